@@ -1,0 +1,1 @@
+//! Virtual trainers that load forebay servers and check what they receive.

@@ -1,0 +1,3 @@
+//! The `forebay-loadtest` command.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Client of forebay servers: ordered, verified microbatches.

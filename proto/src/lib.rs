@@ -1,0 +1,13 @@
+//! The wire of forebay: messages, service stubs, frames.
+//!
+//! `forebay/v1/forebay.proto` is the contract; the code under `src/gen` is generated from it and
+//! committed, and the test `bootstrap` proves it fresh. So a build needs no protoc.
+
+/// Messages and stubs of package `forebay.v1`.
+#[expect(missing_docs, clippy::pedantic, clippy::allow_attributes, reason = "generated from the .proto, documented there")]
+#[rustfmt::skip]
+#[path = "gen/forebay.v1.rs"]
+pub mod v1;
+
+/// The encoded `FileDescriptorSet` of the contract, for gRPC reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("gen/forebay.v1.bin");

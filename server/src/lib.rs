@@ -1,0 +1,1 @@
+//! The forebay server and its command line.

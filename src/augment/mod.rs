@@ -1,0 +1,1 @@
+//! RandAugment operations and flip, in place on a slot.

@@ -1,0 +1,6 @@
+//! From the bytes of a record to the pixels of a box.
+
+/// Why the bytes of a record are not an image that can be decoded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecodeError {}

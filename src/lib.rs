@@ -1,0 +1,30 @@
+//! forebay's pipeline: from stored images to batches that are ready for a trainer.
+//!
+//! ```text
+//!   name = (dataset, recipe, seed, epoch, step, index)
+//!     |
+//!   order    -> positions -> record ids          pure
+//!   plan     -> box, flip, ops; mix               pure: the only place that draws
+//!     |
+//!   dataset  -> bytes of a record                 memory-mapped, as the user keeps them
+//!   decode   -> pixels of the box                 as Pillow decodes
+//!   resize   -> the sample's slot of the batch    as Pillow resizes
+//!   augment  -> the same slot                     as timm and Pillow augment
+//!   batch    -> all slots
+//!   mix      -> pixels and targets                as timm's FastCollateMixup
+//! ```
+//!
+//! A microbatch is a pure function of its name. Nothing here knows of networks or async runtimes.
+
+pub mod augment;
+pub mod dataset;
+pub mod decode;
+pub mod error;
+pub mod op;
+pub mod recipe;
+pub mod resize;
+pub mod sample;
+
+pub use error::Error;
+pub use op::Op;
+pub use sample::{Digest, Interpolation, Rect, Size, View};

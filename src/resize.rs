@@ -1,0 +1,1 @@
+//! Crop box and filter to a slot of the batch.

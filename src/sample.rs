@@ -1,0 +1,175 @@
+//! The nouns that every stage shares: sizes, boxes, views of pixels, digests.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Height and width in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Size {
+    /// Rows.
+    pub height: u32,
+    /// Columns.
+    pub width: u32,
+}
+
+impl Size {
+    /// A square of the given side.
+    pub const fn square(side: u32) -> Self {
+        Self { height: side, width: side }
+    }
+
+    /// The box that covers the whole of an image of this size.
+    pub const fn whole(self) -> Rect {
+        Rect { top: 0, left: 0, height: self.height, width: self.width }
+    }
+
+    /// Bytes of an RGB image of this size, 8 bits a channel.
+    pub const fn rgb_bytes(self) -> usize {
+        self.height as usize * self.width as usize * 3
+    }
+}
+
+/// A box in an image, in pixels: rows `top..top+height`, columns `left..left+width`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Rect {
+    /// First row.
+    pub top: u32,
+    /// First column.
+    pub left: u32,
+    /// Rows.
+    pub height: u32,
+    /// Columns.
+    pub width: u32,
+}
+
+impl Rect {
+    /// Height and width.
+    pub const fn size(self) -> Size {
+        Size { height: self.height, width: self.width }
+    }
+
+    /// Whether the box is not empty and lies inside an image of the given size.
+    pub const fn fits(self, size: Size) -> bool {
+        self.height > 0
+            && self.width > 0
+            && self.top as u64 + self.height as u64 <= size.height as u64
+            && self.left as u64 + self.width as u64 <= size.width as u64
+    }
+}
+
+/// The filter of a resize, or of a geometric augmentation.
+///
+/// Pillow uses two cubics: a = -0.5 to resize, a = -1 in `Image.transform` and `Image.rotate`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Interpolation {
+    /// Triangle filter.
+    Bilinear,
+    /// Cubic filter.
+    Bicubic,
+}
+
+/// Interleaved RGB pixels, 8 bits a channel, rows `stride` bytes apart.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    data: &'a [u8],
+    stride: usize,
+    size: Size,
+}
+
+impl<'a> View<'a> {
+    /// A view of tightly packed pixels.
+    ///
+    /// # Panics
+    /// When `data` does not hold exactly `size.rgb_bytes()`.
+    pub fn new(data: &'a [u8], size: Size) -> Self {
+        assert_eq!(data.len(), size.rgb_bytes(), "pixels of a {size:?} image");
+        Self { data, stride: size.width as usize * 3, size }
+    }
+
+    /// Height and width of the view.
+    pub const fn size(&self) -> Size {
+        self.size
+    }
+
+    /// Bytes from one row to the next.
+    pub const fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// The bytes from the first pixel of the first row to the last pixel of the last row.
+    pub const fn data(&self) -> &'a [u8] {
+        self.data
+    }
+
+    /// The part of the view inside a box.
+    ///
+    /// # Panics
+    /// When the box is empty or does not lie inside the view.
+    #[must_use]
+    pub fn crop(&self, rect: Rect) -> Self {
+        assert!(rect.fits(self.size), "box {rect:?} in a view of {:?}", self.size);
+        let first = rect.top as usize * self.stride + rect.left as usize * 3;
+        let last = first + (rect.height as usize - 1) * self.stride + rect.width as usize * 3;
+        Self { data: &self.data[first..last], stride: self.stride, size: rect.size() }
+    }
+
+    /// Row `y`: `3 * width` bytes.
+    pub fn row(&self, y: u32) -> &'a [u8] {
+        let first = y as usize * self.stride;
+        &self.data[first..first + self.size.width as usize * 3]
+    }
+}
+
+impl fmt::Debug for View<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "View({}x{}, stride {})", self.size.height, self.size.width, self.stride)
+    }
+}
+
+/// A BLAKE3 digest, written as 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The digest of some bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes())
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn crop_of_a_crop_is_the_box_in_the_box() {
+        let size = Size { height: 5, width: 7 };
+        let pixels: Vec<u8> = (0..size.rgb_bytes()).map(|i| u8::try_from(i).unwrap()).collect();
+        let outer = View::new(&pixels, size).crop(Rect { top: 1, left: 2, height: 4, width: 4 });
+        let inner = outer.crop(Rect { top: 2, left: 1, height: 1, width: 2 });
+        assert_eq!(inner.row(0), &pixels[(3 * 7 + 3) * 3..(3 * 7 + 5) * 3]);
+    }
+
+    #[test]
+    fn a_box_beyond_the_image_does_not_fit() {
+        let size = Size { height: 5, width: 7 };
+        assert!(size.whole().fits(size));
+        assert!(!Rect { top: 1, left: 0, height: 5, width: 1 }.fits(size));
+        assert!(!Rect { top: u32::MAX, left: 0, height: 2, width: 1 }.fits(size));
+        assert!(!Rect { top: 0, left: 0, height: 0, width: 1 }.fits(size));
+    }
+}
