@@ -17,10 +17,14 @@
 //! A microbatch is a pure function of its name. Nothing here knows of networks or async runtimes.
 
 pub mod augment;
+pub mod batch;
 pub mod dataset;
 pub mod decode;
 pub mod error;
+pub mod mix;
 pub mod op;
+pub mod order;
+pub mod plan;
 pub mod recipe;
 pub mod resize;
 pub mod sample;

@@ -1,11 +1,16 @@
 //! Golden suites: outputs of Pillow, timm and torch, one test a case. The folder is
 //! `FOREBAY_GOLDENS`, or the repository's own small set; a suite that the folder lacks has no tests.
 
+mod mixup;
+mod sampler;
+mod stats;
+
 use libtest_mimic::{Arguments, Trial};
 
 fn main() {
     let folder = forebay_tests::goldens();
-    let trials: Vec<Trial> = Vec::new();
     assert!(folder.is_dir(), "no golden data at {}", folder.display());
+    let suites = [mixup::trials, stats::trials, sampler::trials];
+    let trials: Vec<Trial> = suites.iter().flat_map(|suite| suite(&folder)).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
