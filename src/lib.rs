@@ -24,7 +24,9 @@ pub mod op;
 pub mod recipe;
 pub mod resize;
 pub mod sample;
+pub mod simd;
 
 pub use error::Error;
 pub use op::Op;
 pub use sample::{Digest, Interpolation, Rect, Size, View};
+pub use simd::Simd;
