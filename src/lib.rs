@@ -28,7 +28,9 @@ pub mod plan;
 pub mod recipe;
 pub mod resize;
 pub mod sample;
+pub mod simd;
 
 pub use error::Error;
 pub use op::Op;
 pub use sample::{Digest, Interpolation, Rect, Size, View};
+pub use simd::Simd;
