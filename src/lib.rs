@@ -24,6 +24,7 @@ pub mod error;
 pub mod mix;
 pub mod op;
 pub mod order;
+pub mod pipeline;
 pub mod plan;
 pub mod recipe;
 pub mod resize;
@@ -32,5 +33,6 @@ pub mod simd;
 
 pub use error::Error;
 pub use op::Op;
+pub use pipeline::{Microbatch, Pipeline, Request};
 pub use sample::{Digest, Interpolation, Rect, Size, View};
 pub use simd::Simd;

@@ -68,6 +68,17 @@ impl Sequence {
         self.length().min(self.steps_per_epoch() * self.batch)
     }
 
+    /// Microbatches of a step that hold samples: all, unless the last step of a sequential epoch has
+    /// fewer samples than microbatches.
+    ///
+    /// # Panics
+    /// When the step lies outside the epoch.
+    pub fn microbatches(&self, step: u64) -> u32 {
+        assert!(step < self.steps_per_epoch(), "step {step}");
+        let left = self.samples_per_epoch() - step * self.batch;
+        u32::try_from(left.min(self.microbatches)).expect("at most 1024")
+    }
+
     /// The positions of one microbatch, in the order of its slots.
     ///
     /// # Panics
@@ -300,6 +311,13 @@ mod tests {
         assert_ne!(order(1, 0), order(1, 1));
         assert_ne!(order(1, 0), order(2, 0));
         assert_eq!(order(1, 0), order(1, 0));
+    }
+
+    #[test]
+    fn a_short_last_step_has_no_empty_microbatch() {
+        let sequence = Sequence::new(11, &recipe("eval", 8, 4, 1), 0).unwrap();
+        assert_eq!((sequence.microbatches(0), sequence.microbatches(1)), (4, 3));
+        assert!((0..3).all(|g| sequence.positions(1, g).count() == 1));
     }
 
     #[test]

@@ -63,6 +63,12 @@ pub enum MixKind {
 impl MixSample {
     /// A sample left as it is.
     pub const UNMIXED: Self = Self { kind: MixKind::None, lambda: 1.0, weights: [1.0, 0.0] };
+
+    /// The weight of the sample's own label, as targets hold it.
+    #[expect(clippy::cast_possible_truncation, reason = "targets are f32")]
+    pub const fn label_weight(&self) -> f32 {
+        self.lambda as f32
+    }
 }
 
 /// What a stream of random numbers decides. The numbers are part of the recipe's semantics.
