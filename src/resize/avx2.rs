@@ -85,7 +85,8 @@ impl Scratch {
         let outs = slot.chunks_exact_mut(slot.len() / rows.first.len());
         let weights = rows.weights.chunks_exact(rows.taps);
         let pairs = self.pairs.chunks_exact(rows.taps / 2);
-        for (((first, weights), pairs), out) in rows.first.iter().zip(weights).zip(pairs).zip(outs) {
+        for (((first, weights), pairs), out) in rows.first.iter().zip(weights).zip(pairs).zip(outs)
+        {
             let data = &data[*first as usize * stride..];
             let done = vertical(data, stride, pairs, out);
             if done < out.len() {
@@ -114,13 +115,7 @@ fn reach(columns: &Table) -> usize {
 
 /// Four rows of the horizontal pass. `pairs` are the split weights of `columns`.
 #[target_feature(enable = "avx2")]
-fn horizontal(
-    rows: [&[u8]; ROWS],
-    columns: &Table,
-    pairs: &[Pair],
-    out: &mut [u8],
-    stride: usize,
-) {
+fn horizontal(rows: [&[u8]; ROWS], columns: &Table, pairs: &[Pair], out: &mut [u8], stride: usize) {
     let reach = reach(columns);
     assert!(rows.iter().all(|row| row.len() >= reach), "rows are too short to read");
     assert!(columns.first.len() * 3 < stride && out.len() >= ROWS * stride, "no room to write");
@@ -246,9 +241,8 @@ fn vertical(data: &[u8], stride: usize, pairs: &[Pair], out: &mut [u8]) -> usize
         for (index, pair) in pairs.iter().enumerate() {
             let rows = [2 * index, 2 * index + 1].map(|row| row.min(last) * stride);
             // SAFETY: rows up to `last` have `width` bytes in `data`, and the block ends in them.
-            let [a, b] = rows.map(|row| unsafe {
-                _mm256_loadu_si256(data.as_ptr().add(row + at).cast())
-            });
+            let [a, b] =
+                rows.map(|row| unsafe { _mm256_loadu_si256(data.as_ptr().add(row + at).cast()) });
             let (low, high) = (_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b));
             sums[0].add(_mm256_unpacklo_epi8(low, zero), *pair);
             sums[1].add(_mm256_unpackhi_epi8(low, zero), *pair);

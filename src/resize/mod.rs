@@ -71,12 +71,8 @@ impl Resizer {
         } else {
             window.top..window.top + window.height
         };
-        let mut needed = Rect {
-            top: rows.start,
-            left: 0,
-            height: rows.end - rows.start,
-            width: from.width,
-        };
+        let mut needed =
+            Rect { top: rows.start, left: 0, height: rows.end - rows.start, width: from.width };
         let narrowed = from.width != to.resized.width;
         let (data, stride) = if narrowed {
             self.columns.fill(&horizontal_axis(from, to));
