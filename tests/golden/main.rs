@@ -1,7 +1,11 @@
 //! Golden suites: outputs of Pillow, timm and torch, one test a case. The folder is
 //! `FOREBAY_GOLDENS`, or the repository's own small set; a suite that the folder lacks has no tests.
 
+mod case;
+mod chain;
+mod crop;
 mod mixup;
+mod randaug;
 mod sampler;
 mod stats;
 
@@ -10,7 +14,14 @@ use libtest_mimic::{Arguments, Trial};
 fn main() {
     let folder = forebay_tests::goldens();
     assert!(folder.is_dir(), "no golden data at {}", folder.display());
-    let suites = [mixup::trials, stats::trials, sampler::trials];
+    let suites = [
+        crop::trials,
+        randaug::trials,
+        chain::trials,
+        mixup::trials,
+        stats::trials,
+        sampler::trials,
+    ];
     let trials: Vec<Trial> = suites.iter().flat_map(|suite| suite(&folder)).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
