@@ -244,7 +244,7 @@ fn classes_of_tars(base: &Path, entries: &[Entry]) -> Result<Vec<String>, Datase
 }
 
 /// Writes the sections to a new file, which then takes the name.
-fn write(path: &Path, sections: &[(u32, Vec<u8>)]) -> Result<(), DatasetError> {
+pub(super) fn write(path: &Path, sections: &[(u32, Vec<u8>)]) -> Result<(), DatasetError> {
     let failed = || DatasetError::io("write", path);
     let mut table = Vec::with_capacity(sections.len() * ENTRY);
     let mut at = (HEADER + sections.len() * ENTRY).next_multiple_of(8);

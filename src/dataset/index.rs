@@ -337,3 +337,132 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::build::write;
+    use super::*;
+
+    fn sections() -> Vec<(u32, Vec<u8>)> {
+        let record = |good, offset, name| Record {
+            label: 1,
+            size: Size { height: 5, width: 7 },
+            bytes: 40,
+            format: Some(Format::Jpeg),
+            color: Some(Color::YCbCr),
+            progressive: false,
+            good,
+            checksum: 3,
+            shard: 0,
+            offset,
+            name,
+        };
+        let records = [record(true, 0, (0, 3)), record(false, 60, (3, 3))];
+        vec![
+            (kind::META, [&[9; 32][..], &[1]].concat()),
+            (kind::SHARD_SIZES, 100_u64.to_le_bytes().to_vec()),
+            (kind::SHARD_NAMES, write_strings(["s.tar"].into_iter())),
+            (kind::CLASSES, write_strings(["x", "y"].into_iter())),
+            (kind::RECORDS, records.iter().flat_map(|record| record.to_bytes()).collect()),
+            (kind::NAMES, b"a/bc/d".to_vec()),
+            (kind::BAD, 1_u64.to_le_bytes().to_vec()),
+            (kind::REASONS, write_strings(["cut"].into_iter())),
+        ]
+    }
+
+    fn open(sections: &[(u32, Vec<u8>)]) -> Result<Index, DatasetError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("i.forebay");
+        write(&path, sections).unwrap();
+        Index::open(&path)
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let index = open(&sections()).unwrap();
+        assert_eq!(index.len(), 2);
+        assert_eq!(index.classes, ["x", "y"]);
+        assert_eq!(index.shards, [("s.tar".to_owned(), 100)]);
+        assert_eq!(index.bad, [(1, "cut".to_owned())]);
+        let record = index.record(1);
+        assert_eq!((record.offset, record.bytes, record.good), (60, 40, false));
+        assert_eq!(index.name(&record), "c/d");
+    }
+
+    #[test]
+    fn records_out_of_bounds_are_refused() {
+        for (at, byte) in [(8, 61), (16, 4), (24, 101), (28, 2), (40, 1), (46, 9), (47, 0)] {
+            let mut sections = sections();
+            sections[4].1[at] = byte;
+            let error = open(&sections).unwrap_err().to_string();
+            assert!(error.contains("record 0 is malformed"), "byte {at}: {error}");
+        }
+    }
+
+    #[test]
+    fn any_flipped_byte_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("i.forebay");
+        write(&path, &sections()).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let sections = table(&bytes).unwrap();
+        let head = HEADER + sections.len() * ENTRY;
+        // Sections are padded to multiples of 8.
+        let matters = |at| at < head || sections.iter().any(|s| (s.start..s.end).contains(&at));
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x10;
+            std::fs::write(&path, damaged).unwrap();
+            assert_eq!(Index::open(&path).is_err(), matters(at), "byte {at}");
+        }
+        for cut in 0..bytes.len() {
+            std::fs::write(&path, &bytes[..cut]).unwrap();
+            assert!(Index::open(&path).is_err(), "cut to {cut} bytes");
+        }
+    }
+
+    #[test]
+    fn a_later_section_is_passed_over_unless_it_is_required() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("i.forebay");
+        let later = [sections(), vec![(77, vec![1, 2, 3])]].concat();
+        write(&path, &later).unwrap();
+        let error = Index::open(&path).unwrap_err().to_string();
+        assert!(error.contains("section 77 is of a later forebay"), "{error}");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let entry = HEADER + 8 * ENTRY;
+        bytes[entry + 4] = 0;
+        let digest = xxh3_64(&bytes[HEADER..HEADER + 9 * ENTRY]);
+        bytes[24..32].copy_from_slice(&digest.to_le_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        assert_eq!(Index::open(&path).unwrap().len(), 2);
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_sections_are_refused_or_read_within_bounds(
+            changes in prop::collection::vec((0_usize..8, any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            cut in prop::option::of((0_usize..8, any::<prop::sample::Index>())),
+        ) {
+            let mut sections = sections();
+            for (section, at, byte) in changes {
+                let bytes = &mut sections[section].1;
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if let Some((section, at)) = cut {
+                let bytes = &mut sections[section].1;
+                bytes.truncate(at.index(bytes.len()));
+            }
+            if let Ok(index) = open(&sections) {
+                for id in 0..index.len() {
+                    let record = index.record(id);
+                    prop_assert!(!index.name(&record).is_empty());
+                    prop_assert!((record.label as usize) < index.classes.len());
+                }
+            }
+        }
+    }
+}

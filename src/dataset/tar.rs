@@ -180,3 +180,114 @@ fn decimal(text: &[u8]) -> Option<u64> {
     text.iter().all(u8::is_ascii_digit).then_some(())?;
     std::str::from_utf8(text).ok()?.parse().ok()
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A ustar header of one member.
+    pub(crate) fn header(name: &[u8], kind: u8, size: usize) -> [u8; BLOCK] {
+        let mut header = [0; BLOCK];
+        header[..name.len()].copy_from_slice(name);
+        header[124..135].copy_from_slice(format!("{size:011o}").as_bytes());
+        header[156] = kind;
+        header[257..263].copy_from_slice(b"ustar\0");
+        seal(&mut header);
+        header
+    }
+
+    fn seal(header: &mut [u8; BLOCK]) {
+        header[148..156].fill(b' ');
+        let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    }
+
+    fn entry(name: &[u8], kind: u8, data: &[u8]) -> Vec<u8> {
+        let mut bytes = header(name, kind, data.len()).to_vec();
+        bytes.extend(data);
+        bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
+        bytes
+    }
+
+    fn names(bytes: &[u8]) -> Result<Vec<String>, DatasetError> {
+        Members::new(Path::new("t.tar"), bytes).map(|member| member.map(|m| m.name)).collect()
+    }
+
+    #[test]
+    fn long_names_and_sizes_come_from_gnu_and_pax_entries() {
+        let long = vec![b'n'; 300];
+        let pax = b"12 path=a/b\n11 size=03\n";
+        let mut size_in_pax = entry(b"short", b'0', b"abc");
+        size_in_pax[124..135].copy_from_slice(b"00000000000");
+        seal(size_in_pax.first_chunk_mut().unwrap());
+        let bytes = [
+            entry(b"././@LongLink", b'L', &[&long[..], b"\0"].concat()),
+            entry(b"nnn", b'0', b"data"),
+            entry(b"pax", b'x', pax),
+            size_in_pax,
+            entry(b"folder/", b'5', b""),
+            entry(b"plain", b'0', b""),
+            vec![0; 2 * BLOCK],
+        ]
+        .concat();
+        let members: Vec<Member> =
+            Members::new(Path::new("t.tar"), &bytes).collect::<Result<_, _>>().unwrap();
+        let found: Vec<_> = members.iter().map(|m| (m.name.as_str(), m.length)).collect();
+        let long = String::from_utf8(long).unwrap();
+        assert_eq!(found, [(long.as_str(), 4), ("a/b", 3), ("plain", 0)]);
+        let place = usize::try_from(members[1].offset).unwrap();
+        assert_eq!(&bytes[place..place + 3], b"abc");
+    }
+
+    #[test]
+    fn numbers_are_octal_or_base_256() {
+        assert_eq!(number(b"0000644\0"), Some(0o644));
+        assert_eq!(number(b"  644 \0\0"), Some(0o644));
+        assert_eq!(number(&[0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2]), Some(258));
+        assert_eq!(number(&[0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), None);
+        assert_eq!(number(b"-1\0"), None);
+        assert_eq!(number(b"9\0"), None);
+    }
+
+    #[test]
+    fn a_cut_file_says_where() {
+        let bytes = [entry(b"a", b'0', &[1; 600]), entry(b"b", b'0', &[2; 600])].concat();
+        assert_eq!(names(&bytes).unwrap(), ["a", "b"]);
+        let error = names(&bytes[..2000]).unwrap_err().to_string();
+        assert_eq!(error, "t.tar: at byte 1536: the file is truncated inside a header");
+        let error = names(&bytes[..2100]).unwrap_err().to_string();
+        assert_eq!(error, "t.tar: at byte 1536: the file is truncated inside this member");
+        assert!(names(b"").unwrap_err().to_string().contains("truncated"));
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_tars_are_refused_or_read_within_bounds(
+            changes in prop::collection::vec((0_usize..4096, any::<u8>()), 0..12),
+            sealed in any::<bool>(),
+            cut in 0_usize..4096,
+        ) {
+            let mut bytes = [
+                entry(b"././@LongLink", b'L', b"name.jpg"),
+                entry(b"a", b'0', b"data"),
+                entry(b"pax", b'x', b"12 path=a/b\n"),
+                entry(b"b", b'0', b"data"),
+            ].concat();
+            for (at, byte) in changes {
+                bytes[at] = byte;
+            }
+            if sealed {
+                for at in (0..bytes.len()).step_by(2 * BLOCK) {
+                    seal(bytes[at..].first_chunk_mut().unwrap());
+                }
+            }
+            bytes.truncate(cut);
+            for member in Members::new(Path::new("t.tar"), &bytes).map_while(Result::ok) {
+                prop_assert!(member.offset + member.length <= bytes.len() as u64);
+                prop_assert!(member.name.len() as u64 <= MAX_NAME);
+            }
+        }
+    }
+}

@@ -4,6 +4,7 @@
 mod case;
 mod chain;
 mod crop;
+mod decode;
 mod mixup;
 mod randaug;
 mod sampler;
@@ -15,6 +16,7 @@ fn main() {
     let folder = forebay_tests::goldens();
     assert!(folder.is_dir(), "no golden data at {}", folder.display());
     let suites = [
+        decode::trials,
         crop::trials,
         randaug::trials,
         chain::trials,
