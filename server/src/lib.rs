@@ -13,6 +13,7 @@ mod request;
 mod serve;
 mod service;
 mod session;
+mod socket;
 mod source;
 mod status;
 mod unary;

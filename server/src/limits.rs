@@ -25,7 +25,7 @@ pub struct Limits {
     /// Length of a Stream's list of microbatches. Default 4096.
     pub microbatches: usize,
     /// How long a reader may take nothing, before its stream ends and its buffers are used for
-    /// others. Default 60 s.
+    /// others; and a connection, before it is closed. Default 60 s.
     pub stall_timeout: Duration,
     /// How long a stalled reader may take to fetch the status that says so, before its stream is
     /// reset. Default 5 s.

@@ -11,7 +11,7 @@ use forebay_proto::v1::forebay_service_server::SERVICE_NAME;
 use hyper::server::conn::http2::Builder;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -22,10 +22,8 @@ use tonic_health::server::health_reporter;
 use crate::call::Calls;
 use crate::limits::Limits;
 use crate::service::{Service, Shared};
+use crate::socket::Socket;
 use crate::source::Source;
-
-/// How often a silent peer is asked whether it lives, and how long its answer may take.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
 /// How long connections may take to send what their calls left, after the last call ended.
 const FLUSH: Duration = Duration::from_secs(1);
@@ -67,8 +65,17 @@ pub async fn run(
         .add_service(health_service)
         .add_service(reflection)
         .prepare();
-    let mut connections =
-        Connections { routes, most: shared.limits.connections, closing, tasks: JoinSet::new() };
+    let mut http = Builder::new(Calls);
+    let keep_alive = shared.limits.keep_alive;
+    http.timer(TokioTimer::new()).keep_alive_interval(keep_alive).keep_alive_timeout(keep_alive);
+    let mut connections = Connections {
+        http,
+        routes,
+        most: shared.limits.connections,
+        patience: shared.limits.stall_timeout,
+        closing,
+        tasks: JoinSet::new(),
+    };
 
     tokio::select! {
         never = connections.accept(&listener) => match never {},
@@ -101,8 +108,10 @@ pub async fn run(
 
 /// The server's connections, each a task.
 struct Connections {
+    http: Builder<Calls>,
     routes: Routes,
     most: usize,
+    patience: Duration,
     closing: watch::Receiver<bool>,
     tasks: JoinSet<()>,
 }
@@ -118,7 +127,12 @@ impl Connections {
             match accepted {
                 Ok((stream, peer)) => {
                     tracing::debug!(%peer, "connected");
-                    self.tasks.spawn(connection(stream, self.routes.clone(), self.closing.clone()));
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!(%error, "no TCP_NODELAY");
+                    }
+                    let socket = Socket::new(stream, self.patience);
+                    let (http, routes) = (self.http.clone(), self.routes.clone());
+                    self.tasks.spawn(connection(socket, http, routes, self.closing.clone()));
                 }
                 Err(error) => {
                     // Such as no file descriptors left: others may close some meanwhile.
@@ -143,14 +157,14 @@ pub(crate) async fn told(mut flag: watch::Receiver<bool>) {
     drop(flag.wait_for(|flag| *flag).await);
 }
 
-async fn connection(stream: TcpStream, routes: Routes, closing: watch::Receiver<bool>) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "no TCP_NODELAY");
-    }
-    let mut http = Builder::new(Calls);
-    http.timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
+async fn connection(
+    socket: Socket,
+    http: Builder<Calls>,
+    routes: Routes,
+    closing: watch::Receiver<bool>,
+) {
     let service = TowerToHyperService::new(routes);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service));
     let end = tokio::select! {
         end = &mut connection => end,
         () = told(closing) => {

@@ -4,10 +4,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use forebay_proto::v1::StreamRequest;
+use forebay_proto::v1::forebay_service_client::ForebayServiceClient;
 use forebay_server::Limits;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream};
 use tonic::Code;
+use tonic::transport::Channel;
 
-use crate::support::{MICROBATCH_BYTES, Make, drain, next, start, steps, until};
+use crate::support::{MICROBATCH_BYTES, Make, Server, drain, next, start, steps, until};
 
 /// Time for a server to do what it must not.
 const WHILE: Duration = Duration::from_millis(300);
@@ -140,4 +144,38 @@ async fn streams_take_turns_in_the_pipeline() {
         server.fake.names.lock().unwrap().iter().map(|name| name.epoch).collect();
     assert_eq!(epochs[2..], [0, 1]);
     drop((first, second));
+}
+
+/// A path to the server that carries some bytes back and then nothing, without an end.
+async fn half_open(server: &Server, bytes: u64) -> String {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let mut far = TcpStream::connect(server.address.trim_start_matches("http://")).await.unwrap();
+    tokio::spawn(async move {
+        let (mut near, _) = listener.accept().await.unwrap();
+        let (far_read, mut far_write) = far.split();
+        let (mut near_read, mut near_write) = near.split();
+        let back = async {
+            tokio::io::copy(&mut far_read.take(bytes), &mut near_write).await.unwrap();
+            std::future::pending::<()>().await;
+        };
+        tokio::join!(back, tokio::io::copy(&mut near_read, &mut far_write)).1.unwrap();
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_peer_that_fell_silent_loses_its_connection_and_its_buffers() {
+    let server = start(Make::Now, Limits { stall_timeout: WHILE, ..Limits::default() }).await;
+    let path = half_open(&server, MICROBATCH_BYTES).await;
+    // Windows that never close: what stops the server is the socket.
+    let window = 1 << 30;
+    let endpoint = Channel::from_shared(path).unwrap();
+    let endpoint =
+        endpoint.initial_stream_window_size(window).initial_connection_window_size(window);
+    let mut client = ForebayServiceClient::new(endpoint.connect().await.unwrap());
+    let stream = client.stream(steps(100)).await.unwrap();
+    until("some are made", || server.fake.live() > 1).await;
+    until("all buffers are back", || server.fake.live() == 0).await;
+    drop(stream);
 }

@@ -187,7 +187,7 @@ impl Job for FakeJob {
 /// A running server.
 pub(crate) struct Server {
     pub(crate) fake: Arc<Fake>,
-    address: String,
+    pub(crate) address: String,
     stop: Option<oneshot::Sender<()>>,
     report: JoinHandle<Report>,
 }
