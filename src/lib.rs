@@ -24,6 +24,7 @@ pub mod op;
 pub mod recipe;
 pub mod resize;
 pub mod sample;
+pub mod sample_data;
 
 pub use error::Error;
 pub use op::Op;

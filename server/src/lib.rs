@@ -1,1 +1,3 @@
 //! The forebay server and its command line.
+
+pub mod preview;
