@@ -29,6 +29,7 @@ pub mod plan;
 pub mod recipe;
 pub mod resize;
 pub mod sample;
+pub mod sample_data;
 pub mod simd;
 
 pub use error::Error;

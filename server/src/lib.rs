@@ -8,7 +8,11 @@
 
 mod body;
 mod call;
+pub mod catalog;
+pub mod cli;
+pub mod config;
 mod limits;
+pub mod preview;
 mod request;
 mod serve;
 mod service;
