@@ -147,7 +147,7 @@ impl Listing {
             let start = usize::try_from(entry.offset).expect("inside a file that is mapped");
             &shard[start..start + entry.length as usize]
         } else {
-            read_file(&self.root.join(&entry.name), buffer)?;
+            read_file(&self.root.join(&entry.name), buffer, u32::MAX)?;
             buffer.as_slice()
         };
         let length = u32::try_from(bytes.len()).map_err(|error| {

@@ -80,7 +80,7 @@ pub enum DatasetError {
         what: &'static str,
     },
     /// A label without a class.
-    #[error("{name}: label {label}, but there are {classes} classes (0 to {})", .classes - 1)]
+    #[error("{name}: label {label}, but there are {classes} classes (0 to {})", .classes.saturating_sub(1))]
     Label {
         /// The record.
         name: String,

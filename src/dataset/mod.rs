@@ -160,13 +160,13 @@ impl Dataset {
                 &shards[record.shard as usize][start..start + record.bytes as usize]
             }
             Place::Folder(root) => {
-                read_file(&root.join(name), scratch)?;
+                read_file(&root.join(name), scratch, record.bytes)?;
                 scratch.as_slice()
             }
         };
         let changed = |what| DatasetError::Changed { name: name.to_owned(), what };
         if bytes.len() != record.bytes as usize {
-            return Err(changed(format!("{} bytes, {} before", bytes.len(), record.bytes)));
+            return Err(changed(format!("its length, {} bytes before", record.bytes)));
         }
         if xxh3_64(bytes) != record.checksum {
             return Err(changed("another checksum".into()));
@@ -197,10 +197,12 @@ fn open_shards(index: &Index, base: &Path, shards: &[String]) -> Result<Vec<Mmap
     index.shards.iter().map(open).collect()
 }
 
-/// Reads a whole file into a buffer that is kept.
-fn read_file(path: &Path, buffer: &mut Vec<u8>) -> Result<(), DatasetError> {
+/// Reads a file into a buffer that is kept: all of it if it has at most `limit` bytes, else one byte
+/// more than that.
+fn read_file(path: &Path, buffer: &mut Vec<u8>, limit: u32) -> Result<(), DatasetError> {
     buffer.clear();
-    let mut file = File::open(path).map_err(DatasetError::io("open", path))?;
+    let file = File::open(path).map_err(DatasetError::io("open", path))?;
+    let mut file = file.take(u64::from(limit) + 1);
     file.read_to_end(buffer).map_err(DatasetError::io("read", path))?;
     Ok(())
 }

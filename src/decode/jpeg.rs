@@ -76,7 +76,9 @@ fn stored(zune: Option<ColorSpace>, color: Color) -> Result<ColorSpace, DecodeEr
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn unsupported(error: DecodeErrors) -> DecodeError {
-    DecodeError::Unsupported { reason: format!("zune-jpeg: {error:?}") }
+    // Some of its messages end with a line break.
+    let reason = format!("zune-jpeg: {error:?}").replace('\n', " ");
+    DecodeError::Unsupported { reason }
 }
 
 /// libjpeg's YCbCr to RGB (jdcolor.c): 16-bit fixed point.

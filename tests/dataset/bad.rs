@@ -83,9 +83,9 @@ pub(crate) fn files_that_changed_since() {
     let dataset = opened(root.path());
     files(root.path(), &[("a/1.jpg", image(9)), ("a/2.jpg", cut_image())]);
     fs::remove_file(root.path().join("a/3.jpg")).unwrap();
-    let mut read = |id| message(dataset.read(id, &mut Vec::new()));
+    let read = |id| message(dataset.read(id, &mut Vec::new()));
     assert!(read(0).contains("a/1.jpg changed since it was indexed (another checksum)"));
-    assert!(read(1).contains("before); run `forebay index` again"));
+    assert!(read(1).contains("bytes before); run `forebay index` again"));
     assert!(read(2).contains("cannot open"));
 }
 

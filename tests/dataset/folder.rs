@@ -16,7 +16,7 @@ pub(crate) fn order_and_labels_are_those_of_torchvision() {
             ("b/10.JPEG", image(2)),
             ("b/notes.txt", b"no image".to_vec()),
             ("B/x.Png", image(3)),
-            ("a/s/1.jpg", image(4)),
+            ("a/s/x/1.jpg", image(4)),
             ("a/s-t/1.jpg", image(5)),
             ("a/z.webp", image(6)),
             ("readme.jpg", image(7)),
@@ -28,7 +28,7 @@ pub(crate) fn order_and_labels_are_those_of_torchvision() {
         ("B/x.Png", 0),
         ("a/z.webp", 1),
         ("a/s-t/1.jpg", 1),
-        ("a/s/1.jpg", 1),
+        ("a/s/x/1.jpg", 1),
         ("b/10.JPEG", 2),
         ("b/2.jpg", 2),
     ];
@@ -74,7 +74,9 @@ pub(crate) fn equal_copies_have_equal_digests_on_any_number_of_threads() {
     let images: Vec<(String, Vec<u8>)> =
         (0..100).map(|number| (format!("c{}/{number}.jpg", number % 3), image(number))).collect();
     for root in [&one, &two] {
-        images.iter().for_each(|(name, image)| files(root.path(), &[(name, image.clone())]));
+        for (name, image) in &images {
+            files(root.path(), &[(name, image.clone())]);
+        }
     }
     let seen = Mutex::new(Vec::new());
     let progress = |Progress { done, total }| seen.lock().unwrap().push((done, total));

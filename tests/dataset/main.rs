@@ -1,6 +1,8 @@
 //! Datasets made on the fly, good and bad: index, open, read. Those on real data, `FOREBAY_DATA`,
 //! are there only where it is set.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 mod bad;
 mod folder;
 mod make;

@@ -1,6 +1,6 @@
 //! On real files: ImageNet photos and tars by the webdataset library.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use forebay::dataset::{Dataset, build};
 use forebay_tests::json;
@@ -22,7 +22,7 @@ pub(crate) fn trials(data: &Path) -> Vec<Trial> {
 }
 
 /// The folder of real data may be read-only.
-fn opened(path: &PathBuf) -> Dataset {
+fn opened(path: &Path) -> Dataset {
     let place = tempfile::tempdir().unwrap();
     build(path, Some(place.path()), 2, &|_| {}).unwrap();
     Dataset::open(path, Some(place.path())).unwrap()

@@ -58,6 +58,8 @@ pub(crate) fn classes_have_names_where_classes_txt_is() {
     two_shards(root.path());
     files(root.path(), &[("classes.txt", b"cat\ndog\n".to_vec())]);
     assert_eq!(opened(root.path()).classes(), ["cat", "dog"]);
+    files(root.path(), &[("classes.txt", b"\n".to_vec())]);
+    assert!(message(index(root.path())).contains("there are 0 classes"));
     files(root.path(), &[("classes.txt", b"cat\n".to_vec())]);
     let message = message(index(root.path()));
     assert!(message.contains("t-0.tar/a.jpg: label 1, but there are 1 classes"), "{message}");

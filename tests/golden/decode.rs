@@ -1,4 +1,6 @@
-//! 01_decode: pixels of `Image.open(f).convert('RGB')`, and which files Pillow refuses.
+//! `01_decode`: pixels of `Image.open(f).convert('RGB')`, and which files Pillow refuses.
+
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
 
