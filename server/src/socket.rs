@@ -12,19 +12,38 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
-/// A stream whose writes fail once the peer has taken nothing for a while.
+/// What an HTTP/2 client says first (RFC 9113, section 3.4). Keep-alive watches over it from then on.
+const PREFACE_BYTES: usize = 24;
+
+/// A stream whose writes fail once the peer has taken nothing for a while, and whose reads fail if it
+/// does not even introduce itself in that time.
 pub(crate) struct Socket {
     stream: TcpStream,
     patience: Duration,
-    /// Ends `patience` after the peer stopped to take.
+    /// Ends `patience` after the peer connected, and after it stopped to take.
     limit: Pin<Box<Sleep>>,
     /// Whether the last write had to wait.
     blocked: bool,
+    /// Bytes of the preface not yet received.
+    unheard: usize,
 }
 
 impl Socket {
     pub(crate) fn new(stream: TcpStream, patience: Duration) -> Self {
-        Self { stream, patience, limit: Box::pin(sleep(patience)), blocked: false }
+        Self {
+            stream,
+            patience,
+            limit: Box::pin(sleep(patience)),
+            blocked: false,
+            unheard: PREFACE_BYTES,
+        }
+    }
+
+    fn give_up<T>(&mut self, context: &mut Context<'_>, what: &str) -> Poll<io::Result<T>> {
+        self.limit.as_mut().poll(context).map(|()| {
+            let what = format!("the peer {what} nothing for {:?}", self.patience);
+            Err(io::Error::new(io::ErrorKind::TimedOut, what))
+        })
     }
 
     /// Passes on what a write came to, or says that it took too long.
@@ -41,10 +60,7 @@ impl Socket {
             self.blocked = true;
             self.limit.as_mut().reset(Instant::now() + self.patience);
         }
-        self.limit.as_mut().poll(context).map(|()| {
-            let what = format!("the peer took nothing for {:?}", self.patience);
-            Err(io::Error::new(io::ErrorKind::TimedOut, what))
-        })
+        self.give_up(context, "took")
     }
 }
 
@@ -54,7 +70,13 @@ impl AsyncRead for Socket {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.unheard = self.unheard.saturating_sub(buffer.filled().len() - before);
+        if read.is_pending() && self.unheard > 0 {
+            return self.give_up(context, "said");
+        }
+        read
     }
 }
 

@@ -3,15 +3,15 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use forebay_proto::v1::StreamRequest;
 use forebay_proto::v1::forebay_service_client::ForebayServiceClient;
+use forebay_proto::v1::{DescribeRequest, StreamRequest};
 use forebay_server::Limits;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tonic::Code;
 use tonic::transport::Channel;
 
-use crate::support::{MICROBATCH_BYTES, Make, Server, drain, next, start, steps, until};
+use crate::support::{MICROBATCH_BYTES, Make, Server, drain, job, next, start, steps, until};
 
 /// Time for a server to do what it must not.
 const WHILE: Duration = Duration::from_millis(300);
@@ -178,4 +178,23 @@ async fn a_peer_that_fell_silent_loses_its_connection_and_its_buffers() {
     until("some are made", || server.fake.live() > 1).await;
     until("all buffers are back", || server.fake.live() == 0).await;
     drop(stream);
+}
+
+#[tokio::test]
+async fn connections_have_a_bound_and_one_that_says_nothing_is_closed() {
+    let limits = Limits { connections: 1, stall_timeout: WHILE, ..Limits::default() };
+    let server = start(Make::Now, limits).await;
+    let first = server.client().await;
+    let mut second = server.client().await;
+    let request = || DescribeRequest { job: Some(job()) };
+    tokio::time::timeout(WHILE, second.describe(request())).await.unwrap_err();
+    drop(first);
+    second.describe(request()).await.unwrap();
+    drop(second);
+
+    // It connects and says nothing.
+    let dead = TcpStream::connect(server.address.trim_start_matches("http://")).await.unwrap();
+    let mut third = server.client().await;
+    third.describe(request()).await.unwrap();
+    drop(dead);
 }
