@@ -26,6 +26,7 @@ from timm.data.auto_augment import NAME_TO_OP
 from torchvision.transforms import InterpolationMode
 import torchvision.transforms.functional as F
 
+PICTURES = ("jpg", "jpeg", "png")
 FILL = (124, 116, 104)  # round(255 * ImageNet's mean), timm's `img_mean`
 TORCHVISION = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
 PILLOW = {"bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC}
@@ -48,8 +49,11 @@ class Dataset:
         shards = [f"{pathlib.PurePath(shard).name}.tar"] if member else list(self.tars)
         for shard in shards:
             tar = self.tars.get(shard)
-            for candidate in (member or name, f"./{member or name}"):
-                if tar and candidate in tar.getnames():
+            for candidate in tar.getnames() if tar else []:
+                # The whole name, or the key that WebDataset gives a record.
+                plain = candidate.removeprefix("./")
+                key, _, suffix = plain.partition(".")
+                if plain == (member or name) or (key == (member or name) and suffix.lower() in PICTURES):
                     return tar.extractfile(candidate).read()
         raise SystemExit(f"{name}: neither a file of the dataset nor a member of its tars")
 
@@ -74,9 +78,9 @@ def replay(image, sample, size):
         image = F.crop(image, top, left, height, width)
     else:
         image = F.resized_crop(image, *sample["box"], [size, size], TORCHVISION[filter_])
-    if sample["flip"]:
+    if sample.get("flip"):
         image = ImageOps.mirror(image)
-    for op in sample["ops"]:
+    for op in sample.get("ops", []):
         args = [] if op["arg"] is None else [op["arg"]]
         if op["name"].startswith(("Posterize", "Solarize")):
             args = [int(a) for a in args]  # JSON may say 77.0 where timm has the int 77
@@ -172,7 +176,7 @@ def compare(explain, dump, dataset, decoded, unmixed):
         if lambdas[k] != 1.0 and dump["label_b"][k] != b:
             faults.append(f"label_b {dump['label_b'][k]}, not {b}")
         wrong += bool(faults)
-        ops = " ".join(o["name"] for o in sample["ops"]) or "no ops"
+        ops = " ".join(o["name"] for o in sample.get("ops", [])) or "no ops"
         print(f"{sample['slot']:4} {sample['file']} {ops}: {'; '.join(faults) or 'equal'}")
     mode = (explain.get("mix") or {}).get("mode", "none")
     print(f"{len(samples) - wrong} of {len(samples)} samples equal in every bit"
