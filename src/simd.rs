@@ -40,7 +40,7 @@ macro_rules! kernel {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
         $(#[$meta])*
         $vis fn $name(simd: $crate::simd::Simd, $($arg: $type),*) $(-> $result)? {
-            #[expect(clippy::inline_always, reason = "the body must take its caller's features")]
+            // Always, so that the body is compiled with the features of its caller.
             #[inline(always)]
             fn plain($($arg: $type),*) $(-> $result)? $body
 

@@ -57,9 +57,16 @@ pub(super) fn color(simd: Simd, pixels: &mut [u8], factor: f64) {
 
 kernel! {
     fn color_single(pixels: &mut [u8], factor: f32) {
-        for pixel in pixels.as_chunks_mut::<3>().0 {
-            let grey = luma(*pixel);
-            *pixel = pixel.map(|value| mix_single(grey, value, factor));
+        /// A whole number of pixels and of vectors.
+        const BLOCK: usize = 96;
+        for block in pixels.chunks_mut(BLOCK) {
+            let mut grey = [0; BLOCK];
+            for (grey, pixel) in grey.as_chunks_mut::<3>().0.iter_mut().zip(block.as_chunks().0) {
+                *grey = [luma(*pixel); 3];
+            }
+            for (value, grey) in block.iter_mut().zip(grey) {
+                *value = mix_single(grey, *value, factor);
+            }
         }
     }
 }

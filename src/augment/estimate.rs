@@ -22,7 +22,10 @@ use crate::sample::{Interpolation, View};
 use crate::simd::{Simd, kernel};
 
 /// Estimates nearer than this to a whole number are not trusted.
-pub(super) const MARGIN: f32 = 1.0 / 2048.0;
+const MARGIN: f32 = 1.0 / 2048.0;
+
+/// Added and subtracted, it rounds to the nearest whole number.
+const ROUND: f32 = 12_582_912.0;
 
 /// One transform.
 #[derive(Clone, Copy, Debug)]
@@ -128,7 +131,7 @@ fn along_rows(simd: Simd, job: &Job<'_>, out: &mut [u8], warp: &mut Warp) {
         let (start, end) = (inside.start as usize * 3, inside.end as usize * 3);
         let first = inside.start as usize + ENDS - 1;
         let first = first.checked_add_signed(shift).expect("inside the source") * 3;
-        let taps = [0, 3, 6, 9].map(|tap| &warp.line[first + tap..][..end - start]);
+        let taps = taps(job.filter).map(|tap| &warp.line[first + tap * 3..][..end - start]);
         warp.doubtful.resize(width, false);
         let doubtful = &mut warp.doubtful[start..end];
         estimate(simd, taps, weights(fraction, job.filter), &mut row[start..end], doubtful);
@@ -145,7 +148,8 @@ fn whole_rows(simd: Simd, job: &Job<'_>, out: &mut [u8], warp: &mut Warp) {
             continue;
         }
         let (shift, fraction) = split(job.affine.row(0, y) - 0.5);
-        let taps = [-1, 0, 1, 2].map(|tap| job.source.row(clamp(shift + tap, size.height)));
+        let row_at = |tap: usize| clamp(shift + tap.cast_signed() - 1, size.height);
+        let taps = taps(job.filter).map(|tap| job.source.row(row_at(tap)));
         estimate(simd, taps, weights(fraction, job.filter), row, &mut warp.doubtful);
         job.settle(y, 0, row, &warp.doubtful);
     }
@@ -179,12 +183,21 @@ fn along_columns(simd: Simd, job: &Job<'_>, out: &mut [u8], warp: &mut Warp) {
         }
         let (start, end) = (inside.start as usize * 3, inside.end as usize * 3);
         let tap = |tap: usize| &warp.moved[(y as usize + tap) * width..][start..end];
-        let taps = [tap(0), tap(1), tap(2), tap(3)];
+        let taps = taps(job.filter).map(tap);
         let [w1, w3, w4] = &warp.weights;
         let weights = [&w1[start..end], &w3[start..end], &w4[start..end]];
         let doubtful = &mut warp.doubtful[start..end];
         estimate_each(simd, taps, weights, &mut row[start..end], doubtful);
         job.settle(y, inside.start, &mut row[start..end], doubtful);
+    }
+}
+
+/// Which of four neighbours are v1 to v4: where a weight is zero, the centre, so that the value in
+/// its place does not make a whole number doubtful.
+const fn taps(filter: Interpolation) -> [usize; 4] {
+    match filter {
+        Interpolation::Bilinear => [1, 1, 2, 1],
+        Interpolation::Bicubic => [0, 1, 2, 3],
     }
 }
 
@@ -195,9 +208,9 @@ fn split(position: f64) -> (isize, f64) {
     (whole as isize, position - whole)
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+/// A position clamped to `0..count`, which is not empty.
 fn clamp(position: isize, count: u32) -> u32 {
-    position.clamp(0, count as isize - 1) as u32
+    u32::try_from(position.max(0)).unwrap_or(u32::MAX).min(count - 1)
 }
 
 /// The weights of v1, v3 and v4 at a fraction of a pixel after v2.
@@ -221,15 +234,15 @@ fn estimate_one([v1, centre, v3, v4]: [u8; 4], [w1, w3, w4]: [f32; 3]) -> (u8, b
     let (d1, d3, d4) = (difference(v1), difference(v3), difference(v4));
     let change = w1 * f32::from(d1) + w3 * f32::from(d3) + w4 * f32::from(d4);
     let value = f32::from(centre) + change;
-    (truncate(value), near_whole(value) & ((d1 | d3 | d4) != 0))
+    // Not a lazy operator: it would be a branch.
+    let doubtful = u8::from(near_whole(value)) & u8::from((d1 | d3 | d4) != 0);
+    (truncate(value), doubtful != 0)
 }
 
 /// Whether a value of at most a few thousand is nearer than the margin to a whole number.
 #[expect(clippy::inline_always, reason = "must take its caller's features")]
 #[inline(always)]
 fn near_whole(value: f32) -> bool {
-    /// Added and subtracted, it rounds to the nearest whole number.
-    const ROUND: f32 = 12_582_912.0;
     (value - ((value + ROUND) - ROUND)).abs() < MARGIN
 }
 

@@ -3,6 +3,7 @@
 //! Source: Pillow 12, `Image.py` (`rotate`, `transform`), `src/libImaging/Geometry.c`; timm's
 //! `rotate`, `shear_x`, `shear_y`, `translate_x_rel`, `translate_y_rel`.
 
+use super::angle::cos_sin;
 use super::estimate::{self, Job, Warp};
 use super::sampler::Affine;
 use crate::op::Op;
@@ -55,18 +56,18 @@ fn motion(op: &Op, size: Size) -> Motion {
         Op::TranslateYRel(part, filter) => ([1.0, 0.0, 0.0, 0.0, 1.0, part * height], filter),
         _ => panic!("{} is not a geometric operation", op.name()),
     };
-    if matrix == [1.0, 0.0, 0.0, 0.0, 1.0, 0.0] {
-        return Motion::Nothing;
+    match matrix {
+        [1.0, 0.0, 0.0, 0.0, 1.0, 0.0] => Motion::Nothing,
+        matrix => Motion::Affine(Affine(matrix), filter),
     }
-    Motion::Affine(Affine(matrix), filter)
 }
 
 /// The matrix of a rotation about the image's centre.
 fn rotation(degrees: f64, size: Size) -> [f64; 6] {
     let (x, y) = (f64::from(size.width) / 2.0, f64::from(size.height) / 2.0);
     let angle = -degrees.to_radians();
-    let (cos, sin) = (round15(libm::cos(angle)), round15(libm::sin(angle)));
-    let (a, b, d, e) = (cos, sin, round15(-libm::sin(angle)), cos);
+    let (cos, sin) = cos_sin(angle);
+    let (a, b, d, e) = (round15(cos), round15(sin), round15(-sin), round15(cos));
     [a, b, a * -x + b * -y + x, d, e, d * -x + e * -y + y]
 }
 
@@ -96,10 +97,14 @@ mod tests {
 
     #[test]
     fn rounding_to_15_decimals_is_pythons() {
-        assert_eq!(round15(0.5), 0.5);
-        assert_eq!(round15(0.123_456_789_012_345_67), 0.123_456_789_012_346);
-        assert_eq!(round15(-1e-16), 0.0);
-        assert_eq!(round15(0.866_025_403_784_438_7), 0.866_025_403_784_439);
+        for (value, rounded) in [
+            (0.5, 0.5),
+            (0.123_456_789_012_345_67, 0.123_456_789_012_346),
+            (-1e-16, -0.0),
+            (0.866_025_403_784_438_7, 0.866_025_403_784_439),
+        ] {
+            assert_eq!(round15(value).to_bits(), f64::to_bits(rounded), "{value}");
+        }
     }
 
     #[test]

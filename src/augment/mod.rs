@@ -9,6 +9,7 @@
 //!      -> an affine transform                geometry.rs   estimate.rs makes it fast
 //! ```
 
+mod angle;
 mod blend;
 mod estimate;
 mod geometry;

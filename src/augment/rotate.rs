@@ -8,22 +8,30 @@
 //!   sum over rows r of wy[r] * ( [p0 p1] * [wx0 wx1] + [p2 p3] * [wx2 wx3] ), then both halves
 //! ```
 //!
-//! The error: values are at most 255, the sizes of the weights add up to at most 1.6 along each
-//! axis, and about eleven roundings to 2^-24 apply to each product, so it stays below 2^-11.
+//! The error: values are at most 255 and the sizes of four weights add up to at most 1.5. Five
+//! roundings of at most 2^-24 make a weight, so that an axis adds less than 4 * 255 * 1.5 * 5 * 2^-24;
+//! about eight roundings of a sum of at most 255 * 1.5 * 1.5 add less than 2^-11. Together that is
+//! below 2^-9.4; [`MARGIN`] is 2^-9.
 
 #![expect(unsafe_code, reason = "loads and stores of vectors")]
 
 use std::arch::x86_64::{
-    __m128, __m256, _CMP_EQ_OQ, _mm_add_ps, _mm_and_ps, _mm_cmplt_ps, _mm_cvtsi128_si32,
-    _mm_cvttps_epi32, _mm_max_ps, _mm_min_ps, _mm_movemask_ps, _mm_packus_epi16, _mm_packus_epi32,
-    _mm_set1_ps, _mm_setzero_ps, _mm_sub_ps, _mm256_add_ps, _mm256_castps256_ps128, _mm256_cmp_ps,
-    _mm256_extractf128_ps, _mm256_loadu_ps, _mm256_movemask_ps, _mm256_mul_ps,
-    _mm256_permutevar8x32_ps, _mm256_set_m128, _mm256_setr_epi32, _mm256_setr_ps,
+    __m128, __m256, _CMP_EQ_OQ, _mm_add_pd, _mm_add_ps, _mm_and_ps, _mm_cmplt_ps, _mm_cvtepi32_pd,
+    _mm_cvtepi32_ps, _mm_cvtepu8_epi32, _mm_cvtpd_ps, _mm_cvtsi32_si128, _mm_cvtsi128_si32,
+    _mm_cvttpd_epi32, _mm_cvttps_epi32, _mm_extract_epi32, _mm_max_ps, _mm_min_ps, _mm_movemask_ps,
+    _mm_mul_pd, _mm_packus_epi16, _mm_packus_epi32, _mm_set1_pd, _mm_set1_ps, _mm_setr_pd,
+    _mm_setzero_ps, _mm_shuffle_ps, _mm_storeu_ps, _mm_sub_pd, _mm_sub_ps, _mm256_add_ps,
+    _mm256_castps256_ps128, _mm256_cmp_ps, _mm256_extractf128_ps, _mm256_loadu_ps,
+    _mm256_movemask_ps, _mm256_mul_ps, _mm256_permutevar8x32_ps, _mm256_set_m128,
+    _mm256_setr_epi32, _mm256_setr_ps,
 };
 
-use super::estimate::{Job, MARGIN};
+use super::estimate::Job;
 use crate::sample::{Interpolation, View};
 use crate::simd::Simd;
+
+/// Estimates nearer than this to a whole number are not trusted.
+const MARGIN: f32 = 1.0 / 512.0;
 
 /// Pixels by which each edge is repeated: a cubic needs two, rounding of the position one.
 const EDGE: usize = 3;
@@ -37,23 +45,31 @@ pub(super) struct Scratch {
 /// Writes the transformed image to `out`.
 pub(super) fn transform(simd: Simd, job: &Job<'_>, out: &mut [u8], scratch: &mut Scratch) {
     assert!(simd.avx2(), "the kernel needs AVX2");
-    widen(job.source, &mut scratch.wide);
     // SAFETY: the CPU has AVX2, asserted above.
-    unsafe { rows(job, &scratch.wide, out) }
+    unsafe {
+        widen(job.source, &mut scratch.wide);
+        rows(job, &scratch.wide, out);
+    }
 }
 
 /// Writes the source with its edges repeated, as floats.
+#[target_feature(enable = "avx2")]
 fn widen(source: View<'_>, wide: &mut Vec<[f32; 4]>) {
     let size = source.size();
-    let row = |y: usize| source.row(u32::try_from(y).expect("a row"));
-    wide.clear();
-    for y in 0..size.height as usize + 2 * EDGE {
-        let (pixels, _) =
-            row(y.saturating_sub(EDGE).min(size.height as usize - 1)).as_chunks::<3>();
-        let float = |[r, g, b]: &[u8; 3]| [f32::from(*r), f32::from(*g), f32::from(*b), 0.0];
-        wide.extend([float(&pixels[0]); EDGE]);
-        wide.extend(pixels.iter().map(float));
-        wide.extend([float(&pixels[pixels.len() - 1]); EDGE]);
+    let (width, height) = (size.width as usize + 2 * EDGE, size.height as usize + 2 * EDGE);
+    wide.resize(width * height, [0.0; 4]);
+    for (y, row) in wide.chunks_exact_mut(width).enumerate() {
+        let y = u32::try_from(y.saturating_sub(EDGE)).map_or(0, |y| y.min(size.height - 1));
+        let inner = &mut row[EDGE..width - EDGE];
+        for (to, [r, g, b]) in inner.iter_mut().zip(source.row(y).as_chunks().0) {
+            let bytes = _mm_cvtsi32_si128(i32::from_le_bytes([*r, *g, *b, 0]));
+            let floats = _mm_cvtepi32_ps(_mm_cvtepu8_epi32(bytes));
+            // SAFETY: four floats are written to four floats.
+            unsafe { _mm_storeu_ps(to.as_mut_ptr(), floats) };
+        }
+        let (first, last) = (row[EDGE], row[width - EDGE - 1]);
+        row[..EDGE].fill(first);
+        row[width - EDGE..].fill(last);
     }
 }
 
@@ -64,31 +80,28 @@ fn rows(job: &Job<'_>, wide: &[[f32; 4]], out: &mut [u8]) {
     assert_eq!(wide.len(), width * height, "widened source");
     let curve = Curve::new(job.filter);
     let [a, _, _, d, ..] = job.affine.0;
+    let step = _mm_setr_pd(a, d);
     for (y, inside, row) in job.rows(out) {
-        // From the first pixel's first value on.
-        let (left, top) = (job.affine.column(0, y), job.affine.row(0, y));
+        // One pixel on from the centres of pixels, so that truncation rounds down.
+        let (column, row_at) = (job.affine.column(0, y) + 0.5, job.affine.row(0, y) + 0.5);
+        let start = _mm_setr_pd(column, row_at);
         let (pixels, _) = row.as_chunks_mut::<3>();
         for x in inside {
-            let (column, dx) = place(left + a * f64::from(x));
-            let (row, dy) = place(top + d * f64::from(x));
-            assert!(column + 4 <= width && row + 4 <= height, "a point outside the source");
+            let place = _mm_add_pd(start, _mm_mul_pd(step, _mm_set1_pd(f64::from(x))));
+            let whole = _mm_cvttpd_epi32(place);
+            let fraction = _mm_cvtpd_ps(_mm_sub_pd(place, _mm_cvtepi32_pd(whole)));
+            // Of the first of four values; one below zero becomes one far outside.
+            let first = |whole: i32| (whole.cast_unsigned() as usize).wrapping_add(EDGE - 2);
+            let column = first(_mm_cvtsi128_si32(whole));
+            let row = first(_mm_extract_epi32::<1>(whole));
+            assert!(column <= width - 4 && row <= height - 4, "a point outside the source");
             // SAFETY: four rows of four pixels from there on lie in `wide`, asserted above.
             let (value, certain) = unsafe {
-                value(wide.as_ptr().add(row * width + column), width, curve.weights(dx, dy))
+                value(wide.as_ptr().add(row * width + column), width, curve.weights(fraction))
             };
             pixels[x as usize] = if certain { value } else { job.exact(x, y) };
         }
     }
-}
-
-/// For a coordinate inside the source: the first of four positions in the widened source, and the
-/// fraction of a pixel after the second.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small, not negative")]
-fn place(coordinate: f64) -> (usize, f32) {
-    // One pixel on, so that truncation rounds down.
-    let position = (coordinate + 0.5).max(0.0);
-    let whole = position as usize;
-    (whole + EDGE - 2, (position - whole as f64) as f32)
 }
 
 /// The four weights as polynomials of the fraction, for columns and rows at once.
@@ -112,11 +125,13 @@ impl Curve {
         Self(powers.map(|[a, b, c, d]| _mm256_setr_ps(a, b, c, d, a, b, c, d)))
     }
 
-    /// Weights of four columns, then of four rows.
+    /// Weights of four columns, then of four rows, from the fractions of both.
     #[target_feature(enable = "avx2")]
     #[inline]
-    fn weights(&self, dx: f32, dy: f32) -> __m256 {
-        let d = _mm256_set_m128(_mm_set1_ps(dy), _mm_set1_ps(dx));
+    fn weights(&self, fraction: __m128) -> __m256 {
+        let (dx, dy) =
+            (_mm_shuffle_ps::<0>(fraction, fraction), _mm_shuffle_ps::<0x55>(fraction, fraction));
+        let d = _mm256_set_m128(dy, dx);
         let [one, linear, square, cube] = self.0;
         let sum = _mm256_add_ps(square, _mm256_mul_ps(d, cube));
         let sum = _mm256_add_ps(linear, _mm256_mul_ps(d, sum));

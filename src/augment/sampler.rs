@@ -77,27 +77,41 @@ fn interpolate<const N: usize>(
     source: View<'_>,
     x: f64,
     y: f64,
-    before: i64,
+    before: i32,
     curve: impl Fn([f64; N], f64) -> f64,
 ) -> [u8; 3] {
-    let (column, row) = (x.floor(), y.floor());
-    let (dx, dy) = (x - column, y - row);
-    let at = |base: f64, tap: usize, count: u32| clamped(base, tap as i64 - before, count);
-    let columns: [usize; N] = std::array::from_fn(|tap| at(column, tap, source.size().width) * 3);
-    let rows: [&[u8]; N] = std::array::from_fn(|tap| {
-        let y = at(row, tap, source.size().height);
-        &source.data()[y * source.stride()..]
-    });
-    [0, 1, 2].map(|channel| {
-        let values = rows.map(|row| curve(columns.map(|x| f64::from(row[x + channel])), dx));
-        byte(curve(values, dy))
-    })
+    let (column, row) = (floor(x), floor(y));
+    let (dx, dy) = (x - f64::from(column), y - f64::from(row));
+    let mut columns = [0; N];
+    let mut rows = [source.row(0); N];
+    for (tap, offset) in (0..N).zip(-before..) {
+        columns[tap] = clamp(column + offset, source.size().width) as usize * 3;
+        rows[tap] = source.row(clamp(row + offset, source.size().height));
+    }
+    let mut pixel = [0; 3];
+    for (channel, to) in pixel.iter_mut().enumerate() {
+        let mut values = [0.0; N];
+        for (value, row) in values.iter_mut().zip(rows) {
+            let mut line = [0.0; N];
+            for (to, column) in line.iter_mut().zip(columns) {
+                *to = f64::from(row[column + channel]);
+            }
+            *value = curve(line, dx);
+        }
+        *to = byte(curve(values, dy));
+    }
+    pixel
 }
 
-/// A position `offset` from `base`, clamped to `0..count`.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped, and small")]
-fn clamped(base: f64, offset: i64, count: u32) -> usize {
-    (base as i64 + offset).clamp(0, i64::from(count) - 1) as usize
+/// The whole number at or below a value of at least -1.
+#[expect(clippy::cast_possible_truncation, reason = "inside an image")]
+fn floor(value: f64) -> i32 {
+    if value < 0.0 { -1 } else { value as i32 }
+}
+
+#[expect(clippy::cast_possible_wrap, clippy::cast_sign_loss, reason = "sizes are far below 2^31")]
+fn clamp(position: i32, count: u32) -> u32 {
+    position.clamp(0, count as i32 - 1) as u32
 }
 
 fn bilinear([v1, v2]: [f64; 2], d: f64) -> f64 {

@@ -39,7 +39,9 @@ impl Tables {
     /// Adds an operation with a table for each channel.
     pub(super) fn then_each(&mut self, next: &[[u8; 256]; 3]) {
         for (channel, next) in self.channels.iter_mut().zip(next) {
-            channel.iter_mut().for_each(|value| *value = next[usize::from(*value)]);
+            for value in channel.iter_mut() {
+                *value = next[usize::from(*value)];
+            }
         }
         self.identity = false;
     }

@@ -221,7 +221,7 @@ impl Sums {
     #[inline]
     fn rounded(self) -> __m256i {
         let sum = _mm256_add_epi32(_mm256_slli_epi32::<LOW_BITS>(self.high), self.low);
-        _mm256_srai_epi32::<{ WEIGHT_BITS as i32 }>(sum)
+        _mm256_srai_epi32::<{ WEIGHT_BITS.cast_signed() }>(sum)
     }
 }
 

@@ -8,7 +8,8 @@
 //!     -> vertical pass -> slot                                 skipped if the height stays
 //! ```
 //!
-//! Weights are 22-bit fixed point and sums are exact, so the order of additions does not matter. A
+//! An image more than a hundred times as tall as wide that shrinks in height takes the vertical pass
+//! first, as in `Image.resize`. Weights are 22-bit fixed point and sums are exact, so the order of additions does not matter. A
 //! mirrored result costs nothing where there is a horizontal pass: its table is listed backwards.
 
 #[cfg(target_arch = "x86_64")]
@@ -43,6 +44,8 @@ pub struct Resizer {
     columns: Table,
     rows: Table,
     between: Vec<u8>,
+    /// A very tall image after its vertical pass, where that comes first.
+    lowered: Vec<u8>,
     passes: Passes,
 }
 
@@ -62,9 +65,13 @@ impl Resizer {
         assert!(from.height > 0 && from.width > 0, "nothing to resize");
         assert!(window.fits(to.resized), "window {window:?} of {:?}", to.resized);
         assert_eq!(slot.len(), window.size().rgb_bytes(), "slot of a {window:?}");
+        let narrowed = from.width != to.resized.width;
+        let shortened = from.height != to.resized.height;
+        if narrowed && to.resized.height < from.height && is_tall(from) {
+            return self.resize_tall(source, to, slot);
+        }
         let row_bytes = window.width as usize * 3;
 
-        let shortened = from.height != to.resized.height;
         let rows = if shortened {
             self.rows.fill(&vertical_axis(from, to));
             self.rows.rebase()
@@ -73,7 +80,6 @@ impl Resizer {
         };
         let mut needed =
             Rect { top: rows.start, left: 0, height: rows.end - rows.start, width: from.width };
-        let narrowed = from.width != to.resized.width;
         let (data, stride) = if narrowed {
             self.columns.fill(&horizontal_axis(from, to));
             let view = source.crop(needed);
@@ -96,6 +102,32 @@ impl Resizer {
             slot.chunks_exact_mut(row_bytes).for_each(mirror);
         }
     }
+
+    /// The vertical pass, then the horizontal one: two resizes of one pass each.
+    fn resize_tall(&mut self, source: View<'_>, to: &Resample, slot: &mut [u8]) {
+        let (width, window) = (source.size().width, to.window);
+        let lower = Resample {
+            resized: Size { height: to.resized.height, width },
+            window: Rect { left: 0, width, ..window },
+            flip: false,
+            ..*to
+        };
+        let mut lowered = std::mem::take(&mut self.lowered);
+        lowered.resize(lower.window.size().rgb_bytes(), 0);
+        self.resize(source, &lower, &mut lowered);
+        let widen = Resample {
+            resized: Size { height: window.height, width: to.resized.width },
+            window: Rect { top: 0, ..window },
+            ..*to
+        };
+        self.resize(View::new(&lowered, lower.window.size()), &widen, slot);
+        self.lowered = lowered;
+    }
+}
+
+/// Whether Pillow does the vertical pass of a shrinking image first (`Image.resize`).
+fn is_tall(size: Size) -> bool {
+    u64::from(size.height) > u64::from(size.width) * 100
 }
 
 fn vertical_axis(from: Size, to: &Resample) -> Axis {

@@ -37,7 +37,7 @@ pub(super) fn vertical(data: &[u8], stride: usize, weights: &[i32], out: &mut [u
     }
 }
 
-#[expect(clippy::cast_sign_loss, clippy::cast_possible_truncation, reason = "clamped")]
+#[expect(clippy::cast_sign_loss, reason = "clamped")]
 fn clip(sum: i32) -> u8 {
     (sum >> WEIGHT_BITS).clamp(0, 255) as u8
 }

@@ -114,3 +114,27 @@ fn a_flat_image_stays_flat_at_extreme_ratios() {
         }
     }
 }
+
+#[test]
+fn a_very_tall_image_takes_the_vertical_pass_first() {
+    let filter = Interpolation::Bicubic;
+    for (height, tall) in [(300, false), (301, true)] {
+        let from = Size { height, width: 3 };
+        let data = pixels(from, 11);
+        let source = View::new(&data, from);
+        let to = Resample {
+            resized: Size::square(8),
+            window: Size::square(8).whole(),
+            filter,
+            flip: true,
+        };
+        let step = |source, resized: Size, flip| {
+            let to = Resample { resized, window: resized.whole(), filter, flip };
+            resized(Simd::detect(), source, &to)
+        };
+        let middle = Size { height: 8, width: 3 };
+        let lowered = step(source, middle, false);
+        let vertical_first = step(View::new(&lowered, middle), Size::square(8), true);
+        assert_eq!(resized(Simd::detect(), source, &to) == vertical_first, tall, "{height} rows");
+    }
+}
