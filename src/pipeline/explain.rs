@@ -74,12 +74,28 @@ pub struct ExplainedSample {
     pub ops: Vec<ExplainedOp>,
     /// Slot of the sample it is mixed with.
     pub partner: usize,
-    /// Its own `none`, `mixup` or `cutmix`.
+    /// In pair and elem mode, how it is mixed; else all samples share [`Explanation::mix`].
+    #[serde(flatten)]
+    pub own_mix: Option<OwnMix>,
+}
+
+/// How one sample is mixed, where each has its own draw.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct OwnMix {
+    /// `none`, `mixup` or `cutmix`.
     pub mix_mode: &'static str,
-    /// Weight of its own label.
+    /// Weight of the sample's own label.
     pub lambda: f64,
-    /// Its own CutMix box: top, bottom, left, right.
+    /// CutMix's box: top, bottom, left, right; bottom and right exclusive.
     pub mix_box: Option<[u32; 4]>,
+}
+
+impl Explanation {
+    /// How a sample is mixed: `none`, `mixup` or `cutmix`, and the weight of its own label.
+    pub fn mix_of(&self, sample: &ExplainedSample) -> (&'static str, f64) {
+        let shared = (self.mix.mode, self.mix.lambda.unwrap_or(1.0));
+        sample.own_mix.map_or(shared, |own| (own.mix_mode, own.lambda))
+    }
 }
 
 /// One operation of RandAugment.
@@ -99,11 +115,11 @@ pub fn explain(request: &Request) -> Result<Explanation, Error> {
     let Samples { positions, records } = Samples::of(dataset, recipe, *name)?;
     let n = records.len();
     let mixes = plan::mix(recipe, *name, n).samples;
+    let own = recipe.mix.enabled() && recipe.mix.mode != MixMode::Batch;
     let slots = positions.into_iter().zip(records).zip(&mixes).enumerate();
     let samples = slots.map(|(slot, ((position, record), mix))| {
         let stored = dataset.record(record);
         let plan = plan::sample(recipe, name.seed, name.epoch, position, stored.size);
-        let (mix_mode, mix_box) = explain_mix(mix);
         ExplainedSample {
             slot,
             position,
@@ -118,9 +134,10 @@ pub fn explain(request: &Request) -> Result<Explanation, Error> {
             flip: plan.flip,
             ops: plan.ops.iter().map(explain_op).collect(),
             partner: n - 1 - slot,
-            mix_mode,
-            lambda: mix.lambda,
-            mix_box,
+            own_mix: own.then(|| {
+                let (mix_mode, mix_box) = explain_mix(mix);
+                OwnMix { mix_mode, lambda: mix.lambda, mix_box }
+            }),
         }
     });
     Ok(Explanation {

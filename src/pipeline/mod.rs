@@ -30,7 +30,7 @@ use crate::mix::Output;
 use crate::plan::{MicrobatchName, MixPlan};
 use crate::recipe::Recipe;
 
-pub use explain::{ExplainedMix, ExplainedOp, ExplainedSample, Explanation, explain};
+pub use explain::{ExplainedMix, ExplainedOp, ExplainedSample, Explanation, OwnMix, explain};
 use make::Workers;
 pub use timings::{Stages, Timings};
 

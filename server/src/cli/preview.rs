@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 use forebay::mix::Output;
-use forebay::pipeline::{self, ExplainedSample};
+use forebay::pipeline::{self, ExplainedSample, Explanation};
 
 use super::options::{MicrobatchOptions, pipeline_for};
 use super::say;
@@ -32,9 +32,10 @@ pub(super) fn preview(args: &PreviewArgs) -> anyhow::Result<()> {
     let slots = microbatch.payload.chunks_exact(size.rgb_bytes()).zip(&explanation.samples);
     let tiles: Vec<Tile<'_>> = slots
         .take(args.samples)
-        .map(|(pixels, sample)| {
-            let partner = &explanation.samples[sample.partner];
-            Tile { pixels, size, caption: caption(sample, partner, classes) }
+        .map(|(pixels, sample)| Tile {
+            pixels,
+            size,
+            caption: caption(&explanation, sample, classes),
         })
         .collect();
     sheet(&tiles)
@@ -44,11 +45,7 @@ pub(super) fn preview(args: &PreviewArgs) -> anyhow::Result<()> {
 }
 
 /// Label, record, crop, operations and mix, a line each.
-pub(crate) fn caption(
-    sample: &ExplainedSample,
-    partner: &ExplainedSample,
-    classes: &[String],
-) -> Vec<String> {
+fn caption(all: &Explanation, sample: &ExplainedSample, classes: &[String]) -> Vec<String> {
     let class = |label: u32| classes.get(label as usize).map_or("?", String::as_str);
     let [top, left, height, width] = sample.source;
     let mut lines = vec![
@@ -63,9 +60,10 @@ pub(crate) fn caption(
         Some(arg) => format!("{} {arg:.3}", op.name),
         None => op.name.to_owned(),
     }));
-    if sample.mix_mode != "none" {
-        let other = format!("{} {}", partner.label, class(partner.label));
-        lines.push(format!("{} {:.3} with {other}", sample.mix_mode, sample.lambda));
+    let (mode, lambda) = all.mix_of(sample);
+    if mode != "none" {
+        let partner = all.samples[sample.partner].label;
+        lines.push(format!("{mode} {lambda:.3} with {partner} {}", class(partner)));
     }
     lines
 }
