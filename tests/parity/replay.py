@@ -72,12 +72,9 @@ def decode(dataset, sample, decoded):
 def replay(image, sample, size):
     """One sample: timm's RandomResizedCropAndInterpolation, flip, RandAugment; or timm's eval."""
     filter_ = sample["interpolation"]
-    if sample.get("resized"):
-        image = F.resize(image, list(sample["resized"]), TORCHVISION[filter_])
-        top, left, height, width = sample["window"]
-        image = F.crop(image, top, left, height, width)
-    else:
-        image = F.resized_crop(image, *sample["box"], [size, size], TORCHVISION[filter_])
+    resized = sample.get("resized", [size, size])
+    image = F.resized_crop(image, *sample["box"], list(resized), TORCHVISION[filter_])
+    image = F.crop(image, *sample.get("window", [0, 0, size, size]))
     if sample.get("flip"):
         image = ImageOps.mirror(image)
     for op in sample.get("ops", []):
@@ -151,13 +148,14 @@ def compare(explain, dump, dataset, decoded, unmixed):
     if len(samples) != len(dump["pixels"]):
         raise SystemExit(f"explain has {len(samples)} samples, the dump {len(dump['pixels'])}")
     pixels = np.stack([replay(decode(dataset, s, decoded), s, size) for s in samples])
-    mixing = None if unmixed else parameters(explain)
     lambdas = np.ones(len(samples), dtype=np.float32)
     boxes_right = True
-    if mixing:
-        mode, params = mixing
+    if planned := parameters(explain):
+        mode, params = planned
         boxes_right = all(check_box(lam, box, size) for lam, box in params if box)
         lambdas[:] = [np.float32(lam) for lam, _ in (params * len(samples) if mode == "batch" else params)]
+    mixing = None if unmixed else planned
+    if mixing:
         pixels = Given(mode, params, 2).mix(pixels)
     wrong = 0
     for k, sample in enumerate(samples):
@@ -169,7 +167,7 @@ def compare(explain, dump, dataset, decoded, unmixed):
         partner = len(samples) - 1 - k
         if mixing and sample.get("partner") not in (None, partner):
             faults.append(f"partner {sample['partner']}, timm's is {partner}")
-        b = samples[partner]["label"] if mixing else sample["label"]
+        b = samples[partner]["label"] if planned else sample["label"]
         for name, want in (("record", sample["record"]), ("label_a", sample["label"]), ("lambda", lambdas[k])):
             if dump[name][k] != want:
                 faults.append(f"{name} {dump[name][k]}, not {want}")

@@ -25,7 +25,7 @@ import replay
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-SIZES = ["--batch", "16", "--microbatches", "2"]
+SIZES = ["--batch", "8", "--microbatches", "2"]
 # (recipe, further settings, names of microbatches as (epoch, step, index))
 RUNS = [
     ("a1", [], [(0, 0, 0), (3, 1, 1)]),
