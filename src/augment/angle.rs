@@ -1,9 +1,9 @@
 //! Cosine and sine of an angle, rounded correctly.
 //!
-//! Python's are the C library's, of which the usual ones are correct in the last bit nearly always,
-//! while a rotation about a pixel's centre shows an error of one. So both are summed here as Taylor
-//! series in twice the precision (T. J. Dekker, "A floating-point technique for extending the
-//! available precision", 1971), which is the same on every platform.
+//! Python takes the C library's, and the usual one's last bit is nearly always correct; that of a
+//! portable library is wrong ten times as often, which a pixel on the centre of a rotation can show.
+//! So both are summed here as Taylor series in twice the precision (T. J. Dekker, "A floating-point
+//! technique for extending the available precision", 1971), the same on every platform.
 
 use std::f64::consts::FRAC_PI_2;
 

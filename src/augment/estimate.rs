@@ -45,6 +45,8 @@ pub(super) struct Warp {
     line: Vec<u8>,
     /// The image with each column moved by a whole number of rows.
     moved: Vec<u8>,
+    /// By how many rows each column moves: whole ones, and the rest.
+    moves: Vec<(isize, f64)>,
     /// Weights of v1, v3 and v4 for each byte of a row.
     weights: [Vec<f32>; 3],
     #[cfg(target_arch = "x86_64")]
@@ -160,18 +162,18 @@ fn whole_rows(simd: Simd, job: &Job<'_>, out: &mut [u8], warp: &mut Warp) {
 fn along_columns(simd: Simd, job: &Job<'_>, out: &mut [u8], warp: &mut Warp) {
     let size = job.source.size();
     let width = size.width as usize * 3;
-    let moves: Vec<(isize, f64)> =
-        (0..size.width).map(|x| split(job.affine.row(x, 0) - 0.5)).collect();
+    warp.moves.clear();
+    warp.moves.extend((0..size.width).map(|x| split(job.affine.row(x, 0) - 0.5)));
     for (index, list) in warp.weights.iter_mut().enumerate() {
         let weight = |(_, fraction): &(isize, f64)| weights(*fraction, job.filter)[index];
         list.clear();
-        list.extend(moves.iter().flat_map(|moved| [weight(moved); 3]));
+        list.extend(warp.moves.iter().flat_map(|moved| [weight(moved); 3]));
     }
     // One row above the image and two below it, as far as a cubic reaches.
     let rows = size.height as usize + 3;
     warp.moved.resize(rows * width, 0);
     for (y, row) in (-1..).zip(warp.moved.chunks_exact_mut(width)) {
-        for ((x, pixel), (shift, _)) in (0..).zip(row.as_chunks_mut::<3>().0).zip(&moves) {
+        for ((x, pixel), (shift, _)) in (0..).zip(row.as_chunks_mut::<3>().0).zip(&warp.moves) {
             let row = job.source.row(clamp(shift.saturating_add(y), size.height));
             pixel.copy_from_slice(&row[x * 3..][..3]);
         }

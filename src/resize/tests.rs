@@ -128,8 +128,8 @@ fn a_very_tall_image_takes_the_vertical_pass_first() {
             filter,
             flip: true,
         };
-        let step = |source, resized: Size, flip| {
-            let to = Resample { resized, window: resized.whole(), filter, flip };
+        let step = |source, size: Size, flip| {
+            let to = Resample { resized: size, window: size.whole(), filter, flip };
             resized(Simd::detect(), source, &to)
         };
         let middle = Size { height: 8, width: 3 };

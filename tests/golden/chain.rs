@@ -1,4 +1,4 @@
-//! 04_chain: box, resize, flip and operations in a row, from decoded pixels.
+//! `04_chain`: box, resize, flip and operations in a row, from decoded pixels.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! 02_crop: crop and resize, the evaluation transform.
+//! `02_crop`: crop and resize, the evaluation transform.
 
 use std::path::Path;
 

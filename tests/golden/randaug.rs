@@ -1,4 +1,4 @@
-//! 03_randaug: each of the fifteen operations with explicit arguments; arguments by magnitude.
+//! `03_randaug`: each of the fifteen operations with explicit arguments; arguments by magnitude.
 
 use std::path::Path;
 
