@@ -3,6 +3,8 @@
 //! `forebay/v1/forebay.proto` is the contract; the code under `src/gen` is generated from it and
 //! committed, and the test `bootstrap` proves it fresh. So a build needs no protoc.
 
+pub mod header;
+
 /// Messages and stubs of package `forebay.v1`.
 #[expect(missing_docs, clippy::pedantic, clippy::allow_attributes, reason = "generated from the .proto, documented there")]
 #[rustfmt::skip]
