@@ -15,7 +15,9 @@ use crate::receive::{Receiver, Wanted, check_digest};
 use crate::retry::{Attempts, cause_of};
 use crate::slab::Slabs;
 use crate::stream::Stream;
-use crate::{Cursor, Description, End, Error, Job, Microbatch, Microbatches, Name, Options, Rank};
+use crate::{
+    Cursor, Description, Digest, End, Error, Job, Microbatch, Microbatches, Name, Options, Rank,
+};
 
 /// A job and its first description.
 type Pin = (Job, Arc<Description>);
@@ -118,12 +120,11 @@ impl Client {
 
     /// The job with the digests that its servers must have, and what its microbatches are like.
     async fn wanted(&self, job: &Job) -> Result<(Job, Wanted), Error> {
-        let description = self.describe(job).await?;
-        let job = Job {
-            dataset_digest: Some(description.dataset_digest),
-            recipe_digest: Some(description.recipe_digest),
-            ..job.clone()
+        let description = match self.known(job) {
+            Some(description) => description,
+            None => self.describe(job).await?,
         };
+        let job = expecting(job, &description);
         let wanted = Wanted {
             description,
             seed: job.seed,
@@ -173,18 +174,22 @@ impl Client {
         }
     }
 
+    /// The job's first description, where there was one.
+    fn known(&self, job: &Job) -> Option<Arc<Description>> {
+        let pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        let agrees =
+            |expected: Option<Digest>, found| expected.is_none_or(|digest| digest == found);
+        let (_, description) = pinned.iter().find(|(of, description)| {
+            same(of, job)
+                && agrees(job.dataset_digest, description.dataset_digest)
+                && agrees(job.recipe_digest, description.recipe_digest)
+        })?;
+        Some(Arc::clone(description))
+    }
+
     /// The job with the digests of its first description, where there was one.
     fn pinned(&self, job: &Job) -> Job {
-        let pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = pinned.iter().find(|(of, _)| same(of, job)).map(|(_, description)| description);
-        found.map_or_else(
-            || job.clone(),
-            |description| Job {
-                dataset_digest: job.dataset_digest.or(Some(description.dataset_digest)),
-                recipe_digest: job.recipe_digest.or(Some(description.recipe_digest)),
-                ..job.clone()
-            },
-        )
+        self.known(job).map_or_else(|| job.clone(), |description| expecting(job, &description))
     }
 
     fn pin(&self, job: Job, description: &Arc<Description>) {
@@ -192,6 +197,15 @@ impl Client {
         if !pinned.iter().any(|(of, _)| same(of, &job)) {
             pinned.push((job, Arc::clone(description)));
         }
+    }
+}
+
+/// The job of which only those digests are accepted.
+fn expecting(job: &Job, description: &Description) -> Job {
+    Job {
+        dataset_digest: Some(description.dataset_digest),
+        recipe_digest: Some(description.recipe_digest),
+        ..job.clone()
     }
 }
 

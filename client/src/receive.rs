@@ -208,3 +208,165 @@ pub(crate) fn check_digest(
         .map_err(|_error| WireError::Malformed("a digest that is not 32 bytes long"))?;
     if found == expected { Ok(()) } else { Err(Cause::Mismatch { what, expected, found }) }
 }
+
+#[cfg(test)]
+mod tests {
+    use forebay_proto::v1;
+    use http::HeaderMap;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    use super::*;
+
+    const SIDE: u32 = 6;
+    const NAME: Name = Name { epoch: 3, step: 1, index: 1 };
+
+    fn wanted() -> Wanted {
+        let description = v1::DescribeResponse {
+            dataset_digest: vec![1; 32].into(),
+            recipe_digest: vec![2; 32].into(),
+            samples_per_epoch: 8,
+            steps_per_epoch: 2,
+            batch: 4,
+            microbatches: 2,
+            image_size: SIDE,
+            mean: vec![0.0; 3],
+            std: vec![1.0; 3],
+            ..v1::DescribeResponse::default()
+        };
+        let description = Arc::new(Description::from_wire(description).unwrap());
+        let (dtype, layout) = (Dtype::U8, Layout::Nchw);
+        Wanted { description, seed: 9, dtype, layout, limit: 1 << 20 }
+    }
+
+    fn payload() -> Vec<u8> {
+        (0..2 * 3 * SIDE * SIDE).map(|i| u8::try_from(i % 251).unwrap()).collect()
+    }
+
+    /// The microbatch of that name as a gRPC body, in frames of so many bytes.
+    fn bytes(frame: usize) -> Vec<u8> {
+        let payload = payload();
+        let mut header = Some(Header {
+            epoch: NAME.epoch,
+            step: NAME.step,
+            microbatch: NAME.index,
+            seed: 9,
+            dataset_digest: vec![1; 32].into(),
+            recipe_digest: vec![2; 32].into(),
+            dtype: v1::DType::DtypeU8.into(),
+            layout: v1::Layout::Nchw.into(),
+            shape: vec![2, 3, SIDE, SIDE],
+            payload_bytes: payload.len() as u64,
+            payload_xxh3: xxhash_rust::xxh3::xxh3_64(&payload),
+            records: vec![70, 80],
+            label_a: vec![1, 2],
+            label_b: vec![2, 1],
+            lambda: vec![0.5, 0.25],
+            ..Header::default()
+        });
+        let mut body = Vec::new();
+        for (piece, offset) in payload.chunks(frame).zip((0..).step_by(frame)) {
+            let payload = piece.to_vec().into();
+            let frame = v1::Frame { header: header.take(), offset, payload };
+            body.push(0);
+            body.extend(u32::try_from(frame.encoded_len()).unwrap().to_be_bytes());
+            frame.encode(&mut body).unwrap();
+        }
+        body
+    }
+
+    /// What is received of a body in DATA frames of so many bytes, with status OK at its end.
+    fn receive(body: &[u8], cut: usize) -> Result<Microbatch, Cause> {
+        let data = body.chunks(cut).map(|piece| Frame::data(Bytes::copy_from_slice(piece)));
+        let trailers =
+            HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
+        let frames: Vec<_> = data.chain([Frame::trailers(trailers)]).map(Ok::<_, Status>).collect();
+        let body = Body::new(StreamBody::new(tokio_stream::iter(frames)));
+        let mut receiver = Receiver::new(body, Duration::from_secs(9));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let received = receiver.microbatch(NAME, &wanted(), &Slabs::new(0)).await;
+            let (microbatch, _ahead) = received?;
+            receiver.end().await?;
+            Ok(microbatch)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_microbatch_is_received_however_it_is_cut(frame in 1..300_usize, cut in 1..300_usize) {
+            prop_assert_eq!(&*receive(&bytes(frame), cut).unwrap().pixels, &payload()[..]);
+        }
+
+        #[test]
+        fn a_changed_byte_changes_no_pixel(
+            frame in 1..300_usize, cut in 1..300_usize, at in any::<prop::sample::Index>(), flip in 1..=255_u8
+        ) {
+            let mut body = bytes(frame);
+            let at = at.index(body.len());
+            body[at] ^= flip;
+            if let Ok(microbatch) = receive(&body, cut) {
+                prop_assert_eq!(&*microbatch.pixels, &payload()[..]);
+            }
+        }
+
+        #[test]
+        fn a_missing_end_is_noticed(cut in 1..300_usize, at in any::<prop::sample::Index>()) {
+            let body = bytes(50);
+            let received = receive(&body[..at.index(body.len())], cut);
+            prop_assert!(matches!(received, Err(Cause::Truncated)));
+        }
+
+        #[test]
+        fn frames_that_are_lost_or_come_twice_are_noticed(first in 0..9_usize, twice in any::<bool>()) {
+            let body = bytes(48);
+            let mut messages = Vec::new();
+            let mut rest = &body[..];
+            while let [_, length @ ..] = rest {
+                let length = u32::from_be_bytes(length[..4].try_into().unwrap()) as usize;
+                let (message, after) = rest.split_at(5 + length);
+                messages.push(message);
+                rest = after;
+            }
+            let first = first % messages.len();
+            let times = if twice { 2 } else { 0 };
+            messages.splice(first..=first, std::iter::repeat_n(messages[first], times));
+            prop_assert!(receive(&messages.concat(), 64).is_err());
+        }
+    }
+
+    #[test]
+    fn another_microbatch_than_the_one_asked_for_is_refused() {
+        let header = wanted_header();
+        type Change = fn(&mut Header);
+        let changes: [(&str, Change); 8] = [
+            ("epoch", |h| h.epoch += 1),
+            ("step", |h| h.step = 0),
+            ("microbatch", |h| h.microbatch = 0),
+            ("seed", |h| h.seed = 8),
+            ("dataset", |h| h.dataset_digest = vec![9; 32].into()),
+            ("recipe", |h| h.recipe_digest = vec![9; 32].into()),
+            ("layout", |h| {
+                h.layout = v1::Layout::Nhwc.into();
+                h.shape = vec![2, SIDE, SIDE, 3];
+            }),
+            ("dtype", |h| {
+                h.dtype = v1::DType::DtypeF16.into();
+                h.payload_bytes *= 2;
+            }),
+        ];
+        assert!(wanted().check(&header, NAME).is_ok());
+        for (what, change) in changes {
+            let mut changed = header.clone();
+            change(&mut changed);
+            assert!(wanted().check(&changed, NAME).is_err(), "{what}");
+        }
+    }
+
+    fn wanted_header() -> Header {
+        let body = bytes(1000);
+        v1::Frame::decode(&body[5..]).unwrap().header.unwrap()
+    }
+}

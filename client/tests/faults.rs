@@ -182,8 +182,10 @@ async fn the_first_answer_pins_the_digests() {
     client.describe(&job()).await.unwrap();
     drop(server);
     let _other = Fake::at(address, Data { version: 9, ..data }, None);
-    let error = client.stream(&job(), Cursor::default(), End::Steps(1), Rank::ALONE).await;
-    let error = error.unwrap_err().to_string();
+    let error = client.describe(&job()).await.unwrap_err().to_string();
+    assert!(error.contains("FailedPrecondition: another digest"), "{error}");
+    let stream = client.stream(&job(), Cursor::default(), End::Steps(1), Rank::ALONE).await;
+    let error = stream.unwrap().next().await.unwrap().unwrap_err().to_string();
     assert!(error.contains("FailedPrecondition: another digest"), "{error}");
 }
 
@@ -198,10 +200,17 @@ async fn a_server_that_contradicts_its_description_is_refused() {
     // The digests are the same, the images are larger.
     let _other = Fake::at(address, Data { image_size: 9, ..data }, None);
     let name = Name { epoch: 0, step: 0, index: 0 };
-    let mut options = options(&[]);
-    options.endpoints = vec![format!("http://{address}")];
+    let error = client.fetch(&job(), name).await.unwrap_err().to_string();
+    assert!(error.contains("the height is 9, this job's is 8"), "{error}");
+}
+
+#[tokio::test]
+async fn a_microbatch_over_the_clients_limit_is_refused() {
+    let server = Fake::start(Data::default(), None);
+    let mut options = options(&[&server]);
     options.max_microbatch_bytes = 1000;
-    let small = Client::connect(options).unwrap();
-    let error = small.fetch(&job(), name).await.unwrap_err().to_string();
-    assert!(error.contains("payload of 1458 bytes, over the limit of 1000"), "{error}");
+    let client = Client::connect(options).unwrap();
+    let name = Name { epoch: 0, step: 0, index: 0 };
+    let error = client.fetch(&job(), name).await.unwrap_err().to_string();
+    assert!(error.contains("payload of 1152 bytes, over the limit of 1000"), "{error}");
 }
