@@ -339,8 +339,8 @@ mod tests {
 
     #[test]
     fn another_microbatch_than_the_one_asked_for_is_refused() {
-        let header = wanted_header();
         type Change = fn(&mut Header);
+        let header = wanted_header();
         let changes: [(&str, Change); 8] = [
             ("epoch", |h| h.epoch += 1),
             ("step", |h| h.step = 0),
