@@ -4,6 +4,7 @@
 //! committed, and the test `bootstrap` proves it fresh. So a build needs no protoc.
 
 pub mod frame;
+pub mod header;
 
 /// Messages and stubs of package `forebay.v1`.
 #[expect(
