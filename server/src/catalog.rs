@@ -61,7 +61,9 @@ impl Source for Catalog {
     }
 
     fn open(&self, job: &v1::Job) -> Result<Arc<dyn Job>, Refusal> {
-        let Some(dataset) = self.datasets.get(&job.dataset) else {
+        let only = self.datasets.values().next().filter(|_| self.datasets.len() == 1);
+        let named = self.datasets.get(&job.dataset);
+        let Some(dataset) = named.or(only.filter(|_| job.dataset.is_empty())) else {
             return Err(Refusal::UnknownDataset {
                 name: job.dataset.clone(),
                 served: self.datasets(),
