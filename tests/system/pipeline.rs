@@ -9,11 +9,11 @@ use forebay::{Error, Microbatch, Request, Size, pipeline as forebay_pipeline};
 
 use crate::world::{WORLD, pipeline, recipe, request};
 
-/// All that a trainer gets of it.
-fn content(made: &Microbatch) -> (Vec<u8>, Vec<u64>, Vec<u32>, Vec<u32>, Vec<u32>, u64) {
+/// All that a trainer gets of it: pixels, records, labels and weights.
+fn content(made: &Microbatch) -> (Vec<u8>, Vec<u64>, [Vec<u32>; 3]) {
     let lambda = made.lambda.iter().map(|value| value.to_bits()).collect();
-    let (a, b) = (made.label_a.clone(), made.label_b.clone());
-    (made.payload.to_vec(), made.records.clone(), a, b, lambda, made.xxh3)
+    let targets = [made.label_a.clone(), made.label_b.clone(), lambda];
+    (made.payload.to_vec(), made.records.clone(), targets)
 }
 
 #[test]

@@ -16,14 +16,14 @@ fn client(servers: &[&Server]) -> Client {
     Client::connect(Options::new(servers.iter().map(|server| server.endpoint()))).unwrap()
 }
 
-/// What identifies a microbatch and all of its content.
-fn content(made: &Microbatch) -> (Name, Vec<u8>, Vec<u64>, Vec<u32>, Vec<u32>, Vec<u32>) {
-    let lambda = made.lambda.iter().map(|value| value.to_bits()).collect();
-    let (a, b) = (made.label_a.clone(), made.label_b.clone());
-    (made.name, made.pixels.to_vec(), made.records.clone(), a, b, lambda)
-}
+/// A microbatch's name, pixels, records, and labels and weights.
+type Content = (Name, Vec<u8>, Vec<u64>, [Vec<u32>; 3]);
 
-type Content = (Name, Vec<u8>, Vec<u64>, Vec<u32>, Vec<u32>, Vec<u32>);
+fn content(made: &Microbatch) -> Content {
+    let lambda = made.lambda.iter().map(|value| value.to_bits()).collect();
+    let targets = [made.label_a.clone(), made.label_b.clone(), lambda];
+    (made.name, made.pixels.to_vec(), made.records.clone(), targets)
+}
 
 async fn collect(
     client: &Client,
