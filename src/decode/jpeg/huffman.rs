@@ -1,0 +1,272 @@
+//! Huffman tables (T.81 annex C, F.2.2), arranged for looking ahead.
+//!
+//! The AC table resolves codes and values together. The next [`LOOK`] bits of the stream often
+//! hold two whole coefficients: code, value, code, value. One load then gives both runs, both
+//! values and the bits that they take, so the chain "load, shift, load" that bounds the loop is
+//! walked half as often. What does not fit (long codes, large values, the end of a block, a run
+//! that may leave the block) has [`STEP_OTHER`] for its step, more than any block has room for:
+//! the one comparison that guards the end of the block sends it to the slow path as well.
+//!
+//! ```text
+//!   31     24 23     16 15    12 11     6 5      0
+//!   value 2 | value 1 | run 1  | step   | bits      step: from the coefficient before to the last
+//!   kind    | size    | run    | 63     | bits      [`Kind`] of what does not fit
+//! ```
+
+use super::JpegError;
+use super::bits::{Bits, Window};
+use super::marker::HuffmanSpec;
+
+/// Bits that the AC table looks ahead.
+pub(super) const LOOK: u32 = 11;
+/// Bits that the table of single symbols looks ahead.
+const LOOK_SYMBOL: u32 = 9;
+/// The step of entries that the slow path takes care of.
+const STEP_OTHER: u32 = 63;
+
+/// Code lengths and symbols: what both sorts of table have.
+#[derive(Clone, Debug)]
+struct Codes {
+    /// By the next bits: `length << 8 | symbol`, 0 for a longer code.
+    short: [u16; 1 << LOOK_SYMBOL],
+    /// By length: one more than the last code, left-aligned to 16 bits.
+    bound: [u32; 17],
+    /// By length: what to add to a code to get the index of its symbol.
+    offset: [i32; 17],
+    symbols: [u8; 256],
+}
+
+impl Codes {
+    const EMPTY: Self =
+        Self { short: [0; 1 << LOOK_SYMBOL], bound: [0; 17], offset: [0; 17], symbols: [0; 256] };
+
+    fn set(&mut self, spec: HuffmanSpec<'_>) -> Result<(), JpegError> {
+        *self = Self::EMPTY;
+        self.symbols[..spec.symbols.len()].copy_from_slice(spec.symbols);
+        let (mut code, mut index) = (0_u32, 0_i32);
+        for length in 1..=16_u32 {
+            let count = u32::from(spec.counts[length as usize - 1]);
+            self.offset[length as usize] = index - code.cast_signed();
+            if length <= LOOK_SYMBOL {
+                let width = LOOK_SYMBOL - length;
+                for i in 0..count {
+                    let symbol = self.symbols[(index.cast_unsigned() + i) as usize & 255];
+                    let from = ((code + i) << width) as usize;
+                    let Some(run) = self.short.get_mut(from..from + (1 << width)) else { break };
+                    run.fill((length << 8) as u16 | u16::from(symbol));
+                }
+            }
+            code += count;
+            index += count.cast_signed();
+            // No code may be all ones (T.81 C.2).
+            if code >= 1 << length {
+                return Err(JpegError::Malformed {
+                    what: "more Huffman codes than fit",
+                    offset: 0,
+                });
+            }
+            self.bound[length as usize] = code << (16 - length);
+            code <<= 1;
+        }
+        Ok(())
+    }
+
+    /// Takes one code. A code that the table lacks takes 17 bits and gives 0, as in libjpeg.
+    #[inline(always)]
+    fn symbol(&self, bits: &mut Bits) -> u8 {
+        let entry = self.short[bits.peek(LOOK_SYMBOL)];
+        if entry != 0 {
+            bits.take(u32::from(entry >> 8));
+            return entry as u8;
+        }
+        self.long_symbol(bits)
+    }
+
+    #[cold]
+    fn long_symbol(&self, bits: &mut Bits) -> u8 {
+        let ahead = bits.peek(16) as u32;
+        match (LOOK_SYMBOL + 1..=16).find(|&length| ahead < self.bound[length as usize]) {
+            Some(length) => {
+                bits.take(length);
+                let code = (ahead >> (16 - length)).cast_signed();
+                self.symbols[(code + self.offset[length as usize]) as usize & 255]
+            }
+            None => {
+                bits.take(17);
+                0
+            }
+        }
+    }
+}
+
+/// A table of DC codes: the symbol is the number of bits of the difference that follows.
+#[derive(Clone, Debug)]
+pub(super) struct DcTable(Codes);
+
+impl DcTable {
+    pub(super) const EMPTY: Self = Self(Codes::EMPTY);
+
+    pub(super) fn set(&mut self, spec: HuffmanSpec<'_>) -> Result<(), JpegError> {
+        if spec.symbols.iter().any(|&symbol| symbol > 15) {
+            return Err(JpegError::Malformed {
+                what: "a DC difference of over 15 bits",
+                offset: 0,
+            });
+        }
+        self.0.set(spec)
+    }
+
+    /// Takes one difference.
+    #[inline(always)]
+    pub(super) fn difference(&self, bits: &mut Bits, window: &Window) -> i16 {
+        bits.refill(window);
+        let size = self.0.symbol(bits);
+        bits.value(u32::from(size))
+    }
+}
+
+/// What an entry that is not one or two coefficients stands for.
+const KIND_LONG: u32 = 0;
+/// The end of the block.
+const KIND_END: u32 = 1;
+/// A coefficient, then the end of the block.
+const KIND_LAST: u32 = 2;
+/// A code whose value does not fit: `bits` are those of the code.
+const KIND_LARGE: u32 = 3;
+
+/// A table of AC codes.
+#[derive(Clone, Debug)]
+pub(super) struct AcTable {
+    ahead: [u32; 1 << LOOK],
+    codes: Codes,
+}
+
+const fn entry(bits: u32, step: u32, run: u32, low: u32, high: u32) -> u32 {
+    bits | step << 6 | run << 12 | (low & 255) << 16 | high << 24
+}
+
+impl AcTable {
+    pub(super) const EMPTY: Self = Self { ahead: [0; 1 << LOOK], codes: Codes::EMPTY };
+
+    pub(super) fn set(&mut self, spec: HuffmanSpec<'_>) -> Result<(), JpegError> {
+        self.codes.set(spec)?;
+        for ahead in 0..1_u32 << LOOK {
+            self.ahead[ahead as usize] = self.resolve(ahead);
+        }
+        Ok(())
+    }
+
+    /// The symbol at the top of `ahead`, [`LOOK`] bits of which `left` are known, with its length.
+    fn known_symbol(&self, ahead: u32, left: u32) -> Option<(u32, u32)> {
+        let short = self.codes.short[(ahead >> (LOOK - LOOK_SYMBOL)) as usize];
+        let (length, symbol) = if short != 0 {
+            (u32::from(short >> 8), short & 255)
+        } else {
+            let ahead = ahead << (16 - LOOK);
+            let length =
+                (LOOK_SYMBOL + 1..=LOOK).find(|&n| ahead < self.codes.bound[n as usize])?;
+            let code = (ahead >> (16 - length)).cast_signed();
+            let index = (code + self.codes.offset[length as usize]) as usize & 255;
+            (length, u16::from(self.codes.symbols[index]))
+        };
+        (length <= left).then_some((length, u32::from(symbol)))
+    }
+
+    fn resolve(&self, ahead: u32) -> u32 {
+        let mask = (1 << LOOK) - 1;
+        let Some((length, symbol)) = self.known_symbol(ahead, LOOK) else {
+            return entry(0, STEP_OTHER, 0, 0, KIND_LONG);
+        };
+        let (run, size) = (symbol >> 4, symbol & 15);
+        if size == 0 {
+            let kind = if run == 15 { KIND_LONG } else { KIND_END };
+            return entry(length, STEP_OTHER, 0, 0, kind);
+        }
+        let taken = length + size;
+        if taken > LOOK || size > 7 {
+            return entry(length, STEP_OTHER, run, size, KIND_LARGE);
+        }
+        let value = extend(ahead >> (LOOK - taken), size);
+        let one = entry(taken, run + 1, run, value, value & 255);
+        let rest = ahead << taken & mask;
+        let Some((length, symbol)) = self.known_symbol(rest, LOOK - taken) else { return one };
+        let (run2, size2) = (symbol >> 4, symbol & 15);
+        let both = taken + length + size2;
+        if size2 == 0 && run2 != 15 {
+            return entry(both, STEP_OTHER, run, value, KIND_LAST);
+        }
+        if size2 == 0 || size2 > 7 || both > LOOK {
+            return one;
+        }
+        let value2 = extend(ahead >> (LOOK - both), size2);
+        entry(both, run + 1 + run2 + 1, run, value, value2 & 255)
+    }
+
+    /// Takes the AC coefficients of a block, from [`Bits`] that hold a block's worth, and gives
+    /// each to `put`, with its place in zigzag order. Returns the last one's place.
+    #[inline(always)]
+    pub(super) fn block(
+        &self,
+        bits: &mut Bits,
+        window: &Window,
+        mut put: impl FnMut(usize, i16),
+    ) -> usize {
+        let mut k = 0;
+        loop {
+            bits.refill(window);
+            let entry = self.ahead[bits.peek(LOOK)];
+            let next = k + (entry >> 6 & 63) as usize;
+            let first = k + (entry >> 12 & 15) as usize + 1;
+            let value = (entry.cast_signed() << 8 >> 24) as i16;
+            if next < 63 {
+                bits.take(entry);
+                put(first, value);
+                put(next, (entry.cast_signed() >> 24) as i16);
+                k = next;
+                continue;
+            }
+            if entry >> 6 & 63 == STEP_OTHER {
+                match entry >> 24 {
+                    KIND_END => {
+                        bits.take(entry);
+                        return k;
+                    }
+                    KIND_LAST if first < 63 => {
+                        bits.take(entry);
+                        put(first, value);
+                        return first;
+                    }
+                    KIND_LARGE if first < 63 => {
+                        bits.take(entry);
+                        put(first, bits.value(entry >> 16 & 15));
+                        k = first;
+                        continue;
+                    }
+                    _ => {}
+                }
+            }
+            // One symbol at a time: a long code, a run of 16, or about to fill the block.
+            let symbol = self.codes.symbol(bits);
+            let (run, size) = (usize::from(symbol >> 4), u32::from(symbol & 15));
+            if size != 0 {
+                // A run beyond the block overwrites its last coefficient, as in libjpeg.
+                let place = (k + run + 1).min(63);
+                put(place, bits.value(size));
+                k += run + 1;
+            } else if run == 15 {
+                k += 16;
+            } else {
+                return k.min(63);
+            }
+            if k >= 63 {
+                return 63;
+            }
+        }
+    }
+}
+
+/// The value that `size` bits, the low ones of `raw`, stand for, in 8 bits.
+const fn extend(raw: u32, size: u32) -> u32 {
+    let raw = raw & ((1 << size) - 1);
+    if raw >> (size - 1) == 0 { (raw + 1).wrapping_sub(1 << size) & 255 } else { raw }
+}

@@ -1,0 +1,238 @@
+//! forebay's own JPEG decoder: the pixels of a box, and no more work than they need.
+//!
+//! ```text
+//!   marker    -> frame, tables, scan                      T.81 annex B
+//!   entry     -> the place to start at                     from the dataset's index
+//!   bits, huffman, scan -> coefficients of the MCUs needed T.81 annex F
+//!   idct      -> samples                                   bit-equal to libjpeg-turbo's islow
+//!   upsample, colour, region -> pixels of the box          bit-equal to its fancy upsampling
+//! ```
+//!
+//! It is for what photographs are: 8 bits, Huffman codes, sequential. For every file and every box
+//! the result equals the same box of the whole image as Pillow decodes it.
+
+mod bits;
+mod colour;
+mod entry;
+mod huffman;
+mod idct;
+mod marker;
+mod region;
+mod scan;
+mod upsample;
+
+use crate::sample::{Rect, Size, View};
+use bits::Window;
+use colour::Colour;
+use entry::{EntryPoints, Grid};
+use marker::{Frame, Headers, Process, Scan, Stop};
+use region::{Canvas, Geometry, Region};
+use scan::{Block, Place, ScanTables, Walk};
+
+/// Why a JPEG file, or a box of it, cannot be decoded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JpegError {
+    /// A sort of JPEG that this decoder leaves to others.
+    #[error("{what} is not decoded here")]
+    Unsupported {
+        /// What the file has.
+        what: &'static str,
+    },
+    /// The file is not one that libjpeg decodes.
+    #[error("not a good JPEG file: {what}, at byte {offset}")]
+    Malformed {
+        /// What is wrong.
+        what: &'static str,
+        /// Where in the file it was noticed.
+        offset: usize,
+    },
+    /// The file says that it is larger than Pillow opens.
+    #[error("an image of {} rows of {} pixels is too large", .size.height, .size.width)]
+    TooLarge {
+        /// What the file says.
+        size: Size,
+    },
+    /// A box that is empty, or does not lie in the image.
+    #[error("the box {region:?} does not lie in the image of {size:?}")]
+    Region {
+        /// The box.
+        region: Rect,
+        /// The image.
+        size: Size,
+    },
+    /// The entry points are not of this file; index the dataset again.
+    #[error("the entry points are {what}; run `forebay index` again")]
+    EntryPoints {
+        /// What is wrong with them.
+        what: &'static str,
+    },
+}
+
+/// Tables and geometry of one file, parsed and checked.
+#[derive(Clone, Debug)]
+pub struct Image<'a> {
+    file: &'a [u8],
+    headers: Headers<'a>,
+    frame: Frame,
+    geometry: Geometry,
+    colour: Colour,
+    scan: Scan,
+}
+
+/// Memory of one worker, reused from image to image.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    tables: ScanTables,
+    window: Window,
+    /// The coefficients of an MCU row's needed part.
+    blocks: Vec<Block>,
+    last: Vec<u8>,
+    canvas: Canvas,
+}
+
+/// Reads a file's markers up to its first scan.
+pub fn parse(file: &[u8]) -> Result<Image<'_>, JpegError> {
+    if !file.starts_with(&[0xFF, 0xD8, 0xFF]) {
+        return Err(JpegError::Malformed { what: "no start of image", offset: 0 });
+    }
+    let mut headers = Headers::default();
+    let Stop::Scan(scan) = headers.read(file, 2)? else {
+        return Err(JpegError::Malformed { what: "no scan", offset: file.len() });
+    };
+    let frame = headers.frame.expect("a scan needs a frame header");
+    let geometry = Geometry::new(&frame)?;
+    let mut ids = [0; marker::MAX_COMPONENTS];
+    for (id, component) in ids.iter_mut().zip(frame.components()) {
+        *id = component.id;
+    }
+    let colour = Colour::of(&headers, &ids[..frame.components().len()]);
+    Ok(Image { file, headers, frame, geometry, colour, scan })
+}
+
+impl Image<'_> {
+    /// Height and width in pixels.
+    pub const fn size(&self) -> Size {
+        self.frame.size
+    }
+
+    /// The pixels of a box. With the file's entry points, entropy decoding starts near the box.
+    pub fn decode<'s>(
+        &self,
+        region: Rect,
+        entries: Option<&[u8]>,
+        scratch: &'s mut Scratch,
+    ) -> Result<View<'s>, JpegError> {
+        if !region.fits(self.size()) {
+            return Err(JpegError::Region { region, size: self.size() });
+        }
+        self.sequential()?;
+        let quant = self.quantisers()?;
+        let Scratch { tables, window, blocks, last, canvas } = scratch;
+        tables.load(&self.headers.tables, &self.scan)?;
+        let entries = entries.filter(|packed| !packed.is_empty());
+        let entries = entries.map(|packed| EntryPoints::read(packed, self.grid())).transpose()?;
+        let mut walk = self.walk(tables, window);
+        if entries.is_none() {
+            walk.go_to(self.start(), usize::MAX);
+        }
+        let mut out = Region::new(&self.frame, &self.geometry, self.colour, region, canvas);
+        let across = self.geometry.grid.across;
+        let columns = out.mcu_columns.clone();
+        let per_mcu = self.geometry.blocks;
+        blocks.resize(columns.len() * per_mcu, Block::EMPTY);
+        last.resize(blocks.len(), 0);
+        for row in out.mcu_rows.clone() {
+            let first = row * across + columns.start;
+            if let Some(entries) = &entries {
+                let place = entries.before(row, columns.start, self.scan.data);
+                if place.mcu > walk.mcu() || row == out.mcu_rows.start {
+                    let likely = entries.bytes_to(row, columns.end, place, self.scan.data);
+                    walk.go_to(place, likely);
+                }
+            }
+            while walk.mcu() < first {
+                walk.skip()?;
+            }
+            for (blocks, last) in
+                blocks.chunks_exact_mut(per_mcu).zip(last.chunks_exact_mut(per_mcu))
+            {
+                walk.decode(blocks, last)?;
+            }
+            out.row(row, blocks, last, &quant);
+        }
+        Ok(View::new(&canvas.pixels, region.size()))
+    }
+
+    /// Checks the whole file as a decoder that shows it would, and returns entry points for each
+    /// `every` MCUs of each MCU row, packed.
+    pub fn entry_points(&self, every: u16, scratch: &mut Scratch) -> Result<Vec<u8>, JpegError> {
+        self.sequential()?;
+        self.quantisers()?;
+        let Scratch { tables, window, .. } = scratch;
+        tables.load(&self.headers.tables, &self.scan)?;
+        let mut walk = self.walk(tables, window);
+        walk.go_to(self.start(), usize::MAX);
+        let grid = self.grid();
+        let mut places: Vec<Place> = Vec::new();
+        for _ in 0..grid.down {
+            for column in 0..grid.across {
+                if column % u32::from(every) == 0 {
+                    places.push(walk.place());
+                }
+                walk.skip()?;
+            }
+        }
+        let mut after = self.headers.clone();
+        match after.read(self.file, walk.end()?)? {
+            Stop::End => Ok(entry::pack(&places, every, grid, self.scan.data)),
+            Stop::Scan(scan) => {
+                Err(JpegError::Malformed { what: "a scan too many", offset: scan.data })
+            }
+        }
+    }
+
+    fn sequential(&self) -> Result<(), JpegError> {
+        if self.frame.process == Process::Progressive {
+            return Err(JpegError::Unsupported { what: "progressive coding" });
+        }
+        if self.scan.components().len() != self.frame.components().len() {
+            return Err(JpegError::Unsupported { what: "a sequential image in several scans" });
+        }
+        if !self.scan.components().iter().map(|part| part.index).eq(0..self.grid().components) {
+            return Err(JpegError::Unsupported { what: "a scan in another order than its frame" });
+        }
+        Ok(())
+    }
+
+    /// The quantisation table of each component.
+    fn quantisers(&self) -> Result<[[u16; 64]; 4], JpegError> {
+        let mut quant = [[0; 64]; 4];
+        for (table, component) in quant.iter_mut().zip(self.frame.components()) {
+            let found = self.headers.tables.quant.get(component.quant).copied().flatten();
+            *table = found.ok_or(JpegError::Malformed {
+                what: "a component without its quantisation table",
+                offset: self.scan.data,
+            })?;
+        }
+        Ok(quant)
+    }
+
+    fn walk<'s>(&'s self, tables: &'s ScanTables, window: &'s mut Window) -> Walk<'s> {
+        let interval = self.headers.tables.restart_interval;
+        Walk::new(self.file, &self.frame, &self.scan, interval, (tables, window))
+    }
+
+    /// The place of the scan's first MCU.
+    fn start(&self) -> Place {
+        Place { byte: self.scan.data, ..Place::default() }
+    }
+
+    fn grid(&self) -> Grid {
+        Grid {
+            across: self.geometry.grid.across,
+            down: self.geometry.grid.down,
+            components: self.frame.components().len(),
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Walks the MCUs of one sequential scan: DC prediction, restart markers, damage.
+//!
+//! Damaged data is taken as libjpeg takes it, because Pillow shows such pictures:
+//!
+//! * a code that no table has counts as 0 (see [`super::huffman`]);
+//! * where a marker comes too early, the bits after it are zero up to the end of the MCU, and the
+//!   blocks of later MCUs are empty up to the next restart;
+//! * where a restart marker is not the one expected, [`Walk::restart`] decides as
+//!   `jpeg_resync_to_restart` does (T.81 leaves it open).
+//!
+//! Only the end of the file is an error, as in Pillow.
+//!
+//! All that the next MCU depends on is a [`Place`]. The walk can therefore start at any MCU whose
+//! place is known, and pass exactly through the states of a walk from the start.
+
+use super::JpegError;
+use super::bits::{Stream, Window};
+use super::huffman::{AcTable, DcTable};
+use super::marker::{Frame, MAX_COMPONENTS, Scan, Tables, next_marker};
+
+/// The most blocks in an MCU.
+pub(super) const MAX_BLOCKS: usize = 10;
+
+/// The coefficients of a block in natural order, not yet dequantised.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(32))]
+pub(super) struct Block(pub(super) [i16; 64]);
+
+impl Block {
+    pub(super) const EMPTY: Self = Self([0; 64]);
+}
+
+/// The place of each coefficient in natural order, by its place in zigzag order.
+pub(super) use super::marker::ZIGZAG;
+
+/// The state between two MCUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The number of MCUs before.
+    pub(super) mcu: u32,
+    /// The next bit, in the file.
+    pub(super) byte: usize,
+    /// Within the byte, 0 to 7.
+    pub(super) bit: u32,
+    /// Blocks are empty up to the next restart.
+    pub(super) exhausted: bool,
+    /// The DC coefficients that the next ones are differences to. 16 bits: a wider sum is cut to
+    /// 16 bits when it is stored.
+    pub(super) dc: [i16; MAX_COMPONENTS],
+}
+
+/// The tables of one scan, ready for use. A worker keeps them: many files have the same ones.
+#[derive(Debug)]
+pub(super) struct ScanTables {
+    dc: [(Vec<u8>, DcTable); MAX_COMPONENTS],
+    ac: [(Vec<u8>, AcTable); MAX_COMPONENTS],
+}
+
+impl Default for ScanTables {
+    fn default() -> Self {
+        Self {
+            dc: [const { (Vec::new(), DcTable::EMPTY) }; MAX_COMPONENTS],
+            ac: [const { (Vec::new(), AcTable::EMPTY) }; MAX_COMPONENTS],
+        }
+    }
+}
+
+impl ScanTables {
+    /// Prepares the tables that a scan names.
+    pub(super) fn load(&mut self, tables: &Tables<'_>, scan: &Scan) -> Result<(), JpegError> {
+        for part in scan.components() {
+            let missing = JpegError::Unsupported { what: "a scan without its Huffman tables" };
+            let dc = tables.dc[part.dc].ok_or_else(|| missing.clone())?;
+            let ac = tables.ac[part.ac].ok_or(missing)?;
+            let (key, table) = &mut self.dc[part.dc];
+            reload(key, dc, || table.set(dc))?;
+            let (key, table) = &mut self.ac[part.ac];
+            reload(key, ac, || table.set(ac))?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs `set` unless `key`, the specification that is loaded, is the one asked for.
+fn reload(
+    key: &mut Vec<u8>,
+    spec: super::marker::HuffmanSpec<'_>,
+    set: impl FnOnce() -> Result<(), JpegError>,
+) -> Result<(), JpegError> {
+    let same = key.len() == 16 + spec.symbols.len()
+        && key[..16] == *spec.counts
+        && key[16..] == *spec.symbols;
+    if !same {
+        key.clear();
+        set()?;
+        key.extend_from_slice(spec.counts);
+        key.extend_from_slice(spec.symbols);
+    }
+    Ok(())
+}
+
+/// One block of an MCU: its component and tables.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    component: usize,
+    dc: usize,
+    ac: usize,
+}
+
+/// A walk over the MCUs of a scan.
+#[derive(Debug)]
+pub(super) struct Walk<'a> {
+    stream: Stream<'a>,
+    file: &'a [u8],
+    tables: &'a ScanTables,
+    slots: [Slot; MAX_BLOCKS],
+    blocks: usize,
+    interval: u32,
+    /// MCUs up to the next restart.
+    to_go: u32,
+    place: Place,
+}
+
+impl<'a> Walk<'a> {
+    /// A walk that is nowhere yet: [`Walk::go_to`] comes first.
+    pub(super) fn new(
+        file: &'a [u8],
+        frame: &Frame,
+        scan: &Scan,
+        interval: u32,
+        (tables, window): (&'a ScanTables, &'a mut Window),
+    ) -> Self {
+        let mut slots = [Slot::default(); MAX_BLOCKS];
+        let mut blocks = 0;
+        for part in scan.components() {
+            let component = &frame.components()[part.index];
+            let single = scan.components().len() == 1;
+            let count = if single { 1 } else { component.h * component.v };
+            for _ in 0..count {
+                slots[blocks] = Slot { component: part.index, dc: part.dc, ac: part.ac };
+                blocks += 1;
+            }
+        }
+        let stream = Stream::new(file, window);
+        let place = Place::default();
+        Self { stream, file, tables, slots, blocks, interval, to_go: 0, place }
+    }
+
+    /// The number of MCUs before the next one.
+    pub(super) const fn mcu(&self) -> u32 {
+        self.place.mcu
+    }
+
+    /// Where the walk is now. It takes time in the bytes since the last call or jump.
+    pub(super) fn place(&mut self) -> Place {
+        let (byte, bit) = self.stream.place();
+        Place { byte, bit, ..self.place }
+    }
+
+    /// Jumps. `likely` is how many bytes will be read from there, as far as is known.
+    pub(super) fn go_to(&mut self, place: Place, likely: usize) {
+        self.place = place;
+        self.stream.seek(place.byte, place.bit, likely);
+        self.to_go = match (self.interval, place.mcu) {
+            (0, _) => u32::MAX,
+            (interval, 0) => interval,
+            (interval, mcu) => interval - 1 - (mcu - 1) % interval,
+        };
+    }
+
+    /// Passes over one MCU.
+    pub(super) fn skip(&mut self) -> Result<(), JpegError> {
+        self.mcu_with(|walk| {
+            for slot in &walk.slots[..walk.blocks] {
+                walk.stream.top_up();
+                let mut bits = walk.stream.bits;
+                let window = &*walk.stream.window;
+                let dc = walk.tables.dc[slot.dc].1.difference(&mut bits, window);
+                walk.tables.ac[slot.ac].1.block(&mut bits, window, |_, _| {});
+                walk.stream.bits = bits;
+                let sum = &mut walk.place.dc[slot.component];
+                *sum = sum.wrapping_add(dc);
+            }
+        })
+    }
+
+    /// Decodes one MCU: its blocks, and for each the place in zigzag order after which all
+    /// coefficients are zero.
+    pub(super) fn decode(&mut self, out: &mut [Block], last: &mut [u8]) -> Result<(), JpegError> {
+        debug_assert_eq!(out.len(), self.blocks);
+        if self.place.exhausted {
+            out.fill(Block::EMPTY);
+            last.fill(0);
+        }
+        self.mcu_with(|walk| {
+            let blocks = out.iter_mut().zip(last);
+            for (slot, (block, last)) in walk.slots[..walk.blocks].iter().zip(blocks) {
+                walk.stream.top_up();
+                let mut bits = walk.stream.bits;
+                let window = &*walk.stream.window;
+                *block = Block::EMPTY;
+                let dc = walk.tables.dc[slot.dc].1.difference(&mut bits, window);
+                let ac = &walk.tables.ac[slot.ac].1;
+                let end = ac.block(&mut bits, window, |k, value| {
+                    block.0[usize::from(ZIGZAG[k & 63]) & 63] = value;
+                });
+                *last = end as u8;
+                walk.stream.bits = bits;
+                let sum = &mut walk.place.dc[slot.component];
+                *sum = sum.wrapping_add(dc);
+                block.0[0] = *sum;
+            }
+        })
+    }
+
+    /// What surrounds each MCU: restarts before, and the end of the data after.
+    #[inline(always)]
+    fn mcu_with(&mut self, blocks: impl FnOnce(&mut Self)) -> Result<(), JpegError> {
+        if self.to_go == 0 {
+            self.restart()?;
+        }
+        self.to_go -= u32::from(self.interval != 0);
+        if !self.place.exhausted {
+            blocks(self);
+            if self.stream.overran() {
+                if self.stream.truncated() {
+                    return Err(self.stream.truncation());
+                }
+                self.place.exhausted = true;
+            }
+        }
+        self.place.mcu += 1;
+        Ok(())
+    }
+
+    /// Looks for the restart marker that is due. Where another one is found, its number tells
+    /// whether data was lost (so the marker stays, and this interval is empty), or is left over
+    /// from before (so the search goes on), or is anybody's guess (so it counts as the one due).
+    #[cold]
+    fn restart(&mut self) -> Result<(), JpegError> {
+        let due = ((self.place.mcu - 1) / self.interval) & 7;
+        let early = self.place.exhausted;
+        let (mut code, mut after) = self.stream.marker()?;
+        let passed = loop {
+            match (u32::from(code)).wrapping_sub(0xD0) {
+                number @ 0..=7 => match (number + 8 - due) & 7 {
+                    1 | 2 => break false,
+                    6 | 7 => {}
+                    _ => break true,
+                },
+                _ if code < 0xC0 => {}
+                _ => break false,
+            }
+            (code, after) =
+                next_marker(self.file, after).ok_or_else(|| self.stream.truncation())?;
+        };
+        let at = if passed { after } else { after - 2 };
+        let exhausted = early && !passed;
+        self.go_to(
+            Place { mcu: self.place.mcu, byte: at, exhausted, ..Place::default() },
+            usize::MAX,
+        );
+        self.to_go = self.interval;
+        Ok(())
+    }
+
+    /// The offset of the marker after the scan's data.
+    pub(super) fn end(&mut self) -> Result<usize, JpegError> {
+        self.stream.marker().map(|(_, after)| after - 2)
+    }
+}
