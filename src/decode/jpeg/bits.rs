@@ -138,9 +138,9 @@ impl<'a> Stream<'a> {
     #[cold]
     fn slide(&mut self) {
         if self.next != Next::Data {
-            // Only zeros are left, and they do not run out.
-            self.past_end |= self.overran();
-            self.bits.position = self.bits.position.min(self.filled);
+            // Only zeros are left, and more than the buffer holds of them were read.
+            self.past_end = true;
+            self.bits.position = self.filled;
             return;
         }
         let position = self.bits.position;
@@ -174,8 +174,8 @@ impl<'a> Stream<'a> {
         }
         self.limit = self.filled;
         if self.next != Next::Data {
-            self.window.0[self.filled..self.filled + BLOCK_BYTES].fill(0);
-            self.limit += BLOCK_BYTES;
+            self.limit += 8 + BLOCK_BYTES;
+            self.window.0[self.filled..self.limit].fill(0);
         }
     }
 
@@ -263,10 +263,7 @@ impl<'a> Stream<'a> {
 
     /// The error of a file that ends before its image does.
     pub(super) const fn truncation(&self) -> JpegError {
-        JpegError::Malformed {
-            what: "the file ends before the image does",
-            offset: self.file.len(),
-        }
+        JpegError::Truncated { length: self.file.len() }
     }
 }
 

@@ -74,8 +74,11 @@ unsafe fn pixels(y: *const u8, cb: *const u8, cr: *const u8, out: *mut u8) {
         _mm256_unpackhi_epi8(cb, zero),
         _mm256_unpackhi_epi8(cr, zero),
     );
-    let [r, g, b] = [0, 1, 2].map(|i| _mm256_packus_epi16(low[i], high[i]));
-    let parts = interleave(r, g, b);
+    let parts = interleave(
+        _mm256_packus_epi16(low[0], high[0]),
+        _mm256_packus_epi16(low[1], high[1]),
+        _mm256_packus_epi16(low[2], high[2]),
+    );
     // The low halves are the first 16 pixels, the high halves the others.
     for (i, part) in parts.into_iter().enumerate() {
         // SAFETY: 16 bytes from 16 i and from 48 + 16 i on, of 96.
@@ -86,17 +89,21 @@ unsafe fn pixels(y: *const u8, cb: *const u8, cr: *const u8, out: *mut u8) {
     }
 }
 
+/// `factor * x / 2`, rounded, over 2^16.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn rounded(x: __m256i, factor: i16) -> __m256i {
+    let high = _mm256_mulhi_epi16(x, _mm256_set1_epi16(factor));
+    _mm256_srai_epi16::<1>(_mm256_add_epi16(high, _mm256_set1_epi16(1)))
+}
+
 /// 16 pixels in 16 bits a sample.
+#[inline]
 #[target_feature(enable = "avx2")]
 fn convert(y: __m256i, cb: __m256i, cr: __m256i) -> [__m256i; 3] {
     let center = _mm256_set1_epi16(128);
-    let one = _mm256_set1_epi16(1);
     let (cb, cr) = (_mm256_sub_epi16(cb, center), _mm256_sub_epi16(cr, center));
     let (cb2, cr2) = (_mm256_add_epi16(cb, cb), _mm256_add_epi16(cr, cr));
-    let rounded = |x, factor| {
-        let high = _mm256_mulhi_epi16(x, _mm256_set1_epi16(factor));
-        _mm256_srai_epi16::<1>(_mm256_add_epi16(high, one))
-    };
     let r = _mm256_add_epi16(_mm256_add_epi16(y, cr), rounded(cr2, 26_345));
     let b = _mm256_add_epi16(_mm256_add_epi16(y, cb2), rounded(cb2, -14_942));
     let factors = _mm256_set1_epi32((18_734 << 16) | (-22_554 & 0xFFFF));
@@ -111,36 +118,51 @@ fn convert(y: __m256i, cb: __m256i, cr: __m256i) -> [__m256i; 3] {
     [r, g, b]
 }
 
+/// Byte `i` of a plane goes to byte `3 i` of the result, so to byte `3 i mod 16` of one of three
+/// registers: one shuffle a plane puts all of its bytes into place.
+const fn order(plane: usize) -> [i8; 16] {
+    let mut order = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        order[(3 * i + plane) % 16] = i as i8;
+        i += 1;
+    }
+    order
+}
+
+/// The bytes of a register that are `first` modulo 3.
+const fn every_third(first: usize) -> [i8; 16] {
+    let mut mask = [0; 16];
+    let mut i = first;
+    while i < 16 {
+        mask[i] = -1;
+        i += 3;
+    }
+    mask
+}
+
+const ORDER: [[i8; 16]; 3] = [order(0), order(1), order(2)];
+const THIRD: [[i8; 16]; 3] = [every_third(0), every_third(1), every_third(2)];
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn twice(bytes: &[i8; 16]) -> __m256i {
+    // SAFETY: 16 bytes.
+    _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
+}
+
 /// In each half, 16 pixels of three planes to 48 bytes.
+#[inline]
 #[target_feature(enable = "avx2")]
 fn interleave(r: __m256i, g: __m256i, b: __m256i) -> [__m256i; 3] {
-    // Each result byte `at` is byte `at / 3` of plane `at % 3`: rotate each plane's bytes into
-    // place once (byte i goes to 3 i mod 16), and then choose by plane.
-    const ORDER: [i8; 16] = [0, 11, 6, 1, 12, 7, 2, 13, 8, 3, 14, 9, 4, 15, 10, 5];
-    let order = |by: usize| {
-        let mut shifted = [0; 16];
-        for (i, to) in shifted.iter_mut().enumerate() {
-            *to = ORDER[(i + 16 - by) % 16];
-        }
-        // SAFETY: 16 bytes.
-        _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(shifted.as_ptr().cast()) })
-    };
-    let r = _mm256_shuffle_epi8(r, order(0));
-    let g = _mm256_shuffle_epi8(g, order(1));
-    let b = _mm256_shuffle_epi8(b, order(2));
-    let mask = |from: usize| {
-        let mut bytes = [0_i8; 16];
-        for i in (from..16).step_by(3) {
-            bytes[i] = -1;
-        }
-        // SAFETY: 16 bytes.
-        _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
-    };
-    let (m0, m1, m2) = (mask(0), mask(1), mask(2));
-    let choose = |r_at, g_at| {
-        let rg = _mm256_blendv_epi8(b, r, r_at);
-        _mm256_blendv_epi8(rg, g, g_at)
-    };
-    // 16 = 1 mod 3: the plane of the first byte goes r, g, b by way of offsets 0, 16, 32.
-    [choose(m0, m1), choose(m2, m0), choose(m1, m2)]
+    let r = _mm256_shuffle_epi8(r, twice(&ORDER[0]));
+    let g = _mm256_shuffle_epi8(g, twice(&ORDER[1]));
+    let b = _mm256_shuffle_epi8(b, twice(&ORDER[2]));
+    let [m0, m1, m2] = [twice(&THIRD[0]), twice(&THIRD[1]), twice(&THIRD[2])];
+    // The registers start with a byte of r, b, g: 16 = 1 mod 3.
+    [
+        _mm256_blendv_epi8(_mm256_blendv_epi8(b, r, m0), g, m1),
+        _mm256_blendv_epi8(_mm256_blendv_epi8(b, r, m2), g, m0),
+        _mm256_blendv_epi8(_mm256_blendv_epi8(b, r, m1), g, m2),
+    ]
 }

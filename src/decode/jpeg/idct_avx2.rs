@@ -45,6 +45,7 @@ impl Kernel {
 }
 
 /// The constants of a multiply-add: `a` for the first of each pair of inputs, `b` for the second.
+#[inline]
 #[target_feature(enable = "avx2")]
 fn pair(a: i32, b: i32) -> __m256i {
     _mm256_set1_epi32((a & 0xFFFF) | (b << 16))
@@ -79,11 +80,11 @@ unsafe fn two_blocks(a: &Block, b: &Block, quant: &[u16; 64], out: &mut [u8], st
         let mut columns = line::<SHIFT_COLUMNS>(x);
         if deep_a != deep_b {
             // Not the same thing where it overflows.
-            let keep = _mm256_set_m128i(
-                _mm_set1_epi8(-i8::from(deep_b)),
-                _mm_set1_epi8(-i8::from(deep_a)),
-            );
-            columns = columns.map(|column| _mm256_blendv_epi8(shallow, column, keep));
+            let (a, b) = (-i8::from(deep_a), -i8::from(deep_b));
+            let keep = _mm256_set_m128i(_mm_set1_epi8(b), _mm_set1_epi8(a));
+            for column in &mut columns {
+                *column = _mm256_blendv_epi8(shallow, *column, keep);
+            }
         }
         columns
     } else {
@@ -104,34 +105,46 @@ unsafe fn two_blocks(a: &Block, b: &Block, quant: &[u16; 64], out: &mut [u8], st
 /// Sums of products of `constants` with the pairs of `x` and `y`: low half, high half.
 type Wide = (__m256i, __m256i);
 
+#[inline]
 #[target_feature(enable = "avx2")]
 fn multiply((low, high): Wide, constants: __m256i) -> Wide {
     (_mm256_madd_epi16(low, constants), _mm256_madd_epi16(high, constants))
 }
 
+#[inline]
 #[target_feature(enable = "avx2")]
 fn interleave(x: __m256i, y: __m256i) -> Wide {
     (_mm256_unpacklo_epi16(x, y), _mm256_unpackhi_epi16(x, y))
 }
 
+#[inline]
 #[target_feature(enable = "avx2")]
 fn add(x: Wide, y: Wide) -> Wide {
     (_mm256_add_epi32(x.0, y.0), _mm256_add_epi32(x.1, y.1))
 }
 
+#[inline]
 #[target_feature(enable = "avx2")]
 fn sub(x: Wide, y: Wide) -> Wide {
     (_mm256_sub_epi32(x.0, y.0), _mm256_sub_epi32(x.1, y.1))
 }
 
 /// `x * 2^13`.
+#[inline]
 #[target_feature(enable = "avx2")]
 fn scale(x: __m256i) -> Wide {
     let (low, high) = interleave(_mm256_setzero_si256(), x);
     (_mm256_srai_epi32::<{ 16 - CONST_BITS }>(low), _mm256_srai_epi32::<{ 16 - CONST_BITS }>(high))
 }
 
+#[inline]
+#[target_feature(enable = "avx2")]
+fn narrow<const SHIFT: i32>((low, high): Wide) -> __m256i {
+    _mm256_packs_epi32(_mm256_srai_epi32::<SHIFT>(low), _mm256_srai_epi32::<SHIFT>(high))
+}
+
 /// As [`super::line`], of 16 lines.
+#[inline]
 #[target_feature(enable = "avx2")]
 fn line<const SHIFT: i32>(x: [__m256i; 8]) -> [__m256i; 8] {
     let z = interleave(x[2], x[6]);
@@ -156,16 +169,14 @@ fn line<const SHIFT: i32>(x: [__m256i; 8]) -> [__m256i; 8] {
     for i in 0..4 {
         let even = add(even[i], (half, half));
         let (up, down) = (add(even, odd[i]), sub(even, odd[i]));
-        let narrow = |(low, high): Wide| {
-            _mm256_packs_epi32(_mm256_srai_epi32::<SHIFT>(low), _mm256_srai_epi32::<SHIFT>(high))
-        };
-        out[i] = narrow(up);
-        out[7 - i] = narrow(down);
+        out[i] = narrow::<SHIFT>(up);
+        out[7 - i] = narrow::<SHIFT>(down);
     }
     out
 }
 
 /// Transposes the 8 x 8 values in each half.
+#[inline]
 #[target_feature(enable = "avx2")]
 fn transpose(x: [__m256i; 8]) -> [__m256i; 8] {
     let (a0, a1) = (_mm256_unpacklo_epi16(x[0], x[1]), _mm256_unpackhi_epi16(x[0], x[1]));
@@ -189,6 +200,7 @@ fn transpose(x: [__m256i; 8]) -> [__m256i; 8] {
 }
 
 /// Eight columns of levels around 0 to rows of samples: two rows of 16 in each result.
+#[inline]
 #[target_feature(enable = "avx2")]
 fn transpose_to_samples(x: [__m256i; 8]) -> [__m256i; 4] {
     let (c02, c13) = (_mm256_packs_epi16(x[0], x[2]), _mm256_packs_epi16(x[1], x[3]));
@@ -197,13 +209,16 @@ fn transpose_to_samples(x: [__m256i; 8]) -> [__m256i; 4] {
     let (c45, c67) = (_mm256_unpacklo_epi8(c46, c57), _mm256_unpackhi_epi8(c46, c57));
     let (low0, high0) = (_mm256_unpacklo_epi16(c01, c23), _mm256_unpackhi_epi16(c01, c23));
     let (low4, high4) = (_mm256_unpacklo_epi16(c45, c67), _mm256_unpackhi_epi16(c45, c67));
-    let rows = [
+    let center = _mm256_set1_epi8(-128);
+    let mut rows = [
         _mm256_unpacklo_epi32(low0, low4),
         _mm256_unpackhi_epi32(low0, low4),
         _mm256_unpacklo_epi32(high0, high4),
         _mm256_unpackhi_epi32(high0, high4),
     ];
-    // Each half holds two rows of its block: put the two blocks' rows side by side.
-    let center = _mm256_set1_epi8(-128);
-    rows.map(|two| _mm256_xor_si256(_mm256_permute4x64_epi64::<0b11_01_10_00>(two), center))
+    for two in &mut rows {
+        // Each half holds two rows of its block: put the two blocks' rows side by side.
+        *two = _mm256_xor_si256(_mm256_permute4x64_epi64::<0b11_01_10_00>(*two), center);
+    }
+    rows
 }

@@ -148,7 +148,7 @@ impl<'a> Headers<'a> {
     pub(super) fn read(&mut self, bytes: &'a [u8], mut at: usize) -> Result<Stop, JpegError> {
         loop {
             let (code, after) =
-                next_marker(bytes, at).ok_or(malformed("no end of image", bytes.len()))?;
+                next_marker(bytes, at).ok_or(JpegError::Truncated { length: bytes.len() })?;
             at = after;
             match code {
                 0x01 | 0xD0..=0xD7 => continue,
@@ -312,7 +312,7 @@ impl<'a> Headers<'a> {
 
 /// The body of the segment whose length is at `at`.
 fn segment(bytes: &[u8], at: usize) -> Result<&[u8], JpegError> {
-    let truncated = malformed("a marker segment beyond the end of the file", at);
+    let truncated = JpegError::Truncated { length: bytes.len() };
     let Some(&[high, low]) = bytes.get(at..at + 2) else { return Err(truncated) };
     let length = usize::from(u16::from_be_bytes([high, low]));
     if length < 2 {

@@ -47,6 +47,12 @@ pub enum JpegError {
         /// Where in the file it was noticed.
         offset: usize,
     },
+    /// The file ends before its image does.
+    #[error("the file ends at byte {length}, before its image does")]
+    Truncated {
+        /// The file's length.
+        length: usize,
+    },
     /// The file says that it is larger than Pillow opens.
     #[error("an image of {} rows of {} pixels is too large", .size.height, .size.width)]
     TooLarge {
@@ -183,13 +189,16 @@ impl Image<'_> {
                 walk.skip()?;
             }
         }
-        let mut after = self.headers.clone();
-        match after.read(self.file, walk.end()?)? {
-            Stop::End => Ok(entry::pack(&places, every, grid, self.scan.data)),
-            Stop::Scan(scan) => {
-                Err(JpegError::Malformed { what: "a scan too many", offset: scan.data })
+        // Pillow asks for a marker after the image, and for no error in what follows; that the
+        // end of the image follows it does not ask.
+        match self.headers.clone().read(self.file, walk.end()?) {
+            Ok(Stop::End) | Err(JpegError::Truncated { .. }) => {}
+            Ok(Stop::Scan(Scan { data: offset, .. })) => {
+                return Err(JpegError::Malformed { what: "a scan too many", offset });
             }
+            Err(error) => return Err(error),
         }
+        Ok(entry::pack(&places, every, grid, self.scan.data))
     }
 
     fn sequential(&self) -> Result<(), JpegError> {
