@@ -157,14 +157,8 @@ impl Image<'_> {
                     walk.go_to(place, likely);
                 }
             }
-            while walk.mcu() < first {
-                walk.skip()?;
-            }
-            for (blocks, last) in
-                blocks.chunks_exact_mut(per_mcu).zip(last.chunks_exact_mut(per_mcu))
-            {
-                walk.decode(blocks, last)?;
-            }
+            walk.skip_to(first)?;
+            walk.decode(blocks, last)?;
             out.row(row, blocks, last, &quant);
         }
         Ok(View::new(&canvas.pixels, region.size()))
@@ -181,14 +175,13 @@ impl Image<'_> {
         walk.go_to(self.start(), usize::MAX);
         let grid = self.grid();
         let mut places: Vec<Place> = Vec::new();
-        for _ in 0..grid.down {
-            for column in 0..grid.across {
-                if column % u32::from(every) == 0 {
-                    places.push(walk.place());
-                }
-                walk.skip()?;
+        for row in 0..grid.down {
+            for column in (0..grid.across).step_by(usize::from(every)) {
+                walk.skip_to(row * grid.across + column)?;
+                places.push(walk.place());
             }
         }
+        walk.skip_to(grid.down * grid.across)?;
         // Pillow asks for a marker after the image, and for no error in what follows; that the
         // end of the image follows it does not ask.
         match self.headers.clone().read(self.file, walk.end()?) {

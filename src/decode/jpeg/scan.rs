@@ -168,49 +168,69 @@ impl<'a> Walk<'a> {
         };
     }
 
-    /// Passes over one MCU.
-    pub(super) fn skip(&mut self) -> Result<(), JpegError> {
-        self.mcu_with(|walk| {
-            for slot in &walk.slots[..walk.blocks] {
-                walk.stream.top_up();
-                let mut bits = walk.stream.bits;
-                let window = &*walk.stream.window;
-                let dc = walk.tables.dc[slot.dc].1.difference(&mut bits, window);
-                walk.tables.ac[slot.ac].1.block(&mut bits, window, |_, _| {});
-                walk.stream.bits = bits;
-                let sum = &mut walk.place.dc[slot.component];
-                *sum = sum.wrapping_add(dc);
-            }
-        })
+    /// Passes over the MCUs before number `mcu`.
+    pub(super) fn skip_to(&mut self, mcu: u32) -> Result<(), JpegError> {
+        #[cfg(target_arch = "x86_64")]
+        if bmi2::available() {
+            return bmi2::skip_to(self, mcu);
+        }
+        self.skip_loop(mcu)
     }
 
-    /// Decodes one MCU: its blocks, and for each the place in zigzag order after which all
-    /// coefficients are zero.
+    /// Decodes as many MCUs as fill `out`: their blocks, and for each block the place in zigzag
+    /// order after which all coefficients are zero.
     pub(super) fn decode(&mut self, out: &mut [Block], last: &mut [u8]) -> Result<(), JpegError> {
-        debug_assert_eq!(out.len(), self.blocks);
-        if self.place.exhausted {
+        #[cfg(target_arch = "x86_64")]
+        if bmi2::available() {
+            return bmi2::decode(self, out, last);
+        }
+        self.decode_loop(out, last)
+    }
+
+    #[inline(always)]
+    fn skip_loop(&mut self, mcu: u32) -> Result<(), JpegError> {
+        while self.place.mcu < mcu {
+            self.mcu_with(|walk| {
+                for i in 0..walk.blocks {
+                    walk.block(i, |_, _| {});
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn decode_loop(&mut self, out: &mut [Block], last: &mut [u8]) -> Result<(), JpegError> {
+        let blocks = self.blocks;
+        for (out, last) in out.chunks_exact_mut(blocks).zip(last.chunks_exact_mut(blocks)) {
             out.fill(Block::EMPTY);
             last.fill(0);
+            self.mcu_with(|walk| {
+                for (i, (block, last)) in out.iter_mut().zip(last).enumerate() {
+                    let (dc, end) = walk.block(i, |k, value| {
+                        block.0[usize::from(ZIGZAG[k & 63]) & 63] = value;
+                    });
+                    block.0[0] = dc;
+                    *last = end as u8;
+                }
+            })?;
         }
-        self.mcu_with(|walk| {
-            let blocks = out.iter_mut().zip(last);
-            for (slot, (block, last)) in walk.slots[..walk.blocks].iter().zip(blocks) {
-                walk.stream.top_up();
-                let mut bits = walk.stream.bits;
-                let window = &*walk.stream.window;
-                *block = Block::EMPTY;
-                let dc = walk.tables.dc[slot.dc].1.difference(&mut bits, window);
-                let ac = &walk.tables.ac[slot.ac].1;
-                let end = ac.block(&mut bits, window, |k, value| {
-                    block.0[usize::from(ZIGZAG[k & 63]) & 63] = value;
-                });
-                *last = end as u8;
-                walk.stream.bits = bits;
-                let sum = &mut walk.place.dc[slot.component];
-                *sum = sum.wrapping_add(dc);
-                block.0[0] = *sum;
-            }
-        })
+        Ok(())
+    }
+
+    /// Takes block `i` of an MCU: its DC coefficient, and the place of its last coefficient.
+    #[inline(always)]
+    fn block(&mut self, i: usize, put: impl FnMut(usize, i16)) -> (i16, usize) {
+        let slot = &self.slots[i];
+        self.stream.top_up();
+        let mut bits = self.stream.bits;
+        let window = &*self.stream.window;
+        let difference = self.tables.dc[slot.dc].1.difference(&mut bits, window);
+        let end = self.tables.ac[slot.ac].1.block(&mut bits, window, put);
+        self.stream.bits = bits;
+        let dc = &mut self.place.dc[slot.component];
+        *dc = dc.wrapping_add(difference);
+        (*dc, end)
     }
 
     /// What surrounds each MCU: restarts before, and the end of the data after.
@@ -267,5 +287,44 @@ impl<'a> Walk<'a> {
     /// The offset of the marker after the scan's data.
     pub(super) fn end(&mut self) -> Result<usize, JpegError> {
         self.stream.marker().map(|(_, after)| after - 2)
+    }
+}
+
+/// The loops as compiled for machines with BMI2, whose shifts leave the flags alone.
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "calls of functions compiled for BMI2")]
+mod bmi2 {
+    use super::{Block, JpegError, Walk};
+
+    pub(super) fn available() -> bool {
+        is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("bmi2")
+    }
+
+    /// To be called where BMI2 is [`available`].
+    pub(super) fn skip_to(walk: &mut Walk<'_>, mcu: u32) -> Result<(), JpegError> {
+        #[target_feature(enable = "bmi1,bmi2")]
+        fn compiled(walk: &mut Walk<'_>, mcu: u32) -> Result<(), JpegError> {
+            walk.skip_loop(mcu)
+        }
+        // SAFETY: the caller found BMI2.
+        unsafe { compiled(walk, mcu) }
+    }
+
+    /// To be called where BMI2 is [`available`].
+    pub(super) fn decode(
+        walk: &mut Walk<'_>,
+        out: &mut [Block],
+        last: &mut [u8],
+    ) -> Result<(), JpegError> {
+        #[target_feature(enable = "bmi1,bmi2")]
+        fn compiled(
+            walk: &mut Walk<'_>,
+            out: &mut [Block],
+            last: &mut [u8],
+        ) -> Result<(), JpegError> {
+            walk.decode_loop(out, last)
+        }
+        // SAFETY: the caller found BMI2.
+        unsafe { compiled(walk, out, last) }
     }
 }
