@@ -80,9 +80,17 @@ impl Bits {
     /// Takes `size` bits, 0 to 15, as the value that they stand for (T.81 F.2.2.1, EXTEND).
     #[inline(always)]
     pub(super) const fn value(&mut self, size: u32) -> i16 {
-        let raw = ((self.buffer >> 1) >> (63 - size)) as i32;
-        let negative = !((self.buffer as i64) >> 63) as i32;
-        self.take(size);
+        self.last_value(size, size)
+    }
+
+    /// Takes as many bits as the six lowest bits of `n` say; the last `size` of them stand for a
+    /// value.
+    #[inline(always)]
+    pub(super) const fn last_value(&mut self, n: u32, size: u32) -> i16 {
+        let bits = self.buffer << (n.wrapping_sub(size) & 63);
+        let raw = ((bits >> 1) >> (63 - size)) as i32;
+        let negative = !((bits as i64) >> 63) as i32;
+        self.take(n);
         (raw + (negative & ((-1 << size) + 1))) as i16
     }
 }

@@ -1,16 +1,18 @@
 //! Huffman tables (T.81 annex C, F.2.2), arranged for looking ahead.
 //!
 //! The AC table resolves codes and values together. The next [`LOOK`] bits of the stream often
-//! hold two whole coefficients: code, value, code, value. One load then gives both runs, both
-//! values and the bits that they take, so the chain "load, shift, load" that bounds the loop is
-//! walked half as often. What does not fit (long codes, large values, the end of a block, a run
-//! that may leave the block) has [`STEP_OTHER`] for its step, more than any block has room for:
-//! the one comparison that guards the end of the block sends it to the slow path as well.
+//! hold a coefficient and the code of the next one. One load then gives both runs, the first
+//! value, the size of the second (which is cut out of the stream meanwhile) and the bits that all
+//! of them take, so that the chain "look up, shift, look up" that bounds the loop is walked half
+//! as often. What is different (long codes, the end of the block, a run that may leave the block)
+//! has [`STEP_OTHER`] for its step, more than any block has room for: the one comparison that
+//! guards the end of the block sends it to the slow path as well.
 //!
 //! ```text
-//!   31     24 23     16 15    12 11     6 5      0
-//!   value 2 | value 1 | run 1  | step   | bits      step: from the coefficient before to the last
-//!   kind    | size    | run    | 63     | bits      [`Kind`] of what does not fit
+//!   31    20 19   16 15    12 11     6 5      0
+//!   value 1 | size 2 | run 1  | step   | bits     both: steps from the coefficient before
+//!   -       | size   | run    | run + 1| bits     one: as if the second, in the same place
+//!   value   | kind   | run    | 63     | bits     else: [`KIND_END`] and the like
 //! ```
 
 use super::JpegError;
@@ -120,19 +122,22 @@ impl DcTable {
     #[inline(always)]
     pub(super) fn difference(&self, bits: &mut Bits, window: &Window) -> i16 {
         bits.refill(window);
-        let size = self.0.symbol(bits);
+        let entry = u32::from(self.0.short[bits.peek(LOOK_SYMBOL)]);
+        if entry != 0 {
+            let size = entry & 15;
+            return bits.last_value((entry >> 8) + size, size);
+        }
+        let size = self.0.long_symbol(bits);
         bits.value(u32::from(size))
     }
 }
 
-/// What an entry that is not one or two coefficients stands for.
+/// A code that the slow path takes.
 const KIND_LONG: u32 = 0;
 /// The end of the block.
 const KIND_END: u32 = 1;
 /// A coefficient, then the end of the block.
 const KIND_LAST: u32 = 2;
-/// A code whose value does not fit: `bits` are those of the code.
-const KIND_LARGE: u32 = 3;
 
 /// A table of AC codes.
 #[derive(Clone, Debug)]
@@ -141,8 +146,8 @@ pub(super) struct AcTable {
     codes: Codes,
 }
 
-const fn entry(bits: u32, step: u32, run: u32, low: u32, high: u32) -> u32 {
-    bits | step << 6 | run << 12 | (low & 255) << 16 | high << 24
+const fn entry(bits: u32, step: u32, run: u32, size: u32, value: u32) -> u32 {
+    bits | step << 6 | run << 12 | size << 16 | value << 20
 }
 
 impl AcTable {
@@ -173,33 +178,32 @@ impl AcTable {
     }
 
     fn resolve(&self, ahead: u32) -> u32 {
-        let mask = (1 << LOOK) - 1;
         let Some((length, symbol)) = self.known_symbol(ahead, LOOK) else {
-            return entry(0, STEP_OTHER, 0, 0, KIND_LONG);
+            return entry(0, STEP_OTHER, 0, KIND_LONG, 0);
         };
         let (run, size) = (symbol >> 4, symbol & 15);
         if size == 0 {
             let kind = if run == 15 { KIND_LONG } else { KIND_END };
-            return entry(length, STEP_OTHER, 0, 0, kind);
+            return entry(length, STEP_OTHER, 0, kind, 0);
         }
         let taken = length + size;
-        if taken > LOOK || size > 7 {
-            return entry(length, STEP_OTHER, run, size, KIND_LARGE);
-        }
-        let value = extend(ahead >> (LOOK - taken), size);
-        let one = entry(taken, run + 1, run, value, value & 255);
-        let rest = ahead << taken & mask;
-        let Some((length, symbol)) = self.known_symbol(rest, LOOK - taken) else { return one };
-        let (run2, size2) = (symbol >> 4, symbol & 15);
-        let both = taken + length + size2;
-        if size2 == 0 && run2 != 15 {
-            return entry(both, STEP_OTHER, run, value, KIND_LAST);
-        }
-        if size2 == 0 || size2 > 7 || both > LOOK {
+        let one = entry(taken, run + 1, run, size, 0);
+        if taken >= LOOK {
             return one;
         }
-        let value2 = extend(ahead >> (LOOK - both), size2);
-        entry(both, run + 1 + run2 + 1, run, value, value2 & 255)
+        let value = extend(ahead >> (LOOK - taken), size);
+        let rest = ahead << taken & ((1 << LOOK) - 1);
+        match self.known_symbol(rest, LOOK - taken) {
+            None | Some((_, 0xF0)) => one,
+            Some((length, symbol)) if symbol & 15 == 0 => {
+                entry(taken + length, STEP_OTHER, run, KIND_LAST, value)
+            }
+            Some((length, symbol)) => {
+                let (run2, size2) = (symbol >> 4, symbol & 15);
+                let bits = taken + length + size2;
+                entry(bits, run + 1 + run2 + 1, run, size2, value)
+            }
+        }
     }
 
     /// Takes the AC coefficients of a block, from [`Bits`] that hold a block's worth, and gives
@@ -217,33 +221,20 @@ impl AcTable {
             let entry = self.ahead[bits.peek(LOOK)];
             let next = k + (entry >> 6 & 63) as usize;
             let first = k + (entry >> 12 & 15) as usize + 1;
-            let value = (entry.cast_signed() << 8 >> 24) as i16;
+            let value = (entry.cast_signed() >> 20) as i16;
             if next < 63 {
-                bits.take(entry);
                 put(first, value);
-                put(next, (entry.cast_signed() >> 24) as i16);
+                put(next, bits.last_value(entry, entry >> 16 & 15));
                 k = next;
                 continue;
             }
-            if entry >> 6 & 63 == STEP_OTHER {
-                match entry >> 24 {
-                    KIND_END => {
-                        bits.take(entry);
-                        return k;
-                    }
-                    KIND_LAST if first < 63 => {
-                        bits.take(entry);
-                        put(first, value);
-                        return first;
-                    }
-                    KIND_LARGE if first < 63 => {
-                        bits.take(entry);
-                        put(first, bits.value(entry >> 16 & 15));
-                        k = first;
-                        continue;
-                    }
-                    _ => {}
-                }
+            let kind = entry >> 16 & 15;
+            if next == k + STEP_OTHER as usize && kind != KIND_LONG && first < 63 {
+                // Without a coefficient, its value goes where that of DC will overwrite it.
+                let last = kind == KIND_LAST;
+                bits.take(entry);
+                put(if last { first } else { 0 }, value);
+                return if last { first } else { k };
             }
             // One symbol at a time: a long code, a run of 16, or about to fill the block.
             let symbol = self.codes.symbol(bits);
@@ -265,8 +256,9 @@ impl AcTable {
     }
 }
 
-/// The value that `size` bits, the low ones of `raw`, stand for, in 8 bits.
+/// The value that `size` bits, the low ones of `raw`, stand for, in 12 bits.
 const fn extend(raw: u32, size: u32) -> u32 {
     let raw = raw & ((1 << size) - 1);
-    if raw >> (size - 1) == 0 { (raw + 1).wrapping_sub(1 << size) & 255 } else { raw }
+    let value = if raw >> (size - 1) == 0 { (raw + 1).wrapping_sub(1 << size) } else { raw };
+    value & 0xFFF
 }
