@@ -190,11 +190,12 @@ impl<'a> Walk<'a> {
     #[inline(always)]
     fn skip_loop(&mut self, mcu: u32) -> Result<(), JpegError> {
         while self.place.mcu < mcu {
-            self.mcu_with(|walk| {
-                for i in 0..walk.blocks {
-                    walk.block(i, |_, _| {});
+            if self.enter_mcu()? {
+                for i in 0..self.blocks {
+                    self.block(i, |_, _| {});
                 }
-            })?;
+            }
+            self.leave_mcu()?;
         }
         Ok(())
     }
@@ -205,15 +206,16 @@ impl<'a> Walk<'a> {
         for (out, last) in out.chunks_exact_mut(blocks).zip(last.chunks_exact_mut(blocks)) {
             out.fill(Block::EMPTY);
             last.fill(0);
-            self.mcu_with(|walk| {
+            if self.enter_mcu()? {
                 for (i, (block, last)) in out.iter_mut().zip(last).enumerate() {
-                    let (dc, end) = walk.block(i, |k, value| {
+                    let (dc, end) = self.block(i, |k, value| {
                         block.0[usize::from(ZIGZAG[k & 63]) & 63] = value;
                     });
                     block.0[0] = dc;
                     *last = end as u8;
                 }
-            })?;
+            }
+            self.leave_mcu()?;
         }
         Ok(())
     }
@@ -233,23 +235,26 @@ impl<'a> Walk<'a> {
         (*dc, end)
     }
 
-    /// What surrounds each MCU: restarts before, and the end of the data after.
+    /// Restarts where a restart is due. Returns whether there is data for the next MCU.
     #[inline(always)]
-    fn mcu_with(&mut self, blocks: impl FnOnce(&mut Self)) -> Result<(), JpegError> {
+    fn enter_mcu(&mut self) -> Result<bool, JpegError> {
         if self.to_go == 0 {
             self.restart()?;
         }
         self.to_go -= u32::from(self.interval != 0);
-        if !self.place.exhausted {
-            blocks(self);
-            if self.stream.overran() {
-                if self.stream.truncated() {
-                    return Err(self.stream.truncation());
-                }
-                self.place.exhausted = true;
-            }
-        }
+        Ok(!self.place.exhausted)
+    }
+
+    /// Looks whether the data ended inside the MCU.
+    #[inline(always)]
+    fn leave_mcu(&mut self) -> Result<(), JpegError> {
         self.place.mcu += 1;
+        if self.stream.overran() && !self.place.exhausted {
+            if self.stream.truncated() {
+                return Err(self.stream.truncation());
+            }
+            self.place.exhausted = true;
+        }
         Ok(())
     }
 
