@@ -22,13 +22,16 @@ const WINDOW: usize = 1 << 13;
 /// Bytes copied at once.
 const CHUNK: usize = 32;
 
+/// The bytes of the window.
+pub(super) type WindowBytes = [u8; WINDOW + BLOCK_BYTES + CHUNK];
+
 /// The window's memory, kept by a worker.
 #[derive(Debug)]
-pub(super) struct Window(Box<[u8; WINDOW + BLOCK_BYTES + CHUNK]>);
+pub(super) struct Window(pub(super) Box<WindowBytes>);
 
 impl Default for Window {
     fn default() -> Self {
-        Self(Box::new([0; WINDOW + BLOCK_BYTES + CHUNK]))
+        Self(Box::new([0; _]))
     }
 }
 
@@ -56,9 +59,10 @@ pub(super) struct Bits {
 impl Bits {
     /// Makes at least 56 bits readable.
     #[inline(always)]
-    pub(super) fn refill(&mut self, window: &Window) {
-        let next = window.0[self.position..].first_chunk().expect("`Stream::top_up` sees to it");
-        let next = u64::from_be_bytes(*next);
+    pub(super) fn refill(&mut self, window: &WindowBytes) {
+        let next = window.get(self.position..self.position.wrapping_add(8));
+        let next = next.expect("`Stream::top_up` sees to it");
+        let next = u64::from_be_bytes(next.try_into().expect("eight bytes"));
         self.buffer |= next >> self.count;
         self.position += ((63 - self.count) >> 3) as usize;
         self.count |= 56;
@@ -131,7 +135,7 @@ impl<'a> Stream<'a> {
         (self.at, self.origin) = (at.min(self.file.len()), at);
         (self.next, self.past_end) = (Next::Data, false);
         self.fill(likely.saturating_add(BLOCK_BYTES));
-        self.bits.refill(self.window);
+        self.bits.refill(&self.window.0);
         self.bits.take(bit);
     }
 

@@ -16,7 +16,7 @@
 //! ```
 
 use super::JpegError;
-use super::bits::{Bits, Window};
+use super::bits::{Bits, WindowBytes};
 use super::marker::HuffmanSpec;
 
 /// Bits that the AC table looks ahead.
@@ -81,23 +81,20 @@ impl Codes {
             bits.take(u32::from(entry >> 8));
             return entry as u8;
         }
-        self.long_symbol(bits)
+        let (length, symbol) = self.long(bits.peek(16) as u32);
+        bits.take(length);
+        symbol
     }
 
+    /// The length and the symbol of a code that is not short, by the next 16 bits. `Bits` do not
+    /// come in here, so that they can stay in registers.
     #[cold]
-    fn long_symbol(&self, bits: &mut Bits) -> u8 {
-        let ahead = bits.peek(16) as u32;
-        match (LOOK_SYMBOL + 1..=16).find(|&length| ahead < self.bound[length as usize]) {
-            Some(length) => {
-                bits.take(length);
-                let code = (ahead >> (16 - length)).cast_signed();
-                self.symbols[(code + self.offset[length as usize]) as usize & 255]
-            }
-            None => {
-                bits.take(17);
-                0
-            }
-        }
+    fn long(&self, ahead: u32) -> (u32, u8) {
+        let length = (LOOK_SYMBOL + 1..=16).find(|&length| ahead < self.bound[length as usize]);
+        length.map_or((17, 0), |length| {
+            let code = (ahead >> (16 - length)).cast_signed();
+            (length, self.symbols[(code + self.offset[length as usize]) as usize & 255])
+        })
     }
 }
 
@@ -120,14 +117,14 @@ impl DcTable {
 
     /// Takes one difference.
     #[inline(always)]
-    pub(super) fn difference(&self, bits: &mut Bits, window: &Window) -> i16 {
+    pub(super) fn difference(&self, bits: &mut Bits, window: &WindowBytes) -> i16 {
         bits.refill(window);
         let entry = u32::from(self.0.short[bits.peek(LOOK_SYMBOL)]);
         if entry != 0 {
             let size = entry & 15;
             return bits.last_value((entry >> 8) + size, size);
         }
-        let size = self.0.long_symbol(bits);
+        let size = self.0.symbol(bits);
         bits.value(u32::from(size))
     }
 }
@@ -212,7 +209,7 @@ impl AcTable {
     pub(super) fn block(
         &self,
         bits: &mut Bits,
-        window: &Window,
+        window: &WindowBytes,
         mut put: impl FnMut(usize, i16),
     ) -> usize {
         let mut k = 0;

@@ -226,7 +226,7 @@ impl<'a> Walk<'a> {
         let slot = &self.slots[i];
         self.stream.top_up();
         let mut bits = self.stream.bits;
-        let window = &*self.stream.window;
+        let window = &*self.stream.window.0;
         let difference = self.tables.dc[slot.dc].1.difference(&mut bits, window);
         let end = self.tables.ac[slot.ac].1.block(&mut bits, window, put);
         self.stream.bits = bits;
