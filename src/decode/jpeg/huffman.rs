@@ -213,43 +213,60 @@ impl AcTable {
         mut put: impl FnMut(usize, i16),
     ) -> usize {
         let mut k = 0;
-        loop {
+        'refill: loop {
             bits.refill(window);
-            let entry = self.ahead[bits.peek(LOOK)];
-            let next = k + (entry >> 6 & 63) as usize;
-            let first = k + (entry >> 12 & 15) as usize + 1;
-            let value = (entry.cast_signed() >> 20) as i16;
-            if next < 63 {
-                put(first, value);
-                put(next, bits.last_value(entry, entry >> 16 & 15));
-                k = next;
-                continue;
-            }
-            let kind = entry >> 16 & 15;
-            if next == k + STEP_OTHER as usize && kind != KIND_LONG && first < 63 {
-                // Without a coefficient, its value goes where that of DC will overwrite it.
-                let last = kind == KIND_LAST;
-                bits.take(entry);
-                put(if last { first } else { 0 }, value);
-                return if last { first } else { k };
-            }
-            // One symbol at a time: a long code, a run of 16, or about to fill the block.
-            let symbol = self.codes.symbol(bits);
-            let (run, size) = (usize::from(symbol >> 4), u32::from(symbol & 15));
-            if size != 0 {
-                // A run beyond the block overwrites its last coefficient, as in libjpeg.
-                let place = (k + run + 1).min(63);
-                put(place, bits.value(size));
-                k += run + 1;
-            } else if run == 15 {
-                k += 16;
-            } else {
-                return k.min(63);
-            }
-            if k >= 63 {
-                return 63;
+            // Two look-ups take at most 2 * (LOOK + 15) bits, and leave none that are not there.
+            for _ in 0..2 {
+                let entry = self.ahead[bits.peek(LOOK)];
+                let next = k + (entry >> 6 & 63) as usize;
+                let first = k + (entry >> 12 & 15) as usize + 1;
+                let value = (entry.cast_signed() >> 20) as i16;
+                if next < 63 {
+                    put(first, value);
+                    put(next, bits.last_value(entry, entry >> 16 & 15));
+                    k = next;
+                    continue;
+                }
+                let kind = entry >> 16 & 15;
+                if next == k + STEP_OTHER as usize && kind != KIND_LONG && first < 63 {
+                    // Without a coefficient, its value goes where that of DC will overwrite it.
+                    let last = kind == KIND_LAST;
+                    bits.take(entry);
+                    put(if last { first } else { 0 }, value);
+                    return if last { first } else { k };
+                }
+                k = match self.one(bits, window, k, &mut put) {
+                    Ok(k) => k,
+                    Err(end) => return end,
+                };
+                continue 'refill;
             }
         }
+    }
+
+    /// Takes one symbol: a long code, a run of 16, or one that is about to fill the block. Returns
+    /// the place of the last coefficient so far, as an error where it ends the block.
+    #[inline(always)]
+    fn one(
+        &self,
+        bits: &mut Bits,
+        window: &WindowBytes,
+        k: usize,
+        mut put: impl FnMut(usize, i16),
+    ) -> Result<usize, usize> {
+        bits.refill(window);
+        let symbol = self.codes.symbol(bits);
+        let (run, size) = (usize::from(symbol >> 4), u32::from(symbol & 15));
+        let next = match (run, size) {
+            (15, 0) => k + 16,
+            (_, 0) => return Err(k),
+            _ => {
+                // A run beyond the block overwrites its last coefficient, as in libjpeg.
+                put((k + run + 1).min(63), bits.value(size));
+                k + run + 1
+            }
+        };
+        if next < 63 { Ok(next) } else { Err(63) }
     }
 }
 
