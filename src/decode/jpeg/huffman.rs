@@ -20,7 +20,7 @@ use super::bits::{Bits, WindowBytes};
 use super::marker::HuffmanSpec;
 
 /// Bits that the AC table looks ahead.
-pub(super) const LOOK: u32 = 11;
+pub(super) const LOOK: u32 = 10;
 /// Bits that the table of single symbols looks ahead.
 const LOOK_SYMBOL: u32 = 9;
 /// The step of entries that the slow path takes care of.
