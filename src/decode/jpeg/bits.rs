@@ -65,7 +65,8 @@ impl Bits {
         let next = u64::from_be_bytes(next.try_into().expect("eight bytes"));
         self.buffer |= next >> self.count;
         self.position += ((63 - self.count) >> 3) as usize;
-        self.count |= 56;
+        // Not an addition: a bit more, if the bytes were already there.
+        self.count |= 0b11_1000;
     }
 
     /// The next `n` bits, 1 to 32, without taking them.
@@ -199,7 +200,7 @@ impl<'a> Stream<'a> {
             };
             let chunk: &[u8; CHUNK] = chunk.try_into().expect("a chunk");
             self.window.0[self.filled..self.filled + CHUNK].copy_from_slice(chunk);
-            let stop = chunk.iter().fold(false, |stop, &byte| stop | (byte == 0xFF));
+            let stop = chunk.iter().fold(0, |found, &byte| found | u8::from(byte == 0xFF)) != 0;
             let data =
                 if stop { chunk.iter().take_while(|&&byte| byte != 0xFF).count() } else { CHUNK };
             self.filled += data;

@@ -12,6 +12,7 @@
 //! doubled input: floor((floor(2 c x / 2^16) + 1) / 2) = floor((c x + 2^15) / 2^16).
 #![expect(unsafe_code, reason = "SIMD intrinsics over pointers checked above each use")]
 
+#[expect(clippy::wildcard_imports, reason = "intrinsics")]
 use std::arch::x86_64::*;
 
 use super::ycc_scalar;
@@ -106,7 +107,7 @@ fn convert(y: __m256i, cb: __m256i, cr: __m256i) -> [__m256i; 3] {
     let (cb2, cr2) = (_mm256_add_epi16(cb, cb), _mm256_add_epi16(cr, cr));
     let r = _mm256_add_epi16(_mm256_add_epi16(y, cr), rounded(cr2, 26_345));
     let b = _mm256_add_epi16(_mm256_add_epi16(y, cb2), rounded(cb2, -14_942));
-    let factors = _mm256_set1_epi32((18_734 << 16) | (-22_554 & 0xFFFF));
+    let factors = _mm256_unpacklo_epi16(_mm256_set1_epi16(-22_554), _mm256_set1_epi16(18_734));
     let half = _mm256_set1_epi32(1 << 15);
     let term =
         |pairs| _mm256_srai_epi32::<16>(_mm256_add_epi32(_mm256_madd_epi16(pairs, factors), half));

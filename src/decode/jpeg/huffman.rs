@@ -158,6 +158,11 @@ impl AcTable {
         Ok(())
     }
 
+    /// Takes one code: run and size.
+    pub(super) fn symbol(&self, bits: &mut Bits) -> u8 {
+        self.codes.symbol(bits)
+    }
+
     /// The symbol at the top of `ahead`, [`LOOK`] bits of which `left` are known, with its length.
     fn known_symbol(&self, ahead: u32, left: u32) -> Option<(u32, u32)> {
         let short = self.codes.short[(ahead >> (LOOK - LOOK_SYMBOL)) as usize];
@@ -192,7 +197,7 @@ impl AcTable {
         let rest = ahead << taken & ((1 << LOOK) - 1);
         match self.known_symbol(rest, LOOK - taken) {
             None | Some((_, 0xF0)) => one,
-            Some((length, symbol)) if symbol & 15 == 0 => {
+            Some((length, symbol)) if symbol % 16 == 0 => {
                 entry(taken + length, STEP_OTHER, run, KIND_LAST, value)
             }
             Some((length, symbol)) => {

@@ -1,9 +1,11 @@
 //! The inverse DCT of two blocks at once: one in each half of the registers.
 #![expect(unsafe_code, reason = "SIMD intrinsics over pointers checked above each use")]
 
+#[expect(clippy::wildcard_imports, reason = "intrinsics")]
 use std::arch::x86_64::*;
 
 use super::super::scan::Block;
+#[expect(clippy::wildcard_imports, reason = "its constants")]
 use super::*;
 
 /// Holding one proves that the machine has AVX2.

@@ -154,6 +154,9 @@ impl<'a> Headers<'a> {
                 0x01 | 0xD0..=0xD7 => continue,
                 0xD9 => return Ok(Stop::End),
                 0xD8 => return Err(malformed("second start of image", at)),
+                0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF if self.frame.is_some() => {
+                    return Err(malformed("second frame header", at));
+                }
                 0xC0..=0xCF | 0xDA..=0xDD | 0xE0..=0xEF | 0xFE => {}
                 _ => return Err(malformed("unknown marker", at)),
             }
@@ -171,9 +174,10 @@ impl<'a> Headers<'a> {
                 0xDA => return self.scan(body, at).map(Stop::Scan),
                 0xDB => self.quantisation(body, at)?,
                 0xDD => {
-                    let interval: [u8; 2] =
-                        body.try_into().map_err(|_| malformed("restart interval", at))?;
-                    self.tables.restart_interval = u32::from(u16::from_be_bytes(interval));
+                    let &[high, low] = body else {
+                        return Err(malformed("restart interval", at));
+                    };
+                    self.tables.restart_interval = u32::from(u16::from_be_bytes([high, low]));
                 }
                 0xE0 if body.len() >= 12 && body.starts_with(b"JFIF\0") => self.jfif = true,
                 0xEE if body.len() >= 12 && body.starts_with(b"Adobe") => {
@@ -185,11 +189,15 @@ impl<'a> Headers<'a> {
         }
     }
 
+    /// The quantisation table in force of a component, for a scan whose data is at `at`.
+    pub(super) fn quantiser(&self, component: usize, at: usize) -> Result<[u16; 64], JpegError> {
+        let component = self.frame.as_ref().and_then(|frame| frame.components().get(component));
+        let slot = component.and_then(|component| self.tables.quant.get(component.quant));
+        slot.copied().flatten().ok_or(malformed("a component without its quantisation table", at))
+    }
+
     /// SOF0, SOF1, SOF2 (T.81 B.2.2).
     fn frame(&mut self, code: u8, body: &[u8], at: usize) -> Result<(), JpegError> {
-        if self.frame.is_some() {
-            return Err(malformed("second frame header", at));
-        }
         let &[precision, y1, y0, x1, x0, count, ref rest @ ..] = body else {
             return Err(malformed("frame header", at));
         };

@@ -6,23 +6,37 @@
 //!   bits, huffman, scan -> coefficients of the MCUs needed T.81 annex F
 //!   idct      -> samples                                   bit-equal to libjpeg-turbo's islow
 //!   upsample, colour, region -> pixels of the box          bit-equal to its fancy upsampling
+//!   buffered, progressive -> the same from several scans   T.81 annex G
 //! ```
 //!
-//! It is for what photographs are: 8 bits, Huffman codes, sequential. For every file and every box
-//! the result equals the same box of the whole image as Pillow decodes it.
+//! It is for what photographs are: 8 bits and Huffman codes. For every file and every box the
+//! result equals the same box of the whole image as Pillow decodes it, damaged files included.
+
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "samples and bit fields: the casts keep the bits that are meant"
+)]
+#![expect(clippy::inline_always, reason = "loops that are compiled for several instruction sets")]
 
 mod bits;
+mod buffered;
 mod colour;
 mod entry;
 mod huffman;
 mod idct;
 mod marker;
+mod progressive;
 mod region;
 mod scan;
 mod upsample;
 
+use std::num::NonZeroU16;
+
 use crate::sample::{Rect, Size, View};
 use bits::Window;
+use buffered::Coefficients;
 use colour::Colour;
 use entry::{EntryPoints, Grid};
 use marker::{Frame, Headers, Process, Scan, Stop};
@@ -94,6 +108,7 @@ pub struct Scratch {
     /// The coefficients of an MCU row's needed part.
     blocks: Vec<Block>,
     last: Vec<u8>,
+    coefficients: Coefficients,
     canvas: Canvas,
 }
 
@@ -132,10 +147,12 @@ impl Image<'_> {
         if !region.fits(self.size()) {
             return Err(JpegError::Region { region, size: self.size() });
         }
-        self.sequential()?;
+        if !self.single() {
+            return self.decode_buffered(region, scratch);
+        }
         let quant = self.quantisers()?;
-        let Scratch { tables, window, blocks, last, canvas } = scratch;
-        tables.load(&self.headers.tables, &self.scan)?;
+        let Scratch { tables, window, blocks, last, canvas, .. } = scratch;
+        tables.load(&self.headers.tables, &self.scan, (true, true))?;
         let entries = entries.filter(|packed| !packed.is_empty());
         let entries = entries.map(|packed| EntryPoints::read(packed, self.grid())).transpose()?;
         let mut walk = self.walk(tables, window);
@@ -143,13 +160,10 @@ impl Image<'_> {
             walk.go_to(self.start(), usize::MAX);
         }
         let mut out = Region::new(&self.frame, &self.geometry, self.colour, region, canvas);
-        let across = self.geometry.grid.across;
         let columns = out.mcu_columns.clone();
-        let per_mcu = self.geometry.blocks;
-        blocks.resize(columns.len() * per_mcu, Block::EMPTY);
+        blocks.resize(columns.len() * self.geometry.blocks, Block::EMPTY);
         last.resize(blocks.len(), 0);
         for row in out.mcu_rows.clone() {
-            let first = row * across + columns.start;
             if let Some(entries) = &entries {
                 let place = entries.before(row, columns.start, self.scan.data);
                 if place.mcu > walk.mcu() || row == out.mcu_rows.start {
@@ -157,26 +171,66 @@ impl Image<'_> {
                     walk.go_to(place, likely);
                 }
             }
-            walk.skip_to(first)?;
+            walk.skip_to(row * self.geometry.grid.across + columns.start)?;
             walk.decode(blocks, last)?;
             out.row(row, blocks, last, &quant);
         }
         Ok(View::new(&canvas.pixels, region.size()))
     }
 
+    /// As [`Image::decode`], of an image in several scans.
+    fn decode_buffered<'s>(
+        &self,
+        region: Rect,
+        scratch: &'s mut Scratch,
+    ) -> Result<View<'s>, JpegError> {
+        self.read_coefficients(scratch)?;
+        let Scratch { blocks, last, coefficients, canvas, .. } = scratch;
+        let mut out = Region::new(&self.frame, &self.geometry, self.colour, region, canvas);
+        for row in out.mcu_rows.clone() {
+            blocks.clear();
+            for mcu in out.mcu_columns.clone() {
+                for (component, layout) in self.geometry.layouts().iter().enumerate() {
+                    blocks.extend((0..layout.h * layout.v).map(|i| {
+                        let (y, x) = (row * layout.v + i / layout.h, mcu * layout.h + i % layout.h);
+                        coefficients.block(component, y, x)
+                    }));
+                }
+            }
+            last.clear();
+            last.resize(blocks.len(), 63);
+            out.row(row, blocks, last, &coefficients.quant);
+        }
+        Ok(View::new(&canvas.pixels, region.size()))
+    }
+
+    fn read_coefficients(&self, scratch: &mut Scratch) -> Result<(), JpegError> {
+        let memory = (&mut scratch.tables, &mut scratch.window);
+        let headers = self.headers.clone();
+        scratch.coefficients.read(self.file, headers, &self.geometry, self.scan, memory)
+    }
+
     /// Checks the whole file as a decoder that shows it would, and returns entry points for each
-    /// `every` MCUs of each MCU row, packed.
-    pub fn entry_points(&self, every: u16, scratch: &mut Scratch) -> Result<Vec<u8>, JpegError> {
-        self.sequential()?;
+    /// `every` MCUs of each MCU row, packed. They are empty for an image in several scans, which has
+    /// none.
+    pub fn entry_points(
+        &self,
+        every: NonZeroU16,
+        scratch: &mut Scratch,
+    ) -> Result<Vec<u8>, JpegError> {
+        if !self.single() {
+            self.read_coefficients(scratch)?;
+            return Ok(Vec::new());
+        }
         self.quantisers()?;
         let Scratch { tables, window, .. } = scratch;
-        tables.load(&self.headers.tables, &self.scan)?;
+        tables.load(&self.headers.tables, &self.scan, (true, true))?;
         let mut walk = self.walk(tables, window);
         walk.go_to(self.start(), usize::MAX);
         let grid = self.grid();
         let mut places: Vec<Place> = Vec::new();
         for row in 0..grid.down {
-            for column in (0..grid.across).step_by(usize::from(every)) {
+            for column in (0..grid.across).step_by(usize::from(every.get())) {
                 walk.skip_to(row * grid.across + column)?;
                 places.push(walk.place());
             }
@@ -191,31 +245,20 @@ impl Image<'_> {
             }
             Err(error) => return Err(error),
         }
-        Ok(entry::pack(&places, every, grid, self.scan.data))
+        Ok(entry::pack(&places, every.get(), grid, self.scan.data))
     }
 
-    fn sequential(&self) -> Result<(), JpegError> {
-        if self.frame.process == Process::Progressive {
-            return Err(JpegError::Unsupported { what: "progressive coding" });
-        }
-        if self.scan.components().len() != self.frame.components().len() {
-            return Err(JpegError::Unsupported { what: "a sequential image in several scans" });
-        }
-        if !self.scan.components().iter().map(|part| part.index).eq(0..self.grid().components) {
-            return Err(JpegError::Unsupported { what: "a scan in another order than its frame" });
-        }
-        Ok(())
+    /// Whether one scan holds all components, in order: then pixels are made as it is read.
+    fn single(&self) -> bool {
+        let parts = self.scan.components().iter().map(|part| part.index);
+        self.frame.process == Process::Sequential && parts.eq(0..self.frame.components().len())
     }
 
     /// The quantisation table of each component.
     fn quantisers(&self) -> Result<[[u16; 64]; 4], JpegError> {
         let mut quant = [[0; 64]; 4];
-        for (table, component) in quant.iter_mut().zip(self.frame.components()) {
-            let found = self.headers.tables.quant.get(component.quant).copied().flatten();
-            *table = found.ok_or(JpegError::Malformed {
-                what: "a component without its quantisation table",
-                offset: self.scan.data,
-            })?;
+        for (index, table) in quant[..self.frame.components().len()].iter_mut().enumerate() {
+            *table = self.headers.quantiser(index, self.scan.data)?;
         }
         Ok(quant)
     }

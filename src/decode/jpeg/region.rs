@@ -43,7 +43,6 @@ pub(super) struct Layout {
     pub(super) height: u32,
     /// The first of its blocks in an MCU.
     pub(super) first_block: usize,
-    pub(super) quant: usize,
     upsampling: Upsampling,
 }
 
@@ -76,14 +75,14 @@ impl Geometry {
         let mut layouts = [Layout::default(); MAX_COMPONENTS];
         let mut blocks = 0;
         for (layout, component) in layouts.iter_mut().zip(components) {
-            let &Component { h, v, quant, .. } = component;
+            let &Component { h, v, .. } = component;
             if h_most % h != 0 || v_most % v != 0 {
                 return Err(JpegError::Unsupported { what: "sampling ratios that are fractions" });
             }
             let width = (size.width * h).div_ceil(h_most);
             let height = (size.height * v).div_ceil(v_most);
             let upsampling = Upsampling::new(h_most / h, v_most / v, width);
-            *layout = Layout { h, v, width, height, first_block: blocks, quant, upsampling };
+            *layout = Layout { h, v, width, height, first_block: blocks, upsampling };
             blocks += (h * v) as usize;
         }
         let fancy_across = layouts.iter().any(|layout| layout.upsampling.fancy_across);
@@ -124,11 +123,11 @@ struct Ring {
 }
 
 impl Ring {
-    /// The samples of a row from a column on, which may lie one before the first.
-    fn row(&self, y: u32, from: i64) -> &[u8] {
+    /// The samples of a row from the one before column `column` on.
+    fn around(&self, y: u32, column: u32) -> &[u8] {
         let start = (y % self.rows) as usize * self.stride;
-        let from = MARGIN as i64 + from - i64::from(self.left);
-        &self.samples[start..start + self.stride][from as usize..]
+        let before = MARGIN + (column - self.left) as usize - 1;
+        &self.samples[start..start + self.stride][before..]
     }
 }
 
@@ -281,8 +280,8 @@ impl Ring {
         let before = (columns.start % across) as usize;
         let width = columns.len();
         let out = &mut line[..count * across as usize];
-        let around = |y| &self.row(y, i64::from(first) - 1)[..count + 2];
-        let under = |y| &self.row(y, i64::from(first))[..count];
+        let around = |y| &self.around(y, first)[..count + 2];
+        let under = |y| &self.around(y, first)[1..=count];
         match (fancy_across, fancy_down) {
             (true, true) => upsample::both(around(near), around(far), &mut sums[..count + 2], out),
             (true, false) => upsample::across(around(near), out),

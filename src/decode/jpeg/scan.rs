@@ -16,7 +16,7 @@
 use super::JpegError;
 use super::bits::{Stream, Window};
 use super::huffman::{AcTable, DcTable};
-use super::marker::{Frame, MAX_COMPONENTS, Scan, Tables, next_marker};
+use super::marker::{Frame, HuffmanSpec, MAX_COMPONENTS, Scan, Tables, ZIGZAG, next_marker};
 
 /// The most blocks in an MCU.
 pub(super) const MAX_BLOCKS: usize = 10;
@@ -29,9 +29,6 @@ pub(super) struct Block(pub(super) [i16; 64]);
 impl Block {
     pub(super) const EMPTY: Self = Self([0; 64]);
 }
-
-/// The place of each coefficient in natural order, by its place in zigzag order.
-pub(super) use super::marker::ZIGZAG;
 
 /// The state between two MCUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,29 +50,38 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) struct ScanTables {
     dc: [(Vec<u8>, DcTable); MAX_COMPONENTS],
-    ac: [(Vec<u8>, AcTable); MAX_COMPONENTS],
+    ac: [(Vec<u8>, Box<AcTable>); MAX_COMPONENTS],
 }
 
 impl Default for ScanTables {
     fn default() -> Self {
         Self {
-            dc: [const { (Vec::new(), DcTable::EMPTY) }; MAX_COMPONENTS],
-            ac: [const { (Vec::new(), AcTable::EMPTY) }; MAX_COMPONENTS],
+            dc: std::array::from_fn(|_| (Vec::new(), DcTable::EMPTY)),
+            ac: std::array::from_fn(|_| (Vec::new(), Box::new(AcTable::EMPTY))),
         }
     }
 }
 
 impl ScanTables {
-    /// Prepares the tables that a scan names.
-    pub(super) fn load(&mut self, tables: &Tables<'_>, scan: &Scan) -> Result<(), JpegError> {
+    /// Prepares the tables that a scan names: those of DC, of AC or both.
+    pub(super) fn load(
+        &mut self,
+        tables: &Tables<'_>,
+        scan: &Scan,
+        (dc, ac): (bool, bool),
+    ) -> Result<(), JpegError> {
+        let missing = JpegError::Unsupported { what: "a scan without its Huffman tables" };
         for part in scan.components() {
-            let missing = JpegError::Unsupported { what: "a scan without its Huffman tables" };
-            let dc = tables.dc[part.dc].ok_or_else(|| missing.clone())?;
-            let ac = tables.ac[part.ac].ok_or(missing)?;
-            let (key, table) = &mut self.dc[part.dc];
-            reload(key, dc, || table.set(dc))?;
-            let (key, table) = &mut self.ac[part.ac];
-            reload(key, ac, || table.set(ac))?;
+            if dc {
+                let spec = tables.dc[part.dc].ok_or_else(|| missing.clone())?;
+                let (key, table) = &mut self.dc[part.dc];
+                reload(key, spec, || table.set(spec))?;
+            }
+            if ac {
+                let spec = tables.ac[part.ac].ok_or_else(|| missing.clone())?;
+                let (key, table) = &mut self.ac[part.ac];
+                reload(key, spec, || table.set(spec))?;
+            }
         }
         Ok(())
     }
@@ -84,7 +90,7 @@ impl ScanTables {
 /// Runs `set` unless `key`, the specification that is loaded, is the one asked for.
 fn reload(
     key: &mut Vec<u8>,
-    spec: super::marker::HuffmanSpec<'_>,
+    spec: HuffmanSpec<'_>,
     set: impl FnOnce() -> Result<(), JpegError>,
 ) -> Result<(), JpegError> {
     let same = key.len() == 16 + spec.symbols.len()
@@ -110,7 +116,7 @@ struct Slot {
 /// A walk over the MCUs of a scan.
 #[derive(Debug)]
 pub(super) struct Walk<'a> {
-    stream: Stream<'a>,
+    pub(super) stream: Stream<'a>,
     file: &'a [u8],
     tables: &'a ScanTables,
     slots: [Slot; MAX_BLOCKS],
@@ -118,6 +124,8 @@ pub(super) struct Walk<'a> {
     interval: u32,
     /// MCUs up to the next restart.
     to_go: u32,
+    /// Blocks to come that a progressive scan leaves as they are.
+    pub(super) ended: u32,
     place: Place,
 }
 
@@ -143,7 +151,7 @@ impl<'a> Walk<'a> {
         }
         let stream = Stream::new(file, window);
         let place = Place::default();
-        Self { stream, file, tables, slots, blocks, interval, to_go: 0, place }
+        Self { stream, file, tables, slots, blocks, interval, to_go: 0, ended: 0, place }
     }
 
     /// The number of MCUs before the next one.
@@ -160,6 +168,7 @@ impl<'a> Walk<'a> {
     /// Jumps. `likely` is how many bytes will be read from there, as far as is known.
     pub(super) fn go_to(&mut self, place: Place, likely: usize) {
         self.place = place;
+        self.ended = 0;
         self.stream.seek(place.byte, place.bit, likely);
         self.to_go = match (self.interval, place.mcu) {
             (0, _) => u32::MAX,
@@ -208,11 +217,7 @@ impl<'a> Walk<'a> {
             last.fill(0);
             if self.enter_mcu()? {
                 for (i, (block, last)) in out.iter_mut().zip(last).enumerate() {
-                    let (dc, end) = self.block(i, |k, value| {
-                        block.0[usize::from(ZIGZAG[k & 63]) & 63] = value;
-                    });
-                    block.0[0] = dc;
-                    *last = end as u8;
+                    *last = self.whole(i, block) as u8;
                 }
             }
             self.leave_mcu()?;
@@ -220,24 +225,50 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Takes block `i` of an MCU: its DC coefficient, and the place of its last coefficient.
+    /// Takes block `i` of an MCU into an empty one. Returns the place of its last coefficient.
     #[inline(always)]
-    fn block(&mut self, i: usize, put: impl FnMut(usize, i16)) -> (i16, usize) {
+    pub(super) fn whole(&mut self, i: usize, block: &mut Block) -> usize {
+        let last = self.block(i, |k, value| {
+            block.0[usize::from(ZIGZAG[k & 63]) & 63] = value;
+        });
+        block.0[0] = self.place.dc[self.slots[i].component];
+        last
+    }
+
+    /// Takes block `i` of an MCU. Returns the place of its last coefficient.
+    #[inline(always)]
+    fn block(&mut self, i: usize, put: impl FnMut(usize, i16)) -> usize {
         let slot = &self.slots[i];
         self.stream.top_up();
         let mut bits = self.stream.bits;
         let window = &*self.stream.window.0;
         let difference = self.tables.dc[slot.dc].1.difference(&mut bits, window);
-        let end = self.tables.ac[slot.ac].1.block(&mut bits, window, put);
+        let last = self.tables.ac[slot.ac].1.block(&mut bits, window, put);
         self.stream.bits = bits;
         let dc = &mut self.place.dc[slot.component];
         *dc = dc.wrapping_add(difference);
-        (*dc, end)
+        last
+    }
+
+    /// Takes the DC coefficient of block `i` of an MCU.
+    pub(super) fn dc(&mut self, i: usize) -> i16 {
+        let slot = &self.slots[i];
+        self.stream.top_up();
+        let table = &self.tables.dc[slot.dc].1;
+        let difference = table.difference(&mut self.stream.bits, &self.stream.window.0);
+        let dc = &mut self.place.dc[slot.component];
+        *dc = dc.wrapping_add(difference);
+        *dc
+    }
+
+    /// The AC table of block `i` of an MCU.
+    pub(super) fn ac_table(&self, i: usize) -> &'a AcTable {
+        &self.tables.ac[self.slots[i].ac].1
     }
 
     /// Restarts where a restart is due. Returns whether there is data for the next MCU.
     #[inline(always)]
-    fn enter_mcu(&mut self) -> Result<bool, JpegError> {
+    pub(super) fn enter_mcu(&mut self) -> Result<bool, JpegError> {
         if self.to_go == 0 {
             self.restart()?;
         }
@@ -247,7 +278,7 @@ impl<'a> Walk<'a> {
 
     /// Looks whether the data ended inside the MCU.
     #[inline(always)]
-    fn leave_mcu(&mut self) -> Result<(), JpegError> {
+    pub(super) fn leave_mcu(&mut self) -> Result<(), JpegError> {
         self.place.mcu += 1;
         if self.stream.overran() && !self.place.exhausted {
             if self.stream.truncated() {
