@@ -103,3 +103,42 @@ fn pixel_of(y: u8, cb: u8, cr: u8) -> [u8; 3] {
     ]
     .map(|sample| sample.clamp(0, 255) as u8)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn simd_equals_scalar_for_all_chroma() {
+        for y in [0, 1, 77, 128, 254, 255] {
+            for cb in 0..=255 {
+                let cr: Vec<u8> = (0..=255).collect();
+                let (y, cb) = ([y; 256], [cb; 256]);
+                let (mut fast, mut plain) = ([0; 768], [0; 768]);
+                ycc(&y, &cb, &cr, &mut fast);
+                ycc_scalar(&y, &cb, &cr, &mut plain);
+                assert_eq!(fast, plain, "y {} cb {}", y[0], cb[0]);
+            }
+        }
+    }
+
+    #[test]
+    fn simd_equals_scalar_for_all_widths() {
+        let samples: Vec<u8> = (0..300_u32).map(|i| (i * i >> 3) as u8).collect();
+        for width in 1..100 {
+            let [y, cb, cr] = [0, 70, 150].map(|from| &samples[from..from + width]);
+            let (mut fast, mut plain) = (vec![0; 3 * width], vec![0; 3 * width]);
+            ycc(y, cb, cr, &mut fast);
+            ycc_scalar(y, cb, cr, &mut plain);
+            assert_eq!(fast, plain, "width {width}");
+        }
+    }
+
+    #[test]
+    fn primary_colours() {
+        // JFIF's matrix, by hand.
+        assert_eq!(pixel_of(128, 128, 128), [128; 3]);
+        assert_eq!(pixel_of(76, 85, 255), [254, 0, 0]);
+        assert_eq!(pixel_of(29, 255, 107), [0, 0, 254]);
+    }
+}

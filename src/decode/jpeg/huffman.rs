@@ -281,3 +281,71 @@ const fn extend(raw: u32, size: u32) -> u32 {
     let value = if raw >> (size - 1) == 0 { (raw + 1).wrapping_sub(1 << size) } else { raw };
     value & 0xFFF
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::bits::Window;
+    use super::super::test_file::{AC_COUNTS, Numbers};
+    use super::*;
+
+    /// A block one symbol at a time (T.81 F.2.2.2), from the tables of single symbols.
+    fn one_by_one(table: &AcTable, bits: &mut Bits, window: &WindowBytes) -> ([i16; 64], usize) {
+        let (mut block, mut k) = ([0; 64], 0);
+        while k < 63 {
+            bits.refill(window);
+            let symbol = table.codes.symbol(bits);
+            match (usize::from(symbol >> 4), u32::from(symbol & 15)) {
+                (15, 0) => k += 16,
+                (_, 0) => break,
+                (run, size) => {
+                    k += run + 1;
+                    block[k.min(63)] = bits.value(size);
+                }
+            }
+        }
+        (block, k.min(63))
+    }
+
+    #[test]
+    fn looking_ahead_changes_nothing() {
+        let mut numbers = Numbers(5);
+        // Any symbols, some of them twice.
+        let symbols: Vec<u8> = (0..242).map(|_| numbers.next() as u8 & 0xF7).collect();
+        let mut table = AcTable::EMPTY;
+        table.set(HuffmanSpec { counts: &AC_COUNTS, symbols: &symbols }).unwrap();
+        let mut window = Window::default();
+        let mut ended = [0; 2];
+        for _ in 0..20_000 {
+            // Ones are rarer than zeros, so that short codes are as well met as long ones.
+            let sparse = numbers.below(2) == 0;
+            for byte in &mut window.0[..300] {
+                *byte = numbers.next() as u8;
+                if sparse {
+                    *byte &= numbers.next() as u8;
+                }
+            }
+            let (mut ahead, mut single) = (Bits::default(), Bits::default());
+            let mut block = [0; 64];
+            let last = table.block(&mut ahead, &window.0, |k, value| block[k] = value);
+            block[0] = 0;
+            let expected = one_by_one(&table, &mut single, &window.0);
+            assert_eq!((block, last), expected);
+            ahead.refill(&window.0);
+            single.refill(&window.0);
+            assert_eq!(ahead.peek(32), single.peek(32));
+            ended[usize::from(last == 63)] += 1;
+        }
+        assert!(ended.iter().all(|&blocks| blocks > 100), "{ended:?}");
+    }
+
+    #[test]
+    fn more_codes_than_fit_are_refused() {
+        let mut counts = [0; 16];
+        counts[1] = 4;
+        let spec = HuffmanSpec { counts: &counts, symbols: &[0, 1, 2, 3] };
+        assert!(AcTable::EMPTY.set(spec).is_err());
+        counts[1] = 3;
+        let spec = HuffmanSpec { counts: &counts, symbols: &[0, 1, 2] };
+        assert!(AcTable::EMPTY.set(spec).is_ok());
+    }
+}

@@ -137,3 +137,70 @@ fn line(x: [i16; 8], shift: i32) -> [i16; 8] {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_file::Numbers;
+    use super::*;
+
+    /// Blocks of many densities and sizes of coefficients, up to those that overflow.
+    fn blocks(numbers: &mut Numbers, count: usize) -> Vec<(Block, u8)> {
+        let mut one = || {
+            let mut block = Block::EMPTY;
+            let most = [4, 200, 5000, 65536][numbers.below(4) as usize];
+            let nonzero = [0, 1, 4, 64][numbers.below(4) as usize];
+            let within = [8, 64][numbers.below(2) as usize];
+            let mut value = || (numbers.below(most).cast_signed() - most as i64 / 2) as i16;
+            let values: Vec<i16> = (0..=nonzero).map(|_| value()).collect();
+            block.0[0] = values[0];
+            for &value in &values[1..] {
+                block.0[1 + numbers.below(within - 1) as usize] = value;
+            }
+            let flat = block.0[1..].iter().all(|&value| value == 0);
+            (block, if flat { 0 } else { 63 })
+        };
+        (0..count).map(|_| one()).collect()
+    }
+
+    #[test]
+    fn simd_equals_scalar() {
+        let mut numbers = Numbers(1);
+        for case in 0..3000 {
+            let count = 1 + case % 5;
+            let blocks = blocks(&mut numbers, count);
+            let most = [2, 40, 65536][case % 3];
+            let quant = std::array::from_fn(|_| numbers.below(most) as u16);
+            let stride = 8 * count + 32;
+            let (mut fast, mut plain) = (vec![0; 8 * stride], vec![0; 8 * stride]);
+            let all = || blocks.iter().map(|(block, last)| (block, *last));
+            row_of_blocks(all(), &quant, &mut fast, stride);
+            row_of_blocks_scalar(all(), &quant, &mut plain, stride);
+            for y in 0..8 {
+                let row = y * stride..y * stride + 8 * count;
+                assert_eq!(fast[row.clone()], plain[row], "row {y} of {blocks:?} by {quant:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_block_close_to_the_exact_transform() {
+        // The definition (T.81 A.3.3), in floating point.
+        let mut numbers = Numbers(2);
+        let mut block = Block::EMPTY;
+        for coefficient in &mut block.0 {
+            *coefficient = numbers.below(60) as i16 - 30;
+        }
+        let basis = |x: usize, u: usize| {
+            let scale = if u == 0 { 0.125_f64.sqrt() } else { 0.5 };
+            scale * (((2 * x + 1) * u) as f64 * std::f64::consts::PI / 16.0).cos()
+        };
+        let mut out = [0; 64];
+        row_of_blocks_scalar(std::iter::once((&block, 63)), &[1; 64], &mut out, 8);
+        for (i, &sample) in out.iter().enumerate() {
+            let terms =
+                (0..64).map(|j| f64::from(block.0[j]) * basis(i / 8, j / 8) * basis(i % 8, j % 8));
+            let exact = (terms.sum::<f64>() + 128.0).clamp(0.0, 255.0);
+            assert!((f64::from(sample) - exact).abs() <= 1.0, "sample {i}: {sample}, not {exact}");
+        }
+    }
+}

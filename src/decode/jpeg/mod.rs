@@ -30,6 +30,10 @@ mod marker;
 mod progressive;
 mod region;
 mod scan;
+#[cfg(test)]
+mod test_file;
+#[cfg(test)]
+mod tests;
 mod upsample;
 
 use std::num::NonZeroU16;

@@ -114,3 +114,78 @@ mod avx2 {
     compile!(down_loop(near: &[u8], far: &[u8], bias: u16, out: &mut [u8]));
     compile!(both_loop(near: &[u8], far: &[u8], sums: &mut [u16], out: &mut [u8]));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows of `width` samples, with their edges once more at either end.
+    fn row(width: usize, seed: usize) -> Vec<u8> {
+        let inner: Vec<u8> = (0..width).map(|x| (x * x * 37 + seed * 91) as u8).collect();
+        [&inner[..1], &inner, &inner[width - 1..]].concat()
+    }
+
+    /// One column between a sample and its neighbour, at the sample's quarter.
+    fn mixed(here: u16, neighbour: u16, bias: u16, shift: u32) -> u8 {
+        ((3 * here + neighbour + bias) >> shift) as u8
+    }
+
+    #[test]
+    fn columns_are_interpolated_up_to_the_edges() {
+        for width in 1..=33 {
+            let samples = row(width, 1);
+            let mut out = vec![0; 2 * width];
+            across(&samples, &mut out);
+            for x in 0..width {
+                let [left, here, right] = [0, 1, 2].map(|i| u16::from(samples[x + i]));
+                assert_eq!(out[2 * x], mixed(here, left, 1, 2), "{x} of {width}");
+                assert_eq!(out[2 * x + 1], mixed(here, right, 2, 2), "{x} of {width}");
+            }
+            // The outermost columns are the outermost samples.
+            assert_eq!([out[0], out[2 * width - 1]], [samples[1], samples[width]]);
+        }
+    }
+
+    #[test]
+    fn rows_and_columns_are_interpolated_together() {
+        for width in 1..=33 {
+            let (near, far) = (row(width, 1), row(width, 2));
+            let (mut sums, mut out) = (vec![0; width + 2], vec![0; 2 * width]);
+            both(&near, &far, &mut sums, &mut out);
+            let sum = |x: usize| 3 * u16::from(near[x]) + u16::from(far[x]);
+            for x in 0..width {
+                assert_eq!(out[2 * x], mixed(sum(x + 1), sum(x), 8, 4), "{x} of {width}");
+                assert_eq!(out[2 * x + 1], mixed(sum(x + 1), sum(x + 2), 7, 4), "{x} of {width}");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_are_interpolated() {
+        for width in 1..=33 {
+            let (near, far) = (row(width, 1), row(width, 2));
+            for bias in [1, 2] {
+                let mut out = vec![0; width];
+                down(&near[..width], &far[..width], bias, &mut out);
+                for x in 0..width {
+                    assert_eq!(out[x], mixed(near[x].into(), far[x].into(), bias, 2));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn compiled_twice_to_the_same() {
+        let (near, far) = (row(100, 3), row(100, 4));
+        let (mut sums, mut fast, mut plain) = (vec![0; 102], vec![0; 200], vec![0; 200]);
+        both(&near, &far, &mut sums, &mut fast);
+        both_loop(&near, &far, &mut sums, &mut plain);
+        assert_eq!(fast, plain);
+        across(&near, &mut fast);
+        across_loop(&near, &mut plain);
+        assert_eq!(fast, plain);
+        down(&near[..100], &far[..100], 1, &mut fast);
+        down_loop(&near[..100], &far[..100], 1, &mut plain);
+        assert_eq!(fast, plain);
+    }
+}
