@@ -159,7 +159,7 @@ impl<'a> Stream<'a> {
         let position = self.bits.position;
         self.window.0.copy_within(position..self.filled, 0);
         self.filled -= position;
-        self.gone += position;
+        self.gone = self.gone.wrapping_add(position);
         self.bits.position = 0;
         self.fill(WINDOW);
     }

@@ -54,6 +54,7 @@ impl Coefficients {
         let mut precision = [[UNKNOWN; 64]; MAX_COMPONENTS];
         let mut seen = [false; MAX_COMPONENTS];
         for _ in 0..MAX_SCANS {
+            let pass = Pass::of(frame.process, &scan)?;
             for part in scan.components() {
                 if !seen[part.index] {
                     seen[part.index] = true;
@@ -65,7 +66,7 @@ impl Coefficients {
                     bits[usize::from(from)..=usize::from(to)].fill(scan.approximation.1);
                 }
             }
-            let end = self.scan(file, &headers, geometry, &scan, (tables, window))?;
+            let end = self.scan(file, &headers, geometry, (&scan, pass), (tables, window))?;
             match headers.read(file, end)? {
                 Stop::Scan(next) => scan = next,
                 Stop::End => return finished(&frame, &precision),
@@ -99,11 +100,10 @@ impl Coefficients {
         file: &[u8],
         headers: &Headers<'_>,
         geometry: &Geometry,
-        scan: &Scan,
+        (scan, pass): (&Scan, Pass),
         (tables, window): (&mut ScanTables, &mut Window),
     ) -> Result<usize, JpegError> {
         let frame = headers.frame.as_ref().expect("a scan needs a frame header");
-        let pass = Pass::of(frame.process, scan)?;
         tables.load(&headers.tables, scan, pass.needs())?;
         let interval = headers.tables.restart_interval;
         let mut walk = Walk::new(file, frame, scan, interval, (tables, window));

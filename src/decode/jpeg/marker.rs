@@ -256,9 +256,6 @@ impl<'a> Headers<'a> {
                 return Err(malformed("a component twice in a scan", at));
             }
             let (dc, ac) = (usize::from(tables >> 4), usize::from(tables & 15));
-            if dc > 3 || ac > 3 {
-                return Err(malformed("Huffman table number", at));
-            }
             components[i] = ScanComponent { index, dc, ac };
         }
         let blocks =

@@ -70,8 +70,12 @@ impl ScanTables {
         scan: &Scan,
         (dc, ac): (bool, bool),
     ) -> Result<(), JpegError> {
+        let number = JpegError::Malformed { what: "Huffman table number", offset: scan.data };
         let missing = JpegError::Unsupported { what: "a scan without its Huffman tables" };
         for part in scan.components() {
+            if (dc && part.dc > 3) || (ac && part.ac > 3) {
+                return Err(number);
+            }
             if dc {
                 let spec = tables.dc[part.dc].ok_or_else(|| missing.clone())?;
                 let (key, table) = &mut self.dc[part.dc];

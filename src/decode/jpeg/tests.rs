@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::test_file::TestFile;
+use super::test_file::{Scans, TestFile};
 use super::*;
 
 /// Whatever the bytes, box and entry points: no panic, and boxes agree with the whole.
@@ -61,13 +61,19 @@ fn factors() -> impl Strategy<Value = Vec<(u8, u8)>> {
 
 fn files() -> impl Strategy<Value = TestFile> {
     let interval = prop_oneof![Just(0), 1_u16..9];
-    (1_u16..80, 1_u16..80, factors(), interval, any::<u64>()).prop_map(
-        |(height, width, factors, restart_interval, seed)| TestFile {
+    let scans = prop_oneof![
+        4 => Just(Scans::Interleaved),
+        1 => Just(Scans::Separate),
+        1 => Just(Scans::Progressive),
+    ];
+    (1_u16..80, 1_u16..80, factors(), interval, any::<u64>(), scans).prop_map(
+        |(height, width, factors, restart_interval, seed, scans)| TestFile {
             height,
             width,
             factors,
             restart_interval,
             seed,
+            scans,
         },
     )
 }
@@ -90,6 +96,22 @@ proptest! {
         let checked = parse(&file).unwrap().entry_points(NonZeroU16::MIN, &mut Scratch::default());
         prop_assert!(checked.is_ok(), "{checked:?}");
         decode_anything(&file, region, every, &[]);
+    }
+
+    #[test]
+    fn scans_do_not_change_pixels(mut file in files()) {
+        let mut pixels = |scans| {
+            file.scans = scans;
+            let bytes = file.encode();
+            let image = parse(&bytes).unwrap();
+            let mut scratch = Scratch::default();
+            image.entry_points(NonZeroU16::MIN, &mut scratch).unwrap();
+            let whole = image.decode(image.size().whole(), None, &mut scratch).unwrap();
+            whole.data().to_vec()
+        };
+        let interleaved = pixels(Scans::Interleaved);
+        prop_assert!(pixels(Scans::Separate) == interleaved);
+        prop_assert!(pixels(Scans::Progressive) == interleaved);
     }
 
     #[test]
@@ -139,8 +161,8 @@ proptest! {
         let mut forged =
             image.entry_points(NonZeroU16::new(every).unwrap(), &mut scratch).unwrap();
         for (at, byte) in damage {
-            let at = at.index(forged.len());
-            forged[at] = byte;
+            let at = at.index(forged.len().max(1));
+            forged.get_mut(at..=at).into_iter().for_each(|part| part.fill(byte));
         }
         decode_anything(&file, clamp(region, image.size()), every, &forged);
     }
@@ -154,8 +176,8 @@ proptest! {
 
 /// A file of one row of blocks, whose header says that it is larger.
 fn with_size(height: u16, width: u16) -> Vec<u8> {
-    let factors = vec![(2, 2), (1, 1), (1, 1)];
-    let file = TestFile { height: 16, width: 600, factors, restart_interval: 0, seed: 1 };
+    let (factors, scans) = (vec![(2, 2), (1, 1), (1, 1)], Scans::Interleaved);
+    let file = TestFile { height: 16, width: 600, factors, restart_interval: 0, seed: 1, scans };
     let mut bytes = file.encode();
     let frame = bytes.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
     bytes[frame + 5..frame + 7].copy_from_slice(&height.to_be_bytes());
