@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn simd_equals_scalar_for_all_widths() {
-        let samples: Vec<u8> = (0..300_u32).map(|i| (i * i >> 3) as u8).collect();
+        let samples: Vec<u8> = (0..300_u32).map(|i| ((i * i) >> 3) as u8).collect();
         for width in 1..100 {
             let [y, cb, cr] = [0, 70, 150].map(|from| &samples[from..from + width]);
             let (mut fast, mut plain) = (vec![0; 3 * width], vec![0; 3 * width]);

@@ -11,8 +11,11 @@
 //! The shifted terms of r and b come from a multiplication that keeps the high half, of the
 //! doubled input: floor((floor(2 c x / 2^16) + 1) / 2) = floor((c x + 2^15) / 2^16).
 #![expect(unsafe_code, reason = "SIMD intrinsics over pointers checked above each use")]
+#![cfg_attr(
+    not(test),
+    expect(clippy::wildcard_imports, reason = "intrinsics, and the constants of the scalar twin")
+)]
 
-#[expect(clippy::wildcard_imports, reason = "intrinsics")]
 use std::arch::x86_64::*;
 
 use super::ycc_scalar;
@@ -30,6 +33,7 @@ impl Kernel {
     }
 
     /// As [`super::ycc_scalar`].
+    #[expect(clippy::unused_self, reason = "holding it is the proof that this may run")]
     pub(super) fn ycc(self, y: &[u8], cb: &[u8], cr: &[u8], out: &mut [u8]) {
         let width = out.len() / 3;
         let (y, cb, cr) = (&y[..width], &cb[..width], &cr[..width]);

@@ -1,11 +1,13 @@
 //! The inverse DCT of two blocks at once: one in each half of the registers.
 #![expect(unsafe_code, reason = "SIMD intrinsics over pointers checked above each use")]
+#![cfg_attr(
+    not(test),
+    expect(clippy::wildcard_imports, reason = "intrinsics, and the constants of the scalar twin")
+)]
 
-#[expect(clippy::wildcard_imports, reason = "intrinsics")]
 use std::arch::x86_64::*;
 
 use super::super::scan::Block;
-#[expect(clippy::wildcard_imports, reason = "its constants")]
 use super::*;
 
 /// Holding one proves that the machine has AVX2.
@@ -18,6 +20,7 @@ impl Kernel {
     }
 
     /// As [`super::row_of_blocks_scalar`].
+    #[expect(clippy::unused_self, reason = "holding it is the proof that this may run")]
     pub(super) fn row_of_blocks<'a>(
         self,
         mut blocks: impl Iterator<Item = (&'a Block, u8)>,

@@ -31,7 +31,7 @@ impl Walk<'_> {
         (usize::from(symbol >> 4), u32::from(symbol & 15))
     }
 
-    /// The length of a run of blocks that end here, this one included (T.81 G.1.2.2, EOBn).
+    /// The length of a run of blocks that end here, this one included (T.81 G.1.2.2, `EOBn`).
     fn run_of_ends(&mut self, run: usize) -> u32 {
         (1 << run) + self.bits(run as u32)
     }
@@ -99,8 +99,8 @@ impl Walk<'_> {
         block: &mut Block,
     ) -> usize {
         let mut left = run;
-        for k in from..=to {
-            let value = &mut block.0[usize::from(ZIGZAG[k])];
+        for (k, &place) in ZIGZAG.iter().enumerate().take(to + 1).skip(from) {
+            let value = &mut block.0[usize::from(place)];
             if *value == 0 {
                 if left == 0 {
                     return k;

@@ -180,9 +180,10 @@ impl TestFile {
 
     fn planes(&self, numbers: &mut Numbers) -> Vec<Plane> {
         let single = self.factors.len() == 1;
-        let factors: Vec<(u32, u32)> = match single {
-            true => vec![(1, 1)],
-            false => self.factors.iter().map(|&(h, v)| (h.into(), v.into())).collect(),
+        let factors: Vec<(u32, u32)> = if single {
+            vec![(1, 1)]
+        } else {
+            self.factors.iter().map(|&(h, v)| (h.into(), v.into())).collect()
         };
         let most = |of: fn(&(u32, u32)) -> u32| factors.iter().map(of).max().unwrap();
         let (h_most, v_most) = (most(|factor| factor.0), most(|factor| factor.1));
@@ -295,7 +296,7 @@ impl Writer {
             for _ in 0..run / 16 {
                 self.symbol(0xF0, symbols);
             }
-            self.symbol(run % 16 << 4 | size_of(value) as u8, symbols);
+            self.symbol(((run % 16) << 4) | size_of(value) as u8, symbols);
             self.value(value, size_of(value));
             run = 0;
         }
