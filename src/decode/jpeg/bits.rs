@@ -65,7 +65,7 @@ impl Bits {
         let next = u64::from_be_bytes(next.try_into().expect("eight bytes"));
         self.buffer |= next >> self.count;
         self.position += ((63 - self.count) >> 3) as usize;
-        // Not an addition: a bit more, if the bytes were already there.
+        // 56 and the bits that a whole byte did not fit into.
         self.count |= 0b11_1000;
     }
 

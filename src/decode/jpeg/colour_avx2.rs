@@ -85,7 +85,7 @@ unsafe fn pixels(y: *const u8, cb: *const u8, cr: *const u8, out: *mut u8) {
         _mm256_packus_epi16(low[2], high[2]),
     );
     // The low halves are the first 16 pixels, the high halves the others.
-    for (i, part) in parts.into_iter().enumerate() {
+    for (i, &part) in parts.iter().enumerate() {
         // SAFETY: 16 bytes from 16 i and from 48 + 16 i on, of 96.
         unsafe {
             _mm_storeu_si128(out.add(16 * i).cast(), _mm256_castsi256_si128(part));

@@ -97,7 +97,7 @@ unsafe fn two_blocks(a: &Block, b: &Block, quant: &[u16; 64], out: &mut [u8], st
     };
     let rows = line::<SHIFT_ROWS>(transpose(columns));
     let samples = transpose_to_samples(rows);
-    for (i, two) in samples.into_iter().enumerate() {
+    for (i, &two) in samples.iter().enumerate() {
         // SAFETY: rows 2 i and 2 i + 1, at most 7, of 16 bytes.
         unsafe {
             let row = out.as_mut_ptr().add(2 * i * stride);

@@ -368,3 +368,55 @@ mod bmi2 {
         unsafe { compiled(walk, out, last) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_file::{Scans, TestFile};
+    use super::super::{Headers, Stop};
+    use super::*;
+
+    /// The coefficients of all MCUs but the first three, by a function that decodes.
+    fn blocks(
+        file: &[u8],
+        skip: impl Fn(&mut Walk<'_>) -> Result<(), JpegError>,
+        decode: impl Fn(&mut Walk<'_>, &mut [Block], &mut [u8]) -> Result<(), JpegError>,
+    ) -> (Vec<[i16; 64]>, Vec<u8>) {
+        let mut headers = Headers::default();
+        let Stop::Scan(scan) = headers.read(file, 2).unwrap() else { panic!("no scan") };
+        let (mut tables, mut window) = (ScanTables::default(), Window::default());
+        tables.load(&headers.tables, &scan, (true, true)).unwrap();
+        let frame = headers.frame.unwrap();
+        let interval = headers.tables.restart_interval;
+        let mut walk = Walk::new(file, &frame, &scan, interval, (&tables, &mut window));
+        walk.go_to(Place { byte: scan.data, ..Place::default() }, 0);
+        let (mut out, mut last) = (vec![Block::EMPTY; 6 * 9], vec![0; 6 * 9]);
+        skip(&mut walk).unwrap();
+        decode(&mut walk, &mut out, &mut last).unwrap();
+        assert_eq!(walk.mcu(), 12);
+        (out.iter().map(|block| block.0).collect(), last)
+    }
+
+    #[test]
+    fn compiled_twice_to_the_same() {
+        for seed in 0..50 {
+            let file = TestFile {
+                height: 40,
+                width: 60,
+                factors: vec![(2, 2), (1, 1), (1, 1)],
+                restart_interval: 5,
+                seed,
+                scans: Scans::Interleaved,
+            };
+            let file = file.encode();
+            let dispatched =
+                blocks(&file, |walk| walk.skip_to(3), |walk, out, last| walk.decode(out, last));
+            let plain = blocks(
+                &file,
+                |walk| walk.skip_loop(3),
+                |walk, out, last| walk.decode_loop(out, last),
+            );
+            assert_eq!(dispatched, plain);
+            assert!(dispatched.0.iter().any(|block| block[1..] != [0; 63]));
+        }
+    }
+}
