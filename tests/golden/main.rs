@@ -5,6 +5,7 @@ mod case;
 mod chain;
 mod crop;
 mod decode;
+mod jpeg_exact;
 mod mixup;
 mod randaug;
 mod sampler;
@@ -17,6 +18,7 @@ fn main() {
     assert!(folder.is_dir(), "no golden data at {}", folder.display());
     let suites = [
         decode::trials,
+        jpeg_exact::trials,
         crop::trials,
         randaug::trials,
         chain::trials,

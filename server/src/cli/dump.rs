@@ -97,7 +97,7 @@ fn write_decoded(folder: &Path, request: &Request, microbatch: &Microbatch) -> a
     for record in records {
         let size = request.dataset.record(record).size;
         let bytes = request.dataset.read(record, &mut scratch)?;
-        let region = decoder.decode(bytes, size.whole())?;
+        let region = decoder.decode(bytes, size.whole(), &[])?;
         let pixels = region.crop(size.whole());
         let path = folder.join(format!("{record}.png"));
         image::save_buffer(&path, pixels.data(), size.width, size.height, image::ColorType::Rgb8)
