@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use forebay::Error;
-use forebay_proto::frame;
+use forebay_proto::header;
 use forebay_proto::v1::{
     self, DType, DescribeResponse, ExplainRequest, FetchRequest, Layout, MixedBy, StreamRequest,
 };
@@ -187,7 +187,7 @@ fn ahead(facts: &DescribeResponse, limits: &Limits, output: Output, credit: u64)
     let credit = if credit == 0 { limits.ahead_bytes } else { credit.min(limits.ahead_bytes) };
     let samples = facts.batch.div_ceil(facts.microbatches.max(1));
     let side = u64::from(facts.image_size);
-    let value = frame::value_bytes(output.dtype).expect("an output's dtype is specified");
+    let value = header::dtype_bytes(output.dtype).expect("an output's dtype is specified");
     let bytes = u64::from(samples).saturating_mul(side * side).saturating_mul(3 * value);
     usize::try_from(credit / bytes.max(1)).map_or(AHEAD_MOST, |ahead| ahead.clamp(1, AHEAD_MOST))
 }

@@ -200,7 +200,7 @@ pub struct MixParameters {
     pub partner_lambda: f32,
     /// the part taken from the partner, with KIND_CUTMIX
     #[prost(message, optional, tag = "4")]
-    pub r#box: ::core::option::Option<Box>,
+    pub rect: ::core::option::Option<Rect>,
 }
 /// Nested message and enum types in `MixParameters`.
 pub mod mix_parameters {
@@ -246,7 +246,7 @@ pub mod mix_parameters {
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Box {
+pub struct Rect {
     #[prost(uint32, tag = "1")]
     pub top: u32,
     #[prost(uint32, tag = "2")]
