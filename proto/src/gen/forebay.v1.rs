@@ -92,8 +92,8 @@ pub struct StreamRequest {
     /// order. Those that the last step of an evaluation has no samples for are left out.
     #[prost(uint32, repeated, tag = "5")]
     pub microbatches: ::prost::alloc::vec::Vec<u32>,
-    /// How many microbatches of the first step to leave out, because they were received before; not
-    /// all of them.
+    /// How many microbatches of the first step to leave out, because they were received before: the
+    /// first ones, in the order of `microbatches`, of those that the step has. Not all of them.
     #[prost(uint32, tag = "6")]
     pub skip: u32,
     #[prost(enumeration = "DType", tag = "7")]
