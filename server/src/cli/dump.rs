@@ -93,7 +93,8 @@ fn write(path: &Path, request: &Request, microbatch: &Microbatch) -> anyhow::Res
 fn write_decoded(folder: &Path, request: &Request, microbatch: &Microbatch) -> anyhow::Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let (mut decoder, mut scratch) = (Decoder::default(), Vec::new());
-    for &record in &BTreeSet::from_iter(microbatch.records.iter().copied()) {
+    let records: BTreeSet<u64> = microbatch.records.iter().copied().collect();
+    for record in records {
         let size = request.dataset.record(record).size;
         let bytes = request.dataset.read(record, &mut scratch)?;
         let region = decoder.decode(bytes, size.whole())?;
