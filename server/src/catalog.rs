@@ -192,11 +192,11 @@ fn mix_plan(plan: &MixPlan) -> v1::MixPlan {
             MixKind::None => (Kind::Unspecified, None),
             MixKind::Mixup => (Kind::Mixup, None),
             MixKind::Cutmix(Rect { top, left, height, width }) => {
-                (Kind::Cutmix, Some(v1::Box { top, left, height, width }))
+                (Kind::Cutmix, Some(v1::Rect { top, left, height, width }))
             }
         };
         let [lambda, partner_lambda] = sample.weights;
-        v1::MixParameters { kind: kind.into(), lambda, partner_lambda, r#box: cut }
+        v1::MixParameters { kind: kind.into(), lambda, partner_lambda, rect: cut }
     };
     v1::MixPlan { samples: plan.samples.iter().map(parameters).collect() }
 }
