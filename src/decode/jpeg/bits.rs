@@ -17,7 +17,7 @@ use super::marker::next_marker;
 
 /// No block takes more: 64 codes of 16 bits with 15 bits of value, and a refill's overhang.
 const BLOCK_BYTES: usize = 64 * (16 + 15) / 8 + 8;
-/// Bytes of plain data that the window takes at most; a power of two.
+/// Bytes of plain data that the window takes at most.
 const WINDOW: usize = 1 << 13;
 /// Bytes copied at once.
 const CHUNK: usize = 32;

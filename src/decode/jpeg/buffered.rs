@@ -9,7 +9,8 @@ use super::JpegError;
 use super::bits::Window;
 use super::marker::{Frame, Headers, MAX_COMPONENTS, Process, Scan, Stop};
 use super::region::{Geometry, Layout};
-use super::scan::{Block, Place, ScanTables, Walk};
+use super::scan::{Block, Place, Walk};
+use super::tables::ScanTables;
 
 /// No sane file has more scans. Each may visit all blocks for next to no bytes.
 const MAX_SCANS: usize = 200;

@@ -15,7 +15,6 @@
 //!   value   | kind   | run    | 63     | bits     else: [`KIND_END`] and the like
 //! ```
 
-use super::JpegError;
 use super::bits::{Bits, WindowBytes};
 use super::marker::HuffmanSpec;
 
@@ -42,7 +41,7 @@ impl Codes {
     const EMPTY: Self =
         Self { short: [0; 1 << LOOK_SYMBOL], bound: [0; 17], offset: [0; 17], symbols: [0; 256] };
 
-    fn set(&mut self, spec: HuffmanSpec<'_>) -> Result<(), JpegError> {
+    fn set(&mut self, spec: HuffmanSpec<'_>) -> Result<(), &'static str> {
         *self = Self::EMPTY;
         self.symbols[..spec.symbols.len()].copy_from_slice(spec.symbols);
         let (mut code, mut index) = (0_u32, 0_i32);
@@ -62,10 +61,7 @@ impl Codes {
             index += count.cast_signed();
             // No code may be all ones (T.81 C.2).
             if code >= 1 << length {
-                return Err(JpegError::Malformed {
-                    what: "more Huffman codes than fit",
-                    offset: 0,
-                });
+                return Err("more Huffman codes than fit");
             }
             self.bound[length as usize] = code << (16 - length);
             code <<= 1;
@@ -105,12 +101,10 @@ pub(super) struct DcTable(Codes);
 impl DcTable {
     pub(super) const EMPTY: Self = Self(Codes::EMPTY);
 
-    pub(super) fn set(&mut self, spec: HuffmanSpec<'_>) -> Result<(), JpegError> {
+    /// Makes it the table of a specification, or says what is wrong with that.
+    pub(super) fn set(&mut self, spec: HuffmanSpec<'_>) -> Result<(), &'static str> {
         if spec.symbols.iter().any(|&symbol| symbol > 15) {
-            return Err(JpegError::Malformed {
-                what: "a DC difference of over 15 bits",
-                offset: 0,
-            });
+            return Err("a DC difference of over 15 bits");
         }
         self.0.set(spec)
     }
@@ -150,7 +144,8 @@ const fn entry(bits: u32, step: u32, run: u32, size: u32, value: u32) -> u32 {
 impl AcTable {
     pub(super) const EMPTY: Self = Self { ahead: [0; 1 << LOOK], codes: Codes::EMPTY };
 
-    pub(super) fn set(&mut self, spec: HuffmanSpec<'_>) -> Result<(), JpegError> {
+    /// Makes it the table of a specification, or says what is wrong with that.
+    pub(super) fn set(&mut self, spec: HuffmanSpec<'_>) -> Result<(), &'static str> {
         self.codes.set(spec)?;
         for ahead in 0..1_u32 << LOOK {
             self.ahead[ahead as usize] = self.resolve(ahead);

@@ -30,6 +30,7 @@ mod marker;
 mod progressive;
 mod region;
 mod scan;
+mod tables;
 #[cfg(test)]
 mod test_file;
 #[cfg(test)]
@@ -45,7 +46,8 @@ use colour::Colour;
 use entry::{EntryPoints, Grid};
 use marker::{Frame, Headers, Process, Scan, Stop};
 use region::{Canvas, Geometry, Region};
-use scan::{Block, Place, ScanTables, Walk};
+use scan::{Block, Place, Walk};
+use tables::ScanTables;
 
 /// Why a JPEG file, or a box of it, cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -15,8 +15,9 @@
 
 use super::JpegError;
 use super::bits::{Stream, Window};
-use super::huffman::{AcTable, DcTable};
-use super::marker::{Frame, HuffmanSpec, MAX_COMPONENTS, Scan, Tables, ZIGZAG, next_marker};
+use super::huffman::AcTable;
+use super::marker::{Frame, MAX_COMPONENTS, Scan, ZIGZAG, next_marker};
+use super::tables::ScanTables;
 
 /// The most blocks in an MCU.
 pub(super) const MAX_BLOCKS: usize = 10;
@@ -44,69 +45,6 @@ pub(super) struct Place {
     /// The DC coefficients that the next ones are differences to. 16 bits: a wider sum is cut to
     /// 16 bits when it is stored.
     pub(super) dc: [i16; MAX_COMPONENTS],
-}
-
-/// The tables of one scan, ready for use. A worker keeps them: many files have the same ones.
-#[derive(Debug)]
-pub(super) struct ScanTables {
-    dc: [(Vec<u8>, DcTable); MAX_COMPONENTS],
-    ac: [(Vec<u8>, Box<AcTable>); MAX_COMPONENTS],
-}
-
-impl Default for ScanTables {
-    fn default() -> Self {
-        Self {
-            dc: std::array::from_fn(|_| (Vec::new(), DcTable::EMPTY)),
-            ac: std::array::from_fn(|_| (Vec::new(), Box::new(AcTable::EMPTY))),
-        }
-    }
-}
-
-impl ScanTables {
-    /// Prepares the tables that a scan names: those of DC, of AC or both.
-    pub(super) fn load(
-        &mut self,
-        tables: &Tables<'_>,
-        scan: &Scan,
-        (dc, ac): (bool, bool),
-    ) -> Result<(), JpegError> {
-        let number = JpegError::Malformed { what: "Huffman table number", offset: scan.data };
-        let missing = JpegError::Unsupported { what: "a scan without its Huffman tables" };
-        for part in scan.components() {
-            if (dc && part.dc > 3) || (ac && part.ac > 3) {
-                return Err(number);
-            }
-            if dc {
-                let spec = tables.dc[part.dc].ok_or_else(|| missing.clone())?;
-                let (key, table) = &mut self.dc[part.dc];
-                reload(key, spec, || table.set(spec))?;
-            }
-            if ac {
-                let spec = tables.ac[part.ac].ok_or_else(|| missing.clone())?;
-                let (key, table) = &mut self.ac[part.ac];
-                reload(key, spec, || table.set(spec))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Runs `set` unless `key`, the specification that is loaded, is the one asked for.
-fn reload(
-    key: &mut Vec<u8>,
-    spec: HuffmanSpec<'_>,
-    set: impl FnOnce() -> Result<(), JpegError>,
-) -> Result<(), JpegError> {
-    let same = key.len() == 16 + spec.symbols.len()
-        && key[..16] == *spec.counts
-        && key[16..] == *spec.symbols;
-    if !same {
-        key.clear();
-        set()?;
-        key.extend_from_slice(spec.counts);
-        key.extend_from_slice(spec.symbols);
-    }
-    Ok(())
 }
 
 /// One block of an MCU: its component and tables.
@@ -246,8 +184,8 @@ impl<'a> Walk<'a> {
         self.stream.top_up();
         let mut bits = self.stream.bits;
         let window = &*self.stream.window.0;
-        let difference = self.tables.dc[slot.dc].1.difference(&mut bits, window);
-        let last = self.tables.ac[slot.ac].1.block(&mut bits, window, put);
+        let difference = self.tables.dc(slot.dc).difference(&mut bits, window);
+        let last = self.tables.ac(slot.ac).block(&mut bits, window, put);
         self.stream.bits = bits;
         let dc = &mut self.place.dc[slot.component];
         *dc = dc.wrapping_add(difference);
@@ -258,7 +196,7 @@ impl<'a> Walk<'a> {
     pub(super) fn dc(&mut self, i: usize) -> i16 {
         let slot = &self.slots[i];
         self.stream.top_up();
-        let table = &self.tables.dc[slot.dc].1;
+        let table = self.tables.dc(slot.dc);
         let difference = table.difference(&mut self.stream.bits, &self.stream.window.0);
         let dc = &mut self.place.dc[slot.component];
         *dc = dc.wrapping_add(difference);
@@ -267,7 +205,7 @@ impl<'a> Walk<'a> {
 
     /// The AC table of block `i` of an MCU.
     pub(super) fn ac_table(&self, i: usize) -> &'a AcTable {
-        &self.tables.ac[self.slots[i].ac].1
+        self.tables.ac(self.slots[i].ac)
     }
 
     /// Restarts where a restart is due. Returns whether there is data for the next MCU.
@@ -375,12 +313,9 @@ mod tests {
     use super::super::{Headers, Stop};
     use super::*;
 
-    /// The coefficients of all MCUs but the first three, by a function that decodes.
-    fn blocks(
-        file: &[u8],
-        skip: impl Fn(&mut Walk<'_>) -> Result<(), JpegError>,
-        decode: impl Fn(&mut Walk<'_>, &mut [Block], &mut [u8]) -> Result<(), JpegError>,
-    ) -> (Vec<[i16; 64]>, Vec<u8>) {
+    /// The coefficients of all MCUs but the first three, by the loops for this machine or by the
+    /// plain ones.
+    fn blocks(file: &[u8], plain: bool) -> (Vec<[i16; 64]>, Vec<u8>) {
         let mut headers = Headers::default();
         let Stop::Scan(scan) = headers.read(file, 2).unwrap() else { panic!("no scan") };
         let (mut tables, mut window) = (ScanTables::default(), Window::default());
@@ -390,8 +325,11 @@ mod tests {
         let mut walk = Walk::new(file, &frame, &scan, interval, (&tables, &mut window));
         walk.go_to(Place { byte: scan.data, ..Place::default() }, 0);
         let (mut out, mut last) = (vec![Block::EMPTY; 6 * 9], vec![0; 6 * 9]);
-        skip(&mut walk).unwrap();
-        decode(&mut walk, &mut out, &mut last).unwrap();
+        if plain {
+            walk.skip_loop(3).and_then(|()| walk.decode_loop(&mut out, &mut last)).unwrap();
+        } else {
+            walk.skip_to(3).and_then(|()| walk.decode(&mut out, &mut last)).unwrap();
+        }
         assert_eq!(walk.mcu(), 12);
         (out.iter().map(|block| block.0).collect(), last)
     }
@@ -408,14 +346,8 @@ mod tests {
                 scans: Scans::Interleaved,
             };
             let file = file.encode();
-            let dispatched =
-                blocks(&file, |walk| walk.skip_to(3), |walk, out, last| walk.decode(out, last));
-            let plain = blocks(
-                &file,
-                |walk| walk.skip_loop(3),
-                |walk, out, last| walk.decode_loop(out, last),
-            );
-            assert_eq!(dispatched, plain);
+            let dispatched = blocks(&file, false);
+            assert_eq!(dispatched, blocks(&file, true));
             assert!(dispatched.0.iter().any(|block| block[1..] != [0; 63]));
         }
     }
