@@ -135,7 +135,8 @@ impl<'a> Stream<'a> {
         (self.filled, self.limit, self.gone) = (0, 0, 0);
         (self.at, self.origin) = (at.min(self.file.len()), at);
         (self.next, self.past_end) = (Next::Data, false);
-        self.fill(likely.saturating_add(BLOCK_BYTES));
+        // The bits in the buffer are up to eight bytes ahead.
+        self.fill(likely.saturating_add(8 + BLOCK_BYTES));
         self.bits.refill(&self.window.0);
         self.bits.take(bit);
     }
