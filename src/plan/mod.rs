@@ -5,12 +5,17 @@
 //! (`timm/data/transforms.py`, `auto_augment.py`, `mixup.py`); exponentials and logarithms are
 //! `libm`'s, so that every platform draws the same bits.
 
-use rand_chacha::ChaCha8Rng;
-use rand_core::{Rng as _, SeedableRng as _};
+mod draws;
+mod mix;
 
 use crate::op::{MAX_MAGNITUDE, NAMES, Op};
-use crate::recipe::{Crop, Filter, Mix, MixMode, Recipe};
+use crate::recipe::{Crop, Recipe};
 use crate::sample::{Interpolation, Rect, Size};
+use draws::{Draws, Purpose};
+
+pub use mix::{
+    MicrobatchName, MixKind, MixPlan, MixSample, cutmix_f32, cutmix_f64, mix, mixup_f32, mixup_f64,
+};
 
 /// What happens to one sample. Geometry is in pixels of the stored image and of the resized one.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,57 +32,6 @@ pub struct SamplePlan {
     pub flip: bool,
     /// Operations, in the order in which they are applied.
     pub ops: Vec<Op>,
-}
-
-/// What MixUp and CutMix do to a microbatch: one entry a sample. The partner of sample i of n is
-/// n - 1 - i, as in timm.
-#[derive(Clone, Debug, PartialEq)]
-pub struct MixPlan {
-    /// One entry for each sample.
-    pub samples: Vec<MixSample>,
-}
-
-/// What MixUp and CutMix do to one sample.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct MixSample {
-    /// How the partner comes in.
-    pub kind: MixKind,
-    /// Weight of the sample's own label, after correction by the clipped box: exact in the precision
-    /// in which timm computes it (f64 in batch mode, f32 in the others).
-    pub lambda: f64,
-    /// Weights of the sample's pixels and of its partner's.
-    pub weights: [f32; 2],
-}
-
-/// How the partner comes in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MixKind {
-    /// Not at all.
-    None,
-    /// Pixel by pixel, weighted.
-    Mixup,
-    /// In a box, which may be empty.
-    Cutmix(Rect),
-}
-
-impl MixSample {
-    /// A sample left as it is.
-    pub const UNMIXED: Self = Self { kind: MixKind::None, lambda: 1.0, weights: [1.0, 0.0] };
-
-    /// The weight of the sample's own label, as targets hold it.
-    #[expect(clippy::cast_possible_truncation, reason = "targets are f32")]
-    pub const fn label_weight(&self) -> f32 {
-        self.lambda as f32
-    }
-}
-
-/// What a stream of random numbers decides. The numbers are part of the recipe's semantics.
-#[derive(Clone, Copy)]
-enum Purpose {
-    Crop = 1,
-    Flip = 2,
-    Augment = 3,
-    Mix = 4,
 }
 
 /// Draws the plan of the sample at a position, whose stored image has the given size.
@@ -99,42 +53,6 @@ pub fn sample(recipe: &Recipe, seed: u64, epoch: u64, position: u64, image: Size
     let flip = draws(Purpose::Flip).unit() < recipe.flip;
     let ops = rand_augment(&mut draws(Purpose::Augment), recipe);
     SamplePlan { source, resized, window, filter, flip, ops }
-}
-
-/// Draws the plan of a microbatch of `n` samples. A microbatch that is cut short is not mixed.
-pub fn mix(recipe: &Recipe, name: MicrobatchName, n: usize) -> MixPlan {
-    let MicrobatchName { seed, epoch, step, index } = name;
-    if !recipe.mix.enabled() || !n.is_multiple_of(2) {
-        return MixPlan { samples: vec![MixSample::UNMIXED; n] };
-    }
-    // Purposes of samples and of microbatches are told apart by the purpose itself.
-    let mut draws = Draws::new([seed, epoch, step << 16 | u64::from(index), Purpose::Mix as u64]);
-    let size = Size::square(recipe.image_size);
-    let samples = match recipe.mix.mode {
-        MixMode::Batch => vec![mix_f64(&mut draws, &recipe.mix, size); n],
-        MixMode::Pair => {
-            let mut half: Vec<MixSample> =
-                (0..n / 2).map(|_| mix_f32(&mut draws, &recipe.mix, size)).collect();
-            half.extend_from_within(..);
-            half[n / 2..].reverse();
-            half
-        }
-        MixMode::Elem => (0..n).map(|_| mix_f32(&mut draws, &recipe.mix, size)).collect(),
-    };
-    MixPlan { samples }
-}
-
-/// Which microbatch, of a recipe and a dataset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MicrobatchName {
-    /// Seed of the run.
-    pub seed: u64,
-    /// Epoch, from 0.
-    pub epoch: u64,
-    /// Step of the epoch, from 0.
-    pub step: u64,
-    /// Microbatch of the step, from 0.
-    pub index: u32,
 }
 
 /// timm's `RandomResizedCropAndInterpolation.get_params`.
@@ -209,175 +127,11 @@ fn rand_augment(draws: &mut Draws, recipe: &Recipe) -> Vec<Op> {
     ops
 }
 
-/// timm's `Mixup._params_per_batch`: lambda is a Python float.
-fn mix_f64(draws: &mut Draws, mix: &Mix, size: Size) -> MixSample {
-    match draw_mix(draws, mix, size) {
-        (_, None, _) => MixSample::UNMIXED,
-        (false, Some(lambda), _) => mixup_f64(lambda),
-        (true, Some(lambda), center) => cutmix_f64(lambda, center, size),
-    }
-}
-
-/// timm's `Mixup._params_per_elem`: lambda is `np.float32`.
-#[expect(clippy::cast_possible_truncation, reason = "f32 is what timm stores")]
-fn mix_f32(draws: &mut Draws, mix: &Mix, size: Size) -> MixSample {
-    match draw_mix(draws, mix, size) {
-        (_, None, _) => MixSample::UNMIXED,
-        (false, Some(lambda), _) => mixup_f32(lambda as f32),
-        (true, Some(lambda), center) => cutmix_f32(lambda as f32, center, size),
-    }
-}
-
-/// Whether it is CutMix, lambda (`None`: not mixed), and the centre of the box.
-fn draw_mix(draws: &mut Draws, mix: &Mix, size: Size) -> (bool, Option<f64>, (u32, u32)) {
-    let applied = draws.unit() < mix.probability;
-    let switched = draws.unit() < mix.switch;
-    let cutmix = mix.cutmix > 0.0 && (mix.mixup == 0.0 || switched);
-    let lambda = draws.beta(if cutmix { mix.cutmix } else { mix.mixup });
-    let center = (draws.below(size.height), draws.below(size.width));
-    (cutmix, applied.then_some(lambda), center)
-}
-
-/// MixUp where lambda is a Python float: NumPy casts both weights to f32. A lambda of 1 leaves the
-/// sample untouched.
-#[expect(clippy::cast_possible_truncation, reason = "that cast")]
-pub fn mixup_f64(lambda: f64) -> MixSample {
-    let kind = if lambda >= 1.0 { MixKind::None } else { MixKind::Mixup };
-    MixSample { kind, lambda, weights: [lambda as f32, (1.0 - lambda) as f32] }
-}
-
-/// MixUp where lambda is `np.float32`, and so is the partner's weight.
-pub fn mixup_f32(lambda: f32) -> MixSample {
-    MixSample { weights: [lambda, 1.0 - lambda], ..mixup_f64(f64::from(lambda)) }
-}
-
-/// CutMix where lambda is a Python float: timm 1.0.31's `rand_bbox`, clipped at the borders, and
-/// lambda corrected to the part of the picture that stays.
-pub fn cutmix_f64(lambda: f64, center: (u32, u32), size: Size) -> MixSample {
-    let ratio = (1.0 - lambda).sqrt();
-    let cut = |side: u32| pixels(f64::from(side) * ratio);
-    let cut = clipped(size, (cut(size.height), cut(size.width)), center);
-    let kept = kept(cut, size);
-    MixSample { kind: MixKind::Cutmix(cut), ..mixup_f64(kept) }
-}
-
-/// CutMix where lambda is `np.float32`: root and products are f32 too.
-#[expect(clippy::cast_possible_truncation, reason = "f32 is what timm stores")]
-pub fn cutmix_f32(lambda: f32, center: (u32, u32), size: Size) -> MixSample {
-    let ratio = (1.0 - lambda).sqrt();
-    let cut = |side: u32| pixels(f64::from(side as f32 * ratio));
-    let cut = clipped(size, (cut(size.height), cut(size.width)), center);
-    let kept = kept(cut, size) as f32;
-    MixSample { kind: MixKind::Cutmix(cut), ..mixup_f32(kept) }
-}
-
-/// The part of the picture outside a box.
-fn kept(cut: Rect, size: Size) -> f64 {
-    let area = f64::from(cut.height) * f64::from(cut.width);
-    1.0 - area / (f64::from(size.height) * f64::from(size.width))
-}
-
-fn clipped(size: Size, cut: (u32, u32), center: (u32, u32)) -> Rect {
-    let range = |center: u32, cut: u32, side: u32| {
-        (center.saturating_sub(cut / 2), (center + cut.div_ceil(2)).min(side))
-    };
-    let (top, bottom) = range(center.0, cut.0, size.height);
-    let (left, right) = range(center.1, cut.1, size.width);
-    Rect { top, left, height: bottom - top, width: right - left }
-}
-
 /// Whole pixels of a number known to be in range; Python's `int()`.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0..2^32")]
 fn pixels(value: f64) -> u32 {
     debug_assert!((0.0..4_294_967_296.0).contains(&value));
     value as u32
-}
-
-/// A stream of random numbers: `ChaCha8` keyed by the name of the decision.
-struct Draws(ChaCha8Rng);
-
-impl Draws {
-    fn new(name: [u64; 4]) -> Self {
-        let mut key = [0; 32];
-        for (bytes, part) in key.as_chunks_mut::<8>().0.iter_mut().zip(name) {
-            *bytes = part.to_le_bytes();
-        }
-        Self(ChaCha8Rng::from_seed(key))
-    }
-
-    /// Uniform in `0..1`, 53 bits.
-    fn unit(&mut self) -> f64 {
-        (self.0.next_u64() >> 11) as f64 * (1.0 / (1_u64 << 53) as f64)
-    }
-
-    /// Uniform in `low..high`, as Python's `random.uniform`.
-    fn uniform(&mut self, [low, high]: [f64; 2]) -> f64 {
-        low + (high - low) * self.unit()
-    }
-
-    /// A whole number below n. The bias of the multiplication is under 2^-32.
-    #[expect(clippy::cast_possible_truncation, reason = "the high half is below n")]
-    fn below(&mut self, n: u32) -> u32 {
-        ((u128::from(self.0.next_u64()) * u128::from(n)) >> 64) as u32
-    }
-
-    fn filter(&mut self, filter: Filter) -> Interpolation {
-        let bilinear = self.unit() < 0.5;
-        filter.fixed().unwrap_or(if bilinear {
-            Interpolation::Bilinear
-        } else {
-            Interpolation::Bicubic
-        })
-    }
-
-    /// Standard normal, by Box and Muller; one number of the pair is used.
-    fn normal(&mut self) -> f64 {
-        let radius = f64::sqrt(-2.0 * libm::log(1.0 - self.unit()));
-        radius * libm::cos(std::f64::consts::TAU * self.unit())
-    }
-
-    /// Beta(alpha, alpha) as NumPy draws it: by Jöhnk for alpha up to 1, else from two gammas.
-    fn beta(&mut self, alpha: f64) -> f64 {
-        if alpha > 1.0 {
-            let (x, y) = (self.gamma(alpha), self.gamma(alpha));
-            return x / (x + y);
-        }
-        if alpha <= 0.0 {
-            return 1.0;
-        }
-        loop {
-            let (u, v) = (self.unit(), self.unit());
-            let (x, y) = (libm::pow(u, 1.0 / alpha), libm::pow(v, 1.0 / alpha));
-            if x + y > 1.0 || u + v == 0.0 {
-                continue;
-            }
-            if x + y > 0.0 {
-                return x / (x + y);
-            }
-            // Both powers underflowed: the same in logarithms.
-            let (log_x, log_y) = (libm::log(u) / alpha, libm::log(v) / alpha);
-            let most = log_x.max(log_y);
-            let (x, y) = (libm::exp(log_x - most), libm::exp(log_y - most));
-            return x / (x + y);
-        }
-    }
-
-    /// Gamma(shape, 1) for a shape of at least 1 (Marsaglia and Tsang, 2000).
-    fn gamma(&mut self, shape: f64) -> f64 {
-        let d = shape - 1.0 / 3.0;
-        let c = 1.0 / f64::sqrt(9.0 * d);
-        loop {
-            let x = self.normal();
-            let v = 1.0 + c * x;
-            if v <= 0.0 {
-                continue;
-            }
-            let v = v * v * v;
-            if libm::log(1.0 - self.unit()) < 0.5 * x * x + d - d * v + d * libm::log(v) {
-                return d * v;
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,103 @@
+//! Streams of random numbers, each keyed by what it decides.
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng as _, SeedableRng as _};
+
+use crate::recipe::Filter;
+use crate::sample::Interpolation;
+
+/// What a stream of random numbers decides. The numbers are part of the recipe's semantics.
+#[derive(Clone, Copy)]
+pub(super) enum Purpose {
+    Crop = 1,
+    Flip = 2,
+    Augment = 3,
+    Mix = 4,
+}
+
+/// A stream of random numbers: `ChaCha8` keyed by the name of the decision.
+pub(super) struct Draws(ChaCha8Rng);
+
+impl Draws {
+    pub(super) fn new(name: [u64; 4]) -> Self {
+        let mut key = [0; 32];
+        for (bytes, part) in key.as_chunks_mut::<8>().0.iter_mut().zip(name) {
+            *bytes = part.to_le_bytes();
+        }
+        Self(ChaCha8Rng::from_seed(key))
+    }
+
+    /// Uniform in `0..1`, 53 bits.
+    pub(super) fn unit(&mut self) -> f64 {
+        (self.0.next_u64() >> 11) as f64 * (1.0 / (1_u64 << 53) as f64)
+    }
+
+    /// Uniform in `low..high`, as Python's `random.uniform`.
+    pub(super) fn uniform(&mut self, [low, high]: [f64; 2]) -> f64 {
+        low + (high - low) * self.unit()
+    }
+
+    /// A whole number below n. The bias of the multiplication is under 2^-32.
+    #[expect(clippy::cast_possible_truncation, reason = "the high half is below n")]
+    pub(super) fn below(&mut self, n: u32) -> u32 {
+        ((u128::from(self.0.next_u64()) * u128::from(n)) >> 64) as u32
+    }
+
+    pub(super) fn filter(&mut self, filter: Filter) -> Interpolation {
+        let bilinear = self.unit() < 0.5;
+        filter.fixed().unwrap_or(if bilinear {
+            Interpolation::Bilinear
+        } else {
+            Interpolation::Bicubic
+        })
+    }
+
+    /// Standard normal, by Box and Muller; one number of the pair is used.
+    pub(super) fn normal(&mut self) -> f64 {
+        let radius = f64::sqrt(-2.0 * libm::log(1.0 - self.unit()));
+        radius * libm::cos(std::f64::consts::TAU * self.unit())
+    }
+
+    /// Beta(alpha, alpha) as NumPy draws it: by Jöhnk for alpha up to 1, else from two gammas.
+    pub(super) fn beta(&mut self, alpha: f64) -> f64 {
+        if alpha > 1.0 {
+            let (x, y) = (self.gamma(alpha), self.gamma(alpha));
+            return x / (x + y);
+        }
+        if alpha <= 0.0 {
+            return 1.0;
+        }
+        loop {
+            let (u, v) = (self.unit(), self.unit());
+            let (x, y) = (libm::pow(u, 1.0 / alpha), libm::pow(v, 1.0 / alpha));
+            if x + y > 1.0 || u + v == 0.0 {
+                continue;
+            }
+            if x + y > 0.0 {
+                return x / (x + y);
+            }
+            // Both powers underflowed: the same in logarithms.
+            let (log_x, log_y) = (libm::log(u) / alpha, libm::log(v) / alpha);
+            let most = log_x.max(log_y);
+            let (x, y) = (libm::exp(log_x - most), libm::exp(log_y - most));
+            return x / (x + y);
+        }
+    }
+
+    /// Gamma(shape, 1) for a shape of at least 1 (Marsaglia and Tsang, 2000).
+    fn gamma(&mut self, shape: f64) -> f64 {
+        let d = shape - 1.0 / 3.0;
+        let c = 1.0 / f64::sqrt(9.0 * d);
+        loop {
+            let x = self.normal();
+            let v = 1.0 + c * x;
+            if v <= 0.0 {
+                continue;
+            }
+            let v = v * v * v;
+            if libm::log(1.0 - self.unit()) < 0.5 * x * x + d - d * v + d * libm::log(v) {
+                return d * v;
+            }
+        }
+    }
+}
