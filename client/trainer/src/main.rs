@@ -1,0 +1,22 @@
+//! The `forebay-trainer` command.
+
+mod bench;
+mod cli;
+
+use clap::Parser as _;
+use cli::{Cli, Command};
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    rayon::ThreadPoolBuilder::new().num_threads(cli.threads).build_global()?;
+    match cli.command {
+        Command::Bench(args) => bench::run(&args),
+        _ => Ok(()),
+    }
+}
+
+/// A line for the user.
+#[expect(clippy::print_stdout, reason = "the command's own output")]
+pub(crate) fn print(text: &str) {
+    println!("{text}");
+}
