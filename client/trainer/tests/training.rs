@@ -39,7 +39,7 @@ fn batch(epoch: u64, step: u64, index: u32) -> Batch {
         pixels: Pixels::Bytes(Bytes::from(pixels)),
         label_a,
         label_b,
-        lambda: vec![0.75; SAMPLES],
+        lambda: vec![0.9; SAMPLES],
     }
 }
 
@@ -164,11 +164,14 @@ fn two_microbatches_by_two_trainers_add_up_to_the_same_gradient() {
 #[test]
 fn training_learns() {
     let mut training = settings();
-    training.schedule.epochs = 30;
+    training.schedule.epochs = 50;
+    training.schedule.rate = 0.05;
+    training.drop_path = 0.0;
     let mut cpu = backend("resnet20");
     let (_, losses) = go(&mut cpu, &training, Cursor::default(), 99).unwrap();
-    let (first, last) = (losses[0], losses.iter().rev().take(6).sum::<f64>() / 6.0);
-    assert!(last < 0.6 * first, "{first} {last}");
+    let last = losses.iter().rev().take(6).sum::<f64>() / 6.0;
+    // One class of ten: the entropy of always saying a tenth is 0.325.
+    assert!(last < 0.2, "{last}");
 }
 
 #[test]
@@ -256,7 +259,7 @@ fn checkpoints_of_another_model_and_cut_ones_are_refused() {
     let error = backend("resnet32").load(&state).unwrap_err();
     assert!(error.contains("layer1.3") && error.contains("--model"), "{error}");
     let error = backend("resnet18").load(&state).unwrap_err();
-    assert!(error.contains("conv1.weight has shape [16, 3, 3, 3]"), "{error}");
+    assert!(error.contains("has shape [16], the model's has [64]"), "{error}");
 
     let bytes = std::fs::read(&model).unwrap();
     for length in [0, 7, 100, bytes.len() - 1] {

@@ -320,10 +320,10 @@ impl<T: Real> Cpu<T> {
         let dy = program.gradient(y, samples);
         if let Some(bias) = bias {
             let gradient = &mut self.gradients[self.places[bias].clone()];
-            for dy in self.arena[dy.clone()].chunks_exact(gradient.len()) {
-                for (sum, dy) in gradient.iter_mut().zip(dy) {
-                    *sum += *dy;
-                }
+            let dy = &self.arena[dy.clone()];
+            let classes = gradient.len();
+            for (class, sum) in gradient.iter_mut().enumerate() {
+                *sum += dy[class..].iter().step_by(classes).copied().sum();
             }
         }
         let gradient = &mut self.gradients[self.places[weight].clone()];

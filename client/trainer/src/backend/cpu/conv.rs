@@ -10,6 +10,9 @@ use super::product::{Outer, Product};
 use super::real::{PANEL, Real};
 use crate::model::Conv;
 
+/// Weights of a task that joins partial sums.
+const SUMMED: usize = 1 << 11;
+
 /// A convolution with its tables.
 #[derive(Debug)]
 pub(super) struct Convolution {
@@ -197,11 +200,16 @@ impl Convolution {
             });
         });
         let partial = &*partial;
-        gradient.par_chunks_mut(1 << 12).enumerate().for_each(|(i, gradient)| {
+        gradient.par_chunks_mut(SUMMED).enumerate().for_each(|(i, gradient)| {
+            // Summed before it is added, so that who summed the other microbatches does not matter.
+            let mut sums = [T::ZERO; SUMMED];
             for partial in partial.chunks_exact(stored) {
-                for (sum, number) in gradient.iter_mut().zip(&partial[i << 12..]) {
+                for (sum, number) in sums.iter_mut().zip(&partial[i * SUMMED..]) {
                     *sum += *number;
                 }
+            }
+            for (gradient, sum) in gradient.iter_mut().zip(sums) {
+                *gradient += sum;
             }
         });
     }

@@ -81,10 +81,10 @@ impl<T: Real> Product<'_, T> {
             });
             for (k, panel) in panel.chunks_exact(PANEL).enumerate().take(self.depth) {
                 let weights: [V; R] = std::array::from_fn(|r| V::load(&panel[r * V::COUNT..]));
-                for i in 0..M {
-                    let value = V::splat(rows[i][k]);
-                    for r in 0..R {
-                        sums[i][r] = sums[i][r].add_product(value, weights[r]);
+                for (sums, row) in sums.iter_mut().zip(&rows) {
+                    let value = V::splat(row[k]);
+                    for (sum, weight) in sums.iter_mut().zip(&weights) {
+                        *sum = sum.add_product(value, *weight);
                     }
                 }
             }
