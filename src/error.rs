@@ -2,6 +2,7 @@
 
 use crate::dataset::DatasetError;
 use crate::decode::DecodeError;
+use crate::plan::MicrobatchName;
 use crate::recipe::RecipeError;
 
 /// An error of the pipeline. Each variant is somebody's turn: the one who wrote the request or the
@@ -51,6 +52,14 @@ pub enum Error {
     Busy {
         /// The queue's bound.
         limit: usize,
+    },
+    /// A bug of forebay's.
+    #[error("making {name:?} panicked: {message}; please report it")]
+    Panicked {
+        /// The microbatch.
+        name: MicrobatchName,
+        /// The panic's words.
+        message: String,
     },
     /// The one who asked no longer waits, or the pipeline stops.
     #[error("the microbatch was cancelled before it was made")]

@@ -17,14 +17,23 @@
 //! A microbatch is a pure function of its name. Nothing here knows of networks or async runtimes.
 
 pub mod augment;
+pub mod batch;
 pub mod dataset;
 pub mod decode;
 pub mod error;
+pub mod mix;
 pub mod op;
+pub mod order;
+pub mod pipeline;
+pub mod plan;
 pub mod recipe;
 pub mod resize;
 pub mod sample;
+pub mod sample_data;
+pub mod simd;
 
 pub use error::Error;
 pub use op::Op;
+pub use pipeline::{Microbatch, Pipeline, Request};
 pub use sample::{Digest, Interpolation, Rect, Size, View};
+pub use simd::Simd;

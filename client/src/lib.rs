@@ -1,1 +1,50 @@
 //! Client of forebay servers: ordered, verified microbatches.
+//!
+//! A microbatch has a name, and any server gives the same bytes for it. So the client holds the only
+//! position there is, a [`Cursor`], and a failed server costs time and nothing else:
+//!
+//! ```text
+//! Client::stream -> task: connect -> wire (bytes to pieces) -> receive (pieces to microbatches)
+//!                     ^                                            |
+//!                     +-- retry: next server, next missing name <--+--> prefetch -> Microbatches::next
+//! ```
+//!
+//! ```no_run
+//! # async fn run() -> Result<(), forebay_client::Error> {
+//! use forebay_client::{Client, Cursor, End, Job, Options, Rank};
+//!
+//! let client = Client::connect(Options::new(["http://localhost:7070"]))?;
+//! let job = Job::new("imagenet", "a2");
+//! let mut stream = client.stream(&job, Cursor::default(), End::Steps(10), Rank::ALONE).await?;
+//! while let Some(microbatch) = stream.next().await {
+//!     let microbatch = microbatch?;
+//!     println!("{}: {} bytes", microbatch.name, microbatch.pixels.len());
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod blocking;
+mod client;
+mod connect;
+mod cursor;
+mod error;
+mod format;
+mod job;
+mod microbatch;
+mod options;
+mod receive;
+mod retry;
+mod slab;
+mod stream;
+mod wire;
+
+pub use client::Client;
+pub use cursor::{Cursor, End, Name, Rank, State};
+pub use error::{Cause, Error, WireError};
+pub use format::{Dtype, Layout, MixedBy};
+pub use job::{Description, Digest, Job, RecipeRef};
+pub use microbatch::{Microbatch, Mix, Timings};
+pub use options::{Options, Retry, Timeouts};
+pub use slab::Pixels;
+pub use stream::Microbatches;

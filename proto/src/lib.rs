@@ -3,8 +3,19 @@
 //! `forebay/v1/forebay.proto` is the contract; the code under `src/gen` is generated from it and
 //! committed, and the test `bootstrap` proves it fresh. So a build needs no protoc.
 
+pub mod frame;
+pub mod header;
+
 /// Messages and stubs of package `forebay.v1`.
-#[expect(missing_docs, clippy::pedantic, clippy::allow_attributes, reason = "generated from the .proto, documented there")]
+#[expect(
+    missing_docs,
+    unused_qualifications,
+    clippy::pedantic,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::clone_on_ref_ptr,
+    reason = "generated from the .proto, documented there"
+)]
 #[rustfmt::skip]
 #[path = "gen/forebay.v1.rs"]
 pub mod v1;

@@ -1,3 +1,5 @@
 //! The `forebay` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    forebay_server::cli::main(std::env::args_os())
+}

@@ -2,24 +2,37 @@
 //! `FOREBAY_GOLDENS`, or the repository's own small set; a suite that the folder lacks has no tests.
 
 mod arrays;
+mod case;
+mod chain;
+mod crop;
+mod decode;
 mod droppath;
 mod loss;
+mod mixup;
 mod model;
 mod optim;
+mod randaug;
+mod sampler;
+mod stats;
 
 use libtest_mimic::{Arguments, Trial};
 
 fn main() {
     let folder = forebay_tests::goldens();
-    let trials: Vec<Trial> = [
-        optim::trials(&folder),
-        loss::trials(&folder),
-        model::trials(&folder),
-        droppath::trials(&folder),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
     assert!(folder.is_dir(), "no golden data at {}", folder.display());
+    let suites = [
+        decode::trials,
+        crop::trials,
+        randaug::trials,
+        chain::trials,
+        mixup::trials,
+        stats::trials,
+        sampler::trials,
+        optim::trials,
+        loss::trials,
+        model::trials,
+        droppath::trials,
+    ];
+    let trials: Vec<Trial> = suites.iter().flat_map(|suite| suite(&folder)).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }

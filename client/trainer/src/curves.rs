@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use font8x8::{BASIC_FONTS, UnicodeFonts as _};
 use image::{Rgb, RgbImage};
 
 const WIDTH: u32 = 960;
@@ -113,50 +114,15 @@ fn line(image: &mut RgbImage, from: (i64, i64), to: (i64, i64), colour: Rgb<u8>)
     }
 }
 
-/// Glyphs of 3x5, doubled.
+/// Letters of 8x8 pixels.
 fn write(image: &mut RgbImage, left: i64, top: i64, text: &str, colour: Rgb<u8>) {
-    for (i, rows) in (0..).zip(text.chars().filter_map(glyph)) {
-        for (y, x) in (0..10).flat_map(|y| (0..6).map(move |x| (y, x))) {
-            if rows >> (14 - (y / 2 * 3 + x / 2)) & 1 == 1 {
+    for (i, rows) in (0..).zip(text.chars().filter_map(|letter| BASIC_FONTS.get(letter))) {
+        for (y, row) in (0..).zip(rows) {
+            for x in (0..8).filter(|x| row >> x & 1 == 1) {
                 dot(image, left + 8 * i + x, top + y, colour);
             }
         }
     }
-}
-
-/// Fifteen bits, from the top left row by row.
-const fn glyph(letter: char) -> Option<u16> {
-    Some(match letter.to_ascii_lowercase() {
-        '0' | 'o' => 0b111_101_101_101_111,
-        '1' => 0b010_110_010_010_111,
-        '2' => 0b111_001_111_100_111,
-        '3' => 0b111_001_111_001_111,
-        '4' => 0b101_101_111_001_001,
-        '5' | 's' => 0b111_100_111_001_111,
-        '6' => 0b111_100_111_101_111,
-        '7' => 0b111_001_010_010_010,
-        '8' => 0b111_101_111_101_111,
-        '9' => 0b111_101_111_001_111,
-        '-' => 0b000_000_111_000_000,
-        '.' => 0b000_000_000_000_010,
-        '%' => 0b101_001_010_100_101,
-        'a' => 0b010_101_111_101_101,
-        'c' => 0b111_100_100_100_111,
-        'd' => 0b110_101_101_101_110,
-        'e' => 0b111_100_110_100_111,
-        'g' => 0b111_100_101_101_111,
-        'i' => 0b111_010_010_010_111,
-        'l' => 0b100_100_100_100_111,
-        'n' => 0b111_101_101_101_101,
-        'p' => 0b111_101_111_100_100,
-        'r' => 0b111_101_110_101_101,
-        't' => 0b111_010_010_010_010,
-        'v' => 0b101_101_101_101_010,
-        'u' => 0b101_101_101_101_111,
-        'y' => 0b101_101_010_010_010,
-        ' ' => 0,
-        _ => return None,
-    })
 }
 
 #[cfg(test)]

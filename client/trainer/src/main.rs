@@ -2,6 +2,10 @@
 
 mod bench;
 mod cli;
+mod feed;
+mod files;
+mod log;
+mod run;
 
 use clap::Parser as _;
 use cli::{Cli, Command};
@@ -11,7 +15,8 @@ fn main() -> anyhow::Result<()> {
     rayon::ThreadPoolBuilder::new().num_threads(cli.threads).build_global()?;
     match cli.command {
         Command::Bench(args) => bench::run(&args),
-        _ => Ok(()),
+        Command::Train(args) => run::run(&args),
+        Command::Eval(args) => run::eval(&args),
     }
 }
 

@@ -88,10 +88,12 @@ pub struct StreamRequest {
     /// How many steps, going on to the next epoch at the end of one.
     #[prost(uint64, tag = "4")]
     pub steps: u64,
-    /// Which microbatches of each step, in the order wanted; empty: all, in ascending order.
+    /// Which microbatches of each step, in the order wanted, none twice; empty: all, in ascending
+    /// order. Those that the last step of an evaluation has no samples for are left out.
     #[prost(uint32, repeated, tag = "5")]
     pub microbatches: ::prost::alloc::vec::Vec<u32>,
-    /// How many microbatches of the first step to leave out, because they were received before.
+    /// How many microbatches of the first step to leave out, because they were received before; not
+    /// all of them.
     #[prost(uint32, tag = "6")]
     pub skip: u32,
     #[prost(enumeration = "DType", tag = "7")]

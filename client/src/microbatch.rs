@@ -1,0 +1,103 @@
+//! What a trainer gets.
+
+use std::time::Duration;
+
+use forebay_proto::v1;
+use forebay_proto::v1::mix_parameters::Kind;
+
+use crate::slab::Pixels;
+use crate::{Dtype, Layout, Name};
+
+pub use forebay_proto::v1::Timings;
+
+/// A microbatch of n samples: pixels, targets, and how they came to be.
+#[derive(Debug)]
+pub struct Microbatch {
+    /// Its name within the job.
+    pub name: Name,
+    /// `shape` values of type `dtype`, contiguous.
+    pub pixels: Pixels,
+    /// Four numbers, in the order of `layout`.
+    pub shape: [u32; 4],
+    /// Type of a value.
+    pub dtype: Dtype,
+    /// Order of the dimensions.
+    pub layout: Layout,
+    /// Record numbers, n.
+    pub records: Vec<u64>,
+    /// The label of each sample with weight `lambda`, before smoothing.
+    pub label_a: Vec<u32>,
+    /// The label of each sample with weight `1 - lambda`.
+    pub label_b: Vec<u32>,
+    /// Weights, from 0 to 1.
+    pub lambda: Vec<f32>,
+    /// What is left to do, with [`MixedBy::Trainer`](crate::MixedBy::Trainer): n, or none at all.
+    pub mix: Vec<Mix>,
+    /// Where the server spent its time, in microseconds.
+    pub timings: Timings,
+    /// XXH3-64 of the pixels, checked.
+    pub xxh3: u64,
+    /// How long the trainer waited for it.
+    pub wait: Duration,
+}
+
+/// What is left to do to a sample; its partner is sample n - 1 - i of the same microbatch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Mix {
+    /// Nothing.
+    Keep,
+    /// `lambda` of the sample and `partner_lambda` of its partner.
+    MixUp {
+        /// Weight of the sample.
+        lambda: f32,
+        /// Weight of its partner.
+        partner_lambda: f32,
+    },
+    /// A box is taken from the partner.
+    CutMix {
+        /// First row of the box.
+        top: u32,
+        /// First column.
+        left: u32,
+        /// Rows.
+        height: u32,
+        /// Columns.
+        width: u32,
+    },
+}
+
+impl Mix {
+    fn from_wire(wire: &v1::MixParameters) -> Self {
+        match wire.kind() {
+            Kind::Unspecified => Self::Keep,
+            Kind::Mixup => Self::MixUp { lambda: wire.lambda, partner_lambda: wire.partner_lambda },
+            Kind::Cutmix => {
+                let v1::Box { top, left, height, width } = wire.r#box.unwrap_or_default();
+                Self::CutMix { top, left, height, width }
+            }
+        }
+    }
+}
+
+impl Microbatch {
+    /// Of a checked header and the pixels that belong to it.
+    pub(crate) fn new(header: v1::Header, pixels: Pixels, dtype: Dtype, layout: Layout) -> Self {
+        let shape = header.shape.try_into().expect("a checked header has four dimensions");
+        let mix = header.mix.unwrap_or_default().samples.iter().map(Mix::from_wire).collect();
+        Self {
+            name: Name { epoch: header.epoch, step: header.step, index: header.microbatch },
+            pixels,
+            shape,
+            dtype,
+            layout,
+            records: header.records,
+            label_a: header.label_a,
+            label_b: header.label_b,
+            lambda: header.lambda,
+            mix,
+            timings: header.timings.unwrap_or_default(),
+            xxh3: header.payload_xxh3,
+            wait: Duration::ZERO,
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! What a user sets once for a client.
+
+use std::time::Duration;
+
+use crate::{Dtype, Error, Layout, MixedBy};
+
+/// Settings of a [`Client`](crate::Client).
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Servers, as `http://host:port` or `host:port`. Each may serve any microbatch.
+    pub endpoints: Vec<String>,
+    /// Bytes of pixels received ahead of the trainer, for each stream; at least one microbatch is.
+    /// Also asked of the server as its bound on what it makes ahead. Default 128 MiB.
+    pub prefetch_bytes: usize,
+    /// Longest payload of a microbatch that is accepted, in bytes. Default 1 GiB.
+    pub max_microbatch_bytes: u64,
+    /// Type of the pixels. Default u8.
+    pub dtype: Dtype,
+    /// Order of their dimensions. Default NHWC.
+    pub layout: Layout,
+    /// Who mixes. Default the server.
+    pub mixed_by: MixedBy,
+    /// How long to wait.
+    pub timeouts: Timeouts,
+    /// How to go on after a failure.
+    pub retry: Retry,
+}
+
+impl Options {
+    /// The defaults, with these servers.
+    pub fn new<I: IntoIterator<Item: Into<String>>>(endpoints: I) -> Self {
+        Self {
+            endpoints: endpoints.into_iter().map(Into::into).collect(),
+            prefetch_bytes: 128 << 20,
+            max_microbatch_bytes: 1 << 30,
+            dtype: Dtype::default(),
+            layout: Layout::default(),
+            mixed_by: MixedBy::default(),
+            timeouts: Timeouts::default(),
+            retry: Retry::default(),
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let wrong = if self.endpoints.is_empty() {
+            "no endpoint: name at least one server, such as http://localhost:7070"
+        } else if self.retry.first.is_zero() {
+            "retry.first is zero: give the wait before the second round, such as 100 ms"
+        } else if self.timeouts.connect.is_zero() || self.timeouts.silence.is_zero() {
+            "a timeout is zero: nothing could ever be received"
+        } else {
+            return Ok(());
+        };
+        Err(Error::Options(wrong.into()))
+    }
+}
+
+/// How long to wait for a server before it counts as failed.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// For a connection. Default 5 s.
+    pub connect: Duration,
+    /// For the answer to a ping, sent every `ping` on a busy connection: finds dead peers behind
+    /// half-open connections. Default 10 s and 10 s.
+    pub ping: Duration,
+    /// For any byte of an answer, while one is wanted. Default 60 s.
+    pub silence: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            ping: Duration::from_secs(10),
+            silence: Duration::from_mins(1),
+        }
+    }
+}
+
+/// How to go on after a failure: each server is tried in turn, then, after a wait that doubles each
+/// round and of which a random part is taken, each again.
+#[derive(Clone, Copy, Debug)]
+pub struct Retry {
+    /// The most to wait after the first round. Default 100 ms.
+    pub first: Duration,
+    /// The most to wait after any round. Default 5 s.
+    pub most: Duration,
+    /// Give up when nothing arrived for so long. Default 5 min.
+    pub give_up: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_millis(100),
+            most: Duration::from_secs(5),
+            give_up: Duration::from_mins(5),
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! The body of a Stream or Fetch call to microbatches: every length, name and digest is checked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use forebay_proto::header;
+use forebay_proto::v1::Header;
+use http_body_util::BodyExt as _;
+use tokio::time::timeout;
+use tonic::Status;
+use tonic::body::Body;
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::error::{Cause, WireError};
+use crate::retry::cause_of;
+use crate::slab::{Ahead, Pixels, Slabs};
+use crate::wire::{Head, Parser, Piece};
+use crate::{Description, Digest, Dtype, Layout, Microbatch, Name};
+
+/// What every microbatch of a job is like.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) description: Arc<Description>,
+    pub(crate) seed: u64,
+    pub(crate) dtype: Dtype,
+    pub(crate) layout: Layout,
+    /// Bytes of the longest payload.
+    pub(crate) limit: u64,
+}
+
+/// Reads microbatches off a body.
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    body: Body,
+    parser: Parser,
+    /// What came and is not parsed.
+    data: Bytes,
+    /// How long nothing may come.
+    silence: Duration,
+}
+
+/// A microbatch of which the header came, and some of the payload.
+struct Open {
+    header: Header,
+    pixels: Pixels,
+    ahead: Ahead,
+    hash: Xxh3,
+}
+
+impl Receiver {
+    pub(crate) fn new(body: Body, silence: Duration) -> Self {
+        Self { body, parser: Parser::default(), data: Bytes::new(), silence }
+    }
+
+    /// The microbatch of that name. It must come next.
+    pub(crate) async fn microbatch(
+        &mut self,
+        name: Name,
+        wanted: &Wanted,
+        slabs: &Slabs,
+    ) -> Result<(Microbatch, Ahead), Cause> {
+        let head = self.head().await?;
+        let header = head.header.ok_or(WireError::Malformed("no header where one comes next"))?;
+        wanted.check(&header, name)?;
+        let size = usize::try_from(header.payload_bytes)
+            .expect("checked to be as long as pixels that fit in memory");
+        let (pixels, ahead) = slabs.get(size).await;
+        let mut open = Open { header, pixels, ahead, hash: Xxh3::new() };
+        self.fill(&mut open, head.offset, head.payload).await?;
+        while open.pixels.len() < size {
+            let head = self.head().await?;
+            if head.header.is_some() {
+                return Err(WireError::Malformed("a header before the payload's end").into());
+            }
+            if head.payload == 0 {
+                return Err(WireError::Malformed("a frame of nothing").into());
+            }
+            self.fill(&mut open, head.offset, head.payload).await?;
+        }
+        open.close(wanted)
+    }
+
+    /// The body's status, where nothing but its end is left.
+    pub(crate) async fn end(&mut self) -> Result<(), Cause> {
+        match self.piece().await? {
+            None => Ok(()),
+            Some(_) => Err(WireError::Malformed("more than was asked for").into()),
+        }
+    }
+
+    /// The head of the next frame.
+    async fn head(&mut self) -> Result<Head, Cause> {
+        match self.piece().await? {
+            Some(Piece::Head(head)) => Ok(*head),
+            Some(Piece::Payload(_)) => Err(WireError::Malformed("payload without a head").into()),
+            None => Err(Cause::Truncated),
+        }
+    }
+
+    /// Takes the payload of a frame.
+    async fn fill(&mut self, open: &mut Open, offset: u64, length: usize) -> Result<(), Cause> {
+        let at = open.pixels.len() as u64;
+        if offset != at {
+            return Err(WireError::Gap { expected: at, found: offset }.into());
+        }
+        if at + length as u64 > open.header.payload_bytes {
+            return Err(WireError::Malformed("frames beyond the payload's end").into());
+        }
+        let end = open.pixels.len() + length;
+        while open.pixels.len() < end {
+            let Some(Piece::Payload(bytes)) = self.piece().await? else {
+                return Err(Cause::Truncated);
+            };
+            // Hashed and copied while it is in cache.
+            open.hash.update(&bytes);
+            open.pixels.push(&bytes);
+        }
+        Ok(())
+    }
+
+    /// The next piece; `None` at the end of a body with status OK.
+    async fn piece(&mut self) -> Result<Option<Piece>, Cause> {
+        loop {
+            if let Some(piece) = self.parser.next(&mut self.data)? {
+                return Ok(Some(piece));
+            }
+            let frame = timeout(self.silence, self.body.frame())
+                .await
+                .map_err(|_elapsed| Cause::Silence(self.silence))?;
+            match frame {
+                None => return Err(Cause::Truncated),
+                Some(Err(error)) => return Err(cause_of(&error)),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.data = data,
+                    Err(frame) => {
+                        let status = frame.trailers_ref().and_then(Status::from_header_map);
+                        return self.ended(status);
+                    }
+                },
+            }
+        }
+    }
+
+    fn ended(&self, status: Option<Status>) -> Result<Option<Piece>, Cause> {
+        match status {
+            Some(status) if status.code() != tonic::Code::Ok => Err(cause_of(&status)),
+            Some(_) if self.parser.is_between_messages() => Ok(None),
+            _ => Err(Cause::Truncated),
+        }
+    }
+}
+
+impl Open {
+    fn close(self, wanted: &Wanted) -> Result<(Microbatch, Ahead), Cause> {
+        let (expected, found) = (self.header.payload_xxh3, self.hash.digest());
+        if expected != found {
+            return Err(WireError::Corrupt { expected, found }.into());
+        }
+        let Self { header, pixels, ahead, .. } = self;
+        Ok((Microbatch::new(header, pixels, wanted.dtype, wanted.layout), ahead))
+    }
+}
+
+impl Wanted {
+    /// Accepts the header of the microbatch of that name of this job.
+    fn check(&self, header: &Header, name: Name) -> Result<(), Cause> {
+        header::check(header, self.limit).map_err(WireError::from)?;
+        let found = Name { epoch: header.epoch, step: header.step, index: header.microbatch };
+        if found != name {
+            return Err(WireError::Order { expected: name, found }.into());
+        }
+        check_digest("dataset", self.description.dataset_digest, &header.dataset_digest)?;
+        check_digest("recipe", self.description.recipe_digest, &header.recipe_digest)?;
+        let side = u64::from(self.description.image_size);
+        let shape = match self.layout {
+            Layout::Nhwc => &header.shape[1..3],
+            Layout::Nchw => &header.shape[2..4],
+        };
+        let enumeration = |value: i32| u64::try_from(value).unwrap_or(u64::MAX);
+        let dtype = enumeration(self.dtype.to_wire().into());
+        let layout = enumeration(self.layout.to_wire().into());
+        let samples = self.description.samples(name.step, name.index);
+        for (what, expected, found) in [
+            ("the seed", self.seed, header.seed),
+            ("the number of the dtype", dtype, enumeration(header.dtype)),
+            ("the number of the layout", layout, enumeration(header.layout)),
+            ("the number of samples", samples, header.records.len() as u64),
+            ("the height", side, shape[0].into()),
+            ("the width", side, shape[1].into()),
+        ] {
+            if expected != found {
+                return Err(WireError::Unasked { what, expected, found }.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Accepts the digest that the job has.
+pub(crate) fn check_digest(
+    what: &'static str,
+    expected: Digest,
+    found: &[u8],
+) -> Result<(), Cause> {
+    let found = <[u8; 32]>::try_from(found)
+        .map(Digest)
+        .map_err(|_error| WireError::Malformed("a digest that is not 32 bytes long"))?;
+    if found == expected { Ok(()) } else { Err(Cause::Mismatch { what, expected, found }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use forebay_proto::v1;
+    use http::HeaderMap;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    use super::*;
+
+    const SIDE: u32 = 6;
+    const NAME: Name = Name { epoch: 3, step: 1, index: 1 };
+
+    fn wanted() -> Wanted {
+        let description = v1::DescribeResponse {
+            dataset_digest: vec![1; 32].into(),
+            recipe_digest: vec![2; 32].into(),
+            samples_per_epoch: 8,
+            steps_per_epoch: 2,
+            batch: 4,
+            microbatches: 2,
+            image_size: SIDE,
+            mean: vec![0.0; 3],
+            std: vec![1.0; 3],
+            ..v1::DescribeResponse::default()
+        };
+        let description = Arc::new(Description::from_wire(description).unwrap());
+        let (dtype, layout) = (Dtype::U8, Layout::Nchw);
+        Wanted { description, seed: 9, dtype, layout, limit: 1 << 20 }
+    }
+
+    fn payload() -> Vec<u8> {
+        (0..2 * 3 * SIDE * SIDE).map(|i| u8::try_from(i % 251).unwrap()).collect()
+    }
+
+    /// The microbatch of that name as a gRPC body, in frames of so many bytes.
+    fn bytes(frame: usize) -> Vec<u8> {
+        let payload = payload();
+        let mut header = Some(Header {
+            epoch: NAME.epoch,
+            step: NAME.step,
+            microbatch: NAME.index,
+            seed: 9,
+            dataset_digest: vec![1; 32].into(),
+            recipe_digest: vec![2; 32].into(),
+            dtype: v1::DType::DtypeU8.into(),
+            layout: v1::Layout::Nchw.into(),
+            shape: vec![2, 3, SIDE, SIDE],
+            payload_bytes: payload.len() as u64,
+            payload_xxh3: xxhash_rust::xxh3::xxh3_64(&payload),
+            records: vec![70, 80],
+            label_a: vec![1, 2],
+            label_b: vec![2, 1],
+            lambda: vec![0.5, 0.25],
+            ..Header::default()
+        });
+        let mut body = Vec::new();
+        for (piece, offset) in payload.chunks(frame).zip((0..).step_by(frame)) {
+            let payload = piece.to_vec().into();
+            let frame = v1::Frame { header: header.take(), offset, payload };
+            body.push(0);
+            body.extend(u32::try_from(frame.encoded_len()).unwrap().to_be_bytes());
+            frame.encode(&mut body).unwrap();
+        }
+        body
+    }
+
+    /// What is received of a body in DATA frames of so many bytes, with status OK at its end.
+    fn receive(body: &[u8], cut: usize) -> Result<Microbatch, Cause> {
+        let data = body.chunks(cut).map(|piece| Frame::data(Bytes::copy_from_slice(piece)));
+        let trailers =
+            HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
+        let frames: Vec<_> = data.chain([Frame::trailers(trailers)]).map(Ok::<_, Status>).collect();
+        let body = Body::new(StreamBody::new(tokio_stream::iter(frames)));
+        let mut receiver = Receiver::new(body, Duration::from_secs(9));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let received = receiver.microbatch(NAME, &wanted(), &Slabs::new(0)).await;
+            let (microbatch, _ahead) = received?;
+            receiver.end().await?;
+            Ok(microbatch)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_microbatch_is_received_however_it_is_cut(frame in 1..300_usize, cut in 1..300_usize) {
+            prop_assert_eq!(&*receive(&bytes(frame), cut).unwrap().pixels, &payload()[..]);
+        }
+
+        #[test]
+        fn a_changed_byte_changes_no_pixel(
+            frame in 1..300_usize, cut in 1..300_usize, at in any::<prop::sample::Index>(), flip in 1..=255_u8
+        ) {
+            let mut body = bytes(frame);
+            let at = at.index(body.len());
+            body[at] ^= flip;
+            if let Ok(microbatch) = receive(&body, cut) {
+                prop_assert_eq!(&*microbatch.pixels, &payload()[..]);
+            }
+        }
+
+        #[test]
+        fn a_missing_end_is_noticed(cut in 1..300_usize, at in any::<prop::sample::Index>()) {
+            let body = bytes(50);
+            let received = receive(&body[..at.index(body.len())], cut);
+            prop_assert!(matches!(received, Err(Cause::Truncated)));
+        }
+
+        #[test]
+        fn frames_that_are_lost_or_come_twice_are_noticed(first in 0..9_usize, twice in any::<bool>()) {
+            let body = bytes(48);
+            let mut messages = Vec::new();
+            let mut rest = &body[..];
+            while let [_, length @ ..] = rest {
+                let length = u32::from_be_bytes(length[..4].try_into().unwrap()) as usize;
+                let (message, after) = rest.split_at(5 + length);
+                messages.push(message);
+                rest = after;
+            }
+            let first = first % messages.len();
+            let times = if twice { 2 } else { 0 };
+            messages.splice(first..=first, std::iter::repeat_n(messages[first], times));
+            prop_assert!(receive(&messages.concat(), 64).is_err());
+        }
+    }
+
+    #[test]
+    fn another_microbatch_than_the_one_asked_for_is_refused() {
+        type Change = fn(&mut Header);
+        let header = wanted_header();
+        let changes: [(&str, Change); 8] = [
+            ("epoch", |h| h.epoch += 1),
+            ("step", |h| h.step = 0),
+            ("microbatch", |h| h.microbatch = 0),
+            ("seed", |h| h.seed = 8),
+            ("dataset", |h| h.dataset_digest = vec![9; 32].into()),
+            ("recipe", |h| h.recipe_digest = vec![9; 32].into()),
+            ("layout", |h| {
+                h.layout = v1::Layout::Nhwc.into();
+                h.shape = vec![2, SIDE, SIDE, 3];
+            }),
+            ("dtype", |h| {
+                h.dtype = v1::DType::DtypeF16.into();
+                h.payload_bytes *= 2;
+            }),
+        ];
+        assert!(wanted().check(&header, NAME).is_ok());
+        for (what, change) in changes {
+            let mut changed = header.clone();
+            change(&mut changed);
+            assert!(wanted().check(&changed, NAME).is_err(), "{what}");
+        }
+    }
+
+    fn wanted_header() -> Header {
+        let body = bytes(1000);
+        v1::Frame::decode(&body[5..]).unwrap().header.unwrap()
+    }
+}

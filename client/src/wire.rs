@@ -1,0 +1,407 @@
+//! Bytes of an HTTP/2 body to pieces of frames, without an intermediate copy of pixels.
+//!
+//! A stock gRPC client gathers a message of 1 MiB before it decodes it: one more copy of every pixel,
+//! out of cache. This parser gathers only what is not pixels, one field at a time, and hands out
+//! pixels as they lie in the DATA frame that brought them.
+//!
+//! ```text
+//! message = 0  length:u32be  field*        gRPC framing, uncompressed
+//! field   = tag  varint                    `offset`, or unknown and skipped
+//!         | tag  length  bytes             `header`, or unknown and skipped
+//!         | tag  length  pixels            `payload`: the last one, to the end of the message
+//! ```
+
+use bytes::{Buf as _, Bytes};
+use forebay_proto::v1::Header;
+use prost::Message as _;
+
+use crate::error::WireError;
+
+/// Longest payload of a frame.
+pub(crate) const MAX_PAYLOAD: usize = 1 << 20;
+
+/// Longest header, and longest unknown field.
+pub(crate) const MAX_FIELD: usize = 1 << 20;
+
+/// A message is not longer than a header, a payload, and this for the rest.
+const MAX_MESSAGE: usize = MAX_FIELD + MAX_PAYLOAD + 1024;
+
+/// What precedes a message: compression flag and length.
+const PREFIX: usize = 5;
+
+/// A piece of a frame.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    /// All of a frame but its payload.
+    Head(Box<Head>),
+    /// Some of the payload of the frame whose head came last.
+    Payload(Bytes),
+}
+
+/// All of a frame but its payload.
+#[derive(Debug, Default)]
+pub(crate) struct Head {
+    /// In the first frame of a microbatch.
+    pub(crate) header: Option<Header>,
+    /// Where the payload lies in the microbatch's.
+    pub(crate) offset: u64,
+    /// How long it is, at most [`MAX_PAYLOAD`].
+    pub(crate) payload: usize,
+}
+
+/// Cuts the bytes of a body into pieces, wherever they were cut before.
+#[derive(Debug, Default)]
+pub(crate) struct Parser {
+    state: State,
+    /// The prefix or field that is being gathered, as far as it came.
+    part: Vec<u8>,
+    head: Head,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum State {
+    #[default]
+    Prefix,
+    /// In a message's fields, with so many bytes of it left from the start of `part`.
+    Fields(usize),
+    /// In the payload, with so many bytes left.
+    Payload(usize),
+}
+
+/// A field at the start of some bytes, all of it but a payload.
+enum Field<'a> {
+    Header(&'a [u8]),
+    Offset(u64),
+    Payload(u64),
+    Unknown,
+}
+
+/// What was taken of a message.
+enum Taken {
+    /// Too little for a field.
+    Nothing,
+    /// A field.
+    Field,
+    /// All of the last field but the payload itself, which has that length.
+    StartOfPayload(usize),
+}
+
+/// Why no field was found.
+enum Stop {
+    /// So many bytes of it are needed at least.
+    Need(usize),
+    Bad(WireError),
+}
+
+impl Parser {
+    /// Takes the next piece off the front of `data`; `None` when all of `data` is taken.
+    pub(crate) fn next(&mut self, data: &mut Bytes) -> Result<Option<Piece>, WireError> {
+        loop {
+            match self.state {
+                State::Payload(0) => self.state = State::Prefix,
+                State::Payload(left) => {
+                    if data.is_empty() {
+                        return Ok(None);
+                    }
+                    let piece = data.split_to(left.min(data.len()));
+                    self.state = State::Payload(left - piece.len());
+                    return Ok(Some(Piece::Payload(piece)));
+                }
+                State::Prefix => {
+                    if !self.gather(PREFIX, data) {
+                        return Ok(None);
+                    }
+                    self.state = State::Fields(message_length(&self.part)?);
+                    self.part.clear();
+                }
+                State::Fields(0) => return Ok(Some(self.finish(0))),
+                State::Fields(left) => match self.field(left, data)? {
+                    Taken::Nothing => return Ok(None),
+                    Taken::Field => {}
+                    Taken::StartOfPayload(length) => return Ok(Some(self.finish(length))),
+                },
+            }
+        }
+    }
+
+    /// Whether the body may end here.
+    pub(crate) fn is_between_messages(&self) -> bool {
+        matches!(self.state, State::Prefix | State::Payload(0)) && self.part.is_empty()
+    }
+
+    /// The head is complete, and a payload of that length follows.
+    fn finish(&mut self, payload: usize) -> Piece {
+        self.state = State::Payload(payload);
+        Piece::Head(Box::new(Head { payload, ..std::mem::take(&mut self.head) }))
+    }
+
+    /// Moves bytes to `part` until it has `length`; whether it has.
+    fn gather(&mut self, length: usize, data: &mut Bytes) -> bool {
+        let take = length.saturating_sub(self.part.len()).min(data.len());
+        self.part.extend_from_slice(&data[..take]);
+        data.advance(take);
+        self.part.len() >= length
+    }
+
+    /// Takes one field of a message that has `left` bytes.
+    fn field(&mut self, left: usize, data: &mut Bytes) -> Result<Taken, WireError> {
+        let field = loop {
+            match field(&self.part) {
+                Ok(field) => break field,
+                Err(Stop::Bad(error)) => return Err(error),
+                Err(Stop::Need(length)) if length > left => {
+                    return Err(WireError::Malformed("a field goes beyond its message"));
+                }
+                Err(Stop::Need(length)) => {
+                    if !self.gather(length, data) {
+                        return Ok(Taken::Nothing);
+                    }
+                }
+            }
+        };
+        let left = left - self.part.len();
+        let mut taken = Taken::Field;
+        match field {
+            Field::Header(_) if self.head.header.is_some() => {
+                return Err(WireError::Malformed("two headers in a frame"));
+            }
+            Field::Header(bytes) => {
+                let header = Header::decode(bytes)
+                    .map_err(|_error| WireError::Malformed("the header does not decode"))?;
+                self.head.header = Some(header);
+            }
+            Field::Offset(offset) => self.head.offset = offset,
+            Field::Payload(length) => {
+                taken = Taken::StartOfPayload(payload_length(length, left)?);
+            }
+            Field::Unknown => {}
+        }
+        self.part.clear();
+        self.state = State::Fields(left);
+        Ok(taken)
+    }
+}
+
+fn message_length(prefix: &[u8]) -> Result<usize, WireError> {
+    let (flag, length) = prefix.split_at(1);
+    if flag != [0] {
+        return Err(WireError::Malformed("compressed, which was not asked for"));
+    }
+    let length = length.iter().fold(0_u64, |length, byte| length << 8 | u64::from(*byte));
+    bounded("message", length, MAX_MESSAGE)
+}
+
+fn payload_length(length: u64, left: usize) -> Result<usize, WireError> {
+    let length = bounded("payload of a frame", length, MAX_PAYLOAD)?;
+    if length == left {
+        Ok(length)
+    } else {
+        Err(WireError::Malformed("the payload does not end with its message"))
+    }
+}
+
+fn bounded(what: &'static str, found: u64, limit: usize) -> Result<usize, WireError> {
+    let within = usize::try_from(found).ok().filter(|length| *length <= limit);
+    within.ok_or(WireError::TooLong { what, found, limit })
+}
+
+/// Reads the field that `part` starts with. Never needs more than the field has.
+fn field(part: &[u8]) -> Result<Field<'_>, Stop> {
+    let mut at = 0;
+    let tag = varint(part, &mut at)?;
+    match (tag >> 3, tag & 7) {
+        (2, 0) => Ok(Field::Offset(varint(part, &mut at)?)),
+        (1000, 2) => Ok(Field::Payload(varint(part, &mut at)?)),
+        (1, 2) => Ok(Field::Header(bytes(part, &mut at)?)),
+        (0 | 1 | 2 | 1000, _) => Err(Stop::Bad(WireError::Malformed("a field of another type"))),
+        (_, 0) => varint(part, &mut at).map(|_value| Field::Unknown),
+        (_, 1) => need(part, at + 8).map(|()| Field::Unknown),
+        (_, 2) => bytes(part, &mut at).map(|_value| Field::Unknown),
+        (_, 5) => need(part, at + 4).map(|()| Field::Unknown),
+        _ => Err(Stop::Bad(WireError::Malformed("a field of no known type"))),
+    }
+}
+
+fn need(part: &[u8], length: usize) -> Result<(), Stop> {
+    if part.len() < length { Err(Stop::Need(length)) } else { Ok(()) }
+}
+
+/// A length and as many bytes, from `part[*at..]`.
+fn bytes<'a>(part: &'a [u8], at: &mut usize) -> Result<&'a [u8], Stop> {
+    let length = varint(part, at)?;
+    let length = bounded("field", length, MAX_FIELD).map_err(Stop::Bad)?;
+    need(part, *at + length)?;
+    Ok(&part[*at..*at + length])
+}
+
+/// A base 128 varint from `part[*at..]`.
+fn varint(part: &[u8], at: &mut usize) -> Result<u64, Stop> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        need(part, *at + 1)?;
+        let byte = part[*at];
+        *at += 1;
+        if shift == 63 && byte > 1 {
+            break;
+        }
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Ok(value);
+        }
+    }
+    Err(Stop::Bad(WireError::Malformed("a number of more than 64 bits")))
+}
+
+#[cfg(test)]
+mod tests {
+    use forebay_proto::v1::Frame;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The frames as a gRPC body.
+    fn body(frames: &[Frame]) -> Vec<u8> {
+        let mut body = Vec::new();
+        for frame in frames {
+            body.push(0);
+            body.extend(u32::try_from(frame.encoded_len()).unwrap().to_be_bytes());
+            frame.encode(&mut body).unwrap();
+        }
+        body
+    }
+
+    /// What the parser makes of a body that comes in pieces of the given lengths, over and over.
+    fn parse(body: &[u8], cuts: &[usize]) -> Result<(Vec<Frame>, bool), WireError> {
+        let mut parser = Parser::default();
+        let mut frames: Vec<(Frame, usize)> = Vec::new();
+        let mut rest = body;
+        for cut in cuts.iter().cycle() {
+            if rest.is_empty() {
+                break;
+            }
+            let (piece, after) = rest.split_at((*cut).min(rest.len()));
+            rest = after;
+            let mut data = Bytes::copy_from_slice(piece);
+            while let Some(piece) = parser.next(&mut data)? {
+                match piece {
+                    Piece::Head(head) => {
+                        let Head { header, offset, payload } = *head;
+                        frames.push((Frame { header, offset, payload: Bytes::new() }, payload));
+                    }
+                    Piece::Payload(bytes) => {
+                        let (frame, left) = frames.last_mut().expect("the head comes first");
+                        *left = left.checked_sub(bytes.len()).expect("no longer than it says");
+                        frame.payload = [&frame.payload[..], &bytes].concat().into();
+                    }
+                }
+            }
+            assert!(data.is_empty(), "all is taken");
+            assert!(parser.part.len() <= MAX_FIELD + 16);
+        }
+        let whole = parser.is_between_messages();
+        let open = frames.iter().any(|(_, left)| *left > 0);
+        assert!(!(whole && open), "between messages, every payload is complete");
+        Ok((frames.into_iter().map(|(frame, _)| frame).collect(), whole))
+    }
+
+    fn frames() -> impl Strategy<Value = Vec<Frame>> {
+        let header =
+            prop::option::of(prop::collection::vec(any::<u64>(), 0..40)).prop_map(|records| {
+                records.map(|records| Header { records, epoch: 7, ..Header::default() })
+            });
+        let payload = prop::collection::vec(any::<u8>(), 0..200);
+        let frame = (header, any::<u64>(), payload).prop_map(|(header, offset, payload)| Frame {
+            header,
+            offset,
+            payload: payload.into(),
+        });
+        prop::collection::vec(frame, 0..6)
+    }
+
+    fn cuts() -> impl Strategy<Value = Vec<usize>> {
+        prop::collection::vec(1..100_usize, 1..8)
+    }
+
+    proptest! {
+        #[test]
+        fn frames_are_read_however_they_are_cut(frames in frames(), cuts in cuts()) {
+            let (read, whole) = parse(&body(&frames), &cuts).unwrap();
+            prop_assert!(whole);
+            prop_assert_eq!(read, frames);
+        }
+
+        #[test]
+        fn a_truncated_body_does_not_end_between_messages(frames in frames(), cuts in cuts(), at in any::<prop::sample::Index>()) {
+            let bytes = body(&frames);
+            let ends: Vec<usize> = (0..=frames.len()).map(|n| body(&frames[..n]).len()).collect();
+            let at = at.index(bytes.len() + 1);
+            let (_, whole) = parse(&bytes[..at], &cuts).unwrap();
+            prop_assert_eq!(whole, ends.contains(&at));
+        }
+
+        #[test]
+        fn hostile_bytes_are_refused_or_read(bytes in prop::collection::vec(any::<u8>(), 0..400), cuts in cuts()) {
+            parse(&bytes, &cuts).ok();
+        }
+
+        #[test]
+        fn flipped_bytes_are_refused_or_read_alike_however_cut(
+            frames in frames(), cuts in cuts(), at in any::<prop::sample::Index>(), flip in 1..=255_u8
+        ) {
+            let mut bytes = body(&frames);
+            if !bytes.is_empty() {
+                let at = at.index(bytes.len());
+                bytes[at] ^= flip;
+                let whole = parse(&bytes, &[bytes.len()]);
+                prop_assert_eq!(parse(&bytes, &cuts), whole);
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_over_the_limit_are_refused_before_a_byte_of_them_comes() {
+        let refused = |bytes: &[u8]| parse(bytes, &[1]).unwrap_err();
+        let message = u64::from(u32::MAX);
+        assert_eq!(
+            refused(&[0, 255, 255, 255, 255]),
+            WireError::TooLong { what: "message", found: message, limit: MAX_MESSAGE }
+        );
+        // 2 MiB of header, then 2 MiB of payload, in messages of 2 MiB.
+        let prefix = [0, 0, 0x20, 0, 0];
+        let two = [0x80, 0x80, 0x80, 0x01];
+        let header = refused(&[&prefix[..], &[0x0a], &two].concat());
+        assert!(matches!(header, WireError::TooLong { what: "field", .. }), "{header}");
+        let payload = refused(&[&prefix[..], &[0xc2, 0x3e], &two].concat());
+        assert!(matches!(payload, WireError::TooLong { what: "payload of a frame", .. }));
+    }
+
+    #[test]
+    fn malformed_messages_are_refused() {
+        let refused = |message: &[u8]| {
+            let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+            parse(&[&[0][..], &length, message].concat(), &[3]).unwrap_err()
+        };
+        assert!(parse(&[1, 0, 0, 0, 0], &[5]).is_err(), "compressed");
+        refused(&[0x10, 0x80]); // a number that does not end
+        refused(&[0x10, 255, 255, 255, 255, 255, 255, 255, 255, 255, 2]); // 65 bits
+        refused(&[0x0a, 5, 0]); // a header beyond the message
+        refused(&[0xc2, 0x3e, 1, 0, 0]); // bytes after the payload
+        refused(&[0xc2, 0x3e, 3, 0, 0]); // a payload beyond the message
+        refused(&[0x0a, 0, 0x0a, 0]); // two headers
+        refused(&[0x12, 0]); // an offset that is no number
+        refused(&[0x0a, 1, 0xff]); // a header that does not decode
+        refused(&[0x1b]); // a group
+    }
+
+    #[test]
+    fn unknown_fields_are_skipped() {
+        let fields: &[u8] = &[0x18, 0x96, 1, 0x22, 2, 7, 7, 0x29, 0, 1, 2, 3, 4, 5, 6, 7];
+        let known: &[u8] = &[0x35, 1, 2, 3, 4, 0x10, 9, 0xc2, 0x3e, 1, 42];
+        let length = u8::try_from(fields.len() + known.len()).unwrap();
+        let (frames, whole) =
+            parse(&[&[0, 0, 0, 0, length], fields, known].concat(), &[2]).unwrap();
+        assert!(whole);
+        let frame = Frame { header: None, offset: 9, payload: Bytes::from_static(&[42]) };
+        assert_eq!(frames, [frame]);
+    }
+}

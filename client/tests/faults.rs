@@ -1,0 +1,216 @@
+//! With failures: nothing lost, nothing repeated, nothing wrong.
+
+use std::time::{Duration, Instant};
+
+use forebay_client::{Client, Cursor, End, Error, Job, Microbatch, Name, Rank};
+use tonic::Status;
+
+use crate::fake::{Data, Fake, Fault};
+use crate::{all, assert_are, client, job, names, options};
+
+/// Streams 12 steps from servers, the first of which has a fault once, in its sixth microbatch.
+async fn survives(fault: Fault, servers: usize) {
+    let data = Data::default();
+    let first = Fake::start(data.clone(), Some((5, fault, false)));
+    let others: Vec<Fake> = (1..servers).map(|_| Fake::start(data.clone(), None)).collect();
+    let all_servers: Vec<&Fake> = [&first].into_iter().chain(&others).collect();
+    let received = all(&client(&all_servers), Cursor::default(), End::Steps(12), Rank::ALONE).await;
+    assert_are(&data, &received, &names(&data, Cursor::default(), 12, Rank::ALONE));
+    // Another one took over, where there is one: all but the first five.
+    let taken_over: u64 = others.iter().map(Fake::begun).sum();
+    assert_eq!(taken_over, if servers > 1 { 43 } else { 0 });
+}
+
+#[tokio::test]
+async fn a_truncated_stream_is_resumed() {
+    survives(Fault::Truncated, 1).await;
+    survives(Fault::Truncated, 2).await;
+}
+
+#[tokio::test]
+async fn a_server_that_stops_is_replaced() {
+    survives(Fault::Status(Status::unavailable("draining")), 1).await;
+    survives(Fault::Status(Status::unavailable("draining")), 3).await;
+}
+
+#[tokio::test]
+async fn a_corrupted_payload_is_fetched_again() {
+    survives(Fault::Corrupt, 1).await;
+    survives(Fault::Corrupt, 2).await;
+}
+
+#[tokio::test]
+async fn a_missing_frame_and_a_wrong_order_are_noticed() {
+    survives(Fault::Gap, 2).await;
+    survives(Fault::Order, 2).await;
+}
+
+#[tokio::test]
+async fn a_server_of_another_recipe_is_replaced() {
+    survives(Fault::Recipe, 2).await;
+}
+
+#[tokio::test]
+async fn a_server_that_falls_silent_is_replaced() {
+    let data = Data::default();
+    let silent = Fake::start(data.clone(), Some((5, Fault::Hang, false)));
+    let other = Fake::start(data.clone(), None);
+    let mut options = options(&[&silent, &other]);
+    options.timeouts.silence = Duration::from_millis(200);
+    let client = Client::connect(options).unwrap();
+    let received = all(&client, Cursor::default(), End::Steps(4), Rank::ALONE).await;
+    assert_are(&data, &received, &names(&data, Cursor::default(), 4, Rank::ALONE));
+}
+
+#[tokio::test]
+async fn a_server_killed_in_a_microbatch_and_restarted_is_resumed() {
+    let data = Data::default();
+    let server = Fake::start(data.clone(), Some((9, Fault::Hang, false)));
+    let address = server.address;
+    let client = client(&[&server]);
+    let rank = Rank { rank: 1, world: 2 };
+    let mut stream = client.stream(&job(), Cursor::default(), End::Steps(10), rank).await.unwrap();
+    let mut received: Vec<Microbatch> = Vec::new();
+    for _ in 0..9 {
+        received.push(stream.next().await.unwrap().unwrap());
+    }
+    drop(server);
+    let _restarted = Fake::at(address, data.clone(), None);
+    while let Some(microbatch) = stream.next().await {
+        received.push(microbatch.unwrap());
+    }
+    assert_are(&data, &received, &names(&data, Cursor::default(), 10, rank));
+}
+
+#[tokio::test]
+async fn another_server_takes_over_from_a_killed_one() {
+    let data = Data::default();
+    let server = Fake::start(data.clone(), Some((9, Fault::Hang, false)));
+    let other = Fake::start(data.clone(), None);
+    let client = client(&[&server, &other]);
+    let mut stream =
+        client.stream(&job(), Cursor::default(), End::Steps(5), Rank::ALONE).await.unwrap();
+    let mut received: Vec<Microbatch> = Vec::new();
+    for _ in 0..9 {
+        received.push(stream.next().await.unwrap().unwrap());
+    }
+    drop(server);
+    while let Some(microbatch) = stream.next().await {
+        received.push(microbatch.unwrap());
+    }
+    assert_are(&data, &received, &names(&data, Cursor::default(), 5, Rank::ALONE));
+    assert_eq!(other.begun(), 11);
+}
+
+/// What a stream of one server ends with, and how many microbatches it delivered before.
+async fn ends(fault: Fault) -> (usize, Error) {
+    let server = Fake::start(Data::default(), Some((5, fault, true)));
+    let client = client(&[&server]);
+    let mut stream =
+        client.stream(&job(), Cursor::default(), End::Steps(4), Rank::ALONE).await.unwrap();
+    let mut delivered = 0;
+    let error = loop {
+        match stream.next().await.unwrap() {
+            Ok(_) => delivered += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(stream.next().await.is_none(), "an error ends the stream");
+    (delivered, error)
+}
+
+#[tokio::test]
+async fn errors_name_the_server_the_microbatch_and_what_to_do() {
+    let (delivered, error) = ends(Fault::Corrupt).await;
+    let error = error.to_string();
+    assert_eq!(delivered, 5);
+    assert!(error.starts_with("http://127.0.0.1:"), "{error}");
+    assert!(
+        error.contains(
+            ": stream of tiny at epoch 0, step 1, microbatch 1: payload corrupted: its XXH3 is "
+        ),
+        "{error}"
+    );
+    assert!(error.ends_with(": check the network and the server's memory"), "{error}");
+
+    let (_, error) = ends(Fault::Order).await;
+    let order =
+        "received epoch 0, step 1, microbatch 2 where epoch 0, step 1, microbatch 1 comes next";
+    assert!(error.to_string().contains(order), "{error}");
+
+    let (_, error) = ends(Fault::Recipe).await;
+    assert!(error.to_string().contains("its recipe has the digest 0109"), "{error}");
+
+    let (_, error) = ends(Fault::Status(Status::data_loss("record 7 changed"))).await;
+    let advice = "DataLoss: record 7 changed: index the dataset again, or restore its files";
+    assert!(error.to_string().ends_with(advice), "{error}");
+}
+
+#[tokio::test]
+async fn errors_that_no_retry_betters_come_at_once() {
+    let server = Fake::start(Data::default(), None);
+    let client = client(&[&server]);
+    let start = Instant::now();
+    let error = client.describe(&Job::new("large", "a2")).await.unwrap_err().to_string();
+    assert!(error.ends_with("description of large: NotFound: no dataset \"large\"; there are: tiny: name a dataset that the server has"), "{error}");
+    let name = Name { epoch: 0, step: 99, index: 0 };
+    let error = client.fetch(&job(), name).await.unwrap_err().to_string();
+    assert!(error.contains("OutOfRange: past the epoch"), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn gives_up_on_servers_that_are_not_there() {
+    let server = Fake::start(Data::default(), None);
+    let mut options = options(&[&server]);
+    drop(server);
+    options.retry.give_up = Duration::from_millis(300);
+    let client = Client::connect(options).unwrap();
+    let error = client.describe(&job()).await.unwrap_err();
+    assert!(matches!(error, Error::GaveUp { attempts: 3.., .. }), "{error:?}");
+    let error = error.to_string();
+    assert!(error.contains("connection failed") && error.contains("refused"), "{error}");
+    assert!(error.ends_with("check that the server runs and can be reached"), "{error}");
+}
+
+#[tokio::test]
+async fn the_first_answer_pins_the_digests() {
+    let data = Data::default();
+    let server = Fake::start(data.clone(), None);
+    let address = server.address;
+    let client = client(&[&server]);
+    client.describe(&job()).await.unwrap();
+    drop(server);
+    let _other = Fake::at(address, Data { version: 9, ..data }, None);
+    let error = client.describe(&job()).await.unwrap_err().to_string();
+    assert!(error.contains("FailedPrecondition: another digest"), "{error}");
+    let stream = client.stream(&job(), Cursor::default(), End::Steps(1), Rank::ALONE).await;
+    let error = stream.unwrap().next().await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("FailedPrecondition: another digest"), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_contradicts_its_description_is_refused() {
+    let data = Data::default();
+    let server = Fake::start(data.clone(), None);
+    let client = client(&[&server]);
+    client.describe(&job()).await.unwrap();
+    let address = server.address;
+    drop(server);
+    // The digests are the same, the images are larger.
+    let _other = Fake::at(address, Data { image_size: 9, ..data }, None);
+    let name = Name { epoch: 0, step: 0, index: 0 };
+    let error = client.fetch(&job(), name).await.unwrap_err().to_string();
+    assert!(error.contains("the height is 9, this job's is 8"), "{error}");
+}
+
+#[tokio::test]
+async fn a_microbatch_over_the_clients_limit_is_refused() {
+    let server = Fake::start(Data::default(), None);
+    let mut options = options(&[&server]);
+    options.max_microbatch_bytes = 1000;
+    let client = Client::connect(options).unwrap();
+    let name = Name { epoch: 0, step: 0, index: 0 };
+    let error = client.fetch(&job(), name).await.unwrap_err().to_string();
+    assert!(error.contains("payload of 1152 bytes, over the limit of 1000"), "{error}");
+}

@@ -1,0 +1,68 @@
+//! The client against servers that run in the test, and fail when told to.
+
+#![expect(clippy::unwrap_used, reason = "a failure to set up fails the test")]
+
+#[expect(dead_code, reason = "other tests use the rest")]
+mod fake;
+mod faults;
+mod order;
+
+use std::time::Duration;
+
+use fake::{Data, Fake};
+use forebay_client::{Client, Cursor, End, Job, Microbatch, Name, Options, Rank, Retry};
+
+/// A client of these servers that does not wait long.
+fn client(servers: &[&Fake]) -> Client {
+    Client::connect(options(servers)).unwrap()
+}
+
+fn options(servers: &[&Fake]) -> Options {
+    let mut options = Options::new(servers.iter().map(|server| server.url()));
+    options.retry = Retry {
+        first: Duration::from_millis(10),
+        most: Duration::from_millis(50),
+        give_up: Duration::from_secs(20),
+    };
+    options
+}
+
+fn job() -> Job {
+    Job { seed: 5, ..Job::new("tiny", "a2") }
+}
+
+/// The names of a rank's next `n` steps.
+fn names(data: &Data, from: Cursor, n: u64, rank: Rank) -> Vec<Name> {
+    let indices = rank.indices(data.microbatches).unwrap();
+    let cursors = (0..n).map(|k| from.after(k, data.steps_per_epoch()));
+    let step =
+        |Cursor { epoch, step }| indices.iter().map(move |i| Name { epoch, step, index: *i });
+    cursors.flat_map(step).collect()
+}
+
+/// Everything a stream delivers.
+async fn all(client: &Client, from: Cursor, end: End, rank: Rank) -> Vec<Microbatch> {
+    let mut stream = client.stream(&job(), from, end, rank).await.unwrap();
+    let mut all = Vec::new();
+    while let Some(microbatch) = stream.next().await {
+        all.push(microbatch.unwrap());
+    }
+    all
+}
+
+/// Fails unless the microbatches are those of the names, in order, byte for byte.
+fn assert_are(data: &Data, microbatches: &[Microbatch], names: &[Name]) {
+    let found: Vec<Name> = microbatches.iter().map(|microbatch| microbatch.name).collect();
+    assert_eq!(found, names);
+    for microbatch in microbatches {
+        let Name { epoch, step, index } = microbatch.name;
+        let (header, pixels) = data.microbatch(job().seed, epoch, step, index);
+        assert_eq!(*microbatch.pixels, *pixels, "{}", microbatch.name);
+        assert_eq!(microbatch.records, header.records);
+        assert_eq!(microbatch.label_a, header.label_a);
+        assert_eq!(microbatch.label_b, header.label_b);
+        assert_eq!(microbatch.lambda, header.lambda);
+        assert_eq!(microbatch.shape.to_vec(), header.shape);
+        assert_eq!(microbatch.xxh3, header.payload_xxh3);
+    }
+}

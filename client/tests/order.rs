@@ -1,0 +1,190 @@
+//! Without failures: order, ranks, resumption, bounds.
+
+use std::time::{Duration, Instant};
+
+use forebay_client::{Client, Cursor, End, Job, Name, Options, Rank, State, blocking};
+
+use crate::fake::{Data, Fake};
+use crate::{all, assert_are, client, job, names, options};
+
+#[tokio::test]
+async fn microbatches_come_in_order_over_the_ends_of_epochs() {
+    let data = Data::default();
+    let server = Fake::start(data.clone(), None);
+    let from = Cursor { epoch: 3, step: 2 };
+    let received = all(&client(&[&server]), from, End::Steps(12), Rank::ALONE).await;
+    assert_eq!(received.len(), 48);
+    assert_are(&data, &received, &names(&data, from, 12, Rank::ALONE));
+}
+
+#[tokio::test]
+async fn ranks_share_every_microbatch_exactly_once() {
+    let data = Data::default();
+    let server = Fake::start(data.clone(), None);
+    let client = client(&[&server]);
+    for world in [1, 2, 4] {
+        let mut union = Vec::new();
+        for rank in 0..world {
+            let rank = Rank { rank, world };
+            let received = all(&client, Cursor::default(), End::Steps(6), rank).await;
+            assert_are(&data, &received, &names(&data, Cursor::default(), 6, rank));
+            union.extend(received.iter().map(|microbatch| microbatch.name));
+        }
+        union.sort_unstable();
+        assert_eq!(union, names(&data, Cursor::default(), 6, Rank::ALONE), "world {world}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_resumed_anywhere_is_the_whole_stream() {
+    let data = Data::default();
+    let server = Fake::start(data.clone(), None);
+    let client = client(&[&server]);
+    let rank = Rank { rank: 1, world: 2 };
+    let (from, n) = (Cursor { epoch: 0, step: 3 }, 9);
+    for k in 0..=n {
+        let middle = from.after(k, data.steps_per_epoch());
+        let mut received = all(&client, from, End::Steps(k), rank).await;
+        received.extend(all(&client, middle, End::Steps(n - k), rank).await);
+        assert_are(&data, &received, &names(&data, from, n, rank));
+        let before = all(&client, from, End::Until(middle), rank).await;
+        assert_are(&data, &before, &names(&data, from, k, rank));
+    }
+}
+
+#[tokio::test]
+async fn fetch_gives_what_the_stream_gives() {
+    let data = Data::default();
+    let server = Fake::start(data.clone(), None);
+    let name = Name { epoch: 2, step: 4, index: 3 };
+    let fetched = client(&[&server]).fetch(&job(), name).await.unwrap();
+    assert_are(&data, &[fetched], &[name]);
+    let json = client(&[&server]).explain(&job(), name).await.unwrap();
+    assert_eq!(json, "{\"step\":4}");
+}
+
+#[tokio::test]
+async fn what_is_received_ahead_is_bounded_in_bytes() {
+    // 1.5 MiB a microbatch, 6 MiB ahead: 4 ahead, 1 waiting for its turn, and what the windows and
+    // the server's own queue hold.
+    let data = Data { image_size: 296, frame: 1 << 20, ..Data::default() };
+    let server = Fake::start(data.clone(), None);
+    let mut options = options(&[&server]);
+    options.prefetch_bytes = 6 << 20;
+    let client = Client::connect(options).unwrap();
+    let mut stream =
+        client.stream(&job(), Cursor::default(), End::Steps(100), Rank::ALONE).await.unwrap();
+    settle(&server, 4).await;
+    let ahead = server.begun();
+    assert!((4..=9).contains(&ahead), "{ahead} microbatches ahead of a trainer that took none");
+    for _ in 0..6 {
+        stream.next().await.unwrap().unwrap();
+    }
+    settle(&server, 10).await;
+    let begun = server.begun();
+    assert!((10..=15).contains(&begun), "{begun} microbatches begun when 6 were taken");
+}
+
+/// Waits until the server has begun `least` microbatches, and then no more for a while.
+async fn settle(server: &Fake, least: u64) {
+    let pause = || tokio::time::sleep(Duration::from_millis(150));
+    let start = Instant::now();
+    while server.begun() < least && start.elapsed() < Duration::from_secs(20) {
+        pause().await;
+    }
+    loop {
+        let begun = server.begun();
+        pause().await;
+        if server.begun() == begun {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_microbatch_is_received_however_small_the_bound() {
+    let data = Data::default();
+    let server = Fake::start(data.clone(), None);
+    let mut options = options(&[&server]);
+    options.prefetch_bytes = 0;
+    let client = Client::connect(options).unwrap();
+    let received = all(&client, Cursor::default(), End::Steps(3), Rank::ALONE).await;
+    assert_are(&data, &received, &names(&data, Cursor::default(), 3, Rank::ALONE));
+}
+
+#[tokio::test]
+async fn a_dropped_stream_ends_at_the_server() {
+    let data = Data { image_size: 200, frame: 1 << 20, ..Data::default() };
+    let server = Fake::start(data, None);
+    let mut options = options(&[&server]);
+    options.prefetch_bytes = 1 << 20;
+    let client = Client::connect(options).unwrap();
+    let end = End::Steps(u64::MAX);
+    let mut stream = client.stream(&job(), Cursor::default(), end, Rank::ALONE).await.unwrap();
+    stream.next().await.unwrap().unwrap();
+    drop(stream);
+    settle(&server, 1).await;
+    let begun = server.begun();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(server.begun(), begun);
+}
+
+#[test]
+fn a_trainer_without_a_runtime_iterates() {
+    let data = Data::default();
+    let server = Fake::start(data.clone(), None);
+    let client = blocking::Client::connect(options(&[&server])).unwrap();
+    assert_eq!(client.describe(&job()).unwrap().steps_per_epoch, 5);
+    let stream = client.stream(&job(), Cursor::default(), End::Steps(2), Rank::ALONE).unwrap();
+    drop(client);
+    let received: Result<Vec<_>, _> = stream.collect();
+    assert_are(&data, &received.unwrap(), &names(&data, Cursor::default(), 2, Rank::ALONE));
+}
+
+#[tokio::test]
+async fn a_checkpoint_brings_its_seed_and_its_digests() {
+    let server = Fake::start(Data::default(), None);
+    let description = client(&[&server]).describe(&job()).await.unwrap();
+    let next = Cursor { epoch: 1, step: 3 };
+    let state = State::new(&description, 5, next);
+    let resumed = Job::new("tiny", "a2").resumed(&state);
+    assert_eq!((resumed.seed, state.cursor()), (5, next));
+    client(&[&server]).describe(&resumed).await.unwrap();
+
+    let other = Fake::start(Data { version: 2, ..Data::default() }, None);
+    let error = client(&[&other]).describe(&resumed).await.unwrap_err().to_string();
+    assert!(error.contains("FailedPrecondition: another digest: give every server"), "{error}");
+}
+
+#[tokio::test]
+async fn arguments_that_cannot_be_are_refused_with_what_to_do() {
+    let server = Fake::start(Data::default(), None);
+    let client = client(&[&server]);
+    let refused = async |from: Cursor, rank: Rank| {
+        client.stream(&job(), from, End::Steps(1), rank).await.unwrap_err().to_string()
+    };
+    let start = Cursor::default();
+    assert_eq!(
+        refused(start, Rank { rank: 0, world: 3 }).await,
+        "a world of 3 does not divide the 4 microbatches of a step: use a world that does, or \
+         change the recipe's microbatches"
+    );
+    assert_eq!(
+        refused(start, Rank { rank: 2, world: 2 }).await,
+        "rank 2 of a world of 2: ranks are numbered from 0 to world - 1"
+    );
+    assert_eq!(
+        refused(Cursor { epoch: 7, step: 5 }, Rank::ALONE).await,
+        "step 5 of epoch 7: an epoch has 5 steps, numbered from 0"
+    );
+}
+
+#[tokio::test]
+async fn endpoints_that_cannot_be_are_refused() {
+    let refused = |name: &str| Client::connect(Options::new([name])).unwrap_err().to_string();
+    assert!(refused("localhost").contains("give http://host:port"));
+    assert!(refused("ftp://localhost:1").contains("give http://host:port"));
+    assert!(refused("").contains("give http://host:port"));
+    let none = Client::connect(Options::new([""; 0])).unwrap_err().to_string();
+    assert!(none.starts_with("no endpoint: name at least one server"), "{none}");
+}

@@ -1,0 +1,265 @@
+//! What a header must say to be a microbatch's, checked on both ends of the wire.
+//!
+//! A header is the word of a peer: [`check`] accepts it only when every number in it agrees with the
+//! others, so that whoever holds a checked header may size buffers by it.
+
+use crate::v1::mix_parameters::Kind;
+use crate::v1::{DType, Header, Layout, MixPlan};
+
+/// Channels of a pixel.
+const CHANNELS: u32 = 3;
+
+/// Bytes of a digest.
+const DIGEST: usize = 32;
+
+/// Why a header is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HeaderError {
+    /// The number is none of the enumeration's, or the unspecified one.
+    #[error("{field} {value} is none that a header may have")]
+    Enumeration {
+        /// The field of the header.
+        field: &'static str,
+        /// Its value.
+        value: i32,
+    },
+    /// The shape is not that of images in the header's layout.
+    #[error("shape {0:?} is not [n, h, w, 3] or [n, 3, h, w] as its layout says, h and w from 1")]
+    Shape(Vec<u32>),
+    /// The payload is not as long as the shape and the dtype make it.
+    #[error("payload of {stated} bytes where the shape and the dtype make {expected}")]
+    Payload {
+        /// What the header says.
+        stated: u64,
+        /// What it should say.
+        expected: u64,
+    },
+    /// The payload is longer than the receiver takes.
+    #[error("payload of {stated} bytes, over the limit of {limit}")]
+    Limit {
+        /// What the header says.
+        stated: u128,
+        /// The receiver's bound.
+        limit: u64,
+    },
+    /// A field that has one entry a sample has more or fewer.
+    #[error("{field} has {found} entries for {samples} samples")]
+    Entries {
+        /// The field of the header.
+        field: &'static str,
+        /// Its entries.
+        found: usize,
+        /// The first number of the shape.
+        samples: u32,
+    },
+    /// A digest is not 32 bytes long.
+    #[error("{field} is {found} bytes long, not 32")]
+    Digest {
+        /// The field of the header.
+        field: &'static str,
+        /// Its length.
+        found: usize,
+    },
+    /// A weight is no number from 0 to 1.
+    #[error("{field} of sample {sample} is no weight from 0 to 1")]
+    Weight {
+        /// The field of the header.
+        field: &'static str,
+        /// Whose it is.
+        sample: usize,
+    },
+    /// A box of the mix plan is not inside the image.
+    #[error("the box of sample {sample} is not inside the image")]
+    Box {
+        /// Whose it is.
+        sample: usize,
+    },
+}
+
+/// Bytes of one channel value, or `None` for what a header may not have.
+pub const fn dtype_bytes(dtype: DType) -> Option<u64> {
+    match dtype {
+        DType::DtypeU8 => Some(1),
+        DType::DtypeF16 | DType::DtypeBf16 => Some(2),
+        DType::DtypeF32 => Some(4),
+        DType::DtypeUnspecified => None,
+    }
+}
+
+/// Accepts a header whose fields agree with each other and whose payload is at most `limit` bytes.
+pub fn check(header: &Header, limit: u64) -> Result<(), HeaderError> {
+    let value = header.dtype;
+    let bytes = DType::try_from(value).ok().and_then(dtype_bytes);
+    let bytes = bytes.ok_or(HeaderError::Enumeration { field: "dtype", value })?;
+    let [samples, height, width] = dimensions(header)?;
+    let pixels = u128::from(samples) * u128::from(height) * u128::from(width);
+    let payload = pixels * u128::from(CHANNELS) * u128::from(bytes);
+    let within = u64::try_from(payload).ok().filter(|bytes| *bytes <= limit);
+    let expected = within.ok_or(HeaderError::Limit { stated: payload, limit })?;
+    if header.payload_bytes != expected {
+        return Err(HeaderError::Payload { stated: header.payload_bytes, expected });
+    }
+    check_targets(header, samples)?;
+    check_digest("dataset_digest", &header.dataset_digest)?;
+    check_digest("recipe_digest", &header.recipe_digest)?;
+    header.mix.as_ref().map_or(Ok(()), |mix| check_mix(mix, [samples, height, width]))
+}
+
+/// Samples, height and width.
+fn dimensions(header: &Header) -> Result<[u32; 3], HeaderError> {
+    let value = header.layout;
+    let layout = Layout::try_from(value).unwrap_or(Layout::Unspecified);
+    let dimensions = match (layout, header.shape.as_slice()) {
+        (Layout::Nhwc, &[n, h, w, CHANNELS]) | (Layout::Nchw, &[n, CHANNELS, h, w]) => [n, h, w],
+        (Layout::Unspecified, _) => {
+            return Err(HeaderError::Enumeration { field: "layout", value });
+        }
+        _ => return Err(HeaderError::Shape(header.shape.clone())),
+    };
+    if dimensions[1] == 0 || dimensions[2] == 0 {
+        return Err(HeaderError::Shape(header.shape.clone()));
+    }
+    Ok(dimensions)
+}
+
+fn check_targets(header: &Header, samples: u32) -> Result<(), HeaderError> {
+    check_entries("records", header.records.len(), samples)?;
+    check_entries("label_a", header.label_a.len(), samples)?;
+    check_entries("label_b", header.label_b.len(), samples)?;
+    check_entries("lambda", header.lambda.len(), samples)?;
+    for (sample, lambda) in header.lambda.iter().enumerate() {
+        check_weight("lambda", *lambda, sample)?;
+    }
+    Ok(())
+}
+
+fn check_mix(mix: &MixPlan, [samples, height, width]: [u32; 3]) -> Result<(), HeaderError> {
+    check_entries("mix.samples", mix.samples.len(), samples)?;
+    for (sample, parameters) in mix.samples.iter().enumerate() {
+        let value = parameters.kind;
+        if Kind::try_from(value).is_err() {
+            return Err(HeaderError::Enumeration { field: "mix.kind", value });
+        }
+        check_weight("mix.lambda", parameters.lambda, sample)?;
+        check_weight("mix.partner_lambda", parameters.partner_lambda, sample)?;
+        if let Some(part) = parameters.r#box {
+            let bottom = u64::from(part.top) + u64::from(part.height);
+            let right = u64::from(part.left) + u64::from(part.width);
+            if bottom > u64::from(height) || right > u64::from(width) {
+                return Err(HeaderError::Box { sample });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_entries(field: &'static str, found: usize, samples: u32) -> Result<(), HeaderError> {
+    let agrees = u32::try_from(found).is_ok_and(|found| found == samples);
+    if agrees { Ok(()) } else { Err(HeaderError::Entries { field, found, samples }) }
+}
+
+fn check_weight(field: &'static str, weight: f32, sample: usize) -> Result<(), HeaderError> {
+    let fits = (0.0..=1.0).contains(&weight);
+    if fits { Ok(()) } else { Err(HeaderError::Weight { field, sample }) }
+}
+
+fn check_digest(field: &'static str, digest: &[u8]) -> Result<(), HeaderError> {
+    let found = digest.len();
+    if found == DIGEST { Ok(()) } else { Err(HeaderError::Digest { field, found }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::v1::{Box, MixParameters};
+
+    fn good() -> Header {
+        Header {
+            dataset_digest: vec![1; 32].into(),
+            recipe_digest: vec![2; 32].into(),
+            dtype: DType::DtypeF16.into(),
+            layout: Layout::Nchw.into(),
+            shape: vec![2, 3, 5, 7],
+            payload_bytes: 2 * 3 * 5 * 7 * 2,
+            records: vec![10, 11],
+            label_a: vec![0, 1],
+            label_b: vec![1, 0],
+            lambda: vec![0.25, 1.0],
+            mix: Some(MixPlan { samples: vec![MixParameters::default(); 2] }),
+            ..Header::default()
+        }
+    }
+
+    #[test]
+    fn a_header_that_agrees_with_itself_is_accepted() {
+        assert_eq!(check(&good(), 420), Ok(()));
+        assert_eq!(check(&Header { mix: None, ..good() }, 420), Ok(()));
+    }
+
+    #[test]
+    fn an_empty_microbatch_is_one() {
+        let empty = Header {
+            shape: vec![0, 3, 5, 7],
+            payload_bytes: 0,
+            records: vec![],
+            label_a: vec![],
+            label_b: vec![],
+            lambda: vec![],
+            mix: None,
+            ..good()
+        };
+        assert_eq!(check(&empty, 0), Ok(()));
+    }
+
+    #[test]
+    fn every_field_that_disagrees_is_refused() {
+        type Change = fn(&mut Header);
+        let changes: [(&str, Change); 17] = [
+            ("dtype", |h| h.dtype = 0),
+            ("dtype beyond", |h| h.dtype = 77),
+            ("layout", |h| h.layout = 0),
+            ("the other layout", |h| h.layout = Layout::Nhwc.into()),
+            ("three dimensions", |h| h.shape = vec![2, 3, 35]),
+            ("no height", |h| h.shape = vec![2, 3, 0, 7]),
+            ("product beyond 64 bits", |h| h.shape = vec![u32::MAX, 3, u32::MAX, u32::MAX]),
+            ("payload too short", |h| h.payload_bytes -= 1),
+            ("payload too long", |h| h.payload_bytes += 1),
+            ("records", |h| h.records.push(1)),
+            ("label_a", |h| h.label_a.clear()),
+            ("label_b", |h| h.label_b.push(0)),
+            ("lambda", |h| h.lambda = vec![0.5]),
+            ("a lambda of NaN", |h| h.lambda[1] = f32::NAN),
+            ("a lambda over 1", |h| h.lambda[0] = 1.5),
+            ("dataset digest", |h| h.dataset_digest = vec![1; 31].into()),
+            ("recipe digest", |h| h.recipe_digest = vec![].into()),
+        ];
+        for (what, change) in changes {
+            let mut header = good();
+            change(&mut header);
+            assert!(check(&header, 420).is_err(), "{what}");
+        }
+        assert_eq!(check(&good(), 419), Err(HeaderError::Limit { stated: 420, limit: 419 }));
+    }
+
+    #[test]
+    fn a_mix_plan_that_does_not_fit_is_refused() {
+        let with = |change: fn(&mut Vec<MixParameters>)| {
+            let mut samples = vec![MixParameters::default(); 2];
+            change(&mut samples);
+            check(&Header { mix: Some(MixPlan { samples }), ..good() }, 420)
+        };
+        let part = Box { top: 3, left: 0, height: 2, width: 7 };
+        assert_eq!(check(&good(), 420), Ok(()));
+        assert!(with(|s| s.truncate(1)).is_err());
+        assert!(with(|s| s[1].kind = 9).is_err());
+        assert!(with(|s| s[0].partner_lambda = -0.1).is_err());
+        assert_eq!(
+            with(|s| s[1].r#box = Some(Box { top: u32::MAX, ..Box::default() })),
+            Err(HeaderError::Box { sample: 1 })
+        );
+        let mut samples = vec![MixParameters::default(); 2];
+        samples[0].r#box = Some(part);
+        assert_eq!(check(&Header { mix: Some(MixPlan { samples }), ..good() }, 420), Ok(()));
+    }
+}

@@ -1,0 +1,215 @@
+//! The datasets and recipes that a server has, and the pipeline that makes their microbatches.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use forebay::dataset::Dataset;
+use forebay::mix::{DType, Layout};
+use forebay::order::Sequence;
+use forebay::pipeline::{self, Timings};
+use forebay::plan::{MicrobatchName, MixKind, MixPlan, MixSample};
+use forebay::recipe::{Recipe, RecipeError, RecipeSource, RecipeSpec};
+use forebay::{Pipeline, Rect, Request};
+use forebay_proto::v1::{self, DescribeResponse, mix_parameters::Kind};
+
+use crate::source::{Done, Job, Microbatch, Name, Output, Source, Wanted};
+use crate::status::Refusal;
+
+/// What a server serves.
+#[derive(Debug)]
+pub struct Catalog {
+    datasets: BTreeMap<String, Arc<Dataset>>,
+    recipes: BTreeMap<String, RecipeSpec>,
+    pipeline: Arc<Pipeline>,
+}
+
+impl Catalog {
+    /// Datasets and the user's own recipes, by name. A recipe of the user's may not take a preset's
+    /// name.
+    pub const fn new(
+        datasets: BTreeMap<String, Arc<Dataset>>,
+        recipes: BTreeMap<String, RecipeSpec>,
+        pipeline: Arc<Pipeline>,
+    ) -> Self {
+        Self { datasets, recipes, pipeline }
+    }
+
+    fn recipe(&self, asked: &v1::Recipe) -> Result<Recipe, RecipeError> {
+        let spec = if !asked.toml.is_empty() {
+            RecipeSpec::text("the recipe sent", asked.toml.as_str())
+        } else if let Some(own) = self.recipes.get(&asked.name) {
+            own.clone()
+        } else {
+            RecipeSpec { source: RecipeSource::Preset(asked.name.clone()), set: Vec::new() }
+        };
+        let resolved = spec.with(asked.set.iter().cloned()).resolve();
+        resolved.map_err(|error| match error {
+            RecipeError::Unknown { name, known } => {
+                let own = self.recipes.keys().cloned();
+                let known = std::iter::once(known).chain(own).collect::<Vec<_>>().join(", ");
+                RecipeError::Unknown { name, known }
+            }
+            other => other,
+        })
+    }
+}
+
+impl Source for Catalog {
+    fn datasets(&self) -> Vec<String> {
+        self.datasets.keys().cloned().collect()
+    }
+
+    fn open(&self, job: &v1::Job) -> Result<Arc<dyn Job>, Refusal> {
+        let Some(dataset) = self.datasets.get(&job.dataset) else {
+            return Err(Refusal::UnknownDataset {
+                name: job.dataset.clone(),
+                served: self.datasets(),
+            });
+        };
+        let asked = job.recipe.clone().unwrap_or_default();
+        if asked.name.is_empty() == asked.toml.is_empty() {
+            return Err(Refusal::invalid("job.recipe", "give either a name or a TOML text"));
+        }
+        let recipe = self.recipe(&asked).map_err(forebay::Error::from)?;
+        let sequence =
+            Sequence::new(dataset.len(), &recipe, job.seed).map_err(forebay::Error::from)?;
+        Ok(Arc::new(CatalogJob {
+            facts: facts(dataset, &recipe, &sequence),
+            dataset: Arc::clone(dataset),
+            recipe: Arc::new(recipe),
+            sequence,
+            pipeline: Arc::clone(&self.pipeline),
+        }))
+    }
+}
+
+fn facts(dataset: &Dataset, recipe: &Recipe, sequence: &Sequence) -> DescribeResponse {
+    DescribeResponse {
+        dataset_digest: Bytes::copy_from_slice(&dataset.digest().0),
+        records: dataset.len(),
+        bad_records: dataset.bad().len() as u64,
+        classes: dataset.classes().to_vec(),
+        recipe_digest: Bytes::copy_from_slice(&recipe.digest().0),
+        recipe_toml: recipe.canonical(),
+        samples_per_epoch: sequence.samples_per_epoch(),
+        steps_per_epoch: sequence.steps_per_epoch(),
+        batch: recipe.batch,
+        microbatches: recipe.microbatches,
+        image_size: recipe.image_size,
+        smoothing: recipe.smoothing,
+        mean: recipe.mean.to_vec(),
+        std: recipe.std.to_vec(),
+        ..DescribeResponse::default()
+    }
+}
+
+/// A dataset with a recipe.
+struct CatalogJob {
+    facts: DescribeResponse,
+    dataset: Arc<Dataset>,
+    recipe: Arc<Recipe>,
+    sequence: Sequence,
+    pipeline: Arc<Pipeline>,
+}
+
+impl CatalogJob {
+    fn request(&self, name: Name, output: forebay::mix::Output) -> Request {
+        let Name { seed, epoch, step, index } = name;
+        Request {
+            dataset: Arc::clone(&self.dataset),
+            recipe: Arc::clone(&self.recipe),
+            name: MicrobatchName { seed, epoch, step, index },
+            output,
+        }
+    }
+}
+
+impl Job for CatalogJob {
+    fn facts(&self) -> &DescribeResponse {
+        &self.facts
+    }
+
+    fn microbatches(&self, step: u64) -> u32 {
+        self.sequence.microbatches(step)
+    }
+
+    fn submit(
+        &self,
+        name: Name,
+        output: Output,
+        wanted: Wanted,
+        done: Done,
+    ) -> Result<(), Refusal> {
+        let request = self.request(name, output_of(output));
+        self.pipeline.submit(request, wanted.flag(), move |made| {
+            done(made.map(microbatch).map_err(Refusal::from));
+        })?;
+        Ok(())
+    }
+
+    fn explain(&self, name: Name) -> Result<String, Refusal> {
+        let request = self.request(name, forebay::mix::Output::U8);
+        let explanation = pipeline::explain(&request)?;
+        Ok(serde_json::to_string(&explanation).expect("plain values"))
+    }
+}
+
+fn output_of(output: Output) -> forebay::mix::Output {
+    let dtype = match output.dtype {
+        v1::DType::DtypeUnspecified | v1::DType::DtypeU8 => DType::U8,
+        v1::DType::DtypeF16 => DType::F16,
+        v1::DType::DtypeBf16 => DType::Bf16,
+        v1::DType::DtypeF32 => DType::F32,
+    };
+    let layout = match output.layout {
+        v1::Layout::Unspecified | v1::Layout::Nhwc => Layout::Nhwc,
+        v1::Layout::Nchw => Layout::Nchw,
+    };
+    forebay::mix::Output { dtype, layout, mixed: output.mixed }
+}
+
+/// A microbatch in the words of the wire. Its slab returns to the ring once the payload is sent.
+fn microbatch(made: forebay::Microbatch) -> Microbatch {
+    Microbatch {
+        mix: (!made.output.mixed).then(|| mix_plan(&made.plan)),
+        timings: timings(&made.timings),
+        payload: Bytes::from_owner(made.payload),
+        shape: made.shape,
+        records: made.records,
+        label_a: made.label_a,
+        label_b: made.label_b,
+        lambda: made.lambda,
+        xxh3: made.xxh3,
+    }
+}
+
+fn mix_plan(plan: &MixPlan) -> v1::MixPlan {
+    let parameters = |sample: &MixSample| {
+        let (kind, cut) = match sample.kind {
+            MixKind::None => (Kind::Unspecified, None),
+            MixKind::Mixup => (Kind::Mixup, None),
+            MixKind::Cutmix(Rect { top, left, height, width }) => {
+                (Kind::Cutmix, Some(v1::Box { top, left, height, width }))
+            }
+        };
+        let [lambda, partner_lambda] = sample.weights;
+        v1::MixParameters { kind: kind.into(), lambda, partner_lambda, r#box: cut }
+    };
+    v1::MixPlan { samples: plan.samples.iter().map(parameters).collect() }
+}
+
+fn timings(timings: &Timings) -> v1::Timings {
+    let micros = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let stages = &timings.stages;
+    v1::Timings {
+        queue: micros(timings.queue),
+        make: micros(timings.total.saturating_sub(timings.queue)),
+        read: micros(stages.read),
+        decode: micros(stages.decode),
+        resize: micros(stages.resize),
+        augment: micros(stages.augment),
+        mix: micros(stages.mix),
+        digest: micros(stages.digest),
+    }
+}

@@ -1,0 +1,106 @@
+//! `forebay dump`: one microbatch as safetensors.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use forebay::decode::Decoder;
+use forebay::mix::Output;
+use forebay::{Microbatch, Request};
+use safetensors::tensor::{Dtype, TensorView};
+
+use super::options::{MicrobatchOptions, pipeline_for};
+use super::say;
+
+#[derive(Debug, Args)]
+pub(super) struct DumpArgs {
+    #[command(flatten)]
+    microbatch: MicrobatchOptions,
+    /// Pixels after mixing, or before.
+    #[arg(long, value_enum, default_value_t = MixWhen::After)]
+    mix: MixWhen,
+    /// The file to write.
+    #[arg(long, short, value_name = "FILE", default_value = "microbatch.safetensors")]
+    out: PathBuf,
+    /// Also write each record's decoded picture as DIR/<record>.png.
+    #[arg(long, value_name = "DIR")]
+    decoded: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum MixWhen {
+    /// As trainers get them.
+    After,
+    /// Before MixUp and CutMix.
+    None,
+}
+
+pub(super) fn dump(args: &DumpArgs) -> anyhow::Result<()> {
+    let output = Output { mixed: args.mix == MixWhen::After, ..Output::U8 };
+    let request = args.microbatch.request(output)?;
+    let pipeline = pipeline_for(&request.recipe, output, None)?;
+    let microbatch = pipeline.make(request.clone())?;
+    write(&args.out, &request, &microbatch)
+        .with_context(|| format!("cannot write {}", args.out.display()))?;
+    if let Some(folder) = &args.decoded {
+        write_decoded(folder, &request, &microbatch)?;
+    }
+    say(format!(
+        "{} samples, XXH3 {:016x}, in {}",
+        microbatch.records.len(),
+        microbatch.xxh3,
+        args.out.display()
+    ))
+}
+
+/// `pixels` u8 [N, H, W, 3]; `label_a`, `label_b`, `record` i64 [N]; `lambda` f32 [N]; digests and the
+/// name in the metadata.
+fn write(path: &Path, request: &Request, microbatch: &Microbatch) -> anyhow::Result<()> {
+    let n = microbatch.records.len();
+    let wide = |values: &mut dyn Iterator<Item = u64>| -> Vec<u8> {
+        values.flat_map(u64::to_le_bytes).collect()
+    };
+    let label_a = wide(&mut microbatch.label_a.iter().map(|&label| u64::from(label)));
+    let label_b = wide(&mut microbatch.label_b.iter().map(|&label| u64::from(label)));
+    let record = wide(&mut microbatch.records.iter().copied());
+    let lambda: Vec<u8> = microbatch.lambda.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let shape = microbatch.shape.iter().map(|&side| side as usize).collect();
+    let tensors = [
+        ("pixels", TensorView::new(Dtype::U8, shape, &microbatch.payload)?),
+        ("label_a", TensorView::new(Dtype::I64, vec![n], &label_a)?),
+        ("label_b", TensorView::new(Dtype::I64, vec![n], &label_b)?),
+        ("record", TensorView::new(Dtype::I64, vec![n], &record)?),
+        ("lambda", TensorView::new(Dtype::F32, vec![n], &lambda)?),
+    ];
+    let name = request.name;
+    let metadata = [
+        ("dataset_digest", request.dataset.digest().to_string()),
+        ("recipe_digest", request.recipe.digest().to_string()),
+        ("seed", name.seed.to_string()),
+        ("epoch", name.epoch.to_string()),
+        ("step", name.step.to_string()),
+        ("index", name.index.to_string()),
+        ("mixed", microbatch.output.mixed.to_string()),
+        ("xxh3", format!("{:016x}", microbatch.xxh3)),
+    ];
+    let metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    safetensors::serialize_to_file(tensors, Some(metadata), path)?;
+    Ok(())
+}
+
+/// Whole pictures as forebay decodes them, to compare what comes after with other tools.
+fn write_decoded(folder: &Path, request: &Request, microbatch: &Microbatch) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let (mut decoder, mut scratch) = (Decoder::default(), Vec::new());
+    for &record in &BTreeSet::from_iter(microbatch.records.iter().copied()) {
+        let size = request.dataset.record(record).size;
+        let bytes = request.dataset.read(record, &mut scratch)?;
+        let region = decoder.decode(bytes, size.whole())?;
+        let pixels = region.crop(size.whole());
+        let path = folder.join(format!("{record}.png"));
+        image::save_buffer(&path, pixels.data(), size.width, size.height, image::ColorType::Rgb8)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,82 @@
+//! `forebay index` and `forebay inspect`.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use forebay::dataset::{self, Dataset, Summary};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::options::IndexOptions;
+use super::say;
+
+#[derive(Debug, Args)]
+pub(super) struct IndexArgs {
+    /// An ImageFolder directory, a WebDataset tar, a directory of tars, or a pattern.
+    path: PathBuf,
+    #[command(flatten)]
+    index: IndexOptions,
+    /// Threads; all cores where left out.
+    #[arg(long, env = "FOREBAY_THREADS")]
+    threads: Option<NonZeroUsize>,
+    /// Print the summary as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InspectArgs {
+    /// The dataset, as it was indexed.
+    path: PathBuf,
+    #[command(flatten)]
+    index: IndexOptions,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn index(args: &IndexArgs) -> anyhow::Result<()> {
+    let threads = args
+        .threads
+        .or_else(|| std::thread::available_parallelism().ok())
+        .map_or(1, NonZeroUsize::get);
+    let bar = progress_bar("images");
+    let progress = |progress: dataset::Progress| {
+        bar.set_length(progress.total);
+        bar.set_position(progress.done);
+    };
+    let index_dir = args.index.index_dir.as_deref();
+    let summary = dataset::build(&args.path, index_dir, threads, &progress)?;
+    bar.finish_and_clear();
+    if args.json {
+        return print(&summary, true);
+    }
+    let file = dataset::index_path(&args.path, index_dir);
+    say(format!("indexed {} records, {} bad", summary.records, summary.bad.len()))?;
+    for bad in summary.bad.iter().take(10) {
+        say(format!("  bad: {}: {}", bad.name, bad.reason))?;
+    }
+    if summary.bad.len() > 10 {
+        say(format!("  and {} more; `forebay inspect` lists all", summary.bad.len() - 10))?;
+    }
+    say(format!("digest {}\nindex  {}", summary.digest, file.display()))
+}
+
+pub(super) fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
+    let dataset = Dataset::open(&args.path, args.index.index_dir.as_deref())?;
+    print(&dataset.summary(), args.json)
+}
+
+fn print(summary: &Summary, json: bool) -> anyhow::Result<()> {
+    if json { say(serde_json::to_string_pretty(summary)?) } else { say(summary) }
+}
+
+/// A bar on standard error, hidden where that is no terminal.
+pub(super) fn progress_bar(unit: &str) -> ProgressBar {
+    let form = format!("{{bar:40}} {{pos}}/{{len}} {unit}, {{per_sec}}, {{eta}} left");
+    let style = ProgressStyle::with_template(&form).expect("a well-formed template");
+    let bar = ProgressBar::no_length().with_style(style);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}

@@ -1,0 +1,122 @@
+//! Options that several commands share.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use forebay::dataset::Dataset;
+use forebay::mix::Output;
+use forebay::order::Sequence;
+use forebay::plan::MicrobatchName;
+use forebay::recipe::{Recipe, RecipeSpec};
+use forebay::{Pipeline, Request, pipeline};
+
+/// Where a dataset and its index lie.
+#[derive(Clone, Debug, Args)]
+pub(super) struct DatasetOptions {
+    /// An ImageFolder directory, a WebDataset tar, a directory of tars, or a pattern such as
+    /// `train-{000000..000146}.tar`.
+    #[arg(long, value_name = "PATH")]
+    pub(super) dataset: PathBuf,
+    #[command(flatten)]
+    pub(super) index: IndexOptions,
+}
+
+/// Where index files lie.
+#[derive(Clone, Debug, Args)]
+pub(super) struct IndexOptions {
+    /// Folder for index files, where they cannot lie beside the dataset.
+    #[arg(long, value_name = "DIR", env = "FOREBAY_INDEX_DIR")]
+    pub(super) index_dir: Option<PathBuf>,
+}
+
+/// A recipe and changes to it.
+#[derive(Clone, Debug, Args)]
+pub(super) struct RecipeOptions {
+    /// a1, a2, a3, eval, or a TOML file.
+    #[arg(long, value_name = "NAME|FILE.toml", default_value = "a2", env = "FOREBAY_RECIPE")]
+    pub(super) recipe: String,
+    #[command(flatten)]
+    pub(super) changes: RecipeChanges,
+}
+
+/// Changes to a recipe.
+#[derive(Clone, Debug, Args)]
+pub(super) struct RecipeChanges {
+    /// Change a field, such as `--set 'crop.scale = [0.35, 1.0]'`; may be given more than once.
+    #[arg(long, value_name = "FIELD=VALUE")]
+    pub(super) set: Vec<String>,
+    /// Samples of a step.
+    #[arg(long, value_name = "N")]
+    pub(super) batch: Option<u32>,
+    /// Microbatches of a step.
+    #[arg(long, value_name = "N")]
+    pub(super) microbatches: Option<u32>,
+}
+
+impl RecipeChanges {
+    /// As TOML assignments.
+    pub(super) fn assignments(&self) -> impl Iterator<Item = String> + '_ {
+        let number = |field, value: Option<u32>| value.map(|value| format!("{field} = {value}"));
+        let numbers = [number("batch", self.batch), number("microbatches", self.microbatches)];
+        self.set.iter().cloned().chain(numbers.into_iter().flatten())
+    }
+}
+
+impl RecipeOptions {
+    pub(super) fn spec(&self) -> anyhow::Result<RecipeSpec> {
+        Ok(RecipeSpec::from_argument(&self.recipe)?.with(self.changes.assignments()))
+    }
+}
+
+/// The name of a microbatch, with the dataset and recipe that it belongs to.
+#[derive(Clone, Debug, Args)]
+pub(super) struct MicrobatchOptions {
+    #[command(flatten)]
+    pub(super) dataset: DatasetOptions,
+    #[command(flatten)]
+    pub(super) recipe: RecipeOptions,
+    /// Seed of the run.
+    #[arg(long, default_value_t = 0)]
+    pub(super) seed: u64,
+    /// Epoch, from 0.
+    #[arg(long, default_value_t = 0)]
+    pub(super) epoch: u64,
+    /// Step of the epoch, from 0.
+    #[arg(long, default_value_t = 0)]
+    pub(super) step: u64,
+    /// Microbatch of the step, from 0.
+    #[arg(long, default_value_t = 0)]
+    pub(super) index: u32,
+}
+
+impl MicrobatchOptions {
+    pub(super) fn request(&self, output: Output) -> anyhow::Result<Request> {
+        let DatasetOptions { dataset, index } = &self.dataset;
+        let dataset = Arc::new(Dataset::open(dataset, index.index_dir.as_deref())?);
+        let recipe = Arc::new(self.recipe.spec()?.resolve()?);
+        Sequence::new(dataset.len(), &recipe, self.seed)?;
+        let name = MicrobatchName {
+            seed: self.seed,
+            epoch: self.epoch,
+            step: self.step,
+            index: self.index,
+        };
+        Ok(Request { dataset, recipe, name, output })
+    }
+}
+
+/// A pipeline for one command: a single microbatch at a time, as large as it may be.
+pub(super) fn pipeline_for(
+    recipe: &Recipe,
+    output: Output,
+    threads: Option<NonZeroUsize>,
+) -> anyhow::Result<Pipeline> {
+    let defaults = pipeline::Settings::default();
+    let pixels = forebay::Size::square(recipe.image_size).rgb_bytes();
+    let bytes = recipe.microbatch_size() as usize * pixels * (output.dtype.bytes() + 1);
+    let buffer_bytes = defaults.buffer_bytes.max(2 * bytes);
+    let threads = threads.unwrap_or(defaults.threads);
+    Ok(Pipeline::new(pipeline::Settings { threads, buffer_bytes, ..defaults })?)
+}

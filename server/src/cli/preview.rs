@@ -1,0 +1,69 @@
+//! `forebay preview`: a microbatch as a picture.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Args;
+use forebay::mix::Output;
+use forebay::pipeline::{self, ExplainedSample, Explanation};
+
+use super::options::{MicrobatchOptions, pipeline_for};
+use super::say;
+use crate::preview::{Tile, sheet};
+
+#[derive(Debug, Args)]
+pub(super) struct PreviewArgs {
+    #[command(flatten)]
+    microbatch: MicrobatchOptions,
+    /// Samples to draw, from slot 0.
+    #[arg(long, default_value_t = 32)]
+    samples: usize,
+    /// The PNG to write.
+    #[arg(long, short, value_name = "FILE", default_value = "preview.png")]
+    out: PathBuf,
+}
+
+pub(super) fn preview(args: &PreviewArgs) -> anyhow::Result<()> {
+    let request = args.microbatch.request(Output::U8)?;
+    let explanation = pipeline::explain(&request)?;
+    let microbatch = pipeline_for(&request.recipe, Output::U8, None)?.make(request.clone())?;
+    let size = forebay::Size::square(request.recipe.image_size);
+    let classes = request.dataset.classes();
+    let slots = microbatch.payload.chunks_exact(size.rgb_bytes()).zip(&explanation.samples);
+    let tiles: Vec<Tile<'_>> = slots
+        .take(args.samples)
+        .map(|(pixels, sample)| Tile {
+            pixels,
+            size,
+            caption: caption(&explanation, sample, classes),
+        })
+        .collect();
+    sheet(&tiles)
+        .save(&args.out)
+        .with_context(|| format!("cannot write {}", args.out.display()))?;
+    say(format!("{} samples in {}", tiles.len(), args.out.display()))
+}
+
+/// Label, record, crop, operations and mix, a line each.
+fn caption(all: &Explanation, sample: &ExplainedSample, classes: &[String]) -> Vec<String> {
+    let class = |label: u32| classes.get(label as usize).map_or("?", String::as_str);
+    let [top, left, height, width] = sample.source;
+    let mut lines = vec![
+        format!("{} {}", sample.label, class(sample.label)),
+        format!("record {}", sample.record),
+        format!("{width}x{height} at {left},{top} of {}x{}", sample.size[1], sample.size[0]),
+    ];
+    if sample.flip {
+        lines.push("flipped".into());
+    }
+    lines.extend(sample.ops.iter().map(|op| match op.arg {
+        Some(arg) => format!("{} {arg:.3}", op.name),
+        None => op.name.to_owned(),
+    }));
+    let (mode, lambda) = all.mix_of(sample);
+    if mode != "none" {
+        let partner = all.samples[sample.partner].label;
+        lines.push(format!("{mode} {lambda:.3} with {partner} {}", class(partner)));
+    }
+    lines
+}

@@ -1,0 +1,121 @@
+//! Why a request is not served, and the one place where that becomes a gRPC status.
+
+use std::time::Duration;
+
+use forebay::Error;
+use forebay_proto::frame::SplitError;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+/// When a client that met a limit may ask again.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// The most bytes of a status message: it travels as a header, and clients bound those.
+const MESSAGE_BYTES: usize = 4096;
+
+/// Why a request is not served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The request is malformed.
+    #[error("{field}: {what}")]
+    Invalid {
+        /// The field of the request.
+        field: &'static str,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The request is in a form of gRPC that is not served.
+    #[error("the request is compressed, which is not served: send it as it is")]
+    Compressed,
+    /// There is no such dataset.
+    #[error("no dataset {name:?} is served here; there are: {}", .served.join(", "))]
+    UnknownDataset {
+        /// The name asked for.
+        name: String,
+        /// The names served.
+        served: Vec<String>,
+    },
+    /// Another dataset or recipe than the client expects.
+    #[error("the client expects the {what} of digest {expected}, here it is {found}: {form}")]
+    Mismatch {
+        /// `dataset` or `recipe`.
+        what: &'static str,
+        /// The digest that the client sent.
+        expected: String,
+        /// The digest here.
+        found: String,
+        /// What it is here: the recipe's canonical form, the dataset's size.
+        form: String,
+    },
+    /// As many streams as the server may have.
+    #[error(
+        "{limit} streams are open, as many as this server may have; ask again shortly, or another server"
+    )]
+    TooManyStreams {
+        /// The bound.
+        limit: usize,
+    },
+    /// The reader took nothing.
+    #[error("nothing was taken for {} s, so the stream was ended; ask for the next microbatch", .after.as_secs_f64())]
+    Stalled {
+        /// The bound.
+        after: Duration,
+    },
+    /// The server stops.
+    #[error("this server stops; ask another one for the next microbatch")]
+    Draining,
+    /// A microbatch was made that cannot be sent.
+    #[error(transparent)]
+    Frame(#[from] SplitError),
+    /// The pipeline said no.
+    #[error(transparent)]
+    Pipeline(#[from] Error),
+}
+
+impl Refusal {
+    /// A field that is wrong, and how.
+    pub fn invalid(field: &'static str, what: impl Into<String>) -> Self {
+        Self::Invalid { field, what: what.into() }
+    }
+
+    /// The code that says whose turn it is, as the .proto lists them.
+    fn code(&self) -> Code {
+        match self {
+            Self::Invalid { .. } | Self::Frame(SplitError::HeaderTooLarge { .. }) => {
+                Code::InvalidArgument
+            }
+            Self::Compressed => Code::Unimplemented,
+            Self::UnknownDataset { .. } => Code::NotFound,
+            Self::Mismatch { .. } => Code::FailedPrecondition,
+            Self::TooManyStreams { .. } => Code::ResourceExhausted,
+            Self::Stalled { .. } | Self::Draining => Code::Unavailable,
+            Self::Frame(_) => Code::Internal,
+            Self::Pipeline(error) => match error {
+                Error::Recipe(_) | Error::BufferBudget { .. } => Code::InvalidArgument,
+                Error::Dataset(_) | Error::Record { .. } => Code::DataLoss,
+                Error::OutOfRange { .. } => Code::OutOfRange,
+                Error::Busy { .. } => Code::ResourceExhausted,
+                Error::Cancelled => Code::Unavailable,
+                _ => Code::Internal,
+            },
+        }
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        let code = refusal.code();
+        let mut message = refusal.to_string();
+        if message.len() > MESSAGE_BYTES {
+            message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
+            message.push_str(" ...");
+        }
+        if code == Code::ResourceExhausted {
+            let retry = ErrorDetails::with_retry_info(Some(RETRY_DELAY));
+            Self::with_error_details(code, message, retry)
+        } else {
+            Self::new(code, message)
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Single gRPC messages: requests, and the answers that are not frames.
+
+use bytes::{BufMut as _, Bytes};
+use http::{HeaderMap, HeaderValue, Response};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use prost::Message;
+use tokio::time::timeout;
+use tonic::Status;
+use tonic::body::Body;
+
+use crate::body::PREFIX_BYTES;
+use crate::limits::Limits;
+use crate::status::Refusal;
+
+/// Reads a request of one message.
+pub(crate) async fn read<M: Message + Default>(body: Body, limits: &Limits) -> Result<M, Refusal> {
+    let invalid = |what: String| Refusal::invalid("request", what);
+    let most = limits.request_bytes;
+    let collected =
+        timeout(limits.request_timeout, Limited::new(body, most + PREFIX_BYTES).collect());
+    let bytes = match collected.await {
+        Err(_elapsed) => {
+            Err(invalid(format!("took more than {:?} to arrive", limits.request_timeout)))
+        }
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(invalid(format!("has more than the {most} bytes that this server takes")))
+        }
+        Ok(Err(error)) => Err(invalid(format!("cannot be read: {error}"))),
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+    }?;
+    let Some((prefix, message)) = bytes.split_first_chunk::<PREFIX_BYTES>() else {
+        return Err(invalid("holds no message".into()));
+    };
+    let [compressed, length @ ..] = *prefix;
+    if compressed != 0 {
+        return Err(Refusal::Compressed);
+    }
+    let length = u32::from_be_bytes(length);
+    if length as usize != message.len() {
+        return Err(invalid(format!("states {length} bytes and has {}", message.len())));
+    }
+    M::decode(message).map_err(|error| invalid(error.to_string()))
+}
+
+/// Answers with one message.
+pub(crate) fn write<M: Message>(message: &M) -> Response<Body> {
+    let length = u32::try_from(message.encoded_len()).expect("an answer is far below 4 GiB");
+    let mut bytes = Vec::with_capacity(PREFIX_BYTES + message.encoded_len());
+    bytes.put_u8(0);
+    bytes.put_u32(length);
+    message.encode_raw(&mut bytes);
+    let body =
+        Full::new(Bytes::from(bytes)).with_trailers(async { Some(Ok(trailers(&Status::ok("")))) });
+    response(Body::new(body))
+}
+
+/// The response of a call that has been accepted.
+pub(crate) fn response(body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    let grpc = HeaderValue::from_static("application/grpc");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, grpc);
+    response
+}
+
+/// A status as it ends a call.
+pub(crate) fn trailers(status: &Status) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    status.add_header(&mut trailers).expect("tonic encodes every message to a header value");
+    trailers
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use forebay_proto::v1::ExplainRequest;
+
+    use super::*;
+
+    async fn read_bytes(bytes: &'static [u8]) -> Result<ExplainRequest, String> {
+        let body = Body::new(Full::new(Bytes::from_static(bytes)));
+        read(body, &Limits::default()).await.map_err(|refusal| refusal.to_string())
+    }
+
+    #[tokio::test]
+    async fn a_request_is_one_message_whole_and_not_compressed() {
+        let epoch = ExplainRequest { epoch: 5, ..ExplainRequest::default() };
+        assert_eq!(read_bytes(&[0, 0, 0, 0, 2, 0x10, 5]).await, Ok(epoch));
+        assert_eq!(read_bytes(&[0, 0, 0, 0, 0]).await, Ok(ExplainRequest::default()));
+        for (bytes, says) in [
+            (&[][..], "holds no message"),
+            (&[0, 0, 0, 0], "holds no message"),
+            (&[1, 0, 0, 0, 0], "compressed"),
+            (&[0, 0, 0, 0, 3, 0x10, 5], "states 3 bytes and has 2"),
+            (&[0, 0xff, 0xff, 0xff, 0xff, 0x10, 5], "states 4294967295 bytes"),
+            (&[0, 0, 0, 0, 2, 0x10, 5, 0, 0, 0, 0, 0], "states 2 bytes and has 7"),
+            (&[0, 0, 0, 0, 2, 0x10, 0xff], "request: failed to decode"),
+        ] {
+            let error = read_bytes(bytes).await.unwrap_err();
+            assert!(error.contains(says), "{error:?} of {bytes:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_that_does_not_arrive_is_given_up() {
+        let (_sender, silent) = crate::body::channel();
+        let request_timeout = Duration::from_millis(20);
+        let limits = Limits { request_timeout, ..Limits::default() };
+        let refusal = read::<ExplainRequest>(Body::new(silent), &limits).await.unwrap_err();
+        assert_eq!(refusal.to_string(), "request: took more than 20ms to arrive");
+    }
+}

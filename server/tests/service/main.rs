@@ -1,0 +1,9 @@
+//! The service on a loopback socket, over makers of made-up microbatches, read by stock clients.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod lifecycle;
+mod pressure;
+mod refusals;
+mod streams;
+mod support;

@@ -1,0 +1,122 @@
+//! Rotate, shear and translate: `Image.rotate` and `Image.transform` with an affine matrix.
+//!
+//! Source: Pillow 12, `Image.py` (`rotate`, `transform`), `src/libImaging/Geometry.c`; timm's
+//! `rotate`, `shear_x`, `shear_y`, `translate_x_rel`, `translate_y_rel`.
+
+use super::angle::cos_sin;
+use super::estimate::{self, Job, Warp};
+use super::sampler::Affine;
+use crate::op::Op;
+use crate::sample::{Interpolation, Size, View};
+use crate::simd::Simd;
+
+/// What a geometric operation does.
+#[derive(Debug, PartialEq)]
+enum Motion {
+    Nothing,
+    /// Counter-clockwise by so many quarter turns, pixel by pixel.
+    Quarters(u32),
+    Affine(Affine, Interpolation),
+}
+
+/// Writes to `out` what a geometric operation makes of `source`.
+///
+/// # Panics
+/// When the operation is not a geometric one.
+pub(super) fn apply(
+    simd: Simd,
+    op: &Op,
+    source: View<'_>,
+    fill: [u8; 3],
+    out: &mut [u8],
+    warp: &mut Warp,
+) {
+    match motion(op, source.size()) {
+        Motion::Nothing => {}
+        Motion::Quarters(turns) => turn(source, turns, out),
+        Motion::Affine(affine, filter) => {
+            estimate::transform(simd, &Job { source, affine, filter, fill }, out, warp);
+        }
+    }
+}
+
+fn motion(op: &Op, size: Size) -> Motion {
+    let (width, height) = (f64::from(size.width), f64::from(size.height));
+    let (matrix, filter) = match *op {
+        Op::Rotate(degrees, filter) => match degrees.rem_euclid(360.0) {
+            0.0 => return Motion::Nothing,
+            180.0 => return Motion::Quarters(2),
+            90.0 if size.width == size.height => return Motion::Quarters(1),
+            270.0 if size.width == size.height => return Motion::Quarters(3),
+            degrees => (rotation(degrees, size), filter),
+        },
+        Op::ShearX(factor, filter) => ([1.0, factor, 0.0, 0.0, 1.0, 0.0], filter),
+        Op::ShearY(factor, filter) => ([1.0, 0.0, 0.0, factor, 1.0, 0.0], filter),
+        Op::TranslateXRel(part, filter) => ([1.0, 0.0, part * width, 0.0, 1.0, 0.0], filter),
+        Op::TranslateYRel(part, filter) => ([1.0, 0.0, 0.0, 0.0, 1.0, part * height], filter),
+        _ => panic!("{} is not a geometric operation", op.name()),
+    };
+    match matrix {
+        [1.0, 0.0, 0.0, 0.0, 1.0, 0.0] => Motion::Nothing,
+        matrix => Motion::Affine(Affine(matrix), filter),
+    }
+}
+
+/// The matrix of a rotation about the image's centre.
+fn rotation(degrees: f64, size: Size) -> [f64; 6] {
+    let (x, y) = (f64::from(size.width) / 2.0, f64::from(size.height) / 2.0);
+    let angle = -degrees.to_radians();
+    let (cos, sin) = cos_sin(angle);
+    let (a, b, d, e) = (round15(cos), round15(sin), round15(-sin), round15(cos));
+    [a, b, a * -x + b * -y + x, d, e, d * -x + e * -y + y]
+}
+
+/// Python's `round(value, 15)`: through the decimal digits.
+fn round15(value: f64) -> f64 {
+    format!("{value:.15}").parse().expect("digits of a number")
+}
+
+/// Turns the image counter-clockwise by quarters; by one or three only where it is square.
+fn turn(source: View<'_>, turns: u32, out: &mut [u8]) {
+    let Size { height, width } = source.size();
+    for (y, row) in (0..height).zip(out.chunks_exact_mut(width as usize * 3)) {
+        for (x, pixel) in (0..width).zip(row.as_chunks_mut::<3>().0) {
+            let (from_y, from_x) = match turns {
+                1 => (x, width - 1 - y),
+                2 => (height - 1 - y, width - 1 - x),
+                _ => (height - 1 - x, y),
+            };
+            pixel.copy_from_slice(&source.row(from_y)[from_x as usize * 3..][..3]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_to_15_decimals_is_pythons() {
+        for (value, rounded) in [
+            (0.5, 0.5),
+            (0.123_456_789_012_345_67, 0.123_456_789_012_346),
+            (-1e-16, -0.0),
+            (0.866_025_403_784_438_7, 0.866_025_403_784_439),
+        ] {
+            assert_eq!(round15(value).to_bits(), f64::to_bits(rounded), "{value}");
+        }
+    }
+
+    #[test]
+    fn whole_turns_and_zero_factors_do_nothing() {
+        let size = Size { height: 4, width: 6 };
+        let filter = Interpolation::Bicubic;
+        for op in
+            [Op::Rotate(-720.0, filter), Op::ShearX(0.0, filter), Op::TranslateYRel(0.0, filter)]
+        {
+            assert_eq!(motion(&op, size), Motion::Nothing, "{op:?}");
+        }
+        assert_eq!(motion(&Op::Rotate(-180.0, filter), size), Motion::Quarters(2));
+        assert!(matches!(motion(&Op::Rotate(90.0, filter), size), Motion::Affine(..)));
+    }
+}

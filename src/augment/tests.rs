@@ -1,0 +1,138 @@
+use proptest::prelude::*;
+
+use super::estimate::{Job, exactly};
+use super::sampler::Affine;
+use super::*;
+use crate::sample::Interpolation;
+
+const FILL: [u8; 3] = [124, 116, 104];
+
+/// Noise, or large patches of the same value, as photographs have.
+fn pixels(size: Size, seed: u64) -> Vec<u8> {
+    let patch = if seed.is_multiple_of(2) { 1 } else { 9 };
+    let mut state = seed | 1;
+    let mut last = [0; 3];
+    let mut next = |index: u32| {
+        if index.is_multiple_of(patch) {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            last =
+                if state >> 62 == 0 { [255; 3] } else { [0, 1, 2].map(|c| state.to_le_bytes()[c]) };
+        }
+        last
+    };
+    (0..size.height * size.width).flat_map(&mut next).collect()
+}
+
+fn applied(simd: Simd, ops: &[Op], size: Size, pixels: &[u8]) -> Vec<u8> {
+    let mut slot = pixels.to_vec();
+    apply(ops, &mut slot, size, FILL, &mut Scratch::new(simd));
+    slot
+}
+
+fn size() -> impl Strategy<Value = Size> {
+    (1..=50_u32, 1..=50_u32).prop_map(|(height, width)| Size { height, width })
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    (0..15_usize, 0.0..=10.0, any::<bool>(), any::<bool>()).prop_map(
+        |(index, level, negative, cubic)| {
+            let filter = if cubic { Interpolation::Bicubic } else { Interpolation::Bilinear };
+            Op::at(index, level, negative, filter)
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn avx2_and_scalar_give_the_same_bytes(size in size(), seed in any::<u64>(), op in op()) {
+        let pixels = pixels(size, seed);
+        let ops = [op];
+        prop_assert_eq!(
+            applied(Simd::detect(), &ops, size, &pixels),
+            applied(Simd::SCALAR, &ops, size, &pixels)
+        );
+    }
+
+    #[test]
+    fn estimates_equal_every_pixel_computed_exactly(
+        size in size(), seed in any::<u64>(), cubic in any::<bool>(), kind in 0..5_u32, amount in -1.2..1.2,
+    ) {
+        let filter = if cubic { Interpolation::Bicubic } else { Interpolation::Bilinear };
+        let (cos, sin) = (f64::cos(amount), f64::sin(amount));
+        let affine = Affine(match kind {
+            0 => [1.0, amount, 0.0, 0.0, 1.0, 0.0],
+            1 => [1.0, 0.0, 0.0, amount, 1.0, 0.0],
+            2 => [1.0, 0.0, amount * f64::from(size.width), 0.0, 1.0, 0.0],
+            3 => [1.0, 0.0, 0.0, 0.0, 1.0, amount * f64::from(size.height)],
+            _ => [cos, sin, amount * 5.0, -sin, cos, 3.0],
+        });
+        let pixels = pixels(size, seed);
+        let job = Job { source: View::new(&pixels, size), affine, filter, fill: FILL };
+        let (mut exact, mut fast) = (vec![0; pixels.len()], vec![1; pixels.len()]);
+        exactly(&job, &mut exact);
+        estimate::transform(Simd::detect(), &job, &mut fast, &mut Warp::default());
+        prop_assert_eq!(exact, fast);
+    }
+
+    #[test]
+    fn joined_operations_equal_one_after_the_other(
+        size in size(), seed in any::<u64>(), ops in prop::collection::vec(op(), 2..5),
+    ) {
+        let pixels = pixels(size, seed);
+        let mut one_by_one = pixels.clone();
+        for op in &ops {
+            one_by_one = applied(Simd::detect(), &[*op], size, &one_by_one);
+        }
+        prop_assert_eq!(applied(Simd::detect(), &ops, size, &pixels), one_by_one);
+    }
+}
+
+#[test]
+fn extreme_arguments_do_no_harm() {
+    let size = Size { height: 5, width: 4 };
+    let pixels = pixels(size, 8);
+    for arg in [-1e300, -1e9, -3.0, 1e-300, 2.5, 1e9, f64::MAX] {
+        for filter in [Interpolation::Bilinear, Interpolation::Bicubic] {
+            for simd in [Simd::SCALAR, Simd::detect()] {
+                let ops = [
+                    Op::Rotate(arg, filter),
+                    Op::ShearX(arg, filter),
+                    Op::ShearY(arg, filter),
+                    Op::TranslateXRel(arg, filter),
+                    Op::TranslateYRel(arg, filter),
+                    Op::Color(arg),
+                    Op::Contrast(arg),
+                    Op::Brightness(arg),
+                    Op::Sharpness(arg),
+                ];
+                for op in ops {
+                    assert_eq!(applied(simd, &[op], size, &pixels).len(), pixels.len(), "{op:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn smoothing_in_whole_numbers_equals_pillows_single_precision() {
+    let (one, five) = (1.0_f32 / 13.0, 5.0_f32 / 13.0);
+    // The sums that a flat image and a lone pixel in it can have.
+    for around in 0..=255_u8 {
+        for centre in 0..=255_u8 {
+            let size = Size::square(3);
+            let mut pixels = vec![around; 27];
+            pixels[12..15].fill(centre);
+            let [a, c] = [f32::from(around), f32::from(centre)];
+            let side = a * one + a * one + a * one;
+            let sum = 0.5_f32 + side + (a * one + c * five + a * one) + side;
+            let expected = blend::mix(blend::truncate(sum), centre, 1.63);
+            let mut out = pixels.clone();
+            blend::sharpness(Simd::SCALAR, &pixels, size, &mut out, 1.63);
+            assert_eq!(out[12..15], [expected; 3]);
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Makes the index: lists the records, reads, decodes and checksums each, writes one file.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use memmap2::Mmap;
+use rayon::prelude::*;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::index::{ENTRY, HEADER, MAGIC, RECORD, REQUIRED, VERSION, kind, write_strings};
+use super::map::map;
+use super::source::{Source, index_path};
+use super::{Dataset, DatasetError, Record, Summary, folder, read_file, webdataset};
+use crate::decode::{self, Decoder};
+use crate::sample::{Digest, Size};
+
+/// Labels of tars without a `classes.txt` are below this.
+const MAX_NUMBERED_CLASSES: u32 = 1 << 20;
+
+/// How far the work is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Records checked so far.
+    pub done: u64,
+    /// Records there are.
+    pub total: u64,
+}
+
+/// Indexes the dataset at a path on `threads` threads. The index appears whole, by a rename, or not at
+/// all: killed half way, the earlier one stays.
+///
+/// A file that cannot be read is an error; a record that does not decode is bad.
+pub fn build(
+    path: &Path,
+    index_dir: Option<&Path>,
+    threads: usize,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Summary, DatasetError> {
+    let threads = threads.max(1);
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|number| format!("index-{number}"))
+        .build()
+        .map_err(|error| {
+            DatasetError::io("start threads for", path)(std::io::Error::other(error))
+        })?;
+    let listing = pool.install(|| Listing::of(path))?;
+    if listing.entries.is_empty() {
+        return Err(DatasetError::Empty { path: path.into() });
+    }
+    let checked = pool.install(|| listing.check(progress))?;
+    let file = index_path(path, index_dir);
+    write(&file, &listing.sections(&checked))?;
+    Ok(Dataset::open(path, index_dir)?.summary())
+}
+
+/// A record before anybody looked into it.
+struct Entry {
+    name: String,
+    label: u32,
+    shard: u32,
+    offset: u64,
+    /// In a shard; unknown in a folder.
+    length: u32,
+}
+
+/// What there is to index.
+struct Listing {
+    root: PathBuf,
+    classes: Vec<String>,
+    /// Name and contents; none in a folder.
+    shards: Vec<(String, Mmap)>,
+    entries: Vec<Entry>,
+}
+
+/// A record that was looked into: why it is bad, if it is.
+type Checked = (Record, Option<String>);
+
+impl Listing {
+    fn of(path: &Path) -> Result<Self, DatasetError> {
+        match Source::find(path)? {
+            Source::Folder { root } => {
+                let (classes, files) = folder::scan(&root)?;
+                let entry = |file: folder::ImageFile| Entry {
+                    name: file.name,
+                    label: file.label,
+                    shard: 0,
+                    offset: 0,
+                    length: 0,
+                };
+                let entries = files.into_iter().map(entry).collect();
+                Ok(Self { root, classes, shards: Vec::new(), entries })
+            }
+            Source::Tars { base, shards } => Self::of_tars(base, shards),
+        }
+    }
+
+    fn of_tars(base: PathBuf, shards: Vec<String>) -> Result<Self, DatasetError> {
+        let shards: Vec<(String, Mmap)> = shards
+            .into_iter()
+            .map(|name| map(&base.join(&name)).map(|map| (name, map)))
+            .collect::<Result<_, _>>()?;
+        let samples: Vec<Vec<webdataset::Sample>> = shards
+            .par_iter()
+            .map(|(name, map)| webdataset::scan(&base.join(name), map))
+            .collect::<Result<_, _>>()?;
+        let mut entries = Vec::with_capacity(samples.iter().map(Vec::len).sum());
+        for ((number, (shard, _)), samples) in (0..).zip(&shards).zip(samples) {
+            entries.extend(samples.into_iter().map(|sample| Entry {
+                name: format!("{shard}/{}", sample.name),
+                label: sample.label,
+                shard: number,
+                offset: sample.offset,
+                length: sample.length,
+            }));
+        }
+        let classes = classes_of_tars(&base, &entries)?;
+        Ok(Self { root: base, classes, shards, entries })
+    }
+
+    /// Decodes every record.
+    fn check(&self, progress: &(dyn Fn(Progress) + Sync)) -> Result<Vec<Checked>, DatasetError> {
+        let total = self.entries.len() as u64;
+        let done = AtomicU64::new(0);
+        self.entries
+            .par_iter()
+            // A worker's buffers are worth a few dozen images.
+            .with_min_len(32)
+            .map_init(<(Decoder, Vec<u8>)>::default, |(decoder, buffer), entry| {
+                let checked = self.check_one(entry, decoder, buffer)?;
+                progress(Progress { done: done.fetch_add(1, Ordering::Relaxed) + 1, total });
+                Ok(checked)
+            })
+            .collect()
+    }
+
+    fn check_one(
+        &self,
+        entry: &Entry,
+        decoder: &mut Decoder,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Checked, DatasetError> {
+        let bytes = if let Some((_, shard)) = self.shards.get(entry.shard as usize) {
+            let start = usize::try_from(entry.offset).expect("inside a file that is mapped");
+            &shard[start..start + entry.length as usize]
+        } else {
+            read_file(&self.root.join(&entry.name), buffer, u32::MAX)?;
+            buffer.as_slice()
+        };
+        let length = u32::try_from(bytes.len()).map_err(|error| {
+            DatasetError::io("index", self.root.join(&entry.name))(std::io::Error::other(error))
+        })?;
+        let verdict = decode::verify(bytes, decoder);
+        let header = decode::probe(bytes).ok();
+        let record = Record {
+            label: entry.label,
+            size: header.map_or(Size { height: 0, width: 0 }, |header| header.size),
+            bytes: length,
+            format: header.map(|header| header.format),
+            color: header.map(|header| header.color),
+            progressive: header.is_some_and(|header| header.progressive),
+            good: verdict.is_ok(),
+            checksum: xxh3_64(bytes),
+            shard: entry.shard,
+            offset: entry.offset,
+            name: (0, 0),
+        };
+        Ok((record, verdict.err().map(|error| error.to_string())))
+    }
+
+    fn sections(&self, checked: &[Checked]) -> Vec<(u32, Vec<u8>)> {
+        let mut records = Vec::with_capacity(checked.len() * RECORD);
+        let mut names = Vec::new();
+        for (entry, (record, _)) in self.entries.iter().zip(checked) {
+            let length = u16::try_from(entry.name.len()).expect("names are bounded when listed");
+            let record = Record { name: (names.len() as u64, length), ..*record };
+            records.extend(record.to_bytes());
+            names.extend(entry.name.as_bytes());
+        }
+        let mut meta = self.digest(checked).0.to_vec();
+        meta.push(u8::from(!self.shards.is_empty()));
+        let sizes = self.shards.iter().flat_map(|(_, map)| (map.len() as u64).to_le_bytes());
+        let bad = (0_u64..).zip(checked).filter(|(_, (record, _))| !record.good);
+        let reasons = checked.iter().filter_map(|(_, reason)| reason.as_deref());
+        vec![
+            (kind::META, meta),
+            (kind::SHARD_SIZES, sizes.collect()),
+            (kind::SHARD_NAMES, write_strings(self.shards.iter().map(|(name, _)| name.as_str()))),
+            (kind::CLASSES, write_strings(self.classes.iter().map(String::as_str))),
+            (kind::RECORDS, records),
+            (kind::NAMES, names),
+            (kind::BAD, bad.flat_map(|(id, _)| id.to_le_bytes()).collect()),
+            (kind::REASONS, write_strings(reasons)),
+        ]
+    }
+
+    fn digest(&self, checked: &[Checked]) -> Digest {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"forebay dataset 1");
+        let string = |text: &str, hasher: &mut blake3::Hasher| {
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        };
+        hasher.update(&(self.classes.len() as u64).to_le_bytes());
+        self.classes.iter().for_each(|class| string(class, &mut hasher));
+        hasher.update(&(checked.len() as u64).to_le_bytes());
+        for (entry, (record, _)) in self.entries.iter().zip(checked) {
+            string(&entry.name, &mut hasher);
+            hasher.update(&record.label.to_le_bytes());
+            hasher.update(&record.bytes.to_le_bytes());
+            hasher.update(&record.checksum.to_le_bytes());
+            hasher.update(&[u8::from(record.good)]);
+        }
+        Digest(*hasher.finalize().as_bytes())
+    }
+}
+
+/// The lines of `classes.txt` beside the shards, else the numbers of the labels.
+fn classes_of_tars(base: &Path, entries: &[Entry]) -> Result<Vec<String>, DatasetError> {
+    let path = base.join("classes.txt");
+    let most = entries.iter().max_by_key(|entry| entry.label);
+    let label_error = |entry: &Entry, classes| DatasetError::Label {
+        name: entry.name.clone(),
+        label: entry.label,
+        classes,
+    };
+    let classes: Vec<String> = match fs::read_to_string(&path) {
+        Ok(text) => text.lines().map(str::trim).filter(|l| !l.is_empty()).map(Into::into).collect(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let count = most.map_or(0, |entry| entry.label.saturating_add(1));
+            (0..count.min(MAX_NUMBERED_CLASSES)).map(|label| label.to_string()).collect()
+        }
+        Err(error) => return Err(DatasetError::io("read", path)(error)),
+    };
+    match most {
+        Some(entry) if entry.label as usize >= classes.len() => {
+            Err(label_error(entry, classes.len()))
+        }
+        _ => Ok(classes),
+    }
+}
+
+/// Writes the sections to a new file, which then takes the name.
+pub(super) fn write(path: &Path, sections: &[(u32, Vec<u8>)]) -> Result<(), DatasetError> {
+    let failed = || DatasetError::io("write", path);
+    let mut table = Vec::with_capacity(sections.len() * ENTRY);
+    let mut at = (HEADER + sections.len() * ENTRY).next_multiple_of(8);
+    let first = at;
+    for (kind, bytes) in sections {
+        table.extend(kind.to_le_bytes());
+        table.extend(REQUIRED.to_le_bytes());
+        table.extend((at as u64).to_le_bytes());
+        table.extend((bytes.len() as u64).to_le_bytes());
+        table.extend(xxh3_64(bytes).to_le_bytes());
+        at = (at + bytes.len()).next_multiple_of(8);
+    }
+    let mut head = MAGIC.to_vec();
+    head.extend(VERSION.to_le_bytes());
+    head.extend(u32::try_from(sections.len()).expect("a few").to_le_bytes());
+    head.extend((at as u64).to_le_bytes());
+    head.extend(xxh3_64(&table).to_le_bytes());
+    head.extend(table);
+    head.resize(first, 0);
+
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).map_err(failed())?;
+    let mut file = tempfile::Builder::new()
+        .prefix(".forebay-")
+        .permissions(fs::Permissions::from_mode(0o644))
+        .tempfile_in(folder)
+        .map_err(failed())?;
+    file.write_all(&head).map_err(failed())?;
+    for (_, bytes) in sections {
+        file.write_all(bytes).map_err(failed())?;
+        let padding = bytes.len().next_multiple_of(8) - bytes.len();
+        file.write_all(&[0; 8][..padding]).map_err(failed())?;
+    }
+    file.as_file().sync_all().map_err(failed())?;
+    file.persist(path).map_err(|error| failed()(error.error))?;
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! MixUp and CutMix of u8 batches on the CPU, in place.
+//!
+//! A sample's partner is its mirror in the microbatch, so samples i and n - 1 - i need each other and
+//! nobody else: both are mixed together, row by row, from a copy of one row.
+
+use crate::plan::{MixKind, MixPlan, MixSample};
+use crate::sample::Size;
+
+/// Mixes a microbatch in place: u8 pixels in NHWC, one sample after the other.
+///
+/// # Panics
+/// When the pixels are not those of as many samples of the size as the plan has.
+pub fn mix(pixels: &mut [u8], size: Size, plan: &MixPlan) {
+    let n = plan.samples.len();
+    assert_eq!(pixels.len(), n * size.rgb_bytes());
+    let mut row = vec![0; size.width as usize * 3];
+    let (front, back) = pixels.split_at_mut(n / 2 * size.rgb_bytes());
+    let pairs =
+        front.chunks_exact_mut(size.rgb_bytes()).zip(back.rchunks_exact_mut(size.rgb_bytes()));
+    for (i, (a, b)) in pairs.enumerate() {
+        mix_pair(a, b, size, [plan.samples[i], plan.samples[n - 1 - i]], &mut row);
+    }
+}
+
+/// Mixes a sample and its partner, each by its own entry of the plan. `row` is scratch for one row.
+pub fn mix_pair(a: &mut [u8], b: &mut [u8], size: Size, plan: [MixSample; 2], row: &mut [u8]) {
+    let width = size.width as usize * 3;
+    for (y, (row_a, row_b)) in (0..).zip(a.chunks_exact_mut(width).zip(b.chunks_exact_mut(width))) {
+        row.copy_from_slice(row_a);
+        mix_row(row_a, row_b, y, plan[0]);
+        mix_row(row_b, row, y, plan[1]);
+    }
+}
+
+fn mix_row(own: &mut [u8], partner: &[u8], y: u32, sample: MixSample) {
+    match sample.kind {
+        MixKind::None => {}
+        MixKind::Mixup => blend(own, partner, sample.weights),
+        MixKind::Cutmix(cut) => {
+            if (cut.top..cut.top + cut.height).contains(&y) {
+                let columns = cut.left as usize * 3..(cut.left + cut.width) as usize * 3;
+                own[columns.clone()].copy_from_slice(&partner[columns]);
+            }
+        }
+    }
+}
+
+/// `np.rint(own * weights[0] + partner * weights[1])` in f32.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0..=255")]
+fn blend(own: &mut [u8], partner: &[u8], weights: [f32; 2]) {
+    // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, ties to even, and unlike
+    // `round_ties_even` compiles to plain additions on every CPU.
+    const ROUND: f32 = 12_582_912.0;
+    for (own, partner) in own.iter_mut().zip(partner) {
+        let sum = f32::from(*own) * weights[0] + f32::from(*partner) * weights[1];
+        *own = ((sum + ROUND) - ROUND) as u8;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::plan::{cutmix_f64, mixup_f64};
+
+    /// One sample at a time, from a copy of the batch.
+    fn naive(pixels: &[u8], size: Size, plan: &MixPlan) -> Vec<u8> {
+        let (n, len) = (plan.samples.len(), size.rgb_bytes());
+        let mut out = pixels.to_vec();
+        for (i, sample) in plan.samples.iter().enumerate() {
+            for at in 0..len {
+                let (own, partner) = (pixels[i * len + at], pixels[(n - 1 - i) * len + at]);
+                let (y, x) = (at / 3 / size.width as usize, at / 3 % size.width as usize);
+                out[i * len + at] = match sample.kind {
+                    MixKind::None => own,
+                    MixKind::Cutmix(cut) => {
+                        let inside = (cut.top..cut.top + cut.height)
+                            .contains(&u32::try_from(y).unwrap())
+                            && (cut.left..cut.left + cut.width)
+                                .contains(&u32::try_from(x).unwrap());
+                        if inside { partner } else { own }
+                    }
+                    MixKind::Mixup => {
+                        let [a, b] = sample.weights;
+                        let sum = f32::from(own) * a + f32::from(partner) * b;
+                        #[expect(
+                            clippy::cast_possible_truncation,
+                            clippy::cast_sign_loss,
+                            reason = "0..=255"
+                        )]
+                        let value = sum.round_ties_even() as u8;
+                        value
+                    }
+                };
+            }
+        }
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn mixing_in_place_equals_mixing_from_a_copy(
+            height in 1_u32..24, width in 1_u32..24, half in 0_usize..4, odd: bool, seed: u64,
+            lambdas in prop::collection::vec(0.0_f64..=1.0, 9), cut in prop::collection::vec(any::<bool>(), 9),
+        ) {
+            let size = Size { height, width };
+            let n = 2 * half + usize::from(odd);
+            let samples = (0..n).map(|i| {
+                if cut[i] {
+                    cutmix_f64(lambdas[i], (height / 2, width / 3), size)
+                } else {
+                    mixup_f64(lambdas[i])
+                }
+            }).collect();
+            // The middle sample of an odd number is its own partner: the plan leaves it alone.
+            let mut plan = MixPlan { samples };
+            if odd {
+                plan.samples[half] = MixSample::UNMIXED;
+            }
+            let mut state = seed;
+            let pixels: Vec<u8> = (0..n * size.rgb_bytes()).map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 56) as u8
+            }).collect();
+            let mut mixed = pixels.clone();
+            mix(&mut mixed, size, &plan);
+            prop_assert_eq!(mixed, naive(&pixels, size, &plan));
+        }
+    }
+
+    #[test]
+    fn rounding_is_to_even_as_numpy_rounds() {
+        let mut own = [1, 2, 3, 255, 0];
+        blend(&mut own, &[2, 3, 4, 254, 1], [0.5, 0.5]);
+        assert_eq!(own, [2, 2, 4, 254, 0]);
+    }
+}

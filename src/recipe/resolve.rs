@@ -1,0 +1,222 @@
+//! From a name, a text and changes to a [`Recipe`].
+
+use std::path::Path;
+
+use toml::{Table, Value};
+
+use super::{Recipe, RecipeError};
+
+/// The recipes that forebay ships, by name, as TOML.
+pub const PRESETS: [(&str, &str); 4] = [
+    ("a1", include_str!("presets/a1.toml")),
+    ("a2", include_str!("presets/a2.toml")),
+    ("a3", include_str!("presets/a3.toml")),
+    ("eval", include_str!("presets/eval.toml")),
+];
+
+/// How a recipe is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecipeSpec {
+    /// Where it starts.
+    pub source: RecipeSource,
+    /// Changes as TOML assignments, such as `crop.scale = [0.35, 1.0]`, applied in order.
+    pub set: Vec<String>,
+}
+
+/// Where a recipe starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecipeSource {
+    /// The name of a preset.
+    Preset(String),
+    /// A whole text, with what to call it in errors.
+    Text {
+        /// Such as the file's path.
+        origin: String,
+        /// TOML.
+        toml: String,
+    },
+}
+
+impl RecipeSpec {
+    /// A preset by name, unchanged.
+    pub fn preset(name: impl Into<String>) -> Self {
+        Self { source: RecipeSource::Preset(name.into()), set: Vec::new() }
+    }
+
+    /// A text.
+    pub fn text(origin: impl Into<String>, toml: impl Into<String>) -> Self {
+        let source = RecipeSource::Text { origin: origin.into(), toml: toml.into() };
+        Self { source, set: Vec::new() }
+    }
+
+    /// What a person writes on a command line: a preset's name, or a file that ends in `.toml`.
+    pub fn from_argument(argument: &str) -> Result<Self, RecipeError> {
+        if !Path::new(argument).extension().is_some_and(|end| end.eq_ignore_ascii_case("toml")) {
+            return Ok(Self::preset(argument));
+        }
+        let toml = std::fs::read_to_string(argument)
+            .map_err(|source| RecipeError::Read { path: argument.into(), source })?;
+        Ok(Self::text(argument, toml))
+    }
+
+    /// The same with more changes.
+    #[must_use]
+    pub fn with(mut self, set: impl IntoIterator<Item = String>) -> Self {
+        self.set.extend(set);
+        self
+    }
+
+    /// The recipe that is asked for, validated.
+    pub fn resolve(&self) -> Result<Recipe, RecipeError> {
+        let (origin, mut table) = match &self.source {
+            RecipeSource::Preset(name) => (name.clone(), preset(name)?),
+            RecipeSource::Text { origin, toml } => {
+                let mut table = parse(origin, toml)?;
+                let start = match table.remove("base") {
+                    None => Table::new(),
+                    Some(Value::String(name)) => preset(&name)?,
+                    Some(_) => return Err(syntax(origin, "base must be the name of a preset")),
+                };
+                (origin.clone(), merge(start, table))
+            }
+        };
+        for assignment in &self.set {
+            let change = parse(assignment, assignment)?;
+            table = merge(table, change);
+        }
+        let recipe: Recipe = Value::Table(table)
+            .try_into()
+            .map_err(|error: toml::de::Error| syntax(&origin, error.message()))?;
+        recipe.validate()?;
+        Ok(recipe)
+    }
+}
+
+fn preset(name: &str) -> Result<Table, RecipeError> {
+    let Some((_, text)) = PRESETS.iter().find(|(known, _)| *known == name) else {
+        let known = PRESETS.map(|(name, _)| name).join(", ");
+        return Err(RecipeError::Unknown { name: name.into(), known });
+    };
+    parse(name, text)
+}
+
+fn parse(what: &str, text: &str) -> Result<Table, RecipeError> {
+    text.parse().map_err(|error: toml::de::Error| syntax(what, &error.to_string()))
+}
+
+fn syntax(what: &str, why: &str) -> RecipeError {
+    RecipeError::Syntax { what: what.into(), why: why.trim_end().into() }
+}
+
+/// `change` over `base`, table by table. A table that names its `kind` replaces the whole of it:
+/// what belongs to one kind of crop means nothing to another.
+fn merge(mut base: Table, change: Table) -> Table {
+    for (key, value) in change {
+        let merged = match (base.remove(&key), value) {
+            (Some(Value::Table(old)), Value::Table(new)) if !new.contains_key("kind") => {
+                Value::Table(merge(old, new))
+            }
+            (Some(Value::Float(_)), Value::Integer(new)) => Value::Float(new as f64),
+            (_, new) => new,
+        };
+        base.insert(key, merged);
+    }
+    base
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Crop, MixMode, Order, difference};
+    use super::*;
+
+    fn resolve(spec: &RecipeSpec) -> Recipe {
+        spec.resolve().unwrap()
+    }
+
+    #[test]
+    fn presets_are_those_of_the_paper() {
+        let [a1, a2, a3, eval] = PRESETS.map(|(name, _)| resolve(&RecipeSpec::preset(name)));
+        assert_eq!(
+            (a1.image_size, a2.image_size, a3.image_size, eval.image_size),
+            (224, 224, 160, 224)
+        );
+        assert_eq!((a1.smoothing, a2.smoothing, a3.smoothing), (0.1, 0.0, 0.0));
+        assert_eq!((a1.repeats, a2.repeats, a3.repeats), (3, 3, 1));
+        assert_eq!((a1.mix.mixup, a2.mix.mixup, a3.mix.mixup), (0.2, 0.1, 0.1));
+        let magnitudes = [a1, a2, a3].map(|r| r.randaugment.magnitude.to_string());
+        assert_eq!(magnitudes, ["7", "7", "6"]);
+        assert_eq!(eval.crop, Crop::Center { resize: 235 });
+        assert_eq!(eval.order, Order::Sequential);
+        assert_eq!(eval.fill(), [124, 116, 104]);
+    }
+
+    #[test]
+    fn the_digest_follows_the_meaning_and_not_the_writing() {
+        let a2 = resolve(&RecipeSpec::preset("a2"));
+        let written =
+            RecipeSpec::text("mine", "base = \"a2\"\n[mix]\nmode = \"batch\"\ncutmix = 1\n");
+        assert_eq!(resolve(&written), a2);
+        assert_eq!(resolve(&written).digest(), a2.digest());
+        let again = RecipeSpec::text("canonical", a2.canonical());
+        assert_eq!(resolve(&again).digest(), a2.digest());
+        let changed = resolve(&RecipeSpec::preset("a2").with(["batch = 32".into()]));
+        assert_ne!(changed.digest(), a2.digest());
+    }
+
+    #[test]
+    fn changes_apply_in_order_and_show_in_the_difference() {
+        let a2 = RecipeSpec::preset("a2");
+        let set = ["batch = 64", "mix.mode = \"elem\"", "batch = 32", "microbatches = 2"];
+        let changed = resolve(&a2.clone().with(set.map(String::from)));
+        assert_eq!((changed.batch, changed.microbatch_size()), (32, 16));
+        assert_eq!(changed.mix.mode, MixMode::Elem);
+        let fields: Vec<String> =
+            difference(&resolve(&a2), &changed).into_iter().map(|(field, ..)| field).collect();
+        assert_eq!(fields, ["batch", "microbatches", "mix.mode"]);
+    }
+
+    #[test]
+    fn another_kind_of_crop_replaces_the_whole_crop() {
+        let set = ["crop = { kind = \"center\", resize = 256 }".to_owned()];
+        let recipe = resolve(&RecipeSpec::preset("a3").with(set));
+        assert_eq!(recipe.crop, Crop::Center { resize: 256 });
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_refused_with_its_field() {
+        for (change, field) in [
+            ("batch = 0", "batch"),
+            ("batch = 2049", "microbatches"),
+            ("batch = 2056", "batch"),
+            ("image_size = 100000", "image_size"),
+            ("flip = 1.5", "flip"),
+            ("flip = nan", "flip"),
+            ("crop.scale = [0.5, 0.2]", "crop.scale"),
+            ("crop = { kind = \"center\", resize = 100 }", "crop.resize"),
+            ("randaugment.magnitude = 11.0", "randaugment.magnitude"),
+            ("std = [0.0, 1.0, 1.0]", "std"),
+            ("semantics = 2", "semantics"),
+            ("order = \"sequential\"", "repeats"),
+        ] {
+            let error = RecipeSpec::preset("a2").with([change.into()]).resolve().unwrap_err();
+            assert!(
+                error.to_string().starts_with(&format!("recipe field {field}: ")),
+                "{change}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_recipe_says_where_and_why() {
+        let unknown = RecipeSpec::preset("a4").resolve().unwrap_err().to_string();
+        assert!(unknown.contains("\"a4\"") && unknown.contains("a1, a2, a3, eval"), "{unknown}");
+        let extra = RecipeSpec::preset("a2").with(["blur = 1".into()]).resolve().unwrap_err();
+        assert!(extra.to_string().contains("blur"), "{extra}");
+        let broken = RecipeSpec::text("mine.toml", "batch = ").resolve().unwrap_err().to_string();
+        assert!(broken.contains("mine.toml"), "{broken}");
+        let missing = RecipeSpec::text("mine.toml", "batch = 8").resolve().unwrap_err().to_string();
+        assert!(missing.contains("missing field"), "{missing}");
+        let absent = RecipeSpec::from_argument("no/such.toml").unwrap_err().to_string();
+        assert!(absent.contains("no/such.toml"), "{absent}");
+    }
+}

@@ -1,1 +1,0 @@
-//! Crop box and filter to a slot of the batch.

@@ -1,0 +1,140 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const FILTERS: [Interpolation; 2] = [Interpolation::Bilinear, Interpolation::Bicubic];
+
+fn pixels(size: Size, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        // Bytes at both ends are frequent: they make sums overshoot.
+        match state >> 62 {
+            0 => 0,
+            1 => 255,
+            _ => state.to_le_bytes()[3],
+        }
+    };
+    (0..size.rgb_bytes()).map(|_| next()).collect()
+}
+
+fn resized(simd: Simd, source: View<'_>, to: &Resample) -> Vec<u8> {
+    let mut slot = vec![0xaa; to.window.size().rgb_bytes()];
+    Resizer::new(simd).resize(source, to, &mut slot);
+    slot
+}
+
+fn size(most: u32) -> impl Strategy<Value = Size> {
+    (1..=most, 1..=most).prop_map(|(height, width)| Size { height, width })
+}
+
+/// A box inside an image of the given size.
+fn part(size: Size, at: [u32; 4]) -> Rect {
+    let (top, left) = (at[0] % size.height, at[1] % size.width);
+    let (height, width) = (1 + at[2] % (size.height - top), 1 + at[3] % (size.width - left));
+    Rect { top, left, height, width }
+}
+
+proptest! {
+    #[test]
+    fn avx2_and_scalar_give_the_same_bytes(
+        from in size(90), crop in any::<[u32; 4]>(), resized_to in size(90),
+        window in any::<[u32; 4]>(), filter in 0..2_usize, flip in any::<bool>(), seed in any::<u64>(),
+    ) {
+        let data = pixels(from, seed);
+        let source = View::new(&data, from).crop(part(from, crop));
+        let window = part(resized_to, window);
+        let to = Resample { resized: resized_to, window, filter: FILTERS[filter], flip };
+        prop_assert_eq!(resized(Simd::detect(), source, &to), resized(Simd::SCALAR, source, &to));
+    }
+
+    #[test]
+    fn a_window_is_the_crop_of_the_whole(
+        from in size(60), resized_to in size(60), window in any::<[u32; 4]>(), filter in 0..2_usize,
+    ) {
+        let data = pixels(from, 7);
+        let source = View::new(&data, from);
+        let window = part(resized_to, window);
+        let to = Resample { resized: resized_to, window, filter: FILTERS[filter], flip: false };
+        let all = resized(Simd::detect(), source, &Resample { window: resized_to.whole(), ..to });
+        let crop = View::new(&all, resized_to).crop(window);
+        let rows: Vec<u8> = (0..window.height).flat_map(|y| crop.row(y)).copied().collect();
+        prop_assert_eq!(resized(Simd::detect(), source, &to), rows);
+    }
+
+    #[test]
+    fn flip_mirrors_the_window(
+        from in size(40), resized_to in size(40), window in any::<[u32; 4]>(), keep in any::<[bool; 2]>(),
+    ) {
+        let data = pixels(from, 3);
+        let resized_to = Size {
+            height: if keep[0] { from.height } else { resized_to.height },
+            width: if keep[1] { from.width } else { resized_to.width },
+        };
+        let window = part(resized_to, window);
+        let to = Resample { resized: resized_to, window, filter: Interpolation::Bicubic, flip: false };
+        let source = View::new(&data, from);
+        let mut expected = resized(Simd::detect(), source, &to);
+        expected.chunks_exact_mut(window.width as usize * 3).for_each(mirror);
+        prop_assert_eq!(resized(Simd::detect(), source, &Resample { flip: true, ..to }), expected);
+    }
+}
+
+#[test]
+fn the_same_size_is_a_copy() {
+    let size = Size { height: 9, width: 13 };
+    let data = pixels(size, 5);
+    let to = Resample {
+        resized: size,
+        window: size.whole(),
+        filter: Interpolation::Bicubic,
+        flip: false,
+    };
+    assert_eq!(resized(Simd::detect(), View::new(&data, size), &to), data);
+}
+
+#[test]
+fn a_flat_image_stays_flat_at_extreme_ratios() {
+    for (from, to) in [
+        (Size { height: 1, width: 5000 }, Size::square(224)),
+        (Size { height: 5000, width: 1 }, Size::square(224)),
+        (Size { height: 3, width: 20_000 }, Size { height: 5, width: 1 }),
+        (Size { height: 20_000, width: 2 }, Size::square(1)),
+        (Size::square(1), Size { height: 700, width: 3 }),
+    ] {
+        let data = vec![201; from.rgb_bytes()];
+        let source = View::new(&data, from);
+        for filter in FILTERS {
+            let to = Resample { resized: to, window: to.whole(), filter, flip: true };
+            for simd in [Simd::SCALAR, Simd::detect()] {
+                assert!(resized(simd, source, &to).iter().all(|value| *value == 201), "{to:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_very_tall_image_takes_the_vertical_pass_first() {
+    let filter = Interpolation::Bicubic;
+    for (height, tall) in [(300, false), (301, true)] {
+        let from = Size { height, width: 3 };
+        let data = pixels(from, 11);
+        let source = View::new(&data, from);
+        let to = Resample {
+            resized: Size::square(8),
+            window: Size::square(8).whole(),
+            filter,
+            flip: true,
+        };
+        let step = |source, size: Size, flip| {
+            let to = Resample { resized: size, window: size.whole(), filter, flip };
+            resized(Simd::detect(), source, &to)
+        };
+        let middle = Size { height: 8, width: 3 };
+        let lowered = step(source, middle, false);
+        let vertical_first = step(View::new(&lowered, middle), Size::square(8), true);
+        assert_eq!(resized(Simd::detect(), source, &to) == vertical_first, tall, "{height} rows");
+    }
+}

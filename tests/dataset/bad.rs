@@ -1,0 +1,105 @@
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use forebay::dataset::{Dataset, DatasetError, index_path};
+use tempfile::tempdir;
+
+use crate::make::{cut_image, files, image, index, message, opened, tar};
+
+/// Asserts that indexing says all of this.
+fn refused(path: &Path, parts: &[&str]) {
+    let message = message(index(path));
+    for part in parts {
+        assert!(message.contains(part), "{message:?} lacks {part:?}");
+    }
+}
+
+pub(crate) fn paths_that_are_no_dataset() {
+    let root = tempdir().unwrap();
+    refused(&root.path().join("none"), &["no dataset at", "none"]);
+    refused(root.path(), &["neither class folders nor tars"]);
+    files(root.path(), &[("file", b"".to_vec())]);
+    refused(&root.path().join("file"), &["does not end in .tar"]);
+    files(root.path(), &[("x/a/1.jpg", image(1)), ("x/s.tar", tar(&[]))]);
+    refused(&root.path().join("x"), &["both folders and tars"]);
+    refused(&root.path().join("x/s.tar"), &["holds no images"]);
+    files(root.path(), &[("junk.tar", vec![7; 2000])]);
+    refused(&root.path().join("junk.tar"), &["at byte 0: not a tar header"]);
+    let missing = Dataset::open(&root.path().join("none"), None);
+    assert!(matches!(missing, Err(DatasetError::Missing { .. })));
+}
+
+pub(crate) fn folders_that_torchvision_refuses() {
+    let root = tempdir().unwrap();
+    files(root.path(), &[("a/1.jpg", image(1)), ("b/notes.txt", image(2))]);
+    refused(root.path(), &["class folder", "/b holds no image", ".jpeg"]);
+    let name = OsStr::from_bytes(b"b/\xFF.jpg");
+    fs::write(root.path().join(name), image(1)).unwrap();
+    refused(root.path(), &["is not UTF-8"]);
+}
+
+pub(crate) fn unreadable_files_are_named() {
+    let root = tempdir().unwrap();
+    files(root.path(), &[("a/1.jpg", image(1))]);
+    symlink("nowhere", root.path().join("a/2.jpg")).unwrap();
+    refused(root.path(), &["cannot open", "a/2.jpg", "No such file"]);
+}
+
+pub(crate) fn a_dataset_without_a_good_record() {
+    let root = tempdir().unwrap();
+    files(root.path(), &[("a/1.jpg", cut_image()), ("a/2.jpg", cut_image())]);
+    refused(root.path(), &["all 2 records are bad", "a/1.jpg", "truncated"]);
+}
+
+pub(crate) fn no_index_or_a_damaged_one() {
+    let root = tempdir().unwrap();
+    files(root.path(), &[("train/a/1.jpg", image(1))]);
+    let path = root.path().join("train");
+    let error = message(Dataset::open(&path, None));
+    assert!(error.contains("no index at") && error.contains("run `forebay index"), "{error}");
+    opened(&path);
+    let file = index_path(&path, None);
+    let whole = fs::read(&file).unwrap();
+    let cases: [(Vec<u8>, &str); 5] = [
+        (Vec::new(), "too short"),
+        (b"PNG".repeat(100), "not an index of forebay"),
+        (whole[..whole.len() - 8].to_vec(), "bytes and should have"),
+        ([&whole[..8], &[9, 0, 0, 0], &whole[12..]].concat(), "version 9"),
+        ([&whole[..whole.len() - 40], &[1; 40]].concat(), "is damaged"),
+    ];
+    for (bytes, expected) in cases {
+        fs::write(&file, bytes).unwrap();
+        let error = message(Dataset::open(&path, None));
+        assert!(error.contains(expected) && error.contains("run `forebay index`"), "{error}");
+    }
+}
+
+pub(crate) fn files_that_changed_since() {
+    let root = tempdir().unwrap();
+    files(root.path(), &[("a/1.jpg", image(1)), ("a/2.jpg", image(2)), ("a/3.jpg", image(3))]);
+    let dataset = opened(root.path());
+    files(root.path(), &[("a/1.jpg", image(9)), ("a/2.jpg", cut_image())]);
+    fs::remove_file(root.path().join("a/3.jpg")).unwrap();
+    let read = |id| message(dataset.read(id, &mut Vec::new()));
+    assert!(read(0).contains("a/1.jpg changed since it was indexed (another checksum)"));
+    assert!(read(1).contains("bytes before); run `forebay index` again"));
+    assert!(read(2).contains("cannot open"));
+}
+
+pub(crate) fn shards_that_changed_since() {
+    let root = tempdir().unwrap();
+    let shard = |number| tar(&[("a.jpg", image(number)), ("a.cls", b"0".to_vec())]);
+    files(root.path(), &[("s/1.tar", shard(1))]);
+    let path = root.path().join("s");
+    opened(&path);
+    files(root.path(), &[("s/1.tar", shard(2))]);
+    let dataset = Dataset::open(&path, None).unwrap();
+    assert!(message(dataset.read(0, &mut Vec::new())).contains("1.tar/a.jpg changed"));
+    files(root.path(), &[("s/1.tar", [shard(1), vec![0; 512]].concat())]);
+    assert!(message(Dataset::open(&path, None)).contains("1.tar changed since it was indexed"));
+    files(root.path(), &[("s/1.tar", shard(1)), ("s/2.tar", shard(2))]);
+    assert!(message(Dataset::open(&path, None)).contains("2 shards, 1 before"));
+}

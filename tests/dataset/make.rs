@@ -1,0 +1,68 @@
+//! Small datasets.
+
+use std::fs;
+use std::path::Path;
+
+use forebay::dataset::{Dataset, DatasetError, Summary, build};
+
+const TINY: &[u8] = include_bytes!("../data/tiny.jpg");
+
+/// A JPEG of 26x18 pixels. Junk behind its end, which is tolerated, makes it one of a kind.
+pub(crate) fn image(number: u8) -> Vec<u8> {
+    [TINY, &[number]].concat()
+}
+
+/// The same, cut.
+pub(crate) fn cut_image() -> Vec<u8> {
+    TINY[..TINY.len() - 30].to_vec()
+}
+
+/// Writes files, and the folders that they need.
+pub(crate) fn files(root: &Path, files: &[(&str, Vec<u8>)]) {
+    for (name, bytes) in files {
+        let path = root.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+}
+
+/// A tar of regular files.
+pub(crate) fn tar(members: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (name, data) in members {
+        let mut header = [0; 512];
+        header[..name.len()].copy_from_slice(name.as_bytes());
+        header[124..135].copy_from_slice(format!("{:011o}", data.len()).as_bytes());
+        header[148..156].fill(b' ');
+        header[156] = b'0';
+        header[257..263].copy_from_slice(b"ustar\0");
+        let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
+        header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        bytes.extend(header);
+        bytes.extend(data);
+        bytes.resize(bytes.len().next_multiple_of(512), 0);
+    }
+    bytes.resize(bytes.len() + 1024, 0);
+    bytes
+}
+
+/// Indexes on two threads, the index beside the dataset.
+pub(crate) fn index(path: &Path) -> Result<Summary, DatasetError> {
+    build(path, None, 2, &|_| {})
+}
+
+/// Indexes and opens.
+pub(crate) fn opened(path: &Path) -> Dataset {
+    index(path).unwrap();
+    Dataset::open(path, None).unwrap()
+}
+
+/// Names and labels in dataset order.
+pub(crate) fn listing(dataset: &Dataset) -> Vec<(&str, u32)> {
+    (0..dataset.len()).map(|id| (dataset.name(id), dataset.record(id).label)).collect()
+}
+
+/// The message of an error.
+pub(crate) fn message<T>(result: Result<T, DatasetError>) -> String {
+    result.err().expect("an error").to_string()
+}

@@ -1,0 +1,127 @@
+//! One case of a suite: its fields by name, its pictures, and the comparison.
+
+use std::path::{Path, PathBuf};
+
+use forebay::{Interpolation, Op, Rect, Simd, Size};
+use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
+
+/// The kernels that every case must pass with.
+pub(crate) fn kernels() -> [Simd; 2] {
+    [Simd::SCALAR, Simd::detect()]
+}
+
+/// One entry of a `cases.json`.
+#[derive(Clone)]
+pub(crate) struct Case {
+    folder: PathBuf,
+    fields: Value,
+}
+
+/// A picture: its size and its RGB pixels.
+pub(crate) struct Picture {
+    pub(crate) size: Size,
+    pub(crate) pixels: Vec<u8>,
+}
+
+/// The `cases.json` of a suite; nothing where the folder lacks the suite.
+pub(crate) fn read(folder: &Path, suite: &str) -> Option<Value> {
+    let path = folder.join(suite).join("cases.json");
+    path.exists().then(|| forebay_tests::json(&path))
+}
+
+/// A trial for each entry of a list, named after its output.
+pub(crate) fn trials(
+    folder: &Path,
+    suite: &str,
+    entries: &Value,
+    run: fn(&Case) -> Result<(), Failed>,
+) -> Vec<Trial> {
+    let entries = entries.as_array().expect("a list of cases");
+    let trial = |fields: &Value| {
+        let case = Case { folder: folder.join(suite), fields: fields.clone() };
+        let output = case.text("output").trim_start_matches("out/").trim_end_matches(".png");
+        Trial::test(format!("{suite}/{output}"), move || run(&case))
+    };
+    entries.iter().map(trial).collect()
+}
+
+impl Case {
+    /// A field of text.
+    pub(crate) fn text(&self, field: &str) -> &str {
+        self.fields[field].as_str().unwrap_or_else(|| panic!("text in {field}: {}", self.fields))
+    }
+
+    /// A field with a whole number.
+    pub(crate) fn number(&self, field: &str) -> u32 {
+        let number = self.fields[field].as_u64().and_then(|n| u32::try_from(n).ok());
+        number.unwrap_or_else(|| panic!("whole number in {field}: {}", self.fields))
+    }
+
+    /// A field that is true or false.
+    pub(crate) fn flag(&self, field: &str) -> bool {
+        self.fields[field].as_bool().unwrap_or_else(|| panic!("flag in {field}: {}", self.fields))
+    }
+
+    /// The box of a crop.
+    pub(crate) fn rect(&self) -> Rect {
+        let [top, left, height, width] = ["i", "j", "h", "w"].map(|field| self.number(field));
+        Rect { top, left, height, width }
+    }
+
+    /// The filter that a field names.
+    pub(crate) fn filter(&self, field: &str) -> Interpolation {
+        filter(&self.fields[field])
+    }
+
+    /// The operation that the case itself describes.
+    pub(crate) fn op(&self) -> Op {
+        op(&self.fields)
+    }
+
+    /// The operations listed in `ops`.
+    pub(crate) fn ops(&self) -> Vec<Op> {
+        self.fields["ops"].as_array().expect("a list of operations").iter().map(op).collect()
+    }
+
+    /// The picture that a field names.
+    pub(crate) fn picture(&self, field: &str) -> Picture {
+        let (width, height, pixels) = forebay_tests::png(&self.folder.join(self.text(field)));
+        Picture { size: Size { height, width }, pixels }
+    }
+}
+
+fn op(fields: &Value) -> Op {
+    let name = fields["op"].as_str().expect("an operation's name");
+    Op::from_arg(name, fields["arg"].as_f64(), filter(&fields["interpolation"]))
+        .unwrap_or_else(|| panic!("an operation: {fields}"))
+}
+
+/// Operations without a filter say `null`.
+fn filter(name: &Value) -> Interpolation {
+    match name.as_str() {
+        Some("bicubic") | None => Interpolation::Bicubic,
+        Some("bilinear") => Interpolation::Bilinear,
+        Some(other) => panic!("filter {other}"),
+    }
+}
+
+/// Fails with the first difference.
+pub(crate) fn same(simd: Simd, expected: &Picture, pixels: &[u8]) -> Result<(), Failed> {
+    assert_eq!(expected.pixels.len(), pixels.len(), "size");
+    let differ = |(a, b): &(&u8, &u8)| a != b;
+    let pairs = || expected.pixels.iter().zip(pixels);
+    let Some(first) = pairs().position(|pair| differ(&pair)) else { return Ok(()) };
+    let width = expected.size.width as usize;
+    Err(format!(
+        "{simd:?}: {} of {} bytes differ; first in row {}, column {}, channel {}: {} and not {}",
+        pairs().filter(differ).count(),
+        pixels.len(),
+        first / 3 / width,
+        first / 3 % width,
+        first % 3,
+        pixels[first],
+        expected.pixels[first]
+    )
+    .into())
+}

@@ -1,0 +1,54 @@
+//! `02_crop`: crop and resize, the evaluation transform.
+
+use std::path::Path;
+
+use forebay::resize::{Resample, Resizer};
+use forebay::{Rect, Size, View};
+use libtest_mimic::{Failed, Trial};
+
+use crate::case::{self, Case};
+
+pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
+    let Some(cases) = case::read(folder, "02_crop") else { return Vec::new() };
+    let mut trials = case::trials(folder, "02_crop", &cases["rrc"], random_crop);
+    trials.extend(case::trials(folder, "02_crop", &cases["eval"], evaluation));
+    trials
+}
+
+fn random_crop(case: &Case) -> Result<(), Failed> {
+    let resized = Size { height: case.number("out_h"), width: case.number("out_w") };
+    let to = Resample {
+        resized,
+        window: resized.whole(),
+        filter: case.filter("interpolation"),
+        flip: false,
+    };
+    check(case, case.rect(), to)
+}
+
+fn evaluation(case: &Case) -> Result<(), Failed> {
+    let size = case.number("size");
+    let to = Resample {
+        resized: Size { height: case.number("resized_h"), width: case.number("resized_w") },
+        window: Rect {
+            top: case.number("crop_top"),
+            left: case.number("crop_left"),
+            height: size,
+            width: size,
+        },
+        filter: case.filter("interpolation"),
+        flip: false,
+    };
+    check(case, case.picture("input").size.whole(), to)
+}
+
+fn check(case: &Case, crop: Rect, to: Resample) -> Result<(), Failed> {
+    let (input, output) = (case.picture("input"), case.picture("output"));
+    for simd in case::kernels() {
+        let mut slot = vec![0; to.window.size().rgb_bytes()];
+        let source = View::new(&input.pixels, input.size).crop(crop);
+        Resizer::new(simd).resize(source, &to, &mut slot);
+        case::same(simd, &output, &slot)?;
+    }
+    Ok(())
+}

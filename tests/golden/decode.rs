@@ -1,0 +1,72 @@
+//! `01_decode`: pixels of `Image.open(f).convert('RGB')`, and which files Pillow refuses.
+
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::path::Path;
+
+use forebay::Rect;
+use forebay::decode::{Decoder, verify};
+use forebay_tests::{json, png};
+use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
+
+/// For decoders other than libjpeg-turbo.
+const MEAN: f64 = 0.5;
+const MOST: u8 = 8;
+
+pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
+    let folder = folder.join("01_decode");
+    if !folder.is_dir() {
+        return Vec::new();
+    }
+    let cases = json(&folder.join("cases.json"))["cases"].as_array().unwrap().clone();
+    let trial = |case: Value| {
+        let name = format!("01_decode/{}", case["name"].as_str().unwrap());
+        let folder = folder.clone();
+        Trial::test(name, move || check(&folder, &case))
+    };
+    cases.into_iter().map(trial).collect()
+}
+
+fn check(folder: &Path, case: &Value) -> Result<(), Failed> {
+    let bytes = std::fs::read(folder.join(case["file"].as_str().unwrap()))?;
+    let mut decoder = Decoder::default();
+    let verdict = verify(&bytes, &mut decoder);
+    match case["expect"].as_str().unwrap() {
+        "error" => {
+            return verdict.map_or(Ok(()), |header| Err(format!("taken: {header:?}").into()));
+        }
+        // Pixels of damaged files are libjpeg's own; being refused is allowed too.
+        _ if case["klass"] == "corrupt-tolerated" => return Ok(()),
+        _ => {}
+    }
+    let size = verdict?.size;
+    assert_eq!(u64::from(size.width), case["width"]);
+    assert_eq!(u64::from(size.height), case["height"]);
+    let (rect, file) = match &case["extra"]["crop_box_xyxy"] {
+        Value::Array(corners) => {
+            let corner = |at: usize| u32::try_from(corners[at].as_u64().unwrap()).unwrap();
+            let (left, top) = (corner(0), corner(1));
+            let rect = Rect { top, left, height: corner(3) - top, width: corner(2) - left };
+            (rect, &case["extra"]["png"])
+        }
+        _ => (size.whole(), &case["png"]),
+    };
+    let (_, _, expected) = png(&folder.join(file.as_str().unwrap()));
+    let region = decoder.decode(&bytes, rect)?;
+    let view = region.crop(rect);
+    let rows = (0..rect.height).flat_map(|y| view.row(y));
+    let (mut total, mut most) = (0_u64, 0);
+    for (ours, theirs) in rows.zip(&expected) {
+        let difference = ours.abs_diff(*theirs);
+        total += u64::from(difference);
+        most = most.max(difference);
+    }
+    let mean = total as f64 / expected.len() as f64;
+    let bound = if case["klass"] == "other-format" { (0.0, 0) } else { (MEAN, MOST) };
+    if mean <= bound.0 && most <= bound.1 {
+        Ok(())
+    } else {
+        Err(format!("mean difference {mean:.3}, at most {most}").into())
+    }
+}

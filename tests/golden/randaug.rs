@@ -1,0 +1,57 @@
+//! `03_randaug`: each of the fifteen operations with explicit arguments; arguments by magnitude.
+
+use std::path::Path;
+
+use forebay::Interpolation;
+use forebay::augment::{Scratch, apply};
+use forebay::op::{self, Op};
+use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
+
+use crate::case::{self, Case};
+
+/// What timm fills with: the mean of ImageNet.
+pub(crate) const FILL: [u8; 3] = [124, 116, 104];
+
+pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
+    let Some(cases) = case::read(folder, "03_randaug") else { return Vec::new() };
+    let mut trials = case::trials(folder, "03_randaug", &cases["cases"], operation);
+    let levels = forebay_tests::json(&folder.join("03_randaug/level_to_arg.json"));
+    for (index, name) in op::NAMES.iter().enumerate() {
+        let table = levels["table"][name].clone();
+        let trial = format!("03_randaug/level_to_arg/{name}");
+        trials.push(Trial::test(trial, move || arguments(index, &table)));
+    }
+    trials
+}
+
+/// The argument that timm makes of each magnitude, with either sign.
+fn arguments(index: usize, table: &Value) -> Result<(), Failed> {
+    let levels = table["levels"].as_array().expect("magnitudes");
+    for (field, negative) in [("arg_positive", false), ("arg_negative", true)] {
+        for (position, level) in levels.iter().enumerate() {
+            let level = level.as_f64().expect("a magnitude");
+            let arg = Op::at(index, level, negative, Interpolation::Bicubic).arg();
+            // Operations without a sign list one table, those without an argument none.
+            let expected = match &table[field] {
+                Value::Array(args) => args[position].as_f64(),
+                _ if table["signed"] == true => panic!("a signed operation lists {field}"),
+                _ => table["arg_positive"][position].as_f64(),
+            };
+            if arg != expected {
+                return Err(format!("magnitude {level}: {arg:?}, not {expected:?}").into());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn operation(case: &Case) -> Result<(), Failed> {
+    let (input, output) = (case.picture("input"), case.picture("output"));
+    for simd in case::kernels() {
+        let mut slot = input.pixels.clone();
+        apply(&[case.op()], &mut slot, input.size, FILL, &mut Scratch::new(simd));
+        case::same(simd, &output, &slot)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,117 @@
+"""Parity of forebay with timm and Pillow, end to end: index, explain, dump, replay.
+
+    run.sh [--forebay PATH] [--given-pixels] [--keep DIR]
+
+Data: `FOREBAY_DATA` (its `imagenet-sample` and `formats/wds-train-*.tar`) where that is set, else a
+small set from `forebay sample-data`. Each of the recipes a1, a2, a3 and eval, and a2 mixed in pair
+and elem mode, runs on an ImageFolder and on WebDataset tars. With `--given-pixels` the replay takes
+the decoder's pixels from forebay, so that only what follows the decoder is compared. Exits 1 when
+anything differs.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+
+import replay
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+SIZES = ["--batch", "8", "--microbatches", "2"]
+# (recipe, further settings, names of microbatches as (epoch, step, index))
+RUNS = [
+    ("a1", [], [(0, 0, 0), (3, 1, 1)]),
+    ("a2", [], [(0, 0, 0), (0, 1, 1), (7, 0, 1)]),
+    ("a3", [], [(0, 0, 1), (1, 1, 0)]),
+    ("a2", ["--set", 'mix.mode="pair"'], [(0, 0, 0), (1, 0, 1)]),
+    ("a2", ["--set", 'mix.mode="elem"'], [(0, 0, 0), (1, 0, 1)]),
+    ("eval", [], [(0, 0, 0), (0, 1, 1)]),
+]
+
+
+def forebay(binary, *args):
+    done = subprocess.run([binary, *map(str, args)], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"forebay {' '.join(map(str, args))}: exit {done.returncode}\n{done.stderr}")
+    return done.stdout
+
+
+def datasets(binary, work):
+    """(name, path) of an ImageFolder and of WebDataset tars, both writable."""
+    data = os.environ.get("FOREBAY_DATA")
+    folder, tars = work / "folder", work / "tars"
+    tars.mkdir()
+    if data:
+        shutil.copytree(pathlib.Path(data) / "imagenet-sample", folder, copy_function=shutil.copyfile)
+        for tar in sorted((pathlib.Path(data) / "formats").glob("wds-train-*.tar")):
+            shutil.copyfile(tar, tars / tar.name)
+        for path in (folder, *folder.rglob("*/")):
+            path.chmod(0o755)
+    else:
+        forebay(binary, "sample-data", folder, "--classes", 4, "--per-class", 12, "--val-per-class", 0)
+        pack(folder / "train", tars)
+    return [("ImageFolder", folder / "train"), ("WebDataset", tars)]
+
+
+def pack(folder, tars):
+    """The pictures of an ImageFolder as two shards of `.jpg` and `.cls`."""
+    classes = sorted(p.name for p in folder.iterdir())
+    files = sorted(folder.rglob("*.JPEG"), key=lambda f: f.name[::-1])
+    for shard in range(2):
+        with tarfile.open(tars / f"train-{shard:06}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+            for number, file in enumerate(files[shard::2]):
+                label = str(classes.index(file.parent.name)).encode()
+                for suffix, content in (("jpg", file.read_bytes()), ("cls", label)):
+                    member = tarfile.TarInfo(f"{shard}{number:05}.{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+
+
+def run(binary, kind, path, recipe, settings, name, work, given):
+    epoch, step, index = name
+    stem = f"{kind}-{recipe}-{'-'.join(settings[1:])}-{epoch}-{step}-{index}".replace('"', "").replace("=", "")
+    explain, dump, decoded = work / f"{stem}.json", work / f"{stem}.safetensors", work / f"{stem}.decoded"
+    what = ["--dataset", path, "--recipe", recipe, *SIZES, *settings, "--seed", 11,
+            "--epoch", epoch, "--step", step, "--index", index]
+    explain.write_text(forebay(binary, "explain", *what))
+    forebay(binary, "dump", *what, "--out", dump, *(["--decoded", decoded] if given else []))
+    plan, made = json.loads(explain.read_text()), replay.read_dump(dump)
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        same = replay.compare(plan, made, replay.Dataset(path), decoded if given else None, unmixed=False)
+    lines = text.getvalue().strip().splitlines()
+    print(f"{'ok    ' if same else 'FAILED'} {stem}: {lines[-1]}", flush=True)
+    if not same:
+        print("\n".join(lines[:-1]))
+    return same
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--forebay", type=pathlib.Path, default=ROOT / "target/release/forebay")
+    parser.add_argument("--given-pixels", action="store_true", help="replay from forebay's decoded pictures")
+    parser.add_argument("--keep", type=pathlib.Path, help="an empty folder for what is made, kept afterwards")
+    args = parser.parse_args()
+    if not args.forebay.is_file():
+        parser.error(f"no program {args.forebay}: run `cargo build --release -p forebay-server`, or give --forebay PATH")
+    with tempfile.TemporaryDirectory() as temporary:
+        work = args.keep or pathlib.Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        results = []
+        for kind, path in datasets(args.forebay, work):
+            forebay(args.forebay, "index", path)
+            for recipe, settings, names in RUNS:
+                results += [run(args.forebay, kind, path, recipe, settings, n, work, args.given_pixels) for n in names]
+    print(f"{sum(results)} of {len(results)} microbatches equal timm and Pillow in every bit")
+    sys.exit(0 if all(results) else 1)
+
+
+if __name__ == "__main__":
+    main()
