@@ -125,7 +125,7 @@ pub(crate) struct Data {
     #[arg(long)]
     pub(crate) microbatches: Option<u32>,
     /// Least and most part of an image that a crop takes, such as 0.35,1.
-    #[arg(long, value_delimiter = ',', num_args = 2)]
+    #[arg(long, value_delimiter = ',')]
     pub(crate) crop_scale: Vec<f64>,
     /// Label smoothing.
     #[arg(long)]

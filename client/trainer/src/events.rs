@@ -14,8 +14,9 @@ impl Events {
     /// Creates the file of a run in a folder.
     pub fn create(folder: &Path) -> std::io::Result<Self> {
         std::fs::create_dir_all(folder)?;
-        let seconds = now() as u64;
-        let file = File::create(folder.join(format!("events.out.tfevents.{seconds:010}.forebay")))?;
+        let seconds = now();
+        let file =
+            File::create(folder.join(format!("events.out.tfevents.{seconds:010.0}.forebay")))?;
         let mut events = Self(BufWriter::new(file));
         // Event.file_version.
         events.event(0, 3, b"brain.Event:2")?;

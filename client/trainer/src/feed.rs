@@ -11,72 +11,94 @@ use forebay_trainer::train::Cursor;
 use crate::cli::{Data, Source};
 use crate::files::{self, Description};
 
-/// A source of microbatches for training, and perhaps one for evaluation.
-pub(crate) enum Feed {
-    /// Servers.
-    Servers { client: blocking::Client, training: Option<Job>, evaluation: Option<Job> },
-    /// A folder that `--dump` wrote.
-    Folder(PathBuf),
-}
-
 /// Microbatches in order.
 pub(crate) type Batches = Box<dyn Iterator<Item = anyhow::Result<Batch>>>;
 
+/// Where microbatches come from.
+pub(crate) enum Feed {
+    Servers(Box<Servers>),
+    /// A folder that `--dump` wrote: nothing in it to evaluate on.
+    Folder(PathBuf),
+}
+
+/// A client, and what to ask for.
+pub(crate) struct Servers {
+    client: blocking::Client,
+    training: Option<Job>,
+    evaluation: Option<Job>,
+}
+
 impl Feed {
     /// As the flags say; `training` is the recipe to train by, its changes and the seed.
-    pub(crate) fn open(source: &Source, training: Option<(&str, &Data, u64)>) -> anyhow::Result<Self> {
+    pub(crate) fn open(
+        source: &Source,
+        training: Option<(&str, &Data, u64)>,
+    ) -> anyhow::Result<Self> {
         if let Some(folder) = &source.replay {
             return Ok(Self::Folder(folder.clone()));
         }
-        let client = blocking::Client::connect(Options::new(source.server.iter().map(String::as_str)))?;
-        let dataset = source.dataset.clone().context("no --dataset")?;
-        let training = training.map(|(recipe, data, seed)| Job { set: changes(data), seed, ..Job::new(dataset.as_str(), recipe) });
-        let named = source.eval_dataset.as_ref().or(if training.is_none() { Some(&dataset) } else { None });
-        let evaluation = named.map(|name| Job { set: evaluation(source), ..Job::new(name.as_str(), "eval") });
-        Ok(Self::Servers { client, training, evaluation })
+        let servers = source.server.iter().map(String::as_str);
+        let client = blocking::Client::connect(Options::new(servers))?;
+        let dataset = source.dataset.as_deref().context("no --dataset")?;
+        let only_evaluates = training.is_none().then_some(dataset);
+        let evaluation = source.eval_dataset.as_deref().or(only_evaluates);
+        let evaluation =
+            evaluation.map(|name| Job { set: evaluated(source), ..Job::new(name, "eval") });
+        let training = match training {
+            Some((recipe, data, seed)) => {
+                Some(Job { set: changes(data)?, seed, ..Job::new(dataset, recipe) })
+            }
+            None => None,
+        };
+        Ok(Self::Servers(Box::new(Servers { client, training, evaluation })))
     }
 
     /// What the training microbatches are.
     pub(crate) fn training(&self) -> anyhow::Result<Description> {
         match self {
-            Self::Servers { client, training: Some(job), .. } => describe(client, job),
-            Self::Servers { .. } => bail!("nothing to train on"),
+            Self::Servers(servers) => describe(&servers.client, servers.training()?),
             Self::Folder(folder) => Description::read(folder),
         }
     }
 
     /// What the microbatches of evaluation are, if there are any.
     pub(crate) fn evaluation(&self) -> anyhow::Result<Option<Description>> {
-        match self {
-            Self::Servers { client, evaluation: Some(job), .. } => Ok(Some(describe(client, job)?)),
-            _ => Ok(None),
-        }
+        let Self::Servers(servers) = self else { return Ok(None) };
+        servers.evaluation.as_ref().map(|job| describe(&servers.client, job)).transpose()
     }
 
     /// The training microbatches of the steps from a cursor on, before the end of the last epoch.
-    pub(crate) fn train(&self, from: Cursor, epochs: u64, about: &Description) -> anyhow::Result<Batches> {
+    pub(crate) fn train(
+        &self,
+        from: Cursor,
+        epochs: u64,
+        about: &Description,
+    ) -> anyhow::Result<Batches> {
+        let end = Cursor { epoch: epochs, step: 0 };
         match self {
-            Self::Servers { client, training: Some(job), .. } => {
-                stream(client, job, from, Cursor { epoch: epochs, step: 0 }, about)
+            Self::Servers(servers) => {
+                stream(&servers.client, servers.training()?, from, end, about)
             }
-            Self::Servers { .. } => bail!("nothing to train on"),
             Self::Folder(folder) => Ok(Box::new(files::read(folder, from, about))),
         }
     }
 
     /// All microbatches of evaluation.
     pub(crate) fn evaluate(&self, about: &Description) -> anyhow::Result<Batches> {
-        match self {
-            Self::Servers { client, evaluation: Some(job), .. } => {
-                stream(client, job, Cursor::default(), Cursor { epoch: 1, step: 0 }, about)
-            }
-            _ => bail!("nothing to evaluate on; set --eval-dataset"),
-        }
+        let Self::Servers(servers) = self else { bail!("a folder has nothing to evaluate on") };
+        let job = servers.evaluation.as_ref().context("no --eval-dataset")?;
+        stream(&servers.client, job, Cursor::default(), Cursor { epoch: 1, step: 0 }, about)
+    }
+}
+
+impl Servers {
+    fn training(&self) -> anyhow::Result<&Job> {
+        self.training.as_ref().context("opened to evaluate, not to train")
     }
 }
 
 /// Changes to a recipe as the service takes them.
-fn changes(data: &Data) -> Vec<String> {
+fn changes(data: &Data) -> anyhow::Result<Vec<String>> {
     let number = |name: &str, value: Option<u32>| value.map(|value| format!("{name} = {value}"));
     let mut set: Vec<String> = [
         number("image_size", data.image_size),
@@ -87,16 +109,22 @@ fn changes(data: &Data) -> Vec<String> {
     .into_iter()
     .flatten()
     .collect();
-    if let [least, most] = *data.crop_scale {
-        set.push(format!("crop.scale = [{least:?}, {most:?}]"));
+    match *data.crop_scale {
+        [] => {}
+        [least, most] => set.push(format!("crop.scale = [{least:?}, {most:?}]")),
+        _ => bail!("--crop-scale takes the least and the most, such as 0.35,1"),
     }
     set.extend(data.set.iter().cloned());
-    set
+    Ok(set)
 }
 
 /// The size of evaluation: the short side is the image's over the crop ratio, rounded down as timm.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few thousand pixels")]
-fn evaluation(source: &Source) -> Vec<String> {
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a few thousand pixels"
+)]
+fn evaluated(source: &Source) -> Vec<String> {
     let mut set = vec![format!("batch = {}", source.eval_batch), "microbatches = 1".to_owned()];
     if let Some(size) = source.eval_image_size {
         let side = (f64::from(size) / source.eval_crop).floor() as u32;
@@ -122,9 +150,19 @@ fn describe(client: &blocking::Client, job: &Job) -> anyhow::Result<Description>
 }
 
 /// A stream whose microbatches must be of the digests described before.
-fn stream(client: &blocking::Client, job: &Job, from: Cursor, to: Cursor, about: &Description) -> anyhow::Result<Batches> {
+fn stream(
+    client: &blocking::Client,
+    job: &Job,
+    from: Cursor,
+    to: Cursor,
+    about: &Description,
+) -> anyhow::Result<Batches> {
     let digest = |text: &str| text.parse().ok();
-    let job = Job { dataset_digest: digest(&about.dataset_digest), recipe_digest: digest(&about.recipe_digest), ..job.clone() };
+    let job = Job {
+        dataset_digest: digest(&about.dataset_digest),
+        recipe_digest: digest(&about.recipe_digest),
+        ..job.clone()
+    };
     let at = |cursor: Cursor| From { epoch: cursor.epoch, step: cursor.step };
     let stream = client.stream(&job, at(from), End::Until(at(to)), Rank::ALONE)?;
     Ok(Box::new(stream.map(|microbatch| Ok(batch(microbatch?)))))

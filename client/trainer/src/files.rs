@@ -50,7 +50,8 @@ fn name(folder: &Path, epoch: u64, step: u64, index: u32) -> PathBuf {
 pub(crate) fn write(folder: &Path, batch: &Batch) -> anyhow::Result<()> {
     let Pixels::Bytes(pixels) = &batch.pixels else { bail!("only u8 pixels are dumped") };
     let samples = batch.samples();
-    let labels = [&batch.label_a, &batch.label_b].map(|l| l.iter().flat_map(|l| l.to_le_bytes()).collect::<Vec<u8>>());
+    let labels = [&batch.label_a, &batch.label_b]
+        .map(|l| l.iter().flat_map(|l| l.to_le_bytes()).collect::<Vec<u8>>());
     let lambda: Vec<u8> = batch.lambda.iter().flat_map(|l| l.to_le_bytes()).collect();
     let shape = vec![samples, batch.size.0, batch.size.1, 3];
     let views = [
@@ -60,17 +61,25 @@ pub(crate) fn write(folder: &Path, batch: &Batch) -> anyhow::Result<()> {
         ("lambda", TensorView::new(Dtype::F32, vec![samples], &lambda)?),
     ];
     let path = name(folder, batch.epoch, batch.step, batch.index);
-    safetensors::serialize_to_file(views, None, &path).with_context(|| format!("{}", path.display()))
+    safetensors::serialize_to_file(views, None, &path)
+        .with_context(|| format!("{}", path.display()))
 }
 
 /// Reads microbatches from a cursor on, as long as there are files.
-pub(crate) fn read(folder: &Path, from: Cursor, about: &Description) -> impl Iterator<Item = anyhow::Result<Batch>> + use<> {
+pub(crate) fn read(
+    folder: &Path,
+    from: Cursor,
+    about: &Description,
+) -> impl Iterator<Item = anyhow::Result<Batch>> + use<> {
     let (folder, steps, microbatches) = (folder.to_owned(), about.steps, about.microbatches);
     let first = from.epoch * steps + from.step;
-    let names = (first..).flat_map(move |update| (0..microbatches).map(move |index| (update / steps, update % steps, index)));
+    let names = (first..).flat_map(move |update| {
+        (0..microbatches).map(move |index| (update / steps, update % steps, index))
+    });
     names.map_while(move |(epoch, step, index)| {
         let path = name(&folder, epoch, step, index);
-        path.exists().then(|| one(&path, epoch, step, index).with_context(|| format!("{}", path.display())))
+        path.exists()
+            .then(|| one(&path, epoch, step, index).with_context(|| format!("{}", path.display())))
     })
 }
 
@@ -85,7 +94,9 @@ fn one(path: &Path, epoch: u64, step: u64, index: u32) -> anyhow::Result<Batch> 
         Ok(view)
     };
     let pixels = get("pixels", Dtype::U8)?;
-    let [_, height, width, 3] = *pixels.shape() else { bail!("pixels have shape {:?}, not NHWC", pixels.shape()) };
+    let [_, height, width, 3] = *pixels.shape() else {
+        bail!("pixels have shape {:?}, not NHWC", pixels.shape())
+    };
     let words = |name: &str, dtype: Dtype| -> anyhow::Result<Vec<[u8; 4]>> {
         Ok(get(name, dtype)?.data().as_chunks::<4>().0.to_vec())
     };

@@ -11,6 +11,7 @@ use crate::backend::cpu::Real;
 const CHUNK: usize = 1 << 14;
 
 /// Settings, by timm's names.
+#[expect(clippy::struct_excessive_bools, reason = "they are timm's, and independent")]
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Lamb {
     /// Decay of the mean of gradients and of their squares.

@@ -28,20 +28,31 @@ pub(crate) struct Log {
 
 impl Log {
     /// Opens the log of a run that goes on at a cursor: later lines, of a run that was killed, go.
-    pub(crate) fn open(folder: &Path, cursor: Cursor, steps: u64, epochs: u64) -> anyhow::Result<Self> {
+    pub(crate) fn open(
+        folder: &Path,
+        cursor: Cursor,
+        steps: u64,
+        epochs: u64,
+    ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
         let path = folder.join("log.jsonl");
         let begin = cursor.epoch * steps + cursor.step;
-        let before = if begin == 0 { String::new() } else { std::fs::read_to_string(&path).unwrap_or_default() };
+        let before = if begin == 0 {
+            String::new()
+        } else {
+            std::fs::read_to_string(&path).unwrap_or_default()
+        };
         let parsed = before.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let kept: Vec<Value> = parsed.filter(|line| line["update"].as_u64().is_some_and(|u| u <= begin)).collect();
+        let kept: Vec<Value> =
+            parsed.filter(|line| line["update"].as_u64().is_some_and(|u| u <= begin)).collect();
         let bar = ProgressBar::new(epochs * steps).with_position(begin);
         let style = "{bar:30} {pos}/{len} steps  {msg}  {eta} left";
         bar.set_style(ProgressStyle::with_template(style).expect("a valid template"));
         let file = File::create(&path).with_context(|| format!("{}", path.display()))?;
         let events = Events::create(&folder.join("tensorboard"))?;
         let (loss, rate, wait, top1) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut log = Self { folder: folder.to_owned(), file, events, bar, steps, loss, rate, wait, top1 };
+        let mut log =
+            Self { folder: folder.to_owned(), file, events, bar, steps, loss, rate, wait, top1 };
         for line in kept {
             log.line(&line)?;
         }
@@ -64,17 +75,31 @@ impl Log {
         ];
         self.events.scalars(update, &values)?;
         let waited = 100.0 * report.wait / report.seconds;
-        self.bar.set_message(format!("loss {:.4}  {speed:.1} images/s  {waited:.0} % waiting", report.loss));
+        self.bar.set_message(format!(
+            "loss {:.4}  {speed:.1} images/s  {waited:.0} % waiting",
+            report.loss
+        ));
         self.bar.set_position(update);
         Ok(())
     }
 
     /// Records an evaluation.
-    pub(crate) fn evaluation(&mut self, update: u64, name: &str, accuracy: &Accuracy) -> anyhow::Result<()> {
+    pub(crate) fn evaluation(
+        &mut self,
+        update: u64,
+        name: &str,
+        accuracy: &Accuracy,
+    ) -> anyhow::Result<()> {
         let (top1, top5) = (accuracy.top1(), accuracy.top5());
         self.line(&json!({"update": update, "evaluation": name, "samples": accuracy.samples, "top1": top1, "top5": top5}))?;
-        self.events.scalars(update, &[(&format!("{name}/top1"), top1), (&format!("{name}/top5"), top5)])?;
-        let text = format!("{name}: top-1 {:.2} %, top-5 {:.2} % of {} images", 100.0 * top1, 100.0 * top5, accuracy.samples);
+        self.events
+            .scalars(update, &[(&format!("{name}/top1"), top1), (&format!("{name}/top5"), top5)])?;
+        let text = format!(
+            "{name}: top-1 {:.2} %, top-5 {:.2} % of {} images",
+            100.0 * top1,
+            100.0 * top5,
+            accuracy.samples
+        );
         self.say(&text);
         Ok(())
     }
@@ -108,7 +133,9 @@ impl Log {
             let seconds = number("seconds").unwrap_or(0.0).max(f64::MIN_POSITIVE);
             self.wait.push((update, 100.0 * number("wait").unwrap_or(0.0) / seconds));
         }
-        if let (Some(top1), "eval") = (number("top1"), line["evaluation"].as_str().unwrap_or_default()) {
+        if let (Some(top1), "eval") =
+            (number("top1"), line["evaluation"].as_str().unwrap_or_default())
+        {
             self.top1.push((update, 100.0 * top1));
         }
         Ok(())

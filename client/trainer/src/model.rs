@@ -372,6 +372,10 @@ impl Graph {
         y
     }
 
+    #[expect(
+        clippy::fn_params_excessive_bools,
+        reason = "the two facts that a norm's place decides"
+    )]
     fn norm(&mut self, x: Tensor, name: &str, relu: bool, last: bool) -> Tensor {
         let channels = self.tensors[x].channels;
         let gamma = self.parameter(format!("{name}.weight"), vec![channels], Kind::Gamma(last));

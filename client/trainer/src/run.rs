@@ -35,10 +35,13 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<()> {
     cpu.load(&state).map_err(|problem| mismatch(args, problem))?;
     drop(state);
     let log = Log::open(&args.out, run.cursor, run.training.steps, run.training.schedule.epochs)?;
-    let batches = dumped(feed.train(run.cursor, run.training.schedule.epochs, &about)?, args, &about)?;
+    let batches =
+        dumped(feed.train(run.cursor, run.training.schedule.epochs, &about)?, args, &about)?;
     let mut session = Session { args, feed, evaluation, run, log };
     let (training, cursor) = (session.run.training, session.run.cursor);
-    let end = train(&mut cpu, &training, cursor, batches, |cpu, cursor, report| session.after(cpu, cursor, report))?;
+    let end = train(&mut cpu, &training, cursor, batches, |cpu, cursor, report| {
+        session.after(cpu, cursor, report)
+    })?;
     session.finish(&mut cpu, end)
 }
 
@@ -51,7 +54,9 @@ pub(crate) fn eval(args: &Evaluate) -> anyhow::Result<()> {
     let state = State { model: checkpoint::read_model(init)?, ..State::default() };
     cpu.load(&state).map_err(|problem| Error::Mismatch { path: init.clone(), problem })?;
     let Accuracy { samples, .. } = report(&mut cpu, &feed, &about)?;
-    if samples == 0 { bail!("the dataset has no samples") }
+    if samples == 0 {
+        bail!("the dataset has no samples")
+    }
     Ok(())
 }
 
@@ -63,10 +68,16 @@ fn report(cpu: &mut Cpu<f32>, feed: &Feed, about: &Description) -> anyhow::Resul
 }
 
 impl Session<'_> {
-    fn after(&mut self, cpu: &mut Cpu<f32>, cursor: Cursor, report: &Report) -> anyhow::Result<Flow> {
+    fn after(
+        &mut self,
+        cpu: &mut Cpu<f32>,
+        cursor: Cursor,
+        report: &Report,
+    ) -> anyhow::Result<Flow> {
         self.log.step(report)?;
         self.run.cursor = cursor;
-        let (epoch_ends, last) = (cursor.step == 0, cursor.epoch == self.run.training.schedule.epochs);
+        let (epoch_ends, last) =
+            (cursor.step == 0, cursor.epoch == self.run.training.schedule.epochs);
         if epoch_ends && (last || cursor.epoch.is_multiple_of(self.args.eval_epochs.max(1))) {
             self.evaluate(cpu)?;
         }
@@ -124,11 +135,16 @@ impl Session<'_> {
 
 /// What this run is, at its begin.
 fn describe(args: &Train, about: &Description) -> anyhow::Result<Run> {
-    let mut training = preset::training(&args.recipe, about.smoothing, about.steps, about.microbatches)?;
+    let mut training =
+        preset::training(&args.recipe, about.smoothing, about.steps, about.microbatches)?;
     training.seed = args.seed;
     change(&mut training, &args.change);
     if training.schedule.epochs == 0 || training.steps == 0 {
-        bail!("nothing to do: {} epochs of {} steps; is the dataset smaller than --batch?", training.schedule.epochs, training.steps);
+        bail!(
+            "nothing to do: {} epochs of {} steps; is the dataset smaller than --batch?",
+            training.schedule.epochs,
+            training.steps
+        );
     }
     Ok(Run {
         model: args.model.model.clone(),
@@ -170,29 +186,51 @@ fn change(training: &mut Training, change: &Change) {
     training.average = change.average.or(training.average);
 }
 
-fn backend(model: &str, about: &Description, evaluation: Option<&Description>) -> anyhow::Result<Cpu<f32>> {
+fn backend(
+    model: &str,
+    about: &Description,
+    evaluation: Option<&Description>,
+) -> anyhow::Result<Cpu<f32>> {
     let net = Architecture::named(model, about.classes)?;
-    let graph = |about: &Description| Graph::new(&net, about.image_size as usize, about.image_size as usize);
+    let graph = |about: &Description| {
+        Graph::new(&net, about.image_size as usize, about.image_size as usize)
+    };
     let samples = |about: &Description| about.batch.div_ceil(about.microbatches.max(1)) as usize;
     let evaluation = evaluation.unwrap_or(about);
     if evaluation.classes != about.classes {
-        bail!("the training dataset has {} classes, the evaluation dataset {}", about.classes, evaluation.classes);
+        bail!(
+            "the training dataset has {} classes, the evaluation dataset {}",
+            about.classes,
+            evaluation.classes
+        );
     }
-    Ok(Cpu::new(graph(about), samples(about), graph(evaluation), samples(evaluation), about.mean, about.std))
+    Ok(Cpu::new(
+        graph(about),
+        samples(about),
+        graph(evaluation),
+        samples(evaluation),
+        about.mean,
+        about.std,
+    ))
 }
 
 /// The state to begin with: the newest checkpoint's, a file's or a new one.
 fn first(args: &Train, run: &mut Run, cpu: &Cpu<f32>) -> anyhow::Result<State> {
     if args.resume {
         let newest = checkpoint::latest(&args.out)?;
-        let path = newest.with_context(|| format!("no checkpoint in {}; train without --resume", args.out.display()))?;
+        let path = newest.with_context(|| {
+            format!("no checkpoint in {}; train without --resume", args.out.display())
+        })?;
         let (state, before) = checkpoint::load(&path)?;
         before.resumable(run, &path)?;
         *run = before;
         return Ok(state);
     }
     if args.out.exists() && checkpoint::latest(&args.out)?.is_some() {
-        bail!("{} has the checkpoints of another run: --resume it, or choose another --out", args.out.display());
+        bail!(
+            "{} has the checkpoints of another run: --resume it, or choose another --out",
+            args.out.display()
+        );
     }
     if let Some(path) = &args.model.init {
         return Ok(State { model: checkpoint::read_model(path)?, ..State::default() });

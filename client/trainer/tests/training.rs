@@ -1,4 +1,5 @@
 //! Training on made-up images: resume, threads, checkpoints, what is refused.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::path::Path;
 

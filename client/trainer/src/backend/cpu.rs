@@ -15,7 +15,7 @@ use std::ops::Range;
 
 pub use real::Real;
 
-use conv::Convolution;
+use conv::{Convolution, Scratch};
 use norm::Norm;
 use real::PANEL;
 
@@ -63,6 +63,14 @@ pub struct Cpu<T> {
     logits: Vec<f32>,
     /// Value of each byte in each channel.
     normalised: [[f32; 256]; 3],
+}
+
+/// What a norm's operation says, on the way back.
+struct Layer<'a> {
+    number: usize,
+    residual: bool,
+    relu: bool,
+    scales: Option<&'a [f64]>,
 }
 
 /// A plan and the tables of its convolutions.
@@ -131,7 +139,7 @@ impl<T: Real> Cpu<T> {
             pools.map(|y| graph.tensors[y].numbers() * batch).max().unwrap_or(0)
         };
         let taps = vec![0; pooled(&graph, batch).max(pooled(&evaluation, eval_batch))];
-        let largest = places.iter().map(|p| p.len()).max().unwrap_or(0);
+        let largest = places.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
         let running = running_places.last().map_or(0, |p| p.end);
         let row = vec![T::ZERO; graph.classes];
         let training = Program::new(Plan::training(graph, batch));
@@ -228,9 +236,13 @@ impl<T: Real> Cpu<T> {
                     saved: saved_of(&mut self.saved, &self.running_places[number]),
                 };
                 if train {
-                    norm.from_batch(&self.arena[places[0].clone()], running, &mut self.norm_sums);
+                    norm.batch_statistics(
+                        &self.arena[places[0].clone()],
+                        running,
+                        &mut self.norm_sums,
+                    );
                 } else {
-                    norm.from_running(running);
+                    norm.running_statistics(running);
                 }
                 if let Some(residual) = residual {
                     let [x, y, residual] = views(
@@ -290,7 +302,8 @@ impl<T: Real> Cpu<T> {
             Op::Conv { weight, bias, .. } => self.reverse_convolution(index, samples, weight, bias),
             Op::Norm { norm, residual, relu, block, .. } => {
                 let scales = drops.zip(block).map(|(drops, block)| drops.block(block));
-                self.reverse_norm(samples, [x, y], norm, residual.is_some(), relu, scales);
+                let layer = Layer { number: norm, residual: residual.is_some(), relu, scales };
+                self.reverse_norm(samples, [x, y], &layer);
             }
             Op::MaxPool { .. } => {
                 let [dy, dx] = views(&mut self.arena, [dy, program.gradient(x, samples)]);
@@ -332,26 +345,13 @@ impl<T: Real> Cpu<T> {
         if program.plan.gradients[x].is_some() {
             let weights = &self.parameters[self.places[weight].clone()];
             let [dy, dx] = views(&mut self.arena, [dy, program.gradient(x, samples)]);
-            convolution.source_gradient(
-                dy,
-                weights,
-                program.plan.adds[index],
-                &mut self.work,
-                &self.zeros,
-                dx,
-            );
+            let scratch = Scratch { work: &mut self.work, zeros: &self.zeros };
+            convolution.source_gradient(dy, weights, program.plan.adds[index], scratch, dx);
         }
     }
 
-    fn reverse_norm(
-        &mut self,
-        samples: usize,
-        [x, y]: [usize; 2],
-        number: usize,
-        residual: bool,
-        relu: bool,
-        scales: Option<&[f64]>,
-    ) {
+    fn reverse_norm(&mut self, samples: usize, [x, y]: [usize; 2], layer: &Layer<'_>) {
+        let Layer { number, residual, relu, scales } = *layer;
         let program = &self.training;
         let graph = &program.plan.graph;
         let Shape { channels, .. } = graph.tensors[x];
@@ -417,7 +417,7 @@ impl<T: Real> Backend for Cpu<T> {
         let mut row = std::mem::take(&mut self.row);
         let mut value = 0.0;
         self.set_slope(samples, |logits, slope| {
-            value = loss.batch(logits, &batch.targets(), share, &mut row, slope)
+            value = loss.batch(logits, &batch.targets(), share, &mut row, slope);
         });
         self.row = row;
         self.backward(samples, drops);

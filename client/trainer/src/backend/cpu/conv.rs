@@ -13,6 +13,14 @@ use crate::model::Conv;
 /// Weights of a task that joins partial sums.
 const SUMMED: usize = 1 << 11;
 
+/// Room to work in.
+pub(super) struct Scratch<'a, T> {
+    /// [`Convolution::turned`] numbers, of any value.
+    pub(super) work: &'a mut [T],
+    /// As many zeros as there are channels.
+    pub(super) zeros: &'a [T],
+}
+
 /// A convolution with its tables.
 #[derive(Debug)]
 pub(super) struct Convolution {
@@ -85,11 +93,11 @@ impl Convolution {
         dy: &[T],
         weights: &[T],
         add: bool,
-        turned: &mut [T],
-        zeros: &[T],
+        Scratch { work, zeros }: Scratch<'_, T>,
         dx: &mut [T],
     ) {
-        let mut rest = &mut turned[..self.turned()];
+        let turned = &mut work[..self.turned()];
+        let mut rest = &mut *turned;
         for gather in &self.backward {
             let (phase, others) = rest.split_at_mut(
                 panels(self.conv.input.channels)

@@ -63,7 +63,7 @@ impl Gather {
     fn phase(conv: &Conv, down: usize, right: usize) -> Self {
         // Input y meets tap r of output (y + pad - r) / stride where that is a whole number.
         let meets = |at: usize, tap: usize| {
-            (at + conv.pad + conv.kernel * conv.stride - tap) % conv.stride == 0
+            (at + conv.pad + conv.kernel * conv.stride - tap).is_multiple_of(conv.stride)
         };
         let taps: Vec<usize> = (0..conv.kernel * conv.kernel)
             .filter(|tap| meets(down, tap / conv.kernel) && meets(right, tap % conv.kernel))

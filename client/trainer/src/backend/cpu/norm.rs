@@ -40,7 +40,7 @@ impl<T: Real> Norm<'_, T> {
     }
 
     /// Saves the batch's statistics, and moves the running ones (means, then variances).
-    pub(super) fn from_batch(&mut self, x: &[T], running: &mut [T], sums: &mut [f64]) {
+    pub(super) fn batch_statistics(&mut self, x: &[T], running: &mut [T], sums: &mut [f64]) {
         let (c, chunk) = (self.channels, self.chunk(x.len()));
         let tasks = x.par_chunks(chunk).zip(sums.par_chunks_mut(2 * c));
         tasks.for_each(|(x, sums)| T::dispatch(Moments { x, sums }));
@@ -71,7 +71,7 @@ impl<T: Real> Norm<'_, T> {
     }
 
     /// Saves the running statistics.
-    pub(super) fn from_running(&mut self, running: &[T]) {
+    pub(super) fn running_statistics(&mut self, running: &[T]) {
         let (means, variances) = running.split_at(self.channels);
         for (channel, (mean, variance)) in means.iter().zip(variances).enumerate() {
             self.save(channel, mean.to_f64(), variance.to_f64());
@@ -130,20 +130,18 @@ impl<T: Real> Norm<'_, T> {
             sums[c + channel] = product * inverse * inverse / count;
         }
         let means = &sums[..2 * c];
-        match residual {
-            Some((_, dx)) => {
-                dx.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).enumerate().for_each(
-                    |(i, (dx, x))| {
-                        let dy = Some(&dy[i * chunk..][..x.len()]);
-                        T::dispatch(Slope { norm: self, first: i * chunk, x, dy, means, dx });
-                    },
-                )
-            }
-            None => dy.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).enumerate().for_each(
-                |(i, (dx, x))| {
-                    T::dispatch(Slope { norm: self, first: i * chunk, x, dy: None, means, dx });
-                },
-            ),
+        if let Some((_, dx)) = residual {
+            let tasks = dx.par_chunks_mut(chunk).zip(x.par_chunks(chunk)).zip(dy.par_chunks(chunk));
+            tasks.enumerate().for_each(|(i, ((dx, x), dy))| {
+                let first = i * chunk;
+                T::dispatch(Slope { norm: self, first, x, dy: Some(dy), means, dx });
+            });
+        } else {
+            let tasks = dy.par_chunks_mut(chunk).zip(x.par_chunks(chunk));
+            tasks.enumerate().for_each(|(i, (dx, x))| {
+                let first = i * chunk;
+                T::dispatch(Slope { norm: self, first, x, dy: None, means, dx });
+            });
         }
     }
 

@@ -40,8 +40,10 @@ pub trait Real:
     /// Exact.
     fn to_f64(self) -> f64;
     /// `self * a + b`, rounded once.
+    #[must_use]
     fn fused(self, a: Self, b: Self) -> Self;
     /// Square root.
+    #[must_use]
     fn root(self) -> Self;
     /// Runs a kernel with the widest vectors of this processor.
     #[doc(hidden)]

@@ -1,7 +1,7 @@
 //! Every layer against the plainest way to write it, and its gradients against finite differences in
 //! f64; vectors against their scalar twin, bit for bit.
 
-use super::conv::{self, Convolution};
+use super::conv::{self, Convolution, Scratch};
 use super::gather::Gather;
 use super::norm::{self, Norm};
 use super::pool;
@@ -156,10 +156,12 @@ fn convolutions_and_their_gradients() {
             continue;
         }
         let mut dx = vec![5.0; x.len()];
-        table.source_gradient(&dy, &stored(&conv, &weights), false, &mut work, &zeros, &mut dx);
+        let scratch = Scratch { work: &mut work, zeros: &zeros };
+        table.source_gradient(&dy, &stored(&conv, &weights), false, scratch, &mut dx);
         check_slope("source", &mut x, &dx, |x| dot(&plain(&conv, samples, x, &weights), &dy));
         let mut added = vec![2.0; x.len()];
-        table.source_gradient(&dy, &stored(&conv, &weights), true, &mut work, &zeros, &mut added);
+        let scratch = Scratch { work: &mut work, zeros: &zeros };
+        table.source_gradient(&dy, &stored(&conv, &weights), true, scratch, &mut added);
         assert!(added.iter().zip(&dx).all(|(a, d)| (a - d - 2.0).abs() < 1e-12), "{conv:?}");
     }
 }
@@ -247,7 +249,7 @@ impl Layer {
     fn forward(&mut self, x: &[f64], residual: Option<&[f64]>) -> Vec<f64> {
         let mut y = vec![0.0; x.len()];
         let mut norm = self.norm();
-        norm.from_batch(x, &mut [0.0; 10], &mut vec![0.0; norm::sums(5)]);
+        norm.batch_statistics(x, &mut [0.0; 10], &mut vec![0.0; norm::sums(5)]);
         norm.forward(x, residual, &mut y);
         y
     }
@@ -312,7 +314,7 @@ fn running_statistics_are_torch_s() {
     };
     let x: Vec<f64> = numbers::<f64>(450, 9).into_iter().map(|x| x + 1000.0).collect();
     let mut running = [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0];
-    layer.norm().from_batch(&x, &mut running, &mut vec![0.0; norm::sums(5)]);
+    layer.norm().batch_statistics(&x, &mut running, &mut vec![0.0; norm::sums(5)]);
     for channel in 0..5 {
         let values: Vec<f64> = x.iter().skip(channel).step_by(5).copied().collect();
         let mean = values.iter().sum::<f64>() / 90.0;
