@@ -1,4 +1,5 @@
 //! Arrays of a golden `.safetensors` file.
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
 

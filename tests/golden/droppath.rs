@@ -1,4 +1,5 @@
 //! Rates of stochastic depth against timm's.
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
 //! Losses and their gradients against timm's and torch's, in f64 and f32.
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
 use std::sync::Arc;

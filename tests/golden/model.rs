@@ -1,7 +1,8 @@
 //! Whole networks against torch's and timm's: logits, losses, gradients, running statistics, five
 //! steps of LAMB, stochastic depth; narrow networks and real ones.
+#![expect(clippy::unwrap_used, reason = "a test")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use forebay_trainer::backend::cpu::{Cpu, Real};
 use forebay_trainer::backend::{Array, Backend as _, Batch, Pixels, State, Tensors};
@@ -394,7 +395,7 @@ fn torch_s_own(about: &Value) -> f64 {
 }
 
 /// Names, shapes, count, decay and zero initialisation as timm's.
-fn keys(folder: &PathBuf, model: &str) -> Result<(), Failed> {
+fn keys(folder: &Path, model: &str) -> Result<(), Failed> {
     let about = forebay_tests::json(&folder.join("timm_resnet_keys.json"))[model].take();
     let graph = Graph::new(&Architecture::named(model, 1000)?, 224, 224);
     let count: usize = graph.parameters.iter().map(|p| p.shape.iter().product::<usize>()).sum();

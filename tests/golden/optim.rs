@@ -1,4 +1,5 @@
 //! Trajectories of LAMB and learning rate schedules against timm's.
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +20,8 @@ pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
     let cases = Arc::new(forebay_tests::json(&folder.join("lamb.json")));
     let arrays = Arc::new(Arrays::read(&folder.join("lamb.safetensors")));
     let mut trials = Vec::new();
-    for variant in cases["variants"].as_object().unwrap().keys().cloned() {
+    for variant in cases["variants"].as_object().unwrap().keys() {
+        let variant = variant.clone();
         let (cases, arrays) = (Arc::clone(&cases), Arc::clone(&arrays));
         trials.push(Trial::test(format!("08_optim/lamb_{variant}"), move || {
             trajectory::<f64>(&cases, &arrays, &variant, "f64", 1e-12)?;

@@ -172,20 +172,20 @@ fn write<'a>(
                 .expect("an array has as many numbers as its shape says"),
         )
     });
-    let damaged = |source| Error::Damaged { path: path.to_owned(), source };
+    let damaged = |cause| Error::Damaged { path: path.to_owned(), cause };
     let whole = safetensors::serialize(views, None).map_err(damaged)?;
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut temporary = tempfile::NamedTempFile::new_in(folder).map_err(file(path))?;
     std::io::Write::write_all(&mut temporary, &whole).map_err(file(path))?;
     temporary.as_file().sync_all().map_err(file(path))?;
-    temporary.persist(path).map_err(|e| Error::File { path: path.to_owned(), source: e.error })?;
+    temporary.persist(path).map_err(|e| Error::File { path: path.to_owned(), cause: e.error })?;
     Ok(())
 }
 
 fn read(path: &Path) -> Result<Tensors, Error> {
     let bytes = std::fs::read(path).map_err(file(path))?;
     let parsed = SafeTensors::deserialize(&bytes);
-    let parsed = parsed.map_err(|source| Error::Damaged { path: path.to_owned(), source })?;
+    let parsed = parsed.map_err(|cause| Error::Damaged { path: path.to_owned(), cause })?;
     let mut tensors = Tensors::new();
     for (name, view) in parsed.iter() {
         let values = match view.dtype() {
@@ -227,5 +227,5 @@ fn sync(path: &Path) -> Result<(), Error> {
 
 fn file(path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<> {
     let path = path.to_owned();
-    move |source| Error::File { path, source }
+    move |cause| Error::File { path, cause }
 }

@@ -13,15 +13,20 @@ const INK: Rgb<u8> = Rgb([40, 40, 40]);
 const GRID: Rgb<u8> = Rgb([222, 222, 222]);
 const COLOURS: [Rgb<u8>; 3] = [Rgb([31, 119, 180]), Rgb([214, 90, 20]), Rgb([44, 140, 60])];
 
-/// A panel: title, and named lines of (step, value).
-pub type Panel<'a> = (&'a str, Vec<(&'a str, &'a [(f64, f64)])>);
+/// A panel: title and lines of (step, value).
+pub type Panel<'a> = (&'a str, Vec<Line<'a>>);
+
+/// A line's name and points.
+pub type Line<'a> = (&'a str, &'a [(f64, f64)]);
 
 /// Draws panels one below the other.
 pub fn draw(path: &Path, panels: &[Panel<'_>]) -> image::ImageResult<()> {
     let count = u32::try_from(panels.len()).unwrap_or(1).max(1);
     let mut image = RgbImage::from_pixel(WIDTH, HEIGHT * count, Rgb([255, 255, 255]));
+    let points = panels.iter().flat_map(|(_, lines)| lines).flat_map(|(_, points)| *points);
+    let steps = Axis::over(points.map(|p| p.0), f64::from(LEFT), f64::from(WIDTH - MARGIN));
     for (i, (title, lines)) in (0..).zip(panels) {
-        panel(&mut image, i * HEIGHT, title, lines);
+        panel(&mut image, i * HEIGHT, &steps, title, lines);
     }
     image.save(path)
 }
@@ -51,9 +56,8 @@ impl Axis {
     }
 }
 
-fn panel(image: &mut RgbImage, top: u32, title: &str, lines: &[(&str, &[(f64, f64)])]) {
+fn panel(image: &mut RgbImage, top: u32, x: &Axis, title: &str, lines: &[Line<'_>]) {
     let points = || lines.iter().flat_map(|(_, points)| points.iter().copied());
-    let x = Axis::over(points().map(|p| p.0), f64::from(LEFT), f64::from(WIDTH - MARGIN));
     let y = Axis::over(
         points().map(|p| p.1),
         f64::from(top + HEIGHT - MARGIN),

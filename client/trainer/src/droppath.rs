@@ -29,6 +29,11 @@ impl Drops {
         Self { rates: rates(rate, blocks), samples, scales: vec![1.0; blocks * samples] }
     }
 
+    /// The most samples it draws for.
+    pub const fn samples(&self) -> usize {
+        self.samples
+    }
+
     /// Draws for one microbatch of a step (counted from the training's begin).
     pub fn draw(&mut self, seed: u64, step: u64, microbatch: u32) {
         let mut key = [0; 32];

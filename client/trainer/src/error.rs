@@ -21,20 +21,20 @@ pub enum Error {
         problem: String,
     },
     /// A file cannot be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     File {
         /// The file.
         path: PathBuf,
         /// The system's word.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A checkpoint that is no safetensors file, or a cut one.
-    #[error("{}: not a whole safetensors file ({source}); take another checkpoint", path.display())]
+    #[error("{}: not a whole safetensors file ({cause}); take another checkpoint", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
         /// What the parser says.
-        source: safetensors::SafeTensorError,
+        cause: safetensors::SafeTensorError,
     },
     /// A checkpoint of another model or run.
     #[error("{}: {problem}", path.display())]

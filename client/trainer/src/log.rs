@@ -112,8 +112,9 @@ impl Log {
     /// Draws the curves; gives their file.
     pub(crate) fn draw(&self) -> anyhow::Result<PathBuf> {
         let path = self.folder.join("curves.png");
+        let mean = mean(&self.loss);
         let panels = [
-            ("loss", vec![("loss", &*self.loss)]),
+            ("loss", vec![("step", &*self.loss), ("mean", &*mean)]),
             ("top-1 %", vec![("eval", &*self.top1)]),
             ("learning rate", vec![("", &*self.rate)]),
             ("data %", vec![("", &*self.wait)]),
@@ -140,4 +141,12 @@ impl Log {
         }
         Ok(())
     }
+}
+
+/// The mean over the last twentieth of a run, as MixUp makes losses jump from step to step.
+fn mean(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let length = (points.len() / 20).max(1);
+    let last = |window: &[(f64, f64)]| window.last().map_or(0.0, |point| point.0);
+    let mean = |window: &[(f64, f64)]| window.iter().map(|p| p.1).sum::<f64>() / length as f64;
+    points.windows(length).map(|window| (last(window), mean(window))).collect()
 }

@@ -85,14 +85,15 @@ pub fn train<B: Backend, E: From<Error>>(
             let batch = source.next().unwrap_or_else(|| Err(ended(cursor, index).into()))?;
             wait += asked.elapsed();
             expect(&batch, cursor, index)?;
-            let drops = (training.drop_path > 0.0).then(|| {
+            let few = drops.as_ref().is_none_or(|drops| drops.samples() < batch.samples());
+            if few && training.drop_path > 0.0 {
                 let blocks = backend.graph().blocks;
-                let drops = drops
-                    .get_or_insert_with(|| Drops::new(training.drop_path, blocks, batch.samples()));
+                drops = Some(Drops::new(training.drop_path, blocks, batch.samples()));
+            }
+            if let Some(drops) = &mut drops {
                 drops.draw(training.seed, update, index);
-                &*drops
-            });
-            loss += share * backend.accumulate(&batch, drops, &training.loss, share)?;
+            }
+            loss += share * backend.accumulate(&batch, drops.as_ref(), &training.loss, share)?;
             samples += batch.samples();
         }
         let rate = training.schedule.rate(cursor.epoch, cursor.step, training.steps);
