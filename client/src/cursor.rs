@@ -1,6 +1,7 @@
 //! Where a trainer is: names of microbatches, and their order over the ends of epochs.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::{Description, Digest, Error};
 
@@ -125,11 +126,14 @@ impl State {
 }
 
 /// The names that a stream still has to deliver, in order.
+///
+/// The last step of an evaluation may have no samples left for some microbatches. Those are no
+/// names: servers leave them out, and so does the walk. They are the last ones of their step.
 #[derive(Clone, Debug)]
 pub(crate) struct Walk {
     next: Cursor,
     steps: u64,
-    steps_per_epoch: u64,
+    description: Arc<Description>,
     indices: Vec<u32>,
     /// Microbatches of the next step that were delivered.
     done: usize,
@@ -141,7 +145,7 @@ impl Walk {
         from: Cursor,
         end: End,
         rank: Rank,
-        description: &Description,
+        description: &Arc<Description>,
     ) -> Result<Self, Error> {
         let steps_per_epoch = description.steps_per_epoch;
         if from.step >= steps_per_epoch {
@@ -150,29 +154,46 @@ impl Walk {
                 "step {step} of epoch {epoch}: an epoch has {steps_per_epoch} steps, numbered from 0"
             )));
         }
+        let mut indices = rank.indices(description.microbatches)?;
+        // What the first step has no samples for, no step has.
+        indices.retain(|index| description.samples(0, *index) > 0);
         let steps = match end {
+            _ if indices.is_empty() => 0,
             End::Steps(steps) => steps,
             End::Until(cursor) => from.steps_until(cursor, steps_per_epoch),
         };
-        let indices = rank.indices(description.microbatches)?;
-        Ok(Self { next: from, steps, steps_per_epoch, indices, done: 0 })
+        let description = Arc::clone(description);
+        let mut walk = Self { next: from, steps, description, indices, done: 0 };
+        walk.settle();
+        Ok(walk)
     }
 
     /// The next name; `None` at the end.
     pub(crate) fn name(&self) -> Option<Name> {
-        let index = *self.indices.get(self.done)?;
-        let Cursor { epoch, step } = self.next;
-        (self.steps > 0).then_some(Name { epoch, step, index })
+        if self.steps == 0 { None } else { self.here() }
     }
 
     /// Leaves the next name behind.
     pub(crate) fn advance(&mut self) {
         self.done += 1;
-        if self.done == self.indices.len() {
+        self.settle();
+    }
+
+    /// Goes on to the next step that has a microbatch left. One of two has: only the last step of an
+    /// epoch may have none of the indices.
+    fn settle(&mut self) {
+        while self.steps > 0 && self.here().is_none() {
             self.done = 0;
-            self.steps = self.steps.saturating_sub(1);
-            self.next = self.next.after(1, self.steps_per_epoch);
+            self.steps -= 1;
+            self.next = self.next.after(1, self.description.steps_per_epoch);
         }
+    }
+
+    /// The next microbatch of the step, if it has one.
+    fn here(&self) -> Option<Name> {
+        let index = *self.indices.get(self.done)?;
+        let Cursor { epoch, step } = self.next;
+        (self.description.samples(step, index) > 0).then_some(Name { epoch, step, index })
     }
 
     /// Steps left, with the one that is begun; its delivered microbatches; those of every step.

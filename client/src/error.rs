@@ -173,6 +173,9 @@ impl Cause {
             Self::Connection(_) | Self::Truncated | Self::Silence(_) => {
                 "check that the server runs and can be reached"
             }
+            Self::Wire(WireError::Header(HeaderError::Limit { .. })) => {
+                "ask for smaller microbatches, or raise the client's limit"
+            }
             Self::Wire(WireError::Corrupt { .. }) => "check the network and the server's memory",
             Self::Wire(_) => "check that client and server are of one version",
             Self::Mismatch { .. } => "give every server the same dataset and recipe",

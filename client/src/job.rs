@@ -163,7 +163,8 @@ pub struct Description {
 
 impl Description {
     /// Samples of one microbatch: the positions `p` of its step with `p % microbatches == index`.
-    /// Only the last step of an evaluation has fewer than `batch / microbatches`.
+    /// Only the last step of an evaluation has fewer than `batch / microbatches`. With 0 the
+    /// microbatch does not exist: no stream has it.
     pub fn samples(&self, step: u64, index: u32) -> u64 {
         let first = step.saturating_mul(self.batch.into()).min(self.samples_per_epoch);
         let end = first.saturating_add(self.batch.into()).min(self.samples_per_epoch);
@@ -178,6 +179,9 @@ impl Description {
         let three = |values: Vec<f64>| <[f64; 3]>::try_from(values);
         if wire.batch == 0 || wire.microbatches == 0 || wire.image_size == 0 {
             return Err(says("batch, microbatches and image_size must not be zero"));
+        }
+        if wire.samples_per_epoch.div_ceil(wire.batch.into()) != wire.steps_per_epoch {
+            return Err(says("steps_per_epoch must be what samples_per_epoch and batch make"));
         }
         Ok(Self {
             server_version: wire.server_version,
@@ -205,6 +209,28 @@ impl Description {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn steps_that_samples_do_not_fill_are_refused() {
+        let of = |samples_per_epoch, steps_per_epoch| {
+            Description::from_wire(v1::DescribeResponse {
+                dataset_digest: vec![1; 32].into(),
+                recipe_digest: vec![2; 32].into(),
+                samples_per_epoch,
+                steps_per_epoch,
+                batch: 4,
+                microbatches: 2,
+                image_size: 8,
+                mean: vec![0.0; 3],
+                std: vec![1.0; 3],
+                ..v1::DescribeResponse::default()
+            })
+        };
+        let last = of(5, 2).unwrap();
+        assert_eq!([last.samples(1, 0), last.samples(1, 1), last.samples(0, 1)], [1, 0, 2]);
+        assert!(of(8, 2).is_ok() && of(0, 0).is_ok());
+        assert!(of(8, u64::MAX).is_err() && of(9, 2).is_err());
+    }
 
     #[test]
     fn a_digest_is_read_as_it_is_written() {

@@ -72,7 +72,7 @@ impl Mix {
             Kind::Unspecified => Self::Keep,
             Kind::Mixup => Self::MixUp { lambda: wire.lambda, partner_lambda: wire.partner_lambda },
             Kind::Cutmix => {
-                let v1::Box { top, left, height, width } = wire.r#box.unwrap_or_default();
+                let v1::Rect { top, left, height, width } = wire.rect.unwrap_or_default();
                 Self::CutMix { top, left, height, width }
             }
         }

@@ -12,22 +12,11 @@
 //! ```
 
 use bytes::{Buf as _, Bytes};
+use forebay_proto::frame::{FRAME_BYTES, HEADER_BYTES, MESSAGE_BYTES, PREFIX_BYTES};
 use forebay_proto::v1::Header;
 use prost::Message as _;
 
 use crate::error::WireError;
-
-/// Longest payload of a frame.
-pub(crate) const MAX_PAYLOAD: usize = 1 << 20;
-
-/// Longest header, and longest unknown field.
-pub(crate) const MAX_FIELD: usize = 1 << 20;
-
-/// A message is not longer than a header, a payload, and this for the rest.
-const MAX_MESSAGE: usize = MAX_FIELD + MAX_PAYLOAD + 1024;
-
-/// What precedes a message: compression flag and length.
-const PREFIX: usize = 5;
 
 /// A piece of a frame.
 #[derive(Debug)]
@@ -45,7 +34,7 @@ pub(crate) struct Head {
     pub(crate) header: Option<Header>,
     /// Where the payload lies in the microbatch's.
     pub(crate) offset: u64,
-    /// How long it is, at most [`MAX_PAYLOAD`].
+    /// How long it is, at most [`FRAME_BYTES`].
     pub(crate) payload: usize,
 }
 
@@ -108,7 +97,7 @@ impl Parser {
                     return Ok(Some(Piece::Payload(piece)));
                 }
                 State::Prefix => {
-                    if !self.gather(PREFIX, data) {
+                    if !self.gather(PREFIX_BYTES, data) {
                         return Ok(None);
                     }
                     self.state = State::Fields(message_length(&self.part)?);
@@ -188,11 +177,11 @@ fn message_length(prefix: &[u8]) -> Result<usize, WireError> {
         return Err(WireError::Malformed("compressed, which was not asked for"));
     }
     let length = length.iter().fold(0_u64, |length, byte| length << 8 | u64::from(*byte));
-    bounded("message", length, MAX_MESSAGE)
+    bounded("message", length, MESSAGE_BYTES)
 }
 
 fn payload_length(length: u64, left: usize) -> Result<usize, WireError> {
-    let length = bounded("payload of a frame", length, MAX_PAYLOAD)?;
+    let length = bounded("payload of a frame", length, FRAME_BYTES)?;
     if length == left {
         Ok(length)
     } else {
@@ -229,7 +218,8 @@ fn need(part: &[u8], length: usize) -> Result<(), Stop> {
 /// A length and as many bytes, from `part[*at..]`.
 fn bytes<'a>(part: &'a [u8], at: &mut usize) -> Result<&'a [u8], Stop> {
     let length = varint(part, at)?;
-    let length = bounded("field", length, MAX_FIELD).map_err(Stop::Bad)?;
+    // No field that is not known may be longer than a header either.
+    let length = bounded("field", length, HEADER_BYTES).map_err(Stop::Bad)?;
     need(part, *at + length)?;
     Ok(&part[*at..*at + length])
 }
@@ -296,7 +286,7 @@ mod tests {
                 }
             }
             assert!(data.is_empty(), "all is taken");
-            assert!(parser.part.len() <= MAX_FIELD + 16);
+            assert!(parser.part.len() <= HEADER_BYTES + 16);
         }
         let whole = parser.is_between_messages();
         let open = frames.iter().any(|(_, left)| *left > 0);
@@ -364,13 +354,13 @@ mod tests {
         let message = u64::from(u32::MAX);
         assert_eq!(
             refused(&[0, 255, 255, 255, 255]),
-            WireError::TooLong { what: "message", found: message, limit: MAX_MESSAGE }
+            WireError::TooLong { what: "message", found: message, limit: MESSAGE_BYTES }
         );
-        // 2 MiB of header, then 2 MiB of payload, in messages of 2 MiB.
-        let prefix = [0, 0, 0x20, 0, 0];
-        let two = [0x80, 0x80, 0x80, 0x01];
-        let header = refused(&[&prefix[..], &[0x0a], &two].concat());
+        // A header of 2 MiB and a byte, and a payload of 2 MiB, in messages of 3 MiB.
+        let prefix = [0, 0, 0x30, 0, 0];
+        let header = refused(&[&prefix[..], &[0x0a, 0x81, 0x80, 0x80, 0x01]].concat());
         assert!(matches!(header, WireError::TooLong { what: "field", .. }), "{header}");
+        let two = [0x80, 0x80, 0x80, 0x01];
         let payload = refused(&[&prefix[..], &[0xc2, 0x3e], &two].concat());
         assert!(matches!(payload, WireError::TooLong { what: "payload of a frame", .. }));
     }

@@ -35,8 +35,10 @@ fn job() -> Job {
 fn names(data: &Data, from: Cursor, n: u64, rank: Rank) -> Vec<Name> {
     let indices = rank.indices(data.microbatches).unwrap();
     let cursors = (0..n).map(|k| from.after(k, data.steps_per_epoch()));
-    let step =
-        |Cursor { epoch, step }| indices.iter().map(move |i| Name { epoch, step, index: *i });
+    let step = |Cursor { epoch, step }| {
+        let there = indices.iter().filter(move |index| **index < data.microbatches_of(step));
+        there.map(move |index| Name { epoch, step, index: *index })
+    };
     cursors.flat_map(step).collect()
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use forebay_client::{Client, Cursor, End, Job, Name, Options, Rank, State, blocking};
 
-use crate::fake::{Data, Fake};
+use crate::fake::{Data, Fake, Fault};
 use crate::{all, assert_are, client, job, names, options};
 
 #[tokio::test]
@@ -50,6 +50,66 @@ async fn a_stream_resumed_anywhere_is_the_whole_stream() {
         let before = all(&client, from, End::Until(middle), rank).await;
         assert_are(&data, &before, &names(&data, from, k, rank));
     }
+}
+
+#[tokio::test]
+async fn an_evaluation_ends_with_the_microbatches_that_have_samples() {
+    // The last step has 3, 1 and 2 of 4 microbatches, so that some ranks have none at all in it.
+    for records in [27, 49, 26] {
+        let data = Data { records, ..Data::evaluation() };
+        let server = Fake::start(data.clone(), None);
+        let client = client(&[&server]);
+        let n = 2 * data.steps_per_epoch() + 1;
+        for world in [1, 2, 4] {
+            let mut union = Vec::new();
+            for rank in 0..world {
+                let rank = Rank { rank, world };
+                for from in (0..n).map(|k| Cursor::default().after(k, data.steps_per_epoch())) {
+                    let received = all(&client, from, End::Steps(n), rank).await;
+                    assert_are(&data, &received, &names(&data, from, n, rank));
+                    if from == Cursor::default() {
+                        union.extend(received.iter().map(|microbatch| microbatch.name));
+                    }
+                }
+            }
+            union.sort_unstable();
+            assert_eq!(union, names(&data, Cursor::default(), n, Rank::ALONE), "world {world}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_evaluation_goes_on_at_any_name_that_a_server_fails_at() {
+    let data = Data::evaluation();
+    for world in [1, 2, 4] {
+        for rank in (0..world).map(|rank| Rank { rank, world }) {
+            let expected = names(&data, Cursor::default(), 5, rank);
+            for at in 0..expected.len() as u64 {
+                let server = Fake::start(data.clone(), Some((at, Fault::Truncated, false)));
+                let client = client(&[&server]);
+                let received = all(&client, Cursor::default(), End::Steps(5), rank).await;
+                assert_are(&data, &received, &expected);
+                assert_eq!(server.begun(), expected.len() as u64 + 1, "it failed once");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_rank_without_any_sample_has_an_empty_stream() {
+    let data = Data { records: 3, ..Data::evaluation() };
+    let server = Fake::start(data.clone(), None);
+    let client = client(&[&server]);
+    for rank in (0..4).map(|rank| Rank { rank, world: 4 }) {
+        let received = all(&client, Cursor::default(), End::Steps(3), rank).await;
+        assert_are(&data, &received, &names(&data, Cursor::default(), 3, rank));
+    }
+    let last = Rank { rank: 3, world: 4 };
+    let end = End::Steps(u64::MAX);
+    assert!(all(&client, Cursor::default(), end, last).await.is_empty());
+    let name = Name { epoch: 0, step: 0, index: 3 };
+    let error = client.fetch(&job(), name).await.unwrap_err().to_string();
+    assert!(error.contains("OutOfRange"), "{error}");
 }
 
 #[tokio::test]

@@ -25,8 +25,11 @@ pub enum HeaderError {
         value: i32,
     },
     /// The shape is not that of images in the header's layout.
-    #[error("shape {0:?} is not [n, h, w, 3] or [n, 3, h, w] as its layout says, h and w from 1")]
-    Shape(Vec<u32>),
+    #[error("shape {0:?} is not [n, h, w, 3] or [n, 3, h, w] as its layout says, all from 1")]
+    Shape(
+        /// The shape, cut after five numbers.
+        Vec<u32>,
+    ),
     /// The payload is not as long as the shape and the dtype make it.
     #[error("payload of {stated} bytes where the shape and the dtype make {expected}")]
     Payload {
@@ -69,9 +72,9 @@ pub enum HeaderError {
         /// Whose it is.
         sample: usize,
     },
-    /// A box of the mix plan is not inside the image.
-    #[error("the box of sample {sample} is not inside the image")]
-    Box {
+    /// A rectangle of the mix plan is not inside the image.
+    #[error("the rectangle of sample {sample} is not inside the image")]
+    Rect {
         /// Whose it is.
         sample: usize,
     },
@@ -115,12 +118,14 @@ fn dimensions(header: &Header) -> Result<[u32; 3], HeaderError> {
         (Layout::Unspecified, _) => {
             return Err(HeaderError::Enumeration { field: "layout", value });
         }
-        _ => return Err(HeaderError::Shape(header.shape.clone())),
+        _ => return Err(shape_error(&header.shape)),
     };
-    if dimensions[1] == 0 || dimensions[2] == 0 {
-        return Err(HeaderError::Shape(header.shape.clone()));
-    }
-    Ok(dimensions)
+    if dimensions.contains(&0) { Err(shape_error(&header.shape)) } else { Ok(dimensions) }
+}
+
+/// Without a copy of all that a peer took for a shape.
+fn shape_error(shape: &[u32]) -> HeaderError {
+    HeaderError::Shape(shape.iter().copied().take(5).collect())
 }
 
 fn check_targets(header: &Header, samples: u32) -> Result<(), HeaderError> {
@@ -143,11 +148,11 @@ fn check_mix(mix: &MixPlan, [samples, height, width]: [u32; 3]) -> Result<(), He
         }
         check_weight("mix.lambda", parameters.lambda, sample)?;
         check_weight("mix.partner_lambda", parameters.partner_lambda, sample)?;
-        if let Some(part) = parameters.r#box {
+        if let Some(part) = parameters.rect {
             let bottom = u64::from(part.top) + u64::from(part.height);
             let right = u64::from(part.left) + u64::from(part.width);
             if bottom > u64::from(height) || right > u64::from(width) {
-                return Err(HeaderError::Box { sample });
+                return Err(HeaderError::Rect { sample });
             }
         }
     }
@@ -172,7 +177,7 @@ fn check_digest(field: &'static str, digest: &[u8]) -> Result<(), HeaderError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::v1::{Box, MixParameters};
+    use crate::v1::{MixParameters, Rect};
 
     fn good() -> Header {
         Header {
@@ -198,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_microbatch_is_one() {
+    fn a_microbatch_of_no_samples_is_refused() {
         let empty = Header {
             shape: vec![0, 3, 5, 7],
             payload_bytes: 0,
@@ -209,7 +214,7 @@ mod tests {
             mix: None,
             ..good()
         };
-        assert_eq!(check(&empty, 0), Ok(()));
+        assert_eq!(check(&empty, 420), Err(HeaderError::Shape(vec![0, 3, 5, 7])));
     }
 
     #[test]
@@ -243,23 +248,29 @@ mod tests {
     }
 
     #[test]
+    fn an_error_holds_five_numbers_of_a_long_shape() {
+        let long = Header { shape: vec![1; 100_000], ..good() };
+        assert_eq!(check(&long, 420), Err(HeaderError::Shape(vec![1; 5])));
+    }
+
+    #[test]
     fn a_mix_plan_that_does_not_fit_is_refused() {
         let with = |change: fn(&mut Vec<MixParameters>)| {
             let mut samples = vec![MixParameters::default(); 2];
             change(&mut samples);
             check(&Header { mix: Some(MixPlan { samples }), ..good() }, 420)
         };
-        let part = Box { top: 3, left: 0, height: 2, width: 7 };
+        let part = Rect { top: 3, left: 0, height: 2, width: 7 };
         assert_eq!(check(&good(), 420), Ok(()));
         assert!(with(|s| s.truncate(1)).is_err());
         assert!(with(|s| s[1].kind = 9).is_err());
         assert!(with(|s| s[0].partner_lambda = -0.1).is_err());
         assert_eq!(
-            with(|s| s[1].r#box = Some(Box { top: u32::MAX, ..Box::default() })),
-            Err(HeaderError::Box { sample: 1 })
+            with(|s| s[1].rect = Some(Rect { top: u32::MAX, ..Rect::default() })),
+            Err(HeaderError::Rect { sample: 1 })
         );
         let mut samples = vec![MixParameters::default(); 2];
-        samples[0].r#box = Some(part);
+        samples[0].rect = Some(part);
         assert_eq!(check(&Header { mix: Some(MixPlan { samples }), ..good() }, 420), Ok(()));
     }
 }

@@ -3,9 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use bytes::{Bytes, BytesMut};
-use forebay_proto::frame::{
-    self, FRAME_BYTES, HEADER_BYTES, HeaderError, Join, JoinError, SplitError,
-};
+use forebay_proto::frame::{self, FRAME_BYTES, HEADER_BYTES, Join, JoinError, SplitError};
+use forebay_proto::header::{HeaderError, dtype_bytes};
 use forebay_proto::v1::{DType, Frame, Header, Layout, MixParameters, MixPlan, Timings};
 use proptest::prelude::*;
 use prost::Message as _;
@@ -14,8 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 const LIMIT: u64 = 64 << 20;
 
 fn microbatch(shape: [u32; 4], dtype: DType) -> (Header, Bytes) {
-    let bytes =
-        shape.iter().map(|n| u64::from(*n)).product::<u64>() * frame::value_bytes(dtype).unwrap();
+    let bytes = shape.iter().map(|n| u64::from(*n)).product::<u64>() * dtype_bytes(dtype).unwrap();
     let payload: Vec<u8> =
         (0..bytes).map(|i| i.wrapping_mul(0x9e37_79b9).to_le_bytes()[2]).collect();
     let n = shape[0] as usize;
@@ -77,7 +75,7 @@ fn frames_have_at_most_one_mebibyte_and_default_limits_hold() {
 
 #[test]
 fn a_header_that_no_client_could_read_is_not_sent() {
-    let (mut header, payload) = microbatch([300_000, 1, 1, 1], DType::DtypeU8);
+    let (mut header, payload) = microbatch([300_000, 1, 1, 3], DType::DtypeU8);
     header.mix.as_mut().unwrap().samples.iter_mut().for_each(|sample| sample.lambda = 0.5);
     let bytes = header.encoded_len();
     assert!(bytes > HEADER_BYTES);
@@ -91,7 +89,7 @@ fn a_header_that_contradicts_itself_or_its_payload_is_not_sent() {
     let error = frame::split(header.clone(), short).err();
     assert_eq!(error, Some(SplitError::Payload { payload: 143, stated: 144 }));
     let error = frame::split(Header { lambda: vec![], ..header }, payload).err();
-    let entries = HeaderError::Entries { field: "lambda", entries: 0, samples: 2 };
+    let entries = HeaderError::Entries { field: "lambda", found: 0, samples: 2 };
     assert_eq!(error, Some(SplitError::Header(entries)));
 }
 
@@ -135,16 +133,17 @@ fn a_hostile_header_costs_no_memory() {
         h.shape = vec![2, 1 << 20, 1 << 20, 3];
         h.payload_bytes = 6 << 40;
     });
-    assert_eq!(error, JoinError::TooLarge { payload_bytes: 6 << 40, limit: LIMIT });
-    assert!(matches!(header(lie(&|h| h.shape = vec![u32::MAX; 4])), HeaderError::Shape { .. }));
-    assert!(matches!(header(lie(&|h| h.shape = vec![0, 1, 1, 1])), HeaderError::Shape { .. }));
-    let shape = vec![1; 5];
-    assert_eq!(header(lie(&|h| h.shape = vec![1; 100_000])), HeaderError::Shape { shape });
-    assert_eq!(header(lie(&|h| h.dtype = 0)), HeaderError::DType { dtype: 0 });
-    assert_eq!(header(lie(&|h| h.layout = 9)), HeaderError::Layout { layout: 9 });
-    let payload_bytes = HeaderError::PayloadBytes { stated: 5, computed: 2 * 1024 * 342 * 3 };
-    assert_eq!(header(lie(&|h| h.payload_bytes = 5)), payload_bytes);
-    let entries = |field, entries| HeaderError::Entries { field, entries, samples: 2 };
+    assert_eq!(header(error), HeaderError::Limit { stated: 6 << 40, limit: LIMIT });
+    let shape = |numbers: &[u32]| header(lie(&|h| h.shape = numbers.to_vec()));
+    assert_eq!(shape(&[u32::MAX; 4]), HeaderError::Shape(vec![u32::MAX; 4]));
+    assert_eq!(shape(&[0, 1, 1, 3]), HeaderError::Shape(vec![0, 1, 1, 3]));
+    assert_eq!(shape(&vec![1; 100_000]), HeaderError::Shape(vec![1; 5]));
+    let enumeration = |field, value| HeaderError::Enumeration { field, value };
+    assert_eq!(header(lie(&|h| h.dtype = 0)), enumeration("dtype", 0));
+    assert_eq!(header(lie(&|h| h.layout = 9)), enumeration("layout", 9));
+    let payload = HeaderError::Payload { stated: 5, expected: 2 * 1024 * 342 * 3 };
+    assert_eq!(header(lie(&|h| h.payload_bytes = 5)), payload);
+    let entries = |field, found| HeaderError::Entries { field, found, samples: 2 };
     assert_eq!(header(lie(&|h| h.records.push(1))), entries("records", 3));
     assert_eq!(header(lie(&|h| h.label_b.clear())), entries("label_b", 0));
     let mix = Some(MixPlan::default());
@@ -168,9 +167,11 @@ fn a_join_starts_anew_after_a_microbatch_and_after_an_error() {
 }
 
 fn any_frame() -> impl Strategy<Value = Frame> {
-    let small = prop_oneof![0..6u32, any::<u32>()];
+    let number = prop_oneof![0..6u32, any::<u32>()];
+    let any_shape = prop::collection::vec(number, 0..6);
+    let image = (0..3u32, 1..4u32, 1..4u32).prop_map(|(n, h, w)| vec![n, h, w, 3]);
     let header = (
-        prop::collection::vec(small, 0..6),
+        prop_oneof![1 => any_shape, 3 => image],
         (-1..6i32, 0..4i32, any::<u64>()),
         prop_oneof![0..200u64, any::<u64>()],
         0..6usize,
@@ -181,6 +182,8 @@ fn any_frame() -> impl Strategy<Value = Frame> {
         Header {
             payload_bytes: right.filter(|_| bytes % 4 != 0).unwrap_or(bytes),
             payload_xxh3: xxh3,
+            dataset_digest: Bytes::from_static(&[1; 32]),
+            recipe_digest: Bytes::from_static(&[2; 32]),
             records: vec![0; n],
             label_a: vec![0; n],
             label_b: vec![0; n],

@@ -10,16 +10,13 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use forebay_proto::frame;
+use forebay_proto::frame::{self, PREFIX_BYTES};
 use forebay_proto::v1::Header;
 use http::HeaderMap;
 use tokio::sync::mpsc;
 use tonic::Status;
 
 use crate::unary;
-
-/// A gRPC message: not compressed, length, then that many bytes.
-pub(crate) const PREFIX_BYTES: usize = 5;
 
 /// One frame, as it goes over the wire.
 #[derive(Debug)]

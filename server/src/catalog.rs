@@ -61,7 +61,9 @@ impl Source for Catalog {
     }
 
     fn open(&self, job: &v1::Job) -> Result<Arc<dyn Job>, Refusal> {
-        let Some(dataset) = self.datasets.get(&job.dataset) else {
+        let only = self.datasets.values().next().filter(|_| self.datasets.len() == 1);
+        let named = self.datasets.get(&job.dataset);
+        let Some(dataset) = named.or(only.filter(|_| job.dataset.is_empty())) else {
             return Err(Refusal::UnknownDataset {
                 name: job.dataset.clone(),
                 served: self.datasets(),
@@ -190,11 +192,11 @@ fn mix_plan(plan: &MixPlan) -> v1::MixPlan {
             MixKind::None => (Kind::Unspecified, None),
             MixKind::Mixup => (Kind::Mixup, None),
             MixKind::Cutmix(Rect { top, left, height, width }) => {
-                (Kind::Cutmix, Some(v1::Box { top, left, height, width }))
+                (Kind::Cutmix, Some(v1::Rect { top, left, height, width }))
             }
         };
         let [lambda, partner_lambda] = sample.weights;
-        v1::MixParameters { kind: kind.into(), lambda, partner_lambda, r#box: cut }
+        v1::MixParameters { kind: kind.into(), lambda, partner_lambda, rect: cut }
     };
     v1::MixPlan { samples: plan.samples.iter().map(parameters).collect() }
 }

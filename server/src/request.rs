@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use forebay::Error;
-use forebay_proto::frame;
+use forebay_proto::header;
 use forebay_proto::v1::{
     self, DType, DescribeResponse, ExplainRequest, FetchRequest, Layout, MixedBy, StreamRequest,
 };
@@ -77,23 +77,25 @@ pub(crate) fn stream(
     // Where an epoch is one short step it may have none of the selection: names would go on forever.
     let least = indices.iter().copied().min().unwrap_or(0);
     in_range("microbatch", least.into(), job.microbatches(0).into())?;
-    if request.skip as usize >= indices.len() {
-        let what = format!("{} leaves none of the {} of a step", request.skip, indices.len());
+    let there = microbatches_of(&*job, request.step, &indices);
+    if request.skip > 0 && request.skip as usize >= there {
+        let what = format!("{} leaves none of the {there} of step {}", request.skip, request.step);
         return Err(Refusal::invalid("skip", what));
     }
     let epochs = request.steps / job.facts().steps_per_epoch + 1;
     if request.epoch.checked_add(epochs).is_none() {
         return Err(Refusal::invalid("epoch", format!("{} is too large", request.epoch)));
     }
-    let names = Names {
+    let mut names = Names {
         job: Arc::clone(&job),
         seed: request.job.as_ref().map_or(0, |job| job.seed),
         epoch: request.epoch,
         step: request.step,
         steps: request.steps,
         indices,
-        at: request.skip as usize,
+        at: 0,
     };
+    names.by_ref().take(request.skip as usize).for_each(drop);
     let ahead = ahead(job.facts(), limits, output, request.credit_bytes);
     Ok(Run { job, output, names, ahead })
 }
@@ -169,6 +171,12 @@ fn selection(
     Ok(wanted.to_vec())
 }
 
+/// How many of a selection a step has.
+fn microbatches_of(job: &dyn Job, step: u64, indices: &[u32]) -> usize {
+    let microbatches = job.microbatches(step);
+    indices.iter().filter(|index| **index < microbatches).count()
+}
+
 fn step_in_range(facts: &DescribeResponse, step: u64) -> Result<(), Refusal> {
     in_range("step", step, facts.steps_per_epoch)
 }
@@ -187,7 +195,7 @@ fn ahead(facts: &DescribeResponse, limits: &Limits, output: Output, credit: u64)
     let credit = if credit == 0 { limits.ahead_bytes } else { credit.min(limits.ahead_bytes) };
     let samples = facts.batch.div_ceil(facts.microbatches.max(1));
     let side = u64::from(facts.image_size);
-    let value = frame::value_bytes(output.dtype).expect("an output's dtype is specified");
+    let value = header::dtype_bytes(output.dtype).expect("an output's dtype is specified");
     let bytes = u64::from(samples).saturating_mul(side * side).saturating_mul(3 * value);
     usize::try_from(credit / bytes.max(1)).map_or(AHEAD_MOST, |ahead| ahead.clamp(1, AHEAD_MOST))
 }

@@ -1,6 +1,7 @@
 //! Single gRPC messages: requests, and the answers that are not frames.
 
 use bytes::{BufMut as _, Bytes};
+use forebay_proto::frame::PREFIX_BYTES;
 use http::{HeaderMap, HeaderValue, Response};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use prost::Message;
@@ -8,7 +9,6 @@ use tokio::time::timeout;
 use tonic::Status;
 use tonic::body::Body;
 
-use crate::body::PREFIX_BYTES;
 use crate::limits::Limits;
 use crate::status::Refusal;
 

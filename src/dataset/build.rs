@@ -1,7 +1,7 @@
 //! Makes the index: lists the records, reads, decodes and checksums each, writes one file.
 
-use std::fs;
-use std::io::Write as _;
+use std::fs::{self, File};
+use std::io::{BufWriter, Seek as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,11 +10,13 @@ use memmap2::Mmap;
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::index::{ENTRY, HEADER, MAGIC, RECORD, REQUIRED, VERSION, kind, write_strings};
+use super::index::{
+    ENTRY, HEADER, LAZY, MAGIC, Points, RECORD, REQUIRED, VERSION, kind, write_strings,
+};
 use super::map::map;
 use super::source::{Source, index_path};
 use super::{Dataset, DatasetError, Record, Summary, folder, read_file, webdataset};
-use crate::decode::{self, Decoder};
+use crate::decode::{self, DecodeError, Decoder};
 use crate::sample::{Digest, Size};
 
 /// Labels of tars without a `classes.txt` are below this.
@@ -51,9 +53,10 @@ pub fn build(
     if listing.entries.is_empty() {
         return Err(DatasetError::Empty { path: path.into() });
     }
-    let checked = pool.install(|| listing.check(progress))?;
     let file = index_path(path, index_dir);
-    write(&file, &listing.sections(&checked))?;
+    let mut spill = Spill::new(folder_of(&file))?;
+    let checked = pool.install(|| listing.check(&mut spill, progress))?;
+    write(&file, &listing.sections(&checked), Some(spill))?;
     Ok(Dataset::open(path, index_dir)?.summary())
 }
 
@@ -76,8 +79,54 @@ struct Listing {
     entries: Vec<Entry>,
 }
 
-/// A record that was looked into: why it is bad, if it is.
-type Checked = (Record, Option<String>);
+/// A record that was looked into.
+struct Checked {
+    record: Record,
+    points: Points,
+    /// Why it is bad, if it is.
+    reason: Option<String>,
+}
+
+/// Records that are looked into before their entry points are written away: what all records have
+/// does not fit into memory.
+const CHUNK: usize = 2048;
+
+/// Entry points on their way into the index: a file without a name, in the folder of the index.
+pub(super) struct Spill {
+    file: BufWriter<File>,
+    folder: PathBuf,
+    length: u64,
+}
+
+impl Spill {
+    pub(super) fn new(folder: &Path) -> Result<Self, DatasetError> {
+        let failed = || DatasetError::io("write", folder);
+        fs::create_dir_all(folder).map_err(failed())?;
+        let file = tempfile::tempfile_in(folder).map_err(failed())?;
+        Ok(Self { file: BufWriter::new(file), folder: folder.into(), length: 0 })
+    }
+
+    /// Adds a record's entry points.
+    pub(super) fn push(&mut self, entries: &[u8]) -> Result<Points, DatasetError> {
+        let points = Points::of(entries, self.length);
+        self.file.write_all(entries).map_err(DatasetError::io("write", &self.folder))?;
+        self.length += entries.len() as u64;
+        Ok(points)
+    }
+
+    fn copy_to(self, to: &mut File) -> std::io::Result<()> {
+        let mut file = self.file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+        file.rewind()?;
+        std::io::copy(&mut file, to)?;
+        Ok(())
+    }
+}
+
+/// The folder that a file is or will be in.
+fn folder_of(file: &Path) -> &Path {
+    let folder = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
+}
 
 impl Listing {
     fn of(path: &Path) -> Result<Self, DatasetError> {
@@ -121,20 +170,35 @@ impl Listing {
         Ok(Self { root: base, classes, shards, entries })
     }
 
-    /// Decodes every record.
-    fn check(&self, progress: &(dyn Fn(Progress) + Sync)) -> Result<Vec<Checked>, DatasetError> {
+    /// Looks into every record.
+    fn check(
+        &self,
+        spill: &mut Spill,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<Vec<Checked>, DatasetError> {
         let total = self.entries.len() as u64;
         let done = AtomicU64::new(0);
-        self.entries
-            .par_iter()
-            // A worker's buffers are worth a few dozen images.
-            .with_min_len(32)
-            .map_init(<(Decoder, Vec<u8>)>::default, |(decoder, buffer), entry| {
-                let checked = self.check_one(entry, decoder, buffer)?;
-                progress(Progress { done: done.fetch_add(1, Ordering::Relaxed) + 1, total });
-                Ok(checked)
-            })
-            .collect()
+        let mut all = Vec::with_capacity(self.entries.len());
+        for chunk in self.entries.chunks(CHUNK) {
+            let checked: Vec<(Record, Result<Vec<u8>, DecodeError>)> = chunk
+                .par_iter()
+                // A worker's buffers are worth a few dozen images.
+                .with_min_len(32)
+                .map_init(<(Decoder, Vec<u8>)>::default, |(decoder, buffer), entry| {
+                    let checked = self.check_one(entry, decoder, buffer)?;
+                    progress(Progress { done: done.fetch_add(1, Ordering::Relaxed) + 1, total });
+                    Ok(checked)
+                })
+                .collect::<Result<_, DatasetError>>()?;
+            for (record, verdict) in checked {
+                let (entries, reason) = match verdict {
+                    Ok(entries) => (entries, None),
+                    Err(error) => (Vec::new(), Some(error.to_string())),
+                };
+                all.push(Checked { record, points: spill.push(&entries)?, reason });
+            }
+        }
+        Ok(all)
     }
 
     fn check_one(
@@ -142,7 +206,7 @@ impl Listing {
         entry: &Entry,
         decoder: &mut Decoder,
         buffer: &mut Vec<u8>,
-    ) -> Result<Checked, DatasetError> {
+    ) -> Result<(Record, Result<Vec<u8>, DecodeError>), DatasetError> {
         let bytes = if let Some((_, shard)) = self.shards.get(entry.shard as usize) {
             let start = usize::try_from(entry.offset).expect("inside a file that is mapped");
             &shard[start..start + entry.length as usize]
@@ -168,13 +232,13 @@ impl Listing {
             offset: entry.offset,
             name: (0, 0),
         };
-        Ok((record, verdict.err().map(|error| error.to_string())))
+        Ok((record, verdict.map(|(_, entries)| entries)))
     }
 
     fn sections(&self, checked: &[Checked]) -> Vec<(u32, Vec<u8>)> {
         let mut records = Vec::with_capacity(checked.len() * RECORD);
         let mut names = Vec::new();
-        for (entry, (record, _)) in self.entries.iter().zip(checked) {
+        for (entry, Checked { record, .. }) in self.entries.iter().zip(checked) {
             let length = u16::try_from(entry.name.len()).expect("names are bounded when listed");
             let record = Record { name: (names.len() as u64, length), ..*record };
             records.extend(record.to_bytes());
@@ -183,8 +247,8 @@ impl Listing {
         let mut meta = self.digest(checked).0.to_vec();
         meta.push(u8::from(!self.shards.is_empty()));
         let sizes = self.shards.iter().flat_map(|(_, map)| (map.len() as u64).to_le_bytes());
-        let bad = (0_u64..).zip(checked).filter(|(_, (record, _))| !record.good);
-        let reasons = checked.iter().filter_map(|(_, reason)| reason.as_deref());
+        let bad = (0_u64..).zip(checked).filter(|(_, checked)| !checked.record.good);
+        let reasons = checked.iter().filter_map(|checked| checked.reason.as_deref());
         vec![
             (kind::META, meta),
             (kind::SHARD_SIZES, sizes.collect()),
@@ -194,6 +258,7 @@ impl Listing {
             (kind::NAMES, names),
             (kind::BAD, bad.flat_map(|(id, _)| id.to_le_bytes()).collect()),
             (kind::REASONS, write_strings(reasons)),
+            (kind::POINTS, checked.iter().flat_map(|checked| checked.points.to_bytes()).collect()),
         ]
     }
 
@@ -207,7 +272,7 @@ impl Listing {
         hasher.update(&(self.classes.len() as u64).to_le_bytes());
         self.classes.iter().for_each(|class| string(class, &mut hasher));
         hasher.update(&(checked.len() as u64).to_le_bytes());
-        for (entry, (record, _)) in self.entries.iter().zip(checked) {
+        for (entry, Checked { record, .. }) in self.entries.iter().zip(checked) {
             string(&entry.name, &mut hasher);
             hasher.update(&record.label.to_le_bytes());
             hasher.update(&record.bytes.to_le_bytes());
@@ -243,30 +308,44 @@ fn classes_of_tars(base: &Path, entries: &[Entry]) -> Result<Vec<String>, Datase
     }
 }
 
-/// Writes the sections to a new file, which then takes the name.
-pub(super) fn write(path: &Path, sections: &[(u32, Vec<u8>)]) -> Result<(), DatasetError> {
+/// Writes the sections to a new file, which then takes the name. The entry points come last.
+pub(super) fn write(
+    path: &Path,
+    sections: &[(u32, Vec<u8>)],
+    spill: Option<Spill>,
+) -> Result<(), DatasetError> {
     let failed = || DatasetError::io("write", path);
-    let mut table = Vec::with_capacity(sections.len() * ENTRY);
-    let mut at = (HEADER + sections.len() * ENTRY).next_multiple_of(8);
-    let first = at;
-    for (kind, bytes) in sections {
+    let count = sections.len() + usize::from(spill.is_some());
+    let mut table = Vec::with_capacity(count * ENTRY);
+    let mut at = (HEADER + count * ENTRY).next_multiple_of(8) as u64;
+    let first = HEADER + count * ENTRY;
+    let mut row = |kind: u32, flags: u32, length: u64, xxh3: u64| {
         table.extend(kind.to_le_bytes());
-        table.extend(REQUIRED.to_le_bytes());
-        table.extend((at as u64).to_le_bytes());
-        table.extend((bytes.len() as u64).to_le_bytes());
-        table.extend(xxh3_64(bytes).to_le_bytes());
-        at = (at + bytes.len()).next_multiple_of(8);
+        table.extend(flags.to_le_bytes());
+        for number in [at, length, xxh3] {
+            table.extend(number.to_le_bytes());
+        }
+        let end = at + length;
+        at = end.next_multiple_of(8);
+        end
+    };
+    let mut end = 0;
+    for (kind, bytes) in sections {
+        let flags = if *kind == kind::POINTS { 0 } else { REQUIRED };
+        end = row(*kind, flags, bytes.len() as u64, xxh3_64(bytes)).next_multiple_of(8);
+    }
+    if let Some(spill) = &spill {
+        end = row(kind::ENTRIES, LAZY, spill.length, 0);
     }
     let mut head = MAGIC.to_vec();
     head.extend(VERSION.to_le_bytes());
-    head.extend(u32::try_from(sections.len()).expect("a few").to_le_bytes());
-    head.extend((at as u64).to_le_bytes());
+    head.extend(u32::try_from(count).expect("a few").to_le_bytes());
+    head.extend(end.to_le_bytes());
     head.extend(xxh3_64(&table).to_le_bytes());
     head.extend(table);
-    head.resize(first, 0);
+    head.resize(first.next_multiple_of(8), 0);
 
-    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     fs::create_dir_all(folder).map_err(failed())?;
     let mut file = tempfile::Builder::new()
         .prefix(".forebay-")
@@ -278,6 +357,9 @@ pub(super) fn write(path: &Path, sections: &[(u32, Vec<u8>)]) -> Result<(), Data
         file.write_all(bytes).map_err(failed())?;
         let padding = bytes.len().next_multiple_of(8) - bytes.len();
         file.write_all(&[0; 8][..padding]).map_err(failed())?;
+    }
+    if let Some(spill) = spill {
+        spill.copy_to(file.as_file_mut()).map_err(failed())?;
     }
     file.as_file().sync_all().map_err(failed())?;
     file.persist(path).map_err(|error| failed()(error.error))?;

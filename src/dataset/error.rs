@@ -57,6 +57,12 @@ pub enum DatasetError {
         /// The file, with replacement characters.
         path: PathBuf,
     },
+    /// The index is damaged where nobody looked when it was opened.
+    #[error("the index's entry points for {name} are damaged; run `forebay index` again")]
+    Entries {
+        /// The record.
+        name: String,
+    },
     /// A tar file that is damaged or cut.
     #[error("{}: at byte {offset}: {what}", .path.display())]
     Tar {

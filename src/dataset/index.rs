@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! header    magic 8, version u32, sections u32, file length u64, XXH3 of the section table u64
-//! table     per section: kind u32, flags u32 (bit 0: cannot be done without), offset u64,
-//!           length u64, XXH3 u64
+//! table     per section: kind u32, flags u32 (bit 0: cannot be done without; bit 1: too large
+//!           to be read when opened, its parts have checks of their own), offset u64, length u64,
+//!           XXH3 u64 (0 with bit 1)
 //! sections  each at a multiple of 8
 //! ```
 //!
 //! Little-endian throughout. A reader passes over kinds that it does not know unless bit 0 says
-//! that it must not, so that sections (entry points into the records, say) can be added. The whole
-//! file is validated when it is opened: nothing read later can be out of bounds.
+//! that it must not, so that sections can be added. All but the entry points is validated when the
+//! index is opened, and those when they are used: nothing can be read out of bounds.
 
 use std::ops::Range;
 use std::path::Path;
@@ -28,6 +29,9 @@ pub(super) const HEADER: usize = 32;
 pub(super) const ENTRY: usize = 32;
 pub(super) const RECORD: usize = 48;
 pub(super) const REQUIRED: u32 = 1;
+/// A section too large to be read when the index is opened: its parts are checked when they are used.
+pub(super) const LAZY: u32 = 2;
+pub(super) const POINTS: usize = 16;
 
 const MAX_SECTIONS: usize = 64;
 
@@ -49,6 +53,11 @@ pub(super) mod kind {
     pub(crate) const BAD: u32 = 7;
     /// Why each of them is bad (strings).
     pub(crate) const REASONS: u32 = 8;
+    /// Where each record's entry points lie in the next section ([`super::Points`] each); an index
+    /// may do without both.
+    pub(crate) const POINTS: u32 = 9;
+    /// Entry points, one record's after another's.
+    pub(crate) const ENTRIES: u32 = 10;
 }
 
 /// What the index holds of one record.
@@ -121,12 +130,44 @@ impl Record {
     }
 }
 
+/// Where a record's entry points lie, and the low half of their XXH3-64.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Points {
+    pub(super) offset: u64,
+    pub(super) length: u32,
+    pub(super) check: u32,
+}
+
+impl Points {
+    /// Of entry points that are to lie at an offset.
+    pub(super) fn of(entries: &[u8], offset: u64) -> Self {
+        let length = u32::try_from(entries.len()).expect("a few hundredths of a record");
+        Self { offset, length, check: check(entries) }
+    }
+
+    pub(super) fn to_bytes(self) -> [u8; POINTS] {
+        let mut bytes = [0; POINTS];
+        bytes[..8].copy_from_slice(&self.offset.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.length.to_le_bytes());
+        bytes[12..].copy_from_slice(&self.check.to_le_bytes());
+        bytes
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the low half")]
+fn check(entries: &[u8]) -> u32 {
+    xxh3_64(entries) as u32
+}
+
 /// A validated index, mapped into memory.
 #[derive(Debug)]
 pub(super) struct Index {
     map: Mmap,
     records: (usize, usize),
     names: (usize, usize),
+    /// Places of the entry points, and the entry points; empty if there are none.
+    points: (usize, usize),
+    entries: (usize, usize),
     pub(super) digest: Digest,
     pub(super) is_tars: bool,
     pub(super) classes: Vec<String>,
@@ -164,9 +205,16 @@ impl Index {
         if numbers_of_bad.len() != reasons.len() || !numbers_of_bad.is_sorted_by(|a, b| a < b) {
             return Err("its bad records are malformed".into());
         }
+        let records = section(kind::RECORDS)?;
+        let points = section(kind::POINTS).unwrap_or_default();
+        if points != (0, 0) && (points.1 - points.0) / POINTS != (records.1 - records.0) / RECORD {
+            return Err("its entry points are malformed".into());
+        }
         let index = Self {
-            records: section(kind::RECORDS)?,
+            records,
             names: section(kind::NAMES)?,
+            points,
+            entries: section(kind::ENTRIES).unwrap_or_default(),
             digest: Digest(digest),
             is_tars: is_tars != 0,
             classes: strings(bytes(kind::CLASSES)?)?,
@@ -223,6 +271,16 @@ impl Index {
         Record::from_bytes(&records[id])
     }
 
+    /// A record's entry points; empty where there are none. `None` if they are damaged.
+    pub(super) fn entries(&self, id: usize) -> Option<&[u8]> {
+        let points = self.map[self.points.0..self.points.1].as_chunks::<POINTS>().0;
+        let Some(point) = points.get(id) else { return Some(&[]) };
+        let start = usize::try_from(u64_at(point, 0)).ok()?;
+        let end = start.checked_add(u32_at(point, 8) as usize)?;
+        let entries = self.map[self.entries.0..self.entries.1].get(start..end)?;
+        (check(entries) == u32_at(point, 12)).then_some(entries)
+    }
+
     pub(super) fn name(&self, record: &Record) -> &str {
         let start = self.names.0 + usize::try_from(record.name.0).expect("checked when opened");
         let name = &self.map[start..start + usize::from(record.name.1)];
@@ -260,15 +318,16 @@ fn table(map: &[u8]) -> Result<Vec<Section>, String> {
     }
     let mut table: Vec<Section> = Vec::with_capacity(count);
     for entry in entries.as_chunks::<ENTRY>().0 {
-        let (kind, required) = (u32_at(entry, 0), u32_at(entry, 4) & REQUIRED != 0);
+        let (kind, flags) = (u32_at(entry, 0), u32_at(entry, 4));
+        let required = flags & REQUIRED != 0;
         let start = usize::try_from(u64_at(entry, 8)).map_err(|error| error.to_string())?;
         let length = usize::try_from(u64_at(entry, 16)).map_err(|error| error.to_string())?;
         let end = start.checked_add(length).ok_or("a section lies outside of it")?;
         let bytes = map.get(start..end).ok_or("a section lies outside of it")?;
-        if xxh3_64(bytes) != u64_at(entry, 24) {
+        if flags & LAZY == 0 && xxh3_64(bytes) != u64_at(entry, 24) {
             return Err(format!("section {kind} is damaged"));
         }
-        let known = (kind::META..=kind::REASONS).contains(&kind);
+        let known = (kind::META..=kind::ENTRIES).contains(&kind);
         if required && !known {
             return Err(format!("section {kind} is of a later forebay"));
         }
@@ -375,7 +434,7 @@ mod tests {
     fn open(sections: &[(u32, Vec<u8>)]) -> Result<Index, DatasetError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("i.forebay");
-        write(&path, sections).unwrap();
+        write(&path, sections, None).unwrap();
         Index::open(&path)
     }
 
@@ -405,7 +464,7 @@ mod tests {
     fn any_flipped_byte_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("i.forebay");
-        write(&path, &sections()).unwrap();
+        write(&path, &sections(), None).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         let sections = table(&bytes).unwrap();
         let head = HEADER + sections.len() * ENTRY;
@@ -428,7 +487,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("i.forebay");
         let later = [sections(), vec![(77, vec![1, 2, 3])]].concat();
-        write(&path, &later).unwrap();
+        write(&path, &later, None).unwrap();
         let error = Index::open(&path).unwrap_err().to_string();
         assert!(error.contains("section 77 is of a later forebay"), "{error}");
         let mut bytes = std::fs::read(&path).unwrap();

@@ -174,6 +174,15 @@ impl Dataset {
         Ok(bytes)
     }
 
+    /// A record's entry points for the decoder; empty where it has none.
+    ///
+    /// # Panics
+    /// When `id` is not below [`len`](Self::len).
+    pub fn entries(&self, id: u64) -> Result<&[u8], DatasetError> {
+        let entries = self.index.entries(usize::try_from(id).expect("a record id"));
+        entries.ok_or_else(|| DatasetError::Entries { name: self.name(id).to_owned() })
+    }
+
     /// Counts, sizes, formats, classes and bad records.
     pub fn summary(&self) -> Summary {
         Summary::of(self)

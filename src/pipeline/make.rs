@@ -186,12 +186,11 @@ impl Work<'_> {
         let image = dataset.record(record).size;
         let SamplePlan { source, resized, window, filter, flip, ops } =
             plan::sample(recipe, name.seed, name.epoch, position, image);
-        let bytes = dataset.read(record, &mut scratch.bytes)?;
+        let (bytes, entries) =
+            (dataset.read(record, &mut scratch.bytes)?, dataset.entries(record)?);
         stages.read = laps.lap();
-        let region = scratch.decoder.decode(bytes, source).map_err(|source| Error::Record {
-            record,
-            name: dataset.name(record).to_owned(),
-            source,
+        let region = scratch.decoder.decode(bytes, source, entries).map_err(|source| {
+            Error::Record { record, name: dataset.name(record).to_owned(), source }
         })?;
         stages.decode = laps.lap();
         let to = Resample { resized, window, filter, flip };

@@ -30,18 +30,19 @@ pub(crate) fn read(folder: &Path, suite: &str) -> Option<Value> {
     path.exists().then(|| forebay_tests::json(&path))
 }
 
-/// A trial for each entry of a list, named after its output.
+/// A trial for each entry of a list of a suite, named by what is done and after its output.
 pub(crate) fn trials(
     folder: &Path,
-    suite: &str,
+    name: &str,
     entries: &Value,
     run: fn(&Case) -> Result<(), Failed>,
 ) -> Vec<Trial> {
     let entries = entries.as_array().expect("a list of cases");
     let trial = |fields: &Value| {
+        let suite = name.split('/').next().expect("a name");
         let case = Case { folder: folder.join(suite), fields: fields.clone() };
         let output = case.text("output").trim_start_matches("out/").trim_end_matches(".png");
-        Trial::test(format!("{suite}/{output}"), move || run(&case))
+        Trial::test(format!("{name}/{output}"), move || run(&case))
     };
     entries.iter().map(trial).collect()
 }
@@ -84,9 +85,14 @@ impl Case {
         self.fields["ops"].as_array().expect("a list of operations").iter().map(op).collect()
     }
 
+    /// The file that a field names.
+    pub(crate) fn path(&self, field: &str) -> PathBuf {
+        self.folder.join(self.text(field))
+    }
+
     /// The picture that a field names.
     pub(crate) fn picture(&self, field: &str) -> Picture {
-        let (width, height, pixels) = forebay_tests::png(&self.folder.join(self.text(field)));
+        let (width, height, pixels) = forebay_tests::png(&self.path(field));
         Picture { size: Size { height, width }, pixels }
     }
 }

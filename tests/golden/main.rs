@@ -7,6 +7,7 @@ mod chain;
 mod crop;
 mod decode;
 mod droppath;
+mod jpeg_exact;
 mod loss;
 mod mixup;
 mod model;
@@ -22,6 +23,7 @@ fn main() {
     assert!(folder.is_dir(), "no golden data at {}", folder.display());
     let suites = [
         decode::trials,
+        jpeg_exact::trials,
         crop::trials,
         randaug::trials,
         chain::trials,

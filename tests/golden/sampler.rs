@@ -75,7 +75,7 @@ fn check(sampler: &Value, kind: &str, i: usize) -> Result<(), Failed> {
             return Err(format!("rank {rank}: {} of {} samples", ours.len(), indices.len()).into());
         }
         if ours[..common] != indices[..common] {
-            return Err(format!("rank {rank}: {:?}, got {:?}", indices, ours).into());
+            return Err(format!("rank {rank}: {indices:?}, got {ours:?}").into());
         }
         if repeats > 1 && records >= 256 && ours.len() > indices.len() {
             return Err(format!("rank {rank} goes on: {} of {}", ours.len(), indices.len()).into());

@@ -57,7 +57,7 @@ fn recipe(base: &str, set: &[&str]) -> Recipe {
     RecipeSpec::preset(base).with(set).resolve().expect("a recipe")
 }
 
-/// Compares our values with timm's summary {n, mean, stderr_mean, quantiles}.
+/// Compares our values with timm's summary `{n, mean, stderr_mean, quantiles}`.
 fn summary(what: &str, mut ours: Vec<f64>, reference: &Value) -> Result<(), Failed> {
     let (m, n) = (ours.len() as f64, reference["n"].as_f64().expect("n"));
     ours.sort_by(f64::total_cmp);
@@ -100,6 +100,9 @@ fn fraction<T>(values: &[T], is: impl Fn(&T) -> bool) -> f64 {
     values.iter().filter(|value| is(value)).count() as f64 / values.len() as f64
 }
 
+/// A number that a box has.
+type Measure = Box<dyn Fn(&forebay::Rect) -> f64>;
+
 fn crop(case: &Value) -> Result<(), Failed> {
     let side = |key: &str| u32::try_from(case[key].as_u64().expect("pixels")).expect("small");
     let image = Size { height: side("height"), width: side("width") };
@@ -119,9 +122,8 @@ fn crop(case: &Value) -> Result<(), Failed> {
         frequency("fallback", fraction(&boxes, is_fallback), DRAWS as f64, expected, draws)?;
     }
     let (h, w) = (f64::from(image.height), f64::from(image.width));
-    type Measure<'a> = (&'a str, Box<dyn Fn(&forebay::Rect) -> f64>);
     let free = |start: u32, of: f64, part: u32| f64::from(start) / (of - f64::from(part)).max(1.0);
-    let measures: [Measure<'_>; 8] = [
+    let measures: [(&str, Measure); 8] = [
         ("area_fraction", Box::new(move |b| f64::from(b.height) * f64::from(b.width) / (h * w))),
         ("log_aspect_w_over_h", Box::new(|b| (f64::from(b.width) / f64::from(b.height)).ln())),
         ("i", Box::new(|b| f64::from(b.top))),

@@ -2,6 +2,8 @@
 
     run.sh [--forebay PATH] [--given-pixels] [--keep DIR]
 
+Afterwards serves the ImageFolder and reads it with a stock grpcio client, `grpcio_client.py`.
+
 Data: `FOREBAY_DATA` (its `imagenet-sample` and `formats/wds-train-*.tar`) where that is set, else a
 small set from `forebay sample-data`. Each of the recipes a1, a2, a3 and eval, and a2 mixed in pair
 and elem mode, runs on an ImageFolder and on WebDataset tars. With `--given-pixels` the replay takes
@@ -93,6 +95,24 @@ def run(binary, kind, path, recipe, settings, name, work, given):
     return same
 
 
+def stock_client(binary, path, work):
+    """Serves a dataset and has grpcio_client.py compare what it receives with a dump."""
+    dump = work / "stock.safetensors"
+    name = ["--seed", "3", "--epoch", "1", "--step", "0"]
+    forebay(binary, "dump", "--dataset", path, "--recipe", "a2", *SIZES, *name, "--index", "1", "--out", dump)
+    server = subprocess.Popen([binary, "serve", "--dataset", f"train={path}", "--listen", "127.0.0.1:0"],
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        address = server.stdout.readline().split()[-1]
+        changes = ["--set", "batch = 8", "--set", "microbatches = 2"]
+        client = subprocess.run([sys.executable, HERE / "grpcio_client.py", address, "--dataset", "train", "--dump", dump,
+                                 "--recipe", "a2", *changes, *name, "--microbatch", "1"])
+    finally:
+        server.terminate()
+        stopped = server.wait(30)
+    return client.returncode == 0 and stopped == 0
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--forebay", type=pathlib.Path, default=ROOT / "target/release/forebay")
@@ -109,8 +129,11 @@ def main():
             forebay(args.forebay, "index", path)
             for recipe, settings, names in RUNS:
                 results += [run(args.forebay, kind, path, recipe, settings, n, work, args.given_pixels) for n in names]
+            if kind == "ImageFolder":
+                stock = stock_client(args.forebay, path, work)
     print(f"{sum(results)} of {len(results)} microbatches equal timm and Pillow in every bit")
-    sys.exit(0 if all(results) else 1)
+    print("a stock grpcio client reads them" if stock else "FAILED: the stock grpcio client")
+    sys.exit(0 if all(results) and stock else 1)
 
 
 if __name__ == "__main__":

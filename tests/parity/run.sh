@@ -4,7 +4,7 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 venv=${FOREBAY_VENV:-$here/../../.venv}
-[ -x "$venv/bin/python" ] || python3 -m venv "$venv"
+[ -x "$venv/bin/python" ] || { mkdir -p "$venv" && python3 -m venv "$venv"; }
 "$venv/bin/python" -c "import grpc, grpc_tools, timm, torchvision, safetensors, xxhash" 2>/dev/null ||
     "$venv/bin/pip" install --quiet --requirement "$here/requirements.txt"
 exec "$venv/bin/python" "$here/run.py" "$@"

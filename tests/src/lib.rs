@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 /// The folder of golden data: `FOREBAY_GOLDENS`, or the repository's own small set.
-#[expect(clippy::disallowed_methods, reason = "a test's own setting")]
 pub fn goldens() -> PathBuf {
     std::env::var_os("FOREBAY_GOLDENS")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens"), PathBuf::from)
@@ -11,7 +10,6 @@ pub fn goldens() -> PathBuf {
 
 /// The folder of real inputs, `FOREBAY_DATA`: where it is not set, tests that need it are not
 /// selected.
-#[expect(clippy::disallowed_methods, reason = "a test's own setting")]
 pub fn data() -> Option<PathBuf> {
     std::env::var_os("FOREBAY_DATA").map(PathBuf::from)
 }

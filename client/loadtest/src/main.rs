@@ -21,8 +21,8 @@ struct Arguments {
     /// A server, as http://host:port; may be given several times or with commas.
     #[arg(long, env = "FOREBAY_ENDPOINT", required = true, value_delimiter = ',', num_args = 1..)]
     endpoint: Vec<String>,
-    /// Name of the dataset, as the servers have it.
-    #[arg(long, env = "FOREBAY_DATASET")]
+    /// Name of the dataset, as the servers have it; may be left out where they have just one.
+    #[arg(long, env = "FOREBAY_DATASET", default_value = "", hide_default_value = true)]
     dataset: String,
     /// Name of a recipe.
     #[arg(long, env = "FOREBAY_RECIPE", default_value = "a2")]
@@ -33,6 +33,12 @@ struct Arguments {
     /// A change to the recipe, such as `batch = 32`; may be given several times.
     #[arg(long)]
     set: Vec<String>,
+    /// Samples of a step, a change to the recipe.
+    #[arg(long)]
+    batch: Option<u32>,
+    /// Microbatches of a step, a change to the recipe.
+    #[arg(long)]
+    microbatches: Option<u32>,
     /// Seed of the job.
     #[arg(long, env = "FOREBAY_SEED", default_value_t = 0)]
     seed: u64,
@@ -99,7 +105,10 @@ impl Arguments {
         client.layout = self.layout;
         client.mixed_by = self.mixed_by;
         client.retry.give_up = Duration::from_secs(self.give_up_s);
-        let job = Job { recipe, set: self.set, seed: self.seed, ..Job::new(self.dataset, "") };
+        let number = |field, value: Option<u32>| value.map(|value| format!("{field} = {value}"));
+        let numbers = [number("batch", self.batch), number("microbatches", self.microbatches)];
+        let set = self.set.into_iter().chain(numbers.into_iter().flatten()).collect();
+        let job = Job { recipe, set, seed: self.seed, ..Job::new(self.dataset, "") };
         Ok(Options {
             from: Cursor { epoch: self.epoch, step: self.step },
             trainers: self.trainers,

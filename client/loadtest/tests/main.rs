@@ -52,6 +52,15 @@ async fn repeats_and_copies_and_epochs_are_accepted() {
 }
 
 #[tokio::test]
+async fn an_evaluation_is_accepted_without_the_microbatches_it_has_no_samples_for() {
+    let server = Fake::start(Data::evaluation(), None);
+    for trainers in [1, 2, 4] {
+        let report = clean(Options { trainers, ..options(&[&server], 5) }).await;
+        assert_eq!((report.microbatches, report.images), (3 * 4 + 2 * 3, 3 * 24 + 2 * 3));
+    }
+}
+
+#[tokio::test]
 async fn failures_on_the_way_do_not_change_the_checksum() {
     let data = Data::default();
     let undisturbed = Fake::start(data.clone(), None);

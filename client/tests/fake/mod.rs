@@ -21,6 +21,8 @@ pub(crate) struct Data {
     pub(crate) version: u8,
     pub(crate) records: u64,
     pub(crate) repeats: u64,
+    /// As an evaluation: the last step has what is left, and maybe not every microbatch.
+    pub(crate) sequential: bool,
     pub(crate) batch: u32,
     pub(crate) microbatches: u32,
     pub(crate) image_size: u32,
@@ -35,6 +37,7 @@ impl Default for Data {
             version: 1,
             records: 121,
             repeats: 1,
+            sequential: false,
             batch: 24,
             microbatches: 4,
             image_size: 8,
@@ -126,12 +129,24 @@ impl Drop for Fake {
 }
 
 impl Data {
+    /// 27 records: an evaluation whose second and last step has 3 of 4 microbatches.
+    pub(crate) fn evaluation() -> Self {
+        Self { records: 27, sequential: true, frame: 100, ..Self::default() }
+    }
+
     fn samples_per_epoch(&self) -> u64 {
-        self.records / u64::from(self.batch) * u64::from(self.batch)
+        let whole = self.records / u64::from(self.batch) * u64::from(self.batch);
+        if self.sequential { self.records } else { whole }
     }
 
     pub(crate) fn steps_per_epoch(&self) -> u64 {
-        self.samples_per_epoch() / u64::from(self.batch)
+        self.samples_per_epoch().div_ceil(self.batch.into())
+    }
+
+    /// Microbatches that a step has samples for.
+    pub(crate) fn microbatches_of(&self, step: u64) -> u32 {
+        let left = self.samples_per_epoch() - step * u64::from(self.batch);
+        u32::try_from(left.min(self.microbatches.into())).unwrap()
     }
 
     fn digest(&self, of: u8) -> Vec<u8> {
@@ -149,8 +164,8 @@ impl Data {
         index: u32,
     ) -> (v1::Header, Vec<u8>) {
         let (batch, groups) = (u64::from(self.batch), u64::from(self.microbatches));
-        let positions =
-            (step * batch..(step + 1) * batch).filter(|p| p % groups == u64::from(index));
+        let positions = (step * batch..self.samples_per_epoch().min((step + 1) * batch))
+            .filter(|p| p % groups == u64::from(index));
         let record = |p: u64| (p / self.repeats * 7 + epoch * 31 + seed) % self.records;
         let records: Vec<u64> = positions.map(record).collect();
         let n = u32::try_from(records.len()).unwrap();
@@ -315,7 +330,9 @@ impl ForebayService for Service {
             let (mut epoch, mut step, mut skip) =
                 (request.epoch, request.step, request.skip as usize);
             for _ in 0..request.steps {
-                for index in &request.microbatches[skip..] {
+                let there = service.data.microbatches_of(step);
+                let has = request.microbatches.iter().filter(|index| **index < there);
+                for index in has.skip(skip) {
                     if !service.send(seed, (epoch, step, *index), &sender).await {
                         return;
                     }
@@ -333,7 +350,9 @@ impl ForebayService for Service {
     async fn fetch(&self, request: Request<v1::FetchRequest>) -> Result<Response<Frames>, Status> {
         let request = request.into_inner();
         let seed = self.check(request.job)?.seed;
-        if request.step >= self.data.steps_per_epoch() {
+        if request.step >= self.data.steps_per_epoch()
+            || request.microbatch >= self.data.microbatches_of(request.step)
+        {
             return Err(Status::out_of_range("past the epoch"));
         }
         let (sender, receiver) = mpsc::channel(1);

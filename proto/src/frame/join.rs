@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3Default;
 
-use super::{FRAME_BYTES, HeaderError, payload_bytes};
+use super::FRAME_BYTES;
+use crate::header::{self, HeaderError};
 use crate::v1::{Frame, Header};
 
 /// Why frames do not make a microbatch: what is wrong, and where.
@@ -26,7 +27,7 @@ pub enum JoinError {
         /// Bytes of the microbatch.
         payload_bytes: u64,
     },
-    /// The header contradicts itself.
+    /// The header contradicts itself, or the microbatch is larger than the receiver takes.
     #[error("header of epoch {epoch}, step {step}, microbatch {microbatch}: {source}")]
     Header {
         /// Of the header.
@@ -37,16 +38,6 @@ pub enum JoinError {
         microbatch: u32,
         /// What is wrong.
         source: HeaderError,
-    },
-    /// The microbatch is larger than the receiver takes.
-    #[error(
-        "a microbatch of {payload_bytes} bytes, at most {limit} are taken: ask for smaller ones or raise the limit"
-    )]
-    TooLarge {
-        /// Bytes of the microbatch.
-        payload_bytes: u64,
-        /// The receiver's limit.
-        limit: u64,
     },
     /// There is no memory for the microbatch.
     #[error("no memory for a microbatch of {payload_bytes} bytes")]
@@ -169,15 +160,13 @@ impl Join {
     }
 
     fn start(&mut self, header: Header) -> Result<Open, JoinError> {
-        let payload_bytes = payload_bytes(&header).map_err(|source| JoinError::Header {
+        header::check(&header, self.limit).map_err(|source| JoinError::Header {
             epoch: header.epoch,
             step: header.step,
             microbatch: header.microbatch,
             source,
         })?;
-        if payload_bytes > self.limit {
-            return Err(JoinError::TooLarge { payload_bytes, limit: self.limit });
-        }
+        let payload_bytes = header.payload_bytes;
         let mut slab = std::mem::take(&mut self.spare);
         slab.clear();
         usize::try_from(payload_bytes)

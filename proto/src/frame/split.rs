@@ -6,7 +6,8 @@ use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
-use super::{FRAME_BYTES, HEADER_BYTES, HeaderError, payload_bytes};
+use super::{FRAME_BYTES, HEADER_BYTES};
+use crate::header::{self, HeaderError};
 use crate::v1::{Frame, Header};
 
 /// The tag of `Frame.payload`.
@@ -40,7 +41,8 @@ pub enum SplitError {
 impl SplitError {
     /// Checks that a microbatch can be sent.
     pub fn check(header: &Header, payload: usize) -> Result<(), Self> {
-        let stated = payload_bytes(header)?;
+        header::check(header, u64::MAX)?;
+        let stated = header.payload_bytes;
         let bytes = header.encoded_len();
         if stated != payload as u64 {
             Err(Self::Payload { payload, stated })

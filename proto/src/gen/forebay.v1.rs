@@ -92,8 +92,8 @@ pub struct StreamRequest {
     /// order. Those that the last step of an evaluation has no samples for are left out.
     #[prost(uint32, repeated, tag = "5")]
     pub microbatches: ::prost::alloc::vec::Vec<u32>,
-    /// How many microbatches of the first step to leave out, because they were received before; not
-    /// all of them.
+    /// How many microbatches of the first step to leave out, because they were received before: the
+    /// first ones, in the order of `microbatches`, of those that the step has. Not all of them.
     #[prost(uint32, tag = "6")]
     pub skip: u32,
     #[prost(enumeration = "DType", tag = "7")]
@@ -200,7 +200,7 @@ pub struct MixParameters {
     pub partner_lambda: f32,
     /// the part taken from the partner, with KIND_CUTMIX
     #[prost(message, optional, tag = "4")]
-    pub r#box: ::core::option::Option<Box>,
+    pub rect: ::core::option::Option<Rect>,
 }
 /// Nested message and enum types in `MixParameters`.
 pub mod mix_parameters {
@@ -246,7 +246,7 @@ pub mod mix_parameters {
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Box {
+pub struct Rect {
     #[prost(uint32, tag = "1")]
     pub top: u32,
     #[prost(uint32, tag = "2")]

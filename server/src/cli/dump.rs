@@ -93,10 +93,11 @@ fn write(path: &Path, request: &Request, microbatch: &Microbatch) -> anyhow::Res
 fn write_decoded(folder: &Path, request: &Request, microbatch: &Microbatch) -> anyhow::Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let (mut decoder, mut scratch) = (Decoder::default(), Vec::new());
-    for &record in &BTreeSet::from_iter(microbatch.records.iter().copied()) {
+    let records: BTreeSet<u64> = microbatch.records.iter().copied().collect();
+    for record in records {
         let size = request.dataset.record(record).size;
         let bytes = request.dataset.read(record, &mut scratch)?;
-        let region = decoder.decode(bytes, size.whole())?;
+        let region = decoder.decode(bytes, size.whole(), &[])?;
         let pixels = region.crop(size.whole());
         let path = folder.join(format!("{record}.png"));
         image::save_buffer(&path, pixels.data(), size.width, size.height, image::ColorType::Rgb8)

@@ -10,7 +10,7 @@ use super::say;
 
 #[derive(Debug, Args)]
 pub(super) struct SampleDataArgs {
-    /// Folder to make; `train/` and `val/` in it are ImageFolders.
+    /// Folder to make; `train/` and `val/` in it are image folders.
     dir: PathBuf,
     /// Classes.
     #[arg(long, default_value_t = 10)]
@@ -31,7 +31,7 @@ pub(super) fn sample_data(args: &SampleDataArgs) -> anyhow::Result<()> {
     let what = SampleData { classes, per_class, val_per_class, seed };
     let bar = progress_bar("pictures");
     bar.set_length(u64::from(classes) * (u64::from(per_class) + u64::from(val_per_class)));
-    let written = sample_data::write(dir, &what, &|done| bar.set_position(done))?;
+    let written = sample_data::write(dir, &what, |done| bar.set_position(done))?;
     bar.finish_and_clear();
     let mib = written.bytes as f64 / f64::from(1 << 20);
     say(format!("{} pictures, {mib:.1} MiB, in {}", written.images, dir.display()))

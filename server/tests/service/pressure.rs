@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use forebay_proto::v1::forebay_service_client::ForebayServiceClient;
-use forebay_proto::v1::{DescribeRequest, StreamRequest};
+use forebay_proto::v1::{DescribeRequest, Layout, StreamRequest};
 use forebay_server::Limits;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
@@ -137,7 +137,7 @@ async fn streams_take_turns_in_the_pipeline() {
     for made in 0..2 {
         let (_, done) = server.fake.held.lock().unwrap().remove(0);
         let name = server.fake.names.lock().unwrap()[made];
-        crate::support::finish(name, &server.fake.live, done);
+        crate::support::finish(name, Layout::Nhwc, &server.fake.live, done);
     }
     until("turns are taken again", || server.fake.submitted() == 4).await;
     let epochs: Vec<u64> =

@@ -30,7 +30,8 @@ async fn malformed_streams_are_refused_by_field() {
         (StreamRequest { dtype: 99, ..steps(1) }, invalid, "dtype: 99"),
         (StreamRequest { layout: 7, ..steps(1) }, invalid, "layout: 7"),
         (StreamRequest { mixed_by: -1, ..steps(1) }, invalid, "mixed_by: -1"),
-        (StreamRequest { skip: 4, ..steps(1) }, invalid, "skip: 4 leaves none of the 4"),
+        (StreamRequest { skip: 4, ..steps(1) }, invalid, "skip: 4 leaves none of the 4 of step 0"),
+        (StreamRequest { step: 2, skip: 3, ..steps(2) }, invalid, "skip: 3 leaves none of the 3"),
         (StreamRequest { epoch: u64::MAX, ..steps(1) }, invalid, "epoch: "),
         (
             StreamRequest { microbatches: vec![1, 1], ..steps(1) },

@@ -36,6 +36,23 @@ async fn a_selection_is_sent_in_its_order_and_skip_leaves_out_what_was_received(
 }
 
 #[tokio::test]
+async fn skip_counts_what_a_short_step_has() {
+    let server = start(Make::Now, Limits::default()).await;
+    let request = StreamRequest { step: 2, microbatches: vec![3, 0, 2], skip: 1, ..steps(2) };
+    let mut stream = server.client().await.stream(request).await.unwrap().into_inner();
+    let (names, end) = drain(&mut stream).await;
+    end.unwrap();
+    // The last step of an epoch has no microbatch 3.
+    assert_eq!(names, [name(0, 2, 2), name(1, 0, 3), name(1, 0, 0), name(1, 0, 2)]);
+
+    let request = StreamRequest { step: 2, microbatches: vec![3], ..steps(2) };
+    let mut stream = server.client().await.stream(request).await.unwrap().into_inner();
+    let (names, end) = drain(&mut stream).await;
+    end.unwrap();
+    assert_eq!(names, [name(1, 0, 3)]);
+}
+
+#[tokio::test]
 async fn fetch_gives_the_bytes_that_stream_gives() {
     let server = start(Make::Now, Limits::default()).await;
     let mut client = server.client().await;

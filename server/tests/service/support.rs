@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use forebay_proto::frame::{self, FRAME_BYTES, Join};
+use forebay_proto::frame::{FRAME_BYTES, Join};
 use forebay_proto::v1::forebay_service_client::ForebayServiceClient;
-use forebay_proto::v1::{self, DescribeResponse, Frame, Header, StreamRequest, Timings};
+use forebay_proto::v1::{self, DescribeResponse, Frame, Header, Layout, StreamRequest, Timings};
 use forebay_server::{
     Done, Job, Limits, Microbatch, Name, Output, Refusal, Report, Source, Wanted,
 };
@@ -101,13 +101,13 @@ pub(crate) fn pixels(name: Name) -> Vec<u8> {
     words.collect()
 }
 
-fn microbatch(name: Name, live: &Arc<AtomicUsize>) -> Microbatch {
+fn microbatch(name: Name, layout: Layout, live: &Arc<AtomicUsize>) -> Microbatch {
     let pixels = pixels(name);
     let xxh3 = xxh3_64(&pixels);
     live.fetch_add(1, Ordering::SeqCst);
     Microbatch {
         payload: Bytes::from_owner(Buffer(pixels, Arc::clone(live))),
-        shape: [2, SIDE, SIDE, 3],
+        shape: if layout == Layout::Nchw { [2, 3, SIDE, SIDE] } else { [2, SIDE, SIDE, 3] },
         records: vec![name.step, name.index.into()],
         label_a: vec![0, 1],
         label_b: vec![1, 0],
@@ -119,8 +119,8 @@ fn microbatch(name: Name, live: &Arc<AtomicUsize>) -> Microbatch {
 }
 
 /// What `Done` gets for a name.
-pub(crate) fn finish(name: Name, live: &Arc<AtomicUsize>, done: Done) {
-    done(Ok(microbatch(name, live)));
+pub(crate) fn finish(name: Name, layout: Layout, live: &Arc<AtomicUsize>, done: Done) {
+    done(Ok(microbatch(name, layout, live)));
 }
 
 pub(crate) struct FakeJob(Arc<Fake>);
@@ -166,11 +166,11 @@ impl Job for FakeJob {
                 let error = forebay::Error::BufferBudget { need: 2, limit: 1 };
                 done(Err(error.into()));
             }
-            Make::Now | Make::BadFrom(_) => finish(name, &live, done),
+            Make::Now | Make::BadFrom(_) => finish(name, output.layout, &live, done),
             Make::After(delay) => {
                 let make = move || {
                     std::thread::sleep(delay);
-                    finish(name, &live, done);
+                    finish(name, output.layout, &live, done);
                 };
                 std::thread::Builder::new().spawn(make).unwrap();
             }
@@ -257,7 +257,6 @@ pub(crate) async fn drain(stream: &mut Streaming<Frame>) -> (Vec<Name>, Result<(
                 let Header { seed, epoch, step, microbatch: index, .. } = header;
                 let name = Name { seed, epoch, step, index };
                 assert!(payload == pixels(name), "pixels of {name:?}");
-                assert_eq!(frame::payload_bytes(&header), Ok(MICROBATCH_BYTES));
                 names.push(name);
             }
             Ok(None) => return (names, Ok(())),

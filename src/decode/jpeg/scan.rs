@@ -1,0 +1,354 @@
+//! Walks the MCUs of one sequential scan: DC prediction, restart markers, damage.
+//!
+//! Damaged data is taken as libjpeg takes it, because Pillow shows such pictures:
+//!
+//! * a code that no table has counts as 0 (see [`super::huffman`]);
+//! * where a marker comes too early, the bits after it are zero up to the end of the MCU, and the
+//!   blocks of later MCUs are empty up to the next restart;
+//! * where a restart marker is not the one expected, [`Walk::restart`] decides as
+//!   `jpeg_resync_to_restart` does (T.81 leaves it open).
+//!
+//! Only the end of the file is an error, as in Pillow.
+//!
+//! All that the next MCU depends on is a [`Place`]. The walk can therefore start at any MCU whose
+//! place is known, and pass exactly through the states of a walk from the start.
+
+use super::JpegError;
+use super::bits::{Stream, Window};
+use super::huffman::AcTable;
+use super::marker::{Frame, MAX_COMPONENTS, Scan, ZIGZAG, next_marker};
+use super::tables::ScanTables;
+
+/// The most blocks in an MCU.
+pub(super) const MAX_BLOCKS: usize = 10;
+
+/// The coefficients of a block in natural order, not yet dequantised.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(32))]
+pub(super) struct Block(pub(super) [i16; 64]);
+
+impl Block {
+    pub(super) const EMPTY: Self = Self([0; 64]);
+}
+
+/// The state between two MCUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The number of MCUs before.
+    pub(super) mcu: u32,
+    /// The next bit, in the file.
+    pub(super) byte: usize,
+    /// Within the byte, 0 to 7.
+    pub(super) bit: u32,
+    /// Blocks are empty up to the next restart.
+    pub(super) exhausted: bool,
+    /// The DC coefficients that the next ones are differences to. 16 bits: a wider sum is cut to
+    /// 16 bits when it is stored.
+    pub(super) dc: [i16; MAX_COMPONENTS],
+}
+
+/// One block of an MCU: its component and tables.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    component: usize,
+    dc: usize,
+    ac: usize,
+}
+
+/// A walk over the MCUs of a scan.
+#[derive(Debug)]
+pub(super) struct Walk<'a> {
+    pub(super) stream: Stream<'a>,
+    file: &'a [u8],
+    tables: &'a ScanTables,
+    slots: [Slot; MAX_BLOCKS],
+    blocks: usize,
+    interval: u32,
+    /// MCUs up to the next restart.
+    to_go: u32,
+    /// Blocks to come that a progressive scan leaves as they are.
+    pub(super) ended: u32,
+    place: Place,
+}
+
+impl<'a> Walk<'a> {
+    /// A walk that is nowhere yet: [`Walk::go_to`] comes first.
+    pub(super) fn new(
+        file: &'a [u8],
+        frame: &Frame,
+        scan: &Scan,
+        interval: u32,
+        (tables, window): (&'a ScanTables, &'a mut Window),
+    ) -> Self {
+        let mut slots = [Slot::default(); MAX_BLOCKS];
+        let mut blocks = 0;
+        for part in scan.components() {
+            let component = &frame.components()[part.index];
+            let single = scan.components().len() == 1;
+            let count = if single { 1 } else { component.h * component.v };
+            for _ in 0..count {
+                slots[blocks] = Slot { component: part.index, dc: part.dc, ac: part.ac };
+                blocks += 1;
+            }
+        }
+        let stream = Stream::new(file, window);
+        let place = Place::default();
+        Self { stream, file, tables, slots, blocks, interval, to_go: 0, ended: 0, place }
+    }
+
+    /// The number of MCUs before the next one.
+    pub(super) const fn mcu(&self) -> u32 {
+        self.place.mcu
+    }
+
+    /// Where the walk is now. It takes time in the bytes since the last call or jump.
+    pub(super) fn place(&mut self) -> Place {
+        let (byte, bit) = self.stream.place();
+        Place { byte, bit, ..self.place }
+    }
+
+    /// Jumps. `likely` is how many bytes will be read from there, as far as is known.
+    pub(super) fn go_to(&mut self, place: Place, likely: usize) {
+        self.place = place;
+        self.ended = 0;
+        self.stream.seek(place.byte, place.bit, likely);
+        self.to_go = match (self.interval, place.mcu) {
+            (0, _) => u32::MAX,
+            (interval, 0) => interval,
+            (interval, mcu) => interval - 1 - (mcu - 1) % interval,
+        };
+    }
+
+    /// Passes over the MCUs before number `mcu`.
+    pub(super) fn skip_to(&mut self, mcu: u32) -> Result<(), JpegError> {
+        #[cfg(target_arch = "x86_64")]
+        if bmi2::available() {
+            return bmi2::skip_to(self, mcu);
+        }
+        self.skip_loop(mcu)
+    }
+
+    /// Decodes as many MCUs as fill `out`: their blocks, and for each block the place in zigzag
+    /// order after which all coefficients are zero.
+    pub(super) fn decode(&mut self, out: &mut [Block], last: &mut [u8]) -> Result<(), JpegError> {
+        #[cfg(target_arch = "x86_64")]
+        if bmi2::available() {
+            return bmi2::decode(self, out, last);
+        }
+        self.decode_loop(out, last)
+    }
+
+    #[inline(always)]
+    fn skip_loop(&mut self, mcu: u32) -> Result<(), JpegError> {
+        while self.place.mcu < mcu {
+            if self.enter_mcu()? {
+                for i in 0..self.blocks {
+                    self.block(i, |_, _| {});
+                }
+            }
+            self.leave_mcu()?;
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn decode_loop(&mut self, out: &mut [Block], last: &mut [u8]) -> Result<(), JpegError> {
+        let blocks = self.blocks;
+        for (out, last) in out.chunks_exact_mut(blocks).zip(last.chunks_exact_mut(blocks)) {
+            out.fill(Block::EMPTY);
+            last.fill(0);
+            if self.enter_mcu()? {
+                for (i, (block, last)) in out.iter_mut().zip(last).enumerate() {
+                    *last = self.whole(i, block) as u8;
+                }
+            }
+            self.leave_mcu()?;
+        }
+        Ok(())
+    }
+
+    /// Takes block `i` of an MCU into an empty one. Returns the place of its last coefficient.
+    #[inline(always)]
+    pub(super) fn whole(&mut self, i: usize, block: &mut Block) -> usize {
+        let last = self.block(i, |k, value| {
+            block.0[usize::from(ZIGZAG[k & 63]) & 63] = value;
+        });
+        block.0[0] = self.place.dc[self.slots[i].component];
+        last
+    }
+
+    /// Takes block `i` of an MCU. Returns the place of its last coefficient.
+    #[inline(always)]
+    fn block(&mut self, i: usize, put: impl FnMut(usize, i16)) -> usize {
+        let slot = &self.slots[i];
+        self.stream.top_up();
+        let mut bits = self.stream.bits;
+        let window = &*self.stream.window.0;
+        let difference = self.tables.dc(slot.dc).difference(&mut bits, window);
+        let last = self.tables.ac(slot.ac).block(&mut bits, window, put);
+        self.stream.bits = bits;
+        let dc = &mut self.place.dc[slot.component];
+        *dc = dc.wrapping_add(difference);
+        last
+    }
+
+    /// Takes the DC coefficient of block `i` of an MCU.
+    pub(super) fn dc(&mut self, i: usize) -> i16 {
+        let slot = &self.slots[i];
+        self.stream.top_up();
+        let table = self.tables.dc(slot.dc);
+        let difference = table.difference(&mut self.stream.bits, &self.stream.window.0);
+        let dc = &mut self.place.dc[slot.component];
+        *dc = dc.wrapping_add(difference);
+        *dc
+    }
+
+    /// The AC table of block `i` of an MCU.
+    pub(super) fn ac_table(&self, i: usize) -> &'a AcTable {
+        self.tables.ac(self.slots[i].ac)
+    }
+
+    /// Restarts where a restart is due. Returns whether there is data for the next MCU.
+    #[inline(always)]
+    pub(super) fn enter_mcu(&mut self) -> Result<bool, JpegError> {
+        if self.to_go == 0 {
+            self.restart()?;
+        }
+        self.to_go -= u32::from(self.interval != 0);
+        Ok(!self.place.exhausted)
+    }
+
+    /// Looks whether the data ended inside the MCU.
+    #[inline(always)]
+    pub(super) fn leave_mcu(&mut self) -> Result<(), JpegError> {
+        self.place.mcu += 1;
+        if self.stream.overran() && !self.place.exhausted {
+            if self.stream.truncated() {
+                return Err(self.stream.truncation());
+            }
+            self.place.exhausted = true;
+        }
+        Ok(())
+    }
+
+    /// Looks for the restart marker that is due. Where another one is found, its number tells
+    /// whether data was lost (so the marker stays, and this interval is empty), or is left over
+    /// from before (so the search goes on), or is anybody's guess (so it counts as the one due).
+    #[cold]
+    fn restart(&mut self) -> Result<(), JpegError> {
+        let due = ((self.place.mcu - 1) / self.interval) & 7;
+        let early = self.place.exhausted;
+        let (mut code, mut after) = self.stream.marker()?;
+        let passed = loop {
+            match (u32::from(code)).wrapping_sub(0xD0) {
+                number @ 0..=7 => match (number + 8 - due) & 7 {
+                    1 | 2 => break false,
+                    6 | 7 => {}
+                    _ => break true,
+                },
+                _ if code < 0xC0 => {}
+                _ => break false,
+            }
+            (code, after) =
+                next_marker(self.file, after).ok_or_else(|| self.stream.truncation())?;
+        };
+        let at = if passed { after } else { after - 2 };
+        let exhausted = early && !passed;
+        self.go_to(
+            Place { mcu: self.place.mcu, byte: at, exhausted, ..Place::default() },
+            usize::MAX,
+        );
+        self.to_go = self.interval;
+        Ok(())
+    }
+
+    /// The offset of the marker after the scan's data.
+    pub(super) fn end(&mut self) -> Result<usize, JpegError> {
+        self.stream.marker().map(|(_, after)| after - 2)
+    }
+}
+
+/// The loops as compiled for machines with BMI2, whose shifts leave the flags alone.
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "calls of functions compiled for BMI2")]
+mod bmi2 {
+    use super::{Block, JpegError, Walk};
+
+    pub(super) fn available() -> bool {
+        is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("bmi2")
+    }
+
+    /// To be called where BMI2 is [`available`].
+    pub(super) fn skip_to(walk: &mut Walk<'_>, mcu: u32) -> Result<(), JpegError> {
+        #[target_feature(enable = "bmi1,bmi2")]
+        fn compiled(walk: &mut Walk<'_>, mcu: u32) -> Result<(), JpegError> {
+            walk.skip_loop(mcu)
+        }
+        // SAFETY: the caller found BMI2.
+        unsafe { compiled(walk, mcu) }
+    }
+
+    /// To be called where BMI2 is [`available`].
+    pub(super) fn decode(
+        walk: &mut Walk<'_>,
+        out: &mut [Block],
+        last: &mut [u8],
+    ) -> Result<(), JpegError> {
+        #[target_feature(enable = "bmi1,bmi2")]
+        fn compiled(
+            walk: &mut Walk<'_>,
+            out: &mut [Block],
+            last: &mut [u8],
+        ) -> Result<(), JpegError> {
+            walk.decode_loop(out, last)
+        }
+        // SAFETY: the caller found BMI2.
+        unsafe { compiled(walk, out, last) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_file::{Scans, TestFile};
+    use super::super::{Headers, Stop};
+    use super::*;
+
+    /// The coefficients of all MCUs but the first three, by the loops for this machine or by the
+    /// plain ones.
+    fn blocks(file: &[u8], plain: bool) -> (Vec<[i16; 64]>, Vec<u8>) {
+        let mut headers = Headers::default();
+        let Stop::Scan(scan) = headers.read(file, 2).unwrap() else { panic!("no scan") };
+        let (mut tables, mut window) = (ScanTables::default(), Window::default());
+        tables.load(&headers.tables, &scan, (true, true)).unwrap();
+        let frame = headers.frame.unwrap();
+        let interval = headers.tables.restart_interval;
+        let mut walk = Walk::new(file, &frame, &scan, interval, (&tables, &mut window));
+        walk.go_to(Place { byte: scan.data, ..Place::default() }, 0);
+        let (mut out, mut last) = (vec![Block::EMPTY; 6 * 9], vec![0; 6 * 9]);
+        if plain {
+            walk.skip_loop(3).and_then(|()| walk.decode_loop(&mut out, &mut last)).unwrap();
+        } else {
+            walk.skip_to(3).and_then(|()| walk.decode(&mut out, &mut last)).unwrap();
+        }
+        assert_eq!(walk.mcu(), 12);
+        (out.iter().map(|block| block.0).collect(), last)
+    }
+
+    #[test]
+    fn compiled_twice_to_the_same() {
+        for seed in 0..50 {
+            let file = TestFile {
+                height: 40,
+                width: 60,
+                factors: vec![(2, 2), (1, 1), (1, 1)],
+                restart_interval: 5,
+                seed,
+                scans: Scans::Interleaved,
+            };
+            let file = file.encode();
+            let dispatched = blocks(&file, false);
+            assert_eq!(dispatched, blocks(&file, true));
+            assert!(dispatched.0.iter().any(|block| block[1..] != [0; 63]));
+        }
+    }
+}

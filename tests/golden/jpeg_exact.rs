@@ -1,0 +1,85 @@
+//! `01_decode`: forebay's own JPEG decoder against Pillow, to the last bit, through entry points
+//! as well; and its verdict on files that Pillow refuses.
+
+use std::num::NonZeroU16;
+use std::path::{Path, PathBuf};
+
+use forebay::decode::jpeg::{Scratch, parse};
+use forebay::{Rect, Size, View};
+use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
+
+pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
+    let folder = folder.join("01_decode");
+    if !folder.is_dir() {
+        return Vec::new();
+    }
+    let cases = forebay_tests::json(&folder.join("cases.json"));
+    let cases = cases["cases"].as_array().expect("cases").iter().cloned();
+    cases.filter(is_jpeg).map(|case| trial(&folder, case)).collect()
+}
+
+/// Pillow tells the format by the content, not by the name.
+fn is_jpeg(case: &Value) -> bool {
+    case["klass"] != "other-format"
+}
+
+fn trial(folder: &Path, case: Value) -> Trial {
+    let name = format!("01_jpeg_exact/{}", case["name"].as_str().expect("a name"));
+    let folder = folder.to_path_buf();
+    Trial::test(name, move || check(&folder, &case))
+}
+
+fn check(folder: &Path, case: &Value) -> Result<(), Failed> {
+    let file = std::fs::read(folder.join(case["file"].as_str().expect("a file")))?;
+    let mut scratch = Scratch::default();
+    let checked = parse(&file).and_then(|image| {
+        let entries = image.entry_points(NonZeroU16::new(4).expect("not 0"), &mut scratch)?;
+        Ok((image, entries))
+    });
+    if case["expect"] == "error" {
+        return match checked {
+            Ok(_) => Err("Pillow refuses it".into()),
+            Err(_) => Ok(()),
+        };
+    }
+    let (image, entries) = checked?;
+    let (path, region) = expected(folder, case);
+    let (width, height, pixels) = forebay_tests::png(&path);
+    let expected = View::new(&pixels, Size { height, width });
+    let region = region.unwrap_or(image.size().whole());
+    compare(image.decode(region, None, &mut scratch)?, expected)?;
+    let part = Rect {
+        top: region.top + height / 3,
+        left: region.left + width / 3,
+        height: height.div_ceil(2),
+        width: width.div_ceil(2),
+    };
+    let within = Rect { top: height / 3, left: width / 3, ..part };
+    compare(image.decode(part, Some(&entries), &mut scratch)?, expected.crop(within))
+}
+
+/// The picture of a case, and the box that it shows where it is not the whole.
+fn expected(folder: &Path, case: &Value) -> (PathBuf, Option<Rect>) {
+    if let Some(png) = case["png"].as_str() {
+        return (folder.join(png), None);
+    }
+    let png = case["extra"]["png"].as_str().expect("a picture");
+    let edge = |i: usize| -> u32 {
+        let edge = case["extra"]["crop_box_xyxy"][i].as_u64().expect("a box");
+        edge.try_into().expect("a box inside an image")
+    };
+    let (left, top) = (edge(0), edge(1));
+    let region = Rect { top, left, height: edge(3) - top, width: edge(2) - left };
+    (folder.join(png), Some(region))
+}
+
+fn compare(pixels: View<'_>, expected: View<'_>) -> Result<(), Failed> {
+    if pixels.size() != expected.size() {
+        return Err(format!("{:?}, not {:?}", pixels.size(), expected.size()).into());
+    }
+    match (0..pixels.size().height).find(|&y| pixels.row(y) != expected.row(y)) {
+        None => Ok(()),
+        Some(y) => Err(format!("row {y} is not Pillow's").into()),
+    }
+}

@@ -1,0 +1,172 @@
+//! The `forebay` command as a person uses it: what it prints, how it fails, how it stops.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::world::WORLD;
+
+fn forebay(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_quickstart")).arg("forebay").args(arguments).output().unwrap()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// What it printed, if it was content.
+fn succeeds(arguments: &[&str]) -> String {
+    let output = forebay(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What it said when it failed, with exit code 1.
+fn fails(arguments: &[&str]) -> String {
+    let output = forebay(arguments);
+    assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("forebay: "), "{said}");
+    said
+}
+
+const SIZES: [&str; 4] = ["--batch", "8", "--microbatches", "2"];
+
+#[test]
+fn index_and_inspect_tell_what_is_in_a_dataset() {
+    let folder = tempfile::tempdir().unwrap();
+    let train = WORLD.train();
+    let index_dir = ["--index-dir", text(folder.path())];
+    let said = succeeds(&[&["index", text(&train)], &index_dir[..]].concat());
+    assert!(said.contains("60 records, 1 bad") && said.contains("truncated"), "{said}");
+    let said = succeeds(&[&["inspect", text(&train), "--json"], &index_dir[..]].concat());
+    let summary: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((&summary["records"], &summary["good"]), (&60.into(), &59.into()));
+    assert_eq!(summary["digest"], WORLD.dataset.digest().to_string());
+    assert_eq!(summary["classes"].as_array().unwrap().len(), 4);
+}
+
+#[test]
+fn datasets_that_are_none_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let absent = folder.path().join("absent");
+    assert!(fails(&["index", text(&absent)]).contains("absent"));
+    let said = fails(&["inspect", text(folder.path())]);
+    assert!(said.contains("forebay index"), "{said}");
+    let said = fails(&["index", text(folder.path())]);
+    assert!(said.contains(text(folder.path())), "{said}");
+}
+
+#[test]
+fn recipes_are_shown_compared_and_refused() {
+    let shown = succeeds(&["recipe", "show", "a1", "--batch", "64"]);
+    assert!(shown.starts_with("# digest ") && shown.contains("\nbatch = 64\n"), "{shown}");
+    let difference = succeeds(&["recipe", "diff", "a1", "a2"]);
+    let fields: Vec<&str> = difference.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(fields, ["mix.mixup", "smoothing"]);
+    assert!(fails(&["recipe", "show", "a7"]).contains("a1, a2, a3, eval"));
+    assert!(fails(&["recipe", "show", "none.toml"]).contains("none.toml"));
+}
+
+#[test]
+fn explain_prints_the_documented_json() {
+    let train = WORLD.train();
+    let dataset = ["--dataset", text(&train), "--recipe", "a2", "--step", "1"];
+    let said = succeeds(&[&["explain"], &dataset[..], &SIZES[..]].concat());
+    let explained: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((&explained["step"], &explained["index"]), (&1.into(), &0.into()));
+    assert!(["mixup", "cutmix", "none"].contains(&explained["mix"]["mode"].as_str().unwrap()));
+    let samples = explained["samples"].as_array().unwrap();
+    assert_eq!(samples.len(), 4);
+    for sample in samples {
+        for key in ["slot", "position", "record", "file", "label", "size", "box", "flip", "ops"] {
+            assert!(!sample[key].is_null(), "{key}");
+        }
+        assert_eq!(sample["interpolation"], "bicubic");
+    }
+    let past = [&["explain"], &dataset[..4], &SIZES[..], &["--step", "99"]].concat();
+    assert!(fails(&past).contains("step 99"));
+}
+
+#[test]
+fn dump_writes_the_documented_tensors() {
+    let folder = tempfile::tempdir().unwrap();
+    let (train, file) = (WORLD.train(), folder.path().join("one.safetensors"));
+    let dataset = ["--dataset", text(&train), "--recipe", "a3"];
+    succeeds(&[&["dump", "--out", text(&file)], &dataset[..], &SIZES[..]].concat());
+    let bytes = std::fs::read(&file).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(tensors.tensor("pixels").unwrap().shape(), [4, 160, 160, 3]);
+    for (name, bytes) in [("label_a", 32), ("label_b", 32), ("record", 32), ("lambda", 16)] {
+        assert_eq!(tensors.tensor(name).unwrap().data().len(), bytes, "{name}");
+    }
+    let no_folder = folder.path().join("none/one.safetensors");
+    let said = fails(&[&["dump", "--out", text(&no_folder)], &dataset[..], &SIZES[..]].concat());
+    assert!(said.contains(text(&no_folder)), "{said}");
+}
+
+#[test]
+fn bench_prints_the_documented_json() {
+    let train = WORLD.train();
+    let dataset = ["--dataset", text(&train), "--images", "60", "--threads", "2", "--json"];
+    let report: Value =
+        serde_json::from_str(&succeeds(&[&["bench"], &dataset[..]].concat())).unwrap();
+    assert_eq!((&report["images"], &report["threads"]), (&60.into(), &2.into()));
+    assert!(report["images_per_s"].as_f64().unwrap() > 0.0);
+    let total = report["cpu_ms_per_image"].as_f64().unwrap();
+    let stages = report["stages"].as_object().unwrap();
+    let sum: f64 = stages.values().map(|time| time.as_f64().unwrap()).sum();
+    assert!(stages.contains_key("decode") && sum > 0.0 && sum < total, "{report}");
+}
+
+#[test]
+fn preview_draws_a_sheet() {
+    let folder = tempfile::tempdir().unwrap();
+    let (train, file) = (WORLD.train(), folder.path().join("sheet.png"));
+    let dataset = ["--dataset", text(&train), "--out", text(&file), "--samples", "4"];
+    succeeds(&[&["preview"], &dataset[..], &SIZES[..]].concat());
+    let (width, height, _) = forebay_tests::png(&file);
+    assert!(width > 2 * 224 && height > 224, "{width}x{height}");
+}
+
+#[test]
+fn a_server_says_where_it_listens_and_drains_on_sigterm() {
+    let train = WORLD.train();
+    let named = format!("train={}", text(&train));
+    let mut server = Command::new(env!("CARGO_BIN_EXE_quickstart"))
+        .args(["forebay", "serve", "--listen", "127.0.0.1:0", "--dataset", &named])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with("listening on 127.0.0.1:"), "{line}");
+    let pid = server.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    assert!(server.wait().unwrap().success());
+}
+
+#[test]
+fn a_server_that_cannot_start_says_why() {
+    assert!(fails(&["serve"]).contains("--dataset NAME=PATH"));
+    let folder = tempfile::tempdir().unwrap();
+    let absent = format!("train={}", text(&folder.path().join("absent")));
+    let said = fails(&["serve", "--dataset", &absent]);
+    assert!(said.contains("dataset train") && said.contains("absent"), "{said}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let train = WORLD.train();
+    let named = format!("train={}", text(&train));
+    let said = fails(&["serve", "--dataset", &named, "--listen", &address]);
+    assert!(said.contains(&address), "{said}");
+}
+
+#[test]
+fn wrong_arguments_exit_with_2() {
+    assert_eq!(forebay(&["serve", "--dataset", "no-equals-sign"]).status.code(), Some(2));
+    assert_eq!(forebay(&["frobnicate"]).status.code(), Some(2));
+    assert_eq!(forebay(&["--version"]).status.code(), Some(0));
+}

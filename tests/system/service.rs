@@ -1,0 +1,183 @@
+//! Servers and clients on loopback: whoever serves it, in whatever way, a name has one content.
+
+use forebay_client::{Client, Cursor, Digest, End, Error, Job, Microbatch, Name, Options, Rank};
+use forebay_loadtest::Report;
+
+use crate::world::{SMALL, Server, WORLD, pipeline, recipe, request};
+
+fn job(base: &str, set: &[&str]) -> Job {
+    let resize = ["crop.resize = 50"];
+    let resize: &[&str] = if base == "eval" { &resize } else { &[] };
+    let set = SMALL.iter().chain(resize).chain(set).map(|change| (*change).to_owned());
+    Job { set: set.collect(), seed: 5, ..Job::new("train", base) }
+}
+
+fn client(servers: &[&Server]) -> Client {
+    Client::connect(Options::new(servers.iter().map(|server| server.endpoint()))).unwrap()
+}
+
+/// A microbatch's name, pixels, records, and labels and weights.
+type Content = (Name, Vec<u8>, Vec<u64>, [Vec<u32>; 3]);
+
+fn content(made: &Microbatch) -> Content {
+    let lambda = made.lambda.iter().map(|value| value.to_bits()).collect();
+    let targets = [made.label_a.clone(), made.label_b.clone(), lambda];
+    (made.name, made.pixels.to_vec(), made.records.clone(), targets)
+}
+
+async fn collect(
+    client: &Client,
+    job: &Job,
+    from: Cursor,
+    steps: u64,
+    rank: Rank,
+) -> Result<Vec<Content>, Error> {
+    let mut stream = client.stream(job, from, End::Steps(steps), rank).await?;
+    let mut received = Vec::new();
+    while let Some(made) = stream.next().await {
+        received.push(content(&made?));
+    }
+    Ok(received)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stream_fetch_and_pipeline_agree_on_two_servers_and_after_a_restart() {
+    let (one, two) = (Server::start(1).await, Server::start(4).await);
+    let job = job("a2", &[]);
+    let streamed =
+        collect(&client(&[&one]), &job, Cursor::default(), 2, Rank::ALONE).await.unwrap();
+    assert_eq!(streamed.len(), 16);
+    let (recipe, pipeline) = (recipe("a2", &[]), pipeline(3));
+    for made in streamed.iter().rev() {
+        let name = made.0;
+        let fetched = client(&[&two]).fetch(&job, name).await.unwrap();
+        assert_eq!(&content(&fetched), made);
+        let request = request(&recipe, name.epoch, name.step, name.index);
+        assert_eq!(pipeline.make(request).unwrap().payload[..], made.1);
+    }
+    one.stop().await;
+    let again = Server::start(2).await;
+    let streamed_again =
+        collect(&client(&[&again]), &job, Cursor::default(), 2, Rank::ALONE).await.unwrap();
+    assert_eq!(streamed_again, streamed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn worlds_of_1_2_4_and_8_train_on_the_same_bytes() {
+    let server = Server::start(2).await;
+    let (client, job) = (client(&[&server]), job("a2", &[]));
+    let whole = collect(&client, &job, Cursor::default(), 3, Rank::ALONE).await.unwrap();
+    for world in [2, 4, 8] {
+        let mut parts = Vec::new();
+        for rank in 0..world {
+            let rank = Rank { rank, world };
+            parts.extend(collect(&client, &job, Cursor::default(), 3, rank).await.unwrap());
+        }
+        parts.sort();
+        assert!(parts == whole, "world {world}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_resumed_at_any_step_goes_on_over_epoch_ends() {
+    let server = Server::start(2).await;
+    let client = client(&[&server]);
+    for base in ["a2", "eval"] {
+        let job = job(base, &[]);
+        let steps_per_epoch = client.describe(&job).await.unwrap().steps_per_epoch;
+        let n = 2 * steps_per_epoch + 1;
+        let start = Cursor { epoch: 1, step: 1 };
+        let whole = collect(&client, &job, start, n, Rank::ALONE).await.unwrap();
+        for k in 0..=n {
+            let mut parts = collect(&client, &job, start, k, Rank::ALONE).await.unwrap();
+            let from = start.after(k, steps_per_epoch);
+            parts.extend(collect(&client, &job, from, n - k, Rank::ALONE).await.unwrap());
+            assert!(parts == whole, "{base}, resumed after {k} of {n} steps");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_is_the_plan_of_what_is_served() {
+    let server = Server::start(1).await;
+    let name = Name { epoch: 1, step: 2, index: 3 };
+    let text = client(&[&server]).explain(&job("a1", &[]), name).await.unwrap();
+    let served: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let planned = forebay::pipeline::explain(&request(&recipe("a1", &[]), 1, 2, 3)).unwrap();
+    assert_eq!(served, serde_json::to_value(planned).unwrap());
+    let made = client(&[&server]).fetch(&job("a1", &[]), name).await.unwrap();
+    for (sample, record) in served["samples"].as_array().unwrap().iter().zip(&made.records) {
+        assert_eq!(sample["record"], *record);
+        assert_eq!(sample["file"], WORLD.dataset.name(*record));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_server_goes_on_where_one_stops() {
+    let (one, two) = (Server::start(2).await, Server::start(2).await);
+    let job = job("a2", &[]);
+    let undisturbed =
+        collect(&client(&[&two]), &job, Cursor::default(), 6, Rank::ALONE).await.unwrap();
+    let client = client(&[&one, &two]);
+    let mut stream =
+        client.stream(&job, Cursor::default(), End::Steps(6), Rank::ALONE).await.unwrap();
+    let mut received = vec![content(&stream.next().await.unwrap().unwrap())];
+    let report = one.stop().await;
+    assert!(report.microbatches < 48, "{report:?}");
+    while let Some(made) = stream.next().await {
+        received.push(content(&made.unwrap()));
+    }
+    assert!(received == undisturbed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recipe_or_dataset_that_is_not_the_expected_one_is_refused() {
+    let server = Server::start(1).await;
+    let client = client(&[&server]);
+    let wrong = Some(Digest([7; 32]));
+    for job in [
+        Job { recipe_digest: wrong, ..job("a2", &[]) },
+        Job { dataset_digest: wrong, ..job("a2", &[]) },
+    ] {
+        let error = client.describe(&job).await.unwrap_err().to_string();
+        assert!(error.contains("0707"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_requests_are_told_what_is_wrong() {
+    let server = Server::start(1).await;
+    let client = client(&[&server]);
+    let unknown = Job::new("val", "a2");
+    let error = client.describe(&unknown).await.unwrap_err().to_string();
+    assert!(error.contains("val") && error.contains("train"), "{error}");
+    let error = client.describe(&Job::new("train", "a9")).await.unwrap_err().to_string();
+    assert!(error.contains("a9") && error.contains("a1, a2, a3, eval"), "{error}");
+    let error = client.describe(&Job::new("train", "a2")).await.unwrap_err().to_string();
+    assert!(error.contains("60 samples") && error.contains("--batch"), "{error}");
+    let past = Name { epoch: 0, step: 3, index: 0 };
+    let error = client.fetch(&job("a2", &[]), past).await.unwrap_err().to_string();
+    assert!(error.contains("step 3"), "{error}");
+}
+
+async fn load(servers: &[&Server], trainers: u32, base: &str, set: &[&str]) -> Report {
+    let endpoints = servers.iter().map(|server| server.endpoint());
+    let client = Options::new(endpoints);
+    let options = forebay_loadtest::Options::new(client, job(base, set), 3);
+    forebay_loadtest::run(forebay_loadtest::Options { trainers, ..options }).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_test_finds_nothing_wrong_and_the_same_checksum_everywhere() {
+    let (one, two) = (Server::start(1).await, Server::start(3).await);
+    for (base, set) in [("a2", &[][..]), ("a3", &["mix.mode = \"elem\""]), ("eval", &[])] {
+        let alone = load(&[&one], 1, base, set).await;
+        assert!(alone.violations.is_empty(), "{base}: {:?}", alone.violations);
+        assert_eq!(alone.images, 48, "{base}");
+        for trainers in [2, 8] {
+            let many = load(&[&one, &two], trainers, base, set).await;
+            assert!(many.violations.is_empty(), "{base}: {:?}", many.violations);
+            assert_eq!(many.checksum, alone.checksum, "{base}, {trainers} trainers");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! A small dataset, made once, and pipelines and servers over it.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
+
+use forebay::dataset::{self, Dataset};
+use forebay::mix::Output;
+use forebay::plan::MicrobatchName;
+use forebay::recipe::{Recipe, RecipeSpec};
+use forebay::sample_data::{self, SampleData};
+use forebay::{Pipeline, Request, pipeline};
+use forebay_server::Limits;
+use forebay_server::catalog::Catalog;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// Classes and pictures of each: 60 records, of which one is damaged.
+const CLASSES: u32 = 4;
+const PER_CLASS: u32 = 15;
+
+pub(crate) struct World {
+    folder: TempDir,
+    pub(crate) dataset: Arc<Dataset>,
+}
+
+impl World {
+    pub(crate) fn train(&self) -> PathBuf {
+        self.folder.path().join("train")
+    }
+}
+
+/// Lives until the process ends.
+pub(crate) static WORLD: LazyLock<World> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().unwrap();
+    let what = SampleData { classes: CLASSES, per_class: PER_CLASS, val_per_class: 0, seed: 7 };
+    sample_data::write(folder.path(), &what, |_| {}).unwrap();
+    let train = folder.path().join("train");
+    damage(&train);
+    dataset::build(&train, None, 2, &|_| {}).unwrap();
+    let dataset = Arc::new(Dataset::open(&train, None).unwrap());
+    assert_eq!((dataset.len(), dataset.bad().len()), (60, 1));
+    World { folder, dataset }
+});
+
+/// Cuts one picture, as a download that stopped.
+fn damage(train: &Path) {
+    let class = std::fs::read_dir(train).unwrap().map(|e| e.unwrap().path()).min().unwrap();
+    let file = std::fs::read_dir(class).unwrap().map(|e| e.unwrap().path()).min().unwrap();
+    let bytes = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+}
+
+/// Small pictures: the arithmetic is the same, and tests stay quick.
+pub(crate) const SMALL: [&str; 3] = ["batch = 16", "microbatches = 8", "image_size = 48"];
+
+pub(crate) fn recipe(base: &str, set: &[&str]) -> Arc<Recipe> {
+    let set = SMALL.iter().chain(set).map(|change| (*change).to_owned());
+    let spec = RecipeSpec::preset(base);
+    let spec = if base == "eval" { spec.with(["crop.resize = 50".to_owned()]) } else { spec };
+    Arc::new(spec.with(set).resolve().unwrap())
+}
+
+pub(crate) fn request(recipe: &Arc<Recipe>, epoch: u64, step: u64, index: u32) -> Request {
+    Request {
+        dataset: Arc::clone(&WORLD.dataset),
+        recipe: Arc::clone(recipe),
+        name: MicrobatchName { seed: 5, epoch, step, index },
+        output: Output::U8,
+    }
+}
+
+pub(crate) fn pipeline(threads: usize) -> Pipeline {
+    let threads = NonZeroUsize::new(threads).unwrap();
+    Pipeline::new(pipeline::Settings { threads, ..pipeline::Settings::default() }).unwrap()
+}
+
+/// A server in this process, on a free port.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<forebay_server::Report>,
+}
+
+impl Server {
+    pub(crate) async fn start(threads: usize) -> Self {
+        let datasets = [("train".to_owned(), Arc::clone(&WORLD.dataset))].into();
+        let pipeline = Arc::new(pipeline(threads));
+        let catalog = Arc::new(Catalog::new(datasets, [].into(), pipeline));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let shutdown = async { drop(stopped.await) };
+        let limits = Limits::default();
+        let task = tokio::spawn(forebay_server::run(listener, catalog, limits, shutdown));
+        Self { address, stop, task }
+    }
+
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) async fn stop(self) -> forebay_server::Report {
+        self.stop.send(()).unwrap();
+        self.task.await.unwrap()
+    }
+}
