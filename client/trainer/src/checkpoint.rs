@@ -102,9 +102,9 @@ pub fn save(folder: &Path, state: &State, run: &Run) -> Result<PathBuf, Error> {
     Ok(path)
 }
 
-/// The newest checkpoint of a folder.
+/// The newest checkpoint of a folder, if there are a folder and a checkpoint.
 pub fn latest(folder: &Path) -> Result<Option<PathBuf>, Error> {
-    Ok(all(folder)?.pop())
+    if folder.exists() { Ok(all(folder)?.pop()) } else { Ok(None) }
 }
 
 /// Reads a checkpoint.

@@ -55,13 +55,16 @@ pub(crate) struct Source {
 
 /// The network and its first weights.
 #[derive(Args, Debug)]
-pub(crate) struct Model {
+pub(crate) struct Network {
     /// resnet18, 34, 50, 101, 152 (ImageNet) or resnet20, 32, 44, 56 (CIFAR).
     #[arg(long, env = "FOREBAY_MODEL", default_value = "resnet50")]
     pub(crate) model: String,
     /// Begin with the weights of a safetensors file, ours or timm's.
     #[arg(long)]
     pub(crate) init: Option<PathBuf>,
+    /// Most memory that a microbatch's tensors may take, in GiB.
+    #[arg(long, env = "FOREBAY_MEMORY_LIMIT", default_value_t = 64.0)]
+    pub(crate) memory_limit: f64,
 }
 
 /// Which loss.
@@ -81,7 +84,7 @@ pub(crate) struct Train {
     #[command(flatten)]
     pub(crate) source: Source,
     #[command(flatten)]
-    pub(crate) model: Model,
+    pub(crate) network: Network,
     /// a1, a2 or a3: sets all that the paper sets; each value can be changed by its flag.
     #[arg(long, env = "FOREBAY_RECIPE", default_value = "a3")]
     pub(crate) recipe: String,
@@ -182,7 +185,7 @@ pub(crate) struct Evaluate {
     #[command(flatten)]
     pub(crate) source: Source,
     #[command(flatten)]
-    pub(crate) model: Model,
+    pub(crate) network: Network,
 }
 
 /// Measure.

@@ -8,6 +8,7 @@ use forebay_trainer::backend::{Backend as _, State};
 use forebay_trainer::checkpoint::{self, Run};
 use forebay_trainer::eval::{Accuracy, evaluate};
 use forebay_trainer::loss::Criterion;
+use forebay_trainer::memory::Plan;
 use forebay_trainer::model::{Architecture, Graph};
 use forebay_trainer::train::{Cursor, Flow, Report, Training, train};
 use forebay_trainer::{Error, init, preset};
@@ -30,7 +31,7 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<()> {
     let feed = Feed::open(&args.source, Some((&args.recipe, &args.data, args.seed)))?;
     let (about, evaluation) = (feed.training()?, feed.evaluation()?);
     let mut run = describe(args, &about)?;
-    let mut cpu = backend(&args.model.model, &about, evaluation.as_ref())?;
+    let mut cpu = backend(&args.network, &about, evaluation.as_ref())?;
     let state = first(args, &mut run, &cpu)?;
     cpu.load(&state).map_err(|problem| mismatch(args, problem))?;
     drop(state);
@@ -47,10 +48,12 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<()> {
 
 /// Evaluates a model.
 pub(crate) fn eval(args: &Evaluate) -> anyhow::Result<()> {
-    let Some(init) = &args.model.init else { bail!("no --init: which model is to be evaluated?") };
+    let Some(init) = &args.network.init else {
+        bail!("no --init: which model is to be evaluated?")
+    };
     let feed = Feed::open(&args.source, None)?;
     let about = feed.evaluation()?.context("nothing to evaluate on; set --dataset")?;
-    let mut cpu = backend(&args.model.model, &about, Some(&about))?;
+    let mut cpu = backend(&args.network, &about, Some(&about))?;
     let state = State { model: checkpoint::read_model(init)?, ..State::default() };
     cpu.load(&state).map_err(|problem| Error::Mismatch { path: init.clone(), problem })?;
     let Accuracy { samples, .. } = report(&mut cpu, &feed, &about)?;
@@ -147,7 +150,7 @@ fn describe(args: &Train, about: &Description) -> anyhow::Result<Run> {
         );
     }
     Ok(Run {
-        model: args.model.model.clone(),
+        model: args.network.model.clone(),
         classes: about.classes,
         image_size: about.image_size as usize,
         recipe_digest: about.recipe_digest.clone(),
@@ -186,32 +189,40 @@ fn change(training: &mut Training, change: &Change) {
     training.average = change.average.or(training.average);
 }
 
+/// Images larger than this are refused: the tables count an image's numbers in 32 bits.
+const MOST_PIXELS: u32 = 4096;
+
 fn backend(
-    model: &str,
+    network: &cli::Network,
     about: &Description,
     evaluation: Option<&Description>,
 ) -> anyhow::Result<Cpu<f32>> {
-    let net = Architecture::named(model, about.classes)?;
-    let graph = |about: &Description| {
-        Graph::new(&net, about.image_size as usize, about.image_size as usize)
-    };
-    let samples = |about: &Description| about.batch.div_ceil(about.microbatches.max(1)) as usize;
     let evaluation = evaluation.unwrap_or(about);
     if evaluation.classes != about.classes {
+        let (training, evaluation) = (about.classes, evaluation.classes);
+        bail!("the training dataset has {training} classes, the evaluation dataset {evaluation}");
+    }
+    let net = Architecture::named(&network.model, about.classes)?;
+    let samples = |about: &Description| about.batch.div_ceil(about.microbatches.max(1)) as usize;
+    let graph = |about: &Description| {
+        let side = about.image_size;
+        if !(1..=MOST_PIXELS).contains(&side) {
+            bail!("images of {side} pixels: the trainer takes 1 to {MOST_PIXELS}");
+        }
+        Ok(Graph::new(&net, side as usize, side as usize))
+    };
+    let (training, inference) = (graph(about)?, graph(evaluation)?);
+    let numbers = Plan::training(training.clone(), samples(about)).arena;
+    let most = Plan::inference(inference.clone(), samples(evaluation)).arena.max(numbers);
+    let (needed, limit) = (most as f64 * 4.0 / f64::from(1 << 30), network.memory_limit);
+    if needed > limit {
         bail!(
-            "the training dataset has {} classes, the evaluation dataset {}",
-            about.classes,
-            evaluation.classes
+            "a microbatch needs {needed:.1} GiB of memory, the limit is {limit} GiB: use more \
+             --microbatches, a smaller --image-size or --eval-batch, or raise --memory-limit"
         );
     }
-    Ok(Cpu::new(
-        graph(about),
-        samples(about),
-        graph(evaluation),
-        samples(evaluation),
-        about.mean,
-        about.std,
-    ))
+    let (batch, eval_batch) = (samples(about), samples(evaluation));
+    Ok(Cpu::new(training, batch, inference, eval_batch, about.mean, about.std))
 }
 
 /// The state to begin with: the newest checkpoint's, a file's or a new one.
@@ -226,20 +237,20 @@ fn first(args: &Train, run: &mut Run, cpu: &Cpu<f32>) -> anyhow::Result<State> {
         *run = before;
         return Ok(state);
     }
-    if args.out.exists() && checkpoint::latest(&args.out)?.is_some() {
+    if checkpoint::latest(&args.out)?.is_some() {
         bail!(
             "{} has the checkpoints of another run: --resume it, or choose another --out",
             args.out.display()
         );
     }
-    if let Some(path) = &args.model.init {
+    if let Some(path) = &args.network.init {
         return Ok(State { model: checkpoint::read_model(path)?, ..State::default() });
     }
     Ok(init::state(cpu.graph(), args.seed))
 }
 
 fn mismatch(args: &Train, problem: String) -> Error {
-    let path = args.model.init.as_deref().filter(|_| !args.resume).unwrap_or(&args.out);
+    let path = args.network.init.as_deref().filter(|_| !args.resume).unwrap_or(&args.out);
     Error::Mismatch { path: path.to_owned(), problem }
 }
 

@@ -189,15 +189,12 @@ impl<T: Real> Cpu<T> {
         }
     }
 
-    /// Moves the moving averages to the model by `1 - decay`; they begin as the model.
+    /// Moves the moving averages to the model by `1 - decay`.
     fn move_average(&mut self, decay: f64) {
         let (keep, take) = (T::from_f64(decay), T::from_f64(1.0 - decay));
         for (average, model) in
             [(&mut self.average.0, &self.parameters), (&mut self.average.1, &self.running)]
         {
-            if average.is_empty() {
-                average.clone_from(model);
-            }
             for (average, model) in average.iter_mut().zip(model) {
                 *average = *average * keep + *model * take;
             }
@@ -233,6 +230,9 @@ impl<T: Real> Backend for Cpu<T> {
 
     fn update(&mut self, lamb: &Lamb, rate: f64, average: Option<f64>) -> f64 {
         self.updates += 1;
+        if average.is_some() && self.average.0.is_empty() {
+            self.average = (self.parameters.clone(), self.running.clone());
+        }
         let squares = self
             .places
             .iter()
