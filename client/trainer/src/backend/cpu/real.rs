@@ -47,7 +47,24 @@ pub trait Real:
     fn root(self) -> Self;
     /// Runs a kernel with the widest vectors of this processor.
     #[doc(hidden)]
-    fn dispatch<K: Kernel<Self>>(kernel: K);
+    fn dispatch<K: Kernel<Self>>(kernel: K) {
+        Self::dispatch_within(Vectors::Wide, kernel);
+    }
+    /// The same with at most some vectors.
+    #[doc(hidden)]
+    fn dispatch_within<K: Kernel<Self>>(most: Vectors, kernel: K);
+}
+
+/// Which vectors may be used, where the processor has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[doc(hidden)]
+pub enum Vectors {
+    /// None: the scalar twin.
+    None,
+    /// AVX2.
+    Narrow,
+    /// AVX-512.
+    Wide,
 }
 
 /// Something to run with vectors that are `R` to a panel of [`PANEL`] columns.
@@ -96,7 +113,7 @@ impl<T: Real> Lanes<T> for [T; PANEL] {
 /// The vectors of a processor, by feature.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Kernel, Lanes, PANEL, Real};
+    use super::{Kernel, Lanes, PANEL, Real, Vectors};
     use std::arch::x86_64 as arch;
 
     macro_rules! lanes {
@@ -195,8 +212,9 @@ mod x86 {
     /// Runs a kernel with AVX-512, else with AVX2 and FMA; gives it back where there is neither.
     macro_rules! dispatch {
         ($name:ident, $number:ty, $wide:ident, $wide_rows:literal, $narrow:ident, $narrow_rows:literal) => {
-            pub(super) fn $name<K: Kernel<$number>>(kernel: K) -> Option<K> {
-                if is_x86_feature_detected!("avx512f")
+            pub(super) fn $name<K: Kernel<$number>>(most: Vectors, kernel: K) -> Option<K> {
+                if most >= Vectors::Wide
+                    && is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512bw")
                     && is_x86_feature_detected!("avx512dq")
@@ -206,7 +224,10 @@ mod x86 {
                     unsafe { avx512::<$number, $wide, K, R, $wide_rows>(kernel) };
                     return None;
                 }
-                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                if most >= Vectors::Narrow
+                    && is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                {
                     const R: usize = PANEL / <$narrow as Lanes<$number>>::COUNT;
                     // SAFETY: the features were found.
                     unsafe { avx2::<$number, $narrow, K, R, $narrow_rows>(kernel) };
@@ -222,10 +243,10 @@ mod x86 {
 
 #[cfg(not(target_arch = "x86_64"))]
 mod x86 {
-    pub(super) const fn single<K>(kernel: K) -> Option<K> {
+    pub(super) const fn single<K>(_: super::Vectors, kernel: K) -> Option<K> {
         Some(kernel)
     }
-    pub(super) const fn double<K>(kernel: K) -> Option<K> {
+    pub(super) const fn double<K>(_: super::Vectors, kernel: K) -> Option<K> {
         Some(kernel)
     }
 }
@@ -251,8 +272,8 @@ macro_rules! real {
             fn root(self) -> Self {
                 self.sqrt()
             }
-            fn dispatch<K: Kernel<Self>>(kernel: K) {
-                if let Some(kernel) = x86::$dispatch(kernel) {
+            fn dispatch_within<K: Kernel<Self>>(most: Vectors, kernel: K) {
+                if let Some(kernel) = x86::$dispatch(most, kernel) {
                     // Three rows of panels suit the 32 registers of NEON.
                     kernel.run::<[Self; PANEL], 1, 3, 2>();
                 }

@@ -6,7 +6,7 @@ use super::gather::Gather;
 use super::norm::{self, Norm};
 use super::pool;
 use super::product::{Outer, Product};
-use super::real::{Kernel, PANEL, Real};
+use super::real::{PANEL, Real, Vectors};
 use crate::model::{Conv, Shape};
 
 /// Numbers in -1..1 that are no pattern.
@@ -166,10 +166,7 @@ fn convolutions_and_their_gradients() {
     }
 }
 
-/// Runs a kernel by the scalar twin.
-fn scalar<T: Real, K: Kernel<T>>(kernel: K) {
-    kernel.run::<[T; PANEL], 1, 3, 2>();
-}
+const VECTORS: [Vectors; 3] = [Vectors::None, Vectors::Narrow, Vectors::Wide];
 
 fn twins<T: Real>() {
     for conv in convolutions() {
@@ -181,8 +178,8 @@ fn twins<T: Real>() {
         let dy: Vec<T> = numbers(samples * conv.output.numbers(), 6);
         let panels = stored::<T>(&conv, &numbers(conv.weights(), 7));
         let zeros = vec![T::ZERO; 64];
-        let mut ys = [dy.clone(), dy.clone()];
-        for (i, target) in ys.iter_mut().enumerate() {
+        let mut ys = [dy.clone(), dy.clone(), dy.clone()];
+        for (most, target) in VECTORS.into_iter().zip(&mut ys) {
             let product = Product {
                 gather: &gather,
                 target,
@@ -196,12 +193,12 @@ fn twins<T: Real>() {
                 bias: None,
                 accumulate: conv.stride == 2,
             };
-            if i == 0 { scalar(product) } else { T::dispatch(product) }
+            T::dispatch_within(most, product);
         }
-        assert!(ys[0] == ys[1], "{conv:?}");
+        assert!(ys[0] == ys[1] && ys[0] == ys[2], "{conv:?}");
         let one = panels.len() / conv.output.channels.div_ceil(PANEL);
-        let mut weights = [vec![T::ZERO; one], vec![T::ONE; one]];
-        for (i, weights) in weights.iter_mut().enumerate() {
+        let mut weights = [vec![T::ZERO; one], vec![T::ONE; one], vec![T::ONE; one]];
+        for (most, weights) in VECTORS.into_iter().zip(&mut weights) {
             let outer = Outer {
                 gather: &gather,
                 weights,
@@ -212,9 +209,9 @@ fn twins<T: Real>() {
                 columns: conv.output.channels,
                 column: 0,
             };
-            if i == 0 { scalar(outer) } else { T::dispatch(outer) }
+            T::dispatch_within(most, outer);
         }
-        assert!(weights[0] == weights[1], "{conv:?}");
+        assert!(weights[0] == weights[1] && weights[0] == weights[2], "{conv:?}");
     }
 }
 
