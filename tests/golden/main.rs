@@ -1,12 +1,17 @@
 //! Golden suites: outputs of Pillow, timm and torch, one test a case. The folder is
 //! `FOREBAY_GOLDENS`, or the repository's own small set; a suite that the folder lacks has no tests.
 
+mod arrays;
 mod case;
 mod chain;
 mod crop;
 mod decode;
+mod droppath;
 mod jpeg_exact;
+mod loss;
 mod mixup;
+mod model;
+mod optim;
 mod randaug;
 mod sampler;
 mod stats;
@@ -25,6 +30,10 @@ fn main() {
         mixup::trials,
         stats::trials,
         sampler::trials,
+        optim::trials,
+        loss::trials,
+        model::trials,
+        droppath::trials,
     ];
     let trials: Vec<Trial> = suites.iter().flat_map(|suite| suite(&folder)).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();

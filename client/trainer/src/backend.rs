@@ -1,0 +1,177 @@
+//! The seam: what the training loop asks of a device, and the microbatch that it hands over.
+//!
+//! A backend runs the operations of a [`Graph`] in memory planned once. It owns parameters, gradients,
+//! optimizer state and running statistics; the loop sees them only to save and to load.
+
+pub mod cpu;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::Error;
+use crate::droppath::Drops;
+use crate::lamb::Lamb;
+use crate::loss::Loss;
+use crate::model::Graph;
+
+/// A device that trains one network.
+pub trait Backend {
+    /// The network.
+    fn graph(&self) -> &Graph;
+
+    /// Forward and backward of one microbatch; adds `share` of its gradient to the step's. Gives the
+    /// microbatch's loss.
+    fn accumulate(
+        &mut self,
+        batch: &Batch,
+        drops: Option<&Drops>,
+        loss: &Loss,
+        share: f64,
+    ) -> Result<f64, Error>;
+
+    /// Updates the parameters by the step's gradient and forgets it. With `average`, the moving
+    /// average of the model moves by `1 - average`. Gives the gradient's norm.
+    fn update(&mut self, lamb: &Lamb, rate: f64, average: Option<f64>) -> f64;
+
+    /// Logits by the running statistics, a row of classes a sample.
+    fn logits(&mut self, batch: &Batch) -> Result<&[f32], Error>;
+
+    /// Exchanges the model and its moving average: to evaluate the average, and back.
+    fn swap_average(&mut self);
+
+    /// All that training changes.
+    fn state(&self) -> State;
+
+    /// Puts back what [`Backend::state`] gave, or a model alone. Names and shapes must be those of the
+    /// network; the message says which is not.
+    fn load(&mut self, state: &State) -> Result<(), String>;
+}
+
+/// Named tensors, by timm's names and in timm's layout.
+pub type Tensors = BTreeMap<String, Array>;
+
+/// A tensor in C order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Array {
+    /// Dimensions.
+    pub shape: Vec<usize>,
+    /// Numbers.
+    pub values: Vec<f32>,
+}
+
+/// All that training changes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct State {
+    /// Parameters and running statistics.
+    pub model: Tensors,
+    /// Updates done: the optimizer's step.
+    pub updates: u64,
+    /// Forward passes in training: batch norm's `num_batches_tracked`.
+    pub passes: u64,
+    /// `exp_avg` of each parameter; empty before the first update.
+    pub means: Tensors,
+    /// `exp_avg_sq` of each parameter.
+    pub squares: Tensors,
+    /// Moving average of the model; empty without.
+    pub average: Tensors,
+}
+
+/// Pixels of a microbatch, NHWC, RGB.
+#[derive(Clone, Debug)]
+pub enum Pixels {
+    /// 0 to 255, to be normalised.
+    Bytes(Bytes),
+    /// Normalised.
+    Floats(Vec<f32>),
+}
+
+/// One microbatch.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Epoch.
+    pub epoch: u64,
+    /// Step of the epoch.
+    pub step: u64,
+    /// Microbatch of the step.
+    pub index: u32,
+    /// Height and width of the images.
+    pub size: (usize, usize),
+    /// `samples * height * width * 3` numbers.
+    pub pixels: Pixels,
+    /// First class of each sample.
+    pub label_a: Vec<u32>,
+    /// Second class.
+    pub label_b: Vec<u32>,
+    /// Weight of the first class; the second has the rest.
+    pub lambda: Vec<f32>,
+}
+
+/// The targets of a microbatch: lambda of class a, the rest of class b.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "said above")]
+pub struct Targets<'a> {
+    pub a: &'a [u32],
+    pub b: &'a [u32],
+    pub lambda: &'a [f32],
+}
+
+impl Batch {
+    /// Samples.
+    pub const fn samples(&self) -> usize {
+        self.label_a.len()
+    }
+
+    /// Its targets.
+    pub fn targets(&self) -> Targets<'_> {
+        Targets { a: &self.label_a, b: &self.label_b, lambda: &self.lambda }
+    }
+
+    /// Refuses what does not fit a network planned for at most `most` samples.
+    pub fn check(&self, graph: &Graph, most: usize) -> Result<(), Error> {
+        let problem = self.problem(graph, most);
+        let (epoch, step, index) = (self.epoch, self.step, self.index);
+        problem.map_or(Ok(()), |problem| Err(Error::Batch { epoch, step, index, problem }))
+    }
+
+    fn problem(&self, graph: &Graph, most: usize) -> Option<String> {
+        let (samples, (height, width)) = (self.samples(), self.size);
+        if self.size != graph.image {
+            let (rows, columns) = graph.image;
+            return Some(format!(
+                "images are {height}x{width}, the model was planned for {rows}x{columns}; set --image-size to the server's"
+            ));
+        }
+        if samples == 0 || samples > most {
+            return Some(format!(
+                "{samples} samples, the model was planned for 1 to {most}; set --batch and --microbatches to the server's"
+            ));
+        }
+        let numbers = match &self.pixels {
+            Pixels::Bytes(bytes) => bytes.len(),
+            Pixels::Floats(floats) => floats.len(),
+        };
+        if numbers != samples * height * width * 3 {
+            return Some(format!(
+                "{numbers} pixel values for {samples} RGB images of {height}x{width}"
+            ));
+        }
+        if self.label_b.len() != samples || self.lambda.len() != samples {
+            return Some(format!(
+                "targets of {} and {} for {samples} samples",
+                self.label_b.len(),
+                self.lambda.len()
+            ));
+        }
+        if let Some(label) =
+            self.label_a.iter().chain(&self.label_b).find(|l| **l as usize >= graph.classes)
+        {
+            return Some(format!(
+                "class {label}, the model has {}; set --classes to the dataset's",
+                graph.classes
+            ));
+        }
+        let outside = self.lambda.iter().find(|l| !(0.0..=1.0).contains(*l));
+        outside.map(|lambda| format!("lambda {lambda} is not in 0 to 1"))
+    }
+}

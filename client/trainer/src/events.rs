@@ -1,0 +1,108 @@
+//! TensorBoard event files: TFRecords of `tensorflow.Event` (tensorflow/core/util/event.proto), with
+//! the few fields that a scalar needs written by hand.
+
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// An event file.
+#[derive(Debug)]
+pub struct Events(BufWriter<File>);
+
+impl Events {
+    /// Creates the file of a run in a folder.
+    pub fn create(folder: &Path) -> std::io::Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let seconds = now();
+        let file =
+            File::create(folder.join(format!("events.out.tfevents.{seconds:010.0}.forebay")))?;
+        let mut events = Self(BufWriter::new(file));
+        // Event.file_version.
+        events.event(0, 3, b"brain.Event:2")?;
+        Ok(events)
+    }
+
+    /// Writes scalars of a step.
+    pub fn scalars(&mut self, step: u64, values: &[(&str, f64)]) -> std::io::Result<()> {
+        for (tag, value) in values {
+            // Summary.value { tag, simple_value }.
+            let mut scalar = Vec::new();
+            field(&mut scalar, 1, tag.as_bytes());
+            scalar.push(2 << 3 | 5);
+            scalar.extend_from_slice(&single(*value).to_le_bytes());
+            let mut summary = Vec::new();
+            field(&mut summary, 1, &scalar);
+            self.event(step, 5, &summary)?;
+        }
+        self.0.flush()
+    }
+
+    /// One record: length and its checksum, `Event { wall_time, step, FIELD: bytes }` and its checksum.
+    fn event(&mut self, step: u64, number: u8, bytes: &[u8]) -> std::io::Result<()> {
+        let mut event = vec![1 << 3 | 1];
+        event.extend_from_slice(&now().to_le_bytes());
+        event.push(2 << 3);
+        varint(&mut event, step);
+        field(&mut event, number, bytes);
+        let length = (event.len() as u64).to_le_bytes();
+        for part in [&length[..], &event] {
+            self.0.write_all(part)?;
+            self.0.write_all(&masked(part).to_le_bytes())?;
+        }
+        Ok(())
+    }
+}
+
+/// A length-delimited field.
+fn field(to: &mut Vec<u8>, number: u8, bytes: &[u8]) {
+    to.push(number << 3 | 2);
+    varint(to, bytes.len() as u64);
+    to.extend_from_slice(bytes);
+}
+
+fn varint(to: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        to.push((value & 0x7f) as u8 | 0x80);
+        value >>= 7;
+    }
+    to.push((value & 0x7f) as u8);
+}
+
+/// TFRecord's masked CRC-32C.
+fn masked(bytes: &[u8]) -> u32 {
+    let crc = !bytes.iter().fold(!0, |crc: u32, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0x82f6_3b78 * (crc & 1)))
+    });
+    crc.rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "TensorBoard's scalars are f32")]
+const fn single(value: f64) -> f32 {
+    value as f32
+}
+
+/// Seconds since 1970.
+#[expect(clippy::disallowed_methods, reason = "TensorBoard shows wall time; no data depends on it")]
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_checksum_is_crc_32c() {
+        // RFC 3720, B.4: 32 bytes of zeros.
+        let crc = masked(&[0; 32]).wrapping_sub(0xa282_ead8).rotate_left(15);
+        assert_eq!(crc, 0x8a91_36aa);
+    }
+
+    #[test]
+    fn varints_are_protobuf_s() {
+        let mut bytes = Vec::new();
+        varint(&mut bytes, 300);
+        assert_eq!(bytes, [0xac, 0x02]);
+    }
+}

@@ -1,0 +1,266 @@
+//! `forebay-trainer train` and `eval`: flags to settings, and the files of a run.
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use forebay_trainer::backend::cpu::Cpu;
+use forebay_trainer::backend::{Backend as _, State};
+use forebay_trainer::checkpoint::{self, Run};
+use forebay_trainer::eval::{Accuracy, evaluate};
+use forebay_trainer::loss::Criterion;
+use forebay_trainer::memory::Plan;
+use forebay_trainer::model::{Architecture, Graph};
+use forebay_trainer::train::{Cursor, Flow, Report, Training, train};
+use forebay_trainer::{Error, init, preset};
+
+use crate::cli::{self, Change, Evaluate, Train};
+use crate::feed::{Batches, Feed};
+use crate::files::{self, Description};
+use crate::log::Log;
+
+/// A run in the making.
+struct Session<'a> {
+    args: &'a Train,
+    feed: Feed,
+    evaluation: Option<Description>,
+    run: Run,
+    log: Log,
+}
+
+pub(crate) fn run(args: &Train) -> anyhow::Result<()> {
+    let feed = Feed::open(&args.source, Some((&args.recipe, &args.data, args.seed)))?;
+    let (about, evaluation) = (feed.training()?, feed.evaluation()?);
+    let mut run = describe(args, &about)?;
+    let mut cpu = backend(&args.network, &about, evaluation.as_ref())?;
+    let state = first(args, &mut run, &cpu)?;
+    cpu.load(&state).map_err(|problem| mismatch(args, problem))?;
+    drop(state);
+    let log = Log::open(&args.out, run.cursor, run.training.steps, run.training.schedule.epochs)?;
+    let batches =
+        dumped(feed.train(run.cursor, run.training.schedule.epochs, &about)?, args, &about)?;
+    let mut session = Session { args, feed, evaluation, run, log };
+    let (training, cursor) = (session.run.training, session.run.cursor);
+    let end = train(&mut cpu, &training, cursor, batches, |cpu, cursor, report| {
+        session.after(cpu, cursor, report)
+    })?;
+    session.finish(&mut cpu, end)
+}
+
+/// Evaluates a model.
+pub(crate) fn eval(args: &Evaluate) -> anyhow::Result<()> {
+    let Some(init) = &args.network.init else {
+        bail!("no --init: which model is to be evaluated?")
+    };
+    let feed = Feed::open(&args.source, None)?;
+    let about = feed.evaluation()?.context("nothing to evaluate on; set --dataset")?;
+    let mut cpu = backend(&args.network, &about, Some(&about))?;
+    let state = State { model: checkpoint::read_model(init)?, ..State::default() };
+    cpu.load(&state).map_err(|problem| Error::Mismatch { path: init.clone(), problem })?;
+    let Accuracy { samples, .. } = report(&mut cpu, &feed, &about)?;
+    if samples == 0 {
+        bail!("the dataset has no samples")
+    }
+    Ok(())
+}
+
+fn report(cpu: &mut Cpu<f32>, feed: &Feed, about: &Description) -> anyhow::Result<Accuracy> {
+    let accuracy = evaluate(cpu, feed.evaluate(about)?)?;
+    let (top1, top5) = (100.0 * accuracy.top1(), 100.0 * accuracy.top5());
+    crate::print(&format!("top-1 {top1:.2} %, top-5 {top5:.2} % of {} images", accuracy.samples));
+    Ok(accuracy)
+}
+
+impl Session<'_> {
+    fn after(
+        &mut self,
+        cpu: &mut Cpu<f32>,
+        cursor: Cursor,
+        report: &Report,
+    ) -> anyhow::Result<Flow> {
+        self.log.step(report)?;
+        self.run.cursor = cursor;
+        let (epoch_ends, last) =
+            (cursor.step == 0, cursor.epoch == self.run.training.schedule.epochs);
+        if epoch_ends && (last || cursor.epoch.is_multiple_of(self.args.eval_epochs.max(1))) {
+            self.evaluate(cpu)?;
+        }
+        let done = cursor.epoch * self.run.training.steps + cursor.step;
+        let stop = self.args.stop_after.is_some_and(|most| done >= most);
+        let due = self.args.checkpoint_steps > 0 && done.is_multiple_of(self.args.checkpoint_steps);
+        if epoch_ends || stop || due {
+            self.save(&cpu.state())?;
+        }
+        Ok(if stop { Flow::Break(()) } else { Flow::Continue(()) })
+    }
+
+    fn evaluate(&mut self, cpu: &mut Cpu<f32>) -> anyhow::Result<()> {
+        let Some(about) = &self.evaluation else { return Ok(()) };
+        let update = self.run.cursor.epoch * self.run.training.steps;
+        let accuracy = evaluate(cpu, self.feed.evaluate(about)?)?;
+        self.log.evaluation(update, "eval", &accuracy)?;
+        if self.run.training.average.is_some() {
+            cpu.swap_average();
+            let accuracy = evaluate(cpu, self.feed.evaluate(about)?);
+            cpu.swap_average();
+            self.log.evaluation(update, "eval_average", &accuracy?)?;
+        }
+        Ok(())
+    }
+
+    fn save(&mut self, state: &State) -> anyhow::Result<()> {
+        (self.run.updates, self.run.passes) = (state.updates, state.passes);
+        checkpoint::save(&self.args.out, state, &self.run)?;
+        Ok(())
+    }
+
+    /// Writes the model and the curves, and says where they are.
+    fn finish(&self, cpu: &mut Cpu<f32>, end: Cursor) -> anyhow::Result<()> {
+        let state = cpu.state();
+        let model = self.args.out.join("model.safetensors");
+        checkpoint::write_model(&model, &state.model, state.passes)?;
+        let mut places = vec![("model", model)];
+        if !state.average.is_empty() {
+            let average = self.args.out.join("average.safetensors");
+            checkpoint::write_model(&average, &state.average, state.passes)?;
+            places.push(("moving average", average));
+        }
+        places.push(("curves", self.log.draw()?));
+        places.push(("log", self.args.out.join("log.jsonl")));
+        places.push(("TensorBoard", self.args.out.join("tensorboard")));
+        places.extend(checkpoint::latest(&self.args.out)?.map(|path| ("checkpoint", path)));
+        self.log.say(&format!("stopped at epoch {}, step {}", end.epoch, end.step));
+        for (what, path) in places {
+            self.log.say(&format!("{what}: {}", path.display()));
+        }
+        Ok(())
+    }
+}
+
+/// What this run is, at its begin.
+fn describe(args: &Train, about: &Description) -> anyhow::Result<Run> {
+    let mut training =
+        preset::training(&args.recipe, about.smoothing, about.steps, about.microbatches)?;
+    training.seed = args.seed;
+    change(&mut training, &args.change);
+    if training.schedule.epochs == 0 || training.steps == 0 {
+        bail!(
+            "nothing to do: {} epochs of {} steps; is the dataset smaller than --batch?",
+            training.schedule.epochs,
+            training.steps
+        );
+    }
+    Ok(Run {
+        model: args.network.model.clone(),
+        classes: about.classes,
+        image_size: about.image_size as usize,
+        recipe_digest: about.recipe_digest.clone(),
+        dataset_digest: about.dataset_digest.clone(),
+        training,
+        cursor: Cursor::default(),
+        updates: 0,
+        passes: 0,
+    })
+}
+
+/// Puts the flags over the recipe.
+fn change(training: &mut Training, change: &Change) {
+    let schedule = &mut training.schedule;
+    schedule.epochs = change.epochs.unwrap_or(schedule.epochs);
+    schedule.rate = change.lr.unwrap_or(schedule.rate);
+    schedule.warmup_rate = change.warmup_lr.unwrap_or(schedule.warmup_rate);
+    schedule.min_rate = change.min_lr.unwrap_or(schedule.min_rate);
+    schedule.warmup_epochs = change.warmup_epochs.unwrap_or(schedule.warmup_epochs);
+    schedule.by_update |= change.lr_by_step;
+    training.lamb.weight_decay = change.weight_decay.unwrap_or(training.lamb.weight_decay);
+    if let Some(norm) = change.clip {
+        training.lamb.max_grad_norm = (norm > 0.0).then_some(norm);
+    }
+    training.drop_path = change.drop_path.unwrap_or(training.drop_path);
+    if let Some(criterion) = change.loss {
+        training.loss.criterion = match criterion {
+            cli::Criterion::Bce => Criterion::Bce,
+            cli::Criterion::BceSum => Criterion::BceSum,
+            cli::Criterion::CrossEntropy => Criterion::CrossEntropy,
+        };
+    }
+    if let Some(threshold) = change.threshold {
+        training.loss.threshold = (threshold >= 0.0).then_some(threshold);
+    }
+    training.average = change.average.or(training.average);
+}
+
+/// Images larger than this are refused: the tables count an image's numbers in 32 bits.
+const MOST_PIXELS: u32 = 4096;
+
+fn backend(
+    network: &cli::Network,
+    about: &Description,
+    evaluation: Option<&Description>,
+) -> anyhow::Result<Cpu<f32>> {
+    let evaluation = evaluation.unwrap_or(about);
+    if evaluation.classes != about.classes {
+        let (training, evaluation) = (about.classes, evaluation.classes);
+        bail!("the training dataset has {training} classes, the evaluation dataset {evaluation}");
+    }
+    let net = Architecture::named(&network.model, about.classes)?;
+    let samples = |about: &Description| about.batch.div_ceil(about.microbatches.max(1)) as usize;
+    let graph = |about: &Description| {
+        let side = about.image_size;
+        if !(1..=MOST_PIXELS).contains(&side) {
+            bail!("images of {side} pixels: the trainer takes 1 to {MOST_PIXELS}");
+        }
+        Ok(Graph::new(&net, side as usize, side as usize))
+    };
+    let (training, inference) = (graph(about)?, graph(evaluation)?);
+    let numbers = Plan::training(training.clone(), samples(about)).arena;
+    let most = Plan::inference(inference.clone(), samples(evaluation)).arena.max(numbers);
+    let (needed, limit) = (most as f64 * 4.0 / f64::from(1 << 30), network.memory_limit);
+    if needed > limit {
+        bail!(
+            "a microbatch needs {needed:.1} GiB of memory, the limit is {limit} GiB: use more \
+             --microbatches, a smaller --image-size or --eval-batch, or raise --memory-limit"
+        );
+    }
+    let (batch, eval_batch) = (samples(about), samples(evaluation));
+    Ok(Cpu::new(training, batch, inference, eval_batch, about.mean, about.std))
+}
+
+/// The state to begin with: the newest checkpoint's, a file's or a new one.
+fn first(args: &Train, run: &mut Run, cpu: &Cpu<f32>) -> anyhow::Result<State> {
+    if args.resume {
+        let newest = checkpoint::latest(&args.out)?;
+        let path = newest.with_context(|| {
+            format!("no checkpoint in {}; train without --resume", args.out.display())
+        })?;
+        let (state, before) = checkpoint::load(&path)?;
+        before.resumable(run, &path)?;
+        *run = before;
+        return Ok(state);
+    }
+    if checkpoint::latest(&args.out)?.is_some() {
+        bail!(
+            "{} has the checkpoints of another run: --resume it, or choose another --out",
+            args.out.display()
+        );
+    }
+    if let Some(path) = &args.network.init {
+        return Ok(State { model: checkpoint::read_model(path)?, ..State::default() });
+    }
+    Ok(init::state(cpu.graph(), args.seed))
+}
+
+fn mismatch(args: &Train, problem: String) -> Error {
+    let path = args.network.init.as_deref().filter(|_| !args.resume).unwrap_or(&args.out);
+    Error::Mismatch { path: path.to_owned(), problem }
+}
+
+/// Keeps each microbatch on its way, with `--dump`.
+fn dumped(batches: Batches, args: &Train, about: &Description) -> anyhow::Result<Batches> {
+    let Some(folder) = args.dump.clone() else { return Ok(batches) };
+    about.write(Path::new(&folder))?;
+    Ok(Box::new(batches.map(move |batch| {
+        let batch = batch?;
+        files::write(&folder, &batch)?;
+        Ok(batch)
+    })))
+}

@@ -1,0 +1,139 @@
+//! The training loop.
+
+use std::time::{Duration, Instant};
+
+use crate::Error;
+use crate::backend::{Backend, Batch};
+use crate::droppath::Drops;
+use crate::lamb::Lamb;
+use crate::loss::Loss;
+use crate::schedule::Schedule;
+
+/// All that decides the result, besides the data and the first weights.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Training {
+    /// What is made small.
+    pub loss: Loss,
+    /// How.
+    pub lamb: Lamb,
+    /// How fast.
+    pub schedule: Schedule,
+    /// Chance of the last residual block to be left out.
+    pub drop_path: f64,
+    /// Decay of the model's moving average; `None`: none is kept.
+    pub average: Option<f64>,
+    /// Of the draws of stochastic depth.
+    pub seed: u64,
+    /// Steps an epoch.
+    pub steps: u64,
+    /// Microbatches a step; gradients are the mean over them.
+    pub microbatches: u32,
+}
+
+/// Where training stands: the next step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Cursor {
+    /// Epoch.
+    pub epoch: u64,
+    /// Step of the epoch.
+    pub step: u64,
+}
+
+/// One step, done.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct Report {
+    /// Epoch.
+    pub epoch: u64,
+    /// Step of the epoch.
+    pub step: u64,
+    /// Mean over the microbatches.
+    pub loss: f64,
+    /// Of the gradient, before it is clipped.
+    pub norm: f64,
+    /// Learning rate.
+    pub rate: f64,
+    /// Samples of the step.
+    pub samples: usize,
+    /// Seconds spent waiting for microbatches.
+    pub wait: f64,
+    /// Seconds of the whole step.
+    pub seconds: f64,
+}
+
+/// Whether to go on.
+pub type Flow = std::ops::ControlFlow<()>;
+
+/// Trains from a cursor to the last epoch on microbatches that come in order of their names, or until
+/// `after` stops it. `after` is called with the cursor of the next step.
+///
+/// The same backend state, cursor and microbatches give the same bits, however often stopped.
+pub fn train<B: Backend, E: From<Error>>(
+    backend: &mut B,
+    training: &Training,
+    mut cursor: Cursor,
+    mut source: impl Iterator<Item = Result<Batch, E>>,
+    mut after: impl FnMut(&mut B, Cursor, &Report) -> Result<Flow, E>,
+) -> Result<Cursor, E> {
+    let mut drops: Option<Drops> = None;
+    while cursor.epoch < training.schedule.epochs {
+        let begin = Instant::now();
+        let (mut loss, mut samples, mut wait) = (0.0, 0, Duration::ZERO);
+        let share = 1.0 / f64::from(training.microbatches);
+        let update = cursor.epoch * training.steps + cursor.step;
+        for index in 0..training.microbatches {
+            let asked = Instant::now();
+            let batch = source.next().unwrap_or_else(|| Err(ended(cursor, index).into()))?;
+            wait += asked.elapsed();
+            expect(&batch, cursor, index)?;
+            let few = drops.as_ref().is_none_or(|drops| drops.samples() < batch.samples());
+            if few && training.drop_path > 0.0 {
+                let blocks = backend.graph().blocks;
+                drops = Some(Drops::new(training.drop_path, blocks, batch.samples()));
+            }
+            if let Some(drops) = &mut drops {
+                drops.draw(training.seed, update, index);
+            }
+            loss += share * backend.accumulate(&batch, drops.as_ref(), &training.loss, share)?;
+            samples += batch.samples();
+        }
+        let rate = training.schedule.rate(cursor.epoch, cursor.step, training.steps);
+        let Cursor { epoch, step } = cursor;
+        if !loss.is_finite() {
+            return Err(Error::Diverged { epoch, step, rate, loss }.into());
+        }
+        let norm = backend.update(&training.lamb, rate, training.average);
+        let (wait, seconds) = (wait.as_secs_f64(), begin.elapsed().as_secs_f64());
+        let last = step + 1 == training.steps;
+        cursor = if last {
+            Cursor { epoch: epoch + 1, step: 0 }
+        } else {
+            Cursor { epoch, step: step + 1 }
+        };
+        if after(
+            backend,
+            cursor,
+            &Report { epoch, step, loss, norm, rate, samples, wait, seconds },
+        )?
+        .is_break()
+        {
+            break;
+        }
+    }
+    Ok(cursor)
+}
+
+/// Refuses a microbatch of another name.
+fn expect(batch: &Batch, Cursor { epoch, step }: Cursor, index: u32) -> Result<(), Error> {
+    if (batch.epoch, batch.step, batch.index) == (epoch, step, index) {
+        return Ok(());
+    }
+    let problem = format!(
+        "the source gave epoch {}, step {}, microbatch {} instead; it must stream from the cursor, in order",
+        batch.epoch, batch.step, batch.index
+    );
+    Err(Error::Batch { epoch, step, index, problem })
+}
+
+fn ended(Cursor { epoch, step }: Cursor, index: u32) -> Error {
+    Error::Batch { epoch, step, index, problem: "the source ended before the training".to_owned() }
+}

@@ -1,0 +1,182 @@
+"""Trains the same network with torch and timm on the very microbatches that forebay-trainer saw.
+
+    train.py init resnet20 --classes 10 --out init.safetensors
+    forebay-trainer train ... --model resnet20 --init init.safetensors --dump dump --out run
+    train.py compare run dump --init init.safetensors [--steps 20] [--limit 0.01] [--out torch.safetensors]
+    forebay-trainer eval ... --model resnet20 --init torch.safetensors
+
+`compare` takes every setting from the run's checkpoint and every pixel and target from the dump; model
+(timm's, or the CIFAR ResNet below), loss, optimizer and schedule are timm's. It prints both losses of
+each step and fails where one of the first `--steps` differs by more than `--limit`, relatively. With
+`--steps 0` it goes on as far as the dump and the log go.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+
+import torch
+from safetensors.torch import load_file, save_file
+from timm import create_model
+from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
+from timm.optim import Lamb
+from timm.optim._param_groups import param_groups_weight_decay
+from timm.scheduler import CosineLRScheduler
+from torch import nn
+
+
+class Block(nn.Module):
+    """Two 3x3; the shortcut takes every second pixel and further channels are zero (He et al., 4.2)."""
+
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.stride, self.more = stride, outputs - inputs
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+        shortcut = x[:, :, :: self.stride, :: self.stride]
+        return (y + nn.functional.pad(shortcut, (0, 0, 0, 0, 0, self.more))).relu()
+
+
+class CifarResNet(nn.Module):
+    def __init__(self, blocks, classes):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        inputs = 16
+        for stage, outputs in enumerate((16, 32, 64)):
+            layers = []
+            for block in range(blocks):
+                layers.append(Block(inputs, outputs, 2 if stage and not block else 1))
+                inputs = outputs
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
+        self.fc = nn.Linear(64, classes)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if name.endswith("bn2"):
+                nn.init.zeros_(module.weight)
+
+    def forward(self, x):
+        x = self.bn1(self.conv1(x)).relu()
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.fc(x.mean((2, 3)))
+
+
+CIFAR = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9}
+
+
+def network(name, classes):
+    if name in CIFAR:
+        return CifarResNet(CIFAR[name], classes)
+    return create_model(name, num_classes=classes)
+
+
+def init(args):
+    torch.manual_seed(args.seed)
+    save_file(network(args.model, args.classes).state_dict(), args.out)
+
+
+def criterion(loss):
+    if loss["criterion"] == "cross_entropy":
+        return SoftTargetCrossEntropy()
+    return BinaryCrossEntropy(target_threshold=loss["threshold"], sum_classes=loss["criterion"] == "bce_sum")
+
+
+def targets(batch, classes, smoothing):
+    """timm's mixup_target, with a lambda for each sample."""
+    off = smoothing / classes
+    one_hot = lambda labels: torch.full((len(labels), classes), off).scatter_(
+        1, labels.long().view(-1, 1), 1.0 - smoothing + off
+    )
+    lam = batch["lambda"].view(-1, 1)
+    return one_hot(batch["label_a"]) * lam + one_hot(batch["label_b"]) * (1.0 - lam)
+
+
+def scheduler(optimizer, schedule, steps):
+    unit = steps if schedule["by_update"] else 1
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=schedule["epochs"] * unit,
+        lr_min=schedule["min_rate"],
+        warmup_t=schedule["warmup_epochs"] * unit,
+        warmup_lr_init=schedule["warmup_rate"],
+        t_in_epochs=not schedule["by_update"],
+    )
+
+
+def optimizer_of(model, settings, rate):
+    groups = param_groups_weight_decay(model, settings["weight_decay"])
+    keys = ("betas", "eps", "max_grad_norm", "bias_correction", "grad_averaging", "trust_clip", "always_adapt")
+    return Lamb(groups, lr=rate, **{key: settings[key] for key in keys})
+
+
+def compare(args):
+    run = json.loads((sorted(args.run.glob("step-*"))[-1] / "run.json").read_text())
+    about = json.loads((args.dump / "description.json").read_text())
+    training, classes = run["training"], run["classes"]
+    if training["drop_path"]:
+        sys.exit("stochastic depth draws from other streams in torch: compare a run with --drop-path 0")
+    lines = [json.loads(line) for line in (args.run / "log.jsonl").read_text().splitlines()]
+    ours = [line["loss"] for line in lines if "loss" in line]
+    model = network(run["model"], classes).to(memory_format=torch.channels_last).train()
+    model.load_state_dict(load_file(args.init), strict=True)
+    optimizer = optimizer_of(model, training["lamb"], training["schedule"]["rate"])
+    rates = scheduler(optimizer, training["schedule"], training["steps"])
+    loss_of, microbatches = criterion(training["loss"]), training["microbatches"]
+    mean, std = (255 * torch.tensor(about[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    worst = 0.0
+    for update, wanted in enumerate(ours if args.steps == 0 else ours[: args.steps]):
+        epoch, step = divmod(update, training["steps"])
+        (rates.step_update if training["schedule"]["by_update"] else rates.step)(
+            update if training["schedule"]["by_update"] else epoch
+        )
+        optimizer.zero_grad()
+        loss = 0.0
+        for index in range(microbatches):
+            batch = load_file(args.dump / f"{epoch:04}-{step:06}-{index:03}.safetensors")
+            x = (batch["pixels"].permute(0, 3, 1, 2).float() - mean) / std
+            part = loss_of(model(x), targets(batch, classes, training["loss"]["smoothing"])) / microbatches
+            part.backward()
+            loss += part.item()
+        optimizer.step()
+        away = abs(loss - wanted) / loss
+        worst = max(worst, away)
+        if args.steps or update % 50 == 0:
+            print(f"step {update:5}: torch {loss:.6f}  forebay {wanted:.6f}  {100 * away:.4f} % apart", flush=True)
+    if args.out:
+        state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        save_file(state, args.out)
+    print(f"largest difference of {len(ours) if args.steps == 0 else args.steps} steps: {100 * worst:.4f} %")
+    if args.steps and worst > args.limit:
+        sys.exit(f"more than {100 * args.limit} % apart")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    first = commands.add_parser("init", help="write torch's first weights")
+    first.add_argument("model")
+    first.add_argument("--classes", type=int, default=10)
+    first.add_argument("--seed", type=int, default=0)
+    first.add_argument("--out", required=True)
+    first.set_defaults(run_command=init)
+    second = commands.add_parser("compare", help="train with torch on a run's microbatches")
+    second.add_argument("run", type=pathlib.Path)
+    second.add_argument("dump", type=pathlib.Path)
+    second.add_argument("--init", required=True)
+    second.add_argument("--steps", type=int, default=20)
+    second.add_argument("--limit", type=float, default=0.01)
+    second.add_argument("--out")
+    second.set_defaults(run_command=compare)
+    args = parser.parse_args()
+    args.run_command(args)
+
+
+if __name__ == "__main__":
+    main()
