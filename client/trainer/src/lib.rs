@@ -10,6 +10,7 @@
 
 pub mod backend;
 pub mod checkpoint;
+pub mod command;
 pub mod curves;
 pub mod droppath;
 pub mod error;

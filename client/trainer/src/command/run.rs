@@ -2,21 +2,21 @@
 
 use std::path::Path;
 
+use crate::backend::cpu::Cpu;
+use crate::backend::{Backend as _, State};
+use crate::checkpoint::{self, Run};
+use crate::eval::{Accuracy, evaluate};
+use crate::loss::Criterion;
+use crate::memory::Plan;
+use crate::model::{Architecture, Graph};
+use crate::train::{Cursor, Flow, Report, Training, train};
+use crate::{Error, init, preset};
 use anyhow::{Context as _, bail};
-use forebay_trainer::backend::cpu::Cpu;
-use forebay_trainer::backend::{Backend as _, State};
-use forebay_trainer::checkpoint::{self, Run};
-use forebay_trainer::eval::{Accuracy, evaluate};
-use forebay_trainer::loss::Criterion;
-use forebay_trainer::memory::Plan;
-use forebay_trainer::model::{Architecture, Graph};
-use forebay_trainer::train::{Cursor, Flow, Report, Training, train};
-use forebay_trainer::{Error, init, preset};
 
-use crate::cli::{self, Change, Evaluate, Train};
-use crate::feed::{Batches, Feed};
-use crate::files::{self, Description};
-use crate::log::Log;
+use super::cli::{self, Change, Evaluate, Train};
+use super::feed::{Batches, Feed};
+use super::files::{self, Description};
+use super::log::Log;
 
 /// A run in the making.
 struct Session<'a> {
@@ -66,7 +66,7 @@ pub(crate) fn eval(args: &Evaluate) -> anyhow::Result<()> {
 fn report(cpu: &mut Cpu<f32>, feed: &Feed, about: &Description) -> anyhow::Result<Accuracy> {
     let accuracy = evaluate(cpu, feed.evaluate(about)?)?;
     let (top1, top5) = (100.0 * accuracy.top1(), 100.0 * accuracy.top5());
-    crate::print(&format!("top-1 {top1:.2} %, top-5 {top5:.2} % of {} images", accuracy.samples));
+    super::print(&format!("top-1 {top1:.2} %, top-5 {top5:.2} % of {} images", accuracy.samples));
     Ok(accuracy)
 }
 

@@ -5,10 +5,10 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::backend::{Batch, Pixels};
+use crate::train::Cursor;
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use forebay_trainer::backend::{Batch, Pixels};
-use forebay_trainer::train::Cursor;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};

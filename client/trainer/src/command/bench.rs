@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use crate::backend::cpu::Cpu;
+use crate::backend::{Backend as _, Batch, Pixels};
+use crate::model::{Architecture, Graph};
+use crate::{init, preset};
 use bytes::Bytes;
-use forebay_trainer::backend::cpu::Cpu;
-use forebay_trainer::backend::{Backend as _, Batch, Pixels};
-use forebay_trainer::model::{Architecture, Graph};
-use forebay_trainer::{init, preset};
 
-use crate::cli::Bench;
+use super::cli::Bench;
 
 pub(crate) fn run(args: &Bench) -> anyhow::Result<()> {
     let Bench { batch, image_size, classes, .. } = *args;
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &Bench) -> anyhow::Result<()> {
     };
     let wall = median(times.iter().map(|t| t.0).collect());
     let busy = median(times.iter().map(|t| t.1).collect());
-    crate::print(&format!(
+    super::print(&format!(
         "{} {image_size} px, batch {batch}: median step {wall:.3} s, {busy:.3} s of CPU time; {:.1} images/s on {} threads, {:.1} per CPU second",
         args.model,
         batch as f64 / wall,

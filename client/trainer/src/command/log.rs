@@ -4,11 +4,11 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use crate::curves;
+use crate::eval::Accuracy;
+use crate::events::Events;
+use crate::train::{Cursor, Report};
 use anyhow::Context as _;
-use forebay_trainer::curves;
-use forebay_trainer::eval::Accuracy;
-use forebay_trainer::events::Events;
-use forebay_trainer::train::{Cursor, Report};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -106,7 +106,7 @@ impl Log {
 
     /// A line for the user, above the bar; where there is no terminal, on its own.
     pub(crate) fn say(&self, text: &str) {
-        if self.bar.is_hidden() { crate::print(text) } else { self.bar.println(text) }
+        if self.bar.is_hidden() { super::print(text) } else { self.bar.println(text) }
     }
 
     /// Draws the curves; gives their file.

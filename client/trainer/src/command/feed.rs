@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
+use crate::backend::{Batch, Pixels};
+use crate::train::Cursor;
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use forebay_client::{Cursor as From, End, Job, Microbatch, Options, Rank, blocking};
-use forebay_trainer::backend::{Batch, Pixels};
-use forebay_trainer::train::Cursor;
 
-use crate::cli::{Data, Source};
-use crate::files::{self, Description};
+use super::cli::{Data, Source};
+use super::files::{self, Description};
 
 /// Microbatches in order.
 pub(crate) type Batches = Box<dyn Iterator<Item = anyhow::Result<Batch>>>;
