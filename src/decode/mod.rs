@@ -151,7 +151,7 @@ pub enum DecodeError {
     },
     /// A JPEG that forebay's own decoder refuses.
     #[error(transparent)]
-    Jpeg(#[from] JpegError),
+    Jpeg(JpegError),
     /// The box lies outside of the image.
     #[error("box {rect:?} is not inside an image of {}x{}", .size.width, .size.height)]
     Outside {
@@ -189,6 +189,16 @@ pub fn verify(bytes: &[u8], decoder: &mut Decoder) -> Result<(Header, Vec<u8>), 
     }
     decoder.decode(bytes, header.size.whole(), &[])?;
     Ok((header, Vec::new()))
+}
+
+impl From<JpegError> for DecodeError {
+    fn from(error: JpegError) -> Self {
+        match error {
+            JpegError::TooLarge { size } => Self::TooLarge { size, limit: PIXEL_LIMIT },
+            JpegError::Region { region: rect, size } => Self::Outside { rect, size },
+            other => Self::Jpeg(other),
+        }
+    }
 }
 
 /// The image, if the file is of the sort that forebay's own decoder decodes.
