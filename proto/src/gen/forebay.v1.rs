@@ -16,6 +16,7 @@ pub struct Recipe {
 /// What to serve. Digests left empty are not checked.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Job {
+    /// Name of a dataset; may be empty where the server has just one.
     #[prost(string, tag = "1")]
     pub dataset: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "2")]
