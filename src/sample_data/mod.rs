@@ -1,6 +1,6 @@
 //! A procedural set of pictures in ImageNet's form, so that no download is needed to try things.
 //!
-//! Every picture is a pure function of (seed, split, class, number): a [`scene`] is drawn, then
+//! Every picture is a pure function of (seed, split, class, number): a `scene` is drawn, then
 //! rendered, then written as a JPEG whose size, sampling and bytes are spread as ImageNet's are.
 //! A class is a shape, a texture and a layout; colours, light, place, scale, turn, ground and grain
 //! say nothing of it. So a small network learns it after crops, flips, colour ops and mixing, but
