@@ -84,7 +84,8 @@ def run(kind, mode, batch, labels, smoothing, params):
         else:
             samples = [(image.copy(), int(label)) for image, label in zip(batch, labels)]
             out, target = tm.FastCollateMixup(**options)(samples)
-    return out.numpy(), target.float().numpy()
+    # Written as it lies in memory, so it must lie in order.
+    return np.ascontiguousarray(out.numpy()), np.ascontiguousarray(target.float().numpy())
 
 
 def rand_bbox():
