@@ -74,6 +74,17 @@ impl Ring {
         }
     }
 
+    /// A buffer of `len` bytes if there is room now.
+    pub fn take_now(&self, len: usize) -> Option<Slab> {
+        let mut state = self.shared.lock();
+        if state.closed || len > self.shared.limit {
+            return None;
+        }
+        let bytes = state.find(len, self.shared.limit)?;
+        state.out += bytes.capacity();
+        Some(Slab { bytes, len, shared: Arc::clone(&self.shared) })
+    }
+
     /// Ends every wait, now and later. Buffers that are out stay valid.
     pub fn close(&self) {
         self.shared.lock().closed = true;
@@ -191,6 +202,17 @@ mod tests {
         let ring = Ring::new(100);
         drop((ring.take(30).unwrap(), ring.take(30).unwrap()));
         assert_eq!(ring.take(100).unwrap().len(), 100);
+    }
+
+    #[test]
+    fn whoever_does_not_wait_gets_what_there_is_room_for() {
+        let ring = Ring::new(100);
+        let held = ring.take_now(60).unwrap();
+        assert!(ring.take_now(60).is_none());
+        assert_eq!(ring.take_now(40).unwrap().len(), 40);
+        drop(held);
+        assert_eq!(ring.take_now(100).unwrap().len(), 100);
+        assert!(ring.take_now(101).is_none());
     }
 
     #[test]

@@ -10,6 +10,8 @@
 //! shuffle buffer and no state. Given a permutation, positions are those of timm's `RepeatAugSampler`
 //! (`timm/data/distributed_sampler.py`): its rank r of G takes what microbatch r takes here.
 
+use std::ops::Range;
+
 use crate::recipe::{Order, Recipe, RecipeError};
 
 /// timm cuts an epoch of repeated augmentation to a multiple of this many samples.
@@ -90,6 +92,22 @@ impl Sequence {
         let end = (first + self.batch).min(self.samples_per_epoch());
         (first + u64::from(microbatch)..end)
             .step_by(usize::try_from(self.microbatches).expect("at most 1024"))
+    }
+
+    /// The positions of a step.
+    ///
+    /// # Panics
+    /// When the step lies outside the epoch.
+    pub fn step(&self, step: u64) -> Range<u64> {
+        assert!(step < self.steps_per_epoch(), "step {step}");
+        let first = step * self.batch;
+        first..(first + self.batch).min(self.samples_per_epoch())
+    }
+
+    /// The positions of a step that show the record of a position of it.
+    pub fn repeats(&self, step: &Range<u64>, position: u64) -> Range<u64> {
+        let first = position / self.repeats * self.repeats;
+        first.max(step.start)..(first + self.repeats).min(step.end)
     }
 
     /// The permutation of an epoch.
@@ -318,6 +336,16 @@ mod tests {
         let sequence = Sequence::new(11, &recipe("eval", 8, 4, 1), 0).unwrap();
         assert_eq!((sequence.microbatches(0), sequence.microbatches(1)), (4, 3));
         assert!((0..3).all(|g| sequence.positions(1, g).count() == 1));
+    }
+
+    #[test]
+    fn the_repeats_of_a_record_end_with_the_step() {
+        let sequence = Sequence::new(300, &recipe("a2", 16, 8, 3), 0).unwrap();
+        let step = sequence.step(1);
+        assert_eq!(step, 16..32);
+        let repeats: Vec<_> = step.clone().map(|p| sequence.repeats(&step, p)).collect();
+        assert_eq!(repeats[..4], [16..18, 16..18, 18..21, 18..21]);
+        assert_eq!(repeats[14..], [30..32, 30..32]);
     }
 
     #[test]

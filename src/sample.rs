@@ -49,6 +49,20 @@ impl Rect {
         Size { height: self.height, width: self.width }
     }
 
+    /// The smallest box that holds both.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        let (top, left) = (self.top.min(other.top), self.left.min(other.left));
+        let bottom = (self.top + self.height).max(other.top + other.height);
+        let right = (self.left + self.width).max(other.left + other.width);
+        Self { top, left, height: bottom - top, width: right - left }
+    }
+
+    /// Pixels in the box.
+    pub const fn area(self) -> u64 {
+        self.height as u64 * self.width as u64
+    }
+
     /// Whether the box is not empty and lies inside an image of the given size.
     pub const fn fits(self, size: Size) -> bool {
         self.height > 0
@@ -162,6 +176,16 @@ mod tests {
         let outer = View::new(&pixels, size).crop(Rect { top: 1, left: 2, height: 4, width: 4 });
         let inner = outer.crop(Rect { top: 2, left: 1, height: 1, width: 2 });
         assert_eq!(inner.row(0), &pixels[(3 * 7 + 3) * 3..(3 * 7 + 5) * 3]);
+    }
+
+    #[test]
+    fn a_union_is_the_smallest_box_around_both() {
+        let (a, b) = (
+            Rect { top: 1, left: 8, height: 2, width: 4 },
+            Rect { top: 2, left: 3, height: 9, width: 6 },
+        );
+        assert_eq!(a.union(b), Rect { top: 1, left: 3, height: 10, width: 9 });
+        assert_eq!((a.union(b), a.union(b).area()), (b.union(a), 90));
     }
 
     #[test]

@@ -42,6 +42,9 @@ pub struct ServeArgs {
     /// Memory for batches being made and sent. Default 256MiB.
     #[arg(long, value_name = "BYTES", env = "FOREBAY_BUFFER_BYTES")]
     buffer_bytes: Option<ByteSize>,
+    /// Memory for samples made early, as their repeats are decoded; 0 makes none. Default 96MiB.
+    #[arg(long, value_name = "BYTES", env = "FOREBAY_SHARE_BYTES")]
+    share_bytes: Option<ByteSize>,
     /// Streams at once; more are told to try again. Default 64.
     #[arg(long, value_name = "N", env = "FOREBAY_MAX_STREAMS")]
     max_streams: Option<NonZeroUsize>,
@@ -69,6 +72,7 @@ struct File {
     listen: Option<SocketAddr>,
     threads: Option<NonZeroUsize>,
     buffer_bytes: Option<ByteSize>,
+    share_bytes: Option<ByteSize>,
     limits: FileLimits,
 }
 
@@ -124,6 +128,7 @@ impl Config {
         let defaults = (pipeline::Settings::default(), Limits::default());
         let bytes = |size: ByteSize| usize::try_from(size.0).unwrap_or(usize::MAX);
         let buffers = args.buffer_bytes.or(file.buffer_bytes);
+        let share = args.share_bytes.or(file.share_bytes);
         let limits = Limits {
             streams: args
                 .max_streams
@@ -151,6 +156,7 @@ impl Config {
             pipeline: pipeline::Settings {
                 threads: args.threads.or(file.threads).unwrap_or(defaults.0.threads),
                 buffer_bytes: buffers.map_or(defaults.0.buffer_bytes, bytes),
+                share_bytes: share.map_or(defaults.0.share_bytes, bytes),
                 queue: defaults.0.queue.max(limits.making),
             },
             limits,

@@ -112,7 +112,7 @@ pub struct ExplainedOp {
 /// Explains a microbatch without making it.
 pub fn explain(request: &Request) -> Result<Explanation, Error> {
     let Request { dataset, recipe, name, .. } = request;
-    let Samples { positions, records } = Samples::of(dataset, recipe, *name)?;
+    let Samples { positions, records, .. } = Samples::of(dataset, recipe, *name)?;
     let n = records.len();
     let mixes = plan::mix(recipe, *name, n).samples;
     let own = recipe.mix.enabled() && recipe.mix.mode != MixMode::Batch;

@@ -1,13 +1,15 @@
-//! Makes one microbatch: every stage, sample by sample, each in its slot.
+//! Makes one microbatch: a buffer, its samples each in its slot, mixing, digest.
 
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::repeats::Work;
+use super::shared::{Job, Shared, Step};
 use super::timings::{Laps, Stages, Timings};
 use super::{Microbatch, Request, lock};
 use crate::augment;
@@ -17,40 +19,41 @@ use crate::decode::Decoder;
 use crate::error::Error;
 use crate::mix::{self, Normalise};
 use crate::order::Sequence;
-use crate::plan::{self, MicrobatchName, MixPlan, SamplePlan};
+use crate::plan::{self, MicrobatchName, MixPlan};
 use crate::recipe::Recipe;
-use crate::resize::{Resample, Resizer};
+use crate::resize::Resizer;
 use crate::sample::Size;
 
-/// A pool of threads, and the scratch memory of each.
+/// A pool of threads, the scratch memory of each, and what they make early.
 pub(super) struct Workers {
-    pool: rayon::ThreadPool,
+    pub(super) pool: rayon::ThreadPool,
+    pub(super) shared: Shared,
     /// Locked by one thread alone, so never waited for.
     scratch: Vec<Mutex<Scratch>>,
 }
 
 /// What one worker needs beside the slots, kept from sample to sample.
 #[derive(Default)]
-struct Scratch {
-    bytes: Vec<u8>,
-    decoder: Decoder,
-    resizer: Resizer,
-    augment: augment::Scratch,
+pub(super) struct Scratch {
+    pub(super) bytes: Vec<u8>,
+    pub(super) decoder: Decoder,
+    pub(super) resizer: Resizer,
+    pub(super) augment: augment::Scratch,
     row: Vec<u8>,
 }
 
 impl Workers {
-    pub(super) fn new(threads: NonZeroUsize) -> std::io::Result<Self> {
+    pub(super) fn new(threads: NonZeroUsize, share_bytes: usize) -> std::io::Result<Self> {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads.get())
             .thread_name(|number| format!("worker-{number}"))
             .build()
             .map_err(std::io::Error::other)?;
         let scratch = (0..threads.get()).map(|_| Mutex::default()).collect();
-        Ok(Self { pool, scratch })
+        Ok(Self { pool, shared: Shared::new(share_bytes), scratch })
     }
 
-    fn with_scratch<T>(&self, work: impl FnOnce(&mut Scratch) -> T) -> T {
+    pub(super) fn with_scratch<T>(&self, work: impl FnOnce(&mut Scratch) -> T) -> T {
         let thread = rayon::current_thread_index().expect("a thread of the pool");
         work(&mut lock(&self.scratch[thread]))
     }
@@ -61,6 +64,7 @@ pub(super) struct Samples {
     pub(super) positions: Vec<u64>,
     /// Records at the positions, bad ones replaced.
     pub(super) records: Vec<u64>,
+    sequence: Sequence,
 }
 
 impl Samples {
@@ -84,7 +88,7 @@ impl Samples {
         let epoch = sequence.epoch(name.epoch);
         let positions: Vec<u64> = sequence.positions(name.step, name.index).collect();
         let records = positions.iter().map(|&p| dataset.good(epoch.record(p))).collect();
-        Ok(Self { positions, records })
+        Ok(Self { positions, records, sequence })
     }
 }
 
@@ -96,7 +100,7 @@ pub(super) fn make(
     queued: Instant,
 ) -> Result<Microbatch, Error> {
     let Request { dataset, recipe, name, output } = request;
-    let Samples { positions, records } = Samples::of(dataset, recipe, *name)?;
+    let Samples { positions, records, sequence } = Samples::of(dataset, recipe, *name)?;
     let n = records.len();
     let size = Size::square(recipe.image_size);
     let payload_bytes = n * size.rgb_bytes() * output.dtype.bytes();
@@ -104,18 +108,21 @@ pub(super) fn make(
     let working_bytes = if output.in_place() { 0 } else { n * size.rgb_bytes() };
     let mut slab = ring.take(payload_bytes + working_bytes)?;
     let queue = queued.elapsed();
+    let job = Job { dataset: dataset.digest(), recipe: recipe.digest(), seed: name.seed };
+    let step = Step { job, epoch: name.epoch, number: name.step };
+    workers.shared.visit(step, sequence.step(name.step));
 
     let (payload, working) = slab.split_at_mut(payload_bytes);
     let plan = plan::mix(recipe, *name, n);
     let mut stages = workers.pool.install(|| -> Result<Stages, Error> {
         let pixels = if output.in_place() { &mut *payload } else { &mut *working };
-        let work = Work { request, wanted, workers, size };
-        let mut stages = work.fill(pixels, &positions, &records)?;
+        let work = Work { request, wanted, workers, size, step };
+        let mut stages = work.fill(&sequence, pixels, &positions, &records)?;
         if output.mixed && recipe.mix.enabled() {
-            stages += work.mix(pixels, &plan);
+            stages += mix_all(workers, pixels, &plan, size);
         }
         if !output.in_place() {
-            stages += work.convert(working, payload);
+            stages += convert_all(request, working, payload, size);
         }
         Ok(stages)
     })?;
@@ -147,94 +154,39 @@ pub(super) fn make(
     })
 }
 
-/// What every sample of a microbatch shares.
-struct Work<'a> {
-    request: &'a Request,
-    wanted: &'a AtomicBool,
-    workers: &'a Workers,
-    size: Size,
+/// Mixes every sample with its partner, in place.
+fn mix_all(workers: &Workers, pixels: &mut [u8], plan: &MixPlan, size: Size) -> Stages {
+    let (n, bytes) = (plan.samples.len(), size.rgb_bytes());
+    let (front, back) = pixels.split_at_mut(n / 2 * bytes);
+    let pairs = front.par_chunks_exact_mut(bytes).zip(back.par_rchunks_exact_mut(bytes));
+    let mix = pairs
+        .enumerate()
+        .map(|(i, (a, b))| {
+            let mut laps = Laps::start();
+            let samples = [plan.samples[i], plan.samples[n - 1 - i]];
+            workers.with_scratch(|Scratch { row, .. }| {
+                row.resize(size.width as usize * 3, 0);
+                mix::cpu::mix_pair(a, b, size, samples, row);
+            });
+            laps.lap()
+        })
+        .sum();
+    Stages { mix, ..Stages::default() }
 }
 
-impl Work<'_> {
-    /// Reads, decodes, resizes and augments every sample into its slot.
-    fn fill(&self, pixels: &mut [u8], positions: &[u64], records: &[u64]) -> Result<Stages, Error> {
-        pixels
-            .par_chunks_exact_mut(self.size.rgb_bytes())
-            .zip(positions.par_iter().zip(records))
-            .map(|(slot, (&position, &record))| {
-                if !self.wanted.load(Ordering::Relaxed) {
-                    return Err(Error::Cancelled);
-                }
-                self.workers.with_scratch(|scratch| self.sample(position, record, slot, scratch))
-            })
-            .try_reduce(Stages::default, |mut sum, stages| {
-                sum += stages;
-                Ok(sum)
-            })
-    }
-
-    fn sample(
-        &self,
-        position: u64,
-        record: u64,
-        slot: &mut [u8],
-        scratch: &mut Scratch,
-    ) -> Result<Stages, Error> {
-        let Request { dataset, recipe, name, .. } = self.request;
-        let mut stages = Stages::default();
-        let mut laps = Laps::start();
-        let image = dataset.record(record).size;
-        let SamplePlan { source, resized, window, filter, flip, ops } =
-            plan::sample(recipe, name.seed, name.epoch, position, image);
-        let (bytes, entries) =
-            (dataset.read(record, &mut scratch.bytes)?, dataset.entries(record)?);
-        stages.read = laps.lap();
-        let region = scratch.decoder.decode(bytes, source, entries).map_err(|source| {
-            Error::Record { record, name: dataset.name(record).to_owned(), source }
-        })?;
-        stages.decode = laps.lap();
-        let to = Resample { resized, window, filter, flip };
-        scratch.resizer.resize(region.crop(source), &to, slot);
-        stages.resize = laps.lap();
-        augment::apply(&ops, slot, self.size, recipe.fill(), &mut scratch.augment);
-        stages.augment = laps.lap();
-        Ok(stages)
-    }
-
-    /// Mixes every sample with its partner, in place.
-    fn mix(&self, pixels: &mut [u8], plan: &MixPlan) -> Stages {
-        let (n, bytes) = (plan.samples.len(), self.size.rgb_bytes());
-        let (front, back) = pixels.split_at_mut(n / 2 * bytes);
-        let pairs = front.par_chunks_exact_mut(bytes).zip(back.par_rchunks_exact_mut(bytes));
-        let mix = pairs
-            .enumerate()
-            .map(|(i, (a, b))| {
-                let mut laps = Laps::start();
-                let samples = [plan.samples[i], plan.samples[n - 1 - i]];
-                self.workers.with_scratch(|Scratch { row, .. }| {
-                    row.resize(self.size.width as usize * 3, 0);
-                    mix::cpu::mix_pair(a, b, self.size, samples, row);
-                });
-                laps.lap()
-            })
-            .sum();
-        Stages { mix, ..Stages::default() }
-    }
-
-    /// Writes every sample in the dtype and layout asked for.
-    fn convert(&self, pixels: &[u8], payload: &mut [u8]) -> Stages {
-        let Request { recipe, output, .. } = self.request;
-        let normalise = Normalise::new(recipe);
-        let bytes = self.size.rgb_bytes();
-        let mix = payload
-            .par_chunks_exact_mut(bytes * output.dtype.bytes())
-            .zip(pixels.par_chunks_exact(bytes))
-            .map(|(to, pixels)| {
-                let mut laps = Laps::start();
-                mix::convert(pixels, *output, &normalise, to);
-                laps.lap()
-            })
-            .sum();
-        Stages { mix, ..Stages::default() }
-    }
+/// Writes every sample in the dtype and layout asked for.
+fn convert_all(request: &Request, pixels: &[u8], payload: &mut [u8], size: Size) -> Stages {
+    let Request { recipe, output, .. } = request;
+    let normalise = Normalise::new(recipe);
+    let bytes = size.rgb_bytes();
+    let mix = payload
+        .par_chunks_exact_mut(bytes * output.dtype.bytes())
+        .zip(pixels.par_chunks_exact(bytes))
+        .map(|(to, pixels)| {
+            let mut laps = Laps::start();
+            mix::convert(pixels, *output, &normalise, to);
+            laps.lap()
+        })
+        .sum();
+    Stages { mix, ..Stages::default() }
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// CPU time by stage, summed over samples and workers.
+/// CPU time by stage, summed over samples and workers. Repeats of a record that were made early for
+/// other microbatches count where they were made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stages {
     /// Finding the record, planning, reading and checking its bytes.
@@ -20,6 +21,8 @@ pub struct Stages {
     pub mix: Duration,
     /// Digest of the payload.
     pub digest: Duration,
+    /// Images decoded: fewer than samples where repeats of a record share a decode.
+    pub decoded: u64,
 }
 
 impl Stages {
@@ -49,6 +52,7 @@ impl AddAssign for Stages {
         self.augment += other.augment;
         self.mix += other.mix;
         self.digest += other.digest;
+        self.decoded += other.decoded;
     }
 }
 

@@ -5,4 +5,5 @@
 mod command;
 mod pipeline;
 mod service;
+mod sharing;
 mod world;

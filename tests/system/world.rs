@@ -74,8 +74,14 @@ pub(crate) fn request(recipe: &Arc<Recipe>, epoch: u64, step: u64, index: u32) -
 }
 
 pub(crate) fn pipeline(threads: usize) -> Pipeline {
+    sharing_pipeline(threads, pipeline::Settings::default().share_bytes)
+}
+
+/// A pipeline that keeps so many bytes of samples made early.
+pub(crate) fn sharing_pipeline(threads: usize, share_bytes: usize) -> Pipeline {
     let threads = NonZeroUsize::new(threads).unwrap();
-    Pipeline::new(pipeline::Settings { threads, ..pipeline::Settings::default() }).unwrap()
+    let defaults = pipeline::Settings::default();
+    Pipeline::new(pipeline::Settings { threads, share_bytes, ..defaults }).unwrap()
 }
 
 /// A server in this process, on a free port.

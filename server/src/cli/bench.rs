@@ -83,6 +83,8 @@ struct Report {
     cpu_ms_per_image: f64,
     /// By wall time.
     images_per_s: f64,
+    /// Decodes for each image: below 1 where repeats of a record share one.
+    decoded_per_image: f64,
     /// CPU time of the workers by stage, in ms an image.
     stages: Map<String, Value>,
 }
@@ -112,12 +114,14 @@ fn measure(
     }
     let (wall, cpu) = (started.elapsed(), process_time().saturating_sub(cpu));
     let per_image = |time: Duration| time.as_secs_f64() * 1000.0 / done as f64;
+    let decoded_per_image = stages.decoded as f64 / done as f64;
     let stages = stages.named().map(|(name, time)| (name.to_owned(), per_image(time).into()));
     Ok(Report {
         images: done,
         threads: pipeline.settings().threads.get(),
         cpu_ms_per_image: per_image(cpu),
         images_per_s: done as f64 / wall.as_secs_f64(),
+        decoded_per_image,
         stages: stages.into_iter().collect(),
     })
 }
@@ -133,6 +137,7 @@ impl fmt::Display for Report {
             writeln!(f, "  {stage:<8} {:8.3} ms", time.as_f64().unwrap_or_default())?;
         }
         writeln!(f, "  {:<8} {:8.3} ms of CPU an image", "all", self.cpu_ms_per_image)?;
+        writeln!(f, "  {:.3} decodes an image", self.decoded_per_image)?;
         write!(f, "  {:.0} images/s", self.images_per_s)
     }
 }

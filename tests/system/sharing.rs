@@ -1,0 +1,122 @@
+//! Repeats of a record share a decode, and nobody can tell by the pixels.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::sync_channel;
+
+use forebay::mix::Output;
+use forebay::recipe::Recipe;
+use forebay::{Pipeline, Request, Size};
+
+use crate::world::{recipe, request, sharing_pipeline};
+
+/// Microbatches of a step, and bytes of a sample.
+const MICROBATCHES: u32 = 8;
+const SAMPLE: usize = Size::square(48).rgb_bytes();
+
+type Name = (u64, u64, u32);
+
+fn repeating() -> Arc<Recipe> {
+    recipe("a2", &["repeats = 3"])
+}
+
+/// Makes all of them at once; their pixels and the decodes that they took.
+fn make_all(
+    pipeline: &Pipeline,
+    recipe: &Arc<Recipe>,
+    names: &[Name],
+) -> (Vec<(Name, Vec<u8>)>, u64) {
+    let (sender, receiver) = sync_channel(names.len());
+    for &name in names {
+        let (epoch, step, index) = name;
+        let sender = sender.clone();
+        let done = move |made| sender.send((name, made)).unwrap();
+        let wanted = Arc::new(AtomicBool::new(true));
+        pipeline.submit(request(recipe, epoch, step, index), wanted, done).unwrap();
+    }
+    let made = names.iter().map(|_| {
+        let (name, made) = receiver.recv().unwrap();
+        let made: forebay::Microbatch = made.unwrap();
+        (name, made.payload.to_vec(), made.timings.stages.decoded)
+    });
+    let made: Vec<_> = made.collect();
+    let decoded = made.iter().map(|(_, _, decoded)| decoded).sum();
+    (made.into_iter().map(|(name, pixels, _)| (name, pixels)).collect(), decoded)
+}
+
+fn steps(indices: &[u32]) -> Vec<Name> {
+    let steps = [(0, 0), (0, 1), (1, 2)];
+    let names = |(epoch, step)| indices.iter().map(move |&index| (epoch, step, index));
+    steps.into_iter().flat_map(names).collect()
+}
+
+/// What everything is compared with: no sharing, one thread.
+fn alone(recipe: &Arc<Recipe>) -> (BTreeMap<Name, Vec<u8>>, u64) {
+    let (made, decoded) =
+        make_all(&sharing_pipeline(1, 0), recipe, &steps(&[0, 1, 2, 3, 4, 5, 6, 7]));
+    (made.into_iter().collect(), decoded)
+}
+
+#[test]
+fn pixels_are_the_same_with_sharing_whatever_is_asked_in_whatever_order() {
+    let recipe = repeating();
+    let (expected, unshared) = alone(&recipe);
+    assert_eq!(unshared, 48, "each sample by a decode of its own");
+    let orders: [&[u32]; 5] = [
+        &[0, 1, 2, 3, 4, 5, 6, 7],
+        &[7, 6, 5, 4, 3, 2, 1, 0],
+        &[3, 0, 5, 7, 1, 6, 2, 4],
+        // A single rank of four; two clients that ask for the same.
+        &[1, 5],
+        &[0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7],
+    ];
+    for order in orders {
+        for threads in [1, 8] {
+            for share_bytes in [96 << 20, 3 * SAMPLE, SAMPLE - 1] {
+                let pipeline = sharing_pipeline(threads, share_bytes);
+                // The second time some of it may still be there.
+                for _ in 0..2 {
+                    for (name, pixels) in make_all(&pipeline, &recipe, &steps(order)).0 {
+                        let what = format!("{name:?} of {order:?}, {threads}, {share_bytes}");
+                        assert!(expected[&name] == pixels, "{what}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_repeats_of_a_step_are_decoded_once_across_microbatches() {
+    let recipe = repeating();
+    let names = steps(&[0, 1, 2, 3, 4, 5, 6, 7]);
+    for threads in [1, 8] {
+        let (_, decoded) = make_all(&sharing_pipeline(threads, 96 << 20), &recipe, &names);
+        // 18 records stand in these steps of 16 samples; boxes far apart are decoded one by one.
+        assert!((18..36).contains(&decoded), "{decoded} with {threads} threads");
+    }
+    let order: Vec<Name> = names.into_iter().rev().collect();
+    let (_, decoded) = make_all(&sharing_pipeline(2, 96 << 20), &recipe, &order);
+    assert!((18..36).contains(&decoded), "{decoded} in reverse");
+}
+
+#[test]
+fn neighbouring_slots_share_a_decode_and_hold_what_other_microbatches_would() {
+    let one = recipe("a2", &["repeats = 3", "microbatches = 1"]);
+    let eight = repeating();
+    let unmixed = |recipe: &Arc<Recipe>, index| {
+        let output = Output { mixed: false, ..Output::U8 };
+        Request { output, ..request(recipe, 0, 1, index) }
+    };
+    let whole = sharing_pipeline(2, 0).make(unmixed(&one, 0)).unwrap();
+    assert!((6..16).contains(&whole.timings.stages.decoded), "{:?}", whole.timings);
+    let pipeline = sharing_pipeline(2, 0);
+    for index in 0..MICROBATCHES {
+        let part = pipeline.make(unmixed(&eight, index)).unwrap();
+        for (slot, pixels) in part.payload.chunks(SAMPLE).enumerate() {
+            let at = (slot * MICROBATCHES as usize + index as usize) * SAMPLE;
+            assert_eq!(whole.payload[at..at + SAMPLE], *pixels);
+        }
+    }
+}
