@@ -1,8 +1,8 @@
 """Measures forebay beside its peers: the same files, one thread each, interleaved rounds.
 
 Started by compare.sh. For each workload all peers start and warm up by one pass over the images.
-Then they take turns, one at a time, in an order that rotates from round to round. CPU time is that of
-a process with its children; medians over the rounds.
+Then they take turns, one at a time, in an order that rotates from round to round. CPU time is that
+of a process with its children; medians over the rounds.
 """
 
 import argparse
@@ -17,8 +17,8 @@ import subprocess
 import sys
 import tempfile
 
-from process import Failed, Forebay, Peer
-from table import OURS, REPEATS, TIMM, TORCHVISION, TURBO, WORKLOADS, promises, table
+from process import PeerError, Forebay, Peer
+from table import DIFFERENCES, OURS, REPEATS, TIMM, TORCHVISION, TURBO, WORKLOADS, promises, table
 
 HERE = pathlib.Path(__file__).resolve().parent
 BATCH = 256
@@ -71,25 +71,34 @@ def candidates(args, folder, workload, reasons):
         if workload in lacks:
             reasons[workload, name] = lacks[workload]
             continue
-        program = [args.turbo] if script == "turbo" else [sys.executable, HERE / f"peers/{script}.py"]
+        program = (
+            [args.turbo] if script == "turbo" else [sys.executable, HERE / f"peers/{script}.py"]
+        )
         yield name, Peer(program, [str(folder), workload, *options])
 
 
 def measure(args, folder, workload, rounds, reasons, versions):
     """Fills `rounds`, and `reasons` for what failed."""
     started = list(candidates(args, folder, workload, reasons))
+    running = dict(started)
+
+    def attempt(name, act):
+        try:
+            return act()
+        except PeerError as reason:
+            reasons[workload, name] = str(reason)
+            rounds.pop((workload, name), None)
+            del running[name]
+
     try:
-        running = []
         for name, peer in started:
-            try:
-                versions[name] = peer.ready()
-                running.append((name, peer))
-            except Failed as reason:
-                reasons[workload, name] = str(reason)
+            versions[name] = attempt(name, peer.ready)
         for turn in range(args.rounds):
-            first = turn * len(running) // args.rounds
-            for name, peer in running[first:] + running[:first]:
-                rounds.setdefault((workload, name), []).append(peer.measure())
+            names = list(running)
+            first = turn * len(names) // args.rounds
+            for name in names[first:] + names[:first]:
+                if result := attempt(name, running[name].measure):
+                    rounds.setdefault((workload, name), []).append(result)
             print(f"{workload}: round {turn + 1} of {args.rounds}", file=sys.stderr)
     finally:
         for _, peer in started:
@@ -126,16 +135,19 @@ def main():
         "cpu": cpu_model(),
         "images": args.images,
         "rounds": args.rounds,
-        "versions": versions,
+        "versions": {name: version for name, version in versions.items() if version},
     }
     if args.json:
         raw = [{"workload": w, "name": n, "rounds": turns} for (w, n), turns in rounds.items()]
         args.json.write_text(json.dumps({**facts, "measured": raw}, indent=1) + "\n")
-    print(f"{facts['date']}, {facts['cpu']}, medians of {args.rounds} x {args.images} images, "
-          "one thread each.\n")
+    print(
+        f"{facts['date']}, {facts['cpu']}, medians of {args.rounds} x {args.images} images, "
+        "one thread each.\n"
+    )
     print(table(rounds, [OURS, REPEATS, *(name for name, *_ in PEERS)], reasons))
     print("\n" + "\n".join(promises(rounds)))
-    print("\n" + "\n".join(f"{name}: {version}" for name, version in versions.items()))
+    print("\n" + DIFFERENCES)
+    print("\n" + "\n".join(f"{name}: {version}" for name, version in facts["versions"].items()))
 
 
 if __name__ == "__main__":

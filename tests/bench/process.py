@@ -9,7 +9,7 @@ import tempfile
 import time
 
 
-class Failed(Exception):
+class PeerError(Exception):
     """A peer ended; says why."""
 
 
@@ -64,7 +64,7 @@ class Peer:
         line = self.process.stdout.readline()
         if not line:
             self.log.seek(0)
-            raise Failed((self.log.read().strip().splitlines() or ["it ended"])[-1])
+            raise PeerError((self.log.read().strip().splitlines() or ["it ended"])[-1])
         return json.loads(line)
 
     def ready(self):
@@ -80,7 +80,7 @@ class Peer:
         answer = self.answer()
         settle(pids)
         if tree(self.process.pid) != pids:
-            raise Failed("it started or ended processes within a pass")
+            raise PeerError("it started or ended processes within a pass")
         images = answer["images"]
         return {
             "images": images,

@@ -18,6 +18,12 @@ PROMISES = [
     ("a2 as it is", ([TIMM], "randaugment"), (REPEATS, "mix"), 7.0),
 ]
 
+DIFFERENCES = """\
+Not quite alike: FFCV's writer encodes every image anew at quality 90, and it resizes by area;
+tf.data resizes without antialiasing; RandAugment of torchvision and DALI is set to timm's two
+operations, each with probability 1/2, but draws from sets of their own, torchvision's bilinear;
+torchvision mixes floats. Peaks of processes that share pages count these twice."""
+
 
 def median(rounds, name, workload, field="cpu_ms"):
     values = [turn[field] for turn in rounds.get((workload, name), [])]
@@ -46,7 +52,7 @@ def table(rounds, names, reasons):
             speed = median(rounds, name, workload, "images_per_s")
             cells.append(f"**{cpu:.2f}**, {speed:.0f}/s, {ratio:.1f}x")
         peaks = [median(rounds, name, workload, "rss_mb") or 0 for workload in WORKLOADS]
-        lines.append([name, *cells, f"{max(peaks):.0f}"])
+        lines.append([name, *cells, f"{max(peaks):.0f}" if max(peaks) else "–"])
     text = ["| " + " | ".join(line) + " |" for line in lines]
     return "\n".join([*text, "", *(f"({i}) {note}  " for i, note in enumerate(notes, 1))])
 

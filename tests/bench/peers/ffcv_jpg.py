@@ -21,7 +21,11 @@ def build(job):
     image = [RandomResizedCropRGBImageDecoder((SIDE, SIDE)), RandomHorizontalFlip(), ToTensor()]
     pipelines = {"image": image, "label": [IntDecoder(), ToTensor()]}
     loader = Loader(
-        str(beton), BATCH, num_workers=1, order=OrderOption.RANDOM, pipelines=pipelines,
+        str(beton),
+        BATCH,
+        num_workers=1,
+        order=OrderOption.RANDOM,
+        pipelines=pipelines,
         drop_last=False,
     )
     return lambda: count(loader)

@@ -54,9 +54,7 @@ def build(job):
         spawn = multiprocessing.get_context("spawn")
         spawn.Process(target=worker, args=(address,), daemon=True).start()
         data = data.apply(
-            service.distribute(
-                service.ShardingPolicy.OFF, job.dispatcher.target, compression=None
-            )
+            service.distribute(service.ShardingPolicy.OFF, job.dispatcher.target, compression=None)
         )
     return lambda: count((pixels,) for pixels in data)
 

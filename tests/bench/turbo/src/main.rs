@@ -83,7 +83,8 @@ impl Worker {
         let data = fs::read(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         let mut size = [0; 2];
         // SAFETY: the reader is alive, `data` outlives the decoding, `size` holds two numbers.
-        let failed = unsafe { reader_open(self.reader, data.as_ptr(), data.len(), size.as_mut_ptr()) };
+        let failed =
+            unsafe { reader_open(self.reader, data.as_ptr(), data.len(), size.as_mut_ptr()) };
         assert_eq!(failed, 0, "header of {}", file.display());
         let region = self.random_box(size);
         let [_, left, height, width] = region;
@@ -114,14 +115,16 @@ impl Worker {
         for _ in 0..10 {
             let area = f64::from(height) * f64::from(width) * (0.08 + 0.92 * self.unit());
             let ratio = f64::powf(4.0 / 3.0, 2.0 * self.unit() - 1.0);
-            let (h, w) = ((area / ratio).sqrt().round() as u32, (area * ratio).sqrt().round() as u32);
+            let (h, w) =
+                ((area / ratio).sqrt().round() as u32, (area * ratio).sqrt().round() as u32);
             if (1..=height).contains(&h) && (1..=width).contains(&w) {
                 return [self.below(height - h + 1), self.below(width - w + 1), h, w];
             }
         }
         let ratio = f64::from(width) / f64::from(height);
         let h = if ratio < 0.75 { (f64::from(width) / 0.75).round() as u32 } else { height };
-        let w = if ratio > 4.0 / 3.0 { (f64::from(height) * 4.0 / 3.0).round() as u32 } else { width };
+        let w =
+            if ratio > 4.0 / 3.0 { (f64::from(height) * 4.0 / 3.0).round() as u32 } else { width };
         [(height - h) / 2, (width - w) / 2, h, w]
     }
 
