@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 
-from process import PeerError, Forebay, Peer
+from process import Forebay, Peer, PeerError
 from table import DIFFERENCES, OURS, REPEATS, TIMM, TORCHVISION, TURBO, WORKLOADS, promises, table
 
 HERE = pathlib.Path(__file__).resolve().parent

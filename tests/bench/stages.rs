@@ -150,9 +150,7 @@ fn augmented(bencher: Bencher<'_, '_>, ops: impl Fn(&'static Sample) -> Vec<Op>)
 #[divan::bench(args = NAMES, sample_size = IMAGES)]
 fn op(bencher: Bencher<'_, '_>, name: &str) {
     let index = NAMES.iter().position(|other| *other == name).unwrap();
-    augmented(bencher, |sample| {
-        vec![Op::at(index, 7.0, sample.plan.flip, Interpolation::Bicubic)]
-    });
+    augmented(bencher, |sample| vec![Op::at(index, 7.0, sample.plan.flip, Interpolation::Bicubic)]);
 }
 
 /// What a2 draws: none, one or two operations.
