@@ -1,7 +1,7 @@
 //! Which kernels a worker runs: plain Rust, or the same compiled or written for AVX2.
 //!
 //! A [`Simd`] that says AVX2 can only come from [`Simd::detect`], so holding one proves that the CPU
-//! has it: kernels rely on that. Both kinds give the same bytes.
+//! has it, and FMA, which no CPU with AVX2 lacks: kernels rely on that. Both kinds give the same bytes.
 
 /// The instruction set that kernels may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,12 +16,12 @@ impl Simd {
     /// The best that this CPU has.
     pub fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
-        return Self { avx2: is_x86_feature_detected!("avx2") };
+        return Self { avx2: is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") };
         #[cfg(not(target_arch = "x86_64"))]
         return Self::SCALAR;
     }
 
-    /// Whether the CPU has AVX2 and kernels should use it.
+    /// Whether the CPU has AVX2 and FMA and kernels should use them.
     pub const fn avx2(self) -> bool {
         self.avx2
     }

@@ -8,10 +8,11 @@
 //!   sum over rows r of wy[r] * ( [p0 p1] * [wx0 wx1] + [p2 p3] * [wx2 wx3] ), then both halves
 //! ```
 //!
-//! The error: values are at most 255 and the sizes of four weights add up to at most 1.5. Five
-//! roundings of at most 2^-24 make a weight, so that an axis adds less than 4 * 255 * 1.5 * 5 * 2^-24;
-//! about eight roundings of a sum of at most 255 * 1.5 * 1.5 add less than 2^-11. Together that is
-//! below 2^-9.4; [`MARGIN`] is 2^-9.
+//! The error: values are at most 255 and the sizes of four weights add up to at most 1.5. A weight is
+//! wrong by less than 3 * 2^-24: at most 2^-24 for the rounded fraction and 2 * 2^-24 for three fused
+//! multiplications, so that an axis adds less than 4 * 255 * 1.5 * 3 * 2^-24. Seven roundings of a sum
+//! of at most 255 * 1.5 * 1.5 add less than 7 * 574 * 2^-24. Together that is below 2^-10.2;
+//! [`MARGIN`] is 2^-10.
 
 #![expect(unsafe_code, reason = "loads and stores of vectors")]
 
@@ -21,7 +22,7 @@ use std::arch::x86_64::{
     _mm_cvttpd_epi32, _mm_cvttps_epi32, _mm_extract_epi32, _mm_max_ps, _mm_min_ps, _mm_movemask_ps,
     _mm_mul_pd, _mm_packus_epi16, _mm_packus_epi32, _mm_set1_pd, _mm_set1_ps, _mm_setr_pd,
     _mm_setzero_ps, _mm_shuffle_ps, _mm_storeu_ps, _mm_sub_pd, _mm_sub_ps, _mm256_add_ps,
-    _mm256_castps256_ps128, _mm256_cmp_ps, _mm256_extractf128_ps, _mm256_loadu_ps,
+    _mm256_castps256_ps128, _mm256_cmp_ps, _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
     _mm256_movemask_ps, _mm256_mul_ps, _mm256_permutevar8x32_ps, _mm256_set_m128,
     _mm256_setr_epi32, _mm256_setr_ps,
 };
@@ -31,7 +32,7 @@ use crate::sample::{Interpolation, View};
 use crate::simd::Simd;
 
 /// Estimates nearer than this to a whole number are not trusted.
-const MARGIN: f32 = 1.0 / 512.0;
+const MARGIN: f32 = 1.0 / 1024.0;
 
 /// Pixels by which each edge is repeated: a cubic needs two, rounding of the position one.
 const EDGE: usize = 3;
@@ -45,7 +46,7 @@ pub(super) struct Scratch {
 /// Writes the transformed image to `out`.
 pub(super) fn transform(simd: Simd, job: &Job<'_>, out: &mut [u8], scratch: &mut Scratch) {
     assert!(simd.avx2(), "the kernel needs AVX2");
-    // SAFETY: the CPU has AVX2, asserted above.
+    // SAFETY: the CPU has AVX2 and with it FMA, asserted above.
     unsafe {
         widen(job.source, &mut scratch.wide);
         rows(job, &scratch.wide, out);
@@ -53,7 +54,7 @@ pub(super) fn transform(simd: Simd, job: &Job<'_>, out: &mut [u8], scratch: &mut
 }
 
 /// Writes the source with its edges repeated, as floats.
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma")]
 fn widen(source: View<'_>, wide: &mut Vec<[f32; 4]>) {
     let size = source.size();
     let (width, height) = (size.width as usize + 2 * EDGE, size.height as usize + 2 * EDGE);
@@ -73,7 +74,7 @@ fn widen(source: View<'_>, wide: &mut Vec<[f32; 4]>) {
     }
 }
 
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma")]
 fn rows(job: &Job<'_>, wide: &[[f32; 4]], out: &mut [u8]) {
     let size = job.source.size();
     let (width, height) = (size.width as usize + 2 * EDGE, size.height as usize + 2 * EDGE);
@@ -109,7 +110,7 @@ fn rows(job: &Job<'_>, wide: &[[f32; 4]], out: &mut [u8]) {
 struct Curve([__m256; 4]);
 
 impl Curve {
-    #[target_feature(enable = "avx2")]
+    #[target_feature(enable = "avx2,fma")]
     fn new(filter: Interpolation) -> Self {
         let powers: [[f32; 4]; 4] = match filter {
             Interpolation::Bilinear => {
@@ -126,16 +127,16 @@ impl Curve {
     }
 
     /// Weights of four columns, then of four rows, from the fractions of both.
-    #[target_feature(enable = "avx2")]
+    #[target_feature(enable = "avx2,fma")]
     #[inline]
     fn weights(&self, fraction: __m128) -> __m256 {
         let (dx, dy) =
             (_mm_shuffle_ps::<0>(fraction, fraction), _mm_shuffle_ps::<0x55>(fraction, fraction));
         let d = _mm256_set_m128(dy, dx);
         let [one, linear, square, cube] = self.0;
-        let sum = _mm256_add_ps(square, _mm256_mul_ps(d, cube));
-        let sum = _mm256_add_ps(linear, _mm256_mul_ps(d, sum));
-        _mm256_add_ps(one, _mm256_mul_ps(d, sum))
+        let sum = _mm256_fmadd_ps(d, cube, square);
+        let sum = _mm256_fmadd_ps(d, sum, linear);
+        _mm256_fmadd_ps(d, sum, one)
     }
 }
 
@@ -143,7 +144,7 @@ impl Curve {
 ///
 /// # Safety
 /// Four rows of four pixels, `width` pixels apart, must be readable from `source` on.
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma")]
 #[inline]
 unsafe fn value(source: *const [f32; 4], width: usize, weights: __m256) -> ([u8; 3], bool) {
     let pick = |a, b| _mm256_permutevar8x32_ps(weights, _mm256_setr_epi32(a, a, a, a, b, b, b, b));
@@ -153,12 +154,10 @@ unsafe fn value(source: *const [f32; 4], width: usize, weights: __m256) -> ([u8;
     let load = |row: usize, half: usize| unsafe {
         _mm256_loadu_ps(source.add(row * width + half * 2).cast())
     };
-    let line = |row: usize| {
-        let sum =
-            _mm256_add_ps(_mm256_mul_ps(load(row, 0), left), _mm256_mul_ps(load(row, 1), right));
-        _mm256_mul_ps(sum, down[row])
-    };
-    let sum = _mm256_add_ps(_mm256_add_ps(line(0), line(1)), _mm256_add_ps(line(2), line(3)));
+    let line = |row: usize| _mm256_fmadd_ps(load(row, 0), left, _mm256_mul_ps(load(row, 1), right));
+    let even = _mm256_fmadd_ps(line(0), down[0], _mm256_mul_ps(line(2), down[2]));
+    let odd = _mm256_fmadd_ps(line(1), down[1], _mm256_mul_ps(line(3), down[3]));
+    let sum = _mm256_add_ps(even, odd);
     let value = _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps::<1>(sum));
 
     if !near_whole(value) {
@@ -176,7 +175,7 @@ unsafe fn value(source: *const [f32; 4], width: usize, weights: __m256) -> ([u8;
 }
 
 /// Whether one of three channels is nearer than the margin to a whole number.
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma")]
 #[inline]
 fn near_whole(value: __m128) -> bool {
     // Added and subtracted, it rounds to the nearest whole number.
@@ -187,7 +186,7 @@ fn near_whole(value: __m128) -> bool {
 }
 
 /// Clamped and truncated.
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma")]
 #[inline]
 fn bytes(value: __m128) -> [u8; 3] {
     let value = _mm_min_ps(_mm_max_ps(value, _mm_setzero_ps()), _mm_set1_ps(255.0));
