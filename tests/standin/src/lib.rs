@@ -1,0 +1,3 @@
+//! A stand-in for the CUDA driver and NVRTC.
+
+pub mod engine;
