@@ -3,7 +3,8 @@
 //! The driver (streams, events, memory, checks of a launch) knows nothing of how a kernel runs. An engine knows
 //! nothing of streams: it gets one launch, a view of device memory, and answers when the launch is over.
 //! Engine A (`gxx`) compiles the source with g++; engine B (`ptx`) interprets the PTX of the real NVRTC.
-//! `ptx::load(text)` and `gxx::load(text)` give a [`Module`]; what the text is decides which (see `module`).
+//! `ptx::load` and `gxx::load`, both `fn(&str) -> Result<Box<dyn Module>, String>`, give a [`Module`]; what the text is decides
+//! which one is asked.
 
 use std::fmt;
 
@@ -54,6 +55,11 @@ pub struct Launch<'a> {
 pub trait Module: Send {
     /// The kernel of that name, if there is one.
     fn kernel(&self, name: &str) -> Option<Kernel>;
+
+    /// Whether kernels write memory directly instead of through [`Memory`], so that only poison tells what was written.
+    fn native(&self) -> bool {
+        false
+    }
 
     /// Runs a whole launch. After a fault the context is lost, as on a GPU; what was written stays written.
     fn launch(&self, launch: &Launch<'_>, memory: &dyn Memory) -> Result<(), Fault>;
