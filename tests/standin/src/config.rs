@@ -47,16 +47,16 @@ impl Config {
             }
         };
         let devices = get("DEVICES").map_or(Ok(1), |text| number("DEVICES", &text, "a number"))?;
-        let memory =
-            get("MEMORY").map_or(Ok(4 << 30), |text| number("MEMORY", &text, "a number of bytes"))?;
+        let memory = get("MEMORY")
+            .map_or(Ok(4 << 30), |text| number("MEMORY", &text, "a number of bytes"))?;
         let capability = get("CAPABILITY").unwrap_or_else(|| "9.0".to_owned());
-        let parts = capability.split_once('.').and_then(|(a, b)| a.parse().ok().zip(b.parse().ok()));
-        let capability = parts
-            .ok_or_else(|| format!("FOREBAY_STANDIN_CAPABILITY is {capability}: take 8.0 or 9.0"))?;
-        let cache = get("CACHE").map_or_else(
-            || std::env::temp_dir().join("forebay-standin"),
-            PathBuf::from,
-        );
+        let parts =
+            capability.split_once('.').and_then(|(a, b)| a.parse().ok().zip(b.parse().ok()));
+        let capability = parts.ok_or_else(|| {
+            format!("FOREBAY_STANDIN_CAPABILITY is {capability}: take 8.0 or 9.0")
+        })?;
+        let cache = get("CACHE")
+            .map_or_else(|| std::env::temp_dir().join("forebay-standin"), PathBuf::from);
         let devices = usize::try_from(devices).unwrap_or(usize::MAX).min(64);
         Ok(Self { schedule, order, devices, memory, capability, cache })
     }

@@ -3,7 +3,10 @@
 //! Built as a shared library that is found under the names `libcuda.so` and `libnvrtc.so` (see `run.sh`).
 
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
-#![expect(unsafe_code, reason = "a C interface, mapped memory, machine code: nothing here could be without it")]
+#![expect(
+    unsafe_code,
+    reason = "a C interface, mapped memory, machine code: nothing here could be without it"
+)]
 
 mod api;
 mod code;

@@ -106,9 +106,10 @@ impl Queues {
         let id = self.next_op;
         let (context, flags) = (self.streams[&stream].context, self.streams[&stream].flags);
         if stream == null_of(context) {
-            let blocking = self.streams.values().filter(|other| {
-                other.context == context && other.flags & NON_BLOCKING == 0
-            });
+            let blocking = self
+                .streams
+                .values()
+                .filter(|other| other.context == context && other.flags & NON_BLOCKING == 0);
             after.extend(blocking.filter_map(|other| other.last));
         } else if flags & NON_BLOCKING == 0 {
             after.extend(self.streams[&null_of(context)].last);

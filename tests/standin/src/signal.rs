@@ -64,7 +64,8 @@ fn give_stack() {
         libc::sigaltstack(null_mut(), &raw mut now);
         if now.ss_flags & libc::SS_DISABLE != 0 {
             let memory: &'static mut [u8] = Box::leak(vec![0; SIZE].into_boxed_slice());
-            let stack = libc::stack_t { ss_sp: memory.as_mut_ptr().cast(), ss_flags: 0, ss_size: SIZE };
+            let stack =
+                libc::stack_t { ss_sp: memory.as_mut_ptr().cast(), ss_flags: 0, ss_size: SIZE };
             libc::sigaltstack(&raw const stack, null_mut());
         }
     }
@@ -99,7 +100,8 @@ extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut
 /// Returning from the handler then goes on in the exit.
 fn leave_kernel(exit: Exit, signal: c_int, address: usize, code: c_int, registers: &mut [i64; 23]) {
     // A general protection fault has no address: on x86-64 that is a vector access that is not aligned.
-    let kind = if signal == libc::SIGSEGV && code == libc::SI_KERNEL { libc::SIGBUS } else { signal };
+    let kind =
+        if signal == libc::SIGSEGV && code == libc::SI_KERNEL { libc::SIGBUS } else { signal };
     registers[libc::REG_RDI as usize] = i64::from(kind);
     registers[libc::REG_RSI as usize] = address.cast_signed() as i64;
     registers[libc::REG_RDX as usize] = registers[libc::REG_RIP as usize];

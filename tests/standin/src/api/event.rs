@@ -76,7 +76,8 @@ extern "C" fn cuEventElapsedTime(out: Out<'_, f32>, from: usize, to: usize) -> u
             found.at.filter(|_| machine.queues.is_done(op)).ok_or(Code::NOT_READY)
         };
         let (from, to) = (time(from)?, time(to)?);
-        let elapsed = to.saturating_duration_since(from).as_secs_f32() - from.saturating_duration_since(to).as_secs_f32();
+        let elapsed = to.saturating_duration_since(from).as_secs_f32()
+            - from.saturating_duration_since(to).as_secs_f32();
         put(out, elapsed * 1e3)
     })
 }

@@ -41,7 +41,8 @@ unsafe extern "C" fn cuLaunchKernel(
         let what = format!("kernel {name}");
         let work = move |machine: &mut Machine| {
             let order = machine.config.order;
-            let launch = Launch { kernel: &name, grid, block, shared_bytes, params: &params, order };
+            let launch =
+                Launch { kernel: &name, grid, block, shared_bytes, params: &params, order };
             let module = machine.modules[&module].module.as_ref();
             if !module.native() {
                 return module.launch(&launch, &View(RefCell::new(&mut machine.space)));

@@ -85,7 +85,10 @@ fn machine_says(machine: &Machine, start: u64) -> Fault {
 }
 
 fn freed(machine: &mut Machine, start: u64) -> Answer {
-    machine.space.free(start).inspect_err(|_code| say(&format!("free: {}", machine.space.describe(start, 0))))
+    machine
+        .space
+        .free(start)
+        .inspect_err(|_code| say(&format!("free: {}", machine.space.describe(start, 0))))
 }
 
 #[unsafe(no_mangle)]
@@ -268,32 +271,56 @@ fn queued(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuMemcpyHtoDAsync_v2(to: u64, from: *const c_void, bytes: usize, stream: usize) -> u32 {
+unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
+    to: u64,
+    from: *const c_void,
+    bytes: usize,
+    stream: usize,
+) -> u32 {
     // SAFETY: the caller's pointer is good for so many bytes.
-    call(|machine| queued(machine, stream, |machine, stream| unsafe { to_device(machine, to, from, bytes, stream) }))
+    call(|machine| {
+        queued(machine, stream, |machine, stream| unsafe {
+            to_device(machine, to, from, bytes, stream)
+        })
+    })
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuMemcpyHtoD_v2(to: u64, from: *const c_void, bytes: usize) -> u32 {
     // SAFETY: the caller's pointer is good for so many bytes.
-    call(|machine| now(machine, |machine, stream| unsafe { to_device(machine, to, from, bytes, stream) }))
+    call(|machine| {
+        now(machine, |machine, stream| unsafe { to_device(machine, to, from, bytes, stream) })
+    })
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuMemcpyDtoHAsync_v2(to: *mut c_void, from: u64, bytes: usize, stream: usize) -> u32 {
+unsafe extern "C" fn cuMemcpyDtoHAsync_v2(
+    to: *mut c_void,
+    from: u64,
+    bytes: usize,
+    stream: usize,
+) -> u32 {
     // SAFETY: the caller's pointer is good for so many bytes.
-    call(|machine| queued(machine, stream, |machine, stream| unsafe { to_host(machine, to, from, bytes, stream) }))
+    call(|machine| {
+        queued(machine, stream, |machine, stream| unsafe {
+            to_host(machine, to, from, bytes, stream)
+        })
+    })
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuMemcpyDtoH_v2(to: *mut c_void, from: u64, bytes: usize) -> u32 {
     // SAFETY: the caller's pointer is good for so many bytes.
-    call(|machine| now(machine, |machine, stream| unsafe { to_host(machine, to, from, bytes, stream) }))
+    call(|machine| {
+        now(machine, |machine, stream| unsafe { to_host(machine, to, from, bytes, stream) })
+    })
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn cuMemcpyDtoDAsync_v2(to: u64, from: u64, bytes: usize, stream: usize) -> u32 {
-    call(|machine| queued(machine, stream, |machine, stream| within(machine, to, from, bytes, stream)))
+    call(|machine| {
+        queued(machine, stream, |machine, stream| within(machine, to, from, bytes, stream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -319,7 +346,9 @@ extern "C" fn cuMemcpyPeerAsync(
 
 #[unsafe(no_mangle)]
 extern "C" fn cuMemsetD8Async(to: u64, value: u8, count: usize, stream: usize) -> u32 {
-    call(|machine| queued(machine, stream, |machine, stream| fill(machine, to, &[value], count, stream)))
+    call(|machine| {
+        queued(machine, stream, |machine, stream| fill(machine, to, &[value], count, stream))
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -330,11 +359,15 @@ extern "C" fn cuMemsetD8_v2(to: u64, value: u8, count: usize) -> u32 {
 #[unsafe(no_mangle)]
 extern "C" fn cuMemsetD16Async(to: u64, value: u16, count: usize, stream: usize) -> u32 {
     let pattern = value.to_le_bytes();
-    call(|machine| queued(machine, stream, |machine, stream| fill(machine, to, &pattern, count, stream)))
+    call(|machine| {
+        queued(machine, stream, |machine, stream| fill(machine, to, &pattern, count, stream))
+    })
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn cuMemsetD32Async(to: u64, value: u32, count: usize, stream: usize) -> u32 {
     let pattern = value.to_le_bytes();
-    call(|machine| queued(machine, stream, |machine, stream| fill(machine, to, &pattern, count, stream)))
+    call(|machine| {
+        queued(machine, stream, |machine, stream| fill(machine, to, &pattern, count, stream))
+    })
 }

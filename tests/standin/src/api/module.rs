@@ -63,7 +63,11 @@ extern "C" fn cuModuleUnload(module: usize) -> u32 {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuModuleGetFunction(out: Out<'_, usize>, module: usize, name: *const c_char) -> u32 {
+unsafe extern "C" fn cuModuleGetFunction(
+    out: Out<'_, usize>,
+    module: usize,
+    name: *const c_char,
+) -> u32 {
     call(|machine| {
         machine.current()?;
         if name.is_null() {

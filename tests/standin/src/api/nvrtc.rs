@@ -62,7 +62,8 @@ unsafe extern "C" fn nvrtcCreateProgram(
     // SAFETY: both are texts, the name may be null.
     let (source, name) = unsafe { (text(source), text(name)) };
     status(source.filter(|_| headers == 0).ok_or(INVALID_INPUT).and_then(|source| {
-        let name = name.filter(|name| !name.is_empty()).unwrap_or_else(|| "default_program".to_owned());
+        let name =
+            name.filter(|name| !name.is_empty()).unwrap_or_else(|| "default_program".to_owned());
         let mut programs = programs();
         let handle = programs.keys().next_back().map_or(0x10, |last| last + 0x10);
         programs.insert(handle, Program { name, source, ..Program::default() });
@@ -71,10 +72,15 @@ unsafe extern "C" fn nvrtcCreateProgram(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn nvrtcCompileProgram(program: usize, count: c_int, options: *const *const c_char) -> u32 {
+unsafe extern "C" fn nvrtcCompileProgram(
+    program: usize,
+    count: c_int,
+    options: *const *const c_char,
+) -> u32 {
     let count = usize::try_from(count).unwrap_or(0);
     // SAFETY: the caller passes so many texts.
-    let options: Vec<String> = (0..count).filter_map(|at| unsafe { text(*options.add(at)) }).collect();
+    let options: Vec<String> =
+        (0..count).filter_map(|at| unsafe { text(*options.add(at)) }).collect();
     status((|| {
         let cache = Config::from_env().map_err(|_what| INVALID_INPUT)?.cache;
         let (name, source) = {
@@ -84,7 +90,8 @@ unsafe extern "C" fn nvrtcCompileProgram(program: usize, count: c_int, options: 
         };
         let ptx = gxx::wrap(&name, &options, &source);
         let result = gxx::check_options(&options).map_err(|what| (INVALID_OPTION, what));
-        let result = result.and_then(|()| gxx::compile(&ptx, &cache).map_err(|what| (COMPILATION, what)));
+        let result =
+            result.and_then(|()| gxx::compile(&ptx, &cache).map_err(|what| (COMPILATION, what)));
         let mut programs = programs();
         let program = programs.get_mut(&program).ok_or(INVALID_PROGRAM)?;
         match result {

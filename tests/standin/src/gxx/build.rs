@@ -31,7 +31,12 @@ const FLAGS: [&str; 14] = [
 ];
 
 /// The library for this source. The error holds the compiler's messages.
-pub(super) fn library(name: &str, options: &[&str], source: &str, cache: &Path) -> Result<PathBuf, String> {
+pub(super) fn library(
+    name: &str,
+    options: &[&str],
+    source: &str,
+    cache: &Path,
+) -> Result<PathBuf, String> {
     let whole = format!("{name}\n{options:?}\n{CPU}{RUN}{FLAGS:?}\n{source}");
     let mut hasher = DefaultHasher::new();
     whole.hash(&mut hasher);
@@ -42,14 +47,19 @@ pub(super) fn library(name: &str, options: &[&str], source: &str, cache: &Path) 
     }
     let folder = Scratch::new(cache).map_err(|error| format!("{}: {error}", cache.display()))?;
     let write = |file: &str, text: &str| {
-        fs::write(folder.0.join(file), text).map_err(|error| format!("{}: {error}", folder.0.display()))
+        fs::write(folder.0.join(file), text)
+            .map_err(|error| format!("{}: {error}", folder.0.display()))
     };
     write("cuda_cpu.h", CPU)?;
     write("cuda_run.h", RUN)?;
     write("whole.cu", &whole)?;
     write("source.cc", &format!("# 1 \"{name}\"\n{source}"))?;
     let defines = preprocessor_options(options)?;
-    let preprocess = run(Command::new("g++").current_dir(&folder.0).args(["-E", "-std=c++17"]).args(&defines).arg("source.cc"))?;
+    let preprocess = run(Command::new("g++")
+        .current_dir(&folder.0)
+        .args(["-E", "-std=c++17"])
+        .args(&defines)
+        .arg("source.cc"))?;
     let (text, kernels) = rewrite(&String::from_utf8_lossy(&preprocess.stdout))?;
     if kernels.is_empty() {
         return Err(format!("{name}: no __global__ function"));
@@ -57,10 +67,17 @@ pub(super) fn library(name: &str, options: &[&str], source: &str, cache: &Path) 
     write("module.cc", &format!("#include \"cuda_cpu.h\"\n{text}\n{}", table(&kernels)))?;
     run(Command::new("g++").current_dir(&folder.0).args(FLAGS).args(["-c", "module.cc"]))?;
     // Linked apart: the checks that -fsanitize asks for are in the module itself.
-    run(Command::new("g++").current_dir(&folder.0).args(["-shared", "-o", "module.so", "module.o"]))?;
+    run(Command::new("g++").current_dir(&folder.0).args([
+        "-shared",
+        "-o",
+        "module.so",
+        "module.o",
+    ]))?;
     let symbols = run(Command::new("nm").current_dir(&folder.0).args(["-S", "module.o"]))?;
     write("shared", &shared(&String::from_utf8_lossy(&symbols.stdout), &kernels)?)?;
-    let keep = |from: &str, to: &Path| fs::rename(folder.0.join(from), to).map_err(|error| format!("{}: {error}", to.display()));
+    let keep = |from: &str, to: &Path| {
+        fs::rename(folder.0.join(from), to).map_err(|error| format!("{}: {error}", to.display()))
+    };
     keep("module.so", &library)?;
     keep("shared", &library.with_extension("shared"))?;
     keep("whole.cu", &known)?;
@@ -73,7 +90,10 @@ fn shared(symbols: &str, kernels: &[Declared]) -> Result<String, String> {
     for kernel in kernels {
         let symbol = |line: &str| line.split_whitespace().last().map(str::to_owned);
         if !symbols.lines().any(|line| symbol(line).as_ref() == Some(&kernel.name)) {
-            return Err(format!("kernel {} is not extern \"C\", so its name is another one", kernel.name));
+            return Err(format!(
+                "kernel {} is not extern \"C\", so its name is another one",
+                kernel.name
+            ));
         }
         // A variable of a function: _ZZ, the function's name with its length, E.
         let mark = format!("_ZZ{}{}E", kernel.name.len(), kernel.name);
@@ -90,7 +110,9 @@ fn shared(symbols: &str, kernels: &[Declared]) -> Result<String, String> {
 /// What `shared` wrote beside a library.
 pub(super) fn shared_of(library: &Path) -> Vec<(String, u32)> {
     let text = fs::read_to_string(library.with_extension("shared")).unwrap_or_default();
-    let pair = |line: &str| line.split_once(' ').map(|(name, bytes)| (name.to_owned(), bytes.parse().unwrap_or(0)));
+    let pair = |line: &str| {
+        line.split_once(' ').map(|(name, bytes)| (name.to_owned(), bytes.parse().unwrap_or(0)))
+    };
     text.lines().filter_map(pair).collect()
 }
 
@@ -101,17 +123,25 @@ fn table(kernels: &[Declared]) -> String {
         format!("STANDIN_KERNEL({}, {bounds}),\n", kernel.name)
     };
     let entries: String = kernels.iter().map(entry).collect();
-    format!("\n# 1 \"cuda_run.h\"\n#include \"cuda_run.h\"\nSTANDIN_EXPORT const standin::Kernel standin_kernels[] = {{\n{entries}{{}}}};\n")
+    format!(
+        "\n# 1 \"cuda_run.h\"\n#include \"cuda_run.h\"\nSTANDIN_EXPORT const standin::Kernel standin_kernels[] = {{\n{entries}{{}}}};\n"
+    )
 }
 
 /// NVRTC's options as g++'s. Those that choose a GPU, or tune its code, do nothing; unknown ones are refused.
 pub(super) fn preprocessor_options(options: &[&str]) -> Result<Vec<String>, String> {
-    let mut found = vec!["-D__CUDACC__=1".to_owned(), "-D__CUDACC_RTC__=1".to_owned(), "-D__NVCC__=1".to_owned()];
+    let mut found = vec![
+        "-D__CUDACC__=1".to_owned(),
+        "-D__CUDACC_RTC__=1".to_owned(),
+        "-D__NVCC__=1".to_owned(),
+    ];
     let mut arch = "900".to_owned();
     let mut list = options.iter();
     while let Some(option) = list.next() {
-        let (key, value) = option.split_once('=').map_or((*option, None), |(key, value)| (key, Some(value)));
-        let mut value = || value.or_else(|| list.next().copied()).ok_or_else(|| format!("{key} lacks a value"));
+        let (key, value) =
+            option.split_once('=').map_or((*option, None), |(key, value)| (key, Some(value)));
+        let mut value =
+            || value.or_else(|| list.next().copied()).ok_or_else(|| format!("{key} lacks a value"));
         match key {
             "-D" => found.push(format!("-D{}", list.next().ok_or("-D lacks a value")?)),
             "--define-macro" => found.push(format!("-D{}", value()?)),
@@ -120,14 +150,29 @@ pub(super) fn preprocessor_options(options: &[&str]) -> Result<Vec<String>, Stri
                 let digits: String = value()?.chars().filter(char::is_ascii_digit).collect();
                 arch = format!("{digits}0");
             }
-            "-use_fast_math" | "--use_fast_math" => return Err(format!("{key}: engine A has IEEE arithmetic only")),
-            "-ftz" | "--ftz" if value()? == "true" => return Err(format!("{key}: engine A has IEEE arithmetic only")),
+            "-use_fast_math" | "--use_fast_math" => {
+                return Err(format!("{key}: engine A has IEEE arithmetic only"));
+            }
+            "-ftz" | "--ftz" if value()? == "true" => {
+                return Err(format!("{key}: engine A has IEEE arithmetic only"));
+            }
             "-ftz" | "--ftz" => {}
-            "-std" | "--std" | "-fmad" | "--fmad" | "--prec-sqrt" | "-prec-sqrt" | "--prec-div" | "-prec-div"
-            | "--maxrregcount" | "-maxrregcount" | "--ptxas-options" | "-Xptxas" => drop(value()?),
-            "-lineinfo" | "--generate-line-info" | "-G" | "--device-debug" | "-default-device"
-            | "--device-as-default-execution-space" | "-restrict" | "--restrict" | "-w" | "--disable-warnings"
-            | "--extra-device-vectorization" | "-dopt" => {}
+            "-std" | "--std" | "-fmad" | "--fmad" | "--prec-sqrt" | "-prec-sqrt" | "--prec-div"
+            | "-prec-div" | "--maxrregcount" | "-maxrregcount" | "--ptxas-options" | "-Xptxas" => {
+                drop(value()?)
+            }
+            "-lineinfo"
+            | "--generate-line-info"
+            | "-G"
+            | "--device-debug"
+            | "-default-device"
+            | "--device-as-default-execution-space"
+            | "-restrict"
+            | "--restrict"
+            | "-w"
+            | "--disable-warnings"
+            | "--extra-device-vectorization"
+            | "-dopt" => {}
             _ if key.starts_with("-D") || key.starts_with("-I") => found.push((*option).to_owned()),
             _ if key.starts_with("--diag-") => {}
             _ => return Err(format!("{option}: no such option")),
@@ -139,7 +184,11 @@ pub(super) fn preprocessor_options(options: &[&str]) -> Result<Vec<String>, Stri
 
 fn run(command: &mut Command) -> Result<Output, String> {
     let output = command.output().map_err(|error| format!("g++ cannot be run: {error}"))?;
-    if output.status.success() { Ok(output) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+    if output.status.success() {
+        Ok(output)
+    } else {
+        Err(String::from_utf8_lossy(&output.stderr).into_owned())
+    }
 }
 
 /// A folder that goes when it is dropped.
@@ -168,7 +217,15 @@ mod tests {
 
     #[test]
     fn options_of_nvrtc_are_understood() {
-        let options = ["-DA=1", "-D", "B=2", "--define-macro=C=3", "--gpu-architecture=sm_80", "--fmad=false", "--std=c++17"];
+        let options = [
+            "-DA=1",
+            "-D",
+            "B=2",
+            "--define-macro=C=3",
+            "--gpu-architecture=sm_80",
+            "--fmad=false",
+            "--std=c++17",
+        ];
         let found = preprocessor_options(&options).unwrap();
         for wanted in ["-DA=1", "-DB=2", "-DC=3", "-D__CUDA_ARCH__=800"] {
             assert!(found.iter().any(|option| option == wanted), "{wanted} in {found:?}");

@@ -185,12 +185,27 @@ static unsigned long combine(Meet what, unsigned long a, unsigned long b) {
     }
 }
 
-// All lanes of a mask are here: gives each its result.
-static void conclude(int warp, unsigned mask) {
+// The lanes that are where this one is, if none of its mask is still to come. Lanes that the block lacks, or that
+// ended, are not waited for.
+static unsigned gathered(int me) {
+    const Thread& mine = threads[me];
+    unsigned here = 0;
+    for (int lane = 0; lane < 32 && me / 32 * 32 + lane < count; lane++) {
+        const Thread& other = threads[me / 32 * 32 + lane];
+        if (!(mine.mask >> lane & 1) || other.state == OVER) continue;
+        bool same = other.line == mine.line && other.meeting == mine.meeting && other.mask == mine.mask;
+        if (other.state != AT_MEETING || !same) return 0;
+        here |= 1u << lane;
+    }
+    return here;
+}
+
+// Gives each of the lanes that gathered its result, and lets it go on.
+static bool conclude(int warp, unsigned here) {
     unsigned long values[32], result = 0;
     bool first = true;
     for (int lane = 0; lane < 32; lane++) {
-        if (!(mask >> lane & 1)) continue;
+        if (!(here >> lane & 1)) continue;
         const Thread& thread = threads[warp + lane];
         values[lane] = thread.value;
         unsigned long value = thread.meeting == BALLOT ? thread.value << lane : thread.value;
@@ -198,19 +213,20 @@ static void conclude(int warp, unsigned mask) {
         first = false;
     }
     for (int lane = 0; lane < 32; lane++) {
-        if (!(mask >> lane & 1)) continue;
+        if (!(here >> lane & 1)) continue;
         Thread& thread = threads[warp + lane];
-        if (thread.meeting == SHUFFLE && !(mask >> thread.source & 1)) {
+        if (thread.meeting == SHUFFLE && !(here >> thread.source & 1)) {
             become(warp + lane);
-            fault(DIVERGED, thread.line, "a shuffle reads lane %d, which takes no part in it", thread.source);
+            return broken(DIVERGED, thread.line, "a shuffle reads lane %d, which takes no part in it", thread.source);
         }
         thread.value = thread.meeting == SHUFFLE ? values[thread.source] : result;
         thread.state = READY;
     }
+    return true;
 }
 
 unsigned long meet(Meet what, unsigned mask, unsigned long value, int source, unsigned line) {
-    int me = running, warp = me / 32 * 32;
+    int me = running;
     if (!(mask >> (me % 32) & 1)) fault(DIVERGED, line, "a lane is not in its own mask %#x", mask);
     Thread& thread = threads[me];
     thread.state = AT_MEETING;
@@ -219,28 +235,22 @@ unsigned long meet(Meet what, unsigned mask, unsigned long value, int source, un
     thread.line = line;
     thread.source = source;
     thread.value = value;
-    // Lanes that the block lacks, or that ended, are not waited for.
-    unsigned here = 0;
-    bool missing = false;
-    for (int lane = 0; lane < 32 && warp + lane < count; lane++) {
-        const Thread& other = threads[warp + lane];
-        if (!(mask >> lane & 1) || other.state == OVER) continue;
-        bool came = other.state == AT_MEETING && other.line == line && other.meeting == what && other.mask == mask;
-        missing = missing || !came;
-        here |= came ? 1u << lane : 0;
-    }
-    if (missing) {
-        to_scheduler();
-    } else {
-        conclude(warp, here);
+    unsigned here = gathered(me);
+    if (here && conclude(me / 32 * 32, here)) {
         thread.state = RUNNING;
-        become(me);
+    } else {
+        to_scheduler();
     }
     return thread.value;
 }
 
-// No thread can go on. If all are at one barrier they all go on; anything else is a mistake of the kernel.
+// No thread can go on by itself. Lanes may have waited for one that ended; then all threads may be at one barrier;
+// anything else is a mistake of the kernel. False ends the block.
 static bool release() {
+    for (int n = 0; n < count; n++) {
+        unsigned here = threads[n].state == AT_MEETING ? gathered(n) : 0;
+        if (here) return conclude(n / 32 * 32, here);
+    }
     int at_barrier = 0, over = 0, first = -1;
     for (int n = 0; n < count; n++) {
         const Thread& thread = threads[n];
@@ -286,7 +296,7 @@ static void run_block() {
                 resume(threads[thread].fiber);
             }
         }
-    } while (!launch->fault && release());
+    } while (!launch->fault && release() && !launch->fault);
 }
 
 // The parameters' types are the kernel's own.

@@ -8,8 +8,8 @@
 //! hide; kernels that use what `cuda_cpu.h` does not have, which do not compile.
 
 mod build;
-mod source;
 mod run;
+mod source;
 
 use std::path::Path;
 
@@ -29,10 +29,14 @@ pub(crate) fn is_source(text: &str) -> bool {
 
 /// Compiles what `wrap` made, unless that was done before. The error is the compiler's.
 pub(crate) fn compile(text: &str, cache: &Path) -> Result<std::path::PathBuf, String> {
-    let (name, rest) = text.strip_prefix(MARK).and_then(|rest| rest.split_once('\n')).ok_or("no source")?;
+    let (name, rest) =
+        text.strip_prefix(MARK).and_then(|rest| rest.split_once('\n')).ok_or("no source")?;
     let (options, source) = rest.split_once('\n').ok_or("no options")?;
-    let options: Vec<&str> =
-        options.trim_start_matches("// ").split('\u{1f}').filter(|option| !option.is_empty()).collect();
+    let options: Vec<&str> = options
+        .trim_start_matches("// ")
+        .split('\u{1f}')
+        .filter(|option| !option.is_empty())
+        .collect();
     build::library(name.trim(), &options, source, cache)
 }
 

@@ -50,7 +50,8 @@ unsafe impl Send for Native {}
 impl Native {
     /// `shared` tells how much static shared memory each kernel has.
     pub(super) fn open(library: &Path, shared: &[(String, u32)]) -> Result<Self, String> {
-        let path = CString::new(library.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
+        let path =
+            CString::new(library.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
         // SAFETY: a library that `build` made; loading it runs nothing but the initialisation of a kernel's constants.
         let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
         if handle.is_null() {
@@ -60,7 +61,11 @@ impl Native {
         let symbol = |name: &CStr| {
             // SAFETY: the handle is open, the name ends with a NUL.
             let found = unsafe { libc::dlsym(handle, name.as_ptr()) };
-            if found.is_null() { Err(format!("{}: no {name:?}", library.display())) } else { Ok(found) }
+            if found.is_null() {
+                Err(format!("{}: no {name:?}", library.display()))
+            } else {
+                Ok(found)
+            }
         };
         let (start, escape) = (symbol(c"standin_launch")?, symbol(c"standin_escape")?);
         let (stack, table) = (symbol(c"standin_escape_stack")?, symbol(c"standin_kernels")?);
@@ -71,7 +76,15 @@ impl Native {
             let table: *const RawKernel = table.cast();
             let raw = (0..).map(|at| &*table.add(at)).take_while(|raw| !raw.name.is_null());
             let kernels = raw.map(|raw| describe(raw, shared)).collect();
-            Ok(Self { library: library.to_owned(), kernels, start: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*const RawKernel, *mut RawLaunch)>(start), exit })
+            Ok(Self {
+                library: library.to_owned(),
+                kernels,
+                start: std::mem::transmute::<
+                    *mut c_void,
+                    unsafe extern "C" fn(*const RawKernel, *mut RawLaunch),
+                >(start),
+                exit,
+            })
         }
     }
 
@@ -87,7 +100,8 @@ impl Native {
             info.dli_fbase.addr()
         };
         let offset = format!("{:#x}", instruction - base);
-        let output = Command::new("addr2line").arg("-e").arg(&self.library).arg(offset).output().ok()?;
+        let output =
+            Command::new("addr2line").arg("-e").arg(&self.library).arg(offset).output().ok()?;
         let place = String::from_utf8(output.stdout).ok()?;
         let line = place.split(':').nth(1)?;
         line.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
@@ -118,7 +132,10 @@ impl Native {
 
 /// # Safety
 /// `raw` is an entry of a module's table.
-unsafe fn describe(raw: &'static RawKernel, shared: &[(String, u32)]) -> (&'static RawKernel, String, Kernel) {
+unsafe fn describe(
+    raw: &'static RawKernel,
+    shared: &[(String, u32)],
+) -> (&'static RawKernel, String, Kernel) {
     // SAFETY: the name ends with a NUL, and there are as many sizes as the entry says.
     let (name, params) = unsafe {
         let name = CStr::from_ptr(raw.name).to_string_lossy().into_owned();
@@ -140,7 +157,8 @@ impl Module for Native {
 
     fn launch(&self, launch: &Launch<'_>, memory: &dyn Memory) -> Result<(), Fault> {
         let found = self.kernels.iter().find(|(_, name, _)| name == launch.kernel);
-        let (kernel, ..) = found.ok_or_else(|| Fault::new(FaultKind::LaunchFailed, "no such kernel"))?;
+        let (kernel, ..) =
+            found.ok_or_else(|| Fault::new(FaultKind::LaunchFailed, "no such kernel"))?;
         // Parameters lie aligned, as structures with vectors in them need.
         let params: Vec<Vec<u128>> = launch.params.iter().map(|value| aligned(value)).collect();
         let pointers: Vec<*const u128> = params.iter().map(|value| value.as_ptr()).collect();
@@ -189,7 +207,8 @@ impl Shared {
     fn new(bytes: usize) -> Self {
         let bytes = bytes.next_multiple_of(16);
         let len = bytes.next_multiple_of(Self::PAGE) + Self::PAGE;
-        let (open, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        let (open, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
         // SAFETY: a new mapping, whose last page is closed.
         let pages = unsafe {
             let pages = libc::mmap(std::ptr::null_mut(), len, open, flags, -1, 0);

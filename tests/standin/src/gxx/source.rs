@@ -20,7 +20,8 @@ pub(super) fn rewrite(source: &str) -> Result<(String, Vec<Declared>), String> {
         let (before, behind) = rest.split_at(token.len());
         match token {
             "extern" if word(behind).0 == "__shared__" => {
-                let (declaration, after) = behind.split_once(';').ok_or("extern __shared__ without a ;")?;
+                let (declaration, after) =
+                    behind.split_once(';').ok_or("extern __shared__ without a ;")?;
                 text.push_str(&dynamic_shared(declaration)?);
                 rest = after;
                 continue;
@@ -110,7 +111,8 @@ fn declared(text: &str) -> Result<Declared, String> {
         rest = behind;
         match token {
             "__launch_bounds__" => {
-                let (bounds, behind) = parenthesis(rest).ok_or("__launch_bounds__ without arguments")?;
+                let (bounds, behind) =
+                    parenthesis(rest).ok_or("__launch_bounds__ without arguments")?;
                 max_threads = bounds.split(',').next().map(|bound| bound.trim().to_owned());
                 rest = behind;
             }
@@ -125,18 +127,22 @@ fn declared(text: &str) -> Result<Declared, String> {
 /// ` __shared__ __align__(16) unsigned char bytes[]` as a pointer to the block's dynamic shared memory.
 fn dynamic_shared(declaration: &str) -> Result<String, String> {
     let whole = declaration.trim().strip_prefix("__shared__").unwrap_or(declaration);
-    let (declared, dimension) = whole.split_once('[').ok_or("extern __shared__ of something that is no array")?;
+    let (declared, dimension) =
+        whole.split_once('[').ok_or("extern __shared__ of something that is no array")?;
     if dimension.trim() != "]" {
         return Err(format!("extern __shared__{whole}: the array must have one dimension, []"));
     }
     let mut declared = declared.trim();
-    while let Some(after) = declared.strip_prefix("__align__").or(declared.strip_prefix("alignas")) {
+    while let Some(after) = declared.strip_prefix("__align__").or(declared.strip_prefix("alignas"))
+    {
         declared = parenthesis(after).ok_or("an alignment without a number")?.1.trim();
     }
     let at = declared.rfind(|c| !is_word(c)).ok_or("extern __shared__ without a type")? + 1;
     let (kind, name) = declared.split_at(at);
     // A file's scope may hold it, too.
-    Ok(format!("static {kind}* const& {name} = reinterpret_cast<{kind}* const&>(standin::dynamic_shared);"))
+    Ok(format!(
+        "static {kind}* const& {name} = reinterpret_cast<{kind}* const&>(standin::dynamic_shared);"
+    ))
 }
 
 /// `asm volatile("cvt.rn.bf16.f32 %0, %1;" : "=h"(out) : "f"(in));` as `standin_ptx_cvt_rn_bf16_f32(out, in)`.
@@ -180,14 +186,16 @@ mod tests {
             extern \"C\" __global__ __launch_bounds__(64) void three();\n\
             const char* no = \"__global__ void four\";";
         let (text, kernels) = rewrite(source).unwrap();
-        let found: Vec<_> = kernels.iter().map(|k| (k.name.as_str(), k.max_threads.as_deref())).collect();
+        let found: Vec<_> =
+            kernels.iter().map(|k| (k.name.as_str(), k.max_threads.as_deref())).collect();
         assert_eq!(found, [("one", None), ("two", Some("128 * 2")), ("three", Some("64"))]);
         assert_eq!(text, source);
     }
 
     #[test]
     fn dynamic_shared_memory_becomes_a_pointer() {
-        let (text, _) = rewrite("extern __shared__ __align__(16) unsigned char bytes[]; int x;").unwrap();
+        let (text, _) =
+            rewrite("extern __shared__ __align__(16) unsigned char bytes[]; int x;").unwrap();
         assert_eq!(
             text,
             "static unsigned char * const& bytes = reinterpret_cast<unsigned char * const&>(standin::dynamic_shared); int x;"
@@ -197,7 +205,9 @@ mod tests {
 
     #[test]
     fn inline_ptx_becomes_a_call() {
-        let (text, _) = rewrite("asm volatile(\"cvt.rn.bf16.f32 %0, %1;\" : \"=h\"(r[0]) : \"f\"(f(x, 1)));").unwrap();
+        let (text, _) =
+            rewrite("asm volatile(\"cvt.rn.bf16.f32 %0, %1;\" : \"=h\"(r[0]) : \"f\"(f(x, 1)));")
+                .unwrap();
         assert_eq!(text, "standin_ptx_cvt_rn_bf16_f32(r[0], f(x, 1));");
         assert!(rewrite("asm(\"{ add.s32 %0, 1; }\" : \"=r\"(x));").is_err());
     }

@@ -30,7 +30,8 @@ impl Arena {
     pub(crate) fn new() -> io::Result<Self> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: a new mapping that nobody can access takes nothing from anyone.
-        let base = unsafe { libc::mmap(null_mut(), as_len(RESERVED), libc::PROT_NONE, flags, -1, 0) };
+        let base =
+            unsafe { libc::mmap(null_mut(), as_len(RESERVED), libc::PROT_NONE, flags, -1, 0) };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -62,7 +63,8 @@ impl Pages {
     pub(crate) fn protect(self, protection: i32) {
         // SAFETY: the pages belong to the arena, whose users are kernels and copies of the stand-in; a host that
         // touches protected ones is what this is meant to stop.
-        let done = unsafe { libc::mprotect(pointer(self.start).cast(), as_len(self.len), protection) };
+        let done =
+            unsafe { libc::mprotect(pointer(self.start).cast(), as_len(self.len), protection) };
         assert_eq!(done, 0, "mprotect: {}", io::Error::last_os_error());
     }
 
@@ -71,14 +73,7 @@ impl Pages {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
         // SAFETY: replaces pages of the arena that were freed.
         let done = unsafe {
-            libc::mmap(
-                pointer(self.start).cast(),
-                as_len(self.len),
-                libc::PROT_NONE,
-                flags,
-                -1,
-                0,
-            )
+            libc::mmap(pointer(self.start).cast(), as_len(self.len), libc::PROT_NONE, flags, -1, 0)
         };
         assert_ne!(done, libc::MAP_FAILED, "mmap: {}", io::Error::last_os_error());
     }

@@ -90,7 +90,10 @@ impl Allocation {
             // SAFETY: bytes of the mapped pages outside of the allocation.
             let bytes = unsafe { std::slice::from_raw_parts(first, len) };
             let phase = first.addr() % 4;
-            bytes.iter().enumerate().all(|(at, byte)| *byte == POISON.to_le_bytes()[(phase + at) % 4])
+            bytes
+                .iter()
+                .enumerate()
+                .all(|(at, byte)| *byte == POISON.to_le_bytes()[(phase + at) % 4])
         };
         // SAFETY: both stay on the pages.
         let (first, behind) = unsafe { (self.data.sub(before), self.data.add(as_len(self.size))) };
@@ -155,7 +158,8 @@ impl Space {
 
     /// Device memory that starts here is gone.
     pub(crate) fn free(&mut self, start: u64) -> Answer {
-        let Some(Kind::Device { device, .. }) = self.live.get(&start).map(|found| &found.kind) else {
+        let Some(Kind::Device { device, .. }) = self.live.get(&start).map(|found| &found.kind)
+        else {
             return Err(Code::INVALID_VALUE);
         };
         let device = *device;
@@ -167,7 +171,8 @@ impl Space {
     /// Frees all memory of a device that is left; the answer is how much there was.
     pub(crate) fn free_all(&mut self, device: usize) -> usize {
         let of_device = |found: &Allocation| matches!(found.kind, Kind::Device { device: of, .. } if of == device);
-        let left: Vec<u64> = self.live.values().filter(|found| of_device(found)).map(|found| found.start).collect();
+        let left: Vec<u64> =
+            self.live.values().filter(|found| of_device(found)).map(|found| found.start).collect();
         left.iter().filter(|start| self.free(**start).is_ok()).count()
     }
 
@@ -194,13 +199,19 @@ impl Space {
     }
 
     /// The allocation that all these bytes lie in, or why there is none.
-    pub(crate) fn find(&self, address: u64, len: u64) -> Result<(&Allocation, Range<usize>), String> {
+    pub(crate) fn find(
+        &self,
+        address: u64,
+        len: u64,
+    ) -> Result<(&Allocation, Range<usize>), String> {
         let found = self.near(address).and_then(|near| Some((near, near.range(address, len)?)));
         match found {
-            Some((found, _)) if matches!(found.kind, Kind::Device { open: false, .. }) => Err(format!(
-                "{}, whose stream has not come to the allocation: no event orders the two",
-                self.describe(address, len)
-            )),
+            Some((found, _)) if matches!(found.kind, Kind::Device { open: false, .. }) => {
+                Err(format!(
+                    "{}, whose stream has not come to the allocation: no event orders the two",
+                    self.describe(address, len)
+                ))
+            }
             Some(found) => Ok(found),
             None => Err(self.describe(address, len)),
         }
@@ -242,11 +253,15 @@ impl Space {
                 if past <= after.map(|(start, ..)| start - address) || after.is_none() =>
             {
                 let from = address - start;
-                format!("illegal address: {bytes}{from} bytes from the start of a {size}-byte allocation{note}")
+                format!(
+                    "illegal address: {bytes}{from} bytes from the start of a {size}-byte allocation{note}"
+                )
             }
             (_, Some((start, size, note))) => {
                 let ahead = start - address;
-                format!("illegal address: {bytes}{ahead} bytes before the start of a {size}-byte allocation{note}")
+                format!(
+                    "illegal address: {bytes}{ahead} bytes before the start of a {size}-byte allocation{note}"
+                )
             }
             _ => format!("illegal address: {bytes}{address:#x}, and nothing was ever allocated"),
         }
