@@ -4,12 +4,7 @@
 //! since the settings are the process's. Under `run.sh --ptx` the same cases run on engine B.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
-#![expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::cast_lossless,
-    reason = "small numbers"
-)]
+#![expect(clippy::cast_possible_truncation, reason = "small numbers")]
 #![expect(unsafe_code, reason = "launches")]
 
 mod gpu;
@@ -69,6 +64,7 @@ fn cases() -> Vec<Case> {
         fills_and_copies_on_the_device,
         null_stream,
         events_can_be_polled,
+        threads_of_the_host,
         freed_memory_makes_room,
         two_devices,
         what_it_says_of_itself,

@@ -94,7 +94,9 @@ pub(crate) fn votes(gpu: &Gpu) -> Outcome {
     launch!(gpu.one, gpu.kernel("votes")?, grid(1, 64), &mut to)?;
     let found = gpu.one.clone_dtoh(&to)?;
     let ballot = |warp: u32| {
-        (0..32).filter(|lane| (warp * 32 + lane) % 3 == 0).fold(0u32, |mask, lane| mask | 1 << lane)
+        (0..32)
+            .filter(|lane| (warp * 32 + lane).is_multiple_of(3))
+            .fold(0u32, |mask, lane| mask | 1 << lane)
     };
     let wanted: Vec<u32> = (0..64u32)
         .flat_map(|t| {
@@ -207,6 +209,22 @@ pub(crate) fn freed_memory_makes_room(gpu: &Gpu) -> Outcome {
     }
     gpu.one.synchronize()?;
     expect(&gpu.context.mem_get_info()?.0, &free)
+}
+
+/// Each thread of the host has its streams; they share device and lock.
+pub(crate) fn threads_of_the_host(gpu: &Gpu) -> Outcome {
+    let work = |start: f32| {
+        let stream = gpu.context.new_stream()?;
+        let mut values = stream.clone_htod(&[start; 500])?;
+        for _ in 0..20 {
+            launch!(stream, gpu.kernel("add_one")?, grid(2, 256), &mut values, &500i32)?;
+        }
+        expect(&stream.clone_dtoh(&values)?, &vec![start + 20.0; 500])
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4u8).map(|i| scope.spawn(move || work(f32::from(i)))).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap())
+    })
 }
 
 pub(crate) fn two_devices(gpu: &Gpu) -> Outcome {

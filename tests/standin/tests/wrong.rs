@@ -64,7 +64,9 @@ pub(crate) fn missing_barrier(gpu: &Gpu) -> Outcome {
     let mut to = gpu.blank::<f32>(64)?;
     launch!(gpu.one, gpu.kernel("no_barrier")?, grid(1, 64), &mut to)?;
     let found = gpu.one.clone_dtoh(&to)?;
-    let wrong = (0..64).filter(|i| found[*i] != (*i ^ 63) as f32).count();
+    let wrong = (0..64u16)
+        .filter(|i| found[usize::from(*i)].to_bits() != f32::from(*i ^ 63).to_bits())
+        .count();
     if wrong == 0 { Ok(()) } else { Err(Failure(format!("{wrong} values are wrong"))) }
 }
 
@@ -273,10 +275,10 @@ pub(crate) fn host_function_calls_cuda(gpu: &Gpu) -> Outcome {
     }
     let mut answer = CUresult::CUDA_SUCCESS;
     // SAFETY: the stream is waited for before `answer` goes.
-    unsafe {
+    let queued = unsafe {
         sys::cuLaunchHostFunc(gpu.one.cu_stream(), Some(calls), (&raw mut answer).cast())
-            .result()?
     };
+    queued.result()?;
     gpu.one.synchronize()?;
     Ok(answer.result()?)
 }

@@ -114,6 +114,47 @@ pub(super) fn shared_limits(capability: (i32, i32)) -> (i32, i32) {
     (48 << 10, most << 10)
 }
 
+/// Attributes that do not depend on the settings: those of an H100.
+const ATTRIBUTES: [(u32, c_int); 37] = [
+    (1, 1024),       // MAX_THREADS_PER_BLOCK
+    (2, 1024),       // MAX_BLOCK_DIM_X
+    (3, 1024),       // MAX_BLOCK_DIM_Y
+    (4, 64),         // MAX_BLOCK_DIM_Z
+    (5, c_int::MAX), // MAX_GRID_DIM_X
+    (6, 65_535),     // MAX_GRID_DIM_Y
+    (7, 65_535),     // MAX_GRID_DIM_Z
+    (9, 65_536),     // TOTAL_CONSTANT_MEMORY
+    (10, 32),        // WARP_SIZE
+    (12, 65_536),    // MAX_REGISTERS_PER_BLOCK
+    (13, 1_755_000), // CLOCK_RATE, kHz
+    (15, 1),         // GPU_OVERLAP
+    (16, 132),       // MULTIPROCESSOR_COUNT
+    (17, 0),         // KERNEL_EXEC_TIMEOUT
+    (18, 0),         // INTEGRATED
+    (19, 1),         // CAN_MAP_HOST_MEMORY
+    (20, 0),         // COMPUTE_MODE
+    (31, 1),         // CONCURRENT_KERNELS
+    (32, 1),         // ECC_ENABLED
+    (33, 0),         // PCI_BUS_ID
+    (34, 0),         // PCI_DEVICE_ID
+    (36, 2_619_000), // MEMORY_CLOCK_RATE, kHz
+    (37, 5120),      // GLOBAL_MEMORY_BUS_WIDTH
+    (38, 50 << 20),  // L2_CACHE_SIZE
+    (39, 2048),      // MAX_THREADS_PER_MULTIPROCESSOR
+    (40, 3),         // ASYNC_ENGINE_COUNT
+    (41, 1),         // UNIFIED_ADDRESSING
+    (50, 0),         // PCI_DOMAIN_ID
+    (78, 1),         // STREAM_PRIORITIES_SUPPORTED
+    (82, 65_536),    // MAX_REGISTERS_PER_MULTIPROCESSOR
+    (83, 0),         // MANAGED_MEMORY
+    (84, 0),         // MULTI_GPU_BOARD
+    (88, 0),         // PAGEABLE_MEMORY_ACCESS
+    (95, 0),         // COOPERATIVE_LAUNCH
+    (106, 32),       // MAX_BLOCKS_PER_MULTIPROCESSOR
+    (111, 1024),     // RESERVED_SHARED_MEMORY_PER_BLOCK
+    (115, 1),        // MEMORY_POOLS_SUPPORTED
+];
+
 #[unsafe(no_mangle)]
 extern "C" fn cuDeviceGetAttribute(value: Out<'_, c_int>, attribute: u32, ordinal: c_int) -> u32 {
     call(|machine| {
@@ -121,34 +162,18 @@ extern "C" fn cuDeviceGetAttribute(value: Out<'_, c_int>, attribute: u32, ordina
         let (major, minor) = machine.config.capability;
         let (shared, most_shared) = shared_limits((major, minor));
         let found = match attribute {
-            1 | 2 | 3 => 1024, // threads of a block; its x and y
-            4 => 64,           // its z
-            5 => c_int::MAX,   // blocks in x
-            6 | 7 => 65_535,   // in y and z
-            8 => shared,
-            10 => 32,          // warp
-            12 | 82 => 65_536, // registers of a block, of a multiprocessor
-            13 => 1_755_000,   // clock, kHz
-            15 => 1,           // copies overlap
-            16 => 132,         // multiprocessors
-            31 | 41 => 1,      // kernels beside each other, unified addressing
-            36 => 2_619_000,   // memory clock, kHz
-            37 => 5120,        // bus, bits
-            38 => 50 << 20,    // second level cache
-            39 => 2048,        // threads of a multiprocessor
-            40 => 3,           // copy engines
-            75 => major,
-            76 => minor,
-            78 => 1,                        // stream priorities
-            81 | 111 => most_shared + 1024, // of a multiprocessor
-            97 => most_shared,
-            95 => 0,   // cooperative launch
-            106 => 32, // blocks of a multiprocessor
-            115 => 1,  // stream-ordered allocation
-            17 | 18 | 19 | 20 | 32 | 35 | 83 | 88 | 89 | 96 => 0,
-            unknown => {
-                say(&format!("device attribute {unknown} is not known here"));
-                return Err(Code::INVALID_VALUE);
+            8 => shared,              // MAX_SHARED_MEMORY_PER_BLOCK
+            75 => major,              // COMPUTE_CAPABILITY_MAJOR
+            76 => minor,              // COMPUTE_CAPABILITY_MINOR
+            81 => most_shared + 1024, // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
+            97 => most_shared,        // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+            _ => {
+                let found = ATTRIBUTES.iter().find(|(known, _)| *known == attribute);
+                let Some((_, found)) = found else {
+                    say(&format!("device attribute {attribute} is not known here"));
+                    return Err(Code::INVALID_VALUE);
+                };
+                *found
             }
         };
         put(value, found)

@@ -53,7 +53,9 @@ extern "C" fn cuEventRecord(event: usize, stream: usize) -> u32 {
 extern "C" fn cuEventSynchronize(event: usize) -> u32 {
     call(|machine| {
         let (context, op) = (find(machine, event)?.context, find(machine, event)?.recorded);
-        op.into_iter().for_each(|op| machine.run_until(op));
+        if let Some(op) = op {
+            machine.run_until(op);
+        }
         machine.sound(context)
     })
 }

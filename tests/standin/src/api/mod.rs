@@ -5,6 +5,7 @@
 //! A handle arrives as a number, since nothing ever follows it.
 
 mod context;
+mod copy;
 mod device;
 mod event;
 mod launch;

@@ -108,11 +108,11 @@ extern "C" fn cuFuncGetAttribute(value: Out<'_, c_int>, attribute: u32, function
         let found = match attribute {
             0 => function.kernel.max_threads.unwrap_or(1024),
             1 => function.kernel.shared_bytes,
-            2 => 0, // constant memory
             3 => function.kernel.local_bytes,
             4 => function.kernel.registers,
             5 | 6 => (major * 10 + minor).unsigned_abs(),
-            7 => 0, // cached in L1 with -dlcm=ca
+            // Constant memory; whether global memory is cached in L1.
+            2 | 7 => 0,
             MAX_DYNAMIC_SHARED => function.max_dynamic,
             _ => return Err(Code::INVALID_VALUE),
         };

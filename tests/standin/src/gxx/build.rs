@@ -102,7 +102,8 @@ fn shared(symbols: &str, kernels: &[Declared]) -> Result<String, String> {
             let ours = matches!(fields[..], [_, _, "d" | "D" | "b" | "B", name] if name.starts_with(&mark));
             ours.then(|| u32::from_str_radix(fields[1], 16).unwrap_or(0))
         });
-        lines += &format!("{} {}\n", kernel.name, sizes.sum::<u32>());
+        let sum = sizes.sum::<u32>().to_string();
+        lines.extend([kernel.name.as_str(), " ", &sum, "\n"]);
     }
     Ok(lines)
 }
@@ -128,13 +129,44 @@ fn table(kernels: &[Declared]) -> String {
     )
 }
 
-/// NVRTC's options as g++'s. Those that choose a GPU, or tune its code, do nothing; unknown ones are refused.
+/// Options that take a value and do nothing here: they choose a GPU's code, or make it exact, as this is anyway.
+const WITH_VALUE: [&str; 14] = [
+    "-std",
+    "--std",
+    "-fmad",
+    "--fmad",
+    "-ftz",
+    "--ftz",
+    "-prec-sqrt",
+    "--prec-sqrt",
+    "-prec-div",
+    "--prec-div",
+    "-maxrregcount",
+    "--maxrregcount",
+    "-Xptxas",
+    "--ptxas-options",
+];
+
+/// Options without a value that do nothing here.
+const PLAIN: [&str; 12] = [
+    "-lineinfo",
+    "--generate-line-info",
+    "-G",
+    "--device-debug",
+    "-default-device",
+    "--device-as-default-execution-space",
+    "-restrict",
+    "--restrict",
+    "-w",
+    "--disable-warnings",
+    "-dopt",
+    "--extra-device-vectorization",
+];
+
+/// NVRTC's options as g++'s. What would make arithmetic inexact is refused, and so is what NVRTC does not know.
 pub(super) fn preprocessor_options(options: &[&str]) -> Result<Vec<String>, String> {
-    let mut found = vec![
-        "-D__CUDACC__=1".to_owned(),
-        "-D__CUDACC_RTC__=1".to_owned(),
-        "-D__NVCC__=1".to_owned(),
-    ];
+    let mut found =
+        ["-D__CUDACC__=1", "-D__CUDACC_RTC__=1", "-D__NVCC__=1"].map(str::to_owned).to_vec();
     let mut arch = "900".to_owned();
     let mut list = options.iter();
     while let Some(option) = list.next() {
@@ -151,30 +183,15 @@ pub(super) fn preprocessor_options(options: &[&str]) -> Result<Vec<String>, Stri
                 arch = format!("{digits}0");
             }
             "-use_fast_math" | "--use_fast_math" => {
-                return Err(format!("{key}: engine A has IEEE arithmetic only"));
+                return Err(format!("{key}: engine A has exact arithmetic only"));
             }
-            "-ftz" | "--ftz" if value()? == "true" => {
-                return Err(format!("{key}: engine A has IEEE arithmetic only"));
+            key if WITH_VALUE.contains(&key) => {
+                if value()? == "true" && key.ends_with("ftz") {
+                    return Err(format!("{key}=true: engine A has exact arithmetic only"));
+                }
             }
-            "-ftz" | "--ftz" => {}
-            "-std" | "--std" | "-fmad" | "--fmad" | "--prec-sqrt" | "-prec-sqrt" | "--prec-div"
-            | "-prec-div" | "--maxrregcount" | "-maxrregcount" | "--ptxas-options" | "-Xptxas" => {
-                drop(value()?)
-            }
-            "-lineinfo"
-            | "--generate-line-info"
-            | "-G"
-            | "--device-debug"
-            | "-default-device"
-            | "--device-as-default-execution-space"
-            | "-restrict"
-            | "--restrict"
-            | "-w"
-            | "--disable-warnings"
-            | "--extra-device-vectorization"
-            | "-dopt" => {}
+            key if PLAIN.contains(&key) || key.starts_with("--diag-") => {}
             _ if key.starts_with("-D") || key.starts_with("-I") => found.push((*option).to_owned()),
-            _ if key.starts_with("--diag-") => {}
             _ => return Err(format!("{option}: no such option")),
         }
     }

@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::engine::{BadAccess, Fault, FaultKind, Kernel, Launch, Memory, Module, Order};
 use crate::signal::{Exit, guarded};
 
-/// `standin::Kernel` of cuda_run.h.
+/// `standin::Kernel` of `cuda_run.h`.
 #[repr(C)]
 struct RawKernel {
     name: *const c_char,
@@ -18,7 +18,7 @@ struct RawKernel {
     max_threads: usize,
 }
 
-/// `standin::Launch` of cuda_run.h.
+/// `standin::Launch` of `cuda_run.h`.
 #[repr(C)]
 struct RawLaunch {
     grid: [u32; 3],
@@ -161,7 +161,7 @@ impl Module for Native {
             found.ok_or_else(|| Fault::new(FaultKind::LaunchFailed, "no such kernel"))?;
         // Parameters lie aligned, as structures with vectors in them need.
         let params: Vec<Vec<u128>> = launch.params.iter().map(|value| aligned(value)).collect();
-        let pointers: Vec<*const u128> = params.iter().map(|value| value.as_ptr()).collect();
+        let pointers: Vec<*const u128> = params.iter().map(Vec::as_ptr).collect();
         let mut shared = Shared::new(launch.shared_bytes as usize);
         let mut raw = RawLaunch {
             grid: launch.grid,

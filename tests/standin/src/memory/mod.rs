@@ -11,5 +11,5 @@ mod space;
 mod view;
 
 pub(crate) use pinned::Access;
-pub(crate) use space::Space;
+pub(crate) use space::{Allocation, Space};
 pub(crate) use view::View;

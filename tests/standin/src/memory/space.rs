@@ -45,6 +45,10 @@ impl Allocation {
         (end <= self.size).then(|| as_len(start)..as_len(end))
     }
 
+    pub(super) fn len(&self) -> usize {
+        as_len(self.size)
+    }
+
     pub(crate) fn is_pinned(&self) -> bool {
         matches!(self.kind, Kind::Pinned { .. })
     }
@@ -74,12 +78,10 @@ impl Allocation {
 
     pub(super) fn poison(&mut self) {
         let slack = as_len(self.start - self.pages.start);
-        // SAFETY: from the first to the last byte of the pages, which are mapped and whole words.
-        let words = unsafe {
-            let first = self.data.sub(slack).cast::<u32>();
-            std::slice::from_raw_parts_mut(first, as_len(self.pages.len / 4))
-        };
-        words.fill(POISON);
+        // SAFETY: from the first to the last byte of the pages, which are mapped.
+        let bytes =
+            unsafe { std::slice::from_raw_parts_mut(self.data.sub(slack), as_len(self.pages.len)) };
+        bytes.chunks_exact_mut(4).for_each(|word| word.copy_from_slice(&POISON.to_le_bytes()));
     }
 
     /// Whether the bytes before and after it, on its pages, are still poison.

@@ -81,7 +81,7 @@ impl Space {
         if written.all(word.clone()) {
             return false;
         }
-        let whole = word.start / 4 * 4..(word.start / 4 * 4 + 4).min(found.size as usize);
+        let whole = word.start / 4 * 4..(word.start / 4 * 4 + 4).min(found.len());
         let poison = POISON.to_le_bytes();
         let is_poison = found.bytes(whole.clone()).iter().zip(&poison).all(|(a, b)| a == b);
         !self.native || is_poison
