@@ -6,11 +6,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::code::{Answer, Code};
-use crate::config::Config;
+use crate::config::{Config, Schedule};
 use crate::engine::Module;
 use crate::memory::Space;
+use crate::queues::Queues;
 use crate::report::say;
-use crate::schedule::Queues;
 use crate::signal;
 
 /// A handle as the caller holds it: an opaque pointer, never followed.
@@ -36,6 +36,10 @@ pub(crate) struct Machine {
     pub(crate) events: BTreeMap<Handle, Event>,
     pub(crate) modules: BTreeMap<Handle, Loaded>,
     pub(crate) functions: BTreeMap<Handle, Function>,
+    /// The per-thread streams: of which thread, in which context.
+    pub(crate) per_thread: BTreeMap<(i32, usize), Handle>,
+    /// State of the seeded schedule.
+    pub(crate) random: u64,
     next_handle: Handle,
 }
 
@@ -94,7 +98,9 @@ impl Machine {
         })?;
         signal::install();
         Ok(Self {
-            queues: Queues::new(devices, config.schedule),
+            queues: Queues::new(devices),
+            per_thread: BTreeMap::new(),
+            random: if let Schedule::Seeded(seed) = config.schedule { seed } else { 0 },
             contexts: (0..devices).map(|_| Context::default()).collect(),
             config,
             space,

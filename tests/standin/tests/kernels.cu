@@ -147,3 +147,18 @@ extern "C" __device__ __noinline__ int deep(int n) {
     return n == 0 ? 0 : deep(n - 1) + frame[n % 256];
 }
 extern "C" __global__ void overflows(int* to, int n) { to[0] = deep(n); }
+
+extern "C" __global__ void fails_an_assertion(int* to) {
+    to[0] = 1;
+    assert(threadIdx.x != 5);
+}
+
+extern "C" __global__ void to_byte(const float* from, unsigned char* to) { to[0] = (unsigned char)from[0]; }
+
+// ---- right again ----------------------------------------------------------------------------------------------------
+
+extern "C" __global__ void functions(const float* from, float* to, int count) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    to[i] = expf(-fabsf(from[i])) + fminf(from[i], 1.0f) + max(0, min(i, 7u)) + sqrtf((float)i);
+}

@@ -48,6 +48,9 @@ macro_rules! only {
     };
 }
 
+/// What C++ leaves undefined and PTX defines: seen where the source is compiled, and no mistake to engine B.
+const ENGINE_A_ALONE: [&str; 2] = ["division_by_zero", "float_too_large_for_its_integer"];
+
 const LAZY: &[&str] = &["lazy forward"];
 
 fn cases() -> Vec<Case> {
@@ -59,6 +62,7 @@ fn cases() -> Vec<Case> {
         atomics,
         vectors_of_16_bytes,
         arithmetic_is_ieee,
+        functions,
         inline_ptx,
         pageable_copies_are_taken_at_the_call,
         fills_and_copies_on_the_device,
@@ -85,6 +89,8 @@ fn cases() -> Vec<Case> {
         misaligned => "misaligned", "MISALIGNED_ADDRESS";
         division_by_zero => "division by zero", "CUDA_ERROR_UNKNOWN";
         trap => "trap", "thread (3,0,0)", "CUDA_ERROR_ASSERT|ILLEGAL_INSTRUCTION";
+        failed_assertion => "assert(threadIdx.x != 5)", "thread (5,0,0)", "CUDA_ERROR_ASSERT";
+        float_too_large_for_its_integer => "line 156", "cannot hold it", "CUDA_ERROR_UNKNOWN";
         stack_overflow => "the stack", "LAUNCH_FAILED";
         no_event_between_streams in LAZY => "found 1 instead of 42";
         no_event_after_an_allocation in LAZY => "no event orders the two", "ILLEGAL_ADDRESS";
@@ -122,7 +128,11 @@ fn main() -> ExitCode {
         let libraries = libraries.clone();
         move || no_device(libraries.as_deref())
     })];
+    let engine_b = libraries.is_none() && nvrtc_is_real();
     for case in cases() {
+        if engine_b && ENGINE_A_ALONE.contains(&case.name) {
+            continue;
+        }
         for schedule in ["lazy", "eager", "1", "2", "3"] {
             for order in ["forward", "reverse"] {
                 let setting = format!("{schedule} {order}");
@@ -199,6 +209,14 @@ fn child(name: &str, libraries: Option<&Path>) -> Command {
         child.env("LD_LIBRARY_PATH", folder).env("FOREBAY_STANDIN_CACHE", folder.join("kernels"));
     }
     child
+}
+
+/// The stand-in's NVRTC says that it is 12.8; `run.sh --ptx` takes 12.9.
+fn nvrtc_is_real() -> bool {
+    let (mut major, mut minor) = (0, 0);
+    // SAFETY: both are good for an int.
+    unsafe { cudarc::nvrtc::sys::nvrtcVersion(&raw mut major, &raw mut minor) };
+    (major, minor) != (12, 8)
 }
 
 /// A folder with the stand-in under the names of CUDA's libraries; none if `run.sh` made one already.

@@ -145,6 +145,22 @@ pub(crate) fn arithmetic_is_ieee(gpu: &Gpu) -> Outcome {
     expect(&gpu.one.clone_dtoh(&to)?, &wanted)
 }
 
+/// Functions of the mathematical library, to the last bits but one: a GPU's differ from the host's.
+pub(crate) fn functions(gpu: &Gpu) -> Outcome {
+    let values = ramp(300);
+    let from = gpu.one.clone_htod(&values)?;
+    let mut to = gpu.blank::<f32>(300)?;
+    launch!(gpu.one, gpu.kernel("functions")?, grid(2, 256), &from, &mut to, &300i32)?;
+    let found = gpu.one.clone_dtoh(&to)?;
+    for (i, (x, found)) in values.iter().zip(&found).enumerate() {
+        let wanted = (-x.abs()).exp() + x.min(1.0) + i.min(7) as f32 + (i as f32).sqrt();
+        if (found - wanted).abs() > 1e-5 {
+            return Err(Failure(format!("{found}, wanted {wanted}")));
+        }
+    }
+    Ok(())
+}
+
 pub(crate) fn inline_ptx(gpu: &Gpu) -> Outcome {
     let values: Vec<f32> = ramp(500);
     let from = gpu.one.clone_htod(&values)?;

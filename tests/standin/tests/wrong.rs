@@ -102,6 +102,19 @@ pub(crate) fn trap(gpu: &Gpu) -> Outcome {
     Ok(gpu.one.synchronize()?)
 }
 
+pub(crate) fn failed_assertion(gpu: &Gpu) -> Outcome {
+    let mut to = gpu.blank::<i32>(1)?;
+    launch!(gpu.one, gpu.kernel("fails_an_assertion")?, grid(1, 32), &mut to)?;
+    Ok(gpu.one.synchronize()?)
+}
+
+pub(crate) fn float_too_large_for_its_integer(gpu: &Gpu) -> Outcome {
+    let from = gpu.one.clone_htod(&[300.0f32])?;
+    let mut to = gpu.blank::<u8>(1)?;
+    launch!(gpu.one, gpu.kernel("to_byte")?, grid(1, 1), &from, &mut to)?;
+    Ok(gpu.one.synchronize()?)
+}
+
 pub(crate) fn stack_overflow(gpu: &Gpu) -> Outcome {
     let mut to = gpu.blank::<i32>(1)?;
     launch!(gpu.one, gpu.kernel("overflows")?, grid(1, 1), &mut to, &1_000_000i32)?;

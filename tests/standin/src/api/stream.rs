@@ -30,7 +30,7 @@ extern "C" fn cuStreamDestroy_v2(stream: usize) -> u32 {
             return Err(Code::INVALID_HANDLE);
         }
         let stream = machine.resolve(stream)?;
-        machine.destroy_stream(stream);
+        machine.queues.destroy(stream);
         Ok(())
     })
 }

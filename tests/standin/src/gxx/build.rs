@@ -9,8 +9,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::source::{Declared, rewrite};
 
 /// What kernels see, and what runs them.
-const CPU: &str = include_str!("cuda_cpu.h");
-const RUN: &str = include_str!("cuda_run.h");
+const HEADERS: [(&str, &str); 4] = [
+    ("cuda_cpu.h", include_str!("cuda_cpu.h")),
+    ("cuda_run.h", include_str!("cuda_run.h")),
+    ("cuda_warp.h", include_str!("cuda_warp.h")),
+    ("cuda_check.h", include_str!("cuda_check.h")),
+];
 
 /// Arithmetic as written, each access checked for alignment and each index of an array for its bound.
 const FLAGS: [&str; 14] = [
@@ -25,7 +29,7 @@ const FLAGS: [&str; 14] = [
     "-fwrapv",
     "-fno-exceptions",
     "-fcf-protection=none",
-    "-fsanitize=alignment,bounds,shift-exponent,integer-divide-by-zero,return,unreachable",
+    "-fsanitize=alignment,bounds,shift-exponent,integer-divide-by-zero,float-cast-overflow,return,unreachable",
     "-fno-sanitize-recover=all",
     "-Wno-attributes",
 ];
@@ -37,7 +41,7 @@ pub(super) fn library(
     source: &str,
     cache: &Path,
 ) -> Result<PathBuf, String> {
-    let whole = format!("{name}\n{options:?}\n{CPU}{RUN}{FLAGS:?}\n{source}");
+    let whole = format!("{name}\n{options:?}\n{HEADERS:?}{FLAGS:?}\n{source}");
     let mut hasher = DefaultHasher::new();
     whole.hash(&mut hasher);
     let stem = format!("{:016x}", hasher.finish());
@@ -50,8 +54,7 @@ pub(super) fn library(
         fs::write(folder.0.join(file), text)
             .map_err(|error| format!("{}: {error}", folder.0.display()))
     };
-    write("cuda_cpu.h", CPU)?;
-    write("cuda_run.h", RUN)?;
+    HEADERS.iter().try_for_each(|(name, text)| write(name, text))?;
     write("whole.cu", &whole)?;
     write("source.cc", &format!("# 1 \"{name}\"\n{source}"))?;
     let defines = preprocessor_options(options)?;

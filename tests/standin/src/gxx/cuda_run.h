@@ -31,7 +31,7 @@ struct Launch {
 };
 
 constexpr int MOST = 1024;
-constexpr unsigned long STACK = 128 << 10, CLOSED = 4096;
+constexpr unsigned long STACK = 256 << 10, CLOSED = 4096;
 constexpr unsigned POISON = 0x7fbadbad;
 
 extern "C" void* mmap(void*, unsigned long, int, int, int, long);
@@ -120,7 +120,8 @@ static void resume(int fiber) {
             stacks[fiber] = (char*)mmap(nullptr, STACK, 3, 0x4022, -1, 0);
             mprotect(stacks[fiber], CLOSED, 0);
         }
-        void** top = (void**)(stacks[fiber] + STACK);
+        // Each begins elsewhere in its page, or all would share a few lines of the cache.
+        void** top = (void**)(stacks[fiber] + STACK - fiber * 448 % (64 << 10));
         *--top = nullptr;
         *--top = (void*)fiber_main;
         fibers[fiber] = top - 6;
@@ -163,86 +164,9 @@ void barrier(unsigned line) {
     to_scheduler();
 }
 
-int lane() { return running % 32; }
-
-// Which lane a shuffle reads (PTX, shfl.sync): one outside of the segment means the own value.
-int shuffle_source(int kind, int lane, int by, int width) {
-    int first = lane & ~(width - 1), last = first + width - 1;
-    int source = kind == 0 ? first + (by & (width - 1)) : kind == 1 ? lane - by : kind == 2 ? lane + by : lane ^ by;
-    bool outside = kind == 1 ? source < first : source > last;
-    return outside ? lane : source;
-}
-
-static unsigned long combine(Meet what, unsigned long a, unsigned long b) {
-    switch (what) {
-        case BALLOT: case ANY: case OR: return a | b;
-        case ALL: case AND: return a & b;
-        case XOR: return a ^ b;
-        case ADD: return a + b;
-        case MIN: return (long)a < (long)b ? a : b;
-        case MAX: return (long)a > (long)b ? a : b;
-        default: return 0;
-    }
-}
-
-// The lanes that are where this one is, if none of its mask is still to come. Lanes that the block lacks, or that
-// ended, are not waited for.
-static unsigned gathered(int me) {
-    const Thread& mine = threads[me];
-    unsigned here = 0;
-    for (int lane = 0; lane < 32 && me / 32 * 32 + lane < count; lane++) {
-        const Thread& other = threads[me / 32 * 32 + lane];
-        if (!(mine.mask >> lane & 1) || other.state == OVER) continue;
-        bool same = other.line == mine.line && other.meeting == mine.meeting && other.mask == mine.mask;
-        if (other.state != AT_MEETING || !same) return 0;
-        here |= 1u << lane;
-    }
-    return here;
-}
-
-// Gives each of the lanes that gathered its result, and lets it go on.
-static bool conclude(int warp, unsigned here) {
-    unsigned long values[32], result = 0;
-    bool first = true;
-    for (int lane = 0; lane < 32; lane++) {
-        if (!(here >> lane & 1)) continue;
-        const Thread& thread = threads[warp + lane];
-        values[lane] = thread.value;
-        unsigned long value = thread.meeting == BALLOT ? thread.value << lane : thread.value;
-        result = first ? value : combine(thread.meeting, result, value);
-        first = false;
-    }
-    for (int lane = 0; lane < 32; lane++) {
-        if (!(here >> lane & 1)) continue;
-        Thread& thread = threads[warp + lane];
-        if (thread.meeting == SHUFFLE && !(here >> thread.source & 1)) {
-            become(warp + lane);
-            return broken(DIVERGED, thread.line, "a shuffle reads lane %d, which takes no part in it", thread.source);
-        }
-        thread.value = thread.meeting == SHUFFLE ? values[thread.source] : result;
-        thread.state = READY;
-    }
-    return true;
-}
-
-unsigned long meet(Meet what, unsigned mask, unsigned long value, int source, unsigned line) {
-    int me = running;
-    if (!(mask >> (me % 32) & 1)) fault(DIVERGED, line, "a lane is not in its own mask %#x", mask);
-    Thread& thread = threads[me];
-    thread.state = AT_MEETING;
-    thread.meeting = what;
-    thread.mask = mask;
-    thread.line = line;
-    thread.source = source;
-    thread.value = value;
-    unsigned here = gathered(me);
-    if (here && conclude(me / 32 * 32, here)) {
-        thread.state = RUNNING;
-    } else {
-        to_scheduler();
-    }
-    return thread.value;
-}
+}  // namespace standin
+#include "cuda_warp.h"
+namespace standin {
 
 // No thread can go on by itself. Lanes may have waited for one that ended; then all threads may be at one barrier;
 // anything else is a mistake of the kernel. False ends the block.
@@ -333,46 +257,7 @@ STANDIN_EXPORT void standin_launch(const standin::Kernel* which, standin::Launch
     }
 }
 
-// Where the signal handler leads a thread, on this stack.
-alignas(16) static char escape_stack[32 << 10];
-STANDIN_EXPORT char* standin_escape_stack() { return escape_stack + sizeof escape_stack; }
-STANDIN_EXPORT void standin_escape(int, unsigned long address, unsigned long instruction) {
-    using namespace standin;
-    launch->address = address;
-    launch->instruction = instruction;
-    char* stack = stacks[running_fiber];
-    if ((char*)address >= stack && (char*)address < stack + CLOSED) {
-        fault(OVERFLOW, 0, "the stack of %lu bytes overflows", STACK - CLOSED);
-    }
-    fault(SIGNAL, 0, "");
-}
-
-// What -fsanitize calls: all of them begin their data with a place in the source.
-struct StandinPlace {
-    const char* file;
-    unsigned line, column;
-};
-#define STANDIN_CHECK(name, ...) \
-    extern "C" __attribute__((visibility("hidden"), noreturn)) void __ubsan_handle_##name(StandinPlace* place __VA_ARGS__)
-STANDIN_CHECK(type_mismatch_v1_abort, , unsigned long address) {
-    standin::launch->address = address;
-    standin::fault(standin::MISALIGNED, place->line, "a misaligned access");
-}
-STANDIN_CHECK(out_of_bounds_abort, , unsigned long index) {
-    standin::fault(standin::UNDEFINED, place->line, "index %ld is outside of its array", (long)index);
-}
-STANDIN_CHECK(shift_out_of_bounds_abort, , unsigned long, unsigned long by) {
-    standin::fault(standin::UNDEFINED, place->line, "a shift by %ld, which C++ does not define", (long)by);
-}
-STANDIN_CHECK(divrem_overflow_abort, , unsigned long, unsigned long) {
-    standin::fault(standin::UNDEFINED, place->line, "a division by zero, or one that overflows");
-}
-STANDIN_CHECK(builtin_unreachable) {
-    standin::fault(standin::UNDEFINED, place->line, "a place that the source calls unreachable");
-}
-STANDIN_CHECK(missing_return) {
-    standin::fault(standin::UNDEFINED, place->line, "a function that ends without its result");
-}
-
 #define STANDIN_KERNEL(name, bounds) \
     { #name, standin::Entry<&name>::call, standin::Entry<&name>::sizes, standin::Entry<&name>::count, bounds }
+
+#include "cuda_check.h"

@@ -53,6 +53,11 @@ impl Allocation {
         matches!(self.kind, Kind::Pinned { .. })
     }
 
+    /// Whether a byte is known to be written.
+    pub(super) fn wrote(&self, byte: usize) -> bool {
+        matches!(&self.kind, Kind::Device { written, .. } if written.get(byte))
+    }
+
     /// Where the bytes lie.
     pub(super) fn bytes(&self, range: Range<usize>) -> &[u8] {
         // SAFETY: the range was checked against the size, and the pages are mapped while the allocation is open.

@@ -18,9 +18,9 @@ impl Space {
     /// Device to host. What the kernel never wrote must not leave the device.
     pub(crate) fn copy_out(&self, from: u64, len: u64) -> Result<&[u8], Fault> {
         let (found, range) = self.find(from, len).map_err(illegal)?;
-        let unwritten = self.unwritten_words(found, range.clone());
+        let unwritten = self.unwritten(found, &range).len();
         if unwritten > 0 {
-            let words = words(&range).count();
+            let words = range.end.div_ceil(4) - range.start / 4;
             return Err(Fault::new(
                 FaultKind::OnlyHere,
                 format!("{unwritten} of {words} words copied to the host were never written"),
@@ -32,16 +32,9 @@ impl Space {
     /// Device to device: what was not written stays so.
     pub(crate) fn copy_within(&mut self, to: u64, from: u64, len: u64) -> Result<(), Fault> {
         let (source, range) = self.find(from, len).map_err(illegal)?;
-        let first = range.start;
-        let holes: Vec<usize> = match &source.kind {
-            Kind::Device { written, .. } if !written.all(range.clone()) => words(&range)
-                .filter(|word| self.is_unwritten(source, word.clone()))
-                .flatten()
-                .filter(|byte| !written.get(*byte))
-                .map(|byte| byte - first)
-                .collect(),
-            _ => Vec::new(),
-        };
+        let holes = self.unwritten(source, &range).into_iter().flatten();
+        let holes = holes.filter(|byte| !source.wrote(*byte)).map(|byte| byte - range.start);
+        let holes: Vec<usize> = holes.collect();
         let bytes = source.bytes(range).to_vec();
         let (target, range) = self.find_mut(to, len).map_err(illegal)?;
         target.bytes_mut(range.clone()).copy_from_slice(&bytes);
@@ -66,32 +59,26 @@ impl Space {
         Ok(())
     }
 
-    fn unwritten_words(&self, found: &Allocation, range: Range<usize>) -> usize {
-        match &found.kind {
-            Kind::Device { written, .. } if !written.all(range.clone()) => {
-                words(&range).filter(|word| self.is_unwritten(found, word.clone())).count()
-            }
-            _ => 0,
+    /// The words of an allocation, or what of them lies in the range, that were never written. Where kernels write without
+    /// telling, what is no longer poison was written.
+    fn unwritten(&self, found: &Allocation, range: &Range<usize>) -> Vec<Range<usize>> {
+        let Kind::Device { written, .. } = &found.kind else { return Vec::new() };
+        if written.all(range.clone()) {
+            return Vec::new();
         }
-    }
-
-    /// Part of one word of an allocation.
-    fn is_unwritten(&self, found: &Allocation, word: Range<usize>) -> bool {
-        let Kind::Device { written, .. } = &found.kind else { return false };
-        if written.all(word.clone()) {
-            return false;
-        }
-        let whole = word.start / 4 * 4..(word.start / 4 * 4 + 4).min(found.len());
+        let first = range.start / 4 * 4;
+        let (words, rest) =
+            found.bytes(first..range.end.next_multiple_of(4).min(found.len())).as_chunks::<4>();
         let poison = POISON.to_le_bytes();
-        let is_poison = found.bytes(whole.clone()).iter().zip(&poison).all(|(a, b)| a == b);
-        !self.native || is_poison
+        let mut suspects: Vec<usize> =
+            (0..words.len()).filter(|word| !self.native || words[*word] == poison).collect();
+        if !rest.is_empty() && (!self.native || poison.starts_with(rest)) {
+            suspects.push(words.len());
+        }
+        let parts = suspects.into_iter().map(|word| first + word * 4);
+        let parts = parts.map(|word| word.max(range.start)..(word + 4).min(range.end));
+        parts.filter(|part| !written.all(part.clone())).collect()
     }
-}
-
-/// A range cut at multiples of 4 (allocations start at multiples of 16).
-fn words(range: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
-    let Range { start, end } = *range;
-    (start / 4..end.div_ceil(4)).map(move |word| (word * 4).max(start)..(word * 4 + 4).min(end))
 }
 
 fn illegal(what: String) -> Fault {
@@ -106,8 +93,7 @@ impl Memory for View<'_> {
     fn read(&self, address: u64, into: &mut [u8]) -> Result<(), BadAccess> {
         let space = self.0.borrow();
         let (found, range) = space.find(address, into.len() as u64).map_err(BadAccess::Illegal)?;
-        let unwritten = space.unwritten_words(found, range.clone());
-        if unwritten > 0 {
+        if !space.unwritten(found, &range).is_empty() {
             let (len, size) = (into.len(), found.size);
             let at = address - found.start;
             return Err(BadAccess::Unwritten(format!(
