@@ -67,6 +67,8 @@ fn cases() -> Vec<Case> {
         pageable_copies_are_taken_at_the_call,
         fills_and_copies_on_the_device,
         null_stream,
+        blocking_streams,
+        halves_of_pinned_memory,
         events_can_be_polled,
         threads_of_the_host,
         freed_memory_makes_room,

@@ -1,7 +1,9 @@
 //! Programs without a mistake: they give one result whatever the order of work and threads.
 
 use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute};
-use cudarc::driver::{CudaContext, DeviceRepr, LaunchConfig};
+use cudarc::driver::{
+    CudaContext, DevicePtr as _, DevicePtrMut as _, DeviceRepr, LaunchConfig, result, sys,
+};
 
 use crate::gpu::{Failure, Gpu, Outcome, grid, launch};
 
@@ -27,8 +29,6 @@ fn ramp(count: usize) -> Vec<f32> {
 
 /// Pinned memory to the device on one stream, a kernel on another, and back on the first; the buffers are used twice.
 pub(crate) fn overlap(gpu: &Gpu) -> Outcome {
-    use cudarc::driver::DevicePtr as _;
-    use cudarc::driver::DevicePtrMut as _;
     let count = 10_007;
     let (mut up, mut down) = (gpu.pinned::<u8>(count)?, gpu.pinned::<f32>(count)?);
     let (mut from, mut to) = (gpu.blank::<u8>(count)?, gpu.blank::<f32>(count)?);
@@ -195,6 +195,41 @@ pub(crate) fn null_stream(gpu: &Gpu) -> Outcome {
     launch!(stream, gpu.kernel("add_one")?, grid(1, 128), &mut values, &100i32)?;
     let wanted: Vec<f32> = ramp(100).iter().map(|x| x + 1.0).collect();
     expect(&stream.clone_dtoh(&values)?, &wanted)
+}
+
+/// A blocking stream and the NULL stream wait for each other without an event.
+pub(crate) fn blocking_streams(gpu: &Gpu) -> Outcome {
+    let mut raw = std::ptr::null_mut();
+    // SAFETY: the context is bound, and the stream is destroyed after its last use.
+    let (blocking, null) = unsafe {
+        sys::cuStreamCreate(&raw mut raw, 0).result()?;
+        (gpu.context.wrap_borrowed_stream(raw), gpu.context.default_stream())
+    };
+    let mut up = gpu.pinned::<f32>(100)?;
+    up.as_mut_slice()?.copy_from_slice(&ramp(100));
+    let mut values = blocking.clone_htod(&up)?;
+    launch!(null, gpu.kernel("add_one")?, grid(1, 128), &mut values, &100i32)?;
+    launch!(blocking, gpu.kernel("add_one")?, grid(1, 128), &mut values, &100i32)?;
+    let wanted: Vec<f32> = ramp(100).iter().map(|x| x + 1.0 + 1.0).collect();
+    expect(&blocking.clone_dtoh(&values)?, &wanted)?;
+    // SAFETY: made above.
+    Ok(unsafe { sys::cuStreamDestroy_v2(raw) }.result()?)
+}
+
+/// The host may use what lies beside the part of pinned memory that a copy uses, on the same page.
+pub(crate) fn halves_of_pinned_memory(gpu: &Gpu) -> Outcome {
+    let mut pinned = gpu.pinned::<f32>(200)?;
+    pinned.as_mut_slice()?[..100].copy_from_slice(&ramp(100));
+    let on_device = gpu.blank::<f32>(100)?;
+    let first = &pinned.as_slice()?[..100];
+    let to = on_device.device_ptr(&gpu.one).0;
+    // SAFETY: 100 values on either side.
+    let queued = unsafe { result::memcpy_htod_async(to, first, gpu.one.cu_stream()) };
+    queued?;
+    pinned.as_mut_slice()?[100..].fill(7.0);
+    gpu.one.synchronize()?;
+    expect(&gpu.one.clone_dtoh(&on_device)?, &ramp(100))?;
+    expect(&pinned.as_slice()?[100..].to_vec(), &vec![7.0; 100])
 }
 
 /// Asking again and again whether an event is over ends, and its times are in order.

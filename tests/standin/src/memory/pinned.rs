@@ -71,13 +71,11 @@ impl Space {
         {
             let before = flights.clone();
             change(flights);
-            for flight in before.iter().chain(&*flights) {
-                let mut page = flight.start / PAGE * PAGE;
-                while page < flight.start + flight.len {
-                    Pages { start: page, len: PAGE }.protect(protection(flights, page));
-                    page += PAGE;
-                }
-            }
+            let touched = before.iter().chain(&*flights);
+            let (first, behind) = touched.fold((u64::MAX, 0), |(first, behind), flight| {
+                (first.min(flight.start / PAGE * PAGE), behind.max(flight.start + flight.len))
+            });
+            protect(flights, first, behind);
         }
     }
 
@@ -107,6 +105,19 @@ impl Space {
         let page = Pages { start: address / PAGE * PAGE, len: PAGE };
         page.protect(libc::PROT_READ | libc::PROT_WRITE);
         Ok(())
+    }
+}
+
+/// Closes or opens pages as these copies ask, neighbours together.
+fn protect(flights: &[Flight], first: u64, behind: u64) {
+    let mut run = Pages { start: first, len: 0 };
+    while run.end() < behind {
+        let allowed = protection(flights, run.end());
+        while run.end() < behind && protection(flights, run.end()) == allowed {
+            run.len += PAGE;
+        }
+        run.protect(allowed);
+        run = Pages { start: run.end(), len: 0 };
     }
 }
 
