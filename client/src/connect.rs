@@ -18,9 +18,9 @@ use crate::error::Cause;
 use crate::retry::cause_of;
 use crate::{Error, Timeouts};
 
-/// Largest DATA frame asked for. A longer one costs fewer wake-ups a byte; beyond this nothing more
-/// is gained and the bytes leave the cache before they are copied.
-const FRAME: u32 = 256 << 10;
+/// Largest DATA frame asked for: as long as a message, so that each message is one. A longer frame
+/// costs fewer wake-ups a byte, on both ends.
+const FRAME: u32 = 1 << 20;
 
 /// Bytes that a server may send on one stream, and on one connection, before they are read.
 const STREAM_WINDOW: u32 = 2 << 20;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use forebay_proto::FILE_DESCRIPTOR_SET;
+use forebay_proto::frame::FRAME_BYTES;
 use forebay_proto::v1::forebay_service_server::SERVICE_NAME;
 use hyper::server::conn::http2::Builder;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -68,6 +69,8 @@ pub async fn run(
     let mut http = Builder::new(Calls);
     let keep_alive = shared.limits.keep_alive;
     http.timer(TokioTimer::new()).keep_alive_interval(keep_alive).keep_alive_timeout(keep_alive);
+    // So that a message can be one DATA frame. It holds slices of slabs, no copies.
+    http.max_send_buf_size(2 * FRAME_BYTES);
     let mut connections = Connections {
         http,
         routes,

@@ -5,6 +5,7 @@
 
 use crate::plan::{MixKind, MixPlan, MixSample};
 use crate::sample::Size;
+use crate::simd::{Simd, kernel};
 
 /// Mixes a microbatch in place: u8 pixels in NHWC, one sample after the other.
 ///
@@ -24,18 +25,23 @@ pub fn mix(pixels: &mut [u8], size: Size, plan: &MixPlan) {
 
 /// Mixes a sample and its partner, each by its own entry of the plan. `row` is scratch for one row.
 pub fn mix_pair(a: &mut [u8], b: &mut [u8], size: Size, plan: [MixSample; 2], row: &mut [u8]) {
+    let simd = Simd::detect();
+    if plan.iter().all(|sample| sample.kind == MixKind::Mixup) {
+        blend_both(simd, a, b, plan.map(|sample| sample.weights));
+        return;
+    }
     let width = size.width as usize * 3;
     for (y, (row_a, row_b)) in (0..).zip(a.chunks_exact_mut(width).zip(b.chunks_exact_mut(width))) {
         row.copy_from_slice(row_a);
-        mix_row(row_a, row_b, y, plan[0]);
-        mix_row(row_b, row, y, plan[1]);
+        mix_row(simd, row_a, row_b, y, plan[0]);
+        mix_row(simd, row_b, row, y, plan[1]);
     }
 }
 
-fn mix_row(own: &mut [u8], partner: &[u8], y: u32, sample: MixSample) {
+fn mix_row(simd: Simd, own: &mut [u8], partner: &[u8], y: u32, sample: MixSample) {
     match sample.kind {
         MixKind::None => {}
-        MixKind::Mixup => blend(own, partner, sample.weights),
+        MixKind::Mixup => blend(simd, own, partner, sample.weights),
         MixKind::Cutmix(cut) => {
             if (cut.top..cut.top + cut.height).contains(&y) {
                 let columns = cut.left as usize * 3..(cut.left + cut.width) as usize * 3;
@@ -45,15 +51,31 @@ fn mix_row(own: &mut [u8], partner: &[u8], y: u32, sample: MixSample) {
     }
 }
 
-/// `np.rint(own * weights[0] + partner * weights[1])` in f32.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0..=255")]
-fn blend(own: &mut [u8], partner: &[u8], weights: [f32; 2]) {
-    // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, ties to even, and unlike
-    // `round_ties_even` compiles to plain additions on every CPU.
-    const ROUND: f32 = 12_582_912.0;
-    for (own, partner) in own.iter_mut().zip(partner) {
-        let sum = f32::from(*own) * weights[0] + f32::from(*partner) * weights[1];
-        *own = ((sum + ROUND) - ROUND) as u8;
+/// `np.rint(own * weights[0] + partner * weights[1])` in f32, for weights that add up to 1.
+///
+/// Adding 1.5 * 2^23 rounds to the nearest integer, ties to even, and leaves it in the low bits.
+#[expect(clippy::inline_always, reason = "must take its caller's features")]
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "the low bits are the integer")]
+fn blended(own: u8, partner: u8, weights: [f32; 2]) -> u8 {
+    let sum = f32::from(own) * weights[0] + f32::from(partner) * weights[1];
+    (sum + 12_582_912.0).to_bits() as u8
+}
+
+kernel! {
+    fn blend(own: &mut [u8], partner: &[u8], weights: [f32; 2]) {
+        for (own, partner) in own.iter_mut().zip(partner) {
+            *own = blended(*own, *partner, weights);
+        }
+    }
+}
+
+kernel! {
+    /// Both samples of a pair in one pass, each with its own weights.
+    fn blend_both(a: &mut [u8], b: &mut [u8], weights: [[f32; 2]; 2]) {
+        for (a, b) in a.iter_mut().zip(b) {
+            (*a, *b) = (blended(*a, *b, weights[0]), blended(*b, *a, weights[1]));
+        }
     }
 }
 
@@ -129,10 +151,30 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn vectors_and_plain_rust_blend_alike(
+            pixels in prop::collection::vec(any::<[u8; 2]>(), 0..200), lambdas: [u16; 2],
+        ) {
+            let weights = lambdas.map(|lambda| mixup_f64(f64::from(lambda) / 65_535.0).weights);
+            let pixels: (Vec<u8>, Vec<u8>) = pixels.into_iter().map(<(u8, u8)>::from).unzip();
+            let mix = |simd| {
+                let (mut a, mut b) = pixels.clone();
+                blend_both(simd, &mut a, &mut b, weights);
+                let mut own = pixels.0.clone();
+                blend(simd, &mut own, &pixels.1, weights[0]);
+                (a, b, own)
+            };
+            let (a, b, own) = mix(Simd::detect());
+            prop_assert_eq!(&a, &own);
+            prop_assert_eq!((a, b, own), mix(Simd::SCALAR));
+        }
+    }
+
     #[test]
     fn rounding_is_to_even_as_numpy_rounds() {
         let mut own = [1, 2, 3, 255, 0];
-        blend(&mut own, &[2, 3, 4, 254, 1], [0.5, 0.5]);
+        blend(Simd::SCALAR, &mut own, &[2, 3, 4, 254, 1], [0.5, 0.5]);
         assert_eq!(own, [2, 2, 4, 254, 0]);
     }
 }

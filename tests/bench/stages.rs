@@ -1,0 +1,183 @@
+//! What each stage costs: `cargo bench -p forebay-tests`, or `-- decode` for some of it.
+//!
+//! Every iteration takes the next of 100 images, and a sample is a pass over all of them: the median
+//! is that of passes, the time that of an image (of a pair in `mix`). On the photographs of
+//! `FOREBAY_DATA` where it is set, else on the procedural dataset.
+
+#![expect(clippy::unwrap_used, reason = "a bench")]
+
+use std::path::Path;
+use std::sync::LazyLock;
+
+use divan::counter::{BytesCount, ItemsCount};
+use divan::{Bencher, black_box};
+use forebay::dataset::{Dataset, build};
+use forebay::decode::{Decoder, Region};
+use forebay::mix::cpu::mix_pair;
+use forebay::op::NAMES;
+use forebay::plan::{self, MixSample, SamplePlan, cutmix_f64, mixup_f64};
+use forebay::recipe::RecipeSpec;
+use forebay::resize::{Resample, Resizer};
+use forebay::sample_data::{self, SampleData};
+use forebay::{Interpolation, Op, Rect, Size, View, augment};
+use xxhash_rust::xxh3::xxh3_64;
+
+const IMAGES: u32 = 100;
+
+const SLOT: Size = Size { height: 224, width: 224 };
+
+fn main() {
+    divan::main();
+}
+
+/// A record, and what recipe a2 does to it.
+struct Sample {
+    bytes: Vec<u8>,
+    entries: Vec<u8>,
+    size: Size,
+    plan: SamplePlan,
+    /// Pixels of the crop.
+    crop: Vec<u8>,
+    /// The crop, resized.
+    slot: Vec<u8>,
+}
+
+impl Sample {
+    fn decode<'d>(&self, decoder: &'d mut Decoder, region: Rect, entries: &[u8]) -> Region<'d> {
+        decoder.decode(&self.bytes, region, entries).unwrap()
+    }
+
+    fn resize(&self, resizer: &mut Resizer, slot: &mut [u8]) {
+        let SamplePlan { source, resized, window, filter, flip, .. } = self.plan;
+        let to = Resample { resized, window, filter, flip };
+        resizer.resize(View::new(&self.crop, source.size()), &to, slot);
+    }
+}
+
+static SAMPLES: LazyLock<Vec<Sample>> = LazyLock::new(|| {
+    let place = tempfile::tempdir().unwrap();
+    if let Some(data) = forebay_tests::data() {
+        return samples(&data.join("imagenet-sample/train"), place.path());
+    }
+    let what = SampleData { classes: 10, per_class: IMAGES / 10, val_per_class: 0, seed: 0 };
+    let made = place.path().join("made");
+    sample_data::write(&made, &what, |_| ()).unwrap();
+    samples(&made.join("train"), place.path())
+});
+
+fn samples(folder: &Path, index: &Path) -> Vec<Sample> {
+    build(folder, Some(index), 1, &|_| {}).unwrap();
+    let dataset = Dataset::open(folder, Some(index)).unwrap();
+    let recipe = RecipeSpec::preset("a2").resolve().unwrap();
+    let (mut decoder, mut resizer) = (Decoder::default(), Resizer::default());
+    let load = |id: u64| {
+        let id = dataset.good(id % dataset.len());
+        let size = dataset.record(id).size;
+        let mut sample = Sample {
+            bytes: dataset.read(id, &mut Vec::new()).unwrap().to_vec(),
+            entries: dataset.entries(id).unwrap().to_vec(),
+            size,
+            plan: plan::sample(&recipe, 0, 0, id, size),
+            crop: Vec::new(),
+            slot: Vec::new(),
+        };
+        let source = sample.plan.source;
+        let crop = sample.decode(&mut decoder, source, &sample.entries).crop(source);
+        sample.crop = (0..source.height).flat_map(|y| crop.row(y)).copied().collect();
+        let mut slot = vec![0; SLOT.rgb_bytes()];
+        sample.resize(&mut resizer, &mut slot);
+        Sample { slot, ..sample }
+    };
+    (0..u64::from(IMAGES)).map(load).collect()
+}
+
+/// The samples, over and over.
+fn cycle() -> impl Iterator<Item = &'static Sample> {
+    SAMPLES.iter().cycle()
+}
+
+/// Decodes parts of images that a function chooses.
+fn decode(
+    bencher: Bencher<'_, '_>,
+    what: impl Fn(&'static Sample) -> (Rect, &'static [u8]) + Sync,
+) {
+    let (mut decoder, mut samples) = (Decoder::default(), cycle());
+    bencher.bench_local(|| {
+        let sample = samples.next().unwrap();
+        let (region, entries) = what(sample);
+        black_box(sample.decode(&mut decoder, region, entries).pixels.data().len())
+    });
+}
+
+#[divan::bench(sample_size = IMAGES)]
+fn decode_crop_from_entry_points(bencher: Bencher<'_, '_>) {
+    decode(bencher, |sample| (sample.plan.source, &sample.entries));
+}
+
+#[divan::bench(sample_size = IMAGES)]
+fn decode_crop_without_entry_points(bencher: Bencher<'_, '_>) {
+    decode(bencher, |sample| (sample.plan.source, &[]));
+}
+
+#[divan::bench(sample_size = IMAGES)]
+fn decode_whole(bencher: Bencher<'_, '_>) {
+    decode(bencher, |sample| (sample.size.whole(), &[]));
+}
+
+#[divan::bench(sample_size = IMAGES)]
+fn resize(bencher: Bencher<'_, '_>) {
+    let (mut resizer, mut samples) = (Resizer::default(), cycle());
+    let mut slot = vec![0; SLOT.rgb_bytes()];
+    bencher.bench_local(|| {
+        samples.next().unwrap().resize(&mut resizer, &mut slot);
+        black_box(slot[0])
+    });
+}
+
+/// Applies operations to fresh copies of the slots.
+fn augmented(bencher: Bencher<'_, '_>, ops: impl Fn(&'static Sample) -> Vec<Op>) {
+    let (mut scratch, mut samples) = (augment::Scratch::default(), cycle());
+    let fill = RecipeSpec::preset("a2").resolve().unwrap().fill();
+    bencher
+        .with_inputs(|| {
+            let sample = samples.next().unwrap();
+            (sample.slot.clone(), ops(sample))
+        })
+        .bench_local_refs(|(slot, ops)| augment::apply(ops, slot, SLOT, fill, &mut scratch));
+}
+
+/// One operation at a2's magnitude.
+#[divan::bench(args = NAMES, sample_size = IMAGES)]
+fn op(bencher: Bencher<'_, '_>, name: &str) {
+    let index = NAMES.iter().position(|other| *other == name).unwrap();
+    augmented(bencher, |sample| vec![Op::at(index, 7.0, sample.plan.flip, Interpolation::Bicubic)]);
+}
+
+/// What a2 draws: none, one or two operations.
+#[divan::bench(sample_size = IMAGES)]
+fn randaugment(bencher: Bencher<'_, '_>) {
+    augmented(bencher, |sample| sample.plan.ops.clone());
+}
+
+#[divan::bench(args = ["MixUp", "CutMix"], sample_size = IMAGES)]
+fn mix(bencher: Bencher<'_, '_>, kind: &str) {
+    let sample: MixSample = match kind {
+        "MixUp" => mixup_f64(0.4),
+        _ => cutmix_f64(0.4, (100, 90), SLOT),
+    };
+    let mut samples = cycle();
+    let mut row = vec![0; SLOT.width as usize * 3];
+    let mut next = move || samples.next().unwrap().slot.clone();
+    bencher
+        .counter(ItemsCount::new(2_u32))
+        .with_inputs(|| [next(), next()])
+        .bench_local_refs(|[a, b]| mix_pair(a, b, SLOT, [sample; 2], &mut row));
+}
+
+#[divan::bench(sample_size = IMAGES)]
+fn digest(bencher: Bencher<'_, '_>) {
+    let mut samples = cycle();
+    bencher
+        .counter(BytesCount::new(SLOT.rgb_bytes()))
+        .bench_local(|| xxh3_64(&samples.next().unwrap().slot));
+}
