@@ -91,7 +91,7 @@ fn cases() -> Vec<Case> {
         misaligned => "misaligned", "MISALIGNED_ADDRESS";
         division_by_zero => "division by zero", "CUDA_ERROR_UNKNOWN";
         trap => "trap", "thread (3,0,0)", "CUDA_ERROR_ASSERT|ILLEGAL_INSTRUCTION";
-        failed_assertion => "assert(threadIdx.x != 5)", "thread (5,0,0)", "CUDA_ERROR_ASSERT";
+        failed_assertion => "assert(threadIdx.x != 5)|line 153: the kernel trapped", "thread (5,0,0)", "CUDA_ERROR_ASSERT";
         float_too_large_for_its_integer => "line 156", "cannot hold it", "CUDA_ERROR_UNKNOWN";
         stack_overflow => "the stack", "LAUNCH_FAILED";
         no_event_between_streams in LAZY => "found 1 instead of 42";
