@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Runs a command with the stand-in in the place of libcuda and libnvrtc:
+#
+#   tests/standin/run.sh [--ptx] [--matrix] COMMAND...
+#
+# --ptx     NVRTC is the real one, from PyPI, and its PTX is interpreted. It is kept in FOREBAY_NVRTC,
+#           ~/.cache/forebay/nvrtc by default. Exit code 77 means that PyPI could not be reached.
+# --matrix  runs the command ten times: work lazily, eagerly and in the orders of three seeds; threads forward and in reverse.
+#           The first run that fails ends it.
+#
+# FOREBAY_STANDIN_* variables set one such run by hand; src/config.rs has them all.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/../.." && pwd)
+target=${CARGO_TARGET_DIR:-$root/target}
+ptx= matrix=
+while [ $# -gt 0 ]; do
+  case $1 in
+    --ptx) ptx=1 ;;
+    --matrix) matrix=1 ;;
+    *) break ;;
+  esac
+  shift
+done
+[ $# -gt 0 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+
+(cd "$root" && cargo build --quiet --locked -p forebay-standin)
+libraries=$target/standin/${ptx:+ptx-}lib
+mkdir -p "$libraries"
+# Never libcuda.so.1: the real NVRTC would find it and call what it lacks.
+ln -sfn "$target/debug/libforebay_standin.so" "$libraries/libcuda.so"
+paths=$libraries
+if [ -z "$ptx" ]; then
+  ln -sfn "$target/debug/libforebay_standin.so" "$libraries/libnvrtc.so"
+else
+  venv=${FOREBAY_NVRTC:-${XDG_CACHE_HOME:-$HOME/.cache}/forebay/nvrtc}
+  if ! compgen -G "$venv/lib/python3*/site-packages/nvidia/cuda_nvrtc/lib/libnvrtc.so.12" >/dev/null; then
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check nvidia-cuda-nvrtc-cu12==12.9.86 ||
+      { echo "run.sh: no NVRTC from PyPI" >&2; exit 77; }
+  fi
+  nvrtc=$(dirname "$(compgen -G "$venv/lib/python3*/site-packages/nvidia/cuda_nvrtc/lib/libnvrtc.so.12")")
+  ln -sfn "$nvrtc/libnvrtc.so.12" "$libraries/libnvrtc.so"
+  paths=$libraries:$nvrtc
+fi
+export LD_LIBRARY_PATH=$paths${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+export FOREBAY_STANDIN_CACHE=${FOREBAY_STANDIN_CACHE:-$target/standin/kernels}
+
+[ -n "$matrix" ] || exec "$@"
+for order in forward reverse; do
+  for schedule in lazy eager 1 2 3; do
+    echo "run.sh: FOREBAY_STANDIN_SCHED=$schedule FOREBAY_STANDIN_ORDER=$order" >&2
+    FOREBAY_STANDIN_SCHED=$schedule FOREBAY_STANDIN_ORDER=$order "$@"
+  done
+done

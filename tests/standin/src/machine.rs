@@ -1,0 +1,175 @@
+//! Everything the driver knows, behind one lock: contexts, memory, streams, events, modules.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::code::{Answer, Code};
+use crate::config::{Config, Schedule};
+use crate::engine::Module;
+use crate::memory::Space;
+use crate::queues::Queues;
+use crate::report::say;
+use crate::signal;
+
+/// A handle as the caller holds it: an opaque pointer, never followed.
+pub(crate) type Handle = usize;
+
+/// The state of the process, made by `cuInit`.
+static MACHINE: Mutex<Option<Machine>> = Mutex::new(None);
+
+thread_local! {
+    /// The context bound to this thread.
+    pub(crate) static CURRENT: Cell<Option<usize>> = const { Cell::new(None) };
+    /// Whether this thread holds the machine.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(crate) config: Config,
+    pub(crate) space: Space,
+    /// The primary context of each device.
+    pub(crate) contexts: Vec<Context>,
+    pub(crate) queues: Queues,
+    pub(crate) events: BTreeMap<Handle, Event>,
+    pub(crate) modules: BTreeMap<Handle, Loaded>,
+    pub(crate) functions: BTreeMap<Handle, Function>,
+    /// The per-thread streams: of which thread, in which context.
+    pub(crate) per_thread: BTreeMap<(i32, usize), Handle>,
+    /// State of the seeded schedule.
+    pub(crate) random: u64,
+    next_handle: Handle,
+}
+
+/// A primary context; its number is the device's.
+#[derive(Debug, Default)]
+pub(crate) struct Context {
+    pub(crate) retained: usize,
+    pub(crate) flags: u32,
+    /// After a fault every call answers this.
+    pub(crate) broken: Option<Code>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Event {
+    pub(crate) context: usize,
+    pub(crate) timed: bool,
+    /// The operation that completes it; none before it is recorded.
+    pub(crate) recorded: Option<u64>,
+    /// When it completed.
+    pub(crate) at: Option<Instant>,
+}
+
+pub(crate) struct Loaded {
+    pub(crate) context: usize,
+    pub(crate) module: Box<dyn Module>,
+}
+
+impl std::fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loaded").field("context", &self.context).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Function {
+    pub(crate) module: Handle,
+    pub(crate) name: String,
+    pub(crate) kernel: crate::engine::Kernel,
+    /// Most dynamic shared memory a launch may ask for.
+    pub(crate) max_dynamic: u32,
+}
+
+impl Machine {
+    fn start() -> Answer<Self> {
+        let config = Config::from_env().map_err(|what| {
+            say(&what);
+            Code::INVALID_VALUE
+        })?;
+        let devices = config.devices;
+        if devices == 0 {
+            return Err(Code::NO_DEVICE);
+        }
+        let space = Space::new(devices, config.memory).map_err(|error| {
+            say(&format!("no address space: {error}"));
+            Code::OUT_OF_MEMORY
+        })?;
+        signal::install();
+        Ok(Self {
+            queues: Queues::new(devices),
+            per_thread: BTreeMap::new(),
+            random: if let Schedule::Seeded(seed) = config.schedule { seed } else { 0 },
+            contexts: (0..devices).map(|_| Context::default()).collect(),
+            config,
+            space,
+            events: BTreeMap::new(),
+            modules: BTreeMap::new(),
+            functions: BTreeMap::new(),
+            next_handle: 0x10000,
+        })
+    }
+
+    pub(crate) fn new_handle(&mut self) -> Handle {
+        self.next_handle += 0x10;
+        self.next_handle
+    }
+
+    /// The context bound to this thread, if it works.
+    pub(crate) fn current(&self) -> Answer<usize> {
+        let context = CURRENT.get().ok_or(Code::INVALID_CONTEXT)?;
+        self.sound(context)?;
+        Ok(context)
+    }
+
+    /// Refuses a context that a fault broke.
+    pub(crate) fn sound(&self, context: usize) -> Answer {
+        match self.contexts[context] {
+            Context { retained: 0, .. } => Err(Code::INVALID_CONTEXT),
+            Context { broken: Some(code), .. } => Err(code),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn lock() -> MutexGuard<'static, Option<Machine>> {
+    MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// `cuInit`. A second call does nothing.
+pub(crate) fn start() -> u32 {
+    status(|| {
+        let mut machine = lock();
+        if machine.is_none() {
+            *machine = Some(Machine::start()?);
+        }
+        Ok(())
+    })
+}
+
+/// The body of a driver function: runs with the machine locked, and answers a `CUresult`.
+pub(crate) fn call(body: impl FnOnce(&mut Machine) -> Answer) -> u32 {
+    status(|| {
+        let mut machine = lock();
+        let machine = machine.as_mut().ok_or(Code::NOT_INITIALIZED)?;
+        machine.run_some();
+        body(machine)
+    })
+}
+
+/// For the signal handler: what a fault of host code means. `None` if the fault happened inside the stand-in or before `cuInit`.
+pub(crate) fn on_fault<T>(body: impl FnOnce(&mut Machine) -> T) -> Option<T> {
+    if INSIDE.get() { None } else { lock().as_mut().map(body) }
+}
+
+fn status(body: impl FnOnce() -> Answer) -> u32 {
+    // A host function that the stand-in calls must not call CUDA.
+    if INSIDE.replace(true) {
+        say("a host function of a stream called CUDA, which CUDA forbids");
+        return Code::NOT_PERMITTED.0;
+    }
+    let answer = body();
+    INSIDE.set(false);
+    answer.map_or_else(|code| code.0, |()| 0)
+}

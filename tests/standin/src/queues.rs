@@ -1,0 +1,167 @@
+//! Streams as queues of operations, and what waits for what. Which operation runs when is `schedule`'s matter.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+
+use crate::engine::Fault;
+use crate::machine::{Handle, Machine};
+
+/// What an operation does when its turn comes.
+pub(crate) type Work = Box<dyn FnOnce(&mut Machine) -> Result<(), Fault> + Send>;
+
+/// `CU_STREAM_NON_BLOCKING`: does not order itself with the NULL stream.
+const NON_BLOCKING: u32 = 1;
+
+pub(crate) struct Op {
+    pub(crate) id: u64,
+    /// Operations of other streams that must be over.
+    after: Vec<u64>,
+    /// For reports: "kernel mix", "copy of 8 bytes to the host".
+    pub(crate) what: String,
+    pub(crate) work: Work,
+}
+
+impl fmt::Debug for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} after {:?}", self.id, self.what, self.after)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) context: usize,
+    pub(crate) flags: u32,
+    pub(crate) priority: i32,
+    queue: VecDeque<Op>,
+    /// The last operation queued.
+    last: Option<u64>,
+    /// `cuStreamDestroy` was called; what is queued still runs.
+    destroyed: bool,
+}
+
+impl Stream {
+    pub(crate) fn new(context: usize, flags: u32, priority: i32) -> Self {
+        Self { context, flags, priority, queue: VecDeque::new(), last: None, destroyed: false }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Queues {
+    streams: BTreeMap<Handle, Stream>,
+    last_op: u64,
+    /// Operations that are not over, and the stream of each.
+    pending: BTreeMap<u64, Handle>,
+}
+
+/// The handle of a context's NULL stream, which no caller has.
+pub(crate) fn null_of(context: usize) -> Handle {
+    0x1000 + context * 0x10
+}
+
+impl Queues {
+    pub(crate) fn new(contexts: usize) -> Self {
+        let nulls = (0..contexts).map(|context| (null_of(context), Stream::new(context, 0, 0)));
+        Self { streams: nulls.collect(), last_op: 0, pending: BTreeMap::new() }
+    }
+
+    pub(crate) fn insert(&mut self, handle: Handle, stream: Stream) {
+        self.streams.insert(handle, stream);
+    }
+
+    /// A stream that was not destroyed.
+    pub(crate) fn find(&self, stream: Handle) -> Option<&Stream> {
+        self.streams.get(&stream).filter(|found| !found.destroyed)
+    }
+
+    /// A stream that `find` found.
+    pub(crate) fn stream(&self, stream: Handle) -> &Stream {
+        &self.streams[&stream]
+    }
+
+    pub(crate) fn of_context(&self, context: usize) -> Vec<Handle> {
+        let all = self.streams.iter();
+        all.filter(|(_, stream)| stream.context == context).map(|(handle, _)| *handle).collect()
+    }
+
+    pub(crate) fn is_done(&self, op: u64) -> bool {
+        !self.pending.contains_key(&op)
+    }
+
+    /// The last operation that is queued on a stream, if any is left.
+    pub(crate) fn last_of(&self, stream: Handle) -> Option<u64> {
+        self.streams.get(&stream)?.last.filter(|last| !self.is_done(*last))
+    }
+
+    /// Adds an operation that waits for `after`, for those before it, and for what the NULL stream's rule says.
+    pub(crate) fn push(
+        &mut self,
+        stream: Handle,
+        what: String,
+        mut after: Vec<u64>,
+        work: Work,
+    ) -> u64 {
+        self.last_op += 1;
+        let id = self.last_op;
+        let found = self.stream(stream);
+        let (context, null) = (found.context, null_of(found.context));
+        if stream == null {
+            let others = self.streams.values().filter(|other| other.context == context);
+            let blocking = others.filter(|other| other.flags & NON_BLOCKING == 0);
+            after.extend(blocking.filter_map(|other| other.last));
+        } else if found.flags & NON_BLOCKING == 0 {
+            after.extend(self.stream(null).last);
+        }
+        after.retain(|op| !self.is_done(*op));
+        if let Some(found) = self.streams.get_mut(&stream) {
+            found.queue.push_back(Op { id, after, what, work });
+            found.last = Some(id);
+            self.pending.insert(id, stream);
+        }
+        id
+    }
+
+    /// Takes the first operation of a stream, which is over when `over` is called.
+    pub(crate) fn pop(&mut self, stream: Handle) -> Option<Op> {
+        self.streams.get_mut(&stream)?.queue.pop_front()
+    }
+
+    pub(crate) fn over(&mut self, op: u64) {
+        if let Some(stream) = self.pending.remove(&op) {
+            self.forget(stream);
+        }
+    }
+
+    /// The stream takes no more work; what is queued still runs.
+    pub(crate) fn destroy(&mut self, stream: Handle) {
+        if let Some(found) = self.streams.get_mut(&stream) {
+            found.destroyed = true;
+        }
+        self.forget(stream);
+    }
+
+    fn forget(&mut self, stream: Handle) {
+        if self.find(stream).is_none() && self.last_of(stream).is_none() {
+            self.streams.remove(&stream);
+        }
+    }
+
+    /// The stream whose first operation must run next for `op` to get its turn.
+    pub(crate) fn next_towards(&self, op: u64) -> Handle {
+        let mut stream = self.pending[&op];
+        while let Some(first) = self.stream(stream).queue.front()
+            && let Some(other) = first.after.iter().find(|other| !self.is_done(**other))
+        {
+            stream = self.pending[other];
+        }
+        stream
+    }
+
+    /// Streams whose first operation could run now.
+    pub(crate) fn ready(&self) -> Vec<Handle> {
+        let could = |stream: &Stream| {
+            stream.queue.front().is_some_and(|op| op.after.iter().all(|other| self.is_done(*other)))
+        };
+        let streams = self.streams.iter().filter(|(_, stream)| could(stream));
+        streams.map(|(handle, _)| *handle).collect()
+    }
+}

@@ -1,0 +1,120 @@
+//! What happens when memory is touched that must not be.
+//!
+//! In a kernel: the thread is led to the module's way out, and the launch answers with a fault.
+//! In host code: if it touched pinned memory that a copy uses, the stand-in says so and aborts; otherwise whoever handled the signal before does.
+
+use std::cell::Cell;
+use std::ffi::{c_int, c_void};
+use std::mem::MaybeUninit;
+use std::ptr::null_mut;
+use std::sync::OnceLock;
+
+use crate::machine::on_fault;
+use crate::report::say;
+
+/// Where a faulting kernel goes on: `entry(signal, address, instruction)` on a stack of its own. It must not return.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Exit {
+    pub(crate) entry: usize,
+    pub(crate) stack: usize,
+}
+
+thread_local! {
+    /// Set while this thread runs a kernel.
+    static EXIT: Cell<Option<Exit>> = const { Cell::new(None) };
+}
+
+/// Handled signals, and what handled them before.
+static BEFORE: OnceLock<[(c_int, libc::sigaction); 3]> = OnceLock::new();
+
+type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
+
+/// Runs a kernel: until it returns, faults of this thread lead to `exit`.
+pub(crate) fn guarded(exit: Exit, kernel: impl FnOnce()) {
+    give_stack();
+    EXIT.set(Some(exit));
+    kernel();
+    EXIT.set(None);
+}
+
+pub(crate) fn install() {
+    BEFORE.get_or_init(|| {
+        [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE].map(|signal| {
+            let handler: Handler = on_signal;
+            let mut before = MaybeUninit::uninit();
+            // SAFETY: the handler has the signature that SA_SIGINFO asks for; both structures are valid.
+            let before = unsafe {
+                let mut action: libc::sigaction = std::mem::zeroed();
+                action.sa_sigaction = handler as usize;
+                action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
+                libc::sigaction(signal, &raw const action, before.as_mut_ptr());
+                before.assume_init()
+            };
+            (signal, before)
+        })
+    });
+}
+
+/// Handlers need a stack of their own: a kernel's may be what overflowed. Rust's threads have one; others get one.
+fn give_stack() {
+    const SIZE: usize = 64 << 10;
+    // SAFETY: asks first; a thread keeps the stack for its life, so the memory is given away.
+    unsafe {
+        let mut now: libc::stack_t = std::mem::zeroed();
+        libc::sigaltstack(null_mut(), &raw mut now);
+        if now.ss_flags & libc::SS_DISABLE != 0 {
+            let memory: &'static mut [u8] = Box::leak(vec![0; SIZE].into_boxed_slice());
+            let stack =
+                libc::stack_t { ss_sp: memory.as_mut_ptr().cast(), ss_flags: 0, ss_size: SIZE };
+            libc::sigaltstack(&raw const stack, null_mut());
+        }
+    }
+}
+
+extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    // SAFETY: the kernel passes both, valid during the handler.
+    let (address, code, registers) = unsafe {
+        let context = &mut *context.cast::<libc::ucontext_t>();
+        ((*info).si_addr().addr(), (*info).si_code, &mut context.uc_mcontext.gregs)
+    };
+    if let Some(exit) = EXIT.take() {
+        leave_kernel(exit, signal, address, code, registers);
+        return;
+    }
+    // Bit 1 of the page fault's error code: a write.
+    let writes = registers[libc::REG_ERR as usize] & 2 != 0;
+    let verdict = on_fault(|machine| {
+        let address = address as u64;
+        machine.space.holds(address).then(|| machine.space.host_touched(address, writes))
+    });
+    match verdict.flatten() {
+        Some(Ok(())) => {}
+        Some(Err(what)) => {
+            say(&what);
+            std::process::abort();
+        }
+        None => hand_back(signal),
+    }
+}
+
+/// Returning from the handler then goes on in the exit.
+fn leave_kernel(exit: Exit, signal: c_int, address: usize, code: c_int, registers: &mut [i64; 23]) {
+    // A general protection fault has no address: on x86-64 that is a vector access that is not aligned.
+    let kind =
+        if signal == libc::SIGSEGV && code == libc::SI_KERNEL { libc::SIGBUS } else { signal };
+    registers[libc::REG_RDI as usize] = i64::from(kind);
+    registers[libc::REG_RSI as usize] = address.cast_signed() as i64;
+    registers[libc::REG_RDX as usize] = registers[libc::REG_RIP as usize];
+    registers[libc::REG_RIP as usize] = exit.entry.cast_signed() as i64;
+    // As after a call: 8 below a multiple of 16.
+    registers[libc::REG_RSP as usize] = (exit.stack - 8).cast_signed() as i64;
+}
+
+/// The instruction faults again, and the handler from before sees it.
+fn hand_back(signal: c_int) {
+    let before = BEFORE.get().into_iter().flatten().find(|(handled, _)| *handled == signal);
+    if let Some((_, before)) = before {
+        // SAFETY: gives back what sigaction gave.
+        unsafe { libc::sigaction(signal, before, null_mut()) };
+    }
+}
