@@ -13,7 +13,7 @@
 //! index is opened, and those when they are used: nothing can be read out of bounds.
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Component, Path};
 
 use memmap2::Mmap;
 use xxhash_rust::xxh3::xxh3_64;
@@ -237,6 +237,12 @@ impl Index {
             let name = usize::try_from(start)
                 .ok()
                 .and_then(|start| names.get(start..start.checked_add(usize::from(length))?));
+            // Names of a folder are opened: they must not lead out of it.
+            let inside = |name: &str| {
+                let mut parts = Path::new(name).components();
+                self.is_tars || parts.all(|part| matches!(part, Component::Normal(_)))
+            };
+            let named = name.is_some_and(|name| !name.is_empty() && inside(name));
             let placed = if self.is_tars {
                 let end = record.offset.checked_add(u64::from(record.bytes));
                 let shard = self.shards.get(record.shard as usize);
@@ -250,7 +256,7 @@ impl Index {
                     && record.size.whole().fits(record.size));
             let judged = record.good == bad.next_if_eq(&id).is_none();
             let labelled = (record.label as usize) < self.classes.len();
-            if name.is_none_or(str::is_empty) || !placed || !known || !judged || !labelled {
+            if !named || !placed || !known || !judged || !labelled {
                 return Err(format!("record {id} is malformed"));
             }
         }
@@ -457,6 +463,26 @@ mod tests {
             sections[4].1[at] = byte;
             let error = open(&sections).unwrap_err().to_string();
             assert!(error.contains("record 0 is malformed"), "byte {at}: {error}");
+        }
+    }
+
+    #[test]
+    fn names_that_lead_out_of_the_folder_are_refused() {
+        let of_folder = |name: &[u8; 6]| {
+            let mut sections = sections();
+            sections[0].1[32] = 0;
+            sections[1].1.clear();
+            sections[2].1 = write_strings(std::iter::empty());
+            // The records' places in a shard.
+            sections[4].1[8..16].fill(0);
+            sections[4].1[RECORD + 8..RECORD + 16].fill(0);
+            sections[5].1 = name.to_vec();
+            open(&sections)
+        };
+        assert!(of_folder(b"a/bc/d").is_ok());
+        for name in [b"../c/d", b"/bcc/d", b"a/b../", b"..a/.."] {
+            let refused = of_folder(name).unwrap_err().to_string();
+            assert!(refused.contains("is malformed"), "{refused}");
         }
     }
 

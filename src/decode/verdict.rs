@@ -7,6 +7,7 @@
 //! Only where no marker is left is it the entropy decoder that finds out whether the data suffices.
 
 use super::huffman;
+use super::jpeg;
 use super::markers::{Event, HuffmanSpec, Markers, Scan};
 use super::{DecodeError, check_size};
 use crate::sample::Size;
@@ -98,7 +99,7 @@ fn libjpeg(bytes: &[u8]) -> Result<(), DecodeError> {
     }
     if progressive || scan.components.len() < components {
         // The whole file is read before the first row comes out.
-        loop {
+        for _ in 0..jpeg::MAX_SCANS {
             begin(&mut markers, &scan)?;
             restarts(&mut markers, &scan)?;
             scan = loop {
@@ -109,6 +110,9 @@ fn libjpeg(bytes: &[u8]) -> Result<(), DecodeError> {
                 }
             };
         }
+        // Pillow would go on, for as long as it takes.
+        let reason = format!("an image in over {} scans", jpeg::MAX_SCANS);
+        return Err(DecodeError::Unsupported { reason });
     }
     begin(&mut markers, &scan)?;
     let mcus = restarts(&mut markers, &scan)?;
@@ -181,6 +185,7 @@ fn restarts(markers: &mut Markers<'_>, scan: &Scan) -> Result<u64, DecodeError> 
         return Ok(mcus);
     }
     let count = (mcus - 1) / interval;
+    let after_the_last = mcus - count * interval;
     let mut expected = 0;
     for _ in 0..count {
         let mut from = markers.at;
@@ -196,10 +201,15 @@ fn restarts(markers: &mut Markers<'_>, scan: &Scan) -> Result<u64, DecodeError> 
                     6 | 7 => from = end,
                     _ => break end,
                 },
-                _ => break end - 2,
+                // It stays, and all restarts to come would find it again: there may be as many of
+                // them in each of thousands of scans as the image has blocks.
+                _ => {
+                    markers.at = end - 2;
+                    return Ok(after_the_last);
+                }
             }
         };
         expected = (expected + 1) & 7;
     }
-    Ok(mcus - count * interval)
+    Ok(after_the_last)
 }

@@ -1,5 +1,8 @@
 //! What the whole-system tests and golden suites share.
 
+#[path = "../fuzz/bodies/mod.rs"]
+pub mod fuzz;
+
 use std::path::{Path, PathBuf};
 
 /// The folder of golden data: `FOREBAY_GOLDENS`, or the repository's own small set.

@@ -13,7 +13,7 @@ use super::scan::{Block, Place, Walk};
 use super::tables::ScanTables;
 
 /// No sane file has more scans. Each may visit all blocks for next to no bytes.
-const MAX_SCANS: usize = 200;
+pub(in crate::decode) const MAX_SCANS: usize = 200;
 /// The coefficients, in zigzag order, whose precision decides on libjpeg's smoothing.
 const SMOOTHED: std::ops::Range<usize> = 1..10;
 /// Of a coefficient that no scan had yet.

@@ -42,6 +42,7 @@ use std::num::NonZeroU16;
 use crate::sample::{Rect, Size, View};
 use bits::Window;
 use buffered::Coefficients;
+pub(super) use buffered::MAX_SCANS;
 use colour::Colour;
 use entry::{EntryPoints, Grid};
 use marker::{Frame, Headers, Process, Scan, Stop};

@@ -254,11 +254,13 @@ impl<'a> Walk<'a> {
         };
         let at = if passed { after } else { after - 2 };
         let exhausted = early && !passed;
+        let is_restart = (0xD0..=0xD7).contains(&code);
         self.go_to(
             Place { mcu: self.place.mcu, byte: at, exhausted, ..Place::default() },
             usize::MAX,
         );
-        self.to_go = self.interval;
+        // What is no restart marker stays for good: all restarts to come would find it again.
+        self.to_go = if exhausted && !is_restart { u32::MAX } else { self.interval };
         Ok(())
     }
 

@@ -1,0 +1,80 @@
+//! The index file.
+
+use std::path::Path;
+
+use forebay::dataset::{Dataset, index_path};
+use forebay::decode::Decoder;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{Input, seeds};
+
+/// The parts of the file that hold its lengths and checksums.
+const HEADER: usize = 32;
+const ENTRY: usize = 32;
+
+/// A hostile index is an error, or every record in it can be asked for: names, labels and replacements
+/// lie within bounds, files within the dataset's folder, and entry points do no harm.
+///
+/// Input: flags (u8: 1 a folder and not a tar, 2 checksums are put right), the index.
+pub fn index(bytes: &[u8]) {
+    let mut input = Input(bytes);
+    let flags = input.u8();
+    let mut file = input.0.to_vec();
+    if flags & 2 != 0 {
+        seal(&mut file);
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = seeds::dataset(folder.path(), flags & 1 != 0);
+    std::fs::write(index_path(&path, None), &file).expect("room for the index");
+    if let Ok(dataset) = Dataset::open(&path, None) {
+        ask_for_all(&dataset, flags & 1 != 0);
+    }
+}
+
+fn ask_for_all(dataset: &Dataset, is_folder: bool) {
+    let (mut buffer, mut decoder) = (Vec::new(), Decoder::new(1 << 16));
+    drop(dataset.summary());
+    for id in (0..dataset.len()).take(100) {
+        let record = dataset.record(id);
+        assert!(!dataset.name(id).is_empty());
+        assert!((record.label as usize) < dataset.classes().len());
+        let good = dataset.good(id);
+        assert!(dataset.record(good).good, "record {id} is replaced by {good}");
+        assert!(!record.good || good == id);
+        if is_folder {
+            let mut parts = Path::new(dataset.name(id)).components();
+            let inside = parts.all(|part| matches!(part, std::path::Component::Normal(_)));
+            assert!(inside, "{:?} leads out of the folder", dataset.name(id));
+        }
+        let entries = dataset.entries(id).map(<[u8]>::to_vec);
+        if let (Ok(bytes), Ok(entries)) = (dataset.read(id, &mut buffer), entries) {
+            assert_eq!(bytes.len(), record.bytes as usize);
+            decoder.decode(bytes, record.size.whole(), &entries).ok();
+        }
+    }
+}
+
+/// Makes the file's length and checksums true, so that what they protect is looked at.
+pub(super) fn seal(file: &mut [u8]) {
+    let length = file.len();
+    let Some(count) = file.get(12..16) else { return };
+    let count = u32::from_le_bytes(count.try_into().expect("4 bytes")) as usize;
+    let Some(end) = count.checked_mul(ENTRY).map(|table| HEADER + table).filter(|e| *e <= length)
+    else {
+        return;
+    };
+    for entry in (HEADER..end).step_by(ENTRY) {
+        let number = |at: usize| {
+            let bytes = file[entry + at..entry + at + 8].try_into().expect("8 bytes");
+            usize::try_from(u64::from_le_bytes(bytes)).ok()
+        };
+        let Some(start) = number(8) else { continue };
+        let section = number(16).and_then(|l| file.get(start..start.checked_add(l)?));
+        if let Some(sum) = section.map(xxh3_64) {
+            file[entry + 24..entry + 32].copy_from_slice(&sum.to_le_bytes());
+        }
+    }
+    file[16..24].copy_from_slice(&(length as u64).to_le_bytes());
+    let sum = xxh3_64(&file[HEADER..end]);
+    file[24..32].copy_from_slice(&sum.to_le_bytes());
+}

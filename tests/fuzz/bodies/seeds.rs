@@ -1,0 +1,260 @@
+//! What fuzzing starts from, made by code: small files of every sort that the targets read.
+
+use std::fs;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+
+use forebay::dataset::{build, index_path};
+use forebay::recipe::PRESETS;
+use image::{DynamicImage, ImageFormat, RgbImage};
+use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
+use prost::Message as _;
+
+use super::frames::truth;
+
+/// Inputs of each target, by its name.
+pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
+    vec![
+        ("region", regions()),
+        ("picture", pictures()),
+        ("index", indexes()),
+        ("tar", tars()),
+        ("frames", streams()),
+        ("recipe", recipes()),
+    ]
+}
+
+/// How a JPEG is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Jpeg {
+    /// Width and height.
+    pub size: (u16, u16),
+    /// Of the chroma components.
+    pub sampling: SamplingFactor,
+    /// What the pixels are.
+    pub color: ColorType,
+    /// Scans of a progressive file, 0 for a sequential one.
+    pub scans: u8,
+    /// MCUs between restart markers, 0 for none.
+    pub restart: u16,
+    /// Whether the Huffman tables are the file's own.
+    pub optimised: bool,
+}
+
+impl Jpeg {
+    /// 4:2:0, as most photographs are.
+    pub const USUAL: Self = Self {
+        size: (43, 37),
+        sampling: SamplingFactor::F_2_2,
+        color: ColorType::Rgb,
+        scans: 0,
+        restart: 0,
+        optimised: false,
+    };
+
+    /// The file.
+    ///
+    /// # Panics
+    /// When the encoder refuses.
+    pub fn encode(self) -> Vec<u8> {
+        let (width, height) = self.size;
+        let channels = match self.color {
+            ColorType::Luma => 1,
+            ColorType::Rgb => 3,
+            _ => 4,
+        };
+        let pixels = pixels(width.into(), height.into(), channels);
+        let mut file = Vec::new();
+        let mut encoder = Encoder::new(&mut file, 85);
+        encoder.set_sampling_factor(self.sampling);
+        encoder.set_restart_interval(self.restart);
+        encoder.set_optimized_huffman_tables(self.optimised);
+        if self.scans > 0 {
+            encoder.set_progressive_scans(self.scans);
+        }
+        encoder.encode(&pixels, width, height, self.color).expect("small and of a known form");
+        file
+    }
+}
+
+/// A gradient with edges and grain, the same each time.
+fn pixels(width: usize, height: usize, channels: usize) -> Vec<u8> {
+    let sample = |i: usize| {
+        let (x, y, c) = (i / channels % width, i / channels / width, i % channels);
+        let edge = if (x / 9 + y / 7).is_multiple_of(2) { 70 } else { 0 };
+        (x * (3 + c) + y * (5 - c) + edge + (i * 2_654_435_761 >> 13) % 23).to_le_bytes()[0]
+    };
+    (0..width * height * channels).map(sample).collect()
+}
+
+/// JPEGs of each sampling, process and colour.
+pub fn jpegs() -> Vec<Vec<u8>> {
+    use SamplingFactor::{F_1_1, F_1_2, F_1_4, F_2_1, F_2_4, F_4_1, F_4_2};
+    let usual = Jpeg::USUAL;
+    let samplings = [F_1_1, F_2_1, F_1_2, F_4_1, F_4_2, F_1_4, F_2_4];
+    let mut all = vec![
+        usual,
+        Jpeg { optimised: true, size: (90, 21), ..usual },
+        Jpeg { restart: 1, ..usual },
+        Jpeg { restart: 3, sampling: F_1_1, ..usual },
+        Jpeg { size: (1, 1), ..usual },
+        Jpeg { size: (5, 70), sampling: F_2_1, ..usual },
+        Jpeg { scans: 4, ..usual },
+        Jpeg { scans: 9, sampling: F_1_1, optimised: true, ..usual },
+        Jpeg { scans: 3, restart: 2, sampling: F_2_1, ..usual },
+        Jpeg { color: ColorType::Luma, ..usual },
+        Jpeg { color: ColorType::Luma, scans: 5, restart: 4, ..usual },
+        Jpeg { color: ColorType::Cmyk, sampling: F_1_1, ..usual },
+        Jpeg { color: ColorType::CmykAsYcck, ..usual },
+        Jpeg { color: ColorType::CmykAsYcck, scans: 4, ..usual },
+    ];
+    all.extend(samplings.map(|sampling| Jpeg { sampling, ..usual }));
+    all.into_iter().map(Jpeg::encode).collect()
+}
+
+fn regions() -> Vec<Vec<u8>> {
+    // Boxes from a corner, from the middle, and outside; entry points each 1, 3 and 8 MCUs.
+    let heads: [([u16; 4], u16); 3] =
+        [([0, 0, 8, 8], 1), ([11, 9, 13, 17], 3), ([30, 30, 400, 2], 8)];
+    let files = jpegs();
+    let input = |(file, (rect, every)): (&Vec<u8>, &([u16; 4], u16))| {
+        let head: Vec<u8> = rect.iter().chain([every]).flat_map(|n| n.to_le_bytes()).collect();
+        // No forged entry points; one byte of the true ones changed.
+        [&head, &[0][..], &[15, 0, 4], &[0; 9], file].concat()
+    };
+    files.iter().zip(heads.iter().cycle()).map(input).collect()
+}
+
+fn pictures() -> Vec<Vec<u8>> {
+    let rgb = RgbImage::from_raw(23, 19, pixels(23, 19, 3)).expect("as many pixels");
+    let image = DynamicImage::from(rgb);
+    let images = [
+        image.clone(),
+        image.to_luma8().into(),
+        image.to_rgba8().into(),
+        image.to_luma16().into(),
+        image.to_rgb16().into(),
+        image.to_luma_alpha16().into(),
+    ];
+    let mut files = jpegs();
+    let mut add = |image: &DynamicImage, format| {
+        let mut file = Cursor::new(Vec::new());
+        image.write_to(&mut file, format).expect("a form that the format has");
+        files.push(file.into_inner());
+    };
+    images.iter().for_each(|image| add(image, ImageFormat::Png));
+    for format in [ImageFormat::Bmp, ImageFormat::Gif, ImageFormat::WebP] {
+        add(&image, format);
+    }
+    files.into_iter().map(|file| [&[3, 0, 2, 0, 9, 0, 11, 0], &file[..]].concat()).collect()
+}
+
+/// Writes a dataset of two good records and a bad one, a tar or a folder, and tells its path.
+///
+/// # Panics
+/// When the disk refuses.
+pub fn dataset(parent: &Path, is_folder: bool) -> PathBuf {
+    let good = Jpeg { size: (20, 12), ..Jpeg::USUAL }.encode();
+    let members = [("a/0", &good[..], "0"), ("a/1", &good[..40], "0"), ("b/2", &good, "1")];
+    if is_folder {
+        let root = parent.join("folder");
+        for (name, image, _) in members {
+            let path = root.join(name).with_extension("jpg");
+            fs::create_dir_all(path.parent().expect("a class")).expect("a folder");
+            fs::write(path, image).expect("a file");
+        }
+        return root;
+    }
+    let files = members.iter().flat_map(|(name, image, class)| {
+        [(format!("{name}.jpg"), *image), (format!("{name}.cls"), class.as_bytes())]
+    });
+    let path = parent.join("s.tar");
+    fs::write(&path, archive(files)).expect("a file");
+    path
+}
+
+fn indexes() -> Vec<Vec<u8>> {
+    let index = |is_folder: bool| {
+        let parent = tempfile::tempdir().expect("a temporary folder");
+        let path = dataset(parent.path(), is_folder);
+        build(&path, None, 1, &|_| {}).expect("two good records");
+        fs::read(index_path(&path, None)).expect("just built")
+    };
+    let [tar, folder] = [false, true].map(index);
+    let input = |flags: u8, file: &[u8]| [&[flags], file].concat();
+    vec![input(0, &tar), input(2, &tar), input(3, &folder)]
+}
+
+fn archive<'a>(files: impl Iterator<Item = (String, &'a [u8])>) -> Vec<u8> {
+    let entries = files.map(|(name, data)| entry(name.as_bytes(), b'0', data));
+    let mut bytes = entries.collect::<Vec<_>>().concat();
+    bytes.resize(bytes.len() + 1024, 0);
+    bytes
+}
+
+/// A member of a tar.
+fn entry(name: &[u8], kind: u8, data: &[u8]) -> Vec<u8> {
+    let mut header = [0; 512];
+    header[..name.len()].copy_from_slice(name);
+    header[124..135].copy_from_slice(format!("{:011o}", data.len()).as_bytes());
+    header[156] = kind;
+    header[257..263].copy_from_slice(b"ustar\0");
+    seal(&mut header);
+    let mut bytes = [&header, data].concat();
+    bytes.resize(bytes.len().next_multiple_of(512), 0);
+    bytes
+}
+
+/// Makes the checksum of a tar header true.
+pub(super) fn seal(header: &mut [u8; 512]) {
+    header[148..156].fill(b' ');
+    let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+}
+
+fn tars() -> Vec<Vec<u8>> {
+    let image = Jpeg { size: (9, 9), ..Jpeg::USUAL }.encode();
+    let plain: [(&str, &[u8]); 3] = [("x/0.jpg", &image), ("x/0.cls", b"1"), ("x/0.txt", b"words")];
+    let json: [(&str, &[u8]); 2] = [("1.png", &image), ("1.json", br#"{"label": 2}"#)];
+    let long = [
+        entry(b"././@LongLink", b'L', &[&[b'n'; 150][..], b".jpg\0"].concat()),
+        entry(b"n", b'0', &image),
+        entry(b"pax", b'x', b"14 path=2.jpg\n11 size=03\n"),
+        entry(b"p", b'0', &image[..3]),
+        entry(b"folder/", b'5', b""),
+        entry(b"2.cls", b'0', b"0"),
+    ]
+    .concat();
+    let tars = [archive(owned(&plain)), archive(owned(&json)), long];
+    tars.iter().map(|tar| [&[1], &tar[..]].concat()).collect()
+}
+
+fn owned<'a>(files: &[(&str, &'a [u8])]) -> impl Iterator<Item = (String, &'a [u8])> {
+    files.iter().map(|(name, data)| ((*name).to_owned(), *data))
+}
+
+fn streams() -> Vec<Vec<u8>> {
+    let message = |kind: u8, length: usize, data: &[u8]| {
+        let length = u16::try_from(length).expect("short");
+        [&[kind][..], &length.to_le_bytes(), data].concat()
+    };
+    let (header, payload) = truth(7);
+    let encoded =
+        forebay_proto::v1::Frame { header: Some(header), offset: 0, payload }.encode_to_vec();
+    let whole = [&[7], &message(0, encoded.len(), &encoded)[..]].concat();
+    let pieces = [message(1, 50, &[]), message(2, 20, &[]), message(2, 9999, &[])].concat();
+    let cut = [message(1, 50, &[]), message(4, 0, &[]), message(3, 9, &[50, 0])].concat();
+    vec![whole, [&[20], &pieces[..]].concat(), [&[33], &cut[..]].concat()]
+}
+
+fn recipes() -> Vec<Vec<u8>> {
+    let mut all: Vec<Vec<u8>> = PRESETS.map(|(_, text)| text.as_bytes().to_vec()).into();
+    for text in [
+        "base = \"a3\"\nimage_size = 128\nbatch = 512\nmix.mode = \"elem\"\ninterpolation = \"random\"\n",
+        "base = \"a2\"\0batch = 32\0microbatches = 2\0crop.scale = [0.35, 1.0]\0mix.mode = \"pair\"",
+        "base = \"eval\"\0crop = { kind = \"center\", resize = 256 }\0randaugment = { ops = 3, magnitude = 9, std = 0.5, probability = 1 }",
+    ] {
+        all.push(text.as_bytes().to_vec());
+    }
+    all
+}

@@ -1,0 +1,177 @@
+//! What headers that promise too much cost: memory and CPU time, each measured in a process of its own.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test that speaks to its parent")]
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use forebay::Rect;
+use forebay::decode::{self, DecodeError, Decoder, PIXEL_LIMIT};
+use forebay_tests::fuzz::seeds::Jpeg;
+use jpeg_encoder::ColorType;
+use libtest_mimic::{Arguments, Failed, Trial};
+use rustix::time::{ClockId, clock_gettime};
+
+/// Memory that a record may take beyond what there was before, in KiB. A JPEG in several scans may
+/// take one more for each byte of the file: all of its coefficients are kept.
+const USED_KIB: u64 = 64 << 10;
+/// Address space that it may ask for without using it: an image of the most pixels that Pillow
+/// opens, at the 8 bytes a pixel that formats other than JPEG may have.
+const MAPPED_KIB: u64 = (PIXEL_LIMIT * 8 >> 10) + USED_KIB;
+/// CPU time that a record may take: many times what they do, for slow machines.
+const MOST_CPU: Duration = Duration::from_secs(5);
+
+/// A file, and whether it must be refused.
+type Case = (&'static str, fn() -> Vec<u8>, bool);
+
+/// Sides and pixels at the limits of libjpeg and Pillow, and beyond any.
+const CASES: [Case; 13] = [
+    ("jpeg_of_65535_x_65535", || jpeg(Jpeg::USUAL, 65_535, 65_535), true),
+    ("jpeg_of_65500_x_65500", || jpeg(Jpeg::USUAL, 65_500, 65_500), true),
+    ("progressive_jpeg_of_65535_x_65535", || jpeg(PROGRESSIVE, 65_535, 65_535), true),
+    ("jpeg_of_as_many_pixels_as_pillow_opens", || jpeg(Jpeg::USUAL, 65_500, 2732), false),
+    (
+        "progressive_jpeg_of_as_many_pixels_as_pillow_opens",
+        || jpeg(PROGRESSIVE, 65_500, 2732),
+        true,
+    ),
+    ("jpeg_of_as_many_restarts_as_blocks", || jpeg(RESTARTS, 65_500, 2732), false),
+    ("progressive_jpeg_of_200_scans", || scans(4000, 4000, 200), true),
+    ("progressive_jpeg_of_100000_scans", || scans(65_500, 2732, 100_000), true),
+    ("png_of_65535_x_65535", || png(65_535, 65_535), true),
+    ("png_of_as_many_pixels_as_pillow_opens", || png(13_377, 13_377), true),
+    ("gif_of_65535_x_65535", gif, true),
+    ("bmp_of_65535_x_65535", bmp, true),
+    ("webp_of_16383_x_16383", webp, true),
+];
+
+const PROGRESSIVE: Jpeg = Jpeg { scans: 4, ..Jpeg::USUAL };
+const RESTARTS: Jpeg = Jpeg { color: ColorType::Luma, restart: 1, ..Jpeg::USUAL };
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some("--measure") {
+        return measure(&arguments.next().unwrap());
+    }
+    let trial = |(name, ..): Case| Trial::test(name, move || within_bounds(name));
+    let trials = CASES.into_iter().map(trial).collect();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+/// Runs a case in a process of its own, and compares what it took.
+fn within_bounds(name: &str) -> Result<(), Failed> {
+    let output = Command::new(std::env::current_exe()?).args(["--measure", name]).output()?;
+    let text = String::from_utf8(output.stdout)?;
+    if !output.status.success() {
+        return Err(format!("{text}{}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    let numbers: Vec<u64> = text.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+    let [length, address_space, memory, microseconds] = numbers[..] else {
+        return Err(text.into());
+    };
+    println!("{name}: {address_space} KiB mapped, {memory} KiB used, {microseconds} us");
+    let most = USED_KIB + if name.starts_with("progressive") { length } else { 0 };
+    let short = Duration::from_micros(microseconds) <= MOST_CPU;
+    if address_space <= MAPPED_KIB && memory <= most && short {
+        Ok(())
+    } else {
+        Err(format!("{address_space} KiB mapped, {memory} KiB used, {microseconds} us").into())
+    }
+}
+
+/// Indexes the record, serves a box of it, and prints the peaks and the CPU time.
+fn measure(name: &str) {
+    let (_, file, refused) = CASES.into_iter().find(|(case, ..)| *case == name).unwrap();
+    let file = file();
+    let far = |side: u32| side.saturating_sub(100);
+    let (before, start) = (peaks(), clock_gettime(ClockId::ProcessCPUTime));
+    let mut decoder = Decoder::default();
+    let verdict = decode::verify(&file, &mut decoder);
+    // A box far from the start, as if the index had found the record good.
+    let rect =
+        decode::probe(&file).map_or(Rect { top: 0, left: 0, height: 1, width: 1 }, |header| {
+            let size = header.size;
+            let (top, left) = (far(size.height), far(size.width));
+            Rect { top, left, height: size.height - top, width: size.width - left }
+        });
+    let entries = verdict.as_ref().map_or(&[][..], |(_, entries)| entries);
+    let served = decoder.decode(&file, rect, entries).map(|_| ());
+    let end = clock_gettime(ClockId::ProcessCPUTime);
+    let after = peaks();
+    assert_eq!((verdict.is_err(), served.is_err()), (refused, refused), "{verdict:?}, {served:?}");
+    if name.ends_with("65535_x_65535") && name.starts_with("png") {
+        assert!(matches!(served, Err(DecodeError::TooLarge { .. })), "{served:?}");
+    }
+    let cpu = Duration::try_from(end - start).unwrap().as_micros();
+    println!("{} {} {} {cpu}", file.len(), after.0 - before.0, after.1 - before.1);
+}
+
+/// Most address space and most memory so far, in KiB.
+fn peaks() -> (u64, u64) {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let field = |name: &str| -> u64 {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    (field("VmPeak:"), field("VmHWM:"))
+}
+
+/// A JPEG whose frame header promises other sides than its data has.
+fn jpeg(form: Jpeg, height: u16, width: u16) -> Vec<u8> {
+    let mut file = form.encode();
+    let marker = if form.scans > 0 { 0xC2 } else { 0xC0 };
+    let frame = file.windows(2).position(|pair| pair == [0xFF, marker]).unwrap();
+    file[frame + 5..frame + 7].copy_from_slice(&height.to_be_bytes());
+    file[frame + 7..frame + 9].copy_from_slice(&width.to_be_bytes());
+    file
+}
+
+/// A progressive JPEG of empty scans, in each of which as many restarts are due as there are blocks,
+/// and a comment that makes the file long enough for its blocks.
+fn scans(height: u16, width: u16, count: usize) -> Vec<u8> {
+    let file = jpeg(Jpeg { scans: 4, ..RESTARTS }, height, width);
+    let scan = file.windows(2).position(|pair| pair == [0xFF, 0xDA]).unwrap();
+    let header = &file[scan..scan + 10];
+    let comment = [&[0xFF, 0xFE, 0xFF, 0xFF][..], &[0; 65_533]].concat();
+    [&file[..scan], &comment, &header.repeat(count), &[0xFF, 0xD9]].concat()
+}
+
+/// 16 bits RGBA, and no data. The decoder does not ask for right checksums of what it never reads.
+fn png(height: u32, width: u32) -> Vec<u8> {
+    let mut header = b"IHDR".to_vec();
+    header.extend(width.to_be_bytes());
+    header.extend(height.to_be_bytes());
+    header.extend([16, 6, 0, 0, 0]);
+    let sum = crc(&header).to_be_bytes();
+    let data = crc(b"IDAT").to_be_bytes();
+    [b"\x89PNG\r\n\x1a\n\0\0\0\r", &header[..], &sum, b"\0\0\0\0IDAT", &data].concat()
+}
+
+/// PNG's checksum, bit by bit.
+fn crc(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0, |sum: u32, &byte| {
+        (0..8).fold(sum ^ u32::from(byte), |sum, _| {
+            if sum & 1 == 0 { sum >> 1 } else { sum >> 1 ^ 0xEDB8_8320 }
+        })
+    })
+}
+
+fn gif() -> Vec<u8> {
+    let palette = [0, 0, 0, 255, 255, 255];
+    let image = [0x2C, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 2, 0, 0x3B];
+    [b"GIF89a\xFF\xFF\xFF\xFF\x80\0\0", &palette[..], &image].concat()
+}
+
+fn bmp() -> Vec<u8> {
+    let side = 65_535_u32.to_le_bytes();
+    let core = [&40_u32.to_le_bytes()[..], &side, &side, &[1, 0, 24, 0], &[0; 24]].concat();
+    [b"BM\0\0\0\0\0\0\0\0", &54_u32.to_le_bytes()[..], &core].concat()
+}
+
+/// Lossless, of the largest sides that the format has.
+fn webp() -> Vec<u8> {
+    let data = [&[0x2F][..], &[0xFF, 0xFF, 0xFF, 0x0F], &[0; 5]].concat();
+    let chunk = [b"VP8L", &10_u32.to_le_bytes()[..], &data].concat();
+    [b"RIFF", &(chunk.len() as u32 + 4).to_le_bytes()[..], b"WEBP", &chunk].concat()
+}

@@ -1,0 +1,5 @@
+//! [`bodies::recipe`] under libFuzzer.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| bodies::recipe(bytes));

@@ -1,0 +1,5 @@
+//! [`bodies::tar`] under libFuzzer.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| bodies::tar(bytes));
