@@ -6,6 +6,10 @@
 //! Whether an image is good is decided once, when it is indexed ([`verify`]), by the rules of Pillow
 //! and libjpeg-turbo: those files that Pillow opens are good, and damage that libjpeg decodes over is
 //! tolerated. Serving ([`Decoder::decode`]) trusts that verdict and only must not fall over.
+//!
+//! What a header claims costs nothing. A JPEG takes memory for the box that is asked for, or in several
+//! scans up to 1 KiB for each byte of the file, and visits each of its blocks at most 200 times; its
+//! entry points, a few bytes for 8 MCUs. Other formats are decoded whole, up to the limit in pixels.
 
 mod huffman;
 pub mod jpeg;

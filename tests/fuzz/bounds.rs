@@ -18,7 +18,7 @@ use rustix::time::{ClockId, clock_gettime};
 const USED_KIB: u64 = 64 << 10;
 /// Address space that it may ask for without using it: an image of the most pixels that Pillow
 /// opens, at the 8 bytes a pixel that formats other than JPEG may have.
-const MAPPED_KIB: u64 = (PIXEL_LIMIT * 8 >> 10) + USED_KIB;
+const MAPPED_KIB: u64 = (PIXEL_LIMIT * 8 / 1024) + USED_KIB;
 /// CPU time that a record may take: many times what they do, for slow machines.
 const MOST_CPU: Duration = Duration::from_secs(5);
 
@@ -133,7 +133,7 @@ fn scans(height: u16, width: u16, count: usize) -> Vec<u8> {
     let file = jpeg(Jpeg { scans: 4, ..RESTARTS }, height, width);
     let scan = file.windows(2).position(|pair| pair == [0xFF, 0xDA]).unwrap();
     let header = &file[scan..scan + 10];
-    let comment = [&[0xFF, 0xFE, 0xFF, 0xFF][..], &[0; 65_533]].concat();
+    let comment = [&[0xFF, 0xFE, 0xFF, 0xFF], &vec![0; 65_533][..]].concat();
     [&file[..scan], &comment, &header.repeat(count), &[0xFF, 0xD9]].concat()
 }
 
@@ -173,5 +173,6 @@ fn bmp() -> Vec<u8> {
 fn webp() -> Vec<u8> {
     let data = [&[0x2F][..], &[0xFF, 0xFF, 0xFF, 0x0F], &[0; 5]].concat();
     let chunk = [b"VP8L", &10_u32.to_le_bytes()[..], &data].concat();
-    [b"RIFF", &(chunk.len() as u32 + 4).to_le_bytes()[..], b"WEBP", &chunk].concat()
+    // The length of what follows it: `WEBP`, and the chunk of 8 + 10 bytes.
+    [b"RIFF", &22_u32.to_le_bytes()[..], b"WEBP", &chunk].concat()
 }

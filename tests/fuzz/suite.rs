@@ -53,11 +53,15 @@ fn change() -> impl Strategy<Value = Change> {
 /// Runs a body on the seeds of its target as they are, and on `cases` changed ones.
 fn run(target: &str, cases: u32, body: fn(&[u8])) {
     let (_, seeds) = seeds::all().into_iter().find(|(name, _)| *name == target).expect("a target");
-    seeds.iter().for_each(|seed| body(seed));
+    for seed in &seeds {
+        body(seed);
+    }
     let changed = (any::<Index>(), prop::collection::vec(change(), 1..8));
     proptest!(ProptestConfig::with_cases(cases), |((seed, changes) in changed)| {
         let mut bytes = seed.get(&seeds).clone();
-        changes.iter().for_each(|change| change.apply(&mut bytes));
+        for change in &changes {
+            change.apply(&mut bytes);
+        }
         body(&bytes);
     });
 }

@@ -1,5 +1,5 @@
-//! Properties of the whole decoder, over small files that are made on the fly. The bodies are
-//! plain functions, so that a fuzzer can run them as well.
+//! Properties of the whole decoder, over small files that are made on the fly. Those on
+//! files that an encoder makes, and under a fuzzer, are in `tests/fuzz/`.
 
 use proptest::prelude::*;
 

@@ -82,7 +82,7 @@ fn pixels(width: usize, height: usize, channels: usize) -> Vec<u8> {
     let sample = |i: usize| {
         let (x, y, c) = (i / channels % width, i / channels / width, i % channels);
         let edge = if (x / 9 + y / 7).is_multiple_of(2) { 70 } else { 0 };
-        (x * (3 + c) + y * (5 - c) + edge + (i * 2_654_435_761 >> 13) % 23).to_le_bytes()[0]
+        (x * (3 + c) + y * (5 - c) + edge + ((i * 2_654_435_761) >> 13) % 23).to_le_bytes()[0]
     };
     (0..width * height * channels).map(sample).collect()
 }
@@ -142,7 +142,9 @@ fn pictures() -> Vec<Vec<u8>> {
         image.write_to(&mut file, format).expect("a form that the format has");
         files.push(file.into_inner());
     };
-    images.iter().for_each(|image| add(image, ImageFormat::Png));
+    for image in &images {
+        add(image, ImageFormat::Png);
+    }
     for format in [ImageFormat::Bmp, ImageFormat::Gif, ImageFormat::WebP] {
         add(&image, format);
     }
