@@ -148,7 +148,8 @@ fn pictures() -> Vec<Vec<u8>> {
     for format in [ImageFormat::Bmp, ImageFormat::Gif, ImageFormat::WebP] {
         add(&image, format);
     }
-    files.into_iter().map(|file| [&[3, 0, 2, 0, 9, 0, 11, 0], &file[..]].concat()).collect()
+    // A box whose edges lie on those of blocks.
+    files.into_iter().map(|file| [&[16, 0, 8, 0, 8, 0, 8, 0], &file[..]].concat()).collect()
 }
 
 /// Writes a dataset of two good records and a bad one, a tar or a folder, and tells its path.
