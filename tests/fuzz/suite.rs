@@ -78,7 +78,7 @@ fn a_hostile_picture_is_an_error_or_a_picture() {
 
 #[test]
 fn a_hostile_index_is_an_error_or_within_bounds() {
-    run("index", 2000, fuzz::index);
+    run("index", 1000, fuzz::index);
 }
 
 #[test]
