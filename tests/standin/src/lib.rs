@@ -35,6 +35,7 @@ mod gxx;
 mod machine;
 mod memory;
 mod module;
+mod ptx;
 mod queues;
 mod report;
 mod schedule;

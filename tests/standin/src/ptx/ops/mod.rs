@@ -1,0 +1,8 @@
+//! What each computing instruction computes, by its name.
+
+pub(super) mod convert;
+pub(super) mod float;
+pub(super) mod half;
+pub(super) mod integer;
+pub(super) mod round;
+pub(super) mod select;
