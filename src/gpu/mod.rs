@@ -11,7 +11,7 @@
 //! so they are asked for first.
 //!
 //! Rules that CUDA and cudarc ask for: no default stream, for its memory cannot be freed from just any
-//! thread; cudarc's tracking of events is off, so [`Pinned`] has events of its own; memory of a lane is
+//! thread; cudarc's tracking of events is off, so `Pinned` has events of its own; memory of a lane is
 //! used on that lane's stream alone, so nothing on the device waits for another stream.
 
 mod error;
