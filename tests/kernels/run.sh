@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compiles every kernel of the repository with NVIDIA's own compiler, which needs no GPU, and checks what
+# Compiles every kernel that forebay ships with NVIDIA's own compiler, which needs no GPU, and checks what
 # came out: see check.py. Needs python3 and, once, PyPI. Where PyPI cannot be reached it says so and
 # checks nothing.
 set -euo pipefail
