@@ -181,12 +181,12 @@ impl<'a> Markers<'a> {
     }
 
     fn frame_header(&mut self, progressive: bool) -> Result<(), DecodeError> {
-        let length = self.u16()?;
-        let precision = self.u8()?;
-        let (height, width, count) = (self.u16()?, self.u16()?, self.u8()?);
         if self.frame.is_some() {
             return Err(self.broken("a second frame header"));
         }
+        let length = self.u16()?;
+        let precision = self.u8()?;
+        let (height, width, count) = (self.u16()?, self.u16()?, self.u8()?);
         if height == 0 || width == 0 {
             return Err(self.broken("the image is empty"));
         }

@@ -191,7 +191,11 @@ pub fn verify(bytes: &[u8], decoder: &mut Decoder) -> Result<(Header, Vec<u8>), 
         && let Some(image) = own(jpeg::parse(bytes))?
     {
         // Reads the whole file as decoding would, short of making pixels.
-        return Ok((header, image.entry_points(ENTRY_EVERY, &mut decoder.jpeg)?));
+        match image.entry_points(ENTRY_EVERY, &mut decoder.jpeg) {
+            // By the verdict, what follows the last bits may be no marker: then from the start.
+            Err(JpegError::Truncated { .. }) => {}
+            found => return Ok((header, found?)),
+        }
     }
     decoder.decode(bytes, header.size.whole(), &[])?;
     Ok((header, Vec::new()))

@@ -154,3 +154,30 @@ fn a_short_jfif_segment_says_nothing_of_colour() {
     assert!(rgb != shown(TINY));
     assert!([11, 12, 13].iter().all(|&bytes| of_body(bytes) == rgb));
 }
+
+#[test]
+fn behind_the_image_a_segment_may_be_cut_but_not_wrong() {
+    let behind = |bytes: &[u8]| {
+        let file = [&TINY[..TINY.len() - 2], bytes].concat();
+        verify(&file, &mut Decoder::default()).is_ok()
+    };
+    for code in [0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, 0xE0, 0xEE, 0xFE] {
+        assert!(behind(&[0xFF, code]), "{code:x}");
+    }
+    for code in [0x02, 0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC8, 0xC9, 0xCA, 0xCB, 0xCF, 0xD8, 0xDE, 0xF0]
+    {
+        assert!(!behind(&[0xFF, code]), "{code:x}");
+    }
+    assert!(!behind(&[0xFF, 0xC0, 0, 17, 8, 0]));
+}
+
+#[test]
+fn a_file_without_end_is_good_where_libjpeg_can_fill_its_bits() {
+    let without_end = |junk: usize| [&TINY[..TINY.len() - 2], &vec![0x55; junk]].concat();
+    for junk in [4, 6, 8, 16, 600] {
+        assert!(shown(&without_end(junk)) == shown(TINY), "{junk} bytes");
+    }
+    for junk in [0, 1, 2] {
+        assert!(verify(&without_end(junk), &mut Decoder::default()).is_err(), "{junk} bytes");
+    }
+}
