@@ -181,12 +181,12 @@ impl<'a> Markers<'a> {
     }
 
     fn frame_header(&mut self, progressive: bool) -> Result<(), DecodeError> {
-        let length = self.u16()?;
-        let precision = self.u8()?;
-        let (height, width, count) = (self.u16()?, self.u16()?, self.u8()?);
         if self.frame.is_some() {
             return Err(self.broken("a second frame header"));
         }
+        let length = self.u16()?;
+        let precision = self.u8()?;
+        let (height, width, count) = (self.u16()?, self.u16()?, self.u8()?);
         if height == 0 || width == 0 {
             return Err(self.broken("the image is empty"));
         }
@@ -273,7 +273,7 @@ impl<'a> Markers<'a> {
     }
 
     fn huffman_tables(&mut self) -> Result<(), DecodeError> {
-        let mut length = self.length()?;
+        let mut length = self.table_length()?;
         while length > 16 {
             let index = self.u8()?;
             let counts = self.array::<16>()?;
@@ -294,7 +294,7 @@ impl<'a> Markers<'a> {
     }
 
     fn quantization_tables(&mut self) -> Result<(), DecodeError> {
-        let mut length = self.length()?;
+        let mut length = self.table_length()?;
         while length > 0 {
             let head = self.u8()?;
             let bytes = if head >> 4 == 0 { 64 } else { 128 };
@@ -312,7 +312,7 @@ impl<'a> Markers<'a> {
     }
 
     fn arithmetic_conditioning(&mut self) -> Result<(), DecodeError> {
-        let mut length = self.length()?;
+        let mut length = self.table_length()?;
         while length > 0 {
             let (index, value) = (self.u8()?, self.u8()?);
             if index >= 32 || (index < 16 && value & 15 > value >> 4) {
@@ -362,7 +362,13 @@ impl<'a> Markers<'a> {
         }
     }
 
-    /// Bytes of a segment behind its length; libjpeg takes lengths below 2 for empty ones.
+    /// Bytes of a segment of tables behind its length.
+    fn table_length(&mut self) -> Result<usize, DecodeError> {
+        let length = usize::from(self.u16()?).checked_sub(2);
+        length.ok_or_else(|| self.broken("length of a segment"))
+    }
+
+    /// Bytes of any other segment; libjpeg takes lengths below 2 for empty ones.
     fn length(&mut self) -> Result<usize, DecodeError> {
         Ok(usize::from(self.u16()?).saturating_sub(2))
     }

@@ -160,12 +160,12 @@ impl<'a> Headers<'a> {
                 0xC0..=0xCF | 0xDA..=0xDD | 0xE0..=0xEF | 0xFE => {}
                 _ => return Err(malformed("unknown marker", at)),
             }
-            let body = segment(bytes, at)?;
+            let body = segment(bytes, code, at)?;
             match code {
                 0xC4 => self.huffman(body, at)?,
                 0xC0..=0xC2 => self.frame(code, body, at)?,
                 0xC8 => return Err(malformed("reserved frame type", at)),
-                0xCC => {}
+                0xCC => conditioning(body, at)?,
                 0xC3 | 0xC5..=0xCF => {
                     return Err(JpegError::Unsupported {
                         what: "arithmetic, lossless or hierarchical",
@@ -179,7 +179,7 @@ impl<'a> Headers<'a> {
                     };
                     self.tables.restart_interval = u32::from(u16::from_be_bytes([high, low]));
                 }
-                0xE0 if body.len() >= 12 && body.starts_with(b"JFIF\0") => self.jfif = true,
+                0xE0 if body.len() >= 14 && body.starts_with(b"JFIF\0") => self.jfif = true,
                 0xEE if body.len() >= 12 && body.starts_with(b"Adobe") => {
                     self.adobe = Some(body[11]);
                 }
@@ -250,8 +250,10 @@ impl<'a> Headers<'a> {
         let mut components = [ScanComponent::default(); MAX_COMPONENTS];
         for i in 0..count {
             let (id, tables) = (body[1 + 2 * i], body[2 + 2 * i]);
-            let index = frame.components().iter().position(|component| component.id == id);
-            let index = index.ok_or(malformed("a component that the frame lacks", at))?;
+            // As in libjpeg: ids that come twice are told apart by their place, and components out
+            // of the frame's order are refused.
+            let left = frame.components().iter().skip(i).position(|component| component.id == id);
+            let index = i + left.ok_or(malformed("a component that the frame lacks", at))?;
             if components[..i].iter().any(|component| component.index == index) {
                 return Err(malformed("a component twice in a scan", at));
             }
@@ -315,12 +317,28 @@ impl<'a> Headers<'a> {
     }
 }
 
-/// The body of the segment whose length is at `at`.
-fn segment(bytes: &[u8], at: usize) -> Result<&[u8], JpegError> {
+/// DAC (T.81 B.2.4.3): of no use to Huffman codes, but libjpeg refuses impossible ones.
+fn conditioning(body: &[u8], at: usize) -> Result<(), JpegError> {
+    let possible = |pair: &[u8; 2]| match *pair {
+        [0..16, value] => value & 15 <= value >> 4,
+        [index, _] => index < 32,
+    };
+    match body.as_chunks() {
+        (pairs, []) if pairs.iter().all(possible) => Ok(()),
+        _ => Err(malformed("arithmetic conditioning", at)),
+    }
+}
+
+/// The body of the segment of marker `code` whose length is at `at`.
+fn segment(bytes: &[u8], code: u8, at: usize) -> Result<&[u8], JpegError> {
     let truncated = JpegError::Truncated { length: bytes.len() };
     let Some(&[high, low]) = bytes.get(at..at + 2) else { return Err(truncated) };
     let length = usize::from(u16::from_be_bytes([high, low]));
     if length < 2 {
+        // libjpeg passes over nothing where there is nothing to read.
+        if matches!(code, 0xDC | 0xE0..=0xEF | 0xFE) {
+            return Ok(&[]);
+        }
         return Err(malformed("a marker segment's length", at));
     }
     bytes.get(at + 2..at + length).ok_or(truncated)

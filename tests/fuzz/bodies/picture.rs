@@ -1,7 +1,7 @@
 //! Records of any format: the verdict at index time, and what serving does with it.
 
 use forebay::View;
-use forebay::decode::{self, Decoder};
+use forebay::decode::{self, DecodeError, Decoder, JpegError};
 
 use super::Input;
 use super::region::clamp;
@@ -23,7 +23,14 @@ pub fn picture(bytes: &[u8]) {
     // What serving does, should a file change behind the index.
     let served = decoder.decode(file, rect, &[]).is_ok();
     assert!(!served || header.as_ref().is_ok_and(|header| rect.fits(header.size)));
-    let Ok((judged, entries)) = verdict else { return };
+    let (judged, entries) = match verdict {
+        Ok(good) => good,
+        // The verdict comes first, and refuses what Pillow refuses.
+        Err(DecodeError::Jpeg(
+            error @ (JpegError::Malformed { .. } | JpegError::Truncated { .. }),
+        )) => panic!("what Pillow's verdict lets pass: {error}"),
+        Err(_) => return,
+    };
     assert_eq!(header, Ok(judged), "one header for all");
     let size = judged.size;
     assert!(size.whole().area() <= LIMIT, "found good, and over the limit");

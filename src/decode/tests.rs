@@ -1,0 +1,183 @@
+//! What Pillow says of a file, and what serving makes of it. Facts of Pillow were measured with 12.3.0.
+
+use super::*;
+
+/// 26x18, 4:2:0, from a gradient.
+const TINY: &[u8] = include_bytes!("../../tests/data/tiny.jpg");
+
+/// Where the height stands in the frame header.
+fn height_at() -> usize {
+    TINY.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap() + 5
+}
+
+#[test]
+fn a_region_holds_the_box_in_the_coordinates_of_the_image() {
+    let mut decoder = Decoder::default();
+    let size = Size { height: 18, width: 26 };
+    let whole = decoder.decode(TINY, size.whole(), &[]).unwrap().pixels.data().to_vec();
+    let rect = Rect { top: 3, left: 5, height: 7, width: 11 };
+    let crop = decoder.decode(TINY, rect, &[]).unwrap().crop(rect);
+    let expected = View::new(&whole, size).crop(rect);
+    assert!((0..7).all(|y| crop.row(y) == expected.row(y)));
+}
+
+#[test]
+fn a_huge_size_costs_nothing() {
+    let mut huge = TINY.to_vec();
+    huge[height_at()..height_at() + 4].copy_from_slice(&[0xFF, 0xDC, 0xFF, 0xDC]);
+    let mut decoder = Decoder::default();
+    assert!(matches!(verify(&huge, &mut decoder), Err(DecodeError::TooLarge { .. })));
+    let rect = Size::square(1).whole();
+    assert!(matches!(decoder.decode(&huge, rect, &[]), Err(DecodeError::TooLarge { .. })));
+    assert_eq!(decoder.pixels.capacity() + decoder.raw.capacity(), 0);
+    huge[height_at()..height_at() + 4].copy_from_slice(&[0xFF; 4]);
+    assert!(decoder.decode(&huge, rect, &[]).is_err());
+}
+
+#[test]
+fn a_box_outside_is_refused() {
+    let rect = Rect { top: 0, left: 20, height: 1, width: 7 };
+    let error = Decoder::default().decode(TINY, rect, &[]).unwrap_err();
+    assert!(matches!(error, DecodeError::Outside { .. }), "{error}");
+}
+
+#[test]
+fn pillow_refuses_a_file_without_end_but_not_one_with_junk_behind_it() {
+    let mut decoder = Decoder::default();
+    assert!(verify(&[TINY, b"junk"].concat(), &mut decoder).is_ok());
+    for cut in 1..TINY.len() - 2 {
+        assert!(verify(&TINY[..cut], &mut decoder).is_err(), "cut to {cut} bytes");
+    }
+}
+
+#[test]
+fn any_byte_may_change() {
+    let mut decoder = Decoder::default();
+    for at in 0..TINY.len() {
+        for byte in [0, 1, 0x7F, 0xFF] {
+            let mut bytes = TINY.to_vec();
+            bytes[at] = byte;
+            if let Ok((header, _)) = verify(&bytes, &mut decoder) {
+                assert!(header.size.rgb_bytes() > 0);
+            }
+            // What serving does, should a file change behind the index.
+            let served = decoder.decode(&bytes, Size::square(1).whole(), &[]);
+            assert!(served.is_err() || probe(&bytes).is_ok());
+        }
+    }
+}
+
+/// `TINY` with other bytes behind its start.
+fn with(segment: &[u8]) -> Vec<u8> {
+    [&TINY[..2], segment, &TINY[2..]].concat()
+}
+
+/// The whole picture; indexed and served agree that it is one.
+fn shown(file: &[u8]) -> Vec<u8> {
+    let mut decoder = Decoder::default();
+    let (header, entries) = verify(file, &mut decoder).unwrap();
+    assert_eq!(probe(file), Ok(header));
+    decoder.decode(file, header.size.whole(), &entries).unwrap().pixels.data().to_vec()
+}
+
+/// Neither indexed nor served.
+fn refused(file: &[u8]) -> bool {
+    let mut decoder = Decoder::default();
+    let served = decoder.decode(file, Size::square(1).whole(), &[]).is_ok();
+    let found = [verify(file, &mut decoder).is_ok(), probe(file).is_ok(), served];
+    assert!(found == [false; 3] || found == [true; 3], "no agreement: {found:?}");
+    !found[0]
+}
+
+/// The offsets of the three components in the frame header and in the scan header.
+fn components() -> [[usize; 3]; 2] {
+    let scan = TINY.windows(2).position(|pair| pair == [0xFF, 0xDA]).unwrap() + 5;
+    [height_at() + 5, scan].map(|at| [0, 1, 2].map(|i| at + i * if at == scan { 2 } else { 3 }))
+}
+
+#[test]
+fn ids_that_come_twice_are_told_apart_by_their_place() {
+    let mut file = TINY.to_vec();
+    for at in components().into_iter().flatten() {
+        file[at] = 7;
+    }
+    assert!(shown(&file) == shown(TINY));
+}
+
+#[test]
+fn components_out_of_order_are_refused() {
+    for order in [[0, 2, 1], [1, 0, 2], [2, 1, 0]] {
+        let mut file = TINY.to_vec();
+        let [_, scan] = components();
+        for (to, from) in scan.into_iter().zip(order) {
+            file[to..to + 2].copy_from_slice(&TINY[scan[from]..scan[from] + 2]);
+        }
+        assert!(refused(&file), "{order:?}");
+    }
+}
+
+#[test]
+fn segments_of_no_length_are_empty_unless_they_hold_tables() {
+    for length in [0, 1] {
+        for code in [0xDC, 0xE0, 0xE1, 0xEE, 0xFE] {
+            assert!(shown(&with(&[0xFF, code, 0, length])) == shown(TINY), "{code:x} {length}");
+        }
+        for code in [0xC4, 0xCC, 0xDB, 0xDD] {
+            assert!(refused(&with(&[0xFF, code, 0, length])), "{code:x} {length}");
+        }
+    }
+}
+
+#[test]
+fn impossible_arithmetic_conditioning_is_refused() {
+    assert!(shown(&with(&[0xFF, 0xCC, 0, 4, 0, 0x10])) == shown(TINY));
+    for body in [&[0, 1][..], &[32, 0x10], &[0, 0x10, 0]] {
+        let head = [0xFF, 0xCC, 0, u8::try_from(body.len()).unwrap() + 2];
+        assert!(refused(&with(&[&head, body].concat())), "{body:?}");
+    }
+}
+
+#[test]
+fn a_short_jfif_segment_says_nothing_of_colour() {
+    // Without JFIF, Adobe's 0 means RGB.
+    let jfif = TINY.windows(2).position(|pair| pair == [0xFF, 0xE0]).unwrap();
+    let length = usize::from(u16::from_be_bytes([TINY[jfif + 2], TINY[jfif + 3]]));
+    let plain = [&TINY[..jfif], &TINY[jfif + 2 + length..]].concat();
+    let adobe = b"\xFF\xEE\0\x0EAdobe\0\x64\0\0\0\0\0";
+    let of_body = |bytes: usize| {
+        let head = [0xFF, 0xE0, 0, u8::try_from(bytes).unwrap() + 2];
+        let body = &b"JFIF\0\x01\x02\0\0\x01\0\x01\0\0"[..bytes];
+        shown(&[&plain[..2], &head, body, adobe, &plain[2..]].concat())
+    };
+    assert!(of_body(14) == shown(TINY));
+    let rgb = shown(&[&plain[..2], adobe, &plain[2..]].concat());
+    assert!(rgb != shown(TINY));
+    assert!([11, 12, 13].iter().all(|&bytes| of_body(bytes) == rgb));
+}
+
+#[test]
+fn behind_the_image_a_segment_may_be_cut_but_not_wrong() {
+    let behind = |bytes: &[u8]| {
+        let file = [&TINY[..TINY.len() - 2], bytes].concat();
+        verify(&file, &mut Decoder::default()).is_ok()
+    };
+    for code in [0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, 0xE0, 0xEE, 0xFE] {
+        assert!(behind(&[0xFF, code]), "{code:x}");
+    }
+    for code in [0x02, 0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC8, 0xC9, 0xCA, 0xCB, 0xCF, 0xD8, 0xDE, 0xF0]
+    {
+        assert!(!behind(&[0xFF, code]), "{code:x}");
+    }
+    assert!(!behind(&[0xFF, 0xC0, 0, 17, 8, 0]));
+}
+
+#[test]
+fn a_file_without_end_is_good_where_libjpeg_can_fill_its_bits() {
+    let without_end = |junk: usize| [&TINY[..TINY.len() - 2], &vec![0x55; junk]].concat();
+    for junk in [4, 6, 8, 16, 600] {
+        assert!(shown(&without_end(junk)) == shown(TINY), "{junk} bytes");
+    }
+    for junk in [0, 1, 2] {
+        assert!(verify(&without_end(junk), &mut Decoder::default()).is_err(), "{junk} bytes");
+    }
+}
