@@ -10,10 +10,9 @@ use memmap2::Mmap;
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::index::{
-    ENTRY, HEADER, LAZY, MAGIC, Points, RECORD, REQUIRED, VERSION, kind, write_strings,
-};
+use super::index::{ENTRY, HEADER, LAZY, MAGIC, REQUIRED, VERSION, kind, write_strings};
 use super::map::map;
+use super::record::{Points, RECORD};
 use super::source::{Source, index_path};
 use super::{Dataset, DatasetError, Record, Summary, folder, read_file, webdataset};
 use crate::decode::{self, DecodeError, Decoder};

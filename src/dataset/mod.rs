@@ -20,6 +20,7 @@ mod folder;
 mod index;
 mod inspect;
 mod map;
+mod record;
 mod source;
 mod tar;
 mod webdataset;
@@ -33,8 +34,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 pub use build::{Progress, build};
 pub use error::DatasetError;
-pub use index::Record;
 pub use inspect::{BadRecord, ClassCount, Spread, Summary};
+pub use record::Record;
 pub use source::index_path;
 
 use crate::sample::Digest;
