@@ -12,6 +12,7 @@
 //! signal    a fault of a kernel, or of the host    becomes an error, or a message and an abort
 //! engine    the seam to what executes kernels
 //! gxx/      engine A: g++ compiles the source
+//! ptx/      engine B: the PTX of the real NVRTC, interpreted
 //! ```
 //!
 //! What it shows: that host code orders its work, keeps off memory in use, stays inside of its memory, heeds limits and errors; that kernels

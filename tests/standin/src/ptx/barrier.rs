@@ -17,10 +17,13 @@ impl Blocks<'_> {
     /// Releases the barriers at which all that they wait for have arrived. False if there is none.
     pub(super) fn release_barriers(&mut self) -> bool {
         let mut released = false;
-        for id in 0..16 {
-            let waiting: Vec<usize> = (0..self.threads.len())
-                .filter(|&index| self.barrier(index).is_some_and(|(_, at)| at == id))
-                .collect();
+        let mut waiting = [const { Vec::new() }; 16];
+        for index in 0..self.threads.len() {
+            if let Some((_, id)) = self.barrier(index) {
+                waiting[id].push(index);
+            }
+        }
+        for (id, waiting) in waiting.iter().enumerate() {
             let Some(&first) = waiting.first() else { continue };
             let Some((barrier, _)) = self.barrier(first) else { continue };
             let complete = if let Some(count) = barrier.count {
@@ -35,7 +38,7 @@ impl Blocks<'_> {
                     && waiting.iter().all(|&index| self.site(index) == site)
             };
             if complete {
-                self.release(&waiting);
+                self.release(waiting);
                 self.arrived[id] = 0;
                 released = true;
             }

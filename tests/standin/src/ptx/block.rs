@@ -21,7 +21,7 @@ pub(super) enum Status {
 pub(super) struct Turn {
     pub(super) status: Status,
     /// Present while it runs or waits.
-    pub(super) thread: Option<Thread>,
+    pub(super) thread: Option<Box<Thread>>,
     /// Turns used up since the last barrier.
     pub(super) turns: u32,
 }
@@ -33,7 +33,8 @@ pub(super) struct Blocks<'l> {
     pub(super) order: Order,
     pub(super) threads: Vec<Turn>,
     /// Threads whose memory is free for the next one.
-    pool: Vec<Thread>,
+    #[expect(clippy::vec_box, reason = "they come from and go to `threads`, and are large")]
+    pool: Vec<Box<Thread>>,
     position: Position,
     /// For each named barrier, threads that arrived without waiting.
     pub(super) arrived: [u64; 16],
@@ -172,7 +173,7 @@ impl<'l> Blocks<'l> {
             self.arrived[id] += 1;
             let slot = &mut self.threads[index];
             slot.status = Status::Ready;
-            slot.thread.iter_mut().for_each(Thread::advance);
+            slot.thread.iter_mut().for_each(|thread| thread.advance());
         }
     }
 
