@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a command with the stand-in in the place of libcuda and libnvrtc:
+# Runs a command with the stand-in in the place of libcuda, libnvrtc, libcudnn, libcublas and libnccl:
 #
 #   tests/standin/run.sh [--ptx] [--matrix] COMMAND...
 #
@@ -27,7 +27,9 @@ done
 libraries=$target/standin/${ptx:+ptx-}lib
 mkdir -p "$libraries"
 # Never libcuda.so.1: the real NVRTC would find it and call what it lacks.
-ln -sfn "$target/debug/libforebay_standin.so" "$libraries/libcuda.so"
+for library in cuda cudnn cublas nccl; do
+  ln -sfn "$target/debug/libforebay_standin.so" "$libraries/lib$library.so"
+done
 paths=$libraries
 if [ -z "$ptx" ]; then
   ln -sfn "$target/debug/libforebay_standin.so" "$libraries/libnvrtc.so"

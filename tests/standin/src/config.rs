@@ -1,6 +1,7 @@
 //! What a test sets by environment variables.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::engine::Order;
 
@@ -30,6 +31,12 @@ pub(crate) struct Config {
     pub(crate) capability: (i32, i32),
     /// `FOREBAY_STANDIN_CACHE`: folder of compiled kernels, in the system's temporary folder by default.
     pub(crate) cache: PathBuf,
+    /// `FOREBAY_STANDIN_NCCL_TIMEOUT`: seconds after which a rank that does not come to a collective is an error, 10 by default.
+    pub(crate) nccl_timeout: Duration,
+    /// `NCCL_HOSTID`: processes with different ones count as on different machines.
+    host: String,
+    /// `CUDA_VISIBLE_DEVICES`: only for telling GPUs of different processes apart.
+    visible: Option<String>,
 }
 
 impl Config {
@@ -58,7 +65,27 @@ impl Config {
         let cache = get("CACHE")
             .map_or_else(|| std::env::temp_dir().join("forebay-standin"), PathBuf::from);
         let devices = usize::try_from(devices).unwrap_or(usize::MAX).min(64);
-        Ok(Self { schedule, order, devices, memory, capability, cache })
+        let nccl_timeout = get("NCCL_TIMEOUT")
+            .map_or(Ok(10), |text| number("NCCL_TIMEOUT", &text, "a number of seconds"))?;
+        Ok(Self {
+            schedule,
+            order,
+            devices,
+            memory,
+            capability,
+            cache,
+            nccl_timeout: Duration::from_secs(nccl_timeout),
+            host: variable("NCCL_HOSTID").unwrap_or_default(),
+            visible: variable("CUDA_VISIBLE_DEVICES").filter(|visible| !visible.is_empty()),
+        })
+    }
+
+    /// What a device is, for all processes.
+    pub(crate) fn gpu(&self, device: usize) -> String {
+        let visible = self.visible.as_deref().and_then(|visible| visible.split(',').nth(device));
+        let host =
+            if self.host.is_empty() { String::new() } else { format!(" of host {}", self.host) };
+        visible.map_or_else(|| format!("GPU {device}{host}"), |name| format!("GPU {name}{host}"))
     }
 }
 
@@ -66,7 +93,11 @@ fn number(name: &str, text: &str, take: &str) -> Result<u64, String> {
     text.parse().map_err(|_not| format!("FOREBAY_STANDIN_{name} is {text}: take {take}"))
 }
 
-#[expect(clippy::disallowed_methods, reason = "a library that others load has no command line")]
 fn get(name: &str) -> Option<String> {
-    std::env::var(format!("FOREBAY_STANDIN_{name}")).ok()
+    variable(&format!("FOREBAY_STANDIN_{name}"))
+}
+
+#[expect(clippy::disallowed_methods, reason = "a library that others load has no command line")]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }

@@ -1,7 +1,8 @@
-//! A stand-in for libcuda and libnvrtc: unmodified CUDA host code and unmodified kernels run on the CPU, for tests.
+//! A stand-in for CUDA's libraries: unmodified host code and unmodified kernels run on the CPU, for tests.
 //!
-//! Built as a shared library that is found under the names `libcuda.so` and `libnvrtc.so`; `run.sh` runs a command so, `config`
-//! has the settings.
+//! Built as a shared library that is found under the names of the libraries whose place it takes: `libcuda.so`, `libnvrtc.so`,
+//! `libcudnn.so` (convolutions), `libcublas.so` (matrix products) and `libnccl.so` (collectives). `run.sh` runs a command so,
+//! `config` has the settings.
 //!
 //! ```text
 //! api/      the C functions                        what a caller may not do is answered as cuda.h says
@@ -13,6 +14,9 @@
 //! engine    the seam to what executes kernels
 //! gxx/      engine A: g++ compiles the source
 //! ptx/      engine B: the PTX of the real NVRTC, interpreted
+//! dnn/      cuDNN                                  on gemm and number: f32 arithmetic, f16 and bf16 in memory
+//! blas/     cuBLAS
+//! nccl/     NCCL                                   ranks are threads or processes, and meet at a hub
 //! ```
 //!
 //! What it shows: that host code orders its work, keeps off memory in use, stays inside of its memory, heeds limits and errors; that kernels
@@ -29,15 +33,21 @@
 )]
 
 mod api;
+mod blas;
 mod code;
 mod config;
+mod dnn;
 pub mod engine;
+mod gemm;
 mod gxx;
 mod machine;
 mod memory;
 mod module;
+mod nccl;
+mod number;
 mod ptx;
 mod queues;
 mod report;
 mod schedule;
 mod signal;
+mod table;

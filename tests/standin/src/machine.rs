@@ -2,8 +2,9 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::code::{Answer, Code};
 use crate::config::{Config, Schedule};
@@ -17,7 +18,9 @@ use crate::signal;
 pub(crate) type Handle = usize;
 
 /// The state of the process, made by `cuInit`.
-static MACHINE: Mutex<Option<Machine>> = Mutex::new(None);
+static MACHINE: Mutex<Option<State>> = Mutex::new(None);
+/// Told when something from outside of the process came that queued work may wait for.
+static CHANGED: Condvar = Condvar::new();
 
 thread_local! {
     /// The context bound to this thread.
@@ -26,8 +29,12 @@ thread_local! {
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
+/// The state, locked by this thread. Only [`Machine::let_others`] gives the lock away for a while.
 #[derive(Debug)]
-pub(crate) struct Machine {
+pub(crate) struct Machine(Option<MutexGuard<'static, Option<State>>>);
+
+#[derive(Debug)]
+pub(crate) struct State {
     pub(crate) config: Config,
     pub(crate) space: Space,
     /// The primary context of each device.
@@ -82,7 +89,7 @@ pub(crate) struct Function {
     pub(crate) max_dynamic: u32,
 }
 
-impl Machine {
+impl State {
     fn start() -> Answer<Self> {
         let config = Config::from_env().map_err(|what| {
             say(&what);
@@ -133,43 +140,91 @@ impl Machine {
     }
 }
 
-fn lock() -> MutexGuard<'static, Option<Machine>> {
+impl Machine {
+    /// None before `cuInit`.
+    fn lock() -> Option<Self> {
+        let guard = lock();
+        guard.is_some().then_some(Self(Some(guard)))
+    }
+
+    /// Other threads may use the machine until something changed, or for a moment. Whatever was looked up before may be gone.
+    pub(crate) fn let_others(&mut self) {
+        if let Some(guard) = self.0.take() {
+            let moment = Duration::from_millis(50);
+            let waited = CHANGED.wait_timeout(guard, moment);
+            self.0 = Some(waited.unwrap_or_else(PoisonError::into_inner).0);
+        }
+    }
+}
+
+impl Deref for Machine {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        self.0.as_ref().and_then(|guard| guard.as_ref()).expect("locked, and never unmade")
+    }
+}
+
+impl DerefMut for Machine {
+    fn deref_mut(&mut self) -> &mut State {
+        self.0.as_mut().and_then(|guard| guard.as_mut()).expect("locked, and never unmade")
+    }
+}
+
+fn lock() -> MutexGuard<'static, Option<State>> {
     MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// `cuInit`. A second call does nothing.
 pub(crate) fn start() -> u32 {
-    status(|| {
+    let started = once(|| {
         let mut machine = lock();
         if machine.is_none() {
-            *machine = Some(Machine::start()?);
+            *machine = Some(State::start()?);
         }
-        Ok(())
-    })
+        Ok::<(), Code>(())
+    });
+    started.map_or_else(|code| code.0, |()| 0)
 }
 
 /// The body of a driver function: runs with the machine locked, and answers a `CUresult`.
 pub(crate) fn call(body: impl FnOnce(&mut Machine) -> Answer) -> u32 {
-    status(|| {
-        let mut machine = lock();
-        let machine = machine.as_mut().ok_or(Code::NOT_INITIALIZED)?;
+    inside(body).map_or_else(|code| code.0, |()| 0)
+}
+
+/// The same for other libraries, which answer codes of their own.
+pub(crate) fn inside<T, E: From<Code>>(
+    body: impl FnOnce(&mut Machine) -> Result<T, E>,
+) -> Result<T, E> {
+    once(|| {
+        let mut machine = Machine::lock().ok_or(Code::NOT_INITIALIZED)?;
         machine.run_some();
-        body(machine)
+        body(&mut machine)
     })
 }
 
+/// For a thread of the stand-in's own, when something came from outside.
+pub(crate) fn came(body: impl FnOnce(&mut Machine)) {
+    INSIDE.set(true);
+    if let Some(mut machine) = Machine::lock() {
+        body(&mut machine);
+        CHANGED.notify_all();
+    }
+    INSIDE.set(false);
+}
+
 /// For the signal handler: what a fault of host code means. `None` if the fault happened inside the stand-in or before `cuInit`.
-pub(crate) fn on_fault<T>(body: impl FnOnce(&mut Machine) -> T) -> Option<T> {
+pub(crate) fn on_fault<T>(body: impl FnOnce(&mut State) -> T) -> Option<T> {
     if INSIDE.get() { None } else { lock().as_mut().map(body) }
 }
 
-fn status(body: impl FnOnce() -> Answer) -> u32 {
+fn once<T, E: From<Code>>(body: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     // A host function that the stand-in calls must not call CUDA.
     if INSIDE.replace(true) {
         say("a host function of a stream called CUDA, which CUDA forbids");
-        return Code::NOT_PERMITTED.0;
+        return Err(Code::NOT_PERMITTED.into());
     }
     let answer = body();
     INSIDE.set(false);
-    answer.map_or_else(|code| code.0, |()| 0)
+    answer
 }

@@ -1,4 +1,6 @@
 //! Streams as queues of operations, and what waits for what. Which operation runs when is `schedule`'s matter.
+//!
+//! Operations may also wait for something from outside of the process, as NCCL's do.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -51,6 +53,8 @@ pub(crate) struct Queues {
     last_op: u64,
     /// Operations that are not over, and the stream of each.
     pending: BTreeMap<u64, Handle>,
+    /// What is to come from outside, and the context that waits for it. Numbered as operations are.
+    outside: BTreeMap<u64, usize>,
 }
 
 /// The handle of a context's NULL stream, which no caller has.
@@ -61,7 +65,12 @@ pub(crate) fn null_of(context: usize) -> Handle {
 impl Queues {
     pub(crate) fn new(contexts: usize) -> Self {
         let nulls = (0..contexts).map(|context| (null_of(context), Stream::new(context, 0, 0)));
-        Self { streams: nulls.collect(), last_op: 0, pending: BTreeMap::new() }
+        Self {
+            streams: nulls.collect(),
+            last_op: 0,
+            pending: BTreeMap::new(),
+            outside: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn insert(&mut self, handle: Handle, stream: Stream) {
@@ -84,7 +93,23 @@ impl Queues {
     }
 
     pub(crate) fn is_done(&self, op: u64) -> bool {
-        !self.pending.contains_key(&op)
+        !self.pending.contains_key(&op) && !self.outside.contains_key(&op)
+    }
+
+    /// Something is to come from outside: operations can wait for its number until `came` is called.
+    pub(crate) fn expect(&mut self, context: usize) -> u64 {
+        self.last_op += 1;
+        self.outside.insert(self.last_op, context);
+        self.last_op
+    }
+
+    pub(crate) fn came(&mut self, number: u64) {
+        self.outside.remove(&number);
+    }
+
+    /// Nothing more is to come for a context.
+    pub(crate) fn expect_nothing(&mut self, context: usize) {
+        self.outside.retain(|_, of| *of != context);
     }
 
     /// The last operation that is queued on a stream, if any is left.
@@ -145,15 +170,15 @@ impl Queues {
         }
     }
 
-    /// The stream whose first operation must run next for `op` to get its turn.
-    pub(crate) fn next_towards(&self, op: u64) -> Handle {
-        let mut stream = self.pending[&op];
+    /// The stream whose first operation must run next for `op` to get its turn; none if that waits for something from outside.
+    pub(crate) fn next_towards(&self, op: u64) -> Option<Handle> {
+        let mut stream = *self.pending.get(&op)?;
         while let Some(first) = self.stream(stream).queue.front()
             && let Some(other) = first.after.iter().find(|other| !self.is_done(**other))
         {
-            stream = self.pending[other];
+            stream = *self.pending.get(other)?;
         }
-        stream
+        Some(stream)
     }
 
     /// Streams whose first operation could run now.

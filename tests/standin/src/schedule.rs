@@ -7,6 +7,7 @@
 
 use crate::code::{Answer, Code};
 use crate::config::Schedule;
+use crate::engine::Fault;
 use crate::machine::{CURRENT, Handle, Machine};
 use crate::memory::Access;
 use crate::queues::{Stream, Work, null_of};
@@ -49,7 +50,18 @@ impl Machine {
 
     /// Queues work on a stream.
     pub(crate) fn queue(&mut self, stream: Handle, what: impl Into<String>, work: Work) -> u64 {
-        let op = self.queues.push(stream, what.into(), Vec::new(), work);
+        self.queue_after(stream, what, Vec::new(), work)
+    }
+
+    /// Queues work that also waits for work of other streams, or for something from outside.
+    pub(crate) fn queue_after(
+        &mut self,
+        stream: Handle,
+        what: impl Into<String>,
+        after: Vec<u64>,
+        work: Work,
+    ) -> u64 {
+        let op = self.queues.push(stream, what.into(), after, work);
         self.queued(op)
     }
 
@@ -68,13 +80,12 @@ impl Machine {
 
     /// Lets a stream wait for an operation of another one.
     pub(crate) fn wait_for(&mut self, stream: Handle, op: u64) {
-        let op = self.queues.push(stream, "wait".to_owned(), vec![op], Box::new(|_| Ok(())));
-        self.queued(op);
+        self.queue_after(stream, "wait", vec![op], Box::new(|_| Ok(())));
     }
 
     fn queued(&mut self, op: u64) -> u64 {
         if self.config.schedule == Schedule::Eager {
-            self.run_until(op);
+            self.run_towards(op);
         }
         op
     }
@@ -88,15 +99,24 @@ impl Machine {
         self.sound(context)
     }
 
-    /// Runs what `op` needs, and itself.
+    /// Runs what `op` needs, and itself. While that waits for something from outside, other threads may use the machine.
     pub(crate) fn run_until(&mut self, op: u64) {
-        while !self.queues.is_done(op) {
-            let stream = match self.config.schedule {
-                Schedule::Seeded(_) => self.any_ready(),
-                Schedule::Lazy | Schedule::Eager => Some(self.queues.next_towards(op)),
-            };
-            self.run_first(stream.expect("streams wait for earlier work only"));
+        while !self.run_towards(op) {
+            self.let_others();
         }
+    }
+
+    /// Runs what `op` needs, and itself, as far as nothing from outside is missing. Whether it is over.
+    pub(crate) fn run_towards(&mut self, op: u64) -> bool {
+        while !self.queues.is_done(op) {
+            let next = match self.config.schedule {
+                Schedule::Seeded(_) => self.any_ready(),
+                Schedule::Lazy | Schedule::Eager => self.queues.next_towards(op),
+            };
+            let Some(stream) = next else { return false };
+            self.run_first(stream);
+        }
+        true
     }
 
     /// A caller asks whether `op` is over: one operation that it needs may run meanwhile, so that polling ends.
@@ -104,8 +124,20 @@ impl Machine {
         if self.queues.is_done(op) {
             return Ok(());
         }
-        self.run_first(self.queues.next_towards(op));
+        if let Some(stream) = self.queues.next_towards(op) {
+            self.run_first(stream);
+        }
         Err(Code::NOT_READY)
+    }
+
+    /// What operations waited for came from outside. Under the eager schedule they run now.
+    pub(crate) fn came(&mut self, number: u64) {
+        self.queues.came(number);
+        while self.config.schedule == Schedule::Eager
+            && let Some(stream) = self.any_ready()
+        {
+            self.run_first(stream);
+        }
     }
 
     /// With a seed, some work may run at any call.
@@ -155,10 +187,16 @@ impl Machine {
         self.queues.over(op.id);
         self.space.land(op.id);
         if let Err(fault) = result {
-            say(&format!("{}: {fault}", op.what));
-            self.contexts[context].broken = Some(fault.kind.into());
-            // What is still queued is lost, but it must let go of what it holds.
-            self.drain(context);
+            self.break_context(context, &op.what, &fault);
         }
+    }
+
+    /// After a fault nothing works any more in a context.
+    pub(crate) fn break_context(&mut self, context: usize, what: &str, fault: &Fault) {
+        say(&format!("{what}: {fault}"));
+        self.contexts[context].broken = Some(fault.kind.into());
+        self.queues.expect_nothing(context);
+        // What is still queued is lost, but it must let go of what it holds.
+        self.drain(context);
     }
 }

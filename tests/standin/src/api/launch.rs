@@ -5,7 +5,7 @@ use std::ffi::c_void;
 
 use crate::code::{Answer, Code};
 use crate::engine::Launch;
-use crate::machine::{Function, Machine, call};
+use crate::machine::{Function, Machine, State, call};
 use crate::memory::View;
 use crate::report::say;
 
@@ -43,6 +43,7 @@ unsafe extern "C" fn cuLaunchKernel(
             let order = machine.config.order;
             let launch =
                 Launch { kernel: &name, grid, block, shared_bytes, params: &params, order };
+            let machine: &mut State = machine;
             let module = machine.modules[&module].module.as_ref();
             if !module.native() {
                 return module.launch(&launch, &View(RefCell::new(&mut machine.space)));

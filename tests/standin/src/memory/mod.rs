@@ -6,10 +6,12 @@
 
 mod arena;
 mod bits;
+mod library;
 mod pinned;
 mod space;
 mod view;
 
+pub(crate) use library::Operand;
 pub(crate) use pinned::Access;
 pub(crate) use space::{Allocation, Space};
 pub(crate) use view::View;

@@ -17,13 +17,18 @@ impl Space {
 
     /// Device to host. What the kernel never wrote must not leave the device.
     pub(crate) fn copy_out(&self, from: u64, len: u64) -> Result<&[u8], Fault> {
+        self.read_for(from, len, "copied to the host")
+    }
+
+    /// Bytes that must be on a device and written. `what` is said of words that are not.
+    pub(super) fn read_for(&self, from: u64, len: u64, what: &str) -> Result<&[u8], Fault> {
         let (found, range) = self.find(from, len).map_err(illegal)?;
         let unwritten = self.unwritten(found, &range).len();
         if unwritten > 0 {
             let words = range.end.div_ceil(4) - range.start / 4;
             return Err(Fault::new(
                 FaultKind::OnlyHere,
-                format!("{unwritten} of {words} words copied to the host were never written"),
+                format!("{unwritten} of {words} words {what} were never written"),
             ));
         }
         Ok(found.bytes(range))

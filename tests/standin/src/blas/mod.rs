@@ -1,0 +1,70 @@
+//! cuBLAS: matrix products.
+//!
+//! Which functions: handles, modes and workspace; `Sgemm`, `GemmEx` and both strided batched, which is what cudarc's `Gemm` calls.
+//! Signatures and numbers follow cudarc's bindings of CUDA 12.8.
+//!
+//! What it claims about cuBLAS, and from where (NVIDIA's cuBLAS manual; nothing was checked against a GPU):
+//! - Matrices are column-major; a leading dimension below the number of rows is `INVALID_VALUE` at the call.
+//! - Work is queued on the handle's stream. `alpha` and `beta` are read at the call; with `beta` 0 the old C is not read, with `alpha` 0
+//!   A and B are not.
+//! - A and B are of one type, C is of theirs or f32. Sums are f32 (`CUBLAS_COMPUTE_32F`); f32 runs as TF32 only if asked for, by
+//!   `CUBLAS_COMPUTE_32F_FAST_TF32` or the handle's math mode, and here its inputs are rounded then.
+//! - `cublasSetWorkspace` wants 256-byte alignment, and `cublasSetStream` takes the library back to its own workspace.
+//!
+//! Stricter than cuBLAS: C does not overlap A, B or the workspace; a workspace loses its contents before and after each product;
+//! inputs were written.
+//! Not here, and answered `NOT_SUPPORTED`: alpha and beta on the device, other types, sums in other types, conjugates.
+
+mod api;
+mod handle;
+mod matrix;
+mod product;
+
+use crate::code::Code;
+use crate::report::say;
+
+/// A `cublasStatus_t` other than success.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Status(u32);
+
+type Answer<T = ()> = Result<T, Status>;
+
+impl Status {
+    const NOT_INITIALIZED: Self = Self(1);
+    const INVALID_VALUE: Self = Self(7);
+    const ARCH_MISMATCH: Self = Self(8);
+    const EXECUTION_FAILED: Self = Self(13);
+    const NOT_SUPPORTED: Self = Self(15);
+
+    fn text(self) -> &'static str {
+        match self.0 {
+            0 => "CUBLAS_STATUS_SUCCESS\0",
+            1 => "CUBLAS_STATUS_NOT_INITIALIZED\0",
+            7 => "CUBLAS_STATUS_INVALID_VALUE\0",
+            8 => "CUBLAS_STATUS_ARCH_MISMATCH\0",
+            13 => "CUBLAS_STATUS_EXECUTION_FAILED\0",
+            15 => "CUBLAS_STATUS_NOT_SUPPORTED\0",
+            _ => "a status that the stand-in does not give\0",
+        }
+    }
+}
+
+impl From<Code> for Status {
+    fn from(code: Code) -> Self {
+        match code {
+            Code::NOT_INITIALIZED | Code::INVALID_CONTEXT => Self::NOT_INITIALIZED,
+            Code::INVALID_HANDLE => Self::INVALID_VALUE,
+            _ => Self::EXECUTION_FAILED,
+        }
+    }
+}
+
+/// A status, and why, for whoever reads the test's output.
+fn wrong<T>(status: Status, what: impl AsRef<str>) -> Answer<T> {
+    say(&format!("cuBLAS: {}", what.as_ref()));
+    Err(status)
+}
+
+fn code(answer: Answer) -> u32 {
+    answer.map_or_else(|status| status.0, |()| 0)
+}

@@ -1,0 +1,87 @@
+//! A convolution as its descriptors say it together, checked.
+
+use super::descriptor::{Filter, Layout, Tensor};
+use super::geometry::{Convolution, FMA_MATH};
+use super::{Answer, Status, wrong};
+use crate::number::Number;
+
+/// The sizes of a convolution: x is n, h, w, c; the filter k, r, s, c; y is n, oh, ow, k.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub(super) n: usize,
+    pub(super) c: usize,
+    pub(super) k: usize,
+    /// Height and width of the input, the filter and the output.
+    pub(super) input: [usize; 2],
+    pub(super) filter: [usize; 2],
+    pub(super) output: [usize; 2],
+    pub(super) pad: [usize; 2],
+    pub(super) stride: [usize; 2],
+}
+
+impl Shape {
+    /// Products that one element of y sums up.
+    pub(super) fn taps(&self) -> usize {
+        self.filter[0] * self.filter[1] * self.c
+    }
+
+    /// Pixels of all of y.
+    pub(super) fn pixels(&self) -> usize {
+        self.n * self.output[0] * self.output[1]
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Problem {
+    pub(super) shape: Shape,
+    pub(super) number: Number,
+    pub(super) layout: Layout,
+    /// Inputs are rounded to TF32.
+    pub(super) tf32: bool,
+}
+
+impl Problem {
+    /// In a backward pass x and y, or the filter, are the gradient's descriptors.
+    pub(super) fn new(
+        x: &Tensor,
+        filter: &Filter,
+        convolution: &Convolution,
+        y: &Tensor,
+        capability: (i32, i32),
+    ) -> Answer<Self> {
+        let (number, layout) = (x.number, filter.layout);
+        if filter.number != number || y.number != number {
+            return wrong(Status::NOT_SUPPORTED, "x, filter and y are of different types");
+        }
+        if number == Number::Bf16 && capability < (8, 0) {
+            return wrong(Status::NOT_SUPPORTED, "bf16 below compute capability 8.0");
+        }
+        if !x.is_in(layout) || !y.is_in(layout) {
+            let what = format!("x or y is not packed in the layout of the filter, {layout:?}");
+            return wrong(Status::NOT_SUPPORTED, what);
+        }
+        let ([n, c, h, w], [k, filter_c, r, s]) = (x.dims, filter.dims);
+        if c != filter_c {
+            return wrong(Status::BAD_PARAM, format!("x has {c} channels, the filter {filter_c}"));
+        }
+        let Convolution { pad, stride, math } = *convolution;
+        let padded = [h + 2 * pad[0], w + 2 * pad[1]];
+        if r > padded[0] || s > padded[1] {
+            return wrong(
+                Status::BAD_PARAM,
+                format!("a filter of {r}x{s} on {h}x{w}, padded by {pad:?}"),
+            );
+        }
+        let output = [(padded[0] - r) / stride[0] + 1, (padded[1] - s) / stride[1] + 1];
+        let wanted = [n, k, output[0], output[1]];
+        if y.dims != wanted {
+            return wrong(
+                Status::BAD_PARAM,
+                format!("y is {:?}, where {wanted:?} comes out", y.dims),
+            );
+        }
+        let shape = Shape { n, c, k, input: [h, w], filter: [r, s], output, pad, stride };
+        let tf32 = number == Number::F32 && math != FMA_MATH && capability >= (8, 0);
+        Ok(Self { shape, number, layout, tf32 })
+    }
+}

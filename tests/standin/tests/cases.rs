@@ -1,0 +1,180 @@
+//! The list of cases.
+
+use crate::gpu::{Gpu, Outcome};
+use crate::{blas, dnn, nccl, right, wrong};
+
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) body: fn(&Gpu) -> Outcome,
+    /// None for a right program. Otherwise all these texts must be in what the case printed; `a|b` is either.
+    pub(crate) says: Option<&'static [&'static str]>,
+    /// `schedule order`, or nothing for all ten.
+    pub(crate) only: &'static [&'static str],
+}
+
+macro_rules! right {
+    ($($name:ident),* $(,)?) => {
+        [$(Case { name: stringify!($name), body: right::$name, says: None, only: &[] }),*]
+    };
+    ($($module:ident::$name:ident),* $(,)?) => {
+        [$(Case { name: stringify!($name), body: $module::$name, says: None, only: FORWARD }),*]
+    };
+}
+
+macro_rules! wrong {
+    ($($name:ident $(in $only:expr)? => $($says:literal),+;)*) => {
+        [$(Case { name: stringify!($name), body: wrong::$name, says: Some(&[$($says),+]), only: only!($($only)?) }),*]
+    };
+    ($($module:ident::$name:ident $(in $only:expr)? => $($says:literal),+;)*) => {
+        [$(Case { name: stringify!($name), body: $module::$name, says: Some(&[$($says),+]), only: only!($($only)?) }),*]
+    };
+}
+
+macro_rules! only {
+    () => {
+        &["lazy forward", "eager forward", "1 reverse"]
+    };
+    ($only:expr) => {
+        $only
+    };
+}
+
+/// What C++ leaves undefined and PTX defines: seen where the source is compiled, and no mistake to engine B.
+pub(crate) const ENGINE_A_ALONE: [&str; 2] =
+    ["division_by_zero", "float_too_large_for_its_integer"];
+
+const LAZY: &[&str] = &["lazy forward"];
+
+/// Libraries have no threads and blocks to start in reverse.
+const FORWARD: &[&str] = &["lazy forward", "eager forward", "1 forward", "2 forward", "3 forward"];
+
+pub(crate) fn cases() -> Vec<Case> {
+    let right = right![
+        overlap,
+        shuffles_and_barriers,
+        dynamic_shared_memory,
+        votes,
+        atomics,
+        vectors_of_16_bytes,
+        arithmetic_is_ieee,
+        functions,
+        inline_ptx,
+        pageable_copies_are_taken_at_the_call,
+        fills_and_copies_on_the_device,
+        null_stream,
+        blocking_streams,
+        halves_of_pinned_memory,
+        events_can_be_polled,
+        threads_of_the_host,
+        freed_memory_makes_room,
+        two_devices,
+        what_it_says_of_itself,
+    ];
+    let wrong = wrong! {
+        past_the_end => "256 bytes from the start of a 256-byte allocation", "line 80", "ILLEGAL_ADDRESS";
+        before_the_start => "8 bytes before the start of a 256-byte allocation|just before or behind a 256-byte allocation", "ILLEGAL_ADDRESS";
+        far_away => "illegal address", "ILLEGAL_ADDRESS";
+        into_the_slack => "behind a 65-byte allocation|65 bytes from the start of a 65-byte", "ILLEGAL_ADDRESS";
+        half_is_never_written => "32 of 64 words copied to the host were never written", "CUDA_ERROR_UNKNOWN";
+        divergent_barrier => "divergent barrier", "line 91", "LAUNCH_FAILED";
+        two_barriers => "divergent barriers", "LAUNCH_FAILED";
+        lanes_stay_away => "which do not come|divergent", "LAUNCH_FAILED";
+        shuffle_with_a_lane_that_ended => "reads lane", "LAUNCH_FAILED";
+        missing_barrier in &["lazy forward", "lazy reverse"] => "32 values are wrong|never written";
+        past_a_shared_array => "index 64 is outside of its array|shared", "CUDA_ERROR_UNKNOWN|ILLEGAL_ADDRESS|LAUNCH_FAILED";
+        past_dynamic_shared => "shared", "ILLEGAL_ADDRESS|LAUNCH_FAILED";
+        misaligned => "misaligned", "MISALIGNED_ADDRESS";
+        division_by_zero => "division by zero", "CUDA_ERROR_UNKNOWN";
+        trap => "trap", "thread (3,0,0)", "CUDA_ERROR_ASSERT|ILLEGAL_INSTRUCTION";
+        failed_assertion => "assert(threadIdx.x != 5)|line 153: the kernel trapped", "thread (5,0,0)", "CUDA_ERROR_ASSERT";
+        float_too_large_for_its_integer => "line 156", "cannot hold it", "CUDA_ERROR_UNKNOWN";
+        stack_overflow => "the stack", "LAUNCH_FAILED";
+        no_event_between_streams in LAZY => "found 1 instead of 42";
+        no_event_after_an_allocation in LAZY => "no event orders the two", "ILLEGAL_ADDRESS";
+        empty_grid => "a dimension is 0", "INVALID_VALUE";
+        threads_1056 => "1056 threads", "INVALID_VALUE";
+        more_threads_than_launch_bounds => "512 threads, where 256", "INVALID_VALUE";
+        too_much_shared_memory => "50000 bytes of dynamic shared memory", "INVALID_VALUE";
+        pinned_read_before_its_event in LAZY => "the host reads pinned memory (byte 0 of 256) that a queued copy writes";
+        pinned_written_too_early in LAZY => "the host writes pinned memory (byte 0 of 256) that a queued copy reads";
+        pinned_freed_too_early in LAZY => "freed while 1 queued", "CUDA_ERROR_UNKNOWN";
+        pinned_used_after_free => "0 bytes from the start of a 256-byte allocation, which was freed";
+        kernel_uses_freed_memory => "12 bytes from the start of a 256-byte allocation, which was freed", "ILLEGAL_ADDRESS";
+        copy_from_freed_memory => "which was freed", "INVALID_VALUE";
+        freed_twice => "which was freed", "ILLEGAL_ADDRESS|INVALID_VALUE";
+        copy_longer_than_the_allocation => "260 bytes at 0 bytes from the start of a 256-byte", "INVALID_VALUE";
+        default_stream_without_context => "INVALID_CONTEXT", "never freed";
+        errors_stick => "[Some(CUDA_ERROR_ILLEGAL_ADDRESS), Some(CUDA_ERROR_ILLEGAL_ADDRESS), Some(CUDA_ERROR_ILLEGAL_ADDRESS)]";
+        out_of_memory => "OUT_OF_MEMORY";
+        event_of_another_device => "INVALID_HANDLE";
+        host_function_calls_cuda => "a host function of a stream called CUDA", "NOT_PERMITTED";
+        source_with_an_error => "missing", "kernels.cu", "NVRTC_ERROR_COMPILATION";
+        name_is_mangled => "extern \"C\"|NOT_FOUND";
+        unknown_kernel => "NOT_FOUND";
+    };
+    right.into_iter().chain(wrong).chain(libraries_right()).chain(libraries_wrong()).collect()
+}
+
+fn libraries_right() -> Vec<Case> {
+    right![
+        dnn::passes_are_adjoint,
+        dnn::passes_are_the_definition,
+        dnn::alpha_and_beta,
+        dnn::f32_needs_fma_math,
+        dnn::determinism_is_as_said,
+        dnn::two_streams,
+        dnn::find_lists_what_fits,
+        blas::products,
+        blas::batches,
+        blas::bf16_into_f32,
+        blas::tf32_is_asked_for,
+        nccl::reductions,
+        nccl::copies,
+        nccl::buckets_beside_kernels,
+        nccl::one_thread_for_all,
+        nccl::polling,
+        nccl::who_is_who,
+        nccl::processes,
+        nccl::processes_see_different_gpus,
+    ]
+    .into()
+}
+
+fn libraries_wrong() -> Vec<Case> {
+    wrong![
+        dnn::output_is_short => "y: illegal address: 1024 bytes at 0 bytes from the start of a 1022-byte", "ILLEGAL_ADDRESS";
+        dnn::input_is_short => "x: illegal address", "ILLEGAL_ADDRESS";
+        dnn::input_is_not_written => "x: 512 of 512 words that it reads were never written", "CUDA_ERROR_UNKNOWN";
+        dnn::kept_output_is_not_written => "y: 256 of 256 words that it reads were never written", "CUDA_ERROR_UNKNOWN";
+        dnn::no_event_before_cudnn in LAZY => "x: 512 of 512 words that it reads were never written", "CUDA_ERROR_UNKNOWN";
+        dnn::output_is_of_another_shape => "y is [2, 16, 4, 5], where [2, 16, 4, 4] comes out", "BAD_PARAM";
+        dnn::channels_differ => "x has 8 channels, the filter 4", "BAD_PARAM";
+        dnn::layouts_differ => "not packed in the layout of the filter", "NOT_SUPPORTED";
+        dnn::types_differ => "different types", "NOT_SUPPORTED";
+        dnn::workspace_is_small => "a workspace of 511 bytes, where 512 are needed", "BAD_PARAM";
+        dnn::workspace_is_read => "were never written", "CUDA_ERROR_UNKNOWN";
+        dnn::groups => "groups", "NOT_SUPPORTED";
+        dnn::find_spoils_the_output => "were never written", "CUDA_ERROR_UNKNOWN";
+        blas::leading_dimension_is_small => "the leading dimension of A is 4, of 5 rows", "INVALID_VALUE";
+        blas::product_is_short => "C: illegal address", "ILLEGAL_ADDRESS";
+        blas::factor_is_short => "B: illegal address", "ILLEGAL_ADDRESS";
+        blas::no_event_before_cublas in LAZY => "A: 165 of 165 words that it reads were never written", "CUDA_ERROR_UNKNOWN";
+        blas::product_is_a_factor => "C and A overlap", "CUDA_ERROR_UNKNOWN";
+        nccl::skipped_collective => "ranks [1] did not come in 2 s to collective 1, AllReduce(Sum) of 1000 F32", "rank 0: DriverError(CUDA_ERROR_UNKNOWN", "rank 1: DriverError(CUDA_ERROR_UNKNOWN";
+        nccl::counts_differ => "calls AllReduce(Sum) of 1000 F32", "calls AllReduce(Sum) of 999 F32", "rank 0: DriverError(CUDA_ERROR_UNKNOWN", "rank 1: DriverError(CUDA_ERROR_UNKNOWN";
+        nccl::collectives_differ => "AllReduce(Sum) of 1000 F32", "Broadcast(root 0) of 1000 F32", "rank 0: DriverError(CUDA_ERROR_UNKNOWN", "rank 1: DriverError(CUDA_ERROR_UNKNOWN";
+        nccl::left_too_early => "rank 1 left before collective 0", "rank 0: DriverError(CUDA_ERROR_UNKNOWN";
+        nccl::dropped_in_flight in LAZY => "aborted with 1 collectives in flight", "1000 of 1000 words copied to the host were never written";
+        nccl::no_event_before_nccl in LAZY => "sendbuff: 1000 of 1000 words that it reads were never written", "CUDA_ERROR_UNKNOWN";
+        nccl::buffer_is_short => "recvbuff is not on device", "7996-byte", "NcclError";
+        nccl::stream_of_another_device => "the stream is of another device", "NcclError";
+        nccl::one_gpu_for_two_ranks => "duplicate GPU: ranks 0 and 1 both use GPU 0", "NcclError";
+        nccl::one_thread_without_a_group => "one thread calls for ranks 0 and 1 without a group", "NcclError";
+        nccl::not_an_id => "this is not an id", "NcclError";
+        nccl::a_rank_never_comes in LAZY => "rank 0: not all of 2 ranks came in 20 s", "NcclError";
+        nccl::lost_process => "rank 0: rank 1 was lost", "ncclRemoteError, and then Some(DriverError(CUDA_ERROR_UNKNOWN", "ranks [1] did not come in 2 s";
+        nccl::lost_maker => "rank 1: the process that made the id was lost", "ncclRemoteError, and then Some(DriverError(CUDA_ERROR_UNKNOWN";
+        nccl::processes_share_a_gpu => "duplicate GPU", "NcclError";
+    ]
+    .into()
+}
