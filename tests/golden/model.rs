@@ -248,7 +248,7 @@ fn steps<T: Real>(
         {
             break;
         }
-        case.cpu.update(&lamb, rate, None);
+        case.cpu.update(&lamb, rate, None).unwrap();
     }
     for (i, parameter) in case.cpu.graph().parameters.iter().enumerate().filter(|_| dtype == "f64")
     {

@@ -14,14 +14,19 @@ use crate::droppath::Drops;
 use crate::lamb::Lamb;
 use crate::loss::Loss;
 use crate::model::Graph;
+use crate::ranks::Ranks;
 
 /// A device that trains one network.
 pub trait Backend {
     /// The network.
     fn graph(&self) -> &Graph;
 
+    /// The ranks that train together, of which this is one.
+    fn ranks(&mut self) -> &mut Ranks;
+
     /// Forward and backward of one microbatch; adds `share` of its gradient to the step's. Gives the
-    /// microbatch's loss.
+    /// microbatch's loss. All ranks call it at once, for neighbouring microbatches: batch norm's
+    /// running statistics follow all of them, in their order.
     fn accumulate(
         &mut self,
         batch: &Batch,
@@ -31,8 +36,9 @@ pub trait Backend {
     ) -> Result<f64, Error>;
 
     /// Updates the parameters by the step's gradient and forgets it. With `average`, the moving
-    /// average of the model moves by `1 - average`. Gives the gradient's norm.
-    fn update(&mut self, lamb: &Lamb, rate: f64, average: Option<f64>) -> f64;
+    /// average of the model moves by `1 - average`. Gives the gradient's norm. All ranks call it, and
+    /// are equal after it.
+    fn update(&mut self, lamb: &Lamb, rate: f64, average: Option<f64>) -> Result<f64, Error>;
 
     /// Logits by the running statistics, a row of classes a sample.
     fn logits(&mut self, batch: &Batch) -> Result<&[f32], Error>;

@@ -15,6 +15,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use crate::Error;
 use crate::backend::{Array, State, Tensors};
+use crate::ranks::Ranks;
 use crate::train::{Cursor, Training};
 
 /// Checkpoints kept.
@@ -133,6 +134,33 @@ pub fn load(path: &Path) -> Result<(State, Run), Error> {
     }
     (state.updates, state.passes) = (run.updates, run.passes);
     Ok((state, run))
+}
+
+/// Gives all ranks what rank 0 has loaded. The others' state must be one of the same network.
+pub fn share(ranks: &mut Ranks, state: &mut State, run: &mut Run) -> Result<(), Error> {
+    let Cursor { epoch, step } = run.cursor;
+    let has = |tensors: &Tensors| u64::from(!tensors.is_empty());
+    let (moments, average) = (has(&state.means), has(&state.average));
+    let mut head = [state.updates, state.passes, epoch, step, moments, average];
+    ranks.broadcast(&mut head)?;
+    let [updates, passes, epoch, step, moments, average] = head;
+    if !ranks.is_first() {
+        let running = |name: &str| name.ends_with("running_mean") || name.ends_with("running_var");
+        let some = |there: u64, keep: &dyn Fn(&str) -> bool| -> Tensors {
+            let kept = state.model.iter().filter(|(name, _)| there == 1 && keep(name));
+            kept.map(|(name, array)| (name.clone(), array.clone())).collect()
+        };
+        let moments = some(moments, &|name| !running(name));
+        let average = some(average, &|_| true);
+        (state.means, state.squares, state.average) = (moments.clone(), moments, average);
+    }
+    for tensors in [&mut state.model, &mut state.means, &mut state.squares, &mut state.average] {
+        for array in tensors.values_mut() {
+            ranks.broadcast(&mut array.values)?;
+        }
+    }
+    (state.updates, state.passes, run.cursor) = (updates, passes, Cursor { epoch, step });
+    Ok(())
 }
 
 /// Writes a model alone, as timm reads it, to a temporary name and renames it.

@@ -56,6 +56,22 @@ pub enum Error {
         /// What is wrong, and what to do.
         problem: String,
     },
+    /// The processes of a training did not find each other.
+    #[error("rendezvous {address}: {problem}")]
+    Rendezvous {
+        /// Where rank 0 listens.
+        address: String,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
+    /// A rank that was lost, failed, or does something else than the others.
+    #[error("rank {rank}: {problem}")]
+    Rank {
+        /// Which one.
+        rank: u32,
+        /// What happened.
+        problem: String,
+    },
     /// The loss is not a number.
     #[error(
         "the loss is {loss} at epoch {epoch}, step {step} (learning rate {rate:.3e}): training diverged; \

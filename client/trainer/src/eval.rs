@@ -40,7 +40,8 @@ impl Accuracy {
     }
 }
 
-/// Evaluates a model on microbatches, each sample's class being its first one.
+/// Evaluates a model on microbatches, each sample's class being its first one. Each rank has its share
+/// of the microbatches; all get the accuracy over all.
 pub fn evaluate<E: From<Error>>(
     backend: &mut impl Backend,
     source: impl Iterator<Item = Result<Batch, E>>,
@@ -54,7 +55,11 @@ pub fn evaluate<E: From<Error>>(
             accuracy.add(logits, *class as usize);
         }
     }
-    Ok(accuracy)
+    let own = [accuracy.samples, accuracy.first, accuracy.five];
+    let mut all = vec![0; own.len() * backend.ranks().place().world as usize];
+    backend.ranks().gather(&own, &mut all)?;
+    let total = |i: usize| all.iter().skip(i).step_by(own.len()).sum();
+    Ok(Accuracy { samples: total(0), first: total(1), five: total(2) })
 }
 
 #[cfg(test)]

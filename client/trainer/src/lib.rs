@@ -5,7 +5,7 @@
 //!                   |                                        |
 //!                 Graph: operations in order               Lamb, Schedule
 //!                 Plan: where each tensor lies
-//!                 Loss, Drops
+//!                 Loss, Drops          Ranks: sums over processes
 //! ```
 
 pub mod backend;
@@ -22,6 +22,7 @@ pub mod loss;
 pub mod memory;
 pub mod model;
 pub mod preset;
+pub mod ranks;
 pub mod schedule;
 pub mod train;
 

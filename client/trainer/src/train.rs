@@ -2,11 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use forebay_client::Rank;
+
 use crate::Error;
 use crate::backend::{Backend, Batch};
 use crate::droppath::Drops;
 use crate::lamb::Lamb;
 use crate::loss::Loss;
+use crate::ranks::Ranks;
 use crate::schedule::Schedule;
 
 /// All that decides the result, besides the data and the first weights.
@@ -54,7 +57,7 @@ pub struct Report {
     pub rate: f64,
     /// Samples of the step.
     pub samples: usize,
-    /// Seconds spent waiting for microbatches.
+    /// Seconds spent waiting for microbatches, by the rank that waited longest.
     pub wait: f64,
     /// Seconds of the whole step.
     pub seconds: f64,
@@ -63,8 +66,9 @@ pub struct Report {
 /// Whether to go on.
 pub type Flow = std::ops::ControlFlow<()>;
 
-/// Trains from a cursor to the last epoch on microbatches that come in order of their names, or until
-/// `after` stops it. `after` is called with the cursor of the next step.
+/// Trains from a cursor to the last epoch on the rank's microbatches, which come in order of their
+/// names, or until `after` stops it. `after` is called with the cursor of the next step. All ranks must
+/// stop at the same step.
 ///
 /// The same backend state, cursor and microbatches give the same bits, however often stopped.
 pub fn train<B: Backend, E: From<Error>>(
@@ -75,12 +79,15 @@ pub fn train<B: Backend, E: From<Error>>(
     mut after: impl FnMut(&mut B, Cursor, &Report) -> Result<Flow, E>,
 ) -> Result<Cursor, E> {
     let mut drops: Option<Drops> = None;
+    let mine = microbatches_of(backend.ranks().place(), training.microbatches)?;
+    let mut losses = Vec::with_capacity(mine.len());
     while cursor.epoch < training.schedule.epochs {
         let begin = Instant::now();
-        let (mut loss, mut samples, mut wait) = (0.0, 0, Duration::ZERO);
+        let (mut samples, mut wait) = (0, Duration::ZERO);
         let share = 1.0 / f64::from(training.microbatches);
         let update = cursor.epoch * training.steps + cursor.step;
-        for index in 0..training.microbatches {
+        losses.clear();
+        for &index in &mine {
             let asked = Instant::now();
             let batch = source.next().unwrap_or_else(|| Err(ended(cursor, index).into()))?;
             wait += asked.elapsed();
@@ -93,16 +100,17 @@ pub fn train<B: Backend, E: From<Error>>(
             if let Some(drops) = &mut drops {
                 drops.draw(training.seed, update, index);
             }
-            loss += share * backend.accumulate(&batch, drops.as_ref(), &training.loss, share)?;
+            losses.push(backend.accumulate(&batch, drops.as_ref(), &training.loss, share)?);
             samples += batch.samples();
         }
+        let Sum { loss, samples, wait } = sum(backend.ranks(), &losses, share, samples, wait)?;
         let rate = training.schedule.rate(cursor.epoch, cursor.step, training.steps);
         let Cursor { epoch, step } = cursor;
         if !loss.is_finite() {
             return Err(Error::Diverged { epoch, step, rate, loss }.into());
         }
-        let norm = backend.update(&training.lamb, rate, training.average);
-        let (wait, seconds) = (wait.as_secs_f64(), begin.elapsed().as_secs_f64());
+        let norm = backend.update(&training.lamb, rate, training.average)?;
+        let seconds = begin.elapsed().as_secs_f64();
         let last = step + 1 == training.steps;
         cursor = if last {
             Cursor { epoch: epoch + 1, step: 0 }
@@ -120,6 +128,41 @@ pub fn train<B: Backend, E: From<Error>>(
         }
     }
     Ok(cursor)
+}
+
+/// The microbatches of a step that a rank computes: a world must divide them.
+fn microbatches_of(place: Rank, microbatches: u32) -> Result<Vec<u32>, Error> {
+    let setting = |error: forebay_client::Error| Error::Setting {
+        setting: "--world",
+        problem: error.to_string(),
+    };
+    place.indices(microbatches).map_err(setting)
+}
+
+/// A step, over all ranks.
+struct Sum {
+    loss: f64,
+    samples: usize,
+    wait: f64,
+}
+
+/// Adds up the losses in the order of microbatches, so that any world reports the same.
+fn sum(
+    ranks: &mut Ranks,
+    losses: &[f64],
+    share: f64,
+    samples: usize,
+    wait: Duration,
+) -> Result<Sum, Error> {
+    let own = [losses, &[samples as f64, wait.as_secs_f64()]].concat();
+    let mut all = vec![0.0; own.len() * ranks.place().world as usize];
+    ranks.gather(&own, &mut all)?;
+    let of = |i: usize| all.iter().skip(i).step_by(own.len()).copied();
+    let losses_in_order = (0..losses.len()).flat_map(of);
+    let loss = losses_in_order.fold(0.0, |sum, loss| sum + share * loss);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
+    let samples = of(losses.len()).sum::<f64>() as usize;
+    Ok(Sum { loss, samples, wait: of(losses.len() + 1).fold(0.0, f64::max) })
 }
 
 /// Refuses a microbatch of another name.

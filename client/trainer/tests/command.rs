@@ -1,42 +1,13 @@
 //! The command on microbatches in files: a run, a stop and a resume, what is left to look at.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[path = "made/dump.rs"]
+mod dump;
+
 use std::path::Path;
 use std::process::{Command, Output};
 
-use safetensors::Dtype;
-use safetensors::tensor::TensorView;
-
-const SAMPLES: usize = 4;
-const SIDE: usize = 8;
-
-/// Two epochs of three steps of two microbatches, of ten classes.
-fn dump(folder: &Path) {
-    let about = serde_json::json!({
-        "classes": 10, "steps": 3, "batch": 2 * SAMPLES, "microbatches": 2, "image_size": SIDE,
-        "smoothing": 0.0, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25],
-        "dataset_digest": "d", "recipe_digest": "r",
-    });
-    std::fs::write(folder.join("description.json"), about.to_string()).unwrap();
-    for name in 0..12_u8 {
-        let (epoch, step, index) = (name / 6, name / 2 % 3, name % 2);
-        let pixels: Vec<u8> = (0..SAMPLES * SIDE * SIDE * 3)
-            .map(|i| u8::try_from((i * 37 + usize::from(name) * 11) % 256).unwrap())
-            .collect();
-        let labels: Vec<u8> =
-            (0..4).flat_map(|i| (u32::from(name + i) % 10).to_le_bytes()).collect();
-        let lambda: Vec<u8> = [0.75_f32; SAMPLES].iter().flat_map(|l| l.to_le_bytes()).collect();
-        let view = |dtype, shape: &[usize], bytes| TensorView::new(dtype, shape.to_vec(), bytes);
-        let views = [
-            ("pixels", view(Dtype::U8, &[SAMPLES, SIDE, SIDE, 3], &pixels).unwrap()),
-            ("label_a", view(Dtype::U32, &[SAMPLES], &labels).unwrap()),
-            ("label_b", view(Dtype::U32, &[SAMPLES], &labels).unwrap()),
-            ("lambda", view(Dtype::F32, &[SAMPLES], &lambda).unwrap()),
-        ];
-        let file = folder.join(format!("{epoch:04}-{step:06}-{index:03}.safetensors"));
-        safetensors::serialize_to_file(views, None, &file).unwrap();
-    }
-}
+use dump::dump;
 
 fn trainer(folder: &Path, out: &str, more: &[&str]) -> Output {
     let epochs: &[&str] = if more.contains(&"--epochs") { &[] } else { &["--epochs", "2"] };
@@ -58,8 +29,7 @@ fn said(output: &Output) -> String {
 fn a_stop_and_a_resume_leave_the_files_of_a_run_without_a_stop() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    std::fs::create_dir(at("dump")).unwrap();
-    dump(&at("dump"));
+    dump(&at("dump"), 2);
 
     let whole = trainer(folder.path(), "whole", &[]);
     assert!(whole.status.success(), "{}", said(&whole));
@@ -94,8 +64,7 @@ fn a_stop_and_a_resume_leave_the_files_of_a_run_without_a_stop() {
 fn what_cannot_work_is_refused_with_advice() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    std::fs::create_dir(at("dump")).unwrap();
-    dump(&at("dump"));
+    dump(&at("dump"), 2);
     let refused = |more: &[&str], words: &[&str]| {
         let output = trainer(folder.path(), "out", more);
         let text = said(&output);

@@ -35,7 +35,7 @@ fn a_steady_step_allocates_next_to_nothing() {
         let mut step = |update| {
             drops.draw(0, update, 0);
             cpu.accumulate(&batch, Some(&drops), &training.loss, 1.0).unwrap();
-            cpu.update(&training.lamb, 1e-3, Some(0.99));
+            cpu.update(&training.lamb, 1e-3, Some(0.99)).unwrap();
             cpu.logits(&batch).unwrap();
         };
         (0..2).for_each(&mut step);

@@ -1,81 +1,19 @@
 //! Training on made-up images: resume, threads, checkpoints, what is refused.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[path = "made/microbatches.rs"]
+mod microbatches;
+
 use std::path::Path;
 
 use bytes::Bytes;
+use forebay_client::Rank;
+use forebay_trainer::Error;
 use forebay_trainer::backend::cpu::Cpu;
 use forebay_trainer::backend::{Backend as _, Batch, Pixels, State};
-use forebay_trainer::checkpoint::{self, Run};
-use forebay_trainer::model::{Architecture, Graph};
+use forebay_trainer::checkpoint;
 use forebay_trainer::train::{Cursor, Flow, Report, Training, train};
-use forebay_trainer::{Error, init, preset};
-
-const SIDE: usize = 16;
-const SAMPLES: usize = 6;
-const STEPS: u64 = 3;
-
-/// A microbatch that its name decides.
-fn batch(epoch: u64, step: u64, index: u32) -> Batch {
-    let mut state =
-        (epoch << 32 | step << 16 | u64::from(index)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    let mut next = || {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        u8::try_from(state >> 56).unwrap()
-    };
-    let label_a: Vec<u32> = (0..SAMPLES).map(|_| u32::from(next()) % 10).collect();
-    let label_b = label_a.iter().rev().copied().collect();
-    // The class is in the brightness, so there is something to learn.
-    let pixels: Vec<u8> = label_a
-        .iter()
-        .flat_map(|l| vec![l; SIDE * SIDE * 3])
-        .map(|l| u8::try_from(*l).unwrap() * 20 + next() % 20)
-        .collect();
-    Batch {
-        epoch,
-        step,
-        index,
-        size: (SIDE, SIDE),
-        pixels: Pixels::Bytes(Bytes::from(pixels)),
-        label_a,
-        label_b,
-        lambda: vec![0.9; SAMPLES],
-    }
-}
-
-fn batches(
-    training: &Training,
-    from: Cursor,
-) -> impl Iterator<Item = Result<Batch, Error>> + use<> {
-    let (steps, microbatches) = (training.steps, training.microbatches);
-    (from.epoch * steps + from.step..)
-        .flat_map(move |u| (0..microbatches).map(move |i| Ok(batch(u / steps, u % steps, i))))
-}
-
-fn settings() -> Training {
-    let mut training = preset::training("a1", 0.1, STEPS, 2).unwrap();
-    training.schedule.epochs = 4;
-    training.schedule.warmup_epochs = 1;
-    training.drop_path = 0.3;
-    training.average = Some(0.9);
-    training
-}
-
-fn backend(model: &str) -> Cpu<f32> {
-    let graph = Graph::new(&Architecture::named(model, 10).unwrap(), SIDE, SIDE);
-    let state = init::state(&graph, 3);
-    let mut cpu = Cpu::new(
-        graph.clone(),
-        SAMPLES,
-        graph,
-        SAMPLES,
-        [0.485, 0.456, 0.406],
-        [0.229, 0.224, 0.225],
-    );
-    cpu.load(&state).unwrap();
-    cpu
-}
+use microbatches::{SAMPLES, SIDE, backend, batch, batches, run, settings};
 
 /// Trains from a cursor, at most so many steps.
 fn go(
@@ -89,27 +27,13 @@ fn go(
         losses.push(report.loss);
         Ok(if losses.len() < most { Flow::Continue(()) } else { Flow::Break(()) })
     };
-    let cursor = train(cpu, training, from, batches(training, from), after)?;
+    let cursor = train(cpu, training, from, batches(training, from, Rank::ALONE), after)?;
     Ok((cursor, losses))
-}
-
-fn run(cursor: Cursor, state: &State) -> Run {
-    Run {
-        model: "resnet20".to_owned(),
-        classes: 10,
-        image_size: SIDE,
-        recipe_digest: "r".to_owned(),
-        dataset_digest: "d".to_owned(),
-        training: settings(),
-        cursor,
-        updates: state.updates,
-        passes: state.passes,
-    }
 }
 
 #[test]
 fn a_resumed_training_gives_the_bits_of_one_without_a_stop() {
-    let training = settings();
+    let training = settings(2);
     for model in ["resnet20", "resnet18"] {
         let mut straight = backend(model);
         let (_, losses) = go(&mut straight, &training, Cursor::default(), 99).unwrap();
@@ -119,7 +43,8 @@ fn a_resumed_training_gives_the_bits_of_one_without_a_stop() {
             let mut first = backend(model);
             let (cursor, _) = go(&mut first, &training, Cursor::default(), stop).unwrap();
             let state = first.state();
-            let path = checkpoint::save(folder.path(), &state, &run(cursor, &state)).unwrap();
+            let path =
+                checkpoint::save(folder.path(), &state, &run(training, cursor, &state)).unwrap();
             let (state, about) = checkpoint::load(&path).unwrap();
             let mut second = backend(model);
             second.load(&state).unwrap();
@@ -132,7 +57,7 @@ fn a_resumed_training_gives_the_bits_of_one_without_a_stop() {
 
 #[test]
 fn the_number_of_threads_does_not_change_a_bit() {
-    let training = settings();
+    let training = settings(2);
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
@@ -147,7 +72,7 @@ fn the_number_of_threads_does_not_change_a_bit() {
 
 #[test]
 fn two_microbatches_by_two_trainers_add_up_to_the_same_gradient() {
-    let training = settings();
+    let training = settings(2);
     let gradients = |which: &[u32]| -> Vec<f64> {
         let mut cpu = backend("resnet20");
         for index in which {
@@ -164,7 +89,7 @@ fn two_microbatches_by_two_trainers_add_up_to_the_same_gradient() {
 
 #[test]
 fn training_learns() {
-    let mut training = settings();
+    let mut training = settings(2);
     training.schedule.epochs = 50;
     training.schedule.rate = 0.05;
     training.drop_path = 0.0;
@@ -177,7 +102,7 @@ fn training_learns() {
 
 #[test]
 fn the_moving_average_is_another_model_and_swaps_back() {
-    let training = settings();
+    let training = settings(2);
     let mut cpu = backend("resnet20");
     go(&mut cpu, &training, Cursor::default(), 4).unwrap();
     let logits = cpu.logits(&batch(9, 0, 0)).unwrap().to_vec();
@@ -203,7 +128,7 @@ fn a_short_microbatch_gives_the_logits_of_its_samples() {
 
 #[test]
 fn a_loss_that_is_no_number_ends_with_advice_and_changes_nothing() {
-    let training = settings();
+    let training = settings(2);
     let mut cpu = backend("resnet20");
     let mut state = cpu.state();
     state.model.get_mut("fc.bias").unwrap().values[3] = f32::NAN;
@@ -233,7 +158,7 @@ fn microbatches_that_do_not_fit_are_refused() {
 
 #[test]
 fn microbatches_out_of_order_are_refused() {
-    let (training, mut cpu) = (settings(), backend("resnet20"));
+    let (training, mut cpu) = (settings(2), backend("resnet20"));
     let wrong = std::iter::once(Ok::<_, Error>(batch(0, 1, 0)));
     let error =
         train(&mut cpu, &training, Cursor::default(), wrong, |_, _, _| Ok(Flow::Continue(())))
@@ -248,7 +173,7 @@ fn microbatches_out_of_order_are_refused() {
 
 fn saved(folder: &Path) -> std::path::PathBuf {
     let state = backend("resnet20").state();
-    checkpoint::save(folder, &state, &run(Cursor::default(), &state)).unwrap()
+    checkpoint::save(folder, &state, &run(settings(2), Cursor::default(), &state)).unwrap()
 }
 
 #[test]
@@ -295,7 +220,8 @@ fn the_newest_whole_checkpoint_is_found_and_old_ones_go() {
     let mut state = backend("resnet20").state();
     for updates in [2, 30, 4] {
         state.updates = updates;
-        checkpoint::save(folder.path(), &state, &run(Cursor::default(), &state)).unwrap();
+        checkpoint::save(folder.path(), &state, &run(settings(2), Cursor::default(), &state))
+            .unwrap();
     }
     // One that a kill cut short: the folder was not renamed, or lost its last file.
     std::fs::create_dir(folder.path().join(".step-abc")).unwrap();

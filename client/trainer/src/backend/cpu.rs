@@ -26,6 +26,7 @@ use crate::lamb::{Lamb, Step, Sums, Tensor};
 use crate::loss::Loss;
 use crate::memory::Plan;
 use crate::model::{Graph, Op};
+use crate::ranks::Ranks;
 
 /// A network in memory.
 #[derive(Debug)]
@@ -43,6 +44,9 @@ pub struct Cpu<T> {
     /// Place of each norm's running means and variances.
     running_places: Vec<Range<usize>>,
     running: Vec<T>,
+    /// Batch statistics of the last microbatch, which lie like the running ones; those of all ranks.
+    statistics: Vec<f64>,
+    all_statistics: Vec<f64>,
     /// Moving averages of parameters and running statistics; empty until used.
     average: (Vec<T>, Vec<T>),
     updates: u64,
@@ -63,6 +67,7 @@ pub struct Cpu<T> {
     logits: Vec<f32>,
     /// Value of each byte in each channel.
     normalised: [[f32; 256]; 3],
+    ranks: Ranks,
 }
 
 /// A plan and the tables of its convolutions.
@@ -145,6 +150,8 @@ impl<T: Real> Cpu<T> {
             squares: vec![T::ZERO; numbers],
             saved: vec![T::ZERO; 2 * running],
             running: vec![T::ZERO; running],
+            statistics: vec![0.0; running],
+            all_statistics: vec![0.0; running],
             running_places,
             average: (Vec::new(), Vec::new()),
             updates: 0,
@@ -156,7 +163,27 @@ impl<T: Real> Cpu<T> {
             row,
             logits: Vec::with_capacity(eval_batch),
             normalised: std::array::from_fn(|c| normalised(mean[c], std[c])),
+            ranks: Ranks::alone(),
         }
+    }
+
+    /// Makes it one of several ranks.
+    #[must_use]
+    pub fn with_ranks(mut self, ranks: Ranks) -> Self {
+        self.all_statistics = vec![0.0; self.running.len() * ranks.place().world as usize];
+        self.ranks = ranks;
+        self
+    }
+
+    /// Exchanges what the ranks learned from a microbatch each: rank 0 has the gradient of all so far,
+    /// in the order of microbatches; running statistics follow those of all, in the same order.
+    fn exchange(&mut self) -> Result<(), Error> {
+        self.ranks.gather(&self.statistics, &mut self.all_statistics)?;
+        for statistics in self.all_statistics.chunks_exact(self.statistics.len()) {
+            norm::follow(&mut self.running, statistics);
+            self.passes += 1;
+        }
+        self.ranks.collect(&mut self.gradients)
     }
 
     fn program(&self, train: bool) -> &Program {
@@ -217,7 +244,7 @@ impl<T: Real> Backend for Cpu<T> {
         batch.check(&self.training.plan.graph, self.training.plan.batch)?;
         let samples = batch.samples();
         self.images(batch, true);
-        self.forward(samples, true, drops);
+        self.operations(samples, true, drops);
         let mut row = std::mem::take(&mut self.row);
         let mut value = 0.0;
         self.set_slope(samples, |logits, slope| {
@@ -225,10 +252,16 @@ impl<T: Real> Backend for Cpu<T> {
         });
         self.row = row;
         self.backward(samples, drops);
+        self.exchange()?;
         Ok(value)
     }
 
-    fn update(&mut self, lamb: &Lamb, rate: f64, average: Option<f64>) -> f64 {
+    fn ranks(&mut self) -> &mut Ranks {
+        &mut self.ranks
+    }
+
+    fn update(&mut self, lamb: &Lamb, rate: f64, average: Option<f64>) -> Result<f64, Error> {
+        self.ranks.broadcast(&mut self.gradients)?;
         self.updates += 1;
         if average.is_some() && self.average.0.is_empty() {
             self.average = (self.parameters.clone(), self.running.clone());
@@ -253,7 +286,7 @@ impl<T: Real> Backend for Cpu<T> {
         if let Some(decay) = average {
             self.move_average(decay);
         }
-        norm
+        Ok(norm)
     }
 
     fn logits(&mut self, batch: &Batch) -> Result<&[f32], Error> {

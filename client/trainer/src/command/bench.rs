@@ -40,7 +40,7 @@ pub(crate) fn run(args: &Bench) -> anyhow::Result<()> {
     for step in 0..=args.steps {
         let (wall, busy) = (Instant::now(), cpu_time());
         cpu.accumulate(&images, None, &training.loss, 1.0)?;
-        cpu.update(&training.lamb, 1e-3, None);
+        cpu.update(&training.lamb, 1e-3, None)?;
         if step > 0 {
             times.push((wall.elapsed(), cpu_time().saturating_sub(busy)));
         }

@@ -48,7 +48,7 @@ pub(crate) struct Source {
     /// Crop ratio of evaluation.
     #[arg(long, default_value_t = 0.95)]
     pub(crate) eval_crop: f64,
-    /// Samples of a microbatch in evaluation.
+    /// Samples of a microbatch in evaluation, of each process.
     #[arg(long, default_value_t = 64)]
     pub(crate) eval_batch: u32,
 }
@@ -65,6 +65,47 @@ pub(crate) struct Network {
     /// Most memory that a microbatch's tensors may take, in GiB.
     #[arg(long, env = "FOREBAY_MEMORY_LIMIT", default_value_t = 64.0)]
     pub(crate) memory_limit: f64,
+}
+
+/// Processes that train together.
+#[derive(Args, Debug, Default)]
+pub(crate) struct Place {
+    /// Processes that train together, a divisor of the microbatches of a step. Any number gives the same
+    /// model. Also `WORLD_SIZE`.
+    #[arg(long, env = "FOREBAY_WORLD")]
+    pub(crate) world: Option<u32>,
+    /// Which of them this is, from 0; rank 0 writes the files. Also `RANK`, or `JOB_COMPLETION_INDEX`.
+    #[arg(long, env = "FOREBAY_RANK")]
+    pub(crate) rank: Option<u32>,
+    /// Where they meet, as host:port: rank 0 listens there. Also `MASTER_ADDR` and `MASTER_PORT`.
+    #[arg(long, env = "FOREBAY_RENDEZVOUS")]
+    pub(crate) rendezvous: Option<String>,
+    /// Seconds in which all must have come.
+    #[arg(long, env = "FOREBAY_RENDEZVOUS_TIMEOUT", default_value_t = 300)]
+    pub(crate) rendezvous_timeout: u64,
+    /// Seconds without a sign of life, of which there is one a second, until a rank counts as lost.
+    #[arg(long, env = "FOREBAY_LOST_AFTER", default_value_t = 15, value_parser = clap::value_parser!(u64).range(2..))]
+    pub(crate) lost_after: u64,
+    /// Seconds that a rank may let the others wait while it lives; 0: for ever.
+    #[arg(long, env = "FOREBAY_STALL_TIMEOUT", default_value_t = 600)]
+    pub(crate) stall_timeout: u64,
+    #[command(flatten)]
+    pub(crate) launcher: Launcher,
+}
+
+/// What torchrun and Kubernetes Indexed Jobs set, as variables alone; empty is unset.
+#[derive(Args, Debug, Default)]
+pub(crate) struct Launcher {
+    #[arg(long, env = "WORLD_SIZE", hide = true)]
+    pub(crate) world_size: Option<String>,
+    #[arg(long, env = "RANK", hide = true)]
+    pub(crate) global_rank: Option<String>,
+    #[arg(long, env = "JOB_COMPLETION_INDEX", hide = true)]
+    pub(crate) job_completion_index: Option<String>,
+    #[arg(long, env = "MASTER_ADDR", hide = true)]
+    pub(crate) master_addr: Option<String>,
+    #[arg(long, env = "MASTER_PORT", hide = true)]
+    pub(crate) master_port: Option<String>,
 }
 
 /// Which loss.
@@ -101,6 +142,8 @@ pub(crate) struct Train {
     pub(crate) data: Data,
     #[command(flatten)]
     pub(crate) change: Change,
+    #[command(flatten)]
+    pub(crate) place: Place,
     /// Evaluate each so many epochs, and at the end.
     #[arg(long, default_value_t = 1)]
     pub(crate) eval_epochs: u64,

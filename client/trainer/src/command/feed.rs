@@ -18,7 +18,7 @@ pub(crate) type Batches = Box<dyn Iterator<Item = anyhow::Result<Batch>>>;
 pub(crate) enum Feed {
     Servers(Box<Servers>),
     /// A folder that `--dump` wrote: nothing in it to evaluate on.
-    Folder(PathBuf),
+    Folder(PathBuf, Rank),
 }
 
 /// A client, and what to ask for.
@@ -26,38 +26,40 @@ pub(crate) struct Servers {
     client: blocking::Client,
     training: Option<Job>,
     evaluation: Option<Job>,
+    rank: Rank,
 }
 
 impl Feed {
-    /// As the flags say; `training` is the recipe to train by, its changes and the seed.
+    /// A rank's share, as the flags say; `training` is the recipe to train by, its changes and the seed.
     pub(crate) fn open(
         source: &Source,
         training: Option<(&str, &Data, u64)>,
+        rank: Rank,
     ) -> anyhow::Result<Self> {
         if let Some(folder) = &source.replay {
-            return Ok(Self::Folder(folder.clone()));
+            return Ok(Self::Folder(folder.clone(), rank));
         }
         let servers = source.server.iter().map(String::as_str);
         let client = blocking::Client::connect(Options::new(servers))?;
         let dataset = source.dataset.as_deref().context("no --dataset")?;
         let only_evaluates = training.is_none().then_some(dataset);
         let evaluation = source.eval_dataset.as_deref().or(only_evaluates);
-        let evaluation =
-            evaluation.map(|name| Job { set: evaluated(source), ..Job::new(name, "eval") });
+        let evaluation = evaluation
+            .map(|name| Job { set: evaluated(source, rank.world), ..Job::new(name, "eval") });
         let training = match training {
             Some((recipe, data, seed)) => {
                 Some(Job { set: changes(data)?, seed, ..Job::new(dataset, recipe) })
             }
             None => None,
         };
-        Ok(Self::Servers(Box::new(Servers { client, training, evaluation })))
+        Ok(Self::Servers(Box::new(Servers { client, training, evaluation, rank })))
     }
 
     /// What the training microbatches are.
     pub(crate) fn training(&self) -> anyhow::Result<Description> {
         match self {
             Self::Servers(servers) => describe(&servers.client, servers.training()?),
-            Self::Folder(folder) => Description::read(folder),
+            Self::Folder(folder, _) => Description::read(folder),
         }
     }
 
@@ -76,24 +78,41 @@ impl Feed {
     ) -> anyhow::Result<Batches> {
         let end = Cursor { epoch: epochs, step: 0 };
         match self {
-            Self::Servers(servers) => {
-                stream(&servers.client, servers.training()?, from, end, about)
-            }
-            Self::Folder(folder) => Ok(Box::new(files::read(folder, from, about))),
+            Self::Servers(servers) => servers.stream(servers.training()?, from, end, about),
+            Self::Folder(folder, rank) => Ok(Box::new(files::read(folder, from, about, *rank)?)),
         }
     }
 
-    /// All microbatches of evaluation.
+    /// The rank's microbatches of evaluation.
     pub(crate) fn evaluate(&self, about: &Description) -> anyhow::Result<Batches> {
         let Self::Servers(servers) = self else { bail!("a folder has nothing to evaluate on") };
         let job = servers.evaluation.as_ref().context("no --eval-dataset")?;
-        stream(&servers.client, job, Cursor::default(), Cursor { epoch: 1, step: 0 }, about)
+        servers.stream(job, Cursor::default(), Cursor { epoch: 1, step: 0 }, about)
     }
 }
 
 impl Servers {
     fn training(&self) -> anyhow::Result<&Job> {
         self.training.as_ref().context("opened to evaluate, not to train")
+    }
+
+    /// A stream whose microbatches must be of the digests described before.
+    fn stream(
+        &self,
+        job: &Job,
+        from: Cursor,
+        to: Cursor,
+        about: &Description,
+    ) -> anyhow::Result<Batches> {
+        let digest = |text: &str| text.parse().ok();
+        let job = Job {
+            dataset_digest: digest(&about.dataset_digest),
+            recipe_digest: digest(&about.recipe_digest),
+            ..job.clone()
+        };
+        let at = |cursor: Cursor| From { epoch: cursor.epoch, step: cursor.step };
+        let stream = self.client.stream(&job, at(from), End::Until(at(to)), self.rank)?;
+        Ok(Box::new(stream.map(|microbatch| Ok(batch(microbatch?)))))
     }
 }
 
@@ -118,14 +137,16 @@ fn changes(data: &Data) -> anyhow::Result<Vec<String>> {
     Ok(set)
 }
 
-/// The size of evaluation: the short side is the image's over the crop ratio, rounded down as timm.
+/// The size of evaluation: the short side is the image's over the crop ratio, rounded down as timm. Each
+/// rank has a microbatch of each step.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "a few thousand pixels"
 )]
-fn evaluated(source: &Source) -> Vec<String> {
-    let mut set = vec![format!("batch = {}", source.eval_batch), "microbatches = 1".to_owned()];
+fn evaluated(source: &Source, world: u32) -> Vec<String> {
+    let batch = u64::from(source.eval_batch) * u64::from(world);
+    let mut set = vec![format!("batch = {batch}"), format!("microbatches = {world}")];
     if let Some(size) = source.eval_image_size {
         let side = (f64::from(size) / source.eval_crop).floor() as u32;
         set.extend([format!("image_size = {size}"), format!("crop.resize = {side}")]);
@@ -147,25 +168,6 @@ fn describe(client: &blocking::Client, job: &Job) -> anyhow::Result<Description>
         dataset_digest: about.dataset_digest.to_string(),
         recipe_digest: about.recipe_digest.to_string(),
     })
-}
-
-/// A stream whose microbatches must be of the digests described before.
-fn stream(
-    client: &blocking::Client,
-    job: &Job,
-    from: Cursor,
-    to: Cursor,
-    about: &Description,
-) -> anyhow::Result<Batches> {
-    let digest = |text: &str| text.parse().ok();
-    let job = Job {
-        dataset_digest: digest(&about.dataset_digest),
-        recipe_digest: digest(&about.recipe_digest),
-        ..job.clone()
-    };
-    let at = |cursor: Cursor| From { epoch: cursor.epoch, step: cursor.step };
-    let stream = client.stream(&job, at(from), End::Until(at(to)), Rank::ALONE)?;
-    Ok(Box::new(stream.map(|microbatch| Ok(batch(microbatch?)))))
 }
 
 /// Lends the received pixels to a batch; their buffer goes back to the stream when it is done.

@@ -9,6 +9,7 @@ use crate::backend::{Batch, Pixels};
 use crate::train::Cursor;
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
+use forebay_client::Rank;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
@@ -65,22 +66,25 @@ pub(crate) fn write(folder: &Path, batch: &Batch) -> anyhow::Result<()> {
         .with_context(|| format!("{}", path.display()))
 }
 
-/// Reads microbatches from a cursor on, as long as there are files.
+/// Reads a rank's microbatches from a cursor on, as long as there are files.
 pub(crate) fn read(
     folder: &Path,
     from: Cursor,
     about: &Description,
-) -> impl Iterator<Item = anyhow::Result<Batch>> + use<> {
-    let (folder, steps, microbatches) = (folder.to_owned(), about.steps, about.microbatches);
+    rank: Rank,
+) -> anyhow::Result<impl Iterator<Item = anyhow::Result<Batch>> + use<>> {
+    let (folder, steps, indices) =
+        (folder.to_owned(), about.steps, rank.indices(about.microbatches)?);
     let first = from.epoch * steps + from.step;
     let names = (first..).flat_map(move |update| {
-        (0..microbatches).map(move |index| (update / steps, update % steps, index))
+        let name = move |index| (update / steps, update % steps, index);
+        indices.clone().into_iter().map(name)
     });
-    names.map_while(move |(epoch, step, index)| {
+    Ok(names.map_while(move |(epoch, step, index)| {
         let path = name(&folder, epoch, step, index);
         path.exists()
             .then(|| one(&path, epoch, step, index).with_context(|| format!("{}", path.display())))
-    })
+    }))
 }
 
 fn one(path: &Path, epoch: u64, step: u64, index: u32) -> anyhow::Result<Batch> {

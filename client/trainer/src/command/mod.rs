@@ -5,6 +5,7 @@ mod cli;
 mod feed;
 mod files;
 mod log;
+mod place;
 mod run;
 
 use std::ffi::OsString;
@@ -45,6 +46,14 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
 #[expect(clippy::print_stderr, reason = "the one place where the command tells its failure")]
 fn complain(error: &anyhow::Error) {
     eprintln!("forebay-trainer: {error:#}");
+}
+
+/// Ends the process because another rank was lost. The main thread may be at work for long; if it waits
+/// for the others it ends by itself, and tells the same.
+fn abandon(error: &crate::Error) {
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    complain(&anyhow::anyhow!("{error}"));
+    std::process::exit(1)
 }
 
 /// A line for the user.

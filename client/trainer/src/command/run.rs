@@ -12,11 +12,13 @@ use crate::model::{Architecture, Graph};
 use crate::train::{Cursor, Flow, Report, Training, train};
 use crate::{Error, init, preset};
 use anyhow::{Context as _, bail};
+use forebay_client::Rank;
 
 use super::cli::{self, Change, Evaluate, Train};
 use super::feed::{Batches, Feed};
 use super::files::{self, Description};
 use super::log::Log;
+use super::place::{meet, place, settings};
 
 /// A run in the making.
 struct Session<'a> {
@@ -24,26 +26,63 @@ struct Session<'a> {
     feed: Feed,
     evaluation: Option<Description>,
     run: Run,
-    log: Log,
+    /// Of rank 0.
+    log: Option<Log>,
 }
 
 pub(crate) fn run(args: &Train) -> anyhow::Result<()> {
-    let feed = Feed::open(&args.source, Some((&args.recipe, &args.data, args.seed)))?;
+    let (rank, address) = place(&args.place)?;
+    let feed = Feed::open(&args.source, Some((&args.recipe, &args.data, args.seed)), rank)?;
     let (about, evaluation) = (feed.training()?, feed.evaluation()?);
-    let mut run = describe(args, &about)?;
-    let mut cpu = backend(&args.network, &about, evaluation.as_ref())?;
-    let state = first(args, &mut run, &cpu)?;
-    cpu.load(&state).map_err(|problem| mismatch(args, problem))?;
-    drop(state);
-    let log = Log::open(&args.out, run.cursor, run.training.steps, run.training.schedule.epochs)?;
-    let batches =
-        dumped(feed.train(run.cursor, run.training.schedule.epochs, &about)?, args, &about)?;
+    rank.indices(about.microbatches)?;
+    let run = describe(args, &about)?;
+    let cpu = backend(&args.network, &about, evaluation.as_ref())?;
+    let settings = settings(args, &run, evaluation.as_ref())?;
+    let ranks = meet(args, rank, address, settings)?;
+    let mut cpu = cpu.with_ranks(ranks);
+    let done = together(args, feed, &about, evaluation, run, &mut cpu);
+    if let Err(error) = &done {
+        cpu.ranks().fail(&format!("{error:#}"));
+    }
+    done
+}
+
+/// Trains as one of the ranks.
+fn together(
+    args: &Train,
+    feed: Feed,
+    about: &Description,
+    evaluation: Option<Description>,
+    mut run: Run,
+    cpu: &mut Cpu<f32>,
+) -> anyhow::Result<()> {
+    begin(args, &mut run, cpu)?;
+    let epochs = run.training.schedule.epochs;
+    let log = || Log::open(&args.out, run.cursor, run.training.steps, epochs);
+    let log = cpu.ranks().is_first().then(log).transpose()?;
+    let batches = dumped(feed.train(run.cursor, epochs, about)?, args, about)?;
     let mut session = Session { args, feed, evaluation, run, log };
     let (training, cursor) = (session.run.training, session.run.cursor);
-    let end = train(&mut cpu, &training, cursor, batches, |cpu, cursor, report| {
+    let end = train(cpu, &training, cursor, batches, |cpu, cursor, report| {
         session.after(cpu, cursor, report)
     })?;
-    session.finish(&mut cpu, end)
+    session.finish(cpu, end)?;
+    cpu.ranks().finish()?;
+    Ok(())
+}
+
+/// Loads the first state: rank 0 has it, and gives it to the others.
+fn begin(args: &Train, run: &mut Run, cpu: &mut Cpu<f32>) -> anyhow::Result<()> {
+    let mut state = cpu.state();
+    if cpu.ranks().is_first() {
+        state = first(args, run, cpu)?;
+        cpu.load(&state).map_err(|problem| mismatch(args, problem))?;
+    }
+    checkpoint::share(cpu.ranks(), &mut state, run)?;
+    if !cpu.ranks().is_first() {
+        cpu.load(&state).map_err(|problem| mismatch(args, problem))?;
+    }
+    Ok(())
 }
 
 /// Evaluates a model.
@@ -51,7 +90,7 @@ pub(crate) fn eval(args: &Evaluate) -> anyhow::Result<()> {
     let Some(init) = &args.network.init else {
         bail!("no --init: which model is to be evaluated?")
     };
-    let feed = Feed::open(&args.source, None)?;
+    let feed = Feed::open(&args.source, None, Rank::ALONE)?;
     let about = feed.evaluation()?.context("nothing to evaluate on; set --dataset")?;
     let mut cpu = backend(&args.network, &about, Some(&about))?;
     let state = State { model: checkpoint::read_model(init)?, ..State::default() };
@@ -77,7 +116,9 @@ impl Session<'_> {
         cursor: Cursor,
         report: &Report,
     ) -> anyhow::Result<Flow> {
-        self.log.step(report)?;
+        if let Some(log) = &mut self.log {
+            log.step(report)?;
+        }
         self.run.cursor = cursor;
         let (epoch_ends, last) =
             (cursor.step == 0, cursor.epoch == self.run.training.schedule.epochs);
@@ -88,7 +129,7 @@ impl Session<'_> {
         let stop = self.args.stop_after.is_some_and(|most| done >= most);
         let due = self.args.checkpoint_steps > 0 && done.is_multiple_of(self.args.checkpoint_steps);
         if epoch_ends || stop || due {
-            self.save(&cpu.state())?;
+            self.save(cpu)?;
         }
         Ok(if stop { Flow::Break(()) } else { Flow::Continue(()) })
     }
@@ -96,25 +137,34 @@ impl Session<'_> {
     fn evaluate(&mut self, cpu: &mut Cpu<f32>) -> anyhow::Result<()> {
         let Some(about) = &self.evaluation else { return Ok(()) };
         let update = self.run.cursor.epoch * self.run.training.steps;
-        let accuracy = evaluate(cpu, self.feed.evaluate(about)?)?;
-        self.log.evaluation(update, "eval", &accuracy)?;
+        let mut found = vec![("eval", evaluate(cpu, self.feed.evaluate(about)?)?)];
         if self.run.training.average.is_some() {
             cpu.swap_average();
             let accuracy = evaluate(cpu, self.feed.evaluate(about)?);
             cpu.swap_average();
-            self.log.evaluation(update, "eval_average", &accuracy?)?;
+            found.push(("eval_average", accuracy?));
+        }
+        if let Some(log) = &mut self.log {
+            for (name, accuracy) in &found {
+                log.evaluation(update, name, accuracy)?;
+            }
         }
         Ok(())
     }
 
-    fn save(&mut self, state: &State) -> anyhow::Result<()> {
+    fn save(&mut self, cpu: &mut Cpu<f32>) -> anyhow::Result<()> {
+        if !cpu.ranks().is_first() {
+            return Ok(());
+        }
+        let state = cpu.state();
         (self.run.updates, self.run.passes) = (state.updates, state.passes);
-        checkpoint::save(&self.args.out, state, &self.run)?;
+        checkpoint::save(&self.args.out, &state, &self.run)?;
         Ok(())
     }
 
     /// Writes the model and the curves, and says where they are.
     fn finish(&self, cpu: &mut Cpu<f32>, end: Cursor) -> anyhow::Result<()> {
+        let Some(log) = &self.log else { return Ok(()) };
         let state = cpu.state();
         let model = self.args.out.join("model.safetensors");
         checkpoint::write_model(&model, &state.model, state.passes)?;
@@ -124,13 +174,13 @@ impl Session<'_> {
             checkpoint::write_model(&average, &state.average, state.passes)?;
             places.push(("moving average", average));
         }
-        places.push(("curves", self.log.draw()?));
+        places.push(("curves", log.draw()?));
         places.push(("log", self.args.out.join("log.jsonl")));
         places.push(("TensorBoard", self.args.out.join("tensorboard")));
         places.extend(checkpoint::latest(&self.args.out)?.map(|path| ("checkpoint", path)));
-        self.log.say(&format!("stopped at epoch {}, step {}", end.epoch, end.step));
+        log.say(&format!("stopped at epoch {}, step {}", end.epoch, end.step));
         for (what, path) in places {
-            self.log.say(&format!("{what}: {}", path.display()));
+            log.say(&format!("{what}: {}", path.display()));
         }
         Ok(())
     }

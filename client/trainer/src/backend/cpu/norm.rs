@@ -33,22 +33,27 @@ pub(super) struct Norm<'a, T> {
     pub(super) saved: &'a mut [T],
 }
 
+/// Moves running statistics by those of a microbatch.
+pub(super) fn follow<T: Real>(running: &mut [T], batch: &[f64]) {
+    for (running, new) in running.iter_mut().zip(batch) {
+        *running = T::from_f64((1.0 - MOMENTUM) * running.to_f64() + MOMENTUM * new);
+    }
+}
+
 impl<T: Real> Norm<'_, T> {
     /// Numbers of a chunk.
     fn chunk(&self, numbers: usize) -> usize {
         (numbers / self.channels).div_ceil(CHUNKS).max(64) * self.channels
     }
 
-    /// Saves the batch's statistics, and moves the running ones (means, then variances).
-    pub(super) fn batch_statistics(&mut self, x: &[T], running: &mut [T], sums: &mut [f64]) {
+    /// Saves the batch's statistics; gives means, then unbiased variances.
+    pub(super) fn batch_statistics(&mut self, x: &[T], batch: &mut [f64], sums: &mut [f64]) {
         let (c, chunk) = (self.channels, self.chunk(x.len()));
         let tasks = x.par_chunks(chunk).zip(sums.par_chunks_mut(2 * c));
         tasks.for_each(|(x, sums)| T::dispatch(Moments { x, sums }));
         let count = (x.len() / c) as f64;
-        let (means, variances) = running.split_at_mut(c);
-        for (channel, (running_mean, running_variance)) in
-            means.iter_mut().zip(variances).enumerate()
-        {
+        let (means, variances) = batch.split_at_mut(c);
+        for (channel, (batch_mean, variance)) in means.iter_mut().zip(variances).enumerate() {
             // A chunk's sums are about its first row; Chan's formula joins the chunks.
             let parts = || {
                 x.chunks(chunk).zip(sums.chunks(2 * c)).map(|(x, sums)| {
@@ -62,11 +67,8 @@ impl<T: Real> Norm<'_, T> {
                 parts().map(|(n, part, square)| square + n * (part - mean) * (part - mean)).sum();
             let square = square.max(0.0);
             self.save(channel, mean, square / count);
-            let move_to = |running: &mut T, new: f64| {
-                *running = T::from_f64((1.0 - MOMENTUM) * running.to_f64() + MOMENTUM * new);
-            };
-            move_to(running_mean, mean);
-            move_to(running_variance, square / (count - 1.0).max(1.0));
+            *batch_mean = mean;
+            *variance = square / (count - 1.0).max(1.0);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::conv::Scratch;
-use super::norm::Norm;
+use super::norm::{self, Norm};
 use super::{Cpu, Real, pool};
 use crate::droppath::Drops;
 use crate::model::{Op, Shape};
@@ -22,12 +22,21 @@ fn views<T, const N: usize>(arena: &mut [T], places: [Range<usize>; N]) -> [&mut
 }
 
 impl<T: Real> Cpu<T> {
-    /// Runs all operations on the images put before; in training by the batch's own statistics.
+    /// Runs all operations on the images put before; in training by the batch's own statistics, which
+    /// the running ones then follow.
     pub fn forward(&mut self, samples: usize, train: bool, drops: Option<&Drops>) {
+        self.operations(samples, train, drops);
+        if train {
+            norm::follow(&mut self.running, &self.statistics);
+            self.passes += 1;
+        }
+    }
+
+    /// The same without the running statistics.
+    pub(super) fn operations(&mut self, samples: usize, train: bool, drops: Option<&Drops>) {
         for op in 0..self.program(train).plan.graph.ops.len() {
             self.operation(op, samples, train, drops);
         }
-        self.passes += u64::from(train);
     }
 
     fn operation(&mut self, index: usize, samples: usize, train: bool, drops: Option<&Drops>) {
@@ -45,7 +54,7 @@ impl<T: Real> Cpu<T> {
                 program.convolution(index).forward(x, weights, bias, &self.zeros, y);
             }
             Op::Norm { norm: number, residual, relu, block, .. } => {
-                let running = &mut self.running[self.running_places[number].clone()];
+                let place = self.running_places[number].clone();
                 let mut norm = Norm {
                     channels: to.channels,
                     pixels: to.pixels(),
@@ -58,11 +67,11 @@ impl<T: Real> Cpu<T> {
                 if train {
                     norm.batch_statistics(
                         &self.arena[places[0].clone()],
-                        running,
+                        &mut self.statistics[place],
                         &mut self.norm_sums,
                     );
                 } else {
-                    norm.running_statistics(running);
+                    norm.running_statistics(&self.running[place]);
                 }
                 if let Some(residual) = residual {
                     let [x, y, residual] = views(

@@ -28,6 +28,7 @@ pub trait Real:
     + Sub<Output = Self>
     + Mul<Output = Self>
     + Div<Output = Self>
+    + crate::ranks::Number
     + 'static
 {
     /// 0.

@@ -311,7 +311,9 @@ fn running_statistics_are_torch_s() {
     };
     let x: Vec<f64> = numbers::<f64>(450, 9).into_iter().map(|x| x + 1000.0).collect();
     let mut running = [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0];
-    layer.norm().batch_statistics(&x, &mut running, &mut vec![0.0; norm::sums(5)]);
+    let mut batch = [0.0; 10];
+    layer.norm().batch_statistics(&x, &mut batch, &mut vec![0.0; norm::sums(5)]);
+    norm::follow(&mut running, &batch);
     for channel in 0..5 {
         let values: Vec<f64> = x.iter().skip(channel).step_by(5).copied().collect();
         let mean = values.iter().sum::<f64>() / 90.0;

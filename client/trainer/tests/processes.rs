@@ -1,0 +1,281 @@
+//! Processes that train together: the command over TCP. What they leave, and how they end when one of
+//! them is lost, fails, freezes, never comes or was started with other settings.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+#[path = "made/dump.rs"]
+mod dump;
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use dump::dump;
+
+fn free_port() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+/// A folder with a dump, in which trainers run.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new(microbatches: u8) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        dump(&folder.path().join("dump"), microbatches);
+        Self(folder)
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn command(&self, out: &str, more: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_forebay-trainer"));
+        command.current_dir(self.0.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        for name in ["WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT", "JOB_COMPLETION_INDEX"] {
+            command.env_remove(name);
+        }
+        command.args(["--threads", "1", "train", "--replay", "dump"]);
+        command.args([
+            "--model",
+            "resnet20",
+            "--epochs",
+            "2",
+            "--warmup-epochs",
+            "1",
+            "--drop-path",
+            "0.2",
+        ]);
+        command.args(["--average", "0.9", "--out", out]).args(more);
+        command
+    }
+
+    /// Starts the ranks of a world, each with arguments of its own.
+    fn world(&self, out: &str, more: &[&[&str]]) -> Vec<Trainer> {
+        let (address, world) = (free_port(), more.len().to_string());
+        let start = |(rank, more): (usize, &&[&str])| {
+            let mut command = self.command(out, &["--rendezvous", &address, "--world", &world]);
+            Trainer(Some(command.args(["--rank", &rank.to_string()]).args(*more).spawn().unwrap()))
+        };
+        more.iter().enumerate().map(start).collect()
+    }
+
+    /// Puts a pipe in the place of a microbatch: who reads it waits for ever.
+    fn block(&self, name: &str) {
+        let path = self.at("dump").join(name);
+        std::fs::remove_file(&path).unwrap();
+        assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+    }
+
+    fn wait_for(&self, name: &str) {
+        while !self.at(name).exists() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn same(&self, one: &str, other: &str) {
+        for name in
+            ["model.safetensors", "average.safetensors", "step-00000006/optimizer.safetensors"]
+        {
+            let [one, other] =
+                [one, other].map(|out| std::fs::read(self.at(out).join(name)).unwrap());
+            assert!(one == other, "{name}");
+        }
+        assert_eq!(losses(&self.at(one)), losses(&self.at(other)));
+    }
+}
+
+fn losses(out: &Path) -> Vec<String> {
+    let log = std::fs::read_to_string(out.join("log.jsonl")).unwrap();
+    let line = |line| serde_json::from_str::<serde_json::Value>(line).unwrap();
+    log.lines().map(|text| format!("{} {}", line(text)["loss"], line(text)["norm"])).collect()
+}
+
+/// A process that does not outlive its test.
+struct Trainer(Option<Child>);
+
+impl Trainer {
+    fn signal(&self, signal: &str) {
+        let id = self.0.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+    }
+
+    /// Waits for the end, at most so many seconds of a process that can run.
+    fn end(mut self, seconds: u32) -> (bool, String) {
+        for _ in 0..seconds * 50 {
+            if self.0.as_mut().unwrap().try_wait().unwrap().is_some() {
+                let Output { status, stdout, stderr } =
+                    self.0.take().unwrap().wait_with_output().unwrap();
+                let text = String::from_utf8_lossy(&stderr) + String::from_utf8_lossy(&stdout);
+                return (status.success(), text.into_owned());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let mut child = self.0.take().unwrap();
+        child.kill().unwrap();
+        let output = child.wait_with_output().unwrap();
+        panic!("still running after {seconds} s: {output:?}")
+    }
+
+    fn succeeds(self) -> String {
+        let (success, text) = self.end(300);
+        assert!(success, "{text}");
+        text
+    }
+
+    /// Ends soon, with an error that has these words.
+    fn fails(self, words: &[&str]) {
+        let (success, text) = self.end(20);
+        assert!(!success && words.iter().all(|word| text.contains(word)), "{words:?}: {text}");
+    }
+}
+
+impl Drop for Trainer {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+}
+
+#[test]
+fn two_and_four_processes_leave_the_files_of_one() {
+    let folder = Folder::new(4);
+    let alone = Trainer(Some(folder.command("one", &[]).spawn().unwrap()));
+    alone.succeeds();
+    for (out, world) in [("two", 2), ("four", 4)] {
+        for trainer in folder.world(out, &vec![&[][..]; world]) {
+            trainer.succeeds();
+        }
+        folder.same("one", out);
+    }
+}
+
+#[test]
+fn the_variables_of_torchrun_and_of_indexed_jobs_do() {
+    let folder = Folder::new(2);
+    let address = free_port();
+    let (host, port) = address.split_once(':').unwrap();
+    let start = |name: &str, rank: &str| {
+        let mut command = folder.command("out", &[]);
+        command.env("WORLD_SIZE", "2").env("MASTER_ADDR", host).env("MASTER_PORT", port);
+        Trainer(Some(command.env(name, rank).spawn().unwrap()))
+    };
+    let trainers = [start("RANK", "0"), start("JOB_COMPLETION_INDEX", "1")];
+    for (trainer, said) in trainers.into_iter().zip(["rank 0 of 2", "rank 1 of 2"]) {
+        assert!(trainer.succeeds().contains(said));
+    }
+}
+
+#[test]
+fn a_killed_rank_ends_the_others_who_resume_in_another_world() {
+    let folder = Folder::new(2);
+    Trainer(Some(folder.command("one", &[]).spawn().unwrap())).succeeds();
+    let blocked = "0001-000001-001.safetensors";
+    let kept = std::fs::read(folder.at("dump").join(blocked)).unwrap();
+    folder.block(blocked);
+    let more: [&[&str]; 2] = [&["--checkpoint-steps", "1"]; 2];
+    for (killed, left) in [(1, 0), (0, 1)] {
+        let out = ["parts", "others"][killed];
+        let mut trainers = folder.world(out, &more);
+        folder.wait_for(&format!("{out}/step-00000004/run.json"));
+        trainers[killed].signal("-KILL");
+        // Rank 0 waits in an exchange, rank 1 for data.
+        trainers.remove(left).fails(&[&format!("rank {killed}: lost"), "killed"]);
+    }
+    std::fs::remove_file(folder.at("dump").join(blocked)).unwrap();
+    std::fs::write(folder.at("dump").join(blocked), kept).unwrap();
+    let resumed = folder.command("parts", &["--resume"]).spawn().unwrap();
+    Trainer(Some(resumed)).succeeds();
+    folder.same("one", "parts");
+    for trainer in folder.world("others", &[&["--resume"], &["--resume"]]) {
+        trainer.succeeds();
+    }
+    folder.same("one", "others");
+}
+
+#[test]
+fn a_frozen_rank_and_one_that_does_not_take_part_are_named() {
+    let folder = Folder::new(2);
+    folder.block("0000-000001-001.safetensors");
+    let mut trainers =
+        folder.world("frozen", &[&["--lost-after", "2", "--checkpoint-steps", "1"][..]; 2]);
+    folder.wait_for("frozen/step-00000001/run.json");
+    trainers[1].signal("-STOP");
+    trainers.remove(0).fails(&["rank 1: lost", "no sign of life for 2 s"]);
+    drop(trainers);
+    let words = ["rank 1: it lives", "wait in exchange", "for 1 s"];
+    for trainer in folder.world("stalled", &[&["--stall-timeout", "1"][..]; 2]) {
+        trainer.fails(&words);
+    }
+}
+
+#[test]
+fn the_error_of_one_rank_is_told_by_all() {
+    let folder = Folder::new(2);
+    std::fs::remove_file(folder.at("dump/0000-000002-001.safetensors")).unwrap();
+    let mut trainers = folder.world("out", &[&[][..]; 2]);
+    trainers.remove(0).fails(&["rank 1: epoch 0, step 2, microbatch 1", "ended before"]);
+    trainers.remove(0).fails(&["epoch 0, step 2, microbatch 1"]);
+    for trainer in folder.world("none", &[&["--resume"][..]; 2]) {
+        trainer.fails(&["no checkpoint in none"]);
+    }
+}
+
+#[test]
+fn ranks_started_with_other_settings_are_refused_by_name() {
+    let folder = Folder::new(2);
+    for (other, words) in [
+        (&["--seed", "3"][..], ["training.seed is 3", "rank 0's is 0"]),
+        (&["--lr", "1"], ["training.schedule.rate is 1.0", "rank 0's is 0.008"]),
+        (&["--weight-decay", "1"], ["training.lamb.weight_decay is 1.0", "rank 0's is 0.02"]),
+        (&["--stop-after", "3"], ["stop_after is 3", "rank 0's is null"]),
+    ] {
+        let other: Vec<&str> = other.to_vec();
+        let mut command = folder.world("out", &[&[], &other]);
+        for trainer in command.drain(..) {
+            trainer.fails(&[&["rank 1: refused at the rendezvous: its"][..], &words].concat());
+        }
+    }
+}
+
+#[test]
+fn ranks_of_another_world_and_two_of_one_rank_are_refused() {
+    let folder = Folder::new(4);
+    let start = |address: &str, world: &str, rank: &str| {
+        let more = ["--rendezvous", address, "--world", world, "--rank", rank];
+        Trainer(Some(folder.command("out", &more).spawn().unwrap()))
+    };
+    let address = free_port();
+    let words = ["rank 1: refused", "it was started for a world of 2, rank 0 for one of 4"];
+    for trainer in [start(&address, "4", "0"), start(&address, "2", "1")] {
+        trainer.fails(&words);
+    }
+    let address = free_port();
+    let words = ["two processes say that they are rank 1", "--rank"];
+    for trainer in ["0", "1", "1"].map(|rank| start(&address, "4", rank)) {
+        trainer.fails(&words);
+    }
+    start(&address, "3", "0").fails(&["a world of 3 does not divide the 4 microbatches"]);
+}
+
+#[test]
+fn a_rank_that_never_comes_is_named() {
+    let folder = Folder::new(4);
+    let address = free_port();
+    let start = |rank: &str| {
+        let more = ["--rendezvous", &address, "--world", "4", "--rendezvous-timeout", "2"];
+        let mut command = folder.command("out", &more);
+        Trainer(Some(command.args(["--rank", rank]).spawn().unwrap()))
+    };
+    let late = "did not come within 2 s: 1, 3";
+    for trainer in [start("0"), start("2")] {
+        trainer.fails(&[&address, late, "--rendezvous-timeout"]);
+    }
+    start("1").fails(&[&address, "rank 0 was not there within 2 s"]);
+    let taken = TcpListener::bind(&address).unwrap();
+    start("0").fails(&[&address, "another program has the port", "--rendezvous"]);
+    drop(taken);
+}
