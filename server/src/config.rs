@@ -13,7 +13,9 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use serde::{Deserialize, Deserializer};
 
+use crate::device::DeviceChoice;
 use crate::limits::Limits;
+use forebay::mix::DEVICE_BYTES;
 use forebay::pipeline;
 use forebay::recipe::{PRESETS, RecipeSpec};
 
@@ -39,6 +41,12 @@ pub struct ServeArgs {
     /// Worker threads. Default: all cores.
     #[arg(long, env = "FOREBAY_THREADS")]
     threads: Option<NonZeroUsize>,
+    /// Where to mix: auto (the first GPU, else the CPU), cpu, or cuda:N. Default auto.
+    #[arg(long, value_name = "auto|cpu|cuda:N", env = "FOREBAY_DEVICE")]
+    device: Option<DeviceChoice>,
+    /// Memory to take on the GPU. Default 64MiB.
+    #[arg(long, value_name = "BYTES", env = "FOREBAY_DEVICE_BYTES")]
+    device_bytes: Option<ByteSize>,
     /// Memory for batches being made and sent. Default 256MiB.
     #[arg(long, value_name = "BYTES", env = "FOREBAY_BUFFER_BYTES")]
     buffer_bytes: Option<ByteSize>,
@@ -71,6 +79,8 @@ struct File {
     index_dir: Option<PathBuf>,
     listen: Option<SocketAddr>,
     threads: Option<NonZeroUsize>,
+    device: Option<DeviceChoice>,
+    device_bytes: Option<ByteSize>,
     buffer_bytes: Option<ByteSize>,
     share_bytes: Option<ByteSize>,
     limits: FileLimits,
@@ -96,6 +106,10 @@ pub struct Config {
     pub index_dir: Option<PathBuf>,
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Where to mix.
+    pub device: DeviceChoice,
+    /// Bytes to take on a GPU.
+    pub device_bytes: usize,
     /// Workers and buffers.
     pub pipeline: pipeline::Settings,
     /// What clients may do.
@@ -129,6 +143,7 @@ impl Config {
         let bytes = |size: ByteSize| usize::try_from(size.0).unwrap_or(usize::MAX);
         let buffers = args.buffer_bytes.or(file.buffer_bytes);
         let share = args.share_bytes.or(file.share_bytes);
+        let device_bytes = args.device_bytes.or(file.device_bytes);
         let limits = Limits {
             streams: args
                 .max_streams
@@ -153,6 +168,8 @@ impl Config {
             recipes,
             index_dir: args.index_dir.or(file.index_dir),
             listen: args.listen.or(file.listen).unwrap_or(([127, 0, 0, 1], 50051).into()),
+            device: args.device.or(file.device).unwrap_or(DeviceChoice::Auto),
+            device_bytes: device_bytes.map_or(DEVICE_BYTES, bytes),
             pipeline: pipeline::Settings {
                 threads: args.threads.or(file.threads).unwrap_or(defaults.0.threads),
                 buffer_bytes: buffers.map_or(defaults.0.buffer_bytes, bytes),
@@ -256,7 +273,7 @@ mod tests {
     fn flags_go_before_the_file_and_the_file_before_defaults() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("forebay.toml");
-        let text = "listen = \"127.0.0.1:7\"\nbuffer_bytes = \"64MiB\"\n\
+        let text = "listen = \"127.0.0.1:7\"\nbuffer_bytes = \"64MiB\"\ndevice = \"cuda:1\"\n\
                     [datasets]\ntrain = \"a\"\n[limits]\nstall_timeout = 5\n";
         std::fs::write(&path, text).unwrap();
         let args = ServeArgs {
@@ -267,6 +284,8 @@ mod tests {
         let config = Config::new(args).unwrap();
         assert_eq!(config.pipeline.buffer_bytes, 1);
         assert_eq!(config.listen.port(), 7);
+        assert_eq!(config.device, DeviceChoice::Only(forebay::mix::Device::Cuda(1)));
+        assert_eq!(config.device_bytes, DEVICE_BYTES);
         assert_eq!(config.limits.stall_timeout, Duration::from_secs(5));
         assert_eq!(config.limits.drain_grace, Limits::default().drain_grace);
         assert_eq!(config.datasets["train"], Path::new("a"));

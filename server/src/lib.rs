@@ -11,6 +11,7 @@ mod call;
 pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod device;
 mod limits;
 pub mod preview;
 mod request;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use forebay::Error;
+use forebay::gpu::DeviceError;
 use forebay_proto::frame::SplitError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -92,11 +93,14 @@ impl Refusal {
             Self::Stalled { .. } | Self::Draining => Code::Unavailable,
             Self::Frame(_) => Code::Internal,
             Self::Pipeline(error) => match error {
-                Error::Recipe(_) | Error::BufferBudget { .. } => Code::InvalidArgument,
+                Error::Recipe(_)
+                | Error::BufferBudget { .. }
+                | Error::Device(DeviceError::Memory { .. }) => Code::InvalidArgument,
                 Error::Dataset(_) | Error::Record { .. } => Code::DataLoss,
                 Error::OutOfRange { .. } => Code::OutOfRange,
                 Error::Busy { .. } => Code::ResourceExhausted,
-                Error::Cancelled => Code::Unavailable,
+                // Another server's GPU may do.
+                Error::Device(_) | Error::Cancelled => Code::Unavailable,
                 _ => Code::Internal,
             },
         }

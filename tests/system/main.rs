@@ -6,4 +6,3 @@ mod command;
 mod pipeline;
 mod service;
 mod sharing;
-mod world;

@@ -22,6 +22,7 @@ const NETWORK_THREADS: usize = 2;
 pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
     log_to_stderr(args.json);
     let config = Config::new(args)?;
+    let mixer = config.device.open(config.device_bytes)?;
     let mut datasets = BTreeMap::new();
     for (name, path) in &config.datasets {
         let dataset = Dataset::open(path, config.index_dir.as_deref())
@@ -30,7 +31,7 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
         info!(dataset = name, records, bad, digest = %dataset.digest(), "opened");
         datasets.insert(name.clone(), Arc::new(dataset));
     }
-    let pipeline = Arc::new(Pipeline::new(config.pipeline)?);
+    let pipeline = Arc::new(Pipeline::on(&mixer, config.pipeline)?);
     let catalog = Arc::new(Catalog::new(datasets, config.recipes, pipeline));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(NETWORK_THREADS)

@@ -1,5 +1,7 @@
 //! A small dataset, made once, and pipelines and servers over it.
 
+#![expect(clippy::unwrap_used, clippy::missing_panics_doc, reason = "for tests")]
+
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -22,19 +24,23 @@ use tokio::task::JoinHandle;
 const CLASSES: u32 = 4;
 const PER_CLASS: u32 = 15;
 
-pub(crate) struct World {
+/// A dataset in a temporary folder.
+#[derive(Debug)]
+pub struct World {
     folder: TempDir,
-    pub(crate) dataset: Arc<Dataset>,
+    /// Opened.
+    pub dataset: Arc<Dataset>,
 }
 
 impl World {
-    pub(crate) fn train(&self) -> PathBuf {
+    /// Its folder.
+    pub fn train(&self) -> PathBuf {
         self.folder.path().join("train")
     }
 }
 
 /// Lives until the process ends.
-pub(crate) static WORLD: LazyLock<World> = LazyLock::new(|| {
+pub static WORLD: LazyLock<World> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
     let what = SampleData { classes: CLASSES, per_class: PER_CLASS, val_per_class: 0, seed: 7 };
     sample_data::write(folder.path(), &what, |_| {}).unwrap();
@@ -55,16 +61,18 @@ fn damage(train: &Path) {
 }
 
 /// Small pictures: the arithmetic is the same, and tests stay quick.
-pub(crate) const SMALL: [&str; 3] = ["batch = 16", "microbatches = 8", "image_size = 48"];
+pub const SMALL: [&str; 3] = ["batch = 16", "microbatches = 8", "image_size = 48"];
 
-pub(crate) fn recipe(base: &str, set: &[&str]) -> Arc<Recipe> {
+/// A preset for small pictures, with changes.
+pub fn recipe(base: &str, set: &[&str]) -> Arc<Recipe> {
     let set = SMALL.iter().chain(set).map(|change| (*change).to_owned());
     let spec = RecipeSpec::preset(base);
     let spec = if base == "eval" { spec.with(["crop.resize = 50".to_owned()]) } else { spec };
     Arc::new(spec.with(set).resolve().unwrap())
 }
 
-pub(crate) fn request(recipe: &Arc<Recipe>, epoch: u64, step: u64, index: u32) -> Request {
+/// A microbatch of the world.
+pub fn request(recipe: &Arc<Recipe>, epoch: u64, step: u64, index: u32) -> Request {
     Request {
         dataset: Arc::clone(&WORLD.dataset),
         recipe: Arc::clone(recipe),
@@ -73,28 +81,38 @@ pub(crate) fn request(recipe: &Arc<Recipe>, epoch: u64, step: u64, index: u32) -
     }
 }
 
-pub(crate) fn pipeline(threads: usize) -> Pipeline {
+/// A pipeline on the tests' device.
+pub fn pipeline(threads: usize) -> Pipeline {
     sharing_pipeline(threads, pipeline::Settings::default().share_bytes)
 }
 
 /// A pipeline that keeps so many bytes of samples made early.
-pub(crate) fn sharing_pipeline(threads: usize, share_bytes: usize) -> Pipeline {
+pub fn sharing_pipeline(threads: usize, share_bytes: usize) -> Pipeline {
     let threads = NonZeroUsize::new(threads).unwrap();
     let defaults = pipeline::Settings::default();
-    Pipeline::new(pipeline::Settings { threads, share_bytes, ..defaults }).unwrap()
+    let settings = pipeline::Settings { threads, share_bytes, ..defaults };
+    Pipeline::on(&crate::mixer(), settings).unwrap()
 }
 
 /// A server in this process, on a free port.
-pub(crate) struct Server {
-    pub(crate) address: SocketAddr,
+#[derive(Debug)]
+pub struct Server {
+    /// Where it listens.
+    pub address: SocketAddr,
     stop: oneshot::Sender<()>,
     task: JoinHandle<forebay_server::Report>,
 }
 
 impl Server {
-    pub(crate) async fn start(threads: usize) -> Self {
+    /// Starts one on the tests' device.
+    pub async fn start(threads: usize) -> Self {
+        Self::with(pipeline(threads)).await
+    }
+
+    /// Starts one that makes its microbatches so.
+    pub async fn with(pipeline: Pipeline) -> Self {
         let datasets = [("train".to_owned(), Arc::clone(&WORLD.dataset))].into();
-        let pipeline = Arc::new(pipeline(threads));
+        let pipeline = Arc::new(pipeline);
         let catalog = Arc::new(Catalog::new(datasets, [].into(), pipeline));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -105,11 +123,13 @@ impl Server {
         Self { address, stop, task }
     }
 
-    pub(crate) fn endpoint(&self) -> String {
+    /// What clients are given.
+    pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    pub(crate) async fn stop(self) -> forebay_server::Report {
+    /// Drains it.
+    pub async fn stop(self) -> forebay_server::Report {
         self.stop.send(()).unwrap();
         self.task.await.unwrap()
     }

@@ -1,0 +1,80 @@
+//! The device that mixes: what was asked for, opened.
+
+use std::fmt;
+use std::str::FromStr;
+
+use forebay::gpu::DeviceError;
+use forebay::mix::{self, Device, Mixer};
+use serde::{Deserialize, Deserializer};
+use tracing::info;
+
+/// `auto`, `cpu`, `cuda`, `cuda:N`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The first GPU, if it can be used, otherwise the CPU.
+    Auto,
+    /// This one and no other.
+    Only(Device),
+}
+
+impl DeviceChoice {
+    /// Opens the device and logs which it is. A GPU's mixer takes so many bytes of its memory.
+    ///
+    /// # Errors
+    /// When a GPU was asked for and cannot be used.
+    pub fn open(self, device_bytes: usize) -> Result<Mixer, DeviceError> {
+        let mixer = match self {
+            Self::Only(device) => mix::open(device, device_bytes)?,
+            Self::Auto => match mix::open(Device::Cuda(0), device_bytes) {
+                Ok(mixer) => mixer,
+                Err(reason) => {
+                    info!(%reason, "no GPU");
+                    Mixer::Cpu
+                }
+            },
+        };
+        info!(device = %mixer.device(), "mixing");
+        Ok(mixer)
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" { Ok(Self::Auto) } else { text.parse().map(Self::Only) }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => write!(f, "auto"),
+            Self::Only(device) => device.fmt(f),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for DeviceChoice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choices_have_names() {
+        for (name, choice) in [
+            ("auto", DeviceChoice::Auto),
+            ("cpu", DeviceChoice::Only(Device::Cpu)),
+            ("cuda:2", DeviceChoice::Only(Device::Cuda(2))),
+        ] {
+            assert_eq!(name.parse(), Ok(choice));
+            assert_eq!(choice.to_string(), name);
+        }
+        assert!("gpu".parse::<DeviceChoice>().is_err());
+    }
+}

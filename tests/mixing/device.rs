@@ -1,0 +1,105 @@
+//! What only a GPU has: memory of a fixed size, that batches go through in parts; a self-test.
+
+use std::process::Command;
+use std::thread;
+
+use forebay::gpu::DeviceError;
+use forebay::mix::{self, DType, Layout, Mixer, Output, Work};
+use forebay::{Error, Size};
+use libtest_mimic::{Failed, Trial};
+
+use crate::batch::{expected, normalise, pixels, plan, same};
+
+pub(crate) fn trials(mixer: &Mixer) -> Vec<Trial> {
+    let device = mixer.device();
+    let with = |name: &str, test: fn(&Mixer) -> Result<(), Failed>| {
+        let mixer = mixer.clone();
+        Trial::test(format!("{device}/{name}"), move || test(&mixer))
+    };
+    vec![
+        with("a_batch_larger_than_the_memory_goes_through_in_parts", parts),
+        with("two_samples_that_do_not_fit_are_refused_with_what_to_do", too_large),
+        with("memory_that_the_gpu_has_not_is_refused", no_memory),
+        with("batches_of_several_threads_do_not_meet", threads),
+        with("the_self_test_finds_nothing", self_test),
+    ]
+}
+
+/// Memory that a mixer holds beside pixels, on both lanes.
+const OVERHEAD: usize = 2 * (3072 + 4096 * 32 + 256);
+
+fn parts(mixer: &Mixer) -> Result<(), Failed> {
+    let (size, normalise) = (Size { height: 21, width: 33 }, normalise());
+    for (dtype, at_once) in [(DType::U8, 2), (DType::Bf16, 3), (DType::F32, 5)] {
+        let bytes = at_once * size.rgb_bytes() * (1 + dtype.bytes());
+        let small = mix::open(mixer.device(), OVERHEAD + 2 * bytes)?;
+        for n in [1, 2, 5, 6, 9, 16] {
+            let (clean, plan) = (pixels(n, size), plan("elem", n, size));
+            for layout in [Layout::Nhwc, Layout::Nchw] {
+                let output = Output { dtype, layout, mixed: true };
+                let work = Work { size, plan: &plan, output, normalise: &normalise };
+                same(&small.apply(&clean, &work)?, &expected(&clean, &work), &work)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn too_large(mixer: &Mixer) -> Result<(), Failed> {
+    let (size, normalise) = (Size::square(100), normalise());
+    let (clean, plan) = (pixels(2, size), plan("elem", 2, size));
+    let output = Output { dtype: DType::F32, layout: Layout::Nhwc, mixed: true };
+    let work = Work { size, plan: &plan, output, normalise: &normalise };
+    let need = 2 * size.rgb_bytes() * 5;
+    let small = mix::open(mixer.device(), OVERHEAD + 2 * need - 2)?;
+    let error = small.apply(&clean, &work).unwrap_err();
+    let Error::Device(DeviceError::Memory { need, .. }) = error else {
+        return Err(format!("refused with {error}").into());
+    };
+    assert!(error.to_string().contains("--device-bytes"), "{error}");
+    let enough = mix::open(mixer.device(), 2 * usize::try_from(need)?)?;
+    same(&enough.apply(&clean, &work)?, &expected(&clean, &work), &work)
+}
+
+fn no_memory(mixer: &Mixer) -> Result<(), Failed> {
+    let error = mix::open(mixer.device(), 1 << 50).unwrap_err().to_string();
+    let device = mixer.device().to_string();
+    if error.contains(&device) && error.contains("OUT_OF_MEMORY") {
+        // The device goes on.
+        return threads(mixer);
+    }
+    Err(error.into())
+}
+
+fn threads(mixer: &Mixer) -> Result<(), Failed> {
+    let (size, normalise) = (Size { height: 32, width: 20 }, &normalise());
+    let one = |n: usize| -> Result<(), String> {
+        let (clean, plan) = (pixels(n, size), plan("elem", n, size));
+        let output = Output { dtype: DType::F16, layout: Layout::Nchw, mixed: true };
+        let work = Work { size, plan: &plan, output, normalise };
+        for _ in 0..5 {
+            let got = mixer.apply(&clean, &work).map_err(|error| error.to_string())?;
+            let same = same(&got, &expected(&clean, &work), &work);
+            same.map_err(|failed| failed.message().unwrap_or("they differ").to_owned())?;
+        }
+        Ok(())
+    };
+    thread::scope(|scope| {
+        let threads: Vec<_> = (2..6).map(|n| scope.spawn(move || one(n))).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().expect("no panic"))
+    })?;
+    Ok(())
+}
+
+fn self_test(mixer: &Mixer) -> Result<(), Failed> {
+    let device = mixer.device().to_string();
+    let output = Command::new(env!("CARGO_BIN_EXE_quickstart"))
+        .args(["forebay", "gpu-selftest", "--device", &device, "--images", "4", "--size", "32"])
+        .output()?;
+    let said = String::from_utf8(output.stdout)?;
+    assert!(output.status.success(), "{said} {}", String::from_utf8_lossy(&output.stderr));
+    for part in ["bit for bit", "bf16 NHWC", "kernel"] {
+        assert!(said.contains(part), "{said}");
+    }
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! A server that mixes on the device, against the bytes of one that mixes on the CPU.
+
+use std::num::NonZeroUsize;
+
+use forebay::mix::{DType, Layout, Mixer, Normalise, Output, Work};
+use forebay::plan::{MixKind, MixPlan, MixSample};
+use forebay::{Pipeline, Rect, Size, pipeline};
+use forebay_client::{Client, Cursor, End, Job, MixedBy, Options, Rank};
+use forebay_tests::world::{SMALL, Server, recipe};
+use libtest_mimic::{Failed, Trial};
+
+use crate::batch::same;
+
+pub(crate) fn trials(mixer: &Mixer) -> Vec<Trial> {
+    let device = mixer.device();
+    let with = |name: &str, test: fn(&Mixer) -> Result<(), Failed>| {
+        let mixer = mixer.clone();
+        Trial::test(format!("{device}/{name}"), move || test(&mixer))
+    };
+    let mut trials =
+        vec![with("a_trainer_that_mixes_gets_the_bytes_of_a_server_that_does", trainer_mixes)];
+    if !matches!(mixer, Mixer::Cpu) {
+        trials.push(with("a_server_streams_a2_as_one_on_the_cpu_does", load_test));
+    }
+    trials
+}
+
+fn pipeline_on(mixer: &Mixer) -> Pipeline {
+    let threads = NonZeroUsize::new(2).unwrap();
+    Pipeline::on(mixer, pipeline::Settings { threads, ..pipeline::Settings::default() }).unwrap()
+}
+
+fn job(set: &[&str]) -> Job {
+    let set = SMALL.iter().chain(set).map(|change| (*change).to_owned()).collect();
+    Job { set, seed: 5, ..Job::new("train", "a2") }
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Runtime::new().unwrap().block_on(work)
+}
+
+/// What the load test sees of three steps, in each form.
+fn load_test(mixer: &Mixer) -> Result<(), Failed> {
+    block_on(async {
+        let (cpu, gpu) = (pipeline_on(&Mixer::Cpu), pipeline_on(mixer));
+        let (cpu, gpu) = (Server::with(cpu).await, Server::with(gpu).await);
+        for mode in ["batch", "pair", "elem"] {
+            for (dtype, layout) in [
+                (forebay_client::Dtype::U8, forebay_client::Layout::Nhwc),
+                (forebay_client::Dtype::Bf16, forebay_client::Layout::Nhwc),
+                (forebay_client::Dtype::F32, forebay_client::Layout::Nchw),
+            ] {
+                let mut checksums = Vec::new();
+                for server in [&cpu, &gpu] {
+                    let client = Options { dtype, layout, ..Options::new([server.endpoint()]) };
+                    let mode = format!("mix.mode = \"{mode}\"");
+                    let options = forebay_loadtest::Options::new(client, job(&[&mode]), 3);
+                    let options = forebay_loadtest::Options { trainers: 2, ..options };
+                    let report = forebay_loadtest::run(options).await?;
+                    assert!(report.violations.is_empty(), "{:?}", report.violations);
+                    assert_eq!(report.images, 48);
+                    checksums.push(report.checksum);
+                }
+                assert_eq!(checksums[0], checksums[1], "{mode} {dtype:?} {layout:?}");
+            }
+        }
+        cpu.stop().await;
+        gpu.stop().await;
+        Ok(())
+    })
+}
+
+/// Clean batches come with the plan; a trainer applies it.
+fn trainer_mixes(mixer: &Mixer) -> Result<(), Failed> {
+    let size = Size::square(48);
+    let normalise = Normalise::new(&recipe("a2", &[]));
+    block_on(async {
+        let server = Server::with(pipeline_on(&Mixer::Cpu)).await;
+        for mode in ["batch", "elem"] {
+            let job = job(&[&format!("mix.mode = \"{mode}\"")]);
+            for (dtype, output) in [
+                (forebay_client::Dtype::U8, Output::U8),
+                (forebay_client::Dtype::Bf16, output(DType::Bf16, Layout::Nchw)),
+                (forebay_client::Dtype::F32, output(DType::F32, Layout::Nhwc)),
+            ] {
+                let layout = match output.layout {
+                    Layout::Nhwc => forebay_client::Layout::Nhwc,
+                    Layout::Nchw => forebay_client::Layout::Nchw,
+                };
+                let ready = Options { dtype, layout, ..Options::new([server.endpoint()]) };
+                let mixed_by = MixedBy::Trainer;
+                let clean = Options { mixed_by, ..Options::new([server.endpoint()]) };
+                let (ready, clean) = (stream(ready, &job).await?, stream(clean, &job).await?);
+                assert_eq!(ready.len(), clean.len());
+                for (ready, clean) in ready.iter().zip(&clean) {
+                    let plan = MixPlan { samples: clean.mix.iter().map(given).collect() };
+                    let work = Work { size, plan: &plan, output, normalise: &normalise };
+                    same(&mixer.apply(&clean.pixels, &work)?, &ready.pixels, &work)?;
+                }
+            }
+        }
+        server.stop().await;
+        Ok(())
+    })
+}
+
+const fn output(dtype: DType, layout: Layout) -> Output {
+    Output { dtype, layout, mixed: true }
+}
+
+async fn stream(
+    options: Options,
+    job: &Job,
+) -> Result<Vec<forebay_client::Microbatch>, forebay_client::Error> {
+    let client = Client::connect(options)?;
+    let mut stream = client.stream(job, Cursor::default(), End::Steps(1), Rank::ALONE).await?;
+    let mut received = Vec::new();
+    while let Some(microbatch) = stream.next().await {
+        received.push(microbatch?);
+    }
+    Ok(received)
+}
+
+/// A sample's entry, from what the header says.
+fn given(mix: &forebay_client::Mix) -> MixSample {
+    match *mix {
+        forebay_client::Mix::Keep => MixSample::UNMIXED,
+        forebay_client::Mix::MixUp { lambda, partner_lambda } => {
+            MixSample::given(MixKind::Mixup, [lambda, partner_lambda])
+        }
+        forebay_client::Mix::CutMix { top, left, height, width } => {
+            let cut = MixKind::Cutmix(Rect { top, left, height, width });
+            MixSample::given(cut, [1.0, 0.0])
+        }
+    }
+}
