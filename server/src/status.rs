@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use forebay::Error;
-use forebay::gpu::DeviceError;
 use forebay_proto::frame::SplitError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -29,6 +28,11 @@ pub enum Refusal {
     /// The request is in a form of gRPC that is not served.
     #[error("the request is compressed, which is not served: send it as it is")]
     Compressed,
+    /// There is no such method.
+    #[error(
+        "forebay.v1.ForebayService has no such method; it has Describe, Explain, Stream and Fetch"
+    )]
+    UnknownMethod,
     /// There is no such dataset.
     #[error("no dataset {name:?} is served here; there are: {}", .served.join(", "))]
     UnknownDataset {
@@ -57,6 +61,20 @@ pub enum Refusal {
         /// The bound.
         limit: usize,
     },
+    /// As many streams as an identity may have.
+    #[error("{identity} has {limit} streams, as many as it may; end one, or raise its limit")]
+    TooManyOfIdentity {
+        /// Who calls.
+        identity: String,
+        /// The bound.
+        limit: usize,
+    },
+    /// Nobody knows who calls.
+    #[error("{why}: send `authorization: Bearer TOKEN` with a token of this server")]
+    Unauthenticated {
+        /// What is wrong.
+        why: &'static str,
+    },
     /// The reader took nothing.
     #[error("nothing was taken for {} s, so the stream was ended; ask for the next microbatch", .after.as_secs_f64())]
     Stalled {
@@ -81,26 +99,24 @@ impl Refusal {
     }
 
     /// The code that says whose turn it is, as the .proto lists them.
-    fn code(&self) -> Code {
+    pub(crate) fn code(&self) -> Code {
         match self {
             Self::Invalid { .. } | Self::Frame(SplitError::HeaderTooLarge { .. }) => {
                 Code::InvalidArgument
             }
-            Self::Compressed => Code::Unimplemented,
+            Self::Compressed | Self::UnknownMethod => Code::Unimplemented,
             Self::UnknownDataset { .. } => Code::NotFound,
             Self::Mismatch { .. } => Code::FailedPrecondition,
-            Self::TooManyStreams { .. } => Code::ResourceExhausted,
+            Self::TooManyStreams { .. } | Self::TooManyOfIdentity { .. } => Code::ResourceExhausted,
+            Self::Unauthenticated { .. } => Code::Unauthenticated,
             Self::Stalled { .. } | Self::Draining => Code::Unavailable,
             Self::Frame(_) => Code::Internal,
             Self::Pipeline(error) => match error {
-                Error::Recipe(_)
-                | Error::BufferBudget { .. }
-                | Error::Device(DeviceError::Memory { .. }) => Code::InvalidArgument,
+                Error::Recipe(_) | Error::BufferBudget { .. } => Code::InvalidArgument,
                 Error::Dataset(_) | Error::Record { .. } => Code::DataLoss,
                 Error::OutOfRange { .. } => Code::OutOfRange,
                 Error::Busy { .. } => Code::ResourceExhausted,
-                // Another server's GPU may do.
-                Error::Device(_) | Error::Cancelled => Code::Unavailable,
+                Error::Cancelled => Code::Unavailable,
                 _ => Code::Internal,
             },
         }

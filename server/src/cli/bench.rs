@@ -16,7 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::options::{DatasetOptions, DeviceOptions, RecipeOptions, pipeline_for};
+use super::options::{DatasetOptions, RecipeOptions, pipeline_for};
 use super::say;
 
 #[derive(Debug, Args)]
@@ -33,8 +33,6 @@ pub(super) struct BenchArgs {
     /// Worker threads; all cores where left out.
     #[arg(long, env = "FOREBAY_THREADS")]
     threads: Option<NonZeroUsize>,
-    #[command(flatten)]
-    on: DeviceOptions,
     /// Seed of the run.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -54,7 +52,7 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let recipe = Arc::new(args.recipe.spec()?.with(set).resolve()?);
     let steps = Sequence::new(dataset.len(), &recipe, args.seed)?.steps_per_epoch();
     let output = Output::U8;
-    let pipeline = pipeline_for(&recipe, output, args.threads, args.on)?;
+    let pipeline = pipeline_for(&recipe, output, args.threads)?;
 
     let request = |number: u64| Request {
         dataset: Arc::clone(&dataset),

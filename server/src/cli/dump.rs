@@ -10,7 +10,7 @@ use forebay::mix::Output;
 use forebay::{Microbatch, Request};
 use safetensors::tensor::{Dtype, TensorView};
 
-use super::options::{DeviceOptions, MicrobatchOptions, pipeline_for};
+use super::options::{MicrobatchOptions, pipeline_for};
 use super::say;
 
 #[derive(Debug, Args)]
@@ -20,8 +20,6 @@ pub(super) struct DumpArgs {
     /// Pixels after mixing, or before.
     #[arg(long, value_enum, default_value_t = MixWhen::After)]
     mix: MixWhen,
-    #[command(flatten)]
-    on: DeviceOptions,
     /// The file to write.
     #[arg(long, short, value_name = "FILE", default_value = "microbatch.safetensors")]
     out: PathBuf,
@@ -41,7 +39,7 @@ enum MixWhen {
 pub(super) fn dump(args: &DumpArgs) -> anyhow::Result<()> {
     let output = Output { mixed: args.mix == MixWhen::After, ..Output::U8 };
     let request = args.microbatch.request(output)?;
-    let pipeline = pipeline_for(&request.recipe, output, None, args.on)?;
+    let pipeline = pipeline_for(&request.recipe, output, None)?;
     let microbatch = pipeline.make(request.clone())?;
     write(&args.out, &request, &microbatch)
         .with_context(|| format!("cannot write {}", args.out.display()))?;

@@ -3,7 +3,6 @@
 mod bench;
 mod dump;
 mod explain;
-mod gpu_selftest;
 mod index;
 mod options;
 mod preview;
@@ -42,8 +41,6 @@ enum Command {
     Preview(preview::PreviewArgs),
     /// Measure CPU time per image, stage by stage, without a network.
     Bench(bench::BenchArgs),
-    /// Check that a GPU mixes as the CPU does, bit for bit, and measure it.
-    GpuSelftest(gpu_selftest::SelfTestArgs),
     /// Write a procedural dataset like ImageNet, so that nothing need be downloaded.
     SampleData(sample_data::SampleDataArgs),
     /// Print completions for a shell.
@@ -69,7 +66,6 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Dump(args) => dump::dump(&args),
         Command::Preview(args) => preview::preview(&args),
         Command::Bench(args) => bench::bench(&args),
-        Command::GpuSelftest(args) => gpu_selftest::selftest(&args),
         Command::SampleData(args) => sample_data::sample_data(&args),
         Command::Completions { shell } => {
             use clap::CommandFactory as _;

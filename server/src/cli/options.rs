@@ -6,13 +6,11 @@ use std::sync::Arc;
 
 use clap::Args;
 use forebay::dataset::Dataset;
-use forebay::mix::{DEVICE_BYTES, Device, Output};
+use forebay::mix::Output;
 use forebay::order::Sequence;
 use forebay::plan::MicrobatchName;
 use forebay::recipe::{Recipe, RecipeSpec};
 use forebay::{Pipeline, Request, pipeline};
-
-use crate::device::DeviceChoice;
 
 /// Where a dataset and its index lie.
 #[derive(Clone, Debug, Args)]
@@ -109,31 +107,16 @@ impl MicrobatchOptions {
     }
 }
 
-/// The device that mixes.
-#[derive(Clone, Copy, Debug, Args)]
-pub(super) struct DeviceOptions {
-    /// Where to mix: auto (the first GPU, else the CPU), cpu, or cuda:N.
-    #[arg(long, default_value_t = DeviceChoice::Only(Device::Cpu), env = "FOREBAY_DEVICE")]
-    device: DeviceChoice,
-}
-
-impl DeviceOptions {
-    /// The CPU.
-    pub(super) const CPU: Self = Self { device: DeviceChoice::Only(Device::Cpu) };
-}
-
 /// A pipeline for one command: a single microbatch at a time, as large as it may be.
 pub(super) fn pipeline_for(
     recipe: &Recipe,
     output: Output,
     threads: Option<NonZeroUsize>,
-    on: DeviceOptions,
 ) -> anyhow::Result<Pipeline> {
     let defaults = pipeline::Settings::default();
     let pixels = forebay::Size::square(recipe.image_size).rgb_bytes();
     let bytes = recipe.microbatch_size() as usize * pixels * (output.dtype.bytes() + 1);
     let buffer_bytes = defaults.buffer_bytes.max(2 * bytes);
     let threads = threads.unwrap_or(defaults.threads);
-    let mixer = on.device.open(DEVICE_BYTES)?;
-    Ok(Pipeline::on(&mixer, pipeline::Settings { threads, buffer_bytes, ..defaults })?)
+    Ok(Pipeline::new(pipeline::Settings { threads, buffer_bytes, ..defaults })?)
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use forebay::mix::Output;
 use forebay::pipeline::{self, ExplainedSample, Explanation};
 
-use super::options::{DeviceOptions, MicrobatchOptions, pipeline_for};
+use super::options::{MicrobatchOptions, pipeline_for};
 use super::say;
 use crate::preview::{Tile, sheet};
 
@@ -26,8 +26,7 @@ pub(super) struct PreviewArgs {
 pub(super) fn preview(args: &PreviewArgs) -> anyhow::Result<()> {
     let request = args.microbatch.request(Output::U8)?;
     let explanation = pipeline::explain(&request)?;
-    let pipeline = pipeline_for(&request.recipe, Output::U8, None, DeviceOptions::CPU)?;
-    let microbatch = pipeline.make(request.clone())?;
+    let microbatch = pipeline_for(&request.recipe, Output::U8, None)?.make(request.clone())?;
     let size = forebay::Size::square(request.recipe.image_size);
     let classes = request.dataset.classes();
     let slots = microbatch.payload.chunks_exact(size.rgb_bytes()).zip(&explanation.samples);
