@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use forebay::mix::{Mixer, Normalise, Output, Work};
+use forebay::mix::{self, Normalise};
 use forebay::plan::{self, MixKind, MixPlan, MixSample};
 use forebay::recipe::RecipeSpec;
 use forebay::{Rect, Size};
-use forebay_tests::{json, mixers};
+use forebay_tests::json;
 use libtest_mimic::{Failed, Trial};
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -20,15 +20,9 @@ pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
     let bytes: &'static [u8] = bytes.leak();
     let cases = json(&suite.join("cases.json"));
     let boxes = json(&suite.join("rand_bbox.json"));
-    let cases = cases["cases"].as_array().expect("cases").clone();
-    let mixes = mixers().into_iter().flat_map(move |mixer| {
-        let trial = |case: &Value| {
-            let (case, mixer) = (case.clone(), mixer.clone());
-            let name = case["name"].as_str().expect("a name");
-            let name = format!("05_mixup/{}/{name}", mixer.device());
-            Trial::test(name, move || check_mix(&mixer, &case, bytes))
-        };
-        cases.iter().map(trial).collect::<Vec<_>>()
+    let mixes = cases["cases"].as_array().expect("cases").clone().into_iter().map(move |case| {
+        let name = format!("05_mixup/{}", case["name"].as_str().expect("a name"));
+        Trial::test(name, move || check_mix(&case, bytes))
     });
     let boxes = boxes["cases"].as_array().expect("cases").clone().into_iter().enumerate();
     let boxes = boxes.map(|(i, case)| {
@@ -101,7 +95,7 @@ fn plan_of(case: &Value, n: usize, size: Size) -> Result<MixPlan, Failed> {
     Ok(MixPlan { samples })
 }
 
-fn check_mix(mixer: &Mixer, case: &Value, arrays: &[u8]) -> Result<(), Failed> {
+fn check_mix(case: &Value, arrays: &[u8]) -> Result<(), Failed> {
     let arrays = SafeTensors::deserialize(arrays)?;
     let input = arrays.tensor(case["input"].as_str().expect("an input"))?;
     let [n, 3, height, width] = *input.shape() else { return Err("not [n, 3, h, w]".into()) };
@@ -112,9 +106,8 @@ fn check_mix(mixer: &Mixer, case: &Value, arrays: &[u8]) -> Result<(), Failed> {
 
     let nhwc = to_nhwc(input.data(), n, height * width);
     if case["kind"] == "collate" {
-        let normalise = Normalise::new(&RecipeSpec::preset("a2").resolve()?);
-        let work = Work { size, plan: &plan, output: Output::U8, normalise: &normalise };
-        let mixed = mixer.apply(&nhwc, &work)?;
+        let mut mixed = nhwc;
+        mix::cpu::mix(&mut mixed, size, &plan);
         if mixed != to_nhwc(out.data(), n, height * width) {
             return Err("mixed pixels differ".into());
         }
@@ -128,10 +121,9 @@ fn check_mix(mixer: &Mixer, case: &Value, arrays: &[u8]) -> Result<(), Failed> {
     let targets = floats(arrays.tensor(&format!("{name}.target"))?.data());
     let classes = usize::try_from(case["num_classes"].as_u64().expect("a number"))?;
     let smoothing = case["smoothing"].as_f64().expect("a number");
-    let pairs: Vec<[u32; 2]> = (0..n).map(|i| [labels[i], labels[n - 1 - i]]).collect();
-    let lambda: Vec<f64> = plan.samples.iter().map(|sample| sample.lambda).collect();
-    let got = mixer.dense_targets(&pairs, &lambda, smoothing, classes)?;
-    for (i, (got, expected)) in got.chunks(classes).zip(targets.chunks(classes)).enumerate() {
+    for (i, expected) in targets.chunks(classes).enumerate() {
+        let pair = [labels[i], labels[n - 1 - i]];
+        let got = mix::dense_target(pair, plan.samples[i].lambda, smoothing, classes);
         if got.iter().zip(expected).any(|(got, expected)| (got - expected).abs() > 2e-7) {
             return Err(format!("target {i}: {expected:?}, got {got:?}").into());
         }

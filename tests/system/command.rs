@@ -6,17 +6,10 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use forebay_tests::world::WORLD;
-
-fn forebay_command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_quickstart"));
-    // These are about the command, not about a stand-in for a GPU.
-    command.arg("forebay").args(arguments).env_remove("LD_LIBRARY_PATH");
-    command
-}
+use crate::world::WORLD;
 
 fn forebay(arguments: &[&str]) -> Output {
-    forebay_command(arguments).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_quickstart")).arg("forebay").args(arguments).output().unwrap()
 }
 
 fn text(path: &Path) -> &str {
@@ -169,43 +162,6 @@ fn a_server_that_cannot_start_says_why() {
     let named = format!("train={}", text(&train));
     let said = fails(&["serve", "--dataset", &named, "--listen", &address]);
     assert!(said.contains(&address), "{said}");
-}
-
-#[test]
-fn a_gpu_that_is_not_there_is_refused() {
-    let train = WORLD.train();
-    let named = format!("train={}", text(&train));
-    // No machine has a hundred, and the libraries that a stand-in gives are not in its place.
-    let device = ["--device", "cuda:99"];
-    let serve = ["serve", "--listen", "127.0.0.1:0", "--dataset", &named];
-    let bench = ["bench", "--dataset", text(&train), "--images", "1"];
-    for command in [&serve[..], &bench[..], &["gpu-selftest"][..]] {
-        let said = fails(&[command, &device[..]].concat());
-        assert!(said.contains("cuda:99") && said.contains("--device cpu"), "{said}");
-        assert!(!said.contains("panicked"), "{said}");
-        assert_eq!(said.contains("--features cuda"), !cfg!(feature = "cuda"), "{said}");
-    }
-    assert!(fails(&["gpu-selftest", "--device", "cpu"]).contains("--device cuda:N"));
-}
-
-#[test]
-fn without_a_gpu_auto_mixes_on_the_cpu_and_says_so() {
-    let train = WORLD.train();
-    let named = format!("train={}", text(&train));
-    let mut server = forebay_command(&["serve", "--listen", "127.0.0.1:0", "--dataset", &named])
-        // A GPU that is there is hidden.
-        .env("CUDA_VISIBLE_DEVICES", "")
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let log = BufReader::new(server.stderr.take().unwrap());
-    let said: Vec<String> =
-        log.lines().map(|line| line.unwrap()).take_while(|line| !line.contains("opened")).collect();
-    server.kill().unwrap();
-    server.wait().unwrap();
-    assert!(said[0].contains("no GPU") && said[0].contains("cuda:0"), "{said:?}");
-    assert!(said[1].contains("mixing") && said[1].contains("cpu"), "{said:?}");
 }
 
 #[test]

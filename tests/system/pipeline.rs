@@ -7,7 +7,7 @@ use std::sync::mpsc::sync_channel;
 use forebay::mix::{self, DType, Layout, Normalise, Output};
 use forebay::{Error, Microbatch, Request, Size, pipeline as forebay_pipeline};
 
-use forebay_tests::world::{WORLD, pipeline, recipe, request};
+use crate::world::{WORLD, pipeline, recipe, request};
 
 /// All that a trainer gets of it: pixels, records, labels and weights.
 fn content(made: &Microbatch) -> (Vec<u8>, Vec<u64>, [Vec<u32>; 3]) {

@@ -3,7 +3,7 @@
 use forebay_client::{Client, Cursor, Digest, End, Error, Job, Microbatch, Name, Options, Rank};
 use forebay_loadtest::Report;
 
-use forebay_tests::world::{SMALL, Server, WORLD, pipeline, recipe, request};
+use crate::world::{SMALL, Server, WORLD, pipeline, recipe, request};
 
 fn job(base: &str, set: &[&str]) -> Job {
     let resize = ["crop.resize = 50"];

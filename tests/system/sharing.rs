@@ -9,7 +9,7 @@ use forebay::mix::Output;
 use forebay::recipe::Recipe;
 use forebay::{Pipeline, Request, Size};
 
-use forebay_tests::world::{recipe, request, sharing_pipeline};
+use crate::world::{recipe, request, sharing_pipeline};
 
 /// Microbatches of a step, and bytes of a sample.
 const MICROBATCHES: u32 = 8;

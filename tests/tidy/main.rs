@@ -101,15 +101,6 @@ fn only_the_plan_draws() {
 }
 
 #[test]
-fn only_the_gpu_module_sees_cudarc() {
-    let sources = ["src", "server", "proto"].map(|folder| files(&root().join(folder), &[".rs"]));
-    for path in sources.concat() {
-        let sees = read(&path).contains("cudarc::");
-        assert!(!sees || path.starts_with(root().join("src/gpu")), "{}", path.display());
-    }
-}
-
-#[test]
 fn every_dependency_comes_from_the_registry() {
     let lock = read(&root().join("Cargo.lock"));
     for line in lock.lines().filter(|line| line.starts_with("source")) {

@@ -1,7 +1,5 @@
 //! A small dataset, made once, and pipelines and servers over it.
 
-#![expect(clippy::unwrap_used, clippy::missing_panics_doc, reason = "for tests")]
-
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -24,23 +22,19 @@ use tokio::task::JoinHandle;
 const CLASSES: u32 = 4;
 const PER_CLASS: u32 = 15;
 
-/// A dataset in a temporary folder.
-#[derive(Debug)]
-pub struct World {
+pub(crate) struct World {
     folder: TempDir,
-    /// Opened.
-    pub dataset: Arc<Dataset>,
+    pub(crate) dataset: Arc<Dataset>,
 }
 
 impl World {
-    /// Its folder.
-    pub fn train(&self) -> PathBuf {
+    pub(crate) fn train(&self) -> PathBuf {
         self.folder.path().join("train")
     }
 }
 
 /// Lives until the process ends.
-pub static WORLD: LazyLock<World> = LazyLock::new(|| {
+pub(crate) static WORLD: LazyLock<World> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
     let what = SampleData { classes: CLASSES, per_class: PER_CLASS, val_per_class: 0, seed: 7 };
     sample_data::write(folder.path(), &what, |_| {}).unwrap();
@@ -61,18 +55,16 @@ fn damage(train: &Path) {
 }
 
 /// Small pictures: the arithmetic is the same, and tests stay quick.
-pub const SMALL: [&str; 3] = ["batch = 16", "microbatches = 8", "image_size = 48"];
+pub(crate) const SMALL: [&str; 3] = ["batch = 16", "microbatches = 8", "image_size = 48"];
 
-/// A preset for small pictures, with changes.
-pub fn recipe(base: &str, set: &[&str]) -> Arc<Recipe> {
+pub(crate) fn recipe(base: &str, set: &[&str]) -> Arc<Recipe> {
     let set = SMALL.iter().chain(set).map(|change| (*change).to_owned());
     let spec = RecipeSpec::preset(base);
     let spec = if base == "eval" { spec.with(["crop.resize = 50".to_owned()]) } else { spec };
     Arc::new(spec.with(set).resolve().unwrap())
 }
 
-/// A microbatch of the world.
-pub fn request(recipe: &Arc<Recipe>, epoch: u64, step: u64, index: u32) -> Request {
+pub(crate) fn request(recipe: &Arc<Recipe>, epoch: u64, step: u64, index: u32) -> Request {
     Request {
         dataset: Arc::clone(&WORLD.dataset),
         recipe: Arc::clone(recipe),
@@ -81,38 +73,28 @@ pub fn request(recipe: &Arc<Recipe>, epoch: u64, step: u64, index: u32) -> Reque
     }
 }
 
-/// A pipeline on the tests' device.
-pub fn pipeline(threads: usize) -> Pipeline {
+pub(crate) fn pipeline(threads: usize) -> Pipeline {
     sharing_pipeline(threads, pipeline::Settings::default().share_bytes)
 }
 
 /// A pipeline that keeps so many bytes of samples made early.
-pub fn sharing_pipeline(threads: usize, share_bytes: usize) -> Pipeline {
+pub(crate) fn sharing_pipeline(threads: usize, share_bytes: usize) -> Pipeline {
     let threads = NonZeroUsize::new(threads).unwrap();
     let defaults = pipeline::Settings::default();
-    let settings = pipeline::Settings { threads, share_bytes, ..defaults };
-    Pipeline::on(&crate::mixer(), settings).unwrap()
+    Pipeline::new(pipeline::Settings { threads, share_bytes, ..defaults }).unwrap()
 }
 
 /// A server in this process, on a free port.
-#[derive(Debug)]
-pub struct Server {
-    /// Where it listens.
-    pub address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
     stop: oneshot::Sender<()>,
     task: JoinHandle<forebay_server::Report>,
 }
 
 impl Server {
-    /// Starts one on the tests' device.
-    pub async fn start(threads: usize) -> Self {
-        Self::with(pipeline(threads)).await
-    }
-
-    /// Starts one that makes its microbatches so.
-    pub async fn with(pipeline: Pipeline) -> Self {
+    pub(crate) async fn start(threads: usize) -> Self {
         let datasets = [("train".to_owned(), Arc::clone(&WORLD.dataset))].into();
-        let pipeline = Arc::new(pipeline);
+        let pipeline = Arc::new(pipeline(threads));
         let catalog = Arc::new(Catalog::new(datasets, [].into(), pipeline));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -123,13 +105,11 @@ impl Server {
         Self { address, stop, task }
     }
 
-    /// What clients are given.
-    pub fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Drains it.
-    pub async fn stop(self) -> forebay_server::Report {
+    pub(crate) async fn stop(self) -> forebay_server::Report {
         self.stop.send(()).unwrap();
         self.task.await.unwrap()
     }
