@@ -9,7 +9,6 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::Error;
-use crate::gpu::{HostBytes, HostMemory};
 
 /// Buffers of at most a number of bytes together.
 #[derive(Clone, Debug)]
@@ -20,7 +19,6 @@ pub struct Ring {
 #[derive(Debug)]
 struct Shared {
     limit: usize,
-    memory: HostMemory,
     /// A lock, because buffers come back on whatever thread drops them; held for a few instructions.
     state: Mutex<State>,
     returned: Condvar,
@@ -29,7 +27,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     /// Buffers at rest.
-    free: Vec<HostBytes>,
+    free: Vec<Vec<u8>>,
     /// Bytes of all buffers, at rest or out.
     allocated: usize,
     /// Bytes of the buffers that are out.
@@ -40,13 +38,8 @@ struct State {
 impl Ring {
     /// A ring whose buffers take at most `limit` bytes together.
     pub fn new(limit: usize) -> Self {
-        Self::of(limit, HostMemory::Plain)
-    }
-
-    /// A ring of such memory.
-    pub fn of(limit: usize, memory: HostMemory) -> Self {
-        let (state, returned) = (Mutex::default(), Condvar::new());
-        Self { shared: Arc::new(Shared { limit, memory, state, returned }) }
+        let shared = Shared { limit, state: Mutex::default(), returned: Condvar::new() };
+        Self { shared: Arc::new(shared) }
     }
 
     /// The bound in bytes.
@@ -63,7 +56,7 @@ impl Ring {
     ///
     /// # Errors
     /// [`Error::BufferBudget`] if the whole ring is smaller, [`Error::Cancelled`] once the ring is
-    /// closed, [`Error::Device`] if a device gives no memory.
+    /// closed.
     pub fn take(&self, len: usize) -> Result<Slab, Error> {
         if len > self.shared.limit {
             return Err(Error::BufferBudget { need: len as u64, limit: self.shared.limit as u64 });
@@ -73,8 +66,8 @@ impl Ring {
             if state.closed {
                 return Err(Error::Cancelled);
             }
-            if let Some(bytes) = state.find(len, &self.shared)? {
-                state.out += bytes.len();
+            if let Some(bytes) = state.find(len, self.shared.limit) {
+                state.out += bytes.capacity();
                 return Ok(Slab { bytes, len, shared: Arc::clone(&self.shared) });
             }
             state = self.shared.returned.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -87,8 +80,8 @@ impl Ring {
         if state.closed || len > self.shared.limit {
             return None;
         }
-        let bytes = state.find(len, &self.shared).ok()??;
-        state.out += bytes.len();
+        let bytes = state.find(len, self.shared.limit)?;
+        state.out += bytes.capacity();
         Some(Slab { bytes, len, shared: Arc::clone(&self.shared) })
     }
 
@@ -109,24 +102,23 @@ impl Shared {
 impl State {
     /// The smallest resting buffer that is large enough, or a new one if the limit allows it, after
     /// letting go of resting buffers that are too small.
-    fn find(&mut self, len: usize, shared: &Shared) -> Result<Option<HostBytes>, Error> {
+    fn find(&mut self, len: usize, limit: usize) -> Option<Vec<u8>> {
         let fitting = self.free.iter().enumerate().filter(|(_, bytes)| bytes.len() >= len);
         if let Some((at, _)) = fitting.min_by_key(|(_, bytes)| bytes.len()) {
-            return Ok(Some(self.free.swap_remove(at)));
+            return Some(self.free.swap_remove(at));
         }
-        while self.allocated + len > shared.limit {
-            let Some(smaller) = self.free.pop() else { return Ok(None) };
-            self.allocated -= smaller.len();
+        while self.allocated + len > limit {
+            self.allocated -= self.free.pop()?.capacity();
         }
-        let bytes = shared.memory.allocate(len)?;
-        self.allocated += len;
-        Ok(Some(bytes))
+        let bytes = vec![0; len];
+        self.allocated += bytes.capacity();
+        Some(bytes)
     }
 }
 
 /// A buffer of a [`Ring`], returned when dropped.
 pub struct Slab {
-    bytes: HostBytes,
+    bytes: Vec<u8>,
     len: usize,
     shared: Arc<Shared>,
 }
@@ -136,18 +128,13 @@ impl Slab {
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
     }
-
-    /// All of the memory, for a device to work on.
-    pub const fn host(&mut self) -> &mut HostBytes {
-        &mut self.bytes
-    }
 }
 
 impl Drop for Slab {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
         let mut state = self.shared.lock();
-        state.out -= bytes.len();
+        state.out -= bytes.capacity();
         state.free.push(bytes);
         drop(state);
         self.shared.returned.notify_all();

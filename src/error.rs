@@ -2,12 +2,11 @@
 
 use crate::dataset::DatasetError;
 use crate::decode::DecodeError;
-use crate::gpu::DeviceError;
 use crate::plan::MicrobatchName;
 use crate::recipe::RecipeError;
 
 /// An error of the pipeline. Each variant is somebody's turn: the one who wrote the request or the
-/// configuration, the one who keeps the dataset, or the one who runs the service and its machine.
+/// configuration, the one who keeps the dataset, or the one who runs the service.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -47,15 +46,6 @@ pub enum Error {
         need: u64,
         /// Bytes of the budget.
         limit: u64,
-    },
-    /// The GPU cannot be used, or failed: see to it, or mix on the CPU.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
-    /// A plan that came with a batch is not one of its.
-    #[error("the mix plan is not one of this batch: {what}")]
-    Plan {
-        /// What does not fit.
-        what: String,
     },
     /// The queue of requests is full: slow down, ask again.
     #[error("the queue holds {limit} microbatches, as many as it may; ask again shortly")]

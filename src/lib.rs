@@ -21,7 +21,6 @@ pub mod batch;
 pub mod dataset;
 pub mod decode;
 pub mod error;
-pub mod gpu;
 pub mod mix;
 pub mod op;
 pub mod order;

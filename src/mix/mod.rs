@@ -3,25 +3,13 @@
 //!
 //! Sources: timm 1.0.31 `timm/data/mixup.py` (`FastCollateMixup`: u8, before normalisation) and
 //! `timm/data/loader.py` (`PrefetchLoader`: `(x - 255 * mean) / (255 * std)` in f32).
-//!
-//! [`cpu`] and [`convert`] are the truth. The kernels of kernels/*.cu do both in one pass on a GPU and
-//! give the same bits; twin.rs is them in Rust. [`open`] chooses.
 
 pub mod cpu;
-#[cfg(feature = "cuda")]
-mod cuda;
-mod device;
-#[cfg(test)]
-mod twin;
 
 use half::{bf16, f16};
 
 use crate::recipe::Recipe;
 use crate::sample::Size;
-
-#[cfg(feature = "cuda")]
-pub use cuda::Cuda;
-pub use device::{DEVICE_BYTES, Device, Mixer, Times, Work, open};
 
 /// Type of a pixel's channel values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,18 +98,6 @@ impl Normalise {
         &self.f32[channel]
     }
 
-    /// The bytes of a dtype of each channel's 256 values; nothing for u8, which is not normalised.
-    #[cfg(feature = "cuda")]
-    fn table(&self, dtype: DType) -> Vec<u8> {
-        let values = self.f32.as_flattened().iter();
-        match dtype {
-            DType::U8 => Vec::new(),
-            DType::F16 => values.flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect(),
-            DType::Bf16 => values.flat_map(|&value| bf16::from_f32(value).to_le_bytes()).collect(),
-            DType::F32 => values.flat_map(|value| value.to_le_bytes()).collect(),
-        }
-    }
-
     fn bytes<const N: usize>(&self, to: impl Fn(f32) -> [u8; N]) -> [[[u8; N]; 256]; 3] {
         self.f32.map(|table| table.map(&to))
     }
@@ -178,29 +154,20 @@ fn layout<const N: usize>(
 ///
 /// # Panics
 /// When a label is not below the number of classes.
+#[expect(clippy::cast_possible_truncation, reason = "targets are f32")]
 pub fn dense_target(labels: [u32; 2], lambda: f64, smoothing: f64, classes: usize) -> Vec<f32> {
+    let off = smoothing / classes as f64;
+    let on = 1.0 - smoothing + off;
+    let one_hot = |label: u32, class: usize| {
+        if class == label as usize { on as f32 } else { off as f32 }
+    };
     assert!(labels.iter().all(|&label| (label as usize) < classes), "{labels:?} of {classes}");
-    let [on, off] = smoothed(smoothing, classes);
-    let weights = weights_of(lambda);
-    let one_hot = |label: u32, class: usize| if class == label as usize { on } else { off };
+    let weights = [lambda as f32, (1.0 - lambda) as f32];
     (0..classes)
         .map(|class| {
             one_hot(labels[0], class) * weights[0] + one_hot(labels[1], class) * weights[1]
         })
         .collect()
-}
-
-/// What smoothing leaves of 1 and makes of 0.
-#[expect(clippy::cast_possible_truncation, reason = "targets are f32")]
-fn smoothed(smoothing: f64, classes: usize) -> [f32; 2] {
-    let off = smoothing / classes as f64;
-    [(1.0 - smoothing + off) as f32, off as f32]
-}
-
-/// The weights of a target's two labels.
-#[expect(clippy::cast_possible_truncation, reason = "targets are f32")]
-const fn weights_of(lambda: f64) -> [f32; 2] {
-    [lambda as f32, (1.0 - lambda) as f32]
 }
 
 #[cfg(test)]

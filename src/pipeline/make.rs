@@ -1,12 +1,9 @@
 //! Makes one microbatch: a buffer, its samples each in its slot, mixing, digest.
-//!
-//! On a GPU mixing is handed over when all samples are there; the next microbatch is being decoded
-//! meanwhile, by another maker.
 
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
@@ -20,9 +17,9 @@ use crate::batch::Ring;
 use crate::dataset::Dataset;
 use crate::decode::Decoder;
 use crate::error::Error;
-use crate::mix::{self, Mixer, Normalise, Work as Mixing};
+use crate::mix::{self, Normalise};
 use crate::order::Sequence;
-use crate::plan::{self, MicrobatchName};
+use crate::plan::{self, MicrobatchName, MixPlan};
 use crate::recipe::Recipe;
 use crate::resize::Resizer;
 use crate::sample::Size;
@@ -99,39 +96,40 @@ pub(super) fn make(
     request: &Request,
     wanted: &AtomicBool,
     workers: &Workers,
-    (ring, mixer): (&Ring, &Mixer),
+    ring: &Ring,
     queued: Instant,
 ) -> Result<Microbatch, Error> {
     let Request { dataset, recipe, name, output } = request;
     let Samples { positions, records, sequence } = Samples::of(dataset, recipe, *name)?;
     let n = records.len();
     let size = Size::square(recipe.image_size);
-    let plan = plan::mix(recipe, *name, n);
-    let normalise = Normalise::new(recipe);
-    let mixing = Mixing { size, plan: &plan, output: *output, normalise: &normalise };
-    let mut slab = ring.take(mixing.buffer_bytes())?;
+    let payload_bytes = n * size.rgb_bytes() * output.dtype.bytes();
+    // Pixels that do not stay as they are lie behind the payload until they are converted.
+    let working_bytes = if output.in_place() { 0 } else { n * size.rgb_bytes() };
+    let mut slab = ring.take(payload_bytes + working_bytes)?;
     let queue = queued.elapsed();
     let job = Job { dataset: dataset.digest(), recipe: recipe.digest(), seed: name.seed };
     let step = Step { job, epoch: name.epoch, number: name.step };
     workers.shared.visit(step, sequence.step(name.step));
 
-    let (payload, clean) = slab.split_at_mut(mixing.clean_at());
+    let (payload, working) = slab.split_at_mut(payload_bytes);
+    let plan = plan::mix(recipe, *name, n);
     let mut stages = workers.pool.install(|| -> Result<Stages, Error> {
+        let pixels = if output.in_place() { &mut *payload } else { &mut *working };
         let work = Work { request, wanted, workers, size, step };
-        let mut stages = work.fill(&sequence, clean, &positions, &records)?;
-        if matches!(mixer, Mixer::Cpu) {
-            stages += mix_all(workers, payload, clean, &mixing);
+        let mut stages = work.fill(&sequence, pixels, &positions, &records)?;
+        if output.mixed && recipe.mix.enabled() {
+            stages += mix_all(workers, pixels, &plan, size);
+        }
+        if !output.in_place() {
+            stages += convert_all(request, working, payload, size);
         }
         Ok(stages)
     })?;
-    if !matches!(mixer, Mixer::Cpu) {
-        mixer.mix(slab.host(), &mixing)?;
-        slab.host().wait()?;
-    }
-    slab.truncate(mixing.payload_bytes());
     let mut laps = Laps::start();
-    let xxh3 = xxh3_64(&slab);
+    let xxh3 = xxh3_64(payload);
     stages.digest = laps.lap();
+    slab.truncate(payload_bytes);
 
     let label_a: Vec<u32> = records.iter().map(|&record| dataset.record(record).label).collect();
     let mixes = plan.samples.iter().zip(label_a.iter().zip(label_a.iter().rev()));
@@ -156,16 +154,14 @@ pub(super) fn make(
     })
 }
 
-/// Mixes every sample with its partner, in place, and writes it in the dtype and layout asked for.
-fn mix_all(workers: &Workers, payload: &mut [u8], clean: &mut [u8], work: &Mixing<'_>) -> Stages {
-    let Mixing { size, plan, output, normalise } = *work;
+/// Mixes every sample with its partner, in place.
+fn mix_all(workers: &Workers, pixels: &mut [u8], plan: &MixPlan, size: Size) -> Stages {
     let (n, bytes) = (plan.samples.len(), size.rgb_bytes());
-    let clean = &mut clean[..n * bytes];
-    let mut mix = Duration::ZERO;
-    if work.mixes() {
-        let (front, back) = clean.split_at_mut(n / 2 * bytes);
-        let pairs = front.par_chunks_exact_mut(bytes).zip(back.par_rchunks_exact_mut(bytes));
-        let mixed = pairs.enumerate().map(|(i, (a, b))| {
+    let (front, back) = pixels.split_at_mut(n / 2 * bytes);
+    let pairs = front.par_chunks_exact_mut(bytes).zip(back.par_rchunks_exact_mut(bytes));
+    let mix = pairs
+        .enumerate()
+        .map(|(i, (a, b))| {
             let mut laps = Laps::start();
             let samples = [plan.samples[i], plan.samples[n - 1 - i]];
             workers.with_scratch(|Scratch { row, .. }| {
@@ -173,18 +169,24 @@ fn mix_all(workers: &Workers, payload: &mut [u8], clean: &mut [u8], work: &Mixin
                 mix::cpu::mix_pair(a, b, size, samples, row);
             });
             laps.lap()
-        });
-        mix += mixed.sum::<Duration>();
-    }
-    // Nothing lies before pixels that stay where they are.
-    let converted = payload
+        })
+        .sum();
+    Stages { mix, ..Stages::default() }
+}
+
+/// Writes every sample in the dtype and layout asked for.
+fn convert_all(request: &Request, pixels: &[u8], payload: &mut [u8], size: Size) -> Stages {
+    let Request { recipe, output, .. } = request;
+    let normalise = Normalise::new(recipe);
+    let bytes = size.rgb_bytes();
+    let mix = payload
         .par_chunks_exact_mut(bytes * output.dtype.bytes())
-        .zip(clean.par_chunks_exact(bytes))
+        .zip(pixels.par_chunks_exact(bytes))
         .map(|(to, pixels)| {
             let mut laps = Laps::start();
-            mix::convert(pixels, output, normalise, to);
+            mix::convert(pixels, *output, &normalise, to);
             laps.lap()
-        });
-    mix += converted.sum::<Duration>();
+        })
+        .sum();
     Stages { mix, ..Stages::default() }
 }

@@ -6,8 +6,6 @@
 //!                                     +-- waits for a buffer: the back-pressure
 //! ```
 //!
-//! With a GPU, makers hand their microbatches to it to be mixed, and there are two makers more.
-//!
 //! A sample's slot is known before work starts, so neither the number of threads nor the order in
 //! which they finish can change a batch. Two microbatches are in work at once, so that the tail of one
 //! leaves no worker idle.
@@ -30,7 +28,7 @@ use std::time::Instant;
 use crate::batch::{Ring, Slab};
 use crate::dataset::Dataset;
 use crate::error::Error;
-use crate::mix::{Mixer, Output};
+use crate::mix::Output;
 use crate::plan::{MicrobatchName, MixPlan};
 use crate::recipe::Recipe;
 
@@ -134,35 +132,26 @@ pub struct Totals {
     pub timings: Timings,
 }
 
-/// Microbatches in work at once, and as many more on a GPU.
+/// Microbatches in work at once.
 const MAKERS: usize = 2;
 
 impl Pipeline {
-    /// Starts the threads; the workers mix.
+    /// Starts the threads.
     ///
     /// # Errors
     /// When the operating system refuses a thread.
     pub fn new(settings: Settings) -> std::io::Result<Self> {
-        Self::on(&Mixer::Cpu, settings)
-    }
-
-    /// Starts the threads; the mixer mixes.
-    ///
-    /// # Errors
-    /// When the operating system refuses a thread.
-    pub fn on(mixer: &Mixer, settings: Settings) -> std::io::Result<Self> {
         let workers = Arc::new(Workers::new(settings.threads, settings.share_bytes)?);
-        let ring = Ring::of(settings.buffer_bytes, mixer.memory());
+        let ring = Ring::new(settings.buffer_bytes);
         let totals = Arc::new(Mutex::new(Totals::default()));
         let (queue, jobs) = sync_channel::<Job>(settings.queue);
         let jobs = Arc::new(Mutex::new(jobs));
-        let makers = if matches!(mixer, Mixer::Cpu) { MAKERS } else { 2 * MAKERS };
-        let makers = (0..makers).map(|number| {
+        let makers = (0..MAKERS).map(|number| {
             let (jobs, workers) = (Arc::clone(&jobs), Arc::clone(&workers));
-            let (ring, mixer, totals) = (ring.clone(), mixer.clone(), Arc::clone(&totals));
+            let (ring, totals) = (ring.clone(), Arc::clone(&totals));
             thread::Builder::new()
                 .name(format!("maker-{number}"))
-                .spawn(move || run_jobs(&jobs, &workers, (&ring, &mixer), &totals))
+                .spawn(move || run_jobs(&jobs, &workers, &ring, &totals))
         });
         let makers = makers.collect::<Result<_, _>>()?;
         Ok(Self { queue: Some(queue), settings, ring, totals, makers })
@@ -232,12 +221,7 @@ impl fmt::Debug for Pipeline {
 }
 
 /// A maker's life: takes jobs one after another until the queue is closed and empty.
-fn run_jobs(
-    jobs: &Mutex<Receiver<Job>>,
-    workers: &Workers,
-    place: (&Ring, &Mixer),
-    totals: &Mutex<Totals>,
-) {
+fn run_jobs(jobs: &Mutex<Receiver<Job>>, workers: &Workers, ring: &Ring, totals: &Mutex<Totals>) {
     loop {
         let job = lock(jobs).recv();
         let Ok(Job { request, wanted, done, queued }) = job else { return };
@@ -246,7 +230,7 @@ fn run_jobs(
             if !wanted.load(Ordering::Relaxed) {
                 return Err(Error::Cancelled);
             }
-            let mut microbatch = make::make(&request, &wanted, workers, place, queued)?;
+            let mut microbatch = make::make(&request, &wanted, workers, ring, queued)?;
             microbatch.timings.total = queued.elapsed();
             Ok(microbatch)
         };

@@ -2,7 +2,6 @@
 
 use super::draws::{Draws, Purpose};
 use super::pixels;
-use crate::error::Error;
 use crate::recipe::{Mix, MixMode, Recipe};
 use crate::sample::{Rect, Size};
 
@@ -12,39 +11,6 @@ use crate::sample::{Rect, Size};
 pub struct MixPlan {
     /// One entry for each sample.
     pub samples: Vec<MixSample>,
-}
-
-impl MixPlan {
-    /// Whether it can be applied to samples of a size: one that was not drawn here, such as a header's,
-    /// may cut boxes that lie elsewhere.
-    ///
-    /// # Errors
-    /// [`Error::Plan`] with the first box that is not inside, or weights that do not add up to 1.
-    pub fn check(&self, size: Size) -> Result<(), Error> {
-        let inside = |cut: Rect| {
-            let ends = |from: u32, len: u32, side: u32| {
-                from.checked_add(len).is_some_and(|end| end <= side)
-            };
-            ends(cut.top, cut.height, size.height) && ends(cut.left, cut.width, size.width)
-        };
-        for (slot, MixSample { kind, weights, .. }) in self.samples.iter().enumerate() {
-            let what = match *kind {
-                MixKind::Cutmix(cut) if !inside(cut) => {
-                    format!("its box is {cut:?} of {}x{}", size.height, size.width)
-                }
-                MixKind::Mixup if !weights_fit(*weights) => format!("its weights are {weights:?}"),
-                _ => continue,
-            };
-            return Err(Error::Plan { what: format!("sample {slot}: {what}") });
-        }
-        Ok(())
-    }
-}
-
-/// Whether both are from 0 to 1 and add up to 1, but for rounding.
-fn weights_fit(weights: [f32; 2]) -> bool {
-    weights.iter().all(|weight| (0.0..=1.0).contains(weight))
-        && (weights[0] + weights[1] - 1.0).abs() < 1e-6
 }
 
 /// What MixUp and CutMix do to one sample.
@@ -73,12 +39,6 @@ pub enum MixKind {
 impl MixSample {
     /// A sample left as it is.
     pub const UNMIXED: Self = Self { kind: MixKind::None, lambda: 1.0, weights: [1.0, 0.0] };
-
-    /// One that was not drawn here, such as a header's: how the partner comes in, and the weights of
-    /// the sample's pixels and of its partner's.
-    pub fn given(kind: MixKind, weights: [f32; 2]) -> Self {
-        Self { kind, lambda: f64::from(weights[0]), weights }
-    }
 
     /// The weight of the sample's own label, as targets hold it.
     #[expect(clippy::cast_possible_truncation, reason = "targets are f32")]
