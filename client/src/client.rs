@@ -4,9 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use forebay_proto::v1;
 use forebay_proto::v1::forebay_service_client::ForebayServiceClient as Stub;
+use http::header::AUTHORIZATION;
 use tokio::time::timeout;
+use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
-use tonic::{Response, Status};
+use tonic::{Request, Response, Status};
 
 use crate::connect::{Server, open};
 use crate::cursor::Walk;
@@ -38,9 +40,10 @@ impl Client {
     /// Connects when there is something to ask, from within a Tokio runtime.
     pub fn connect(options: Options) -> Result<Self, Error> {
         options.check()?;
-        let servers = options.endpoints.iter().map(|name| Server::new(name, options.timeouts));
+        let servers = options.endpoints.iter().map(|name| Server::new(name, &options));
         let servers: Arc<[Server]> = servers.collect::<Result<_, _>>()?;
-        let channels = servers.iter().map(Server::channel).collect();
+        let channels = servers.iter().map(Server::channel).collect::<Result<_, _>>();
+        let channels = channels.map_err(|cause| Error::Options(cause.to_string()))?;
         Ok(Self { options: Arc::new(options), servers, channels, pinned: Arc::default() })
     }
 
@@ -65,7 +68,7 @@ impl Client {
         };
         self.ask(&format!("plan of {} at {name}", job.dataset), async |at: usize| {
             let mut stub = Stub::new(self.channels[at].clone());
-            Ok(self.answer(stub.explain(request.clone())).await?.json)
+            Ok(self.answer(stub.explain(self.signed(request.clone())?)).await?.json)
         })
         .await
     }
@@ -86,7 +89,8 @@ impl Client {
         let silence = self.options.timeouts.silence;
         self.ask(&format!("fetch of {} at {name}", job.dataset), async |at: usize| {
             let path = "/forebay.v1.ForebayService/Fetch";
-            let body = open(&mut self.channels[at].clone(), path, &request, silence).await?;
+            let token = self.options.access.token()?;
+            let body = open(&mut self.channels[at].clone(), path, &request, token, silence).await?;
             let mut receiver = Receiver::new(body, silence);
             let (microbatch, _ahead) = receiver.microbatch(name, &wanted, &slabs).await?;
             receiver.end().await?;
@@ -138,7 +142,8 @@ impl Client {
     async fn describe_at(&self, job: &Job, at: usize) -> Result<Description, Cause> {
         let request = v1::DescribeRequest { job: Some(job.to_wire()) };
         let mut stub = Stub::new(self.channels[at].clone());
-        let description = Description::from_wire(self.answer(stub.describe(request)).await?)?;
+        let description = self.answer(stub.describe(self.signed(request)?)).await?;
+        let description = Description::from_wire(description)?;
         if let Some(expected) = job.dataset_digest {
             check_digest("dataset", expected, &description.dataset_digest.0)?;
         }
@@ -146,6 +151,18 @@ impl Client {
             check_digest("recipe", expected, &description.recipe_digest.0)?;
         }
         Ok(description)
+    }
+
+    /// A request with the token, if there is one.
+    fn signed<T>(&self, message: T) -> Result<Request<T>, Cause> {
+        let mut request = Request::new(message);
+        if let Some(token) = self.options.access.token()? {
+            let metadata = std::mem::take(request.metadata_mut());
+            let mut headers = metadata.into_headers();
+            headers.insert(AUTHORIZATION, token);
+            *request.metadata_mut() = MetadataMap::from_headers(headers);
+        }
+        Ok(request)
     }
 
     /// The message that one server answers with.

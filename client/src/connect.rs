@@ -16,7 +16,7 @@ use tower::{Service as _, ServiceExt as _};
 
 use crate::error::Cause;
 use crate::retry::cause_of;
-use crate::{Error, Timeouts};
+use crate::{Access, Error, Options};
 
 /// Largest DATA frame asked for: as long as a message, so that each message is one. A longer frame
 /// costs fewer wake-ups a byte, on both ends.
@@ -32,17 +32,21 @@ pub(crate) struct Server {
     /// As the user gave it.
     pub(crate) name: String,
     endpoint: Endpoint,
+    access: Access,
 }
 
 impl Server {
-    pub(crate) fn new(name: &str, timeouts: Timeouts) -> Result<Self, Error> {
-        let url = if name.contains("://") { name.to_owned() } else { format!("http://{name}") };
+    pub(crate) fn new(name: &str, options: &Options) -> Result<Self, Error> {
+        let (timeouts, access) = (options.timeouts, options.access.clone());
+        let url = access.url(name);
         let wrong = |why: &dyn std::fmt::Display| {
-            Error::Options(format!("endpoint {name:?}: {why}: give http://host:port"))
+            Error::Options(format!(
+                "endpoint {name:?}: {why}: give http://host:port or https://host:port"
+            ))
         };
         let uri: Uri = url.parse().map_err(|error| wrong(&error))?;
-        if uri.scheme_str() != Some("http") || uri.port_u16().is_none() {
-            return Err(wrong(&"not http with a port"));
+        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.port_u16().is_none() {
+            return Err(wrong(&"not http or https with a port"));
         }
         let endpoint = Endpoint::from(uri)
             .connect_timeout(timeouts.connect)
@@ -52,12 +56,12 @@ impl Server {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(FRAME);
-        Ok(Self { name: name.to_owned(), endpoint })
+        Ok(Self { name: name.to_owned(), endpoint, access })
     }
 
     /// A connection of one's own, made at the first call.
-    pub(crate) fn channel(&self) -> Channel {
-        self.endpoint.connect_lazy()
+    pub(crate) fn channel(&self) -> Result<Channel, Cause> {
+        Ok(self.access.secured(self.endpoint.clone())?.connect_lazy())
     }
 }
 
@@ -66,6 +70,7 @@ pub(crate) async fn open(
     channel: &mut Channel,
     path: &'static str,
     message: &impl Message,
+    token: Option<HeaderValue>,
     silence: Duration,
 ) -> Result<Body, Cause> {
     let mut request = Request::new(Body::new(Full::new(framed(message))));
@@ -75,6 +80,9 @@ pub(crate) async fn open(
     let headers = request.headers_mut();
     headers.insert(header::TE, HeaderValue::from_static("trailers"));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    if let Some(token) = token {
+        headers.insert(header::AUTHORIZATION, token);
+    }
     let call = async { channel.ready().await?.call(request).await };
     let response = tokio::time::timeout(silence, call)
         .await

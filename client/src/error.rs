@@ -62,6 +62,12 @@ pub enum Cause {
     /// The connection failed.
     #[error("connection failed: {0}")]
     Connection(String),
+    /// The files of certificates or the token cannot be used.
+    #[error("{0}")]
+    Access(String),
+    /// One of the two certificates was not accepted, or there is no TLS at the other end.
+    #[error("no secure connection: {0}")]
+    Certificate(String),
     /// The answer ended too early.
     #[error("the answer ended before its end")]
     Truncated,
@@ -170,6 +176,8 @@ impl Cause {
                 }
                 _ => "see the server's log",
             },
+            Self::Access(_) => "mend the file",
+            Self::Certificate(_) => "check the certificates and authorities of both sides",
             Self::Connection(_) | Self::Truncated | Self::Silence(_) => {
                 "check that the server runs and can be reached"
             }

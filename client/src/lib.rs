@@ -24,6 +24,7 @@
 //! # }
 //! ```
 
+mod access;
 pub mod blocking;
 mod client;
 mod connect;
@@ -39,6 +40,7 @@ mod slab;
 mod stream;
 mod wire;
 
+pub use access::Access;
 pub use client::Client;
 pub use cursor::{Cursor, End, Name, Rank, State};
 pub use error::{Cause, Error, WireError};

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use crate::{Dtype, Error, Layout, MixedBy};
+use crate::{Access, Dtype, Error, Layout, MixedBy};
 
 /// Settings of a [`Client`](crate::Client).
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Servers, as `http://host:port` or `host:port`. Each may serve any microbatch.
+    /// Servers, as `http://host:port`, `https://host:port` or `host:port`. Each may serve any microbatch.
     pub endpoints: Vec<String>,
+    /// Certificates and a token. Default none: plain text, and no word of who calls.
+    pub access: Access,
     /// Bytes of pixels received ahead of the trainer, for each stream; at least one microbatch is.
     /// Also asked of the server as its bound on what it makes ahead. Default 128 MiB.
     pub prefetch_bytes: usize,
@@ -31,6 +33,7 @@ impl Options {
     pub fn new<I: IntoIterator<Item: Into<String>>>(endpoints: I) -> Self {
         Self {
             endpoints: endpoints.into_iter().map(Into::into).collect(),
+            access: Access::default(),
             prefetch_bytes: 128 << 20,
             max_microbatch_bytes: 1 << 30,
             dtype: Dtype::default(),
@@ -49,7 +52,7 @@ impl Options {
         } else if self.timeouts.connect.is_zero() || self.timeouts.silence.is_zero() {
             "a timeout is zero: nothing could ever be received"
         } else {
-            return Ok(());
+            return self.access.check(self);
         };
         Err(Error::Options(wrong.into()))
     }

@@ -23,6 +23,9 @@ enum Verdict {
     Once,
     /// Never ask this server again.
     Exclude,
+    /// It does not let this client in, or is not who it should be. At the start that is a mistake in
+    /// the setup, and the server is excluded; later, most likely files are being replaced: ask again.
+    Stranger,
     /// No server would answer otherwise.
     Never,
 }
@@ -32,6 +35,7 @@ fn verdict(cause: &Cause) -> Verdict {
         Cause::Connection(_) | Cause::Truncated | Cause::Silence(_) => Verdict::Again(None),
         Cause::Wire(_) => Verdict::Once,
         Cause::Mismatch { .. } => Verdict::Exclude,
+        Cause::Access(_) | Cause::Certificate(_) => Verdict::Stranger,
         Cause::Status { code, retry_after, .. } => match code {
             Code::Unavailable
             | Code::ResourceExhausted
@@ -40,6 +44,7 @@ fn verdict(cause: &Cause) -> Verdict {
             | Code::DeadlineExceeded => Verdict::Again(*retry_after),
             Code::DataLoss | Code::Internal | Code::Unknown => Verdict::Once,
             Code::FailedPrecondition => Verdict::Exclude,
+            Code::Unauthenticated => Verdict::Stranger,
             _ => Verdict::Never,
         },
     }
@@ -55,6 +60,8 @@ pub(crate) struct Attempts<'a> {
     /// Failures since the last success, and when the first of them was.
     failures: u32,
     since: Option<Instant>,
+    /// Whether anything ever arrived.
+    familiar: bool,
     /// Whether one of them was of the kind that is tried again once.
     second_chance_taken: bool,
 }
@@ -71,6 +78,7 @@ impl<'a> Attempts<'a> {
             current,
             failures: 0,
             since: None,
+            familiar: false,
             second_chance_taken: false,
         }
     }
@@ -84,6 +92,7 @@ impl<'a> Attempts<'a> {
     pub(crate) fn succeeded(&mut self) {
         self.failures = 0;
         self.since = None;
+        self.familiar = true;
         self.second_chance_taken = false;
     }
 
@@ -93,13 +102,17 @@ impl<'a> Attempts<'a> {
         let now = Instant::now();
         let elapsed = now - *self.since.get_or_insert(now);
         self.failures = self.failures.saturating_add(1);
-        let verdict = verdict(&cause);
+        let verdict = match verdict(&cause) {
+            Verdict::Stranger if self.familiar => Verdict::Again(None),
+            Verdict::Stranger => Verdict::Exclude,
+            verdict => verdict,
+        };
         let excluded = verdict == Verdict::Exclude;
         self.excluded[self.current] |= excluded;
         let over = match verdict {
             Verdict::Never => true,
             Verdict::Once => std::mem::replace(&mut self.second_chance_taken, true),
-            Verdict::Exclude => self.excluded.iter().all(|excluded| *excluded),
+            Verdict::Exclude | Verdict::Stranger => self.excluded.iter().all(|excluded| *excluded),
             Verdict::Again(_) => false,
         };
         if over {
@@ -119,7 +132,7 @@ impl<'a> Attempts<'a> {
             });
         }
         if excluded {
-            tracing::error!(endpoint, request, %cause, "another dataset or recipe: excluded");
+            tracing::error!(endpoint, request, %cause, "this server is not asked again");
         } else {
             tracing::warn!(endpoint, request, %cause, attempt = self.failures, "trying again");
         }
@@ -162,13 +175,26 @@ pub(crate) fn cause_of(status: &Status) -> Cause {
         while let Some(inner) = source.source() {
             source = inner;
         }
-        return Cause::Connection(source.to_string());
+        return connection(source);
     }
     Cause::Status {
         code: status.code(),
         message: status.message().to_owned(),
         retry_after: retry_info(status.details()),
     }
+}
+
+/// Why a connection failed, by the innermost error.
+fn connection(error: &(dyn std::error::Error + 'static)) -> Cause {
+    let what = error.to_string();
+    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    let of_tls = wrapped.and_then(|inner| inner.downcast_ref::<tokio_rustls::rustls::Error>());
+    // The server's judgement of our certificate comes after the handshake, when HTTP/2 reads, which
+    // passes on the text alone.
+    if of_tls.is_some() || what.contains("received fatal alert: ") {
+        return Cause::Certificate(what);
+    }
+    Cause::Connection(what)
 }
 
 /// The delay of a `google.rpc.RetryInfo` among the details of a status.
@@ -288,6 +314,22 @@ mod tests {
         }
         attempts.failed(mismatch(), "x").await.unwrap();
         assert!(matches!(attempts.failed(mismatch(), "x").await, Err(Error::Refused { .. })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_lets_nobody_in_is_a_mistake_at_the_start_and_passes_later() {
+        let stranger = || cause_of(&Status::unauthenticated("token"));
+        let mut attempts = Attempts::new(policy(), vec!["a", "b"], 0);
+        attempts.failed(stranger(), "x").await.unwrap();
+        assert_eq!(attempts.server(), 1);
+        let certificate = Cause::Certificate("expired".into());
+        assert!(matches!(attempts.failed(certificate, "x").await, Err(Error::Refused { .. })));
+
+        let mut attempts = Attempts::new(policy(), vec!["a"], 0);
+        attempts.succeeded();
+        for _ in 0..5 {
+            attempts.failed(stranger(), "x").await.unwrap();
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -139,7 +139,8 @@ impl Stream {
     ) -> Result<(), Cause> {
         let silence = self.options.timeouts.silence;
         let path = "/forebay.v1.ForebayService/Stream";
-        let body = open(&mut server.channel(), path, &self.request(), silence).await?;
+        let token = self.options.access.token()?;
+        let body = open(&mut server.channel()?, path, &self.request(), token, silence).await?;
         let mut receiver = Receiver::new(body, silence);
         while let Some(name) = self.walk.name() {
             let ready = receiver.microbatch(name, &self.wanted, slabs).await?;

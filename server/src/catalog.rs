@@ -13,7 +13,7 @@ use forebay::recipe::{Recipe, RecipeError, RecipeSource, RecipeSpec};
 use forebay::{Pipeline, Rect, Request};
 use forebay_proto::v1::{self, DescribeResponse, mix_parameters::Kind};
 
-use crate::source::{Done, Job, Microbatch, Name, Output, Source, Wanted};
+use crate::source::{DatasetFacts, Done, Job, Load, Microbatch, Name, Output, Source, Wanted};
 use crate::status::Refusal;
 
 /// What a server serves.
@@ -58,6 +58,28 @@ impl Catalog {
 impl Source for Catalog {
     fn datasets(&self) -> Vec<String> {
         self.datasets.keys().cloned().collect()
+    }
+
+    fn about(&self) -> Vec<DatasetFacts> {
+        let facts = |(name, dataset): (&String, &Arc<Dataset>)| DatasetFacts {
+            name: name.clone(),
+            records: dataset.len(),
+            bad: dataset.bad().len() as u64,
+            classes: dataset.classes().len(),
+            digest: dataset.digest().to_string(),
+        };
+        self.datasets.iter().map(facts).collect()
+    }
+
+    fn load(&self) -> Load {
+        let (totals, ring) = (self.pipeline.totals(), self.pipeline.ring());
+        Load {
+            threads: self.pipeline.settings().threads.get(),
+            samples: totals.samples,
+            decoded: totals.timings.stages.decoded,
+            buffer_bytes: ring.bytes_out() as u64,
+            buffer_limit: ring.limit() as u64,
+        }
     }
 
     fn open(&self, job: &v1::Job) -> Result<Arc<dyn Job>, Refusal> {

@@ -13,14 +13,16 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use serde::{Deserialize, Deserializer};
 
+use crate::access::{Access, AccessArgs};
 use crate::device::DeviceChoice;
-use crate::limits::Limits;
+use crate::limits::{IdentityLimits, Limits};
 use forebay::mix::DEVICE_BYTES;
 use forebay::pipeline;
 use forebay::recipe::{PRESETS, RecipeSpec};
 
 /// Settings of a server. Each can also stand in the file given by `--config`, with `_` for `-`:
-/// tables `[datasets]` and `[recipes]`, the limits in `[limits]`.
+/// tables `[datasets]` and `[recipes]`, the limits in `[limits]`, files of certificates and tokens in
+/// `[access]`; `[identities.NAME]` bounds one identity's `max_streams` and `ahead_bytes`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ServeArgs {
     /// TOML file with settings; environment and flags go before it.
@@ -38,6 +40,14 @@ pub struct ServeArgs {
     /// Address and port to listen on; port 0 takes a free one. Default 127.0.0.1:50051.
     #[arg(long, value_name = "ADDR", env = "FOREBAY_LISTEN")]
     listen: Option<SocketAddr>,
+    /// Address and port for /metrics, /healthz, /readyz and the status page; without it there are none.
+    #[arg(long, value_name = "ADDR", env = "FOREBAY_METRICS_LISTEN")]
+    metrics_listen: Option<SocketAddr>,
+    /// Show a few samples of what was sent last on the status page. Default: where anybody may call.
+    #[arg(long, value_name = "BOOL", env = "FOREBAY_STATUS_PICTURE")]
+    status_picture: Option<bool>,
+    #[command(flatten)]
+    access: AccessArgs,
     /// Worker threads. Default: all cores.
     #[arg(long, env = "FOREBAY_THREADS")]
     threads: Option<NonZeroUsize>,
@@ -56,12 +66,24 @@ pub struct ServeArgs {
     /// Streams at once; more are told to try again. Default 64.
     #[arg(long, value_name = "N", env = "FOREBAY_MAX_STREAMS")]
     max_streams: Option<NonZeroUsize>,
+    /// Streams at once of one identity. Default: as many as all.
+    #[arg(long, value_name = "N", env = "FOREBAY_IDENTITY_STREAMS")]
+    identity_streams: Option<NonZeroUsize>,
+    /// Connections at once; more wait. Default 1024.
+    #[arg(long, value_name = "N", env = "FOREBAY_MAX_CONNECTIONS")]
+    max_connections: Option<NonZeroUsize>,
     /// Bytes made ahead for one stream; at least one microbatch is. Default 96MiB.
     #[arg(long, value_name = "BYTES", env = "FOREBAY_AHEAD_BYTES")]
     ahead_bytes: Option<ByteSize>,
     /// Seconds that a reader may take nothing before its stream ends. Default 60.
     #[arg(long, value_name = "SECONDS", env = "FOREBAY_STALL_TIMEOUT")]
     stall_timeout: Option<u64>,
+    /// Seconds that a connection may take to begin: TLS's handshake, then HTTP/2. Default 10.
+    #[arg(long, value_name = "SECONDS", env = "FOREBAY_HANDSHAKE_TIMEOUT")]
+    handshake_timeout: Option<u64>,
+    /// Seconds without an accepted call after which a connection is closed. Default 120.
+    #[arg(long, value_name = "SECONDS", env = "FOREBAY_IDLE_TIMEOUT")]
+    idle_timeout: Option<u64>,
     /// Seconds that streams may take to finish when the server stops. Default 25.
     #[arg(long, value_name = "SECONDS", env = "FOREBAY_DRAIN_GRACE")]
     drain_grace: Option<u64>,
@@ -78,21 +100,36 @@ struct File {
     recipes: BTreeMap<String, PathBuf>,
     index_dir: Option<PathBuf>,
     listen: Option<SocketAddr>,
+    metrics_listen: Option<SocketAddr>,
+    status_picture: Option<bool>,
+    access: AccessArgs,
     threads: Option<NonZeroUsize>,
     device: Option<DeviceChoice>,
     device_bytes: Option<ByteSize>,
     buffer_bytes: Option<ByteSize>,
     share_bytes: Option<ByteSize>,
     limits: FileLimits,
+    identities: BTreeMap<String, FileIdentity>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct FileLimits {
     max_streams: Option<NonZeroUsize>,
+    identity_streams: Option<NonZeroUsize>,
+    max_connections: Option<NonZeroUsize>,
     ahead_bytes: Option<ByteSize>,
     stall_timeout: Option<u64>,
+    handshake_timeout: Option<u64>,
+    idle_timeout: Option<u64>,
     drain_grace: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct FileIdentity {
+    max_streams: Option<NonZeroUsize>,
+    ahead_bytes: Option<ByteSize>,
 }
 
 /// What a server is started with.
@@ -110,6 +147,12 @@ pub struct Config {
     pub device: DeviceChoice,
     /// Bytes to take on a GPU.
     pub device_bytes: usize,
+    /// Where to listen for operators.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Whether the status page shows samples.
+    pub picture: bool,
+    /// Who may call.
+    pub access: Access,
     /// Workers and buffers.
     pub pipeline: pipeline::Settings,
     /// What clients may do.
@@ -149,6 +192,18 @@ impl Config {
                 .max_streams
                 .or(file.limits.max_streams)
                 .map_or(defaults.1.streams, NonZeroUsize::get),
+            identity: IdentityLimits {
+                streams: args
+                    .identity_streams
+                    .or(file.limits.identity_streams)
+                    .map(NonZeroUsize::get),
+                ahead_bytes: None,
+            },
+            identities: file.identities.into_iter().map(FileIdentity::limits).collect(),
+            connections: args
+                .max_connections
+                .or(file.limits.max_connections)
+                .map_or(defaults.1.connections, NonZeroUsize::get),
             ahead_bytes: args
                 .ahead_bytes
                 .or(file.limits.ahead_bytes)
@@ -157,12 +212,21 @@ impl Config {
                 args.stall_timeout.or(file.limits.stall_timeout),
                 defaults.1.stall_timeout,
             ),
+            handshake_timeout: seconds(
+                args.handshake_timeout.or(file.limits.handshake_timeout),
+                defaults.1.handshake_timeout,
+            ),
+            idle_timeout: seconds(
+                args.idle_timeout.or(file.limits.idle_timeout),
+                defaults.1.idle_timeout,
+            ),
             drain_grace: seconds(
                 args.drain_grace.or(file.limits.drain_grace),
                 defaults.1.drain_grace,
             ),
             ..defaults.1
         };
+        let access = Access::new(args.access.or(file.access).files())?;
         Ok(Self {
             datasets,
             recipes,
@@ -170,6 +234,9 @@ impl Config {
             listen: args.listen.or(file.listen).unwrap_or(([127, 0, 0, 1], 50051).into()),
             device: args.device.or(file.device).unwrap_or(DeviceChoice::Auto),
             device_bytes: device_bytes.map_or(DEVICE_BYTES, bytes),
+            metrics_listen: args.metrics_listen.or(file.metrics_listen),
+            picture: args.status_picture.or(file.status_picture).unwrap_or(!access.asks()),
+            access,
             pipeline: pipeline::Settings {
                 threads: args.threads.or(file.threads).unwrap_or(defaults.0.threads),
                 buffer_bytes: buffers.map_or(defaults.0.buffer_bytes, bytes),
@@ -178,6 +245,13 @@ impl Config {
             },
             limits,
         })
+    }
+}
+
+impl FileIdentity {
+    fn limits((name, given): (String, Self)) -> (String, IdentityLimits) {
+        let streams = given.max_streams.map(NonZeroUsize::get);
+        (name, IdentityLimits { streams, ahead_bytes: given.ahead_bytes.map(|size| size.0) })
     }
 }
 
@@ -274,7 +348,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("forebay.toml");
         let text = "listen = \"127.0.0.1:7\"\nbuffer_bytes = \"64MiB\"\ndevice = \"cuda:1\"\n\
-                    [datasets]\ntrain = \"a\"\n[limits]\nstall_timeout = 5\n";
+                    [datasets]\ntrain = \"a\"\n[limits]\nstall_timeout = 5\nidentity_streams = 3\n\
+                    [identities.\"team/a\"]\nahead_bytes = \"1MiB\"\n";
         std::fs::write(&path, text).unwrap();
         let args = ServeArgs {
             config: Some(path),
@@ -289,6 +364,9 @@ mod tests {
         assert_eq!(config.limits.stall_timeout, Duration::from_secs(5));
         assert_eq!(config.limits.drain_grace, Limits::default().drain_grace);
         assert_eq!(config.datasets["train"], Path::new("a"));
+        assert_eq!(config.limits.of("anyone"), (3, config.limits.ahead_bytes));
+        assert_eq!(config.limits.of("team/a"), (3, 1 << 20));
+        assert!(config.picture && !config.access.asks());
     }
 
     #[test]
@@ -304,6 +382,10 @@ mod tests {
         assert!(absent.contains("no/file"), "{absent}");
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("forebay.toml");
+        let text = "[datasets]\na = \"x\"\n[access]\ntls_cert = \"no.pem\"\n";
+        std::fs::write(&path, text).unwrap();
+        let half = error(ServeArgs { config: Some(path.clone()), ..ServeArgs::default() });
+        assert!(half.contains("--tls-key"), "{half}");
         std::fs::write(&path, "datasetz = 1").unwrap();
         let unknown = error(ServeArgs { config: Some(path), ..ServeArgs::default() });
         assert!(unknown.contains("datasetz"), "{unknown}");

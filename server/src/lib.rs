@@ -2,10 +2,14 @@
 //!
 //! ```text
 //! serve -> connections -> service -> request: checked -> session -> body -> HTTP/2
-//!                                                           |
+//!              |             |                              |   |
+//!           access: TLS    access: tokens                   |  board: what goes on -> admin: metrics, page
 //!                                                        source: datasets, recipes, the pipeline
 //! ```
 
+mod access;
+mod admin;
+mod board;
 mod body;
 mod call;
 pub mod catalog;
@@ -13,7 +17,11 @@ pub mod cli;
 pub mod config;
 pub mod device;
 mod limits;
+mod metrics;
+mod page;
+mod picture;
 pub mod preview;
+mod process;
 mod request;
 mod serve;
 mod service;
@@ -21,9 +29,11 @@ mod session;
 mod socket;
 mod source;
 mod status;
+mod trace;
 mod unary;
 
-pub use limits::Limits;
-pub use serve::{Report, run};
-pub use source::{Done, Job, Microbatch, Name, Output, Source, Wanted};
+pub use access::{Access, AccessFiles};
+pub use limits::{IdentityLimits, Limits};
+pub use serve::{Report, Setup, run};
+pub use source::{DatasetFacts, Done, Job, Load, Microbatch, Name, Output, Source, Wanted};
 pub use status::Refusal;

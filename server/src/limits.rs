@@ -1,5 +1,6 @@
 //! What a server lets its clients do.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Bounds, each with its default.
@@ -9,6 +10,15 @@ pub struct Limits {
     pub connections: usize,
     /// Calls of Stream and Fetch at once; more are refused and told to try again. Default 64.
     pub streams: usize,
+    /// Of them, those of one identity, unless it is among [`identities`](Self::identities). Default:
+    /// all.
+    pub identity: IdentityLimits,
+    /// Identities with bounds of their own.
+    pub identities: BTreeMap<String, IdentityLimits>,
+    /// Calls at once on one connection. Default 128.
+    pub calls: u32,
+    /// Bytes of a call's headers. Default 16 KiB.
+    pub header_bytes: u32,
     /// Microbatches in the pipeline at once, of all streams, who take turns; the pipeline's queue
     /// must hold as many. Default 64.
     pub making: usize,
@@ -17,6 +27,10 @@ pub struct Limits {
     pub ahead_bytes: u64,
     /// Bytes of a request. Default 64 KiB.
     pub request_bytes: usize,
+    /// How long a connection may take for TLS's handshake, and again to begin HTTP/2. Default 10 s.
+    pub handshake_timeout: Duration,
+    /// How long a connection may go without a call of a caller who is known. Default 2 min.
+    pub idle_timeout: Duration,
     /// How long a request may take to arrive. Default 10 s.
     pub request_timeout: Duration,
     /// Steps of one Stream. Default 2^32: the bound is against nonsense, steps cost nothing until
@@ -33,9 +47,30 @@ pub struct Limits {
     /// How often a silent peer is asked whether it lives, and how long it may take to answer before
     /// its connection is closed. Default 20 s.
     pub keep_alive: Duration,
+    /// How often files of certificates and tokens are looked at. Default 5 s.
+    pub reload: Duration,
     /// How long streams may take to finish their microbatch when the server stops. Default 25 s:
     /// within the 30 s that Kubernetes gives.
     pub drain_grace: Duration,
+}
+
+/// Bounds of one identity; those not given are the server's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IdentityLimits {
+    /// Calls of Stream and Fetch at once.
+    pub streams: Option<usize>,
+    /// Bytes made ahead for one stream.
+    pub ahead_bytes: Option<u64>,
+}
+
+impl Limits {
+    /// The streams and the bytes ahead of each that an identity may have.
+    pub(crate) fn of(&self, identity: &str) -> (usize, u64) {
+        let own = self.identities.get(identity).copied().unwrap_or_default();
+        let streams = own.streams.or(self.identity.streams).unwrap_or(self.streams);
+        let ahead = own.ahead_bytes.or(self.identity.ahead_bytes).unwrap_or(self.ahead_bytes);
+        (streams.min(self.streams), ahead.min(self.ahead_bytes))
+    }
 }
 
 impl Default for Limits {
@@ -43,15 +78,22 @@ impl Default for Limits {
         Self {
             connections: 1024,
             streams: 64,
+            identity: IdentityLimits::default(),
+            identities: BTreeMap::new(),
+            calls: 128,
+            header_bytes: 16 << 10,
             making: 64,
             ahead_bytes: 96 << 20,
             request_bytes: 64 << 10,
+            handshake_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_mins(2),
             request_timeout: Duration::from_secs(10),
             steps: 1 << 32,
             microbatches: 4096,
             stall_timeout: Duration::from_mins(1),
             stall_linger: Duration::from_secs(5),
             keep_alive: Duration::from_secs(20),
+            reload: Duration::from_secs(5),
             drain_grace: Duration::from_secs(25),
         }
     }

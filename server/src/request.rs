@@ -61,9 +61,11 @@ fn expect(
     }
 }
 
+/// A stream of which at most so many bytes are made ahead.
 pub(crate) fn stream(
     source: &dyn Source,
     limits: &Limits,
+    ahead_bytes: u64,
     request: &StreamRequest,
 ) -> Result<Run, Refusal> {
     let job = job(source, request.job.as_ref())?;
@@ -96,7 +98,8 @@ pub(crate) fn stream(
         at: 0,
     };
     names.by_ref().take(request.skip as usize).for_each(drop);
-    let ahead = ahead(job.facts(), limits, output, request.credit_bytes);
+    let credit = if request.credit_bytes == 0 { ahead_bytes } else { request.credit_bytes };
+    let ahead = ahead(job.facts(), output, credit.min(ahead_bytes));
     Ok(Run { job, output, names, ahead })
 }
 
@@ -190,9 +193,8 @@ fn in_range(what: &'static str, got: u64, limit: u64) -> Result<(), Refusal> {
     if got < limit { Ok(()) } else { Err(Error::OutOfRange { what, got, limit }.into()) }
 }
 
-/// How many microbatches may be made and not yet sent.
-fn ahead(facts: &DescribeResponse, limits: &Limits, output: Output, credit: u64) -> usize {
-    let credit = if credit == 0 { limits.ahead_bytes } else { credit.min(limits.ahead_bytes) };
+/// How many microbatches of so many bytes together may be made and not yet sent.
+fn ahead(facts: &DescribeResponse, output: Output, credit: u64) -> usize {
     let samples = facts.batch.div_ceil(facts.microbatches.max(1));
     let side = u64::from(facts.image_size);
     let value = header::dtype_bytes(output.dtype).expect("an output's dtype is specified");

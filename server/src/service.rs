@@ -7,17 +7,22 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use forebay_proto::v1::forebay_service_server::SERVICE_NAME;
-use forebay_proto::v1::{DescribeRequest, DescribeResponse, ExplainRequest, ExplainResponse};
+use forebay_proto::v1::{
+    DescribeRequest, DescribeResponse, ExplainRequest, ExplainResponse, FetchRequest, Job,
+    StreamRequest,
+};
 use http::{Request, Response};
 use tokio::sync::{Semaphore, watch};
-use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
+use tonic::{Code, Status};
+use tracing::Instrument as _;
 
+use crate::access::{Access, Caller};
+use crate::board::{Asked, Board, Seated};
 use crate::body;
 use crate::call::Cut;
 use crate::limits::Limits;
@@ -25,12 +30,14 @@ use crate::request::{self, Run};
 use crate::session;
 use crate::source::Source;
 use crate::status::Refusal;
+use crate::trace;
 use crate::unary;
 
 /// What all calls share.
 pub(crate) struct Shared {
     pub(crate) source: Arc<dyn Source>,
     pub(crate) limits: Limits,
+    pub(crate) access: Arc<Access>,
     /// A place for each call of Stream or Fetch.
     pub(crate) streams: Arc<Semaphore>,
     /// A turn for each microbatch in the pipeline: first come, first served, so that many streams
@@ -38,27 +45,19 @@ pub(crate) struct Shared {
     pub(crate) making: Arc<Semaphore>,
     /// True once the server stops.
     pub(crate) draining: watch::Receiver<bool>,
-    pub(crate) counts: Counts,
-}
-
-/// What was done so far.
-#[derive(Debug, Default)]
-pub(crate) struct Counts {
-    pub(crate) streams: AtomicU64,
-    pub(crate) microbatches: AtomicU64,
-    pub(crate) payload_bytes: AtomicU64,
-    pub(crate) stalled: AtomicU64,
+    pub(crate) board: Arc<Board>,
 }
 
 impl Shared {
     pub(crate) fn new(
         source: Arc<dyn Source>,
         limits: Limits,
+        (access, board): (Arc<Access>, Board),
         draining: watch::Receiver<bool>,
     ) -> Self {
         let streams = Arc::new(Semaphore::new(limits.streams));
         let making = Arc::new(Semaphore::new(limits.making));
-        Self { source, limits, streams, making, draining, counts: Counts::default() }
+        Self { source, limits, access, streams, making, draining, board: Arc::new(board) }
     }
 }
 
@@ -81,24 +80,48 @@ impl tower::Service<Request<Body>> for Service {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let shared = Arc::clone(&self.0);
-        Box::pin(async move {
-            let answer = answer(shared, request).await;
+        let method = method(request.uri().path());
+        let caller = request.extensions().get::<Arc<Caller>>().map(Arc::clone);
+        let caller = caller.expect("every connection says whose it is");
+        let span = trace::span(method, caller.address, request.headers());
+        let answered = async move {
+            let board = Arc::clone(&shared.board);
+            let answer = answer(shared, method, &caller, request).await;
             Ok(answer.unwrap_or_else(|refusal| {
-                tracing::debug!(%refusal, "a call is refused");
+                board.metrics.called(method, refusal.code());
+                tracing::debug!(code = ?refusal.code(), %refusal, "a call is refused");
                 Status::from(refusal).into_http()
             }))
-        })
+        };
+        Box::pin(answered.instrument(span))
     }
 }
 
-async fn answer(shared: Arc<Shared>, request: Request<Body>) -> Result<Response<Body>, Refusal> {
-    let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+/// The method of a path; `other` if there is none of that name.
+fn method(path: &str) -> &'static str {
+    let named = path.rsplit('/').next().unwrap_or_default();
+    let methods = ["Describe", "Explain", "Stream", "Fetch"];
+    methods.into_iter().find(|method| *method == named).unwrap_or("other")
+}
+
+async fn answer(
+    shared: Arc<Shared>,
+    method: &'static str,
+    caller: &Arc<Caller>,
+    request: Request<Body>,
+) -> Result<Response<Body>, Refusal> {
+    let identity = shared.access.identify(request.headers(), caller)?;
+    trace::identify(&identity);
+    let calling = caller.calls();
     let (source, limits) = (&*shared.source, &shared.limits);
+    let (streams, ahead_bytes) = limits.of(&identity);
+    let asked = |job: Option<&Job>| Asked::new(method, &identity, caller.address, source, job);
     let body = request.into_body();
-    match method.as_str() {
+    match method {
         "Describe" => {
             let request: DescribeRequest = unary::read(body, limits).await?;
             let job = request::job(source, request.job.as_ref())?;
+            shared.board.metrics.called(method, Code::Ok);
             Ok(unary::write(&DescribeResponse {
                 server_version: env!("CARGO_PKG_VERSION").into(),
                 datasets: source.datasets(),
@@ -108,33 +131,41 @@ async fn answer(shared: Arc<Shared>, request: Request<Body>) -> Result<Response<
         "Explain" => {
             let request: ExplainRequest = unary::read(body, limits).await?;
             let (job, name) = request::explain(source, &request)?;
-            Ok(unary::write(&ExplainResponse { json: job.explain(name)? }))
+            let json = job.explain(name)?;
+            shared.board.metrics.called(method, Code::Ok);
+            Ok(unary::write(&ExplainResponse { json }))
         }
         "Stream" => {
-            let run = request::stream(source, limits, &unary::read(body, limits).await?)?;
-            frames(shared, run)
+            let request: StreamRequest = unary::read(body, limits).await?;
+            let run = request::stream(source, limits, ahead_bytes, &request)?;
+            let asked = asked(request.job.as_ref());
+            frames(shared, run, |board| board.seat(asked, streams, calling))
         }
         "Fetch" => {
-            let run = request::fetch(source, &unary::read(body, limits).await?)?;
-            frames(shared, run)
+            let request: FetchRequest = unary::read(body, limits).await?;
+            let run = request::fetch(source, &request)?;
+            let asked = asked(request.job.as_ref());
+            frames(shared, run, |board| board.seat(asked, streams, calling))
         }
-        _ => {
-            Ok(Status::unimplemented(format!("{SERVICE_NAME} has no method {method:?}"))
-                .into_http())
-        }
+        _ => Err(Refusal::UnknownMethod),
     }
 }
 
 /// Starts to answer a call with frames.
-fn frames(shared: Arc<Shared>, run: Run) -> Result<Response<Body>, Refusal> {
+fn frames(
+    shared: Arc<Shared>,
+    run: Run,
+    seat: impl FnOnce(&Arc<Board>) -> Result<Seated, Refusal>,
+) -> Result<Response<Body>, Refusal> {
     if *shared.draining.borrow() {
         return Err(Refusal::Draining);
     }
     let limit = shared.limits.streams;
     let place = Arc::clone(&shared.streams).try_acquire_owned();
     let place = place.map_err(|_full| Refusal::TooManyStreams { limit })?;
-    shared.counts.streams.fetch_add(1, Ordering::Relaxed);
+    let seat = seat(&shared.board)?;
     let (sender, body) = body::channel();
-    drop(tokio::spawn(session::serve(shared, run, sender, Cut::of_this_call(), place)));
+    let session = session::serve(shared, run, sender, Cut::of_this_call(), (place, seat));
+    drop(tokio::spawn(session.in_current_span()));
     Ok(unary::response(Body::new(body)))
 }

@@ -19,8 +19,9 @@ use forebay_proto::frame::{self, SplitError};
 use forebay_proto::v1::Header;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
-use tonic::Status;
+use tonic::{Code, Status};
 
+use crate::board::{Seated, Side};
 use crate::body::{Gone, Message, Sender};
 use crate::call::Cut;
 use crate::request::{Names, Run};
@@ -66,6 +67,7 @@ struct Session {
     job: Arc<dyn Job>,
     output: Output,
     sender: Sender,
+    seat: Seated,
 }
 
 /// Serves a call to its end. `place` is its place among the server's streams.
@@ -74,21 +76,25 @@ pub(crate) async fn serve(
     run: Run,
     sender: Sender,
     cut: Option<Cut>,
-    place: OwnedSemaphorePermit,
+    (place, seat): (OwnedSemaphorePermit, Seated),
 ) {
     let Run { job, output, names, ahead } = run;
-    let session = Session { shared, job, output, sender };
+    let session = Session { shared, job, output, sender, seat };
     let end = session.run(names, ahead).await;
-    let Session { shared, sender, .. } = session;
+    let Session { shared, sender, seat, .. } = session;
     match end {
-        Ok(()) => sender.end(Status::ok("")),
-        Err(End::Gone) => tracing::debug!("the reader is gone"),
+        Ok(()) => {
+            seat.ended(Code::Ok);
+            sender.end(Status::ok(""));
+        }
+        Err(End::Gone) => seat.ended(Code::Cancelled),
         Err(End::Refused(refusal)) => {
             tracing::info!(%refusal, "a stream ends early");
+            seat.ended(refusal.code());
             let stalled = matches!(refusal, Refusal::Stalled { .. });
             sender.end(refusal.into());
             if stalled {
-                shared.counts.stalled.fetch_add(1, Ordering::Relaxed);
+                shared.board.counts.stalled.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep(shared.limits.stall_linger).await;
                 cut.inspect(Cut::reset);
             }
@@ -149,7 +155,9 @@ impl Session {
                 next = self.next(&mut queue) => next?,
             };
             let Some((header, payload)) = next else { return Ok(()) };
+            self.seat.turn(Side::Server);
             self.send_one(header, payload).await?;
+            self.seat.turn(Side::Reader);
         }
     }
 
@@ -163,11 +171,15 @@ impl Session {
         let microbatch = microbatch.await.map_err(|_dropped| Refusal::Draining)??;
         let (header, payload) = microbatch.into_parts(self.job.facts(), name, self.output);
         SplitError::check(&header, payload.len())?;
+        self.seat.made(&header);
+        self.shared.board.picture.offer(self.job.facts(), &header, &payload);
         Ok(Some((header, Bytes::from_owner(Placed { payload, _place: place }))))
     }
 
     async fn send_one(&self, header: Header, payload: Bytes) -> Result<(), End> {
         let after = self.shared.limits.stall_timeout;
+        let Header { seed, epoch, step, microbatch: index, .. } = header;
+        let samples = header.records.len();
         let mut header = Some(header);
         for range in frame::ranges(payload.len()) {
             let message = Message::new(header.take(), &payload, range);
@@ -177,9 +189,7 @@ impl Session {
                 Err(_elapsed) => return Err(Refusal::Stalled { after }.into()),
             }
         }
-        let counts = &self.shared.counts;
-        counts.microbatches.fetch_add(1, Ordering::Relaxed);
-        counts.payload_bytes.fetch_add(payload.len() as u64, Ordering::Relaxed);
+        self.seat.sent(samples, payload.len(), Name { seed, epoch, step, index });
         Ok(())
     }
 }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use serde::Serialize;
+
 use forebay_proto::v1::{self, DType, DescribeResponse, Layout, MixPlan, Timings};
 
 use crate::status::Refusal;
@@ -13,9 +15,50 @@ pub trait Source: Send + Sync + 'static {
     /// Names of the datasets, in order.
     fn datasets(&self) -> Vec<String>;
 
+    /// What is to be known of each of them.
+    fn about(&self) -> Vec<DatasetFacts> {
+        let named = |name| DatasetFacts { name, ..DatasetFacts::default() };
+        self.datasets().into_iter().map(named).collect()
+    }
+
+    /// What the pipeline does and may do.
+    fn load(&self) -> Load {
+        Load::default()
+    }
+
     /// The dataset and the recipe of a job. The digests that the client expects are compared by the
     /// caller. Called for each request, so it is quick: nothing is read or indexed here.
     fn open(&self, job: &v1::Job) -> Result<Arc<dyn Job>, Refusal>;
+}
+
+/// A dataset, as the status page shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DatasetFacts {
+    /// What it is served by.
+    pub name: String,
+    /// Records.
+    pub records: u64,
+    /// Of them, those that are replaced by others.
+    pub bad: u64,
+    /// Classes.
+    pub classes: usize,
+    /// Its digest, in hexadecimal.
+    pub digest: String,
+}
+
+/// What a pipeline has done since it started, and what it has in work.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Load {
+    /// Worker threads.
+    pub threads: usize,
+    /// Samples made.
+    pub samples: u64,
+    /// Images decoded for them.
+    pub decoded: u64,
+    /// Bytes of microbatches being made or sent.
+    pub buffer_bytes: u64,
+    /// Bytes that they may have.
+    pub buffer_limit: u64,
 }
 
 /// A dataset with a recipe.

@@ -29,6 +29,11 @@ pub enum Refusal {
     /// The request is in a form of gRPC that is not served.
     #[error("the request is compressed, which is not served: send it as it is")]
     Compressed,
+    /// There is no such method.
+    #[error(
+        "forebay.v1.ForebayService has no such method; it has Describe, Explain, Stream and Fetch"
+    )]
+    UnknownMethod,
     /// There is no such dataset.
     #[error("no dataset {name:?} is served here; there are: {}", .served.join(", "))]
     UnknownDataset {
@@ -57,6 +62,20 @@ pub enum Refusal {
         /// The bound.
         limit: usize,
     },
+    /// As many streams as an identity may have.
+    #[error("{identity} has {limit} streams, as many as it may; end one, or raise its limit")]
+    TooManyOfIdentity {
+        /// Who calls.
+        identity: String,
+        /// The bound.
+        limit: usize,
+    },
+    /// Nobody knows who calls.
+    #[error("{why}: send `authorization: Bearer TOKEN` with a token of this server")]
+    Unauthenticated {
+        /// What is wrong.
+        why: &'static str,
+    },
     /// The reader took nothing.
     #[error("nothing was taken for {} s, so the stream was ended; ask for the next microbatch", .after.as_secs_f64())]
     Stalled {
@@ -81,15 +100,16 @@ impl Refusal {
     }
 
     /// The code that says whose turn it is, as the .proto lists them.
-    fn code(&self) -> Code {
+    pub(crate) fn code(&self) -> Code {
         match self {
             Self::Invalid { .. } | Self::Frame(SplitError::HeaderTooLarge { .. }) => {
                 Code::InvalidArgument
             }
-            Self::Compressed => Code::Unimplemented,
+            Self::Compressed | Self::UnknownMethod => Code::Unimplemented,
             Self::UnknownDataset { .. } => Code::NotFound,
             Self::Mismatch { .. } => Code::FailedPrecondition,
-            Self::TooManyStreams { .. } => Code::ResourceExhausted,
+            Self::TooManyStreams { .. } | Self::TooManyOfIdentity { .. } => Code::ResourceExhausted,
+            Self::Unauthenticated { .. } => Code::Unauthenticated,
             Self::Stalled { .. } | Self::Draining => Code::Unavailable,
             Self::Frame(_) => Code::Internal,
             Self::Pipeline(error) => match error {

@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+#[path = "../../server/tests/service/certificates.rs"]
+mod certificates;
 mod command;
+mod operation;
 mod pipeline;
 mod service;
 mod sharing;

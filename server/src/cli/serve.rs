@@ -1,20 +1,24 @@
 //! `forebay serve`.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use forebay::Pipeline;
 use forebay::dataset::Dataset;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use super::say;
+use crate::access::Access;
 use crate::catalog::Catalog;
 use crate::config::Config;
 pub(super) use crate::config::ServeArgs;
+use crate::serve::Setup;
 
 /// Threads that move bytes; pixels have threads of their own.
 const NETWORK_THREADS: usize = 2;
@@ -41,8 +45,20 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("cannot listen on {}", config.listen))?;
+        let admin = match config.metrics_listen {
+            Some(address) => Some(
+                TcpListener::bind(address)
+                    .await
+                    .with_context(|| format!("cannot listen on {address} for metrics"))?,
+            ),
+            None => None,
+        };
+        warn_of_openness(&config.access, listener.local_addr()?);
         // For whoever started this server on port 0.
         say(format!("listening on {}", listener.local_addr()?))?;
+        if let Some(admin) = &admin {
+            say(format!("metrics and status on http://{}/", admin.local_addr()?))?;
+        }
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let shutdown = async move {
@@ -51,10 +67,39 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
                 _ = interrupt.recv() => info!("SIGINT: draining"),
             }
         };
-        let report = crate::run(listener, catalog, config.limits, shutdown).await;
+        let access = Arc::new(config.access);
+        let hangups = reload_on_hangup(Arc::clone(&access), signal(SignalKind::hangup())?);
+        let setup = Setup { limits: config.limits, access, admin, picture: config.picture };
+        let report = tokio::select! {
+            report = crate::run(listener, catalog, setup, shutdown) => report,
+            never = hangups => match never {},
+        };
         info!(?report, "stopped");
         Ok(())
     })
+}
+
+/// SIGHUP: the files of certificates and tokens are read again.
+async fn reload_on_hangup(access: Arc<Access>, mut hangup: Signal) -> Infallible {
+    loop {
+        if hangup.recv().await.is_none() {
+            return std::future::pending().await;
+        }
+        info!("SIGHUP: reading certificates and tokens");
+        access.reload();
+    }
+}
+
+/// Says what others in the network could do.
+fn warn_of_openness(access: &Access, address: SocketAddr) {
+    if address.ip().is_loopback() {
+        return;
+    }
+    if !access.asks() {
+        warn!(%address, "anybody who reaches this address may read the datasets: see --token-file");
+    } else if !access.encrypts() {
+        warn!(%address, "tokens and data are sent in plain text: see --tls-cert");
+    }
 }
 
 fn log_to_stderr(json: bool) {

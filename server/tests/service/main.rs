@@ -2,6 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod access;
+mod admin;
+mod certificates;
+mod idle;
 mod lifecycle;
 mod pressure;
 mod refusals;

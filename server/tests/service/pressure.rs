@@ -182,7 +182,7 @@ async fn a_peer_that_fell_silent_loses_its_connection_and_its_buffers() {
 
 #[tokio::test]
 async fn connections_have_a_bound_and_one_that_says_nothing_is_closed() {
-    let limits = Limits { connections: 1, stall_timeout: WHILE, ..Limits::default() };
+    let limits = Limits { connections: 1, handshake_timeout: WHILE, ..Limits::default() };
     let server = start(Make::Now, limits).await;
     let first = server.client().await;
     let mut second = server.client().await;

@@ -8,9 +8,7 @@ use bytes::Bytes;
 use forebay_proto::frame::{FRAME_BYTES, Join};
 use forebay_proto::v1::forebay_service_client::ForebayServiceClient;
 use forebay_proto::v1::{self, DescribeResponse, Frame, Header, Layout, StreamRequest, Timings};
-use forebay_server::{
-    Done, Job, Limits, Microbatch, Name, Output, Refusal, Report, Source, Wanted,
-};
+use forebay_server::{Done, Job, Microbatch, Name, Output, Refusal, Report, Setup, Source, Wanted};
 use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -192,14 +190,15 @@ pub(crate) struct Server {
     report: JoinHandle<Report>,
 }
 
-pub(crate) async fn start(make: Make, limits: Limits) -> Server {
+pub(crate) async fn start(make: Make, setup: impl Into<Setup>) -> Server {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let (stop, stopped) = oneshot::channel();
     let fake = Fake::new(make);
     let source = Arc::new(FakeSource(Arc::clone(&fake)));
+    let setup = setup.into();
     let shutdown = async { drop(stopped.await) };
-    let report = tokio::spawn(forebay_server::run(listener, source, limits, shutdown));
+    let report = tokio::spawn(forebay_server::run(listener, source, setup, shutdown));
     Server { fake, address, stop: Some(stop), report }
 }
 

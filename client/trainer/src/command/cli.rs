@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use forebay_client::Access;
 
 /// Trains ResNets by the recipes of "ResNet strikes back", fed by forebay servers.
 #[derive(Debug, Parser)]
@@ -22,7 +23,7 @@ pub(crate) enum Command {
     /// Train a model, and evaluate it on the way.
     Train(Box<Train>),
     /// Evaluate a model.
-    Eval(Evaluate),
+    Eval(Box<Evaluate>),
     /// Measure training steps on made-up images, without a server.
     Bench(Bench),
 }
@@ -33,6 +34,8 @@ pub(crate) struct Source {
     /// Servers, as host:port, separated by commas.
     #[arg(long, env = "FOREBAY_SERVER", value_delimiter = ',', required_unless_present = "replay")]
     pub(crate) server: Vec<String>,
+    #[command(flatten)]
+    pub(crate) access: Access,
     /// Name of the dataset to train on.
     #[arg(long, env = "FOREBAY_DATASET", required_unless_present = "replay")]
     pub(crate) dataset: Option<String>,

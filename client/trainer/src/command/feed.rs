@@ -40,7 +40,8 @@ impl Feed {
             return Ok(Self::Folder(folder.clone(), rank));
         }
         let servers = source.server.iter().map(String::as_str);
-        let client = blocking::Client::connect(Options::new(servers))?;
+        let options = Options { access: source.access.clone(), ..Options::new(servers) };
+        let client = blocking::Client::connect(options)?;
         let dataset = source.dataset.as_deref().context("no --dataset")?;
         let only_evaluates = training.is_none().then_some(dataset);
         let evaluation = source.eval_dataset.as_deref().or(only_evaluates);

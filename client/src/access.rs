@@ -1,0 +1,153 @@
+//! Who the client is, and whom it trusts: files of certificates and a token.
+//!
+//! They are read when a connection or a call begins, so that a file replaced under a long training is
+//! used from then on.
+
+use std::path::{Path, PathBuf};
+
+use http::HeaderValue;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+
+use crate::error::Cause;
+use crate::{Error, Options};
+
+/// Files for servers that encrypt, and for those that ask who calls.
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "clap", derive(clap::Args))]
+pub struct Access {
+    /// Authorities, PEM: servers must have a certificate of one of them. Turns TLS on for endpoints
+    /// without `http://`.
+    #[cfg_attr(feature = "clap", arg(long, value_name = "FILE", env = "FOREBAY_TLS_CA"))]
+    pub tls_ca: Option<PathBuf>,
+    /// The client's certificate, PEM, for servers that ask for one.
+    #[cfg_attr(feature = "clap", arg(long, value_name = "FILE", env = "FOREBAY_TLS_CERT"))]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's key, PEM.
+    #[cfg_attr(feature = "clap", arg(long, value_name = "FILE", env = "FOREBAY_TLS_KEY"))]
+    pub tls_key: Option<PathBuf>,
+    /// The name that servers' certificates must have, where it is not the endpoint's host.
+    #[cfg_attr(feature = "clap", arg(long, value_name = "NAME", env = "FOREBAY_TLS_NAME"))]
+    pub tls_name: Option<String>,
+    /// The token that servers ask for: a file with it alone, or as the last word of its first line.
+    #[cfg_attr(feature = "clap", arg(long, value_name = "FILE", env = "FOREBAY_TOKEN_FILE"))]
+    pub token_file: Option<PathBuf>,
+}
+
+impl Access {
+    /// Reads all files once, so that what is wrong is said at the start.
+    pub(crate) fn check(&self, options: &Options) -> Result<(), Error> {
+        let encrypts = |name: &String| self.url(name).starts_with("https://");
+        let wrong = if self.tls_cert.is_some() != self.tls_key.is_some() {
+            "a certificate needs its key: give both, or neither"
+        } else if self.tls_ca.is_none() && options.endpoints.iter().any(encrypts) {
+            "https needs the servers' authority: give a PEM file (--tls-ca), such as \
+             /etc/ssl/certs/ca-certificates.crt for public ones"
+        } else {
+            self.tls().and(self.token()).map_err(|cause| Error::Options(cause.to_string()))?;
+            if self.token_file.is_some() && !options.endpoints.iter().all(encrypts) {
+                tracing::warn!("the token is sent in plain text to endpoints without https");
+            }
+            return Ok(());
+        };
+        Err(Error::Options(wrong.into()))
+    }
+
+    /// An endpoint's URL: encrypted if it says so, or says nothing and there is an authority.
+    pub(crate) fn url(&self, name: &str) -> String {
+        let scheme = if self.tls_ca.is_some() { "https" } else { "http" };
+        if name.contains("://") { name.to_owned() } else { format!("{scheme}://{name}") }
+    }
+
+    /// The endpoint with what its certificate is checked by.
+    pub(crate) fn secured(&self, endpoint: Endpoint) -> Result<Endpoint, Cause> {
+        if endpoint.uri().scheme_str() != Some("https") {
+            return Ok(endpoint);
+        }
+        let unusable = |error: tonic::transport::Error| {
+            let source = std::error::Error::source(&error).map(ToString::to_string);
+            Cause::Access(format!("TLS: {}", source.unwrap_or_else(|| error.to_string())))
+        };
+        endpoint.tls_config(self.tls()?).map_err(unusable)
+    }
+
+    fn tls(&self) -> Result<ClientTlsConfig, Cause> {
+        let mut tls = ClientTlsConfig::new();
+        if let Some(file) = &self.tls_ca {
+            tls = tls.ca_certificate(Certificate::from_pem(read(file)?));
+        }
+        if let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) {
+            tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
+        }
+        if let Some(name) = &self.tls_name {
+            tls = tls.domain_name(name);
+        }
+        Ok(tls)
+    }
+
+    /// The value of the `authorization` header, if there is a token. It is never printed.
+    pub(crate) fn token(&self) -> Result<Option<HeaderValue>, Cause> {
+        let Some(file) = &self.token_file else { return Ok(None) };
+        let unusable = || Cause::Access(format!("{} holds no token", file.display()));
+        let text = String::from_utf8(read(file)?).map_err(|_secret| unusable())?;
+        let mut lines = text.lines().map(str::trim);
+        let line = lines.find(|line| !line.is_empty() && !line.starts_with('#'));
+        let token = line.and_then(|line| line.split_whitespace().last()).ok_or_else(unusable)?;
+        let value = HeaderValue::try_from(format!("Bearer {token}"));
+        let mut value = value.map_err(|_secret| unusable())?;
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, Cause> {
+    std::fs::read(file).map_err(|error| Cause::Access(format!("{}: {error}", file.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(text: &str) -> Result<String, String> {
+        let folder = std::env::temp_dir().join(format!("forebay-token-{:016x}", {
+            use std::hash::{BuildHasher as _, RandomState};
+            RandomState::new().hash_one(text)
+        }));
+        std::fs::write(&folder, text).unwrap();
+        let access = Access { token_file: Some(folder.clone()), ..Access::default() };
+        let token = access.token().map_err(|cause| cause.to_string());
+        std::fs::remove_file(folder).unwrap();
+        token.map(|value| {
+            let value = value.unwrap();
+            assert_eq!(format!("{value:?}"), "Sensitive");
+            value.to_str().unwrap().to_owned()
+        })
+    }
+
+    #[test]
+    fn a_token_is_the_last_word_of_the_first_line() {
+        for text in ["abc", "abc\n", "# ours\n\n team abc \n other def"] {
+            assert_eq!(token(text).as_deref(), Ok("Bearer abc"), "{text:?}");
+        }
+        for text in ["", "# none\n", "a\u{e9}b\u{0}c"] {
+            assert!(token(text).unwrap_err().ends_with("holds no token"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let check = |access: &Access, endpoint: &str| {
+            let mut options = Options::new([endpoint]);
+            options.access = access.clone();
+            options.access.check(&options).map_err(|error| error.to_string())
+        };
+        let access = Access::default();
+        assert_eq!(check(&access, "a:1"), Ok(()));
+        assert!(check(&access, "https://a:1").unwrap_err().contains("--tls-ca"));
+        let half = Access { tls_cert: Some("a.pem".into()), ..Access::default() };
+        assert!(check(&half, "a:1").unwrap_err().contains("needs its key"));
+        let absent = Access { tls_ca: Some("no/ca.pem".into()), ..Access::default() };
+        assert!(check(&absent, "a:1").unwrap_err().contains("no/ca.pem"));
+        let absent = Access { token_file: Some("no/token".into()), ..Access::default() };
+        assert!(check(&absent, "a:1").unwrap_err().contains("no/token"));
+    }
+}

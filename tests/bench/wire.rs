@@ -1,0 +1,178 @@
+//! What sending and receiving costs, in plain text and over TLS, without making any pixels.
+//!
+//! Server and client have a thread each, whose CPU time is read. Run with
+//! `cargo bench -p forebay-tests --bench wire`.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a bench")]
+
+#[expect(dead_code, reason = "tests use the rest")]
+#[path = "../../server/tests/service/certificates.rs"]
+mod certificates;
+
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use certificates::Authority;
+use forebay_client::{Client, Cursor, End, Job as ClientJob, Options, Rank};
+use forebay_proto::v1::{self, DescribeResponse, Timings};
+use forebay_server::{
+    Access, AccessFiles, Done, Job, Limits, Microbatch, Name, Output, Refusal, Setup, Source,
+    Wanted,
+};
+use rustix::time::{ClockId, clock_gettime};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Microbatches of the paper: 256 images of 224 x 224.
+const IMAGES: u32 = 256;
+const SIDE: u32 = 224;
+const MICROBATCHES: u32 = 8;
+const STEPS: u64 = 10;
+const ROUNDS: usize = 9;
+
+/// Says the same at once whenever it is asked.
+struct Ready {
+    facts: DescribeResponse,
+    payload: Bytes,
+    xxh3: u64,
+}
+
+struct Always(Arc<Ready>);
+
+impl Source for Always {
+    fn datasets(&self) -> Vec<String> {
+        vec!["train".into()]
+    }
+
+    fn open(&self, _job: &v1::Job) -> Result<Arc<dyn Job>, Refusal> {
+        Ok(Arc::new(Self(Arc::clone(&self.0))))
+    }
+}
+
+impl Job for Always {
+    fn facts(&self) -> &DescribeResponse {
+        &self.0.facts
+    }
+
+    fn microbatches(&self, _step: u64) -> u32 {
+        MICROBATCHES
+    }
+
+    fn submit(&self, _: Name, _: Output, _: Wanted, done: Done) -> Result<(), Refusal> {
+        let images = IMAGES as usize;
+        done(Ok(Microbatch {
+            payload: self.0.payload.clone(),
+            shape: [IMAGES, SIDE, SIDE, 3],
+            records: vec![0; images],
+            label_a: vec![0; images],
+            label_b: vec![0; images],
+            lambda: vec![1.0; images],
+            mix: None,
+            xxh3: self.0.xxh3,
+            timings: Timings::default(),
+        }));
+        Ok(())
+    }
+
+    fn explain(&self, _name: Name) -> Result<String, Refusal> {
+        Ok(String::new())
+    }
+}
+
+fn source() -> Always {
+    let pixels =
+        (0..IMAGES * SIDE * SIDE * 3).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8);
+    let payload: Bytes = pixels.collect::<Vec<u8>>().into();
+    let facts = DescribeResponse {
+        dataset_digest: Bytes::from_static(&[1; 32]),
+        recipe_digest: Bytes::from_static(&[2; 32]),
+        records: 1 << 20,
+        classes: vec!["one".into()],
+        samples_per_epoch: 1 << 20,
+        steps_per_epoch: 512,
+        batch: IMAGES * MICROBATCHES,
+        microbatches: MICROBATCHES,
+        image_size: SIDE,
+        mean: vec![0.0; 3],
+        std: vec![1.0; 3],
+        ..DescribeResponse::default()
+    };
+    let xxh3 = xxh3_64(&payload);
+    Always(Arc::new(Ready { facts, payload, xxh3 }))
+}
+
+/// CPU time of the calling thread, which runs all there is of a side.
+fn cpu() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap()
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// CPU seconds a GB of server and client.
+fn round(authority: &Authority, tls: bool) -> [f64; 2] {
+    let (sender, address) = sync_channel(1);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let mut files = AccessFiles::default();
+    if tls {
+        let certificate = authority.certify("localhost");
+        files.tls_cert = Some(certificate.cert);
+        files.tls_key = Some(certificate.key);
+    }
+    let server = thread::Builder::new().spawn(move || {
+        runtime().block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            sender.send(listener.local_addr().unwrap()).unwrap();
+            let access = Arc::new(Access::new(files).unwrap());
+            let setup = Setup { access, ..Setup::from(Limits::default()) };
+            let source = Arc::new(source());
+            let begun = cpu();
+            forebay_server::run(listener, source, setup, async { drop(stopped.await) }).await;
+            cpu().saturating_sub(begun)
+        })
+    });
+    let mut options = Options::new([address.recv().unwrap().to_string()]);
+    if tls {
+        options.access.tls_ca = Some(authority.ca());
+        options.access.tls_name = Some("localhost".into());
+    }
+    let begun = cpu();
+    let bytes = runtime().block_on(async {
+        let client = Client::connect(options).unwrap();
+        let job = ClientJob::new("train", "a2");
+        let end = End::Steps(STEPS);
+        let mut stream = client.stream(&job, Cursor::default(), end, Rank::ALONE).await.unwrap();
+        let mut bytes = 0;
+        while let Some(microbatch) = stream.next().await {
+            bytes += microbatch.unwrap().pixels.len();
+        }
+        bytes
+    });
+    let client = cpu().saturating_sub(begun);
+    stop.send(()).unwrap();
+    let server = server.unwrap().join().unwrap();
+    [server, client].map(|cpu| cpu.as_secs_f64() / (bytes as f64 / 1e9))
+}
+
+fn main() {
+    let authority = Authority::new();
+    let mut rounds = [Vec::new(), Vec::new()];
+    for _ in 0..ROUNDS {
+        for (tls, rounds) in rounds.iter_mut().enumerate() {
+            rounds.push(round(&authority, tls == 1));
+        }
+    }
+    for (name, rounds) in ["plain text", "TLS 1.3"].iter().zip(rounds) {
+        let median = |side: usize| {
+            let mut values: Vec<f64> = rounds.iter().map(|round| round[side]).collect();
+            values.sort_by(f64::total_cmp);
+            values[ROUNDS / 2]
+        };
+        println!("{name:<10}  server {:.3}  client {:.3} CPU s/GB", median(0), median(1));
+    }
+}

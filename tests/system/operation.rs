@@ -1,0 +1,281 @@
+//! The real command with certificates, tokens and an admin port: let in, kept out, looked at, reloaded,
+//! stopped.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use forebay_client::{Access, Client, Cursor, End, Error, Job, Microbatches, Options, Rank};
+
+use crate::certificates::{Authority, Certificate};
+use crate::world::{SMALL, WORLD};
+
+const TOKEN: &str = "sesame-sesame-sesame";
+const NEXT_TOKEN: &str = "abracadabra-abracadabra";
+
+/// A running `forebay serve`.
+struct Process {
+    child: Child,
+    port: String,
+    admin: String,
+    log: PathBuf,
+}
+
+impl Process {
+    fn start(folder: &Path, arguments: &[&str]) -> Self {
+        let (named, log) = (format!("train={}", WORLD.train().display()), folder.join("log"));
+        let mut child = Command::new(env!("CARGO_BIN_EXE_quickstart"))
+            .args(["forebay", "serve", "--json", "--listen", "127.0.0.1:0", "--dataset", &named])
+            .args(["--metrics-listen", "127.0.0.1:0"])
+            .args(arguments)
+            .env("RUST_LOG", "trace")
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut address = |before: &str| {
+            let line = lines.next().expect("it says where it listens").unwrap();
+            line.strip_prefix(before).expect("an address").trim_end_matches('/').to_owned()
+        };
+        let port = address("listening on 127.0.0.1:");
+        let admin = address("metrics and status on http://");
+        Self { child, port, admin, log }
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(&self.admin).unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: f\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It has ended, or the test has failed.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// Certificates of both sides and a token, as files.
+struct Papers {
+    servers: Authority,
+    clients: Authority,
+    server: Certificate,
+    client: Certificate,
+    tokens: PathBuf,
+}
+
+impl Papers {
+    fn new() -> Self {
+        let (servers, clients) = (Authority::new(), Authority::new());
+        let server = servers.certify("localhost");
+        let client = clients.certify("spiffe://cluster/trainer");
+        let tokens = servers.folder().join("tokens");
+        std::fs::write(&tokens, format!("team-a {TOKEN}\n")).unwrap();
+        Self { servers, clients, server, client, tokens }
+    }
+
+    fn serve(&self) -> Process {
+        let ca = self.clients.ca();
+        let paths = [&self.server.cert, &self.server.key, &ca, &self.tokens];
+        let [cert, key, ca, tokens] = paths.map(|path| path.to_str().unwrap());
+        Process::start(
+            self.servers.folder(),
+            &["--tls-cert", cert, "--tls-key", key, "--tls-client-ca", ca, "--token-file", tokens],
+        )
+    }
+
+    fn access(&self, token: &str) -> Access {
+        let token_file = self.clients.folder().join(token);
+        std::fs::write(&token_file, token).unwrap();
+        Access {
+            tls_ca: Some(self.servers.ca()),
+            tls_cert: Some(self.client.cert.clone()),
+            tls_key: Some(self.client.key.clone()),
+            tls_name: Some("localhost".into()),
+            token_file: Some(token_file),
+        }
+    }
+}
+
+fn job() -> Job {
+    let set = SMALL.map(str::to_owned).to_vec();
+    Job { set, seed: 5, ..Job::new("train", "a2") }
+}
+
+fn client(server: &Process, access: Access) -> Client {
+    let mut options = Options::new([format!("127.0.0.1:{}", server.port)]);
+    options.access = access;
+    Client::connect(options).unwrap()
+}
+
+async fn stream(client: &Client, steps: u64) -> Result<Microbatches, Error> {
+    client.stream(&job(), Cursor::default(), End::Steps(steps), Rank::ALONE).await
+}
+
+async fn pixels(mut stream: Microbatches) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    while let Some(made) = stream.next().await {
+        all.push(made.unwrap().pixels.to_vec());
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_tls_with_certificate_and_token_the_bytes_are_the_same() {
+    let papers = Papers::new();
+    let server = papers.serve();
+    let secured = client(&server, papers.access(TOKEN));
+    let plain_server = crate::world::Server::start(2).await;
+    let plain = Client::connect(Options::new([plain_server.endpoint()])).unwrap();
+    let expected = pixels(stream(&plain, 2).await.unwrap()).await;
+    assert!(pixels(stream(&secured, 2).await.unwrap()).await == expected);
+    let name = forebay_client::Name { epoch: 0, step: 1, index: 7 };
+    assert!(secured.fetch(&job(), name).await.unwrap().pixels[..] == expected[15]);
+    secured.explain(&job(), name).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_lacks_a_paper_is_told_which() {
+    let papers = Papers::new();
+    let server = papers.serve();
+    let good = papers.access(TOKEN);
+    let stranger = Authority::new();
+    let strange = stranger.certify("trainer");
+    let expired = papers.clients.certify_expired("trainer");
+    for (access, says) in [
+        (Access { token_file: None, ..good.clone() }, "no token came with the call"),
+        (papers.access("wrong-wrong-wrong-wrong"), "give the client a valid token"),
+        (Access { tls_cert: None, tls_key: None, ..good.clone() }, "CertificateRequired"),
+        (
+            Access { tls_cert: Some(strange.cert), tls_key: Some(strange.key), ..good.clone() },
+            "UnknownCA",
+        ),
+        (
+            Access { tls_cert: Some(expired.cert), tls_key: Some(expired.key), ..good.clone() },
+            "CertificateExpired",
+        ),
+        (Access { tls_ca: Some(stranger.ca()), ..good.clone() }, "UnknownIssuer"),
+        (Access { tls_name: Some("elsewhere".into()), ..good.clone() }, "elsewhere"),
+    ] {
+        // Not given up after a while: refused. (A server's judgement may overtake the first calls,
+        // which then only see a closed connection and are made again.)
+        let error = client(&server, access).describe(&job()).await.unwrap_err();
+        assert!(matches!(error, Error::Refused { .. }), "{error}");
+        let error = error.to_string();
+        assert!(error.contains(says) && !error.contains("wrong-wrong"), "{error}");
+    }
+    client(&server, good).describe(&job()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sighup_and_changed_files_take_effect_and_streams_go_on() {
+    let papers = Papers::new();
+    let server = papers.serve();
+    let access = papers.access(TOKEN);
+    let token_file = access.token_file.clone().unwrap();
+    let client = client(&server, access);
+    let mut running = stream(&client, 6).await.unwrap();
+    running.next().await.unwrap().unwrap();
+
+    std::fs::write(&papers.tokens, format!("team-a {NEXT_TOKEN}\n")).unwrap();
+    server.signal("-HUP");
+    let refused = loop {
+        if let Err(error) = client.describe(&job()).await {
+            break error.to_string();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(refused.contains("Unauthenticated"), "{refused}");
+    // The client reads its file for each call.
+    std::fs::write(token_file, NEXT_TOKEN).unwrap();
+    client.describe(&job()).await.unwrap();
+    assert_eq!(pixels(running).await.len(), 47);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_drains_within_the_grace_and_probes_tell() {
+    let papers = Papers::new();
+    let mut server = papers.serve();
+    assert!(server.get("/readyz").contains("200 OK"));
+    assert!(server.get("/healthz").contains("200 OK"));
+    let metrics = server.get("/metrics");
+    assert!(metrics.contains("forebay_build_info{") && metrics.contains("forebay_threads "));
+    assert!(
+        server.get("/last.png").contains("404"),
+        "where callers are asked, no picture is shown"
+    );
+
+    // A reader that does not read: the server has something to finish, for as long as it may.
+    let mut options = Options::new([format!("127.0.0.1:{}", server.port)]);
+    options.access = papers.access(TOKEN);
+    options.prefetch_bytes = 1;
+    options.retry.give_up = Duration::from_secs(1);
+    let big = vec!["batch = 16".to_owned(), "microbatches = 1".into(), "image_size = 512".into()];
+    let big = Job { set: big, ..job() };
+    let client = Client::connect(options).unwrap();
+    let end = End::Steps(u64::from(u16::MAX));
+    let mut slow = client.stream(&big, Cursor::default(), end, Rank::ALONE).await.unwrap();
+    slow.next().await.unwrap().unwrap();
+    // Until it waits for the reader, and not for a microbatch.
+    for _ in 0..5 {
+        while !server.get("/status.json").contains("\"waits\":\"server\"") {}
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    server.signal("-TERM");
+    let told = Instant::now();
+    while !server.get("/readyz").contains("503") {}
+    assert!(server.get("/healthz").contains("200 OK"));
+    let status = loop {
+        if let Some(status) = server.child.try_wait().unwrap() {
+            break status;
+        }
+        // The reader takes what is being sent, then its stream ends.
+        drop(tokio::time::timeout(Duration::from_millis(50), slow.next()).await);
+    };
+    assert!(status.success());
+    assert!(told.elapsed() < Duration::from_secs(25), "{:?}", told.elapsed());
+    let log = std::fs::read_to_string(&server.log).unwrap();
+    assert!(log.contains("SIGTERM: draining") && log.contains("unfinished: 0"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_in_any_log() {
+    let papers = Papers::new();
+    let mut server = papers.serve();
+    let wrong = "wrong-wrong-wrong-wrong";
+    client(&server, papers.access(wrong)).describe(&job()).await.unwrap_err();
+    let client = client(&server, papers.access(TOKEN));
+    assert_eq!(pixels(stream(&client, 1).await.unwrap()).await.len(), 8);
+    // A file that cannot be used, and the same one mended.
+    std::fs::write(&papers.tokens, format!("{NEXT_TOKEN}\n")).unwrap();
+    server.signal("-HUP");
+    std::thread::sleep(Duration::from_millis(300));
+    std::fs::write(&papers.tokens, format!("team-b {NEXT_TOKEN}\n")).unwrap();
+    server.signal("-HUP");
+    std::thread::sleep(Duration::from_millis(300));
+    let pages = ["/", "/metrics", "/status.json"].map(|path| server.get(path)).concat();
+    server.signal("-TERM");
+    assert!(server.child.wait().unwrap().success());
+    let log = std::fs::read_to_string(&server.log).unwrap();
+    for known in ["team-a", "stream ended", "those read before stay in use", "DEBUG", "TRACE"] {
+        assert!(log.contains(known), "the log is too small to prove anything: no {known:?}");
+    }
+    let key = std::fs::read_to_string(&papers.server.key).unwrap();
+    let key = key.lines().nth(1).unwrap();
+    for secret in [TOKEN, NEXT_TOKEN, wrong, key] {
+        assert!(!log.contains(secret) && !pages.contains(secret), "{secret} is told");
+    }
+}
