@@ -130,7 +130,7 @@ class Container:
         arguments = [expand(argument, env) for argument in container.get("args", [])]
         base = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOSTNAME": pod.name, "HOME": "/home/nonroot"}
         variables = [f"{key}={value}" for key, value in {**base, **env}.items()]
-        command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation=private"]
+        command = ["unshare", "--mount", "--pid", "--fork", "--propagation=private"]
         command += ["sh", "-c", STAGE, "stage", root, mount_list, str(pod.user(container))]
         # The tests' own program that sets an environment: the image has none.
         command += ["/bin/env", "-i", *variables, inside, *arguments]
@@ -146,6 +146,12 @@ class Container:
 
     def said(self):
         return self.log.read_text(errors="replace")[-4000:]
+
+    def until_said(self, words, seconds):
+        end = time.monotonic() + seconds
+        while words not in self.said():
+            assert time.monotonic() < end, f"{self.name} did not say {words!r}:\n{self.said()}"
+            time.sleep(0.1)
 
     def pid(self):
         """Of process 1 of its namespace."""
@@ -177,8 +183,9 @@ class Container:
         return code, time.monotonic() - begin
 
     def kill(self):
+        # Not unshare, whose child outlives it: changing its user took the signal of a parent's death away.
         if self.process.poll() is None:
-            self.process.kill()
+            os.kill(self.pid(), 9)
             self.process.wait()
 
 

@@ -12,10 +12,10 @@ import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import urllib.parse
 
@@ -56,8 +56,11 @@ class Stage:
             check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def cluster(self, name, objects, **more):
+        # Where ranks meet: the first pod of the Indexed Job.
+        jobs = [o["metadata"]["name"] for o in objects if o["kind"] == "Job"]
+        meet = [f"{job}-0.{chart.RELEASE}-forebay-trainer.{chart.NAMESPACE}.svc" for job in jobs]
         claims = {"imagenet": self.data, **more.pop("claims", {})}
-        return kubelet.Cluster(self.folder / name, objects, self.binaries, claims, hosts=[HOST], **more)
+        return kubelet.Cluster(self.folder / name, objects, self.binaries, claims, hosts=[HOST, *meet], **more)
 
     def plain(self):
         """Index, serve, probe, read, drain: the values that must be given and nothing more."""
@@ -69,7 +72,7 @@ class Stage:
             runs.mkdir()
             kubelet.own(runs, 65532)
             values["trainer"] = {
-                "enabled": True, "model": "resnet20", "runs": 2, "checkpointSteps": 1,
+                "enabled": True, "model": "resnet20", "world": self.world(), "checkpointSteps": 1,
                 "volume": {"persistentVolumeClaim": {"claimName": "runs"}},
                 "args": ["--epochs=1", "--batch=16", "--microbatches=2", "--image-size=32", "--stop-after=2"]}
         objects, _ = chart.render(values)
@@ -90,7 +93,7 @@ class Stage:
                 smoke = chart.one(objects, "Pod", "smoke")
                 cluster.pod(smoke["spec"], name="smoke").start().succeed(60)
                 if self.args.trainer:
-                    self.trainings(cluster, chart.one(objects, "Job", "trainer"), runs)
+                    self.training(cluster, chart.one(objects, "Job", "trainer"), runs)
                 queries = self.queries(query)
             took = self.drain(cluster, server, chart.one(objects, "Job", "loadtest"))
         return f"probes, user 65532, read-only root, Jobs, {queries} queries, drained in {took:.1f} s"
@@ -99,28 +102,48 @@ class Stage:
         pod = cluster.pod(job["spec"]["template"]["spec"], {"batch.kubernetes.io/job-completion-index": index}, name)
         return pod.start().succeed(120)
 
-    def trainings(self, cluster, job, runs):
-        """Each index its own folder; started again, it goes on."""
-        assert job["spec"]["completionMode"] == "Indexed" and job["spec"]["completions"] == 2
-        for index in ("0", "1", "1"):
-            self.job(cluster, job, index, "trainer")
-        models = [(runs / chart.RELEASE / index / "model.safetensors").read_bytes() for index in "01"]
-        assert models[0] != models[1], "both runs have the same seed"
+    def world(self):
+        """Two ranks, by a trainer that knows of ranks."""
+        flags = subprocess.check_output([self.args.trainer, "train", "--help"], text=True)
+        return 2 if "--rendezvous" in flags else 1
+
+    def training(self, cluster, job, runs):
+        """All ranks at once, twice: started again, the training goes on where it was."""
+        assert job["spec"]["completionMode"] == "Indexed"
+        spec, out = job["spec"]["template"]["spec"], runs / chart.RELEASE
+        for steps in (2, 4):
+            spec["containers"][0]["args"][-1] = f"--stop-after={steps}"
+            index = "batch.kubernetes.io/job-completion-index"
+            pods = [cluster.pod(spec, {index: str(rank)}, f"trainer-{rank}") for rank in range(job["spec"]["completions"])]
+            for rank in [pod.start() for pod in pods]:
+                rank.succeed(120)
+            assert (out / f"step-{steps:08}").is_dir(), list(out.iterdir())
+        log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+        assert len([line for line in log if "loss" in line]) == 4, "a step was done twice"
 
     def drain(self, cluster, server, job):
-        """SIGTERM under load: NOT_SERVING at once, an orderly end within the grace period."""
+        """SIGTERM in the middle of a microbatch: not ready at once, but the reader gets the rest of it."""
         spec = job["spec"]["template"]["spec"]
-        spec["containers"][0]["args"] += ["--steps=5", "--think-ms=100", "--give-up-s=3"]
-        with running(cluster.pod(spec, name="reader").start()):
-            time.sleep(1.0)
-            seen = []
-            watch = threading.Thread(target=lambda: seen.append(turns(server)))
-            watch.start()
-            code, took = server.stop()
-            watch.join()
+        spec["containers"][0]["args"] = ["--steps=10000", "--batch=96", "--microbatches=1", "--dtype=f32"]
+        with running(cluster.pod(spec, name="reader").start()) as reader:
+            end = time.monotonic() + 20
+            while not re.search(r"^forebay_streams [1-9]", kubelet.http(METRICS, "/metrics")[1], re.M):
+                assert reader.process.poll() is None and time.monotonic() < end, reader.said()
+                time.sleep(0.1)
+            # 58 MB are more than what lies in sockets: the server is left with a part of them.
+            os.kill(reader.pid(), signal.SIGSTOP)
+            time.sleep(1)
+            begin = time.monotonic()
+            os.kill(server.pid(), signal.SIGTERM)
+            while server.probe("readinessProbe"):
+                assert time.monotonic() < begin + 5, "the server is still ready"
+            assert kubelet.http(METRICS, "/readyz")[0] == 503 and kubelet.http(METRICS, "/healthz")[0] == 200
+            assert server.process.poll() is None, "the server did not wait for its reader"
+            os.kill(reader.pid(), signal.SIGCONT)
+            code = server.process.wait(server.pod.spec["terminationGracePeriodSeconds"])
         assert code == 0, f"exit code {code}:\n{server.said()}"
-        assert seen == [True], "readiness did not turn before the end"
-        return took
+        assert "unfinished: 0" in server.said(), server.said()
+        return time.monotonic() - begin
 
     def queries(self, query):
         """Every query of dashboard and alerts is understood; those of the dashboard find something."""
@@ -133,8 +156,8 @@ class Stage:
         for title, expression in targets:
             for name, value in (("$namespace", ".*"), ("$service", ".*"), ("$__rate_interval", "10s")):
                 expression = expression.replace(name, value)
-            # Nothing is refused in this test.
-            assert query(expression) or title == "Calls refused", f"{title} finds nothing: {expression}"
+            if title != "Calls refused":  # nothing is, in this test
+                found(query, expression, title)
         used = set(re.findall(r"\bforebay_\w+|\bprocess_\w+", " ".join(rules + [t for _, t in targets])))
         # A code's series is there from its first call on; the load test's are there.
         known = {name for name in used if query(name)}
@@ -165,7 +188,7 @@ class Stage:
             assert not kubelet.grpc_health(GRPC, ""), "the port answers in plain text"
             self.job(cluster, job, name="with-both")
             pod.rotate("tokens", {"tokens": "team/a second-token-0123456789\n"})
-            time.sleep(3)
+            server.until_said("access files read again", 15)
             refused = cluster.pod(job["spec"]["template"]["spec"], name="old-token").start()
             assert refused.process.wait(60) != 0 and "token" in refused.said(), refused.said()
             secrets["forebay-client-token"]["token"] = "second-token-0123456789"
@@ -241,14 +264,12 @@ def ready(server):
         time.sleep(0.1)
 
 
-def turns(server):
-    """Whether readiness is refused, by a server that still answers."""
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
-        if kubelet.http(METRICS, "/readyz")[0] == 503:
-            return True
-        time.sleep(0.005)
-    return False
+def found(query, expression, title):
+    """A rate needs two scrapes."""
+    end = time.monotonic() + 8
+    while not query(expression):
+        assert time.monotonic() < end, f"{title} finds nothing: {expression}"
+        time.sleep(0.5)
 
 
 @contextlib.contextmanager
@@ -272,9 +293,10 @@ def prometheus(binary, folder):
 
     try:
         end = time.monotonic() + 20
-        while kubelet.http(9091, "/-/ready")[0] != 200:
+        # It looks for targets only some seconds after it is ready.
+        while kubelet.http(9091, "/-/ready")[0] != 200 or not query("up == 1"):
             assert time.monotonic() < end, (folder / "log").read_text()
-            time.sleep(0.1)
+            time.sleep(0.2)
         yield query
     finally:
         process.terminate()

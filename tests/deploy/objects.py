@@ -70,6 +70,7 @@ def fit(objects):
     deployment = chart.one(objects, "Deployment")
     template = deployment["spec"]["template"]
     labels = template["metadata"]["labels"]
+    jobs = [o["spec"]["template"]["metadata"]["labels"] for o in objects if o["kind"] == "Job"]
     ports = {port["name"] for c in template["spec"]["containers"] for port in c["ports"]}
     for obj in objects:
         name, spec = f"{obj['kind']} {obj['metadata']['name']}", obj.get("spec", {})
@@ -77,14 +78,16 @@ def fit(objects):
             yield f"{name} has no label of its release"
         selector = spec.get("selector") or spec.get("podSelector") or {}
         selector = selector.get("matchLabels", selector)
-        owner = labels
+        owners = [labels]
+        if obj["kind"] == "Service":
+            owners += jobs
         if obj["kind"] == "ServiceMonitor":
-            service = chart.one(objects, "Service")
-            owner, ports_there = service["metadata"]["labels"], {p["name"] for p in service["spec"]["ports"]}
+            service = next(o for o in objects if o["kind"] == "Service" and "ports" in o["spec"])
+            owners, ports_there = [service["metadata"]["labels"]], {p["name"] for p in service["spec"]["ports"]}
             if not {endpoint["port"] for endpoint in spec["endpoints"]} <= ports_there:
                 yield f"{name} scrapes a port that the Service lacks"
-        if selector and not selector.items() <= owner.items():
-            yield f"{name} selects nothing"
+        if selector and sum(selector.items() <= owner.items() for owner in owners) != 1:
+            yield f"{name} selects nothing, or too much"
         if target := spec.get("scaleTargetRef"):
             if target["name"] != deployment["metadata"]["name"]:
                 yield f"{name} scales {target['name']}"

@@ -1,6 +1,6 @@
 //! `forebay-trainer train` and `eval`: flags to settings, and the files of a run.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::backend::cpu::Cpu;
 use crate::backend::{Backend as _, State};
@@ -32,8 +32,8 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<()> {
     let (about, evaluation) = (feed.training()?, feed.evaluation()?);
     let mut run = describe(args, &about)?;
     let mut cpu = backend(&args.network, &about, evaluation.as_ref())?;
-    let (state, path) = first(args, &mut run, &cpu)?;
-    cpu.load(&state).map_err(|problem| Error::Mismatch { path, problem })?;
+    let state = first(args, &mut run, &cpu)?;
+    cpu.load(&state).map_err(|problem| mismatch(args, problem))?;
     drop(state);
     let log = Log::open(&args.out, run.cursor, run.training.steps, run.training.schedule.epochs)?;
     let batches =
@@ -225,26 +225,32 @@ fn backend(
     Ok(Cpu::new(training, batch, inference, eval_batch, about.mean, about.std))
 }
 
-/// The state to begin with, and where it is from: the newest checkpoint, a file, or made anew.
-fn first(args: &Train, run: &mut Run, cpu: &Cpu<f32>) -> anyhow::Result<(State, PathBuf)> {
+/// The state to begin with: the newest checkpoint's, a file's or a new one.
+fn first(args: &Train, run: &mut Run, cpu: &Cpu<f32>) -> anyhow::Result<State> {
     let out = args.out.display();
-    if let Some(path) = checkpoint::latest(&args.out)? {
-        if !args.resume && !args.auto_resume {
-            bail!("{out} has the checkpoints of another run: --resume it, or choose another --out");
+    match checkpoint::latest(&args.out)? {
+        Some(path) if args.resume || args.auto_resume => {
+            let (state, before) = checkpoint::load(&path)?;
+            before.resumable(run, &path)?;
+            *run = before;
+            return Ok(state);
         }
-        let (state, before) = checkpoint::load(&path)?;
-        before.resumable(run, &path)?;
-        *run = before;
-        return Ok((state, args.out.clone()));
-    }
-    if args.resume {
-        bail!("no checkpoint in {out}; train without --resume");
+        Some(_) => {
+            bail!("{out} has the checkpoints of another run: --resume it, or choose another --out")
+        }
+        None if args.resume => bail!("no checkpoint in {out}; train without --resume"),
+        None => {}
     }
     if let Some(path) = &args.network.init {
-        let model = checkpoint::read_model(path)?;
-        return Ok((State { model, ..State::default() }, path.clone()));
+        return Ok(State { model: checkpoint::read_model(path)?, ..State::default() });
     }
-    Ok((init::state(cpu.graph(), args.seed), args.out.clone()))
+    Ok(init::state(cpu.graph(), args.seed))
+}
+
+fn mismatch(args: &Train, problem: String) -> Error {
+    let resumed = checkpoint::latest(&args.out).is_ok_and(|newest| newest.is_some());
+    let path = args.network.init.as_deref().filter(|_| !resumed).unwrap_or(&args.out);
+    Error::Mismatch { path: path.to_owned(), problem }
 }
 
 /// Keeps each microbatch on its way, with `--dump`.
