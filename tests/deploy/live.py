@@ -138,6 +138,7 @@ class Stage:
             while server.probe("readinessProbe"):
                 assert time.monotonic() < begin + 5, "the server is still ready"
             assert kubelet.http(METRICS, "/readyz")[0] == 503 and kubelet.http(METRICS, "/healthz")[0] == 200
+            time.sleep(0.5)
             assert server.process.poll() is None, "the server did not wait for its reader"
             os.kill(reader.pid(), signal.SIGCONT)
             code = server.process.wait(server.pod.spec["terminationGracePeriodSeconds"])
