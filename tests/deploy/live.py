@@ -48,8 +48,10 @@ class Stage:
         self.folder, self.args = folder, args
         folder.chmod(0o755)
         self.binaries = {"forebay/server": args.forebay, "forebay/loadtest": args.loadtest}
+        self.ranks = 0
         if args.trainer:
             self.binaries["forebay/trainer"] = args.trainer
+            self.ranks = ranks(args.trainer)
         self.data = folder / "data"
         subprocess.run(
             [args.forebay, "sample-data", self.data, "--classes=4", "--per-class=24", "--val-per-class=4"],
@@ -72,7 +74,7 @@ class Stage:
             runs.mkdir()
             kubelet.own(runs, 65532)
             values["trainer"] = {
-                "enabled": True, "model": "resnet20", "world": self.world(), "checkpointSteps": 1,
+                "enabled": True, "model": "resnet20", "world": self.ranks, "checkpointSteps": 1,
                 "volume": {"persistentVolumeClaim": {"claimName": "runs"}},
                 "args": ["--epochs=1", "--batch=16", "--microbatches=2", "--image-size=32", "--stop-after=2"]}
         objects, _ = chart.render(values)
@@ -96,16 +98,11 @@ class Stage:
                     self.training(cluster, chart.one(objects, "Job", "trainer"), runs)
                 queries = self.queries(query)
             took = self.drain(cluster, server, chart.one(objects, "Job", "loadtest"))
-        return f"probes, user 65532, read-only root, Jobs, {queries} queries, drained in {took:.1f} s"
+        return f"probes, user 65532, read-only root, Jobs, {self.ranks} ranks, {queries} queries, drained in {took:.1f} s"
 
     def job(self, cluster, job, index="0", name="job"):
         pod = cluster.pod(job["spec"]["template"]["spec"], {"batch.kubernetes.io/job-completion-index": index}, name)
         return pod.start().succeed(120)
-
-    def world(self):
-        """Two ranks, by a trainer that knows of ranks."""
-        flags = subprocess.check_output([self.args.trainer, "train", "--help"], text=True)
-        return 2 if "--rendezvous" in flags else 1
 
     def training(self, cluster, job, runs):
         """All ranks at once, twice: started again, the training goes on where it was."""
@@ -238,6 +235,12 @@ class Stage:
                 code, _ = started.stop()
                 assert code == 0, started.said()
         return f"serves as it is and with all {len(full)} lines"
+
+
+def ranks(trainer):
+    """Two, by a trainer that knows of ranks."""
+    flags = subprocess.check_output([trainer, "train", "--help"], text=True)
+    return 2 if "--rendezvous" in flags else 1
 
 
 @contextlib.contextmanager
