@@ -110,7 +110,7 @@ class Pod:
 
 
 class Container:
-    """A started container."""
+    """A started container. Whoever starts one ends it: by `succeed`, `stop` or `kill`."""
 
     def __init__(self, pod, container, stdout):
         self.pod, self.container = pod, container
@@ -140,7 +140,10 @@ class Container:
 
     def succeed(self, timeout):
         """Waits for the end, which must be a good one."""
-        code = self.process.wait(timeout)
+        try:
+            code = self.process.wait(timeout)
+        finally:
+            self.kill()
         assert code == 0, f"{self.name} ended with {code}:\n{self.said()}"
         return self
 

@@ -112,8 +112,9 @@ class Stage:
             spec["containers"][0]["args"][-1] = f"--stop-after={steps}"
             index = "batch.kubernetes.io/job-completion-index"
             pods = [cluster.pod(spec, {index: str(rank)}, f"trainer-{rank}") for rank in range(job["spec"]["completions"])]
-            for rank in [pod.start() for pod in pods]:
-                rank.succeed(120)
+            with contextlib.ExitStack() as stack:
+                for rank in [stack.enter_context(running(pod.start())) for pod in pods]:
+                    rank.succeed(120)
             assert (out / f"step-{steps:08}").is_dir(), list(out.iterdir())
         log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
         assert len([line for line in log if "loss" in line]) == 4, "a step was done twice"
