@@ -41,12 +41,17 @@ fn a_stop_and_a_resume_leave_the_files_of_a_run_without_a_stop() {
     assert!(!other.status.success() && said(&other).contains("training"), "{}", said(&other));
     let second = trainer(folder.path(), "parts", &["--resume"]);
     assert!(second.status.success(), "{}", said(&second));
+    for more in [&["--stop-after", "4"][..], &[], &[]] {
+        let job = trainer(folder.path(), "job", &[&["--auto-resume"], more].concat());
+        assert!(job.status.success(), "{}", said(&job));
+    }
 
     for name in ["model.safetensors", "average.safetensors", "step-00000006/optimizer.safetensors"]
     {
-        let [whole, parts] =
-            ["whole", "parts"].map(|out| std::fs::read(at(out).join(name)).unwrap());
+        let [whole, parts, job] =
+            ["whole", "parts", "job"].map(|out| std::fs::read(at(out).join(name)).unwrap());
         assert!(whole == parts, "{name}");
+        assert!(whole == job, "{name}, of a job that began, went on, and was started when done");
     }
     let log = std::fs::read_to_string(at("parts/log.jsonl")).unwrap();
     let updates: Vec<u64> = log

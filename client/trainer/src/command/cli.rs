@@ -138,6 +138,9 @@ pub(crate) struct Train {
     /// Go on from the newest checkpoint in the folder, bit for bit.
     #[arg(long)]
     pub(crate) resume: bool,
+    /// The same if there is a checkpoint, else begin: for jobs that are started again and again.
+    #[arg(long, env = "FOREBAY_AUTO_RESUME", conflicts_with = "resume")]
+    pub(crate) auto_resume: bool,
     /// Seed of data, first weights and stochastic depth.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,

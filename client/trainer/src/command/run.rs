@@ -277,21 +277,19 @@ fn backend(
 
 /// The state to begin with: the newest checkpoint's, a file's or a new one.
 fn first(args: &Train, run: &mut Run, cpu: &Cpu<f32>) -> anyhow::Result<State> {
-    if args.resume {
-        let newest = checkpoint::latest(&args.out)?;
-        let path = newest.with_context(|| {
-            format!("no checkpoint in {}; train without --resume", args.out.display())
-        })?;
-        let (state, before) = checkpoint::load(&path)?;
-        before.resumable(run, &path)?;
-        *run = before;
-        return Ok(state);
-    }
-    if checkpoint::latest(&args.out)?.is_some() {
-        bail!(
-            "{} has the checkpoints of another run: --resume it, or choose another --out",
-            args.out.display()
-        );
+    let out = args.out.display();
+    match checkpoint::latest(&args.out)? {
+        Some(path) if args.resume || args.auto_resume => {
+            let (state, before) = checkpoint::load(&path)?;
+            before.resumable(run, &path)?;
+            *run = before;
+            return Ok(state);
+        }
+        Some(_) => {
+            bail!("{out} has the checkpoints of another run: --resume it, or choose another --out")
+        }
+        None if args.resume => bail!("no checkpoint in {out}; train without --resume"),
+        None => {}
     }
     if let Some(path) = &args.network.init {
         return Ok(State { model: checkpoint::read_model(path)?, ..State::default() });
@@ -300,7 +298,8 @@ fn first(args: &Train, run: &mut Run, cpu: &Cpu<f32>) -> anyhow::Result<State> {
 }
 
 fn mismatch(args: &Train, problem: String) -> Error {
-    let path = args.network.init.as_deref().filter(|_| !args.resume).unwrap_or(&args.out);
+    let resumed = checkpoint::latest(&args.out).is_ok_and(|newest| newest.is_some());
+    let path = args.network.init.as_deref().filter(|_| !resumed).unwrap_or(&args.out);
     Error::Mismatch { path: path.to_owned(), problem }
 }
 

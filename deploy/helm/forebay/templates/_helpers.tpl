@@ -1,0 +1,160 @@
+{{- define "forebay.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "forebay.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 50 | trimSuffix "-" -}}
+{{- else if contains (include "forebay.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "forebay.name" .) | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "forebay.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/name: {{ include "forebay.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end -}}
+
+{{/* What selects a part's pods. (dict "root" $ "part" "server") */}}
+{{- define "forebay.selector" -}}
+app.kubernetes.io/name: {{ include "forebay.name" .root }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .part }}
+{{- end -}}
+
+{{/* (dict "root" $ "image" .Values.image) */}}
+{{- define "forebay.image" -}}
+{{- if .image.digest -}}
+{{ .image.repository }}@{{ .image.digest }}
+{{- else -}}
+{{ .image.repository }}:{{ .image.tag | default .root.Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
+
+{{- define "forebay.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{ .Values.serviceAccount.name | default (include "forebay.fullname" .) }}
+{{- else -}}
+{{ .Values.serviceAccount.name | default "default" }}
+{{- end -}}
+{{- end -}}
+
+{{/* The name that clients resolve to the servers' addresses, and that a certificate must have. */}}
+{{- define "forebay.host" -}}
+{{ include "forebay.fullname" . }}.{{ .Release.Namespace }}.svc
+{{- end -}}
+
+{{- define "forebay.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "forebay.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* Below data.mountPath where a path is not absolute. (dict "root" $ "path" "train") */}}
+{{- define "forebay.path" -}}
+{{- if hasPrefix "/" .path -}}{{ .path }}{{- else -}}{{ .root.Values.data.mountPath }}/{{ .path }}{{- end -}}
+{{- end -}}
+
+{{/* Where indexes lie: beside the data when nobody builds them and no volume holds them. */}}
+{{- define "forebay.index.apart" -}}
+{{- if or .Values.index.volume (eq .Values.index.build "pod") -}}true{{- end -}}
+{{- end -}}
+
+{{- define "forebay.volumes" -}}
+- name: data
+{{- .Values.data.volume | toYaml | nindent 2 }}
+{{- if include "forebay.index.apart" . }}
+- name: index
+{{- .Values.index.volume | default (dict "emptyDir" dict) | toYaml | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* A container that indexes each dataset. */}}
+{{- define "forebay.index.containers" -}}
+{{- range $name, $path := .Values.datasets }}
+- name: index-{{ $name | lower | replace "_" "-" | replace "." "-" }}
+  image: {{ include "forebay.image" (dict "root" $ "image" $.Values.image) }}
+  imagePullPolicy: {{ $.Values.image.pullPolicy }}
+  args:
+    - index
+    - {{ include "forebay.path" (dict "root" $ "path" $path) | quote }}
+    - --index-dir={{ $.Values.index.mountPath }}
+  {{- with include "forebay.threads" $ | trim }}
+  env:
+    {{- . | nindent 4 }}
+  {{- end }}
+  securityContext: {{- include "forebay.containerSecurity" $ | nindent 4 }}
+  resources: {{- $.Values.index.resources | default (omit $.Values.resources "claims") | toYaml | nindent 4 }}
+  volumeMounts:
+    - {name: data, mountPath: {{ $.Values.data.mountPath }}, readOnly: true}
+    - {name: index, mountPath: {{ $.Values.index.mountPath }}}
+{{- end }}
+{{- end -}}
+
+{{/* As many threads as cores were asked for. A server would else take all that the node has. */}}
+{{- define "forebay.threads" -}}
+{{- if .Values.server.threads }}
+- {name: FOREBAY_THREADS, value: {{ .Values.server.threads | int64 | quote }}}
+{{- else if dig "requests" "cpu" "" .Values.resources }}
+- name: FOREBAY_THREADS
+  valueFrom: {resourceFieldRef: {resource: requests.cpu, divisor: "1"}}
+{{- end }}
+{{- end -}}
+
+{{/* Access of clients: environment, mounts and volumes. */}}
+{{- define "forebay.client.env" -}}
+{{- with .Values.clients }}
+{{- if .tls.secretName }}
+- {name: FOREBAY_TLS_CA, value: /etc/forebay/tls/ca.crt}
+{{- if $.Values.tls.clientCertificates }}
+- {name: FOREBAY_TLS_CERT, value: /etc/forebay/tls/tls.crt}
+- {name: FOREBAY_TLS_KEY, value: /etc/forebay/tls/tls.key}
+{{- end }}
+{{- end }}
+{{- if .token.secretName }}
+- {name: FOREBAY_TOKEN_FILE, value: /etc/forebay/token/{{ .token.key }}}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "forebay.client.mounts" -}}
+{{- with .Values.clients }}
+{{- if .tls.secretName }}
+- {name: tls, mountPath: /etc/forebay/tls, readOnly: true}
+{{- end }}
+{{- if .token.secretName }}
+- {name: token, mountPath: /etc/forebay/token, readOnly: true}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "forebay.client.volumes" -}}
+{{- with .Values.clients }}
+{{- if .tls.secretName }}
+- {name: tls, secret: {secretName: {{ .tls.secretName }}, defaultMode: 0440}}
+{{- end }}
+{{- if .token.secretName }}
+- {name: token, secret: {secretName: {{ .token.secretName }}, defaultMode: 0440}}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Of all that a client's Job is made of: a Job cannot be changed, so another setting is another Job. */}}
+{{- define "forebay.job.hash" -}}
+{{- $root := index . 1 -}}
+{{- list (index . 0) $root.Values.clients $root.Values.tls $root.Values.image.pullPolicy $root.Values.imagePullSecrets $root.Values.server.port $root.Chart.AppVersion | toJson | sha256sum | trunc 8 -}}
+{{- end -}}
