@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use forebay_client::{Access, Client, Cursor, End, Error, Job, Microbatches, Options, Rank};
 
 use crate::certificates::{Authority, Certificate};
-use crate::world::{SMALL, WORLD};
+use forebay_tests::world::{SMALL, WORLD};
 
 const TOKEN: &str = "sesame-sesame-sesame";
 const NEXT_TOKEN: &str = "abracadabra-abracadabra";
@@ -138,7 +138,7 @@ async fn over_tls_with_certificate_and_token_the_bytes_are_the_same() {
     let papers = Papers::new();
     let server = papers.serve();
     let secured = client(&server, papers.access(TOKEN));
-    let plain_server = crate::world::Server::start(2).await;
+    let plain_server = forebay_tests::world::Server::start(2).await;
     let plain = Client::connect(Options::new([plain_server.endpoint()])).unwrap();
     let expected = pixels(stream(&plain, 2).await.unwrap()).await;
     assert!(pixels(stream(&secured, 2).await.unwrap()).await == expected);
