@@ -4,6 +4,9 @@
 - registers within budget.toml, which must name every kernel and no other
 - as many 16-byte loads and stores as budget.toml asks for, in the disassembly
 
+A file prelude.cuh comes before each .cu file of its folder. Files that know FOREBAY_F32 are compiled with it
+too, under the name "FILE with FOREBAY_F32".
+
 Called by run.sh. `--planted` checks instead that kernels with such faults are caught.
 """
 
@@ -19,6 +22,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 ARCHITECTURES = ["sm_80", "sm_90", "sm_100"]
 # As src/gpu/device.rs has them.
+WITH_F32 = " with FOREBAY_F32"
 OPTIONS = ["--fmad=false", "--std=c++17", "--ptxas-options=-v"]
 
 NVIDIA = next(Path(sys.prefix).glob("lib/python3*/site-packages/nvidia"))
@@ -37,6 +41,8 @@ def text(program, size_of, get):
 
 def compile(name, source, architecture):
     """The compiler's log and the machine code; nothing for code where it refuses."""
+    if name.endswith(WITH_F32):
+        source = "#define FOREBAY_F32\n" + source
     program = ctypes.c_void_p()
     NVRTC.nvrtcCreateProgram(ctypes.byref(program), source.encode(), name.encode(), 0, None, None)
     options = [option.encode() for option in [*OPTIONS, f"--gpu-architecture={architecture}"]]
@@ -107,22 +113,30 @@ def faults(name, source, budget, architecture):
     return wrong, lines
 
 
-def kernel_files():
-    """All that forebay ships. Those of tests/ are wrong on purpose."""
-    found = [path.relative_to(ROOT) for path in ROOT.rglob("*.cu")]
-    return sorted(str(path) for path in found if not {"target", "tests"} & set(path.parts))
+def kernel_sources():
+    """All that forebay ships, by its name in budget.toml. Those of tests/ are wrong on purpose."""
+    sources = {}
+    for path in sorted(ROOT.rglob("*.cu")):
+        if {"target", "tests"} & set(path.relative_to(ROOT).parts):
+            continue
+        name, prelude, source = str(path.relative_to(ROOT)), path.parent / "prelude.cuh", path.read_text()
+        if prelude.exists():
+            source = f"{prelude.read_text()}\n#line 1 \"{path.name}\"\n{source}"
+        sources[name] = source
+        if "FOREBAY_F32" in source:
+            sources[name + WITH_F32] = source
+    return sources
 
 
 def check():
     budget = tomllib.loads((HERE / "budget.toml").read_text())
-    files = kernel_files()
-    wrong = [f"budget.toml names {name}, which is not there" for name in budget.keys() - set(files)]
+    sources = kernel_sources()
+    wrong = [f"budget.toml names {name}, which is not there" for name in budget.keys() - sources.keys()]
     print(f"{'kernel':24} {'for':8} registers  16-byte loads  stores")
-    for name in files:
+    for name, source in sources.items():
+        print(name)
         for architecture in ARCHITECTURES:
-            found, lines = faults(
-                name, (ROOT / name).read_text(), budget.get(name, {}), architecture
-            )
+            found, lines = faults(name, source, budget.get(name, {}), architecture)
             wrong += found
             for kernel, _, used in lines:
                 print(

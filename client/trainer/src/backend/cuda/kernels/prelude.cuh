@@ -1,0 +1,126 @@
+// What each file of kernels begins with: how activations are stored, and access to 16 bytes of them.
+//
+// Stored is bf16 as its bits, or f32 where FOREBAY_F32 is defined. All arithmetic is f32. The order of every sum is fixed by
+// the sizes alone, and nothing is contracted to a fused multiply-add (--fmad=false): same input, same bits, also those of
+// the twins in Rust.
+
+#ifdef FOREBAY_F32
+typedef float Stored;
+#else
+typedef unsigned short Stored;
+#endif
+
+typedef unsigned long long Offset;
+
+// Threads of a block, everywhere.
+constexpr unsigned THREADS = 256;
+
+// Numbers in 16 bytes.
+constexpr unsigned WIDE = 16 / sizeof(Stored);
+
+struct Pack {
+  float at[WIDE];
+};
+
+__device__ Pack zeros() {
+  Pack pack;
+#pragma unroll
+  for (unsigned k = 0; k < WIDE; ++k) pack.at[k] = 0.0f;
+  return pack;
+}
+
+#ifdef FOREBAY_F32
+
+__device__ float to_float(Stored number) { return number; }
+__device__ Stored to_stored(float number) { return number; }
+
+__device__ Pack load16(const Stored *from) {
+  float4 four = *reinterpret_cast<const float4 *>(from);
+  return {{four.x, four.y, four.z, four.w}};
+}
+
+__device__ void store16(Stored *to, const Pack &pack) {
+  *reinterpret_cast<float4 *>(to) = make_float4(pack.at[0], pack.at[1], pack.at[2], pack.at[3]);
+}
+
+#else
+
+__device__ float to_float(Stored number) {
+  return __uint_as_float(static_cast<unsigned>(number) << 16);
+}
+
+// To the nearest, ties to even.
+__device__ Stored to_stored(float number) {
+  Stored bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(number));
+  return bits;
+}
+
+__device__ unsigned two_stored(float low, float high) {
+  unsigned bits;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+  return bits;
+}
+
+__device__ Pack load16(const Stored *from) {
+  uint4 four = *reinterpret_cast<const uint4 *>(from);
+  const unsigned words[4] = {four.x, four.y, four.z, four.w};
+  Pack pack;
+#pragma unroll
+  for (unsigned k = 0; k < 4; ++k) {
+    pack.at[2 * k] = __uint_as_float(words[k] << 16);
+    pack.at[2 * k + 1] = __uint_as_float(words[k] & 0xffff0000u);
+  }
+  return pack;
+}
+
+__device__ void store16(Stored *to, const Pack &pack) {
+  *reinterpret_cast<uint4 *>(to) =
+      make_uint4(two_stored(pack.at[0], pack.at[1]), two_stored(pack.at[2], pack.at[3]),
+                 two_stored(pack.at[4], pack.at[5]), two_stored(pack.at[6], pack.at[7]));
+}
+
+#endif
+
+// The first `count` numbers, 16 bytes at once where all are there and aligned; the others are zero.
+__device__ Pack load(const Stored *from, unsigned count, bool wide) {
+  if (wide) return load16(from);
+  Pack pack = zeros();
+#pragma unroll
+  for (unsigned k = 0; k < WIDE; ++k) {
+    if (k < count) pack.at[k] = to_float(from[k]);
+  }
+  return pack;
+}
+
+__device__ void store(Stored *to, const Pack &pack, unsigned count, bool wide) {
+  if (wide) return store16(to, pack);
+#pragma unroll
+  for (unsigned k = 0; k < WIDE; ++k) {
+    if (k < count) to[k] = to_stored(pack.at[k]);
+  }
+}
+
+// The same for what is f32 always.
+__device__ Pack load_f32(const float *from, unsigned count) {
+  Pack pack = zeros();
+#pragma unroll
+  for (unsigned k = 0; k < WIDE; ++k) {
+    if (k < count) pack.at[k] = from[k];
+  }
+  return pack;
+}
+
+// A pixel's channels in groups of WIDE, and the group of one thread.
+struct Group {
+  unsigned first;  // channel
+  unsigned count;  // of its channels that are there
+  bool wide;
+};
+
+__device__ unsigned groups_of(unsigned channels) { return (channels + WIDE - 1) / WIDE; }
+
+__device__ Group group_of(unsigned group, unsigned channels) {
+  unsigned first = group * WIDE;
+  return {first, min(WIDE, channels - first), channels % WIDE == 0};
+}
