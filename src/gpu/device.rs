@@ -53,6 +53,19 @@ impl Device {
         Ok(Self { context, number })
     }
 
+    /// Which it is.
+    pub const fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Makes it the calling thread's GPU, for libraries that ask the driver for that one.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn bind(&self) -> Result<(), DeviceError> {
+        self.context.bind_to_thread().map_err(self.failed("choosing the GPU"))
+    }
+
     /// The GPU's own name.
     ///
     /// # Errors

@@ -54,6 +54,11 @@ impl Lane {
         Ok(Self { device: device.clone(), number, memory, stream })
     }
 
+    /// The stream, for libraries that queue work of their own there.
+    pub const fn stream(&self) -> &Arc<CudaStream> {
+        &self.stream
+    }
+
     /// Bytes of the memory.
     pub fn len(&self) -> usize {
         self.memory.len()
