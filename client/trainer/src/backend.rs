@@ -4,6 +4,8 @@
 //! optimizer state and running statistics; the loop sees them only to save and to load.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 
 use std::collections::BTreeMap;
 

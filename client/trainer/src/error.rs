@@ -72,6 +72,10 @@ pub enum Error {
         /// What happened.
         problem: String,
     },
+    /// A GPU failed.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Device(#[from] forebay::gpu::DeviceError),
     /// The loss is not a number.
     #[error(
         "the loss is {loss} at epoch {epoch}, step {step} (learning rate {rate:.3e}): training diverged; \

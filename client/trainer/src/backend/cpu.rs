@@ -8,7 +8,7 @@ mod pass;
 mod pool;
 mod product;
 mod real;
-mod state;
+pub(in crate::backend) mod state;
 #[cfg(test)]
 mod tests;
 
@@ -329,7 +329,7 @@ fn lay(numbers: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
 
 /// timm's prefetcher: `(byte - 255 mean) / (255 std)`, in f32.
 #[expect(clippy::cast_possible_truncation, reason = "constants in f32, as torch holds them")]
-fn normalised(mean: f64, std: f64) -> [f32; 256] {
+pub(in crate::backend) fn normalised(mean: f64, std: f64) -> [f32; 256] {
     let (mean, std) = ((255.0 * mean) as f32, (255.0 * std) as f32);
     let bytes = std::array::from_fn(|byte| f32::from(u8::try_from(byte).expect("256 bytes")));
     bytes.map(|byte: f32| (byte - mean) / std)

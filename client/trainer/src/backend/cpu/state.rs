@@ -123,7 +123,11 @@ impl<T: Real> Cpu<T> {
 }
 
 /// Refuses tensors that are not the network's: a missing, a foreign or a misshapen one.
-fn check(graph: &Graph, tensors: &Tensors, running: bool) -> Result<(), String> {
+pub(in crate::backend) fn check(
+    graph: &Graph,
+    tensors: &Tensors,
+    running: bool,
+) -> Result<(), String> {
     let parameters = graph.parameters.iter().map(|p| (p.name.clone(), p.shape.clone()));
     let statistics = graph.norms.iter().filter(|_| running).flat_map(|norm| {
         ["running_mean", "running_var"]

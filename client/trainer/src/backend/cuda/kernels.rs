@@ -1,0 +1,40 @@
+//! The kernels of kernels/*.cu, compiled for a device.
+
+use forebay::gpu::{Device, DeviceError, Kernel};
+
+use super::Number;
+
+macro_rules! kernels {
+    ($($file:literal: $($name:ident)*;)*) => {
+        /// Every kernel, by its name.
+        #[derive(Debug)]
+        pub(super) struct Kernels {
+            $($(pub(super) $name: Kernel,)*)*
+        }
+
+        impl Kernels {
+            pub(super) fn compile(device: &Device, number: Number) -> Result<Self, DeviceError> {
+                $(
+                    let source = concat!(
+                        include_str!("kernels/prelude.cuh"),
+                        "\n#line 1 \"", $file, "\"\n",
+                        include_str!(concat!("kernels/", $file))
+                    );
+                    let define = if number == Number::F32 { "#define FOREBAY_F32\n" } else { "" };
+                    let names = [$(stringify!($name)),*];
+                    let [$($name),*] = device.compile($file, &format!("{define}{source}"), names)?;
+                )*
+                Ok(Self { $($($name,)*)* })
+            }
+        }
+    };
+}
+
+kernels! {
+    "norm.cu": norm_sums norm_finish norm_running norm_apply norm_reduce norm_slopes norm_backward;
+    "pool.cu": max_pool max_pool_backward mean_pool mean_pool_backward shortcut shortcut_backward
+        images_bytes images_floats;
+    "loss.cu": binary_cross_entropy cross_entropy bias_add bias_gradient;
+    "lamb.cu": square_sums gradient_norm lamb_direction lamb_ratio lamb_apply copy_parameters
+        add_gradients move_average exchange clear;
+}
