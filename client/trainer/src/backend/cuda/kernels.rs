@@ -31,7 +31,7 @@ macro_rules! kernels {
 }
 
 kernels! {
-    "norm.cu": norm_sums norm_finish norm_running norm_apply norm_reduce norm_slopes norm_backward;
+    "norm.cu": norm_sums norm_finish norm_follow norm_running norm_apply norm_reduce norm_slopes norm_backward;
     "pool.cu": max_pool max_pool_backward mean_pool mean_pool_backward shortcut shortcut_backward
         images_bytes images_floats;
     "loss.cu": binary_cross_entropy cross_entropy bias_add bias_gradient;

@@ -47,6 +47,8 @@ pub(super) struct Layout {
     pub(super) filters: Range<usize>,
     pub(super) running: Range<usize>,
     pub(super) average_running: Range<usize>,
+    /// Batch statistics of a microbatch of each rank; they lie like the running ones.
+    pub(super) statistics: Range<usize>,
     pub(super) saved: Range<usize>,
     pub(super) norm_means: Range<usize>,
     pub(super) norm_partial: Range<usize>,
@@ -103,7 +105,13 @@ impl Input {
 }
 
 impl Layout {
-    pub(super) fn new(plans: [&Plan; 2], number: Number, input: &Input, workspace: usize) -> Self {
+    pub(super) fn new(
+        plans: [&Plan; 2],
+        number: Number,
+        input: &Input,
+        workspace: usize,
+        world: usize,
+    ) -> Self {
         let graph = &plans[0].graph;
         let (places, numbers) = lay(graph.parameters.iter().map(|p| p.shape.iter().product()));
         let (running_places, running_numbers) = lay(graph.norms.iter().map(|n| 2 * n.channels));
@@ -114,6 +122,7 @@ impl Layout {
         let mut f32s = |numbers: usize| room.take(numbers * 4);
         let [parameters, gradients, means, squares, average] = [(); 5].map(|()| f32s(numbers));
         let [running, average_running] = [(); 2].map(|()| f32s(running_numbers));
+        let statistics = f32s(running_numbers * world);
         let saved = f32s(2 * running_numbers);
         let norm_means = f32s(2 * widest);
         let norm_partial = f32s(2 * NORM_CHUNKS * widest);
@@ -143,6 +152,7 @@ impl Layout {
             average,
             running,
             average_running,
+            statistics,
             saved,
             norm_means,
             norm_partial,

@@ -103,10 +103,10 @@ __device__ void save(float *saved, unsigned channels, unsigned channel, double m
   saved[3 * channels + channel] = beta[channel] - mean * factor;
 }
 
-// Saves the batch's statistics and moves the running ones (means, then variances).
+// Saves the batch's statistics; `statistics` gets means, then unbiased variances: what the running ones follow.
 extern "C" __global__ void __launch_bounds__(256)
     norm_finish(const Stored *x, const float *partial, const float *gamma, const float *beta,
-                float *running, float *saved, unsigned chunks, unsigned rows, unsigned channels) {
+                float *statistics, float *saved, unsigned chunks, unsigned rows, unsigned channels) {
   __shared__ double sums[2 * THREADS];
   unsigned channel = blockIdx.x * LANES + threadIdx.x % LANES, lane = threadIdx.x / LANES;
   double first, second, count = rows;
@@ -116,10 +116,16 @@ extern "C" __global__ void __launch_bounds__(256)
   double square = second - first * first / count;
   if (square < 0.0) square = 0.0;
   save(saved, channels, channel, mean, square / count, gamma, beta);
-  double unbiased = square / (rows > 1 ? count - 1.0 : 1.0);
-  float *variance = running + channels;
-  running[channel] = (1.0 - MOMENTUM) * running[channel] + MOMENTUM * mean;
-  variance[channel] = (1.0 - MOMENTUM) * variance[channel] + MOMENTUM * unbiased;
+  statistics[channel] = mean;
+  statistics[channels + channel] = square / (rows > 1 ? count - 1.0 : 1.0);
+}
+
+// Moves the running statistics of all norms by those of a microbatch.
+extern "C" __global__ void __launch_bounds__(256)
+    norm_follow(const float *statistics, float *running, unsigned numbers) {
+  unsigned number = blockIdx.x * THREADS + threadIdx.x;
+  if (number >= numbers) return;
+  running[number] = (1.0 - MOMENTUM) * running[number] + MOMENTUM * statistics[number];
 }
 
 // Saves the running statistics: for inference.
