@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use cudarc::driver::{
-    CudaSlice, CudaStream, DevicePtr as _, DriverError, LaunchConfig, PushKernelArg as _,
+    CudaEvent, CudaSlice, CudaStream, DevicePtr as _, DriverError, LaunchConfig, PushKernelArg as _,
 };
 
 use super::{Device, DeviceError, Kernel, Pinned};
@@ -21,6 +21,8 @@ pub struct Lane {
     number: usize,
     // Freed before the stream ends.
     memory: CudaSlice<u8>,
+    /// Recorded where another lane waits for this one.
+    reached: CudaEvent,
     stream: Arc<CudaStream>,
 }
 
@@ -51,7 +53,8 @@ impl Lane {
         let stream = device.context.new_stream().map_err(&failed)?;
         // SAFETY: the bytes are undefined until something is copied there, or a kernel writes them.
         let memory = unsafe { stream.alloc::<u8>(bytes) }.map_err(&failed)?;
-        Ok(Self { device: device.clone(), number, memory, stream })
+        let reached = device.context.new_event(None).map_err(&failed)?;
+        Ok(Self { device: device.clone(), number, memory, reached, stream })
     }
 
     /// The stream, for libraries that queue work of their own there.
@@ -141,6 +144,16 @@ impl Lane {
         assert!(part.start <= part.end && part.end <= self.len(), "{part:?} of {}", self.len());
         let (start, _synchronised_by_us) = self.memory.device_ptr(&self.stream);
         start + part.start as u64
+    }
+
+    /// Has all that it is given from here on wait for all that another lane was given so far.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn follow(&self, other: &Self) -> Result<(), DeviceError> {
+        let recorded = other.reached.record(&other.stream);
+        let follows = recorded.and_then(|()| self.stream.wait(&other.reached));
+        follows.map_err(self.device.failed("having a lane wait for another"))
     }
 
     /// Waits until all that it was given is done.

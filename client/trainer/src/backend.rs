@@ -6,10 +6,13 @@
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod device;
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+
+pub use device::{Device, Networks};
 
 use crate::Error;
 use crate::droppath::Drops;
@@ -26,34 +29,56 @@ pub trait Backend {
     /// The ranks that train together, of which this is one.
     fn ranks(&mut self) -> &mut Ranks;
 
-    /// Forward and backward of one microbatch; adds `share` of its gradient to the step's. Gives the
-    /// microbatch's loss. All ranks call it at once, for neighbouring microbatches: batch norm's
-    /// running statistics follow all of them, in their order.
-    fn accumulate(
-        &mut self,
-        batch: &Batch,
-        drops: Option<&Drops>,
-        loss: &Loss,
-        share: f64,
-    ) -> Result<f64, Error>;
+    /// Makes it one of several ranks. Without, it is alone.
+    fn join(&mut self, ranks: Ranks) -> Result<(), Error>;
+
+    /// Forward and backward of one microbatch; adds `part.share` of its gradient to the step's. All ranks
+    /// call it at once, for neighbouring microbatches: batch norm's running statistics follow all of
+    /// them, in their order.
+    fn accumulate(&mut self, batch: &Batch, part: &Part<'_>) -> Result<(), Error>;
 
     /// Updates the parameters by the step's gradient and forgets it. With `average`, the moving
-    /// average of the model moves by `1 - average`. Gives the gradient's norm. All ranks call it, and
-    /// are equal after it.
-    fn update(&mut self, lamb: &Lamb, rate: f64, average: Option<f64>) -> Result<f64, Error>;
+    /// average of the model moves by `1 - average`. All ranks call it, and are equal after it.
+    fn update(&mut self, lamb: &Lamb, rate: f64, average: Option<f64>) -> Result<(), Error>;
+
+    /// What the oldest step gave that was updated and is not told yet. Without `all`, a device may keep
+    /// the newest step's to itself until the next is under way, so that nobody waits for it.
+    fn outcome(&mut self, all: bool) -> Result<Option<Outcome>, Error>;
 
     /// Logits by the running statistics, a row of classes a sample.
     fn logits(&mut self, batch: &Batch) -> Result<&[f32], Error>;
 
     /// Exchanges the model and its moving average: to evaluate the average, and back.
-    fn swap_average(&mut self);
+    fn swap_average(&mut self) -> Result<(), Error>;
 
     /// All that training changes.
-    fn state(&self) -> State;
+    fn state(&self) -> Result<State, Error>;
 
     /// Puts back what [`Backend::state`] gave, or a model alone. Names and shapes must be those of the
     /// network; the message says which is not.
     fn load(&mut self, state: &State) -> Result<(), String>;
+}
+
+/// What a microbatch is to its step.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// Stochastic depth.
+    pub drops: Option<&'a Drops>,
+    /// What is made small.
+    pub loss: &'a Loss,
+    /// Its gradient's share of the step's.
+    pub share: f64,
+    /// Whether it is this rank's last of the step: its gradients can go to the others as they come.
+    pub last: bool,
+}
+
+/// What a step gave.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// Loss of each of the rank's microbatches.
+    pub losses: Vec<f64>,
+    /// Of the gradient, before it is clipped.
+    pub norm: f64,
 }
 
 /// Named tensors, by timm's names and in timm's layout.
@@ -83,6 +108,61 @@ pub struct State {
     pub squares: Tensors,
     /// Moving average of the model; empty without.
     pub average: Tensors,
+}
+
+impl State {
+    /// Refuses tensors that are not a network's; the message says which.
+    pub(crate) fn check(&self, graph: &Graph) -> Result<(), String> {
+        for (tensors, running, needed) in [
+            (&self.model, true, true),
+            (&self.means, false, false),
+            (&self.squares, false, false),
+            (&self.average, true, false),
+        ] {
+            if needed || !tensors.is_empty() {
+                check(graph, tensors, running)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Refuses tensors that are not the network's: a missing, a foreign or a misshapen one.
+pub(in crate::backend) fn check(
+    graph: &Graph,
+    tensors: &Tensors,
+    running: bool,
+) -> Result<(), String> {
+    let parameters = graph.parameters.iter().map(|p| (p.name.clone(), p.shape.clone()));
+    let statistics = graph.norms.iter().filter(|_| running).flat_map(|norm| {
+        ["running_mean", "running_var"]
+            .map(|name| (format!("{}.{name}", norm.name), vec![norm.channels]))
+    });
+    let wanted: BTreeMap<String, Vec<usize>> = parameters.chain(statistics).collect();
+    for (name, shape) in &wanted {
+        match tensors.get(name) {
+            None => return Err(format!("it has no {name}: it is of another model; check --model")),
+            Some(array) if array.shape != *shape => {
+                return Err(format!(
+                    "{name} has shape {:?}, the model's has {shape:?}; check --model and --classes",
+                    array.shape
+                ));
+            }
+            Some(_) => {}
+        }
+    }
+    let foreign = tensors.keys().find(|name| !wanted.contains_key(*name));
+    foreign.map_or(Ok(()), |name| {
+        Err(format!("it has {name}, the model does not: it is of another model; check --model"))
+    })
+}
+
+/// timm's prefetcher: `(byte - 255 mean) / (255 std)`, in f32.
+#[expect(clippy::cast_possible_truncation, reason = "constants in f32, as torch holds them")]
+pub(crate) fn normalised(mean: f64, std: f64) -> [f32; 256] {
+    let (mean, std) = ((255.0 * mean) as f32, (255.0 * std) as f32);
+    let bytes = std::array::from_fn(|byte| f32::from(u8::try_from(byte).expect("256 bytes")));
+    bytes.map(|byte: f32| (byte - mean) / std)
 }
 
 /// Pixels of a microbatch, NHWC, RGB.

@@ -43,7 +43,7 @@ impl Accuracy {
 /// Evaluates a model on microbatches, each sample's class being its first one. Each rank has its share
 /// of the microbatches; all get the accuracy over all.
 pub fn evaluate<E: From<Error>>(
-    backend: &mut impl Backend,
+    backend: &mut (impl Backend + ?Sized),
     source: impl Iterator<Item = Result<Batch, E>>,
 ) -> Result<Accuracy, E> {
     let mut accuracy = Accuracy::default();

@@ -130,21 +130,48 @@ impl Lamb {
     }
 
     fn direction<T: Real>(&self, step: &Step, decay: f64) -> Direction<T> {
-        let (beta1, beta2) = self.betas;
-        let corrected = |beta: f64| {
-            if self.bias_correction { 1.0 - libm::pow(beta, step.number as f64) } else { 1.0 }
-        };
         let clip = self.max_grad_norm.map_or(1.0, |most| (step.norm / most).max(1.0));
+        let factors = Factors::new(self, step.number);
         Direction {
             clip: T::from_f64(clip),
-            beta1: T::from_f64(beta1),
-            new1: T::from_f64(if self.grad_averaging { 1.0 - beta1 } else { 1.0 }),
-            beta2: T::from_f64(beta2),
-            new2: T::from_f64(1.0 - beta2),
-            correction1: T::from_f64(corrected(beta1)),
-            correction2: T::from_f64(corrected(beta2).sqrt()),
+            beta1: T::from_f64(factors.beta1),
+            new1: T::from_f64(factors.new1),
+            beta2: T::from_f64(factors.beta2),
+            new2: T::from_f64(factors.new2),
+            correction1: T::from_f64(factors.correction1),
+            correction2: T::from_f64(factors.correction2),
             eps: T::from_f64(self.eps),
             decay: T::from_f64(decay),
+        }
+    }
+}
+
+/// What an update's number makes of the settings.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Factors {
+    pub(crate) beta1: f64,
+    pub(crate) new1: f64,
+    pub(crate) beta2: f64,
+    pub(crate) new2: f64,
+    /// What the mean is divided by, and the root of what the mean square is.
+    pub(crate) correction1: f64,
+    pub(crate) correction2: f64,
+}
+
+impl Factors {
+    /// Of an update, 1 for the first.
+    pub(crate) fn new(lamb: &Lamb, update: u64) -> Self {
+        let (beta1, beta2) = lamb.betas;
+        let corrected = |beta: f64| {
+            if lamb.bias_correction { 1.0 - libm::pow(beta, update as f64) } else { 1.0 }
+        };
+        Self {
+            beta1,
+            new1: if lamb.grad_averaging { 1.0 - beta1 } else { 1.0 },
+            beta2,
+            new2: 1.0 - beta2,
+            correction1: corrected(beta1),
+            correction2: corrected(beta2).sqrt(),
         }
     }
 }

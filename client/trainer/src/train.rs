@@ -1,11 +1,12 @@
 //! The training loop.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use forebay_client::Rank;
 
 use crate::Error;
-use crate::backend::{Backend, Batch};
+use crate::backend::{Backend, Batch, Outcome, Part};
 use crate::droppath::Drops;
 use crate::lamb::Lamb;
 use crate::loss::Loss;
@@ -59,7 +60,7 @@ pub struct Report {
     pub samples: usize,
     /// Seconds spent waiting for microbatches, by the rank that waited longest.
     pub wait: f64,
-    /// Seconds of the whole step.
+    /// Seconds since the step before was told.
     pub seconds: f64,
 }
 
@@ -67,27 +68,30 @@ pub struct Report {
 pub type Flow = std::ops::ControlFlow<()>;
 
 /// Trains from a cursor to the last epoch on the rank's microbatches, which come in order of their
-/// names, or until `after` stops it. `after` is called with the cursor of the next step. All ranks must
-/// stop at the same step.
+/// names, or until `after` stops it. All ranks must stop at the same step.
+///
+/// `after` is called for each step, in order, with the cursor of the next one. Where `pauses` says so of
+/// that cursor, the backend is then as it was after the step, and may be looked at, and stopped; else a GPU
+/// may be a step ahead, as it tells of a step while it does the next.
 ///
 /// The same backend state, cursor and microbatches give the same bits, however often stopped.
-pub fn train<B: Backend, E: From<Error>>(
+pub fn train<B: Backend + ?Sized, E: From<Error>>(
     backend: &mut B,
     training: &Training,
     mut cursor: Cursor,
     mut source: impl Iterator<Item = Result<Batch, E>>,
+    pauses: impl Fn(Cursor) -> bool,
     mut after: impl FnMut(&mut B, Cursor, &Report) -> Result<Flow, E>,
 ) -> Result<Cursor, E> {
     let mut drops: Option<Drops> = None;
     let mine = microbatches_of(backend.ranks().place(), training.microbatches)?;
-    let mut losses = Vec::with_capacity(mine.len());
+    let share = 1.0 / f64::from(training.microbatches);
+    let mut untold = VecDeque::new();
+    let mut told = Instant::now();
     while cursor.epoch < training.schedule.epochs {
-        let begin = Instant::now();
         let (mut samples, mut wait) = (0, Duration::ZERO);
-        let share = 1.0 / f64::from(training.microbatches);
         let update = cursor.epoch * training.steps + cursor.step;
-        losses.clear();
-        for &index in &mine {
+        for (i, &index) in mine.iter().enumerate() {
             let asked = Instant::now();
             let batch = source.next().unwrap_or_else(|| Err(ended(cursor, index).into()))?;
             wait += asked.elapsed();
@@ -100,34 +104,64 @@ pub fn train<B: Backend, E: From<Error>>(
             if let Some(drops) = &mut drops {
                 drops.draw(training.seed, update, index);
             }
-            losses.push(backend.accumulate(&batch, drops.as_ref(), &training.loss, share)?);
+            let (drops, loss, last) = (drops.as_ref(), &training.loss, i + 1 == mine.len());
+            backend.accumulate(&batch, &Part { drops, loss, share, last })?;
             samples += batch.samples();
         }
-        let Sum { loss, samples, wait } = sum(backend.ranks(), &losses, share, samples, wait)?;
         let rate = training.schedule.rate(cursor.epoch, cursor.step, training.steps);
-        let Cursor { epoch, step } = cursor;
-        if !loss.is_finite() {
-            return Err(Error::Diverged { epoch, step, rate, loss }.into());
-        }
-        let norm = backend.update(&training.lamb, rate, training.average)?;
-        let seconds = begin.elapsed().as_secs_f64();
-        let last = step + 1 == training.steps;
-        cursor = if last {
-            Cursor { epoch: epoch + 1, step: 0 }
-        } else {
-            Cursor { epoch, step: step + 1 }
-        };
-        if after(
-            backend,
-            cursor,
-            &Report { epoch, step, loss, norm, rate, samples, wait, seconds },
-        )?
-        .is_break()
-        {
-            break;
+        backend.update(&training.lamb, rate, training.average)?;
+        untold.push_back(Step { at: cursor, rate, samples, wait });
+        cursor = training.next(cursor);
+        let all = pauses(cursor) || cursor.epoch == training.schedule.epochs;
+        while let Some(outcome) = backend.outcome(all)? {
+            let step = untold.pop_front().expect("each step is told once");
+            let report = step.report(backend.ranks(), &outcome, share, told.elapsed())?;
+            let flow = after(backend, training.next(step.at), &report)?;
+            told = Instant::now();
+            if flow.is_break() {
+                return Ok(cursor);
+            }
         }
     }
     Ok(cursor)
+}
+
+impl Training {
+    /// The cursor after one.
+    const fn next(&self, Cursor { epoch, step }: Cursor) -> Cursor {
+        if step + 1 == self.steps {
+            Cursor { epoch: epoch + 1, step: 0 }
+        } else {
+            Cursor { epoch, step: step + 1 }
+        }
+    }
+}
+
+/// A step under way.
+struct Step {
+    at: Cursor,
+    rate: f64,
+    samples: usize,
+    wait: Duration,
+}
+
+impl Step {
+    /// What is told of it. A loss that is not a number ends the training.
+    fn report(
+        &self,
+        ranks: &mut Ranks,
+        outcome: &Outcome,
+        share: f64,
+        time: Duration,
+    ) -> Result<Report, Error> {
+        let Sum { loss, samples, wait } =
+            sum(ranks, &outcome.losses, share, self.samples, self.wait)?;
+        let (Cursor { epoch, step }, rate, norm) = (self.at, self.rate, outcome.norm);
+        if !loss.is_finite() {
+            return Err(Error::Diverged { epoch, step, rate, loss });
+        }
+        Ok(Report { epoch, step, loss, norm, rate, samples, wait, seconds: time.as_secs_f64() })
+    }
 }
 
 /// The microbatches of a step that a rank computes: a world must divide them.

@@ -4,7 +4,7 @@ use std::alloc::System;
 
 use bytes::Bytes;
 use forebay_trainer::backend::cpu::Cpu;
-use forebay_trainer::backend::{Backend as _, Batch, Pixels};
+use forebay_trainer::backend::{Backend as _, Batch, Part, Pixels};
 use forebay_trainer::droppath::Drops;
 use forebay_trainer::model::{Architecture, Graph};
 use forebay_trainer::{init, preset};
@@ -34,7 +34,8 @@ fn a_steady_step_allocates_next_to_nothing() {
         };
         let mut step = |update| {
             drops.draw(0, update, 0);
-            cpu.accumulate(&batch, Some(&drops), &training.loss, 1.0).unwrap();
+            let (drops, loss) = (Some(&drops), &training.loss);
+            cpu.accumulate(&batch, &Part { drops, loss, share: 1.0, last: true }).unwrap();
             cpu.update(&training.lamb, 1e-3, Some(0.99)).unwrap();
             cpu.logits(&batch).unwrap();
         };

@@ -28,19 +28,27 @@ fn go(
     most: usize,
 ) -> Result<Trained, Error> {
     let rank = ranks.place();
-    let mut cpu = backend(model).with_ranks(ranks);
+    let mut cpu = backend(model);
+    cpu.join(ranks)?;
     let from = begin.map_or(Cursor::default(), |(cursor, state)| {
         cpu.load(state).unwrap();
         *cursor
     });
     let mut steps = Vec::new();
-    let cursor = train(&mut cpu, training, from, batches(training, from, rank), |_, _, report| {
-        assert_eq!(report.samples, SAMPLES * training.microbatches as usize);
-        steps.push((report.loss, report.norm));
-        Ok::<Flow, Error>(if steps.len() < most { Flow::Continue(()) } else { Flow::Break(()) })
-    })?;
+    let cursor = train(
+        &mut cpu,
+        training,
+        from,
+        batches(training, from, rank),
+        |_| true,
+        |_, _, report| {
+            assert_eq!(report.samples, SAMPLES * training.microbatches as usize);
+            steps.push((report.loss, report.norm));
+            Ok::<Flow, Error>(if steps.len() < most { Flow::Continue(()) } else { Flow::Break(()) })
+        },
+    )?;
     cpu.ranks().finish()?;
-    Ok((cursor, cpu.state(), steps))
+    Ok((cursor, cpu.state().unwrap(), steps))
 }
 
 /// Runs each rank of a world on a thread; gives what they give, by rank.
@@ -112,7 +120,9 @@ fn ranks_evaluate_their_shares_and_know_the_whole() {
     };
     let accuracy = |ranks: Ranks| {
         let rank = ranks.place();
-        evaluate(&mut backend("resnet20").with_ranks(ranks), source(rank)).unwrap()
+        let mut cpu = backend("resnet20");
+        cpu.join(ranks).unwrap();
+        evaluate(&mut cpu, source(rank)).unwrap()
     };
     let whole = accuracy(Ranks::alone());
     assert_eq!(whole.samples, 4 * SAMPLES as u64);
@@ -127,7 +137,7 @@ fn rank_0_gives_the_others_what_it_resumes_from() {
     let (cursor, state, _) = go("resnet20", Ranks::alone(), &training, None, 2).unwrap();
     let described = run(training, cursor, &state);
     let all = each(Ranks::threads(3), |mut ranks| {
-        let mut given = backend("resnet20").state();
+        let mut given = backend("resnet20").state().unwrap();
         let mut about = run(training, Cursor::default(), &given);
         if ranks.is_first() {
             (given, about) = (state.clone(), described.clone());

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use forebay_client::Rank;
 use forebay_trainer::Error;
 use forebay_trainer::backend::cpu::Cpu;
-use forebay_trainer::backend::{Backend as _, Batch, Pixels, State};
+use forebay_trainer::backend::{Backend as _, Batch, Part, Pixels, State};
 use forebay_trainer::checkpoint;
 use forebay_trainer::train::{Cursor, Flow, Report, Training, train};
 use microbatches::{SAMPLES, SIDE, backend, batch, batches, run, settings};
@@ -27,7 +27,7 @@ fn go(
         losses.push(report.loss);
         Ok(if losses.len() < most { Flow::Continue(()) } else { Flow::Break(()) })
     };
-    let cursor = train(cpu, training, from, batches(training, from, Rank::ALONE), after)?;
+    let cursor = train(cpu, training, from, batches(training, from, Rank::ALONE), |_| true, after)?;
     Ok((cursor, losses))
 }
 
@@ -42,7 +42,7 @@ fn a_resumed_training_gives_the_bits_of_one_without_a_stop() {
             let folder = tempfile::tempdir().unwrap();
             let mut first = backend(model);
             let (cursor, _) = go(&mut first, &training, Cursor::default(), stop).unwrap();
-            let state = first.state();
+            let state = first.state().unwrap();
             let path =
                 checkpoint::save(folder.path(), &state, &run(training, cursor, &state)).unwrap();
             let (state, about) = checkpoint::load(&path).unwrap();
@@ -50,7 +50,10 @@ fn a_resumed_training_gives_the_bits_of_one_without_a_stop() {
             second.load(&state).unwrap();
             let (_, rest) = go(&mut second, &training, about.cursor, 99).unwrap();
             assert_eq!(rest, losses[stop..], "{model} stopped after {stop}");
-            assert!(second.state() == straight.state(), "{model} stopped after {stop}");
+            assert!(
+                second.state().unwrap() == straight.state().unwrap(),
+                "{model} stopped after {stop}"
+            );
         }
     }
 }
@@ -63,7 +66,7 @@ fn the_number_of_threads_does_not_change_a_bit() {
         pool.install(|| {
             let mut cpu = backend("resnet20");
             go(&mut cpu, &training, Cursor::default(), 3).unwrap();
-            cpu.state()
+            cpu.state().unwrap()
         })
     };
     let one = run(1);
@@ -76,7 +79,8 @@ fn two_microbatches_by_two_trainers_add_up_to_the_same_gradient() {
     let gradients = |which: &[u32]| -> Vec<f64> {
         let mut cpu = backend("resnet20");
         for index in which {
-            cpu.accumulate(&batch(0, 0, *index), None, &training.loss, 0.5).unwrap();
+            let part = Part { drops: None, loss: &training.loss, share: 0.5, last: *index == 1 };
+            cpu.accumulate(&batch(0, 0, *index), &part).unwrap();
         }
         let count = cpu.graph().parameters.len();
         (0..count).flat_map(|i| cpu.gradient(i)).map(f64::from).collect()
@@ -106,9 +110,9 @@ fn the_moving_average_is_another_model_and_swaps_back() {
     let mut cpu = backend("resnet20");
     go(&mut cpu, &training, Cursor::default(), 4).unwrap();
     let logits = cpu.logits(&batch(9, 0, 0)).unwrap().to_vec();
-    cpu.swap_average();
+    cpu.swap_average().unwrap();
     assert_ne!(cpu.logits(&batch(9, 0, 0)).unwrap(), logits);
-    cpu.swap_average();
+    cpu.swap_average().unwrap();
     assert_eq!(cpu.logits(&batch(9, 0, 0)).unwrap(), logits);
 }
 
@@ -130,13 +134,13 @@ fn a_short_microbatch_gives_the_logits_of_its_samples() {
 fn a_loss_that_is_no_number_ends_with_advice_and_changes_nothing() {
     let training = settings(2);
     let mut cpu = backend("resnet20");
-    let mut state = cpu.state();
+    let mut state = cpu.state().unwrap();
     state.model.get_mut("fc.bias").unwrap().values[3] = f32::NAN;
     cpu.load(&state).unwrap();
     let error = go(&mut cpu, &training, Cursor::default(), 1).unwrap_err();
     assert!(matches!(error, Error::Diverged { epoch: 0, step: 0, .. }), "{error}");
     assert!(error.to_string().contains("--lr"), "{error}");
-    assert_eq!(cpu.state().updates, 0);
+    assert_eq!(cpu.state().unwrap().updates, 0);
 }
 
 #[test]
@@ -160,19 +164,31 @@ fn microbatches_that_do_not_fit_are_refused() {
 fn microbatches_out_of_order_are_refused() {
     let (training, mut cpu) = (settings(2), backend("resnet20"));
     let wrong = std::iter::once(Ok::<_, Error>(batch(0, 1, 0)));
-    let error =
-        train(&mut cpu, &training, Cursor::default(), wrong, |_, _, _| Ok(Flow::Continue(())))
-            .unwrap_err();
+    let error = train(
+        &mut cpu,
+        &training,
+        Cursor::default(),
+        wrong,
+        |_| true,
+        |_, _, _| Ok(Flow::Continue(())),
+    )
+    .unwrap_err();
     assert!(error.to_string().contains("gave epoch 0, step 1"), "{error}");
     let none = std::iter::empty::<Result<Batch, Error>>();
-    let error =
-        train(&mut cpu, &training, Cursor::default(), none, |_, _, _| Ok(Flow::Continue(())))
-            .unwrap_err();
+    let error = train(
+        &mut cpu,
+        &training,
+        Cursor::default(),
+        none,
+        |_| true,
+        |_, _, _| Ok(Flow::Continue(())),
+    )
+    .unwrap_err();
     assert!(error.to_string().contains("ended before"), "{error}");
 }
 
 fn saved(folder: &Path) -> std::path::PathBuf {
-    let state = backend("resnet20").state();
+    let state = backend("resnet20").state().unwrap();
     checkpoint::save(folder, &state, &run(settings(2), Cursor::default(), &state)).unwrap()
 }
 
@@ -217,7 +233,7 @@ fn a_run_with_other_settings_is_not_resumed() {
 fn the_newest_whole_checkpoint_is_found_and_old_ones_go() {
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(checkpoint::latest(folder.path()).unwrap(), None);
-    let mut state = backend("resnet20").state();
+    let mut state = backend("resnet20").state().unwrap();
     for updates in [2, 30, 4] {
         state.updates = updates;
         checkpoint::save(folder.path(), &state, &run(settings(2), Cursor::default(), &state))

@@ -20,10 +20,8 @@ use conv::Convolution;
 use real::PANEL;
 
 use crate::Error;
-use crate::backend::{Backend, Batch, Pixels, State};
-use crate::droppath::Drops;
+use crate::backend::{Backend, Batch, Outcome, Part, Pixels, State, normalised};
 use crate::lamb::{Lamb, Step, Sums, Tensor};
-use crate::loss::Loss;
 use crate::memory::Plan;
 use crate::model::{Graph, Op};
 use crate::ranks::Ranks;
@@ -65,6 +63,9 @@ pub struct Cpu<T> {
     row: Vec<T>,
     /// Logits of the last inference.
     logits: Vec<f32>,
+    /// Of the microbatches of the step that is under way.
+    losses: Vec<f64>,
+    outcome: Option<Outcome>,
     /// Value of each byte in each channel.
     normalised: [[f32; 256]; 3],
     ranks: Ranks,
@@ -162,17 +163,11 @@ impl<T: Real> Cpu<T> {
             zeros: vec![T::ZERO; widest.max(3 * 7)],
             row,
             logits: Vec::with_capacity(eval_batch),
+            losses: Vec::new(),
+            outcome: None,
             normalised: std::array::from_fn(|c| normalised(mean[c], std[c])),
             ranks: Ranks::alone(),
         }
-    }
-
-    /// Makes it one of several ranks.
-    #[must_use]
-    pub fn with_ranks(mut self, ranks: Ranks) -> Self {
-        self.all_statistics = vec![0.0; self.running.len() * ranks.place().world as usize];
-        self.ranks = ranks;
-        self
     }
 
     /// Exchanges what the ranks learned from a microbatch each: rank 0 has the gradient of all so far,
@@ -234,33 +229,33 @@ impl<T: Real> Backend for Cpu<T> {
         &self.training.plan.graph
     }
 
-    fn accumulate(
-        &mut self,
-        batch: &Batch,
-        drops: Option<&Drops>,
-        loss: &Loss,
-        share: f64,
-    ) -> Result<f64, Error> {
+    fn accumulate(&mut self, batch: &Batch, part: &Part<'_>) -> Result<(), Error> {
         batch.check(&self.training.plan.graph, self.training.plan.batch)?;
         let samples = batch.samples();
         self.images(batch, true);
-        self.operations(samples, true, drops);
+        self.operations(samples, true, part.drops);
         let mut row = std::mem::take(&mut self.row);
         let mut value = 0.0;
         self.set_slope(samples, |logits, slope| {
-            value = loss.batch(logits, &batch.targets(), share, &mut row, slope);
+            value = part.loss.batch(logits, &batch.targets(), part.share, &mut row, slope);
         });
         self.row = row;
-        self.backward(samples, drops);
-        self.exchange()?;
-        Ok(value)
+        self.losses.push(value);
+        self.backward(samples, part.drops);
+        self.exchange()
     }
 
     fn ranks(&mut self) -> &mut Ranks {
         &mut self.ranks
     }
 
-    fn update(&mut self, lamb: &Lamb, rate: f64, average: Option<f64>) -> Result<f64, Error> {
+    fn join(&mut self, ranks: Ranks) -> Result<(), Error> {
+        self.all_statistics = vec![0.0; self.running.len() * ranks.place().world as usize];
+        self.ranks = ranks;
+        Ok(())
+    }
+
+    fn update(&mut self, lamb: &Lamb, rate: f64, average: Option<f64>) -> Result<(), Error> {
         self.ranks.broadcast(&mut self.gradients)?;
         self.updates += 1;
         if average.is_some() && self.average.0.is_empty() {
@@ -286,7 +281,12 @@ impl<T: Real> Backend for Cpu<T> {
         if let Some(decay) = average {
             self.move_average(decay);
         }
-        Ok(norm)
+        self.outcome = Some(Outcome { losses: std::mem::take(&mut self.losses), norm });
+        Ok(())
+    }
+
+    fn outcome(&mut self, _all: bool) -> Result<Option<Outcome>, Error> {
+        Ok(self.outcome.take())
     }
 
     fn logits(&mut self, batch: &Batch) -> Result<&[f32], Error> {
@@ -300,15 +300,16 @@ impl<T: Real> Backend for Cpu<T> {
         Ok(&self.logits)
     }
 
-    fn swap_average(&mut self) {
+    fn swap_average(&mut self) -> Result<(), Error> {
         if !self.average.0.is_empty() {
             std::mem::swap(&mut self.average.0, &mut self.parameters);
             std::mem::swap(&mut self.average.1, &mut self.running);
         }
+        Ok(())
     }
 
-    fn state(&self) -> State {
-        self.to_state()
+    fn state(&self) -> Result<State, Error> {
+        Ok(self.to_state())
     }
 
     fn load(&mut self, state: &State) -> Result<(), String> {
@@ -325,12 +326,4 @@ fn lay(numbers: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
         start..end
     };
     numbers.map(next).collect()
-}
-
-/// timm's prefetcher: `(byte - 255 mean) / (255 std)`, in f32.
-#[expect(clippy::cast_possible_truncation, reason = "constants in f32, as torch holds them")]
-pub(in crate::backend) fn normalised(mean: f64, std: f64) -> [f32; 256] {
-    let (mean, std) = ((255.0 * mean) as f32, (255.0 * std) as f32);
-    let bytes = std::array::from_fn(|byte| f32::from(u8::try_from(byte).expect("256 bytes")));
-    bytes.map(|byte: f32| (byte - mean) / std)
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::backend::Device;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use forebay_client::Access;
 
@@ -65,6 +66,11 @@ pub(crate) struct Network {
     /// Begin with the weights of a safetensors file, ours or timm's.
     #[arg(long)]
     pub(crate) init: Option<PathBuf>,
+    /// cpu, cuda or cuda:N. cuda is the GPU that torchrun's `LOCAL_RANK` numbers, else the first.
+    #[arg(long, env = "FOREBAY_DEVICE", default_value = "cpu")]
+    pub(crate) device: Device,
+    #[arg(long, env = "LOCAL_RANK", hide = true)]
+    pub(crate) local_rank: Option<String>,
     /// Most memory that a microbatch's tensors may take, in GiB.
     #[arg(long, env = "FOREBAY_MEMORY_LIMIT", default_value_t = 64.0)]
     pub(crate) memory_limit: f64,

@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use crate::backend::cpu::Cpu;
-use crate::backend::{Backend as _, State};
+use crate::backend::{Backend, Device, Networks, State};
 use crate::checkpoint::{self, Run};
 use crate::eval::{Accuracy, evaluate};
 use crate::loss::Criterion;
@@ -36,13 +35,12 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<()> {
     let (about, evaluation) = (feed.training()?, feed.evaluation()?);
     rank.indices(about.microbatches)?;
     let run = describe(args, &about)?;
-    let cpu = backend(&args.network, &about, evaluation.as_ref())?;
+    let mut backend = backend(&args.network, &about, evaluation.as_ref(), rank)?;
     let settings = settings(args, &run, evaluation.as_ref())?;
-    let ranks = meet(args, rank, address, settings)?;
-    let mut cpu = cpu.with_ranks(ranks);
-    let done = together(args, feed, &about, evaluation, run, &mut cpu);
+    backend.join(meet(args, rank, address, settings)?)?;
+    let done = together(args, feed, &about, evaluation, run, &mut *backend);
     if let Err(error) = &done {
-        cpu.ranks().fail(&format!("{error:#}"));
+        backend.ranks().fail(&format!("{error:#}"));
     }
     done
 }
@@ -54,35 +52,59 @@ fn together(
     about: &Description,
     evaluation: Option<Description>,
     mut run: Run,
-    cpu: &mut Cpu<f32>,
+    backend: &mut dyn Backend,
 ) -> anyhow::Result<()> {
-    begin(args, &mut run, cpu)?;
+    begin(args, &mut run, backend)?;
     let epochs = run.training.schedule.epochs;
     let log = || Log::open(&args.out, run.cursor, run.training.steps, epochs);
-    let log = cpu.ranks().is_first().then(log).transpose()?;
+    let log = backend.ranks().is_first().then(log).transpose()?;
     let batches = dumped(feed.train(run.cursor, epochs, about)?, args, about)?;
     let mut session = Session { args, feed, evaluation, run, log };
     let (training, cursor) = (session.run.training, session.run.cursor);
-    let end = train(cpu, &training, cursor, batches, |cpu, cursor, report| {
-        session.after(cpu, cursor, report)
+    let pauses = |cursor| Due::at(args, &training, cursor).any();
+    let end = train(backend, &training, cursor, batches, pauses, |backend, cursor, report| {
+        session.after(backend, cursor, report)
     })?;
-    session.finish(cpu, end)?;
-    cpu.ranks().finish()?;
+    session.finish(backend, end)?;
+    backend.ranks().finish()?;
     Ok(())
 }
 
 /// Loads the first state: rank 0 has it, and gives it to the others.
-fn begin(args: &Train, run: &mut Run, cpu: &mut Cpu<f32>) -> anyhow::Result<()> {
-    let mut state = cpu.state();
-    if cpu.ranks().is_first() {
-        state = first(args, run, cpu)?;
-        cpu.load(&state).map_err(|problem| mismatch(args, problem))?;
+fn begin(args: &Train, run: &mut Run, backend: &mut dyn Backend) -> anyhow::Result<()> {
+    let mut state = State::default();
+    if backend.ranks().is_first() {
+        state = first(args, run, backend.graph())?;
+        backend.load(&state).map_err(|problem| mismatch(args, problem))?;
     }
-    checkpoint::share(cpu.ranks(), &mut state, run)?;
-    if !cpu.ranks().is_first() {
-        cpu.load(&state).map_err(|problem| mismatch(args, problem))?;
+    checkpoint::share(backend.ranks(), &mut state, run)?;
+    if !backend.ranks().is_first() {
+        backend.load(&state).map_err(|problem| mismatch(args, problem))?;
     }
     Ok(())
+}
+
+/// What is due between two steps.
+#[derive(Clone, Copy)]
+struct Due {
+    evaluation: bool,
+    checkpoint: bool,
+    stop: bool,
+}
+
+impl Due {
+    fn at(args: &Train, training: &Training, at: Cursor) -> Self {
+        let (epoch_ends, last) = (at.step == 0, at.epoch == training.schedule.epochs);
+        let done = at.epoch * training.steps + at.step;
+        let stop = args.stop_after.is_some_and(|most| done >= most);
+        let often = args.checkpoint_steps > 0 && done.is_multiple_of(args.checkpoint_steps);
+        let evaluation = epoch_ends && (last || at.epoch.is_multiple_of(args.eval_epochs.max(1)));
+        Self { evaluation, checkpoint: epoch_ends || stop || often, stop }
+    }
+
+    const fn any(self) -> bool {
+        self.evaluation || self.checkpoint || self.stop
+    }
 }
 
 /// Evaluates a model.
@@ -92,18 +114,18 @@ pub(crate) fn eval(args: &Evaluate) -> anyhow::Result<()> {
     };
     let feed = Feed::open(&args.source, None, Rank::ALONE)?;
     let about = feed.evaluation()?.context("nothing to evaluate on; set --dataset")?;
-    let mut cpu = backend(&args.network, &about, Some(&about))?;
+    let mut backend = backend(&args.network, &about, Some(&about), Rank::ALONE)?;
     let state = State { model: checkpoint::read_model(init)?, ..State::default() };
-    cpu.load(&state).map_err(|problem| Error::Mismatch { path: init.clone(), problem })?;
-    let Accuracy { samples, .. } = report(&mut cpu, &feed, &about)?;
+    backend.load(&state).map_err(|problem| Error::Mismatch { path: init.clone(), problem })?;
+    let Accuracy { samples, .. } = report(&mut *backend, &feed, &about)?;
     if samples == 0 {
         bail!("the dataset has no samples")
     }
     Ok(())
 }
 
-fn report(cpu: &mut Cpu<f32>, feed: &Feed, about: &Description) -> anyhow::Result<Accuracy> {
-    let accuracy = evaluate(cpu, feed.evaluate(about)?)?;
+fn report(backend: &mut dyn Backend, feed: &Feed, about: &Description) -> anyhow::Result<Accuracy> {
+    let accuracy = evaluate(backend, feed.evaluate(about)?)?;
     let (top1, top5) = (100.0 * accuracy.top1(), 100.0 * accuracy.top5());
     super::print(&format!("top-1 {top1:.2} %, top-5 {top5:.2} % of {} images", accuracy.samples));
     Ok(accuracy)
@@ -112,7 +134,7 @@ fn report(cpu: &mut Cpu<f32>, feed: &Feed, about: &Description) -> anyhow::Resul
 impl Session<'_> {
     fn after(
         &mut self,
-        cpu: &mut Cpu<f32>,
+        backend: &mut dyn Backend,
         cursor: Cursor,
         report: &Report,
     ) -> anyhow::Result<Flow> {
@@ -120,28 +142,24 @@ impl Session<'_> {
             log.step(report)?;
         }
         self.run.cursor = cursor;
-        let (epoch_ends, last) =
-            (cursor.step == 0, cursor.epoch == self.run.training.schedule.epochs);
-        if epoch_ends && (last || cursor.epoch.is_multiple_of(self.args.eval_epochs.max(1))) {
-            self.evaluate(cpu)?;
+        let due = Due::at(self.args, &self.run.training, cursor);
+        if due.evaluation {
+            self.evaluate(backend)?;
         }
-        let done = cursor.epoch * self.run.training.steps + cursor.step;
-        let stop = self.args.stop_after.is_some_and(|most| done >= most);
-        let due = self.args.checkpoint_steps > 0 && done.is_multiple_of(self.args.checkpoint_steps);
-        if epoch_ends || stop || due {
-            self.save(cpu)?;
+        if due.checkpoint {
+            self.save(backend)?;
         }
-        Ok(if stop { Flow::Break(()) } else { Flow::Continue(()) })
+        Ok(if due.stop { Flow::Break(()) } else { Flow::Continue(()) })
     }
 
-    fn evaluate(&mut self, cpu: &mut Cpu<f32>) -> anyhow::Result<()> {
+    fn evaluate(&mut self, backend: &mut dyn Backend) -> anyhow::Result<()> {
         let Some(about) = &self.evaluation else { return Ok(()) };
         let update = self.run.cursor.epoch * self.run.training.steps;
-        let mut found = vec![("eval", evaluate(cpu, self.feed.evaluate(about)?)?)];
+        let mut found = vec![("eval", evaluate(backend, self.feed.evaluate(about)?)?)];
         if self.run.training.average.is_some() {
-            cpu.swap_average();
-            let accuracy = evaluate(cpu, self.feed.evaluate(about)?);
-            cpu.swap_average();
+            backend.swap_average()?;
+            let accuracy = evaluate(backend, self.feed.evaluate(about)?);
+            backend.swap_average()?;
             found.push(("eval_average", accuracy?));
         }
         if let Some(log) = &mut self.log {
@@ -152,20 +170,20 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn save(&mut self, cpu: &mut Cpu<f32>) -> anyhow::Result<()> {
-        if !cpu.ranks().is_first() {
+    fn save(&mut self, backend: &mut dyn Backend) -> anyhow::Result<()> {
+        if !backend.ranks().is_first() {
             return Ok(());
         }
-        let state = cpu.state();
+        let state = backend.state()?;
         (self.run.updates, self.run.passes) = (state.updates, state.passes);
         checkpoint::save(&self.args.out, &state, &self.run)?;
         Ok(())
     }
 
     /// Writes the model and the curves, and says where they are.
-    fn finish(&self, cpu: &mut Cpu<f32>, end: Cursor) -> anyhow::Result<()> {
+    fn finish(&self, backend: &mut dyn Backend, end: Cursor) -> anyhow::Result<()> {
         let Some(log) = &self.log else { return Ok(()) };
-        let state = cpu.state();
+        let state = backend.state()?;
         let model = self.args.out.join("model.safetensors");
         checkpoint::write_model(&model, &state.model, state.passes)?;
         let mut places = vec![("model", model)];
@@ -246,7 +264,8 @@ fn backend(
     network: &cli::Network,
     about: &Description,
     evaluation: Option<&Description>,
-) -> anyhow::Result<Cpu<f32>> {
+    place: Rank,
+) -> anyhow::Result<Box<dyn Backend>> {
     let evaluation = evaluation.unwrap_or(about);
     if evaluation.classes != about.classes {
         let (training, evaluation) = (about.classes, evaluation.classes);
@@ -262,21 +281,30 @@ fn backend(
         Ok(Graph::new(&net, side as usize, side as usize))
     };
     let (training, inference) = (graph(about)?, graph(evaluation)?);
-    let numbers = Plan::training(training.clone(), samples(about)).arena;
-    let most = Plan::inference(inference.clone(), samples(evaluation)).arena.max(numbers);
-    let (needed, limit) = (most as f64 * 4.0 / f64::from(1 << 30), network.memory_limit);
+    let (batch, eval_batch) = (samples(about), samples(evaluation));
+    let numbers = Plan::training(training.clone(), batch).arena;
+    let most = Plan::inference(inference.clone(), eval_batch).arena.max(numbers);
+    let device = device(network)?;
+    let bytes = if device == Device::Cpu { 4.0 } else { 2.0 };
+    let (needed, limit) = (most as f64 * bytes / f64::from(1 << 30), network.memory_limit);
     if needed > limit {
         bail!(
             "a microbatch needs {needed:.1} GiB of memory, the limit is {limit} GiB: use more \
              --microbatches, a smaller --image-size or --eval-batch, or raise --memory-limit"
         );
     }
-    let (batch, eval_batch) = (samples(about), samples(evaluation));
-    Ok(Cpu::new(training, batch, inference, eval_batch, about.mean, about.std))
+    let (mean, std, evaluation) = (about.mean, about.std, inference);
+    let networks = Networks { training, batch, evaluation, eval_batch, mean, std };
+    Ok(device.open(networks, place)?)
+}
+
+fn device(network: &cli::Network) -> anyhow::Result<Device> {
+    let local = network.local_rank.as_deref().filter(|text| !text.is_empty()).unwrap_or("0");
+    Ok(network.device.or(local.parse().with_context(|| format!("LOCAL_RANK={local}"))?))
 }
 
 /// The state to begin with: the newest checkpoint's, a file's or a new one.
-fn first(args: &Train, run: &mut Run, cpu: &Cpu<f32>) -> anyhow::Result<State> {
+fn first(args: &Train, run: &mut Run, graph: &Graph) -> anyhow::Result<State> {
     let out = args.out.display();
     match checkpoint::latest(&args.out)? {
         Some(path) if args.resume || args.auto_resume => {
@@ -294,7 +322,7 @@ fn first(args: &Train, run: &mut Run, cpu: &Cpu<f32>) -> anyhow::Result<State> {
     if let Some(path) = &args.network.init {
         return Ok(State { model: checkpoint::read_model(path)?, ..State::default() });
     }
-    Ok(init::state(cpu.graph(), args.seed))
+    Ok(init::state(graph, args.seed))
 }
 
 fn mismatch(args: &Train, problem: String) -> Error {

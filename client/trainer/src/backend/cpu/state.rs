@@ -57,17 +57,7 @@ impl<T: Real> Cpu<T> {
 
     pub(super) fn take_state(&mut self, state: &State) -> Result<(), String> {
         let graph = &self.training.plan.graph;
-        let parts = [
-            (&state.model, true, true),
-            (&state.means, false, false),
-            (&state.squares, false, false),
-            (&state.average, true, false),
-        ];
-        for (tensors, running, needed) in parts {
-            if needed || !tensors.is_empty() {
-                check(graph, tensors, running)?;
-            }
-        }
+        state.check(graph)?;
         let put = |tensors: &Tensors, to: &mut [T], running: Option<&mut Vec<T>>| {
             fill(graph, &self.places, tensors, to);
             if let Some(running) = running {
@@ -120,37 +110,6 @@ impl<T: Real> Cpu<T> {
         }
         tensors
     }
-}
-
-/// Refuses tensors that are not the network's: a missing, a foreign or a misshapen one.
-pub(in crate::backend) fn check(
-    graph: &Graph,
-    tensors: &Tensors,
-    running: bool,
-) -> Result<(), String> {
-    let parameters = graph.parameters.iter().map(|p| (p.name.clone(), p.shape.clone()));
-    let statistics = graph.norms.iter().filter(|_| running).flat_map(|norm| {
-        ["running_mean", "running_var"]
-            .map(|name| (format!("{}.{name}", norm.name), vec![norm.channels]))
-    });
-    let wanted: std::collections::BTreeMap<String, Vec<usize>> =
-        parameters.chain(statistics).collect();
-    for (name, shape) in &wanted {
-        match tensors.get(name) {
-            None => return Err(format!("it has no {name}: it is of another model; check --model")),
-            Some(array) if array.shape != *shape => {
-                return Err(format!(
-                    "{name} has shape {:?}, the model's has {shape:?}; check --model and --classes",
-                    array.shape
-                ));
-            }
-            Some(_) => {}
-        }
-    }
-    let foreign = tensors.keys().find(|name| !wanted.contains_key(*name));
-    foreign.map_or(Ok(()), |name| {
-        Err(format!("it has {name}, the model does not: it is of another model; check --model"))
-    })
 }
 
 fn fill<T: Real>(graph: &Graph, stored: &[Range<usize>], tensors: &Tensors, to: &mut [T]) {

@@ -13,6 +13,7 @@ use cudarc::cudnn::{result as dnn, sys};
 use forebay::gpu::{Device, DeviceError, Lane};
 
 use super::Number;
+use super::pass::Key;
 use crate::model::Conv;
 
 /// What cuDNN and cuBLAS need.
@@ -21,8 +22,7 @@ pub(super) struct Convolutions {
     number: Number,
     dnn: sys::cudnnHandle_t,
     blas: cublasHandle_t,
-    /// By what the caller calls them, and images.
-    prepared: BTreeMap<(usize, usize), Prepared>,
+    prepared: BTreeMap<Key, Prepared>,
     /// Address and bytes.
     workspace: (u64, usize),
 }
@@ -125,22 +125,17 @@ impl Convolutions {
         driver(self.device, call, format!("{status:?}"))
     }
 
-    /// Prepares a convolution for some images; gives the workspace it needs.
-    pub(super) fn prepare(
-        &mut self,
-        name: usize,
-        conv: &Conv,
-        images: usize,
-    ) -> Result<usize, DeviceError> {
-        if let Some(prepared) = self.prepared.get(&(name, images)) {
+    /// Prepares a convolution for its number of images, once; gives the workspace it needs.
+    pub(super) fn prepare(&mut self, key: Key, conv: &Conv) -> Result<usize, DeviceError> {
+        if let Some(prepared) = self.prepared.get(&key) {
             return Ok(prepared.workspace);
         }
         let most = if self.workspace.0 == 0 { MOST_WORKSPACE } else { self.workspace.1 };
         let prepared = self
-            .describe(conv, images, most)
+            .describe(conv, key.2, most)
             .map_err(|e| self.failed("planning a convolution", e))?;
         let bytes = prepared.workspace;
-        self.prepared.insert((name, images), prepared);
+        self.prepared.insert(key, prepared);
         Ok(bytes)
     }
 
@@ -223,11 +218,7 @@ impl Convolutions {
     }
 
     /// y = conv(x, w). The addresses must be of whole tensors of the prepared convolution.
-    pub(super) fn forward(
-        &self,
-        key: (usize, usize),
-        [x, w, y]: [u64; 3],
-    ) -> Result<(), DeviceError> {
+    pub(super) fn forward(&self, key: Key, [x, w, y]: [u64; 3]) -> Result<(), DeviceError> {
         let p = &self.prepared[&key];
         let (space, bytes) = (self.workspace.0 as *mut c_void, self.workspace.1);
         // SAFETY: tensors of the sizes described, in the lane's memory, as is the workspace.
@@ -254,7 +245,7 @@ impl Convolutions {
     /// dx = gradient of the source, or adds it.
     pub(super) fn backward_data(
         &self,
-        key: (usize, usize),
+        key: Key,
         [dy, w, dx]: [u64; 3],
         adds: bool,
     ) -> Result<(), DeviceError> {
@@ -285,7 +276,7 @@ impl Convolutions {
     /// dw = gradient of the weights.
     pub(super) fn backward_filter(
         &self,
-        key: (usize, usize),
+        key: Key,
         [x, dy, dw]: [u64; 3],
     ) -> Result<(), DeviceError> {
         let p = &self.prepared[&key];

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use forebay_client::Rank;
+
 use super::Number;
 use crate::memory::Plan;
 use crate::model::{Graph, Op};
@@ -67,6 +69,10 @@ pub(super) struct Layout {
     pub(super) clip: Range<usize>,
     pub(super) workspace: Range<usize>,
     pub(super) bytes: usize,
+    pub(super) number: Number,
+    pub(super) classes: usize,
+    /// Where in `statistics` this rank's begin, in numbers.
+    pub(super) own_statistics: usize,
     /// Place of each parameter, in numbers.
     pub(super) places: Vec<Range<usize>>,
     /// Place of each norm's running means and variances, in numbers.
@@ -110,7 +116,7 @@ impl Layout {
         number: Number,
         input: &Input,
         workspace: usize,
-        world: usize,
+        place: Rank,
     ) -> Self {
         let graph = &plans[0].graph;
         let (places, numbers) = lay(graph.parameters.iter().map(|p| p.shape.iter().product()));
@@ -122,7 +128,7 @@ impl Layout {
         let mut f32s = |numbers: usize| room.take(numbers * 4);
         let [parameters, gradients, means, squares, average] = [(); 5].map(|()| f32s(numbers));
         let [running, average_running] = [(); 2].map(|()| f32s(running_numbers));
-        let statistics = f32s(running_numbers * world);
+        let statistics = f32s(running_numbers * place.world as usize);
         let saved = f32s(2 * running_numbers);
         let norm_means = f32s(2 * widest);
         let norm_partial = f32s(2 * NORM_CHUNKS * widest);
@@ -145,6 +151,9 @@ impl Layout {
             norm: room.take(8),
             workspace: room.take(workspace),
             bytes: room.bytes(),
+            number,
+            classes: graph.classes,
+            own_statistics: place.rank as usize * running_numbers,
             parameters,
             gradients,
             means,
@@ -168,6 +177,58 @@ impl Layout {
             running_numbers,
         }
     }
+}
+
+impl Layout {
+    /// What lamb.cu calls chunks and tensors.
+    pub(super) fn lists(&self, graph: &Graph) -> (Vec<u8>, Vec<u8>) {
+        let (mut chunks, mut tensors): (Vec<[u32; 4]>, Vec<[u32; 4]>) = (Vec::new(), Vec::new());
+        for (place, parameter) in self.places.iter().zip(&graph.parameters) {
+            let (tensor, decays) = (word(tensors.len()), u32::from(parameter.kind.decays()));
+            let first = word(chunks.len());
+            for start in place.clone().step_by(CHUNK) {
+                let length = CHUNK.min(place.end - start);
+                chunks.push([word(start), word(length), tensor, decays]);
+            }
+            tensors.push([first, word(chunks.len()) - first, decays, 0]);
+        }
+        let bytes = |list: Vec<[u32; 4]>| {
+            list.into_iter().flatten().flat_map(u32::to_le_bytes).collect::<Vec<u8>>()
+        };
+        (bytes(chunks), bytes(tensors))
+    }
+
+    /// Gradients in runs of about `most` numbers, those of the last parameters first; each with the
+    /// operation after whose backward the run is whole.
+    pub(super) fn buckets(&self, graph: &Graph, most: usize) -> Vec<(usize, Range<usize>)> {
+        let mut writes = vec![0; self.places.len()];
+        for (i, op) in graph.ops.iter().enumerate() {
+            match *op {
+                Op::Conv { weight, bias, .. } => {
+                    writes[weight] = i;
+                    writes[bias.unwrap_or(weight)] = i;
+                }
+                Op::Norm { norm, .. } => {
+                    let gamma = graph.norms[norm].gamma;
+                    writes[gamma..gamma + 2].fill(i);
+                }
+                Op::MaxPool { .. } | Op::MeanPool { .. } | Op::Shortcut { .. } => {}
+            }
+        }
+        let (mut buckets, mut end, mut whole) = (Vec::new(), self.numbers, usize::MAX);
+        for (place, op) in self.places.iter().zip(writes).rev() {
+            whole = whole.min(op);
+            if end - place.start >= most || place.start == 0 {
+                buckets.push((whole, place.start..end));
+                (end, whole) = (place.start, usize::MAX);
+            }
+        }
+        buckets
+    }
+}
+
+fn word(number: usize) -> u32 {
+    u32::try_from(number).expect("a network's numbers are below 2^32")
 }
 
 /// Numbers of the result of the max pool.
