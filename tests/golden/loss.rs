@@ -17,6 +17,10 @@ pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
     }
     let cases = forebay_tests::json(&folder.join("cases.json"));
     let arrays = Arc::new(Arrays::read(&folder.join("loss.safetensors")));
+    #[cfg_attr(not(feature = "cuda"), expect(unused_mut, reason = "a GPU's are added"))]
+    let mut trials: Vec<Trial> = Vec::new();
+    #[cfg(feature = "cuda")]
+    trials.extend(gpu::trials(&cases, &arrays));
     let trial = |case: &serde_json::Value| {
         let (case, arrays) = (case.clone(), Arc::clone(&arrays));
         let name = format!("09_loss/{}", case["name"].as_str().unwrap());
@@ -26,7 +30,7 @@ pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
             Ok(())
         })
     };
-    cases["cases"].as_array().unwrap().iter().map(trial).collect()
+    trials.into_iter().chain(cases["cases"].as_array().unwrap().iter().map(trial)).collect()
 }
 
 /// timm's names of losses.
@@ -90,3 +94,108 @@ fn check<T: Real>(
     }
     within(&format!("{dtype} gradient"), apart(&gradient, &arrays.get(&name)), slope)
 }
+
+/// The kernels of the losses, on a GPU or its stand-in.
+#[cfg(feature = "cuda")]
+mod gpu {
+    use std::sync::Arc;
+
+    use forebay::mix::Device;
+    use forebay_trainer::backend::cuda::Number;
+    use forebay_trainer::backend::{Batch, Pixels};
+    use forebay_trainer::model::{Conv, Graph, Kind, Op, Parameter, Shape};
+    use libtest_mimic::Trial;
+    use serde_json::Value;
+
+    use crate::arrays::{Arrays, apart, within};
+    use crate::net::gpu;
+
+    pub(super) fn trials(cases: &Value, arrays: &Arc<Arrays>) -> Vec<Trial> {
+        let Some(Device::Cuda(device)) = forebay_tests::gpu() else { return Vec::new() };
+        let trial = |case: &Value| {
+            let (case, arrays) = (case.clone(), Arc::clone(arrays));
+            let name = format!("cuda:{device}/09_loss/{}", case["name"].as_str().unwrap());
+            Trial::test(name, move || Ok(check(device, &case, &arrays)?))
+        };
+        cases["cases"].as_array().unwrap().iter().map(trial).collect()
+    }
+
+    /// A classifier alone.
+    pub(crate) fn classifier(classes: usize, further: Vec<Parameter>) -> Graph {
+        let pixel = |channels| Shape { height: 1, width: 1, channels };
+        let (input, output) = (pixel(3), pixel(classes));
+        let conv = Conv { input, output, kernel: 1, stride: 1, pad: 0, padded: false };
+        let parameter = |name: &str, shape, kind| Parameter { name: name.to_owned(), shape, kind };
+        let weight = parameter("fc.weight", vec![classes, 3], Kind::Matrix);
+        let bias = parameter("fc.bias", vec![classes], Kind::Bias);
+        Graph {
+            tensors: vec![input, output],
+            ops: vec![Op::Conv { conv, x: 0, y: 1, weight: 0, bias: Some(1) }],
+            parameters: [vec![weight, bias], further].concat(),
+            norms: Vec::new(),
+            blocks: 0,
+            classes,
+            image: (1, 1),
+            pad: 0,
+        }
+    }
+
+    /// A row of a dense target as class a, class b and the weight of a.
+    fn sparse(row: &[f64], smoothing: f64) -> (usize, usize, f64) {
+        let off = smoothing / row.len() as f64;
+        let on = 1.0 - smoothing + off;
+        let mut order: Vec<usize> = (0..row.len()).collect();
+        order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
+        let share = |class: usize| (row[class] - off) / (on - off);
+        if share(order[1]) < 1e-6 {
+            (order[0], order[0], 1.0)
+        } else {
+            (order[0], order[1], share(order[0]))
+        }
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "classes and weights"
+    )]
+    fn check(device: u32, case: &Value, arrays: &Arrays) -> Result<(), String> {
+        let text = |key: &str| case[key].as_str().unwrap();
+        let mut loss = super::named(text("loss"));
+        let (logits, target) = (arrays.get(text("logits")), arrays.get(text("target")));
+        let size = text("logits").trim_end_matches(".logits");
+        let samples = arrays.get(&format!("{size}.labels")).len();
+        let classes = logits.len() / samples;
+        let (mut label_a, mut label_b, mut lambda) = (Vec::new(), Vec::new(), Vec::new());
+        let dense = target.len() != samples;
+        if dense {
+            loss.smoothing = if text("target").ends_with("s0.1") { 0.1 } else { 0.0 };
+        }
+        for sample in 0..samples {
+            let (a, b, share) = if dense {
+                sparse(&target[sample * classes..][..classes], loss.smoothing)
+            } else {
+                (target[sample] as usize, target[sample] as usize, 1.0)
+            };
+            label_a.push(a as u32);
+            label_b.push(b as u32);
+            lambda.push(share as f32);
+        }
+        let pixels = Pixels::Floats(vec![0.0; samples * 3]);
+        let batch =
+            Batch { epoch: 0, step: 0, index: 0, size: (1, 1), pixels, label_a, label_b, lambda };
+        let mut net = gpu::open(device, Number::F32, classifier(classes, Vec::new()), samples);
+        net.put(&batch, true, None).unwrap();
+        net.set_logits(&logits.iter().map(|&x| x as f32).collect::<Vec<f32>>()).unwrap();
+        net.criterion(&batch, &loss, 1.0).unwrap();
+        let slope: Vec<f64> =
+            net.logits_gradient(samples).unwrap().into_iter().map(f64::from).collect();
+        let sum = net.losses().unwrap();
+        let wanted = case["value_f32"].as_f64().unwrap();
+        within("value", (sum - wanted).abs() / wanted.abs(), 1e-6)?;
+        let name = format!("{}.grad_f32", text("name"));
+        within("gradient", apart(&slope, &arrays.get(&name)), 1e-7)
+    }
+}
+#[cfg(feature = "cuda")]
+pub(crate) use gpu::classifier;

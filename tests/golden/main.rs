@@ -11,6 +11,7 @@ mod jpeg_exact;
 mod loss;
 mod mixup;
 mod model;
+mod net;
 mod optim;
 mod randaug;
 mod sampler;

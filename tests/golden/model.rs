@@ -4,20 +4,64 @@
 
 use std::path::Path;
 
-use forebay_trainer::backend::cpu::{Cpu, Real};
-use forebay_trainer::backend::{Array, Backend as _, Batch, Pixels, State, Tensors};
+use forebay_trainer::backend::{Array, Batch, Pixels};
 use forebay_trainer::droppath::Drops;
 use forebay_trainer::lamb::Lamb;
 use forebay_trainer::loss::{Criterion, Loss};
-use forebay_trainer::model::{Architecture, Block, Graph, Kind, Stem};
+use forebay_trainer::model::{Architecture, Block, Graph, Kind, Op, Stem};
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
 use crate::arrays::{Arrays, distance, relative, within};
+use crate::net::{Net, On};
 
-/// Limits: logits in evaluation, in training, gradients.
-const TIGHT: [f64; 3] = [1e-9; 3];
-const SINGLE: [f64; 3] = [1e-5, 5e-5, 1e-3];
+/// What errors are allowed.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// Of logits in evaluation and in training.
+    eval: f64,
+    train: f64,
+    gradients: f64,
+    /// Of losses over five steps.
+    steps: f64,
+}
+
+impl Limits {
+    fn of(on: On, graph: &Graph) -> Self {
+        match on {
+            On::Double => Self { eval: 1e-9, train: 1e-9, gradients: 1e-9, steps: 1e-6 },
+            On::Single => Self { eval: 1e-5, train: 5e-5, gradients: 1e-3, steps: 2e-2 },
+            #[cfg(feature = "cuda")]
+            On::Gpu(_, forebay_trainer::backend::cuda::Number::F32) => {
+                Self { eval: 1e-5, train: 5e-5, gradients: 1e-3, steps: 2e-2 }
+            }
+            #[cfg(feature = "cuda")]
+            On::Gpu(_, forebay_trainer::backend::cuda::Number::Bf16) => Self::bf16(graph),
+        }
+    }
+
+    /// bf16 has 8 bits, so storing a number errs by at most u = 2^-9 of it, by u / sqrt(3) in the root mean square. Each
+    /// operation stores its result, and each convolution's weights are stored rounded. Their errors are
+    /// independent, and a norm keeps their relative size, so behind n of them it is u sqrt(n / 3). The
+    /// largest of some tens of logits is three times that away.
+    ///
+    /// A gradient errs where a `ReLU` decides otherwise: of normal numbers with a relative error e, one in
+    /// pi / e changes its sign, and its whole gradient with it, which adds e / pi to the square of the
+    /// gradient's relative error, layer by layer. Two of such deviations are allowed.
+    #[cfg(feature = "cuda")]
+    fn bf16(graph: &Graph) -> Self {
+        let (mut stored, mut square) = (0.0, 0.0);
+        let error = |stored: f64| (stored / 3.0_f64).sqrt() / 512.0;
+        for op in &graph.ops {
+            stored += if matches!(op, Op::Conv { .. }) { 2.0 } else { 1.0 };
+            if matches!(op, Op::Norm { relu: true, .. }) {
+                square += error(stored) / std::f64::consts::PI;
+            }
+        }
+        let logits = 3.0 * error(stored);
+        Self { eval: logits, train: logits, gradients: 2.0 * square.sqrt(), steps: 0.05 }
+    }
+}
 
 pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
     let folder = folder.join("10_model");
@@ -25,26 +69,20 @@ pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
         return Vec::new();
     }
     let mut trials = Vec::new();
-    for model in ["r18n", "r50n"] {
-        for (dtype, run) in
-            [("f64", narrow::<f64> as fn(&Path, &str, &str, &str) -> _), ("f32", narrow::<f32>)]
-        {
+    for on in On::all() {
+        for model in ["r18n", "r50n"] {
             for part in ["forward", "gradients", "steps", "droppath"] {
                 let folder = folder.clone();
-                trials.push(Trial::test(format!("10_model/{model}_{dtype}_{part}"), move || {
-                    run(&folder, model, dtype, part)
-                }));
+                let name = on.name(&format!("10_model/{model}_NUMBER_{part}"));
+                trials.push(Trial::test(name, move || narrow(&folder, model, on, part)));
             }
         }
     }
     for model in ["resnet18", "resnet50"] {
-        for (dtype, run) in
-            [("f64", full::<f64> as fn(&Path, &str, &str) -> _), ("f32", full::<f32>)]
-        {
+        for on in [On::Double, On::Single] {
             let folder = folder.clone();
-            trials.push(Trial::test(format!("10_model/{model}_full_{dtype}"), move || {
-                run(&folder, model, dtype)
-            }));
+            let name = on.name(&format!("10_model/{model}_full_NUMBER"));
+            trials.push(Trial::test(name, move || full(&folder, model, on)));
         }
     }
     for model in ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] {
@@ -55,45 +93,42 @@ pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
 }
 
 /// A network on its golden input.
-struct Case<T> {
-    cpu: Cpu<T>,
+struct Case {
+    on: On,
+    net: Box<dyn Net>,
     batch: Batch,
     /// Dense targets.
-    target: Vec<T>,
-    limits: [f64; 3],
+    target: Vec<f64>,
+    limits: Limits,
 }
 
-impl<T: Real> Case<T> {
+impl Case {
     fn samples(&self) -> usize {
         self.batch.samples()
     }
 
     fn logits(&mut self, train: bool, drops: Option<&Drops>) -> Vec<f64> {
-        self.cpu.images(&self.batch, train);
-        self.cpu.forward(self.samples(), train, drops);
-        wide(self.cpu.last_logits(self.samples(), train))
+        self.net.forward(&self.batch, train, drops)
     }
 
     /// Forward and backward in training by mean BCE on the dense targets; gives logits and loss.
     fn train(&mut self, drops: Option<&Drops>) -> (Vec<f64>, f64) {
         let logits = self.logits(true, drops);
         let loss = Loss { criterion: Criterion::Bce, smoothing: 0.0, threshold: None };
-        let (samples, target, mut sum) = (self.samples(), &self.target, 0.0);
-        let classes = target.len() / samples;
-        self.cpu.set_slope(samples, |logits, slope| {
-            let rows =
-                logits.chunks(classes).zip(target.chunks(classes)).zip(slope.chunks_mut(classes));
-            sum = rows
-                .map(|((logits, target), slope)| loss.sample(logits, target, samples, 1.0, slope))
-                .sum();
-        });
-        self.cpu.backward(samples, drops);
+        let (samples, mut slope) = (self.samples(), vec![0.0; logits.len()]);
+        let classes = logits.len() / samples;
+        let rows = logits.chunks(classes).zip(self.target.chunks(classes));
+        let sum = rows
+            .zip(slope.chunks_mut(classes))
+            .map(|((logits, target), slope)| loss.sample(logits, target, samples, 1.0, slope))
+            .sum();
+        self.net.backward(&self.batch, &slope, drops);
         (logits, sum)
     }
-}
 
-fn wide<T: Real>(numbers: &[T]) -> Vec<f64> {
-    numbers.iter().map(|x| x.to_f64()).collect()
+    fn graph(&self) -> &Graph {
+        self.net.graph()
+    }
 }
 
 fn numbers(value: &Value) -> Vec<usize> {
@@ -122,14 +157,7 @@ fn batch(pixels: Pixels, samples: usize, side: usize) -> Batch {
     Batch { epoch: 0, step: 0, index: 0, size: (side, side), pixels, label_a, label_b, lambda }
 }
 
-fn backend<T: Real>(net: &Architecture, side: usize, samples: usize, model: Tensors) -> Cpu<T> {
-    let graph = Graph::new(net, side, side);
-    let mut cpu = Cpu::new(graph.clone(), samples, graph, samples, [0.0; 3], [1.0; 3]);
-    cpu.load(&State { model, ..State::default() }).unwrap();
-    cpu
-}
-
-fn narrow_case<T: Real>(folder: &Path, model: &str, limits: [f64; 3]) -> (Case<T>, Value, Arrays) {
+fn narrow_case(folder: &Path, model: &str, on: On) -> (Case, Value, Arrays) {
     let case = forebay_tests::json(&folder.join("models.json"))["models"][model].take();
     let golden = Arrays::read(&folder.join(format!("{model}.golden.safetensors")));
     let weights = Arrays::read(&folder.join(format!("{model}.weights.safetensors")));
@@ -146,21 +174,24 @@ fn narrow_case<T: Real>(folder: &Path, model: &str, limits: [f64; 3]) -> (Case<T
     );
     let named = weights.names().into_iter().filter(|name| !name.ends_with("num_batches_tracked"));
     let model = named.map(|name| (name.clone(), weights.array(&name))).collect();
-    let target = golden.get("target").into_iter().map(T::from_f64).collect();
-    let pixels = images(&golden.array("input"));
-    let cpu = backend(&net, side, samples, model);
-    (Case { cpu, batch: batch(pixels, samples, side), target, limits }, case, golden)
+    let target = golden.get("target");
+    let batch = batch(images(&golden.array("input")), samples, side);
+    let graph = Graph::new(&net, side, side);
+    let limits = Limits::of(on, &graph);
+    let net = on.open(graph, samples, model);
+    (Case { on, net, batch, target, limits }, case, golden)
 }
 
-fn narrow<T: Real>(folder: &Path, model: &str, dtype: &str, part: &str) -> Result<(), Failed> {
-    let limits = if dtype == "f64" { TIGHT } else { SINGLE };
-    let (mut case, about, golden) = narrow_case::<T>(folder, model, limits);
+fn narrow(folder: &Path, model: &str, on: On, part: &str) -> Result<(), Failed> {
+    let dtype = on.dtype();
+    let (mut case, about, golden) = narrow_case(folder, model, on);
+    let limits = case.limits;
     match part {
         "forward" => forward(&mut case, &golden, dtype)?,
         "gradients" => {
             let (_, loss) = case.train(None);
             let wanted = about[format!("{dtype}_loss_train")].as_f64().unwrap();
-            within("loss", (loss - wanted).abs() / wanted, limits[1])?;
+            within("loss", (loss - wanted).abs() / wanted, limits.train)?;
             gradients(&case, &golden, &format!("{dtype}.grad."), false)?;
         }
         "steps" => steps(&mut case, &about, &golden, dtype)?,
@@ -170,18 +201,18 @@ fn narrow<T: Real>(folder: &Path, model: &str, dtype: &str, part: &str) -> Resul
             within(
                 "logits",
                 relative(&logits, &golden.get(&format!("{dtype}.droppath.logits_train"))),
-                limits[1],
+                limits.train,
             )?;
             let wanted = about[format!("{dtype}_droppath_loss")].as_f64().unwrap();
-            within("loss", (loss - wanted).abs() / wanted, limits[1])?;
+            within("loss", (loss - wanted).abs() / wanted, limits.train)?;
             gradients(&case, &golden, &format!("{dtype}.droppath.grad."), true)?;
         }
     }
     Ok(())
 }
 
-fn forward<T: Real>(case: &mut Case<T>, golden: &Arrays, dtype: &str) -> Result<(), String> {
-    let [eval, train, _] = case.limits;
+fn forward(case: &mut Case, golden: &Arrays, dtype: &str) -> Result<(), String> {
+    let Limits { eval, train, .. } = case.limits;
     within(
         "logits in evaluation",
         relative(&case.logits(false, None), &golden.get(&format!("{dtype}.logits_eval"))),
@@ -192,26 +223,22 @@ fn forward<T: Real>(case: &mut Case<T>, golden: &Arrays, dtype: &str) -> Result<
         relative(&case.logits(true, None), &golden.get(&format!("{dtype}.logits_train"))),
         train,
     )?;
-    let norms: Vec<String> = case.cpu.graph().norms.iter().map(|n| n.name.clone()).collect();
+    let norms: Vec<String> = case.graph().norms.iter().map(|n| n.name.clone()).collect();
     for (i, name) in norms.iter().enumerate() {
-        let (mean, variance) = case.cpu.running(i);
+        let running = case.net.running(i);
+        let (mean, variance) = running.split_at(running.len() / 2);
         for (kind, numbers) in [("running_mean", mean), ("running_var", variance)] {
             let wanted = golden.get(&format!("{dtype}.after_1_train_forward.{name}.{kind}"));
-            within(&format!("{name}.{kind}"), relative(&wide(numbers), &wanted), train)?;
+            within(&format!("{name}.{kind}"), relative(numbers, &wanted), train)?;
         }
     }
     Ok(())
 }
 
 /// Compares every gradient that the file has (r18n has none in f32: then those in f64).
-fn gradients<T: Real>(
-    case: &Case<T>,
-    golden: &Arrays,
-    prefix: &str,
-    some: bool,
-) -> Result<(), String> {
+fn gradients(case: &Case, golden: &Arrays, prefix: &str, some: bool) -> Result<(), String> {
     let mut compared = 0;
-    for (i, parameter) in case.cpu.graph().parameters.iter().enumerate() {
+    for (i, parameter) in case.graph().parameters.iter().enumerate() {
         let own = format!("{prefix}{}", parameter.name);
         let double = own.replacen("f32.", "f64.", 1);
         let Some(name) = [own, double].into_iter().find(|name| golden.has(name)) else {
@@ -220,8 +247,8 @@ fn gradients<T: Real>(
         };
         within(
             &parameter.name,
-            distance(&wide(&case.cpu.gradient(i)), &golden.get(&name)),
-            case.limits[2],
+            distance(&case.net.gradient(i), &golden.get(&name)),
+            case.limits.gradients,
         )?;
         compared += 1;
     }
@@ -229,17 +256,12 @@ fn gradients<T: Real>(
     Ok(())
 }
 
-fn steps<T: Real>(
-    case: &mut Case<T>,
-    about: &Value,
-    golden: &Arrays,
-    dtype: &str,
-) -> Result<(), String> {
+fn steps(case: &mut Case, about: &Value, golden: &Arrays, dtype: &str) -> Result<(), String> {
     let lamb =
         Lamb { weight_decay: about["lamb"]["weight_decay"].as_f64().unwrap(), ..Lamb::default() };
     let rate = about["lamb"]["lr"].as_f64().unwrap();
     let wanted = about[format!("{dtype}_losses_5_lamb_steps_then_after")].as_array().unwrap();
-    let limit = if dtype == "f64" { 1e-6 } else { 2e-2 };
+    let limit = case.limits.steps;
     for (step, wanted) in wanted.iter().map(|w| w.as_f64().unwrap()).enumerate() {
         let (_, loss) = case.train(None);
         within(&format!("loss after {step} steps"), (loss - wanted).abs() / wanted, limit)?;
@@ -248,18 +270,19 @@ fn steps<T: Real>(
         {
             break;
         }
-        case.cpu.update(&lamb, rate, None).unwrap();
+        case.net.update(&lamb, rate);
     }
-    for (i, parameter) in case.cpu.graph().parameters.iter().enumerate().filter(|_| dtype == "f64")
+    for (i, parameter) in
+        case.graph().parameters.iter().enumerate().filter(|_| case.on == On::Double)
     {
         let wanted = golden.get(&format!("f64.after_5_lamb.{}", parameter.name));
-        within(&parameter.name, relative(&wide(&case.cpu.parameter(i)), &wanted), 1e-6)?;
+        within(&parameter.name, relative(&case.net.parameter(i), &wanted), 1e-6)?;
     }
     Ok(())
 }
 
-fn masks<T: Real>(case: &Case<T>, about: &Value) -> Drops {
-    let graph = case.cpu.graph();
+fn masks(case: &Case, about: &Value) -> Drops {
+    let graph = case.graph();
     let mut drops = Drops::new(about["rate"].as_f64().unwrap(), graph.blocks, case.samples());
     let mut names: Vec<String> = graph
         .parameters
@@ -309,7 +332,7 @@ fn weight(name: &str, shape: &[usize], last: bool) -> Array {
     }
 }
 
-fn full_case<T: Real>(model: &str, about: &Value, limits: [f64; 3]) -> Case<T> {
+fn full_case(model: &str, about: &Value, on: On) -> Case {
     let [samples, side] =
         [&about["batch"], &about["hw"]].map(|n| usize::try_from(n.as_u64().unwrap()).unwrap());
     let net = Architecture::named(model, 1000).unwrap();
@@ -324,7 +347,9 @@ fn full_case<T: Real>(model: &str, about: &Value, limits: [f64; 3]) -> Case<T> {
             (name.clone(), weight(&name, &[n.channels], false))
         })
     });
-    let cpu = backend(&net, side, samples, parameters.chain(running).collect());
+    let tensors = parameters.chain(running).collect();
+    let limits = Limits::of(on, &graph);
+    let net = on.open(graph.clone(), samples, tensors);
     #[expect(clippy::cast_possible_truncation, reason = "exact in f32")]
     let values = hash(&format!("dev/input.{model}"), samples * 3 * side * side)
         .into_iter()
@@ -333,37 +358,38 @@ fn full_case<T: Real>(model: &str, about: &Value, limits: [f64; 3]) -> Case<T> {
     let pixels = images(&Array { shape: vec![samples, 3, side, side], values });
     let labels = numbers(&about["labels"]);
     let loss = Loss { criterion: Criterion::Bce, smoothing: 0.1, threshold: None };
-    let mut target = vec![T::ZERO; samples * 1000];
+    let mut target = vec![0.0; samples * 1000];
     for (i, row) in target.chunks_mut(1000).enumerate() {
         loss.target(labels[i], labels[samples - 1 - i], 0.7, row);
     }
-    Case { cpu, batch: batch(pixels, samples, side), target, limits }
+    Case { on, net, batch: batch(pixels, samples, side), target, limits }
 }
 
-fn full<T: Real>(folder: &Path, model: &str, dtype: &str) -> Result<(), Failed> {
+fn full(folder: &Path, model: &str, on: On) -> Result<(), Failed> {
+    let dtype = on.dtype();
     let about = forebay_tests::json(&folder.join("full.json"))[model].take();
     let golden = Arrays::read(&folder.join(format!("{model}_full.golden.safetensors")));
     // Lambda comes as f32, so the loss and the gradients are a rounding away from torch's f64. In f32 a
     // ReLU may decide otherwise, in torch as here: no closer than twice torch's own way from f64.
-    let limits =
-        if dtype == "f64" { [1e-9, 1e-9, 1e-7] } else { [1e-5, 5e-5, 2.0 * torch_s_own(&about)] };
-    let mut case = full_case::<T>(model, &about, limits);
+    let mut case = full_case(model, &about, on);
+    case.limits.gradients = if on == On::Double { 1e-7 } else { 2.0 * torch_s_own(&about) };
+    let limits = case.limits;
     let eval = case.logits(false, None);
     within(
         "logits in evaluation",
         relative(&eval, &golden.get(&format!("{dtype}.logits_eval"))),
-        limits[0],
+        limits.eval,
     )?;
     let (train, loss) = case.train(None);
     within(
         "logits in training",
         relative(&train, &golden.get(&format!("{dtype}.logits_train"))),
-        limits[1],
+        limits.train,
     )?;
     let wanted = about[format!("{dtype}_loss_train")].as_f64().unwrap();
-    within("loss", (loss - wanted).abs() / wanted, limits[1].max(1e-7))?;
-    for (i, parameter) in case.cpu.graph().parameters.iter().enumerate() {
-        let gradient = wide(&case.cpu.gradient(i));
+    within("loss", (loss - wanted).abs() / wanted, limits.train.max(1e-7))?;
+    for (i, parameter) in case.graph().parameters.iter().enumerate() {
+        let gradient = case.net.gradient(i);
         let probe = hash(&format!("dev/probe.{}", parameter.name), gradient.len());
         let length = gradient.iter().map(|g| g * g).sum::<f64>().sqrt();
         let dot: f64 = gradient.iter().zip(probe).map(|(g, p)| g * p).sum();
@@ -372,7 +398,7 @@ fn full<T: Real>(folder: &Path, model: &str, dtype: &str) -> Result<(), Failed> 
             within(
                 &format!("{kind} of {}", parameter.name),
                 (ours - wanted).abs() / length,
-                limits[2],
+                limits.gradients,
             )?;
         }
     }

@@ -29,6 +29,8 @@ pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
             Ok(())
         }));
     }
+    #[cfg(feature = "cuda")]
+    trials.extend(gpu::trials(&cases, &arrays));
     let schedules = forebay_tests::json(&folder.join("schedule.json"));
     for (name, case) in schedules.as_object().unwrap().clone() {
         trials.push(Trial::test(format!("08_optim/schedule_{name}"), move || Ok(rates(&case)?)));
@@ -128,4 +130,88 @@ fn rates(case: &Value) -> Result<(), String> {
         within(&format!("update {update}"), (rate - wanted.as_f64().unwrap()).abs(), 1e-15)?;
     }
     Ok(())
+}
+
+/// The kernels of LAMB, on a GPU or its stand-in.
+#[cfg(feature = "cuda")]
+mod gpu {
+    use std::sync::Arc;
+
+    use forebay::mix::Device;
+    use forebay_trainer::backend::cuda::Number;
+    use forebay_trainer::backend::{Array, Backend as _, State, Tensors};
+    use forebay_trainer::model::{Kind, Parameter};
+    use libtest_mimic::Trial;
+    use serde_json::Value;
+
+    use crate::arrays::{Arrays, apart, within};
+    use crate::net::gpu;
+
+    pub(super) fn trials(cases: &Arc<Value>, arrays: &Arc<Arrays>) -> Vec<Trial> {
+        let Some(Device::Cuda(device)) = forebay_tests::gpu() else { return Vec::new() };
+        let trial = |variant: &String| {
+            let (cases, arrays, variant) = (Arc::clone(cases), Arc::clone(arrays), variant.clone());
+            let name = format!("cuda:{device}/08_optim/lamb_{variant}");
+            Trial::test(name, move || Ok(trajectory(device, &cases, &arrays, &variant)?))
+        };
+        cases["variants"].as_object().unwrap().keys().map(trial).collect()
+    }
+
+    fn wide(numbers: &[f32]) -> Vec<f64> {
+        numbers.iter().map(|&x| f64::from(x)).collect()
+    }
+
+    /// The golden parameters beside those of a classifier, whose gradients are zeros.
+    fn trajectory(
+        device: u32,
+        cases: &Value,
+        arrays: &Arrays,
+        variant: &str,
+    ) -> Result<(), String> {
+        let lamb = super::settings(&cases["variants"][variant]["kwargs"]);
+        let names: Vec<&String> = cases["params"].as_object().unwrap().keys().collect();
+        let parameters = names.iter().map(|name| Parameter {
+            name: (*name).clone(),
+            shape: arrays.array(&format!("init.{name}")).shape,
+            kind: if cases["params"][name.as_str()]["weight_decay_group"] == "wd" {
+                Kind::Matrix
+            } else {
+                Kind::Beta
+            },
+        });
+        let graph = crate::loss::classifier(2, parameters.collect());
+        let mut model: Tensors = names
+            .iter()
+            .map(|name| ((*name).clone(), arrays.array(&format!("init.{name}"))))
+            .collect();
+        for (parameter, count) in graph.parameters.iter().zip([6, 2]) {
+            let zeros = Array { shape: parameter.shape.clone(), values: vec![0.0; count] };
+            model.insert(parameter.name.clone(), zeros);
+        }
+        let mut net = gpu::open(device, Number::Bf16, graph, 1);
+        net.load(&State { model, ..State::default() }).unwrap();
+        for (step, rate) in cases["lr"].as_array().unwrap().iter().enumerate() {
+            for (i, name) in names.iter().enumerate() {
+                let gradient =
+                    super::gradient(&|name: &str| arrays.array(name).values, arrays, step, name);
+                net.set_gradient(2 + i, &gradient).unwrap();
+            }
+            net.update(&lamb, rate.as_f64().unwrap(), None).unwrap();
+            net.outcome(true).unwrap();
+            for (i, name) in names.iter().enumerate() {
+                let wanted = arrays.get(&format!("{variant}.f32.{step:02}.{name}"));
+                let what = format!("{name} after step {step}");
+                within(&what, apart(&wide(&net.parameter(2 + i).unwrap()), &wanted), 2e-6)?;
+            }
+        }
+        let state = net.state().unwrap();
+        for (kind, tensors) in [("exp_avg", state.means), ("exp_avg_sq", state.squares)] {
+            for name in &names {
+                let wanted = arrays.get(&format!("{variant}.f32.{kind}.{name}"));
+                let what = format!("{kind} of {name}");
+                within(&what, apart(&wide(&tensors[name.as_str()].values), &wanted), 2e-6)?;
+            }
+        }
+        Ok(())
+    }
 }

@@ -121,6 +121,16 @@ struct Losses {
     parts: f64,
 }
 
+impl Losses {
+    /// Waits for them.
+    fn sum(&self) -> Result<f64, DeviceError> {
+        self.bytes.wait()?;
+        let each = self.bytes[..self.samples * 4].as_chunks::<4>().0.iter();
+        let sum: f64 = each.map(|bytes| f64::from(f32::from_le_bytes(*bytes))).sum();
+        Ok(sum / self.parts)
+    }
+}
+
 /// A step that was updated, and not told.
 #[derive(Debug)]
 struct Untold {
@@ -205,8 +215,15 @@ impl Cuda {
         if train { &self.training } else { &self.inference }
     }
 
-    /// Puts images into the first tensor. The batch must have been checked.
-    pub fn images(&mut self, batch: &Batch, train: bool) -> Result<(), Error> {
+    /// Puts a microbatch where a forward pass finds it. It must have been checked.
+    pub fn put(&mut self, batch: &Batch, train: bool, drops: Option<&Drops>) -> Result<(), Error> {
+        self.turn += 1;
+        self.images(batch, train)?;
+        if train { self.tell(batch, drops) } else { Ok(()) }
+    }
+
+    /// Images into the first tensor.
+    fn images(&mut self, batch: &Batch, train: bool) -> Result<(), Error> {
         let (input, number) = (self.input.clone(), self.turn % 2);
         let staging = &mut self.staging[number];
         let to = &mut staging[input.pixels.start..];
@@ -259,7 +276,7 @@ impl Cuda {
     }
 
     /// Losses and their slope, from the logits.
-    fn criterion(&mut self, batch: &Batch, loss: &Loss, share: f64) -> Result<(), Error> {
+    pub fn criterion(&mut self, batch: &Batch, loss: &Loss, share: f64) -> Result<(), Error> {
         let (samples, classes) = (batch.samples(), self.training.graph.classes);
         let parts =
             samples as f64 * if loss.criterion == Criterion::Bce { classes as f64 } else { 1.0 };
@@ -303,15 +320,18 @@ impl Cuda {
         Ok(())
     }
 
+    /// Waits for the losses of the step under way, and forgets them; gives their sum.
+    pub fn losses(&mut self) -> Result<f64, Error> {
+        let losses = std::mem::take(&mut self.losses);
+        losses.iter().map(|losses| Ok(losses.sum()?)).sum()
+    }
+
     fn settle(&mut self) -> Result<Outcome, Error> {
         let Untold { losses, norm } = self.untold.pop_front().expect("the caller has looked");
         let mut outcome = Outcome::default();
-        for Losses { bytes, samples, parts } in losses {
-            bytes.wait()?;
-            let each = bytes[..samples * 4].as_chunks::<4>().0.iter();
-            let sum: f64 = each.map(|bytes| f64::from(f32::from_le_bytes(*bytes))).sum();
-            outcome.losses.push(sum / parts);
-            self.free.push(bytes);
+        for losses in losses {
+            outcome.losses.push(losses.sum()?);
+            self.free.push(losses.bytes);
         }
         norm.wait()?;
         outcome.norm = f64::from_le_bytes(norm[..8].try_into().expect("8 bytes"));
@@ -359,9 +379,7 @@ impl Backend for Cuda {
     fn accumulate(&mut self, batch: &Batch, part: &Part<'_>) -> Result<(), Error> {
         batch.check(&self.training.graph, self.training.batch)?;
         let samples = batch.samples();
-        self.turn += 1;
-        self.images(batch, true)?;
-        self.tell(batch, part.drops)?;
+        self.put(batch, true, part.drops)?;
         let pass = Pass { samples, train: true, drops: part.drops.is_some() };
         self.operations(pass)?;
         self.follow()?;
@@ -406,8 +424,7 @@ impl Backend for Cuda {
 
     fn logits(&mut self, batch: &Batch) -> Result<&[f32], Error> {
         batch.check(&self.inference.graph, self.inference.batch)?;
-        self.turn += 1;
-        self.images(batch, false)?;
+        self.put(batch, false, None)?;
         self.operations(Pass { samples: batch.samples(), train: false, drops: false })?;
         self.download_logits(batch.samples())?;
         Ok(&self.logits)

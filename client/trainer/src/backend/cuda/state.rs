@@ -98,15 +98,56 @@ impl Cuda {
         Ok(())
     }
 
-    /// Sets the gradient of the logits.
-    pub fn set_slope(&mut self, slope: &[f32]) -> Result<(), DeviceError> {
-        let place = self.training.gradients[self.training.graph.logits()].as_ref();
-        let place = place.expect("planned").start * self.setting.number.bytes();
+    /// Sets the logits, which are f32.
+    pub fn set_logits(&mut self, logits: &[f32]) -> Result<(), DeviceError> {
+        put_floats(&self.setting.device, &self.lane, &self.layout.logits, logits)
+    }
+
+    /// The gradient of the logits.
+    pub fn logits_gradient(&self, samples: usize) -> Result<Vec<f32>, DeviceError> {
+        let bytes = self.setting.number.bytes();
+        let part = self.slope_place();
+        let part = part.start..part.start + samples * self.layout.classes * bytes;
+        let mut host = self.setting.device.pinned(part.len())?;
+        self.lane.download(part.start, &mut host, 0..part.len())?;
+        host.wait()?;
+        Ok(match self.setting.number {
+            Number::Bf16 => {
+                let halves = host.as_chunks::<2>().0.iter();
+                halves.map(|h| f32::from_bits(u32::from(u16::from_le_bytes(*h)) << 16)).collect()
+            }
+            Number::F32 => {
+                host.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+            }
+        })
+    }
+
+    /// Sets it.
+    pub fn set_logits_gradient(&mut self, slope: &[f32]) -> Result<(), DeviceError> {
         let bytes: Vec<u8> = match self.setting.number {
             Number::Bf16 => slope.iter().flat_map(|&s| bf16(s).to_le_bytes()).collect(),
             Number::F32 => slope.iter().flat_map(|s| s.to_le_bytes()).collect(),
         };
-        put(&self.setting.device, &self.lane, self.layout.arena.start + place, &bytes)
+        put(&self.setting.device, &self.lane, self.slope_place().start, &bytes)
+    }
+
+    fn slope_place(&self) -> Range<usize> {
+        let place = self.training.gradients[self.training.graph.logits()].clone();
+        let (place, bytes) = (place.expect("planned"), self.setting.number.bytes());
+        let start = self.layout.arena.start;
+        start + place.start * bytes..start + place.end * bytes
+    }
+
+    /// Sets a parameter's gradient.
+    pub fn set_gradient(&mut self, index: usize, gradient: &[f32]) -> Result<(), DeviceError> {
+        let place = self.layout.places[index].clone();
+        let mut stored = vec![0.0; place.len()];
+        for (i, number) in places(&self.training.graph.parameters[index]).zip(gradient) {
+            stored[i] = *number;
+        }
+        let start = self.layout.gradients.start;
+        let part = start + place.start * 4..start + place.end * 4;
+        put_floats(&self.setting.device, &self.lane, &part, &stored)
     }
 
     pub(super) fn to_state(&self) -> Result<State, DeviceError> {

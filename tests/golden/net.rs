@@ -1,0 +1,200 @@
+//! Networks under test: on the CPU in f32 and f64, and on a GPU or its stand-in.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use forebay_trainer::backend::cpu::{Cpu, Real};
+use forebay_trainer::backend::{Backend as _, Batch, State, Tensors};
+use forebay_trainer::droppath::Drops;
+use forebay_trainer::lamb::Lamb;
+use forebay_trainer::model::Graph;
+
+/// A backend whose passes can be looked at.
+pub(crate) trait Net {
+    fn graph(&self) -> &Graph;
+    /// Forward; gives the logits. Then backward from their slope.
+    fn forward(&mut self, batch: &Batch, train: bool, drops: Option<&Drops>) -> Vec<f64>;
+    fn backward(&mut self, batch: &Batch, slope: &[f64], drops: Option<&Drops>);
+    fn update(&mut self, lamb: &Lamb, rate: f64);
+    fn parameter(&self, index: usize) -> Vec<f64>;
+    fn gradient(&self, index: usize) -> Vec<f64>;
+    /// Running means, then variances.
+    fn running(&self, norm: usize) -> Vec<f64>;
+}
+
+/// What runs a network, and how numbers are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum On {
+    Double,
+    Single,
+    #[cfg(feature = "cuda")]
+    Gpu(u32, forebay_trainer::backend::cuda::Number),
+}
+
+impl On {
+    /// The CPU, and the GPU that tests use.
+    pub(crate) fn all() -> Vec<Self> {
+        #[cfg_attr(not(feature = "cuda"), expect(unused_mut, reason = "a GPU is added"))]
+        let mut all = vec![Self::Double, Self::Single];
+        #[cfg(feature = "cuda")]
+        if let Some(forebay::mix::Device::Cuda(device)) = forebay_tests::gpu() {
+            use forebay_trainer::backend::cuda::Number::{Bf16, F32};
+            all.extend([Self::Gpu(device, F32), Self::Gpu(device, Bf16)]);
+        }
+        all
+    }
+
+    /// For the names of tests: those of a GPU begin with it.
+    pub(crate) fn name(self, test: &str) -> String {
+        match self {
+            Self::Double => test.replace("NUMBER", "f64"),
+            Self::Single => test.replace("NUMBER", "f32"),
+            #[cfg(feature = "cuda")]
+            Self::Gpu(device, number) => {
+                let number = format!("{number:?}").to_lowercase();
+                format!("cuda:{device}/{}", test.replace("NUMBER", &number))
+            }
+        }
+    }
+
+    /// The golden numbers that it is compared with.
+    pub(crate) const fn dtype(self) -> &'static str {
+        match self {
+            Self::Single => "f32",
+            _ => "f64",
+        }
+    }
+
+    /// A network with a model loaded.
+    pub(crate) fn open(self, graph: Graph, samples: usize, model: Tensors) -> Box<dyn Net> {
+        let state = State { model, ..State::default() };
+        match self {
+            Self::Double => cpu::<f64>(graph, samples, &state),
+            Self::Single => cpu::<f32>(graph, samples, &state),
+            #[cfg(feature = "cuda")]
+            Self::Gpu(device, number) => {
+                let mut net = gpu::open(device, number, graph, samples);
+                net.load(&state).unwrap();
+                Box::new(net)
+            }
+        }
+    }
+}
+
+fn cpu<T: Real>(graph: Graph, samples: usize, state: &State) -> Box<dyn Net> {
+    let mut cpu = Cpu::<T>::new(graph.clone(), samples, graph, samples, [0.0; 3], [1.0; 3]);
+    cpu.load(state).unwrap();
+    Box::new(cpu)
+}
+
+fn wide<T: Real>(numbers: &[T]) -> Vec<f64> {
+    numbers.iter().map(|x| x.to_f64()).collect()
+}
+
+impl<T: Real> Net for Cpu<T> {
+    fn graph(&self) -> &Graph {
+        forebay_trainer::backend::Backend::graph(self)
+    }
+
+    fn forward(&mut self, batch: &Batch, train: bool, drops: Option<&Drops>) -> Vec<f64> {
+        self.images(batch, train);
+        Self::forward(self, batch.samples(), train, drops);
+        wide(self.last_logits(batch.samples(), train))
+    }
+
+    fn backward(&mut self, batch: &Batch, slope: &[f64], drops: Option<&Drops>) {
+        self.set_slope(batch.samples(), |_, to| {
+            for (to, slope) in to.iter_mut().zip(slope) {
+                *to = T::from_f64(*slope);
+            }
+        });
+        Self::backward(self, batch.samples(), drops);
+    }
+
+    fn update(&mut self, lamb: &Lamb, rate: f64) {
+        forebay_trainer::backend::Backend::update(self, lamb, rate, None).unwrap();
+    }
+
+    fn parameter(&self, index: usize) -> Vec<f64> {
+        wide(&Self::parameter(self, index))
+    }
+
+    fn gradient(&self, index: usize) -> Vec<f64> {
+        wide(&Self::gradient(self, index))
+    }
+
+    fn running(&self, norm: usize) -> Vec<f64> {
+        let (means, variances) = Self::running(self, norm);
+        [wide(means), wide(variances)].concat()
+    }
+}
+
+#[cfg(feature = "cuda")]
+pub(crate) mod gpu {
+    use forebay::gpu::Device;
+    use forebay_client::Rank;
+    use forebay_trainer::backend::cuda::{BUCKET, Cuda, Number, Pass, Setting};
+    use forebay_trainer::backend::{Backend, Batch, Networks};
+    use forebay_trainer::droppath::Drops;
+    use forebay_trainer::lamb::Lamb;
+    use forebay_trainer::model::Graph;
+
+    use super::Net;
+
+    /// A network without numbers.
+    pub(crate) fn open(device: u32, number: Number, graph: Graph, samples: usize) -> Cuda {
+        let device = Device::open(device).unwrap();
+        let setting = Setting { device, number, place: Rank::ALONE, bucket: BUCKET };
+        let networks = Networks {
+            training: graph.clone(),
+            batch: samples,
+            evaluation: graph,
+            eval_batch: samples,
+            mean: [0.0; 3],
+            std: [1.0; 3],
+        };
+        Cuda::new(setting, networks).unwrap()
+    }
+
+    fn wide(numbers: &[f32]) -> Vec<f64> {
+        numbers.iter().map(|&x| f64::from(x)).collect()
+    }
+
+    fn pass(batch: &Batch, train: bool, drops: Option<&Drops>) -> Pass {
+        Pass { samples: batch.samples(), train, drops: drops.is_some() }
+    }
+
+    impl Net for Cuda {
+        fn graph(&self) -> &Graph {
+            Backend::graph(self)
+        }
+
+        fn forward(&mut self, batch: &Batch, train: bool, drops: Option<&Drops>) -> Vec<f64> {
+            self.put(batch, train, drops).unwrap();
+            Self::forward(self, pass(batch, train, drops)).unwrap();
+            wide(self.last_logits(batch.samples()).unwrap())
+        }
+
+        #[expect(clippy::cast_possible_truncation, reason = "as the backend takes it")]
+        fn backward(&mut self, batch: &Batch, slope: &[f64], drops: Option<&Drops>) {
+            let slope: Vec<f32> = slope.iter().map(|&s| s as f32).collect();
+            self.set_logits_gradient(&slope).unwrap();
+            Self::backward(self, pass(batch, true, drops)).unwrap();
+        }
+
+        fn update(&mut self, lamb: &Lamb, rate: f64) {
+            Backend::update(self, lamb, rate, None).unwrap();
+            self.outcome(true).unwrap();
+        }
+
+        fn parameter(&self, index: usize) -> Vec<f64> {
+            wide(&Self::parameter(self, index).unwrap())
+        }
+
+        fn gradient(&self, index: usize) -> Vec<f64> {
+            wide(&Self::gradient(self, index).unwrap())
+        }
+
+        fn running(&self, norm: usize) -> Vec<f64> {
+            wide(&Self::running(self, norm).unwrap())
+        }
+    }
+}
