@@ -149,7 +149,6 @@ def table(convs, devices, knobs):
         facts = ", ".join(f"{tally[fact]} {fact}" for fact in ["on tensor cores", "the heuristics' first choice"])
         print(f"- {name}: {tally['planned']} of {tally['asked']} planned, {facts}; "
               f"the largest workspace is {size(tally['workspace'])}")
-    print()
 
 
 def refusal(action):
@@ -173,7 +172,8 @@ def main():
         convs = Counter(op for op in resnet50.operations(pixels) if isinstance(op, resnet50.Conv))
         print(f"## {pixels} pixels\n")
         table(convs, devices, "--knobs" in sys.argv)
-    print(STEM)
+        print()
+    print(STEM.format(eight=BATCH * 230 * 230 * 8 * 2 / 1e6))
     wider = {resnet50.Conv(resnet50.Shape(230, 230, channels), stem.y, 7, 2, 0, first=True): 1 for channels in [4, 8]}
     table(wider, devices, "--knobs" in sys.argv)
 
@@ -202,8 +202,8 @@ cuDNN's note that it uses tensor cores. `!`: the heuristics' first choice was no
 STEM = """\
 ## The stem with more channels
 
-The images have 3 channels: 6 bytes a pixel, which no 16-byte access fits. With zeros as a 4th channel, or as 5 more
-(224 pixels):
+The images have 3 channels: 6 bytes a pixel, which no 16-byte access fits. The backward filter's workspace is about the images
+with 8 channels ({eight:.0f} MB): presumably they are copied there first. With zeros as a 4th channel, or as 5 more (224 pixels):
 """
 
 if __name__ == "__main__":
