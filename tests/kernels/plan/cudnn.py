@@ -1,0 +1,97 @@
+"""The part of cuDNN's backend API that plans a graph, by ctypes. Names and numbers are those of the header in the wheel."""
+
+import ctypes
+import re
+import sys
+from pathlib import Path
+
+HOME = next(Path(sys.prefix).glob("lib/python3*/site-packages/nvidia/cudnn"))
+HEADER = (HOME / "include/cudnn_graph.h").read_text()
+# Every enumerator of the header by its name, without CUDNN_.
+NAMES = {
+    name: int(number)
+    for name, number in re.findall(r"\bCUDNN_([A-Za-z0-9_]+)(?: CUDNN_DEPRECATED_ENUM)? *= *(\d+)", HEADER)
+}
+LIBRARY = ctypes.CDLL(str(HOME / "lib/libcudnn.so.9"), mode=ctypes.RTLD_GLOBAL)
+LIBRARY.cudnnGetErrorString.restype = ctypes.c_char_p
+
+# Of each type of an attribute, that of its elements in C.
+TYPES = {
+    "HANDLE": ctypes.c_void_p,
+    "DATA_TYPE": ctypes.c_int,
+    "BOOLEAN": ctypes.c_bool,
+    "INT64": ctypes.c_int64,
+    "FLOAT": ctypes.c_float,
+    "CONVOLUTION_MODE": ctypes.c_int,
+    "HEUR_MODE": ctypes.c_int,
+    "KNOB_TYPE": ctypes.c_int,
+    "NUMERICAL_NOTE": ctypes.c_int,
+    "BACKEND_DESCRIPTOR": ctypes.c_void_p,
+    "BEHAVIOR_NOTE": ctypes.c_int,
+    "CHAR": ctypes.c_char,
+}
+
+
+class Refused(Exception):
+    """What cuDNN answered instead of success."""
+
+
+def check(status):
+    if status:
+        message = ctypes.create_string_buffer(4096)
+        LIBRARY.cudnnGetLastErrorString(message, ctypes.c_size_t(len(message)))
+        text = LIBRARY.cudnnGetErrorString(status).decode()
+        raise Refused(f"{text.removeprefix('CUDNN_STATUS_')} {message.value.decode(errors='replace')}".strip())
+
+
+def version():
+    number = LIBRARY.cudnnGetVersion()
+    return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
+
+
+def names(prefix, number):
+    """The name of an enumerator behind its prefix."""
+    return next((name[len(prefix):] for name, value in NAMES.items() if name.startswith(prefix) and value == number),
+                str(number))
+
+
+class Descriptor:
+    """A backend descriptor; attributes are given by their names behind the descriptor's own."""
+
+    def __init__(self, kind, prefix, **attributes):
+        self.prefix, self.kept = f"ATTR_{prefix}_", []
+        self.handle = ctypes.c_void_p()
+        check(LIBRARY.cudnnBackendCreateDescriptor(NAMES[f"BACKEND_{kind}_DESCRIPTOR"], ctypes.byref(self.handle)))
+        for name, (type_, values) in attributes.items():
+            self.set(name, type_, values)
+
+    def set(self, name, type_, values):
+        values = values if isinstance(values, (list, tuple, bytes)) else [values]
+        self.kept.append(values)
+        raw = [value.handle if isinstance(value, Descriptor) else value for value in values]
+        array = (TYPES[type_] * len(raw))(*raw)
+        check(LIBRARY.cudnnBackendSetAttribute(self.handle, NAMES[self.prefix + name], NAMES[f"TYPE_{type_}"],
+                                               ctypes.c_int64(len(raw)), array))
+
+    def get(self, name, type_, most=1):
+        """The values there are."""
+        array, count = (TYPES[type_] * most)(), ctypes.c_int64()
+        check(LIBRARY.cudnnBackendGetAttribute(self.handle, NAMES[self.prefix + name], NAMES[f"TYPE_{type_}"],
+                                               ctypes.c_int64(most), ctypes.byref(count), array))
+        return list(array[:count.value])
+
+    def fill(self, name, kind, prefix, most=1):
+        """Descriptors that the library fills."""
+        found = [Descriptor(kind, prefix) for _ in range(most)]
+        array, count = (ctypes.c_void_p * most)(*[one.handle for one in found]), ctypes.c_int64()
+        check(LIBRARY.cudnnBackendGetAttribute(self.handle, NAMES[self.prefix + name],
+                                               NAMES["TYPE_BACKEND_DESCRIPTOR"], ctypes.c_int64(most),
+                                               ctypes.byref(count), array))
+        return found[:count.value]
+
+    def finalize(self):
+        check(LIBRARY.cudnnBackendFinalize(self.handle))
+        return self
+
+    def __del__(self):
+        LIBRARY.cudnnBackendDestroyDescriptor(self.handle)

@@ -1,0 +1,210 @@
+"""Plans every convolution of ResNet-50 by the real cuDNN for GPUs that are only described, and prints docs/cudnn-plans.md.
+
+A plan says that cuDNN has a kernel for the convolution, which engine it takes, how much workspace it wants, and whether it
+uses tensor cores and is deterministic. It says nothing about time. Called by run.sh. `--knobs` prints each plan's knobs.
+"""
+
+import ctypes
+import json
+import sys
+from collections import Counter
+from datetime import date
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import cudnn
+import resnet50
+from cudnn import NAMES, Descriptor, Refused
+
+BATCH = 256
+# As client/trainer/src/backend/cuda/conv.rs has it.
+MOST_WORKSPACE = 512 << 20
+DIRECTIONS = {"forward": "FORWARD", "backward data": "BWD_DATA", "backward filter": "BWD_FILTER"}
+OPERATIONS = {"FORWARD": "FORWARD", "BWD_DATA": "BACKWARD_DATA", "BWD_FILTER": "BACKWARD_FILTER"}
+
+
+def device(properties):
+    text = json.dumps(properties).encode()
+    return Descriptor("DEVICEPROP", "DEVICEPROP", JSON_REPRESENTATION=("CHAR", text)).finalize()
+
+
+def tensor(number, batch, channels, height, width):
+    """NHWC, bf16, as everywhere in the trainer."""
+    return Descriptor(
+        "TENSOR", "TENSOR",
+        UNIQUE_ID=("INT64", number),
+        DATA_TYPE=("DATA_TYPE", NAMES["DATA_BFLOAT16"]),
+        BYTE_ALIGNMENT=("INT64", 16),
+        DIMENSIONS=("INT64", [batch, channels, height, width]),
+        STRIDES=("INT64", [channels * height * width, 1, channels * width, channels]),
+    ).finalize()
+
+
+def graph(conv, direction):
+    """One convolution, with sums in f32."""
+    x = tensor(1, BATCH, conv.x.channels, conv.x.height, conv.x.width)
+    w = tensor(2, conv.y.channels, conv.x.channels, conv.kernel, conv.kernel)
+    y = tensor(3, BATCH, conv.y.channels, conv.y.height, conv.y.width)
+    geometry = Descriptor(
+        "CONVOLUTION", "CONVOLUTION",
+        COMP_TYPE=("DATA_TYPE", NAMES["DATA_FLOAT"]),
+        CONV_MODE=("CONVOLUTION_MODE", NAMES["CROSS_CORRELATION"]),
+        SPATIAL_DIMS=("INT64", 2),
+        DILATIONS=("INT64", [1, 1]),
+        FILTER_STRIDES=("INT64", [conv.stride] * 2),
+        PRE_PADDINGS=("INT64", [conv.pad] * 2),
+        POST_PADDINGS=("INT64", [conv.pad] * 2),
+    ).finalize()
+    names = {"FORWARD": "X W Y", "BWD_DATA": "DX W DY", "BWD_FILTER": "X DW DY"}[direction].split()
+    operation = Descriptor(
+        f"OPERATION_CONVOLUTION_{OPERATIONS[direction]}", f"OPERATION_CONVOLUTION_{direction}",
+        CONV_DESC=("BACKEND_DESCRIPTOR", geometry),
+        ALPHA=("FLOAT", 1.0),
+        BETA=("FLOAT", float(conv.adds and direction == "BWD_DATA")),
+        **{name: ("BACKEND_DESCRIPTOR", t) for name, t in zip(names, (x, w, y))},
+    ).finalize()
+    return Descriptor("OPERATIONGRAPH", "OPERATIONGRAPH", OPS=("BACKEND_DESCRIPTOR", operation)).finalize()
+
+
+class Plan:
+    """A plan of one engine; making it has cuDNN check that it can be had."""
+
+    def __init__(self, config, properties):
+        engine = config.fill("ENGINE", "ENGINE", "ENGINE")[0]
+        self.engine = engine.get("GLOBAL_INDEX", "INT64")[0]
+        numbers = engine.get("NUMERICAL_NOTE", "NUMERICAL_NOTE", NAMES["NUMERICAL_NOTE_TYPE_COUNT"])
+        self.notes = {cudnn.names("NUMERICAL_NOTE_", number) for number in numbers}
+        plan = Descriptor("EXECUTION_PLAN", "EXECUTION_PLAN", ENGINE_CONFIG=("BACKEND_DESCRIPTOR", config),
+                          DEVICEPROP=("BACKEND_DESCRIPTOR", properties)).finalize()
+        self.workspace = plan.get("WORKSPACE_SIZE", "INT64")[0]
+        text = bytes(plan.get("JSON_REPRESENTATION", "CHAR", 1 << 16)).rstrip(b"\0")
+        self.knobs = json.loads(text)["engine"]["knobChoices"]
+
+    @property
+    def tensor_cores(self):
+        return "TENSOR_CORE" in self.notes
+
+    @property
+    def fits(self):
+        """What conv.rs asks of an algorithm."""
+        return "NONDETERMINISTIC" not in self.notes and self.workspace <= MOST_WORKSPACE
+
+
+def plans(conv, direction, properties):
+    """Of what the heuristics propose, best first, the plans that can be had."""
+    heuristics = Descriptor(
+        "ENGINEHEUR", "ENGINEHEUR",
+        OPERATION_GRAPH=("BACKEND_DESCRIPTOR", graph(conv, direction)),
+        MODE=("HEUR_MODE", NAMES["HEUR_MODE_A"]),
+        DEVICEPROP=("BACKEND_DESCRIPTOR", properties),
+    ).finalize()
+    for config in heuristics.fill("RESULTS", "ENGINECFG", "ENGINECFG", 16):
+        try:
+            yield Plan(config, properties)
+        except Refused:
+            continue
+
+
+def title(conv):
+    side = f"{conv.x.height}x{conv.x.width}x{conv.x.channels}"
+    return f"{side}, {conv.kernel}x{conv.kernel}/{conv.stride} to {conv.y.channels}" + (" +" if conv.adds else "")
+
+
+def cell(conv, direction, properties, tally, knobs):
+    if conv.first and direction == "BWD_DATA":
+        return "–"
+    found = list(plans(conv, direction, properties))
+    chosen = next((plan for plan in found if plan.fits), None)
+    tally["asked"] += 1
+    if chosen is None:
+        return "**none**"
+    tally["planned"] += 1
+    tally["on tensor cores"] += chosen.tensor_cores
+    tally["the heuristics' first choice"] += chosen is found[0]
+    tally["workspace"] = max(tally["workspace"], chosen.workspace)
+    if knobs:
+        print(title(conv), direction, chosen.engine, chosen.knobs, sorted(chosen.notes), file=sys.stderr)
+    text = str(chosen.engine) + ("" if chosen.tensor_cores else "*") + ("" if chosen is found[0] else "!")
+    return text + (f", {size(chosen.workspace)}" if chosen.workspace >= 1000 else "")
+
+
+def size(number):
+    return f"{number / 1e6:.0f} MB" if number >= 1e7 else f"{number / 1e6:.2f} MB"
+
+
+def table(convs, devices, knobs):
+    """A row a convolution, a column a device and direction; and what holds of all."""
+    tallies = {name: Counter() for name in devices}
+    heads = [f"{name} {direction}" for name in devices for direction in DIRECTIONS]
+    print("| convolution | times |", " | ".join(heads), "|")
+    print("|---|---|" + "---|" * len(heads))
+    for conv, times in convs.items():
+        cells = [cell(conv, direction, properties, tallies[name], knobs)
+                 for name, properties in devices.items() for direction in DIRECTIONS.values()]
+        print(f"| {title(conv)} | {times} |", " | ".join(cells), "|")
+    print()
+    for name, tally in tallies.items():
+        facts = ", ".join(f"{tally[fact]} {fact}" for fact in ["on tensor cores", "the heuristics' first choice"])
+        print(f"- {name}: {tally['planned']} of {tally['asked']} planned, {facts}; "
+              f"the largest workspace is {size(tally['workspace'])}")
+
+
+def refusal(action):
+    try:
+        result = action()
+    except Refused as refused:
+        return f"`{refused}`"
+    return f"{result} plans"
+
+
+def main():
+    described = {name: json.loads((HERE / f"{name.lower()}.json").read_text()) for name in ["H100", "A100"]}
+    devices = {name: device(properties) for name, properties in described.items()}
+    handle = ctypes.c_void_p()
+    no_device = refusal(lambda: cudnn.check(cudnn.LIBRARY.cudnnCreate(ctypes.byref(handle))))
+    volta = {**described["H100"], "deviceName": "a V100", "deviceVer": 700}
+    stem, second = [op for op in resnet50.operations(224) if isinstance(op, resnet50.Conv)][:2]
+    control = refusal(lambda: len(list(plans(second, "FORWARD", device(volta)))))
+    print(HEAD.format(version=cudnn.version(), date=date.today(), no_device=no_device, control=control, batch=BATCH))
+    for pixels in [224, 160]:
+        convs = Counter(op for op in resnet50.operations(pixels) if isinstance(op, resnet50.Conv))
+        print(f"## {pixels} pixels\n")
+        table(convs, devices, "--knobs" in sys.argv)
+        print()
+    print(STEM.format(eight=BATCH * 230 * 230 * 8 * 2 / 1e6))
+    wider = {resnet50.Conv(resnet50.Shape(230, 230, channels), stem.y, 7, 2, 0, first=True): 1 for channels in [4, 8]}
+    table(wider, devices, "--knobs" in sys.argv)
+
+
+HEAD = """\
+# cuDNN's plans for ResNet-50
+
+Made by `tests/kernels/plan/run.sh` with cuDNN {version} on {date}, without a GPU: cuDNN plans for a GPU that is described to it
+(`CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR`; `tests/kernels/plan/h100.json` and `a100.json`, from public specifications).
+**Nothing here ran on a GPU.** A plan stands when cuDNN has checked that one of its engines can do it, and with how much
+workspace; it says nothing about time.
+
+Every convolution as the trainer describes it: NHWC, bf16, sums in f32, batch {batch}; the images come with their zeros around.
+`+`: backward data adds to the gradient that is there (beta 1). Of what mode A of the heuristics proposes, best first, this is
+the first that is deterministic and takes at most 512 MiB: the rule of `client/trainer/src/backend/cuda/conv.rs`.
+
+A cell is the engine's number, which counts apart in each direction, and its workspace, if that is 1 kB or more. `*`: without
+cuDNN's note that it uses tensor cores. `!`: the heuristics' first choice was not deterministic, too large, or could not be had.
+
+- Not planned: the legacy API, which the trainer calls today. It wants a handle, and `cudnnCreate` without a device says
+  {no_device}. It may choose otherwise.
+- Not planned: the classifier, which is cuBLAS's.
+- Control: a GPU described as of compute capability 7.0, which has no bf16, gets {control} for the second convolution.
+"""
+
+STEM = """\
+## The stem with more channels
+
+The images have 3 channels: 6 bytes a pixel, which no 16-byte access fits. The backward filter's workspace is about the images
+with 8 channels ({eight:.0f} MB): presumably they are copied there first. With zeros as a 4th channel, or as 5 more (224 pixels):
+"""
+
+if __name__ == "__main__":
+    main()

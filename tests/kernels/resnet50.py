@@ -1,0 +1,114 @@
+"""ResNet-50 as client/trainer/src/model/graph.rs lays it out: its operations in order, and the shapes they work on."""
+
+from dataclasses import dataclass
+
+CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An image's tensor, NHWC."""
+
+    height: int
+    width: int
+    channels: int
+
+    @property
+    def numbers(self):
+        return self.height * self.width * self.channels
+
+
+@dataclass(frozen=True)
+class Conv:
+    """x as it is stored: the images bring their zeros along, so the stem pads nothing."""
+
+    x: Shape
+    y: Shape
+    kernel: int
+    stride: int
+    pad: int
+    # Whether x is the images, which need no gradient; whether the gradient of x is added to one that is there.
+    first: bool = False
+    adds: bool = False
+
+    @property
+    def weights(self):
+        return self.kernel**2 * self.x.channels * self.y.channels
+
+    @property
+    def products(self):
+        """Multiply-adds of an image, in each direction."""
+        return self.y.height * self.y.width * self.weights
+
+
+@dataclass(frozen=True)
+class Norm:
+    """With a residual it ends a block: plus the residual, then ReLU."""
+
+    x: Shape
+    relu: bool
+    residual: bool = False
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    x: Shape
+    y: Shape
+
+
+@dataclass(frozen=True)
+class MeanPool:
+    x: Shape
+
+
+@dataclass(frozen=True)
+class Classifier:
+    features: int
+    classes: int = CLASSES
+
+
+def operations(size):
+    """Of the network over square images."""
+    images = Shape(size + 6, size + 6, 3)
+    half = Shape(size // 2, size // 2, 64)
+    x = Shape(size // 4, size // 4, 64)
+    found = [Conv(images, half, 7, 2, 0, first=True), Norm(half, relu=True), MaxPool(half, x)]
+
+    def convolution(x, channels, kernel, stride, **facts):
+        y = Shape(-(-x.height // stride), -(-x.width // stride), channels)
+        found.append(Conv(x, y, kernel, stride, kernel // 2, **facts))
+        return y
+
+    for stage, blocks in enumerate([3, 4, 6, 3]):
+        channels = 64 << stage
+        for block in range(blocks):
+            stride = 2 if stage > 0 and block == 0 else 1
+            # Backwards the shortcut has written the gradient of x when the first convolution comes.
+            y = convolution(x, channels, 1, 1, adds=True)
+            found.append(Norm(y, relu=True))
+            y = convolution(y, channels, 3, stride)
+            found.append(Norm(y, relu=True))
+            y = convolution(y, 4 * channels, 1, 1)
+            if block == 0:
+                found.append(Norm(convolution(x, 4 * channels, 1, stride), relu=False))
+            found.append(Norm(y, relu=True, residual=True))
+            x = y
+    return [*found, MeanPool(x), Classifier(x.channels)]
+
+
+def parameters(ops):
+    """The shapes of all: kernels, scales and shifts, the classifier's matrix and bias. As numbers of each, and whether it decays."""
+    for op in ops:
+        match op:
+            case Conv():
+                yield op.weights, True
+            case Norm():
+                yield op.x.channels, False
+                yield op.x.channels, False
+            case Classifier():
+                yield op.features * op.classes, True
+                yield op.classes, False
+
+
+# That of the paper; client/trainer/src/model.rs checks the trainer's.
+assert sum(numbers for numbers, _ in parameters(operations(224))) == 25_557_032
