@@ -194,7 +194,9 @@ mod gpu {
         let wanted = case["value_f32"].as_f64().unwrap();
         within("value", (sum - wanted).abs() / wanted.abs(), 1e-6)?;
         let name = format!("{}.grad_f32", text("name"));
-        within("gradient", apart(&slope, &arrays.get(&name)), 1e-7)
+        // Behind its own rounding, torch's softmax and ours each err by some 2^-24 of a probability.
+        let limit = 1e-7 + 2.0 / f64::from(1 << 24) / samples as f64;
+        within("gradient", apart(&slope, &arrays.get(&name)), limit)
     }
 }
 #[cfg(feature = "cuda")]

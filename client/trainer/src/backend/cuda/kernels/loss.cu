@@ -3,9 +3,10 @@
 // A block a sample. exp and log are polynomials of our own, so that the twin in Rust has the same bits; they are within 2 ulp.
 // Twin: backend/cuda/twin/loss.rs.
 
-// e^x for x <= 0. Below -87 it is 0.
+// e^x for x <= 0, and NaN for NaN. Below -87 it is 0.
 __device__ float exp_of(float x) {
   if (x < -87.0f) return 0.0f;
+  if (x != x) return x;
   float k = (x * 1.44269504f + 12582912.0f) - 12582912.0f;
   float r = (x - k * 0.693359375f) - k * -2.12194440e-4f;
   float p = 1.9875691500e-4f;

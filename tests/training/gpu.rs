@@ -1,0 +1,260 @@
+//! The tests, with a GPU.
+
+use forebay::gpu::Device;
+use forebay_client::Rank;
+use forebay_trainer::backend::cpu::Cpu;
+use forebay_trainer::backend::cuda::{BUCKET, Cuda, Number, Setting};
+use forebay_trainer::backend::{Backend, Networks, State};
+use forebay_trainer::model::{Architecture, Graph};
+use forebay_trainer::ranks::Ranks;
+use forebay_trainer::train::{Cursor, Flow, Report, Training, train};
+use forebay_trainer::{Error, init};
+use libtest_mimic::{Failed, Trial};
+
+use crate::microbatches::{SAMPLES, SIDE, batch, batches, settings};
+
+/// What a training leaves.
+type Trained = (Vec<Report>, State);
+
+pub(crate) fn trials() -> Vec<Trial> {
+    let Some(forebay::mix::Device::Cuda(device)) = forebay_tests::gpu() else { return Vec::new() };
+    let alone: [(&str, fn(u32) -> Result<(), Failed>); 7] = [
+        ("ten_steps_of_resnet20_lose_as_on_the_cpu", losses_follow_the_cpu),
+        ("a_resumed_training_gives_the_bits_of_one_without_a_stop", resume),
+        ("a_step_is_told_while_the_next_is_under_way", late),
+        ("the_same_input_gives_the_same_bits", same),
+        ("a_short_microbatch_gives_the_logits_of_its_samples", short),
+        ("the_moving_average_is_another_model_and_swaps_back", average),
+        ("a_loss_that_is_no_number_names_its_step", diverged),
+    ];
+    let pairs: [(&str, fn(u32) -> Result<(), Failed>); 3] = [
+        ("two_ranks_of_one_microbatch_each_train_the_bits_of_one", two_ranks),
+        ("two_ranks_of_two_microbatches_each_differ_by_rounding", two_ranks_of_two),
+        ("buckets_change_no_bit", buckets),
+    ];
+    let pairs = pairs.into_iter().filter(|_| Device::open(device + 1).is_ok());
+    let trial = |(name, test): (&str, fn(u32) -> Result<(), Failed>)| {
+        Trial::test(format!("cuda:{device}/{name}"), move || test(device))
+    };
+    alone.into_iter().chain(pairs).map(trial).collect()
+}
+
+fn graph(model: &str) -> Graph {
+    Graph::new(&Architecture::named(model, 4).unwrap(), SIDE, SIDE)
+}
+
+fn networks(model: &str) -> Networks {
+    let (training, evaluation) = (graph(model), graph(model));
+    let (mean, std) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+    Networks { training, batch: SAMPLES, evaluation, eval_batch: SAMPLES, mean, std }
+}
+
+fn gpu(device: u32, number: Number, place: Rank, bucket: usize) -> Cuda {
+    let device = Device::open(device).unwrap();
+    let mut cuda =
+        Cuda::new(Setting { device, number, place, bucket }, networks("resnet20")).unwrap();
+    cuda.load(&init::state(&graph("resnet20"), 3)).unwrap();
+    cuda
+}
+
+fn one(device: u32) -> Cuda {
+    gpu(device, Number::Bf16, Rank::ALONE, BUCKET)
+}
+
+fn cpu() -> Cpu<f32> {
+    let Networks { training, batch, evaluation, eval_batch, mean, std } = networks("resnet20");
+    let mut cpu = Cpu::new(training, batch, evaluation, eval_batch, mean, std);
+    cpu.load(&init::state(&graph("resnet20"), 3)).unwrap();
+    cpu
+}
+
+/// Trains from a cursor, at most so many steps, and pauses after each or at the end alone.
+fn go<B: Backend>(
+    backend: &mut B,
+    training: &Training,
+    from: Cursor,
+    most: usize,
+    pauses: bool,
+) -> Result<(Cursor, Trained), Error> {
+    let (rank, mut reports) = (backend.ranks().place(), Vec::new());
+    let cursor = train(
+        backend,
+        training,
+        from,
+        batches(training, from, rank),
+        |_| pauses,
+        |_, _, report| {
+            reports.push(*report);
+            Ok::<Flow, Error>(if reports.len() < most {
+                Flow::Continue(())
+            } else {
+                Flow::Break(())
+            })
+        },
+    )?;
+    Ok((cursor, (reports, backend.state()?)))
+}
+
+fn whole<B: Backend>(backend: &mut B, training: &Training) -> Trained {
+    go(backend, training, Cursor::default(), 99, false).unwrap().1
+}
+
+fn numbers(reports: &[Report]) -> Vec<(u64, u64)> {
+    reports.iter().map(|r| (r.loss.to_bits(), r.norm.to_bits())).collect()
+}
+
+fn losses_follow_the_cpu(device: u32) -> Result<(), Failed> {
+    let training = settings(2);
+    let (wanted, _) = whole(&mut cpu(), &training);
+    assert_eq!(wanted.len(), 10);
+    for (number, limit) in [(Number::F32, 1e-3), (Number::Bf16, 0.02)] {
+        let (found, _) = whole(&mut gpu(device, number, Rank::ALONE, BUCKET), &training);
+        for (step, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
+            let off = (found.loss - wanted.loss).abs() / wanted.loss;
+            println!("{number:?} step {step}: {} on the CPU {}", found.loss, wanted.loss);
+            if off > limit {
+                return Err(
+                    format!("{number:?}, step {step}: {off:.4} apart, {limit} allowed").into()
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+fn resume(device: u32) -> Result<(), Failed> {
+    let training = settings(2);
+    let (reports, state) = whole(&mut one(device), &training);
+    for stop in [1, 5, 9] {
+        let mut first = one(device);
+        let (cursor, (_, middle)) =
+            go(&mut first, &training, Cursor::default(), stop, true).unwrap();
+        let mut second = one(device);
+        second.load(&middle).unwrap();
+        let (_, (rest, end)) = go(&mut second, &training, cursor, 99, false).unwrap();
+        assert_eq!(numbers(&rest), numbers(&reports[stop..]), "stopped after {stop}");
+        assert!(end == state, "stopped after {stop}");
+    }
+    Ok(())
+}
+
+fn late(device: u32) -> Result<(), Failed> {
+    let (training, mut backend) = (settings(1), one(device));
+    let mut updates = Vec::new();
+    let from = Cursor::default();
+    train(
+        &mut backend,
+        &training,
+        from,
+        batches(&training, from, Rank::ALONE),
+        |at| at == Cursor { epoch: 1, step: 0 },
+        |backend, cursor, report| {
+            assert_eq!(cursor.epoch * 5 + cursor.step, report.epoch * 5 + report.step + 1);
+            updates.push(backend.state()?.updates);
+            Ok::<Flow, Error>(Flow::Continue(()))
+        },
+    )
+    .unwrap();
+    // All of the first epoch is told at its pause, and of the second at its end.
+    assert_eq!(updates, [2, 3, 4, 5, 5, 7, 8, 9, 10, 10]);
+    Ok(())
+}
+
+fn same(device: u32) -> Result<(), Failed> {
+    let training = settings(1);
+    let (first, state) = whole(&mut one(device), &training);
+    let (again, other) = whole(&mut one(device), &training);
+    assert_eq!(numbers(&first), numbers(&again));
+    assert!(state == other);
+    Ok(())
+}
+
+fn short(device: u32) -> Result<(), Failed> {
+    let mut backend = one(device);
+    let all = batch(Cursor::default(), 0, 1);
+    let logits = backend.logits(&all)?.to_vec();
+    let mut few = all.clone();
+    let forebay_trainer::backend::Pixels::Bytes(bytes) = &all.pixels else { unreachable!() };
+    few.pixels = forebay_trainer::backend::Pixels::Bytes(bytes.slice(..3 * SIDE * SIDE * 3));
+    for labels in [&mut few.label_a, &mut few.label_b] {
+        labels.truncate(3);
+    }
+    few.lambda.truncate(3);
+    assert_eq!(backend.logits(&few)?, &logits[..3 * 4]);
+    Ok(())
+}
+
+fn average(device: u32) -> Result<(), Failed> {
+    let mut backend = one(device);
+    go(&mut backend, &settings(1), Cursor::default(), 4, true).unwrap();
+    let images = batch(Cursor { epoch: 9, step: 0 }, 0, 1);
+    let logits = backend.logits(&images)?.to_vec();
+    backend.swap_average()?;
+    assert_ne!(backend.logits(&images)?, logits);
+    backend.swap_average()?;
+    assert_eq!(backend.logits(&images)?, logits);
+    Ok(())
+}
+
+fn diverged(device: u32) -> Result<(), Failed> {
+    let mut backend = one(device);
+    let mut state = backend.state()?;
+    state.model.get_mut("fc.bias").unwrap().values[3] = f32::NAN;
+    backend.load(&state)?;
+    let error = go(&mut backend, &settings(1), Cursor::default(), 99, false).unwrap_err();
+    assert!(matches!(error, Error::Diverged { epoch: 0, step: 0, .. }), "{error}");
+    Ok(())
+}
+
+/// Trains as a world of threads, each with a GPU of its own; gives what rank 0 has, and that the others have it too.
+fn world(device: u32, number: Number, training: &Training, world: u32, bucket: usize) -> Trained {
+    let ranks = Ranks::threads(world).into_iter();
+    let run = |ranks: Ranks| {
+        let place = ranks.place();
+        let mut backend = gpu(device + place.rank, number, place, bucket);
+        backend.join(ranks).unwrap();
+        let trained = whole(&mut backend, training);
+        backend.ranks().finish().unwrap();
+        trained
+    };
+    let mut all: Vec<Trained> = std::thread::scope(|scope| {
+        let threads: Vec<_> = ranks.map(|ranks| scope.spawn(move || run(ranks))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    for other in &all[1..] {
+        assert_eq!(numbers(&other.0), numbers(&all[0].0));
+        assert!(other.1 == all[0].1, "ranks differ");
+    }
+    all.swap_remove(0)
+}
+
+fn two_ranks(device: u32) -> Result<(), Failed> {
+    let training = settings(2);
+    let (reports, state) = whole(&mut one(device), &training);
+    let (found, other) = world(device, Number::Bf16, &training, 2, BUCKET);
+    assert_eq!(numbers(&found), numbers(&reports));
+    assert!(state == other);
+    Ok(())
+}
+
+fn two_ranks_of_two(device: u32) -> Result<(), Failed> {
+    let training = settings(4);
+    let (reports, _) = whole(&mut gpu(device, Number::F32, Rank::ALONE, BUCKET), &training);
+    let (found, _) = world(device, Number::F32, &training, 2, BUCKET);
+    for (step, (found, wanted)) in found.iter().zip(&reports).enumerate() {
+        let off = (found.loss - wanted.loss).abs() / wanted.loss;
+        // Four gradients are added in another order: a rounding, and what ten steps make of it.
+        assert!(off < 1e-3, "step {step}: {off:e}");
+    }
+    assert_eq!(found[0].loss.to_bits(), reports[0].loss.to_bits());
+    Ok(())
+}
+
+fn buckets(device: u32) -> Result<(), Failed> {
+    let training = settings(2);
+    let whole = world(device, Number::Bf16, &training, 2, BUCKET);
+    let parts = world(device, Number::Bf16, &training, 2, 10_000);
+    assert_eq!(numbers(&whole.0), numbers(&parts.0));
+    assert!(whole.1 == parts.1);
+    Ok(())
+}

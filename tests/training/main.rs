@@ -1,0 +1,18 @@
+//! Training on a GPU, or on the stand-in that `FOREBAY_TEST_DEVICE` names: it follows the CPU, resumes and
+//! joins ranks to the bit. Without a GPU there is nothing to select.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use libtest_mimic::{Arguments, Trial};
+
+#[cfg(feature = "cuda")]
+mod gpu;
+#[cfg(feature = "cuda")]
+mod microbatches;
+
+fn main() {
+    #[cfg(feature = "cuda")]
+    let trials: Vec<Trial> = gpu::trials();
+    #[cfg(not(feature = "cuda"))]
+    let trials: Vec<Trial> = Vec::new();
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
