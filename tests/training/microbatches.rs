@@ -13,20 +13,19 @@ use forebay_trainer::train::{Cursor, Training};
 use forebay_trainer::{Error, preset};
 
 /// Height and width.
-pub(crate) const SIDE: usize = 32;
+pub(crate) const SIDE: usize = 16;
 /// Of a microbatch.
-pub(crate) const SAMPLES: usize = 8;
-/// Of an epoch.
-const STEPS: u64 = 5;
+pub(crate) const SAMPLES: usize = 6;
 
 static PIPELINE: LazyLock<Pipeline> =
     LazyLock::new(|| Pipeline::on(&Mixer::Cpu, Settings::default()).unwrap());
 
-/// Two epochs with all that training can do.
-pub(crate) fn settings(microbatches: u32) -> Training {
-    let mut training = preset::training("a3", 0.1, STEPS, microbatches).unwrap();
+/// Two epochs of so many steps, with all that training can do.
+pub(crate) fn settings(microbatches: u32, steps: u64) -> Training {
+    let mut training = preset::training("a3", 0.1, steps, microbatches).unwrap();
     training.schedule.epochs = 2;
-    training.schedule.warmup_epochs = 1;
+    training.schedule.warmup_epochs = 0;
+    training.schedule.rate = 0.05;
     training.schedule.by_update = true;
     training.drop_path = 0.2;
     training.average = Some(0.9);
@@ -34,7 +33,8 @@ pub(crate) fn settings(microbatches: u32) -> Training {
 }
 
 /// A microbatch of a step of so many.
-pub(crate) fn batch(cursor: Cursor, index: u32, microbatches: u32) -> Batch {
+pub(crate) fn batch(training: &Training, cursor: Cursor, index: u32) -> Batch {
+    let microbatches = training.microbatches;
     let samples = SAMPLES * microbatches as usize;
     let set = [
         format!("batch = {samples}"),
@@ -44,7 +44,7 @@ pub(crate) fn batch(cursor: Cursor, index: u32, microbatches: u32) -> Batch {
     ];
     let recipe = recipe("a3", &set.each_ref().map(String::as_str));
     // There are too few pictures for a step of an epoch: each step is the first of an epoch of its own.
-    let epoch = cursor.epoch * STEPS + cursor.step;
+    let epoch = cursor.epoch * training.steps + cursor.step;
     let made = PIPELINE.make(request(&recipe, epoch, 0, index)).unwrap();
     Batch {
         epoch: cursor.epoch,
@@ -64,9 +64,10 @@ pub(crate) fn batches(
     from: Cursor,
     rank: Rank,
 ) -> impl Iterator<Item = Result<Batch, Error>> + use<> {
+    let training = *training;
     let (steps, microbatches) = (training.steps, training.microbatches);
     let at = move |update: u64| Cursor { epoch: update / steps, step: update % steps };
     let indices = move || (rank.rank..microbatches).step_by(rank.world as usize);
     (from.epoch * steps + from.step..)
-        .flat_map(move |u| indices().map(move |i| Ok(batch(at(u), i, microbatches))))
+        .flat_map(move |u| indices().map(move |i| Ok(batch(&training, at(u), i))))
 }

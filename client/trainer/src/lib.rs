@@ -24,6 +24,8 @@ pub mod model;
 pub mod preset;
 pub mod ranks;
 pub mod schedule;
+#[cfg(feature = "cuda")]
+pub mod selftest;
 pub mod train;
 
 pub use error::Error;

@@ -22,6 +22,7 @@ mod pass;
 mod state;
 
 pub use pass::Pass;
+pub use state::bf16;
 
 use std::collections::VecDeque;
 
@@ -395,7 +396,7 @@ impl Backend for Cuda {
             let all = self.all.as_ref().expect("just asked for");
             all.done(&self.lane)?;
         } else {
-            self.launch().add_gradients(&(0..self.layout.numbers))?;
+            self.add_gradients()?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use super::conv::Scratch;
 use super::norm::{self, Norm};
 use super::{Cpu, Real, pool};
 use crate::droppath::Drops;
-use crate::model::{Op, Shape};
+use crate::model::{Op, Shape, Tensor};
 
 /// What a norm's operation says, on the way back.
 struct Layer<'a> {
@@ -27,9 +27,14 @@ impl<T: Real> Cpu<T> {
     pub fn forward(&mut self, samples: usize, train: bool, drops: Option<&Drops>) {
         self.operations(samples, train, drops);
         if train {
-            norm::follow(&mut self.running, &self.statistics);
-            self.passes += 1;
+            self.follow();
         }
+    }
+
+    /// Has the running statistics follow those of the last microbatch.
+    pub fn follow(&mut self) {
+        norm::follow(&mut self.running, &self.statistics);
+        self.passes += 1;
     }
 
     /// The same without the running statistics.
@@ -39,7 +44,8 @@ impl<T: Real> Cpu<T> {
         }
     }
 
-    fn operation(&mut self, index: usize, samples: usize, train: bool, drops: Option<&Drops>) {
+    /// One operation forward.
+    pub fn operation(&mut self, index: usize, samples: usize, train: bool, drops: Option<&Drops>) {
         let program = if train { &self.training } else { &self.inference };
         let graph = &program.plan.graph;
         let op = &graph.ops[index];
@@ -99,6 +105,23 @@ impl<T: Real> Cpu<T> {
         }
     }
 
+    /// What a tensor holds, between its first use and its last.
+    pub fn values_mut(&mut self, tensor: Tensor, samples: usize, train: bool) -> &mut [T] {
+        let place = self.program(train).value(tensor, samples);
+        &mut self.arena[place]
+    }
+
+    /// A tensor's gradient, between its first use and its last.
+    pub fn slopes_mut(&mut self, tensor: Tensor, samples: usize) -> &mut [T] {
+        let place = self.training.gradient(tensor, samples);
+        &mut self.arena[place]
+    }
+
+    /// What a norm keeps for its way back: mean, 1 / deviation, factor and shift of each channel.
+    pub fn saved_mut(&mut self, norm: usize) -> &mut [T] {
+        saved_of(&mut self.saved, &self.running_places[norm])
+    }
+
     /// The logits of the last forward pass.
     pub fn last_logits(&self, samples: usize, train: bool) -> &[T] {
         let program = self.program(train);
@@ -121,7 +144,8 @@ impl<T: Real> Cpu<T> {
         }
     }
 
-    fn reverse(&mut self, index: usize, samples: usize, drops: Option<&Drops>) {
+    /// One operation backward: from the gradient of its result, those of its source and parameters.
+    pub fn reverse(&mut self, index: usize, samples: usize, drops: Option<&Drops>) {
         let program = &self.training;
         let graph = &program.plan.graph;
         let (x, y) = graph.ops[index].tensors();

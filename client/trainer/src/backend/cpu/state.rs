@@ -24,6 +24,16 @@ impl<T: Real> Cpu<T> {
         self.read(&self.parameters, index)
     }
 
+    /// All parameters, in the backend's own layout.
+    pub fn parameters_mut(&mut self) -> &mut [T] {
+        &mut self.parameters
+    }
+
+    /// One of them.
+    pub fn parameter_mut(&mut self, index: usize) -> &mut [T] {
+        &mut self.parameters[self.places[index].clone()]
+    }
+
     /// Its gradient.
     pub fn gradient(&self, index: usize) -> Vec<T> {
         self.read(&self.gradients, index)

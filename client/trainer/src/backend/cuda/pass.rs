@@ -50,7 +50,8 @@ impl Cuda {
         Ok(())
     }
 
-    fn operation(&mut self, index: usize, pass: Pass) -> Result<(), DeviceError> {
+    /// One operation forward.
+    pub fn operation(&mut self, index: usize, pass: Pass) -> Result<(), DeviceError> {
         let Pass { samples, train, drops } = pass;
         let graph = &self.plan(train).graph;
         let op = graph.ops[index].clone();
@@ -85,11 +86,16 @@ impl Cuda {
         for op in (0..self.training.graph.ops.len()).rev() {
             self.reverse(op, pass)?;
         }
-        self.launch().add_gradients(&(0..self.layout.numbers))?;
-        Ok(())
+        Ok(self.add_gradients()?)
     }
 
-    pub(super) fn reverse(&mut self, index: usize, pass: Pass) -> Result<(), DeviceError> {
+    /// Adds the gradients of the convolutions, which come alone, to the step's.
+    pub fn add_gradients(&self) -> Result<(), DeviceError> {
+        self.launch().add_gradients(&(0..self.layout.numbers))
+    }
+
+    /// One operation backward: from the gradient of its result, those of its source and parameters.
+    pub fn reverse(&mut self, index: usize, pass: Pass) -> Result<(), DeviceError> {
         let Pass { samples, drops, .. } = pass;
         let graph = &self.training.graph;
         let op = graph.ops[index].clone();

@@ -2,11 +2,11 @@
 
 use std::ops::Range;
 
-use forebay::gpu::{Device, DeviceError, Lane};
+use forebay::gpu::{Device, DeviceError, Lane, Pinned};
 
-use super::{Cuda, Number};
+use super::{Cuda, Number, Pass};
 use crate::backend::{Array, State, Tensors};
-use crate::model::Parameter;
+use crate::model::{Parameter, Tensor};
 
 /// Copies bytes to the lane's memory.
 pub(super) fn put(
@@ -44,8 +44,12 @@ fn places(parameter: &Parameter) -> impl Iterator<Item = usize> + '_ {
     })
 }
 
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
 /// To bf16, to the nearest, ties to even.
-fn bf16(float: f32) -> u16 {
+pub fn bf16(float: f32) -> u16 {
     let bits = float.to_bits();
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
     #[expect(clippy::cast_possible_truncation, reason = "the upper half")]
@@ -54,11 +58,15 @@ fn bf16(float: f32) -> u16 {
 }
 
 impl Cuda {
-    fn get(&self, part: &Range<usize>) -> Result<Vec<f32>, DeviceError> {
+    fn bytes(&self, part: &Range<usize>) -> Result<Pinned, DeviceError> {
         let mut host = self.setting.device.pinned(part.len())?;
         self.lane.download(part.start, &mut host, 0..part.len())?;
         host.wait()?;
-        Ok(host.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+        Ok(host)
+    }
+
+    fn get(&self, part: &Range<usize>) -> Result<Vec<f32>, DeviceError> {
+        Ok(floats(&self.bytes(part)?))
     }
 
     fn read(&self, numbers: &[f32], index: usize) -> Vec<f32> {
@@ -103,39 +111,53 @@ impl Cuda {
         put_floats(&self.setting.device, &self.lane, &self.layout.logits, logits)
     }
 
-    /// The gradient of the logits.
-    pub fn logits_gradient(&self, samples: usize) -> Result<Vec<f32>, DeviceError> {
-        let bytes = self.setting.number.bytes();
-        let part = self.slope_place();
-        let part = part.start..part.start + samples * self.layout.classes * bytes;
-        let mut host = self.setting.device.pinned(part.len())?;
-        self.lane.download(part.start, &mut host, 0..part.len())?;
-        host.wait()?;
-        Ok(match self.setting.number {
-            Number::Bf16 => {
-                let halves = host.as_chunks::<2>().0.iter();
-                halves.map(|h| f32::from_bits(u32::from(u16::from_le_bytes(*h)) << 16)).collect()
-            }
-            Number::F32 => {
-                host.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
-            }
-        })
+    /// What a tensor holds, between its first use and its last.
+    pub fn values(&self, tensor: Tensor, pass: Pass) -> Result<Vec<f32>, DeviceError> {
+        let plan = self.plan(pass.train);
+        let numbers = plan.graph.tensors[tensor].numbers() * pass.samples;
+        if tensor == plan.graph.logits() {
+            let start = self.layout.logits.start;
+            return self.get(&(start..start + numbers * 4));
+        }
+        self.stored(plan.values[tensor].start, numbers)
     }
 
-    /// Sets it.
+    /// A tensor's gradient, between its first use and its last.
+    pub fn slopes(&self, tensor: Tensor, samples: usize) -> Result<Vec<f32>, DeviceError> {
+        let place = self.training.gradients[tensor].as_ref().expect("planned");
+        self.stored(place.start, self.training.graph.tensors[tensor].numbers() * samples)
+    }
+
+    /// What a norm keeps for its way back: mean, 1 / deviation, factor and shift of each channel.
+    pub fn saved(&self, norm: usize) -> Result<Vec<f32>, DeviceError> {
+        let place = &self.layout.running_places[norm];
+        let start = self.layout.saved.start;
+        self.get(&(start + 8 * place.start..start + 8 * place.end))
+    }
+
+    /// Sets the gradient of the logits.
     pub fn set_logits_gradient(&mut self, slope: &[f32]) -> Result<(), DeviceError> {
         let bytes: Vec<u8> = match self.setting.number {
             Number::Bf16 => slope.iter().flat_map(|&s| bf16(s).to_le_bytes()).collect(),
             Number::F32 => slope.iter().flat_map(|s| s.to_le_bytes()).collect(),
         };
-        put(&self.setting.device, &self.lane, self.slope_place().start, &bytes)
+        let place = self.training.gradients[self.training.graph.logits()].as_ref();
+        let start = place.expect("planned").start * self.setting.number.bytes();
+        put(&self.setting.device, &self.lane, self.layout.arena.start + start, &bytes)
     }
 
-    fn slope_place(&self) -> Range<usize> {
-        let place = self.training.gradients[self.training.graph.logits()].clone();
-        let (place, bytes) = (place.expect("planned"), self.setting.number.bytes());
-        let start = self.layout.arena.start;
-        start + place.start * bytes..start + place.end * bytes
+    /// Numbers of the arena.
+    fn stored(&self, start: usize, numbers: usize) -> Result<Vec<f32>, DeviceError> {
+        let (number, arena) = (self.setting.number, self.layout.arena.start);
+        let start = arena + start * number.bytes();
+        let bytes = self.bytes(&(start..start + numbers * number.bytes()))?;
+        Ok(match number {
+            Number::Bf16 => {
+                let halves = bytes.as_chunks::<2>().0.iter();
+                halves.map(|h| f32::from_bits(u32::from(u16::from_le_bytes(*h)) << 16)).collect()
+            }
+            Number::F32 => floats(&bytes),
+        })
     }
 
     /// Sets a parameter's gradient.
