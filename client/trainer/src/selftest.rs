@@ -5,6 +5,9 @@
 //! sums differ in the order of their additions, a rounding goes the other way. The sums, which are f32,
 //! differ by at most 2^-13 of a tensor's largest number. f32 is stored without rounding.
 
+use std::collections::BTreeMap;
+use std::time::Instant;
+
 use crate::Error;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::{Cuda, Number, Pass, Setting, bf16};
@@ -235,20 +238,95 @@ impl Pair {
 }
 
 fn name(index: usize, op: &Op) -> String {
-    let kind = match op {
-        Op::Conv { conv, bias: None, .. } => {
-            let (from, to) = (conv.input, conv.output);
-            return format!(
-                "{index}: convolution {0}x{0}/{1}, {2} to {3} channels, {4}x{5}",
-                conv.kernel, conv.stride, from.channels, to.channels, to.height, to.width
-            );
+    let Op::Conv { conv, bias: None, .. } = op else { return format!("{index}: {}", kind(op)) };
+    let (from, to) = (conv.input, conv.output);
+    format!(
+        "{index}: convolution {0}x{0}/{1}, {2} to {3} channels, {4}x{5}",
+        conv.kernel, conv.stride, from.channels, to.channels, to.height, to.width
+    )
+}
+
+/// What one kind of operation takes in a microbatch, forward and backward.
+#[derive(Clone, Debug, Default)]
+pub struct Row {
+    /// How many there are.
+    pub count: usize,
+    /// Seconds of all.
+    pub forward: f64,
+    /// Seconds of all.
+    pub backward: f64,
+    /// Bytes that the kernels read and write, as they are written.
+    pub bytes: f64,
+    /// Multiplications and additions.
+    pub operations: f64,
+}
+
+/// Times each operation alone, `repeats` times; by kind.
+pub fn times(
+    gpu: &mut Cuda,
+    samples: usize,
+    repeats: u32,
+) -> Result<BTreeMap<&'static str, Row>, Error> {
+    let graph = gpu.graph().clone();
+    let pass = Pass { samples, train: true, drops: false };
+    gpu.put(&noise(&graph, samples), true, None)?;
+    let mut rows: BTreeMap<&'static str, Row> = BTreeMap::new();
+    let each = |gpu: &mut Cuda, run: &dyn Fn(&mut Cuda) -> Result<(), Error>| {
+        run(gpu)?;
+        gpu.wait()?;
+        let begin = Instant::now();
+        for _ in 0..repeats {
+            run(gpu)?;
         }
+        gpu.wait()?;
+        Ok::<f64, Error>(begin.elapsed().as_secs_f64() / f64::from(repeats))
+    };
+    let mut forward = Vec::new();
+    for op in 0..graph.ops.len() {
+        forward.push(each(gpu, &|gpu| Ok(gpu.operation(op, pass)?))?);
+    }
+    gpu.set_logits_gradient(&vec![1e-3; samples * graph.classes])?;
+    for (op, forward) in forward.into_iter().enumerate().rev() {
+        let backward = each(gpu, &|gpu| Ok(gpu.reverse(op, pass)?))?;
+        let row = rows.entry(kind(&graph.ops[op])).or_default();
+        row.count += 1;
+        row.forward += forward;
+        row.backward += backward;
+        let (bytes, operations) = work(&graph, &graph.ops[op], samples);
+        row.bytes += bytes;
+        row.operations += operations;
+    }
+    Ok(rows)
+}
+
+const fn kind(op: &Op) -> &'static str {
+    match op {
+        Op::Conv { bias: None, .. } => "convolution",
         Op::Conv { .. } => "classifier",
         Op::Norm { residual: Some(_), .. } => "norm with residual",
         Op::Norm { .. } => "norm",
         Op::MaxPool { .. } => "max pool",
         Op::MeanPool { .. } => "mean pool",
         Op::Shortcut { .. } => "shortcut",
-    };
-    format!("{index}: {kind}")
+    }
+}
+
+/// Bytes and arithmetic of an operation, forward and backward, in bf16.
+fn work(graph: &Graph, op: &Op, samples: usize) -> (f64, f64) {
+    let bytes = |tensor: Tensor| 2.0 * (graph.tensors[tensor].numbers() * samples) as f64;
+    let (x, y) = op.tensors();
+    match op {
+        Op::Conv { conv, .. } => {
+            let products = 2.0 * (conv.weights() * conv.output.pixels() * samples) as f64;
+            // Forward, to the weights, and to the source but for the images'.
+            let times = if x == 0 { 2.0 } else { 3.0 };
+            (times * (bytes(x) + bytes(y) + 2.0 * conv.weights() as f64), times * products)
+        }
+        // Forward x is read twice and y written. Backward x and dy are read twice and dx written; with a residual it is
+        // read forward, and backward y is read and dy written.
+        Op::Norm { residual, .. } => (bytes(x) * if residual.is_some() { 11.0 } else { 8.0 }, 0.0),
+        // One byte a result tells which it was.
+        Op::MaxPool { .. } => (2.0 * (bytes(x) + 1.5 * bytes(y)), 0.0),
+        Op::MeanPool { .. } | Op::Shortcut { .. } => (2.0 * (bytes(x) + bytes(y)), 0.0),
+    }
 }

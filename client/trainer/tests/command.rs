@@ -11,8 +11,12 @@ use dump::dump;
 
 fn trainer(folder: &Path, out: &str, more: &[&str]) -> Output {
     let epochs: &[&str] = if more.contains(&"--epochs") { &[] } else { &["--epochs", "2"] };
+    // On a GPU or its stand-in, if one is given.
+    let device = std::env::var_os("FOREBAY_TEST_DEVICE").unwrap_or_else(|| "cpu".into());
     Command::new(env!("CARGO_BIN_EXE_forebay-trainer"))
         .current_dir(folder)
+        .env("FOREBAY_DEVICE", device)
+        .env("LOCAL_RANK", "99")
         .args(["train", "--replay", "dump", "--model", "resnet20"])
         .args(epochs)
         .args(["--warmup-epochs", "1", "--drop-path", "0.2", "--average", "0.9", "--out", out])
@@ -85,4 +89,20 @@ fn what_cannot_work_is_refused_with_advice() {
     refused(&["--init", "cut.safetensors"], &["cut.safetensors", "safetensors file"]);
     std::fs::remove_file(at("dump/0001-000001-000.safetensors")).unwrap();
     refused(&[], &["epoch 1, step 1, microbatch 0", "ended before"]);
+}
+
+#[test]
+fn a_gpu_that_cannot_be_used_is_an_error_with_advice() {
+    let folder = tempfile::tempdir().unwrap();
+    dump(&folder.path().join("dump"), 2);
+    // No machine has so many.
+    for device in ["cuda", "cuda:99"] {
+        let output = trainer(folder.path(), "out", &["--device", device]);
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("cuda:99: ") && text.contains("--device cpu"), "{text}");
+    }
+    let output = trainer(folder.path(), "out", &["--device", "gpu"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).contains("use cpu, cuda or cuda:N"), "{}", said(&output));
 }

@@ -48,6 +48,10 @@ impl Folder {
             "0.2",
         ]);
         command.args(["--average", "0.9", "--out", out]).args(more);
+        // On a GPU or its stand-in, if one is given: each rank has its own.
+        if std::env::var_os("FOREBAY_TEST_DEVICE").is_some() {
+            command.args(["--device", "cuda"]);
+        }
         command
     }
 
@@ -56,7 +60,9 @@ impl Folder {
         let (address, world) = (free_port(), more.len().to_string());
         let start = |(rank, more): (usize, &&[&str])| {
             let mut command = self.command(out, &["--rendezvous", &address, "--world", &world]);
-            Trainer(Some(command.args(["--rank", &rank.to_string()]).args(*more).spawn().unwrap()))
+            let rank = rank.to_string();
+            command.env("LOCAL_RANK", &rank).args(["--rank", &rank]);
+            Trainer(Some(command.args(*more).spawn().unwrap()))
         };
         more.iter().enumerate().map(start).collect()
     }
@@ -161,7 +167,8 @@ fn the_variables_of_torchrun_and_of_indexed_jobs_do() {
     let start = |name: &str, rank: &str| {
         let mut command = folder.command("out", &[]);
         command.env("WORLD_SIZE", "2").env("MASTER_ADDR", host).env("MASTER_PORT", port);
-        Trainer(Some(command.env(name, rank).spawn().unwrap()))
+        command.env("LOCAL_RANK", rank).env(name, rank);
+        Trainer(Some(command.spawn().unwrap()))
     };
     let trainers = [start("RANK", "0"), start("JOB_COMPLETION_INDEX", "1")];
     for (trainer, said) in trainers.into_iter().zip(["rank 0 of 2", "rank 1 of 2"]) {

@@ -207,6 +207,11 @@ impl Cuda {
         Ok(())
     }
 
+    /// Waits until the GPU has done all it was given.
+    pub fn wait(&self) -> Result<(), Error> {
+        Ok(self.lane.wait()?)
+    }
+
     /// The kernels, on the lane.
     const fn launch(&self) -> Launch<'_> {
         Launch { lane: &self.lane, kernels: &self.kernels, layout: &self.layout }

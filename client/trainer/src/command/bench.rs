@@ -19,23 +19,7 @@ pub(crate) fn run(args: &Bench) -> anyhow::Result<()> {
     cpu.load(&state).map_err(anyhow::Error::msg)?;
     drop(state);
     let training = preset::training("a3", 0.0, 1, 1)?;
-    let pixels: Vec<u8> = (0..batch * image_size * image_size * 3)
-        .map(|i| u8::try_from(i * 31 % 251).expect("below 256"))
-        .collect();
-    let labels: Vec<u32> =
-        (0..u32::try_from(batch)?).map(|i| i % u32::try_from(classes).unwrap_or(1)).collect();
-    let size = (image_size, image_size);
-    let pixels = Pixels::Bytes(Bytes::from(pixels));
-    let images = Batch {
-        epoch: 0,
-        step: 0,
-        index: 0,
-        size,
-        pixels,
-        label_a: labels.clone(),
-        label_b: labels,
-        lambda: vec![1.0; batch],
-    };
+    let images = images(batch, image_size, classes)?;
     let part = Part { drops: None, loss: &training.loss, share: 1.0, last: true };
     let mut times = Vec::new();
     for step in 0..=args.steps {
@@ -61,6 +45,25 @@ pub(crate) fn run(args: &Bench) -> anyhow::Result<()> {
         batch as f64 / busy,
     ));
     Ok(())
+}
+
+/// A microbatch of made-up images.
+pub(super) fn images(batch: usize, side: usize, classes: usize) -> anyhow::Result<Batch> {
+    let pixels: Vec<u8> = (0..batch * side * side * 3)
+        .map(|i| u8::try_from(i * 31 % 251).expect("below 256"))
+        .collect();
+    let labels: Vec<u32> =
+        (0..u32::try_from(batch)?).map(|i| i % u32::try_from(classes).unwrap_or(1)).collect();
+    Ok(Batch {
+        epoch: 0,
+        step: 0,
+        index: 0,
+        size: (side, side),
+        pixels: Pixels::Bytes(Bytes::from(pixels)),
+        label_a: labels.clone(),
+        label_b: labels,
+        lambda: vec![1.0; batch],
+    })
 }
 
 /// CPU time of the process so far.

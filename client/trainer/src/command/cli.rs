@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Eval(Box<Evaluate>),
     /// Measure training steps on made-up images, without a server.
     Bench(Bench),
+    /// Compare a GPU with the CPU, operation by operation, and time it.
+    GpuSelftest(SelfTest),
 }
 
 /// Where microbatches come from.
@@ -241,6 +243,26 @@ pub(crate) struct Evaluate {
     pub(crate) source: Source,
     #[command(flatten)]
     pub(crate) network: Network,
+}
+
+/// Compare and time.
+#[derive(Args, Debug)]
+pub(crate) struct SelfTest {
+    /// The GPU: cuda or cuda:N.
+    #[arg(long, env = "FOREBAY_DEVICE", default_value = "cuda:0")]
+    pub(crate) device: Device,
+    /// Network that is timed.
+    #[arg(long, env = "FOREBAY_MODEL", default_value = "resnet50")]
+    pub(crate) model: String,
+    /// Images of a microbatch that is timed.
+    #[arg(long, default_value_t = 256)]
+    pub(crate) batch: usize,
+    /// Their height and width.
+    #[arg(long, default_value_t = 224)]
+    pub(crate) image_size: usize,
+    /// Steps that are timed; 0: none, compare alone.
+    #[arg(long, default_value_t = 20)]
+    pub(crate) steps: u32,
 }
 
 /// Measure.

@@ -4,6 +4,7 @@ mod bench;
 mod cli;
 mod feed;
 mod files;
+mod gpu_selftest;
 mod log;
 mod place;
 mod run;
@@ -40,6 +41,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(args),
         Command::Train(args) => run::run(args),
         Command::Eval(args) => run::eval(args),
+        Command::GpuSelftest(args) => gpu_selftest::run(args),
     }
 }
 
