@@ -22,6 +22,8 @@ pub(crate) struct Rig {
 /// How activations are stored.
 pub(crate) trait Format: Stored + Plain {
     const NUMBER: Number;
+    /// Numbers in 16 bytes.
+    const WIDE: usize = 16 / size_of::<Self>();
 }
 
 impl Format for u16 {

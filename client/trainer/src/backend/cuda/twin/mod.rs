@@ -15,8 +15,6 @@ pub(crate) const THREADS: usize = 256;
 
 /// How activations are stored: `f32`, or bf16 as its bits.
 pub(crate) trait Stored: Copy {
-    /// Numbers in 16 bytes.
-    const WIDE: usize;
     /// Exact.
     fn to_float(self) -> f32;
     /// To the nearest, ties to even.
@@ -24,8 +22,6 @@ pub(crate) trait Stored: Copy {
 }
 
 impl Stored for f32 {
-    const WIDE: usize = 4;
-
     fn to_float(self) -> f32 {
         self
     }
@@ -36,8 +32,6 @@ impl Stored for f32 {
 }
 
 impl Stored for u16 {
-    const WIDE: usize = 8;
-
     fn to_float(self) -> f32 {
         f32::from_bits(u32::from(self) << 16)
     }
