@@ -65,7 +65,7 @@ fn square_sums<S: Format>(rig: &Rig) -> Result<(), Failed> {
         let mut case = Case::default();
         let (values, partial) = (case.kept(&values), case.written(&partial));
         let args = args![values, partial, count];
-        rig.run::<S>(case, |k| &k.square_sums, [count.div_ceil(CHUNK), 1], args)?;
+        rig.run::<S>(&case, |k| &k.square_sums, [count.div_ceil(CHUNK), 1], args)?;
     }
     Ok(())
 }
@@ -79,7 +79,7 @@ fn gradient_norm<S: Format>(rig: &Rig) -> Result<(), Failed> {
             let mut case = Case::default();
             let (partial, norm) = (case.kept(&partial), case.written(&[norm]));
             let args = args![partial, parts, most, norm, case.written(&[clip])];
-            rig.run::<S>(case, |k| &k.gradient_norm, [1, 1], args)?;
+            rig.run::<S>(&case, |k| &k.gradient_norm, [1, 1], args)?;
         }
     }
     Ok(())
@@ -130,7 +130,7 @@ fn direction<S: Format>(rig: &Rig) -> Result<(), Failed> {
             eps,
             decay
         ];
-        rig.run::<S>(case, |k| &k.lamb_direction, [chunks.len(), 1], args)?;
+        rig.run::<S>(&case, |k| &k.lamb_direction, [chunks.len(), 1], args)?;
     }
     Ok(())
 }
@@ -156,7 +156,7 @@ fn ratio<S: Format>(rig: &Rig) -> Result<(), Failed> {
         let mut case = Case::default();
         let (words, partial) = (case.kept(&words), case.kept(&partial));
         let args = args![words, partial, case.written(&ratios), always, decays, clip];
-        rig.run::<S>(case, |k| &k.lamb_ratio, [tensors.len(), 1], args)?;
+        rig.run::<S>(&case, |k| &k.lamb_ratio, [tensors.len(), 1], args)?;
     }
     Ok(())
 }
@@ -175,7 +175,7 @@ fn apply<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
     let parameter = case.changed(&before[0], &parameter);
     let gradient = case.changed(&before[1], &gradient);
     let args = args![words, ratios, parameter, gradient, case.changed(&old, &copy), rate];
-    rig.run::<S>(case, |k| &k.lamb_apply, [chunks.len(), 1], args)
+    rig.run::<S>(&case, |k| &k.lamb_apply, [chunks.len(), 1], args)
 }
 
 /// Multiples of 8 around a block's.
@@ -194,7 +194,7 @@ fn copy<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         let mut case = Case::default();
         let (parameter, copy) = (case.kept(&parameter), case.written(&copy));
         let args = args![parameter, copy, count];
-        rig.run::<S>(case, |k| &k.copy_parameters, blocks(count), args)?;
+        rig.run::<S>(&case, |k| &k.copy_parameters, blocks(count), args)?;
     }
     Ok(())
 }
@@ -207,7 +207,7 @@ fn add<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         let mut case = Case::default();
         let (from, gradient) = (case.kept(&from), case.changed(&before, &gradient));
         let args = args![from, gradient, count];
-        rig.run::<S>(case, |k| &k.add_gradients, blocks(count), args)?;
+        rig.run::<S>(&case, |k| &k.add_gradients, blocks(count), args)?;
     }
     Ok(())
 }
@@ -220,7 +220,7 @@ fn average<S: Format>(rig: &Rig) -> Result<(), Failed> {
         let mut case = Case::default();
         let (average, model) = (case.changed(&before, &average), case.kept(&model));
         let args = args![average, model, count, keep, take];
-        rig.run::<S>(case, |k| &k.move_average, blocks(count), args)?;
+        rig.run::<S>(&case, |k| &k.move_average, blocks(count), args)?;
     }
     Ok(())
 }
@@ -232,7 +232,7 @@ fn exchange<S: Format>(rig: &Rig) -> Result<(), Failed> {
         twin::exchange(&mut one, &mut other);
         let mut case = Case::default();
         let (one, other) = (case.changed(&before[0], &one), case.changed(&before[1], &other));
-        rig.run::<S>(case, |k| &k.exchange, blocks(count), args![one, other, count])?;
+        rig.run::<S>(&case, |k| &k.exchange, blocks(count), args![one, other, count])?;
     }
     Ok(())
 }
@@ -243,7 +243,7 @@ fn clear<S: Format>(rig: &Rig) -> Result<(), Failed> {
         twin::clear(&mut values);
         let mut case = Case::default();
         let values = case.written(&values);
-        rig.run::<S>(case, |k| &k.clear, blocks(count), args![values, count])?;
+        rig.run::<S>(&case, |k| &k.clear, blocks(count), args![values, count])?;
     }
     Ok(())
 }

@@ -18,6 +18,9 @@ pub(crate) const TESTS: &[Test] = &[
 /// Samples and classes: one of each; fewer classes than threads, as many, more.
 const SHAPES: [[usize; 2]; 7] = [[1, 1], [3, 2], [5, 10], [2, 255], [2, 256], [3, 257], [20, 1000]];
 
+/// Targets above it are 1.
+const THRESHOLD: f32 = 0.2;
+
 /// A batch's targets; some samples have one class twice.
 struct Batch {
     logits: Vec<f32>,
@@ -31,8 +34,12 @@ impl Batch {
         let mut noise = noise(samples);
         let count = u32::try_from(classes).unwrap();
         let a: Vec<u32> = (0..samples).map(|_| noise() % count).collect();
-        let b = a.iter().map(|a| if noise() % 3 == 0 { *a } else { noise() % count }).collect();
-        let lambda = (0..samples).map(|_| noise() as f32 / 4_294_967_296.0).collect();
+        let other = |a: &u32| if noise().is_multiple_of(3) { *a } else { noise() % count };
+        let mut b: Vec<u32> = a.iter().map(other).collect();
+        let mut lambda: Vec<f32> =
+            (0..samples).map(|_| (noise() >> 8) as f32 / 16_777_216.0).collect();
+        // A target that is the threshold.
+        (b[0], lambda[0]) = ((a[0] + 1) % count, THRESHOLD);
         // -90 to 90: beyond where e^x is told from 0; some a thousand times as much.
         let logits = numbers(samples * classes, 1).into_iter().map(|x| x * 45.0).collect();
         Self { logits, a, b, lambda }
@@ -58,7 +65,7 @@ fn binary<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         let mut batch = Batch::new([samples, classes]);
         // A diverged training is told by its loss.
         *batch.logits.last_mut().unwrap() = f32::NAN;
-        for (smoothing, threshold) in [(0.0, None), (0.1, None), (0.0, Some(0.2))] {
+        for (smoothing, threshold) in [(0.0, None), (0.1, None), (0.0, Some(THRESHOLD))] {
             let loss = loss(classes, smoothing, threshold);
             let (mut slope, mut losses) = (room::<S>(samples * classes), room(samples));
             let targets = batch.targets();
@@ -83,7 +90,7 @@ fn binary<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
                 threshold,
                 scale
             ];
-            rig.run::<S>(case, |k| &k.binary_cross_entropy, [samples, 1], args)?;
+            rig.run::<S>(&case, |k| &k.binary_cross_entropy, [samples, 1], args)?;
         }
     }
     Ok(())
@@ -104,7 +111,7 @@ fn cross<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
             let (slope, losses) = (case.written(&slope), case.written(&losses));
             let Loss { on, off, scale, .. } = loss;
             let args = args![logits, a, b, lambda, slope, losses, classes, on, off, scale];
-            rig.run::<S>(case, |k| &k.cross_entropy, [samples, 1], args)?;
+            rig.run::<S>(&case, |k| &k.cross_entropy, [samples, 1], args)?;
         }
     }
     Ok(())
@@ -118,7 +125,7 @@ fn bias_add<S: Format>(rig: &Rig) -> Result<(), Failed> {
         let mut case = Case::default();
         let (logits, bias) = (case.changed(&before, &logits), case.kept(&bias));
         let blocks = [(samples * classes).div_ceil(THREADS), 1];
-        rig.run::<S>(case, |k| &k.bias_add, blocks, args![logits, bias, samples, classes])?;
+        rig.run::<S>(&case, |k| &k.bias_add, blocks, args![logits, bias, samples, classes])?;
     }
     Ok(())
 }
@@ -132,7 +139,7 @@ fn bias_gradient<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         let mut case = Case::default();
         let (slope, gradient) = (case.kept(&slope), case.changed(&before, &gradient));
         let args = args![slope, gradient, samples, classes];
-        rig.run::<S>(case, |k| &k.bias_gradient, [classes.div_ceil(16), 1], args)?;
+        rig.run::<S>(&case, |k| &k.bias_gradient, [classes.div_ceil(16), 1], args)?;
     }
     Ok(())
 }

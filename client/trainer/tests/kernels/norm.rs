@@ -6,7 +6,7 @@ use crate::Test;
 use crate::data::{noise, numbers, room, stored, with_infinities};
 use crate::rig::{Case, Format, Rig, args};
 use crate::twin::THREADS;
-use crate::twin::norm::{self as twin, Norm};
+use crate::twin::norm::{self as twin, Given, Norm};
 
 pub(crate) const TESTS: &[Test] = &[
     ("norm_sums", [sums::<u16>, sums::<f32>]),
@@ -54,12 +54,9 @@ fn norms() -> impl Iterator<Item = Norm> {
 
 /// Each with and without `ReLU`, a residual, and scales of the samples.
 fn all_norms() -> impl Iterator<Item = (Norm, bool)> {
-    norms().flat_map(|norm| {
-        [(false, false), (true, false), (true, true)].into_iter().flat_map(
-            move |(behind, scaled)| {
-                [false, true].map(|relu| (Norm { relu, behind, ..norm }, scaled))
-            },
-        )
+    let flags = |bits: usize| [1, 2, 4].map(|bit| bits & bit != 0);
+    norms().flat_map(move |norm| {
+        (0..8).map(flags).map(move |[relu, behind, scaled]| (Norm { relu, behind, ..norm }, scaled))
     })
 }
 
@@ -85,7 +82,7 @@ fn sums<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         let mut case = Case::default();
         let (x, partial) = (case.kept(&x), case.written(&partial));
         let args = args![x, partial, norm.rows, norm.channels, norm.tile, norm.chunk_rows];
-        rig.run::<S>(case, |k| &k.norm_sums, blocks::<S>(&norm), args).map_err(about(norm))?;
+        rig.run::<S>(&case, |k| &k.norm_sums, blocks::<S>(&norm), args).map_err(about(norm))?;
     }
     Ok(())
 }
@@ -109,7 +106,7 @@ fn finish<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         let (gamma, beta) = (case.kept(&gamma), case.kept(&beta));
         let (statistics, saved) = (case.written(&statistics), case.written(&saved));
         let args = args![x, partial, gamma, beta, statistics, saved, chunks, norm.rows, channels];
-        rig.run::<S>(case, |k| &k.norm_finish, [channels.div_ceil(16), 1], args)
+        rig.run::<S>(&case, |k| &k.norm_finish, [channels.div_ceil(16), 1], args)
             .map_err(about(norm))?;
     }
     Ok(())
@@ -123,7 +120,7 @@ fn follow<S: Format>(rig: &Rig) -> Result<(), Failed> {
         let mut case = Case::default();
         let (statistics, running) = (case.kept(&statistics), case.changed(&before, &running));
         let args = args![statistics, running, count];
-        rig.run::<S>(case, |k| &k.norm_follow, [count.div_ceil(THREADS), 1], args)?;
+        rig.run::<S>(&case, |k| &k.norm_follow, [count.div_ceil(THREADS), 1], args)?;
     }
     Ok(())
 }
@@ -139,7 +136,7 @@ fn running<S: Format>(rig: &Rig) -> Result<(), Failed> {
         let (running, gamma) = (case.kept(&running), case.kept(&gamma));
         let (beta, saved) = (case.kept(&beta), case.written(&saved));
         let args = args![running, gamma, beta, saved, channels];
-        rig.run::<S>(case, |k| &k.norm_running, [channels.div_ceil(THREADS), 1], args)?;
+        rig.run::<S>(&case, |k| &k.norm_running, [channels.div_ceil(THREADS), 1], args)?;
     }
     Ok(())
 }
@@ -152,7 +149,8 @@ fn apply<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         let scales = scaled.then(|| scales(&norm));
         let saved = numbers(4 * norm.channels, 3);
         let mut y = room::<S>(count);
-        twin::norm_apply(norm, &x, residual.as_deref(), scales.as_deref(), &saved, &mut y);
+        let given = Given { x: &x, scales: scales.as_deref(), saved: &saved };
+        twin::norm_apply(norm, given, residual.as_deref(), &mut y);
         let mut case = Case::default();
         let (x, residual) = (case.kept(&x), residual.map(|residual| case.kept(&residual)));
         let scales = scales.map(|scales| case.kept(&scales));
@@ -160,7 +158,7 @@ fn apply<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         let Norm { rows, channels, tile, chunk_rows, pixels, relu, .. } = norm;
         let args =
             args![x, residual, scales, saved, y, rows, channels, tile, chunk_rows, pixels, relu];
-        rig.run::<S>(case, |k| &k.norm_apply, blocks::<S>(&norm), args).map_err(about(norm))?;
+        rig.run::<S>(&case, |k| &k.norm_apply, blocks::<S>(&norm), args).map_err(about(norm))?;
     }
     Ok(())
 }
@@ -173,8 +171,8 @@ fn reduce<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         let scales = scaled.then(|| scales(&norm));
         let saved = numbers(4 * norm.channels, 3);
         let (mut dy, mut partial) = (before.clone(), room(norm.chunks() * 2 * norm.channels));
-        let (some_y, some_scales) = (y.as_deref(), scales.as_deref());
-        twin::norm_reduce(norm, &x, some_y, &mut dy, some_scales, &saved, &mut partial);
+        let given = Given { x: &x, scales: scales.as_deref(), saved: &saved };
+        twin::norm_reduce(norm, given, y.as_deref(), &mut dy, &mut partial);
         let mut case = Case::default();
         let (x, y) = (case.kept(&x), y.map(|y| case.kept(&y)));
         let (dy, scales) = (case.changed(&before, &dy), scales.map(|scales| case.kept(&scales)));
@@ -182,7 +180,7 @@ fn reduce<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         let Norm { rows, channels, tile, chunk_rows, pixels, relu, .. } = norm;
         let args =
             args![x, y, dy, scales, saved, partial, rows, channels, tile, chunk_rows, pixels, relu];
-        rig.run::<S>(case, |k| &k.norm_reduce, blocks::<S>(&norm), args).map_err(about(norm))?;
+        rig.run::<S>(&case, |k| &k.norm_reduce, blocks::<S>(&norm), args).map_err(about(norm))?;
     }
     Ok(())
 }
@@ -201,7 +199,7 @@ fn slopes<S: Format>(rig: &Rig) -> Result<(), Failed> {
         let dbeta = case.changed(&before[1], &dbeta);
         let means = case.written(&means);
         let args = args![partial, saved, dgamma, dbeta, means, chunks, norm.rows, channels];
-        rig.run::<S>(case, |k| &k.norm_slopes, [channels.div_ceil(16), 1], args)
+        rig.run::<S>(&case, |k| &k.norm_slopes, [channels.div_ceil(16), 1], args)
             .map_err(about(norm))?;
     }
     Ok(())
@@ -214,7 +212,8 @@ fn backward<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         let scales = scaled.then(|| scales(&norm));
         let (saved, means) = (numbers(4 * norm.channels, 3), numbers(2 * norm.channels, 4));
         let mut dx = room::<S>(count);
-        twin::norm_backward(norm, &x, &dy, scales.as_deref(), &saved, &means, &mut dx);
+        let given = Given { x: &x, scales: scales.as_deref(), saved: &saved };
+        twin::norm_backward(norm, given, &dy, &means, &mut dx);
         let mut case = Case::default();
         let x = case.kept(&x);
         // Without a residual it works in place.
@@ -230,7 +229,7 @@ fn backward<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         let args = args![
             x, dy, scales, saved, means, dx, rows, channels, tile, chunk_rows, pixels, relu, behind
         ];
-        rig.run::<S>(case, |k| &k.norm_backward, blocks::<S>(&norm), args).map_err(about(norm))?;
+        rig.run::<S>(&case, |k| &k.norm_backward, blocks::<S>(&norm), args).map_err(about(norm))?;
     }
     Ok(())
 }

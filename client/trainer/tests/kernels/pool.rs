@@ -6,7 +6,7 @@ use crate::Test;
 use crate::data::{noise, numbers, room, stored, with_infinities};
 use crate::rig::{Case, Format, Rig, args};
 use crate::twin::THREADS;
-use crate::twin::pool::{self as twin, Images, Pool};
+use crate::twin::pool::{self as twin, Entry, Pool};
 
 pub(crate) const TESTS: &[Test] = &[
     ("max_pool", [max::<u16>, max::<f32>]),
@@ -21,11 +21,12 @@ pub(crate) const TESTS: &[Test] = &[
 
 /// Images, height, width, channels, channels of a shortcut's result: one pixel, odd sides, channels below, at and above a
 /// group of either format, several blocks.
-const SHAPES: [[usize; 5]; 10] = [
+const SHAPES: [[usize; 5]; 11] = [
     [1, 1, 1, 1, 1],
     [2, 1, 2, 3, 6],
-    [1, 3, 2, 4, 8],
+    [1, 3, 2, 4, 10],
     [3, 5, 4, 5, 11],
+    [2, 3, 5, 6, 12],
     [2, 4, 7, 8, 16],
     [1, 8, 8, 9, 9],
     [2, 6, 5, 12, 24],
@@ -73,7 +74,7 @@ fn max<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         let Pool { images, height, width, out_height, out_width, channels, .. } = pool;
         // Behind ReLU many are equal, zeros of both signs among them.
         let mut x = with_infinities(source(&pool), 1);
-        x.iter_mut().step_by(3).for_each(|number| *number = number.min(0.0).max(-0.5));
+        x.iter_mut().step_by(3).for_each(|number| *number = number.clamp(-0.5, 0.0));
         let x = stored::<S>(&x);
         let (mut y, mut taps) = (room::<S>(result(&pool)), vec![0; result(&pool)]);
         twin::max_pool(pool, &x, &mut y, &mut taps);
@@ -81,7 +82,7 @@ fn max<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         let (x, y, taps) = (case.kept(&x), case.written(&y), case.written(&taps));
         let args = args![x, y, taps, images, height, width, out_height, out_width, channels];
         let blocks = blocks::<S>(images * out_height * out_width, channels);
-        rig.run::<S>(case, |k| &k.max_pool, blocks, args).map_err(about(pool))?;
+        rig.run::<S>(&case, |k| &k.max_pool, blocks, args).map_err(about(pool))?;
     }
     Ok(())
 }
@@ -99,7 +100,7 @@ fn max_backward<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         let (dy, taps, dx) = (case.kept(&dy), case.kept(&taps), case.written(&dx));
         let args = args![dy, taps, dx, images, height, width, out_height, out_width, channels];
         let blocks = blocks::<S>(images * height * width, channels);
-        rig.run::<S>(case, |k| &k.max_pool_backward, blocks, args).map_err(about(pool))?;
+        rig.run::<S>(&case, |k| &k.max_pool_backward, blocks, args).map_err(about(pool))?;
     }
     Ok(())
 }
@@ -113,7 +114,7 @@ fn mean<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         let mut case = Case::default();
         let (x, y) = (case.kept(&x), case.written(&y));
         let args = args![x, y, images, height * width, channels];
-        rig.run::<S>(case, |k| &k.mean_pool, blocks::<S>(images, channels), args)
+        rig.run::<S>(&case, |k| &k.mean_pool, blocks::<S>(images, channels), args)
             .map_err(about(pool))?;
     }
     Ok(())
@@ -129,7 +130,7 @@ fn mean_backward<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         let (dy, dx) = (case.kept(&dy), case.written(&dx));
         let args = args![dy, dx, images, height * width, channels];
         let blocks = blocks::<S>(images * height * width, channels);
-        rig.run::<S>(case, |k| &k.mean_pool_backward, blocks, args).map_err(about(pool))?;
+        rig.run::<S>(&case, |k| &k.mean_pool_backward, blocks, args).map_err(about(pool))?;
     }
     Ok(())
 }
@@ -145,7 +146,7 @@ fn shortcut<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         let args =
             args![x, y, images, height, width, channels, out_height, out_width, out_channels];
         let blocks = blocks::<S>(images * out_height * out_width, out_channels);
-        rig.run::<S>(case, |k| &k.shortcut, blocks, args).map_err(about(pool))?;
+        rig.run::<S>(&case, |k| &k.shortcut, blocks, args).map_err(about(pool))?;
     }
     Ok(())
 }
@@ -161,46 +162,46 @@ fn shortcut_backward<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         let args =
             args![dy, dx, images, height, width, channels, out_height, out_width, out_channels];
         let blocks = blocks::<S>(images * height * width, channels);
-        rig.run::<S>(case, |k| &k.shortcut_backward, blocks, args).map_err(about(pool))?;
+        rig.run::<S>(&case, |k| &k.shortcut_backward, blocks, args).map_err(about(pool))?;
     }
     Ok(())
 }
 
 /// Images, height, width, padding; and the numbers of the padded ones.
-fn images() -> impl Iterator<Item = (Images, usize)> {
+fn entries() -> impl Iterator<Item = (Entry, usize)> {
     [[1, 1, 1, 0], [1, 1, 1, 1], [2, 2, 3, 3], [3, 4, 4, 0], [1, 7, 5, 1], [2, 11, 16, 3]]
         .into_iter()
         .map(|[images, height, width, pad]| {
             let all = images * (height + 2 * pad) * (width + 2 * pad) * 3;
-            (Images { images, height, width, pad }, all)
+            (Entry { images, height, width, pad }, all)
         })
 }
 
 fn bytes<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
     let table = numbers(3 * 256, 1);
-    for (images, all) in images() {
+    for (entry, all) in entries() {
         let mut noise = noise(2);
-        let count = images.images * images.height * images.width * 3;
+        let count = entry.images * entry.height * entry.width * 3;
         let from: Vec<u8> = (0..count).map(|_| noise().to_le_bytes()[3]).collect();
         let mut x = room::<S>(all);
-        twin::images_bytes(images, &from, &table, &mut x);
+        twin::images_bytes(entry, &from, &table, &mut x);
         let mut case = Case::default();
         let (from, table, x) = (case.kept(&from), case.kept(&table), case.written(&x));
-        let args = args![from, table, x, images.height, images.width, images.pad, all];
-        rig.run::<S>(case, |k| &k.images_bytes, blocks::<S>(1, all), args)?;
+        let args = args![from, table, x, entry.height, entry.width, entry.pad, all];
+        rig.run::<S>(&case, |k| &k.images_bytes, blocks::<S>(1, all), args)?;
     }
     Ok(())
 }
 
 fn floats<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
-    for (images, all) in images() {
-        let from = with_infinities(images.images * images.height * images.width * 3, 1);
+    for (entry, all) in entries() {
+        let from = with_infinities(entry.images * entry.height * entry.width * 3, 1);
         let mut x = room::<S>(all);
-        twin::images_floats(images, &from, &mut x);
+        twin::images_floats(entry, &from, &mut x);
         let mut case = Case::default();
         let (from, x) = (case.kept(&from), case.written(&x));
-        let args = args![from, x, images.height, images.width, images.pad, all];
-        rig.run::<S>(case, |k| &k.images_floats, blocks::<S>(1, all), args)?;
+        let args = args![from, x, entry.height, entry.width, entry.pad, all];
+        rig.run::<S>(&case, |k| &k.images_floats, blocks::<S>(1, all), args)?;
     }
     Ok(())
 }

@@ -3,7 +3,6 @@
 #![expect(unsafe_code, reason = "launches")]
 
 use std::fmt::Debug;
-use std::ops::Range;
 
 use forebay::gpu::{Arg, Device, DeviceError, Grid, Kernel};
 use libtest_mimic::Failed;
@@ -71,7 +70,9 @@ plain! {
 
 impl<T: Plain, const N: usize> Plain for [T; N] {
     fn write(self, to: &mut Vec<u8>) {
-        self.into_iter().for_each(|number| number.write(to));
+        for number in self {
+            number.write(to);
+        }
     }
 
     fn read(from: &[u8]) -> Self {
@@ -136,15 +137,17 @@ pub(crate) use args;
 /// Compares a part with what a kernel left.
 type Check = Box<dyn Fn(&[u8]) -> Result<(), String>>;
 
-/// The memory of one launch. Around each part are NaNs.
+/// The memory of one launch. Each part is an allocation of its own, so that the stand-in sees each access
+/// outside of it.
 #[derive(Default)]
-pub(crate) struct Case {
-    bytes: Vec<u8>,
-    parts: Vec<(Range<usize>, Check)>,
-}
+pub(crate) struct Case(Vec<Memory>);
 
-/// Bytes around each part, at least.
-const GUARD: usize = 256;
+struct Memory {
+    /// What is there before; nothing where a kernel only writes.
+    before: Vec<u8>,
+    len: usize,
+    check: Check,
+}
 
 impl Case {
     /// A part that must stay as it is.
@@ -152,27 +155,21 @@ impl Case {
         self.changed(values, values)
     }
 
-    /// A part that must become `expected`, and is NaNs before.
+    /// A part that must become `expected`, and has no contents before.
     pub(crate) fn written<T: Plain + 'static>(&mut self, expected: &[T]) -> Part {
-        let bytes = vec![0xff; size_of_val(expected)];
-        self.part(&bytes, expected)
+        self.changed(&[], expected)
     }
 
     /// A part that must become `expected`.
     pub(crate) fn changed<T: Plain + 'static>(&mut self, values: &[T], expected: &[T]) -> Part {
-        let mut bytes = Vec::new();
-        values.iter().for_each(|value| value.write(&mut bytes));
-        self.part(&bytes, expected)
-    }
-
-    fn part<T: Plain + 'static>(&mut self, bytes: &[u8], expected: &[T]) -> Part {
-        let expected = expected.to_vec();
-        let part = self.parts.len();
-        let start = (self.bytes.len() + GUARD).next_multiple_of(GUARD);
-        self.bytes.resize(start, 0xff);
-        self.bytes.extend(bytes);
-        let check = move |bytes: &[u8]| same(part, bytes, &expected);
-        self.parts.push((start..self.bytes.len(), Box::new(check)));
+        let mut before = Vec::new();
+        for value in values {
+            value.write(&mut before);
+        }
+        let (part, expected) = (self.0.len(), expected.to_vec());
+        let len = size_of_val(&expected[..]);
+        let check = Box::new(move |bytes: &[u8]| same(part, bytes, &expected));
+        self.0.push(Memory { before, len, check });
         Part(part)
     }
 }
@@ -200,21 +197,25 @@ impl Rig {
     /// Runs a kernel of a format.
     pub(crate) fn run<S: Format>(
         &self,
-        case: Case,
+        case: &Case,
         kernel: fn(&Kernels) -> &Kernel,
         blocks: [usize; 2],
         args: &[Value],
     ) -> Result<(), Failed> {
-        let Case { mut bytes, parts } = case;
-        bytes.resize(bytes.len() + GUARD, 0xff);
-        let lane = self.device.lane(0, bytes.len())?;
-        let mut pinned = self.device.pinned(bytes.len())?;
-        pinned.copy_from_slice(&bytes);
-        lane.upload(&pinned, 0..bytes.len(), 0)?;
+        let mut lanes = Vec::new();
+        for Memory { before, len, .. } in &case.0 {
+            let lane = self.device.lane(0, *len)?;
+            let mut pinned = self.device.pinned(*len)?;
+            pinned[..before.len()].copy_from_slice(before);
+            lane.upload(&pinned, 0..before.len(), 0)?;
+            lane.wait()?;
+            lanes.push((lane, pinned));
+        }
         let arg = |value: &Value| match *value {
-            Value::Part(part) => {
-                Arg::Address(part.map_or(0, |part| lane.address(parts[part.0].0.clone())))
-            }
+            Value::Part(part) => Arg::Address(part.map_or(0, |part| {
+                let lane = &lanes[part.0].0;
+                lane.address(0..lane.len())
+            })),
             Value::U32(number) => Arg::U32(number),
             Value::F32(number) => Arg::F32(number),
         };
@@ -226,17 +227,13 @@ impl Rig {
         let blocks = blocks.map(|count| u32::try_from(count).unwrap());
         let grid = Grid { blocks, threads: u32::try_from(THREADS).unwrap() };
         // SAFETY: each test gives the arguments of the kernel's signature, and parts of the sizes that it works on.
-        unsafe { lane.launch(kernel(kernels), grid, &args) }?;
-        lane.download(0, &mut pinned, 0..bytes.len())?;
-        lane.wait()?;
-        for (range, check) in parts {
-            check(&pinned[range.clone()])?;
-            pinned[range.clone()].fill(0);
-            bytes[range].fill(0);
+        unsafe { lanes[0].0.launch(kernel(kernels), grid, &args) }?;
+        lanes[0].0.wait()?;
+        for (Memory { check, .. }, (lane, pinned)) in case.0.iter().zip(&mut lanes) {
+            lane.download(0, pinned, 0..lane.len())?;
+            lane.wait()?;
+            check(pinned)?;
         }
-        match pinned.iter().zip(&bytes).position(|(got, expected)| got != expected) {
-            None => Ok(()),
-            Some(at) => Err(format!("byte {at}, outside of all parts, was written").into()),
-        }
+        Ok(())
     }
 }

@@ -1,5 +1,5 @@
 //! The twins of the CUDA kernels against this backend in f64: what a GPU computes is what the CPU computes, but for f32's
-//! rounding, whose most is derived for each number. Kernels have the twins' bits: see tests/kernels.
+//! rounding, whose most is derived for each number. Kernels have the twins' bits: see client/trainer/tests/kernels.
 
 mod lamb;
 mod loss;

@@ -168,7 +168,7 @@ fn directions(before: [&[f32]; 4], args: [Near; 8], clip: Near, decays: bool) ->
 
 /// A tensor's trust ratio.
 fn ratio(lamb: &Lamb, decays: bool, parameter: &[f32], near: &[[Near; 3]]) -> Near {
-    if !lamb.always_adapt && !(decays && lamb.weight_decay != 0.0) {
+    if !(lamb.always_adapt || decays && lamb.weight_decay != 0.0) {
         return Near::exact(1.0);
     }
     let norm = |numbers: &mut dyn Iterator<Item = Near>| {

@@ -12,7 +12,7 @@ use crate::loss::{Criterion, Loss};
 /// Roundings that a function of at most 2 ulp is worth.
 const TWO_ULP: f64 = 4.0;
 
-/// Each how many of f32's numbers are tried. With 1 it takes minutes, and was seen to hold, too.
+/// Each how many of f32's numbers are tried. With 1 it takes minutes, and says 0.982 for exp, 1.968 for both logs.
 const STEP: usize = 509;
 
 /// By how many units in the last place of the truth a function is off, at most, from one f32 to another.

@@ -1,7 +1,7 @@
 use super::near::Near;
 use super::twin::THREADS;
 use super::twin::norm::{
-    Norm, norm_apply, norm_backward, norm_finish, norm_follow, norm_reduce, norm_running,
+    Given, Norm, norm_apply, norm_backward, norm_finish, norm_follow, norm_reduce, norm_running,
     norm_slopes, norm_sums,
 };
 use super::{bits, doubles, numbers};
@@ -147,7 +147,7 @@ fn results_are_the_cpus() {
             let residual = behind.then_some(&residual[..]);
             let scales = scaled.then_some(&scales[..]);
             let mut y = vec![0.0; norm.numbers()];
-            norm_apply(norm, &x, residual, scales, &saved, &mut y);
+            norm_apply(norm, Given { x: &x, scales, saved: &saved }, residual, &mut y);
 
             let (mut true_y, mut true_saved) = (vec![0.0; y.len()], doubles(&saved));
             let (true_scales, true_residual) = (scales.map(doubles), residual.map(doubles));
@@ -192,9 +192,10 @@ fn gradients(norm: Norm, scales: Option<&[f32]>) {
     let (mut dy, mut dx) = (before.clone(), vec![0.0; x.len()]);
     let [mut dgamma, mut dbeta] = line.clone();
     let (mut partial, mut means) = (vec![0.0; norm.chunks() * 2 * c], vec![0.0; 2 * c]);
-    norm_reduce(norm, &x, y, &mut dy, scales, &saved, &mut partial);
+    let given = Given { x: &x, scales, saved: &saved };
+    norm_reduce(norm, given, y, &mut dy, &mut partial);
     norm_slopes(norm, &partial, &saved, &mut dgamma, &mut dbeta, &mut means);
-    norm_backward(norm, &x, &dy, scales, &saved, &means, &mut dx);
+    norm_backward(norm, given, &dy, &means, &mut dx);
 
     let (mut true_dy, mut true_dx) = (doubles(&before), vec![0.0; x.len()]);
     let (mut true_saved, true_scales) = (doubles(&saved), scales.map(doubles));

@@ -1,5 +1,5 @@
 use super::twin::pool::{
-    Images, Pool, images_bytes, images_floats, max_pool, max_pool_backward, mean_pool,
+    Entry, Pool, images_bytes, images_floats, max_pool, max_pool_backward, mean_pool,
     mean_pool_backward, shortcut, shortcut_backward,
 };
 use super::{bits, numbers};
@@ -32,9 +32,9 @@ fn both(count: usize, twin: impl FnOnce(&mut [f32]), cpu: impl FnOnce(&mut [f32]
 
 #[test]
 fn max_pools_are_the_cpus() {
-    for (pool, from, to, mut x, dy) in pools(0) {
+    for (pool, from, to, x, dy) in pools(0) {
         // Equal ones, as behind ReLU.
-        x.iter_mut().for_each(|x| *x = x.max(0.0));
+        let x: Vec<f32> = x.into_iter().map(|x| x.max(0.0)).collect();
         let [mut taps, mut true_taps] = [vec![9; dy.len()], vec![8; dy.len()]];
         both(
             dy.len(),
@@ -79,14 +79,14 @@ fn shortcuts_are_the_cpus() {
 fn first_tensors_are_the_cpus() {
     let table = numbers(3 * 256, 1);
     for (images, height, width, pad) in [(1, 1, 1, 0), (2, 3, 5, 3), (2, 4, 4, 1)] {
-        let twin = Images { images, height, width, pad };
+        let entry = Entry { images, height, width, pad };
         let padded = Shape { height: height + 2 * pad, width: width + 2 * pad, channels: 3 };
         let floats = numbers(images * height * width * 3, 2);
         let bytes: Vec<u8> = floats.iter().map(|x| x.to_le_bytes()[1]).collect();
         let count = images * padded.numbers();
         both(
             count,
-            |x| images_bytes(twin, &bytes, &table, x),
+            |x| images_bytes(entry, &bytes, &table, x),
             |x| {
                 let number = |byte: u8, channel: usize| table[channel * 256 + usize::from(byte)];
                 cpu::images(padded, pad, &bytes, number, x);
@@ -94,7 +94,7 @@ fn first_tensors_are_the_cpus() {
         );
         both(
             count,
-            |x| images_floats(twin, &floats, x),
+            |x| images_floats(entry, &floats, x),
             |x| cpu::images(padded, pad, &floats, |x, _| x, x),
         );
     }

@@ -6,11 +6,12 @@ use super::{Stored, THREADS, tree};
 const MAGIC: f32 = 12_582_912.0;
 
 /// e^x for x <= 0. Below -87 it is 0.
+#[expect(clippy::excessive_precision, reason = "digits are those of loss.cu")]
 pub(crate) fn exp_of(x: f32) -> f32 {
     if x < -87.0 {
         return 0.0;
     }
-    let shifted = x * 1.442_695_04 + MAGIC;
+    let shifted = x * std::f32::consts::LOG2_E + MAGIC;
     let k = shifted - MAGIC;
     let r = (x - k * 0.693_359_375) - k * -2.121_944_4e-4;
     let mut p = 1.987_569_15e-4;

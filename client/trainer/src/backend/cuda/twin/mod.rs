@@ -1,7 +1,8 @@
 //! The kernels of ../kernels in Rust: the same names, the same operations in the same order, so the same bits; for the
 //! reader, and for tests. Threads, tiles and groups of 16 bytes are seen here only where they decide the order of a sum.
 //!
-//! tests/kernels runs kernels and twins beside each other; backend/cpu/twins.rs holds the twins against the CPU backend.
+//! client/trainer/tests/kernels runs kernels and twins beside each other; backend/cpu/twins.rs holds the twins against the
+//! CPU backend.
 
 pub(crate) mod lamb;
 pub(crate) mod loss;

@@ -140,14 +140,21 @@ pub(crate) fn norm_running(running: &[f32], line: [&[f32]; 2], saved: &mut [f32]
     }
 }
 
+/// What forward and backward read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Given<'a, S> {
+    pub(crate) x: &'a [S],
+    pub(crate) scales: Option<&'a [f32]>,
+    pub(crate) saved: &'a [f32],
+}
+
 pub(crate) fn norm_apply<S: Stored>(
     norm: Norm,
-    x: &[S],
+    given: Given<'_, S>,
     residual: Option<&[S]>,
-    scales: Option<&[f32]>,
-    saved: &[f32],
     y: &mut [S],
 ) {
+    let Given { x, scales, saved } = given;
     let (factor, shift) = saved[2 * norm.channels..].split_at(norm.channels);
     for (at, (row, channel)) in norm.places().enumerate() {
         let mut number = x[at].to_float() * factor[channel] + shift[channel];
@@ -163,14 +170,12 @@ pub(crate) fn norm_apply<S: Stored>(
 
 pub(crate) fn norm_reduce<S: Stored>(
     norm: Norm,
-    x: &[S],
+    given: Given<'_, S>,
     y: Option<&[S]>,
     dy: &mut [S],
-    scales: Option<&[f32]>,
-    saved: &[f32],
     partial: &mut [f32],
 ) {
-    let channels = norm.channels;
+    let (Given { x, scales, saved }, channels) = (given, norm.channels);
     let (factor, shift) = saved[2 * channels..].split_at(channels);
     if let Some(y) = y.filter(|_| norm.relu) {
         for (dy, y) in dy.iter_mut().zip(y) {
@@ -215,14 +220,12 @@ pub(crate) fn norm_slopes(
 
 pub(crate) fn norm_backward<S: Stored>(
     norm: Norm,
-    x: &[S],
+    given: Given<'_, S>,
     dy: &[S],
-    scales: Option<&[f32]>,
-    saved: &[f32],
     means: &[f32],
     dx: &mut [S],
 ) {
-    let channels = norm.channels;
+    let (Given { x, scales, saved }, channels) = (given, norm.channels);
     let (factor, shift) = saved[2 * channels..].split_at(channels);
     let (slope, product) = means.split_at(channels);
     for (at, (row, channel)) in norm.places().enumerate() {

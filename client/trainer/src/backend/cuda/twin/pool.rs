@@ -113,14 +113,14 @@ pub(crate) fn shortcut_backward<S: Stored>(pool: Pool, dy: &[S], dx: &mut [S]) {
 
 /// RGB images, without the padding that they get.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Images {
+pub(crate) struct Entry {
     pub(crate) images: usize,
     pub(crate) height: usize,
     pub(crate) width: usize,
     pub(crate) pad: usize,
 }
 
-impl Images {
+impl Entry {
     /// Fills the padded images; `number` gives that of a place in those without padding, and of a channel.
     fn fill<S: Stored>(self, x: &mut [S], number: impl Fn(usize, usize) -> f32) {
         let pad = self.pad;
@@ -140,10 +140,10 @@ impl Images {
     }
 }
 
-pub(crate) fn images_bytes<S: Stored>(images: Images, from: &[u8], table: &[f32], x: &mut [S]) {
-    images.fill(x, |at, channel| table[channel * 256 + usize::from(from[at])]);
+pub(crate) fn images_bytes<S: Stored>(entry: Entry, from: &[u8], table: &[f32], x: &mut [S]) {
+    entry.fill(x, |at, channel| table[channel * 256 + usize::from(from[at])]);
 }
 
-pub(crate) fn images_floats<S: Stored>(images: Images, from: &[f32], x: &mut [S]) {
-    images.fill(x, |at, _| from[at]);
+pub(crate) fn images_floats<S: Stored>(entry: Entry, from: &[f32], x: &mut [S]) {
+    entry.fill(x, |at, _| from[at]);
 }
