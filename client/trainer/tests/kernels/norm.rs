@@ -22,7 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
 /// Rows, channels, tile, rows of a chunk, rows of a sample: one of each; channels below, at and above a group of either
 /// format; several tiles, the last one not full; lanes that get no row, and several; tiles that do not divide a block;
 /// more chunks than lanes that sum over them.
-const SHAPES: [[usize; 5]; 14] = [
+const SHAPES: [[usize; 5]; 16] = [
     [1, 1, 1, 1, 1],
     [2, 3, 1, 2, 1],
     [5, 4, 1, 3, 5],
@@ -37,6 +37,8 @@ const SHAPES: [[usize; 5]; 14] = [
     [18, 100, 4, 5, 9],
     [7, 260, 32, 4, 7],
     [3, 2056, 256, 2, 3],
+    [300, 64, 8, 128, 100],
+    [530, 3, 1, 1, 53],
 ];
 
 /// Without what the shapes do not say.
