@@ -4,7 +4,7 @@ use super::twin::lamb::{
     gradient_norm, lamb_apply, lamb_direction, lamb_ratio, move_average, square_sums,
 };
 use super::{bits, doubles, numbers};
-use crate::lamb::{self, Lamb, Step, Sums};
+use crate::lamb::{self, Factors, Lamb, Step, Sums};
 
 /// Numbers of the tensors; each but the second decays.
 const SIZES: [usize; 3] = [CHUNK + 100, 21, 64];
@@ -46,13 +46,8 @@ fn all() -> All {
 
 /// The kernel's numbers, as they are rounded.
 fn near_args(lamb: &Lamb, number: u64) -> [Near; 8] {
-    let (beta1, beta2) = lamb.betas;
-    let corrected = |beta: f64| {
-        if lamb.bias_correction { 1.0 - libm::pow(beta, number as f64) } else { 1.0 }
-    };
-    let new1 = if lamb.grad_averaging { 1.0 - beta1 } else { 1.0 };
-    let correction2 = corrected(beta2).sqrt();
-    [beta1, new1, beta2, 1.0 - beta2, corrected(beta1), correction2, lamb.eps, lamb.weight_decay]
+    let Factors { beta1, new1, beta2, new2, correction1, correction2 } = Factors::new(lamb, number);
+    [beta1, new1, beta2, new2, correction1, correction2, lamb.eps, lamb.weight_decay]
         .map(|number| Near::exact(number).rounded())
 }
 
