@@ -73,7 +73,8 @@ fn batch([samples, classes]: [usize; 2]) -> Batch {
     let (a, mut b) = (labels(1), labels(2));
     // One class twice.
     b[0] = a[0];
-    let logits = numbers(samples * classes, 3).iter().map(|x| x * 20.0).collect();
+    // Small and large ones.
+    let logits = numbers(samples * classes, 3).iter().map(|x| 20.0 * x * x * x).collect();
     Batch { logits, a, b, lambda: numbers(samples, 4).iter().map(|x| x.abs()).collect() }
 }
 
