@@ -5,7 +5,7 @@ use super::{Stored, THREADS, tree};
 /// Added to a number of less than 2^22, it leaves the nearest integer in the low bits.
 const MAGIC: f32 = 12_582_912.0;
 
-/// e^x for x <= 0. Below -87 it is 0.
+/// e^x for x <= 0, and NaN for NaN. Below -87 it is 0.
 #[expect(clippy::excessive_precision, reason = "digits are those of loss.cu")]
 pub(crate) fn exp_of(x: f32) -> f32 {
     if x < -87.0 {
