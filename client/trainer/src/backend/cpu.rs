@@ -11,6 +11,8 @@ mod real;
 pub(in crate::backend) mod state;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod twins;
 
 use std::ops::Range;
 

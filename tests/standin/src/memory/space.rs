@@ -96,11 +96,10 @@ impl Allocation {
         let whole = |first: *mut u8, len: usize| {
             // SAFETY: bytes of the mapped pages outside of the allocation.
             let bytes = unsafe { std::slice::from_raw_parts(first, len) };
-            let phase = first.addr() % 4;
-            bytes
-                .iter()
-                .enumerate()
-                .all(|(at, byte)| *byte == POISON.to_le_bytes()[(phase + at) % 4])
+            let mut poison = POISON.to_le_bytes();
+            poison.rotate_left(first.addr() % 4);
+            let mut words = bytes.chunks_exact(4);
+            words.all(|word| word == poison) && poison.starts_with(words.remainder())
         };
         // SAFETY: both stay on the pages.
         let (first, behind) = unsafe { (self.data.sub(before), self.data.add(as_len(self.size))) };

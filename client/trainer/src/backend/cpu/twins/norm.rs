@@ -1,0 +1,248 @@
+use super::near::Near;
+use super::twin::THREADS;
+use super::twin::norm::{
+    Given, Norm, norm_apply, norm_backward, norm_finish, norm_follow, norm_reduce, norm_running,
+    norm_slopes, norm_sums,
+};
+use super::{bits, doubles, numbers};
+use crate::backend::cpu::norm as cpu;
+
+const SHAPES: [Norm; 3] = [
+    Norm { rows: 1, channels: 3, tile: 1, chunk_rows: 1, pixels: 1, relu: true, behind: false },
+    Norm { rows: 90, channels: 5, tile: 2, chunk_rows: 40, pixels: 30, relu: true, behind: false },
+    Norm {
+        rows: 3000,
+        channels: 9,
+        tile: 64,
+        chunk_rows: 64,
+        pixels: 500,
+        relu: true,
+        behind: false,
+    },
+];
+
+const EPS: f64 = 1e-5;
+
+impl Norm {
+    fn numbers(&self) -> usize {
+        self.rows * self.channels
+    }
+
+    fn samples(&self) -> usize {
+        self.rows.div_ceil(self.pixels)
+    }
+
+    /// Additions that a term of a chunk's sum goes through, and those over chunks.
+    fn depth(&self) -> usize {
+        let lanes = THREADS / self.tile;
+        self.chunk_rows.div_ceil(lanes) + lanes
+    }
+
+    /// The places of a channel's numbers.
+    fn of_channel(self, channel: usize) -> impl Iterator<Item = usize> + Clone {
+        (channel..self.numbers()).step_by(self.channels)
+    }
+}
+
+/// The CPU's norm with what was saved.
+fn truth<'a>(norm: &Norm, scales: Option<&'a [f64]>, saved: &'a mut [f64]) -> cpu::Norm<'a, f64> {
+    let Norm { channels, pixels, relu, .. } = *norm;
+    cpu::Norm { channels, pixels, relu, scales, gamma: &[], beta: &[], saved }
+}
+
+fn line(channels: usize) -> [Vec<f32>; 2] {
+    [1, 2].map(|seed| numbers(channels, seed))
+}
+
+/// Mean, 1 / deviation, factor and shift of a channel.
+fn saved_of(mean: Near, variance: Near, gamma: f32, beta: f32) -> [Near; 4] {
+    let inverse = Near::exact(1.0) / (variance + Near::exact(EPS)).root();
+    let factor = inverse * Near::exact(gamma);
+    [mean, inverse, factor, Near::exact(beta) - mean * factor].map(Near::rounded)
+}
+
+/// Numbers saved of a batch that are no extremes.
+fn some_saved(channels: usize) -> Vec<f32> {
+    let mut saved = numbers(4 * channels, 5);
+    saved[channels..3 * channels].iter_mut().for_each(|number| *number += 1.5);
+    saved
+}
+
+#[test]
+fn batch_statistics_are_the_cpus() {
+    for norm in SHAPES {
+        let c = norm.channels;
+        let x: Vec<f32> = numbers(norm.numbers(), 3).iter().map(|x| 3.0 + 0.5 * x).collect();
+        let [gamma, beta] = line(c);
+        let mut partial = vec![0.0; norm.chunks() * 2 * c];
+        let (mut statistics, mut saved) = (vec![0.0; 2 * c], vec![0.0; 4 * c]);
+        norm_sums(norm, &x, &mut partial);
+        norm_finish(norm, &x, &partial, [&gamma, &beta], &mut statistics, &mut saved);
+
+        let (mut true_saved, mut batch) = (vec![0.0; 4 * c], vec![0.0; 2 * c]);
+        let [true_gamma, true_beta] = [doubles(&gamma), doubles(&beta)];
+        let mut truth = truth(&norm, None, &mut true_saved);
+        (truth.gamma, truth.beta) = (&true_gamma, &true_beta);
+        truth.batch_statistics(&doubles(&x), &mut batch, &mut vec![0.0; cpu::sums(c)]);
+
+        for channel in 0..c {
+            let origin = Near::exact(x[channel]);
+            let distances =
+                norm.of_channel(channel).map(|at| (Near::exact(x[at]) - origin).rounded());
+            let first = Near::sum(distances.clone(), norm.depth());
+            let second = Near::sum(distances.map(|d| (d * d).rounded()), norm.depth());
+            let count = Near::exact(norm.rows as f64);
+            let mean = origin + first / count;
+            let square = second - first * first / count;
+            let near = saved_of(mean, square / count, gamma[channel], beta[channel]);
+            for (which, near) in near.into_iter().enumerate() {
+                let at = which * c + channel;
+                near.holds("saved", saved[at], true_saved[at]);
+            }
+            let others = Near::exact((norm.rows as f64 - 1.0).max(1.0));
+            mean.rounded().holds("mean", statistics[channel], batch[channel]);
+            let variance = (square / others).rounded();
+            variance.holds("variance", statistics[c + channel], batch[c + channel]);
+        }
+    }
+}
+
+#[test]
+fn running_statistics_are_the_cpus() {
+    let c = 37;
+    let [gamma, beta] = line(c);
+    let mut running: Vec<f32> = numbers(2 * c, 3).iter().map(|x| x + 1.0).collect();
+    let (before, batch) = (running.clone(), numbers(2 * c, 4));
+    norm_follow(&batch, &mut running);
+    let mut followed = before;
+    cpu::follow(&mut followed, &doubles(&batch));
+    assert_eq!(bits(&running), bits(&followed));
+
+    let (mut saved, mut true_saved) = (vec![0.0; 4 * c], vec![0.0_f32; 4 * c]);
+    norm_running(&running, [&gamma, &beta], &mut saved);
+    let mut norm = cpu::Norm {
+        channels: c,
+        pixels: 1,
+        relu: false,
+        scales: None,
+        gamma: &gamma,
+        beta: &beta,
+        saved: &mut true_saved,
+    };
+    norm.running_statistics(&running);
+    assert_eq!(bits(&saved), bits(&true_saved));
+}
+
+#[test]
+fn results_are_the_cpus() {
+    for norm in SHAPES {
+        let c = norm.channels;
+        let [x, residual] = [3, 4].map(|seed| numbers(norm.numbers(), seed));
+        let scales: Vec<f32> = numbers(norm.samples(), 6).iter().map(|x| x.max(0.0)).collect();
+        let saved = some_saved(c);
+        for (behind, scaled, relu) in
+            [(false, false, true), (true, false, true), (true, true, true), (true, true, false)]
+        {
+            let norm = Norm { relu, behind, ..norm };
+            let residual = behind.then_some(&residual[..]);
+            let scales = scaled.then_some(&scales[..]);
+            let mut y = vec![0.0; norm.numbers()];
+            norm_apply(norm, Given { x: &x, scales, saved: &saved }, residual, &mut y);
+
+            let (mut true_y, mut true_saved) = (vec![0.0; y.len()], doubles(&saved));
+            let (true_scales, true_residual) = (scales.map(doubles), residual.map(doubles));
+            let truth = truth(&norm, true_scales.as_deref(), &mut true_saved);
+            truth.forward(&doubles(&x), true_residual.as_deref(), &mut true_y);
+
+            for at in 0..y.len() {
+                let (row, channel) = (at / c, at % c);
+                let [factor, shift] = [2, 3].map(|which| Near::exact(saved[which * c + channel]));
+                let mut near = ((Near::exact(x[at]) * factor).rounded() + shift).rounded();
+                if let Some(residual) = residual {
+                    let scale = scales.map_or(1.0, |scales| scales[row / norm.pixels]);
+                    let scaled = (Near::exact(scale) * near).rounded();
+                    near = (Near::exact(residual[at]) + scaled).rounded();
+                }
+                if relu {
+                    near = near.map(1.0, |x| x.max(0.0));
+                }
+                near.holds("y", y[at], true_y[at]);
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_are_the_cpus() {
+    for norm in SHAPES {
+        let scales: Vec<f32> = numbers(norm.samples(), 6).iter().map(|x| x.max(0.0)).collect();
+        for (behind, scaled, relu) in
+            [(false, false, true), (false, false, false), (true, true, true), (true, false, false)]
+        {
+            gradients(Norm { relu, behind, ..norm }, scaled.then_some(&scales));
+        }
+    }
+}
+
+fn gradients(norm: Norm, scales: Option<&[f32]>) {
+    let c = norm.channels;
+    let [x, y, before] = [3, 4, 5].map(|seed| numbers(norm.numbers(), seed));
+    let (saved, y) = (some_saved(c), norm.behind.then_some(&y[..]));
+    let line = [6, 7].map(|seed| numbers(c, seed));
+    let (mut dy, mut dx) = (before.clone(), vec![0.0; x.len()]);
+    let [mut dgamma, mut dbeta] = line.clone();
+    let (mut partial, mut means) = (vec![0.0; norm.chunks() * 2 * c], vec![0.0; 2 * c]);
+    let given = Given { x: &x, scales, saved: &saved };
+    norm_reduce(norm, given, y, &mut dy, &mut partial);
+    norm_slopes(norm, &partial, &saved, &mut dgamma, &mut dbeta, &mut means);
+    norm_backward(norm, given, &dy, &means, &mut dx);
+
+    let (mut true_dy, mut true_dx) = (doubles(&before), vec![0.0; x.len()]);
+    let (mut true_saved, true_scales) = (doubles(&saved), scales.map(doubles));
+    let [mut true_dgamma, mut true_dbeta] = [doubles(&line[0]), doubles(&line[1])];
+    let true_y = y.map(doubles);
+    let truth = truth(&norm, true_scales.as_deref(), &mut true_saved);
+    truth.backward(
+        &doubles(&x),
+        true_y.as_deref().map(|y| (y, &mut true_dx[..])),
+        &mut true_dy,
+        [&mut true_dgamma, &mut true_dbeta],
+        &mut vec![0.0; cpu::sums(c)],
+    );
+    if norm.behind {
+        assert_eq!(doubles(&dy), true_dy);
+    } else {
+        true_dx = true_dy;
+    }
+
+    for channel in 0..c {
+        let [mean, inverse, factor, shift] =
+            [0, 1, 2, 3].map(|which| Near::exact(saved[which * c + channel]));
+        // The gradient behind ReLU, times the sample's scale.
+        let slope = |at: usize| {
+            let line = ((Near::exact(x[at]) * factor).rounded() + shift).rounded();
+            assert!(line.value.abs() > line.error, "whether it is on must be no question");
+            let on = !norm.relu || y.map_or(line.value, |y| f64::from(y[at])) > 0.0;
+            let scale = scales.map_or(1.0, |scales| scales[at / c / norm.pixels]);
+            (Near::exact(if on { before[at] } else { 0.0 }) * Near::exact(scale)).rounded()
+        };
+        let distance = |at: usize| (Near::exact(x[at]) - mean).rounded();
+        let products = norm.of_channel(channel).map(|at| (slope(at) * distance(at)).rounded());
+        let sum = Near::sum(norm.of_channel(channel).map(slope), norm.depth());
+        let product = Near::sum(products, norm.depth());
+        let count = Near::exact(norm.rows as f64);
+        let (old_gamma, old_beta) = (Near::exact(line[0][channel]), Near::exact(line[1][channel]));
+        let new_beta = (old_beta + sum.rounded()).rounded();
+        new_beta.holds("dbeta", dbeta[channel], true_dbeta[channel]);
+        let new_gamma = (old_gamma + (product * inverse).rounded()).rounded();
+        new_gamma.holds("dgamma", dgamma[channel], true_dgamma[channel]);
+        let mean_slope = (sum / count).rounded();
+        let mean_product = (product * inverse * inverse / count).rounded();
+        for at in norm.of_channel(channel) {
+            let rest = (slope(at) - mean_slope).rounded();
+            let back = (distance(at) * mean_product).rounded();
+            let near = (factor * (rest - back).rounded()).rounded();
+            near.holds("dx", dx[at], true_dx[at]);
+        }
+    }
+}

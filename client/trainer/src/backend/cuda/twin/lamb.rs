@@ -1,0 +1,187 @@
+//! lamb.cu: LAMB over all tensors at once, and what else touches every parameter.
+
+use super::{Stored, THREADS, nearest, tree};
+
+/// Numbers of a chunk, at most.
+pub(crate) const CHUNK: usize = 8192;
+
+/// Numbers that a thread takes at once.
+const EIGHT: usize = 8;
+
+/// A run of one tensor's numbers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Chunk {
+    pub(crate) start: usize,
+    pub(crate) length: usize,
+    pub(crate) tensor: usize,
+    pub(crate) decays: bool,
+}
+
+impl Chunk {
+    /// Places of its numbers, with what fills the last eight.
+    fn places(self) -> impl Iterator<Item = usize> {
+        self.start..self.start + self.length.next_multiple_of(EIGHT)
+    }
+}
+
+/// Where a tensor's chunks are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tensor {
+    pub(crate) first: usize,
+    pub(crate) chunks: usize,
+    pub(crate) adapts: bool,
+}
+
+/// The thread of a block that takes a number.
+const fn thread_of(number: usize) -> usize {
+    number / EIGHT % THREADS
+}
+
+pub(crate) fn square_sums(values: &[f32], partial: &mut [f32]) {
+    for (values, partial) in values.chunks(CHUNK).zip(partial) {
+        let mut sums = [0.0; THREADS];
+        for (number, value) in values.iter().enumerate() {
+            sums[thread_of(number)] += value * value;
+        }
+        *partial = tree(sums);
+    }
+}
+
+/// The norm, and what gradients are divided by.
+pub(crate) fn gradient_norm(partial: &[f32], most: f32) -> (f64, f32) {
+    let mut sums = [0.0; THREADS];
+    for (part, partial) in partial.iter().enumerate() {
+        sums[part % THREADS] += f64::from(*partial);
+    }
+    let root = tree(sums).sqrt();
+    let ratio = root / f64::from(most);
+    (root, nearest(if most > 0.0 && ratio > 1.0 { ratio } else { 1.0 }))
+}
+
+/// Numbers of an update, as the kernel gets them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Direction {
+    pub(crate) beta1: f32,
+    pub(crate) new1: f32,
+    pub(crate) beta2: f32,
+    pub(crate) new2: f32,
+    pub(crate) correction1: f32,
+    pub(crate) correction2: f32,
+    pub(crate) eps: f32,
+    pub(crate) decay: f32,
+}
+
+/// What all tensors have, alike.
+#[derive(Debug)]
+pub(crate) struct State<'a> {
+    pub(crate) parameter: &'a [f32],
+    pub(crate) gradient: &'a mut [f32],
+    pub(crate) mean: &'a mut [f32],
+    pub(crate) square: &'a mut [f32],
+}
+
+pub(crate) fn lamb_direction(
+    chunks: &[Chunk],
+    state: &mut State<'_>,
+    partial: &mut [[f32; 2]],
+    clip: f32,
+    args: &Direction,
+) {
+    for (chunk, partial) in chunks.iter().zip(partial) {
+        let own_decay = if chunk.decays { args.decay } else { 0.0 };
+        let (mut weights, mut update) = ([0.0; THREADS], [0.0; THREADS]);
+        for (number, at) in chunk.places().enumerate() {
+            let (p, thread) = (state.parameter[at], thread_of(number));
+            let (mean, square) = (&mut state.mean[at], &mut state.square[at]);
+            let now = state.gradient[at] / clip;
+            *mean = args.beta1 * *mean + args.new1 * now;
+            *square = args.beta2 * *square + args.new2 * now * now;
+            let root = square.sqrt() / args.correction2 + args.eps;
+            let direction = *mean / args.correction1 / root + own_decay * p;
+            let direction = if number < chunk.length { direction } else { 0.0 };
+            weights[thread] += p * p;
+            update[thread] += direction * direction;
+            state.gradient[at] = direction;
+        }
+        *partial = [tree(weights), tree(update)];
+    }
+}
+
+/// Which tensors adapt, and how far.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trust {
+    pub(crate) always: bool,
+    /// There is weight decay.
+    pub(crate) decays: bool,
+    pub(crate) clip: bool,
+}
+
+pub(crate) fn lamb_ratio(
+    tensors: &[Tensor],
+    partial: &[[f32; 2]],
+    ratios: &mut [f32],
+    trust: Trust,
+) {
+    for (tensor, to) in tensors.iter().zip(ratios) {
+        let (mut weights, mut update) = ([0.0; THREADS], [0.0; THREADS]);
+        for (chunk, sums) in partial[tensor.first..][..tensor.chunks].iter().enumerate() {
+            weights[chunk % THREADS] += f64::from(sums[0]);
+            update[chunk % THREADS] += f64::from(sums[1]);
+        }
+        let (weights, update) = (tree(weights).sqrt(), tree(update).sqrt());
+        let mut ratio = 1.0;
+        if trust.always || (trust.decays && tensor.adapts) {
+            if weights > 0.0 && update > 0.0 {
+                ratio = weights / update;
+            }
+            if trust.clip && ratio > 1.0 {
+                ratio = 1.0;
+            }
+        }
+        *to = nearest(ratio);
+    }
+}
+
+pub(crate) fn lamb_apply<S: Stored>(
+    chunks: &[Chunk],
+    ratios: &[f32],
+    parameter: &mut [f32],
+    gradient: &mut [f32],
+    copy: &mut [S],
+    rate: f32,
+) {
+    for chunk in chunks {
+        let ratio = ratios[chunk.tensor];
+        for at in chunk.places() {
+            parameter[at] -= rate * (gradient[at] * ratio);
+            gradient[at] = 0.0;
+            copy[at] = S::to_stored(parameter[at]);
+        }
+    }
+}
+
+pub(crate) fn copy_parameters<S: Stored>(parameter: &[f32], copy: &mut [S]) {
+    for (copy, parameter) in copy.iter_mut().zip(parameter) {
+        *copy = S::to_stored(*parameter);
+    }
+}
+
+pub(crate) fn add_gradients<S: Stored>(from: &[S], gradient: &mut [f32]) {
+    for (gradient, from) in gradient.iter_mut().zip(from) {
+        *gradient += from.to_float();
+    }
+}
+
+pub(crate) fn move_average(average: &mut [f32], model: &[f32], keep: f32, take: f32) {
+    for (average, model) in average.iter_mut().zip(model) {
+        *average = *average * keep + model * take;
+    }
+}
+
+pub(crate) fn exchange(one: &mut [f32], other: &mut [f32]) {
+    one.swap_with_slice(other);
+}
+
+pub(crate) fn clear(values: &mut [f32]) {
+    values.fill(0.0);
+}

@@ -1,0 +1,242 @@
+//! norm.cu: batch norm with what follows it.
+
+use super::{Stored, THREADS, nearest};
+
+const EPS: f64 = 1e-5;
+const MOMENTUM: f64 = 0.1;
+
+/// Lanes that sum over chunks.
+const LANES: usize = 16;
+
+/// What the kernels of a norm get besides memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Norm {
+    pub(crate) rows: usize,
+    pub(crate) channels: usize,
+    /// Groups of channels of a block.
+    pub(crate) tile: usize,
+    pub(crate) chunk_rows: usize,
+    /// Rows of a sample.
+    pub(crate) pixels: usize,
+    pub(crate) relu: bool,
+    /// There is a residual: dy is the gradient behind `ReLU`.
+    pub(crate) behind: bool,
+}
+
+impl Norm {
+    pub(crate) const fn chunks(&self) -> usize {
+        self.rows.div_ceil(self.chunk_rows)
+    }
+
+    /// Row and channel of each number, in the order of memory.
+    fn places(self) -> impl Iterator<Item = (usize, usize)> {
+        (0..self.rows * self.channels).map(move |at| (at / self.channels, at % self.channels))
+    }
+
+    /// What the sample of a row is multiplied with.
+    fn scale(&self, scales: Option<&[f32]>, row: usize) -> f32 {
+        scales.map_or(1.0, |scales| scales[row / self.pixels])
+    }
+
+    /// The two sums of `terms(row, channel)` over each chunk: a lane's rows first, then the lanes.
+    fn add_lanes(&self, partial: &mut [f32], terms: impl Fn(usize, usize) -> [f32; 2]) {
+        let lanes = THREADS / self.tile;
+        for chunk in 0..self.chunks() {
+            let begin = chunk * self.chunk_rows;
+            let end = self.rows.min(begin + self.chunk_rows);
+            for channel in 0..self.channels {
+                let mut sums = [0.0; 2];
+                for lane in 0..lanes {
+                    let mut own = [0.0; 2];
+                    for row in (begin + lane..end).step_by(lanes) {
+                        let [first, second] = terms(row, channel);
+                        own[0] += first;
+                        own[1] += second;
+                    }
+                    sums[0] += own[0];
+                    sums[1] += own[1];
+                }
+                for (which, sum) in sums.into_iter().enumerate() {
+                    partial[(chunk * 2 + which) * self.channels + channel] = sum;
+                }
+            }
+        }
+    }
+
+    /// The two sums over chunks of one channel.
+    fn add_chunks(&self, partial: &[f32], channel: usize) -> [f64; 2] {
+        let mut sums = [0.0; 2];
+        for lane in 0..LANES {
+            let mut own = [0.0; 2];
+            for chunk in (lane..self.chunks()).step_by(LANES) {
+                for (which, own) in own.iter_mut().enumerate() {
+                    *own += f64::from(partial[(chunk * 2 + which) * self.channels + channel]);
+                }
+            }
+            sums[0] += own[0];
+            sums[1] += own[1];
+        }
+        sums
+    }
+}
+
+pub(crate) fn norm_sums<S: Stored>(norm: Norm, x: &[S], partial: &mut [f32]) {
+    norm.add_lanes(partial, |row, channel| {
+        let distance = x[row * norm.channels + channel].to_float() - x[channel].to_float();
+        [distance, distance * distance]
+    });
+}
+
+fn save(
+    saved: &mut [f32],
+    channels: usize,
+    channel: usize,
+    [mean, variance]: [f64; 2],
+    [gamma, beta]: [&[f32]; 2],
+) {
+    let inverse = 1.0 / (variance + EPS).sqrt();
+    let factor = inverse * f64::from(gamma[channel]);
+    let shift = f64::from(beta[channel]) - mean * factor;
+    for (which, number) in [mean, inverse, factor, shift].into_iter().enumerate() {
+        saved[which * channels + channel] = nearest(number);
+    }
+}
+
+pub(crate) fn norm_finish<S: Stored>(
+    norm: Norm,
+    x: &[S],
+    partial: &[f32],
+    line: [&[f32]; 2],
+    statistics: &mut [f32],
+    saved: &mut [f32],
+) {
+    let (count, channels) = (norm.rows as f64, norm.channels);
+    for channel in 0..channels {
+        let [first, second] = norm.add_chunks(partial, channel);
+        let mean = f64::from(x[channel].to_float()) + first / count;
+        let mut square = second - first * first / count;
+        if square < 0.0 {
+            square = 0.0;
+        }
+        save(saved, channels, channel, [mean, square / count], line);
+        statistics[channel] = nearest(mean);
+        statistics[channels + channel] =
+            nearest(square / if norm.rows > 1 { count - 1.0 } else { 1.0 });
+    }
+}
+
+pub(crate) fn norm_follow(statistics: &[f32], running: &mut [f32]) {
+    for (running, new) in running.iter_mut().zip(statistics) {
+        let kept = (1.0 - MOMENTUM) * f64::from(*running);
+        *running = nearest(kept + MOMENTUM * f64::from(*new));
+    }
+}
+
+pub(crate) fn norm_running(running: &[f32], line: [&[f32]; 2], saved: &mut [f32]) {
+    let channels = running.len() / 2;
+    for channel in 0..channels {
+        let statistics = [running[channel], running[channels + channel]].map(f64::from);
+        save(saved, channels, channel, statistics, line);
+    }
+}
+
+/// What forward and backward read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Given<'a, S> {
+    pub(crate) x: &'a [S],
+    pub(crate) scales: Option<&'a [f32]>,
+    pub(crate) saved: &'a [f32],
+}
+
+pub(crate) fn norm_apply<S: Stored>(
+    norm: Norm,
+    given: Given<'_, S>,
+    residual: Option<&[S]>,
+    y: &mut [S],
+) {
+    let Given { x, scales, saved } = given;
+    let (factor, shift) = saved[2 * norm.channels..].split_at(norm.channels);
+    for (at, (row, channel)) in norm.places().enumerate() {
+        let mut number = x[at].to_float() * factor[channel] + shift[channel];
+        if let Some(residual) = residual {
+            number = residual[at].to_float() + norm.scale(scales, row) * number;
+        }
+        if norm.relu && number < 0.0 {
+            number = 0.0;
+        }
+        y[at] = S::to_stored(number);
+    }
+}
+
+pub(crate) fn norm_reduce<S: Stored>(
+    norm: Norm,
+    given: Given<'_, S>,
+    y: Option<&[S]>,
+    dy: &mut [S],
+    partial: &mut [f32],
+) {
+    let (Given { x, scales, saved }, channels) = (given, norm.channels);
+    let (factor, shift) = saved[2 * channels..].split_at(channels);
+    if let Some(y) = y.filter(|_| norm.relu) {
+        for (dy, y) in dy.iter_mut().zip(y) {
+            *dy = S::to_stored(if y.to_float() > 0.0 { dy.to_float() } else { 0.0 });
+        }
+    }
+    let dy = &*dy;
+    norm.add_lanes(partial, |row, channel| {
+        let at = row * channels + channel;
+        let (number, mut slope, mut scale) = (x[at].to_float(), dy[at].to_float(), 1.0);
+        if y.is_some() {
+            scale = norm.scale(scales, row);
+        } else {
+            let on = number * factor[channel] + shift[channel] > 0.0;
+            if norm.relu && !on {
+                slope = 0.0;
+            }
+        }
+        let scaled = slope * scale;
+        [scaled, scaled * (number - saved[channel])]
+    });
+}
+
+pub(crate) fn norm_slopes(
+    norm: Norm,
+    partial: &[f32],
+    saved: &[f32],
+    dgamma: &mut [f32],
+    dbeta: &mut [f32],
+    means: &mut [f32],
+) {
+    let (count, channels) = (norm.rows as f64, norm.channels);
+    for channel in 0..channels {
+        let [sum, product] = norm.add_chunks(partial, channel);
+        let inverse = f64::from(saved[channels + channel]);
+        dbeta[channel] += nearest(sum);
+        dgamma[channel] += nearest(product * inverse);
+        means[channel] = nearest(sum / count);
+        means[channels + channel] = nearest(product * inverse * inverse / count);
+    }
+}
+
+pub(crate) fn norm_backward<S: Stored>(
+    norm: Norm,
+    given: Given<'_, S>,
+    dy: &[S],
+    means: &[f32],
+    dx: &mut [S],
+) {
+    let (Given { x, scales, saved }, channels) = (given, norm.channels);
+    let (factor, shift) = saved[2 * channels..].split_at(channels);
+    let (slope, product) = means.split_at(channels);
+    for (at, (row, channel)) in norm.places().enumerate() {
+        let (number, mut even) = (x[at].to_float(), dy[at].to_float());
+        let scale = norm.scale(scales.filter(|_| norm.behind), row);
+        let on = number * factor[channel] + shift[channel] > 0.0;
+        if norm.relu && !norm.behind && !on {
+            even = 0.0;
+        }
+        let rest = even * scale - slope[channel];
+        dx[at] =
+            S::to_stored(factor[channel] * (rest - (number - saved[channel]) * product[channel]));
+    }
+}

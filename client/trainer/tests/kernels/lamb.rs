@@ -1,0 +1,249 @@
+//! lamb.cu.
+
+use libtest_mimic::Failed;
+
+use crate::Test;
+use crate::data::{numbers, room, stored, with_infinities};
+use crate::rig::{Case, Format, Rig, args};
+use crate::twin::THREADS;
+use crate::twin::lamb::{self as twin, CHUNK, Chunk, Direction, State, Tensor, Trust};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("square_sums", [square_sums::<u16>, square_sums::<f32>]),
+    ("gradient_norm", [gradient_norm::<u16>, gradient_norm::<f32>]),
+    ("lamb_direction", [direction::<u16>, direction::<f32>]),
+    ("lamb_ratio", [ratio::<u16>, ratio::<f32>]),
+    ("lamb_apply", [apply::<u16>, apply::<f32>]),
+    ("copy_parameters", [copy::<u16>, copy::<f32>]),
+    ("add_gradients", [add::<u16>, add::<f32>]),
+    ("move_average", [average::<u16>, average::<f32>]),
+    ("exchange", [exchange::<u16>, exchange::<f32>]),
+    ("clear", [clear::<u16>, clear::<f32>]),
+];
+
+/// Numbers of the tensors: one; around eight and sixteen; several rounds of a block; several chunks.
+const SIZES: [usize; 9] = [1, 7, 8, 9, 16, 17, 3000, CHUNK, 2 * CHUNK + 5];
+
+/// Tensors one after the other, each at a multiple of 16; their chunks; numbers of all.
+fn laid() -> (Vec<Tensor>, Vec<Chunk>, usize) {
+    let (mut tensors, mut chunks, mut start) = (Vec::new(), Vec::new(), 0);
+    for (tensor, size) in SIZES.into_iter().enumerate() {
+        let decays = tensor % 3 != 1;
+        let first = chunks.len();
+        for begin in (0..size).step_by(CHUNK) {
+            let length = CHUNK.min(size - begin);
+            chunks.push(Chunk { start: start + begin, length, tensor, decays });
+        }
+        tensors.push(Tensor { first, chunks: chunks.len() - first, adapts: decays });
+        start += size.next_multiple_of(16);
+    }
+    (tensors, chunks, start)
+}
+
+/// Numbers where tensors are, and zeros that fill them up.
+fn filled(seed: usize) -> Vec<f32> {
+    let (_, chunks, all) = laid();
+    let (numbers, mut filled) = (numbers(all, seed), vec![0.0; all]);
+    for chunk in chunks {
+        let range = chunk.start..chunk.start + chunk.length;
+        filled[range.clone()].copy_from_slice(&numbers[range]);
+    }
+    filled
+}
+
+/// As the kernels have them.
+fn chunk_words(chunks: &[Chunk]) -> Vec<[u32; 4]> {
+    let words = |chunk: &Chunk| [chunk.start, chunk.length, chunk.tensor, chunk.decays.into()];
+    chunks.iter().map(|chunk| words(chunk).map(|word| u32::try_from(word).unwrap())).collect()
+}
+
+fn square_sums<S: Format>(rig: &Rig) -> Result<(), Failed> {
+    for count in [8, 16, 2040, 2048, 2056, CHUNK, CHUNK + 8, 3 * CHUNK - 16] {
+        let values = numbers(count, 1);
+        let mut partial = room(count.div_ceil(CHUNK));
+        twin::square_sums(&values, &mut partial);
+        let mut case = Case::default();
+        let (values, partial) = (case.kept(&values), case.written(&partial));
+        let args = args![values, partial, count];
+        rig.run::<S>(&case, |k| &k.square_sums, [count.div_ceil(CHUNK), 1], args)?;
+    }
+    Ok(())
+}
+
+fn gradient_norm<S: Format>(rig: &Rig) -> Result<(), Failed> {
+    for parts in [1, 2, 255, 256, 257, 3000] {
+        let partial: Vec<f32> = numbers(parts, 1).into_iter().map(f32::abs).collect();
+        // Never, hardly ever, always.
+        for most in [0.0, 1e6, 0.01] {
+            let (norm, clip) = twin::gradient_norm(&partial, most);
+            let mut case = Case::default();
+            let (partial, norm) = (case.kept(&partial), case.written(&[norm]));
+            let args = args![partial, parts, most, norm, case.written(&[clip])];
+            rig.run::<S>(&case, |k| &k.gradient_norm, [1, 1], args)?;
+        }
+    }
+    Ok(())
+}
+
+fn direction<S: Format>(rig: &Rig) -> Result<(), Failed> {
+    let (_, chunks, _) = laid();
+    let [beta1, beta2] = [0.9, 0.999];
+    let parameter = filled(1);
+    let [gradient, mean] = [2, 3].map(filled);
+    let square: Vec<f32> = filled(4).into_iter().map(f32::abs).collect();
+    // The first step and a later one; eps of 0 makes NaNs of what fills, were it not for the kernel.
+    for (correction1, correction2, eps, clip) in
+        [(0.1, 0.031_622_78, 1e-6, 1.0), (0.9, 0.5, 1e-6, 3.7), (1.0, 1.0, 0.0, 1.0)]
+    {
+        let (new1, new2, decay) = (1.0 - beta1, 1.0 - beta2, 0.02);
+        let args = Direction { beta1, new1, beta2, new2, correction1, correction2, eps, decay };
+        let mut after = [gradient.clone(), mean.clone(), square.clone()];
+        let [to_gradient, to_mean, to_square] = &mut after;
+        let mut state = State {
+            parameter: &parameter,
+            gradient: to_gradient,
+            mean: to_mean,
+            square: to_square,
+        };
+        let mut partial = vec![[f32::NAN; 2]; chunks.len()];
+        twin::lamb_direction(&chunks, &mut state, &mut partial, clip, &args);
+        let mut case = Case::default();
+        let (words, parameter) = (case.kept(&chunk_words(&chunks)), case.kept(&parameter));
+        let gradient = case.changed(&gradient, &after[0]);
+        let mean = case.changed(&mean, &after[1]);
+        let square = case.changed(&square, &after[2]);
+        let (partial, clip) = (case.written(&partial), case.kept(&[clip]));
+        let args = args![
+            words,
+            parameter,
+            gradient,
+            mean,
+            square,
+            partial,
+            clip,
+            beta1,
+            new1,
+            beta2,
+            new2,
+            correction1,
+            correction2,
+            eps,
+            decay
+        ];
+        rig.run::<S>(&case, |k| &k.lamb_direction, [chunks.len(), 1], args)?;
+    }
+    Ok(())
+}
+
+fn ratio<S: Format>(rig: &Rig) -> Result<(), Failed> {
+    // More chunks than threads, and sums of zero.
+    let mut tensors = laid().0;
+    let first = tensors.last().map_or(0, |last| last.first + last.chunks);
+    tensors.push(Tensor { first, chunks: 300, adapts: true });
+    let mut partial: Vec<[f32; 2]> =
+        numbers(2 * (first + 300), 1).chunks(2).map(|two| [two[0].abs(), two[1].abs()]).collect();
+    partial[2][0] = 0.0;
+    partial[3][1] = 0.0;
+    let words: Vec<[u32; 4]> = tensors
+        .iter()
+        .map(|tensor| [tensor.first, tensor.chunks, tensor.adapts.into(), 0])
+        .map(|words| words.map(|word| u32::try_from(word).unwrap()))
+        .collect();
+    for bits in 0..8 {
+        let [always, decays, clip] = [1, 2, 4].map(|bit| bits & bit != 0);
+        let mut ratios = room(tensors.len());
+        twin::lamb_ratio(&tensors, &partial, &mut ratios, Trust { always, decays, clip });
+        let mut case = Case::default();
+        let (words, partial) = (case.kept(&words), case.kept(&partial));
+        let args = args![words, partial, case.written(&ratios), always, decays, clip];
+        rig.run::<S>(&case, |k| &k.lamb_ratio, [tensors.len(), 1], args)?;
+    }
+    Ok(())
+}
+
+fn apply<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
+    let (tensors, chunks, _) = laid();
+    let ratios: Vec<f32> = numbers(tensors.len(), 1).into_iter().map(f32::abs).collect();
+    let before = [filled(2), filled(3)];
+    let [mut parameter, mut gradient] = before.clone();
+    // What lies between tensors is nobody's.
+    let old = stored::<S>(&filled(4));
+    let (mut copy, rate) = (old.clone(), 0.005);
+    twin::lamb_apply(&chunks, &ratios, &mut parameter, &mut gradient, &mut copy, rate);
+    let mut case = Case::default();
+    let (words, ratios) = (case.kept(&chunk_words(&chunks)), case.kept(&ratios));
+    let parameter = case.changed(&before[0], &parameter);
+    let gradient = case.changed(&before[1], &gradient);
+    let args = args![words, ratios, parameter, gradient, case.changed(&old, &copy), rate];
+    rig.run::<S>(&case, |k| &k.lamb_apply, [chunks.len(), 1], args)
+}
+
+/// Multiples of 8 around a block's.
+const COUNTS: [usize; 6] = [8, 16, 2040, 2048, 2056, 6000];
+
+/// Blocks whose threads take eight numbers each.
+const fn blocks(count: usize) -> [usize; 2] {
+    [count.div_ceil(8 * THREADS), 1]
+}
+
+fn copy<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
+    for count in COUNTS {
+        let parameter = with_infinities(count, 1);
+        let mut copy = room::<S>(count);
+        twin::copy_parameters(&parameter, &mut copy);
+        let mut case = Case::default();
+        let (parameter, copy) = (case.kept(&parameter), case.written(&copy));
+        let args = args![parameter, copy, count];
+        rig.run::<S>(&case, |k| &k.copy_parameters, blocks(count), args)?;
+    }
+    Ok(())
+}
+
+fn add<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
+    for count in COUNTS {
+        let (from, before) = (stored::<S>(&with_infinities(count, 1)), with_infinities(count, 2));
+        let mut gradient = before.clone();
+        twin::add_gradients(&from, &mut gradient);
+        let mut case = Case::default();
+        let (from, gradient) = (case.kept(&from), case.changed(&before, &gradient));
+        let args = args![from, gradient, count];
+        rig.run::<S>(&case, |k| &k.add_gradients, blocks(count), args)?;
+    }
+    Ok(())
+}
+
+fn average<S: Format>(rig: &Rig) -> Result<(), Failed> {
+    for count in COUNTS {
+        let (before, model) = (numbers(count, 1), numbers(count, 2));
+        let (mut average, keep, take) = (before.clone(), 0.999_9, 0.000_1);
+        twin::move_average(&mut average, &model, keep, take);
+        let mut case = Case::default();
+        let (average, model) = (case.changed(&before, &average), case.kept(&model));
+        let args = args![average, model, count, keep, take];
+        rig.run::<S>(&case, |k| &k.move_average, blocks(count), args)?;
+    }
+    Ok(())
+}
+
+fn exchange<S: Format>(rig: &Rig) -> Result<(), Failed> {
+    for count in COUNTS {
+        let before = [numbers(count, 1), with_infinities(count, 2)];
+        let [mut one, mut other] = before.clone();
+        twin::exchange(&mut one, &mut other);
+        let mut case = Case::default();
+        let (one, other) = (case.changed(&before[0], &one), case.changed(&before[1], &other));
+        rig.run::<S>(&case, |k| &k.exchange, blocks(count), args![one, other, count])?;
+    }
+    Ok(())
+}
+
+fn clear<S: Format>(rig: &Rig) -> Result<(), Failed> {
+    for count in COUNTS {
+        let mut values = room(count);
+        twin::clear(&mut values);
+        let mut case = Case::default();
+        let values = case.written(&values);
+        rig.run::<S>(&case, |k| &k.clear, blocks(count), args![values, count])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,67 @@
+//! Every CUDA kernel of the trainer against its twin in Rust, bit for bit, with activations in bf16 and in f32: on the
+//! GPU, or its stand-in, that `FOREBAY_TEST_DEVICE` names. Without it these tests are not selected.
+
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+mod data;
+#[path = "../../src/backend/cuda/kernels.rs"]
+mod kernels;
+mod lamb;
+mod loss;
+mod norm;
+mod pool;
+mod rig;
+#[path = "../../src/backend/cuda/twin/mod.rs"]
+mod twin;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use rig::Rig;
+
+/// How activations are stored, as the kernels' file asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Number {
+    Bf16,
+    F32,
+}
+
+/// A kernel's name, and its test in both formats.
+type Test = (&'static str, [fn(&Rig) -> Result<(), Failed>; 2]);
+
+fn main() {
+    let tests = [norm::TESTS, pool::TESTS, loss::TESTS, lamb::TESTS].concat();
+    let names: Vec<&str> = tests.iter().map(|(name, _)| *name).collect();
+    let mut trials = vec![Trial::test("every_kernel_has_a_test", move || all_are_named(&names))];
+    if let Some(device) = std::env::var_os("FOREBAY_TEST_DEVICE") {
+        let device = device.to_str().unwrap();
+        let number = device.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+        let number = number.unwrap_or_else(|| panic!("FOREBAY_TEST_DEVICE is {device}"));
+        let rig = Arc::new(Rig::open(number).unwrap_or_else(|error| panic!("{error}")));
+        for (name, [bf16, f32]) in tests {
+            for (format, test) in [("bf16", bf16), ("f32", f32)] {
+                let rig = Arc::clone(&rig);
+                trials.push(Trial::test(format!("{device}/{name}/{format}"), move || test(&rig)));
+            }
+        }
+    }
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+fn all_are_named(tests: &[&str]) -> Result<(), Failed> {
+    let sources = [
+        include_str!("../../src/backend/cuda/kernels/norm.cu"),
+        include_str!("../../src/backend/cuda/kernels/pool.cu"),
+        include_str!("../../src/backend/cuda/kernels/loss.cu"),
+        include_str!("../../src/backend/cuda/kernels/lamb.cu"),
+    ];
+    let kernels = sources.iter().flat_map(|source| source.split("__launch_bounds__(256)").skip(1));
+    let kernels: BTreeSet<&str> =
+        kernels.map(|text| text.trim_start().split('(').next().unwrap_or(text)).collect();
+    let globals: usize = sources.iter().map(|source| source.matches("__global__").count()).sum();
+    assert_eq!(kernels.len(), globals, "{kernels:?}");
+    let tests: BTreeSet<&str> = tests.iter().copied().collect();
+    if kernels == tests { Ok(()) } else { Err(format!("{kernels:?} and not {tests:?}").into()) }
+}

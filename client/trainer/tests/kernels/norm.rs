@@ -1,0 +1,237 @@
+//! norm.cu.
+
+use libtest_mimic::Failed;
+
+use crate::Test;
+use crate::data::{noise, numbers, room, stored, with_infinities};
+use crate::rig::{Case, Format, Rig, args};
+use crate::twin::THREADS;
+use crate::twin::norm::{self as twin, Given, Norm};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("norm_sums", [sums::<u16>, sums::<f32>]),
+    ("norm_finish", [finish::<u16>, finish::<f32>]),
+    ("norm_follow", [follow::<u16>, follow::<f32>]),
+    ("norm_running", [running::<u16>, running::<f32>]),
+    ("norm_apply", [apply::<u16>, apply::<f32>]),
+    ("norm_reduce", [reduce::<u16>, reduce::<f32>]),
+    ("norm_slopes", [slopes::<u16>, slopes::<f32>]),
+    ("norm_backward", [backward::<u16>, backward::<f32>]),
+];
+
+/// Rows, channels, tile, rows of a chunk, rows of a sample: one of each; channels below, at and above a group of either
+/// format; several tiles, the last one not full; lanes that get no row, and several; tiles that do not divide a block;
+/// more chunks than lanes that sum over them.
+const SHAPES: [[usize; 5]; 16] = [
+    [1, 1, 1, 1, 1],
+    [2, 3, 1, 2, 1],
+    [5, 4, 1, 3, 5],
+    [12, 5, 2, 12, 4],
+    [9, 7, 3, 4, 3],
+    [30, 8, 1, 30, 10],
+    [33, 9, 2, 8, 11],
+    [70, 16, 2, 64, 35],
+    [21, 24, 5, 7, 7],
+    [40, 40, 3, 16, 20],
+    [26, 64, 8, 1, 13],
+    [18, 100, 4, 5, 9],
+    [7, 260, 32, 4, 7],
+    [3, 2056, 256, 2, 3],
+    [300, 64, 8, 128, 100],
+    [530, 3, 1, 1, 53],
+];
+
+/// Without what the shapes do not say.
+fn norms() -> impl Iterator<Item = Norm> {
+    SHAPES.into_iter().map(|[rows, channels, tile, chunk_rows, pixels]| Norm {
+        rows,
+        channels,
+        tile,
+        chunk_rows,
+        pixels,
+        relu: false,
+        behind: false,
+    })
+}
+
+/// Each with and without `ReLU`, a residual, and scales of the samples.
+fn all_norms() -> impl Iterator<Item = (Norm, bool)> {
+    let flags = |bits: usize| [1, 2, 4].map(|bit| bits & bit != 0);
+    norms().flat_map(move |norm| {
+        (0..8).map(flags).map(move |[relu, behind, scaled]| (Norm { relu, behind, ..norm }, scaled))
+    })
+}
+
+fn blocks<S: Format>(norm: &Norm) -> [usize; 2] {
+    [norm.chunks(), norm.channels.div_ceil(S::WIDE).div_ceil(norm.tile)]
+}
+
+/// Scales as stochastic depth has them: some samples' branches fall away.
+fn scales(norm: &Norm) -> Vec<f32> {
+    let mut noise = noise(norm.rows);
+    (0..norm.rows.div_ceil(norm.pixels)).map(|_| [0.0, 1.25][noise() as usize % 2]).collect()
+}
+
+fn about(norm: Norm) -> impl Fn(Failed) -> Failed {
+    move |failed| format!("{norm:?}: {}", failed.message().unwrap_or("failed")).into()
+}
+
+fn sums<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
+    for norm in norms() {
+        let x = stored::<S>(&numbers(norm.rows * norm.channels, norm.rows));
+        let mut partial = room(norm.chunks() * 2 * norm.channels);
+        twin::norm_sums(norm, &x, &mut partial);
+        let mut case = Case::default();
+        let (x, partial) = (case.kept(&x), case.written(&partial));
+        let args = args![x, partial, norm.rows, norm.channels, norm.tile, norm.chunk_rows];
+        rig.run::<S>(&case, |k| &k.norm_sums, blocks::<S>(&norm), args).map_err(about(norm))?;
+    }
+    Ok(())
+}
+
+fn finish<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
+    for norm in norms() {
+        let (channels, chunks) = (norm.channels, norm.chunks());
+        let x = stored::<S>(&numbers(channels, 1));
+        // Squares are mostly larger than what the mean explains, but not always: then rounding is cut off.
+        let partial: Vec<f32> = numbers(chunks * 2 * channels, 2)
+            .into_iter()
+            .enumerate()
+            .map(|(at, number)| if at / channels % 2 == 1 { number.abs() } else { number })
+            .collect();
+        let [gamma, beta] = [3, 4].map(|seed| numbers(channels, seed));
+        let (mut statistics, mut saved) = (room(2 * channels), room(4 * channels));
+        let line = [&gamma[..], &beta[..]];
+        twin::norm_finish(norm, &x, &partial, line, &mut statistics, &mut saved);
+        let mut case = Case::default();
+        let (x, partial) = (case.kept(&x), case.kept(&partial));
+        let (gamma, beta) = (case.kept(&gamma), case.kept(&beta));
+        let (statistics, saved) = (case.written(&statistics), case.written(&saved));
+        let args = args![x, partial, gamma, beta, statistics, saved, chunks, norm.rows, channels];
+        rig.run::<S>(&case, |k| &k.norm_finish, [channels.div_ceil(16), 1], args)
+            .map_err(about(norm))?;
+    }
+    Ok(())
+}
+
+fn follow<S: Format>(rig: &Rig) -> Result<(), Failed> {
+    for count in [1, 255, 256, 257, 1000] {
+        let (statistics, before) = (numbers(count, 1), numbers(count, 2));
+        let mut running = before.clone();
+        twin::norm_follow(&statistics, &mut running);
+        let mut case = Case::default();
+        let (statistics, running) = (case.kept(&statistics), case.changed(&before, &running));
+        let args = args![statistics, running, count];
+        rig.run::<S>(&case, |k| &k.norm_follow, [count.div_ceil(THREADS), 1], args)?;
+    }
+    Ok(())
+}
+
+fn running<S: Format>(rig: &Rig) -> Result<(), Failed> {
+    for channels in [1, 7, 256, 300] {
+        let mut running = numbers(2 * channels, 1);
+        running[channels..].iter_mut().for_each(|variance| *variance = variance.abs());
+        let [gamma, beta] = [2, 3].map(|seed| numbers(channels, seed));
+        let mut saved = room(4 * channels);
+        twin::norm_running(&running, [&gamma, &beta], &mut saved);
+        let mut case = Case::default();
+        let (running, gamma) = (case.kept(&running), case.kept(&gamma));
+        let (beta, saved) = (case.kept(&beta), case.written(&saved));
+        let args = args![running, gamma, beta, saved, channels];
+        rig.run::<S>(&case, |k| &k.norm_running, [channels.div_ceil(THREADS), 1], args)?;
+    }
+    Ok(())
+}
+
+fn apply<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
+    for (norm, scaled) in all_norms() {
+        let count = norm.rows * norm.channels;
+        let x = stored::<S>(&with_infinities(count, 1));
+        let residual = norm.behind.then(|| stored::<S>(&with_infinities(count, 2)));
+        let scales = scaled.then(|| scales(&norm));
+        let saved = numbers(4 * norm.channels, 3);
+        let mut y = room::<S>(count);
+        let given = Given { x: &x, scales: scales.as_deref(), saved: &saved };
+        twin::norm_apply(norm, given, residual.as_deref(), &mut y);
+        let mut case = Case::default();
+        let (x, residual) = (case.kept(&x), residual.map(|residual| case.kept(&residual)));
+        let scales = scales.map(|scales| case.kept(&scales));
+        let (saved, y) = (case.kept(&saved), case.written(&y));
+        let Norm { rows, channels, tile, chunk_rows, pixels, relu, .. } = norm;
+        let args =
+            args![x, residual, scales, saved, y, rows, channels, tile, chunk_rows, pixels, relu];
+        rig.run::<S>(&case, |k| &k.norm_apply, blocks::<S>(&norm), args).map_err(about(norm))?;
+    }
+    Ok(())
+}
+
+fn reduce<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
+    for (norm, scaled) in all_norms() {
+        let count = norm.rows * norm.channels;
+        let [x, before] = [1, 2].map(|seed| stored::<S>(&numbers(count, seed)));
+        let y = norm.behind.then(|| stored::<S>(&numbers(count, 4)));
+        let scales = scaled.then(|| scales(&norm));
+        let saved = numbers(4 * norm.channels, 3);
+        let (mut dy, mut partial) = (before.clone(), room(norm.chunks() * 2 * norm.channels));
+        let given = Given { x: &x, scales: scales.as_deref(), saved: &saved };
+        twin::norm_reduce(norm, given, y.as_deref(), &mut dy, &mut partial);
+        let mut case = Case::default();
+        let (x, y) = (case.kept(&x), y.map(|y| case.kept(&y)));
+        let (dy, scales) = (case.changed(&before, &dy), scales.map(|scales| case.kept(&scales)));
+        let (saved, partial) = (case.kept(&saved), case.written(&partial));
+        let Norm { rows, channels, tile, chunk_rows, pixels, relu, .. } = norm;
+        let args =
+            args![x, y, dy, scales, saved, partial, rows, channels, tile, chunk_rows, pixels, relu];
+        rig.run::<S>(&case, |k| &k.norm_reduce, blocks::<S>(&norm), args).map_err(about(norm))?;
+    }
+    Ok(())
+}
+
+fn slopes<S: Format>(rig: &Rig) -> Result<(), Failed> {
+    for norm in norms() {
+        let (channels, chunks) = (norm.channels, norm.chunks());
+        let (partial, saved) = (numbers(chunks * 2 * channels, 1), numbers(4 * channels, 2));
+        let before = [3, 4].map(|seed| numbers(channels, seed));
+        let [mut dgamma, mut dbeta] = before.clone();
+        let mut means = room(2 * channels);
+        twin::norm_slopes(norm, &partial, &saved, &mut dgamma, &mut dbeta, &mut means);
+        let mut case = Case::default();
+        let (partial, saved) = (case.kept(&partial), case.kept(&saved));
+        let dgamma = case.changed(&before[0], &dgamma);
+        let dbeta = case.changed(&before[1], &dbeta);
+        let means = case.written(&means);
+        let args = args![partial, saved, dgamma, dbeta, means, chunks, norm.rows, channels];
+        rig.run::<S>(&case, |k| &k.norm_slopes, [channels.div_ceil(16), 1], args)
+            .map_err(about(norm))?;
+    }
+    Ok(())
+}
+
+fn backward<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
+    for (norm, scaled) in all_norms() {
+        let count = norm.rows * norm.channels;
+        let [x, dy] = [1, 2].map(|seed| stored::<S>(&with_infinities(count, seed)));
+        let scales = scaled.then(|| scales(&norm));
+        let (saved, means) = (numbers(4 * norm.channels, 3), numbers(2 * norm.channels, 4));
+        let mut dx = room::<S>(count);
+        let given = Given { x: &x, scales: scales.as_deref(), saved: &saved };
+        twin::norm_backward(norm, given, &dy, &means, &mut dx);
+        let mut case = Case::default();
+        let x = case.kept(&x);
+        // Without a residual it works in place.
+        let (dy, dx) = if norm.behind {
+            (case.kept(&dy), case.written(&dx))
+        } else {
+            let both = case.changed(&dy, &dx);
+            (both, both)
+        };
+        let scales = scales.map(|scales| case.kept(&scales));
+        let (saved, means) = (case.kept(&saved), case.kept(&means));
+        let Norm { rows, channels, tile, chunk_rows, pixels, relu, behind } = norm;
+        let args = args![
+            x, dy, scales, saved, means, dx, rows, channels, tile, chunk_rows, pixels, relu, behind
+        ];
+        rig.run::<S>(&case, |k| &k.norm_backward, blocks::<S>(&norm), args).map_err(about(norm))?;
+    }
+    Ok(())
+}
