@@ -164,6 +164,7 @@ impl Coverage {
                 self.tell(format!("job 0 and a slow reader got different bytes for {name}"));
             }
         }
+        self.seen = seen;
     }
 
     /// With repeats R, records come R times or not at all, but for one cut off at the first position
