@@ -15,7 +15,7 @@ use forebay_tests::world::{SMALL, Server};
 /// After so long without an answer a ping is sent, and after as long again the connection is given up.
 const PING: Duration = Duration::from_millis(300);
 /// The bound where pings are answered and nothing else comes.
-const SILENCE: Duration = Duration::from_secs(8);
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// Of 8 microbatches a step, with pictures of that size.
 fn job(size: u32) -> Job {

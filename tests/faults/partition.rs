@@ -11,6 +11,9 @@ use crate::{PING, SILENCE, behind, client, job, read, undisturbed};
 const STEPS: u64 = 8;
 const SIZE: u32 = 256;
 
+/// When another server must have gone on.
+const FOUND: Duration = Duration::from_secs(5);
+
 const BLOCKED: Path = Path {
     delay: Duration::ZERO,
     jitter: Duration::ZERO,
@@ -28,24 +31,24 @@ async fn partitioned(faults: Faults) {
     let client = client(&[proxy.endpoint(), other.endpoint()]);
     let (received, longest) = read(&client, &job(SIZE), STEPS, || proxy.set(faults)).await;
     assert!(received == expected);
-    // Found by a ping without an answer, long before the silence was.
-    assert!(longest > PING && longest < SILENCE / 2, "{longest:?}");
+    // Found by a ping without an answer, or at last by the silence.
+    assert!(longest > PING && longest < FOUND, "{longest:?}");
     drop(proxy);
     server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_partition_is_found_by_pings_and_another_server_goes_on() {
+async fn a_partition_is_found_and_another_server_goes_on() {
     partitioned(Faults { up: BLOCKED, down: BLOCKED, ..Faults::default() }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_partition_of_what_the_server_sends_is_found_by_pings() {
+async fn a_partition_of_what_the_server_sends_is_found() {
     partitioned(Faults { down: BLOCKED, ..Faults::default() }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_partition_of_what_the_client_sends_is_found_by_pings() {
+async fn a_partition_of_what_the_client_sends_is_found() {
     partitioned(Faults { up: BLOCKED, ..Faults::default() }).await;
 }
 
@@ -54,7 +57,8 @@ async fn a_partition_from_the_only_server_is_waited_out() {
     let (server, proxy) = behind().await;
     let expected = undisturbed(&server, &job(SIZE), STEPS).await;
     let client = client(&[proxy.endpoint()]);
-    let outage = 4 * PING;
+    // Long enough that the connection is given up.
+    let outage = SILENCE + PING;
     let heal = || {
         proxy.set(Faults { up: BLOCKED, down: BLOCKED, ..Faults::default() });
         let proxy = &proxy;
@@ -64,7 +68,7 @@ async fn a_partition_from_the_only_server_is_waited_out() {
     };
     let (received, longest) = read(&client, &job(SIZE), STEPS, heal).await;
     assert!(received == expected);
-    assert!(longest < SILENCE / 2, "{longest:?}");
+    assert!(longest < FOUND, "{longest:?}");
     assert!(proxy.connections() >= 3, "the stream was to need a new connection");
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -134,8 +134,8 @@ impl Shared {
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
         tokio::select! {
-            _ = self.pump(0, number, &from_client, to_server) => {}
-            _ = self.pump(1, number, &from_server, to_client) => {}
+            () = self.pump(0, number, &from_client, to_server) => {}
+            () = self.pump(1, number, &from_server, to_client) => {}
             _ = cut.changed() => {}
         }
         if self.faults.borrow().reset {
@@ -172,7 +172,7 @@ impl Shared {
             let Path { delay, jitter, cut_after, flip_at, bytes_per_s, .. } = self.path(way);
             let random = part([number, way as u64, chunk]);
             let left = cut_after.map(|mean| {
-                let end = mean / 2 + (mean as f64 * part([number, way as u64, u64::MAX])) as u64;
+                let end = mean / 2 + draw([number, way as u64, u64::MAX]) % mean.max(1);
                 end.saturating_sub(of_connection)
             });
             let most = bytes_per_s.map_or(CHUNK as u64, |rate| rate / 50 + 1);
@@ -226,8 +226,12 @@ impl Shared {
     }
 }
 
-/// From 0 to 1, the same each time.
+/// A random number, by what it is for: the same each time.
+fn draw(what: [u64; 3]) -> u64 {
+    xxh3_64(&what.map(u64::to_le_bytes).concat())
+}
+
+/// From 0 to 1.
 fn part(what: [u64; 3]) -> f64 {
-    let bytes = what.map(u64::to_le_bytes).concat();
-    (xxh3_64(&bytes) >> 11) as f64 / (1_u64 << 53) as f64
+    (draw(what) >> 11) as f64 / (1_u64 << 53) as f64
 }

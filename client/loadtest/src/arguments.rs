@@ -12,8 +12,8 @@ use forebay_loadtest::{Options, Pace, Phase, Slo, Spawn, StepTime, duration};
 /// Load forebay servers with virtual trainers, and check what they receive.
 ///
 /// A world of N trainers reads a job as a training run would: rank r takes the microbatches g with
-/// g % N == r, so N must divide the microbatches of a step. --jobs J runs J such worlds, each of
-/// which reads everything.
+/// g % N == r, so N must divide the microbatches of a step; no trainer begins a step before all have
+/// had the one before. --jobs J runs J such worlds, each of which reads everything.
 ///
 /// Checked always: every position once and in order, and digests. Times are a number with ms, s or m.
 ///

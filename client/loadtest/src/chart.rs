@@ -10,6 +10,7 @@ const MARGIN: [f64; 4] = [58.0, 12.0, 22.0, 24.0];
 pub(crate) const COLOURS: [&str; 8] =
     ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f6000", "#666666"];
 pub(crate) const DARK: &str = "#222222";
+pub(crate) const PALE: &str = "#bbbbbb";
 
 /// A line; a value that is missing is a gap in it.
 #[derive(Debug)]

@@ -1,10 +1,10 @@
 //! Virtual trainers that load forebay servers and check what they receive.
 //!
 //! A run is `jobs` copies of one job, each read by a world of trainers, as a training run would:
-//! rank r takes the microbatches g with `g % trainers == r`. The client checks names, order and
-//! digests of each rank; [`check`] adds what only all ranks together show: every microbatch of every
-//! step exactly once, every record as often as the epoch has it, and the same bytes in all copies and
-//! in an undisturbed run.
+//! rank r takes the microbatches g with `g % trainers == r`, and no rank begins a step before all have
+//! had the one before. The client checks names, order and digests of each rank; [`check`] adds what
+//! only all ranks together show: every microbatch of every step exactly once, every record as often
+//! as the epoch has it, and the same bytes in all copies and in an undisturbed run.
 //!
 //! ```text
 //! plan (phases, pace) -> trainer: client -> check, live --+--> report -> table, JSON, CSV, HTML

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::Error;
-use crate::chart::{COLOURS, Chart, DARK, Line, escape};
+use crate::chart::{COLOURS, Chart, DARK, Line, PALE, escape};
 use crate::live::{Interval, Kill};
 use crate::report::{PhaseReport, Report, ServerCost, WaitMs};
 
@@ -93,14 +93,17 @@ impl Report {
         let mut tiles = vec![
             (format!("{:.0}", self.images_per_s), "images/s".to_owned()),
             (format!("{:.0} ms", self.wait_ms.p99), "p99 wait for a microbatch".into()),
-            (self.violation_count.to_string(), "lost, repeated or wrong".into()),
+            (self.violation_count.to_string(), "microbatches lost, repeated or wrong".into()),
         ];
         if let Some(compared) = self.compared {
-            tiles.push((compared.to_string(), "equal to an undisturbed run".into()));
+            tiles.push((compared.to_string(), "microbatches equal to an undisturbed run".into()));
         }
         if let Some([_, _, median, most]) = self.recoveries() {
-            let what = format!("{} kills: all trainers on, p50 and max", self.kills.len());
-            tiles.push((format!("{median:.0}, {most:.0} ms"), what));
+            let what = format!(
+                "from a kill to every trainer's next microbatch; {most:.0} ms the longest of {}",
+                self.kills.len()
+            );
+            tiles.push((format!("{median:.0} ms"), what));
         }
         if let Some(ServerCost { cpu_ms_per_image, per_million_images, .. }) = self.server {
             tiles.push((format!("{cpu_ms_per_image:.2} ms"), "server CPU an image".into()));
@@ -135,9 +138,9 @@ impl Report {
         let mut rates = self.of_servers(|i, at| Some(i.servers[at]?.images / i.seconds));
         rates.push(images);
         let waits = vec![
-            self.line("p50", COLOURS[0], |of| median(of, |i| Some(i.wait_ms?.p50))),
+            self.line("max", PALE, |of| most(of, |i| Some(i.wait_ms?.max))),
             self.line("p99", COLOURS[1], |of| most(of, |i| Some(i.wait_ms?.p99))),
-            self.line("max", COLOURS[3], |of| most(of, |i| Some(i.wait_ms?.max))),
+            self.line("p50", COLOURS[0], |of| median(of, |i| Some(i.wait_ms?.p50))),
         ];
         let mib = |bytes: f64| bytes / f64::from(1 << 20);
         let mut memory = self.of_servers(|i, at| Some(mib(i.servers[at]?.rss_bytes)));

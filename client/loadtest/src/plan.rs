@@ -2,10 +2,14 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use xxhash_rust::xxh3::xxh3_64;
+
+use crate::locked;
 
 /// A part of a run in which the number of trainers stays the same: `8x60s`, or `8x100` for 100 steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,58 +124,69 @@ pub(crate) fn part(what: [u64; 2]) -> f64 {
     (draw(what) >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// Where the trainers of a world end a phase: all at the same step.
+/// Keeps the trainers of a world in step, as the exchange of gradients does, and ends their phase: all
+/// of them after the same step.
 #[derive(Debug)]
 pub(crate) struct Gate {
     length: Length,
     begin: Instant,
     first: u64,
-    state: Mutex<State>,
+    world: u32,
+    /// Trainers who wait for the next step.
+    waiting: Mutex<u32>,
+    progress: watch::Sender<Progress>,
 }
 
-#[derive(Debug)]
-struct State {
-    /// After the last step that a trainer began.
-    furthest: u64,
-    /// Known once the time is over.
-    end: Option<u64>,
+#[derive(Clone, Copy, Debug)]
+struct Progress {
+    /// After the last step that was begun.
+    begun: u64,
+    ended: bool,
 }
 
 impl Gate {
     /// Of a phase that begins now, at a step counted from the run's first.
-    pub(crate) fn new(length: Length, first: u64) -> Self {
-        let end = match length {
-            Length::Steps(steps) => Some(first.saturating_add(steps)),
-            Length::Time(_) => None,
-        };
-        let state = Mutex::new(State { furthest: first, end });
-        Self { length, begin: Instant::now(), first, state }
+    pub(crate) fn new(phase: Phase, first: u64) -> Self {
+        let Phase { trainers: world, length } = phase;
+        let progress = watch::Sender::new(Progress { begun: first, ended: false });
+        Self { length, begin: Instant::now(), first, world, waiting: Mutex::new(0), progress }
     }
 
-    /// Whether a trainer is to read this step. When time is over, no trainer reads further than the
-    /// one who is ahead, and all read as far.
-    pub(crate) fn enter(&self, step: u64, interrupted: bool) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let over = match self.length {
-            Length::Steps(_) => false,
-            Length::Time(time) => self.begin.elapsed() >= time,
-        };
-        if interrupted {
-            state.end = Some(state.end.unwrap_or(u64::MAX).min(state.furthest));
-        } else if over && state.end.is_none() {
+    /// Whether a trainer is to read this step; known when all trainers have read the one before.
+    pub(crate) async fn enter(&self, step: u64, interrupt: &AtomicBool) -> bool {
+        let mut progress = self.progress.subscribe();
+        {
+            let mut waiting = locked(&self.waiting);
+            *waiting += 1;
+            if *waiting == self.world {
+                *waiting = 0;
+                let over = interrupt.load(Ordering::Relaxed) || self.over(step);
+                self.progress.send_modify(|progress| {
+                    progress.ended |= over;
+                    progress.begun += u64::from(!progress.ended);
+                });
+            }
+        }
+        let decided = progress.wait_for(|now| now.begun > step || now.ended).await;
+        decided.is_ok_and(|now| now.begun > step)
+    }
+
+    fn over(&self, step: u64) -> bool {
+        match self.length {
+            Length::Steps(steps) => step - self.first >= steps,
             // At least one, so that each phase shows something.
-            state.end = Some(state.furthest.max(self.first + 1));
+            Length::Time(time) => step > self.first && self.begin.elapsed() >= time,
         }
-        let reads = state.end.is_none_or(|end| step < end);
-        if reads {
-            state.furthest = state.furthest.max(step + 1);
-        }
-        reads
+    }
+
+    /// A trainer cannot go on, and so none can.
+    pub(crate) fn abandon(&self) {
+        self.progress.send_modify(|progress| progress.ended = true);
     }
 
     /// Where the next phase begins, once all trainers have left.
     pub(crate) fn end(&self) -> u64 {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).furthest
+        self.progress.borrow().begun
     }
 
     /// The most steps that a stream from this one on can have.
@@ -218,17 +233,24 @@ mod tests {
         assert!((ms(98)..ms(102)).contains(&mean), "{mean:?}");
     }
 
-    #[test]
-    fn trainers_leave_a_timed_phase_after_the_same_step() {
-        let gate = Gate::new(Length::Time(Duration::ZERO), 5);
-        assert!(gate.enter(5, false), "each phase has a step");
-        assert!(gate.enter(5, false) && !gate.enter(6, false));
+    #[tokio::test]
+    async fn trainers_of_a_world_go_in_step_and_leave_after_the_same_one() {
+        let go_on = AtomicBool::new(false);
+        let time = |time| Gate::new(Phase { trainers: 2, length: Length::Time(time) }, 5);
+        let gate = time(Duration::ZERO);
+        assert_eq!(tokio::join!(gate.enter(5, &go_on), gate.enter(5, &go_on)), (true, true));
+        assert_eq!(tokio::join!(gate.enter(6, &go_on), gate.enter(6, &go_on)), (false, false));
         assert_eq!(gate.end(), 6);
 
-        let gate = Gate::new(Length::Time(Duration::from_secs(100)), 0);
-        assert!([0, 1, 2].iter().all(|step| gate.enter(*step, false)));
-        // Interrupted: who is behind reads as far as who is ahead.
-        assert!(!gate.enter(3, true) && gate.enter(1, true) && gate.enter(2, true));
-        assert_eq!(gate.end(), 3);
+        let gate = time(Duration::from_secs(100));
+        let alone = tokio::time::timeout(Duration::from_millis(20), gate.enter(5, &go_on)).await;
+        assert!(alone.is_err(), "it waits for the other one");
+        assert!(gate.enter(5, &go_on).await);
+        let stop = AtomicBool::new(true);
+        assert_eq!(tokio::join!(gate.enter(6, &stop), gate.enter(6, &stop)), (false, false));
+
+        let gate = time(Duration::from_secs(100));
+        let abandon = async { gate.abandon() };
+        assert_eq!(tokio::join!(gate.enter(5, &go_on), abandon), (false, ()));
     }
 }

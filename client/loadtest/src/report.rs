@@ -241,7 +241,7 @@ fn settings(options: &Options, description: &Description) -> Vec<(&'static str, 
         ("plan (trainers x length)", plan.join(", ")),
         ("jobs", options.jobs.to_string()),
         ("trainers read", pace),
-        ("received ahead", format!("{} bytes a trainer", client.prefetch_bytes)),
+        ("received ahead", format!("{} MiB a trainer", client.prefetch_bytes >> 20)),
     ];
     if options.slow_readers > 0 {
         settings.push(("slow readers", options.slow_readers.to_string()));

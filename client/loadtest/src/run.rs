@@ -167,8 +167,7 @@ async fn phase_of(
     let begin = Instant::now();
     let world = phase.trainers;
     let copies = u32::try_from(steps.len()).unwrap_or(u32::MAX);
-    let gates: Vec<_> =
-        steps.iter().map(|first| Arc::new(Gate::new(phase.length, *first))).collect();
+    let gates: Vec<_> = steps.iter().map(|first| Arc::new(Gate::new(phase, *first))).collect();
     let mut trainers = JoinSet::new();
     for (copy, gate) in (0..copies).zip(&gates) {
         for rank in 0..world {

@@ -1,7 +1,6 @@
 //! One virtual trainer: waits for a microbatch, notes it, computes.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use forebay_client::{Client, Cursor, End, Microbatch, Microbatches, Rank};
@@ -51,6 +50,7 @@ impl Trainer {
         match result {
             Ok(()) => Ok(received),
             Err(error) => {
+                self.gate.abandon();
                 let Self { copy, rank: Rank { rank, .. }, .. } = self;
                 Err((received, format!("job {copy}, rank {rank}: {error}")))
             }
@@ -62,12 +62,9 @@ impl Trainer {
         let description = &run.description;
         let indices =
             self.rank.indices(description.microbatches).map_err(|error| error.to_string())?;
-        if indices.iter().all(|index| description.samples(0, *index) == 0) {
-            return Ok(());
-        }
         let mut stream = None;
         let mut storms = run.storms();
-        while self.gate.enter(self.at, run.interrupt.load(Ordering::Relaxed)) {
+        while self.gate.enter(self.at, &run.interrupt).await {
             if storms != run.storms() {
                 storms = run.storms();
                 stream = None;
