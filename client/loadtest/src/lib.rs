@@ -21,6 +21,7 @@ mod report;
 mod run;
 mod servers;
 mod slo;
+mod table;
 mod trainer;
 mod watch;
 
