@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 230.0;
+/// On a scale of powers: what is less is drawn as this.
+const LEAST: f64 = 0.1;
 /// Around the plot: left, right, top, bottom.
 const MARGIN: [f64; 4] = [58.0, 12.0, 22.0, 24.0];
 /// Distinct also for those who see fewer colours.
@@ -155,8 +157,7 @@ impl Scale {
     }
 
     fn powers(least: f64, most: f64) -> Self {
-        // A wait of less than a microsecond is none.
-        let low = least.max(1e-3).log10().floor();
+        let low = least.max(LEAST).log10().floor();
         let high = most.log10().ceil().max(low + 1.0);
         let within = |power: &i32| (low - 0.1..high + 0.1).contains(&f64::from(*power));
         let ticks = (-3..=15).filter(within).map(|power| 10_f64.powi(power)).collect();
@@ -164,7 +165,7 @@ impl Scale {
     }
 
     fn y(&self, value: f64) -> f64 {
-        let value = if self.log { value.max(1e-3).log10() } else { value };
+        let value = if self.log { value.max(LEAST).log10() } else { value };
         let part = ((value - self.low) / (self.high - self.low)).clamp(0.0, 1.0);
         let bottom = HEIGHT - MARGIN[3];
         bottom - part * (bottom - MARGIN[2])

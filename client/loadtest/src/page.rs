@@ -100,7 +100,8 @@ impl Report {
         }
         if let Some([_, _, median, most]) = self.recoveries() {
             let what = format!(
-                "from a kill to every trainer's next microbatch; {most:.0} ms the longest of {}",
+                "from a kill to every trainer's next microbatch; at most {:.1} s in {} kills",
+                most / 1e3,
                 self.kills.len()
             );
             tiles.push((format!("{median:.0} ms"), what));
@@ -147,7 +148,7 @@ impl Report {
         memory.push(self.line("load test", DARK, |of| most(of, |i| Some(mib(i.rss_bytes as f64)))));
         [
             chart("Throughput", "images/s sent by each server and received", rates, false),
-            chart("Wait for a microbatch", "ms, logarithmic", waits, true),
+            chart("Wait for a microbatch", "ms, logarithmic from 0.1", waits, true),
             chart("Resident memory", "MiB", memory, false),
         ]
         .concat()
