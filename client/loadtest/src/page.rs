@@ -99,11 +99,8 @@ impl Report {
             tiles.push((compared.to_string(), "microbatches equal to an undisturbed run".into()));
         }
         if let Some([_, _, median, most]) = self.recoveries() {
-            let what = format!(
-                "from a kill to every trainer's next microbatch; at most {:.1} s in {} kills",
-                most / 1e3,
-                self.kills.len()
-            );
+            let (most, kills) = (most / 1e3, self.kills.len());
+            let what = format!("from kill to all trainers' next; at most {most:.1} s in {kills}");
             tiles.push((format!("{median:.0} ms"), what));
         }
         if let Some(ServerCost { cpu_ms_per_image, per_million_images, .. }) = self.server {
