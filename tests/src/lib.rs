@@ -2,6 +2,7 @@
 
 #[path = "../fuzz/bodies/mod.rs"]
 pub mod fuzz;
+pub mod proxy;
 pub mod world;
 
 use std::path::{Path, PathBuf};

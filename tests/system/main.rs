@@ -4,6 +4,7 @@
 
 #[path = "../../server/tests/service/certificates.rs"]
 mod certificates;
+mod chaos;
 mod command;
 mod operation;
 mod pipeline;

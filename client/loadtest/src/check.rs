@@ -1,4 +1,6 @@
 //! What only all trainers together show: that nothing is lost, repeated or different.
+//!
+//! [`Digests`] are those of an undisturbed run, from a calm server or a file.
 
 use std::collections::BTreeMap;
 
@@ -20,32 +22,46 @@ pub fn mark(microbatch: &Microbatch) -> u64 {
     xxh3_64(&bytes)
 }
 
+/// The marks of an undisturbed run, by name.
+pub type Digests = BTreeMap<Name, u64>;
+
 /// Which microbatches came to each copy of a job, and how often each record.
 #[derive(Debug)]
 pub struct Coverage {
     description: Description,
     from: Cursor,
-    steps: u64,
+    /// What came to slow readers, who read for themselves.
+    aside: Vec<(Name, u64)>,
     /// For each copy, the marks by name.
     seen: Vec<BTreeMap<Name, u64>>,
     /// For each epoch, how often each record came to copy 0.
     counts: BTreeMap<u64, Vec<u32>>,
     found: Vec<String>,
-    more: usize,
+    count: u64,
 }
 
 impl Coverage {
-    /// Of so many copies of a job that read so many steps from one on.
-    pub fn new(description: &Description, from: Cursor, steps: u64, copies: u32) -> Self {
+    /// Of so many copies of a job that read from a step on.
+    pub fn new(description: &Description, from: Cursor, copies: u32) -> Self {
         Self {
             description: description.clone(),
             from,
-            steps,
+            aside: Vec::new(),
             seen: vec![BTreeMap::new(); copies as usize],
             counts: BTreeMap::new(),
             found: Vec::new(),
-            more: 0,
+            count: 0,
         }
+    }
+
+    /// A microbatch came to a slow reader.
+    pub fn aside(&mut self, microbatch: &Microbatch) {
+        self.aside.push((microbatch.name, mark(microbatch)));
+    }
+
+    /// What came to the first copy.
+    pub fn digests(&self) -> &Digests {
+        &self.seen[0]
     }
 
     /// A microbatch came to a copy.
@@ -78,41 +94,54 @@ impl Coverage {
         }
     }
 
-    /// What was wrong, once all trainers are done.
-    pub fn violations(&mut self) -> Vec<String> {
-        self.check_names();
+    /// Checks what came, once all trainers are done and each copy has read so many steps.
+    pub fn finish(&mut self, steps: &[u64]) {
+        self.check_names(steps);
         self.check_copies();
         for (epoch, counts) in std::mem::take(&mut self.counts) {
             self.check_records(epoch, &counts);
         }
-        let mut found = std::mem::take(&mut self.found);
-        if self.more > 0 {
-            found.push(format!("and {} violations more", self.more));
+    }
+
+    /// Checks that what came is what an undisturbed run got; how many microbatches agree.
+    pub fn compare(&mut self, undisturbed: &Digests) -> u64 {
+        let seen = std::mem::take(&mut self.seen);
+        let mut agree = 0;
+        for (name, mark) in &seen[0] {
+            match undisturbed.get(name) {
+                Some(other) if other == mark => agree += 1,
+                Some(_) => self.tell(format!("{name} differs from an undisturbed run")),
+                None => self.tell(format!("{name} is not in the undisturbed run")),
+            }
         }
-        found
+        self.seen = seen;
+        agree
+    }
+
+    /// What was wrong, the first of it in words.
+    pub fn violations(self) -> (u64, Vec<String>) {
+        (self.count, self.found)
     }
 
     /// Every microbatch of every step that has samples came to every copy, and no other.
-    fn check_names(&mut self) {
+    fn check_names(&mut self, steps: &[u64]) {
         let each = self.description.steps_per_epoch;
         let seen = std::mem::take(&mut self.seen);
-        let mut expected = 0;
-        for step in 0..self.steps {
-            let Cursor { epoch, step } = self.from.after(step, each);
-            for index in 0..self.description.microbatches {
-                if self.description.samples(step, index) == 0 {
-                    continue;
-                }
-                expected += 1;
-                let name = Name { epoch, step, index };
-                for (copy, seen) in seen.iter().enumerate() {
+        for (copy, (seen, steps)) in seen.iter().zip(steps).enumerate() {
+            let mut expected = 0;
+            for step in 0..*steps {
+                let Cursor { epoch, step } = self.from.after(step, each);
+                for index in 0..self.description.microbatches {
+                    if self.description.samples(step, index) == 0 {
+                        continue;
+                    }
+                    expected += 1;
+                    let name = Name { epoch, step, index };
                     if !seen.contains_key(&name) {
                         self.tell(format!("job {copy}: {name} never came"));
                     }
                 }
             }
-        }
-        for (copy, seen) in seen.iter().enumerate() {
             if seen.len() > expected {
                 self.tell(format!("job {copy}: {} came, {expected} were asked for", seen.len()));
             }
@@ -130,6 +159,12 @@ impl Coverage {
                 }
             }
         }
+        for (name, mark) in std::mem::take(&mut self.aside) {
+            if seen[0].get(&name).is_some_and(|first| *first != mark) {
+                self.tell(format!("job 0 and a slow reader got different bytes for {name}"));
+            }
+        }
+        self.seen = seen;
     }
 
     /// With repeats R, records come R times or not at all, but for one cut off at the first position
@@ -149,11 +184,11 @@ impl Coverage {
         }
     }
 
-    fn tell(&mut self, violation: String) {
+    /// Something else was wrong.
+    pub fn tell(&mut self, violation: String) {
+        self.count += 1;
         if self.found.len() < TOLD {
             self.found.push(violation);
-        } else {
-            self.more += 1;
         }
     }
 }

@@ -1,48 +1,83 @@
 //! Virtual trainers that load forebay servers and check what they receive.
 //!
-//! A run is `jobs` copies of one job, each read by a world of `trainers` ranks, as a training run
-//! would: rank r takes the microbatches g with `g % trainers == r`. The client checks names, order
-//! and digests of each rank; [`check`] adds what only all ranks together show: every microbatch of
-//! every step exactly once, every record as often as the epoch has it, and the same bytes in all
-//! copies.
+//! A run is `jobs` copies of one job, each read by a world of trainers, as a training run would:
+//! rank r takes the microbatches g with `g % trainers == r`, and no rank begins a step before all have
+//! had the one before. The client checks names, order and digests of each rank; [`check`] adds what
+//! only all ranks together show: every microbatch of every step exactly once, every record as often
+//! as the epoch has it, and the same bytes in all copies and in an undisturbed run.
+//!
+//! ```text
+//! plan (phases, pace) -> trainer: client -> check, live --+--> report -> table, JSON, CSV, HTML
+//! servers (start, kill)          watch (/metrics) --------+
+//! ```
 
+mod chart;
 pub mod check;
+mod digests;
+mod live;
+mod page;
+mod plan;
 mod report;
+mod run;
+mod servers;
+mod slo;
+mod table;
 mod trainer;
+mod watch;
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use forebay_client::{Client, Cursor, Description, End, Error, Job, Rank};
-use indicatif::{ProgressBar, ProgressStyle};
-use rustix::time::{ClockId, clock_gettime};
-use tokio::task::JoinSet;
+use forebay_client::{Cursor, Job};
 
-use crate::check::Coverage;
-pub use crate::report::{Report, StageTimes, WaitMs};
-use crate::trainer::{Received, Trainer};
+pub use crate::live::{Interval, Kill, ServerInterval};
+pub use crate::plan::{Length, Pace, Phase, StepTime, duration};
+pub use crate::report::{PhaseReport, Report, ServerCost, StageTimes, WaitMs};
+pub use crate::run::run;
+pub use crate::servers::Spawn;
+pub use crate::slo::Slo;
+
+use crate::run::Run;
 
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Servers, and how to receive from them.
+    /// Servers, and how to receive from them. Those of `spawn` are added.
     pub client: forebay_client::Options,
     /// What to ask for.
     pub job: Job,
     /// The first step.
     pub from: Cursor,
-    /// How many steps.
+    /// How many steps, without a plan.
     pub steps: u64,
-    /// Ranks of a world; must divide the microbatches of a step.
+    /// Ranks of a world, without a plan; must divide the microbatches of a step.
     pub trainers: u32,
+    /// How many trainers read for how long, one phase after another.
+    pub plan: Vec<Phase>,
     /// Copies of the whole world, all asking for the same.
     pub jobs: u32,
-    /// How long a trainer computes on each microbatch.
-    pub think: Duration,
+    /// When trainers ask for the next microbatch.
+    pub pace: Pace,
+    /// Readers beside the trainers, who take a microbatch each 2 s.
+    pub slow_readers: u32,
+    /// All trainers drop their connections and make new ones each so often.
+    pub reconnect_every: Option<Duration>,
+    /// Servers to start, and maybe to kill.
+    pub spawn: Option<Spawn>,
+    /// Where other servers have their metrics, `host:port`.
+    pub metrics: Vec<String>,
+    /// Digests of an undisturbed run: compared with if the file is there, otherwise written.
+    pub digests: Option<PathBuf>,
+    /// What an hour of a core costs.
+    pub core_hour_price: Option<f64>,
     /// Whether to check coverage; digests, names and order are always checked.
     pub coverage: bool,
     /// Whether to draw a progress bar on standard error.
     pub progress: bool,
+    /// Set, it ends the run after the steps that are begun.
+    pub interrupt: Arc<AtomicBool>,
 }
 
 impl Options {
@@ -54,94 +89,58 @@ impl Options {
             from: Cursor::default(),
             steps,
             trainers: 1,
+            plan: Vec::new(),
             jobs: 1,
-            think: Duration::ZERO,
+            pace: Pace::Free,
+            slow_readers: 0,
+            reconnect_every: None,
+            spawn: None,
+            metrics: Vec::new(),
+            digests: None,
+            core_hour_price: None,
             coverage: true,
             progress: false,
+            interrupt: Arc::default(),
+        }
+    }
+
+    /// The plan, or the one phase that the other fields are.
+    pub(crate) fn phases(&self) -> Vec<Phase> {
+        if self.plan.is_empty() {
+            vec![Phase { trainers: self.trainers, length: Length::Steps(self.steps) }]
+        } else {
+            self.plan.clone()
         }
     }
 }
 
-/// What all trainers of a run share.
-#[derive(Debug)]
-pub(crate) struct Run {
-    pub(crate) start: Instant,
-    pub(crate) think: Duration,
-    pub(crate) bar: ProgressBar,
-    pub(crate) coverage: Option<Mutex<Coverage>>,
+/// Why a run could not be made. What goes wrong in it is in its report.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The client's setup.
+    #[error(transparent)]
+    Client(#[from] forebay_client::Error),
+    /// A server that was to be started.
+    #[error("server: {0}")]
+    Server(String),
+    /// A file.
+    #[error("{}: {why}", path.display())]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
 }
 
-/// Runs the trainers to their end. Errors are those of the setup; what goes wrong afterwards is in
-/// the report's violations.
-pub async fn run(options: Options) -> Result<Report, Error> {
-    let client = Client::connect(options.client.clone())?;
-    let description = client.describe(&options.job).await?;
-    let coverage = options.coverage.then(|| {
-        let coverage = Coverage::new(&description, options.from, options.steps, options.jobs);
-        Mutex::new(coverage)
-    });
-    let run = Arc::new(Run {
-        start: Instant::now(),
-        think: options.think,
-        bar: bar(&options, &description),
-        coverage,
-    });
-    let cpu = cpu_time();
-    let trainers = start(&client, &options, &run).await?;
-    let (received, mut violations) = finish(trainers).await;
-    let seconds = run.start.elapsed().as_secs_f64();
-    let cpu = cpu_time().saturating_sub(cpu);
-    run.bar.finish_and_clear();
-    if let Some(coverage) = &run.coverage {
-        let mut coverage = coverage.lock().unwrap_or_else(PoisonError::into_inner);
-        violations.append(&mut coverage.violations());
+impl Error {
+    pub(crate) fn file(path: &Path, why: &dyn std::fmt::Display) -> Self {
+        Self::File { path: path.to_owned(), why: why.to_string() }
     }
-    Ok(Report::new(&options, &description, received, violations, (seconds, cpu)))
 }
 
-type Trainers = JoinSet<Result<Received, (Received, String)>>;
-
-async fn start(client: &Client, options: &Options, run: &Arc<Run>) -> Result<Trainers, Error> {
-    let mut trainers = JoinSet::new();
-    for copy in 0..options.jobs {
-        for rank in 0..options.trainers {
-            let rank = Rank { rank, world: options.trainers };
-            let end = End::Steps(options.steps);
-            let stream = client.stream(&options.job, options.from, end, rank).await?;
-            trainers.spawn(Trainer { run: Arc::clone(run), copy, rank, stream }.train());
-        }
-    }
-    Ok(trainers)
-}
-
-async fn finish(mut trainers: Trainers) -> (Received, Vec<String>) {
-    let mut received = Received::default();
-    let mut violations = Vec::new();
-    while let Some(ended) = trainers.join_next().await {
-        match ended {
-            Ok(Ok(of_one)) => received.add(of_one),
-            Ok(Err((of_one, violation))) => {
-                received.add(of_one);
-                violations.push(violation);
-            }
-            Err(error) => violations.push(format!("a trainer failed: {error}")),
-        }
-    }
-    (received, violations)
-}
-
-fn bar(options: &Options, description: &Description) -> ProgressBar {
-    if !options.progress {
-        return ProgressBar::hidden();
-    }
-    let samples = options.steps.saturating_mul(description.batch.into());
-    let style = "{elapsed_precise} {bar:40} {human_pos}/{human_len} images, {per_sec}, {eta} left";
-    let style = ProgressStyle::with_template(style).expect("a valid template");
-    ProgressBar::new(samples.saturating_mul(options.jobs.into())).with_style(style)
-}
-
-/// CPU time of this process.
-fn cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+/// A panic elsewhere does not make what was noted before it wrong.
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,137 +1,80 @@
 //! The `forebay-loadtest` command.
 
+mod arguments;
+
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
-use clap::{Parser, ValueEnum};
-use forebay_client::{Access, Cursor, Dtype, Job, Layout, MixedBy, RecipeRef};
-use forebay_loadtest::Options;
+use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
 
-/// Load forebay servers with virtual trainers, and check what they receive.
-///
-/// A world of N trainers reads a job as a training run would: rank r takes the microbatches g with
-/// g % N == r, so N must divide the microbatches of a step. --jobs J runs J such worlds, each of
-/// which reads everything. Exits with 1 if anything was lost, repeated, reordered or wrong.
-#[derive(Debug, Parser)]
-#[command(version)]
-struct Arguments {
-    /// A server, as http://host:port or https://host:port; may be given several times or with commas.
-    #[arg(long, env = "FOREBAY_ENDPOINT", required = true, value_delimiter = ',', num_args = 1..)]
-    endpoint: Vec<String>,
-    /// Name of the dataset, as the servers have it; may be left out where they have just one.
-    #[arg(long, env = "FOREBAY_DATASET", default_value = "", hide_default_value = true)]
-    dataset: String,
-    /// Name of a recipe.
-    #[arg(long, env = "FOREBAY_RECIPE", default_value = "a2")]
-    recipe: String,
-    /// A file with a whole recipe as TOML, instead of a name.
-    #[arg(long, env = "FOREBAY_RECIPE_FILE")]
-    recipe_file: Option<PathBuf>,
-    /// A change to the recipe, such as `batch = 32`; may be given several times.
-    #[arg(long)]
-    set: Vec<String>,
-    /// Samples of a step, a change to the recipe.
-    #[arg(long)]
-    batch: Option<u32>,
-    /// Microbatches of a step, a change to the recipe.
-    #[arg(long)]
-    microbatches: Option<u32>,
-    /// Seed of the job.
-    #[arg(long, env = "FOREBAY_SEED", default_value_t = 0)]
-    seed: u64,
-    /// Trainers of a world.
-    #[arg(long, env = "FOREBAY_TRAINERS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    trainers: u32,
-    /// Worlds, each of which reads everything.
-    #[arg(long, env = "FOREBAY_JOBS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    jobs: u32,
-    /// Steps to read.
-    #[arg(long, env = "FOREBAY_STEPS", default_value_t = 10)]
-    steps: u64,
-    /// The epoch to start in.
-    #[arg(long, env = "FOREBAY_EPOCH", default_value_t = 0)]
-    epoch: u64,
-    /// The step of it to start at.
-    #[arg(long, env = "FOREBAY_STEP", default_value_t = 0)]
-    step: u64,
-    /// Type of the pixels: u8, f16, bf16 or f32.
-    #[arg(long, env = "FOREBAY_DTYPE", default_value_t = Dtype::U8)]
-    dtype: Dtype,
-    /// Layout of the pixels: nhwc or nchw.
-    #[arg(long, env = "FOREBAY_LAYOUT", default_value_t = Layout::Nhwc)]
-    layout: Layout,
-    /// Who mixes: server or trainer.
-    #[arg(long, env = "FOREBAY_MIXED_BY", default_value_t = MixedBy::Server)]
-    mixed_by: MixedBy,
-    /// How long a trainer computes on each microbatch, in milliseconds.
-    #[arg(long, env = "FOREBAY_THINK_MS", default_value_t = 0)]
-    think_ms: u64,
-    /// Bytes that each trainer receives ahead.
-    #[arg(long, env = "FOREBAY_PREFETCH_BYTES", default_value_t = 128 << 20)]
-    prefetch_bytes: usize,
-    #[command(flatten)]
-    access: Access,
-    /// Give up when nothing arrives for so many seconds.
-    #[arg(long, env = "FOREBAY_GIVE_UP_S", default_value_t = 300)]
-    give_up_s: u64,
-    /// What to check beyond names, order and digests.
-    #[arg(long, env = "FOREBAY_CHECK", value_enum, default_value_t = Check::Coverage)]
-    check: Check,
-    /// Print the report as JSON.
-    #[arg(long, env = "FOREBAY_JSON")]
-    json: bool,
-}
+use crate::arguments::Arguments;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Check {
-    /// Nothing more.
-    Digests,
-    /// That all trainers together received everything exactly once.
-    Coverage,
-}
+/// Exit codes, as `--help` has them; 2 is clap's.
+const GOOD: u8 = 0;
+const WRONG: u8 = 1;
+const MISSED: u8 = 3;
+const FAILED: u8 = 4;
+/// As shells have it of who was interrupted.
+const INTERRUPTED: i32 = 130;
 
-impl Arguments {
-    fn options(self) -> anyhow::Result<Options> {
-        let recipe = match &self.recipe_file {
-            None => RecipeRef::Name(self.recipe),
-            Some(path) => RecipeRef::Toml(
-                std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
-            ),
-        };
-        let mut client = forebay_client::Options::new(self.endpoint);
-        client.access = self.access;
-        client.prefetch_bytes = self.prefetch_bytes;
-        client.dtype = self.dtype;
-        client.layout = self.layout;
-        client.mixed_by = self.mixed_by;
-        client.retry.give_up = Duration::from_secs(self.give_up_s);
-        let number = |field, value: Option<u32>| value.map(|value| format!("{field} = {value}"));
-        let numbers = [number("batch", self.batch), number("microbatches", self.microbatches)];
-        let set = self.set.into_iter().chain(numbers.into_iter().flatten()).collect();
-        let job = Job { recipe, set, seed: self.seed, ..Job::new(self.dataset, "") };
-        Ok(Options {
-            from: Cursor { epoch: self.epoch, step: self.step },
-            trainers: self.trainers,
-            jobs: self.jobs,
-            think: Duration::from_millis(self.think_ms),
-            coverage: self.check == Check::Coverage,
-            progress: true,
-            ..Options::new(client, job, self.steps)
-        })
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(filter.unwrap_or_else(|_unset| "warn".into()))
+        .init();
+    match run(Arguments::parse()).await {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(FAILED)
+        }
     }
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let arguments = Arguments::parse();
-    let json = arguments.json;
-    let report = forebay_loadtest::run(arguments.options()?).await?;
+async fn run(arguments: Arguments) -> anyhow::Result<u8> {
+    let (json, folder, slo) = (arguments.json, arguments.report.clone(), arguments.slo());
+    let allowed = arguments.slo_violations;
+    let options = arguments.options()?;
+    tokio::spawn(heed_signals(Arc::clone(&options.interrupt)));
+    let mut report = forebay_loadtest::run(options).await?;
+    report.judge(&slo);
     let text = if json { serde_json::to_string(&report)? + "\n" } else { report.to_string() };
     std::io::stdout().write_all(text.as_bytes()).context("standard output")?;
-    let failed = !report.violations.is_empty();
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    if let Some(folder) = folder {
+        report.write(&folder)?;
+    }
+    Ok(if report.violation_count > allowed {
+        WRONG
+    } else if report.slo_missed.is_empty() {
+        GOOD
+    } else {
+        MISSED
+    })
+}
+
+/// At the first signal trainers finish the steps that are begun, at the second nothing is finished.
+async fn heed_signals(interrupt: Arc<AtomicBool>) {
+    let (Ok(mut by_hand), Ok(mut by_others)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    for again in [false, true] {
+        tokio::select! { _ = by_hand.recv() => {}, _ = by_others.recv() => {} }
+        interrupt.store(true, Ordering::Relaxed);
+        if again {
+            std::process::exit(INTERRUPTED);
+        }
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the one place where the command tells its failure")]
+fn complain(error: &anyhow::Error) {
+    eprintln!("forebay-loadtest: {error:#}");
 }

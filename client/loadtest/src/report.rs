@@ -1,21 +1,26 @@
-//! What a run amounts to, as a table and as JSON.
+//! What a run amounts to, as JSON.
 
-use std::fmt;
 use std::time::Duration;
 
 use forebay_client::{Description, Timings};
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::Options;
+use crate::live::{Interval, Kill, Live};
+use crate::plan::Phase;
+use crate::table::settings;
 use crate::trainer::Received;
+use crate::{Options, Slo};
 
 /// The figures of a run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
     /// Samples received, over all trainers.
     pub images: u64,
     /// Microbatches received.
     pub microbatches: u64,
+    /// Steps that each job has read.
+    pub steps: u64,
     /// Bytes of pixels received.
     pub bytes: u64,
     /// Wall time from the first connection to the last microbatch.
@@ -30,12 +35,18 @@ pub struct Report {
     pub first_microbatch_ms: f64,
     /// CPU time of this process, the receiving side of all trainers.
     pub cpu_ms_per_image: f64,
+    /// CPU time of the servers, where they were started here or their metrics are known.
+    pub server: Option<ServerCost>,
     /// What the servers say of their own time.
     pub server_ms_per_image: StageTimes,
-    /// Ranks of a world.
-    pub trainers: u32,
     /// Copies of the world.
     pub jobs: u32,
+    /// Parts of the run, in order.
+    pub phases: Vec<PhaseReport>,
+    /// Servers killed.
+    pub kills: Vec<Kill>,
+    /// What was to be run.
+    pub settings: Vec<(&'static str, String)>,
     /// Digest of the dataset.
     pub dataset_digest: String,
     /// Digest of the recipe.
@@ -43,12 +54,47 @@ pub struct Report {
     /// The sum of a hash of every microbatch's name, records, targets and pixels: the same for the
     /// same job, whatever happened on the way.
     pub checksum: String,
-    /// What was wrong. Empty: nothing.
+    /// Microbatches whose hash is that of an undisturbed run, where there was one.
+    pub compared: Option<u64>,
+    /// How much was lost, repeated, reordered or wrong.
+    pub violation_count: u64,
+    /// The first of it, in words.
     pub violations: Vec<String>,
+    /// Objectives that were missed, in words.
+    pub slo_missed: Vec<String>,
+    /// What happened second by second; in the CSV file.
+    #[serde(skip)]
+    pub intervals: Vec<Interval>,
+}
+
+/// A phase: how many trainers got how much.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct PhaseReport {
+    /// Ranks of each world.
+    pub trainers: u32,
+    /// Wall time.
+    pub seconds: f64,
+    /// Samples received.
+    pub images: u64,
+    /// Images by that time.
+    pub images_per_s: f64,
+    /// How long trainers waited for a microbatch.
+    pub wait_ms: WaitMs,
+}
+
+/// What serving takes.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ServerCost {
+    /// CPU seconds of all servers.
+    pub cpu_seconds: f64,
+    /// CPU time an image received.
+    pub cpu_ms_per_image: f64,
+    /// By the price of a core's hour.
+    pub per_million_images: Option<f64>,
 }
 
 /// Quantiles in milliseconds.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct WaitMs {
     /// Half of the waits were no longer.
     pub p50: f64,
@@ -56,6 +102,8 @@ pub struct WaitMs {
     pub p95: f64,
     /// 99 in 100.
     pub p99: f64,
+    /// 999 in 1000.
+    pub p999: f64,
     /// The longest.
     pub max: f64,
 }
@@ -82,44 +130,81 @@ pub struct StageTimes {
 }
 
 impl Report {
-    pub(crate) fn new(
-        options: &Options,
-        description: &Description,
-        received: Received,
-        violations: Vec<String>,
-        (seconds, cpu): (f64, Duration),
-    ) -> Self {
-        let images = received.images.max(1) as f64;
+    /// Of a run that begins.
+    pub(crate) fn new(options: &Options, description: &Description) -> Self {
         Self {
-            images: received.images,
-            microbatches: received.microbatches,
-            bytes: received.bytes,
-            seconds,
-            images_per_s: received.images as f64 / seconds,
-            mb_per_s: received.bytes as f64 / seconds / 1e6,
-            wait_ms: WaitMs::of(received.waits),
-            first_microbatch_ms: received.first.as_secs_f64() * 1e3,
-            cpu_ms_per_image: cpu.as_secs_f64() * 1e3 / images,
-            server_ms_per_image: received.server.scaled(1e-3 / images),
-            trainers: options.trainers,
             jobs: options.jobs,
+            settings: settings(options, description),
             dataset_digest: description.dataset_digest.to_string(),
             recipe_digest: description.recipe_digest.to_string(),
-            checksum: format!("{:016x}", received.checksum),
-            violations,
+            ..Self::default()
         }
+    }
+
+    /// What was received and seen, in wall time and CPU time.
+    pub(crate) fn fill(
+        &mut self,
+        received: &Received,
+        live: &Live,
+        (seconds, cpu): (f64, Duration),
+    ) {
+        let images = received.images.max(1) as f64;
+        (self.wait_ms, self.intervals, self.kills) = live.seen();
+        self.images = received.images;
+        self.microbatches = received.microbatches;
+        self.bytes = received.bytes;
+        self.seconds = seconds;
+        self.images_per_s = received.images as f64 / seconds;
+        self.mb_per_s = received.bytes as f64 / seconds / 1e6;
+        self.first_microbatch_ms = received.first.as_secs_f64() * 1e3;
+        self.cpu_ms_per_image = cpu.as_secs_f64() * 1e3 / images;
+        self.server_ms_per_image = received.server.scaled(1e-3 / images);
+        self.checksum = format!("{:016x}", received.checksum);
+    }
+
+    /// Notes the objectives that were missed.
+    pub fn judge(&mut self, slo: &Slo) {
+        self.slo_missed = slo.missed(self);
+    }
+
+    /// Kills after which every trainer had its next microbatch, in milliseconds: the median and the
+    /// longest until some trainer had it, and until all had.
+    pub fn recoveries(&self) -> Option<[f64; 4]> {
+        let of = |ms: fn(&Kill) -> Option<f64>| {
+            let mut all: Vec<f64> = self.kills.iter().filter_map(ms).collect();
+            all.sort_by(f64::total_cmp);
+            Some([*all.get(all.len() / 2)?, *all.last()?])
+        };
+        let ([one, one_most], [all, all_most]) =
+            (of(|kill| kill.next_ms)?, of(|kill| kill.all_next_ms)?);
+        Some([one, one_most, all, all_most])
+    }
+}
+
+impl PhaseReport {
+    pub(crate) fn new(phase: Phase, received: &Received, took: Duration, wait_ms: WaitMs) -> Self {
+        let (images, seconds) = (received.images, took.as_secs_f64());
+        let images_per_s = images as f64 / seconds;
+        Self { trainers: phase.trainers, seconds, images, images_per_s, wait_ms }
+    }
+}
+
+impl ServerCost {
+    pub(crate) fn new(cpu_seconds: f64, images: u64, core_hour_price: Option<f64>) -> Self {
+        let each = cpu_seconds / images.max(1) as f64;
+        let per_million_images = core_hour_price.map(|price| each * 1e6 / 3600.0 * price);
+        Self { cpu_seconds, cpu_ms_per_image: each * 1e3, per_million_images }
     }
 }
 
 impl WaitMs {
     /// Of microseconds.
-    fn of(mut waits: Vec<u32>) -> Self {
-        waits.sort_unstable();
-        let at = |percent: usize| {
-            let rank = (waits.len() * percent).div_ceil(100).saturating_sub(1);
-            waits.get(rank).map_or(0.0, |us| f64::from(*us) / 1e3)
-        };
-        Self { p50: at(50), p95: at(95), p99: at(99), max: at(100) }
+    pub(crate) fn of(waits: &Histogram<u64>) -> Self {
+        let at = |quantile| waits.value_at_quantile(quantile) as f64 / 1e3;
+        let max = waits.max() as f64 / 1e3;
+        // A histogram says the upper end of a bucket.
+        let at = |quantile| at(quantile).min(max);
+        Self { p50: at(0.5), p95: at(0.95), p99: at(0.99), p999: at(0.999), max }
     }
 }
 
@@ -172,41 +257,26 @@ impl StageTimes {
     }
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let WaitMs { p50, p95, p99, max } = self.wait_ms;
-        let row = |f: &mut fmt::Formatter<'_>, name: &str, value: String| {
-            writeln!(f, "{name:<24}{value}")
-        };
-        row(f, "trainers", format!("{} x {} jobs", self.trainers, self.jobs))?;
-        row(f, "images", format!("{} in {} microbatches", self.images, self.microbatches))?;
-        row(f, "time", format!("{:.2} s", self.seconds))?;
-        row(f, "images/s", format!("{:.0}", self.images_per_s))?;
-        row(f, "MB/s", format!("{:.1}", self.mb_per_s))?;
-        row(f, "first microbatch", format!("{:.0} ms", self.first_microbatch_ms))?;
-        let waits = format!("p50 {p50:.1}, p95 {p95:.1}, p99 {p99:.1}, max {max:.1} ms");
-        row(f, "wait", waits)?;
-        row(f, "client CPU per image", format!("{:.3} ms", self.cpu_ms_per_image))?;
-        for (name, ms) in self.server_ms_per_image.stages() {
-            row(f, &format!("server {name}"), format!("{ms:.3} ms per image"))?;
-        }
-        row(f, "checksum", self.checksum.clone())?;
-        if self.violations.is_empty() {
-            return row(f, "violations", "none".into());
-        }
-        self.violations.iter().try_for_each(|violation| row(f, "violation", violation.clone()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn quantiles_are_waits_that_occurred() {
-        let WaitMs { p50, p95, p99, max } = WaitMs::of((1..=1000).rev().collect());
-        assert_eq!(format!("{p50} {p95} {p99} {max}"), "0.5 0.95 0.99 1");
-        assert_eq!(WaitMs::of(vec![3000]).p50.to_bits(), 3.0_f64.to_bits());
-        assert_eq!(WaitMs::of(vec![]).max.to_bits(), 0);
+    fn quantiles_are_within_a_thousandth_of_waits_that_occurred() {
+        let mut waits = Histogram::new(3).unwrap();
+        assert_eq!(WaitMs::of(&waits).max.to_bits(), 0);
+        (1..=100_000_u64).for_each(|us| waits.record(us).unwrap());
+        let WaitMs { p50, p95, p99, p999, max } = WaitMs::of(&waits);
+        for (found, right) in [(p50, 50.0), (p95, 95.0), (p99, 99.0), (p999, 99.9), (max, 100.0)] {
+            assert!((found / right - 1.0_f64).abs() < 1.1e-3, "{found} for {right}");
+        }
+    }
+
+    #[test]
+    fn cost_is_cpu_time_by_its_price() {
+        let cost = ServerCost::new(36.0, 60_000, Some(0.05));
+        assert!((cost.cpu_ms_per_image - 0.6).abs() < 1e-12);
+        // 600 core seconds, a sixth of an hour.
+        assert!((cost.per_million_images.unwrap() - 0.05 / 6.0).abs() < 1e-12);
     }
 }

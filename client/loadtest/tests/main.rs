@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use fake::{Data, Fake, Fault};
 use forebay_client::{Cursor, Job};
-use forebay_loadtest::{Options, Report, run};
+use forebay_loadtest::{Length, Options, Pace, Phase, Report, run};
 use tonic::Status;
 
 fn options(servers: &[&Fake], steps: u64) -> Options {
@@ -99,7 +99,88 @@ async fn what_never_came_is_told() {
     assert_eq!(report.microbatches, 10);
     assert!(report.violations[0].contains("payload corrupted"), "{:?}", report.violations);
     assert_eq!(report.violations[1], "job 0: epoch 0, step 2, microbatch 2 never came");
-    assert_eq!(report.violations.len(), 3);
+    assert_eq!((report.violations.len(), report.violation_count), (3, 3));
+}
+
+#[tokio::test]
+async fn phases_hand_over_at_a_step_and_together_receive_everything_once() {
+    let server = Fake::start(Data::default(), None);
+    let time = |trainers| Phase { trainers, length: Length::Time(Duration::from_millis(150)) };
+    let steps = |trainers, steps| Phase { trainers, length: Length::Steps(steps) };
+    let plan = vec![time(1), steps(2, 7), time(4)];
+    let report = clean(Options { plan, jobs: 2, ..options(&[&server], 0) }).await;
+    assert_eq!(report.phases.iter().map(|phase| phase.trainers).collect::<Vec<_>>(), [1, 2, 4]);
+    assert!(report.steps > 9 && report.phases[1].images == 2 * 7 * 24, "{report}");
+}
+
+#[tokio::test]
+async fn reconnect_storms_lose_and_repeat_nothing() {
+    let server = Fake::start(Data::default(), None);
+    let plan = vec![Phase { trainers: 4, length: Length::Time(Duration::from_millis(400)) }];
+    let reconnect_every = Some(Duration::from_millis(50));
+    let report = clean(Options { plan, reconnect_every, ..options(&[&server], 0) }).await;
+    assert!(report.microbatches > 0);
+}
+
+#[tokio::test]
+async fn a_steps_time_and_a_rate_are_kept() {
+    let server = Fake::start(Data::default(), None);
+    let pace = Pace::Step("20ms~10%".parse().unwrap());
+    let report = clean(Options { pace, ..options(&[&server], 5) }).await;
+    assert!(report.seconds >= 20.0 * 0.018, "{report}");
+    // 20 microbatches of 6 images by the clock, the first at once.
+    let pace = Pace::Rate(300.0);
+    let report = clean(Options { pace, trainers: 2, ..options(&[&server], 5) }).await;
+    assert!((19.0 * 0.02..1.5).contains(&report.seconds), "{report}");
+}
+
+#[tokio::test]
+async fn with_a_rate_a_stall_counts_for_all_that_it_delayed() {
+    // The third microbatch comes only after the client has asked a second time.
+    let stall = || Fake::start(Data::default(), Some((2, Fault::Hang, false)));
+    let waits = async |pace| {
+        let server = stall();
+        let mut options = Options { pace, ..options(&[&server], 5) };
+        options.client.timeouts.silence = Duration::from_millis(400);
+        options.client.prefetch_bytes = 1;
+        clean(options).await.wait_ms
+    };
+    let closed = waits(Pace::Free).await;
+    let open = waits(Pace::Rate(6.0 * 100.0)).await;
+    assert!(closed.max > 300.0 && closed.p50 < 100.0, "{closed:?}");
+    assert!(open.p50 > 200.0, "{open:?}");
+}
+
+#[tokio::test]
+async fn slow_readers_are_checked_beside_the_trainers() {
+    let server = Fake::start(Data::default(), Some((3, Fault::Record, false)));
+    let plan = vec![Phase { trainers: 1, length: Length::Time(Duration::from_millis(300)) }];
+    let slow = Options { plan, slow_readers: 3, ..options(&[&server], 0) };
+    assert!(run(slow).await.unwrap().violation_count > 0);
+}
+
+#[tokio::test]
+async fn digests_of_an_undisturbed_run_are_kept_and_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("digests");
+    let with_file = |server: &Fake, trainers| {
+        let digests = Some(file.clone());
+        Options { digests, trainers, ..options(&[server], 6) }
+    };
+    let server = Fake::start(Data::default(), None);
+    assert_eq!(clean(with_file(&server, 1)).await.compared, None);
+    assert_eq!(clean(with_file(&server, 4)).await.compared, Some(24));
+
+    // The payload's digest is right, and no other copy shows what is wrong.
+    let wrong = Fake::start(Data::default(), Some((9, Fault::Record, false)));
+    let report = run(with_file(&wrong, 1)).await.unwrap();
+    assert_eq!(report.compared, Some(23));
+    let differs = |violation: &String| violation.ends_with("differs from an undisturbed run");
+    assert_eq!(report.violations.iter().filter(|violation| differs(violation)).count(), 1);
+
+    let other = Fake::start(Data { version: 2, ..Data::default() }, None);
+    let error = run(with_file(&other, 1)).await.unwrap_err().to_string();
+    assert!(error.contains("is of another job"), "{error}");
 }
 
 fn command(server: &Fake, arguments: &[&str]) -> Output {
@@ -131,6 +212,37 @@ fn the_command_prints_json_and_exits_by_what_it_found() {
 
     let output = command(&server, &["--trainers", "3"]);
     let told = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success());
+    assert_eq!(output.status.code(), Some(4));
     assert!(told.contains("a world of 3 does not divide the 4 microbatches"), "{told}");
+}
+
+#[test]
+fn exit_codes_and_files_are_as_documented() {
+    let server = Fake::start(Data::default(), None);
+    let folder = tempfile::tempdir().unwrap();
+    let report = folder.path().join("report");
+    let code = |arguments: &[&str]| command(&server, arguments).status.code();
+    let to = report.to_str().unwrap();
+    assert_eq!(code(&["--plan", "1x3,2x100ms", "--slo-p99-wait", "20s", "--report", to]), Some(0));
+    assert_eq!(code(&["--slo-images-per-second", "1e9"]), Some(3));
+    assert_eq!(code(&["--steps", "2", "--plan", "1x3"]), Some(2));
+    assert_eq!(code(&["--rate", "0"]), Some(4));
+    let broken = Fake::start(Data::default(), Some((3, Fault::Record, false)));
+    let violations = |allowed| {
+        let arguments = ["--steps", "5", "--slo-violations", allowed];
+        command(&broken, &arguments).status.code()
+    };
+    assert_eq!([violations("0"), violations("1")], [Some(1), Some(0)]);
+
+    let read = |name| std::fs::read_to_string(report.join(name)).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&read("report.json")).unwrap();
+    assert_eq!(json["phases"].as_array().unwrap().len(), 2);
+    let csv = read("intervals.csv");
+    let columns: Vec<usize> = csv.lines().map(|line| line.split(',').count()).collect();
+    assert!(columns.len() >= 2 && columns.iter().all(|count| *count == 9), "{csv}");
+    let page = read("report.html");
+    assert!(page.contains("all as it should be") && page.contains("class=line"));
+    for foreign in ["<script", "http-equiv", "src=", "href=", "@import", "url("] {
+        assert!(!page.contains(foreign), "{foreign}");
+    }
 }
