@@ -72,7 +72,7 @@ fn together(
 
 /// Loads the first state: rank 0 has it, and gives it to the others.
 fn begin(args: &Train, run: &mut Run, backend: &mut dyn Backend) -> anyhow::Result<()> {
-    let mut state = State::default();
+    let mut state = backend.state()?;
     if backend.ranks().is_first() {
         state = first(args, run, backend.graph())?;
         backend.load(&state).map_err(|problem| mismatch(args, problem))?;
