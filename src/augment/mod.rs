@@ -13,6 +13,8 @@ mod angle;
 mod blend;
 mod estimate;
 mod geometry;
+#[cfg(target_arch = "x86_64")]
+mod lookup;
 mod measure;
 #[cfg(target_arch = "x86_64")]
 mod rotate;
@@ -63,25 +65,25 @@ pub fn apply(ops: &[Op], slot: &mut [u8], size: Size, fill: [u8; 3], scratch: &m
             Op::SolarizeAdd(add) => tables.then(|value| table::solarize_add(value, add)),
             Op::Brightness(factor) => tables.then(|value| blend::mix(0, value, factor)),
             Op::Contrast(factor) => {
-                tables.flush(slot);
+                tables.flush(simd, slot);
                 let mean = measure::mean_luma(simd, slot);
                 tables.then(|value| blend::mix(mean, value, factor));
             }
             Op::AutoContrast => {
-                tables.flush(slot);
+                tables.flush(simd, slot);
                 let extremes = measure::extremes(simd, slot);
                 tables.then_each(&extremes.map(table::auto_contrast));
             }
             Op::Equalize => {
-                tables.flush(slot);
+                tables.flush(simd, slot);
                 tables.then_each(&measure::histograms(slot).map(|h| table::equalize(&h)));
             }
             Op::Color(factor) => {
-                tables.flush(slot);
+                tables.flush(simd, slot);
                 blend::color(simd, slot, factor);
             }
             Op::Sharpness(factor) => {
-                tables.flush(slot);
+                tables.flush(simd, slot);
                 scratch.source.clear();
                 scratch.source.extend_from_slice(slot);
                 blend::sharpness(simd, &scratch.source, size, slot, factor);
@@ -91,7 +93,7 @@ pub fn apply(ops: &[Op], slot: &mut [u8], size: Size, fill: [u8; 3], scratch: &m
             | Op::ShearY(..)
             | Op::TranslateXRel(..)
             | Op::TranslateYRel(..) => {
-                tables.flush(slot);
+                tables.flush(simd, slot);
                 scratch.source.clear();
                 scratch.source.extend_from_slice(slot);
                 let source = View::new(&scratch.source, size);
@@ -99,5 +101,5 @@ pub fn apply(ops: &[Op], slot: &mut [u8], size: Size, fill: [u8; 3], scratch: &m
             }
         }
     }
-    tables.flush(slot);
+    tables.flush(simd, slot);
 }

@@ -3,6 +3,8 @@
 //! Source: Pillow 12, `ImageOps.py` (`autocontrast`, `equalize`, `posterize`, `solarize`); timm's
 //! `solarize_add`.
 
+use crate::simd::Simd;
+
 /// A table for each channel, waiting to be applied.
 #[derive(Debug)]
 pub(super) struct Tables {
@@ -47,10 +49,12 @@ impl Tables {
     }
 
     /// Applies what waits to the pixels.
-    pub(super) fn flush(&mut self, pixels: &mut [u8]) {
+    pub(super) fn flush(&mut self, simd: Simd, pixels: &mut [u8]) {
         if self.identity {
             return;
         }
+        #[cfg(target_arch = "x86_64")]
+        let pixels = super::lookup::map(simd, &self.channels, pixels);
         let [red, green, blue] = &self.channels;
         for [r, g, b] in pixels.as_chunks_mut().0 {
             *r = red[usize::from(*r)];

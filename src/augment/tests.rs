@@ -48,13 +48,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
 
     #[test]
-    fn avx2_and_scalar_give_the_same_bytes(size in size(), seed in any::<u64>(), op in op()) {
+    fn every_vector_width_gives_the_same_bytes(size in size(), seed in any::<u64>(), op in op()) {
         let pixels = pixels(size, seed);
-        let ops = [op];
-        prop_assert_eq!(
-            applied(Simd::detect(), &ops, size, &pixels),
-            applied(Simd::SCALAR, &ops, size, &pixels)
-        );
+        let plain = applied(Simd::SCALAR, &[op], size, &pixels);
+        for simd in Simd::all() {
+            prop_assert_eq!(&applied(simd, &[op], size, &pixels), &plain, "{:?}", simd);
+        }
     }
 
     #[test]
@@ -74,8 +73,10 @@ proptest! {
         let job = Job { source: View::new(&pixels, size), affine, filter, fill: FILL };
         let (mut exact, mut fast) = (vec![0; pixels.len()], vec![1; pixels.len()]);
         exactly(&job, &mut exact);
-        estimate::transform(Simd::detect(), &job, &mut fast, &mut Warp::default());
-        prop_assert_eq!(exact, fast);
+        for simd in Simd::all() {
+            estimate::transform(simd, &job, &mut fast, &mut Warp::default());
+            prop_assert_eq!(&exact, &fast, "{:?}", simd);
+        }
     }
 
     #[test]
@@ -97,7 +98,7 @@ fn extreme_arguments_do_no_harm() {
     let pixels = pixels(size, 8);
     for arg in [-1e300, -1e9, -3.0, 1e-300, 2.5, 1e9, f64::MAX] {
         for filter in [Interpolation::Bilinear, Interpolation::Bicubic] {
-            for simd in [Simd::SCALAR, Simd::detect()] {
+            for simd in Simd::all() {
                 let ops = [
                     Op::Rotate(arg, filter),
                     Op::ShearX(arg, filter),

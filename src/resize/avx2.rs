@@ -23,11 +23,9 @@ use std::arch::x86_64::{
 };
 
 use super::coefficients::{Table, WEIGHT_BITS};
+use super::rows::{Padded, ROWS};
 use super::scalar;
 use crate::sample::View;
-
-/// Rows that the horizontal pass does at once.
-const ROWS: usize = 4;
 
 /// Bits of the lower part of a weight.
 const LOW_BITS: i32 = 12;
@@ -43,7 +41,7 @@ struct Pair {
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     pairs: Vec<Pair>,
-    padded: [Vec<u8>; ROWS],
+    padded: Padded,
 }
 
 impl Scratch {
@@ -60,20 +58,7 @@ impl Scratch {
         let reach = reach(columns);
         let height = source.size().height;
         for (top, out) in (0..height).step_by(ROWS).zip(out.chunks_exact_mut(ROWS * stride)) {
-            // A group past the last row repeats it.
-            let row = |index: u32| (top + index).min(height - 1);
-            for (padded, index) in self.padded.iter_mut().zip(0..) {
-                let start = row(index) as usize * source.stride();
-                if source.data().len() < start + reach {
-                    padded.clear();
-                    padded.extend_from_slice(source.row(row(index)));
-                    padded.resize(reach.max(padded.len()), 0);
-                }
-            }
-            let rows = [0, 1, 2, 3].map(|index| {
-                let start = row(index) as usize * source.stride();
-                source.data().get(start..start + reach).unwrap_or(&self.padded[index as usize])
-            });
+            let rows = self.padded.rows(source, top, reach);
             horizontal(rows, columns, &self.pairs, out, stride);
         }
     }

@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use crate::sample::Interpolation;
+use crate::simd::{Simd, kernel};
 
 /// Fractional bits of a weight: 8 bits of result and 2 for overshoot leave 22 of 32.
 pub(super) const WEIGHT_BITS: u32 = 22;
@@ -23,7 +24,11 @@ pub(super) struct Table {
     pub(super) weights: Vec<i32>,
     /// Source positions used by an output.
     counts: Vec<u32>,
-    /// One output's weights before they are rounded.
+    /// Centres of the outputs in the source.
+    centres: Vec<f64>,
+    /// For each output the sum of its weights before they are rounded.
+    sums: Vec<f64>,
+    /// The weights of all outputs before they are rounded, tap after tap.
     exact: Vec<f64>,
 }
 
@@ -44,31 +49,42 @@ pub(super) struct Axis {
 
 impl Table {
     /// Computes the table of an axis, into the memory of the last one.
-    pub(super) fn fill(&mut self, axis: &Axis) {
+    pub(super) fn fill(&mut self, simd: Simd, axis: &Axis) {
         let scale = f64::from(axis.source) / f64::from(axis.resized);
         let widened = scale.max(1.0);
         let support = widened * if axis.filter == Interpolation::Bicubic { 2.0 } else { 1.0 };
-        let centre = |output: u32| (f64::from(output) + 0.5) * scale;
-
         self.first.clear();
         self.counts.clear();
+        self.centres.clear();
         for output in outputs(axis) {
-            let first = position(centre(output) - support + 0.5);
-            let end = position(centre(output) + support + 0.5).min(axis.source);
+            let centre = (f64::from(output) + 0.5) * scale;
+            let first = position(centre - support + 0.5);
+            let end = position(centre + support + 0.5).min(axis.source);
             self.first.push(first);
             self.counts.push(end - first);
+            self.centres.push(centre);
         }
-        let most = self.counts.iter().copied().max().unwrap_or(0) as usize;
-        self.taps = most.next_multiple_of(2);
-        self.exact.resize(most, 0.0);
+        let most = self.counts.iter().copied().max().unwrap_or(0);
+        let (outputs, taps) = (self.first.len(), most.next_multiple_of(2) as usize);
+        self.taps = taps;
+        self.sums.clear();
+        self.sums.resize(outputs, 0.0);
+        self.exact.resize(outputs * most as usize, 0.0);
+        for (tap, weights) in (0..most).zip(self.exact.chunks_exact_mut(outputs)) {
+            let places =
+                Places { first: &self.first, counts: &self.counts, centres: &self.centres };
+            match axis.filter {
+                Interpolation::Bilinear => triangle(simd, &places, tap, 1.0 / widened, weights),
+                Interpolation::Bicubic => cubic(simd, &places, tap, 1.0 / widened, weights),
+            }
+            self.sums.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += *weight);
+        }
         self.weights.clear();
-        self.weights.resize(self.first.len() * self.taps, 0);
-        let narrowing = 1.0 / widened;
-        for (index, output) in outputs(axis).enumerate() {
-            let exact = &mut self.exact[..self.counts[index] as usize];
-            let sum = sample(axis.filter, self.first[index], centre(output), narrowing, exact);
-            for (to, weight) in self.weights[index * self.taps..].iter_mut().zip(exact) {
-                *to = fixed(if sum == 0.0 { *weight } else { *weight / sum });
+        self.weights.resize(outputs * taps, 0);
+        for (tap, weights) in self.exact.chunks_exact_mut(outputs).enumerate() {
+            fix(simd, weights, &self.sums);
+            for (to, weight) in self.weights[tap..].iter_mut().step_by(taps).zip(weights) {
+                *to = whole(*weight);
             }
         }
     }
@@ -88,39 +104,61 @@ fn outputs(axis: &Axis) -> impl Iterator<Item = u32> {
     window.clone().map(move |x| if mirrored { window.end - 1 - (x - window.start) } else { x })
 }
 
-/// Samples the filter at the source positions from `first` on; their sum.
+/// Where the outputs lie in the source.
+struct Places<'a> {
+    first: &'a [u32],
+    counts: &'a [u32],
+    centres: &'a [f64],
+}
+
+kernel! {
+    fn triangle(places: &Places<'_>, tap: u32, narrowing: f64, weights: &mut [f64]) {
+        sample(places, tap, narrowing, weights, |x| if x < 1.0 { 1.0 - x } else { 0.0 });
+    }
+}
+
+kernel! {
+    /// Keys' cubic with a = -0.5.
+    fn cubic(places: &Places<'_>, tap: u32, narrowing: f64, weights: &mut [f64]) {
+        const A: f64 = -0.5;
+        sample(places, tap, narrowing, weights, |x| {
+            // Both, so that there is no branch.
+            let near = ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;
+            let far = (((x - 5.0) * x + 8.0) * x - 4.0) * A;
+            let far = if x < 2.0 { far } else { 0.0 };
+            if x < 1.0 { near } else { far }
+        });
+    }
+}
+
+/// Samples a filter at each output's source position of a number; zero past its last.
+#[expect(clippy::inline_always, reason = "must take its caller's features")]
+#[inline(always)]
 fn sample(
-    filter: Interpolation,
-    first: u32,
-    centre: f64,
+    places: &Places<'_>,
+    tap: u32,
     narrowing: f64,
     weights: &mut [f64],
-) -> f64 {
-    let mut sum = 0.0;
-    for (position, weight) in (first..).zip(weights) {
-        let distance = (f64::from(position) - centre + 0.5) * narrowing;
-        *weight = match filter {
-            Interpolation::Bilinear => triangle(distance.abs()),
-            Interpolation::Bicubic => cubic(distance.abs()),
-        };
-        sum += *weight;
+    filter: impl Fn(f64) -> f64,
+) {
+    let count = weights.len();
+    let Places { first, counts, centres } = places;
+    let (first, counts, centres) = (&first[..count], &counts[..count], &centres[..count]);
+    for i in 0..count {
+        let distance = (f64::from(first[i] + tap) - centres[i] + 0.5) * narrowing;
+        let weight = filter(distance.abs());
+        weights[i] = if tap < counts[i] { weight } else { 0.0 };
     }
-    sum
 }
 
-fn triangle(x: f64) -> f64 {
-    if x < 1.0 { 1.0 - x } else { 0.0 }
-}
-
-/// Keys' cubic with a = -0.5.
-fn cubic(x: f64) -> f64 {
-    const A: f64 = -0.5;
-    if x < 1.0 {
-        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
-    } else if x < 2.0 {
-        (((x - 5.0) * x + 8.0) * x - 4.0) * A
-    } else {
-        0.0
+kernel! {
+    /// Divides weights by the sums and gives them their fractional bits, to be truncated.
+    fn fix(weights: &mut [f64], sums: &[f64]) {
+        for (weight, sum) in weights.iter_mut().zip(sums) {
+            let one = if *sum == 0.0 { 1.0 } else { *sum };
+            let scaled = *weight / one * f64::from(1 << WEIGHT_BITS);
+            *weight = scaled + if scaled < 0.0 { -0.5 } else { 0.5 };
+        }
     }
 }
 
@@ -130,9 +168,8 @@ fn position(value: f64) -> u32 {
     value as u32
 }
 
-/// A weight in fixed point, rounded half away from zero.
+/// A weight of fixed point.
 #[expect(clippy::cast_possible_truncation, reason = "weights are below 2 in size")]
-fn fixed(weight: f64) -> i32 {
-    let half = if weight < 0.0 { -0.5 } else { 0.5 };
-    (half + weight * f64::from(1 << WEIGHT_BITS)) as i32
+fn whole(weight: f64) -> i32 {
+    weight as i32
 }

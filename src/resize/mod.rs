@@ -14,8 +14,12 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod coefficients;
 mod passes;
+#[cfg(target_arch = "x86_64")]
+mod rows;
 mod scalar;
 #[cfg(test)]
 mod tests;
@@ -73,7 +77,7 @@ impl Resizer {
         let row_bytes = window.width as usize * 3;
 
         let rows = if shortened {
-            self.rows.fill(&vertical_axis(from, to));
+            self.rows.fill(self.passes.simd(), &vertical_axis(from, to));
             self.rows.rebase()
         } else {
             window.top..window.top + window.height
@@ -81,7 +85,7 @@ impl Resizer {
         let mut needed =
             Rect { top: rows.start, left: 0, height: rows.end - rows.start, width: from.width };
         let (data, stride) = if narrowed {
-            self.columns.fill(&horizontal_axis(from, to));
+            self.columns.fill(self.passes.simd(), &horizontal_axis(from, to));
             let view = source.crop(needed);
             let stride = self.passes.horizontal(view, &self.columns, &mut self.between);
             (&self.between[..(needed.height as usize - 1) * stride + row_bytes], stride)

@@ -39,7 +39,7 @@ fn part(size: Size, at: [u32; 4]) -> Rect {
 
 proptest! {
     #[test]
-    fn avx2_and_scalar_give_the_same_bytes(
+    fn every_vector_width_gives_the_same_bytes(
         from in size(90), crop in any::<[u32; 4]>(), resized_to in size(90),
         window in any::<[u32; 4]>(), filter in 0..2_usize, flip in any::<bool>(), seed in any::<u64>(),
     ) {
@@ -47,7 +47,10 @@ proptest! {
         let source = View::new(&data, from).crop(part(from, crop));
         let window = part(resized_to, window);
         let to = Resample { resized: resized_to, window, filter: FILTERS[filter], flip };
-        prop_assert_eq!(resized(Simd::detect(), source, &to), resized(Simd::SCALAR, source, &to));
+        let plain = resized(Simd::SCALAR, source, &to);
+        for simd in Simd::all() {
+            prop_assert_eq!(&resized(simd, source, &to), &plain, "{:?}", simd);
+        }
     }
 
     #[test]
@@ -108,7 +111,7 @@ fn a_flat_image_stays_flat_at_extreme_ratios() {
         let source = View::new(&data, from);
         for filter in FILTERS {
             let to = Resample { resized: to, window: to.whole(), filter, flip: true };
-            for simd in [Simd::SCALAR, Simd::detect()] {
+            for simd in Simd::all() {
                 assert!(resized(simd, source, &to).iter().all(|value| *value == 201), "{to:?}");
             }
         }
@@ -136,5 +139,37 @@ fn a_very_tall_image_takes_the_vertical_pass_first() {
         let lowered = step(source, middle, false);
         let vertical_first = step(View::new(&lowered, middle), Size::square(8), true);
         assert_eq!(resized(Simd::detect(), source, &to) == vertical_first, tall, "{height} rows");
+    }
+}
+
+#[test]
+fn every_vector_width_gives_the_same_bytes_at_the_sizes_of_photographs() {
+    // From enlarging to shrinking by more than vectors of five columns reach.
+    for (height, width) in [(97, 61), (224, 300), (301, 224), (375, 500), (900, 953), (700, 1400)] {
+        let from = Size { height, width };
+        let data = pixels(from, 17);
+        let source = View::new(&data, from);
+        for (filter, flip) in [(FILTERS[0], true), (FILTERS[1], false), (FILTERS[1], true)] {
+            let window = Size::square(224).whole();
+            let to = Resample { resized: Size::square(224), window, filter, flip };
+            let plain = resized(Simd::SCALAR, source, &to);
+            for simd in Simd::all() {
+                assert!(resized(simd, source, &to) == plain, "{simd:?} {from:?} {filter:?} {flip}");
+            }
+        }
+    }
+}
+
+#[test]
+fn weights_fit_three_signed_digits() {
+    let mut table = Table::default();
+    for (source, resized) in
+        (1..60).flat_map(|source| (1..60).map(move |resized| (source, resized)))
+    {
+        for filter in FILTERS {
+            let axis = Axis { source, resized, window: 0..resized, filter, mirrored: false };
+            table.fill(Simd::detect(), &axis);
+            assert!(table.weights.iter().all(|weight| weight.abs() < 127 << 16), "{axis:?}");
+        }
     }
 }
