@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use forebay_trainer::backend::cpu::{Cpu, Real};
-use forebay_trainer::backend::{Backend as _, Batch, State, Tensors};
+use forebay_trainer::backend::{Backend, Batch, State, Tensors};
 use forebay_trainer::droppath::Drops;
 use forebay_trainer::lamb::Lamb;
 use forebay_trainer::model::Graph;
@@ -26,7 +26,6 @@ pub(crate) enum On {
     Double,
     Single,
     /// The CPU in f64, with each stored result rounded to bf16: how far bf16 leads away.
-    #[cfg(feature = "cuda")]
     Rounded,
     #[cfg(feature = "cuda")]
     Gpu(u32, forebay_trainer::backend::cuda::Number),
@@ -50,7 +49,6 @@ impl On {
         match self {
             Self::Double => test.replace("NUMBER", "f64"),
             Self::Single => test.replace("NUMBER", "f32"),
-            #[cfg(feature = "cuda")]
             Self::Rounded => test.replace("NUMBER", "rounded"),
             #[cfg(feature = "cuda")]
             Self::Gpu(device, number) => {
@@ -70,11 +68,12 @@ impl On {
 
     /// Whether what is stored is rounded to bf16.
     pub(crate) fn rounds(self) -> bool {
-        #[cfg(feature = "cuda")]
-        if let Self::Gpu(_, number) = self {
-            return number == forebay_trainer::backend::cuda::Number::Bf16;
+        match self {
+            Self::Double | Self::Single => false,
+            Self::Rounded => true,
+            #[cfg(feature = "cuda")]
+            Self::Gpu(_, number) => number == forebay_trainer::backend::cuda::Number::Bf16,
         }
-        false
     }
 
     /// A network with a model loaded.
@@ -83,8 +82,7 @@ impl On {
         match self {
             Self::Double => cpu::<f64>(graph, samples, &state),
             Self::Single => cpu::<f32>(graph, samples, &state),
-            #[cfg(feature = "cuda")]
-            Self::Rounded => Box::new(gpu::Rounded::new(graph, samples, &state)),
+            Self::Rounded => Box::new(Rounded::new(graph, samples, &state)),
             #[cfg(feature = "cuda")]
             Self::Gpu(device, number) => {
                 let mut net = gpu::open(device, number, graph, samples);
@@ -107,7 +105,7 @@ fn wide<T: Real>(numbers: &[T]) -> Vec<f64> {
 
 impl<T: Real> Net for Cpu<T> {
     fn graph(&self) -> &Graph {
-        forebay_trainer::backend::Backend::graph(self)
+        Backend::graph(self)
     }
 
     fn forward(&mut self, batch: &Batch, train: bool, drops: Option<&Drops>) -> Vec<f64> {
@@ -126,7 +124,7 @@ impl<T: Real> Net for Cpu<T> {
     }
 
     fn update(&mut self, lamb: &Lamb, rate: f64) {
-        forebay_trainer::backend::Backend::update(self, lamb, rate, None).unwrap();
+        Backend::update(self, lamb, rate, None).unwrap();
     }
 
     fn parameter(&self, index: usize) -> Vec<f64> {
@@ -147,9 +145,8 @@ impl<T: Real> Net for Cpu<T> {
 pub(crate) mod gpu {
     use forebay::gpu::Device;
     use forebay_client::Rank;
-    use forebay_trainer::backend::cpu::Cpu;
-    use forebay_trainer::backend::cuda::{BUCKET, Cuda, Number, Pass, Setting, bf16};
-    use forebay_trainer::backend::{Backend, Batch, Networks, State};
+    use forebay_trainer::backend::cuda::{BUCKET, Cuda, Number, Pass, Setting};
+    use forebay_trainer::backend::{Backend, Batch, Networks};
     use forebay_trainer::droppath::Drops;
     use forebay_trainer::lamb::Lamb;
     use forebay_trainer::model::Graph;
@@ -214,95 +211,93 @@ pub(crate) mod gpu {
             wide(&Self::running(self, norm).unwrap())
         }
     }
+}
 
-    /// The CPU in f64, but what a GPU stores in bf16 is rounded to it.
-    pub(crate) struct Rounded(Cpu<f64>);
+/// The CPU in f64, but what a GPU stores in bf16 is rounded to it.
+pub(crate) struct Rounded(Cpu<f64>);
 
-    fn round(numbers: &mut [f64]) {
-        for number in numbers {
-            #[expect(clippy::cast_possible_truncation, reason = "rounding is what it is for")]
-            let bits = bf16(*number as f32);
-            *number = f64::from(f32::from_bits(u32::from(bits) << 16));
-        }
+fn round(numbers: &mut [f64]) {
+    for number in numbers {
+        *number = half::bf16::from_f64(*number).to_f64();
+    }
+}
+
+impl Rounded {
+    fn new(graph: Graph, samples: usize, state: &State) -> Self {
+        let mut cpu = Cpu::new(graph.clone(), samples, graph, samples, [0.0; 3], [1.0; 3]);
+        cpu.load(state).unwrap();
+        Self(cpu)
     }
 
-    impl Rounded {
-        pub(super) fn new(graph: Graph, samples: usize, state: &State) -> Self {
-            let mut cpu = Cpu::new(graph.clone(), samples, graph, samples, [0.0; 3], [1.0; 3]);
-            cpu.load(state).unwrap();
-            Self(cpu)
+    /// Runs with weights rounded, as products take them, and puts the others back.
+    fn with_copy<R>(&mut self, does: impl FnOnce(&mut Cpu<f64>) -> R) -> R {
+        let kept = self.0.parameters_mut().to_vec();
+        let decays: Vec<_> =
+            Backend::graph(&self.0).parameters.iter().map(|p| p.kind.decays()).collect();
+        for (i, _) in decays.into_iter().enumerate().filter(|(_, decays)| *decays) {
+            round(self.0.parameter_mut(i));
         }
+        let result = does(&mut self.0);
+        self.0.parameters_mut().copy_from_slice(&kept);
+        result
+    }
+}
 
-        /// Runs with weights rounded, as products take them, and puts the others back.
-        fn with_copy<R>(&mut self, does: impl FnOnce(&mut Cpu<f64>) -> R) -> R {
-            let kept = self.0.parameters_mut().to_vec();
-            let decays: Vec<_> =
-                Backend::graph(&self.0).parameters.iter().map(|p| p.kind.decays()).collect();
-            for (i, _) in decays.into_iter().enumerate().filter(|(_, decays)| *decays) {
-                round(self.0.parameter_mut(i));
+impl Net for Rounded {
+    fn graph(&self) -> &Graph {
+        Backend::graph(&self.0)
+    }
+
+    fn forward(&mut self, batch: &Batch, train: bool, drops: Option<&Drops>) -> Vec<f64> {
+        let samples = batch.samples();
+        self.with_copy(|cpu| {
+            cpu.images(batch, train);
+            round(cpu.values_mut(0, samples, train));
+            let logits = Backend::graph(cpu).logits();
+            for op in 0..Backend::graph(cpu).ops.len() {
+                cpu.operation(op, samples, train, drops);
+                let y = Backend::graph(cpu).ops[op].tensors().1;
+                if y != logits {
+                    round(cpu.values_mut(y, samples, train));
+                }
             }
-            let result = does(&mut self.0);
-            self.0.parameters_mut().copy_from_slice(&kept);
-            result
-        }
+            if train {
+                cpu.follow();
+            }
+            cpu.last_logits(samples, train).to_vec()
+        })
     }
 
-    impl Net for Rounded {
-        fn graph(&self) -> &Graph {
-            Backend::graph(&self.0)
-        }
-
-        fn forward(&mut self, batch: &Batch, train: bool, drops: Option<&Drops>) -> Vec<f64> {
-            let samples = batch.samples();
-            self.with_copy(|cpu| {
-                cpu.images(batch, train);
-                round(cpu.values_mut(0, samples, train));
-                let logits = Backend::graph(cpu).logits();
-                for op in 0..Backend::graph(cpu).ops.len() {
-                    cpu.operation(op, samples, train, drops);
-                    let y = Backend::graph(cpu).ops[op].tensors().1;
-                    if y != logits {
-                        round(cpu.values_mut(y, samples, train));
-                    }
+    fn backward(&mut self, batch: &Batch, slope: &[f64], drops: Option<&Drops>) {
+        let samples = batch.samples();
+        self.with_copy(|cpu| {
+            cpu.set_slope(samples, |_, to| to.copy_from_slice(slope));
+            let logits = Backend::graph(cpu).logits();
+            round(cpu.slopes_mut(logits, samples));
+            for op in (0..Backend::graph(cpu).ops.len()).rev() {
+                cpu.reverse(op, samples, drops);
+                let x = Backend::graph(cpu).ops[op].tensors().0;
+                if x > 0 {
+                    round(cpu.slopes_mut(x, samples));
                 }
-                if train {
-                    cpu.follow();
-                }
-                cpu.last_logits(samples, train).to_vec()
-            })
-        }
+            }
+        });
+    }
 
-        fn backward(&mut self, batch: &Batch, slope: &[f64], drops: Option<&Drops>) {
-            let samples = batch.samples();
-            self.with_copy(|cpu| {
-                cpu.set_slope(samples, |_, to| to.copy_from_slice(slope));
-                let logits = Backend::graph(cpu).logits();
-                round(cpu.slopes_mut(logits, samples));
-                for op in (0..Backend::graph(cpu).ops.len()).rev() {
-                    cpu.reverse(op, samples, drops);
-                    let x = Backend::graph(cpu).ops[op].tensors().0;
-                    if x > 0 {
-                        round(cpu.slopes_mut(x, samples));
-                    }
-                }
-            });
-        }
+    fn update(&mut self, lamb: &Lamb, rate: f64) {
+        Backend::update(&mut self.0, lamb, rate, None).unwrap();
+    }
 
-        fn update(&mut self, lamb: &Lamb, rate: f64) {
-            Backend::update(&mut self.0, lamb, rate, None).unwrap();
-        }
+    fn parameter(&self, index: usize) -> Vec<f64> {
+        self.0.parameter(index)
+    }
 
-        fn parameter(&self, index: usize) -> Vec<f64> {
-            self.0.parameter(index)
-        }
+    fn gradient(&self, index: usize) -> Vec<f64> {
+        self.0.gradient(index)
+    }
 
-        fn gradient(&self, index: usize) -> Vec<f64> {
-            self.0.gradient(index)
-        }
-
-        fn running(&self, norm: usize) -> Vec<f64> {
-            let (means, variances) = self.0.running(norm);
-            [means, variances].concat()
-        }
+    fn running(&self, norm: usize) -> Vec<f64> {
+        let (means, variances) = self.0.running(norm);
+        [means, variances].concat()
     }
 }

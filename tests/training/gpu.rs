@@ -13,12 +13,15 @@ use libtest_mimic::{Failed, Trial};
 
 use crate::microbatches::{SAMPLES, SIDE, batch, batches, settings};
 
+/// A test, on a device.
+type Test = fn(u32) -> Result<(), Failed>;
+
 /// What a training leaves.
 type Trained = (Vec<Report>, State);
 
 pub(crate) fn trials() -> Vec<Trial> {
     let Some(forebay::mix::Device::Cuda(device)) = forebay_tests::gpu() else { return Vec::new() };
-    let alone: [(&str, fn(u32) -> Result<(), Failed>); 8] = [
+    let alone: [(&str, Test); 8] = [
         ("each_operation_is_the_cpu_s_but_for_rounding", layers),
         ("ten_steps_of_resnet20_lose_as_on_the_cpu", losses_follow_the_cpu),
         ("a_resumed_training_gives_the_bits_of_one_without_a_stop", resume),
@@ -28,13 +31,13 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("the_moving_average_is_another_model_and_swaps_back", average),
         ("a_loss_that_is_no_number_names_its_step", diverged),
     ];
-    let pairs: [(&str, fn(u32) -> Result<(), Failed>); 3] = [
+    let pairs: [(&str, Test); 3] = [
         ("two_ranks_of_one_microbatch_each_train_the_bits_of_one", two_ranks),
         ("two_ranks_of_two_microbatches_each_differ_by_rounding", two_ranks_of_two),
         ("buckets_change_no_bit", buckets),
     ];
     let pairs = pairs.into_iter().filter(|_| Device::open(device + 1).is_ok());
-    let trial = |(name, test): (&str, fn(u32) -> Result<(), Failed>)| {
+    let trial = |(name, test): (&str, Test)| {
         Trial::test(format!("cuda:{device}/{name}"), move || test(device))
     };
     alone.into_iter().chain(pairs).map(trial).collect()
@@ -135,7 +138,6 @@ fn losses_follow_the_cpu(device: u32) -> Result<(), Failed> {
         let (found, _) = whole(&mut gpu(device, number, Rank::ALONE, BUCKET), &training);
         for (step, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
             let off = (found.loss - wanted.loss).abs() / wanted.loss;
-            println!("{number:?} step {step}: {} on the CPU {}", found.loss, wanted.loss);
             if off > limit {
                 return Err(
                     format!("{number:?}, step {step}: {off:.4} apart, {limit} allowed").into()
