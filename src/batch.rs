@@ -34,6 +34,8 @@ struct State {
     allocated: usize,
     /// Bytes of the buffers that are out.
     out: usize,
+    /// How many wait for one.
+    waiting: usize,
     closed: bool,
 }
 
@@ -59,37 +61,65 @@ impl Ring {
         self.shared.lock().out
     }
 
+    /// How many wait for a buffer.
+    pub fn waiting(&self) -> usize {
+        self.shared.lock().waiting
+    }
+
     /// A buffer of `len` bytes; waits until there is room. Its content is whatever was in it.
     ///
     /// # Errors
     /// [`Error::BufferBudget`] if the whole ring is smaller, [`Error::Cancelled`] once the ring is
     /// closed, [`Error::Device`] if a device gives no memory.
     pub fn take(&self, len: usize) -> Result<Slab, Error> {
+        self.take_or(len, || false)
+    }
+
+    /// A buffer of `len` bytes. Where there is no room, asks `relieve` to let go of one, and again
+    /// until it can do no more and says so by false; then waits. From before `relieve` is called
+    /// until there is a buffer, [`waiting`](Self::waiting) counts this call.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn take_or(&self, len: usize, relieve: impl Fn() -> bool) -> Result<Slab, Error> {
         if len > self.shared.limit {
             return Err(Error::BufferBudget { need: len as u64, limit: self.shared.limit as u64 });
         }
         let mut state = self.shared.lock();
+        if let Some(slab) = self.slab(&mut state, len)? {
+            return Ok(slab);
+        }
+        state.waiting += 1;
+        let mut more = true;
         loop {
-            if state.closed {
-                return Err(Error::Cancelled);
+            let found = self.slab(&mut state, len);
+            if !matches!(found, Ok(None)) {
+                state.waiting -= 1;
+                return found.map(|slab| slab.expect("just seen"));
             }
-            if let Some(bytes) = state.find(len, &self.shared)? {
-                state.out += bytes.len();
-                return Ok(Slab { bytes, len, shared: Arc::clone(&self.shared) });
+            if more {
+                drop(state);
+                more = relieve();
+                state = self.shared.lock();
+            } else {
+                state = self.shared.returned.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
-            state = self.shared.returned.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     /// A buffer of `len` bytes if there is room now.
     pub fn take_now(&self, len: usize) -> Option<Slab> {
         let mut state = self.shared.lock();
-        if state.closed || len > self.shared.limit {
-            return None;
+        if len > self.shared.limit { None } else { self.slab(&mut state, len).ok()? }
+    }
+
+    fn slab(&self, state: &mut State, len: usize) -> Result<Option<Slab>, Error> {
+        if state.closed {
+            return Err(Error::Cancelled);
         }
-        let bytes = state.find(len, &self.shared).ok()??;
+        let Some(bytes) = state.find(len, &self.shared)? else { return Ok(None) };
         state.out += bytes.len();
-        Some(Slab { bytes, len, shared: Arc::clone(&self.shared) })
+        Ok(Some(Slab { bytes, len, shared: Arc::clone(&self.shared) }))
     }
 
     /// Ends every wait, now and later. Buffers that are out stay valid.
@@ -107,16 +137,18 @@ impl Shared {
 }
 
 impl State {
-    /// The smallest resting buffer that is large enough, or a new one if the limit allows it, after
-    /// letting go of resting buffers that are too small.
+    /// The smallest resting buffer that is large enough, and at most twice that, or a new one if the
+    /// limit allows it, after letting go of resting buffers: small microbatches in the buffers of
+    /// large ones would leave room for few.
     fn find(&mut self, len: usize, shared: &Shared) -> Result<Option<HostBytes>, Error> {
-        let fitting = self.free.iter().enumerate().filter(|(_, bytes)| bytes.len() >= len);
+        let fits = len..=len.saturating_mul(2);
+        let fitting = self.free.iter().enumerate().filter(|(_, bytes)| fits.contains(&bytes.len()));
         if let Some((at, _)) = fitting.min_by_key(|(_, bytes)| bytes.len()) {
             return Ok(Some(self.free.swap_remove(at)));
         }
         while self.allocated + len > shared.limit {
-            let Some(smaller) = self.free.pop() else { return Ok(None) };
-            self.allocated -= smaller.len();
+            let Some(resting) = self.free.pop() else { return Ok(None) };
+            self.allocated -= resting.len();
         }
         let bytes = shared.memory.allocate(len)?;
         self.allocated += len;
@@ -180,6 +212,42 @@ impl fmt::Debug for Slab {
     }
 }
 
+/// A slab that is written, and read by as many as want; returned when the last one lets go.
+#[derive(Clone, Debug)]
+pub struct Pixels(Arc<Slab>);
+
+impl Pixels {
+    /// Whether nobody else reads them.
+    pub fn is_alone(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
+    /// Bytes of the buffer that they keep from the ring.
+    pub fn buffer_bytes(&self) -> usize {
+        self.0.bytes.len()
+    }
+}
+
+impl From<Slab> for Pixels {
+    fn from(slab: Slab) -> Self {
+        Self(Arc::new(slab))
+    }
+}
+
+impl Deref for Pixels {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl AsRef<[u8]> for Pixels {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::thread;
@@ -215,6 +283,9 @@ mod tests {
         let ring = Ring::new(100);
         drop((ring.take(30).unwrap(), ring.take(30).unwrap()));
         assert_eq!(ring.take(100).unwrap().len(), 100);
+        let small: Vec<Slab> = (0..3).map(|_| ring.take(30).unwrap()).collect();
+        assert_eq!(ring.bytes_out(), 90, "the large one is gone");
+        drop(small);
     }
 
     #[test]
@@ -226,6 +297,32 @@ mod tests {
         drop(held);
         assert_eq!(ring.take_now(100).unwrap().len(), 100);
         assert!(ring.take_now(101).is_none());
+    }
+
+    #[test]
+    fn whoever_waits_is_relieved_before() {
+        let ring = Ring::new(100);
+        let kept = Mutex::new(vec![ring.take(50).unwrap(), ring.take(50).unwrap()]);
+        let relieve = || {
+            assert_eq!(ring.waiting(), 1);
+            kept.lock().unwrap().pop().is_some()
+        };
+        assert_eq!(ring.take_or(50, relieve).unwrap().len(), 50);
+        assert_eq!((kept.lock().unwrap().len(), ring.waiting()), (1, 0));
+        // Of another size: both have to go.
+        assert_eq!(ring.take_or(100, relieve).unwrap().len(), 100);
+    }
+
+    #[test]
+    fn pixels_go_back_with_the_last_who_reads_them() {
+        let ring = Ring::new(100);
+        let first = Pixels::from(ring.take(70).unwrap());
+        let second = first.clone();
+        assert!(!first.is_alone() && first.buffer_bytes() == 70);
+        drop(first);
+        assert!(second.is_alone() && ring.bytes_out() == 70);
+        drop(second);
+        assert_eq!(ring.bytes_out(), 0);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What can go wrong in the pipeline, by who can act on it.
 
+use std::time::Duration;
+
 use crate::dataset::DatasetError;
 use crate::decode::DecodeError;
 use crate::gpu::DeviceError;
@@ -57,11 +59,16 @@ pub enum Error {
         /// What does not fit.
         what: String,
     },
-    /// The queue of requests is full: slow down, ask again.
-    #[error("the queue holds {limit} microbatches, as many as it may; ask again shortly")]
+    /// Too much is asked for at once: slow down, ask again.
+    #[error(
+        "{limit} microbatches are asked for and not made yet, as many as one client may have; \
+         ask again in {:.1} s", .wait.as_secs_f64()
+    )]
     Busy {
-        /// The queue's bound.
+        /// The bound.
         limit: usize,
+        /// How long it takes until all is made that is asked for now.
+        wait: Duration,
     },
     /// A bug of forebay's.
     #[error("making {name:?} panicked: {message}; please report it")]

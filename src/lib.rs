@@ -6,7 +6,7 @@
 //!   order    -> positions -> record ids          pure
 //!   plan     -> box, flip, ops; mix               pure: the only place that draws
 //!     |
-//!   dataset  -> bytes of a record                 memory-mapped, as the user keeps them
+//!   dataset  -> bytes of a record                 from where the user keeps them
 //!   decode   -> pixels of the box                 as Pillow decodes
 //!   resize   -> the sample's slot of the batch    as Pillow resizes
 //!   augment  -> the same slot                     as timm and Pillow augment

@@ -7,13 +7,13 @@ use bytes::Bytes;
 use forebay::dataset::Dataset;
 use forebay::mix::{DType, Layout};
 use forebay::order::Sequence;
-use forebay::pipeline::{self, Timings};
+use forebay::pipeline::{self, Asker, Sharing, Timings};
 use forebay::plan::{MicrobatchName, MixKind, MixPlan, MixSample};
 use forebay::recipe::{Recipe, RecipeError, RecipeSource, RecipeSpec};
 use forebay::{Pipeline, Rect, Request};
 use forebay_proto::v1::{self, DescribeResponse, mix_parameters::Kind};
 
-use crate::source::{DatasetFacts, Done, Job, Load, Microbatch, Name, Output, Source, Wanted};
+use crate::source::{DatasetFacts, Done, Job, Load, Microbatch, Name, Output, Source};
 use crate::status::Refusal;
 
 /// What a server serves.
@@ -73,10 +73,18 @@ impl Source for Catalog {
 
     fn load(&self) -> Load {
         let (totals, ring) = (self.pipeline.totals(), self.pipeline.ring());
+        let Sharing { asked, joined, cached, cache_bytes } = self.pipeline.sharing();
         Load {
             threads: self.pipeline.settings().threads.get(),
             samples: totals.samples,
             decoded: totals.timings.stages.decoded,
+            microbatches: totals.microbatches,
+            joined,
+            cached,
+            asked,
+            wait: self.pipeline.wait(),
+            cache_bytes: cache_bytes as u64,
+            starved: ring.waiting(),
             buffer_bytes: ring.bytes_out() as u64,
             buffer_limit: ring.limit() as u64,
         }
@@ -158,15 +166,9 @@ impl Job for CatalogJob {
         self.sequence.microbatches(step)
     }
 
-    fn submit(
-        &self,
-        name: Name,
-        output: Output,
-        wanted: Wanted,
-        done: Done,
-    ) -> Result<(), Refusal> {
+    fn submit(&self, name: Name, output: Output, asker: Asker, done: Done) -> Result<(), Refusal> {
         let request = self.request(name, output_of(output));
-        self.pipeline.submit(request, wanted.flag(), move |made| {
+        self.pipeline.submit(request, asker, move |made| {
             done(made.map(microbatch).map_err(Refusal::from));
         })?;
         Ok(())

@@ -22,7 +22,8 @@ use forebay::recipe::{PRESETS, RecipeSpec};
 
 /// Settings of a server. Each can also stand in the file given by `--config`, with `_` for `-`:
 /// tables `[datasets]` and `[recipes]`, the limits in `[limits]`, files of certificates and tokens in
-/// `[access]`; `[identities.NAME]` bounds one identity's `max_streams` and `ahead_bytes`.
+/// `[access]`; `[identities.NAME]` bounds one identity's `max_streams`, `max_queued` and
+/// `ahead_bytes`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ServeArgs {
     /// TOML file with settings; environment and flags go before it.
@@ -63,12 +64,20 @@ pub struct ServeArgs {
     /// Memory for samples made early, as their repeats are decoded; 0 makes none. Default 96MiB.
     #[arg(long, value_name = "BYTES", env = "FOREBAY_SHARE_BYTES")]
     share_bytes: Option<ByteSize>,
+    /// Of the memory for batches, what may hold ready ones for others who ask for the same; whoever
+    /// needs the room goes first. 0 keeps none. Default 128MiB.
+    #[arg(long, value_name = "BYTES", env = "FOREBAY_CACHE_BYTES")]
+    cache_bytes: Option<ByteSize>,
     /// Streams at once; more are told to try again. Default 64.
     #[arg(long, value_name = "N", env = "FOREBAY_MAX_STREAMS")]
     max_streams: Option<NonZeroUsize>,
     /// Streams at once of one identity. Default: as many as all.
     #[arg(long, value_name = "N", env = "FOREBAY_IDENTITY_STREAMS")]
     identity_streams: Option<NonZeroUsize>,
+    /// Microbatches that one client may have asked for and not got; more are told to slow down.
+    /// Default 512.
+    #[arg(long, value_name = "N", env = "FOREBAY_MAX_QUEUED")]
+    max_queued: Option<NonZeroUsize>,
     /// Connections at once; more wait. Default 1024.
     #[arg(long, value_name = "N", env = "FOREBAY_MAX_CONNECTIONS")]
     max_connections: Option<NonZeroUsize>,
@@ -78,6 +87,10 @@ pub struct ServeArgs {
     /// Seconds that a reader may take nothing before its stream ends. Default 60.
     #[arg(long, value_name = "SECONDS", env = "FOREBAY_STALL_TIMEOUT")]
     stall_timeout: Option<u64>,
+    /// Seconds for a microbatch after which a reader is slow: slow ones together have half of the
+    /// memory for batches. Default 5.
+    #[arg(long, value_name = "SECONDS", env = "FOREBAY_SLOW")]
+    slow: Option<u64>,
     /// Seconds that a connection may take to begin: TLS's handshake, then HTTP/2. Default 10.
     #[arg(long, value_name = "SECONDS", env = "FOREBAY_HANDSHAKE_TIMEOUT")]
     handshake_timeout: Option<u64>,
@@ -108,6 +121,7 @@ struct File {
     device_bytes: Option<ByteSize>,
     buffer_bytes: Option<ByteSize>,
     share_bytes: Option<ByteSize>,
+    cache_bytes: Option<ByteSize>,
     limits: FileLimits,
     identities: BTreeMap<String, FileIdentity>,
 }
@@ -117,9 +131,11 @@ struct File {
 struct FileLimits {
     max_streams: Option<NonZeroUsize>,
     identity_streams: Option<NonZeroUsize>,
+    max_queued: Option<NonZeroUsize>,
     max_connections: Option<NonZeroUsize>,
     ahead_bytes: Option<ByteSize>,
     stall_timeout: Option<u64>,
+    slow: Option<u64>,
     handshake_timeout: Option<u64>,
     idle_timeout: Option<u64>,
     drain_grace: Option<u64>,
@@ -129,6 +145,7 @@ struct FileLimits {
 #[serde(default, deny_unknown_fields)]
 struct FileIdentity {
     max_streams: Option<NonZeroUsize>,
+    max_queued: Option<NonZeroUsize>,
     ahead_bytes: Option<ByteSize>,
 }
 
@@ -166,6 +183,7 @@ impl Config {
     /// When the file or a recipe cannot be read, a name is taken twice, or there is no dataset.
     pub fn new(args: ServeArgs) -> anyhow::Result<Self> {
         let file = args.config.as_deref().map(read).transpose()?.unwrap_or_default();
+        let limits = args.limits(&file.limits, file.identities);
         let datasets = if args.dataset.is_empty() { file.datasets } else { by_name(args.dataset)? };
         if datasets.is_empty() {
             bail!("no dataset to serve; give --dataset NAME=PATH");
@@ -182,50 +200,12 @@ impl Config {
             spec.resolve()?;
             recipes.insert(name, spec);
         }
-        let defaults = (pipeline::Settings::default(), Limits::default());
+        let defaults = pipeline::Settings::default();
         let bytes = |size: ByteSize| usize::try_from(size.0).unwrap_or(usize::MAX);
         let buffers = args.buffer_bytes.or(file.buffer_bytes);
         let share = args.share_bytes.or(file.share_bytes);
+        let cache = args.cache_bytes.or(file.cache_bytes);
         let device_bytes = args.device_bytes.or(file.device_bytes);
-        let limits = Limits {
-            streams: args
-                .max_streams
-                .or(file.limits.max_streams)
-                .map_or(defaults.1.streams, NonZeroUsize::get),
-            identity: IdentityLimits {
-                streams: args
-                    .identity_streams
-                    .or(file.limits.identity_streams)
-                    .map(NonZeroUsize::get),
-                ahead_bytes: None,
-            },
-            identities: file.identities.into_iter().map(FileIdentity::limits).collect(),
-            connections: args
-                .max_connections
-                .or(file.limits.max_connections)
-                .map_or(defaults.1.connections, NonZeroUsize::get),
-            ahead_bytes: args
-                .ahead_bytes
-                .or(file.limits.ahead_bytes)
-                .map_or(defaults.1.ahead_bytes, |size| size.0),
-            stall_timeout: seconds(
-                args.stall_timeout.or(file.limits.stall_timeout),
-                defaults.1.stall_timeout,
-            ),
-            handshake_timeout: seconds(
-                args.handshake_timeout.or(file.limits.handshake_timeout),
-                defaults.1.handshake_timeout,
-            ),
-            idle_timeout: seconds(
-                args.idle_timeout.or(file.limits.idle_timeout),
-                defaults.1.idle_timeout,
-            ),
-            drain_grace: seconds(
-                args.drain_grace.or(file.limits.drain_grace),
-                defaults.1.drain_grace,
-            ),
-            ..defaults.1
-        };
         let access = Access::new(args.access.or(file.access).files())?;
         Ok(Self {
             datasets,
@@ -238,20 +218,63 @@ impl Config {
             picture: args.status_picture.or(file.status_picture).unwrap_or(!access.asks()),
             access,
             pipeline: pipeline::Settings {
-                threads: args.threads.or(file.threads).unwrap_or(defaults.0.threads),
-                buffer_bytes: buffers.map_or(defaults.0.buffer_bytes, bytes),
-                share_bytes: share.map_or(defaults.0.share_bytes, bytes),
-                queue: defaults.0.queue.max(limits.making),
+                threads: args.threads.or(file.threads).unwrap_or(defaults.threads),
+                buffer_bytes: buffers.map_or(defaults.buffer_bytes, bytes),
+                share_bytes: share.map_or(defaults.share_bytes, bytes),
+                cache_bytes: cache.map_or(defaults.cache_bytes, bytes),
             },
             limits,
         })
     }
 }
 
+impl ServeArgs {
+    /// What clients may do.
+    fn limits(&self, file: &FileLimits, identities: BTreeMap<String, FileIdentity>) -> Limits {
+        let defaults = Limits::default();
+        Limits {
+            streams: self
+                .max_streams
+                .or(file.max_streams)
+                .map_or(defaults.streams, NonZeroUsize::get),
+            identity: IdentityLimits {
+                streams: self.identity_streams.or(file.identity_streams).map(NonZeroUsize::get),
+                ..IdentityLimits::default()
+            },
+            identities: identities.into_iter().map(FileIdentity::limits).collect(),
+            queued: self.max_queued.or(file.max_queued).map_or(defaults.queued, NonZeroUsize::get),
+            slow: seconds(self.slow.or(file.slow), defaults.slow),
+            connections: self
+                .max_connections
+                .or(file.max_connections)
+                .map_or(defaults.connections, NonZeroUsize::get),
+            ahead_bytes: self
+                .ahead_bytes
+                .or(file.ahead_bytes)
+                .map_or(defaults.ahead_bytes, |size| size.0),
+            stall_timeout: seconds(
+                self.stall_timeout.or(file.stall_timeout),
+                defaults.stall_timeout,
+            ),
+            handshake_timeout: seconds(
+                self.handshake_timeout.or(file.handshake_timeout),
+                defaults.handshake_timeout,
+            ),
+            idle_timeout: seconds(self.idle_timeout.or(file.idle_timeout), defaults.idle_timeout),
+            drain_grace: seconds(self.drain_grace.or(file.drain_grace), defaults.drain_grace),
+            ..defaults
+        }
+    }
+}
+
 impl FileIdentity {
     fn limits((name, given): (String, Self)) -> (String, IdentityLimits) {
-        let streams = given.max_streams.map(NonZeroUsize::get);
-        (name, IdentityLimits { streams, ahead_bytes: given.ahead_bytes.map(|size| size.0) })
+        let limits = IdentityLimits {
+            streams: given.max_streams.map(NonZeroUsize::get),
+            ahead_bytes: given.ahead_bytes.map(|size| size.0),
+            queued: given.max_queued.map(NonZeroUsize::get),
+        };
+        (name, limits)
     }
 }
 
@@ -337,6 +360,8 @@ impl<'de> Deserialize<'de> for ByteSize {
 
 #[cfg(test)]
 mod tests {
+    use crate::limits::Bounds;
+
     use super::*;
 
     fn named(text: &str) -> Named {
@@ -349,7 +374,7 @@ mod tests {
         let path = folder.path().join("forebay.toml");
         let text = "listen = \"127.0.0.1:7\"\nbuffer_bytes = \"64MiB\"\ndevice = \"cuda:1\"\n\
                     [datasets]\ntrain = \"a\"\n[limits]\nstall_timeout = 5\nidentity_streams = 3\n\
-                    [identities.\"team/a\"]\nahead_bytes = \"1MiB\"\n";
+                    [identities.\"team/a\"]\nahead_bytes = \"1MiB\"\nmax_queued = 9\n";
         std::fs::write(&path, text).unwrap();
         let args = ServeArgs {
             config: Some(path),
@@ -364,8 +389,11 @@ mod tests {
         assert_eq!(config.limits.stall_timeout, Duration::from_secs(5));
         assert_eq!(config.limits.drain_grace, Limits::default().drain_grace);
         assert_eq!(config.datasets["train"], Path::new("a"));
-        assert_eq!(config.limits.of("anyone"), (3, config.limits.ahead_bytes));
-        assert_eq!(config.limits.of("team/a"), (3, 1 << 20));
+        let Limits { ahead_bytes, queued, .. } = config.limits;
+        let anyone = Bounds { streams: 3, ahead_bytes, queued };
+        assert_eq!(config.limits.of("anyone"), anyone);
+        let team = Bounds { ahead_bytes: 1 << 20, queued: 9, ..anyone };
+        assert_eq!(config.limits.of("team/a"), team);
         assert!(config.picture && !config.access.asks());
     }
 

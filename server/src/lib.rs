@@ -18,6 +18,7 @@ pub mod config;
 pub mod device;
 mod limits;
 mod metrics;
+mod pace;
 mod page;
 mod picture;
 pub mod preview;
@@ -33,7 +34,8 @@ mod trace;
 mod unary;
 
 pub use access::{Access, AccessFiles};
+pub use forebay::pipeline::Asker;
 pub use limits::{IdentityLimits, Limits};
 pub use serve::{Report, Setup, run};
-pub use source::{DatasetFacts, Done, Job, Load, Microbatch, Name, Output, Source, Wanted};
+pub use source::{DatasetFacts, Done, Job, Load, Microbatch, Name, Output, Source};
 pub use status::Refusal;

@@ -19,10 +19,12 @@ pub struct Limits {
     pub calls: u32,
     /// Bytes of a call's headers. Default 16 KiB.
     pub header_bytes: u32,
-    /// Microbatches in the pipeline at once, of all streams, who take turns; the pipeline's queue
-    /// must hold as many. Default 64.
-    pub making: usize,
-    /// Bytes made ahead for one stream and not yet sent, at least one microbatch is. Default 96 MiB:
+    /// Microbatches that one client may have asked for and not got, over all of its streams; a stream
+    /// that asks for more is told to slow down. Default 512: eight of each stream, more than a stream
+    /// asks for at once.
+    pub queued: usize,
+    /// Bytes made ahead for one stream and not yet sent, at least one microbatch is; a stream begins
+    /// with one, and has more as it is read. Default 96 MiB:
     /// two microbatches of 256 images of 224 x 224 in u8, one being made while the other is sent.
     pub ahead_bytes: u64,
     /// Bytes of a request. Default 64 KiB.
@@ -41,6 +43,9 @@ pub struct Limits {
     /// How long a reader may take nothing, before its stream ends and its buffers are used for
     /// others; and a connection, before it is closed. Default 60 s.
     pub stall_timeout: Duration,
+    /// A reader who takes longer for a microbatch is slow: slow ones together have half of the
+    /// buffers. Default 5 s.
+    pub slow: Duration,
     /// How long a stalled reader may take to fetch the status that says so, before its stream is
     /// reset. Default 5 s.
     pub stall_linger: Duration,
@@ -61,15 +66,31 @@ pub struct IdentityLimits {
     pub streams: Option<usize>,
     /// Bytes made ahead for one stream.
     pub ahead_bytes: Option<u64>,
+    /// Microbatches asked for and not got.
+    pub queued: Option<usize>,
+}
+
+/// The bounds that hold for an identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bounds {
+    pub(crate) streams: usize,
+    pub(crate) ahead_bytes: u64,
+    pub(crate) queued: usize,
 }
 
 impl Limits {
-    /// The streams and the bytes ahead of each that an identity may have.
-    pub(crate) fn of(&self, identity: &str) -> (usize, u64) {
-        let own = self.identities.get(identity).copied().unwrap_or_default();
-        let streams = own.streams.or(self.identity.streams).unwrap_or(self.streams);
-        let ahead = own.ahead_bytes.or(self.identity.ahead_bytes).unwrap_or(self.ahead_bytes);
-        (streams.min(self.streams), ahead.min(self.ahead_bytes))
+    /// What an identity may have.
+    pub(crate) fn of(&self, identity: &str) -> Bounds {
+        let (own, all) =
+            (self.identities.get(identity).copied().unwrap_or_default(), self.identity);
+        let streams = own.streams.or(all.streams).unwrap_or(self.streams);
+        let ahead_bytes = own.ahead_bytes.or(all.ahead_bytes).unwrap_or(self.ahead_bytes);
+        let queued = own.queued.or(all.queued).unwrap_or(self.queued);
+        Bounds {
+            streams: streams.min(self.streams),
+            ahead_bytes: ahead_bytes.min(self.ahead_bytes),
+            queued: queued.min(self.queued),
+        }
     }
 }
 
@@ -82,7 +103,7 @@ impl Default for Limits {
             identities: BTreeMap::new(),
             calls: 128,
             header_bytes: 16 << 10,
-            making: 64,
+            queued: 512,
             ahead_bytes: 96 << 20,
             request_bytes: 64 << 10,
             handshake_timeout: Duration::from_secs(10),
@@ -91,6 +112,7 @@ impl Default for Limits {
             steps: 1 << 32,
             microbatches: 4096,
             stall_timeout: Duration::from_mins(1),
+            slow: Duration::from_secs(5),
             stall_linger: Duration::from_secs(5),
             keep_alive: Duration::from_secs(20),
             reload: Duration::from_secs(5),

@@ -48,6 +48,11 @@ struct Stage {
     stage: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct From {
+    from: &'static str,
+}
+
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("forebay");
@@ -121,9 +126,49 @@ impl Metrics {
     }
 }
 
+/// What the pipeline does.
+fn of_pipeline(registry: &mut Registry, now: &Now) {
+    let mut add = |name, help, value: f64| register(registry, name, help, gauge(value));
+    add("making", "Microbatches asked for and not yet made", now.making as f64);
+    add(
+        "queue_bytes",
+        "Bytes of microbatches being made, sent or kept ready",
+        now.pipeline.buffer_bytes as f64,
+    );
+    add("queue_bytes_limit", "Bytes they may have", now.pipeline.buffer_limit as f64);
+    add(
+        "cache_bytes",
+        "Of them, those of microbatches kept ready",
+        now.pipeline.cache_bytes as f64,
+    );
+    add(
+        "queue_seconds",
+        "How long it takes until all is made that is asked for now",
+        now.pipeline.wait.as_secs_f64(),
+    );
+    add("starved", "Microbatches that wait for a buffer", now.pipeline.starved as f64);
+    add("threads", "Worker threads", now.pipeline.threads as f64);
+    let mut add = |name, help, value: u64| register(registry, name, help, counter(value));
+    add("microbatches_made", "Microbatches made", now.pipeline.microbatches);
+    let shared = Family::<From, Counter>::default();
+    for (from, count) in [("work", now.pipeline.joined), ("cache", now.pipeline.cached)] {
+        shared.get_or_create(&From { from }).inc_by(count);
+    }
+    register(
+        registry,
+        "microbatches_shared",
+        "Microbatches asked for that were not made: another caller waited for the same, or had had it",
+        shared,
+    );
+    let mut add = |name, help, value: u64| register(registry, name, help, counter(value));
+    add("images_made", "Images made", now.pipeline.samples);
+    add("images_decoded", "Of them decoded: the others shared a decode", now.pipeline.decoded);
+}
+
 /// What is not counted but read off.
 fn moment(now: &Now) -> Registry {
     let mut registry = Registry::with_prefix("forebay");
+    of_pipeline(&mut registry, now);
     let mut add = |name, help, value: f64| register(&mut registry, name, help, gauge(value));
     add(
         "ready",
@@ -132,14 +177,6 @@ fn moment(now: &Now) -> Registry {
     );
     add("streams", "Streams open", now.streams.len() as f64);
     add("streams_limit", "Streams that may be open", now.streams_limit as f64);
-    add("making", "Microbatches asked for and not yet made", now.making as f64);
-    add(
-        "queue_bytes",
-        "Bytes of microbatches being made or sent",
-        now.pipeline.buffer_bytes as f64,
-    );
-    add("queue_bytes_limit", "Bytes they may have", now.pipeline.buffer_limit as f64);
-    add("threads", "Worker threads", now.pipeline.threads as f64);
     add("images_per_second", "Images sent, of the last 30 s", now.images_per_s);
     add(
         "input_bound_ratio",
@@ -168,8 +205,11 @@ fn moment(now: &Now) -> Registry {
     add("images_served", "Images sent", now.images);
     add("payload_bytes", "Bytes of pixels sent", now.payload_bytes);
     add("streams_stalled", "Streams ended because nothing was taken", now.stalled);
-    add("images_made", "Images made", now.pipeline.samples);
-    add("images_decoded", "Of them decoded: the others shared a decode", now.pipeline.decoded);
+    add(
+        "streams_too_slow",
+        "Streams ended because they were slow and their buffer was wanted",
+        now.too_slow,
+    );
     let mut add = |name, help, value: f64| register(&mut registry, name, help, seconds(value));
     add(
         "reader_wait_seconds",

@@ -24,6 +24,16 @@ pub(crate) struct Run {
     pub(crate) names: Names,
     /// Microbatches made ahead, at least 1.
     pub(crate) ahead: usize,
+    /// Bytes of a microbatch.
+    pub(crate) bytes: u64,
+}
+
+impl Run {
+    /// What tells jobs apart: dataset, recipe and seed.
+    pub(crate) fn job_name(&self) -> String {
+        let (facts, seed) = (self.job.facts(), self.names.seed);
+        format!("{:x} {:x} {seed}", facts.dataset_digest, facts.recipe_digest)
+    }
 }
 
 /// Opens a job, if it is what the client expects.
@@ -99,8 +109,9 @@ pub(crate) fn stream(
     };
     names.by_ref().take(request.skip as usize).for_each(drop);
     let credit = if request.credit_bytes == 0 { ahead_bytes } else { request.credit_bytes };
-    let ahead = ahead(job.facts(), output, credit.min(ahead_bytes));
-    Ok(Run { job, output, names, ahead })
+    let bytes = bytes(job.facts(), output);
+    let ahead = ahead(bytes, credit.min(ahead_bytes));
+    Ok(Run { job, output, names, ahead, bytes })
 }
 
 pub(crate) fn fetch(source: &dyn Source, request: &FetchRequest) -> Result<Run, Refusal> {
@@ -116,7 +127,8 @@ pub(crate) fn fetch(source: &dyn Source, request: &FetchRequest) -> Result<Run, 
         indices: vec![request.microbatch],
         at: 0,
     };
-    Ok(Run { job, output, names, ahead: 1 })
+    let bytes = bytes(job.facts(), output);
+    Ok(Run { job, output, names, ahead: 1, bytes })
 }
 
 pub(crate) fn explain(
@@ -193,13 +205,17 @@ fn in_range(what: &'static str, got: u64, limit: u64) -> Result<(), Refusal> {
     if got < limit { Ok(()) } else { Err(Error::OutOfRange { what, got, limit }.into()) }
 }
 
-/// How many microbatches of so many bytes together may be made and not yet sent.
-fn ahead(facts: &DescribeResponse, output: Output, credit: u64) -> usize {
+/// Bytes of a microbatch.
+fn bytes(facts: &DescribeResponse, output: Output) -> u64 {
     let samples = facts.batch.div_ceil(facts.microbatches.max(1));
     let side = u64::from(facts.image_size);
     let value = header::dtype_bytes(output.dtype).expect("an output's dtype is specified");
-    let bytes = u64::from(samples).saturating_mul(side * side).saturating_mul(3 * value);
-    usize::try_from(credit / bytes.max(1)).map_or(AHEAD_MOST, |ahead| ahead.clamp(1, AHEAD_MOST))
+    u64::from(samples).saturating_mul(side * side).saturating_mul(3 * value).max(1)
+}
+
+/// How many microbatches of so many bytes may be made and not yet sent.
+fn ahead(bytes: u64, credit: u64) -> usize {
+    usize::try_from(credit / bytes).map_or(AHEAD_MOST, |ahead| ahead.clamp(1, AHEAD_MOST))
 }
 
 /// The names that a call asks for, in order.

@@ -21,13 +21,14 @@ use tonic::server::NamedService;
 use tonic::{Code, Status};
 use tracing::Instrument as _;
 
-use crate::access::{Access, Caller};
-use crate::board::{Asked, Board, Seated};
+use crate::access::{Access, Caller, Calling};
+use crate::board::{Asked, Board};
 use crate::body;
 use crate::call::Cut;
-use crate::limits::Limits;
+use crate::limits::{Bounds, Limits};
+use crate::pace::Paces;
 use crate::request::{self, Run};
-use crate::session;
+use crate::session::{self, Reader};
 use crate::source::Source;
 use crate::status::Refusal;
 use crate::trace;
@@ -40,9 +41,8 @@ pub(crate) struct Shared {
     pub(crate) access: Arc<Access>,
     /// A place for each call of Stream or Fetch.
     pub(crate) streams: Arc<Semaphore>,
-    /// A turn for each microbatch in the pipeline: first come, first served, so that many streams
-    /// share it evenly.
-    pub(crate) making: Arc<Semaphore>,
+    /// The buffers of slow streams.
+    pub(crate) paces: Paces,
     /// True once the server stops.
     pub(crate) draining: watch::Receiver<bool>,
     pub(crate) board: Arc<Board>,
@@ -56,8 +56,8 @@ impl Shared {
         draining: watch::Receiver<bool>,
     ) -> Self {
         let streams = Arc::new(Semaphore::new(limits.streams));
-        let making = Arc::new(Semaphore::new(limits.making));
-        Self { source, limits, access, streams, making, draining, board: Arc::new(board) }
+        let paces = Paces::new(source.load().buffer_limit);
+        Self { source, limits, access, streams, paces, draining, board: Arc::new(board) }
     }
 }
 
@@ -114,7 +114,7 @@ async fn answer(
     trace::identify(&identity);
     let calling = caller.calls();
     let (source, limits) = (&*shared.source, &shared.limits);
-    let (streams, ahead_bytes) = limits.of(&identity);
+    let bounds = limits.of(&identity);
     let asked = |job: Option<&Job>| Asked::new(method, &identity, caller.address, source, job);
     let body = request.into_body();
     match method {
@@ -137,15 +137,15 @@ async fn answer(
         }
         "Stream" => {
             let request: StreamRequest = unary::read(body, limits).await?;
-            let run = request::stream(source, limits, ahead_bytes, &request)?;
+            let run = request::stream(source, limits, bounds.ahead_bytes, &request)?;
             let asked = asked(request.job.as_ref());
-            frames(shared, run, |board| board.seat(asked, streams, calling))
+            frames(shared, run, bounds, (asked, calling))
         }
         "Fetch" => {
             let request: FetchRequest = unary::read(body, limits).await?;
             let run = request::fetch(source, &request)?;
             let asked = asked(request.job.as_ref());
-            frames(shared, run, |board| board.seat(asked, streams, calling))
+            frames(shared, run, bounds, (asked, calling))
         }
         _ => Err(Refusal::UnknownMethod),
     }
@@ -155,17 +155,30 @@ async fn answer(
 fn frames(
     shared: Arc<Shared>,
     run: Run,
-    seat: impl FnOnce(&Arc<Board>) -> Result<Seated, Refusal>,
+    bounds: Bounds,
+    (asked, calling): (Asked, Calling),
 ) -> Result<Response<Body>, Refusal> {
     if *shared.draining.borrow() {
         return Err(Refusal::Draining);
     }
     let limit = shared.limits.streams;
     let place = Arc::clone(&shared.streams).try_acquire_owned();
-    let place = place.map_err(|_full| Refusal::TooManyStreams { limit })?;
-    let seat = seat(&shared.board)?;
+    let wait = || shared.source.load().wait;
+    let place = place.map_err(|_full| Refusal::TooManyStreams { limit, wait: wait() })?;
+    let client = client(&shared, &asked, &run);
+    let seat = shared.board.seat(asked, bounds.streams, calling, wait)?;
     let (sender, body) = body::channel();
-    let session = session::serve(shared, run, sender, Cut::of_this_call(), (place, seat));
+    let reader = Reader { client, queued: bounds.queued, sender, seat };
+    let session = session::serve(shared, run, reader, Cut::of_this_call(), place);
     drop(tokio::spawn(session.in_current_span()));
     Ok(unary::response(Body::new(body)))
+}
+
+/// Who gets a share of the makers' time: who it is, where that is known, else the job of an address.
+fn client(shared: &Shared, asked: &Asked, run: &Run) -> Arc<str> {
+    if shared.access.asks() {
+        Arc::clone(&asked.identity)
+    } else {
+        format!("{} {}", asked.address.ip(), run.job_name()).into()
+    }
 }

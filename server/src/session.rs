@@ -6,15 +6,21 @@
 //!                +------------- free when the last piece of the payload is dropped ---------+
 //! ```
 //!
+//! A stream asks for a few microbatches at once, more of them wait here: whose is made next is decided
+//! over clients, by the pipeline.
+//!
 //! A slow reader leaves pieces in the body, so `send` waits, so places ahead stay taken, so `make`
 //! waits: the pipeline works for others. When the reader is gone both are dropped, and with them
 //! everything made or asked for.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
+use forebay::pipeline::Asker;
 use forebay_proto::frame::{self, SplitError};
 use forebay_proto::v1::Header;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -24,10 +30,12 @@ use tonic::{Code, Status};
 use crate::board::{Seated, Side};
 use crate::body::{Gone, Message, Sender};
 use crate::call::Cut;
+use crate::limits::Limits;
+use crate::pace::{Pace, Permit};
 use crate::request::{Names, Run};
 use crate::serve::told;
 use crate::service::Shared;
-use crate::source::{Job, Microbatch, Name, Output, Waiting};
+use crate::source::{Job, Load, Microbatch, Name, Output, Waiting};
 use crate::status::Refusal;
 
 /// Why a call ends before all is sent.
@@ -42,18 +50,36 @@ impl<E: Into<Refusal>> From<E> for End {
     }
 }
 
+/// Microbatches of a stream asked for and not made: enough to keep the makers busy.
+const ASKED: usize = 8;
+
 /// A microbatch that was asked for.
 struct Pending {
     name: Name,
     microbatch: oneshot::Receiver<Result<Microbatch, Refusal>>,
-    place: OwnedSemaphorePermit,
+    place: Place,
     _waiting: Waiting,
 }
 
-/// A payload that holds its place ahead until it is dropped.
+/// A place ahead, and one among the buffers.
+struct Place {
+    ahead: OwnedSemaphorePermit,
+    _buffer: Permit,
+}
+
+/// A payload that holds its place until it is dropped.
 struct Placed {
     payload: Bytes,
-    _place: OwnedSemaphorePermit,
+    since: Instant,
+    pace: Arc<Pace>,
+    place: Option<Place>,
+}
+
+impl Drop for Placed {
+    fn drop(&mut self) {
+        let Some(Place { ahead, .. }) = self.place.take() else { return };
+        self.pace.took(self.since.elapsed(), ahead);
+    }
 }
 
 impl AsRef<[u8]> for Placed {
@@ -62,26 +88,39 @@ impl AsRef<[u8]> for Placed {
     }
 }
 
+/// Who reads a stream.
+pub(crate) struct Reader {
+    /// Whose share of the makers' time its microbatches are made in.
+    pub(crate) client: Arc<str>,
+    /// Microbatches that the client may have asked for and not got.
+    pub(crate) queued: usize,
+    pub(crate) sender: Sender,
+    pub(crate) seat: Seated,
+}
+
 struct Session {
     shared: Arc<Shared>,
     job: Arc<dyn Job>,
     output: Output,
-    sender: Sender,
-    seat: Seated,
+    /// Bytes of a microbatch.
+    bytes: u64,
+    pace: Arc<Pace>,
+    reader: Reader,
 }
 
 /// Serves a call to its end. `place` is its place among the server's streams.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
     run: Run,
-    sender: Sender,
+    reader: Reader,
     cut: Option<Cut>,
-    (place, seat): (OwnedSemaphorePermit, Seated),
+    place: OwnedSemaphorePermit,
 ) {
-    let Run { job, output, names, ahead } = run;
-    let session = Session { shared, job, output, sender, seat };
+    let Run { job, output, names, ahead, bytes } = run;
+    let pace = shared.paces.of(&reader.client, shared.limits.slow, ahead);
+    let session = Session { shared, job, output, bytes, pace, reader };
     let end = session.run(names, ahead).await;
-    let Session { shared, sender, seat, .. } = session;
+    let Session { shared, reader: Reader { sender, seat, .. }, .. } = session;
     match end {
         Ok(()) => {
             seat.ended(Code::Ok);
@@ -91,11 +130,21 @@ pub(crate) async fn serve(
         Err(End::Refused(refusal)) => {
             tracing::info!(%refusal, "a stream ends early");
             seat.ended(refusal.code());
-            let stalled = matches!(refusal, Refusal::Stalled { .. });
+            // How long it may take to fetch the status.
+            let linger = match refusal {
+                Refusal::Stalled { .. } => {
+                    shared.board.counts.stalled.fetch_add(1, Ordering::Relaxed);
+                    Some(shared.limits.stall_linger)
+                }
+                Refusal::TooSlow { .. } => {
+                    shared.board.counts.too_slow.fetch_add(1, Ordering::Relaxed);
+                    Some(shared.limits.slow)
+                }
+                _ => None,
+            };
             sender.end(refusal.into());
-            if stalled {
-                shared.board.counts.stalled.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep(shared.limits.stall_linger).await;
+            if let Some(linger) = linger {
+                tokio::time::sleep(linger).await;
                 cut.inspect(Cut::reset);
             }
         }
@@ -108,8 +157,8 @@ impl Session {
         let (made, queue) = mpsc::channel(ahead);
         tokio::select! {
             end = self.send(queue) => end,
-            never = self.make(names, ahead, made) => match never {},
-            () = self.sender.gone() => Err(End::Gone),
+            never = self.make(names, made) => match never {},
+            () = self.reader.sender.gone() => Err(End::Gone),
         }
     }
 
@@ -117,13 +166,14 @@ impl Session {
     async fn make(
         &self,
         names: Names,
-        ahead: usize,
         queue: mpsc::Sender<Result<Pending, Refusal>>,
     ) -> Infallible {
-        let places = Arc::new(Semaphore::new(ahead));
+        let turns = Arc::new(Semaphore::new(ASKED));
         for name in names {
-            let place = acquire(&places).await;
-            let pending = self.submit(name, place).await;
+            let ahead = self.pace.place().await;
+            let buffer = self.shared.paces.admit(&self.pace, self.bytes).await;
+            let turn = acquire(&turns).await;
+            let pending = self.submit(name, Place { ahead, _buffer: buffer }, turn);
             let refused = pending.is_err();
             if queue.send(pending).await.is_err() || refused {
                 break;
@@ -133,16 +183,23 @@ impl Session {
         std::future::pending().await
     }
 
-    async fn submit(&self, name: Name, place: OwnedSemaphorePermit) -> Result<Pending, Refusal> {
-        let turn = acquire(&self.shared.making).await;
-        let (waiting, wanted) = Waiting::new();
+    fn submit(
+        &self,
+        name: Name,
+        place: Place,
+        turn: OwnedSemaphorePermit,
+    ) -> Result<Pending, Refusal> {
+        let Reader { client, queued, .. } = &self.reader;
+        let wanted = Arc::new(AtomicBool::new(true));
+        let asker = Asker { client: Arc::clone(client), wanted, most: *queued };
+        let waiting = Waiting::of(&asker);
         let (done, microbatch) = oneshot::channel();
         let done = Box::new(move |result| {
             drop(turn);
             // Nobody receives it when the reader has gone: the buffer returns at once.
             drop(done.send(result));
         });
-        self.job.submit(name, self.output, wanted, done)?;
+        self.job.submit(name, self.output, asker, done)?;
         Ok(Pending { name, microbatch, place, _waiting: waiting })
     }
 
@@ -155,9 +212,9 @@ impl Session {
                 next = self.next(&mut queue) => next?,
             };
             let Some((header, payload)) = next else { return Ok(()) };
-            self.seat.turn(Side::Server);
+            self.reader.seat.turn(Side::Server);
             self.send_one(header, payload).await?;
-            self.seat.turn(Side::Reader);
+            self.reader.seat.turn(Side::Reader);
         }
     }
 
@@ -171,26 +228,44 @@ impl Session {
         let microbatch = microbatch.await.map_err(|_dropped| Refusal::Draining)??;
         let (header, payload) = microbatch.into_parts(self.job.facts(), name, self.output);
         SplitError::check(&header, payload.len())?;
-        self.seat.made(&header);
+        self.reader.seat.made(&header);
         self.shared.board.picture.offer(self.job.facts(), &header, &payload);
-        Ok(Some((header, Bytes::from_owner(Placed { payload, _place: place }))))
+        let (since, pace) = (Instant::now(), Arc::clone(&self.pace));
+        Ok(Some((header, Bytes::from_owner(Placed { payload, since, pace, place: Some(place) }))))
     }
 
     async fn send_one(&self, header: Header, payload: Bytes) -> Result<(), End> {
-        let after = self.shared.limits.stall_timeout;
         let Header { seed, epoch, step, microbatch: index, .. } = header;
-        let samples = header.records.len();
+        let (samples, since) = (header.records.len(), Instant::now());
         let mut header = Some(header);
         for range in frame::ranges(payload.len()) {
-            let message = Message::new(header.take(), &payload, range);
-            match timeout(after, self.sender.send(message)).await {
-                Ok(Ok(())) => {}
+            self.send_message(Message::new(header.take(), &payload, range), since).await?;
+        }
+        let name = Name { seed, epoch, step, index };
+        self.reader.seat.sent(samples, payload.len(), name);
+        Ok(())
+    }
+
+    /// Sends a message of a microbatch that is being sent since some time, as patiently as may be.
+    async fn send_message(&self, message: Message, since: Instant) -> Result<(), End> {
+        let Limits { stall_timeout: after, slow, .. } = self.shared.limits;
+        let mut sending = pin!(self.reader.sender.send(message));
+        let begun = Instant::now();
+        loop {
+            let patience = after.saturating_sub(begun.elapsed());
+            match timeout(patience.min(slow / 4), &mut sending).await {
+                Ok(Ok(())) => return Ok(()),
                 Ok(Err(Gone)) => return Err(End::Gone),
-                Err(_elapsed) => return Err(Refusal::Stalled { after }.into()),
+                Err(_elapsed) if begun.elapsed() >= after => {
+                    return Err(Refusal::Stalled { after }.into());
+                }
+                Err(_elapsed) => {}
+            }
+            if self.shared.paces.sends_away(&self.pace, &self.reader.client, since) {
+                let Load { wait, .. } = self.shared.source.load();
+                return Err(Refusal::TooSlow { after: since.elapsed(), wait }.into());
             }
         }
-        self.seat.sent(samples, payload.len(), Name { seed, epoch, step, index });
-        Ok(())
     }
 }
 

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
+use forebay::pipeline::Asker;
 use serde::Serialize;
 
 use forebay_proto::v1::{self, DType, DescribeResponse, Layout, MixPlan, Timings};
@@ -55,10 +57,25 @@ pub struct Load {
     pub samples: u64,
     /// Images decoded for them.
     pub decoded: u64,
-    /// Bytes of microbatches being made or sent.
+    /// Microbatches made.
+    pub microbatches: u64,
+    /// Microbatches that were not made, because another caller waited for the same.
+    pub joined: u64,
+    /// Microbatches that were not made, because they were ready.
+    pub cached: u64,
+    /// Microbatches asked for and not made yet.
+    pub asked: usize,
+    /// How long it takes until all is made that is asked for now.
+    #[serde(skip)]
+    pub wait: Duration,
+    /// Bytes of microbatches being made, sent or kept ready.
     pub buffer_bytes: u64,
-    /// Bytes that they may have.
+    /// Of them, those kept ready.
+    pub cache_bytes: u64,
+    /// Bytes that all together may have.
     pub buffer_limit: u64,
+    /// Microbatches that wait for a buffer.
+    pub starved: usize,
 }
 
 /// A dataset with a recipe.
@@ -72,8 +89,7 @@ pub trait Job: Send + Sync + 'static {
 
     /// Asks for a microbatch, without waiting: `done` gets it, from any thread. A `done` dropped
     /// uncalled means that the server stops.
-    fn submit(&self, name: Name, output: Output, wanted: Wanted, done: Done)
-    -> Result<(), Refusal>;
+    fn submit(&self, name: Name, output: Output, asker: Asker, done: Done) -> Result<(), Refusal>;
 
     /// The plan of a microbatch, as JSON.
     fn explain(&self, name: Name) -> Result<String, Refusal>;
@@ -103,25 +119,14 @@ pub struct Output {
     pub mixed: bool,
 }
 
-/// Whether somebody still waits for a microbatch: false once the last one who asked is gone.
-#[derive(Clone, Debug)]
-pub struct Wanted(Arc<AtomicBool>);
-
-impl Wanted {
-    /// The flag itself: false when cancelled.
-    pub fn flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.0)
-    }
-}
-
 /// The side that waits: dropped, the microbatch is no longer wanted.
 #[derive(Debug)]
 pub(crate) struct Waiting(Arc<AtomicBool>);
 
 impl Waiting {
-    pub(crate) fn new() -> (Self, Wanted) {
-        let flag = Arc::new(AtomicBool::new(true));
-        (Self(Arc::clone(&flag)), Wanted(flag))
+    /// Of an asker, who asks as long as this lives.
+    pub(crate) fn of(asker: &Asker) -> Self {
+        Self(Arc::clone(&asker.wanted))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Why a request is not served, and the one place where that becomes a gRPC status.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use forebay::Error;
@@ -8,8 +9,9 @@ use forebay_proto::frame::SplitError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-/// When a client that met a limit may ask again.
-const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// When a client that met a limit may ask again: once what is asked for now has been made, but not
+/// sooner, because a place among the streams is free no sooner, and not later than this.
+const RETRY_DELAY: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30);
 
 /// The most bytes of a status message: it travels as a header, and clients bound those.
 const MESSAGE_BYTES: usize = 4096;
@@ -61,6 +63,8 @@ pub enum Refusal {
     TooManyStreams {
         /// The bound.
         limit: usize,
+        /// How long it takes until all is made that is asked for now.
+        wait: Duration,
     },
     /// As many streams as an identity may have.
     #[error("{identity} has {limit} streams, as many as it may; end one, or raise its limit")]
@@ -69,6 +73,8 @@ pub enum Refusal {
         identity: String,
         /// The bound.
         limit: usize,
+        /// How long it takes until all is made that is asked for now.
+        wait: Duration,
     },
     /// Nobody knows who calls.
     #[error("{why}: send `authorization: Bearer TOKEN` with a token of this server")]
@@ -81,6 +87,17 @@ pub enum Refusal {
     Stalled {
         /// The bound.
         after: Duration,
+    },
+    /// A new reader was slow, and its buffer was wanted.
+    #[error(
+        "a microbatch was not taken within {:.1} s, and others wait for its buffer; \
+         ask for it again later", .after.as_secs_f64()
+    )]
+    TooSlow {
+        /// How long it has had.
+        after: Duration,
+        /// How long it takes until all is made that is asked for now.
+        wait: Duration,
     },
     /// The server stops.
     #[error("this server stops; ask another one for the next microbatch")]
@@ -108,7 +125,9 @@ impl Refusal {
             Self::Compressed | Self::UnknownMethod => Code::Unimplemented,
             Self::UnknownDataset { .. } => Code::NotFound,
             Self::Mismatch { .. } => Code::FailedPrecondition,
-            Self::TooManyStreams { .. } | Self::TooManyOfIdentity { .. } => Code::ResourceExhausted,
+            Self::TooManyStreams { .. } | Self::TooManyOfIdentity { .. } | Self::TooSlow { .. } => {
+                Code::ResourceExhausted
+            }
             Self::Unauthenticated { .. } => Code::Unauthenticated,
             Self::Stalled { .. } | Self::Draining => Code::Unavailable,
             Self::Frame(_) => Code::Internal,
@@ -127,19 +146,54 @@ impl Refusal {
     }
 }
 
+impl Refusal {
+    /// When to ask again, where that helps.
+    fn retry(&self) -> Option<Duration> {
+        let (Self::TooManyStreams { wait, .. }
+        | Self::TooManyOfIdentity { wait, .. }
+        | Self::TooSlow { wait, .. }
+        | Self::Pipeline(Error::Busy { wait, .. })) = self
+        else {
+            return None;
+        };
+        Some((*wait).clamp(*RETRY_DELAY.start(), *RETRY_DELAY.end()))
+    }
+}
+
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
-        let code = refusal.code();
+        let (code, retry) = (refusal.code(), refusal.retry());
         let mut message = refusal.to_string();
         if message.len() > MESSAGE_BYTES {
             message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
             message.push_str(" ...");
         }
-        if code == Code::ResourceExhausted {
-            let retry = ErrorDetails::with_retry_info(Some(RETRY_DELAY));
-            Self::with_error_details(code, message, retry)
-        } else {
-            Self::new(code, message)
+        match retry {
+            None => Self::new(code, message),
+            retry => Self::with_error_details(code, message, ErrorDetails::with_retry_info(retry)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_met_a_limit_is_told_to_wait_as_long_as_the_queue_is() {
+        for (seconds, told) in [(0, 1), (7, 7), (3600, 30)] {
+            let wait = Duration::from_secs(seconds);
+            for refusal in [
+                Refusal::TooManyStreams { limit: 1, wait },
+                Refusal::TooSlow { after: wait, wait },
+                Refusal::Pipeline(Error::Busy { limit: 1, wait }),
+            ] {
+                let status = Status::from(refusal);
+                assert_eq!(status.code(), Code::ResourceExhausted);
+                let retry = status.get_details_retry_info().unwrap().retry_delay;
+                assert_eq!(retry, Some(Duration::from_secs(told)));
+            }
+        }
+        assert!(Status::from(Refusal::Draining).details().is_empty());
     }
 }

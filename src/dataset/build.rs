@@ -6,13 +6,13 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use memmap2::Mmap;
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::index::{ENTRY, HEADER, LAZY, MAGIC, REQUIRED, VERSION, kind, write_strings};
 use super::map::map;
 use super::record::{Points, RECORD};
+use super::shard::Shard;
 use super::source::{Source, index_path};
 use super::{Dataset, DatasetError, Record, Summary, folder, read_file, webdataset};
 use crate::decode::{self, DecodeError, Decoder};
@@ -73,8 +73,8 @@ struct Entry {
 struct Listing {
     root: PathBuf,
     classes: Vec<String>,
-    /// Name and contents; none in a folder.
-    shards: Vec<(String, Mmap)>,
+    /// By name; none in a folder.
+    shards: Vec<(String, Shard)>,
     entries: Vec<Entry>,
 }
 
@@ -147,14 +147,15 @@ impl Listing {
     }
 
     fn of_tars(base: PathBuf, shards: Vec<String>) -> Result<Self, DatasetError> {
-        let shards: Vec<(String, Mmap)> = shards
-            .into_iter()
-            .map(|name| map(&base.join(&name)).map(|map| (name, map)))
-            .collect::<Result<_, _>>()?;
-        let samples: Vec<Vec<webdataset::Sample>> = shards
-            .par_iter()
-            .map(|(name, map)| webdataset::scan(&base.join(name), map))
-            .collect::<Result<_, _>>()?;
+        let list = |(number, name): (usize, String)| {
+            let path = base.join(&name);
+            let map = map(&path)?;
+            let samples = webdataset::scan(&path, &map)?;
+            Ok(((name, Shard::open(path, map.len() as u64, number)?), samples))
+        };
+        let listed: Vec<_> =
+            shards.into_par_iter().enumerate().map(list).collect::<Result<_, DatasetError>>()?;
+        let (shards, samples): (Vec<_>, Vec<Vec<webdataset::Sample>>) = listed.into_iter().unzip();
         let mut entries = Vec::with_capacity(samples.iter().map(Vec::len).sum());
         for ((number, (shard, _)), samples) in (0..).zip(&shards).zip(samples) {
             entries.extend(samples.into_iter().map(|sample| Entry {
@@ -206,13 +207,11 @@ impl Listing {
         decoder: &mut Decoder,
         buffer: &mut Vec<u8>,
     ) -> Result<(Record, Result<Vec<u8>, DecodeError>), DatasetError> {
-        let bytes = if let Some((_, shard)) = self.shards.get(entry.shard as usize) {
-            let start = usize::try_from(entry.offset).expect("inside a file that is mapped");
-            &shard[start..start + entry.length as usize]
-        } else {
-            read_file(&self.root.join(&entry.name), buffer, u32::MAX)?;
-            buffer.as_slice()
-        };
+        match self.shards.get(entry.shard as usize) {
+            Some((_, shard)) => shard.read(entry.offset, entry.length, buffer)?,
+            None => read_file(&self.root.join(&entry.name), buffer, u32::MAX)?,
+        }
+        let bytes = buffer.as_slice();
         let length = u32::try_from(bytes.len()).map_err(|error| {
             DatasetError::io("index", self.root.join(&entry.name))(std::io::Error::other(error))
         })?;
@@ -245,7 +244,7 @@ impl Listing {
         }
         let mut meta = self.digest(checked).0.to_vec();
         meta.push(u8::from(!self.shards.is_empty()));
-        let sizes = self.shards.iter().flat_map(|(_, map)| (map.len() as u64).to_le_bytes());
+        let sizes = self.shards.iter().flat_map(|(_, shard)| shard.size().to_le_bytes());
         let bad = (0_u64..).zip(checked).filter(|(_, checked)| !checked.record.good);
         let reasons = checked.iter().filter_map(|checked| checked.reason.as_deref());
         vec![

@@ -21,6 +21,7 @@ mod index;
 mod inspect;
 mod map;
 mod record;
+mod shard;
 mod source;
 mod tar;
 mod webdataset;
@@ -29,7 +30,6 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use build::{Progress, build};
@@ -40,7 +40,7 @@ pub use source::index_path;
 
 use crate::sample::Digest;
 use index::Index;
-use map::map;
+use shard::Shard;
 use source::Source;
 
 /// A dataset that has been indexed.
@@ -54,7 +54,7 @@ pub struct Dataset {
 #[derive(Debug)]
 enum Place {
     Folder(PathBuf),
-    Tars(Vec<Mmap>),
+    Tars(Vec<Shard>),
 }
 
 impl Dataset {
@@ -147,24 +147,20 @@ impl Dataset {
         }
     }
 
-    /// The bytes of a record, compared with the checksum of the index: mapped from a tar, read into
-    /// `scratch` from a file.
+    /// The bytes of a record, read into `scratch` and compared with the checksum of the index.
     ///
     /// # Panics
     /// When `id` is not below [`len`](Self::len).
-    pub fn read<'a>(&'a self, id: u64, scratch: &'a mut Vec<u8>) -> Result<&'a [u8], DatasetError> {
+    pub fn read<'a>(&self, id: u64, scratch: &'a mut Vec<u8>) -> Result<&'a [u8], DatasetError> {
         let record = self.record(id);
         let name = self.index.name(&record);
-        let bytes = match &self.place {
+        match &self.place {
             Place::Tars(shards) => {
-                let start = usize::try_from(record.offset).expect("checked when opened");
-                &shards[record.shard as usize][start..start + record.bytes as usize]
+                shards[record.shard as usize].read(record.offset, record.bytes, scratch)?;
             }
-            Place::Folder(root) => {
-                read_file(&root.join(name), scratch, record.bytes)?;
-                scratch.as_slice()
-            }
-        };
+            Place::Folder(root) => read_file(&root.join(name), scratch, record.bytes)?,
+        }
+        let bytes = scratch.as_slice();
         let changed = |what| DatasetError::Changed { name: name.to_owned(), what };
         if bytes.len() != record.bytes as usize {
             return Err(changed(format!("its length, {} bytes before", record.bytes)));
@@ -190,21 +186,14 @@ impl Dataset {
     }
 }
 
-/// Maps the shards, which must be those that were indexed.
-fn open_shards(index: &Index, base: &Path, shards: &[String]) -> Result<Vec<Mmap>, DatasetError> {
+/// Opens the shards, which must be those that were indexed.
+fn open_shards(index: &Index, base: &Path, shards: &[String]) -> Result<Vec<Shard>, DatasetError> {
     if !index.shards.iter().map(|(name, _)| name).eq(shards) {
         let what = format!("{} shards, {} before", shards.len(), index.shards.len());
         return Err(DatasetError::Changed { name: base.display().to_string(), what });
     }
-    let open = |(name, size): &(String, u64)| {
-        let shard = map(&base.join(name))?;
-        if shard.len() as u64 != *size {
-            let what = format!("{} bytes, {size} before", shard.len());
-            return Err(DatasetError::Changed { name: name.clone(), what });
-        }
-        Ok(shard)
-    };
-    index.shards.iter().map(open).collect()
+    let shards = (0..).zip(&index.shards);
+    shards.map(|(number, (name, size))| Shard::open(base.join(name), *size, number)).collect()
 }
 
 /// Reads a file into a buffer that is kept: all of it if it has at most `limit` bytes, else one byte

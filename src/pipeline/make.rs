@@ -5,8 +5,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
@@ -14,6 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::repeats::Work;
 use super::shared::{Job, Shared, Step};
 use super::timings::{Laps, Stages, Timings};
+use super::works::{Order, Works};
 use super::{Microbatch, Request, lock};
 use crate::augment;
 use crate::batch::Ring;
@@ -95,13 +95,17 @@ impl Samples {
     }
 }
 
-pub(super) fn make(
-    request: &Request,
-    wanted: &AtomicBool,
-    workers: &Workers,
-    (ring, mixer): (&Ring, &Mixer),
-    queued: Instant,
-) -> Result<Microbatch, Error> {
+/// What makers work with.
+pub(super) struct Place<'a> {
+    pub(super) works: &'a Works,
+    pub(super) workers: &'a Workers,
+    pub(super) ring: &'a Ring,
+    pub(super) mixer: &'a Mixer,
+}
+
+pub(super) fn make(order: &Order, place: &Place<'_>) -> Result<Microbatch, Error> {
+    let Order { request, wishes, since, .. } = order;
+    let Place { works, workers, ring, mixer } = *place;
     let Request { dataset, recipe, name, output } = request;
     let Samples { positions, records, sequence } = Samples::of(dataset, recipe, *name)?;
     let n = records.len();
@@ -109,15 +113,15 @@ pub(super) fn make(
     let plan = plan::mix(recipe, *name, n);
     let normalise = Normalise::new(recipe);
     let mixing = Mixing { size, plan: &plan, output: *output, normalise: &normalise };
-    let mut slab = ring.take(mixing.buffer_bytes())?;
-    let queue = queued.elapsed();
+    let mut slab = ring.take_or(mixing.buffer_bytes(), || works.relieve())?;
+    let queue = since.elapsed();
     let job = Job { dataset: dataset.digest(), recipe: recipe.digest(), seed: name.seed };
     let step = Step { job, epoch: name.epoch, number: name.step };
     workers.shared.visit(step, sequence.step(name.step));
 
     let (payload, clean) = slab.split_at_mut(mixing.clean_at());
     let mut stages = workers.pool.install(|| -> Result<Stages, Error> {
-        let work = Work { request, wanted, workers, size, step };
+        let work = Work { request, wishes, workers, size, step };
         let mut stages = work.fill(&sequence, clean, &positions, &records)?;
         if matches!(mixer, Mixer::Cpu) {
             stages += mix_all(workers, payload, clean, &mixing);
@@ -143,7 +147,7 @@ pub(super) fn make(
         .collect();
     Ok(Microbatch {
         name: *name,
-        payload: slab,
+        payload: slab.into(),
         output: *output,
         shape: output.shape(u32::try_from(n).expect("at most a batch"), size),
         records,

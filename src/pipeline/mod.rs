@@ -1,9 +1,10 @@
 //! Wires the stages together: requests in, microbatches out. The only module that imports them all.
 //!
 //! ```text
-//!   submit --> queue (bounded) --> two makers --> one pool of workers --> done(microbatch)
-//!                                     |
-//!                                     +-- waits for a buffer: the back-pressure
+//!   submit --> works: each once, clients in turn --> two makers --> one pool of workers --> done(microbatch)
+//!                ^                                     |                        |
+//!                |                                     |                        +-- kept ready for a while
+//!                +---- a line each client, bounded     +-- waits for a buffer: the back-pressure
 //! ```
 //!
 //! With a GPU, makers hand their microbatches to it to be mixed, and there are two makers more.
@@ -12,22 +13,24 @@
 //! which they finish can change a batch. Two microbatches are in work at once, so that the tail of one
 //! leaves no worker idle.
 
+mod cache;
 mod explain;
+mod fair;
 mod make;
 mod repeats;
 mod shared;
 mod timings;
+mod works;
 
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::Duration;
 
-use crate::batch::{Ring, Slab};
+use crate::batch::{Pixels, Ring};
 use crate::dataset::Dataset;
 use crate::error::Error;
 use crate::mix::{Mixer, Output};
@@ -35,8 +38,10 @@ use crate::plan::{MicrobatchName, MixPlan};
 use crate::recipe::Recipe;
 
 pub use explain::{ExplainedMix, ExplainedOp, ExplainedSample, Explanation, OwnMix, explain};
-use make::Workers;
+use make::{Place, Workers};
 pub use timings::{Stages, Timings};
+use works::Works;
+pub use works::{Asker, Sharing};
 
 /// Bounds of a [`Pipeline`].
 #[derive(Clone, Copy, Debug)]
@@ -49,8 +54,10 @@ pub struct Settings {
     /// Bytes of samples made early, because a repeat of theirs in another microbatch of the step was
     /// decoded; 0 makes none. Default 96 MiB: the repeats of a step of 2048 samples at 224 pixels.
     pub share_bytes: usize,
-    /// Microbatches that may wait in the queue. Default 1024.
-    pub queue: usize,
+    /// Bytes of microbatches that are kept ready after they were made, for others who ask for the
+    /// same; they lie in the batch buffers and go as soon as somebody waits for one. 0 keeps none.
+    /// Default 128 MiB.
+    pub cache_bytes: usize,
 }
 
 impl Default for Settings {
@@ -59,7 +66,7 @@ impl Default for Settings {
             threads: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             buffer_bytes: 256 << 20,
             share_bytes: 96 << 20,
-            queue: 1024,
+            cache_bytes: 128 << 20,
         }
     }
 }
@@ -78,12 +85,12 @@ pub struct Request {
 }
 
 /// A microbatch of n samples, ready for a trainer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Microbatch {
     /// Which it is.
     pub name: MicrobatchName,
     /// The pixels, in the dtype and layout asked for.
-    pub payload: Slab,
+    pub payload: Pixels,
     /// Type and layout of the pixels, mixed or not.
     pub output: Output,
     /// The four dimensions, in the order of the layout.
@@ -107,16 +114,9 @@ pub struct Microbatch {
 /// What becomes of a finished microbatch.
 type Done = Box<dyn FnOnce(Result<Microbatch, Error>) + Send>;
 
-struct Job {
-    request: Request,
-    wanted: Arc<AtomicBool>,
-    done: Done,
-    queued: Instant,
-}
-
-/// Workers, buffers and a queue. Dropping it ends them, after the microbatches in work.
+/// Workers, buffers and what is asked for. Dropping it ends them, after the microbatches in work.
 pub struct Pipeline {
-    queue: Option<SyncSender<Job>>,
+    works: Arc<Works>,
     settings: Settings,
     ring: Ring,
     totals: Arc<Mutex<Totals>>,
@@ -154,44 +154,39 @@ impl Pipeline {
         let workers = Arc::new(Workers::new(settings.threads, settings.share_bytes)?);
         let ring = Ring::of(settings.buffer_bytes, mixer.memory());
         let totals = Arc::new(Mutex::new(Totals::default()));
-        let (queue, jobs) = sync_channel::<Job>(settings.queue);
-        let jobs = Arc::new(Mutex::new(jobs));
+        let works = Works::new(settings.cache_bytes, ring.clone(), settings.threads.get());
+        let works = Arc::new(works);
         let makers = if matches!(mixer, Mixer::Cpu) { MAKERS } else { 2 * MAKERS };
         let makers = (0..makers).map(|number| {
-            let (jobs, workers) = (Arc::clone(&jobs), Arc::clone(&workers));
+            let (works, workers) = (Arc::clone(&works), Arc::clone(&workers));
             let (ring, mixer, totals) = (ring.clone(), mixer.clone(), Arc::clone(&totals));
-            thread::Builder::new()
-                .name(format!("maker-{number}"))
-                .spawn(move || run_jobs(&jobs, &workers, (&ring, &mixer), &totals))
+            thread::Builder::new().name(format!("maker-{number}")).spawn(move || {
+                let place = Place { works: &works, workers: &workers, ring: &ring, mixer: &mixer };
+                make_all(&place, &totals);
+            })
         });
         let makers = makers.collect::<Result<_, _>>()?;
-        Ok(Self { queue: Some(queue), settings, ring, totals, makers })
+        Ok(Self { works, settings, ring, totals, makers })
     }
 
-    /// Asks for a microbatch. `done` gets it on a thread of the pipeline and must not block. Work
-    /// stops early once `wanted` is false.
+    /// Asks for a microbatch. `done` gets it on a thread of the pipeline, or on this one if it is
+    /// ready, and must not block. Work stops early once nobody waits for it.
     ///
     /// # Errors
-    /// [`Error::Busy`] if the queue is full; then `done` is never called.
+    /// [`Error::Busy`] if the client has asked for as many as it may; then `done` is never called.
     pub fn submit(
         &self,
         request: Request,
-        wanted: Arc<AtomicBool>,
+        asker: Asker,
         done: impl FnOnce(Result<Microbatch, Error>) + Send + 'static,
     ) -> Result<(), Error> {
-        let job = Job { request, wanted, done: Box::new(done), queued: Instant::now() };
-        let queue = self.queue.as_ref().expect("taken when dropped");
-        queue.try_send(job).map_err(|refused| match refused {
-            TrySendError::Full(_) => Error::Busy { limit: self.settings.queue },
-            TrySendError::Disconnected(_) => Error::Cancelled,
-        })
+        self.works.ask(request, asker, Box::new(done))
     }
 
     /// Makes a microbatch and waits for it.
     pub fn make(&self, request: Request) -> Result<Microbatch, Error> {
         let (sender, receiver) = sync_channel(1);
-        let wanted = Arc::new(AtomicBool::new(true));
-        self.submit(request, wanted, move |result| {
+        self.submit(request, Asker::default(), move |result| {
             // The receiver waits below.
             drop(sender.send(result));
         })?;
@@ -208,6 +203,16 @@ impl Pipeline {
         &self.ring
     }
 
+    /// What is asked for, and how often work was shared.
+    pub fn sharing(&self) -> Sharing {
+        self.works.sharing()
+    }
+
+    /// How long it takes until all is made that is asked for now, by what microbatches cost lately.
+    pub fn wait(&self) -> Duration {
+        self.works.wait()
+    }
+
     /// What it has done since it started.
     pub fn totals(&self) -> Totals {
         *lock(&self.totals)
@@ -216,7 +221,7 @@ impl Pipeline {
 
 impl Drop for Pipeline {
     fn drop(&mut self) {
-        drop(self.queue.take());
+        self.works.close();
         self.ring.close();
         for maker in self.makers.drain(..) {
             // A maker catches what its microbatches panic with; it has nothing else to tell.
@@ -231,23 +236,13 @@ impl fmt::Debug for Pipeline {
     }
 }
 
-/// A maker's life: takes jobs one after another until the queue is closed and empty.
-fn run_jobs(
-    jobs: &Mutex<Receiver<Job>>,
-    workers: &Workers,
-    place: (&Ring, &Mixer),
-    totals: &Mutex<Totals>,
-) {
-    loop {
-        let job = lock(jobs).recv();
-        let Ok(Job { request, wanted, done, queued }) = job else { return };
-        let name = request.name;
+/// A maker's life: takes orders one after another until there will be no more.
+fn make_all(place: &Place<'_>, totals: &Mutex<Totals>) {
+    while let Some(order) = place.works.next() {
+        let name = order.request.name;
         let making = || {
-            if !wanted.load(Ordering::Relaxed) {
-                return Err(Error::Cancelled);
-            }
-            let mut microbatch = make::make(&request, &wanted, workers, place, queued)?;
-            microbatch.timings.total = queued.elapsed();
+            let mut microbatch = make::make(&order, place)?;
+            microbatch.timings.total = order.since.elapsed();
             Ok(microbatch)
         };
         // A panic is a bug of ours: it must not take the server along.
@@ -259,7 +254,7 @@ fn run_jobs(
             totals.samples += microbatch.records.len() as u64;
             totals.timings += microbatch.timings;
         }
-        done(result);
+        place.works.finish(&order, result);
     }
 }
 
@@ -268,7 +263,7 @@ fn message(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned()
 }
 
-/// What the lock guards stays whole when its holder panics: a queue's end, sums, scratch memory.
+/// What the lock guards stays whole when its holder panics: lines, sums, scratch memory.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,7 +5,6 @@
 //! what would be decoded alone.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
 
@@ -13,6 +12,7 @@ use super::Request;
 use super::make::{Scratch, Workers};
 use super::shared::{Claim, Step};
 use super::timings::{Laps, Stages};
+use super::works::Wishes;
 use crate::augment;
 use crate::error::Error;
 use crate::order::Sequence;
@@ -23,7 +23,7 @@ use crate::sample::{Rect, Size};
 /// What every sample of a microbatch shares.
 pub(super) struct Work<'a> {
     pub(super) request: &'a Request,
-    pub(super) wanted: &'a AtomicBool,
+    pub(super) wishes: &'a Wishes,
     pub(super) workers: &'a Workers,
     pub(super) size: Size,
     pub(super) step: Step,
@@ -74,7 +74,7 @@ impl Work<'_> {
 
     fn pass<'p>(&self, groups: Vec<Repeats<'p>>, wait: bool) -> Result<Pass<'p>, Error> {
         let one = |group| {
-            if !self.wanted.load(Ordering::Relaxed) {
+            if !self.wishes.any() {
                 return Err(Error::Cancelled);
             }
             self.workers.with_scratch(|scratch| self.repeats(group, wait, scratch))

@@ -67,6 +67,13 @@ pub struct Timings {
     pub stages: Stages,
 }
 
+impl Timings {
+    /// Of one who got what was made for another.
+    pub(super) fn waited(time: Duration) -> Self {
+        Self { queue: time, total: time, stages: Stages::default() }
+    }
+}
+
 impl AddAssign for Timings {
     fn add_assign(&mut self, other: Self) {
         self.queue += other.queue;

@@ -19,8 +19,7 @@ use certificates::Authority;
 use forebay_client::{Client, Cursor, End, Job as ClientJob, Options, Rank};
 use forebay_proto::v1::{self, DescribeResponse, Timings};
 use forebay_server::{
-    Access, AccessFiles, Done, Job, Limits, Microbatch, Name, Output, Refusal, Setup, Source,
-    Wanted,
+    Access, AccessFiles, Asker, Done, Job, Limits, Microbatch, Name, Output, Refusal, Setup, Source,
 };
 use rustix::time::{ClockId, clock_gettime};
 use tokio::net::TcpListener;
@@ -62,7 +61,7 @@ impl Job for Always {
         MICROBATCHES
     }
 
-    fn submit(&self, _: Name, _: Output, _: Wanted, done: Done) -> Result<(), Refusal> {
+    fn submit(&self, _: Name, _: Output, _: Asker, done: Done) -> Result<(), Refusal> {
         let images = IMAGES as usize;
         done(Ok(Microbatch {
             payload: self.0.payload.clone(),

@@ -103,3 +103,58 @@ pub(crate) fn shards_that_changed_since() {
     files(root.path(), &[("s/1.tar", shard(1)), ("s/2.tar", shard(2))]);
     assert!(message(Dataset::open(&path, None)).contains("2 shards, 1 before"));
 }
+
+/// The number of a sample's shard and its class, of tars with one sample each.
+fn shards(root: &Path, count: usize) -> Dataset {
+    for number in 0..count {
+        let image = image(u8::try_from(number % 250).unwrap());
+        let members = [("a.jpg", image), ("a.cls", b"0".to_vec())];
+        files(root, &[(&format!("s/{number:04}.tar"), tar(&members))]);
+    }
+    opened(&root.join("s"))
+}
+
+pub(crate) fn a_shard_that_is_cut_while_it_is_open() {
+    let root = tempdir().unwrap();
+    let samples = ["a.jpg", "a.cls", "b.jpg", "b.cls"];
+    let data = [image(1), b"0".to_vec(), image(2), b"1".to_vec()];
+    let members: Vec<_> = samples.into_iter().zip(data).collect();
+    files(root.path(), &[("s/1.tar", tar(&members))]);
+    let dataset = opened(&root.path().join("s"));
+    let shard = fs::OpenOptions::new().write(true).open(root.path().join("s/1.tar")).unwrap();
+    // Within the second image: to touch a map of what is gone would end this process.
+    let second = dataset.record(1);
+    shard.set_len(second.offset + 10).unwrap();
+    let error = message(dataset.read(1, &mut Vec::new()));
+    for part in ["s/1.tar changed", "cut to", "run `forebay index` again"] {
+        assert!(error.contains(part), "{error}");
+    }
+    assert_eq!(dataset.read(0, &mut Vec::new()).unwrap(), image(1));
+    shard.set_len(0).unwrap();
+    assert!(message(dataset.read(0, &mut Vec::new())).contains("cut to 0 bytes"));
+}
+
+pub(crate) fn more_shards_than_stay_open() {
+    let root = tempdir().unwrap();
+    let open = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let before = open();
+    let dataset = shards(root.path(), 300);
+    // Other tests have files open too.
+    assert!(open() < before + 290, "{} files open", open() - before);
+    let mut scratch = Vec::new();
+    for id in 0..300 {
+        let number = u8::try_from(id % 250).unwrap();
+        assert_eq!(dataset.read(id, &mut scratch).unwrap(), image(number));
+    }
+    // One that is open is read on when its name is gone; of the others that is told.
+    fs::remove_file(root.path().join("s/0000.tar")).unwrap();
+    fs::remove_file(root.path().join("s/0299.tar")).unwrap();
+    dataset.read(0, &mut scratch).unwrap();
+    let error = message(dataset.read(299, &mut scratch));
+    assert!(error.contains("cannot open") && error.contains("0299.tar"), "{error}");
+    // One that was replaced is another one.
+    let other = tar(&[("a.jpg", image(7)), ("a.cls", b"0".to_vec())]);
+    files(root.path(), &[("s/0298.tar", other)]);
+    let error = message(dataset.read(298, &mut scratch));
+    assert!(error.contains("0298.tar/a.jpg changed"), "{error}");
+}

@@ -41,6 +41,8 @@ fn main() {
         bad::no_index_or_a_damaged_one,
         bad::files_that_changed_since,
         bad::shards_that_changed_since,
+        bad::a_shard_that_is_cut_while_it_is_open,
+        bad::more_shards_than_stay_open,
     ];
     if let Some(data) = forebay_tests::data() {
         trials.extend(real::trials(&data));

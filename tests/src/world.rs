@@ -13,8 +13,8 @@ use forebay::plan::MicrobatchName;
 use forebay::recipe::{Recipe, RecipeSpec};
 use forebay::sample_data::{self, SampleData};
 use forebay::{Pipeline, Request, pipeline};
-use forebay_server::Limits;
 use forebay_server::catalog::Catalog;
+use forebay_server::{Limits, Setup};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -86,11 +86,12 @@ pub fn pipeline(threads: usize) -> Pipeline {
     sharing_pipeline(threads, pipeline::Settings::default().share_bytes)
 }
 
-/// A pipeline that keeps so many bytes of samples made early.
+/// A pipeline that keeps so many bytes of samples made early. It keeps no microbatch ready: each that is
+/// asked for after another is made anew.
 pub fn sharing_pipeline(threads: usize, share_bytes: usize) -> Pipeline {
     let threads = NonZeroUsize::new(threads).unwrap();
     let defaults = pipeline::Settings::default();
-    let settings = pipeline::Settings { threads, share_bytes, ..defaults };
+    let settings = pipeline::Settings { threads, share_bytes, cache_bytes: 0, ..defaults };
     Pipeline::on(&crate::mixer(), settings).unwrap()
 }
 
@@ -111,15 +112,22 @@ impl Server {
 
     /// Starts one that makes its microbatches so.
     pub async fn with(pipeline: Pipeline) -> Self {
-        let datasets = [("train".to_owned(), Arc::clone(&WORLD.dataset))].into();
-        let pipeline = Arc::new(pipeline);
+        Self::of(&WORLD.dataset, Arc::new(pipeline), Limits::default()).await
+    }
+
+    /// Starts one of such a dataset.
+    pub async fn of(
+        dataset: &Arc<Dataset>,
+        pipeline: Arc<Pipeline>,
+        setup: impl Into<Setup>,
+    ) -> Self {
+        let datasets = [("train".to_owned(), Arc::clone(dataset))].into();
         let catalog = Arc::new(Catalog::new(datasets, [].into(), pipeline));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let shutdown = async { drop(stopped.await) };
-        let limits = Limits::default();
-        let task = tokio::spawn(forebay_server::run(listener, catalog, limits, shutdown));
+        let (setup, shutdown) = (setup.into(), async { drop(stopped.await) });
+        let task = tokio::spawn(forebay_server::run(listener, catalog, setup, shutdown));
         Self { address, stop, task }
     }
 

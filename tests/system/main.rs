@@ -6,7 +6,12 @@
 mod certificates;
 mod chaos;
 mod command;
+mod damage;
 mod operation;
 mod pipeline;
+#[path = "../../server/tests/service/raw.rs"]
+mod raw;
 mod service;
 mod sharing;
+mod slow;
+mod works;

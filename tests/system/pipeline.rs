@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::sync_channel;
 
 use forebay::mix::{self, DType, Layout, Normalise, Output};
+use forebay::pipeline::Asker;
 use forebay::{Error, Microbatch, Request, Size, pipeline as forebay_pipeline};
 
 use forebay_tests::world::{WORLD, pipeline, recipe, request};
@@ -45,9 +46,9 @@ fn the_order_of_requests_does_not_matter() {
     let (sender, receiver) = sync_channel(names.len());
     for (at, &(epoch, step, index)) in names.iter().enumerate().rev() {
         let sender = sender.clone();
-        let wanted = Arc::new(AtomicBool::new(true));
         let request = request(&recipe, epoch, step, index);
-        shared.submit(request, wanted, move |made| sender.send((at, made)).unwrap()).unwrap();
+        let done = move |made| sender.send((at, made)).unwrap();
+        shared.submit(request, Asker::default(), done).unwrap();
     }
     for _ in names {
         let (at, made) = receiver.recv().unwrap();
@@ -153,40 +154,31 @@ fn a_cancelled_request_is_not_made() {
     let recipe = recipe("a2", &[]);
     let pipeline = pipeline(1);
     let (sender, receiver) = sync_channel(1);
-    let wanted = Arc::new(AtomicBool::new(false));
+    let gone = Asker { wanted: Arc::new(AtomicBool::new(false)), ..Asker::default() };
     let done = move |made| sender.send(made).unwrap();
-    pipeline.submit(request(&recipe, 0, 0, 0), wanted, done).unwrap();
+    pipeline.submit(request(&recipe, 0, 0, 0), gone, done).unwrap();
     assert!(matches!(receiver.recv().unwrap(), Err(Error::Cancelled)));
 }
 
 #[test]
-fn a_full_queue_is_busy_and_a_dropped_pipeline_ends() {
-    let settings = forebay_pipeline::Settings {
-        queue: 1,
-        // Room for one microbatch only, which is held below: the makers wait.
-        buffer_bytes: Size::square(48).rgb_bytes() * 2,
-        ..forebay_pipeline::Settings::default()
-    };
+fn a_dropped_pipeline_ends_and_all_who_wait_are_told() {
+    // Room for one microbatch only, which is held below: the makers wait.
+    let buffer_bytes = Size::square(48).rgb_bytes() * 2;
+    let settings =
+        forebay_pipeline::Settings { buffer_bytes, ..forebay_pipeline::Settings::default() };
     let pipeline = forebay::Pipeline::new(settings).unwrap();
     let recipe = recipe("a2", &[]);
     let held = pipeline.make(request(&recipe, 0, 0, 0)).unwrap();
-    let (sender, receiver) = sync_channel(8);
-    let mut refused = 0;
-    for index in 0..8 {
+    let (sender, receiver) = sync_channel(16);
+    for index in 0..16 {
         let sender = sender.clone();
-        let wanted = Arc::new(AtomicBool::new(true));
         let done = move |made: Result<Microbatch, Error>| sender.send(made.is_ok()).unwrap();
-        match pipeline.submit(request(&recipe, 0, 1, index), wanted, done) {
-            Ok(()) => {}
-            Err(Error::Busy { limit: 1 }) => refused += 1,
-            Err(error) => panic!("{error}"),
-        }
+        // Each is asked for twice.
+        pipeline.submit(request(&recipe, 0, 1, index / 2), Asker::default(), done).unwrap();
     }
-    // Two wait for a buffer, one in the queue.
-    assert!(refused >= 5, "{refused}");
     drop(pipeline);
     drop(held);
-    assert!(receiver.try_iter().all(|made| !made));
+    assert_eq!(receiver.try_iter().collect::<Vec<bool>>(), [false; 16]);
 }
 
 #[test]

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::sync_channel;
 
 use forebay::mix::Output;
+use forebay::pipeline::Asker;
 use forebay::recipe::Recipe;
 use forebay::{Pipeline, Request, Size};
 
@@ -32,8 +32,7 @@ fn make_all(
         let (epoch, step, index) = name;
         let sender = sender.clone();
         let done = move |made| sender.send((name, made)).unwrap();
-        let wanted = Arc::new(AtomicBool::new(true));
-        pipeline.submit(request(recipe, epoch, step, index), wanted, done).unwrap();
+        pipeline.submit(request(recipe, epoch, step, index), Asker::default(), done).unwrap();
     }
     let made = names.iter().map(|_| {
         let (name, made) = receiver.recv().unwrap();

@@ -62,6 +62,7 @@ pub(crate) struct Counts {
     pub(crate) samples: AtomicU64,
     pub(crate) payload_bytes: AtomicU64,
     pub(crate) stalled: AtomicU64,
+    pub(crate) too_slow: AtomicU64,
     /// Microseconds of CPU by stage, of the microbatches sent.
     stages: [AtomicU64; STAGES.len()],
 }
@@ -84,12 +85,13 @@ impl Board {
         asked: Asked,
         limit: usize,
         calling: Calling,
+        wait: impl FnOnce() -> Duration,
     ) -> Result<Seated, Refusal> {
         let mut seats = lock(&self.seats);
         let has = seats.taken.values().filter(|seat| seat.asked.identity == asked.identity).count();
         if has >= limit {
             let identity = asked.identity.to_string();
-            return Err(Refusal::TooManyOfIdentity { identity, limit });
+            return Err(Refusal::TooManyOfIdentity { identity, limit, wait: wait() });
         }
         let number = seats.next;
         seats.next += 1;

@@ -39,6 +39,7 @@ pub(crate) struct Now {
     pub(crate) images: u64,
     pub(crate) payload_bytes: u64,
     pub(crate) stalled: u64,
+    pub(crate) too_slow: u64,
     /// Microbatches asked for and not yet made.
     pub(crate) making: usize,
     #[serde(skip)]
@@ -88,7 +89,7 @@ impl Now {
         let Verdict { input_bound, bottleneck, utilization, replicas } =
             recent.judge(pipeline.threads);
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let making = shared.limits.making - shared.making.available_permits();
+        let making = pipeline.asked;
         Self {
             version: env!("CARGO_PKG_VERSION"),
             ready: !*shared.draining.borrow(),
@@ -111,6 +112,7 @@ impl Now {
             images: now.samples,
             payload_bytes: now.payload_bytes,
             stalled: count(&board.counts.stalled),
+            too_slow: count(&board.counts.too_slow),
             making,
             waits: now.waits,
             pipeline,

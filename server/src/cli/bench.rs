@@ -9,7 +9,7 @@ use clap::Args;
 use forebay::dataset::Dataset;
 use forebay::mix::Output;
 use forebay::order::Sequence;
-use forebay::pipeline::Stages;
+use forebay::pipeline::{Asker, Stages};
 use forebay::plan::MicrobatchName;
 use forebay::{Pipeline, Request};
 use rustix::time::{ClockId, clock_gettime};
@@ -102,8 +102,8 @@ fn measure(
     let (sender, receiver) = std::sync::mpsc::sync_channel(2);
     let submit = |number| {
         let sender = sender.clone();
-        let wanted = Arc::new(true.into());
-        pipeline.submit(request(number), wanted, move |result| drop(sender.send(result)))
+        let done = move |result| drop(sender.send(result));
+        pipeline.submit(request(number), Asker::default(), done)
     };
     submit(0)?;
     for number in 1..=microbatches {

@@ -135,5 +135,8 @@ pub(super) fn pipeline_for(
     let buffer_bytes = defaults.buffer_bytes.max(2 * bytes);
     let threads = threads.unwrap_or(defaults.threads);
     let mixer = on.device.open(DEVICE_BYTES)?;
-    Ok(Pipeline::on(&mixer, pipeline::Settings { threads, buffer_bytes, ..defaults })?)
+    Ok(Pipeline::on(
+        &mixer,
+        pipeline::Settings { threads, buffer_bytes, cache_bytes: 0, ..defaults },
+    )?)
 }

@@ -1,5 +1,6 @@
 //! Who is let in: TLS, client certificates, tokens, their replacement, and each one's bounds.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -166,10 +167,14 @@ async fn plain_text_is_not_spoken_where_tls_is() {
 async fn one_identity_may_not_take_all_streams_nor_all_memory() {
     let folder = tempfile::tempdir().unwrap();
     let files = tokens(folder.path(), &[("a", TOKEN), ("b", OTHER)]);
+    let own = IdentityLimits { streams: Some(2), ahead_bytes: None, queued: Some(7) };
     let limits = Limits {
-        identity: IdentityLimits { streams: Some(1), ahead_bytes: Some(2 * MICROBATCH_BYTES) },
-        identities: [("b".to_owned(), IdentityLimits { streams: Some(2), ahead_bytes: None })]
-            .into(),
+        identity: IdentityLimits {
+            streams: Some(1),
+            ahead_bytes: Some(2 * MICROBATCH_BYTES),
+            queued: Some(5),
+        },
+        identities: [("b".to_owned(), own)].into(),
         ..Limits::default()
     };
     let server = start(Make::Now, setup(files, limits)).await;
@@ -178,7 +183,8 @@ async fn one_identity_may_not_take_all_streams_nor_all_memory() {
         let request = StreamRequest { credit_bytes: 9 * MICROBATCH_BYTES, ..steps(9) };
         signed(request, &format!("Bearer {token}"))
     };
-    let first = client.stream(ask(TOKEN)).await.unwrap();
+    let mut first = client.stream(ask(TOKEN)).await.unwrap().into_inner();
+    next(&mut first).await.unwrap().unwrap();
     let status = client.stream(ask(TOKEN)).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert!(status.message().contains("a has 1 streams"), "{status:?}");
@@ -187,6 +193,12 @@ async fn one_identity_may_not_take_all_streams_nor_all_memory() {
     assert_eq!(server.fake.live(), 2);
     let others =
         [client.stream(ask(OTHER)).await.unwrap(), client.stream(ask(OTHER)).await.unwrap()];
+    // What each may have asked for is up to the pipeline, which knows them by their identities.
+    let clients = || -> BTreeSet<(String, usize)> {
+        let clients = server.fake.clients.lock().unwrap();
+        clients.iter().map(|(who, most)| (who.to_string(), *most)).collect()
+    };
+    until("both have asked", || clients() == [("a".into(), 5), ("b".into(), 7)].into()).await;
     assert_eq!(client.stream(ask(OTHER)).await.unwrap_err().code(), Code::ResourceExhausted);
     // A place is free again once its stream is gone.
     drop((first, others));

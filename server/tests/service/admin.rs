@@ -135,7 +135,7 @@ async fn a_server_is_ready_until_it_stops_and_healthy_until_it_ends() {
     assert_eq!(text(&admin, "/readyz").await, "ready\n");
     // It is sending, so it cannot stop yet.
     let stream = server.client().await.stream(steps(100)).await.unwrap();
-    until("it is sending", || server.fake.live() > 1).await;
+    until("it is sending", || server.fake.live() > 0).await;
     server.stop();
     let head = loop {
         let (head, _) = get(&admin, "/readyz").await;

@@ -5,9 +5,12 @@
 mod access;
 mod admin;
 mod certificates;
+mod hostile;
 mod idle;
 mod lifecycle;
 mod pressure;
+#[expect(dead_code, reason = "slow readers, in tests/system, use the rest")]
+mod raw;
 mod refusals;
 mod streams;
 mod support;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use forebay_proto::frame::{FRAME_BYTES, Join};
 use forebay_proto::v1::forebay_service_client::ForebayServiceClient;
 use forebay_proto::v1::{self, DescribeResponse, Frame, Header, Layout, StreamRequest, Timings};
-use forebay_server::{Done, Job, Microbatch, Name, Output, Refusal, Report, Setup, Source, Wanted};
+use forebay_server::{Asker, Done, Job, Microbatch, Name, Output, Refusal, Report, Setup, Source};
 use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -40,6 +40,8 @@ pub(crate) struct Fake {
     make: Make,
     pub(crate) names: Mutex<Vec<Name>>,
     pub(crate) outputs: Mutex<Vec<Output>>,
+    /// Who asked, and how many each may have asked for.
+    pub(crate) clients: Mutex<Vec<(Arc<str>, usize)>>,
     pub(crate) held: Mutex<Vec<(Arc<AtomicBool>, Done)>>,
     /// Buffers alive.
     pub(crate) live: Arc<AtomicUsize>,
@@ -61,7 +63,8 @@ impl Fake {
             ..DescribeResponse::default()
         };
         let (names, outputs, held) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Arc::new(Self { facts, make, names, outputs, held, live: Arc::default() })
+        let (clients, live) = (Mutex::default(), Arc::default());
+        Arc::new(Self { facts, make, names, outputs, clients, held, live })
     }
 
     pub(crate) fn submitted(&self) -> usize {
@@ -148,16 +151,11 @@ impl Job for FakeJob {
         if step == 2 { 3 } else { 4 }
     }
 
-    fn submit(
-        &self,
-        name: Name,
-        output: Output,
-        wanted: Wanted,
-        done: Done,
-    ) -> Result<(), Refusal> {
+    fn submit(&self, name: Name, output: Output, asker: Asker, done: Done) -> Result<(), Refusal> {
         let fake = &self.0;
         fake.names.lock().unwrap().push(name);
         fake.outputs.lock().unwrap().push(output);
+        fake.clients.lock().unwrap().push((asker.client, asker.most));
         let live = Arc::clone(&fake.live);
         match fake.make {
             Make::BadFrom(step) if name.step >= step => {
@@ -172,7 +170,7 @@ impl Job for FakeJob {
                 };
                 std::thread::Builder::new().spawn(make).unwrap();
             }
-            Make::Held => fake.held.lock().unwrap().push((wanted.flag(), done)),
+            Make::Held => fake.held.lock().unwrap().push((asker.wanted, done)),
         }
         Ok(())
     }

@@ -1,0 +1,95 @@
+//! Data that change, shrink or go under a running server; a disk that is full.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use forebay::dataset::{self, Dataset, index_path};
+use forebay_client::{Client, Job, Name, Options};
+use forebay_server::Limits;
+use forebay_tests::world::{SMALL, Server, WORLD, pipeline};
+
+fn job() -> Job {
+    let set = SMALL.iter().map(|change| (*change).to_owned()).collect();
+    Job { set, seed: 5, ..Job::new("train", "a3") }
+}
+
+/// The world's pictures as a tar.
+fn tar(path: &Path) {
+    let folder = tempfile::tempdir().unwrap();
+    for id in 0..WORLD.dataset.len() {
+        let place = |suffix| folder.path().join(format!("{id:04}.{suffix}"));
+        fs::copy(WORLD.train().join(WORLD.dataset.name(id)), place("jpg")).unwrap();
+        fs::write(place("cls"), WORLD.dataset.record(id).label.to_string()).unwrap();
+    }
+    let mut command = Command::new("tar");
+    command.args(["--format=ustar", "--sort=name", "-cf"]).arg(path);
+    assert!(command.arg("-C").arg(folder.path()).arg(".").status().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_is_cut_under_a_running_server_is_lost_data_and_no_crash() {
+    let folder = tempfile::tempdir().unwrap();
+    let shard = folder.path().join("train.tar");
+    tar(&shard);
+    dataset::build(&shard, None, 2, &|_| {}).unwrap();
+    let opened = Arc::new(Dataset::open(&shard, None).unwrap());
+    let server = Server::of(&opened, Arc::new(pipeline(2)), Limits::default()).await;
+    let client = Client::connect(Options::new([server.endpoint()])).unwrap();
+    let names: Vec<Name> =
+        (0..3).flat_map(|step| (0..8).map(move |index| Name { epoch: 0, step, index })).collect();
+    let mut before = Vec::new();
+    for &name in &names {
+        let made = client.fetch(&job(), name).await.unwrap();
+        before.push((made.records.clone(), made.pixels.to_vec()));
+    }
+
+    let whole = fs::read(&shard).unwrap();
+    let cut = opened.record(40).offset + 100;
+    fs::OpenOptions::new().write(true).open(&shard).unwrap().set_len(cut).unwrap();
+    let (mut lost, mut kept) = (0, 0);
+    for (&name, (records, pixels)) in names.iter().zip(&before) {
+        let made = client.fetch(&job(), name).await;
+        if records.iter().any(|record| *record >= 40) {
+            let error = format!("{:#}", anyhow::Error::from(made.unwrap_err()));
+            for part in ["DataLoss", "train.tar", "cut to", "run `forebay index` again"] {
+                assert!(error.contains(part), "{error}");
+            }
+            lost += 1;
+        } else {
+            assert!(made.unwrap().pixels[..] == pixels[..]);
+            kept += 1;
+        }
+    }
+    assert!(lost >= 8 && kept >= 4, "{lost} lost, {kept} kept");
+
+    fs::write(&shard, whole).unwrap();
+    for (&name, (_, pixels)) in names.iter().zip(&before) {
+        assert!(client.fetch(&job(), name).await.unwrap().pixels[..] == pixels[..]);
+    }
+    server.stop().await;
+}
+
+#[test]
+fn an_index_that_has_no_room_is_told_and_the_earlier_one_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let (train, indexes) = (WORLD.train(), folder.path().join("indexes"));
+    let index = |before: &str| {
+        let command = format!("{before} exec \"$0\" \"$@\"");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &command, env!("CARGO_BIN_EXE_quickstart"), "forebay", "index"]);
+        shell.arg("--index-dir").arg(&indexes).arg(&train).output().unwrap()
+    };
+    assert!(index("").status.success());
+    let file = index_path(&train, Some(&indexes));
+    let earlier = fs::read(&file).unwrap();
+    // Files of at most 1 KiB, and no signal for what goes beyond: writing fails as on a full disk.
+    let full = index("trap '' XFSZ; ulimit -f 1;");
+    let error = String::from_utf8(full.stderr).unwrap();
+    assert!(!full.status.success());
+    assert!(error.contains("cannot write") && error.contains("indexes"), "{error}");
+    assert!(error.contains("File too large"), "{error}");
+    assert_eq!(fs::read(&file).unwrap(), earlier);
+    assert_eq!(fs::read_dir(&indexes).unwrap().count(), 1, "nothing else is left");
+}
