@@ -71,7 +71,7 @@ impl Ask {
     /// One microbatch. `received` counts the bytes that come of it.
     pub(crate) async fn fetch(
         &self,
-        member: &Member,
+        member: Arc<Member>,
         name: Name,
         received: &Arc<AtomicU64>,
     ) -> Result<Microbatch, Cause> {

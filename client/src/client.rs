@@ -70,7 +70,7 @@ impl Client {
             Some(description) => description,
             None => {
                 let request = format!("description of {}", job.dataset);
-                let describe = async |server| self.describe_at(&job, server).await;
+                let describe = |server| self.describe_at(&job, server);
                 self.ask(&roster, &request, 0, describe).await?
             }
         };
@@ -136,9 +136,12 @@ impl Client {
             microbatch: name.index,
         };
         let what = format!("plan of {} at {name}", job.dataset);
-        self.ask(&roster, &what, name.step, async |server: Arc<Member>| {
-            let mut stub = Stub::new(self.pool.connection(&server.server)?);
-            Ok(self.answer(stub.explain(self.signed(request.clone())?)).await?.json)
+        self.ask(&roster, &what, name.step, |server| {
+            let request = self.signed(request.clone());
+            async move {
+                let mut stub = Stub::new(self.pool.connection(&server.server)?);
+                Ok(self.answer(stub.explain(request?)).await?.json)
+            }
         })
         .await
     }
@@ -147,10 +150,9 @@ impl Client {
     pub async fn fetch(&self, job: &Job, name: Name) -> Result<Microbatch, Error> {
         let ask = self.to_ask(job, 0).await?;
         let what = format!("fetch of {} at {name}", job.dataset);
-        self.ask(&ask.roster, &what, ask.key(name), async |server: Arc<Member>| {
-            ask.fetch(&server, name, &Arc::default()).await
-        })
-        .await
+        let received = Arc::default();
+        let fetch = |server| ask.fetch(server, name, &received);
+        self.ask(&ask.roster, &what, ask.key(name), fetch).await
     }
 
     /// A rank's microbatches from a step on: in order, each exactly once, whichever servers fail.
@@ -224,12 +226,12 @@ impl Client {
     }
 
     /// Asks the servers in their order, as the retry policy says.
-    async fn ask<T>(
+    async fn ask<T, F: Future<Output = Result<T, Cause>>>(
         &self,
         roster: &Arc<Roster>,
         request: &str,
         key: u64,
-        call: impl AsyncFn(Arc<Member>) -> Result<T, Cause>,
+        call: impl Fn(Arc<Member>) -> F,
     ) -> Result<T, Error> {
         let mut attempts = Attempts::new(roster);
         loop {

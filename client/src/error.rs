@@ -92,7 +92,7 @@ pub enum Cause {
     #[error("its microbatch differs from the one of {0}, and both are whole")]
     Contradiction(String),
     /// A service's name has no address.
-    #[error("{name} does not resolve: {why}")]
+    #[error("{name} does not resolve to a server: {why}")]
     Resolve {
         /// The endpoint.
         name: String,

@@ -109,14 +109,18 @@ impl Fleet {
         Arc::clone(&self.state().present)
     }
 
+    /// Whether there may come to be other servers.
+    pub(crate) fn has_names(&self) -> bool {
+        self.targets.iter().any(|target| matches!(target, Target::Service(_)))
+    }
+
     /// Resolves names again, beside everything else, if it is time to.
     pub(crate) fn look(self: &Arc<Self>) {
         let now = Instant::now();
         let mut state = self.state();
         let after = if state.hurry { HURRY } else { self.options.resolve_every };
         let due = state.looked.is_none_or(|looked| now >= looked + after);
-        let names = self.targets.iter().any(|target| matches!(target, Target::Service(_)));
-        if names && due && !state.looking {
+        if self.has_names() && due && !state.looking {
             (state.looking, state.looked) = (true, Some(now));
             let fleet = Arc::clone(self);
             drop(tokio::spawn(async move { fleet.resolve().await }));

@@ -11,12 +11,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::ask::Ask;
 use crate::cursor::Walk;
 use crate::error::Cause;
+use crate::latch::Latch;
 use crate::receive::Receiver;
 use crate::retry::Attempts;
 use crate::roster::Turn;
@@ -33,12 +34,12 @@ pub(crate) struct Leg {
     pub(crate) walk: Walk,
     /// Goes on to the end of the stream for as long as there is no other server.
     pub(crate) open_ended: bool,
-    /// True when everything before this leg may be ahead.
-    pub(crate) turn: watch::Receiver<bool>,
-    /// To be made true when everything of this leg may be.
-    pub(crate) pass: watch::Sender<bool>,
-    /// True when nothing before this leg is left to deliver.
-    pub(crate) front: watch::Receiver<bool>,
+    /// Open when everything before this leg may be ahead.
+    pub(crate) turn: Latch,
+    /// To be opened when everything of this leg may be.
+    pub(crate) passed: Latch,
+    /// Open when nothing before this leg is left to deliver.
+    pub(crate) front: Latch,
     pub(crate) out: mpsc::Sender<Item>,
 }
 
@@ -102,10 +103,9 @@ impl Leg {
 
     /// The right to have a microbatch ahead; meanwhile the stream is opened.
     async fn reserve(&mut self, name: Name, line: &mut Line) -> Result<Ahead, Error> {
-        let Self { ask, walk, turn, pass, .. } = self;
+        let Self { ask, walk, turn, passed, .. } = self;
         let mut reserved = pin!(async {
-            // An error is a leg before this one that has ended.
-            turn.wait_for(|turn| *turn).await.ok();
+            turn.opened().await;
             ask.slabs.reserve(ask.wanted.bytes(name)).await
         });
         let ahead = tokio::select! {
@@ -117,7 +117,7 @@ impl Leg {
             }
         };
         if walk.is_last() {
-            pass.send_replace(true);
+            passed.open();
         }
         Ok(ahead)
     }
@@ -167,13 +167,13 @@ impl Line {
         &mut self,
         name: Name,
         walk: &Walk,
-        front: &watch::Receiver<bool>,
+        front: &Latch,
     ) -> Result<Microbatch, Error> {
         let deadline = self.ask.options.timeouts.deadline;
         loop {
             self.begin(walk).await?;
             let due = Instant::now();
-            let first = timeout(deadline, self.race(name, front.clone())).await;
+            let first = timeout(deadline, self.race(name, front)).await;
             match first.unwrap_or(Err(Cause::Deadline(deadline))) {
                 Err(cause) => self.failed(walk, cause)?,
                 Ok(first) => {
@@ -185,7 +185,7 @@ impl Line {
     }
 
     /// Receives from the stream, and from another server as well when it is late.
-    async fn race(&mut self, name: Name, mut front: watch::Receiver<bool>) -> Result<First, Cause> {
+    async fn race(&mut self, name: Name, front: &Latch) -> Result<First, Cause> {
         let Self { ask, link, .. } = self;
         let ask: &Ask = ask;
         let Some(turn) = link.turn().cloned() else { return Err(Cause::Truncated) };
@@ -194,10 +194,10 @@ impl Line {
         let late = delay.map(|delay| Instant::now() + delay);
         let other = async {
             sleep_until(late?).await;
-            front.wait_for(|front| *front).await.ok()?;
+            front.opened().await;
             let other = ask.roster.hedge(ask.key(name), &turn, Instant::now())?;
             let other = begun.get_or_init(|| other);
-            match ask.fetch(&other.member, name, &received).await {
+            match ask.fetch(Arc::clone(&other.member), name, &received).await {
                 Ok(microbatch) => Some((microbatch, other.clone())),
                 Err(cause) => {
                     ask.disconnect(&other.member, &cause);

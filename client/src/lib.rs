@@ -38,6 +38,7 @@ mod fleet;
 mod format;
 mod hedge;
 mod job;
+mod latch;
 mod leg;
 mod microbatch;
 mod network;

@@ -113,7 +113,10 @@ mod tests {
         let of_v6 = names("dns+https://forebay:50051", &["[fd00::1]:50051"]).await;
         assert_eq!(of_v6.unwrap(), ["https://[fd00::1]:50051"]);
         let none = names("dns+http://forebay:50051", &[]).await.unwrap_err();
-        assert_eq!(none, "dns+http://forebay:50051 does not resolve: it has no address");
+        assert_eq!(
+            none,
+            "dns+http://forebay:50051 does not resolve to a server: it has no address"
+        );
         assert_eq!(names("http://forebay:50051", &[]).await.unwrap_err(), "one server");
     }
 }

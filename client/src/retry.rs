@@ -113,7 +113,7 @@ impl Attempts {
             let until = match roster.pick(key, now) {
                 Pick::Ask(turn) => return Ok(turn),
                 Pick::Wait(until) => until,
-                Pick::Nobody if roster.fleet.present().is_empty() => {
+                Pick::Nobody if self.may_change() => {
                     self.resolve(request).await?;
                     continue;
                 }
@@ -132,13 +132,25 @@ impl Attempts {
         }
     }
 
-    /// Resolves names until there is a server.
+    /// Whether a name may come to resolve to servers that may be asked: at the start only if it
+    /// resolves to none, because what all are excluded for then is a mistake in the setup.
+    fn may_change(&self) -> bool {
+        let fleet = &self.roster.fleet;
+        fleet.has_names() && (self.roster.is_familiar() || fleet.present().is_empty())
+    }
+
+    /// Resolves names again, and waits if there is still no server.
     async fn resolve(&mut self, request: &str) -> Result<(), Error> {
         let roster = Arc::clone(&self.roster);
         let (fleet, policy) = (&roster.fleet, roster.fleet.options.retry);
-        let Err(cause) = fleet.resolve().await else { return Ok(()) };
+        let resolved = fleet.resolve().await;
+        if !roster.members().is_empty() {
+            return Ok(());
+        }
         let endpoint = fleet.options.endpoints.join(", ");
         let doubled = 1_u32.checked_shl(self.failures).unwrap_or(u32::MAX);
+        let none = |why: String| Cause::Resolve { name: endpoint.clone(), why };
+        let cause = resolved.err().unwrap_or_else(|| none(roster.reasons().join("; ")));
         self.again(&endpoint, cause, request)?;
         let wait = policy.first.saturating_mul(doubled).min(policy.most);
         tokio::time::sleep(wait.mul_f64(fleet.jitter())).await;
@@ -156,10 +168,11 @@ impl Attempts {
                 self.strange += 1;
                 self.strange >= 2 * left
             }
-            Verdict::Exclude if left == 0 && self.roster.reasons().len() > 1 => {
+            Verdict::Exclude | Verdict::Stranger if left > 0 || self.may_change() => false,
+            Verdict::Exclude | Verdict::Stranger if self.roster.reasons().len() > 1 => {
                 return Err(self.nobody(request));
             }
-            Verdict::Exclude | Verdict::Stranger => left == 0,
+            Verdict::Exclude | Verdict::Stranger => true,
             Verdict::Again(_) => false,
         };
         if over {

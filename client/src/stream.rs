@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::ask::Ask;
 use crate::cursor::Walk;
+use crate::latch::Latch;
 use crate::leg::{Item, Leg};
 use crate::slab::{Ahead, MOST_AHEAD};
 use crate::{Cursor, Description, Error, Microbatch, Name};
@@ -107,9 +108,9 @@ type Sender = mpsc::Sender<Item>;
 struct Running {
     out: mpsc::Receiver<Item>,
     /// As in [`Leg`].
-    turn: watch::Receiver<bool>,
-    passed: watch::Receiver<bool>,
-    front: watch::Sender<bool>,
+    turn: Latch,
+    passed: Latch,
+    front: Latch,
     task: JoinHandle<Option<Walk>>,
 }
 
@@ -128,18 +129,18 @@ impl Stream {
             // One leg is begun ahead of its turn.
             let room = legs.len() < MOST_LEGS;
             let next = room && left.as_ref().is_some_and(|walk| walk.name().is_some());
-            if next && legs.back().is_none_or(|back| *back.turn.borrow()) {
-                let turn = legs.back().map_or_else(|| watch::channel(true).1, |b| b.passed.clone());
+            if next && legs.back().is_none_or(|back| back.turn.is_open()) {
+                let turn = legs.back().map(|back| back.passed.clone());
                 legs.extend(left.take().map(|walk| begin(&ask, walk, turn, &mut left)));
                 continue;
             }
-            let mut back = legs.back().filter(|_| next).map(|back| back.turn.clone());
+            let back = legs.back().filter(|_| next).map(|back| back.turn.clone());
             let Some(front) = legs.front_mut() else { return };
-            front.front.send_replace(true);
+            front.front.open();
             let item = tokio::select! {
                 biased;
                 item = front.out.recv() => item,
-                () = turned(back.as_mut()) => continue,
+                () = turned(back.as_ref()) => continue,
             };
             if let Some(item) = item {
                 let over = item.is_err();
@@ -163,21 +164,19 @@ impl Stream {
     }
 }
 
-/// Waits until it is a leg's turn. Never returns without a leg, nor when the one before it has failed.
-async fn turned(turn: Option<&mut watch::Receiver<bool>>) {
-    if let Some(turn) = turn
-        && turn.wait_for(|turn| *turn).await.is_ok()
-    {
-        return;
+/// Waits until it is a leg's turn, if there is one to wait for.
+async fn turned(turn: Option<&Latch>) {
+    match turn {
+        Some(turn) => turn.opened().await,
+        None => std::future::pending().await,
     }
-    std::future::pending().await
 }
 
 /// Begins a leg of the first names of a walk, and leaves the others.
 fn begin(
     ask: &Arc<Ask>,
     mut walk: Walk,
-    turn: watch::Receiver<bool>,
+    before: Option<Latch>,
     left: &mut Option<Walk>,
 ) -> Running {
     let open_ended = ask.roster.is_alone();
@@ -186,9 +185,21 @@ fn begin(
         *left = Some(rest);
     }
     let (sender, out) = mpsc::channel(MOST_AHEAD as usize);
-    let ((pass, passed), (front, at_front)) = (watch::channel(false), watch::channel(false));
-    let ask = Arc::clone(ask);
-    let leg = Leg { ask, walk, open_ended, turn: turn.clone(), pass, front: at_front, out: sender };
+    let turn = before.unwrap_or_else(|| {
+        let turn = Latch::new();
+        turn.open();
+        turn
+    });
+    let (passed, front) = (Latch::new(), Latch::new());
+    let leg = Leg {
+        ask: Arc::clone(ask),
+        walk,
+        open_ended,
+        turn: turn.clone(),
+        passed: passed.clone(),
+        front: front.clone(),
+        out: sender,
+    };
     Running { out, turn, passed, front, task: tokio::spawn(leg.run()) }
 }
 

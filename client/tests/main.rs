@@ -6,6 +6,7 @@
 mod fake;
 mod faults;
 mod order;
+mod sim;
 
 use std::time::Duration;
 

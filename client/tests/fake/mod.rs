@@ -112,6 +112,11 @@ impl Fake {
         Self { address, begun, runtime: Some(runtime) }
     }
 
+    /// What runs in a server without faults, without the server.
+    pub(crate) fn service(data: Data) -> ForebayServiceServer<impl ForebayService> {
+        ForebayServiceServer::new(Service { data, plan: Arc::default(), begun: Arc::default() })
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -149,7 +154,7 @@ impl Data {
         u32::try_from(left.min(self.microbatches.into())).unwrap()
     }
 
-    fn digest(&self, of: u8) -> Vec<u8> {
+    pub(crate) fn digest(&self, of: u8) -> Vec<u8> {
         let mut digest = vec![of; 32];
         digest[0] = self.version;
         digest
