@@ -2,6 +2,7 @@
 //!
 //! Any server gives the same bytes for the same name, so a failed attempt costs nothing but time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,18 +87,19 @@ pub(crate) struct Attempts {
     /// Failures since the last success, and when the first of them was.
     failures: u32,
     since: Option<Instant>,
-    /// How many of them were of the kind that is tried twice at each server.
-    strange: usize,
+    /// By server, how many of them were of the kind that is tried twice at each.
+    strange: BTreeMap<String, u32>,
 }
 
 impl Attempts {
     pub(crate) fn new(roster: &Arc<Roster>) -> Self {
-        Self { roster: Arc::clone(roster), failures: 0, since: None, strange: 0 }
+        Self { roster: Arc::clone(roster), failures: 0, since: None, strange: BTreeMap::new() }
     }
 
     /// Something arrived.
     pub(crate) fn succeeded(&mut self, turn: &Turn) {
-        (self.failures, self.since, self.strange) = (0, None, 0);
+        (self.failures, self.since) = (0, None);
+        self.strange.clear();
         self.roster.succeeded(turn);
     }
 
@@ -161,14 +163,15 @@ impl Attempts {
     pub(crate) fn failed(&mut self, turn: &Turn, cause: Cause, request: &str) -> Result<(), Error> {
         let endpoint = turn.member.name();
         let verdict = self.roster.judge(turn, &cause);
-        let left = self.roster.members().len();
+        let left = self.roster.members();
         let over = match verdict {
             Verdict::Never => true,
             Verdict::Twice => {
-                self.strange += 1;
-                self.strange >= 2 * left
+                *self.strange.entry(endpoint.to_owned()).or_default() += 1;
+                let twice = |count: &u32| *count >= 2;
+                left.iter().all(|server| self.strange.get(server.name()).is_some_and(twice))
             }
-            Verdict::Exclude | Verdict::Stranger if left > 0 || self.may_change() => false,
+            Verdict::Exclude | Verdict::Stranger if !left.is_empty() || self.may_change() => false,
             Verdict::Exclude | Verdict::Stranger if self.roster.reasons().len() > 1 => {
                 return Err(self.nobody(request));
             }

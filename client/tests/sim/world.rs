@@ -1,7 +1,7 @@
 //! A network of servers in one thread of virtual time, in which everything that goes wrong is drawn
 //! from a seed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -86,18 +86,20 @@ pub(crate) struct World {
     horizon: Instant,
     servers: BTreeMap<SocketAddr, Server>,
     pub(crate) log: Vec<String>,
-    /// Frames that passed between a rank and a server since one of them was corrupted. A microbatch
-    /// that is corrupted twice in a row by its one server rightly ends the job.
-    sound: BTreeMap<(u64, SocketAddr), u32>,
-    /// Whether the ranks got something: what they see before they believe, afterwards they know better.
-    pub(crate) familiar: bool,
+    /// The ranks and servers between which a byte was changed. Once each: a microbatch that every server
+    /// corrupts twice rightly ends the job.
+    corrupted: BTreeSet<(u64, SocketAddr)>,
+    /// Whether to print the log as it grows.
+    loud: bool,
+    /// Ranks that got nothing yet: those believe what they see, even if it is the one odd server.
+    pub(crate) strangers: u32,
 }
 
 #[derive(Clone)]
 pub(crate) struct Shared(Arc<Mutex<World>>);
 
 impl Shared {
-    pub(crate) fn new(random: Random, faults: Faults, horizon: Duration) -> Self {
+    pub(crate) fn new(random: Random, faults: Faults, horizon: Duration, loud: bool) -> Self {
         let start = Instant::now();
         let (servers, log) = (BTreeMap::new(), Vec::new());
         let horizon = start + horizon;
@@ -108,8 +110,9 @@ impl Shared {
             horizon,
             servers,
             log,
-            sound: BTreeMap::new(),
-            familiar: false,
+            corrupted: BTreeSet::new(),
+            loud,
+            strangers: 0,
         })))
     }
 
@@ -241,7 +244,7 @@ impl Shared {
                 8 if world.servers.len() < 6 => {
                     let _ = world.add(data.clone());
                 }
-                _ if world.familiar => {
+                _ if world.strangers == 0 => {
                     let address = world.any();
                     world.rename(address);
                 }
@@ -261,7 +264,11 @@ enum Fate {
 impl World {
     pub(crate) fn note(&mut self, what: impl Into<String>) {
         let at = self.start.elapsed().as_micros();
-        self.log.push(format!("{at} {}", what.into()));
+        let line = format!("{at} {}", what.into());
+        if self.loud {
+            println!("{line}");
+        }
+        self.log.push(line);
     }
 
     /// A request comes to a server, or breaks, or is never heard.
@@ -301,7 +308,7 @@ impl World {
         } else if self.strikes(|faults| faults.lost) {
             ("falls silent", Fate::Lost)
         } else if frames
-            && self.sound.get(&(rank, address)).is_none_or(|frames| *frames > 100)
+            && !self.corrupted.contains(&(rank, address))
             && self.strikes(|faults| faults.corrupt)
             && let Some(data) = frame.data_mut().filter(|data| data.len() > 160)
         {
@@ -310,10 +317,9 @@ impl World {
             let mut changed = BytesMut::from(&data[..]);
             changed[at] ^= 1 << self.random.below(8);
             *data = changed.freeze();
-            self.sound.insert((rank, address), 0);
+            self.corrupted.insert((rank, address));
             ("corrupts", Fate::Passed)
         } else {
-            *self.sound.entry((rank, address)).or_insert(101) += 1;
             return Fate::Passed;
         };
         self.note(format!("{address} {}", fate.0));
