@@ -5,6 +5,7 @@
 #[expect(dead_code, reason = "other tests use the rest")]
 mod fake;
 mod faults;
+mod fleet;
 mod order;
 mod sim;
 
