@@ -66,13 +66,12 @@ impl Client {
         let known = self.known(job).is_some();
         let (job, roster) = self.pinned(job);
         let surveyed = if known { None } else { self.survey(&job, &roster).await };
-        let description = match surveyed {
-            Some(description) => description,
-            None => {
-                let request = format!("description of {}", job.dataset);
-                let describe = |server| self.describe_at(&job, server);
-                self.ask(&roster, &request, 0, describe).await?
-            }
+        let description = if let Some(description) = surveyed {
+            description
+        } else {
+            let request = format!("description of {}", job.dataset);
+            let describe = |server| self.describe_at(&job, server);
+            self.ask(&roster, &request, 0, describe).await?
         };
         let description = Arc::new(description);
         self.pin(job, &description, roster);

@@ -81,7 +81,7 @@ impl Fleet {
         let targets = options.endpoints.iter().map(|name| Target::parse(name, options));
         let targets: Vec<_> = targets.collect::<Result<_, _>>()?;
         let found = targets.iter().map(|target| match target {
-            Target::Server(server) => vec![server.clone()],
+            Target::Server(server) => vec![Server::clone(server)],
             Target::Service(_) => Vec::new(),
         });
         let seed = options.network.seed.unwrap_or_else(|| RandomState::new().hash_one(0));

@@ -34,6 +34,8 @@ mod client;
 mod connect;
 mod cursor;
 mod error;
+#[cfg(feature = "clap")]
+mod flags;
 mod fleet;
 mod format;
 mod hedge;
@@ -59,6 +61,8 @@ pub use breaker::Circuit;
 pub use client::Client;
 pub use cursor::{Cursor, End, Name, Rank, State};
 pub use error::{Cause, Error, WireError};
+#[cfg(feature = "clap")]
+pub use flags::ServerFlags;
 pub use format::{Dtype, Layout, MixedBy};
 pub use hedge::Hedge;
 pub use job::{Description, Digest, Job, RecipeRef};

@@ -23,7 +23,7 @@ pub(crate) fn plain(endpoint: &str) -> &str {
 #[derive(Clone, Debug)]
 pub(crate) enum Target {
     /// One server, which may itself be a name that the system resolves at each connection.
-    Server(Server),
+    Server(Box<Server>),
     /// All servers at the addresses of a name.
     Service(Service),
 }
@@ -57,7 +57,7 @@ impl Target {
             let (scheme, host) = (scheme.to_owned(), host.to_owned());
             return Ok(Self::Service(Service { name: endpoint.to_owned(), scheme, host, port }));
         }
-        Ok(Self::Server(Server::new(endpoint, uri, None, options)))
+        Ok(Self::Server(Box::new(Server::new(endpoint, uri, None, options))))
     }
 }
 

@@ -165,7 +165,6 @@ impl Attempts {
         let verdict = self.roster.judge(turn, &cause);
         let left = self.roster.members();
         let over = match verdict {
-            Verdict::Never => true,
             Verdict::Twice => {
                 *self.strange.entry(endpoint.to_owned()).or_default() += 1;
                 let twice = |count: &u32| *count >= 2;
@@ -175,7 +174,7 @@ impl Attempts {
             Verdict::Exclude | Verdict::Stranger if self.roster.reasons().len() > 1 => {
                 return Err(self.nobody(request));
             }
-            Verdict::Exclude | Verdict::Stranger => true,
+            Verdict::Exclude | Verdict::Stranger | Verdict::Never => true,
             Verdict::Again(_) => false,
         };
         if over {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
-use forebay_client::{Access, Cursor, Dtype, Job, Layout, MixedBy, RecipeRef};
+use forebay_client::{Access, Cursor, Dtype, Job, Layout, MixedBy, RecipeRef, ServerFlags};
 use forebay_loadtest::Options;
 
 /// Load forebay servers with virtual trainers, and check what they receive.
@@ -18,7 +18,8 @@ use forebay_loadtest::Options;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// A server, as http://host:port or https://host:port; may be given several times or with commas.
+    /// A server, as http://host:port or https://host:port, or every address of a name, as
+    /// dns+http://name:port; may be given several times or with commas.
     #[arg(long, env = "FOREBAY_ENDPOINT", required = true, value_delimiter = ',', num_args = 1..)]
     endpoint: Vec<String>,
     /// Name of the dataset, as the servers have it; may be left out where they have just one.
@@ -74,6 +75,8 @@ struct Arguments {
     prefetch_bytes: usize,
     #[command(flatten)]
     access: Access,
+    #[command(flatten)]
+    servers: ServerFlags,
     /// Give up when nothing arrives for so many seconds.
     #[arg(long, env = "FOREBAY_GIVE_UP_S", default_value_t = 300)]
     give_up_s: u64,
@@ -101,7 +104,7 @@ impl Arguments {
                 std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
             ),
         };
-        let mut client = forebay_client::Options::new(self.endpoint);
+        let mut client = self.servers.apply(forebay_client::Options::new(self.endpoint));
         client.access = self.access;
         client.prefetch_bytes = self.prefetch_bytes;
         client.dtype = self.dtype;

@@ -21,7 +21,7 @@ use tower::Service as _;
 
 use crate::fake::{Data, Fake};
 
-/// SplitMix64.
+/// `SplitMix64`.
 #[derive(Debug)]
 pub(crate) struct Random(u64);
 
@@ -228,7 +228,9 @@ impl Shared {
             let mut world = self.lock();
             if Instant::now() >= world.horizon {
                 let all: Vec<SocketAddr> = world.servers.keys().copied().collect();
-                all.into_iter().for_each(|address| world.set(address, true));
+                for address in all {
+                    world.set(address, true);
+                }
                 return;
             }
             match world.random.below(10) {
@@ -239,7 +241,9 @@ impl Shared {
                 4..=7 => {
                     let down = |(_, server): &(&SocketAddr, &Server)| server.life.is_closed();
                     let down = world.servers.iter().find(down).map(|(address, _)| *address);
-                    down.into_iter().for_each(|address| world.set(address, true));
+                    if let Some(address) = down {
+                        world.set(address, true);
+                    }
                 }
                 8 if world.servers.len() < 6 => {
                     let _ = world.add(data.clone());
@@ -272,7 +276,6 @@ impl World {
     }
 
     /// A request comes to a server, or breaks, or is never heard.
-    #[expect(clippy::type_complexity, reason = "once")]
     fn hear(
         &mut self,
         address: SocketAddr,
