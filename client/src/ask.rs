@@ -19,7 +19,7 @@ use crate::{Cursor, Job, Microbatch, Name, Options};
 #[derive(Debug)]
 pub(crate) struct Ask {
     pub(crate) options: Arc<Options>,
-    pub(crate) pool: Pool,
+    pub(crate) pool: Arc<Pool>,
     pub(crate) roster: Arc<Roster>,
     /// With the digests of `wanted`, so that a server with others refuses it.
     pub(crate) job: Job,
@@ -93,12 +93,5 @@ impl Ask {
         let microbatch = receiver.microbatch(name, &self.wanted, &self.slabs).await?;
         receiver.end().await?;
         Ok(microbatch)
-    }
-
-    /// Whether a failure calls for a new connection: the server's own word came over a good one.
-    pub(crate) fn disconnect(&self, member: &Member, cause: &Cause) {
-        if !matches!(cause, Cause::Status { .. }) {
-            self.pool.forget(&member.server);
-        }
     }
 }

@@ -147,7 +147,7 @@ impl Client {
 
     /// One microbatch.
     pub async fn fetch(&self, job: &Job, name: Name) -> Result<Microbatch, Error> {
-        let ask = self.to_ask(job, 0).await?;
+        let ask = self.to_ask(job, &self.pool, 0).await?;
         let what = format!("fetch of {} at {name}", job.dataset);
         let received = Arc::default();
         let fetch = |server| ask.fetch(server, name, &received);
@@ -164,13 +164,19 @@ impl Client {
         end: End,
         rank: Rank,
     ) -> Result<Microbatches, Error> {
-        let ask = self.to_ask(job, self.options.prefetch_bytes).await?;
+        let pool = Arc::new(Pool::new(&self.options));
+        let ask = self.to_ask(job, &pool, self.options.prefetch_bytes).await?;
         let walk = Walk::new(from, end, rank, &ask.wanted.description)?;
         Ok(Microbatches::start(Stream { ask: Arc::new(ask), walk }))
     }
 
     /// What to ask for: the job with the digests that its servers must have.
-    async fn to_ask(&self, job: &Job, prefetch_bytes: usize) -> Result<Ask, Error> {
+    async fn to_ask(
+        &self,
+        job: &Job,
+        pool: &Arc<Pool>,
+        prefetch_bytes: usize,
+    ) -> Result<Ask, Error> {
         let known = self.known(job).map(|(description, _)| description);
         let description = match known {
             Some(description) => description,
@@ -185,7 +191,7 @@ impl Client {
             limit: self.options.max_microbatch_bytes,
         };
         let (options, slabs) = (Arc::clone(&self.options), Slabs::new(prefetch_bytes));
-        Ok(Ask { pool: Pool::new(&options), options, roster, job, wanted, slabs })
+        Ok(Ask { pool: Arc::clone(pool), options, roster, job, wanted, slabs })
     }
 
     async fn describe_at(&self, job: &Job, server: Arc<Member>) -> Result<Description, Cause> {
@@ -241,7 +247,7 @@ impl Client {
                     return Ok(answer);
                 }
                 Err(cause) => {
-                    self.pool.forget(&turn.member.server);
+                    self.pool.failed(&turn.member.server, &cause);
                     attempts.failed(&turn, cause, request)?;
                 }
             }

@@ -99,9 +99,12 @@ impl Pool {
         Ok(line)
     }
 
-    /// Calls in progress go on; the next one gets a new connection.
-    pub(crate) fn forget(&self, server: &Server) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&server.name);
+    /// After a failure the next call gets a new connection, and those in progress go on; unless it is
+    /// the server's own word, which came over a good one.
+    pub(crate) fn failed(&self, server: &Server, cause: &Cause) {
+        if !matches!(cause, Cause::Status { .. }) {
+            self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&server.name);
+        }
     }
 }
 

@@ -157,7 +157,7 @@ impl Line {
 
     fn failed(&mut self, walk: &Walk, cause: Cause) -> Result<(), Error> {
         let Some(turn) = std::mem::take(&mut self.link).into_turn() else { return Ok(()) };
-        self.ask.disconnect(&turn.member, &cause);
+        self.ask.pool.failed(&turn.member.server, &cause);
         let request = walk.name().map(|name| self.request(name)).unwrap_or_default();
         self.attempts.failed(&turn, cause, &request)
     }
@@ -200,7 +200,7 @@ impl Line {
             match ask.fetch(Arc::clone(&other.member), name, &received).await {
                 Ok(microbatch) => Some((microbatch, other.clone())),
                 Err(cause) => {
-                    ask.disconnect(&other.member, &cause);
+                    ask.pool.failed(&other.member.server, &cause);
                     ask.roster.blame(other, &cause);
                     None
                 }
@@ -231,7 +231,7 @@ impl Line {
                 let in_vain = link.received();
                 if let Some(late) = link.into_turn() {
                     let cause = failed.unwrap_or(Cause::Overtaken);
-                    self.ask.disconnect(&late.member, &cause);
+                    self.ask.pool.failed(&late.member.server, &cause);
                     self.ask.roster.blame(&late, &cause);
                     let counts = &mut late.member.standing().counts;
                     counts.overtaken += 1;

@@ -50,14 +50,14 @@ async fn servers_join_and_leave_in_the_middle_of_an_epoch() {
         }
     });
     let client = Client::connect(options).unwrap();
-    let (from, n) = (Cursor::default(), 1000);
+    let (from, n) = (Cursor::default(), 500);
     let mut stream = client.stream(&job(), from, End::Steps(n), Rank::ALONE).await.unwrap();
     let mut received = Vec::new();
     while let Some(microbatch) = stream.next().await {
         received.push(microbatch.unwrap());
         match received.len() {
-            400 => found.lock().unwrap().push(second.address),
-            1000 => found.lock().unwrap().retain(|address| *address == second.address),
+            200 => found.lock().unwrap().push(second.address),
+            600 => found.lock().unwrap().retain(|address| *address == second.address),
             _ => {}
         }
         tokio::time::sleep(Duration::from_micros(500)).await;
@@ -65,8 +65,8 @@ async fn servers_join_and_leave_in_the_middle_of_an_epoch() {
     assert_are(&data, &received, &names(&data, from, n, Rank::ALONE));
     let steps = |fake: &Fake| fake.served().into_iter().map(|(_, step, _)| step);
     let (joined, left) = (steps(&second).min().unwrap(), steps(&first).max().unwrap());
-    assert!((100..500).contains(&joined), "joined at step {joined}");
-    assert!((250..800).contains(&left), "left at step {left}");
+    assert!((50..300).contains(&joined), "joined at step {joined}");
+    assert!((150..450).contains(&left), "left at step {left}");
     let stats = client.servers();
     assert!(stats.iter().all(|server| server.failures == 0), "{stats:?}");
     let present: Vec<bool> = stats.iter().map(|server| server.present).collect();
