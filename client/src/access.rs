@@ -9,6 +9,7 @@ use http::HeaderValue;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 use crate::error::Cause;
+use crate::resolve::plain;
 use crate::{Error, Options};
 
 /// Files for servers that encrypt, and for those that ask who calls.
@@ -36,7 +37,7 @@ pub struct Access {
 impl Access {
     /// Reads all files once, so that what is wrong is said at the start.
     pub(crate) fn check(&self, options: &Options) -> Result<(), Error> {
-        let encrypts = |name: &String| self.url(name).starts_with("https://");
+        let encrypts = |name: &String| self.url(plain(name)).starts_with("https://");
         let wrong = if self.tls_cert.is_some() != self.tls_key.is_some() {
             "a certificate needs its key: give both, or neither"
         } else if self.tls_ca.is_none() && options.endpoints.iter().any(encrypts) {
@@ -58,8 +59,13 @@ impl Access {
         if name.contains("://") { name.to_owned() } else { format!("{scheme}://{name}") }
     }
 
-    /// The endpoint with what its certificate is checked by.
-    pub(crate) fn secured(&self, endpoint: Endpoint) -> Result<Endpoint, Cause> {
+    /// The endpoint with what its certificate is checked by; `host` is whom it must name, where
+    /// that is not the endpoint's host, nor set by the user.
+    pub(crate) fn secured(
+        &self,
+        endpoint: Endpoint,
+        host: Option<&str>,
+    ) -> Result<Endpoint, Cause> {
         if endpoint.uri().scheme_str() != Some("https") {
             return Ok(endpoint);
         }
@@ -67,7 +73,11 @@ impl Access {
             let source = std::error::Error::source(&error).map(ToString::to_string);
             Cause::Access(format!("TLS: {}", source.unwrap_or_else(|| error.to_string())))
         };
-        endpoint.tls_config(self.tls()?).map_err(unusable)
+        let mut tls = self.tls()?;
+        if let Some(name) = self.tls_name.as_deref().or(host) {
+            tls = tls.domain_name(name);
+        }
+        endpoint.tls_config(tls).map_err(unusable)
     }
 
     fn tls(&self) -> Result<ClientTlsConfig, Cause> {
@@ -77,9 +87,6 @@ impl Access {
         }
         if let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) {
             tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
-        }
-        if let Some(name) = &self.tls_name {
-            tls = tls.domain_name(name);
         }
         Ok(tls)
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::runtime::{Builder, Runtime};
 
-use crate::{Cursor, Description, End, Error, Job, Microbatch, Name, Options, Rank};
+use crate::{Cursor, Description, End, Error, Job, Microbatch, Name, Options, Rank, ServerStats};
 
 /// A client that receives on a thread of its own.
 #[derive(Clone, Debug)]
@@ -26,6 +26,11 @@ impl Client {
             })?;
         let inner = runtime.block_on(async { crate::Client::connect(options) })?;
         Ok(Self { inner, runtime: Arc::new(runtime) })
+    }
+
+    /// As [`Client::servers`](crate::Client::servers).
+    pub fn servers(&self) -> Vec<ServerStats> {
+        self.inner.servers()
     }
 
     /// As [`Client::describe`](crate::Client::describe).

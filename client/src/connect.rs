@@ -1,8 +1,10 @@
 //! Connections to servers, and the calls that are made on them.
 //!
-//! Every stream has connections of its own. A stream whose trainer is busy stops reading, and would
+//! Every stream has connections of its own, to each server that it asks. A stream whose trainer is busy stops reading, and would
 //! otherwise hold up what else comes over the connection; and one connection is one core's work.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -11,12 +13,13 @@ use http_body_util::Full;
 use prost::Message;
 use tonic::Status;
 use tonic::body::Body;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use tower::{Service as _, ServiceExt as _};
 
+use crate::Options;
 use crate::error::Cause;
-use crate::retry::cause_of;
-use crate::{Access, Error, Options};
+use crate::network::Connection;
+use crate::status::cause_of;
 
 /// Largest DATA frame asked for: as long as a message, so that each message is one. A longer frame
 /// costs fewer wake-ups a byte, on both ends.
@@ -29,25 +32,19 @@ const CONNECTION_WINDOW: u32 = 5 << 20;
 /// A server, not yet connected to.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
-    /// As the user gave it.
+    /// As the user gave it, or as its service's name resolves.
     pub(crate) name: String,
+    /// Host and port.
+    pub(crate) address: String,
     endpoint: Endpoint,
-    access: Access,
+    /// The host that its certificate must name, where that is not the one of the URL.
+    host: Option<String>,
 }
 
 impl Server {
-    pub(crate) fn new(name: &str, options: &Options) -> Result<Self, Error> {
-        let (timeouts, access) = (options.timeouts, options.access.clone());
-        let url = access.url(name);
-        let wrong = |why: &dyn std::fmt::Display| {
-            Error::Options(format!(
-                "endpoint {name:?}: {why}: give http://host:port or https://host:port"
-            ))
-        };
-        let uri: Uri = url.parse().map_err(|error| wrong(&error))?;
-        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.port_u16().is_none() {
-            return Err(wrong(&"not http or https with a port"));
-        }
+    pub(crate) fn new(name: &str, uri: Uri, host: Option<&str>, options: &Options) -> Self {
+        let timeouts = options.timeouts;
+        let address = uri.authority().map_or_else(String::new, ToString::to_string);
         let endpoint = Endpoint::from(uri)
             .connect_timeout(timeouts.connect)
             .http2_keep_alive_interval(timeouts.ping)
@@ -56,18 +53,64 @@ impl Server {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(FRAME);
-        Ok(Self { name: name.to_owned(), endpoint, access })
+        Self { name: name.to_owned(), address, endpoint, host: host.map(str::to_owned) }
     }
 
     /// A connection of one's own, made at the first call.
-    pub(crate) fn channel(&self) -> Result<Channel, Cause> {
-        Ok(self.access.secured(self.endpoint.clone())?.connect_lazy())
+    fn connection(&self, options: &Options) -> Result<Connection, Cause> {
+        if let Some(connection) = options.network.connection(&self.name) {
+            return Ok(connection);
+        }
+        let endpoint = options.access.secured(self.endpoint.clone(), self.host.as_deref())?;
+        Ok(Connection::new(
+            endpoint.connect_lazy().map_err(|error| Status::from_error(error.into())),
+        ))
+    }
+}
+
+/// Connections to servers, kept for as long as nothing goes wrong on them: a new one reads the files
+/// of certificates again.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    options: Arc<Options>,
+    open: Mutex<BTreeMap<String, Lines>>,
+}
+
+/// The connections to one server, which take turns.
+#[derive(Debug, Default)]
+struct Lines {
+    lines: Vec<Connection>,
+    next: usize,
+}
+
+impl Pool {
+    pub(crate) fn new(options: &Arc<Options>) -> Self {
+        Self { options: Arc::clone(options), open: Mutex::default() }
+    }
+
+    pub(crate) fn connection(&self, server: &Server) -> Result<Connection, Cause> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let Lines { lines, next } = open.entry(server.name.clone()).or_default();
+        if lines.len() < self.options.connections {
+            lines.push(server.connection(&self.options)?);
+        }
+        let line = lines[*next % lines.len()].clone();
+        *next = next.wrapping_add(1);
+        Ok(line)
+    }
+
+    /// After a failure the next call gets a new connection, and those in progress go on; unless it is
+    /// the server's own word, which came over a good one.
+    pub(crate) fn failed(&self, server: &Server, cause: &Cause) {
+        if !matches!(cause, Cause::Status { .. }) {
+            self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&server.name);
+        }
     }
 }
 
 /// Starts a call that streams its answer, and returns the answer's body.
 pub(crate) async fn open(
-    channel: &mut Channel,
+    mut connection: Connection,
     path: &'static str,
     message: &impl Message,
     token: Option<HeaderValue>,
@@ -83,11 +126,11 @@ pub(crate) async fn open(
     if let Some(token) = token {
         headers.insert(header::AUTHORIZATION, token);
     }
-    let call = async { channel.ready().await?.call(request).await };
+    let call = async { connection.ready().await?.call(request).await };
     let response = tokio::time::timeout(silence, call)
         .await
         .map_err(|_elapsed| Cause::Silence(silence))?
-        .map_err(|error| cause_of(&Status::from_error(error.into())))?;
+        .map_err(|status| cause_of(&status))?;
     if response.status() != http::StatusCode::OK {
         return Err(Cause::Connection(format!("HTTP status {}", response.status())));
     }

@@ -134,7 +134,7 @@ pub(crate) struct Walk {
     next: Cursor,
     steps: u64,
     description: Arc<Description>,
-    indices: Vec<u32>,
+    indices: Arc<[u32]>,
     /// Microbatches of the next step that were delivered.
     done: usize,
 }
@@ -163,6 +163,7 @@ impl Walk {
             End::Until(cursor) => from.steps_until(cursor, steps_per_epoch),
         };
         let description = Arc::clone(description);
+        let indices = indices.into();
         let mut walk = Self { next: from, steps, description, indices, done: 0 };
         walk.settle();
         Ok(walk)
@@ -194,6 +195,28 @@ impl Walk {
         let index = *self.indices.get(self.done)?;
         let Cursor { epoch, step } = self.next;
         (self.description.samples(step, index) > 0).then_some(Name { epoch, step, index })
+    }
+
+    /// Whether the next name is the last one.
+    pub(crate) fn is_last(&self) -> bool {
+        let mut after = self.clone();
+        after.advance();
+        after.name().is_none()
+    }
+
+    /// The step so many steps after the next one.
+    pub(crate) fn cursor(&self, steps: u64) -> Cursor {
+        self.next.after(steps, self.description.steps_per_epoch)
+    }
+
+    /// Keeps the first steps, and returns the walk of the others.
+    pub(crate) fn split_off(&mut self, steps: u64) -> Self {
+        let first = steps.min(self.steps);
+        let mut rest = Self { next: self.cursor(first), done: 0, ..self.clone() };
+        rest.steps -= first;
+        self.steps = first;
+        rest.settle();
+        rest
     }
 
     /// Steps left, with the one that is begun; its delivered microbatches; those of every step.

@@ -25,6 +25,14 @@ pub enum Error {
         #[source]
         cause: Box<Cause>,
     },
+    /// Each of several servers answered what excludes it from the job.
+    #[error("{request}: no server is left: {}", servers.join("; "))]
+    NoServer {
+        /// What was asked for.
+        request: String,
+        /// Each server, and why it is excluded.
+        servers: Vec<String>,
+    },
     /// No server gave what was asked for in the time allowed.
     #[error(
         "{request}: given up after {attempts} attempts in {:.1} s; the last, at {endpoint}: {cause}: {}",
@@ -74,6 +82,23 @@ pub enum Cause {
     /// Nothing arrived.
     #[error("not a byte arrived in {:.1} s", .0.as_secs_f64())]
     Silence(Duration),
+    /// A microbatch did not arrive whole.
+    #[error("a microbatch took more than {:.1} s", .0.as_secs_f64())]
+    Deadline(Duration),
+    /// Another server, which was asked later, was earlier.
+    #[error("another server was faster")]
+    Overtaken,
+    /// Two servers gave different microbatches of one name.
+    #[error("its microbatch differs from the one of {0}, and both are whole")]
+    Contradiction(String),
+    /// A service's name has no address.
+    #[error("{name} does not resolve to a server: {why}")]
+    Resolve {
+        /// The endpoint.
+        name: String,
+        /// What the resolver says.
+        why: String,
+    },
     /// What arrived is no microbatch.
     #[error(transparent)]
     Wire(WireError),
@@ -181,6 +206,11 @@ impl Cause {
             Self::Connection(_) | Self::Truncated | Self::Silence(_) => {
                 "check that the server runs and can be reached"
             }
+            Self::Deadline(_) | Self::Overtaken => {
+                "check the server's load, or allow more time (timeouts.deadline)"
+            }
+            Self::Contradiction(_) => "check that all servers are of one version",
+            Self::Resolve { .. } => "check the name, and that servers behind it are ready",
             Self::Wire(WireError::Header(HeaderError::Limit { .. })) => {
                 "ask for smaller microbatches, or raise the client's limit"
             }

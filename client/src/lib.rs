@@ -4,9 +4,11 @@
 //! position there is, a [`Cursor`], and a failed server costs time and nothing else:
 //!
 //! ```text
-//! Client::stream -> task: connect -> wire (bytes to pieces) -> receive (pieces to microbatches)
-//!                     ^                                            |
-//!                     +-- retry: next server, next missing name <--+--> prefetch -> Microbatches::next
+//! Client::stream -> task -> legs: steps in a row of one server (rendezvous hash of the step)
+//!                              connect -> wire (bytes to pieces) -> receive (pieces to microbatches)
+//!                                ^                                            |
+//!                                +-- failed, late: next server, missing name <+--> Microbatches::next
+//! fleet: resolve (names to servers) . breaker (whom to leave alone) . hedge (when to ask two)
 //! ```
 //!
 //! ```no_run
@@ -25,28 +27,48 @@
 //! ```
 
 mod access;
+mod ask;
 pub mod blocking;
+mod breaker;
 mod client;
 mod connect;
 mod cursor;
 mod error;
+#[cfg(feature = "clap")]
+mod flags;
+mod fleet;
 mod format;
+mod hedge;
 mod job;
+mod latch;
+mod leg;
 mod microbatch;
+mod network;
 mod options;
 mod receive;
+mod rendezvous;
+mod resolve;
 mod retry;
+mod roster;
 mod slab;
+mod stats;
+mod status;
 mod stream;
 mod wire;
 
 pub use access::Access;
+pub use breaker::Circuit;
 pub use client::Client;
 pub use cursor::{Cursor, End, Name, Rank, State};
 pub use error::{Cause, Error, WireError};
+#[cfg(feature = "clap")]
+pub use flags::ServerFlags;
 pub use format::{Dtype, Layout, MixedBy};
+pub use hedge::Hedge;
 pub use job::{Description, Digest, Job, RecipeRef};
 pub use microbatch::{Microbatch, Mix, Timings};
+pub use network::{Connection, Network};
 pub use options::{Options, Retry, Timeouts};
 pub use slab::Pixels;
+pub use stats::{Counts, ServerStats};
 pub use stream::Microbatches;

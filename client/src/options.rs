@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use crate::{Access, Dtype, Error, Layout, MixedBy};
+use crate::{Access, Dtype, Error, Hedge, Layout, MixedBy, Network};
 
 /// Settings of a [`Client`](crate::Client).
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Servers, as `http://host:port`, `https://host:port` or `host:port`. Each may serve any microbatch.
+    /// Servers, as `http://host:port`, `https://host:port` or `host:port`; or every address of a name,
+    /// as `dns+http://name:port`. Each may serve any microbatch.
     pub endpoints: Vec<String>,
     /// Certificates and a token. Default none: plain text, and no word of who calls.
     pub access: Access,
@@ -26,6 +27,14 @@ pub struct Options {
     pub timeouts: Timeouts,
     /// How to go on after a failure.
     pub retry: Retry,
+    /// When to ask a second server for a microbatch that is late.
+    pub hedge: Hedge,
+    /// How often names of `dns+` endpoints are resolved again; after a failure at once. Default 30 s.
+    pub resolve_every: Duration,
+    /// Connections of a stream to each server that it asks. Default 1.
+    pub connections: usize,
+    /// What stands in for the network. Default nothing does.
+    pub network: Network,
 }
 
 impl Options {
@@ -41,6 +50,10 @@ impl Options {
             mixed_by: MixedBy::default(),
             timeouts: Timeouts::default(),
             retry: Retry::default(),
+            hedge: Hedge::default(),
+            resolve_every: Duration::from_secs(30),
+            connections: 1,
+            network: Network::default(),
         }
     }
 
@@ -48,9 +61,17 @@ impl Options {
         let wrong = if self.endpoints.is_empty() {
             "no endpoint: name at least one server, such as http://localhost:7070"
         } else if self.retry.first.is_zero() {
-            "retry.first is zero: give the wait before the second round, such as 100 ms"
-        } else if self.timeouts.connect.is_zero() || self.timeouts.silence.is_zero() {
+            "retry.first is zero: give the wait after a first failure, such as 100 ms"
+        } else if [self.timeouts.connect, self.timeouts.silence, self.timeouts.deadline]
+            .contains(&Duration::ZERO)
+        {
             "a timeout is zero: nothing could ever be received"
+        } else if self.connections == 0 {
+            "no connection to a server: give at least 1"
+        } else if !(0.0..=1.0).contains(&self.hedge.quantile)
+            || !(0.0..=1.0).contains(&self.hedge.budget)
+        {
+            "hedge.quantile and hedge.budget are parts: give numbers from 0 to 1"
         } else {
             return self.access.check(self);
         };
@@ -68,6 +89,8 @@ pub struct Timeouts {
     pub ping: Duration,
     /// For any byte of an answer, while one is wanted. Default 60 s.
     pub silence: Duration,
+    /// For a whole microbatch, from when it is wanted. Default 5 min.
+    pub deadline: Duration,
 }
 
 impl Default for Timeouts {
@@ -76,17 +99,18 @@ impl Default for Timeouts {
             connect: Duration::from_secs(5),
             ping: Duration::from_secs(10),
             silence: Duration::from_mins(1),
+            deadline: Duration::from_mins(5),
         }
     }
 }
 
-/// How to go on after a failure: each server is tried in turn, then, after a wait that doubles each
-/// round and of which a random part is taken, each again.
+/// How to go on after a failure: the server is left alone for a wait that doubles with each failure in
+/// a row, and of which a random part is taken; meanwhile the others are asked.
 #[derive(Clone, Copy, Debug)]
 pub struct Retry {
-    /// The most to wait after the first round. Default 100 ms.
+    /// The most to wait after the first failure. Default 100 ms.
     pub first: Duration,
-    /// The most to wait after any round. Default 5 s.
+    /// The most to wait after any failure. Default 5 s.
     pub most: Duration,
     /// Give up when nothing arrived for so long. Default 5 min.
     pub give_up: Duration,

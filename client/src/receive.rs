@@ -1,6 +1,7 @@
 //! The body of a Stream or Fetch call to microbatches: every length, name and digest is checked.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,8 +14,8 @@ use tonic::body::Body;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Cause, WireError};
-use crate::retry::cause_of;
-use crate::slab::{Ahead, Pixels, Slabs};
+use crate::slab::{Pixels, Slabs};
+use crate::status::cause_of;
 use crate::wire::{Head, Parser, Piece};
 use crate::{Description, Digest, Dtype, Layout, Microbatch, Name};
 
@@ -38,19 +39,25 @@ pub(crate) struct Receiver {
     data: Bytes,
     /// How long nothing may come.
     silence: Duration,
+    received: Arc<AtomicU64>,
 }
 
 /// A microbatch of which the header came, and some of the payload.
 struct Open {
     header: Header,
     pixels: Pixels,
-    ahead: Ahead,
     hash: Xxh3,
 }
 
 impl Receiver {
-    pub(crate) fn new(body: Body, silence: Duration) -> Self {
-        Self { body, parser: Parser::default(), data: Bytes::new(), silence }
+    /// `received` counts the bytes of the payload that came last, as far as it came.
+    pub(crate) fn new(body: Body, silence: Duration, received: Arc<AtomicU64>) -> Self {
+        Self { body, parser: Parser::default(), data: Bytes::new(), silence, received }
+    }
+
+    /// How many bytes came of the microbatch that is, or was, being received.
+    pub(crate) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
     }
 
     /// The microbatch of that name. It must come next.
@@ -59,14 +66,14 @@ impl Receiver {
         name: Name,
         wanted: &Wanted,
         slabs: &Slabs,
-    ) -> Result<(Microbatch, Ahead), Cause> {
+    ) -> Result<Microbatch, Cause> {
+        self.received.store(0, Ordering::Relaxed);
         let head = self.head().await?;
         let header = head.header.ok_or(WireError::Malformed("no header where one comes next"))?;
         wanted.check(&header, name)?;
         let size = usize::try_from(header.payload_bytes)
             .expect("checked to be as long as pixels that fit in memory");
-        let (pixels, ahead) = slabs.get(size).await;
-        let mut open = Open { header, pixels, ahead, hash: Xxh3::new() };
+        let mut open = Open { header, pixels: slabs.buffer(size), hash: Xxh3::new() };
         self.fill(&mut open, head.offset, head.payload).await?;
         while open.pixels.len() < size {
             let head = self.head().await?;
@@ -115,6 +122,7 @@ impl Receiver {
             // Hashed and copied while it is in cache.
             open.hash.update(&bytes);
             open.pixels.push(&bytes);
+            self.received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -152,17 +160,25 @@ impl Receiver {
 }
 
 impl Open {
-    fn close(self, wanted: &Wanted) -> Result<(Microbatch, Ahead), Cause> {
+    fn close(self, wanted: &Wanted) -> Result<Microbatch, Cause> {
         let (expected, found) = (self.header.payload_xxh3, self.hash.digest());
         if expected != found {
             return Err(WireError::Corrupt { expected, found }.into());
         }
-        let Self { header, pixels, ahead, .. } = self;
-        Ok((Microbatch::new(header, pixels, wanted.dtype, wanted.layout), ahead))
+        let Self { header, pixels, .. } = self;
+        Ok(Microbatch::new(header, pixels, wanted.dtype, wanted.layout))
     }
 }
 
 impl Wanted {
+    /// Bytes of the pixels of a microbatch.
+    pub(crate) fn bytes(&self, name: Name) -> usize {
+        let side = u64::from(self.description.image_size);
+        let sample = side.saturating_mul(side).saturating_mul(3 * self.dtype.bytes() as u64);
+        let samples = self.description.samples(name.step, name.index);
+        usize::try_from(samples.saturating_mul(sample)).unwrap_or(usize::MAX)
+    }
+
     /// Accepts the header of the microbatch of that name of this job.
     fn check(&self, header: &Header, name: Name) -> Result<(), Cause> {
         header::check(header, self.limit).map_err(WireError::from)?;
@@ -284,11 +300,11 @@ mod tests {
             HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
         let frames: Vec<_> = data.chain([Frame::trailers(trailers)]).map(Ok::<_, Status>).collect();
         let body = Body::new(StreamBody::new(tokio_stream::iter(frames)));
-        let mut receiver = Receiver::new(body, Duration::from_secs(9));
+        let mut receiver = Receiver::new(body, Duration::from_secs(9), Arc::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let received = receiver.microbatch(NAME, &wanted(), &Slabs::new(0)).await;
-            let (microbatch, _ahead) = received?;
+            let microbatch = receiver.microbatch(NAME, &wanted(), &Slabs::new(0)).await?;
+            assert_eq!(microbatch.pixels.len(), wanted().bytes(NAME));
             receiver.end().await?;
             Ok(microbatch)
         })

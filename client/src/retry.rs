@@ -1,26 +1,25 @@
 //! What to do after a failure: ask again, ask another, or give up.
 //!
 //! Any server gives the same bytes for the same name, so a failed attempt costs nothing but time.
-//! The random part of a wait keeps many trainers from asking a restarted server at once; it never
-//! touches what is asked for.
 
-use std::hash::{BuildHasher as _, RandomState};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use prost::Message as _;
-use tokio::time::{Instant, sleep};
-use tonic::{Code, Status};
+use tokio::time::{Instant, sleep_until};
+use tonic::Code;
 
+use crate::Error;
 use crate::error::Cause;
-use crate::{Error, Retry};
+use crate::roster::{Pick, Roster, Turn};
 
 /// What a failure calls for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    /// Ask the next server, for as long as it takes, and not before.
+    /// Ask another server, for as long as it takes; this one not before.
     Again(Option<Duration>),
-    /// Ask the next server, once.
-    Once,
+    /// Ask another server; end when it goes on, for each server twice.
+    Twice,
     /// Never ask this server again.
     Exclude,
     /// It does not let this client in, or is not who it should be. At the start that is a mistake in
@@ -32,9 +31,16 @@ enum Verdict {
 
 fn verdict(cause: &Cause) -> Verdict {
     match cause {
-        Cause::Connection(_) | Cause::Truncated | Cause::Silence(_) => Verdict::Again(None),
-        Cause::Wire(_) => Verdict::Once,
-        Cause::Mismatch { .. } => Verdict::Exclude,
+        Cause::Connection(_)
+        | Cause::Truncated
+        | Cause::Silence(_)
+        | Cause::Deadline(_)
+        | Cause::Overtaken
+        | Cause::Resolve { .. } => Verdict::Again(None),
+        // A digest in a header may be as damaged as anything else that comes; what a server says of
+        // its own is a status.
+        Cause::Wire(_) | Cause::Mismatch { .. } => Verdict::Twice,
+        Cause::Contradiction(_) => Verdict::Never,
         Cause::Access(_) | Cause::Certificate(_) => Verdict::Stranger,
         Cause::Status { code, retry_after, .. } => match code {
             Code::Unavailable
@@ -42,77 +48,133 @@ fn verdict(cause: &Cause) -> Verdict {
             | Code::Aborted
             | Code::Cancelled
             | Code::DeadlineExceeded => Verdict::Again(*retry_after),
-            Code::DataLoss | Code::Internal | Code::Unknown => Verdict::Once,
-            Code::FailedPrecondition => Verdict::Exclude,
+            Code::DataLoss | Code::Internal | Code::Unknown => Verdict::Twice,
+            Code::FailedPrecondition | Code::NotFound | Code::Unimplemented => Verdict::Exclude,
             Code::Unauthenticated => Verdict::Stranger,
             _ => Verdict::Never,
         },
     }
 }
 
-/// The attempts at one thing after another, such as the microbatches of a stream.
-#[derive(Debug)]
-pub(crate) struct Attempts<'a> {
-    policy: Retry,
-    names: Vec<&'a str>,
-    excluded: Vec<bool>,
-    current: usize,
-    /// Failures since the last success, and when the first of them was.
-    failures: u32,
-    since: Option<Instant>,
-    /// Whether anything ever arrived.
-    familiar: bool,
-    /// Whether one of them was of the kind that is tried again once.
-    second_chance_taken: bool,
-}
-
-impl<'a> Attempts<'a> {
-    /// Starts at the server of that number, counted around.
-    pub(crate) fn new(policy: Retry, names: Vec<&'a str>, start: usize) -> Self {
-        let current = start % names.len();
-        let excluded = vec![false; names.len()];
-        Self {
-            policy,
-            names,
-            excluded,
-            current,
-            failures: 0,
-            since: None,
-            familiar: false,
-            second_chance_taken: false,
-        }
-    }
-
-    /// Which server to ask.
-    pub(crate) const fn server(&self) -> usize {
-        self.current
-    }
-
-    /// Something arrived.
-    pub(crate) fn succeeded(&mut self) {
-        self.failures = 0;
-        self.since = None;
-        self.familiar = true;
-        self.second_chance_taken = false;
-    }
-
-    /// Returns when it is time to ask [`server`](Self::server) again, or the error to end with.
-    pub(crate) async fn failed(&mut self, cause: Cause, request: &str) -> Result<(), Error> {
-        let endpoint = self.names[self.current];
-        let now = Instant::now();
-        let elapsed = now - *self.since.get_or_insert(now);
-        self.failures = self.failures.saturating_add(1);
-        let verdict = match verdict(&cause) {
-            Verdict::Stranger if self.familiar => Verdict::Again(None),
+impl Roster {
+    /// Holds a failure against the server; what it calls for.
+    fn judge(&self, turn: &Turn, cause: &Cause) -> Verdict {
+        let verdict = match verdict(cause) {
+            Verdict::Stranger if self.is_familiar() => Verdict::Again(None),
             Verdict::Stranger => Verdict::Exclude,
             verdict => verdict,
         };
-        let excluded = verdict == Verdict::Exclude;
-        self.excluded[self.current] |= excluded;
+        let rest = if let Verdict::Again(rest) = verdict { rest } else { None };
+        self.fleet.failed(&turn.member, turn.asked, rest);
+        if verdict == Verdict::Exclude {
+            self.exclude(&turn.member, cause);
+        }
+        verdict
+    }
+
+    /// As [`judge`](Self::judge), where there is nothing to decide.
+    pub(crate) fn blame(&self, turn: &Turn, cause: &Cause) {
+        let endpoint = turn.member.name();
+        tracing::debug!(endpoint, %cause, "asked as well, in vain");
+        self.judge(turn, cause);
+    }
+}
+
+/// The attempts at one thing after another, such as the microbatches of a leg.
+#[derive(Debug)]
+pub(crate) struct Attempts {
+    pub(crate) roster: Arc<Roster>,
+    /// Failures since the last success, and when the first of them was.
+    failures: u32,
+    since: Option<Instant>,
+    /// By server, how many of them were of the kind that is tried twice at each.
+    strange: BTreeMap<String, u32>,
+}
+
+impl Attempts {
+    pub(crate) fn new(roster: &Arc<Roster>) -> Self {
+        Self { roster: Arc::clone(roster), failures: 0, since: None, strange: BTreeMap::new() }
+    }
+
+    /// Something arrived.
+    pub(crate) fn succeeded(&mut self, turn: &Turn) {
+        (self.failures, self.since) = (0, None);
+        self.strange.clear();
+        self.roster.succeeded(turn);
+    }
+
+    /// The server to ask for a step now, when one may be asked.
+    pub(crate) async fn turn(&mut self, key: u64, request: &str) -> Result<Turn, Error> {
+        let roster = Arc::clone(&self.roster);
+        roster.fleet.look();
+        loop {
+            let changed = roster.fleet.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let now = Instant::now();
+            let until = match roster.pick(key, now) {
+                Pick::Ask(turn) => return Ok(turn),
+                Pick::Wait(until) => until,
+                Pick::Nobody if self.may_change() => {
+                    self.resolve(request).await?;
+                    continue;
+                }
+                Pick::Nobody => return Err(self.nobody(request)),
+            };
+            let last = self.since.map(|since| since + roster.fleet.options.retry.give_up);
+            if last.is_some_and(|last| now >= last) {
+                // One more time, whose failure is the error.
+                return roster.insist(key, now).ok_or_else(|| self.nobody(request));
+            }
+            tokio::select! {
+                biased;
+                () = changed => {}
+                () = sleep_until(last.map_or(until, |last| last.min(until))) => {}
+            }
+        }
+    }
+
+    /// Whether a name may come to resolve to servers that may be asked: at the start only if it
+    /// resolves to none, because what all are excluded for then is a mistake in the setup.
+    fn may_change(&self) -> bool {
+        let fleet = &self.roster.fleet;
+        fleet.has_names() && (self.roster.is_familiar() || fleet.present().is_empty())
+    }
+
+    /// Resolves names again, and waits if there is still no server.
+    async fn resolve(&mut self, request: &str) -> Result<(), Error> {
+        let roster = Arc::clone(&self.roster);
+        let (fleet, policy) = (&roster.fleet, roster.fleet.options.retry);
+        let resolved = fleet.resolve().await;
+        if !roster.members().is_empty() {
+            return Ok(());
+        }
+        let endpoint = fleet.options.endpoints.join(", ");
+        let doubled = 1_u32.checked_shl(self.failures).unwrap_or(u32::MAX);
+        let none = |why: String| Cause::Resolve { name: endpoint.clone(), why };
+        let cause = resolved.err().unwrap_or_else(|| none(roster.reasons().join("; ")));
+        self.again(&endpoint, cause, request)?;
+        let wait = policy.first.saturating_mul(doubled).min(policy.most);
+        tokio::time::sleep(wait.mul_f64(fleet.jitter())).await;
+        Ok(())
+    }
+
+    /// A server failed; the error to end with, if that is the end.
+    pub(crate) fn failed(&mut self, turn: &Turn, cause: Cause, request: &str) -> Result<(), Error> {
+        let endpoint = turn.member.name();
+        let verdict = self.roster.judge(turn, &cause);
+        let left = self.roster.members();
         let over = match verdict {
-            Verdict::Never => true,
-            Verdict::Once => std::mem::replace(&mut self.second_chance_taken, true),
-            Verdict::Exclude | Verdict::Stranger => self.excluded.iter().all(|excluded| *excluded),
+            Verdict::Twice => {
+                *self.strange.entry(endpoint.to_owned()).or_default() += 1;
+                let twice = |count: &u32| *count >= 2;
+                left.iter().all(|server| self.strange.get(server.name()).is_some_and(twice))
+            }
+            Verdict::Exclude | Verdict::Stranger if !left.is_empty() || self.may_change() => false,
+            Verdict::Exclude | Verdict::Stranger if self.roster.reasons().len() > 1 => {
+                return Err(self.nobody(request));
+            }
+            Verdict::Exclude | Verdict::Stranger | Verdict::Never => true,
             Verdict::Again(_) => false,
         };
         if over {
@@ -122,169 +184,93 @@ impl<'a> Attempts<'a> {
                 cause: Box::new(cause),
             });
         }
-        if elapsed >= self.policy.give_up {
-            return Err(Error::GaveUp {
-                endpoint: endpoint.to_owned(),
-                request: request.to_owned(),
-                attempts: self.failures,
-                elapsed,
-                cause: Box::new(cause),
-            });
-        }
-        if excluded {
-            tracing::error!(endpoint, request, %cause, "this server is not asked again");
-        } else {
+        self.again(endpoint, cause, request)
+    }
+
+    /// Goes on after a failure, if there is time.
+    fn again(&mut self, endpoint: &str, cause: Cause, request: &str) -> Result<(), Error> {
+        let now = Instant::now();
+        let elapsed = now - *self.since.get_or_insert(now);
+        self.failures = self.failures.saturating_add(1);
+        if elapsed < self.roster.fleet.options.retry.give_up {
             tracing::warn!(endpoint, request, %cause, attempt = self.failures, "trying again");
+            return Ok(());
         }
-        self.next_server();
-        sleep(self.wait(verdict).min(self.policy.give_up.saturating_sub(elapsed))).await;
-        Ok(())
+        Err(Error::GaveUp {
+            endpoint: endpoint.to_owned(),
+            request: request.to_owned(),
+            attempts: self.failures,
+            elapsed,
+            cause: Box::new(cause),
+        })
     }
 
-    fn next_server(&mut self) {
-        let servers = self.names.len();
-        let after = (1..=servers).map(|step| (self.current + step) % servers);
-        self.current = after.clone().find(|at| !self.excluded[*at]).unwrap_or(self.current);
+    fn nobody(&self, request: &str) -> Error {
+        Error::NoServer { request: request.to_owned(), servers: self.roster.reasons() }
     }
-
-    /// None within a round of the servers; between rounds up to `first`, doubled each round.
-    fn wait(&self, verdict: Verdict) -> Duration {
-        if let Verdict::Again(Some(asked)) = verdict {
-            return asked + self.policy.first.mul_f64(random());
-        }
-        let alive = self.excluded.iter().filter(|excluded| !**excluded).count();
-        let alive = u32::try_from(alive).unwrap_or(u32::MAX).max(1);
-        if !self.failures.is_multiple_of(alive) || verdict == Verdict::Exclude {
-            return Duration::ZERO;
-        }
-        let doubled = 1_u32.checked_shl(self.failures / alive - 1).unwrap_or(u32::MAX);
-        self.policy.first.saturating_mul(doubled).min(self.policy.most).mul_f64(random())
-    }
-}
-
-/// From a half to 1, different each time.
-fn random() -> f64 {
-    0.5 + (RandomState::new().hash_one(0) >> 11) as f64 / (1_u64 << 54) as f64
-}
-
-/// What a status says. One that the client's own transport made, of a broken connection, has a
-/// source.
-pub(crate) fn cause_of(status: &Status) -> Cause {
-    use std::error::Error as _;
-    if let Some(mut source) = status.source() {
-        while let Some(inner) = source.source() {
-            source = inner;
-        }
-        return connection(source);
-    }
-    Cause::Status {
-        code: status.code(),
-        message: status.message().to_owned(),
-        retry_after: retry_info(status.details()),
-    }
-}
-
-/// Why a connection failed, by the innermost error.
-fn connection(error: &(dyn std::error::Error + 'static)) -> Cause {
-    let what = error.to_string();
-    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-    let of_tls = wrapped.and_then(|inner| inner.downcast_ref::<tokio_rustls::rustls::Error>());
-    // The server's judgement of our certificate comes after the handshake, when HTTP/2 reads, which
-    // passes on the text alone.
-    if of_tls.is_some() || what.contains("received fatal alert: ") {
-        return Cause::Certificate(what);
-    }
-    Cause::Connection(what)
-}
-
-/// The delay of a `google.rpc.RetryInfo` among the details of a status.
-fn retry_info(details: &[u8]) -> Option<Duration> {
-    let details = Details::decode(details).ok()?.details;
-    let info = details.iter().find(|any| any.type_url.ends_with("/google.rpc.RetryInfo"))?;
-    let delay = RetryInfo::decode(info.value.as_slice()).ok()?.retry_delay?;
-    let seconds = u64::try_from(delay.seconds).ok()?;
-    Some(Duration::new(seconds, u32::try_from(delay.nanos).ok().filter(|n| *n < 1_000_000_000)?))
-}
-
-/// `google.rpc.Status`, as far as it is read.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Details {
-    #[prost(message, repeated, tag = "3")]
-    details: Vec<Any>,
-}
-
-/// `google.protobuf.Any`.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Any {
-    #[prost(string, tag = "1")]
-    type_url: String,
-    #[prost(bytes = "vec", tag = "2")]
-    value: Vec<u8>,
-}
-
-/// `google.rpc.RetryInfo`.
-#[derive(Clone, PartialEq, prost::Message)]
-struct RetryInfo {
-    #[prost(message, optional, tag = "1")]
-    retry_delay: Option<Delay>,
-}
-
-/// `google.protobuf.Duration`.
-#[derive(Clone, Copy, PartialEq, prost::Message)]
-struct Delay {
-    #[prost(int64, tag = "1")]
-    seconds: i64,
-    #[prost(int32, tag = "2")]
-    nanos: i32,
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::WireError;
+    use tonic::Status;
 
-    fn policy() -> Retry {
-        Retry {
+    use super::*;
+    use crate::fleet::Fleet;
+    use crate::status::cause_of;
+    use crate::{Options, Retry, WireError};
+
+    fn attempts(names: &[&str]) -> Attempts {
+        let mut options = Options::new(names.iter().copied());
+        options.retry = Retry {
             first: Duration::from_millis(100),
             most: Duration::from_secs(1),
             give_up: Duration::from_secs(30),
-        }
+        };
+        Attempts::new(&Roster::new(&Arc::new(Fleet::new(&Arc::new(options)).unwrap())))
     }
 
     fn unavailable() -> Cause {
         cause_of(&Status::unavailable("draining"))
     }
 
+    /// Asks once, and fails; the server that was asked.
+    async fn fail(attempts: &mut Attempts, cause: Cause) -> Result<String, Error> {
+        let turn = attempts.turn(7, "x").await?;
+        attempts.failed(&turn, cause, "x")?;
+        Ok(turn.member.name().to_owned())
+    }
+
     #[tokio::test(start_paused = true)]
     async fn servers_take_turns_and_waits_grow_to_their_bound() {
-        let mut attempts = Attempts::new(policy(), vec!["a", "b"], 1);
-        let mut asked = vec![attempts.server()];
-        let mut waits = Vec::new();
-        for _ in 0..16 {
-            let before = Instant::now();
-            attempts.failed(unavailable(), "x").await.unwrap();
-            asked.push(attempts.server());
-            waits.push(before.elapsed());
+        let mut attempts = attempts(&["a:1", "b:1"]);
+        let start = Instant::now();
+        let one = fail(&mut attempts, unavailable()).await.unwrap();
+        let other = fail(&mut attempts, unavailable()).await.unwrap();
+        assert_ne!(one, other);
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        for _ in 0..8 {
+            fail(&mut attempts, unavailable()).await.unwrap();
         }
-        assert_eq!(asked[..5], [1, 0, 1, 0, 1]);
-        let ms = Duration::from_millis;
-        assert!(waits.iter().step_by(2).all(|wait| *wait <= ms(1)), "{waits:?}");
-        for (wait, most) in waits.iter().skip(1).step_by(2).zip([100, 200, 400, 800, 1000, 1000]) {
-            assert!((ms(most / 2)..=ms(most + 2)).contains(wait), "{waits:?}");
+        let before = Instant::now();
+        for _ in 0..20 {
+            fail(&mut attempts, unavailable()).await.unwrap();
         }
+        // Ten rounds of a half to one second each.
+        let seconds = before.elapsed().as_secs_f64();
+        assert!((5.0..10.1).contains(&seconds), "{seconds}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn gives_up_in_the_time_set_and_says_so() {
-        let mut attempts = Attempts::new(policy(), vec!["a:1"], 0);
+        let mut attempts = attempts(&["a:1"]);
         let start = Instant::now();
         let error = loop {
-            if let Err(error) = attempts.failed(unavailable(), "epoch 0").await {
+            if let Err(error) = fail(&mut attempts, unavailable()).await {
                 break error.to_string();
             }
         };
-        assert!(start.elapsed() <= Duration::from_secs(31));
-        assert!(error.starts_with("epoch 0: given up after "), "{error}");
+        assert!((30..=31).contains(&start.elapsed().as_secs()));
+        assert!(error.starts_with("x: given up after "), "{error}");
         assert!(
             error.ends_with("at a:1: Unavailable: draining: check that the server runs"),
             "{error}"
@@ -292,63 +278,80 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn corruption_has_one_second_chance_until_something_arrives() {
+    async fn corruption_has_a_second_chance_at_each_server_until_something_arrives() {
         let corrupt = || Cause::Wire(WireError::Corrupt { expected: 1, found: 2 });
-        let mut attempts = Attempts::new(policy(), vec!["a", "b"], 0);
-        for _ in 0..2 {
-            attempts.failed(corrupt(), "x").await.unwrap();
-            attempts.succeeded();
+        for names in [&["a:1"][..], &["a:1", "b:1"]] {
+            let mut attempts = attempts(names);
+            for _ in 0..3 {
+                for _ in 1..2 * names.len() {
+                    fail(&mut attempts, corrupt()).await.unwrap();
+                }
+                let turn = attempts.turn(7, "x").await.unwrap();
+                attempts.succeeded(&turn);
+            }
+            let mut failed = BTreeMap::<_, u32>::new();
+            let error = loop {
+                match fail(&mut attempts, corrupt()).await {
+                    Ok(server) => *failed.entry(server).or_default() += 1,
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(error, Error::Refused { .. }), "{error}");
+            let counts: Vec<u32> = failed.into_values().collect();
+            // The last failure is the error.
+            assert!(counts.contains(&1) && counts.len() == names.len(), "{counts:?}");
         }
-        attempts.failed(corrupt(), "x").await.unwrap();
-        assert!(matches!(attempts.failed(corrupt(), "x").await, Err(Error::Refused { .. })));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_server_of_another_recipe_is_not_asked_again() {
+    async fn a_server_of_another_recipe_is_not_asked_again_and_the_last_error_names_all() {
         let mismatch = || cause_of(&Status::failed_precondition("recipe"));
-        let mut attempts = Attempts::new(policy(), vec!["a", "b", "c"], 0);
-        attempts.failed(mismatch(), "x").await.unwrap();
+        let mut attempts = attempts(&["a:1", "b:1", "c:1"]);
+        let odd = fail(&mut attempts, mismatch()).await.unwrap();
         for _ in 0..4 {
-            assert_ne!(attempts.server(), 0);
-            attempts.failed(unavailable(), "x").await.unwrap();
+            assert_ne!(fail(&mut attempts, unavailable()).await.unwrap(), odd);
         }
-        attempts.failed(mismatch(), "x").await.unwrap();
-        assert!(matches!(attempts.failed(mismatch(), "x").await, Err(Error::Refused { .. })));
+        fail(&mut attempts, mismatch()).await.unwrap();
+        let error = fail(&mut attempts, mismatch()).await.unwrap_err().to_string();
+        let why = "FailedPrecondition: recipe: give every server the same dataset and recipe, or \
+                   drop the expected digests";
+        let each = ["a:1", "b:1", "c:1"].map(|name| format!("{name}: {why}")).join("; ");
+        assert_eq!(error, format!("x: no server is left: {each}"));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_server_that_lets_nobody_in_is_a_mistake_at_the_start_and_passes_later() {
         let stranger = || cause_of(&Status::unauthenticated("token"));
-        let mut attempts = Attempts::new(policy(), vec!["a", "b"], 0);
-        attempts.failed(stranger(), "x").await.unwrap();
-        assert_eq!(attempts.server(), 1);
+        let mut two = attempts(&["a:1", "b:1"]);
+        fail(&mut two, stranger()).await.unwrap();
         let certificate = Cause::Certificate("expired".into());
-        assert!(matches!(attempts.failed(certificate, "x").await, Err(Error::Refused { .. })));
+        let error = fail(&mut two, certificate).await.unwrap_err();
+        assert!(matches!(error, Error::NoServer { .. }), "{error}");
 
-        let mut attempts = Attempts::new(policy(), vec!["a"], 0);
-        attempts.succeeded();
+        let mut one = attempts(&["a:1"]);
+        let error = fail(&mut one, stranger()).await.unwrap_err();
+        assert!(matches!(error, Error::Refused { .. }), "{error}");
+
+        let mut one = attempts(&["a:1"]);
+        let turn = one.turn(7, "x").await.unwrap();
+        one.succeeded(&turn);
         for _ in 0..5 {
-            attempts.failed(stranger(), "x").await.unwrap();
+            fail(&mut one, stranger()).await.unwrap();
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_server_that_asks_to_slow_down_is_heeded() {
-        let delay = Delay { seconds: 2, nanos: 500_000_000 };
-        let value = RetryInfo { retry_delay: Some(delay) }.encode_to_vec();
-        let type_url = "type.googleapis.com/google.rpc.RetryInfo".to_owned();
-        let details = Details { details: vec![Any { type_url, value }] }.encode_to_vec();
-        let status = Status::with_details(Code::ResourceExhausted, "streams", details.into());
-        let mut attempts = Attempts::new(policy(), vec!["a"], 0);
+        let busy = Cause::Status {
+            code: Code::ResourceExhausted,
+            message: "streams".into(),
+            retry_after: Some(Duration::from_millis(2500)),
+        };
+        let mut attempts = attempts(&["a:1"]);
         let start = Instant::now();
-        attempts.failed(cause_of(&status), "x").await.unwrap();
+        fail(&mut attempts, busy).await.unwrap();
+        attempts.turn(7, "x").await.unwrap();
         let waited = start.elapsed();
         assert!((2500..=2605).contains(&waited.as_millis()), "{waited:?}");
-    }
-
-    #[test]
-    fn nonsense_details_are_no_delay() {
-        assert_eq!(retry_info(&[255, 255]), None);
-        assert_eq!(retry_info(&[]), None);
     }
 }

@@ -9,6 +9,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Bytes are counted in units of this many, since a semaphore counts to 2^32 at a time.
 const UNIT: usize = 1024;
 
+/// The most microbatches ahead of the trainer, however small they are.
+pub(crate) const MOST_AHEAD: u32 = 256;
+
 /// The buffers of one stream.
 #[derive(Clone, Debug)]
 pub(crate) struct Slabs {
@@ -28,19 +31,24 @@ impl Slabs {
         Self { ahead: Arc::new(Semaphore::new(permits)), units, free: Arc::default() }
     }
 
-    /// An empty buffer with room for so many bytes, as soon as they may be ahead. What is more than
-    /// all that may be ahead, waits until nothing else is.
-    pub(crate) async fn get(&self, bytes: usize) -> (Pixels, Ahead) {
-        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.units);
-        let ahead = Arc::clone(&self.ahead)
+    /// The right to hold so many bytes ahead of the trainer, as soon as they may be ahead, in the order
+    /// of asking. What is more than all that may be ahead, waits until nothing else is.
+    pub(crate) async fn reserve(&self, bytes: usize) -> Ahead {
+        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
+        let units = units.max(self.units.div_ceil(MOST_AHEAD)).min(self.units);
+        Arc::clone(&self.ahead)
             .acquire_many_owned(units)
             .await
-            .expect("the semaphore is never closed");
+            .expect("the semaphore is never closed")
+    }
+
+    /// An empty buffer with room for so many bytes.
+    pub(crate) fn buffer(&self, bytes: usize) -> Pixels {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut buffer = free.unwrap_or_default();
         buffer.clear();
         buffer.reserve_exact(bytes);
-        (Pixels { bytes: buffer, home: Arc::clone(&self.free) }, ahead)
+        Pixels { bytes: buffer, home: Arc::clone(&self.free) }
     }
 }
 
@@ -92,14 +100,14 @@ impl Drop for Pixels {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn a_buffer_is_used_again() {
+    #[test]
+    fn a_buffer_is_used_again() {
         let slabs = Slabs::new(1 << 20);
-        let (mut pixels, _ahead) = slabs.get(5000).await;
+        let mut pixels = slabs.buffer(5000);
         pixels.push(&[7; 5000]);
         let place = pixels.as_ptr();
         drop(pixels);
-        let (pixels, _ahead) = slabs.get(5000).await;
+        let pixels = slabs.buffer(5000);
         assert_eq!((pixels.as_ptr(), pixels.len()), (place, 0));
     }
 
@@ -107,11 +115,17 @@ mod tests {
     async fn what_is_ahead_is_bounded_and_one_microbatch_is_always_allowed() {
         let slabs = Slabs::new(4096);
         let wait = std::time::Duration::from_secs(1);
-        let (_large, ahead) = slabs.get(1 << 20).await;
-        assert!(tokio::time::timeout(wait, slabs.get(1)).await.is_err());
+        let ahead = slabs.reserve(1 << 20).await;
+        assert!(tokio::time::timeout(wait, slabs.reserve(1)).await.is_err());
         drop(ahead);
-        let (_small, _ahead) = slabs.get(2048).await;
-        let (_small, _ahead) = slabs.get(2048).await;
-        assert!(tokio::time::timeout(wait, slabs.get(1)).await.is_err());
+        let _two = [slabs.reserve(2048).await, slabs.reserve(2048).await];
+        assert!(tokio::time::timeout(wait, slabs.reserve(1)).await.is_err());
+
+        let slabs = Slabs::new(128 << 20);
+        let mut many = Vec::new();
+        for _ in 0..MOST_AHEAD {
+            many.push(slabs.reserve(1).await);
+        }
+        assert!(tokio::time::timeout(wait, slabs.reserve(1)).await.is_err());
     }
 }

@@ -1,39 +1,39 @@
 //! An ordered stream of microbatches that outlives its servers.
 //!
-//! A task receives ahead of the trainer, up to a bound in bytes, and goes on at the next missing name
-//! when a server fails:
+//! A task receives ahead of the trainer, up to a bound in bytes:
 //!
 //! ```text
 //! while there is a next name:
-//!     open Stream at it, at the server whose turn it is
-//!     receive microbatches, each the next one by name; hand them over
-//!     on failure: wait as the retry policy says; next server
+//!     begin a leg: the next steps that one server makes; several legs at a time
+//!     hand over what the first leg received, each the next microbatch by name
 //! ```
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use forebay_proto::v1;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::connect::{Server, open};
+use crate::ask::Ask;
 use crate::cursor::Walk;
-use crate::error::Cause;
-use crate::receive::{Receiver, Wanted};
-use crate::retry::Attempts;
-use crate::slab::{Ahead, Slabs};
-use crate::{Description, Error, Job, Microbatch, Options};
+use crate::latch::Latch;
+use crate::leg::{Item, Leg};
+use crate::slab::{Ahead, MOST_AHEAD};
+use crate::{Cursor, Description, Error, Microbatch, Name};
 
-/// The most microbatches ahead of the trainer, however small they are.
-const MOST_AHEAD: usize = 256;
+/// The most legs of a stream at a time, and so of calls that it has open.
+const MOST_LEGS: usize = 8;
+
+/// The most steps of a leg, where there are several servers.
+const LONGEST_RUN: u64 = 16;
 
 /// Microbatches in order, each exactly once. Dropping it ends it.
 #[derive(Debug)]
 pub struct Microbatches {
-    ready: mpsc::Receiver<Result<(Microbatch, Ahead), Error>>,
+    ready: mpsc::Receiver<Item>,
     task: JoinHandle<()>,
     description: Arc<Description>,
     /// Since when the trainer waits.
@@ -42,8 +42,8 @@ pub struct Microbatches {
 
 impl Microbatches {
     pub(crate) fn start(stream: Stream) -> Self {
-        let (sender, ready) = mpsc::channel(MOST_AHEAD);
-        let description = Arc::clone(&stream.wanted.description);
+        let (sender, ready) = mpsc::channel(MOST_AHEAD as usize);
+        let description = Arc::clone(&stream.ask.wanted.description);
         let task = tokio::spawn(stream.run(sender));
         Self { ready, task, description, waiting: None }
     }
@@ -97,77 +97,122 @@ impl Drop for Microbatches {
 /// What the task works on.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    pub(crate) options: Arc<Options>,
-    pub(crate) servers: Arc<[Server]>,
-    /// With the digests of `wanted`, so that a server with others refuses it.
-    pub(crate) job: Job,
-    pub(crate) wanted: Wanted,
+    pub(crate) ask: Arc<Ask>,
     pub(crate) walk: Walk,
-    /// The number of the server to start with, counted around.
-    pub(crate) start: usize,
 }
 
-type Sender = mpsc::Sender<Result<(Microbatch, Ahead), Error>>;
+type Sender = mpsc::Sender<Item>;
+
+/// A leg that is being received.
+#[derive(Debug)]
+struct Running {
+    out: mpsc::Receiver<Item>,
+    /// As in [`Leg`].
+    turn: Latch,
+    passed: Latch,
+    front: Latch,
+    task: JoinHandle<Option<Walk>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
 
 impl Stream {
-    async fn run(mut self, sender: Sender) {
-        let servers = Arc::clone(&self.servers);
-        let names = servers.iter().map(|server| server.name.as_str()).collect();
-        let mut attempts = Attempts::new(self.options.retry, names, self.start);
-        let slabs = Slabs::new(self.options.prefetch_bytes);
-        while let Some(name) = self.walk.name() {
-            let received =
-                self.receive(&servers[attempts.server()], &slabs, &sender, &mut attempts);
-            let Err(cause) = received.await else { return };
-            let name = self.walk.name().unwrap_or(name);
-            let request = format!("stream of {} at {name}", self.job.dataset);
-            if let Err(error) = attempts.failed(cause, &request).await {
-                // A trainer that is gone needs no error.
-                sender.send(Err(error)).await.ok();
-                return;
+    async fn run(self, sender: Sender) {
+        let Self { ask, walk } = self;
+        let mut left = Some(walk);
+        let mut legs: VecDeque<Running> = VecDeque::new();
+        loop {
+            // One leg is begun ahead of its turn.
+            let room = legs.len() < MOST_LEGS;
+            let next = room && left.as_ref().is_some_and(|walk| walk.name().is_some());
+            if next && legs.back().is_none_or(|back| back.turn.is_open()) {
+                let turn = legs.back().map(|back| back.passed.clone());
+                legs.extend(left.take().map(|walk| begin(&ask, walk, turn, &mut left)));
+                continue;
+            }
+            let back = legs.back().filter(|_| next).map(|back| back.turn.clone());
+            let Some(front) = legs.front_mut() else { return };
+            front.front.open();
+            let item = tokio::select! {
+                biased;
+                item = front.out.recv() => item,
+                () = turned(back.as_ref()) => continue,
+            };
+            if let Some(item) = item {
+                let over = item.is_err();
+                if sender.send(item).await.is_err() || over {
+                    return;
+                }
+            } else {
+                let rest = (&mut front.task).await;
+                legs.pop_front();
+                match rest {
+                    Ok(rest) => left = rest.or(left),
+                    // The stream must not end as if it were complete.
+                    Err(error) => {
+                        let error = Error::Options(format!("a fault of the client: {error}"));
+                        sender.send(Err(error)).await.ok();
+                        return;
+                    }
+                }
             }
         }
     }
+}
 
-    /// Receives from one server until the end, or until the trainer is gone.
-    async fn receive(
-        &mut self,
-        server: &Server,
-        slabs: &Slabs,
-        sender: &Sender,
-        attempts: &mut Attempts<'_>,
-    ) -> Result<(), Cause> {
-        let silence = self.options.timeouts.silence;
-        let path = "/forebay.v1.ForebayService/Stream";
-        let token = self.options.access.token()?;
-        let body = open(&mut server.channel()?, path, &self.request(), token, silence).await?;
-        let mut receiver = Receiver::new(body, silence);
-        while let Some(name) = self.walk.name() {
-            let ready = receiver.microbatch(name, &self.wanted, slabs).await?;
-            attempts.succeeded();
-            self.walk.advance();
-            if sender.send(Ok(ready)).await.is_err() {
-                return Ok(());
-            }
-        }
-        Ok(())
+/// Waits until it is a leg's turn, if there is one to wait for.
+async fn turned(turn: Option<&Latch>) {
+    match turn {
+        Some(turn) => turn.opened().await,
+        None => std::future::pending().await,
     }
+}
 
-    /// The rest of the walk.
-    fn request(&self) -> v1::StreamRequest {
-        let (steps, done, indices) = self.walk.rest();
-        let first = self.walk.name().unwrap_or(crate::Name { epoch: 0, step: 0, index: 0 });
-        v1::StreamRequest {
-            job: Some(self.job.to_wire()),
-            epoch: first.epoch,
-            step: first.step,
-            steps,
-            microbatches: indices.to_vec(),
-            skip: u32::try_from(done).expect("fewer than the microbatches of a step, a u32"),
-            dtype: self.options.dtype.to_wire().into(),
-            layout: self.options.layout.to_wire().into(),
-            mixed_by: self.options.mixed_by.to_wire().into(),
-            credit_bytes: self.options.prefetch_bytes as u64,
-        }
+/// Begins a leg of the first names of a walk, and leaves the others.
+fn begin(
+    ask: &Arc<Ask>,
+    mut walk: Walk,
+    before: Option<Latch>,
+    left: &mut Option<Walk>,
+) -> Running {
+    let open_ended = ask.roster.is_alone();
+    if !open_ended {
+        let rest = walk.split_off(run(ask, &walk));
+        *left = Some(rest);
     }
+    let (sender, out) = mpsc::channel(MOST_AHEAD as usize);
+    let turn = before.unwrap_or_else(|| {
+        let turn = Latch::new();
+        turn.open();
+        turn
+    });
+    let (passed, front) = (Latch::new(), Latch::new());
+    let leg = Leg {
+        ask: Arc::clone(ask),
+        walk,
+        open_ended,
+        turn: turn.clone(),
+        passed: passed.clone(),
+        front: front.clone(),
+        out: sender,
+    };
+    Running { out, turn, passed, front, task: tokio::spawn(leg.run()) }
+}
+
+/// Steps in a row that one server makes.
+fn run(ask: &Ask, walk: &Walk) -> u64 {
+    let owner = |k| {
+        let Cursor { epoch, step } = walk.cursor(k);
+        ask.roster.owner(ask.key(Name { epoch, step, index: 0 }))
+    };
+    let first = owner(0);
+    let same = |k: &u64| match (&first, owner(*k)) {
+        (Some(first), Some(owner)) => Arc::ptr_eq(first, &owner),
+        _ => false,
+    };
+    1 + (1..LONGEST_RUN).take_while(same).count() as u64
 }

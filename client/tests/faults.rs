@@ -8,17 +8,20 @@ use tonic::Status;
 use crate::fake::{Data, Fake, Fault};
 use crate::{all, assert_are, client, job, names, options};
 
-/// Streams 12 steps from servers, the first of which has a fault once, in its sixth microbatch.
+/// Streams 12 steps from servers, the first of which has a fault once, in its sixth microbatch (if it
+/// comes to that: which server makes a step hangs on its port).
 async fn survives(fault: Fault, servers: usize) {
     let data = Data::default();
     let first = Fake::start(data.clone(), Some((5, fault, false)));
     let others: Vec<Fake> = (1..servers).map(|_| Fake::start(data.clone(), None)).collect();
     let all_servers: Vec<&Fake> = [&first].into_iter().chain(&others).collect();
-    let received = all(&client(&all_servers), Cursor::default(), End::Steps(12), Rank::ALONE).await;
+    let client = client(&all_servers);
+    let received = all(&client, Cursor::default(), End::Steps(12), Rank::ALONE).await;
     assert_are(&data, &received, &names(&data, Cursor::default(), 12, Rank::ALONE));
-    // Another one took over, where there is one: all but the first five.
-    let taken_over: u64 = others.iter().map(Fake::begun).sum();
-    assert_eq!(taken_over, if servers > 1 { 43 } else { 0 });
+    let stats = client.servers();
+    assert_eq!(stats.iter().map(|server| server.microbatches).sum::<u64>(), 48);
+    let failures: u64 = stats.iter().map(|server| server.failures).sum();
+    assert_eq!(failures, u64::from(first.begun() > 5), "{stats:?}");
 }
 
 #[tokio::test]
@@ -89,17 +92,18 @@ async fn another_server_takes_over_from_a_killed_one() {
     let other = Fake::start(data.clone(), None);
     let client = client(&[&server, &other]);
     let mut stream =
-        client.stream(&job(), Cursor::default(), End::Steps(5), Rank::ALONE).await.unwrap();
+        client.stream(&job(), Cursor::default(), End::Steps(30), Rank::ALONE).await.unwrap();
     let mut received: Vec<Microbatch> = Vec::new();
-    for _ in 0..9 {
+    // The server comes to its ninth microbatch, but for one port in millions.
+    while server.begun() < 10 {
         received.push(stream.next().await.unwrap().unwrap());
     }
     drop(server);
     while let Some(microbatch) = stream.next().await {
         received.push(microbatch.unwrap());
     }
-    assert_are(&data, &received, &names(&data, Cursor::default(), 5, Rank::ALONE));
-    assert_eq!(other.begun(), 11);
+    assert_are(&data, &received, &names(&data, Cursor::default(), 30, Rank::ALONE));
+    assert!(other.begun() > 50, "{}", other.begun());
 }
 
 /// What a stream of one server ends with, and how many microbatches it delivered before.

@@ -5,7 +5,15 @@
 #[expect(dead_code, reason = "other tests use the rest")]
 mod fake;
 mod faults;
+mod fleet;
 mod order;
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "it says which seed failed, and takes seeds from the environment"
+)]
+mod sim;
 
 use std::time::Duration;
 

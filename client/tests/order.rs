@@ -245,6 +245,8 @@ async fn endpoints_that_cannot_be_are_refused() {
     assert!(refused("localhost").contains("give http://host:port"));
     assert!(refused("ftp://localhost:1").contains("give http://host:port"));
     assert!(refused("").contains("give http://host:port"));
+    assert!(refused("dns+ftp://forebay:1").contains("dns+http://name:port for every address"));
+    assert!(refused("dns+http://forebay").contains("not http or https with a port"));
     let none = Client::connect(Options::new([""; 0])).unwrap_err().to_string();
     assert!(none.starts_with("no endpoint: name at least one server"), "{none}");
 }

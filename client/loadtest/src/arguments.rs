@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::{Parser, ValueEnum};
-use forebay_client::{Access, Cursor, Dtype, Job, Layout, MixedBy, RecipeRef};
+use forebay_client::{Access, Cursor, Dtype, Job, Layout, MixedBy, RecipeRef, ServerFlags};
 use forebay_loadtest::{Options, Pace, Phase, Slo, Spawn, StepTime, duration};
 
 /// Load forebay servers with virtual trainers, and check what they receive.
@@ -22,7 +22,8 @@ use forebay_loadtest::{Options, Pace, Phase, Slo, Spawn, StepTime, duration};
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub(crate) struct Arguments {
-    /// A server, as http://host:port or https://host:port; may be given several times or with commas.
+    /// A server, as http://host:port or https://host:port, or every address of a name, as
+    /// dns+http://name:port; may be given several times or with commas.
     #[arg(long, env = "FOREBAY_ENDPOINT", required_unless_present = "spawn", value_delimiter = ',', num_args = 1..)]
     endpoint: Vec<String>,
     /// Name of the dataset, as the servers have it; may be left out where they have just one. With
@@ -64,6 +65,8 @@ pub(crate) struct Arguments {
     mixed_by: MixedBy,
     #[command(flatten)]
     access: Access,
+    #[command(flatten)]
+    servers: ServerFlags,
 
     /// Trainers of a world.
     #[arg(long, help_heading = "Load", env = "FOREBAY_TRAINERS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
@@ -187,7 +190,7 @@ impl Arguments {
                 std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
             ),
         };
-        let mut client = forebay_client::Options::new(self.endpoint);
+        let mut client = self.servers.apply(forebay_client::Options::new(self.endpoint));
         client.access = self.access;
         client.prefetch_bytes = self.prefetch_bytes;
         client.dtype = self.dtype;

@@ -71,11 +71,15 @@ pub(crate) enum Fault {
 /// or in each from there on.
 pub(crate) type Plan = Option<(u64, Fault, bool)>;
 
+/// Epoch, step and index of each microbatch that was begun.
+type Served = Arc<Mutex<Vec<(u64, u64, u32)>>>;
+
 /// A running server. Dropping it kills it, with all its connections.
 #[derive(Debug)]
 pub(crate) struct Fake {
     pub(crate) address: SocketAddr,
     begun: Arc<AtomicU64>,
+    served: Served,
     runtime: Option<Runtime>,
 }
 
@@ -89,7 +93,9 @@ impl Fake {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let handle = runtime.handle().clone();
         let begun = Arc::new(AtomicU64::new(0));
-        let service = Service { data, plan: Arc::new(Mutex::new(plan)), begun: Arc::clone(&begun) };
+        let (plan, served) = (Arc::new(Mutex::new(plan)), Served::default());
+        let service =
+            Service { data, plan, begun: Arc::clone(&begun), served: Arc::clone(&served) };
         // On a thread of its own, so that tests may call it from asynchronous code.
         let start = move || {
             handle.block_on(async move {
@@ -109,7 +115,13 @@ impl Fake {
         };
         let thread = std::thread::Builder::new().name("start".into()).spawn(start).unwrap();
         let address = thread.join().unwrap();
-        Self { address, begun, runtime: Some(runtime) }
+        Self { address, begun, served, runtime: Some(runtime) }
+    }
+
+    /// What runs in a server without faults, without the server.
+    pub(crate) fn service(data: Data) -> ForebayServiceServer<impl ForebayService> {
+        let (plan, begun) = (Arc::default(), Arc::default());
+        ForebayServiceServer::new(Service { data, plan, begun, served: Served::default() })
     }
 
     pub(crate) fn url(&self) -> String {
@@ -119,6 +131,11 @@ impl Fake {
     /// Microbatches that the server began to send.
     pub(crate) fn begun(&self) -> u64 {
         self.begun.load(Ordering::SeqCst)
+    }
+
+    /// Their names.
+    pub(crate) fn served(&self) -> Vec<(u64, u64, u32)> {
+        self.served.lock().unwrap().clone()
     }
 }
 
@@ -149,7 +166,7 @@ impl Data {
         u32::try_from(left.min(self.microbatches.into())).unwrap()
     }
 
-    fn digest(&self, of: u8) -> Vec<u8> {
+    pub(crate) fn digest(&self, of: u8) -> Vec<u8> {
         let mut digest = vec![of; 32];
         digest[0] = self.version;
         digest
@@ -207,6 +224,7 @@ struct Service {
     data: Data,
     plan: Arc<Mutex<Plan>>,
     begun: Arc<AtomicU64>,
+    served: Served,
 }
 
 type Frames = Pin<Box<dyn tokio_stream::Stream<Item = Result<v1::Frame, Status>> + Send>>;
@@ -248,6 +266,7 @@ impl Service {
     async fn send(&self, seed: u64, name: (u64, u64, u32), sender: &Sender) -> bool {
         let fault = self.fault();
         let (epoch, step, index) = name;
+        self.served.lock().unwrap().push(name);
         let other =
             matches!(fault, Some(Fault::Order)).then_some((index + 1) % self.data.microbatches);
         let (mut header, mut payload) =
@@ -285,6 +304,7 @@ impl Service {
             data: self.data.clone(),
             plan: Arc::clone(&self.plan),
             begun: Arc::clone(&self.begun),
+            served: Arc::clone(&self.served),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::backend::Device;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use forebay_client::Access;
+use forebay_client::{Access, ServerFlags};
 
 /// Trains ResNets by the recipes of "ResNet strikes back", fed by forebay servers.
 #[derive(Debug, Parser)]
@@ -34,11 +34,13 @@ pub(crate) enum Command {
 /// Where microbatches come from.
 #[derive(Args, Debug)]
 pub(crate) struct Source {
-    /// Servers, as host:port, separated by commas.
+    /// Servers, as host:port, separated by commas; or every address of a name, as dns+http://name:port.
     #[arg(long, env = "FOREBAY_SERVER", value_delimiter = ',', required_unless_present = "replay")]
     pub(crate) server: Vec<String>,
     #[command(flatten)]
     pub(crate) access: Access,
+    #[command(flatten)]
+    pub(crate) servers: ServerFlags,
     /// Name of the dataset to train on.
     #[arg(long, env = "FOREBAY_DATASET", required_unless_present = "replay")]
     pub(crate) dataset: Option<String>,

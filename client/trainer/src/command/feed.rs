@@ -41,6 +41,7 @@ impl Feed {
         }
         let servers = source.server.iter().map(String::as_str);
         let options = Options { access: source.access.clone(), ..Options::new(servers) };
+        let options = source.servers.apply(options);
         let client = blocking::Client::connect(options)?;
         let dataset = source.dataset.as_deref().context("no --dataset")?;
         let only_evaluates = training.is_none().then_some(dataset);
