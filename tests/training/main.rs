@@ -1,6 +1,6 @@
 //! Training on a GPU, or on the stand-in that `FOREBAY_TEST_DEVICE` names: it follows the CPU, resumes and
 //! joins ranks to the bit. Without a GPU there is nothing to select.
-#![expect(clippy::unwrap_used, reason = "a test")]
+#![cfg_attr(feature = "cuda", expect(clippy::unwrap_used, reason = "a test"))]
 
 use libtest_mimic::{Arguments, Trial};
 
