@@ -4,7 +4,8 @@
 //! others, so that whoever holds a checked header may size buffers by it.
 
 use crate::v1::mix_parameters::Kind;
-use crate::v1::{DType, Header, Layout, MixPlan};
+use crate::v1::{DType, Header, Layout, MixPlan, Rect};
+use xxhash_rust::xxh3::Xxh3;
 
 /// Channels of a pixel.
 const CHANNELS: u32 = 3;
@@ -72,6 +73,16 @@ pub enum HeaderError {
         /// Whose it is.
         sample: usize,
     },
+    /// Records, labels, weights or the mix plan are not those that were sent.
+    #[error(
+        "targets have XXH3 {found:016x}, not {expected:016x} as the header says: damaged on the way"
+    )]
+    Targets {
+        /// What the header says.
+        expected: u64,
+        /// What they have.
+        found: u64,
+    },
     /// A rectangle of the mix plan is not inside the image.
     #[error("the rectangle of sample {sample} is not inside the image")]
     Rect {
@@ -106,7 +117,29 @@ pub fn check(header: &Header, limit: u64) -> Result<(), HeaderError> {
     check_targets(header, samples)?;
     check_digest("dataset_digest", &header.dataset_digest)?;
     check_digest("recipe_digest", &header.recipe_digest)?;
-    header.mix.as_ref().map_or(Ok(()), |mix| check_mix(mix, [samples, height, width]))
+    header.mix.as_ref().map_or(Ok(()), |mix| check_mix(mix, [samples, height, width]))?;
+    let found = targets_xxh3(header);
+    let expected = header.targets_xxh3.unwrap_or(found);
+    if found == expected { Ok(()) } else { Err(HeaderError::Targets { expected, found }) }
+}
+
+/// XXH3-64 of what a trainer learns besides the pixels, as `Header.targets_xxh3` says.
+pub fn targets_xxh3(header: &Header) -> u64 {
+    let mut hash = Xxh3::new();
+    let mut word = |word: u32| hash.update(&word.to_le_bytes());
+    for record in &header.records {
+        let halves = [*record, *record >> 32].map(|half| (half & 0xffff_ffff) as u32);
+        halves.into_iter().for_each(&mut word);
+    }
+    header.label_a.iter().chain(&header.label_b).copied().for_each(&mut word);
+    header.lambda.iter().map(|lambda| lambda.to_bits()).for_each(&mut word);
+    for sample in header.mix.iter().flat_map(|mix| &mix.samples) {
+        let Rect { top, left, height, width } = sample.rect.unwrap_or_default();
+        let weights = [sample.lambda, sample.partner_lambda].map(f32::to_bits);
+        word(sample.kind.cast_unsigned());
+        weights.into_iter().chain([top, left, height, width]).for_each(&mut word);
+    }
+    hash.digest()
 }
 
 /// Samples, height and width.
@@ -177,7 +210,7 @@ fn check_digest(field: &'static str, digest: &[u8]) -> Result<(), HeaderError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::v1::{MixParameters, Rect};
+    use crate::v1::MixParameters;
 
     fn good() -> Header {
         Header {
@@ -245,6 +278,25 @@ mod tests {
             assert!(check(&header, 420).is_err(), "{what}");
         }
         assert_eq!(check(&good(), 419), Err(HeaderError::Limit { stated: 420, limit: 419 }));
+    }
+
+    #[test]
+    fn a_target_that_changed_on_the_way_is_refused() {
+        let sent = Header { targets_xxh3: Some(targets_xxh3(&good())), ..good() };
+        assert_eq!(check(&sent, 420), Ok(()));
+        let changes: [fn(&mut Header); 6] = [
+            |h| h.records[1] ^= 1 << 40,
+            |h| h.label_a[0] ^= 4,
+            |h| h.label_b.swap(0, 1),
+            |h| h.lambda[0] = 0.5,
+            |h| h.mix.as_mut().unwrap().samples[1].partner_lambda = 0.5,
+            |h| h.mix.as_mut().unwrap().samples[0].rect = Some(Rect { top: 1, ..Rect::default() }),
+        ];
+        for change in changes {
+            let mut damaged = sent.clone();
+            change(&mut damaged);
+            assert!(matches!(check(&damaged, 420), Err(HeaderError::Targets { .. })));
+        }
     }
 
     #[test]

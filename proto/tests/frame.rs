@@ -35,6 +35,7 @@ fn microbatch(shape: [u32; 4], dtype: DType) -> (Header, Bytes) {
         lambda: vec![0.25; n],
         mix: Some(MixPlan { samples: vec![MixParameters::default(); n] }),
         timings: Some(Timings { decode: 5, ..Timings::default() }),
+        targets_xxh3: None,
     };
     (header, payload.into())
 }

@@ -171,7 +171,7 @@ impl Microbatch {
         name: Name,
         output: Output,
     ) -> (v1::Header, Bytes) {
-        let header = v1::Header {
+        let mut header = v1::Header {
             epoch: name.epoch,
             step: name.step,
             microbatch: name.index,
@@ -189,7 +189,9 @@ impl Microbatch {
             lambda: self.lambda,
             mix: self.mix,
             timings: Some(self.timings),
+            targets_xxh3: None,
         };
+        header.targets_xxh3 = Some(forebay_proto::header::targets_xxh3(&header));
         (header, self.payload)
     }
 }

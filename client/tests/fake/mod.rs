@@ -214,6 +214,7 @@ impl Data {
             records,
             mix: None,
             timings: Some(v1::Timings { decode: 1500, make: 900, ..v1::Timings::default() }),
+            targets_xxh3: None,
         };
         (header, payload)
     }

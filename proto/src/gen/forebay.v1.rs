@@ -181,6 +181,10 @@ pub struct Header {
     pub mix: ::core::option::Option<MixPlan>,
     #[prost(message, optional, tag = "17")]
     pub timings: ::core::option::Option<Timings>,
+    /// XXH3-64, seed 0, of what is learned besides the pixels, in little-endian: records, label_a, label_b, lambda,
+    /// and of each sample of mix kind, lambda, partner_lambda and the four numbers of rect, or zeros.
+    #[prost(fixed64, optional, tag = "18")]
+    pub targets_xxh3: ::core::option::Option<u64>,
 }
 /// What MixUp and CutMix do to each sample; the partner of sample i of n is n - 1 - i.
 #[derive(Clone, PartialEq, ::prost::Message)]
