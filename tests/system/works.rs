@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use forebay::mix::{DType, Layout, Output};
 use forebay::pipeline::{Asker, Settings};
-use forebay::recipe::Recipe;
 use forebay::{Error, Microbatch, Pipeline, Request};
 use forebay_client::{Client, Cursor, End, Job, Microbatches, Options, Rank};
 use forebay_server::Limits;
@@ -214,30 +213,20 @@ fn a_client_may_ask_for_no_more_than_its_bound_and_is_told_how_long_to_wait() {
     drop(got(&ask(&pipeline, request(&a2, 0, 1, 4), bounded("a"))));
 }
 
-/// Asks for the microbatches of a client one after the other, so many at once, until told to stop;
-/// says how many it got.
-fn read(
-    pipeline: &Pipeline,
-    recipe: &Arc<Recipe>,
-    client: &str,
-    seed: u64,
-    stop: &AtomicBool,
-) -> u64 {
-    let mut got = 0;
+/// Reads the microbatches of a client, four asked for at once, for as long as `more` says.
+fn read(pipeline: &Pipeline, (client, seed): (&str, u64), mut more: impl FnMut() -> bool) {
+    let recipe = recipe("a2", &["microbatches = 1"]);
     let mut asked = VecDeque::new();
     let mut names = (0..).flat_map(|epoch| (0..3).map(move |step| (epoch, step)));
-    while !stop.load(Ordering::Relaxed) {
+    while more() {
         while asked.len() < 4 {
             let (epoch, step) = names.next().unwrap();
-            let mut wanted = request(recipe, epoch, step, 0);
+            let mut wanted = request(&recipe, epoch, step, 0);
             wanted.name.seed = seed;
             asked.push_back(ask(pipeline, wanted, asker(client)));
         }
-        let made: Made = asked.pop_front().unwrap();
-        made.recv_timeout(LONG).unwrap().unwrap();
-        got += 1;
+        drop(got(&asked.pop_front().unwrap()));
     }
-    got
 }
 
 fn of_one_thread(cache_bytes: usize) -> Pipeline {
@@ -247,22 +236,26 @@ fn of_one_thread(cache_bytes: usize) -> Pipeline {
 
 #[test]
 fn one_who_reads_much_and_one_who_reads_little_get_the_same() {
-    let (pipeline, a2) = (of_one_thread(0), recipe("a2", &["microbatches = 1"]));
-    let stop = AtomicBool::new(false);
-    let (greedy, quick) = std::thread::scope(|scope| {
-        let streams = (0..32).map(|seed| {
-            let (pipeline, a2, stop) = (&pipeline, &a2, &stop);
-            scope.spawn(move || read(pipeline, a2, "greedy", seed, stop))
+    let (pipeline, stop) = (of_one_thread(0), AtomicBool::new(false));
+    let made = || pipeline.totals().microbatches;
+    let all = std::thread::scope(|scope| {
+        for seed in 0..32 {
+            let (pipeline, stop) = (&pipeline, &stop);
+            scope.spawn(move || read(pipeline, ("greedy", seed), || !stop.load(Ordering::Relaxed)));
+        }
+        let (mut times, mut before) = (0, 0);
+        read(&pipeline, ("quick", 99), || {
+            times += 1;
+            if times == 20 {
+                before = made();
+            }
+            times < 100
         });
-        let greedy: Vec<_> = streams.collect();
-        let quick = scope.spawn(|| read(&pipeline, &a2, "quick", 99, &stop));
-        std::thread::sleep(Duration::from_secs(2));
         stop.store(true, Ordering::Relaxed);
-        let greedy: u64 = greedy.into_iter().map(|stream| stream.join().unwrap()).sum();
-        (greedy, quick.join().unwrap())
+        made() - before
     });
-    let share = quick as f64 / (greedy + quick) as f64;
-    assert!((0.4..=0.6).contains(&share), "{quick} of {}", greedy + quick);
+    let share = 80.0 / all as f64;
+    assert!((0.4..=0.65).contains(&share), "80 of {all}");
 }
 
 /// A stream of a job of large microbatches, from an epoch on.

@@ -54,13 +54,14 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
             None => None,
         };
         warn_of_openness(&config.access, listener.local_addr()?);
+        // Before anybody can know that it listens: a signal that comes first would end it at once.
+        let (mut terminate, mut interrupt) =
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         // For whoever started this server on port 0.
         say(format!("listening on {}", listener.local_addr()?))?;
         if let Some(admin) = &admin {
             say(format!("metrics and status on http://{}/", admin.local_addr()?))?;
         }
-        let (mut terminate, mut interrupt) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         let shutdown = async move {
             tokio::select! {
                 _ = terminate.recv() => info!("SIGTERM: draining"),
