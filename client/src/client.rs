@@ -238,7 +238,7 @@ impl Client {
         key: u64,
         call: impl Fn(Arc<Member>) -> F,
     ) -> Result<T, Error> {
-        let mut attempts = Attempts::new(roster);
+        let mut attempts = Attempts::single(roster);
         loop {
             let turn = attempts.turn(key, request).await?;
             match call(Arc::clone(&turn.member)).await {

@@ -23,7 +23,8 @@ enum Verdict {
     /// Never ask this server again.
     Exclude,
     /// It does not let this client in, or is not who it should be. At the start that is a mistake in
-    /// the setup, and the server is excluded; later, most likely files are being replaced: ask again.
+    /// the setup, and the server is excluded; later, most likely files are being replaced: a stream asks
+    /// again, a single call ends when all servers say so.
     Stranger,
     /// No server would answer otherwise.
     Never,
@@ -58,10 +59,10 @@ fn verdict(cause: &Cause) -> Verdict {
 
 impl Roster {
     /// Holds a failure against the server; what it calls for.
-    fn judge(&self, turn: &Turn, cause: &Cause) -> Verdict {
+    fn judge(&self, turn: &Turn, cause: &Cause, single: bool) -> Verdict {
         let verdict = match verdict(cause) {
-            Verdict::Stranger if self.is_familiar() => Verdict::Again(None),
-            Verdict::Stranger => Verdict::Exclude,
+            Verdict::Stranger if !self.is_familiar() => Verdict::Exclude,
+            Verdict::Stranger if !single => Verdict::Again(None),
             verdict => verdict,
         };
         let rest = if let Verdict::Again(rest) = verdict { rest } else { None };
@@ -76,7 +77,7 @@ impl Roster {
     pub(crate) fn blame(&self, turn: &Turn, cause: &Cause) {
         let endpoint = turn.member.name();
         tracing::debug!(endpoint, %cause, "asked as well, in vain");
-        self.judge(turn, cause);
+        self.judge(turn, cause, false);
     }
 }
 
@@ -84,6 +85,8 @@ impl Roster {
 #[derive(Debug)]
 pub(crate) struct Attempts {
     pub(crate) roster: Arc<Roster>,
+    /// Whether they are at a single call.
+    single: bool,
     /// Failures since the last success, and when the first of them was.
     failures: u32,
     since: Option<Instant>,
@@ -92,8 +95,20 @@ pub(crate) struct Attempts {
 }
 
 impl Attempts {
+    /// At a stream.
     pub(crate) fn new(roster: &Arc<Roster>) -> Self {
-        Self { roster: Arc::clone(roster), failures: 0, since: None, strange: BTreeMap::new() }
+        Self {
+            roster: Arc::clone(roster),
+            single: false,
+            failures: 0,
+            since: None,
+            strange: BTreeMap::new(),
+        }
+    }
+
+    /// At a single call.
+    pub(crate) fn single(roster: &Arc<Roster>) -> Self {
+        Self { single: true, ..Self::new(roster) }
     }
 
     /// Something arrived.
@@ -162,19 +177,20 @@ impl Attempts {
     /// A server failed; the error to end with, if that is the end.
     pub(crate) fn failed(&mut self, turn: &Turn, cause: Cause, request: &str) -> Result<(), Error> {
         let endpoint = turn.member.name();
-        let verdict = self.roster.judge(turn, &cause);
+        let verdict = self.roster.judge(turn, &cause, self.single);
         let left = self.roster.members();
         let over = match verdict {
-            Verdict::Twice => {
-                *self.strange.entry(endpoint.to_owned()).or_default() += 1;
+            Verdict::Twice | Verdict::Stranger => {
+                let chances = if verdict == Verdict::Stranger { 2 } else { 1 };
+                *self.strange.entry(endpoint.to_owned()).or_default() += chances;
                 let twice = |count: &u32| *count >= 2;
                 left.iter().all(|server| self.strange.get(server.name()).is_some_and(twice))
             }
-            Verdict::Exclude | Verdict::Stranger if !left.is_empty() || self.may_change() => false,
-            Verdict::Exclude | Verdict::Stranger if self.roster.reasons().len() > 1 => {
+            Verdict::Exclude if !left.is_empty() || self.may_change() => false,
+            Verdict::Exclude if self.roster.reasons().len() > 1 => {
                 return Err(self.nobody(request));
             }
-            Verdict::Exclude | Verdict::Stranger | Verdict::Never => true,
+            Verdict::Exclude | Verdict::Never => true,
             Verdict::Again(_) => false,
         };
         if over {
@@ -338,6 +354,11 @@ mod tests {
         for _ in 0..5 {
             fail(&mut one, stranger()).await.unwrap();
         }
+        // A call beside the stream is told at once, and the server is not excluded for that.
+        let mut call = Attempts::single(&one.roster);
+        let error = fail(&mut call, stranger()).await.unwrap_err();
+        assert!(matches!(error, Error::Refused { .. }), "{error}");
+        fail(&mut one, unavailable()).await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
