@@ -115,7 +115,8 @@ async fn slow_readers_hold_bounded_memory_and_a_fast_one_gets_its_share() {
         early >> 20,
         late >> 20
     );
-    assert!(beside > alone * 0.6, "{beside} images/s beside them, {alone} alone");
+    // At rest it is three quarters and more; here other tests run beside. Unpaced it was a thousandth.
+    assert!(beside > alone * 0.15, "{beside} images/s beside them, {alone} alone");
     assert!(late < early + (8 << 20), "{early} bytes, then {late}");
     // Buffers, samples made early, and the process itself with its decoders.
     assert!(late < BUFFERS + (8 << 20) + (64 << 20) + readers * (256 << 10), "{late} bytes");
