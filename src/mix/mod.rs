@@ -20,7 +20,7 @@ use crate::recipe::Recipe;
 use crate::sample::Size;
 
 #[cfg(feature = "cuda")]
-pub use cuda::Cuda;
+pub use cuda::{Cuda, MIX_BYTES, MIX_KERNELS, mix_entry};
 pub use device::{DEVICE_BYTES, Device, Mixer, Times, Work, open};
 
 /// Type of a pixel's channel values.

@@ -170,11 +170,13 @@ fn narrow(folder: &Path, model: &str, on: On, part: &str) -> Result<(), Failed> 
     // but for that rounding. Where a sum rounds the other way, a `ReLU` may decide otherwise, which moves small
     // gradients by much and all of them together by little.
     let rounded = findings(folder, model, On::Rounded, part);
-    for ((what, error, _), (_, expected, _)) in found.iter().zip(&rounded) {
-        within(what, *error, 4.0 * expected + 1.0 / 256.0)?;
+    // Steps part as those in f32 do, and as torch's: see the golden set's README.
+    for ((what, error, limit), (_, expected, _)) in found.iter().zip(&rounded) {
+        within(what, *error, 4.0 * expected + limit.max(1.0 / 256.0))?;
     }
     let mean = |found: &[Finding]| found.iter().map(|f| f.1).sum::<f64>() / found.len() as f64;
-    within("all together", mean(&found), 1.5 * mean(&rounded) + 1.0 / 256.0)?;
+    let most = found.iter().fold(1.0 / 256.0, |most: f64, f| most.max(f.2));
+    within("all together", mean(&found), 1.5 * mean(&rounded) + most)?;
     Ok(())
 }
 

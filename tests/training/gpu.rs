@@ -11,7 +11,7 @@ use forebay_trainer::train::{Cursor, Flow, Report, Training, train};
 use forebay_trainer::{Error, init, selftest};
 use libtest_mimic::Trial;
 
-use crate::microbatches::{SAMPLES, SIDE, batch, batches, settings};
+use crate::microbatches::{SAMPLES, SIDE, batch, batches, made, settings};
 
 /// A test, on a device.
 type Test = fn(u32);
@@ -21,7 +21,8 @@ type Trained = (Vec<Report>, State);
 
 pub(crate) fn trials() -> Vec<Trial> {
     let Some(forebay::mix::Device::Cuda(device)) = forebay_tests::gpu() else { return Vec::new() };
-    let alone: [(&str, Test); 8] = [
+    let alone: [(&str, Test); 9] = [
+        ("microbatches_mixed_here_train_the_bits_of_those_mixed_by_the_server", mixed_here),
         ("each_operation_is_the_cpu_s_but_for_rounding", layers),
         ("ten_steps_of_resnet20_lose_as_on_the_cpu", losses_follow_the_cpu),
         ("a_resumed_training_gives_the_bits_of_one_without_a_stop", resume),
@@ -187,6 +188,31 @@ fn same(device: u32) {
     let (again, other) = whole(&mut one(device), &training);
     assert_eq!(numbers(&first), numbers(&again));
     assert!(state == other);
+}
+
+fn mixed_here(device: u32) {
+    let training = settings(1, 4);
+    let run = |mixed: bool| {
+        let mut backend = one(device);
+        let source = (0..8).map(|step| {
+            let cursor = Cursor { epoch: step / 4, step: step % 4 };
+            Ok(made(&training, cursor, 0, mixed))
+        });
+        let mut reports = Vec::new();
+        let after = |_: &mut Cuda, _: Cursor, report: &Report| {
+            reports.push(*report);
+            Ok::<Flow, Error>(Flow::Continue(()))
+        };
+        let begin = Cursor::default();
+        train(&mut backend, &training, begin, source, |_| false, after).unwrap();
+        (numbers(&reports), backend.state().unwrap())
+    };
+    let (here, there) = (run(false), run(true));
+    assert_eq!(here.0, there.0);
+    assert!(here.1 == there.1);
+    let refused = cpu().logits(&made(&training, Cursor::default(), 0, false)).map(<[f32]>::to_vec);
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("--mixed-by server"), "{refused}");
 }
 
 fn short(device: u32) {

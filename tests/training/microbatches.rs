@@ -3,10 +3,11 @@
 use std::sync::LazyLock;
 
 use bytes::Bytes;
-use forebay::Pipeline;
 use forebay::mix::Mixer;
 use forebay::pipeline::Settings;
-use forebay_client::Rank;
+use forebay::plan::{MixKind, MixSample};
+use forebay::{Pipeline, Rect};
+use forebay_client::{Mix, Rank};
 use forebay_tests::world::{recipe, request};
 use forebay_trainer::backend::{Batch, Pixels};
 use forebay_trainer::train::{Cursor, Training};
@@ -32,8 +33,13 @@ pub(crate) fn settings(microbatches: u32, steps: u64) -> Training {
     training
 }
 
-/// A microbatch of a step of so many.
+/// A microbatch of a step.
 pub(crate) fn batch(training: &Training, cursor: Cursor, index: u32) -> Batch {
+    made(training, cursor, index, true)
+}
+
+/// The same, mixed or to be.
+pub(crate) fn made(training: &Training, cursor: Cursor, index: u32, mixed: bool) -> Batch {
     let microbatches = training.microbatches;
     let samples = SAMPLES * microbatches as usize;
     let set = [
@@ -45,16 +51,37 @@ pub(crate) fn batch(training: &Training, cursor: Cursor, index: u32) -> Batch {
     let recipe = recipe("a3", &set.each_ref().map(String::as_str));
     // There are too few pictures for a step of an epoch: each step is the first of an epoch of its own.
     let epoch = cursor.epoch * training.steps + cursor.step;
-    let made = PIPELINE.make(request(&recipe, epoch, 0, index)).unwrap();
+    let mut request = request(&recipe, epoch, 0, index);
+    request.output.mixed = mixed;
+    let made = PIPELINE.make(request).unwrap();
+    let bytes = Bytes::copy_from_slice(&made.payload);
+    let pixels = if mixed {
+        Pixels::Bytes(bytes)
+    } else {
+        Pixels::Clean(bytes, made.plan.samples.iter().map(left).collect())
+    };
     Batch {
         epoch: cursor.epoch,
         step: cursor.step,
         index,
         size: (SIDE, SIDE),
-        pixels: Pixels::Bytes(Bytes::copy_from_slice(&made.payload)),
+        pixels,
         label_a: made.label_a,
         label_b: made.label_b,
         lambda: made.lambda,
+    }
+}
+
+/// What a client is told of a sample that is to be mixed.
+fn left(sample: &MixSample) -> Mix {
+    match sample.kind {
+        MixKind::None => Mix::Keep,
+        MixKind::Mixup => {
+            Mix::MixUp { lambda: sample.weights[0], partner_lambda: sample.weights[1] }
+        }
+        MixKind::Cutmix(Rect { top, left, height, width }) => {
+            Mix::CutMix { top, left, height, width }
+        }
     }
 }
 

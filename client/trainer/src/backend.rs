@@ -11,6 +11,7 @@ mod device;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use forebay_client::Mix;
 
 pub use device::{Device, Networks};
 
@@ -170,6 +171,8 @@ pub(crate) fn normalised(mean: f64, std: f64) -> [f32; 256] {
 pub enum Pixels {
     /// 0 to 255, to be normalised.
     Bytes(Bytes),
+    /// The same, of which each sample is to be mixed with its mirror in the microbatch first. On a GPU alone.
+    Clean(Bytes, Vec<Mix>),
     /// Normalised.
     Floats(Vec<f32>),
 }
@@ -236,13 +239,18 @@ impl Batch {
             ));
         }
         let numbers = match &self.pixels {
-            Pixels::Bytes(bytes) => bytes.len(),
+            Pixels::Bytes(bytes) | Pixels::Clean(bytes, _) => bytes.len(),
             Pixels::Floats(floats) => floats.len(),
         };
         if numbers != samples * height * width * 3 {
             return Some(format!(
                 "{numbers} pixel values for {samples} RGB images of {height}x{width}"
             ));
+        }
+        if let Pixels::Clean(_, mix) = &self.pixels
+            && mix.len() != samples
+        {
+            return Some(format!("{} samples are to be mixed of {samples}", mix.len()));
         }
         if self.label_b.len() != samples || self.lambda.len() != samples {
             return Some(format!(

@@ -21,6 +21,10 @@ use super::{DType, Layout, Work};
 use crate::gpu::{Device, DeviceError, HostBytes, HostMemory, Kernel, LANES};
 
 use side::Side;
+pub use side::{MIX as MIX_BYTES, entry as mix_entry};
+
+/// The source of kernels/mix.cu, for who has the pixels on a GPU already: compile it with [`Device::compile`].
+pub const MIX_KERNELS: &str = include_str!("../kernels/mix.cu");
 
 /// A GPU that mixes. One thread owns all that is on it; others hand it work and return at once.
 pub struct Cuda {
@@ -53,9 +57,8 @@ impl Kernels {
             ["mix_16_nhwc", "mix_16_nchw"],
             ["mix_32_nhwc", "mix_32_nchw"],
         ];
-        let source = include_str!("../kernels/mix.cu");
         let [a, b, c, d, e, f] =
-            device.compile("mix.cu", source, names.as_flattened().try_into().expect("six"))?;
+            device.compile("mix.cu", MIX_KERNELS, names.as_flattened().try_into().expect("six"))?;
         let source = include_str!("../kernels/dense_target.cu");
         let [dense_target] = device.compile("dense_target.cu", source, ["dense_target"])?;
         Ok(Self { mix: [[a, b], [c, d], [e, f]], dense_target })

@@ -17,7 +17,7 @@ const MOST: usize = 4096;
 const TABLES: usize = 3 * 256 * 4;
 
 /// Bytes of `Mix` in kernels/mix.cu.
-const MIX: usize = 32;
+pub const MIX: usize = 32;
 
 /// Where pixels begin in a lane's memory: behind the tables and the entries.
 const PIXELS: usize = TABLES + MOST * MIX;
@@ -188,7 +188,7 @@ fn pair(words: [[u8; 4]; 2]) -> [u8; 8] {
 }
 
 /// A sample's `Mix` of kernels/mix.cu, as it lies in memory.
-fn entry(sample: MixSample) -> [u8; MIX] {
+pub fn entry(sample: MixSample) -> [u8; MIX] {
     let (kind, cut) = match sample.kind {
         MixKind::None => (0, Rect { top: 0, left: 0, height: 0, width: 0 }),
         MixKind::Mixup => (1, Rect { top: 0, left: 0, height: 0, width: 0 }),

@@ -203,6 +203,7 @@ impl<T: Real> Cpu<T> {
                     x,
                 );
             }
+            Pixels::Clean(..) => unreachable!("`checked` refuses them"),
             Pixels::Floats(floats) => pool::images(
                 padded,
                 pad,
@@ -232,7 +233,7 @@ impl<T: Real> Backend for Cpu<T> {
     }
 
     fn accumulate(&mut self, batch: &Batch, part: &Part<'_>) -> Result<(), Error> {
-        batch.check(&self.training.plan.graph, self.training.plan.batch)?;
+        checked(batch, &self.training.plan)?;
         let samples = batch.samples();
         self.images(batch, true);
         self.operations(samples, true, part.drops);
@@ -292,7 +293,7 @@ impl<T: Real> Backend for Cpu<T> {
     }
 
     fn logits(&mut self, batch: &Batch) -> Result<&[f32], Error> {
-        batch.check(&self.inference.plan.graph, self.inference.plan.batch)?;
+        checked(batch, &self.inference.plan)?;
         self.images(batch, false);
         self.forward(batch.samples(), false, None);
         let mut logits = std::mem::take(&mut self.logits);
@@ -317,6 +318,15 @@ impl<T: Real> Backend for Cpu<T> {
     fn load(&mut self, state: &State) -> Result<(), String> {
         self.take_state(state)
     }
+}
+
+/// Refuses what does not fit, and what is still to be mixed.
+fn checked(batch: &Batch, plan: &Plan) -> Result<(), Error> {
+    batch.check(&plan.graph, plan.batch)?;
+    let Pixels::Clean(..) = batch.pixels else { return Ok(()) };
+    let (epoch, step, index) = (batch.epoch, batch.step, batch.index);
+    let problem = "it is not mixed yet, which a GPU does; take --mixed-by server".to_owned();
+    Err(Error::Batch { epoch, step, index, problem })
 }
 
 /// One after the other, each at a cache line.

@@ -26,8 +26,11 @@ pub use state::bf16;
 
 use std::collections::VecDeque;
 
-use forebay::gpu::{Device, DeviceError, Lane, Pinned};
-use forebay_client::Rank;
+use forebay::Rect;
+use forebay::gpu::{Device, DeviceError, Kernel, Lane, Pinned};
+use forebay::mix::{MIX_BYTES, MIX_KERNELS, mix_entry};
+use forebay::plan::{MixKind, MixSample};
+use forebay_client::{Mix, Rank};
 
 use all::All;
 use conv::Convolutions;
@@ -91,6 +94,7 @@ pub struct Cuda {
     layout: Layout,
     input: Input,
     kernels: Kernels,
+    mix: Kernel,
     ranks: Ranks,
     /// The gradients' buckets, with the operation after whose backward each is whole.
     buckets: Vec<(usize, std::ops::Range<usize>)>,
@@ -147,6 +151,7 @@ impl Cuda {
         let inference = Plan::inference(networks.evaluation, networks.eval_batch);
         let Setting { device, number, place, bucket } = &setting;
         let kernels = Kernels::compile(device, *number)?;
+        let [mix] = device.compile("mix.cu", MIX_KERNELS, ["mix_u8_nhwc"])?;
         let mut convolutions = Convolutions::new(device, *number)?;
         let mut workspace = 0;
         for (plan, train) in [(&training, true), (&inference, false)] {
@@ -182,6 +187,7 @@ impl Cuda {
             layout,
             input,
             kernels,
+            mix,
             convolutions,
             lane,
         };
@@ -214,7 +220,7 @@ impl Cuda {
 
     /// The kernels, on the lane.
     const fn launch(&self) -> Launch<'_> {
-        Launch { lane: &self.lane, kernels: &self.kernels, layout: &self.layout }
+        Launch { lane: &self.lane, kernels: &self.kernels, mix: &self.mix, layout: &self.layout }
     }
 
     const fn plan(&self, train: bool) -> &Plan {
@@ -234,7 +240,7 @@ impl Cuda {
         let staging = &mut self.staging[number];
         let to = &mut staging[input.pixels.start..];
         let bytes = match &batch.pixels {
-            Pixels::Bytes(bytes) => {
+            Pixels::Bytes(bytes) | Pixels::Clean(bytes, _) => {
                 to[..bytes.len()].copy_from_slice(bytes);
                 bytes.len()
             }
@@ -247,8 +253,20 @@ impl Cuda {
         };
         let from = input.pixels.start;
         self.lane.upload(staging, from..from + bytes, self.layout.input.start + from)?;
+        let mut from = self.layout.input.start + from;
+        if let Pixels::Clean(_, mix) = &batch.pixels {
+            let mixes = input.mixes.start;
+            let staged =
+                self.staging[number][input.mixes].as_chunks_mut::<MIX_BYTES>().0.iter_mut();
+            staged.zip(mix).for_each(|(to, mix)| *to = mix_entry(sample(*mix)));
+            let end = mixes + mix.len() * MIX_BYTES;
+            let at = self.layout.input.start + mixes;
+            self.lane.upload(&self.staging[number], mixes..end, at)?;
+            self.launch().mix(batch.samples(), bytes, from, at)?;
+            from = self.layout.mixed.start;
+        }
         let (graph, x) = (&self.plan(train).graph, self.value(train, 0));
-        self.launch().images(batch, graph, self.layout.input.start + from, x)?;
+        self.launch().images(batch, graph, from, x)?;
         Ok(())
     }
 
@@ -343,6 +361,21 @@ impl Cuda {
         outcome.norm = f64::from_le_bytes(norm[..8].try_into().expect("8 bytes"));
         self.free.push(norm);
         Ok(outcome)
+    }
+}
+
+/// What is to be done to a sample's pixels. Its label's weight is the targets' matter.
+const fn sample(mix: Mix) -> MixSample {
+    match mix {
+        Mix::Keep => MixSample::UNMIXED,
+        Mix::MixUp { lambda, partner_lambda } => {
+            let weights = [lambda, partner_lambda];
+            MixSample { kind: MixKind::Mixup, weights, ..MixSample::UNMIXED }
+        }
+        Mix::CutMix { top, left, height, width } => {
+            let rect = Rect { top, left, height, width };
+            MixSample { kind: MixKind::Cutmix(rect), ..MixSample::UNMIXED }
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::backend::Device;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use forebay_client::{Access, ServerFlags};
+use forebay_client::{Access, MixedBy, ServerFlags};
 
 /// Trains ResNets by the recipes of "ResNet strikes back", fed by forebay servers.
 #[derive(Debug, Parser)]
@@ -56,6 +56,9 @@ pub(crate) struct Source {
     /// Crop ratio of evaluation.
     #[arg(long, default_value_t = 0.95)]
     pub(crate) eval_crop: f64,
+    /// Who mixes the training images: the server, or the trainer, on its GPU, to the same bytes.
+    #[arg(long, env = "FOREBAY_MIXED_BY", default_value_t = MixedBy::Server)]
+    pub(crate) mixed_by: MixedBy,
     /// Samples of a microbatch in evaluation, of each process.
     #[arg(long, default_value_t = 64)]
     pub(crate) eval_batch: u32,

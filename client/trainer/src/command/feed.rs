@@ -6,7 +6,7 @@ use crate::backend::{Batch, Pixels};
 use crate::train::Cursor;
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use forebay_client::{Cursor as From, End, Job, Microbatch, Options, Rank, blocking};
+use forebay_client::{Cursor as From, End, Job, Microbatch, Mix, Options, Rank, blocking};
 
 use super::cli::{Data, Source};
 use super::files::{self, Description};
@@ -40,7 +40,9 @@ impl Feed {
             return Ok(Self::Folder(folder.clone(), rank));
         }
         let servers = source.server.iter().map(String::as_str);
-        let options = Options { access: source.access.clone(), ..Options::new(servers) };
+        let options = Options::new(servers);
+        let (access, mixed_by) = (source.access.clone(), source.mixed_by);
+        let options = Options { access, mixed_by, ..options };
         let options = source.servers.apply(options);
         let client = blocking::Client::connect(options)?;
         let dataset = source.dataset.as_deref().context("no --dataset")?;
@@ -183,12 +185,18 @@ impl AsRef<[u8]> for Received {
 
 fn batch(from: Microbatch) -> Batch {
     let [_, height, width, _] = from.shape.map(|n| n as usize);
+    let bytes = Bytes::from_owner(Received(from.pixels));
+    let pixels = if from.mix.iter().all(|mix| *mix == Mix::Keep) {
+        Pixels::Bytes(bytes)
+    } else {
+        Pixels::Clean(bytes, from.mix)
+    };
     Batch {
         epoch: from.name.epoch,
         step: from.name.step,
         index: from.name.index,
         size: (height, width),
-        pixels: Pixels::Bytes(Bytes::from_owner(Received(from.pixels))),
+        pixels,
         label_a: from.label_a,
         label_b: from.label_b,
         lambda: from.lambda,

@@ -11,7 +11,7 @@ use crate::model::{Architecture, Graph};
 use crate::train::{Cursor, Flow, Report, Training, train};
 use crate::{Error, init, preset};
 use anyhow::{Context as _, bail};
-use forebay_client::Rank;
+use forebay_client::{MixedBy, Rank};
 
 use super::cli::{self, Change, Evaluate, Train};
 use super::feed::{Batches, Feed};
@@ -30,6 +30,9 @@ struct Session<'a> {
 }
 
 pub(crate) fn run(args: &Train) -> anyhow::Result<()> {
+    if args.source.mixed_by == MixedBy::Trainer && args.network.device == Device::Cpu {
+        bail!("--mixed-by trainer needs a GPU: name it by --device, or have the server mix");
+    }
     let (rank, address) = place(&args.place)?;
     let feed = Feed::open(&args.source, Some((&args.recipe, &args.data, args.seed)), rank)?;
     let (about, evaluation) = (feed.training()?, feed.evaluation()?);

@@ -31,6 +31,8 @@ const MOST_TILE: usize = 32;
 pub(super) struct Launch<'a> {
     pub(super) lane: &'a Lane,
     pub(super) kernels: &'a Kernels,
+    /// Of the server's mixing.
+    pub(super) mix: &'a Kernel,
     pub(super) layout: &'a Layout,
 }
 
@@ -118,6 +120,27 @@ impl Launch<'_> {
         let numbers = part.len().next_multiple_of(32) / 4;
         let args = [self.at(part, 0), u(number(numbers))];
         self.each(&self.kernels.clear, numbers / 8, &args)
+    }
+
+    /// Mixes each of a batch's images, `from` where they were uploaded, with its mirror, as `mixes` say.
+    pub(super) fn mix(
+        &self,
+        samples: usize,
+        bytes: usize,
+        from: usize,
+        mixes: usize,
+    ) -> Result<(), DeviceError> {
+        let at = |start: usize| Arg::Address(self.lane.address(start..start));
+        let (height, width) = self.layout.image;
+        assert_eq!(bytes, samples * height * width * 3, "u8 images");
+        let sizes = [samples, height * width, width * 3].map(number).map(u);
+        let [samples_arg, pixels, row] = sizes;
+        let to = at(self.layout.mixed.start);
+        let args =
+            [at(from), to, at(mixes), self.at(&self.layout.table, 0), samples_arg, pixels, row];
+        // Four pieces of 16 bytes a thread, of a sample and of its mirror.
+        let pieces = (height * width * 3).div_ceil(16);
+        self.run(self.mix, [pieces.div_ceil(4 * THREADS), samples.div_ceil(2)], &args)
     }
 
     /// A batch's images, `from` where they were uploaded, into the first tensor.

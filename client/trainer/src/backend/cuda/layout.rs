@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use forebay::mix::MIX_BYTES;
 use forebay_client::Rank;
 
 use super::Number;
@@ -57,6 +58,8 @@ pub(super) struct Layout {
     pub(super) taps: Range<usize>,
     pub(super) logits: Range<usize>,
     pub(super) losses: Range<usize>,
+    /// Bytes of a microbatch that was mixed here.
+    pub(super) mixed: Range<usize>,
     /// What a microbatch brings: see [`Input`].
     pub(super) input: Range<usize>,
     pub(super) table: Range<usize>,
@@ -71,6 +74,8 @@ pub(super) struct Layout {
     pub(super) bytes: usize,
     pub(super) number: Number,
     pub(super) classes: usize,
+    /// Of training.
+    pub(super) image: (usize, usize),
     /// Where in `statistics` this rank's begin, in numbers.
     pub(super) own_statistics: usize,
     /// Place of each parameter, in numbers.
@@ -91,6 +96,8 @@ pub(super) struct Input {
     pub(super) lambda: Range<usize>,
     /// Of stochastic depth: block, sample.
     pub(super) scales: Range<usize>,
+    /// How each sample is mixed.
+    pub(super) mixes: Range<usize>,
     pub(super) bytes: usize,
 }
 
@@ -105,6 +112,7 @@ impl Input {
             label_b: room.take(batch * 4),
             lambda: room.take(batch * 4),
             scales: room.take(plans[0].graph.blocks * batch * 4),
+            mixes: room.take(batch * MIX_BYTES),
             bytes: room.bytes(),
         }
     }
@@ -144,6 +152,7 @@ impl Layout {
             copy: room.take(numbers * number.bytes()),
             filters: room.take(numbers * number.bytes()),
             taps: room.take(taps),
+            mixed: room.take(input.pixels.len() / 4),
             input: room.take(input.bytes),
             chunks: room.take(chunks * 16),
             tensors: room.take(places.len() * 16),
@@ -153,6 +162,7 @@ impl Layout {
             bytes: room.bytes(),
             number,
             classes: graph.classes,
+            image: graph.image,
             own_statistics: place.rank as usize * running_numbers,
             parameters,
             gradients,
