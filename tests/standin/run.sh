@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Runs a command with the stand-in in the place of libcuda, libnvrtc, libcudnn, libcublas and libnccl:
 #
-#   tests/standin/run.sh [--ptx] [--matrix] COMMAND...
+#   tests/standin/run.sh [--ptx] [--matrix | --schedules] COMMAND...
 #
 # --ptx     NVRTC is the real one, from PyPI, and its PTX is interpreted. It is kept in FOREBAY_NVRTC,
 #           ~/.cache/forebay/nvrtc by default. Exit code 77 means that PyPI could not be reached.
 # --matrix  runs the command ten times: work lazily, eagerly and in the orders of three seeds; threads forward and in reverse.
 #           The first run that fails ends it.
+# --schedules  the five of these with threads forward.
 #
 # FOREBAY_STANDIN_* variables set one such run by hand; src/config.rs has them all.
 set -euo pipefail
@@ -16,12 +17,13 @@ ptx= matrix=
 while [ $# -gt 0 ]; do
   case $1 in
     --ptx) ptx=1 ;;
-    --matrix) matrix=1 ;;
+    --matrix) matrix="forward reverse" ;;
+    --schedules) matrix=forward ;;
     *) break ;;
   esac
   shift
 done
-[ $# -gt 0 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 (cd "$root" && cargo build --quiet --locked -p forebay-standin)
 libraries=$target/standin/${ptx:+ptx-}lib
@@ -48,7 +50,7 @@ export LD_LIBRARY_PATH=$paths${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 export FOREBAY_STANDIN_CACHE=${FOREBAY_STANDIN_CACHE:-$target/standin/kernels}
 
 [ -n "$matrix" ] || exec "$@"
-for order in forward reverse; do
+for order in $matrix; do
   for schedule in lazy eager 1 2 3; do
     echo "run.sh: FOREBAY_STANDIN_SCHED=$schedule FOREBAY_STANDIN_ORDER=$order" >&2
     FOREBAY_STANDIN_SCHED=$schedule FOREBAY_STANDIN_ORDER=$order "$@"
