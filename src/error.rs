@@ -67,7 +67,7 @@ pub enum Error {
     Busy {
         /// The bound.
         limit: usize,
-        /// How long it takes until all is made that is asked for now.
+        /// How long it takes until all is made that is asked for.
         wait: Duration,
     },
     /// A bug of forebay's.

@@ -62,7 +62,7 @@ impl Target {
 }
 
 impl Service {
-    /// The servers that the name stands for now. Of a name with addresses of both families those of
+    /// The servers that the name stands for. Of a name with addresses of both families those of
     /// IPv4 are taken, because they lead to the same servers.
     pub(crate) async fn servers(&self, options: &Options) -> Result<Vec<Server>, Cause> {
         let Self { name, scheme, host, port } = self;

@@ -143,7 +143,7 @@ fn of_pipeline(registry: &mut Registry, now: &Now) {
     );
     add(
         "queue_seconds",
-        "How long it takes until all is made that is asked for now",
+        "How long it takes until all is made that is asked for",
         now.pipeline.wait.as_secs_f64(),
     );
     add("starved", "Microbatches that wait for a buffer", now.pipeline.starved as f64);

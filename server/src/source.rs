@@ -65,7 +65,7 @@ pub struct Load {
     pub cached: u64,
     /// Microbatches asked for and not made yet.
     pub asked: usize,
-    /// How long it takes until all is made that is asked for now.
+    /// How long it takes until all is made that is asked for.
     #[serde(skip)]
     pub wait: Duration,
     /// Bytes of microbatches being made, sent or kept ready.

@@ -9,7 +9,7 @@ use forebay_proto::frame::SplitError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-/// When a client that met a limit may ask again: once what is asked for now has been made, but not
+/// When a client that met a limit may ask again: once what is asked for has been made, but not
 /// sooner, because a place among the streams is free no sooner, and not later than this.
 const RETRY_DELAY: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30);
 
@@ -63,7 +63,7 @@ pub enum Refusal {
     TooManyStreams {
         /// The bound.
         limit: usize,
-        /// How long it takes until all is made that is asked for now.
+        /// How long it takes until all is made that is asked for.
         wait: Duration,
     },
     /// As many streams as an identity may have.
@@ -73,7 +73,7 @@ pub enum Refusal {
         identity: String,
         /// The bound.
         limit: usize,
-        /// How long it takes until all is made that is asked for now.
+        /// How long it takes until all is made that is asked for.
         wait: Duration,
     },
     /// Nobody knows who calls.
@@ -96,7 +96,7 @@ pub enum Refusal {
     TooSlow {
         /// How long it has had.
         after: Duration,
-        /// How long it takes until all is made that is asked for now.
+        /// How long it takes until all is made that is asked for.
         wait: Duration,
     },
     /// The server stops.

@@ -208,7 +208,7 @@ impl Pipeline {
         self.works.sharing()
     }
 
-    /// How long it takes until all is made that is asked for now, by what microbatches cost lately.
+    /// How long it takes until all is made that is asked for, by what microbatches cost lately.
     pub fn wait(&self) -> Duration {
         self.works.wait()
     }

@@ -276,7 +276,7 @@ impl Works {
         Sharing { asked, joined, cached, cache_bytes: state.cache.bytes() }
     }
 
-    /// How long it takes until all is made that is asked for now, by what microbatches cost lately.
+    /// How long it takes until all is made that is asked for, by what microbatches cost lately.
     pub(super) fn wait(&self) -> Duration {
         self.wait_of(&lock(&self.state))
     }

@@ -21,7 +21,8 @@ type Trained = (Vec<Report>, State);
 
 pub(crate) fn trials() -> Vec<Trial> {
     let Some(forebay::mix::Device::Cuda(device)) = forebay_tests::gpu() else { return Vec::new() };
-    let alone: [(&str, Test); 9] = [
+    let alone: [(&str, Test); 10] = [
+        ("a_steady_step_takes_no_memory", steady),
         ("microbatches_mixed_here_train_the_bits_of_those_mixed_by_the_server", mixed_here),
         ("each_operation_is_the_cpu_s_but_for_rounding", layers),
         ("ten_steps_of_resnet20_lose_as_on_the_cpu", losses_follow_the_cpu),
@@ -213,6 +214,21 @@ fn mixed_here(device: u32) {
     let refused = cpu().logits(&made(&training, Cursor::default(), 0, false)).map(<[f32]>::to_vec);
     let refused = refused.unwrap_err().to_string();
     assert!(refused.contains("--mixed-by server"), "{refused}");
+}
+
+/// The GPU's own memory is taken when it is opened, all of it; this is the host's that it copies to.
+fn steady(device: u32) {
+    let (training, mut backend) = (settings(2, 2), one(device));
+    let mut pieces = Vec::new();
+    let from = Cursor::default();
+    let source = batches(&training, from, Rank::ALONE);
+    let after = |backend: &mut Cuda, _: Cursor, _: &Report| {
+        pieces.push(backend.pieces());
+        Ok::<Flow, Error>(Flow::Continue(()))
+    };
+    train(&mut backend, &training, from, source, |_| false, after).unwrap();
+    // Two steps of two losses and a norm, of which one is under way.
+    assert_eq!(pieces, [6; 4]);
 }
 
 fn short(device: u32) {

@@ -107,8 +107,9 @@ pub struct Cuda {
     /// Losses of the microbatches of the step under way.
     losses: Vec<Losses>,
     untold: VecDeque<Untold>,
-    /// Page-locked memory for what comes back, not in use.
+    /// Page-locked memory for what comes back, not in use; and how much of it was ever made.
     free: Vec<Pinned>,
+    made: usize,
     host_logits: Pinned,
     logits: Vec<f32>,
     // Dropped in this order: what uses the lane's memory goes before it.
@@ -178,6 +179,7 @@ impl Cuda {
             losses: Vec::new(),
             untold: VecDeque::new(),
             free: Vec::new(),
+            made: 0,
             host_logits: device.pinned(logits)?,
             logits: Vec::with_capacity(logits / 4),
             all: None,
@@ -262,7 +264,7 @@ impl Cuda {
             let end = mixes + mix.len() * MIX_BYTES;
             let at = self.layout.input.start + mixes;
             self.lane.upload(&self.staging[number], mixes..end, at)?;
-            self.launch().mix(batch.samples(), bytes, from, at)?;
+            self.launch().mix(batch, from, at)?;
             from = self.layout.mixed.start;
         }
         let (graph, x) = (&self.plan(train).graph, self.value(train, 0));
@@ -312,10 +314,18 @@ impl Cuda {
         Ok(())
     }
 
+    /// Pieces of page-locked memory that were made since it was opened: a steady step makes none.
+    pub const fn pieces(&self) -> usize {
+        self.made
+    }
+
     /// Page-locked memory for the losses of a microbatch, or a norm.
     fn take(&mut self) -> Result<Pinned, DeviceError> {
-        let bytes = self.training.batch.max(2) * 4;
-        self.free.pop().map_or_else(|| self.setting.device.pinned(bytes), Ok)
+        if let Some(piece) = self.free.pop() {
+            return Ok(piece);
+        }
+        self.made += 1;
+        self.setting.device.pinned(self.training.batch.max(2) * 4)
     }
 
     /// Moves the running statistics by those of the last microbatch of each rank.

@@ -123,16 +123,9 @@ impl Launch<'_> {
     }
 
     /// Mixes each of a batch's images, `from` where they were uploaded, with its mirror, as `mixes` say.
-    pub(super) fn mix(
-        &self,
-        samples: usize,
-        bytes: usize,
-        from: usize,
-        mixes: usize,
-    ) -> Result<(), DeviceError> {
+    pub(super) fn mix(&self, batch: &Batch, from: usize, mixes: usize) -> Result<(), DeviceError> {
         let at = |start: usize| Arg::Address(self.lane.address(start..start));
-        let (height, width) = self.layout.image;
-        assert_eq!(bytes, samples * height * width * 3, "u8 images");
+        let ((height, width), samples) = (batch.size, batch.samples());
         let sizes = [samples, height * width, width * 3].map(number).map(u);
         let [samples_arg, pixels, row] = sizes;
         let to = at(self.layout.mixed.start);

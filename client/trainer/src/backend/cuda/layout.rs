@@ -74,8 +74,6 @@ pub(super) struct Layout {
     pub(super) bytes: usize,
     pub(super) number: Number,
     pub(super) classes: usize,
-    /// Of training.
-    pub(super) image: (usize, usize),
     /// Where in `statistics` this rank's begin, in numbers.
     pub(super) own_statistics: usize,
     /// Place of each parameter, in numbers.
@@ -162,7 +160,6 @@ impl Layout {
             bytes: room.bytes(),
             number,
             classes: graph.classes,
-            image: graph.image,
             own_statistics: place.rank as usize * running_numbers,
             parameters,
             gradients,
