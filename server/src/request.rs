@@ -22,6 +22,8 @@ pub(crate) struct Run {
     pub(crate) job: Arc<dyn Job>,
     pub(crate) output: Output,
     pub(crate) names: Names,
+    /// One microbatch is wanted, and not the others of its step.
+    pub(crate) alone: bool,
     /// Microbatches made ahead, at least 1.
     pub(crate) ahead: usize,
     /// Bytes of a microbatch.
@@ -111,7 +113,7 @@ pub(crate) fn stream(
     let credit = if request.credit_bytes == 0 { ahead_bytes } else { request.credit_bytes };
     let bytes = bytes(job.facts(), output);
     let ahead = ahead(bytes, credit.min(ahead_bytes));
-    Ok(Run { job, output, names, ahead, bytes })
+    Ok(Run { job, output, names, alone: false, ahead, bytes })
 }
 
 pub(crate) fn fetch(source: &dyn Source, request: &FetchRequest) -> Result<Run, Refusal> {
@@ -128,7 +130,7 @@ pub(crate) fn fetch(source: &dyn Source, request: &FetchRequest) -> Result<Run, 
         at: 0,
     };
     let bytes = bytes(job.facts(), output);
-    Ok(Run { job, output, names, ahead: 1, bytes })
+    Ok(Run { job, output, names, alone: true, ahead: 1, bytes })
 }
 
 pub(crate) fn explain(

@@ -104,6 +104,8 @@ struct Session {
     output: Output,
     /// Bytes of a microbatch.
     bytes: u64,
+    /// As in [`Run`].
+    alone: bool,
     pace: Arc<Pace>,
     reader: Reader,
 }
@@ -116,9 +118,9 @@ pub(crate) async fn serve(
     cut: Option<Cut>,
     place: OwnedSemaphorePermit,
 ) {
-    let Run { job, output, names, ahead, bytes } = run;
+    let Run { job, output, names, alone, ahead, bytes } = run;
     let pace = shared.paces.of(&reader.client, shared.limits.slow, ahead);
-    let session = Session { shared, job, output, bytes, pace, reader };
+    let session = Session { shared, job, output, bytes, alone, pace, reader };
     let end = session.run(names, ahead).await;
     let Session { shared, reader: Reader { sender, seat, .. }, .. } = session;
     match end {
@@ -191,7 +193,7 @@ impl Session {
     ) -> Result<Pending, Refusal> {
         let Reader { client, queued, .. } = &self.reader;
         let wanted = Arc::new(AtomicBool::new(true));
-        let asker = Asker { client: Arc::clone(client), wanted, most: *queued };
+        let asker = Asker { client: Arc::clone(client), wanted, most: *queued, alone: self.alone };
         let waiting = Waiting::of(&asker);
         let (done, microbatch) = oneshot::channel();
         let done = Box::new(move |result| {

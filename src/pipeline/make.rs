@@ -104,7 +104,7 @@ pub(super) struct Place<'a> {
 }
 
 pub(super) fn make(order: &Order, place: &Place<'_>) -> Result<Microbatch, Error> {
-    let Order { request, wishes, since, .. } = order;
+    let Order { request, alone, wishes, since, .. } = order;
     let Place { works, workers, ring, mixer } = *place;
     let Request { dataset, recipe, name, output } = request;
     let Samples { positions, records, sequence } = Samples::of(dataset, recipe, *name)?;
@@ -117,7 +117,9 @@ pub(super) fn make(order: &Order, place: &Place<'_>) -> Result<Microbatch, Error
     let queue = since.elapsed();
     let job = Job { dataset: dataset.digest(), recipe: recipe.digest(), seed: name.seed };
     let step = Step { job, epoch: name.epoch, number: name.step };
-    workers.shared.visit(step, sequence.step(name.step));
+    if !alone {
+        workers.shared.visit(step, sequence.step(name.step));
+    }
 
     let (payload, clean) = slab.split_at_mut(mixing.clean_at());
     let mut stages = workers.pool.install(|| -> Result<Stages, Error> {

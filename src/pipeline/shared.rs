@@ -19,6 +19,9 @@
 //!   if less than half of what was made early was used, the job makes only one group in [`PROBE`]
 //!   early, until a step whose probes were used turns it back. What was not used is dropped.
 //!
+//! - **Alone.** A microbatch that is fetched by itself, as when another server is late with it, is no
+//!   visit to its step: it has samples made early only if the step is being asked for anyway.
+//!
 //! A wait for another worker cannot be a deadlock: that worker holds no lock and waits for nothing
 //! until it has published or given up what it reserved.
 
@@ -125,7 +128,7 @@ impl Shared {
         Self { ring: Ring::new(limit), state: Mutex::default(), settled: Condvar::new() }
     }
 
-    /// A microbatch of a step, whose positions these are, is asked for.
+    /// A microbatch of a step, whose positions these are, is asked for by somebody who may want its others.
     pub(super) fn visit(&self, step: Step, positions: Range<u64>) {
         let mut state = lock(&self.state);
         state.clock += 1;

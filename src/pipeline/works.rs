@@ -36,12 +36,14 @@ pub struct Asker {
     pub wanted: Arc<AtomicBool>,
     /// Microbatches that its client may have asked for and not got, this one included.
     pub most: usize,
+    /// Asks for this microbatch, and not for others of its step: nothing is made early for them.
+    pub alone: bool,
 }
 
 impl Default for Asker {
     /// Somebody who waits, of the client without a name.
     fn default() -> Self {
-        Self { client: "".into(), wanted: Arc::new(AtomicBool::new(true)), most: 1024 }
+        Self { client: "".into(), wanted: Arc::new(AtomicBool::new(true)), most: 1024, alone: false }
     }
 }
 
@@ -100,6 +102,8 @@ pub(super) struct Order {
     first: u64,
     charge: Charge,
     pub(super) request: Request,
+    /// Whoever waits for it wants no other microbatch of its step.
+    pub(super) alone: bool,
     pub(super) wishes: Arc<Wishes>,
     pub(super) since: Instant,
 }
@@ -334,7 +338,8 @@ impl State {
             }
         }
         let (request, wishes) = (work.request.clone(), Arc::clone(&work.wishes));
-        Order { key, first, charge, request, wishes, since }
+        let alone = work.waiters.iter().all(|waiter| waiter.asker.alone);
+        Order { key, first, charge, request, alone, wishes, since }
     }
 
     /// Takes one who has gone, and whose ticket is used, away from a work that is not being made.

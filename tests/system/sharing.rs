@@ -27,12 +27,21 @@ fn make_all(
     recipe: &Arc<Recipe>,
     names: &[Name],
 ) -> (Vec<(Name, Vec<u8>)>, u64) {
+    make_all_for(&Asker::default(), pipeline, recipe, names)
+}
+
+fn make_all_for(
+    asker: &Asker,
+    pipeline: &Pipeline,
+    recipe: &Arc<Recipe>,
+    names: &[Name],
+) -> (Vec<(Name, Vec<u8>)>, u64) {
     let (sender, receiver) = sync_channel(names.len());
     for &name in names {
         let (epoch, step, index) = name;
         let sender = sender.clone();
         let done = move |made| sender.send((name, made)).unwrap();
-        pipeline.submit(request(recipe, epoch, step, index), Asker::default(), done).unwrap();
+        pipeline.submit(request(recipe, epoch, step, index), asker.clone(), done).unwrap();
     }
     let made = names.iter().map(|_| {
         let (name, made) = receiver.recv().unwrap();
@@ -98,6 +107,24 @@ fn the_repeats_of_a_step_are_decoded_once_across_microbatches() {
     let order: Vec<Name> = names.into_iter().rev().collect();
     let (_, decoded) = make_all(&sharing_pipeline(2, 96 << 20), &recipe, &order);
     assert!((18..36).contains(&decoded), "{decoded} in reverse");
+}
+
+#[test]
+fn a_microbatch_that_is_fetched_by_itself_has_nothing_made_early_and_takes_what_is_there() {
+    let recipe = repeating();
+    let (expected, _) = alone(&recipe);
+    let names = steps(&[0, 1, 2, 3, 4, 5, 6, 7]);
+    let by_itself = Asker { alone: true, ..Asker::default() };
+    let pipeline = sharing_pipeline(1, 96 << 20);
+    let (made, decoded) = make_all_for(&by_itself, &pipeline, &recipe, &names);
+    assert_eq!(decoded, 48, "each sample by a decode of its own");
+    assert!(made.into_iter().all(|(name, pixels)| expected[&name] == pixels));
+    let pipeline = sharing_pipeline(1, 96 << 20);
+    let (of_a_stream, fetched): (Vec<Name>, _) = names.into_iter().partition(|name| name.2 == 0);
+    let (_, decoded) = make_all(&pipeline, &recipe, &of_a_stream);
+    let (made, more) = make_all_for(&by_itself, &pipeline, &recipe, &fetched);
+    assert!((18..36).contains(&(decoded + more)), "{decoded} and {more}");
+    assert!(made.into_iter().all(|(name, pixels)| expected[&name] == pixels));
 }
 
 #[test]

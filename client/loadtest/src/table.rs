@@ -6,7 +6,7 @@ use forebay_client::{Description, RecipeRef};
 
 use crate::Options;
 use crate::plan::{Pace, StepTime};
-use crate::report::{Report, ServerCost, WaitMs};
+use crate::report::{Report, ServerCost, ServerReport, WaitMs};
 
 impl Report {
     /// The figures with their names, as people read them.
@@ -32,6 +32,11 @@ impl Report {
         }
         for (name, ms) in self.server_ms_per_image.stages() {
             row(&format!("server {name}"), format!("{ms:.3} ms per image"));
+        }
+        if self.servers.len() > 1 {
+            for server in &self.servers {
+                row("server", server.to_string());
+            }
         }
         row("checksum", self.checksum.clone());
         if let Some([one, one_most, all, all_most]) = self.recoveries() {
@@ -71,6 +76,17 @@ impl fmt::Display for WaitMs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { p50, p95, p99, p999, max } = self;
         write!(f, "p50 {p50:.1}, p95 {p95:.1}, p99 {p99:.1}, p99.9 {p999:.1}, max {max:.1} ms")
+    }
+}
+
+impl fmt::Display for ServerReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { server, steps, microbatches, failures, hedges_sent, hedges_won, .. } = self;
+        write!(
+            f,
+            "{server}: {steps} steps, {microbatches} microbatches, {failures} failures, \
+             {hedges_won} of {hedges_sent} hedges won"
+        )
     }
 }
 
