@@ -1,9 +1,12 @@
 //! A part of a stream that one server makes: some steps in a row.
 //!
-//! A leg opens its stream before its turn, so that the server begins to make; it receives when what it
-//! receives may be ahead of the trainer, which is decided in the order of the names over all legs. A
-//! microbatch that fails, or is late, comes from the next server in the order of its step, and so does
-//! the rest of the leg.
+//! A leg opens its stream when what it receives first may be ahead of the trainer, which is decided in
+//! the order of the names over all legs. Earlier it would have a server make what it then has no room
+//! for: that would wait in a buffer of this server until another one has delivered what comes before,
+//! and trainers whose steps go the other way round would wait for each other.
+//!
+//! A microbatch that fails, or is late, comes from the next server in the order of its step, and so
+//! does the rest of the leg.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -34,9 +37,7 @@ pub(crate) struct Leg {
     pub(crate) walk: Walk,
     /// Goes on to the end of the stream for as long as there is no other server.
     pub(crate) open_ended: bool,
-    /// Open when everything before this leg may be ahead.
-    pub(crate) turn: Latch,
-    /// To be opened when everything of this leg may be.
+    /// To be opened when everything of this leg may be ahead.
     pub(crate) passed: Latch,
     /// Open when nothing before this leg is left to deliver.
     pub(crate) front: Latch,
@@ -91,7 +92,7 @@ impl Leg {
             if self.open_ended && begins && !self.ask.roster.is_alone() {
                 return Ok(());
             }
-            let ahead = self.reserve(name, &mut line).await?;
+            let ahead = self.reserve(name).await;
             let microbatch = line.microbatch(name, &self.walk, &self.front).await?;
             self.walk.advance();
             if self.out.send(Ok((microbatch, ahead))).await.is_err() {
@@ -101,25 +102,13 @@ impl Leg {
         Ok(())
     }
 
-    /// The right to have a microbatch ahead; meanwhile the stream is opened.
-    async fn reserve(&mut self, name: Name, line: &mut Line) -> Result<Ahead, Error> {
-        let Self { ask, walk, turn, passed, .. } = self;
-        let mut reserved = pin!(async {
-            turn.opened().await;
-            ask.slabs.reserve(ask.wanted.bytes(name)).await
-        });
-        let ahead = tokio::select! {
-            biased;
-            ahead = &mut reserved => ahead,
-            open = line.open(walk) => {
-                open?;
-                reserved.await
-            }
-        };
-        if walk.is_last() {
-            passed.open();
+    /// The right to have a microbatch ahead.
+    async fn reserve(&self, name: Name) -> Ahead {
+        let ahead = self.ask.slabs.reserve(self.ask.wanted.bytes(name)).await;
+        if self.walk.is_last() {
+            self.passed.open();
         }
-        Ok(ahead)
+        ahead
     }
 }
 
@@ -127,17 +116,6 @@ impl Line {
     fn new(ask: &Arc<Ask>) -> Self {
         let attempts = Attempts::new(&ask.roster);
         Self { ask: Arc::clone(ask), attempts, link: Link::None, counted: None }
-    }
-
-    /// Opens the stream of the rest of a walk, however long it takes. May be cancelled, and goes on.
-    async fn open(&mut self, walk: &Walk) -> Result<(), Error> {
-        while !matches!(self.link, Link::Open(..)) {
-            self.begin(walk).await?;
-            if let Err(cause) = self.link.settle().await {
-                self.failed(walk, cause)?;
-            }
-        }
-        Ok(())
     }
 
     /// Begins to open a stream, if there is none.

@@ -108,7 +108,6 @@ type Sender = mpsc::Sender<Item>;
 struct Running {
     out: mpsc::Receiver<Item>,
     /// As in [`Leg`].
-    turn: Latch,
     passed: Latch,
     front: Latch,
     task: JoinHandle<Option<Walk>>,
@@ -126,21 +125,19 @@ impl Stream {
         let mut left = Some(walk);
         let mut legs: VecDeque<Running> = VecDeque::new();
         loop {
-            // One leg is begun ahead of its turn.
             let room = legs.len() < MOST_LEGS;
             let next = room && left.as_ref().is_some_and(|walk| walk.name().is_some());
-            if next && legs.back().is_none_or(|back| back.turn.is_open()) {
-                let turn = legs.back().map(|back| back.passed.clone());
-                legs.extend(left.take().map(|walk| begin(&ask, walk, turn, &mut left)));
+            if next && legs.back().is_none_or(|back| back.passed.is_open()) {
+                legs.extend(left.take().map(|walk| begin(&ask, walk, &mut left)));
                 continue;
             }
-            let back = legs.back().filter(|_| next).map(|back| back.turn.clone());
+            let back = legs.back().filter(|_| next).map(|back| back.passed.clone());
             let Some(front) = legs.front_mut() else { return };
             front.front.open();
             let item = tokio::select! {
                 biased;
                 item = front.out.recv() => item,
-                () = turned(back.as_ref()) => continue,
+                () = passed(back.as_ref()) => continue,
             };
             if let Some(item) = item {
                 let over = item.is_err();
@@ -164,43 +161,32 @@ impl Stream {
     }
 }
 
-/// Waits until it is a leg's turn, if there is one to wait for.
-async fn turned(turn: Option<&Latch>) {
-    match turn {
-        Some(turn) => turn.opened().await,
+/// Waits until everything of a leg may be ahead, if there is one to wait for.
+async fn passed(passed: Option<&Latch>) {
+    match passed {
+        Some(passed) => passed.opened().await,
         None => std::future::pending().await,
     }
 }
 
 /// Begins a leg of the first names of a walk, and leaves the others.
-fn begin(
-    ask: &Arc<Ask>,
-    mut walk: Walk,
-    before: Option<Latch>,
-    left: &mut Option<Walk>,
-) -> Running {
+fn begin(ask: &Arc<Ask>, mut walk: Walk, left: &mut Option<Walk>) -> Running {
     let open_ended = ask.roster.is_alone();
     if !open_ended {
         let rest = walk.split_off(run(ask, &walk));
         *left = Some(rest);
     }
     let (sender, out) = mpsc::channel(MOST_AHEAD as usize);
-    let turn = before.unwrap_or_else(|| {
-        let turn = Latch::new();
-        turn.open();
-        turn
-    });
     let (passed, front) = (Latch::new(), Latch::new());
     let leg = Leg {
         ask: Arc::clone(ask),
         walk,
         open_ended,
-        turn: turn.clone(),
         passed: passed.clone(),
         front: front.clone(),
         out: sender,
     };
-    Running { out, turn, passed, front, task: tokio::spawn(leg.run()) }
+    Running { out, passed, front, task: tokio::spawn(leg.run()) }
 }
 
 /// Steps in a row that one server makes.

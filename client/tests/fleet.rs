@@ -33,6 +33,31 @@ async fn all_ranks_of_a_step_meet_at_one_server() {
     }
 }
 
+/// It would make it and keep it until another server has delivered what comes before: trainers whose
+/// steps go the other way round would wait for each other.
+#[tokio::test]
+async fn no_server_is_asked_for_a_step_that_the_trainer_has_no_room_for() {
+    let data = Data { microbatches: 1, ..Data::default() };
+    let servers = [Fake::start(data.clone(), None), Fake::start(data.clone(), None)];
+    let begun = || servers.each_ref().map(Fake::begun);
+    let mut options = options(&[&servers[0], &servers[1]]);
+    options.prefetch_bytes = 1;
+    let client = Client::connect(options).unwrap();
+    let mut stream =
+        client.stream(&job(), Cursor::default(), End::Steps(60), Rank::ALONE).await.unwrap();
+    while begun() == [0, 0] {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(begun().into_iter().min(), Some(0), "the other one's step comes later");
+    let mut received = Vec::new();
+    while let Some(microbatch) = stream.next().await {
+        received.push(microbatch.unwrap());
+    }
+    assert_are(&data, &received, &names(&data, Cursor::default(), 60, Rank::ALONE));
+    assert!(begun().into_iter().min() > Some(5), "both have steps");
+}
+
 #[tokio::test]
 async fn servers_join_and_leave_in_the_middle_of_an_epoch() {
     let data = Data { records: 24 * 4000, ..Data::default() };

@@ -64,7 +64,7 @@ struct Pending {
 /// A place ahead, and one among the buffers.
 struct Place {
     ahead: OwnedSemaphorePermit,
-    _buffer: Permit,
+    buffer: Permit,
 }
 
 /// A payload that holds its place until it is dropped.
@@ -77,8 +77,9 @@ struct Placed {
 
 impl Drop for Placed {
     fn drop(&mut self) {
-        let Some(Place { ahead, .. }) = self.place.take() else { return };
+        let Some(Place { ahead, buffer }) = self.place.take() else { return };
         self.pace.took(self.since.elapsed(), ahead);
+        drop(buffer);
     }
 }
 
@@ -102,8 +103,6 @@ struct Session {
     shared: Arc<Shared>,
     job: Arc<dyn Job>,
     output: Output,
-    /// Bytes of a microbatch.
-    bytes: u64,
     /// As in [`Run`].
     alone: bool,
     pace: Arc<Pace>,
@@ -119,8 +118,8 @@ pub(crate) async fn serve(
     place: OwnedSemaphorePermit,
 ) {
     let Run { job, output, names, alone, ahead, bytes } = run;
-    let pace = shared.paces.of(&reader.client, shared.limits.slow, ahead);
-    let session = Session { shared, job, output, bytes, alone, pace, reader };
+    let pace = shared.paces.of(&reader.client, shared.limits.slow, ahead, bytes);
+    let session = Session { shared, job, output, alone, pace, reader };
     let end = session.run(names, ahead).await;
     let Session { shared, reader: Reader { sender, seat, .. }, .. } = session;
     match end {
@@ -173,9 +172,9 @@ impl Session {
         let turns = Arc::new(Semaphore::new(ASKED));
         for name in names {
             let ahead = self.pace.place().await;
-            let buffer = self.shared.paces.admit(&self.pace, self.bytes).await;
+            let buffer = self.shared.paces.admit(&self.pace).await;
             let turn = acquire(&turns).await;
-            let pending = self.submit(name, Place { ahead, _buffer: buffer }, turn);
+            let pending = self.submit(name, Place { ahead, buffer }, turn);
             let refused = pending.is_err();
             if queue.send(pending).await.is_err() || refused {
                 break;
@@ -263,8 +262,8 @@ impl Session {
                 }
                 Err(_elapsed) => {}
             }
-            if self.shared.paces.sends_away(&self.pace, &self.reader.client, since) {
-                let Load { wait, .. } = self.shared.source.load();
+            let Load { starved, wait, .. } = self.shared.source.load();
+            if self.shared.paces.sends_away(&self.pace, &self.reader.client, since, starved) {
                 return Err(Refusal::TooSlow { after: since.elapsed(), wait }.into());
             }
         }

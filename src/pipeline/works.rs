@@ -43,7 +43,12 @@ pub struct Asker {
 impl Default for Asker {
     /// Somebody who waits, of the client without a name.
     fn default() -> Self {
-        Self { client: "".into(), wanted: Arc::new(AtomicBool::new(true)), most: 1024, alone: false }
+        Self {
+            client: "".into(),
+            wanted: Arc::new(AtomicBool::new(true)),
+            most: 1024,
+            alone: false,
+        }
     }
 }
 
