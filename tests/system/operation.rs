@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use forebay_client::{Access, Client, Cursor, End, Error, Job, Microbatches, Options, Rank};
+use forebay_client::{
+    Access, Client, Cursor, End, Error, Job, Microbatches, Network, Options, Rank,
+};
 
 use crate::certificates::{Authority, Certificate};
 use forebay_tests::world::{SMALL, WORLD};
@@ -145,6 +147,24 @@ async fn over_tls_with_certificate_and_token_the_bytes_are_the_same() {
     let name = forebay_client::Name { epoch: 0, step: 1, index: 7 };
     assert!(secured.fetch(&job(), name).await.unwrap().pixels[..] == expected[15]);
     secured.explain(&job(), name).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_of_a_name_must_have_certificates_for_that_name() {
+    let papers = Papers::new();
+    let server = papers.serve();
+    let address = format!("127.0.0.1:{}", server.port).parse().unwrap();
+    let client = |name: &str| {
+        let mut options = Options::new([format!("dns+https://{name}:{}", server.port)]);
+        options.access = Access { tls_name: None, ..papers.access(TOKEN) };
+        options.network = Network::default().resolver(move |_| async move { Ok(vec![address]) });
+        Client::connect(options).unwrap()
+    };
+    let named = client("localhost");
+    assert_eq!(pixels(stream(&named, 2).await.unwrap()).await.len(), 16);
+    assert_eq!(named.servers()[0].name, format!("https://{address}"));
+    let error = client("forebay").describe(&job()).await.unwrap_err().to_string();
+    assert!(error.contains("not valid for name") && error.contains("forebay"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
