@@ -44,6 +44,7 @@ pub(crate) enum Admission {
 
 /// What a server's circuit is like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub enum Circuit {
     /// It is asked.
     Closed,

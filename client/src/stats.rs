@@ -7,6 +7,7 @@ use crate::breaker::Circuit;
 
 /// What came from one server, and what did not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Counts {
     /// Steps of which microbatches came from it, counted for each stream.
     pub steps: u64,
@@ -28,6 +29,7 @@ pub struct Counts {
 
 /// A server as a client sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct ServerStats {
     /// Its URL.
     pub name: String,
@@ -38,6 +40,7 @@ pub struct ServerStats {
     /// Why it is not asked again for a job.
     pub excluded: Option<String>,
     /// What came from it.
+    #[cfg_attr(feature = "serde", serde(flatten))]
     pub counts: Counts,
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use forebay_client::{Counts, Description, ServerStats, Timings};
+use forebay_client::{Description, ServerStats, Timings};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
@@ -40,7 +40,7 @@ pub struct Report {
     /// What the servers say of their own time.
     pub server_ms_per_image: StageTimes,
     /// What came from each server, as the client saw it.
-    pub servers: Vec<ServerReport>,
+    pub servers: Vec<ServerStats>,
     /// Copies of the world.
     pub jobs: u32,
     /// Parts of the run, in order.
@@ -82,25 +82,6 @@ pub struct PhaseReport {
     pub images_per_s: f64,
     /// How long trainers waited for a microbatch.
     pub wait_ms: WaitMs,
-}
-
-/// What came from a server, and what did not.
-#[derive(Clone, Debug, Serialize)]
-pub struct ServerReport {
-    /// Its URL.
-    pub server: String,
-    /// Steps of which microbatches came from it, counted for each trainer.
-    pub steps: u64,
-    /// Microbatches that came from it.
-    pub microbatches: u64,
-    /// Attempts that failed, or were overtaken.
-    pub failures: u64,
-    /// Times that it was asked because another one was late.
-    pub hedges_sent: u64,
-    /// Of them, those that arrived first.
-    pub hedges_won: u64,
-    /// Bytes that came from it in vain, because another one was first.
-    pub duplicate_bytes: u64,
 }
 
 /// What serving takes.
@@ -207,22 +188,6 @@ impl PhaseReport {
         let (images, seconds) = (received.images, took.as_secs_f64());
         let images_per_s = images as f64 / seconds;
         Self { trainers: phase.trainers, seconds, images, images_per_s, wait_ms }
-    }
-}
-
-impl From<ServerStats> for ServerReport {
-    fn from(ServerStats { name, counts, .. }: ServerStats) -> Self {
-        let Counts { steps, microbatches, failures, .. } = counts;
-        let Counts { hedges_sent, hedges_won, duplicate_bytes, .. } = counts;
-        Self {
-            server: name,
-            steps,
-            microbatches,
-            failures,
-            hedges_sent,
-            hedges_won,
-            duplicate_bytes,
-        }
     }
 }
 

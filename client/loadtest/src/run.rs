@@ -80,7 +80,7 @@ pub async fn run(mut options: Options) -> Result<Report, Error> {
     let loaded = trainers.run_until(load(&client, &options, &run, fleet.as_ref(), known)).await;
     let mut report = loaded?;
     run.bar.finish_and_clear();
-    report.servers = client.servers().into_iter().map(Into::into).collect();
+    report.servers = client.servers();
 
     drop(fleet);
     report.compared = compare(&options, &run, undisturbed, &report).await?;

@@ -6,7 +6,7 @@ use forebay_client::{Description, RecipeRef};
 
 use crate::Options;
 use crate::plan::{Pace, StepTime};
-use crate::report::{Report, ServerCost, ServerReport, WaitMs};
+use crate::report::{Report, ServerCost, WaitMs};
 
 impl Report {
     /// The figures with their names, as people read them.
@@ -76,17 +76,6 @@ impl fmt::Display for WaitMs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { p50, p95, p99, p999, max } = self;
         write!(f, "p50 {p50:.1}, p95 {p95:.1}, p99 {p99:.1}, p99.9 {p999:.1}, max {max:.1} ms")
-    }
-}
-
-impl fmt::Display for ServerReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { server, steps, microbatches, failures, hedges_sent, hedges_won, .. } = self;
-        write!(
-            f,
-            "{server}: {steps} steps, {microbatches} microbatches, {failures} failures, \
-             {hedges_won} of {hedges_sent} hedges won"
-        )
     }
 }
 
