@@ -3,8 +3,12 @@
 //! `forebay/v1/forebay.proto` is the contract; the code under `src/gen` is generated from it and
 //! committed, and the test `bootstrap` proves it fresh. So a build needs no protoc.
 
+mod format;
 pub mod frame;
 pub mod header;
+
+/// The plain values that the wire carries: names, cursors, ranks, pixel formats, digests.
+pub use forebay_types as types;
 
 /// Messages and stubs of package `forebay.v1`.
 #[expect(

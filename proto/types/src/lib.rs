@@ -1,0 +1,51 @@
+//! The plain values that every forebay crate shares.
+//!
+//! A microbatch has a name, a trainer has a cursor and a rank, and pixels have a format. Pipeline,
+//! server, client and trainer use these same types, so that nothing is converted on the way from a
+//! request to a training step. The crate has no dependencies unless a feature asks for one.
+//!
+//! ```
+//! use forebay_types::{Cursor, Rank};
+//!
+//! // Rank 1 of 4 takes every fourth microbatch of a step of eight.
+//! assert_eq!(Rank { rank: 1, world: 4 }.microbatches(8)?, [1, 5]);
+//! // Ten steps into an epoch of eight steps is the third step of the next epoch.
+//! assert_eq!(Cursor::default().after(10, 8), Cursor { epoch: 1, step: 2 });
+//! # Ok::<(), forebay_types::RankError>(())
+//! ```
+
+mod digest;
+mod format;
+mod name;
+mod rank;
+#[cfg(feature = "settings")]
+pub mod settings;
+
+pub use digest::Digest;
+pub use format::{DType, Layout, MixedBy, PixelFormat};
+pub use name::{Cursor, MicrobatchName};
+pub use rank::{Rank, RankError};
+
+use std::fmt;
+
+/// Text that does not stand for a value, and what would.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParseError {
+    text: String,
+    expected: String,
+}
+
+impl ParseError {
+    fn new(text: &str, expected: impl Into<String>) -> Self {
+        Self { text: text.to_owned(), expected: expected.into() }
+    }
+}
+
+impl fmt::Display for ParseError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { text, expected } = self;
+        write!(f, "invalid value {text:?}: expected {expected}")
+    }
+}
+
+impl std::error::Error for ParseError {}
