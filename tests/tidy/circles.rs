@@ -1,0 +1,233 @@
+//! No circle between files: if one file uses another, the other does not use the first, directly or
+//! through further files. A reader can then take the files of a crate one after another.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use crate::imports::{self, Uses};
+
+/// Circles that are being removed. This list only shrinks.
+const REMAINING: &[&str] = &[
+    "client/loadtest/src/digests.rs client/loadtest/src/lib.rs client/loadtest/src/run.rs",
+    "client/loadtest/src/lib.rs client/loadtest/src/plan.rs",
+    "client/loadtest/src/lib.rs client/loadtest/src/run.rs",
+    "client/loadtest/src/lib.rs client/loadtest/src/run.rs client/loadtest/src/watch.rs",
+    "client/loadtest/src/lib.rs client/loadtest/src/servers.rs",
+    "client/loadtest/src/live.rs client/loadtest/src/report.rs",
+    "client/loadtest/src/report.rs client/loadtest/src/slo.rs",
+    "client/loadtest/src/report.rs client/loadtest/src/table.rs",
+    "client/loadtest/src/report.rs client/loadtest/src/trainer.rs",
+    "client/src/access.rs client/src/connect.rs client/src/options.rs client/src/resolve.rs",
+    "client/src/access.rs client/src/options.rs",
+    "client/src/access.rs client/src/options.rs client/src/resolve.rs",
+    "client/src/cursor.rs client/src/error.rs",
+    "client/src/cursor.rs client/src/job.rs",
+    "client/trainer/src/backend.rs client/trainer/src/loss.rs",
+    "client/trainer/src/backend/cpu.rs client/trainer/src/backend/cpu/state.rs",
+    "client/trainer/src/backend/cuda.rs client/trainer/src/backend/cuda/all.rs client/trainer/src/backend/cuda/layout.rs",
+    "client/trainer/src/backend/cuda.rs client/trainer/src/backend/cuda/conv.rs",
+    "client/trainer/src/backend/cuda.rs client/trainer/src/backend/cuda/kernels.rs",
+    "client/trainer/src/backend/cuda.rs client/trainer/src/backend/cuda/launch.rs",
+    "client/trainer/src/backend/cuda.rs client/trainer/src/backend/cuda/layout.rs",
+    "client/trainer/src/backend/cuda.rs client/trainer/src/backend/cuda/state.rs",
+    "client/trainer/src/backend/cuda.rs client/trainer/src/backend/device.rs",
+    "client/trainer/src/backend/cuda/conv.rs client/trainer/src/backend/cuda/pass.rs",
+    "client/trainer/src/command/bench.rs client/trainer/src/command/mod.rs",
+    "client/trainer/src/command/gpu_selftest.rs client/trainer/src/command/mod.rs",
+    "client/trainer/src/command/log.rs client/trainer/src/command/mod.rs client/trainer/src/command/run.rs",
+    "client/trainer/src/command/mod.rs client/trainer/src/command/place.rs client/trainer/src/command/run.rs",
+    "client/trainer/src/command/mod.rs client/trainer/src/command/run.rs",
+    "client/trainer/src/error.rs client/trainer/src/model.rs",
+    "client/trainer/src/ranks/rendezvous.rs client/trainer/src/ranks/watch.rs",
+    "client/trainer/tests/kernels/../../src/backend/cuda/kernels.rs client/trainer/tests/kernels/main.rs client/trainer/tests/kernels/rig.rs",
+    "client/trainer/tests/kernels/lamb.rs client/trainer/tests/kernels/main.rs",
+    "client/trainer/tests/kernels/loss.rs client/trainer/tests/kernels/main.rs",
+    "client/trainer/tests/kernels/main.rs client/trainer/tests/kernels/norm.rs",
+    "client/trainer/tests/kernels/main.rs client/trainer/tests/kernels/pool.rs",
+    "client/trainer/tests/kernels/main.rs client/trainer/tests/kernels/rig.rs",
+    "server/src/admin.rs server/src/board/now.rs server/src/page.rs server/src/serve.rs server/src/service.rs server/src/session.rs",
+    "server/src/admin.rs server/src/serve.rs server/src/service.rs server/src/session.rs",
+    "server/src/board/judge.rs server/src/board/mod.rs server/src/board/seat.rs",
+    "server/src/board/mod.rs server/src/board/now.rs server/src/metrics.rs",
+    "server/src/board/mod.rs server/src/board/seat.rs",
+    "server/src/cli/bench.rs server/src/cli/mod.rs",
+    "server/src/cli/dump.rs server/src/cli/mod.rs",
+    "server/src/cli/explain.rs server/src/cli/mod.rs",
+    "server/src/cli/gpu_selftest.rs server/src/cli/mod.rs",
+    "server/src/cli/index.rs server/src/cli/mod.rs",
+    "server/src/cli/mod.rs server/src/cli/preview.rs",
+    "server/src/cli/mod.rs server/src/cli/recipe.rs",
+    "server/src/cli/mod.rs server/src/cli/sample_data.rs",
+    "server/src/cli/mod.rs server/src/cli/serve.rs",
+    "server/src/serve.rs server/src/service.rs server/src/session.rs",
+    "server/src/service.rs server/src/session.rs",
+    "src/augment/estimate.rs src/augment/rotate.rs",
+    "src/dataset/error.rs src/dataset/folder.rs",
+    "src/dataset/error.rs src/dataset/folder.rs src/dataset/source.rs",
+    "src/dataset/inspect.rs src/dataset/mod.rs",
+    "src/decode/huffman.rs src/decode/mod.rs src/decode/verdict.rs",
+    "src/decode/jpeg/bits.rs src/decode/jpeg/huffman.rs src/decode/jpeg/mod.rs src/decode/jpeg/scan.rs",
+    "src/decode/jpeg/bits.rs src/decode/jpeg/mod.rs",
+    "src/decode/jpeg/buffered.rs src/decode/jpeg/mod.rs",
+    "src/decode/jpeg/colour.rs src/decode/jpeg/colour_avx2.rs",
+    "src/decode/jpeg/entry.rs src/decode/jpeg/mod.rs",
+    "src/decode/jpeg/idct.rs src/decode/jpeg/idct_avx2.rs src/decode/jpeg/mod.rs src/decode/jpeg/region.rs src/decode/jpeg/scan.rs",
+    "src/decode/jpeg/idct.rs src/decode/jpeg/mod.rs src/decode/jpeg/region.rs src/decode/jpeg/scan.rs",
+    "src/decode/jpeg/marker.rs src/decode/jpeg/mod.rs",
+    "src/decode/jpeg/mod.rs src/decode/jpeg/region.rs",
+    "src/decode/jpeg/mod.rs src/decode/jpeg/scan.rs",
+    "src/decode/jpeg/mod.rs src/decode/jpeg/tables.rs",
+    "src/decode/markers.rs src/decode/mod.rs",
+    "src/decode/mod.rs src/decode/other.rs",
+    "src/decode/mod.rs src/decode/verdict.rs",
+    "src/decode/mod.rs src/decode/zune.rs",
+    "src/error.rs src/plan/mix.rs",
+    "src/gpu/device.rs src/gpu/lane.rs",
+    "src/gpu/device.rs src/gpu/pinned.rs",
+    "src/mix/cuda/mod.rs src/mix/cuda/side.rs src/mix/device.rs",
+    "src/mix/cuda/mod.rs src/mix/device.rs",
+    "src/pipeline/cache.rs src/pipeline/works.rs",
+    "src/pipeline/make.rs src/pipeline/mod.rs",
+    "src/pipeline/make.rs src/pipeline/mod.rs src/pipeline/shared.rs",
+    "src/pipeline/make.rs src/pipeline/repeats.rs",
+    "tests/standin/src/machine.rs tests/standin/src/queues.rs",
+    "tests/standin/src/machine.rs tests/standin/src/signal.rs",
+    "tests/standin/src/memory/pinned.rs tests/standin/src/memory/space.rs",
+    "tests/standin/src/nccl/api.rs tests/standin/src/nccl/group.rs",
+    "tests/standin/src/ptx/access.rs tests/standin/src/ptx/spaces.rs tests/standin/src/ptx/thread.rs",
+    "tests/standin/src/ptx/decode/mod.rs tests/standin/src/ptx/decode/program.rs",
+    "tests/standin/src/ptx/spaces.rs tests/standin/src/ptx/thread.rs",
+];
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    let root = crate::root();
+    let found: BTreeMap<String, String> = imports::crates(&root)
+        .iter()
+        .flat_map(|crate_root| circles(&imports::uses(crate_root)))
+        .map(|circle| (files(&circle, &root), describe(&circle, &root)))
+        .collect();
+    let new: Vec<&str> = found
+        .iter()
+        .filter(|(files, _)| !REMAINING.contains(&files.as_str()))
+        .map(|(_, circle)| circle.as_str())
+        .collect();
+    assert!(new.is_empty(), "files that import each other in a circle:\n\n{}", new.join("\n\n"));
+}
+
+/// One step of a circle: a file, the next one, and what it takes from it.
+type Step = (PathBuf, PathBuf, Vec<String>);
+
+/// The shortest circle through each file of a crate that is in one.
+fn circles(uses: &Uses) -> Vec<Vec<Step>> {
+    let starts: BTreeSet<&PathBuf> = uses.keys().map(|(user, _)| user).collect();
+    starts.into_iter().filter_map(|start| circle_through(uses, start)).collect()
+}
+
+/// The shortest way from a file back to itself, by breadth-first search.
+fn circle_through(uses: &Uses, start: &PathBuf) -> Option<Vec<Step>> {
+    let mut reached_from: BTreeMap<&PathBuf, &PathBuf> = BTreeMap::new();
+    let mut frontier = vec![start];
+    while !frontier.is_empty() && !reached_from.contains_key(start) {
+        let mut next = Vec::new();
+        for (user, used) in uses.keys().filter(|(user, _)| frontier.contains(&user)) {
+            if !reached_from.contains_key(used) {
+                reached_from.insert(used, user);
+                next.push(used);
+            }
+        }
+        frontier = next;
+    }
+    let mut steps = Vec::new();
+    let mut used = start;
+    loop {
+        let user = *reached_from.get(used)?;
+        let names = uses[&(user.clone(), used.clone())].clone();
+        steps.push((user.clone(), used.clone(), names));
+        if user == start {
+            steps.reverse();
+            return Some(steps);
+        }
+        used = user;
+    }
+}
+
+fn short(path: &Path, root: &Path) -> String {
+    path.strip_prefix(root).unwrap_or(path).display().to_string()
+}
+
+/// The files of a circle in alphabetical order, which identifies it.
+fn files(circle: &[Step], root: &Path) -> String {
+    let mut files: Vec<String> = circle.iter().map(|(user, ..)| short(user, root)).collect();
+    files.sort();
+    files.join(" ")
+}
+
+/// A line for each file of a circle.
+fn describe(circle: &[Step], root: &Path) -> String {
+    let steps = circle.iter().map(|(user, used, names)| {
+        format!("{} uses {} of {}", short(user, root), names.join(", "), short(used, root))
+    });
+    steps.collect::<Vec<_>>().join("\n")
+}
+
+/// Writes a crate to a temporary folder; the first circle that the check finds in it.
+fn circle_in(files: &[(&str, &str)]) -> Option<String> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for (name, source) in files {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        std::fs::write(path, source).expect("a file");
+    }
+    let circles = circles(&imports::uses(&folder.path().join("lib.rs")));
+    circles.first().map(|circle| describe(circle, folder.path()))
+}
+
+#[test]
+fn a_circle_of_three_files_is_found_with_the_names_that_make_it() {
+    let found = circle_in(&[
+        ("lib.rs", "mod a; mod b; mod c;"),
+        ("a.rs", "use crate::b::B; pub struct A;"),
+        ("b.rs", "pub struct B; fn f() { super::c::g() }"),
+        ("c.rs", "use super::a::{self}; pub fn g() { a::A; }"),
+    ]);
+    let expected = "a.rs uses crate::b::B of b.rs\nb.rs uses super::c::g of c.rs\n\
+                    c.rs uses a::A of a.rs";
+    assert_eq!(found.as_deref(), Some(expected));
+}
+
+#[test]
+fn a_circle_behind_a_facade_is_found() {
+    let found = circle_in(&[
+        ("lib.rs", "pub mod outer; pub use outer::One;"),
+        ("outer/mod.rs", "mod one; mod two; pub use one::One; pub(crate) use two::*;"),
+        ("outer/one.rs", "use super::helper; pub struct One;"),
+        ("outer/two.rs", "pub fn helper(one: &crate::One) {}"),
+    ]);
+    let expected = "outer/one.rs uses super::helper of outer/two.rs\n\
+                    outer/two.rs uses crate::One of outer/one.rs";
+    assert_eq!(found.as_deref(), Some(expected));
+}
+
+#[test]
+fn a_parent_that_calls_its_child_and_is_called_back_is_a_circle() {
+    let files =
+        |parent: &'static str| [("lib.rs", parent), ("child.rs", "pub fn f() { super::g() }")];
+    assert!(circle_in(&files("mod child; fn g() { child::f() }")).is_some());
+    assert!(circle_in(&files("mod child; pub use child::f; fn g() { f() }")).is_some());
+    assert!(circle_in(&files("mod child; pub use child::f; fn g() {}")).is_none());
+}
+
+#[test]
+fn tests_comments_and_other_crates_make_no_circle() {
+    let found = circle_in(&[
+        ("lib.rs", "mod a; mod b;"),
+        ("a.rs", "use crate::b::B; pub struct A;"),
+        (
+            "b.rs",
+            "//! Made for crate::a::A.\nuse std::a::A; pub struct B;\n\
+             #[cfg(test)]\nmod tests { use crate::a::A; }\n#[cfg(test)]\nuse super::a::A as C;",
+        ),
+    ]);
+    assert_eq!(found, None);
+}
