@@ -1,7 +1,7 @@
 //! The wire of forebay: messages, service stubs, frames.
 //!
 //! `forebay/v1/forebay.proto` is the contract; the code under `src/gen` is generated from it and
-//! committed, and the test `bootstrap` proves it fresh. So a build needs no protoc.
+//! committed, so that a build needs no protoc; `proto/codegen` writes it.
 
 mod format;
 pub mod frame;

@@ -1,27 +1,32 @@
-//! The whole of forebay in one command, on data that it makes: `cargo run --release --bin quickstart`.
+//! The whole of forebay in one command, on data that it generates: `cargo quickstart`.
 //!
-//! Makes a procedural dataset, indexes it, serves it from two processes, streams A2 microbatches to
-//! two virtual trainers who check every byte, trains a small ResNet while one of the servers is
-//! killed, and draws what came of it.
+//! Generates a dataset, indexes it, serves it from two processes, streams A2 microbatches to two virtual trainers
+//! that check every byte, trains a small ResNet while one of the servers is killed, and draws a microbatch.
 //!
-//! Called as `quickstart forebay ...` or `quickstart forebay-trainer ...` it is that command, so that
-//! one build is enough and tests can start processes.
+//! Called as `quickstart forebay ...` or `quickstart forebay-trainer ...` it is that command, so that one build is
+//! enough and tests can start processes.
 
-use std::io::{BufRead as _, BufReader};
+mod progress;
+mod tools;
+
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use forebay_client::Job;
 
-/// Sizes that a machine of two cores works through in about two minutes.
+use progress::{Progress, say};
+use tools::{Server, Tools, path};
+
 const SAMPLE_DATA: [&str; 6] = ["--classes", "6", "--per-class", "120", "--val-per-class", "30"];
 const RECIPE: &str = "a2";
 const SET: [&str; 2] = ["batch = 128", "microbatches = 4"];
-const STEPS: u64 = 10;
+/// Steps that the trainers of step 3 read.
+const STREAMED_STEPS: u64 = 10;
+/// Trainers of step 3.
 const TRAINERS: u32 = 2;
-/// Each value but these is recipe a3's.
+/// Flags that differ from the values of recipe a3.
 const TRAINING: [&str; 20] = [
     "--recipe",
     "a3",
@@ -38,16 +43,24 @@ const TRAINING: [&str; 20] = [
     "--crop-scale",
     "0.35,1",
     "--epochs",
-    "20",
+    "10",
     "--lr",
     "0.02",
     "--warmup-epochs",
-    "2",
+    "1",
 ];
-/// Lines of the trainer's log before a server is killed.
+/// Lines of the trainer's log after which a server is killed.
 const KILL_AFTER: usize = 30;
-/// Percent of right guesses by chance.
+/// Top-1 accuracy in percent of a random guess.
 const CHANCE: f64 = 100.0 / 6.0;
+/// The steps, as the overview lists them.
+const STEPS: [&str; 5] = [
+    "generate a dataset",
+    "index it",
+    "serve it from two processes, and stream augmented batches to two trainers",
+    "train a small ResNet while one of the servers is killed",
+    "draw a batch as a contact sheet",
+];
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
@@ -73,39 +86,49 @@ fn main() -> ExitCode {
 }
 
 fn quickstart(program: &Path, folder: &Path) -> anyhow::Result<()> {
-    let started = Instant::now();
+    let mut progress = Progress::begin(&STEPS, folder);
     let program = std::env::current_exe().unwrap_or_else(|_| program.to_owned());
     let tools = Tools { program };
     let data = folder.join("data");
     let [train, val] = ["train", "val"].map(|split| data.join(split));
 
+    progress.step("Images of shapes in six classes, as an ImageFolder.");
     if train.is_dir() && val.is_dir() {
-        say(format_args!("1. sample data is there already"));
+        say(format_args!("{} has the dataset of an earlier run", data.display()));
     } else {
-        say(format_args!("1. sample data: pictures of shapes, six classes"));
         tools.run("forebay", &[&["sample-data", path(&data)?], &SAMPLE_DATA[..]].concat())?;
     }
 
-    say(format_args!("2. index"));
+    progress.step(
+        "Every image is checked once. Look at the digest: it names the content of the dataset.",
+    );
     for split in [&train, &val] {
         tools.run("forebay", &["index", path(split)?])?;
     }
 
-    say(format_args!("3. serve from two processes, and stream {RECIPE} to {TRAINERS} trainers"));
+    progress.step(
+        "The trainers check every byte. Look at images/s, at the CPU time per image of each stage, and at \
+         `violations none`.",
+    );
     let datasets = [format!("train={}", path(&train)?), format!("val={}", path(&val)?)];
     let [mut one, two] = [tools.serve(&datasets)?, tools.serve(&datasets)?];
     let report = stream(&[&one.endpoint, &two.endpoint])?;
     say(format_args!("{report}"));
-    ensure!(report.violations.is_empty(), "the trainers received something wrong");
+    ensure!(report.violations.is_empty(), "the trainers received a wrong microbatch");
 
+    progress.step(
+        "The longest step. Look at top-1, which is 17 % for a random guess, and at how the training continues \
+         after the kill.",
+    );
     let run = folder.join("run");
     if run.exists() {
-        std::fs::remove_dir_all(&run).with_context(|| format!("cannot empty {}", run.display()))?;
+        std::fs::remove_dir_all(&run)
+            .with_context(|| format!("cannot remove {}", run.display()))?;
     }
     let accuracy = train_through_a_crash(&tools, &mut one, &two, &run)?;
-    ensure!(two.stop()?, "the server left did not stop cleanly");
+    ensure!(two.stop()?, "the remaining server did not stop cleanly");
 
-    say(format_args!("5. draw the first microbatch"));
+    progress.step("Look at the crops, the RandAugment operations and the mixed pairs.");
     let sheet = folder.join("contact-sheet.png");
     let dataset = path(&train)?;
     let mut preview = vec!["preview", "--dataset", dataset, "--recipe", RECIPE, "--samples", "12"];
@@ -114,32 +137,32 @@ fn quickstart(program: &Path, folder: &Path) -> anyhow::Result<()> {
     tools.run("forebay", &preview)?;
 
     say(format_args!(
-        "\nEvery microbatch arrived once, in order, with the right digest, although a server was \
-         killed.\nA small ResNet reached {accuracy:.1} % top-1, where guessing gives {CHANCE:.1} %. \
-         All of it in {:.0} s.\n\n\
-         data           {}\nindexes        {}\n               {}\ncontact sheet  {}\n\
-         curves         {}\nmodel          {}\nlog            {}",
-        started.elapsed().as_secs_f64(),
+        "\nDone in {:.0} s. Every microbatch arrived once, in order and with the right digest, although a server \
+         was killed.\nA small ResNet reached {accuracy:.1} % top-1, where a random guess has {CHANCE:.1} %.\n\n\
+         Look at\n\
+         contact sheet  {}\ncurves         {}\n\
+         data           {}\nindexes        {}\n               {}\n\
+         model          {}\nlog            {}",
+        progress.seconds(),
+        sheet.display(),
+        run.join("curves.png").display(),
         data.display(),
         forebay::dataset::index_path(&train, None).display(),
         forebay::dataset::index_path(&val, None).display(),
-        sheet.display(),
-        run.join("curves.png").display(),
         run.join("model.safetensors").display(),
         run.join("log.jsonl").display(),
     ));
-    ensure!(accuracy > 2.0 * CHANCE, "the ResNet learned too little");
+    ensure!(accuracy > 2.0 * CHANCE, "the ResNet reached only {accuracy:.1} % top-1");
     Ok(())
 }
 
-/// Trains while a server dies; the top-1 accuracy in percent at the end.
+/// Trains while a server is killed; returns the final top-1 accuracy in percent.
 fn train_through_a_crash(
     tools: &Tools,
     victim: &mut Server,
     other: &Server,
     run: &Path,
 ) -> anyhow::Result<f64> {
-    say(format_args!("4. train resnet20 with recipe a3, and kill a server on the way"));
     let servers = format!("{},{}", victim.endpoint, other.endpoint);
     let arguments = ["train", "--server", &servers, "--dataset", "train", "--eval-dataset", "val"];
     let out = ["--out", path(run)?];
@@ -155,29 +178,20 @@ fn train_through_a_crash(
             break status;
         }
         if victim.alive()? && lines() > KILL_AFTER {
-            victim.process.kill()?;
-            say(format_args!("   killed the server at {}", victim.endpoint));
+            victim.kill()?;
+            say(format_args!("killed the server at {}", victim.endpoint));
         }
         std::thread::sleep(Duration::from_millis(100));
     };
     ensure!(status.success(), "forebay-trainer: {status}");
     ensure!(!victim.alive()?, "the training ended before a server could be killed");
-    let text = std::fs::read_to_string(&log).context("the trainer's log")?;
+    let text = std::fs::read_to_string(&log).context("cannot read the trainer's log")?;
     let last = text.lines().rev().find_map(|line| {
         let entry: serde_json::Value = serde_json::from_str(line).ok()?;
         entry["top1"].as_f64()
     });
-    let accuracy = last.context("the trainer's log holds no accuracy")?;
+    let accuracy = last.context("the trainer's log has no accuracy")?;
     Ok(100.0 * accuracy)
-}
-
-fn path(path: &Path) -> anyhow::Result<&str> {
-    path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
-}
-
-#[expect(clippy::print_stdout, reason = "it shows what it does")]
-fn say(line: std::fmt::Arguments<'_>) {
-    println!("{line}");
 }
 
 fn stream(endpoints: &[&str]) -> anyhow::Result<forebay_loadtest::Report> {
@@ -186,71 +200,8 @@ fn stream(endpoints: &[&str]) -> anyhow::Result<forebay_loadtest::Report> {
     let options = forebay_loadtest::Options {
         trainers: TRAINERS,
         progress: true,
-        ..forebay_loadtest::Options::new(client, job, STEPS)
+        ..forebay_loadtest::Options::new(client, job, STREAMED_STEPS)
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     Ok(runtime.block_on(forebay_loadtest::run(options))?)
-}
-
-/// The commands of forebay, as processes of this program.
-struct Tools {
-    program: PathBuf,
-}
-
-impl Tools {
-    fn command(&self, tool: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
-        command.arg(tool).args(arguments);
-        command
-    }
-
-    fn run(&self, tool: &str, arguments: &[&str]) -> anyhow::Result<()> {
-        let status = self.command(tool, arguments).status()?;
-        ensure!(status.success(), "{tool} {}: {status}", arguments.join(" "));
-        Ok(())
-    }
-
-    fn serve(&self, datasets: &[String]) -> anyhow::Result<Server> {
-        let mut arguments = vec!["serve", "--listen", "127.0.0.1:0"];
-        arguments.extend(datasets.iter().flat_map(|dataset| ["--dataset", dataset]));
-        let mut process = self
-            .command("forebay", &arguments)
-            .env("RUST_LOG", "warn")
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot start the server")?;
-        let mut line = String::new();
-        let stdout = process.stdout.take().expect("piped");
-        BufReader::new(stdout).read_line(&mut line)?;
-        let address =
-            line.trim().strip_prefix("listening on ").context("the server did not start")?;
-        Ok(Server { endpoint: format!("http://{address}"), process })
-    }
-}
-
-/// A server process, ended when dropped.
-struct Server {
-    endpoint: String,
-    process: Child,
-}
-
-impl Server {
-    fn alive(&mut self) -> anyhow::Result<bool> {
-        Ok(self.process.try_wait()?.is_none())
-    }
-
-    /// Asks it to drain and stop; whether it did so without an error.
-    fn stop(mut self) -> anyhow::Result<bool> {
-        let pid = self.process.id().to_string();
-        Command::new("kill").args(["-TERM", &pid]).status().context("cannot signal the server")?;
-        Ok(self.process.wait()?.success())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Already ended, unless something failed before.
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
 }

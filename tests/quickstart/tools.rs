@@ -1,0 +1,80 @@
+//! forebay's commands as processes.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, ensure};
+
+pub(crate) fn path(path: &Path) -> anyhow::Result<&str> {
+    path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
+}
+
+/// The commands of forebay, as processes of this program.
+pub(crate) struct Tools {
+    pub(crate) program: PathBuf,
+}
+
+impl Tools {
+    pub(crate) fn command(&self, tool: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg(tool).args(arguments);
+        command
+    }
+
+    pub(crate) fn run(&self, tool: &str, arguments: &[&str]) -> anyhow::Result<()> {
+        let status = self.command(tool, arguments).status()?;
+        ensure!(status.success(), "{tool} {}: {status}", arguments.join(" "));
+        Ok(())
+    }
+
+    pub(crate) fn serve(&self, datasets: &[String]) -> anyhow::Result<Server> {
+        let mut arguments = vec!["serve", "--listen", "127.0.0.1:0"];
+        arguments.extend(datasets.iter().flat_map(|dataset| ["--dataset", dataset]));
+        let mut process = self
+            .command("forebay", &arguments)
+            .env("RUST_LOG", "warn")
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start the server")?;
+        let mut line = String::new();
+        let stdout = process.stdout.take().expect("piped");
+        BufReader::new(stdout).read_line(&mut line)?;
+        let address = line
+            .trim()
+            .strip_prefix("listening on ")
+            .context("the server did not start: it prints the reason above")?;
+        Ok(Server { endpoint: format!("http://{address}"), process })
+    }
+}
+
+/// A server process, which is killed when dropped.
+pub(crate) struct Server {
+    pub(crate) endpoint: String,
+    process: Child,
+}
+
+impl Server {
+    pub(crate) fn alive(&mut self) -> anyhow::Result<bool> {
+        Ok(self.process.try_wait()?.is_none())
+    }
+
+    pub(crate) fn kill(&mut self) -> anyhow::Result<()> {
+        Ok(self.process.kill()?)
+    }
+
+    /// Drains and stops it; returns whether it exited successfully.
+    pub(crate) fn stop(mut self) -> anyhow::Result<bool> {
+        let pid = self.process.id().to_string();
+        Command::new("kill").args(["-TERM", &pid]).status().context("cannot signal the server")?;
+        Ok(self.process.wait()?.success())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // The process has already ended unless the quickstart failed.
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
