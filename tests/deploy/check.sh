@@ -2,9 +2,10 @@
 # Checks deploy/: container files, chart, alert rules, dashboard, compose file, example configuration; then
 # runs the manifests' pods with the real binaries.
 #
-#   check.sh [--forebay BIN --loadtest BIN [--trainer BIN]]     without binaries nothing is run
+#   check.sh [--forebay BIN --loadtest BIN [--trainer BIN]]     without binaries no pod is run
 #
-# Tools come from PyPI and Debian's packages, into a cache; exit code 77: they cannot be reached.
+# Tools are installed from PyPI and Debian into a cache. Exit code 77: PyPI or Debian cannot be reached, or the
+# pods cannot run because namespaces are not permitted.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -13,7 +14,7 @@ venv=$cache/venv debs=$cache/debs
 here=tests/deploy chart=deploy/helm/forebay
 say() { printf -- '-- %s\n' "$*"; }
 unreachable() {
-  echo "NOT CHECKED: deploy/, because $1 cannot be reached" >&2
+  echo "check.sh: $1 cannot be reached" >&2
   exit 77
 }
 
@@ -59,9 +60,9 @@ FOREBAY_DATA=/data "$compose" -f deploy/compose.yaml --profile '*' config --form
 $python $here/documents.py --compose "$folder/compose.json"
 
 if [ $# -gt 0 ]; then
-  say "pods, run"
+  say "pods"
   if ! unshare --net --mount --pid --fork true 2> /dev/null; then
-    echo "NOT RUN: the pods, because namespaces may not be made here" >&2
+    echo "check.sh: the pods cannot run, because unshare is not permitted here" >&2
     exit 77
   fi
   $python $here/live.py --prometheus "$debs/usr/bin/prometheus" "$@"

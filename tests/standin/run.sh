@@ -40,7 +40,7 @@ else
   if ! compgen -G "$venv/lib/python3*/site-packages/nvidia/cuda_nvrtc/lib/libnvrtc.so.12" >/dev/null; then
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet --disable-pip-version-check nvidia-cuda-nvrtc-cu12==12.9.86 ||
-      { echo "run.sh: no NVRTC from PyPI" >&2; exit 77; }
+      { echo "run.sh: NVRTC cannot be installed from PyPI" >&2; exit 77; }
   fi
   nvrtc=$(dirname "$(compgen -G "$venv/lib/python3*/site-packages/nvidia/cuda_nvrtc/lib/libnvrtc.so.12")")
   ln -sfn "$nvrtc/libnvrtc.so.12" "$libraries/libnvrtc.so"
