@@ -1,34 +1,34 @@
-//! Bytes that come late, slowly, not all, or changed.
+//! Bytes that arrive late, slowly, in part, or changed.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use forebay_client::{Cursor, End, Rank};
+use forebay_client::{Client, Cursor, End, Rank};
 use forebay_tests::proxy::{Faults, Path, Proxy};
 use tokio::task::{JoinSet, LocalSet};
 
-use crate::{Content, SILENCE, behind, client, content, job, read, undisturbed};
+use crate::{Content, client, content, job, options, proxied_server, read, undisturbed};
 
 const STEPS: u64 = 6;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn latency_and_jitter_change_nothing() {
-    let (server, proxy) = behind().await;
+    let (server, proxy) = proxied_server().await;
     let expected = undisturbed(&server, &job(48), STEPS).await;
     let ms = Duration::from_millis;
     let late = Path { delay: ms(40), jitter: ms(60), ..Path::default() };
     proxy.set(Faults { up: late, down: late, ..Faults::default() });
-    let (received, _) = read(&client(&[proxy.endpoint()]), &job(48), STEPS, || {}).await;
+    let received = read(&client(&[proxy.endpoint()]), &job(48), STEPS, async || {}).await;
     assert!(received == expected);
-    assert_eq!(proxy.connections(), 2, "one for calls, one for the stream: nobody gave up");
+    assert_eq!(proxy.connections(), 2, "one for calls and one for the stream: no attempt failed");
 }
 
-/// Connections that end again and again, in the middle of microbatches.
+/// Streams through connections that end in the middle of a microbatch, one after another.
 async fn cut(reset: bool) {
-    let (server, proxy) = behind().await;
+    let (server, proxy) = proxied_server().await;
     let expected = undisturbed(&server, &job(48), STEPS).await;
     let down = Path { cut_after: Some(60_000), ..Path::default() };
     proxy.set(Faults { down, reset, ..Faults::default() });
-    let (received, _) = read(&client(&[proxy.endpoint()]), &job(48), STEPS, || {}).await;
+    let received = read(&client(&[proxy.endpoint()]), &job(48), STEPS, async || {}).await;
     assert!(received == expected);
     assert!(proxy.connections() > 8, "{} connections", proxy.connections());
 }
@@ -39,13 +39,13 @@ async fn connections_that_are_reset_lose_and_repeat_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn truncated_answers_are_resumed_at_the_next_microbatch() {
+async fn a_stream_whose_answers_are_truncated_resumes_at_the_next_microbatch() {
     cut(false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_connections_reset_at_once_are_made_again() {
-    let (server, proxy) = behind().await;
+async fn streams_resume_after_all_connections_are_reset_at_once() {
+    let (server, proxy) = proxied_server().await;
     let expected = undisturbed(&server, &job(48), STEPS).await;
     proxy.set(Faults { reset: true, ..Faults::default() });
     let client = client(&[proxy.endpoint()]);
@@ -76,29 +76,26 @@ async fn all_connections_reset_at_once_are_made_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_drip_is_read_to_its_end() {
-    let (server, proxy) = behind().await;
+    let (server, proxy) = proxied_server().await;
     let expected = undisturbed(&server, &job(48), STEPS).await;
     let down = Path { bytes_per_s: Some(400_000), ..Path::default() };
     proxy.set(Faults { down, ..Faults::default() });
-    let begun = Instant::now();
-    let (received, longest) = read(&client(&[proxy.endpoint()]), &job(48), STEPS, || {}).await;
+    let received = read(&client(&[proxy.endpoint()]), &job(48), STEPS, async || {}).await;
     assert!(received == expected);
-    assert_eq!(proxy.connections(), 2, "slow is not silent");
-    let took = begun.elapsed();
-    assert!(took > Duration::from_secs(1) && longest < SILENCE, "{took:?}, {longest:?}");
+    assert_eq!(proxy.connections(), 2, "a slow connection has not failed");
 }
 
-/// One bit flipped, in one byte after another of what the server sends: HTTP/2's frames, gRPC's, the
-/// header of the microbatch and its pixels. What comes is right, or the client says what is wrong.
+/// Flips one bit of what the server sends, in a different byte each time: in HTTP/2's frames, in gRPC's, in the
+/// header of the microbatch and in its pixels. The client returns the right microbatch, or an error.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flipped_bit_is_never_taken_for_a_pixel_or_a_target() {
-    let (server, proxy) = behind().await;
+async fn a_flipped_bit_never_changes_a_pixel_or_a_target() {
+    let (server, proxy) = proxied_server().await;
     let expected = undisturbed(&server, &job(48), 1).await.swap_remove(0);
     first_microbatch(&proxy).await.unwrap();
     let length = proxy.sent();
     assert!(length > 14_000, "{length}");
     let bytes: Vec<u64> = (0..1800).step_by(3).chain((1800..length).step_by(601)).collect();
-    let (mut recovered, mut told) = (0, 0);
+    let (mut recovered, mut refused) = (0, 0);
     let flips = LocalSet::new();
     for at_once in bytes.chunks(50) {
         let mut outcomes = JoinSet::new();
@@ -119,22 +116,28 @@ async fn a_flipped_bit_is_never_taken_for_a_pixel_or_a_target() {
                     assert!(made == expected, "byte {at}");
                     recovered += u32::from(connections > 2);
                 }
-                Err(said) => {
-                    assert!(!said.is_empty(), "byte {at}");
-                    told += 1;
+                Err(error) => {
+                    assert!(!error.is_empty(), "byte {at}");
+                    refused += 1;
                 }
             }
         }
     }
-    assert!(recovered > 100 && told > 10, "{recovered} recovered, {told} told");
+    assert!(recovered > 100 && refused > 10, "{recovered} recovered, {refused} refused");
 }
 
-/// Of rank 0 of 8, or what the client says.
+/// The first microbatch of rank 0 of 8, or the client's error.
 async fn first_microbatch(proxy: &Proxy) -> Result<Content, String> {
+    let mut options = options(&[proxy.endpoint()]);
+    // A flipped bit of a length can make both sides wait for each other. Where the machine is so busy that the
+    // limits pass without a fault, the client tries again.
+    options.timeouts.ping = Duration::from_millis(300);
+    options.timeouts.silence = Duration::from_secs(3);
+    options.retry.give_up = Duration::from_secs(30);
+    let client = Client::connect(options).map_err(|error| error.to_string())?;
     let rank = Rank { rank: 0, world: 8 };
-    let stream =
-        client(&[proxy.endpoint()]).stream(&job(48), Cursor::default(), End::Steps(1), rank).await;
-    let made = stream.map_err(|error| error.to_string())?.next().await;
-    let made = made.ok_or("nothing came")?;
-    Ok(content(&made.map_err(|error| error.to_string())?))
+    let stream = client.stream(&job(48), Cursor::default(), End::Steps(1), rank).await;
+    let first = stream.map_err(|error| error.to_string())?.next().await;
+    let microbatch = first.ok_or("the stream ended without a microbatch")?;
+    Ok(content(&microbatch.map_err(|error| error.to_string())?))
 }

@@ -1,4 +1,4 @@
-//! What the whole-system tests and golden suites share.
+//! Support for the whole-system tests and the golden suites.
 
 #[path = "../fuzz/bodies/mod.rs"]
 pub mod fuzz;
@@ -7,8 +7,12 @@ pub mod world;
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use forebay::mix::{self, Device, Mixer};
+
+/// Time that only a hang exceeds, however busy the machine. Tests never judge shorter times.
+pub const HANG: Duration = Duration::from_mins(5);
 
 /// The folder of golden data: `FOREBAY_GOLDENS`, or the repository's own small set.
 pub fn goldens() -> PathBuf {
@@ -16,26 +20,27 @@ pub fn goldens() -> PathBuf {
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens"), PathBuf::from)
 }
 
-/// The folder of real inputs, `FOREBAY_DATA`: where it is not set, tests that need it are not
-/// selected.
+/// The folder of real inputs, `FOREBAY_DATA`. Tests that need it are not selected where it is not set.
 pub fn data() -> Option<PathBuf> {
     std::env::var_os("FOREBAY_DATA").map(PathBuf::from)
 }
 
-/// The GPU, or its stand-in, that tests use beside the CPU: `FOREBAY_TEST_DEVICE`, such as `cuda:0`.
+/// The GPU or its stand-in that tests use in addition to the CPU: `FOREBAY_TEST_DEVICE`, such as `cuda:0`.
 ///
 /// # Panics
-/// When it is no device: nobody should think that it was tested.
+/// If it does not name a device, because the tests would then silently run without it.
 pub fn gpu() -> Option<Device> {
     let name = std::env::var_os("FOREBAY_TEST_DEVICE")?;
     let device = name.to_str().and_then(|name| name.parse().ok());
-    Some(device.unwrap_or_else(|| panic!("FOREBAY_TEST_DEVICE is {}", name.display())))
+    Some(device.unwrap_or_else(|| {
+        panic!("invalid FOREBAY_TEST_DEVICE {:?}: expected cuda:N", name.display())
+    }))
 }
 
-/// The mixer of the tests' device: the GPU's where there is one, otherwise the CPU's.
+/// The mixer of the tests' device: the GPU if `FOREBAY_TEST_DEVICE` names one, otherwise the CPU.
 ///
 /// # Panics
-/// When the GPU cannot be opened.
+/// If the GPU cannot be opened.
 pub fn mixer() -> Mixer {
     static MIXER: LazyLock<Mixer> = LazyLock::new(|| {
         let opened = mix::open(gpu().unwrap_or_default(), mix::DEVICE_BYTES);
@@ -44,7 +49,7 @@ pub fn mixer() -> Mixer {
     MIXER.clone()
 }
 
-/// The CPU's mixer, and the GPU's where there is one.
+/// The CPU's mixer, and the GPU's if `FOREBAY_TEST_DEVICE` names one.
 pub fn mixers() -> Vec<Mixer> {
     std::iter::once(Mixer::Cpu).chain(gpu().map(|_| mixer())).collect()
 }
@@ -52,7 +57,7 @@ pub fn mixers() -> Vec<Mixer> {
 /// Reads a JSON file.
 ///
 /// # Panics
-/// When the file is missing or malformed, with its path.
+/// If the file is missing or malformed, with its path.
 pub fn json(path: &Path) -> serde_json::Value {
     let text = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_slice(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
@@ -61,8 +66,20 @@ pub fn json(path: &Path) -> serde_json::Value {
 /// Reads a PNG as RGB, 8 bits a channel: width, height, pixels.
 ///
 /// # Panics
-/// When the file is missing or malformed, with its path.
+/// If the file is missing or malformed, with its path.
 pub fn png(path: &Path) -> (u32, u32, Vec<u8>) {
     let image = image::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).into_rgb8();
     (image.width(), image.height(), image.into_raw())
+}
+
+/// Waits until a condition holds.
+///
+/// # Panics
+/// If it does not hold within [`HANG`].
+pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < HANG, "after {HANG:?} this does not hold: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

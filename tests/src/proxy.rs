@@ -1,4 +1,4 @@
-//! A TCP proxy that does to bytes what networks do: late, slow, cut, held back, changed.
+//! A TCP proxy that injects the faults of networks: latency, low bandwidth, partitions, resets, flipped bits.
 
 #![expect(clippy::unwrap_used, clippy::missing_panics_doc, reason = "for tests")]
 
@@ -15,44 +15,45 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Bytes on their way in each direction: chunks of the first number, as many as the second.
+/// Bytes of a chunk, the unit that is delayed.
 const CHUNK: usize = 16 << 10;
+/// Chunks in flight in each direction of a connection.
 const CHUNKS: usize = 64;
 
-/// What happens to bytes in one direction. The default is nothing.
+/// Faults of one direction. The default has none.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Path {
-    /// How long a byte travels, and up to how much longer.
+    /// Minimum latency.
     pub delay: Duration,
-    /// Drawn for each chunk.
+    /// Maximum of the additional latency, which is drawn for each chunk.
     pub jitter: Duration,
-    /// Nothing gets through, and nobody is told.
+    /// Nothing is delivered, and connections stay open.
     pub blocked: bool,
-    /// A connection ends after half to one and a half times so many bytes.
+    /// Mean number of bytes after which a connection ends; drawn from half to one and a half of it.
     pub cut_after: Option<u64>,
-    /// The lowest bit of this byte is flipped, counted over all connections; once.
+    /// Offset of the one byte whose lowest bit is flipped, counted over all connections.
     pub flip_at: Option<u64>,
-    /// At most so many bytes a second, a few at a time.
+    /// Bandwidth in bytes per second.
     pub bytes_per_s: Option<u64>,
 }
 
-/// What happens to connections.
+/// Faults of connections.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
     /// From client to server.
     pub up: Path,
     /// From server to client.
     pub down: Path,
-    /// Whether connections end by a reset instead of an end.
+    /// Whether connections end by a reset (RST) instead of an end of stream (FIN).
     pub reset: bool,
-    /// Connections are accepted, and nothing ever comes.
+    /// Connections are accepted, and nothing is ever sent on them.
     pub half_open: bool,
 }
 
 /// A running proxy in front of a server.
 #[derive(Debug)]
 pub struct Proxy {
-    /// Where it listens.
+    /// Address that it listens on.
     pub address: SocketAddr,
     shared: Arc<Shared>,
     task: JoinHandle<()>,
@@ -61,15 +62,15 @@ pub struct Proxy {
 #[derive(Debug)]
 struct Shared {
     faults: watch::Sender<Faults>,
-    /// Changes when all connections are to end.
+    /// Changes to end all connections.
     cut: watch::Sender<u64>,
     connections: AtomicU64,
-    /// Bytes that came from the client and from the server.
-    passed: [AtomicU64; 2],
+    /// Bytes received from clients and from the server.
+    received: [AtomicU64; 2],
 }
 
 impl Proxy {
-    /// In front of a server, without faults.
+    /// Starts a proxy in front of a server, without faults.
     pub async fn start(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -77,7 +78,7 @@ impl Proxy {
             faults: watch::Sender::default(),
             cut: watch::Sender::default(),
             connections: AtomicU64::new(0),
-            passed: [const { AtomicU64::new(0) }; 2],
+            received: [const { AtomicU64::new(0) }; 2],
         });
         let accepting = Arc::clone(&shared);
         let task = tokio::spawn(async move {
@@ -90,12 +91,12 @@ impl Proxy {
         Self { address, shared, task }
     }
 
-    /// What clients are given.
+    /// The endpoint for clients.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// From now on.
+    /// Replaces the faults.
     pub fn set(&self, faults: Faults) {
         self.shared.faults.send_replace(faults);
     }
@@ -105,14 +106,14 @@ impl Proxy {
         self.shared.cut.send_modify(|cuts| *cuts += 1);
     }
 
-    /// How many there were.
+    /// The number of connections accepted so far.
     pub fn connections(&self) -> u64 {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
-    /// Bytes that the server sent.
+    /// Bytes that the server has sent.
     pub fn sent(&self) -> u64 {
-        self.shared.passed[1].load(Ordering::SeqCst)
+        self.shared.received[1].load(Ordering::SeqCst)
     }
 }
 
@@ -140,13 +141,13 @@ impl Shared {
         }
         if self.faults.borrow().reset {
             for half in [&from_client, &from_server] {
-                // Gone already, it needs no reset.
+                // An error means that the connection has already ended.
                 half.as_ref().set_zero_linger().ok();
             }
         }
     }
 
-    /// Moves bytes in one direction until the connection ends.
+    /// Forwards bytes in one direction until the connection ends.
     async fn pump(&self, way: usize, number: u64, from: &OwnedReadHalf, to: OwnedWriteHalf) {
         let (sender, receiver) = mpsc::channel(CHUNKS);
         tokio::select! {
@@ -167,17 +168,17 @@ impl Shared {
         from: &OwnedReadHalf,
         sender: mpsc::Sender<(Instant, Vec<u8>)>,
     ) {
-        let mut of_connection = 0;
+        let mut connection_bytes = 0;
         for chunk in 0_u64.. {
             let Path { delay, jitter, cut_after, flip_at, bytes_per_s, .. } = self.path(way);
-            let random = part([number, way as u64, chunk]);
+            let random = uniform([number, way as u64, chunk]);
             let left = cut_after.map(|mean| {
                 let end = mean / 2 + draw([number, way as u64, u64::MAX]) % mean.max(1);
-                end.saturating_sub(of_connection)
+                end.saturating_sub(connection_bytes)
             });
-            let most = bytes_per_s.map_or(CHUNK as u64, |rate| rate / 50 + 1);
-            let most = most.min(left.unwrap_or(u64::MAX)).min(CHUNK as u64);
-            let mut bytes = vec![0; usize::try_from(most).unwrap()];
+            let max = bytes_per_s.map_or(CHUNK as u64, |rate| rate / 50 + 1);
+            let max = max.min(left.unwrap_or(u64::MAX)).min(CHUNK as u64);
+            let mut bytes = vec![0; usize::try_from(max).unwrap()];
             let read = loop {
                 if from.readable().await.is_err() {
                     return;
@@ -185,13 +186,13 @@ impl Shared {
                 match from.try_read(&mut bytes) {
                     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                     Ok(read) if read > 0 => break read,
-                    // Cut, ended or failed.
+                    // The connection was cut, has ended or has failed.
                     _ => return,
                 }
             };
             bytes.truncate(read);
-            let begin = self.passed[way].fetch_add(read as u64, Ordering::SeqCst);
-            of_connection += read as u64;
+            let begin = self.received[way].fetch_add(read as u64, Ordering::SeqCst);
+            connection_bytes += read as u64;
             if let Some(at) = flip_at.and_then(|at| at.checked_sub(begin))
                 && let Some(byte) = bytes.get_mut(usize::try_from(at).unwrap())
             {
@@ -226,12 +227,12 @@ impl Shared {
     }
 }
 
-/// A random number, by what it is for: the same each time.
-fn draw(what: [u64; 3]) -> u64 {
-    xxh3_64(&what.map(u64::to_le_bytes).concat())
+/// A random number for a purpose, the same in each run.
+fn draw(purpose: [u64; 3]) -> u64 {
+    xxh3_64(&purpose.map(u64::to_le_bytes).concat())
 }
 
-/// From 0 to 1.
-fn part(what: [u64; 3]) -> f64 {
-    (draw(what) >> 11) as f64 / (1_u64 << 53) as f64
+/// A random number from 0 to 1.
+fn uniform(purpose: [u64; 3]) -> f64 {
+    (draw(purpose) >> 11) as f64 / (1_u64 << 53) as f64
 }

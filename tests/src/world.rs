@@ -1,4 +1,4 @@
-//! A small dataset, made once, and pipelines and servers over it.
+//! A small dataset that all tests of a process share, and pipelines and servers on top of it.
 
 #![expect(clippy::unwrap_used, clippy::missing_panics_doc, reason = "for tests")]
 
@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-/// Classes and pictures of each: 60 records, of which one is damaged.
+/// Classes, with [`PER_CLASS`] images each: 60 records, one of which is damaged.
 const CLASSES: u32 = 4;
 const PER_CLASS: u32 = 15;
 
@@ -28,22 +28,22 @@ const PER_CLASS: u32 = 15;
 #[derive(Debug)]
 pub struct World {
     folder: TempDir,
-    /// Opened.
+    /// The opened dataset.
     pub dataset: Arc<Dataset>,
 }
 
 impl World {
-    /// Its folder.
+    /// The folder of the dataset.
     pub fn train(&self) -> PathBuf {
         self.folder.path().join("train")
     }
 }
 
-/// Lives until the process ends.
+/// The shared dataset.
 pub static WORLD: LazyLock<World> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
-    let what = SampleData { classes: CLASSES, per_class: PER_CLASS, val_per_class: 0, seed: 7 };
-    sample_data::write(folder.path(), &what, |_| {}).unwrap();
+    let spec = SampleData { classes: CLASSES, per_class: PER_CLASS, val_per_class: 0, seed: 7 };
+    sample_data::write(folder.path(), &spec, |_| {}).unwrap();
     let train = folder.path().join("train");
     damage(&train);
     dataset::build(&train, None, 2, &|_| {}).unwrap();
@@ -52,7 +52,7 @@ pub static WORLD: LazyLock<World> = LazyLock::new(|| {
     World { folder, dataset }
 });
 
-/// Cuts one picture, as a download that stopped.
+/// Truncates one image, as an interrupted download does.
 fn damage(train: &Path) {
     let class = std::fs::read_dir(train).unwrap().map(|e| e.unwrap().path()).min().unwrap();
     let file = std::fs::read_dir(class).unwrap().map(|e| e.unwrap().path()).min().unwrap();
@@ -60,10 +60,10 @@ fn damage(train: &Path) {
     std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
 }
 
-/// Small pictures: the arithmetic is the same, and tests stay quick.
+/// Changes to a recipe that make images and batches small and tests fast.
 pub const SMALL: [&str; 3] = ["batch = 16", "microbatches = 8", "image_size = 48"];
 
-/// A preset for small pictures, with changes.
+/// A preset with [`SMALL`] and further changes.
 pub fn recipe(base: &str, set: &[&str]) -> Arc<Recipe> {
     let set = SMALL.iter().chain(set).map(|change| (*change).to_owned());
     let spec = RecipeSpec::preset(base);
@@ -71,7 +71,7 @@ pub fn recipe(base: &str, set: &[&str]) -> Arc<Recipe> {
     Arc::new(spec.with(set).resolve().unwrap())
 }
 
-/// A microbatch of the world.
+/// A request for a microbatch of [`WORLD`].
 pub fn request(recipe: &Arc<Recipe>, epoch: u64, step: u64, index: u32) -> Request {
     Request {
         dataset: Arc::clone(&WORLD.dataset),
@@ -86,8 +86,8 @@ pub fn pipeline(threads: usize) -> Pipeline {
     sharing_pipeline(threads, pipeline::Settings::default().share_bytes)
 }
 
-/// A pipeline that keeps so many bytes of samples made early. It keeps no microbatch ready: each that is
-/// asked for after another is made anew.
+/// A pipeline with a limit on precomputed samples. It caches no microbatches, so that a repeated request
+/// computes its microbatch again.
 pub fn sharing_pipeline(threads: usize, share_bytes: usize) -> Pipeline {
     let threads = NonZeroUsize::new(threads).unwrap();
     let defaults = pipeline::Settings::default();
@@ -95,27 +95,27 @@ pub fn sharing_pipeline(threads: usize, share_bytes: usize) -> Pipeline {
     Pipeline::on(&crate::mixer(), settings).unwrap()
 }
 
-/// A server in this process, on a free port.
+/// A server in this process.
 #[derive(Debug)]
 pub struct Server {
-    /// Where it listens.
+    /// Address that it listens on, with a free port.
     pub address: SocketAddr,
     stop: oneshot::Sender<()>,
     task: JoinHandle<forebay_server::Report>,
 }
 
 impl Server {
-    /// Starts one on the tests' device.
+    /// Starts a server that mixes on the tests' device.
     pub async fn start(threads: usize) -> Self {
         Self::with(pipeline(threads)).await
     }
 
-    /// Starts one that makes its microbatches so.
+    /// Starts a server with this pipeline.
     pub async fn with(pipeline: Pipeline) -> Self {
         Self::of(&WORLD.dataset, Arc::new(pipeline), Limits::default()).await
     }
 
-    /// Starts one of such a dataset.
+    /// Starts a server of one dataset, with the name `train`.
     pub async fn of(
         dataset: &Arc<Dataset>,
         pipeline: Arc<Pipeline>,
@@ -131,12 +131,12 @@ impl Server {
         Self { address, stop, task }
     }
 
-    /// What clients are given.
+    /// The endpoint for clients.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Drains it.
+    /// Drains and stops it.
     pub async fn stop(self) -> forebay_server::Report {
         self.stop.send(()).unwrap();
         self.task.await.unwrap()

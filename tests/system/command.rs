@@ -1,4 +1,4 @@
-//! The `forebay` command as a person uses it: what it prints, how it fails, how it stops.
+//! The `forebay` command as a person uses it: its output, its errors, its exit.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -10,7 +10,7 @@ use forebay_tests::world::WORLD;
 
 fn forebay_command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quickstart"));
-    // These are about the command, not about a stand-in for a GPU.
+    // A stand-in for a GPU is loaded through this variable. These tests are about the command alone.
     command.arg("forebay").args(arguments).env_remove("LD_LIBRARY_PATH");
     command
 }
@@ -23,51 +23,51 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// What it printed, if it was content.
+/// Runs the command, which must succeed; returns its output.
 fn succeeds(arguments: &[&str]) -> String {
     let output = forebay(arguments);
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What it said when it failed, with exit code 1.
+/// Runs the command, which must fail with exit code 1; returns its error output.
 fn fails(arguments: &[&str]) -> String {
     let output = forebay(arguments);
     assert_eq!(output.status.code(), Some(1), "{arguments:?}");
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("forebay: "), "{said}");
-    said
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("forebay: "), "{error}");
+    error
 }
 
 const SIZES: [&str; 4] = ["--batch", "8", "--microbatches", "2"];
 
 #[test]
-fn index_and_inspect_tell_what_is_in_a_dataset() {
+fn index_and_inspect_describe_a_dataset() {
     let folder = tempfile::tempdir().unwrap();
     let train = WORLD.train();
     let index_dir = ["--index-dir", text(folder.path())];
-    let said = succeeds(&[&["index", text(&train)], &index_dir[..]].concat());
-    assert!(said.contains("60 records, 1 bad") && said.contains("truncated"), "{said}");
-    let said = succeeds(&[&["inspect", text(&train), "--json"], &index_dir[..]].concat());
-    let summary: Value = serde_json::from_str(&said).unwrap();
+    let output = succeeds(&[&["index", text(&train)], &index_dir[..]].concat());
+    assert!(output.contains("60 records, 1 bad") && output.contains("truncated"), "{output}");
+    let output = succeeds(&[&["inspect", text(&train), "--json"], &index_dir[..]].concat());
+    let summary: Value = serde_json::from_str(&output).unwrap();
     assert_eq!((&summary["records"], &summary["good"]), (&60.into(), &59.into()));
     assert_eq!(summary["digest"], WORLD.dataset.digest().to_string());
     assert_eq!(summary["classes"].as_array().unwrap().len(), 4);
 }
 
 #[test]
-fn datasets_that_are_none_are_refused_by_name() {
+fn paths_without_a_dataset_are_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let absent = folder.path().join("absent");
     assert!(fails(&["index", text(&absent)]).contains("absent"));
-    let said = fails(&["inspect", text(folder.path())]);
-    assert!(said.contains("forebay index"), "{said}");
-    let said = fails(&["index", text(folder.path())]);
-    assert!(said.contains(text(folder.path())), "{said}");
+    let output = fails(&["inspect", text(folder.path())]);
+    assert!(output.contains("forebay index"), "{output}");
+    let output = fails(&["index", text(folder.path())]);
+    assert!(output.contains(text(folder.path())), "{output}");
 }
 
 #[test]
-fn recipes_are_shown_compared_and_refused() {
+fn recipes_are_shown_and_compared_and_unknown_ones_are_refused() {
     let shown = succeeds(&["recipe", "show", "a1", "--batch", "64"]);
     assert!(shown.starts_with("# digest ") && shown.contains("\nbatch = 64\n"), "{shown}");
     let difference = succeeds(&["recipe", "diff", "a1", "a2"]);
@@ -81,8 +81,8 @@ fn recipes_are_shown_compared_and_refused() {
 fn explain_prints_the_documented_json() {
     let train = WORLD.train();
     let dataset = ["--dataset", text(&train), "--recipe", "a2", "--step", "1"];
-    let said = succeeds(&[&["explain"], &dataset[..], &SIZES[..]].concat());
-    let explained: Value = serde_json::from_str(&said).unwrap();
+    let output = succeeds(&[&["explain"], &dataset[..], &SIZES[..]].concat());
+    let explained: Value = serde_json::from_str(&output).unwrap();
     assert_eq!((&explained["step"], &explained["index"]), (&1.into(), &0.into()));
     assert!(["mixup", "cutmix", "none"].contains(&explained["mix"]["mode"].as_str().unwrap()));
     let samples = explained["samples"].as_array().unwrap();
@@ -110,8 +110,8 @@ fn dump_writes_the_documented_tensors() {
         assert_eq!(tensors.tensor(name).unwrap().data().len(), bytes, "{name}");
     }
     let no_folder = folder.path().join("none/one.safetensors");
-    let said = fails(&[&["dump", "--out", text(&no_folder)], &dataset[..], &SIZES[..]].concat());
-    assert!(said.contains(text(&no_folder)), "{said}");
+    let output = fails(&[&["dump", "--out", text(&no_folder)], &dataset[..], &SIZES[..]].concat());
+    assert!(output.contains(text(&no_folder)), "{output}");
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn bench_prints_the_documented_json() {
 }
 
 #[test]
-fn preview_draws_a_sheet() {
+fn preview_draws_a_contact_sheet() {
     let folder = tempfile::tempdir().unwrap();
     let (train, file) = (WORLD.train(), folder.path().join("sheet.png"));
     let dataset = ["--dataset", text(&train), "--out", text(&file), "--samples", "4"];
@@ -139,7 +139,7 @@ fn preview_draws_a_sheet() {
 }
 
 #[test]
-fn a_server_says_where_it_listens_and_drains_on_sigterm() {
+fn a_server_prints_its_address_and_drains_on_sigterm() {
     let train = WORLD.train();
     let named = format!("train={}", text(&train));
     let mut server = Command::new(env!("CARGO_BIN_EXE_quickstart"))
@@ -161,51 +161,51 @@ fn a_server_that_cannot_start_says_why() {
     assert!(fails(&["serve"]).contains("--dataset NAME=PATH"));
     let folder = tempfile::tempdir().unwrap();
     let absent = format!("train={}", text(&folder.path().join("absent")));
-    let said = fails(&["serve", "--dataset", &absent]);
-    assert!(said.contains("dataset train") && said.contains("absent"), "{said}");
+    let output = fails(&["serve", "--dataset", &absent]);
+    assert!(output.contains("dataset train") && output.contains("absent"), "{output}");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let train = WORLD.train();
     let named = format!("train={}", text(&train));
-    let said = fails(&["serve", "--dataset", &named, "--listen", &address]);
-    assert!(said.contains(&address), "{said}");
+    let output = fails(&["serve", "--dataset", &named, "--listen", &address]);
+    assert!(output.contains(&address), "{output}");
 }
 
 #[test]
-fn a_gpu_that_is_not_there_is_refused() {
+fn a_missing_gpu_is_refused() {
     let train = WORLD.train();
     let named = format!("train={}", text(&train));
-    // No machine has a hundred, and the libraries that a stand-in gives are not in its place.
+    // No machine has a hundred GPUs, and the command runs without a stand-in's libraries.
     let device = ["--device", "cuda:99"];
     let serve = ["serve", "--listen", "127.0.0.1:0", "--dataset", &named];
     let bench = ["bench", "--dataset", text(&train), "--images", "1"];
     for command in [&serve[..], &bench[..], &["gpu-selftest"][..]] {
-        let said = fails(&[command, &device[..]].concat());
-        assert!(said.contains("cuda:99") && said.contains("--device cpu"), "{said}");
-        assert!(!said.contains("panicked"), "{said}");
-        assert_eq!(said.contains("--features cuda"), !cfg!(feature = "cuda"), "{said}");
+        let output = fails(&[command, &device[..]].concat());
+        assert!(output.contains("cuda:99") && output.contains("--device cpu"), "{output}");
+        assert!(!output.contains("panicked"), "{output}");
+        assert_eq!(output.contains("--features cuda"), !cfg!(feature = "cuda"), "{output}");
     }
     assert!(fails(&["gpu-selftest", "--device", "cpu"]).contains("--device cuda:N"));
 }
 
 #[test]
-fn without_a_gpu_auto_mixes_on_the_cpu_and_says_so() {
+fn without_a_gpu_auto_mixes_on_the_cpu_and_logs_it() {
     let train = WORLD.train();
     let named = format!("train={}", text(&train));
     let mut server = forebay_command(&["serve", "--listen", "127.0.0.1:0", "--dataset", &named])
-        // A GPU that is there is hidden.
+        // This hides a GPU that the machine may have.
         .env("CUDA_VISIBLE_DEVICES", "")
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let log = BufReader::new(server.stderr.take().unwrap());
-    let said: Vec<String> =
+    let output: Vec<String> =
         log.lines().map(|line| line.unwrap()).take_while(|line| !line.contains("opened")).collect();
     server.kill().unwrap();
     server.wait().unwrap();
-    assert!(said[0].contains("no GPU") && said[0].contains("cuda:0"), "{said:?}");
-    assert!(said[1].contains("mixing") && said[1].contains("cpu"), "{said:?}");
+    assert!(output[0].contains("no GPU") && output[0].contains("cuda:0"), "{output:?}");
+    assert!(output[1].contains("mixing") && output[1].contains("cpu"), "{output:?}");
 }
 
 #[test]

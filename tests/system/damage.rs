@@ -1,4 +1,4 @@
-//! Data that change, shrink or go under a running server; a disk that is full.
+//! Datasets that change, shrink or disappear under a running server, and a full disk.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +15,7 @@ fn job() -> Job {
     Job { set, seed: 5, ..Job::new("train", "a3") }
 }
 
-/// The world's pictures as a tar.
+/// Writes the images of [`WORLD`] as a tar.
 fn tar(path: &Path) {
     let folder = tempfile::tempdir().unwrap();
     for id in 0..WORLD.dataset.len() {
@@ -29,7 +29,7 @@ fn tar(path: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shard_that_is_cut_under_a_running_server_is_lost_data_and_no_crash() {
+async fn truncating_a_shard_under_a_running_server_is_data_loss_and_not_a_crash() {
     let folder = tempfile::tempdir().unwrap();
     let shard = folder.path().join("train.tar");
     tar(&shard);
@@ -72,7 +72,7 @@ async fn a_shard_that_is_cut_under_a_running_server_is_lost_data_and_no_crash() 
 }
 
 #[test]
-fn an_index_that_has_no_room_is_told_and_the_earlier_one_stays() {
+fn a_full_disk_fails_the_index_command_and_keeps_the_previous_index() {
     let folder = tempfile::tempdir().unwrap();
     let (train, indexes) = (WORLD.train(), folder.path().join("indexes"));
     let index = |before: &str| {
@@ -83,13 +83,13 @@ fn an_index_that_has_no_room_is_told_and_the_earlier_one_stays() {
     };
     assert!(index("").status.success());
     let file = index_path(&train, Some(&indexes));
-    let earlier = fs::read(&file).unwrap();
-    // Files of at most 1 KiB, and no signal for what goes beyond: writing fails as on a full disk.
+    let previous = fs::read(&file).unwrap();
+    // A limit of 1 KiB per file, with its signal ignored, makes writes fail as a full disk does.
     let full = index("trap '' XFSZ; ulimit -f 1;");
     let error = String::from_utf8(full.stderr).unwrap();
     assert!(!full.status.success());
     assert!(error.contains("cannot write") && error.contains("indexes"), "{error}");
     assert!(error.contains("File too large"), "{error}");
-    assert_eq!(fs::read(&file).unwrap(), earlier);
-    assert_eq!(fs::read_dir(&indexes).unwrap().count(), 1, "nothing else is left");
+    assert_eq!(fs::read(&file).unwrap(), previous);
+    assert_eq!(fs::read_dir(&indexes).unwrap().count(), 1, "no temporary file is left");
 }

@@ -1,4 +1,4 @@
-//! The whole service: index, serve, stream, receive, on a dataset made on the fly.
+//! The whole service on a generated dataset: index, serve, stream, receive.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 

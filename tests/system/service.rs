@@ -1,4 +1,4 @@
-//! Servers and clients on loopback: whoever serves it, in whatever way, a name has one content.
+//! Servers and clients on loopback: a microbatch has the same content from every server and by every call.
 
 use forebay_client::{Client, Cursor, Digest, End, Error, Job, Microbatch, Name, Options, Rank};
 use forebay_loadtest::Report;
@@ -16,7 +16,7 @@ fn client(servers: &[&Server]) -> Client {
     Client::connect(Options::new(servers.iter().map(|server| server.endpoint()))).unwrap()
 }
 
-/// A microbatch's name, pixels, records, and labels and weights.
+/// A microbatch's name, pixels, records, and the bits of its labels and mixing weights.
 type Content = (Name, Vec<u8>, Vec<u64>, [Vec<u32>; 3]);
 
 fn content(made: &Microbatch) -> Content {
@@ -79,7 +79,7 @@ async fn worlds_of_1_2_4_and_8_train_on_the_same_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_resumed_at_any_step_goes_on_over_epoch_ends() {
+async fn a_stream_resumed_at_any_step_continues_across_epochs() {
     let server = Server::start(2).await;
     let client = client(&[&server]);
     for base in ["a2", "eval"] {
@@ -98,7 +98,7 @@ async fn a_stream_resumed_at_any_step_goes_on_over_epoch_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn explain_is_the_plan_of_what_is_served() {
+async fn explain_returns_the_plan_of_the_served_microbatch() {
     let server = Server::start(1).await;
     let name = Name { epoch: 1, step: 2, index: 3 };
     let text = client(&[&server]).explain(&job("a1", &[]), name).await.unwrap();
@@ -113,7 +113,7 @@ async fn explain_is_the_plan_of_what_is_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_server_goes_on_where_one_stops() {
+async fn another_server_continues_where_one_stops() {
     let (one, two) = (Server::start(2).await, Server::start(2).await);
     let job = job("a2", &[]);
     let undisturbed =
@@ -131,7 +131,7 @@ async fn another_server_goes_on_where_one_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_recipe_or_dataset_that_is_not_the_expected_one_is_refused() {
+async fn an_unexpected_recipe_or_dataset_digest_is_refused() {
     let server = Server::start(1).await;
     let client = client(&[&server]);
     let wrong = Some(Digest([7; 32]));
@@ -145,7 +145,7 @@ async fn a_recipe_or_dataset_that_is_not_the_expected_one_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_requests_are_told_what_is_wrong() {
+async fn errors_for_bad_requests_say_what_is_wrong() {
     let server = Server::start(1).await;
     let client = client(&[&server]);
     let unknown = Job::new("val", "a2");
@@ -168,7 +168,7 @@ async fn load(servers: &[&Server], trainers: u32, base: &str, set: &[&str]) -> R
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_load_test_finds_nothing_wrong_and_the_same_checksum_everywhere() {
+async fn a_load_test_finds_no_violation_and_the_same_checksum_for_every_world() {
     let (one, two) = (Server::start(1).await, Server::start(3).await);
     for (base, set) in [("a2", &[][..]), ("a3", &["mix.mode = \"elem\""]), ("eval", &[])] {
         let alone = load(&[&one], 1, base, set).await;

@@ -1,4 +1,4 @@
-//! Repeats of a record share a decode, and nobody can tell by the pixels.
+//! Repeats of a record share a decode, which does not change a pixel.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,8 +11,9 @@ use forebay::{Pipeline, Request, Size};
 
 use forebay_tests::world::{recipe, request, sharing_pipeline};
 
-/// Microbatches of a step, and bytes of a sample.
+/// Microbatches of a step.
 const MICROBATCHES: u32 = 8;
+/// Bytes of a sample.
 const SAMPLE: usize = Size::square(48).rgb_bytes();
 
 type Name = (u64, u64, u32);
@@ -21,7 +22,7 @@ fn repeating() -> Arc<Recipe> {
     recipe("a2", &["repeats = 3"])
 }
 
-/// Makes all of them at once; their pixels and the decodes that they took.
+/// Requests all microbatches at once; returns their pixels and the number of decodes.
 fn make_all(
     pipeline: &Pipeline,
     recipe: &Arc<Recipe>,
@@ -59,23 +60,23 @@ fn steps(indices: &[u32]) -> Vec<Name> {
     steps.into_iter().flat_map(names).collect()
 }
 
-/// What everything is compared with: no sharing, one thread.
-fn alone(recipe: &Arc<Recipe>) -> (BTreeMap<Name, Vec<u8>>, u64) {
+/// The reference: no sharing, one thread.
+fn unshared(recipe: &Arc<Recipe>) -> (BTreeMap<Name, Vec<u8>>, u64) {
     let (made, decoded) =
         make_all(&sharing_pipeline(1, 0), recipe, &steps(&[0, 1, 2, 3, 4, 5, 6, 7]));
     (made.into_iter().collect(), decoded)
 }
 
 #[test]
-fn pixels_are_the_same_with_sharing_whatever_is_asked_in_whatever_order() {
+fn sharing_changes_no_pixel_in_any_order_of_requests() {
     let recipe = repeating();
-    let (expected, unshared) = alone(&recipe);
-    assert_eq!(unshared, 48, "each sample by a decode of its own");
+    let (expected, decodes) = unshared(&recipe);
+    assert_eq!(decodes, 48, "one decode per sample");
     let orders: [&[u32]; 5] = [
         &[0, 1, 2, 3, 4, 5, 6, 7],
         &[7, 6, 5, 4, 3, 2, 1, 0],
         &[3, 0, 5, 7, 1, 6, 2, 4],
-        // A single rank of four; two clients that ask for the same.
+        // One rank of four; two clients with the same requests.
         &[1, 5],
         &[0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7],
     ];
@@ -83,7 +84,7 @@ fn pixels_are_the_same_with_sharing_whatever_is_asked_in_whatever_order() {
         for threads in [1, 8] {
             for share_bytes in [96 << 20, 3 * SAMPLE, SAMPLE - 1] {
                 let pipeline = sharing_pipeline(threads, share_bytes);
-                // The second time some of it may still be there.
+                // In the second round some samples may still be cached.
                 for _ in 0..2 {
                     for (name, pixels) in make_all(&pipeline, &recipe, &steps(order)).0 {
                         let what = format!("{name:?} of {order:?}, {threads}, {share_bytes}");
@@ -101,7 +102,7 @@ fn the_repeats_of_a_step_are_decoded_once_across_microbatches() {
     let names = steps(&[0, 1, 2, 3, 4, 5, 6, 7]);
     for threads in [1, 8] {
         let (_, decoded) = make_all(&sharing_pipeline(threads, 96 << 20), &recipe, &names);
-        // 18 records stand in these steps of 16 samples; boxes far apart are decoded one by one.
+        // These steps of 16 samples have 18 records; boxes that are far apart are decoded separately.
         assert!((18..36).contains(&decoded), "{decoded} with {threads} threads");
     }
     let order: Vec<Name> = names.into_iter().rev().collect();
@@ -110,14 +111,14 @@ fn the_repeats_of_a_step_are_decoded_once_across_microbatches() {
 }
 
 #[test]
-fn a_microbatch_that_is_fetched_by_itself_has_nothing_made_early_and_takes_what_is_there() {
+fn a_single_fetch_precomputes_nothing_and_uses_what_is_cached() {
     let recipe = repeating();
-    let (expected, _) = alone(&recipe);
+    let (expected, _) = unshared(&recipe);
     let names = steps(&[0, 1, 2, 3, 4, 5, 6, 7]);
     let by_itself = Asker { alone: true, ..Asker::default() };
     let pipeline = sharing_pipeline(1, 96 << 20);
     let (made, decoded) = make_all_for(&by_itself, &pipeline, &recipe, &names);
-    assert_eq!(decoded, 48, "each sample by a decode of its own");
+    assert_eq!(decoded, 48, "one decode per sample");
     assert!(made.into_iter().all(|(name, pixels)| expected[&name] == pixels));
     let pipeline = sharing_pipeline(1, 96 << 20);
     let (of_a_stream, fetched): (Vec<Name>, _) = names.into_iter().partition(|name| name.2 == 0);
@@ -128,7 +129,7 @@ fn a_microbatch_that_is_fetched_by_itself_has_nothing_made_early_and_takes_what_
 }
 
 #[test]
-fn neighbouring_slots_share_a_decode_and_hold_what_other_microbatches_would() {
+fn neighboring_slots_share_a_decode_and_equal_the_samples_of_other_microbatches() {
     let one = recipe("a2", &["repeats = 3", "microbatches = 1"]);
     let eight = repeating();
     let unmixed = |recipe: &Arc<Recipe>, index| {

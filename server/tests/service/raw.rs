@@ -1,6 +1,7 @@
 //! HTTP/2 by hand: for readers as slow as a test wants them, and for what no client would send.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -112,13 +113,16 @@ impl Raw {
         self.send(&[call, connection].concat()).await
     }
 
-    /// Reads the answer to a call, so many bytes a second, to its end; says how many there were.
-    pub(crate) async fn read_slowly(&mut self, bytes_per_second: f64) -> io::Result<usize> {
-        let mut total = 0;
+    /// Reads the answer to a call at a limited rate, to its end, and counts its bytes.
+    pub(crate) async fn read_slowly(
+        &mut self,
+        bytes_per_second: f64,
+        received: &AtomicU64,
+    ) -> io::Result<()> {
         while let Some(Frame { kind, flags, payload, .. }) = self.next().await? {
             match kind {
                 DATA if !payload.is_empty() => {
-                    total += payload.len();
+                    received.fetch_add(payload.len() as u64, Ordering::Relaxed);
                     let time = payload.len() as f64 / bytes_per_second;
                     tokio::time::sleep(std::time::Duration::from_secs_f64(time)).await;
                     self.grant(payload.len()).await?;
@@ -130,6 +134,6 @@ impl Raw {
                 break;
             }
         }
-        Ok(total)
+        Ok(())
     }
 }
