@@ -6,7 +6,7 @@ use std::path::Path;
 use forebay_trainer::backend::Array;
 use safetensors::{Dtype, SafeTensors};
 
-/// A whole file.
+/// A file of arrays.
 pub(crate) struct Arrays(Vec<u8>);
 
 impl Arrays {
@@ -22,7 +22,7 @@ impl Arrays {
         self.file().names().into_iter().map(str::to_owned).collect()
     }
 
-    /// Numbers of f32, f64 or i64, which f64 holds exactly here.
+    /// The numbers of an f32, f64 or i64 array. The labels among them are small enough for f64.
     pub(crate) fn get(&self, name: &str) -> Vec<f64> {
         let file = self.file();
         let view = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -55,13 +55,13 @@ impl Arrays {
     }
 }
 
-/// Largest difference.
+/// The largest absolute difference.
 pub(crate) fn apart(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
 }
 
-/// Euclidean distance over the length of the second.
+/// The Euclidean distance, relative to the length of the second.
 pub(crate) fn distance(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
     let square = |x: f64| x * x;
@@ -70,16 +70,16 @@ pub(crate) fn distance(a: &[f64], b: &[f64]) -> f64 {
     (difference / length.max(f64::MIN_POSITIVE)).sqrt()
 }
 
-/// Largest difference over the largest of the second.
+/// The largest difference, relative to the largest value of the second.
 pub(crate) fn relative(a: &[f64], b: &[f64]) -> f64 {
-    apart(a, b) / b.iter().fold(f64::MIN_POSITIVE, |most, x| most.max(x.abs()))
+    apart(a, b) / b.iter().fold(f64::MIN_POSITIVE, |max, x| max.max(x.abs()))
 }
 
-/// Fails above a limit.
+/// Fails if an error is above a limit.
 pub(crate) fn within(what: &str, error: f64, limit: f64) -> Result<(), String> {
     if error <= limit {
         Ok(())
     } else {
-        Err(format!("{what}: off by {error:.3e}, at most {limit:.0e} allowed"))
+        Err(format!("{what}: error {error:.3e}, limit {limit:.0e}"))
     }
 }

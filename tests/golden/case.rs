@@ -1,4 +1,4 @@
-//! One case of a suite: its fields by name, its pictures, and the comparison.
+//! One case of a suite: its fields by name, its images, and the comparison.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use forebay::{Interpolation, Op, Rect, Simd, Size};
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
-/// The kernels that every case must pass with.
+/// The instruction sets that every case must pass with.
 pub(crate) fn kernels() -> [Simd; 2] {
     [Simd::SCALAR, Simd::detect()]
 }
@@ -18,19 +18,19 @@ pub(crate) struct Case {
     fields: Value,
 }
 
-/// A picture: its size and its RGB pixels.
-pub(crate) struct Picture {
+/// An RGB image.
+pub(crate) struct Image {
     pub(crate) size: Size,
     pub(crate) pixels: Vec<u8>,
 }
 
-/// The `cases.json` of a suite; nothing where the folder lacks the suite.
+/// The `cases.json` of a suite; `None` if the folder lacks the suite.
 pub(crate) fn read(folder: &Path, suite: &str) -> Option<Value> {
     let path = folder.join(suite).join("cases.json");
     path.exists().then(|| forebay_tests::json(&path))
 }
 
-/// A trial for each entry of a list of a suite, named by what is done and after its output.
+/// A test for each entry of a list, named after the suite and the entry's output.
 pub(crate) fn trials(
     folder: &Path,
     name: &str,
@@ -48,29 +48,33 @@ pub(crate) fn trials(
 }
 
 impl Case {
-    /// A field of text.
+    /// A string field.
     pub(crate) fn text(&self, field: &str) -> &str {
-        self.fields[field].as_str().unwrap_or_else(|| panic!("text in {field}: {}", self.fields))
+        self.fields[field]
+            .as_str()
+            .unwrap_or_else(|| panic!("{field} is not a string: {}", self.fields))
     }
 
-    /// A field with a whole number.
+    /// An integer field.
     pub(crate) fn number(&self, field: &str) -> u32 {
         let number = self.fields[field].as_u64().and_then(|n| u32::try_from(n).ok());
-        number.unwrap_or_else(|| panic!("whole number in {field}: {}", self.fields))
+        number.unwrap_or_else(|| panic!("{field} is not an integer: {}", self.fields))
     }
 
-    /// A field that is true or false.
+    /// A boolean field.
     pub(crate) fn flag(&self, field: &str) -> bool {
-        self.fields[field].as_bool().unwrap_or_else(|| panic!("flag in {field}: {}", self.fields))
+        self.fields[field]
+            .as_bool()
+            .unwrap_or_else(|| panic!("{field} is not a boolean: {}", self.fields))
     }
 
-    /// The box of a crop.
+    /// The crop box.
     pub(crate) fn rect(&self) -> Rect {
         let [top, left, height, width] = ["i", "j", "h", "w"].map(|field| self.number(field));
         Rect { top, left, height, width }
     }
 
-    /// The filter that a field names.
+    /// The interpolation filter in a field.
     pub(crate) fn filter(&self, field: &str) -> Interpolation {
         filter(&self.fields[field])
     }
@@ -90,37 +94,37 @@ impl Case {
         self.folder.join(self.text(field))
     }
 
-    /// The picture that a field names.
-    pub(crate) fn picture(&self, field: &str) -> Picture {
+    /// The image that a field names.
+    pub(crate) fn image(&self, field: &str) -> Image {
         let (width, height, pixels) = forebay_tests::png(&self.path(field));
-        Picture { size: Size { height, width }, pixels }
+        Image { size: Size { height, width }, pixels }
     }
 }
 
 fn op(fields: &Value) -> Op {
     let name = fields["op"].as_str().expect("an operation's name");
     Op::from_arg(name, fields["arg"].as_f64(), filter(&fields["interpolation"]))
-        .unwrap_or_else(|| panic!("an operation: {fields}"))
+        .unwrap_or_else(|| panic!("invalid operation: {fields}"))
 }
 
-/// Operations without a filter say `null`.
+/// Operations without a filter have `null`.
 fn filter(name: &Value) -> Interpolation {
     match name.as_str() {
         Some("bicubic") | None => Interpolation::Bicubic,
         Some("bilinear") => Interpolation::Bilinear,
-        Some(other) => panic!("filter {other}"),
+        Some(other) => panic!("unknown filter {other}"),
     }
 }
 
-/// Fails with the first difference.
-pub(crate) fn same(simd: Simd, expected: &Picture, pixels: &[u8]) -> Result<(), Failed> {
+/// Fails with the position of the first difference.
+pub(crate) fn same(simd: Simd, expected: &Image, pixels: &[u8]) -> Result<(), Failed> {
     assert_eq!(expected.pixels.len(), pixels.len(), "size");
     let differ = |(a, b): &(&u8, &u8)| a != b;
     let pairs = || expected.pixels.iter().zip(pixels);
     let Some(first) = pairs().position(|pair| differ(&pair)) else { return Ok(()) };
     let width = expected.size.width as usize;
     Err(format!(
-        "{simd:?}: {} of {} bytes differ; first in row {}, column {}, channel {}: {} and not {}",
+        "{simd:?}: {} of {} bytes differ; first in row {}, column {}, channel {}: {}, expected {}",
         pairs().filter(differ).count(),
         pixels.len(),
         first / 3 / width,

@@ -1,5 +1,4 @@
-//! `04_chain`: box, resize, flip and operations in a row, from decoded pixels and from the JPEG
-//! itself.
+//! Suite 04: crop, resize, flip and operations, from decoded pixels and from the JPEG itself.
 
 use std::path::Path;
 
@@ -15,7 +14,7 @@ use crate::randaug::FILL;
 pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
     let Some(cases) = case::read(folder, "04_chain") else { return Vec::new() };
     let from_pixels = case::trials(folder, "04_chain", &cases["cases"], |case| {
-        let input = case.picture("decoded_png");
+        let input = case.image("decoded_png");
         chain(case, View::new(&input.pixels, input.size).crop(case.rect()))
     });
     let from_jpeg = case::trials(folder, "04_chain/from_jpeg", &cases["cases"], |case| {
@@ -28,7 +27,7 @@ pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
 }
 
 fn chain(case: &Case, source: View<'_>) -> Result<(), Failed> {
-    let output = case.picture("output");
+    let output = case.image("output");
     let size = Size::square(case.number("size"));
     let to = Resample {
         resized: size,

@@ -1,4 +1,4 @@
-//! `02_crop`: crop and resize, the evaluation transform.
+//! Suite 02: crop and resize, and the evaluation transform.
 
 use std::path::Path;
 
@@ -39,11 +39,11 @@ fn evaluation(case: &Case) -> Result<(), Failed> {
         filter: case.filter("interpolation"),
         flip: false,
     };
-    check(case, case.picture("input").size.whole(), to)
+    check(case, case.image("input").size.whole(), to)
 }
 
 fn check(case: &Case, crop: Rect, to: Resample) -> Result<(), Failed> {
-    let (input, output) = (case.picture("input"), case.picture("output"));
+    let (input, output) = (case.image("input"), case.image("output"));
     for simd in case::kernels() {
         let mut slot = vec![0; to.window.size().rgb_bytes()];
         let source = View::new(&input.pixels, input.size).crop(crop);

@@ -1,4 +1,4 @@
-//! `01_decode`: pixels of `Image.open(f).convert('RGB')`, and which files Pillow refuses.
+//! Suite 01: the pixels of `Image.open(f).convert('RGB')`, and the files that Pillow refuses.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
@@ -29,7 +29,9 @@ fn check(folder: &Path, case: &Value) -> Result<(), Failed> {
     let mut decoder = Decoder::default();
     let verdict = verify(&bytes, &mut decoder);
     if case["expect"] == "error" {
-        return verdict.map_or(Ok(()), |(header, _)| Err(format!("taken: {header:?}").into()));
+        return verdict.map_or(Ok(()), |(header, _)| {
+            Err(format!("Pillow refuses it, accepted as {header:?}").into())
+        });
     }
     let (header, entries) = verdict?;
     let size = header.size;

@@ -1,4 +1,4 @@
-//! Rates of stochastic depth against timm's.
+//! Suite 11: rates of stochastic depth, compared with timm's.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! `01_decode`: forebay's own JPEG decoder against Pillow, to the last bit, through entry points
-//! as well; and its verdict on files that Pillow refuses.
+//! Suite 01: forebay's own JPEG decoder equals Pillow bit for bit, with and without entry points, and refuses the
+//! files that Pillow refuses.
 
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
     cases.filter(is_jpeg).map(|case| trial(&folder, case)).collect()
 }
 
-/// Pillow tells the format by the content, not by the name.
+/// Pillow detects the format from the content, not from the name.
 fn is_jpeg(case: &Value) -> bool {
     case["klass"] != "other-format"
 }
@@ -59,7 +59,7 @@ fn check(folder: &Path, case: &Value) -> Result<(), Failed> {
     compare(image.decode(part, Some(&entries), &mut scratch)?, expected.crop(within))
 }
 
-/// The picture of a case, and the box that it shows where it is not the whole.
+/// The expected image of a case, and its box if it is not the whole image.
 fn expected(folder: &Path, case: &Value) -> (PathBuf, Option<Rect>) {
     if let Some(png) = case["png"].as_str() {
         return (folder.join(png), None);
@@ -76,10 +76,10 @@ fn expected(folder: &Path, case: &Value) -> (PathBuf, Option<Rect>) {
 
 fn compare(pixels: View<'_>, expected: View<'_>) -> Result<(), Failed> {
     if pixels.size() != expected.size() {
-        return Err(format!("{:?}, not {:?}", pixels.size(), expected.size()).into());
+        return Err(format!("size {:?}, expected {:?}", pixels.size(), expected.size()).into());
     }
     match (0..pixels.size().height).find(|&y| pixels.row(y) != expected.row(y)) {
         None => Ok(()),
-        Some(y) => Err(format!("row {y} is not Pillow's").into()),
+        Some(y) => Err(format!("row {y} differs from Pillow's").into()),
     }
 }

@@ -1,4 +1,4 @@
-//! Losses and their gradients against timm's and torch's, in f64 and f32.
+//! Suite 09: losses and their gradients in f64 and f32, compared with timm's and torch's.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
@@ -33,7 +33,7 @@ pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
     trials.into_iter().chain(cases["cases"].as_array().unwrap().iter().map(trial)).collect()
 }
 
-/// timm's names of losses.
+/// The loss of timm with this name.
 fn named(name: &str) -> Loss {
     let criterion = if name.starts_with("bce_sum") {
         Criterion::BceSum
@@ -88,14 +88,14 @@ fn check<T: Real>(
     within(&format!("{dtype} value"), (sum - wanted).abs() / wanted.abs(), value)?;
     let gradient: Vec<f64> = gradient.into_iter().map(T::to_f64).collect();
     let name = format!("{}.grad_{dtype}", case["name"].as_str().unwrap());
-    // The set keeps the gradients over 1000 classes in f32 alone.
+    // The set has the gradients of 1000 classes only in f32.
     if dtype == "f64" && batch != 6 {
         return Ok(());
     }
     within(&format!("{dtype} gradient"), apart(&gradient, &arrays.get(&name)), slope)
 }
 
-/// The kernels of the losses, on a GPU or its stand-in.
+/// The same cases on a GPU or its stand-in.
 #[cfg(feature = "cuda")]
 mod gpu {
     use std::sync::Arc;
@@ -120,7 +120,7 @@ mod gpu {
         cases["cases"].as_array().unwrap().iter().map(trial).collect()
     }
 
-    /// A classifier alone.
+    /// A network with nothing but a classifier.
     pub(crate) fn classifier(classes: usize, further: Vec<Parameter>) -> Graph {
         let pixel = |channels| Shape { height: 1, width: 1, channels };
         let (input, output) = (pixel(3), pixel(classes));
@@ -140,7 +140,7 @@ mod gpu {
         }
     }
 
-    /// A row of a dense target as class a, class b and the weight of a.
+    /// The classes a and b of a dense target's row, and the weight of a.
     fn sparse(row: &[f64], smoothing: f64) -> (usize, usize, f64) {
         let off = smoothing / row.len() as f64;
         let on = 1.0 - smoothing + off;
@@ -193,7 +193,7 @@ mod gpu {
         let wanted = case["value_f32"].as_f64().unwrap();
         within("value", (sum - wanted).abs() / wanted.abs(), 1e-6)?;
         let name = format!("{}.grad_f32", text("name"));
-        // Behind its own rounding, torch's softmax and ours each err by some 2^-24 of a probability.
+        // In addition to that rounding, torch's softmax and ours each have an error of about 2^-24 of a probability.
         let limit = 1e-7 + 2.0 / f64::from(1 << 24) / samples as f64;
         within("gradient", apart(&slope, &arrays.get(&name)), limit)
     }

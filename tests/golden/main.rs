@@ -1,5 +1,5 @@
-//! Golden suites: outputs of Pillow, timm and torch, one test a case. The folder is
-//! `FOREBAY_GOLDENS`, or the repository's own small set; a suite that the folder lacks has no tests.
+//! Golden suites: outputs of Pillow, timm and torch, one test per case. The data is in the folder
+//! `FOREBAY_GOLDENS`, or in the repository's own small set. A suite that the folder lacks has no tests.
 
 mod arrays;
 mod case;

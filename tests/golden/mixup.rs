@@ -1,4 +1,4 @@
-//! Suite 05: timm's `FastCollateMixup` (u8, exact) and `Mixup` (float), targets and boxes.
+//! Suite 05: `FastCollateMixup` (u8, exact) and `Mixup` (float) of timm, with targets and boxes.
 
 use std::path::Path;
 
@@ -72,13 +72,13 @@ fn check_box(case: &Value) -> Result<(), Failed> {
     Ok(())
 }
 
-/// The plan of a case, from the numbers that timm drew.
+/// The plan of a case, from the random numbers that timm drew.
 fn plan_of(case: &Value, n: usize, size: Size) -> Result<MixPlan, Failed> {
     let batch = case["mode"] == "batch";
     let params = case["params"].as_array().expect("params");
     let sample = |params: &Value| -> Result<MixSample, Failed> {
         let lambda = params["lam_in"].as_f64().expect("a number");
-        // With a weight of 1 timm draws no box: nothing is cut.
+        // With a weight of 1 timm draws no box.
         let cutmix = params["use_cutmix"] == true && params["cy"].is_u64();
         #[expect(clippy::cast_possible_truncation, reason = "stored as f32")]
         let sample = match (batch, cutmix) {
@@ -104,7 +104,9 @@ fn plan_of(case: &Value, n: usize, size: Size) -> Result<MixPlan, Failed> {
 fn check_mix(mixer: &Mixer, case: &Value, arrays: &[u8]) -> Result<(), Failed> {
     let arrays = SafeTensors::deserialize(arrays)?;
     let input = arrays.tensor(case["input"].as_str().expect("an input"))?;
-    let [n, 3, height, width] = *input.shape() else { return Err("not [n, 3, h, w]".into()) };
+    let [n, 3, height, width] = *input.shape() else {
+        return Err("the input is not [n, 3, h, w]".into());
+    };
     let size = Size { height: u32::try_from(height)?, width: u32::try_from(width)? };
     let plan = plan_of(case, n, size)?;
     let name = case["name"].as_str().expect("a name");
@@ -139,7 +141,7 @@ fn check_mix(mixer: &Mixer, case: &Value, arrays: &[u8]) -> Result<(), Failed> {
     Ok(())
 }
 
-/// timm's float `Mixup` mixes after normalising: the same plan and table, within 1e-6.
+/// Compares with timm's float `Mixup`, which mixes after normalization, within 1e-6.
 fn check_float(nhwc: &[u8], out: &[f32], size: Size, plan: &MixPlan) -> Result<(), Failed> {
     let normalise = Normalise::new(&RecipeSpec::preset("a2").resolve()?);
     let (n, pixels, width) = (plan.samples.len(), size.rgb_bytes() / 3, size.width);

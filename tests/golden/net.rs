@@ -1,4 +1,4 @@
-//! Networks under test: on the CPU in f32 and f64, and on a GPU or its stand-in.
+//! Networks under test, on the CPU in f32 and f64, and on a GPU or its stand-in.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use forebay_trainer::backend::cpu::{Cpu, Real};
@@ -7,32 +7,33 @@ use forebay_trainer::droppath::Drops;
 use forebay_trainer::lamb::Lamb;
 use forebay_trainer::model::Graph;
 
-/// A backend whose passes can be looked at.
+/// A backend with access to its intermediate results.
 pub(crate) trait Net {
     fn graph(&self) -> &Graph;
-    /// Forward; gives the logits. Then backward from their slope.
+    /// The forward pass; returns the logits.
     fn forward(&mut self, batch: &Batch, train: bool, drops: Option<&Drops>) -> Vec<f64>;
+    /// The backward pass, from the gradient of the logits.
     fn backward(&mut self, batch: &Batch, slope: &[f64], drops: Option<&Drops>);
     fn update(&mut self, lamb: &Lamb, rate: f64);
     fn parameter(&self, index: usize) -> Vec<f64>;
     fn gradient(&self, index: usize) -> Vec<f64>;
-    /// Running means, then variances.
+    /// Running means and then variances of a batch norm.
     fn running(&self, norm: usize) -> Vec<f64>;
 }
 
-/// What runs a network, and how numbers are stored.
+/// The device that runs a network, and its number format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum On {
     Double,
     Single,
-    /// The CPU in f64, with each stored result rounded to bf16: how far bf16 leads away.
+    /// The CPU in f64, with each stored result rounded to bf16: the reference for the error of bf16.
     Rounded,
     #[cfg(feature = "cuda")]
     Gpu(u32, forebay_trainer::backend::cuda::Number),
 }
 
 impl On {
-    /// The CPU, and the GPU that tests use.
+    /// The CPU, and the GPU of the tests if there is one.
     pub(crate) fn all() -> Vec<Self> {
         #[cfg_attr(not(feature = "cuda"), expect(unused_mut, reason = "a GPU is added"))]
         let mut all = vec![Self::Double, Self::Single];
@@ -44,7 +45,7 @@ impl On {
         all
     }
 
-    /// For the names of tests: those of a GPU begin with it.
+    /// The name of a test; it begins with the GPU if it needs one.
     pub(crate) fn name(self, test: &str) -> String {
         match self {
             Self::Double => test.replace("NUMBER", "f64"),
@@ -58,7 +59,7 @@ impl On {
         }
     }
 
-    /// The golden numbers that it is compared with.
+    /// The golden numbers that results are compared with.
     pub(crate) const fn dtype(self) -> &'static str {
         match self {
             Self::Single => "f32",
@@ -66,7 +67,7 @@ impl On {
         }
     }
 
-    /// Whether what is stored is rounded to bf16.
+    /// Whether stored results are rounded to bf16.
     pub(crate) fn rounds(self) -> bool {
         match self {
             Self::Double | Self::Single => false,
@@ -76,7 +77,7 @@ impl On {
         }
     }
 
-    /// A network with a model loaded.
+    /// Opens a network and loads a model.
     pub(crate) fn open(self, graph: Graph, samples: usize, model: Tensors) -> Box<dyn Net> {
         let state = State { model, ..State::default() };
         match self {
@@ -153,7 +154,7 @@ pub(crate) mod gpu {
 
     use super::Net;
 
-    /// A network without numbers.
+    /// A network without parameters.
     pub(crate) fn open(device: u32, number: Number, graph: Graph, samples: usize) -> Cuda {
         let device = Device::open(device).unwrap();
         let setting = Setting { device, number, place: Rank::ALONE, bucket: BUCKET };
@@ -213,7 +214,7 @@ pub(crate) mod gpu {
     }
 }
 
-/// The CPU in f64, but what a GPU stores in bf16 is rounded to it.
+/// The CPU in f64, which rounds to bf16 what a GPU stores in bf16.
 pub(crate) struct Rounded(Cpu<f64>);
 
 fn round(numbers: &mut [f64]) {
@@ -229,8 +230,8 @@ impl Rounded {
         Self(cpu)
     }
 
-    /// Runs with weights rounded, as products take them, and puts the others back.
-    fn with_copy<R>(&mut self, does: impl FnOnce(&mut Cpu<f64>) -> R) -> R {
+    /// Runs with rounded weights, as matrix products use them, and then restores the weights.
+    fn with_rounded_weights<R>(&mut self, does: impl FnOnce(&mut Cpu<f64>) -> R) -> R {
         let kept = self.0.parameters_mut().to_vec();
         let decays: Vec<_> =
             Backend::graph(&self.0).parameters.iter().map(|p| p.kind.decays()).collect();
@@ -250,7 +251,7 @@ impl Net for Rounded {
 
     fn forward(&mut self, batch: &Batch, train: bool, drops: Option<&Drops>) -> Vec<f64> {
         let samples = batch.samples();
-        self.with_copy(|cpu| {
+        self.with_rounded_weights(|cpu| {
             cpu.images(batch, train);
             round(cpu.values_mut(0, samples, train));
             let logits = Backend::graph(cpu).logits();
@@ -270,7 +271,7 @@ impl Net for Rounded {
 
     fn backward(&mut self, batch: &Batch, slope: &[f64], drops: Option<&Drops>) {
         let samples = batch.samples();
-        self.with_copy(|cpu| {
+        self.with_rounded_weights(|cpu| {
             cpu.set_slope(samples, |_, to| to.copy_from_slice(slope));
             let logits = Backend::graph(cpu).logits();
             round(cpu.slopes_mut(logits, samples));

@@ -1,4 +1,4 @@
-//! Trajectories of LAMB and learning rate schedules against timm's.
+//! Suite 08: trajectories of LAMB and learning rate schedules, compared with timm's.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::path::Path;
@@ -132,7 +132,7 @@ fn rates(case: &Value) -> Result<(), String> {
     Ok(())
 }
 
-/// The kernels of LAMB, on a GPU or its stand-in.
+/// The same trajectories on a GPU or its stand-in.
 #[cfg(feature = "cuda")]
 mod gpu {
     use std::sync::Arc;
@@ -161,7 +161,7 @@ mod gpu {
         numbers.iter().map(|&x| f64::from(x)).collect()
     }
 
-    /// The golden parameters beside those of a classifier, whose gradients are zeros.
+    /// The golden parameters in addition to those of a classifier, whose gradients are zero.
     fn trajectory(
         device: u32,
         cases: &Value,

@@ -1,4 +1,4 @@
-//! `03_randaug`: each of the fifteen operations with explicit arguments; arguments by magnitude.
+//! Suite 03: each of the fifteen operations with explicit arguments, and the arguments of magnitudes.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::case::{self, Case};
 
-/// What timm fills with: the mean of ImageNet.
+/// The fill color of timm: the mean of ImageNet.
 pub(crate) const FILL: [u8; 3] = [124, 116, 104];
 
 pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
@@ -25,21 +25,21 @@ pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
     trials
 }
 
-/// The argument that timm makes of each magnitude, with either sign.
+/// Compares the argument of each magnitude with timm's, for both signs.
 fn arguments(index: usize, table: &Value) -> Result<(), Failed> {
     let levels = table["levels"].as_array().expect("magnitudes");
     for (field, negative) in [("arg_positive", false), ("arg_negative", true)] {
         for (position, level) in levels.iter().enumerate() {
             let level = level.as_f64().expect("a magnitude");
             let arg = Op::at(index, level, negative, Interpolation::Bicubic).arg();
-            // Operations without a sign list one table, those without an argument none.
+            // Operations without a sign have one table, those without an argument have none.
             let expected = match &table[field] {
                 Value::Array(args) => args[position].as_f64(),
                 _ if table["signed"] == true => panic!("a signed operation lists {field}"),
                 _ => table["arg_positive"][position].as_f64(),
             };
             if arg != expected {
-                return Err(format!("magnitude {level}: {arg:?}, not {expected:?}").into());
+                return Err(format!("magnitude {level}: {arg:?}, expected {expected:?}").into());
             }
         }
     }
@@ -47,7 +47,7 @@ fn arguments(index: usize, table: &Value) -> Result<(), Failed> {
 }
 
 fn operation(case: &Case) -> Result<(), Failed> {
-    let (input, output) = (case.picture("input"), case.picture("output"));
+    let (input, output) = (case.image("input"), case.image("output"));
     for simd in case::kernels() {
         let mut slot = input.pixels.clone();
         apply(&[case.op()], &mut slot, input.size, FILL, &mut Scratch::new(simd));

@@ -1,4 +1,4 @@
-//! Suite 07: positions against timm's `RepeatAugSampler` and torch's `DistributedSampler`, given their
+//! Suite 07: positions, compared with timm's `RepeatAugSampler` and torch's `DistributedSampler` for their
 //! permutations.
 
 use std::path::Path;
@@ -38,7 +38,7 @@ fn check(sampler: &Value, kind: &str, i: usize) -> Result<(), Failed> {
     let records = case["n"].as_u64().expect("n");
     let world = u32::try_from(case["world"].as_u64().expect("world"))?;
     let repeats = case["num_repeats"].as_u64().unwrap_or(1);
-    // One sample a microbatch and a microbatch a rank: rank r's list is microbatch r of each step.
+    // With one sample per microbatch and one microbatch per rank, the list of rank r is microbatch r of each step.
     let base = if kind == "ordered" { "eval" } else { "a2" };
     let set = [
         format!("batch = {world}"),
@@ -49,9 +49,9 @@ fn check(sampler: &Value, kind: &str, i: usize) -> Result<(), Failed> {
     let recipe = RecipeSpec::preset(base).with(set).resolve()?;
     let sequence = Sequence::new(records, &recipe, 0);
     if kind != "ordered" && records < u64::from(world) {
-        // timm pads by wrapping around; forebay has no step to give and says so.
+        // timm pads by wrapping around; forebay has no whole step and refuses.
         let refused = matches!(sequence, Err(RecipeError::TooSmall { .. }));
-        return if refused { Ok(()) } else { Err("a step of padding was given".into()) };
+        return if refused { Ok(()) } else { Err("a dataset smaller than a step is not refused".into()) };
     }
     let sequence = sequence?;
     let perm = case["perm"].as_str().map(|key| &sampler["perms"][key]);
@@ -66,8 +66,8 @@ fn check(sampler: &Value, kind: &str, i: usize) -> Result<(), Failed> {
             .flat_map(|step| sequence.positions(step, rank))
             .map(record)
             .collect();
-        // The samplers pad the last round where it is short; forebay leaves it out, or keeps it
-        // short in evaluation. Without repeats timm still cuts to 256s, and forebay does not.
+        // The samplers pad a short last round; forebay drops it, or keeps it short in evaluation. Without repeats
+        // timm still cuts to a multiple of 256, and forebay does not.
         let common = ours.len().min(indices.len());
         let missing = indices.len() - common;
         let short = records / u64::from(world) * u64::from(world) < records;
@@ -78,7 +78,7 @@ fn check(sampler: &Value, kind: &str, i: usize) -> Result<(), Failed> {
             return Err(format!("rank {rank}: {indices:?}, got {ours:?}").into());
         }
         if repeats > 1 && records >= 256 && ours.len() > indices.len() {
-            return Err(format!("rank {rank} goes on: {} of {}", ours.len(), indices.len()).into());
+            return Err(format!("rank {rank} has too many samples: {} of {}", ours.len(), indices.len()).into());
         }
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! Suite 06: the distributions of what is drawn, against timm's: quantiles (a Kolmogorov-Smirnov test
-//! at each), means and frequencies, all within five standard errors of both runs together.
+//! Suite 06: the distributions of random draws, compared with timm's: quantiles (a Kolmogorov-Smirnov test at
+//! each), means and frequencies, all within five standard errors of the two runs.
 
 use std::path::Path;
 
@@ -10,9 +10,9 @@ use forebay_tests::json;
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
-/// Draws of ours for each statistic.
+/// Draws for each statistic.
 const DRAWS: u64 = 200_000;
-/// Standard errors that a statistic may be off.
+/// Allowed deviation in standard errors.
 const SIGMAS: f64 = 5.0;
 
 pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
@@ -74,7 +74,7 @@ fn summary(what: &str, mut ours: Vec<f64>, reference: &Value) -> Result<(), Fail
         if q <= 0.0 || q >= 1.0 {
             continue;
         }
-        // A quantile of a discrete value covers a range of q; doubles are compared as written.
+        // A quantile of a discrete value covers a range of q. The slack is for the decimal form of doubles.
         let slack = value.abs() * 1e-12;
         let below = ours.partition_point(|&v| v < value - slack) as f64 / m;
         let up_to = ours.partition_point(|&v| v <= value + slack) as f64 / m;
@@ -86,7 +86,7 @@ fn summary(what: &str, mut ours: Vec<f64>, reference: &Value) -> Result<(), Fail
     Ok(())
 }
 
-/// Compares a frequency of ours with one of timm's.
+/// Compares our frequency with timm's.
 fn frequency(what: &str, ours: f64, m: f64, reference: f64, n: f64) -> Result<(), Failed> {
     let p = (ours * m + reference * n) / (m + n);
     let allowed = SIGMAS * (p * (1.0 - p) * (1.0 / m + 1.0 / n)).sqrt() + 1.0 / n + 1.0 / m;
@@ -100,7 +100,7 @@ fn fraction<T>(values: &[T], is: impl Fn(&T) -> bool) -> f64 {
     values.iter().filter(|value| is(value)).count() as f64 / values.len() as f64
 }
 
-/// A number that a box has.
+/// A statistic of a crop box.
 type Measure = Box<dyn Fn(&forebay::Rect) -> f64>;
 
 fn crop(case: &Value) -> Result<(), Failed> {
@@ -115,7 +115,7 @@ fn crop(case: &Value) -> Result<(), Failed> {
             .enumerate()
             .all(|(i, &v)| fallback[i].as_u64() == Some(u64::from(v)))
     };
-    // The box of the fallback may be drawn by chance too: rare where the picture is large.
+    // The box of the fallback may also be drawn by chance, which is rare for large images.
     let expected = case["fallback_fraction"].as_f64().expect("a fraction");
     let draws = case["draws"].as_f64().expect("draws");
     if expected > 0.5 {
@@ -183,7 +183,7 @@ fn rand_augment(name: &str, case: &Value) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Lambda of single-sample plans, and whether each is CutMix.
+/// Whether each plan of a single sample is CutMix, and its lambda.
 fn lambdas(recipe: &Recipe, seed: u64, draws: u64) -> Vec<(bool, f64)> {
     (0..draws)
         .map(|step| {
