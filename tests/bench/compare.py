@@ -1,8 +1,8 @@
-"""Measures forebay beside its peers: the same files, one thread each, interleaved rounds.
+"""Compares forebay with its peers on the same files, with one thread each, in interleaved rounds.
 
-Started by compare.sh. For each workload all peers start and warm up by one pass over the images.
-Then they take turns, one at a time, in an order that rotates from round to round. CPU time is that
-of a process with its children; medians over the rounds.
+Called by compare.sh. For each workload all peers start and warm up with one pass over the images. Then they take
+turns, one at a time, in an order that rotates from round to round. CPU time is that of a process and its children;
+the table has medians over the rounds.
 """
 
 import argparse
@@ -26,10 +26,10 @@ BATCH = 256
 NO_RANDAUGMENT = "it has no RandAugment"
 KERAS = NO_RANDAUGMENT + "; that of keras works on batches and is another algorithm"
 BLOCKS = "building blocks of one step, not a loader"
-SLOWER = "the slower way of torchvision's two, in the first column"
+SLOWER = "the slower of the two decoders of torchvision, by the first column"
 NO_MIX = "it has neither MixUp nor CutMix"
 
-# Name, command, and the workloads that it lacks, with the reason.
+# Name, command, and the workloads that the peer does not support, with the reason.
 PEERS = [
     (TURBO, ["turbo"], {"randaugment": BLOCKS, "mix": BLOCKS}),
     ("FFCV, JPEG mode", ["ffcv_jpg"], {"randaugment": NO_RANDAUGMENT, "mix": NO_RANDAUGMENT}),
@@ -50,10 +50,10 @@ SETS = {
 
 
 def lay_out(folder, images, place):
-    """Copies `images` files into an ImageFolder, evenly chosen, or all of them over and over."""
+    """Copies `images` evenly chosen files into an ImageFolder, and repeats files if there are fewer."""
     files = sorted(path for path in folder.glob("*/*") if path.is_file())
     if not files:
-        raise SystemExit(f"{folder}: no files in folders of classes")
+        raise SystemExit(f"{folder} has no files in class folders")
     stride = max(1, len(files) // images)
     chosen = itertools.islice(itertools.cycle(files[::stride]), images)
     to = place / "train"
@@ -64,7 +64,7 @@ def lay_out(folder, images, place):
 
 
 def candidates(args, folder, workload, reasons):
-    """What can be started for a workload."""
+    """The peers that support a workload, and forebay."""
     for name, sets in ((OURS, [NO_REPEATS]), (REPEATS, [])):
         yield name, Forebay(args.forebay, folder, SETS[workload] + sets, args.images)
     for name, (script, *options), lacks in PEERS:
@@ -78,7 +78,7 @@ def candidates(args, folder, workload, reasons):
 
 
 def measure(args, folder, workload, rounds, reasons, versions):
-    """Fills `rounds`, and `reasons` for what failed."""
+    """Adds to `rounds`, and to `reasons` for peers that failed."""
     started = list(candidates(args, folder, workload, reasons))
     running = dict(started)
 
@@ -115,14 +115,14 @@ def cpu_model():
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=pathlib.Path, help="an ImageFolder")
-    parser.add_argument("--images", type=int, default=2 * BATCH, help=f"a pass; {BATCH} times n")
+    parser.add_argument("--images", type=int, default=2 * BATCH, help=f"images per pass, a multiple of {BATCH}")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=pathlib.Path, help="keeps the rounds here")
-    parser.add_argument("--forebay", required=True, help="the program")
-    parser.add_argument("--turbo", required=True, help="the program of turbo/")
+    parser.add_argument("--json", type=pathlib.Path, help="file for the results of all rounds")
+    parser.add_argument("--forebay", required=True, help="the forebay binary")
+    parser.add_argument("--turbo", required=True, help="the binary of turbo/")
     args = parser.parse_args()
     if args.images < BATCH or args.images % BATCH:
-        raise SystemExit(f"--images {args.images}: a multiple of {BATCH} is needed")
+        raise SystemExit(f"invalid value {args.images} for --images: expected a multiple of {BATCH}")
     rounds, reasons, versions = {}, {}, {}
     with tempfile.TemporaryDirectory() as place:
         folder = lay_out(args.folder, args.images, pathlib.Path(place))

@@ -1,4 +1,4 @@
-"""A peer as a running process, and what it and its descendants use."""
+"""A peer as a running process, and the resources that it and its descendants use."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import time
 
 
 class PeerError(Exception):
-    """A peer ended; says why."""
+    """A peer has ended; the message is the reason."""
 
 
 def tree(pid):
@@ -23,12 +23,12 @@ def tree(pid):
 
 
 def cpu(pids):
-    """User and system seconds, as getrusage has them, but of other processes while they live."""
+    """User and system seconds, as of getrusage, but of other running processes."""
     return sum(time.clock_gettime(~pid << 3 | 2) for pid in pids)  # CPUCLOCK_SCHED of a pid
 
 
 def settle(pids):
-    """Waits until what was begun ahead is done, so that a pass has sharp ends."""
+    """Waits until prefetching is done, so that the work of one pass does not count for another."""
     for _ in range(100):
         before = cpu(pids)
         time.sleep(0.02)
@@ -37,7 +37,7 @@ def settle(pids):
 
 
 def peak_rss(pids):
-    """The sum of the peaks, in MB; a page that two processes share counts twice."""
+    """The sum of the peaks in MB; a page shared by two processes counts twice."""
     kilobytes = 0
     for pid in pids:
         status = pathlib.Path(f"/proc/{pid}/status").read_text().splitlines()
@@ -64,7 +64,7 @@ class Peer:
         line = self.process.stdout.readline()
         if not line:
             self.log.seek(0)
-            raise PeerError((self.log.read().strip().splitlines() or ["it ended"])[-1])
+            raise PeerError((self.log.read().strip().splitlines() or ["the process ended"])[-1])
         return json.loads(line)
 
     def ready(self):
@@ -80,7 +80,7 @@ class Peer:
         answer = self.answer()
         settle(pids)
         if tree(self.process.pid) != pids:
-            raise PeerError("it started or ended processes within a pass")
+            raise PeerError("it started or ended processes during a pass")
         images = answer["images"]
         return {
             "images": images,
@@ -90,13 +90,13 @@ class Peer:
         }
 
     def stop(self):
-        """Ends the process and its children, which form a group of their own."""
+        """Kills the process and its children, which are a process group."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
 class Forebay:
-    """`forebay bench`, which warms up and measures itself: a process a round."""
+    """`forebay bench`, which warms up and measures itself: one process per round."""
 
     def __init__(self, program, dataset, sets, images):
         self.seed = 0

@@ -1,8 +1,8 @@
-"""What it costs to have three servers instead of one, on the same cores: paired runs of the load test.
+"""Compares three servers with one on the same cores, in paired runs of the load test.
 
     servers.py --forebay BIN --loadtest BIN --dataset NAME=PATH [--rounds 5] [-- FLAGS OF THE LOAD TEST]
 
-All servers share one core, the load test has another. Prints medians of CPU time an image and of images/s.
+All servers share one core, and the load test has another. Prints medians of CPU time per image and of images/s.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def main():
     args = arguments.parse_args()
     found = {1: [], 3: []}
     with tempfile.TemporaryDirectory() as folder:
-        # Replaced by the server, so that it is the server that is started and measured.
+        # `exec` replaces the shell by the server, so that the load test measures the server.
         pinned = pathlib.Path(folder) / "forebay"
         pinned.write_text(f'#!/bin/sh\nexec taskset -c 0 {os.path.abspath(args.forebay)} "$@"\n')
         pinned.chmod(0o755)
@@ -36,9 +36,9 @@ def main():
         cpu = statistics.median(report["server"]["cpu_ms_per_image"] for report in reports)
         rate = statistics.median(report["images_per_s"] for report in reports)
         medians[servers] = cpu, rate
-        print(f"{servers} server{'s' if servers > 1 else ' '}  {cpu:.3f} CPU ms an image  {rate:.0f} images/s")
+        print(f"{servers} server{'s' if servers > 1 else ' '}  {cpu:.3f} CPU ms per image  {rate:.0f} images/s")
     (cpu, rate), (cpus, rates) = medians[1], medians[3]
-    print(f"three for one: {100 * (cpus / cpu - 1):+.1f} % CPU, {100 * (rates / rate - 1):+.1f} % images/s")
+    print(f"three servers instead of one: {100 * (cpus / cpu - 1):+.1f} % CPU, {100 * (rates / rate - 1):+.1f} % images/s")
 
 
 def run(args, forebay, servers):

@@ -1,8 +1,8 @@
-//! What each stage costs: `cargo bench -p forebay-tests`, or `-- decode` for some of it.
+//! Time per stage: `cargo bench -p forebay-tests`, or `-- decode` for a filter.
 //!
-//! Every iteration takes the next of 100 images, and a sample is a pass over all of them: the median
-//! is that of passes, the time that of an image (of a pair in `mix`). On the photographs of
-//! `FOREBAY_DATA` where it is set, else on the procedural dataset.
+//! Every iteration uses the next of 100 images, and a sample is a pass over all of them: the median is over passes,
+//! and the time is per image (per pair in `mix`). The images are the photographs of `FOREBAY_DATA` if it is set,
+//! otherwise the procedural dataset.
 
 #![expect(clippy::unwrap_used, reason = "a bench")]
 
@@ -30,7 +30,7 @@ fn main() {
     divan::main();
 }
 
-/// A record, and what recipe a2 does to it.
+/// A record, its plan under recipe a2, and the results of each stage.
 struct Sample {
     bytes: Vec<u8>,
     entries: Vec<u8>,
@@ -59,9 +59,9 @@ static SAMPLES: LazyLock<Vec<Sample>> = LazyLock::new(|| {
     if let Some(data) = forebay_tests::data() {
         return samples(&data.join("imagenet-sample/train"), place.path());
     }
-    let what = SampleData { classes: 10, per_class: IMAGES / 10, val_per_class: 0, seed: 0 };
+    let spec = SampleData { classes: 10, per_class: IMAGES / 10, val_per_class: 0, seed: 0 };
     let made = place.path().join("made");
-    sample_data::write(&made, &what, |_| ()).unwrap();
+    sample_data::write(&made, &spec, |_| ()).unwrap();
     samples(&made.join("train"), place.path())
 });
 
@@ -91,20 +91,20 @@ fn samples(folder: &Path, index: &Path) -> Vec<Sample> {
     (0..u64::from(IMAGES)).map(load).collect()
 }
 
-/// The samples, over and over.
+/// The samples in an endless cycle.
 fn cycle() -> impl Iterator<Item = &'static Sample> {
     SAMPLES.iter().cycle()
 }
 
-/// Decodes parts of images that a function chooses.
+/// Decodes the region, from the entry points, that a function chooses.
 fn decode(
     bencher: Bencher<'_, '_>,
-    what: impl Fn(&'static Sample) -> (Rect, &'static [u8]) + Sync,
+    choose: impl Fn(&'static Sample) -> (Rect, &'static [u8]) + Sync,
 ) {
     let (mut decoder, mut samples) = (Decoder::default(), cycle());
     bencher.bench_local(|| {
         let sample = samples.next().unwrap();
-        let (region, entries) = what(sample);
+        let (region, entries) = choose(sample);
         black_box(sample.decode(&mut decoder, region, entries).pixels.data().len())
     });
 }
@@ -134,7 +134,7 @@ fn resize(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// Applies operations to fresh copies of the slots.
+/// Applies operations to copies of the slots.
 fn augmented(bencher: Bencher<'_, '_>, ops: impl Fn(&'static Sample) -> Vec<Op>) {
     let (mut scratch, mut samples) = (augment::Scratch::default(), cycle());
     let fill = RecipeSpec::preset("a2").resolve().unwrap().fill();
@@ -153,7 +153,7 @@ fn op(bencher: Bencher<'_, '_>, name: &str) {
     augmented(bencher, |sample| vec![Op::at(index, 7.0, sample.plan.flip, Interpolation::Bicubic)]);
 }
 
-/// What a2 draws: none, one or two operations.
+/// The operations that a2 draws: none, one or two.
 #[divan::bench(sample_size = IMAGES)]
 fn randaugment(bencher: Bencher<'_, '_>) {
     augmented(bencher, |sample| sample.plan.ops.clone());

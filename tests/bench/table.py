@@ -1,4 +1,4 @@
-"""The one table, and what forebay promises to reach in it."""
+"""The table, and the ratios that forebay promises."""
 
 import statistics
 
@@ -9,7 +9,7 @@ TIMM = "timm + PIL DataLoader"
 TORCHVISION = ["torchvision v2, decode_jpeg", "torchvision v2, PIL"]
 TURBO = "libjpeg-turbo partial + fast_image_resize"
 
-# What is compared, with what of forebay's, and the least ratio of CPU times.
+# Description, peers and their workload, forebay and its workload, minimum ratio of CPU times.
 PROMISES = [
     ("crop + flip", ([TIMM], "crop"), (OURS, "crop"), 4.5),
     ("crop + flip", (TORCHVISION, "crop"), (OURS, "crop"), 3.0),
@@ -19,10 +19,10 @@ PROMISES = [
 ]
 
 DIFFERENCES = """\
-Not quite alike: FFCV's writer encodes every image anew at quality 90, and it resizes by area;
+The peers differ in details: FFCV's writer reencodes every image at quality 90, and it resizes by area;
 tf.data resizes without antialiasing; RandAugment of torchvision and DALI is set to timm's two
-operations, each with probability 1/2, but draws from sets of their own, torchvision's bilinear;
-torchvision mixes floats. Peaks of processes that share pages count these twice."""
+operations, each with probability 1/2, but draws from other sets of operations, torchvision's with bilinear interpolation;
+torchvision mixes floats. Peak memory counts pages that processes share twice."""
 
 
 def median(rounds, name, workload, field="cpu_ms"):
@@ -31,7 +31,7 @@ def median(rounds, name, workload, field="cpu_ms"):
 
 
 def table(rounds, names, reasons):
-    """Markdown; `rounds` by (workload, name), `reasons` why a cell is empty."""
+    """Returns a Markdown table. `rounds` is by (workload, name), `reasons` explains empty cells."""
     notes = []
 
     def note(text):
@@ -58,8 +58,8 @@ def table(rounds, names, reasons):
 
 
 def promises(rounds):
-    """A line for each ratio that forebay promises."""
-    for what, (peers, theirs), (name, workload), least in PROMISES:
+    """Returns a line for each ratio that forebay promises."""
+    for what, (peers, theirs), (name, workload), minimum in PROMISES:
         ours = median(rounds, name, workload)
         measured = {peer: median(rounds, peer, theirs) for peer in peers}
         measured = {peer: cpu for peer, cpu in measured.items() if cpu}
@@ -68,5 +68,5 @@ def promises(rounds):
             continue
         peer = min(measured, key=measured.get)
         ratio = measured[peer] / ours
-        verdict = "reached" if ratio >= least else "MISSED"
-        yield f"{what}: {ratio:.2f}x {peer} ({WORKLOADS[theirs]}), at least {least}: {verdict}"
+        verdict = "reached" if ratio >= minimum else "MISSED"
+        yield f"{what}: {ratio:.2f}x {peer} ({WORKLOADS[theirs]}), at least {minimum}: {verdict}"

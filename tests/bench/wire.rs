@@ -1,6 +1,6 @@
-//! What sending and receiving costs, in plain text and over TLS, without making any pixels.
+//! CPU time of sending and receiving, in plain text and over TLS, without the pipeline.
 //!
-//! Server and client have a thread each, whose CPU time is read. Run with
+//! Server and client run on one thread each, whose CPU time is measured. Run with
 //! `cargo bench -p forebay-tests --bench wire`.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a bench")]
@@ -26,14 +26,14 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Microbatches of the paper: 256 images of 224 x 224.
+/// A microbatch has 256 images of 224 x 224, as in the paper.
 const IMAGES: u32 = 256;
 const SIDE: u32 = 224;
 const MICROBATCHES: u32 = 8;
 const STEPS: u64 = 10;
 const ROUNDS: usize = 9;
 
-/// Says the same at once whenever it is asked.
+/// The response to every request.
 struct Ready {
     facts: DescribeResponse,
     payload: Bytes,
@@ -104,7 +104,7 @@ fn source() -> Always {
     Always(Arc::new(Ready { facts, payload, xxh3 }))
 }
 
-/// CPU time of the calling thread, which runs all there is of a side.
+/// CPU time of the calling thread, which runs one side entirely.
 fn cpu() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap()
 }
@@ -113,7 +113,7 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// CPU seconds a GB of server and client.
+/// CPU seconds per GB of the server and of the client.
 fn round(authority: &Authority, tls: bool) -> [f64; 2] {
     let (sender, address) = sync_channel(1);
     let (stop, stopped) = oneshot::channel::<()>();

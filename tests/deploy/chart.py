@@ -11,7 +11,7 @@ RELEASE, NAMESPACE = "demo", "ml"
 
 
 def value_sets():
-    """The value sets that the chart comes with, by name."""
+    """The value sets of the chart's tests, by name."""
     return {path.stem: load(path) for path in sorted((CHART / "ci").glob("*.yaml"))}
 
 
@@ -20,7 +20,7 @@ def load(path):
 
 
 def render(values):
-    """All objects of a release, as Helm would send them; NOTES.txt by that name."""
+    """All objects of a release, as Helm sends them, and NOTES.txt under that name."""
     with helm.Chart.load(CHART) as chart:
         chart.validate_schema(values)
         texts = chart.render(values, name=RELEASE, namespace=NAMESPACE)
@@ -34,14 +34,14 @@ def render(values):
 
 
 def lint(values):
-    """What `helm lint --strict` has to say: warnings and errors."""
+    """The warnings and errors of `helm lint --strict`."""
     report = helm.lint(CHART, values, strict=True, namespace=NAMESPACE, kube_version="v1.31.0")
     said = [message["error"] for message in report["messages"] if message["severity"] > 1]
     return said + report["errors"]
 
 
 def one(objects, kind, name=None):
-    """The only object of a kind, or of a kind and a part of a name."""
+    """The only object of a kind, optionally with a part of its name."""
     found = [o for o in objects if o["kind"] == kind and (name or "") in o["metadata"]["name"]]
     assert len(found) == 1, f"{len(found)} of {kind} {name or ''}"
     return found[0]

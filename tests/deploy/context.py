@@ -1,4 +1,4 @@
-"""What the container file is given to build from: enough for cargo, and nothing that is not code."""
+"""Checks the build context of the container file: it must suffice for cargo and contain only code."""
 
 import json
 import pathlib
@@ -33,14 +33,14 @@ def main():
         assert installed <= programs, f"{installed - programs} are not programs"
         features = set(re.findall(r"--features (\S+)", (chart.ROOT / "deploy/Containerfile").read_text()))
         missing = features - packages["forebay-server"]["features"].keys()
-    print(f"{len(kept)} files of {len(tracked.splitlines())} to build from, {sorted(installed)}")
+    print(f"{len(kept)} files of {len(tracked.splitlines())} in the build context, {sorted(installed)}")
     assert not missing, f"the server has no feature {missing}"
     users = re.findall(r"^USER (.*)$", (chart.ROOT / "deploy/Containerfile").read_text(), re.M)
     assert users == ["65532:65532"] * 4, users
 
 
 def ignored(path, rules):
-    """As docker decides: the last rule that matches the path or a folder of it."""
+    """Applies the last rule that matches the path or one of its folders, as docker does."""
     result = False
     for rule in rules:
         keep, pattern = rule.startswith("!"), rule.lstrip("!")

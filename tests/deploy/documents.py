@@ -1,5 +1,5 @@
-"""The dashboard is one that Grafana's own types know; each alert has a test that fires it; the compose file's
-containers are locked up, and mount files that are there."""
+"""Checks that the dashboard matches Grafana's own types, that each alert has a test that fires it, and that the
+containers of the compose file are restricted and mount existing files."""
 
 import json
 import pathlib

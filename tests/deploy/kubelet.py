@@ -1,4 +1,4 @@
-"""Runs the pods of a manifest as a kubelet would, with the real binaries, on this machine alone.
+"""Runs the pods of a manifest as a kubelet does, with the real binaries, on this machine.
 
 Each container is process 1 of a namespace, with the image's few libraries as its root, read-only; its
 volumes are mounted where the manifest says, with the owner and mode that Kubernetes gives; it runs as the
@@ -19,8 +19,11 @@ import urllib.request
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-# The mounts of one container, then the container itself: bind a root, mount what stands in the list (from,
-# to, options), shut the root.
+# Seconds that only a hang exceeds, however busy the machine.
+HANG = 300
+
+# Mounts a container's root and the list of its mounts (source, target, options), makes the root read-only, and runs
+# the container.
 STAGE = r"""
 set -eu
 root=$1 list=$2 user=$3; shift 3
@@ -36,7 +39,7 @@ exec setpriv --no-new-privs chroot --userspec="$user:$user" --groups="$user" "$r
 
 
 class Cluster:
-    """What pods find: ConfigMaps and Secrets by name, folders for claims, binaries by image."""
+    """The environment of pods: ConfigMaps and Secrets by name, folders of claims, binaries by image."""
 
     def __init__(self, folder, objects, binaries, claims=None, secrets=None, hosts=()):
         self.folder = pathlib.Path(folder)
@@ -59,7 +62,7 @@ class Pod:
         self.volumes = {volume["name"]: self.volume(volume) for volume in spec.get("volumes", [])}
 
     def volume(self, volume):
-        """A folder with what the volume holds."""
+        """The folder with the content of a volume."""
         here = self.folder / "volumes" / volume["name"]
         here.mkdir(parents=True)
         if "configMap" in volume:
@@ -72,11 +75,11 @@ class Pod:
         elif "emptyDir" in volume:
             own(here, self.group)
         else:
-            raise AssertionError(f"no such volume here: {volume}")
+            raise AssertionError(f"unsupported volume: {volume}")
         return here
 
     def rotate(self, volume, data):
-        """Replaces what a Secret holds, in one step, as the kubelet does."""
+        """Replaces the content of a Secret atomically, as the kubelet does."""
         mode = next(v for v in self.spec["volumes"] if v["name"] == volume)["secret"]["defaultMode"]
         project(self.volumes[volume], data, mode, self.group)
 
@@ -110,7 +113,7 @@ class Pod:
 
 
 class Container:
-    """A started container. Whoever starts one ends it: by `succeed`, `stop` or `kill`."""
+    """A started container, which its caller must end by `succeed`, `stop` or `kill`."""
 
     def __init__(self, pod, container, stdout):
         self.pod, self.container = pod, container
@@ -132,14 +135,14 @@ class Container:
         variables = [f"{key}={value}" for key, value in {**base, **env}.items()]
         command = ["unshare", "--mount", "--pid", "--fork", "--propagation=private"]
         command += ["sh", "-c", STAGE, "stage", root, mount_list, str(pod.user(container))]
-        # The tests' own program that sets an environment: the image has none.
+        # `env` of this machine sets the environment, because the image has no such program.
         command += ["/bin/env", "-i", *variables, inside, *arguments]
         self.log = root.with_suffix(".log")
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stdout or log, stderr=log)
 
     def succeed(self, timeout):
-        """Waits for the end, which must be a good one."""
+        """Waits for the end, and checks that the container succeeded."""
         try:
             code = self.process.wait(timeout)
         finally:
@@ -157,12 +160,12 @@ class Container:
             time.sleep(0.1)
 
     def pid(self):
-        """Of process 1 of its namespace."""
+        """The process 1 of the container's namespace."""
         children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return int(children.read_text().split()[0])
 
     def until(self, probe, seconds, what):
-        """Asks as the kubelet would until the answer is good."""
+        """Runs a probe as the kubelet does until it succeeds."""
         end = time.monotonic() + seconds
         while not self.probe(probe):
             assert self.process.poll() is None, f"{self.name} ended before it was {what}:\n{self.said()}"
@@ -170,7 +173,7 @@ class Container:
             time.sleep(0.1)
 
     def probe(self, kind):
-        """One question of a probe of the manifest."""
+        """Runs a probe of the manifest once."""
         probe = self.container[kind]
         timeout = probe.get("timeoutSeconds", 1)
         if "grpc" in probe:
@@ -179,21 +182,22 @@ class Container:
         return http(ports[probe["httpGet"]["port"]], probe["httpGet"]["path"], timeout)[0] == 200
 
     def stop(self):
-        """SIGTERM. Returns the exit code and the seconds until it, at most the pod's grace period."""
+        """Sends SIGTERM. Returns the exit code and the seconds until it, at most the pod's grace period."""
         begin = time.monotonic()
         os.kill(self.pid(), 15)
         code = self.process.wait(self.pod.spec.get("terminationGracePeriodSeconds", 30))
         return code, time.monotonic() - begin
 
     def kill(self):
-        # Not unshare, whose child outlives it: changing its user took the signal of a parent's death away.
+        # The signal goes to the container, not to unshare: its child would outlive it, because changing the user
+        # resets the parent-death signal.
         if self.process.poll() is None:
             os.kill(self.pid(), 9)
             self.process.wait()
 
 
 def grpc_health(port, service, timeout=1):
-    """Whether the server says SERVING of a service, as the kubelet's gRPC probe asks."""
+    """Whether a service is SERVING, by the health check of the kubelet's gRPC probe."""
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         request = health_pb2.HealthCheckRequest(service=service)
         try:
@@ -204,7 +208,7 @@ def grpc_health(port, service, timeout=1):
 
 
 def http(port, path, timeout=1):
-    """The status, 0 for none, and the body."""
+    """Returns the status, or 0 without an answer, and the body."""
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=timeout) as answer:
             return answer.status, answer.read().decode()
@@ -215,7 +219,7 @@ def http(port, path, timeout=1):
 
 
 def image_root(root, binary, inside, hosts):
-    """The files of an image on distroless/cc: the libraries that the binary asks for, and a few of /etc."""
+    """The files of an image based on distroless/cc: the libraries of the binary, and a few files in /etc."""
     for folder in ("proc", "dev", "etc", "tmp", "bin", "home/nonroot", "usr/local/bin", "lib64"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     env = pathlib.Path(shutil.which("env"))
@@ -237,7 +241,7 @@ def image_root(root, binary, inside, hosts):
 
 
 def project(folder, data, mode, group):
-    """Files of a ConfigMap or Secret, laid as the kubelet does: links to a folder that is swapped."""
+    """Writes the files of a ConfigMap or Secret as the kubelet does, as links into a folder that is swapped."""
     new = folder / f"..{time.monotonic_ns()}"
     new.mkdir()
     for key, text in data.items():
@@ -253,7 +257,7 @@ def project(folder, data, mode, group):
 
 
 def own(folder, group):
-    """As a volume with fsGroup is."""
+    """Sets the group of a volume, as fsGroup does."""
     os.chown(folder, 0, group)
     os.chmod(folder, 0o2775)
 
@@ -270,7 +274,7 @@ def expand(text, env):
 
 
 def locked(pid):
-    """What the kernel says of a process: uid, privileges, whether its root is read-only."""
+    """Returns the kernel's view of a process: user, privileges, whether its root is read-only."""
     status = pathlib.Path(f"/proc/{pid}/status").read_text()
     field = lambda name: re.search(rf"^{name}:\s*(.*)$", status, re.M)[1]
     root = next(line for line in pathlib.Path(f"/proc/{pid}/mountinfo").read_text().splitlines() if line.split()[4] == "/")

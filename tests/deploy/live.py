@@ -1,4 +1,4 @@
-"""The manifests, run: the chart's own pods, probes, users, read-only roots, signals, secrets and Jobs, with
+"""Runs the manifests: the chart's own pods, probes, users, read-only roots, signals, secrets and Jobs, with
 the real binaries, and Prometheus with the alert rules and the dashboard's queries.
 
     live.py --forebay BIN --loadtest BIN [--trainer BIN] --prometheus BIN
@@ -21,6 +21,7 @@ import urllib.parse
 
 import chart
 import kubelet
+from kubelet import HANG
 
 HOST = f"{chart.RELEASE}-forebay.{chart.NAMESPACE}.svc"
 GRPC, METRICS = 50051, 9090
@@ -58,14 +59,14 @@ class Stage:
             check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def cluster(self, name, objects, **more):
-        # Where ranks meet: the first pod of the Indexed Job.
+        # The rendezvous address of the ranks is the first pod of the Indexed Job.
         jobs = [o["metadata"]["name"] for o in objects if o["kind"] == "Job"]
         meet = [f"{job}-0.{chart.RELEASE}-forebay-trainer.{chart.NAMESPACE}.svc" for job in jobs]
         claims = {"imagenet": self.data, **more.pop("claims", {})}
         return kubelet.Cluster(self.folder / name, objects, self.binaries, claims, hosts=[HOST, *meet], **more)
 
     def plain(self):
-        """Index, serve, probe, read, drain: the values that must be given and nothing more."""
+        """Indexes, serves, probes, reads and drains with the required values alone."""
         values = chart.value_sets()["minimal"]
         values["resources"] = {"requests": {"cpu": "1500m"}, "limits": {"memory": "2Gi"}}
         values["loadtest"] = {"enabled": True, "trainers": 2, "steps": 3, "args": ["--batch=16", "--microbatches=2"]}
@@ -80,10 +81,10 @@ class Stage:
         objects, _ = chart.render(values)
         cluster = self.cluster("plain", objects, claims={"runs": runs})
         pod = cluster.pod(chart.one(objects, "Deployment")["spec"]["template"]["spec"], name="server")
-        pod.run_init(60)
+        pod.run_init(HANG)
         with running(pod.start()) as server:
-            server.until("startupProbe", 20, "started")
-            server.until("readinessProbe", 5, "ready")
+            server.until("startupProbe", HANG, "started")
+            server.until("readinessProbe", HANG, "ready")
             assert server.probe("livenessProbe")
             expected = {"uids": {"65532"}, "groups": ["65532"], "capabilities": 0,
                         "no_new_privileges": True, "root": "ro", "first": True}
@@ -93,7 +94,7 @@ class Stage:
             with prometheus(self.args.prometheus, self.folder / "prometheus") as query:
                 self.job(cluster, chart.one(objects, "Job", "loadtest"))
                 smoke = chart.one(objects, "Pod", "smoke")
-                cluster.pod(smoke["spec"], name="smoke").start().succeed(60)
+                cluster.pod(smoke["spec"], name="smoke").start().succeed(HANG)
                 if self.args.trainer:
                     self.training(cluster, chart.one(objects, "Job", "trainer"), runs)
                 queries = self.queries(query)
@@ -102,10 +103,10 @@ class Stage:
 
     def job(self, cluster, job, index="0", name="job"):
         pod = cluster.pod(job["spec"]["template"]["spec"], {"batch.kubernetes.io/job-completion-index": index}, name)
-        return pod.start().succeed(120)
+        return pod.start().succeed(HANG)
 
     def training(self, cluster, job, runs):
-        """All ranks at once, twice: started again, the training goes on where it was."""
+        """Runs all ranks twice: the second run resumes the training."""
         assert job["spec"]["completionMode"] == "Indexed"
         spec, out = job["spec"]["template"]["spec"], runs / chart.RELEASE
         for steps in (2, 4):
@@ -114,27 +115,27 @@ class Stage:
             pods = [cluster.pod(spec, {index: str(rank)}, f"trainer-{rank}") for rank in range(job["spec"]["completions"])]
             with contextlib.ExitStack() as stack:
                 for rank in [stack.enter_context(running(pod.start())) for pod in pods]:
-                    rank.succeed(120)
+                    rank.succeed(HANG)
             assert (out / f"step-{steps:08}").is_dir(), list(out.iterdir())
         log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
         assert len([line for line in log if "loss" in line]) == 4, "a step was done twice"
 
     def drain(self, cluster, server, job):
-        """SIGTERM in the middle of a microbatch: not ready at once, but the reader gets the rest of it."""
+        """Sends SIGTERM within a microbatch: the pod is not ready at once, and the reader gets the rest of the microbatch."""
         spec = job["spec"]["template"]["spec"]
         spec["containers"][0]["args"] = ["--steps=10000", "--batch=96", "--microbatches=1", "--dtype=f32"]
         with running(cluster.pod(spec, name="reader").start()) as reader:
-            end = time.monotonic() + 20
+            end = time.monotonic() + HANG
             while not re.search(r"^forebay_streams [1-9]", kubelet.http(METRICS, "/metrics")[1], re.M):
                 assert reader.process.poll() is None and time.monotonic() < end, reader.said()
                 time.sleep(0.1)
-            # 58 MB are more than what lies in sockets: the server is left with a part of them.
+            # 58 MB exceed the socket buffers, so that a part is still in the server.
             os.kill(reader.pid(), signal.SIGSTOP)
             time.sleep(1)
             begin = time.monotonic()
             os.kill(server.pid(), signal.SIGTERM)
             while server.probe("readinessProbe"):
-                assert time.monotonic() < begin + 5, "the server is still ready"
+                assert time.monotonic() < begin + HANG, "the server is still ready"
             assert kubelet.http(METRICS, "/readyz")[0] == 503 and kubelet.http(METRICS, "/healthz")[0] == 200
             time.sleep(0.5)
             assert server.process.poll() is None, "the server did not wait for its reader"
@@ -145,7 +146,7 @@ class Stage:
         return time.monotonic() - begin
 
     def queries(self, query):
-        """Every query of dashboard and alerts is understood; those of the dashboard find something."""
+        """Runs every query of the dashboard and the alerts; those of the dashboard must return data."""
         files = chart.CHART / "files"
         rules = [rule["expr"] for group in chart.load(files / "alerts.yaml")["groups"] for rule in group["rules"]]
         panels = json.loads((files / "dashboard.json").read_text())["panels"]
@@ -155,16 +156,16 @@ class Stage:
         for title, expression in targets:
             for name, value in (("$namespace", ".*"), ("$service", ".*"), ("$__rate_interval", "10s")):
                 expression = expression.replace(name, value)
-            if title != "Calls refused":  # nothing is, in this test
+            if title != "Calls refused":  # this test refuses no calls
                 found(query, expression, title)
         used = set(re.findall(r"\bforebay_\w+|\bprocess_\w+", " ".join(rules + [t for _, t in targets])))
-        # A code's series is there from its first call on; the load test's are there.
+        # The series of a status code begins with its first call; the load test has made the others.
         known = {name for name in used if query(name)}
         assert used == known, f"the server has no {used - known}"
         return len(rules) + len(targets)
 
     def secure(self):
-        """TLS, client certificates, tokens, a recipe and limits of identities; secrets that rotate."""
+        """Uses TLS, client certificates, tokens, a recipe, limits of identities, and secrets that rotate."""
         values = chart.value_sets()["secure"]
         values["data"] = chart.value_sets()["minimal"]["data"]
         values["index"] = {"build": "pod"}
@@ -179,23 +180,23 @@ class Stage:
         secrets |= certificates(self.folder / "certificates")
         cluster = self.cluster("secure", objects, secrets=secrets)
         pod = cluster.pod(chart.one(objects, "Deployment")["spec"]["template"]["spec"], name="server")
-        pod.run_init(60)
+        pod.run_init(HANG)
         job = chart.one(objects, "Job", "loadtest")
         with running(pod.start()) as server:
-            server.until("startupProbe", 20, "started")
+            server.until("startupProbe", HANG, "started")
             assert server.probe("readinessProbe") and server.probe("livenessProbe")
             assert not kubelet.grpc_health(GRPC, ""), "the port answers in plain text"
             self.job(cluster, job, name="with-both")
             pod.rotate("tokens", {"tokens": "team/a second-token-0123456789\n"})
-            server.until_said("access files read again", 15)
+            server.until_said("access files read again", HANG)
             refused = cluster.pod(job["spec"]["template"]["spec"], name="old-token").start()
-            assert refused.process.wait(60) != 0 and "token" in refused.said(), refused.said()
+            assert refused.process.wait(HANG) != 0 and "token" in refused.said(), refused.said()
             secrets["forebay-client-token"]["token"] = "second-token-0123456789"
             self.job(cluster, job, name="new-token")
             secrets["forebay-client-tls"] |= certificates(self.folder / "strangers")["forebay-client-tls"] | {
                 "ca.crt": secrets["forebay-client-tls"]["ca.crt"]}
             stranger = cluster.pod(job["spec"]["template"]["spec"], name="stranger").start()
-            assert stranger.process.wait(60) != 0, "a stranger's certificate was accepted"
+            assert stranger.process.wait(HANG) != 0, "a stranger's certificate was accepted"
             code, took = server.stop()
             assert code == 0, server.said()
             for secret in ("first-token", "second-token"):
@@ -203,7 +204,7 @@ class Stage:
         return f"mTLS, tokens, rotation without a restart, strangers refused, stopped in {took:.1f} s"
 
     def example_config(self):
-        """deploy/forebay.toml, as it is and with every setting that it shows in a comment."""
+        """Reads deploy/forebay.toml as it is, and with every setting that it has in a comment."""
         text = (chart.ROOT / "deploy/forebay.toml").read_text()
         full = [line.removeprefix("#: ") for line in text.splitlines()]
         values = chart.value_sets()["minimal"]
@@ -230,7 +231,7 @@ class Stage:
             config = cluster.configs[f"{chart.RELEASE}-forebay"]
             config["forebay.toml"], config["tokens"] = toml, secrets["tokens"]["tokens"]
             pod = cluster.pod(spec, name="server")
-            pod.run_init(60)
+            pod.run_init(HANG)
             with running(pod.start()) as started:
                 ready(started)
                 code, _ = started.stop()
@@ -239,7 +240,7 @@ class Stage:
 
 
 def ranks(trainer):
-    """Two, by a trainer that knows of ranks."""
+    """The number of ranks: two if the trainer has `--rendezvous`."""
     flags = subprocess.check_output([trainer, "train", "--help"], text=True)
     return 2 if "--rendezvous" in flags else 1
 
@@ -253,16 +254,16 @@ def running(container):
 
 
 def ready(server):
-    """By the port for operators, whatever the probes say."""
-    end = time.monotonic() + 20
+    """Waits until the admin port reports ready, independent of the probes."""
+    end = time.monotonic() + HANG
     while kubelet.http(METRICS, "/readyz")[0] != 200:
         assert server.process.poll() is None and time.monotonic() < end, server.said()
         time.sleep(0.1)
 
 
 def found(query, expression, title):
-    """A rate needs two scrapes."""
-    end = time.monotonic() + 8
+    """Waits until a query returns data; a rate needs two scrapes."""
+    end = time.monotonic() + HANG
     while not query(expression):
         assert time.monotonic() < end, f"{title} finds nothing: {expression}"
         time.sleep(0.5)
@@ -270,7 +271,7 @@ def found(query, expression, title):
 
 @contextlib.contextmanager
 def prometheus(binary, folder):
-    """Prometheus that reads the server each second and has the alert rules."""
+    """Starts Prometheus with the alert rules, scraping the server every second."""
     folder.mkdir()
     rules = chart.CHART / "files/alerts.yaml"
     (folder / "prometheus.yml").write_text(
@@ -288,8 +289,8 @@ def prometheus(binary, folder):
         return json.loads(body)["data"]["result"]
 
     try:
-        end = time.monotonic() + 20
-        # It looks for targets only some seconds after it is ready.
+        end = time.monotonic() + HANG
+        # Prometheus discovers its targets only some seconds after it is ready.
         while kubelet.http(9091, "/-/ready")[0] != 200 or not query("up == 1"):
             assert time.monotonic() < end, (folder / "log").read_text()
             time.sleep(0.2)
@@ -300,7 +301,7 @@ def prometheus(binary, folder):
 
 
 def certificates(folder):
-    """Secrets with certificates of an authority of their own: for servers, and for clients."""
+    """Creates Secrets with certificates of separate authorities for servers and clients."""
     folder.mkdir(exist_ok=True)
     openssl = lambda *words: subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
     curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
@@ -317,7 +318,7 @@ def certificates(folder):
 
 
 def tar(path, images):
-    """A WebDataset shard."""
+    """Writes a WebDataset shard."""
     import io
     import tarfile
 

@@ -1,4 +1,4 @@
-"""Every object that the chart makes from every value set: valid by Kubernetes' own schemas, and whole.
+"""Checks every object of the chart for every value set: valid by Kubernetes' own schemas, and consistent.
 
 Schemas cannot tell whether parts fit each other; `fit` does: selectors select, ports and volumes exist,
 containers are locked up as the namespace level `restricted` asks.
@@ -12,7 +12,7 @@ from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonit
 
 import chart
 
-# The oldest that the chart supports, and the newest that the validator knows.
+# The oldest version that the chart supports, and the newest version of the validator.
 VERSIONS = ["1.29", "1.37"]
 CUSTOM = {"ScaledObject": ScaledObject, "ServiceMonitor": ServiceMonitor, "PrometheusRule": PrometheusRule}
 
@@ -36,7 +36,7 @@ def main():
 
 
 def validate(obj):
-    """By Kubernetes' schema where it has the kind, else by the operator's model of it."""
+    """Validates by Kubernetes' schema, or by the operator's model for other kinds."""
     if model := CUSTOM.get(obj["kind"]):
         try:
             kept = model.model_validate(obj).model_dump(mode="json", by_alias=True, exclude_unset=True)
@@ -53,7 +53,7 @@ def validate(obj):
 
 
 def lost(before, after, path=""):
-    """Fields that a model did not keep because it does not know them."""
+    """Yields fields that a model dropped because it does not have them."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key, value in before.items():
             if key not in after:
@@ -66,7 +66,7 @@ def lost(before, after, path=""):
 
 
 def fit(objects):
-    """What schemas cannot see."""
+    """Yields inconsistencies that schemas cannot express."""
     deployment = chart.one(objects, "Deployment")
     template = deployment["spec"]["template"]
     labels = template["metadata"]["labels"]
@@ -87,21 +87,21 @@ def fit(objects):
             if not {endpoint["port"] for endpoint in spec["endpoints"]} <= ports_there:
                 yield f"{name} scrapes a port that the Service lacks"
         if selector and sum(selector.items() <= owner.items() for owner in owners) != 1:
-            yield f"{name} selects nothing, or too much"
+            yield f"{name} does not select exactly the pods of its release"
         if target := spec.get("scaleTargetRef"):
             if target["name"] != deployment["metadata"]["name"]:
                 yield f"{name} scales {target['name']}"
             if "replicas" in deployment["spec"]:
-                yield f"{name} and the Deployment both say how many"
+                yield f"{name} and the Deployment both set the number of replicas"
         named = [port.get("targetPort") for port in spec.get("ports", [])]
         named += [p["port"] for rule in spec.get("ingress") or [] for p in rule["ports"]]
         if not set(named) <= ports:
-            yield f"{name} names ports {named}, there are {ports}"
+            yield f"{name} names ports {named}, expected {ports}"
         pod = spec if obj["kind"] == "Pod" else spec.get("template", {}).get("spec")
         if pod:
             yield from (f"{name}: {problem}" for problem in pod_fits(pod, objects))
         if obj["kind"] in ("Deployment", "Job") and "component" not in "".join(spec["template"]["metadata"]["labels"]):
-            yield f"{name}: its pods could be taken for others"
+            yield f"{name}: its labels also match other pods"
 
 
 def pod_fits(pod, objects):
@@ -109,44 +109,44 @@ def pod_fits(pod, objects):
     own = {(o["kind"], o["metadata"]["name"]) for o in objects}
     for volume in volumes.values():
         if "configMap" in volume and ("ConfigMap", volume["configMap"]["name"]) not in own:
-            yield f"there is no ConfigMap {volume['configMap']['name']}"
+            yield f"ConfigMap {volume['configMap']['name']} does not exist"
     security = pod["securityContext"]
     if pod.get("automountServiceAccountToken") is not False or pod.get("enableServiceLinks") is not False:
         yield "gets a token or the environment of Services"
     if security["seccompProfile"]["type"] != "RuntimeDefault" or not security["runAsNonRoot"]:
-        yield "is not restricted"
+        yield "does not meet the restricted pod security standard"
     used, names = set(), []
     for container in pod.get("initContainers", []) + pod["containers"]:
         name = container["name"]
         names.append(name)
         locked = container["securityContext"]
         if locked["capabilities"] != {"drop": ["ALL"]} or locked["allowPrivilegeEscalation"]:
-            yield f"{name} is not restricted"
+            yield f"{name} does not meet the restricted pod security standard"
         if not locked["readOnlyRootFilesystem"]:
-            yield f"{name} may write to its root"
-        # A container of the user's own may be root; one of ours never.
+            yield f"{name} has a writable root"
+        # A container that the user adds may run as root; those of the chart never do.
         if name != "fill" and locked.get("runAsUser", security["runAsUser"]) != 65532:
-            yield f"{name} is another user"
+            yield f"{name} runs as another user"
         for mount in container.get("volumeMounts", []):
             used.add(mount["name"])
             if mount["name"] not in volumes:
-                yield f"{name} mounts {mount['name']}, which is no volume"
+                yield f"{name} mounts {mount['name']}, which is not a volume of the pod"
         if len({mount["mountPath"] for mount in container.get("volumeMounts", [])}) != len(container.get("volumeMounts", [])):
-            yield f"{name} mounts two volumes at one place"
+            yield f"{name} mounts two volumes at one path"
         if name != "fill" and "memory" not in container["resources"].get("limits", {}) and "index" not in name:
-            yield f"{name} has no bound on its memory"
+            yield f"{name} has no memory limit"
         for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
             port = container.get(kind, {}).get("httpGet", {}).get("port")
             if port and port not in {p["name"] for p in container["ports"]}:
-                yield f"{name}: {kind} asks port {port}"
+                yield f"{name}: {kind} uses port {port}, which the container lacks"
     if used != set(volumes):
         yield f"volumes {set(volumes) - used} are not used"
     if len(set(names)) != len(names):
-        yield f"containers of one name: {names}"
+        yield f"container names are not unique: {names}"
 
 
 def refused():
-    """Wrong values are refused, with words that name what is wrong."""
+    """Checks that invalid values are refused with an error that names them."""
     for case in chart.load(chart.ROOT / "tests/deploy/refused.yaml"):
         values = merge(chart.value_sets()["minimal"], case["values"])
         try:
@@ -165,7 +165,7 @@ def merge(old, new):
 
 
 def values_are_documented():
-    """The schema knows each value of values.yaml, and values.yaml each of the schema."""
+    """Yields values that only one of values.yaml and the schema has."""
     schema, values = chart.load(chart.CHART / "values.schema.json"), chart.load(chart.CHART / "values.yaml")
 
     def walk(node, given, path):

@@ -1,13 +1,13 @@
-//! The bodies of the fuzz targets on their seeds and on random changes of them: what a fuzzer does
-//! for hours, a second each. `tests/fuzz/Cargo.toml` tells how to run the fuzzer.
+//! Runs the fuzz targets for a second each on their seeds and on random mutations. `tests/fuzz/Cargo.toml` says how
+//! to run the fuzzer itself.
 
 use forebay_tests::fuzz::{self, seeds};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-/// A change of some bytes, as fuzzers make them.
+/// A mutation of some bytes, of the kinds that fuzzers use.
 #[derive(Clone, Debug)]
-enum Change {
+enum Mutation {
     Set(Index, u8),
     Flip(Index, u8),
     Insert(Index, Vec<u8>),
@@ -16,7 +16,7 @@ enum Change {
     Cut(Index),
 }
 
-impl Change {
+impl Mutation {
     fn apply(&self, bytes: &mut Vec<u8>) {
         let length = bytes.len();
         let place = |at: &Index| at.index(length + 1);
@@ -35,44 +35,44 @@ impl Change {
     }
 }
 
-fn change() -> impl Strategy<Value = Change> {
+fn mutation() -> impl Strategy<Value = Mutation> {
     let at = any::<Index>;
     let interesting = prop_oneof![Just(0), Just(1), Just(0x7F), Just(0xFF), any::<u8>()];
     prop_oneof![
-        6 => (at(), interesting).prop_map(|(at, byte)| Change::Set(at, byte)),
-        4 => (at(), 0..8_u32).prop_map(|(at, bit)| Change::Flip(at, 1 << bit)),
+        6 => (at(), interesting).prop_map(|(at, byte)| Mutation::Set(at, byte)),
+        4 => (at(), 0..8_u32).prop_map(|(at, bit)| Mutation::Flip(at, 1 << bit)),
         2 => (at(), prop::collection::vec(any::<u8>(), 1..9))
-            .prop_map(|(at, bytes)| Change::Insert(at, bytes)),
-        2 => (at(), 1..40_usize).prop_map(|(at, length)| Change::Remove(at, length)),
+            .prop_map(|(at, bytes)| Mutation::Insert(at, bytes)),
+        2 => (at(), 1..40_usize).prop_map(|(at, length)| Mutation::Remove(at, length)),
         2 => (at(), at(), 1..200_usize)
-            .prop_map(|(from, to, length)| Change::Copy { from, to, length }),
-        1 => at().prop_map(Change::Cut),
+            .prop_map(|(from, to, length)| Mutation::Copy { from, to, length }),
+        1 => at().prop_map(Mutation::Cut),
     ]
 }
 
-/// Runs a body on the seeds of its target as they are, and on `cases` changed ones.
+/// Runs a body on the seeds of its target, and on `cases` mutations.
 fn run(target: &str, cases: u32, body: fn(&[u8])) {
     let (_, seeds) = seeds::all().into_iter().find(|(name, _)| *name == target).expect("a target");
     for seed in &seeds {
         body(seed);
     }
-    let changed = (any::<Index>(), prop::collection::vec(change(), 1..8));
-    proptest!(ProptestConfig::with_cases(cases), |((seed, changes) in changed)| {
+    let mutated = (any::<Index>(), prop::collection::vec(mutation(), 1..8));
+    proptest!(ProptestConfig::with_cases(cases), |((seed, mutations) in mutated)| {
         let mut bytes = seed.get(&seeds).clone();
-        for change in &changes {
-            change.apply(&mut bytes);
+        for mutation in &mutations {
+            mutation.apply(&mut bytes);
         }
         body(&bytes);
     });
 }
 
 #[test]
-fn a_hostile_jpeg_box_or_entry_point_does_no_harm() {
+fn hostile_jpegs_boxes_and_entry_points_are_harmless() {
     run("region", 4000, fuzz::region);
 }
 
 #[test]
-fn a_hostile_picture_is_an_error_or_a_picture() {
+fn a_hostile_image_is_an_error_or_an_image() {
     run("picture", 4000, fuzz::picture);
 }
 
@@ -82,16 +82,16 @@ fn a_hostile_index_is_an_error_or_within_bounds() {
 }
 
 #[test]
-fn a_hostile_tar_is_an_error_or_read_as_it_lies() {
+fn a_hostile_tar_is_an_error_or_read_exactly() {
     run("tar", 1000, fuzz::tar);
 }
 
 #[test]
-fn hostile_frames_are_an_error_or_what_their_header_says() {
+fn hostile_frames_are_an_error_or_match_their_header() {
     run("frames", 10_000, fuzz::frames);
 }
 
 #[test]
-fn a_hostile_recipe_is_an_error_or_has_plans_within_bounds() {
+fn a_hostile_recipe_is_an_error_or_its_plans_are_within_bounds() {
     run("recipe", 3000, fuzz::recipe);
 }

@@ -1,4 +1,4 @@
-"""What the makers of golden suites share: procedural pictures, files, hashes."""
+"""Code of all golden suites: procedural images, files, hashes."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ FILL = (124, 116, 104)  # timm: round(255 * ImageNet's mean)
 
 
 def picture(height, width, seed):
-    """A procedural RGB picture: waves, a disc, a bar, grain. Same pixels for the same seed."""
+    """A procedural RGB image of waves, a disc, a bar and noise. Equal seeds give equal pixels."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     out = np.empty((height, width, 3))
@@ -26,7 +26,7 @@ def picture(height, width, seed):
 
 
 def smooth(height, width, seed):
-    """A picture without edges or grain, which compresses well."""
+    """An image without edges or noise, which compresses well."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     waves = [128 + 90 * np.sin((y * a + x * b) * 3 / max(height, width) + c)
@@ -47,7 +47,7 @@ def write_png(path, image):
 
 
 def write_json(path, value):
-    """A line for what holds no further object or list; floats round-trip exactly."""
+    """JSON with one line per innermost object or list; floats round-trip exactly."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -68,7 +68,7 @@ def write_json(path, value):
 
 
 def summary(values):
-    """Moments and quantiles, with the standard error of the mean."""
+    """Moments, quantiles and the standard error of the mean."""
     values = np.asarray(values, dtype=np.float64)
     if values.size == 0:
         return {"n": 0}

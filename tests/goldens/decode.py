@@ -1,4 +1,4 @@
-"""01_decode: JPEG bytes to RGB, as `Image.open(file).convert("RGB")` gives them."""
+"""01_decode: JPEG bytes to RGB, by `Image.open(file).convert("RGB")`."""
 
 import io
 
@@ -21,7 +21,7 @@ def jpeg(pixels, mode="RGB", **options):
 
 
 def segments(data):
-    """Start of each marker segment up to the scan: {marker: offset of its FF byte}."""
+    """The marker segments before the scan: {marker: offset of its FF byte}."""
     at, found = 2, {}
     while data[at + 1] != 0xDA:
         found.setdefault(data[at + 1], at)
@@ -40,8 +40,8 @@ def without(data, marker):
 
 
 def as_440(height, width, seed):
-    """A 4:4:0 file. Pillow writes none, so a 4:2:2 file of rearranged blocks gets another frame
-    header: both have two luma blocks and one of each chroma in an MCU. Chroma is arbitrary."""
+    """A 4:4:0 file. Pillow cannot write one, so that a 4:2:2 file of rearranged blocks gets another frame header:
+    both have two luma blocks and one block of each chroma component per MCU. Chroma is arbitrary."""
     rows, columns = -(-height // 16), -(-width // 8)
     tall = picture(rows * 16, columns * 8, seed)
     blocks = tall.reshape(rows, 2, 8, columns, 8, 3).transpose(0, 2, 3, 1, 4, 5)
@@ -53,19 +53,19 @@ def as_440(height, width, seed):
 
 
 def damaged(data, count, seed):
-    """Changes bytes of the scan in the first seeded way that Pillow tolerates, visibly."""
+    """Damages the scan by the first seed whose damage Pillow tolerates and that changes pixels."""
     start = segments(data)[0xDA] + 14
     whole = decode(data)[1]
     for attempt in range(1000):
         rng = np.random.default_rng([seed, attempt])
         out = bytearray(data)
         for at in rng.integers(start, len(data) - 2, count):
-            out[at] = rng.integers(0, 255)  # never FF: that would be a marker
+            out[at] = rng.integers(0, 255)  # not FF, which begins a marker
         out = bytes(out)
         pixels = decode(out)[1]
         if pixels is not None and (pixels != whole).any():
             return out
-    raise AssertionError("no such damage found")
+    raise AssertionError("no seed gives damage that Pillow tolerates")
 
 
 def exif(orientation):
@@ -82,7 +82,7 @@ def png(pixels, palette=False):
 
 
 def sources():
-    """(name, class, note, bytes) of every case."""
+    """Returns (name, class, note, bytes) of every case."""
     odd = picture(45, 61, 1)
     base, prog = jpeg(odd), jpeg(odd, progressive=True)
     for name, sampling in (("444", "4:4:4"), ("422", "4:2:2"), ("420", "4:2:0")):
@@ -138,7 +138,7 @@ def sources():
 
 
 def decode(data, truncated_too=False):
-    """(image, pixels) or (error, None), as timm's dataset would read it."""
+    """Returns (image, pixels) or (error, None), as timm's dataset reads the file."""
     ImageFile.LOAD_TRUNCATED_IMAGES = truncated_too
     try:
         image = Image.open(io.BytesIO(data))

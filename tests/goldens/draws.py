@@ -1,4 +1,4 @@
-"""06_stats and 07_sampler: the distributions of timm's draws, and its order of samples."""
+"""06_stats and 07_sampler: the distributions of timm's random draws, and its order of samples."""
 
 import random
 
@@ -19,7 +19,7 @@ SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
 
 def central(width, height):
-    """timm's box when ten tries failed."""
+    """timm's box after ten failed tries."""
     if width / height < RATIO[0]:
         w, h = width, round(width / RATIO[0])
     elif width / height > RATIO[1]:
@@ -30,7 +30,7 @@ def central(width, height):
 
 
 def rrc(width, height):
-    """Boxes, and how often all tries failed: then timm draws no corner."""
+    """Returns boxes and the fraction of fallbacks, for which timm draws no corner."""
     random.seed(width * 1000 + height)
     image = Image.new("RGB", (width, height))
     real, corners = random.randint, [0]
@@ -62,7 +62,7 @@ def rrc(width, height):
 
 
 def randaug(config, seed):
-    """Draws of timm's RandAugment, its pixel functions replaced by recorders."""
+    """Records the draws of timm's RandAugment, with its pixel functions replaced."""
     random.seed(seed)
     np.random.seed(seed)
     augment = aa.rand_augment_transform(config, {"translate_const": 100, "img_mean": (124, 116, 104)})

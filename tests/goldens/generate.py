@@ -1,4 +1,4 @@
-"""Makes the golden set beside this file from timm, Pillow and torch. Versions: README.md.
+"""Generates the golden set in this folder with timm, Pillow and torch. Versions: README.md.
 
     python generate.py [--out FOLDER] [SUITE ...]
 """
@@ -29,7 +29,7 @@ SUITES = {
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path(__file__).parent)
-    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"{', '.join(SUITES)}; all without")
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"{', '.join(SUITES)}; default all")
     args = parser.parse_args()
     unknown = [name for name in args.suites if name not in SUITES]
     if unknown:

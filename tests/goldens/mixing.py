@@ -15,7 +15,7 @@ CLASSES, SAMPLES = 10, 8
 
 @contextlib.contextmanager
 def given(params):
-    """Lets timm draw the given parameters: the methods of its two draws, and the box's centre."""
+    """Makes timm use given parameters, instead of drawing lambdas and the center of the box."""
     centres = [v for p in params if p["use_cutmix"] and p["lam_in"] != 1.0 for v in (p["cy"], p["cx"])]
     replaced = tm.np.random.randint, tm.Mixup._params_per_batch, tm.Mixup._params_per_elem
     lam = np.array([p["lam_in"] for p in params], dtype=np.float32)
@@ -41,7 +41,7 @@ def centre(cy, cx):
 
 
 def finish(params, shape):
-    """Adds the box and the corrected lambda, as timm computes them."""
+    """Adds the box and the corrected lambda that timm computes."""
     for p in params:
         p["lam_corrected"] = p["lam_in"]
         if p["use_cutmix"] and p["lam_in"] != 1.0:
@@ -55,7 +55,7 @@ def finish(params, shape):
 
 
 def parameters(height, width, rng):
-    """(name, mode, parameters) of every case on a batch of this size."""
+    """Returns (name, mode, parameters) of every case for a batch size."""
     for k, lam in enumerate((0.7, 0.123456, 0.5, 1.0, 0.999, 0.0003, 0.0, rng.random())):
         yield f"batch_mixup_{k}", "batch", [{"lam_in": float(lam), "use_cutmix": False}]
     centres = ((height // 2, width // 2, 0.6), (0, width - 1, 0.3), (height - 1, 3, 0.91), (5, 5, 0.05), (2, 4, rng.random()))
@@ -84,7 +84,7 @@ def run(kind, mode, batch, labels, smoothing, params):
         else:
             samples = [(image.copy(), int(label)) for image, label in zip(batch, labels)]
             out, target = tm.FastCollateMixup(**options)(samples)
-    # Written as it lies in memory, so it must lie in order.
+    # save_file writes memory as it is, which must be in C order.
     return np.ascontiguousarray(out.numpy()), np.ascontiguousarray(target.float().numpy())
 
 

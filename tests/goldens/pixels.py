@@ -22,12 +22,12 @@ ORDER = list(aa._RAND_INCREASING_TRANSFORMS)
 
 
 def vertical_first(height, width, out_height, out_width):
-    """Whether Pillow 13 (not 12) would run the vertical pass first."""
+    """Whether Pillow 13, unlike Pillow 12, runs the vertical pass first."""
     return height - out_height > max(0, 2 * (width - out_width))
 
 
 def argument(op, magnitude, sign):
-    """What timm's function gets at a magnitude, with timm's coin of the sign replaced."""
+    """The argument that timm's function gets at a magnitude, for a given sign."""
     if aa.LEVEL_TO_ARG[op] is None:
         return None
     coin, aa.random.random = aa.random.random, lambda: 1.0 if sign < 0 else 0.0
@@ -185,7 +185,7 @@ def chain(folder):
     cases = []
     rng = np.random.default_rng(40)
     sources = ("large_444", "large_420", "wide_420", "base_444_even", "base_440_odd", "base_gray_odd", "rst_blocks4")
-    # Each op comes first once; the second op and the rest are drawn.
+    # Each operation is the first one once; the second one and its arguments are random.
     for k, first in enumerate(ORDER + ["none", "one"]):
         name = sources[k % len(sources)]
         image = Image.open(folder.parent / "01_decode" / "png" / f"{name}.png")

@@ -27,14 +27,14 @@ VARIANTS = {
 
 
 def gradients(rng):
-    """Steps of very different norms; one is all zeros."""
+    """Gradients of very different norms; one step has all zeros."""
     scales = (0.02, 0.3, 1.0, 20.0, 0.0, 3.0)
     for scale in scales:
         yield {name: (rng.normal(0, 1, shape) * scale).astype(np.float32) for name, shape in SHAPES.items()}
 
 
 def lamb_run(init, grads, lrs, kwargs, dtype):
-    """Values after each step, and the moments after the last."""
+    """Returns the parameters after each step, and the moments after the last one."""
     params = {name: torch.nn.Parameter(torch.from_numpy(v.copy()).to(dtype)) for name, v in init.items()}
     kwargs = {k: tuple(v) if isinstance(v, list) else v for k, v in kwargs.items()}
     decay = kwargs.pop("weight_decay")
@@ -56,7 +56,7 @@ def lamb_run(init, grads, lrs, kwargs, dtype):
 
 
 def rates(epochs, lr, warmup_lr, min_lr, updates):
-    """What timm's train script uses in each epoch, or in each of `updates` updates an epoch."""
+    """The learning rates of timm's train script by epoch, or by update with `updates` per epoch."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
     per = updates or 1
     schedule = CosineLRScheduler(optimizer, t_initial=epochs * per, lr_min=min_lr, warmup_t=5 * per,

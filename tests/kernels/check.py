@@ -1,4 +1,4 @@
-"""Compiles every .cu file that forebay ships by NVRTC, for each architecture, and checks each kernel:
+"""Compiles every .cu file of forebay by NVRTC for each architecture, and checks each kernel:
 
 - no spills and no stack: nothing lies in local memory
 - registers within budget.toml, which must name every kernel and no other
@@ -21,7 +21,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 ARCHITECTURES = ["sm_80", "sm_90", "sm_100"]
-# As src/gpu/device.rs has them.
+# The options of src/gpu/device.rs.
 WITH_F32 = " with FOREBAY_F32"
 OPTIONS = ["--fmad=false", "--std=c++17", "--ptxas-options=-v"]
 
@@ -31,7 +31,7 @@ NVDISASM = next(NVIDIA.glob("*/bin/nvdisasm"))
 
 
 def text(program, size_of, get):
-    """What NVRTC has to give as bytes."""
+    """Reads a byte result of NVRTC."""
     size = ctypes.c_size_t()
     size_of(program, ctypes.byref(size))
     buffer = ctypes.create_string_buffer(size.value)
@@ -40,7 +40,7 @@ def text(program, size_of, get):
 
 
 def compile(name, source, architecture):
-    """The compiler's log and the machine code; nothing for code where it refuses."""
+    """Returns the compiler's log and the machine code, which is None after an error."""
     if name.endswith(WITH_F32):
         source = "#define FOREBAY_F32\n" + source
     program = ctypes.c_void_p()
@@ -57,7 +57,7 @@ def compile(name, source, architecture):
 
 
 def resources(log):
-    """Registers, stack bytes and spilled bytes of each kernel."""
+    """Returns registers, stack bytes and spilled bytes of each kernel."""
     found, kernel = {}, None
     for line in log.splitlines():
         if match := re.search(r"Compiling entry function '(\w+)'", line):
@@ -70,7 +70,7 @@ def resources(log):
 
 
 def wide_accesses(code):
-    """16-byte loads and stores of global memory in each kernel's code."""
+    """Counts 16-byte loads and stores of global memory in each kernel's code."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(code)
         file.flush()
@@ -87,7 +87,7 @@ def wide_accesses(code):
 
 
 def faults(name, source, budget, architecture):
-    """What is wrong with the kernels of a file, and a line about each kernel."""
+    """Returns the faults of a file's kernels, and a line about each kernel."""
     log, code = compile(name, source, architecture)
     if code is None:
         return [f"{name} for {architecture} does not compile:\n{log}"], []
@@ -114,7 +114,7 @@ def faults(name, source, budget, architecture):
 
 
 def kernel_sources():
-    """All that forebay ships, by its name in budget.toml. Those of tests/ are wrong on purpose."""
+    """All .cu files of forebay by their names in budget.toml. Those in tests/ have deliberate faults."""
     sources = {}
     for path in sorted(ROOT.rglob("*.cu")):
         if {"target", "tests"} & set(path.relative_to(ROOT).parts):
@@ -157,7 +157,7 @@ extern "C" __global__ void planted(const int *from, int *to, int at) {
 
 
 def planted():
-    """Each fault in turn; what was not caught."""
+    """Plants each fault, and returns those that were not detected."""
     roomy = {"registers": 255, "loads": 0, "stores": 0}
     cases = [
         ("bytes of stack", PLANTED, {"planted": roomy}),
@@ -180,5 +180,5 @@ if __name__ == "__main__":
     wrong = planted() if sys.argv[1:] == ["--planted"] else check()
     for line in wrong:
         print(line, file=sys.stderr)
-    print("kernels: all is well" if not wrong else f"kernels: {len(wrong)} faults")
+    print("kernels: no faults" if not wrong else f"kernels: {len(wrong)} faults")
     sys.exit(bool(wrong))

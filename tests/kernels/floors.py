@@ -1,4 +1,4 @@
-"""Counts the bytes and the multiply-adds of the GPU's kernels as they are written, and prints docs/gpu-floors.md.
+"""Counts the bytes and multiply-adds of the GPU kernels from their source, and prints docs/gpu-floors.md.
 
     python3 tests/kernels/floors.py > docs/gpu-floors.md
 
@@ -20,7 +20,7 @@ DOCUMENT = ROOT / "docs/gpu-floors.md"
 BATCH = 256
 PIXELS = 224
 
-# Loads and stores of tensors in the source of each kernel that is counted below; where they change, count again.
+# Loads and stores of tensors in the source of each kernel. If they change, the counts below must be updated.
 SOURCE = {
     "norm_sums": (2, 0), "norm_apply": (2, 1), "norm_reduce": (3, 1), "norm_backward": (2, 1),
     "max_pool": (1, 1), "max_pool_backward": (1, 1), "mean_pool": (1, 1), "mean_pool_backward": (1, 1),
@@ -31,13 +31,13 @@ SOURCE = {
 
 @dataclass(frozen=True)
 class Device:
-    """Peaks by NVIDIA's data sheets: bf16 without sparsity, memory, one direction of PCIe as it can be reached."""
+    """Peaks of NVIDIA's data sheets: bf16 without sparsity, memory, and the reachable rate of PCIe in one direction."""
 
     name: str
     flops: float
     memory: float
     pcie: float
-    # Of the peak, what convolutions reach: an assumption.
+    # The fraction of the peak that convolutions reach, an assumption.
     convolutions: float
 
 
@@ -46,13 +46,13 @@ A100_40 = Device("A100 SXM 40 GB", 312e12, 1.555e12, 25e9, 0.55)
 H100 = Device("H100 SXM", 989e12, 3.35e12, 50e9, 0.45)
 DEVICES = [A100, A100_40, H100]
 
-# Assumptions too: of the memory's peak, what kernels reach; and what a launch costs beside its work, in seconds, alone and
-# in a CUDA graph.
+# Assumptions: the fraction of the memory's peak that kernels reach, and the overhead of a launch in seconds, by itself
+# and in a CUDA graph.
 BANDWIDTH = 0.85
 START = 3e-6
 START_IN_GRAPH = 1e-6
 
-# images/s of others, and where they say so.
+# Published images/s of others, with their sources.
 REPORTED = {
     "PyTorch, AMP": (2470, A100, "NVIDIA DeepLearningExamples, PyTorch/Classification/ConvNets/resnet50v1.5, 21.03"),
     "MXNet, fp16, fused norms": (3410, A100, "NVIDIA DeepLearningExamples, MxNet/Classification/RN50v1.5, 22.10"),
@@ -62,7 +62,7 @@ REPORTED = {
 
 @dataclass(frozen=True)
 class Work:
-    """What a launch does, for a whole microbatch."""
+    """The work of a launch, for a whole microbatch."""
 
     kernel: str
     reads: float
@@ -83,7 +83,7 @@ class Work:
 
 
 def convolution(op):
-    """cuDNN reads and writes each operand once, at best."""
+    """A convolution of cuDNN, which reads and writes each operand at least once."""
     x, y, weights = [2 * n for n in (op.x.numbers * BATCH, op.y.numbers * BATCH, op.weights)]
     flops = 2.0 * op.products * BATCH
     yield Work("convolutions forward", x + weights, y, flops)
@@ -105,14 +105,14 @@ def norm(op):
     yield Work("norm_sums", x, sums)
     yield Work("norm_finish", sums, 0)
     yield Work("norm_apply", 2 * x if op.residual else x, x)
-    # With a residual the result tells ReLU, and the gradient behind it is written for the residual.
+    # With a residual, the result gives the mask of ReLU, and the gradient after ReLU is written for the residual.
     yield Work("norm_reduce", 3 * x if op.residual else 2 * x, sums + (x if op.residual else 0))
     yield Work("norm_slopes", sums, 0)
     yield Work("norm_backward", 2 * x, x)
 
 
 def apart(op):
-    """The same with norm, ReLU and sum as kernels of their own, each of which reads and writes whole tensors."""
+    """The same with separate kernels for norm, ReLU and sum, each of which reads and writes whole tensors."""
     x = 2 * op.x.numbers * BATCH
     yield Work("norm forward", 2 * x, x)
     yield Work("norm backward", 4 * x, x)
@@ -124,12 +124,12 @@ def apart(op):
 
 
 def counted_before(op):
-    """The same with the statistics taken by the convolution as it writes its result."""
+    """The same with statistics computed by the convolution as it writes its result."""
     return (work for work in norm(op) if work.kernel != "norm_sums")
 
 
 def pools(op):
-    """pool.cu. What windows share is read once: the caches have it."""
+    """pool.cu. Pixels shared by windows are read once, because caches hold them."""
     x = 2 * op.x.numbers * BATCH
     if isinstance(op, MeanPool):
         pooled = 2 * op.x.channels * BATCH
@@ -167,7 +167,7 @@ def images(first):
 
 
 def step(pixels, norms=norm):
-    """All work for a microbatch."""
+    """All work of a microbatch."""
     ops = resnet50.operations(pixels)
     yield from images(ops[0])
     kinds = {Conv: convolution, Norm: norms, MaxPool: pools, MeanPool: pools, Classifier: classifier}
@@ -202,13 +202,13 @@ def micro(seconds):
 
 
 def rate(seconds):
-    """Three digits."""
+    """Formats three digits."""
     images = BATCH / seconds
     return f"{round(images, 2 - len(str(int(images))) + 1):,.0f}"
 
 
 def by_kernel():
-    """A row a kernel, of all its launches."""
+    """Yields one row per kernel, with the sum of its launches."""
     found = defaultdict(list)
     for work in sorted(step(PIXELS), key=lambda work: not work.kernel.startswith("convolutions")):
         found[work.kernel].append(work)
@@ -246,7 +246,7 @@ def predictions():
 
 
 def sensitivity():
-    """What the assumptions decide."""
+    """The results that depend on the assumptions."""
     works = list(step(PIXELS))
     for device in [A100, H100]:
         low, high = [

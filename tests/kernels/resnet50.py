@@ -1,4 +1,4 @@
-"""ResNet-50 as client/trainer/src/model/graph.rs lays it out: its operations in order, and the shapes they work on."""
+"""ResNet-50 in the form of client/trainer/src/model/graph.rs: its operations in order, with their shapes."""
 
 from dataclasses import dataclass
 
@@ -20,14 +20,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class Conv:
-    """x as it is stored: the images bring their zeros along, so the stem pads nothing."""
+    """x as it is stored: images are stored with their padding, so that the stem does not pad."""
 
     x: Shape
     y: Shape
     kernel: int
     stride: int
     pad: int
-    # Whether x is the images, which need no gradient; whether the gradient of x is added to one that is there.
+    # Whether x is the images, which need no gradient; whether the gradient of x is added to an existing one.
     first: bool = False
     adds: bool = False
 
@@ -37,13 +37,13 @@ class Conv:
 
     @property
     def products(self):
-        """Multiply-adds of an image, in each direction."""
+        """Multiply-adds per image in each direction."""
         return self.y.height * self.y.width * self.weights
 
 
 @dataclass(frozen=True)
 class Norm:
-    """With a residual it ends a block: plus the residual, then ReLU."""
+    """Batch norm. With a residual it ends a block: it adds the residual and applies ReLU."""
 
     x: Shape
     relu: bool
@@ -68,7 +68,7 @@ class Classifier:
 
 
 def operations(size):
-    """Of the network over square images."""
+    """The operations of the network for square images."""
     images = Shape(size + 6, size + 6, 3)
     half = Shape(size // 2, size // 2, 64)
     x = Shape(size // 4, size // 4, 64)
@@ -83,7 +83,7 @@ def operations(size):
         channels = 64 << stage
         for block in range(blocks):
             stride = 2 if stage > 0 and block == 0 else 1
-            # Backwards the shortcut has written the gradient of x when the first convolution comes.
+            # In the backward pass the shortcut writes the gradient of x before the first convolution.
             y = convolution(x, channels, 1, 1, adds=True)
             found.append(Norm(y, relu=True))
             y = convolution(y, channels, 3, stride)
@@ -97,7 +97,7 @@ def operations(size):
 
 
 def parameters(ops):
-    """The shapes of all: kernels, scales and shifts, the classifier's matrix and bias. As numbers of each, and whether it decays."""
+    """The sizes of all parameters, and whether they decay: kernels, scales and shifts, the classifier's matrix and bias."""
     for op in ops:
         match op:
             case Conv():
@@ -110,5 +110,5 @@ def parameters(ops):
                 yield op.classes, False
 
 
-# That of the paper; client/trainer/src/model.rs checks the trainer's.
+# The count of the paper. client/trainer/src/model.rs checks the trainer's.
 assert sum(numbers for numbers, _ in parameters(operations(224))) == 25_557_032

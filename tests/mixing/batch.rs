@@ -1,4 +1,4 @@
-//! A batch, mixed, against arithmetic that is written down here once more, value by value.
+//! Mixed batches, compared with an independent implementation that computes value by value.
 
 use forebay::mix::{DType, Layout, Mixer, Normalise, Output, Work, dense_target};
 use forebay::plan::{MixKind, MixPlan, MixSample, cutmix_f32, cutmix_f64, mixup_f32, mixup_f64};
@@ -10,8 +10,8 @@ use libtest_mimic::{Failed, Trial};
 const DTYPES: [DType; 4] = [DType::U8, DType::F16, DType::Bf16, DType::F32];
 const LAYOUTS: [Layout; 2] = [Layout::Nhwc, Layout::Nchw];
 
-/// Height, width, samples: one pixel, odd sides, rows shorter than 16 bytes, one partner or none, more
-/// samples than a part has, the real thing.
+/// Height, width and samples: one pixel, odd sides, rows shorter than 16 bytes, with and without a partner, more
+/// samples than a part of the device's memory holds, and the real size.
 const SHAPES: [(u32, u32, usize); 9] = [
     (1, 1, 1),
     (1, 1, 2),
@@ -40,12 +40,12 @@ pub(crate) fn trials(mixer: &Mixer) -> Vec<Trial> {
     };
     trials.push(with("unmixed_output_is_only_converted", unmixed));
     trials.push(with("dense_targets", dense_targets));
-    trials.push(with("a_plan_that_is_not_the_batchs_is_refused", strange_plans));
-    trials.push(with("weights_that_do_not_add_up_are_refused", strange_weights));
+    trials.push(with("a_plan_that_does_not_fit_the_batch_is_refused", strange_plans));
+    trials.push(with("weights_that_do_not_sum_to_one_are_refused", strange_weights));
     trials
 }
 
-/// Numbers without a pattern.
+/// Pseudo-random numbers.
 fn noise(seed: u64) -> impl FnMut() -> u32 {
     let mut state = seed;
     move || {
@@ -59,13 +59,13 @@ pub(crate) fn pixels(n: usize, size: Size) -> Vec<u8> {
     (0..n * size.rgb_bytes()).map(|_| noise().to_le_bytes()[3]).collect()
 }
 
-/// A plan of each kind that timm draws; `elem` has all kinds side by side.
+/// A plan for each mode of timm. Mode `elem` has samples of all kinds.
 pub(crate) fn plan(mode: &str, n: usize, size: Size) -> MixPlan {
     let mut noise = noise(11 + n as u64);
     let mut draw = |single: bool| {
         let lambda = f64::from(noise()) / f64::from(u32::MAX);
         let center = (noise() % size.height, noise() % size.width);
-        #[expect(clippy::cast_possible_truncation, reason = "f32 is what timm stores")]
+        #[expect(clippy::cast_possible_truncation, reason = "timm stores f32")]
         match (noise() % 8, single) {
             (0, _) => MixSample::UNMIXED,
             (1..4, false) => mixup_f64(lambda),
@@ -103,22 +103,22 @@ fn every_output(mixer: &Mixer, size: Size, n: usize, mode: &str) -> Result<(), F
     Ok(())
 }
 
-/// The first difference, as a place and not as a dump of bytes.
+/// Fails with the offset of the first difference.
 pub(crate) fn same(got: &[u8], expected: &[u8], work: &Work<'_>) -> Result<(), Failed> {
     if got.len() != expected.len() {
-        return Err(format!("{} bytes and not {}", got.len(), expected.len()).into());
+        return Err(format!("{} bytes, expected {}", got.len(), expected.len()).into());
     }
     match got.iter().zip(expected).position(|(got, expected)| got != expected) {
         None => Ok(()),
         Some(at) => {
             let (output, of) = (work.output, expected.len());
-            Err(format!("{output:?}: {} at byte {at} of {of}, not {}", got[at], expected[at])
+            Err(format!("{output:?}: byte {at} of {of} is {}, expected {}", got[at], expected[at])
                 .into())
         }
     }
 }
 
-/// Mixes and converts value by value.
+/// The reference: mixes and converts value by value.
 pub(crate) fn expected(clean: &[u8], work: &Work<'_>) -> Vec<u8> {
     let Work { size, plan, output, normalise } = *work;
     let (n, pixels) = (plan.samples.len(), (size.height * size.width) as usize);

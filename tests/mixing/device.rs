@@ -1,4 +1,4 @@
-//! What only a GPU has: memory of a fixed size, that batches go through in parts; a self-test.
+//! Tests of GPUs alone: batches pass in parts through memory of a fixed size; the self-test.
 
 use std::process::Command;
 use std::thread;
@@ -17,15 +17,15 @@ pub(crate) fn trials(mixer: &Mixer) -> Vec<Trial> {
         Trial::test(format!("{device}/{name}"), move || test(&mixer))
     };
     vec![
-        with("a_batch_larger_than_the_memory_goes_through_in_parts", parts),
-        with("two_samples_that_do_not_fit_are_refused_with_what_to_do", too_large),
-        with("memory_that_the_gpu_has_not_is_refused", no_memory),
-        with("batches_of_several_threads_do_not_meet", threads),
-        with("the_self_test_finds_nothing", self_test),
+        with("a_batch_larger_than_the_device_memory_is_mixed_in_parts", parts),
+        with("the_error_for_two_samples_that_do_not_fit_names_the_flag", too_large),
+        with("more_memory_than_the_gpu_has_is_refused", no_memory),
+        with("batches_of_several_threads_do_not_interfere", threads),
+        with("the_self_test_passes", self_test),
     ]
 }
 
-/// Memory that a mixer holds beside pixels, on both lanes.
+/// Device memory that a mixer needs in addition to pixels, on both lanes.
 const OVERHEAD: usize = 2 * (3072 + 4096 * 32 + 256);
 
 fn parts(mixer: &Mixer) -> Result<(), Failed> {
@@ -65,7 +65,7 @@ fn no_memory(mixer: &Mixer) -> Result<(), Failed> {
     let error = mix::open(mixer.device(), 1 << 50).unwrap_err().to_string();
     let device = mixer.device().to_string();
     if error.contains(&device) && error.contains("OUT_OF_MEMORY") {
-        // The device goes on.
+        // The device still works after the error.
         return threads(mixer);
     }
     Err(error.into())
@@ -80,7 +80,7 @@ fn threads(mixer: &Mixer) -> Result<(), Failed> {
         for _ in 0..5 {
             let got = mixer.apply(&clean, &work).map_err(|error| error.to_string())?;
             let same = same(&got, &expected(&clean, &work), &work);
-            same.map_err(|failed| failed.message().unwrap_or("they differ").to_owned())?;
+            same.map_err(|failed| failed.message().unwrap_or("the bytes differ").to_owned())?;
         }
         Ok(())
     };
@@ -96,10 +96,10 @@ fn self_test(mixer: &Mixer) -> Result<(), Failed> {
     let output = Command::new(env!("CARGO_BIN_EXE_quickstart"))
         .args(["forebay", "gpu-selftest", "--device", &device, "--images", "4", "--size", "32"])
         .output()?;
-    let said = String::from_utf8(output.stdout)?;
-    assert!(output.status.success(), "{said} {}", String::from_utf8_lossy(&output.stderr));
+    let report = String::from_utf8(output.stdout)?;
+    assert!(output.status.success(), "{report} {}", String::from_utf8_lossy(&output.stderr));
     for part in ["bit for bit", "bf16 NHWC", "kernel"] {
-        assert!(said.contains(part), "{said}");
+        assert!(report.contains(part), "{report}");
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Every device mixes alike, bit for bit: on the CPU, and on the GPU or stand-in that
-//! `FOREBAY_TEST_DEVICE` names. Without it tests of a GPU are not selected.
+//! Every device mixes to the same bits: the CPU, and the GPU or stand-in that `FOREBAY_TEST_DEVICE` names.
+//! Without the variable tests of a GPU are not selected.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 

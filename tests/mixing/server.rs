@@ -1,4 +1,4 @@
-//! A server that mixes on the device, against the bytes of one that mixes on the CPU.
+//! A server that mixes on the device returns the bytes of a server that mixes on the CPU.
 
 use std::num::NonZeroUsize;
 
@@ -18,9 +18,9 @@ pub(crate) fn trials(mixer: &Mixer) -> Vec<Trial> {
         Trial::test(format!("{device}/{name}"), move || test(&mixer))
     };
     let mut trials =
-        vec![with("a_trainer_that_mixes_gets_the_bytes_of_a_server_that_does", trainer_mixes)];
+        vec![with("a_trainer_that_mixes_gets_the_bytes_of_a_server_that_mixes", trainer_mixes)];
     if !matches!(mixer, Mixer::Cpu) {
-        trials.push(with("a_server_streams_a2_as_one_on_the_cpu_does", load_test));
+        trials.push(with("a_server_streams_the_bytes_of_a_server_on_the_cpu", load_test));
     }
     trials
 }
@@ -39,7 +39,7 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Runtime::new().unwrap().block_on(work)
 }
 
-/// What the load test sees of three steps, in each form.
+/// Compares checksums of three steps in several modes, dtypes and layouts.
 fn load_test(mixer: &Mixer) -> Result<(), Failed> {
     block_on(async {
         let (cpu, gpu) = (pipeline_on(&Mixer::Cpu), pipeline_on(mixer));
@@ -70,7 +70,7 @@ fn load_test(mixer: &Mixer) -> Result<(), Failed> {
     })
 }
 
-/// Clean batches come with the plan; a trainer applies it.
+/// Applies the plan that unmixed microbatches contain, as a trainer does.
 fn trainer_mixes(mixer: &Mixer) -> Result<(), Failed> {
     let size = Size::square(48);
     let normalise = Normalise::new(&recipe("a2", &[]));
@@ -93,7 +93,7 @@ fn trainer_mixes(mixer: &Mixer) -> Result<(), Failed> {
                 let (ready, clean) = (stream(ready, &job).await?, stream(clean, &job).await?);
                 assert_eq!(ready.len(), clean.len());
                 for (ready, clean) in ready.iter().zip(&clean) {
-                    let plan = MixPlan { samples: clean.mix.iter().map(given).collect() };
+                    let plan = MixPlan { samples: clean.mix.iter().map(planned).collect() };
                     let work = Work { size, plan: &plan, output, normalise: &normalise };
                     same(&mixer.apply(&clean.pixels, &work)?, &ready.pixels, &work)?;
                 }
@@ -121,8 +121,8 @@ async fn stream(
     Ok(received)
 }
 
-/// A sample's entry, from what the header says.
-fn given(mix: &forebay_client::Mix) -> MixSample {
+/// The plan of a sample, from its form in the header.
+fn planned(mix: &forebay_client::Mix) -> MixSample {
     match *mix {
         forebay_client::Mix::Keep => MixSample::UNMIXED,
         forebay_client::Mix::MixUp { lambda, partner_lambda } => {

@@ -1,4 +1,4 @@
-"""A stock gRPC client reads forebay: grpcio and stubs of grpcio-tools, default limits, no code of ours.
+"""Reads forebay with a stock gRPC client: grpcio and stubs by grpcio-tools, with default limits.
 
     python grpcio_client.py HOST:PORT --dataset NAME --dump dump.safetensors
         [--recipe a2] [--set ASSIGNMENT]... [--seed 0] [--epoch 0] [--step 0] [--microbatch 0]
@@ -20,12 +20,12 @@ from grpc_tools import protoc
 from safetensors import safe_open
 
 PROTO = pathlib.Path(__file__).resolve().parents[2] / "proto"
-LIMIT = 4 * 1024 * 1024  # grpcio's default for a received message
+LIMIT = 4 * 1024 * 1024  # the default limit of grpcio on a received message
 FRAME = 1024 * 1024
 
 
 def stubs():
-    """Messages and service, generated from the repository's proto."""
+    """Generates messages and stubs from the repository's .proto file."""
     out = tempfile.mkdtemp()
     command = ["protoc", f"-I{PROTO}", f"--python_out={out}", f"--grpc_python_out={out}", "forebay/v1/forebay.proto"]
     if protoc.main(command):
@@ -40,7 +40,7 @@ def check(right, what):
 
 
 def microbatches(frames):
-    """Joins frames: (header, payload) of each microbatch."""
+    """Joins frames; returns (header, payload) of each microbatch."""
     header, payload, count, largest = None, bytearray(), 0, 0
     for frame in frames:
         count, largest = count + 1, max(largest, frame.ByteSize())
@@ -58,7 +58,7 @@ def microbatches(frames):
             header = None
     check(header is None, "the last microbatch is cut off")
     check(largest < LIMIT, f"a frame of {largest} bytes passes grpcio's default limit")
-    print(f"  {count} frames, the largest {largest} bytes, every XXH3 right")
+    print(f"  {count} frames, the largest {largest} bytes, every XXH3 correct")
 
 
 def equals_dump(header, payload, path):
@@ -74,7 +74,7 @@ def equals_dump(header, payload, path):
 
 
 class Header:
-    """The header with `lambda`, a word of Python's, readable as `lambda_`."""
+    """The header with its field `lambda`, a keyword of Python, as `lambda_`."""
 
     def __init__(self, message):
         self.message = message
@@ -120,7 +120,7 @@ def main():
         check(names == [(*s, g) for s in steps for g in range(told.microbatches)], f"order {names}")
         same = [p for (h, p), name in zip(streamed, names) if name == (args.epoch, args.step, args.microbatch)]
         check(same == [payload], "Stream and Fetch give different bytes for one name")
-        print(f"  {len(names)} microbatches in order; the one fetched has the same bytes")
+        print(f"  {len(names)} microbatches in order; the fetched one has the same bytes")
     print("a stock grpcio client under default limits reads everything")
 
 

@@ -1,4 +1,4 @@
-"""Replays the plan of a microbatch with timm and Pillow, and compares with what forebay made.
+"""Replays the plan of a microbatch with timm and Pillow, and compares the result with forebay's.
 
     python replay.py DATASET --explain explain.json --dump dump.safetensors [--decoded DIR]
     python replay.py --self-test
@@ -33,7 +33,7 @@ PILLOW = {"bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC}
 
 
 class Dataset:
-    """Bytes of a record by the name that `explain` gives it: a path, or a member of a tar."""
+    """Finds records by their names in `explain`: a path, or a member of a tar."""
 
     def __init__(self, root):
         root = pathlib.Path(root)
@@ -50,12 +50,12 @@ class Dataset:
         for shard in shards:
             tar = self.tars.get(shard)
             for candidate in tar.getnames() if tar else []:
-                # The whole name, or the key that WebDataset gives a record.
+                # The whole name, or the key of a record in WebDataset.
                 plain = candidate.removeprefix("./")
                 key, _, suffix = plain.partition(".")
                 if plain == (member or name) or (key == (member or name) and suffix.lower() in PICTURES):
                     return tar.extractfile(candidate).read()
-        raise SystemExit(f"{name}: neither a file of the dataset nor a member of its tars")
+        raise SystemExit(f"{name}: not found among the files and tar members of the dataset")
 
 
 def decode(dataset, sample, decoded):
@@ -70,7 +70,7 @@ def decode(dataset, sample, decoded):
 
 
 def replay(image, sample, size):
-    """One sample: timm's RandomResizedCropAndInterpolation, flip, RandAugment; or timm's eval."""
+    """Computes a sample by timm's RandomResizedCropAndInterpolation, flip and RandAugment, or by its eval transform."""
     filter_ = sample["interpolation"]
     resized = sample.get("resized", [size, size])
     image = F.resized_crop(image, *sample["box"], list(resized), TORCHVISION[filter_])
@@ -80,18 +80,18 @@ def replay(image, sample, size):
     for op in sample.get("ops", []):
         args = [] if op["arg"] is None else [op["arg"]]
         if op["name"].startswith(("Posterize", "Solarize")):
-            args = [int(a) for a in args]  # JSON may say 77.0 where timm has the int 77
+            args = [int(a) for a in args]  # JSON may have 77.0 for timm's int 77
         image = NAME_TO_OP[op["name"]](
             image, *args, fillcolor=FILL, resample=PILLOW[op.get("interpolation") or "bicubic"])
     return np.asarray(image)
 
 
 class Given(mixup.FastCollateMixup):
-    """timm's collate with lambda and box given instead of drawn; the arithmetic stays timm's."""
+    """timm's collate function with a given lambda and box; the arithmetic is timm's."""
 
     def __init__(self, mode, params, classes):
         super().__init__(mixup_alpha=1.0, cutmix_alpha=1.0, mode=mode, label_smoothing=0.0, num_classes=classes)
-        self.params = params  # [(lambda, box or None)], one for batch mode, one a pair, or one a sample
+        self.params = params  # [(lambda, box or None)]: one in batch mode, one per pair, or one per sample
 
     def _params_per_batch(self):
         lam, box = self.params[0]
@@ -99,12 +99,12 @@ class Given(mixup.FastCollateMixup):
 
     def _params_per_elem(self, count):
         assert len(self.params) == count
-        # A cut whose box is empty has lambda 1, which timm leaves alone just as well.
+        # A cut with an empty box has lambda 1, which timm does not mix either.
         return (np.array([lam for lam, _ in self.params], dtype=np.float32),
                 np.array([box is not None for _, box in self.params]))
 
     def mix(self, pixels):
-        """Pixels u8 NHWC -> mixed u8 NHWC."""
+        """Mixes u8 pixels in NHWC layout."""
         boxes = iter([(lam, box) for lam, box in self.params if box is not None and (self.mode == "batch" or lam != 1.0)])
 
         def given(_shape, _lam, **_):
@@ -121,7 +121,7 @@ class Given(mixup.FastCollateMixup):
 
 
 def parameters(explain):
-    """(timm's mode, [(lambda, box or None)]) of an explained microbatch, or None where nothing mixes.
+    """(timm's mode, [(lambda, box or None)]) of an explained microbatch, or None if no sample is mixed.
 
     In batch mode `mix` holds lambda and box. In pair and elem mode every sample has its own, as
     `lambda` and `mix_box`. A pair's are equal; mixing sample by sample then gives what timm's pair
@@ -136,7 +136,7 @@ def parameters(explain):
 
 
 def check_box(lam, box, size):
-    """timm corrects lambda to the share that the box leaves."""
+    """timm's correction of lambda to the area outside of the box."""
     top, bottom, left, right = box
     want = 1.0 - (bottom - top) * (right - left) / float(size * size)
     return abs(want - lam) <= 1e-7
@@ -192,9 +192,9 @@ def main():
     parser.add_argument("dataset", nargs="?")
     parser.add_argument("--explain", type=pathlib.Path)
     parser.add_argument("--dump", type=pathlib.Path)
-    parser.add_argument("--decoded", type=pathlib.Path, help="folder of <record>.png")
+    parser.add_argument("--decoded", type=pathlib.Path, help="folder of <record>.png files, the decoder's output")
     parser.add_argument("--unmixed", action="store_true", help="the dump was made with --mix none")
-    parser.add_argument("--self-test", action="store_true", help="check this script against timm")
+    parser.add_argument("--self-test", action="store_true", help="compare this script with timm")
     args = parser.parse_args()
     if args.self_test:
         import self_test

@@ -2,13 +2,12 @@
 
     run.sh [--forebay PATH] [--given-pixels] [--keep DIR]
 
-Afterwards serves the ImageFolder and reads it with a stock grpcio client, `grpcio_client.py`.
+Then serves the ImageFolder and reads it with a stock grpcio client, `grpcio_client.py`.
 
-Data: `FOREBAY_DATA` (its `imagenet-sample` and `formats/wds-train-*.tar`) where that is set, else a
-small set from `forebay sample-data`. Each of the recipes a1, a2, a3 and eval, and a2 mixed in pair
-and elem mode, runs on an ImageFolder and on WebDataset tars. With `--given-pixels` the replay takes
-the decoder's pixels from forebay, so that only what follows the decoder is compared. Exits 1 when
-anything differs.
+The data is `FOREBAY_DATA` (its `imagenet-sample` and `formats/wds-train-*.tar`) if it is set, otherwise a small set
+by `forebay sample-data`. Each of the recipes a1, a2, a3 and eval, and a2 in modes pair and elem, runs on an
+ImageFolder and on WebDataset tars. With `--given-pixels` the replay uses the pixels of forebay's decoder, so that
+only the stages after it are compared. The exit code is 1 if anything differs.
 """
 
 import argparse
@@ -47,7 +46,7 @@ def forebay(binary, *args):
 
 
 def datasets(binary, work):
-    """(name, path) of an ImageFolder and of WebDataset tars, both writable."""
+    """Returns (name, path) of an ImageFolder and of WebDataset tars, both writable."""
     data = os.environ.get("FOREBAY_DATA")
     folder, tars = work / "folder", work / "tars"
     tars.mkdir()
@@ -64,7 +63,7 @@ def datasets(binary, work):
 
 
 def pack(folder, tars):
-    """The pictures of an ImageFolder as two shards of `.jpg` and `.cls`."""
+    """Writes the images of an ImageFolder as two shards of `.jpg` and `.cls` members."""
     classes = sorted(p.name for p in folder.iterdir())
     files = sorted(folder.rglob("*.JPEG"), key=lambda f: f.name[::-1])
     for shard in range(2):
@@ -96,7 +95,7 @@ def run(binary, kind, path, recipe, settings, name, work, given):
 
 
 def stock_client(binary, path, work):
-    """Serves a dataset and has grpcio_client.py compare what it receives with a dump."""
+    """Serves a dataset, and runs grpcio_client.py to compare the stream with a dump."""
     dump = work / "stock.safetensors"
     name = ["--seed", "3", "--epoch", "1", "--step", "0"]
     forebay(binary, "dump", "--dataset", path, "--recipe", "a2", *SIZES, *name, "--index", "1", "--out", dump)
@@ -116,8 +115,8 @@ def stock_client(binary, path, work):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--forebay", type=pathlib.Path, default=ROOT / "target/release/forebay")
-    parser.add_argument("--given-pixels", action="store_true", help="replay from forebay's decoded pictures")
-    parser.add_argument("--keep", type=pathlib.Path, help="an empty folder for what is made, kept afterwards")
+    parser.add_argument("--given-pixels", action="store_true", help="replay from the pixels of forebay's decoder")
+    parser.add_argument("--keep", type=pathlib.Path, help="an empty folder for all files, which is kept")
     args = parser.parse_args()
     if not args.forebay.is_file():
         parser.error(f"no program {args.forebay}: run `cargo build --release -p forebay-server`, or give --forebay PATH")

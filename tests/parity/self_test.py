@@ -1,5 +1,5 @@
-"""Checks replay.py: timm's own transforms and collate make a microbatch, whose draws are recorded
-as `explain` would say them. The replay must equal it, and must notice any change."""
+"""Tests replay.py. timm's own transforms and collate function compute a microbatch, whose draws are recorded in the form
+of `explain`. The replay must equal it, and must detect any change."""
 
 import contextlib
 import copy
@@ -26,7 +26,7 @@ FILTERS = {Image.BILINEAR: "bilinear", Image.BICUBIC: "bicubic"}
 
 
 def pictures(folder):
-    """Eight JPEGs in two classes, and the same in a tar."""
+    """Writes eight JPEGs in two classes, and the same in a tar."""
     rng = np.random.default_rng(1)
     tar = tarfile.open(folder / "set-000000.tar", "w")
     names = []
@@ -54,7 +54,7 @@ def replaced(module, name, value):
 
 
 def train_sample(path, record):
-    """timm's train transform on one file: (pixels HWC, plan)."""
+    """Applies timm's train transform to a file; returns (pixels HWC, plan)."""
     image = Image.open(path).convert("RGB")
     plan = {"slot": record, "position": record, "record": record, "label": record % 2,
             "size": [image.height, image.width], "ops": []}
@@ -109,13 +109,13 @@ def eval_sample(path, record):
 
 
 def mixed(mode, pixels, plans, cutmix):
-    """timm's FastCollateMixup with its draws recorded: (pixels, explain's mix, lambdas)."""
+    """Runs timm's FastCollateMixup and records its draws; returns (pixels, mix as in explain, lambdas)."""
     collate = mixup.FastCollateMixup(mixup_alpha=0.8, cutmix_alpha=1.0, mode=mode, switch_prob=cutmix,
                                      label_smoothing=0.0, num_classes=2)
     boxes, draws = [], {}
     per_batch, per_elem = collate._params_per_batch, collate._params_per_elem
     collate._params_per_batch = lambda: draws.setdefault("batch", per_batch())
-    # timm writes corrected lambdas into the array that it drew, so what was drawn is kept apart.
+    # timm overwrites the drawn lambdas by corrected ones, so that the drawn ones are copied.
     collate._params_per_elem = lambda n: [a.copy() for a in draws.setdefault("each", per_elem(n))]
     real = mixup.cutmix_bbox_and_lam
 
@@ -161,7 +161,7 @@ def case(names, name_at, sample, mode, cutmix):
 
 
 def spoilt(explain, dump):
-    """Wrong variants of a right pair, each of which the replay must refuse."""
+    """Yields wrong variants of a correct pair, each of which the replay must detect."""
     for change in ("pixel", "lambda", "record", "flip", "box"):
         e, d = copy.deepcopy(explain), {k: v.copy() for k, v in dump.items()}
         if change == "pixel":

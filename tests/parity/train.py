@@ -1,4 +1,4 @@
-"""Trains the same network with torch and timm on the very microbatches that forebay-trainer saw.
+"""Trains the same network with torch and timm on the microbatches of a run of forebay-trainer.
 
     train.py init resnet20 --classes 10 --out init.safetensors
     forebay-trainer train ... --model resnet20 --init init.safetensors --dump dump --out run
@@ -27,7 +27,7 @@ from torch import nn
 
 
 class Block(nn.Module):
-    """Two 3x3; the shortcut takes every second pixel and further channels are zero (He et al., 4.2)."""
+    """Two 3x3 convolutions; the shortcut takes every second pixel and pads channels with zeros (He et al., 4.2)."""
 
     def __init__(self, inputs, outputs, stride):
         super().__init__()
@@ -89,7 +89,7 @@ def criterion(loss):
 
 
 def targets(batch, classes, smoothing):
-    """timm's mixup_target, with a lambda for each sample."""
+    """timm's mixup_target with one lambda per sample."""
     off = smoothing / classes
     one_hot = lambda labels: torch.full((len(labels), classes), off).scatter_(
         1, labels.long().view(-1, 1), 1.0 - smoothing + off
@@ -160,7 +160,7 @@ def compare(args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    first = commands.add_parser("init", help="write torch's first weights")
+    first = commands.add_parser("init", help="write torch's initial weights")
     first.add_argument("model")
     first.add_argument("--classes", type=int, default=10)
     first.add_argument("--seed", type=int, default=0)

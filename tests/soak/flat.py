@@ -1,6 +1,6 @@
-"""Whether memory stays flat in a load test's intervals.csv: client, and the server that nobody killed (the last).
+"""Checks that memory stays flat in a load test's intervals.csv, for the client and the last server, which is not killed.
 
-The median of the last quarter of the run may be a twentieth above that of the second quarter, and 4 MiB.
+The median of the last quarter of the run may exceed that of the second quarter by 5 % and 4 MiB.
 """
 
 import csv
@@ -18,7 +18,7 @@ def main():
     for name in ("client_rss_bytes", servers[-1]):
         values = [int(float(row[name])) for row in rows if row[name]]
         quarter = len(values) // 4
-        assert quarter >= 10, f"{len(values)} seconds are too few to tell"
+        assert quarter >= 10, f"{len(values)} intervals are too few: expected at least 40"
         early, late = (statistics.median(values[at * quarter:(at + 1) * quarter]) for at in (1, 3))
         grown = late > early * 1.05 + 4 * MIB
         flat &= not grown

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Streams for some minutes with kills, reconnects and slow readers, and checks that memory stays flat: that of
-# the load test, and that of a server that is left alone beside two that are killed.
+# Streams for some minutes with kills, reconnects and slow readers, and checks that the memory of the load test and
+# of a third server, which is not killed, stays flat.
 #
 #   run.sh --forebay BIN --loadtest BIN [--minutes 4] [--report DIR]
 set -euo pipefail
@@ -21,11 +21,11 @@ trap 'kill $server 2> /dev/null || true; rm -rf "$folder"' EXIT
 "$forebay" index "$folder/data/train" > /dev/null 2>&1
 dataset=train=$folder/data/train
 RUST_LOG=error "$forebay" serve --dataset "$dataset" --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 \
-  --threads 1 > "$folder/said" &
+  --threads 1 > "$folder/output" &
 server=$!
-until grep -q metrics "$folder/said"; do sleep 0.1; done
-listen=$(sed -n 's/^listening on //p' "$folder/said")
-metrics=$(sed -n 's/^metrics and status on //p' "$folder/said")
+until grep -q metrics "$folder/output"; do sleep 0.1; done
+listen=$(sed -n 's/^listening on //p' "$folder/output")
+metrics=$(sed -n 's/^metrics and status on //p' "$folder/output")
 
 RUST_LOG=error "$loadtest" --spawn 2 --forebay "$forebay" --serve=--threads=1 --dataset "$dataset" \
   --endpoint "$listen" --metrics "$metrics" --batch 256 --set "image_size = 128" --prefetch-bytes 4000000 \

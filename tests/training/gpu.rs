@@ -1,4 +1,4 @@
-//! The tests, with a GPU.
+//! The tests that need a GPU.
 
 use forebay::gpu::Device;
 use forebay_client::Rank;
@@ -13,25 +13,25 @@ use libtest_mimic::Trial;
 
 use crate::microbatches::{SAMPLES, SIDE, batch, batches, made, settings};
 
-/// A test, on a device.
+/// A test on the device of this index.
 type Test = fn(u32);
 
-/// What a training leaves.
+/// The reports of all steps and the final state.
 type Trained = (Vec<Report>, State);
 
 pub(crate) fn trials() -> Vec<Trial> {
     let Some(forebay::mix::Device::Cuda(device)) = forebay_tests::gpu() else { return Vec::new() };
-    let alone: [(&str, Test); 10] = [
-        ("a_steady_step_takes_no_memory", steady),
-        ("microbatches_mixed_here_train_the_bits_of_those_mixed_by_the_server", mixed_here),
-        ("each_operation_is_the_cpu_s_but_for_rounding", layers),
-        ("ten_steps_of_resnet20_lose_as_on_the_cpu", losses_follow_the_cpu),
-        ("a_resumed_training_gives_the_bits_of_one_without_a_stop", resume),
-        ("a_step_is_told_while_the_next_is_under_way", late),
+    let single: [(&str, Test); 10] = [
+        ("a_steady_step_allocates_no_memory", steady),
+        ("mixing_on_the_trainer_gives_the_bits_of_mixing_on_the_server", mixed_here),
+        ("each_operation_equals_the_cpu_except_for_rounding", layers),
+        ("the_losses_of_ten_steps_of_resnet20_follow_the_cpu", losses_follow_the_cpu),
+        ("a_resumed_training_gives_the_bits_of_an_uninterrupted_one", resume),
+        ("a_step_is_reported_while_the_next_one_runs", late),
         ("the_same_input_gives_the_same_bits", same),
         ("a_short_microbatch_gives_the_logits_of_its_samples", short),
-        ("the_moving_average_is_another_model_and_swaps_back", average),
-        ("a_loss_that_is_no_number_names_its_step", diverged),
+        ("the_model_ema_differs_from_the_model_and_swaps_back", average),
+        ("the_error_for_a_nan_loss_names_its_step", diverged),
     ];
     let pairs: [(&str, Test); 3] = [
         ("two_ranks_of_one_microbatch_each_train_the_bits_of_one", two_ranks),
@@ -45,7 +45,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             Ok(())
         })
     };
-    alone.into_iter().chain(pairs).map(trial).collect()
+    single.into_iter().chain(pairs).map(trial).collect()
 }
 
 fn graph(model: &str) -> Graph {
@@ -77,12 +77,12 @@ fn cpu() -> Cpu<f32> {
     cpu
 }
 
-/// Trains from a cursor, at most so many steps, and pauses after each or at the end alone.
-fn go<B: Backend>(
+/// Trains at most `max` steps from a cursor, and pauses after each of them or only at the end.
+fn train_steps<B: Backend>(
     backend: &mut B,
     training: &Training,
     from: Cursor,
-    most: usize,
+    max: usize,
     pauses: bool,
 ) -> Result<(Cursor, Trained), Error> {
     let (rank, mut reports) = (backend.ranks().place(), Vec::new());
@@ -94,7 +94,7 @@ fn go<B: Backend>(
         |_| pauses,
         |_, _, report| {
             reports.push(*report);
-            Ok::<Flow, Error>(if reports.len() < most {
+            Ok::<Flow, Error>(if reports.len() < max {
                 Flow::Continue(())
             } else {
                 Flow::Break(())
@@ -105,7 +105,7 @@ fn go<B: Backend>(
 }
 
 fn whole<B: Backend>(backend: &mut B, training: &Training) -> Trained {
-    go(backend, training, Cursor::default(), 99, false).unwrap().1
+    train_steps(backend, training, Cursor::default(), 99, false).unwrap().1
 }
 
 fn numbers(reports: &[Report]) -> Vec<(u64, u64)> {
@@ -137,7 +137,7 @@ fn losses_follow_the_cpu(device: u32) {
     let training = settings(2, 5);
     let (wanted, _) = whole(&mut cpu(), &training);
     assert_eq!(wanted.len(), 10);
-    assert!(wanted[9].loss < 0.9 * wanted[0].loss, "it learns something: {wanted:?}");
+    assert!(wanted[9].loss < 0.9 * wanted[0].loss, "the loss does not fall: {wanted:?}");
     for (number, limit) in [(Number::F32, 1e-3), (Number::Bf16, 0.02)] {
         let (found, _) = whole(&mut gpu(device, number, Rank::ALONE, BUCKET), &training);
         for (step, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
@@ -153,10 +153,10 @@ fn resume(device: u32) {
     for stop in [1, 3] {
         let mut first = one(device);
         let (cursor, (_, middle)) =
-            go(&mut first, &training, Cursor::default(), stop, true).unwrap();
+            train_steps(&mut first, &training, Cursor::default(), stop, true).unwrap();
         let mut second = one(device);
         second.load(&middle).unwrap();
-        let (_, (rest, end)) = go(&mut second, &training, cursor, 99, false).unwrap();
+        let (_, (rest, end)) = train_steps(&mut second, &training, cursor, 99, false).unwrap();
         assert_eq!(numbers(&rest), numbers(&reports[stop..]), "stopped after {stop}");
         assert!(end == state, "stopped after {stop}");
     }
@@ -179,7 +179,7 @@ fn late(device: u32) {
         },
     )
     .unwrap();
-    // All of the first epoch is told at its pause, and of the second at its end.
+    // The steps of the first epoch are reported at the pause after it, those of the second at the end.
     assert_eq!(updates, [2, 2, 4, 4]);
 }
 
@@ -216,7 +216,7 @@ fn mixed_here(device: u32) {
     assert!(refused.contains("--mixed-by server"), "{refused}");
 }
 
-/// The GPU's own memory is taken when it is opened, all of it; this is the host's that it copies to.
+/// Device memory is allocated once, when the backend is opened. This counts host buffers for copies.
 fn steady(device: u32) {
     let (training, mut backend) = (settings(2, 2), one(device));
     let mut pieces = Vec::new();
@@ -227,7 +227,7 @@ fn steady(device: u32) {
         Ok::<Flow, Error>(Flow::Continue(()))
     };
     train(&mut backend, &training, from, source, |_| false, after).unwrap();
-    // Two steps of two losses and a norm, of which one is under way.
+    // Two losses and a norm of two steps, one of which is in flight.
     assert_eq!(pieces, [6; 4]);
 }
 
@@ -247,7 +247,7 @@ fn short(device: u32) {
 
 fn average(device: u32) {
     let mut backend = one(device);
-    go(&mut backend, &settings(1, 2), Cursor::default(), 2, true).unwrap();
+    train_steps(&mut backend, &settings(1, 2), Cursor::default(), 2, true).unwrap();
     let images = batch(&settings(1, 2), Cursor { epoch: 9, step: 0 }, 0);
     let logits = backend.logits(&images).unwrap().to_vec();
     backend.swap_average().unwrap();
@@ -261,11 +261,12 @@ fn diverged(device: u32) {
     let mut state = backend.state().unwrap();
     state.model.get_mut("fc.bias").unwrap().values[3] = f32::NAN;
     backend.load(&state).unwrap();
-    let error = go(&mut backend, &settings(1, 2), Cursor::default(), 99, false).unwrap_err();
+    let error =
+        train_steps(&mut backend, &settings(1, 2), Cursor::default(), 99, false).unwrap_err();
     assert!(matches!(error, Error::Diverged { epoch: 0, step: 0, .. }), "{error}");
 }
 
-/// Trains as a world of threads, each with a GPU of its own; gives what rank 0 has, and that the others have it too.
+/// Trains with one thread and one GPU per rank, and checks that all ranks end with the same state.
 fn world(device: u32, number: Number, training: &Training, world: u32, bucket: usize) -> Trained {
     let ranks = Ranks::threads(world).into_iter();
     let run = |ranks: Ranks| {
@@ -301,7 +302,7 @@ fn two_ranks_of_two(device: u32) {
     let (found, _) = world(device, Number::F32, &training, 2, BUCKET);
     for (step, (found, wanted)) in found.iter().zip(&reports).enumerate() {
         let off = (found.loss - wanted.loss).abs() / wanted.loss;
-        // Four gradients are added in another order: a rounding, and what the steps make of it.
+        // Four gradients are added in another order, which is a rounding that later steps amplify.
         assert!(off < 1e-3, "step {step}: {off:e}");
     }
     assert_eq!(found[0].loss.to_bits(), reports[0].loss.to_bits());

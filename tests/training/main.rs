@@ -1,5 +1,5 @@
-//! Training on a GPU, or on the stand-in that `FOREBAY_TEST_DEVICE` names: it follows the CPU, resumes and
-//! joins ranks to the bit. Without a GPU there is nothing to select.
+//! Training on the GPU or stand-in that `FOREBAY_TEST_DEVICE` names: it follows the CPU, and resuming and
+//! distributing it change no bit. Without a GPU there are no tests.
 #![cfg_attr(feature = "cuda", expect(clippy::unwrap_used, reason = "a test"))]
 
 use libtest_mimic::{Arguments, Trial};

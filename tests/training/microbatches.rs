@@ -1,4 +1,4 @@
-//! Microbatches of the sample data, as a server would send them.
+//! Microbatches of the sample data, as a server sends them.
 
 use std::sync::LazyLock;
 
@@ -13,15 +13,15 @@ use forebay_trainer::backend::{Batch, Pixels};
 use forebay_trainer::train::{Cursor, Training};
 use forebay_trainer::{Error, preset};
 
-/// Height and width.
+/// Height and width of the images.
 pub(crate) const SIDE: usize = 16;
-/// Of a microbatch.
+/// Samples of a microbatch.
 pub(crate) const SAMPLES: usize = 6;
 
 static PIPELINE: LazyLock<Pipeline> =
     LazyLock::new(|| Pipeline::on(&Mixer::Cpu, Settings::default()).unwrap());
 
-/// Two epochs of so many steps, with all that training can do.
+/// Two epochs with all features of training.
 pub(crate) fn settings(microbatches: u32, steps: u64) -> Training {
     let mut training = preset::training("a3", 0.1, steps, microbatches).unwrap();
     training.schedule.epochs = 2;
@@ -33,12 +33,12 @@ pub(crate) fn settings(microbatches: u32, steps: u64) -> Training {
     training
 }
 
-/// A microbatch of a step.
+/// A mixed microbatch of a step.
 pub(crate) fn batch(training: &Training, cursor: Cursor, index: u32) -> Batch {
     made(training, cursor, index, true)
 }
 
-/// The same, mixed or to be.
+/// A microbatch of a step, mixed or with the plan to mix it.
 pub(crate) fn made(training: &Training, cursor: Cursor, index: u32, mixed: bool) -> Batch {
     let microbatches = training.microbatches;
     let samples = SAMPLES * microbatches as usize;
@@ -49,7 +49,7 @@ pub(crate) fn made(training: &Training, cursor: Cursor, index: u32, mixed: bool)
         "repeats = 1".to_owned(),
     ];
     let recipe = recipe("a3", &set.each_ref().map(String::as_str));
-    // There are too few pictures for a step of an epoch: each step is the first of an epoch of its own.
+    // The dataset is too small for several steps per epoch: each step is the first one of another epoch.
     let epoch = cursor.epoch * training.steps + cursor.step;
     let mut request = request(&recipe, epoch, 0, index);
     request.output.mixed = mixed;
@@ -58,7 +58,7 @@ pub(crate) fn made(training: &Training, cursor: Cursor, index: u32, mixed: bool)
     let pixels = if mixed {
         Pixels::Bytes(bytes)
     } else {
-        Pixels::Clean(bytes, made.plan.samples.iter().map(left).collect())
+        Pixels::Clean(bytes, made.plan.samples.iter().map(client_mix).collect())
     };
     Batch {
         epoch: cursor.epoch,
@@ -72,8 +72,8 @@ pub(crate) fn made(training: &Training, cursor: Cursor, index: u32, mixed: bool)
     }
 }
 
-/// What a client is told of a sample that is to be mixed.
-fn left(sample: &MixSample) -> Mix {
+/// The form in which a client receives the plan of a sample.
+fn client_mix(sample: &MixSample) -> Mix {
     match sample.kind {
         MixKind::None => Mix::Keep,
         MixKind::Mixup => {
@@ -85,7 +85,7 @@ fn left(sample: &MixSample) -> Mix {
     }
 }
 
-/// Those of a rank, from a cursor on.
+/// The microbatches of a rank, from a cursor.
 pub(crate) fn batches(
     training: &Training,
     from: Cursor,

@@ -1,7 +1,7 @@
-"""What the peers share. compare.py starts one as `python PEER.py FOLDER WORKLOAD`.
+"""Code of all peers. compare.py starts one as `python PEER.py FOLDER WORKLOAD`.
 
-A peer warms up by one pass over the images, says its versions, and then makes a pass for each line
-on its standard input. A pass is an epoch: every file of the folder once, as batches of u8.
+A peer warms up with one pass over the images, prints its versions, and then runs a pass for each line on its
+standard input. A pass is an epoch: every file of the folder once, as batches of u8.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ RANDAUGMENT = "rand-m7-mstd0.5-inc1"
 @dataclasses.dataclass
 class Job:
     folder: pathlib.Path  # an ImageFolder
-    workload: str  # crop, randaugment or mix; each adds to the one before
+    workload: str  # crop, randaugment or mix; each one adds to the previous one
     options: list
 
     @property
@@ -42,7 +42,7 @@ def versions(*packages):
 
 
 def loader(dataset, **options):
-    """torch's DataLoader with one worker process, which has one thread."""
+    """torch's DataLoader with one worker process of one thread."""
     from torch.utils.data import DataLoader
 
     return DataLoader(
@@ -56,9 +56,9 @@ def count(batches):
 
 
 def serve(build, about):
-    """`build` gets the job and returns the function that makes a pass and counts its images."""
+    """`build` takes the job and returns a function that runs a pass and returns the number of its images."""
     out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # the output of libraries must not mix with the answers
     job = Job(pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
     run = build(job)
     images = len(job.files())
@@ -67,7 +67,7 @@ def serve(build, about):
         start = time.perf_counter()
         made = run()
         if made != images:
-            raise SystemExit(f"{made} images made of {images}")
+            raise SystemExit(f"{made} of {images} images")
         return {"images": made, "seconds": time.perf_counter() - start}
 
     def say(message):

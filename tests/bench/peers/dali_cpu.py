@@ -11,7 +11,7 @@ from nvidia.dali.auto_aug import rand_augment
     device_id=None,
     enable_conditionals=True,
     prefetch_queue_depth=1,
-    exec_async=False,  # a batch is made when it is asked for: passes have sharp ends
+    exec_async=False,  # computes a batch on request, so that its work counts for its own pass
     exec_pipelined=False,
 )
 def pipeline(job):

@@ -1,4 +1,4 @@
-"""FFCV in its JPEG mode. Its writer encodes every image anew, at quality 90."""
+"""FFCV in its JPEG mode. Its writer reencodes every image at quality 90."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-//! Compiles the few lines of C between libjpeg-turbo's structures and Rust.
+//! Compiles the C code between libjpeg-turbo's structures and Rust.
 
 fn main() {
     println!("cargo:rerun-if-changed=src/partial.c");

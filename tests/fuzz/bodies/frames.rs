@@ -1,4 +1,4 @@
-//! Frames from a peer that need not mean well.
+//! Frames from an untrusted peer.
 
 use bytes::Bytes;
 use forebay_proto::frame::Join;
@@ -9,19 +9,19 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::Input;
 
-/// The most bytes that the receiver takes for a microbatch.
+/// Limit of the receiver on the bytes of a microbatch.
 const LIMIT: u64 = 1 << 16;
 
-/// Whatever came before, what is joined is what its header says, and after an error or an end a
-/// whole microbatch is received.
+/// A joined microbatch always matches its header, and after an error or an end of stream the next valid microbatch
+/// is received.
 ///
-/// Input: messages, each a kind (u8), a length (u16) and bytes. Kinds: 0 an encoded frame, 1 the
-/// true header and as much of the payload, 2 the payload's next bytes, 3 the same from an offset of
-/// its own, 4 the end of a stream.
+/// Input: messages of a kind (u8), a length (u16) and bytes. Kinds: 0 an encoded frame; 1 the valid header and the
+/// first `length` bytes of its payload; 2 the next bytes of the payload; 3 bytes of the payload from an explicit
+/// offset; 4 the end of a stream.
 pub fn frames(bytes: &[u8]) {
     let mut input = Input(bytes);
     let mut join = Join::new(LIMIT);
-    let (header, payload) = truth(input.u8());
+    let (header, payload) = valid_microbatch(input.u8());
     let mut at = 0;
     while !input.0.is_empty() {
         let kind = input.u8() % 5;
@@ -54,19 +54,19 @@ pub fn frames(bytes: &[u8]) {
     }
     join.end().ok();
     let frame = Frame { header: Some(header.clone()), offset: 0, payload: payload.clone() };
-    let (received, slab) = join.push(frame).expect("a true frame").expect("a whole one");
+    let (received, slab) = join.push(frame).expect("a valid frame").expect("a whole microbatch");
     assert!(received == header && slab == payload);
 }
 
-/// What is handed out agrees with itself.
+/// Checks that the header and the payload match.
 fn check(header: &Header, slab: &[u8]) {
     assert_eq!(header::check(header, LIMIT), Ok(()));
     assert_eq!(header.payload_bytes, slab.len() as u64);
     assert_eq!(header.payload_xxh3, xxh3_64(slab));
 }
 
-/// A small microbatch.
-pub(super) fn truth(seed: u8) -> (Header, Bytes) {
+/// A small valid microbatch.
+pub(super) fn valid_microbatch(seed: u8) -> (Header, Bytes) {
     let (n, side) = (1 + u32::from(seed % 3), 1 + u32::from(seed / 3 % 20));
     let dtype = [DType::DtypeU8, DType::DtypeF16, DType::DtypeF32][usize::from(seed % 3)];
     let bytes = header::dtype_bytes(dtype).expect("a dtype") * u64::from(n * side * side * 3);

@@ -1,4 +1,4 @@
-//! The index file.
+//! Index files.
 
 use std::path::Path;
 
@@ -8,14 +8,15 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Input, seeds};
 
-/// The parts of the file that hold its lengths and checksums.
+/// Bytes of the file's header.
 const HEADER: usize = 32;
+/// Bytes of an entry in the table of sections.
 const ENTRY: usize = 32;
 
-/// A hostile index is an error, or every record in it can be asked for: names, labels and replacements
-/// lie within bounds, files within the dataset's folder, and entry points do no harm.
+/// A hostile index is an error, or every record in it can be read: names, labels and replacements are within
+/// bounds, files are within the dataset's folder, and entry points are harmless.
 ///
-/// Input: flags (u8: 1 a folder and not a tar, 2 checksums are put right), the index.
+/// Input: flags (u8: 1 the dataset is a folder instead of a tar, 2 checksums are corrected), the index.
 pub fn index(bytes: &[u8]) {
     let mut input = Input(bytes);
     let flags = input.u8();
@@ -27,11 +28,11 @@ pub fn index(bytes: &[u8]) {
     let path = seeds::dataset(folder.path(), flags & 1 != 0);
     std::fs::write(index_path(&path, None), &file).expect("room for the index");
     if let Ok(dataset) = Dataset::open(&path, None) {
-        ask_for_all(&dataset, flags & 1 != 0);
+        read_all(&dataset, flags & 1 != 0);
     }
 }
 
-fn ask_for_all(dataset: &Dataset, is_folder: bool) {
+fn read_all(dataset: &Dataset, is_folder: bool) {
     let (mut buffer, mut decoder) = (Vec::new(), Decoder::new(1 << 16));
     drop(dataset.summary());
     for id in (0..dataset.len()).take(100) {
@@ -44,7 +45,7 @@ fn ask_for_all(dataset: &Dataset, is_folder: bool) {
         if is_folder {
             let mut parts = Path::new(dataset.name(id)).components();
             let inside = parts.all(|part| matches!(part, std::path::Component::Normal(_)));
-            assert!(inside, "{:?} leads out of the folder", dataset.name(id));
+            assert!(inside, "{:?} is outside of the folder", dataset.name(id));
         }
         let entries = dataset.entries(id).map(<[u8]>::to_vec);
         if let (Ok(bytes), Ok(entries)) = (dataset.read(id, &mut buffer), entries) {
@@ -54,7 +55,7 @@ fn ask_for_all(dataset: &Dataset, is_folder: bool) {
     }
 }
 
-/// Makes the file's length and checksums true, so that what they protect is looked at.
+/// Corrects the file's length and checksums, so that the reader accepts them and parses the sections.
 pub(super) fn seal(file: &mut [u8]) {
     let length = file.len();
     let Some(count) = file.get(12..16) else { return };

@@ -1,8 +1,8 @@
-//! What must hold for any bytes at all, one plain function a target. A body takes bytes, and panics
-//! where forebay does not keep its word.
+//! Properties that hold for any input, one function per fuzz target. Each takes bytes and panics if its property
+//! is violated.
 //!
-//! Two drivers share them: `tests/fuzz/suite/main.rs` runs them on seeds and random changes of
-//! seeds in each `cargo test`, and `tests/fuzz/targets/` runs them under libFuzzer.
+//! Two drivers run them: `tests/fuzz/suite.rs` on seeds and random mutations in each `cargo test`, and
+//! `tests/fuzz/targets/` under libFuzzer.
 
 mod frames;
 mod index;
@@ -21,11 +21,11 @@ pub use tar::tar;
 
 use forebay::Rect;
 
-/// Numbers off the front of the bytes, zeros where they run out. What is left is the file.
+/// A parser that takes numbers from the front of the input, and zeros after its end. The rest is the file.
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
-    /// At most `count` bytes.
+    /// Takes at most `count` bytes.
     fn take(&mut self, count: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(count.min(self.0.len()));
         self.0 = rest;
@@ -40,7 +40,7 @@ impl<'a> Input<'a> {
         u16::from_le_bytes([self.u8(), self.u8()])
     }
 
-    /// Any box, of sides that occur. The largest numbers stand for those beyond any image.
+    /// Takes a box. The largest u16 stands for a value beyond any image.
     fn rect(&mut self) -> Rect {
         let mut side = || match self.u16() {
             u16::MAX => u32::MAX,

@@ -1,4 +1,4 @@
-//! Records of any format: the verdict at index time, and what serving does with it.
+//! Records of any format: the verdict at index time, and decoding when they are served.
 
 use forebay::View;
 use forebay::decode::{self, DecodeError, Decoder, JpegError};
@@ -6,11 +6,11 @@ use forebay::decode::{self, DecodeError, Decoder, JpegError};
 use super::Input;
 use super::region::clamp;
 
-/// The most pixels that the body's decoder takes, so that a run stays short.
+/// Pixel limit of the decoder, so that a run stays short.
 const LIMIT: u64 = 1 << 18;
 
-/// Any bytes are an error or a picture. A picture that was found good has the size of its header,
-/// and any box of it, with its entry points or without, is the same box of the whole.
+/// Any bytes are an error or an image. An accepted image has the size in its header, and any box of it equals the
+/// same box of the whole image, with and without entry points.
 ///
 /// Input: the box (4 x u16), the file.
 pub fn picture(bytes: &[u8]) {
@@ -20,26 +20,26 @@ pub fn picture(bytes: &[u8]) {
     let mut decoder = Decoder::new(LIMIT);
     let header = decode::probe(file);
     let verdict = decode::verify(file, &mut decoder);
-    // What serving does, should a file change behind the index.
+    // A server decodes without a verdict if a file changes after indexing.
     let served = decoder.decode(file, rect, &[]).is_ok();
     assert!(!served || header.as_ref().is_ok_and(|header| rect.fits(header.size)));
     let (judged, entries) = match verdict {
         Ok(good) => good,
-        // The verdict comes first, and refuses what Pillow refuses.
+        // The verdict runs before the decoder, and refuses what Pillow refuses.
         Err(DecodeError::Jpeg(
             error @ (JpegError::Malformed { .. } | JpegError::Truncated { .. }),
-        )) => panic!("what Pillow's verdict lets pass: {error}"),
+        )) => panic!("accepted by the verdict, refused by the decoder: {error}"),
         Err(_) => return,
     };
-    assert_eq!(header, Ok(judged), "one header for all");
+    assert_eq!(header, Ok(judged), "probe and verdict return the same header");
     let size = judged.size;
-    assert!(size.whole().area() <= LIMIT, "found good, and over the limit");
-    let whole = decoder.decode(file, size.whole(), &[]).expect("found good");
+    assert!(size.whole().area() <= LIMIT, "accepted beyond the limit");
+    let whole = decoder.decode(file, size.whole(), &[]).expect("accepted");
     let whole = whole.crop(size.whole()).data().to_vec();
     let inside = clamp(rect, size);
     let expected = View::new(&whole, size).crop(inside);
     for entries in [&[], &entries[..]] {
-        let part = decoder.decode(file, inside, entries).expect("found good").crop(inside);
+        let part = decoder.decode(file, inside, entries).expect("accepted").crop(inside);
         assert!((0..inside.height).all(|y| part.row(y) == expected.row(y)), "{inside:?}");
     }
 }

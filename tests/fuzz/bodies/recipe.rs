@@ -1,18 +1,18 @@
-//! Recipes: a text and changes to it.
+//! Recipes: a TOML text and changes to it.
 
 use forebay::order::Sequence;
 use forebay::plan::{self, MicrobatchName};
 use forebay::recipe::{Recipe, RecipeSpec};
 use forebay::{Rect, Size};
 
-/// Images as they occur, and as they could.
+/// Sizes of images, from usual to extreme.
 const IMAGES: [(u32, u32); 6] =
     [(1, 1), (375, 500), (1, 65_500), (65_500, 1), (13_377, 13_377), (65_535, 2730)];
 
-/// A text is an error or a recipe. A recipe's canonical form is the same recipe, and its plans lie
-/// inside whatever they are drawn for.
+/// A text is an error or a recipe. A recipe's canonical form is the same recipe, and its plans are inside of their
+/// images.
 ///
-/// Input: TOML, then changes, with a zero byte between each two.
+/// Input: TOML and changes, separated by zero bytes.
 pub fn recipe(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let mut parts = text.split('\0').map(str::to_owned);

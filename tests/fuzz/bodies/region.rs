@@ -7,14 +7,14 @@ use forebay::{Rect, Size, View};
 
 use super::Input;
 
-/// Larger images are decoded box by box only, so that a run stays short.
+/// Larger images are not decoded as a whole, so that a run stays short.
 const WHOLE: u64 = 1 << 18;
 
-/// A box may lie outside, entry points may be forged, the file may be noise: an error or pixels.
-/// Where the decoder finds the file good, a box is the same box of the whole, from any entry point.
+/// The decoder returns an error or pixels, even if the box is outside of the image, entry points are forged or the
+/// file is noise. If the decoder accepts the file, a box equals the same box of the whole image, from any entry point.
 ///
-/// Input: the box (4 x u16), MCUs between entry points (u16), forged entry points (number of bytes
-/// u8, and the bytes), changes of the true ones (4 times where u16, what u8), the file.
+/// Input: the box (4 x u16), MCUs between entry points (u16), forged entry points (a u8 length and the bytes),
+/// four changes of the correct entry points (a u16 offset and a u8 each), the file.
 pub fn region(bytes: &[u8]) {
     let mut input = Input(bytes);
     let anywhere = input.rect();
@@ -42,18 +42,18 @@ pub fn region(bytes: &[u8]) {
     if size.whole().area() > WHOLE {
         return;
     }
-    let whole = image.decode(size.whole(), None, &mut scratch).expect("found good");
+    let whole = image.decode(size.whole(), None, &mut scratch).expect("accepted");
     let whole = whole.data().to_vec();
     let expected = View::new(&whole, size).crop(inside);
     for entries in [None, Some(&entries[..])] {
-        let part = image.decode(inside, entries, &mut scratch).expect("found good");
+        let part = image.decode(inside, entries, &mut scratch).expect("accepted");
         for y in 0..inside.height {
             assert!(part.row(y) == expected.row(y), "row {y} of {inside:?}");
         }
     }
 }
 
-/// An error, or pixels of the size asked for; an error where the box does not fit.
+/// Decodes a box: an error, or pixels of its size. A box that does not fit must be an error.
 fn any_pixels(image: &Image<'_>, rect: Rect, entries: Option<&[u8]>, scratch: &mut Scratch) {
     if rect.fits(image.size()) && rect.area() > WHOLE {
         return;
@@ -63,7 +63,7 @@ fn any_pixels(image: &Image<'_>, rect: Rect, entries: Option<&[u8]>, scratch: &m
     }
 }
 
-/// A box inside, from any numbers.
+/// A box inside of an image, from any numbers.
 pub(super) fn clamp(rect: Rect, size: Size) -> Rect {
     let (top, left) = (rect.top % size.height, rect.left % size.width);
     let height = 1 + rect.height % (size.height - top);

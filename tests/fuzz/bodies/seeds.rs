@@ -1,4 +1,4 @@
-//! What fuzzing starts from, made by code: small files of every sort that the targets read.
+//! Generated seeds: small files of every kind that the targets read.
 
 use std::fs;
 use std::io::Cursor;
@@ -10,9 +10,9 @@ use image::{DynamicImage, ImageFormat, RgbImage};
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use prost::Message as _;
 
-use super::frames::truth;
+use super::frames::valid_microbatch;
 
-/// Inputs of each target, by its name.
+/// The names of the targets and their inputs.
 pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     vec![
         ("region", regions()),
@@ -24,38 +24,38 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     ]
 }
 
-/// How a JPEG is made.
+/// Parameters of a JPEG file.
 #[derive(Clone, Copy, Debug)]
 pub struct Jpeg {
     /// Width and height.
     pub size: (u16, u16),
-    /// Of the chroma components.
+    /// Subsampling of the chroma components.
     pub sampling: SamplingFactor,
-    /// What the pixels are.
+    /// Color space of the pixels.
     pub color: ColorType,
-    /// Scans of a progressive file, 0 for a sequential one.
+    /// Number of scans of a progressive file, 0 for a sequential file.
     pub scans: u8,
     /// MCUs between restart markers, 0 for none.
     pub restart: u16,
-    /// Whether the Huffman tables are the file's own.
-    pub optimised: bool,
+    /// Whether the Huffman tables are optimized for the file.
+    pub optimized: bool,
 }
 
 impl Jpeg {
-    /// 4:2:0, as most photographs are.
+    /// The most common form: sequential, 4:2:0.
     pub const USUAL: Self = Self {
         size: (43, 37),
         sampling: SamplingFactor::F_2_2,
         color: ColorType::Rgb,
         scans: 0,
         restart: 0,
-        optimised: false,
+        optimized: false,
     };
 
-    /// The file.
+    /// Encodes the file.
     ///
     /// # Panics
-    /// When the encoder refuses.
+    /// If the encoder does not support the parameters.
     pub fn encode(self) -> Vec<u8> {
         let (width, height) = self.size;
         let channels = match self.color {
@@ -68,16 +68,16 @@ impl Jpeg {
         let mut encoder = Encoder::new(&mut file, 85);
         encoder.set_sampling_factor(self.sampling);
         encoder.set_restart_interval(self.restart);
-        encoder.set_optimized_huffman_tables(self.optimised);
+        encoder.set_optimized_huffman_tables(self.optimized);
         if self.scans > 0 {
             encoder.set_progressive_scans(self.scans);
         }
-        encoder.encode(&pixels, width, height, self.color).expect("small and of a known form");
+        encoder.encode(&pixels, width, height, self.color).expect("supported parameters");
         file
     }
 }
 
-/// A gradient with edges and grain, the same each time.
+/// A deterministic gradient with edges and noise.
 fn pixels(width: usize, height: usize, channels: usize) -> Vec<u8> {
     let sample = |i: usize| {
         let (x, y, c) = (i / channels % width, i / channels / width, i % channels);
@@ -87,20 +87,20 @@ fn pixels(width: usize, height: usize, channels: usize) -> Vec<u8> {
     (0..width * height * channels).map(sample).collect()
 }
 
-/// JPEGs of each sampling, process and colour.
+/// JPEGs of each subsampling, process and color space.
 pub fn jpegs() -> Vec<Vec<u8>> {
     use SamplingFactor::{F_1_1, F_1_2, F_1_4, F_2_1, F_2_4, F_4_1, F_4_2};
     let usual = Jpeg::USUAL;
     let samplings = [F_1_1, F_2_1, F_1_2, F_4_1, F_4_2, F_1_4, F_2_4];
     let mut all = vec![
         usual,
-        Jpeg { optimised: true, size: (90, 21), ..usual },
+        Jpeg { optimized: true, size: (90, 21), ..usual },
         Jpeg { restart: 1, ..usual },
         Jpeg { restart: 3, sampling: F_1_1, ..usual },
         Jpeg { size: (1, 1), ..usual },
         Jpeg { size: (5, 70), sampling: F_2_1, ..usual },
         Jpeg { scans: 4, ..usual },
-        Jpeg { scans: 9, sampling: F_1_1, optimised: true, ..usual },
+        Jpeg { scans: 9, sampling: F_1_1, optimized: true, ..usual },
         Jpeg { scans: 3, restart: 2, sampling: F_2_1, ..usual },
         Jpeg { color: ColorType::Luma, ..usual },
         Jpeg { color: ColorType::Luma, scans: 5, restart: 4, ..usual },
@@ -113,13 +113,13 @@ pub fn jpegs() -> Vec<Vec<u8>> {
 }
 
 fn regions() -> Vec<Vec<u8>> {
-    // Boxes from a corner, from the middle, and outside; entry points each 1, 3 and 8 MCUs.
+    // Boxes at a corner, in the middle, and outside of the image; entry points every 1, 3 and 8 MCUs.
     let heads: [([u16; 4], u16); 3] =
         [([0, 0, 8, 8], 1), ([11, 9, 13, 17], 3), ([30, 30, 400, 2], 8)];
     let files = jpegs();
     let input = |(file, (rect, every)): (&Vec<u8>, &([u16; 4], u16))| {
         let head: Vec<u8> = rect.iter().chain([every]).flat_map(|n| n.to_le_bytes()).collect();
-        // No forged entry points; one byte of the true ones changed.
+        // The input has no forged entry points, and changes one byte of the correct ones.
         [&head, &[0][..], &[15, 0, 4], &[0; 9], file].concat()
     };
     files.iter().zip(heads.iter().cycle()).map(input).collect()
@@ -208,7 +208,7 @@ fn entry(name: &[u8], kind: u8, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Makes the checksum of a tar header true.
+/// Sets the checksum of a tar header.
 pub(super) fn seal(header: &mut [u8; 512]) {
     header[148..156].fill(b' ');
     let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
@@ -241,7 +241,7 @@ fn streams() -> Vec<Vec<u8>> {
         let length = u16::try_from(length).expect("short");
         [&[kind][..], &length.to_le_bytes(), data].concat()
     };
-    let (header, payload) = truth(7);
+    let (header, payload) = valid_microbatch(7);
     let encoded =
         forebay_proto::v1::Frame { header: Some(header), offset: 0, payload }.encode_to_vec();
     let whole = [&[7], &message(0, encoded.len(), &encoded)[..]].concat();

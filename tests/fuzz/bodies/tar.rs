@@ -1,4 +1,4 @@
-//! `WebDataset` tars, from the bytes of a shard to the bytes of its records.
+//! `WebDataset` tars.
 
 use std::fs;
 
@@ -8,15 +8,15 @@ use super::{Input, seeds};
 
 const BLOCK: usize = 512;
 
-/// A hostile tar is an error, or a dataset whose records are slices of it, read as they lie there.
+/// A hostile tar is an error, or a dataset whose records are slices of it.
 ///
-/// Input: flags (u8: 1 checksums are put right), the tar.
+/// Input: flags (u8: 1 checksums are corrected), the tar.
 pub fn tar(bytes: &[u8]) {
     let mut input = Input(bytes);
     let flags = input.u8();
     let mut file = input.0.to_vec();
     if flags & 1 != 0 {
-        // Every block that could be a header.
+        // Any block may be a header.
         for block in file.as_chunks_mut::<BLOCK>().0 {
             if block[257..].starts_with(b"ustar") {
                 seeds::seal(block);

@@ -7,7 +7,7 @@ from pathlib import Path
 
 HOME = next(Path(sys.prefix).glob("lib/python3*/site-packages/nvidia/cudnn"))
 HEADER = (HOME / "include/cudnn_graph.h").read_text()
-# Every enumerator of the header by its name, without CUDNN_.
+# The enumerators of the header by name, without CUDNN_.
 NAMES = {
     name: int(number)
     for name, number in re.findall(r"\bCUDNN_([A-Za-z0-9_]+)(?: CUDNN_DEPRECATED_ENUM)? *= *(\d+)", HEADER)
@@ -15,7 +15,7 @@ NAMES = {
 LIBRARY = ctypes.CDLL(str(HOME / "lib/libcudnn.so.9"), mode=ctypes.RTLD_GLOBAL)
 LIBRARY.cudnnGetErrorString.restype = ctypes.c_char_p
 
-# Of each type of an attribute, that of its elements in C.
+# The C type of the elements of each attribute type.
 TYPES = {
     "HANDLE": ctypes.c_void_p,
     "DATA_TYPE": ctypes.c_int,
@@ -33,7 +33,7 @@ TYPES = {
 
 
 class Refused(Exception):
-    """What cuDNN answered instead of success."""
+    """An error status of cuDNN."""
 
 
 def check(status):
@@ -50,13 +50,13 @@ def version():
 
 
 def names(prefix, number):
-    """The name of an enumerator behind its prefix."""
+    """The name of an enumerator without its prefix."""
     return next((name[len(prefix):] for name, value in NAMES.items() if name.startswith(prefix) and value == number),
                 str(number))
 
 
 class Descriptor:
-    """A backend descriptor; attributes are given by their names behind the descriptor's own."""
+    """A backend descriptor. Names of attributes are without the descriptor's own name."""
 
     def __init__(self, kind, prefix, **attributes):
         self.prefix, self.kept = f"ATTR_{prefix}_", []
@@ -74,14 +74,14 @@ class Descriptor:
                                                ctypes.c_int64(len(raw)), array))
 
     def get(self, name, type_, most=1):
-        """The values there are."""
+        """Returns the values of an attribute."""
         array, count = (TYPES[type_] * most)(), ctypes.c_int64()
         check(LIBRARY.cudnnBackendGetAttribute(self.handle, NAMES[self.prefix + name], NAMES[f"TYPE_{type_}"],
                                                ctypes.c_int64(most), ctypes.byref(count), array))
         return list(array[:count.value])
 
     def fill(self, name, kind, prefix, most=1):
-        """Descriptors that the library fills."""
+        """Returns descriptors that the library fills."""
         found = [Descriptor(kind, prefix) for _ in range(most)]
         array, count = (ctypes.c_void_p * most)(*[one.handle for one in found]), ctypes.c_int64()
         check(LIBRARY.cudnnBackendGetAttribute(self.handle, NAMES[self.prefix + name],

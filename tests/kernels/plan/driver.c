@@ -1,4 +1,4 @@
-// What cuDNN's libraries want from libcuda.so.1 to be loaded. There is no device: 100 is CUDA_ERROR_NO_DEVICE.
+// The symbols of libcuda.so.1 that cuDNN's libraries need to be loaded. 100 is CUDA_ERROR_NO_DEVICE.
 #define NONE(name) int name(void) { return 100; }
 NONE(cuInit)
 NONE(cuGetErrorString)

@@ -1,4 +1,4 @@
-"""Plans every convolution of ResNet-50 by the real cuDNN for GPUs that are only described, and prints docs/cudnn-plans.md.
+"""Plans every convolution of ResNet-50 with the real cuDNN for described GPUs, and prints docs/cudnn-plans.md.
 
 A plan says that cuDNN has a kernel for the convolution, which engine it takes, how much workspace it wants, and whether it
 uses tensor cores and is deterministic. It says nothing about time. Called by run.sh. `--knobs` prints each plan's knobs.
@@ -19,7 +19,7 @@ import resnet50
 from cudnn import NAMES, Descriptor, Refused
 
 BATCH = 256
-# As client/trainer/src/backend/cuda/conv.rs has it.
+# The value of client/trainer/src/backend/cuda/conv.rs.
 MOST_WORKSPACE = 512 << 20
 DIRECTIONS = {"forward": "FORWARD", "backward data": "BWD_DATA", "backward filter": "BWD_FILTER"}
 OPERATIONS = {"FORWARD": "FORWARD", "BWD_DATA": "BACKWARD_DATA", "BWD_FILTER": "BACKWARD_FILTER"}
@@ -69,7 +69,7 @@ def graph(conv, direction):
 
 
 class Plan:
-    """A plan of one engine; making it has cuDNN check that it can be had."""
+    """A plan of one engine. cuDNN checks that it supports the plan when it is created."""
 
     def __init__(self, config, properties):
         engine = config.fill("ENGINE", "ENGINE", "ENGINE")[0]
@@ -88,12 +88,12 @@ class Plan:
 
     @property
     def fits(self):
-        """What conv.rs asks of an algorithm."""
+        """The requirements of conv.rs on an algorithm."""
         return "NONDETERMINISTIC" not in self.notes and self.workspace <= MOST_WORKSPACE
 
 
 def plans(conv, direction, properties):
-    """Of what the heuristics propose, best first, the plans that can be had."""
+    """The supported plans among those that the heuristics propose, best first."""
     heuristics = Descriptor(
         "ENGINEHEUR", "ENGINEHEUR",
         OPERATION_GRAPH=("BACKEND_DESCRIPTOR", graph(conv, direction)),
@@ -135,7 +135,7 @@ def size(number):
 
 
 def table(convs, devices, knobs):
-    """A row a convolution, a column a device and direction; and what holds of all."""
+    """Prints one row per convolution with one column per device and direction, and a summary."""
     tallies = {name: Counter() for name in devices}
     heads = [f"{name} {direction}" for name in devices for direction in DIRECTIONS]
     print("| convolution | times |", " | ".join(heads), "|")

@@ -1,5 +1,5 @@
-//! A peer of compare.sh that is no system: the fastest building blocks there are in C and Rust for
-//! one step, decode a random crop and resize it. `turbo FOLDER crop`; see `../peers/common.py`.
+//! A peer of compare.sh that is not a data loader: the fastest building blocks in C and Rust for decoding a random
+//! crop and resizing it. `turbo FOLDER crop`; see `../peers/common.py`.
 
 use std::ffi::{CStr, c_char, c_int};
 use std::io::{BufRead, stdin};
@@ -37,7 +37,7 @@ fn main() {
     let mut worker = Worker::new();
     let mut batch = vec![0; BATCH * SIDE as usize * SIDE as usize * 3];
     worker.pass(&files, &mut batch);
-    // SAFETY: it returns a constant.
+    // SAFETY: the function returns a string constant.
     let version = unsafe { CStr::from_ptr(reader_version()) }.to_string_lossy();
     println!("{{\"versions\": \"libjpeg-turbo {version}, fast_image_resize 6\"}}");
     for _ in stdin().lock().lines() {
@@ -65,12 +65,12 @@ struct Worker {
 
 impl Worker {
     fn new() -> Self {
-        // SAFETY: it allocates, and asks for nothing.
+        // SAFETY: the function takes no arguments and allocates.
         let reader = unsafe { reader_new() };
         Self { reader, resizer: Resizer::new(), pixels: Vec::new(), random: 1 }
     }
 
-    /// Every file once, into the slots of a batch.
+    /// Reads every file once, into the slots of a batch.
     fn pass(&mut self, files: &[PathBuf], batch: &mut [u8]) {
         let slots = batch.len() / BATCH;
         for (number, file) in files.iter().enumerate() {
@@ -82,7 +82,7 @@ impl Worker {
     fn sample(&mut self, file: &Path, slot: &mut [u8]) {
         let data = fs::read(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         let mut size = [0; 2];
-        // SAFETY: the reader is alive, `data` outlives the decoding, `size` holds two numbers.
+        // SAFETY: the reader is valid, `data` outlives the decoding, and `size` has room for two numbers.
         let failed =
             unsafe { reader_open(self.reader, data.as_ptr(), data.len(), size.as_mut_ptr()) };
         assert_eq!(failed, 0, "header of {}", file.display());
@@ -90,7 +90,7 @@ impl Worker {
         let [_, left, height, width] = region;
         self.pixels.resize(self.pixels.len().max(height as usize * size[1] as usize * 3), 0);
         let mut columns = [0; 2];
-        // SAFETY: the header was read, the box lies in the image, and `pixels` holds its rows.
+        // SAFETY: the header was read, the box is inside of the image, and `pixels` has room for its rows.
         let failed = unsafe {
             let pixels = self.pixels.as_mut_ptr();
             reader_decode(self.reader, region.as_ptr(), columns.as_mut_ptr(), pixels)
@@ -128,7 +128,7 @@ impl Worker {
         [(height - h) / 2, (width - w) / 2, h, w]
     }
 
-    /// Uniform in 0..1, by splitmix64.
+    /// A random number from 0 to 1, by splitmix64.
     fn unit(&mut self) -> f64 {
         self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.random;

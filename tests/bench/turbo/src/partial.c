@@ -29,7 +29,7 @@ struct reader *reader_new(void) {
     return reader;
 }
 
-/* Reads the header: height and width. 0 if it is fine. */
+/* Reads height and width from the header. Returns 0 on success. */
 int reader_open(struct reader *reader, const uint8_t *data, size_t length, uint32_t size[2]) {
     if (setjmp(reader->failed)) return 1;
     jpeg_abort_decompress(&reader->jpeg);
@@ -40,9 +40,8 @@ int reader_open(struct reader *reader, const uint8_t *data, size_t length, uint3
     return 0;
 }
 
-/* Decodes the rows of box {top, left, height, width}, and of them the columns of the MCUs that it
-   touches: `columns` gets the first one and their number. `pixels` holds rows of the image's width.
-   0 if all went well. */
+/* Decodes the rows of box {top, left, height, width}, in the columns of the MCUs that it touches: `columns` gets the
+   first column and their number. `pixels` has room for rows of the image's width. Returns 0 on success. */
 int reader_decode(struct reader *reader, const uint32_t box[4], uint32_t columns[2], uint8_t *pixels) {
     j_decompress_ptr jpeg = &reader->jpeg;
     if (setjmp(reader->failed)) return 1;
