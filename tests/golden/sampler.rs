@@ -51,7 +51,11 @@ fn check(sampler: &Value, kind: &str, i: usize) -> Result<(), Failed> {
     if kind != "ordered" && records < u64::from(world) {
         // timm pads by wrapping around; forebay has no whole step and refuses.
         let refused = matches!(sequence, Err(RecipeError::TooSmall { .. }));
-        return if refused { Ok(()) } else { Err("a dataset smaller than a step is not refused".into()) };
+        return if refused {
+            Ok(())
+        } else {
+            Err("a dataset smaller than a step is not refused".into())
+        };
     }
     let sequence = sequence?;
     let perm = case["perm"].as_str().map(|key| &sampler["perms"][key]);
@@ -78,7 +82,12 @@ fn check(sampler: &Value, kind: &str, i: usize) -> Result<(), Failed> {
             return Err(format!("rank {rank}: {indices:?}, got {ours:?}").into());
         }
         if repeats > 1 && records >= 256 && ours.len() > indices.len() {
-            return Err(format!("rank {rank} has too many samples: {} of {}", ours.len(), indices.len()).into());
+            return Err(format!(
+                "rank {rank} has too many samples: {} of {}",
+                ours.len(),
+                indices.len()
+            )
+            .into());
         }
     }
     Ok(())
