@@ -13,7 +13,7 @@ use crate::receive::{Receiver, Wanted};
 use crate::rendezvous;
 use crate::roster::Roster;
 use crate::slab::Slabs;
-use crate::{Cursor, Job, Microbatch, Name, Options};
+use crate::{Cursor, Job, Microbatch, MicrobatchName, Options};
 
 /// What is asked for, and with what.
 #[derive(Debug)]
@@ -29,11 +29,10 @@ pub(crate) struct Ask {
 
 impl Ask {
     /// What the order of the servers hangs on.
-    pub(crate) fn key(&self, name: Name) -> u64 {
-        let Name { epoch, step, .. } = name;
+    pub(crate) fn key(&self, step: Cursor) -> u64 {
         let description = &self.wanted.description;
         let (dataset, recipe) = (description.dataset_digest, description.recipe_digest);
-        rendezvous::key(dataset, recipe, self.wanted.seed, Cursor { epoch, step })
+        rendezvous::key(dataset, recipe, self.wanted.seed, step)
     }
 
     /// Starts a stream of a walk's names.
@@ -53,17 +52,17 @@ impl Ask {
     /// The request for the rest of a walk.
     pub(crate) fn request(&self, walk: &Walk) -> v1::StreamRequest {
         let (steps, done, indices) = walk.rest();
-        let first = walk.name().unwrap_or(Name { epoch: 0, step: 0, index: 0 });
+        let Cursor { epoch, step } = walk.next();
         v1::StreamRequest {
             job: Some(self.job.to_wire()),
-            epoch: first.epoch,
-            step: first.step,
+            epoch,
+            step,
             steps,
             microbatches: indices.to_vec(),
             skip: u32::try_from(done).expect("fewer than the microbatches of a step, a u32"),
-            dtype: self.options.dtype.to_wire().into(),
-            layout: self.options.layout.to_wire().into(),
-            mixed_by: self.options.mixed_by.to_wire().into(),
+            dtype: v1::DType::from(self.options.dtype).into(),
+            layout: v1::Layout::from(self.options.layout).into(),
+            mixed_by: v1::MixedBy::from(self.options.mixed_by).into(),
             credit_bytes: self.options.prefetch_bytes as u64,
         }
     }
@@ -72,7 +71,7 @@ impl Ask {
     pub(crate) async fn fetch(
         &self,
         member: Arc<Member>,
-        name: Name,
+        name: MicrobatchName,
         received: &Arc<AtomicU64>,
     ) -> Result<Microbatch, Cause> {
         let request = v1::FetchRequest {
@@ -80,9 +79,9 @@ impl Ask {
             epoch: name.epoch,
             step: name.step,
             microbatch: name.index,
-            dtype: self.options.dtype.to_wire().into(),
-            layout: self.options.layout.to_wire().into(),
-            mixed_by: self.options.mixed_by.to_wire().into(),
+            dtype: v1::DType::from(self.options.dtype).into(),
+            layout: v1::Layout::from(self.options.layout).into(),
+            mixed_by: v1::MixedBy::from(self.options.mixed_by).into(),
         };
         let silence = self.options.timeouts.silence;
         let path = "/forebay.v1.ForebayService/Fetch";

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::runtime::{Builder, Runtime};
 
-use crate::{Cursor, Description, End, Error, Job, Microbatch, Name, Options, Rank, ServerStats};
+use crate::{Cursor, Description, End, Error, Job, Microbatch, Options, Rank, ServerStats};
 
 /// A client that receives on a thread of its own.
 #[derive(Clone, Debug)]
@@ -39,13 +39,13 @@ impl Client {
     }
 
     /// As [`Client::explain`](crate::Client::explain).
-    pub fn explain(&self, job: &Job, name: Name) -> Result<String, Error> {
-        self.runtime.block_on(self.inner.explain(job, name))
+    pub fn explain(&self, job: &Job, step: Cursor, index: u32) -> Result<String, Error> {
+        self.runtime.block_on(self.inner.explain(job, step, index))
     }
 
     /// As [`Client::fetch`](crate::Client::fetch).
-    pub fn fetch(&self, job: &Job, name: Name) -> Result<Microbatch, Error> {
-        self.runtime.block_on(self.inner.fetch(job, name))
+    pub fn fetch(&self, job: &Job, step: Cursor, index: u32) -> Result<Microbatch, Error> {
+        self.runtime.block_on(self.inner.fetch(job, step, index))
     }
 
     /// As [`Client::stream`](crate::Client::stream).

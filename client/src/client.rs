@@ -23,8 +23,8 @@ use crate::slab::Slabs;
 use crate::status::cause_of;
 use crate::stream::Stream;
 use crate::{
-    Cursor, Description, Digest, End, Error, Job, Microbatch, Microbatches, Name, Options, Rank,
-    ServerStats,
+    Cursor, Description, Digest, End, Error, Job, Microbatch, MicrobatchName, Microbatches,
+    Options, Rank, ServerStats,
 };
 
 /// A job, its first description, and the servers that agree with it.
@@ -126,7 +126,8 @@ impl Client {
     }
 
     /// The plan of one microbatch, as the JSON that `forebay explain` prints.
-    pub async fn explain(&self, job: &Job, name: Name) -> Result<String, Error> {
+    pub async fn explain(&self, job: &Job, step: Cursor, index: u32) -> Result<String, Error> {
+        let name = named(job, step, index);
         let (pinned, roster) = self.pinned(job);
         let request = v1::ExplainRequest {
             job: Some(pinned.to_wire()),
@@ -146,12 +147,13 @@ impl Client {
     }
 
     /// One microbatch.
-    pub async fn fetch(&self, job: &Job, name: Name) -> Result<Microbatch, Error> {
+    pub async fn fetch(&self, job: &Job, step: Cursor, index: u32) -> Result<Microbatch, Error> {
+        let name = named(job, step, index);
         let ask = self.to_ask(job, &self.pool, 0).await?;
         let what = format!("fetch of {} at {name}", job.dataset);
         let received = Arc::default();
         let fetch = |server| ask.fetch(server, name, &received);
-        self.ask(&ask.roster, &what, ask.key(name), fetch).await
+        self.ask(&ask.roster, &what, ask.key(step), fetch).await
     }
 
     /// A rank's microbatches from a step on: in order, each exactly once, whichever servers fail.
@@ -166,7 +168,7 @@ impl Client {
     ) -> Result<Microbatches, Error> {
         let pool = Arc::new(Pool::new(&self.options));
         let ask = self.to_ask(job, &pool, self.options.prefetch_bytes).await?;
-        let walk = Walk::new(from, end, rank, &ask.wanted.description)?;
+        let walk = Walk::new(from, end, rank, &ask.wanted)?;
         Ok(Microbatches::start(Stream { ask: Arc::new(ask), walk }))
     }
 
@@ -281,6 +283,11 @@ impl Client {
             pinned.push((job, Arc::clone(description), roster));
         }
     }
+}
+
+/// The name of a microbatch of a job.
+const fn named(job: &Job, step: Cursor, index: u32) -> MicrobatchName {
+    MicrobatchName { seed: job.seed, epoch: step.epoch, step: step.step, index }
 }
 
 /// The job of which only those digests are accepted.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use forebay_proto::header::HeaderError;
 use tonic::Code;
 
-use crate::{Digest, Name};
+use crate::{Digest, MicrobatchName};
 
 /// Why a call or a stream ended.
 #[derive(Debug, thiserror::Error)]
@@ -138,9 +138,9 @@ pub enum WireError {
     #[error("received {found} where {expected} comes next")]
     Order {
         /// The one that comes next.
-        expected: Name,
+        expected: MicrobatchName,
         /// The one that came.
-        found: Name,
+        found: MicrobatchName,
     },
     /// The microbatch is not as the job wants it.
     #[error("{what} is {found}, this job's is {expected}")]

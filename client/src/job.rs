@@ -1,60 +1,9 @@
 //! What to serve, and what that amounts to.
 
-use std::fmt;
-use std::str::FromStr;
-
 use forebay_proto::v1;
 
 use crate::error::{Cause, WireError};
-use crate::{Error, State};
-
-/// A BLAKE3 digest, written as 64 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(into = "String", try_from = "String"))]
-pub struct Digest(pub [u8; 32]);
-
-impl From<Digest> for String {
-    fn from(digest: Digest) -> Self {
-        digest.to_string()
-    }
-}
-
-impl TryFrom<String> for Digest {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self, Error> {
-        text.parse()
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
-}
-
-impl FromStr for Digest {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let wrong = || Error::Options(format!("{text:?} is no digest: give 64 hexadecimal digits"));
-        let mut digest = [0; 32];
-        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(wrong());
-        }
-        for (byte, at) in digest.iter_mut().zip((0..64).step_by(2)) {
-            *byte = u8::from_str_radix(&text[at..at + 2], 16).map_err(|_error| wrong())?;
-        }
-        Ok(Self(digest))
-    }
-}
+use crate::{Digest, State};
 
 /// A recipe, by name or as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -230,14 +179,5 @@ mod tests {
         assert_eq!([last.samples(1, 0), last.samples(1, 1), last.samples(0, 1)], [1, 0, 2]);
         assert!(of(8, 2).is_ok() && of(0, 0).is_ok());
         assert!(of(8, u64::MAX).is_err() && of(9, 2).is_err());
-    }
-
-    #[test]
-    fn a_digest_is_read_as_it_is_written() {
-        let digest = Digest(std::array::from_fn(|i| u8::try_from(i * 8).unwrap()));
-        assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
-        assert!("00".parse::<Digest>().is_err());
-        assert!("é".repeat(32).parse::<Digest>().is_err());
-        assert!("zz".repeat(32).parse::<Digest>().is_err());
     }
 }

@@ -25,7 +25,7 @@ use crate::receive::Receiver;
 use crate::retry::Attempts;
 use crate::roster::Turn;
 use crate::slab::Ahead;
-use crate::{Cursor, Error, Microbatch, Name};
+use crate::{Cursor, Error, Microbatch, MicrobatchName};
 
 /// A microbatch with its right to be ahead, or the error that ends the stream.
 pub(crate) type Item = Result<(Microbatch, Ahead), Error>;
@@ -103,7 +103,7 @@ impl Leg {
     }
 
     /// The right to have a microbatch ahead.
-    async fn reserve(&self, name: Name) -> Ahead {
+    async fn reserve(&self, name: MicrobatchName) -> Ahead {
         let ahead = self.ask.slabs.reserve(self.ask.wanted.bytes(name)).await;
         if self.walk.is_last() {
             self.passed.open();
@@ -121,7 +121,7 @@ impl Line {
     /// Begins to open a stream, if there is none.
     async fn begin(&mut self, walk: &Walk) -> Result<(), Error> {
         if let (Link::None, Some(name)) = (&self.link, walk.name()) {
-            let turn = self.attempts.turn(self.ask.key(name), &self.request(name)).await?;
+            let turn = self.attempts.turn(self.ask.key(name.cursor()), &self.request(name)).await?;
             let (ask, member) = (Arc::clone(&self.ask), Arc::clone(&turn.member));
             let request = ask.request(walk);
             self.link = Link::Opening(turn, Box::pin(ask.stream(member, request)));
@@ -129,7 +129,7 @@ impl Line {
         Ok(())
     }
 
-    fn request(&self, name: Name) -> String {
+    fn request(&self, name: MicrobatchName) -> String {
         format!("stream of {} at {name}", self.ask.job.dataset)
     }
 
@@ -143,7 +143,7 @@ impl Line {
     /// The next microbatch of the walk, from whichever server.
     async fn microbatch(
         &mut self,
-        name: Name,
+        name: MicrobatchName,
         walk: &Walk,
         front: &Latch,
     ) -> Result<Microbatch, Error> {
@@ -163,7 +163,7 @@ impl Line {
     }
 
     /// Receives from the stream, and from another server as well when it is late.
-    async fn race(&mut self, name: Name, front: &Latch) -> Result<First, Cause> {
+    async fn race(&mut self, name: MicrobatchName, front: &Latch) -> Result<First, Cause> {
         let Self { ask, link, .. } = self;
         let ask: &Ask = ask;
         let Some(turn) = link.turn().cloned() else { return Err(Cause::Truncated) };
@@ -173,7 +173,7 @@ impl Line {
         let other = async {
             sleep_until(late?).await;
             front.opened().await;
-            let other = ask.roster.hedge(ask.key(name), &turn, Instant::now())?;
+            let other = ask.roster.hedge(ask.key(name.cursor()), &turn, Instant::now())?;
             let other = begun.get_or_init(|| other);
             match ask.fetch(Arc::clone(&other.member), name, &received).await {
                 Ok(microbatch) => Some((microbatch, other.clone())),
@@ -198,7 +198,7 @@ impl Line {
     }
 
     /// Counts what arrived.
-    fn arrived(&mut self, name: Name, first: First) -> Microbatch {
+    fn arrived(&mut self, name: MicrobatchName, first: First) -> Microbatch {
         let (microbatch, turn) = match first {
             First::Own(microbatch) => {
                 let turn = self.link.turn().cloned().expect("what it came from is open");
@@ -220,8 +220,7 @@ impl Line {
             }
         };
         self.attempts.succeeded(&turn);
-        let step = Cursor { epoch: name.epoch, step: name.step };
-        let counted = Some((step, turn.member.name().to_owned()));
+        let counted = Some((name.cursor(), turn.member.name().to_owned()));
         let mut standing = turn.member.standing();
         standing.counts.steps += u64::from(counted != self.counted);
         standing.counts.microbatches += 1;

@@ -17,7 +17,7 @@
 //!
 //! let client = Client::connect(Options::new(["http://localhost:7070"]))?;
 //! let job = Job::new("imagenet", "a2");
-//! let mut stream = client.stream(&job, Cursor::default(), End::Steps(10), Rank::ALONE).await?;
+//! let mut stream = client.stream(&job, Cursor::default(), End::Steps(10), Rank::SINGLE).await?;
 //! while let Some(microbatch) = stream.next().await {
 //!     let microbatch = microbatch?;
 //!     println!("{}: {} bytes", microbatch.name, microbatch.pixels.len());
@@ -37,7 +37,6 @@ mod error;
 #[cfg(feature = "clap")]
 mod flags;
 mod fleet;
-mod format;
 mod hedge;
 mod job;
 mod latch;
@@ -59,13 +58,15 @@ mod wire;
 pub use access::Access;
 pub use breaker::Circuit;
 pub use client::Client;
-pub use cursor::{Cursor, End, Name, Rank, State};
+pub use cursor::{End, State};
 pub use error::{Cause, Error, WireError};
 #[cfg(feature = "clap")]
 pub use flags::ServerFlags;
-pub use format::{Dtype, Layout, MixedBy};
+pub use forebay_proto::types::{
+    Cursor, DType, Digest, Layout, MicrobatchName, MixedBy, ParseError, Rank, RankError,
+};
 pub use hedge::Hedge;
-pub use job::{Description, Digest, Job, RecipeRef};
+pub use job::{Description, Job, RecipeRef};
 pub use microbatch::{Microbatch, Mix, Timings};
 pub use network::{Connection, Network};
 pub use options::{Options, Retry, Timeouts};

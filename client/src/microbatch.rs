@@ -6,7 +6,7 @@ use forebay_proto::v1;
 use forebay_proto::v1::mix_parameters::Kind;
 
 use crate::slab::Pixels;
-use crate::{Dtype, Layout, Name};
+use crate::{DType, Layout, MicrobatchName};
 
 pub use forebay_proto::v1::Timings;
 
@@ -14,13 +14,13 @@ pub use forebay_proto::v1::Timings;
 #[derive(Debug)]
 pub struct Microbatch {
     /// Its name within the job.
-    pub name: Name,
+    pub name: MicrobatchName,
     /// `shape` values of type `dtype`, contiguous.
     pub pixels: Pixels,
     /// Four numbers, in the order of `layout`.
     pub shape: [u32; 4],
     /// Type of a value.
-    pub dtype: Dtype,
+    pub dtype: DType,
     /// Order of the dimensions.
     pub layout: Layout,
     /// Record numbers, n.
@@ -81,11 +81,16 @@ impl Mix {
 
 impl Microbatch {
     /// Of a checked header and the pixels that belong to it.
-    pub(crate) fn new(header: v1::Header, pixels: Pixels, dtype: Dtype, layout: Layout) -> Self {
+    pub(crate) fn new(header: v1::Header, pixels: Pixels, dtype: DType, layout: Layout) -> Self {
         let shape = header.shape.try_into().expect("a checked header has four dimensions");
         let mix = header.mix.unwrap_or_default().samples.iter().map(Mix::from_wire).collect();
         Self {
-            name: Name { epoch: header.epoch, step: header.step, index: header.microbatch },
+            name: MicrobatchName {
+                seed: header.seed,
+                epoch: header.epoch,
+                step: header.step,
+                index: header.microbatch,
+            },
             pixels,
             shape,
             dtype,

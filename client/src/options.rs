@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{Access, Dtype, Error, Hedge, Layout, MixedBy, Network};
+use crate::{Access, DType, Error, Hedge, Layout, MixedBy, Network};
 
 /// Settings of a [`Client`](crate::Client).
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub struct Options {
     /// Longest payload of a microbatch that is accepted, in bytes. Default 1 GiB.
     pub max_microbatch_bytes: u64,
     /// Type of the pixels. Default u8.
-    pub dtype: Dtype,
+    pub dtype: DType,
     /// Order of their dimensions. Default NHWC.
     pub layout: Layout,
     /// Who mixes. Default the server.
@@ -45,7 +45,7 @@ impl Options {
             access: Access::default(),
             prefetch_bytes: 128 << 20,
             max_microbatch_bytes: 1 << 30,
-            dtype: Dtype::default(),
+            dtype: DType::default(),
             layout: Layout::default(),
             mixed_by: MixedBy::default(),
             timeouts: Timeouts::default(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use forebay_proto::header;
-use forebay_proto::v1::Header;
+use forebay_proto::v1::{self, Header};
 use http_body_util::BodyExt as _;
 use tokio::time::timeout;
 use tonic::Status;
@@ -17,14 +17,14 @@ use crate::error::{Cause, WireError};
 use crate::slab::{Pixels, Slabs};
 use crate::status::cause_of;
 use crate::wire::{Head, Parser, Piece};
-use crate::{Description, Digest, Dtype, Layout, Microbatch, Name};
+use crate::{DType, Description, Digest, Layout, Microbatch, MicrobatchName};
 
 /// What every microbatch of a job is like.
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
     pub(crate) description: Arc<Description>,
     pub(crate) seed: u64,
-    pub(crate) dtype: Dtype,
+    pub(crate) dtype: DType,
     pub(crate) layout: Layout,
     /// Bytes of the longest payload.
     pub(crate) limit: u64,
@@ -63,7 +63,7 @@ impl Receiver {
     /// The microbatch of that name. It must come next.
     pub(crate) async fn microbatch(
         &mut self,
-        name: Name,
+        name: MicrobatchName,
         wanted: &Wanted,
         slabs: &Slabs,
     ) -> Result<Microbatch, Cause> {
@@ -172,7 +172,7 @@ impl Open {
 
 impl Wanted {
     /// Bytes of the pixels of a microbatch.
-    pub(crate) fn bytes(&self, name: Name) -> usize {
+    pub(crate) fn bytes(&self, name: MicrobatchName) -> usize {
         let side = u64::from(self.description.image_size);
         let sample = side.saturating_mul(side).saturating_mul(3 * self.dtype.bytes() as u64);
         let samples = self.description.samples(name.step, name.index);
@@ -180,10 +180,11 @@ impl Wanted {
     }
 
     /// Accepts the header of the microbatch of that name of this job.
-    fn check(&self, header: &Header, name: Name) -> Result<(), Cause> {
+    fn check(&self, header: &Header, name: MicrobatchName) -> Result<(), Cause> {
         header::check(header, self.limit).map_err(WireError::from)?;
-        let found = Name { epoch: header.epoch, step: header.step, index: header.microbatch };
-        if found != name {
+        let Header { seed, epoch, step, microbatch: index, .. } = *header;
+        let found = MicrobatchName { seed, epoch, step, index };
+        if found != (MicrobatchName { seed, ..name }) {
             return Err(WireError::Order { expected: name, found }.into());
         }
         check_digest("dataset", self.description.dataset_digest, &header.dataset_digest)?;
@@ -194,8 +195,8 @@ impl Wanted {
             Layout::Nchw => &header.shape[2..4],
         };
         let enumeration = |value: i32| u64::try_from(value).unwrap_or(u64::MAX);
-        let dtype = enumeration(self.dtype.to_wire().into());
-        let layout = enumeration(self.layout.to_wire().into());
+        let dtype = enumeration(v1::DType::from(self.dtype).into());
+        let layout = enumeration(v1::Layout::from(self.layout).into());
         let samples = self.description.samples(name.step, name.index);
         for (what, expected, found) in [
             ("the seed", self.seed, header.seed),
@@ -227,7 +228,6 @@ pub(crate) fn check_digest(
 
 #[cfg(test)]
 mod tests {
-    use forebay_proto::v1;
     use http::HeaderMap;
     use http_body::Frame;
     use http_body_util::StreamBody;
@@ -237,7 +237,7 @@ mod tests {
     use super::*;
 
     const SIDE: u32 = 6;
-    const NAME: Name = Name { epoch: 3, step: 1, index: 1 };
+    const NAME: MicrobatchName = MicrobatchName { seed: 9, epoch: 3, step: 1, index: 1 };
 
     fn wanted() -> Wanted {
         let description = v1::DescribeResponse {
@@ -253,7 +253,7 @@ mod tests {
             ..v1::DescribeResponse::default()
         };
         let description = Arc::new(Description::from_wire(description).unwrap());
-        let (dtype, layout) = (Dtype::U8, Layout::Nchw);
+        let (dtype, layout) = (DType::U8, Layout::Nchw);
         Wanted { description, seed: 9, dtype, layout, limit: 1 << 20 }
     }
 
@@ -271,7 +271,7 @@ mod tests {
             seed: 9,
             dataset_digest: vec![1; 32].into(),
             recipe_digest: vec![2; 32].into(),
-            dtype: v1::DType::DtypeU8.into(),
+            dtype: v1::DType::DTypeU8.into(),
             layout: v1::Layout::Nchw.into(),
             shape: vec![2, 3, SIDE, SIDE],
             payload_bytes: payload.len() as u64,
@@ -369,7 +369,7 @@ mod tests {
                 h.shape = vec![2, SIDE, SIDE, 3];
             }),
             ("dtype", |h| {
-                h.dtype = v1::DType::DtypeF16.into();
+                h.dtype = v1::DType::DTypeF16.into();
                 h.payload_bytes *= 2;
             }),
         ];

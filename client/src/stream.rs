@@ -22,7 +22,7 @@ use crate::cursor::Walk;
 use crate::latch::Latch;
 use crate::leg::{Item, Leg};
 use crate::slab::{Ahead, MOST_AHEAD};
-use crate::{Cursor, Description, Error, Microbatch, Name};
+use crate::{Description, Error, Microbatch};
 
 /// The most legs of a stream at a time, and so of calls that it has open.
 const MOST_LEGS: usize = 8;
@@ -191,10 +191,7 @@ fn begin(ask: &Arc<Ask>, mut walk: Walk, left: &mut Option<Walk>) -> Running {
 
 /// Steps in a row that one server makes.
 fn run(ask: &Ask, walk: &Walk) -> u64 {
-    let owner = |k| {
-        let Cursor { epoch, step } = walk.cursor(k);
-        ask.roster.owner(ask.key(Name { epoch, step, index: 0 }))
-    };
+    let owner = |k| ask.roster.owner(ask.key(walk.cursor(k)));
     let first = owner(0);
     let same = |k: &u64| match (&first, owner(*k)) {
         (Some(first), Some(owner)) => Arc::ptr_eq(first, &owner),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use forebay_client::{Client, Cursor, End, Error, Job, Microbatch, Name, Rank};
+use forebay_client::{Client, Cursor, End, Error, Job, Microbatch, Rank};
 use tonic::Status;
 
 use crate::fake::{Data, Fake, Fault};
@@ -16,8 +16,8 @@ async fn survives(fault: Fault, servers: usize) {
     let others: Vec<Fake> = (1..servers).map(|_| Fake::start(data.clone(), None)).collect();
     let all_servers: Vec<&Fake> = [&first].into_iter().chain(&others).collect();
     let client = client(&all_servers);
-    let received = all(&client, Cursor::default(), End::Steps(12), Rank::ALONE).await;
-    assert_are(&data, &received, &names(&data, Cursor::default(), 12, Rank::ALONE));
+    let received = all(&client, Cursor::default(), End::Steps(12), Rank::SINGLE).await;
+    assert_are(&data, &received, &names(&data, Cursor::default(), 12, Rank::SINGLE));
     let stats = client.servers();
     assert_eq!(stats.iter().map(|server| server.microbatches).sum::<u64>(), 48);
     let failures: u64 = stats.iter().map(|server| server.failures).sum();
@@ -61,8 +61,8 @@ async fn a_server_that_falls_silent_is_replaced() {
     let mut options = options(&[&silent, &other]);
     options.timeouts.silence = Duration::from_millis(200);
     let client = Client::connect(options).unwrap();
-    let received = all(&client, Cursor::default(), End::Steps(4), Rank::ALONE).await;
-    assert_are(&data, &received, &names(&data, Cursor::default(), 4, Rank::ALONE));
+    let received = all(&client, Cursor::default(), End::Steps(4), Rank::SINGLE).await;
+    assert_are(&data, &received, &names(&data, Cursor::default(), 4, Rank::SINGLE));
 }
 
 #[tokio::test]
@@ -92,7 +92,7 @@ async fn another_server_takes_over_from_a_killed_one() {
     let other = Fake::start(data.clone(), None);
     let client = client(&[&server, &other]);
     let mut stream =
-        client.stream(&job(), Cursor::default(), End::Steps(30), Rank::ALONE).await.unwrap();
+        client.stream(&job(), Cursor::default(), End::Steps(30), Rank::SINGLE).await.unwrap();
     let mut received: Vec<Microbatch> = Vec::new();
     // The server comes to its ninth microbatch, but for one port in millions.
     while server.begun() < 10 {
@@ -102,7 +102,7 @@ async fn another_server_takes_over_from_a_killed_one() {
     while let Some(microbatch) = stream.next().await {
         received.push(microbatch.unwrap());
     }
-    assert_are(&data, &received, &names(&data, Cursor::default(), 30, Rank::ALONE));
+    assert_are(&data, &received, &names(&data, Cursor::default(), 30, Rank::SINGLE));
     assert!(other.begun() > 50, "{}", other.begun());
 }
 
@@ -111,7 +111,7 @@ async fn ends(fault: Fault) -> (usize, Error) {
     let server = Fake::start(Data::default(), Some((5, fault, true)));
     let client = client(&[&server]);
     let mut stream =
-        client.stream(&job(), Cursor::default(), End::Steps(4), Rank::ALONE).await.unwrap();
+        client.stream(&job(), Cursor::default(), End::Steps(4), Rank::SINGLE).await.unwrap();
     let mut delivered = 0;
     let error = loop {
         match stream.next().await.unwrap() {
@@ -157,8 +157,8 @@ async fn errors_that_no_retry_betters_come_at_once() {
     let start = Instant::now();
     let error = client.describe(&Job::new("large", "a2")).await.unwrap_err().to_string();
     assert!(error.ends_with("description of large: NotFound: no dataset \"large\"; there are: tiny: name a dataset that the server has"), "{error}");
-    let name = Name { epoch: 0, step: 99, index: 0 };
-    let error = client.fetch(&job(), name).await.unwrap_err().to_string();
+    let past = Cursor { epoch: 0, step: 99 };
+    let error = client.fetch(&job(), past, 0).await.unwrap_err().to_string();
     assert!(error.contains("OutOfRange: past the epoch"), "{error}");
     assert!(start.elapsed() < Duration::from_secs(5));
 }
@@ -188,7 +188,7 @@ async fn the_first_answer_pins_the_digests() {
     let _other = Fake::at(address, Data { version: 9, ..data }, None);
     let error = client.describe(&job()).await.unwrap_err().to_string();
     assert!(error.contains("FailedPrecondition: another digest"), "{error}");
-    let stream = client.stream(&job(), Cursor::default(), End::Steps(1), Rank::ALONE).await;
+    let stream = client.stream(&job(), Cursor::default(), End::Steps(1), Rank::SINGLE).await;
     let error = stream.unwrap().next().await.unwrap().unwrap_err().to_string();
     assert!(error.contains("FailedPrecondition: another digest"), "{error}");
 }
@@ -203,8 +203,7 @@ async fn a_server_that_contradicts_its_description_is_refused() {
     drop(server);
     // The digests are the same, the images are larger.
     let _other = Fake::at(address, Data { image_size: 9, ..data }, None);
-    let name = Name { epoch: 0, step: 0, index: 0 };
-    let error = client.fetch(&job(), name).await.unwrap_err().to_string();
+    let error = client.fetch(&job(), Cursor::default(), 0).await.unwrap_err().to_string();
     assert!(error.contains("the height is 9, this job's is 8"), "{error}");
 }
 
@@ -214,7 +213,6 @@ async fn a_microbatch_over_the_clients_limit_is_refused() {
     let mut options = options(&[&server]);
     options.max_microbatch_bytes = 1000;
     let client = Client::connect(options).unwrap();
-    let name = Name { epoch: 0, step: 0, index: 0 };
-    let error = client.fetch(&job(), name).await.unwrap_err().to_string();
+    let error = client.fetch(&job(), Cursor::default(), 0).await.unwrap_err().to_string();
     assert!(error.contains("payload of 1152 bytes, over the limit of 1000"), "{error}");
 }

@@ -44,7 +44,7 @@ async fn no_server_is_asked_for_a_step_that_the_trainer_has_no_room_for() {
     options.prefetch_bytes = 1;
     let client = Client::connect(options).unwrap();
     let mut stream =
-        client.stream(&job(), Cursor::default(), End::Steps(60), Rank::ALONE).await.unwrap();
+        client.stream(&job(), Cursor::default(), End::Steps(60), Rank::SINGLE).await.unwrap();
     while begun() == [0, 0] {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
@@ -54,7 +54,7 @@ async fn no_server_is_asked_for_a_step_that_the_trainer_has_no_room_for() {
     while let Some(microbatch) = stream.next().await {
         received.push(microbatch.unwrap());
     }
-    assert_are(&data, &received, &names(&data, Cursor::default(), 60, Rank::ALONE));
+    assert_are(&data, &received, &names(&data, Cursor::default(), 60, Rank::SINGLE));
     assert!(begun().into_iter().min() > Some(5), "both have steps");
 }
 
@@ -76,7 +76,7 @@ async fn servers_join_and_leave_in_the_middle_of_an_epoch() {
     });
     let client = Client::connect(options).unwrap();
     let (from, n) = (Cursor::default(), 500);
-    let mut stream = client.stream(&job(), from, End::Steps(n), Rank::ALONE).await.unwrap();
+    let mut stream = client.stream(&job(), from, End::Steps(n), Rank::SINGLE).await.unwrap();
     let mut received = Vec::new();
     while let Some(microbatch) = stream.next().await {
         received.push(microbatch.unwrap());
@@ -87,7 +87,7 @@ async fn servers_join_and_leave_in_the_middle_of_an_epoch() {
         }
         tokio::time::sleep(Duration::from_micros(500)).await;
     }
-    assert_are(&data, &received, &names(&data, from, n, Rank::ALONE));
+    assert_are(&data, &received, &names(&data, from, n, Rank::SINGLE));
     let steps = |fake: &Fake| fake.served().into_iter().map(|(_, step, _)| step);
     let (joined, left) = (steps(&second).min().unwrap(), steps(&first).max().unwrap());
     assert!((50..300).contains(&joined), "joined at step {joined}");
@@ -105,8 +105,8 @@ async fn a_late_microbatch_comes_from_the_next_server() {
     let well = Fake::start(data.clone(), None);
     let start = Instant::now();
     let client = client(&[&hangs, &well]);
-    let received = all(&client, Cursor::default(), End::Steps(100), Rank::ALONE).await;
-    assert_are(&data, &received, &names(&data, Cursor::default(), 100, Rank::ALONE));
+    let received = all(&client, Cursor::default(), End::Steps(100), Rank::SINGLE).await;
+    assert_are(&data, &received, &names(&data, Cursor::default(), 100, Rank::SINGLE));
     // A byte may be waited for for 60 s.
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
     let stats = client.servers();
@@ -125,8 +125,8 @@ async fn an_odd_server_is_excluded_and_the_job_goes_on_with_the_others() {
     // Whoever answers first: the others outvote it.
     for servers in [[&odd, &others[0], &others[1]], [&others[0], &others[1], &odd]] {
         let client = client(&servers);
-        let received = all(&client, Cursor::default(), End::Steps(20), Rank::ALONE).await;
-        assert_are(&data, &received, &names(&data, Cursor::default(), 20, Rank::ALONE));
+        let received = all(&client, Cursor::default(), End::Steps(20), Rank::SINGLE).await;
+        assert_are(&data, &received, &names(&data, Cursor::default(), 20, Rank::SINGLE));
         let stats = client.servers();
         let server = stats.iter().find(|server| server.name == odd.url()).unwrap();
         let why = server.excluded.as_deref().unwrap();
@@ -159,6 +159,6 @@ async fn several_connections_to_a_server_take_turns() {
     let mut options = options(&[&servers[0], &servers[1]]);
     options.connections = 3;
     let client = Client::connect(options).unwrap();
-    let received = all(&client, Cursor::default(), End::Steps(30), Rank::ALONE).await;
-    assert_are(&data, &received, &names(&data, Cursor::default(), 30, Rank::ALONE));
+    let received = all(&client, Cursor::default(), End::Steps(30), Rank::SINGLE).await;
+    assert_are(&data, &received, &names(&data, Cursor::default(), 30, Rank::SINGLE));
 }

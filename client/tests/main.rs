@@ -18,7 +18,7 @@ mod sim;
 use std::time::Duration;
 
 use fake::{Data, Fake};
-use forebay_client::{Client, Cursor, End, Job, Microbatch, Name, Options, Rank, Retry};
+use forebay_client::{Client, Cursor, End, Job, Microbatch, MicrobatchName, Options, Rank, Retry};
 
 /// A client of these servers that does not wait long.
 fn client(servers: &[&Fake]) -> Client {
@@ -40,12 +40,12 @@ fn job() -> Job {
 }
 
 /// The names of a rank's next `n` steps.
-fn names(data: &Data, from: Cursor, n: u64, rank: Rank) -> Vec<Name> {
-    let indices = rank.indices(data.microbatches).unwrap();
+fn names(data: &Data, from: Cursor, n: u64, rank: Rank) -> Vec<MicrobatchName> {
+    let indices = rank.microbatches(data.microbatches).unwrap();
     let cursors = (0..n).map(|k| from.after(k, data.steps_per_epoch()));
     let step = |Cursor { epoch, step }| {
         let there = indices.iter().filter(move |index| **index < data.microbatches_of(step));
-        there.map(move |index| Name { epoch, step, index: *index })
+        there.map(move |index| MicrobatchName { seed: job().seed, epoch, step, index: *index })
     };
     cursors.flat_map(step).collect()
 }
@@ -61,12 +61,13 @@ async fn all(client: &Client, from: Cursor, end: End, rank: Rank) -> Vec<Microba
 }
 
 /// Fails unless the microbatches are those of the names, in order, byte for byte.
-fn assert_are(data: &Data, microbatches: &[Microbatch], names: &[Name]) {
-    let found: Vec<Name> = microbatches.iter().map(|microbatch| microbatch.name).collect();
+fn assert_are(data: &Data, microbatches: &[Microbatch], names: &[MicrobatchName]) {
+    let found: Vec<MicrobatchName> =
+        microbatches.iter().map(|microbatch| microbatch.name).collect();
     assert_eq!(found, names);
     for microbatch in microbatches {
-        let Name { epoch, step, index } = microbatch.name;
-        let (header, pixels) = data.microbatch(job().seed, epoch, step, index);
+        let MicrobatchName { seed, epoch, step, index } = microbatch.name;
+        let (header, pixels) = data.microbatch(seed, epoch, step, index);
         assert_eq!(*microbatch.pixels, *pixels, "{}", microbatch.name);
         assert_eq!(microbatch.records, header.records);
         assert_eq!(microbatch.label_a, header.label_a);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use forebay_client::{Client, Cursor, End, Job, Name, Options, Rank, State, blocking};
+use forebay_client::{Client, Cursor, End, Job, MicrobatchName, Options, Rank, State, blocking};
 
 use crate::fake::{Data, Fake, Fault};
 use crate::{all, assert_are, client, job, names, options};
@@ -12,9 +12,9 @@ async fn microbatches_come_in_order_over_the_ends_of_epochs() {
     let data = Data::default();
     let server = Fake::start(data.clone(), None);
     let from = Cursor { epoch: 3, step: 2 };
-    let received = all(&client(&[&server]), from, End::Steps(12), Rank::ALONE).await;
+    let received = all(&client(&[&server]), from, End::Steps(12), Rank::SINGLE).await;
     assert_eq!(received.len(), 48);
-    assert_are(&data, &received, &names(&data, from, 12, Rank::ALONE));
+    assert_are(&data, &received, &names(&data, from, 12, Rank::SINGLE));
 }
 
 #[tokio::test]
@@ -31,7 +31,7 @@ async fn ranks_share_every_microbatch_exactly_once() {
             union.extend(received.iter().map(|microbatch| microbatch.name));
         }
         union.sort_unstable();
-        assert_eq!(union, names(&data, Cursor::default(), 6, Rank::ALONE), "world {world}");
+        assert_eq!(union, names(&data, Cursor::default(), 6, Rank::SINGLE), "world {world}");
     }
 }
 
@@ -73,7 +73,7 @@ async fn an_evaluation_ends_with_the_microbatches_that_have_samples() {
                 }
             }
             union.sort_unstable();
-            assert_eq!(union, names(&data, Cursor::default(), n, Rank::ALONE), "world {world}");
+            assert_eq!(union, names(&data, Cursor::default(), n, Rank::SINGLE), "world {world}");
         }
     }
 }
@@ -107,8 +107,7 @@ async fn a_rank_without_any_sample_has_an_empty_stream() {
     let last = Rank { rank: 3, world: 4 };
     let end = End::Steps(u64::MAX);
     assert!(all(&client, Cursor::default(), end, last).await.is_empty());
-    let name = Name { epoch: 0, step: 0, index: 3 };
-    let error = client.fetch(&job(), name).await.unwrap_err().to_string();
+    let error = client.fetch(&job(), Cursor::default(), 3).await.unwrap_err().to_string();
     assert!(error.contains("OutOfRange"), "{error}");
 }
 
@@ -116,10 +115,10 @@ async fn a_rank_without_any_sample_has_an_empty_stream() {
 async fn fetch_gives_what_the_stream_gives() {
     let data = Data::default();
     let server = Fake::start(data.clone(), None);
-    let name = Name { epoch: 2, step: 4, index: 3 };
-    let fetched = client(&[&server]).fetch(&job(), name).await.unwrap();
+    let name = MicrobatchName { seed: job().seed, epoch: 2, step: 4, index: 3 };
+    let fetched = client(&[&server]).fetch(&job(), name.cursor(), 3).await.unwrap();
     assert_are(&data, &[fetched], &[name]);
-    let json = client(&[&server]).explain(&job(), name).await.unwrap();
+    let json = client(&[&server]).explain(&job(), name.cursor(), 3).await.unwrap();
     assert_eq!(json, "{\"step\":4}");
 }
 
@@ -133,7 +132,7 @@ async fn what_is_received_ahead_is_bounded_in_bytes() {
     options.prefetch_bytes = 6 << 20;
     let client = Client::connect(options).unwrap();
     let mut stream =
-        client.stream(&job(), Cursor::default(), End::Steps(100), Rank::ALONE).await.unwrap();
+        client.stream(&job(), Cursor::default(), End::Steps(100), Rank::SINGLE).await.unwrap();
     settle(&server, 4).await;
     let ahead = server.begun();
     assert!((4..=9).contains(&ahead), "{ahead} microbatches ahead of a trainer that took none");
@@ -168,8 +167,8 @@ async fn one_microbatch_is_received_however_small_the_bound() {
     let mut options = options(&[&server]);
     options.prefetch_bytes = 0;
     let client = Client::connect(options).unwrap();
-    let received = all(&client, Cursor::default(), End::Steps(3), Rank::ALONE).await;
-    assert_are(&data, &received, &names(&data, Cursor::default(), 3, Rank::ALONE));
+    let received = all(&client, Cursor::default(), End::Steps(3), Rank::SINGLE).await;
+    assert_are(&data, &received, &names(&data, Cursor::default(), 3, Rank::SINGLE));
 }
 
 #[tokio::test]
@@ -180,7 +179,7 @@ async fn a_dropped_stream_ends_at_the_server() {
     options.prefetch_bytes = 1 << 20;
     let client = Client::connect(options).unwrap();
     let end = End::Steps(u64::MAX);
-    let mut stream = client.stream(&job(), Cursor::default(), end, Rank::ALONE).await.unwrap();
+    let mut stream = client.stream(&job(), Cursor::default(), end, Rank::SINGLE).await.unwrap();
     stream.next().await.unwrap().unwrap();
     drop(stream);
     settle(&server, 1).await;
@@ -195,10 +194,10 @@ fn a_trainer_without_a_runtime_iterates() {
     let server = Fake::start(data.clone(), None);
     let client = blocking::Client::connect(options(&[&server])).unwrap();
     assert_eq!(client.describe(&job()).unwrap().steps_per_epoch, 5);
-    let stream = client.stream(&job(), Cursor::default(), End::Steps(2), Rank::ALONE).unwrap();
+    let stream = client.stream(&job(), Cursor::default(), End::Steps(2), Rank::SINGLE).unwrap();
     drop(client);
     let received: Result<Vec<_>, _> = stream.collect();
-    assert_are(&data, &received.unwrap(), &names(&data, Cursor::default(), 2, Rank::ALONE));
+    assert_are(&data, &received.unwrap(), &names(&data, Cursor::default(), 2, Rank::SINGLE));
 }
 
 #[tokio::test]
@@ -226,15 +225,15 @@ async fn arguments_that_cannot_be_are_refused_with_what_to_do() {
     let start = Cursor::default();
     assert_eq!(
         refused(start, Rank { rank: 0, world: 3 }).await,
-        "a world of 3 does not divide the 4 microbatches of a step: use a world that does, or \
+        "a world of 3 does not divide the 4 microbatches of a step: choose a world that does, or \
          change the recipe's microbatches"
     );
     assert_eq!(
         refused(start, Rank { rank: 2, world: 2 }).await,
-        "rank 2 of a world of 2: ranks are numbered from 0 to world - 1"
+        "invalid rank 2 for a world of 2: expected a rank from 0 to world - 1"
     );
     assert_eq!(
-        refused(Cursor { epoch: 7, step: 5 }, Rank::ALONE).await,
+        refused(Cursor { epoch: 7, step: 5 }, Rank::SINGLE).await,
         "step 5 of epoch 7: an epoch has 5 steps, numbered from 0"
     );
 }

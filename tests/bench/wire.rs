@@ -145,7 +145,7 @@ fn round(authority: &Authority, tls: bool) -> [f64; 2] {
         let client = Client::connect(options).unwrap();
         let job = ClientJob::new("train", "a2");
         let end = End::Steps(STEPS);
-        let mut stream = client.stream(&job, Cursor::default(), end, Rank::ALONE).await.unwrap();
+        let mut stream = client.stream(&job, Cursor::default(), end, Rank::SINGLE).await.unwrap();
         let mut bytes = 0;
         while let Some(microbatch) = stream.next().await {
             bytes += microbatch.unwrap().pixels.len();

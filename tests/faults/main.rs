@@ -8,7 +8,7 @@ mod partition;
 
 use std::time::Duration;
 
-use forebay_client::{Client, Cursor, End, Job, Microbatch, Name, Options, Rank};
+use forebay_client::{Client, Cursor, End, Job, Microbatch, MicrobatchName, Options, Rank};
 use forebay_tests::HANG;
 use forebay_tests::proxy::Proxy;
 use forebay_tests::world::{SMALL, Server};
@@ -25,15 +25,15 @@ fn job(size: u32) -> Job {
 fn options<'a>(endpoints: impl IntoIterator<Item = &'a String>) -> Options {
     let mut options = Options::new(endpoints.into_iter().cloned());
     options.timeouts.connect = HANG;
-    options.timeouts.ping = HANG;
-    options.timeouts.silence = HANG;
-    options.timeouts.deadline = HANG;
-    options.retry.first = Duration::from_millis(10);
-    options.retry.most = Duration::from_millis(100);
-    options.retry.give_up = HANG;
+    options.timeouts.keepalive = HANG;
+    options.timeouts.idle = HANG;
+    options.timeouts.microbatch = HANG;
+    options.retry.initial_backoff = Duration::from_millis(10);
+    options.retry.max_backoff = Duration::from_millis(100);
+    options.retry.give_up_after = HANG;
     options.hedge.quantile = 0.0;
     // With little received ahead, a fault hits what is still to be received.
-    options.prefetch_bytes = 1;
+    options.prefetch = Prefetch::Bytes(1);
     options
 }
 
@@ -48,7 +48,7 @@ async fn proxied_server() -> (Server, Proxy) {
     (server, proxy)
 }
 
-type Content = (Name, Vec<u8>, Vec<u64>, Vec<u32>);
+type Content = (MicrobatchName, Vec<u8>, Vec<u64>, Vec<u32>);
 
 fn content(microbatch: &Microbatch) -> Content {
     let Microbatch { name, pixels, records, label_a, .. } = microbatch;
@@ -64,7 +64,7 @@ async fn read(
 ) -> Vec<Content> {
     let all = async {
         let end = End::Steps(steps);
-        let mut stream = client.stream(job, Cursor::default(), end, Rank::ALONE).await.unwrap();
+        let mut stream = client.stream(job, Cursor::default(), end, Rank::SINGLE).await.unwrap();
         let mut received = Vec::new();
         while let Some(microbatch) = stream.next().await {
             received.push(content(&microbatch.unwrap()));

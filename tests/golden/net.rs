@@ -157,7 +157,7 @@ pub(crate) mod gpu {
     /// A network without parameters.
     pub(crate) fn open(device: u32, number: Number, graph: Graph, samples: usize) -> Cuda {
         let device = Device::open(device).unwrap();
-        let setting = Setting { device, number, place: Rank::ALONE, bucket: BUCKET };
+        let setting = Setting { device, number, place: Rank::SINGLE, bucket: BUCKET };
         let networks = Networks {
             training: graph.clone(),
             batch: samples,

@@ -46,9 +46,9 @@ fn load_test(mixer: &Mixer) -> Result<(), Failed> {
         let (cpu, gpu) = (Server::with(cpu).await, Server::with(gpu).await);
         for mode in ["batch", "pair", "elem"] {
             for (dtype, layout) in [
-                (forebay_client::Dtype::U8, forebay_client::Layout::Nhwc),
-                (forebay_client::Dtype::Bf16, forebay_client::Layout::Nhwc),
-                (forebay_client::Dtype::F32, forebay_client::Layout::Nchw),
+                (forebay_client::DType::U8, forebay_client::Layout::Nhwc),
+                (forebay_client::DType::Bf16, forebay_client::Layout::Nhwc),
+                (forebay_client::DType::F32, forebay_client::Layout::Nchw),
             ] {
                 let mut checksums = Vec::new();
                 for server in [&cpu, &gpu] {
@@ -79,9 +79,9 @@ fn trainer_mixes(mixer: &Mixer) -> Result<(), Failed> {
         for mode in ["batch", "elem"] {
             let job = job(&[&format!("mix.mode = \"{mode}\"")]);
             for (dtype, output) in [
-                (forebay_client::Dtype::U8, Output::U8),
-                (forebay_client::Dtype::Bf16, output(DType::Bf16, Layout::Nchw)),
-                (forebay_client::Dtype::F32, output(DType::F32, Layout::Nhwc)),
+                (forebay_client::DType::U8, Output::U8),
+                (forebay_client::DType::Bf16, output(DType::Bf16, Layout::Nchw)),
+                (forebay_client::DType::F32, output(DType::F32, Layout::Nhwc)),
             ] {
                 let layout = match output.layout {
                     Layout::Nhwc => forebay_client::Layout::Nhwc,
@@ -113,7 +113,7 @@ async fn stream(
     job: &Job,
 ) -> Result<Vec<forebay_client::Microbatch>, forebay_client::Error> {
     let client = Client::connect(options)?;
-    let mut stream = client.stream(job, Cursor::default(), End::Steps(1), Rank::ALONE).await?;
+    let mut stream = client.stream(job, Cursor::default(), End::Steps(1), Rank::SINGLE).await?;
     let mut received = Vec::new();
     while let Some(microbatch) = stream.next().await {
         received.push(microbatch?);

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use forebay::dataset::{self, Dataset, index_path};
-use forebay_client::{Client, Job, Name, Options};
+use forebay_client::{Client, Cursor, Job, Options};
 use forebay_server::Limits;
 use forebay_tests::world::{SMALL, Server, WORLD, pipeline};
 
@@ -37,11 +37,11 @@ async fn truncating_a_shard_under_a_running_server_is_data_loss_and_not_a_crash(
     let opened = Arc::new(Dataset::open(&shard, None).unwrap());
     let server = Server::of(&opened, Arc::new(pipeline(2)), Limits::default()).await;
     let client = Client::connect(Options::new([server.endpoint()])).unwrap();
-    let names: Vec<Name> =
-        (0..3).flat_map(|step| (0..8).map(move |index| Name { epoch: 0, step, index })).collect();
+    let step = |step| (0..8).map(move |index| (Cursor { epoch: 0, step }, index));
+    let names: Vec<(Cursor, u32)> = (0..3).flat_map(step).collect();
     let mut before = Vec::new();
-    for &name in &names {
-        let made = client.fetch(&job(), name).await.unwrap();
+    for &(step, index) in &names {
+        let made = client.fetch(&job(), step, index).await.unwrap();
         before.push((made.records.clone(), made.pixels.to_vec()));
     }
 
@@ -49,8 +49,8 @@ async fn truncating_a_shard_under_a_running_server_is_data_loss_and_not_a_crash(
     let cut = opened.record(40).offset + 100;
     fs::OpenOptions::new().write(true).open(&shard).unwrap().set_len(cut).unwrap();
     let (mut lost, mut kept) = (0, 0);
-    for (&name, (records, pixels)) in names.iter().zip(&before) {
-        let made = client.fetch(&job(), name).await;
+    for (&(step, index), (records, pixels)) in names.iter().zip(&before) {
+        let made = client.fetch(&job(), step, index).await;
         if records.iter().any(|record| *record >= 40) {
             let error = format!("{:#}", anyhow::Error::from(made.unwrap_err()));
             for part in ["DataLoss", "train.tar", "cut to", "run `forebay index` again"] {
@@ -65,8 +65,8 @@ async fn truncating_a_shard_under_a_running_server_is_data_loss_and_not_a_crash(
     assert!(lost >= 8 && kept >= 4, "{lost} lost, {kept} kept");
 
     fs::write(&shard, whole).unwrap();
-    for (&name, (_, pixels)) in names.iter().zip(&before) {
-        assert!(client.fetch(&job(), name).await.unwrap().pixels[..] == pixels[..]);
+    for (&(step, index), (_, pixels)) in names.iter().zip(&before) {
+        assert!(client.fetch(&job(), step, index).await.unwrap().pixels[..] == pixels[..]);
     }
     server.stop().await;
 }

@@ -124,7 +124,7 @@ fn client(server: &Process, access: Access) -> Client {
 }
 
 async fn stream(client: &Client, steps: u64) -> Result<Microbatches, Error> {
-    client.stream(&job(), Cursor::default(), End::Steps(steps), Rank::ALONE).await
+    client.stream(&job(), Cursor::default(), End::Steps(steps), Rank::SINGLE).await
 }
 
 async fn pixels(mut stream: Microbatches) -> Vec<Vec<u8>> {
@@ -144,9 +144,9 @@ async fn over_tls_with_certificate_and_token_the_bytes_are_the_same() {
     let plain = Client::connect(Options::new([plain_server.endpoint()])).unwrap();
     let expected = pixels(stream(&plain, 2).await.unwrap()).await;
     assert!(pixels(stream(&secured, 2).await.unwrap()).await == expected);
-    let name = forebay_client::Name { epoch: 0, step: 1, index: 7 };
-    assert!(secured.fetch(&job(), name).await.unwrap().pixels[..] == expected[15]);
-    secured.explain(&job(), name).await.unwrap();
+    let step = Cursor { epoch: 0, step: 1 };
+    assert!(secured.fetch(&job(), step, 7).await.unwrap().pixels[..] == expected[15]);
+    secured.explain(&job(), step, 7).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -247,7 +247,7 @@ async fn sigterm_drains_and_readyz_reports_it() {
     let big = Job { set: big, ..job() };
     let client = Client::connect(options).unwrap();
     let end = End::Steps(u64::from(u16::MAX));
-    let mut slow = client.stream(&big, Cursor::default(), end, Rank::ALONE).await.unwrap();
+    let mut slow = client.stream(&big, Cursor::default(), end, Rank::SINGLE).await.unwrap();
     slow.next().await.unwrap().unwrap();
     // The state may change until all windows and socket buffers are full.
     let mut in_a_row = 0;

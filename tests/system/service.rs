@@ -1,6 +1,8 @@
 //! Servers and clients on loopback: a microbatch has the same content from every server and by every call.
 
-use forebay_client::{Client, Cursor, Digest, End, Error, Job, Microbatch, Name, Options, Rank};
+use forebay_client::{
+    Client, Cursor, Digest, End, Error, Job, Microbatch, MicrobatchName, Options, Rank,
+};
 use forebay_loadtest::Report;
 
 use forebay_tests::world::{SMALL, Server, WORLD, pipeline, recipe, request};
@@ -17,7 +19,7 @@ fn client(servers: &[&Server]) -> Client {
 }
 
 /// A microbatch's name, pixels, records, and the bits of its labels and mixing weights.
-type Content = (Name, Vec<u8>, Vec<u64>, [Vec<u32>; 3]);
+type Content = (MicrobatchName, Vec<u8>, Vec<u64>, [Vec<u32>; 3]);
 
 fn content(made: &Microbatch) -> Content {
     let lambda = made.lambda.iter().map(|value| value.to_bits()).collect();
@@ -45,12 +47,12 @@ async fn stream_fetch_and_pipeline_agree_on_two_servers_and_after_a_restart() {
     let (one, two) = (Server::start(1).await, Server::start(4).await);
     let job = job("a2", &[]);
     let streamed =
-        collect(&client(&[&one]), &job, Cursor::default(), 2, Rank::ALONE).await.unwrap();
+        collect(&client(&[&one]), &job, Cursor::default(), 2, Rank::SINGLE).await.unwrap();
     assert_eq!(streamed.len(), 16);
     let (recipe, pipeline) = (recipe("a2", &[]), pipeline(3));
     for made in streamed.iter().rev() {
         let name = made.0;
-        let fetched = client(&[&two]).fetch(&job, name).await.unwrap();
+        let fetched = client(&[&two]).fetch(&job, name.cursor(), name.index).await.unwrap();
         assert_eq!(&content(&fetched), made);
         let request = request(&recipe, name.epoch, name.step, name.index);
         assert_eq!(pipeline.make(request).unwrap().payload[..], made.1);
@@ -58,7 +60,7 @@ async fn stream_fetch_and_pipeline_agree_on_two_servers_and_after_a_restart() {
     one.stop().await;
     let again = Server::start(2).await;
     let streamed_again =
-        collect(&client(&[&again]), &job, Cursor::default(), 2, Rank::ALONE).await.unwrap();
+        collect(&client(&[&again]), &job, Cursor::default(), 2, Rank::SINGLE).await.unwrap();
     assert_eq!(streamed_again, streamed);
 }
 
@@ -66,7 +68,7 @@ async fn stream_fetch_and_pipeline_agree_on_two_servers_and_after_a_restart() {
 async fn worlds_of_1_2_4_and_8_train_on_the_same_bytes() {
     let server = Server::start(2).await;
     let (client, job) = (client(&[&server]), job("a2", &[]));
-    let whole = collect(&client, &job, Cursor::default(), 3, Rank::ALONE).await.unwrap();
+    let whole = collect(&client, &job, Cursor::default(), 3, Rank::SINGLE).await.unwrap();
     for world in [2, 4, 8] {
         let mut parts = Vec::new();
         for rank in 0..world {
@@ -87,11 +89,11 @@ async fn a_stream_resumed_at_any_step_continues_across_epochs() {
         let steps_per_epoch = client.describe(&job).await.unwrap().steps_per_epoch;
         let n = 2 * steps_per_epoch + 1;
         let start = Cursor { epoch: 1, step: 1 };
-        let whole = collect(&client, &job, start, n, Rank::ALONE).await.unwrap();
+        let whole = collect(&client, &job, start, n, Rank::SINGLE).await.unwrap();
         for k in 0..=n {
-            let mut parts = collect(&client, &job, start, k, Rank::ALONE).await.unwrap();
+            let mut parts = collect(&client, &job, start, k, Rank::SINGLE).await.unwrap();
             let from = start.after(k, steps_per_epoch);
-            parts.extend(collect(&client, &job, from, n - k, Rank::ALONE).await.unwrap());
+            parts.extend(collect(&client, &job, from, n - k, Rank::SINGLE).await.unwrap());
             assert!(parts == whole, "{base}, resumed after {k} of {n} steps");
         }
     }
@@ -100,12 +102,12 @@ async fn a_stream_resumed_at_any_step_continues_across_epochs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn explain_returns_the_plan_of_the_served_microbatch() {
     let server = Server::start(1).await;
-    let name = Name { epoch: 1, step: 2, index: 3 };
-    let text = client(&[&server]).explain(&job("a1", &[]), name).await.unwrap();
+    let step = Cursor { epoch: 1, step: 2 };
+    let text = client(&[&server]).explain(&job("a1", &[]), step, 3).await.unwrap();
     let served: serde_json::Value = serde_json::from_str(&text).unwrap();
     let planned = forebay::pipeline::explain(&request(&recipe("a1", &[]), 1, 2, 3)).unwrap();
     assert_eq!(served, serde_json::to_value(planned).unwrap());
-    let made = client(&[&server]).fetch(&job("a1", &[]), name).await.unwrap();
+    let made = client(&[&server]).fetch(&job("a1", &[]), step, 3).await.unwrap();
     for (sample, record) in served["samples"].as_array().unwrap().iter().zip(&made.records) {
         assert_eq!(sample["record"], *record);
         assert_eq!(sample["file"], WORLD.dataset.name(*record));
@@ -117,10 +119,10 @@ async fn another_server_continues_where_one_stops() {
     let (one, two) = (Server::start(2).await, Server::start(2).await);
     let job = job("a2", &[]);
     let undisturbed =
-        collect(&client(&[&two]), &job, Cursor::default(), 6, Rank::ALONE).await.unwrap();
+        collect(&client(&[&two]), &job, Cursor::default(), 6, Rank::SINGLE).await.unwrap();
     let client = client(&[&one, &two]);
     let mut stream =
-        client.stream(&job, Cursor::default(), End::Steps(6), Rank::ALONE).await.unwrap();
+        client.stream(&job, Cursor::default(), End::Steps(6), Rank::SINGLE).await.unwrap();
     let mut received = vec![content(&stream.next().await.unwrap().unwrap())];
     let report = one.stop().await;
     assert!(report.microbatches < 48, "{report:?}");
@@ -155,8 +157,8 @@ async fn errors_for_bad_requests_say_what_is_wrong() {
     assert!(error.contains("a9") && error.contains("a1, a2, a3, eval"), "{error}");
     let error = client.describe(&Job::new("train", "a2")).await.unwrap_err().to_string();
     assert!(error.contains("60 samples") && error.contains("--batch"), "{error}");
-    let past = Name { epoch: 0, step: 3, index: 0 };
-    let error = client.fetch(&job("a2", &[]), past).await.unwrap_err().to_string();
+    let past = Cursor { epoch: 0, step: 3 };
+    let error = client.fetch(&job("a2", &[]), past, 0).await.unwrap_err().to_string();
     assert!(error.contains("step 3"), "{error}");
 }
 

@@ -123,7 +123,7 @@ async fn slow_readers_hold_bounded_memory_and_a_fast_one_gets_its_share() {
     let client = Client::connect(Options::new([format!("http://{}", server.address)])).unwrap();
     let job = Job { set: size.set(), seed: 5, ..Job::new("train", "a3") };
     let end = End::Steps(1 << 20);
-    let mut stream = client.stream(&job, Cursor::default(), end, Rank::ALONE).await.unwrap();
+    let mut stream = client.stream(&job, Cursor::default(), end, Rank::SINGLE).await.unwrap();
     let (alone, _) = train(&mut stream, &server, microbatches / 2).await;
 
     let received = Arc::new(AtomicU64::new(0));

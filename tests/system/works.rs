@@ -264,7 +264,7 @@ async fn stream(server: &Server, seed: u64, epoch: u64) -> Microbatches {
     let set = SMALL.iter().chain(&["microbatches = 1"]).map(|change| (*change).to_owned());
     let job = Job { set: set.collect(), seed, ..Job::new("train", "a3") };
     let from = Cursor { epoch, step: 0 };
-    client.stream(&job, from, End::Steps(1 << 20), Rank::ALONE).await.unwrap()
+    client.stream(&job, from, End::Steps(1 << 20), Rank::SINGLE).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

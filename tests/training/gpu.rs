@@ -67,7 +67,7 @@ fn gpu(device: u32, number: Number, place: Rank, bucket: usize) -> Cuda {
 }
 
 fn one(device: u32) -> Cuda {
-    gpu(device, Number::Bf16, Rank::ALONE, BUCKET)
+    gpu(device, Number::Bf16, Rank::SINGLE, BUCKET)
 }
 
 fn cpu() -> Cpu<f32> {
@@ -125,7 +125,7 @@ fn layers(device: u32) {
     ];
     for (net, number) in nets.iter().flat_map(|n| [(n, Number::F32), (n, Number::Bf16)]) {
         let device = Device::open(device).unwrap();
-        let setting = Setting { device, number, place: Rank::ALONE, bucket: BUCKET };
+        let setting = Setting { device, number, place: Rank::SINGLE, bucket: BUCKET };
         let checks = selftest::layers(&setting, net, 3).unwrap();
         assert!(checks.len() > 5 * net.ops.len(), "{} comparisons", checks.len());
         let wrong: Vec<_> = checks.iter().filter(|check| check.excess > 0.0).collect();
@@ -139,7 +139,7 @@ fn losses_follow_the_cpu(device: u32) {
     assert_eq!(wanted.len(), 10);
     assert!(wanted[9].loss < 0.9 * wanted[0].loss, "the loss does not fall: {wanted:?}");
     for (number, limit) in [(Number::F32, 1e-3), (Number::Bf16, 0.02)] {
-        let (found, _) = whole(&mut gpu(device, number, Rank::ALONE, BUCKET), &training);
+        let (found, _) = whole(&mut gpu(device, number, Rank::SINGLE, BUCKET), &training);
         for (step, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
             let off = (found.loss - wanted.loss).abs() / wanted.loss;
             assert!(off <= limit, "{number:?}, step {step}: {off:.4} apart, {limit} allowed");
@@ -170,7 +170,7 @@ fn late(device: u32) {
         &mut backend,
         &training,
         from,
-        batches(&training, from, Rank::ALONE),
+        batches(&training, from, Rank::SINGLE),
         |at| at == Cursor { epoch: 1, step: 0 },
         |backend, cursor, report| {
             assert_eq!(cursor.epoch * 2 + cursor.step, report.epoch * 2 + report.step + 1);
@@ -221,7 +221,7 @@ fn steady(device: u32) {
     let (training, mut backend) = (settings(2, 2), one(device));
     let mut pieces = Vec::new();
     let from = Cursor::default();
-    let source = batches(&training, from, Rank::ALONE);
+    let source = batches(&training, from, Rank::SINGLE);
     let after = |backend: &mut Cuda, _: Cursor, _: &Report| {
         pieces.push(backend.pieces());
         Ok::<Flow, Error>(Flow::Continue(()))
@@ -298,7 +298,7 @@ fn two_ranks(device: u32) {
 
 fn two_ranks_of_two(device: u32) {
     let training = settings(4, 2);
-    let (reports, _) = whole(&mut gpu(device, Number::F32, Rank::ALONE, BUCKET), &training);
+    let (reports, _) = whole(&mut gpu(device, Number::F32, Rank::SINGLE, BUCKET), &training);
     let (found, _) = world(device, Number::F32, &training, 2, BUCKET);
     for (step, (found, wanted)) in found.iter().zip(&reports).enumerate() {
         let off = (found.loss - wanted.loss).abs() / wanted.loss;

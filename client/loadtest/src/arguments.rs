@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::{Parser, ValueEnum};
-use forebay_client::{Access, Cursor, Dtype, Job, Layout, MixedBy, RecipeRef, ServerFlags};
+use forebay_client::{Access, Cursor, DType, Job, Layout, MixedBy, RecipeRef, ServerFlags};
 use forebay_loadtest::{Options, Pace, Phase, Slo, Spawn, StepTime, duration};
 
 /// Load forebay servers with virtual trainers, and check what they receive.
@@ -55,8 +55,8 @@ pub(crate) struct Arguments {
     #[arg(long, env = "FOREBAY_STEP", default_value_t = 0)]
     step: u64,
     /// Type of the pixels: u8, f16, bf16 or f32.
-    #[arg(long, env = "FOREBAY_DTYPE", default_value_t = Dtype::U8)]
-    dtype: Dtype,
+    #[arg(long, env = "FOREBAY_DTYPE", default_value_t = DType::U8)]
+    dtype: DType,
     /// Layout of the pixels: nhwc or nchw.
     #[arg(long, env = "FOREBAY_LAYOUT", default_value_t = Layout::Nhwc)]
     layout: Layout,

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use forebay_client::{Cursor, Description, Microbatch, Name};
+use forebay_client::{Cursor, Description, Microbatch, MicrobatchName};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The most violations that are told; the rest is counted.
@@ -12,7 +12,7 @@ const TOLD: usize = 20;
 
 /// A number that names a microbatch and its content: records, targets and pixels.
 pub fn mark(microbatch: &Microbatch) -> u64 {
-    let Name { epoch, step, index } = microbatch.name;
+    let MicrobatchName { epoch, step, index, .. } = microbatch.name;
     let numbers = [epoch, step, index.into(), microbatch.xxh3].map(u64::to_le_bytes).concat();
     let records = microbatch.records.iter().flat_map(|record| record.to_le_bytes());
     let labels = microbatch.label_a.iter().chain(&microbatch.label_b);
@@ -23,17 +23,18 @@ pub fn mark(microbatch: &Microbatch) -> u64 {
 }
 
 /// The marks of an undisturbed run, by name.
-pub type Digests = BTreeMap<Name, u64>;
+pub type Digests = BTreeMap<MicrobatchName, u64>;
 
 /// Which microbatches came to each copy of a job, and how often each record.
 #[derive(Debug)]
 pub struct Coverage {
     description: Description,
+    seed: u64,
     from: Cursor,
     /// What came to slow readers, who read for themselves.
-    aside: Vec<(Name, u64)>,
+    aside: Vec<(MicrobatchName, u64)>,
     /// For each copy, the marks by name.
-    seen: Vec<BTreeMap<Name, u64>>,
+    seen: Vec<BTreeMap<MicrobatchName, u64>>,
     /// For each epoch, how often each record came to copy 0.
     counts: BTreeMap<u64, Vec<u32>>,
     found: Vec<String>,
@@ -42,9 +43,10 @@ pub struct Coverage {
 
 impl Coverage {
     /// Of so many copies of a job that read from a step on.
-    pub fn new(description: &Description, from: Cursor, copies: u32) -> Self {
+    pub fn new(description: &Description, seed: u64, from: Cursor, copies: u32) -> Self {
         Self {
             description: description.clone(),
+            seed,
             from,
             aside: Vec::new(),
             seen: vec![BTreeMap::new(); copies as usize],
@@ -136,7 +138,7 @@ impl Coverage {
                         continue;
                     }
                     expected += 1;
-                    let name = Name { epoch, step, index };
+                    let name = MicrobatchName { seed: self.seed, epoch, step, index };
                     if !seen.contains_key(&name) {
                         self.tell(format!("job {copy}: {name} never came"));
                     }

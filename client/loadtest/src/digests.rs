@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use forebay_client::{Client, Cursor, Description, End, Job, Name, Rank};
+use forebay_client::{Client, Cursor, Description, End, Job, MicrobatchName, Rank};
 use indicatif::ProgressBar;
 
 use crate::Error;
@@ -19,7 +19,7 @@ pub(crate) async fn read_calmly(
     (bar, interrupt): (&ProgressBar, &AtomicBool),
 ) -> Result<Digests, forebay_client::Error> {
     let mut digests = Digests::new();
-    let mut stream = client.stream(job, from, End::Steps(steps), Rank::ALONE).await?;
+    let mut stream = client.stream(job, from, End::Steps(steps), Rank::SINGLE).await?;
     while let Some(microbatch) = stream.next().await {
         let microbatch = microbatch?;
         digests.insert(microbatch.name, mark(&microbatch));
@@ -54,16 +54,17 @@ pub(crate) fn load(
     if found != heading {
         return Err(Error::file(file, &format!("is of another job: {found}, not {heading}")));
     }
-    let digests = lines.map(parse).collect::<Option<Digests>>();
+    let digests = lines.map(|line| parse(line, job.seed)).collect::<Option<Digests>>();
     digests.map(Some).ok_or_else(|| Error::file(file, &"holds a line that is no digest"))
 }
 
-fn parse(line: &str) -> Option<(Name, u64)> {
+fn parse(line: &str, seed: u64) -> Option<(MicrobatchName, u64)> {
     let mut words = line.split_whitespace();
     let mut number = || words.next()?.parse().ok();
     let (epoch, step, index) = (number()?, number()?, number()?);
     let mark = u64::from_str_radix(words.next()?, 16).ok()?;
-    Some((Name { epoch, step, index: u32::try_from(index).ok()? }, mark))
+    let index = u32::try_from(index).ok()?;
+    Some((MicrobatchName { seed, epoch, step, index }, mark))
 }
 
 /// Writes them, a line a microbatch: epoch, step, microbatch, digest.
@@ -74,7 +75,7 @@ pub(crate) fn keep(
     digests: &Digests,
 ) -> Result<(), Error> {
     let mut text = heading(job, description) + "\n";
-    for (Name { epoch, step, index }, mark) in digests {
+    for (MicrobatchName { epoch, step, index, .. }, mark) in digests {
         // Writing to a string cannot fail.
         writeln!(text, "{epoch} {step} {index} {mark:016x}").ok();
     }

@@ -60,9 +60,9 @@ pub async fn run(mut options: Options) -> Result<Report, Error> {
         None => None,
     };
     for Phase { trainers, .. } in options.phases() {
-        Rank { rank: 0, world: trainers }.indices(description.microbatches)?;
+        Rank { rank: 0, world: trainers }.microbatches(description.microbatches)?;
     }
-    let coverage = Coverage::new(&description, options.from, options.jobs);
+    let coverage = Coverage::new(&description, options.job.seed, options.from, options.jobs);
     let run = Arc::new(Run {
         live: Arc::new(Live::new()),
         job: options.job.clone(),
@@ -85,7 +85,7 @@ pub async fn run(mut options: Options) -> Result<Report, Error> {
     drop(fleet);
     report.compared = compare(&options, &run, undisturbed, &report).await?;
     if let Some(coverage) = &run.coverage {
-        let none = Coverage::new(&run.description, run.from, 0);
+        let none = Coverage::new(&run.description, run.job.seed, run.from, 0);
         let (count, found) = std::mem::replace(&mut *locked(coverage), none).violations();
         report.violation_count += count;
         report.violations.extend(found);

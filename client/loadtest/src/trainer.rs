@@ -61,7 +61,7 @@ impl Trainer {
         let run = Arc::clone(&self.run);
         let description = &run.description;
         let indices =
-            self.rank.indices(description.microbatches).map_err(|error| error.to_string())?;
+            self.rank.microbatches(description.microbatches).map_err(|error| error.to_string())?;
         let mut stream = None;
         let mut storms = run.storms();
         while self.gate.enter(self.at, &run.interrupt).await {
@@ -144,7 +144,7 @@ impl Trainer {
 /// Reads slowly and for itself, until dropped: a microbatch each so often. Ends with what is wrong.
 pub(crate) async fn read_slowly(run: Arc<Run>, client: Client, every: Duration) -> String {
     let end = End::Steps(u32::MAX.into());
-    let mut stream = match client.stream(&run.job, run.from, end, Rank::ALONE).await {
+    let mut stream = match client.stream(&run.job, run.from, end, Rank::SINGLE).await {
         Ok(stream) => stream,
         Err(error) => return format!("slow reader: {error}"),
     };

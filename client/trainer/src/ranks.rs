@@ -41,7 +41,7 @@ pub struct Ranks {
 impl Ranks {
     /// The one process of a training that has no other.
     pub fn alone() -> Self {
-        Self { place: Rank::ALONE, ring: None, calls: 0, watch: None }
+        Self { place: Rank::SINGLE, ring: None, calls: 0, watch: None }
     }
 
     /// The ranks of a world of threads.

@@ -166,11 +166,11 @@ impl Step {
 
 /// The microbatches of a step that a rank computes: a world must divide them.
 fn microbatches_of(place: Rank, microbatches: u32) -> Result<Vec<u32>, Error> {
-    let setting = |error: forebay_client::Error| Error::Setting {
+    let setting = |error: forebay_client::RankError| Error::Setting {
         setting: "--world",
         problem: error.to_string(),
     };
-    place.indices(microbatches).map_err(setting)
+    place.microbatches(microbatches).map_err(setting)
 }
 
 /// A step, over all ranks.

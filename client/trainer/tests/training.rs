@@ -27,7 +27,8 @@ fn go(
         losses.push(report.loss);
         Ok(if losses.len() < most { Flow::Continue(()) } else { Flow::Break(()) })
     };
-    let cursor = train(cpu, training, from, batches(training, from, Rank::ALONE), |_| true, after)?;
+    let cursor =
+        train(cpu, training, from, batches(training, from, Rank::SINGLE), |_| true, after)?;
     Ok((cursor, losses))
 }
 

@@ -74,7 +74,7 @@ pub(crate) fn read(
     rank: Rank,
 ) -> anyhow::Result<impl Iterator<Item = anyhow::Result<Batch>> + use<>> {
     let (folder, steps, indices) =
-        (folder.to_owned(), about.steps, rank.indices(about.microbatches)?);
+        (folder.to_owned(), about.steps, rank.microbatches(about.microbatches)?);
     let first = from.epoch * steps + from.step;
     let names = (first..).flat_map(move |update| {
         let name = move |index| (update / steps, update % steps, index);

@@ -35,8 +35,12 @@ mod gpu {
         };
         let device = gpu::Device::open(device.unwrap_or(0))?;
         command::print(&format!("{device:?}: {}", device.name()?));
-        let setting =
-            |number| Setting { device: device.clone(), number, place: Rank::ALONE, bucket: BUCKET };
+        let setting = |number| Setting {
+            device: device.clone(),
+            number,
+            place: Rank::SINGLE,
+            bucket: BUCKET,
+        };
         for model in ["resnet20", "resnet18", "resnet50"] {
             let graph = Graph::new(&Architecture::named(model, 10)?, SIDES.0, SIDES.1);
             for number in [Number::F32, Number::Bf16] {

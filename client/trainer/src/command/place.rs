@@ -19,7 +19,7 @@ pub(crate) fn place(args: &Place) -> anyhow::Result<(Rank, String)> {
         if let Some(rank) = args.rank {
             bail!("--rank {rank} without --world: of how many ranks?");
         }
-        return Ok((Rank::ALONE, String::new()));
+        return Ok((Rank::SINGLE, String::new()));
     };
     let mut rank = number(args.rank, "RANK", set.global_rank.as_ref())?;
     if rank.is_none() && world > 1 {

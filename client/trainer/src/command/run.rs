@@ -36,7 +36,7 @@ pub(crate) fn run(args: &Train) -> anyhow::Result<()> {
     let (rank, address) = place(&args.place)?;
     let feed = Feed::open(&args.source, Some((&args.recipe, &args.data, args.seed)), rank)?;
     let (about, evaluation) = (feed.training()?, feed.evaluation()?);
-    rank.indices(about.microbatches)?;
+    rank.microbatches(about.microbatches)?;
     let run = describe(args, &about)?;
     let mut backend = backend(&args.network, &about, evaluation.as_ref(), rank)?;
     let settings = settings(args, &run, evaluation.as_ref())?;
@@ -115,9 +115,9 @@ pub(crate) fn eval(args: &Evaluate) -> anyhow::Result<()> {
     let Some(init) = &args.network.init else {
         bail!("no --init: which model is to be evaluated?")
     };
-    let feed = Feed::open(&args.source, None, Rank::ALONE)?;
+    let feed = Feed::open(&args.source, None, Rank::SINGLE)?;
     let about = feed.evaluation()?.context("nothing to evaluate on; set --dataset")?;
-    let mut backend = backend(&args.network, &about, Some(&about), Rank::ALONE)?;
+    let mut backend = backend(&args.network, &about, Some(&about), Rank::SINGLE)?;
     let state = State { model: checkpoint::read_model(init)?, ..State::default() };
     backend.load(&state).map_err(|problem| Error::Mismatch { path: init.clone(), problem })?;
     let Accuracy { samples, .. } = report(&mut *backend, &feed, &about)?;
