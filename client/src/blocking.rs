@@ -1,30 +1,49 @@
-//! The client for trainers without a runtime of their own: the same calls, waiting.
+//! The client for programs without an async runtime: the same calls, each of which blocks.
 
 use std::sync::Arc;
 
+use forebay_proto::types::{Cursor, Rank};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::{Cursor, Description, End, Error, Job, Microbatch, Options, Rank, ServerStats};
+use crate::description::Description;
+use crate::error::Error;
+use crate::fleet::stats::ServerStats;
+use crate::job::Job;
+use crate::microbatch::Microbatch;
+use crate::options::Options;
+use crate::stream::walk::End;
 
 /// A client that receives on a thread of its own.
+///
+/// ```no_run
+/// use forebay_client::{Cursor, End, Job, Options, Rank, blocking};
+///
+/// let client = blocking::Client::connect(Options::new(["http://localhost:50051"]))?;
+/// let job = Job::new("imagenet", "a2");
+/// for microbatch in client.stream(&job, Cursor::default(), End::Steps(10), Rank::SINGLE)? {
+///     println!("{}", microbatch?.name);
+/// }
+/// # Ok::<(), forebay_client::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Client {
-    inner: crate::Client,
+    inner: crate::client::Client,
     runtime: Arc<Runtime>,
 }
 
 impl Client {
-    /// Connects when there is something to ask.
+    /// Creates a client, which connects at its first call.
+    ///
+    /// # Errors
+    /// When the options are invalid, or the thread cannot be started.
     pub fn connect(options: Options) -> Result<Self, Error> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("forebay-client")
             .enable_all()
             .build()
-            .map_err(|error| {
-                Error::Options(format!("cannot start the client's thread: {error}"))
-            })?;
-        let inner = runtime.block_on(async { crate::Client::connect(options) })?;
+            .map_err(|error| Error::Internal(format!("cannot start a thread: {error}")))?;
+        let inner = runtime.block_on(async { crate::client::Client::connect(options) })?;
         Ok(Self { inner, runtime: Arc::new(runtime) })
     }
 
@@ -34,21 +53,33 @@ impl Client {
     }
 
     /// As [`Client::describe`](crate::Client::describe).
+    ///
+    /// # Errors
+    /// When no server describes the job.
     pub fn describe(&self, job: &Job) -> Result<Arc<Description>, Error> {
         self.runtime.block_on(self.inner.describe(job))
     }
 
     /// As [`Client::explain`](crate::Client::explain).
+    ///
+    /// # Errors
+    /// When no server returns the plan.
     pub fn explain(&self, job: &Job, step: Cursor, index: u32) -> Result<String, Error> {
         self.runtime.block_on(self.inner.explain(job, step, index))
     }
 
     /// As [`Client::fetch`](crate::Client::fetch).
+    ///
+    /// # Errors
+    /// When no server returns the microbatch.
     pub fn fetch(&self, job: &Job, step: Cursor, index: u32) -> Result<Microbatch, Error> {
         self.runtime.block_on(self.inner.fetch(job, step, index))
     }
 
     /// As [`Client::stream`](crate::Client::stream).
+    ///
+    /// # Errors
+    /// When no server describes the job, or the cursor or the rank do not fit it.
     pub fn stream(
         &self,
         job: &Job,
@@ -61,16 +92,16 @@ impl Client {
     }
 }
 
-/// Microbatches in order, each exactly once. Dropping it ends it.
+/// Microbatches in order, each exactly once. Dropping it ends the stream.
 #[derive(Debug)]
 pub struct Microbatches {
-    inner: crate::Microbatches,
-    /// Runs for as long as there is something to receive.
+    inner: crate::stream::microbatches::Microbatches,
+    /// Keeps the receiving thread alive, also after the client was dropped.
     _runtime: Arc<Runtime>,
 }
 
 impl Microbatches {
-    /// What the job amounts to.
+    /// The job's description.
     pub fn description(&self) -> &Description {
         self.inner.description()
     }

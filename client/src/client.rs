@@ -1,134 +1,116 @@
-//! The calls of the service, at whichever server answers.
+//! The client: the calls of the service, at whichever server answers.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
+use forebay_proto::types::{Cursor, Digest, MicrobatchName, Rank};
 use forebay_proto::v1;
-use forebay_proto::v1::forebay_service_client::ForebayServiceClient as Stub;
-use http::header::AUTHORIZATION;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
-use tonic::metadata::MetadataMap;
-use tonic::{Request, Response, Status};
 
-use crate::ask::Ask;
-use crate::connect::Pool;
-use crate::cursor::Walk;
-use crate::error::Cause;
-use crate::fleet::{Fleet, Member};
-use crate::receive::{Wanted, check_digest};
-use crate::retry::Attempts;
-use crate::roster::Roster;
-use crate::slab::Slabs;
-use crate::status::cause_of;
-use crate::stream::Stream;
-use crate::{
-    Cursor, Description, Digest, End, Error, Job, Microbatch, MicrobatchName, Microbatches,
-    Options, Rank, ServerStats,
-};
+use crate::description::Description;
+use crate::error::Error;
+use crate::fleet::job_servers::JobServers;
+use crate::fleet::members::Fleet;
+use crate::fleet::stats::ServerStats;
+use crate::job::Job;
+use crate::microbatch::Microbatch;
+use crate::options::{Options, Prefetch};
+use crate::stream::microbatches::Microbatches;
+use crate::stream::request::JobContext;
+use crate::stream::walk::{End, Walk};
+use crate::stream::window::{Window, automatic_bytes};
+use crate::survey::survey;
+use crate::unary::Unary;
+use crate::wire::buffers::Buffers;
+use crate::wire::connect::Pool;
+use crate::wire::expected::Expected;
 
-/// A job, its first description, and the servers that agree with it.
-type Pin = (Job, Arc<Description>, Arc<Roster>);
-
-/// After the first description the others have so long to arrive, before the majority of those that
-/// came is believed.
-const SURVEY: Duration = Duration::from_secs(2);
-
-/// A client of one or more servers that have the same datasets.
+/// A client of one or more servers with the same datasets.
 ///
-/// The first description pins a job's digests, or that of most servers where there are several: from
-/// then on a server that has another dataset of that name, or makes another recipe of it, is excluded.
+/// The first description pins a job's digests; with several servers it is the one that most of them
+/// agree on. From then on a server with another dataset or recipe of that name is excluded.
+///
+/// ```no_run
+/// # async fn run() -> Result<(), forebay_client::Error> {
+/// use forebay_client::{Client, Cursor, End, Job, Options, Rank};
+///
+/// let servers = ["http://data-0:50051", "http://data-1:50051"];
+/// let client = Client::connect(Options::new(servers))?;
+/// let job = Job { seed: 7, ..Job::new("imagenet", "a2") };
+/// let description = client.describe(&job).await?;
+/// println!("{} steps of {} images", description.steps_per_epoch, description.batch);
+///
+/// // The second of four trainers resumes at epoch 3, and reads to the end of epoch 299.
+/// let from = Cursor { epoch: 3, step: 0 };
+/// let end = End::Until(Cursor { epoch: 300, step: 0 });
+/// let mut stream = client.stream(&job, from, end, Rank { rank: 1, world: 4 }).await?;
+/// while let Some(microbatch) = stream.next().await {
+///     let microbatch = microbatch?;
+///     println!("{}: shape {:?}", microbatch.name, microbatch.shape);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct Client {
     options: Arc<Options>,
     fleet: Arc<Fleet>,
-    pool: Arc<Pool>,
-    pinned: Arc<Mutex<Vec<Pin>>>,
+    calls: Unary,
+    pinned: Arc<Mutex<Vec<PinnedJob>>>,
+}
+
+/// A job, its first description, and the servers that agree with it.
+#[derive(Clone, Debug)]
+struct PinnedJob {
+    job: Job,
+    description: Arc<Description>,
+    servers: Arc<JobServers>,
 }
 
 impl Client {
-    /// Connects when there is something to ask, from within a Tokio runtime.
+    /// Creates a client, which connects at its first call. To be called within a Tokio runtime.
+    ///
+    /// # Errors
+    /// When an option is invalid, or a file of certificates or the token cannot be read.
     pub fn connect(options: Options) -> Result<Self, Error> {
         options.check()?;
         let options = Arc::new(options);
         let fleet = Arc::new(Fleet::new(&options)?);
-        let pool = Arc::new(Pool::new(&options));
-        Ok(Self { options, fleet, pool, pinned: Arc::default() })
+        let calls = Unary { options: Arc::clone(&options), pool: Arc::new(Pool::new(&options)) };
+        Ok(Self { options, fleet, calls, pinned: Arc::default() })
     }
 
-    /// What came from each server, and whether it is asked.
+    /// The servers, with their state and statistics.
     pub fn servers(&self) -> Vec<ServerStats> {
         self.fleet.stats()
     }
 
-    /// What a job amounts to.
+    /// Describes the dataset and the recipe of a job.
+    ///
+    /// # Errors
+    /// When the servers refuse the job, or none answers in the time that [`Options::retry`] allows.
     pub async fn describe(&self, job: &Job) -> Result<Arc<Description>, Error> {
-        let known = self.known(job).is_some();
-        let (job, roster) = self.pinned(job);
-        let surveyed = if known { None } else { self.survey(&job, &roster).await };
+        let is_known = self.pinned(job).is_some();
+        let (job, servers) = self.with_digests(job);
+        let surveyed = if is_known { None } else { survey(&self.calls, &job, &servers).await };
         let description = if let Some(description) = surveyed {
             description
         } else {
             let request = format!("description of {}", job.dataset);
-            let describe = |server| self.describe_at(&job, server);
-            self.ask(&roster, &request, 0, describe).await?
+            let describe = |member| self.calls.describe(&job, member);
+            self.calls.call(&servers, &request, 0, describe).await?
         };
         let description = Arc::new(description);
-        self.pin(job, &description, roster);
+        self.pin(job, &description, servers);
         Ok(description)
     }
 
-    /// Asks all servers, where there are several; what most of those that answer in time agree on.
-    async fn survey(&self, job: &Job, roster: &Roster) -> Option<Description> {
-        let members = roster.members();
-        if members.len() < 2 {
-            return None;
-        }
-        let mut asked = JoinSet::new();
-        for member in members.iter().map(Arc::clone) {
-            let (client, job) = (self.clone(), job.clone());
-            asked.spawn(async move {
-                let description = client.describe_at(&job, Arc::clone(&member)).await;
-                description.ok().map(|description| (member, description))
-            });
-        }
-        let mut answers: Vec<(Arc<Member>, Description)> = Vec::new();
-        let mut end = None;
-        loop {
-            let next = async {
-                match end {
-                    Some(end) => timeout_at(end, asked.join_next()).await.ok().flatten(),
-                    None => asked.join_next().await,
-                }
-            };
-            let Some(answer) = next.await else { break };
-            answers.extend(answer.ok().flatten());
-            if !answers.is_empty() {
-                end = end.or_else(|| Some(Instant::now() + SURVEY));
-            }
-        }
-        answers.sort_by(|(one, _), (other, _)| one.name().cmp(other.name()));
-        let agree = |one: &Description, other: &Description| {
-            one.dataset_digest == other.dataset_digest && one.recipe_digest == other.recipe_digest
-        };
-        let votes = |of: &Description| answers.iter().filter(|(_, by)| agree(of, by)).count();
-        // The first of equal ones, in the order of names, so that all ranks choose the same.
-        let (_, chosen) = answers.iter().rev().max_by_key(|(_, description)| votes(description))?;
-        for (member, found) in answers.iter().filter(|(_, found)| !agree(chosen, found)) {
-            let (what, expected, found) = if found.dataset_digest == chosen.dataset_digest {
-                ("recipe", chosen.recipe_digest, found.recipe_digest)
-            } else {
-                ("dataset", chosen.dataset_digest, found.dataset_digest)
-            };
-            roster.exclude(member, &Cause::Mismatch { what, expected, found });
-        }
-        Some(chosen.clone())
-    }
-
-    /// The plan of one microbatch, as the JSON that `forebay explain` prints.
+    /// Returns the plan of one microbatch, as the JSON that `forebay explain` prints.
+    ///
+    /// # Errors
+    /// When the servers refuse the request, or none answers in the time that [`Options::retry`]
+    /// allows.
     pub async fn explain(&self, job: &Job, step: Cursor, index: u32) -> Result<String, Error> {
-        let name = named(job, step, index);
-        let (pinned, roster) = self.pinned(job);
+        let name = name(job, step, index);
+        let (pinned, servers) = self.with_digests(job);
         let request = v1::ExplainRequest {
             job: Some(pinned.to_wire()),
             epoch: name.epoch,
@@ -136,29 +118,32 @@ impl Client {
             microbatch: name.index,
         };
         let what = format!("plan of {} at {name}", job.dataset);
-        self.ask(&roster, &what, name.step, |server| {
-            let request = self.signed(request.clone());
-            async move {
-                let mut stub = Stub::new(self.pool.connection(&server.server)?);
-                Ok(self.answer(stub.explain(request?)).await?.json)
-            }
-        })
-        .await
+        let explain = |member| self.calls.explain(request.clone(), member);
+        self.calls.call(&servers, &what, name.step, explain).await
     }
 
-    /// One microbatch.
+    /// Fetches one microbatch.
+    ///
+    /// # Errors
+    /// When the servers refuse the request, or none answers in the time that [`Options::retry`]
+    /// allows.
     pub async fn fetch(&self, job: &Job, step: Cursor, index: u32) -> Result<Microbatch, Error> {
-        let name = named(job, step, index);
-        let ask = self.to_ask(job, &self.pool, 0).await?;
+        let name = name(job, step, index);
+        let context = self.context(job, &self.calls.pool).await?;
         let what = format!("fetch of {} at {name}", job.dataset);
         let received = Arc::default();
-        let fetch = |server| ask.fetch(server, name, &received);
-        self.ask(&ask.roster, &what, ask.key(step), fetch).await
+        let fetch = |member| context.fetch(member, name, &received);
+        self.calls.call(&context.servers, &what, context.key(step), fetch).await
     }
 
-    /// A rank's microbatches from a step on: in order, each exactly once, whichever servers fail.
+    /// Streams a rank's microbatches from a step on: in order, each exactly once, whichever servers
+    /// fail.
     ///
-    /// Each step comes from one server, the same for all ranks; the steps are spread over the servers.
+    /// Each step comes from one server, the same for all ranks; steps are spread over the servers.
+    ///
+    /// # Errors
+    /// When the servers refuse the job, or none answers in the time that [`Options::retry`] allows;
+    /// when the cursor is not in its epoch, or the world does not divide the microbatches of a step.
     pub async fn stream(
         &self,
         job: &Job,
@@ -167,139 +152,82 @@ impl Client {
         rank: Rank,
     ) -> Result<Microbatches, Error> {
         let pool = Arc::new(Pool::new(&self.options));
-        let ask = self.to_ask(job, &pool, self.options.prefetch_bytes).await?;
-        let walk = Walk::new(from, end, rank, &ask.wanted)?;
-        Ok(Microbatches::start(Stream { ask: Arc::new(ask), walk }))
+        let context = self.context(job, &pool).await?;
+        let walk = Walk::new(from, end, rank, &context.expected)?;
+        let window = self.window(&context, &walk);
+        Ok(Microbatches::start(Arc::new(context), window, walk))
     }
 
-    /// What to ask for: the job with the digests that its servers must have.
-    async fn to_ask(
-        &self,
-        job: &Job,
-        pool: &Arc<Pool>,
-        prefetch_bytes: usize,
-    ) -> Result<Ask, Error> {
-        let known = self.known(job).map(|(description, _)| description);
-        let description = match known {
-            Some(description) => description,
+    /// The window of a stream: as set, or large enough to keep all servers busy.
+    fn window(&self, context: &JobContext, walk: &Walk) -> Window {
+        let step_bytes = || {
+            let bytes =
+                |index: &u32| context.expected.bytes(name(&context.job, Cursor::default(), *index));
+            walk.indices().iter().map(bytes).sum()
+        };
+        Window::new(match self.options.prefetch {
+            Prefetch::Bytes(bytes) => bytes,
+            Prefetch::Auto => automatic_bytes(context.servers.members().len(), step_bytes()),
+        })
+    }
+
+    /// What requests for the microbatches of a job need.
+    async fn context(&self, job: &Job, pool: &Arc<Pool>) -> Result<JobContext, Error> {
+        let description = match self.pinned(job) {
+            Some(pinned) => pinned.description,
             None => self.describe(job).await?,
         };
-        let (job, roster) = self.pinned(job);
-        let wanted = Wanted {
+        let (job, servers) = self.with_digests(job);
+        let expected = Expected {
             description,
             seed: job.seed,
-            dtype: self.options.dtype,
-            layout: self.options.layout,
-            limit: self.options.max_microbatch_bytes,
+            format: self.options.format,
+            max_bytes: self.options.max_microbatch_bytes,
         };
-        let (options, slabs) = (Arc::clone(&self.options), Slabs::new(prefetch_bytes));
-        Ok(Ask { pool: Arc::clone(pool), options, roster, job, wanted, slabs })
+        let (options, pool) = (Arc::clone(&self.options), Arc::clone(pool));
+        Ok(JobContext { options, pool, servers, job, expected, buffers: Buffers::default() })
     }
 
-    async fn describe_at(&self, job: &Job, server: Arc<Member>) -> Result<Description, Cause> {
-        let request = v1::DescribeRequest { job: Some(job.to_wire()) };
-        let mut stub = Stub::new(self.pool.connection(&server.server)?);
-        let description = self.answer(stub.describe(self.signed(request)?)).await?;
-        let description = Description::from_wire(description)?;
-        if let Some(expected) = job.dataset_digest {
-            check_digest("dataset", expected, &description.dataset_digest.0)?;
-        }
-        if let Some(expected) = job.recipe_digest {
-            check_digest("recipe", expected, &description.recipe_digest.0)?;
-        }
-        Ok(description)
-    }
-
-    /// A request with the token, if there is one.
-    fn signed<T>(&self, message: T) -> Result<Request<T>, Cause> {
-        let mut request = Request::new(message);
-        if let Some(token) = self.options.access.token()? {
-            let metadata = std::mem::take(request.metadata_mut());
-            let mut headers = metadata.into_headers();
-            headers.insert(AUTHORIZATION, token);
-            *request.metadata_mut() = MetadataMap::from_headers(headers);
-        }
-        Ok(request)
-    }
-
-    /// The message that one server answers with.
-    async fn answer<T>(
-        &self,
-        call: impl Future<Output = Result<Response<T>, Status>>,
-    ) -> Result<T, Cause> {
-        let silence = self.options.timeouts.silence;
-        let answer = timeout(silence, call).await.map_err(|_elapsed| Cause::Silence(silence))?;
-        Ok(answer.map_err(|status| cause_of(&status))?.into_inner())
-    }
-
-    /// Asks the servers in their order, as the retry policy says.
-    async fn ask<T, F: Future<Output = Result<T, Cause>>>(
-        &self,
-        roster: &Arc<Roster>,
-        request: &str,
-        key: u64,
-        call: impl Fn(Arc<Member>) -> F,
-    ) -> Result<T, Error> {
-        let mut attempts = Attempts::single(roster);
-        loop {
-            let turn = attempts.turn(key, request).await?;
-            match call(Arc::clone(&turn.member)).await {
-                Ok(answer) => {
-                    attempts.succeeded(&turn);
-                    return Ok(answer);
-                }
-                Err(cause) => {
-                    self.pool.failed(&turn.member.server, &cause);
-                    attempts.failed(&turn, cause, request)?;
-                }
-            }
-        }
-    }
-
-    /// The job's first description, where there was one, and its servers.
-    fn known(&self, job: &Job) -> Option<(Arc<Description>, Arc<Roster>)> {
+    /// The pinned job that has the same content, if there is one.
+    fn pinned(&self, job: &Job) -> Option<PinnedJob> {
         let pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
         let agrees =
             |expected: Option<Digest>, found| expected.is_none_or(|digest| digest == found);
-        let (_, description, roster) = pinned.iter().find(|(of, description, _)| {
-            same(of, job)
+        let found = pinned.iter().find(|PinnedJob { job: other, description, .. }| {
+            have_same_digests(other, job)
                 && agrees(job.dataset_digest, description.dataset_digest)
                 && agrees(job.recipe_digest, description.recipe_digest)
-        })?;
-        Some((Arc::clone(description), Arc::clone(roster)))
+        });
+        found.cloned()
     }
 
-    /// The job with the digests of its first description, where there was one, and its servers.
-    fn pinned(&self, job: &Job) -> (Job, Arc<Roster>) {
-        match self.known(job) {
-            Some((description, roster)) => (expecting(job, &description), roster),
-            None => (job.clone(), Roster::new(&self.fleet)),
-        }
+    /// The job with the digests of its first description, if there was one, and its servers.
+    fn with_digests(&self, job: &Job) -> (Job, Arc<JobServers>) {
+        let Some(PinnedJob { description, servers, .. }) = self.pinned(job) else {
+            return (job.clone(), JobServers::new(&self.fleet));
+        };
+        let job = Job {
+            dataset_digest: Some(description.dataset_digest),
+            recipe_digest: Some(description.recipe_digest),
+            ..job.clone()
+        };
+        (job, servers)
     }
 
-    fn pin(&self, job: Job, description: &Arc<Description>, roster: Arc<Roster>) {
+    fn pin(&self, job: Job, description: &Arc<Description>, servers: Arc<JobServers>) {
         let mut pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
-        if !pinned.iter().any(|(of, _, _)| same(of, &job)) {
-            pinned.push((job, Arc::clone(description), roster));
+        if !pinned.iter().any(|other| have_same_digests(&other.job, &job)) {
+            pinned.push(PinnedJob { job, description: Arc::clone(description), servers });
         }
     }
 }
 
 /// The name of a microbatch of a job.
-const fn named(job: &Job, step: Cursor, index: u32) -> MicrobatchName {
+const fn name(job: &Job, step: Cursor, index: u32) -> MicrobatchName {
     MicrobatchName { seed: job.seed, epoch: step.epoch, step: step.step, index }
 }
 
-/// The job of which only those digests are accepted.
-fn expecting(job: &Job, description: &Description) -> Job {
-    Job {
-        dataset_digest: Some(description.dataset_digest),
-        recipe_digest: Some(description.recipe_digest),
-        ..job.clone()
-    }
-}
-
-/// Whether two jobs have the same digests: all but the seed decides them.
-fn same(one: &Job, other: &Job) -> bool {
+/// Whether two jobs have the same digests, which everything but the seed determines.
+fn have_same_digests(one: &Job, other: &Job) -> bool {
     (&one.dataset, &one.recipe, &one.set) == (&other.dataset, &other.recipe, &other.set)
 }

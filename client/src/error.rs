@@ -1,175 +1,177 @@
-//! What can go wrong, by whose turn it is.
+//! What can go wrong, by who can act on it.
 
 use std::time::Duration;
 
 use forebay_proto::header::HeaderError;
+use forebay_proto::types::{Digest, MicrobatchName};
 use tonic::Code;
-
-use crate::{Digest, MicrobatchName};
 
 /// Why a call or a stream ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The caller's options or arguments: mend them.
+    /// The caller's options or arguments are invalid.
     #[error("{0}")]
     Options(String),
-    /// A server's answer that no retry would better.
+    /// A server refused the request, and a retry would not change that.
     #[error("{endpoint}: {request}: {cause}: {}", cause.advice())]
     Refused {
         /// The server.
         endpoint: String,
-        /// What was asked for.
+        /// The request.
         request: String,
-        /// What it answered.
+        /// The server's answer.
         #[source]
         cause: Box<Cause>,
     },
-    /// Each of several servers answered what excludes it from the job.
-    #[error("{request}: no server is left: {}", servers.join("; "))]
+    /// Each of several servers gave an answer that excludes it from the job.
+    #[error("{request}: every server is excluded: {}", servers.join("; "))]
     NoServer {
-        /// What was asked for.
+        /// The request.
         request: String,
-        /// Each server, and why it is excluded.
+        /// Each server, with the reason why it is excluded.
         servers: Vec<String>,
     },
-    /// No server gave what was asked for in the time allowed.
+    /// No server answered the request in the time that [`Retry`](crate::Retry) allows.
     #[error(
-        "{request}: given up after {attempts} attempts in {:.1} s; the last, at {endpoint}: {cause}: {}",
+        "{request}: gave up after {attempts} attempts in {:.1} s; last error, from {endpoint}: {cause}: {}",
         elapsed.as_secs_f64(), cause.advice()
     )]
     GaveUp {
-        /// The server asked last.
+        /// The server that was tried last.
         endpoint: String,
-        /// What was asked for.
+        /// The request.
         request: String,
-        /// How often.
+        /// Number of attempts.
         attempts: u32,
-        /// Since when nothing arrived.
+        /// Time since the first of these attempts failed.
         elapsed: Duration,
         /// Why the last attempt failed.
         #[source]
         cause: Box<Cause>,
     },
+    /// The client itself failed, such as by a panic of one of its tasks.
+    #[error("internal error of the client: {0}")]
+    Internal(String),
 }
 
 /// Why one attempt at one server failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Cause {
-    /// The server's own word.
+    /// The server answered with an error.
     #[error("{code:?}: {message}")]
     Status {
         /// The gRPC status code.
         code: Code,
         /// The server's message.
         message: String,
-        /// After how long to ask again, as the server has it.
+        /// The delay before the next attempt that the server asks for.
         retry_after: Option<Duration>,
     },
     /// The connection failed.
     #[error("connection failed: {0}")]
     Connection(String),
-    /// The files of certificates or the token cannot be used.
+    /// A file with a certificate or a token cannot be used.
     #[error("{0}")]
     Access(String),
-    /// One of the two certificates was not accepted, or there is no TLS at the other end.
-    #[error("no secure connection: {0}")]
+    /// One of the two certificates was rejected, or the server does not speak TLS.
+    #[error("TLS handshake failed: {0}")]
     Certificate(String),
-    /// The answer ended too early.
-    #[error("the answer ended before its end")]
+    /// The response ended in the middle of a message.
+    #[error("the response ended early")]
     Truncated,
-    /// Nothing arrived.
-    #[error("not a byte arrived in {:.1} s", .0.as_secs_f64())]
-    Silence(Duration),
-    /// A microbatch did not arrive whole.
-    #[error("a microbatch took more than {:.1} s", .0.as_secs_f64())]
-    Deadline(Duration),
-    /// Another server, which was asked later, was earlier.
+    /// No bytes arrived for [`Timeouts::idle`](crate::Timeouts::idle).
+    #[error("no bytes arrived for {:.1} s", .0.as_secs_f64())]
+    IdleTimeout(Duration),
+    /// A microbatch was not complete after [`Timeouts::microbatch`](crate::Timeouts::microbatch).
+    #[error("a microbatch did not arrive within {:.1} s", .0.as_secs_f64())]
+    MicrobatchTimeout(Duration),
+    /// The same microbatch arrived earlier from the server that a hedge went to.
     #[error("another server was faster")]
     Overtaken,
-    /// Two servers gave different microbatches of one name.
-    #[error("its microbatch differs from the one of {0}, and both are whole")]
-    Contradiction(String),
-    /// A service's name has no address.
-    #[error("{name} does not resolve to a server: {why}")]
+    /// Two servers returned different content for the same microbatch.
+    #[error("its microbatch differs from that of {0}, and the checksums of both are right")]
+    Conflict(String),
+    /// The name of a service has no address.
+    #[error("cannot resolve {name}: {why}")]
     Resolve {
         /// The endpoint.
         name: String,
-        /// What the resolver says.
+        /// The resolver's error.
         why: String,
     },
-    /// What arrived is no microbatch.
+    /// The received bytes are not the expected microbatch.
     #[error(transparent)]
     Wire(WireError),
-    /// The server has another dataset or recipe than this job's.
-    #[error("its {what} has the digest {found}, this job's is {expected}")]
+    /// The server has another dataset or recipe than the job.
+    #[error("the digest of its {what} is {found}, expected {expected}")]
     Mismatch {
         /// `dataset` or `recipe`.
         what: &'static str,
-        /// The job's.
+        /// The job's digest.
         expected: Digest,
-        /// The server's.
+        /// The server's digest.
         found: Digest,
     },
 }
 
-/// What is wrong with what arrived.
+/// What is wrong with received bytes.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
-    /// The bytes are no message of the contract.
+    /// The bytes are not a message of the protocol.
     #[error("malformed message: {0}")]
     Malformed(&'static str),
     /// A part of a message is longer than allowed.
-    #[error("{what} of {found} bytes, over the limit of {limit}")]
+    #[error("{what} of {found} bytes exceeds the limit of {limit}")]
     TooLong {
-        /// Which part.
+        /// The part of the message.
         what: &'static str,
-        /// What the message says.
+        /// Its length.
         found: u64,
-        /// The bound.
+        /// The longest that is accepted.
         limit: usize,
     },
-    /// The header does not agree with itself.
-    #[error("bad header: {0}")]
+    /// The header contradicts itself.
+    #[error("invalid header: {0}")]
     Header(#[from] HeaderError),
-    /// Another microbatch than the next one.
-    #[error("received {found} where {expected} comes next")]
+    /// Another microbatch arrived than the next one.
+    #[error("received {found}, expected {expected}")]
     Order {
-        /// The one that comes next.
+        /// The name that comes next.
         expected: MicrobatchName,
-        /// The one that came.
+        /// The name in the header.
         found: MicrobatchName,
     },
-    /// The microbatch is not as the job wants it.
-    #[error("{what} is {found}, this job's is {expected}")]
-    Unasked {
+    /// The microbatch does not have the form that the job requested.
+    #[error("{what} is {found}, expected {expected}")]
+    Unexpected {
         /// A field of the header.
         what: &'static str,
-        /// What the job wants.
+        /// The job's value.
         expected: u64,
-        /// What came.
+        /// The header's value.
         found: u64,
     },
-    /// A frame does not follow the one before.
-    #[error("frame at byte {found} of the payload where byte {expected} comes next")]
+    /// A frame does not continue where the one before ended.
+    #[error("received a frame for byte {found} of the payload, expected byte {expected}")]
     Gap {
-        /// Bytes received before.
+        /// Number of payload bytes received before.
         expected: u64,
-        /// What the frame says.
+        /// The frame's offset.
         found: u64,
     },
     /// The payload is not what the server sent.
-    #[error("payload corrupted: its XXH3 is {found:016x}, its header says {expected:016x}")]
+    #[error("corrupt payload: its XXH3 is {found:016x}, expected {expected:016x}")]
     Corrupt {
-        /// The header's.
+        /// The header's hash.
         expected: u64,
-        /// The payload's.
+        /// The payload's hash.
         found: u64,
     },
-    /// A description that cannot be.
-    #[error("bad description: {0}")]
+    /// A description contradicts itself.
+    #[error("invalid description: {0}")]
     Description(&'static str),
 }
 
@@ -183,40 +185,42 @@ impl Cause {
     /// What the user of the client can do about it.
     pub(crate) fn advice(&self) -> &'static str {
         match self {
-            Self::Status { code, .. } => match code {
-                Code::InvalidArgument => "mend the request",
-                Code::NotFound => "name a dataset that the server has",
-                Code::OutOfRange => "ask for a step and a microbatch within the epoch",
-                Code::FailedPrecondition => {
-                    "give every server the same dataset and recipe, or drop the expected digests"
-                }
-                Code::ResourceExhausted => "ask for less at once, or raise the server's limits",
-                Code::Unauthenticated | Code::PermissionDenied => "give the client a valid token",
-                Code::Unimplemented => {
-                    "check that the endpoint is a forebay server of this version"
-                }
-                Code::DataLoss => "index the dataset again, or restore its files",
-                Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded => {
-                    "check that the server runs"
-                }
-                _ => "see the server's log",
-            },
-            Self::Access(_) => "mend the file",
+            Self::Status { code, .. } => status_advice(*code),
+            Self::Access(_) => "fix the file",
             Self::Certificate(_) => "check the certificates and authorities of both sides",
-            Self::Connection(_) | Self::Truncated | Self::Silence(_) => {
+            Self::Connection(_) | Self::Truncated | Self::IdleTimeout(_) => {
                 "check that the server runs and can be reached"
             }
-            Self::Deadline(_) | Self::Overtaken => {
-                "check the server's load, or allow more time (timeouts.deadline)"
+            Self::MicrobatchTimeout(_) | Self::Overtaken => {
+                "check the server's load, or raise the timeout of a microbatch"
             }
-            Self::Contradiction(_) => "check that all servers are of one version",
+            Self::Conflict(_) => "check that all servers run the same version",
             Self::Resolve { .. } => "check the name, and that servers behind it are ready",
             Self::Wire(WireError::Header(HeaderError::Limit { .. })) => {
-                "ask for smaller microbatches, or raise the client's limit"
+                "request smaller microbatches, or raise the client's limit"
             }
             Self::Wire(WireError::Corrupt { .. }) => "check the network and the server's memory",
-            Self::Wire(_) => "check that client and server are of one version",
+            Self::Wire(_) => "check that client and server run the same version",
             Self::Mismatch { .. } => "give every server the same dataset and recipe",
         }
+    }
+}
+
+const fn status_advice(code: Code) -> &'static str {
+    match code {
+        Code::InvalidArgument => "fix the request",
+        Code::NotFound => "use a dataset that the server has",
+        Code::OutOfRange => "request a step and a microbatch within the epoch",
+        Code::FailedPrecondition => {
+            "give every server the same dataset and recipe, or drop the expected digests"
+        }
+        Code::ResourceExhausted => "request less at once, or raise the server's limits",
+        Code::Unauthenticated | Code::PermissionDenied => "give the client a valid token",
+        Code::Unimplemented => "check that the endpoint is a forebay server of this version",
+        Code::DataLoss => "index the dataset again, or restore its files",
+        Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded => {
+            "check that the server runs"
+        }
+        _ => "see the server's log",
     }
 }

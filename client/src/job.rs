@@ -1,38 +1,59 @@
-//! What to serve, and what that amounts to.
+//! What to request: a dataset, a recipe and a seed.
 
+use std::path::Path;
+
+use forebay_proto::types::{Cursor, Digest};
 use forebay_proto::v1;
 
-use crate::error::{Cause, WireError};
-use crate::{Digest, State};
+use crate::description::Description;
+use crate::error::Error;
 
 /// A recipe, by name or as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RecipeRef {
-    /// A preset (a1, a2, a3, eval) or a recipe that the server was configured with.
+    /// A preset (a1, a2, a3, eval) or a recipe from the server's configuration.
     Name(String),
     /// A whole recipe as TOML.
     Toml(String),
 }
 
-/// What decides every microbatch of a training run.
+impl RecipeRef {
+    /// What a person writes for `--recipe`: a file if it ends in `.toml`, otherwise the name of a
+    /// preset or of a recipe from the server's configuration.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn from_argument(argument: &str) -> Result<Self, Error> {
+        let path = Path::new(argument);
+        if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml")) {
+            return Ok(Self::Name(argument.to_owned()));
+        }
+        let toml = std::fs::read_to_string(path).map_err(|error| {
+            Error::Options(format!("cannot read the recipe {argument:?}: {error}"))
+        })?;
+        Ok(Self::Toml(toml))
+    }
+}
+
+/// Everything that determines the microbatches of a training run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
     /// Name of a dataset that the servers have.
     pub dataset: String,
     /// The recipe.
     pub recipe: RecipeRef,
-    /// Changes to it as TOML assignments, such as `batch = 32`, in order.
+    /// Changes to the recipe as TOML assignments, such as `batch = 32`, applied in order.
     pub set: Vec<String>,
     /// Seed of every random choice.
     pub seed: u64,
-    /// The dataset's digest, where it is known: a server that has another is refused.
+    /// The dataset's expected digest: a server with another one is excluded.
     pub dataset_digest: Option<Digest>,
-    /// The recipe's digest, where it is known.
+    /// The recipe's expected digest: a server with another one is excluded.
     pub recipe_digest: Option<Digest>,
 }
 
 impl Job {
-    /// A dataset with a recipe of that name, seed 0, nothing changed and nothing expected.
+    /// A dataset with a recipe of that name, seed 0, no changes and no expected digests.
     pub fn new(dataset: impl Into<String>, recipe: impl Into<String>) -> Self {
         Self {
             dataset: dataset.into(),
@@ -44,7 +65,7 @@ impl Job {
         }
     }
 
-    /// The job that a checkpoint was written by: its seed, and nothing but its digests accepted.
+    /// The job that a checkpoint belongs to, with its seed and its digests.
     #[must_use]
     pub fn resumed(self, state: &State) -> Self {
         Self {
@@ -73,85 +94,37 @@ impl Job {
     }
 }
 
-/// What a dataset and a recipe amount to.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Description {
-    /// Version of the server that answered.
-    pub server_version: String,
+/// What a checkpoint stores to resume with the same data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct State {
     /// Digest of the dataset.
     pub dataset_digest: Digest,
-    /// Records of the dataset.
-    pub records: u64,
-    /// Those of them that do not decode, and are replaced by their successors.
-    pub bad_records: u64,
-    /// Names of the classes, by label.
-    pub classes: Vec<String>,
     /// Digest of the recipe.
     pub recipe_digest: Digest,
-    /// The recipe's canonical form, whose digest it is.
-    pub recipe_toml: String,
-    /// Positions of an epoch.
-    pub samples_per_epoch: u64,
-    /// Steps of an epoch.
-    pub steps_per_epoch: u64,
-    /// Samples of a step.
-    pub batch: u32,
-    /// Microbatches of a step.
-    pub microbatches: u32,
-    /// Height and width of the images, in pixels.
-    pub image_size: u32,
-    /// Label smoothing that the trainer's loss applies.
-    pub smoothing: f64,
-    /// Mean of R, G and B, in 0..1.
-    pub mean: [f64; 3],
-    /// Standard deviation of R, G and B.
-    pub std: [f64; 3],
-    /// Names of the datasets that the server has.
-    pub datasets: Vec<String>,
+    /// Seed of the job.
+    pub seed: u64,
+    /// Epoch of the next step.
+    pub epoch: u64,
+    /// The next step.
+    pub step: u64,
 }
 
-impl Description {
-    /// Samples of one microbatch: the positions `p` of its step with `p % microbatches == index`.
-    /// Only the last step of an evaluation has fewer than `batch / microbatches`. With 0 the
-    /// microbatch does not exist: no stream has it.
-    pub fn samples(&self, step: u64, index: u32) -> u64 {
-        let first = step.saturating_mul(self.batch.into()).min(self.samples_per_epoch);
-        let end = first.saturating_add(self.batch.into()).min(self.samples_per_epoch);
-        let (groups, index) = (u64::from(self.microbatches), u64::from(index));
-        let below = |end: u64| end / groups + u64::from(end % groups > index);
-        below(end) - below(first)
+impl State {
+    /// The state of a job with this description and seed, to resume at `next`.
+    pub fn new(description: &Description, seed: u64, next: Cursor) -> Self {
+        Self {
+            dataset_digest: description.dataset_digest,
+            recipe_digest: description.recipe_digest,
+            seed,
+            epoch: next.epoch,
+            step: next.step,
+        }
     }
 
-    pub(crate) fn from_wire(wire: v1::DescribeResponse) -> Result<Self, Cause> {
-        let says = |what| Cause::Wire(WireError::Description(what));
-        let digest = |bytes: &[u8]| bytes.try_into().map(Digest);
-        let three = |values: Vec<f64>| <[f64; 3]>::try_from(values);
-        if wire.batch == 0 || wire.microbatches == 0 || wire.image_size == 0 {
-            return Err(says("batch, microbatches and image_size must not be zero"));
-        }
-        if wire.samples_per_epoch.div_ceil(wire.batch.into()) != wire.steps_per_epoch {
-            return Err(says("steps_per_epoch must be what samples_per_epoch and batch make"));
-        }
-        Ok(Self {
-            server_version: wire.server_version,
-            dataset_digest: digest(&wire.dataset_digest)
-                .map_err(|_error| says("the dataset digest must be 32 bytes long"))?,
-            records: wire.records,
-            bad_records: wire.bad_records,
-            classes: wire.classes,
-            recipe_digest: digest(&wire.recipe_digest)
-                .map_err(|_error| says("the recipe digest must be 32 bytes long"))?,
-            recipe_toml: wire.recipe_toml,
-            samples_per_epoch: wire.samples_per_epoch,
-            steps_per_epoch: wire.steps_per_epoch,
-            batch: wire.batch,
-            microbatches: wire.microbatches,
-            image_size: wire.image_size,
-            smoothing: wire.smoothing,
-            mean: three(wire.mean).map_err(|_error| says("mean must be three numbers"))?,
-            std: three(wire.std).map_err(|_error| says("std must be three numbers"))?,
-            datasets: wire.datasets,
-        })
+    /// The step to resume at.
+    pub const fn cursor(&self) -> Cursor {
+        Cursor { epoch: self.epoch, step: self.step }
     }
 }
 
@@ -160,24 +133,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_that_samples_do_not_fill_are_refused() {
-        let of = |samples_per_epoch, steps_per_epoch| {
-            Description::from_wire(v1::DescribeResponse {
-                dataset_digest: vec![1; 32].into(),
-                recipe_digest: vec![2; 32].into(),
-                samples_per_epoch,
-                steps_per_epoch,
-                batch: 4,
-                microbatches: 2,
-                image_size: 8,
-                mean: vec![0.0; 3],
-                std: vec![1.0; 3],
-                ..v1::DescribeResponse::default()
-            })
-        };
-        let last = of(5, 2).unwrap();
-        assert_eq!([last.samples(1, 0), last.samples(1, 1), last.samples(0, 1)], [1, 0, 2]);
-        assert!(of(8, 2).is_ok() && of(0, 0).is_ok());
-        assert!(of(8, u64::MAX).is_err() && of(9, 2).is_err());
+    fn a_recipe_argument_is_a_file_if_it_ends_in_toml_and_a_name_otherwise() {
+        for name in ["a2", "ours", "recipes/a2"] {
+            assert_eq!(RecipeRef::from_argument(name).unwrap(), RecipeRef::Name(name.into()));
+        }
+        let path = std::env::temp_dir().join(format!("forebay-{}.toml", std::process::id()));
+        std::fs::write(&path, "base = \"a2\"\n").unwrap();
+        let recipe = RecipeRef::from_argument(path.to_str().unwrap());
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(recipe.unwrap(), RecipeRef::Toml("base = \"a2\"\n".into()));
+        let error = RecipeRef::from_argument("absent.toml").unwrap_err().to_string();
+        assert!(error.starts_with("cannot read the recipe \"absent.toml\": "), "{error}");
     }
 }

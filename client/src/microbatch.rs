@@ -1,67 +1,68 @@
-//! What a trainer gets.
+//! A received microbatch.
 
 use std::time::Duration;
 
+use forebay_proto::types::{DType, Layout, MicrobatchName};
 use forebay_proto::v1;
 use forebay_proto::v1::mix_parameters::Kind;
 
-use crate::slab::Pixels;
-use crate::{DType, Layout, MicrobatchName};
+use crate::wire::buffers::Pixels;
 
 pub use forebay_proto::v1::Timings;
 
-/// A microbatch of n samples: pixels, targets, and how they came to be.
+/// A microbatch of n samples: pixels, targets, and how they were made.
 #[derive(Debug)]
 pub struct Microbatch {
-    /// Its name within the job.
+    /// Name of the microbatch.
     pub name: MicrobatchName,
     /// `shape` values of type `dtype`, contiguous.
     pub pixels: Pixels,
-    /// Four numbers, in the order of `layout`.
+    /// The four dimensions, in the order of `layout`.
     pub shape: [u32; 4],
-    /// Type of a value.
+    /// Type of the values.
     pub dtype: DType,
     /// Order of the dimensions.
     pub layout: Layout,
-    /// Record numbers, n.
+    /// The n record numbers.
     pub records: Vec<u64>,
     /// The label of each sample with weight `lambda`, before smoothing.
     pub label_a: Vec<u32>,
     /// The label of each sample with weight `1 - lambda`.
     pub label_b: Vec<u32>,
-    /// Weights, from 0 to 1.
+    /// Weights from 0 to 1.
     pub lambda: Vec<f32>,
-    /// What is left to do, with [`MixedBy::Trainer`](crate::MixedBy::Trainer): n, or none at all.
+    /// The mix that is left to the trainer, for each sample; empty unless the job requested
+    /// [`MixedBy::Trainer`](crate::MixedBy::Trainer).
     pub mix: Vec<Mix>,
     /// Where the server spent its time, in microseconds.
     pub timings: Timings,
-    /// XXH3-64 of the pixels, checked.
+    /// XXH3-64 of the pixels, verified.
     pub xxh3: u64,
-    /// How long the trainer waited for it.
+    /// How long the trainer waited for the microbatch.
     pub wait: Duration,
 }
 
-/// What is left to do to a sample; its partner is sample n - 1 - i of the same microbatch.
+/// The mix of a sample with its partner, which is sample `n - 1 - i` of the same microbatch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mix {
-    /// Nothing.
+    /// The sample stays as it is.
     Keep,
-    /// `lambda` of the sample and `partner_lambda` of its partner.
+    /// The sample becomes `lambda` times itself plus `partner_lambda` times its partner.
     MixUp {
         /// Weight of the sample.
         lambda: f32,
         /// Weight of its partner.
         partner_lambda: f32,
     },
-    /// A box is taken from the partner.
+    /// A box of the sample is replaced by that of its partner.
     CutMix {
         /// First row of the box.
         top: u32,
         /// First column.
         left: u32,
-        /// Rows.
+        /// Number of rows.
         height: u32,
-        /// Columns.
+        /// Number of columns.
         width: u32,
     },
 }
@@ -80,7 +81,7 @@ impl Mix {
 }
 
 impl Microbatch {
-    /// Of a checked header and the pixels that belong to it.
+    /// Combines a checked header and its pixels.
     pub(crate) fn new(header: v1::Header, pixels: Pixels, dtype: DType, layout: Layout) -> Self {
         let shape = header.shape.try_into().expect("a checked header has four dimensions");
         let mix = header.mix.unwrap_or_default().samples.iter().map(Mix::from_wire).collect();

@@ -1,4 +1,4 @@
-//! The client against servers that run in the test, and fail when told to.
+//! The client against servers that run in the test, some of which fail.
 
 #![expect(clippy::unwrap_used, reason = "a failure to set up fails the test")]
 
@@ -11,16 +11,17 @@ mod order;
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::disallowed_methods,
-    reason = "it says which seed failed, and takes seeds from the environment"
+    reason = "it prints the seed that failed, and reads seeds from the environment"
 )]
 mod sim;
+mod single_trainer;
 
 use std::time::Duration;
 
 use fake::{Data, Fake};
 use forebay_client::{Client, Cursor, End, Job, Microbatch, MicrobatchName, Options, Rank, Retry};
 
-/// A client of these servers that does not wait long.
+/// A client of these servers with short backoffs.
 fn client(servers: &[&Fake]) -> Client {
     Client::connect(options(servers)).unwrap()
 }
@@ -28,9 +29,9 @@ fn client(servers: &[&Fake]) -> Client {
 fn options(servers: &[&Fake]) -> Options {
     let mut options = Options::new(servers.iter().map(|server| server.url()));
     options.retry = Retry {
-        first: Duration::from_millis(10),
-        most: Duration::from_millis(50),
-        give_up: Duration::from_secs(20),
+        initial_backoff: Duration::from_millis(10),
+        max_backoff: Duration::from_millis(50),
+        give_up_after: Duration::from_secs(20),
     };
     options
 }
@@ -39,7 +40,7 @@ fn job() -> Job {
     Job { seed: 5, ..Job::new("tiny", "a2") }
 }
 
-/// The names of a rank's next `n` steps.
+/// The names of a rank's next `n` steps, in order.
 fn names(data: &Data, from: Cursor, n: u64, rank: Rank) -> Vec<MicrobatchName> {
     let indices = rank.microbatches(data.microbatches).unwrap();
     let cursors = (0..n).map(|k| from.after(k, data.steps_per_epoch()));

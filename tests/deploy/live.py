@@ -172,7 +172,7 @@ class Stage:
         values["datasets"] = {"train": "train"}
         values["autoscaling"]["min"] = 1
         values["loadtest"] = {"enabled": True, "recipe": "mine", "trainers": 2, "steps": 2,
-                              "args": ["--batch=16", "--microbatches=2", "--give-up-s=5"]}
+                              "args": ["--batch=16", "--microbatches=2", "--give-up-after=5s"]}
         values.pop("trainer")
         objects, _ = chart.render(values)
         tokens = {"tokens": "team/a first-token-0123456789\n"}

@@ -131,9 +131,9 @@ async fn first_microbatch(proxy: &Proxy) -> Result<Content, String> {
     let mut options = options(&[proxy.endpoint()]);
     // A flipped bit of a length can make both sides wait for each other. Where the machine is so busy that the
     // limits pass without a fault, the client tries again.
-    options.timeouts.ping = Duration::from_millis(300);
-    options.timeouts.silence = Duration::from_secs(3);
-    options.retry.give_up = Duration::from_secs(30);
+    options.timeouts.keepalive = Duration::from_millis(300);
+    options.timeouts.idle = Duration::from_secs(3);
+    options.retry.give_up_after = Duration::from_secs(30);
     let client = Client::connect(options).map_err(|error| error.to_string())?;
     let rank = Rank { rank: 0, world: 8 };
     let stream = client.stream(&job(48), Cursor::default(), End::Steps(1), rank).await;

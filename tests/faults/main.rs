@@ -8,7 +8,9 @@ mod partition;
 
 use std::time::Duration;
 
-use forebay_client::{Client, Cursor, End, Job, Microbatch, MicrobatchName, Options, Rank};
+use forebay_client::{
+    Client, Cursor, End, Job, Microbatch, MicrobatchName, Options, Prefetch, Rank,
+};
 use forebay_tests::HANG;
 use forebay_tests::proxy::Proxy;
 use forebay_tests::world::{SMALL, Server};

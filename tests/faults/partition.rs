@@ -36,7 +36,7 @@ const BOTH_WAYS: Faults = Faults { up: BLOCKED, down: BLOCKED, reset: false, hal
 
 fn pinging<'a>(endpoints: impl IntoIterator<Item = &'a String>) -> Options {
     let mut options = options(endpoints);
-    options.timeouts.ping = PING;
+    options.timeouts.keepalive = PING;
     options
 }
 
@@ -112,10 +112,10 @@ async fn where_no_server_answers_the_client_gives_up_and_names_them() {
     let (server, proxy) = proxied_server().await;
     proxy.set(Faults { half_open: true, ..Faults::default() });
     let mut options = pinging(&[proxy.endpoint()]);
-    options.retry.give_up = Duration::from_secs(2);
+    options.retry.give_up_after = Duration::from_secs(2);
     let client = Client::connect(options).unwrap();
     let described = timeout(HANG, client.describe(&job(48))).await.expect("the call hangs");
     let error = described.unwrap_err().to_string();
-    assert!(error.contains("given up after") && error.contains(&proxy.endpoint()), "{error}");
+    assert!(error.contains("gave up after") && error.contains(&proxy.endpoint()), "{error}");
     server.stop().await;
 }

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use forebay::mix::{DType, Layout, Mixer, Normalise, Output, Work};
 use forebay::plan::{MixKind, MixPlan, MixSample};
 use forebay::{Pipeline, Rect, Size, pipeline};
-use forebay_client::{Client, Cursor, End, Job, MixedBy, Options, Rank};
+use forebay_client::{Client, Cursor, End, Job, MixedBy, Options, PixelFormat, Rank};
 use forebay_tests::world::{SMALL, Server, recipe};
 use libtest_mimic::{Failed, Trial};
 
@@ -52,7 +52,8 @@ fn load_test(mixer: &Mixer) -> Result<(), Failed> {
             ] {
                 let mut checksums = Vec::new();
                 for server in [&cpu, &gpu] {
-                    let client = Options { dtype, layout, ..Options::new([server.endpoint()]) };
+                    let format = PixelFormat { dtype, layout, ..PixelFormat::default() };
+                    let client = Options { format, ..Options::new([server.endpoint()]) };
                     let mode = format!("mix.mode = \"{mode}\"");
                     let options = forebay_loadtest::Options::new(client, job(&[&mode]), 3);
                     let options = forebay_loadtest::Options { trainers: 2, ..options };
@@ -87,9 +88,10 @@ fn trainer_mixes(mixer: &Mixer) -> Result<(), Failed> {
                     Layout::Nhwc => forebay_client::Layout::Nhwc,
                     Layout::Nchw => forebay_client::Layout::Nchw,
                 };
-                let ready = Options { dtype, layout, ..Options::new([server.endpoint()]) };
-                let mixed_by = MixedBy::Trainer;
-                let clean = Options { mixed_by, ..Options::new([server.endpoint()]) };
+                let format = PixelFormat { dtype, layout, ..PixelFormat::default() };
+                let ready = Options { format, ..Options::new([server.endpoint()]) };
+                let format = PixelFormat { mixed_by: MixedBy::Trainer, ..PixelFormat::default() };
+                let clean = Options { format, ..Options::new([server.endpoint()]) };
                 let (ready, clean) = (stream(ready, &job).await?, stream(clean, &job).await?);
                 assert_eq!(ready.len(), clean.len());
                 for (ready, clean) in ready.iter().zip(&clean) {

@@ -164,7 +164,8 @@ fn train_through_a_crash(
     run: &Path,
 ) -> anyhow::Result<f64> {
     let servers = format!("{},{}", victim.endpoint, other.endpoint);
-    let arguments = ["train", "--server", &servers, "--dataset", "train", "--eval-dataset", "val"];
+    let arguments =
+        ["train", "--endpoint", &servers, "--dataset", "train", "--eval-dataset", "val"];
     let out = ["--out", path(run)?];
     let mut trainer = tools
         .command("forebay-trainer", &[&arguments[..], &TRAINING, &out].concat())

@@ -28,6 +28,6 @@ listen=$(sed -n 's/^listening on //p' "$folder/output")
 metrics=$(sed -n 's/^metrics and status on //p' "$folder/output")
 
 RUST_LOG=error "$loadtest" --spawn 2 --forebay "$forebay" --serve=--threads=1 --dataset "$dataset" \
-  --endpoint "$listen" --metrics "$metrics" --batch 256 --set "image_size = 128" --prefetch-bytes 4000000 \
+  --endpoint "$listen" --metrics "$metrics" --batch 256 --set "image_size = 128" --prefetch 4000000 \
   --plan "8x${minutes}m" --step-time 300ms --kill-every 4s --reconnect-every 7s --slow-readers 4 --report "$report"
 python3 flat.py "$report/intervals.csv"

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use forebay_client::{
-    Access, Client, Cursor, End, Error, Job, Microbatches, Network, Options, Rank,
+    Access, Client, Cursor, End, Error, Job, Microbatches, Network, Options, Prefetch, Rank,
 };
 
 use crate::certificates::{Authority, Certificate};
@@ -241,8 +241,8 @@ async fn sigterm_drains_and_readyz_reports_it() {
     // A client that does not read, so that the server has a microbatch to finish while it drains.
     let mut options = Options::new([format!("127.0.0.1:{}", server.port)]);
     options.access = credentials.access(TOKEN);
-    options.prefetch_bytes = 1;
-    options.retry.give_up = Duration::from_secs(1);
+    options.prefetch = Prefetch::Bytes(1);
+    options.retry.give_up_after = Duration::from_secs(1);
     let big = vec!["batch = 16".to_owned(), "microbatches = 1".into(), "image_size = 512".into()];
     let big = Job { set: big, ..job() };
     let client = Client::connect(options).unwrap();

@@ -1,112 +1,122 @@
-//! Flags of the command, and the options that they amount to.
+//! The command line, and the options that it stands for.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use clap::{Parser, ValueEnum};
-use forebay_client::{Access, Cursor, DType, Job, Layout, MixedBy, RecipeRef, ServerFlags};
-use forebay_loadtest::{Options, Pace, Phase, Slo, Spawn, StepTime, duration};
+use clap::{ArgAction, Parser, ValueEnum};
+use forebay_client::{ClientFlags, Cursor, DType, Job, Layout, RecipeRef};
+use forebay_loadtest::{Options, Pace, Phase, Slo, Spawn, StepTime};
+use forebay_types::settings::{boolean, duration};
 
 /// Load forebay servers with virtual trainers, and check what they receive.
 ///
 /// A world of N trainers reads a job as a training run would: rank r takes the microbatches g with
 /// g % N == r, so N must divide the microbatches of a step; no trainer begins a step before all have
-/// had the one before. --jobs J runs J such worlds, each of which reads everything.
+/// received the previous one. --jobs J runs J such worlds, each of which reads everything.
 ///
-/// Checked always: every position once and in order, and digests. Times are a number with ms, s or m.
+/// Names, order and digests are always checked. Durations have a unit (300ms, 5m), sizes may have one
+/// (256MiB).
 ///
-/// Exit codes: 0 all is well; 1 something was lost, repeated, reordered or wrong; 2 wrong arguments;
-/// 3 an objective (--slo-...) was missed; 4 the test could not be run.
+/// Exit codes: 0 no violations; 1 something was lost, repeated, reordered or wrong; 2 invalid
+/// arguments; 3 an objective (--slo-...) was missed; 4 the test could not be run; 130 interrupted
+/// before it began, or twice.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub(crate) struct Arguments {
-    /// A server, as http://host:port or https://host:port, or every address of a name, as
-    /// dns+http://name:port; may be given several times or with commas.
-    #[arg(long, env = "FOREBAY_ENDPOINT", required_unless_present = "spawn", value_delimiter = ',', num_args = 1..)]
-    endpoint: Vec<String>,
-    /// Name of the dataset, as the servers have it; may be left out where they have just one. With
-    /// --spawn NAME=PATH.
-    #[arg(long, env = "FOREBAY_DATASET", default_value = "", hide_default_value = true)]
+    #[command(flatten)]
+    client: ClientFlags,
+
+    /// Name of the dataset on the servers; can be omitted if they have just one. With --spawn
+    /// NAME=PATH.
+    #[arg(
+        long,
+        help_heading = "Job",
+        env = "FOREBAY_DATASET",
+        default_value = "",
+        hide_default_value = true
+    )]
     dataset: String,
-    /// Name of a recipe.
-    #[arg(long, env = "FOREBAY_RECIPE", default_value = "a2")]
+    /// A preset (a1, a2, a3, eval), a recipe of the servers' configuration, or a TOML file.
+    #[arg(
+        long,
+        help_heading = "Job",
+        value_name = "NAME|FILE.toml",
+        env = "FOREBAY_RECIPE",
+        default_value = "a2"
+    )]
     recipe: String,
-    /// A file with a whole recipe as TOML, instead of a name.
-    #[arg(long, env = "FOREBAY_RECIPE_FILE")]
-    recipe_file: Option<PathBuf>,
-    /// A change to the recipe, such as `batch = 32`; may be given several times.
-    #[arg(long)]
+    /// Change a field of the recipe, such as `batch = 32`; may be given several times.
+    #[arg(long, help_heading = "Job", value_name = "FIELD=VALUE")]
     set: Vec<String>,
-    /// Samples of a step, a change to the recipe.
-    #[arg(long)]
+    /// Samples per step, a change to the recipe; at least 1.
+    #[arg(long, help_heading = "Job", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     batch: Option<u32>,
-    /// Microbatches of a step, a change to the recipe.
-    #[arg(long)]
+    /// Microbatches per step, a change to the recipe; at least 1.
+    #[arg(long, help_heading = "Job", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     microbatches: Option<u32>,
-    /// Seed of the job, and of what is killed when.
-    #[arg(long, env = "FOREBAY_SEED", default_value_t = 0)]
+    /// Seed of the job, and of the times of kills.
+    #[arg(long, help_heading = "Job", env = "FOREBAY_SEED", default_value_t = 0)]
     seed: u64,
-    /// The epoch to start in.
-    #[arg(long, env = "FOREBAY_EPOCH", default_value_t = 0)]
+    /// First epoch, counted from 0.
+    #[arg(long, help_heading = "Job", env = "FOREBAY_EPOCH", default_value_t = 0)]
     epoch: u64,
-    /// The step of it to start at.
-    #[arg(long, env = "FOREBAY_STEP", default_value_t = 0)]
+    /// First step of that epoch, counted from 0.
+    #[arg(long, help_heading = "Job", env = "FOREBAY_STEP", default_value_t = 0)]
     step: u64,
     /// Type of the pixels: u8, f16, bf16 or f32.
-    #[arg(long, env = "FOREBAY_DTYPE", default_value_t = DType::U8)]
+    #[arg(long, help_heading = "Job", env = "FOREBAY_DTYPE", default_value_t = DType::U8)]
     dtype: DType,
     /// Layout of the pixels: nhwc or nchw.
-    #[arg(long, env = "FOREBAY_LAYOUT", default_value_t = Layout::Nhwc)]
+    #[arg(long, help_heading = "Job", env = "FOREBAY_LAYOUT", default_value_t = Layout::Nhwc)]
     layout: Layout,
-    /// Who mixes: server or trainer.
-    #[arg(long, env = "FOREBAY_MIXED_BY", default_value_t = MixedBy::Server)]
-    mixed_by: MixedBy,
-    #[command(flatten)]
-    access: Access,
-    #[command(flatten)]
-    servers: ServerFlags,
 
-    /// Trainers of a world.
+    /// Trainers of a world; at least 1.
     #[arg(long, help_heading = "Load", env = "FOREBAY_TRAINERS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     trainers: u32,
-    /// Steps to read.
-    #[arg(long, help_heading = "Load", env = "FOREBAY_STEPS", default_value_t = 10)]
+    /// Steps to read; at least 1.
+    #[arg(long, help_heading = "Load", env = "FOREBAY_STEPS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
-    /// Phases, one after another, of trainers x time or trainers x steps, such as 2x30s,8x100; instead of
-    /// --trainers and --steps. A phase ends with a step, at which the next one begins.
-    #[arg(long, help_heading = "Load", value_delimiter = ',', value_name = "PHASES", conflicts_with_all = ["trainers", "steps"])]
+    /// Phases, one after another, of trainers x time or trainers x steps, such as 2x30s,8x100, instead
+    /// of --trainers and --steps. A phase ends at the end of a step.
+    #[arg(long, help_heading = "Load", env = "FOREBAY_PLAN", value_delimiter = ',', value_name = "PHASES", conflicts_with_all = ["trainers", "steps"])]
     plan: Vec<Phase>,
-    /// Worlds, each of which reads everything.
+    /// Worlds, each of which reads everything; at least 1.
     #[arg(long, help_heading = "Load", env = "FOREBAY_JOBS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     jobs: u32,
-    /// How long a trainer computes on each microbatch, as a GPU would; 300ms~10% for 270 to 330 ms.
-    /// Waits are what the trainer stood idle.
-    #[arg(long, help_heading = "Load", value_name = "TIME[~PART%]", conflicts_with = "rate")]
+    /// How long a trainer computes on each microbatch, as a GPU would, such as 300ms~10% for 270 to
+    /// 330 ms. A wait is the time in which the trainer is idle.
+    #[arg(
+        long,
+        help_heading = "Load",
+        env = "FOREBAY_STEP_TIME",
+        value_name = "TIME[~PERCENT%]",
+        conflicts_with = "rate"
+    )]
     step_time: Option<StepTime>,
-    /// Images a second that all trainers together ask for by the clock, however late the answers are.
-    /// A wait begins when the microbatch was due, so that a stall counts for all that it delayed
-    /// (coordinated omission).
-    #[arg(long, help_heading = "Load", value_name = "IMAGES/S")]
+    /// Images per second that all trainers together request by the clock, however late the responses
+    /// are; more than 0. A wait begins when the microbatch is due, so that a stall counts for all that
+    /// it delays (coordinated omission).
+    #[arg(long, help_heading = "Load", env = "FOREBAY_RATE", value_name = "IMAGES/S")]
     rate: Option<f64>,
-    /// Readers beside the trainers that take one microbatch each 2 s; what they get is checked too.
-    #[arg(long, help_heading = "Load", value_name = "N", default_value_t = 0)]
+    /// Additional readers that take one microbatch every 2 s, which are checked too.
+    #[arg(
+        long,
+        help_heading = "Load",
+        env = "FOREBAY_SLOW_READERS",
+        value_name = "N",
+        default_value_t = 0
+    )]
     slow_readers: u32,
-    /// All trainers drop their connections and make new ones, again and again.
-    #[arg(long, help_heading = "Load", value_name = "TIME", value_parser = duration)]
+    /// Interval at which all trainers drop their connections and make new ones; more than 0.
+    #[arg(long, help_heading = "Load", env = "FOREBAY_RECONNECT_EVERY", value_name = "TIME", value_parser = duration)]
     reconnect_every: Option<Duration>,
-    /// Bytes that each trainer receives ahead.
-    #[arg(long, help_heading = "Load", env = "FOREBAY_PREFETCH_BYTES", default_value_t = 128 << 20)]
-    prefetch_bytes: usize,
-    /// Give up when nothing arrives for so many seconds.
-    #[arg(long, help_heading = "Load", env = "FOREBAY_GIVE_UP_S", default_value_t = 300)]
-    give_up_s: u64,
 
-    /// Start N servers for the test, of --dataset NAME=PATH, and end them after it.
+    /// Start N servers for --dataset NAME=PATH, and stop them after the test; at least 1.
     #[arg(long, help_heading = "Chaos", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     spawn: Option<u16>,
-    /// The program to start.
+    /// The server program to start.
     #[arg(long, help_heading = "Chaos", value_name = "PATH", default_value = "forebay")]
     forebay: PathBuf,
     /// A flag for these servers, such as --serve=--threads=2; may be given several times.
@@ -118,44 +128,63 @@ pub(crate) struct Arguments {
         requires = "spawn"
     )]
     serve: Vec<OsString>,
-    /// kill -9 one of them after about so long, again and again; it starts again a moment later. All
-    /// is then read once more from one calm server, and every digest compared.
+    /// Mean interval at which one of these servers is killed with SIGKILL, and restarted shortly
+    /// afterwards; more than 0. Everything is then read again from one server without faults, and all
+    /// digests are compared.
     #[arg(long, help_heading = "Chaos", value_name = "TIME", value_parser = duration, requires = "spawn")]
     kill_every: Option<Duration>,
 
-    /// What to check beyond names, order and digests.
+    /// What to check in addition to names, order and digests.
     #[arg(long, help_heading = "Report", env = "FOREBAY_CHECK", value_enum, default_value_t = Check::Coverage)]
     check: Check,
-    /// Digests of an undisturbed run: every microbatch is compared with them if the file is there;
-    /// otherwise it is written.
-    #[arg(long, help_heading = "Report", value_name = "FILE")]
+    /// File with the digests of an undisturbed run. If it exists, every microbatch is compared with
+    /// it, otherwise it is written.
+    #[arg(long, help_heading = "Report", env = "FOREBAY_DIGESTS", value_name = "FILE")]
     digests: Option<PathBuf>,
-    /// Where a server has its metrics (its --metrics-listen), for its CPU time, memory and throughput.
-    #[arg(long, help_heading = "Report", value_name = "HOST:PORT", value_delimiter = ',')]
+    /// Metrics addresses of servers (their --metrics-listen), for their CPU time, memory and
+    /// throughput.
+    #[arg(
+        long,
+        help_heading = "Report",
+        env = "FOREBAY_METRICS",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
     metrics: Vec<String>,
-    /// Price of a core for an hour, for the cost of a million images.
-    #[arg(long, help_heading = "Report", value_name = "PRICE")]
+    /// Price of a core for an hour, for the cost of a million images; at least 0.
+    #[arg(long, help_heading = "Report", env = "FOREBAY_CORE_HOUR_PRICE", value_name = "PRICE")]
     core_hour_price: Option<f64>,
     /// Write report.html, report.json and intervals.csv into this folder.
-    #[arg(long, help_heading = "Report", value_name = "DIR")]
+    #[arg(long, help_heading = "Report", env = "FOREBAY_REPORT", value_name = "DIR")]
     pub(crate) report: Option<PathBuf>,
     /// Print the report as JSON.
-    #[arg(long, help_heading = "Report", env = "FOREBAY_JSON")]
+    #[arg(long, help_heading = "Report", env = "FOREBAY_JSON", action = ArgAction::SetTrue, value_parser = boolean)]
     pub(crate) json: bool,
-    /// The longest that 99 in 100 microbatches may be waited for.
-    #[arg(long, help_heading = "Report", value_name = "TIME", value_parser = duration)]
+    /// Objective: the longest 99th percentile of the waits.
+    #[arg(long, help_heading = "Report", env = "FOREBAY_SLO_P99_WAIT", value_name = "TIME", value_parser = duration)]
     slo_p99_wait: Option<Duration>,
-    /// The fewest images a second.
-    #[arg(long, help_heading = "Report", value_name = "IMAGES/S")]
+    /// Objective: the lowest throughput.
+    #[arg(
+        long,
+        help_heading = "Report",
+        env = "FOREBAY_SLO_IMAGES_PER_SECOND",
+        value_name = "IMAGES/S"
+    )]
     slo_images_per_second: Option<f64>,
-    /// The most that may be lost, repeated, reordered or wrong.
-    #[arg(long, help_heading = "Report", value_name = "N", default_value_t = 0)]
+    /// Objective: how many microbatches may be lost, repeated, reordered or wrong.
+    #[arg(
+        long,
+        help_heading = "Report",
+        env = "FOREBAY_SLO_VIOLATIONS",
+        value_name = "N",
+        default_value_t = 0
+    )]
     pub(crate) slo_violations: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Check {
-    /// Nothing more.
+    /// Nothing in addition.
     Digests,
     /// That all trainers together received everything exactly once.
     Coverage,
@@ -166,37 +195,33 @@ impl Arguments {
         Slo { p99_wait: self.slo_p99_wait, images_per_second: self.slo_images_per_second }
     }
 
+    /// The options that the arguments stand for. Fails if they contradict each other.
     pub(crate) fn options(self) -> anyhow::Result<Options> {
         let coverage = self.check == Check::Coverage;
         ensure!(
             coverage || (self.digests.is_none() && self.kill_every.is_none()),
             "--digests and --kill-every need --check coverage"
         );
+        for (flag, interval) in
+            [("--reconnect-every", self.reconnect_every), ("--kill-every", self.kill_every)]
+        {
+            let is_positive = interval.is_none_or(|interval| !interval.is_zero());
+            ensure!(is_positive, "invalid value 0 for {flag}: expected a duration above 0");
+        }
+        if let Some(price) = self.core_hour_price {
+            let is_valid = price.is_finite() && price >= 0.0;
+            ensure!(is_valid, "invalid value {price} for --core-hour-price: expected at least 0");
+        }
         let spawn = self.spawn()?;
-        let rate = self.rate.map(|rate| (rate > 0.0 && rate.is_finite()).then_some(rate));
-        let pace = match (self.step_time, rate) {
-            (Some(step_time), _) => Pace::Step(step_time),
-            (None, Some(rate)) => Pace::Rate(rate.context("--rate must be more than 0")?),
-            (None, None) => Pace::Free,
-        };
         ensure!(
-            self.reconnect_every.is_none_or(|every| !every.is_zero())
-                && self.kill_every.is_none_or(|every| !every.is_zero()),
-            "--reconnect-every and --kill-every must be more than 0"
+            spawn.is_some() || !self.client.endpoint.is_empty(),
+            "no server: expected --endpoint http://host:port (or FOREBAY_ENDPOINT), or --spawn"
         );
-        let recipe = match &self.recipe_file {
-            None => RecipeRef::Name(self.recipe),
-            Some(path) => RecipeRef::Toml(
-                std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
-            ),
-        };
-        let mut client = self.servers.apply(forebay_client::Options::new(self.endpoint));
-        client.access = self.access;
-        client.prefetch_bytes = self.prefetch_bytes;
-        client.dtype = self.dtype;
-        client.layout = self.layout;
-        client.mixed_by = self.mixed_by;
-        client.retry.give_up = Duration::from_secs(self.give_up_s);
+        let pace = self.pace()?;
+        let recipe = RecipeRef::from_argument(&self.recipe)?;
+        let mut client = self.client.options();
+        client.format.dtype = self.dtype;
+        client.format.layout = self.layout;
         let number = |field, value: Option<u32>| value.map(|value| format!("{field} = {value}"));
         let numbers = [number("batch", self.batch), number("microbatches", self.microbatches)];
         let set = self.set.into_iter().chain(numbers.into_iter().flatten()).collect();
@@ -221,12 +246,21 @@ impl Arguments {
         })
     }
 
+    fn pace(&self) -> anyhow::Result<Pace> {
+        let Some(rate) = self.rate else {
+            return Ok(self.step_time.map_or(Pace::Free, Pace::Step));
+        };
+        let is_valid = rate > 0.0 && rate.is_finite();
+        ensure!(is_valid, "invalid value {rate} for --rate: expected a number above 0");
+        Ok(Pace::Rate(rate))
+    }
+
     fn spawn(&self) -> anyhow::Result<Option<Spawn>> {
         let Some(servers) = self.spawn else { return Ok(None) };
-        ensure!(
-            self.dataset.contains('='),
-            "--spawn needs the dataset's path: --dataset NAME=PATH"
-        );
+        let (_name, _path) = self
+            .dataset
+            .split_once('=')
+            .context("--spawn needs the path of the dataset: expected --dataset NAME=PATH")?;
         let dataset = ["--dataset".into(), self.dataset.clone().into()];
         Ok(Some(Spawn {
             servers: servers.into(),
@@ -236,5 +270,48 @@ impl Arguments {
             kill_every: self.kill_every,
             seed: self.seed,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(arguments: &[&str]) -> anyhow::Result<Options> {
+        Arguments::try_parse_from(["forebay-loadtest"].iter().chain(arguments))?.options()
+    }
+
+    #[test]
+    fn a_recipe_is_a_name_or_a_file() {
+        let recipe = |text| options(&["--endpoint", "a:1", "--recipe", text]).map(|o| o.job.recipe);
+        assert_eq!(recipe("ours").unwrap(), RecipeRef::Name("ours".into()));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ours.toml");
+        std::fs::write(&file, "base = \"a3\"").unwrap();
+        let expected = RecipeRef::Toml("base = \"a3\"".into());
+        assert_eq!(recipe(file.to_str().unwrap()).unwrap(), expected);
+        assert!(recipe("absent.toml").unwrap_err().to_string().contains("absent.toml"));
+        assert_eq!(
+            options(&["--endpoint", "a:1"]).unwrap().job.recipe,
+            RecipeRef::Name("a2".into())
+        );
+    }
+
+    #[test]
+    fn invalid_values_are_refused_with_what_is_expected() {
+        let refused = |arguments: &[&str]| {
+            let all: Vec<_> = ["--endpoint", "a:1"].iter().chain(arguments).copied().collect();
+            options(&all).unwrap_err().to_string()
+        };
+        assert_eq!(
+            refused(&["--rate", "0"]),
+            "invalid value 0 for --rate: expected a number above 0"
+        );
+        assert!(refused(&["--kill-every", "0", "--spawn", "1"]).contains("--kill-every"));
+        assert!(refused(&["--spawn", "1"]).contains("--dataset NAME=PATH"));
+        assert!(refused(&["--core-hour-price=-1"]).contains("at least 0"));
+        assert!(refused(&["--steps", "0"]).contains("--steps"));
+        assert!(refused(&["--digests", "d", "--check", "digests"]).contains("--check coverage"));
+        assert!(options(&[]).unwrap_err().to_string().contains("FOREBAY_ENDPOINT"));
     }
 }

@@ -1,52 +1,52 @@
-//! Plots as SVG, drawn here: lines over time, with kills and phases marked.
+//! Charts as SVG: lines over time, with marks for kills and phases.
 
 use std::fmt::Write as _;
 
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 230.0;
-/// On a scale of powers: what is less is drawn as this.
-const LEAST: f64 = 0.1;
-/// Around the plot: left, right, top, bottom.
+/// Lower end of a logarithmic scale. Smaller values are drawn as this.
+const LOG_MIN: f64 = 0.1;
+/// Margins of the chart: left, right, top, bottom.
 const MARGIN: [f64; 4] = [58.0, 12.0, 22.0, 24.0];
-/// Distinct also for those who see fewer colours.
-pub(crate) const COLOURS: [&str; 8] =
+/// Colors that remain distinct with color blindness.
+pub(crate) const COLORS: [&str; 8] =
     ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f6000", "#666666"];
 pub(crate) const DARK: &str = "#222222";
 pub(crate) const PALE: &str = "#bbbbbb";
 
-/// A line; a value that is missing is a gap in it.
+/// A line. A missing value leaves a gap in it.
 #[derive(Debug)]
 pub(crate) struct Line {
     pub(crate) name: String,
-    pub(crate) colour: &'static str,
-    /// Seconds and values.
+    pub(crate) color: &'static str,
+    /// Times in seconds, and values.
     pub(crate) points: Vec<(f64, Option<f64>)>,
 }
 
-/// What is drawn into one frame.
+/// A chart.
 #[derive(Debug)]
 pub(crate) struct Chart<'a> {
     pub(crate) title: &'a str,
     pub(crate) unit: &'a str,
     pub(crate) lines: Vec<Line>,
-    /// Seconds at the right end.
+    /// Time at the right end, in seconds.
     pub(crate) end: f64,
-    /// Kills: seconds and what is told of them.
+    /// Times of kills in seconds, and their descriptions.
     pub(crate) kills: &'a [(f64, String)],
-    /// Where phases begin, and what they are.
+    /// Times in seconds at which phases begin, and their descriptions.
     pub(crate) phases: &'a [(f64, String)],
-    /// Whether values span powers of ten.
+    /// Whether the scale is logarithmic.
     pub(crate) log: bool,
 }
 
 impl Chart<'_> {
-    /// The figure, with its title and legend in HTML.
+    /// The figure as HTML, with title and legend.
     pub(crate) fn draw(&self) -> String {
         let mut html = format!("<figure><figcaption><b>{}</b>, {}", self.title, self.unit);
-        for Line { name, colour, .. } in &self.lines {
+        for Line { name, color, .. } in &self.lines {
             write!(
                 html,
-                "<span class=key><i style=\"background:{colour}\"></i>{}</span>",
+                "<span class=key><i style=\"background:{color}\"></i>{}</span>",
                 escape(name)
             )
             .ok();
@@ -77,9 +77,9 @@ impl Chart<'_> {
     fn scale(&self) -> Scale {
         let values = self.lines.iter().flat_map(|line| &line.points);
         let values = values.filter_map(|(_, value)| *value).filter(|value| *value > 0.0);
-        let (least, most) =
+        let (min, max) =
             values.fold((f64::MAX, 0.0_f64), |(a, b), value| (a.min(value), b.max(value)));
-        if self.log && most > 0.0 { Scale::powers(least, most) } else { Scale::linear(most) }
+        if self.log && max > 0.0 { Scale::logarithmic(min, max) } else { Scale::linear(max) }
     }
 
     fn axes(&self, svg: &mut String, scale: &Scale) {
@@ -95,7 +95,7 @@ impl Chart<'_> {
             )
             .ok();
         }
-        let step = nice(self.end / 8.0).max(1.0);
+        let step = round_up(self.end / 8.0).max(1.0);
         for tick in multiples(step, self.end) {
             let (x, y) = (self.x(tick), HEIGHT - 7.0);
             write!(svg, "<text x={x:.1} y={y} class=x>{} s</text>", label(tick)).ok();
@@ -136,11 +136,11 @@ impl Chart<'_> {
                 pen = 'M';
             }
         }
-        write!(svg, "<path class=line stroke=\"{}\" d=\"{path}\"/>", line.colour).ok();
+        write!(svg, "<path class=line stroke=\"{}\" d=\"{path}\"/>", line.color).ok();
     }
 }
 
-/// From values to heights.
+/// Maps values to heights.
 #[derive(Debug)]
 struct Scale {
     low: f64,
@@ -150,35 +150,35 @@ struct Scale {
 }
 
 impl Scale {
-    fn linear(most: f64) -> Self {
-        let step = nice(most.max(1e-6) / 4.0);
-        let high = (most / step).ceil().max(1.0) * step;
+    fn linear(max: f64) -> Self {
+        let step = round_up(max.max(1e-6) / 4.0);
+        let high = (max / step).ceil().max(1.0) * step;
         Self { low: 0.0, high, log: false, ticks: multiples(step, high).collect() }
     }
 
-    fn powers(least: f64, most: f64) -> Self {
-        let low = least.max(LEAST).log10().floor();
-        let high = most.log10().ceil().max(low + 1.0);
+    fn logarithmic(min: f64, max: f64) -> Self {
+        let low = min.max(LOG_MIN).log10().floor();
+        let high = max.log10().ceil().max(low + 1.0);
         let within = |power: &i32| (low - 0.1..high + 0.1).contains(&f64::from(*power));
         let ticks = (-3..=15).filter(within).map(|power| 10_f64.powi(power)).collect();
         Self { low, high, log: true, ticks }
     }
 
     fn y(&self, value: f64) -> f64 {
-        let value = if self.log { value.max(LEAST).log10() } else { value };
+        let value = if self.log { value.max(LOG_MIN).log10() } else { value };
         let part = ((value - self.low) / (self.high - self.low)).clamp(0.0, 1.0);
         let bottom = HEIGHT - MARGIN[3];
         bottom - part * (bottom - MARGIN[2])
     }
 }
 
-/// 0, and the multiples up to an end.
+/// The multiples of a step from 0 to an end.
 fn multiples(step: f64, end: f64) -> impl Iterator<Item = f64> {
     (0..20).map(move |at| f64::from(at) * step).take_while(move |at| *at <= end * (1.0 + 1e-9))
 }
 
-/// The next of 1, 2, 5, 10, ...
-fn nice(value: f64) -> f64 {
+/// The next larger value of 1, 2, 5, 10, ...
+fn round_up(value: f64) -> f64 {
     let power = 10_f64.powf(value.max(1e-9).log10().floor());
     let part = value / power;
     let round = [1.0, 2.0, 5.0, 10.0].into_iter().find(|round| part <= *round + 1e-9);
@@ -192,7 +192,7 @@ fn label(value: f64) -> String {
     format!("{}", (value * 1e6).round() / 1e6)
 }
 
-/// Text of others, as HTML.
+/// Escapes text for HTML.
 pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
@@ -202,26 +202,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scales_hold_all_values_between_round_ticks() {
+    fn scales_span_all_values_with_round_ticks() {
         let linear = Scale::linear(1432.0);
         assert_eq!(linear.ticks, [0.0, 500.0, 1000.0, 1500.0]);
-        let powers = Scale::powers(0.4, 320.0);
-        assert_eq!(powers.ticks, [0.1, 1.0, 10.0, 100.0, 1000.0]);
-        for scale in [linear, powers] {
+        let logarithmic = Scale::logarithmic(0.4, 320.0);
+        assert_eq!(logarithmic.ticks, [0.1, 1.0, 10.0, 100.0, 1000.0]);
+        for scale in [linear, logarithmic] {
             let heights: Vec<f64> = scale.ticks.iter().map(|tick| scale.y(*tick)).collect();
             assert!(heights.windows(2).all(|pair| pair[1] < pair[0]));
             assert!((heights[0] - (HEIGHT - MARGIN[3])).abs() < 1e-9);
             assert!((heights[heights.len() - 1] - MARGIN[2]).abs() < 1e-9);
         }
         for (value, round) in [(0.0, 1e-9), (1.0, 1.0), (1.1, 2.0), (37.0, 50.0), (501.0, 1000.0)] {
-            assert!((nice(value) - round).abs() < 1e-9, "{value}");
+            assert!((round_up(value) - round).abs() < 1e-9, "{value}");
         }
     }
 
     #[test]
-    fn a_value_that_is_missing_is_a_gap() {
+    fn a_missing_value_leaves_a_gap() {
         let points = vec![(0.0, Some(1.0)), (1.0, None), (2.0, Some(1.0)), (3.0, Some(0.0))];
-        let line = Line { name: "<a>".into(), colour: DARK, points };
+        let line = Line { name: "<a>".into(), color: DARK, points };
         let chart = Chart {
             title: "t",
             unit: "u",

@@ -1,17 +1,15 @@
-//! What only all trainers together show: that nothing is lost, repeated or different.
-//!
-//! [`Digests`] are those of an undisturbed run, from a calm server or a file.
+//! Checks over all trainers together: that nothing is lost, repeated or different.
 
 use std::collections::BTreeMap;
 
 use forebay_client::{Cursor, Description, Microbatch, MicrobatchName};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The most violations that are told; the rest is counted.
-const TOLD: usize = 20;
+/// Number of violations that are described. Further ones are only counted.
+const MAX_DESCRIBED: usize = 20;
 
-/// A number that names a microbatch and its content: records, targets and pixels.
-pub fn mark(microbatch: &Microbatch) -> u64 {
+/// A digest of the name, records, targets and pixels of a microbatch.
+pub(crate) fn digest(microbatch: &Microbatch) -> u64 {
     let MicrobatchName { epoch, step, index, .. } = microbatch.name;
     let numbers = [epoch, step, index.into(), microbatch.xxh3].map(u64::to_le_bytes).concat();
     let records = microbatch.records.iter().flat_map(|record| record.to_le_bytes());
@@ -22,62 +20,64 @@ pub fn mark(microbatch: &Microbatch) -> u64 {
     xxh3_64(&bytes)
 }
 
-/// The marks of an undisturbed run, by name.
-pub type Digests = BTreeMap<MicrobatchName, u64>;
+/// Digests of microbatches, by name.
+pub(crate) type Digests = BTreeMap<MicrobatchName, u64>;
 
-/// Which microbatches came to each copy of a job, and how often each record.
+/// The microbatches that each copy of a job received, and how often each record was in them.
 #[derive(Debug)]
-pub struct Coverage {
+pub(crate) struct Coverage {
     description: Description,
     seed: u64,
     from: Cursor,
-    /// What came to slow readers, who read for themselves.
-    aside: Vec<(MicrobatchName, u64)>,
-    /// For each copy, the marks by name.
-    seen: Vec<BTreeMap<MicrobatchName, u64>>,
-    /// For each epoch, how often each record came to copy 0.
+    /// Digests of what slow readers received.
+    slow: Vec<(MicrobatchName, u64)>,
+    /// For each copy, the digests of what it received.
+    received: Vec<Digests>,
+    /// For each epoch, how often copy 0 received each record.
     counts: BTreeMap<u64, Vec<u32>>,
     found: Vec<String>,
     count: u64,
 }
 
 impl Coverage {
-    /// Of so many copies of a job that read from a step on.
-    pub fn new(description: &Description, seed: u64, from: Cursor, copies: u32) -> Self {
+    /// The checks for a number of copies of a job that read from a step on.
+    pub(crate) fn new(description: &Description, seed: u64, from: Cursor, copies: u32) -> Self {
         Self {
             description: description.clone(),
             seed,
             from,
-            aside: Vec::new(),
-            seen: vec![BTreeMap::new(); copies as usize],
+            slow: Vec::new(),
+            received: vec![BTreeMap::new(); copies as usize],
             counts: BTreeMap::new(),
             found: Vec::new(),
             count: 0,
         }
     }
 
-    /// A microbatch came to a slow reader.
-    pub fn aside(&mut self, microbatch: &Microbatch) {
-        self.aside.push((microbatch.name, mark(microbatch)));
+    /// Records that a slow reader received a microbatch.
+    pub(crate) fn record_slow(&mut self, microbatch: &Microbatch) {
+        self.slow.push((microbatch.name, digest(microbatch)));
     }
 
-    /// What came to the first copy.
-    pub fn digests(&self) -> &Digests {
-        &self.seen[0]
+    /// What the first copy received.
+    pub(crate) fn digests(&self) -> &Digests {
+        &self.received[0]
     }
 
-    /// A microbatch came to a copy.
-    pub fn note(&mut self, copy: u32, microbatch: &Microbatch) {
+    /// Records that a copy received a microbatch.
+    pub(crate) fn record(&mut self, copy: u32, microbatch: &Microbatch) {
         let name = microbatch.name;
-        if self.seen[copy as usize].insert(name, mark(microbatch)).is_some() {
-            self.tell(format!("job {copy}: {name} came twice"));
+        if self.received[copy as usize].insert(name, digest(microbatch)).is_some() {
+            self.violation(format!("job {copy}: {name} was received twice"));
         } else if copy == 0 {
             self.count(microbatch);
         }
         let classes = self.description.classes.len();
         let beyond = |label: &&u32| classes > 0 && **label as usize >= classes;
         if let Some(label) = microbatch.label_a.iter().chain(&microbatch.label_b).find(beyond) {
-            self.tell(format!("{name} has label {label}, there are {classes} classes"));
+            self.violation(format!(
+                "{name} has label {label}, but there are only {classes} classes"
+            ));
         }
     }
 
@@ -91,13 +91,15 @@ impl Coverage {
                 *count += 1;
             } else {
                 let name = microbatch.name;
-                self.tell(format!("{name} has record {record}, there are {all}"));
+                self.violation(format!(
+                    "{name} has record {record}, but there are only {all} records"
+                ));
             }
         }
     }
 
-    /// Checks what came, once all trainers are done and each copy has read so many steps.
-    pub fn finish(&mut self, steps: &[u64]) {
+    /// Checks everything once all trainers are done. `steps` is how many steps each copy has read.
+    pub(crate) fn finish(&mut self, steps: &[u64]) {
         self.check_names(steps);
         self.check_copies();
         for (epoch, counts) in std::mem::take(&mut self.counts) {
@@ -105,31 +107,31 @@ impl Coverage {
         }
     }
 
-    /// Checks that what came is what an undisturbed run got; how many microbatches agree.
-    pub fn compare(&mut self, undisturbed: &Digests) -> u64 {
-        let seen = std::mem::take(&mut self.seen);
-        let mut agree = 0;
-        for (name, mark) in &seen[0] {
+    /// Compares the first copy with an undisturbed run. Returns how many microbatches are equal.
+    pub(crate) fn compare(&mut self, undisturbed: &Digests) -> u64 {
+        let received = std::mem::take(&mut self.received);
+        let mut equal = 0;
+        for (name, digest) in &received[0] {
             match undisturbed.get(name) {
-                Some(other) if other == mark => agree += 1,
-                Some(_) => self.tell(format!("{name} differs from an undisturbed run")),
-                None => self.tell(format!("{name} is not in the undisturbed run")),
+                Some(other) if other == digest => equal += 1,
+                Some(_) => self.violation(format!("{name} differs from an undisturbed run")),
+                None => self.violation(format!("{name} is not in the undisturbed run")),
             }
         }
-        self.seen = seen;
-        agree
+        self.received = received;
+        equal
     }
 
-    /// What was wrong, the first of it in words.
-    pub fn violations(self) -> (u64, Vec<String>) {
+    /// The number of violations, and descriptions of the first ones.
+    pub(crate) fn violations(self) -> (u64, Vec<String>) {
         (self.count, self.found)
     }
 
-    /// Every microbatch of every step that has samples came to every copy, and no other.
+    /// Checks that every copy received every microbatch that has samples, and no other.
     fn check_names(&mut self, steps: &[u64]) {
         let each = self.description.steps_per_epoch;
-        let seen = std::mem::take(&mut self.seen);
-        for (copy, (seen, steps)) in seen.iter().zip(steps).enumerate() {
+        let received = std::mem::take(&mut self.received);
+        for (copy, (received, steps)) in received.iter().zip(steps).enumerate() {
             let mut expected = 0;
             for step in 0..*steps {
                 let Cursor { epoch, step } = self.from.after(step, each);
@@ -139,38 +141,46 @@ impl Coverage {
                     }
                     expected += 1;
                     let name = MicrobatchName { seed: self.seed, epoch, step, index };
-                    if !seen.contains_key(&name) {
-                        self.tell(format!("job {copy}: {name} never came"));
+                    if !received.contains_key(&name) {
+                        self.violation(format!("job {copy}: {name} was not received"));
                     }
                 }
             }
-            if seen.len() > expected {
-                self.tell(format!("job {copy}: {} came, {expected} were asked for", seen.len()));
+            if received.len() > expected {
+                self.violation(format!(
+                    "job {copy}: received {} microbatches, expected {expected}",
+                    received.len()
+                ));
             }
         }
-        self.seen = seen;
+        self.received = received;
     }
 
-    /// Every copy got the same.
+    /// Checks that every copy received the same.
     fn check_copies(&mut self) {
-        let seen = std::mem::take(&mut self.seen);
-        for (copy, marks) in seen.iter().enumerate().skip(1) {
-            for (name, mark) in marks {
-                if seen[0].get(name).is_some_and(|first| first != mark) {
-                    self.tell(format!("jobs 0 and {copy} got different bytes for {name}"));
+        let received = std::mem::take(&mut self.received);
+        for (copy, digests) in received.iter().enumerate().skip(1) {
+            for (name, digest) in digests {
+                if received[0].get(name).is_some_and(|first| first != digest) {
+                    self.violation(format!(
+                        "jobs 0 and {copy} received different bytes for {name}"
+                    ));
                 }
             }
         }
-        for (name, mark) in std::mem::take(&mut self.aside) {
-            if seen[0].get(&name).is_some_and(|first| *first != mark) {
-                self.tell(format!("job 0 and a slow reader got different bytes for {name}"));
+        for (name, digest) in std::mem::take(&mut self.slow) {
+            if received[0].get(&name).is_some_and(|first| *first != digest) {
+                self.violation(format!(
+                    "job 0 and a slow reader received different bytes for {name}"
+                ));
             }
         }
-        self.seen = seen;
+        self.received = received;
     }
 
-    /// With repeats R, records come R times or not at all, but for one cut off at the first position
-    /// and one at the last. A bad record's successor comes in its place as well as its own.
+    /// Checks how often an epoch had each record. With R repeats, records appear R times or not at all,
+    /// except for one that is cut off at the first position and one at the last. The successor of a bad
+    /// record also appears in its place.
     fn check_records(&mut self, epoch: u64, counts: &[u32]) {
         let Some(repeats) = most_common(counts) else { return };
         let odd: Vec<usize> =
@@ -179,23 +189,23 @@ impl Coverage {
         if odd.len() as u64 > if repeats == 1 { self.description.bad_records } else { allowed } {
             let (first, count) = (odd[0], counts[odd[0]]);
             let many = odd.len();
-            self.tell(format!(
-                "epoch {epoch}: {many} records came another number of times than {repeats}, such as \
-                 record {first}, {count} times"
+            self.violation(format!(
+                "epoch {epoch}: {many} records were not received {repeats} times, such as record {first}, \
+                 received {count} times"
             ));
         }
     }
 
-    /// Something else was wrong.
-    pub fn tell(&mut self, violation: String) {
+    /// Records a violation.
+    pub(crate) fn violation(&mut self, violation: String) {
         self.count += 1;
-        if self.found.len() < TOLD {
+        if self.found.len() < MAX_DESCRIBED {
             self.found.push(violation);
         }
     }
 }
 
-/// The number of times that most of the records came that came at all.
+/// How often most of the received records were received.
 fn most_common(counts: &[u32]) -> Option<u32> {
     let mut records: BTreeMap<u32, usize> = BTreeMap::new();
     for count in counts.iter().filter(|count| **count > 0) {

@@ -4,22 +4,30 @@ mod arguments;
 
 use std::io::Write as _;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use tokio::signal::unix::{SignalKind, signal};
+use forebay_loadtest::{Error, Interrupt, Options, Slo};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::arguments::Arguments;
 
-/// Exit codes, as `--help` has them; 2 is clap's.
-const GOOD: u8 = 0;
-const WRONG: u8 = 1;
-const MISSED: u8 = 3;
-const FAILED: u8 = 4;
-/// As shells have it of who was interrupted.
-const INTERRUPTED: i32 = 130;
+/// Exit codes, documented in `--help`.
+const SUCCESS: u8 = 0;
+const VIOLATIONS: u8 = 1;
+const INVALID_ARGUMENTS: u8 = 2;
+const OBJECTIVE_MISSED: u8 = 3;
+const NOT_RUN: u8 = 4;
+/// The exit code that shells use for SIGINT.
+const INTERRUPTED: u8 = 130;
+
+/// How the results are reported.
+struct Output {
+    json: bool,
+    folder: Option<std::path::PathBuf>,
+    slo: Slo,
+    allowed_violations: u64,
+}
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -28,53 +36,63 @@ async fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_env_filter(filter.unwrap_or_else(|_unset| "warn".into()))
         .init();
-    match run(Arguments::parse()).await {
+    let arguments = Arguments::parse();
+    let output = Output {
+        json: arguments.json,
+        folder: arguments.report.clone(),
+        slo: arguments.slo(),
+        allowed_violations: arguments.slo_violations,
+    };
+    let options = match arguments.options() {
+        Ok(options) => options,
+        Err(error) => {
+            print_error(&error);
+            return ExitCode::from(INVALID_ARGUMENTS);
+        }
+    };
+    match run(options, output).await {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            complain(&error);
-            ExitCode::from(FAILED)
+            print_error(&error);
+            let is_interrupted = matches!(error.downcast_ref(), Some(Error::Interrupted));
+            ExitCode::from(if is_interrupted { INTERRUPTED } else { NOT_RUN })
         }
     }
 }
 
-async fn run(arguments: Arguments) -> anyhow::Result<u8> {
-    let (json, folder, slo) = (arguments.json, arguments.report.clone(), arguments.slo());
-    let allowed = arguments.slo_violations;
-    let options = arguments.options()?;
-    tokio::spawn(heed_signals(Arc::clone(&options.interrupt)));
+async fn run(options: Options, output: Output) -> anyhow::Result<u8> {
+    // Registered before the first request, so that a signal is honored from then on.
+    let signals = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
+    tokio::spawn(handle_signals(signals, options.interrupt.clone()));
     let mut report = forebay_loadtest::run(options).await?;
-    report.judge(&slo);
-    let text = if json { serde_json::to_string(&report)? + "\n" } else { report.to_string() };
+    report.judge(&output.slo);
+    let text =
+        if output.json { serde_json::to_string(&report)? + "\n" } else { report.to_string() };
     std::io::stdout().write_all(text.as_bytes()).context("standard output")?;
-    if let Some(folder) = folder {
+    if let Some(folder) = output.folder {
         report.write(&folder)?;
     }
-    Ok(if report.violation_count > allowed {
-        WRONG
+    Ok(if report.violation_count > output.allowed_violations {
+        VIOLATIONS
     } else if report.slo_missed.is_empty() {
-        GOOD
+        SUCCESS
     } else {
-        MISSED
+        OBJECTIVE_MISSED
     })
 }
 
-/// At the first signal trainers finish the steps that are begun, at the second nothing is finished.
-async fn heed_signals(interrupt: Arc<AtomicBool>) {
-    let (Ok(mut by_hand), Ok(mut by_others)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return;
-    };
-    for again in [false, true] {
-        tokio::select! { _ = by_hand.recv() => {}, _ = by_others.recv() => {} }
-        interrupt.store(true, Ordering::Relaxed);
-        if again {
-            std::process::exit(INTERRUPTED);
+/// Ends the run after the steps in progress at the first signal, and the process at the second one.
+async fn handle_signals([mut sigint, mut sigterm]: [Signal; 2], interrupt: Interrupt) {
+    for is_second in [false, true] {
+        tokio::select! { _ = sigint.recv() => {}, _ = sigterm.recv() => {} }
+        interrupt.set();
+        if is_second {
+            std::process::exit(INTERRUPTED.into());
         }
     }
 }
 
-#[expect(clippy::print_stderr, reason = "the one place where the command tells its failure")]
-fn complain(error: &anyhow::Error) {
+#[expect(clippy::print_stderr, reason = "the one place where the command prints its error")]
+fn print_error(error: &anyhow::Error) {
     eprintln!("forebay-loadtest: {error:#}");
 }

@@ -1,31 +1,35 @@
-//! A run as a folder: `report.html`, `report.json`, `intervals.csv`.
+//! The results of a run as a folder: `report.html`, `report.json`, `intervals.csv`.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::Error;
-use crate::chart::{COLOURS, Chart, DARK, Line, PALE, escape};
-use crate::live::{Interval, Kill};
-use crate::report::{PhaseReport, Report, ServerCost, WaitMs};
+use crate::chart::{COLORS, Chart, DARK, Line, PALE, escape};
+use crate::error::Error;
+use crate::figures::{ServerCost, WaitMs};
+use crate::report::{PhaseReport, Report};
+use crate::telemetry::{Interval, Kill};
 
-/// The most points of a line: more cannot be seen.
-const POINTS: usize = 480;
+/// Largest number of points of a line. More could not be distinguished.
+const MAX_POINTS: usize = 480;
 
 impl Report {
-    /// Writes the run's files into a folder, which is made if it is not there.
+    /// Writes the files of the run into a folder, which is created if it does not exist.
+    ///
+    /// # Errors
+    /// When the folder or a file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<(), Error> {
         let put = |name: &str, text: String| {
             let file = folder.join(name);
             std::fs::write(&file, text).map_err(|error| Error::file(&file, &error))
         };
         std::fs::create_dir_all(folder).map_err(|error| Error::file(folder, &error))?;
-        let json = serde_json::to_string_pretty(self).expect("a report has names for all");
+        let json = serde_json::to_string_pretty(self).expect("a report can be written as JSON");
         put("report.json", json + "\n")?;
         put("intervals.csv", self.csv())?;
         put("report.html", self.html())
     }
 
-    /// A line an interval. Empty fields: no microbatch came, or the server did not answer.
+    /// One line per interval. A field is empty if no microbatch arrived, or the server did not answer.
     fn csv(&self) -> String {
         let servers = self.intervals.first().map_or(0, |interval| interval.servers.len());
         let mut csv = "at_s,seconds,trainers,images,wait_p50_ms,wait_p99_ms,wait_max_ms,\
@@ -58,11 +62,11 @@ impl Report {
         csv + "\n"
     }
 
-    /// One page that needs nothing else: no scripts, no files, no network.
+    /// A self-contained page, without scripts and external files.
     fn html(&self) -> String {
         let bad = self.violation_count > 0 || !self.slo_missed.is_empty();
         let (class, verdict) = match (bad, self.violation_count) {
-            (false, _) => ("good", "all as it should be"),
+            (false, _) => ("good", "no violations"),
             (true, 0) => ("bad", "objectives missed"),
             (true, _) => ("bad", "something was lost, repeated or wrong"),
         };
@@ -81,7 +85,7 @@ impl Report {
             settings("recipe"),
             settings("plan (trainers x length)"),
             self.tiles(),
-            self.wrong(),
+            self.violation_list(),
             self.charts(),
             self.phases_table(),
             table(self.rows()),
@@ -98,13 +102,13 @@ impl Report {
         if let Some(compared) = self.compared {
             tiles.push((compared.to_string(), "microbatches equal to an undisturbed run".into()));
         }
-        if let Some([_, _, median, most]) = self.recoveries() {
-            let (most, kills) = (most / 1e3, self.kills.len());
-            let what = format!("from kill to all trainers' next; at most {most:.1} s in {kills}");
+        if let Some([_, _, median, max]) = self.recoveries() {
+            let (max, kills) = (max / 1e3, self.kills.len());
+            let what = format!("full recovery after a kill; max {max:.1} s of {kills} kills");
             tiles.push((format!("{median:.0} ms"), what));
         }
         if let Some(ServerCost { cpu_ms_per_image, per_million_images, .. }) = self.server {
-            tiles.push((format!("{cpu_ms_per_image:.2} ms"), "server CPU an image".into()));
+            tiles.push((format!("{cpu_ms_per_image:.2} ms"), "server CPU per image".into()));
             if let Some(cost) = per_million_images {
                 tiles.push((format!("{cost:.4}"), "cost of a million images".into()));
             }
@@ -114,7 +118,7 @@ impl Report {
         format!("<div class=tiles>{}</div>\n", tiles.into_iter().map(tile).collect::<String>())
     }
 
-    fn wrong(&self) -> String {
+    fn violation_list(&self) -> String {
         let wrong = self.violations.iter().chain(&self.slo_missed);
         let list: Vec<String> = wrong.map(|what| format!("<li>{}</li>", escape(what))).collect();
         if list.is_empty() { String::new() } else { format!("<ul>{}</ul>\n", list.concat()) }
@@ -122,7 +126,7 @@ impl Report {
 
     fn charts(&self) -> String {
         let end = self.intervals.last().map_or(1.0, |interval| interval.at);
-        let kills: Vec<(f64, String)> = self.kills.iter().map(told).collect();
+        let kills: Vec<(f64, String)> = self.kills.iter().map(mark).collect();
         let mut begin = 0.0;
         let mut phases = Vec::new();
         for PhaseReport { trainers, seconds, .. } in &self.phases {
@@ -132,17 +136,17 @@ impl Report {
         let chart = |title, unit, lines, log| {
             Chart { title, unit, lines, end, kills: &kills, phases: &phases, log }.draw()
         };
-        let images = self.line("trainers, in all", DARK, sum_rate);
+        let images = self.line("all trainers", DARK, sum_rate);
         let mut rates = self.of_servers(|i, at| Some(i.servers[at]?.images / i.seconds));
         rates.push(images);
         let waits = vec![
-            self.line("max", PALE, |of| most(of, |i| Some(i.wait_ms?.max))),
-            self.line("p99", COLOURS[1], |of| most(of, |i| Some(i.wait_ms?.p99))),
-            self.line("p50", COLOURS[0], |of| median(of, |i| Some(i.wait_ms?.p50))),
+            self.line("max", PALE, |of| max(of, |i| Some(i.wait_ms?.max))),
+            self.line("p99", COLORS[1], |of| max(of, |i| Some(i.wait_ms?.p99))),
+            self.line("p50", COLORS[0], |of| median(of, |i| Some(i.wait_ms?.p50))),
         ];
         let mib = |bytes: f64| bytes / f64::from(1 << 20);
         let mut memory = self.of_servers(|i, at| Some(mib(i.servers[at]?.rss_bytes)));
-        memory.push(self.line("load test", DARK, |of| most(of, |i| Some(mib(i.rss_bytes as f64)))));
+        memory.push(self.line("load test", DARK, |of| max(of, |i| Some(mib(i.rss_bytes as f64)))));
         [
             chart("Throughput", "images/s sent by each server and received", rates, false),
             chart("Wait for a microbatch", "ms, logarithmic from 0.1", waits, true),
@@ -151,26 +155,26 @@ impl Report {
         .concat()
     }
 
-    /// A line, of as many intervals in each point as it takes.
+    /// A line, whose points combine several intervals if there are many.
     fn line(
         &self,
         name: &str,
-        colour: &'static str,
+        color: &'static str,
         value: impl Fn(&[Interval]) -> Option<f64>,
     ) -> Line {
-        let each = self.intervals.len().div_ceil(POINTS).max(1);
+        let each = self.intervals.len().div_ceil(MAX_POINTS).max(1);
         let points = self.intervals.chunks(each).map(|of| {
             let middle = f64::midpoint(of[0].at - of[0].seconds, of[of.len() - 1].at);
             (middle, value(of))
         });
-        Line { name: name.to_owned(), colour, points: points.collect() }
+        Line { name: name.to_owned(), color, points: points.collect() }
     }
 
     fn of_servers(&self, value: impl Fn(&Interval, usize) -> Option<f64>) -> Vec<Line> {
         let servers = self.intervals.first().map_or(0, |interval| interval.servers.len());
         let line = |at: usize| {
             let name = format!("server {at}");
-            self.line(&name, COLOURS[at % COLOURS.len()], |of| median(of, |i| value(i, at)))
+            self.line(&name, COLORS[at % COLORS.len()], |of| median(of, |i| value(i, at)))
         };
         (0..servers).map(line).collect()
     }
@@ -194,12 +198,12 @@ impl Report {
     }
 }
 
-/// A kill, as the plots tell it.
-fn told(kill: &Kill) -> (f64, String) {
+/// A kill, as charts describe it.
+fn mark(kill: &Kill) -> (f64, String) {
     let ms = |ms: Option<f64>| ms.map_or("-".into(), |ms| format!("{ms:.0} ms"));
     let Kill { at, server, next_ms, all_next_ms, restarted_ms, .. } = kill;
     let what = format!(
-        "{at:.1} s: server {server}; next microbatch {}, every trainer's {}, back {}",
+        "{at:.1} s: server {server}; first recovery {}, full recovery {}, restarted {}",
         ms(*next_ms),
         ms(*all_next_ms),
         ms(*restarted_ms)
@@ -213,7 +217,7 @@ fn sum_rate(of: &[Interval]) -> Option<f64> {
     (seconds > 0.0).then(|| images as f64 / seconds)
 }
 
-fn most(of: &[Interval], value: impl Fn(&Interval) -> Option<f64>) -> Option<f64> {
+fn max(of: &[Interval], value: impl Fn(&Interval) -> Option<f64>) -> Option<f64> {
     of.iter().filter_map(value).reduce(f64::max)
 }
 

@@ -1,60 +1,50 @@
 //! A run from its first connection to its report.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use forebay_client::{Client, Cursor, Description, Job, Rank};
+use forebay_client::{Client, Description, Prefetch, Rank};
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::check::{Coverage, Digests};
-use crate::live::Live;
-use crate::plan::{Gate, Length, Pace, Phase};
-use crate::report::{PhaseReport, Report, ServerCost};
+use crate::digests;
+use crate::error::Error;
+use crate::figures::ServerCost;
+use crate::gate::Gate;
+use crate::options::Options;
+use crate::plan::{Length, Phase};
+use crate::received::Received;
+use crate::report::{PhaseReport, Report};
 use crate::servers::{Chaos, Fleet, Spawn};
-use crate::trainer::{Received, Trainer, read_slowly};
+use crate::settings::settings;
+use crate::state::RunState;
+use crate::sync::locked;
+use crate::telemetry::Telemetry;
+use crate::trainer::{Trainer, read_slowly};
 use crate::watch::Watch;
-use crate::{Error, Options, digests, locked};
 
-/// Between microbatches of a slow reader.
-const SLOWLY: Duration = Duration::from_secs(2);
+/// Interval of a slow reader's microbatches.
+const SLOW_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What all trainers of a run share.
-#[derive(Debug)]
-pub(crate) struct Run {
-    pub(crate) live: Arc<Live>,
-    pub(crate) job: Job,
-    pub(crate) from: Cursor,
-    pub(crate) description: Arc<Description>,
-    pub(crate) pace: Pace,
-    pub(crate) reconnect_every: Option<Duration>,
-    pub(crate) bar: ProgressBar,
-    pub(crate) coverage: Option<Mutex<Coverage>>,
-    /// Whether the run is to end early.
-    pub(crate) interrupt: Arc<AtomicBool>,
-}
-
-impl Run {
-    /// How often all trainers were to make new connections so far.
-    pub(crate) fn storms(&self) -> u128 {
-        let elapsed = self.live.start.elapsed().as_nanos();
-        self.reconnect_every.map_or(0, |every| elapsed / every.as_nanos().max(1))
-    }
-}
-
-/// Runs the trainers to their end. Errors are those of the setup; what goes wrong afterwards is in
-/// the report's violations.
+/// Runs a load test.
+///
+/// # Errors
+/// When the run could not begin: a server does not start or refuses the job, or a file cannot be read.
+/// What goes wrong afterwards is in the report's violations.
 pub async fn run(mut options: Options) -> Result<Report, Error> {
     let mut fleet = options.spawn.as_ref().map(Fleet::start).transpose()?;
-    let known = options.metrics.clone();
+    let given = options.metrics.clone();
     if let Some(fleet) = &mut fleet {
         options.client.endpoints.splice(0..0, fleet.endpoints());
         options.metrics.splice(0..0, fleet.metrics());
     }
     let client = Client::connect(options.client.clone())?;
-    let description = client.describe(&options.job).await?;
+    let description = tokio::select! {
+        description = client.describe(&options.job) => description?,
+        () = options.interrupt.wait() => return Err(Error::Interrupted),
+    };
     let undisturbed = match &options.digests {
         Some(file) => digests::load(file, &options.job, &description)?,
         None => None,
@@ -63,21 +53,21 @@ pub async fn run(mut options: Options) -> Result<Report, Error> {
         Rank { rank: 0, world: trainers }.microbatches(description.microbatches)?;
     }
     let coverage = Coverage::new(&description, options.job.seed, options.from, options.jobs);
-    let run = Arc::new(Run {
-        live: Arc::new(Live::new()),
+    let run = Arc::new(RunState {
+        telemetry: Arc::new(Telemetry::new()),
         job: options.job.clone(),
         from: options.from,
         pace: options.pace,
         reconnect_every: options.reconnect_every,
         bar: bar(&options, &description),
         coverage: options.coverage.then(|| Mutex::new(coverage)),
-        interrupt: Arc::clone(&options.interrupt),
+        interrupt: options.interrupt.clone(),
         description,
     });
     let fleet = fleet.map(|fleet| Arc::new(Mutex::new(fleet)));
-    // What trainers do themselves is little: streams are received on all threads of the runtime.
+    // Trainers themselves do little; streams are received on all threads of the runtime.
     let trainers = LocalSet::new();
-    let loaded = trainers.run_until(load(&client, &options, &run, fleet.as_ref(), known)).await;
+    let loaded = trainers.run_until(load(&client, &options, &run, fleet.as_ref(), given)).await;
     let mut report = loaded?;
     run.bar.finish_and_clear();
     report.servers = client.servers();
@@ -93,33 +83,34 @@ pub async fn run(mut options: Options) -> Result<Report, Error> {
     Ok(report)
 }
 
-/// All phases, with what goes on beside them.
+/// Runs all phases, with slow readers, kills and metrics at the same time.
 async fn load(
     client: &Client,
     options: &Options,
-    run: &Arc<Run>,
+    run: &Arc<RunState>,
     fleet: Option<&Arc<Mutex<Fleet>>>,
-    known: Vec<String>,
+    given: Vec<String>,
 ) -> Result<Report, Error> {
     let servers_cpu = || fleet.map_or(Duration::ZERO, |fleet| locked(fleet).cpu());
     let (cpu, spawned) = (cpu_time(), servers_cpu());
-    let watch = Watch::start(&run.live, options.metrics.clone())?;
+    let watch = Watch::start(&run.telemetry, options.metrics.clone())?;
     let chaos = match (fleet, &options.spawn) {
         (Some(fleet), Some(spawn)) => spawn
             .kill_every
-            .map(|every| Chaos::start(fleet, &run.live, every, spawn.seed))
+            .map(|every| Chaos::start(fleet, &run.telemetry, every, spawn.seed))
             .transpose()?,
         _ => None,
     };
     let mut slow = JoinSet::new();
-    let mut eager = options.client.clone();
-    eager.prefetch_bytes = 1;
+    let mut unbuffered = options.client.clone();
+    unbuffered.prefetch = Prefetch::Bytes(1);
     for _ in 0..options.slow_readers {
-        let client = Client::connect(eager.clone())?;
-        slow.spawn_local(read_slowly(Arc::clone(run), client, SLOWLY));
+        let client = Client::connect(unbuffered.clone())?;
+        slow.spawn_local(read_slowly(Arc::clone(run), client, SLOW_INTERVAL));
     }
 
-    let mut report = Report::new(options, &run.description);
+    let mut report =
+        Report::new(options.jobs, settings(options, &run.description), &run.description);
     let mut received = Received::default();
     let mut steps = vec![0; options.jobs as usize];
     for phase in options.phases() {
@@ -127,7 +118,7 @@ async fn load(
         report.violations.extend(violations);
         report.phases.push(of_phase.1);
         received.add(&of_phase.0);
-        if run.interrupt.load(Ordering::Relaxed) {
+        if run.interrupt.is_set() {
             break;
         }
     }
@@ -140,29 +131,29 @@ async fn load(
     {
         report.violations.push(error.to_string());
     }
-    let seconds = run.live.seconds();
+    let seconds = run.telemetry.seconds();
     let cpu = cpu_time().saturating_sub(cpu);
     let watched = watch.stop();
-    // The kernel knows more of servers that were killed than these said last.
+    // For killed servers the kernel's figures are more recent than their last metrics.
     let spawned = servers_cpu().saturating_sub(spawned).as_secs_f64();
-    let server_cpu = if known.is_empty() && fleet.is_some() { spawned } else { watched };
+    let server_cpu = if given.is_empty() && fleet.is_some() { spawned } else { watched };
     report.violation_count = report.violations.len() as u64;
     if let Some(coverage) = &run.coverage {
         locked(coverage).finish(&steps);
     }
     report.steps = steps[0];
-    report.fill(&received, &run.live, (seconds, cpu));
+    report.fill(&received, &run.telemetry, (seconds, cpu));
     if !options.metrics.is_empty() {
         report.server = Some(ServerCost::new(server_cpu, received.images, options.core_hour_price));
     }
     Ok(report)
 }
 
-/// One phase: the trainers of all jobs until they end. Adds to the steps that each job has read.
+/// Runs the trainers of all jobs for a phase. Adds to the number of steps that each job has read.
 async fn phase_of(
     client: &Client,
     phase: Phase,
-    run: &Arc<Run>,
+    run: &Arc<RunState>,
     steps: &mut [u64],
 ) -> ((Received, PhaseReport), Vec<String>) {
     let begin = Instant::now();
@@ -180,7 +171,7 @@ async fn phase_of(
                 rank: Rank { rank, world },
                 at: steps[copy as usize],
                 number: copy * world + rank,
-                of: copies * world,
+                total: copies * world,
             };
             trainers.spawn_local(trainer.train());
         }
@@ -194,22 +185,22 @@ async fn phase_of(
                 received.add(&of_one);
                 violations.push(violation);
             }
-            Err(error) => violations.push(format!("a trainer failed: {error}")),
+            Err(error) => violations.push(format!("a trainer panicked: {error}")),
         }
     }
     for (steps, gate) in steps.iter_mut().zip(&gates) {
         *steps = gate.end();
     }
-    let waits = run.live.end_phase();
+    let waits = run.telemetry.end_phase();
     let report = PhaseReport::new(phase, &received, begin.elapsed(), waits);
     ((received, report), violations)
 }
 
-/// How many microbatches agree with an undisturbed run: that of the file, or, where servers were
-/// killed, one more over the same steps from one calm server.
+/// Compares the run with an undisturbed one: that of the file, or, if servers were killed, another run
+/// of the same steps from a server without faults. Returns how many microbatches are equal.
 async fn compare(
     options: &Options,
-    run: &Run,
+    run: &RunState,
     undisturbed: Option<Digests>,
     report: &Report,
 ) -> Result<Option<u64>, Error> {
@@ -220,7 +211,7 @@ async fn compare(
     let (compared, digests) = match &options.spawn {
         Some(spawn) if !report.kills.is_empty() => {
             let digests = replay(options, run, spawn, report.steps).await?;
-            if run.interrupt.load(Ordering::Relaxed) {
+            if run.interrupt.is_set() {
                 return Ok(None);
             }
             (Some(locked(coverage).compare(&digests)), digests)
@@ -228,21 +219,26 @@ async fn compare(
         _ => (None, locked(coverage).digests().clone()),
     };
     if let Some(file) = &options.digests {
-        digests::keep(file, &run.job, &run.description, &digests)?;
+        digests::save(file, &run.job, &run.description, &digests)?;
     }
     Ok(compared)
 }
 
-/// The same steps once more.
-async fn replay(options: &Options, run: &Run, spawn: &Spawn, steps: u64) -> Result<Digests, Error> {
-    let calm = Fleet::start(&Spawn { servers: 1, ..spawn.clone() })?;
+/// Reads the same steps again, from a server without faults.
+async fn replay(
+    options: &Options,
+    run: &RunState,
+    spawn: &Spawn,
+    steps: u64,
+) -> Result<Digests, Error> {
+    let fleet = Fleet::start(&Spawn { servers: 1, ..spawn.clone() })?;
     let mut client = options.client.clone();
-    client.endpoints = calm.endpoints();
+    client.endpoints = fleet.endpoints();
     let client = Client::connect(client)?;
     let once = Options { plan: Vec::new(), jobs: 1, steps, ..options.clone() };
     let bar = bar(&once, &run.description).with_message("undisturbed: ");
-    let beside = (&bar, &*run.interrupt);
-    let digests = digests::read_calmly(&client, &run.job, run.from, steps, beside).await?;
+    let progress = (&bar, &run.interrupt);
+    let digests = digests::read(&client, &run.job, run.from, steps, progress).await?;
     bar.finish_and_clear();
     Ok(digests)
 }

@@ -1,4 +1,4 @@
-//! Servers that the load test starts, kills and starts again.
+//! Servers that the load test starts, kills and restarts.
 
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader};
@@ -10,28 +10,29 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::live::Live;
-use crate::plan::{draw, part};
-use crate::{Error, locked};
+use crate::error::Error;
+use crate::random;
+use crate::sync::locked;
+use crate::telemetry::Telemetry;
 
 /// Servers to start, of the `forebay` command.
 #[derive(Clone, Debug)]
 pub struct Spawn {
-    /// How many.
+    /// Number of servers.
     pub servers: usize,
     /// The program.
     pub forebay: PathBuf,
-    /// What comes before `serve`.
+    /// Arguments before `serve`.
     pub before: Vec<OsString>,
-    /// What comes after it, such as `--dataset NAME=PATH`.
+    /// Arguments after `serve`, such as `--dataset NAME=PATH`.
     pub arguments: Vec<OsString>,
-    /// Kill one of them after about so long, again and again, and start it again a moment later.
+    /// Mean interval at which one of them is killed; it is restarted shortly afterwards.
     pub kill_every: Option<Duration>,
-    /// Decides which server is killed, and when.
+    /// Seed that decides which server is killed, and when.
     pub seed: u64,
 }
 
-/// Running servers. Dropping it kills them.
+/// Running servers, which are killed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Fleet {
     spawn: Spawn,
@@ -41,16 +42,16 @@ pub(crate) struct Fleet {
 #[derive(Debug)]
 struct Server {
     child: Child,
-    /// So that the server may say more.
+    /// Kept open, so that the server can print more.
     _stdout: ChildStdout,
     listen: String,
     metrics: String,
-    /// CPU time of those before it that were killed.
+    /// CPU time of its predecessors, which were killed.
     spent: Duration,
 }
 
 impl Fleet {
-    /// Starts the servers, on ports that are free.
+    /// Starts the servers on free ports.
     pub(crate) fn start(spawn: &Spawn) -> Result<Self, Error> {
         let start = |_| Server::start(spawn, "127.0.0.1:0", "127.0.0.1:0", Duration::ZERO);
         let servers = (0..spawn.servers).map(start).collect::<Result<_, _>>()?;
@@ -65,22 +66,22 @@ impl Fleet {
         self.servers.iter().map(|server| server.metrics.clone()).collect()
     }
 
-    /// CPU time of all servers, dead ones too.
+    /// CPU time of all servers, including killed ones.
     pub(crate) fn cpu(&self) -> Duration {
         self.servers.iter().map(|server| server.spent + cpu_of(&server.child)).sum()
     }
 
-    /// kill -9.
+    /// Kills a server by SIGKILL.
     fn kill(&mut self, at: usize) -> Result<(), Error> {
         let server = &mut self.servers[at];
         server.child.kill().map_err(|error| Error::Server(format!("cannot be killed: {error}")))?;
-        // Its CPU time is known until it is waited for.
+        // Its CPU time can be read until it is waited for.
         server.spent += cpu_of(&server.child);
         server.child.wait().map_err(|error| Error::Server(error.to_string()))?;
         Ok(())
     }
 
-    /// Starts a killed one on its old ports.
+    /// Restarts a killed server on its previous ports.
     fn restart(&mut self, at: usize) -> Result<(), Error> {
         let server = &self.servers[at];
         let started = Server::start(&self.spawn, &server.listen, &server.metrics, server.spent)?;
@@ -99,15 +100,15 @@ impl Server {
             .args(&spawn.arguments)
             .env("RUST_LOG", "error")
             .stdout(Stdio::piped())
-            // Ctrl-C is for the load test, which then ends them.
+            // Ctrl-C must reach only the load test, which ends its servers itself.
             .process_group(0)
             .spawn()
             .map_err(|error| failed(error.to_string()))?;
         let mut lines = BufReader::new(child.stdout.take().expect("piped"));
-        let mut address = |before: &str| {
+        let mut address = |prefix: &str| {
             let mut line = String::new();
             let read = lines.read_line(&mut line);
-            let found = line.trim_end().strip_prefix(before);
+            let found = line.trim_end().strip_prefix(prefix);
             found.filter(|_| read.is_ok()).map(|rest| rest.trim_end_matches('/').to_owned())
         };
         let listen = address("listening on ");
@@ -115,7 +116,7 @@ impl Server {
         let (Some(listen), Some(metrics)) = (listen, metrics) else {
             child.kill().ok();
             let ended = child.wait().map_or_else(|error| error.to_string(), |s| s.to_string());
-            return Err(failed(format!("did not start: {ended}; it says why above")));
+            return Err(failed(format!("did not start: {ended}; see its message above")));
         };
         Ok(Self { child, _stdout: lines.into_inner(), listen, metrics, spent })
     }
@@ -124,24 +125,24 @@ impl Server {
 impl Drop for Fleet {
     fn drop(&mut self) {
         for server in &mut self.servers {
-            // It may have ended by itself.
+            // It may have exited already.
             server.child.kill().ok();
             server.child.wait().ok();
         }
     }
 }
 
-/// User and system time of a process, where the system has `/proc`; also of one that has ended and
-/// was not waited for.
+/// User and system time of a child process, on systems with `/proc`. Also works for one that has exited
+/// and was not waited for.
 fn cpu_of(child: &Child) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
-    // Fields are counted after the name, which may hold anything.
+    // Fields are counted after the name, which may contain any character.
     let fields = stat.rsplit(')').next().unwrap_or("").split_whitespace();
     let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
     Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second().max(1))
 }
 
-/// Kills servers of a fleet until it is stopped.
+/// A thread that kills servers until it is stopped.
 #[derive(Debug)]
 pub(crate) struct Chaos {
     stop: SyncSender<()>,
@@ -151,47 +152,50 @@ pub(crate) struct Chaos {
 impl Chaos {
     pub(crate) fn start(
         fleet: &Arc<Mutex<Fleet>>,
-        live: &Arc<Live>,
+        telemetry: &Arc<Telemetry>,
         every: Duration,
         seed: u64,
     ) -> Result<Self, Error> {
         let (stop, stopped) = sync_channel(1);
-        let (fleet, live) = (Arc::clone(fleet), Arc::clone(live));
-        let run = move || kill_servers(&fleet, &live, every, seed, &stopped);
+        let (fleet, telemetry) = (Arc::clone(fleet), Arc::clone(telemetry));
+        let run = move || kill_servers(&fleet, &telemetry, every, seed, &stopped);
         let thread = std::thread::Builder::new().name("chaos".into()).spawn(run);
         Ok(Self { stop, thread: thread.map_err(|error| Error::Server(error.to_string()))? })
     }
 
-    /// Ends it with all servers running.
+    /// Stops the thread, with all servers running.
     pub(crate) fn stop(self) -> Result<(), Error> {
-        // Nobody listens if it has failed.
+        // The thread may have failed already.
         self.stop.send(()).ok();
-        self.thread.join().unwrap_or_else(|_panic| Err(Error::Server("chaos failed".into())))
+        self.thread.join().unwrap_or_else(|_panic| {
+            Err(Error::Server("the thread that kills servers panicked".into()))
+        })
     }
 }
 
-/// A kill each half to one and a half times `every`, of a server drawn by the seed, which starts again
-/// after up to a quarter of that time. A load test that was held up does not make up for it.
+/// Kills a server that the seed chooses every 0.5 to 1.5 times `every`, and restarts it after up to a
+/// quarter of `every`. Kills that were delayed are not made up for.
 fn kill_servers(
     fleet: &Mutex<Fleet>,
-    live: &Live,
+    telemetry: &Telemetry,
     every: Duration,
     seed: u64,
     stopped: &Receiver<()>,
 ) -> Result<(), Error> {
     for kill in 0_u64.. {
-        let of = |what| [seed, 3 * kill + what];
-        let wait = every.mul_f64(0.5 + part(of(0)));
+        let purpose = |what| [seed, 3 * kill + what];
+        let wait = every.mul_f64(0.5 + random::fraction(purpose(0)));
         if stopped.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
             break;
         }
         let servers = locked(fleet).servers.len() as u64;
-        let victim = usize::try_from(draw(of(1)) % servers).expect("one of the servers");
+        let victim =
+            usize::try_from(random::number(purpose(1)) % servers).expect("one of the servers");
         locked(fleet).kill(victim)?;
-        let noted = live.killed(victim);
-        std::thread::sleep(every.mul_f64(part(of(2)) / 4.0));
+        let kill = telemetry.killed(victim);
+        std::thread::sleep(every.mul_f64(random::fraction(purpose(2)) / 4.0));
         locked(fleet).restart(victim)?;
-        live.restarted(noted);
+        telemetry.restarted(kill);
     }
     Ok(())
 }

@@ -2,40 +2,49 @@
 
 use std::time::Duration;
 
-use crate::Report;
+use forebay_types::settings::TimeSpan;
 
-/// What a run is held to.
+use crate::report::Report;
+
+/// The objectives of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Slo {
-    /// The longest that 99 in 100 microbatches may be waited for.
+    /// Longest 99th percentile of the waits.
     pub p99_wait: Option<Duration>,
-    /// The fewest images a second, over the whole run.
+    /// Lowest throughput over the whole run, in images per second.
     pub images_per_second: Option<f64>,
 }
 
 impl Slo {
-    /// The objectives that a run missed, in words.
-    pub fn missed(&self, report: &Report) -> Vec<String> {
+    /// Descriptions of the objectives that a run missed.
+    fn missed(&self, report: &Report) -> Vec<String> {
         let mut missed = Vec::new();
         let p99 = report.wait_ms.p99;
-        if let Some(most) = self.p99_wait.filter(|most| p99 > most.as_secs_f64() * 1e3) {
-            missed.push(format!("p99 wait {p99:.1} ms, allowed are {most:?}"));
+        if let Some(max) = self.p99_wait.filter(|max| p99 > max.as_secs_f64() * 1e3) {
+            missed.push(format!("p99 wait of {p99:.1} ms, expected at most {}", TimeSpan(max)));
         }
         let rate = report.images_per_s;
-        if let Some(least) = self.images_per_second.filter(|least| rate < *least) {
-            missed.push(format!("{rate:.0} images/s, at least {least} are asked for"));
+        if let Some(min) = self.images_per_second.filter(|min| rate < *min) {
+            missed.push(format!("{rate:.0} images/s, expected at least {min}"));
         }
         missed
+    }
+}
+
+impl Report {
+    /// Records the objectives that were missed.
+    pub fn judge(&mut self, slo: &Slo) {
+        self.slo_missed = slo.missed(self);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::WaitMs;
+    use crate::figures::WaitMs;
 
     #[test]
-    fn objectives_are_missed_by_what_is_worse() {
+    fn an_objective_is_missed_by_a_worse_figure_only() {
         let wait_ms = WaitMs { p99: 120.0, ..WaitMs::default() };
         let report = Report { wait_ms, images_per_s: 900.0, ..Report::default() };
         let missed = |ms, rate| {

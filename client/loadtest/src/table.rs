@@ -1,15 +1,12 @@
-//! A run in words: its figures, and what it was asked to do.
+//! The results of a run as a table of text.
 
 use std::fmt;
 
-use forebay_client::{Description, RecipeRef};
-
-use crate::Options;
-use crate::plan::{Pace, StepTime};
-use crate::report::{Report, ServerCost, WaitMs};
+use crate::figures::ServerCost;
+use crate::report::Report;
 
 impl Report {
-    /// The figures with their names, as people read them.
+    /// The rows of the table: names and values.
     pub fn rows(&self) -> Vec<(String, String)> {
         let mut rows = Vec::new();
         let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
@@ -24,7 +21,7 @@ impl Report {
         row("client CPU per image", format!("{:.3} ms", self.cpu_ms_per_image));
         if let Some(ServerCost { cpu_seconds, cpu_ms_per_image, per_million_images }) = self.server
         {
-            let value = format!("{cpu_ms_per_image:.3} ms, {cpu_seconds:.1} s in all");
+            let value = format!("{cpu_ms_per_image:.3} ms, {cpu_seconds:.1} s in total");
             row("server CPU per image", value);
             if let Some(cost) = per_million_images {
                 row("cost", format!("{cost:.4} per million images"));
@@ -39,12 +36,10 @@ impl Report {
             }
         }
         row("checksum", self.checksum.clone());
-        if let Some([one, one_most, all, all_most]) = self.recoveries() {
+        if let Some([first, first_max, last, last_max]) = self.recoveries() {
             row("kills", self.kills.len().to_string());
-            let some =
-                format!("p50 {one:.0}, max {one_most:.0} ms until a trainer's next microbatch");
-            row("after a kill", some);
-            row("", format!("p50 {all:.0}, max {all_most:.0} ms until every trainer's"));
+            row("first recovery", format!("p50 {first:.0}, max {first_max:.0} ms to a microbatch"));
+            row("full recovery", format!("p50 {last:.0}, max {last_max:.0} ms for all trainers"));
         }
         if let Some(compared) = self.compared {
             row(
@@ -72,70 +67,8 @@ impl Report {
     }
 }
 
-impl fmt::Display for WaitMs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { p50, p95, p99, p999, max } = self;
-        write!(f, "p50 {p50:.1}, p95 {p95:.1}, p99 {p99:.1}, p99.9 {p999:.1}, max {max:.1} ms")
-    }
-}
-
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.rows().iter().try_for_each(|(name, value)| writeln!(f, "{name:<24}{value}"))
     }
-}
-
-/// A run's options in words, those that are set.
-pub(crate) fn settings(
-    options: &Options,
-    description: &Description,
-) -> Vec<(&'static str, String)> {
-    let recipe = match &options.job.recipe {
-        RecipeRef::Name(name) => name.clone(),
-        RecipeRef::Toml(_) => "from a file".into(),
-    };
-    let plan: Vec<String> = options.phases().iter().map(ToString::to_string).collect();
-    let pace = match options.pace {
-        Pace::Free => "as fast as they can".to_owned(),
-        Pace::Step(StepTime { mean, jitter }) => {
-            format!("{mean:?} a microbatch, up to {:.0} % more or less", jitter * 100.0)
-        }
-        Pace::Rate(rate) => format!("{rate} images/s by the clock"),
-    };
-    let Description { batch, microbatches, image_size, .. } = description;
-    let client = &options.client;
-    let mut settings = vec![
-        ("servers", client.endpoints.join(", ")),
-        ("dataset", format!("{} ({} records)", options.job.dataset, description.records)),
-        (
-            "recipe",
-            format!(
-                "{recipe}, {batch} images in {microbatches} microbatches a step, {image_size} pixels"
-            ),
-        ),
-        ("seed", options.job.seed.to_string()),
-        (
-            "pixels",
-            format!("{}, {}, mixed by the {}", client.dtype, client.layout, client.mixed_by),
-        ),
-        ("plan (trainers x length)", plan.join(", ")),
-        ("jobs", options.jobs.to_string()),
-        ("trainers read", pace),
-        ("received ahead", format!("{} MiB a trainer", client.prefetch_bytes >> 20)),
-    ];
-    if options.slow_readers > 0 {
-        settings.push(("slow readers", options.slow_readers.to_string()));
-    }
-    if let Some(every) = options.reconnect_every {
-        settings.push(("all reconnect every", format!("{every:?}")));
-    }
-    if let Some(spawn) = &options.spawn {
-        let arguments: Vec<_> = spawn.arguments.iter().map(|word| word.to_string_lossy()).collect();
-        settings.push(("servers started with", arguments.join(" ")));
-        if let Some(every) = spawn.kill_every {
-            settings.push(("kill -9 every", format!("{every:?}, seed {}", spawn.seed)));
-        }
-    }
-    settings.push(("version", env!("CARGO_PKG_VERSION").into()));
-    settings
 }

@@ -1,4 +1,4 @@
-//! Looks at the servers once a second, by their `/metrics`, and at this process.
+//! Reads the metrics of the servers and of this process once a second.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
@@ -7,23 +7,23 @@ use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::Error;
-use crate::live::{Live, ServerInterval};
+use crate::error::Error;
+use crate::telemetry::{ServerInterval, Telemetry};
 
-const EVERY: Duration = Duration::from_secs(1);
-/// How long a server may take to answer.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// Longer answers are no metrics of a server.
-const MOST_BYTES: u64 = 1 << 20;
+const INTERVAL: Duration = Duration::from_secs(1);
+/// How long to wait for a server's metrics.
+const TIMEOUT: Duration = Duration::from_millis(500);
+/// Largest response that is read.
+const MAX_BYTES: u64 = 1 << 20;
 
-/// Runs until it is stopped.
+/// A thread that reads metrics until it is stopped.
 #[derive(Debug)]
 pub(crate) struct Watch {
     stop: SyncSender<()>,
     thread: JoinHandle<f64>,
 }
 
-/// What a server counts.
+/// A server's counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Counters {
     images: f64,
@@ -32,17 +32,17 @@ struct Counters {
 }
 
 impl Watch {
-    /// Of servers whose metrics are at these addresses, `host:port` or `http://host:port`.
-    pub(crate) fn start(live: &Arc<Live>, metrics: Vec<String>) -> Result<Self, Error> {
+    /// Watches servers by the addresses of their metrics, as `host:port` or `http://host:port`.
+    pub(crate) fn start(telemetry: &Arc<Telemetry>, metrics: Vec<String>) -> Result<Self, Error> {
         let (stop, stopped) = sync_channel::<()>(1);
-        let live = Arc::clone(live);
+        let telemetry = Arc::clone(telemetry);
         let watch = move || {
             let mut before: Vec<Option<Counters>> =
                 metrics.iter().map(|address| scrape(address)).collect();
             let mut cpu_seconds = 0.0;
             let begin = Instant::now();
             for tick in 1.. {
-                let wait = (EVERY * tick).saturating_sub(begin.elapsed());
+                let wait = (INTERVAL * tick).saturating_sub(begin.elapsed());
                 let over = stopped.recv_timeout(wait) != Err(RecvTimeoutError::Timeout);
                 let look = |(address, before): (&String, &mut Option<Counters>)| {
                     let now = scrape(address)?;
@@ -51,7 +51,7 @@ impl Watch {
                     Some(since)
                 };
                 let servers = metrics.iter().zip(&mut before).map(look).collect();
-                live.close(resident_bytes(), servers);
+                telemetry.close(resident_bytes(), servers);
                 if over {
                     break;
                 }
@@ -62,7 +62,7 @@ impl Watch {
         Ok(Self { stop, thread: thread.map_err(|error| Error::Server(error.to_string()))? })
     }
 
-    /// Ends the last interval; CPU seconds of the servers in all of them.
+    /// Ends the last interval. Returns the CPU seconds of the servers in all intervals.
     pub(crate) fn stop(self) -> f64 {
         self.stop.send(()).ok();
         self.thread.join().unwrap_or(0.0)
@@ -70,7 +70,7 @@ impl Watch {
 }
 
 impl Counters {
-    /// A counter that became less began again at 0.
+    /// The difference to earlier counters. A counter that decreased was reset to 0 by a restart.
     fn since(self, before: Self) -> ServerInterval {
         let since = |now: f64, before: f64| if now < before { now } else { now - before };
         ServerInterval {
@@ -96,16 +96,16 @@ impl Counters {
 fn scrape(address: &str) -> Option<Counters> {
     let address = address.trim_start_matches("http://").trim_end_matches('/');
     let socket = address.to_socket_addrs().ok()?.next()?;
-    let mut stream = TcpStream::connect_timeout(&socket, PATIENCE).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    let mut stream = TcpStream::connect_timeout(&socket, TIMEOUT).ok()?;
+    stream.set_read_timeout(Some(TIMEOUT)).ok()?;
     let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).ok()?;
     let mut answer = String::new();
-    stream.take(MOST_BYTES).read_to_string(&mut answer).ok()?;
+    stream.take(MAX_BYTES).read_to_string(&mut answer).ok()?;
     Counters::parse(&answer)
 }
 
-/// Resident memory of this process, where the system has `/proc`.
+/// Resident memory of this process, on systems with `/proc`.
 fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("");
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counters_are_read_and_begin_again_with_a_server() {
+    fn counters_are_parsed_and_restart_with_a_server() {
         let text = "# TYPE forebay_images_served counter\nforebay_images_served_total 120\n\
                     process_cpu_seconds_total 1.5\nprocess_resident_memory_bytes 4096.0\n# EOF\n";
         let counters = Counters::parse(text).unwrap();

@@ -1,5 +1,5 @@
-//! The load test against servers that run in the test: it accepts what is right, and tells what is
-//! wrong.
+//! The load test against servers that run in the test: it accepts correct responses, and reports every
+//! violation.
 
 #![expect(clippy::unwrap_used, reason = "a failure to set up fails the test")]
 
@@ -11,14 +11,14 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use fake::{Data, Fake, Fault};
-use forebay_client::{Cursor, Job};
+use forebay_client::{Cursor, Job, Prefetch};
 use forebay_loadtest::{Length, Options, Pace, Phase, Report, run};
 use tonic::Status;
 
 fn options(servers: &[&Fake], steps: u64) -> Options {
     let mut client = forebay_client::Options::new(servers.iter().map(|server| server.url()));
-    client.retry.first = Duration::from_millis(10);
-    client.retry.give_up = Duration::from_secs(20);
+    client.retry.initial_backoff = Duration::from_millis(10);
+    client.retry.give_up_after = Duration::from_secs(20);
     Options::new(client, Job { seed: 5, ..Job::new("tiny", "a2") }, steps)
 }
 
@@ -29,7 +29,7 @@ async fn clean(options: Options) -> Report {
 }
 
 #[tokio::test]
-async fn every_world_receives_the_same_exactly_once() {
+async fn every_world_receives_the_same_data_exactly_once() {
     let server = Fake::start(Data::default(), None);
     let mut checksums = Vec::new();
     for trainers in [1, 2, 4] {
@@ -44,7 +44,7 @@ async fn every_world_receives_the_same_exactly_once() {
 }
 
 #[tokio::test]
-async fn repeats_and_copies_and_epochs_are_accepted() {
+async fn repeats_copies_and_epochs_are_accepted() {
     let server = Fake::start(Data { repeats: 3, ..Data::default() }, None);
     let from = Cursor { epoch: 1, step: 3 };
     let report = clean(Options { jobs: 3, trainers: 2, from, ..options(&[&server], 9) }).await;
@@ -73,37 +73,37 @@ async fn failures_on_the_way_do_not_change_the_checksum() {
 }
 
 #[tokio::test]
-async fn a_record_in_anothers_place_is_told() {
+async fn a_wrong_record_is_reported() {
     let server = Fake::start(Data::default(), Some((3, Fault::Record, false)));
     let report = run(options(&[&server], 5)).await.unwrap();
     let [violation] = report.violations.try_into().unwrap();
     assert!(
-        violation.starts_with("epoch 0: 1 records came another number of times than 1, such"),
+        violation.starts_with("epoch 0: 1 records were not received 1 times, such"),
         "{violation}"
     );
 }
 
 #[tokio::test]
-async fn copies_that_differ_are_told() {
+async fn copies_that_differ_are_reported() {
     let server = Fake::start(Data::default(), Some((25, Fault::Record, false)));
     let report = run(Options { jobs: 2, ..options(&[&server], 5) }).await.unwrap();
     let differ =
-        |violation: &String| violation.starts_with("jobs 0 and 1 got different bytes for ");
+        |violation: &String| violation.starts_with("jobs 0 and 1 received different bytes for ");
     assert!(report.violations.iter().any(differ), "{:?}", report.violations);
 }
 
 #[tokio::test]
-async fn what_never_came_is_told() {
+async fn missing_microbatches_are_reported() {
     let server = Fake::start(Data::default(), Some((10, Fault::Corrupt, true)));
     let report = run(options(&[&server], 3)).await.unwrap();
     assert_eq!(report.microbatches, 10);
-    assert!(report.violations[0].contains("payload corrupted"), "{:?}", report.violations);
-    assert_eq!(report.violations[1], "job 0: epoch 0, step 2, microbatch 2 never came");
+    assert!(report.violations[0].contains("corrupt payload"), "{:?}", report.violations);
+    assert_eq!(report.violations[1], "job 0: epoch 0, step 2, microbatch 2 was not received");
     assert_eq!((report.violations.len(), report.violation_count), (3, 3));
 }
 
 #[tokio::test]
-async fn phases_hand_over_at_a_step_and_together_receive_everything_once() {
+async fn phases_change_at_a_step_and_together_receive_everything_once() {
     let server = Fake::start(Data::default(), None);
     let time = |trainers| Phase { trainers, length: Length::Time(Duration::from_millis(150)) };
     let steps = |trainers, steps| Phase { trainers, length: Length::Steps(steps) };
@@ -131,28 +131,28 @@ async fn a_steps_time_and_a_rate_are_kept() {
     // 20 microbatches of 6 images by the clock, the first at once.
     let pace = Pace::Rate(300.0);
     let report = clean(Options { pace, trainers: 2, ..options(&[&server], 5) }).await;
-    assert!((19.0 * 0.02..1.5).contains(&report.seconds), "{report}");
+    assert!(report.seconds >= 19.0 * 0.02, "{report}");
 }
 
 #[tokio::test]
-async fn with_a_rate_a_stall_counts_for_all_that_it_delayed() {
-    // The third microbatch comes only after the client has asked a second time.
+async fn with_a_rate_a_stall_counts_for_all_microbatches_that_it_delays() {
+    // The third microbatch arrives only at the client's second request.
     let stall = || Fake::start(Data::default(), Some((2, Fault::Hang, false)));
     let waits = async |pace| {
         let server = stall();
         let mut options = Options { pace, ..options(&[&server], 5) };
-        options.client.timeouts.silence = Duration::from_millis(400);
-        options.client.prefetch_bytes = 1;
+        options.client.timeouts.idle = Duration::from_millis(400);
+        options.client.prefetch = Prefetch::Bytes(1);
         clean(options).await.wait_ms
     };
     let closed = waits(Pace::Free).await;
     let open = waits(Pace::Rate(6.0 * 100.0)).await;
-    assert!(closed.max > 300.0 && closed.p50 < 100.0, "{closed:?}");
-    assert!(open.p50 > 200.0, "{open:?}");
+    assert!(closed.max > 300.0, "{closed:?}");
+    assert!(open.p50 > 200.0 && open.p50 > closed.p50, "{open:?}, {closed:?}");
 }
 
 #[tokio::test]
-async fn slow_readers_are_checked_beside_the_trainers() {
+async fn slow_readers_are_checked_too() {
     let server = Fake::start(Data::default(), Some((3, Fault::Record, false)));
     let plan = vec![Phase { trainers: 1, length: Length::Time(Duration::from_millis(300)) }];
     let slow = Options { plan, slow_readers: 3, ..options(&[&server], 0) };
@@ -160,7 +160,7 @@ async fn slow_readers_are_checked_beside_the_trainers() {
 }
 
 #[tokio::test]
-async fn digests_of_an_undisturbed_run_are_kept_and_compared() {
+async fn digests_of_an_undisturbed_run_are_saved_and_compared() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("digests");
     let with_file = |server: &Fake, trainers| {
@@ -171,7 +171,7 @@ async fn digests_of_an_undisturbed_run_are_kept_and_compared() {
     assert_eq!(clean(with_file(&server, 1)).await.compared, None);
     assert_eq!(clean(with_file(&server, 4)).await.compared, Some(24));
 
-    // The payload's digest is right, and no other copy shows what is wrong.
+    // The hash of the payload is right, and there is no other copy to compare with.
     let wrong = Fake::start(Data::default(), Some((9, Fault::Record, false)));
     let report = run(with_file(&wrong, 1)).await.unwrap();
     assert_eq!(report.compared, Some(23));
@@ -180,7 +180,7 @@ async fn digests_of_an_undisturbed_run_are_kept_and_compared() {
 
     let other = Fake::start(Data { version: 2, ..Data::default() }, None);
     let error = run(with_file(&other, 1)).await.unwrap_err().to_string();
-    assert!(error.contains("is of another job"), "{error}");
+    assert!(error.contains("belongs to another job"), "{error}");
 }
 
 fn command(server: &Fake, arguments: &[&str]) -> Output {
@@ -192,7 +192,7 @@ fn command(server: &Fake, arguments: &[&str]) -> Output {
 }
 
 #[test]
-fn the_command_prints_json_and_exits_by_what_it_found() {
+fn the_command_prints_json_and_exits_with_the_result() {
     let server = Fake::start(Data::default(), None);
     let output = command(&server, &["--trainers", "4", "--steps", "5", "--json"]);
     assert!(output.status.success(), "{output:?}");
@@ -207,13 +207,16 @@ fn the_command_prints_json_and_exits_by_what_it_found() {
     let broken = Fake::start(Data::default(), Some((3, Fault::Order, true)));
     let output = command(&broken, &["--steps", "2"]);
     assert_eq!(output.status.code(), Some(1));
-    let told = String::from_utf8(output.stdout).unwrap();
-    assert!(told.contains("violation               job 0, rank 0: http://127.0.0.1:"), "{told}");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        printed.contains("violation               job 0, rank 0: http://127.0.0.1:"),
+        "{printed}"
+    );
 
     let output = command(&server, &["--trainers", "3"]);
-    let told = String::from_utf8(output.stderr).unwrap();
+    let printed = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(4));
-    assert!(told.contains("a world of 3 does not divide the 4 microbatches"), "{told}");
+    assert!(printed.contains("a world of 3 does not divide the 4 microbatches"), "{printed}");
 }
 
 #[test]
@@ -226,7 +229,7 @@ fn exit_codes_and_files_are_as_documented() {
     assert_eq!(code(&["--plan", "1x3,2x100ms", "--slo-p99-wait", "20s", "--report", to]), Some(0));
     assert_eq!(code(&["--slo-images-per-second", "1e9"]), Some(3));
     assert_eq!(code(&["--steps", "2", "--plan", "1x3"]), Some(2));
-    assert_eq!(code(&["--rate", "0"]), Some(4));
+    assert_eq!(code(&["--rate", "0"]), Some(2));
     let broken = Fake::start(Data::default(), Some((3, Fault::Record, false)));
     let violations = |allowed| {
         let arguments = ["--steps", "5", "--slo-violations", allowed];
@@ -241,8 +244,23 @@ fn exit_codes_and_files_are_as_documented() {
     let columns: Vec<usize> = csv.lines().map(|line| line.split(',').count()).collect();
     assert!(columns.len() >= 2 && columns.iter().all(|count| *count == 9), "{csv}");
     let page = read("report.html");
-    assert!(page.contains("all as it should be") && page.contains("class=line"));
+    assert!(page.contains("no violations") && page.contains("class=line"));
     for foreign in ["<script", "http-equiv", "src=", "href=", "@import", "url("] {
         assert!(!page.contains(foreign), "{foreign}");
     }
+}
+
+#[test]
+fn a_signal_ends_the_command_while_it_waits_for_a_server() {
+    // A server that accepts connections and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", silent.local_addr().unwrap());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_forebay-loadtest"))
+        .args(["--endpoint", &endpoint, "--dataset", "tiny"])
+        .spawn()
+        .unwrap();
+    let (_connection, _) = silent.accept().unwrap();
+    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
 }

@@ -1,4 +1,4 @@
-//! A server whose microbatches are a function of their names, and that fails when told to.
+//! A server whose microbatches are a function of their names, with faults that a test plans.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -14,14 +14,14 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status};
 
-/// What the server has.
+/// The server's dataset and recipe.
 #[derive(Clone, Debug)]
 pub(crate) struct Data {
     /// The first byte of both digests.
     pub(crate) version: u8,
     pub(crate) records: u64,
     pub(crate) repeats: u64,
-    /// As an evaluation: the last step has what is left, and maybe not every microbatch.
+    /// Whether it is an evaluation, whose last step has what is left, and maybe not every microbatch.
     pub(crate) sequential: bool,
     pub(crate) batch: u32,
     pub(crate) microbatches: u32,
@@ -31,7 +31,7 @@ pub(crate) struct Data {
 }
 
 impl Default for Data {
-    /// 5 steps an epoch, 4 microbatches a step, 6 samples a microbatch.
+    /// 5 steps per epoch, 4 microbatches per step, 6 samples per microbatch.
     fn default() -> Self {
         Self {
             version: 1,
@@ -46,29 +46,29 @@ impl Default for Data {
     }
 }
 
-/// What goes wrong in the middle of a microbatch.
+/// A fault in the middle of a microbatch.
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
-    /// The answer ends as if it were complete.
+    /// The response ends as if it were complete.
     Truncated,
-    /// The answer ends with this status.
+    /// The response ends with this status.
     Status(Status),
-    /// A byte of the payload differs.
+    /// A byte of the payload is changed.
     Corrupt,
-    /// Nothing more comes.
+    /// Nothing more is sent.
     Hang,
-    /// The microbatch after it comes instead.
+    /// The next microbatch is sent instead.
     Order,
     /// The header has another recipe's digest.
     Recipe,
-    /// A frame is left out.
+    /// A frame is missing.
     Gap,
-    /// One record is sent as another (and the digest is right).
+    /// A record number is wrong, although the payload's hash is right.
     Record,
 }
 
-/// A fault in the microbatch of that number, counted from 0 over all that the server sends; once,
-/// or in each from there on.
+/// A fault in the microbatch of that number, counted from 0 over all that the server sends, and if the
+/// last value is true also in every later one.
 pub(crate) type Plan = Option<(u64, Fault, bool)>;
 
 /// Epoch, step and index of each microbatch that was begun.
@@ -88,7 +88,7 @@ impl Fake {
         Self::at("127.0.0.1:0".parse().unwrap(), data, plan)
     }
 
-    /// Starts on a port that may have been in use a moment ago.
+    /// Starts on a port that a server used until a moment ago.
     pub(crate) fn at(address: SocketAddr, data: Data, plan: Plan) -> Self {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let handle = runtime.handle().clone();
@@ -96,7 +96,7 @@ impl Fake {
         let (plan, served) = (Arc::new(Mutex::new(plan)), Served::default());
         let service =
             Service { data, plan, begun: Arc::clone(&begun), served: Arc::clone(&served) };
-        // On a thread of its own, so that tests may call it from asynchronous code.
+        // On another thread, because block_on panics in asynchronous code.
         let start = move || {
             handle.block_on(async move {
                 let listener = loop {
@@ -118,7 +118,7 @@ impl Fake {
         Self { address, begun, served, runtime: Some(runtime) }
     }
 
-    /// What runs in a server without faults, without the server.
+    /// The service of a server without faults, without a network.
     pub(crate) fn service(data: Data) -> ForebayServiceServer<impl ForebayService> {
         let (plan, begun) = (Arc::default(), Arc::default());
         ForebayServiceServer::new(Service { data, plan, begun, served: Served::default() })
@@ -128,7 +128,7 @@ impl Fake {
         format!("http://{}", self.address)
     }
 
-    /// Microbatches that the server began to send.
+    /// Number of microbatches that the server began to send.
     pub(crate) fn begun(&self) -> u64 {
         self.begun.load(Ordering::SeqCst)
     }
@@ -160,7 +160,7 @@ impl Data {
         self.samples_per_epoch().div_ceil(self.batch.into())
     }
 
-    /// Microbatches that a step has samples for.
+    /// Number of microbatches of a step that have samples.
     pub(crate) fn microbatches_of(&self, step: u64) -> u32 {
         let left = self.samples_per_epoch() - step * u64::from(self.batch);
         u32::try_from(left.min(self.microbatches.into())).unwrap()
@@ -263,7 +263,7 @@ impl Service {
         Some(fault)
     }
 
-    /// Sends one microbatch; whether to go on.
+    /// Sends one microbatch. Returns whether to continue.
     async fn send(&self, seed: u64, name: (u64, u64, u32), sender: &Sender) -> bool {
         let fault = self.fault();
         let (epoch, step, index) = name;

@@ -1,13 +1,13 @@
-//! Clients against servers in virtual time: whatever is drawn from a seed to go wrong, every rank gets
-//! every microbatch of its own, once, in order, byte for byte, and every run ends.
+//! Clients and servers simulated in virtual time, with faults drawn from a seed: every rank receives
+//! each of its microbatches once, in order, byte for byte, and every run ends.
 //!
-//! `FOREBAY_SEEDS=10000` runs so many seeds, `FOREBAY_SEED=N` that one alone, with its log.
+//! `FOREBAY_SEEDS=10000` runs 10000 seeds, `FOREBAY_SEED=7` runs seed 7 and prints its log.
 
 mod world;
 
 use std::time::Duration;
 
-use forebay_client::{Client, Cursor, Digest, End, Job, Options, Rank, ServerStats};
+use forebay_client::{Client, Cursor, Digest, End, Job, Options, Prefetch, Rank, ServerStats};
 use tokio::runtime::Builder;
 use tokio::time::{sleep, timeout};
 
@@ -15,10 +15,10 @@ use crate::fake::Data;
 use crate::{assert_are, job, names};
 use world::{Faults, Random, Shared};
 
-/// Seeds of an ordinary test run.
+/// Number of seeds of an ordinary test run.
 const SEEDS: u64 = 1000;
 
-/// What a run did.
+/// What happened in a run.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Outcome {
     log: Vec<String>,
@@ -26,13 +26,13 @@ struct Outcome {
     microbatches: u64,
 }
 
-/// A whole training run: its world, its ranks, what goes wrong.
+/// Simulates a training run: its servers, its ranks, its faults.
 fn run(seed: u64) -> Outcome {
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
-        // Twice the longest that a rank may go without a microbatch, and the rest.
-        let most = Duration::from_hours(2);
-        timeout(most, simulate(seed)).await.expect("the run does not end")
+        // A rank gives up after 30 minutes without a microbatch.
+        let limit = Duration::from_hours(2);
+        timeout(limit, simulate(seed)).await.expect("the run must end")
     })
 }
 
@@ -43,7 +43,7 @@ async fn simulate(seed: u64) -> Outcome {
     let faults = Faults { lost: of(1), reset: of(4), truncated: of(2), corrupt: of(4) };
     let horizon = Duration::from_secs(random.pick(&[0, 2, 20, 60]));
     let data = if random.below(4) == 0 { Data::evaluation() } else { Data::default() };
-    let (servers, odd) = (1 + random.below(4), random.below(3) == 0);
+    let (servers, has_other_data) = (1 + random.below(4), random.below(3) == 0);
     let ranks = random.pick(&[1_u32, 2, 4]);
     let steps = random.pick(&[3, 12, 40]);
     let from = Cursor { epoch: random.below(9), step: random.below(data.steps_per_epoch()) };
@@ -52,11 +52,11 @@ async fn simulate(seed: u64) -> Outcome {
     for _ in 0..servers {
         world.lock().add(data.clone());
     }
-    if odd {
+    if has_other_data {
         world.lock().add(Data { version: 9, ..data.clone() });
     }
-    world.lock().strangers = ranks;
-    let trouble = tokio::spawn(world.clone().trouble(data.clone()));
+    world.lock().newcomers = ranks;
+    let churn = tokio::spawn(world.clone().churn(data.clone()));
     let ranks: Vec<_> = (0..ranks)
         .map(|rank| {
             let rank = Rank { rank, world: ranks };
@@ -71,24 +71,24 @@ async fn simulate(seed: u64) -> Outcome {
         outcome.microbatches += servers.iter().map(|server| server.microbatches).sum::<u64>();
         outcome.servers.extend(servers);
     }
-    trouble.abort();
+    churn.abort();
     outcome.log = std::mem::take(&mut world.lock().log);
     outcome
 }
 
 fn options(random: &mut Random) -> Options {
     let mut options = Options::new(["dns+http://forebay:50051"]);
-    options.timeouts.silence = Duration::from_secs(random.pick(&[1, 60]));
-    options.timeouts.deadline = Duration::from_secs(random.pick(&[5, 300]));
+    options.timeouts.idle = Duration::from_secs(random.pick(&[1, 60]));
+    options.timeouts.microbatch = Duration::from_secs(random.pick(&[5, 300]));
     options.hedge.quantile = random.pick(&[0.0, 0.5, 0.95]);
     options.hedge.budget = random.pick(&[0.05, 1.0]);
-    options.resolve_every = Duration::from_secs(random.pick(&[1, 30]));
-    options.prefetch_bytes = random.pick(&[0, 4096, 20_000, 1 << 20]);
-    options.retry.give_up = Duration::from_mins(30);
+    options.resolve_interval = Duration::from_secs(random.pick(&[1, 30]));
+    options.prefetch = Prefetch::Bytes(random.pick(&[0, 4096, 20_000, 1 << 20]));
+    options.retry.give_up_after = Duration::from_mins(30);
     options
 }
 
-/// One rank: receives, compares, computes.
+/// One rank, which receives, compares and computes.
 async fn train(
     world: Shared,
     options: Options,
@@ -102,31 +102,31 @@ async fn train(
     let mut received = Vec::new();
     while let Some(microbatch) = stream.next().await {
         let microbatch = microbatch.unwrap();
-        let think = {
+        let compute = {
             let mut world = world.lock();
             world.note(format!("rank {} takes {}", rank.rank, microbatch.name));
-            world.strangers -= u32::from(received.is_empty());
+            world.newcomers -= u32::from(received.is_empty());
             let longest = world.random.pick(&[1, 10, 10, 500]);
             Duration::from_millis(world.random.below(longest))
         };
         received.push(microbatch);
-        sleep(think).await;
+        sleep(compute).await;
     }
     assert_are(&data, &received, &names(&data, from, steps, rank));
     let servers = client.servers();
     let counted: u64 = servers.iter().map(|server| server.microbatches).sum();
     assert!(counted >= received.len() as u64, "{servers:?}");
-    for odd in servers.iter().filter(|server| server.excluded.is_some()) {
-        assert_eq!(odd.microbatches, 0, "{odd}");
+    for server in servers.iter().filter(|server| server.excluded.is_some()) {
+        assert_eq!(server.microbatches, 0, "{server}");
     }
     servers
 }
 
-/// Runs a seed; a failure names it.
-fn run_or_name(seed: u64) -> Outcome {
+/// Runs a seed, and prints it if the run fails.
+fn run_or_print(seed: u64) -> Outcome {
     std::panic::catch_unwind(|| run(seed)).unwrap_or_else(|panic| {
         eprintln!(
-            "repeat it with FOREBAY_SEED={seed} cargo test -p forebay-client --test client sim"
+            "reproduce with FOREBAY_SEED={seed} cargo test -p forebay-client --test client sim"
         );
         std::panic::resume_unwind(panic)
     })
@@ -137,16 +137,16 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 #[test]
-fn whatever_goes_wrong_every_microbatch_comes_once_in_order_and_right() {
+fn every_microbatch_is_received_once_in_order_and_unchanged_under_any_faults() {
     if let Some(seed) = number("FOREBAY_SEED") {
-        let outcome = run_or_name(seed);
+        let outcome = run_or_print(seed);
         outcome.servers.iter().for_each(|server| println!("{server}"));
         return;
     }
     let seeds = number("FOREBAY_SEEDS").unwrap_or(SEEDS);
     let mut sums = [0; 7];
     for seed in 0..seeds {
-        let Outcome { log, servers, microbatches } = run_or_name(seed);
+        let Outcome { log, servers, microbatches } = run_or_print(seed);
         let sum = |of: fn(&ServerStats) -> u64| servers.iter().map(of).sum::<u64>();
         let corrupt = log.iter().filter(|line| line.ends_with("corrupts")).count() as u64;
         let killed = log.iter().filter(|line| line.ends_with("is killed")).count() as u64;
@@ -163,14 +163,14 @@ fn whatever_goes_wrong_every_microbatch_comes_once_in_order_and_right() {
     }
     let what = "microbatches, failures, hedges sent, hedges won, exclusions, corruptions, kills";
     println!("{seeds} seeds: {what}: {sums:?}");
-    // A simulation in which nothing happens would prove nothing.
+    // A simulation without faults would prove nothing.
     assert!(seeds < SEEDS || sums.iter().all(|sum| *sum > 20), "{what}: {sums:?}");
 }
 
 #[test]
-fn a_seed_is_repeated_event_by_event() {
+fn a_seed_reproduces_every_event() {
     for seed in 0..20 {
-        let (first, again) = (run_or_name(seed), run_or_name(seed));
+        let (first, again) = (run_or_print(seed), run_or_print(seed));
         let differs = first.log.iter().zip(&again.log).position(|(one, other)| one != other);
         if let Some(at) = differs {
             let before = &first.log[at.saturating_sub(9)..at];

@@ -1,5 +1,4 @@
-//! A network of servers in one thread of virtual time, in which everything that goes wrong is drawn
-//! from a seed.
+//! A network of servers on one thread in virtual time, with faults drawn from a seed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -39,67 +38,68 @@ impl Random {
         (z ^ (z >> 31)) % n
     }
 
-    /// True so many times in a million.
-    pub(crate) fn millionth(&mut self, times: u64) -> bool {
-        self.below(1_000_000) < times
+    /// True with a probability in millionths.
+    pub(crate) fn chance(&mut self, millionths: u64) -> bool {
+        self.below(1_000_000) < millionths
     }
 
     pub(crate) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[usize::try_from(self.below(of.len() as u64)).unwrap()]
     }
 
-    /// Mostly a few milliseconds, at times some seconds.
+    /// A delay of a few milliseconds, rarely of seconds.
     fn delay(&mut self) -> Duration {
-        let longest = if self.millionth(10_000) { 3_000_000 } else { 4000 };
+        let longest = if self.chance(10_000) { 3_000_000 } else { 4000 };
         Duration::from_micros(self.below(longest))
     }
 }
 
-/// How often things go wrong, in millionths.
+/// Probabilities of faults, in millionths.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Faults {
-    /// A request without an answer, and a frame without another one after it.
+    /// A request is never answered, or a response stops after a frame.
     pub(crate) lost: u64,
-    /// A connection that breaks, at a frame or a request.
+    /// The connection breaks at a request or a frame.
     pub(crate) reset: u64,
-    /// A body that ends too early.
+    /// A body ends early.
     pub(crate) truncated: u64,
-    /// A changed byte of a payload.
+    /// A byte of a payload is changed.
     pub(crate) corrupt: u64,
 }
 
 /// A server of the network.
 struct Server {
     data: Data,
-    /// Closed when it is killed: wakes who waits, in order.
+    /// Closed when the server is killed, which wakes its waiters in order.
     life: Arc<Semaphore>,
     /// Whether its service's name resolves to it.
     named: bool,
 }
 
-/// All that there is.
+/// The simulated network.
 pub(crate) struct World {
     start: Instant,
     pub(crate) random: Random,
     pub(crate) faults: Faults,
-    /// When things stop to go wrong.
+    /// When the faults end.
     horizon: Instant,
     servers: BTreeMap<SocketAddr, Server>,
     pub(crate) log: Vec<String>,
-    /// The ranks and servers between which a byte was changed. Once each: a microbatch that every server
-    /// corrupts twice rightly ends the job.
+    /// The ranks and servers between which a byte was changed, once each: a microbatch that every server
+    /// corrupts twice ends the job, as it should.
     corrupted: BTreeSet<(u64, SocketAddr)>,
-    /// Whether to print the log as it grows.
-    loud: bool,
-    /// Ranks that got nothing yet: those believe what they see, even if it is the one odd server.
-    pub(crate) strangers: u32,
+    /// Whether to print each line of the log.
+    is_verbose: bool,
+    /// Number of ranks that received nothing yet. Such a rank would trust a server with other data if
+    /// that were the only one.
+    pub(crate) newcomers: u32,
 }
 
 #[derive(Clone)]
 pub(crate) struct Shared(Arc<Mutex<World>>);
 
 impl Shared {
-    pub(crate) fn new(random: Random, faults: Faults, horizon: Duration, loud: bool) -> Self {
+    pub(crate) fn new(random: Random, faults: Faults, horizon: Duration, is_verbose: bool) -> Self {
         let start = Instant::now();
         let (servers, log) = (BTreeMap::new(), Vec::new());
         let horizon = start + horizon;
@@ -111,8 +111,8 @@ impl Shared {
             servers,
             log,
             corrupted: BTreeSet::new(),
-            loud,
-            strangers: 0,
+            is_verbose,
+            newcomers: 0,
         })))
     }
 
@@ -139,7 +139,7 @@ impl Shared {
         let mut world = self.lock();
         if world.strikes(|faults| faults.reset * 20) {
             world.note("resolver fails");
-            return Err(io::Error::other("the resolver is out of order"));
+            return Err(io::Error::other("the resolver fails"));
         }
         let named = world.servers.iter().filter(|(_, server)| server.named);
         let mut found: Vec<SocketAddr> = named.map(|(address, _)| *address).collect();
@@ -148,7 +148,7 @@ impl Shared {
         Ok(found)
     }
 
-    /// A rank's call of a server.
+    /// Calls a server for a rank.
     async fn call(
         self,
         (rank, address): (u64, SocketAddr),
@@ -156,8 +156,8 @@ impl Shared {
     ) -> Result<Response<Body>, Status> {
         let (delay, path) = (self.lock().random.delay(), request.uri().path().to_owned());
         sleep(delay).await;
-        let heard = self.lock().hear(address, &path)?;
-        let Some((data, life)) = heard else { return std::future::pending().await };
+        let accepted = self.lock().accept(address, &path)?;
+        let Some((data, life)) = accepted else { return std::future::pending().await };
         if life.is_closed() {
             return Err(broken("refused"));
         }
@@ -170,7 +170,7 @@ impl Shared {
         Ok(Response::from_parts(parts, Body::new(StreamBody::new(ReceiverStream::new(receiver)))))
     }
 
-    /// Passes a body on, as long as the server lives and nothing goes wrong.
+    /// Forwards a body until its end, a fault, or the death of the server.
     async fn pump(
         self,
         ends: (u64, SocketAddr),
@@ -216,8 +216,8 @@ impl Shared {
         }
     }
 
-    /// Kills, starts, adds and removes servers until the horizon; afterwards there are all of `data`.
-    pub(crate) async fn trouble(self, data: Data) {
+    /// Kills, starts, adds and removes servers until the horizon, and then starts all of them.
+    pub(crate) async fn churn(self, data: Data) {
         loop {
             let pause = {
                 let mut world = self.lock();
@@ -248,7 +248,7 @@ impl Shared {
                 8 if world.servers.len() < 6 => {
                     let _ = world.add(data.clone());
                 }
-                _ if world.strangers == 0 => {
+                _ if world.newcomers == 0 => {
                     let address = world.any();
                     world.rename(address);
                 }
@@ -269,33 +269,33 @@ impl World {
     pub(crate) fn note(&mut self, what: impl Into<String>) {
         let at = self.start.elapsed().as_micros();
         let line = format!("{at} {}", what.into());
-        if self.loud {
+        if self.is_verbose {
             println!("{line}");
         }
         self.log.push(line);
     }
 
-    /// A request comes to a server, or breaks, or is never heard.
-    fn hear(
+    /// Decides whether a request reaches a server; `None` if it is lost.
+    fn accept(
         &mut self,
         address: SocketAddr,
         path: &str,
     ) -> Result<Option<(Data, Arc<Semaphore>)>, Status> {
         let server = self.servers.get(&address).ok_or_else(|| broken("no route"))?;
-        let heard = (server.data.clone(), Arc::clone(&server.life));
+        let accepted = (server.data.clone(), Arc::clone(&server.life));
         self.note(format!("{address} {path}"));
         if self.strikes(|faults| faults.reset) {
             return Err(broken("reset"));
         }
         if self.strikes(|faults| faults.lost) {
-            self.note(format!("{address} never hears it"));
+            self.note(format!("{address} does not receive it"));
             return Ok(None);
         }
-        Ok(Some(heard))
+        Ok(Some(accepted))
     }
 
     fn strikes(&mut self, of: impl Fn(&Faults) -> u64) -> bool {
-        Instant::now() < self.horizon && self.random.millionth(of(&self.faults))
+        Instant::now() < self.horizon && self.random.chance(of(&self.faults))
     }
 
     fn fate(
@@ -309,13 +309,13 @@ impl World {
         } else if self.strikes(|faults| faults.truncated) {
             ("truncates", Fate::Truncated)
         } else if self.strikes(|faults| faults.lost) {
-            ("falls silent", Fate::Lost)
+            ("stops sending", Fate::Lost)
         } else if frames
             && !self.corrupted.contains(&(rank, address))
             && self.strikes(|faults| faults.corrupt)
             && let Some(data) = frame.data_mut().filter(|data| data.len() > 160)
         {
-            // The last bytes are those of a payload.
+            // The last bytes of a frame belong to the payload.
             let at = data.len() - 1 - usize::try_from(self.random.below(100)).unwrap();
             let mut changed = BytesMut::from(&data[..]);
             changed[at] ^= 1 << self.random.below(8);
@@ -329,7 +329,7 @@ impl World {
         fate.1
     }
 
-    /// Starts a server more.
+    /// Adds a server.
     pub(crate) fn add(&mut self, data: Data) -> SocketAddr {
         let octet = u8::try_from(self.servers.len() + 1).unwrap();
         let address = SocketAddr::from(([10, 0, 0, octet], 50051));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::backend::Device;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use forebay_client::{Access, MixedBy, ServerFlags};
+use forebay_client::ClientFlags;
 
 /// Trains ResNets by the recipes of "ResNet strikes back", fed by forebay servers.
 #[derive(Debug, Parser)]
@@ -34,13 +34,8 @@ pub(crate) enum Command {
 /// Where microbatches come from.
 #[derive(Args, Debug)]
 pub(crate) struct Source {
-    /// Servers, as host:port, separated by commas; or every address of a name, as dns+http://name:port.
-    #[arg(long, env = "FOREBAY_SERVER", value_delimiter = ',', required_unless_present = "replay")]
-    pub(crate) server: Vec<String>,
     #[command(flatten)]
-    pub(crate) access: Access,
-    #[command(flatten)]
-    pub(crate) servers: ServerFlags,
+    pub(crate) client: ClientFlags,
     /// Name of the dataset to train on.
     #[arg(long, env = "FOREBAY_DATASET", required_unless_present = "replay")]
     pub(crate) dataset: Option<String>,
@@ -48,7 +43,7 @@ pub(crate) struct Source {
     #[arg(long, env = "FOREBAY_EVAL_DATASET")]
     pub(crate) eval_dataset: Option<String>,
     /// Read the microbatches of a folder that --dump wrote, instead of a server's.
-    #[arg(long, conflicts_with_all = ["server", "dataset"])]
+    #[arg(long, conflicts_with_all = ["endpoint", "dataset"])]
     pub(crate) replay: Option<PathBuf>,
     /// Height and width of the images in evaluation. The recipe's own: 224, from 235 (crop ratio 0.95).
     #[arg(long, env = "FOREBAY_EVAL_IMAGE_SIZE")]
@@ -56,9 +51,6 @@ pub(crate) struct Source {
     /// Crop ratio of evaluation.
     #[arg(long, default_value_t = 0.95)]
     pub(crate) eval_crop: f64,
-    /// Who mixes the training images: the server, or the trainer, on its GPU, to the same bytes.
-    #[arg(long, env = "FOREBAY_MIXED_BY", default_value_t = MixedBy::Server)]
-    pub(crate) mixed_by: MixedBy,
     /// Samples of a microbatch in evaluation, of each process.
     #[arg(long, default_value_t = 64)]
     pub(crate) eval_batch: u32,

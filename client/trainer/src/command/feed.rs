@@ -6,7 +6,7 @@ use crate::backend::{Batch, Pixels};
 use crate::train::Cursor;
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use forebay_client::{Cursor as From, End, Job, Microbatch, Mix, Options, Rank, blocking};
+use forebay_client::{Cursor as From, End, Job, Microbatch, Mix, Rank, blocking};
 
 use super::cli::{Data, Source};
 use super::files::{self, Description};
@@ -39,12 +39,7 @@ impl Feed {
         if let Some(folder) = &source.replay {
             return Ok(Self::Folder(folder.clone(), rank));
         }
-        let servers = source.server.iter().map(String::as_str);
-        let options = Options::new(servers);
-        let (access, mixed_by) = (source.access.clone(), source.mixed_by);
-        let options = Options { access, mixed_by, ..options };
-        let options = source.servers.apply(options);
-        let client = blocking::Client::connect(options)?;
+        let client = blocking::Client::connect(source.client.clone().options())?;
         let dataset = source.dataset.as_deref().context("no --dataset")?;
         let only_evaluates = training.is_none().then_some(dataset);
         let evaluation = source.eval_dataset.as_deref().or(only_evaluates);

@@ -30,7 +30,7 @@ struct Session<'a> {
 }
 
 pub(crate) fn run(args: &Train) -> anyhow::Result<()> {
-    if args.source.mixed_by == MixedBy::Trainer && args.network.device == Device::Cpu {
+    if args.source.client.mixed_by == MixedBy::Trainer && args.network.device == Device::Cpu {
         bail!("--mixed-by trainer needs a GPU: name it by --device, or have the server mix");
     }
     let (rank, address) = place(&args.place)?;

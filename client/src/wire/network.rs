@@ -1,4 +1,4 @@
-//! How names become addresses and addresses become connections, where it is not DNS and TCP.
+//! Replacements for DNS and TCP, for tests.
 
 use std::fmt;
 use std::io;
@@ -10,14 +10,15 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::util::BoxCloneSyncService;
 
-/// Sends requests to one server. A status with a source is a broken connection, others are the server's.
+/// Sends requests to one server. A status with a source stands for a broken connection, a status
+/// without one is the server's answer.
 pub type Connection = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Status>;
 
 type Resolve = dyn Fn(String) -> Lookup + Send + Sync;
 type Lookup = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
 type Connect = dyn Fn(&str) -> Connection + Send + Sync;
 
-/// What stands in for the network. All default to the real one.
+/// Replacements for parts of the network. The default is the real network.
 #[derive(Clone, Default)]
 pub struct Network {
     resolve: Option<Arc<Resolve>>,
@@ -26,7 +27,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Looks `host:port` of `dns+` endpoints up with this function instead of the system's resolver.
+    /// Resolves `host:port` of `dns+` endpoints with this function instead of the system's resolver.
     #[must_use]
     pub fn resolver<F, L>(mut self, lookup: F) -> Self
     where
@@ -37,7 +38,7 @@ impl Network {
         self
     }
 
-    /// Sends requests to a server (by its URL) with what this function makes, instead of over TCP.
+    /// Connects to a server, given its URL, with this function instead of over TCP.
     #[must_use]
     pub fn connector<F>(mut self, connect: F) -> Self
     where
@@ -47,14 +48,14 @@ impl Network {
         self
     }
 
-    /// Draws the random part of waits from this seed. It never touches what is asked for.
+    /// Draws the random part of backoffs from this seed. It does not influence the data.
     #[must_use]
     pub const fn seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self
     }
 
-    /// The addresses of `host:port`.
+    /// Resolves `host:port`.
     pub(crate) async fn lookup(&self, host: String) -> io::Result<Vec<SocketAddr>> {
         match &self.resolve {
             Some(resolve) => resolve(host).await,
@@ -62,7 +63,7 @@ impl Network {
         }
     }
 
-    /// A connection of the given kind, where there is one.
+    /// Connects with the replacement, if there is one.
     pub(crate) fn connection(&self, url: &str) -> Option<Connection> {
         self.connect.as_ref().map(|connect| connect(url))
     }

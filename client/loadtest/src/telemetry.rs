@@ -1,4 +1,4 @@
-//! What is seen while a run goes on: waits, intervals of a second, and what followed each kill.
+//! Measurements during a run: waits, intervals of a second, recoveries after kills.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -7,69 +7,69 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::locked;
-use crate::report::WaitMs;
+use crate::figures::WaitMs;
+use crate::sync::locked;
 
-/// What happened in an interval, of about a second.
+/// Measurements of an interval of about a second.
 #[derive(Clone, Debug, Serialize)]
 pub struct Interval {
-    /// Its end, in seconds from the run's start.
+    /// End of the interval, in seconds since the start of the run.
     pub at: f64,
-    /// Its length in seconds.
+    /// Length in seconds.
     pub seconds: f64,
-    /// Trainers at its end.
+    /// Number of trainers at its end.
     pub trainers: usize,
-    /// Images received.
+    /// Number of images received.
     pub images: u64,
-    /// Waits of the microbatches received; none: no microbatch came.
+    /// Waits for the microbatches received; `None` if there were none.
     pub wait_ms: Option<WaitMs>,
     /// Resident memory of this process.
     pub rss_bytes: u64,
-    /// What the servers say of themselves; none: no answer.
+    /// Metrics of each server; `None` if it did not answer.
     pub servers: Vec<Option<ServerInterval>>,
 }
 
-/// What a server did in an interval.
+/// A server's metrics of an interval.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct ServerInterval {
-    /// Images sent.
+    /// Number of images sent.
     pub images: f64,
     /// CPU seconds.
     pub cpu_seconds: f64,
-    /// Resident memory at its end.
+    /// Resident memory at the end of the interval.
     pub rss_bytes: f64,
 }
 
-/// A server killed, and how long it took.
+/// A killed server, and how long the recovery took.
 #[derive(Clone, Debug, Serialize)]
 pub struct Kill {
-    /// In seconds from the run's start.
+    /// Time of the kill, in seconds since the start of the run.
     pub at: f64,
-    /// Which server.
+    /// Number of the server.
     pub server: usize,
-    /// Until some trainer had its next microbatch.
+    /// Time until the first trainer received its next microbatch.
     pub next_ms: Option<f64>,
-    /// Until every trainer had its next microbatch; none: the phase ended before.
+    /// Time until every trainer received its next microbatch; `None` if the phase ended before.
     pub all_next_ms: Option<f64>,
-    /// Until the server listened again.
+    /// Time until the server accepted connections again.
     pub restarted_ms: Option<f64>,
     #[serde(skip)]
     waiting: BTreeSet<u32>,
 }
 
-/// Shared by all trainers of a run.
+/// The measurements of a run, shared by all of its trainers.
 #[derive(Debug)]
-pub(crate) struct Live {
+pub(crate) struct Telemetry {
     pub(crate) start: Instant,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// Microseconds, of the phase and of the run.
+    /// Waits of the phase and of the run, in microseconds.
     phase: Histogram<u64>,
     all: Histogram<u64>,
-    /// Of the interval.
+    /// Images and waits of the interval, and when the previous interval ended.
     images: u64,
     waits: Histogram<u64>,
     closed: f64,
@@ -78,15 +78,15 @@ struct State {
     kills: Vec<Kill>,
 }
 
-/// Longer waits count as this, in microseconds: 12 days.
-const MOST: u64 = 1 << 40;
+/// Longest wait in microseconds, 12 days. Longer ones count as this.
+const MAX_WAIT: u64 = 1 << 40;
 
-/// Three significant digits, growing as needed.
+/// A histogram with three significant digits that grows as needed.
 fn histogram() -> Histogram<u64> {
     Histogram::new(3).expect("three digits are allowed")
 }
 
-impl Live {
+impl Telemetry {
     pub(crate) fn new() -> Self {
         let state = State {
             phase: histogram(),
@@ -117,10 +117,10 @@ impl Live {
         }
     }
 
-    /// A trainer received a microbatch.
-    pub(crate) fn note(&self, trainer: u32, wait: Duration, images: u64) {
+    /// Records that a trainer received a microbatch.
+    pub(crate) fn record(&self, trainer: u32, wait: Duration, images: u64) {
         let at = self.seconds();
-        let wait = u64::try_from(wait.as_micros()).map_or(MOST, |wait| wait.min(MOST));
+        let wait = u64::try_from(wait.as_micros()).map_or(MAX_WAIT, |wait| wait.min(MAX_WAIT));
         let mut state = locked(&self.state);
         let State { phase, waits, .. } = &mut *state;
         for histogram in [phase, waits] {
@@ -155,7 +155,7 @@ impl Live {
         state.intervals.push(interval);
     }
 
-    /// The waits of the phase that ends.
+    /// Ends a phase, and returns its waits.
     pub(crate) fn end_phase(&self) -> WaitMs {
         let mut state = locked(&self.state);
         let waits = WaitMs::of(&state.phase);
@@ -165,7 +165,7 @@ impl Live {
         waits
     }
 
-    /// A server was killed now; its place among the kills.
+    /// Records that a server was killed now. Returns the number of the kill.
     pub(crate) fn killed(&self, server: usize) -> usize {
         let at = self.seconds();
         let mut state = locked(&self.state);
@@ -176,7 +176,7 @@ impl Live {
         state.kills.len() - 1
     }
 
-    /// The server of that kill listens again.
+    /// Records that the server of a kill accepts connections again.
     pub(crate) fn restarted(&self, kill: usize) {
         let at = self.seconds();
         let kill = &mut locked(&self.state).kills[kill];
@@ -184,7 +184,7 @@ impl Live {
     }
 
     /// The waits of all phases that ended, the intervals and the kills.
-    pub(crate) fn seen(&self) -> (WaitMs, Vec<Interval>, Vec<Kill>) {
+    pub(crate) fn results(&self) -> (WaitMs, Vec<Interval>, Vec<Kill>) {
         let state = locked(&self.state);
         (WaitMs::of(&state.all), state.intervals.clone(), state.kills.clone())
     }
@@ -195,26 +195,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kill_is_over_when_every_trainer_has_had_its_next_microbatch() {
-        let live = Live::new();
+    fn a_recovery_ends_when_every_trainer_has_received_its_next_microbatch() {
+        let telemetry = Telemetry::new();
         let wait = Duration::from_millis(3);
-        (0..3).for_each(|trainer| live.enter(trainer));
-        let kill = live.killed(1);
-        live.note(0, wait, 4);
-        live.note(0, wait, 4);
-        live.leave(2);
-        let (_, _, kills) = live.seen();
+        (0..3).for_each(|trainer| telemetry.enter(trainer));
+        let kill = telemetry.killed(1);
+        telemetry.record(0, wait, 4);
+        telemetry.record(0, wait, 4);
+        telemetry.leave(2);
+        let (_, _, kills) = telemetry.results();
         assert!(kills[0].next_ms.is_some() && kills[0].all_next_ms.is_none());
-        live.note(1, wait, 4);
-        live.restarted(kill);
-        let (_, _, kills) = live.seen();
+        telemetry.record(1, wait, 4);
+        telemetry.restarted(kill);
+        let (_, _, kills) = telemetry.results();
         let Kill { next_ms, all_next_ms, restarted_ms, .. } = kills[0];
-        assert!(next_ms < all_next_ms && all_next_ms <= restarted_ms, "{kills:?}");
-        live.close(7, vec![None]);
-        live.close(7, vec![None]);
-        let waits = live.end_phase();
+        assert!(next_ms <= all_next_ms && all_next_ms <= restarted_ms, "{kills:?}");
+        telemetry.close(7, vec![None]);
+        telemetry.close(7, vec![None]);
+        let waits = telemetry.end_phase();
         assert!((waits.p50 - 3.0).abs() < 0.01, "{waits:?}");
-        let (waits, intervals, _) = live.seen();
+        let (waits, intervals, _) = telemetry.results();
         assert!((waits.max - 3.0).abs() < 0.01);
         assert_eq!((intervals[0].images, intervals[1].images), (12, 0));
         assert!(intervals[0].wait_ms.is_some() && intervals[1].wait_ms.is_none());

@@ -1,7 +1,8 @@
-//! Connections to servers, and the calls that are made on them.
+//! Connections to servers, and calls on them.
 //!
-//! Every stream has connections of its own, to each server that it asks. A stream whose trainer is busy stops reading, and would
-//! otherwise hold up what else comes over the connection; and one connection is one core's work.
+//! Every stream has its own connections to each server that it uses. A stream whose trainer is busy
+//! stops reading, which would hold up everything else on a shared connection; and one connection is
+//! limited to the throughput of one core.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,28 +17,29 @@ use tonic::body::Body;
 use tonic::transport::Endpoint;
 use tower::{Service as _, ServiceExt as _};
 
-use crate::Options;
 use crate::error::Cause;
-use crate::network::Connection;
-use crate::status::cause_of;
+use crate::options::Options;
+use crate::wire::network::Connection;
+use crate::wire::status::cause_of;
 
-/// Largest DATA frame asked for: as long as a message, so that each message is one. A longer frame
-/// costs fewer wake-ups a byte, on both ends.
-const FRAME: u32 = 1 << 20;
+/// Largest DATA frame that servers may send: as long as a message, so that each message is one frame.
+/// A longer frame costs fewer wake-ups per byte, at both ends.
+const MAX_FRAME_SIZE: u32 = 1 << 20;
 
-/// Bytes that a server may send on one stream, and on one connection, before they are read.
+/// Flow control windows: bytes that a server may send on a stream, and on a connection, before they
+/// are read.
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 5 << 20;
 
-/// A server, not yet connected to.
+/// A server, and how to connect to it.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
-    /// As the user gave it, or as its service's name resolves.
+    /// Its URL as the user wrote it, or with an address that a service's name resolves to.
     pub(crate) name: String,
     /// Host and port.
     pub(crate) address: String,
     endpoint: Endpoint,
-    /// The host that its certificate must name, where that is not the one of the URL.
+    /// The name that its certificate must have, if that is not the host of the URL.
     host: Option<String>,
 }
 
@@ -47,16 +49,21 @@ impl Server {
         let address = uri.authority().map_or_else(String::new, ToString::to_string);
         let endpoint = Endpoint::from(uri)
             .connect_timeout(timeouts.connect)
-            .http2_keep_alive_interval(timeouts.ping)
-            .keep_alive_timeout(timeouts.ping)
+            .http2_keep_alive_interval(timeouts.keepalive)
+            .keep_alive_timeout(timeouts.keepalive)
             .tcp_nodelay(true)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_frame_size(FRAME);
+            .max_frame_size(MAX_FRAME_SIZE);
         Self { name: name.to_owned(), address, endpoint, host: host.map(str::to_owned) }
     }
 
-    /// A connection of one's own, made at the first call.
+    /// Whether connections to it are encrypted.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.endpoint.uri().scheme_str() == Some("https")
+    }
+
+    /// A new connection, which is made at the first call.
     fn connection(&self, options: &Options) -> Result<Connection, Cause> {
         if let Some(connection) = options.network.connection(&self.name) {
             return Ok(connection);
@@ -68,18 +75,18 @@ impl Server {
     }
 }
 
-/// Connections to servers, kept for as long as nothing goes wrong on them: a new one reads the files
-/// of certificates again.
+/// Connections to servers, kept until a call on them fails. A new connection reads the certificate
+/// files again.
 #[derive(Debug)]
 pub(crate) struct Pool {
     options: Arc<Options>,
-    open: Mutex<BTreeMap<String, Lines>>,
+    open: Mutex<BTreeMap<String, Connections>>,
 }
 
-/// The connections to one server, which take turns.
+/// The connections to one server, used in turn.
 #[derive(Debug, Default)]
-struct Lines {
-    lines: Vec<Connection>,
+struct Connections {
+    all: Vec<Connection>,
     next: usize,
 }
 
@@ -90,17 +97,17 @@ impl Pool {
 
     pub(crate) fn connection(&self, server: &Server) -> Result<Connection, Cause> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let Lines { lines, next } = open.entry(server.name.clone()).or_default();
-        if lines.len() < self.options.connections {
-            lines.push(server.connection(&self.options)?);
+        let Connections { all, next } = open.entry(server.name.clone()).or_default();
+        if all.len() < self.options.connections {
+            all.push(server.connection(&self.options)?);
         }
-        let line = lines[*next % lines.len()].clone();
+        let connection = all[*next % all.len()].clone();
         *next = next.wrapping_add(1);
-        Ok(line)
+        Ok(connection)
     }
 
-    /// After a failure the next call gets a new connection, and those in progress go on; unless it is
-    /// the server's own word, which came over a good one.
+    /// Drops the connections to a server after a failure, so that the next call makes a new one; calls
+    /// in progress continue. An error status keeps them, because it arrived over a working connection.
     pub(crate) fn failed(&self, server: &Server, cause: &Cause) {
         if !matches!(cause, Cause::Status { .. }) {
             self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&server.name);
@@ -108,13 +115,13 @@ impl Pool {
     }
 }
 
-/// Starts a call that streams its answer, and returns the answer's body.
+/// Starts a call with a streaming response, and returns the body of the response.
 pub(crate) async fn open(
     mut connection: Connection,
     path: &'static str,
     message: &impl Message,
     token: Option<HeaderValue>,
-    silence: Duration,
+    idle: Duration,
 ) -> Result<Body, Cause> {
     let mut request = Request::new(Body::new(Full::new(framed(message))));
     *request.method_mut() = Method::POST;
@@ -127,9 +134,9 @@ pub(crate) async fn open(
         headers.insert(header::AUTHORIZATION, token);
     }
     let call = async { connection.ready().await?.call(request).await };
-    let response = tokio::time::timeout(silence, call)
+    let response = tokio::time::timeout(idle, call)
         .await
-        .map_err(|_elapsed| Cause::Silence(silence))?
+        .map_err(|_elapsed| Cause::IdleTimeout(idle))?
         .map_err(|status| cause_of(&status))?;
     if response.status() != http::StatusCode::OK {
         return Err(Cause::Connection(format!("HTTP status {}", response.status())));
@@ -140,7 +147,7 @@ pub(crate) async fn open(
     }
 }
 
-/// A message with its gRPC prefix: not compressed, and so long.
+/// A message with its gRPC prefix, which says that it is not compressed, and its length.
 fn framed(message: &impl Message) -> Bytes {
     let length = message.encoded_len();
     let mut bytes = BytesMut::with_capacity(5 + length);

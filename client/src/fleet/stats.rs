@@ -1,45 +1,45 @@
-//! What a client tells of its servers.
+//! Statistics of a client's servers.
 
 use std::fmt;
 use std::ops::Deref;
 
-use crate::breaker::Circuit;
+use crate::fleet::breaker::Circuit;
 
-/// What came from one server, and what did not.
+/// What a client received from one server, and what it did not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Counts {
-    /// Steps of which microbatches came from it, counted for each stream.
+    /// Steps of which microbatches were received from it, counted per stream.
     pub steps: u64,
-    /// Microbatches that came from it, and were delivered.
+    /// Microbatches that were received from it and delivered.
     pub microbatches: u64,
-    /// Their bytes.
+    /// Bytes of these microbatches.
     pub bytes: u64,
-    /// Attempts that failed, or were overtaken.
+    /// Attempts that failed.
     pub failures: u64,
-    /// Times that it was asked because another one was late.
+    /// Hedges that were sent to it because another server was late.
     pub hedges_sent: u64,
-    /// Of them, those that arrived first.
+    /// Hedges sent to it that arrived first.
     pub hedges_won: u64,
-    /// Times that it was late, and another one was first.
+    /// Times that it was late, and a hedge to another server arrived first.
     pub overtaken: u64,
-    /// Bytes of microbatches that came from it in vain, because another one had them first.
-    pub duplicate_bytes: u64,
+    /// Bytes received from it and discarded, because the same microbatch arrived first from another server.
+    pub wasted_bytes: u64,
 }
 
 /// A server as a client sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct ServerStats {
-    /// Its URL.
+    /// The server's URL.
     pub name: String,
-    /// Whether it is among the endpoints now.
+    /// Whether an endpoint stands for it now.
     pub present: bool,
-    /// Whether it is asked.
+    /// Whether it is used.
     pub circuit: Circuit,
-    /// Why it is not asked again for a job.
+    /// Why it is excluded from a job, if it is.
     pub excluded: Option<String>,
-    /// What came from it.
+    /// What was received from it.
     #[cfg_attr(feature = "serde", serde(flatten))]
     pub counts: Counts,
 }

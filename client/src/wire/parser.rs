@@ -1,8 +1,8 @@
-//! Bytes of an HTTP/2 body to pieces of frames, without an intermediate copy of pixels.
+//! Parses the bytes of an HTTP/2 body into pieces of frames, without an intermediate copy of pixels.
 //!
-//! A stock gRPC client gathers a message of 1 MiB before it decodes it: one more copy of every pixel,
-//! out of cache. This parser gathers only what is not pixels, one field at a time, and hands out
-//! pixels as they lie in the DATA frame that brought them.
+//! A stock gRPC client assembles a whole message of 1 MiB before it decodes it, which costs one more
+//! copy of every pixel, out of the cache. This parser assembles only the fields that are not pixels,
+//! one at a time, and returns pixels as slices of the DATA frame in which they arrived.
 //!
 //! ```text
 //! message = 0  length:u32be  field*        gRPC framing, uncompressed
@@ -21,28 +21,28 @@ use crate::error::WireError;
 /// A piece of a frame.
 #[derive(Debug)]
 pub(crate) enum Piece {
-    /// All of a frame but its payload.
+    /// Everything of a frame before its payload.
     Head(Box<Head>),
-    /// Some of the payload of the frame whose head came last.
+    /// A part of the payload of the last head's frame.
     Payload(Bytes),
 }
 
-/// All of a frame but its payload.
+/// Everything of a frame before its payload.
 #[derive(Debug, Default)]
 pub(crate) struct Head {
-    /// In the first frame of a microbatch.
+    /// The header, in the first frame of a microbatch.
     pub(crate) header: Option<Header>,
-    /// Where the payload lies in the microbatch's.
+    /// Offset of the frame's payload in the payload of the microbatch.
     pub(crate) offset: u64,
-    /// How long it is, at most [`FRAME_BYTES`].
+    /// Length of the payload in bytes, at most [`FRAME_BYTES`].
     pub(crate) payload: usize,
 }
 
-/// Cuts the bytes of a body into pieces, wherever they were cut before.
+/// A parser that accepts a body in buffers of any length.
 #[derive(Debug, Default)]
 pub(crate) struct Parser {
     state: State,
-    /// The prefix or field that is being gathered, as far as it came.
+    /// The part of a prefix or field that arrived so far.
     part: Vec<u8>,
     head: Head,
 }
@@ -51,13 +51,13 @@ pub(crate) struct Parser {
 enum State {
     #[default]
     Prefix,
-    /// In a message's fields, with so many bytes of it left from the start of `part`.
+    /// In the fields of a message, with this number of its bytes left from the start of `part`.
     Fields(usize),
-    /// In the payload, with so many bytes left.
+    /// In the payload, with this number of bytes left.
     Payload(usize),
 }
 
-/// A field at the start of some bytes, all of it but a payload.
+/// A field, without the payload itself.
 enum Field<'a> {
     Header(&'a [u8]),
     Offset(u64),
@@ -65,25 +65,25 @@ enum Field<'a> {
     Unknown,
 }
 
-/// What was taken of a message.
-enum Taken {
-    /// Too little for a field.
-    Nothing,
+/// What was parsed of a message.
+enum Parsed {
+    /// Nothing, because a field is incomplete.
+    Incomplete,
     /// A field.
     Field,
-    /// All of the last field but the payload itself, which has that length.
+    /// The start of the last field, up to the payload, which has this length.
     StartOfPayload(usize),
 }
 
-/// Why no field was found.
+/// Why no field was parsed.
 enum Stop {
-    /// So many bytes of it are needed at least.
+    /// At least this number of bytes is needed.
     Need(usize),
     Bad(WireError),
 }
 
 impl Parser {
-    /// Takes the next piece off the front of `data`; `None` when all of `data` is taken.
+    /// Removes the next piece from the front of `data`; `None` once `data` is empty.
     pub(crate) fn next(&mut self, data: &mut Bytes) -> Result<Option<Piece>, WireError> {
         loop {
             match self.state {
@@ -105,26 +105,26 @@ impl Parser {
                 }
                 State::Fields(0) => return Ok(Some(self.finish(0))),
                 State::Fields(left) => match self.field(left, data)? {
-                    Taken::Nothing => return Ok(None),
-                    Taken::Field => {}
-                    Taken::StartOfPayload(length) => return Ok(Some(self.finish(length))),
+                    Parsed::Incomplete => return Ok(None),
+                    Parsed::Field => {}
+                    Parsed::StartOfPayload(length) => return Ok(Some(self.finish(length))),
                 },
             }
         }
     }
 
-    /// Whether the body may end here.
+    /// Whether a body that ends here is complete.
     pub(crate) fn is_between_messages(&self) -> bool {
         matches!(self.state, State::Prefix | State::Payload(0)) && self.part.is_empty()
     }
 
-    /// The head is complete, and a payload of that length follows.
+    /// Ends the head, which is followed by a payload of that length.
     fn finish(&mut self, payload: usize) -> Piece {
         self.state = State::Payload(payload);
         Piece::Head(Box::new(Head { payload, ..std::mem::take(&mut self.head) }))
     }
 
-    /// Moves bytes to `part` until it has `length`; whether it has.
+    /// Moves bytes to `part` until it has `length`; returns whether it has.
     fn gather(&mut self, length: usize, data: &mut Bytes) -> bool {
         let take = length.saturating_sub(self.part.len()).min(data.len());
         self.part.extend_from_slice(&data[..take]);
@@ -132,24 +132,24 @@ impl Parser {
         self.part.len() >= length
     }
 
-    /// Takes one field of a message that has `left` bytes.
-    fn field(&mut self, left: usize, data: &mut Bytes) -> Result<Taken, WireError> {
+    /// Parses one field of a message with `left` bytes.
+    fn field(&mut self, left: usize, data: &mut Bytes) -> Result<Parsed, WireError> {
         let field = loop {
             match field(&self.part) {
                 Ok(field) => break field,
                 Err(Stop::Bad(error)) => return Err(error),
                 Err(Stop::Need(length)) if length > left => {
-                    return Err(WireError::Malformed("a field goes beyond its message"));
+                    return Err(WireError::Malformed("a field that exceeds its message"));
                 }
                 Err(Stop::Need(length)) => {
                     if !self.gather(length, data) {
-                        return Ok(Taken::Nothing);
+                        return Ok(Parsed::Incomplete);
                     }
                 }
             }
         };
         let left = left - self.part.len();
-        let mut taken = Taken::Field;
+        let mut taken = Parsed::Field;
         match field {
             Field::Header(_) if self.head.header.is_some() => {
                 return Err(WireError::Malformed("two headers in a frame"));
@@ -161,7 +161,7 @@ impl Parser {
             }
             Field::Offset(offset) => self.head.offset = offset,
             Field::Payload(length) => {
-                taken = Taken::StartOfPayload(payload_length(length, left)?);
+                taken = Parsed::StartOfPayload(payload_length(length, left)?);
             }
             Field::Unknown => {}
         }
@@ -174,7 +174,7 @@ impl Parser {
 fn message_length(prefix: &[u8]) -> Result<usize, WireError> {
     let (flag, length) = prefix.split_at(1);
     if flag != [0] {
-        return Err(WireError::Malformed("compressed, which was not asked for"));
+        return Err(WireError::Malformed("compressed, although the client accepts no compression"));
     }
     let length = length.iter().fold(0_u64, |length, byte| length << 8 | u64::from(*byte));
     bounded("message", length, MESSAGE_BYTES)
@@ -185,7 +185,7 @@ fn payload_length(length: u64, left: usize) -> Result<usize, WireError> {
     if length == left {
         Ok(length)
     } else {
-        Err(WireError::Malformed("the payload does not end with its message"))
+        Err(WireError::Malformed("the payload is not the last field of its message"))
     }
 }
 
@@ -194,7 +194,7 @@ fn bounded(what: &'static str, found: u64, limit: usize) -> Result<usize, WireEr
     within.ok_or(WireError::TooLong { what, found, limit })
 }
 
-/// Reads the field that `part` starts with. Never needs more than the field has.
+/// Parses the field at the start of `part`. It never requests more bytes than the field has.
 fn field(part: &[u8]) -> Result<Field<'_>, Stop> {
     let mut at = 0;
     let tag = varint(part, &mut at)?;
@@ -202,12 +202,14 @@ fn field(part: &[u8]) -> Result<Field<'_>, Stop> {
         (2, 0) => Ok(Field::Offset(varint(part, &mut at)?)),
         (1000, 2) => Ok(Field::Payload(varint(part, &mut at)?)),
         (1, 2) => Ok(Field::Header(bytes(part, &mut at)?)),
-        (0 | 1 | 2 | 1000, _) => Err(Stop::Bad(WireError::Malformed("a field of another type"))),
+        (0 | 1 | 2 | 1000, _) => {
+            Err(Stop::Bad(WireError::Malformed("a field with the wrong wire type")))
+        }
         (_, 0) => varint(part, &mut at).map(|_value| Field::Unknown),
         (_, 1) => need(part, at + 8).map(|()| Field::Unknown),
         (_, 2) => bytes(part, &mut at).map(|_value| Field::Unknown),
         (_, 5) => need(part, at + 4).map(|()| Field::Unknown),
-        _ => Err(Stop::Bad(WireError::Malformed("a field of no known type"))),
+        _ => Err(Stop::Bad(WireError::Malformed("a field with an unknown wire type"))),
     }
 }
 
@@ -215,16 +217,16 @@ fn need(part: &[u8], length: usize) -> Result<(), Stop> {
     if part.len() < length { Err(Stop::Need(length)) } else { Ok(()) }
 }
 
-/// A length and as many bytes, from `part[*at..]`.
+/// Parses a length and that number of bytes at `part[*at..]`.
 fn bytes<'a>(part: &'a [u8], at: &mut usize) -> Result<&'a [u8], Stop> {
     let length = varint(part, at)?;
-    // No field that is not known may be longer than a header either.
+    // Unknown fields may be as long as a header, and no longer.
     let length = bounded("field", length, HEADER_BYTES).map_err(Stop::Bad)?;
     need(part, *at + length)?;
     Ok(&part[*at..*at + length])
 }
 
-/// A base 128 varint from `part[*at..]`.
+/// Parses a base 128 varint at `part[*at..]`.
 fn varint(part: &[u8], at: &mut usize) -> Result<u64, Stop> {
     let mut value = 0;
     for shift in (0..64).step_by(7) {
@@ -239,7 +241,7 @@ fn varint(part: &[u8], at: &mut usize) -> Result<u64, Stop> {
             return Ok(value);
         }
     }
-    Err(Stop::Bad(WireError::Malformed("a number of more than 64 bits")))
+    Err(Stop::Bad(WireError::Malformed("a varint of more than 64 bits")))
 }
 
 #[cfg(test)]
@@ -260,7 +262,7 @@ mod tests {
         body
     }
 
-    /// What the parser makes of a body that comes in pieces of the given lengths, over and over.
+    /// Parses a body that arrives in buffers of the given lengths, repeated.
     fn parse(body: &[u8], cuts: &[usize]) -> Result<(Vec<Frame>, bool), WireError> {
         let mut parser = Parser::default();
         let mut frames: Vec<(Frame, usize)> = Vec::new();
@@ -279,13 +281,13 @@ mod tests {
                         frames.push((Frame { header, offset, payload: Bytes::new() }, payload));
                     }
                     Piece::Payload(bytes) => {
-                        let (frame, left) = frames.last_mut().expect("the head comes first");
-                        *left = left.checked_sub(bytes.len()).expect("no longer than it says");
+                        let (frame, left) = frames.last_mut().expect("a head precedes its payload");
+                        *left = left.checked_sub(bytes.len()).expect("as long as its head says");
                         frame.payload = [&frame.payload[..], &bytes].concat().into();
                     }
                 }
             }
-            assert!(data.is_empty(), "all is taken");
+            assert!(data.is_empty(), "everything is parsed");
             assert!(parser.part.len() <= HEADER_BYTES + 16);
         }
         let whole = parser.is_between_messages();
@@ -314,14 +316,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn frames_are_read_however_they_are_cut(frames in frames(), cuts in cuts()) {
+        fn frames_are_parsed_whatever_the_buffer_lengths(frames in frames(), cuts in cuts()) {
             let (read, whole) = parse(&body(&frames), &cuts).unwrap();
             prop_assert!(whole);
             prop_assert_eq!(read, frames);
         }
 
         #[test]
-        fn a_truncated_body_does_not_end_between_messages(frames in frames(), cuts in cuts(), at in any::<prop::sample::Index>()) {
+        fn a_truncated_body_is_incomplete(frames in frames(), cuts in cuts(), at in any::<prop::sample::Index>()) {
             let bytes = body(&frames);
             let ends: Vec<usize> = (0..=frames.len()).map(|n| body(&frames[..n]).len()).collect();
             let at = at.index(bytes.len() + 1);
@@ -330,12 +332,12 @@ mod tests {
         }
 
         #[test]
-        fn hostile_bytes_are_refused_or_read(bytes in prop::collection::vec(any::<u8>(), 0..400), cuts in cuts()) {
+        fn arbitrary_bytes_are_parsed_or_rejected(bytes in prop::collection::vec(any::<u8>(), 0..400), cuts in cuts()) {
             parse(&bytes, &cuts).ok();
         }
 
         #[test]
-        fn flipped_bytes_are_refused_or_read_alike_however_cut(
+        fn a_changed_byte_gives_the_same_result_whatever_the_buffer_lengths(
             frames in frames(), cuts in cuts(), at in any::<prop::sample::Index>(), flip in 1..=255_u8
         ) {
             let mut bytes = body(&frames);
@@ -349,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_over_the_limit_are_refused_before_a_byte_of_them_comes() {
+    fn lengths_over_the_limit_are_rejected_before_their_bytes_arrive() {
         let refused = |bytes: &[u8]| parse(bytes, &[1]).unwrap_err();
         let message = u64::from(u32::MAX);
         assert_eq!(
@@ -366,19 +368,19 @@ mod tests {
     }
 
     #[test]
-    fn malformed_messages_are_refused() {
+    fn malformed_messages_are_rejected() {
         let refused = |message: &[u8]| {
             let length = u32::try_from(message.len()).unwrap().to_be_bytes();
             parse(&[&[0][..], &length, message].concat(), &[3]).unwrap_err()
         };
         assert!(parse(&[1, 0, 0, 0, 0], &[5]).is_err(), "compressed");
-        refused(&[0x10, 0x80]); // a number that does not end
+        refused(&[0x10, 0x80]); // an incomplete varint
         refused(&[0x10, 255, 255, 255, 255, 255, 255, 255, 255, 255, 2]); // 65 bits
         refused(&[0x0a, 5, 0]); // a header beyond the message
         refused(&[0xc2, 0x3e, 1, 0, 0]); // bytes after the payload
         refused(&[0xc2, 0x3e, 3, 0, 0]); // a payload beyond the message
         refused(&[0x0a, 0, 0x0a, 0]); // two headers
-        refused(&[0x12, 0]); // an offset that is no number
+        refused(&[0x12, 0]); // an offset with the wrong wire type
         refused(&[0x0a, 1, 0xff]); // a header that does not decode
         refused(&[0x1b]); // a group
     }

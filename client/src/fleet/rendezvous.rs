@@ -1,14 +1,13 @@
 //! Which server makes a step: rendezvous hashing (highest random weight).
 //!
 //! Every rank computes the same order of the same servers, so that all microbatches of a step are
-//! made in one place, where repeated records are decoded once. A server that joins takes its share
-//! from all others alike; the steps of one that leaves go to the next in their order.
+//! made by one server, which decodes repeated records once. A server that joins takes an equal share
+//! from each of the others; the steps of one that leaves move to the next server in their order.
 
+use forebay_proto::types::{Cursor, Digest};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64_with_seed};
 
-use crate::{Cursor, Digest};
-
-/// What names a step, in all jobs of the world.
+/// A hash that identifies a step among all steps of all jobs.
 pub(crate) fn key(dataset: Digest, recipe: Digest, seed: u64, step: Cursor) -> u64 {
     let mut hash = Xxh3::new();
     hash.update(&dataset.0);
@@ -19,7 +18,7 @@ pub(crate) fn key(dataset: Digest, recipe: Digest, seed: u64, step: Cursor) -> u
     hash.digest()
 }
 
-/// The weight of a server for a step: the heaviest is asked first, then the next.
+/// The weight of a server for a step. Servers are used in descending order of their weights.
 pub(crate) fn weight(key: u64, address: &str) -> u64 {
     xxh3_64_with_seed(address.as_bytes(), key)
 }
@@ -44,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_shared_evenly_and_a_server_more_or_less_moves_its_share_alone() {
+    fn steps_are_spread_evenly_and_a_server_that_joins_or_leaves_moves_only_its_share() {
         for n in [1, 2, 3, 7] {
             let (before, after) = (servers(n), servers(n + 1));
             let (mut moved, mut owned) = (0, vec![0; n + 1]);
@@ -52,8 +51,8 @@ mod tests {
                 let (old, new) = (order(key, &before), order(key, &after));
                 owned[after.iter().position(|server| server == new[0]).unwrap()] += 1;
                 if old[0] != new[0] {
-                    assert_eq!(new[0], &after[n], "a step moves to the new server alone");
-                    assert_eq!(new[1], old[0], "who had it is the next to ask");
+                    assert_eq!(new[0], &after[n], "steps move to the new server only");
+                    assert_eq!(new[1], old[0], "the previous server comes second");
                     moved += 1;
                 }
             }
@@ -65,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn every_part_of_the_name_counts() {
+    fn every_part_of_the_name_changes_the_key() {
         let (a, b) = (Digest([1; 32]), Digest([2; 32]));
         let at = |epoch, step| Cursor { epoch, step };
         let keys = [

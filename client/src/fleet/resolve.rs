@@ -1,37 +1,32 @@
 //! Endpoints: single servers, and names of services that resolve to many.
 //!
-//! `dns+http://forebay:50051` is a server at each address that the name has, as with a headless
-//! Service of Kubernetes.
+//! `dns+http://forebay:50051` stands for one server per address of the name, as of a headless Service of
+//! Kubernetes.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use http::Uri;
 
-use crate::connect::Server;
-use crate::error::Cause;
-use crate::{Error, Options};
+use crate::error::{Cause, Error};
+use crate::options::Options;
+use crate::wire::connect::Server;
 
 const DNS: &str = "dns+";
-
-/// The endpoint without the mark of a service's name.
-pub(crate) fn plain(endpoint: &str) -> &str {
-    endpoint.strip_prefix(DNS).unwrap_or(endpoint)
-}
 
 /// What an endpoint stands for.
 #[derive(Clone, Debug)]
 pub(crate) enum Target {
-    /// One server, which may itself be a name that the system resolves at each connection.
+    /// One server. Its host may be a name, which the system resolves at each connection.
     Server(Box<Server>),
-    /// All servers at the addresses of a name.
+    /// One server per address of a name.
     Service(Service),
 }
 
-/// A name with many addresses.
+/// A name with several addresses.
 #[derive(Clone, Debug)]
 pub(crate) struct Service {
-    /// As the user gave it.
+    /// The endpoint as the user wrote it.
     pub(crate) name: String,
     scheme: String,
     host: String,
@@ -40,18 +35,18 @@ pub(crate) struct Service {
 
 impl Target {
     pub(crate) fn parse(endpoint: &str, options: &Options) -> Result<Self, Error> {
-        let url = options.access.url(plain(endpoint));
-        let wrong = |why: &dyn std::fmt::Display| {
+        let invalid = |why: &dyn std::fmt::Display| {
             Error::Options(format!(
-                "endpoint {endpoint:?}: {why}: give http://host:port or https://host:port, or \
-                 dns+http://name:port for every address of a name"
+                "invalid endpoint {endpoint:?}: {why}: expected http://host:port or \
+                 https://host:port, or dns+http://name:port for every address of a name"
             ))
         };
-        let uri: Uri = url.parse().map_err(|error| wrong(&error))?;
+        let url = options.access.url(endpoint.strip_prefix(DNS).unwrap_or(endpoint));
+        let uri: Uri = url.parse().map_err(|error| invalid(&error))?;
         let (Some(scheme @ ("http" | "https")), Some(host), Some(port)) =
             (uri.scheme_str(), uri.host(), uri.port_u16())
         else {
-            return Err(wrong(&"not http or https with a port"));
+            return Err(invalid(&"not a URL with http or https and a port"));
         };
         if endpoint.starts_with(DNS) {
             let (scheme, host) = (scheme.to_owned(), host.to_owned());
@@ -59,22 +54,30 @@ impl Target {
         }
         Ok(Self::Server(Box::new(Server::new(endpoint, uri, None, options))))
     }
+
+    /// Whether connections to it are encrypted.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        match self {
+            Self::Server(server) => server.is_encrypted(),
+            Self::Service(service) => service.scheme == "https",
+        }
+    }
 }
 
 impl Service {
-    /// The servers that the name stands for. Of a name with addresses of both families those of
-    /// IPv4 are taken, because they lead to the same servers.
+    /// The servers that the name stands for. If the name has addresses of both families, those of
+    /// IPv4 are used, because both lead to the same servers.
     pub(crate) async fn servers(&self, options: &Options) -> Result<Vec<Server>, Cause> {
         let Self { name, scheme, host, port } = self;
         let failed = |why: String| Cause::Resolve { name: name.clone(), why };
         let within = options.timeouts.connect;
-        let found = options.network.lookup(format!("{host}:{port}"));
-        let found = tokio::time::timeout(within, found).await;
+        let lookup = options.network.lookup(format!("{host}:{port}"));
+        let found = tokio::time::timeout(within, lookup).await;
         let found = found.map_err(|_elapsed| failed(format!("no answer in {within:?}")))?;
         let found = found.map_err(|error| failed(error.to_string()))?;
         let found: BTreeSet<_> = found.into_iter().collect();
         if found.is_empty() {
-            return Err(failed("it has no address".into()));
+            return Err(failed("the name has no address".into()));
         }
         let any_v4 = found.iter().any(SocketAddr::is_ipv4);
         let of_family = found.into_iter().filter(|address| address.is_ipv4() == any_v4);
@@ -90,7 +93,7 @@ impl Service {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Network;
+    use crate::wire::network::Network;
 
     async fn names(endpoint: &str, found: &'static [&'static str]) -> Result<Vec<String>, String> {
         let mut options = Options::new([endpoint]);
@@ -105,7 +108,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_stands_for_a_server_at_each_of_its_addresses() {
+    async fn a_name_stands_for_one_server_per_address() {
         let two = &["10.0.0.2:50051", "10.0.0.1:50051", "10.0.0.2:50051", "[fd00::1]:50051"];
         let expected = ["http://10.0.0.1:50051", "http://10.0.0.2:50051"].map(str::to_owned);
         assert_eq!(names("dns+http://forebay:50051", two).await.unwrap(), expected);
@@ -113,10 +116,7 @@ mod tests {
         let of_v6 = names("dns+https://forebay:50051", &["[fd00::1]:50051"]).await;
         assert_eq!(of_v6.unwrap(), ["https://[fd00::1]:50051"]);
         let none = names("dns+http://forebay:50051", &[]).await.unwrap_err();
-        assert_eq!(
-            none,
-            "dns+http://forebay:50051 does not resolve to a server: it has no address"
-        );
+        assert_eq!(none, "cannot resolve dns+http://forebay:50051: the name has no address");
         assert_eq!(names("http://forebay:50051", &[]).await.unwrap_err(), "one server");
     }
 }

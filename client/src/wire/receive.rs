@@ -1,12 +1,12 @@
-//! The body of a Stream or Fetch call to microbatches: every length, name and digest is checked.
+//! Turns the body of a Stream or Fetch call into microbatches, and checks every length, name and digest.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use forebay_proto::header;
-use forebay_proto::v1::{self, Header};
+use forebay_proto::types::MicrobatchName;
+use forebay_proto::v1::Header;
 use http_body_util::BodyExt as _;
 use tokio::time::timeout;
 use tonic::Status;
@@ -14,35 +14,25 @@ use tonic::body::Body;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Cause, WireError};
-use crate::slab::{Pixels, Slabs};
-use crate::status::cause_of;
-use crate::wire::{Head, Parser, Piece};
-use crate::{DType, Description, Digest, Layout, Microbatch, MicrobatchName};
+use crate::microbatch::Microbatch;
+use crate::wire::buffers::{Buffers, Pixels};
+use crate::wire::expected::Expected;
+use crate::wire::parser::{Head, Parser, Piece};
+use crate::wire::status::cause_of;
 
-/// What every microbatch of a job is like.
-#[derive(Clone, Debug)]
-pub(crate) struct Wanted {
-    pub(crate) description: Arc<Description>,
-    pub(crate) seed: u64,
-    pub(crate) dtype: DType,
-    pub(crate) layout: Layout,
-    /// Bytes of the longest payload.
-    pub(crate) limit: u64,
-}
-
-/// Reads microbatches off a body.
+/// Reads microbatches from a body.
 #[derive(Debug)]
 pub(crate) struct Receiver {
     body: Body,
     parser: Parser,
-    /// What came and is not parsed.
+    /// Received bytes that are not parsed yet.
     data: Bytes,
-    /// How long nothing may come.
-    silence: Duration,
+    /// How long to wait for any byte.
+    idle: Duration,
     received: Arc<AtomicU64>,
 }
 
-/// A microbatch of which the header came, and some of the payload.
+/// A microbatch that is being received: its header, and a part of its payload.
 struct Open {
     header: Header,
     pixels: Pixels,
@@ -50,53 +40,52 @@ struct Open {
 }
 
 impl Receiver {
-    /// `received` counts the bytes of the payload that came last, as far as it came.
-    pub(crate) fn new(body: Body, silence: Duration, received: Arc<AtomicU64>) -> Self {
-        Self { body, parser: Parser::default(), data: Bytes::new(), silence, received }
+    /// `received` counts the bytes of the current microbatch's payload as they arrive.
+    pub(crate) fn new(body: Body, idle: Duration, received: Arc<AtomicU64>) -> Self {
+        Self { body, parser: Parser::default(), data: Bytes::new(), idle, received }
     }
 
-    /// How many bytes came of the microbatch that is, or was, being received.
+    /// The number of payload bytes received of the current, or else the last microbatch.
     pub(crate) fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// The microbatch of that name. It must come next.
+    /// Receives the microbatch of that name, which must be the next one.
     pub(crate) async fn microbatch(
         &mut self,
         name: MicrobatchName,
-        wanted: &Wanted,
-        slabs: &Slabs,
+        expected: &Expected,
+        buffers: &Buffers,
     ) -> Result<Microbatch, Cause> {
         self.received.store(0, Ordering::Relaxed);
         let head = self.head().await?;
-        let header = head.header.ok_or(WireError::Malformed("no header where one comes next"))?;
-        wanted.check(&header, name)?;
-        let size = usize::try_from(header.payload_bytes)
-            .expect("checked to be as long as pixels that fit in memory");
-        let mut open = Open { header, pixels: slabs.buffer(size), hash: Xxh3::new() };
+        let header = head.header.ok_or(WireError::Malformed("a first frame without a header"))?;
+        expected.check(&header, name)?;
+        let size = usize::try_from(header.payload_bytes).expect("a checked payload fits in memory");
+        let mut open = Open { header, pixels: buffers.get(size), hash: Xxh3::new() };
         self.fill(&mut open, head.offset, head.payload).await?;
         while open.pixels.len() < size {
             let head = self.head().await?;
             if head.header.is_some() {
-                return Err(WireError::Malformed("a header before the payload's end").into());
+                return Err(WireError::Malformed("a header before the end of the payload").into());
             }
             if head.payload == 0 {
-                return Err(WireError::Malformed("a frame of nothing").into());
+                return Err(WireError::Malformed("an empty frame").into());
             }
             self.fill(&mut open, head.offset, head.payload).await?;
         }
-        open.close(wanted)
+        open.finish(expected)
     }
 
-    /// The body's status, where nothing but its end is left.
+    /// Reads the end of the body, with its status.
     pub(crate) async fn end(&mut self) -> Result<(), Cause> {
         match self.piece().await? {
             None => Ok(()),
-            Some(_) => Err(WireError::Malformed("more than was asked for").into()),
+            Some(_) => Err(WireError::Malformed("more than the requested microbatch").into()),
         }
     }
 
-    /// The head of the next frame.
+    /// Reads the head of the next frame.
     async fn head(&mut self) -> Result<Head, Cause> {
         match self.piece().await? {
             Some(Piece::Head(head)) => Ok(*head),
@@ -105,21 +94,21 @@ impl Receiver {
         }
     }
 
-    /// Takes the payload of a frame.
+    /// Reads the payload of a frame.
     async fn fill(&mut self, open: &mut Open, offset: u64, length: usize) -> Result<(), Cause> {
         let at = open.pixels.len() as u64;
         if offset != at {
             return Err(WireError::Gap { expected: at, found: offset }.into());
         }
         if at + length as u64 > open.header.payload_bytes {
-            return Err(WireError::Malformed("frames beyond the payload's end").into());
+            return Err(WireError::Malformed("frames beyond the end of the payload").into());
         }
         let end = open.pixels.len() + length;
         while open.pixels.len() < end {
             let Some(Piece::Payload(bytes)) = self.piece().await? else {
                 return Err(Cause::Truncated);
             };
-            // Hashed and copied while it is in cache.
+            // Hashed and copied at once, while the bytes are in the cache.
             open.hash.update(&bytes);
             open.pixels.push(&bytes);
             self.received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -127,15 +116,15 @@ impl Receiver {
         Ok(())
     }
 
-    /// The next piece; `None` at the end of a body with status OK.
+    /// Reads the next piece; `None` at the end of a body with status OK.
     async fn piece(&mut self) -> Result<Option<Piece>, Cause> {
         loop {
             if let Some(piece) = self.parser.next(&mut self.data)? {
                 return Ok(Some(piece));
             }
-            let frame = timeout(self.silence, self.body.frame())
+            let frame = timeout(self.idle, self.body.frame())
                 .await
-                .map_err(|_elapsed| Cause::Silence(self.silence))?;
+                .map_err(|_elapsed| Cause::IdleTimeout(self.idle))?;
             match frame {
                 None => return Err(Cause::Truncated),
                 Some(Err(error)) => return Err(cause_of(&error)),
@@ -160,74 +149,20 @@ impl Receiver {
 }
 
 impl Open {
-    fn close(self, wanted: &Wanted) -> Result<Microbatch, Cause> {
+    fn finish(self, job: &Expected) -> Result<Microbatch, Cause> {
         let (expected, found) = (self.header.payload_xxh3, self.hash.digest());
         if expected != found {
             return Err(WireError::Corrupt { expected, found }.into());
         }
         let Self { header, pixels, .. } = self;
-        Ok(Microbatch::new(header, pixels, wanted.dtype, wanted.layout))
+        Ok(Microbatch::new(header, pixels, job.format.dtype, job.format.layout))
     }
-}
-
-impl Wanted {
-    /// Bytes of the pixels of a microbatch.
-    pub(crate) fn bytes(&self, name: MicrobatchName) -> usize {
-        let side = u64::from(self.description.image_size);
-        let sample = side.saturating_mul(side).saturating_mul(3 * self.dtype.bytes() as u64);
-        let samples = self.description.samples(name.step, name.index);
-        usize::try_from(samples.saturating_mul(sample)).unwrap_or(usize::MAX)
-    }
-
-    /// Accepts the header of the microbatch of that name of this job.
-    fn check(&self, header: &Header, name: MicrobatchName) -> Result<(), Cause> {
-        header::check(header, self.limit).map_err(WireError::from)?;
-        let Header { seed, epoch, step, microbatch: index, .. } = *header;
-        let found = MicrobatchName { seed, epoch, step, index };
-        if found != (MicrobatchName { seed, ..name }) {
-            return Err(WireError::Order { expected: name, found }.into());
-        }
-        check_digest("dataset", self.description.dataset_digest, &header.dataset_digest)?;
-        check_digest("recipe", self.description.recipe_digest, &header.recipe_digest)?;
-        let side = u64::from(self.description.image_size);
-        let shape = match self.layout {
-            Layout::Nhwc => &header.shape[1..3],
-            Layout::Nchw => &header.shape[2..4],
-        };
-        let enumeration = |value: i32| u64::try_from(value).unwrap_or(u64::MAX);
-        let dtype = enumeration(v1::DType::from(self.dtype).into());
-        let layout = enumeration(v1::Layout::from(self.layout).into());
-        let samples = self.description.samples(name.step, name.index);
-        for (what, expected, found) in [
-            ("the seed", self.seed, header.seed),
-            ("the number of the dtype", dtype, enumeration(header.dtype)),
-            ("the number of the layout", layout, enumeration(header.layout)),
-            ("the number of samples", samples, header.records.len() as u64),
-            ("the height", side, shape[0].into()),
-            ("the width", side, shape[1].into()),
-        ] {
-            if expected != found {
-                return Err(WireError::Unasked { what, expected, found }.into());
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Accepts the digest that the job has.
-pub(crate) fn check_digest(
-    what: &'static str,
-    expected: Digest,
-    found: &[u8],
-) -> Result<(), Cause> {
-    let found = <[u8; 32]>::try_from(found)
-        .map(Digest)
-        .map_err(|_error| WireError::Malformed("a digest that is not 32 bytes long"))?;
-    if found == expected { Ok(()) } else { Err(Cause::Mismatch { what, expected, found }) }
 }
 
 #[cfg(test)]
 mod tests {
+    use forebay_proto::types::{DType, Layout, MixedBy, PixelFormat};
+    use forebay_proto::v1;
     use http::HeaderMap;
     use http_body::Frame;
     use http_body_util::StreamBody;
@@ -235,11 +170,12 @@ mod tests {
     use prost::Message as _;
 
     use super::*;
+    use crate::description::Description;
 
     const SIDE: u32 = 6;
     const NAME: MicrobatchName = MicrobatchName { seed: 9, epoch: 3, step: 1, index: 1 };
 
-    fn wanted() -> Wanted {
+    fn expected() -> Expected {
         let description = v1::DescribeResponse {
             dataset_digest: vec![1; 32].into(),
             recipe_digest: vec![2; 32].into(),
@@ -253,15 +189,16 @@ mod tests {
             ..v1::DescribeResponse::default()
         };
         let description = Arc::new(Description::from_wire(description).unwrap());
-        let (dtype, layout) = (DType::U8, Layout::Nchw);
-        Wanted { description, seed: 9, dtype, layout, limit: 1 << 20 }
+        let format =
+            PixelFormat { dtype: DType::U8, layout: Layout::Nchw, mixed_by: MixedBy::Server };
+        Expected { description, seed: 9, format, max_bytes: 1 << 20 }
     }
 
     fn payload() -> Vec<u8> {
         (0..2 * 3 * SIDE * SIDE).map(|i| u8::try_from(i % 251).unwrap()).collect()
     }
 
-    /// The microbatch of that name as a gRPC body, in frames of so many bytes.
+    /// The microbatch of that name as a gRPC body, in frames of `frame` bytes.
     fn bytes(frame: usize) -> Vec<u8> {
         let payload = payload();
         let mut header = Some(Header {
@@ -271,7 +208,7 @@ mod tests {
             seed: 9,
             dataset_digest: vec![1; 32].into(),
             recipe_digest: vec![2; 32].into(),
-            dtype: v1::DType::DTypeU8.into(),
+            dtype: v1::DType::DtypeU8.into(),
             layout: v1::Layout::Nchw.into(),
             shape: vec![2, 3, SIDE, SIDE],
             payload_bytes: payload.len() as u64,
@@ -293,7 +230,7 @@ mod tests {
         body
     }
 
-    /// What is received of a body in DATA frames of so many bytes, with status OK at its end.
+    /// Receives a body in DATA frames of `cut` bytes, with status OK at its end.
     fn receive(body: &[u8], cut: usize) -> Result<Microbatch, Cause> {
         let data = body.chunks(cut).map(|piece| Frame::data(Bytes::copy_from_slice(piece)));
         let trailers =
@@ -303,8 +240,8 @@ mod tests {
         let mut receiver = Receiver::new(body, Duration::from_secs(9), Arc::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let microbatch = receiver.microbatch(NAME, &wanted(), &Slabs::new(0)).await?;
-            assert_eq!(microbatch.pixels.len(), wanted().bytes(NAME));
+            let microbatch = receiver.microbatch(NAME, &expected(), &Buffers::default()).await?;
+            assert_eq!(microbatch.pixels.len(), expected().bytes(NAME));
             receiver.end().await?;
             Ok(microbatch)
         })
@@ -312,7 +249,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_microbatch_is_received_however_it_is_cut(frame in 1..300_usize, cut in 1..300_usize) {
+        fn a_microbatch_is_received_whatever_the_frame_sizes(frame in 1..300_usize, cut in 1..300_usize) {
             prop_assert_eq!(&*receive(&bytes(frame), cut).unwrap().pixels, &payload()[..]);
         }
 
@@ -329,14 +266,14 @@ mod tests {
         }
 
         #[test]
-        fn a_missing_end_is_noticed(cut in 1..300_usize, at in any::<prop::sample::Index>()) {
+        fn a_missing_end_is_detected(cut in 1..300_usize, at in any::<prop::sample::Index>()) {
             let body = bytes(50);
             let received = receive(&body[..at.index(body.len())], cut);
             prop_assert!(matches!(received, Err(Cause::Truncated)));
         }
 
         #[test]
-        fn frames_that_are_lost_or_come_twice_are_noticed(first in 0..9_usize, twice in any::<bool>()) {
+        fn lost_and_repeated_frames_are_detected(first in 0..9_usize, twice in any::<bool>()) {
             let body = bytes(48);
             let mut messages = Vec::new();
             let mut rest = &body[..];
@@ -354,9 +291,9 @@ mod tests {
     }
 
     #[test]
-    fn another_microbatch_than_the_one_asked_for_is_refused() {
+    fn another_microbatch_than_the_requested_one_is_rejected() {
         type Change = fn(&mut Header);
-        let header = wanted_header();
+        let header = header();
         let changes: [(&str, Change); 8] = [
             ("epoch", |h| h.epoch += 1),
             ("step", |h| h.step = 0),
@@ -369,19 +306,19 @@ mod tests {
                 h.shape = vec![2, SIDE, SIDE, 3];
             }),
             ("dtype", |h| {
-                h.dtype = v1::DType::DTypeF16.into();
+                h.dtype = v1::DType::DtypeF16.into();
                 h.payload_bytes *= 2;
             }),
         ];
-        assert!(wanted().check(&header, NAME).is_ok());
+        assert!(expected().check(&header, NAME).is_ok());
         for (what, change) in changes {
             let mut changed = header.clone();
             change(&mut changed);
-            assert!(wanted().check(&changed, NAME).is_err(), "{what}");
+            assert!(expected().check(&changed, NAME).is_err(), "{what}");
         }
     }
 
-    fn wanted_header() -> Header {
+    fn header() -> Header {
         let body = bytes(1000);
         v1::Frame::decode(&body[5..]).unwrap().header.unwrap()
     }

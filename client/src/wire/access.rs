@@ -1,66 +1,65 @@
-//! Who the client is, and whom it trusts: files of certificates and a token.
+//! Client authentication and TLS: files with certificates and a token.
 //!
-//! They are read when a connection or a call begins, so that a file replaced under a long training is
-//! used from then on.
+//! They are read when a connection or a call begins, so that a file replaced during a long training
+//! takes effect without a restart.
 
 use std::path::{Path, PathBuf};
 
 use http::HeaderValue;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
-use crate::error::Cause;
-use crate::resolve::plain;
-use crate::{Error, Options};
+use crate::error::{Cause, Error};
 
-/// Files for servers that encrypt, and for those that ask who calls.
+/// Files for servers with TLS, and for those that authenticate their clients.
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(feature = "clap", derive(clap::Args))]
 pub struct Access {
-    /// Authorities, PEM: servers must have a certificate of one of them. Turns TLS on for endpoints
-    /// without `http://`.
+    /// PEM file of the authorities that a server's certificate must come from. Enables TLS for
+    /// endpoints without `http://`.
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE", env = "FOREBAY_TLS_CA"))]
     pub tls_ca: Option<PathBuf>,
-    /// The client's certificate, PEM, for servers that ask for one.
+    /// PEM file of the client's certificate, for servers that require one.
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE", env = "FOREBAY_TLS_CERT"))]
     pub tls_cert: Option<PathBuf>,
-    /// The certificate's key, PEM.
+    /// PEM file of the certificate's private key.
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE", env = "FOREBAY_TLS_KEY"))]
     pub tls_key: Option<PathBuf>,
-    /// The name that servers' certificates must have, where it is not the endpoint's host.
+    /// The name that servers' certificates must have. Default: the endpoint's host.
     #[cfg_attr(feature = "clap", arg(long, value_name = "NAME", env = "FOREBAY_TLS_NAME"))]
     pub tls_name: Option<String>,
-    /// The token that servers ask for: a file with it alone, or as the last word of its first line.
+    /// File with the token for servers that require one: the last word of its first line.
     #[cfg_attr(feature = "clap", arg(long, value_name = "FILE", env = "FOREBAY_TOKEN_FILE"))]
     pub token_file: Option<PathBuf>,
 }
 
 impl Access {
-    /// Reads all files once, so that what is wrong is said at the start.
-    pub(crate) fn check(&self, options: &Options) -> Result<(), Error> {
-        let encrypts = |name: &String| self.url(plain(name)).starts_with("https://");
-        let wrong = if self.tls_cert.is_some() != self.tls_key.is_some() {
-            "a certificate needs its key: give both, or neither"
-        } else if self.tls_ca.is_none() && options.endpoints.iter().any(encrypts) {
-            "https needs the servers' authority: give a PEM file (--tls-ca), such as \
-             /etc/ssl/certs/ca-certificates.crt for public ones"
+    /// Reads all files once, so that mistakes are reported at the start. `encrypted` says of each
+    /// endpoint whether it uses TLS.
+    pub(crate) fn check(&self, encrypted: &[bool]) -> Result<(), Error> {
+        let missing = if self.tls_cert.is_some() != self.tls_key.is_some() {
+            "a certificate needs its key: expected both --tls-cert and --tls-key, or neither"
+        } else if self.tls_ca.is_none() && encrypted.contains(&true) {
+            "https needs the servers' authority: expected a PEM file (--tls-ca), such as \
+             /etc/ssl/certs/ca-certificates.crt for public servers"
         } else {
             self.tls().and(self.token()).map_err(|cause| Error::Options(cause.to_string()))?;
-            if self.token_file.is_some() && !options.endpoints.iter().all(encrypts) {
+            if self.token_file.is_some() && encrypted.contains(&false) {
                 tracing::warn!("the token is sent in plain text to endpoints without https");
             }
             return Ok(());
         };
-        Err(Error::Options(wrong.into()))
+        Err(Error::Options(missing.into()))
     }
 
-    /// An endpoint's URL: encrypted if it says so, or says nothing and there is an authority.
+    /// The URL of an endpoint, which uses TLS if it says so, or has no scheme and there is an
+    /// authority.
     pub(crate) fn url(&self, name: &str) -> String {
         let scheme = if self.tls_ca.is_some() { "https" } else { "http" };
         if name.contains("://") { name.to_owned() } else { format!("{scheme}://{name}") }
     }
 
-    /// The endpoint with what its certificate is checked by; `host` is whom it must name, where
-    /// that is not the endpoint's host, nor set by the user.
+    /// Adds TLS to an endpoint with https. `host` is the name that its certificate must have, if that
+    /// is not the endpoint's host; `tls_name` overrides it.
     pub(crate) fn secured(
         &self,
         endpoint: Endpoint,
@@ -94,7 +93,7 @@ impl Access {
     /// The value of the `authorization` header, if there is a token. It is never printed.
     pub(crate) fn token(&self) -> Result<Option<HeaderValue>, Cause> {
         let Some(file) = &self.token_file else { return Ok(None) };
-        let unusable = || Cause::Access(format!("{} holds no token", file.display()));
+        let unusable = || Cause::Access(format!("{}: the file contains no token", file.display()));
         let text = String::from_utf8(read(file)?).map_err(|_secret| unusable())?;
         let mut lines = text.lines().map(str::trim);
         let line = lines.find(|line| !line.is_empty() && !line.starts_with('#'));
@@ -136,25 +135,23 @@ mod tests {
             assert_eq!(token(text).as_deref(), Ok("Bearer abc"), "{text:?}");
         }
         for text in ["", "# none\n", "a\u{e9}b\u{0}c"] {
-            assert!(token(text).unwrap_err().ends_with("holds no token"), "{text:?}");
+            assert!(token(text).unwrap_err().ends_with("contains no token"), "{text:?}");
         }
     }
 
     #[test]
-    fn what_is_missing_is_said() {
-        let check = |access: &Access, endpoint: &str| {
-            let mut options = Options::new([endpoint]);
-            options.access = access.clone();
-            options.access.check(&options).map_err(|error| error.to_string())
+    fn missing_files_are_reported() {
+        let check = |access: &Access, encrypted| {
+            access.check(&[encrypted]).map_err(|error| error.to_string())
         };
         let access = Access::default();
-        assert_eq!(check(&access, "a:1"), Ok(()));
-        assert!(check(&access, "https://a:1").unwrap_err().contains("--tls-ca"));
+        assert_eq!(check(&access, false), Ok(()));
+        assert!(check(&access, true).unwrap_err().contains("--tls-ca"));
         let half = Access { tls_cert: Some("a.pem".into()), ..Access::default() };
-        assert!(check(&half, "a:1").unwrap_err().contains("needs its key"));
+        assert!(check(&half, false).unwrap_err().contains("needs its key"));
         let absent = Access { tls_ca: Some("no/ca.pem".into()), ..Access::default() };
-        assert!(check(&absent, "a:1").unwrap_err().contains("no/ca.pem"));
+        assert!(check(&absent, false).unwrap_err().contains("no/ca.pem"));
         let absent = Access { token_file: Some("no/token".into()), ..Access::default() };
-        assert!(check(&absent, "a:1").unwrap_err().contains("no/token"));
+        assert!(check(&absent, false).unwrap_err().contains("no/token"));
     }
 }

@@ -1,0 +1,42 @@
+//! Sums over what trainers received.
+
+use std::time::Duration;
+
+use forebay_client::Microbatch;
+
+use crate::check::digest;
+use crate::figures::StageTimes;
+
+/// What one or several trainers received.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Received {
+    pub(crate) microbatches: u64,
+    pub(crate) images: u64,
+    pub(crate) bytes: u64,
+    /// Time to the first microbatch, of the trainer for which that took longest.
+    pub(crate) first: Duration,
+    /// Wrapping sum of the digests, which does not depend on the order.
+    pub(crate) checksum: u64,
+    /// Sums of the servers' timings, in microseconds.
+    pub(crate) server: StageTimes,
+}
+
+impl Received {
+    pub(crate) fn record(&mut self, microbatch: &Microbatch) {
+        self.microbatches += 1;
+        self.images += microbatch.records.len() as u64;
+        self.bytes += microbatch.pixels.len() as u64;
+        self.checksum = self.checksum.wrapping_add(digest(microbatch));
+        self.server.add(&StageTimes::of(&microbatch.timings));
+    }
+
+    /// Adds what another trainer received.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.microbatches += other.microbatches;
+        self.images += other.images;
+        self.bytes += other.bytes;
+        self.first = self.first.max(other.first);
+        self.checksum = self.checksum.wrapping_add(other.checksum);
+        self.server.add(&other.server);
+    }
+}

@@ -1,0 +1,205 @@
+//! An ordered stream of microbatches that survives the failure of servers.
+//!
+//! A task receives ahead of the trainer, as far as the window allows:
+//!
+//! ```text
+//! while names are left:
+//!     start a segment: the next steps of one server; up to 8 segments at a time
+//!     hand over what the first segment received, in order
+//! ```
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::description::Description;
+use crate::error::Error;
+use crate::microbatch::Microbatch;
+use crate::stream::latch::Latch;
+use crate::stream::request::JobContext;
+use crate::stream::segment::{Item, Segment};
+use crate::stream::walk::Walk;
+use crate::stream::window::{MAX_AHEAD, MAX_SEGMENTS, Reservation, Window};
+
+/// Largest number of steps of a segment, where there are several servers.
+const MAX_SEGMENT_STEPS: u64 = 16;
+
+/// Microbatches in order, each exactly once. Dropping it ends the stream.
+#[derive(Debug)]
+pub struct Microbatches {
+    ready: mpsc::Receiver<Item>,
+    task: JoinHandle<()>,
+    description: Arc<Description>,
+    /// When the trainer began to wait for the next microbatch.
+    waiting_since: Option<Instant>,
+}
+
+impl Microbatches {
+    pub(crate) fn start(context: Arc<JobContext>, window: Window, walk: Walk) -> Self {
+        let (sender, ready) = mpsc::channel(MAX_AHEAD as usize);
+        let description = Arc::clone(&context.expected.description);
+        let stream = Stream { context, window, left: Some(walk), segments: VecDeque::new() };
+        let task = tokio::spawn(stream.run(sender));
+        Self { ready, task, description, waiting_since: None }
+    }
+
+    /// The job's description.
+    pub fn description(&self) -> &Description {
+        &self.description
+    }
+
+    /// Returns the next microbatch; `None` at the end, and after an error. Cancel safe.
+    pub async fn next(&mut self) -> Option<Result<Microbatch, Error>> {
+        std::future::poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// As [`next`](Self::next), for threads outside of the runtime.
+    ///
+    /// # Panics
+    /// When called from asynchronous code.
+    pub fn next_blocking(&mut self) -> Option<Result<Microbatch, Error>> {
+        let start = *self.waiting_since.get_or_insert_with(Instant::now);
+        let next = self.ready.blocking_recv();
+        self.waiting_since = None;
+        Some(next?.map(|item| hand_over(item, start.elapsed())))
+    }
+
+    /// As [`next`](Self::next), for implementations of futures and streams.
+    pub fn poll_next(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Microbatch, Error>>> {
+        let start = *self.waiting_since.get_or_insert_with(Instant::now);
+        let next = ready!(self.ready.poll_recv(context));
+        self.waiting_since = None;
+        Poll::Ready(next.map(|next| next.map(|item| hand_over(item, start.elapsed()))))
+    }
+}
+
+/// Releases the reservation, because what the trainer holds is no longer ahead of it.
+fn hand_over(
+    (mut microbatch, reservation): (Microbatch, Reservation),
+    wait: Duration,
+) -> Microbatch {
+    drop(reservation);
+    microbatch.wait = wait;
+    microbatch
+}
+
+impl Drop for Microbatches {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The task behind [`Microbatches`].
+#[derive(Debug)]
+struct Stream {
+    context: Arc<JobContext>,
+    window: Window,
+    /// Names that are not in a segment yet.
+    left: Option<Walk>,
+    segments: VecDeque<Running>,
+}
+
+/// A segment that is being received.
+#[derive(Debug)]
+struct Running {
+    out: mpsc::Receiver<Item>,
+    /// As in [`Segment`].
+    reserved: Latch,
+    is_front: Latch,
+    task: JoinHandle<Option<Walk>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Stream {
+    async fn run(mut self, sender: mpsc::Sender<Item>) {
+        loop {
+            let can_start = self.segments.len() < MAX_SEGMENTS
+                && self.left.as_ref().is_some_and(|walk| walk.name().is_some());
+            let back = self.segments.back().map(|back| back.reserved.clone());
+            if can_start && back.as_ref().is_none_or(Latch::is_open) {
+                self.start_segment();
+                continue;
+            }
+            let Some(front) = self.segments.front_mut() else { return };
+            front.is_front.open();
+            let item = tokio::select! {
+                biased;
+                item = front.out.recv() => item,
+                () = opened(back.filter(|_| can_start)) => continue,
+            };
+            if let Some(item) = item {
+                let is_error = item.is_err();
+                if sender.send(item).await.is_err() || is_error {
+                    return;
+                }
+            } else if let Err(error) = self.finish_front().await {
+                // The trainer may be gone.
+                sender.send(Err(error)).await.ok();
+                return;
+            }
+        }
+    }
+
+    /// Removes the first segment, which ended. Its names that are left come next.
+    async fn finish_front(&mut self) -> Result<(), Error> {
+        let Some(mut front) = self.segments.pop_front() else { return Ok(()) };
+        // After a panic the stream must not end as if it were complete.
+        let rest = (&mut front.task).await.map_err(|error| Error::Internal(error.to_string()))?;
+        self.left = rest.or(self.left.take());
+        Ok(())
+    }
+
+    /// Starts a segment of the first names that are left.
+    fn start_segment(&mut self) {
+        let Some(mut walk) = self.left.take() else { return };
+        let is_open_ended = self.context.servers.is_single();
+        if !is_open_ended {
+            self.left = Some(walk.split_off(steps_of_one_server(&self.context, &walk)));
+        }
+        let (sender, out) = mpsc::channel(MAX_AHEAD as usize);
+        let (reserved, is_front) = (Latch::new(), Latch::new());
+        let segment = Segment {
+            context: Arc::clone(&self.context),
+            window: self.window.clone(),
+            walk,
+            is_open_ended,
+            reserved: reserved.clone(),
+            is_front: is_front.clone(),
+            out: sender,
+        };
+        let task = tokio::spawn(segment.run());
+        self.segments.push_back(Running { out, reserved, is_front, task });
+    }
+}
+
+/// Waits until a latch is open; forever if there is none.
+async fn opened(latch: Option<Latch>) {
+    match latch {
+        Some(latch) => latch.opened().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The number of steps at the start of a walk that have the same owner.
+fn steps_of_one_server(context: &JobContext, walk: &Walk) -> u64 {
+    let owner = |k| context.servers.owner(context.key(walk.cursor(k)));
+    let first = owner(0);
+    let same = |k: &u64| match (&first, owner(*k)) {
+        (Some(first), Some(owner)) => Arc::ptr_eq(first, &owner),
+        _ => false,
+    };
+    1 + (1..MAX_SEGMENT_STEPS).take_while(same).count() as u64
+}

@@ -1,0 +1,105 @@
+//! The two calls that return microbatches.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use forebay_proto::types::{Cursor, MicrobatchName, PixelFormat};
+use forebay_proto::v1;
+
+use crate::error::Cause;
+use crate::fleet::job_servers::JobServers;
+use crate::fleet::members::Member;
+use crate::fleet::rendezvous;
+use crate::job::Job;
+use crate::microbatch::Microbatch;
+use crate::options::Options;
+use crate::stream::walk::Walk;
+use crate::wire::buffers::Buffers;
+use crate::wire::connect::{Pool, open};
+use crate::wire::expected::Expected;
+use crate::wire::receive::Receiver;
+
+/// Everything that requests for the microbatches of a job need.
+#[derive(Debug)]
+pub(crate) struct JobContext {
+    pub(crate) options: Arc<Options>,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) servers: Arc<JobServers>,
+    /// Has the digests of `expected`, so that a server with other data refuses the request.
+    pub(crate) job: Job,
+    pub(crate) expected: Expected,
+    pub(crate) buffers: Buffers,
+}
+
+impl JobContext {
+    /// The key that determines the order of the servers for a step.
+    pub(crate) fn key(&self, step: Cursor) -> u64 {
+        let Expected { description, seed, .. } = &self.expected;
+        rendezvous::key(description.dataset_digest, description.recipe_digest, *seed, step)
+    }
+
+    /// Starts a stream.
+    pub(crate) async fn stream(
+        self: Arc<Self>,
+        member: Arc<Member>,
+        request: v1::StreamRequest,
+    ) -> Result<Receiver, Cause> {
+        self.open(&member, "/forebay.v1.ForebayService/Stream", &request, Arc::default()).await
+    }
+
+    /// The request for the names of a walk.
+    pub(crate) fn stream_request(&self, walk: &Walk, credit_bytes: usize) -> v1::StreamRequest {
+        let Cursor { epoch, step } = walk.next();
+        let PixelFormat { dtype, layout, mixed_by } = self.options.format;
+        v1::StreamRequest {
+            job: Some(self.job.to_wire()),
+            epoch,
+            step,
+            steps: walk.steps(),
+            microbatches: walk.indices().to_vec(),
+            skip: u32::try_from(walk.done()).expect("below the microbatches of a step, a u32"),
+            dtype: v1::DType::from(dtype).into(),
+            layout: v1::Layout::from(layout).into(),
+            mixed_by: v1::MixedBy::from(mixed_by).into(),
+            credit_bytes: credit_bytes as u64,
+        }
+    }
+
+    /// Fetches one microbatch. `received` counts the bytes of its payload as they arrive.
+    pub(crate) async fn fetch(
+        &self,
+        member: Arc<Member>,
+        name: MicrobatchName,
+        received: &Arc<AtomicU64>,
+    ) -> Result<Microbatch, Cause> {
+        let PixelFormat { dtype, layout, mixed_by } = self.options.format;
+        let request = v1::FetchRequest {
+            job: Some(self.job.to_wire()),
+            epoch: name.epoch,
+            step: name.step,
+            microbatch: name.index,
+            dtype: v1::DType::from(dtype).into(),
+            layout: v1::Layout::from(layout).into(),
+            mixed_by: v1::MixedBy::from(mixed_by).into(),
+        };
+        let path = "/forebay.v1.ForebayService/Fetch";
+        let mut receiver = self.open(&member, path, &request, Arc::clone(received)).await?;
+        let microbatch = receiver.microbatch(name, &self.expected, &self.buffers).await?;
+        receiver.end().await?;
+        Ok(microbatch)
+    }
+
+    async fn open(
+        &self,
+        member: &Member,
+        path: &'static str,
+        request: &impl prost::Message,
+        received: Arc<AtomicU64>,
+    ) -> Result<Receiver, Cause> {
+        let idle = self.options.timeouts.idle;
+        let token = self.options.access.token()?;
+        let connection = self.pool.connection(&member.server)?;
+        let body = open(connection, path, request, token, idle).await?;
+        Ok(Receiver::new(body, idle, received))
+    }
+}

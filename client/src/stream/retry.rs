@@ -1,0 +1,410 @@
+//! What to do after a failed attempt: try another server, try again later, or fail.
+//!
+//! Any server returns the same bytes for the same name. So there is no session to restore, and a retry
+//! is never wrong: it repeats the request for the first microbatch that is missing. What is left to
+//! decide is which server to use, when, and for how long:
+//!
+//! ```text
+//! loop:
+//!     server = first in the order of the step whose circuit breaker allows it
+//!              (if none does: wait for the earliest backoff to end, or for a change of the fleet)
+//!     match attempt(server):
+//!         success                   -> forget all failures of this stream
+//!         failure, by its Reaction:
+//!             Retry                 -> open the server's circuit; next server        (network, overload)
+//!             RetryTwice            -> the same, but fail once every server failed   (damaged data)
+//!                                      twice without a success in between
+//!             Exclude               -> never use the server for this job again       (other dataset)
+//!             AuthFailed            -> at the start: Exclude, later: Retry           (bad certificate)
+//!             Fail                  -> return the error                              (bad request)
+//!     no success for `give_up_after`: return the error
+//! ```
+//!
+//! Three properties make this right:
+//!
+//! - *It ends.* `Retry` is bounded by time, `RetryTwice` by count, `Exclude` by the number of servers.
+//!   Where servers are found by name, new ones may appear, so that running out of servers at a running
+//!   stream is not the end: it is bounded by time as well.
+//! - *It does not stampede.* A failed server is left alone for a backoff that doubles with each failure
+//!   and has a random part; after it one attempt probes the server while the others stay away.
+//! - *A mistake in the setup is reported at once*: before the first success of a job, a server that
+//!   rejects the client is excluded, and the error names every server and its reason. After it the
+//!   cause is most likely a certificate or a token that is being replaced, so that a stream retries.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+use tonic::Code;
+
+use crate::error::{Cause, Error};
+use crate::fleet::job_servers::{Attempt, Choice, JobServers};
+
+/// How to react to a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reaction {
+    /// Use another server, until time is up; this one after the delay that it asked for, if any.
+    Retry(Option<Duration>),
+    /// Use another server, but fail once every server failed twice.
+    RetryTwice,
+    /// Exclude the server from the job.
+    Exclude,
+    /// The server rejects the client, or is not the one that it should be.
+    AuthFailed,
+    /// Fail, because every server would answer the same.
+    Fail,
+}
+
+fn reaction(cause: &Cause) -> Reaction {
+    match cause {
+        Cause::Connection(_)
+        | Cause::Truncated
+        | Cause::IdleTimeout(_)
+        | Cause::MicrobatchTimeout(_)
+        | Cause::Overtaken
+        | Cause::Resolve { .. } => Reaction::Retry(None),
+        // A digest in a header may be damaged like any received byte. What a server says about its own
+        // data is a status.
+        Cause::Wire(_) | Cause::Mismatch { .. } => Reaction::RetryTwice,
+        Cause::Conflict(_) => Reaction::Fail,
+        Cause::Access(_) | Cause::Certificate(_) => Reaction::AuthFailed,
+        Cause::Status { code, retry_after, .. } => match code {
+            Code::Unavailable
+            | Code::ResourceExhausted
+            | Code::Aborted
+            | Code::Cancelled
+            | Code::DeadlineExceeded => Reaction::Retry(*retry_after),
+            Code::DataLoss | Code::Internal | Code::Unknown => Reaction::RetryTwice,
+            Code::FailedPrecondition | Code::NotFound | Code::Unimplemented => Reaction::Exclude,
+            Code::Unauthenticated => Reaction::AuthFailed,
+            _ => Reaction::Fail,
+        },
+    }
+}
+
+impl JobServers {
+    /// Records a failure at its server, and decides how to react.
+    fn record(&self, attempt: &Attempt, cause: &Cause, single_call: bool) -> Reaction {
+        let reaction = match reaction(cause) {
+            Reaction::AuthFailed if !self.has_succeeded() => Reaction::Exclude,
+            Reaction::AuthFailed if !single_call => Reaction::Retry(None),
+            reaction => reaction,
+        };
+        let delay = if let Reaction::Retry(delay) = reaction { delay } else { None };
+        self.fleet.failed(&attempt.member, attempt.started, delay);
+        if reaction == Reaction::Exclude {
+            self.exclude(&attempt.member, cause);
+        }
+        reaction
+    }
+
+    /// Records the failure of an attempt whose microbatch arrives from another server.
+    pub(crate) fn record_failure(&self, attempt: &Attempt, cause: &Cause) {
+        let endpoint = attempt.member.name();
+        tracing::debug!(endpoint, %cause, "one of two servers failed");
+        self.record(attempt, cause, false);
+    }
+}
+
+/// The retries of a single call, or of the microbatches of a segment.
+#[derive(Debug)]
+pub(crate) struct Retries {
+    pub(crate) servers: Arc<JobServers>,
+    single_call: bool,
+    /// Number of failures since the last success.
+    failures: u32,
+    /// When the first of them was.
+    since: Option<Instant>,
+    /// By server, the number of failures that count toward `RetryTwice`.
+    counted: BTreeMap<String, u32>,
+}
+
+impl Retries {
+    /// The retries of a segment.
+    pub(crate) fn new(servers: &Arc<JobServers>) -> Self {
+        Self {
+            servers: Arc::clone(servers),
+            single_call: false,
+            failures: 0,
+            since: None,
+            counted: BTreeMap::new(),
+        }
+    }
+
+    /// The retries of a single call.
+    pub(crate) fn of_single_call(servers: &Arc<JobServers>) -> Self {
+        Self { single_call: true, ..Self::new(servers) }
+    }
+
+    /// Records that something arrived.
+    pub(crate) fn succeeded(&mut self, attempt: &Attempt) {
+        (self.failures, self.since) = (0, None);
+        self.counted.clear();
+        self.servers.succeeded(attempt);
+    }
+
+    /// Waits until a server may be used for a step, and returns an attempt at it.
+    pub(crate) async fn next_attempt(&mut self, key: u64, request: &str) -> Result<Attempt, Error> {
+        let servers = Arc::clone(&self.servers);
+        servers.fleet.resolve_if_due();
+        loop {
+            let changed = servers.fleet.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let now = Instant::now();
+            let until = match servers.choose(key, now) {
+                Choice::Use(attempt) => return Ok(attempt),
+                Choice::WaitUntil(until) => until,
+                Choice::NoServer if self.may_change() => {
+                    self.resolve(request).await?;
+                    continue;
+                }
+                Choice::NoServer => return Err(self.no_server(request)),
+            };
+            let end = self.since.map(|since| since + servers.fleet.options.retry.give_up_after);
+            if end.is_some_and(|end| now >= end) {
+                // Time is up: the error of one last attempt is returned.
+                return servers.choose_regardless(key, now).ok_or_else(|| self.no_server(request));
+            }
+            tokio::select! {
+                biased;
+                () = changed => {}
+                () = sleep_until(end.map_or(until, |end| end.min(until))) => {}
+            }
+        }
+    }
+
+    /// Whether a name may yet resolve to usable servers. Before the first success only if it resolves
+    /// to none, because if all of its servers are excluded, the setup is wrong.
+    fn may_change(&self) -> bool {
+        let fleet = &self.servers.fleet;
+        fleet.is_dynamic() && (self.servers.has_succeeded() || fleet.present().is_empty())
+    }
+
+    /// Resolves names again, and waits if there is still no server.
+    async fn resolve(&mut self, request: &str) -> Result<(), Error> {
+        let servers = Arc::clone(&self.servers);
+        let (fleet, policy) = (&servers.fleet, servers.fleet.options.retry);
+        let resolved = fleet.resolve().await;
+        if !servers.members().is_empty() {
+            return Ok(());
+        }
+        let endpoint = fleet.options.endpoints.join(", ");
+        let doubled = 1_u32.checked_shl(self.failures).unwrap_or(u32::MAX);
+        let unusable = |why: String| Cause::Resolve { name: endpoint.clone(), why };
+        let cause = resolved.err().unwrap_or_else(|| unusable(servers.exclusions().join("; ")));
+        self.retry(&endpoint, cause, request)?;
+        let longest = policy.initial_backoff.saturating_mul(doubled).min(policy.max_backoff);
+        tokio::time::sleep(longest.mul_f64(fleet.jitter())).await;
+        Ok(())
+    }
+
+    /// Records a failure; the error to return if this was the last attempt.
+    pub(crate) fn failed(
+        &mut self,
+        attempt: &Attempt,
+        cause: Cause,
+        request: &str,
+    ) -> Result<(), Error> {
+        let endpoint = attempt.member.name();
+        let reaction = self.servers.record(attempt, &cause, self.single_call);
+        let left = self.servers.members();
+        let is_final = match reaction {
+            Reaction::RetryTwice | Reaction::AuthFailed => {
+                let count = if reaction == Reaction::AuthFailed { 2 } else { 1 };
+                *self.counted.entry(endpoint.to_owned()).or_default() += count;
+                let twice = |count: &u32| *count >= 2;
+                left.iter().all(|server| self.counted.get(server.name()).is_some_and(twice))
+            }
+            Reaction::Exclude if !left.is_empty() || self.may_change() => false,
+            Reaction::Exclude if self.servers.exclusions().len() > 1 => {
+                return Err(self.no_server(request));
+            }
+            Reaction::Exclude | Reaction::Fail => true,
+            Reaction::Retry(_) => false,
+        };
+        if is_final {
+            return Err(Error::Refused {
+                endpoint: endpoint.to_owned(),
+                request: request.to_owned(),
+                cause: Box::new(cause),
+            });
+        }
+        self.retry(endpoint, cause, request)
+    }
+
+    /// Continues after a failure, if there is time left.
+    fn retry(&mut self, endpoint: &str, cause: Cause, request: &str) -> Result<(), Error> {
+        let now = Instant::now();
+        let elapsed = now - *self.since.get_or_insert(now);
+        self.failures = self.failures.saturating_add(1);
+        if elapsed < self.servers.fleet.options.retry.give_up_after {
+            tracing::warn!(endpoint, request, %cause, attempt = self.failures, "retrying");
+            return Ok(());
+        }
+        Err(Error::GaveUp {
+            endpoint: endpoint.to_owned(),
+            request: request.to_owned(),
+            attempts: self.failures,
+            elapsed,
+            cause: Box::new(cause),
+        })
+    }
+
+    fn no_server(&self, request: &str) -> Error {
+        Error::NoServer { request: request.to_owned(), servers: self.servers.exclusions() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Status;
+
+    use super::*;
+    use crate::error::WireError;
+    use crate::fleet::members::Fleet;
+    use crate::options::{Options, Retry};
+    use crate::wire::status::cause_of;
+
+    fn retries(names: &[&str]) -> Retries {
+        let mut options = Options::new(names.iter().copied());
+        options.retry = Retry {
+            initial_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(1),
+            give_up_after: Duration::from_secs(30),
+        };
+        Retries::new(&JobServers::new(&Arc::new(Fleet::new(&Arc::new(options)).unwrap())))
+    }
+
+    fn unavailable() -> Cause {
+        cause_of(&Status::unavailable("draining"))
+    }
+
+    /// Fails one attempt, and returns its server.
+    async fn fail(retries: &mut Retries, cause: Cause) -> Result<String, Error> {
+        let attempt = retries.next_attempt(7, "x").await?;
+        retries.failed(&attempt, cause, "x")?;
+        Ok(attempt.member.name().to_owned())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn servers_take_turns_and_backoffs_grow_to_the_maximum() {
+        let mut retries = retries(&["a:1", "b:1"]);
+        let start = Instant::now();
+        let one = fail(&mut retries, unavailable()).await.unwrap();
+        let other = fail(&mut retries, unavailable()).await.unwrap();
+        assert_ne!(one, other);
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        for _ in 0..8 {
+            fail(&mut retries, unavailable()).await.unwrap();
+        }
+        let before = Instant::now();
+        for _ in 0..20 {
+            fail(&mut retries, unavailable()).await.unwrap();
+        }
+        // Ten rounds of 0.5 to 1 s each.
+        let seconds = before.elapsed().as_secs_f64();
+        assert!((5.0..10.1).contains(&seconds), "{seconds}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn retries_end_after_the_time_allowed() {
+        let mut retries = retries(&["a:1"]);
+        let start = Instant::now();
+        let error = loop {
+            if let Err(error) = fail(&mut retries, unavailable()).await {
+                break error.to_string();
+            }
+        };
+        assert!((30..=31).contains(&start.elapsed().as_secs()));
+        assert!(error.starts_with("x: gave up after "), "{error}");
+        assert!(
+            error.ends_with("from a:1: Unavailable: draining: check that the server runs"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_corrupt_response_is_retried_once_per_server_until_something_arrives() {
+        let corrupt = || Cause::Wire(WireError::Corrupt { expected: 1, found: 2 });
+        for names in [&["a:1"][..], &["a:1", "b:1"]] {
+            let mut retries = retries(names);
+            for _ in 0..3 {
+                for _ in 1..2 * names.len() {
+                    fail(&mut retries, corrupt()).await.unwrap();
+                }
+                let attempt = retries.next_attempt(7, "x").await.unwrap();
+                retries.succeeded(&attempt);
+            }
+            let mut failed = BTreeMap::<_, u32>::new();
+            let error = loop {
+                match fail(&mut retries, corrupt()).await {
+                    Ok(server) => *failed.entry(server).or_default() += 1,
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(error, Error::Refused { .. }), "{error}");
+            let counts: Vec<u32> = failed.into_values().collect();
+            // The last failure is returned as the error.
+            assert!(counts.contains(&1) && counts.len() == names.len(), "{counts:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_with_another_recipe_is_excluded_and_the_last_error_names_every_server() {
+        let mismatch = || cause_of(&Status::failed_precondition("recipe"));
+        let mut retries = retries(&["a:1", "b:1", "c:1"]);
+        let other = fail(&mut retries, mismatch()).await.unwrap();
+        for _ in 0..4 {
+            assert_ne!(fail(&mut retries, unavailable()).await.unwrap(), other);
+        }
+        fail(&mut retries, mismatch()).await.unwrap();
+        let error = fail(&mut retries, mismatch()).await.unwrap_err().to_string();
+        let why = "FailedPrecondition: recipe: give every server the same dataset and recipe, or \
+                   drop the expected digests";
+        let each = ["a:1", "b:1", "c:1"].map(|name| format!("{name}: {why}")).join("; ");
+        assert_eq!(error, format!("x: every server is excluded: {each}"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_rejects_the_client_fails_the_job_at_the_start_and_is_retried_later() {
+        let rejected = || cause_of(&Status::unauthenticated("token"));
+        let mut two = retries(&["a:1", "b:1"]);
+        fail(&mut two, rejected()).await.unwrap();
+        let certificate = Cause::Certificate("expired".into());
+        let error = fail(&mut two, certificate).await.unwrap_err();
+        assert!(matches!(error, Error::NoServer { .. }), "{error}");
+
+        let mut one = retries(&["a:1"]);
+        let error = fail(&mut one, rejected()).await.unwrap_err();
+        assert!(matches!(error, Error::Refused { .. }), "{error}");
+
+        let mut one = retries(&["a:1"]);
+        let attempt = one.next_attempt(7, "x").await.unwrap();
+        one.succeeded(&attempt);
+        for _ in 0..5 {
+            fail(&mut one, rejected()).await.unwrap();
+        }
+        // A single call of the same job fails at once, and does not exclude the server.
+        let mut call = Retries::of_single_call(&one.servers);
+        let error = fail(&mut call, rejected()).await.unwrap_err();
+        assert!(matches!(error, Error::Refused { .. }), "{error}");
+        fail(&mut one, unavailable()).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_asks_for_a_delay_is_not_used_before_it() {
+        let busy = Cause::Status {
+            code: Code::ResourceExhausted,
+            message: "streams".into(),
+            retry_after: Some(Duration::from_millis(2500)),
+        };
+        let mut retries = retries(&["a:1"]);
+        let start = Instant::now();
+        fail(&mut retries, busy).await.unwrap();
+        retries.next_attempt(7, "x").await.unwrap();
+        let waited = start.elapsed();
+        assert!((2500..=2605).contains(&waited.as_millis()), "{waited:?}");
+    }
+}

@@ -1,0 +1,79 @@
+//! The description that most servers agree on.
+//!
+//! A job without expected digests believes the majority of the servers, not the one that happens to
+//! answer first, so that one server with outdated data is excluded instead of all others.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+
+use crate::description::Description;
+use crate::error::Cause;
+use crate::fleet::job_servers::JobServers;
+use crate::fleet::members::Member;
+use crate::job::Job;
+use crate::unary::Unary;
+
+/// How long to wait for the other servers after the first description.
+const WAIT_AFTER_FIRST: Duration = Duration::from_secs(2);
+
+/// Asks all servers if there are several. Returns the description of the majority of those that
+/// answer in time, and excludes the others.
+pub(crate) async fn survey(calls: &Unary, job: &Job, servers: &JobServers) -> Option<Description> {
+    let members = servers.members();
+    if members.len() < 2 {
+        return None;
+    }
+    let answers = descriptions(calls, job, members).await;
+    let votes = |of: &Description| answers.iter().filter(|(_, by)| agree(of, by)).count();
+    // Of equals the first by name, so that all ranks choose the same.
+    let (_, chosen) = answers.iter().rev().max_by_key(|(_, description)| votes(description))?;
+    for (member, found) in answers.iter().filter(|(_, found)| !agree(chosen, found)) {
+        let (what, expected, found) = if found.dataset_digest == chosen.dataset_digest {
+            ("recipe", chosen.recipe_digest, found.recipe_digest)
+        } else {
+            ("dataset", chosen.dataset_digest, found.dataset_digest)
+        };
+        servers.exclude(member, &Cause::Mismatch { what, expected, found });
+    }
+    Some(chosen.clone())
+}
+
+fn agree(one: &Description, other: &Description) -> bool {
+    one.dataset_digest == other.dataset_digest && one.recipe_digest == other.recipe_digest
+}
+
+/// The descriptions of the servers that answer in time, sorted by name.
+async fn descriptions(
+    calls: &Unary,
+    job: &Job,
+    members: Vec<Arc<Member>>,
+) -> Vec<(Arc<Member>, Description)> {
+    let mut tasks = JoinSet::new();
+    for member in members {
+        let (calls, job) = (calls.clone(), job.clone());
+        tasks.spawn(async move {
+            let description = calls.describe(&job, Arc::clone(&member)).await;
+            description.ok().map(|description| (member, description))
+        });
+    }
+    let mut answers: Vec<(Arc<Member>, Description)> = Vec::new();
+    let mut end = None;
+    loop {
+        let next = async {
+            match end {
+                Some(end) => timeout_at(end, tasks.join_next()).await.ok().flatten(),
+                None => tasks.join_next().await,
+            }
+        };
+        let Some(answer) = next.await else { break };
+        answers.extend(answer.ok().flatten());
+        if !answers.is_empty() {
+            end = end.or_else(|| Some(Instant::now() + WAIT_AFTER_FIRST));
+        }
+    }
+    answers.sort_by(|(one, _), (other, _)| one.name().cmp(other.name()));
+    answers
+}

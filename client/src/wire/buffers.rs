@@ -1,0 +1,80 @@
+//! Pixel buffers, reused after the trainer dropped them.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Number of free buffers that are kept: as many as a trainer holds at a time, so that memory is
+/// returned after it held more.
+const MAX_FREE: usize = 2;
+
+/// The free buffers of one stream.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Buffers {
+    /// An empty buffer with room for that many bytes.
+    pub(crate) fn get(&self, bytes: usize) -> Pixels {
+        let free = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut buffer = free.unwrap_or_default();
+        buffer.clear();
+        buffer.reserve_exact(bytes);
+        Pixels { bytes: buffer, home: self.clone() }
+    }
+}
+
+/// The pixels of a microbatch, contiguous. Dropping them returns their buffer to the stream.
+pub struct Pixels {
+    bytes: Vec<u8>,
+    home: Buffers,
+}
+
+impl Pixels {
+    /// Takes the bytes, so that the buffer does not return to the stream.
+    pub fn into_vec(mut self) -> Vec<u8> {
+        std::mem::take(&mut self.bytes)
+    }
+
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+}
+
+impl Deref for Pixels {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl fmt::Debug for Pixels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pixels({} bytes)", self.bytes.len())
+    }
+}
+
+impl Drop for Pixels {
+    fn drop(&mut self) {
+        let mut free = self.home.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.bytes.capacity() > 0 && free.len() < MAX_FREE {
+            free.push(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_buffer_is_reused() {
+        let buffers = Buffers::default();
+        let mut pixels = buffers.get(5000);
+        pixels.push(&[7; 5000]);
+        let address = pixels.as_ptr();
+        drop(pixels);
+        let pixels = buffers.get(5000);
+        assert_eq!((pixels.as_ptr(), pixels.len()), (address, 0));
+    }
+}
