@@ -1,79 +1,71 @@
-//! Which kernels a worker runs: plain Rust, or the same compiled or written for wider vectors.
+//! Which instructions the kernels of a worker use.
 //!
-//! A [`Simd`] that says AVX2 or AVX-512 can only come from [`Simd::detect`] or [`Simd::all`], so
-//! holding one proves that the CPU has it, and with AVX2 FMA: kernels rely on that. All kinds give
-//! the same bytes.
+//! A kernel is written once in plain Rust and, where that pays, a second time for wider vectors.
+//! [`Simd`] selects between the two. The levels beyond plain Rust hold a token, [`Avx2`] or
+//! [`Avx512`], and the only way to get a token is to ask the CPU. A safe function that takes one
+//! may therefore call code that needs its features:
+//!
+//! ```text
+//!   Simd::detect() -> simd.avx2(): Option<Avx2> -> kernel(token, ..)      safe: the proof is there
+//!                                                    -> unsafe { body(..) }   #[target_feature]
+//! ```
+//!
+//! Every level gives the same bytes as every other. Tests iterate over [`Simd::all`] to show it.
 
 /// The instruction set that kernels may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Simd {
-    level: Level,
-}
+pub struct Simd(Level);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Level {
     Scalar,
-    Avx2,
-    Avx512,
+    Avx2(Avx2),
+    Avx512(Avx512),
 }
 
-impl Simd {
-    /// Plain Rust, on every machine.
-    pub const SCALAR: Self = Self { level: Level::Scalar };
+/// Proof that the CPU has AVX2, FMA, BMI1 and BMI2. Haswell, Excavator and everything after them
+/// has all four.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Avx2(());
 
-    /// The best that this CPU has.
+/// Proof that the CPU has what [`Avx2`] proves and AVX-512 F, BW, DQ, VL, VBMI and VNNI, as Ice
+/// Lake, Zen 4 and their successors do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Avx512(Avx2);
+
+impl Simd {
+    /// Plain Rust, which every machine can run.
+    pub const SCALAR: Self = Self(Level::Scalar);
+
+    /// The widest level of this CPU.
     pub fn detect() -> Self {
         Self::all().last().unwrap_or(Self::SCALAR)
     }
 
-    /// All that this CPU has, from plain Rust to the best.
+    /// Every level of this CPU, from plain Rust to the widest.
     pub fn all() -> impl Iterator<Item = Self> {
-        let levels =
-            [(Level::Scalar, true), (Level::Avx2, has_avx2()), (Level::Avx512, has_avx512())];
-        levels.into_iter().filter_map(|(level, there)| there.then_some(Self { level }))
+        let (avx2, avx512) = (Avx2::detect(), Avx512::detect());
+        [Some(Level::Scalar), avx2.map(Level::Avx2), avx512.map(Level::Avx512)]
+            .into_iter()
+            .flatten()
+            .map(Self)
     }
 
-    /// Without AVX-512, for a kernel that AVX2 serves better.
-    pub(crate) const fn at_most_avx2(self) -> Self {
-        Self { level: if self.avx2() { Level::Avx2 } else { Level::Scalar } }
+    /// The proof that kernels for AVX2 may run, if they should.
+    pub(crate) const fn avx2(self) -> Option<Avx2> {
+        match self.0 {
+            Level::Scalar => None,
+            Level::Avx2(avx2) | Level::Avx512(Avx512(avx2)) => Some(avx2),
+        }
     }
 
-    /// Whether the CPU has AVX2 and FMA and kernels should use them.
-    pub const fn avx2(self) -> bool {
-        matches!(self.level, Level::Avx2 | Level::Avx512)
+    /// The proof that kernels for AVX-512 may run, if they should.
+    pub(crate) const fn avx512(self) -> Option<Avx512> {
+        match self.0 {
+            Level::Scalar | Level::Avx2(_) => None,
+            Level::Avx512(avx512) => Some(avx512),
+        }
     }
-
-    /// Whether the CPU has AVX-512 and kernels should use it: F, BW, DQ, VL, VBMI and VNNI, which
-    /// Ice Lake, Zen 4 and what followed them have.
-    pub const fn avx512(self) -> bool {
-        matches!(self.level, Level::Avx512)
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-fn has_avx2() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
-}
-
-#[cfg(target_arch = "x86_64")]
-fn has_avx512() -> bool {
-    has_avx2()
-        && is_x86_feature_detected!("avx512f")
-        && is_x86_feature_detected!("avx512bw")
-        && is_x86_feature_detected!("avx512dq")
-        && is_x86_feature_detected!("avx512vl")
-        && is_x86_feature_detected!("avx512vbmi")
-        && is_x86_feature_detected!("avx512vnni")
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-const fn has_avx2() -> bool {
-    false
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-const fn has_avx512() -> bool {
-    false
 }
 
 impl Default for Simd {
@@ -81,39 +73,117 @@ impl Default for Simd {
         Self::detect()
     }
 }
-/// Defines a function of the given arguments and a leading [`Simd`], whose body is compiled plainly,
-/// with AVX2 and with AVX-512 for the compiler's own vectors. The source is one, Rust contracts no
-/// floating-point operations, so all give the same bits.
+
+#[cfg(target_arch = "x86_64")]
+impl Avx2 {
+    fn detect() -> Option<Self> {
+        let found = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2");
+        found.then_some(Self(()))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Avx512 {
+    fn detect() -> Option<Self> {
+        let found = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vbmi")
+            && is_x86_feature_detected!("avx512vnni");
+        Avx2::detect().filter(|_| found).map(Self)
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Avx2 {
+    const fn detect() -> Option<Self> {
+        None
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Avx512 {
+    const fn detect() -> Option<Self> {
+        None
+    }
+}
+
+/// Defines a function that is compiled once in plain Rust and once for each listed instruction set,
+/// `[avx512, avx2]` by default. The function takes a [`Simd`] before its own arguments and runs the
+/// widest of its versions that the `Simd` allows.
+///
+/// All versions come from one body, and Rust never contracts or reorders floating-point operations,
+/// so that their results are equal to the bit. `bmi2` is the part of AVX2's level for loops that
+/// shift bits and gain nothing from vectors.
 macro_rules! kernel {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
+    ($(#[$meta:meta])* $vis:vis fn $($function:tt)*) => {
+        $crate::simd::kernel! { [avx512, avx2] $(#[$meta])* $vis fn $($function)* }
+    };
+    (
+        [$($set:ident),+] $(#[$meta:meta])*
+        $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block
+    ) => {
         $(#[$meta])*
         $vis fn $name(simd: $crate::simd::Simd, $($arg: $type),*) $(-> $result)? {
-            // Always, so that the body is compiled with the features of its caller.
+            // Inlined into each caller, so that the body is compiled with the caller's features.
             #[inline(always)]
-            fn plain($($arg: $type),*) $(-> $result)? $body
+            fn scalar($($arg: $type),*) $(-> $result)? $body
 
-            #[cfg(target_arch = "x86_64")]
-            if simd.avx512() {
-                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-                fn avx512($($arg: $type),*) $(-> $result)? {
-                    plain($($arg),*)
-                }
-                #[expect(unsafe_code, reason = "a call across target features")]
-                // SAFETY: `simd` proves that the CPU has AVX-512.
-                return unsafe { avx512($($arg),*) };
+            $crate::simd::kernel! {
+                @try [$($set),+] simd, scalar, ($($arg: $type),*), ($($result)?)
             }
+            scalar($($arg),*)
+        }
+    };
+    (@try [$($set:ident),+] $simd:ident, $scalar:ident, $args:tt, $result:tt) => {
+        $(
             #[cfg(target_arch = "x86_64")]
-            if simd.avx2() {
-                #[target_feature(enable = "avx2")]
-                fn avx2($($arg: $type),*) $(-> $result)? {
-                    plain($($arg),*)
-                }
-                #[expect(unsafe_code, reason = "a call across target features")]
-                // SAFETY: `simd` proves that the CPU has AVX2.
-                return unsafe { avx2($($arg),*) };
+            $crate::simd::kernel! { @try_one $set, $simd, $scalar, $args, $result }
+        )+
+    };
+    (@try_one avx512, $simd:ident, $($function:tt)*) => {
+        $crate::simd::kernel! {
+            @compile "avx512f,avx512bw,avx512dq,avx512vl", $simd.avx512(), $($function)*
+        }
+    };
+    (@try_one avx2, $simd:ident, $($function:tt)*) => {
+        $crate::simd::kernel! { @compile "avx2", $simd.avx2(), $($function)* }
+    };
+    (@try_one bmi2, $simd:ident, $($function:tt)*) => {
+        $crate::simd::kernel! { @compile "bmi1,bmi2", $simd.avx2(), $($function)* }
+    };
+    (
+        @compile $features:tt, $token:expr,
+        $scalar:ident, ($($arg:ident: $type:ty),*), ($($result:ty)?)
+    ) => {
+        if $token.is_some() {
+            #[target_feature(enable = $features)]
+            fn compiled($($arg: $type),*) $(-> $result)? {
+                $scalar($($arg),*)
             }
-            plain($($arg),*)
+            #[expect(unsafe_code, reason = "a call across target features")]
+            // SAFETY: the token proves that the CPU has the features.
+            return unsafe { compiled($($arg),*) };
         }
     };
 }
 pub(crate) use kernel;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_are_listed_from_narrow_to_wide_and_the_widest_is_detected() {
+        let all: Vec<Simd> = Simd::all().collect();
+        assert_eq!(all[0], Simd::SCALAR);
+        assert_eq!(all.last(), Some(&Simd::detect()));
+        let widths = all.iter().map(|simd| (simd.avx2().is_some(), simd.avx512().is_some()));
+        let known = [(false, false), (true, false), (true, true)];
+        assert!(widths.eq(known.into_iter().take(all.len())), "{all:?}");
+    }
+}

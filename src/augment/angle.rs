@@ -1,19 +1,20 @@
-//! Cosine and sine of an angle, rounded correctly.
+//! Cosine and sine of an angle, correctly rounded.
 //!
-//! Python takes the C library's, and the usual one's last bit is nearly always correct; that of a
-//! portable library is wrong ten times as often, which a pixel on the centre of a rotation can show.
-//! So both are summed here as Taylor series in twice the precision (T. J. Dekker, "A floating-point
-//! technique for extending the available precision", 1971), the same on every platform.
+//! Python calls the C library's functions. The last bit of glibc's is nearly always correct, and that
+//! of the portable `libm` is wrong about ten times as often, which can show in a pixel near the
+//! center of a rotation. So both are summed here as Taylor series in twice the precision (T. J.
+//! Dekker, "A floating-point technique for extending the available precision", 1971), with equal
+//! results on every platform.
 
 use std::f64::consts::FRAC_PI_2;
 
-/// What pi / 2 has beyond double precision.
+/// The remainder of pi / 2 beyond double precision.
 const FRAC_PI_2_REST: f64 = 6.123_233_995_736_766e-17;
 
-/// Terms of a series for angles up to pi / 4: the next is below 2^-106.
+/// The number of terms of a series, for angles up to pi / 4: the next term is below 2^-106.
 const TERMS: u32 = 14;
 
-/// Cosine and sine of an angle of a few turns at most, in radians.
+/// Cosine and sine of an angle in radians, of at most a few turns.
 pub(super) fn cos_sin(angle: f64) -> (f64, f64) {
     let quarters = (angle / FRAC_PI_2).round();
     let turned =
@@ -29,7 +30,7 @@ pub(super) fn cos_sin(angle: f64) -> (f64, f64) {
     }
 }
 
-/// The alternating series that starts with a term of the given power of `x`.
+/// The sum of the alternating series whose first term has the given power of `x`.
 fn series(first: Twofold, x: Twofold, mut power: f64) -> Twofold {
     let square = x.times(x);
     let (mut term, mut sum) = (first, first);
@@ -41,7 +42,7 @@ fn series(first: Twofold, x: Twofold, mut power: f64) -> Twofold {
     sum
 }
 
-/// An unevaluated sum, the second part at most half a last place of the first.
+/// An unevaluated sum `high + low`, where `low` is at most half a unit in the last place of `high`.
 #[derive(Clone, Copy, Debug)]
 struct Twofold {
     high: f64,
@@ -85,7 +86,7 @@ mod tests {
 
     #[expect(clippy::unreadable_literal, reason = "as Python prints them")]
     #[test]
-    fn cosine_and_sine_are_those_of_python() {
+    fn cosine_and_sine_match_python() {
         // math.cos and math.sin of math.radians(degrees).
         for (degrees, cos, sin) in [
             (185.13932163645663, -0.995979823402651, -0.08957785091653025),
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn both_are_near_the_usual_functions_on_the_whole_turn() {
+    fn cosine_and_sine_are_close_to_libm_over_two_turns() {
         for step in -720..=720 {
             let angle = f64::from(step) / 2.0 * std::f64::consts::PI / 180.0;
             let (cos, sin) = cos_sin(angle);

@@ -1,86 +1,118 @@
-//! Tables of bytes with AVX-512: 64 lookups at once.
+//! Operations that map the values of each channel through a lookup table.
 //!
-//! Three vectors hold 64 pixels. The places of one channel in them do not overlap, so that its bytes
-//! fit one vector, each at its place:
-//!
-//! ```text
-//!   v0  r g b r g b ..      red    v0 v2 v1 v0 v2 v1 ..
-//!   v1  g b r g b r ..      green  v1 v0 v2 v1 v0 v2 ..
-//!   v2  b r g b r g ..      blue   v2 v1 v0 v2 v1 v0 ..
-//! ```
-
-#![expect(unsafe_code, reason = "loads and stores of vectors")]
-
-use std::arch::x86_64::{
-    __m512i, _mm512_loadu_si512, _mm512_mask_blend_epi8, _mm512_movepi8_mask,
-    _mm512_permutex2var_epi8, _mm512_storeu_si512,
-};
+//! Source: Pillow 12, `ImageOps.py` (`autocontrast`, `equalize`, `posterize`, `solarize`); timm's
+//! `solarize_add`.
 
 use crate::simd::Simd;
 
-/// Bytes of three vectors.
-const BLOCK: usize = 192;
-
-/// Every third byte of a vector, from the first, second and third on.
-const THIRDS: [u64; 3] = [0x9249_2492_4924_9249, 0x2492_4924_9249_2492, 0x4924_9249_2492_4924];
-
-/// Maps the values of each channel through its table, and returns the pixels that are left to do:
-/// with AVX-512 those of no whole block, without all.
-pub(super) fn map<'p>(simd: Simd, tables: &[[u8; 256]; 3], pixels: &'p mut [u8]) -> &'p mut [u8] {
-    if !simd.avx512() {
-        return pixels;
-    }
-    let (blocks, rest) = pixels.as_chunks_mut();
-    // SAFETY: `simd` proves that the CPU has AVX-512.
-    unsafe { map_blocks(tables, blocks) };
-    rest
+/// A lookup table for each channel: the composition of all operations that are not applied yet.
+#[derive(Debug)]
+pub(super) struct LookupTables {
+    channels: [[u8; 256]; 3],
+    identity: bool,
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-fn map_blocks(tables: &[[u8; 256]; 3], blocks: &mut [[u8; BLOCK]]) {
-    let [red, green, blue] = tables.each_ref().map(|table| Table::new(table));
-    for block in blocks {
-        // SAFETY: three times 64 bytes.
-        let v = [0, 1, 2].map(|i| unsafe { _mm512_loadu_si512(block.as_ptr().add(i * 64).cast()) });
-        let r = red.of(pick([v[0], v[2], v[1]]));
-        let g = green.of(pick([v[1], v[0], v[2]]));
-        let b = blue.of(pick([v[2], v[1], v[0]]));
-        for (i, mapped) in
-            [pick([r, g, b]), pick([g, b, r]), pick([b, r, g])].into_iter().enumerate()
+/// The table that maps each value to itself.
+const IDENTITY: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut value = 0;
+    while value < 256 {
+        #[expect(clippy::cast_possible_truncation, reason = "below 256")]
         {
-            // SAFETY: as above.
-            unsafe { _mm512_storeu_si512(block.as_mut_ptr().add(i * 64).cast(), mapped) };
+            table[value] = value as u8;
         }
+        value += 1;
+    }
+    table
+};
+
+impl Default for LookupTables {
+    fn default() -> Self {
+        Self { channels: [IDENTITY; 3], identity: true }
     }
 }
 
-/// Every third byte of each vector, in turns.
-#[target_feature(enable = "avx512f,avx512bw")]
-#[inline]
-fn pick([first, second, third]: [__m512i; 3]) -> __m512i {
-    let two = _mm512_mask_blend_epi8(THIRDS[1], first, second);
-    _mm512_mask_blend_epi8(THIRDS[2], two, third)
+impl LookupTables {
+    /// Composes with an operation that maps all channels alike.
+    pub(super) fn then(&mut self, map: impl Fn(u8) -> u8) {
+        self.then_each(&[IDENTITY.map(map); 3]);
+    }
+
+    /// Composes with an operation that has a table for each channel.
+    pub(super) fn then_each(&mut self, next: &[[u8; 256]; 3]) {
+        for (channel, next) in self.channels.iter_mut().zip(next) {
+            for value in channel.iter_mut() {
+                *value = next[usize::from(*value)];
+            }
+        }
+        self.identity = false;
+    }
+
+    /// Applies the tables to the pixels and resets them to the identity.
+    pub(super) fn flush(&mut self, simd: Simd, pixels: &mut [u8]) {
+        if self.identity {
+            return;
+        }
+        #[cfg(target_arch = "x86_64")]
+        let pixels = match simd.avx512() {
+            Some(avx512) => super::lookup_avx512::map(avx512, &self.channels, pixels),
+            None => pixels,
+        };
+        let [red, green, blue] = &self.channels;
+        for [r, g, b] in pixels.as_chunks_mut().0 {
+            *r = red[usize::from(*r)];
+            *g = green[usize::from(*g)];
+            *b = blue[usize::from(*b)];
+        }
+        *self = Self::default();
+    }
 }
 
-/// 256 bytes.
-#[derive(Clone, Copy)]
-struct Table([__m512i; 4]);
+/// Keeps the given number of upper bits.
+pub(super) fn posterize(value: u8, bits: u8) -> u8 {
+    value & !(0xff_u8.checked_shr(u32::from(bits)).unwrap_or(0))
+}
 
-impl Table {
-    #[target_feature(enable = "avx512f")]
-    #[inline]
-    fn new(table: &[u8; 256]) -> Self {
-        // SAFETY: four times 64 bytes.
-        Self([0, 1, 2, 3].map(|i| unsafe { _mm512_loadu_si512(table.as_ptr().add(i * 64).cast()) }))
-    }
+/// Inverts values at or above the threshold.
+pub(super) fn solarize(value: u8, threshold: u16) -> u8 {
+    if u16::from(value) < threshold { value } else { 255 - value }
+}
 
-    /// The entries of the given indices.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-    #[inline]
-    fn of(self, indices: __m512i) -> __m512i {
-        let [a, b, c, d] = self.0;
-        let low = _mm512_permutex2var_epi8(a, indices, b);
-        let high = _mm512_permutex2var_epi8(c, indices, d);
-        _mm512_mask_blend_epi8(_mm512_movepi8_mask(indices), low, high)
+/// Adds to values below 128, and saturates.
+pub(super) fn solarize_add(value: u8, add: u8) -> u8 {
+    if value < 128 { value.saturating_add(add) } else { value }
+}
+
+/// Stretches the values between the extremes to the range from 0 to 255.
+pub(super) fn auto_contrast((low, high): (u8, u8)) -> [u8; 256] {
+    if high <= low {
+        return IDENTITY;
     }
+    let scale = 255.0 / f64::from(high - low);
+    let offset = -f64::from(low) * scale;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the saturating cast is Pillow's clipping"
+    )]
+    IDENTITY.map(|value| (f64::from(value) * scale + offset) as u8)
+}
+
+/// Flattens the histogram as far as a mapping of whole values can.
+pub(super) fn equalize(histogram: &[u32; 256]) -> [u8; 256] {
+    let total: u64 = histogram.iter().map(|count| u64::from(*count)).sum();
+    let last =
+        histogram.iter().rev().find(|count| **count > 0).map_or(0, |count| u64::from(*count));
+    // An image of a single value has a step of zero too.
+    let step = (total - last) / 255;
+    if step == 0 {
+        return IDENTITY;
+    }
+    let mut below = step / 2;
+    let mut table = [0; 256];
+    for (to, count) in table.iter_mut().zip(histogram) {
+        *to = u8::try_from(below / step).unwrap_or(u8::MAX);
+        below += u64::from(*count);
+    }
+    table
 }

@@ -1,12 +1,12 @@
-//! What operations must know of the whole image before they change it.
+//! Statistics of the whole image that operations depend on.
 
 use super::blend::luma;
 use crate::simd::kernel;
 
 kernel! {
-    /// The lowest and highest value of each channel.
+    /// The lowest and the highest value of each channel.
     pub(super) fn extremes(pixels: &[u8]) -> [(u8, u8); 3] {
-        // A whole number of pixels and of vectors.
+        // A multiple of the bytes of a pixel and of a vector.
         const BLOCK: usize = 96;
         let mut low = [u8::MAX; BLOCK];
         let mut high = [0; BLOCK];
@@ -30,10 +30,10 @@ kernel! {
 }
 
 kernel! {
-    /// Pillow's `int(mean + 0.5)` of the image in grey.
+    /// Pillow's `int(mean + 0.5)` of the gray image.
     pub(super) fn mean_luma(pixels: &[u8]) -> u8 {
         let (pixels, _) = pixels.as_chunks::<3>();
-        // Groups whose sum fits 32 bits.
+        // The sum of a group fits 32 bits, which the compiler vectorizes.
         let sum: u64 = pixels
             .chunks(1 << 16)
             .map(|group| u64::from(group.iter().map(|rgb| u32::from(luma(*rgb))).sum::<u32>()))
@@ -45,9 +45,10 @@ kernel! {
     }
 }
 
-/// How often each value occurs in each channel.
+/// The histogram of each channel.
 pub(super) fn histograms(pixels: &[u8]) -> [[u32; 256]; 3] {
-    // Two of each, so that equal neighbours do not wait for one another.
+    // Two histograms for alternating pixels: an increment would otherwise have to wait for that of
+    // an equal neighbor.
     let mut counts = [[[0_u32; 256]; 3]; 2];
     let (pairs, rest) = pixels.as_chunks::<6>();
     for [r, g, b, r2, g2, b2] in pairs {

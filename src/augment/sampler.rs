@@ -1,33 +1,41 @@
 //! One pixel of an affine transform, exactly as Pillow computes it.
 //!
 //! Source: Pillow 12, `src/libImaging/Geometry.c`: `affine_transform`, `bilinear_filter32RGB`,
-//! `bicubic_filter32RGB`. All in double precision, in the order of the source; the cubic has a = -1.
+//! `bicubic_filter32RGB`. All arithmetic is in double precision and in the order of that source,
+//! because a different order of additions can change the truncated result. The cubic has a = -1,
+//! unlike that of a resize.
+//!
+//! ```text
+//!   output (x, y) -> its center, (x + 1/2, y + 1/2) -> matrix -> point in the source
+//!     outside -> fill
+//!     inside  -> 2 x 2 or 4 x 4 pixels around the point: rows first, then the results
+//!                -> clamped to 0..=255 and truncated, not rounded
+//! ```
 
 use std::ops::Range;
 
 use crate::sample::{Interpolation, View};
 
-/// Where an output pixel's centre lies in the source:
-/// `(a*x + b*y + c, d*x + e*y + f)` for a centre `(x, y)`.
+/// An affine matrix. It maps the center `(x, y)` of an output pixel to the point
+/// `(a*x + b*y + c, d*x + e*y + f)` of the source.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Affine(pub(super) [f64; 6]);
 
 impl Affine {
-    /// Column in the source of an output pixel's centre.
+    /// The column in the source of the center of an output pixel.
     pub(super) fn column(&self, x: u32, y: u32) -> f64 {
         let [a, b, c, ..] = self.0;
         a * (f64::from(x) + 0.5) + b * (f64::from(y) + 0.5) + c
     }
 
-    /// Row in the source of an output pixel's centre.
+    /// The row in the source of the center of an output pixel.
     pub(super) fn row(&self, x: u32, y: u32) -> f64 {
         let [.., d, e, f] = self.0;
         d * (f64::from(x) + 0.5) + e * (f64::from(y) + 0.5) + f
     }
 
-    /// The output columns of row `y` whose centres lie in a source of the given height and width.
-    ///
-    /// Each coordinate is monotone in `x`, rounded or not, so they are neighbours.
+    /// The output columns of row `y` whose centers are inside a source of the given height and width.
+    /// They are contiguous, because each coordinate is monotone in `x`, even when it is rounded.
     pub(super) fn inside(&self, y: u32, height: u32, width: u32) -> Range<u32> {
         let columns = within(width, width, self.0[0] < 0.0, |x| self.column(x, y));
         let rows = within(width, height, self.0[3] < 0.0, |x| self.row(x, y));
@@ -35,7 +43,7 @@ impl Affine {
     }
 }
 
-/// The positions below `count` for which a monotone coordinate lies in `0..limit`.
+/// The positions below `count` whose coordinate, a monotone function, is in `0..limit`.
 fn within(count: u32, limit: u32, falls: bool, coordinate: impl Fn(u32) -> f64) -> Range<u32> {
     let limit = f64::from(limit);
     if falls {
@@ -47,7 +55,8 @@ fn within(count: u32, limit: u32, falls: bool, coordinate: impl Fn(u32) -> f64) 
     }
 }
 
-/// The first position below `count` for which the predicate, true up to some position, is false.
+/// The first position below `count` where a predicate does not hold, given that it holds for all
+/// positions before the first one where it does not.
 fn partition_point(count: u32, holds: impl Fn(u32) -> bool) -> u32 {
     let (mut low, mut high) = (0, count);
     while low < high {
@@ -61,7 +70,7 @@ fn partition_point(count: u32, holds: impl Fn(u32) -> bool) -> u32 {
     low
 }
 
-/// The source's value at a point, or nothing where the point lies outside.
+/// The interpolated pixel at a point, or `None` if the point is outside the source.
 pub(super) fn sample(source: View<'_>, x: f64, y: f64, filter: Interpolation) -> Option<[u8; 3]> {
     let (width, height) = (source.size().width, source.size().height);
     let inside = (0.0..f64::from(width)).contains(&x) && (0.0..f64::from(height)).contains(&y);
@@ -71,8 +80,9 @@ pub(super) fn sample(source: View<'_>, x: f64, y: f64, filter: Interpolation) ->
     })
 }
 
-/// Interpolates rows, then the results; `before` values lie before the point's own pixel. Pillow
-/// clamps columns to the image and lets rows outside repeat their neighbour, which is the same.
+/// Interpolates along rows, then between the results. `before` is the number of pixels before that
+/// of the point. Pillow clamps columns to the image and repeats the nearest row in place of rows
+/// outside, which is the same thing.
 fn interpolate<const N: usize>(
     source: View<'_>,
     x: f64,
@@ -103,8 +113,8 @@ fn interpolate<const N: usize>(
     pixel
 }
 
-/// The whole number at or below a value of at least -1.
-#[expect(clippy::cast_possible_truncation, reason = "inside an image")]
+/// The largest whole number not above a value, which is at least -1.
+#[expect(clippy::cast_possible_truncation, reason = "positions in an image fit")]
 fn floor(value: f64) -> i32 {
     if value < 0.0 { -1 } else { value as i32 }
 }
@@ -125,8 +135,12 @@ fn bicubic([v1, v2, v3, v4]: [f64; 4], d: f64) -> f64 {
     v2 + d * (p2 + d * (p3 + d * p4))
 }
 
-/// Clamped and truncated.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturating is meant")]
+/// Clamps and truncates.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the saturating cast is Pillow's clipping"
+)]
 fn byte(value: f64) -> u8 {
     value as u8
 }

@@ -1,13 +1,13 @@
 use proptest::prelude::*;
 
-use super::estimate::{Job, exactly};
 use super::sampler::Affine;
+use super::warp::{Transform, exactly, warp};
 use super::*;
 use crate::sample::Interpolation;
 
 const FILL: [u8; 3] = [124, 116, 104];
 
-/// Noise, or large patches of the same value, as photographs have.
+/// Noise, or patches of equal pixels as in photographs.
 fn pixels(size: Size, seed: u64) -> Vec<u8> {
     let patch = if seed.is_multiple_of(2) { 1 } else { 9 };
     let mut state = seed | 1;
@@ -27,7 +27,7 @@ fn pixels(size: Size, seed: u64) -> Vec<u8> {
 
 fn applied(simd: Simd, ops: &[Op], size: Size, pixels: &[u8]) -> Vec<u8> {
     let mut slot = pixels.to_vec();
-    apply(ops, &mut slot, size, FILL, &mut Scratch::new(simd));
+    Augmenter::new(simd).apply(ops, &mut slot, size, FILL);
     slot
 }
 
@@ -70,17 +70,17 @@ proptest! {
             _ => [cos, sin, amount * 5.0, -sin, cos, 3.0],
         });
         let pixels = pixels(size, seed);
-        let job = Job { source: View::new(&pixels, size), affine, filter, fill: FILL };
+        let transform = Transform { source: View::new(&pixels, size), affine, filter, fill: FILL };
         let (mut exact, mut fast) = (vec![0; pixels.len()], vec![1; pixels.len()]);
-        exactly(&job, &mut exact);
+        exactly(&transform, &mut exact);
         for simd in Simd::all() {
-            estimate::transform(simd, &job, &mut fast, &mut Warp::default());
+            warp(simd, &transform, &mut fast, &mut WarpBuffers::default());
             prop_assert_eq!(&exact, &fast, "{:?}", simd);
         }
     }
 
     #[test]
-    fn joined_operations_equal_one_after_the_other(
+    fn composed_operations_equal_operations_one_by_one(
         size in size(), seed in any::<u64>(), ops in prop::collection::vec(op(), 2..5),
     ) {
         let pixels = pixels(size, seed);
@@ -93,7 +93,7 @@ proptest! {
 }
 
 #[test]
-fn extreme_arguments_do_no_harm() {
+fn extreme_arguments_do_not_panic() {
     let size = Size { height: 5, width: 4 };
     let pixels = pixels(size, 8);
     for arg in [-1e300, -1e9, -3.0, 1e-300, 2.5, 1e9, f64::MAX] {
@@ -119,18 +119,18 @@ fn extreme_arguments_do_no_harm() {
 }
 
 #[test]
-fn smoothing_in_whole_numbers_equals_pillows_single_precision() {
+fn integer_smoothing_equals_the_single_precision_of_pillow() {
     let (one, five) = (1.0_f32 / 13.0, 5.0_f32 / 13.0);
-    // The sums that a flat image and a lone pixel in it can have.
+    // All sums of a pixel and of equal pixels around it.
     for around in 0..=255_u8 {
-        for centre in 0..=255_u8 {
+        for center in 0..=255_u8 {
             let size = Size::square(3);
             let mut pixels = vec![around; 27];
-            pixels[12..15].fill(centre);
-            let [a, c] = [f32::from(around), f32::from(centre)];
+            pixels[12..15].fill(center);
+            let [a, c] = [f32::from(around), f32::from(center)];
             let side = a * one + a * one + a * one;
             let sum = 0.5_f32 + side + (a * one + c * five + a * one) + side;
-            let expected = blend::mix(blend::truncate(sum), centre, 1.63);
+            let expected = blend::mix(blend::truncate(sum), center, 1.63);
             let mut out = pixels.clone();
             blend::sharpness(Simd::SCALAR, &pixels, size, &mut out, 1.63);
             assert_eq!(out[12..15], [expected; 3]);

@@ -25,6 +25,7 @@ use std::num::NonZeroU16;
 use serde::{Deserialize, Serialize};
 
 use crate::sample::{Rect, Size, View};
+use crate::simd::Simd;
 pub use jpeg::JpegError;
 
 /// Pillow refuses images of more pixels, as probable decompression bombs
@@ -232,14 +233,15 @@ pub struct Decoder {
 
 impl Default for Decoder {
     fn default() -> Self {
-        Self::new(PIXEL_LIMIT)
+        Self::new(Simd::detect(), PIXEL_LIMIT)
     }
 }
 
 impl Decoder {
-    /// A decoder that refuses images of more than `limit` pixels before it allocates anything.
-    pub fn new(limit: u64) -> Self {
-        Self { limit, pixels: Vec::new(), raw: Vec::new(), jpeg: jpeg::Scratch::default() }
+    /// A decoder that refuses images of more than `limit` pixels before it allocates anything. The
+    /// instruction set applies to JPEG.
+    pub fn new(simd: Simd, limit: u64) -> Self {
+        Self { limit, pixels: Vec::new(), raw: Vec::new(), jpeg: jpeg::Scratch::new(simd) }
     }
 
     /// Decodes at least the pixels inside `region`. The file's entry points, which may be empty,

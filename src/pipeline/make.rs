@@ -15,7 +15,7 @@ use super::shared::{Job, Shared, Step};
 use super::timings::{Laps, Stages, Timings};
 use super::works::{Order, Works};
 use super::{Microbatch, Request, lock};
-use crate::augment;
+use crate::augment::Augmenter;
 use crate::batch::Ring;
 use crate::dataset::Dataset;
 use crate::decode::Decoder;
@@ -41,7 +41,7 @@ pub(super) struct Scratch {
     pub(super) bytes: Vec<u8>,
     pub(super) decoder: Decoder,
     pub(super) resizer: Resizer,
-    pub(super) augment: augment::Scratch,
+    pub(super) augmenter: Augmenter,
     row: Vec<u8>,
 }
 

@@ -13,7 +13,6 @@ use super::make::{Scratch, Workers};
 use super::shared::{Claim, Step};
 use super::timings::{Laps, Stages};
 use super::works::Wishes;
-use crate::augment;
 use crate::error::Error;
 use crate::order::Sequence;
 use crate::plan::{self, SamplePlan};
@@ -149,7 +148,7 @@ impl Work<'_> {
         scratch: &mut Scratch,
     ) -> Result<Stages, Error> {
         let Request { dataset, recipe, .. } = self.request;
-        let Scratch { bytes, decoder, resizer, augment, .. } = scratch;
+        let Scratch { bytes, decoder, resizer, augmenter, .. } = scratch;
         let mut stages = Stages::default();
         let mut laps = Laps::start();
         let (bytes, entries) = (dataset.read(record, bytes)?, dataset.entries(record)?);
@@ -168,7 +167,7 @@ impl Work<'_> {
                 let to = Resample { resized, window, filter, flip };
                 resizer.resize(region.crop(source), &to, slot);
                 stages.resize += laps.lap();
-                augment::apply(&plan.ops, slot, self.size, recipe.fill(), augment);
+                augmenter.apply(&plan.ops, slot, self.size, recipe.fill());
                 stages.augment += laps.lap();
             }
         }

@@ -1,15 +1,25 @@
-//! The two passes with AVX2.
+//! The two passes with AVX2: the twins of `scalar.rs`.
 //!
-//! A weight has 22 fractional bits and does not fit the 16-bit multiply-add. It is split as
-//! `weight = high * 2^12 + low` with `low` in `0..2^12`, both of which fit:
+//! The multiply-add of AVX2, `madd`, multiplies 16-bit values, and a weight has 22 fractional bits.
+//! Each weight is therefore split into two parts that fit 16 bits, `weight = high * 2^12 + low`
+//! with `low` in `0..2^12`, and the parts are summed apart:
 //!
 //! ```text
 //!   sum(pixel * weight) = sum(pixel * high) * 2^12 + sum(pixel * low)
 //! ```
 //!
-//! Both sums are kept in 32 bits modulo 2^32. The result fits 32 bits (the scalar twin computes it
-//! there), so it is exact. Weights go in pairs, as `madd` takes them: two pixels of a row in the
-//! horizontal pass, two rows in the vertical one.
+//! The sums wrap at 32 bits. That is exact, because the result fits 32 bits: the scalar twin
+//! computes it in an `i32`. `madd` also adds the products of neighbors, so weights come in pairs,
+//! for two pixels of a row in the horizontal pass and for two rows in the vertical one.
+//!
+//! The horizontal pass computes one output column of four rows at once. A shuffle brings two pixels
+//! of each row into the order that `madd` adds:
+//!
+//! ```text
+//!   row    r0 g0 b0 r1 g1 b1 ..  ->  r0 r1 | g0 g1 | b0 b1 | 0 0     as 16 bits
+//!   pair                              w0 w1 | w0 w1 | w0 w1 | w0 w1    once high, once low
+//!   madd                              r      | g      | b      | -      added to the row's sums
+//! ```
 
 #![expect(unsafe_code, reason = "loads and stores of vectors")]
 
@@ -22,58 +32,69 @@ use std::arch::x86_64::{
     _mm256_unpackhi_epi8, _mm256_unpacklo_epi8,
 };
 
-use super::coefficients::{Table, WEIGHT_BITS};
-use super::rows::{Padded, ROWS};
+use super::rows::{PaddedRows, ROWS};
 use super::scalar;
+use super::weights::{WEIGHT_BITS, Weights};
 use crate::sample::View;
+use crate::simd::Avx2;
 
 /// Bits of the lower part of a weight.
 const LOW_BITS: i32 = 12;
 
-/// Two neighbouring weights, split: each field holds the first one's part in its lower 16 bits.
+/// Two neighboring weights, split into parts. Each field holds that part of the first weight in its
+/// lower 16 bits and that of the second in its upper 16 bits.
 #[derive(Clone, Copy, Debug)]
 struct Pair {
     high: i32,
     low: i32,
 }
 
-/// Split weights, and copies of rows that end too early to be read in whole vectors.
+/// The passes with AVX2, and the memory that they reuse.
 #[derive(Debug, Default)]
-pub(super) struct Scratch {
+pub(super) struct Avx2Passes {
+    /// Split weights.
     pairs: Vec<Pair>,
-    padded: Padded,
+    padded: PaddedRows,
 }
 
-impl Scratch {
+impl Avx2Passes {
     /// The horizontal pass; see [`super::passes::Passes::horizontal`].
-    #[target_feature(enable = "avx2")]
     pub(super) fn horizontal(
         &mut self,
+        _: Avx2,
         source: View<'_>,
-        columns: &Table,
+        columns: &Weights,
         out: &mut [u8],
         stride: usize,
     ) {
-        split(&columns.weights, &mut self.pairs);
+        split(&columns.values, &mut self.pairs);
         let reach = reach(columns);
         let height = source.size().height;
         for (top, out) in (0..height).step_by(ROWS).zip(out.chunks_exact_mut(ROWS * stride)) {
             let rows = self.padded.rows(source, top, reach);
-            horizontal(rows, columns, &self.pairs, out, stride);
+            // SAFETY: the token proves AVX2.
+            unsafe { horizontal(rows, columns, &self.pairs, out, stride) };
         }
     }
 
     /// The vertical pass; see [`super::passes::Passes::vertical`].
-    #[target_feature(enable = "avx2")]
-    pub(super) fn vertical(&mut self, data: &[u8], stride: usize, rows: &Table, slot: &mut [u8]) {
-        split(&rows.weights, &mut self.pairs);
+    pub(super) fn vertical(
+        &mut self,
+        _: Avx2,
+        data: &[u8],
+        stride: usize,
+        rows: &Weights,
+        slot: &mut [u8],
+    ) {
+        split(&rows.values, &mut self.pairs);
         let outs = slot.chunks_exact_mut(slot.len() / rows.first.len());
-        let weights = rows.weights.chunks_exact(rows.taps);
+        let weights = rows.values.chunks_exact(rows.taps);
         let pairs = self.pairs.chunks_exact(rows.taps / 2);
         for (((first, weights), pairs), out) in rows.first.iter().zip(weights).zip(pairs).zip(outs)
         {
             let data = &data[*first as usize * stride..];
-            let done = vertical(data, stride, pairs, out);
+            // SAFETY: the token proves AVX2.
+            let done = unsafe { vertical(data, stride, pairs, out) };
             if done < out.len() {
                 scalar::vertical(&data[done..], stride, weights, &mut out[done..]);
             }
@@ -81,7 +102,7 @@ impl Scratch {
     }
 }
 
-/// Splits the weights of a table, which are even in number, into `pairs`.
+/// Splits weights, whose number is even, into `pairs`.
 fn split(weights: &[i32], pairs: &mut Vec<Pair>) {
     let (weights, _) = weights.as_chunks::<2>();
     let halves = |a: i32, b: i32| (a & 0xffff) | (b << 16);
@@ -92,15 +113,21 @@ fn split(weights: &[i32], pairs: &mut Vec<Pair>) {
     }));
 }
 
-/// Bytes of a row, from its first, that [`horizontal`] reads.
-fn reach(columns: &Table) -> usize {
+/// The number of bytes that [`horizontal`] reads of each row.
+fn reach(columns: &Weights) -> usize {
     let last = columns.first.iter().copied().max().unwrap_or(0) as usize;
     (last + columns.taps) * 3 + 4
 }
 
 /// Four rows of the horizontal pass. `pairs` are the split weights of `columns`.
 #[target_feature(enable = "avx2")]
-fn horizontal(rows: [&[u8]; ROWS], columns: &Table, pairs: &[Pair], out: &mut [u8], stride: usize) {
+fn horizontal(
+    rows: [&[u8]; ROWS],
+    columns: &Weights,
+    pairs: &[Pair],
+    out: &mut [u8],
+    stride: usize,
+) {
     let reach = reach(columns);
     assert!(rows.iter().all(|row| row.len() >= reach), "rows are too short to read");
     assert!(columns.first.len() * 3 < stride && out.len() >= ROWS * stride, "no room to write");
@@ -108,8 +135,8 @@ fn horizontal(rows: [&[u8]; ROWS], columns: &Table, pairs: &[Pair], out: &mut [u
     let target = out.as_mut_ptr();
     let outputs = columns.first.iter().zip(pairs.chunks_exact(columns.taps / 2));
     for (column, (first, pairs)) in outputs.enumerate() {
-        // SAFETY: from `first` on, the pixels of all taps and 4 bytes more are read, and at
-        // `column` 4 bytes are written: both lie inside the rows, as asserted above.
+        // SAFETY: the pixels of all taps and 4 bytes more are read from `first` on, and 4 bytes are
+        // written at `column`. Both are within the rows, as asserted above.
         unsafe {
             let bytes = pixel(source.map(|row| row.add(*first as usize * 3)), pairs);
             for (index, bytes) in bytes.into_iter().enumerate() {
@@ -120,14 +147,14 @@ fn horizontal(rows: [&[u8]; ROWS], columns: &Table, pairs: &[Pair], out: &mut [u
     }
 }
 
-/// One output pixel of four rows: red, green, blue and a byte of no meaning.
+/// Computes one output pixel of four rows: red, green, blue and a byte without meaning.
 ///
 /// # Safety
-/// Each row must have the pixels of all pairs and 4 bytes more.
+/// The pixels of all pairs and 4 bytes more can be read from each row.
 #[target_feature(enable = "avx2")]
 #[inline]
 unsafe fn pixel(rows: [*const u8; ROWS], pairs: &[Pair]) -> [[u8; 4]; ROWS] {
-    // Pixels of two rows -> 16-bit (red, red'), (green, green'), (blue, blue'), 0 of each.
+    // Two pixels of each of two rows -> 16-bit (red, red'), (green, green'), (blue, blue'), (0, 0).
     #[rustfmt::skip]
     let first = _mm256_setr_epi8(
         0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1,
@@ -142,7 +169,7 @@ unsafe fn pixel(rows: [*const u8; ROWS], pairs: &[Pair]) -> [[u8; 4]; ROWS] {
     let (mut ab, mut cd) = (Sums::new(), Sums::new());
     let (fours, rest) = pairs.as_chunks::<2>();
     for (index, [pair0, pair1]) in fours.iter().enumerate() {
-        // SAFETY: 16 bytes from a pixel on: its pair, the next pair and 4 bytes more.
+        // SAFETY: the 16 bytes are those of two pairs and 4 bytes more.
         let (rows_ab, rows_cd) = unsafe {
             let load = |row: *const u8| _mm_loadu_si128(row.add(index * 12).cast());
             (join(load(a), load(b)), join(load(c), load(d)))
@@ -153,7 +180,7 @@ unsafe fn pixel(rows: [*const u8; ROWS], pairs: &[Pair]) -> [[u8; 4]; ROWS] {
         cd.add(_mm256_shuffle_epi8(rows_cd, second), *pair1);
     }
     if let [pair] = rest {
-        // SAFETY: 8 bytes from a pixel on: its pair and 2 bytes more.
+        // SAFETY: the 8 bytes are those of the last pair and 2 bytes more.
         let (rows_ab, rows_cd) = unsafe {
             let load = |row: *const u8| _mm_loadl_epi64(row.add(fours.len() * 12).cast());
             (join(load(a), load(b)), join(load(c), load(d)))
@@ -178,7 +205,7 @@ fn join(low: __m128i, high: __m128i) -> __m256i {
     _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high)
 }
 
-/// Eight sums of pixel times weight.
+/// Eight sums of pixels times weights.
 #[derive(Clone, Copy)]
 struct Sums {
     high: __m256i,
@@ -210,14 +237,14 @@ impl Sums {
     }
 }
 
-/// One output row of the vertical pass, in whole vectors: the bytes written. `data` starts with the
-/// first row that has a weight, rows are `stride` apart.
+/// Computes one output row of the vertical pass, in whole vectors, and returns the number of bytes
+/// written. `data` starts with the first row that has a weight; rows are `stride` apart.
 #[target_feature(enable = "avx2")]
 fn vertical(data: &[u8], stride: usize, pairs: &[Pair], out: &mut [u8]) -> usize {
     const BLOCK: usize = 32;
     let width = out.len();
     assert!(width <= stride && width <= data.len(), "a row of {width} bytes");
-    // A weight of zero may stand for a row past the last.
+    // Weights of zero may be those of rows past the last one.
     let last = (data.len() - width) / stride;
     let zero = _mm256_setzero_si256();
     let whole = width - width % BLOCK;
@@ -225,7 +252,7 @@ fn vertical(data: &[u8], stride: usize, pairs: &[Pair], out: &mut [u8]) -> usize
         let mut sums = [Sums::new(); 4];
         for (index, pair) in pairs.iter().enumerate() {
             let rows = [2 * index, 2 * index + 1].map(|row| row.min(last) * stride);
-            // SAFETY: rows up to `last` have `width` bytes in `data`, and the block ends in them.
+            // SAFETY: rows up to `last` have `width` bytes in `data`, and the block is within them.
             let [a, b] =
                 rows.map(|row| unsafe { _mm256_loadu_si256(data.as_ptr().add(row + at).cast()) });
             let (low, high) = (_mm256_unpacklo_epi8(a, b), _mm256_unpackhi_epi8(a, b));

@@ -1,16 +1,27 @@
-//! The two passes with AVX-512 and VNNI.
+//! The two passes with AVX-512 and VNNI: the twins of `scalar.rs`.
 //!
-//! VNNI multiplies four bytes by four signed bytes and adds the products to 32 bits. A weight is
-//! written in base 256 with three digits from -128 to 127:
+//! VNNI's `dpbusd` multiplies four bytes by four signed bytes and adds the four products to a 32-bit
+//! sum. Weights are therefore written in base 256, with three digits from -128 to 127, and the
+//! digits are summed apart:
 //!
 //! ```text
 //!   sum(pixel * weight) = sum(pixel * d2) * 2^16 + sum(pixel * d1) * 2^8 + sum(pixel * d0)
 //! ```
 //!
-//! Three digits hold weights below 127/64 in size, and none comes near (a test says so).
-//! The sums are kept in 32 bits modulo 2^32. The result fits 32 bits (the scalar twin computes it
-//! there), so it is exact. Weights go in fours: of a row in the horizontal pass, of four rows in the
-//! vertical one.
+//! Three digits represent weights below 127/64 in magnitude, and a test shows that all are. The
+//! sums wrap at 32 bits. That is exact, because the result fits 32 bits: the scalar twin computes
+//! it in an `i32`. Weights come in fours, for four pixels of a row in the horizontal pass and for
+//! four rows in the vertical one.
+//!
+//! The horizontal pass computes five output columns of four rows at once. The pixels that five
+//! neighboring columns use overlap, so that one load of 64 bytes holds four taps of all of them,
+//! unless the image shrinks to less than about a quarter. One permutation brings them into order:
+//!
+//! ```text
+//!   load     64 bytes of a row, from the first pixel of the leftmost column on
+//!   permute  column 0: r r r r | g g g g | b b b b || column 1: r r r r | .. || column 4 | - - - -
+//!   dpbusd   four taps of 15 sums; the 16th is not used
+//! ```
 
 #![expect(unsafe_code, reason = "loads and stores of vectors")]
 
@@ -23,51 +34,100 @@ use std::arch::x86_64::{
     _mm512_unpacklo_epi8, _mm512_unpacklo_epi16,
 };
 
-use super::coefficients::{Table, WEIGHT_BITS};
-use super::rows::{Padded, ROWS};
+use super::rows::{PaddedRows, ROWS};
+use super::weights::{WEIGHT_BITS, Weights};
 use crate::sample::View;
+use crate::simd::Avx512;
 
-/// Columns that the horizontal pass does at once: their 15 values are all but one of a vector's.
+/// The number of columns that the horizontal pass computes at once. Their 15 sums take all lanes of
+/// a vector but one.
 const COLUMNS: usize = 5;
 
-/// Bytes of a vector.
+/// The number of bytes in a vector.
 const VECTOR: usize = 64;
 
-/// Four neighbouring weights: each field holds one of their digits, the lowest first.
+/// Four neighboring weights. Each element holds one digit of all four, from the lowest digit on.
 #[derive(Clone, Copy, Debug)]
 struct Four([i32; 3]);
 
-/// Five neighbouring columns.
+/// Five neighboring columns.
 #[derive(Clone, Copy, Debug)]
 struct Five {
-    /// Byte of a row from which the pixels of all columns are read.
+    /// The byte of a row from which the pixels of all columns are read.
     start: usize,
-    /// From there on, the bytes for a column's red, green and blue: four pixels each.
+    /// The permutation of the bytes from there on: four pixels of each column's red, green and blue.
     order: [u32; 16],
 }
 
-/// Weights as the passes take them, and copies of rows that end too early.
+/// The passes with AVX-512, and the memory that they reuse.
 #[derive(Debug, Default)]
-pub(super) struct Scratch {
+pub(super) struct Avx512Passes {
     fours: Vec<Four>,
     fives: Vec<Five>,
-    /// For five columns and four of their weights: three vectors of digits.
+    /// Three vectors of digits, for each five columns and each four of their weights.
     digits: Vec<[[i32; 16]; 3]>,
-    padded: Padded,
+    padded: PaddedRows,
 }
 
-impl Scratch {
-    /// Prepares the horizontal pass. Whether it can be done here: a vector must hold the pixels that
-    /// five columns have in common, which it does where the image shrinks to a quarter or more.
+impl Avx512Passes {
+    /// The horizontal pass; see [`super::passes::Passes::horizontal`]. Returns `false`, with `out`
+    /// unchanged, where one vector cannot hold the pixels of four taps of five columns: where the
+    /// image shrinks to less than about a quarter.
+    pub(super) fn horizontal(
+        &mut self,
+        _: Avx512,
+        source: View<'_>,
+        columns: &Weights,
+        out: &mut [u8],
+        stride: usize,
+    ) -> bool {
+        // SAFETY: the token proves AVX-512.
+        if !unsafe { self.prepare(columns) } {
+            return false;
+        }
+        let fours = self.digits.len() / self.fives.len();
+        let last = self.fives.iter().map(|five| five.start).max().unwrap_or(0);
+        let reach = last + (fours - 1) * 12 + VECTOR;
+        let height = source.size().height;
+        for (top, out) in (0..height).step_by(ROWS).zip(out.chunks_exact_mut(ROWS * stride)) {
+            let rows = self.padded.rows(source, top, reach);
+            // SAFETY: the token proves AVX-512.
+            unsafe { horizontal(rows, &self.fives, &self.digits, out, stride) };
+        }
+        true
+    }
+
+    /// The vertical pass; see [`super::passes::Passes::vertical`].
+    pub(super) fn vertical(
+        &mut self,
+        _: Avx512,
+        data: &[u8],
+        stride: usize,
+        rows: &Weights,
+        slot: &mut [u8],
+    ) {
+        // SAFETY: the token proves AVX-512.
+        unsafe { self.split(rows) };
+        let outs = slot.chunks_exact_mut(slot.len() / rows.first.len());
+        let fours = self.fours.chunks_exact(rows.taps.div_ceil(4));
+        for ((first, fours), out) in rows.first.iter().zip(fours).zip(outs) {
+            let data = &data[*first as usize * stride..];
+            // SAFETY: the token proves AVX-512.
+            unsafe { vertical(data, stride, fours, out) };
+        }
+    }
+
+    /// Splits the weights and orders them for the horizontal pass. Returns whether a vector can
+    /// hold the pixels of four taps of each five columns.
     #[target_feature(enable = "avx512f,avx512bw")]
-    pub(super) fn prepare(&mut self, columns: &Table) -> bool {
+    fn prepare(&mut self, columns: &Weights) -> bool {
         self.split(columns);
         let fours = columns.taps.div_ceil(4);
         let last = columns.first.len() - 1;
         self.fives.clear();
         self.digits.clear();
         for column in (0..columns.first.len()).step_by(COLUMNS) {
-            // Past the last column it is repeated.
+            // The last column is repeated in place of columns past the end.
             let five = [0, 1, 2, 3, 4].map(|index| (column + index).min(last));
             let firsts = five.map(|column| columns.first[column]);
             let start = firsts.into_iter().fold(u32::MAX, u32::min);
@@ -90,35 +150,11 @@ impl Scratch {
         true
     }
 
-    /// The horizontal pass that was prepared; see [`super::passes::Passes::horizontal`].
-    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni")]
-    pub(super) fn horizontal(&mut self, source: View<'_>, out: &mut [u8], stride: usize) {
-        let fours = self.digits.len() / self.fives.len();
-        let last = self.fives.iter().map(|five| five.start).max().unwrap_or(0);
-        let reach = last + (fours - 1) * 12 + VECTOR;
-        let height = source.size().height;
-        for (top, out) in (0..height).step_by(ROWS).zip(out.chunks_exact_mut(ROWS * stride)) {
-            let rows = self.padded.rows(source, top, reach);
-            horizontal(rows, &self.fives, &self.digits, out, stride);
-        }
-    }
-
-    /// The vertical pass; see [`super::passes::Passes::vertical`].
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    pub(super) fn vertical(&mut self, data: &[u8], stride: usize, rows: &Table, slot: &mut [u8]) {
-        self.split(rows);
-        let outs = slot.chunks_exact_mut(slot.len() / rows.first.len());
-        let fours = self.fours.chunks_exact(rows.taps.div_ceil(4));
-        for ((first, fours), out) in rows.first.iter().zip(fours).zip(outs) {
-            vertical(&data[*first as usize * stride..], stride, fours, out);
-        }
-    }
-
-    /// Splits the weights of a table. Those that an output lacks to whole fours are zero.
+    /// Splits weights into digits, and pads those of each output with zeros to a multiple of four.
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn split(&mut self, table: &Table) {
+    fn split(&mut self, weights: &Weights) {
         self.fours.clear();
-        for weights in table.weights.chunks_exact(table.taps) {
+        for weights in weights.values.chunks_exact(weights.taps) {
             self.fours.extend(weights.chunks(4).map(|some| {
                 let mut four = [0; 4];
                 four[..some.len()].copy_from_slice(some);
@@ -134,13 +170,13 @@ impl Four {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the low digit")]
     fn new(weights: [i32; 4]) -> Self {
         let low = |weights: [i32; 4]| i32::from_le_bytes(weights.map(|weight| weight as u8));
-        // Without the low digit, which is negative where its upper bit is set.
+        // The weight without its low digit, which is negative where its upper bit is set.
         let rest = |weights: [i32; 4]| weights.map(|weight| (weight + 128) >> 8);
         Self([low(weights), low(rest(weights)), low(rest(rest(weights)))])
     }
 }
 
-/// Four rows of the horizontal pass.
+/// Computes four rows of the horizontal pass.
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni")]
 fn horizontal(
     rows: [&[u8]; ROWS],
@@ -153,19 +189,19 @@ fn horizontal(
     assert!(fives.len() * COLUMNS * 3 < stride && out.len() >= ROWS * stride, "no room to write");
     let shortest = rows.map(<[u8]>::len).into_iter().fold(usize::MAX, usize::min);
     let target = out.as_mut_ptr();
-    // The dwords of four rows side by side.
+    // Packing interleaves the four rows by 32 bits; this permutation separates them.
     let by_row = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     for (index, (five, digits)) in fives.iter().zip(digits.chunks_exact(fours)).enumerate() {
         assert!(five.start + (fours - 1) * 12 + VECTOR <= shortest, "rows are too short to read");
-        // SAFETY: 64 bytes.
+        // SAFETY: the array has 64 bytes.
         let order = unsafe { _mm512_loadu_si512(five.order.as_ptr().cast()) };
         let mut sums = [Sums::new(); ROWS];
         for (index, digits) in digits.iter().enumerate() {
-            // SAFETY: 64 bytes each.
+            // SAFETY: each array has 64 bytes.
             let digits =
                 digits.each_ref().map(|digit| unsafe { _mm512_loadu_si512(digit.as_ptr().cast()) });
             for (sums, row) in sums.iter_mut().zip(rows) {
-                // SAFETY: 64 bytes lie in the row, as asserted above.
+                // SAFETY: the row has 64 bytes from there on, as asserted above.
                 let bytes =
                     unsafe { _mm512_loadu_si512(row.as_ptr().add(five.start + index * 12).cast()) };
                 sums.add(_mm512_permutexvar_epi8(order, bytes), digits);
@@ -181,7 +217,7 @@ fn horizontal(
             _mm512_extracti32x4_epi32::<3>(bytes),
         ];
         for (row, part) in parts.into_iter().enumerate() {
-            // SAFETY: 16 bytes lie in the row, as asserted above.
+            // SAFETY: the row has 16 bytes from there on, as asserted above.
             unsafe {
                 let to = target.add(row * stride + index * COLUMNS * 3);
                 _mm_storeu_si128(to.cast(), part);
@@ -190,7 +226,7 @@ fn horizontal(
     }
 }
 
-/// Sixteen sums of pixel times weight, digit by digit.
+/// Sixteen sums of pixels times weights, apart for each digit.
 #[derive(Clone, Copy)]
 struct Sums([__m512i; 3]);
 
@@ -202,7 +238,7 @@ impl Sums {
         Self([_mm512_set1_epi32(1 << (WEIGHT_BITS - 1)), zero, zero])
     }
 
-    /// Adds sixteen times four pixels times four weights.
+    /// Adds four pixels times four weights to each sum.
     #[target_feature(enable = "avx512f,avx512vnni")]
     #[inline]
     fn add(&mut self, pixels: __m512i, digits: [__m512i; 3]) {
@@ -221,13 +257,13 @@ impl Sums {
     }
 }
 
-/// One output row of the vertical pass. `data` starts with the first row that has a weight, rows are
-/// `stride` apart.
+/// Computes one output row of the vertical pass. `data` starts with the first row that has a weight;
+/// rows are `stride` apart.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 fn vertical(data: &[u8], stride: usize, fours: &[Four], out: &mut [u8]) {
     let width = out.len();
     assert!(width <= stride && width <= data.len(), "a row of {width} bytes");
-    // A weight of zero may stand for a row past the last.
+    // Weights of zero may be those of rows past the last one.
     let last = (data.len() - width) / stride;
     for at in (0..width).step_by(VECTOR) {
         let mask: __mmask64 = u64::MAX >> (VECTOR - (width - at).min(VECTOR));
@@ -235,7 +271,7 @@ fn vertical(data: &[u8], stride: usize, fours: &[Four], out: &mut [u8]) {
         for (index, Four(digits)) in fours.iter().enumerate() {
             let [a, b, c, d] = [0, 1, 2, 3].map(|row| {
                 let start = (index * 4 + row).min(last) * stride + at;
-                // SAFETY: rows up to `last` have `width` bytes in `data`, where the mask ends.
+                // SAFETY: rows up to `last` have `width` bytes in `data`, and the mask ends there.
                 unsafe { _mm512_maskz_loadu_epi8(mask, data.as_ptr().add(start).cast()) }
             });
             let digits = digits.map(|digit| _mm512_set1_epi32(digit));

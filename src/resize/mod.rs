@@ -1,40 +1,45 @@
-//! Crop box and filter to a slot of the batch, bit-equal to Pillow.
+//! Resizes a part of an image into a slot of the batch, bit-equal to Pillow.
 //!
 //! Source: Pillow 12, `src/libImaging/Resample.c`: `ImagingResampleInner` and the 8-bit passes.
 //!
 //! ```text
-//!   source rows that the window needs
-//!     -> horizontal pass, window columns only -> 8-bit rows    skipped if the width stays
-//!     -> vertical pass -> slot                                 skipped if the height stays
+//!   rows of the source that the window depends on
+//!     -> horizontal pass, columns of the window only -> 8-bit rows   skipped if the width is equal
+//!     -> vertical pass -> slot                                       skipped if the height is equal
 //! ```
 //!
-//! An image more than a hundred times as tall as wide that shrinks in height takes the vertical pass
-//! first, as in `Image.resize`. Weights are 22-bit fixed point and sums are exact, so the order of additions does not matter. A
-//! mirrored result costs nothing where there is a horizontal pass: its table is listed backwards.
+//! The weights of both passes are integers in fixed point, so the sums are exact in any order. That
+//! is why kernels of every vector width can be bit-equal to Pillow: [`weights`] reproduces Pillow's
+//! arithmetic in double precision, and the passes only have to add the right products.
+//!
+//! The two passes do not commute, because the rows between them are rounded to 8 bits. Pillow
+//! shrinks images that are more than a hundred times as tall as wide vertically first
+//! (`Image.resize`), and so does [`Resizer::resize`]. Mirroring is free where there is a horizontal
+//! pass, whose weights are then listed in reverse.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-mod coefficients;
 mod passes;
 #[cfg(target_arch = "x86_64")]
 mod rows;
 mod scalar;
 #[cfg(test)]
 mod tests;
+mod weights;
 
 use crate::sample::{Interpolation, Rect, Size, View};
 use crate::simd::Simd;
-use coefficients::{Axis, Table};
 use passes::Passes;
+use weights::{Axis, Weights};
 
-/// What to compute: the image is resized to `resized`, of which only `window` is written.
+/// A resize to `resized`, of which only `window` is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resample {
     /// The size that the source is resized to.
     pub resized: Size,
-    /// The part of the resized image that is wanted.
+    /// The part of the resized image that is computed.
     pub window: Rect,
     /// The filter.
     pub filter: Interpolation,
@@ -42,19 +47,20 @@ pub struct Resample {
     pub flip: bool,
 }
 
-/// Scratch of one worker: weights, and the rows between the two passes.
+/// Resizes images one after another and reuses its memory. Each worker has one.
 #[derive(Debug, Default)]
 pub struct Resizer {
-    columns: Table,
-    rows: Table,
+    columns: Weights,
+    rows: Weights,
+    /// The rows between the two passes.
     between: Vec<u8>,
-    /// A very tall image after its vertical pass, where that comes first.
+    /// A very tall image after its vertical pass, if that is the first one.
     lowered: Vec<u8>,
     passes: Passes,
 }
 
 impl Resizer {
-    /// A resizer that runs the given kernels.
+    /// A resizer that uses the given instruction set.
     pub fn new(simd: Simd) -> Self {
         Self { passes: Passes::new(simd), ..Self::default() }
     }
@@ -62,11 +68,11 @@ impl Resizer {
     /// Resizes `source` and writes the window to `slot`: rows of RGB, tightly packed.
     ///
     /// # Panics
-    /// When the source is empty, the window does not lie in the resized image, or `slot` does not
-    /// hold exactly the window.
+    /// Panics if the source is empty, if the window is not inside the resized image, or if `slot`
+    /// does not have exactly the size of the window.
     pub fn resize(&mut self, source: View<'_>, to: &Resample, slot: &mut [u8]) {
         let (from, window) = (source.size(), to.window);
-        assert!(from.height > 0 && from.width > 0, "nothing to resize");
+        assert!(from.height > 0 && from.width > 0, "an empty image cannot be resized");
         assert!(window.fits(to.resized), "window {window:?} of {:?}", to.resized);
         assert_eq!(slot.len(), window.size().rgb_bytes(), "slot of a {window:?}");
         let narrowed = from.width != to.resized.width;
@@ -107,7 +113,7 @@ impl Resizer {
         }
     }
 
-    /// The vertical pass, then the horizontal one: two resizes of one pass each.
+    /// Does the vertical pass before the horizontal one, by two resizes of one pass each.
     fn resize_tall(&mut self, source: View<'_>, to: &Resample, slot: &mut [u8]) {
         let (width, window) = (source.size().width, to.window);
         let lower = Resample {
@@ -129,7 +135,7 @@ impl Resizer {
     }
 }
 
-/// Whether Pillow does the vertical pass of a shrinking image first (`Image.resize`).
+/// Whether Pillow shrinks an image of this size vertically first (`Image.resize`).
 fn is_tall(size: Size) -> bool {
     u64::from(size.height) > u64::from(size.width) * 100
 }
@@ -154,7 +160,7 @@ fn horizontal_axis(from: Size, to: &Resample) -> Axis {
     }
 }
 
-/// Mirrors a row of RGB pixels left to right.
+/// Mirrors a row of RGB pixels.
 fn mirror(row: &mut [u8]) {
     row.as_chunks_mut::<3>().0.reverse();
 }

@@ -1,16 +1,18 @@
-//! Rows of a source in groups, for kernels that read past a row's end.
+//! Rows of the source in groups of four, for kernels that read past the end of a row.
 
 use crate::sample::View;
 
-/// Rows that the horizontal pass does at once.
+/// The number of rows that the horizontal pass computes at once.
 pub(super) const ROWS: usize = 4;
 
-/// Copies of rows that end too early to be read in whole vectors.
+/// Copies of the rows at the end of the source, with bytes after them: a vector that starts in such
+/// a row would otherwise end past the source.
 #[derive(Debug, Default)]
-pub(super) struct Padded([Vec<u8>; ROWS]);
+pub(super) struct PaddedRows([Vec<u8>; ROWS]);
 
-impl Padded {
-    /// The rows from `top` on, each at least `reach` bytes. Past the last row it is repeated.
+impl PaddedRows {
+    /// The four rows from `top` on, each of at least `reach` bytes. The last row is repeated in
+    /// place of rows past the end.
     pub(super) fn rows<'a>(
         &'a mut self,
         source: View<'a>,

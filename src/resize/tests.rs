@@ -10,7 +10,7 @@ fn pixels(size: Size, seed: u64) -> Vec<u8> {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        // Bytes at both ends are frequent: they make sums overshoot.
+        // Both extremes are frequent, because they make sums overshoot.
         match state >> 62 {
             0 => 0,
             1 => 255,
@@ -26,8 +26,8 @@ fn resized(simd: Simd, source: View<'_>, to: &Resample) -> Vec<u8> {
     slot
 }
 
-fn size(most: u32) -> impl Strategy<Value = Size> {
-    (1..=most, 1..=most).prop_map(|(height, width)| Size { height, width })
+fn size(max: u32) -> impl Strategy<Value = Size> {
+    (1..=max, 1..=max).prop_map(|(height, width)| Size { height, width })
 }
 
 /// A box inside an image of the given size.
@@ -144,7 +144,7 @@ fn a_very_tall_image_takes_the_vertical_pass_first() {
 
 #[test]
 fn every_vector_width_gives_the_same_bytes_at_the_sizes_of_photographs() {
-    // From enlarging to shrinking by more than vectors of five columns reach.
+    // The sizes range from enlarging to shrinking by more than the AVX-512 kernel can.
     for (height, width) in [(97, 61), (224, 300), (301, 224), (375, 500), (900, 953), (700, 1400)] {
         let from = Size { height, width };
         let data = pixels(from, 17);
@@ -162,14 +162,14 @@ fn every_vector_width_gives_the_same_bytes_at_the_sizes_of_photographs() {
 
 #[test]
 fn weights_fit_three_signed_digits() {
-    let mut table = Table::default();
+    let mut weights = Weights::default();
     for (source, resized) in
         (1..60).flat_map(|source| (1..60).map(move |resized| (source, resized)))
     {
         for filter in FILTERS {
             let axis = Axis { source, resized, window: 0..resized, filter, mirrored: false };
-            table.fill(Simd::detect(), &axis);
-            assert!(table.weights.iter().all(|weight| weight.abs() < 127 << 16), "{axis:?}");
+            weights.fill(Simd::detect(), &axis);
+            assert!(weights.values.iter().all(|weight| weight.abs() < 127 << 16), "{axis:?}");
         }
     }
 }

@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
+use forebay::augment::Augmenter;
 use forebay::dataset::{Dataset, build};
 use forebay::decode::{Decoder, Region};
 use forebay::mix::cpu::mix_pair;
@@ -19,7 +20,7 @@ use forebay::plan::{self, MixSample, SamplePlan, cutmix_f64, mixup_f64};
 use forebay::recipe::RecipeSpec;
 use forebay::resize::{Resample, Resizer};
 use forebay::sample_data::{self, SampleData};
-use forebay::{Interpolation, Op, Rect, Size, View, augment};
+use forebay::{Interpolation, Op, Rect, Size, View};
 use xxhash_rust::xxh3::xxh3_64;
 
 const IMAGES: u32 = 100;
@@ -136,14 +137,14 @@ fn resize(bencher: Bencher<'_, '_>) {
 
 /// Applies operations to copies of the slots.
 fn augmented(bencher: Bencher<'_, '_>, ops: impl Fn(&'static Sample) -> Vec<Op>) {
-    let (mut scratch, mut samples) = (augment::Scratch::default(), cycle());
+    let (mut augmenter, mut samples) = (Augmenter::default(), cycle());
     let fill = RecipeSpec::preset("a2").resolve().unwrap().fill();
     bencher
         .with_inputs(|| {
             let sample = samples.next().unwrap();
             (sample.slot.clone(), ops(sample))
         })
-        .bench_local_refs(|(slot, ops)| augment::apply(ops, slot, SLOT, fill, &mut scratch));
+        .bench_local_refs(|(slot, ops)| augmenter.apply(ops, slot, SLOT, fill));
 }
 
 /// One operation at a2's magnitude.

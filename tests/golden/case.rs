@@ -6,11 +6,6 @@ use forebay::{Interpolation, Op, Rect, Simd, Size};
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
-/// The instruction sets that every case must pass with.
-pub(crate) fn kernels() -> [Simd; 2] {
-    [Simd::SCALAR, Simd::detect()]
-}
-
 /// One entry of a `cases.json`.
 #[derive(Clone)]
 pub(crate) struct Case {

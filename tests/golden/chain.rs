@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use forebay::augment::{Scratch, apply};
-use forebay::decode::{Decoder, verify};
+use forebay::augment::Augmenter;
+use forebay::decode::{Decoder, PIXEL_LIMIT, verify};
 use forebay::resize::{Resample, Resizer};
-use forebay::{Size, View};
+use forebay::{Simd, Size, View};
 use libtest_mimic::{Failed, Trial};
 
 use crate::case::{self, Case};
@@ -15,18 +15,21 @@ pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
     let Some(cases) = case::read(folder, "04_chain") else { return Vec::new() };
     let from_pixels = case::trials(folder, "04_chain", &cases["cases"], |case| {
         let input = case.image("decoded_png");
-        chain(case, View::new(&input.pixels, input.size).crop(case.rect()))
+        let source = View::new(&input.pixels, input.size).crop(case.rect());
+        Simd::all().try_for_each(|simd| chain(case, simd, source))
     });
     let from_jpeg = case::trials(folder, "04_chain/from_jpeg", &cases["cases"], |case| {
         let file = std::fs::read(case.path("jpeg"))?;
-        let mut decoder = Decoder::default();
-        let (_, entries) = verify(&file, &mut decoder)?;
-        chain(case, decoder.decode(&file, case.rect(), &entries)?.crop(case.rect()))
+        Simd::all().try_for_each(|simd| {
+            let mut decoder = Decoder::new(simd, PIXEL_LIMIT);
+            let (_, entries) = verify(&file, &mut decoder)?;
+            chain(case, simd, decoder.decode(&file, case.rect(), &entries)?.crop(case.rect()))
+        })
     });
     from_pixels.into_iter().chain(from_jpeg).collect()
 }
 
-fn chain(case: &Case, source: View<'_>) -> Result<(), Failed> {
+fn chain(case: &Case, simd: Simd, source: View<'_>) -> Result<(), Failed> {
     let output = case.image("output");
     let size = Size::square(case.number("size"));
     let to = Resample {
@@ -35,11 +38,8 @@ fn chain(case: &Case, source: View<'_>) -> Result<(), Failed> {
         filter: case.filter("crop_interpolation"),
         flip: case.flag("hflip"),
     };
-    for simd in case::kernels() {
-        let mut slot = vec![0; size.rgb_bytes()];
-        Resizer::new(simd).resize(source, &to, &mut slot);
-        apply(&case.ops(), &mut slot, size, FILL, &mut Scratch::new(simd));
-        case::same(simd, &output, &slot)?;
-    }
-    Ok(())
+    let mut slot = vec![0; size.rgb_bytes()];
+    Resizer::new(simd).resize(source, &to, &mut slot);
+    Augmenter::new(simd).apply(&case.ops(), &mut slot, size, FILL);
+    case::same(simd, &output, &slot)
 }

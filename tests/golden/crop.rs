@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use forebay::resize::{Resample, Resizer};
-use forebay::{Rect, Size, View};
+use forebay::{Rect, Simd, Size, View};
 use libtest_mimic::{Failed, Trial};
 
 use crate::case::{self, Case};
@@ -44,7 +44,7 @@ fn evaluation(case: &Case) -> Result<(), Failed> {
 
 fn check(case: &Case, crop: Rect, to: Resample) -> Result<(), Failed> {
     let (input, output) = (case.image("input"), case.image("output"));
-    for simd in case::kernels() {
+    for simd in Simd::all() {
         let mut slot = vec![0; to.window.size().rgb_bytes()];
         let source = View::new(&input.pixels, input.size).crop(crop);
         Resizer::new(simd).resize(source, &to, &mut slot);

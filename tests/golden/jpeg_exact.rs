@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use forebay::decode::jpeg::{Scratch, parse};
-use forebay::{Rect, Size, View};
+use forebay::{Rect, Simd, Size, View};
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
@@ -32,8 +32,12 @@ fn trial(folder: &Path, case: Value) -> Trial {
 
 fn check(folder: &Path, case: &Value) -> Result<(), Failed> {
     let file = std::fs::read(folder.join(case["file"].as_str().expect("a file")))?;
-    let mut scratch = Scratch::default();
-    let checked = parse(&file).and_then(|image| {
+    Simd::all().try_for_each(|simd| check_level(folder, case, simd, &file))
+}
+
+fn check_level(folder: &Path, case: &Value, simd: Simd, file: &[u8]) -> Result<(), Failed> {
+    let mut scratch = Scratch::new(simd);
+    let checked = parse(file).and_then(|image| {
         let entries = image.entry_points(NonZeroU16::new(4).expect("not 0"), &mut scratch)?;
         Ok((image, entries))
     });

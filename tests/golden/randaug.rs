@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use forebay::Interpolation;
-use forebay::augment::{Scratch, apply};
+use forebay::augment::Augmenter;
 use forebay::op::{self, Op};
+use forebay::{Interpolation, Simd};
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
@@ -48,9 +48,9 @@ fn arguments(index: usize, table: &Value) -> Result<(), Failed> {
 
 fn operation(case: &Case) -> Result<(), Failed> {
     let (input, output) = (case.image("input"), case.image("output"));
-    for simd in case::kernels() {
+    for simd in Simd::all() {
         let mut slot = input.pixels.clone();
-        apply(&[case.op()], &mut slot, input.size, FILL, &mut Scratch::new(simd));
+        Augmenter::new(simd).apply(&[case.op()], &mut slot, input.size, FILL);
         case::same(simd, &output, &slot)?;
     }
     Ok(())

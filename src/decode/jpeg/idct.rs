@@ -1,24 +1,34 @@
-//! The inverse DCT, bit-equal to libjpeg-turbo's "islow" as its SIMD code computes it.
+//! The inverse DCT, bit-equal to libjpeg-turbo's "islow" as its SIMD code computes it
+//! (`jidctint-avx2.asm`).
 //!
-//! The algorithm is that of Loeffler, Ligtenberg and Moschytz (ICASSP 1989), 11 multiplications a
-//! line, in fixed point with 13 fraction bits; 2 more bits are kept between the column pass and
-//! the row pass. The widths matter for damaged files: products of a coefficient and its
-//! quantiser and sums of two inputs wrap at 16 bits, each pass saturates its outputs to 16 bits,
-//! except that columns without AC are shifted by 2 and wrap.
+//! The algorithm is that of Loeffler, Ligtenberg and Moschytz ("Practical fast 1-D DCT algorithms
+//! with 11 multiplications", ICASSP 1989), in fixed point with 13 fraction bits. Two more bits are
+//! kept between the column pass and the row pass:
+//!
+//! ```text
+//!   coefficient * quant  -> columns -> i16, 2 fraction bits -> rows -> i8 + 128 -> sample
+//!   wraps at 16 bits        line()                             line()
+//! ```
+//!
+//! Where a value wraps and where it saturates shows in damaged files, so both are reproduced: the
+//! products of coefficients and quantization steps wrap at 16 bits, as do sums of two inputs; each
+//! pass saturates its outputs to 16 bits, except that columns without AC coefficients are shifted
+//! left by 2 and wrap.
 
 #[cfg(target_arch = "x86_64")]
 #[path = "idct_avx2.rs"]
 mod avx2;
 
 use super::scan::Block;
+use crate::simd::Simd;
 
 /// Fraction bits of the constants.
 const CONST_BITS: i32 = 13;
 /// Fraction bits between the passes.
 const PASS1_BITS: i32 = 2;
-/// What the first pass shifts out.
+/// The right shift at the end of the column pass.
 const SHIFT_COLUMNS: i32 = CONST_BITS - PASS1_BITS;
-/// What the second pass shifts out: the transform's factor of 8 as well.
+/// The right shift at the end of the row pass, which also divides by the transform's factor of 8.
 const SHIFT_ROWS: i32 = CONST_BITS + PASS1_BITS + 3;
 
 // round(x * 2^13)
@@ -35,18 +45,19 @@ const F_2_053: i32 = 16819;
 const F_2_562: i32 = 20995;
 const F_3_072: i32 = 25172;
 
-/// Transforms blocks that lie side by side: block `i` to columns `8 * i..8 * i + 8` of the eight
-/// rows of `out`, which are `stride` bytes apart. `last[i]` is the place in zigzag order after
-/// which block `i` is zero. Up to 8 columns after the last block may be overwritten.
+/// Transforms neighboring blocks: block `i` to columns `8 * i..8 * i + 8` of the eight rows of
+/// `out`, which are `stride` bytes apart. Each block is accompanied by the zigzag index of its last
+/// nonzero coefficient. Up to 8 columns after the last block may be overwritten.
 pub(super) fn row_of_blocks<'a>(
+    simd: Simd,
     blocks: impl Iterator<Item = (&'a Block, u8)>,
     quant: &[u16; 64],
     out: &mut [u8],
     stride: usize,
 ) {
     #[cfg(target_arch = "x86_64")]
-    if let Some(kernel) = avx2::Kernel::new() {
-        return kernel.row_of_blocks(blocks, quant, out, stride);
+    if let Some(avx2) = simd.avx2() {
+        return avx2::row_of_blocks(avx2, blocks, quant, out, stride);
     }
     row_of_blocks_scalar(blocks, quant, out, stride);
 }
@@ -76,7 +87,7 @@ fn flat(block: &Block, quant: &[u16; 64]) -> u8 {
     sample((i32::from(level) + (1 << (PASS1_BITS + 2))) >> (PASS1_BITS + 3))
 }
 
-/// A level around 0 as a sample.
+/// The sample of a level, which is centered on 0.
 fn sample(level: i32) -> u8 {
     (level + 128).clamp(0, 255) as u8
 }
@@ -100,7 +111,8 @@ fn block_scalar(block: &Block, quant: &[u16; 64], out: &mut [u8], stride: usize)
     }
 }
 
-/// One line of eight: the outputs are shifted right by `shift`, rounded and saturated.
+/// The one-dimensional transform of a column or a row. Its outputs are shifted right by `shift`,
+/// rounded and saturated.
 fn line(x: [i16; 8], shift: i32) -> [i16; 8] {
     let wide = |value: i16| i32::from(value);
     // Even part: inputs 0, 2, 4, 6.
@@ -143,14 +155,14 @@ mod tests {
     use super::super::test_file::Numbers;
     use super::*;
 
-    /// Blocks of many densities and sizes of coefficients, up to those that overflow.
+    /// Blocks with few or many coefficients, from small ones to those that overflow.
     fn blocks(numbers: &mut Numbers, count: usize) -> Vec<(Block, u8)> {
         let mut one = || {
             let mut block = Block::EMPTY;
-            let most = [4, 200, 5000, 65536][numbers.below(4) as usize];
+            let range = [4, 200, 5000, 65536][numbers.below(4) as usize];
             let nonzero = [0, 1, 4, 64][numbers.below(4) as usize];
             let within = [8, 64][numbers.below(2) as usize];
-            let mut value = || (numbers.below(most).cast_signed() - most as i64 / 2) as i16;
+            let mut value = || (numbers.below(range).cast_signed() - range as i64 / 2) as i16;
             let values: Vec<i16> = (0..=nonzero).map(|_| value()).collect();
             block.0[0] = values[0];
             for &value in &values[1..] {
@@ -163,27 +175,29 @@ mod tests {
     }
 
     #[test]
-    fn simd_equals_scalar() {
+    fn every_level_gives_the_same_samples() {
         let mut numbers = Numbers(1);
         for case in 0..3000 {
             let count = 1 + case % 5;
             let blocks = blocks(&mut numbers, count);
-            let most = [2, 40, 65536][case % 3];
-            let quant = std::array::from_fn(|_| numbers.below(most) as u16);
+            let range = [2, 40, 65536][case % 3];
+            let quant = std::array::from_fn(|_| numbers.below(range) as u16);
             let stride = 8 * count + 32;
-            let (mut fast, mut plain) = (vec![0; 8 * stride], vec![0; 8 * stride]);
-            let all = || blocks.iter().map(|(block, last)| (block, *last));
-            row_of_blocks(all(), &quant, &mut fast, stride);
-            row_of_blocks_scalar(all(), &quant, &mut plain, stride);
-            for y in 0..8 {
-                let row = y * stride..y * stride + 8 * count;
-                assert_eq!(fast[row.clone()], plain[row], "row {y} of {blocks:?} by {quant:?}");
+            let transformed = |simd| {
+                let mut out = vec![0; 8 * stride];
+                let blocks = blocks.iter().map(|(block, last)| (block, *last));
+                row_of_blocks(simd, blocks, &quant, &mut out, stride);
+                out.chunks_exact(stride).flat_map(|row| &row[..8 * count]).copied().collect()
+            };
+            let scalar: Vec<u8> = transformed(Simd::SCALAR);
+            for simd in Simd::all() {
+                assert_eq!(transformed(simd), scalar, "{simd:?}: {blocks:?} by {quant:?}");
             }
         }
     }
 
     #[test]
-    fn a_block_close_to_the_exact_transform() {
+    fn a_transformed_block_is_within_one_of_the_exact_transform() {
         // The definition (T.81 A.3.3), in floating point.
         let mut numbers = Numbers(2);
         let mut block = Block::EMPTY;

@@ -1,4 +1,5 @@
-//! The inverse DCT of two blocks at once: one in each half of the registers.
+//! The inverse DCT of two blocks at once, one in each half of the registers: the twin of the scalar
+//! functions of `idct.rs`.
 #![expect(unsafe_code, reason = "SIMD intrinsics over pointers checked above each use")]
 #![cfg_attr(
     not(test),
@@ -9,54 +10,46 @@ use std::arch::x86_64::*;
 
 use super::super::scan::Block;
 use super::*;
+use crate::simd::Avx2;
 
-/// Holding one proves that the machine has AVX2.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Kernel(());
-
-impl Kernel {
-    pub(super) fn new() -> Option<Self> {
-        is_x86_feature_detected!("avx2").then_some(Self(()))
-    }
-
-    /// As [`super::row_of_blocks_scalar`].
-    #[expect(clippy::unused_self, reason = "holding it is the proof that this may run")]
-    pub(super) fn row_of_blocks<'a>(
-        self,
-        mut blocks: impl Iterator<Item = (&'a Block, u8)>,
-        quant: &[u16; 64],
-        out: &mut [u8],
-        stride: usize,
-    ) {
-        let mut x = 0;
-        while let Some((a, a_last)) = blocks.next() {
-            // Where there is no second block, the first once more, into what may be overwritten.
-            let (b, b_last) = blocks.next().unwrap_or((a, a_last));
-            let out = &mut out[x..];
-            assert!(out.len() >= 7 * stride + 16, "room for eight rows of two blocks");
-            if a_last == 0 && b_last == 0 {
-                let (a, b) = (flat(a, quant), flat(b, quant));
-                for y in 0..8 {
-                    out[y * stride..][..8].fill(a);
-                    out[y * stride + 8..][..8].fill(b);
-                }
-            } else {
-                // SAFETY: the machine has AVX2, and `out` was measured above.
-                unsafe { two_blocks(a, b, quant, out, stride) };
+/// Equals [`super::row_of_blocks_scalar`].
+pub(super) fn row_of_blocks<'a>(
+    _: Avx2,
+    mut blocks: impl Iterator<Item = (&'a Block, u8)>,
+    quant: &[u16; 64],
+    out: &mut [u8],
+    stride: usize,
+) {
+    let mut x = 0;
+    while let Some((a, a_last)) = blocks.next() {
+        // Without a second block, the first one is transformed twice: 8 columns after the last
+        // block may be overwritten.
+        let (b, b_last) = blocks.next().unwrap_or((a, a_last));
+        let out = &mut out[x..];
+        assert!(out.len() >= 7 * stride + 16, "room for eight rows of two blocks");
+        if a_last == 0 && b_last == 0 {
+            let (a, b) = (flat(a, quant), flat(b, quant));
+            for y in 0..8 {
+                out[y * stride..][..8].fill(a);
+                out[y * stride + 8..][..8].fill(b);
             }
-            x += 16;
+        } else {
+            // SAFETY: the token proves AVX2, and the length of `out` was checked above.
+            unsafe { two_blocks(a, b, quant, out, stride) };
         }
+        x += 16;
     }
 }
 
-/// The constants of a multiply-add: `a` for the first of each pair of inputs, `b` for the second.
+/// The factors of `_mm256_madd_epi16`: `a` for the first of each pair of inputs, `b` for the
+/// second.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn pair(a: i32, b: i32) -> __m256i {
     _mm256_set1_epi32((a & 0xFFFF) | (b << 16))
 }
 
-/// As [`super::block_scalar`], of two blocks side by side.
+/// Equals [`super::block_scalar`], for two neighboring blocks.
 ///
 /// # Safety
 /// `out` holds at least `7 * stride + 16` bytes.
@@ -65,7 +58,7 @@ unsafe fn two_blocks(a: &Block, b: &Block, quant: &[u16; 64], out: &mut [u8], st
     let mut x = [_mm256_setzero_si256(); 8];
     let mut deep = _mm256_setzero_si256();
     for (y, x) in x.iter_mut().enumerate() {
-        // SAFETY: 8 values from 8 * y on, of 64.
+        // SAFETY: each array has 64 values, and these are the 8 values from 8 * y on.
         let (coefficients, factors) = unsafe {
             let a = _mm_load_si128(a.0.as_ptr().add(8 * y).cast());
             let b = _mm_load_si128(b.0.as_ptr().add(8 * y).cast());
@@ -84,7 +77,7 @@ unsafe fn two_blocks(a: &Block, b: &Block, quant: &[u16; 64], out: &mut [u8], st
     let columns = if deep_a || deep_b {
         let mut columns = line::<SHIFT_COLUMNS>(x);
         if deep_a != deep_b {
-            // Not the same thing where it overflows.
+            // Each block keeps its own variant, because the two differ where values overflow.
             let (a, b) = (-i8::from(deep_a), -i8::from(deep_b));
             let keep = _mm256_set_m128i(_mm_set1_epi8(b), _mm_set1_epi8(a));
             for column in &mut columns {
@@ -98,7 +91,7 @@ unsafe fn two_blocks(a: &Block, b: &Block, quant: &[u16; 64], out: &mut [u8], st
     let rows = line::<SHIFT_ROWS>(transpose(columns));
     let samples = transpose_to_samples(rows);
     for (i, &two) in samples.iter().enumerate() {
-        // SAFETY: rows 2 i and 2 i + 1, at most 7, of 16 bytes.
+        // SAFETY: 16 bytes of rows 2 i and 2 i + 1, which are at most 7, are within `out`.
         unsafe {
             let row = out.as_mut_ptr().add(2 * i * stride);
             _mm_storeu_si128(row.cast(), _mm256_castsi256_si128(two));
@@ -107,7 +100,7 @@ unsafe fn two_blocks(a: &Block, b: &Block, quant: &[u16; 64], out: &mut [u8], st
     }
 }
 
-/// Sums of products of `constants` with the pairs of `x` and `y`: low half, high half.
+/// Sixteen 32-bit values, the low half and the high half of each group of eight.
 type Wide = (__m256i, __m256i);
 
 #[inline]
@@ -148,7 +141,7 @@ fn narrow<const SHIFT: i32>((low, high): Wide) -> __m256i {
     _mm256_packs_epi32(_mm256_srai_epi32::<SHIFT>(low), _mm256_srai_epi32::<SHIFT>(high))
 }
 
-/// As [`super::line`], of 16 lines.
+/// Equals [`super::line`], for 16 lines.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn line<const SHIFT: i32>(x: [__m256i; 8]) -> [__m256i; 8] {
@@ -204,7 +197,8 @@ fn transpose(x: [__m256i; 8]) -> [__m256i; 8] {
     ]
 }
 
-/// Eight columns of levels around 0 to rows of samples: two rows of 16 in each result.
+/// Transposes eight columns of levels, which are centered on 0, to rows of samples. Each result
+/// holds two rows of 16.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn transpose_to_samples(x: [__m256i; 8]) -> [__m256i; 4] {
@@ -222,7 +216,7 @@ fn transpose_to_samples(x: [__m256i; 8]) -> [__m256i; 4] {
         _mm256_unpackhi_epi32(high0, high4),
     ];
     for two in &mut rows {
-        // Each half holds two rows of its block: put the two blocks' rows side by side.
+        // Each half holds two rows of its block; the permutation joins the rows of both blocks.
         *two = _mm256_xor_si256(_mm256_permute4x64_epi64::<0b11_01_10_00>(*two), center);
     }
     rows

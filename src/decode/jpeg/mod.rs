@@ -5,7 +5,7 @@
 //!   entry     -> the place to start at                     from the dataset's index
 //!   bits, huffman, scan -> coefficients of the MCUs needed T.81 annex F
 //!   idct      -> samples                                   bit-equal to libjpeg-turbo's islow
-//!   upsample, colour, region -> pixels of the box          bit-equal to its fancy upsampling
+//!   upsample, color, region -> pixels of the box           bit-equal to its fancy upsampling
 //!   buffered, progressive -> the same from several scans   T.81 annex G
 //! ```
 //!
@@ -22,7 +22,7 @@
 
 mod bits;
 mod buffered;
-mod colour;
+mod color;
 mod entry;
 mod huffman;
 mod idct;
@@ -40,10 +40,11 @@ mod upsample;
 use std::num::NonZeroU16;
 
 use crate::sample::{Rect, Size, View};
+use crate::simd::Simd;
 use bits::Window;
 use buffered::Coefficients;
 pub(super) use buffered::MAX_SCANS;
-use colour::Colour;
+use color::ColorSpace;
 use entry::{EntryPoints, Grid};
 use marker::{Frame, Headers, Process, Scan, Stop};
 use region::{Canvas, Geometry, Region};
@@ -103,13 +104,14 @@ pub struct Image<'a> {
     headers: Headers<'a>,
     frame: Frame,
     geometry: Geometry,
-    colour: Colour,
+    color: ColorSpace,
     scan: Scan,
 }
 
 /// Memory of one worker, reused from image to image.
 #[derive(Debug, Default)]
 pub struct Scratch {
+    simd: Simd,
     tables: ScanTables,
     window: Window,
     /// The coefficients of an MCU row's needed part.
@@ -117,6 +119,13 @@ pub struct Scratch {
     last: Vec<u8>,
     coefficients: Coefficients,
     canvas: Canvas,
+}
+
+impl Scratch {
+    /// Memory for decoding with the given instruction set.
+    pub fn new(simd: Simd) -> Self {
+        Self { simd, ..Self::default() }
+    }
 }
 
 /// Reads a file's markers up to its first scan.
@@ -134,8 +143,8 @@ pub fn parse(file: &[u8]) -> Result<Image<'_>, JpegError> {
     for (id, component) in ids.iter_mut().zip(frame.components()) {
         *id = component.id;
     }
-    let colour = Colour::of(&headers, &ids[..frame.components().len()]);
-    Ok(Image { file, headers, frame, geometry, colour, scan })
+    let color = ColorSpace::of(&headers, &ids[..frame.components().len()]);
+    Ok(Image { file, headers, frame, geometry, color, scan })
 }
 
 impl Image<'_> {
@@ -158,6 +167,7 @@ impl Image<'_> {
             return self.decode_buffered(region, scratch);
         }
         let quant = self.quantisers()?;
+        let simd = scratch.simd;
         let Scratch { tables, window, blocks, last, canvas, .. } = scratch;
         tables.load(&self.headers.tables, &self.scan, (true, true))?;
         let entries = entries.filter(|packed| !packed.is_empty());
@@ -166,7 +176,7 @@ impl Image<'_> {
         if entries.is_none() {
             walk.go_to(self.start(), usize::MAX);
         }
-        let mut out = Region::new(&self.frame, &self.geometry, self.colour, region, canvas);
+        let mut out = Region::new(simd, &self.frame, &self.geometry, self.color, region, canvas);
         let columns = out.mcu_columns.clone();
         blocks.resize(columns.len() * self.geometry.blocks, Block::EMPTY);
         last.resize(blocks.len(), 0);
@@ -178,8 +188,8 @@ impl Image<'_> {
                     walk.go_to(place, likely);
                 }
             }
-            walk.skip_to(row * self.geometry.grid.across + columns.start)?;
-            walk.decode(blocks, last)?;
+            walk.skip_to(simd, row * self.geometry.grid.across + columns.start)?;
+            walk.decode(simd, blocks, last)?;
             out.row(row, blocks, last, &quant);
         }
         Ok(View::new(&canvas.pixels, region.size()))
@@ -192,8 +202,9 @@ impl Image<'_> {
         scratch: &'s mut Scratch,
     ) -> Result<View<'s>, JpegError> {
         self.read_coefficients(scratch)?;
+        let simd = scratch.simd;
         let Scratch { blocks, last, coefficients, canvas, .. } = scratch;
-        let mut out = Region::new(&self.frame, &self.geometry, self.colour, region, canvas);
+        let mut out = Region::new(simd, &self.frame, &self.geometry, self.color, region, canvas);
         for row in out.mcu_rows.clone() {
             blocks.clear();
             for mcu in out.mcu_columns.clone() {
@@ -230,6 +241,7 @@ impl Image<'_> {
             return Ok(Vec::new());
         }
         self.quantisers()?;
+        let simd = scratch.simd;
         let Scratch { tables, window, .. } = scratch;
         tables.load(&self.headers.tables, &self.scan, (true, true))?;
         let mut walk = self.walk(tables, window);
@@ -238,11 +250,11 @@ impl Image<'_> {
         let mut places: Vec<Place> = Vec::new();
         for row in 0..grid.down {
             for column in (0..grid.across).step_by(usize::from(every.get())) {
-                walk.skip_to(row * grid.across + column)?;
+                walk.skip_to(simd, row * grid.across + column)?;
                 places.push(walk.place());
             }
         }
-        walk.skip_to(grid.down * grid.across)?;
+        walk.skip_to(simd, grid.down * grid.across)?;
         // Pillow asks for a marker after the image, and for no error in what follows; that the
         // end of the image follows it does not ask.
         match self.headers.clone().read(self.file, walk.end()?) {

@@ -1,7 +1,7 @@
 //! From blocks to the pixels of a box, one MCU row after the other.
 //!
 //! ```text
-//!   MCU row -> coefficients -> inverse DCT -> ring of sample rows -> upsampling, colour -> pixels
+//!   MCU row -> coefficients -> inverse DCT -> ring of sample rows -> upsampling, color -> pixels
 //! ```
 //!
 //! Fancy upsampling looks one sample to each side, so a box needs the samples under a margin of
@@ -11,12 +11,13 @@
 use std::ops::Range;
 
 use super::JpegError;
-use super::colour::{self, Colour};
+use super::color::{self, ColorSpace};
 use super::idct;
 use super::marker::{Component, Frame, MAX_COMPONENTS};
 use super::scan::Block;
 use super::upsample::{self, Upsampling};
 use crate::sample::Rect;
+use crate::simd::Simd;
 
 /// Samples before the first one of a ring row, and after the last block: room for the copies of
 /// the edges, and for what SIMD writes beyond.
@@ -144,8 +145,9 @@ pub(super) struct Canvas {
 /// One image's box that is being decoded.
 #[derive(Debug)]
 pub(super) struct Region<'a> {
+    simd: Simd,
     geometry: &'a Geometry,
-    colour: Colour,
+    color: ColorSpace,
     rect: Rect,
     canvas: &'a mut Canvas,
     /// The MCUs that are needed.
@@ -157,9 +159,10 @@ pub(super) struct Region<'a> {
 
 impl<'a> Region<'a> {
     pub(super) fn new(
+        simd: Simd,
         frame: &Frame,
         geometry: &'a Geometry,
-        colour: Colour,
+        color: ColorSpace,
         rect: Rect,
         canvas: &'a mut Canvas,
     ) -> Self {
@@ -181,7 +184,7 @@ impl<'a> Region<'a> {
         }
         canvas.sums.resize(rect.width as usize + 8, 0);
         canvas.pixels.resize(rect.size().rgb_bytes(), 0);
-        Self { geometry, colour, rect, canvas, mcu_rows, mcu_columns, next: rect.top }
+        Self { simd, geometry, color, rect, canvas, mcu_rows, mcu_columns, next: rect.top }
     }
 
     /// Takes the blocks of the needed MCUs of MCU row `row`, and makes the pixels that they
@@ -198,7 +201,7 @@ impl<'a> Region<'a> {
                     let in_mcu = (down * layout.h + column % layout.h) as usize;
                     mcu * self.geometry.blocks + layout.first_block + in_mcu
                 };
-                self.canvas.rings[index].fill(layout, block_row, quant, |column| {
+                self.canvas.rings[index].fill(self.simd, layout, block_row, quant, |column| {
                     let at = place(column);
                     (&blocks[at], last[at])
                 });
@@ -227,11 +230,11 @@ impl<'a> Region<'a> {
         let mut samples: [&[u8]; MAX_COMPONENTS] = [&[]; MAX_COMPONENTS];
         let parts = rings.iter().zip(lines.iter_mut()).zip(self.geometry.layouts());
         for (samples, ((ring, line), layout)) in samples.iter_mut().zip(parts) {
-            *samples = ring.line(layout, y, columns.clone(), line, sums);
+            *samples = ring.line(self.simd, layout, y, columns.clone(), line, sums);
         }
         let width = 3 * self.rect.width as usize;
         let start = (y - self.rect.top) as usize * width;
-        colour::row(self.colour, samples, &mut pixels[start..start + width]);
+        color::row(self.simd, self.color, samples, &mut pixels[start..start + width]);
     }
 }
 
@@ -239,6 +242,7 @@ impl Ring {
     /// Transforms the needed blocks of a block row.
     fn fill<'b>(
         &mut self,
+        simd: Simd,
         layout: &Layout,
         block_row: u32,
         quant: &[u16; 64],
@@ -247,7 +251,7 @@ impl Ring {
         let start = (block_row * 8 % self.rows) as usize * self.stride;
         let rows = &mut self.samples[start..start + 8 * self.stride];
         let columns = self.block_columns.clone();
-        idct::row_of_blocks(columns.map(block), quant, &mut rows[MARGIN..], self.stride);
+        idct::row_of_blocks(simd, columns.map(block), quant, &mut rows[MARGIN..], self.stride);
         // Beyond the image's edges its edges are repeated.
         let end = MARGIN + (layout.width.max(self.left + 1) - self.left) as usize;
         for row in rows.chunks_exact_mut(self.stride) {
@@ -261,6 +265,7 @@ impl Ring {
     /// The samples of pixel row `y` under `columns`, made in `line` unless they are there as such.
     fn line<'b>(
         &'b self,
+        simd: Simd,
         layout: &Layout,
         y: u32,
         columns: Range<u32>,
@@ -283,9 +288,13 @@ impl Ring {
         let around = |y| &self.around(y, first)[..count + 2];
         let under = |y| &self.around(y, first)[1..=count];
         match (fancy_across, fancy_down) {
-            (true, true) => upsample::both(around(near), around(far), &mut sums[..count + 2], out),
-            (true, false) => upsample::across(around(near), out),
-            (false, true) => upsample::down(under(near), under(far), 1 + (y % 2) as u16, out),
+            (true, true) => {
+                upsample::both(simd, around(near), around(far), &mut sums[..count + 2], out);
+            }
+            (true, false) => upsample::across(simd, around(near), out),
+            (false, true) => {
+                upsample::down(simd, under(near), under(far), 1 + (y % 2) as u16, out);
+            }
             (false, false) if across > 1 => upsample::repeat(under(near), across as usize, out),
             (false, false) => return under(near),
         }

@@ -18,6 +18,7 @@ use super::bits::{Stream, Window};
 use super::huffman::AcTable;
 use super::marker::{Frame, MAX_COMPONENTS, Scan, ZIGZAG, next_marker};
 use super::tables::ScanTables;
+use crate::simd::{Simd, kernel};
 
 /// The most blocks in an MCU.
 pub(super) const MAX_BLOCKS: usize = 10;
@@ -119,52 +120,20 @@ impl<'a> Walk<'a> {
         };
     }
 
-    /// Passes over the MCUs before number `mcu`.
-    pub(super) fn skip_to(&mut self, mcu: u32) -> Result<(), JpegError> {
-        #[cfg(target_arch = "x86_64")]
-        if bmi2::available() {
-            return bmi2::skip_to(self, mcu);
-        }
-        self.skip_loop(mcu)
+    /// Skips the MCUs before number `mcu`.
+    pub(super) fn skip_to(&mut self, simd: Simd, mcu: u32) -> Result<(), JpegError> {
+        skip_to(simd, self, mcu)
     }
 
-    /// Decodes as many MCUs as fill `out`: their blocks, and for each block the place in zigzag
-    /// order after which all coefficients are zero.
-    pub(super) fn decode(&mut self, out: &mut [Block], last: &mut [u8]) -> Result<(), JpegError> {
-        #[cfg(target_arch = "x86_64")]
-        if bmi2::available() {
-            return bmi2::decode(self, out, last);
-        }
-        self.decode_loop(out, last)
-    }
-
-    #[inline(always)]
-    fn skip_loop(&mut self, mcu: u32) -> Result<(), JpegError> {
-        while self.place.mcu < mcu {
-            if self.enter_mcu()? {
-                for i in 0..self.blocks {
-                    self.block(i, |_, _| {});
-                }
-            }
-            self.leave_mcu()?;
-        }
-        Ok(())
-    }
-
-    #[inline(always)]
-    fn decode_loop(&mut self, out: &mut [Block], last: &mut [u8]) -> Result<(), JpegError> {
-        let blocks = self.blocks;
-        for (out, last) in out.chunks_exact_mut(blocks).zip(last.chunks_exact_mut(blocks)) {
-            out.fill(Block::EMPTY);
-            last.fill(0);
-            if self.enter_mcu()? {
-                for (i, (block, last)) in out.iter_mut().zip(last).enumerate() {
-                    *last = self.whole(i, block) as u8;
-                }
-            }
-            self.leave_mcu()?;
-        }
-        Ok(())
+    /// Decodes as many MCUs as fill `out`: their blocks, and for each block the zigzag index of its
+    /// last nonzero coefficient.
+    pub(super) fn decode(
+        &mut self,
+        simd: Simd,
+        out: &mut [Block],
+        last: &mut [u8],
+    ) -> Result<(), JpegError> {
+        decode(simd, self, out, last)
     }
 
     /// Takes block `i` of an MCU into an empty one. Returns the place of its last coefficient.
@@ -270,42 +239,38 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// The loops as compiled for machines with BMI2, whose shifts leave the flags alone.
-#[cfg(target_arch = "x86_64")]
-#[expect(unsafe_code, reason = "calls of functions compiled for BMI2")]
-mod bmi2 {
-    use super::{Block, JpegError, Walk};
-
-    pub(super) fn available() -> bool {
-        is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("bmi2")
-    }
-
-    /// To be called where BMI2 is [`available`].
-    pub(super) fn skip_to(walk: &mut Walk<'_>, mcu: u32) -> Result<(), JpegError> {
-        #[target_feature(enable = "bmi1,bmi2")]
-        fn compiled(walk: &mut Walk<'_>, mcu: u32) -> Result<(), JpegError> {
-            walk.skip_loop(mcu)
+// The two loops over MCUs. The shifts of BMI2 leave the flags alone and take their count from any
+// register, which shortens the chain of dependent instructions that bounds the loops.
+kernel! {
+    [bmi2]
+    fn skip_to(walk: &mut Walk<'_>, mcu: u32) -> Result<(), JpegError> {
+        while walk.place.mcu < mcu {
+            if walk.enter_mcu()? {
+                for i in 0..walk.blocks {
+                    walk.block(i, |_, _| {});
+                }
+            }
+            walk.leave_mcu()?;
         }
-        // SAFETY: the caller found BMI2.
-        unsafe { compiled(walk, mcu) }
+        Ok(())
     }
+}
 
-    /// To be called where BMI2 is [`available`].
-    pub(super) fn decode(
-        walk: &mut Walk<'_>,
-        out: &mut [Block],
-        last: &mut [u8],
-    ) -> Result<(), JpegError> {
-        #[target_feature(enable = "bmi1,bmi2")]
-        fn compiled(
-            walk: &mut Walk<'_>,
-            out: &mut [Block],
-            last: &mut [u8],
-        ) -> Result<(), JpegError> {
-            walk.decode_loop(out, last)
+kernel! {
+    [bmi2]
+    fn decode(walk: &mut Walk<'_>, out: &mut [Block], last: &mut [u8]) -> Result<(), JpegError> {
+        let blocks = walk.blocks;
+        for (out, last) in out.chunks_exact_mut(blocks).zip(last.chunks_exact_mut(blocks)) {
+            out.fill(Block::EMPTY);
+            last.fill(0);
+            if walk.enter_mcu()? {
+                for (i, (block, last)) in out.iter_mut().zip(last).enumerate() {
+                    *last = walk.whole(i, block) as u8;
+                }
+            }
+            walk.leave_mcu()?;
         }
-        // SAFETY: the caller found BMI2.
-        unsafe { compiled(walk, out, last) }
+        Ok(())
     }
 }
 
@@ -315,9 +280,8 @@ mod tests {
     use super::super::{Headers, Stop};
     use super::*;
 
-    /// The coefficients of all MCUs but the first three, by the loops for this machine or by the
-    /// plain ones.
-    fn blocks(file: &[u8], plain: bool) -> (Vec<[i16; 64]>, Vec<u8>) {
+    /// The coefficients of all MCUs but the first three.
+    fn blocks(simd: Simd, file: &[u8]) -> (Vec<[i16; 64]>, Vec<u8>) {
         let mut headers = Headers::default();
         let Stop::Scan(scan) = headers.read(file, 2).unwrap() else { panic!("no scan") };
         let (mut tables, mut window) = (ScanTables::default(), Window::default());
@@ -327,17 +291,13 @@ mod tests {
         let mut walk = Walk::new(file, &frame, &scan, interval, (&tables, &mut window));
         walk.go_to(Place { byte: scan.data, ..Place::default() }, 0);
         let (mut out, mut last) = (vec![Block::EMPTY; 6 * 9], vec![0; 6 * 9]);
-        if plain {
-            walk.skip_loop(3).and_then(|()| walk.decode_loop(&mut out, &mut last)).unwrap();
-        } else {
-            walk.skip_to(3).and_then(|()| walk.decode(&mut out, &mut last)).unwrap();
-        }
+        walk.skip_to(simd, 3).and_then(|()| walk.decode(simd, &mut out, &mut last)).unwrap();
         assert_eq!(walk.mcu(), 12);
         (out.iter().map(|block| block.0).collect(), last)
     }
 
     #[test]
-    fn compiled_twice_to_the_same() {
+    fn every_level_gives_the_same_coefficients() {
         for seed in 0..50 {
             let file = TestFile {
                 height: 40,
@@ -348,9 +308,11 @@ mod tests {
                 scans: Scans::Interleaved,
             };
             let file = file.encode();
-            let dispatched = blocks(&file, false);
-            assert_eq!(dispatched, blocks(&file, true));
-            assert!(dispatched.0.iter().any(|block| block[1..] != [0; 63]));
+            let scalar = blocks(Simd::SCALAR, &file);
+            assert!(scalar.0.iter().any(|block| block[1..] != [0; 63]));
+            for simd in Simd::all() {
+                assert_eq!(blocks(simd, &file), scalar, "{simd:?}");
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use forebay::Simd;
 use forebay::dataset::{Dataset, index_path};
 use forebay::decode::Decoder;
 use xxhash_rust::xxh3::xxh3_64;
@@ -33,7 +34,7 @@ pub fn index(bytes: &[u8]) {
 }
 
 fn read_all(dataset: &Dataset, is_folder: bool) {
-    let (mut buffer, mut decoder) = (Vec::new(), Decoder::new(1 << 16));
+    let (mut buffer, mut decoder) = (Vec::new(), Decoder::new(Simd::detect(), 1 << 16));
     drop(dataset.summary());
     for id in (0..dataset.len()).take(100) {
         let record = dataset.record(id);

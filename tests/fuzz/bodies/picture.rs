@@ -1,7 +1,7 @@
 //! Records of any format: the verdict at index time, and decoding when they are served.
 
-use forebay::View;
 use forebay::decode::{self, DecodeError, Decoder, JpegError};
+use forebay::{Simd, View};
 
 use super::Input;
 use super::region::clamp;
@@ -17,7 +17,7 @@ pub fn picture(bytes: &[u8]) {
     let mut input = Input(bytes);
     let rect = input.rect();
     let file = input.0;
-    let mut decoder = Decoder::new(LIMIT);
+    let mut decoder = Decoder::new(Simd::detect(), LIMIT);
     let header = decode::probe(file);
     let verdict = decode::verify(file, &mut decoder);
     // A server decodes without a verdict if a file changes after indexing.

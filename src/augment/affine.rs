@@ -1,41 +1,42 @@
-//! Rotate, shear and translate: `Image.rotate` and `Image.transform` with an affine matrix.
+//! Rotate, shear and translate: `Image.rotate` and `Image.transform` with an affine matrix. This
+//! file derives the matrix; [`warp`](super::warp) applies it.
 //!
 //! Source: Pillow 12, `Image.py` (`rotate`, `transform`), `src/libImaging/Geometry.c`; timm's
 //! `rotate`, `shear_x`, `shear_y`, `translate_x_rel`, `translate_y_rel`.
 
 use super::angle::cos_sin;
-use super::estimate::{self, Job, Warp};
 use super::sampler::Affine;
+use super::warp::{Transform, WarpBuffers, warp};
 use crate::op::Op;
 use crate::sample::{Interpolation, Size, View};
 use crate::simd::Simd;
 
-/// What a geometric operation does.
+/// The effect of a geometric operation.
 #[derive(Debug, PartialEq)]
 enum Motion {
-    Nothing,
-    /// Counter-clockwise by so many quarter turns, pixel by pixel.
-    Quarters(u32),
+    None,
+    /// This many quarter turns counter-clockwise, which move pixels without interpolation.
+    QuarterTurns(u32),
     Affine(Affine, Interpolation),
 }
 
-/// Writes to `out` what a geometric operation makes of `source`.
+/// Writes the result of a geometric operation to `out`, which is a copy of `source` so far.
 ///
 /// # Panics
-/// When the operation is not a geometric one.
+/// Panics if the operation is not a geometric one.
 pub(super) fn apply(
     simd: Simd,
     op: &Op,
     source: View<'_>,
     fill: [u8; 3],
     out: &mut [u8],
-    warp: &mut Warp,
+    buffers: &mut WarpBuffers,
 ) {
     match motion(op, source.size()) {
-        Motion::Nothing => {}
-        Motion::Quarters(turns) => turn(source, turns, out),
+        Motion::None => {}
+        Motion::QuarterTurns(turns) => quarter_turns(source, turns, out),
         Motion::Affine(affine, filter) => {
-            estimate::transform(simd, &Job { source, affine, filter, fill }, out, warp);
+            warp(simd, &Transform { source, affine, filter, fill }, out, buffers);
         }
     }
 }
@@ -44,10 +45,10 @@ fn motion(op: &Op, size: Size) -> Motion {
     let (width, height) = (f64::from(size.width), f64::from(size.height));
     let (matrix, filter) = match *op {
         Op::Rotate(degrees, filter) => match degrees.rem_euclid(360.0) {
-            0.0 => return Motion::Nothing,
-            180.0 => return Motion::Quarters(2),
-            90.0 if size.width == size.height => return Motion::Quarters(1),
-            270.0 if size.width == size.height => return Motion::Quarters(3),
+            0.0 => return Motion::None,
+            180.0 => return Motion::QuarterTurns(2),
+            90.0 if size.width == size.height => return Motion::QuarterTurns(1),
+            270.0 if size.width == size.height => return Motion::QuarterTurns(3),
             degrees => (rotation(degrees, size), filter),
         },
         Op::ShearX(factor, filter) => ([1.0, factor, 0.0, 0.0, 1.0, 0.0], filter),
@@ -57,12 +58,12 @@ fn motion(op: &Op, size: Size) -> Motion {
         _ => panic!("{} is not a geometric operation", op.name()),
     };
     match matrix {
-        [1.0, 0.0, 0.0, 0.0, 1.0, 0.0] => Motion::Nothing,
+        [1.0, 0.0, 0.0, 0.0, 1.0, 0.0] => Motion::None,
         matrix => Motion::Affine(Affine(matrix), filter),
     }
 }
 
-/// The matrix of a rotation about the image's centre.
+/// The matrix of a rotation about the center of the image.
 fn rotation(degrees: f64, size: Size) -> [f64; 6] {
     let (x, y) = (f64::from(size.width) / 2.0, f64::from(size.height) / 2.0);
     let angle = -degrees.to_radians();
@@ -71,13 +72,13 @@ fn rotation(degrees: f64, size: Size) -> [f64; 6] {
     [a, b, a * -x + b * -y + x, d, e, d * -x + e * -y + y]
 }
 
-/// Python's `round(value, 15)`: through the decimal digits.
+/// Python's `round(value, 15)`, which goes through the decimal digits.
 fn round15(value: f64) -> f64 {
-    format!("{value:.15}").parse().expect("digits of a number")
+    format!("{value:.15}").parse().expect("formatted digits are a number")
 }
 
-/// Turns the image counter-clockwise by quarters; by one or three only where it is square.
-fn turn(source: View<'_>, turns: u32, out: &mut [u8]) {
+/// Turns the image counter-clockwise by quarter turns. For one or three, it must be square.
+fn quarter_turns(source: View<'_>, turns: u32, out: &mut [u8]) {
     let Size { height, width } = source.size();
     for (y, row) in (0..height).zip(out.chunks_exact_mut(width as usize * 3)) {
         for (x, pixel) in (0..width).zip(row.as_chunks_mut::<3>().0) {
@@ -96,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rounding_to_15_decimals_is_pythons() {
+    fn rounding_to_15_decimals_matches_python() {
         for (value, rounded) in [
             (0.5, 0.5),
             (0.123_456_789_012_345_67, 0.123_456_789_012_346),
@@ -114,9 +115,9 @@ mod tests {
         for op in
             [Op::Rotate(-720.0, filter), Op::ShearX(0.0, filter), Op::TranslateYRel(0.0, filter)]
         {
-            assert_eq!(motion(&op, size), Motion::Nothing, "{op:?}");
+            assert_eq!(motion(&op, size), Motion::None, "{op:?}");
         }
-        assert_eq!(motion(&Op::Rotate(-180.0, filter), size), Motion::Quarters(2));
+        assert_eq!(motion(&Op::Rotate(-180.0, filter), size), Motion::QuarterTurns(2));
         assert!(matches!(motion(&Op::Rotate(90.0, filter), size), Motion::Affine(..)));
     }
 }

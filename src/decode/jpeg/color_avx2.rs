@@ -1,6 +1,6 @@
-//! YCbCr to RGB, 32 pixels at once.
+//! YCbCr to RGB, 32 pixels at once: the twin of `ycc_scalar`.
 //!
-//! In 16 bits, with cb and cr around 0:
+//! The arithmetic has 16 bits, and cb and cr are centered on 0:
 //!
 //! ```text
 //!   r = y +     cr + (26345 cr + 2^15 >> 16)                    1.402 * 2^16 = 2^16 + 26345
@@ -19,52 +19,44 @@
 use std::arch::x86_64::*;
 
 use super::ycc_scalar;
+use crate::simd::Avx2;
 
 /// Pixels converted at once.
 const STEP: usize = 32;
 
-/// Holding one proves that the machine has AVX2.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Kernel(());
-
-impl Kernel {
-    pub(super) fn new() -> Option<Self> {
-        is_x86_feature_detected!("avx2").then_some(Self(()))
+/// Equals [`super::ycc_scalar`].
+pub(super) fn ycc(_: Avx2, y: &[u8], cb: &[u8], cr: &[u8], out: &mut [u8]) {
+    let width = out.len() / 3;
+    let (y, cb, cr) = (&y[..width], &cb[..width], &cr[..width]);
+    if width < STEP {
+        return ycc_scalar(y, cb, cr, out);
     }
-
-    /// As [`super::ycc_scalar`].
-    #[expect(clippy::unused_self, reason = "holding it is the proof that this may run")]
-    pub(super) fn ycc(self, y: &[u8], cb: &[u8], cr: &[u8], out: &mut [u8]) {
-        let width = out.len() / 3;
-        let (y, cb, cr) = (&y[..width], &cb[..width], &cr[..width]);
-        if width < STEP {
-            return ycc_scalar(y, cb, cr, out);
+    let mut x = 0;
+    loop {
+        // SAFETY: the token proves AVX2, and x + 32 <= width.
+        unsafe {
+            pixels(
+                y.as_ptr().add(x),
+                cb.as_ptr().add(x),
+                cr.as_ptr().add(x),
+                out.as_mut_ptr().add(3 * x),
+            );
         }
-        let mut x = 0;
-        loop {
-            // SAFETY: the machine has AVX2; x + 32 <= width.
-            unsafe {
-                pixels(
-                    y.as_ptr().add(x),
-                    cb.as_ptr().add(x),
-                    cr.as_ptr().add(x),
-                    out.as_mut_ptr().add(3 * x),
-                );
-            }
-            if x + STEP == width {
-                return;
-            }
-            // The last step does some pixels again.
-            x = (x + STEP).min(width - STEP);
+        if x + STEP == width {
+            return;
         }
+        // The last step converts some pixels again.
+        x = (x + STEP).min(width - STEP);
     }
 }
 
+/// Converts 32 pixels.
+///
 /// # Safety
 /// The inputs can be read for 32 bytes, the output written for 96.
 #[target_feature(enable = "avx2")]
 unsafe fn pixels(y: *const u8, cb: *const u8, cr: *const u8, out: *mut u8) {
-    // SAFETY: 32 bytes each.
+    // SAFETY: 32 bytes of each input can be read.
     let (y, cb, cr) = unsafe {
         (_mm256_loadu_si256(y.cast()), _mm256_loadu_si256(cb.cast()), _mm256_loadu_si256(cr.cast()))
     };
@@ -86,7 +78,7 @@ unsafe fn pixels(y: *const u8, cb: *const u8, cr: *const u8, out: *mut u8) {
     );
     // The low halves are the first 16 pixels, the high halves the others.
     for (i, &part) in parts.iter().enumerate() {
-        // SAFETY: 16 bytes from 16 i and from 48 + 16 i on, of 96.
+        // SAFETY: 16 bytes from 16 i on and 16 from 48 + 16 i on are within the 96 bytes.
         unsafe {
             _mm_storeu_si128(out.add(16 * i).cast(), _mm256_castsi256_si128(part));
             _mm_storeu_si128(out.add(48 + 16 * i).cast(), _mm256_extracti128_si256::<1>(part));
@@ -102,7 +94,7 @@ fn rounded(x: __m256i, factor: i16) -> __m256i {
     _mm256_srai_epi16::<1>(_mm256_add_epi16(high, _mm256_set1_epi16(1)))
 }
 
-/// 16 pixels in 16 bits a sample.
+/// Converts 16 pixels, of 16 bits a sample.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn convert(y: __m256i, cb: __m256i, cr: __m256i) -> [__m256i; 3] {
@@ -123,8 +115,9 @@ fn convert(y: __m256i, cb: __m256i, cr: __m256i) -> [__m256i; 3] {
     [r, g, b]
 }
 
-/// Byte `i` of a plane goes to byte `3 i` of the result, so to byte `3 i mod 16` of one of three
-/// registers: one shuffle a plane puts all of its bytes into place.
+/// The shuffle of one plane. Byte `i` of plane `p` becomes byte `3 i + p` of the result, which is
+/// byte `(3 i + p) mod 16` of one of three registers. The 16 positions are distinct, so that one
+/// shuffle a plane moves all of its bytes to their positions.
 const fn order(plane: usize) -> [i8; 16] {
     let mut order = [0; 16];
     let mut i = 0;
@@ -135,7 +128,7 @@ const fn order(plane: usize) -> [i8; 16] {
     order
 }
 
-/// The bytes of a register that are `first` modulo 3.
+/// A mask of the bytes whose index is `first` modulo 3.
 const fn every_third(first: usize) -> [i8; 16] {
     let mut mask = [0; 16];
     let mut i = first;
@@ -152,11 +145,11 @@ const THIRD: [[i8; 16]; 3] = [every_third(0), every_third(1), every_third(2)];
 #[inline]
 #[target_feature(enable = "avx2")]
 fn twice(bytes: &[i8; 16]) -> __m256i {
-    // SAFETY: 16 bytes.
+    // SAFETY: the array has 16 bytes.
     _mm256_broadcastsi128_si256(unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) })
 }
 
-/// In each half, 16 pixels of three planes to 48 bytes.
+/// Interleaves three planes: in each half, 16 pixels become 48 bytes.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn interleave(r: __m256i, g: __m256i, b: __m256i) -> [__m256i; 3] {
@@ -164,7 +157,7 @@ fn interleave(r: __m256i, g: __m256i, b: __m256i) -> [__m256i; 3] {
     let g = _mm256_shuffle_epi8(g, twice(&ORDER[1]));
     let b = _mm256_shuffle_epi8(b, twice(&ORDER[2]));
     let [m0, m1, m2] = [twice(&THIRD[0]), twice(&THIRD[1]), twice(&THIRD[2])];
-    // The registers start with a byte of r, b, g: 16 = 1 mod 3.
+    // 16 = 1 mod 3, so that the three registers start with a byte of r, of b and of g.
     [
         _mm256_blendv_epi8(_mm256_blendv_epi8(b, r, m0), g, m1),
         _mm256_blendv_epi8(_mm256_blendv_epi8(b, r, m2), g, m0),

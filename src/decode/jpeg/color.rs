@@ -1,14 +1,15 @@
 //! Component samples to RGB, bit-equal to libjpeg-turbo's conversion and, for CMYK, to Pillow's.
 
 #[cfg(target_arch = "x86_64")]
-#[path = "colour_avx2.rs"]
+#[path = "color_avx2.rs"]
 mod avx2;
 
 use super::marker::Headers;
+use crate::simd::Simd;
 
-/// What the components of an image are.
+/// The meaning of an image's components.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Colour {
+pub(super) enum ColorSpace {
     Gray,
     Ycc,
     Rgb,
@@ -16,9 +17,9 @@ pub(super) enum Colour {
     Ycck,
 }
 
-impl Colour {
-    /// What libjpeg takes `components` for, by the markers of the file: JFIF, then Adobe, then the
-    /// components' ids.
+impl ColorSpace {
+    /// The color space that libjpeg assumes for components with these ids (`default_decompress_parms`
+    /// in jdapimin.c): by the JFIF marker, else by the Adobe marker, else by the ids.
     pub(super) fn of(headers: &Headers<'_>, ids: &[u8]) -> Self {
         match (ids, headers.adobe) {
             ([_], _) => Self::Gray,
@@ -31,31 +32,31 @@ impl Colour {
     }
 }
 
-/// One row of pixels from rows of samples, all `out.len() / 3` long.
-pub(super) fn row(colour: Colour, samples: [&[u8]; 4], out: &mut [u8]) {
+/// Writes one row of pixels from rows of samples, each `out.len() / 3` long.
+pub(super) fn row(simd: Simd, space: ColorSpace, samples: [&[u8]; 4], out: &mut [u8]) {
     let [a, b, c, d] = samples;
-    match colour {
-        Colour::Gray => {
+    match space {
+        ColorSpace::Gray => {
             for (pixel, &gray) in out.as_chunks_mut().0.iter_mut().zip(a) {
                 *pixel = [gray; 3];
             }
         }
-        Colour::Rgb => {
+        ColorSpace::Rgb => {
             for (pixel, ((&r, &g), &b)) in
                 out.as_chunks_mut().0.iter_mut().zip(a.iter().zip(b).zip(c))
             {
                 *pixel = [r, g, b];
             }
         }
-        Colour::Ycc => ycc(a, b, c, out),
-        Colour::Ycck => {
-            ycc(a, b, c, out);
-            // libjpeg: C, M, Y are what R, G, B would be, inverted.
+        ColorSpace::Ycc => ycc(simd, a, b, c, out),
+        ColorSpace::Ycck => {
+            ycc(simd, a, b, c, out);
+            // libjpeg converts YCCK to CMYK: C, M and Y are 255 minus R, G and B; K is unchanged.
             for (pixel, &k) in out.as_chunks_mut().0.iter_mut().zip(d) {
                 *pixel = cmyk(pixel.map(|sample| 255 - sample), k);
             }
         }
-        Colour::Cmyk => {
+        ColorSpace::Cmyk => {
             for (x, pixel) in out.as_chunks_mut().0.iter_mut().enumerate() {
                 *pixel = cmyk([a[x], b[x], c[x]], d[x]);
             }
@@ -63,19 +64,20 @@ pub(super) fn row(colour: Colour, samples: [&[u8]; 4], out: &mut [u8]) {
     }
 }
 
-/// Pillow's conversion of one pixel, which takes all CMYK for inverted, as Adobe writes it.
-fn cmyk(light: [u8; 3], light_black: u8) -> [u8; 3] {
-    let most = i32::from(light_black);
-    light.map(|light| {
-        let product = i32::from(255 - light) * most + 128;
-        (most - (((product >> 8) + product) >> 8)).clamp(0, 255) as u8
+/// Pillow's conversion of one pixel (`cmyk2rgb` in Convert.c). Pillow assumes that every CMYK JPEG
+/// stores inverted inks, as Adobe's do: 255 is no ink.
+fn cmyk(inverted: [u8; 3], inverted_black: u8) -> [u8; 3] {
+    let black = i32::from(inverted_black);
+    inverted.map(|ink| {
+        let product = i32::from(255 - ink) * black + 128;
+        (black - (((product >> 8) + product) >> 8)).clamp(0, 255) as u8
     })
 }
 
-fn ycc(y: &[u8], cb: &[u8], cr: &[u8], out: &mut [u8]) {
+fn ycc(simd: Simd, y: &[u8], cb: &[u8], cr: &[u8], out: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
-    if let Some(kernel) = avx2::Kernel::new() {
-        return kernel.ycc(y, cb, cr, out);
+    if let Some(avx2) = simd.avx2() {
+        return avx2::ycc(avx2, y, cb, cr, out);
     }
     ycc_scalar(y, cb, cr, out);
 }
@@ -108,35 +110,41 @@ fn pixel_of(y: u8, cb: u8, cr: u8) -> [u8; 3] {
 mod tests {
     use super::*;
 
+    /// Asserts that every level converts a row as plain Rust does.
+    fn assert_levels_agree(y: &[u8], cb: &[u8], cr: &[u8]) {
+        let converted = |simd| {
+            let mut out = vec![0; 3 * y.len()];
+            ycc(simd, y, cb, cr, &mut out);
+            out
+        };
+        let scalar = converted(Simd::SCALAR);
+        for simd in Simd::all() {
+            assert_eq!(converted(simd), scalar, "{simd:?}: y {y:?} cb {cb:?} cr {cr:?}");
+        }
+    }
+
     #[test]
-    fn simd_equals_scalar_for_all_chroma() {
+    fn every_level_gives_the_same_pixels_for_all_chroma() {
+        let cr: Vec<u8> = (0..=255).collect();
         for y in [0, 1, 77, 128, 254, 255] {
             for cb in 0..=255 {
-                let cr: Vec<u8> = (0..=255).collect();
-                let (y, cb) = ([y; 256], [cb; 256]);
-                let (mut fast, mut plain) = ([0; 768], [0; 768]);
-                ycc(&y, &cb, &cr, &mut fast);
-                ycc_scalar(&y, &cb, &cr, &mut plain);
-                assert_eq!(fast, plain, "y {} cb {}", y[0], cb[0]);
+                assert_levels_agree(&[y; 256], &[cb; 256], &cr);
             }
         }
     }
 
     #[test]
-    fn simd_equals_scalar_for_all_widths() {
+    fn every_level_gives_the_same_pixels_for_all_widths() {
         let samples: Vec<u8> = (0..300_u32).map(|i| ((i * i) >> 3) as u8).collect();
         for width in 1..100 {
             let [y, cb, cr] = [0, 70, 150].map(|from| &samples[from..from + width]);
-            let (mut fast, mut plain) = (vec![0; 3 * width], vec![0; 3 * width]);
-            ycc(y, cb, cr, &mut fast);
-            ycc_scalar(y, cb, cr, &mut plain);
-            assert_eq!(fast, plain, "width {width}");
+            assert_levels_agree(y, cb, cr);
         }
     }
 
     #[test]
-    fn primary_colours() {
-        // JFIF's matrix, by hand.
+    fn primary_colors_are_those_of_jfif() {
+        // Computed by hand from JFIF's matrix.
         assert_eq!(pixel_of(128, 128, 128), [128; 3]);
         assert_eq!(pixel_of(76, 85, 255), [254, 0, 0]);
         assert_eq!(pixel_of(29, 255, 107), [0, 0, 254]);

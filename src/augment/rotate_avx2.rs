@@ -1,18 +1,19 @@
-//! Rotations with AVX2: sixteen values of each channel, estimated as in [`super::estimate`].
+//! Rotations with AVX2: estimates from 16 neighbors, corrected as in `warp.rs`.
 //!
-//! The source is first widened to four floats a pixel (red, green, blue, 0), its edges repeated, so
-//! that two neighbouring pixels are one vector. A row of four pixels is two vectors; its sum over
-//! columns is kept in two halves, which are added once, after the sum over rows:
+//! The source is first widened to four floats a pixel (red, green, blue, 0), with its edges repeated,
+//! so that two neighboring pixels are one vector and no neighbor is outside. A row of four pixels p0
+//! to p3 is two vectors. Its two halves are added only once, after the sum over rows:
 //!
 //! ```text
-//!   sum over rows r of wy[r] * ( [p0 p1] * [wx0 wx1] + [p2 p3] * [wx2 wx3] ), then both halves
+//!   sum over rows r of  wy[r] * ( [p0 p1] * [wx0 wx1] + [p2 p3] * [wx2 wx3] )
+//!   then the upper half is added to the lower one: red, green, blue, 0
 //! ```
 //!
-//! The error: values are at most 255 and the sizes of four weights add up to at most 1.5. A weight is
-//! wrong by less than 3 * 2^-24: at most 2^-24 for the rounded fraction and 2 * 2^-24 for three fused
-//! multiplications, so that an axis adds less than 4 * 255 * 1.5 * 3 * 2^-24. Seven roundings of a sum
-//! of at most 255 * 1.5 * 1.5 add less than 7 * 574 * 2^-24. Together that is below 2^-10.2;
-//! [`MARGIN`] is 2^-10.
+//! The bound on the error: values are at most 255, and the magnitudes of four weights add up to at
+//! most 1.5. The error of a weight is less than 3 * 2^-24: at most 2^-24 from the rounded fraction
+//! and 2 * 2^-24 from three fused multiplications. An axis therefore adds less than
+//! 4 * 255 * 1.5 * 3 * 2^-24. Seven roundings of sums of at most 255 * 1.5 * 1.5 add less than
+//! 7 * 574 * 2^-24. The total is below 2^-10.2, and [`MARGIN`] is 2^-10.
 
 #![expect(unsafe_code, reason = "loads and stores of vectors")]
 
@@ -27,33 +28,30 @@ use std::arch::x86_64::{
     _mm256_setr_epi32, _mm256_setr_ps,
 };
 
-use super::estimate::Job;
+use super::warp::Transform;
 use crate::sample::{Interpolation, View};
-use crate::simd::Simd;
+use crate::simd::Avx2;
 
-/// Estimates nearer than this to a whole number are not trusted.
+/// The bound on the error of an estimate. Estimates nearer than this to a whole number are doubtful.
 const MARGIN: f32 = 1.0 / 1024.0;
 
-/// Pixels by which each edge is repeated: a cubic needs two, rounding of the position one.
+/// The number of pixels that repeat each edge: a cubic needs two, rounding of the position one.
 const EDGE: usize = 3;
 
-/// The source as floats.
+/// The source as four floats a pixel, with its edges repeated.
 #[derive(Debug, Default)]
-pub(super) struct Scratch {
-    wide: Vec<[f32; 4]>,
-}
+pub(super) struct WideSource(Vec<[f32; 4]>);
 
 /// Writes the transformed image to `out`.
-pub(super) fn transform(simd: Simd, job: &Job<'_>, out: &mut [u8], scratch: &mut Scratch) {
-    assert!(simd.avx2(), "the kernel needs AVX2");
-    // SAFETY: the CPU has AVX2 and with it FMA, asserted above.
+pub(super) fn warp(_: Avx2, transform: &Transform<'_>, out: &mut [u8], source: &mut WideSource) {
+    // SAFETY: the token proves AVX2 and FMA.
     unsafe {
-        widen(job.source, &mut scratch.wide);
-        rows(job, &scratch.wide, out);
+        widen(transform.source, &mut source.0);
+        rows(transform, &source.0, out);
     }
 }
 
-/// Writes the source with its edges repeated, as floats.
+/// Converts the source to floats and repeats its edges.
 #[target_feature(enable = "avx2,fma")]
 fn widen(source: View<'_>, wide: &mut Vec<[f32; 4]>) {
     let size = source.size();
@@ -65,7 +63,7 @@ fn widen(source: View<'_>, wide: &mut Vec<[f32; 4]>) {
         for (to, [r, g, b]) in inner.iter_mut().zip(source.row(y).as_chunks().0) {
             let bytes = _mm_cvtsi32_si128(i32::from_le_bytes([*r, *g, *b, 0]));
             let floats = _mm_cvtepi32_ps(_mm_cvtepu8_epi32(bytes));
-            // SAFETY: four floats are written to four floats.
+            // SAFETY: `to` has four floats.
             unsafe { _mm_storeu_ps(to.as_mut_ptr(), floats) };
         }
         let (first, last) = (row[EDGE], row[width - EDGE - 1]);
@@ -75,37 +73,41 @@ fn widen(source: View<'_>, wide: &mut Vec<[f32; 4]>) {
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn rows(job: &Job<'_>, wide: &[[f32; 4]], out: &mut [u8]) {
-    let size = job.source.size();
+fn rows(transform: &Transform<'_>, wide: &[[f32; 4]], out: &mut [u8]) {
+    let size = transform.source.size();
     let (width, height) = (size.width as usize + 2 * EDGE, size.height as usize + 2 * EDGE);
     assert_eq!(wide.len(), width * height, "widened source");
-    let curve = Curve::new(job.filter);
-    let [a, _, _, d, ..] = job.affine.0;
+    let curve = Curve::new(transform.filter);
+    let [a, _, _, d, ..] = transform.affine.0;
     let step = _mm_setr_pd(a, d);
-    for (y, inside, row) in job.rows(out) {
-        // One pixel on from the centres of pixels, so that truncation rounds down.
-        let (column, row_at) = (job.affine.column(0, y) + 0.5, job.affine.row(0, y) + 0.5);
+    for (y, inside, row) in transform.rows(out) {
+        // The centers of pixels are at halves; one pixel more, so that truncation rounds down.
+        let (column, row_at) =
+            (transform.affine.column(0, y) + 0.5, transform.affine.row(0, y) + 0.5);
         let start = _mm_setr_pd(column, row_at);
         let (pixels, _) = row.as_chunks_mut::<3>();
         for x in inside {
             let place = _mm_add_pd(start, _mm_mul_pd(step, _mm_set1_pd(f64::from(x))));
             let whole = _mm_cvttpd_epi32(place);
             let fraction = _mm_cvtpd_ps(_mm_sub_pd(place, _mm_cvtepi32_pd(whole)));
-            // Of the first of four values; one below zero becomes one far outside.
+            // The first of four neighbors. A negative position wraps to one far outside.
             let first = |whole: i32| (whole.cast_unsigned() as usize).wrapping_add(EDGE - 2);
             let column = first(_mm_cvtsi128_si32(whole));
             let row = first(_mm_extract_epi32::<1>(whole));
-            assert!(column <= width - 4 && row <= height - 4, "a point outside the source");
-            // SAFETY: four rows of four pixels from there on lie in `wide`, asserted above.
+            assert!(
+                column <= width - 4 && row <= height - 4,
+                "the neighbors are inside the widened source"
+            );
+            // SAFETY: four rows of four pixels from there on are within `wide`, as asserted above.
             let (value, certain) = unsafe {
                 value(wide.as_ptr().add(row * width + column), width, curve.weights(fraction))
             };
-            pixels[x as usize] = if certain { value } else { job.exact(x, y) };
+            pixels[x as usize] = if certain { value } else { transform.exact(x, y) };
         }
     }
 }
 
-/// The four weights as polynomials of the fraction, for columns and rows at once.
+/// The four weights as cubic polynomials of the fraction, for columns and rows at once.
 #[derive(Clone, Copy)]
 struct Curve([__m256; 4]);
 
@@ -126,7 +128,7 @@ impl Curve {
         Self(powers.map(|[a, b, c, d]| _mm256_setr_ps(a, b, c, d, a, b, c, d)))
     }
 
-    /// Weights of four columns, then of four rows, from the fractions of both.
+    /// The weights of four columns, then of four rows, at the fractions of both.
     #[target_feature(enable = "avx2,fma")]
     #[inline]
     fn weights(&self, fraction: __m128) -> __m256 {
@@ -140,17 +142,17 @@ impl Curve {
     }
 }
 
-/// The value of a pixel, and whether it is certain.
+/// The truncated estimate of a pixel, and whether it is certain.
 ///
 /// # Safety
-/// Four rows of four pixels, `width` pixels apart, must be readable from `source` on.
+/// Four rows of four pixels, `width` pixels apart, can be read from `source` on.
 #[target_feature(enable = "avx2,fma")]
 #[inline]
 unsafe fn value(source: *const [f32; 4], width: usize, weights: __m256) -> ([u8; 3], bool) {
     let pick = |a, b| _mm256_permutevar8x32_ps(weights, _mm256_setr_epi32(a, a, a, a, b, b, b, b));
     let (left, right) = (pick(0, 1), pick(2, 3));
     let down = [pick(4, 4), pick(5, 5), pick(6, 6), pick(7, 7)];
-    // SAFETY: the caller's condition; each load is half of a row of four pixels.
+    // SAFETY: each load is half of a row of four pixels, which the caller guarantees.
     let load = |row: usize, half: usize| unsafe {
         _mm256_loadu_ps(source.add(row * width + half * 2).cast())
     };
@@ -163,7 +165,7 @@ unsafe fn value(source: *const [f32; 4], width: usize, weights: __m256) -> ([u8;
     if !near_whole(value) {
         return (bytes(value), true);
     }
-    // Sixteen equal pixels: Pillow's differences are zero and the value is theirs.
+    // Of 16 equal pixels, all differences are zero in Pillow, and the result is the pixel.
     let first = load(0, 0);
     let pixel = _mm256_castps256_ps128(first);
     let all = _mm256_set_m128(pixel, pixel);
@@ -178,14 +180,14 @@ unsafe fn value(source: *const [f32; 4], width: usize, weights: __m256) -> ([u8;
 #[target_feature(enable = "avx2,fma")]
 #[inline]
 fn near_whole(value: __m128) -> bool {
-    // Added and subtracted, it rounds to the nearest whole number.
+    // 1.5 * 2^23: adding and subtracting it rounds to the nearest whole number.
     let round = _mm_set1_ps(12_582_912.0);
     let rest = _mm_sub_ps(value, _mm_sub_ps(_mm_add_ps(value, round), round));
     let size = _mm_and_ps(rest, _mm_set1_ps(f32::from_bits(0x7fff_ffff)));
     _mm_movemask_ps(_mm_cmplt_ps(size, _mm_set1_ps(MARGIN))) & 0b111 != 0
 }
 
-/// Clamped and truncated.
+/// Clamps and truncates.
 #[target_feature(enable = "avx2,fma")]
 #[inline]
 fn bytes(value: __m128) -> [u8; 3] {
