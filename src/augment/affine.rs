@@ -7,8 +7,8 @@
 use super::angle::cos_sin;
 use super::sampler::Affine;
 use super::warp::{Transform, WarpBuffers, warp};
-use crate::op::Op;
-use crate::sample::{Interpolation, Size, View};
+use crate::geometry::{Interpolation, Size, View};
+use crate::randaugment::Op;
 use crate::simd::Simd;
 
 /// The effect of a geometric operation.

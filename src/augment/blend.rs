@@ -3,7 +3,7 @@
 //! Source: Pillow 12, `src/libImaging/Blend.c`, `Convert.c` (`L24`), `Filter.c` (`ImagingFilter3x3`
 //! with `ImageFilter.SMOOTH`).
 
-use crate::sample::Size;
+use crate::geometry::Size;
 use crate::simd::{Simd, kernel};
 
 /// `degenerate + factor * (value - degenerate)` in single precision, clamped and truncated.

@@ -26,8 +26,8 @@ mod sampler;
 mod tests;
 mod warp;
 
-use crate::op::Op;
-use crate::sample::{Size, View};
+use crate::geometry::{Size, View};
+use crate::randaugment::Op;
 use crate::simd::Simd;
 use lookup::LookupTables;
 use warp::WarpBuffers;

@@ -29,7 +29,7 @@ use std::arch::x86_64::{
 };
 
 use super::warp::Transform;
-use crate::sample::{Interpolation, View};
+use crate::geometry::{Interpolation, View};
 use crate::simd::Avx2;
 
 /// The bound on the error of an estimate. Estimates nearer than this to a whole number are doubtful.

@@ -14,7 +14,7 @@
 
 use std::ops::Range;
 
-use crate::sample::{Interpolation, View};
+use crate::geometry::{Interpolation, View};
 
 /// An affine matrix. It maps the center `(x, y)` of an output pixel to the point
 /// `(a*x + b*y + c, d*x + e*y + f)` of the source.

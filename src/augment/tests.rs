@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::sampler::Affine;
 use super::warp::{Transform, exactly, warp};
 use super::*;
-use crate::sample::Interpolation;
+use crate::geometry::Interpolation;
 
 const FILL: [u8; 3] = [124, 116, 104];
 

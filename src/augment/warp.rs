@@ -5,11 +5,13 @@
 //! estimates the value in single precision, with a known bound on the error, [`MARGIN`]:
 //!
 //! ```text
-//!   ---|----------------------------------------|----------------------------------------|---
-//!      n          estimate anywhere here       n+1        -> n, whatever the error is
-//!   --[ ]--------------------------------------[ ]-- within MARGIN of a whole number: doubtful,
-//!                                                  the pixel is computed as Pillow does
+//!      n                                   n + 1
+//!   ---|-------------------------------------|---     between the brackets, the exact value and
+//!     [ ]                                   [ ]       the estimate truncate to the same byte, n
+//!                                                     inside the brackets, the estimate is doubtful
 //! ```
+//!
+//! Pixels with a doubtful byte are computed as Pillow does ([`sampler`](super::sampler)).
 //!
 //! The estimate of a byte, from its four neighbors v1 to v4 along one axis, where v2 is its center
 //! and the weights of all four add up to 1:
@@ -33,7 +35,7 @@
 
 use super::blend::truncate;
 use super::sampler::{Affine, sample};
-use crate::sample::{Interpolation, View};
+use crate::geometry::{Interpolation, View};
 use crate::simd::{Simd, kernel};
 
 /// The bound on the error of an estimate. Estimates nearer than this to a whole number are doubtful.

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use forebay_types::Digest;
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -16,7 +17,7 @@ use super::shard::Shard;
 use super::source::{Source, index_path};
 use super::{Dataset, DatasetError, Record, Summary, folder, read_file, webdataset};
 use crate::decode::{self, DecodeError, Decoder};
-use crate::sample::{Digest, Size};
+use crate::geometry::Size;
 
 /// Labels of tars without a `classes.txt` are below this.
 const MAX_NUMBERED_CLASSES: u32 = 1 << 20;

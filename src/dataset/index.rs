@@ -15,13 +15,13 @@
 use std::ops::Range;
 use std::path::{Component, Path};
 
+use forebay_types::Digest;
 use memmap2::Mmap;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::DatasetError;
 use super::map::map;
 use super::record::{POINTS, RECORD, Record, check, u32_at, u64_at};
-use crate::sample::Digest;
 
 pub(super) const MAGIC: [u8; 8] = *b"forebay\n";
 pub(super) const VERSION: u32 = 1;
@@ -301,7 +301,7 @@ mod tests {
     use super::super::build::write;
     use super::*;
     use crate::decode::{Color, Format};
-    use crate::sample::Size;
+    use crate::geometry::Size;
 
     fn sections() -> Vec<(u32, Vec<u8>)> {
         let record = |good, offset, name| Record {

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use forebay_types::Digest;
 use serde::{Serialize, Serializer};
 
 use super::Dataset;
-use crate::sample::Digest;
 
 /// A bad record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -34,11 +34,11 @@ use xxhash_rust::xxh3::xxh3_64;
 
 pub use build::{Progress, build};
 pub use error::DatasetError;
+use forebay_types::Digest;
 pub use inspect::{BadRecord, ClassCount, Spread, Summary};
 pub use record::Record;
 pub use source::index_path;
 
-use crate::sample::Digest;
 use index::Index;
 use shard::Shard;
 use source::Source;

@@ -3,7 +3,7 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::decode::{Color, Format};
-use crate::sample::Size;
+use crate::geometry::Size;
 
 /// Bytes of a [`Record`] in the index.
 pub(super) const RECORD: usize = 48;

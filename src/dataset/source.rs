@@ -4,7 +4,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::DatasetError;
-use crate::sample::Digest;
 
 /// A dataset as users keep it.
 #[derive(Debug)]
@@ -106,7 +105,7 @@ pub fn index_path(path: &Path, index_dir: Option<&Path>) -> PathBuf {
             let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
             let parent = parent.canonicalize().unwrap_or_else(|_| parent.to_path_buf());
             let place = parent.join(name.as_ref());
-            let digest = Digest::of(place.as_os_str().as_encoded_bytes()).to_string();
+            let digest = blake3::hash(place.as_os_str().as_encoded_bytes()).to_hex();
             dir.join(format!("{plain}-{}.forebay", &digest[..8]))
         }
     }

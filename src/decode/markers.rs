@@ -2,7 +2,7 @@
 //! refuses is an error here, what it shrugs at is not. Entropy-coded data is left to the caller.
 
 use super::{Color, DecodeError, Format, Header};
-use crate::sample::Size;
+use crate::geometry::Size;
 
 /// Sides beyond this are refused by libjpeg (`JPEG_MAX_DIMENSION`).
 const MAX_SIDE: u16 = 65_500;

@@ -24,7 +24,7 @@ use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 
-use crate::sample::{Rect, Size, View};
+use crate::geometry::{Rect, Size, View};
 use crate::simd::Simd;
 pub use jpeg::JpegError;
 

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageReader};
 
 use super::{Color, DecodeError, Format, Header, check_size};
-use crate::sample::Size;
+use crate::geometry::Size;
 
 /// Reads the header.
 pub(super) fn probe(format: Format, bytes: &[u8]) -> Result<Header, DecodeError> {

@@ -10,7 +10,7 @@ use super::huffman;
 use super::jpeg;
 use super::markers::{Event, HuffmanSpec, Markers, Scan};
 use super::{DecodeError, check_size};
-use crate::sample::Size;
+use crate::geometry::Size;
 
 /// Pillow's verdict.
 pub(super) fn pillow(bytes: &[u8], limit: u64) -> Result<(), DecodeError> {

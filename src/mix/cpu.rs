@@ -3,8 +3,8 @@
 //! A sample's partner is its mirror in the microbatch, so samples i and n - 1 - i need each other and
 //! nobody else: both are mixed together, row by row, from a copy of one row.
 
+use crate::geometry::Size;
 use crate::plan::{MixKind, MixPlan, MixSample};
-use crate::sample::Size;
 use crate::simd::{Simd, kernel};
 
 /// Mixes a microbatch in place: u8 pixels in NHWC, one sample after the other.

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use super::Cuda;
 use super::{Normalise, Output, convert, cpu, dense_target};
 use crate::error::Error;
+use crate::geometry::Size;
 use crate::gpu::{DeviceError, HostBytes, HostMemory};
 use crate::plan::{MixKind, MixPlan, MixSample};
-use crate::sample::Size;
 
 /// A device by name: `cpu`, `cuda` for the first GPU, `cuda:N`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -16,8 +16,8 @@ mod twin;
 
 use half::{bf16, f16};
 
+use crate::geometry::Size;
 use crate::recipe::Recipe;
-use crate::sample::Size;
 
 #[cfg(feature = "cuda")]
 pub use cuda::{Cuda, MIX_BYTES, MIX_KERNELS, mix_entry};

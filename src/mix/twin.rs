@@ -5,9 +5,9 @@ use half::{bf16, f16};
 use proptest::prelude::*;
 
 use super::{DType, Layout, Normalise, Output, convert, cpu};
+use crate::geometry::{Rect, Size};
 use crate::plan::{MixKind, MixPlan, MixSample, cutmix_f32, mixup_f32};
 use crate::recipe::RecipeSpec;
-use crate::sample::{Rect, Size};
 
 /// What MixUp and CutMix do to a sample.
 #[derive(Clone, Copy)]

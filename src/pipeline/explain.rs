@@ -1,13 +1,14 @@
 //! The plan of a microbatch, for people and for replay in other tools.
 
+use forebay_types::Digest;
 use serde::{Serialize, Serializer};
 
 use super::Request;
 use super::make::Samples;
 use crate::error::Error;
+use crate::geometry::{Interpolation, Rect, Size};
 use crate::plan::{self, MixKind, MixSample};
 use crate::recipe::MixMode;
-use crate::sample::{Digest, Interpolation, Rect, Size};
 
 /// What happens to each sample of a microbatch. Its JSON form is documented in the README and stable.
 #[derive(Clone, Debug, Serialize)]

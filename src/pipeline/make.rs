@@ -20,12 +20,12 @@ use crate::batch::Ring;
 use crate::dataset::Dataset;
 use crate::decode::Decoder;
 use crate::error::Error;
+use crate::geometry::Size;
 use crate::mix::{self, Mixer, Normalise, Work as Mixing};
 use crate::order::Sequence;
 use crate::plan::{self, MicrobatchName};
 use crate::recipe::Recipe;
 use crate::resize::Resizer;
-use crate::sample::Size;
 
 /// A pool of threads, the scratch memory of each, and what they make early.
 pub(super) struct Workers {

@@ -14,10 +14,10 @@ use super::shared::{Claim, Step};
 use super::timings::{Laps, Stages};
 use super::works::Wishes;
 use crate::error::Error;
+use crate::geometry::{Rect, Size};
 use crate::order::Sequence;
 use crate::plan::{self, SamplePlan};
 use crate::resize::Resample;
-use crate::sample::{Rect, Size};
 
 /// What every sample of a microbatch shares.
 pub(super) struct Work<'a> {

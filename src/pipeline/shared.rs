@@ -30,9 +30,10 @@ use std::collections::btree_map::Entry;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
+use forebay_types::Digest;
+
 use super::lock;
 use crate::batch::{Ring, Slab};
-use crate::sample::Digest;
 
 /// Microbatches that may be asked for before a step that nobody asks for any more is judged and
 /// forgotten: eight steps of the paper's eight microbatches.

@@ -19,13 +19,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use forebay_types::Digest;
+
 use super::cache::Cache;
 use super::fair::{Charge, Fair};
 use super::{Done, Microbatch, Request, Timings, lock};
 use crate::batch::Ring;
 use crate::error::Error;
 use crate::mix::{DType, Layout};
-use crate::sample::Digest;
 
 /// Who asks, and whether it still waits.
 #[derive(Clone, Debug)]

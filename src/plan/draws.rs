@@ -3,8 +3,8 @@
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 
+use crate::geometry::Interpolation;
 use crate::recipe::Filter;
-use crate::sample::Interpolation;
 
 /// What a stream of random numbers decides. The numbers are part of the recipe's semantics.
 #[derive(Clone, Copy)]

@@ -3,8 +3,8 @@
 use super::draws::{Draws, Purpose};
 use super::pixels;
 use crate::error::Error;
+use crate::geometry::{Rect, Size};
 use crate::recipe::{Mix, MixMode, Recipe};
-use crate::sample::{Rect, Size};
 
 /// What MixUp and CutMix do to a microbatch: one entry a sample. The partner of sample i of n is
 /// n - 1 - i, as in timm.

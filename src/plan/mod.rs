@@ -8,9 +8,9 @@
 mod draws;
 mod mix;
 
-use crate::op::{MAX_MAGNITUDE, NAMES, Op};
+use crate::geometry::{Interpolation, Rect, Size};
+use crate::randaugment::{MAX_MAGNITUDE, NAMES, Op};
 use crate::recipe::{Crop, Recipe};
-use crate::sample::{Interpolation, Rect, Size};
 use draws::{Draws, Purpose};
 
 pub use mix::{

@@ -8,9 +8,10 @@
 mod canonical;
 mod resolve;
 
+use forebay_types::Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::sample::{Digest, Interpolation};
+use crate::geometry::Interpolation;
 
 pub use canonical::difference;
 pub use resolve::{PRESETS, RecipeSource, RecipeSpec};
@@ -169,7 +170,7 @@ pub enum MixMode {
 impl Recipe {
     /// The BLAKE3 digest of the canonical form.
     pub fn digest(&self) -> Digest {
-        Digest::of(self.canonical().as_bytes())
+        Digest(*blake3::hash(self.canonical().as_bytes()).as_bytes())
     }
 
     /// Samples of a full microbatch.
@@ -225,7 +226,7 @@ impl Recipe {
         if augment.ops > limits::OPS {
             return fail("randaugment.ops", format!("{} is over {}", augment.ops, limits::OPS));
         }
-        within("randaugment.magnitude", augment.magnitude, 0.0, crate::op::MAX_MAGNITUDE)?;
+        within("randaugment.magnitude", augment.magnitude, 0.0, crate::randaugment::MAX_MAGNITUDE)?;
         within("randaugment.std", augment.std, 0.0, 100.0)?;
         within("randaugment.probability", augment.probability, 0.0, 1.0)?;
         within("mix.probability", self.mix.probability, 0.0, 1.0)?;

@@ -35,7 +35,7 @@ use std::arch::x86_64::{
 use super::rows::{PaddedRows, ROWS};
 use super::scalar;
 use super::weights::{WEIGHT_BITS, Weights};
-use crate::sample::View;
+use crate::geometry::View;
 use crate::simd::Avx2;
 
 /// Bits of the lower part of a weight.

@@ -36,7 +36,7 @@ use std::arch::x86_64::{
 
 use super::rows::{PaddedRows, ROWS};
 use super::weights::{WEIGHT_BITS, Weights};
-use crate::sample::View;
+use crate::geometry::View;
 use crate::simd::Avx512;
 
 /// The number of columns that the horizontal pass computes at once. Their 15 sums take all lanes of

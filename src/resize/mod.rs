@@ -29,7 +29,7 @@ mod scalar;
 mod tests;
 mod weights;
 
-use crate::sample::{Interpolation, Rect, Size, View};
+use crate::geometry::{Interpolation, Rect, Size, View};
 use crate::simd::Simd;
 use passes::Passes;
 use weights::{Axis, Weights};

@@ -2,7 +2,7 @@
 
 use super::scalar;
 use super::weights::Weights;
-use crate::sample::View;
+use crate::geometry::View;
 use crate::simd::Simd;
 
 /// The kernels of both passes, and the memory that they reuse.

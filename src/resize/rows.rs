@@ -1,6 +1,6 @@
 //! Rows of the source in groups of four, for kernels that read past the end of a row.
 
-use crate::sample::View;
+use crate::geometry::View;
 
 /// The number of rows that the horizontal pass computes at once.
 pub(super) const ROWS: usize = 4;

@@ -17,7 +17,7 @@
 
 use std::ops::Range;
 
-use crate::sample::Interpolation;
+use crate::geometry::Interpolation;
 use crate::simd::{Simd, kernel};
 
 /// Fractional bits of a weight: 8 bits of result and 2 for overshoot leave 22 of 32.

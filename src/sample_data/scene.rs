@@ -2,7 +2,7 @@
 
 use std::f64::consts::TAU;
 
-use crate::sample::Size;
+use crate::geometry::Size;
 
 /// Shapes, textures and layouts tell so many classes apart; the kinds of ground the rest.
 const OBJECT_CLASSES: u32 = 8 * 6 * 3;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use forebay::augment::Augmenter;
-use forebay::op::{self, Op};
+use forebay::randaugment::{NAMES, Op};
 use forebay::{Interpolation, Simd};
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
@@ -17,7 +17,7 @@ pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
     let Some(cases) = case::read(folder, "03_randaug") else { return Vec::new() };
     let mut trials = case::trials(folder, "03_randaug", &cases["cases"], operation);
     let levels = forebay_tests::json(&folder.join("03_randaug/level_to_arg.json"));
-    for (index, name) in op::NAMES.iter().enumerate() {
+    for (index, name) in NAMES.iter().enumerate() {
         let table = levels["table"][name].clone();
         let trial = format!("03_randaug/level_to_arg/{name}");
         trials.push(Trial::test(trial, move || arguments(index, &table)));

@@ -4,8 +4,9 @@
 use std::path::Path;
 
 use forebay::plan::{self, MicrobatchName, MixKind};
+use forebay::randaugment::NAMES;
 use forebay::recipe::{Recipe, RecipeSpec};
-use forebay::{Op, Size, op};
+use forebay::{Op, Size};
 use forebay_tests::json;
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
@@ -161,7 +162,7 @@ fn rand_augment(name: &str, case: &Value) -> Result<(), Failed> {
         frequency(&format!("{count} applied"), ours, m, expected.as_f64().expect("a number"), n)?;
     }
     let all: Vec<Op> = drawn.into_iter().flatten().collect();
-    for name in op::NAMES {
+    for name in NAMES {
         let picked = &case["picked_fraction_per_slot"][name];
         let applied = case["applied_given_picked"][name].as_f64().expect("a fraction");
         let expected = (picked[0].as_f64().expect("a number")

@@ -5,7 +5,7 @@
 //! refused where libjpeg-turbo refuses it, since that is whose verdict Pillow gives.
 
 use super::JpegError;
-use crate::sample::Size;
+use crate::geometry::Size;
 
 /// The position of each coefficient in its 8 x 8 block, in the order in which a file codes them
 /// (T.81 figure A.6).

@@ -39,7 +39,7 @@ mod upsample;
 
 use std::num::NonZeroU16;
 
-use crate::sample::{Rect, Size, View};
+use crate::geometry::{Rect, Size, View};
 use crate::simd::Simd;
 use bits::Window;
 use buffered::Coefficients;

@@ -16,7 +16,7 @@ use super::idct;
 use super::marker::{Component, Frame, MAX_COMPONENTS};
 use super::scan::Block;
 use super::upsample::{self, Upsampling};
-use crate::sample::Rect;
+use crate::geometry::Rect;
 use crate::simd::Simd;
 
 /// Samples before the first one of a ring row, and after the last block: room for the copies of
@@ -97,7 +97,7 @@ impl Geometry {
     }
 
     /// The rows and columns of the pixels under which samples are needed for a box.
-    fn reach(&self, region: Rect, size: crate::sample::Size) -> (Range<u32>, Range<u32>) {
+    fn reach(&self, region: Rect, size: crate::geometry::Size) -> (Range<u32>, Range<u32>) {
         let reach = |first: u32, count: u32, end: u32, fancy: bool| {
             let margin = u32::from(fancy);
             first.saturating_sub(margin)..(first + count + margin).min(end)

@@ -5,10 +5,10 @@
 use std::ops::Range;
 
 use super::parts::Part;
+use crate::geometry::Rect;
 use crate::gpu::{Arg, Device, DeviceError, Grid, Kernel, Lane, Pinned};
 use crate::mix::{Layout, Work};
 use crate::plan::{MixKind, MixSample};
-use crate::sample::Rect;
 
 /// Most samples of a part.
 const MOST: usize = 4096;

@@ -1,11 +1,11 @@
-//! RandAugment's fifteen operations as data: timm's "increasing" set, with the arguments that timm's
-//! functions get. What they do to pixels is in [`crate::augment`].
+//! RandAugment's fifteen operations as data: timm's "increasing" set, each with the argument of
+//! timm's function. [`crate::augment`] applies them to pixels; the plan only names them.
 //!
 //! Source: timm 1.0.31, `timm/data/auto_augment.py` (`_RAND_INCREASING_TRANSFORMS`, `LEVEL_TO_ARG`).
 
-use crate::sample::Interpolation;
+use crate::geometry::Interpolation;
 
-/// One operation with its argument.
+/// An operation with its argument.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Op {
     /// `ImageOps.autocontrast`.
@@ -14,13 +14,13 @@ pub enum Op {
     Equalize,
     /// `ImageOps.invert`.
     Invert,
-    /// Counter-clockwise about the centre, in degrees.
+    /// Rotates counter-clockwise about the center, by degrees.
     Rotate(f64, Interpolation),
-    /// Bits kept of each channel, 0 to 8.
+    /// Keeps this many upper bits of each channel, 0 to 8.
     Posterize(u8),
-    /// Values at or above the threshold (0 to 256) are inverted.
+    /// Inverts values at or above the threshold, 0 to 256.
     Solarize(u16),
-    /// Adds to values below 128, and clips at 255.
+    /// Adds to values below 128, and saturates at 255.
     SolarizeAdd(u8),
     /// `ImageEnhance.Color` factor.
     Color(f64),
@@ -40,7 +40,7 @@ pub enum Op {
     TranslateYRel(f64, Interpolation),
 }
 
-/// timm's names, in the order in which `np.random.choice` numbers them.
+/// timm's names, by the index that `np.random.choice` draws.
 pub const NAMES: [&str; 15] = [
     "AutoContrast",
     "Equalize",
@@ -59,15 +59,15 @@ pub const NAMES: [&str; 15] = [
     "TranslateYRel",
 ];
 
-/// The magnitude of full effect; timm's `_LEVEL_DENOM`.
+/// The magnitude of the full effect, timm's `_LEVEL_DENOM`.
 pub const MAX_MAGNITUDE: f64 = 10.0;
 
 impl Op {
-    /// The operation that timm applies for the op numbered `index` in [`NAMES`], at a magnitude of
-    /// `0..=10`, mirrored if `negative` where the operation has a sign.
+    /// The operation that timm applies for the index of a name in [`NAMES`] and a magnitude in
+    /// `0..=10`. `negative` negates the argument of operations that have a sign.
     ///
     /// # Panics
-    /// When `index` is not below 15 or the magnitude is out of range.
+    /// Panics if `index` is not below 15 or the magnitude is out of range.
     pub fn at(index: usize, magnitude: f64, negative: bool, filter: Interpolation) -> Self {
         assert!((0.0..=MAX_MAGNITUDE).contains(&magnitude), "magnitude {magnitude}");
         let level = magnitude / MAX_MAGNITUDE;
@@ -89,15 +89,16 @@ impl Op {
             12 => Self::ShearY(signed(level * 0.3), filter),
             13 => Self::TranslateXRel(signed(level * 0.45), filter),
             14 => Self::TranslateYRel(signed(level * 0.45), filter),
-            _ => panic!("there are 15 operations, {index} is none of them"),
+            _ => panic!("index {index} of an operation: expected 0 to 14"),
         }
     }
 
-    /// The operation of timm's name with the argument that timm's function gets (`None` where it
-    /// gets none); `None` where there is no such operation or the argument is out of its range.
+    /// The operation with timm's name and the argument of timm's function, which is `None` for
+    /// functions without one. Returns `None` if no operation has the name, or if the argument is out
+    /// of its range.
     pub fn from_arg(name: &str, arg: Option<f64>, filter: Interpolation) -> Option<Self> {
         let arg = || arg.filter(|value| value.is_finite());
-        let whole = |most: f64| arg().filter(|v| (0.0..=most).contains(v) && v.fract() == 0.0);
+        let whole = |max: f64| arg().filter(|v| (0.0..=max).contains(v) && v.fract() == 0.0);
         Some(match name {
             "AutoContrast" => Self::AutoContrast,
             "Equalize" => Self::Equalize,
@@ -139,7 +140,7 @@ impl Op {
         }]
     }
 
-    /// The number that timm's function gets, if any.
+    /// The argument of timm's function, if it has one.
     pub fn arg(&self) -> Option<f64> {
         match *self {
             Self::AutoContrast | Self::Equalize | Self::Invert => None,
@@ -157,7 +158,7 @@ impl Op {
         }
     }
 
-    /// The filter, for the geometric operations.
+    /// The filter of a geometric operation.
     pub const fn interpolation(&self) -> Option<Interpolation> {
         match *self {
             Self::Rotate(_, filter)
@@ -170,14 +171,14 @@ impl Op {
     }
 }
 
-/// Python's `int()` of a value known to lie in `0..=255`.
+/// Python's `int()` of a value in `0..=255`.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in range")]
 fn truncate(value: f64) -> u8 {
     debug_assert!((0.0..256.0).contains(&value));
     value as u8
 }
 
-/// Python's `int()` of a value known to lie in `0..=65535`.
+/// Python's `int()` of a value in `0..=65535`.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in range")]
 fn truncate16(value: f64) -> u16 {
     debug_assert!((0.0..65536.0).contains(&value));

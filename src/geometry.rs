@@ -1,4 +1,4 @@
-//! The nouns that every stage shares: sizes, boxes, views of pixels, digests.
+//! Sizes, boxes and views of RGB pixels: the types that all stages share.
 
 use std::fmt;
 
@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 /// Height and width in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Size {
-    /// Rows.
+    /// The number of rows.
     pub height: u32,
-    /// Columns.
+    /// The number of columns.
     pub width: u32,
 }
 
@@ -19,12 +19,12 @@ impl Size {
         Self { height: side, width: side }
     }
 
-    /// The box that covers the whole of an image of this size.
+    /// The box that covers an image of this size.
     pub const fn whole(self) -> Rect {
         Rect { top: 0, left: 0, height: self.height, width: self.width }
     }
 
-    /// Bytes of an RGB image of this size, 8 bits a channel.
+    /// The number of bytes of an RGB image of this size, of 8 bits a channel.
     pub const fn rgb_bytes(self) -> usize {
         self.height as usize * self.width as usize * 3
     }
@@ -33,13 +33,13 @@ impl Size {
 /// A box in an image, in pixels: rows `top..top+height`, columns `left..left+width`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Rect {
-    /// First row.
+    /// The first row.
     pub top: u32,
-    /// First column.
+    /// The first column.
     pub left: u32,
-    /// Rows.
+    /// The number of rows.
     pub height: u32,
-    /// Columns.
+    /// The number of columns.
     pub width: u32,
 }
 
@@ -49,7 +49,7 @@ impl Rect {
         Size { height: self.height, width: self.width }
     }
 
-    /// The smallest box that holds both.
+    /// The smallest box that contains both.
     #[must_use]
     pub fn union(self, other: Self) -> Self {
         let (top, left) = (self.top.min(other.top), self.left.min(other.left));
@@ -58,12 +58,12 @@ impl Rect {
         Self { top, left, height: bottom - top, width: right - left }
     }
 
-    /// Pixels in the box.
+    /// The number of pixels in the box.
     pub const fn area(self) -> u64 {
         self.height as u64 * self.width as u64
     }
 
-    /// Whether the box is not empty and lies inside an image of the given size.
+    /// Whether the box is not empty and is inside an image of the given size.
     pub const fn fits(self, size: Size) -> bool {
         self.height > 0
             && self.width > 0
@@ -72,9 +72,9 @@ impl Rect {
     }
 }
 
-/// The filter of a resize, or of a geometric augmentation.
+/// The filter of a resize or of a geometric augmentation.
 ///
-/// Pillow uses two cubics: a = -0.5 to resize, a = -1 in `Image.transform` and `Image.rotate`.
+/// Pillow has two cubics: a = -0.5 for a resize, and a = -1 in `Image.transform` and `Image.rotate`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Interpolation {
@@ -84,7 +84,7 @@ pub enum Interpolation {
     Bicubic,
 }
 
-/// Interleaved RGB pixels, 8 bits a channel, rows `stride` bytes apart.
+/// A view of an image: interleaved RGB pixels of 8 bits a channel, in rows `stride` bytes apart.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
     data: &'a [u8],
@@ -96,7 +96,7 @@ impl<'a> View<'a> {
     /// A view of tightly packed pixels.
     ///
     /// # Panics
-    /// When `data` does not hold exactly `size.rgb_bytes()`.
+    /// Panics if the length of `data` is not `size.rgb_bytes()`.
     pub fn new(data: &'a [u8], size: Size) -> Self {
         assert_eq!(data.len(), size.rgb_bytes(), "pixels of a {size:?} image");
         Self { data, stride: size.width as usize * 3, size }
@@ -107,7 +107,7 @@ impl<'a> View<'a> {
         self.size
     }
 
-    /// Bytes from one row to the next.
+    /// The number of bytes from one row to the next.
     pub const fn stride(&self) -> usize {
         self.stride
     }
@@ -120,7 +120,7 @@ impl<'a> View<'a> {
     /// The part of the view inside a box.
     ///
     /// # Panics
-    /// When the box is empty or does not lie inside the view.
+    /// Panics if the box is empty or not inside the view.
     #[must_use]
     pub fn crop(&self, rect: Rect) -> Self {
         assert!(rect.fits(self.size), "box {rect:?} in a view of {:?}", self.size);
@@ -142,35 +142,12 @@ impl fmt::Debug for View<'_> {
     }
 }
 
-/// A BLAKE3 digest, written as 64 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Digest(pub [u8; 32]);
-
-impl Digest {
-    /// The digest of some bytes.
-    pub fn of(bytes: &[u8]) -> Self {
-        Self(*blake3::hash(bytes).as_bytes())
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn crop_of_a_crop_is_the_box_in_the_box() {
+    fn a_crop_of_a_crop_is_relative_to_the_first_crop() {
         let size = Size { height: 5, width: 7 };
         let pixels: Vec<u8> = (0..size.rgb_bytes()).map(|i| u8::try_from(i).unwrap()).collect();
         let outer = View::new(&pixels, size).crop(Rect { top: 1, left: 2, height: 4, width: 4 });
@@ -189,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_box_beyond_the_image_does_not_fit() {
+    fn a_box_past_the_edge_of_the_image_does_not_fit() {
         let size = Size { height: 5, width: 7 };
         assert!(size.whole().fits(size));
         assert!(!Rect { top: 1, left: 0, height: 5, width: 1 }.fits(size));
