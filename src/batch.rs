@@ -42,7 +42,7 @@ struct State {
 impl Ring {
     /// A ring whose buffers take at most `limit` bytes together.
     pub fn new(limit: usize) -> Self {
-        Self::of(limit, HostMemory::Plain)
+        Self::of(limit, HostMemory::Pageable)
     }
 
     /// A ring of such memory.

@@ -1,4 +1,4 @@
-//! A GPU, found and opened; its kernels, compiled.
+//! Opens a GPU and compiles its kernels.
 
 #![expect(unsafe_code, reason = "calls of the CUDA driver")]
 
@@ -11,83 +11,86 @@ use cudarc::nvrtc::{self, CompileError, CompileOptions};
 
 use super::{DeviceError, Lane, Pinned};
 
-/// A GPU. Clones are the same one.
+/// A GPU that is open: it has a driver, a context and a compiler. Clones share the context.
 #[derive(Clone)]
-pub struct Device {
+pub struct Gpu {
     pub(super) context: Arc<CudaContext>,
     number: u32,
 }
 
-/// A function that runs on the GPU.
+/// A compiled kernel, loaded on a GPU.
 #[derive(Clone, Debug)]
 pub struct Kernel(pub(super) CudaFunction);
 
-impl Device {
-    /// Opens the GPU of a number, counted from 0.
+impl Gpu {
+    /// Opens the GPU with a number, counted from 0.
     ///
     /// # Errors
-    /// When the driver or the compiler is not on this machine, or there is no such GPU.
+    /// [`DeviceError::NoLibrary`] if the driver or the compiler is not installed,
+    /// [`DeviceError::NoDevice`] if the machine has no GPU with this number, and
+    /// [`DeviceError::Driver`] if the driver fails.
     pub fn open(number: u32) -> Result<Self, DeviceError> {
         let missing = |library, help| DeviceError::NoLibrary { device: number, library, help };
-        // SAFETY: loading the driver's libraries runs their initialisers, which is what they are for.
+        // SAFETY: loading a library runs its initializers, and these are NVIDIA's own libraries.
         let [cuda, nvrtc] = unsafe { [sys::is_culib_present(), nvrtc::sys::is_culib_present()] };
         if !cuda {
             return Err(missing("libcuda", "install the NVIDIA driver"));
         }
         if !nvrtc {
-            let help = "install CUDA 12's NVRTC and have LD_LIBRARY_PATH lead to it";
+            let help = "install NVRTC of CUDA 12 and add its directory to LD_LIBRARY_PATH";
             return Err(missing("libnvrtc", help));
         }
         let count = match CudaContext::device_count() {
             Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => Ok(0),
             count => count,
         };
-        let count = u32::try_from(count.map_err(failed(number, "counting the GPUs"))?).unwrap_or(0);
+        let count = u32::try_from(count.map_err(failed(number, "counting GPUs"))?).unwrap_or(0);
         if number >= count {
             return Err(DeviceError::NoDevice { device: number, count });
         }
         let context =
             CudaContext::new(number as usize).map_err(failed(number, "opening the GPU"))?;
-        // SAFETY: nothing is allocated yet. Lanes and `Pinned` order their work themselves.
+        // SAFETY: nothing is allocated yet, and from here on `Lane` and `Pinned` order all work.
         unsafe { context.disable_event_tracking() };
         Ok(Self { context, number })
     }
 
-    /// Which it is.
+    /// The number of the GPU.
     pub const fn number(&self) -> u32 {
         self.number
     }
 
-    /// Makes it the calling thread's GPU, for libraries that ask the driver for that one.
+    /// Binds the context to the calling thread, for libraries that use the current context.
     ///
     /// # Errors
-    /// When the driver fails.
+    /// [`DeviceError::Driver`] if the driver fails.
     pub fn bind(&self) -> Result<(), DeviceError> {
-        self.context.bind_to_thread().map_err(self.failed("choosing the GPU"))
+        self.context.bind_to_thread().map_err(self.failed("binding the context to a thread"))
     }
 
-    /// The GPU's own name.
+    /// The model name of the GPU.
     ///
     /// # Errors
-    /// When the driver fails.
+    /// [`DeviceError::Driver`] if the driver fails.
     pub fn name(&self) -> Result<String, DeviceError> {
-        self.context.name().map_err(self.failed("asking for the GPU's name"))
+        self.context.name().map_err(self.failed("reading the name of the GPU"))
     }
 
-    /// The bytes a second that its memory moves at most, by its clock and width; `None` where the
-    /// driver does not tell.
+    /// The peak memory bandwidth in bytes a second, from clock rate and bus width. `None` if the
+    /// driver does not report them.
     pub fn bandwidth(&self) -> Option<f64> {
         let attribute = |attribute| self.context.attribute(attribute).ok().filter(|&n| n > 0);
         let kilohertz = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?;
         let bits = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?;
-        // Data move on both edges of the clock.
+        // Data is transferred on both edges of the clock.
         Some(2.0 * f64::from(kilohertz) * 1000.0 * f64::from(bits) / 8.0)
     }
 
-    /// Compiles a file of kernels and loads those of the given names.
+    /// Compiles a file of kernels and loads the kernels with the given names.
     ///
     /// # Errors
-    /// With the compiler's words, when it refuses.
+    /// [`DeviceError::Compile`] with the compiler's log if the file does not compile, and
+    /// [`DeviceError::Driver`] if the driver fails or has no kernel with one of the names.
     pub fn compile<const N: usize>(
         &self,
         file: &'static str,
@@ -95,8 +98,8 @@ impl Device {
         names: [&str; N],
     ) -> Result<[Kernel; N], DeviceError> {
         let capability = self.context.compute_capability();
-        let (major, minor) = capability.map_err(self.failed("asking for the capability"))?;
-        // No contraction to fused multiply-adds: the twins on the CPU have none.
+        let (major, minor) = capability.map_err(self.failed("reading the compute capability"))?;
+        // Without contraction to fused multiply-adds, as the twins on the CPU.
         let options = CompileOptions {
             name: Some(file.to_owned()),
             fmad: Some(false),
@@ -111,30 +114,30 @@ impl Device {
             DeviceError::Compile { device: self.number, file, log }
         })?;
         let module = self.context.load_module(compiled);
-        let module = module.map_err(self.failed("loading the kernels"))?;
+        let module = module.map_err(self.failed("loading kernels"))?;
         let kernels = names.map(|name| module.load_function(name).map(Kernel));
         let kernels = kernels.into_iter().collect::<Result<Vec<_>, _>>();
         let kernels = kernels.map_err(self.failed("finding a kernel"))?;
-        Ok(kernels.try_into().expect("one for each name"))
+        Ok(kernels.try_into().expect("one kernel for each name"))
     }
 
-    /// A stream with so many bytes of the GPU's memory.
+    /// Creates a stream with `bytes` bytes of device memory.
     ///
     /// # Errors
-    /// When the memory is not there.
+    /// [`DeviceError::Driver`] if the memory cannot be allocated.
     pub fn lane(&self, number: usize, bytes: usize) -> Result<Lane, DeviceError> {
         Lane::new(self, number, bytes)
     }
 
-    /// Page-locked memory of the host, all zeros.
+    /// Allocates page-locked host memory, which is zeroed.
     ///
     /// # Errors
-    /// When the memory is not there.
+    /// [`DeviceError::Driver`] if the memory cannot be allocated.
     pub fn pinned(&self, len: usize) -> Result<Pinned, DeviceError> {
         Pinned::new(self, len)
     }
 
-    /// Makes a driver's error one of ours.
+    /// Converts an error of the driver. `call` says what was being done.
     pub(super) fn failed(&self, call: &'static str) -> impl Fn(DriverError) -> DeviceError {
         failed(self.number, call)
     }
@@ -144,7 +147,7 @@ fn failed(device: u32, call: &'static str) -> impl Fn(DriverError) -> DeviceErro
     move |error| DeviceError::Driver { device, call, status: format!("{:?}", error.0) }
 }
 
-impl fmt::Debug for Device {
+impl fmt::Debug for Gpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cuda:{}", self.number)
     }

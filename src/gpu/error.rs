@@ -1,66 +1,66 @@
-//! What can go wrong with a GPU.
+//! Errors of GPUs.
 
-/// An error of a device: the turn of whoever runs the machine.
+/// An error of a GPU. The operator of the machine can act on it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeviceError {
-    /// The feature `cuda` is off.
+    /// This build does not have the feature `cuda`.
     #[error(
         "cuda:{device}: this forebay was built without CUDA; build it with `--features cuda`, or use --device cpu"
     )]
     NotBuilt {
-        /// The device asked for.
+        /// The number of the requested GPU.
         device: u32,
     },
-    /// A library of CUDA's is not on this machine.
-    #[error("cuda:{device}: {library} is not found; {help}, or use --device cpu")]
+    /// A CUDA library is not installed.
+    #[error("cuda:{device}: {library} was not found; {help}, or use --device cpu")]
     NoLibrary {
-        /// The device asked for.
+        /// The number of the requested GPU.
         device: u32,
         /// `libcuda` or `libnvrtc`.
         library: &'static str,
-        /// What to do about it.
+        /// The action that installs it.
         help: &'static str,
     },
-    /// The machine has no GPU of that number.
+    /// The machine has no GPU with the requested number.
     #[error(
-        "cuda:{device}: the driver sees {count} GPUs, numbered from 0; use one of those, or --device cpu"
+        "cuda:{device}: the machine has {count} GPUs, numbered from 0; use one of them, or --device cpu"
     )]
     NoDevice {
-        /// The device asked for.
+        /// The number of the requested GPU.
         device: u32,
-        /// How many there are.
+        /// The number of GPUs.
         count: u32,
     },
-    /// A kernel does not compile for the device.
+    /// A kernel does not compile for the GPU.
     #[error("cuda:{device}: {file} does not compile for this GPU: {log}")]
     Compile {
-        /// The device.
+        /// The number of the GPU.
         device: u32,
-        /// The kernel's source.
+        /// The source file.
         file: &'static str,
-        /// What the compiler said.
+        /// The log of the compiler.
         log: String,
     },
-    /// A call of the driver failed.
+    /// A call to the driver failed.
     #[error("cuda:{device}: {call} failed: {status}")]
     Driver {
-        /// The device.
+        /// The number of the GPU.
         device: u32,
-        /// What was tried.
+        /// What was being done.
         call: &'static str,
         /// The driver's status, such as `CUDA_ERROR_OUT_OF_MEMORY`.
         status: String,
     },
-    /// A sample and its partner do not fit into a lane's memory.
+    /// A sample and its mixing partner do not fit into the memory of a lane.
     #[error(
-        "two samples take {need} bytes on the GPU, before and after, and a lane has {limit}; \
-         raise --device-bytes to {}, or use a smaller image or dtype", .need * 2
+        "two samples need {need} bytes on the GPU, input and output, and a lane has {limit}; \
+         raise --device-bytes to at least {}, or use a smaller image size or dtype", .need * 2
     )]
     Memory {
-        /// Bytes of two samples.
+        /// The bytes of two samples, input and output.
         need: u64,
-        /// Bytes of a lane.
+        /// The bytes of a lane.
         limit: u64,
     },
 }

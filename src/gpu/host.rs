@@ -1,74 +1,74 @@
-//! Memory of the host: ordinary, or page-locked so that a GPU copies to and from it directly.
+//! Host memory: pageable, or page-locked so that a GPU can copy to and from it directly.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
 use super::DeviceError;
 #[cfg(feature = "cuda")]
-use super::{Device, Pinned};
+use super::{Gpu, Pinned};
 
-/// Where buffers come from.
+/// The allocator of buffers.
 #[derive(Clone, Debug, Default)]
 pub enum HostMemory {
-    /// The allocator.
+    /// The global allocator.
     #[default]
-    Plain,
-    /// A device's driver, which locks their pages.
+    Pageable,
+    /// The driver of a GPU, which locks the pages.
     #[cfg(feature = "cuda")]
-    Pinned(Device),
+    Pinned(Gpu),
 }
 
 impl HostMemory {
-    /// A buffer of zeros.
+    /// Allocates a zeroed buffer.
     ///
     /// # Errors
-    /// When the driver gives no memory.
+    /// [`DeviceError::Driver`] if the driver cannot allocate page-locked memory.
     pub fn allocate(&self, len: usize) -> Result<HostBytes, DeviceError> {
         match self {
-            Self::Plain => Ok(HostBytes(Bytes::Plain(vec![0; len]))),
+            Self::Pageable => Ok(HostBytes(Bytes::Pageable(vec![0; len]))),
             #[cfg(feature = "cuda")]
             Self::Pinned(device) => Ok(HostBytes(Bytes::Pinned(device.pinned(len)?))),
         }
     }
 }
 
-/// A buffer of the host's. Page-locked, to look at it waits for the copies that use it.
+/// A buffer in host memory. If it is page-locked, access waits for the copies that use it.
 #[derive(Debug)]
 pub struct HostBytes(Bytes);
 
 enum Bytes {
-    Plain(Vec<u8>),
+    Pageable(Vec<u8>),
     #[cfg(feature = "cuda")]
     Pinned(Pinned),
 }
 
 impl HostBytes {
-    /// Waits for the copies that use it, and says how they ended.
+    /// Waits for the copies that use the buffer.
     ///
     /// # Errors
-    /// When a copy, or a kernel before it, failed.
+    /// [`DeviceError::Driver`] if a copy, or a kernel before it, failed.
     pub fn wait(&self) -> Result<(), DeviceError> {
         match &self.0 {
-            Bytes::Plain(_) => Ok(()),
+            Bytes::Pageable(_) => Ok(()),
             #[cfg(feature = "cuda")]
             Bytes::Pinned(bytes) => bytes.wait(),
         }
     }
 
-    /// The page-locked memory, if it is that.
+    /// The page-locked memory, if the buffer is page-locked.
     #[cfg(feature = "cuda")]
     pub const fn pinned(&mut self) -> Option<&mut Pinned> {
         match &mut self.0 {
-            Bytes::Plain(_) => None,
+            Bytes::Pageable(_) => None,
             Bytes::Pinned(bytes) => Some(bytes),
         }
     }
 }
 
 impl Default for HostBytes {
-    /// No bytes, not allocated.
+    /// An empty buffer, which allocates nothing.
     fn default() -> Self {
-        Self(Bytes::Plain(Vec::new()))
+        Self(Bytes::Pageable(Vec::new()))
     }
 }
 
@@ -77,7 +77,7 @@ impl Deref for HostBytes {
 
     fn deref(&self) -> &[u8] {
         match &self.0 {
-            Bytes::Plain(bytes) => bytes,
+            Bytes::Pageable(bytes) => bytes,
             #[cfg(feature = "cuda")]
             Bytes::Pinned(bytes) => bytes,
         }
@@ -87,7 +87,7 @@ impl Deref for HostBytes {
 impl DerefMut for HostBytes {
     fn deref_mut(&mut self) -> &mut [u8] {
         match &mut self.0 {
-            Bytes::Plain(bytes) => bytes,
+            Bytes::Pageable(bytes) => bytes,
             #[cfg(feature = "cuda")]
             Bytes::Pinned(bytes) => bytes,
         }
@@ -97,7 +97,7 @@ impl DerefMut for HostBytes {
 impl fmt::Debug for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Plain(bytes) => write!(f, "Plain({} bytes)", bytes.len()),
+            Self::Pageable(bytes) => write!(f, "Pageable({} bytes)", bytes.len()),
             #[cfg(feature = "cuda")]
             Self::Pinned(bytes) => bytes.fmt(f),
         }

@@ -1,4 +1,4 @@
-//! A stream and its part of the GPU's memory. What one lane is given happens in order; lanes overlap.
+//! A lane: a stream with device memory of its own. Work in a lane is done in order; lanes overlap.
 
 #![expect(unsafe_code, reason = "calls of the CUDA driver")]
 
@@ -9,27 +9,27 @@ use cudarc::driver::{
     CudaEvent, CudaSlice, CudaStream, DevicePtr as _, DriverError, LaunchConfig, PushKernelArg as _,
 };
 
-use super::{Device, DeviceError, Kernel, Pinned};
+use super::{DeviceError, Gpu, Kernel, Pinned};
 
-/// Lanes of a device: while one copies, the kernels of the other run.
+/// The number of lanes of a GPU. While one lane copies, the kernels of the other one run.
 pub const LANES: usize = 2;
 
-/// A stream and its part of the GPU's memory.
+/// A stream with device memory of its own.
 #[derive(Debug)]
 pub struct Lane {
-    device: Device,
+    device: Gpu,
     number: usize,
-    // Freed before the stream ends.
+    // Declared before the stream, so that it is freed before the stream is destroyed.
     memory: CudaSlice<u8>,
-    /// Recorded where another lane waits for this one.
+    /// Recorded when another lane has to wait for this one.
     reached: CudaEvent,
     stream: Arc<CudaStream>,
 }
 
-/// What a kernel gets.
+/// An argument of a kernel.
 #[derive(Clone, Copy, Debug)]
 pub enum Arg {
-    /// Where a part of the lane's memory begins.
+    /// The address of a part of the lane's memory.
     Address(u64),
     /// `unsigned`.
     U32(u32),
@@ -37,61 +37,67 @@ pub enum Arg {
     F32(f32),
 }
 
-/// How many threads run a kernel.
+/// The launch dimensions of a kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Grid {
-    /// Blocks in x and y.
+    /// The number of blocks in x and y.
     pub blocks: [u32; 2],
-    /// Threads of a block, in x.
+    /// The number of threads in a block, in x.
     pub threads: u32,
 }
 
 impl Lane {
-    pub(super) fn new(device: &Device, number: usize, bytes: usize) -> Result<Self, DeviceError> {
+    pub(super) fn new(device: &Gpu, number: usize, bytes: usize) -> Result<Self, DeviceError> {
         assert!(number < LANES, "lane {number} of {LANES}");
-        let failed = device.failed("allocating the GPU's memory");
+        let failed = device.failed("allocating device memory");
         let stream = device.context.new_stream().map_err(&failed)?;
-        // SAFETY: the bytes are undefined until something is copied there, or a kernel writes them.
+        // SAFETY: the bytes are undefined until a copy or a kernel writes them, and are not read
+        // before.
         let memory = unsafe { stream.alloc::<u8>(bytes) }.map_err(&failed)?;
         let reached = device.context.new_event(None).map_err(&failed)?;
         Ok(Self { device: device.clone(), number, memory, reached, stream })
     }
 
-    /// The stream, for libraries that queue work of their own there.
+    /// The stream, for libraries that enqueue their own work.
     pub const fn stream(&self) -> &Arc<CudaStream> {
         &self.stream
     }
 
-    /// Bytes of the memory.
+    /// The number of bytes of the memory.
     pub fn len(&self) -> usize {
         self.memory.len()
     }
 
-    /// Whether it has no memory.
+    /// Whether the lane has no memory.
     pub fn is_empty(&self) -> bool {
         self.memory.is_empty()
     }
 
-    /// Copies a part of page-locked memory to `at` in the lane's.
+    /// Copies a part of page-locked memory to the lane's memory, from byte `at` on.
     ///
     /// # Panics
-    /// When either is too small.
+    /// Panics if the part is not within either memory.
     ///
     /// # Errors
-    /// When the driver fails.
-    pub fn upload(&self, from: &Pinned, part: Range<usize>, at: usize) -> Result<(), DeviceError> {
+    /// [`DeviceError::Driver`] if the driver fails.
+    pub fn upload(
+        &self,
+        from: &mut Pinned,
+        part: Range<usize>,
+        at: usize,
+    ) -> Result<(), DeviceError> {
         let to = self.address(at..at + part.len());
         from.upload(part, (&self.stream, self.number), to)
             .map_err(self.device.failed("copying to the GPU"))
     }
 
-    /// Copies from `at` in the lane's memory to a part of page-locked memory.
+    /// Copies from the lane's memory, from byte `at` on, to a part of page-locked memory.
     ///
     /// # Panics
-    /// When either is too small.
+    /// Panics if the part is not within either memory.
     ///
     /// # Errors
-    /// When the driver fails.
+    /// [`DeviceError::Driver`] if the driver fails.
     pub fn download(
         &self,
         at: usize,
@@ -103,14 +109,15 @@ impl Lane {
             .map_err(self.device.failed("copying from the GPU"))
     }
 
-    /// Runs a kernel.
+    /// Launches a kernel.
     ///
     /// # Errors
-    /// When the driver does not start it. How it ended is told by what waits for it.
+    /// [`DeviceError::Driver`] if the launch fails. An error of the kernel itself is returned by the
+    /// next call that waits for it.
     ///
     /// # Safety
-    /// The arguments must be those of the kernel's signature, in number and types, and it must stay
-    /// inside the parts of the lane's memory whose addresses it gets.
+    /// * The arguments have the number and the types of the kernel's signature.
+    /// * The kernel accesses only the parts of the lane's memory whose addresses are arguments.
     pub unsafe fn launch(
         &self,
         kernel: &Kernel,
@@ -131,37 +138,37 @@ impl Lane {
             block_dim: (grid.threads, 1, 1),
             shared_mem_bytes: 0,
         };
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller guarantees that the arguments fit the kernel.
         let launched = unsafe { launch.launch(config) };
-        launched.map(drop).map_err(self.device.failed("starting a kernel"))
+        launched.map(drop).map_err(self.device.failed("launching a kernel"))
     }
 
-    /// Where a part of its memory lies on the GPU.
+    /// The device address of a part of the lane's memory.
     ///
     /// # Panics
-    /// When the part is not inside.
+    /// Panics if the part is not within the memory.
     pub fn address(&self, part: Range<usize>) -> u64 {
         assert!(part.start <= part.end && part.end <= self.len(), "{part:?} of {}", self.len());
-        let (start, _synchronised_by_us) = self.memory.device_ptr(&self.stream);
+        let (start, _synchronized_by_us) = self.memory.device_ptr(&self.stream);
         start + part.start as u64
     }
 
-    /// Has all that it is given from here on wait for all that another lane was given so far.
+    /// Makes all later work of this lane wait for all earlier work of another one.
     ///
     /// # Errors
-    /// When the driver fails.
+    /// [`DeviceError::Driver`] if the driver fails.
     pub fn follow(&self, other: &Self) -> Result<(), DeviceError> {
         let recorded = other.reached.record(&other.stream);
         let follows = recorded.and_then(|()| self.stream.wait(&other.reached));
-        follows.map_err(self.device.failed("having a lane wait for another"))
+        follows.map_err(self.device.failed("making a lane wait for another"))
     }
 
-    /// Waits until all that it was given is done.
+    /// Waits for all work of the lane.
     ///
     /// # Errors
-    /// When any of it failed.
+    /// [`DeviceError::Driver`] if any of the work failed.
     pub fn wait(&self) -> Result<(), DeviceError> {
         let waited: Result<(), DriverError> = self.stream.synchronize();
-        waited.map_err(self.device.failed("what the GPU did"))
+        waited.map_err(self.device.failed("executing work on the GPU"))
     }
 }

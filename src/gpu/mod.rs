@@ -1,18 +1,19 @@
-//! The GPU: the one place that touches cudarc's driver API.
+//! GPUs: the only module that uses cudarc's driver API.
 //!
 //! ```text
-//! Device -- compile --> Kernel            kernels are compiled from their source when it is opened
-//!        -- lane -----> Lane              a stream and its part of the GPU's memory
-//!        -- pinned ---> Pinned            host memory that lanes copy to and from, with its own events
+//!   Gpu -- compile --> Kernel    compiled from its source for this GPU
+//!       -- lane -----> Lane      a stream with device memory of its own
+//!       -- pinned ---> Pinned    page-locked host memory, with events for the copies that use it
 //! ```
 //!
-//! Without the feature `cuda` only the errors and ordinary memory are left. With it nothing is linked:
-//! libcuda and libnvrtc are looked for when a device is opened. cudarc panics where they are missing,
-//! so they are asked for first.
+//! Without the feature `cuda`, only the errors and pageable memory remain. With it, nothing is linked:
+//! libcuda and libnvrtc are loaded when a GPU is opened. cudarc panics if a library is missing, so
+//! [`Gpu::open`] looks for them first.
 //!
-//! Rules that CUDA and cudarc ask for: no default stream, for its memory cannot be freed from just any
-//! thread; cudarc's tracking of events is off, so `Pinned` has events of its own; memory of a lane is
-//! used on that lane's stream alone, so nothing on the device waits for another stream.
+//! Three rules keep this sound. The default stream is not used, because only the thread with the
+//! right context could free its memory. cudarc's event tracking is off, so [`Pinned`] records its
+//! own events. The memory of a lane is used on the stream of that lane only, so no access has to be
+//! ordered across streams, unless a lane [follows](Lane::follow) another one.
 
 mod error;
 mod host;
@@ -28,7 +29,7 @@ pub use error::DeviceError;
 pub use host::{HostBytes, HostMemory};
 
 #[cfg(feature = "cuda")]
-pub use device::{Device, Kernel};
+pub use device::{Gpu, Kernel};
 #[cfg(feature = "cuda")]
 pub use lane::{Arg, Grid, LANES, Lane};
 #[cfg(feature = "cuda")]

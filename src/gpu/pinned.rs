@@ -1,8 +1,13 @@
-//! Page-locked memory of the host, which knows the copies that use it.
+//! Page-locked host memory that tracks the copies that use it.
 //!
-//! cudarc's own type does not wait for its copies unless event tracking is on, and is freed under them.
-//! This one records an event after each copy, one for each lane, and waits for it before anybody
-//! looks at the bytes or frees them.
+//! cudarc's own type does not wait for copies unless event tracking is on, so it can be freed while a
+//! copy reads or writes it. [`Pinned`] records an event after the last copy of each lane, and waits
+//! for the events before its bytes are accessed or freed.
+//!
+//! Why this is sound with shared references: a copy starts only through `&mut`, and a shared
+//! reference waits for the copies before it exposes the bytes. While a shared reference exists, no
+//! copy can start, and every thread that holds one has waited for those that started before. Threads
+//! that wait at the same time wait for the same events, and clear flags that nobody sets meanwhile.
 
 #![expect(unsafe_code, reason = "calls of the CUDA driver")]
 
@@ -15,117 +20,121 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use cudarc::driver::sys::CUevent_flags;
 use cudarc::driver::{CudaEvent, CudaStream, DriverError, result};
 
-use super::{Device, DeviceError, LANES};
+use super::{DeviceError, Gpu, LANES};
 
-/// Page-locked memory of the host.
+/// Page-locked host memory.
 pub struct Pinned {
-    device: Device,
+    device: Gpu,
     start: NonNull<u8>,
     len: usize,
     copies: [Copies; LANES],
 }
 
-/// The copies of one lane.
+/// The copies of one lane that use the memory.
 struct Copies {
-    /// Recorded after the last one.
+    /// Recorded after the last copy.
     last: CudaEvent,
-    /// Whether it may not have happened yet.
-    running: AtomicBool,
+    /// Whether the event may not have happened yet.
+    pending: AtomicBool,
 }
 
-// SAFETY: it owns its memory, as a `Vec` does; the driver's calls are safe from any thread.
+// SAFETY: it owns its memory, as a `Vec` does, and calls to the driver are safe from any thread.
 unsafe impl Send for Pinned {}
-// SAFETY: as above; shared, it is only read, after waiting for what writes.
+// SAFETY: shared references only read the bytes, after all copies that write them; no copy starts
+// while a shared reference exists.
 unsafe impl Sync for Pinned {}
 
 impl Pinned {
-    pub(super) fn new(device: &Device, len: usize) -> Result<Self, DeviceError> {
+    pub(super) fn new(device: &Gpu, len: usize) -> Result<Self, DeviceError> {
         let failed = device.failed("allocating page-locked memory");
         let copies = || {
-            // Whoever waits sleeps: the cores are for decoding.
+            // A thread that waits sleeps, and leaves its core to decoding.
             let last = device.context.new_event(Some(CUevent_flags::CU_EVENT_BLOCKING_SYNC))?;
-            Ok(Copies { last, running: AtomicBool::new(false) })
+            Ok(Copies { last, pending: AtomicBool::new(false) })
         };
         let copies = [copies().map_err(&failed)?, copies().map_err(&failed)?];
         device.context.bind_to_thread().map_err(&failed)?;
-        // The driver refuses to allocate nothing. No flags: memory that the CPU reads back must be
-        // cached, and cudarc's default is not.
-        // SAFETY: freed once, by `drop`.
+        // The driver refuses to allocate 0 bytes. Without flags the memory is cached, which the CPU
+        // needs to read results; cudarc's default is write-combined.
+        // SAFETY: the memory is freed once, by `drop`.
         let start = unsafe { result::malloc_host(len.max(1), 0) }.map_err(&failed)?;
-        let start = NonNull::new(start.cast::<u8>()).expect("memory that was allocated");
-        // SAFETY: `len` bytes were allocated there. A slice may not be of undefined bytes.
+        let start = NonNull::new(start.cast::<u8>()).expect("allocated memory is not null");
+        // A slice must not contain undefined bytes.
+        // SAFETY: `len` bytes were allocated there.
         unsafe { start.write_bytes(0, len) };
         Ok(Self { device: device.clone(), start, len, copies })
     }
 
-    /// Waits for the copies that use it, and says how they ended.
+    /// Waits for the copies that use the memory.
     ///
     /// # Errors
-    /// When a copy, or a kernel before it, failed. None is running then either.
+    /// [`DeviceError::Driver`] if a copy, or a kernel before it, failed. No copy is pending then
+    /// either.
     pub fn wait(&self) -> Result<(), DeviceError> {
         let mut ended = Ok(());
         for copies in &self.copies {
-            if copies.running.load(Ordering::Acquire) {
+            if copies.pending.load(Ordering::Acquire) {
                 ended = ended.and(copies.last.synchronize());
-                copies.running.store(false, Ordering::Release);
+                copies.pending.store(false, Ordering::Release);
             }
         }
-        ended.map_err(self.device.failed("what the GPU did"))
+        ended.map_err(self.device.failed("executing work on the GPU"))
     }
 
-    /// Copies a part of it to the device's memory, after what the stream was given before.
+    /// Copies a part of the memory to the GPU, after all earlier work of the stream.
     pub(super) fn upload(
-        &self,
+        &mut self,
         part: Range<usize>,
         (stream, lane): (&CudaStream, usize),
         to: u64,
     ) -> Result<(), DriverError> {
-        // SAFETY: the part is inside, and stays until the copy has happened: `drop` and whoever
-        // writes wait for it.
+        // SAFETY: the part is within the memory, and is neither freed nor written before the copy has
+        // happened: `drop` and `deref_mut` wait for it.
         let from = unsafe { slice::from_raw_parts(self.at(&part), part.len()) };
-        // SAFETY: the lane checked that there are as many bytes at `to`.
+        // SAFETY: the lane checked that its memory has these bytes at `to`.
         self.copy(lane, stream, || unsafe {
             result::memcpy_htod_async(to, from, stream.cu_stream())
         })
     }
 
-    /// Copies from the device's memory to a part of it, after what the stream was given before.
+    /// Copies from the GPU to a part of the memory, after all earlier work of the stream.
     pub(super) fn download(
         &mut self,
         part: Range<usize>,
         (stream, lane): (&CudaStream, usize),
         from: u64,
     ) -> Result<(), DriverError> {
-        // SAFETY: the part is inside, and stays until the copy has happened: `drop` and whoever
-        // looks wait for it.
+        // SAFETY: the part is within the memory, and is neither freed nor accessed before the copy has
+        // happened: `drop`, `deref` and `deref_mut` wait for it.
         let to = unsafe { slice::from_raw_parts_mut(self.at(&part), part.len()) };
-        // SAFETY: the lane checked that there are as many bytes at `from`.
+        // SAFETY: the lane checked that its memory has these bytes at `from`.
         self.copy(lane, stream, || unsafe {
             result::memcpy_dtoh_async(to, from, stream.cu_stream())
         })
     }
 
-    /// Where a part begins.
+    /// The address of a part, which must be within the memory.
     fn at(&self, part: &Range<usize>) -> *mut u8 {
         assert!(part.start <= part.end && part.end <= self.len, "{part:?} of {}", self.len);
-        // SAFETY: it is inside.
+        // SAFETY: the part is within the memory, as asserted above.
         unsafe { self.start.add(part.start).as_ptr() }
     }
 
+    /// Starts a copy and records the event after it.
     fn copy(
-        &self,
+        &mut self,
         lane: usize,
         stream: &CudaStream,
         copy: impl FnOnce() -> Result<(), DriverError>,
     ) -> Result<(), DriverError> {
-        let copies = &self.copies[lane];
+        let copies = &mut self.copies[lane];
         stream.context().bind_to_thread()?;
         let started = copy().and_then(|()| copies.last.record(stream));
         if started.is_err() {
-            // Whatever was started has no event.
+            // A copy that started anyway has no event.
             stream.synchronize()?;
         } else {
-            copies.running.store(true, Ordering::Release);
+            *copies.pending.get_mut() = true;
         }
         started
     }
@@ -134,10 +143,11 @@ impl Pinned {
 impl Deref for Pinned {
     type Target = [u8];
 
-    /// What a failed copy leaves are some bytes or other: see [`Pinned::wait`].
+    /// Waits for the copies. After a failed copy the bytes are unspecified; [`Pinned::wait`] returns
+    /// the error.
     fn deref(&self) -> &[u8] {
         drop(self.wait());
-        // SAFETY: `len` initialised bytes, and no copy that writes them is running.
+        // SAFETY: `len` bytes are initialized, and no copy that writes them is pending.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
@@ -145,7 +155,7 @@ impl Deref for Pinned {
 impl DerefMut for Pinned {
     fn deref_mut(&mut self) -> &mut [u8] {
         drop(self.wait());
-        // SAFETY: `len` initialised bytes, and no copy is running.
+        // SAFETY: `len` bytes are initialized, and no copy is pending.
         unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 }
@@ -154,8 +164,9 @@ impl Drop for Pinned {
     fn drop(&mut self) {
         drop(self.wait());
         let bound = self.device.context.bind_to_thread();
-        // SAFETY: allocated by `new`, freed once, and no copy is running. A driver that cannot free
-        // it has failed before, and said so.
+        // An error is ignored here: a driver that cannot free memory has failed before, and that error
+        // was returned.
+        // SAFETY: `new` allocated the memory, it is freed once, and no copy is pending.
         bound.and_then(|()| unsafe { result::free_host(self.start.as_ptr().cast()) }).ok();
     }
 }

@@ -138,7 +138,7 @@ impl Mixer {
     /// The memory that its buffers must be of.
     pub fn memory(&self) -> HostMemory {
         match self {
-            Self::Cpu => HostMemory::Plain,
+            Self::Cpu => HostMemory::Pageable,
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.memory(),
         }

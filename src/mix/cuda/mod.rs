@@ -18,18 +18,18 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use super::{DType, Layout, Work};
-use crate::gpu::{Device, DeviceError, HostBytes, HostMemory, Kernel, LANES};
+use crate::gpu::{DeviceError, Gpu, HostBytes, HostMemory, Kernel, LANES};
 
 use side::Side;
 pub use side::{MIX as MIX_BYTES, entry as mix_entry};
 
-/// The source of kernels/mix.cu, for who has the pixels on a GPU already: compile it with [`Device::compile`].
+/// The source of kernels/mix.cu, for who has the pixels on a GPU already: compile it with [`Gpu::compile`].
 pub const MIX_KERNELS: &str = include_str!("../kernels/mix.cu");
 
 /// A GPU that mixes. One thread owns all that is on it; others hand it work and return at once.
 pub struct Cuda {
     number: u32,
-    device: Device,
+    device: Gpu,
     thread: rayon::ThreadPool,
     /// Locked by that thread alone, so never waited for. Nothing once it is dropped.
     state: Mutex<Option<State>>,
@@ -51,7 +51,7 @@ struct Kernels {
 }
 
 impl Kernels {
-    fn compile(device: &Device) -> Result<Self, DeviceError> {
+    fn compile(device: &Gpu) -> Result<Self, DeviceError> {
         let names = [
             ["mix_u8_nhwc", "mix_u8_nchw"],
             ["mix_16_nhwc", "mix_16_nchw"],
@@ -93,7 +93,7 @@ impl Cuda {
                 status: error.to_string(),
             })?;
         let (device, state) = thread.install(|| {
-            let device = Device::open(number)?;
+            let device = Gpu::open(number)?;
             let kernels = Kernels::compile(&device)?;
             let side = |number| Side::new(&device, number, bytes / LANES);
             let state = State { kernels, sides: [side(0)?, side(1)?], next: 0 };

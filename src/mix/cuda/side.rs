@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::parts::Part;
 use crate::geometry::Rect;
-use crate::gpu::{Arg, Device, DeviceError, Grid, Kernel, Lane, Pinned};
+use crate::gpu::{Arg, DeviceError, Gpu, Grid, Kernel, Lane, Pinned};
 use crate::mix::{Layout, Work};
 use crate::plan::{MixKind, MixSample};
 
@@ -36,7 +36,7 @@ pub(super) struct Side {
 }
 
 impl Side {
-    pub(super) fn new(device: &Device, number: usize, bytes: usize) -> Result<Self, DeviceError> {
+    pub(super) fn new(device: &Gpu, number: usize, bytes: usize) -> Result<Self, DeviceError> {
         let lane = device.lane(number, bytes.max(PIXELS + ALIGN))?;
         Ok(Self { lane, staging: device.pinned(PIXELS)? })
     }
@@ -77,7 +77,7 @@ impl Side {
     /// Copies a run of pixels to behind the `into` bytes that are there.
     pub(super) fn upload_pixels(
         &self,
-        buffer: &Pinned,
+        buffer: &mut Pinned,
         run: Range<usize>,
         into: usize,
     ) -> Result<(), DeviceError> {
@@ -93,7 +93,7 @@ impl Side {
             let mixed = Some(work.plan.samples[sample]).filter(|_| work.output.mixed);
             *to = entry(mixed.unwrap_or(MixSample::UNMIXED));
         }
-        self.lane.upload(&self.staging, 0..TABLES + part.len() * MIX, 0)
+        self.lane.upload(&mut self.staging, 0..TABLES + part.len() * MIX, 0)
     }
 
     /// Starts the kernel for n samples and tells where in the lane's memory they come out.
@@ -154,7 +154,7 @@ impl Side {
                 *labels = pair(of.map(u32::to_le_bytes));
                 *weights = pair(crate::mix::weights_of(**lambda).map(f32::to_le_bytes));
             }
-            self.lane.upload(&self.staging, 0..16 * n, 0)?;
+            self.lane.upload(&mut self.staging, 0..16 * n, 0)?;
             let bytes = 4 * n * classes;
             let blocks = (n * classes).div_ceil(4 * THREADS);
             let grid = Grid { blocks: [number(blocks), 1], threads: number(THREADS) };

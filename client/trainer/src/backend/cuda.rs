@@ -27,7 +27,7 @@ pub use state::bf16;
 use std::collections::VecDeque;
 
 use forebay::Rect;
-use forebay::gpu::{Device, DeviceError, Kernel, Lane, Pinned};
+use forebay::gpu::{DeviceError, Gpu, Kernel, Lane, Pinned};
 use forebay::mix::{MIX_BYTES, MIX_KERNELS, mix_entry};
 use forebay::plan::{MixKind, MixSample};
 use forebay_client::{Mix, Rank};
@@ -70,7 +70,7 @@ impl Number {
 #[derive(Clone, Debug)]
 pub struct Setting {
     /// The GPU.
-    pub device: Device,
+    pub device: Gpu,
     /// How activations are stored.
     pub number: Number,
     /// Which of the ranks that will train together this is.
@@ -263,7 +263,7 @@ impl Cuda {
             staged.zip(mix).for_each(|(to, mix)| *to = mix_entry(sample(*mix)));
             let end = mixes + mix.len() * MIX_BYTES;
             let at = self.layout.input.start + mixes;
-            self.lane.upload(&self.staging[number], mixes..end, at)?;
+            self.lane.upload(&mut self.staging[number], mixes..end, at)?;
             self.launch().mix(batch, from, at)?;
             from = self.layout.mixed.start;
         }

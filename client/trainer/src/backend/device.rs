@@ -62,7 +62,7 @@ impl Device {
 #[cfg(feature = "cuda")]
 fn cuda(number: u32, networks: Networks, place: Rank) -> Result<Box<dyn Backend>, Error> {
     use super::cuda::{BUCKET, Cuda, Number, Setting};
-    let device = forebay::gpu::Device::open(number)?;
+    let device = forebay::gpu::Gpu::open(number)?;
     let setting = Setting { device, number: Number::Bf16, place, bucket: BUCKET };
     Ok(Box::new(Cuda::new(setting, networks)?))
 }

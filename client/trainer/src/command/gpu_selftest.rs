@@ -33,7 +33,7 @@ mod gpu {
         let Device::Cuda(device) = args.device.or(0) else {
             anyhow::bail!("the self-test compares a GPU with the CPU; give --device cuda:N")
         };
-        let device = gpu::Device::open(device.unwrap_or(0))?;
+        let device = gpu::Gpu::open(device.unwrap_or(0))?;
         command::print(&format!("{device:?}: {}", device.name()?));
         let setting = |number| Setting {
             device: device.clone(),

@@ -4,7 +4,7 @@
 
 use std::fmt::Debug;
 
-use forebay::gpu::{Arg, Device, DeviceError, Grid, Kernel};
+use forebay::gpu::{Arg, DeviceError, Gpu, Grid, Kernel};
 use libtest_mimic::Failed;
 
 use crate::Number;
@@ -13,7 +13,7 @@ use crate::twin::{Stored, THREADS};
 
 /// A GPU and the kernels in both formats.
 pub(crate) struct Rig {
-    device: Device,
+    device: Gpu,
     bf16: Kernels,
     f32: Kernels,
 }
@@ -188,7 +188,7 @@ fn same<T: Plain>(part: usize, bytes: &[u8], expected: &[T]) -> Result<(), Strin
 
 impl Rig {
     pub(crate) fn open(number: u32) -> Result<Self, DeviceError> {
-        let device = Device::open(number)?;
+        let device = Gpu::open(number)?;
         let [bf16, f32] =
             [Number::Bf16, Number::F32].map(|number| Kernels::compile(&device, number));
         Ok(Self { device, bf16: bf16?, f32: f32? })
@@ -207,7 +207,7 @@ impl Rig {
             let lane = self.device.lane(0, *len)?;
             let mut pinned = self.device.pinned(*len)?;
             pinned[..before.len()].copy_from_slice(before);
-            lane.upload(&pinned, 0..before.len(), 0)?;
+            lane.upload(&mut pinned, 0..before.len(), 0)?;
             lane.wait()?;
             lanes.push((lane, pinned));
         }

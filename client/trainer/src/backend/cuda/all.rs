@@ -6,7 +6,7 @@ use std::ffi::{c_int, c_void};
 use std::ops::Range;
 
 use cudarc::nccl::{result as nccl, sys};
-use forebay::gpu::{Device, DeviceError, Lane};
+use forebay::gpu::{DeviceError, Gpu, Lane};
 use forebay_client::Rank;
 
 use super::layout::Layout;
@@ -26,7 +26,7 @@ pub(super) struct All {
 
 impl All {
     /// Meets the other ranks' GPUs; a rank alone has nobody to meet.
-    pub(super) fn meet(device: &Device, ranks: &mut Ranks) -> Result<Option<Self>, Error> {
+    pub(super) fn meet(device: &Gpu, ranks: &mut Ranks) -> Result<Option<Self>, Error> {
         let place = ranks.place();
         if place.world < 2 {
             return Ok(None);

@@ -10,7 +10,7 @@ use std::ffi::{c_int, c_void};
 
 use cudarc::cublas::{self, result as blas, sys::cublasHandle_t};
 use cudarc::cudnn::{result as dnn, sys};
-use forebay::gpu::{Device, DeviceError, Lane};
+use forebay::gpu::{DeviceError, Gpu, Lane};
 
 use super::Number;
 use super::pass::Key;
@@ -88,7 +88,7 @@ macro_rules! choose {
 }
 
 impl Convolutions {
-    pub(super) fn new(device: &Device, number: Number) -> Result<Self, DeviceError> {
+    pub(super) fn new(device: &Gpu, number: Number) -> Result<Self, DeviceError> {
         // SAFETY: loading the libraries runs their initialisers, which is what they are for.
         let there = unsafe { [sys::is_culib_present(), cublas::sys::is_culib_present()] };
         for (there, library) in there.into_iter().zip(["libcudnn", "libcublas"]) {

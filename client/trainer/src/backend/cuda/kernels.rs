@@ -1,6 +1,6 @@
 //! The kernels of kernels/*.cu, compiled for a device.
 
-use forebay::gpu::{Device, DeviceError, Kernel};
+use forebay::gpu::{DeviceError, Gpu, Kernel};
 
 use super::Number;
 
@@ -13,7 +13,7 @@ macro_rules! kernels {
         }
 
         impl Kernels {
-            pub(super) fn compile(device: &Device, number: Number) -> Result<Self, DeviceError> {
+            pub(super) fn compile(device: &Gpu, number: Number) -> Result<Self, DeviceError> {
                 $(
                     let source = concat!(
                         include_str!("kernels/prelude.cuh"),

@@ -2,27 +2,22 @@
 
 use std::ops::Range;
 
-use forebay::gpu::{Device, DeviceError, Lane, Pinned};
+use forebay::gpu::{DeviceError, Gpu, Lane, Pinned};
 
 use super::{Cuda, Number, Pass};
 use crate::backend::{Array, State, Tensors};
 use crate::model::{Parameter, Tensor};
 
 /// Copies bytes to the lane's memory.
-pub(super) fn put(
-    device: &Device,
-    lane: &Lane,
-    at: usize,
-    bytes: &[u8],
-) -> Result<(), DeviceError> {
+pub(super) fn put(device: &Gpu, lane: &Lane, at: usize, bytes: &[u8]) -> Result<(), DeviceError> {
     let mut host = device.pinned(bytes.len())?;
     host.copy_from_slice(bytes);
-    lane.upload(&host, 0..bytes.len(), at)?;
+    lane.upload(&mut host, 0..bytes.len(), at)?;
     host.wait()
 }
 
 fn put_floats(
-    device: &Device,
+    device: &Gpu,
     lane: &Lane,
     part: &Range<usize>,
     floats: &[f32],
