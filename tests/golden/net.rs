@@ -144,7 +144,7 @@ impl<T: Real> Net for Cpu<T> {
 
 #[cfg(feature = "cuda")]
 pub(crate) mod gpu {
-    use forebay::gpu::Device;
+    use forebay::gpu::Gpu;
     use forebay_client::Rank;
     use forebay_trainer::backend::cuda::{BUCKET, Cuda, Number, Pass, Setting};
     use forebay_trainer::backend::{Backend, Batch, Networks};
@@ -156,7 +156,7 @@ pub(crate) mod gpu {
 
     /// A network without parameters.
     pub(crate) fn open(device: u32, number: Number, graph: Graph, samples: usize) -> Cuda {
-        let device = Device::open(device).unwrap();
+        let device = Gpu::open(device).unwrap();
         let setting = Setting { device, number, place: Rank::SINGLE, bucket: BUCKET };
         let networks = Networks {
             training: graph.clone(),

@@ -1,6 +1,6 @@
 //! The tests that need a GPU.
 
-use forebay::gpu::Device;
+use forebay::gpu::Gpu;
 use forebay_client::Rank;
 use forebay_trainer::backend::cpu::Cpu;
 use forebay_trainer::backend::cuda::{BUCKET, Cuda, Number, Setting};
@@ -38,7 +38,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("two_ranks_of_two_microbatches_each_differ_by_rounding", two_ranks_of_two),
         ("buckets_change_no_bit", buckets),
     ];
-    let pairs = pairs.into_iter().filter(|_| Device::open(device + 1).is_ok());
+    let pairs = pairs.into_iter().filter(|_| Gpu::open(device + 1).is_ok());
     let trial = |(name, test): (&str, Test)| {
         Trial::test(format!("cuda:{device}/{name}"), move || {
             test(device);
@@ -59,7 +59,7 @@ fn networks(model: &str) -> Networks {
 }
 
 fn gpu(device: u32, number: Number, place: Rank, bucket: usize) -> Cuda {
-    let device = Device::open(device).unwrap();
+    let device = Gpu::open(device).unwrap();
     let mut cuda =
         Cuda::new(Setting { device, number, place, bucket }, networks("resnet20")).unwrap();
     cuda.load(&init::state(&graph("resnet20"), 3)).unwrap();
@@ -124,7 +124,7 @@ fn layers(device: u32) {
         narrow(Block::Bottleneck, &[1, 2], &[8, 16]),
     ];
     for (net, number) in nets.iter().flat_map(|n| [(n, Number::F32), (n, Number::Bf16)]) {
-        let device = Device::open(device).unwrap();
+        let device = Gpu::open(device).unwrap();
         let setting = Setting { device, number, place: Rank::SINGLE, bucket: BUCKET };
         let checks = selftest::layers(&setting, net, 3).unwrap();
         assert!(checks.len() > 5 * net.ops.len(), "{} comparisons", checks.len());
