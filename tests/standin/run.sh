@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Runs a command with the stand-in in the place of libcuda, libnvrtc, libcudnn, libcublas and libnccl:
+# Runs a command with the stand-in in place of libcuda, libnvrtc, libcudnn, libcublas and libnccl:
 #
 #   tests/standin/run.sh [--ptx] [--matrix | --schedules] COMMAND...
 #
-# --ptx     NVRTC is the real one, from PyPI, and its PTX is interpreted. It is kept in FOREBAY_NVRTC,
+# --ptx     interprets the PTX of the real NVRTC, which is installed from PyPI into FOREBAY_NVRTC,
 #           ~/.cache/forebay/nvrtc by default. Exit code 77 means that PyPI could not be reached.
 # --matrix  runs the command ten times: work lazily, eagerly and in the orders of three seeds; threads forward and in reverse.
-#           The first run that fails ends it.
+#           The first run that fails ends the command.
 # --schedules  the five of these with threads forward.
 #
-# FOREBAY_STANDIN_* variables set one such run by hand; src/config.rs has them all.
+# FOREBAY_STANDIN_* variables configure a single run by hand; src/config.rs lists all of them.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 target=${CARGO_TARGET_DIR:-$root/target}
@@ -28,7 +28,7 @@ done
 (cd "$root" && cargo build --quiet --locked -p forebay-standin)
 libraries=$target/standin/${ptx:+ptx-}lib
 mkdir -p "$libraries"
-# Never libcuda.so.1: the real NVRTC would find it and call what it lacks.
+# Never libcuda.so.1: the real NVRTC would load it and call functions that it lacks.
 for library in cuda cudnn cublas nccl; do
   ln -sfn "$target/debug/libforebay_standin.so" "$libraries/lib$library.so"
 done

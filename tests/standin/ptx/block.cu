@@ -30,7 +30,7 @@ extern "C" __global__ void counted(const int *in, int *out) {
     out[t] += 10000 * (__syncthreads_and(in[t] >= 0) != 0);
 }
 
-// Half of the block meets at a barrier of its own.
+// Half of the block uses a barrier of its own.
 extern "C" __global__ void named(int *out) {
     __shared__ int box[64];
     int t = threadIdx.x;

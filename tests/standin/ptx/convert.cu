@@ -13,7 +13,7 @@ typedef unsigned long long u64;
         ROW(k) = (u32)r;                               \
     }
 
-// From f32 to everything a kernel stores; results as bits.
+// From f32 to every stored type; results as bits.
 extern "C" __global__ void from_float(const float *a, u32 *out, int n) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n) return;
@@ -43,7 +43,7 @@ extern "C" __global__ void from_float(const float *a, u32 *out, int n) {
     ROW(20) = packed;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(x), "f"(x * 3.f));
     ROW(21) = packed;
-    // bf16 by bits, round to nearest even, as kernels without headers do it.
+    // bf16 by bits, rounded to nearest even, as in kernels without headers.
     u32 bits = __float_as_uint(x);
     ROW(22) = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
 }
@@ -77,7 +77,7 @@ extern "C" __global__ void to_float(const u32 *a, float *out, int n) {
     ROW(16) = r;
 }
 
-// Packed and scalar half arithmetic of sm_80 and sm_90, two values to a word.
+// Packed and scalar half arithmetic of sm_80 and sm_90, two values per word.
 extern "C" __global__ void halves(const u32 *a, const u32 *b, const u32 *c, u32 *out, int n) {
     int i = threadIdx.x;
     if (i >= n) return;

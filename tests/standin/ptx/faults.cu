@@ -1,4 +1,4 @@
-// Mistakes, one a kernel. A test finds a line by the word after its `!`.
+// Mistakes, one per kernel. Tests find a line by the word after its `!`.
 typedef unsigned int u32;
 
 extern "C" __global__ void past_end(float *out, int n) {
@@ -34,7 +34,7 @@ extern "C" __global__ void missing_barrier(const float *in, float *out) {
     out[threadIdx.x] = box[63 - threadIdx.x]; // !missing_barrier
 }
 
-// The first pass is right; the second overwrites what a slower thread still reads.
+// The first pass is correct; the second overwrites values that a slower thread still reads.
 extern "C" __global__ void missing_second_barrier(const float *in, float *out) {
     __shared__ float box[64];
     for (int pass = 0; pass < 2; pass++) {

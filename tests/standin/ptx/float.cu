@@ -1,4 +1,4 @@
-// f32 and f64 arithmetic with each rounding; one output row for each operation.
+// f32 and f64 arithmetic with each rounding mode, one output row for each operation.
 #define ROW(k) out[(k) * n + i]
 
 extern "C" __global__ void exact(const float *a, const float *b, const float *c, float *out, int n) {
@@ -43,7 +43,7 @@ extern "C" __global__ void exact(const float *a, const float *b, const float *c,
     ROW(35) = !(x <= y) ? 1.f : 0.f;
 }
 
-// Flushed subnormals: what -ftz=true compiles to, written out.
+// Flushed subnormals: the instructions that -ftz=true compiles to.
 extern "C" __global__ void flushed(const float *a, const float *b, const float *c, float *out, int n) {
     int i = threadIdx.x;
     if (i >= n) return;
@@ -127,7 +127,7 @@ extern "C" __global__ void library(const float *a, const float *b, float *out, i
     ROW(27) = (float)exp((double)x);
 }
 
-// Rounded twice here; ptxas may make an fma of the first, and must not of the second.
+// Both are rounded twice here. ptxas may fuse the first one, but not the second.
 extern "C" __global__ void fusible(const float *a, float *out) {
     float product = a[0] * a[1];
     out[0] = product + a[2]; // !fusible

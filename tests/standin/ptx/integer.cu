@@ -42,7 +42,7 @@ extern "C" __global__ void words(const u32 *a, const u32 *b, u32 *out, int n) {
     ROW(30) = __vaddus4(x, y);
 }
 
-// What inline assembly asks for and plain C does not.
+// Instructions that are only reachable by inline assembly.
 extern "C" __global__ void asm_words(const u32 *a, const u32 *b, u32 *out, int n) {
     int i = threadIdx.x;
     if (i >= n) return;

@@ -22,7 +22,7 @@ __device__ int counter = 7;
 __device__ u8 bytes[5] = {1, 2, 3, 4, 250};
 __device__ u64 zeroed[4];
 
-// A struct by value, read at fixed offsets and by a computed index.
+// A struct by value, read at fixed offsets and with a computed index.
 extern "C" __global__ void __launch_bounds__(128, 2) by_value(Args args, float *out) {
     for (u64 i = blockIdx.x * (u64)blockDim.x + threadIdx.x; i < args.n; i += (u64)gridDim.x * blockDim.x) {
         float v = args.in[i] * args.inner.scale[i % 3] + args.inner.bias;
@@ -30,7 +30,7 @@ extern "C" __global__ void __launch_bounds__(128, 2) by_value(Args args, float *
     }
 }
 
-// Many tensors in one launch: a table of pointers in the parameters, read by a computed index.
+// Many tensors in one launch: an array of pointers in the parameters, read with a computed index.
 struct Tensors {
     const float *at[6];
     u32 length[6];
@@ -51,7 +51,7 @@ extern "C" __global__ void globals(float *out, u32 *words) {
     if (i == 0) counter = 8;
 }
 
-// Sixteen bytes a load and store, as the mixing kernels do it.
+// Loads and stores of sixteen bytes, as in the mixing kernels.
 extern "C" __global__ void vectors(const uint4 *__restrict__ in, uint4 *out, int n) {
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) {
         uint4 v = in[i];
@@ -75,7 +75,7 @@ extern "C" __global__ void widths(const u8 *in, u8 *out, int n) {
     asm volatile("st.global.wt.u32 [%0], %1;" ::"l"(out + 34 * n + 4 * i), "r"(r) : "memory");
 }
 
-// An array that a computed index sends to local memory.
+// An array that is in local memory because of a computed index.
 extern "C" __global__ void locals(const u32 *in, u32 *out, int n) {
     u32 window[8];
     int t = threadIdx.x;

@@ -1,4 +1,4 @@
-// What lanes of a warp do together.
+// Warp-level operations.
 #define ALL 0xffffffffu
 typedef unsigned int u32;
 #define ROW(k) out[(k) * blockDim.x + threadIdx.x]
@@ -18,7 +18,7 @@ extern "C" __global__ void shuffles(const u32 *in, u32 *out) {
     asm volatile("{.reg .pred p; shfl.sync.down.b32 %0|p, %2, 4, 0x1f, 0xffffffff; selp.u32 %1, 1, 0, p;}"
                  : "=r"(r), "=r"(inside) : "r"(v));
     ROW(8) = inside;
-    // Half of the warp alone.
+    // Only half of the warp.
     if (lane < 16) v = __shfl_xor_sync(0xffffu, v, 1);
     ROW(9) = v;
 }
@@ -43,7 +43,7 @@ extern "C" __global__ void votes(const u32 *in, u32 *out) {
     ROW(10) = odd & 1;
 }
 
-// Sums of squares: lanes by shuffle, warps by shared memory.
+// Sums of squares: across lanes by shuffles, across warps by shared memory.
 extern "C" __global__ void sumsq(const float *x, float *out, int n) {
     __shared__ float part[32];
     float sum = 0.f;

@@ -1,4 +1,4 @@
-//! CUDA's error codes (`CUresult`), as far as the stand-in gives them.
+//! The error codes of CUDA (`CUresult`) that the stand-in returns.
 
 use crate::engine::FaultKind;
 
@@ -6,7 +6,7 @@ use crate::engine::FaultKind;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Code(pub(crate) u32);
 
-/// What a driver function answers inside the stand-in.
+/// The result of a driver function inside the stand-in.
 pub(crate) type Answer<T = ()> = Result<T, Code>;
 
 macro_rules! codes {
@@ -14,7 +14,7 @@ macro_rules! codes {
         impl Code {
             $(#[doc = $text] pub(crate) const $name: Self = Self($number);)*
 
-            /// Its name in cuda.h and a sentence, both ended by a NUL for C.
+            /// The name in cuda.h and a description, both terminated by NUL.
             pub(crate) fn texts(self) -> Option<(&'static str, &'static str)> {
                 match self.0 {
                     0 => Some(("CUDA_SUCCESS\0", "no error\0")),
@@ -46,7 +46,7 @@ codes! {
     LAUNCH_FAILED = 719, "unspecified launch failure";
     NOT_PERMITTED = 800, "operation not permitted";
     NOT_SUPPORTED = 801, "operation not supported";
-    UNKNOWN = 999, "unknown error: the stand-in saw a mistake that a GPU would not notice";
+    UNKNOWN = 999, "unknown error: the stand-in found a mistake that a GPU would not detect";
 }
 
 impl From<FaultKind> for Code {

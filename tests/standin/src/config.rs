@@ -1,4 +1,4 @@
-//! What a test sets by environment variables.
+//! The settings, which tests set by environment variables.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,11 +8,11 @@ use crate::engine::Order;
 /// When queued work runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Schedule {
-    /// Only when something waits for it, and then only what it needs: shows waits that are missing.
+    /// Only when something waits for it, and then only the work that it depends on. Reveals missing waits.
     Lazy,
-    /// At the call that queues it.
+    /// During the call that enqueues it.
     Eager,
-    /// In an order drawn from this seed, which respects streams and events.
+    /// In a random order from this seed, which respects streams and events.
     Seeded(u64),
 }
 
@@ -23,19 +23,19 @@ pub(crate) struct Config {
     pub(crate) schedule: Schedule,
     /// `FOREBAY_STANDIN_ORDER`: `forward` (default) or `reverse`.
     pub(crate) order: Order,
-    /// `FOREBAY_STANDIN_DEVICES`: how many devices there are, 1 by default; 0 is a driver without a GPU.
+    /// `FOREBAY_STANDIN_DEVICES`: the number of devices, 1 by default. With 0, the driver finds no GPU.
     pub(crate) devices: usize,
-    /// `FOREBAY_STANDIN_MEMORY`: bytes of each device, 4 GiB by default.
+    /// `FOREBAY_STANDIN_MEMORY`: the bytes of memory of each device, 4 GiB by default.
     pub(crate) memory: u64,
-    /// `FOREBAY_STANDIN_CAPABILITY`: compute capability, `9.0` by default.
+    /// `FOREBAY_STANDIN_CAPABILITY`: the compute capability, `9.0` by default.
     pub(crate) capability: (i32, i32),
-    /// `FOREBAY_STANDIN_CACHE`: folder of compiled kernels, in the system's temporary folder by default.
+    /// `FOREBAY_STANDIN_CACHE`: the folder of compiled kernels, in the system's temporary folder by default.
     pub(crate) cache: PathBuf,
-    /// `FOREBAY_STANDIN_NCCL_TIMEOUT`: seconds after which a rank that does not come to a collective is an error, 10 by default.
+    /// `FOREBAY_STANDIN_NCCL_TIMEOUT`: the seconds that a collective waits for a missing rank, 10 by default.
     pub(crate) nccl_timeout: Duration,
-    /// `NCCL_HOSTID`: processes with different ones count as on different machines.
+    /// `NCCL_HOSTID`: processes with different values count as being on different machines.
     host: String,
-    /// `CUDA_VISIBLE_DEVICES`: only for telling GPUs of different processes apart.
+    /// `CUDA_VISIBLE_DEVICES`: used only to distinguish the GPUs of different processes.
     visible: Option<String>,
 }
 
@@ -50,7 +50,9 @@ impl Config {
             None | Some("forward") => Order::Forward,
             Some("reverse") => Order::Reverse,
             Some(other) => {
-                return Err(format!("FOREBAY_STANDIN_ORDER is {other}: take forward or reverse"));
+                return Err(format!(
+                    "invalid FOREBAY_STANDIN_ORDER {other:?}: expected forward or reverse"
+                ));
             }
         };
         let devices = get("DEVICES").map_or(Ok(1), |text| number("DEVICES", &text, "a number"))?;
@@ -60,7 +62,7 @@ impl Config {
         let parts =
             capability.split_once('.').and_then(|(a, b)| a.parse().ok().zip(b.parse().ok()));
         let capability = parts.ok_or_else(|| {
-            format!("FOREBAY_STANDIN_CAPABILITY is {capability}: take 8.0 or 9.0")
+            format!("invalid FOREBAY_STANDIN_CAPABILITY {capability:?}: expected 8.0 or 9.0")
         })?;
         let cache = get("CACHE")
             .map_or_else(|| std::env::temp_dir().join("forebay-standin"), PathBuf::from);
@@ -80,7 +82,7 @@ impl Config {
         })
     }
 
-    /// What a device is, for all processes.
+    /// The name of a device that is unique across processes.
     pub(crate) fn gpu(&self, device: usize) -> String {
         let visible = self.visible.as_deref().and_then(|visible| visible.split(',').nth(device));
         let host =
@@ -89,15 +91,16 @@ impl Config {
     }
 }
 
-fn number(name: &str, text: &str, take: &str) -> Result<u64, String> {
-    text.parse().map_err(|_not| format!("FOREBAY_STANDIN_{name} is {text}: take {take}"))
+fn number(name: &str, text: &str, expected: &str) -> Result<u64, String> {
+    let invalid = |_| format!("invalid FOREBAY_STANDIN_{name} {text:?}: expected {expected}");
+    text.parse().map_err(invalid)
 }
 
 fn get(name: &str) -> Option<String> {
     variable(&format!("FOREBAY_STANDIN_{name}"))
 }
 
-#[expect(clippy::disallowed_methods, reason = "a library that others load has no command line")]
+#[expect(clippy::disallowed_methods, reason = "a shared library has no command line")]
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }

@@ -1,23 +1,23 @@
-//! Matrix multiplication in f32: what convolutions and cuBLAS come down to.
+//! Matrix multiplication in f32, on which cuBLAS and the convolutions are built.
 //!
-//! The sum of each element runs in the order of k, in blocks of `depth` that are added up in order, with a rounding after each product
-//! and each sum. So the result depends on `depth` alone: not on the machine, nor on the other sizes.
+//! Each element is summed in the order of k, in blocks of `depth` whose sums are added in order, with a rounding after each product
+//! and each sum. The result therefore depends on `depth` only: not on the machine, nor on the other sizes.
 
-/// Element (i, j) is `data[i * step[0] + j * step[1]]`.
+/// A strided matrix: element (i, j) is `data[i * step[0] + j * step[1]]`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Matrix<'a> {
     pub(crate) data: &'a [f32],
     pub(crate) step: [usize; 2],
 }
 
-/// Rows and columns that are computed at once, in registers.
+/// The number of rows and columns of the block that is computed at once, in registers.
 const ROWS: usize = 4;
 const COLUMNS: usize = 16;
 
-/// The usual block of k.
+/// The usual `depth`.
 pub(crate) const DEPTH: usize = 256;
 
-/// Adds the product of `a` (m x k) and `b` (k x n) to `c`, which has rows of n.
+/// Adds the product of `a` (m x k) and `b` (k x n) to `c`, a row-major m x n matrix.
 pub(crate) fn add_product(
     [m, n, k]: [usize; 3],
     a: Matrix<'_>,
@@ -51,7 +51,7 @@ pub(crate) fn add_product(
     }
 }
 
-/// Lays a panel out line by line, `width` to a line, of which the first `filled` are there and the others 0.
+/// Packs a panel line by line. Each line has `width` values: the first `filled` come from `data`, the others are 0.
 fn gather(data: &[f32], step: [usize; 2], filled: usize, width: usize, to: &mut [f32]) {
     for (line, to) in to.chunks_exact_mut(width).enumerate() {
         let (there, missing) = to.split_at_mut(filled);
@@ -69,22 +69,22 @@ type Sums = [[f32; COLUMNS]; ROWS];
 
 fn products(a: &[f32], b: &[f32]) -> Sums {
     if std::is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has AVX2.
+        // SAFETY: AVX2 was detected.
         unsafe { products_avx2(a, b) }
     } else {
-        products_plain(a, b)
+        products_scalar(a, b)
     }
 }
 
-/// The same code for wider registers. Without fused multiply-add, so the bits are the same.
+/// The same code, compiled for wider registers. It has no fused multiply-add, so the bits are equal.
 #[target_feature(enable = "avx2")]
 fn products_avx2(a: &[f32], b: &[f32]) -> Sums {
-    products_plain(a, b)
+    products_scalar(a, b)
 }
 
-#[expect(clippy::inline_always, reason = "so that it is compiled for the registers of its caller")]
+#[expect(clippy::inline_always, reason = "so that it is compiled with the features of its caller")]
 #[inline(always)]
-fn products_plain(a: &[f32], b: &[f32]) -> Sums {
+fn products_scalar(a: &[f32], b: &[f32]) -> Sums {
     let mut sums = [[0.0; COLUMNS]; ROWS];
     for (a, b) in a.as_chunks::<ROWS>().0.iter().zip(b.as_chunks::<COLUMNS>().0) {
         for i in 0..ROWS {
@@ -105,13 +105,13 @@ mod tests {
     }
 
     #[test]
-    fn is_the_product_for_any_size_and_order() {
+    fn products_are_right_for_any_size_and_stride() {
         for [m, n, k] in [[1, 1, 1], [4, 16, 8], [5, 17, 300], [33, 3, 70], [2, 40, 257]] {
             let (a, b) = (values(m * k, 1), values(k * n, 2));
             let at = Matrix { data: &a, step: [1, m] };
             let bt = Matrix { data: &b, step: [1, k] };
             let mut c = values(m * n, 3);
-            let wanted: Vec<f64> = (0..m * n)
+            let expected: Vec<f64> = (0..m * n)
                 .map(|at| {
                     let (i, j) = (at / n, at % n);
                     let products =
@@ -120,8 +120,11 @@ mod tests {
                 })
                 .collect();
             add_product([m, n, k], at, bt, &mut c, DEPTH);
-            for (found, wanted) in c.iter().zip(&wanted) {
-                assert!((f64::from(*found) - wanted).abs() < 1e-4, "{m}x{n}x{k}: {found} {wanted}");
+            for (found, expected) in c.iter().zip(&expected) {
+                assert!(
+                    (f64::from(*found) - expected).abs() < 1e-4,
+                    "{m}x{n}x{k}: {found} {expected}"
+                );
             }
         }
     }
@@ -129,6 +132,6 @@ mod tests {
     #[test]
     fn wide_registers_give_the_same_bits() {
         let (a, b) = (values(300 * ROWS, 1), values(300 * COLUMNS, 2));
-        assert_eq!(products(&a, &b), products_plain(&a, &b));
+        assert_eq!(products(&a, &b), products_scalar(&a, &b));
     }
 }

@@ -1,4 +1,4 @@
-//! Everything the driver knows, behind one lock: contexts, memory, streams, events, modules.
+//! The state of the driver behind one lock: contexts, memory, streams, events, modules.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -14,22 +14,22 @@ use crate::queues::Queues;
 use crate::report::say;
 use crate::signal;
 
-/// A handle as the caller holds it: an opaque pointer, never followed.
+/// A handle as the caller holds it: an opaque number that is never dereferenced.
 pub(crate) type Handle = usize;
 
-/// The state of the process, made by `cuInit`.
+/// The state of the process, created by `cuInit`.
 static MACHINE: Mutex<Option<State>> = Mutex::new(None);
-/// Told when something from outside of the process came that queued work may wait for.
+/// Notified when an external event has arrived that queued work may wait for.
 static CHANGED: Condvar = Condvar::new();
 
 thread_local! {
     /// The context bound to this thread.
     pub(crate) static CURRENT: Cell<Option<usize>> = const { Cell::new(None) };
-    /// Whether this thread holds the machine.
+    /// Whether this thread is inside a call of the stand-in.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The state, locked by this thread. Only [`Machine::let_others`] gives the lock away for a while.
+/// The state, locked by this thread. Only [`Machine::yield_lock`] releases the lock for a while.
 #[derive(Debug)]
 pub(crate) struct Machine(Option<MutexGuard<'static, Option<State>>>);
 
@@ -43,19 +43,19 @@ pub(crate) struct State {
     pub(crate) events: BTreeMap<Handle, Event>,
     pub(crate) modules: BTreeMap<Handle, Loaded>,
     pub(crate) functions: BTreeMap<Handle, Function>,
-    /// The per-thread streams: of which thread, in which context.
+    /// The per-thread streams, by thread and context.
     pub(crate) per_thread: BTreeMap<(i32, usize), Handle>,
-    /// State of the seeded schedule.
+    /// The random state of the seeded schedule.
     pub(crate) random: u64,
     next_handle: Handle,
 }
 
-/// A primary context; its number is the device's.
+/// A primary context. Its index is that of its device.
 #[derive(Debug, Default)]
 pub(crate) struct Context {
     pub(crate) retained: usize,
     pub(crate) flags: u32,
-    /// After a fault every call answers this.
+    /// The error that every call returns after a fault.
     pub(crate) broken: Option<Code>,
 }
 
@@ -63,9 +63,9 @@ pub(crate) struct Context {
 pub(crate) struct Event {
     pub(crate) context: usize,
     pub(crate) timed: bool,
-    /// The operation that completes it; none before it is recorded.
+    /// The operation that completes the event. `None` until it is recorded.
     pub(crate) recorded: Option<u64>,
-    /// When it completed.
+    /// The time of completion.
     pub(crate) at: Option<Instant>,
 }
 
@@ -85,7 +85,7 @@ pub(crate) struct Function {
     pub(crate) module: Handle,
     pub(crate) name: String,
     pub(crate) kernel: crate::engine::Kernel,
-    /// Most dynamic shared memory a launch may ask for.
+    /// The maximum dynamic shared memory of a launch.
     pub(crate) max_dynamic: u32,
 }
 
@@ -100,7 +100,7 @@ impl State {
             return Err(Code::NO_DEVICE);
         }
         let space = Space::new(devices, config.memory).map_err(|error| {
-            say(&format!("no address space: {error}"));
+            say(&format!("cannot reserve address space: {error}"));
             Code::OUT_OF_MEMORY
         })?;
         signal::install();
@@ -123,14 +123,14 @@ impl State {
         self.next_handle
     }
 
-    /// The context bound to this thread, if it works.
+    /// The context bound to this thread, if it is usable.
     pub(crate) fn current(&self) -> Answer<usize> {
         let context = CURRENT.get().ok_or(Code::INVALID_CONTEXT)?;
         self.sound(context)?;
         Ok(context)
     }
 
-    /// Refuses a context that a fault broke.
+    /// Returns the error of a context that is not retained, or that a fault has broken.
     pub(crate) fn sound(&self, context: usize) -> Answer {
         match self.contexts[context] {
             Context { retained: 0, .. } => Err(Code::INVALID_CONTEXT),
@@ -141,14 +141,15 @@ impl State {
 }
 
 impl Machine {
-    /// None before `cuInit`.
+    /// Locks the state. `None` before `cuInit`.
     fn lock() -> Option<Self> {
         let guard = lock();
         guard.is_some().then_some(Self(Some(guard)))
     }
 
-    /// Other threads may use the machine until something changed, or for a moment. Whatever was looked up before may be gone.
-    pub(crate) fn let_others(&mut self) {
+    /// Releases the lock for other threads until something has changed, or for a moment. Anything that was looked up before may
+    /// have been removed.
+    pub(crate) fn yield_lock(&mut self) {
         if let Some(guard) = self.0.take() {
             let moment = Duration::from_millis(50);
             let waited = CHANGED.wait_timeout(guard, moment);
@@ -161,13 +162,19 @@ impl Deref for Machine {
     type Target = State;
 
     fn deref(&self) -> &State {
-        self.0.as_ref().and_then(|guard| guard.as_ref()).expect("locked, and never unmade")
+        self.0
+            .as_ref()
+            .and_then(|guard| guard.as_ref())
+            .expect("the state is locked and never removed")
     }
 }
 
 impl DerefMut for Machine {
     fn deref_mut(&mut self) -> &mut State {
-        self.0.as_mut().and_then(|guard| guard.as_mut()).expect("locked, and never unmade")
+        self.0
+            .as_mut()
+            .and_then(|guard| guard.as_mut())
+            .expect("the state is locked and never removed")
     }
 }
 
@@ -175,7 +182,7 @@ fn lock() -> MutexGuard<'static, Option<State>> {
     MACHINE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// `cuInit`. A second call does nothing.
+/// `cuInit`. Further calls do nothing.
 pub(crate) fn start() -> u32 {
     let started = once(|| {
         let mut machine = lock();
@@ -187,12 +194,12 @@ pub(crate) fn start() -> u32 {
     started.map_or_else(|code| code.0, |()| 0)
 }
 
-/// The body of a driver function: runs with the machine locked, and answers a `CUresult`.
+/// Runs the body of a driver function with the machine locked, and returns a `CUresult`.
 pub(crate) fn call(body: impl FnOnce(&mut Machine) -> Answer) -> u32 {
     inside(body).map_or_else(|code| code.0, |()| 0)
 }
 
-/// The same for other libraries, which answer codes of their own.
+/// As [`call`], for the other libraries, which have their own error codes.
 pub(crate) fn inside<T, E: From<Code>>(
     body: impl FnOnce(&mut Machine) -> Result<T, E>,
 ) -> Result<T, E> {
@@ -203,8 +210,8 @@ pub(crate) fn inside<T, E: From<Code>>(
     })
 }
 
-/// For a thread of the stand-in's own, when something came from outside.
-pub(crate) fn came(body: impl FnOnce(&mut Machine)) {
+/// Runs in a thread of the stand-in that received an external event, and wakes the waiting threads.
+pub(crate) fn on_external(body: impl FnOnce(&mut Machine)) {
     INSIDE.set(true);
     if let Some(mut machine) = Machine::lock() {
         body(&mut machine);
@@ -213,15 +220,15 @@ pub(crate) fn came(body: impl FnOnce(&mut Machine)) {
     INSIDE.set(false);
 }
 
-/// For the signal handler: what a fault of host code means. `None` if the fault happened inside the stand-in or before `cuInit`.
+/// Runs in the signal handler after a fault of host code. `None` if the fault is inside the stand-in or before `cuInit`.
 pub(crate) fn on_fault<T>(body: impl FnOnce(&mut State) -> T) -> Option<T> {
     if INSIDE.get() { None } else { lock().as_mut().map(body) }
 }
 
 fn once<T, E: From<Code>>(body: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-    // A host function that the stand-in calls must not call CUDA.
+    // A host function that a stream runs must not call CUDA.
     if INSIDE.replace(true) {
-        say("a host function of a stream called CUDA, which CUDA forbids");
+        say("a host function of a stream called CUDA, which CUDA does not allow");
         return Err(Code::NOT_PERMITTED.into());
     }
     let answer = body();

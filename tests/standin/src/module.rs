@@ -1,4 +1,4 @@
-//! Which engine a module's text belongs to.
+//! Selects the engine for the text of a module.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use crate::engine::Module;
 use crate::report::say;
 use crate::{gxx, ptx};
 
-/// Loads what `cuModuleLoadData` was given: the stand-in's own "PTX", which is a source, or real PTX.
+/// Loads the text of `cuModuleLoadData`: either real PTX, or the "PTX" of the stand-in's own NVRTC, which is a source.
 pub(crate) fn load(text: &str, cache: &Path) -> Answer<Box<dyn Module>> {
     let module = if gxx::is_source(text) { gxx::load(text, cache) } else { ptx::load(text) };
     module.map_err(|what| {

@@ -1,4 +1,4 @@
-//! The numbers that tensors and matrices are made of. All arithmetic is in f32.
+//! The element types of tensors and matrices. All arithmetic is in f32.
 
 use half::{bf16, f16};
 
@@ -34,7 +34,7 @@ impl Number {
         }
     }
 
-    /// To the nearest number of this type, ties to even.
+    /// Rounds to the nearest value of this type, ties to even.
     pub(crate) fn round(self, value: f32) -> f32 {
         match self {
             Self::F32 => value,
@@ -43,7 +43,7 @@ impl Number {
         }
     }
 
-    /// Rounds as `round` does, once.
+    /// Stores values, rounded as by [`Number::round`].
     pub(crate) fn store(self, from: &[f32], to: &mut [u8]) {
         match self {
             Self::F32 => {
@@ -65,12 +65,13 @@ impl Number {
     }
 }
 
-/// What a tensor core sees of an f32: 10 bits of its mantissa, rounded to nearest, ties away from zero (`cvt.rna.tf32.f32`).
+/// The TF32 value of an f32, as tensor cores use it: 10 bits of mantissa, rounded to nearest, ties away from zero
+/// (`cvt.rna.tf32.f32`).
 pub(crate) fn tf32(value: f32) -> f32 {
     if value.is_finite() { f32::from_bits((value.to_bits() + 0x1000) & !0x1fff) } else { value }
 }
 
-/// `scale * new + keep * old`, where what is kept by 0 is not looked at: it may be a NaN.
+/// Computes `scale * new + keep * old`. Without `old`, which is the case where `keep` is 0, its values are not read: they may be NaN.
 pub(crate) fn blend(new: &mut [f32], scale: f32, old: Option<&[f32]>, keep: f32) {
     for new in &mut *new {
         *new *= scale;
@@ -93,7 +94,7 @@ mod tests {
             assert_eq!(number.load(&bytes), values);
         }
         let mut bytes = [0; 4];
-        // Halfway between two bf16 values: the even one of each pair.
+        // Values halfway between two bf16 values round to the even one.
         Number::Bf16.store(&[1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0], &mut bytes);
         assert_eq!(Number::Bf16.load(&bytes), [1.0, 1.0 + 4.0 / 256.0]);
     }

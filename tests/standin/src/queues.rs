@@ -1,6 +1,6 @@
-//! Streams as queues of operations, and what waits for what. Which operation runs when is `schedule`'s matter.
+//! Streams as queues of operations, and the dependencies between operations. `schedule` decides which operation runs when.
 //!
-//! Operations may also wait for something from outside of the process, as NCCL's do.
+//! Operations may also depend on events from outside the process, as those of NCCL do.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -8,17 +8,17 @@ use std::fmt;
 use crate::engine::Fault;
 use crate::machine::{Handle, Machine};
 
-/// What an operation does when its turn comes.
+/// The action of an operation.
 pub(crate) type Work = Box<dyn FnOnce(&mut Machine) -> Result<(), Fault> + Send>;
 
-/// `CU_STREAM_NON_BLOCKING`: does not order itself with the NULL stream.
+/// `CU_STREAM_NON_BLOCKING`: the stream is not ordered with the NULL stream.
 const NON_BLOCKING: u32 = 1;
 
 pub(crate) struct Op {
     pub(crate) id: u64,
-    /// Operations of other streams that must be over.
+    /// Operations of other streams that must finish first.
     after: Vec<u64>,
-    /// For reports: "kernel mix", "copy of 8 bytes to the host".
+    /// A description for messages: "kernel mix", "copy of 8 bytes to the host".
     pub(crate) what: String,
     pub(crate) work: Work,
 }
@@ -35,9 +35,9 @@ pub(crate) struct Stream {
     pub(crate) flags: u32,
     pub(crate) priority: i32,
     queue: VecDeque<Op>,
-    /// The last operation queued.
+    /// The last operation that was enqueued.
     last: Option<u64>,
-    /// `cuStreamDestroy` was called; what is queued still runs.
+    /// `cuStreamDestroy` was called. Operations in the queue still run.
     destroyed: bool,
 }
 
@@ -51,13 +51,13 @@ impl Stream {
 pub(crate) struct Queues {
     streams: BTreeMap<Handle, Stream>,
     last_op: u64,
-    /// Operations that are not over, and the stream of each.
+    /// Unfinished operations, and the stream of each.
     pending: BTreeMap<u64, Handle>,
-    /// What is to come from outside, and the context that waits for it. Numbered as operations are.
-    outside: BTreeMap<u64, usize>,
+    /// External events that have not arrived, and the context that waits for each. They are numbered like operations.
+    external: BTreeMap<u64, usize>,
 }
 
-/// The handle of a context's NULL stream, which no caller has.
+/// The internal handle of the NULL stream of a context.
 pub(crate) fn null_of(context: usize) -> Handle {
     0x1000 + context * 0x10
 }
@@ -69,7 +69,7 @@ impl Queues {
             streams: nulls.collect(),
             last_op: 0,
             pending: BTreeMap::new(),
-            outside: BTreeMap::new(),
+            external: BTreeMap::new(),
         }
     }
 
@@ -82,7 +82,7 @@ impl Queues {
         self.streams.get(&stream).filter(|found| !found.destroyed)
     }
 
-    /// A stream that `find` found.
+    /// A stream that is known to exist.
     pub(crate) fn stream(&self, stream: Handle) -> &Stream {
         &self.streams[&stream]
     }
@@ -93,31 +93,31 @@ impl Queues {
     }
 
     pub(crate) fn is_done(&self, op: u64) -> bool {
-        !self.pending.contains_key(&op) && !self.outside.contains_key(&op)
+        !self.pending.contains_key(&op) && !self.external.contains_key(&op)
     }
 
-    /// Something is to come from outside: operations can wait for its number until `came` is called.
+    /// Registers an external event: operations can wait for its number until [`Queues::arrived`] is called.
     pub(crate) fn expect(&mut self, context: usize) -> u64 {
         self.last_op += 1;
-        self.outside.insert(self.last_op, context);
+        self.external.insert(self.last_op, context);
         self.last_op
     }
 
-    pub(crate) fn came(&mut self, number: u64) {
-        self.outside.remove(&number);
+    pub(crate) fn arrived(&mut self, number: u64) {
+        self.external.remove(&number);
     }
 
-    /// Nothing more is to come for a context.
+    /// Removes all external events of a context.
     pub(crate) fn expect_nothing(&mut self, context: usize) {
-        self.outside.retain(|_, of| *of != context);
+        self.external.retain(|_, of| *of != context);
     }
 
-    /// The last operation that is queued on a stream, if any is left.
+    /// The last unfinished operation of a stream, if it has one.
     pub(crate) fn last_of(&self, stream: Handle) -> Option<u64> {
         self.streams.get(&stream)?.last.filter(|last| !self.is_done(*last))
     }
 
-    /// Adds an operation that waits for `after`, for those before it, and for what the NULL stream's rule says.
+    /// Enqueues an operation that waits for `after`, for the operations before it in its stream, and by the rule of the NULL stream.
     pub(crate) fn push(
         &mut self,
         stream: Handle,
@@ -145,32 +145,32 @@ impl Queues {
         id
     }
 
-    /// Takes the first operation of a stream, which is over when `over` is called.
+    /// Removes the first operation of a stream. It is finished once [`Queues::finished`] is called.
     pub(crate) fn pop(&mut self, stream: Handle) -> Option<Op> {
         self.streams.get_mut(&stream)?.queue.pop_front()
     }
 
-    pub(crate) fn over(&mut self, op: u64) {
+    pub(crate) fn finished(&mut self, op: u64) {
         if let Some(stream) = self.pending.remove(&op) {
-            self.forget(stream);
+            self.remove_if_done(stream);
         }
     }
 
-    /// The stream takes no more work; what is queued still runs.
+    /// Destroys a stream. Operations in its queue still run.
     pub(crate) fn destroy(&mut self, stream: Handle) {
         if let Some(found) = self.streams.get_mut(&stream) {
             found.destroyed = true;
         }
-        self.forget(stream);
+        self.remove_if_done(stream);
     }
 
-    fn forget(&mut self, stream: Handle) {
+    fn remove_if_done(&mut self, stream: Handle) {
         if self.find(stream).is_none() && self.last_of(stream).is_none() {
             self.streams.remove(&stream);
         }
     }
 
-    /// The stream whose first operation must run next for `op` to get its turn; none if that waits for something from outside.
+    /// The stream whose first operation must run next on the way to `op`. `None` if that depends on an external event.
     pub(crate) fn next_towards(&self, op: u64) -> Option<Handle> {
         let mut stream = *self.pending.get(&op)?;
         while let Some(first) = self.stream(stream).queue.front()
@@ -181,7 +181,7 @@ impl Queues {
         Some(stream)
     }
 
-    /// Streams whose first operation could run now.
+    /// The streams whose first operation can run now.
     pub(crate) fn ready(&self) -> Vec<Handle> {
         let could = |stream: &Stream| {
             stream.queue.front().is_some_and(|op| op.after.iter().all(|other| self.is_done(*other)))

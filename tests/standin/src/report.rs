@@ -1,9 +1,9 @@
-//! What the stand-in has to say goes to standard error, a line each, and begins with `standin: `.
+//! Messages of the stand-in: lines on standard error that begin with `standin: `.
 
-/// Says it.
+/// Prints a message.
 #[expect(
     clippy::print_stderr,
-    reason = "the caller sees an error code only; this is where the reason goes"
+    reason = "callers receive an error code only, so the reason is printed"
 )]
 pub(crate) fn say(text: &str) {
     eprintln!("standin: {text}");

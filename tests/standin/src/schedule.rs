@@ -1,9 +1,9 @@
 //! The order in which queued work runs.
 //!
-//! What it claims about CUDA (driver API: "Stream synchronization behavior", cuStreamWaitEvent, cuEventRecord): work of one stream
-//! runs in its order; work of two streams in any order, unless an event or the NULL stream orders it. The NULL stream waits for
-//! all blocking streams of its context and they for it. Nothing says when queued work runs before something waits for it.
-//! So every order that respects this is CUDA's, and a right program gives one result in all of them.
+//! The rules of CUDA (driver API: "Stream synchronization behavior", cuStreamWaitEvent, cuEventRecord): the work of one stream runs
+//! in order; the work of two streams runs in any order, unless an event or the NULL stream orders it. The NULL stream waits for all
+//! blocking streams of its context, and they wait for it. No rule says when queued work starts before something waits for it.
+//! Every order that respects these rules is possible on a GPU, and a correct program has the same result in all of them.
 
 use crate::code::{Answer, Code};
 use crate::config::Schedule;
@@ -18,7 +18,7 @@ const LEGACY: Handle = 1;
 const PER_THREAD: Handle = 2;
 
 impl Machine {
-    /// The stream a caller means, its context sound. The NULL stream is that of the thread's context, so there must be one.
+    /// The stream of a caller's handle, whose context must be usable. The NULL stream is that of the thread's context.
     pub(crate) fn resolve(&mut self, handle: Handle) -> Answer<Handle> {
         let stream = match handle {
             0 | LEGACY => null_of(self.current()?),
@@ -48,12 +48,12 @@ impl Machine {
         handle
     }
 
-    /// Queues work on a stream.
+    /// Enqueues work on a stream.
     pub(crate) fn queue(&mut self, stream: Handle, what: impl Into<String>, work: Work) -> u64 {
         self.queue_after(stream, what, Vec::new(), work)
     }
 
-    /// Queues work that also waits for work of other streams, or for something from outside.
+    /// Enqueues work that also waits for work of other streams, or for external events.
     pub(crate) fn queue_after(
         &mut self,
         stream: Handle,
@@ -65,7 +65,7 @@ impl Machine {
         self.queued(op)
     }
 
-    /// Queues work that uses pinned memory of the host: from where, how many bytes, and what it does to them.
+    /// Enqueues work that uses pinned host memory: its start, its bytes and how they are accessed.
     pub(crate) fn queue_touching(
         &mut self,
         stream: Handle,
@@ -78,7 +78,7 @@ impl Machine {
         self.queued(op)
     }
 
-    /// Lets a stream wait for an operation of another one.
+    /// Makes a stream wait for an operation of another one.
     pub(crate) fn wait_for(&mut self, stream: Handle, op: u64) {
         self.queue_after(stream, "wait", vec![op], Box::new(|_| Ok(())));
     }
@@ -90,7 +90,7 @@ impl Machine {
         op
     }
 
-    /// Runs all that is queued on a stream.
+    /// Runs all queued work of a stream.
     pub(crate) fn finish(&mut self, stream: Handle) -> Answer {
         let context = self.queues.stream(stream).context;
         if let Some(last) = self.queues.last_of(stream) {
@@ -99,14 +99,14 @@ impl Machine {
         self.sound(context)
     }
 
-    /// Runs what `op` needs, and itself. While that waits for something from outside, other threads may use the machine.
+    /// Runs `op` and its dependencies. While one of them waits for an external event, other threads may use the machine.
     pub(crate) fn run_until(&mut self, op: u64) {
         while !self.run_towards(op) {
-            self.let_others();
+            self.yield_lock();
         }
     }
 
-    /// Runs what `op` needs, and itself, as far as nothing from outside is missing. Whether it is over.
+    /// Runs `op` and its dependencies until one waits for an external event. Returns whether `op` has finished.
     pub(crate) fn run_towards(&mut self, op: u64) -> bool {
         while !self.queues.is_done(op) {
             let next = match self.config.schedule {
@@ -119,7 +119,7 @@ impl Machine {
         true
     }
 
-    /// A caller asks whether `op` is over: one operation that it needs may run meanwhile, so that polling ends.
+    /// Polls whether `op` has finished. Each poll runs one operation on the way to it, so that polling ends.
     pub(crate) fn poll(&mut self, op: u64) -> Answer {
         if self.queues.is_done(op) {
             return Ok(());
@@ -130,9 +130,9 @@ impl Machine {
         Err(Code::NOT_READY)
     }
 
-    /// What operations waited for came from outside. Under the eager schedule they run now.
-    pub(crate) fn came(&mut self, number: u64) {
-        self.queues.came(number);
+    /// An external event has arrived. With the eager schedule, the operations that waited for it run now.
+    pub(crate) fn arrived(&mut self, number: u64) {
+        self.queues.arrived(number);
         while self.config.schedule == Schedule::Eager
             && let Some(stream) = self.any_ready()
         {
@@ -140,7 +140,7 @@ impl Machine {
         }
     }
 
-    /// With a seed, some work may run at any call.
+    /// With a seed, some work may run during any call.
     pub(crate) fn run_some(&mut self) {
         if let Schedule::Seeded(_) = self.config.schedule {
             for _ in 0..self.draw(3) {
@@ -151,7 +151,7 @@ impl Machine {
         }
     }
 
-    /// Runs everything of a context.
+    /// Runs all work of a context.
     pub(crate) fn drain(&mut self, context: usize) {
         for stream in self.queues.of_context(context) {
             while let Some(last) = self.queues.last_of(stream) {
@@ -165,38 +165,38 @@ impl Machine {
         if ready.is_empty() { None } else { Some(ready[self.draw(ready.len())]) }
     }
 
-    /// splitmix64: which of several things comes first.
+    /// A random number, by splitmix64.
     fn draw(&mut self, below: usize) -> usize {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut x = self.random;
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        usize::try_from((x ^ (x >> 31)) % below as u64).expect("it is below a usize")
+        usize::try_from((x ^ (x >> 31)) % below as u64).expect("a number below a usize")
     }
 
     fn run_first(&mut self, stream: Handle) {
         let context = self.queues.stream(stream).context;
         let Some(op) = self.queues.pop(stream) else { return };
-        // Work runs in its stream's context, whatever the thread has bound.
+        // Work runs in the context of its stream, not in that of the thread.
         let before = CURRENT.replace(Some(context));
         let result = match self.contexts[context].broken {
             None => (op.work)(self),
             Some(_) => Ok(()),
         };
         CURRENT.set(before);
-        self.queues.over(op.id);
+        self.queues.finished(op.id);
         self.space.land(op.id);
         if let Err(fault) = result {
             self.break_context(context, &op.what, &fault);
         }
     }
 
-    /// After a fault nothing works any more in a context.
+    /// Makes a context unusable after a fault.
     pub(crate) fn break_context(&mut self, context: usize, what: &str, fault: &Fault) {
         say(&format!("{what}: {fault}"));
         self.contexts[context].broken = Some(fault.kind.into());
         self.queues.expect_nothing(context);
-        // What is still queued is lost, but it must let go of what it holds.
+        // Queued work is dropped without effect, which releases what it holds.
         self.drain(context);
     }
 }

@@ -1,7 +1,7 @@
-//! What happens when memory is touched that must not be.
+//! The signal handler for invalid memory accesses.
 //!
-//! In a kernel: the thread is led to the module's way out, and the launch answers with a fault.
-//! In host code: if it touched pinned memory that a copy uses, the stand-in says so and aborts; otherwise whoever handled the signal before does.
+//! In a kernel, the thread resumes at the module's exit function, and the launch returns a fault. In host code, if the access was to
+//! pinned memory that a copy uses, the stand-in prints a message and aborts; otherwise the previous signal handler runs.
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use crate::machine::on_fault;
 use crate::report::say;
 
-/// Where a faulting kernel goes on: `entry(signal, address, instruction)` on a stack of its own. It must not return.
+/// The exit function at which a faulting kernel resumes: `entry(signal, address, instruction)`, on its own stack. It must not return.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Exit {
     pub(crate) entry: usize,
@@ -20,16 +20,16 @@ pub(crate) struct Exit {
 }
 
 thread_local! {
-    /// Set while this thread runs a kernel.
+    /// The exit, while this thread runs a kernel.
     static EXIT: Cell<Option<Exit>> = const { Cell::new(None) };
 }
 
-/// Handled signals, and what handled them before.
+/// The handled signals, and their previous handlers.
 static BEFORE: OnceLock<[(c_int, libc::sigaction); 3]> = OnceLock::new();
 
 type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
 
-/// Runs a kernel: until it returns, faults of this thread lead to `exit`.
+/// Runs a kernel. Until it returns, faults of this thread resume at `exit`.
 pub(crate) fn guarded(exit: Exit, kernel: impl FnOnce()) {
     give_stack();
     EXIT.set(Some(exit));
@@ -42,7 +42,7 @@ pub(crate) fn install() {
         [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE].map(|signal| {
             let handler: Handler = on_signal;
             let mut before = MaybeUninit::uninit();
-            // SAFETY: the handler has the signature that SA_SIGINFO asks for; both structures are valid.
+            // SAFETY: the handler has the signature of SA_SIGINFO, and both structures are valid.
             let before = unsafe {
                 let mut action: libc::sigaction = std::mem::zeroed();
                 action.sa_sigaction = handler as usize;
@@ -55,10 +55,10 @@ pub(crate) fn install() {
     });
 }
 
-/// Handlers need a stack of their own: a kernel's may be what overflowed. Rust's threads have one; others get one.
+/// Installs a signal stack, because the stack of the kernel may be what overflowed. Threads of Rust have one already.
 fn give_stack() {
     const SIZE: usize = 64 << 10;
-    // SAFETY: asks first; a thread keeps the stack for its life, so the memory is given away.
+    // SAFETY: the thread has no signal stack; it keeps this one for its lifetime, so the memory is leaked.
     unsafe {
         let mut now: libc::stack_t = std::mem::zeroed();
         libc::sigaltstack(null_mut(), &raw mut now);
@@ -72,7 +72,7 @@ fn give_stack() {
 }
 
 extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    // SAFETY: the kernel passes both, valid during the handler.
+    // SAFETY: the operating system passes both pointers, which are valid during the handler.
     let (address, code, registers) = unsafe {
         let context = &mut *context.cast::<libc::ucontext_t>();
         ((*info).si_addr().addr(), (*info).si_code, &mut context.uc_mcontext.gregs)
@@ -81,7 +81,7 @@ extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut
         leave_kernel(exit, signal, address, code, registers);
         return;
     }
-    // Bit 1 of the page fault's error code: a write.
+    // Bit 1 of the error code of a page fault is set for a write.
     let writes = registers[libc::REG_ERR as usize] & 2 != 0;
     let verdict = on_fault(|machine| {
         let address = address as u64;
@@ -97,24 +97,24 @@ extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut
     }
 }
 
-/// Returning from the handler then goes on in the exit.
+/// Changes the registers so that the thread resumes at the exit when the handler returns.
 fn leave_kernel(exit: Exit, signal: c_int, address: usize, code: c_int, registers: &mut [i64; 23]) {
-    // A general protection fault has no address: on x86-64 that is a vector access that is not aligned.
+    // A general protection fault has no address: on x86-64 it is a misaligned vector access.
     let kind =
         if signal == libc::SIGSEGV && code == libc::SI_KERNEL { libc::SIGBUS } else { signal };
     registers[libc::REG_RDI as usize] = i64::from(kind);
     registers[libc::REG_RSI as usize] = address.cast_signed() as i64;
     registers[libc::REG_RDX as usize] = registers[libc::REG_RIP as usize];
     registers[libc::REG_RIP as usize] = exit.entry.cast_signed() as i64;
-    // As after a call: 8 below a multiple of 16.
+    // The stack pointer is 8 below a multiple of 16, as after a call.
     registers[libc::REG_RSP as usize] = (exit.stack - 8).cast_signed() as i64;
 }
 
-/// The instruction faults again, and the handler from before sees it.
+/// Restores the previous handler. The instruction then faults again and reaches it.
 fn hand_back(signal: c_int) {
     let before = BEFORE.get().into_iter().flatten().find(|(handled, _)| *handled == signal);
     if let Some((_, before)) = before {
-        // SAFETY: gives back what sigaction gave.
+        // SAFETY: the action is one that sigaction returned.
         unsafe { libc::sigaction(signal, before, null_mut()) };
     }
 }

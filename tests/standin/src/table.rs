@@ -1,20 +1,20 @@
-//! What the libraries' interfaces share: handles, and places for results.
+//! Handles and output pointers, which all libraries' interfaces use.
 
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Where a function puts a result: a pointer, perhaps null.
+/// An output pointer of a function, which may be null.
 pub(crate) type Out<'a, T> = Option<&'a mut MaybeUninit<T>>;
 
-/// Puts it, or answers `error` if there is no place.
+/// Writes the result, or returns `error` if the pointer is null.
 pub(crate) fn put<T, E>(out: Out<'_, T>, value: T, error: E) -> Result<(), E> {
     out.ok_or(error)?.write(value);
     Ok(())
 }
 
-/// Objects of one kind that were given out. A handle is a number that nothing ever follows, and none is given out twice.
+/// The objects of one kind, by handle. A handle is a number that is never dereferenced and never reused.
 #[derive(Debug)]
 pub(crate) struct Table<T>(Mutex<BTreeMap<usize, T>>);
 

@@ -1,4 +1,4 @@
-//! cuBLAS's products through cudarc.
+//! Tests of the matrix products of cuBLAS, through cudarc.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ const M: usize = 5;
 const N: usize = 7;
 const K: usize = 33;
 
-/// Lines of A, B and C that lie between the columns and belong to nobody.
+/// The unused rows between the columns of A, B and C.
 const GAP: usize = 3;
 
 fn config<T: Real>(
@@ -42,12 +42,12 @@ fn config<T: Real>(
     }
 }
 
-/// Elements of a matrix with gaps, up to its last one.
+/// The number of elements of a matrix with gaps, up to its last one.
 fn span(rows: usize, columns: usize, gap: usize) -> usize {
     (rows + gap) * columns - gap
 }
 
-/// The columns of a matrix go to the device one by one, so that gaps are never written.
+/// Uploads a matrix column by column, so that gaps are never written.
 fn upload<T: Real>(
     gpu: &Gpu,
     values: &[T],
@@ -75,7 +75,7 @@ fn download<T: Real>(
     Ok(values)
 }
 
-/// What comes out, column-major, of stored matrices without gaps.
+/// The expected product, column-major, of stored matrices without gaps.
 fn wanted<T: Real>(
     op_a: cublasOperation_t,
     op_b: cublasOperation_t,
@@ -120,7 +120,7 @@ where
             let on_b = upload(gpu, &b, if op_b == CUBLAS_OP_N { K } else { N }, gap)?;
             let mut on_c =
                 if beta == 0.0 { blank(gpu, span(M, N, gap))? } else { upload(gpu, &c, M, gap)? };
-            // SAFETY: the buffers are as long as the configuration says.
+            // SAFETY: the buffers have the sizes of the configuration.
             unsafe { blas.gemm(config(op_a, op_b, gap, beta), &on_a, &on_b, &mut on_c)? };
             let wanted = wanted(op_a, op_b, [&a, &b, &c], f64::from(beta));
             near(&download(gpu, &on_c, M, gap)?, &wanted)?;
@@ -143,7 +143,7 @@ pub(crate) fn batches(gpu: &Gpu) -> Outcome {
     let gemm = config(CUBLAS_OP_N, CUBLAS_OP_N, 0, 0.0);
     let (stride_a, stride_c) = ((M * K) as i64, (M * N) as i64);
     let batch = StridedBatchedConfig { gemm, batch_size: 3, stride_a, stride_b: 0, stride_c };
-    // SAFETY: the buffers are as long as the configuration says.
+    // SAFETY: the buffers have the sizes of the configuration.
     unsafe { blas.gemm_strided_batched(batch, &on_a, &on_b, &mut on_c)? };
     let c = gpu.two.clone_dtoh(&on_c)?;
     for (a, c) in a.chunks(M * K).zip(c.chunks(M * N)) {
@@ -152,7 +152,7 @@ pub(crate) fn batches(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// bf16 into f32 with a workspace of the caller's, as a fully connected layer's gradient would be.
+/// bf16 inputs and f32 output with the caller's workspace, as for the gradient of a fully connected layer.
 pub(crate) fn bf16_into_f32(gpu: &Gpu) -> Outcome {
     let blas = CudaBlas::new(Arc::clone(&gpu.two))?;
     let workspace = blank::<u8>(gpu, 4096)?;
@@ -160,7 +160,7 @@ pub(crate) fn bf16_into_f32(gpu: &Gpu) -> Outcome {
     let (on_a, on_b) = (gpu.two.clone_htod(&a)?, gpu.two.clone_htod(&b)?);
     let mut on_c = blank::<f32>(gpu, M * N)?;
     let config = config::<f32>(CUBLAS_OP_N, CUBLAS_OP_N, 0, 0.0);
-    // SAFETY: the buffers are as long as the sizes say, and live until the copy below.
+    // SAFETY: the buffers have the given sizes, and live until the copy below.
     unsafe {
         let at = workspace.device_ptr(&gpu.two).0 as *mut _;
         sys::cublasSetWorkspace_v2(*blas.handle(), at, workspace.len()).result()?;
@@ -190,19 +190,19 @@ pub(crate) fn bf16_into_f32(gpu: &Gpu) -> Outcome {
     near(&gpu.two.clone_dtoh(&on_c)?, &wanted(CUBLAS_OP_N, CUBLAS_OP_N, [&a, &b, &nothing], 0.0))
 }
 
-/// f32 is f32, unless TF32 is asked for.
-pub(crate) fn tf32_is_asked_for(gpu: &Gpu) -> Outcome {
+/// f32 is computed in f32, unless TF32 is enabled.
+pub(crate) fn tf32_is_opt_in(gpu: &Gpu) -> Outcome {
     let blas = CudaBlas::new(Arc::clone(&gpu.two))?;
     let a = gpu.two.clone_htod(&noise::<f32>(M * K, 1))?;
     let b = gpu.two.clone_htod(&noise::<f32>(K * N, 2))?;
     let product = || {
         let mut c = blank(gpu, M * N)?;
-        // SAFETY: the buffers are as long as the configuration says.
+        // SAFETY: the buffers have the sizes of the configuration.
         unsafe { blas.gemm(config(CUBLAS_OP_N, CUBLAS_OP_N, 0, 0.0), &a, &b, &mut c)? };
         Ok::<_, Failure>(gpu.two.clone_dtoh(&c)?)
     };
     let exact = product()?;
-    // SAFETY: the handle lives.
+    // SAFETY: the handle is valid.
     unsafe { sys::cublasSetMathMode(*blas.handle(), CUBLAS_TF32_TENSOR_OP_MATH).result()? };
     if product()? == exact { Err(Failure("TF32 changes nothing".to_owned())) } else { Ok(()) }
 }
@@ -215,7 +215,7 @@ fn product(gpu: &Gpu, change: impl FnOnce(&mut GemmConfig<f32>), [a, b, c]: [usi
         (gpu.two.clone_htod(&noise::<f32>(a, 1))?, gpu.two.clone_htod(&noise::<f32>(b, 2))?);
     let mut config = config(CUBLAS_OP_N, CUBLAS_OP_N, 0, 0.0);
     change(&mut config);
-    // SAFETY: what does not fit is the case.
+    // SAFETY: none; the sizes are wrong, which is the case.
     unsafe { blas.gemm(config, &a, &b, &mut blank(gpu, c)?)? };
     Ok(gpu.two.synchronize()?)
 }
@@ -238,7 +238,7 @@ pub(crate) fn no_event_before_cublas(gpu: &Gpu) -> Outcome {
     let mut a = gpu.blank(M * K)?;
     gpu.one.synchronize()?;
     gpu.one.memcpy_htod(&noise::<f32>(M * K, 1), &mut a)?;
-    // SAFETY: the buffers are as long as the configuration says.
+    // SAFETY: the buffers have the sizes of the configuration.
     unsafe {
         blas.gemm(config(CUBLAS_OP_N, CUBLAS_OP_N, 0, 0.0), &a, &b, &mut blank(gpu, M * N)?)?;
     }
@@ -257,7 +257,7 @@ pub(crate) fn product_is_a_factor(gpu: &Gpu) -> Outcome {
         ..config::<f32>(CUBLAS_OP_N, CUBLAS_OP_N, 0, 0.0)
     };
     let at = a.device_ptr_mut(&gpu.two).0;
-    // SAFETY: one buffer for all three is the case.
+    // SAFETY: none; one buffer is used for all three, which is the case.
     unsafe {
         result::sgemm(
             *blas.handle(),

@@ -1,4 +1,4 @@
-//! The list of cases.
+//! The list of test cases.
 
 use crate::gpu::{Gpu, Outcome};
 use crate::{blas, dnn, nccl, right, wrong};
@@ -6,9 +6,9 @@ use crate::{blas, dnn, nccl, right, wrong};
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) body: fn(&Gpu) -> Outcome,
-    /// None for a right program. Otherwise all these texts must be in what the case printed; `a|b` is either.
+    /// `None` for a correct program. Otherwise the output of the case must contain all of these texts; `a|b` matches either.
     pub(crate) says: Option<&'static [&'static str]>,
-    /// `schedule order`, or nothing for all ten.
+    /// The combinations of schedule and order, or empty for all ten.
     pub(crate) only: &'static [&'static str],
 }
 
@@ -39,13 +39,13 @@ macro_rules! only {
     };
 }
 
-/// What C++ leaves undefined and PTX defines: seen where the source is compiled, and no mistake to engine B.
+/// Behavior that C++ leaves undefined and PTX defines: an error only of engine A.
 pub(crate) const ENGINE_A_ALONE: [&str; 2] =
     ["division_by_zero", "float_too_large_for_its_integer"];
 
 const LAZY: &[&str] = &["lazy forward"];
 
-/// Libraries have no threads and blocks to start in reverse.
+/// Library functions have no threads and blocks that could start in reverse.
 const FORWARD: &[&str] = &["lazy forward", "eager forward", "1 forward", "2 forward", "3 forward"];
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -59,7 +59,7 @@ pub(crate) fn cases() -> Vec<Case> {
         arithmetic_is_ieee,
         functions,
         inline_ptx,
-        pageable_copies_are_taken_at_the_call,
+        pageable_copies_are_staged_at_the_call,
         fills_and_copies_on_the_device,
         null_stream,
         blocking_streams,
@@ -68,17 +68,17 @@ pub(crate) fn cases() -> Vec<Case> {
         threads_of_the_host,
         freed_memory_makes_room,
         two_devices,
-        what_it_says_of_itself,
+        device_properties,
     ];
     let wrong = wrong! {
         past_the_end => "256 bytes from the start of a 256-byte allocation", "line 80", "ILLEGAL_ADDRESS";
-        before_the_start => "8 bytes before the start of a 256-byte allocation|just before or behind a 256-byte allocation", "ILLEGAL_ADDRESS";
+        before_the_start => "8 bytes before the start of a 256-byte allocation|just before or after a 256-byte allocation", "ILLEGAL_ADDRESS";
         far_away => "illegal address", "ILLEGAL_ADDRESS";
-        into_the_slack => "behind a 65-byte allocation|65 bytes from the start of a 65-byte", "ILLEGAL_ADDRESS";
-        half_is_never_written => "32 of 64 words copied to the host were never written", "CUDA_ERROR_UNKNOWN";
+        into_the_slack => "after a 65-byte allocation|65 bytes from the start of a 65-byte", "ILLEGAL_ADDRESS";
+        half_is_unwritten => "32 of 64 words copied to the host were never written", "CUDA_ERROR_UNKNOWN";
         divergent_barrier => "divergent barrier", "line 91", "LAUNCH_FAILED";
         two_barriers => "divergent barriers", "LAUNCH_FAILED";
-        lanes_stay_away => "which do not come|divergent", "LAUNCH_FAILED";
+        absent_lanes => "which do not arrive|divergent", "LAUNCH_FAILED";
         shuffle_with_a_lane_that_ended => "reads lane", "LAUNCH_FAILED";
         missing_barrier in &["lazy forward", "lazy reverse"] => "32 values are wrong|never written";
         past_a_shared_array => "index 64 is outside of its array|shared", "CUDA_ERROR_UNKNOWN|ILLEGAL_ADDRESS|LAUNCH_FAILED";
@@ -104,7 +104,7 @@ pub(crate) fn cases() -> Vec<Case> {
         freed_twice => "which was freed", "ILLEGAL_ADDRESS|INVALID_VALUE";
         copy_longer_than_the_allocation => "260 bytes at 0 bytes from the start of a 256-byte", "INVALID_VALUE";
         default_stream_without_context => "INVALID_CONTEXT", "never freed";
-        errors_stick => "[Some(CUDA_ERROR_ILLEGAL_ADDRESS), Some(CUDA_ERROR_ILLEGAL_ADDRESS), Some(CUDA_ERROR_ILLEGAL_ADDRESS)]";
+        errors_are_sticky => "[Some(CUDA_ERROR_ILLEGAL_ADDRESS), Some(CUDA_ERROR_ILLEGAL_ADDRESS), Some(CUDA_ERROR_ILLEGAL_ADDRESS)]";
         out_of_memory => "OUT_OF_MEMORY";
         event_of_another_device => "INVALID_HANDLE";
         host_function_calls_cuda => "a host function of a stream called CUDA", "NOT_PERMITTED";
@@ -118,22 +118,22 @@ pub(crate) fn cases() -> Vec<Case> {
 fn libraries_right() -> Vec<Case> {
     right![
         dnn::passes_are_adjoint,
-        dnn::passes_are_the_definition,
+        dnn::passes_match_the_definition,
         dnn::alpha_and_beta,
         dnn::f32_needs_fma_math,
-        dnn::determinism_is_as_said,
+        dnn::determinism_is_as_reported,
         dnn::two_streams,
-        dnn::find_lists_what_fits,
+        dnn::find_lists_usable_algorithms,
         blas::products,
         blas::batches,
         blas::bf16_into_f32,
-        blas::tf32_is_asked_for,
+        blas::tf32_is_opt_in,
         nccl::reductions,
         nccl::copies,
-        nccl::buckets_beside_kernels,
+        nccl::collectives_overlap_with_kernels,
         nccl::one_thread_for_all,
         nccl::polling,
-        nccl::who_is_who,
+        nccl::ranks_know_their_devices,
         nccl::processes,
         nccl::processes_see_different_gpus,
     ]
@@ -147,14 +147,14 @@ fn libraries_wrong() -> Vec<Case> {
         dnn::input_is_not_written => "x: 512 of 512 words that it reads were never written", "CUDA_ERROR_UNKNOWN";
         dnn::kept_output_is_not_written => "y: 256 of 256 words that it reads were never written", "CUDA_ERROR_UNKNOWN";
         dnn::no_event_before_cudnn in LAZY => "x: 512 of 512 words that it reads were never written", "CUDA_ERROR_UNKNOWN";
-        dnn::output_is_of_another_shape => "y is [2, 16, 4, 5], where [2, 16, 4, 4] comes out", "BAD_PARAM";
+        dnn::output_is_of_another_shape => "y is [2, 16, 4, 5]: expected [2, 16, 4, 4]", "BAD_PARAM";
         dnn::channels_differ => "x has 8 channels, the filter 4", "BAD_PARAM";
         dnn::layouts_differ => "not packed in the layout of the filter", "NOT_SUPPORTED";
         dnn::types_differ => "different types", "NOT_SUPPORTED";
         dnn::workspace_is_small => "a workspace of 511 bytes, where 512 are needed", "BAD_PARAM";
         dnn::workspace_is_read => "were never written", "CUDA_ERROR_UNKNOWN";
         dnn::groups => "groups", "NOT_SUPPORTED";
-        dnn::find_spoils_the_output => "were never written", "CUDA_ERROR_UNKNOWN";
+        dnn::find_discards_the_output => "were never written", "CUDA_ERROR_UNKNOWN";
         blas::leading_dimension_is_small => "the leading dimension of A is 4, of 5 rows", "INVALID_VALUE";
         blas::product_is_short => "C: illegal address", "ILLEGAL_ADDRESS";
         blas::factor_is_short => "B: illegal address", "ILLEGAL_ADDRESS";
@@ -167,13 +167,13 @@ fn libraries_wrong() -> Vec<Case> {
         nccl::dropped_in_flight in LAZY => "aborted with 1 collectives in flight", "1000 of 1000 words copied to the host were never written";
         nccl::no_event_before_nccl in LAZY => "sendbuff: 1000 of 1000 words that it reads were never written", "CUDA_ERROR_UNKNOWN";
         nccl::buffer_is_short => "recvbuff is not on device", "7996-byte", "NcclError";
-        nccl::stream_of_another_device => "the stream is of another device", "NcclError";
+        nccl::stream_of_another_device => "the stream belongs to another device", "NcclError";
         nccl::one_gpu_for_two_ranks => "duplicate GPU: ranks 0 and 1 both use GPU 0", "NcclError";
         nccl::one_thread_without_a_group => "one thread calls for ranks 0 and 1 without a group", "NcclError";
-        nccl::not_an_id => "this is not an id", "NcclError";
-        nccl::a_rank_never_comes in LAZY => "rank 0: not all of 2 ranks came in 20 s", "NcclError";
+        nccl::not_an_id => "the id was not created by", "NcclError";
+        nccl::missing_rank in LAZY => "rank 0: not all of 2 ranks connected within 20 s", "NcclError";
         nccl::lost_process => "rank 0: rank 1 was lost", "ncclRemoteError, and then Some(DriverError(CUDA_ERROR_UNKNOWN", "ranks [1] did not come in 2 s";
-        nccl::lost_maker => "rank 1: the process that made the id was lost", "ncclRemoteError, and then Some(DriverError(CUDA_ERROR_UNKNOWN";
+        nccl::lost_creator_of_the_id => "rank 1: the process that created the id was lost", "ncclRemoteError, and then Some(DriverError(CUDA_ERROR_UNKNOWN";
         nccl::processes_share_a_gpu => "duplicate GPU", "NcclError";
     ]
     .into()

@@ -1,4 +1,4 @@
-//! Numbers for the libraries' tests, and their memory.
+//! Values and memory for the tests of libraries.
 
 use cudarc::cudnn::CudnnDataType;
 use cudarc::driver::{CudaSlice, DeviceRepr};
@@ -6,9 +6,9 @@ use half::{bf16, f16};
 
 use crate::gpu::{Failure, Gpu};
 
-/// Numbers that tensors hold.
+/// The element types of tensors.
 pub(crate) trait Real: CudnnDataType + DeviceRepr + Copy + Default + Unpin {
-    /// Largest relative error of rounding to it.
+    /// The maximum relative error of rounding to this type.
     const ROUNDING: f64;
     fn from(value: f32) -> Self;
     fn value(self) -> f64;
@@ -40,14 +40,14 @@ impl Real for f32 {
     }
 }
 
-/// Numbers between -1 and 1 that look random.
+/// Pseudo-random numbers between -1 and 1.
 pub(crate) fn noise<T: Real>(count: usize, seed: usize) -> Vec<T> {
     let hash = |i: usize| (i + seed * 1013).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
     (0..count).map(|i| T::from(hash(i) as f32 / 8_388_608.0 - 1.0)).collect()
 }
 
-/// Memory that nobody has written, of the stream that libraries use here, which is the second.
+/// Unwritten memory of the second stream, which libraries use in these tests.
 pub(crate) fn blank<T: DeviceRepr>(gpu: &Gpu, count: usize) -> Result<CudaSlice<T>, Failure> {
-    // SAFETY: a library writes it first, or the case is about that.
+    // SAFETY: a library writes it first, unless the case tests that.
     Ok(unsafe { gpu.two.alloc(count) }?)
 }

@@ -1,4 +1,4 @@
-//! What the cases share: a context, two streams, the module, and the parts of cudarc that they need.
+//! The environment of all cases: a context, two streams, the module, and the parts of cudarc that they use.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use cudarc::driver::{
 };
 use cudarc::nvrtc::{CompileError, CompileOptions, Ptx, compile_ptx_with_opts};
 
-/// Why a case ends early; its text is what a test looks at.
+/// The error that ends a case, whose text is compared.
 pub(crate) struct Failure(pub(crate) String);
 
 pub(crate) type Outcome = Result<(), Failure>;
@@ -29,7 +29,7 @@ pub(crate) struct Gpu {
     module: Arc<CudaModule>,
 }
 
-/// Compiles as forebay does.
+/// Compiles with the options of forebay.
 pub(crate) fn compile(source: &str) -> Result<Ptx, Failure> {
     let options = CompileOptions {
         arch: Some("compute_80"),
@@ -52,8 +52,8 @@ pub(crate) fn grid(blocks: u32, threads: u32) -> LaunchConfig {
 impl Gpu {
     pub(crate) fn new(ordinal: usize) -> Result<Self, Failure> {
         let context = CudaContext::new(ordinal)?;
-        // As forebay runs: cudarc adds no events of its own.
-        // SAFETY: the cases order their streams themselves, or mean not to.
+        // As in forebay, cudarc's event tracking is off.
+        // SAFETY: the cases order their streams themselves, unless they test that.
         unsafe { context.disable_event_tracking() };
         let module = context.load_module(compile(include_str!("kernels.cu"))?)?;
         Ok(Self { one: context.new_stream()?, two: context.new_stream()?, module, context })
@@ -64,13 +64,13 @@ impl Gpu {
     }
 
     pub(crate) fn pinned<T: DeviceRepr>(&self, len: usize) -> Result<PinnedHostSlice<T>, Failure> {
-        // SAFETY: each case writes it before it reads it.
+        // SAFETY: each case writes the memory before it reads it.
         Ok(unsafe { self.context.alloc_pinned_with_flags(len, 0) }?)
     }
 
-    /// Memory that nobody has written.
+    /// Unwritten memory.
     pub(crate) fn blank<T: DeviceRepr>(&self, len: usize) -> Result<CudaSlice<T>, Failure> {
-        // SAFETY: a kernel writes it first, or the case is about that.
+        // SAFETY: a kernel writes it first, unless the case tests that.
         Ok(unsafe { self.one.alloc(len) }?)
     }
 
@@ -79,14 +79,14 @@ impl Gpu {
     }
 }
 
-/// Launches: stream, kernel, shape, arguments.
+/// Launches a kernel: stream, kernel, shape, arguments.
 macro_rules! launch {
     ($stream:expr, $kernel:expr, $shape:expr, $($argument:expr),+) => {{
         use cudarc::driver::PushKernelArg as _;
         let kernel = $kernel;
         let mut builder = $stream.launch_builder(&kernel);
         $(builder.arg($argument);)+
-        // SAFETY: the arguments are those that the kernel names, or the case is about what happens then.
+        // SAFETY: the arguments are those of the kernel, unless the case tests that.
         unsafe { builder.launch($shape) }
     }};
 }

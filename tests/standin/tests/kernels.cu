@@ -1,4 +1,4 @@
-// Kernels for the stand-in's own tests: right ones first, then one for each mistake.
+// Kernels of the stand-in's tests: correct ones first, then one for each mistake.
 
 struct Mix {
     const unsigned char* from;
@@ -28,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(256) sum_of_squares(const float* fr
     }
 }
 
-// One block of 32 by 32.
+// Launched with one block of 32 by 32 threads.
 extern "C" __global__ void transpose(const float* from, float* to) {
     extern __shared__ float tile[];
     tile[threadIdx.y * 32 + threadIdx.x] = from[threadIdx.y * 32 + threadIdx.x];
@@ -36,7 +36,7 @@ extern "C" __global__ void transpose(const float* from, float* to) {
     to[threadIdx.y * 32 + threadIdx.x] = tile[threadIdx.x * 32 + threadIdx.y];
 }
 
-// 64 threads; 4 words each.
+// Launched with 64 threads, 4 words each.
 extern "C" __global__ void votes(unsigned* to) {
     unsigned t = threadIdx.x;
     to[t * 4] = __ballot_sync(0xffffffffu, t % 3 == 0);
@@ -108,7 +108,7 @@ extern "C" __global__ void no_barrier(float* to) {
     to[threadIdx.x] = line[threadIdx.x ^ 63];
 }
 
-extern "C" __global__ void lanes_stay_away(float* to) {
+extern "C" __global__ void absent_lanes(float* to) {
     if (threadIdx.x < 16) to[threadIdx.x] = __shfl_xor_sync(0xffffffffu, 1.0f, 1);
     else __syncthreads();
 }

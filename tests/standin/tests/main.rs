@@ -1,7 +1,8 @@
-//! The stand-in's own tests: right programs through unmodified cudarc in every order of work and threads, and each mistake seen.
+//! Tests of the stand-in: correct programs run through unmodified cudarc in every order of work and threads, and each mistake is
+//! detected.
 //!
-//! `cargo test -p forebay-standin --features run`. Each case is a process of its own, this program again with the case's name,
-//! since the settings are the process's. Under `run.sh --ptx` the same cases run on engine B.
+//! `cargo test -p forebay-standin --features run`. Each case runs in a process of its own, this program with the name of the case,
+//! because the settings are per process. Under `run.sh --ptx` the same cases run on engine B.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 #![expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "small numbers")]
@@ -54,7 +55,7 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-/// The child: runs one case and prints how it ended.
+/// Runs one case in the child process, and prints its outcome.
 fn run_case(name: &str) -> ExitCode {
     let outcome = match cases().into_iter().find(|case| case.name == name) {
         Some(case) => Gpu::new(0).and_then(|gpu| (case.body)(&gpu)),
@@ -94,7 +95,7 @@ fn check(
 ) -> Result<(), Failed> {
     let mut child = child(name, libraries);
     child.env("FOREBAY_STANDIN_SCHED", schedule).env("FOREBAY_STANDIN_ORDER", order);
-    // Waiting for who does not come is short where that is the case.
+    // A short timeout for cases with a missing rank.
     child.env("FOREBAY_STANDIN_NCCL_TIMEOUT", if says.is_some() { "2" } else { "30" });
     let output = child.env("FOREBAY_STANDIN_DEVICES", "2").output().unwrap();
     let text = [output.stdout, output.stderr].concat();
@@ -119,28 +120,28 @@ fn child(name: &str, libraries: Option<&Path>) -> Command {
     child
 }
 
-/// The stand-in's NVRTC says that it is 12.8; `run.sh --ptx` takes 12.9.
+/// The stand-in's NVRTC reports version 12.8; `run.sh --ptx` uses 12.9.
 fn nvrtc_is_real() -> bool {
     let (mut major, mut minor) = (0, 0);
-    // SAFETY: both are good for an int.
+    // SAFETY: both pointers are valid for an int.
     unsafe { cudarc::nvrtc::sys::nvrtcVersion(&raw mut major, &raw mut minor) };
     (major, minor) != (12, 8)
 }
 
-/// A folder with the stand-in under the names of CUDA's libraries; none if `run.sh` made one already.
+/// A folder with the stand-in under the names of the CUDA libraries. `None` if `run.sh` has created one.
 fn libraries() -> Option<PathBuf> {
-    // SAFETY: loads the library, if there is one, which has no initialisers.
+    // SAFETY: loads the library, if it exists, which has no initializers.
     if unsafe { cudarc::driver::sys::is_culib_present() } {
         return None;
     }
-    // Cargo puts this program and the library that it was built with into one folder.
+    // Cargo puts this program and the library that it was built with into the same folder.
     let program = std::env::current_exe().unwrap();
     let library = program.with_file_name("libforebay_standin.so");
     assert!(library.exists(), "{} is not built", library.display());
     let folder = program.with_file_name("standin-tests");
     std::fs::create_dir_all(&folder).unwrap();
     for name in ["libcuda.so", "libnvrtc.so", "libcudnn.so", "libcublas.so", "libnccl.so"] {
-        // Replaced at once, since another run may be using it.
+        // Replaced atomically, because another run may be using it.
         let (link, fresh) =
             (folder.join(name), folder.join(format!("{name}.{}", std::process::id())));
         std::os::unix::fs::symlink(&library, &fresh).unwrap();

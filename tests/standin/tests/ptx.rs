@@ -1,7 +1,7 @@
-//! The PTX that the interpreter is tested on is what NVRTC makes of the kernels beside it.
+//! Checks that the PTX that the interpreter is tested with is what NVRTC compiles from the kernels next to it.
 //!
 //! `tests/standin/run.sh --ptx cargo test -p forebay-standin --features run --test ptx`. Without the real NVRTC there is nothing
-//! to compare with, and no test. Where a text differs it is written anew and the test fails: look at it, and commit.
+//! to compare with, and no test. If a text differs, it is overwritten and the test fails: review it, and commit.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 
@@ -20,7 +20,7 @@ fn main() -> ExitCode {
 }
 
 fn real_nvrtc() -> bool {
-    // SAFETY: loads the library, if there is one; it is meant to be loaded.
+    // SAFETY: loads the library, if it exists.
     #[expect(unsafe_code, reason = "cudarc's way to ask")]
     let present = unsafe { cudarc::nvrtc::sys::is_culib_present() };
     present
@@ -51,7 +51,7 @@ fn trials() -> Vec<Trial> {
     sources.map(trial).collect()
 }
 
-/// Without the target, and a variable of NVRTC's own that only one of them has.
+/// The text without the target, and without a variable of NVRTC that only one of the targets has.
 fn instructions(ptx: &str) -> Vec<&str> {
     let other =
         |line: &&str| !line.starts_with(".target") && !line.contains("__nv_atomic_triv_cp_helper");
@@ -70,5 +70,6 @@ fn check(file: &Path, name: &str) -> Result<(), Failed> {
         return Ok(());
     }
     std::fs::write(&ptx, fresh).unwrap();
-    Err(format!("{} was out of date and is written anew", ptx.display()).into())
+    Err(format!("{} was out of date and has been overwritten: review and commit it", ptx.display())
+        .into())
 }

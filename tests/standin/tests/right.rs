@@ -1,4 +1,4 @@
-//! Programs without a mistake: they give one result whatever the order of work and threads.
+//! Correct programs, whose result does not depend on the order of work and threads.
 
 use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute};
 use cudarc::driver::{
@@ -7,7 +7,7 @@ use cudarc::driver::{
 
 use crate::gpu::{Failure, Gpu, Outcome, grid, launch};
 
-/// The kernels' parameter of the same name.
+/// The parameter of the kernels with the same name.
 #[repr(C)]
 struct Mix {
     from: u64,
@@ -16,7 +16,7 @@ struct Mix {
     lambda: f32,
 }
 
-// SAFETY: laid out as in kernels.cu.
+// SAFETY: the layout is that of kernels.cu.
 unsafe impl DeviceRepr for Mix {}
 
 fn expect<T: PartialEq + std::fmt::Debug>(found: &T, wanted: &T) -> Outcome {
@@ -27,7 +27,8 @@ fn ramp(count: usize) -> Vec<f32> {
     (0..count).map(|i| (i % 37) as f32 * 0.37 - 5.0).collect()
 }
 
-/// Pinned memory to the device on one stream, a kernel on another, and back on the first; the buffers are used twice.
+/// Copies pinned memory to the device on one stream, runs a kernel on another, and copies back on the first. The buffers are
+/// used twice.
 pub(crate) fn overlap(gpu: &Gpu) -> Outcome {
     let count = 10_007;
     let (mut up, mut down) = (gpu.pinned::<u8>(count)?, gpu.pinned::<f32>(count)?);
@@ -76,7 +77,7 @@ pub(crate) fn dynamic_shared_memory(gpu: &Gpu) -> Outcome {
     let from = gpu.one.clone_htod(&ramp(1024))?;
     let mut to = gpu.blank::<f32>(1024)?;
     let kernel = gpu.kernel("transpose")?;
-    // More than 48 KiB has to be asked for.
+    // More than 48 KiB must be requested.
     kernel.set_attribute(
         CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
         100_000,
@@ -145,7 +146,7 @@ pub(crate) fn arithmetic_is_ieee(gpu: &Gpu) -> Outcome {
     expect(&gpu.one.clone_dtoh(&to)?, &wanted)
 }
 
-/// Functions of the mathematical library, to the last bits but one: a GPU's differ from the host's.
+/// Functions of the math library, apart from the last bits, in which a GPU differs from the host.
 pub(crate) fn functions(gpu: &Gpu) -> Outcome {
     let values = ramp(300);
     let from = gpu.one.clone_htod(&values)?;
@@ -172,7 +173,7 @@ pub(crate) fn inline_ptx(gpu: &Gpu) -> Outcome {
 }
 
 /// Pageable memory may change as soon as the call returns.
-pub(crate) fn pageable_copies_are_taken_at_the_call(gpu: &Gpu) -> Outcome {
+pub(crate) fn pageable_copies_are_staged_at_the_call(gpu: &Gpu) -> Outcome {
     let mut values = ramp(100);
     let on_device = gpu.one.clone_htod(&values)?;
     values.fill(f32::NAN);
@@ -188,7 +189,7 @@ pub(crate) fn fills_and_copies_on_the_device(gpu: &Gpu) -> Outcome {
     expect(&found, &wanted)
 }
 
-/// Legacy NULL stream: its work follows that of blocking streams; a non-blocking one does not care.
+/// The legacy NULL stream is ordered with blocking streams, but not with a non-blocking one.
 pub(crate) fn null_stream(gpu: &Gpu) -> Outcome {
     let stream = gpu.context.default_stream();
     let mut values = stream.clone_htod(&ramp(100))?;
@@ -212,18 +213,18 @@ pub(crate) fn blocking_streams(gpu: &Gpu) -> Outcome {
     launch!(blocking, gpu.kernel("add_one")?, grid(1, 128), &mut values, &100i32)?;
     let wanted: Vec<f32> = ramp(100).iter().map(|x| x + 1.0 + 1.0).collect();
     expect(&blocking.clone_dtoh(&values)?, &wanted)?;
-    // SAFETY: made above.
+    // SAFETY: the stream was created above.
     Ok(unsafe { sys::cuStreamDestroy_v2(raw) }.result()?)
 }
 
-/// The host may use what lies beside the part of pinned memory that a copy uses, on the same page.
+/// The host may use pinned memory next to the part that a copy uses, on the same page.
 pub(crate) fn halves_of_pinned_memory(gpu: &Gpu) -> Outcome {
     let mut pinned = gpu.pinned::<f32>(200)?;
     pinned.as_mut_slice()?[..100].copy_from_slice(&ramp(100));
     let on_device = gpu.blank::<f32>(100)?;
     let first = &pinned.as_slice()?[..100];
     let to = on_device.device_ptr(&gpu.one).0;
-    // SAFETY: 100 values on either side.
+    // SAFETY: the memory has 100 values on either side.
     let queued = unsafe { result::memcpy_htod_async(to, first, gpu.one.cu_stream()) };
     queued?;
     pinned.as_mut_slice()?[100..].fill(7.0);
@@ -232,7 +233,7 @@ pub(crate) fn halves_of_pinned_memory(gpu: &Gpu) -> Outcome {
     expect(&pinned.as_slice()?[100..].to_vec(), &vec![7.0; 100])
 }
 
-/// Asking again and again whether an event is over ends, and its times are in order.
+/// Polling an event ends, and the times of events are in order.
 pub(crate) fn events_can_be_polled(gpu: &Gpu) -> Outcome {
     let (before, after) = (gpu.event()?, gpu.event()?);
     before.record(&gpu.one)?;
@@ -252,7 +253,7 @@ pub(crate) fn events_can_be_polled(gpu: &Gpu) -> Outcome {
     if elapsed < 0.0 { Err(Failure(format!("{elapsed} ms"))) } else { Ok(()) }
 }
 
-/// Memory that is freed in stream order makes room, though nothing waited for it.
+/// Memory that is freed in stream order can be allocated again, even if nothing waited for it.
 pub(crate) fn freed_memory_makes_room(gpu: &Gpu) -> Outcome {
     let (free, _) = gpu.context.mem_get_info()?;
     for _ in 0..5 {
@@ -262,7 +263,7 @@ pub(crate) fn freed_memory_makes_room(gpu: &Gpu) -> Outcome {
     expect(&gpu.context.mem_get_info()?.0, &free)
 }
 
-/// Each thread of the host has its streams; they share device and lock.
+/// Threads of the host have their own streams, and share the device and the lock.
 pub(crate) fn threads_of_the_host(gpu: &Gpu) -> Outcome {
     let work = |start: f32| {
         let stream = gpu.context.new_stream()?;
@@ -288,7 +289,7 @@ pub(crate) fn two_devices(gpu: &Gpu) -> Outcome {
     expect(&other.one.clone_dtoh(&there)?, &wanted)
 }
 
-pub(crate) fn what_it_says_of_itself(gpu: &Gpu) -> Outcome {
+pub(crate) fn device_properties(gpu: &Gpu) -> Outcome {
     expect(&gpu.context.compute_capability()?, &(9, 0))?;
     expect(&gpu.context.name()?, &"forebay stand-in 0 (sm_90)".to_owned())?;
     let attribute = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;

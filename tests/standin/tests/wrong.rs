@@ -1,4 +1,4 @@
-//! Programs with one mistake each, which must be seen. What a case returns, and what the stand-in said, is compared in `main`.
+//! Programs with one mistake each, which must be detected. `main` compares the result of a case and the messages of the stand-in.
 
 use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{CudaContext, DevicePtr as _, LaunchConfig, result};
@@ -15,7 +15,7 @@ pub(crate) fn before_the_start(gpu: &Gpu) -> Outcome {
 
 pub(crate) fn far_away(gpu: &Gpu) -> Outcome {
     let mut to = gpu.blank::<f32>(64)?;
-    // In the first pages of an address space, where Linux maps nothing. Other far places may be memory of the process.
+    // An address in the first pages, where Linux maps nothing. Other addresses may be memory of the process.
     let index = (0x4000 - to.device_ptr(&gpu.one).0.cast_signed()) / 4;
     launch!(gpu.one, gpu.kernel("store_at")?, grid(1, 1), &mut to, &index)?;
     Ok(gpu.one.synchronize()?)
@@ -27,14 +27,14 @@ fn store(gpu: &Gpu, index: i64) -> Outcome {
     Ok(gpu.one.synchronize()?)
 }
 
-/// A byte behind an allocation of 65, on its last page.
+/// A byte after an allocation of 65 bytes, on its last page.
 pub(crate) fn into_the_slack(gpu: &Gpu) -> Outcome {
     let mut to = gpu.blank::<u8>(65)?;
     launch!(gpu.one, gpu.kernel("store_byte")?, grid(1, 1), &mut to, &65i32)?;
     Ok(gpu.one.synchronize()?)
 }
 
-pub(crate) fn half_is_never_written(gpu: &Gpu) -> Outcome {
+pub(crate) fn half_is_unwritten(gpu: &Gpu) -> Outcome {
     let mut to = gpu.blank::<f32>(64)?;
     launch!(gpu.one, gpu.kernel("half_of")?, grid(1, 64), &mut to)?;
     gpu.one.clone_dtoh(&to)?;
@@ -55,15 +55,15 @@ pub(crate) fn two_barriers(gpu: &Gpu) -> Outcome {
     with_64(gpu, "two_barriers")
 }
 
-pub(crate) fn lanes_stay_away(gpu: &Gpu) -> Outcome {
-    with_64(gpu, "lanes_stay_away")
+pub(crate) fn absent_lanes(gpu: &Gpu) -> Outcome {
+    with_64(gpu, "absent_lanes")
 }
 
 pub(crate) fn shuffle_with_a_lane_that_ended(gpu: &Gpu) -> Outcome {
     with_64(gpu, "reads_a_lane_that_ended")
 }
 
-/// The last half reads what the first half writes, and the other way round.
+/// Each half of the threads reads what the other half writes.
 pub(crate) fn missing_barrier(gpu: &Gpu) -> Outcome {
     let mut to = gpu.blank::<f32>(64)?;
     launch!(gpu.one, gpu.kernel("no_barrier")?, grid(1, 64), &mut to)?;
@@ -125,7 +125,7 @@ pub(crate) fn stack_overflow(gpu: &Gpu) -> Outcome {
     Ok(gpu.one.synchronize()?)
 }
 
-/// The second stream does not wait for the first one's copy.
+/// The second stream does not wait for the copy of the first one.
 pub(crate) fn no_event_between_streams(gpu: &Gpu) -> Outcome {
     let mut values = gpu.one.alloc_zeros::<f32>(64)?;
     gpu.one.synchronize()?;
@@ -142,7 +142,7 @@ pub(crate) fn no_event_between_streams(gpu: &Gpu) -> Outcome {
     }
 }
 
-/// Memory is allocated in one stream's order and used in another's.
+/// Memory is allocated in the order of one stream and used in that of another.
 pub(crate) fn no_event_after_an_allocation(gpu: &Gpu) -> Outcome {
     let mut values = gpu.blank::<f32>(64)?;
     gpu.two.memset_zeros(&mut values)?;
@@ -206,12 +206,12 @@ pub(crate) fn pinned_used_after_free(gpu: &Gpu) -> Outcome {
     up.as_mut_slice()?.fill(1.0);
     let pointer = up.as_ptr()?;
     drop(up);
-    // SAFETY: none. That is the case.
+    // SAFETY: none, which is the case.
     let value = unsafe { pointer.read_volatile() };
     Err(Failure(format!("read {value}")))
 }
 
-/// A kernel gets the address of memory that was freed.
+/// A kernel accesses freed memory.
 pub(crate) fn kernel_uses_freed_memory(gpu: &Gpu) -> Outcome {
     let values = gpu.one.alloc_zeros::<f32>(64)?;
     let address = values.device_ptr(&gpu.one).0;
@@ -227,14 +227,14 @@ pub(crate) fn copy_from_freed_memory(gpu: &Gpu) -> Outcome {
     drop(values);
     gpu.one.synchronize()?;
     let mut to = [0f32; 64];
-    // SAFETY: the host's side is right; the device's is the case.
+    // SAFETY: the host code is correct; the device code is the case.
     Ok(unsafe { result::memcpy_dtoh_async(&mut to, address, gpu.one.cu_stream()) }?)
 }
 
 pub(crate) fn freed_twice(gpu: &Gpu) -> Outcome {
     let values = gpu.one.alloc_zeros::<f32>(64)?;
     let address = values.leak();
-    // SAFETY: once is right; twice is the case.
+    // SAFETY: freeing once is correct; twice is the case.
     unsafe {
         result::free_async(address, gpu.one.cu_stream())?;
         result::free_async(address, gpu.one.cu_stream())?;
@@ -244,23 +244,23 @@ pub(crate) fn freed_twice(gpu: &Gpu) -> Outcome {
 
 pub(crate) fn copy_longer_than_the_allocation(gpu: &Gpu) -> Outcome {
     let values = gpu.one.alloc_zeros::<f32>(64)?;
-    // SAFETY: the host's side is right; the device's is the case.
+    // SAFETY: the host code is correct; the device code is the case.
     Ok(unsafe {
         result::memcpy_htod_async(values.device_ptr(&gpu.one).0, &[0f32; 65], gpu.one.cu_stream())
     }?)
 }
 
-/// A slice of the default stream is dropped on a thread that has no context.
+/// A slice of the default stream is dropped on a thread without a context.
 pub(crate) fn default_stream_without_context(gpu: &Gpu) -> Outcome {
     let values = gpu.context.default_stream().alloc_zeros::<f32>(64)?;
     let thread = std::thread::Builder::new().spawn(move || drop(values))?;
     thread.join().map_err(|_panic| Failure("the thread panicked".to_owned()))?;
-    // cudarc keeps the error and returns it from whatever comes next.
+    // cudarc stores the error and returns it from the next call.
     gpu.context.name()?;
     Ok(())
 }
 
-pub(crate) fn errors_stick(gpu: &Gpu) -> Outcome {
+pub(crate) fn errors_are_sticky(gpu: &Gpu) -> Outcome {
     store(gpu, 64).expect_err("a store past the end");
     let again = [
         gpu.one.synchronize().err(),
@@ -281,17 +281,17 @@ pub(crate) fn event_of_another_device(gpu: &Gpu) -> Outcome {
     let other = CudaContext::new(1)?;
     let event = other.new_event(None)?;
     gpu.context.bind_to_thread()?;
-    // SAFETY: both handles live.
+    // SAFETY: both handles are valid.
     Ok(unsafe { result::event::record(event.cu_event(), gpu.one.cu_stream()) }?)
 }
 
 pub(crate) fn host_function_calls_cuda(gpu: &Gpu) -> Outcome {
     unsafe extern "C" fn calls(answer: *mut std::ffi::c_void) {
-        // SAFETY: the pointer is that of the variable below, which is waited for.
+        // SAFETY: the pointer is that of the variable below, which outlives the work.
         unsafe { *answer.cast::<CUresult>() = sys::cuCtxSynchronize() };
     }
     let mut answer = CUresult::CUDA_SUCCESS;
-    // SAFETY: the stream is waited for before `answer` goes.
+    // SAFETY: the stream is synchronized before `answer` is dropped.
     let queued = unsafe {
         sys::cuLaunchHostFunc(gpu.one.cu_stream(), Some(calls), (&raw mut answer).cast())
     };

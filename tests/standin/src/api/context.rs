@@ -1,4 +1,4 @@
-//! Primary contexts. Other contexts do not exist here: cudarc uses a device's primary one.
+//! Primary contexts. Other contexts are not supported: cudarc uses the primary one of a device.
 
 use std::ffi::c_int;
 
@@ -92,7 +92,7 @@ extern "C" fn cuCtxGetStreamPriorityRange(least: Out<'_, c_int>, greatest: Out<'
     })
 }
 
-/// Peers can always reach each other's memory here.
+/// Every device can access the memory of its peers.
 #[unsafe(no_mangle)]
 extern "C" fn cuCtxEnablePeerAccess(peer: usize, flags: u32) -> u32 {
     call(|machine| {

@@ -1,7 +1,7 @@
-//! Copying and filling.
+//! Copies and fills.
 //!
-//! When host memory is read or written follows "API synchronization behavior": pageable memory may be staged when the call is
-//! made, so it is taken then, and a copy into it is over when the call returns; pinned memory is used when the copy runs.
+//! Host memory is accessed at the times of "API synchronization behavior". Pageable memory may be staged during the call, so it is
+//! read then, and a copy to it has finished when the call returns. Pinned memory is accessed when the copy runs.
 
 use std::ffi::c_void;
 
@@ -11,7 +11,7 @@ use crate::machine::{Handle, Machine, call};
 use crate::memory::{Access, Allocation};
 use crate::report::say;
 
-/// Host memory that a caller named.
+/// Host memory of a caller.
 #[derive(Clone, Copy)]
 struct Host {
     start: usize,
@@ -20,24 +20,24 @@ struct Host {
 
 impl Host {
     /// # Safety
-    /// The caller's pointer is null or good for so many bytes, for a copy into it until the copy is over.
+    /// The pointer is null, or valid for `bytes` bytes; for a copy to the host, until the copy has finished.
     unsafe fn new(start: *const c_void, bytes: usize) -> Self {
         Self { start: start.expose_provenance(), bytes }
     }
 
     fn read(self) -> Vec<u8> {
         let start = std::ptr::with_exposed_provenance::<u8>(self.start);
-        // SAFETY: promised to `new`.
+        // SAFETY: the caller of `new` guarantees it.
         unsafe { std::slice::from_raw_parts(start, self.bytes) }.to_vec()
     }
 
     fn write(self, from: &[u8]) {
         let start = std::ptr::with_exposed_provenance_mut::<u8>(self.start);
-        // SAFETY: promised to `new`; the copy is as long as the host's memory.
+        // SAFETY: the caller of `new` guarantees it, and the copy is as long as the host memory.
         unsafe { start.copy_from_nonoverlapping(from.as_ptr(), self.bytes) };
     }
 
-    /// Whether it is pinned. Memory of a device, and pinned memory that was freed, is no host memory.
+    /// Whether the memory is pinned. Device memory and freed pinned memory are errors.
     fn is_pinned(self, machine: &Machine) -> Answer<bool> {
         let start = self.start as u64;
         if self.start == 0 {
@@ -53,7 +53,7 @@ impl Host {
     }
 }
 
-/// A device address must be good when the call is made, whatever happens until the copy runs.
+/// Checks that an address range is within an allocation when the call is made.
 pub(super) fn known(machine: &Machine, address: u64, bytes: usize) -> Answer {
     if machine.space.known(address, bytes as u64).is_some() {
         return Ok(());
@@ -130,7 +130,7 @@ fn fill(machine: &mut Machine, to: u64, pattern: &[u8], count: usize, stream: Ha
     Ok(())
 }
 
-/// `...Async`: queues on a stream.
+/// The functions with `Async` enqueue on a stream.
 fn queued(stream: Handle, body: impl FnOnce(&mut Machine, Handle) -> Answer) -> u32 {
     call(|machine| {
         let stream = machine.resolve(stream)?;
@@ -138,7 +138,7 @@ fn queued(stream: Handle, body: impl FnOnce(&mut Machine, Handle) -> Answer) -> 
     })
 }
 
-/// Without `Async`: on the NULL stream, and over when the call returns.
+/// The functions without `Async` run on the NULL stream and have finished when the call returns.
 fn now(body: impl FnOnce(&mut Machine, Handle) -> Answer) -> u32 {
     call(|machine| {
         let stream = machine.resolve(0)?;
@@ -154,14 +154,14 @@ unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
     bytes: usize,
     stream: usize,
 ) -> u32 {
-    // SAFETY: the caller's pointer.
+    // SAFETY: the caller guarantees that the pointer is valid.
     let host = unsafe { Host::new(from, bytes) };
     queued(stream, |machine, stream| to_device(machine, to, host, stream))
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuMemcpyHtoD_v2(to: u64, from: *const c_void, bytes: usize) -> u32 {
-    // SAFETY: the caller's pointer.
+    // SAFETY: the caller guarantees that the pointer is valid.
     let host = unsafe { Host::new(from, bytes) };
     now(|machine, stream| to_device(machine, to, host, stream))
 }
@@ -173,14 +173,14 @@ unsafe extern "C" fn cuMemcpyDtoHAsync_v2(
     bytes: usize,
     stream: usize,
 ) -> u32 {
-    // SAFETY: the caller's pointer.
+    // SAFETY: the caller guarantees that the pointer is valid.
     let host = unsafe { Host::new(to, bytes) };
     queued(stream, |machine, stream| to_host(machine, host, from, stream))
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuMemcpyDtoH_v2(to: *mut c_void, from: u64, bytes: usize) -> u32 {
-    // SAFETY: the caller's pointer.
+    // SAFETY: the caller guarantees that the pointer is valid.
     let host = unsafe { Host::new(to, bytes) };
     now(|machine, stream| to_host(machine, host, from, stream))
 }

@@ -1,4 +1,4 @@
-//! Initialisation, versions, errors, devices.
+//! Initialization, versions, errors and devices.
 
 use std::ffi::{c_char, c_int};
 
@@ -19,15 +19,15 @@ extern "C" fn cuDriverGetVersion(version: Out<'_, c_int>) -> u32 {
 
 #[unsafe(no_mangle)]
 extern "C" fn cuGetErrorName(error: u32, text: Out<'_, *const c_char>) -> u32 {
-    tell(error, text, |texts| texts.0)
+    text_of(error, text, |texts| texts.0)
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn cuGetErrorString(error: u32, text: Out<'_, *const c_char>) -> u32 {
-    tell(error, text, |texts| texts.1)
+    text_of(error, text, |texts| texts.1)
 }
 
-fn tell(
+fn text_of(
     error: u32,
     text: Out<'_, *const c_char>,
     which: fn((&'static str, &'static str)) -> &'static str,
@@ -67,7 +67,7 @@ unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, len: c_int, ordinal: c_i
         if name.is_null() || len < text.len() {
             return Err(Code::INVALID_VALUE);
         }
-        // SAFETY: the caller has `len` bytes there, which are enough.
+        // SAFETY: the caller's buffer has `len` bytes, which are enough.
         unsafe { name.cast::<u8>().copy_from_nonoverlapping(text.as_ptr(), text.len()) };
         Ok(())
     })
@@ -103,18 +103,18 @@ extern "C" fn cuDeviceCanAccessPeer(can: Out<'_, c_int>, one: c_int, other: c_in
     })
 }
 
-/// Dynamic shared memory that a kernel may ask for, and all that a block may have. CUDA programming guide, "Compute capabilities".
+/// The shared memory of a block, by default and at most. CUDA programming guide, "Compute capabilities".
 pub(super) fn shared_limits(capability: (i32, i32)) -> (i32, i32) {
-    let most = match capability {
+    let max = match capability {
         (8, 0 | 7) => 163,
         (8 | 12, _) => 99,
         (9 | 10, _) => 227,
         _ => 64,
     };
-    (48 << 10, most << 10)
+    (48 << 10, max << 10)
 }
 
-/// Attributes that do not depend on the settings: those of an H100.
+/// The attributes that do not depend on the settings. They are those of an H100.
 const ATTRIBUTES: [(u32, c_int); 37] = [
     (1, 1024),       // MAX_THREADS_PER_BLOCK
     (2, 1024),       // MAX_BLOCK_DIM_X
@@ -160,17 +160,17 @@ extern "C" fn cuDeviceGetAttribute(value: Out<'_, c_int>, attribute: u32, ordina
     call(|machine| {
         device(machine, ordinal)?;
         let (major, minor) = machine.config.capability;
-        let (shared, most_shared) = shared_limits((major, minor));
+        let (shared, max_shared) = shared_limits((major, minor));
         let found = match attribute {
-            8 => shared,              // MAX_SHARED_MEMORY_PER_BLOCK
-            75 => major,              // COMPUTE_CAPABILITY_MAJOR
-            76 => minor,              // COMPUTE_CAPABILITY_MINOR
-            81 => most_shared + 1024, // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
-            97 => most_shared,        // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+            8 => shared,             // MAX_SHARED_MEMORY_PER_BLOCK
+            75 => major,             // COMPUTE_CAPABILITY_MAJOR
+            76 => minor,             // COMPUTE_CAPABILITY_MINOR
+            81 => max_shared + 1024, // MAX_SHARED_MEMORY_PER_MULTIPROCESSOR
+            97 => max_shared,        // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
             _ => {
                 let found = ATTRIBUTES.iter().find(|(known, _)| *known == attribute);
                 let Some((_, found)) = found else {
-                    say(&format!("device attribute {attribute} is not known here"));
+                    say(&format!("device attribute {attribute} is not supported by the stand-in"));
                     return Err(Code::INVALID_VALUE);
                 };
                 *found

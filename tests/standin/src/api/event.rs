@@ -27,7 +27,7 @@ extern "C" fn cuEventDestroy_v2(event: usize) -> u32 {
     call(|machine| machine.events.remove(&event).map(|_| ()).ok_or(Code::INVALID_HANDLE))
 }
 
-/// Event and stream must be of one context.
+/// The event and the stream must belong to the same context.
 #[unsafe(no_mangle)]
 extern "C" fn cuEventRecord(event: usize, stream: usize) -> u32 {
     call(|machine| {

@@ -1,4 +1,4 @@
-//! Launching kernels. Limits are those of the CUDA programming guide's table "Technical specifications per compute capability".
+//! Kernel launches. The limits are those of the CUDA programming guide, "Technical specifications per compute capability".
 
 use std::cell::RefCell;
 use std::ffi::c_void;
@@ -35,7 +35,7 @@ unsafe extern "C" fn cuLaunchKernel(
         if !extra.is_null() {
             return Err(Code::NOT_SUPPORTED);
         }
-        // SAFETY: the caller passes a pointer for each parameter of the kernel.
+        // SAFETY: the caller passes a pointer to each parameter of the kernel.
         let params = unsafe { values(&found.kernel.params, params)? };
         let name = found.name.clone();
         let what = format!("kernel {name}");
@@ -76,10 +76,10 @@ fn check(function: &Function, grid: [u32; 3], block: [u32; 3], shared_bytes: u32
     Err(Code::INVALID_VALUE)
 }
 
-/// Copies each parameter's value, as cuLaunchKernel does before it returns.
+/// Copies the value of each parameter, as cuLaunchKernel does before it returns.
 unsafe fn values(sizes: &[usize], params: *const *const c_void) -> Answer<Vec<Vec<u8>>> {
     let value = |(index, size): (usize, &usize)| {
-        // SAFETY: the caller of the launch passes as many pointers as the kernel has parameters, each to its value.
+        // SAFETY: the caller passes as many pointers as the kernel has parameters, each to a value of the right size.
         unsafe {
             let value = *params.add(index);
             if value.is_null() {

@@ -1,4 +1,4 @@
-//! Memory: allocating and freeing. Copies are in `copy`.
+//! Allocation of memory. Copies are in `copy`.
 
 use super::copy::known;
 use super::{Out, put};
@@ -8,7 +8,7 @@ use crate::machine::{Machine, call};
 use crate::memory::Allocation;
 use crate::report::say;
 
-/// Memory is there when the call returns.
+/// The memory is usable when the call returns.
 #[unsafe(no_mangle)]
 extern "C" fn cuMemAlloc_v2(out: Out<'_, u64>, bytes: usize) -> u32 {
     call(|machine| {
@@ -22,7 +22,7 @@ extern "C" fn cuMemAlloc_v2(out: Out<'_, u64>, bytes: usize) -> u32 {
     })
 }
 
-/// Memory is there when the stream comes to it. Nothing at all has no address.
+/// The memory is usable once the stream has reached the allocation. An allocation of 0 bytes has no address.
 #[unsafe(no_mangle)]
 extern "C" fn cuMemAllocAsync(out: Out<'_, u64>, bytes: usize, stream: usize) -> u32 {
     call(|machine| {
@@ -43,14 +43,14 @@ extern "C" fn cuMemAllocAsync(out: Out<'_, u64>, bytes: usize, stream: usize) ->
 
 fn reserve(machine: &mut Machine, device: usize, bytes: usize) -> Answer<u64> {
     machine.space.reserve(device, bytes as u64).or_else(|_full| {
-        // Frees that are queued may make room.
+        // Queued frees may release memory.
         machine.drain(device);
         machine.sound(device)?;
         machine.space.reserve(device, bytes as u64)
     })
 }
 
-/// Waits for everything first.
+/// Waits for all work of the context first.
 #[unsafe(no_mangle)]
 extern "C" fn cuMemFree_v2(start: u64) -> u32 {
     call(|machine| {
@@ -101,7 +101,7 @@ extern "C" fn cuMemAllocHost_v2(out: Out<'_, usize>, bytes: usize) -> u32 {
     cuMemHostAlloc(out, bytes, 0)
 }
 
-/// A copy that is queued would use what is freed: refused aloud.
+/// Freeing memory that a queued copy uses is an error, with a message.
 #[unsafe(no_mangle)]
 extern "C" fn cuMemFreeHost(pointer: usize) -> u32 {
     call(|machine| {

@@ -1,8 +1,8 @@
-//! The driver's functions under their C names, a file for each chapter of NVIDIA's "CUDA Driver API".
+//! The functions of the driver under their C names, in one file for each chapter of NVIDIA's "CUDA Driver API".
 //!
-//! Which functions: those that cudarc's safe API calls for devices, contexts, memory, streams, events, modules, launches.
-//! Signatures and error codes follow cuda.h 12.8 and the text of that manual; no claim was checked against a GPU.
-//! A handle arrives as a number, since nothing ever follows it.
+//! They are the functions that cudarc's safe API calls for devices, contexts, memory, streams, events, modules and launches.
+//! Signatures and error codes follow cuda.h 12.8 and that manual, and were not checked against a GPU. Handles are passed as
+//! numbers, because they are never dereferenced.
 
 mod context;
 mod copy;
@@ -18,7 +18,7 @@ use std::mem::MaybeUninit;
 
 use crate::code::{Answer, Code};
 
-/// Where a function puts a result: a pointer, perhaps null.
+/// An output pointer of a function, which may be null.
 type Out<'a, T> = Option<&'a mut MaybeUninit<T>>;
 
 fn put<T>(out: Out<'_, T>, value: T) -> Answer {
@@ -26,7 +26,7 @@ fn put<T>(out: Out<'_, T>, value: T) -> Answer {
     Ok(())
 }
 
-/// A context's handle; its number is its device's.
+/// The handle of a context, whose index is that of its device.
 fn context_handle(context: usize) -> usize {
     (context + 1) * 0x100
 }

@@ -9,7 +9,7 @@ use crate::machine::{Function, Loaded, Machine, call};
 use crate::module;
 use crate::report::say;
 
-/// Text that ends with a NUL. Cubins and fatbins are for real GPUs.
+/// The image must be text that is terminated by NUL. Cubins and fatbins need a real GPU.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuModuleLoadData(out: Out<'_, usize>, image: *const c_void) -> u32 {
     call(|machine| {
@@ -17,7 +17,7 @@ unsafe extern "C" fn cuModuleLoadData(out: Out<'_, usize>, image: *const c_void)
         if image.is_null() {
             return Err(Code::INVALID_VALUE);
         }
-        // SAFETY: an image begins with four bytes of a magic number, or is text that ends with a NUL.
+        // SAFETY: an image begins with four bytes of a magic number, or is text that is terminated by NUL.
         let text = unsafe {
             if image.cast::<[u8; 4]>().read_unaligned() == *b"\x7fELF" {
                 return Err(Code::NO_BINARY_FOR_GPU);
@@ -35,7 +35,7 @@ unsafe extern "C" fn cuModuleLoad(out: Out<'_, usize>, path: *const c_char) -> u
         if path.is_null() {
             return Err(Code::INVALID_VALUE);
         }
-        // SAFETY: a path that ends with a NUL.
+        // SAFETY: the path is terminated by NUL.
         let path = unsafe { CStr::from_ptr(path) }.to_string_lossy();
         let text = std::fs::read(&*path).map_err(|_unread| Code::FILE_NOT_FOUND)?;
         put(out, load(machine, context, &text)?)
@@ -50,7 +50,7 @@ fn load(machine: &mut Machine, context: usize, text: &[u8]) -> Answer<usize> {
     Ok(handle)
 }
 
-/// Unloading code that is queued to run is a mistake; here the queue runs first, as it may on a GPU.
+/// Unloading a module whose kernels are queued is a mistake. Here the queue runs first, as it may on a GPU.
 #[unsafe(no_mangle)]
 extern "C" fn cuModuleUnload(module: usize) -> u32 {
     call(|machine| {
@@ -73,7 +73,7 @@ unsafe extern "C" fn cuModuleGetFunction(
         if name.is_null() {
             return Err(Code::INVALID_VALUE);
         }
-        // SAFETY: a name that ends with a NUL.
+        // SAFETY: the name is terminated by NUL.
         let name = unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
         let loaded = machine.modules.get(&module).ok_or(Code::INVALID_HANDLE)?;
         let kernel = loaded.module.kernel(&name).ok_or(Code::NOT_FOUND)?;
@@ -93,7 +93,7 @@ extern "C" fn cuModuleGetGlobal_v2(
 ) -> u32 {
     call(|machine| {
         machine.modules.get(&module).ok_or(Code::INVALID_HANDLE)?;
-        say("a module's variables cannot be reached here: pass a buffer to the kernel");
+        say("variables of a module are not supported by the stand-in: pass a buffer to the kernel");
         Err(Code::NOT_SUPPORTED)
     })
 }
@@ -111,7 +111,7 @@ extern "C" fn cuFuncGetAttribute(value: Out<'_, c_int>, attribute: u32, function
             3 => function.kernel.local_bytes,
             4 => function.kernel.registers,
             5 | 6 => (major * 10 + minor).unsigned_abs(),
-            // Constant memory; whether global memory is cached in L1.
+            // The bytes of constant memory, and whether global memory is cached in L1.
             2 | 7 => 0,
             MAX_DYNAMIC_SHARED => function.max_dynamic,
             _ => return Err(Code::INVALID_VALUE),
@@ -123,18 +123,18 @@ extern "C" fn cuFuncGetAttribute(value: Out<'_, c_int>, attribute: u32, function
 #[unsafe(no_mangle)]
 extern "C" fn cuFuncSetAttribute(function: usize, attribute: u32, value: c_int) -> u32 {
     call(|machine| {
-        let (_, most) = shared_limits(machine.config.capability);
+        let (_, max) = shared_limits(machine.config.capability);
         let function = machine.functions.get_mut(&function).ok_or(Code::INVALID_HANDLE)?;
         match attribute {
             MAX_DYNAMIC_SHARED => {
                 let value = u32::try_from(value).map_err(|_negative| Code::INVALID_VALUE)?;
-                if value + function.kernel.shared_bytes > most.unsigned_abs() {
+                if value + function.kernel.shared_bytes > max.unsigned_abs() {
                     return Err(Code::INVALID_VALUE);
                 }
                 function.max_dynamic = value;
                 Ok(())
             }
-            // A hint: how to divide shared memory and cache.
+            // A hint about how to divide shared memory and cache, which has no effect.
             9 => Ok(()),
             _ => Err(Code::INVALID_VALUE),
         }
@@ -146,7 +146,7 @@ extern "C" fn cuFuncSetCacheConfig(function: usize, _config: u32) -> u32 {
     call(|machine| machine.functions.get(&function).map(|_| ()).ok_or(Code::INVALID_HANDLE))
 }
 
-/// By threads and shared memory alone: how many registers a kernel needs is not known here.
+/// By threads and shared memory only, because the number of registers of a kernel is not known.
 #[unsafe(no_mangle)]
 extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
     blocks: Out<'_, c_int>,
@@ -155,12 +155,12 @@ extern "C" fn cuOccupancyMaxActiveBlocksPerMultiprocessor(
     dynamic: usize,
 ) -> u32 {
     call(|machine| {
-        let (_, most) = shared_limits(machine.config.capability);
+        let (_, max) = shared_limits(machine.config.capability);
         let function = machine.functions.get(&function).ok_or(Code::INVALID_HANDLE)?;
         let warps = u32::try_from(threads).ok().filter(|threads| (1..=1024).contains(threads));
         let threads = warps.ok_or(Code::INVALID_VALUE)?.next_multiple_of(32);
         let shared = dynamic as u64 + u64::from(function.kernel.shared_bytes) + 1024;
-        let by_shared = (u64::from(most.unsigned_abs()) + 1024) / shared;
+        let by_shared = (u64::from(max.unsigned_abs()) + 1024) / shared;
         let found = by_shared.min(u64::from(2048 / threads)).min(32);
         put(blocks, c_int::try_from(found).expect("at most 32"))
     })

@@ -1,6 +1,7 @@
-//! NVRTC: "compiles" a source to what engine A takes. The functions that cudarc calls.
+//! NVRTC, as far as cudarc calls it: "compiles" a source to the text that engine A loads.
 //!
-//! Error numbers are those of nvrtc.h 12.8. A source that g++ refuses is refused here, with g++'s messages as the log.
+//! Error numbers are those of nvrtc.h 12.8. A source that g++ does not compile is a compilation error, with the messages of g++ as
+//! the log.
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -39,9 +40,9 @@ fn put<T>(out: Out<'_, T>, value: T) -> Result<(), u32> {
 }
 
 /// # Safety
-/// Null or a text that ends with a NUL.
+/// The pointer is null, or points to text that is terminated by NUL.
 unsafe fn text(pointer: *const c_char) -> Option<String> {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     (!pointer.is_null()).then(|| unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned())
 }
 
@@ -59,7 +60,7 @@ unsafe extern "C" fn nvrtcCreateProgram(
     _texts: *const *const c_char,
     _names: *const *const c_char,
 ) -> u32 {
-    // SAFETY: both are texts, the name may be null.
+    // SAFETY: both are text that is terminated by NUL, or null.
     let (source, name) = unsafe { (text(source), text(name)) };
     status(source.filter(|_| headers == 0).ok_or(INVALID_INPUT).and_then(|source| {
         let name =
@@ -78,7 +79,7 @@ unsafe extern "C" fn nvrtcCompileProgram(
     options: *const *const c_char,
 ) -> u32 {
     let count = usize::try_from(count).unwrap_or(0);
-    // SAFETY: the caller passes so many texts.
+    // SAFETY: the caller passes `count` texts.
     let options: Vec<String> =
         (0..count).filter_map(|at| unsafe { text(*options.add(at)) }).collect();
     status((|| {
@@ -121,24 +122,24 @@ extern "C" fn nvrtcGetProgramLogSize(program: usize, size: Out<'_, usize>) -> u3
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvrtcGetPTX(program: usize, out: *mut c_char) -> u32 {
-    // SAFETY: the caller has as many bytes as it was told.
+    // SAFETY: the caller's buffer has the size that was returned for it.
     status(with(program, |program| unsafe { copy(&program.ptx, out) }))
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvrtcGetProgramLog(program: usize, out: *mut c_char) -> u32 {
-    // SAFETY: the caller has as many bytes as it was told.
+    // SAFETY: the caller's buffer has the size that was returned for it.
     status(with(program, |program| unsafe { copy(&program.log, out) }))
 }
 
 /// # Safety
-/// There is room for the text and its NUL.
+/// `out` is null, or has room for the text and its NUL.
 unsafe fn copy(text: &CStr, out: *mut c_char) -> Result<(), u32> {
     if out.is_null() {
         return Err(INVALID_INPUT);
     }
     let bytes = text.to_bytes_with_nul();
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller guarantees it.
     unsafe { out.copy_from_nonoverlapping(bytes.as_ptr().cast(), bytes.len()) };
     Ok(())
 }

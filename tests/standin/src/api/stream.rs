@@ -25,7 +25,7 @@ extern "C" fn cuStreamCreateWithPriority(out: Out<'_, usize>, flags: u32, priori
 #[unsafe(no_mangle)]
 extern "C" fn cuStreamDestroy_v2(stream: usize) -> u32 {
     call(|machine| {
-        // The streams that CUDA owns cannot be destroyed.
+        // The streams of CUDA itself cannot be destroyed.
         if stream <= 2 {
             return Err(Code::INVALID_HANDLE);
         }
@@ -56,7 +56,7 @@ extern "C" fn cuStreamWaitEvent(stream: usize, event: usize, _flags: u32) -> u32
     call(|machine| {
         let stream = machine.resolve(stream)?;
         let event = machine.events.get(&event).ok_or(Code::INVALID_HANDLE)?;
-        // An event that was never recorded is over.
+        // An event that was never recorded counts as complete.
         if let Some(op) = event.recorded {
             machine.wait_for(stream, op);
         }
@@ -88,7 +88,7 @@ extern "C" fn cuStreamIsCapturing(stream: usize, status: Out<'_, u32>) -> u32 {
     })
 }
 
-/// The host function must not call CUDA: such calls answer `NOT_PERMITTED`.
+/// The host function must not call CUDA. Such calls return `NOT_PERMITTED`.
 #[unsafe(no_mangle)]
 extern "C" fn cuLaunchHostFunc(
     stream: usize,
@@ -100,7 +100,7 @@ extern "C" fn cuLaunchHostFunc(
         let stream = machine.resolve(stream)?;
         let function = function.ok_or(Code::INVALID_VALUE)?;
         let work = move |_: &mut _| {
-            // SAFETY: the caller promised that the function takes this pointer, on any thread.
+            // SAFETY: the caller guarantees that the function accepts this pointer, on any thread.
             unsafe { function(std::ptr::with_exposed_provenance_mut(data)) };
             Ok(())
         };

@@ -1,4 +1,4 @@
-//! The functions that multiply, under their C names.
+//! The matrix products under their C names.
 
 use std::ffi::{c_int, c_longlong};
 

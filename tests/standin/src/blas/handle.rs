@@ -1,4 +1,4 @@
-//! Handles, modes, workspace, version, texts.
+//! Handles, modes, workspaces, version and status names.
 
 use std::ffi::{c_char, c_int};
 
@@ -10,7 +10,7 @@ use crate::table::{Out, Table, put};
 #[derive(Clone, Debug)]
 pub(super) struct Handle {
     pub(super) context: usize,
-    /// As the caller named it, 0 for the NULL stream.
+    /// The handle of the caller, 0 for the NULL stream.
     pub(super) stream: usize,
     pub(super) math: u32,
     pub(super) workspace: Option<Operand>,
@@ -46,7 +46,7 @@ extern "C" fn cublasSetStream_v2(handle: usize, stream: usize) -> u32 {
         let found = get(handle)?;
         let resolved = machine.resolve(stream)?;
         if machine.queues.stream(resolved).context != found.context {
-            return wrong(Status::INVALID_VALUE, "a stream of another device");
+            return wrong(Status::INVALID_VALUE, "the stream belongs to another device");
         }
         set(handle, Handle { stream, workspace: None, ..found })
     }))
@@ -59,7 +59,7 @@ extern "C" fn cublasGetStream_v2(handle: usize, stream: Out<'_, usize>) -> u32 {
 
 #[unsafe(no_mangle)]
 extern "C" fn cublasSetMathMode(handle: usize, math: u32) -> u32 {
-    // Bit 4 forbids reduced precision inside of sums, which never happens here.
+    // Bit 4 forbids sums in reduced precision, which are never used here.
     code(get(handle).and_then(|found| match math & !16 {
         0..=3 => set(handle, Handle { math, ..found }),
         _ => wrong(Status::INVALID_VALUE, format!("math mode {math}")),
@@ -96,7 +96,7 @@ extern "C" fn cublasGetPointerMode_v2(handle: usize, mode: Out<'_, u32>) -> u32 
     code(get(handle).and_then(|_| put(mode, 0, Status::INVALID_VALUE)))
 }
 
-/// 12.8.0.
+/// The version is 12.8.0.
 #[unsafe(no_mangle)]
 extern "C" fn cublasGetVersion_v2(_handle: usize, version: Out<'_, c_int>) -> u32 {
     code(put(version, 120_800, Status::INVALID_VALUE))

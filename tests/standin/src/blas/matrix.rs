@@ -1,11 +1,11 @@
-//! Matrices in a device's memory.
+//! Matrices in device memory.
 
 use crate::engine::Fault;
 use crate::machine::Machine;
 use crate::memory::Operand;
 use crate::number::Number;
 
-/// A matrix on the device, column-major.
+/// A column-major matrix in device memory.
 #[derive(Clone, Debug)]
 pub(super) struct Stored {
     pub(super) name: &'static str,
@@ -18,19 +18,19 @@ pub(super) struct Stored {
 }
 
 impl Stored {
-    /// One of the batch.
+    /// A matrix of the batch.
     pub(super) fn nth(&self, index: usize) -> Self {
         let offset = self.stride * i64::try_from(index * self.number.bytes()).unwrap_or(0);
         Self { address: self.address.wrapping_add_signed(offset), ..self.clone() }
     }
 
-    /// From its first to its last element, the gaps between columns included.
+    /// The bytes from the first to the last element, including the gaps between columns.
     pub(super) fn span(&self) -> Operand {
         let elements = (self.columns - 1) * self.leading + self.rows;
         self.operand(0, elements)
     }
 
-    /// What belongs to it: the columns, together if there are no gaps between them.
+    /// The bytes of the elements: one range per column, or a single range if there are no gaps.
     fn pieces(&self) -> Vec<Operand> {
         if self.leading == self.rows {
             return vec![self.span()];
@@ -47,7 +47,7 @@ impl Stored {
         }
     }
 
-    /// Its elements, without gaps.
+    /// The elements, without gaps.
     pub(super) fn load(&self, machine: &Machine) -> Result<Vec<f32>, Fault> {
         let mut values = Vec::with_capacity(self.rows * self.columns);
         for piece in self.pieces() {

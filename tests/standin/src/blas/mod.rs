@@ -1,19 +1,19 @@
 //! cuBLAS: matrix products.
 //!
-//! Which functions: handles, modes and workspace; `Sgemm`, `GemmEx` and both strided batched, which is what cudarc's `Gemm` calls.
-//! Signatures and numbers follow cudarc's bindings of CUDA 12.8.
+//! The functions are those for handles, modes and workspaces, and `Sgemm`, `GemmEx` and their strided batched versions, which
+//! cudarc's `Gemm` calls. Signatures and numbers follow cudarc's bindings of CUDA 12.8.
 //!
-//! What it claims about cuBLAS, and from where (NVIDIA's cuBLAS manual; nothing was checked against a GPU):
-//! - Matrices are column-major; a leading dimension below the number of rows is `INVALID_VALUE` at the call.
-//! - Work is queued on the handle's stream. `alpha` and `beta` are read at the call; with `beta` 0 the old C is not read, with `alpha` 0
-//!   A and B are not.
-//! - A and B are of one type, C is of theirs or f32. Sums are f32 (`CUBLAS_COMPUTE_32F`); f32 runs as TF32 only if asked for, by
-//!   `CUBLAS_COMPUTE_32F_FAST_TF32` or the handle's math mode, and here its inputs are rounded then.
-//! - `cublasSetWorkspace` wants 256-byte alignment, and `cublasSetStream` takes the library back to its own workspace.
+//! The rules of cuBLAS, from NVIDIA's cuBLAS manual; they were not checked against a GPU:
+//! - Matrices are column-major. A leading dimension below the number of rows is `INVALID_VALUE` at the call.
+//! - Work is enqueued on the stream of the handle. `alpha` and `beta` are read at the call. If `beta` is 0, the old C is not read;
+//!   if `alpha` is 0, A and B are not.
+//! - A and B have the same type; C has that type or f32. Sums are f32 (`CUBLAS_COMPUTE_32F`). f32 runs as TF32 only with
+//!   `CUBLAS_COMPUTE_32F_FAST_TF32` or the math mode of the handle; the inputs are then rounded.
+//! - `cublasSetWorkspace` requires 256-byte alignment, and `cublasSetStream` resets the workspace to the library's own one.
 //!
-//! Stricter than cuBLAS: C does not overlap A, B or the workspace; a workspace loses its contents before and after each product;
-//! inputs were written.
-//! Not here, and answered `NOT_SUPPORTED`: alpha and beta on the device, other types, sums in other types, conjugates.
+//! Stricter than cuBLAS: C must not overlap A, B or the workspace; a workspace loses its contents before and after each product;
+//! inputs must have been written.
+//! `NOT_SUPPORTED` here: alpha and beta on the device, other types, sums in other types, conjugates.
 
 mod api;
 mod handle;
@@ -44,7 +44,7 @@ impl Status {
             8 => "CUBLAS_STATUS_ARCH_MISMATCH\0",
             13 => "CUBLAS_STATUS_EXECUTION_FAILED\0",
             15 => "CUBLAS_STATUS_NOT_SUPPORTED\0",
-            _ => "a status that the stand-in does not give\0",
+            _ => "a status that the stand-in does not return\0",
         }
     }
 }
@@ -59,7 +59,7 @@ impl From<Code> for Status {
     }
 }
 
-/// A status, and why, for whoever reads the test's output.
+/// Returns a status and prints the reason.
 fn wrong<T>(status: Status, what: impl AsRef<str>) -> Answer<T> {
     say(&format!("cuBLAS: {}", what.as_ref()));
     Err(status)

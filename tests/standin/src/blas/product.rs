@@ -1,4 +1,4 @@
-//! Products: checked at the call, queued on the handle's stream.
+//! Products, which are checked at the call and enqueued on the stream of the handle.
 
 use std::ffi::{c_int, c_longlong};
 
@@ -11,17 +11,17 @@ use crate::machine::{Machine, inside};
 use crate::memory::Operand;
 use crate::number::{Number, blend, tf32};
 
-/// A matrix as the caller names it.
+/// A matrix argument of a call.
 #[derive(Clone, Copy)]
 pub(super) struct Given {
     pub(super) address: u64,
     pub(super) kind: u32,
     pub(super) leading: c_int,
-    /// Elements from one matrix of a batch to the next.
+    /// The number of elements from one matrix of a batch to the next.
     pub(super) stride: c_longlong,
 }
 
-/// `alpha * op(A) * op(B) + beta * C`, as the caller asks for it.
+/// The arguments of a call: `alpha * op(A) * op(B) + beta * C`.
 pub(super) struct Call {
     pub(super) transposed: [u32; 2],
     pub(super) sizes: [c_int; 3],
@@ -31,9 +31,9 @@ pub(super) struct Call {
     pub(super) compute: u32,
 }
 
-/// A product, checked.
+/// A checked product.
 struct Product {
-    /// m, n, k.
+    /// The sizes m, n and k.
     sizes: [usize; 3],
     transposed: [bool; 2],
     scales: [f32; 2],
@@ -58,7 +58,7 @@ impl Call {
         }))
     }
 
-    /// None if there is nothing to do.
+    /// Checks the arguments. `None` if there is nothing to do.
     fn check(self, handle: &Handle, capability: (i32, i32)) -> Answer<Option<Product>> {
         let mut sizes = [0; 4];
         let [m, n, k] = self.sizes;
@@ -126,7 +126,7 @@ impl Call {
         if !matches!(self.compute, COMPUTE_32F | COMPUTE_32F_PEDANTIC | FAST_TF32) {
             return wrong(Status::NOT_SUPPORTED, format!("compute type {}", self.compute));
         }
-        // cudaDataType_t.
+        // The numbers of cudaDataType_t.
         let number = |given: Given| match given.kind {
             0 => Ok(Number::F32),
             2 => Ok(Number::F16),
@@ -174,7 +174,7 @@ impl Product {
             if self.tf32 {
                 left.iter_mut().chain(&mut right).for_each(|value| *value = tf32(*value));
             }
-            // A column-major C is a row-major transposed C: the product of the transposed B and A.
+            // A column-major C is its row-major transpose: the product of the transposed B and A.
             let [ta, tb] = self.transposed;
             let left = Matrix { data: &left, step: if ta { [1, k] } else { [m, 1] } };
             let right = Matrix { data: &right, step: if tb { [1, n] } else { [k, 1] } };

@@ -1,4 +1,4 @@
-//! The algorithms of each pass: which there are, and what they need.
+//! The algorithms of each pass, and their workspaces.
 
 use super::problem::{Problem, Shape};
 use super::{Answer, Status, wrong};
@@ -23,18 +23,18 @@ impl Algorithm {
     }
 }
 
-/// The sizes are made up, but those of one pass or shape do not do for another.
+/// The sizes are invented, but they differ between passes and shapes, so that the size of one is wrong for another.
 const FORWARD: [Algorithm; 2] = [
-    // IMPLICIT_PRECOMP_GEMM: indices of the taps.
+    // IMPLICIT_PRECOMP_GEMM stores the indices of the taps.
     Algorithm { number: 1, deterministic: true, workspace: |shape| shape.taps() * 4 },
-    // IMPLICIT_GEMM.
+    // IMPLICIT_GEMM needs none.
     Algorithm { number: 0, deterministic: true, workspace: |_| 0 },
 ];
 
 const BACKWARD_DATA: [Algorithm; 2] = [
-    // 0: atomic adds.
+    // Algorithm 0 uses atomic adds.
     Algorithm { number: 0, deterministic: false, workspace: |_| 0 },
-    // 1.
+    // Algorithm 1.
     Algorithm {
         number: 1,
         deterministic: true,
@@ -43,16 +43,16 @@ const BACKWARD_DATA: [Algorithm; 2] = [
 ];
 
 const BACKWARD_FILTER: [Algorithm; 3] = [
-    // 3: atomic adds, with indices.
+    // Algorithm 3 uses atomic adds, with indices.
     Algorithm { number: 3, deterministic: false, workspace: |shape| shape.pixels() * 4 },
-    // 1: sums of parts.
+    // Algorithm 1 adds partial sums.
     Algorithm { number: 1, deterministic: true, workspace: |shape| shape.taps() * shape.k * 4 },
-    // 0: atomic adds.
+    // Algorithm 0 uses atomic adds.
     Algorithm { number: 0, deterministic: false, workspace: |_| 0 },
 ];
 
 impl Pass {
-    /// Fastest first, as Find and Get would have it.
+    /// All algorithms, from the fastest on, as Find and Get return them.
     pub(super) fn algorithms(self) -> &'static [Algorithm] {
         match self {
             Self::Forward => &FORWARD,
@@ -61,7 +61,7 @@ impl Pass {
         }
     }
 
-    /// How many numbers there are, those that are not supported included.
+    /// The count of algorithm numbers, including those that are not supported.
     pub(super) fn count(self) -> u32 {
         match self {
             Self::Forward => 8,

@@ -1,12 +1,12 @@
-//! The three passes on f32, channels last: x is n, h, w, c; the filter k, r, s, c; y is n, oh, ow, k.
+//! The three passes in f32, with channels last: x is n, h, w, c; the filter is k, r, s, c; y is n, oh, ow, k.
 //!
-//! Each is a matrix product with the matrix of taps, which has a row for each pixel of y and in it the values of x under the filter.
-//! It is made for some rows at a time. All sums run in a fixed order; `depth` says how they are split.
+//! Each pass is a matrix product with the matrix of taps (im2col), which has a row for each pixel of y: the values of x under the
+//! filter. It is built for some rows at a time. All sums have a fixed order; `depth` is the block in which they are split.
 
 use super::problem::Shape;
 use crate::gemm::{Matrix, add_product};
 
-/// Values of the matrix of taps that are made at once.
+/// The number of values of the matrix of taps that are built at once.
 const AT_ONCE: usize = 1 << 20;
 
 pub(super) fn forward(shape: &Shape, x: &[f32], filter: &[f32], depth: usize) -> Vec<f32> {
@@ -50,7 +50,7 @@ pub(super) fn backward_filter(shape: &Shape, x: &[f32], dy: &[f32], depth: usize
     dw
 }
 
-/// Calls with the first row and the number of rows, until all of the matrix of taps had its turn.
+/// Calls a function for consecutive blocks of rows, with the first row and the number of rows.
 fn for_rows(shape: &Shape, mut body: impl FnMut(usize, usize, &mut Vec<f32>)) {
     let at_once = (AT_ONCE / shape.taps()).max(1);
     let mut scratch = Vec::new();
@@ -59,7 +59,7 @@ fn for_rows(shape: &Shape, mut body: impl FnMut(usize, usize, &mut Vec<f32>)) {
     }
 }
 
-/// Rows of the matrix of taps: in `scratch`, or where they already are.
+/// Rows of the matrix of taps: built in `scratch`, or borrowed from x if they are contiguous there.
 fn gather<'a>(
     shape: &Shape,
     first: usize,
@@ -79,10 +79,10 @@ fn gather<'a>(
     scratch
 }
 
-/// Calls for each pixel under the filter with its place in the rows and its place in x, or none where it lies in the padding.
+/// Calls a function for each pixel under the filter, with its offset in the rows and its offset in x, or `None` in the padding.
 fn for_taps(shape: &Shape, first: usize, rows: usize, mut body: impl FnMut(usize, Option<usize>)) {
     let ([height, width], [oh, ow]) = (shape.input, shape.output);
-    // What lies before the first pixel is a very large one.
+    // A position before the first pixel wraps to a very large one.
     let place = |output: usize, tap: usize, axis: usize| {
         (output * shape.stride[axis] + tap).wrapping_sub(shape.pad[axis])
     };

@@ -1,4 +1,4 @@
-//! The three convolutions: checked at the call, queued on the handle's stream.
+//! The three convolutions, which are checked at the call and enqueued on the stream of the handle.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,7 +15,7 @@ use crate::machine::{Machine, inside};
 use crate::memory::Operand;
 use crate::number::{blend, tf32};
 
-/// The descriptors' handles, whatever the pass calls them.
+/// The handles of the descriptors of a pass.
 #[derive(Clone, Copy)]
 pub(super) struct Descriptors {
     pub(super) x: usize,
@@ -24,7 +24,7 @@ pub(super) struct Descriptors {
     pub(super) y: usize,
 }
 
-/// Where the data of a pass lies.
+/// The device addresses of a pass.
 pub(super) struct Operands {
     pub(super) inputs: [Operand; 2],
     pub(super) output: Operand,
@@ -32,7 +32,7 @@ pub(super) struct Operands {
 }
 
 impl Descriptors {
-    /// Of two inputs and the output, as the functions of a pass name them.
+    /// The names of the two inputs and the output in the manual of a pass.
     pub(super) fn new(pass: Pass, [one, other, output]: [usize; 3], convolution: usize) -> Self {
         match pass {
             Pass::Forward => Self { x: one, filter: other, convolution, y: output },
@@ -46,7 +46,7 @@ impl Descriptors {
         Problem::new(&x, &filter, &convolution(self.convolution)?, &y, machine.config.capability)
     }
 
-    /// Names and sizes are the descriptors', as the pass calls them.
+    /// The operands, with the names of the pass and the sizes of the descriptors.
     pub(super) fn operands(
         self,
         pass: Pass,
@@ -88,7 +88,7 @@ impl Descriptors {
 }
 
 impl Operands {
-    /// Before and after a pass nothing in the workspace, or in an output that is not kept, means anything.
+    /// Discards the contents of the workspace, and of an output whose old values are not used.
     pub(super) fn spoil_workspace(&self, machine: &mut Machine) -> Result<(), Fault> {
         if self.workspace.bytes == 0 { Ok(()) } else { machine.space.spoil(&self.workspace) }
     }
@@ -167,13 +167,13 @@ fn run(
     operands.spoil_workspace(machine)
 }
 
-/// How an algorithm that is not deterministic splits its sums: in another way each time.
+/// The depth in which a nondeterministic algorithm splits its sums: a different one for each call.
 fn another_depth() -> usize {
     static CALLS: AtomicUsize = AtomicUsize::new(0);
     32 + 16 * (CALLS.fetch_add(1, Ordering::Relaxed) % 5)
 }
 
-/// Of both inputs and the output: images (or filters), channels, pixels.
+/// The sizes of both inputs and the output: images (or filters), channels, pixels.
 fn parts(pass: Pass, shape: &Shape) -> [[usize; 3]; 3] {
     let x = [shape.n, shape.c, shape.input[0] * shape.input[1]];
     let filter = [shape.k, shape.c, shape.filter[0] * shape.filter[1]];
@@ -193,7 +193,7 @@ fn channels_back(values: Vec<f32>, layout: Layout, [_, c, pixels]: [usize; 3]) -
     if layout == Layout::Nhwc { values } else { transposed(&values, pixels, c) }
 }
 
-/// Each image, of so many lines, with lines and columns exchanged.
+/// Transposes each image, a matrix with the given number of lines.
 fn transposed(values: &[f32], lines: usize, columns: usize) -> Vec<f32> {
     let images = values.chunks_exact(lines * columns);
     images
@@ -203,7 +203,7 @@ fn transposed(values: &[f32], lines: usize, columns: usize) -> Vec<f32> {
         .collect()
 }
 
-/// The three take the same arguments: two inputs and the output.
+/// Defines a function for each pass. All take the same arguments: two inputs and the output.
 macro_rules! passes {
     ($($pass:ident: $name:ident;)*) => {$(
         #[unsafe(no_mangle)]

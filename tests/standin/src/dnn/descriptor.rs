@@ -1,4 +1,4 @@
-//! Descriptors of tensors and filters.
+//! The descriptors of tensors and filters.
 
 use std::ffi::c_int;
 
@@ -6,7 +6,7 @@ use super::{Answer, Status, code, wrong};
 use crate::number::Number;
 use crate::table::{Out, Table, put};
 
-/// The order of a tensor in memory. Channels are the second or the last dimension; all others keep their order.
+/// The memory layout of a tensor. Channels are the second or the last dimension; the other dimensions keep their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
     Nchw,
@@ -14,7 +14,7 @@ pub(super) enum Layout {
 }
 
 impl Layout {
-    /// Strides of a packed tensor whose sizes are n, c, h, w.
+    /// The strides of a packed tensor with sizes n, c, h, w.
     fn strides(self, [_, c, h, w]: [usize; 4]) -> [usize; 4] {
         match self {
             Self::Nchw => [c * h * w, h * w, w, 1],
@@ -23,7 +23,7 @@ impl Layout {
     }
 }
 
-/// Sizes are n, c, h, w; of a filter k, c, r, s.
+/// A tensor with sizes n, c, h, w, or a filter with sizes k, c, r, s.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tensor {
     pub(super) number: Number,
@@ -36,7 +36,7 @@ impl Tensor {
         (self.dims.iter().product::<usize>() * self.number.bytes()) as u64
     }
 
-    /// Whether it is packed in this layout. With one channel or one pixel it is in both.
+    /// Whether the tensor is packed in a layout. With one channel or one pixel it is packed in both.
     pub(super) fn is_in(&self, layout: Layout) -> bool {
         let packed = layout.strides(self.dims);
         (0..4).all(|i| self.dims[i] == 1 || self.strides[i] == packed[i])
@@ -50,7 +50,7 @@ pub(super) struct Filter {
     pub(super) layout: Layout,
 }
 
-/// None until it is set.
+/// The value of a descriptor, which is `None` until it is set.
 static TENSORS: Table<Option<Tensor>> = Table::new();
 static FILTERS: Table<Option<Filter>> = Table::new();
 
@@ -81,7 +81,7 @@ pub(super) fn number(kind: u32) -> Answer<Number> {
         2 => Ok(Number::F16),
         9 => Ok(Number::Bf16),
         other => {
-            wrong(Status::NOT_SUPPORTED, format!("data type {other} is not one of f32, f16, bf16"))
+            wrong(Status::NOT_SUPPORTED, format!("data type {other}: expected f32, f16 or bf16"))
         }
     }
 }
@@ -95,12 +95,12 @@ fn layout(format: u32) -> Answer<Layout> {
     }
 }
 
-/// All at least `least`, and few enough that their product is an i32, as cuDNN wants.
-pub(super) fn sizes<const N: usize>(values: [c_int; N], least: usize) -> Answer<[usize; N]> {
+/// Checks that all sizes are at least `min`, and that their product fits an i32, as cuDNN requires.
+pub(super) fn sizes<const N: usize>(values: [c_int; N], min: usize) -> Answer<[usize; N]> {
     let mut sizes = [0; N];
     for (size, value) in sizes.iter_mut().zip(values) {
         match usize::try_from(value) {
-            Ok(value) if value >= least => *size = value,
+            Ok(value) if value >= min => *size = value,
             _ => return wrong(Status::BAD_PARAM, format!("sizes {values:?}")),
         }
     }
@@ -111,15 +111,15 @@ pub(super) fn sizes<const N: usize>(values: [c_int; N], least: usize) -> Answer<
     }
 }
 
-/// What `count` integers at a pointer are, where the stand-in knows only `N` of them.
+/// The `count` integers at a pointer, where the stand-in supports only a count of `N`.
 pub(super) unsafe fn array<const N: usize>(count: c_int, from: *const c_int) -> Answer<[c_int; N]> {
     if usize::try_from(count) != Ok(N) {
-        return wrong(Status::NOT_SUPPORTED, format!("{count} dimensions instead of {N}"));
+        return wrong(Status::NOT_SUPPORTED, format!("{count} dimensions: expected {N}"));
     }
     if from.is_null() {
         return Err(Status::NULL_POINTER);
     }
-    // SAFETY: the caller passes as many as it says.
+    // SAFETY: the caller passes `count` integers.
     Ok(unsafe { *from.cast() })
 }
 

@@ -1,4 +1,4 @@
-//! Descriptors of convolutions: padding, strides, math.
+//! The descriptors of convolutions: padding, strides and math type.
 
 use std::ffi::c_int;
 

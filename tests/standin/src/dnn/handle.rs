@@ -1,4 +1,4 @@
-//! Handles, versions, texts.
+//! Handles, versions and status names.
 
 use std::ffi::c_char;
 
@@ -6,7 +6,7 @@ use super::{Answer, Status, code};
 use crate::machine::{Handle, inside};
 use crate::table::{Out, Table, put};
 
-/// The context and the stream of each handle. The stream is as the caller named it, 0 for the NULL stream.
+/// The context of each handle, and its stream: the handle of the caller, 0 for the NULL stream.
 static HANDLES: Table<(usize, Handle)> = Table::new();
 
 #[unsafe(no_mangle)]
@@ -43,13 +43,13 @@ pub(super) fn stream_of(handle: usize) -> Answer<Handle> {
     HANDLES.get(handle).map(|(_, stream)| stream).ok_or(Status::NOT_INITIALIZED)
 }
 
-/// 9.21.0.
+/// The version is 9.21.0.
 #[unsafe(no_mangle)]
 extern "C" fn cudnnGetVersion() -> usize {
     92_100
 }
 
-/// CUDA 12.8.
+/// The version of the CUDA runtime is 12.8.
 #[unsafe(no_mangle)]
 extern "C" fn cudnnGetCudartVersion() -> usize {
     12_080

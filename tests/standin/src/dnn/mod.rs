@@ -1,26 +1,26 @@
-//! cuDNN: the three convolutions of a layer, through the legacy API.
+//! cuDNN: the three convolutions of a layer, by the legacy API.
 //!
-//! Which functions: those that cudarc's safe convolutions call, `cudnnFindConvolution*AlgorithmEx`, and versions and texts.
-//! Signatures, layouts of structures and numbers follow cudarc's bindings of cuDNN 9.21.
+//! The functions are those that cudarc's safe convolutions call, `cudnnFindConvolution*AlgorithmEx`, and those for versions and
+//! status names. Signatures, structure layouts and numbers follow cudarc's bindings of cuDNN 9.21.
 //!
-//! What it claims about cuDNN, and from where (NVIDIA's manual of cuDNN 9.6, "`cudnn_cnn` Library" and "`cudnn_ops` Library";
-//! nothing was checked against a GPU):
-//! - Sizes that do not fit each other are `BAD_PARAM` at the call; so is a workspace that is too small.
-//! - Work is queued on the handle's stream. `alpha` and `beta` are f32 on the host for all types here and read at the call;
-//!   the result is `alpha * new + beta * old`, and with `beta` 0 the old values are not read.
-//! - An algorithm's `determinism` in what Find and Get return: backward data 0, backward filter 0 and 3 use atomic adds. Here each call
-//!   of those splits its sums in another way, so the last bits differ. Both functions put such an algorithm first where
-//!   there is one, for nothing promises that the fastest is deterministic.
-//! - Find measures on the caller's buffers: the output's and the workspace's contents are lost, and the call waits. What the workspace
-//!   given is too small for is listed with an allocation failure.
-//! - Default math lets f32 run as TF32 from compute capability 8.0 on; `CUDNN_FMA_MATH` forbids it. So here, too, f32 inputs are
-//!   rounded to TF32 unless FMA math is set.
+//! The rules of cuDNN, from NVIDIA's manual of cuDNN 9.6, "`cudnn_cnn` Library" and "`cudnn_ops` Library"; they were not checked
+//! against a GPU:
+//! - Sizes that do not match are `BAD_PARAM` at the call, and so is a workspace that is too small.
+//! - Work is enqueued on the stream of the handle. `alpha` and `beta` are f32 on the host for all types here, and are read at the
+//!   call. The result is `alpha * new + beta * old`; if `beta` is 0, the old values are not read.
+//! - The `determinism` of an algorithm in the results of Find and Get: backward data 0 and backward filter 0 and 3 use atomic adds.
+//!   Here each of their calls splits its sums differently, so the last bits differ. Both functions return such an algorithm first
+//!   if there is one, because the fastest algorithm is not guaranteed to be deterministic.
+//! - Find measures with the caller's buffers: the contents of output and workspace are lost, and the call waits. Algorithms that
+//!   need a larger workspace are listed with an allocation failure.
+//! - Default math allows TF32 for f32 from compute capability 8.0 on; `CUDNN_FMA_MATH` forbids it. f32 inputs are therefore rounded
+//!   to TF32 unless FMA math is set.
 //!
-//! Stricter than cuDNN, so that what passes here is safe there: all tensors of a call have one type and one packed layout, NCHW or NHWC;
-//! pointers are aligned to 16 bytes; outputs, inputs and workspace do not overlap; workspaces lose their contents before and
-//! after each call; inputs were written.
-//! Not here, and answered `NOT_SUPPORTED`: dilation, groups, `CUDNN_CONVOLUTION` (flipped filters), half-precision sums, five dimensions,
-//! and the FFT and Winograd algorithms. Times that Find reports are made up.
+//! Stricter than cuDNN, so that correct calls here are correct there: all tensors of a call have the same type and the same packed
+//! layout, NCHW or NHWC; pointers are aligned to 16 bytes; outputs, inputs and workspace do not overlap; workspaces lose their
+//! contents before and after each call; inputs must have been written.
+//! `NOT_SUPPORTED` here: dilation, groups, `CUDNN_CONVOLUTION` (flipped filters), half-precision sums, five dimensions, and the FFT
+//! and Winograd algorithms. The times that Find reports are invented.
 
 mod algorithm;
 mod arithmetic;
@@ -59,7 +59,7 @@ impl Status {
             3000 => "CUDNN_STATUS_NOT_SUPPORTED\0",
             4003 => "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED\0",
             5001 => "CUDNN_STATUS_EXECUTION_FAILED_CUDA_DRIVER\0",
-            _ => "a status that the stand-in does not give\0",
+            _ => "a status that the stand-in does not return\0",
         }
     }
 }
@@ -74,7 +74,7 @@ impl From<Code> for Status {
     }
 }
 
-/// A status, and why, for whoever reads the test's output.
+/// Returns a status and prints the reason.
 fn wrong<T>(status: Status, what: impl AsRef<str>) -> Answer<T> {
     say(&format!("cuDNN: {}", what.as_ref()));
     Err(status)

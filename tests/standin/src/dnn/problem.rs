@@ -1,11 +1,11 @@
-//! A convolution as its descriptors say it together, checked.
+//! A convolution: the checked combination of its descriptors.
 
 use super::descriptor::{Filter, Layout, Tensor};
 use super::geometry::{Convolution, FMA_MATH};
 use super::{Answer, Status, wrong};
 use crate::number::Number;
 
-/// The sizes of a convolution: x is n, h, w, c; the filter k, r, s, c; y is n, oh, ow, k.
+/// The sizes of a convolution: x is n, h, w, c; the filter is k, r, s, c; y is n, oh, ow, k.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
     pub(super) n: usize,
@@ -20,12 +20,12 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// Products that one element of y sums up.
+    /// The number of products in the sum of one element of y.
     pub(super) fn taps(&self) -> usize {
         self.filter[0] * self.filter[1] * self.c
     }
 
-    /// Pixels of all of y.
+    /// The number of pixels of y.
     pub(super) fn pixels(&self) -> usize {
         self.n * self.output[0] * self.output[1]
     }
@@ -36,12 +36,12 @@ pub(super) struct Problem {
     pub(super) shape: Shape,
     pub(super) number: Number,
     pub(super) layout: Layout,
-    /// Inputs are rounded to TF32.
+    /// Whether inputs are rounded to TF32.
     pub(super) tf32: bool,
 }
 
 impl Problem {
-    /// In a backward pass x and y, or the filter, are the gradient's descriptors.
+    /// Checks descriptors. In a backward pass, those of x and y, or of the filter, are the descriptors of gradients.
     pub(super) fn new(
         x: &Tensor,
         filter: &Filter,
@@ -75,10 +75,7 @@ impl Problem {
         let output = [(padded[0] - r) / stride[0] + 1, (padded[1] - s) / stride[1] + 1];
         let wanted = [n, k, output[0], output[1]];
         if y.dims != wanted {
-            return wrong(
-                Status::BAD_PARAM,
-                format!("y is {:?}, where {wanted:?} comes out", y.dims),
-            );
+            return wrong(Status::BAD_PARAM, format!("y is {:?}: expected {wanted:?}", y.dims));
         }
         let shape = Shape { n, c, k, input: [h, w], filter: [r, s], output, pad, stride };
         let tf32 = number == Number::F32 && math != FMA_MATH && capability >= (8, 0);

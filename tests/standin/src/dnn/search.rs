@@ -1,4 +1,4 @@
-//! Which algorithm to take: heuristics (`..._v7`), measurements (`Find...Ex`), workspace sizes.
+//! The selection of an algorithm: heuristics (`..._v7`), measurements (`Find...Ex`) and workspace sizes.
 
 use std::ffi::c_int;
 
@@ -23,7 +23,7 @@ struct Performance {
     reserved: [c_int; 3],
 }
 
-/// A caller's array for results.
+/// The caller's array for results.
 struct List<'a> {
     start: *mut Performance,
     room: c_int,
@@ -32,7 +32,7 @@ struct List<'a> {
 
 impl List<'_> {
     /// # Safety
-    /// There is room for as many as the caller said.
+    /// The array has room for `room` results.
     unsafe fn fill(self, pass: Pass, problem: &Problem, workspace: usize) -> Answer {
         let room = usize::try_from(self.room).ok().filter(|room| *room > 0);
         let (Some(room), false) = (room, self.start.is_null()) else {
@@ -45,14 +45,14 @@ impl List<'_> {
             Status::NULL_POINTER,
         )?;
         for (at, result) in results.into_iter().enumerate() {
-            // SAFETY: below the room that the caller has.
+            // SAFETY: the index is below the room of the array.
             unsafe { self.start.add(at).write(result) };
         }
         Ok(())
     }
 }
 
-/// Those that work, fastest first, then those that do not.
+/// The usable algorithms from the fastest on, then the others.
 fn performances(pass: Pass, problem: &Problem, given: usize) -> impl Iterator<Item = Performance> {
     let math = u32::from(problem.number != Number::F32);
     let entry =
@@ -86,7 +86,7 @@ fn get(pass: Pass, handle: usize, descriptors: Descriptors, list: List<'_>) -> u
     code(inside(|machine| {
         stream_of(handle)?;
         let problem = descriptors.problem(machine)?;
-        // SAFETY: the caller's array.
+        // SAFETY: the caller guarantees the array.
         unsafe { list.fill(pass, &problem, usize::MAX) }
     }))
 }
@@ -116,7 +116,7 @@ fn find(
         let stream = machine.resolve(stream_of(handle)?)?;
         let problem = descriptors.problem(machine)?;
         if workspace.0 == 0 && workspace.1 > 0 {
-            return wrong(Status::BAD_PARAM, "the workspace is NULL, but not of 0 bytes");
+            return wrong(Status::BAD_PARAM, "the workspace is NULL but its size is not 0");
         }
         let operands = descriptors.operands(pass, inputs, output, workspace)?;
         let run = move |machine: &mut Machine| {
@@ -125,12 +125,12 @@ fn find(
         };
         machine.queue(stream, format!("cuDNN Find {pass:?}"), Box::new(run));
         machine.finish(stream)?;
-        // SAFETY: the caller's array.
+        // SAFETY: the caller guarantees the array.
         unsafe { list.fill(pass, &problem, workspace.1) }
     }))
 }
 
-/// The functions of the three passes take the same arguments: the descriptors of two inputs, the convolution and the output.
+/// Defines the functions of a pass. All take the same arguments: the descriptors of two inputs, the convolution and the output.
 macro_rules! passes {
     ($($pass:ident: $get:ident, $size:ident, $find:ident;)*) => {$(
         #[unsafe(no_mangle)]

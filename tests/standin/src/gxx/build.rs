@@ -1,4 +1,4 @@
-//! Turns a source into a shared library with g++, once for each content.
+//! Compiles a source to a shared library with g++, once for each content.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::source::{Declared, rewrite};
 
-/// What kernels see, and what runs them.
+/// The headers that kernels include, and the code that runs them.
 const HEADERS: [(&str, &str); 4] = [
     ("cuda_cpu.h", include_str!("cuda_cpu.h")),
     ("cuda_run.h", include_str!("cuda_run.h")),
@@ -16,7 +16,7 @@ const HEADERS: [(&str, &str); 4] = [
     ("cuda_check.h", include_str!("cuda_check.h")),
 ];
 
-/// Arithmetic as written, each access checked for alignment and each index of an array for its bound.
+/// Arithmetic as written; the alignment of each access and the bound of each array index are checked.
 const FLAGS: [&str; 14] = [
     "-std=c++17",
     "-O2",
@@ -34,7 +34,7 @@ const FLAGS: [&str; 14] = [
     "-Wno-attributes",
 ];
 
-/// The library for this source. The error holds the compiler's messages.
+/// The library of a source. The error has the messages of the compiler.
 pub(super) fn library(
     name: &str,
     options: &[&str],
@@ -69,7 +69,7 @@ pub(super) fn library(
     }
     write("module.cc", &format!("#include \"cuda_cpu.h\"\n{text}\n{}", table(&kernels)))?;
     run(Command::new("g++").current_dir(&folder.0).args(FLAGS).args(["-c", "module.cc"]))?;
-    // Linked apart: the checks that -fsanitize asks for are in the module itself.
+    // Linked separately, because the module itself defines the functions that -fsanitize calls.
     run(Command::new("g++").current_dir(&folder.0).args([
         "-shared",
         "-o",
@@ -87,7 +87,7 @@ pub(super) fn library(
     Ok(library)
 }
 
-/// How much static shared memory each kernel has: a line each, name and bytes, from what `nm -S` prints.
+/// The static shared memory of each kernel: a line with name and bytes, from the output of `nm -S`.
 fn shared(symbols: &str, kernels: &[Declared]) -> Result<String, String> {
     let mut lines = String::new();
     for kernel in kernels {
@@ -98,7 +98,7 @@ fn shared(symbols: &str, kernels: &[Declared]) -> Result<String, String> {
                 kernel.name
             ));
         }
-        // A variable of a function: _ZZ, the function's name with its length, E.
+        // The mangled name of a function's variable: _ZZ, the function's name with its length, E.
         let mark = format!("_ZZ{}{}E", kernel.name.len(), kernel.name);
         let sizes = symbols.lines().filter_map(|line| {
             let fields: Vec<&str> = line.split_whitespace().collect();
@@ -111,7 +111,7 @@ fn shared(symbols: &str, kernels: &[Declared]) -> Result<String, String> {
     Ok(lines)
 }
 
-/// What `shared` wrote beside a library.
+/// Reads the output of `shared` that is stored with a library.
 pub(super) fn shared_of(library: &Path) -> Vec<(String, u32)> {
     let text = fs::read_to_string(library.with_extension("shared")).unwrap_or_default();
     let pair = |line: &str| {
@@ -120,7 +120,7 @@ pub(super) fn shared_of(library: &Path) -> Vec<(String, u32)> {
     text.lines().filter_map(pair).collect()
 }
 
-/// What the kernel code ends with: the table of kernels.
+/// The end of the kernel code: the table of kernels.
 fn table(kernels: &[Declared]) -> String {
     let entry = |kernel: &Declared| {
         let bounds = kernel.max_threads.as_deref().unwrap_or("0");
@@ -132,7 +132,7 @@ fn table(kernels: &[Declared]) -> String {
     )
 }
 
-/// Options that take a value and do nothing here: they choose a GPU's code, or make it exact, as this is anyway.
+/// Options with a value that have no effect here: they select the code of a GPU, or make it exact, which it always is here.
 const WITH_VALUE: [&str; 14] = [
     "-std",
     "--std",
@@ -150,7 +150,7 @@ const WITH_VALUE: [&str; 14] = [
     "--ptxas-options",
 ];
 
-/// Options without a value that do nothing here.
+/// Options without a value that have no effect here.
 const PLAIN: [&str; 12] = [
     "-lineinfo",
     "--generate-line-info",
@@ -166,7 +166,7 @@ const PLAIN: [&str; 12] = [
     "--extra-device-vectorization",
 ];
 
-/// NVRTC's options as g++'s. What would make arithmetic inexact is refused, and so is what NVRTC does not know.
+/// Converts options of NVRTC to those of g++. Options that make arithmetic inexact and options that NVRTC does not have are errors.
 pub(super) fn preprocessor_options(options: &[&str]) -> Result<Vec<String>, String> {
     let mut found =
         ["-D__CUDACC__=1", "-D__CUDACC_RTC__=1", "-D__NVCC__=1"].map(str::to_owned).to_vec();
@@ -211,7 +211,7 @@ fn run(command: &mut Command) -> Result<Output, String> {
     }
 }
 
-/// A folder that goes when it is dropped.
+/// A folder that is removed on drop.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -226,7 +226,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What cannot be removed stays in the cache and does no harm.
+        // A folder that cannot be removed stays in the cache, which is harmless.
         drop(fs::remove_dir_all(&self.0));
     }
 }

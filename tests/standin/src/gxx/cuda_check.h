@@ -1,7 +1,7 @@
-// Where mistakes of a kernel arrive: from the signal handler, and from the checks that -fsanitize puts into its code.
+// Receives the mistakes of a kernel: from the signal handler, and from the checks that -fsanitize compiles into its code.
 #pragma once
 
-// Where the signal handler leads a thread, on this stack.
+// The function at which a thread resumes after the signal handler, on this stack.
 alignas(16) static char escape_stack[32 << 10];
 STANDIN_EXPORT char* standin_escape_stack() { return escape_stack + sizeof escape_stack; }
 STANDIN_EXPORT void standin_escape(int, unsigned long address, unsigned long instruction) {
@@ -15,7 +15,7 @@ STANDIN_EXPORT void standin_escape(int, unsigned long address, unsigned long ins
     fault(SIGNAL, 0, "");
 }
 
-// What -fsanitize calls: all of them begin their data with a place in the source.
+// The functions that -fsanitize calls. The data of each begins with a source location.
 struct StandinPlace {
     const char* file;
     unsigned line, column;
@@ -39,8 +39,8 @@ STANDIN_CHECK(float_cast_overflow_abort, , unsigned long) {
     standin::fault(standin::UNDEFINED, place->line, "a float becomes an integer that cannot hold it");
 }
 STANDIN_CHECK(builtin_unreachable) {
-    standin::fault(standin::UNDEFINED, place->line, "a place that the source calls unreachable");
+    standin::fault(standin::UNDEFINED, place->line, "code that the source declares unreachable was reached");
 }
 STANDIN_CHECK(missing_return) {
-    standin::fault(standin::UNDEFINED, place->line, "a function that ends without its result");
+    standin::fault(standin::UNDEFINED, place->line, "a function ends without returning its result");
 }

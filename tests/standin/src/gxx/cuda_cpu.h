@@ -1,5 +1,5 @@
-// What a kernel sees when g++ compiles it: CUDA's words, types and functions, as far as header-free kernels need them.
-// No header of the system is included, since NVRTC has none either: a kernel that compiles here names its own types.
+// The environment of a kernel that g++ compiles: the keywords, types and functions of CUDA that kernels without headers use.
+// No system header is included, because NVRTC has none either: a kernel that compiles here defines its own types.
 #pragma once
 
 #define __global__
@@ -47,23 +47,23 @@ struct dim3 {
     constexpr dim3(unsigned int x = 1, unsigned int y = 1, unsigned int z = 1) : x(x), y(y), z(z) {}
 };
 
-// ---- the runtime's side (cuda_run.h) --------------------------------------------------------------------------------
+// ---- implemented by cuda_run.h --------------------------------------------------------------------------------
 
 namespace standin {
-// Numbers known to run.rs.
+// These numbers are mirrored by run.rs.
 enum Fault : int { NONE, SIGNAL, MISALIGNED, ASSERT, DIVERGED, OVERFLOW, UNDEFINED };
-enum Meet : int { SYNC, SHUFFLE, BALLOT, ANY, ALL, ADD, MIN, MAX, AND, OR, XOR };
+enum WarpOp : int { SYNC, SHUFFLE, BALLOT, ANY, ALL, ADD, MIN, MAX, AND, OR, XOR };
 static void* dynamic_shared;
 [[noreturn]] void fault(Fault kind, unsigned line, const char* what, ...);
 void barrier(unsigned line);
-unsigned long meet(Meet what, unsigned mask, unsigned long value, int source, unsigned line);
+unsigned long warp_op(WarpOp what, unsigned mask, unsigned long value, int source, unsigned line);
 int lane();
 int shuffle_source(int kind, int lane, int by, int width);
 template <class T> T shuffle(unsigned mask, T value, int kind, int by, int width, unsigned line) {
     static_assert(sizeof(T) == 4 || sizeof(T) == 8, "shuffles take 4 or 8 bytes");
     unsigned long bits = 0;
     __builtin_memcpy(&bits, &value, sizeof value);
-    bits = meet(SHUFFLE, mask, bits, shuffle_source(kind, lane(), by, width), line);
+    bits = warp_op(SHUFFLE, mask, bits, shuffle_source(kind, lane(), by, width), line);
     __builtin_memcpy(&value, &bits, sizeof value);
     return value;
 }
@@ -83,14 +83,14 @@ static dim3 blockDim, gridDim;
 constexpr int warpSize = 32;
 
 #define __syncthreads() standin::barrier(__LINE__)
-#define __syncwarp(...) ((void)standin::meet(standin::SYNC, standin::mask(__VA_ARGS__), 0, -1, __LINE__))
+#define __syncwarp(...) ((void)standin::warp_op(standin::SYNC, standin::mask(__VA_ARGS__), 0, -1, __LINE__))
 #define __shfl_sync(mask, value, lane, ...) standin::shuffle(mask, value, 0, lane, standin::width(__VA_ARGS__), __LINE__)
 #define __shfl_up_sync(mask, value, by, ...) standin::shuffle(mask, value, 1, by, standin::width(__VA_ARGS__), __LINE__)
 #define __shfl_down_sync(mask, value, by, ...) standin::shuffle(mask, value, 2, by, standin::width(__VA_ARGS__), __LINE__)
 #define __shfl_xor_sync(mask, value, by, ...) standin::shuffle(mask, value, 3, by, standin::width(__VA_ARGS__), __LINE__)
-#define __ballot_sync(mask, value) ((unsigned)standin::meet(standin::BALLOT, mask, (value) != 0, -1, __LINE__))
-#define __any_sync(mask, value) ((int)standin::meet(standin::ANY, mask, (value) != 0, -1, __LINE__))
-#define __all_sync(mask, value) ((int)standin::meet(standin::ALL, mask, (value) != 0, -1, __LINE__))
+#define __ballot_sync(mask, value) ((unsigned)standin::warp_op(standin::BALLOT, mask, (value) != 0, -1, __LINE__))
+#define __any_sync(mask, value) ((int)standin::warp_op(standin::ANY, mask, (value) != 0, -1, __LINE__))
+#define __all_sync(mask, value) ((int)standin::warp_op(standin::ALL, mask, (value) != 0, -1, __LINE__))
 #define __reduce_add_sync(mask, value) standin::reduce(standin::ADD, mask, value, __LINE__)
 #define __reduce_min_sync(mask, value) standin::reduce(standin::MIN, mask, value, __LINE__)
 #define __reduce_max_sync(mask, value) standin::reduce(standin::MAX, mask, value, __LINE__)
@@ -103,12 +103,12 @@ constexpr int warpSize = 32;
 namespace standin {
 inline unsigned mask(unsigned mask = 0xffffffffu) { return mask; }
 inline int width(int width = 32) { return width; }
-// Values travel sign-extended, so that one comparison serves both kinds of integer.
-inline int reduce(Meet what, unsigned mask, int value, unsigned line) {
-    return (int)meet(what, mask, (unsigned long)(long)value, -1, line);
+// Values are passed sign-extended, so that one comparison serves signed and unsigned integers.
+inline int reduce(WarpOp what, unsigned mask, int value, unsigned line) {
+    return (int)warp_op(what, mask, (unsigned long)(long)value, -1, line);
 }
-inline unsigned reduce(Meet what, unsigned mask, unsigned value, unsigned line) {
-    return (unsigned)meet(what, mask, value, -1, line);
+inline unsigned reduce(WarpOp what, unsigned mask, unsigned value, unsigned line) {
+    return (unsigned)warp_op(what, mask, value, -1, line);
 }
 }  // namespace standin
 
@@ -116,9 +116,9 @@ inline void __threadfence() { __asm__ volatile("" ::: "memory"); }
 inline void __threadfence_block() { __asm__ volatile("" ::: "memory"); }
 inline void __threadfence_system() { __asm__ volatile("" ::: "memory"); }
 inline void __nanosleep(unsigned) {}
-inline unsigned __activemask() = delete;  // which lanes run together is not defined
+inline unsigned __activemask() = delete;  // undefined, because lanes need not run together
 
-// ---- atomics: threads take turns, so plain code is one --------------------------------------------------------------
+// ---- atomics: plain code, because threads take turns --------------------------------------------------------------
 
 #define STANDIN_ATOMIC(name, expression)                                      \
     template <class T> T name(T* at, decltype(T()) value) {                   \
@@ -241,7 +241,7 @@ inline bool isinf(float x) { return fabsf(x) == __builtin_inff(); }
 inline bool isfinite(float x) { return fabsf(x) < __builtin_inff(); }
 inline float __saturatef(float x) { return x > 0.0f ? x < 1.0f ? x : 1.0f : 0.0f; }
 
-// Each is one operation, rounded to nearest even.
+// Each function is one operation, rounded to nearest even.
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
@@ -255,13 +255,13 @@ inline double __dmul_rn(double a, double b) { return a * b; }
 inline double __ddiv_rn(double a, double b) { return a / b; }
 inline double __fma_rn(double a, double b, double c) { return fma(a, b, c); }
 inline double __dsqrt_rn(double a) { return sqrt(a); }
-// Approximate on a GPU: its last bits differ from these.
+// Functions that are approximate on a GPU, whose last bits differ from these.
 inline float __expf(float x) { return expf(x); }
 inline float __logf(float x) { return logf(x); }
 inline float __powf(float x, float y) { return powf(x, y); }
 inline float __fdividef(float x, float y) { return x / y; }
 
-// Conversions: to the nearest, towards zero, down, up; integers saturate and a NaN becomes 0, as PTX's cvt says.
+// Conversions: to nearest, toward zero, down, up. Integers saturate and a NaN becomes 0, as in PTX's cvt.
 #define STANDIN_TO_INTEGER(name, type, low, high)                                                          \
     inline type __float2##name##_rn(float x) { return standin::saturated<type>(rint((double)x), low, high); }  \
     inline type __float2##name##_rz(float x) { return standin::saturated<type>(trunc((double)x), low, high); } \
@@ -284,14 +284,14 @@ inline float __int_as_float(int x) { return standin::bits<float>(x); }
 inline long long __double_as_longlong(double x) { return standin::bits<long long>(x); }
 inline double __longlong_as_double(long long x) { return standin::bits<double>(x); }
 
-// ---- loads and stores with a hint -----------------------------------------------------------------------------------
+// ---- loads and stores with a cache hint -----------------------------------------------------------------------------------
 
 #define STANDIN_LOAD(name) template <class T> T name(const T* at) { return *at; }
 #define STANDIN_STORE(name) template <class T> void name(T* at, decltype(T()) value) { *at = value; }
 STANDIN_LOAD(__ldg) STANDIN_LOAD(__ldcg) STANDIN_LOAD(__ldca) STANDIN_LOAD(__ldcs) STANDIN_LOAD(__ldlu) STANDIN_LOAD(__ldcv)
 STANDIN_STORE(__stcg) STANDIN_STORE(__stcs) STANDIN_STORE(__stwb) STANDIN_STORE(__stwt)
 
-// ---- inline PTX: one plain instruction each, `source.rs` makes the call ----------------------------------------------
+// ---- inline PTX: source.rs rewrites each instruction to a call ----------------------------------------------
 
 inline void standin_ptx_cvt_rn_bf16_f32(unsigned short& to, float from) {
     unsigned bits = __float_as_uint(from);

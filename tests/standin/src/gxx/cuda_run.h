@@ -1,14 +1,14 @@
-// Runs a kernel on the CPU: blocks one after another, the threads of a block as fibers.
+// Runs a kernel on the CPU: blocks run sequentially, and the threads of a block are fibers.
 //
-// A fiber runs threads one after another until one of them waits, at a barrier or for the other lanes of its warp. Then
-// another fiber goes on with the next thread. So a kernel without barriers runs as a plain loop.
+// A fiber runs threads sequentially until one of them waits, at a barrier or for other lanes of its warp. Then another
+// fiber continues with the next thread. A kernel without barriers therefore runs as a plain loop.
 #pragma once
 
 #define STANDIN_EXPORT extern "C" __attribute__((visibility("default")))
 
 namespace standin {
 
-// Both mirrored by run.rs.
+// Both structures are mirrored by run.rs.
 struct Kernel {
     const char* name;
     void (*call)(void** params);
@@ -22,7 +22,7 @@ struct Launch {
     void* shared;
     unsigned long shared_bytes;
     int reverse;
-    // The answer.
+    // The result of the launch.
     int fault;
     unsigned long address, instruction;
     unsigned line;
@@ -30,7 +30,7 @@ struct Launch {
     char what[256];
 };
 
-constexpr int MOST = 1024;
+constexpr int MAX_THREADS = 1024;
 constexpr unsigned long STACK = 256 << 10, CLOSED = 4096;
 constexpr unsigned POISON = 0x7fbadbad;
 
@@ -40,7 +40,7 @@ extern "C" int vsnprintf(char*, unsigned long, const char*, __builtin_va_list);
 extern "C" unsigned __start_standin_shared[] __attribute__((weak, visibility("hidden")));
 extern "C" unsigned __stop_standin_shared[] __attribute__((weak, visibility("hidden")));
 
-// Keeps the caller's registers on its stack and the stack's place in *save; goes on where `load` was kept.
+// Saves the caller's registers on its stack and the stack pointer in *save, and resumes the context saved in `load`.
 extern "C" void standin_switch(void** save, void* load) __attribute__((visibility("hidden")));
 __asm__(R"(
     .text
@@ -66,27 +66,27 @@ standin_switch:
     .size standin_switch, . - standin_switch
 )");
 
-enum State : char { NEW, RUNNING, READY, AT_BARRIER, AT_MEETING, OVER };
+enum State : char { NEW, RUNNING, READY, AT_BARRIER, AT_WARP_OP, OVER };
 
 struct Thread {
     State state;
     int fiber;
-    Meet meeting;
+    WarpOp warp_op;
     unsigned mask, line;
     int source;
     unsigned long value;
 };
 
-static Thread threads[MOST];
-static void* fibers[MOST];  // where each fiber's registers are; null before it ran
-static char* stacks[MOST];
-static int idle[MOST], idle_count;  // fibers that have no thread
+static Thread threads[MAX_THREADS];
+static void* fibers[MAX_THREADS];  // the saved stack pointer of each fiber; null before it ran
+static char* stacks[MAX_THREADS];
+static int idle[MAX_THREADS], idle_count;  // fibers without a thread
 static void* scheduler;
 static int running, running_fiber, count, started;
 static const Kernel* kernel;
 static Launch* launch;
 
-// Thread number n in the order of starting.
+// The number of the thread that starts as number n.
 static int ordered(int n) { return launch->reverse ? count - 1 - n : n; }
 
 static void become(int thread) {
@@ -116,11 +116,11 @@ static void fiber_main() {
 static void resume(int fiber) {
     if (!fibers[fiber]) {
         if (!stacks[fiber]) {
-            // Readable and writable; private, anonymous, unreserved. A stack that overflows meets the closed page.
+            // Readable and writable; private, anonymous, unreserved. A stack overflow faults at the protected page.
             stacks[fiber] = (char*)mmap(nullptr, STACK, 3, 0x4022, -1, 0);
             mprotect(stacks[fiber], CLOSED, 0);
         }
-        // Each begins elsewhere in its page, or all would share a few lines of the cache.
+        // Each stack starts at another offset in its page, so that they do not share a few cache lines.
         void** top = (void**)(stacks[fiber] + STACK - fiber * 448 % (64 << 10));
         *--top = nullptr;
         *--top = (void*)fiber_main;
@@ -138,7 +138,7 @@ static void report(Fault kind, unsigned line, const char* what, __builtin_va_lis
     vsnprintf(launch->what, sizeof launch->what, what, values);
 }
 
-// Of the scheduler, which then ends the launch.
+// Reports a fault found by the scheduler, which then ends the launch.
 static bool broken(Fault kind, unsigned line, const char* what, ...) {
     __builtin_va_list values;
     __builtin_va_start(values, what);
@@ -147,7 +147,7 @@ static bool broken(Fault kind, unsigned line, const char* what, ...) {
     return false;
 }
 
-// Of a thread, which never comes back.
+// Reports a fault of a thread, and does not return.
 void fault(Fault kind, unsigned line, const char* what, ...) {
     __builtin_va_list values;
     __builtin_va_start(values, what);
@@ -168,11 +168,11 @@ void barrier(unsigned line) {
 #include "cuda_warp.h"
 namespace standin {
 
-// No thread can go on by itself. Lanes may have waited for one that ended; then all threads may be at one barrier;
-// anything else is a mistake of the kernel. False ends the block.
+// Called when no thread can run. Lanes may wait for one that has ended, or all threads may be at the same barrier; everything
+// else is a mistake of the kernel. Returns false if the block ends.
 static bool release() {
     for (int n = 0; n < count; n++) {
-        unsigned here = threads[n].state == AT_MEETING ? gathered(n) : 0;
+        unsigned here = threads[n].state == AT_WARP_OP ? gathered(n) : 0;
         if (here) return conclude(n / 32 * 32, here);
     }
     int at_barrier = 0, over = 0, first = -1;
@@ -183,8 +183,8 @@ static bool release() {
             continue;
         }
         become(n);
-        if (thread.state == AT_MEETING) {
-            return broken(DIVERGED, thread.line, "a lane waits for others of its mask %#x, which do not come", thread.mask);
+        if (thread.state == AT_WARP_OP) {
+            return broken(DIVERGED, thread.line, "a lane waits for others of its mask %#x, which do not arrive", thread.mask);
         }
         at_barrier++;
         first = first < 0 ? n : first;
@@ -223,7 +223,7 @@ static void run_block() {
     } while (!launch->fault && release() && !launch->fault);
 }
 
-// The parameters' types are the kernel's own.
+// The types of the parameters are those of the kernel.
 template <auto F> struct Entry;
 template <class... P, void (*F)(P...)> struct Entry<F> {
     static constexpr unsigned long sizes[] = {sizeof(P)..., 0};
@@ -243,9 +243,9 @@ STANDIN_EXPORT void standin_launch(const standin::Kernel* which, standin::Launch
     gridDim = dim3(how->grid[0], how->grid[1], how->grid[2]);
     blockDim = dim3(how->block[0], how->block[1], how->block[2]);
     count = (int)(how->block[0] * how->block[1] * how->block[2]);
-    // Fibers that a fault left behind begin anew.
+    // Fibers that a fault has abandoned are reset.
     idle_count = 0;
-    for (int i = MOST - 1; i >= 0; i--) {
+    for (int i = MAX_THREADS - 1; i >= 0; i--) {
         fibers[i] = nullptr;
         idle[idle_count++] = i;
     }

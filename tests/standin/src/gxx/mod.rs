@@ -1,11 +1,11 @@
 //! Engine A: g++ compiles the source of a kernel, and the CPU runs it.
 //!
-//! The "PTX" of the stand-in's NVRTC is the source with a first line that names the options. It is compiled once for each
-//! content and kept in a folder (`build`). A block's threads are fibers on one thread of the host (`cuda_run.h`), so barriers, shuffles and
-//! shared memory work, and arithmetic is that of the host: IEEE, without contraction (`-ffp-contract=off`), whatever `--fmad` says.
+//! The "PTX" of the stand-in's NVRTC is the source after two lines with its name and options. It is compiled once for each content
+//! and kept in a folder (`build`). The threads of a block are fibers on one thread of the host (`cuda_run.h`), so barriers, shuffles
+//! and shared memory work. Arithmetic is that of the host: IEEE, without contraction (`-ffp-contract=off`), whatever `--fmad` is.
 //!
-//! What it cannot see: a read of memory never written, other than by its poison; races that the two orders of threads
-//! hide; kernels that use what `cuda_cpu.h` does not have, which do not compile.
+//! The engine cannot detect reads of unwritten memory, other than by its poison, or races that neither order of threads reveals.
+//! Kernels that use functions that `cuda_cpu.h` does not have do not compile.
 
 mod build;
 mod run;
@@ -15,10 +15,10 @@ use std::path::Path;
 
 use crate::engine::Module;
 
-/// How the text begins that the stand-in's NVRTC gives as PTX.
+/// The beginning of the text that the stand-in's NVRTC returns as PTX.
 const MARK: &str = "// forebay-standin source";
 
-/// Makes that text.
+/// Creates the text that stands for PTX.
 pub(crate) fn wrap(name: &str, options: &[String], source: &str) -> String {
     format!("{MARK} {name}\n// {}\n{source}", options.join("\u{1f}"))
 }
@@ -27,7 +27,7 @@ pub(crate) fn is_source(text: &str) -> bool {
     text.starts_with(MARK)
 }
 
-/// Compiles what `wrap` made, unless that was done before. The error is the compiler's.
+/// Compiles a text of [`wrap`], unless its library exists. The error has the messages of the compiler.
 pub(crate) fn compile(text: &str, cache: &Path) -> Result<std::path::PathBuf, String> {
     let (name, rest) =
         text.strip_prefix(MARK).and_then(|rest| rest.split_once('\n')).ok_or("no source")?;
@@ -40,13 +40,13 @@ pub(crate) fn compile(text: &str, cache: &Path) -> Result<std::path::PathBuf, St
     build::library(name.trim(), &options, source, cache)
 }
 
-/// Loads a module of such a text.
+/// Loads the module of a text of [`wrap`].
 pub(crate) fn load(text: &str, cache: &Path) -> Result<Box<dyn Module>, String> {
     let library = compile(text, cache)?;
     Ok(Box::new(run::Native::open(&library, &build::shared_of(&library))?))
 }
 
-/// Whether engine A takes these options of NVRTC.
+/// Checks options of NVRTC.
 pub(crate) fn check_options(options: &[String]) -> Result<(), String> {
     let options: Vec<&str> = options.iter().map(String::as_str).collect();
     build::preprocessor_options(&options).map(drop)

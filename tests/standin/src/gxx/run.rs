@@ -36,7 +36,7 @@ struct RawLaunch {
     what: [u8; 256],
 }
 
-/// A module that g++ made.
+/// A module that g++ has compiled.
 pub(super) struct Native {
     library: PathBuf,
     kernels: Vec<(&'static RawKernel, String, Kernel)>,
@@ -48,18 +48,18 @@ pub(super) struct Native {
 unsafe impl Send for Native {}
 
 impl Native {
-    /// `shared` tells how much static shared memory each kernel has.
+    /// Loads a library. `shared` has the static shared memory of each kernel.
     pub(super) fn open(library: &Path, shared: &[(String, u32)]) -> Result<Self, String> {
         let path =
             CString::new(library.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
-        // SAFETY: a library that `build` made; loading it runs nothing but the initialisation of a kernel's constants.
+        // SAFETY: `build` created the library, and loading it only initializes constants of kernels.
         let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
         if handle.is_null() {
-            // SAFETY: after a failure dlerror gives a text that ends with a NUL.
+            // SAFETY: after a failure, dlerror returns text that is terminated by NUL.
             return Err(unsafe { CStr::from_ptr(libc::dlerror()) }.to_string_lossy().into_owned());
         }
         let symbol = |name: &CStr| {
-            // SAFETY: the handle is open, the name ends with a NUL.
+            // SAFETY: the handle is open, and the name is terminated by NUL.
             let found = unsafe { libc::dlsym(handle, name.as_ptr()) };
             if found.is_null() {
                 Err(format!("{}: no {name:?}", library.display()))
@@ -69,7 +69,7 @@ impl Native {
         };
         let (start, escape) = (symbol(c"standin_launch")?, symbol(c"standin_escape")?);
         let (stack, table) = (symbol(c"standin_escape_stack")?, symbol(c"standin_kernels")?);
-        // SAFETY: cuda_run.h declares these symbols with these types; the table ends with an empty entry.
+        // SAFETY: cuda_run.h declares these symbols with these types, and the table ends with an empty entry.
         unsafe {
             let stack: extern "C" fn() -> *mut c_char = std::mem::transmute(stack);
             let exit = Exit { entry: escape.addr(), stack: stack().addr() };
@@ -88,9 +88,9 @@ impl Native {
         }
     }
 
-    /// Asks binutils for the line of an instruction.
+    /// The source line of an instruction, from binutils.
     fn line_of(&self, instruction: usize) -> Option<u32> {
-        // SAFETY: `info` is filled where dladdr succeeds.
+        // SAFETY: dladdr fills `info` if it succeeds.
         let base = unsafe {
             let mut info: libc::Dl_info = std::mem::zeroed();
             let known = libc::dladdr(std::ptr::without_provenance(instruction), &raw mut info);
@@ -115,7 +115,7 @@ impl Native {
                 let place = memory.read(raw.address as u64, &mut [0]);
                 let what = match place {
                     Err(BadAccess::Illegal(what)) => what,
-                    // A vector access that the address does not allow, or a division that traps.
+                    // A misaligned vector access, or a division that traps.
                     _ => "an access that is not aligned, or an arithmetic trap".to_owned(),
                 };
                 (FaultKind::IllegalAddress, what, self.line_of(raw.instruction))
@@ -131,12 +131,12 @@ impl Native {
 }
 
 /// # Safety
-/// `raw` is an entry of a module's table.
+/// `raw` is an entry of the table of a module.
 unsafe fn describe(
     raw: &'static RawKernel,
     shared: &[(String, u32)],
 ) -> (&'static RawKernel, String, Kernel) {
-    // SAFETY: the name ends with a NUL, and there are as many sizes as the entry says.
+    // SAFETY: the name is terminated by NUL, and the entry has the number of sizes.
     let (name, params) = unsafe {
         let name = CStr::from_ptr(raw.name).to_string_lossy().into_owned();
         (name, std::slice::from_raw_parts(raw.sizes, raw.params).to_vec())
@@ -159,7 +159,7 @@ impl Module for Native {
         let found = self.kernels.iter().find(|(_, name, _)| name == launch.kernel);
         let (kernel, ..) =
             found.ok_or_else(|| Fault::new(FaultKind::LaunchFailed, "no such kernel"))?;
-        // Parameters lie aligned, as structures with vectors in them need.
+        // Parameters are aligned as structures with vectors require.
         let params: Vec<Vec<u128>> = launch.params.iter().map(|value| aligned(value)).collect();
         let pointers: Vec<*const u128> = params.iter().map(Vec::as_ptr).collect();
         let mut shared = Shared::new(launch.shared_bytes as usize);
@@ -178,8 +178,8 @@ impl Module for Native {
             at_thread: [0; 3],
             what: [0; 256],
         };
-        // SAFETY: the driver made the parameters by this kernel's own sizes; what the kernel does wrong with memory
-        // leads to the exit. One launch runs at a time, as `Machine` is locked.
+        // SAFETY: the parameters have the sizes of this kernel, and invalid accesses of the kernel lead to the exit. Launches are
+        // sequential, because `Machine` is locked.
         guarded(self.exit, || unsafe { (self.start)(*kernel, &raw mut raw) });
         if raw.fault == 0 { Ok(()) } else { Err(self.fault(&raw, memory)) }
     }
@@ -194,7 +194,7 @@ fn aligned(value: &[u8]) -> Vec<u128> {
     value.chunks(16).map(word).collect()
 }
 
-/// Dynamic shared memory of one launch: ends at a closed page.
+/// The dynamic shared memory of a launch, which ends at a protected page.
 struct Shared {
     pages: *mut u8,
     len: usize,
@@ -209,7 +209,7 @@ impl Shared {
         let len = bytes.next_multiple_of(Self::PAGE) + Self::PAGE;
         let (open, flags) =
             (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-        // SAFETY: a new mapping, whose last page is closed.
+        // SAFETY: a new mapping, whose last page is protected.
         let pages = unsafe {
             let pages = libc::mmap(std::ptr::null_mut(), len, open, flags, -1, 0);
             assert_ne!(pages, libc::MAP_FAILED, "no memory for {bytes} bytes of shared memory");
@@ -220,14 +220,14 @@ impl Shared {
     }
 
     fn start(&mut self) -> *mut u8 {
-        // SAFETY: so many bytes lie before the closed page.
+        // SAFETY: the bytes are before the protected page.
         unsafe { self.pages.add(self.len - Self::PAGE - self.bytes) }
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // SAFETY: the mapping of `new`.
+        // SAFETY: this is the mapping of `new`.
         unsafe { libc::munmap(self.pages.cast(), self.len) };
     }
 }

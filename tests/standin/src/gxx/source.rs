@@ -1,9 +1,9 @@
-//! Finds the kernels of a source, and rewrites the few things that g++ does not read: `extern __shared__ T name[];` and
-//! inline PTX.
+//! Finds the kernels of a source and rewrites the two constructs that g++ cannot compile: `extern __shared__ T name[];` and inline
+//! PTX.
 //!
-//! Works on preprocessed text: comments are gone, conditions decided, macros expanded.
+//! The text is preprocessed: comments are removed, conditions are evaluated and macros are expanded.
 
-/// A kernel as the source declares it.
+/// The declaration of a kernel.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Declared {
     pub(super) name: String,
@@ -61,7 +61,7 @@ fn next(text: &str) -> Option<&str> {
     Some(&text[..len])
 }
 
-/// How long a quoted string is, quotes included.
+/// The length of a quoted string, including the quotes.
 fn quoted(text: &str, quote: char) -> usize {
     let mut escaped = false;
     for (at, c) in text.char_indices().skip(1) {
@@ -79,13 +79,13 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// The first word after white space, and what follows it.
+/// The first word after white space, and the rest of the text.
 fn word(text: &str) -> (&str, &str) {
     let text = text.trim_start();
     text.split_at(text.find(|c| !is_word(c)).unwrap_or(text.len()))
 }
 
-/// What stands in the parentheses that `text` begins with, and what follows them.
+/// The contents of the parentheses at the start of `text`, and the rest of the text.
 fn parenthesis(text: &str) -> Option<(&str, &str)> {
     let inside = text.trim_start().strip_prefix('(')?;
     let (mut depth, mut at) = (1, 0);
@@ -103,7 +103,7 @@ fn parenthesis(text: &str) -> Option<(&str, &str)> {
     None
 }
 
-/// Reads on from `__global__`: bounds, `void`, name.
+/// Parses the declaration after `__global__`: bounds, `void`, name.
 fn declared(text: &str) -> Result<Declared, String> {
     let (mut rest, mut max_threads) = (text, None);
     loop {
@@ -124,7 +124,7 @@ fn declared(text: &str) -> Result<Declared, String> {
     }
 }
 
-/// ` __shared__ __align__(16) unsigned char bytes[]` as a pointer to the block's dynamic shared memory.
+/// Rewrites ` __shared__ __align__(16) unsigned char bytes[]` to a pointer to the dynamic shared memory of the block.
 fn dynamic_shared(declaration: &str) -> Result<String, String> {
     let whole = declaration.trim().strip_prefix("__shared__").unwrap_or(declaration);
     let (declared, dimension) =
@@ -139,14 +139,14 @@ fn dynamic_shared(declaration: &str) -> Result<String, String> {
     }
     let at = declared.rfind(|c| !is_word(c)).ok_or("extern __shared__ without a type")? + 1;
     let (kind, name) = declared.split_at(at);
-    // A file's scope may hold it, too.
+    // The declaration may also be at file scope.
     Ok(format!(
         "static {kind}* const& {name} = reinterpret_cast<{kind}* const&>(standin::dynamic_shared);"
     ))
 }
 
-/// `asm volatile("cvt.rn.bf16.f32 %0, %1;" : "=h"(out) : "f"(in));` as `standin_ptx_cvt_rn_bf16_f32(out, in)`.
-/// The header has the instructions that there are; another one does not compile.
+/// Rewrites `asm volatile("cvt.rn.bf16.f32 %0, %1;" : "=h"(out) : "f"(in));` to `standin_ptx_cvt_rn_bf16_f32(out, in)`.
+/// The header defines the supported instructions; others do not compile.
 fn inline_ptx(text: &str) -> Result<(String, &str), String> {
     let text = text.trim_start();
     let text = text.strip_prefix("volatile").unwrap_or(text);
@@ -163,7 +163,7 @@ fn inline_ptx(text: &str) -> Result<(String, &str), String> {
     Ok((format!("standin_ptx_{name}({})", operands.join(", ")), after))
 }
 
-/// The expressions of `"=h"(a), "f"(b)`.
+/// The expressions in `"=h"(a), "f"(b)`.
 fn operands(list: &str) -> Vec<&str> {
     let mut found = Vec::new();
     let mut rest = list;

@@ -1,8 +1,8 @@
-//! Address space for everything a device can reach: reserved once, handed out upwards, never reused.
+//! The address space of everything that a device can access: reserved once, allocated upwards and never reused.
 //!
-//! So an address tells for ever what it belonged to, and touching what was freed faults.
-//! An allocation ends at an unmapped page (up to 15 bytes of slack, since it starts at a multiple of 16).
-//! CUDA promises a start at a multiple of 256; here that holds for sizes that are multiples of 256.
+//! An address therefore identifies its allocation forever, and an access of freed memory faults. An allocation ends at an unmapped
+//! page, with up to 15 bytes of slack because its start is a multiple of 16. CUDA guarantees a start at a multiple of 256; here
+//! that holds for sizes that are multiples of 256.
 
 use std::io;
 use std::ptr::null_mut;
@@ -10,7 +10,7 @@ use std::ptr::null_mut;
 pub(crate) const PAGE: u64 = 4096;
 const RESERVED: u64 = 1 << 42;
 
-/// Fills memory that nobody has written. A NaN as f32, half of it a NaN as bf16.
+/// The contents of unwritten memory: a NaN as f32, and each half a NaN as bf16.
 pub(crate) const POISON: u32 = 0x7fba_dbad;
 
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub(crate) struct Arena {
     next: u64,
 }
 
-/// Whole pages of the arena.
+/// A range of pages of the arena.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pages {
     pub(crate) start: u64,
@@ -29,7 +29,7 @@ pub(crate) struct Pages {
 impl Arena {
     pub(crate) fn new() -> io::Result<Self> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-        // SAFETY: a new mapping that nobody can access takes nothing from anyone.
+        // SAFETY: a new mapping without access does not affect other memory.
         let base =
             unsafe { libc::mmap(null_mut(), as_len(RESERVED), libc::PROT_NONE, flags, -1, 0) };
         if base == libc::MAP_FAILED {
@@ -38,7 +38,7 @@ impl Arena {
         Ok(Self { base: base.addr() as u64, next: base.addr() as u64 + PAGE })
     }
 
-    /// Pages for so many bytes, with an unmapped page behind them.
+    /// Allocates pages for `size` bytes, followed by an unmapped page.
     pub(crate) fn take(&mut self, bytes: u64) -> Option<Pages> {
         let len = bytes.max(1).checked_next_multiple_of(PAGE)?;
         let next = self.next.checked_add(len)?.checked_add(PAGE)?;
@@ -61,28 +61,28 @@ impl Pages {
     }
 
     pub(crate) fn protect(self, protection: i32) {
-        // SAFETY: the pages belong to the arena, whose users are kernels and copies of the stand-in; a host that
-        // touches protected ones is what this is meant to stop.
+        // SAFETY: the pages belong to the arena, and only kernels and copies of the stand-in use them. Faults of host code that
+        // accesses protected pages are the purpose.
         let done =
             unsafe { libc::mprotect(pointer(self.start).cast(), as_len(self.len), protection) };
         assert_eq!(done, 0, "mprotect: {}", io::Error::last_os_error());
     }
 
-    /// Gives the memory back; the addresses stay reserved.
+    /// Frees the memory. The addresses stay reserved.
     pub(crate) fn unmap(self) {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED;
-        // SAFETY: replaces pages of the arena that were freed.
+        // SAFETY: the mapping replaces pages of the arena that were freed.
         let done = unsafe {
             libc::mmap(pointer(self.start).cast(), as_len(self.len), libc::PROT_NONE, flags, -1, 0)
         };
         assert_ne!(done, libc::MAP_FAILED, "mmap: {}", io::Error::last_os_error());
     }
 
-    /// Maps memory that exists twice: here, for the host to see, and at the pointer returned, for copies to use
-    /// while the host's view is closed.
+    /// Maps memory twice: at these pages, for the host, and at the returned pointer, for copies to use while the pages of the host
+    /// are protected.
     pub(crate) fn map_twice(self) -> io::Result<*mut u8> {
-        // SAFETY: a new file in memory, mapped over pages of the arena that nothing uses yet, and once elsewhere.
-        // The descriptor is closed, which leaves the mappings.
+        // SAFETY: a new file in memory is mapped over unused pages of the arena, and once elsewhere. Closing the descriptor keeps
+        // the mappings.
         unsafe {
             let file = libc::memfd_create(c"forebay-standin".as_ptr(), libc::MFD_CLOEXEC);
             if file < 0 {

@@ -1,4 +1,4 @@
-//! One bit for each byte of an allocation: was it ever written?
+//! A bit for each byte of an allocation: whether it was ever written.
 
 use std::ops::Range;
 
@@ -32,7 +32,7 @@ impl Bits {
     }
 }
 
-/// The words that a range touches, each with the bits of the range.
+/// The words that overlap a range, each with a mask of the bits in the range.
 fn masks(range: Range<usize>) -> impl Iterator<Item = (usize, u64)> {
     let Range { start, end } = range;
     (start / 64..end.div_ceil(64).max(start / 64)).map(move |word| {

@@ -1,20 +1,20 @@
-//! Memory as a library's kernels use it: inputs that must have been written, outputs, workspaces.
+//! The operands of library functions: inputs, which must have been written, outputs and workspaces.
 
 use super::arena::POISON;
 use super::space::{Kind, Space};
 use crate::engine::{Fault, FaultKind};
 
-/// Bytes of a device that a kernel of a library uses.
+/// A range of device memory that a library function uses.
 #[derive(Clone, Debug)]
 pub(crate) struct Operand {
-    /// As the library's manual calls it.
+    /// The name in the manual of the library.
     pub(crate) name: &'static str,
     pub(crate) address: u64,
     pub(crate) bytes: u64,
 }
 
 impl Operand {
-    /// A kernel that writes this and uses those as well would use what it writes.
+    /// Returns an error if this output overlaps one of the other operands.
     pub(crate) fn apart_from(&self, others: &[&Self]) -> Result<(), Fault> {
         let overlaps = |other: &&&Self| {
             self.address < other.address + other.bytes && other.address < self.address + self.bytes
@@ -27,13 +27,13 @@ impl Operand {
 }
 
 impl Space {
-    /// All of it must be on the device and written.
+    /// Reads an operand, all bytes of which must be written.
     pub(crate) fn input(&self, operand: &Operand) -> Result<&[u8], Fault> {
         let read = self.read_for(operand.address, operand.bytes, "that it reads");
         read.map_err(|fault| named(operand, fault))
     }
 
-    /// All of it must be on the device.
+    /// The bytes of an operand, all of which must be on the device.
     pub(crate) fn output(&mut self, operand: &Operand) -> Result<&mut [u8], Fault> {
         let found = self.find_mut(operand.address, operand.bytes);
         let (found, range) =
@@ -41,12 +41,12 @@ impl Space {
         Ok(found.bytes_mut(range))
     }
 
-    /// Its contents are lost: reading them is a mistake from now on.
+    /// Discards the contents of an operand: reading them is an error from now on.
     pub(crate) fn spoil(&mut self, operand: &Operand) -> Result<(), Fault> {
         let found = self.find_mut(operand.address, operand.bytes);
         let (found, range) =
             found.map_err(|what| named(operand, Fault::new(FaultKind::IllegalAddress, what)))?;
-        // As if the whole allocation had been filled with it.
+        // The phase of the pattern is that of the whole allocation.
         let mut poison = POISON.to_le_bytes();
         poison.rotate_left(range.start % 4);
         for word in found.bytes_mut(range.clone()).chunks_mut(4) {
@@ -58,7 +58,7 @@ impl Space {
         Ok(())
     }
 
-    /// Whether it lies on a device.
+    /// Whether the operand is in device memory.
     pub(crate) fn is_on(&self, operand: &Operand, device: usize) -> bool {
         self.known(operand.address, operand.bytes).is_some_and(
             |found| matches!(found.kind, Kind::Device { device: of, .. } if of == device),

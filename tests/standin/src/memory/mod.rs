@@ -1,8 +1,8 @@
 //! Device memory and pinned host memory, with every access checked.
 //!
-//! What it claims about CUDA: contents of new memory are undefined (cuMemAlloc), so they are poison; a copy between pinned memory and a
-//! device needs the host to keep off until it ran (cuMemHostAlloc, "API synchronization behavior"), so the host's view is closed;
-//! using freed memory is an illegal address.
+//! The rules of CUDA: the contents of new memory are undefined (cuMemAlloc), so they are poison. The host must not access pinned
+//! memory while a queued copy uses it (cuMemHostAlloc, "API synchronization behavior"), so its pages are protected. An access of
+//! freed memory is an illegal address.
 
 mod arena;
 mod bits;

@@ -1,25 +1,25 @@
-//! Pinned host memory: closed to the host while a queued copy uses it.
+//! Pinned host memory, which is protected from the host while a queued copy uses it.
 
 use super::arena::{PAGE, Pages, as_len};
 use super::space::{Allocation, Kind, Space};
 use crate::code::{Answer, Code};
 
-/// A copy that is queued and uses part of an allocation.
+/// A queued copy that uses a part of an allocation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Flight {
-    /// The operation's number.
+    /// The number of the operation.
     op: u64,
     start: u64,
     len: u64,
     access: Access,
 }
 
-/// What a queued copy does to host memory.
+/// How a queued copy accesses host memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
-    /// Reads it: the host may read as well.
+    /// It reads, so the host may read too.
     Reads,
-    /// Writes it: the host must keep off.
+    /// It writes, so the host must not access the memory.
     Writes,
 }
 
@@ -28,7 +28,7 @@ impl Space {
         let pages = self.arena.take(size).ok_or(Code::OUT_OF_MEMORY)?;
         let start = pages.end() - size.next_multiple_of(64);
         let own = pages.map_twice().map_err(|_full| Code::OUT_OF_MEMORY)?;
-        // SAFETY: the second mapping is as long as the first, and the start lies in it.
+        // SAFETY: the second mapping is as long as the first one, and the start is within it.
         let data = unsafe { own.add(as_len(start - pages.start)) };
         let kind = Kind::Pinned { flights: Vec::new() };
         let mut allocation = Allocation { start, size, pages, data, kind };
@@ -37,14 +37,14 @@ impl Space {
         Ok(start)
     }
 
-    /// Frees pinned memory; the answer is how many queued copies still use it.
+    /// Frees pinned memory. Returns the number of queued copies that still use it.
     pub(crate) fn unpin(&mut self, start: u64) -> Answer<usize> {
         let Some(Kind::Pinned { flights }) = self.live.get(&start).map(|found| &found.kind) else {
             return Err(Code::INVALID_VALUE);
         };
         let in_flight = flights.len();
         let gone = self.remove(start).ok_or(Code::INVALID_VALUE)?;
-        // SAFETY: the second mapping, made by `pin` and known to nobody else.
+        // SAFETY: the second mapping was created by `pin` and is not used elsewhere.
         unsafe {
             let own = gone.data.sub(as_len(gone.start - gone.pages.start));
             libc::munmap(own.cast(), as_len(gone.pages.len));
@@ -52,13 +52,13 @@ impl Space {
         Ok(in_flight)
     }
 
-    /// A copy of these bytes is queued.
+    /// Protects the bytes of a copy that was enqueued.
     pub(crate) fn take_off(&mut self, op: u64, start: u64, len: u64, access: Access) {
         self.flying.insert(op, start);
         self.change_flights(start, |flights| flights.push(Flight { op, start, len, access }));
     }
 
-    /// The operation ran, if it was such a copy.
+    /// Lifts the protection of a copy after it ran. Other operations are ignored.
     pub(crate) fn land(&mut self, op: u64) {
         if let Some(start) = self.flying.remove(&op) {
             self.change_flights(start, |flights| flights.retain(|flight| flight.op != op));
@@ -79,8 +79,8 @@ impl Space {
         }
     }
 
-    /// The host touched a page of pinned memory and faulted. Either it did what it must not, which the answer tells, or it
-    /// touched bytes that merely share a page with a copy's: then the page is opened.
+    /// Handles a fault of the host at a page of the arena. An invalid access is an error. If the accessed bytes only share a page
+    /// with those of a copy, the page is unprotected.
     pub(crate) fn host_touched(&mut self, address: u64, writes: bool) -> Result<(), String> {
         let does = if writes { "writes" } else { "reads" };
         let Some(found) = self.near(address).filter(|near| address < near.pages.end()) else {
@@ -108,7 +108,7 @@ impl Space {
     }
 }
 
-/// Closes or opens pages as these copies ask, neighbours together.
+/// Sets the protection of pages for these copies, adjacent pages at once.
 fn protect(flights: &[Flight], first: u64, behind: u64) {
     let mut run = Pages { start: first, len: 0 };
     while run.end() < behind {
@@ -121,7 +121,7 @@ fn protect(flights: &[Flight], first: u64, behind: u64) {
     }
 }
 
-/// What the host may do with a page while these copies are queued.
+/// The host's access rights to a page while these copies are queued.
 fn protection(flights: &[Flight], page: u64) -> i32 {
     let mut allowed = libc::PROT_READ | libc::PROT_WRITE;
     for flight in flights {

@@ -10,13 +10,13 @@ use super::pinned::Flight;
 use crate::code::{Answer, Code};
 use crate::engine::{Fault, FaultKind};
 
-/// A piece of memory that a device can reach.
+/// An allocation that a device can access.
 #[derive(Debug)]
 pub(crate) struct Allocation {
     pub(crate) start: u64,
     pub(crate) size: u64,
     pub(super) pages: Pages,
-    /// Where the stand-in itself reads and writes it; elsewhere than `start` for pinned memory.
+    /// The mapping that the stand-in itself uses. For pinned memory it is not at `start`.
     pub(super) data: *mut u8,
     pub(crate) kind: Kind,
 }
@@ -25,7 +25,7 @@ pub(crate) struct Allocation {
 pub(crate) enum Kind {
     Device {
         device: usize,
-        /// False until a stream-ordered allocation has its turn.
+        /// False until the stream of a stream-ordered allocation has reached it.
         open: bool,
         written: Bits,
     },
@@ -34,11 +34,11 @@ pub(crate) enum Kind {
     },
 }
 
-// SAFETY: `data` is memory that the allocation owns; the machine's lock orders all uses.
+// SAFETY: the allocation owns the memory at `data`, and the lock of the machine orders all uses.
 unsafe impl Send for Allocation {}
 
 impl Allocation {
-    /// Bytes of the allocation as offsets, if all of them lie in it.
+    /// A range of addresses as offsets into the allocation, if all of them are within it.
     pub(super) fn range(&self, address: u64, len: u64) -> Option<Range<usize>> {
         let start = address.checked_sub(self.start)?;
         let end = start.checked_add(len)?;
@@ -58,9 +58,9 @@ impl Allocation {
         matches!(&self.kind, Kind::Device { written, .. } if written.get(byte))
     }
 
-    /// Where the bytes lie.
+    /// A range of bytes.
     pub(super) fn bytes(&self, range: Range<usize>) -> &[u8] {
-        // SAFETY: the range was checked against the size, and the pages are mapped while the allocation is open.
+        // SAFETY: the range is within the size, and the pages are mapped while the allocation is open.
         unsafe { std::slice::from_raw_parts(self.data.add(range.start), range.len()) }
     }
 
@@ -68,11 +68,11 @@ impl Allocation {
         if let Kind::Device { written, .. } = &mut self.kind {
             written.put(range.clone(), true);
         }
-        // SAFETY: as in `bytes`; the table is borrowed mutably.
+        // SAFETY: as in `bytes`, and the allocation is borrowed mutably.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(range.start), range.len()) }
     }
 
-    /// Maps and poisons it.
+    /// Maps and poisons the memory.
     fn open(&mut self) {
         self.pages.protect(libc::PROT_READ | libc::PROT_WRITE);
         self.poison();
@@ -83,25 +83,25 @@ impl Allocation {
 
     pub(super) fn poison(&mut self) {
         let slack = as_len(self.start - self.pages.start);
-        // SAFETY: from the first to the last byte of the pages, which are mapped.
+        // SAFETY: these are all bytes of the pages, which are mapped.
         let bytes =
             unsafe { std::slice::from_raw_parts_mut(self.data.sub(slack), as_len(self.pages.len)) };
         bytes.chunks_exact_mut(4).for_each(|word| word.copy_from_slice(&POISON.to_le_bytes()));
     }
 
-    /// Whether the bytes before and after it, on its pages, are still poison.
+    /// Whether the slack, the bytes of its pages before and after the allocation, is still poison.
     fn slack_is_whole(&self) -> bool {
         let before = as_len(self.start - self.pages.start);
         let after = as_len(self.pages.end() - self.start - self.size);
         let whole = |first: *mut u8, len: usize| {
-            // SAFETY: bytes of the mapped pages outside of the allocation.
+            // SAFETY: the bytes are on the mapped pages, outside the allocation.
             let bytes = unsafe { std::slice::from_raw_parts(first, len) };
             let mut poison = POISON.to_le_bytes();
             poison.rotate_left(first.addr() % 4);
             let mut words = bytes.chunks_exact(4);
             words.all(|word| word == poison) && poison.starts_with(words.remainder())
         };
-        // SAFETY: both stay on the pages.
+        // SAFETY: both pointers are on the pages.
         let (first, behind) = unsafe { (self.data.sub(before), self.data.add(as_len(self.size))) };
         whole(first, before) && whole(behind, after)
     }
@@ -112,15 +112,15 @@ impl Allocation {
 pub(crate) struct Space {
     pub(super) arena: Arena,
     pub(super) live: BTreeMap<u64, Allocation>,
-    /// Start and size of what is gone.
+    /// Start and size of freed allocations.
     freed: BTreeMap<u64, u64>,
-    /// Bytes of each device in use, and the most it has.
+    /// The used bytes of each device, and the limit of each.
     used: Vec<u64>,
     limit: u64,
-    /// Queued copies of pinned memory: the operation and where in it.
+    /// Queued copies that use pinned memory: the operation, and the start of the allocation.
     pub(super) flying: BTreeMap<u64, u64>,
-    /// Whether a kernel ran that writes memory without telling: then what still holds poison counts as unwritten,
-    /// and what does not counts as written.
+    /// Whether a native kernel has run, whose writes are not tracked. Then bytes that are poison count as unwritten, and all others
+    /// as written.
     pub(crate) native: bool,
 }
 
@@ -137,12 +137,12 @@ impl Space {
         })
     }
 
-    /// Free and total bytes of a device.
+    /// The free and total bytes of a device.
     pub(crate) fn info(&self, device: usize) -> (u64, u64) {
         (self.limit - self.used[device], self.limit)
     }
 
-    /// Device memory that is not there yet: `open` makes it usable.
+    /// Reserves device memory, which [`Space::open`] makes usable.
     pub(crate) fn reserve(&mut self, device: usize, size: u64) -> Answer<u64> {
         if size > self.limit - self.used[device] {
             return Err(Code::OUT_OF_MEMORY);
@@ -162,7 +162,7 @@ impl Space {
         }
     }
 
-    /// Device memory that starts here is gone.
+    /// Frees the device memory that starts at an address.
     pub(crate) fn free(&mut self, start: u64) -> Answer {
         let Some(Kind::Device { device, .. }) = self.live.get(&start).map(|found| &found.kind)
         else {
@@ -174,7 +174,7 @@ impl Space {
         Ok(())
     }
 
-    /// Frees all memory of a device that is left; the answer is how much there was.
+    /// Frees all remaining memory of a device. Returns the number of allocations.
     pub(crate) fn free_all(&mut self, device: usize) -> usize {
         let of_device = |found: &Allocation| matches!(found.kind, Kind::Device { device: of, .. } if of == device);
         let left: Vec<u64> =
@@ -194,17 +194,17 @@ impl Space {
         self.live.range(..=address).next_back().map(|(_, allocation)| allocation)
     }
 
-    /// Whether an address was ever handed out.
+    /// Whether an address was ever allocated.
     pub(crate) fn holds(&self, address: u64) -> bool {
         self.arena.holds(address)
     }
 
-    /// The living allocation that all these bytes lie in, its memory there or not.
+    /// The allocation that contains all of these bytes, open or not.
     pub(crate) fn known(&self, address: u64, len: u64) -> Option<&Allocation> {
         self.near(address).filter(|near| near.range(address, len).is_some())
     }
 
-    /// The allocation that all these bytes lie in, or why there is none.
+    /// The open allocation that contains all of these bytes, or a description of why none does.
     pub(crate) fn find(
         &self,
         address: u64,
@@ -214,7 +214,7 @@ impl Space {
         match found {
             Some((found, _)) if matches!(found.kind, Kind::Device { open: false, .. }) => {
                 Err(format!(
-                    "{}, whose stream has not come to the allocation: no event orders the two",
+                    "{}, whose stream has not reached the allocation: no event orders the two",
                     self.describe(address, len)
                 ))
             }
@@ -229,10 +229,10 @@ impl Space {
         len: u64,
     ) -> Result<(&mut Allocation, Range<usize>), String> {
         let (start, range) = self.find(address, len).map(|(found, range)| (found.start, range))?;
-        Ok((self.live.get_mut(&start).expect("it was just found"), range))
+        Ok((self.live.get_mut(&start).expect("the allocation was just found"), range))
     }
 
-    /// Where an address lies, in words: relative to the nearest allocation, living or gone.
+    /// Describes an address relative to the nearest allocation, live or freed.
     pub(crate) fn describe(&self, address: u64, len: u64) -> String {
         let bytes = if len == 0 { String::new() } else { format!("{len} bytes at ") };
         if !self.arena.holds(address) {
@@ -273,7 +273,7 @@ impl Space {
         }
     }
 
-    /// After a kernel that wrote memory directly: did it write beside an allocation?
+    /// Checks, after a native kernel, that it did not write outside an allocation.
     pub(crate) fn check_slack(&self) -> Result<(), Fault> {
         for allocation in self.live.values() {
             let open = matches!(allocation.kind, Kind::Device { open: true, .. });
@@ -281,7 +281,7 @@ impl Space {
                 let size = allocation.size;
                 return Err(Fault::new(
                     FaultKind::IllegalAddress,
-                    format!("bytes just before or behind a {size}-byte allocation were written"),
+                    format!("bytes just before or after a {size}-byte allocation were written"),
                 ));
             }
         }

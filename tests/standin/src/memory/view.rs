@@ -8,19 +8,19 @@ use super::space::{Allocation, Kind, Space};
 use crate::engine::{BadAccess, Fault, FaultKind, Memory};
 
 impl Space {
-    /// Host to device.
+    /// Copies from the host to a device.
     pub(crate) fn copy_in(&mut self, to: u64, from: &[u8]) -> Result<(), Fault> {
         let (found, range) = self.find_mut(to, from.len() as u64).map_err(illegal)?;
         found.bytes_mut(range).copy_from_slice(from);
         Ok(())
     }
 
-    /// Device to host. What the kernel never wrote must not leave the device.
+    /// Copies from a device to the host. Unwritten bytes are an error.
     pub(crate) fn copy_out(&self, from: u64, len: u64) -> Result<&[u8], Fault> {
         self.read_for(from, len, "copied to the host")
     }
 
-    /// Bytes that must be on a device and written. `what` is said of words that are not.
+    /// Bytes that must be on a device and written. `what` describes their use in the error.
     pub(super) fn read_for(&self, from: u64, len: u64, what: &str) -> Result<&[u8], Fault> {
         let (found, range) = self.find(from, len).map_err(illegal)?;
         let unwritten = self.unwritten(found, &range).len();
@@ -34,7 +34,7 @@ impl Space {
         Ok(found.bytes(range))
     }
 
-    /// Device to device: what was not written stays so.
+    /// Copies on a device. Copies of unwritten bytes are unwritten.
     pub(crate) fn copy_within(&mut self, to: u64, from: u64, len: u64) -> Result<(), Fault> {
         let (source, range) = self.find(from, len).map_err(illegal)?;
         let holes = self.unwritten(source, &range).into_iter().flatten();
@@ -51,7 +51,7 @@ impl Space {
         Ok(())
     }
 
-    /// Repeats a pattern of 1, 2 or 4 bytes.
+    /// Fills memory with a pattern of 1, 2 or 4 bytes.
     pub(crate) fn fill(&mut self, to: u64, pattern: &[u8], count: u64) -> Result<(), Fault> {
         let len = count.saturating_mul(pattern.len() as u64);
         let (found, range) = self.find_mut(to, len).map_err(illegal)?;
@@ -64,8 +64,7 @@ impl Space {
         Ok(())
     }
 
-    /// The words of an allocation, or what of them lies in the range, that were never written. Where kernels write without
-    /// telling, what is no longer poison was written.
+    /// The unwritten words of a range, cut to the range. After a native kernel, words that are not poison count as written.
     fn unwritten(&self, found: &Allocation, range: &Range<usize>) -> Vec<Range<usize>> {
         let Kind::Device { written, .. } = &found.kind else { return Vec::new() };
         if written.all(range.clone()) {
@@ -90,7 +89,7 @@ fn illegal(what: String) -> Fault {
     Fault::new(FaultKind::IllegalAddress, what)
 }
 
-/// All memory, for the time of one launch.
+/// Access to all memory during a launch.
 #[derive(Debug)]
 pub(crate) struct View<'a>(pub(crate) RefCell<&'a mut Space>);
 

@@ -1,4 +1,4 @@
-//! NCCL's functions under their C names.
+//! The functions of NCCL under their C names.
 
 use std::ffi::{c_char, c_int};
 use std::sync::Arc;
@@ -18,9 +18,7 @@ pub(super) static COMMS: Table<Arc<Comm>> = Table::new();
 fn get(comm: usize) -> Answer<Arc<Comm>> {
     match COMMS.get(comm) {
         Some(comm) => Ok(comm),
-        None => {
-            wrong(Status::INVALID_ARGUMENT, "this communicator does not exist, or not any more")
-        }
+        None => wrong(Status::INVALID_ARGUMENT, "the communicator does not exist or was destroyed"),
     }
 }
 
@@ -45,7 +43,7 @@ extern "C" fn ncclGetUniqueId(id: Out<'_, Id>) -> u32 {
     code(Id::open().and_then(|made| put(id, made, Status::INVALID_ARGUMENT)))
 }
 
-/// Of the device whose context is bound to this thread.
+/// Creates a communicator on the device whose context is bound to this thread.
 fn init(comm: Out<'_, usize>, ranks: c_int, id: &Id, rank: c_int, device: Option<c_int>) -> Answer {
     let (Ok(ranks), Ok(rank)) = (usize::try_from(ranks), usize::try_from(rank)) else {
         return wrong(Status::INVALID_ARGUMENT, format!("rank {rank} of {ranks}"));
@@ -95,12 +93,12 @@ extern "C" fn ncclCommInitRankConfig(
     settings: Option<&Settings>,
 ) -> u32 {
     if settings.is_some_and(|settings| settings.blocking == 0) {
-        return code(wrong(Status::INVALID_USAGE, "non-blocking communicators are not here"));
+        return code(wrong(Status::INVALID_USAGE, "non-blocking communicators are not supported"));
     }
     code(init(comm, ranks, &id, rank, None))
 }
 
-/// A rank for each device, in this process.
+/// Creates one rank for each device, all in this process.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn ncclCommInitAll(
     comms: *mut usize,
@@ -114,7 +112,7 @@ unsafe extern "C" fn ncclCommInitAll(
     let all = Id::open().and_then(|id| {
         (0..count).try_for_each(|rank| {
             let at = usize::try_from(rank).unwrap_or(0);
-            // SAFETY: the caller passes as many of both as it says, or NULL for the devices in order.
+            // SAFETY: the caller passes `count` of both, or NULL for the devices in order.
             let (comm, device) = unsafe {
                 (
                     &mut *comms.add(at).cast(),
@@ -128,7 +126,7 @@ unsafe extern "C" fn ncclCommInitAll(
     all.map_or_else(|status| status.0, |()| joined)
 }
 
-/// Waits for what is in flight.
+/// Waits for the collectives in flight.
 #[unsafe(no_mangle)]
 extern "C" fn ncclCommFinalize(comm: usize) -> u32 {
     code(get(comm).and_then(|comm| comm.finish()))
@@ -180,7 +178,7 @@ extern "C" fn ncclCommGetAsyncError(comm: usize, error: Out<'_, u32>) -> u32 {
     }))
 }
 
-/// Checks a call, and queues it.
+/// Checks a call and enqueues it.
 fn collective(
     comm: usize,
     kind: Option<Kind>,
@@ -195,7 +193,10 @@ fn collective(
         };
         let reduces = matches!(kind, Kind::AllReduce(_) | Kind::ReduceScatter(_));
         if reduces && matches!(element, Element::Other(..)) {
-            return wrong(Status::INVALID_ARGUMENT, "only f32, f16 and bf16 are reduced here");
+            return wrong(
+                Status::INVALID_ARGUMENT,
+                "reductions of other types than f32, f16 and bf16 are not supported",
+            );
         }
         if let Kind::Broadcast { root } = kind
             && root >= comm.ranks
@@ -224,7 +225,7 @@ fn collective(
             if machine.queues.stream(stream).context != comm.context {
                 return wrong(
                     Status::INVALID_ARGUMENT,
-                    "the stream is of another device than the communicator",
+                    "the stream belongs to another device than the communicator",
                 );
             }
             Ok(stream)

@@ -1,14 +1,14 @@
-//! What a rank may call, and what comes of it.
+//! The collectives and their results.
 
 use std::fmt;
 
 use crate::number::Number;
 
-/// Of numbers of this type.
+/// Elements of a number type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Element {
     Number(Number),
-    /// Only copied: so many bytes, and `ncclDataType_t`.
+    /// Elements that are only copied: their size in bytes, and their `ncclDataType_t`.
     Other(usize, u32),
 }
 
@@ -68,7 +68,7 @@ pub(super) enum Kind {
     ReduceScatter(Reduction),
 }
 
-/// A call, apart from its buffers. All ranks must make the same.
+/// A call without its buffers. It must be the same for all ranks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Collective {
     pub(super) kind: Kind,
@@ -77,7 +77,7 @@ pub(super) struct Collective {
 }
 
 impl Collective {
-    /// Elements that a rank gives, and that it gets.
+    /// The numbers of elements that a rank sends and receives.
     pub(super) fn counts(&self, rank: usize, ranks: usize) -> (usize, usize) {
         match self.kind {
             Kind::AllReduce(_) => (self.count, self.count),
@@ -87,7 +87,7 @@ impl Collective {
         }
     }
 
-    /// What each rank gets, from what each gave.
+    /// The output of each rank, from the inputs of all.
     pub(super) fn combine(&self, parts: &[Vec<u8>]) -> Vec<Vec<u8>> {
         let ranks = parts.len();
         match self.kind {

@@ -1,4 +1,4 @@
-//! A rank's communicator: its line to the hub, and the thread that listens to it.
+//! The communicator of a rank: its connection to the hub, and the thread that receives from it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,7 +18,7 @@ use crate::memory::Operand;
 
 #[derive(Debug)]
 pub(super) struct Comm {
-    /// Of the hub's socket: the same for all ranks of a communicator.
+    /// The name of the hub's socket, which is the same for all ranks of a communicator.
     pub(super) name: String,
     pub(super) rank: usize,
     pub(super) ranks: usize,
@@ -26,51 +26,51 @@ pub(super) struct Comm {
     pub(super) timeout: Duration,
     hub: Mutex<UnixStream>,
     inner: Mutex<Inner>,
-    /// `inner.joined` changed.
+    /// Notified when `inner.joined` has changed.
     pub(super) joined: Condvar,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Inner {
     pub(super) joined: Option<Answer>,
-    /// Number of the next collective.
+    /// The number of the next collective.
     next: u64,
-    /// The thread that called the last one, outside of a group.
+    /// The thread that made the last call outside a group.
     caller: Option<ThreadId>,
-    /// A collective that the others came to before it was called here.
+    /// A collective that other ranks have reached before it was called here.
     pub(super) wanted: Option<u64>,
-    /// Collectives that are called and not over.
+    /// Collectives that were called and have not finished.
     pub(super) running: BTreeMap<u64, Running>,
     pub(super) results: BTreeMap<u64, Vec<u8>>,
-    /// The last operation queued.
+    /// The last operation that was enqueued.
     last: Option<u64>,
-    /// What `ncclCommGetAsyncError` answers.
+    /// The result of `ncclCommGetAsyncError`.
     pub(super) error: Option<Status>,
     pub(super) closed: bool,
-    /// Some rank left without being lost.
+    /// Whether a rank has left in the regular way.
     pub(super) others_left: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Running {
-    /// The operation that gives the input to the hub.
+    /// The operation that sends the input to the hub.
     pub(super) give: u64,
-    /// The number under which the queues expect the result.
+    /// The number of the external event of the result.
     pub(super) expected: u64,
 }
 
-/// A call with its buffers, checked.
+/// A checked call with its buffers.
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) collective: Collective,
-    /// None if the rank gives nothing.
+    /// `None` if the rank sends nothing.
     pub(super) input: Option<Operand>,
     pub(super) output: Operand,
     pub(super) stream: Handle,
 }
 
 impl Comm {
-    /// Comes to a hub. Whether all others come as well is for `wait` to say.
+    /// Connects to a hub. [`Comm::wait`] waits for the other ranks.
     pub(super) fn connect(
         name: String,
         [rank, ranks]: [usize; 2],
@@ -86,7 +86,10 @@ impl Comm {
         let (hub, mut stream) = match connect() {
             Ok(streams) => streams,
             Err(error) => {
-                return wrong(Status::SYSTEM, format!("rank {rank}: no hub of this id: {error}"));
+                return wrong(
+                    Status::SYSTEM,
+                    format!("rank {rank}: cannot connect to the hub of this id: {error}"),
+                );
             }
         };
         let comm = Arc::new(Self {
@@ -110,7 +113,7 @@ impl Comm {
         thread.map_or_else(|error| wrong(Status::SYSTEM, error.to_string()), |_| Ok(comm))
     }
 
-    /// Until all ranks are there.
+    /// Waits until all ranks have connected.
     pub(super) fn wait(&self) -> Answer {
         let mut inner = self.lock();
         let mut waited = Duration::ZERO;
@@ -122,7 +125,10 @@ impl Comm {
                 let (ranks, seconds) = (self.ranks, waited.as_secs());
                 return wrong(
                     Status::SYSTEM,
-                    format!("rank {}: not all of {ranks} ranks came in {seconds} s", self.rank),
+                    format!(
+                        "rank {}: not all of {ranks} ranks connected within {seconds} s",
+                        self.rank
+                    ),
                 );
             }
             let turn = self.joined.wait_timeout(inner, TICK);
@@ -138,7 +144,7 @@ impl Comm {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// To a hub that is gone nothing can be said; the listener notices.
+    /// Sends to the hub. An error is ignored here, because the listener notices that the hub is gone.
     fn say(&self, message: &ToHub) {
         let mut hub = self.hub.lock().unwrap_or_else(PoisonError::into_inner);
         drop(to_hub(&mut hub, message));
@@ -148,18 +154,18 @@ impl Comm {
         self.lock().error
     }
 
-    /// The thread that called last outside of a group, if that call is not over.
+    /// The thread that made the last call outside a group, if that call has not finished.
     pub(super) fn waits_in(&self) -> Option<ThreadId> {
         let inner = self.lock();
         inner.caller.filter(|_| !inner.running.is_empty())
     }
 
-    /// Queues a collective. `alone` if it is not part of a group.
+    /// Enqueues a collective. `ungrouped` is true if it is not part of a group.
     pub(super) fn queue(
         self: &Arc<Self>,
         machine: &mut Machine,
         call: Call,
-        alone: bool,
+        ungrouped: bool,
     ) -> Answer {
         let Call { collective, input, output, stream } = call;
         machine.sound(self.context)?;
@@ -169,7 +175,7 @@ impl Comm {
                 return Err(error);
             }
             inner.next += 1;
-            inner.caller = alone.then(|| thread::current().id());
+            inner.caller = ungrouped.then(|| thread::current().id());
             (inner.next - 1, inner.last.into_iter().collect())
         };
         let what = format!("NCCL rank {}, {collective}", self.rank);
@@ -177,7 +183,7 @@ impl Comm {
         let give = move |machine: &mut Machine| {
             comm.give(machine, round, collective, input.as_ref(), &given)
         };
-        // Before the input is given: if that breaks the context, nothing is expected any more.
+        // Registered before the input is sent: if sending breaks the context, all expected events are removed.
         let expected = machine.queues.expect(self.context);
         let give = machine.queue_after(stream, what.clone(), after, Box::new(give));
         self.lock().running.insert(round, Running { give, expected });
@@ -217,7 +223,7 @@ impl Comm {
         Ok(())
     }
 
-    /// Buffers are apart, or at the places that are called in-place.
+    /// Checks that the buffers do not overlap, unless they are in-place as NCCL defines it.
     fn apart(&self, call: Collective, input: &Operand, output: &Operand) -> Result<(), Fault> {
         let share = (call.count * call.element.bytes() * self.rank) as u64;
         let in_place = input.address == output.address && input.bytes == output.bytes
@@ -238,12 +244,12 @@ impl Comm {
                 machine.space.output(output)?.copy_from_slice(&data);
                 Ok(())
             }
-            // It was aborted.
+            // The collective was aborted.
             None => machine.space.spoil(output),
         }
     }
 
-    /// Waits until what is queued ran.
+    /// Waits until the queued operations have run.
     pub(super) fn finish(&self) -> Answer {
         inside(|machine| {
             let last = self.lock().last;
@@ -254,7 +260,7 @@ impl Comm {
         })
     }
 
-    /// Leaves. What is in flight will have no result.
+    /// Leaves the communicator. Collectives in flight will have no result.
     pub(super) fn close(&self) -> Answer {
         inside(|machine| {
             let running = {
@@ -271,7 +277,7 @@ impl Comm {
                 ));
             }
             for running in running.values() {
-                machine.came(running.expected);
+                machine.arrived(running.expected);
             }
             Ok::<(), Status>(())
         })?;

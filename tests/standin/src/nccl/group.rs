@@ -1,4 +1,4 @@
-//! Groups: calls of a thread that are made at the end.
+//! Groups: the calls of a thread that are enqueued when the group ends.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ thread_local! {
     static GROUP: RefCell<Group> = RefCell::default();
 }
 
-/// Queues a call, now or at the end of the group.
+/// Enqueues a call, now or at the end of the group.
 pub(super) fn call(comm: &Arc<Comm>, call: Call) -> Answer {
     let grouped = GROUP.with_borrow_mut(|group| {
         if group.depth == 0 {
@@ -37,7 +37,7 @@ pub(super) fn call(comm: &Arc<Comm>, call: Call) -> Answer {
     if let Some(other) = COMMS.all().iter().find(|other| twin(other)) {
         let (rank, other) = (comm.rank, other.rank);
         let what = format!(
-            "one thread calls for ranks {other} and {rank} without a group, and may wait for ever"
+            "one thread calls for ranks {other} and {rank} without a group, and may wait forever"
         );
         return wrong(Status::INVALID_USAGE, what);
     }
@@ -69,7 +69,7 @@ pub(super) extern "C" fn ncclGroupEnd() -> u32 {
         Some(if group.depth == 0 { std::mem::take(group) } else { Group::default() })
     });
     let Some(Group { calls, joining, .. }) = ended else {
-        return code(wrong(Status::INVALID_USAGE, "a group ends that did not start"));
+        return code(wrong(Status::INVALID_USAGE, "ncclGroupEnd without ncclGroupStart"));
     };
     code(joining.iter().try_for_each(|comm| comm.wait()).and_then(|()| {
         inside(|machine| {

@@ -1,4 +1,4 @@
-//! The hub of a communicator: a thread of the process that made its id.
+//! The hub of a communicator: a thread of the process that created its id.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
@@ -10,15 +10,15 @@ use std::time::Duration;
 use super::collective::Collective;
 use super::wire::{ToHub, ToRank, from_rank, to_rank};
 
-/// Time is counted in these, so that no time passes for a process that is stopped.
+/// Time is counted in ticks, so that no time passes while the process is stopped.
 pub(super) const TICK: Duration = Duration::from_millis(100);
 
-/// The name is that of a socket without a file (Linux's "abstract" ones).
+/// The address of an abstract socket, which has no file.
 pub(super) fn address(name: &str) -> io::Result<SocketAddr> {
     SocketAddr::from_abstract_name(name)
 }
 
-/// Opens a hub, which waits for ranks.
+/// Starts a hub, which accepts ranks.
 pub(super) fn open(name: &str, timeout: Duration) -> io::Result<()> {
     let listener = UnixListener::bind_addr(&address(name)?)?;
     let serve = move || {
@@ -31,7 +31,7 @@ pub(super) fn open(name: &str, timeout: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until all ranks are here; none if they do not fit together.
+/// Waits until all ranks have connected. `None` if they do not match.
 fn gather(listener: &UnixListener) -> io::Result<Option<Vec<UnixStream>>> {
     let mut seats: Vec<Option<(UnixStream, String)>> = Vec::new();
     loop {
@@ -42,15 +42,15 @@ fn gather(listener: &UnixListener) -> io::Result<Option<Vec<UnixStream>>> {
         }
         let twin = seats.iter().position(|seat| seat.as_ref().is_some_and(|seat| seat.1 == gpu));
         let wrong = if ranks != seats.len() || rank >= ranks {
-            Some(format!("rank {rank} is one of {ranks}, others of {}", seats.len()))
+            Some(format!("rank {rank} expects {ranks} ranks, others expect {}", seats.len()))
         } else if seats[rank].is_some() {
-            Some(format!("there are two ranks {rank}"))
+            Some(format!("rank {rank} connected twice"))
         } else {
             twin.map(|twin| format!("duplicate GPU: ranks {twin} and {rank} both use {gpu}"))
         };
         if let Some(wrong) = wrong {
             let here = seats.iter_mut().flatten().map(|seat| &mut seat.0);
-            // Who does not hear it is gone.
+            // A rank that cannot be reached is gone.
             here.chain([&mut stream])
                 .for_each(|rank| drop(to_rank(rank, &ToRank::Refused(wrong.clone()))));
             return Ok(None);
@@ -73,7 +73,7 @@ struct Hub {
     ranks: Vec<(UnixStream, Presence)>,
     timeout: Duration,
     round: u64,
-    /// What the round's first rank called, and which rank that was.
+    /// The call of the round's first rank, and that rank.
     call: Option<(usize, Collective)>,
     parts: Vec<Option<Vec<u8>>>,
     waited: Duration,
@@ -81,7 +81,7 @@ struct Hub {
 }
 
 fn serve(streams: Vec<UnixStream>, timeout: Duration) {
-    // Of each rank there are at most an input, its goodbye and its end: it gives no input before it has the last result.
+    // Each rank has at most an input, a goodbye and an end in the queue, because it sends no input before it has the last result.
     let (sender, events) = mpsc::sync_channel(3 * streams.len());
     for (rank, stream) in streams.iter().enumerate() {
         let (sender, Ok(mut stream)) = (sender.clone(), stream.try_clone()) else { return };
@@ -91,7 +91,7 @@ fn serve(streams: Vec<UnixStream>, timeout: Duration) {
                     return;
                 }
             }
-            // The hub ends before its listeners.
+            // The hub has ended before its listeners.
             drop(sender.send((rank, None)));
         };
         if thread::Builder::new().name("nccl hub".to_owned()).spawn(listen).is_err() {
@@ -117,7 +117,7 @@ fn serve(streams: Vec<UnixStream>, timeout: Duration) {
 }
 
 impl Hub {
-    /// Who does not hear it is gone, which its listener tells.
+    /// Sends to all ranks. A rank that cannot be reached is gone, which its listener reports.
     fn tell(&mut self, rank: usize, message: &ToRank) {
         if self.ranks[rank].1 == Presence::Here {
             drop(to_rank(&mut self.ranks[rank].0, message));
@@ -139,13 +139,13 @@ impl Hub {
                 self.round
             ));
         }
-        let alone = self.parts.iter().all(Option::is_none);
+        let is_first = self.parts.iter().all(Option::is_none);
         self.parts[rank] = Some(data);
         if let Some(left) = self.ranks.iter().position(|(_, presence)| *presence == Presence::Left)
         {
             return self.fail(&self.missing(left));
         }
-        if alone {
+        if is_first {
             for other in (0..self.ranks.len()).filter(|other| *other != rank) {
                 self.tell(other, &ToRank::Want { round });
             }

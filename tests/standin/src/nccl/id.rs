@@ -1,4 +1,4 @@
-//! What ranks find each other by.
+//! The id by which ranks find each other.
 
 use std::io;
 use std::process;
@@ -8,7 +8,7 @@ use super::hub;
 use super::{Answer, Status, wrong};
 use crate::config::Config;
 
-/// `ncclUniqueId`: a mark, and the name of the hub's socket.
+/// `ncclUniqueId`: a marker and the name of the hub's socket.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(super) struct Id([u8; 128]);
@@ -28,10 +28,13 @@ impl Id {
             id.0[..text.len()].copy_from_slice(&text);
             match hub::open(id.name()?, timeout) {
                 Ok(()) => return Ok(id),
-                // A process of another container has this number too.
+                // A process of another container may have the same process id.
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
                 Err(error) => {
-                    return wrong(Status::SYSTEM, format!("no socket for an id: {error}"));
+                    return wrong(
+                        Status::SYSTEM,
+                        format!("cannot create a socket for an id: {error}"),
+                    );
                 }
             }
         }
@@ -41,7 +44,7 @@ impl Id {
         let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(self.0.len());
         match str::from_utf8(&self.0[..end]) {
             Ok(name) if self.0.starts_with(MARK) => Ok(name),
-            _ => wrong(Status::INVALID_ARGUMENT, "this is not an id that ncclGetUniqueId made"),
+            _ => wrong(Status::INVALID_ARGUMENT, "the id was not created by ncclGetUniqueId"),
         }
     }
 }

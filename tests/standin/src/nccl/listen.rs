@@ -1,4 +1,4 @@
-//! What a rank does when it hears from the hub, on a thread of its own.
+//! The thread of a rank that handles messages of the hub.
 
 use std::thread;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use super::hub::TICK;
 use super::wire::ToRank;
 use super::{Answer, Status, remember, tell, wrong};
 use crate::engine::{Fault, FaultKind};
-use crate::machine::came;
+use crate::machine::on_external;
 
 impl Comm {
     pub(super) fn heard(&self, message: ToRank) {
@@ -18,7 +18,7 @@ impl Comm {
                 self.lock().closed = true;
                 self.joins(wrong(Status::INVALID_USAGE, format!("rank {}: {what}", self.rank)));
             }
-            ToRank::Want { round } => came(|machine| {
+            ToRank::Want { round } => on_external(|machine| {
                 let give = {
                     let mut inner = self.lock();
                     let give = inner.running.get(&round).map(|running| running.give);
@@ -31,14 +31,14 @@ impl Comm {
                     machine.run_until(give);
                 }
             }),
-            ToRank::Result { round, data } => came(|machine| {
+            ToRank::Result { round, data } => on_external(|machine| {
                 let expected = {
                     let mut inner = self.lock();
                     inner.results.insert(round, data);
                     inner.running.get(&round).map(|running| running.expected)
                 };
                 if let Some(expected) = expected {
-                    machine.came(expected);
+                    machine.arrived(expected);
                 }
             }),
             ToRank::Failed(what) => self.fail(Status::INVALID_USAGE, &what),
@@ -55,11 +55,12 @@ impl Comm {
         self.joined.notify_all();
     }
 
-    /// As `Hub` does for a lost rank: an error at once, and a failure of collectives when the time is over.
+    /// Handles the loss of the hub, as the hub handles a lost rank: an error at once, and a failure of collectives after the
+    /// timeout.
     pub(super) fn hub_is_gone(&self) {
         self.joins(Err(Status::SYSTEM));
         if !self.lock().closed && !self.lock().others_left {
-            tell(&format!("rank {}: the process that made the id was lost", self.rank));
+            tell(&format!("rank {}: the process that created the id was lost", self.rank));
             self.lock().error.get_or_insert(Status::REMOTE);
         }
         let mut waited = Duration::ZERO;
@@ -72,7 +73,7 @@ impl Comm {
                 return;
             }
             if waits && (others_left || waited >= self.timeout) {
-                self.fail(Status::REMOTE, "the process that made the id is gone");
+                self.fail(Status::REMOTE, "the process that created the id is gone");
                 return;
             }
             thread::sleep(TICK);
@@ -80,9 +81,9 @@ impl Comm {
         }
     }
 
-    /// Nothing will come any more: the rank's context breaks.
+    /// Breaks the context of the rank, because no result will arrive any more.
     fn fail(&self, status: Status, what: &str) {
-        came(|machine| {
+        on_external(|machine| {
             {
                 let mut inner = self.lock();
                 if inner.closed {

@@ -1,33 +1,35 @@
 //! NCCL: collectives of ranks that are threads of a process, processes of a machine, or both.
 //!
-//! Which functions: communicators (`GetUniqueId`, `CommInitRank`, `CommInitRankConfig`, `CommInitAll`, `CommFinalize`, `CommDestroy`, `CommAbort`,
-//! `CommCount`, `CommCuDevice`, `CommUserRank`, `CommGetAsyncError`), groups, `AllReduce`, `Broadcast`, `AllGather`, `ReduceScatter`, texts.
+//! The functions are those for communicators (`GetUniqueId`, `CommInitRank`, `CommInitRankConfig`, `CommInitAll`, `CommFinalize`, `CommDestroy`, `CommAbort`,
+//! `CommCount`, `CommCuDevice`, `CommUserRank`, `CommGetAsyncError`), groups, `AllReduce`, `Broadcast`, `AllGather`, `ReduceScatter`, and texts.
 //! Signatures and numbers follow cudarc's bindings of NCCL 2.30.
 //!
 //! ```text
-//! id                the name of a socket, on which a thread of the process that made the id listens: the hub
-//! collective        two operations on the rank's stream: one reads the input and gives it to the hub, the other waits
-//!                   for the result and writes the output; in between it is the driver's schedule that goes on
-//! hub               when a rank gave, tells the others that it is waited for, so that they give what they have queued; when all gave,
-//!                   checks that they called the same, combines in the order of ranks, answers all
+//! id                the name of a socket on which a thread of the process that created the id listens: the hub
+//! collective        two operations on the stream of the rank: one reads the input and sends it to the hub, the other waits
+//!                   for the result and writes the output; the driver's schedule continues in between
+//! hub               on the first input, asks the other ranks for theirs, so that they run what they have queued; when it has
+//!                   all inputs, checks that all ranks made the same call, combines in the order of ranks, and sends the results
 //! ```
 //!
-//! What it claims about NCCL, and from where (its user guide: "Stream Semantics", "Group Calls", "In-place Operations", "Data Pointers",
-//! "Error handling and communicator abort"; its source for the average; nothing was checked against a GPU):
-//! - A call returns when the collective is queued on its stream. Collectives of a communicator run in the order of the calls, on whatever streams.
-//! - Without a group a thread that serves several ranks may wait for ever; here that is `ncclInvalidUsage`.
-//! - Sums round after each addition to the buffer's type, as a ring does, and an average multiplies each input by 1/n first, both
-//!   rounded to that type. NCCL's order of ranks depends on the topology and the element; here it is 0, 1, 2 and so on.
-//! - Two ranks of a communicator on one GPU are refused. GPUs differ by `NCCL_HOSTID`, and by their place in `CUDA_VISIBLE_DEVICES` if it is set.
-//! - A lost rank shows in `ncclCommGetAsyncError` of the others at once, while their streams hang until they abort.
-//! - After an abort nothing is known of the outputs of what was in flight, so they lose their contents.
+//! The rules of NCCL, from its user guide ("Stream Semantics", "Group Calls", "In-place Operations", "Data Pointers", "Error handling
+//! and communicator abort") and, for the average, from its source; they were not checked against a GPU:
+//! - A call returns when the collective is enqueued on its stream. The collectives of a communicator run in the order of the calls,
+//!   on any streams.
+//! - Without a group, a thread that serves several ranks may wait forever. Here that is `ncclInvalidUsage`.
+//! - Sums are rounded to the type of the buffer after each addition, as in a ring. An average first multiplies each input by 1/n,
+//!   both rounded to that type. NCCL's order of ranks depends on the topology and the element; here it is 0, 1, 2 and so on.
+//! - Two ranks of a communicator on the same GPU are an error. GPUs are distinguished by `NCCL_HOSTID`, and by their position in
+//!   `CUDA_VISIBLE_DEVICES` if it is set.
+//! - A lost rank shows at once in `ncclCommGetAsyncError` of the others, while their streams hang until they abort.
+//! - After an abort, the outputs of collectives in flight are undefined, so they lose their contents.
 //!
-//! Where NCCL would hang, or mix up the buffers, all ranks get an error: their contexts break, with a line that says why. So it is when a
-//! rank calls another collective, type, size or root than the others; when it leaves before one; and when one does not come in
-//! `FOREBAY_STANDIN_NCCL_TIMEOUT` seconds (10), which also ends the wait for a lost rank. Ranks have ten times as long to come to a
-//! new communicator.
+//! Where NCCL would hang or corrupt buffers, all ranks get an error: their contexts break, and a message gives the reason. This
+//! happens when a rank calls a collective with another kind, type, size or root than the others; when it leaves before a collective;
+//! and when a rank does not call one within `FOREBAY_STANDIN_NCCL_TIMEOUT` seconds (10), which also ends the wait for a lost rank.
+//! Ranks have ten times as long to connect to a new communicator.
 //!
-//! Not here: `Reduce`, `Send` and `Recv`, splitting, own operators, sums of integers and f64, non-blocking communicators.
+//! Not supported: `Reduce`, `Send` and `Recv`, splitting, own operators, sums of integers and f64, non-blocking communicators.
 
 mod api;
 mod collective;
@@ -51,7 +53,7 @@ struct Status(u32);
 
 type Answer<T = ()> = Result<T, Status>;
 
-/// What `ncclGetLastError` answers. Never freed, since callers keep the pointer.
+/// The result of `ncclGetLastError`. It is never freed, because callers keep the pointer.
 static LAST: AtomicPtr<std::ffi::c_char> = AtomicPtr::new(null_mut());
 
 impl Status {
@@ -80,7 +82,7 @@ impl From<Code> for Status {
     }
 }
 
-/// Says what is wrong, here and in `ncclGetLastError`.
+/// Prints an error and stores it for `ncclGetLastError`.
 fn tell(what: &str) {
     say(&format!("NCCL: {what}"));
     remember(what);

@@ -1,29 +1,29 @@
-//! What ranks and hub say to each other: a tag, eight numbers, and bytes whose length is the last of them.
+//! The messages between ranks and hub: a tag, eight numbers, and bytes whose length is the last number.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
 use super::collective::{Collective, Element, Kind, Reduction};
 
-/// From a rank.
+/// A message from a rank.
 #[derive(Debug)]
 pub(super) enum ToHub {
-    /// A rank of so many, and what its GPU is known by.
+    /// The rank, the number of ranks, and the name of the rank's GPU.
     Hello { rank: usize, ranks: usize, gpu: String },
-    /// The input of a round's collective.
+    /// The input of the collective of a round.
     Part { round: u64, call: Collective, data: Vec<u8> },
-    /// It destroyed or aborted its communicator.
+    /// The rank has destroyed or aborted its communicator.
     Bye,
 }
 
-/// From the hub.
+/// A message from the hub.
 #[derive(Debug)]
 pub(super) enum ToRank {
-    /// All ranks are here.
+    /// All ranks have connected.
     Ready,
-    /// The communicator does not come about.
+    /// The communicator cannot be created.
     Refused(String),
-    /// Others gave their inputs to this round.
+    /// Other ranks have sent their inputs of this round.
     Want {
         round: u64,
     },
@@ -31,11 +31,11 @@ pub(super) enum ToRank {
         round: u64,
         data: Vec<u8>,
     },
-    /// Nothing will work any more.
+    /// The communicator has failed.
     Failed(String),
-    /// A rank is gone that did not say goodbye.
+    /// A rank was lost: it has disconnected without a goodbye.
     Lost(String),
-    /// A rank said goodbye.
+    /// A rank has left with a goodbye.
     Left,
 }
 

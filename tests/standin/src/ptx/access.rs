@@ -1,18 +1,18 @@
-//! Loads, stores and atomics of a thread: between its slots and the memories.
+//! Loads, stores and atomics of a thread, between its slots and the memories.
 
 use super::code::{Place, Slot, Space};
 use super::shared::Access;
-use super::spaces::{Own, Spaces};
-use super::trouble::Trouble;
+use super::spaces::{Spaces, ThreadMemory};
+use super::thread_fault::ThreadFault;
 use crate::engine::FaultKind;
 
-/// The address of an access, which must be a multiple of its size.
-fn address(place: &Place, s: &[u64]) -> Result<(Space, u64), Trouble> {
+/// The address of an access. It must be a multiple of the size.
+fn address(place: &Place, s: &[u64]) -> Result<(Space, u64), ThreadFault> {
     let address = s[usize::from(place.base)].wrapping_add_signed(i64::from(place.offset));
     let bytes = u64::from(place.width) * u64::from(place.count);
     if !address.is_multiple_of(bytes) {
         let what = format!("{address:#x} is not a multiple of the {bytes} bytes of the access");
-        return Err(Trouble::new(FaultKind::MisalignedAddress, what));
+        return Err(ThreadFault::new(FaultKind::MisalignedAddress, what));
     }
     Ok((place.space, address))
 }
@@ -23,8 +23,8 @@ pub(super) fn load(
     used: u16,
     s: &mut [u64],
     spaces: &mut Spaces<'_>,
-    own: &Own<'_>,
-) -> Result<(), Trouble> {
+    own: &ThreadMemory<'_>,
+) -> Result<(), ThreadFault> {
     let (space, start) = address(place, s)?;
     let (width, count) = (usize::from(place.width), usize::from(place.count));
     let access = Access { thread: own.index, freely: place.shared_freely };
@@ -50,8 +50,8 @@ pub(super) fn store(
     from: [Slot; 4],
     s: &[u64],
     spaces: &mut Spaces<'_>,
-    own: &mut Own<'_>,
-) -> Result<(), Trouble> {
+    own: &mut ThreadMemory<'_>,
+) -> Result<(), ThreadFault> {
     let at = address(place, s)?;
     let (width, count) = (usize::from(place.width), usize::from(place.count));
     let mut bytes = [0; 32];
@@ -62,14 +62,14 @@ pub(super) fn store(
     spaces.write(at, &bytes[..width * count], own, access)
 }
 
-/// Reads, computes, writes; returns what was there.
+/// Reads, computes and writes. Returns the old value.
 pub(super) fn atomic(
     place: &Place,
     change: impl Fn(u64) -> u64,
     s: &[u64],
     spaces: &mut Spaces<'_>,
-    own: &mut Own<'_>,
-) -> Result<u64, Trouble> {
+    own: &mut ThreadMemory<'_>,
+) -> Result<u64, ThreadFault> {
     let at = address(place, s)?;
     let width = usize::from(place.width);
     let access = Access { thread: own.index, freely: true };

@@ -1,10 +1,10 @@
-//! Threads of a block that wait for each other.
+//! Barriers, at which threads of a block wait for each other.
 
 use super::block::{Blocks, Status};
 use super::code::{Barrier, Vote};
 
 impl Blocks<'_> {
-    /// The barrier where a thread stands, and its number.
+    /// The barrier at which a thread waits, and its number.
     pub(super) fn barrier(&self, index: usize) -> Option<(Barrier, usize)> {
         let slot = &self.threads[index];
         let (Status::Barrier(barrier), Some(thread)) = (slot.status, &slot.thread) else {
@@ -14,7 +14,7 @@ impl Blocks<'_> {
         Some((barrier, usize::try_from(thread.get(barrier.id) & 15).unwrap_or(0)))
     }
 
-    /// Releases the barriers at which all that they wait for have arrived. False if there is none.
+    /// Releases all complete barriers. Returns whether there was one.
     pub(super) fn release_barriers(&mut self) -> bool {
         let mut released = false;
         let mut waiting = [const { Vec::new() }; 16];
@@ -28,11 +28,11 @@ impl Blocks<'_> {
             let Some((barrier, _)) = self.barrier(first) else { continue };
             let complete = if let Some(count) = barrier.count {
                 let thread = self.threads[first].thread.as_ref();
-                let wanted = thread.map_or(0, |thread| thread.get(count) & 0xffff_ffff);
-                waiting.len() as u64 + self.arrived[id] >= wanted
+                let expected = thread.map_or(0, |thread| thread.get(count) & 0xffff_ffff);
+                waiting.len() as u64 + self.arrived[id] >= expected
             } else {
-                // All, those that returned early too, at the same instruction: a barrier in a branch is not
-                // the one behind it. GPUs since Volta forgive some of that; CUDA's manual does not.
+                // All threads, including those that have returned, must be at the same instruction: a barrier in a
+                // branch is not the one after it. GPUs since Volta tolerate some of that; CUDA's manual does not allow it.
                 let site = self.site(first);
                 waiting.len() == self.threads.len()
                     && waiting.iter().all(|&index| self.site(index) == site)

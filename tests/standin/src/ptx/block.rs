@@ -1,18 +1,18 @@
-//! One block: threads run in turn, each to its next barrier or to where its warp must meet.
+//! The execution of a block: threads run in turn, each to its next barrier or to where its warp must converge.
 
 use super::code::Code;
 use super::decode::Program;
 use super::position::Position;
 use super::spaces::Spaces;
 use super::thread::{Stop, Thread};
-use super::trouble::Trouble;
+use super::thread_fault::ThreadFault;
 use crate::engine::{Fault, FaultKind, Order};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Status {
     Fresh,
     Ready,
-    Meet(u32),
+    Converge(u32),
     Barrier(u32),
     Done,
 }
@@ -20,27 +20,27 @@ pub(super) enum Status {
 #[derive(Debug)]
 pub(super) struct Turn {
     pub(super) status: Status,
-    /// Present while it runs or waits.
+    /// The thread, while it runs or waits.
     pub(super) thread: Option<Box<Thread>>,
-    /// Turns used up since the last barrier.
+    /// The time slices used since the last barrier.
     pub(super) turns: u32,
 }
 
-/// Runs the blocks of a launch, one after the other.
+/// Runs the blocks of a launch sequentially.
 pub(super) struct Blocks<'l> {
     pub(super) program: &'l Program,
     pub(super) spaces: Spaces<'l>,
     pub(super) order: Order,
     pub(super) threads: Vec<Turn>,
-    /// Threads whose memory is free for the next one.
+    /// Finished threads, whose memory is reused.
     #[expect(clippy::vec_box, reason = "they come from and go to `threads`, and are large")]
     pool: Vec<Box<Thread>>,
     position: Position,
-    /// For each named barrier, threads that arrived without waiting.
+    /// The number of threads that arrived at each named barrier without waiting.
     pub(super) arrived: [u64; 16],
-    /// Turns that a thread may use up between two barriers; then it hangs.
+    /// The time slices that a thread may use between two barriers, before it counts as hanging.
     patience: u32,
-    /// Instructions that were run.
+    /// The number of executed instructions.
     pub(super) steps: u64,
 }
 
@@ -64,7 +64,7 @@ impl<'l> Blocks<'l> {
         }
     }
 
-    /// Runs the block of that position; the thread in it does not matter.
+    /// Runs the block at a position, whose thread is ignored.
     pub(super) fn run(&mut self, position: Position) -> Result<(), Fault> {
         self.position = position;
         self.arrived = [0; 16];
@@ -88,7 +88,7 @@ impl<'l> Blocks<'l> {
         }
     }
 
-    /// The `index`-th of `count` in the order of this launch.
+    /// The index that is at `index` of `count` in the order of this launch.
     fn turn(&self, index: usize, count: usize) -> usize {
         match self.order {
             Order::Forward => index,
@@ -96,26 +96,26 @@ impl<'l> Blocks<'l> {
         }
     }
 
-    /// Runs a warp until each lane is done, at a barrier, or out of turn.
+    /// Runs a warp until each lane has ended, waits at a barrier, or has used up its time slice.
     fn run_warp(&mut self, warp: usize) -> Result<(), Fault> {
         let first = warp * 32;
         let count = (self.threads.len() - first).min(32);
         loop {
             let mut ran = false;
-            let mut tired = false;
+            let mut time_slice_over = false;
             for lane in 0..count {
                 let index = first + self.turn(lane, count);
                 if matches!(self.threads[index].status, Status::Fresh | Status::Ready) {
-                    tired |= self.run_thread(index)?;
+                    time_slice_over |= self.run_thread(index)?;
                     ran = true;
                 }
             }
-            let met = self.meet(first, count)?;
-            if tired || !(ran || met) {
+            let converged = self.converge(first, count)?;
+            if time_slice_over || !(ran || converged) {
                 break;
             }
         }
-        let waits = |t: &Turn| matches!(t.status, Status::Meet(_));
+        let waits = |t: &Turn| matches!(t.status, Status::Converge(_));
         let ready = |t: &Turn| t.status == Status::Ready;
         let lanes = &self.threads[first..first + count];
         match lanes.iter().position(waits) {
@@ -124,21 +124,21 @@ impl<'l> Blocks<'l> {
         }
     }
 
-    /// Whether the thread used up its turn.
+    /// Runs a thread. Returns whether it used up its time slice.
     fn run_thread(&mut self, index: usize) -> Result<bool, Fault> {
         let codes = &self.program.codes;
         let mut thread = self.threads[index].thread.take();
         if thread.is_none() {
             let mut fresh = self.pool.pop().unwrap_or_default();
             let position = self.position_of(index);
-            fresh.start(position, codes).map_err(|trouble| self.fault(index, None, trouble))?;
+            fresh.start(position, codes).map_err(|fault| self.fault(index, None, fault))?;
             thread = Some(fresh);
         }
         let Some(mut thread) = thread else { return Ok(false) };
         let before = thread.steps;
         let stop = thread.run(codes, &mut self.spaces);
         self.steps += thread.steps - before;
-        let stop = stop.map_err(|trouble| self.fault(index, line(codes, &thread), trouble))?;
+        let stop = stop.map_err(|fault| self.fault(index, line(codes, &thread), fault))?;
         let slot = &mut self.threads[index];
         slot.status = match stop {
             Stop::Exit => {
@@ -146,27 +146,27 @@ impl<'l> Blocks<'l> {
                 slot.status = Status::Done;
                 return Ok(false);
             }
-            Stop::Tired => {
+            Stop::TimeSlice => {
                 slot.turns += 1;
                 if slot.turns > self.patience {
                     let what =
                         format!("{} instructions without end: the kernel hangs", thread.steps);
-                    let trouble = Trouble::new(FaultKind::LaunchFailed, what);
-                    return Err(self.fault(index, line(codes, &thread), trouble));
+                    let fault = ThreadFault::new(FaultKind::LaunchFailed, what);
+                    return Err(self.fault(index, line(codes, &thread), fault));
                 }
                 Status::Ready
             }
-            Stop::Meet(meet) => Status::Meet(meet),
+            Stop::Converge(op) => Status::Converge(op),
             Stop::Barrier(barrier) => Status::Barrier(barrier),
         };
         slot.thread = Some(thread);
         if let Stop::Barrier(_) = stop {
             self.arrive(index);
         }
-        Ok(stop == Stop::Tired)
+        Ok(stop == Stop::TimeSlice)
     }
 
-    /// `bar.arrive` counts and goes on.
+    /// `bar.arrive` counts the thread, which continues.
     fn arrive(&mut self, index: usize) {
         let Some((barrier, id)) = self.barrier(index) else { return };
         if barrier.arrive {
@@ -183,12 +183,12 @@ impl<'l> Blocks<'l> {
         Position { tid: [index % x, index / x % y, index / x / y], index, ..self.position }
     }
 
-    pub(super) fn fault(&self, index: usize, line: Option<u32>, trouble: Trouble) -> Fault {
+    pub(super) fn fault(&self, index: usize, line: Option<u32>, fault: ThreadFault) -> Fault {
         let at = Some((self.position.ctaid, self.position_of(index).tid));
-        Fault { kind: trouble.kind, what: trouble.what, at, line }
+        Fault { kind: fault.kind, what: fault.what, at, line }
     }
 
-    /// Where a thread stands: function and instruction.
+    /// The function and the instruction of a thread.
     pub(super) fn site(&self, index: usize) -> Option<(usize, usize)> {
         let frame = self.threads[index].thread.as_ref()?.frame();
         Some((frame.code, frame.at))

@@ -1,16 +1,15 @@
-//! What the interpreter runs: small instructions on numbered slots.
+//! The code that the interpreter executes: small instructions on numbered slots.
 //!
-//! A slot is a `u64` and holds a register, a constant, a special register or an intermediate value; a value is
-//! zero-extended from its own width. So an operand is a slot and nothing else, and everything that only computes is
-//! one instruction: a function of three slots.
+//! A slot is a `u64` with a register, a constant, a special register or an intermediate value, zero-extended from its own width.
+//! Every operand is therefore a slot, and everything that only computes is one instruction: a function of three slots.
 
-/// Number of a slot in a frame.
+/// The number of a slot in a frame.
 pub(super) type Slot = u16;
 
-/// Always holds 0.
+/// The slot that always holds 0.
 pub(super) const ZERO: Slot = 0;
 
-/// A computation. It reads of each operand the bits that its type has.
+/// A computation. It uses the bits of each operand that its type has.
 pub(super) type Pure = fn(u64, u64, u64) -> u64;
 
 #[derive(Clone, Copy, Debug)]
@@ -43,8 +42,8 @@ pub(super) enum Instr {
         to: Slot,
         with: [Slot; 2],
     },
-    /// Index into [`Code::meets`].
-    Meet(u32),
+    /// Index into [`Code::convergences`].
+    Converge(u32),
     /// Index into [`Code::barriers`].
     Barrier(u32),
     /// Index into [`Code::calls`].
@@ -57,11 +56,11 @@ pub(super) enum Instr {
     Clock {
         to: Slot,
     },
-    /// Index into [`Code::refused`].
-    Refuse(u32),
+    /// Index into [`Code::unsupported`].
+    Unsupported(u32),
 }
 
-/// Where an access goes: `count` elements of `width` bytes from `base + offset` on.
+/// The memory of an access: `count` elements of `width` bytes from `base + offset` on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     pub(super) base: Slot,
@@ -69,38 +68,38 @@ pub(super) struct Place {
     pub(super) space: Space,
     pub(super) width: u8,
     pub(super) count: u8,
-    /// `.volatile`, or another access that threads may make at the same time.
+    /// Whether the access is `.volatile`, or another one that threads may make concurrently.
     pub(super) shared_freely: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Space {
-    /// Global, constant or generic: the address says which.
+    /// Global, constant or generic, which the address distinguishes.
     Generic,
     Shared,
     Local,
-    /// Parameters of the kernel.
+    /// The parameters of the kernel.
     Param,
-    /// Parameters and results of functions, in the frame.
+    /// The parameters and results of functions, in the frame.
     Argument,
 }
 
-/// Something that lanes of a warp do together.
+/// A warp-level operation, at which the lanes of a mask must converge.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Meet {
-    pub(super) what: Together,
+pub(super) struct Converge {
+    pub(super) what: WarpOp,
     pub(super) to: Slot,
     /// A second result, a predicate.
     pub(super) flag: Slot,
     pub(super) value: Slot,
     pub(super) mask: Slot,
-    /// Of a shuffle: which lane, and the clamp with the segment mask.
+    /// For a shuffle: the lane, and the clamp with the segment mask.
     pub(super) lane: Slot,
     pub(super) clamp: Slot,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Together {
+pub(super) enum WarpOp {
     ShuffleIndex,
     ShuffleUp,
     ShuffleDown,
@@ -111,7 +110,7 @@ pub(super) enum Together {
     Uniform,
     MatchAny,
     MatchAll,
-    /// A fold of all values.
+    /// A reduction of all values.
     Reduce(Pure),
     ActiveMask,
     Sync,
@@ -120,11 +119,11 @@ pub(super) enum Together {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Barrier {
     pub(super) id: Slot,
-    /// Threads that it waits for; absent for all.
+    /// The number of threads that it waits for. `None` for all.
     pub(super) count: Option<Slot>,
-    /// `bar.arrive`: counted, but does not wait.
+    /// Whether it is `bar.arrive`, which counts the thread but does not wait.
     pub(super) arrive: bool,
-    /// `bar.red`: the predicate, what of it, and where the result goes.
+    /// For `bar.red`: the predicate, the reduction, and the slot of the result.
     pub(super) vote: Option<(Slot, Vote, Slot)>,
 }
 
@@ -137,9 +136,9 @@ pub(super) enum Vote {
 
 #[derive(Clone, Debug)]
 pub(super) struct Call {
-    /// Index of the function in the program.
+    /// The index of the function in the program.
     pub(super) code: usize,
-    /// Bytes to copy in and, on return, out: (ours, theirs, how many), in the argument space of both frames.
+    /// The bytes to copy in and, on return, out: (caller's offset, callee's offset, count), in the argument space of both frames.
     pub(super) params: Vec<(usize, usize, usize)>,
     pub(super) returns: Vec<(usize, usize, usize)>,
 }
@@ -161,44 +160,44 @@ pub(super) enum Special {
     DynamicShared,
     /// The carry flag of `add.cc`; 0 at first.
     Carry,
-    /// Address of a variable in local memory.
+    /// The address of a variable in local memory.
     Local(u64),
 }
 
-/// A function, decoded.
+/// A decoded function.
 #[derive(Debug, Default)]
 pub(super) struct Code {
     pub(super) instrs: Vec<Instr>,
-    /// For each instruction its line in the `.cu` file, 0 if unknown.
+    /// The line in the `.cu` file of each instruction, 0 if unknown.
     pub(super) lines: Vec<u32>,
-    /// What slots hold when a frame starts: constants, and zeros.
+    /// The initial values of the slots of a frame: constants and zeros.
     pub(super) slots: Vec<u64>,
     pub(super) specials: Vec<(Slot, Special)>,
-    pub(super) meets: Vec<Meet>,
+    pub(super) convergences: Vec<Converge>,
     pub(super) barriers: Vec<Barrier>,
     pub(super) calls: Vec<Call>,
-    pub(super) refused: Vec<String>,
-    /// Lines of additions that ptxas may fuse with a multiplication before them.
+    pub(super) unsupported: Vec<String>,
+    /// The lines of additions that ptxas may fuse with a preceding multiplication.
     pub(super) fusible: Vec<u32>,
     pub(super) local_bytes: u64,
     pub(super) argument_bytes: usize,
 }
 
 impl Code {
-    /// Line of the `.cu` file of an instruction.
+    /// The line in the `.cu` file of an instruction.
     pub(super) fn line(&self, at: usize) -> Option<u32> {
         self.lines.get(at).copied().filter(|&line| line > 0)
     }
 }
 
-/// Generic addresses carry their space in the upper 16 bits; device memory has zeros there.
+/// Generic addresses have their space in the upper 16 bits, which are zero for device memory.
 pub(super) mod window {
     pub(in super::super) const SHIFT: u32 = 48;
     pub(in super::super) const SHARED: u64 = 1 << SHIFT;
     pub(in super::super) const LOCAL: u64 = 2 << SHIFT;
-    /// Variables of the module in `.global`.
+    /// The module's variables in `.global`.
     pub(in super::super) const GLOBAL: u64 = 3 << SHIFT;
-    /// Variables of the module in `.const`.
+    /// The module's variables in `.const`.
     pub(in super::super) const CONST: u64 = 4 << SHIFT;
     pub(in super::super) const PARAM: u64 = 5 << SHIFT;
 }

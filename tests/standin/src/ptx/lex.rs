@@ -1,10 +1,10 @@
-//! PTX text to tokens.
+//! Splits PTX text into tokens.
 
-/// A word, a number or a sign. Words keep their dots: `ld.global.f32`, `%tid.x`, `.reg`.
+/// A word, a number or a punctuation character. Words include dots: `ld.global.f32`, `%tid.x`, `.reg`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Token<'a> {
     Word(&'a str),
-    /// As 64 bits of two's complement.
+    /// An integer, as 64 bits of two's complement.
     Int(u64),
     /// `0f3F800000`: the bits of an f32.
     Single(u32),
@@ -14,7 +14,7 @@ pub(super) enum Token<'a> {
     Sign(u8),
 }
 
-/// All tokens with their lines in the PTX text, for messages.
+/// All tokens, with their lines in the PTX text for messages.
 pub(super) fn tokens(text: &str) -> Result<Vec<(u32, Token<'_>)>, String> {
     let mut lexer = Lexer { text, at: 0, line: 1 };
     let mut all = Vec::with_capacity(text.len() / 4);
@@ -69,7 +69,7 @@ impl<'a> Lexer<'a> {
         Ok(())
     }
 
-    /// To the next `end`, or to the end of the text.
+    /// The text up to the next `end`, or to its end.
     fn skip_to(&mut self, end: &str) -> Option<()> {
         let rest = &self.text[self.at..];
         let found = rest.find(end);

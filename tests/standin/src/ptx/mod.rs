@@ -1,26 +1,26 @@
-//! Engine B: an interpreter of the PTX that NVRTC writes.
+//! Engine B: an interpreter of the PTX that NVRTC emits.
 //!
-//! It shows that the code NVRTC made of a kernel does what the kernel should, not only what a C++ compiler made of it.
+//! It tests the code that NVRTC generates for a kernel, not only that of a C++ compiler.
 //!
 //! ```text
 //! text -> tokens -> statements -> instructions on slots -> threads, in turn, to their next barrier
 //! ```
 //!
-//! Arithmetic is exact to the bit wherever PTX defines it; `.approx` functions are better than a GPU's. What is seen
-//! besides wrong results: accesses outside of an allocation, a variable or the thread's local memory, or misaligned;
-//! reads of memory never written; races in shared memory; barriers and warp instructions that not all reach; hanging.
+//! Arithmetic is exact to the bit wherever PTX defines it; `.approx` functions are more accurate than those of a GPU. Besides
+//! wrong results, it detects misaligned accesses and accesses outside an allocation, a variable or the thread's local memory; reads
+//! of unwritten memory; races in shared memory; divergent barriers and warp-level operations; and hangs.
 //!
-//! What is not: timing, bank conflicts, races in global memory, tensor cores, asynchronous copies, textures, clusters.
-//! A `mul` and an `add` without `.rn`, which ptxas may fuse, are not fused here; loading such a kernel says so.
+//! It does not model timing, bank conflicts, races in global memory, tensor cores, asynchronous copies, textures or clusters. A
+//! `mul` and an `add` without `.rn`, which ptxas may fuse, are not fused; loading such a kernel prints a message.
 
 mod access;
 mod barrier;
-mod blame;
 mod block;
 mod code;
+mod converge;
 mod decode;
+mod diagnose;
 mod lex;
-mod meet;
 mod ops;
 mod parse;
 mod position;
@@ -28,7 +28,7 @@ mod shared;
 mod spaces;
 mod syntax;
 mod thread;
-mod trouble;
+mod thread_fault;
 mod warp;
 
 #[cfg(test)]
@@ -45,7 +45,7 @@ use self::spaces::{Spaces, Variables};
 use crate::engine::{Fault, FaultKind, Kernel, Launch, Memory, Module, Order};
 use crate::report::say;
 
-/// Turns of a million instructions that a thread may run without a barrier.
+/// The time slices, of a million instructions each, that a thread may use without a barrier.
 const PATIENCE: u32 = 256;
 
 /// Loads a module from PTX text.
@@ -60,7 +60,7 @@ pub(crate) fn load(text: &str) -> Result<Box<dyn Module>, String> {
     Ok(Box::new(module))
 }
 
-/// A module: its kernels, decoded, and its variables.
+/// A module: its decoded kernels and its variables.
 #[derive(Debug)]
 struct Loaded {
     programs: BTreeMap<String, Program>,
@@ -80,7 +80,7 @@ impl Loaded {
         Ok(Self { programs: programs?, variables: Mutex::new(variables), patience: PATIENCE })
     }
 
-    /// The first kernel whose result PTX does not determine, and the line.
+    /// The first kernel whose result PTX does not determine, and its line.
     fn fusible(&self) -> Option<(&str, u32)> {
         self.programs.iter().find_map(|(name, program)| {
             let line = program.codes.iter().find_map(|code| code.fusible.first())?;
@@ -88,7 +88,7 @@ impl Loaded {
         })
     }
 
-    /// Runs a launch and tells how many instructions that took.
+    /// Runs a launch. Returns the number of executed instructions.
     fn run(&self, launch: &Launch<'_>, memory: &dyn Memory) -> Result<u64, Fault> {
         let unknown =
             || Fault::new(FaultKind::LaunchFailed, format!("no kernel `{}`", launch.kernel));
@@ -120,7 +120,7 @@ impl Loaded {
     }
 }
 
-/// The parameters as they lie in memory.
+/// The memory of the parameters.
 fn parameters(program: &Program, launch: &Launch<'_>) -> Result<Vec<u8>, Fault> {
     let wanted: Vec<usize> = program.params.iter().map(|param| param.1).collect();
     let given: Vec<usize> = launch.params.iter().map(Vec::len).collect();

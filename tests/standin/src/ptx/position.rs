@@ -1,15 +1,15 @@
-//! Where a thread is: what special registers say.
+//! The position of a thread, which special registers hold.
 
 use super::code::Special;
 
-/// What a thread knows of its place.
+/// The position of a thread in the launch.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Position {
     pub(super) tid: [u32; 3],
     pub(super) ntid: [u32; 3],
     pub(super) ctaid: [u32; 3],
     pub(super) nctaid: [u32; 3],
-    /// Number in the block.
+    /// The index in the block.
     pub(super) index: u32,
     pub(super) dynamic_shared: u32,
 }

@@ -1,21 +1,21 @@
-//! Shared memory of a block that knows who wrote and read each byte, and when.
+//! The shared memory of a block, which records the last writer and the last reader of each byte, and when.
 //!
-//! Time counts barriers. Two accesses of different threads, one a write, with no barrier between them race; so a
-//! missing barrier is found in whichever order threads happen to run.
+//! Time counts barriers. Two accesses of different threads race if one is a write and no barrier is between them. A missing
+//! barrier is therefore found in any order in which threads run.
 
-use super::trouble::Trouble;
+use super::thread_fault::ThreadFault;
 use crate::engine::FaultKind;
 
-/// A moment and a thread (or several), packed: 20 bits of time, a flag, 11 bits of who. 0 is never.
+/// A time and a thread (or several), packed: 20 bits of time, a flag, 11 bits of thread. 0 means never.
 type Stamp = u32;
 
 const FREELY: Stamp = 1 << 11;
 const WHO: Stamp = FREELY - 1;
-/// Several threads of warp w are `WARP + w`; of several warps, `MANY`.
+/// Several threads of warp w are `WARP + w`. Threads of several warps are `MANY`.
 const WARP: Stamp = 1024;
 const MANY: Stamp = WHO;
 const LAST_TICK: u32 = (1 << 20) - 1;
-/// Stands for a byte that belongs to no variable.
+/// Marks a byte that belongs to no variable.
 const GAP: Stamp = Stamp::MAX;
 
 #[derive(Clone, Copy, Default)]
@@ -33,7 +33,7 @@ pub(super) struct Shared {
     warp_sync: [u32; 32],
 }
 
-/// Who accesses, and whether other threads may do so at the same time (volatile, atomic).
+/// The thread of an access, and whether other threads may access concurrently (volatile, atomic).
 #[derive(Clone, Copy)]
 pub(super) struct Access {
     pub(super) thread: u32,
@@ -41,7 +41,7 @@ pub(super) struct Access {
 }
 
 impl Shared {
-    /// For a new block: static variables (start, size) and dynamic memory.
+    /// Resets the memory for a new block, with its static variables (start, size) and dynamic memory.
     pub(super) fn reset(&mut self, variables: &[(u64, u64)], dynamic: (u64, u64)) {
         let end = variables.iter().chain([&dynamic]).map(|v| v.0 + v.1).max().unwrap_or(0);
         self.bytes.clear();
@@ -52,19 +52,24 @@ impl Shared {
         (self.tick, self.block_sync, self.warp_sync) = (1, 0, [0; 32]);
     }
 
-    /// All threads have met.
+    /// All threads of the block have passed a barrier.
     pub(super) fn block_barrier(&mut self) {
         self.tick = (self.tick + 1).min(LAST_TICK);
         self.block_sync = self.tick;
     }
 
-    /// Lanes of a warp have met.
+    /// Lanes of a warp have converged.
     pub(super) fn warp_barrier(&mut self, warp: u32) {
         self.tick = (self.tick + 1).min(LAST_TICK);
         self.warp_sync[warp as usize % 32] = self.tick;
     }
 
-    pub(super) fn read(&mut self, at: u64, into: &mut [u8], access: Access) -> Result<(), Trouble> {
+    pub(super) fn read(
+        &mut self,
+        at: u64,
+        into: &mut [u8],
+        access: Access,
+    ) -> Result<(), ThreadFault> {
         let range = self.range(at, into.len())?;
         for (index, to) in range.zip(into) {
             let byte = self.bytes[index];
@@ -72,7 +77,7 @@ impl Shared {
                 let what = format!(
                     "read of shared memory never written, byte {index} (a missing barrier?)"
                 );
-                return Err(Trouble::new(FaultKind::OnlyHere, what));
+                return Err(ThreadFault::new(FaultKind::OnlyHere, what));
             }
             let both_freely = access.freely && byte.write & FREELY > 0;
             if !both_freely && !self.ordered(byte.write, access.thread) {
@@ -84,7 +89,12 @@ impl Shared {
         Ok(())
     }
 
-    pub(super) fn write(&mut self, at: u64, from: &[u8], access: Access) -> Result<(), Trouble> {
+    pub(super) fn write(
+        &mut self,
+        at: u64,
+        from: &[u8],
+        access: Access,
+    ) -> Result<(), ThreadFault> {
         let range = self.range(at, from.len())?;
         for (index, &value) in range.zip(from) {
             let byte = self.bytes[index];
@@ -102,8 +112,8 @@ impl Shared {
         Ok(())
     }
 
-    /// The bytes, if they are there and part of a variable.
-    fn range(&self, at: u64, length: usize) -> Result<std::ops::Range<usize>, Trouble> {
+    /// The range of bytes, if it exists and all of it is in variables.
+    fn range(&self, at: u64, length: usize) -> Result<std::ops::Range<usize>, ThreadFault> {
         let start = usize::try_from(at).unwrap_or(usize::MAX);
         let range = start..start.saturating_add(length);
         let what = match self.bytes.get(range.clone()) {
@@ -115,14 +125,14 @@ impl Shared {
             }
             Some(_) => return Ok(range),
         };
-        Err(Trouble::new(FaultKind::IllegalAddress, what))
+        Err(ThreadFault::new(FaultKind::IllegalAddress, what))
     }
 
     fn stamp(&self, who: u32, freely: bool) -> Stamp {
         self.tick << 12 | if freely { FREELY } else { 0 } | who
     }
 
-    /// Whether what was stamped happened before what `thread` does now.
+    /// Whether the stamped access happened before the current one of `thread`.
     fn ordered(&self, stamp: Stamp, thread: u32) -> bool {
         let (tick, who) = (stamp >> 12, stamp & WHO);
         let warp = match who {
@@ -131,11 +141,11 @@ impl Shared {
             _ => Some(who / 32),
         };
         let in_warp = warp == Some(thread / 32) && tick < self.warp_sync[thread as usize / 32 % 32];
-        // Past the last tick nothing can be told.
+        // After the last tick, races cannot be detected.
         who == thread || tick < self.block_sync || in_warp || self.tick == LAST_TICK
     }
 
-    /// The stamp of one more reader.
+    /// The stamp with one more reader.
     fn joined(&self, earlier: Stamp, access: Access) -> Stamp {
         let thread = access.thread;
         if earlier == 0 || self.ordered(earlier, thread) {
@@ -148,7 +158,7 @@ impl Shared {
     }
 }
 
-fn race(index: usize, done: &str, stamp: Stamp, does: &str) -> Trouble {
+fn race(index: usize, done: &str, stamp: Stamp, does: &str) -> ThreadFault {
     let who = match stamp & WHO {
         MANY => "threads of several warps".to_owned(),
         who @ WARP..MANY => format!("threads of warp {}", who - WARP),
@@ -157,7 +167,7 @@ fn race(index: usize, done: &str, stamp: Stamp, does: &str) -> Trouble {
     let what = format!(
         "shared memory race: byte {index} was {done} by {who}, and this one {does} with no barrier between"
     );
-    Trouble::new(FaultKind::OnlyHere, what)
+    ThreadFault::new(FaultKind::OnlyHere, what)
 }
 
 fn to_usize(bytes: u64) -> usize {

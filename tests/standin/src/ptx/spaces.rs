@@ -1,19 +1,19 @@
-//! The memories that a thread sees, by state space or by generic address.
+//! The memories of a thread, by state space or by generic address.
 
 use super::code::{Space, window};
 use super::shared::{Access, Shared};
 use super::thread::Frame;
-use super::trouble::Trouble;
+use super::thread_fault::ThreadFault;
 use crate::engine::{FaultKind, Memory};
 
-/// Variables of the module; they live as long as it does.
+/// The variables of a module, which live as long as it does.
 #[derive(Debug)]
 pub(super) struct Variables {
     pub(super) global: Vec<u8>,
     pub(super) constant: Vec<u8>,
 }
 
-/// What belongs to the block or to all.
+/// The memories that are shared by threads.
 pub(super) struct Spaces<'l> {
     pub(super) device: &'l dyn Memory,
     pub(super) variables: &'l mut Variables,
@@ -21,16 +21,16 @@ pub(super) struct Spaces<'l> {
     pub(super) shared: Shared,
 }
 
-/// What belongs to the thread.
-pub(super) struct Own<'t> {
+/// The memories of a single thread.
+pub(super) struct ThreadMemory<'t> {
     pub(super) local: &'t mut [u8],
     pub(super) arguments: &'t mut [u8],
     pub(super) frame: &'t Frame,
-    /// Its number in the block.
+    /// The index of the thread in the block.
     pub(super) index: u32,
 }
 
-/// A place in one memory.
+/// A location in one memory.
 enum At {
     Device(u64),
     Shared(u64),
@@ -41,7 +41,7 @@ enum At {
     Argument(usize),
 }
 
-fn locate(space: Space, address: u64, own: &Own<'_>) -> Result<At, Trouble> {
+fn locate(space: Space, address: u64, own: &ThreadMemory<'_>) -> Result<At, ThreadFault> {
     let offset = usize::try_from(address & ((1 << window::SHIFT) - 1)).unwrap_or(usize::MAX);
     Ok(match space {
         Space::Shared => At::Shared(address),
@@ -57,7 +57,7 @@ fn locate(space: Space, address: u64, own: &Own<'_>) -> Result<At, Trouble> {
             window::PARAM => At::Param(offset),
             _ => {
                 let what = format!("{address:#x} is no address");
-                return Err(Trouble::new(FaultKind::IllegalAddress, what));
+                return Err(ThreadFault::new(FaultKind::IllegalAddress, what));
             }
         },
     })
@@ -68,13 +68,13 @@ impl Spaces<'_> {
         &mut self,
         (space, address): (Space, u64),
         into: &mut [u8],
-        own: &Own<'_>,
+        own: &ThreadMemory<'_>,
         access: Access,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), ThreadFault> {
         let length = into.len();
         let (name, memory, at) = match locate(space, address, own)? {
             At::Device(address) => {
-                return self.device.read(address, into).map_err(|bad| Trouble::of(bad, "read"));
+                return self.device.read(address, into).map_err(|bad| ThreadFault::of(bad, "read"));
             }
             At::Shared(at) => return self.shared.read(at, into, access),
             At::Local(at) => ("local", &*own.local, at),
@@ -94,13 +94,16 @@ impl Spaces<'_> {
         &mut self,
         (space, address): (Space, u64),
         from: &[u8],
-        own: &mut Own<'_>,
+        own: &mut ThreadMemory<'_>,
         access: Access,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), ThreadFault> {
         let length = from.len();
         let (name, memory, at) = match locate(space, address, own)? {
             At::Device(address) => {
-                return self.device.write(address, from).map_err(|bad| Trouble::of(bad, "write"));
+                return self
+                    .device
+                    .write(address, from)
+                    .map_err(|bad| ThreadFault::of(bad, "write"));
             }
             At::Shared(at) => return self.shared.write(at, from, access),
             At::Local(at) => ("local", &mut *own.local, at),
@@ -108,7 +111,7 @@ impl Spaces<'_> {
             At::Global(at) => ("the module's global", self.variables.global.as_mut_slice(), at),
             At::Constant(_) | At::Param(_) => {
                 let what = "write to constant memory or to a parameter";
-                return Err(Trouble::new(FaultKind::IllegalAddress, what));
+                return Err(ThreadFault::new(FaultKind::IllegalAddress, what));
             }
         };
         let size = memory.len();
@@ -120,7 +123,7 @@ impl Spaces<'_> {
     }
 }
 
-fn outside(what: &str, length: usize, name: &str, at: usize, size: usize) -> Trouble {
+fn outside(what: &str, length: usize, name: &str, at: usize, size: usize) -> ThreadFault {
     let what = format!("{what} of {length} bytes at {at:#x} of {size} bytes of {name} memory");
-    Trouble::new(FaultKind::IllegalAddress, what)
+    ThreadFault::new(FaultKind::IllegalAddress, what)
 }

@@ -1,6 +1,6 @@
-//! What a module consists of, as text.
+//! The syntax of a module.
 
-/// A whole module.
+/// A module.
 #[derive(Debug, Default)]
 pub(super) struct Source<'a> {
     pub(super) variables: Vec<Variable<'a>>,
@@ -14,9 +14,9 @@ pub(super) struct Variable<'a> {
     /// `.global`, `.const`, `.shared`, `.local` or `.param`.
     pub(super) space: &'a str,
     pub(super) align: u64,
-    /// 0 for an array without bounds: dynamic shared memory.
+    /// The size, which is 0 for an array without bounds: dynamic shared memory.
     pub(super) bytes: u64,
-    /// Empty, or all bytes.
+    /// The initial bytes, or empty.
     pub(super) initial: Vec<u8>,
 }
 
@@ -27,7 +27,7 @@ pub(super) struct Function<'a> {
     pub(super) returns: Vec<Variable<'a>>,
     pub(super) params: Vec<Variable<'a>>,
     pub(super) max_threads: Option<u32>,
-    /// Absent for a declaration.
+    /// The body, or `None` for a declaration.
     pub(super) body: Option<Vec<Statement<'a>>>,
 }
 
@@ -45,9 +45,9 @@ pub(super) enum Statement<'a> {
     Variable(Variable<'a>),
     Pragma(&'a str),
     Op {
-        /// Of the `.cu` file; 0 if unknown.
+        /// The line of the `.cu` file, 0 if unknown.
         line: u32,
-        /// `@%p` or `@!%p`: the register, and whether it must be true.
+        /// `@%p` or `@!%p`: the register, and the value that it must have.
         guard: Option<(&'a str, bool)>,
         name: &'a str,
         operands: Vec<Operand<'a>>,
@@ -64,13 +64,13 @@ pub(super) enum Operand<'a> {
     Double(u64),
     /// `{a, b}` and `(a, b)`
     Group(Vec<Operand<'a>>),
-    /// `[base+offset]`; the base of `[16]` is absent.
+    /// `[base+offset]`. `[16]` has no base.
     Address(Option<&'a str>, i64),
     /// `d|p`
     Pair(Box<(Operand<'a>, Operand<'a>)>),
 }
 
-/// Bytes of a fundamental type, written with its dot.
+/// The size in bytes of a fundamental type, whose name includes the dot.
 pub(super) fn width_of(kind: &str) -> Option<u64> {
     Some(match kind.trim_start_matches('.') {
         "b8" | "u8" | "s8" | "pred" => 1,

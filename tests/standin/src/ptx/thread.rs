@@ -1,35 +1,35 @@
-//! One thread: its frames, and the loop that runs it until it must wait.
+//! A thread: its frames, and the loop that runs it until it must wait.
 
 use super::access::{atomic, load, store};
 use super::code::{Code, Instr, Slot};
 use super::position::Position;
-use super::spaces::{Own, Spaces};
-use super::trouble::Trouble;
+use super::spaces::{Spaces, ThreadMemory};
+use super::thread_fault::ThreadFault;
 use crate::engine::FaultKind;
 
-/// Uninitialised local memory: a NaN, as in device memory.
+/// The contents of uninitialized local memory: a NaN, as in device memory.
 const POISON: [u8; 4] = 0x7fba_dbad_u32.to_le_bytes();
-/// Most nested calls.
+/// The maximum depth of nested calls.
 const DEPTH: usize = 1000;
-/// Instructions after which a thread lets others run.
+/// The number of instructions in a time slice, after which other threads run.
 const TURN: u64 = 1 << 20;
 
 /// Why a thread stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stop {
     Exit,
-    /// It stands at such an instruction: index into the code's list.
+    /// It waits at such an instruction, whose index in the list of the code this is.
     Barrier(u32),
-    Meet(u32),
-    /// It ran for long; it may be waiting for another thread.
-    Tired,
+    Converge(u32),
+    /// It used up its time slice, possibly while it waits for another thread in a loop.
+    TimeSlice,
 }
 
-/// A function that is running.
+/// The frame of a function call.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Frame {
     pub(super) code: usize,
-    /// The next instruction; of a thread that stopped or failed, the one where it did.
+    /// The next instruction. After a stop or a fault, the instruction where it happened.
     pub(super) at: usize,
     slots: usize,
     local: usize,
@@ -43,13 +43,13 @@ pub(super) struct Thread {
     slots: Vec<u64>,
     local: Vec<u8>,
     arguments: Vec<u8>,
-    /// Instructions so far.
+    /// The number of executed instructions.
     pub(super) steps: u64,
 }
 
 impl Thread {
-    /// Starts the kernel anew.
-    pub(super) fn start(&mut self, position: Position, codes: &[Code]) -> Result<(), Trouble> {
+    /// Resets the thread to the start of the kernel.
+    pub(super) fn start(&mut self, position: Position, codes: &[Code]) -> Result<(), ThreadFault> {
         self.position = position;
         self.frames.clear();
         self.slots.clear();
@@ -59,7 +59,7 @@ impl Thread {
         self.enter(0, &codes[0])
     }
 
-    /// The innermost frame. A thread that ended has one that stands at its end.
+    /// The innermost frame. That of a thread that has ended is at its end.
     pub(super) fn frame(&self) -> Frame {
         let none = Frame { code: 0, at: usize::MAX, slots: 0, local: 0, arguments: 0 };
         self.frames.last().copied().unwrap_or(none)
@@ -74,17 +74,17 @@ impl Thread {
         self.slots[start + usize::from(slot)] = value;
     }
 
-    /// Past the instruction where it waited.
+    /// Moves past the instruction where the thread waited.
     pub(super) fn advance(&mut self) {
         if let Some(frame) = self.frames.last_mut() {
             frame.at += 1;
         }
     }
 
-    fn enter(&mut self, index: usize, code: &Code) -> Result<(), Trouble> {
+    fn enter(&mut self, index: usize, code: &Code) -> Result<(), ThreadFault> {
         if self.frames.len() >= DEPTH {
             let what = format!("{DEPTH} calls deep: the stack overflows");
-            return Err(Trouble::new(FaultKind::LaunchFailed, what));
+            return Err(ThreadFault::new(FaultKind::LaunchFailed, what));
         }
         let slots = self.slots.len();
         self.slots.extend_from_slice(&code.slots);
@@ -103,7 +103,7 @@ impl Thread {
         Ok(())
     }
 
-    fn call(&mut self, index: u32, codes: &[Code]) -> Result<(), Trouble> {
+    fn call(&mut self, index: u32, codes: &[Code]) -> Result<(), ThreadFault> {
         let from = self.frame();
         let call = &codes[from.code].calls[index as usize];
         self.enter(call.code, &codes[call.code])?;
@@ -115,7 +115,7 @@ impl Thread {
         Ok(())
     }
 
-    /// Leaves a function; its caller stands behind the call.
+    /// Returns from a function to the instruction after the call.
     fn leave(&mut self, codes: &[Code]) {
         let Some(from) = self.frames.pop() else { return };
         let to = self.frame();
@@ -130,8 +130,12 @@ impl Thread {
         self.arguments.truncate(from.arguments);
     }
 
-    /// Runs until the thread ends or has to wait.
-    pub(super) fn run(&mut self, codes: &[Code], spaces: &mut Spaces<'_>) -> Result<Stop, Trouble> {
+    /// Runs until the thread ends or must wait.
+    pub(super) fn run(
+        &mut self,
+        codes: &[Code],
+        spaces: &mut Spaces<'_>,
+    ) -> Result<Stop, ThreadFault> {
         let until = self.steps + TURN;
         loop {
             let code = &codes[self.frame().code];
@@ -143,20 +147,20 @@ impl Thread {
         }
     }
 
-    /// Runs in one function.
+    /// Runs within one function.
     fn run_frame(
         &mut self,
         code: &Code,
         spaces: &mut Spaces<'_>,
         until: u64,
-    ) -> Result<Next, Trouble> {
+    ) -> Result<Next, ThreadFault> {
         let Self { position, frames, slots, local, arguments, steps } = self;
         let Some(frame) = frames.last_mut() else { return Ok(Next::Stop(Stop::Exit)) };
         let mut count = *steps;
         let mut at = frame.at;
         let s = &mut slots[frame.slots..frame.slots + code.slots.len()];
         let index = position.index;
-        // Where it stops: at the instruction, or behind it.
+        // It stops at the instruction or after it.
         let (next, stands) = loop {
             let Some(&instr) = code.instrs.get(at) else { break (Ok(Next::Stop(Stop::Exit)), at) };
             let here = at;
@@ -169,46 +173,46 @@ impl Thread {
                 Instr::Jump { to } => {
                     at = to as usize;
                     if count > until {
-                        break (Ok(Next::Stop(Stop::Tired)), at);
+                        break (Ok(Next::Stop(Stop::TimeSlice)), at);
                     }
                 }
                 Instr::JumpIf { test, wanted, to } => {
                     if (s[usize::from(test)] & 1 == 1) == wanted {
                         at = to as usize;
                         if count > until {
-                            break (Ok(Next::Stop(Stop::Tired)), at);
+                            break (Ok(Next::Stop(Stop::TimeSlice)), at);
                         }
                     }
                 }
                 Instr::Load { ref place, to, used } => {
-                    let own = Own { local, arguments, frame, index };
-                    if let Err(trouble) = load(place, to, used, s, spaces, &own) {
-                        break (Err(trouble), here);
+                    let own = ThreadMemory { local, arguments, frame, index };
+                    if let Err(fault) = load(place, to, used, s, spaces, &own) {
+                        break (Err(fault), here);
                     }
                 }
                 Instr::Store { ref place, from } => {
-                    let mut own = Own { local, arguments, frame, index };
-                    if let Err(trouble) = store(place, from, s, spaces, &mut own) {
-                        break (Err(trouble), here);
+                    let mut own = ThreadMemory { local, arguments, frame, index };
+                    if let Err(fault) = store(place, from, s, spaces, &mut own) {
+                        break (Err(fault), here);
                     }
                 }
                 Instr::Atomic { ref place, f, to, with } => {
-                    let mut own = Own { local, arguments, frame, index };
+                    let mut own = ThreadMemory { local, arguments, frame, index };
                     let [b, c] = with.map(|slot| s[usize::from(slot)]);
                     match atomic(place, |old| f(old, b, c), s, spaces, &mut own) {
                         Ok(old) => s[usize::from(to)] = old,
-                        Err(trouble) => break (Err(trouble), here),
+                        Err(fault) => break (Err(fault), here),
                     }
                 }
                 Instr::Clock { to } => s[usize::from(to)] = count,
                 Instr::Divisor(slot) if s[usize::from(slot)] != 0 => {}
-                Instr::Meet(index) => break (Ok(Next::Stop(Stop::Meet(index))), here),
+                Instr::Converge(index) => break (Ok(Next::Stop(Stop::Converge(index))), here),
                 Instr::Barrier(index) => break (Ok(Next::Stop(Stop::Barrier(index))), here),
                 Instr::Call(index) => break (Ok(Next::Call(index)), at),
                 Instr::Return => break (Ok(Next::Return), at),
                 Instr::Exit => break (Ok(Next::Stop(Stop::Exit)), at),
-                Instr::Divisor(_) | Instr::Trap | Instr::Refuse(_) => {
-                    break (Err(refusal(instr, code)), here);
+                Instr::Divisor(_) | Instr::Trap | Instr::Unsupported(_) => {
+                    break (Err(instruction_fault(instr, code)), here);
                 }
             }
         };
@@ -218,16 +222,16 @@ impl Thread {
     }
 }
 
-/// What is wrong with an instruction that cannot go on.
-fn refusal(instr: Instr, code: &Code) -> Trouble {
+/// The fault of an instruction that cannot be executed.
+fn instruction_fault(instr: Instr, code: &Code) -> ThreadFault {
     let (kind, what) = match instr {
         Instr::Trap => (FaultKind::Assert, "the kernel trapped"),
-        Instr::Refuse(index) => {
-            (FaultKind::IllegalInstruction, code.refused[index as usize].as_str())
+        Instr::Unsupported(index) => {
+            (FaultKind::IllegalInstruction, code.unsupported[index as usize].as_str())
         }
         _ => (FaultKind::OnlyHere, "integer division by zero"),
     };
-    Trouble::new(kind, what)
+    ThreadFault::new(kind, what)
 }
 
 enum Next {

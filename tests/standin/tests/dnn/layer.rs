@@ -17,7 +17,7 @@ use cudarc::driver::CudaSlice;
 use crate::data::{Real, blank, noise};
 use crate::gpu::{Failure, Gpu, Outcome};
 
-/// Sizes of a convolution.
+/// The sizes of a convolution.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
     pub(super) n: usize,
@@ -48,7 +48,7 @@ impl Sizes {
         [[self.n, self.c, h, w], [self.k, self.c, r, s], [self.n, self.k, oh, ow]]
     }
 
-    /// Elements of x, of the filter and of y.
+    /// The numbers of elements of x, of the filter and of y.
     pub(super) fn counts(&self) -> [usize; 3] {
         self.dims().map(|dims| dims.iter().product())
     }
@@ -58,7 +58,7 @@ pub(super) fn ints(dims: [usize; 4]) -> [i32; 4] {
     dims.map(|size| size as i32)
 }
 
-/// The descriptors of one.
+/// The descriptors of a convolution.
 pub(super) struct Layer<T> {
     pub(super) sizes: Sizes,
     pub(super) x: TensorDescriptor<T>,
@@ -67,7 +67,7 @@ pub(super) struct Layer<T> {
     pub(super) conv: ConvDescriptor<f32>,
 }
 
-/// Deterministic ones.
+/// The deterministic algorithms.
 pub(super) const FORWARD: cudnnConvolutionFwdAlgo_t =
     cudnnConvolutionFwdAlgo_t::CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM;
 pub(super) const BACKWARD_DATA: cudnnConvolutionBwdDataAlgo_t =
@@ -119,7 +119,7 @@ impl<T: Real> Layer<T> {
     ) -> Outcome {
         let mut workspace = workspace(gpu, self.forward().get_workspace_size(FORWARD)?)?;
         let scales = (T::from(scales[0]), T::from(scales[1]));
-        // SAFETY: the buffers are the descriptors', or the case is about that.
+        // SAFETY: the buffers have the sizes of the descriptors, unless the case tests that.
         unsafe {
             self.forward().launch(FORWARD, Some(&mut workspace), scales, data[0], data[1], y)?;
         }
@@ -136,7 +136,7 @@ impl<T: Real> Layer<T> {
         let mut workspace = workspace(gpu, self.backward_data().get_workspace_size(algorithm)?)?;
         let mut dx = blank(gpu, self.sizes.counts()[0])?;
         let scales = (T::from(1.0), T::from(0.0));
-        // SAFETY: the buffers are the descriptors'.
+        // SAFETY: the buffers have the sizes of the descriptors.
         unsafe {
             self.backward_data().launch(algorithm, Some(&mut workspace), scales, &mut dx, w, dy)?;
         }
@@ -153,7 +153,7 @@ impl<T: Real> Layer<T> {
         let mut workspace = workspace(gpu, self.backward_filter().get_workspace_size(algorithm)?)?;
         let mut dw = blank(gpu, self.sizes.counts()[1])?;
         let scales = (T::from(1.0), T::from(0.0));
-        // SAFETY: the buffers are the descriptors'.
+        // SAFETY: the buffers have the sizes of the descriptors.
         unsafe {
             self.backward_filter().launch(
                 algorithm,
@@ -172,7 +172,7 @@ pub(super) fn workspace(gpu: &Gpu, bytes: usize) -> Result<CudaSlice<u8>, Failur
     blank(gpu, bytes.max(1))
 }
 
-/// All of x, w and dy are on the device, and the results of the three passes are back.
+/// Runs the three passes on x, w and dy, and downloads the results.
 pub(super) fn three_passes<T: Real>(
     gpu: &Gpu,
     layer: &Layer<T>,

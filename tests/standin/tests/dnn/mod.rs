@@ -1,4 +1,4 @@
-//! cuDNN's convolutions through cudarc.
+//! Tests of the convolutions of cuDNN, through cudarc.
 
 mod layer;
 mod right;

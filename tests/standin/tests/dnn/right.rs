@@ -1,4 +1,4 @@
-//! The three passes fit each other, and the definition.
+//! The three passes are adjoint to each other and match the definition.
 
 use cudarc::cudnn::sys::cudnnMathType_t::CUDNN_DEFAULT_MATH;
 use cudarc::cudnn::sys::cudnnTensorFormat_t::{self, CUDNN_TENSOR_NCHW, CUDNN_TENSOR_NHWC};
@@ -35,7 +35,7 @@ pub(crate) fn passes_are_adjoint(gpu: &Gpu) -> Outcome {
     adjoint::<bf16>(gpu)
 }
 
-/// Where an element lies.
+/// The index of an element.
 fn at(format: cudnnTensorFormat_t, [_, c, h, w]: [usize; 4], [i, j, y, x]: [usize; 4]) -> usize {
     match format {
         CUDNN_TENSOR_NHWC => ((i * h + y) * w + x) * c + j,
@@ -43,7 +43,7 @@ fn at(format: cudnnTensorFormat_t, [_, c, h, w]: [usize; 4], [i, j, y, x]: [usiz
     }
 }
 
-/// y, dx and dw by the definition.
+/// Computes y, dx and dw by the definition.
 fn naive(
     sizes: &Sizes,
     format: cudnnTensorFormat_t,
@@ -84,7 +84,7 @@ fn near(what: &str, found: &[f32], wanted: &[f64], error: f64) -> Outcome {
     }
 }
 
-pub(crate) fn passes_are_the_definition(gpu: &Gpu) -> Outcome {
+pub(crate) fn passes_match_the_definition(gpu: &Gpu) -> Outcome {
     for sizes in SIZES {
         for format in [CUDNN_TENSOR_NCHW, CUDNN_TENSOR_NHWC] {
             let layer = Layer::<f32>::new(gpu, sizes, format)?;
@@ -123,7 +123,7 @@ pub(crate) fn f32_needs_fma_math(gpu: &Gpu) -> Outcome {
     }
 }
 
-pub(crate) fn determinism_is_as_said(gpu: &Gpu) -> Outcome {
+pub(crate) fn determinism_is_as_reported(gpu: &Gpu) -> Outcome {
     let sizes = Sizes { n: 2, c: 16, size: [12, 12], k: 64, filter: [3, 3], stride: 1, pad: 1 };
     let layer = Layer::<f32>::new(gpu, sizes, CUDNN_TENSOR_NHWC)?;
     let counts = sizes.counts();
@@ -148,7 +148,7 @@ pub(crate) fn determinism_is_as_said(gpu: &Gpu) -> Outcome {
     }
 }
 
-/// What one stream uploads another one convolves.
+/// One stream uploads the inputs of a convolution on another one.
 pub(crate) fn two_streams(gpu: &Gpu) -> Outcome {
     let layer = Layer::<bf16>::new(gpu, SIZES[1], CUDNN_TENSOR_NHWC)?;
     let counts = SIZES[1].counts();

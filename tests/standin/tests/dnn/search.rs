@@ -1,4 +1,5 @@
-//! Which algorithm cuDNN would take: `Find` and `Get`, on descriptors made by hand, since cudarc's own do not show their handles.
+//! The selection of algorithms by `Find` and `Get`, with descriptors created by hand, because cudarc does not expose the handles of
+//! its own.
 
 use std::ptr::null_mut;
 
@@ -43,7 +44,7 @@ impl Layer {
             conv: result::create_convolution_descriptor()?,
         };
         let (kind, format) = (CUDNN_DATA_BFLOAT16, CUDNN_TENSOR_NHWC);
-        // SAFETY: the handles are those just made.
+        // SAFETY: the handles were just created.
         unsafe {
             result::set_stream(layer.handle, gpu.two.cu_stream().cast())?;
             result::set_tensor4d_descriptor(layer.x, format, kind, [2, 8, 8, 8])?;
@@ -65,7 +66,7 @@ impl Layer {
         let at = |slice: &CudaSlice<bf16>| slice.device_ptr(&gpu.two).0 as *mut std::ffi::c_void;
         let bytes = workspace.map_or(0, CudaSlice::len);
         let workspace = workspace.map_or(null_mut(), |slice| slice.device_ptr(&gpu.two).0 as _);
-        // SAFETY: the buffers are the descriptors', and there is room for seven results, of which as many are read as were written.
+        // SAFETY: the buffers have the sizes of the descriptors, and the array has room for seven results.
         unsafe {
             sys::cudnnFindConvolutionBackwardFilterAlgorithmEx(
                 self.handle,
@@ -108,8 +109,8 @@ impl Layer {
     }
 }
 
-/// What Get says of workspaces is what Find says, and what the size function says; what does not fit is listed as such.
-pub(crate) fn find_lists_what_fits(gpu: &Gpu) -> Outcome {
+/// Get, Find and the size functions agree about workspaces, and algorithms whose workspace is too large are listed as such.
+pub(crate) fn find_lists_usable_algorithms(gpu: &Gpu) -> Outcome {
     let layer = Layer::new(gpu)?;
     let (x, dy, dw) = (blank(gpu, X)?, blank(gpu, Y)?, blank(gpu, W)?);
     let listed = layer.get()?;
@@ -126,7 +127,7 @@ pub(crate) fn find_lists_what_fits(gpu: &Gpu) -> Outcome {
         return Err(Failure(format!("{counts:?} {sorted} {deterministic} {most}")));
     }
     for one in large.iter().filter(|one| one.status == CUDNN_STATUS_SUCCESS) {
-        // SAFETY: the descriptors live.
+        // SAFETY: the descriptors are valid.
         let size = unsafe {
             result::get_convolution_backward_filter_workspace_size(
                 layer.handle,
@@ -144,8 +145,8 @@ pub(crate) fn find_lists_what_fits(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// A program that finds algorithms on buffers that it still needs.
-pub(crate) fn find_spoils_the_output(gpu: &Gpu) -> Outcome {
+/// A program that runs Find on buffers whose contents it still needs.
+pub(crate) fn find_discards_the_output(gpu: &Gpu) -> Outcome {
     let layer = Layer::new(gpu)?;
     let (x, dy) = (blank(gpu, X)?, blank(gpu, Y)?);
     let dw = gpu.two.clone_htod(&noise(W, 1))?;

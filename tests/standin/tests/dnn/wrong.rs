@@ -10,7 +10,7 @@ use super::layer::{FORWARD, Layer, SIZES, ints, workspace};
 use crate::data::{blank, noise};
 use crate::gpu::{Gpu, Outcome};
 
-/// Runs `y = conv(x, w)` with buffers of these many elements.
+/// Runs `y = conv(x, w)` with buffers of these numbers of elements.
 fn with_counts(gpu: &Gpu, [x, w, y]: [usize; 3]) -> Outcome {
     let layer = Layer::<bf16>::new(gpu, SIZES[1], CUDNN_TENSOR_NHWC)?;
     let (x, w) = (gpu.two.clone_htod(&noise(x, 1))?, gpu.two.clone_htod(&noise(w, 2))?);
@@ -37,7 +37,7 @@ pub(crate) fn input_is_not_written(gpu: &Gpu) -> Outcome {
     Ok(gpu.two.synchronize()?)
 }
 
-/// With beta, the old output is an input.
+/// With a nonzero beta, the old output is an input.
 pub(crate) fn kept_output_is_not_written(gpu: &Gpu) -> Outcome {
     let layer = Layer::<bf16>::new(gpu, SIZES[1], CUDNN_TENSOR_NHWC)?;
     let [x, w, y] = SIZES[1].counts();
@@ -96,7 +96,7 @@ pub(crate) fn workspace_is_small(gpu: &Gpu) -> Outcome {
     let bytes = layer.forward().get_workspace_size(FORWARD)?;
     let mut workspace = workspace(gpu, bytes - 1)?;
     let scales = (bf16::ONE, bf16::ZERO);
-    // SAFETY: that the workspace is small is the case.
+    // SAFETY: none; the workspace is too small, which is the case.
     unsafe {
         layer.forward().launch(
             FORWARD,
@@ -110,7 +110,7 @@ pub(crate) fn workspace_is_small(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// A program that keeps something in the workspace.
+/// A program that keeps data in the workspace.
 pub(crate) fn workspace_is_read(gpu: &Gpu) -> Outcome {
     let layer = Layer::<bf16>::new(gpu, SIZES[1], CUDNN_TENSOR_NHWC)?;
     let [x, w, y] = SIZES[1].counts();
@@ -118,7 +118,7 @@ pub(crate) fn workspace_is_read(gpu: &Gpu) -> Outcome {
     let bytes = layer.forward().get_workspace_size(FORWARD)?;
     let mut workspace = gpu.two.alloc_zeros::<u8>(bytes)?;
     let scales = (bf16::ONE, bf16::ZERO);
-    // SAFETY: the buffers are the descriptors'.
+    // SAFETY: the buffers have the sizes of the descriptors.
     unsafe {
         layer.forward().launch(
             FORWARD,

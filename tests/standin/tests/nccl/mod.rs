@@ -1,4 +1,4 @@
-//! NCCL's collectives through cudarc.
+//! Tests of the collectives of NCCL, through cudarc.
 
 mod processes;
 mod ranks;

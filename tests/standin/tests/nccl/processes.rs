@@ -1,4 +1,4 @@
-//! Ranks as processes.
+//! Ranks that are processes.
 
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -14,7 +14,7 @@ use super::ranks::{expect, of_rank, together, upload};
 use super::raw::Raw;
 use crate::gpu::{Failure, Gpu, Outcome};
 
-/// This program again as rank 1, with the same case. It knows the id, and talks through its standard input and output.
+/// A child process that runs the same case as rank 1. It receives the id and communicates through standard input and output.
 struct Other {
     child: Child,
     says: BufReader<ChildStdout>,
@@ -66,12 +66,13 @@ fn from_hex(hex: &str) -> Result<Id, Failure> {
     Ok(Id::uninit(id))
 }
 
-/// The id that rank 1 was started with.
+/// The id with which rank 1 was started.
 fn given_id() -> Result<Option<Id>, Failure> {
     std::env::args().nth(3).map(|id| from_hex(&id)).transpose()
 }
 
-/// Rank 1 calls, and then listens to rank 0 alone, which waits for the result before it speaks: on a GPU the work goes on meanwhile.
+/// Rank 1 calls a collective and then waits for a message of rank 0, which sends it after the result. On a GPU the work continues
+/// meanwhile.
 pub(crate) fn processes(gpu: &Gpu) -> Outcome {
     gpu.context.bind_to_thread()?;
     let mut values;
@@ -109,8 +110,8 @@ pub(crate) fn processes(gpu: &Gpu) -> Outcome {
 
 // Mistakes.
 
-/// A rank whose peer is lost: the communicator's state tells at once, the stream when the time is over.
-fn alone(gpu: &Gpu, comm: &Raw, values: &CudaSlice<f32>) -> Outcome {
+/// A rank whose peer is lost: the state of the communicator shows it at once, the stream after the timeout.
+fn reduce_with_a_lost_peer(gpu: &Gpu, comm: &Raw, values: &CudaSlice<f32>) -> Outcome {
     for _ in 0..1000 {
         let error = comm.error()?;
         if error != ncclResult_t::ncclSuccess {
@@ -135,11 +136,11 @@ pub(crate) fn lost_process(gpu: &Gpu) -> Outcome {
     comm.sum_in_place(gpu, &values)?;
     other.tell("die")?;
     other.end().err().ok_or("it did not die")?;
-    alone(gpu, &comm, &values)
+    reduce_with_a_lost_peer(gpu, &comm, &values)
 }
 
-/// The same, if the lost process made the id.
-pub(crate) fn lost_maker(gpu: &Gpu) -> Outcome {
+/// As above, if the lost process created the id.
+pub(crate) fn lost_creator_of_the_id(gpu: &Gpu) -> Outcome {
     if given_id()?.is_some() {
         let id = Id::new()?;
         println!("{}", hex(&id));
@@ -155,10 +156,10 @@ pub(crate) fn lost_maker(gpu: &Gpu) -> Outcome {
     comm.sum_in_place(&gpu, &values)?;
     other.tell("die")?;
     other.end().err().ok_or("it did not die")?;
-    alone(&gpu, &comm, &values)
+    reduce_with_a_lost_peer(&gpu, &comm, &values)
 }
 
-/// A rank of another process on the same GPU.
+/// Ranks of two processes on the same GPU.
 pub(crate) fn processes_share_a_gpu(gpu: &Gpu) -> Outcome {
     gpu.context.bind_to_thread()?;
     if let Some(id) = given_id()? {
@@ -173,7 +174,7 @@ pub(crate) fn processes_share_a_gpu(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-/// But not if each sees another one of the machine's, or they are on different machines.
+/// Processes that see different GPUs of the machine, or are on different machines.
 pub(crate) fn processes_see_different_gpus(gpu: &Gpu) -> Outcome {
     gpu.context.bind_to_thread()?;
     if let Some(id) = given_id()? {

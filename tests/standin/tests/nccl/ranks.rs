@@ -1,4 +1,4 @@
-//! Ranks as threads, and their values.
+//! Ranks that are threads, and their values.
 
 use std::sync::Arc;
 use std::thread;
@@ -11,7 +11,7 @@ use crate::gpu::{Failure, Gpu, Outcome};
 
 pub(super) const COUNT: usize = 1000;
 
-/// Runs two ranks as threads, each with its device. Collectives go to the second stream. All failures are told.
+/// Runs two ranks as threads, each with its device. Collectives run on the second stream. All failures are reported.
 pub(super) fn ranks(body: impl Fn(usize, &Gpu, &Comm) -> Outcome + Sync) -> Outcome {
     let id = Id::new()?;
     let run = |rank| {
@@ -43,12 +43,12 @@ pub(super) fn expect<T: PartialEq>(what: &str, found: &[T], wanted: &[T]) -> Out
     if found == wanted { Ok(()) } else { Err(Failure(format!("{what} is wrong"))) }
 }
 
-/// A rank's view of its values: uploaded on the stream of the collectives.
+/// Uploads the values of a rank on the stream of the collectives.
 pub(super) fn upload<T: Real>(gpu: &Gpu, rank: usize) -> Result<CudaSlice<T>, Failure> {
     Ok(gpu.two.clone_htod(&of_rank::<T>(rank))?)
 }
 
-/// Both ranks' values, put together element by element.
+/// Combines the values of both ranks element by element.
 pub(super) fn together<T: Real>(how: impl Fn(f32, f32) -> f32) -> Vec<T> {
     let (zero, one) = (of_rank::<T>(0), of_rank::<T>(1));
     zero.iter()

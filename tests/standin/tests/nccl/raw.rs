@@ -1,4 +1,4 @@
-//! A communicator by its handle, which cudarc's own does not show.
+//! A communicator by its handle, which cudarc does not expose.
 
 use cudarc::driver::{CudaSlice, DevicePtr as _};
 use cudarc::nccl::sys::ncclResult_t;
@@ -13,14 +13,14 @@ impl Raw {
         gpu.context.bind_to_thread()?;
         let mut comm = std::ptr::null_mut();
         let id = sys::ncclUniqueId { internal: *id.internal() };
-        // SAFETY: there is room for a handle.
+        // SAFETY: the output pointer is valid.
         unsafe { result::comm_init_rank(&raw mut comm, 2, id, rank as i32)? };
         Ok(Self(comm))
     }
 
     pub(super) fn error(&self) -> Result<ncclResult_t, Failure> {
         let mut error = ncclResult_t::ncclSuccess;
-        // SAFETY: the communicator lives.
+        // SAFETY: the communicator is valid.
         unsafe { sys::ncclCommGetAsyncError(self.0, &raw mut error).result()? };
         Ok(error)
     }
@@ -28,7 +28,7 @@ impl Raw {
     pub(super) fn sum_in_place(&self, gpu: &Gpu, values: &CudaSlice<f32>) -> Outcome {
         let at = values.device_ptr(&gpu.two).0 as *mut std::ffi::c_void;
         let (kind, sum) = (sys::ncclDataType_t::ncclFloat32, sys::ncclRedOp_t::ncclSum);
-        // SAFETY: the buffer is as long as the count says.
+        // SAFETY: the buffer has `count` elements.
         unsafe {
             result::all_reduce(at, at, values.len(), kind, sum, self.0, gpu.two.cu_stream().cast())?
         };

@@ -1,4 +1,4 @@
-//! Each collective, by ranks as threads, and all in one thread.
+//! Each collective, with ranks that are threads and with all ranks in one thread.
 
 use std::sync::Arc;
 use std::thread;
@@ -46,7 +46,7 @@ pub(crate) fn copies(_gpu: &Gpu) -> Outcome {
 }
 
 /// Gradients are written on one stream and reduced on another, in two buckets, and then used on the first.
-pub(crate) fn buckets_beside_kernels(_gpu: &Gpu) -> Outcome {
+pub(crate) fn collectives_overlap_with_kernels(_gpu: &Gpu) -> Outcome {
     ranks(|rank, gpu, comm| {
         let mut buckets = [gpu.blank::<f32>(64)?, gpu.blank::<f32>(64)?];
         let (written, reduced) = (gpu.event()?, gpu.event()?);
@@ -98,12 +98,12 @@ pub(crate) fn polling(_gpu: &Gpu) -> Outcome {
     })
 }
 
-pub(crate) fn who_is_who(_gpu: &Gpu) -> Outcome {
+pub(crate) fn ranks_know_their_devices(_gpu: &Gpu) -> Outcome {
     let id = Id::new()?;
     let who = |rank: usize| {
         let gpu = Gpu::new(rank)?;
         let raw = Raw::new(&gpu, &id, rank)?;
-        // SAFETY: the communicator lives.
+        // SAFETY: the communicator is valid.
         let told = unsafe {
             [
                 result::comm_count(raw.0)?,
@@ -112,7 +112,7 @@ pub(crate) fn who_is_who(_gpu: &Gpu) -> Outcome {
             ]
         };
         let error = raw.error()?;
-        // SAFETY: as above, and this is its end.
+        // SAFETY: the communicator is valid and not used afterwards.
         unsafe { result::comm_finalize(raw.0).and(result::comm_destroy(raw.0))? };
         let rank = rank as i32;
         if told == [2, rank, rank] && error == ncclResult_t::ncclSuccess {

@@ -11,7 +11,7 @@ use super::ranks::{COUNT, of_rank, ranks, upload};
 use crate::data::blank;
 use crate::gpu::{Failure, Gpu, Outcome};
 
-/// Waits for an error of the context, as a rank does that goes on with other work.
+/// Waits for an error of the context, as a rank that continues with other work.
 fn until_it_breaks(gpu: &Gpu) -> Outcome {
     for _ in 0..1000 {
         gpu.two.synchronize()?;
@@ -107,7 +107,7 @@ pub(crate) fn stream_of_another_device(_gpu: &Gpu) -> Outcome {
     })
 }
 
-/// One id for both threads.
+/// Both threads use one id.
 fn shared_id() -> Result<Id, Failure> {
     static ID: OnceLock<Id> = OnceLock::new();
     let made = Id::new()?;
@@ -135,7 +135,7 @@ pub(crate) fn not_an_id(gpu: &Gpu) -> Outcome {
     Ok(())
 }
 
-pub(crate) fn a_rank_never_comes(gpu: &Gpu) -> Outcome {
+pub(crate) fn missing_rank(gpu: &Gpu) -> Outcome {
     gpu.context.bind_to_thread()?;
     Comm::from_rank(Arc::clone(&gpu.two), 0, 2, Id::new()?)?;
     Ok(())

@@ -1,4 +1,4 @@
-//! Arithmetic, comparisons, selections.
+//! Arithmetic, comparisons and selections.
 
 use super::super::code::{Instr, Pure, Slot, Special, ZERO};
 use super::super::ops::round::mode;
@@ -7,7 +7,7 @@ use super::super::syntax::{Operand, width_of};
 use super::modifiers::Modifiers;
 use super::{Decoder, exactly, truncated};
 
-/// A computation on one type, whichever table has it.
+/// The function of a computation on one type.
 fn find(name: &str, kind: &str, mode: u64) -> Option<Pure> {
     integer::find(name, kind)
         .or_else(|| float::find(name, kind, mode))
@@ -15,7 +15,7 @@ fn find(name: &str, kind: &str, mode: u64) -> Option<Pure> {
 }
 
 impl<'a> Decoder<'_, 'a> {
-    /// Whatever only computes. `None`: not known.
+    /// An instruction that only computes. `None` if it is not supported.
     pub(super) fn compute(
         &mut self,
         op: &str,
@@ -59,7 +59,7 @@ impl<'a> Decoder<'_, 'a> {
         Ok(Some(()))
     }
 
-    /// Without `.rn`, ptxas is free to make one instruction of a multiplication and an addition.
+    /// Records additions without `.rn`, which ptxas may fuse with a multiplication.
     fn note_fusible(&mut self, op: &str, sources: &[Slot], to: Slot) {
         match op {
             "mul" => drop(self.products.insert(to)),
@@ -70,7 +70,7 @@ impl<'a> Decoder<'_, 'a> {
         }
     }
 
-    /// Sources of an instruction; of five operands two become one.
+    /// The sources of an instruction. Of five operands, two are packed into one.
     fn packed_sources(&mut self, op: &str, sources: &[Operand<'a>]) -> Result<Vec<Slot>, String> {
         let mut slots = Vec::new();
         for source in sources {
@@ -97,7 +97,7 @@ impl<'a> Decoder<'_, 'a> {
         Ok(())
     }
 
-    /// `add.cc`, `addc`, `mad.lo.cc` and their like. The carry is a slot of its own.
+    /// `add.cc`, `addc`, `mad.lo.cc` and similar instructions. The carry has a slot of its own.
     fn carried(
         &mut self,
         op: &str,
@@ -184,7 +184,7 @@ impl<'a> Decoder<'_, 'a> {
         Ok(Some(()))
     }
 
-    /// `selp.b32 d, a, b, p` and `slct.f32.s32 d, a, b, c`: a if c is not negative.
+    /// `selp.b32 d, a, b, p` and `slct.f32.s32 d, a, b, c`, which selects a if c is not negative.
     pub(super) fn select(
         &mut self,
         op: &str,

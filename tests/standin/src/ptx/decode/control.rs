@@ -1,6 +1,6 @@
-//! Jumps, calls, and what threads do together.
+//! Jumps, calls, barriers and warp-level operations.
 
-use super::super::code::{Barrier, Call, Instr, Meet, Slot, Together, Vote, ZERO};
+use super::super::code::{Barrier, Call, Converge, Instr, Slot, Vote, WarpOp, ZERO};
 use super::super::ops::integer;
 use super::super::syntax::Operand;
 use super::scope::Symbol;
@@ -29,7 +29,7 @@ impl<'a> Decoder<'_, 'a> {
         Ok(())
     }
 
-    /// Gives every jump its target, now that all labels are known.
+    /// Sets the target of every jump, once all labels are known.
     pub(super) fn link(&mut self) -> Result<(), String> {
         for (jump, scope, label) in std::mem::take(&mut self.jumps) {
             let target = self.scopes.find_label(scope, label);
@@ -68,7 +68,7 @@ impl<'a> Decoder<'_, 'a> {
         Ok(())
     }
 
-    /// From our variables to the places that the function gave its own.
+    /// Copies between the variables of the caller and those of the function.
     fn copies(
         &self,
         ours: &[Operand<'a>],
@@ -102,7 +102,7 @@ impl<'a> Decoder<'_, 'a> {
         let (arrive, vote, rest) = match (kept.as_slice(), operands) {
             (["warp", "sync"], [mask]) => {
                 let mask = self.value(mask)?;
-                self.meet(Meet { mask, ..alone(Together::Sync) });
+                self.converge(Converge { mask, ..without_operands(WarpOp::Sync) });
                 return Ok(Some(()));
             }
             (["sync"], rest) => (false, None, rest),
@@ -130,14 +130,14 @@ impl<'a> Decoder<'_, 'a> {
         Ok(Some(()))
     }
 
-    fn meet(&mut self, meet: Meet) {
-        let index = next_index(&self.code.meets);
-        self.code.meets.push(meet);
-        self.push(Instr::Meet(index));
+    fn converge(&mut self, op: Converge) {
+        let index = next_index(&self.code.convergences);
+        self.code.convergences.push(op);
+        self.push(Instr::Converge(index));
     }
 
-    /// Shuffles, votes, matches, reductions. `None`: not known.
-    pub(super) fn together(
+    /// Shuffles, votes, matches and reductions. `None` if the instruction is not supported.
+    pub(super) fn warp_op(
         &mut self,
         op: &str,
         modifiers: &[&str],
@@ -153,35 +153,37 @@ impl<'a> Decoder<'_, 'a> {
         for source in sources {
             slots.push(self.value(source)?);
         }
-        let meet = match slots[..] {
-            [] if matches!(what, Together::ActiveMask) => alone(what),
-            [value, mask] => Meet { value, mask, ..alone(what) },
-            [value, lane, clamp, mask] => Meet { value, mask, lane, clamp, ..alone(what) },
+        let op = match slots[..] {
+            [] if matches!(what, WarpOp::ActiveMask) => without_operands(what),
+            [value, mask] => Converge { value, mask, ..without_operands(what) },
+            [value, lane, clamp, mask] => {
+                Converge { value, mask, lane, clamp, ..without_operands(what) }
+            }
             _ => return Ok(None),
         };
-        self.meet(Meet { to, flag, ..meet });
+        self.converge(Converge { to, flag, ..op });
         Ok(Some(()))
     }
 }
 
-fn alone(what: Together) -> Meet {
-    Meet { what, to: ZERO, flag: ZERO, value: ZERO, mask: ZERO, lane: ZERO, clamp: ZERO }
+fn without_operands(what: WarpOp) -> Converge {
+    Converge { what, to: ZERO, flag: ZERO, value: ZERO, mask: ZERO, lane: ZERO, clamp: ZERO }
 }
 
-fn kind(op: &str, modifiers: &[&str]) -> Option<Together> {
+fn kind(op: &str, modifiers: &[&str]) -> Option<WarpOp> {
     Some(match (op, modifiers) {
-        ("shfl", ["sync", "idx", "b32"]) => Together::ShuffleIndex,
-        ("shfl", ["sync", "up", "b32"]) => Together::ShuffleUp,
-        ("shfl", ["sync", "down", "b32"]) => Together::ShuffleDown,
-        ("shfl", ["sync", "bfly", "b32"]) => Together::ShuffleXor,
-        ("vote", ["sync", "ballot", "b32"]) => Together::Ballot,
-        ("vote", ["sync", "any", "pred"]) => Together::Any,
-        ("vote", ["sync", "all", "pred"]) => Together::All,
-        ("vote", ["sync", "uni", "pred"]) => Together::Uniform,
-        ("match", ["any", "sync", _]) => Together::MatchAny,
-        ("match", ["all", "sync", _]) => Together::MatchAll,
-        ("redux", ["sync", fold, kind]) => Together::Reduce(integer::find(fold, kind)?),
-        ("activemask", ["b32"]) => Together::ActiveMask,
+        ("shfl", ["sync", "idx", "b32"]) => WarpOp::ShuffleIndex,
+        ("shfl", ["sync", "up", "b32"]) => WarpOp::ShuffleUp,
+        ("shfl", ["sync", "down", "b32"]) => WarpOp::ShuffleDown,
+        ("shfl", ["sync", "bfly", "b32"]) => WarpOp::ShuffleXor,
+        ("vote", ["sync", "ballot", "b32"]) => WarpOp::Ballot,
+        ("vote", ["sync", "any", "pred"]) => WarpOp::Any,
+        ("vote", ["sync", "all", "pred"]) => WarpOp::All,
+        ("vote", ["sync", "uni", "pred"]) => WarpOp::Uniform,
+        ("match", ["any", "sync", _]) => WarpOp::MatchAny,
+        ("match", ["all", "sync", _]) => WarpOp::MatchAll,
+        ("redux", ["sync", fold, kind]) => WarpOp::Reduce(integer::find(fold, kind)?),
+        ("activemask", ["b32"]) => WarpOp::ActiveMask,
         _ => return None,
     })
 }

@@ -1,4 +1,4 @@
-//! `cvt`: a conversion is a chain of exact steps and one that rounds.
+//! `cvt`: a conversion is a chain of exact steps and one step that rounds.
 
 use super::super::code::{Pure, Slot, ZERO};
 use super::super::ops::round::mode;
@@ -8,7 +8,7 @@ use super::modifiers::Modifiers;
 use super::{Decoder, truncated};
 
 impl<'a> Decoder<'_, 'a> {
-    /// `cvt.rn.bf16.f32 d, a`; `cvt.rn.bf16x2.f32 d, a, b` puts `a` above `b`. `None`: not known.
+    /// `cvt.rn.bf16.f32 d, a`; `cvt.rn.bf16x2.f32 d, a, b` puts `a` above `b`. `None` if it is not supported.
     pub(super) fn cvt(
         &mut self,
         modifiers: &[&str],
@@ -40,7 +40,7 @@ impl<'a> Decoder<'_, 'a> {
         Ok(Some(()))
     }
 
-    /// Into a register that may be wider than the type.
+    /// Stores a value in a register that may be wider than the type.
     fn extended(&mut self, value: Slot, kind: &str, target: Slot, width: u64) {
         let own = width_of(kind).unwrap_or(width);
         if kind.starts_with('s') && own < width {
@@ -51,7 +51,7 @@ impl<'a> Decoder<'_, 'a> {
         }
     }
 
-    /// One value, into a new slot.
+    /// Converts one value, into a new slot.
     fn convert(
         &mut self,
         sorted: &Modifiers<'_>,
@@ -90,7 +90,7 @@ impl<'a> Decoder<'_, 'a> {
         Ok(Some(converted))
     }
 
-    /// Steps one after the other, each with the rounding mode as its second operand.
+    /// Applies consecutive steps, each with the rounding mode as its second operand.
     fn chain(
         &mut self,
         steps: &[Option<Pure>],
@@ -104,7 +104,7 @@ impl<'a> Decoder<'_, 'a> {
         Ok(Some(value))
     }
 
-    /// To 64 bits, sign-extended where the type has a sign.
+    /// Extends a value to 64 bits, with its sign if the type has one.
     fn widened(&mut self, kind: &str, value: Slot) -> Result<Slot, String> {
         let width = width_of(kind).unwrap_or(8);
         let f = if kind.starts_with('s') { select::sign_extend(width) } else { truncated(width) };

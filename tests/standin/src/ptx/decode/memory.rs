@@ -1,4 +1,4 @@
-//! Loads, stores, atomics.
+//! Loads, stores and atomics.
 
 use super::super::code::{Instr, Place, Slot, Space, ZERO};
 use super::super::ops::round::mode;
@@ -7,7 +7,7 @@ use super::super::syntax::{Operand, width_of};
 use super::scope::Symbol;
 use super::{Decoder, exactly, truncated};
 
-/// The modifiers of an access that matter here. Caches and eviction do not.
+/// The relevant modifiers of an access. Those for caches and eviction have no effect.
 struct Access<'m> {
     space: &'m str,
     kind: &'m str,
@@ -76,7 +76,7 @@ impl<'a> Decoder<'_, 'a> {
         operands: &[Operand<'a>],
     ) -> Result<(), String> {
         let access = Access::new(modifiers)?;
-        // A third operand is a hint for the cache.
+        // A third operand is a cache hint.
         let [target, address, ..] = operands else { return Err("too few operands".to_owned()) };
         let place = self.place(&access, address)?;
         let targets = elements(target);

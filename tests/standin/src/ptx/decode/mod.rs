@@ -1,7 +1,7 @@
-//! Statements of a function to instructions.
+//! Decodes the statements of a function to instructions of the interpreter.
 //!
-//! An instruction of PTX becomes one of ours where it can, else a few: `.ftz`, `.sat` and negated predicates are
-//! steps of their own. What is not known becomes [`Instr::Refuse`]: a fault only if a thread gets there.
+//! An instruction of PTX becomes one instruction if possible, otherwise a few: `.ftz`, `.sat` and negated predicates are separate
+//! steps. An unsupported instruction becomes [`Instr::Unsupported`], which is a fault only if a thread reaches it.
 
 mod compute;
 mod control;
@@ -27,12 +27,12 @@ struct Decoder<'p, 'a> {
     code: Code,
     scopes: Scopes<'a>,
     constants: BTreeMap<u64, Slot>,
-    /// Jumps whose label may come later: instruction, scope, label.
+    /// Jumps whose label may follow later: instruction, scope, label.
     jumps: Vec<(usize, usize, &'a str)>,
     line: u32,
-    /// Registers that hold a product which was not told how to round.
+    /// Registers with a product that has no explicit rounding.
     products: BTreeSet<Slot>,
-    /// Of the last `used_bytes_mask` pragma: which bytes the next load needs.
+    /// The bytes that the next load needs, from the last `used_bytes_mask` pragma.
     used: Option<u16>,
 }
 
@@ -72,7 +72,7 @@ impl<'a> Decoder<'_, 'a> {
         Ok(())
     }
 
-    /// Gives a parameter of a function, or of a call, its place in the frame.
+    /// Allocates a parameter of a function, or of a call, in the frame.
     fn argument(&mut self, variable: &Variable<'a>) -> Result<(), String> {
         if variable.space != ".param" {
             return Err(format!("`{}`: parameters in registers are not supported", variable.name));
@@ -113,23 +113,23 @@ impl<'a> Decoder<'_, 'a> {
                 self.code.local_bytes = offset + variable.bytes;
                 self.scopes.define(variable.name, Symbol::Local(offset));
             }
-            // Its place was chosen for the whole kernel.
+            // Shared variables are allocated for the whole kernel.
             ".shared" => {}
             space => return Err(format!("`{}`: {space} inside a function", variable.name)),
         }
         Ok(())
     }
 
-    /// One instruction and its `@%p`.
+    /// Decodes an instruction and its `@%p`.
     fn guarded(&mut self, guard: Option<(&'a str, bool)>, name: &'a str, operands: &[Operand<'a>]) {
         let start = self.code.instrs.len();
         if let Err(why) = self.try_guarded(guard, name, operands) {
             self.code.instrs.truncate(start);
             self.code.lines.truncate(start);
             self.jumps.retain(|jump| jump.0 < start);
-            let index = next_index(&self.code.refused);
-            self.code.refused.push(why);
-            self.push(Instr::Refuse(index));
+            let index = next_index(&self.code.unsupported);
+            self.code.unsupported.push(why);
+            self.push(Instr::Unsupported(index));
         }
     }
 
@@ -167,7 +167,7 @@ impl<'a> Decoder<'_, 'a> {
                 Ok(())
             }
             "call" => self.call(operands),
-            // Memory is in order, and nothing takes time.
+            // Memory is sequentially consistent, and nothing takes time.
             "membar" | "fence" | "nanosleep" | "prefetch" | "prefetchu" | "discard" => Ok(()),
             "ld" | "ldu" => self.load(&modifiers, operands),
             "st" => self.store(&modifiers, operands),
@@ -176,7 +176,7 @@ impl<'a> Decoder<'_, 'a> {
                 self.barrier(&modifiers, operands).and_then(|known| known.ok_or_else(unknown))
             }
             "shfl" | "vote" | "match" | "redux" | "activemask" => {
-                self.together(op, &modifiers, operands)?.ok_or_else(unknown)
+                self.warp_op(op, &modifiers, operands)?.ok_or_else(unknown)
             }
             "mov" => self.mov(&modifiers, operands),
             "cvta" => self.cvta(&modifiers, operands),
@@ -197,7 +197,7 @@ impl<'a> Decoder<'_, 'a> {
         self.push(Instr::Pure { f, to, from });
     }
 
-    /// A computation into a new slot.
+    /// Emits a computation into a new slot.
     fn step(&mut self, f: Pure, from: [Slot; 3]) -> Result<Slot, String> {
         let to = self.slot()?;
         self.pure(f, to, from);
@@ -229,7 +229,7 @@ impl<'a> Decoder<'_, 'a> {
         Ok(slot)
     }
 
-    /// Slot and width of a register.
+    /// The slot and the width of a register.
     fn register(&mut self, name: &'a str) -> Result<(Slot, u64), String> {
         if let Some(known) = self.scopes.register(name) {
             return Ok(known);
@@ -241,7 +241,7 @@ impl<'a> Decoder<'_, 'a> {
         Ok((slot, width))
     }
 
-    /// Where a result goes, and how wide that is. `_` throws it away.
+    /// The slot of a result, and its width. `_` discards the result.
     fn target(&mut self, operand: &Operand<'a>) -> Result<(Slot, u64), String> {
         match operand {
             Operand::Name("_") => Ok((self.slot()?, 8)),
@@ -288,7 +288,7 @@ impl<'a> Decoder<'_, 'a> {
         self.scopes.symbol(name).or_else(|| self.layout.address(name).map(Symbol::Address))
     }
 
-    /// A value cut to `width` bytes.
+    /// A value truncated to `width` bytes.
     fn cut(&mut self, operand: &Operand<'a>, width: u64) -> Result<Slot, String> {
         match operand {
             Operand::Int(value) if width < 8 => self.constant(*value & ((1 << (8 * width)) - 1)),
@@ -301,7 +301,7 @@ fn next_index<T>(list: &[T]) -> u32 {
     u32::try_from(list.len()).unwrap_or(u32::MAX)
 }
 
-/// Exactly `N` operands.
+/// The operands, which must be exactly `N`.
 fn exactly<'o, 'a, const N: usize>(
     operands: &'o [Operand<'a>],
 ) -> Result<&'o [Operand<'a>; N], String> {

@@ -1,19 +1,19 @@
-//! What follows the name of an instruction that computes: `.rn.ftz.f32`.
+//! The modifiers after the name of an instruction that computes: `.rn.ftz.f32`.
 
 use super::super::ops::round::mode;
 use super::super::syntax::width_of;
 
-/// The modifiers of an instruction, sorted.
+/// The modifiers of an instruction, by kind.
 #[derive(Default)]
 pub(super) struct Modifiers<'m> {
-    /// Types, the result's first.
+    /// The types, that of the result first.
     pub(super) kinds: Vec<&'m str>,
     pub(super) mode: Option<u64>,
-    /// `.rni` and the like: to an integral value.
+    /// `.rni` and similar: rounding to an integral value.
     pub(super) integral: bool,
     /// `.ftz`, `.sat`, `.relu`, `.cc`
     extras: Vec<&'m str>,
-    /// Those that belong to the name.
+    /// The modifiers that belong to the name.
     pub(super) rest: Vec<&'m str>,
 }
 
@@ -36,12 +36,12 @@ impl<'m> Modifiers<'m> {
         sorted
     }
 
-    /// Whether `.ftz`, `.sat`, `.relu` or `.cc` is there.
+    /// Whether a modifier such as `.ftz`, `.sat`, `.relu` or `.cc` is present.
     pub(super) fn has(&self, extra: &str) -> bool {
         self.extras.contains(&extra)
     }
 
-    /// The steps that follow a result which is a float.
+    /// The steps that follow the computation of a float.
     pub(super) fn after(&self) -> impl Iterator<Item = &'static str> {
         let steps = [("ftz", "flush"), ("sat", "saturate"), ("relu", "relu")];
         steps.into_iter().filter(|step| self.has(step.0)).map(|step| step.1)

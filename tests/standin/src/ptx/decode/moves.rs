@@ -1,4 +1,4 @@
-//! Moves: whole registers, their parts, and between the addresses of spaces.
+//! Moves: of whole registers, of their parts, and between address spaces.
 
 use super::super::code::{Instr, Slot, ZERO, window};
 use super::super::ops::{integer, select};
@@ -68,7 +68,7 @@ impl<'a> Decoder<'_, 'a> {
         Ok(())
     }
 
-    /// Between the addresses of a space and generic ones.
+    /// Converts between the addresses of a space and generic addresses.
     pub(super) fn cvta(
         &mut self,
         modifiers: &[&str],
@@ -110,7 +110,7 @@ impl<'a> Decoder<'_, 'a> {
     }
 }
 
-/// What distinguishes the generic addresses of a space from its own; nothing for global and constant memory.
+/// The upper bits of the generic addresses of a space, which are zero for global and constant memory.
 fn window_of(space: &str) -> Option<u64> {
     match space {
         "shared" | "shared::cta" => Some(window::SHARED),

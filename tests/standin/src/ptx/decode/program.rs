@@ -1,4 +1,4 @@
-//! A kernel with the functions that it calls, and where its variables lie.
+//! A kernel with the functions that it calls, and the allocation of its variables.
 
 use std::collections::BTreeMap;
 
@@ -6,27 +6,27 @@ use super::super::code::{Code, window};
 use super::super::syntax::{Function, Operand, Source, Statement, Variable};
 use crate::engine::Kernel;
 
-/// Bytes between two shared variables, so that running past one is seen.
+/// The bytes between two shared variables, so that an access past the end of one is detected.
 const GAP: u64 = 64;
 
 /// Each parameter of a call starts at a multiple of this.
 pub(super) const ARGUMENT_ALIGN: usize = 16;
 
-/// Everything that a launch of one kernel needs.
+/// A kernel, ready to launch.
 #[derive(Debug)]
 pub(in super::super) struct Program {
     pub(in super::super) kernel: Kernel,
-    /// The kernel itself is the first.
+    /// The code of the kernel, then that of its functions.
     pub(in super::super) codes: Vec<Code>,
-    /// Offset and size of each parameter of the kernel.
+    /// The offset and the size of each parameter of the kernel.
     pub(in super::super) params: Vec<(usize, usize)>,
-    /// Start and size of each static shared variable.
+    /// The start and the size of each static shared variable.
     pub(in super::super) shared: Vec<(u64, u64)>,
-    /// Where dynamic shared memory starts.
+    /// The start of dynamic shared memory.
     pub(in super::super) dynamic: u64,
 }
 
-/// The variables of a module: bytes of both spaces, and generic addresses.
+/// The variables of a module: the bytes of both spaces, and the generic addresses.
 #[derive(Debug, Default)]
 pub(in super::super) struct Globals<'a> {
     pub(in super::super) global: Vec<u8>,
@@ -53,16 +53,16 @@ impl<'a> Globals<'a> {
     }
 }
 
-/// Addresses of one kernel.
+/// The addresses of the variables of a kernel.
 pub(super) struct Layout<'a> {
     pub(super) params: Vec<(usize, usize)>,
     addresses: BTreeMap<&'a str, u64>,
     functions: BTreeMap<&'a str, usize>,
-    /// For each function the place and size of its results and of its parameters.
+    /// The location and the size of the results and of the parameters of each function.
     pub(super) signatures: Vec<(Places, Places)>,
 }
 
-/// Offset and size of each of some variables.
+/// The offsets and the sizes of variables.
 pub(super) type Places = Vec<(usize, usize)>;
 
 impl Layout<'_> {
@@ -75,7 +75,7 @@ impl Layout<'_> {
     }
 }
 
-/// Decodes the kernel `entry` and all that it reaches.
+/// Decodes the kernel `entry` and all functions that it may call.
 pub(in super::super) fn program<'a>(
     source: &Source<'a>,
     globals: &Globals<'a>,
@@ -123,7 +123,7 @@ fn parameters(params: &[Variable<'_>]) -> Vec<(usize, usize)> {
         .collect()
 }
 
-/// Results and then parameters lie at the start of a function's arguments.
+/// The results and then the parameters are at the start of a function's arguments.
 fn signature(function: &Function<'_>) -> (Places, Places) {
     let mut end = 0_usize;
     let mut place = |variable: &Variable<'_>| {
@@ -135,7 +135,7 @@ fn signature(function: &Function<'_>) -> (Places, Places) {
     (returns, function.params.iter().map(&mut place).collect())
 }
 
-/// `entry` and every function that it may call, itself first.
+/// `entry`, and every function that it may call.
 fn reached<'s, 'a>(source: &'s Source<'a>, entry: &'s Function<'a>) -> Vec<&'s Function<'a>> {
     let mut found = vec![entry];
     let mut at = 0;
@@ -170,7 +170,7 @@ fn names<'f, 'a>(function: &'f Function<'a>) -> impl Iterator<Item = &'a str> + 
         })
 }
 
-/// Gives the shared variables that `functions` use their offsets; returns them and the start of dynamic memory.
+/// Allocates the shared variables that `functions` use. Returns them and the start of dynamic memory.
 fn place_shared<'a>(
     source: &Source<'a>,
     functions: &[&Function<'a>],

@@ -1,26 +1,26 @@
-//! Names: registers, variables and labels of a function, in nested braces.
+//! The scopes of a function: registers, variables and labels in nested braces.
 
 use std::collections::BTreeMap;
 
 use super::super::code::{Slot, Special};
 
-/// What a name that is not a register stands for.
+/// The variable of a name that is not a register.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Symbol {
-    /// In the module or in shared memory.
+    /// An address in the module or in shared memory.
     Address(u64),
-    /// Offset in the frame's local memory.
+    /// An offset in the local memory of the frame.
     Local(u64),
-    /// Offset in the kernel's parameters.
+    /// An offset in the parameters of the kernel.
     Param(u64),
-    /// Offset in the frame's arguments.
+    /// An offset in the arguments of the frame.
     Argument(u64),
 }
 
 #[derive(Debug, Default)]
 struct Scope<'a> {
     parent: usize,
-    /// `%r<47>`: prefix, how many, width.
+    /// `%r<47>`: prefix, count, width.
     ranges: Vec<(&'a str, u64, u64)>,
     single: BTreeMap<&'a str, u64>,
     slots: BTreeMap<&'a str, (Slot, u64)>,
@@ -28,7 +28,7 @@ struct Scope<'a> {
     labels: BTreeMap<&'a str, usize>,
 }
 
-/// All scopes of a function; closed ones stay, for the labels.
+/// All scopes of a function. Closed scopes remain, because of the labels.
 #[derive(Debug)]
 pub(super) struct Scopes<'a> {
     all: Vec<Scope<'a>>,
@@ -55,7 +55,7 @@ impl<'a> Scopes<'a> {
         self.current
     }
 
-    /// From a scope outwards: its number and the scope.
+    /// The scopes from one outwards, each with its number.
     fn outwards(&self, from: usize) -> impl Iterator<Item = (usize, &Scope<'a>)> {
         let next = |&at: &usize| (at != 0).then(|| self.all[at].parent);
         std::iter::successors(Some(from), next).map(|at| (at, &self.all[at]))
@@ -88,13 +88,13 @@ impl<'a> Scopes<'a> {
         }
     }
 
-    /// Slot and width of a register that was met before, unless an inner scope declares the name anew.
+    /// The slot and the width of a register that was used before, unless an inner scope declares its name again.
     pub(super) fn register(&self, name: &str) -> Option<(Slot, u64)> {
         let (scope, _) = self.declared(name)?;
         self.all[scope].slots.get(name).copied()
     }
 
-    /// The scope that declares a register, and its width.
+    /// The scope that declares a register, and the width.
     pub(super) fn declared(&self, name: &str) -> Option<(usize, u64)> {
         let prefix = name.trim_end_matches(|c: char| c.is_ascii_digit());
         let number: Option<u64> = name[prefix.len()..].parse().ok();
@@ -112,7 +112,7 @@ impl<'a> Scopes<'a> {
     }
 }
 
-/// The special register of that name, if it is one that threads or blocks differ in.
+/// The special register with a name, if its value depends on the thread or the block.
 pub(super) fn special(name: &str) -> Option<Special> {
     let (family, axis) = match name.split_once('.') {
         Some((family, "x")) => (family, 0),

@@ -1,4 +1,4 @@
-//! The steps of which a conversion consists.
+//! The steps of conversions.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -11,7 +11,7 @@
 use super::super::code::Pure;
 use super::round::{self, BF16, F16, F32, Format};
 
-/// A float of `kind` as f64 bits, exactly.
+/// Converts a float of `kind` to f64 bits, exactly.
 pub(in super::super) fn to_double(kind: &str) -> Option<Pure> {
     Some(match kind {
         "f16" => |a, _, _| F16.value(a & 0xffff).to_bits(),
@@ -22,24 +22,24 @@ pub(in super::super) fn to_double(kind: &str) -> Option<Pure> {
     })
 }
 
-/// f64 bits to a float of `kind` in the mode `b`.
+/// Rounds f64 bits to a float of `kind` in mode `b`.
 pub(in super::super) fn from_double(kind: &str) -> Option<Pure> {
     Some(match kind {
         "f16" => |a, b, _| F16.round(f64::from_bits(a), b),
         "bf16" => |a, b, _| BF16.round(f64::from_bits(a), b),
         "f32" => |a, b, _| F32.round(f64::from_bits(a), b),
-        // Ten bits of fraction in the upper bits of an f32.
+        // TF32 has ten bits of fraction, in the upper bits of an f32.
         "tf32" => |a, b, _| Format { fraction: 10, exponent: 8 }.round(f64::from_bits(a), b) << 13,
         "f64" => |a, _, _| a,
         _ => return None,
     })
 }
 
-/// f64 bits to an integral value in the mode `b`.
+/// Rounds f64 bits to an integral value in mode `b`.
 pub(in super::super) const INTEGRAL: Pure =
     |a, b, _| round::integral(f64::from_bits(a), b).to_bits();
 
-/// f64 bits of an integral value to an integer of `kind`, saturating.
+/// Converts f64 bits of an integral value to an integer of `kind`, with saturation.
 pub(in super::super) fn to_integer(kind: &str) -> Option<Pure> {
     macro_rules! saturating {
         ($t:ty, $u:ty) => {
@@ -59,7 +59,7 @@ pub(in super::super) fn to_integer(kind: &str) -> Option<Pure> {
     })
 }
 
-/// What a NaN becomes: the top bit where a 64-bit type is involved, else 0.
+/// The integer that a NaN becomes: the top bit if a 64-bit type is involved, otherwise 0.
 pub(in super::super) fn nan_to(from: &str, to: &str, bytes: u64) -> u64 {
     if from == "f64" || matches!(to, "u64" | "s64") { 1 << (8 * bytes - 1) } else { 0 }
 }
@@ -68,7 +68,7 @@ pub(in super::super) fn nan_to(from: &str, to: &str, bytes: u64) -> u64 {
 pub(in super::super) const UNLESS_NAN: Pure =
     |a, b, c| if f64::from_bits(c).is_nan() { b } else { a };
 
-/// A 64-bit integer to a float of `kind` in the mode `b`.
+/// Converts a 64-bit integer to a float of `kind` in mode `b`.
 pub(in super::super) fn from_integer(signed: bool, kind: &str) -> Option<Pure> {
     macro_rules! from {
         ($t:ty) => {
@@ -88,10 +88,10 @@ pub(in super::super) fn from_integer(signed: bool, kind: &str) -> Option<Pure> {
     Some(if signed { from!(i64) } else { from!(u64) })
 }
 
-/// Nearest f32 to an integer of at most 32 bits, the common case.
+/// The nearest f32 of an integer of at most 32 bits, which is the common case.
 pub(in super::super) const WORD_TO_SINGLE: Pure = |a, _, _| (a as i64 as f32).to_bits() as u64;
 
-/// A sign-extended or unsigned 64-bit integer clamped to `kind`.
+/// Clamps a 64-bit integer, sign-extended or unsigned, to `kind`.
 pub(in super::super) fn clamp_integer(signed: bool, kind: &str) -> Option<Pure> {
     macro_rules! clamped {
         ($t:ty, $u:ty) => {

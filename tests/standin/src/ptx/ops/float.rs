@@ -1,4 +1,4 @@
-//! f32 and f64.
+//! Arithmetic in f32 and f64.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -12,7 +12,7 @@ use std::cmp::Ordering;
 use super::super::code::Pure;
 use super::round::{self, F32, mode};
 
-/// The instruction `name` on `kind`. Of two operands, the third slot is the rounding mode.
+/// The instruction `name` on `kind`. If it has two operands, the third slot is the rounding mode.
 pub(in super::super) fn find(name: &str, kind: &str, mode: u64) -> Option<Pure> {
     match kind {
         "f32" => single(name, mode).or_else(|| approximate(name)),
@@ -29,7 +29,7 @@ fn wide(a: u64) -> f64 {
     f(a) as f64
 }
 
-/// An f32 result: there is one NaN.
+/// An f32 result, with the canonical NaN.
 fn bits(value: f32) -> u64 {
     if value.is_nan() { F32.nan() } else { value.to_bits() as u64 }
 }
@@ -60,7 +60,7 @@ fn single(name: &str, rounding: u64) -> Option<Pure> {
         ("max", _) => |a, b, _| bits(larger(wide(a), wide(b)) as f32),
         ("min.NaN", _) => |a, b, _| bits(or_nan(smaller, wide(a), wide(b)) as f32),
         ("max.NaN", _) => |a, b, _| bits(or_nan(larger, wide(a), wide(b)) as f32),
-        // Parts of other instructions: `.ftz`, `.sat`, `.relu`.
+        // Steps of other instructions: `.ftz`, `.sat`, `.relu`.
         ("flush", _) => |a, _, _| if f(a).is_subnormal() { a & 0x8000_0000 } else { a },
         ("saturate", _) => |a, _, _| bits(clamp(wide(a)) as f32),
         ("relu", _) => |a, _, _| bits(or_nan(larger, wide(a), 0.0) as f32),
@@ -79,8 +79,8 @@ fn fused<const MODE: u64>(a: u64, b: u64, c: u64) -> u64 {
     F32.round(round::odd_fma(wide(a), wide(b), wide(c), MODE), MODE)
 }
 
-/// Instructions of which a GPU promises an error bound; here they are rounded once from f64, which is within it.
-/// The bounds: rcp, sqrt, rsqrt 1 to 2^0.9 ulp; div 2 ulp; ex2 2 + 2^-22 relative; lg2 2^-22 absolute near 1;
+/// Instructions for which PTX guarantees an error bound. Here they are rounded once from f64, which is within the bound.
+/// The bounds are: rcp, sqrt, rsqrt 1 to 2^0.9 ulp; div 2 ulp; ex2 2 + 2^-22 relative; lg2 2^-22 absolute near 1;
 /// sin, cos 2^-20.5 absolute in [-pi, pi]; tanh 2^-11 relative.
 fn approximate(name: &str) -> Option<Pure> {
     Some(match name {
@@ -88,7 +88,7 @@ fn approximate(name: &str) -> Option<Pure> {
         "sqrt.approx" => |a, _, _| bits(wide(a).sqrt() as f32),
         "rsqrt.approx" => |a, _, _| bits((1.0 / wide(a).sqrt()) as f32),
         "div.full" => |a, b, _| bits((wide(a) / wide(b)) as f32),
-        // A divisor above 2^126 counts as infinite.
+        // A divisor above 2^126 is treated as infinite.
         "div.approx" => |a, b, _| {
             let huge = f(b).is_finite() && f(b).abs() > 8.507_059e37;
             let divisor = if huge { f64::INFINITY.copysign(wide(b)) } else { wide(b) };
@@ -127,7 +127,7 @@ fn double(name: &str, rounding: u64) -> Option<Pure> {
         ("copysign", _) => |a, b, _| a & 1 << 63 | b & !(1 << 63),
         ("min", _) => |a, b, _| smaller(d(a), d(b)).to_bits(),
         ("max", _) => |a, b, _| larger(d(a), d(b)).to_bits(),
-        // Reads and writes the upper word only.
+        // Only the upper word is read and written.
         ("rcp.approx", _) => |a, _, _| (1.0 / d(a & !0xffff_ffff)).to_bits() & !0xffff_ffff,
         ("rsqrt.approx", _) => {
             |a, _, _| (1.0 / d(a & !0xffff_ffff).sqrt()).to_bits() & !0xffff_ffff
@@ -145,7 +145,7 @@ fn double(name: &str, rounding: u64) -> Option<Pure> {
     })
 }
 
-/// The lesser one, -0 before +0; a NaN gives way to a number.
+/// The minimum, where -0 is below +0 and a number is preferred to a NaN.
 pub(super) fn smaller(a: f64, b: f64) -> f64 {
     if b.is_nan() || a < b || (a == b && a.is_sign_negative()) { a } else { b }
 }
@@ -158,12 +158,12 @@ pub(super) fn or_nan(pick: fn(f64, f64) -> f64, a: f64, b: f64) -> f64 {
     if a.is_nan() || b.is_nan() { f64::NAN } else { pick(a, b) }
 }
 
-/// To 0..1, NaN and -0 to +0.
+/// Clamps to 0..1. NaN and -0 become +0.
 pub(super) fn clamp(a: f64) -> f64 {
     if a > 0.0 { a.min(1.0) } else { 0.0 }
 }
 
-/// `lt` is false of a NaN, `ltu` is true.
+/// With a NaN, `lt` is false and `ltu` is true.
 pub(in super::super) fn compare(name: &str, kind: &str) -> Option<Pure> {
     macro_rules! comparisons {
         ($of:expr) => {{

@@ -1,4 +1,4 @@
-//! f16 and bf16, one or two to a register. Computed in f64 and rounded once.
+//! Arithmetic in f16 and bf16, one or two per register, computed in f64 and rounded once.
 
 use super::super::code::Pure;
 use super::float::{clamp, larger, or_nan, smaller};
@@ -38,7 +38,7 @@ impl Kind for Brain {
     const FORMAT: Format = BF16;
 }
 
-/// `$each` makes of a computation on one value one on the whole operand.
+/// `$each` extends a computation on one value to a whole operand.
 macro_rules! table {
     ($name:ident, $each:ident) => {
         fn $name<K: Kind>(name: &str) -> Option<Pure> {
@@ -80,10 +80,10 @@ macro_rules! table {
     };
 }
 
-table!(scalar, alone);
+table!(scalar, single);
 table!(packed, both);
 
-fn alone(a: u64, b: u64, c: u64, f: Pure) -> u64 {
+fn single(a: u64, b: u64, c: u64, f: Pure) -> u64 {
     f(a & 0xffff, b & 0xffff, c & 0xffff)
 }
 

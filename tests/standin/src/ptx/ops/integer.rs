@@ -1,4 +1,4 @@
-//! Integers and bits.
+//! Integer and bit operations.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -10,7 +10,7 @@
 
 use super::super::code::Pure;
 
-/// The instruction `name` (with `.lo`, `.hi`, `.wide` where it has them) on operands of `kind`.
+/// The instruction `name` (with `.lo`, `.hi` or `.wide` if it has one) on operands of `kind`.
 pub(in super::super) fn find(name: &str, kind: &str) -> Option<Pure> {
     match kind {
         "b16" | "u16" => u16s::find(name),
@@ -24,7 +24,7 @@ pub(in super::super) fn find(name: &str, kind: &str) -> Option<Pure> {
     }
 }
 
-/// `$t` as written, `$u` its unsigned, `$w` and `$wu` twice as wide.
+/// `$t` is the type, `$u` is its unsigned type, and `$w` and `$wu` are twice as wide.
 macro_rules! table {
     ($name:ident, $t:ty, $u:ty, $w:ty, $wu:ty) => {
         mod $name {
@@ -55,7 +55,7 @@ macro_rules! table {
                     "mad.wide" => |a, b, c| {
                         (a as $t as $w * b as $t as $w).wrapping_add(c as $w) as $wu as u64
                     },
-                    // By zero a GPU gives all ones, and the dividend as the rest.
+                    // Division by zero returns all ones on a GPU, and the dividend as the remainder.
                     "div" => |a, b, _| {
                         (if b as $t == 0 { !0 } else { (a as $t).wrapping_div(b as $t) as $u })
                             as u64
@@ -111,7 +111,7 @@ macro_rules! table {
 
             fn carries(name: &str) -> Option<Pure> {
                 Some(match name {
-                    // The carry of a sum, the borrow of a difference.
+                    // The carry of a sum or the borrow of a difference.
                     "carry.add" => |a, b, c| {
                         let (sum, first) = (a as $u).overflowing_add(b as $u);
                         (first | sum.overflowing_add(c as $u).1) as u64
@@ -130,7 +130,7 @@ macro_rules! table {
                 })
             }
 
-            /// Comparisons, and what atomics do besides.
+            /// Comparisons, and the operations of atomics only.
             fn compare(name: &str) -> Option<Pure> {
                 Some(match name {
                     "eq" => |a, b, _| (a as $t == b as $t) as u64,
@@ -161,13 +161,13 @@ macro_rules! table {
                 if negative(a) { (a as $u).wrapping_neg() } else { a as $u }
             }
 
-            /// Position of the highest bit that is not a copy of the sign.
+            /// The position of the highest bit that is not a copy of the sign.
             fn leading_bit(a: $t) -> u32 {
                 let magnitude = if negative(a) { !a as $u } else { a as $u };
                 magnitude.checked_ilog2().unwrap_or(u32::MAX)
             }
 
-            /// Bits `position .. position + length`, those above the top being copies of the sign.
+            /// Bits `position .. position + length`. Bits above the top are copies of the sign.
             fn field(a: $t, position: u64, length: u64) -> $u {
                 if length == 0 {
                     return 0;
@@ -190,7 +190,7 @@ table!(s32s, i32, u32, i64, u64);
 table!(u64s, u64, u64, u128, u128);
 table!(s64s, i64, u64, i128, u128);
 
-/// What there is for 32 bits only.
+/// Instructions for 32 bits only.
 fn words(name: &str) -> Option<Pure> {
     Some(match name {
         "mul24.lo" => |a, b, _| (signed24(a).wrapping_mul(signed24(b))) as u32 as u64,
@@ -246,7 +246,7 @@ fn permute(a: u64, b: u64, selectors: [u8; 4]) -> u64 {
     let bytes = funnel(a, b).to_le_bytes();
     let picked = selectors.map(|selector| {
         let byte = bytes[usize::from(selector & 7)];
-        // Bit 3 asks for copies of the sign.
+        // Bit 3 selects copies of the sign.
         if selector & 8 == 0 { byte } else { ((byte as i8) >> 7) as u8 }
     });
     u32::from_le_bytes(picked) as u64

@@ -1,4 +1,4 @@
-//! What each computing instruction computes, by its name.
+//! The functions of the instructions that compute, by name.
 
 pub(super) mod convert;
 pub(super) mod float;

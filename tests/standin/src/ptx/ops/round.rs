@@ -1,18 +1,18 @@
-//! Rounding as IEEE 754 has it, for every format and mode.
+//! Rounding by IEEE 754, for every format and mode.
 //!
-//! The trick: a result that was rounded to *odd* in f64 (if it is inexact, its last bit is 1) can be rounded again to
+//! The method: a result that was rounded to *odd* in f64 (if it is inexact, its last bit is 1) can be rounded again to
 //! any format of at most 51 bits, in any mode, as if it had never been rounded (Boldo and Melquiond, 2008).
 
-/// Modes as numbers, so that they fit in a slot.
+/// Rounding modes as numbers, so that they fit in a slot.
 pub(in super::super) mod mode {
     pub(in super::super::super) const EVEN: u64 = 0;
     pub(in super::super::super) const ZERO: u64 = 1;
     pub(in super::super::super) const DOWN: u64 = 2;
     pub(in super::super::super) const UP: u64 = 3;
-    /// To nearest, halves away from zero.
+    /// To nearest, ties away from zero.
     pub(in super::super::super) const AWAY: u64 = 4;
 
-    /// The mode that a modifier names, in `.rn` and `.rni` alike.
+    /// The mode of a modifier such as `.rn` or `.rni`.
     pub(in super::super::super) fn of(modifier: &str) -> Option<u64> {
         Some(match modifier {
             "rn" | "rni" => EVEN,
@@ -25,7 +25,7 @@ pub(in super::super) mod mode {
     }
 }
 
-/// A binary format: bits of the fraction, bits of the exponent.
+/// A binary format: the bits of fraction and exponent.
 #[derive(Clone, Copy)]
 pub(super) struct Format {
     pub(super) fraction: u32,
@@ -49,12 +49,12 @@ impl Format {
         self.fraction + self.exponent
     }
 
-    /// The one NaN that results are.
+    /// The canonical NaN, which all NaN results are.
     pub(super) const fn nan(self) -> u64 {
         (1 << self.sign()) - 1
     }
 
-    /// The value of these bits, exactly.
+    /// The exact value of bits.
     pub(super) fn value(self, bits: u64) -> f64 {
         let fraction = bits & ((1 << self.fraction) - 1);
         let exponent = (bits >> self.fraction) & ((1 << self.exponent) - 1);
@@ -85,7 +85,7 @@ impl Format {
         let bits = value.to_bits() & !(1 << 63);
         let exponent = i32::try_from(bits >> 52).unwrap_or(0) - 1023;
         let significand = (bits & ((1 << 52) - 1)) | (u64::from(exponent > -1023) << 52);
-        // Below the smallest normal exponent, fewer bits are left.
+        // Subnormal values have fewer bits.
         let lowest = 1 - self.bias();
         let below = u32::try_from(lowest - exponent).unwrap_or(0);
         let shift = (52 - self.fraction + below).min(63);
@@ -99,7 +99,7 @@ impl Format {
             mode::UP => !negative && rest > 0,
             _ => rest >= half,
         };
-        // The implicit bit carries into the exponent, and a carry out of the fraction does the same.
+        // The implicit bit is added to the exponent, as is a carry out of the fraction.
         let base = if below > 0 {
             0
         } else {
@@ -123,7 +123,7 @@ fn power(exponent: i32) -> f64 {
     f64::from_bits(u64::try_from(exponent + 1023).unwrap_or(0) << 52)
 }
 
-/// `rounded` to odd, given the sign of what it lacks to the exact result.
+/// Rounds to odd, given the rounded result and the sign of its error.
 fn odd(rounded: f64, missing: f64) -> f64 {
     let bits = rounded.to_bits();
     if missing == 0.0 || missing.is_nan() || !rounded.is_finite() || bits & 1 == 1 {
@@ -136,14 +136,14 @@ fn odd(rounded: f64, missing: f64) -> f64 {
     f64::from_bits(if outward { bits + 1 } else { bits - 1 })
 }
 
-/// What `sum`, the rounded a + b, lacks (Knuth's two-sum).
+/// The error of `sum`, the rounded a + b (Knuth's two-sum).
 fn sum_error(a: f64, b: f64, sum: f64) -> f64 {
     let b_part = sum - a;
     let a_part = sum - b_part;
     (a - a_part) + (b - b_part)
 }
 
-/// A sum of opposite signs that is exactly zero is -0 when rounding down.
+/// An exact zero sum of values with opposite signs is -0 when rounding down.
 fn zero_sign(sum: f64, a: f64, b: f64, mode: u64) -> f64 {
     let opposite = a.is_sign_negative() != b.is_sign_negative();
     if sum == 0.0 && opposite && mode == mode::DOWN { -0.0 } else { sum }
@@ -154,7 +154,7 @@ pub(super) fn odd_add(a: f64, b: f64, mode: u64) -> f64 {
     zero_sign(odd(sum, sum_error(a, b, sum)), a, b, mode)
 }
 
-/// For factors whose product is exact in f64: f32 and smaller.
+/// The product of factors whose exact product fits f64: f32 and smaller.
 pub(super) fn odd_fma(a: f64, b: f64, c: f64, mode: u64) -> f64 {
     odd_add(a * b, c, mode)
 }
@@ -170,7 +170,7 @@ pub(super) fn odd_sqrt(a: f64) -> f64 {
     odd(root, (-root).mul_add(root, a))
 }
 
-/// An integer as f64, rounded to odd.
+/// Converts an integer to f64, rounded to odd.
 pub(super) fn odd_from(value: i128) -> f64 {
     let rounded = value as f64;
     // The difference is below 2^63 even after rounding up from a 64-bit value.
@@ -182,7 +182,7 @@ pub(super) fn odd_from(value: i128) -> f64 {
     odd(rounded, missing as f64)
 }
 
-/// An f64 result in a mode, given what the result rounded to nearest lacks.
+/// Rounds an f64 result in a mode, given the result rounded to nearest and its error.
 pub(super) fn directed(nearest: f64, missing: f64, mode: u64) -> f64 {
     if missing == 0.0 || !nearest.is_finite() || missing.is_nan() {
         return nearest;
@@ -207,7 +207,7 @@ pub(super) fn directed_add(a: f64, b: f64, mode: u64) -> f64 {
     zero_sign(directed(sum, sum_error(a, b, sum), mode), a, b, mode)
 }
 
-/// To an integral value.
+/// Rounds to an integral value.
 pub(super) fn integral(value: f64, mode: u64) -> f64 {
     match mode {
         mode::EVEN => value.round_ties_even(),

@@ -1,4 +1,4 @@
-//! Moves, selections, packing.
+//! Moves, selections and packing.
 
 use super::super::code::Pure;
 
@@ -21,7 +21,7 @@ pub(in super::super) fn choose(width: u64) -> Pure {
     }
 }
 
-/// Copies the sign of a value of `width` bytes upwards.
+/// Sign-extends a value of `width` bytes.
 pub(in super::super) fn sign_extend(width: u64) -> Pure {
     match width {
         1 => |a, _, _| (a << 56).cast_signed().wrapping_shr(56).cast_unsigned(),
@@ -34,8 +34,8 @@ pub(in super::super) fn sign_extend(width: u64) -> Pure {
 /// `a` in the low bits, `b` above them at bit `c`.
 pub(in super::super) const PACK: Pure = |a, b, c| a | b << c;
 
-/// What lies from bit `b` on; `c` masks it.
+/// The bits from `b` on, masked by `c`.
 pub(in super::super) const UNPACK: Pure = |a, b, c| a >> b & c;
 
-/// Whether a generic address lies in the window `b`.
+/// Whether a generic address is in the window `b`.
 pub(in super::super) const IN_WINDOW: Pure = |a, b, _| u64::from(a >> 48 == b >> 48);

@@ -1,4 +1,4 @@
-//! The body of a function: declarations, labels, instructions.
+//! Parses the body of a function: declarations, labels and instructions.
 
 use super::super::lex::Token;
 use super::super::syntax::{Operand, Statement};
@@ -42,7 +42,7 @@ impl<'a> Parser<'_, 'a> {
                     Some((_, Token::Int(line))) => u32::try_from(*line).unwrap_or(0),
                     _ => return Err("`.loc` without a line".to_owned()),
                 };
-                // Line 0 stands for code that belongs to none.
+                // Line 0 is that of code without a source line.
                 self.line = if line == 0 { self.line } else { line };
                 self.skip_directive();
             }

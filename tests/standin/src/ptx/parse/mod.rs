@@ -1,11 +1,11 @@
-//! Tokens to variables, functions and statements. Nothing is understood yet: names stay text.
+//! Parses tokens to variables, functions and statements. Names are not resolved yet.
 
 mod body;
 
 use super::lex::{Token, tokens};
 use super::syntax::{Function, Source, Variable, width_of};
 
-/// Parses a module as NVRTC writes it.
+/// Parses a module, in the form that NVRTC emits.
 pub(super) fn parse(text: &str) -> Result<Source<'_>, String> {
     let tokens = tokens(text)?;
     let mut parser = Parser { tokens: &tokens, at: 0, line: 0 };
@@ -37,7 +37,7 @@ impl<'a> Parser<'_, 'a> {
         Ok(token)
     }
 
-    /// Takes the sign if it is next.
+    /// Consumes a punctuation character if it is next.
     fn sign(&mut self, sign: u8) -> bool {
         let found = self.peek() == Some(Token::Sign(sign));
         self.at += usize::from(found);
@@ -66,7 +66,7 @@ impl<'a> Parser<'_, 'a> {
         }
     }
 
-    /// Something at the top level.
+    /// Parses an item at the top level.
     fn item(&mut self, source: &mut Source<'a>) -> Result<(), String> {
         match self.word()? {
             ".version" | ".target" | ".address_size" | ".file" => self.skip_directive(),
@@ -83,7 +83,7 @@ impl<'a> Parser<'_, 'a> {
         Ok(())
     }
 
-    /// These end with their line, not with a sign.
+    /// Skips a directive that ends with its line.
     fn skip_directive(&mut self) {
         let line = self.tokens[self.at - 1].0;
         while self.tokens.get(self.at).is_some_and(|token| token.0 == line) {
@@ -112,7 +112,7 @@ impl<'a> Parser<'_, 'a> {
                 ".align" => align = self.int()?,
                 ".ptr" | ".volatile" | ".v2" | ".v4" => {}
                 kind if kind.starts_with('.') => {
-                    // What `.ptr` points to is of no interest.
+                    // The attributes of `.ptr` are not used.
                     if let Some(bytes) = width_of(kind) {
                         width = bytes;
                     }
@@ -135,7 +135,7 @@ impl<'a> Parser<'_, 'a> {
         Ok(Variable { name, space, align: align.max(width), bytes: width * count, initial })
     }
 
-    /// Initial values: numbers alone or in (nested) braces, padded with zeros.
+    /// Parses initial values: numbers, or (nested) braces with numbers, padded with zeros.
     fn initial(&mut self, name: &str, width: u64, bytes: u64) -> Result<Vec<u8>, String> {
         let mut all = Vec::new();
         let mut depth = 0;

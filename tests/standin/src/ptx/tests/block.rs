@@ -1,4 +1,4 @@
-//! Barriers, shared memory, atomics.
+//! Tests of barriers, shared memory and atomics.
 
 use super::device::Device;
 use super::{in_both_orders, run};
@@ -99,7 +99,7 @@ fn atomics_of_every_kind() {
                 fold(|all, value| all ^ value, 0),
             ]
         );
-        // From 0 up to 10 and around, 96 steps; from 5 down and around.
+        // 96 increments that wrap after 10, and decrements that wrap from 0 to 5.
         assert_eq!(
             found[6..9],
             [96 % 11, (5_i32 - 96).rem_euclid(11).cast_unsigned(), 1000 - 2 * 96]

@@ -1,4 +1,4 @@
-//! Conversions against the `half` crate's and Rust's, and arithmetic on halves against exact numbers.
+//! Tests of conversions against the `half` crate and Rust, and of arithmetic on halves against exact numbers.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -15,7 +15,7 @@ use super::{in_both_orders, run};
 
 const PTX: &str = include_str!("../../../ptx/convert.ptx");
 
-/// Runs a kernel of the form (inputs..., out, n) and hands its rows to `check`.
+/// Runs a kernel with parameters (inputs..., out, n) and passes its rows to `check`.
 fn rows<A: Number, B: Number>(
     kernel: &str,
     inputs: &[&[A]],
@@ -36,7 +36,7 @@ fn rows<A: Number, B: Number>(
     });
 }
 
-/// Values on, beside and between what the narrow formats can hold.
+/// Values that the narrow formats represent, their neighbors, and values in between.
 fn floats() -> Vec<f32> {
     let near = [
         0.0_f32,
@@ -65,7 +65,7 @@ fn floats() -> Vec<f32> {
         1e-45,
     ];
     let around = near.iter().flat_map(|&x: &f32| [x.next_down(), x, x.next_up(), -x, -x.next_up()]);
-    // The halfway points of bf16 and f16.
+    // Values halfway between two of bf16 and of f16.
     let halves = [0x3f80_8000, 0x3f81_8000, 0x3f80_8001, 0x3f80_1000, 0x3f80_3000, 0x3f80_3001]
         .map(f32::from_bits);
     let special = [f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
@@ -89,7 +89,7 @@ fn is_directed(found: u32, x: f32, up: bool) -> bool {
     } else {
         nearest
     };
-    // Beyond the largest, a direction away from infinity stays finite.
+    // Above the largest finite value, rounding away from infinity stays finite.
     let expected = match (expected.is_infinite() && x.is_finite(), up == (x > 0.0)) {
         (true, false) => f16::MAX.copysign(f16::from_f32(x)),
         _ => expected,
@@ -157,7 +157,7 @@ fn floats_to_integers_round_and_saturate() {
     });
 }
 
-/// `value` as f32 toward zero, up or down.
+/// Rounds `value` to f32, toward zero, up or down.
 fn directed(value: i128, mode: char) -> f32 {
     let nearest = value as f32;
     match (mode, (nearest as i128).cmp(&value)) {
@@ -266,7 +266,7 @@ fn arithmetic_on_halves_is_rounded_once() {
     });
 }
 
-/// a * b + c in f64, to odd: rounding it again to a half is as good as rounding once.
+/// a * b + c in f64, rounded to odd: rounding it again to a half equals rounding once.
 fn fused(a: f64, b: f64, c: f64) -> f64 {
     let product = a * b;
     let sum = product + c;
@@ -298,7 +298,7 @@ fn both(
     one(0) | one(16) << 16
 }
 
-/// Bits and values of a first guess and its neighbours.
+/// The bits and the values of a first guess and its neighbors.
 fn bf16_candidates(value: f64) -> Vec<(u16, f64)> {
     let guess = bf16::from_f64(value).to_bits();
     let near = [guess, guess ^ 1, guess.wrapping_add(1), guess.wrapping_sub(1)];
@@ -311,7 +311,7 @@ fn f16_candidates(value: f64) -> Vec<(u16, f64)> {
     near.iter().map(|&bits| (bits, f64::from(f16::from_bits(bits)))).collect()
 }
 
-/// The candidate nearest to `value`, the even one of two.
+/// The candidate nearest to `value`, ties to even.
 fn round(value: f64, candidates: &[(u16, f64)]) -> u16 {
     if value.is_nan() {
         return 0x7fff;

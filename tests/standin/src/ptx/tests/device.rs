@@ -1,4 +1,4 @@
-//! Device memory of these tests: allocations that know which bytes were written.
+//! The device memory of these tests, which records the written bytes of each allocation.
 
 use std::cell::RefCell;
 
@@ -15,7 +15,7 @@ pub(super) struct Device {
     allocations: RefCell<Vec<Allocation>>,
 }
 
-/// A number in memory.
+/// A number type in device memory.
 pub(super) trait Number: Copy {
     fn bytes(self) -> Vec<u8>;
     fn of(bytes: &[u8]) -> Self;
@@ -53,7 +53,7 @@ impl Device {
         start
     }
 
-    /// The first `count` values; a panic if one was never written.
+    /// The first `count` values. Panics if one was never written.
     pub(super) fn download<T: Number>(&self, start: u64, count: usize) -> Vec<T> {
         let mut bytes = vec![0; count * T::SIZE];
         self.read(start, &mut bytes).unwrap();

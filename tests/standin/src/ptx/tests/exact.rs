@@ -1,8 +1,8 @@
-//! Numbers as integer times a power of two: what a rounded result is measured against.
+//! Exact numbers, an integer times a power of two, to which rounded results are compared.
 
 use std::cmp::Ordering;
 
-/// `0 * 2^1`: value * 2^exponent, exactly. Numbers of the tests stay within 127 bits.
+/// The exact number `.0 * 2^.1`. The numbers of the tests fit 127 bits.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Exact(i128, i32);
 
@@ -57,13 +57,13 @@ impl Exact {
     }
 }
 
-/// How a result relates to the exact one: the sign of `result - exact`.
+/// The relation of a result to the exact one: the sign of `result - exact`.
 pub(super) trait Side: Fn(f64) -> Ordering {}
 impl<F: Fn(f64) -> Ordering> Side for F {}
 
 /// Asserts that `found` is the exact value rounded in `mode` (`n`, `z`, `d` or `u`).
 ///
-/// `side` compares any candidate with the exact value; `down` and `up` are the neighbours of `found` in its format.
+/// `side` compares any candidate with the exact value; `down` and `up` are the neighbors of `found` in its format.
 pub(super) fn assert_rounded(
     found: f64,
     down: f64,
@@ -77,7 +77,7 @@ pub(super) fn assert_rounded(
     let good = match if mode == 'z' { toward_zero } else { mode } {
         'd' => relation.is_le() && (relation.is_eq() || side(up).is_gt()),
         'u' => relation.is_ge() && (relation.is_eq() || side(down).is_lt()),
-        // The middle to either neighbour lies beyond the exact value.
+        // The midpoints to both neighbors are beyond the exact value.
         _ => side(f64::midpoint(found, up)).is_ge() && side(f64::midpoint(found, down)).is_le(),
     };
     assert!(good, "{what} in mode {mode}: {found:e}");

@@ -1,4 +1,4 @@
-//! Mistakes: each is caught, at its line.
+//! Tests of mistakes, each of which is reported with its line.
 
 use super::device::Device;
 use super::{Run, run};
@@ -15,7 +15,7 @@ fn fault(launch: &Run<'_>, device: &Device, order: Order) -> Fault {
     launch.on(device, order).unwrap_err()
 }
 
-/// A launch on 64 floats in and 64 out.
+/// A launch with 64 floats as input and 64 as output.
 fn on_floats(kernel: &'static str, order: Order) -> Fault {
     let device = Device::default();
     let (input, out) = (device.upload(&[1.0_f32; 64]), device.alloc(256));
@@ -137,7 +137,7 @@ fn a_shuffle_must_not_read_a_lane_that_ended() {
     let fault =
         fault(&run(PTX, "ended_lane", 32).pointer(device.alloc(128)), &device, Order::Reverse);
     assert_eq!((fault.kind, fault.line), (FaultKind::LaunchFailed, marked("ended_lane")));
-    assert_eq!(fault.what, "a shuffle in lane 0 reads lane 16, which takes no part in it");
+    assert_eq!(fault.what, "a shuffle in lane 0 reads lane 16, which does not participate");
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn a_trap_is_a_fault_of_its_thread() {
 }
 
 #[test]
-fn what_is_not_known_is_refused_when_a_thread_gets_there() {
+fn an_unsupported_instruction_is_a_fault_when_a_thread_reaches_it() {
     let device = Device::default();
     let launch = run(PTX, "no_instruction", 1).pointer(device.alloc(4)).pointer(device.alloc(4));
     let fault = fault(&launch, &device, Order::Forward);
@@ -187,7 +187,7 @@ fn what_is_not_known_is_refused_when_a_thread_gets_there() {
 }
 
 #[test]
-fn parameters_of_the_wrong_size_are_refused() {
+fn parameters_of_the_wrong_size_are_an_error() {
     let device = Device::default();
     let fault = fault(&run(PTX, "trapped", 1).int(3), &device, Order::Forward);
     assert_eq!(fault.to_string(), "parameters of [4] bytes, the kernel has [8]");

@@ -1,4 +1,4 @@
-//! f32 and f64: each rounding against exact numbers, library functions against f64.
+//! Tests of f32 and f64: each rounding against exact numbers, library functions against f64.
 
 #![expect(clippy::float_cmp, reason = "results are exact")]
 
@@ -44,7 +44,7 @@ const SPECIAL: [f32; 14] = [
     1e30,
 ];
 
-/// Each value with each other, and a third one.
+/// All pairs of values, each with a third value.
 fn triples(values: &[f32]) -> [Vec<f32>; 3] {
     let all = || values.iter().flat_map(|&a| values.iter().map(move |&b| (a, b)));
     let third = |i: usize| values[(i * 7 + 3) % values.len()];
@@ -55,7 +55,7 @@ fn triples(values: &[f32]) -> [Vec<f32>; 3] {
     ]
 }
 
-/// Runs a kernel of the form (inputs..., out, n); its rows.
+/// Runs a kernel with parameters (inputs..., out, n) and returns its rows.
 fn rows(kernel: &str, inputs: &[Vec<f32>], count: usize) -> Vec<Vec<f32>> {
     let n = inputs[0].len();
     let [forward, reverse] = [Order::Forward, Order::Reverse].map(|order| {
@@ -73,16 +73,16 @@ fn rows(kernel: &str, inputs: &[Vec<f32>], count: usize) -> Vec<Vec<f32>> {
     forward.chunks(n).map(row).collect()
 }
 
-/// What a row should be.
+/// The expected row.
 type Triple = fn(f32, f32, f32) -> f32;
 type Truth = fn(f64, f64) -> f64;
 
-/// The same value, or both NaN.
+/// Whether two values are equal, or both NaN.
 fn same(a: f32, b: f32) -> bool {
     a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
 }
 
-/// The lesser; of two zeros the negative one.
+/// The minimum, where -0 is below +0.
 fn least(x: f32, y: f32) -> f32 {
     match x == y {
         true if x.is_sign_negative() => x,
@@ -123,7 +123,7 @@ fn each_rounding_is_exact() {
             check(k, mode, &|r| of(r).order(sum));
             check(4 + k, mode, &|r| of(r).order(product));
             check(8 + k, mode, &|r| of(r).order(product.plus(exact(z))));
-            // r <=> x / y as r * y <=> x, turned around for a negative y.
+            // r compares to x / y as r * y to x, in reverse for a negative y.
             check(12 + k, mode, &|r| {
                 let order = of(r).times(exact(y)).order(exact(x));
                 if y < 0.0 { order.reverse() } else { order }
@@ -184,7 +184,7 @@ fn special_values_are_those_of_ieee() {
             );
             assert!(
                 *row > 21 || !found.is_nan() || found.to_bits() == 0x7fff_ffff,
-                "one NaN alone: row {row}"
+                "a single NaN: row {row}"
             );
         }
         let differ = x != y;
@@ -291,7 +291,7 @@ fn doubles_equal_those_of_rust() {
     });
 }
 
-/// How far library functions may be off, in units of the last place of an f32; then absolutely, near zero.
+/// The error bounds of library functions: in units in the last place of an f32, and absolute near zero.
 #[test]
 fn library_functions_are_close_to_the_truth() {
     let x: Vec<f32> = (0..200_u16).map(|i| (f32::from(i) - 99.5) * 0.11).collect();
@@ -346,7 +346,7 @@ fn single(x: f64) -> f32 {
     x as f32
 }
 
-/// erf by a series of positive terms; beyond 6 it is 1.
+/// erf by a series of positive terms. Above 6 it is 1.
 fn erf(x: f64, _: f64) -> f64 {
     if x.abs() > 6.0 {
         return x.signum();

@@ -1,4 +1,4 @@
-//! Integers against Rust's.
+//! Tests of integer instructions against Rust.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -29,13 +29,13 @@ const WORDS: [u32; 14] = [
     0x00ff_00ff,
 ];
 
-/// All pairs.
+/// All pairs of values.
 fn pairs<T: Copy>(values: &[T]) -> (Vec<T>, Vec<T>) {
     let pairs = values.iter().flat_map(|&a| values.iter().map(move |&b| (a, b)));
     pairs.unzip()
 }
 
-/// Runs a kernel of the form (a, b, out, n) and compares its rows.
+/// Runs a kernel with parameters (a, b, out, n) and compares its rows.
 fn compare<T: Number + PartialEq + std::fmt::LowerHex>(
     kernel: &str,
     (a, b): (Vec<T>, Vec<T>),
@@ -139,7 +139,7 @@ fn words_equal_those_of_rust() {
     );
 }
 
-/// Bits `position..` of `x`, `length` of them, by the manual's loop.
+/// `length` bits of `x` from `position` on, by the loop of the manual.
 fn field(x: u32, position: u32, length: u32, signed: bool) -> u32 {
     let bit = |at: u32| if at < 32 { x >> at & 1 } else { 0 };
     let sign = if signed && length > 0 { bit((position + length - 1).min(31)) } else { 0 };
@@ -170,7 +170,7 @@ fn bit_fields_and_permutations_follow_the_manual() {
             |x, y| field(x, y & 63, y >> 8 & 63, false),
             |x, y| field(x, y & 63, y >> 8 & 63, true),
             |x, y| inserted(x, y, y & 63, x >> 8 & 63),
-            // 0xe8 is the majority.
+            // The table 0xe8 is the majority function.
             |x, y| {
                 let z = x.wrapping_mul(3);
                 x & y | x & z | y & z

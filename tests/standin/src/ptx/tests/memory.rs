@@ -1,4 +1,4 @@
-//! State spaces, widths, vectors, parameters, calls.
+//! Tests of state spaces, widths, vectors, parameters and calls.
 
 use super::device::{Device, Number};
 use super::{in_both_orders, marked, run};
@@ -148,7 +148,7 @@ fn loads_and_stores_of_every_width() {
 fn bytes_that_a_widened_load_does_not_need_may_be_unwritten() {
     let device = Device::default();
     let (input, out) = (device.alloc(128), device.alloc(38 * 8));
-    // Of the second half of each eight bytes only the last two count; the compiler loads all.
+    // Only the last two bytes of the second half of each eight are used; the compiler loads all of them.
     for i in 0..16_u64 {
         let value = [u8::try_from(i).unwrap(); 2];
         for at in [0, 6] {
@@ -157,7 +157,7 @@ fn bytes_that_a_widened_load_does_not_need_may_be_unwritten() {
     }
     let fault =
         run(PTX, "widths", 1).pointer(input).pointer(out).int(8).on(&device, Order::Forward);
-    // Past the vector of shorts, at the doubles, which need every byte.
+    // The doubles after the vector of shorts need every byte.
     assert_eq!(fault.unwrap_err().line, marked(CU, "doubles"));
 }
 
@@ -218,7 +218,7 @@ fn generic_addresses_know_their_space() {
         let (input, out) = (device.upload(&[7_u32]), device.alloc(12 * 4));
         run(PTX, "spaces", 4).pointer(input).pointer(out).on(&device, order).unwrap();
         for row in device.download::<u32>(out, 12).chunks(3) {
-            // Global is bit 0, shared bit 1, local bit 2; a constant is none of them.
+            // Global is bit 0, shared bit 1, local bit 2. A constant sets none of them.
             assert_eq!(row, [0x0421, 7 + 40 + 1 + 1000, 40]);
         }
     });

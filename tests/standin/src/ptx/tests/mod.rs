@@ -1,4 +1,4 @@
-//! Kernels of `tests/standin/ptx`, compiled by the real NVRTC and checked in, against plain Rust.
+//! Tests of the kernels in `tests/standin/ptx`, whose PTX by the real NVRTC is checked in, against Rust.
 
 mod block;
 mod convert;
@@ -14,7 +14,7 @@ use self::device::Device;
 use super::Loaded;
 use crate::engine::{Fault, Launch, Order};
 
-/// One launch in a test.
+/// A launch in a test.
 struct Run<'a> {
     ptx: &'a str,
     kernel: &'a str,
@@ -24,7 +24,7 @@ struct Run<'a> {
     params: Vec<Vec<u8>>,
 }
 
-/// Of one block of `threads` threads.
+/// A launch of one block of `threads` threads.
 fn run<'a>(ptx: &'a str, kernel: &'a str, threads: u32) -> Run<'a> {
     Run { ptx, kernel, grid: [1; 3], block: [threads, 1, 1], shared_bytes: 0, params: Vec::new() }
 }
@@ -63,7 +63,7 @@ impl Run<'_> {
 
     fn on(&self, device: &Device, order: Order) -> Result<u64, Fault> {
         let mut module = Loaded::new(self.ptx).unwrap();
-        // Nothing here runs for long.
+        // No kernel of these tests runs for long.
         module.patience = 4;
         let launch = Launch {
             kernel: self.kernel,
@@ -77,7 +77,7 @@ impl Run<'_> {
     }
 }
 
-/// The line of a `.cu` file that says `// !name`.
+/// The line of a `.cu` file with the comment `// !name`.
 fn marked(cu: &str, name: &str) -> Option<u32> {
     let mark = format!("// !{name}");
     let found = cu.lines().position(|line| line.ends_with(&mark));

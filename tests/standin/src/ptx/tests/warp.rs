@@ -1,4 +1,4 @@
-//! Shuffles, votes, matches, reductions of a warp.
+//! Tests of warp-level operations: shuffles, votes, matches, reductions.
 
 use super::device::Device;
 use super::{in_both_orders, run};
@@ -10,7 +10,7 @@ fn input() -> Vec<u32> {
     (0..64_u32).map(|i| i * 37 % 101).collect()
 }
 
-/// Runs a kernel of the form (in, out) on two warps and hands the rows of each warp to `check`.
+/// Runs a kernel with parameters (in, out) on two warps and passes the rows of each warp to `check`.
 fn rows(kernel: &str, count: usize, check: impl Fn(&[u32], &[Vec<u32>])) {
     let input = input();
     in_both_orders(|order| {
@@ -47,7 +47,7 @@ fn shuffles_read_the_lanes_that_the_manual_says() {
                 v[segment(8) + (lane + 1) % 8],
                 v[if lane % 16 >= 1 { lane - 1 } else { lane }],
                 inside(lane + 2, segment(4), 4),
-                // Lane 17 away lies in the other half, which may read the lower one only.
+                // The lane 17 away is in the other half, and only lanes of the upper half may read lower ones.
                 if lane >= 16 { v[lane ^ 0x11] } else { v[lane] },
                 u32::from(lane + 4 < 32),
                 if lane < 16 { v[lane ^ 1] } else { v[lane] },
@@ -100,7 +100,7 @@ fn a_sum_of_squares_goes_through_lanes_and_warps() {
         let out = device.alloc(3 * 4);
         let launch = run(PTX, "sumsq", 128).grid(3, 1, 1).pointer(device.upload(&x)).pointer(out);
         launch.int(1000).on(&device, order).unwrap();
-        // Whole numbers: any order of adding gives the same.
+        // The values are whole numbers, so that any order of additions gives the same sum.
         assert_eq!(
             device.download::<f32>(out, 3).iter().sum::<f32>().to_bits(),
             expected.to_bits()

@@ -1,7 +1,7 @@
-//! Who waits for whom in vain, in words.
+//! Descriptions of deadlocks: which thread waits for which.
 
 use super::block::{Blocks, Status, line};
-use super::trouble::Trouble;
+use super::thread_fault::ThreadFault;
 use crate::engine::{Fault, FaultKind};
 
 impl Blocks<'_> {
@@ -9,23 +9,23 @@ impl Blocks<'_> {
         line(&self.program.codes, self.threads[index].thread.as_ref()?)
     }
 
-    /// Where a thread is, in words.
+    /// Describes where a thread is.
     fn whereabouts(&self, index: usize) -> String {
         let what = match self.threads[index].status {
             Status::Done => "has ended",
             Status::Barrier(_) => "waits at a barrier",
-            Status::Meet(_) => "waits for lanes of its warp",
+            Status::Converge(_) => "waits for lanes of its warp",
             Status::Fresh | Status::Ready => "runs",
         };
         let line = self.line(index).map_or_else(String::new, |line| format!(" in line {line}"));
         format!("thread {index} of the block {what}{line}")
     }
 
-    /// Nobody can go on: some wait at a barrier that others never reach.
+    /// The fault of a block in which some threads wait at a barrier that others never reach.
     pub(super) fn divergence(&self) -> Fault {
         let at_barrier = (0..self.threads.len()).find(|&index| self.barrier(index).is_some());
         let Some(first) = at_barrier else {
-            return Fault::new(FaultKind::LaunchFailed, "no thread of the block can go on");
+            return Fault::new(FaultKind::LaunchFailed, "no thread of the block can continue");
         };
         let site = self.site(first);
         let all = 0..self.threads.len();
@@ -41,10 +41,10 @@ impl Blocks<'_> {
             ),
             None => format!("divergent barrier: {here} threads wait here, {ended} have ended"),
         };
-        self.fault(first, self.line(first), Trouble::new(FaultKind::LaunchFailed, what))
+        self.fault(first, self.line(first), ThreadFault::new(FaultKind::LaunchFailed, what))
     }
 
-    /// A lane waits for others that cannot come.
+    /// The fault of a lane that waits for lanes that cannot arrive.
     pub(super) fn absent_lane(&self, first: usize, index: usize) -> Fault {
         let mask = self.mask_of(index).unwrap_or(0);
         let site = self.site(index);
@@ -54,9 +54,10 @@ impl Blocks<'_> {
                 && self.threads[other].status != Status::Done
                 && (self.site(other) != site || self.mask_of(other) != Some(mask))
         });
-        let who = absent.map_or_else(String::new, |other| format!(": {}", self.whereabouts(other)));
+        let other =
+            absent.map_or_else(String::new, |other| format!(": {}", self.whereabouts(other)));
         let what =
-            format!("a lane waits for lanes {mask:#010x} of its warp, which do not come{who}");
-        self.fault(index, self.line(index), Trouble::new(FaultKind::LaunchFailed, what))
+            format!("a lane waits for lanes {mask:#010x} of its warp, which do not arrive{other}");
+        self.fault(index, self.line(index), ThreadFault::new(FaultKind::LaunchFailed, what))
     }
 }

@@ -1,19 +1,19 @@
-//! A fault before it is known which thread of which block had it.
+//! A fault of a thread, before its block and thread are added.
 
 use crate::engine::{BadAccess, FaultKind};
 
 #[derive(Debug)]
-pub(super) struct Trouble {
+pub(super) struct ThreadFault {
     pub(super) kind: FaultKind,
     pub(super) what: String,
 }
 
-impl Trouble {
+impl ThreadFault {
     pub(super) fn new(kind: FaultKind, what: impl Into<String>) -> Self {
         Self { kind, what: what.into() }
     }
 
-    /// What device memory said of a read or a write.
+    /// The fault of an invalid access of device memory.
     pub(super) fn of(bad: BadAccess, access: &str) -> Self {
         match bad {
             BadAccess::Illegal(what) => {
