@@ -6,7 +6,8 @@
 
 use super::angle::cos_sin;
 use super::sampler::Affine;
-use super::warp::{Transform, WarpBuffers, warp};
+use super::transform::Transform;
+use super::warp::{WarpBuffers, warp};
 use crate::geometry::{Interpolation, Size, View};
 use crate::randaugment::Op;
 use crate::simd::Simd;

@@ -24,6 +24,7 @@ mod rotate_avx2;
 mod sampler;
 #[cfg(test)]
 mod tests;
+mod transform;
 mod warp;
 
 use crate::geometry::{Size, View};

@@ -28,7 +28,7 @@ use std::arch::x86_64::{
     _mm256_setr_epi32, _mm256_setr_ps,
 };
 
-use super::warp::Transform;
+use super::transform::Transform;
 use crate::geometry::{Interpolation, View};
 use crate::simd::Avx2;
 

@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
 use super::sampler::Affine;
-use super::warp::{Transform, exactly, warp};
+use super::transform::{Transform, exactly};
+use super::warp::warp;
 use super::*;
 use crate::geometry::Interpolation;
 

@@ -34,8 +34,8 @@
 //! neighbors (`rotate_avx2.rs`).
 
 use super::blend::truncate;
-use super::sampler::{Affine, sample};
-use crate::geometry::{Interpolation, View};
+use super::transform::{Transform, exactly};
+use crate::geometry::Interpolation;
 use crate::simd::{Simd, kernel};
 
 /// The bound on the error of an estimate. Estimates nearer than this to a whole number are doubtful.
@@ -43,15 +43,6 @@ const MARGIN: f32 = 1.0 / 2048.0;
 
 /// 1.5 * 2^23: adding and subtracting it rounds to the nearest whole number.
 const ROUND: f32 = 12_582_912.0;
-
-/// An affine transform of an image.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Transform<'a> {
-    pub(super) source: View<'a>,
-    pub(super) affine: Affine,
-    pub(super) filter: Interpolation,
-    pub(super) fill: [u8; 3],
-}
 
 /// Memory that transforms reuse.
 #[derive(Debug, Default)]
@@ -87,55 +78,6 @@ pub(super) fn warp(
                 return super::rotate_avx2::warp(avx2, transform, out, &mut buffers.rotation);
             }
             exactly(transform, out);
-        }
-    }
-}
-
-impl Transform<'_> {
-    /// The rows of the output, each with its number and the columns whose centers are inside the
-    /// source. All other pixels are set to the fill color.
-    pub(super) fn rows<'o>(
-        &self,
-        out: &'o mut [u8],
-    ) -> impl Iterator<Item = (u32, std::ops::Range<u32>, &'o mut [u8])> {
-        let (transform, size) = (*self, self.source.size());
-        (0..size.height).zip(out.chunks_exact_mut(size.width as usize * 3)).map(move |(y, row)| {
-            let inside = transform.affine.inside(y, size.height, size.width);
-            let (pixels, _) = row.as_chunks_mut::<3>();
-            if inside.is_empty() {
-                pixels.fill(transform.fill);
-            } else {
-                pixels[..inside.start as usize].fill(transform.fill);
-                pixels[inside.end as usize..].fill(transform.fill);
-            }
-            (y, inside, row)
-        })
-    }
-
-    /// An output pixel as Pillow computes it.
-    pub(super) fn exact(&self, x: u32, y: u32) -> [u8; 3] {
-        let (column, row) = (self.affine.column(x, y), self.affine.row(x, y));
-        sample(self.source, column, row, self.filter).unwrap_or(self.fill)
-    }
-
-    /// Recomputes the pixels with doubtful bytes exactly. `row` starts with pixel `first`.
-    fn correct(&self, y: u32, first: u32, row: &mut [u8], doubtful: &[bool]) {
-        let (pixels, _) = row.as_chunks_mut::<3>();
-        let (doubtful, _) = doubtful.as_chunks::<3>();
-        for ((pixel, doubtful), x) in pixels.iter_mut().zip(doubtful).zip(first..) {
-            if *doubtful != [false; 3] {
-                *pixel = self.exact(x, y);
-            }
-        }
-    }
-}
-
-/// Computes every pixel as Pillow does: the twin of the fast paths.
-pub(super) fn exactly(transform: &Transform<'_>, out: &mut [u8]) {
-    for (y, inside, row) in transform.rows(out) {
-        let (pixels, _) = row.as_chunks_mut::<3>();
-        for x in inside {
-            pixels[x as usize] = transform.exact(x, y);
         }
     }
 }

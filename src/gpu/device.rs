@@ -9,7 +9,10 @@ use cudarc::driver::sys::{self, CUdevice_attribute};
 use cudarc::driver::{CudaContext, CudaFunction, DriverError};
 use cudarc::nvrtc::{self, CompileError, CompileOptions};
 
-use super::{DeviceError, Lane, Pinned};
+use super::error::DeviceError;
+
+/// The number of lanes of a GPU. While one lane copies, the kernels of the other one run.
+pub const LANES: usize = 2;
 
 /// A GPU that is open: it has a driver, a context and a compiler. Clones share the context.
 #[derive(Clone)]
@@ -119,22 +122,6 @@ impl Gpu {
         let kernels = kernels.into_iter().collect::<Result<Vec<_>, _>>();
         let kernels = kernels.map_err(self.failed("finding a kernel"))?;
         Ok(kernels.try_into().expect("one kernel for each name"))
-    }
-
-    /// Creates a stream with `bytes` bytes of device memory.
-    ///
-    /// # Errors
-    /// [`DeviceError::Driver`] if the memory cannot be allocated.
-    pub fn lane(&self, number: usize, bytes: usize) -> Result<Lane, DeviceError> {
-        Lane::new(self, number, bytes)
-    }
-
-    /// Allocates page-locked host memory, which is zeroed.
-    ///
-    /// # Errors
-    /// [`DeviceError::Driver`] if the memory cannot be allocated.
-    pub fn pinned(&self, len: usize) -> Result<Pinned, DeviceError> {
-        Pinned::new(self, len)
     }
 
     /// Converts an error of the driver. `call` says what was being done.

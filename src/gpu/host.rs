@@ -3,9 +3,11 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
-use super::DeviceError;
 #[cfg(feature = "cuda")]
-use super::{Gpu, Pinned};
+use super::device::Gpu;
+use super::error::DeviceError;
+#[cfg(feature = "cuda")]
+use super::pinned::Pinned;
 
 /// The allocator of buffers.
 #[derive(Clone, Debug, Default)]

@@ -9,10 +9,9 @@ use cudarc::driver::{
     CudaEvent, CudaSlice, CudaStream, DevicePtr as _, DriverError, LaunchConfig, PushKernelArg as _,
 };
 
-use super::{DeviceError, Gpu, Kernel, Pinned};
-
-/// The number of lanes of a GPU. While one lane copies, the kernels of the other one run.
-pub const LANES: usize = 2;
+use super::device::{Gpu, Kernel, LANES};
+use super::error::DeviceError;
+use super::pinned::Pinned;
 
 /// A stream with device memory of its own.
 #[derive(Debug)]
@@ -46,8 +45,18 @@ pub struct Grid {
     pub threads: u32,
 }
 
+impl Gpu {
+    /// Creates a stream with `bytes` bytes of device memory.
+    ///
+    /// # Errors
+    /// [`DeviceError::Driver`] if the memory cannot be allocated.
+    pub fn lane(&self, number: usize, bytes: usize) -> Result<Lane, DeviceError> {
+        Lane::new(self, number, bytes)
+    }
+}
+
 impl Lane {
-    pub(super) fn new(device: &Gpu, number: usize, bytes: usize) -> Result<Self, DeviceError> {
+    fn new(device: &Gpu, number: usize, bytes: usize) -> Result<Self, DeviceError> {
         assert!(number < LANES, "lane {number} of {LANES}");
         let failed = device.failed("allocating device memory");
         let stream = device.context.new_stream().map_err(&failed)?;

@@ -29,8 +29,8 @@ pub use error::DeviceError;
 pub use host::{HostBytes, HostMemory};
 
 #[cfg(feature = "cuda")]
-pub use device::{Gpu, Kernel};
+pub use device::{Gpu, Kernel, LANES};
 #[cfg(feature = "cuda")]
-pub use lane::{Arg, Grid, LANES, Lane};
+pub use lane::{Arg, Grid, Lane};
 #[cfg(feature = "cuda")]
 pub use pinned::Pinned;

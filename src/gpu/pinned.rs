@@ -20,7 +20,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use cudarc::driver::sys::CUevent_flags;
 use cudarc::driver::{CudaEvent, CudaStream, DriverError, result};
 
-use super::{DeviceError, Gpu, LANES};
+use super::device::{Gpu, LANES};
+use super::error::DeviceError;
 
 /// Page-locked host memory.
 pub struct Pinned {
@@ -44,8 +45,18 @@ unsafe impl Send for Pinned {}
 // while a shared reference exists.
 unsafe impl Sync for Pinned {}
 
+impl Gpu {
+    /// Allocates page-locked host memory, which is zeroed.
+    ///
+    /// # Errors
+    /// [`DeviceError::Driver`] if the memory cannot be allocated.
+    pub fn pinned(&self, len: usize) -> Result<Pinned, DeviceError> {
+        Pinned::new(self, len)
+    }
+}
+
 impl Pinned {
-    pub(super) fn new(device: &Gpu, len: usize) -> Result<Self, DeviceError> {
+    fn new(device: &Gpu, len: usize) -> Result<Self, DeviceError> {
         let failed = device.failed("allocating page-locked memory");
         let copies = || {
             // A thread that waits sleeps, and leaves its core to decoding.

@@ -1,18 +1,17 @@
-//! The inverse DCT of two blocks at once, one in each half of the registers: the twin of the scalar
-//! functions of `idct.rs`.
+//! The inverse DCT of two blocks at once, one in each half of the registers: the twin of `scalar.rs`.
 #![expect(unsafe_code, reason = "SIMD intrinsics over pointers checked above each use")]
-#![cfg_attr(
-    not(test),
-    expect(clippy::wildcard_imports, reason = "intrinsics, and the constants of the scalar twin")
-)]
+#![cfg_attr(not(test), expect(clippy::wildcard_imports, reason = "intrinsics"))]
 
 use std::arch::x86_64::*;
 
-use super::super::scan::Block;
-use super::*;
+use super::scalar::{
+    CONST_BITS, F_0_298, F_0_390, F_0_541, F_0_765, F_0_899, F_1_175, F_1_501, F_1_847, F_1_961,
+    F_2_053, F_2_562, F_3_072, PASS1_BITS, SHIFT_COLUMNS, SHIFT_ROWS, flat,
+};
+use crate::decode::jpeg::scan::Block;
 use crate::simd::Avx2;
 
-/// Equals [`super::row_of_blocks_scalar`].
+/// Equals [`super::scalar::row_of_blocks`].
 pub(super) fn row_of_blocks<'a>(
     _: Avx2,
     mut blocks: impl Iterator<Item = (&'a Block, u8)>,
@@ -49,7 +48,7 @@ fn pair(a: i32, b: i32) -> __m256i {
     _mm256_set1_epi32((a & 0xFFFF) | (b << 16))
 }
 
-/// Equals [`super::block_scalar`], for two neighboring blocks.
+/// Equals `transform_block` of the scalar twin, for two neighboring blocks.
 ///
 /// # Safety
 /// `out` holds at least `7 * stride + 16` bytes.
@@ -141,7 +140,7 @@ fn narrow<const SHIFT: i32>((low, high): Wide) -> __m256i {
     _mm256_packs_epi32(_mm256_srai_epi32::<SHIFT>(low), _mm256_srai_epi32::<SHIFT>(high))
 }
 
-/// Equals [`super::line`], for 16 lines.
+/// Equals `line` of the scalar twin, for 16 lines.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn line<const SHIFT: i32>(x: [__m256i; 8]) -> [__m256i; 8] {

@@ -1,4 +1,4 @@
-//! YCbCr to RGB, 32 pixels at once: the twin of `ycc_scalar`.
+//! YCbCr to RGB, 32 pixels at once: the twin of `scalar.rs`.
 //!
 //! The arithmetic has 16 bits, and cb and cr are centered on 0:
 //!
@@ -11,25 +11,22 @@
 //! The shifted terms of r and b come from a multiplication that keeps the high half, of the
 //! doubled input: floor((floor(2 c x / 2^16) + 1) / 2) = floor((c x + 2^15) / 2^16).
 #![expect(unsafe_code, reason = "SIMD intrinsics over pointers checked above each use")]
-#![cfg_attr(
-    not(test),
-    expect(clippy::wildcard_imports, reason = "intrinsics, and the constants of the scalar twin")
-)]
+#![cfg_attr(not(test), expect(clippy::wildcard_imports, reason = "intrinsics"))]
 
 use std::arch::x86_64::*;
 
-use super::ycc_scalar;
+use super::scalar;
 use crate::simd::Avx2;
 
 /// Pixels converted at once.
 const STEP: usize = 32;
 
-/// Equals [`super::ycc_scalar`].
+/// Equals [`super::scalar::ycc`].
 pub(super) fn ycc(_: Avx2, y: &[u8], cb: &[u8], cr: &[u8], out: &mut [u8]) {
     let width = out.len() / 3;
     let (y, cb, cr) = (&y[..width], &cb[..width], &cr[..width]);
     if width < STEP {
-        return ycc_scalar(y, cb, cr, out);
+        return scalar::ycc(y, cb, cr, out);
     }
     let mut x = 0;
     loop {

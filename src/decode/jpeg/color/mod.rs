@@ -1,8 +1,8 @@
 //! Component samples to RGB, bit-equal to libjpeg-turbo's conversion and, for CMYK, to Pillow's.
 
 #[cfg(target_arch = "x86_64")]
-#[path = "color_avx2.rs"]
 mod avx2;
+mod scalar;
 
 use super::marker::Headers;
 use crate::simd::Simd;
@@ -79,31 +79,7 @@ fn ycc(simd: Simd, y: &[u8], cb: &[u8], cr: &[u8], out: &mut [u8]) {
     if let Some(avx2) = simd.avx2() {
         return avx2::ycc(avx2, y, cb, cr, out);
     }
-    ycc_scalar(y, cb, cr, out);
-}
-
-fn ycc_scalar(y: &[u8], cb: &[u8], cr: &[u8], out: &mut [u8]) {
-    for (pixel, ((&y, &cb), &cr)) in out.as_chunks_mut().0.iter_mut().zip(y.iter().zip(cb).zip(cr))
-    {
-        *pixel = pixel_of(y, cb, cr);
-    }
-}
-
-/// JFIF's conversion with 16 fraction bits.
-fn pixel_of(y: u8, cb: u8, cr: u8) -> [u8; 3] {
-    // round(x * 2^16)
-    const F_0_344: i32 = 22_554;
-    const F_0_714: i32 = 46_802;
-    const F_1_402: i32 = 91_881;
-    const F_1_772: i32 = 116_130;
-    const HALF: i32 = 1 << 15;
-    let (y, cb, cr) = (i32::from(y), i32::from(cb) - 128, i32::from(cr) - 128);
-    [
-        y + ((F_1_402 * cr + HALF) >> 16),
-        y + ((HALF - F_0_344 * cb - F_0_714 * cr) >> 16),
-        y + ((F_1_772 * cb + HALF) >> 16),
-    ]
-    .map(|sample| sample.clamp(0, 255) as u8)
+    scalar::ycc(y, cb, cr, out);
 }
 
 #[cfg(test)]
@@ -145,8 +121,8 @@ mod tests {
     #[test]
     fn primary_colors_are_those_of_jfif() {
         // Computed by hand from JFIF's matrix.
-        assert_eq!(pixel_of(128, 128, 128), [128; 3]);
-        assert_eq!(pixel_of(76, 85, 255), [254, 0, 0]);
-        assert_eq!(pixel_of(29, 255, 107), [0, 0, 254]);
+        assert_eq!(scalar::pixel_of(128, 128, 128), [128; 3]);
+        assert_eq!(scalar::pixel_of(76, 85, 255), [254, 0, 0]);
+        assert_eq!(scalar::pixel_of(29, 255, 107), [0, 0, 254]);
     }
 }
