@@ -192,7 +192,7 @@ impl Hub {
             let missing: Vec<usize> = missing.map(|(rank, _)| rank).collect();
             let (round, waited) = (self.round, self.waited.as_secs_f32());
             self.fail(&format!(
-                "ranks {missing:?} did not come in {waited} s to collective {round}, {call}, which rank {first} called"
+                "ranks {missing:?} did not call collective {round} within {waited} s: {call}, called by rank {first}"
             ));
         }
     }

@@ -125,7 +125,7 @@ fn parameters(program: &Program, launch: &Launch<'_>) -> Result<Vec<u8>, Fault> 
     let wanted: Vec<usize> = program.params.iter().map(|param| param.1).collect();
     let given: Vec<usize> = launch.params.iter().map(Vec::len).collect();
     if wanted != given {
-        let what = format!("parameters of {given:?} bytes, the kernel has {wanted:?}");
+        let what = format!("parameters of {given:?} bytes: the kernel expects {wanted:?}");
         return Err(Fault::new(FaultKind::LaunchFailed, what));
     }
     let mut all = Vec::new();

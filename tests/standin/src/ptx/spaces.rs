@@ -56,7 +56,7 @@ fn locate(space: Space, address: u64, own: &ThreadMemory<'_>) -> Result<At, Thre
             window::CONST => At::Constant(offset),
             window::PARAM => At::Param(offset),
             _ => {
-                let what = format!("{address:#x} is no address");
+                let what = format!("{address:#x} is not a valid address");
                 return Err(ThreadFault::new(FaultKind::IllegalAddress, what));
             }
         },

@@ -16,7 +16,7 @@ pub(super) struct LaneInput {
 ///
 /// A shuffle must not read a lane that does not participate, because its value is undefined on a GPU.
 pub(super) fn result(
-    converge: &Converge,
+    op: &Converge,
     group: u32,
     given: &[LaneInput; 32],
     lane: u32,

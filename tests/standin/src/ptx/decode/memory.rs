@@ -48,7 +48,7 @@ impl<'m> Access<'m> {
 impl<'a> Decoder<'_, 'a> {
     fn place(&mut self, access: &Access<'_>, address: &Operand<'a>) -> Result<Place, String> {
         let &Operand::Address(base, offset) = address else {
-            return Err(format!("{address:?} is no address"));
+            return Err(format!("{address:?} is not an address"));
         };
         let symbol = base.and_then(|name| self.symbol(name));
         let space = match (access.space, symbol) {

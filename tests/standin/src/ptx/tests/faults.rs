@@ -190,5 +190,5 @@ fn an_unsupported_instruction_is_a_fault_when_a_thread_reaches_it() {
 fn parameters_of_the_wrong_size_are_an_error() {
     let device = Device::default();
     let fault = fault(&run(PTX, "trapped", 1).int(3), &device, Order::Forward);
-    assert_eq!(fault.to_string(), "parameters of [4] bytes, the kernel has [8]");
+    assert_eq!(fault.to_string(), "parameters of [4] bytes: the kernel expects [8]");
 }
