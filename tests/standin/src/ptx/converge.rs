@@ -103,8 +103,7 @@ impl Blocks<'_> {
             let slot = &mut self.threads[first + lane];
             if let (Status::Converge(op), Some(thread)) = (slot.status, &mut slot.thread) {
                 let op = codes[thread.frame().code].convergences[op as usize];
-                let (value, flag) =
-                    result(&op, group, &given, u32::try_from(lane).unwrap_or(0))?;
+                let (value, flag) = result(&op, group, &given, u32::try_from(lane).unwrap_or(0))?;
                 if matches!(op.what, WarpOp::Sync) {
                     self.spaces.shared.warp_barrier(u32::try_from(first / 32).unwrap_or(0));
                 } else {
