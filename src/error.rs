@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use forebay_types::MicrobatchName;
+
 use crate::dataset::DatasetError;
 use crate::decode::DecodeError;
 use crate::gpu::DeviceError;
-use crate::plan::MicrobatchName;
 use crate::recipe::RecipeError;
 
 /// An error of the pipeline. Each variant is somebody's turn: the one who wrote the request or the

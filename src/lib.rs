@@ -34,7 +34,7 @@ pub mod sample_data;
 pub mod simd;
 
 pub use error::Error;
-pub use forebay_types::Digest;
+pub use forebay_types::{Digest, MicrobatchName};
 pub use geometry::{Interpolation, Rect, Size, View};
 pub use pipeline::{Microbatch, Pipeline, Request};
 pub use randaugment::Op;

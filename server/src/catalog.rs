@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use forebay::MicrobatchName;
 use forebay::dataset::Dataset;
 use forebay::mix::{DType, Layout};
-use forebay::order::Sequence;
+use forebay::order::Sampler;
 use forebay::pipeline::{self, Asker, Sharing, Timings};
-use forebay::plan::{MicrobatchName, MixKind, MixPlan, MixSample};
+use forebay::plan::{MixKind, MixPlan, MixSample};
 use forebay::recipe::{Recipe, RecipeError, RecipeSource, RecipeSpec};
 use forebay::{Pipeline, Rect, Request};
 use forebay_proto::v1::{self, DescribeResponse, mix_parameters::Kind};
@@ -104,19 +105,19 @@ impl Source for Catalog {
             return Err(Refusal::invalid("job.recipe", "give either a name or a TOML text"));
         }
         let recipe = self.recipe(&asked).map_err(forebay::Error::from)?;
-        let sequence =
-            Sequence::new(dataset.len(), &recipe, job.seed).map_err(forebay::Error::from)?;
+        let sampler =
+            Sampler::new(dataset.len(), &recipe, job.seed).map_err(forebay::Error::from)?;
         Ok(Arc::new(CatalogJob {
-            facts: facts(dataset, &recipe, &sequence),
+            facts: facts(dataset, &recipe, &sampler),
             dataset: Arc::clone(dataset),
             recipe: Arc::new(recipe),
-            sequence,
+            sampler,
             pipeline: Arc::clone(&self.pipeline),
         }))
     }
 }
 
-fn facts(dataset: &Dataset, recipe: &Recipe, sequence: &Sequence) -> DescribeResponse {
+fn facts(dataset: &Dataset, recipe: &Recipe, sampler: &Sampler) -> DescribeResponse {
     DescribeResponse {
         dataset_digest: Bytes::copy_from_slice(&dataset.digest().0),
         records: dataset.len(),
@@ -124,8 +125,8 @@ fn facts(dataset: &Dataset, recipe: &Recipe, sequence: &Sequence) -> DescribeRes
         classes: dataset.classes().to_vec(),
         recipe_digest: Bytes::copy_from_slice(&recipe.digest().0),
         recipe_toml: recipe.canonical(),
-        samples_per_epoch: sequence.samples_per_epoch(),
-        steps_per_epoch: sequence.steps_per_epoch(),
+        samples_per_epoch: sampler.samples_per_epoch(),
+        steps_per_epoch: sampler.steps_per_epoch(),
         batch: recipe.batch,
         microbatches: recipe.microbatches,
         image_size: recipe.image_size,
@@ -141,7 +142,7 @@ struct CatalogJob {
     facts: DescribeResponse,
     dataset: Arc<Dataset>,
     recipe: Arc<Recipe>,
-    sequence: Sequence,
+    sampler: Sampler,
     pipeline: Arc<Pipeline>,
 }
 
@@ -163,7 +164,7 @@ impl Job for CatalogJob {
     }
 
     fn microbatches(&self, step: u64) -> u32 {
-        self.sequence.microbatches(step)
+        self.sampler.microbatches(step)
     }
 
     fn submit(&self, name: Name, output: Output, asker: Asker, done: Done) -> Result<(), Refusal> {

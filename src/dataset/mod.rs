@@ -133,7 +133,7 @@ impl Dataset {
 
     /// The record itself if it is good, else the next good one in dataset order, the first coming
     /// after the last.
-    pub fn good(&self, id: u64) -> u64 {
+    pub fn good_or_next(&self, id: u64) -> u64 {
         let runs = &self.index.bad_runs;
         let past_run = |id: u64| {
             let next = runs.partition_point(|run| run.start <= id);
@@ -175,7 +175,7 @@ impl Dataset {
     ///
     /// # Panics
     /// When `id` is not below [`len`](Self::len).
-    pub fn entries(&self, id: u64) -> Result<&[u8], DatasetError> {
+    pub fn entry_points(&self, id: u64) -> Result<&[u8], DatasetError> {
         let entries = self.index.entries(usize::try_from(id).expect("a record id"));
         entries.ok_or_else(|| DatasetError::Entries { name: self.name(id).to_owned() })
     }

@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use forebay_types::MicrobatchName;
 use rayon::prelude::*;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -22,8 +23,8 @@ use crate::decode::Decoder;
 use crate::error::Error;
 use crate::geometry::Size;
 use crate::mix::{self, Mixer, Normalise, Work as Mixing};
-use crate::order::Sequence;
-use crate::plan::{self, MicrobatchName};
+use crate::order::Sampler;
+use crate::plan;
 use crate::recipe::Recipe;
 use crate::resize::Resizer;
 
@@ -67,7 +68,7 @@ pub(super) struct Samples {
     pub(super) positions: Vec<u64>,
     /// Records at the positions, bad ones replaced.
     pub(super) records: Vec<u64>,
-    sequence: Sequence,
+    sampler: Sampler,
 }
 
 impl Samples {
@@ -78,20 +79,20 @@ impl Samples {
         recipe: &Recipe,
         name: MicrobatchName,
     ) -> Result<Self, Error> {
-        let sequence = Sequence::new(dataset.len(), recipe, name.seed)?;
-        let steps = sequence.steps_per_epoch();
+        let sampler = Sampler::new(dataset.len(), recipe, name.seed)?;
+        let steps = sampler.steps_per_epoch();
         if name.step >= steps {
             return Err(Error::OutOfRange { what: "step", got: name.step, limit: steps });
         }
-        let microbatches = u64::from(sequence.microbatches(name.step));
+        let microbatches = u64::from(sampler.microbatches(name.step));
         if u64::from(name.index) >= microbatches {
             let got = u64::from(name.index);
             return Err(Error::OutOfRange { what: "microbatch", got, limit: microbatches });
         }
-        let epoch = sequence.epoch(name.epoch);
-        let positions: Vec<u64> = sequence.positions(name.step, name.index).collect();
-        let records = positions.iter().map(|&p| dataset.good(epoch.record(p))).collect();
-        Ok(Self { positions, records, sequence })
+        let epoch = sampler.epoch(name.epoch);
+        let positions: Vec<u64> = sampler.positions(name.step, name.index).collect();
+        let records = positions.iter().map(|&p| dataset.good_or_next(epoch.record(p))).collect();
+        Ok(Self { positions, records, sampler })
     }
 }
 
@@ -107,7 +108,7 @@ pub(super) fn make(order: &Order, place: &Place<'_>) -> Result<Microbatch, Error
     let Order { request, alone, wishes, since, .. } = order;
     let Place { works, workers, ring, mixer } = *place;
     let Request { dataset, recipe, name, output } = request;
-    let Samples { positions, records, sequence } = Samples::of(dataset, recipe, *name)?;
+    let Samples { positions, records, sampler } = Samples::of(dataset, recipe, *name)?;
     let n = records.len();
     let size = Size::square(recipe.image_size);
     let plan = plan::mix(recipe, *name, n);
@@ -118,13 +119,13 @@ pub(super) fn make(order: &Order, place: &Place<'_>) -> Result<Microbatch, Error
     let job = Job { dataset: dataset.digest(), recipe: recipe.digest(), seed: name.seed };
     let step = Step { job, epoch: name.epoch, number: name.step };
     if !alone {
-        workers.shared.visit(step, sequence.step(name.step));
+        workers.shared.visit(step, sampler.step(name.step));
     }
 
     let (payload, clean) = slab.split_at_mut(mixing.clean_at());
     let mut stages = workers.pool.install(|| -> Result<Stages, Error> {
         let work = Work { request, wishes, workers, size, step };
-        let mut stages = work.fill(&sequence, clean, &positions, &records)?;
+        let mut stages = work.fill(&sampler, clean, &positions, &records)?;
         if matches!(mixer, Mixer::Cpu) {
             stages += mix_all(workers, payload, clean, &mixing);
         }

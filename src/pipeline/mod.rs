@@ -30,11 +30,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use forebay_types::MicrobatchName;
+
 use crate::batch::{Pixels, Ring};
 use crate::dataset::Dataset;
 use crate::error::Error;
 use crate::mix::{Mixer, Output};
-use crate::plan::{MicrobatchName, MixPlan};
+use crate::plan::MixPlan;
 use crate::recipe::Recipe;
 
 pub use explain::{ExplainedMix, ExplainedOp, ExplainedSample, Explanation, OwnMix, explain};

@@ -15,7 +15,7 @@ use super::timings::{Laps, Stages};
 use super::works::Wishes;
 use crate::error::Error;
 use crate::geometry::{Rect, Size};
-use crate::order::Sequence;
+use crate::order::Sampler;
 use crate::plan::{self, SamplePlan};
 use crate::resize::Resample;
 
@@ -45,12 +45,12 @@ impl Work<'_> {
     /// Reads, decodes, resizes and augments every sample into its slot.
     pub(super) fn fill(
         &self,
-        sequence: &Sequence,
+        sampler: &Sampler,
         pixels: &mut [u8],
         positions: &[u64],
         records: &[u64],
     ) -> Result<Stages, Error> {
-        let step = sequence.step(self.step.number);
+        let step = sampler.step(self.step.number);
         let mut groups: Vec<Repeats<'_>> = Vec::new();
         let slots = pixels.chunks_exact_mut(self.size.rgb_bytes());
         for (slot, (&position, &record)) in slots.zip(positions.iter().zip(records)) {
@@ -60,7 +60,7 @@ impl Work<'_> {
                     last.slots.push(slot);
                 }
                 _ => {
-                    let all = sequence.repeats(&step, position);
+                    let all = sampler.repeats(&step, position);
                     groups.push(Repeats { record, own: vec![position], all, slots: vec![slot] });
                 }
             }
@@ -151,7 +151,7 @@ impl Work<'_> {
         let Scratch { bytes, decoder, resizer, augmenter, .. } = scratch;
         let mut stages = Stages::default();
         let mut laps = Laps::start();
-        let (bytes, entries) = (dataset.read(record, bytes)?, dataset.entries(record)?);
+        let (bytes, entries) = (dataset.read(record, bytes)?, dataset.entry_points(record)?);
         stages.read = laps.lap();
         let together = if union { samples.len() } else { 1 };
         for samples in samples.chunks_mut(together) {

@@ -1,5 +1,7 @@
 //! What MixUp and CutMix do to a microbatch, drawn as timm's `Mixup` draws it.
 
+use forebay_types::MicrobatchName;
+
 use super::draws::{Draws, Purpose};
 use super::pixels;
 use crate::error::Error;
@@ -108,19 +110,6 @@ pub fn mix(recipe: &Recipe, name: MicrobatchName, n: usize) -> MixPlan {
         MixMode::Elem => (0..n).map(|_| mix_f32(&mut draws, &recipe.mix, size)).collect(),
     };
     MixPlan { samples }
-}
-
-/// Which microbatch, of a recipe and a dataset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MicrobatchName {
-    /// Seed of the run.
-    pub seed: u64,
-    /// Epoch, from 0.
-    pub epoch: u64,
-    /// Step of the epoch, from 0.
-    pub step: u64,
-    /// Microbatch of the step, from 0.
-    pub index: u32,
 }
 
 /// timm's `Mixup._params_per_batch`: lambda is a Python float.

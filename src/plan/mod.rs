@@ -13,9 +13,7 @@ use crate::randaugment::{MAX_MAGNITUDE, NAMES, Op};
 use crate::recipe::{Crop, Recipe};
 use draws::{Draws, Purpose};
 
-pub use mix::{
-    MicrobatchName, MixKind, MixPlan, MixSample, cutmix_f32, cutmix_f64, mix, mixup_f32, mixup_f64,
-};
+pub use mix::{MixKind, MixPlan, MixSample, cutmix_f32, cutmix_f64, mix, mixup_f32, mixup_f64};
 
 /// What happens to one sample. Geometry is in pixels of the stored image and of the resized one.
 #[derive(Clone, Debug, PartialEq)]
@@ -140,6 +138,7 @@ mod tests {
 
     use super::*;
     use crate::recipe::RecipeSpec;
+    use forebay_types::MicrobatchName;
 
     proptest! {
         #[test]

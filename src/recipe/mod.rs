@@ -48,7 +48,7 @@ pub struct Recipe {
     /// Repeated augmentation: how often a record comes in an epoch (timm's `RepeatAugSampler`).
     pub repeats: u32,
     /// Order of the records.
-    pub order: Order,
+    pub order: RecordOrder,
     /// Filter of the resize and of the geometric operations.
     pub interpolation: Filter,
     /// Probability of a horizontal flip.
@@ -70,7 +70,7 @@ pub struct Recipe {
 /// Order of the records in an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Order {
+pub enum RecordOrder {
     /// A new permutation each epoch; what does not fill a step is left out.
     Shuffled,
     /// Dataset order; nothing is left out, so the last microbatches of an epoch may be short.
@@ -214,7 +214,7 @@ impl Recipe {
                 format!("{} does not divide batch = {}", self.microbatches, self.batch),
             );
         }
-        if self.order == Order::Sequential && self.repeats != 1 {
+        if self.order == RecordOrder::Sequential && self.repeats != 1 {
             return fail("repeats", "order = \"sequential\" takes every record once".into());
         }
         within("flip", self.flip, 0.0, 1.0)?;
@@ -243,7 +243,7 @@ impl Recipe {
                     ),
                 );
             }
-            if self.order == Order::Sequential {
+            if self.order == RecordOrder::Sequential {
                 return fail("mix.probability", "only a shuffled order can be mixed".into());
             }
         }

@@ -126,7 +126,7 @@ fn merge(mut base: Table, change: Table) -> Table {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Crop, MixMode, Order, difference};
+    use super::super::{Crop, MixMode, RecordOrder, difference};
     use super::*;
 
     fn resolve(spec: &RecipeSpec) -> Recipe {
@@ -146,7 +146,7 @@ mod tests {
         let magnitudes = [a1, a2, a3].map(|r| r.randaugment.magnitude.to_string());
         assert_eq!(magnitudes, ["7", "7", "6"]);
         assert_eq!(eval.crop, Crop::Center { resize: 235 });
-        assert_eq!(eval.order, Order::Sequential);
+        assert_eq!(eval.order, RecordOrder::Sequential);
         assert_eq!(eval.fill(), [124, 116, 104]);
     }
 

@@ -72,11 +72,11 @@ fn samples(folder: &Path, index: &Path) -> Vec<Sample> {
     let recipe = RecipeSpec::preset("a2").resolve().unwrap();
     let (mut decoder, mut resizer) = (Decoder::default(), Resizer::default());
     let load = |id: u64| {
-        let id = dataset.good(id % dataset.len());
+        let id = dataset.good_or_next(id % dataset.len());
         let size = dataset.record(id).size;
         let mut sample = Sample {
             bytes: dataset.read(id, &mut Vec::new()).unwrap().to_vec(),
-            entries: dataset.entries(id).unwrap().to_vec(),
+            entries: dataset.entry_points(id).unwrap().to_vec(),
             size,
             plan: plan::sample(&recipe, 0, 0, id, size),
             crop: Vec::new(),

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use forebay::order::Sequence;
+use forebay::order::Sampler;
 use forebay::recipe::{RecipeError, RecipeSpec};
 use forebay_tests::json;
 use libtest_mimic::{Failed, Trial};
@@ -47,27 +47,27 @@ fn check(sampler: &Value, kind: &str, i: usize) -> Result<(), Failed> {
         "mix.probability = 0.0".into(),
     ];
     let recipe = RecipeSpec::preset(base).with(set).resolve()?;
-    let sequence = Sequence::new(records, &recipe, 0);
+    let sampler = Sampler::new(records, &recipe, 0);
     if kind != "ordered" && records < u64::from(world) {
         // timm pads by wrapping around; forebay has no whole step and refuses.
-        let refused = matches!(sequence, Err(RecipeError::TooSmall { .. }));
+        let refused = matches!(sampler, Err(RecipeError::TooSmall { .. }));
         return if refused {
             Ok(())
         } else {
             Err("a dataset smaller than a step is not refused".into())
         };
     }
-    let sequence = sequence?;
+    let sampler = sampler?;
     let perm = case["perm"].as_str().map(|key| &sampler["perms"][key]);
     let record = |position: u64| match perm {
         Some(perm) => perm[usize::try_from(position / repeats).expect("small")].as_u64(),
-        None => Some(sequence.epoch(0).record(position)),
+        None => Some(sampler.epoch(0).record(position)),
     };
     for (rank, indices) in (0_u32..).zip(case["indices_per_rank"].as_array().expect("ranks")) {
         let indices: Vec<Option<u64>> =
             indices.as_array().expect("indices").iter().map(Value::as_u64).collect();
-        let ours: Vec<Option<u64>> = (0..sequence.steps_per_epoch())
-            .flat_map(|step| sequence.positions(step, rank))
+        let ours: Vec<Option<u64>> = (0..sampler.steps_per_epoch())
+            .flat_map(|step| sampler.positions(step, rank))
             .map(record)
             .collect();
         // The samplers pad a short last round; forebay drops it, or keeps it short in evaluation. Without repeats
@@ -102,7 +102,7 @@ fn epoch_length(case: &Value) -> Result<(), Failed> {
             "mix.probability = 0.0".into(),
         ];
         let recipe = RecipeSpec::preset("a2").with(set).resolve()?;
-        let samples = Sequence::new(records, &recipe, 0)?.samples_per_epoch();
+        let samples = Sampler::new(records, &recipe, 0)?.samples_per_epoch();
         if Some(samples) != lengths["total"].as_u64() {
             return Err(format!("world {world}: {lengths}, got {samples}").into());
         }

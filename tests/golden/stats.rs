@@ -3,7 +3,8 @@
 
 use std::path::Path;
 
-use forebay::plan::{self, MicrobatchName, MixKind};
+use forebay::MicrobatchName;
+use forebay::plan::{self, MixKind};
 use forebay::randaugment::NAMES;
 use forebay::recipe::{Recipe, RecipeSpec};
 use forebay::{Op, Size};

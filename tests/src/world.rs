@@ -7,9 +7,9 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
+use forebay::MicrobatchName;
 use forebay::dataset::{self, Dataset};
 use forebay::mix::Output;
-use forebay::plan::MicrobatchName;
 use forebay::recipe::{Recipe, RecipeSpec};
 use forebay::sample_data::{self, SampleData};
 use forebay::{Pipeline, Request, pipeline};

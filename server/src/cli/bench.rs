@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use forebay::MicrobatchName;
 use forebay::dataset::Dataset;
 use forebay::mix::Output;
-use forebay::order::Sequence;
+use forebay::order::Sampler;
 use forebay::pipeline::{Asker, Stages};
-use forebay::plan::MicrobatchName;
 use forebay::{Pipeline, Request};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
@@ -52,7 +52,7 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let batch = (dataset.len() / 2 * 2).clamp(1, MICROBATCH);
     let set = [format!("batch = {batch}"), "microbatches = 1".into()];
     let recipe = Arc::new(args.recipe.spec()?.with(set).resolve()?);
-    let steps = Sequence::new(dataset.len(), &recipe, args.seed)?.steps_per_epoch();
+    let steps = Sampler::new(dataset.len(), &recipe, args.seed)?.steps_per_epoch();
     let output = Output::U8;
     let pipeline = pipeline_for(&recipe, output, args.threads, args.on)?;
 

@@ -2,9 +2,10 @@
 
 use anyhow::{bail, ensure};
 use clap::Args;
+use forebay::MicrobatchName;
 use forebay::Size;
 use forebay::mix::{self, DType, Device, Layout, Mixer, Normalise, Output, Work};
-use forebay::plan::{self, MicrobatchName, MixPlan};
+use forebay::plan::{self, MixPlan};
 use forebay::recipe::{Recipe, RecipeSpec};
 
 use super::say;

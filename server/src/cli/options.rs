@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
+use forebay::MicrobatchName;
 use forebay::dataset::Dataset;
 use forebay::mix::{DEVICE_BYTES, Device, Output};
-use forebay::order::Sequence;
-use forebay::plan::MicrobatchName;
+use forebay::order::Sampler;
 use forebay::recipe::{Recipe, RecipeSpec};
 use forebay::{Pipeline, Request, pipeline};
 
@@ -98,7 +98,7 @@ impl MicrobatchOptions {
         let DatasetOptions { dataset, index } = &self.dataset;
         let dataset = Arc::new(Dataset::open(dataset, index.index_dir.as_deref())?);
         let recipe = Arc::new(self.recipe.spec()?.resolve()?);
-        Sequence::new(dataset.len(), &recipe, self.seed)?;
+        Sampler::new(dataset.len(), &recipe, self.seed)?;
         let name = MicrobatchName {
             seed: self.seed,
             epoch: self.epoch,

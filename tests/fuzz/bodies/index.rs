@@ -40,7 +40,7 @@ fn read_all(dataset: &Dataset, is_folder: bool) {
         let record = dataset.record(id);
         assert!(!dataset.name(id).is_empty());
         assert!((record.label as usize) < dataset.classes().len());
-        let good = dataset.good(id);
+        let good = dataset.good_or_next(id);
         assert!(dataset.record(good).good, "record {id} is replaced by {good}");
         assert!(!record.good || good == id);
         if is_folder {
@@ -48,7 +48,7 @@ fn read_all(dataset: &Dataset, is_folder: bool) {
             let inside = parts.all(|part| matches!(part, std::path::Component::Normal(_)));
             assert!(inside, "{:?} is outside of the folder", dataset.name(id));
         }
-        let entries = dataset.entries(id).map(<[u8]>::to_vec);
+        let entries = dataset.entry_points(id).map(<[u8]>::to_vec);
         if let (Ok(bytes), Ok(entries)) = (dataset.read(id, &mut buffer), entries) {
             assert_eq!(bytes.len(), record.bytes as usize);
             decoder.decode(bytes, record.size.whole(), &entries).ok();

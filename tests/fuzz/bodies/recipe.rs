@@ -1,7 +1,8 @@
 //! Recipes: a TOML text and changes to it.
 
-use forebay::order::Sequence;
-use forebay::plan::{self, MicrobatchName};
+use forebay::MicrobatchName;
+use forebay::order::Sampler;
+use forebay::plan;
 use forebay::recipe::{Recipe, RecipeSpec};
 use forebay::{Rect, Size};
 
@@ -43,7 +44,7 @@ fn draw(recipe: &Recipe) {
         }
     }
     for records in [1, 300, 1 << 40] {
-        let Ok(order) = Sequence::new(records, recipe, 1) else { continue };
+        let Ok(order) = Sampler::new(records, recipe, 1) else { continue };
         let last = order.steps_per_epoch() - 1;
         let epoch = order.epoch(2);
         for position in order.positions(last, 0).take(20) {
