@@ -1,10 +1,10 @@
-//! A procedural set of pictures in ImageNet's form, so that no download is needed to try things.
+//! A procedural dataset in the form of ImageNet, so that forebay can be tried without a download.
 //!
-//! Every picture is a pure function of (seed, split, class, number): a `scene` is drawn, then
-//! rendered, then written as a JPEG whose size, sampling and bytes are spread as ImageNet's are.
-//! A class is a shape, a texture and a layout; colours, light, place, scale, turn, ground and grain
-//! say nothing of it. So a small network learns it after crops, flips, colour ops and mixing, but
-//! not from colour alone.
+//! Every image is a pure function of (seed, split, class, number): a scene is drawn, rendered, and
+//! encoded as a JPEG. Image sizes, chroma subsampling and file sizes are distributed as in ImageNet.
+//! A class is a shape, a texture and an arrangement of objects. Colors, light, position, scale,
+//! rotation, background and noise are independent of the class. So a small network can learn the classes
+//! from crops, flips, color operations and mixed images, but not from colors alone.
 
 mod render;
 mod scene;
@@ -17,58 +17,59 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use rayon::prelude::*;
 
-use scene::{Chroma, Kind, Scene};
+use scene::{Chroma, ClassKind, Scene};
 
 pub use scene::MAX_CLASSES;
 
-/// What to make.
+/// The dataset to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SampleData {
-    /// How many classes, 1 to [`MAX_CLASSES`].
+    /// Number of classes, 1 to [`MAX_CLASSES`].
     pub classes: u32,
-    /// Training pictures of each class.
+    /// Training images per class.
     pub per_class: u32,
-    /// Validation pictures of each class.
+    /// Validation images per class.
     pub val_per_class: u32,
-    /// Another seed gives other pictures of the same classes.
+    /// Another seed results in other images of the same classes.
     pub seed: u64,
 }
 
-/// What was made.
+/// The dataset that was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// How many pictures.
+    /// Number of images.
     pub images: u64,
-    /// Their bytes together.
+    /// Total bytes of the files.
     pub bytes: u64,
 }
 
-/// Why nothing, or not all, was made.
+/// Why the dataset was not written, or not completely.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SampleDataError {
-    /// Ask for fewer.
-    #[error("{got} classes: there are at least 1 and at most {MAX_CLASSES}")]
+    /// The number of classes is out of range.
+    #[error("invalid number of classes {classes}: expected 1 to {MAX_CLASSES}")]
     Classes {
-        /// The number asked for.
-        got: u32,
+        /// The number that was requested.
+        classes: u32,
     },
-    /// Pictures of two runs must not mix: choose another folder, or remove this one.
-    #[error("{} exists: choose another folder, or remove it first", .0.display())]
+    /// The folder exists, and images of two runs must not be mixed.
+    #[error("{} exists; choose another folder, or remove it first", .0.display())]
     Exists(PathBuf),
-    /// The disk refuses.
-    #[error("cannot write {}: {source}", .path.display())]
+    /// A file or folder cannot be written. The error of the operating system is part of the message and
+    /// not the error's source, so that a report of the whole chain prints it once.
+    #[error("cannot write {}: {error}", .path.display())]
     Io {
-        /// Which file or folder.
+        /// The file or folder.
         path: PathBuf,
-        /// What the system says.
-        source: io::Error,
+        /// Error of the operating system.
+        error: io::Error,
     },
 }
 
-/// One picture of the set, by name.
+/// The name of an image.
 #[derive(Clone, Copy)]
-struct Picture {
+struct ImageName {
     split: Split,
     class: u32,
     number: u32,
@@ -89,71 +90,74 @@ impl Split {
     }
 }
 
-/// Writes `dir/train/<class>/*.JPEG` and `dir/val/<class>/*.JPEG`, on rayon's threads. `progress`
-/// gets the number of pictures written so far, from any of them.
+/// Writes `dir/train/<class>/*.JPEG` and `dir/val/<class>/*.JPEG` on rayon's threads. They call
+/// `progress` with the number of images written so far.
+///
+/// # Errors
+/// When the number of classes is out of range, a folder exists already, or the file system refuses.
 pub fn write(
     dir: &Path,
     what: &SampleData,
     progress: impl Fn(u64) + Sync,
 ) -> Result<Written, SampleDataError> {
     if !(1..=MAX_CLASSES).contains(&what.classes) {
-        return Err(SampleDataError::Classes { got: what.classes });
+        return Err(SampleDataError::Classes { classes: what.classes });
     }
-    let kinds: Vec<Kind> = (0..what.classes).map(|k| Kind::of(k, what.classes)).collect();
+    let kinds: Vec<ClassKind> = (0..what.classes).map(|k| ClassKind::of(k, what.classes)).collect();
     let splits = [(Split::Train, what.per_class), (Split::Val, what.val_per_class)];
     for (split, count) in splits {
         if count > 0 {
-            make_folders(&dir.join(split.name()), &kinds)?;
+            create_folders(&dir.join(split.name()), &kinds)?;
         }
     }
-    // Number by number, so that an interrupted run leaves about as many of each class.
-    let pictures: Vec<Picture> = splits
+    // The number varies slowest, so that an interrupted run leaves about as many images of each class.
+    let images: Vec<ImageName> = splits
         .into_iter()
         .flat_map(|(split, count)| (0..count).map(move |number| (split, number)))
         .flat_map(|(split, number)| {
-            (0..what.classes).map(move |class| Picture { split, class, number })
+            (0..what.classes).map(move |class| ImageName { split, class, number })
         })
         .collect();
     let done = AtomicU64::new(0);
-    let bytes = pictures
+    let bytes = images
         .par_iter()
-        .map(|picture| {
-            let kind = kinds[picture.class as usize];
-            let data = jpeg(&draw(picture, kind, what.seed));
-            let file = format!("{}_{:05}.JPEG", kind.name(), picture.number);
-            let path = dir.join(picture.split.name()).join(kind.name()).join(file);
-            put(&path, &data)?;
+        .map(|image| {
+            let kind = kinds[image.class as usize];
+            let data = jpeg(&draw(image, kind, what.seed));
+            let file = format!("{}_{:05}.JPEG", kind.name(), image.number);
+            let path = dir.join(image.split.name()).join(kind.name()).join(file);
+            write_file(&path, &data)?;
             progress(done.fetch_add(1, Ordering::Relaxed) + 1);
             Ok(data.len() as u64)
         })
         .sum::<Result<u64, SampleDataError>>()?;
-    Ok(Written { images: pictures.len() as u64, bytes })
+    Ok(Written { images: images.len() as u64, bytes })
 }
 
-fn make_folders(split: &Path, kinds: &[Kind]) -> Result<(), SampleDataError> {
+fn create_folders(split: &Path, kinds: &[ClassKind]) -> Result<(), SampleDataError> {
     if split.exists() {
         return Err(SampleDataError::Exists(split.to_path_buf()));
     }
     for kind in kinds {
         let path = split.join(kind.name());
-        fs::create_dir_all(&path).map_err(|source| SampleDataError::Io { path, source })?;
+        fs::create_dir_all(&path).map_err(|error| SampleDataError::Io { path, error })?;
     }
     Ok(())
 }
 
-fn put(path: &Path, data: &[u8]) -> Result<(), SampleDataError> {
-    fs::write(path, data).map_err(|source| SampleDataError::Io { path: path.to_path_buf(), source })
+fn write_file(path: &Path, data: &[u8]) -> Result<(), SampleDataError> {
+    fs::write(path, data).map_err(|error| SampleDataError::Io { path: path.to_path_buf(), error })
 }
 
-fn draw(picture: &Picture, kind: Kind, seed: u64) -> Scene {
-    let split = picture.split as u64;
-    Scene::draw(kind, [seed, split, picture.class.into(), picture.number.into()])
+fn draw(image: &ImageName, kind: ClassKind, seed: u64) -> Scene {
+    let split = image.split as u64;
+    Scene::draw(kind, [seed, split, image.class.into(), image.number.into()])
 }
 
 fn jpeg(scene: &Scene) -> Vec<u8> {
     let pixels = render::rgb(scene);
     let (height, width) = (scene.size.height, scene.size.width);
-    let side = |n: u32| u16::try_from(n).expect("scenes are at most 1600 pixels wide and high");
+    let side = |n: u32| u16::try_from(n).expect("scenes have at most 1600x1200 pixels");
     let mut out = Vec::new();
     let mut encoder = Encoder::new(&mut out, scene.quality);
     let sampling = match scene.chroma {
@@ -168,11 +172,11 @@ fn jpeg(scene: &Scene) -> Vec<u8> {
     } else {
         encoder.encode(&pixels, side(width), side(height), ColorType::Rgb)
     }
-    .expect("the pixels are of the size given, and a Vec takes all bytes");
+    .expect("the pixels have the size, and writing to a Vec does not fail");
     out
 }
 
-/// ITU-R 601 luma.
+/// Luma by ITU-R BT.601.
 fn gray(rgb: &[u8]) -> Vec<u8> {
     let luma =
         |p: &[u8]| (u32::from(p[0]) * 299 + u32::from(p[1]) * 587 + u32::from(p[2]) * 114) / 1000;
@@ -205,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn same_seed_same_bytes_whatever_the_number_of_threads() {
+    fn the_number_of_threads_does_not_change_the_bytes() {
         let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let made = write(a.path(), &SMALL, |_| ()).unwrap();
         let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
@@ -217,19 +221,19 @@ mod tests {
     }
 
     #[test]
-    fn another_seed_another_picture() {
-        let kind = Kind::of(0, 1);
-        let picture = Picture { split: Split::Train, class: 0, number: 0 };
-        assert_ne!(jpeg(&draw(&picture, kind, 1)), jpeg(&draw(&picture, kind, 2)));
-        let val = Picture { split: Split::Val, ..picture };
-        assert_ne!(jpeg(&draw(&picture, kind, 1)), jpeg(&draw(&val, kind, 1)));
+    fn another_seed_has_other_images() {
+        let kind = ClassKind::of(0, 1);
+        let image = ImageName { split: Split::Train, class: 0, number: 0 };
+        assert_ne!(jpeg(&draw(&image, kind, 1)), jpeg(&draw(&image, kind, 2)));
+        let val = ImageName { split: Split::Val, ..image };
+        assert_ne!(jpeg(&draw(&image, kind, 1)), jpeg(&draw(&val, kind, 1)));
     }
 
     #[test]
-    fn pictures_decode_at_the_size_drawn() {
+    fn images_decode_to_the_size_of_their_scene() {
         for number in 0..20 {
-            let picture = Picture { split: Split::Train, class: 1, number };
-            let scene = draw(&picture, Kind::of(1, 2), 3);
+            let image = ImageName { split: Split::Train, class: 1, number };
+            let scene = draw(&image, ClassKind::of(1, 2), 3);
             let mut decoder =
                 zune_jpeg::JpegDecoder::new(zune_core::bytestream::ZCursor::new(jpeg(&scene)));
             decoder.decode().unwrap();
@@ -240,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_in_use_is_refused() {
+    fn an_existing_folder_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), &SMALL, |_| ()).unwrap();
         let again = write(dir.path(), &SMALL, |_| ());
@@ -248,11 +252,11 @@ mod tests {
     }
 
     #[test]
-    fn impossible_numbers_of_classes_are_refused() {
+    fn invalid_numbers_of_classes_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         for classes in [0, MAX_CLASSES + 1] {
             let error = write(dir.path(), &SampleData { classes, ..SMALL }, |_| ()).unwrap_err();
-            assert!(error.to_string().starts_with(&format!("{classes} classes")), "{error}");
+            assert!(error.to_string().contains(&format!("classes {classes}: expected")), "{error}");
         }
     }
 }

@@ -1,33 +1,35 @@
-//! A scene's pixels. Only `libm` decides them, so that every platform makes the same ones.
+//! Renders the pixels of a scene. Transcendental functions are `libm`'s, so that every platform renders
+//! the same pixels.
 
 #![expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "coordinates are clamped to the picture, levels to a byte; the rest is a floor"
+    reason = "coordinates are clamped to the image, levels to a byte; the rest is a floor"
 )]
 
 use std::f64::consts::{PI, TAU};
 
-use super::scene::{Bar, Colour, Draws, Ground, Object, Scene, Shape, Texture};
+use super::scene::{Background, Bar, Color, Object, Random, Scene, Shape, Texture};
 
-/// Interleaved RGB, `size.rgb_bytes()` long.
+/// Renders a scene as interleaved RGB of `size.rgb_bytes()` bytes.
 pub(super) fn rgb(scene: &Scene) -> Vec<u8> {
     let (height, width) = (scene.size.height as usize, scene.size.width as usize);
-    let mut canvas = ground(scene, height, width);
+    let mut canvas = background(scene, height, width);
     for object in &scene.objects {
         paint_object(&mut canvas, height, width, object, scene);
     }
     for bar in &scene.bars {
         paint_bar(&mut canvas, width, bar);
     }
-    develop(scene, &canvas, height, width)
+    expose(scene, &canvas, height, width)
 }
 
-fn ground(scene: &Scene, height: usize, width: usize) -> Vec<Colour> {
-    let mut draws = Draws::seeded(scene.noise);
-    let coarse = Lattice::new(&mut draws, height, width, scene.ground_scale);
-    let fine = Lattice::new(&mut draws, height, width, scene.ground_scale / 4.0);
-    let finest = Lattice::new(&mut draws, height, width, 2.5);
+/// The background's pattern with clouds and a fine relief over it.
+fn background(scene: &Scene, height: usize, width: usize) -> Vec<Color> {
+    let mut random = Random::seeded(scene.noise_seed);
+    let coarse = Lattice::new(&mut random, height, width, scene.background_scale);
+    let fine = Lattice::new(&mut random, height, width, scene.background_scale / 4.0);
+    let finest = Lattice::new(&mut random, height, width, 2.5);
     let mut canvas = Vec::with_capacity(height * width);
     for y in 0..height {
         for x in 0..width {
@@ -35,73 +37,67 @@ fn ground(scene: &Scene, height: usize, width: usize) -> Vec<Colour> {
             let cloud = 0.7 * coarse.at(y, x) + 0.3 * fine.at(y, x);
             let t = 0.65 * pattern(scene, y, x) + 0.35 * cloud;
             let relief = scene.relief * (2.0 * finest.at(y, x) - 1.0);
-            canvas.push(blend(scene.ground_paint, t).map(|c| c + relief));
+            canvas.push(blend(scene.background_colors, t).map(|c| c + relief));
         }
     }
     canvas
 }
 
-/// The ground's own figure, 0 to 1.
+/// The background's pattern at a point, 0 to 1.
 fn pattern(scene: &Scene, y: f64, x: f64) -> f64 {
-    let (v, u) = (y / scene.ground_scale, x / scene.ground_scale);
-    match scene.ground {
-        Ground::Clouds => 0.5,
-        Ground::Plain => y / f64::from(scene.size.height),
-        Ground::Bricks => {
+    let (v, u) = (y / scene.background_scale, x / scene.background_scale);
+    match scene.background {
+        Background::Clouds => 0.5,
+        Background::Plain => y / f64::from(scene.size.height),
+        Background::Bricks => {
             let row = libm::floor(2.0 * v);
             let shift = if row % 2.0 == 0.0 { 0.0 } else { 0.5 };
             let joint = fract(2.0 * v).min(2.0 * fract(u + shift));
             if joint < 0.12 { 0.0 } else { 1.0 }
         }
-        Ground::Waves => 0.5 + 0.5 * libm::sin(TAU * (v + 0.15 * libm::sin(TAU * u))),
-        Ground::Rays => 0.5 + 0.5 * libm::sin(9.0 * libm::atan2(y, x)),
-        Ground::Planks => {
+        Background::Waves => 0.5 + 0.5 * libm::sin(TAU * (v + 0.15 * libm::sin(TAU * u))),
+        Background::Rays => 0.5 + 0.5 * libm::sin(9.0 * libm::atan2(y, x)),
+        Background::Planks => {
             let plank = libm::floor(u);
             if fract(u) < 0.08 { 0.0 } else { 0.4 + 0.6 * fract(plank * 0.618_034) }
         }
-        Ground::Pebbles => {
+        Background::Pebbles => {
             let (dy, dx) = (fract(v) - 0.5, fract(u) - 0.5);
             (1.0 - 2.0 * libm::sqrt(dy * dy + dx * dx)).max(0.0)
         }
     }
 }
 
-fn paint_object(
-    canvas: &mut [Colour],
-    height: usize,
-    width: usize,
-    object: &Object,
-    scene: &Scene,
-) {
+fn paint_object(canvas: &mut [Color], height: usize, width: usize, object: &Object, scene: &Scene) {
     let reach = 1.3 * object.radius + 2.0;
     let span = |middle: f64, end: usize| {
         let low = (middle - reach).max(0.0) as usize;
         low..((middle + reach).max(0.0) as usize).min(end)
     };
-    // The shadow falls down and right.
+    // The shadow is below and to the right.
     let shadow = 0.12;
-    let texture = Lattice::new(&mut Draws::seeded(scene.noise ^ 1), 64, 64, 1.0);
+    let texture = Lattice::new(&mut Random::seeded(scene.noise_seed ^ 1), 64, 64, 1.0);
     for y in span(object.y, height) {
         for x in span(object.x, width) {
             let (dy, dx) =
                 ((y as f64 - object.y) / object.radius, (x as f64 - object.x) / object.radius);
             let (v, u) = (dy * object.cos - dx * object.sin, dy * object.sin + dx * object.cos);
             let pixel = &mut canvas[y * width + x];
-            let cover = (0.5 - outside(scene.shape, v, u) * object.radius).clamp(0.0, 1.0);
+            let cover = (0.5 - distance(scene.shape, v, u) * object.radius).clamp(0.0, 1.0);
             if cover < 1.0 {
-                let soft = 0.5 - outside(scene.shape, v - shadow, u - shadow) / (2.0 * shadow);
+                let soft = 0.5 - distance(scene.shape, v - shadow, u - shadow) / (2.0 * shadow);
                 *pixel = pixel.map(|c| c * (1.0 - 0.45 * soft.clamp(0.0, 1.0)));
             }
             if cover > 0.0 {
-                let t = weave(scene.texture, object, v, u, &texture);
-                *pixel = mix(*pixel, blend(object.paint, t), cover);
+                let t = texture_at(scene.texture, object, v, u, &texture);
+                *pixel = mix(*pixel, blend(object.colors, t), cover);
             }
         }
     }
 }
 
-/// Roughly how far a point lies outside a shape of radius 1; negative inside.
-fn outside(shape: Shape, v: f64, u: f64) -> f64 {
+/// Approximate distance of a point from a shape of radius 1; negative inside (a signed distance field).
+fn distance(shape: Shape, v: f64, u: f64) -> f64 {
     let r = libm::sqrt(v * v + u * u);
     let square = |half: f64| v.abs().max(u.abs()) - half;
     match shape {
@@ -129,8 +125,8 @@ fn outside(shape: Shape, v: f64, u: f64) -> f64 {
     }
 }
 
-/// The texture of an object at a point of it, 0 to 1.
-fn weave(texture: Texture, object: &Object, v: f64, u: f64, blotches: &Lattice) -> f64 {
+/// The texture of an object at a point, 0 to 1.
+fn texture_at(texture: Texture, object: &Object, v: f64, u: f64, blotches: &Lattice) -> f64 {
     let f = object.frequency;
     let soft = |wave: f64| (0.5 + 4.0 * wave).clamp(0.0, 1.0);
     let wave = |turns: f64| libm::sin(TAU * turns + object.phase);
@@ -154,30 +150,30 @@ fn weave(texture: Texture, object: &Object, v: f64, u: f64, blotches: &Lattice) 
     }
 }
 
-fn paint_bar(canvas: &mut [Colour], width: usize, bar: &Bar) {
+fn paint_bar(canvas: &mut [Color], width: usize, bar: &Bar) {
     for (y, row) in canvas.chunks_exact_mut(width).enumerate() {
         for (x, pixel) in row.iter_mut().enumerate() {
             let away = (y as f64 - bar.y) * bar.cos - (x as f64 - bar.x) * bar.sin;
             let cover = (bar.half_width - away.abs() + 0.5).clamp(0.0, 1.0);
             if cover > 0.0 {
-                *pixel = mix(*pixel, bar.colour, cover);
+                *pixel = mix(*pixel, bar.color, cover);
             }
         }
     }
 }
 
-/// Light and grain, then bytes.
-fn develop(scene: &Scene, canvas: &[Colour], height: usize, width: usize) -> Vec<u8> {
-    let mut draws = Draws::seeded(scene.noise ^ 2);
+/// Applies light and noise, and converts to bytes.
+fn expose(scene: &Scene, canvas: &[Color], height: usize, width: usize) -> Vec<u8> {
+    let mut random = Random::seeded(scene.noise_seed ^ 2);
     let middle = |k: usize, n: usize| 2.0 * k as f64 / n as f64 - 1.0;
     let mut out = Vec::with_capacity(canvas.len() * 3);
     for (y, row) in canvas.chunks_exact(width).enumerate() {
         for (x, pixel) in row.iter().enumerate() {
             let light = scene.gain
                 * (1.0 + scene.slope[0] * middle(y, height) + scene.slope[1] * middle(x, width));
-            let bits = draws.next();
+            let bits = random.next();
             let part = |k: u32| f64::from((bits >> (16 * k)) as u16) / 65536.0 - 0.5;
-            // Mostly luma, as a sensor's: a triangle of about `grain` levels deviation.
+            // Mostly luma noise, as of a sensor: triangular, with a deviation of about `grain` levels.
             let grain = 2.4 * scene.grain * (part(0) + part(1));
             for (channel, value) in pixel.iter().enumerate() {
                 let tint =
@@ -190,7 +186,7 @@ fn develop(scene: &Scene, canvas: &[Colour], height: usize, width: usize) -> Vec
     out
 }
 
-/// Value noise: a lattice of numbers in 0..1, smooth between them.
+/// Value noise: random numbers in 0..1 on a lattice, interpolated smoothly.
 struct Lattice {
     values: Vec<f64>,
     columns: usize,
@@ -198,11 +194,11 @@ struct Lattice {
 }
 
 impl Lattice {
-    /// For a picture of this size, with a lattice point each `scale` pixels.
-    fn new(draws: &mut Draws, height: usize, width: usize, scale: f64) -> Self {
+    /// A lattice for an image of this size, with a point every `scale` pixels.
+    fn new(random: &mut Random, height: usize, width: usize, scale: f64) -> Self {
         let points = |n: usize| (n as f64 / scale) as usize + 2;
         let columns = points(width);
-        let values = (0..points(height) * columns).map(|_| draws.unit()).collect();
+        let values = (0..points(height) * columns).map(|_| random.unit()).collect();
         Self { values, columns, scale }
     }
 
@@ -218,11 +214,11 @@ impl Lattice {
     }
 }
 
-fn blend(paint: [Colour; 2], t: f64) -> Colour {
-    mix(paint[0], paint[1], t)
+fn blend(colors: [Color; 2], t: f64) -> Color {
+    mix(colors[0], colors[1], t)
 }
 
-fn mix(a: Colour, b: Colour, t: f64) -> Colour {
+fn mix(a: Color, b: Color, t: f64) -> Color {
     [a[0] + t * (b[0] - a[0]), a[1] + t * (b[1] - a[1]), a[2] + t * (b[2] - a[2])]
 }
 

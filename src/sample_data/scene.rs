@@ -1,13 +1,13 @@
-//! What is on a picture, as plain values: everything that is drawn by chance is drawn here.
+//! The contents of an image as plain values. All random choices are made here.
 
 use std::f64::consts::TAU;
 
 use crate::geometry::Size;
 
-/// Shapes, textures and layouts tell so many classes apart; the kinds of ground the rest.
+/// Number of classes that differ in shape, texture or arrangement. Further ones differ in the background.
 const OBJECT_CLASSES: u32 = 8 * 6 * 3;
 
-/// The most classes there are.
+/// Largest number of classes.
 pub const MAX_CLASSES: u32 = OBJECT_CLASSES * 7;
 
 macro_rules! closed_set {
@@ -27,7 +27,7 @@ macro_rules! closed_set {
 }
 
 closed_set! {
-    /// The outline of an object.
+    /// Outline of an object.
     Shape {
         Disc = "disc",
         Ring = "ring",
@@ -41,7 +41,7 @@ closed_set! {
 }
 
 closed_set! {
-    /// What an object is painted with.
+    /// Texture of an object.
     Texture {
         Stripes = "stripes",
         Checks = "checks",
@@ -53,8 +53,8 @@ closed_set! {
 }
 
 closed_set! {
-    /// How many objects, and how they lie.
-    Layout {
+    /// Number of objects and their arrangement.
+    Arrangement {
         One = "one",
         Row = "row",
         Crowd = "crowd",
@@ -62,8 +62,8 @@ closed_set! {
 }
 
 closed_set! {
-    /// What is behind the objects.
-    Ground {
+    /// Pattern behind the objects.
+    Background {
         Clouds = "clouds",
         Plain = "plain",
         Bricks = "bricks",
@@ -74,44 +74,44 @@ closed_set! {
     }
 }
 
-/// What makes a class.
+/// The properties that make a class.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Kind {
+pub(super) struct ClassKind {
     class: u32,
     shape: Shape,
     texture: Texture,
-    layout: Layout,
-    /// Only where there are more classes than objects.
-    ground: Option<Ground>,
+    arrangement: Arrangement,
+    /// `None` unless there are more classes than kinds of objects.
+    background: Option<Background>,
 }
 
-impl Kind {
-    /// The kind of a class out of `classes`: neighbouring classes differ in everything.
+impl ClassKind {
+    /// The kind of a class out of `classes`. Adjacent classes differ in every property.
     pub(super) fn of(class: u32, classes: u32) -> Self {
         let (shape, q) = (class % 8, class / 8 % 18);
         let texture = (q + shape) % 6;
-        let layout = (q / 6 + q + shape) % 3;
-        let ground = (classes > OBJECT_CLASSES).then_some(class / OBJECT_CLASSES);
+        let arrangement = (q / 6 + q + shape) % 3;
+        let background = (classes > OBJECT_CLASSES).then_some(class / OBJECT_CLASSES);
         Self {
             class,
             shape: Shape::ALL[shape as usize],
             texture: Texture::ALL[texture as usize],
-            layout: Layout::ALL[layout as usize],
-            ground: ground.map(|k| Ground::ALL[k as usize]),
+            arrangement: Arrangement::ALL[arrangement as usize],
+            background: background.map(|k| Background::ALL[k as usize]),
         }
     }
 
-    /// A folder's name; names sort as classes are numbered.
+    /// Name of the class's folder. Names sort in the order of the classes.
     pub(super) fn name(self) -> String {
-        let object = [self.shape.name(), self.texture.name(), self.layout.name()].join("-");
-        match self.ground {
+        let object = [self.shape.name(), self.texture.name(), self.arrangement.name()].join("-");
+        match self.background {
             None => format!("c{:04}-{object}", self.class),
-            Some(ground) => format!("c{:04}-{object}-{}", self.class, ground.name()),
+            Some(background) => format!("c{:04}-{object}-{}", self.class, background.name()),
         }
     }
 }
 
-/// How the file stores colour.
+/// Chroma subsampling of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Chroma {
     C444,
@@ -121,25 +121,26 @@ pub(super) enum Chroma {
     Gray,
 }
 
-/// R, G, B, each 0 to 255.
-pub(super) type Colour = [f64; 3];
+/// Red, green and blue, 0 to 255.
+pub(super) type Color = [f64; 3];
 
-/// A shape at a place, turned.
+/// A shape at a position, rotated.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Object {
     pub(super) y: f64,
     pub(super) x: f64,
-    /// Half its size in pixels.
+    /// Half of its size in pixels.
     pub(super) radius: f64,
     pub(super) cos: f64,
     pub(super) sin: f64,
-    pub(super) paint: [Colour; 2],
-    /// Periods of the texture along the radius.
+    /// The two colors of the texture.
+    pub(super) colors: [Color; 2],
+    /// Number of the texture's periods along the radius.
     pub(super) frequency: f64,
     pub(super) phase: f64,
 }
 
-/// A straight bar across the picture, which says nothing of the class.
+/// A straight bar across the image. It is independent of the class.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bar {
     pub(super) y: f64,
@@ -147,10 +148,10 @@ pub(super) struct Bar {
     pub(super) cos: f64,
     pub(super) sin: f64,
     pub(super) half_width: f64,
-    pub(super) colour: Colour,
+    pub(super) color: Color,
 }
 
-/// One picture before its pixels.
+/// The contents of one image.
 #[derive(Clone, Debug)]
 pub(super) struct Scene {
     pub(super) size: Size,
@@ -158,63 +159,63 @@ pub(super) struct Scene {
     pub(super) texture: Texture,
     pub(super) objects: Vec<Object>,
     pub(super) bars: Vec<Bar>,
-    pub(super) ground: Ground,
-    pub(super) ground_paint: [Colour; 2],
-    /// Pixels of one feature of the ground.
-    pub(super) ground_scale: f64,
-    /// Light: gain in the middle, and how it changes over half the picture, down and right.
+    pub(super) background: Background,
+    pub(super) background_colors: [Color; 2],
+    /// Size of the background's features in pixels.
+    pub(super) background_scale: f64,
+    /// Light: the gain in the center, and its slopes over half of the image, down and right.
     pub(super) gain: f64,
     pub(super) slope: [f64; 2],
-    /// Levels of grain, and of fine relief.
+    /// Amplitudes of the sensor noise and of the background's fine relief, in levels of 0 to 255.
     pub(super) grain: f64,
     pub(super) relief: f64,
     pub(super) chroma: Chroma,
     pub(super) quality: u8,
-    /// Seeds the noise of the pixels.
-    pub(super) noise: u64,
+    /// Seed of the noise.
+    pub(super) noise_seed: u64,
 }
 
 impl Scene {
-    /// The scene of a kind, by its key.
-    pub(super) fn draw(kind: Kind, key: [u64; 4]) -> Self {
-        let mut d = Draws::new(key);
-        let size = size(&mut d);
-        let (angle, slope) = (d.between(0.0, TAU), d.between(0.0, 0.35));
+    /// Draws the scene of a class; the key is the name of the image.
+    pub(super) fn draw(kind: ClassKind, key: [u64; 4]) -> Self {
+        let mut random = Random::new(key);
+        let size = size(&mut random);
+        let (angle, slope) = (random.between(0.0, TAU), random.between(0.0, 0.35));
         Self {
             size,
             shape: kind.shape,
             texture: kind.texture,
-            objects: objects(&mut d, kind.layout, size),
-            bars: bars(&mut d, size),
-            ground: kind.ground.unwrap_or_else(|| Ground::ALL[d.below(7)]),
-            ground_paint: paint(&mut d, 25.0, 60.0),
-            ground_scale: d.between(14.0, 60.0),
-            gain: d.between(0.75, 1.15),
+            objects: objects(&mut random, kind.arrangement, size),
+            bars: bars(&mut random, size),
+            background: kind.background.unwrap_or_else(|| Background::ALL[random.below(7)]),
+            background_colors: colors(&mut random, 25.0, 60.0),
+            background_scale: random.between(14.0, 60.0),
+            gain: random.between(0.75, 1.15),
             slope: [slope * libm::sin(angle), slope * libm::cos(angle)],
-            grain: d.between(3.0, 9.5),
-            relief: d.between(4.0, 18.0),
-            chroma: chroma(&mut d),
-            quality: [91, 92, 93, 94, 95, 96][d.below(6)],
-            noise: d.next(),
+            grain: random.between(3.0, 9.5),
+            relief: random.between(4.0, 18.0),
+            chroma: chroma(&mut random),
+            quality: [91, 92, 93, 94, 95, 96][random.below(6)],
+            noise_seed: random.next(),
         }
     }
 }
 
-/// Heights and widths as common as in ImageNet.
-fn size(d: &mut Draws) -> Size {
-    let (width, height) = match d.below(100) {
+/// Heights and widths as frequent as in ImageNet.
+fn size(random: &mut Random) -> Size {
+    let (width, height) = match random.below(100) {
         0..40 => (500, 375),
         40..56 => (500, 333),
         56..68 => (375, 500),
         68..76 => (333, 500),
-        76..97 => (d.int(140, 640), d.int(140, 560)),
-        _ => (d.int(700, 1600), d.int(600, 1200)),
+        76..97 => (random.int(140, 640), random.int(140, 560)),
+        _ => (random.int(700, 1600), random.int(600, 1200)),
     };
     Size { height, width }
 }
 
-fn chroma(d: &mut Draws) -> Chroma {
-    match d.below(1000) {
+fn chroma(random: &mut Random) -> Chroma {
+    match random.below(1000) {
         0..761 => Chroma::C444,
         761..964 => Chroma::C420,
         964..976 => Chroma::C422,
@@ -223,84 +224,86 @@ fn chroma(d: &mut Draws) -> Chroma {
     }
 }
 
-/// Two colours whose luma differs by `least` to `most` levels, in either order.
-fn paint(d: &mut Draws, least: f64, most: f64) -> [Colour; 2] {
-    let gap = d.between(least, most);
-    let dark = d.between(20.0, 235.0 - gap);
+/// Two colors whose luma differs by `min` to `max` levels, in either order.
+fn colors(random: &mut Random, min: f64, max: f64) -> [Color; 2] {
+    let gap = random.between(min, max);
+    let dark = random.between(20.0, 235.0 - gap);
     let mut tinted = |luma: f64| {
-        let (blue, red) = (d.between(-70.0, 70.0), d.between(-70.0, 70.0));
-        // Y = 0.299 R + 0.587 G + 0.114 B stays as it is.
+        let (blue, red) = (random.between(-70.0, 70.0), random.between(-70.0, 70.0));
+        // The luma 0.299 R + 0.587 G + 0.114 B does not change.
         [luma + red, luma - (0.299 * red + 0.114 * blue) / 0.587, luma + blue]
     };
     let pair = [tinted(dark), tinted(dark + gap)];
-    if d.below(2) == 0 { pair } else { [pair[1], pair[0]] }
+    if random.below(2) == 0 { pair } else { [pair[1], pair[0]] }
 }
 
-fn objects(d: &mut Draws, layout: Layout, size: Size) -> Vec<Object> {
+fn objects(random: &mut Random, arrangement: Arrangement, size: Size) -> Vec<Object> {
     let (height, width) = (f64::from(size.height), f64::from(size.width));
     let side = height.min(width);
-    let paint = paint(d, 80.0, 150.0);
-    let (turn, frequency) = (d.between(0.0, TAU), d.between(1.6, 2.6));
-    let (count, least, most) = match layout {
-        Layout::One => (1, 0.30, 0.44),
-        Layout::Row => (3, 0.15, 0.21),
-        Layout::Crowd => (9, 0.09, 0.125),
+    let colors = colors(random, 80.0, 150.0);
+    let (turn, frequency) = (random.between(0.0, TAU), random.between(1.6, 2.6));
+    let (count, min, max) = match arrangement {
+        Arrangement::One => (1, 0.30, 0.44),
+        Arrangement::Row => (3, 0.15, 0.21),
+        Arrangement::Crowd => (9, 0.09, 0.125),
     };
-    let radius = side * d.between(least, most);
-    let (middle_y, middle_x) = (height * d.between(0.42, 0.58), width * d.between(0.42, 0.58));
+    let radius = side * random.between(min, max);
+    let (middle_y, middle_x) =
+        (height * random.between(0.42, 0.58), width * random.between(0.42, 0.58));
     (0..count)
         .map(|k| {
-            let (along, across) = match layout {
-                Layout::One => (0.0, 0.0),
-                Layout::Row => (f64::from(k - 1) * 2.4 * radius, 0.0),
-                Layout::Crowd => {
+            let (along, across) = match arrangement {
+                Arrangement::One => (0.0, 0.0),
+                Arrangement::Row => (f64::from(k - 1) * 2.4 * radius, 0.0),
+                Arrangement::Crowd => {
                     (f64::from(k % 3 - 1) * 0.30 * side, f64::from(k / 3 - 1) * 0.30 * side)
                 }
             };
             let jitter = 0.25 * radius;
-            let along = along + d.between(-jitter, jitter);
-            let across = across + d.between(-jitter, jitter);
-            let lean = d.between(-0.45, 0.45);
+            let along = along + random.between(-jitter, jitter);
+            let across = across + random.between(-jitter, jitter);
+            let lean = random.between(-0.45, 0.45);
             let (sin, cos) = (libm::sin(turn), libm::cos(turn));
             Object {
                 y: middle_y + along * sin + across * cos,
                 x: middle_x + along * cos - across * sin,
-                radius: radius * d.between(0.9, 1.1),
+                radius: radius * random.between(0.9, 1.1),
                 cos: libm::cos(lean),
                 sin: libm::sin(lean),
-                paint,
+                colors,
                 frequency,
-                phase: d.between(0.0, TAU),
+                phase: random.between(0.0, TAU),
             }
         })
         .collect()
 }
 
-fn bars(d: &mut Draws, size: Size) -> Vec<Bar> {
+fn bars(random: &mut Random, size: Size) -> Vec<Bar> {
     let (height, width) = (f64::from(size.height), f64::from(size.width));
-    let count = [0, 0, 1, 2][d.below(4)];
+    let count = [0, 0, 1, 2][random.below(4)];
     (0..count)
         .map(|_| {
-            let turn = d.between(0.0, TAU);
+            let turn = random.between(0.0, TAU);
             Bar {
-                y: d.between(0.0, height),
-                x: d.between(0.0, width),
+                y: random.between(0.0, height),
+                x: random.between(0.0, width),
                 cos: libm::cos(turn),
                 sin: libm::sin(turn),
-                half_width: height.min(width) * d.between(0.006, 0.02),
-                colour: paint(d, 0.0, 1.0)[0],
+                half_width: height.min(width) * random.between(0.006, 0.02),
+                color: colors(random, 0.0, 1.0)[0],
             }
         })
         .collect()
 }
 
-/// `SplitMix64`: pictures of samples need no better chance, and the pipeline's own streams stay
-/// `plan`'s.
-pub(super) struct Draws(u64);
+/// `SplitMix64`. Sample images need no better generator, and the pipeline's generator belongs to the
+/// plan.
+pub(super) struct Random(u64);
 
-impl Draws {
+impl Random {
     fn new(key: [u64; 4]) -> Self {
-        key.into_iter().fold(Self(0x666f_7265_6261_7921), |mut d, part| Self(d.next() ^ part))
+        key.into_iter()
+            .fold(Self(0x666f_7265_6261_7921), |mut random, part| Self(random.next() ^ part))
     }
 
     pub(super) fn seeded(seed: u64) -> Self {
@@ -341,18 +344,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_class_is_another_kind() {
+    fn no_two_classes_have_the_same_kind() {
         for classes in [10, OBJECT_CLASSES, MAX_CLASSES] {
             let kinds: BTreeSet<String> =
-                (0..classes).map(|k| Kind::of(k, classes).name()[6..].to_owned()).collect();
+                (0..classes).map(|k| ClassKind::of(k, classes).name()[6..].to_owned()).collect();
             assert_eq!(kinds.len(), classes as usize);
         }
     }
 
     #[test]
-    fn names_sort_as_classes_are_numbered() {
+    fn names_sort_in_the_order_of_the_classes() {
         let names: Vec<String> =
-            (0..MAX_CLASSES).map(|k| Kind::of(k, MAX_CLASSES).name()).collect();
+            (0..MAX_CLASSES).map(|k| ClassKind::of(k, MAX_CLASSES).name()).collect();
         assert!(names.is_sorted());
     }
 }
