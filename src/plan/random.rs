@@ -1,4 +1,4 @@
-//! Streams of random numbers, each keyed by what it decides.
+//! Streams of random numbers, each keyed by the choice that it is for.
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng as _, SeedableRng as _};
@@ -6,7 +6,8 @@ use rand_core::{Rng as _, SeedableRng as _};
 use crate::geometry::Interpolation;
 use crate::recipe::Filter;
 
-/// What a stream of random numbers decides. The numbers are part of the recipe's semantics.
+/// The choice that a stream of random numbers is for. The numbers of the variants are part of the
+/// recipe's semantics.
 #[derive(Clone, Copy)]
 pub(super) enum Purpose {
     Crop = 1,
@@ -15,10 +16,10 @@ pub(super) enum Purpose {
     Mix = 4,
 }
 
-/// A stream of random numbers: `ChaCha8` keyed by the name of the decision.
-pub(super) struct Draws(ChaCha8Rng);
+/// A stream of random numbers: `ChaCha8`, keyed by the name of a choice.
+pub(super) struct RandomStream(ChaCha8Rng);
 
-impl Draws {
+impl RandomStream {
     pub(super) fn new(name: [u64; 4]) -> Self {
         let mut key = [0; 32];
         for (bytes, part) in key.as_chunks_mut::<8>().0.iter_mut().zip(name) {
@@ -27,7 +28,7 @@ impl Draws {
         Self(ChaCha8Rng::from_seed(key))
     }
 
-    /// Uniform in `0..1`, 53 bits.
+    /// Uniform in `0..1`, with 53 random bits.
     pub(super) fn unit(&mut self) -> f64 {
         (self.0.next_u64() >> 11) as f64 * (1.0 / (1_u64 << 53) as f64)
     }
@@ -37,12 +38,14 @@ impl Draws {
         low + (high - low) * self.unit()
     }
 
-    /// A whole number below n. The bias of the multiplication is under 2^-32.
+    /// Uniform in `0..n`. The bias of the multiplication is below 2^-32.
     #[expect(clippy::cast_possible_truncation, reason = "the high half is below n")]
     pub(super) fn below(&mut self, n: u32) -> u32 {
         ((u128::from(self.0.next_u64()) * u128::from(n)) >> 64) as u32
     }
 
+    /// The filter of a resize or an operation. A fixed filter takes a number too, so that it does not
+    /// shift the numbers behind it.
     pub(super) fn filter(&mut self, filter: Filter) -> Interpolation {
         let bilinear = self.unit() < 0.5;
         filter.fixed().unwrap_or(if bilinear {
@@ -52,13 +55,14 @@ impl Draws {
         })
     }
 
-    /// Standard normal, by Box and Muller; one number of the pair is used.
+    /// Standard normal (Box-Muller). Only one number of each pair is used.
     pub(super) fn normal(&mut self) -> f64 {
         let radius = f64::sqrt(-2.0 * libm::log(1.0 - self.unit()));
         radius * libm::cos(std::f64::consts::TAU * self.unit())
     }
 
-    /// Beta(alpha, alpha) as NumPy draws it: by Jöhnk for alpha up to 1, else from two gammas.
+    /// Beta(alpha, alpha), by the algorithms that NumPy uses: Jöhnk's for alpha up to 1, or else from two
+    /// gamma variates.
     pub(super) fn beta(&mut self, alpha: f64) -> f64 {
         if alpha > 1.0 {
             let (x, y) = (self.gamma(alpha), self.gamma(alpha));
@@ -76,15 +80,15 @@ impl Draws {
             if x + y > 0.0 {
                 return x / (x + y);
             }
-            // Both powers underflowed: the same in logarithms.
+            // Both powers underflowed, so the ratio is computed from logarithms.
             let (log_x, log_y) = (libm::log(u) / alpha, libm::log(v) / alpha);
-            let most = log_x.max(log_y);
-            let (x, y) = (libm::exp(log_x - most), libm::exp(log_y - most));
+            let max = log_x.max(log_y);
+            let (x, y) = (libm::exp(log_x - max), libm::exp(log_y - max));
             return x / (x + y);
         }
     }
 
-    /// Gamma(shape, 1) for a shape of at least 1 (Marsaglia and Tsang, 2000).
+    /// Gamma(shape, 1) for shapes of at least 1 (Marsaglia and Tsang, 2000).
     fn gamma(&mut self, shape: f64) -> f64 {
         let d = shape - 1.0 / 3.0;
         let c = 1.0 / f64::sqrt(9.0 * d);
