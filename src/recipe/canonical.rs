@@ -1,33 +1,39 @@
-//! The canonical form of a recipe, and the difference of two.
+//! The canonical form of a recipe, its digest, and the difference between two recipes.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use forebay_types::Digest;
 use toml::Value;
 
-use super::Recipe;
+use super::fields::Recipe;
 
 impl Recipe {
-    /// The canonical form: TOML, one `dotted.key = value` line a field, sorted by key.
+    /// BLAKE3 digest of the canonical form.
+    pub fn digest(&self) -> Digest {
+        Digest(*blake3::hash(self.canonical().as_bytes()).as_bytes())
+    }
+
+    /// The canonical form: TOML, one line `dotted.key = value` for each field, sorted by key.
     pub fn canonical(&self) -> String {
         let mut text = String::new();
         for (key, value) in self.fields() {
-            writeln!(text, "{key} = {value}").expect("a String takes all that is written");
+            writeln!(text, "{key} = {value}").expect("writing to a String does not fail");
         }
         text
     }
 
     /// The fields by dotted name, each value as canonical TOML.
     fn fields(&self) -> BTreeMap<String, String> {
-        let table = toml::Table::try_from(self).expect("a recipe holds what TOML can hold");
+        let table = toml::Table::try_from(self).expect("TOML can represent every field");
         let mut fields = BTreeMap::new();
         flatten("", &table, &mut fields);
         fields
     }
 }
 
-/// The fields in which two recipes differ: dotted name, value of the first, value of the second; an
-/// empty value where a recipe has no such field.
+/// The fields in which two recipes differ: dotted name, value of the first, value of the second. The
+/// value is empty if a recipe does not have the field.
 pub fn difference(a: &Recipe, b: &Recipe) -> Vec<(String, String, String)> {
     let (a, b) = (a.fields(), b.fields());
     let value = |fields: &BTreeMap<String, String>, key: &String| {
@@ -53,17 +59,18 @@ fn flatten(prefix: &str, table: &toml::Table, fields: &mut BTreeMap<String, Stri
     }
 }
 
-/// Written here and not by the TOML crate, so that a new version of it cannot change a digest.
+/// Writes a value. The TOML crate is not used for this, because a new version of it could write values
+/// differently and thereby change digests.
 fn render(value: &Value) -> String {
     match value {
         Value::Integer(value) => value.to_string(),
-        // The shortest digits that read back as the same number.
+        // The shortest decimal that is parsed as the same number.
         Value::Float(value) => format!("{value:?}"),
         Value::String(value) => format!("{value:?}"),
         Value::Boolean(value) => value.to_string(),
         Value::Array(values) => {
             format!("[{}]", values.iter().map(render).collect::<Vec<_>>().join(", "))
         }
-        Value::Table(_) | Value::Datetime(_) => unreachable!("a recipe has neither inside a value"),
+        Value::Table(_) | Value::Datetime(_) => unreachable!("no field has such a value"),
     }
 }

@@ -1,12 +1,15 @@
-//! From a name, a text and changes to a [`Recipe`].
+//! Resolves a name or a text, with changes, to a [`Recipe`].
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 
 use toml::{Table, Value};
 
-use super::{Recipe, RecipeError};
+use super::error::RecipeError;
+use super::fields::Recipe;
 
-/// The recipes that forebay ships, by name, as TOML.
+/// The recipes that forebay ships: name and TOML.
 pub const PRESETS: [(&str, &str); 4] = [
     ("a1", include_str!("presets/a1.toml")),
     ("a2", include_str!("presets/a2.toml")),
@@ -14,59 +17,75 @@ pub const PRESETS: [(&str, &str); 4] = [
     ("eval", include_str!("presets/eval.toml")),
 ];
 
-/// How a recipe is asked for.
+/// Largest file of a recipe.
+const MAX_FILE: u64 = 1 << 20;
+
+/// A recipe that is not resolved yet: where it starts, and changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecipeSpec {
-    /// Where it starts.
+    /// The recipe that the changes apply to.
     pub source: RecipeSource,
-    /// Changes as TOML assignments, such as `crop.scale = [0.35, 1.0]`, applied in order.
+    /// TOML assignments, such as `crop.scale = [0.35, 1.0]`, applied in order.
     pub set: Vec<String>,
 }
 
 /// Where a recipe starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RecipeSource {
-    /// The name of a preset.
+    /// A preset, by name.
     Preset(String),
-    /// A whole text, with what to call it in errors.
+    /// A TOML text.
     Text {
-        /// Such as the file's path.
+        /// Name of the text in errors, such as the path of its file.
         origin: String,
-        /// TOML.
+        /// The text.
         toml: String,
     },
 }
 
 impl RecipeSpec {
-    /// A preset by name, unchanged.
+    /// A preset without changes.
     pub fn preset(name: impl Into<String>) -> Self {
         Self { source: RecipeSource::Preset(name.into()), set: Vec::new() }
     }
 
-    /// A text.
+    /// A TOML text without changes. Errors call it `origin`.
     pub fn text(origin: impl Into<String>, toml: impl Into<String>) -> Self {
         let source = RecipeSource::Text { origin: origin.into(), toml: toml.into() };
         Self { source, set: Vec::new() }
     }
 
-    /// What a person writes on a command line: a preset's name, or a file that ends in `.toml`.
+    /// Parses a command-line argument: the name of a preset, or the path of a file that ends in `.toml`.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is larger than a recipe can be.
     pub fn from_argument(argument: &str) -> Result<Self, RecipeError> {
         if !Path::new(argument).extension().is_some_and(|end| end.eq_ignore_ascii_case("toml")) {
             return Ok(Self::preset(argument));
         }
-        let toml = std::fs::read_to_string(argument)
-            .map_err(|source| RecipeError::Read { path: argument.into(), source })?;
+        let path = || argument.to_owned();
+        let mut toml = String::new();
+        // The limit holds for files without an end too, such as a link to a device.
+        File::open(argument)
+            .and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut toml))
+            .map_err(|error| RecipeError::Read { path: path(), error })?;
+        if toml.len() as u64 > MAX_FILE {
+            return Err(RecipeError::TooLarge { path: path(), limit: MAX_FILE });
+        }
         Ok(Self::text(argument, toml))
     }
 
-    /// The same with more changes.
+    /// Adds changes.
     #[must_use]
     pub fn with(mut self, set: impl IntoIterator<Item = String>) -> Self {
         self.set.extend(set);
         self
     }
 
-    /// The recipe that is asked for, validated.
+    /// Resolves and validates the recipe.
+    ///
+    /// # Errors
+    /// When the preset is unknown, the text or a change is not TOML of a recipe, or a value is invalid.
     pub fn resolve(&self) -> Result<Recipe, RecipeError> {
         let (origin, mut table) = match &self.source {
             RecipeSource::Preset(name) => (name.clone(), preset(name)?),
@@ -75,7 +94,7 @@ impl RecipeSpec {
                 let start = match table.remove("base") {
                     None => Table::new(),
                     Some(Value::String(name)) => preset(&name)?,
-                    Some(_) => return Err(syntax(origin, "base must be the name of a preset")),
+                    Some(_) => return Err(syntax(origin, "expected the name of a preset as base")),
                 };
                 (origin.clone(), merge(start, table))
             }
@@ -100,16 +119,16 @@ fn preset(name: &str) -> Result<Table, RecipeError> {
     parse(name, text)
 }
 
-fn parse(what: &str, text: &str) -> Result<Table, RecipeError> {
-    text.parse().map_err(|error: toml::de::Error| syntax(what, &error.to_string()))
+fn parse(origin: &str, text: &str) -> Result<Table, RecipeError> {
+    text.parse().map_err(|error: toml::de::Error| syntax(origin, &error.to_string()))
 }
 
-fn syntax(what: &str, why: &str) -> RecipeError {
-    RecipeError::Syntax { what: what.into(), why: why.trim_end().into() }
+fn syntax(origin: &str, message: &str) -> RecipeError {
+    RecipeError::Syntax { origin: origin.into(), message: message.trim_end().into() }
 }
 
-/// `change` over `base`, table by table. A table that names its `kind` replaces the whole of it:
-/// what belongs to one kind of crop means nothing to another.
+/// Applies a change to a table, recursively. A table with a `kind` replaces the whole table, because the
+/// fields of one kind of crop mean nothing to another kind.
 fn merge(mut base: Table, change: Table) -> Table {
     for (key, value) in change {
         let merged = match (base.remove(&key), value) {
@@ -126,7 +145,8 @@ fn merge(mut base: Table, change: Table) -> Table {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Crop, MixMode, RecordOrder, difference};
+    use super::super::canonical::difference;
+    use super::super::fields::{Crop, MixMode, RecordOrder};
     use super::*;
 
     fn resolve(spec: &RecipeSpec) -> Recipe {
@@ -151,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_follows_the_meaning_and_not_the_writing() {
+    fn the_digest_depends_on_values_and_not_on_notation() {
         let a2 = resolve(&RecipeSpec::preset("a2"));
         let written =
             RecipeSpec::text("mine", "base = \"a2\"\n[mix]\nmode = \"batch\"\ncutmix = 1\n");
@@ -164,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_apply_in_order_and_show_in_the_difference() {
+    fn changes_apply_in_order_and_appear_in_the_difference() {
         let a2 = RecipeSpec::preset("a2");
         let set = ["batch = 64", "mix.mode = \"elem\"", "batch = 32", "microbatches = 2"];
         let changed = resolve(&a2.clone().with(set.map(String::from)));
@@ -183,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_served_is_refused_with_its_field() {
+    fn invalid_values_are_refused_with_their_field() {
         for (change, field) in [
             ("batch = 0", "batch"),
             ("batch = 2049", "microbatches"),
@@ -207,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_recipe_says_where_and_why() {
+    fn errors_say_where_and_why_it_is_not_a_recipe() {
         let unknown = RecipeSpec::preset("a4").resolve().unwrap_err().to_string();
         assert!(unknown.contains("\"a4\"") && unknown.contains("a1, a2, a3, eval"), "{unknown}");
         let extra = RecipeSpec::preset("a2").with(["blur = 1".into()]).resolve().unwrap_err();

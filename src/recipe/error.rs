@@ -1,0 +1,62 @@
+//! Why a recipe is refused.
+
+/// Why a recipe is refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecipeError {
+    /// No preset or configured recipe has the name.
+    #[error("unknown recipe {name:?}: expected {known}, or the path of a file that ends in .toml")]
+    Unknown {
+        /// The name that was requested.
+        name: String,
+        /// The names that exist.
+        known: String,
+    },
+    /// The text is not TOML, or not a recipe.
+    #[error("{origin} is not a recipe: {message}")]
+    Syntax {
+        /// The file, or the assignment.
+        origin: String,
+        /// The message of the parser.
+        message: String,
+    },
+    /// A field has an invalid value.
+    #[error("recipe field {field}: invalid value {value}: {expected}")]
+    Value {
+        /// Dotted name of the field.
+        field: &'static str,
+        /// The value.
+        value: String,
+        /// What was expected.
+        expected: String,
+    },
+    /// The recipe's file cannot be read. The error of the operating system is part of the message and
+    /// not the error's source, so that a report of the whole chain prints it once.
+    #[error("cannot read the recipe {path}: {error}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Error of the operating system.
+        error: std::io::Error,
+    },
+    /// The recipe's file is too large to be one.
+    #[error("cannot read the recipe {path}: it has more than {limit} bytes")]
+    TooLarge {
+        /// The file.
+        path: String,
+        /// The limit.
+        limit: u64,
+    },
+    /// The dataset is smaller than one step.
+    #[error(
+        "an epoch of the dataset has {samples} samples, and a step of the recipe has {batch}; \
+         use a smaller batch (--batch {} --microbatches 1)",
+        .samples / 2 * 2
+    )]
+    TooSmall {
+        /// Samples per epoch.
+        samples: u64,
+        /// Samples per step.
+        batch: u32,
+    },
+}

@@ -1,0 +1,156 @@
+//! The fields of a recipe.
+
+use serde::{Deserialize, Serialize};
+
+use crate::geometry::Interpolation;
+
+/// Version of the operations' semantics. It is raised when the same recipe would result in other pixels.
+pub const SEMANTICS: u32 = 1;
+
+/// A validated recipe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// [`SEMANTICS`] of the forebay version that the recipe was written for.
+    pub semantics: u32,
+    /// Height and width of a sample in pixels.
+    pub image_size: u32,
+    /// Samples of one optimizer step, over all ranks.
+    pub batch: u32,
+    /// Microbatches of a step. A microbatch is mixed and sent as a unit.
+    pub microbatches: u32,
+    /// Repeated augmentation: number of samples of each record that an epoch has (timm's
+    /// `RepeatAugSampler`).
+    pub repeats: u32,
+    /// Order of the records in an epoch.
+    pub order: RecordOrder,
+    /// Filter of the resize and of the geometric operations.
+    pub interpolation: Filter,
+    /// Probability of a horizontal flip.
+    pub flip: f64,
+    /// Label smoothing, which the trainer's loss applies.
+    pub smoothing: f64,
+    /// Mean of red, green and blue in `0..=1`, subtracted from pixels that are not u8.
+    pub mean: [f64; 3],
+    /// Standard deviation of red, green and blue in `0..=1`, by which such pixels are divided.
+    pub std: [f64; 3],
+    /// Part of the image that is used.
+    pub crop: Crop,
+    /// RandAugment over timm's increasing set.
+    pub randaugment: RandAugment,
+    /// MixUp and CutMix.
+    pub mix: Mix,
+}
+
+/// Order of the records in an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RecordOrder {
+    /// A new permutation for each epoch. Samples that do not fill a step are dropped.
+    Shuffled,
+    /// Dataset order. No sample is dropped, so the last microbatches of an epoch may be short.
+    Sequential,
+}
+
+/// Filter of the resize and of the geometric operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Filter {
+    /// Triangle.
+    Bilinear,
+    /// Cubic.
+    Bicubic,
+    /// One of the two, drawn for each resize and each operation (timm's `random`).
+    Random,
+}
+
+impl Filter {
+    /// The filter, or `None` if it is drawn.
+    pub const fn fixed(self) -> Option<Interpolation> {
+        match self {
+            Self::Bilinear => Some(Interpolation::Bilinear),
+            Self::Bicubic => Some(Interpolation::Bicubic),
+            Self::Random => None,
+        }
+    }
+}
+
+/// Part of the image that is used.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Crop {
+    /// timm's `RandomResizedCropAndInterpolation`.
+    RandomResized {
+        /// Smallest and largest area, as fractions of the image's area.
+        scale: [f64; 2],
+        /// Smallest and largest aspect ratio, width over height.
+        ratio: [f64; 2],
+    },
+    /// Resizes the short side to `resize` pixels, then takes the center.
+    Center {
+        /// Short side in pixels, at least `image_size`.
+        resize: u32,
+    },
+}
+
+/// RandAugment, timm's `rand-mM-mstdS-inc1`. `ops = 0` disables it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RandAugment {
+    /// Number of operations drawn for a sample, with replacement.
+    pub ops: u32,
+    /// Mean magnitude, in `0..=10`.
+    pub magnitude: f64,
+    /// Standard deviation of the magnitude, which is clipped to `0..=10`.
+    pub std: f64,
+    /// Probability that a drawn operation is applied.
+    pub probability: f64,
+}
+
+/// MixUp and CutMix, as in timm's `Mixup`. `probability = 0.0` disables them.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mix {
+    /// Which samples share one draw.
+    pub mode: MixMode,
+    /// Probability of mixing.
+    pub probability: f64,
+    /// Probability of CutMix instead of MixUp, if both are enabled.
+    pub switch: f64,
+    /// Alpha of MixUp's Beta(alpha, alpha). 0 disables MixUp.
+    pub mixup: f64,
+    /// Alpha of CutMix's Beta(alpha, alpha). 0 disables CutMix.
+    pub cutmix: f64,
+}
+
+impl Mix {
+    /// Whether samples can be mixed.
+    pub fn enabled(&self) -> bool {
+        self.probability > 0.0 && (self.mixup > 0.0 || self.cutmix > 0.0)
+    }
+}
+
+/// Which samples share one draw of kind, lambda and box.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MixMode {
+    /// All samples of a microbatch share one draw.
+    Batch,
+    /// A sample and its partner share one draw.
+    Pair,
+    /// Each sample has its own draw.
+    Elem,
+}
+
+impl Recipe {
+    /// Samples of a full microbatch.
+    pub const fn microbatch_size(&self) -> u32 {
+        self.batch / self.microbatches
+    }
+
+    /// The color that geometric operations fill with: the mean, rounded as timm does.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0..=255")]
+    pub fn fill(&self) -> [u8; 3] {
+        self.mean.map(|mean| (255.0 * mean).round_ties_even().clamp(0.0, 255.0) as u8)
+    }
+}
