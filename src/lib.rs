@@ -32,6 +32,7 @@ pub mod recipe;
 pub mod resize;
 pub mod sample_data;
 pub mod simd;
+mod store;
 
 pub use error::Error;
 pub use forebay_types::{Digest, MicrobatchName};

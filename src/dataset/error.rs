@@ -1,146 +1,173 @@
-//! What is wrong with a dataset or its index: always which file, and what to do.
+//! What is wrong with a dataset or its index, in which file, and what to do about it.
 
 use std::path::PathBuf;
+
+use crate::store::StoreError;
 
 /// What is wrong with a dataset or its index.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DatasetError {
-    /// There is nothing at the path.
-    #[error("there is no dataset at {}: no such file or directory", .path.display())]
+    /// A file or folder cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The path does not exist.
+    #[error("no dataset at {}: no such file or directory; check the path", .path.display())]
     Missing {
-        /// The path given.
+        /// The path that was given.
         path: PathBuf,
     },
-    /// The operating system refused.
-    #[error("cannot {action} {}: {source}", .path.display())]
-    Io {
-        /// What was tried: `open`, `read`, `list`, `write`.
-        action: &'static str,
-        /// On which file or folder.
-        path: PathBuf,
-        /// Its answer.
-        source: std::io::Error,
-    },
-    /// The path leads to something that is no dataset.
+    /// The path leads to something that is not a dataset.
     #[error("{} is not a dataset: {why}", .path.display())]
     NotADataset {
-        /// The path given.
+        /// The path that was given.
         path: PathBuf,
         /// What was expected.
-        why: &'static str,
+        why: String,
     },
-    /// A class folder without an image, which torchvision refuses too.
-    #[error(
-        "the class folder {} holds no image ({}); remove it or fill it",
-        .path.display(), super::folder::EXTENSIONS.join(" ")
-    )]
+    /// A class folder without images, which torchvision refuses too.
+    #[error("the class folder {} has no images ({expected}); fill or remove it", .path.display())]
     EmptyClass {
         /// The folder.
         path: PathBuf,
+        /// The extensions of images.
+        expected: String,
     },
-    /// A symbolic link that leads back to a folder above it.
+    /// A symbolic link to one of the folders above it.
     #[error("the symbolic link {} leads back to a folder above it; remove it", .path.display())]
     Loop {
         /// The link.
         path: PathBuf,
     },
-    /// No records.
-    #[error("the dataset at {} holds no images", .path.display())]
+    /// There are no records.
+    #[error("the dataset at {} has no images with labels{skipped}", .path.display())]
     Empty {
-        /// The path given.
+        /// The path that was given.
         path: PathBuf,
+        /// How many samples were skipped and why, or nothing.
+        skipped: String,
     },
-    /// A name that cannot be written down.
+    /// A name that cannot become the name of a record or class.
     #[error("the name {} is not UTF-8; rename it", .path.display())]
     NotUtf8 {
-        /// The file, with replacement characters.
+        /// The file or folder, with replacement characters.
         path: PathBuf,
     },
-    /// The index is damaged where nobody looked when it was opened.
-    #[error("the index's entry points for {name} are damaged; run `forebay index` again")]
-    Entries {
-        /// The record.
-        name: String,
-    },
-    /// A tar file that is damaged or cut.
+    /// A tar file that is damaged or truncated.
     #[error("{}: at byte {offset}: {what}", .path.display())]
     Tar {
         /// The shard.
         path: PathBuf,
-        /// Of the header in question.
+        /// Offset of the header in question.
         offset: u64,
         /// What is wrong.
         what: &'static str,
     },
-    /// A sample of a tar that lacks something.
+    /// A sample of a tar that is malformed.
     #[error("{}: at byte {offset}: sample `{key}`: {what}", .path.display())]
     Sample {
         /// The shard.
         path: PathBuf,
-        /// Where the sample begins.
+        /// Offset of the sample.
         offset: u64,
-        /// The sample's key.
+        /// Key of the sample.
         key: String,
         /// What is wrong.
         what: &'static str,
     },
+    /// A line of `classes.txt` that is not the name of a class.
+    #[error("{}: line {line}: {what}", .path.display())]
+    Classes {
+        /// The file.
+        path: PathBuf,
+        /// Number of the line, from 1.
+        line: usize,
+        /// What is wrong.
+        what: &'static str,
+    },
     /// A label without a class.
-    #[error("{name}: label {label}, but there are {classes} classes (0 to {})", .classes.saturating_sub(1))]
+    #[error(
+        "{name} has label {label}, but the number of classes is {classes}; \
+         fix the label or classes.txt"
+    )]
     Label {
         /// The record.
         name: String,
         /// Its label.
         label: u32,
-        /// How many classes there are.
+        /// Number of classes.
         classes: usize,
     },
-    /// Not one record that can be served.
+    /// No record can be served.
     #[error("all {records} records are bad; the first is {name}: {reason}")]
     AllBad {
-        /// How many there are.
+        /// Number of records.
         records: u64,
         /// The first.
         name: String,
         /// Why it is bad.
         reason: String,
     },
-    /// The dataset was never indexed, or its index lies elsewhere.
+    /// The worker threads of `forebay index` cannot be started.
+    #[error("cannot start {threads} threads: {error}; use fewer (--threads)")]
+    Threads {
+        /// Number of threads.
+        threads: usize,
+        /// Error of the operating system.
+        error: String,
+    },
+    /// The dataset was never indexed, or its index is elsewhere.
     #[error(
-        "there is no index at {}; run `forebay index {}` (with the same --index-dir)",
+        "no index at {}; run \"forebay index {}\" (with the same --index-dir)",
         .index.display(), .path.display()
     )]
     NoIndex {
         /// The dataset.
         path: PathBuf,
-        /// Where its index was looked for.
+        /// Expected path of its index.
         index: PathBuf,
     },
     /// The index cannot be used.
-    #[error("the index {} cannot be used: {what}; run `forebay index` again", .path.display())]
+    #[error("cannot use the index {}: {what}; run \"forebay index\" again", .path.display())]
     Index {
         /// The index file.
         path: PathBuf,
         /// What is wrong.
         what: String,
     },
-    /// The data are not those that were indexed.
-    #[error("{name} changed since it was indexed ({what}); run `forebay index` again")]
-    Changed {
-        /// The shard or record.
-        name: String,
-        /// What differs.
-        what: String,
+    /// The shards are not those that were indexed.
+    #[error(
+        "the dataset at {} has {found} shards and had {indexed} others when it was indexed; \
+         run \"forebay index\" again",
+        .path.display()
+    )]
+    ShardsChanged {
+        /// Folder of the shards.
+        path: PathBuf,
+        /// Number of shards now.
+        found: usize,
+        /// Number of shards in the index.
+        indexed: usize,
     },
-}
-
-impl DatasetError {
-    /// An error of the operating system.
-    pub(super) fn io(
-        action: &'static str,
-        path: impl Into<PathBuf>,
-    ) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Io { action, path, source }
-    }
+    /// A record cannot be read, or its bytes are not those that were indexed.
+    #[error("record {record} ({name}): {error}")]
+    Record {
+        /// Number of the record.
+        record: u64,
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        error: StoreError,
+    },
+    /// The entry points of a record are damaged. They are not verified before they are used.
+    #[error(
+        "record {record} ({name}): its entry points in the index are damaged; \
+         run \"forebay index\" again"
+    )]
+    EntryPoints {
+        /// Number of the record.
+        record: u64,
+        /// Its name.
+        name: String,
+    },
 }

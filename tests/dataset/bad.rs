@@ -1,6 +1,4 @@
-use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
@@ -9,7 +7,7 @@ use tempfile::tempdir;
 
 use crate::make::{cut_image, files, image, index, message, opened, tar};
 
-/// Asserts that indexing says all of this.
+/// Asserts that indexing fails, and that the message contains all of these parts.
 fn refused(path: &Path, parts: &[&str]) {
     let message = message(index(path));
     for part in parts {
@@ -17,54 +15,53 @@ fn refused(path: &Path, parts: &[&str]) {
     }
 }
 
-pub(crate) fn paths_that_are_no_dataset() {
+pub(crate) fn paths_that_are_not_datasets_are_refused() {
     let root = tempdir().unwrap();
     refused(&root.path().join("none"), &["no dataset at", "none"]);
-    refused(root.path(), &["neither class folders nor tars"]);
+    refused(root.path(), &["is not a dataset", "a folder for each class"]);
     files(root.path(), &[("file", b"".to_vec())]);
-    refused(&root.path().join("file"), &["does not end in .tar"]);
+    refused(&root.path().join("file"), &["is not a dataset", "name ends in .tar"]);
     files(root.path(), &[("x/a/1.jpg", image(1)), ("x/s.tar", tar(&[]))]);
-    refused(&root.path().join("x"), &["both folders and tars"]);
-    refused(&root.path().join("x/s.tar"), &["holds no images"]);
+    refused(&root.path().join("x/s.tar"), &["has no images with labels"]);
     files(root.path(), &[("junk.tar", vec![7; 2000])]);
-    refused(&root.path().join("junk.tar"), &["at byte 0: not a tar header"]);
+    refused(&root.path().join("junk.tar"), &["at byte 0: expected a tar header"]);
     let missing = Dataset::open(&root.path().join("none"), None);
     assert!(matches!(missing, Err(DatasetError::Missing { .. })));
 }
 
-pub(crate) fn folders_that_torchvision_refuses() {
+pub(crate) fn classes_without_images_are_refused_as_by_torchvision() {
     let root = tempdir().unwrap();
     files(root.path(), &[("a/1.jpg", image(1)), ("b/notes.txt", image(2))]);
-    refused(root.path(), &["class folder", "/b holds no image", ".jpeg"]);
-    let name = OsStr::from_bytes(b"b/\xFF.jpg");
-    fs::write(root.path().join(name), image(1)).unwrap();
-    refused(root.path(), &["is not UTF-8"]);
+    refused(root.path(), &["class folder", "/b has no images", ".jpeg"]);
 }
 
-pub(crate) fn unreadable_files_are_named() {
+pub(crate) fn a_dangling_link_is_named_with_advice() {
     let root = tempdir().unwrap();
     files(root.path(), &[("a/1.jpg", image(1))]);
     symlink("nowhere", root.path().join("a/2.jpg")).unwrap();
-    refused(root.path(), &["cannot open", "a/2.jpg", "No such file"]);
+    refused(
+        root.path(),
+        &["record 1 (a/2.jpg): cannot open", "No such file", "fix or remove the link"],
+    );
 }
 
-pub(crate) fn a_dataset_without_a_good_record() {
+pub(crate) fn a_dataset_without_good_records_is_refused() {
     let root = tempdir().unwrap();
     files(root.path(), &[("a/1.jpg", cut_image()), ("a/2.jpg", cut_image())]);
     refused(root.path(), &["all 2 records are bad", "a/1.jpg", "truncated"]);
 }
 
-pub(crate) fn no_index_or_a_damaged_one() {
+pub(crate) fn a_missing_or_damaged_index_is_refused_with_advice() {
     let root = tempdir().unwrap();
     files(root.path(), &[("train/a/1.jpg", image(1))]);
     let path = root.path().join("train");
     let error = message(Dataset::open(&path, None));
-    assert!(error.contains("no index at") && error.contains("run `forebay index"), "{error}");
+    assert!(error.contains("no index at") && error.contains("run \"forebay index "), "{error}");
     opened(&path);
     let file = index_path(&path, None);
     let whole = fs::read(&file).unwrap();
     let cases: [(Vec<u8>, &str); 5] = [
-        (Vec::new(), "too short"),
+        (Vec::new(), "it has only 0 bytes"),
         (b"PNG".repeat(100), "not an index of forebay"),
         (whole[..whole.len() - 8].to_vec(), "bytes and should have"),
         ([&whole[..8], &[9, 0, 0, 0], &whole[12..]].concat(), "version 9"),
@@ -73,23 +70,35 @@ pub(crate) fn no_index_or_a_damaged_one() {
     for (bytes, expected) in cases {
         fs::write(&file, bytes).unwrap();
         let error = message(Dataset::open(&path, None));
-        assert!(error.contains(expected) && error.contains("run `forebay index`"), "{error}");
+        assert!(
+            error.contains(expected) && error.contains("run \"forebay index\" again"),
+            "{error}"
+        );
     }
 }
 
-pub(crate) fn files_that_changed_since() {
+pub(crate) fn a_changed_file_is_detected() {
     let root = tempdir().unwrap();
     files(root.path(), &[("a/1.jpg", image(1)), ("a/2.jpg", image(2)), ("a/3.jpg", image(3))]);
     let dataset = opened(root.path());
     files(root.path(), &[("a/1.jpg", image(9)), ("a/2.jpg", cut_image())]);
     fs::remove_file(root.path().join("a/3.jpg")).unwrap();
     let read = |id| message(dataset.read(id, &mut Vec::new()));
-    assert!(read(0).contains("a/1.jpg changed since it was indexed (another checksum)"));
-    assert!(read(1).contains("bytes before); run `forebay index` again"));
-    assert!(read(2).contains("cannot open"));
+    assert_eq!(
+        read(0),
+        "record 0 (a/1.jpg): checksum mismatch, the file changed since it was indexed; \
+         run \"forebay index\" again"
+    );
+    let lengths = format!("has {} bytes and had {}", cut_image().len(), image(2).len());
+    assert!(
+        read(1).contains(&lengths) && read(1).contains("\"forebay index\" again"),
+        "{}",
+        read(1)
+    );
+    assert!(read(2).starts_with("record 2 (a/3.jpg): cannot open"), "{}", read(2));
 }
 
-pub(crate) fn shards_that_changed_since() {
+pub(crate) fn a_changed_shard_is_detected() {
     let root = tempdir().unwrap();
     let shard = |number| tar(&[("a.jpg", image(number)), ("a.cls", b"0".to_vec())]);
     files(root.path(), &[("s/1.tar", shard(1))]);
@@ -97,14 +106,14 @@ pub(crate) fn shards_that_changed_since() {
     opened(&path);
     files(root.path(), &[("s/1.tar", shard(2))]);
     let dataset = Dataset::open(&path, None).unwrap();
-    assert!(message(dataset.read(0, &mut Vec::new())).contains("1.tar/a.jpg changed"));
+    assert!(message(dataset.read(0, &mut Vec::new())).contains("(1.tar/a.jpg): checksum mismatch"));
     files(root.path(), &[("s/1.tar", [shard(1), vec![0; 512]].concat())]);
-    assert!(message(Dataset::open(&path, None)).contains("1.tar changed since it was indexed"));
+    assert!(message(Dataset::open(&path, None)).contains("1.tar has 3072 bytes and had 2560"));
     files(root.path(), &[("s/1.tar", shard(1)), ("s/2.tar", shard(2))]);
-    assert!(message(Dataset::open(&path, None)).contains("2 shards, 1 before"));
+    assert!(message(Dataset::open(&path, None)).contains("has 2 shards and had 1"));
 }
 
-/// The number of a sample's shard and its class, of tars with one sample each.
+/// A dataset of tars with one sample each.
 fn shards(root: &Path, count: usize) -> Dataset {
     for number in 0..count {
         let image = image(u8::try_from(number % 250).unwrap());
@@ -114,7 +123,7 @@ fn shards(root: &Path, count: usize) -> Dataset {
     opened(&root.join("s"))
 }
 
-pub(crate) fn a_shard_that_is_cut_while_it_is_open() {
+pub(crate) fn a_shard_that_is_truncated_while_open_loses_only_its_end() {
     let root = tempdir().unwrap();
     let samples = ["a.jpg", "a.cls", "b.jpg", "b.cls"];
     let data = [image(1), b"0".to_vec(), image(2), b"1".to_vec()];
@@ -122,39 +131,39 @@ pub(crate) fn a_shard_that_is_cut_while_it_is_open() {
     files(root.path(), &[("s/1.tar", tar(&members))]);
     let dataset = opened(&root.path().join("s"));
     let shard = fs::OpenOptions::new().write(true).open(root.path().join("s/1.tar")).unwrap();
-    // Within the second image: to touch a map of what is gone would end this process.
+    // Within the second image. Touching the missing part in a memory map would end this process.
     let second = dataset.record(1);
     shard.set_len(second.offset + 10).unwrap();
     let error = message(dataset.read(1, &mut Vec::new()));
-    for part in ["s/1.tar changed", "cut to", "run `forebay index` again"] {
+    for part in ["s/1.tar has", "bytes and had", "run \"forebay index\" again"] {
         assert!(error.contains(part), "{error}");
     }
     assert_eq!(dataset.read(0, &mut Vec::new()).unwrap(), image(1));
     shard.set_len(0).unwrap();
-    assert!(message(dataset.read(0, &mut Vec::new())).contains("cut to 0 bytes"));
+    assert!(message(dataset.read(0, &mut Vec::new())).contains("1.tar has 0 bytes and had"));
 }
 
-pub(crate) fn more_shards_than_stay_open() {
+pub(crate) fn shards_beyond_the_limit_of_open_files_are_read() {
     let root = tempdir().unwrap();
     let open = || fs::read_dir("/proc/self/fd").unwrap().count();
     let before = open();
     let dataset = shards(root.path(), 300);
-    // Other tests have files open too.
+    // Other tests have open files too.
     assert!(open() < before + 290, "{} files open", open() - before);
     let mut scratch = Vec::new();
     for id in 0..300 {
         let number = u8::try_from(id % 250).unwrap();
         assert_eq!(dataset.read(id, &mut scratch).unwrap(), image(number));
     }
-    // One that is open is read on when its name is gone; of the others that is told.
+    // A shard that is kept open can be read after it was removed; the others cannot.
     fs::remove_file(root.path().join("s/0000.tar")).unwrap();
     fs::remove_file(root.path().join("s/0299.tar")).unwrap();
     dataset.read(0, &mut scratch).unwrap();
     let error = message(dataset.read(299, &mut scratch));
     assert!(error.contains("cannot open") && error.contains("0299.tar"), "{error}");
-    // One that was replaced is another one.
+    // A shard that was replaced is detected.
     let other = tar(&[("a.jpg", image(7)), ("a.cls", b"0".to_vec())]);
     files(root.path(), &[("s/0298.tar", other)]);
     let error = message(dataset.read(298, &mut scratch));
-    assert!(error.contains("0298.tar/a.jpg changed"), "{error}");
+    assert!(error.contains("(0298.tar/a.jpg): checksum mismatch"), "{error}");
 }

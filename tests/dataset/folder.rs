@@ -14,7 +14,7 @@ pub(crate) fn order_and_labels_are_those_of_torchvision() {
         &[
             ("b/2.jpg", image(1)),
             ("b/10.JPEG", image(2)),
-            ("b/notes.txt", b"no image".to_vec()),
+            ("b/notes.txt", b"not an image".to_vec()),
             ("B/x.Png", image(3)),
             ("a/s/x/1.jpg", image(4)),
             ("a/s-t/1.jpg", image(5)),
@@ -69,7 +69,7 @@ pub(crate) fn a_record_that_does_not_decode_is_bad_and_replaced() {
     assert!(summary.to_string().contains("bad        4"), "{summary}");
 }
 
-pub(crate) fn equal_copies_have_equal_digests_on_any_number_of_threads() {
+pub(crate) fn equal_copies_have_equal_digests_for_any_number_of_threads() {
     let (one, two) = (tempdir().unwrap(), tempdir().unwrap());
     let images: Vec<(String, Vec<u8>)> =
         (0..100).map(|number| (format!("c{}/{number}.jpg", number % 3), image(number))).collect();
@@ -89,7 +89,7 @@ pub(crate) fn equal_copies_have_equal_digests_on_any_number_of_threads() {
     assert_ne!(index(two.path()).unwrap().digest, first.digest);
 }
 
-pub(crate) fn linked_folders_are_followed_and_loops_refused() {
+pub(crate) fn linked_folders_are_followed_and_loops_are_refused() {
     let root = tempdir().unwrap();
     let elsewhere = tempdir().unwrap();
     files(root.path(), &[("a/1.jpg", image(1))]);
@@ -109,7 +109,7 @@ pub(crate) fn linked_folders_are_followed_and_loops_refused() {
     assert!(message.contains("a/more/deep/loop leads back"), "{message}");
 }
 
-pub(crate) fn the_index_can_lie_elsewhere() {
+pub(crate) fn the_index_can_be_in_another_folder() {
     let (root, place) = (tempdir().unwrap(), tempdir().unwrap());
     files(root.path(), &[("train/a/1.jpg", image(1))]);
     let path = root.path().join("train");
@@ -120,7 +120,7 @@ pub(crate) fn the_index_can_lie_elsewhere() {
     assert_eq!(Dataset::open(&path, Some(&index_dir)).unwrap().digest(), summary.digest);
 }
 
-pub(crate) fn a_failed_build_leaves_the_earlier_index() {
+pub(crate) fn a_failed_build_leaves_the_previous_index() {
     let root = tempdir().unwrap();
     files(root.path(), &[("train/a/1.jpg", image(1))]);
     let path = root.path().join("train");
@@ -130,5 +130,5 @@ pub(crate) fn a_failed_build_leaves_the_earlier_index() {
     index(&path).unwrap_err();
     assert_eq!(fs::read(index_path(&path, None)).unwrap(), before);
     let names = fs::read_dir(root.path()).unwrap().count();
-    assert_eq!(names, 2, "the dataset and its index, nothing half made");
+    assert_eq!(names, 2, "the dataset and its index, and no temporary file");
 }

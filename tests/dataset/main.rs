@@ -1,17 +1,19 @@
-//! Datasets made on the fly, good and bad: index, open, read. Those on real data, `FOREBAY_DATA`,
-//! are there only where it is set.
+//! Indexes, opens and reads small datasets, good and bad ones. Trials on real data exist only if
+//! `FOREBAY_DATA` is set.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 mod bad;
 mod folder;
+mod format;
 mod make;
+mod odd;
 mod real;
 mod tars;
 
 use libtest_mimic::{Arguments, Trial};
 
-/// One trial a function, named by it.
+/// A trial for each function, with its name.
 macro_rules! trials {
     ($($module:ident::$name:ident),* $(,)?) => {
         vec![$(Trial::test(
@@ -25,24 +27,39 @@ fn main() {
     let mut trials = trials![
         folder::order_and_labels_are_those_of_torchvision,
         folder::a_record_that_does_not_decode_is_bad_and_replaced,
-        folder::equal_copies_have_equal_digests_on_any_number_of_threads,
-        folder::linked_folders_are_followed_and_loops_refused,
-        folder::the_index_can_lie_elsewhere,
-        folder::a_failed_build_leaves_the_earlier_index,
+        folder::equal_copies_have_equal_digests_for_any_number_of_threads,
+        folder::linked_folders_are_followed_and_loops_are_refused,
+        folder::the_index_can_be_in_another_folder,
+        folder::a_failed_build_leaves_the_previous_index,
+        format::the_digest_and_index_of_a_folder_never_change,
+        format::the_digest_and_index_of_tars_never_change,
         tars::labels_come_from_cls_or_json,
-        tars::shards_by_folder_and_by_pattern_are_the_same_dataset,
-        tars::classes_have_names_where_classes_txt_is,
-        tars::samples_that_lack_something_are_named,
-        tars::a_cut_tar_is_refused,
-        bad::paths_that_are_no_dataset,
-        bad::folders_that_torchvision_refuses,
-        bad::unreadable_files_are_named,
-        bad::a_dataset_without_a_good_record,
-        bad::no_index_or_a_damaged_one,
-        bad::files_that_changed_since,
-        bad::shards_that_changed_since,
-        bad::a_shard_that_is_cut_while_it_is_open,
-        bad::more_shards_than_stay_open,
+        tars::a_folder_and_a_pattern_name_the_same_dataset,
+        tars::patterns_may_be_in_folders,
+        tars::class_names_are_the_lines_of_classes_txt,
+        tars::malformed_labels_are_refused_with_their_sample,
+        tars::members_that_are_not_samples_are_skipped_and_counted,
+        tars::a_dataset_without_samples_says_what_was_skipped,
+        tars::class_folders_may_have_their_tars_beside_them,
+        tars::a_folder_of_tars_may_have_folders_without_images,
+        tars::a_truncated_tar_is_refused,
+        tars::a_compressed_tar_is_refused_with_advice,
+        tars::tars_of_gnu_tar_are_read,
+        tars::an_image_that_is_stored_sparse_is_refused,
+        odd::pipes_and_devices_are_refused_and_never_read,
+        odd::a_tar_or_an_index_that_is_a_pipe_is_refused,
+        odd::a_huge_file_is_refused_before_it_is_read,
+        odd::a_record_that_became_a_pipe_is_refused,
+        odd::names_that_are_not_utf8_matter_only_for_images,
+        bad::paths_that_are_not_datasets_are_refused,
+        bad::classes_without_images_are_refused_as_by_torchvision,
+        bad::a_dangling_link_is_named_with_advice,
+        bad::a_dataset_without_good_records_is_refused,
+        bad::a_missing_or_damaged_index_is_refused_with_advice,
+        bad::a_changed_file_is_detected,
+        bad::a_changed_shard_is_detected,
+        bad::a_shard_that_is_truncated_while_open_loses_only_its_end,
+        bad::shards_beyond_the_limit_of_open_files_are_read,
     ];
     if let Some(data) = forebay_tests::data() {
         trials.extend(real::trials(&data));

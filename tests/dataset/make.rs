@@ -7,17 +7,17 @@ use forebay::dataset::{Dataset, DatasetError, Summary, build};
 
 const TINY: &[u8] = include_bytes!("../data/tiny.jpg");
 
-/// A JPEG of 26x18 pixels. Junk behind its end, which is tolerated, makes it one of a kind.
+/// A JPEG of 26x18 pixels. A byte behind its end, which decoders ignore, makes it unique.
 pub(crate) fn image(number: u8) -> Vec<u8> {
     [TINY, &[number]].concat()
 }
 
-/// The same, cut.
+/// A truncated JPEG, which does not decode.
 pub(crate) fn cut_image() -> Vec<u8> {
     TINY[..TINY.len() - 30].to_vec()
 }
 
-/// Writes files, and the folders that they need.
+/// Writes files, and creates their folders.
 pub(crate) fn files(root: &Path, files: &[(&str, Vec<u8>)]) {
     for (name, bytes) in files {
         let path = root.join(name);
@@ -46,7 +46,7 @@ pub(crate) fn tar(members: &[(&str, Vec<u8>)]) -> Vec<u8> {
     bytes
 }
 
-/// Indexes on two threads, the index beside the dataset.
+/// Indexes on two threads; the index is beside the dataset.
 pub(crate) fn index(path: &Path) -> Result<Summary, DatasetError> {
     build(path, None, 2, &|_| {})
 }

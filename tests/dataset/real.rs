@@ -1,4 +1,4 @@
-//! On real files: ImageNet photos and tars by the webdataset library.
+//! Trials on real files: ImageNet photos, and tars that the webdataset library wrote.
 
 use std::path::Path;
 

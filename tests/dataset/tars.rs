@@ -1,6 +1,8 @@
+use std::fs;
 use std::path::Path;
+use std::process::Command;
 
-use forebay::dataset::Dataset;
+use forebay::dataset::{Dataset, index_path};
 use tempfile::tempdir;
 
 use crate::make::{files, image, index, listing, message, opened, tar};
@@ -19,7 +21,7 @@ pub(crate) fn labels_come_from_cls_or_json() {
     let root = tempdir().unwrap();
     let path = root.path().join("s.tar");
     let shard = tar(&[
-        ("./x/1.0.seg.png", b"not the image".to_vec()),
+        ("./x/1.0.seg.png", b"another image".to_vec()),
         ("./x/1.json", br#"{"label": 7}"#.to_vec()),
         ("./x/1.cls", b" 2 ".to_vec()),
         ("./x/1.png", image(9)),
@@ -37,7 +39,7 @@ pub(crate) fn labels_come_from_cls_or_json() {
     assert_eq!(dataset.read(1, &mut scratch).unwrap(), image(2));
 }
 
-pub(crate) fn shards_by_folder_and_by_pattern_are_the_same_dataset() {
+pub(crate) fn a_folder_and_a_pattern_name_the_same_dataset() {
     let root = tempdir().unwrap();
     two_shards(root.path());
     let folder = index(root.path()).unwrap();
@@ -52,25 +54,30 @@ pub(crate) fn shards_by_folder_and_by_pattern_are_the_same_dataset() {
     assert!(message(index(&root.path().join("u-*.tar"))).contains("no dataset"));
 }
 
-pub(crate) fn classes_have_names_where_classes_txt_is() {
+pub(crate) fn class_names_are_the_lines_of_classes_txt() {
     let root = tempdir().unwrap();
     two_shards(root.path());
     files(root.path(), &[("classes.txt", b"cat\ndog\n".to_vec())]);
     assert_eq!(opened(root.path()).classes(), ["cat", "dog"]);
     files(root.path(), &[("classes.txt", b"\n".to_vec())]);
-    assert!(message(index(root.path())).contains("there are 0 classes"));
+    assert!(message(index(root.path())).contains("the number of classes is 0"));
+    files(root.path(), &[("classes.txt", b"cat\n\ndog\n".to_vec())]);
+    assert!(message(index(root.path())).contains("classes.txt: line 2: it is blank"));
+    files(root.path(), &[("classes.txt", b"cat\n\xFF\n".to_vec())]);
+    assert!(message(index(root.path())).contains("classes.txt: line 2: it is not UTF-8"));
     files(root.path(), &[("classes.txt", b"cat\n".to_vec())]);
     let message = message(index(root.path()));
-    assert!(message.contains("t-0.tar/a.jpg: label 1, but there are 1 classes"), "{message}");
+    assert!(
+        message.contains("t-0.tar/a.jpg has label 1, but the number of classes is 1"),
+        "{message}"
+    );
 }
 
-pub(crate) fn samples_that_lack_something_are_named() {
+pub(crate) fn malformed_labels_are_refused_with_their_sample() {
     let cases = [
-        (vec![("k.jpg", image(1))], "it has no label"),
-        (vec![("k.cls", b"1".to_vec())], "it has no image"),
-        (vec![("k.jpg", image(1)), ("k.cls", b"-1".to_vec())], ".cls is not a whole number"),
-        (vec![("k.jpg", image(1)), ("k.cls", b"cat".to_vec())], ".cls is not a whole number"),
-        (vec![("k.jpg", image(1)), ("k.json", b"{}".to_vec())], ".json has no whole number"),
+        (vec![("k.jpg", image(1)), ("k.cls", b"-1".to_vec())], "from 0 in its .cls"),
+        (vec![("k.jpg", image(1)), ("k.cls", b"cat".to_vec())], "from 0 in its .cls"),
+        (vec![("k.jpg", image(1)), ("k.json", b"{}".to_vec())], "`label` or `cls` in its .json"),
     ];
     for (sample, expected) in cases {
         let root = tempdir().unwrap();
@@ -82,12 +89,142 @@ pub(crate) fn samples_that_lack_something_are_named() {
     }
 }
 
-pub(crate) fn a_cut_tar_is_refused() {
+pub(crate) fn a_truncated_tar_is_refused() {
     let root = tempdir().unwrap();
     two_shards(root.path());
-    let whole = std::fs::read(root.path().join("t-0.tar")).unwrap();
+    let whole = fs::read(root.path().join("t-0.tar")).unwrap();
     files(root.path(), &[("t-0.tar", whole[..700].to_vec())]);
     let message = message(index(root.path()));
     assert!(message.contains("t-0.tar: at byte 0: the file is truncated"), "{message}");
     assert!(Dataset::open(root.path(), None).is_err());
+}
+
+pub(crate) fn members_that_are_not_samples_are_skipped_and_counted() {
+    let root = tempdir().unwrap();
+    let shard = tar(&[
+        ("README.md", b"text".to_vec()),
+        ("a.jpg", image(1)),
+        ("a.cls", b"1".to_vec()),
+        ("b.jpg", image(2)),
+        ("c.jpg", image(3)),
+        ("d.cls", b"1".to_vec()),
+        ("e.jpg", image(4)),
+        ("e.cls", b"0".to_vec()),
+    ]);
+    files(root.path(), &[("s.tar", shard)]);
+    let dataset = opened(&root.path().join("s.tar"));
+    assert_eq!(listing(&dataset), [("s.tar/a.jpg", 1), ("s.tar/e.jpg", 0)]);
+    let skipped: Vec<_> = dataset
+        .summary()
+        .skipped
+        .into_iter()
+        .map(|skipped| (skipped.count, skipped.reason, skipped.example))
+        .collect();
+    let no_image = "no image (.jpg, .jpeg, .png or .webp)";
+    assert_eq!(
+        skipped,
+        [
+            (2, no_image.to_owned(), "s.tar/README".to_owned()),
+            (2, "no label (.cls or .json)".to_owned(), "s.tar/b".to_owned()),
+        ]
+    );
+    let table = dataset.summary().to_string();
+    assert!(table.contains("2 samples with no label (.cls or .json), such as s.tar/b"), "{table}");
+}
+
+pub(crate) fn a_dataset_without_samples_says_what_was_skipped() {
+    let root = tempdir().unwrap();
+    files(root.path(), &[("s.tar", tar(&[("a.jpg", image(1)), ("b.jpg", image(2))]))]);
+    let message = message(index(&root.path().join("s.tar")));
+    let expected = "2 samples were skipped because they have no label (.cls or .json)";
+    assert!(message.contains(expected) && message.contains("such as s.tar/a"), "{message}");
+}
+
+pub(crate) fn class_folders_may_have_their_tars_beside_them() {
+    let root = tempdir().unwrap();
+    files(
+        root.path(),
+        &[
+            ("n1/1.jpg", image(1)),
+            ("n2/2.jpg", image(2)),
+            ("n1.tar", tar(&[("1.jpg", image(1))])),
+            ("n2.tar", tar(&[("2.jpg", image(2))])),
+        ],
+    );
+    assert_eq!(listing(&opened(root.path())), [("n1/1.jpg", 0), ("n2/2.jpg", 1)]);
+}
+
+pub(crate) fn a_folder_of_tars_may_have_folders_without_images() {
+    let root = tempdir().unwrap();
+    two_shards(root.path());
+    files(root.path(), &[("logs/out.txt", b"text".to_vec()), ("._t-0.tar", b"junk".to_vec())]);
+    assert_eq!(listing(&opened(root.path())), [("t-0.tar/a.jpg", 1), ("t-1.tar/b.JPG", 0)]);
+}
+
+pub(crate) fn patterns_may_be_in_folders() {
+    let root = tempdir().unwrap();
+    let shard = |number| tar(&[("a.jpg", image(number)), ("a.cls", b"0".to_vec())]);
+    files(root.path(), &[("p0/s.tar", shard(0)), ("p1/s.tar", shard(1)), ("p1/t-0.tar", shard(2))]);
+    let expected = [("p0/s.tar/a.jpg", 0), ("p1/s.tar/a.jpg", 0)];
+    for pattern in ["p{0..1}/s.tar", "p*/s.tar", "p[01]/s.tar", "p?/?.tar"] {
+        let path = root.path().join(pattern);
+        let dataset = opened(&path);
+        assert_eq!(listing(&dataset), expected, "{pattern}");
+        assert_eq!(dataset.read(1, &mut Vec::new()).unwrap(), image(1));
+        assert_eq!(index_path(&path, None).parent(), Some(root.path()));
+    }
+    assert_eq!(listing(&opened(&root.path().join("p1/t-[01].tar"))), [("t-0.tar/a.jpg", 0)]);
+    let missing = message(index(&root.path().join("p{0..2}/s.tar")));
+    assert!(missing.contains("p2/s.tar"), "{missing}");
+    let malformed = message(index(&root.path().join("p[0/s.tar")));
+    assert!(malformed.contains("malformed pattern"), "{malformed}");
+}
+
+pub(crate) fn a_compressed_tar_is_refused_with_advice() {
+    let root = tempdir().unwrap();
+    files(root.path(), &[("s/a.tar.gz", b"gz".to_vec()), ("s/b.tar.gz", b"gz".to_vec())]);
+    for path in ["s", "s/a.tar.gz", "s/*.tar.gz"] {
+        let message = message(index(&root.path().join(path)));
+        assert!(message.contains("decompress it"), "{path}: {message}");
+    }
+}
+
+/// GNU tar itself makes what is read here: long names in both of its formats, and a sparse file.
+pub(crate) fn tars_of_gnu_tar_are_read() {
+    let root = tempdir().unwrap();
+    let folder = "f".repeat(120);
+    let (jpg, cls) =
+        (format!("{folder}/{}.jpg", "n".repeat(90)), format!("{folder}/{}.cls", "n".repeat(90)));
+    files(root.path(), &[("data/x.jpg", image(1)), ("data/x.cls", b"1".to_vec())]);
+    files(&root.path().join("data"), &[(&jpg, image(2)), (&cls, b"0".to_vec())]);
+    let holes = fs::File::create(root.path().join("data/y.bin")).unwrap();
+    holes.set_len(1 << 20).unwrap();
+    for format in ["gnu", "pax"] {
+        let path = root.path().join(format!("{format}.tar"));
+        let mut command = Command::new("tar");
+        command.arg(format!("--format={format}")).args(["--sparse", "--sort=name", "-cf"]);
+        let status = command.arg(&path).arg("-C").arg(root.path().join("data")).arg(".").status();
+        assert!(status.unwrap().success());
+        let dataset = opened(&path);
+        let long = format!("{format}.tar/{jpg}");
+        let short = format!("{format}.tar/x.jpg");
+        assert_eq!(listing(&dataset), [(long.as_str(), 0), (short.as_str(), 1)]);
+        assert_eq!(dataset.read(0, &mut Vec::new()).unwrap(), image(2));
+    }
+}
+
+pub(crate) fn an_image_that_is_stored_sparse_is_refused() {
+    let root = tempdir().unwrap();
+    files(root.path(), &[("data/x.cls", b"1".to_vec())]);
+    let holes = fs::File::create(root.path().join("data/x.jpg")).unwrap();
+    holes.set_len(1 << 20).unwrap();
+    for format in ["gnu", "pax"] {
+        let path = root.path().join(format!("{format}.tar"));
+        let mut command = Command::new("tar");
+        command.arg(format!("--format={format}")).args(["--sparse", "-cf"]);
+        let status = command.arg(&path).arg("-C").arg(root.path().join("data")).arg(".").status();
+        assert!(status.unwrap().success());
+        let message = message(index(&path));
+        assert!(message.contains("make the tar without --sparse"), "{format}: {message}");
+    }
 }

@@ -53,7 +53,7 @@ async fn truncating_a_shard_under_a_running_server_is_data_loss_and_not_a_crash(
         let made = client.fetch(&job(), step, index).await;
         if records.iter().any(|record| *record >= 40) {
             let error = format!("{:#}", anyhow::Error::from(made.unwrap_err()));
-            for part in ["DataLoss", "train.tar", "cut to", "run `forebay index` again"] {
+            for part in ["DataLoss", "train.tar", "bytes and had", "run \"forebay index\" again"] {
                 assert!(error.contains(part), "{error}");
             }
             lost += 1;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use forebay::dataset::{self, Dataset, Summary};
+use forebay::dataset::{self, Dataset, Skipped, Summary};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::options::IndexOptions;
@@ -59,6 +59,9 @@ pub(super) fn index(args: &IndexArgs) -> anyhow::Result<()> {
     }
     if summary.bad.len() > 10 {
         say(format!("  and {} more; `forebay inspect` lists all", summary.bad.len() - 10))?;
+    }
+    for Skipped { count, reason, example } in &summary.skipped {
+        say(format!("  skipped: {count} samples with {reason}, such as {example}"))?;
     }
     say(format!("digest {}\nindex  {}", summary.digest, file.display()))
 }

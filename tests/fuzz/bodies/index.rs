@@ -50,7 +50,7 @@ fn read_all(dataset: &Dataset, is_folder: bool) {
         }
         let entries = dataset.entry_points(id).map(<[u8]>::to_vec);
         if let (Ok(bytes), Ok(entries)) = (dataset.read(id, &mut buffer), entries) {
-            assert_eq!(bytes.len(), record.bytes as usize);
+            assert_eq!(bytes.len(), record.length as usize);
             decoder.decode(bytes, record.size.whole(), &entries).ok();
         }
     }

@@ -34,7 +34,7 @@ pub fn tar(bytes: &[u8]) {
     for id in 0..dataset.len() {
         let record = dataset.record(id);
         let start = usize::try_from(record.offset).expect("inside the file");
-        let stored = &file[start..start + record.bytes as usize];
+        let stored = &file[start..start + record.length as usize];
         assert!(dataset.read(id, &mut buffer).expect("just built") == stored);
         assert!(dataset.name(id).starts_with("s.tar/"));
         assert!(dataset.record(dataset.good_or_next(id)).good);

@@ -1,0 +1,116 @@
+//! `ImageFolder`: a folder for each class, in torchvision's order (`find_classes` and `make_dataset` of
+//! torchvision/datasets/folder.py).
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::super::error::DatasetError;
+use super::directory::{self, utf8};
+use super::listing::{Layout, ListedRecord, Listing, Location};
+use crate::store::StoreError;
+
+/// torchvision's `IMG_EXTENSIONS`, matched in any letter case.
+const EXTENSIONS: [&str; 9] =
+    [".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"];
+
+/// A folder, relative to the root, and its images.
+type Folder = (String, Vec<String>);
+
+/// Lists the classes and their images.
+///
+/// # Errors
+/// When the root has no folders, a class has no images, or something cannot be listed.
+pub(super) fn list(root: &Path) -> Result<Listing, DatasetError> {
+    let mut classes = Vec::new();
+    for (name, is_folder) in directory::entries(root)? {
+        if is_folder {
+            classes.push(utf8(root, &name)?);
+        }
+    }
+    if classes.is_empty() {
+        let why = "expected a folder for each class, or WebDataset tars".to_owned();
+        return Err(DatasetError::NotADataset { path: root.into(), why });
+    }
+    let mut records = Vec::new();
+    for (label, class) in (0..).zip(&classes) {
+        let before = records.len();
+        for (folder, images) in images_of(root, class)? {
+            let record = |image: String| ListedRecord {
+                name: format!("{folder}/{image}"),
+                label,
+                location: Location::File,
+            };
+            records.extend(images.into_iter().map(record));
+        }
+        if records.len() == before {
+            return Err(DatasetError::EmptyClass {
+                path: root.join(class),
+                expected: EXTENSIONS.join(" "),
+            });
+        }
+    }
+    Ok(Listing {
+        root: root.into(),
+        layout: Layout::ImageFolder,
+        classes,
+        shards: Vec::new(),
+        records,
+        skipped: Vec::new(),
+    })
+}
+
+/// Whether a folder of the root holds an image, directly or in a folder below it.
+///
+/// # Errors
+/// When something cannot be listed.
+pub(super) fn has_images(root: &Path) -> Result<bool, DatasetError> {
+    for (name, is_folder) in directory::entries(root)? {
+        if is_folder
+            && images_of(root, &utf8(root, &name)?)?.iter().any(|(_, images)| !images.is_empty())
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Images of a class. torchvision sorts folders by their whole path, so `a-b` is before `a/b`.
+fn images_of(root: &Path, class: &str) -> Result<Vec<Folder>, DatasetError> {
+    let mut folders = Vec::new();
+    walk(root, class.to_owned(), &mut Vec::new(), &mut folders)?;
+    folders.sort();
+    Ok(folders)
+}
+
+/// Collects a folder and those below it. Follows symbolic links, as torchvision does; `ancestors` are
+/// the canonical paths of the folders above, so that a link to one of them is found.
+fn walk(
+    root: &Path,
+    folder: String,
+    ancestors: &mut Vec<PathBuf>,
+    folders: &mut Vec<Folder>,
+) -> Result<(), DatasetError> {
+    let path = root.join(&folder);
+    let canonical = fs::canonicalize(&path).map_err(StoreError::io("open", &path))?;
+    if ancestors.contains(&canonical) {
+        return Err(DatasetError::Loop { path });
+    }
+    ancestors.push(canonical);
+    let mut images = Vec::new();
+    for (name, is_folder) in directory::entries(&path)? {
+        if is_folder {
+            walk(root, format!("{folder}/{}", utf8(&path, &name)?), ancestors, folders)?;
+        } else if is_image(&name) {
+            images.push(utf8(&path, &name)?);
+        }
+    }
+    ancestors.pop();
+    folders.push((folder, images));
+    Ok(())
+}
+
+fn is_image(name: &OsStr) -> bool {
+    let name = name.to_string_lossy().to_lowercase();
+    EXTENSIONS.iter().any(|extension| name.ends_with(extension))
+}

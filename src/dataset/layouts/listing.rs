@@ -1,0 +1,101 @@
+//! What a layout finds: records that have not been read yet.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// How the records of a dataset are laid out in files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::dataset) enum Layout {
+    /// A folder for each class, a file for each record.
+    ImageFolder,
+    /// Tars with thousands of records each.
+    WebDataset,
+}
+
+impl Layout {
+    /// Number of the layout in the index.
+    pub(in crate::dataset) const fn code(self) -> u8 {
+        match self {
+            Self::ImageFolder => 0,
+            Self::WebDataset => 1,
+        }
+    }
+
+    /// Layout of a number in the index; `None` if there is no such layout.
+    pub(in crate::dataset) const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            0 => Some(Self::ImageFolder),
+            1 => Some(Self::WebDataset),
+            _ => None,
+        }
+    }
+}
+
+/// The records of a dataset, in dataset order.
+#[derive(Debug)]
+pub(in crate::dataset) struct Listing {
+    /// Folder that the names of shards and files are relative to.
+    pub(in crate::dataset) root: PathBuf,
+    pub(in crate::dataset) layout: Layout,
+    /// Names of the classes, by label.
+    pub(in crate::dataset) classes: Vec<String>,
+    /// Name and size of each shard that holds many records; none in an `ImageFolder`.
+    pub(in crate::dataset) shards: Vec<(String, u64)>,
+    pub(in crate::dataset) records: Vec<ListedRecord>,
+    pub(in crate::dataset) skipped: Vec<Skipped>,
+}
+
+/// A record that was found.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::dataset) struct ListedRecord {
+    pub(in crate::dataset) name: String,
+    pub(in crate::dataset) label: u32,
+    pub(in crate::dataset) location: Location,
+}
+
+/// Where the bytes of a record are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::dataset) enum Location {
+    /// The whole file of the record's name. Its length is not known before it is read.
+    File,
+    /// A range of a shard.
+    Shard { number: u32, offset: u64, length: u32 },
+}
+
+/// Samples that were skipped for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Skipped {
+    /// Number of samples.
+    pub count: u64,
+    /// What they lack.
+    pub reason: String,
+    /// The first of them.
+    pub example: String,
+}
+
+/// Counts skipped samples by reason.
+#[derive(Debug, Default)]
+pub(super) struct SkipCounter(BTreeMap<&'static str, (u64, String)>);
+
+impl SkipCounter {
+    /// Counts one sample.
+    pub(super) fn add(&mut self, reason: &'static str, sample: impl FnOnce() -> String) {
+        self.0.entry(reason).or_insert_with(|| (0, sample())).0 += 1;
+    }
+
+    /// Adds the counts of a later shard.
+    pub(super) fn merge(&mut self, later: Self) {
+        for (reason, (count, example)) in later.0 {
+            self.0.entry(reason).or_insert((0, example)).0 += count;
+        }
+    }
+
+    pub(super) fn finish(self) -> Vec<Skipped> {
+        let skipped = |(reason, (count, example)): (&str, (u64, String))| Skipped {
+            count,
+            reason: reason.to_owned(),
+            example,
+        };
+        self.0.into_iter().map(skipped).collect()
+    }
+}
