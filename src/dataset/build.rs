@@ -88,8 +88,8 @@ fn check_all(
             .enumerate()
             // Allocating a worker's buffers costs as much as decoding a few images.
             .with_min_len(32)
-            .map_init(<(Decoder, Vec<u8>)>::default, |(decoder, buffer), (place, listed)| {
-                let id = first + place as u64;
+            .map_init(<(Decoder, Vec<u8>)>::default, |(decoder, buffer), (index, listed)| {
+                let id = first + index as u64;
                 let checked = check(listed, id, store, decoder, buffer)?;
                 progress(Progress { done: done.fetch_add(1, Ordering::Relaxed) + 1, total });
                 Ok(checked)

@@ -103,7 +103,7 @@ impl Dataset {
         let runs = &self.index.bad_runs;
         let past_run = |id: u64| {
             let next = runs.partition_point(|run| run.start <= id);
-            let run = next.checked_sub(1).map(|place| &runs[place]);
+            let run = next.checked_sub(1).map(|index| &runs[index]);
             run.filter(|run| run.contains(&id)).map_or(id, |run| run.end)
         };
         match past_run(id) {

@@ -15,7 +15,7 @@
 //! larger permutation and returns at the first number below n, which keeps it a bijection of `0..n`.
 //! As n is more than half of `2^bits`, it takes fewer than two applications on average.
 //!
-//! Compared with a stored shuffle, this takes no memory and gives random access: the record at any
+//! Compared with a stored shuffle, this takes no memory and has random access: the record at any
 //! position of any epoch costs some 30 ns, for 10^3 and 10^12 records alike.
 
 /// A pseudorandom permutation of `0..n`.
@@ -51,7 +51,7 @@ impl Permutation {
         Self { n, left_bits: bits / 2, right_bits: bits - bits / 2, keys }
     }
 
-    /// Maps `i` to its place in the permutation.
+    /// Maps `i` to its image under the permutation.
     ///
     /// # Panics
     /// When `i` is not below n.

@@ -110,10 +110,10 @@ pub(crate) fn linked_folders_are_followed_and_loops_are_refused() {
 }
 
 pub(crate) fn the_index_can_be_in_another_folder() {
-    let (root, place) = (tempdir().unwrap(), tempdir().unwrap());
+    let (root, other) = (tempdir().unwrap(), tempdir().unwrap());
     files(root.path(), &[("train/a/1.jpg", image(1))]);
     let path = root.path().join("train");
-    let index_dir = place.path().join("new");
+    let index_dir = other.path().join("new");
     let summary = build(&path, Some(&index_dir), 1, &|_| {}).unwrap();
     assert!(index_path(&path, Some(&index_dir)).exists());
     assert!(!index_path(&path, None).exists());

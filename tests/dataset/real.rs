@@ -23,9 +23,9 @@ pub(crate) fn trials(data: &Path) -> Vec<Trial> {
 
 /// The folder of real data may be read-only.
 fn opened(path: &Path) -> Dataset {
-    let place = tempfile::tempdir().unwrap();
-    build(path, Some(place.path()), 2, &|_| {}).unwrap();
-    Dataset::open(path, Some(place.path())).unwrap()
+    let indexes = tempfile::tempdir().unwrap();
+    build(path, Some(indexes.path()), 2, &|_| {}).unwrap();
+    Dataset::open(path, Some(indexes.path())).unwrap()
 }
 
 fn imagenet(data: &Path) {

@@ -316,7 +316,7 @@ mod tests {
         let bytes = std::fs::read(&path).unwrap();
         let sections = super::sections(&bytes).unwrap();
         let head = HEADER + sections.len() * ROW;
-        // The padding between sections holds nothing.
+        // The padding between sections is ignored.
         let matters = |at| at < head || sections.iter().any(|s| (s.start..s.end).contains(&at));
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();

@@ -40,7 +40,7 @@ pub(in crate::dataset) struct NameRange {
     pub(in crate::dataset) length: u16,
 }
 
-/// Format codes: 0 is unknown, else the place in this list plus 1. Only ever append.
+/// Format codes: 0 is unknown, else the index in this list plus 1. New formats are appended, because indexes hold the codes.
 const FORMATS: [Format; 5] = [Format::Jpeg, Format::Png, Format::Bmp, Format::WebP, Format::Gif];
 /// Color codes, in the same way.
 const COLORS: [Color; 6] =
@@ -107,10 +107,10 @@ impl From<&StoredRecord> for Record {
     }
 }
 
-/// Code of a value: 0 for `None`, else its place in the list plus 1.
+/// Code of a value: 0 for `None`, else its index in the list plus 1.
 fn encode<T: Copy + PartialEq>(list: &[T], value: Option<T>) -> u8 {
-    let place = list.iter().position(|&item| Some(item) == value);
-    place.map_or(0, |place| u8::try_from(place + 1).expect("lists are short"))
+    let index = list.iter().position(|&item| Some(item) == value);
+    index.map_or(0, |index| u8::try_from(index + 1).expect("lists are short"))
 }
 
 /// Value of a code; `None` for 0 and for codes that do not exist.

@@ -106,7 +106,7 @@ struct Run {
     key: Vec<u8>,
     /// Offset of its first header.
     offset: u64,
-    /// The image, and the place of its suffix in [`IMAGES`].
+    /// The image, and the index of its suffix in [`IMAGES`].
     image: Option<(usize, Member)>,
     cls: Option<Member>,
     json: Option<Member>,
