@@ -329,7 +329,7 @@ mod tests {
         continued[504] = 0;
         let mut data = b"parts".to_vec();
         data.resize(BLOCK, 0);
-        let pax = b"22 GNU.sparse.major=1\n29 GNU.sparse.name=real/x.jpg\n";
+        let pax = b"22 GNU.sparse.major=1\n30 GNU.sparse.name=real/x.jpg\n";
         let bytes = [
             old_gnu.to_vec(),
             continued.to_vec(),
