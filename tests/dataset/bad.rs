@@ -108,7 +108,7 @@ pub(crate) fn a_changed_shard_is_detected() {
     let dataset = Dataset::open(&path, None).unwrap();
     assert!(message(dataset.read(0, &mut Vec::new())).contains("(1.tar/a.jpg): checksum mismatch"));
     files(root.path(), &[("s/1.tar", [shard(1), vec![0; 512]].concat())]);
-    assert!(message(Dataset::open(&path, None)).contains("1.tar has 3072 bytes and had 2560"));
+    assert!(message(Dataset::open(&path, None)).contains("1.tar has 4096 bytes and had 3584"));
     files(root.path(), &[("s/1.tar", shard(1)), ("s/2.tar", shard(2))]);
     assert!(message(Dataset::open(&path, None)).contains("has 2 shards and had 1"));
 }

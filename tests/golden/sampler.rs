@@ -15,17 +15,17 @@ pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
     if !file.is_file() {
         return Vec::new();
     }
-    let sampler = Arc::new(json(&file));
+    let golden = Arc::new(json(&file));
     let mut trials = Vec::new();
     for kind in ["repeat_aug", "distributed", "ordered"] {
-        for i in 0..sampler[kind].as_array().expect("cases").len() {
-            let sampler = Arc::clone(&sampler);
-            let case = &sampler[kind][i];
+        for i in 0..golden[kind].as_array().expect("cases").len() {
+            let golden = Arc::clone(&golden);
+            let case = &golden[kind][i];
             let name = format!("07_sampler/{kind}_{i:02}_n{}_world{}", case["n"], case["world"]);
-            trials.push(Trial::test(name, move || check(&sampler, kind, i)));
+            trials.push(Trial::test(name, move || check(&golden, kind, i)));
         }
     }
-    let imagenet = sampler["imagenet_epoch_length"].clone();
+    let imagenet = golden["imagenet_epoch_length"].clone();
     if imagenet.is_object() {
         trials
             .push(Trial::test("07_sampler/imagenet_epoch_length", move || epoch_length(&imagenet)));
@@ -33,8 +33,8 @@ pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
     trials
 }
 
-fn check(sampler: &Value, kind: &str, i: usize) -> Result<(), Failed> {
-    let case = &sampler[kind][i];
+fn check(golden: &Value, kind: &str, i: usize) -> Result<(), Failed> {
+    let case = &golden[kind][i];
     let records = case["n"].as_u64().expect("n");
     let world = u32::try_from(case["world"].as_u64().expect("world"))?;
     let repeats = case["num_repeats"].as_u64().unwrap_or(1);
@@ -58,7 +58,7 @@ fn check(sampler: &Value, kind: &str, i: usize) -> Result<(), Failed> {
         };
     }
     let sampler = sampler?;
-    let perm = case["perm"].as_str().map(|key| &sampler["perms"][key]);
+    let perm = case["perm"].as_str().map(|key| &golden["perms"][key]);
     let record = |position: u64| match perm {
         Some(perm) => perm[usize::try_from(position / repeats).expect("small")].as_u64(),
         None => Some(sampler.epoch(0).record(position)),
