@@ -8,7 +8,7 @@ use forebay_trainer::model::{Architecture, Graph, Kind};
 use libtest_mimic::Failed;
 use serde_json::Value;
 
-use super::{Case, Limits, batch, images, numbers};
+use super::case::{Case, Limits, batch, images, numbers};
 use crate::arrays::{Arrays, relative, within};
 use crate::net::On;
 

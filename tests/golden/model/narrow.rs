@@ -8,7 +8,7 @@ use forebay_trainer::model::{Architecture, Block, Graph, Stem};
 use libtest_mimic::Failed;
 use serde_json::Value;
 
-use super::{Case, Limits, batch, images, numbers};
+use super::case::{Case, Limits, batch, images, numbers};
 use crate::arrays::{Arrays, distance, relative, within};
 use crate::net::On;
 
