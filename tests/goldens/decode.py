@@ -99,7 +99,7 @@ def sources():
     yield "huge_420", "clean", "larger; the picture is not stored, only its digest and a crop", jpeg(smooth(601, 803, 8), quality=40)
     yield "q10_420", "clean", "quality 10", jpeg(odd, quality=10)
     yield "q100_444", "clean", "quality 100", jpeg(odd, quality=100, subsampling="4:4:4")
-    yield "optimized_420", "clean", "optimised Huffman tables", jpeg(odd, optimize=True)
+    yield "optimized_420", "clean", "optimized Huffman tables", jpeg(odd, optimize=True)
     yield "rst_blocks1", "clean", "restart marker after every MCU", jpeg(odd, restart_marker_blocks=1)
     yield "rst_blocks4", "clean", "restart marker every 4 MCUs", jpeg(odd, restart_marker_blocks=4)
     yield "rst_rows1", "clean", "restart marker every MCU row", jpeg(odd, restart_marker_rows=1, subsampling="4:4:4")
@@ -115,7 +115,7 @@ def sources():
     cmyk = jpeg(odd, "CMYK")
     yield "cmyk_adobe", "clean", "CMYK with Adobe's marker: stored inverted", cmyk
     yield "cmyk_noadobe", "clean", "CMYK without Adobe's marker", without(cmyk, 0xEE)
-    yield "ycck_adobe", "clean", "YCCK: Adobe's marker patched to transform 2, colours arbitrary", patched(cmyk, segments(cmyk)[0xEE] + 15, [2])
+    yield "ycck_adobe", "clean", "YCCK: Adobe's marker patched to transform 2, colors arbitrary", patched(cmyk, segments(cmyk)[0xEE] + 15, [2])
     yield "png_named_jpg", "other-format", "a PNG named .jpg: Pillow goes by content", png(picture(24, 32, 10))
     yield "png_palette_named_jpg", "other-format", "a palette PNG named .jpg", png(picture(24, 32, 11), palette=True)
     yield "trailing_junk", "tolerated", "junk after EOI", base + b"junk" * 50

@@ -16,22 +16,22 @@ CLASSES, SAMPLES = 10, 8
 @contextlib.contextmanager
 def given(params):
     """Makes timm use given parameters, instead of drawing lambdas and the center of the box."""
-    centres = [v for p in params if p["use_cutmix"] and p["lam_in"] != 1.0 for v in (p["cy"], p["cx"])]
+    centers = [v for p in params if p["use_cutmix"] and p["lam_in"] != 1.0 for v in (p["cy"], p["cx"])]
     replaced = tm.np.random.randint, tm.Mixup._params_per_batch, tm.Mixup._params_per_elem
     lam = np.array([p["lam_in"] for p in params], dtype=np.float32)
     cut = np.array([p["use_cutmix"] for p in params])
-    tm.np.random.randint = lambda low, high, size=None: centres.pop(0)
+    tm.np.random.randint = lambda low, high, size=None: centers.pop(0)
     tm.Mixup._params_per_batch = lambda _: (params[0]["lam_in"], params[0]["use_cutmix"])
     tm.Mixup._params_per_elem = lambda _, n: (lam.copy(), cut)
     try:
         yield
-        assert not centres
+        assert not centers
     finally:
         tm.np.random.randint, tm.Mixup._params_per_batch, tm.Mixup._params_per_elem = replaced
 
 
 @contextlib.contextmanager
-def centre(cy, cx):
+def center(cy, cx):
     replaced, values = tm.np.random.randint, [cy, cx]
     tm.np.random.randint = lambda low, high, size=None: values.pop(0)
     try:
@@ -45,7 +45,7 @@ def finish(params, shape):
     for p in params:
         p["lam_corrected"] = p["lam_in"]
         if p["use_cutmix"] and p["lam_in"] != 1.0:
-            with centre(p["cy"], p["cx"]):
+            with center(p["cy"], p["cx"]):
                 lam = p["lam_in"] if len(params) == 1 else np.float32(p["lam_in"])
                 box, lam = tm.cutmix_bbox_and_lam(shape, lam)
             p["bbox_yl_yh_xl_xh"] = [int(v) for v in box]
@@ -58,8 +58,8 @@ def parameters(height, width, rng):
     """Returns (name, mode, parameters) of every case for a batch size."""
     for k, lam in enumerate((0.7, 0.123456, 0.5, 1.0, 0.999, 0.0003, 0.0, rng.random())):
         yield f"batch_mixup_{k}", "batch", [{"lam_in": float(lam), "use_cutmix": False}]
-    centres = ((height // 2, width // 2, 0.6), (0, width - 1, 0.3), (height - 1, 3, 0.91), (5, 5, 0.05), (2, 4, rng.random()))
-    for k, (cy, cx, lam) in enumerate(centres):
+    centers = ((height // 2, width // 2, 0.6), (0, width - 1, 0.3), (height - 1, 3, 0.91), (5, 5, 0.05), (2, 4, rng.random()))
+    for k, (cy, cx, lam) in enumerate(centers):
         yield f"batch_cutmix_{k}", "batch", [{"lam_in": float(lam), "use_cutmix": True, "cy": cy, "cx": cx}]
     for mode, count in (("pair", SAMPLES // 2), ("elem", SAMPLES)):
         params = []
@@ -71,7 +71,7 @@ def parameters(height, width, rng):
         yield mode, mode, params
 
 
-def normalised(batch):
+def normalized(batch):
     mean, std = (torch.tensor([x * 255 for x in v]).view(1, 3, 1, 1) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
     return (torch.from_numpy(batch).float() - mean) / std
 
@@ -80,7 +80,7 @@ def run(kind, mode, batch, labels, smoothing, params):
     options = dict(mixup_alpha=0.2, cutmix_alpha=1.0, mode=mode, label_smoothing=smoothing, num_classes=CLASSES)
     with given(params):
         if kind == "float":
-            out, target = tm.Mixup(**options)(normalised(batch), torch.from_numpy(labels))
+            out, target = tm.Mixup(**options)(normalized(batch), torch.from_numpy(labels))
         else:
             samples = [(image.copy(), int(label)) for image, label in zip(batch, labels)]
             out, target = tm.FastCollateMixup(**options)(samples)
@@ -98,7 +98,7 @@ def rand_bbox():
         cy, cx = int(rng.integers(h)), int(rng.integers(w))
         case = {"h": h, "w": w, "lam": lam, "cy": cy, "cx": cx}
         for name, value in (("f64", lam), ("f32", np.float32(lam))):
-            with centre(cy, cx):
+            with center(cy, cx):
                 box, corrected = tm.cutmix_bbox_and_lam((h, w), value)
             case[f"bbox_{name}"] = [int(v) for v in box]
             case[f"lam_corrected_{name}"] = float(corrected)
