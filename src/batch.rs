@@ -1,19 +1,20 @@
-//! The buffers that microbatches are made in: a ring bounded in bytes, which is the back-pressure.
+//! The buffers that microbatches are made in: a pool bounded in bytes, which is the back-pressure.
 //!
-//! A buffer goes from the ring to the workers, to the sender, and back when the last one who reads it
-//! lets go. While all are out, whoever wants one waits. Buffers are kept and handed out again, so a
-//! steady run allocates none.
+//! A buffer goes from the pool to the workers, to the sender, and returns when its last reader drops
+//! it. While all are in use, whoever needs one waits. Buffers are reused, so a steady run allocates
+//! none.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use crate::error::Error;
 use crate::gpu::{HostBytes, HostMemory};
+use crate::sync::lock;
 
-/// Buffers of at most a number of bytes together.
+/// A pool of buffers, bounded in bytes. Clones share the buffers.
 #[derive(Clone, Debug)]
-pub struct Ring {
+pub struct BufferPool {
     shared: Arc<Shared>,
 }
 
@@ -21,32 +22,32 @@ pub struct Ring {
 struct Shared {
     limit: usize,
     memory: HostMemory,
-    /// A lock, because buffers come back on whatever thread drops them; held for a few instructions.
+    /// Held for a few instructions. A lock, because buffers return on any thread that drops them.
     state: Mutex<State>,
+    /// Signaled when a buffer returns, and when the pool is closed.
     returned: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Buffers at rest.
+    /// Buffers that nobody uses.
     free: Vec<HostBytes>,
-    /// Bytes of all buffers, at rest or out.
+    /// Bytes of all buffers, free or in use.
     allocated: usize,
-    /// Bytes of the buffers that are out.
-    out: usize,
-    /// How many wait for one.
+    in_use: usize,
+    /// Number of callers that wait for a buffer.
     waiting: usize,
     closed: bool,
 }
 
-impl Ring {
-    /// A ring whose buffers take at most `limit` bytes together.
+impl BufferPool {
+    /// A pool whose buffers take at most `limit` bytes together.
     pub fn new(limit: usize) -> Self {
-        Self::of(limit, HostMemory::Pageable)
+        Self::with_memory(limit, HostMemory::Pageable)
     }
 
-    /// A ring of such memory.
-    pub fn of(limit: usize, memory: HostMemory) -> Self {
+    /// A pool of buffers of a kind of memory, such as page-locked memory.
+    pub fn with_memory(limit: usize, memory: HostMemory) -> Self {
         let (state, returned) = (Mutex::default(), Condvar::new());
         Self { shared: Arc::new(Shared { limit, memory, state, returned }) }
     }
@@ -56,99 +57,99 @@ impl Ring {
         self.shared.limit
     }
 
-    /// Bytes of the buffers that are out.
-    pub fn bytes_out(&self) -> usize {
-        self.shared.lock().out
+    /// Bytes of the buffers that are in use.
+    pub fn bytes_in_use(&self) -> usize {
+        lock(&self.shared.state).in_use
     }
 
-    /// How many wait for a buffer.
+    /// Number of callers that wait for a buffer.
     pub fn waiting(&self) -> usize {
-        self.shared.lock().waiting
+        lock(&self.shared.state).waiting
     }
 
-    /// A buffer of `len` bytes; waits until there is room. Its content is whatever was in it.
+    /// A buffer of `len` bytes; waits until there is room. Its contents are unspecified.
     ///
     /// # Errors
-    /// [`Error::BufferBudget`] if the whole ring is smaller, [`Error::Cancelled`] once the ring is
-    /// closed, [`Error::Device`] if a device gives no memory.
-    pub fn take(&self, len: usize) -> Result<Slab, Error> {
-        self.take_or(len, || false)
+    /// [`Error::BufferBudget`] if `len` exceeds the pool's limit, [`Error::Cancelled`] once the pool is
+    /// closed, [`Error::Device`] if a device fails to allocate memory.
+    pub fn acquire(&self, len: usize) -> Result<Buffer, Error> {
+        self.acquire_evicting(len, || false)
     }
 
-    /// A buffer of `len` bytes. Where there is no room, asks `relieve` to let go of one, and again
-    /// until it can do no more and says so by false; then waits. From before `relieve` is called
-    /// until there is a buffer, [`waiting`](Self::waiting) counts this call.
+    /// A buffer of `len` bytes. While there is no room, calls `evict_one`, which is to drop a buffer
+    /// that is kept in a cache; once it returns false, waits. This call counts as
+    /// [`waiting`](Self::waiting) from before the first call of `evict_one` until it has a buffer.
     ///
     /// # Errors
-    /// As [`take`](Self::take).
-    pub fn take_or(&self, len: usize, relieve: impl Fn() -> bool) -> Result<Slab, Error> {
-        if len > self.shared.limit {
-            return Err(Error::BufferBudget { need: len as u64, limit: self.shared.limit as u64 });
+    /// As [`acquire`](Self::acquire).
+    pub fn acquire_evicting(
+        &self,
+        len: usize,
+        evict_one: impl Fn() -> bool,
+    ) -> Result<Buffer, Error> {
+        let Shared { limit, state, returned, .. } = &*self.shared;
+        if len > *limit {
+            return Err(Error::BufferBudget { need: len as u64, limit: *limit as u64 });
         }
-        let mut state = self.shared.lock();
-        if let Some(slab) = self.slab(&mut state, len)? {
-            return Ok(slab);
+        let mut guard = lock(state);
+        if let Some(buffer) = self.take(&mut guard, len)? {
+            return Ok(buffer);
         }
-        state.waiting += 1;
-        let mut more = true;
+        guard.waiting += 1;
+        let mut evictable = true;
         loop {
-            let found = self.slab(&mut state, len);
-            if !matches!(found, Ok(None)) {
-                state.waiting -= 1;
-                return found.map(|slab| slab.expect("just seen"));
+            let taken = self.take(&mut guard, len);
+            if let Some(taken) = taken.transpose() {
+                guard.waiting -= 1;
+                return taken;
             }
-            if more {
-                drop(state);
-                more = relieve();
-                state = self.shared.lock();
+            if evictable {
+                drop(guard);
+                evictable = evict_one();
+                guard = lock(state);
             } else {
-                state = self.shared.returned.wait(state).unwrap_or_else(PoisonError::into_inner);
+                guard = returned.wait(guard).unwrap_or_else(PoisonError::into_inner);
             }
         }
     }
 
-    /// A buffer of `len` bytes if there is room now.
-    pub fn take_now(&self, len: usize) -> Option<Slab> {
-        let mut state = self.shared.lock();
-        if len > self.shared.limit { None } else { self.slab(&mut state, len).ok()? }
+    /// A buffer of `len` bytes, if there is room now.
+    pub fn try_acquire(&self, len: usize) -> Option<Buffer> {
+        if len > self.shared.limit {
+            return None;
+        }
+        self.take(&mut lock(&self.shared.state), len).ok()?
     }
 
-    fn slab(&self, state: &mut State, len: usize) -> Result<Option<Slab>, Error> {
+    fn take(&self, state: &mut State, len: usize) -> Result<Option<Buffer>, Error> {
         if state.closed {
             return Err(Error::Cancelled);
         }
         let Some(bytes) = state.find(len, &self.shared)? else { return Ok(None) };
-        state.out += bytes.len();
-        Ok(Some(Slab { bytes, len, shared: Arc::clone(&self.shared) }))
+        state.in_use += bytes.len();
+        Ok(Some(Buffer { bytes, len, shared: Arc::clone(&self.shared) }))
     }
 
-    /// Ends every wait, now and later. Buffers that are out stay valid.
+    /// Fails all calls that wait or come later. Buffers in use stay valid.
     pub fn close(&self) {
-        self.shared.lock().closed = true;
+        lock(&self.shared.state).closed = true;
         self.shared.returned.notify_all();
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // No code that can panic runs under the lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl State {
-    /// The smallest resting buffer that is large enough, and at most twice that, or a new one if the
-    /// limit allows it, after letting go of resting buffers: small microbatches in the buffers of
-    /// large ones would leave room for few.
+    /// The smallest free buffer of `len` to `2 * len` bytes, or else a new one. To stay below the
+    /// limit, free buffers of other sizes are released. The upper bound keeps small microbatches out
+    /// of large buffers, which would leave room for few of them.
     fn find(&mut self, len: usize, shared: &Shared) -> Result<Option<HostBytes>, Error> {
         let fits = len..=len.saturating_mul(2);
         let fitting = self.free.iter().enumerate().filter(|(_, bytes)| fits.contains(&bytes.len()));
-        if let Some((at, _)) = fitting.min_by_key(|(_, bytes)| bytes.len()) {
-            return Ok(Some(self.free.swap_remove(at)));
+        if let Some((index, _)) = fitting.min_by_key(|(_, bytes)| bytes.len()) {
+            return Ok(Some(self.free.swap_remove(index)));
         }
         while self.allocated + len > shared.limit {
-            let Some(resting) = self.free.pop() else { return Ok(None) };
-            self.allocated -= resting.len();
+            let Some(released) = self.free.pop() else { return Ok(None) };
+            self.allocated -= released.len();
         }
         let bytes = shared.memory.allocate(len)?;
         self.allocated += len;
@@ -156,15 +157,15 @@ impl State {
     }
 }
 
-/// A buffer of a [`Ring`], returned when dropped.
-pub struct Slab {
+/// A buffer of a [`BufferPool`]; returns to it when dropped.
+pub struct Buffer {
     bytes: HostBytes,
     len: usize,
     shared: Arc<Shared>,
 }
 
-impl Slab {
-    /// Shortens the visible part, such as to cut off working space behind the payload.
+impl Buffer {
+    /// Shortens the visible part, for example to cut off working space behind the payload.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
     }
@@ -175,18 +176,18 @@ impl Slab {
     }
 }
 
-impl Drop for Slab {
+impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
-        let mut state = self.shared.lock();
-        state.out -= bytes.len();
+        let mut state = lock(&self.shared.state);
+        state.in_use -= bytes.len();
         state.free.push(bytes);
         drop(state);
         self.shared.returned.notify_all();
     }
 }
 
-impl Deref for Slab {
+impl Deref for Buffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -194,43 +195,44 @@ impl Deref for Slab {
     }
 }
 
-impl DerefMut for Slab {
+impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[..self.len]
     }
 }
 
-impl AsRef<[u8]> for Slab {
+impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
         self
     }
 }
 
-impl fmt::Debug for Slab {
+impl fmt::Debug for Buffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Slab({} of {} bytes)", self.len, self.bytes.len())
+        write!(f, "Buffer({} of {} bytes)", self.len, self.bytes.len())
     }
 }
 
-/// A slab that is written, and read by as many as want; returned when the last one lets go.
+/// The pixels of a finished microbatch, read-only and shared. The buffer returns to its pool when the
+/// last clone is dropped.
 #[derive(Clone, Debug)]
-pub struct Pixels(Arc<Slab>);
+pub struct Pixels(Arc<Buffer>);
 
 impl Pixels {
-    /// Whether nobody else reads them.
-    pub fn is_alone(&self) -> bool {
+    /// Whether there is no other clone.
+    pub fn is_unique(&self) -> bool {
         Arc::strong_count(&self.0) == 1
     }
 
-    /// Bytes of the buffer that they keep from the ring.
+    /// Bytes of the buffer that holds them, which may be larger than the payload.
     pub fn buffer_bytes(&self) -> usize {
         self.0.bytes.len()
     }
 }
 
-impl From<Slab> for Pixels {
-    fn from(slab: Slab) -> Self {
-        Self(Arc::new(slab))
+impl From<Buffer> for Pixels {
+    fn from(buffer: Buffer) -> Self {
+        Self(Arc::new(buffer))
     }
 }
 
@@ -251,96 +253,98 @@ impl AsRef<[u8]> for Pixels {
 #[cfg(test)]
 mod tests {
     use std::thread;
-    use std::time::Duration;
 
     use super::*;
 
+    /// Calls `f` on another thread that waits for a buffer of `len` bytes by the time it runs.
+    fn while_waiting(pool: &BufferPool, len: usize, f: impl FnOnce()) -> Result<usize, Error> {
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| pool.acquire(len).map(|buffer| buffer.len()));
+            while pool.waiting() == 0 {
+                thread::yield_now();
+            }
+            f();
+            waiter.join().unwrap()
+        })
+    }
+
     #[test]
-    fn a_full_ring_makes_the_next_one_wait_until_a_buffer_returns() {
-        let ring = Ring::new(100);
-        let (first, second) = (ring.take(50).unwrap(), ring.take(50).unwrap());
-        let waiting = ring.clone();
-        let waiter =
-            thread::Builder::new().spawn(move || waiting.take(40).map(|s| s.len())).unwrap();
-        thread::sleep(Duration::from_millis(30));
-        assert!(!waiter.is_finished());
-        drop(first);
-        assert_eq!(waiter.join().unwrap().unwrap(), 40);
-        assert_eq!(ring.bytes_out(), 50);
+    fn an_exhausted_pool_makes_callers_wait_until_a_buffer_returns() {
+        let pool = BufferPool::new(100);
+        let (first, second) = (pool.acquire(50).unwrap(), pool.acquire(50).unwrap());
+        assert_eq!(while_waiting(&pool, 40, || drop(first)).unwrap(), 40);
+        assert_eq!((pool.bytes_in_use(), pool.waiting()), (50, 0));
         drop(second);
-        assert_eq!(ring.bytes_out(), 0);
+        assert_eq!(pool.bytes_in_use(), 0);
     }
 
     #[test]
-    fn buffers_are_used_again() {
-        let ring = Ring::new(1000);
-        let first = ring.take(400).unwrap().as_ptr();
-        assert_eq!(ring.take(300).unwrap().as_ptr(), first);
+    fn buffers_are_reused() {
+        let pool = BufferPool::new(1000);
+        let first = pool.acquire(400).unwrap().as_ptr();
+        assert_eq!(pool.acquire(300).unwrap().as_ptr(), first);
     }
 
     #[test]
-    fn buffers_of_another_size_make_room() {
-        let ring = Ring::new(100);
-        drop((ring.take(30).unwrap(), ring.take(30).unwrap()));
-        assert_eq!(ring.take(100).unwrap().len(), 100);
-        let small: Vec<Slab> = (0..3).map(|_| ring.take(30).unwrap()).collect();
-        assert_eq!(ring.bytes_out(), 90, "the large one is gone");
+    fn free_buffers_of_other_sizes_are_released_to_make_room() {
+        let pool = BufferPool::new(100);
+        drop((pool.acquire(30).unwrap(), pool.acquire(30).unwrap()));
+        assert_eq!(pool.acquire(100).unwrap().len(), 100);
+        let small: Vec<Buffer> = (0..3).map(|_| pool.acquire(30).unwrap()).collect();
+        assert_eq!(pool.bytes_in_use(), 90, "the large buffer was released");
         drop(small);
     }
 
     #[test]
-    fn whoever_does_not_wait_gets_what_there_is_room_for() {
-        let ring = Ring::new(100);
-        let held = ring.take_now(60).unwrap();
-        assert!(ring.take_now(60).is_none());
-        assert_eq!(ring.take_now(40).unwrap().len(), 40);
+    fn try_acquire_never_waits() {
+        let pool = BufferPool::new(100);
+        let held = pool.try_acquire(60).unwrap();
+        assert!(pool.try_acquire(60).is_none());
+        assert_eq!(pool.try_acquire(40).unwrap().len(), 40);
         drop(held);
-        assert_eq!(ring.take_now(100).unwrap().len(), 100);
-        assert!(ring.take_now(101).is_none());
+        assert_eq!(pool.try_acquire(100).unwrap().len(), 100);
+        assert!(pool.try_acquire(101).is_none());
     }
 
     #[test]
-    fn whoever_waits_is_relieved_before() {
-        let ring = Ring::new(100);
-        let kept = Mutex::new(vec![ring.take(50).unwrap(), ring.take(50).unwrap()]);
-        let relieve = || {
-            assert_eq!(ring.waiting(), 1);
-            kept.lock().unwrap().pop().is_some()
+    fn cached_buffers_are_evicted_before_a_caller_waits() {
+        let pool = BufferPool::new(100);
+        let cached = Mutex::new(vec![pool.acquire(50).unwrap(), pool.acquire(50).unwrap()]);
+        let evict_one = || {
+            assert_eq!(pool.waiting(), 1);
+            cached.lock().unwrap().pop().is_some()
         };
-        assert_eq!(ring.take_or(50, relieve).unwrap().len(), 50);
-        assert_eq!((kept.lock().unwrap().len(), ring.waiting()), (1, 0));
-        // Of another size: both have to go.
-        assert_eq!(ring.take_or(100, relieve).unwrap().len(), 100);
+        assert_eq!(pool.acquire_evicting(50, evict_one).unwrap().len(), 50);
+        assert_eq!((cached.lock().unwrap().len(), pool.waiting()), (1, 0));
+        // A buffer of another size needs the room of both.
+        assert_eq!(pool.acquire_evicting(100, evict_one).unwrap().len(), 100);
     }
 
     #[test]
-    fn pixels_go_back_with_the_last_who_reads_them() {
-        let ring = Ring::new(100);
-        let first = Pixels::from(ring.take(70).unwrap());
+    fn pixels_return_with_their_last_reader() {
+        let pool = BufferPool::new(100);
+        let first = Pixels::from(pool.acquire(70).unwrap());
         let second = first.clone();
-        assert!(!first.is_alone() && first.buffer_bytes() == 70);
+        assert!(!first.is_unique() && first.buffer_bytes() == 70);
         drop(first);
-        assert!(second.is_alone() && ring.bytes_out() == 70);
+        assert!(second.is_unique() && pool.bytes_in_use() == 70);
         drop(second);
-        assert_eq!(ring.bytes_out(), 0);
+        assert_eq!(pool.bytes_in_use(), 0);
     }
 
     #[test]
-    fn more_than_the_limit_is_refused_at_once() {
-        let error = Ring::new(100).take(101).unwrap_err();
+    fn a_buffer_that_exceeds_the_limit_is_refused_at_once() {
+        let error = BufferPool::new(100).acquire(101).unwrap_err();
         assert!(matches!(error, Error::BufferBudget { need: 101, limit: 100 }), "{error}");
     }
 
     #[test]
-    fn closing_ends_the_wait() {
-        let ring = Ring::new(10);
-        let held = ring.take(10).unwrap();
-        let waiting = ring.clone();
-        let waiter =
-            thread::Builder::new().spawn(move || waiting.take(10).map(|s| s.len())).unwrap();
-        thread::sleep(Duration::from_millis(10));
-        ring.close();
-        assert!(matches!(waiter.join().unwrap(), Err(Error::Cancelled)));
+    fn closing_the_pool_ends_all_waits() {
+        let pool = BufferPool::new(10);
+        let held = pool.acquire(10).unwrap();
+        let waited = while_waiting(&pool, 10, || pool.close());
+        assert!(matches!(waited, Err(Error::Cancelled)));
+        assert!(matches!(pool.acquire(1), Err(Error::Cancelled)));
         assert_eq!(held.len(), 10);
     }
 }

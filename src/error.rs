@@ -1,4 +1,4 @@
-//! What can go wrong in the pipeline, by who can act on it.
+//! Errors of the pipeline, by who can act on them.
 
 use std::time::Duration;
 
@@ -9,77 +9,77 @@ use crate::decode::DecodeError;
 use crate::gpu::DeviceError;
 use crate::recipe::RecipeError;
 
-/// An error of the pipeline. Each variant is somebody's turn: the one who wrote the request or the
-/// configuration, the one who keeps the dataset, or the one who runs the service and its machine.
-#[derive(Debug, thiserror::Error)]
+/// An error of the pipeline. Each variant can be resolved by one party: the author of the request or
+/// the configuration, the owner of the dataset, or the operator of the service and its machine.
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The recipe is not one that can be served: mend it.
+    /// The recipe is invalid: fix it.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
-    /// The dataset or its index cannot be used: mend or index it again.
+    /// The dataset or its index cannot be used: repair it, or index it again.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
-    /// A record that was good when it was indexed does not decode now.
+    /// A record that was good when it was indexed no longer decodes.
     #[error("record {record} ({name}): {source}; if the file changed, run `forebay index` again")]
     Record {
-        /// The record's number.
+        /// Number of the record.
         record: u64,
         /// Its path or key in the dataset.
         name: String,
-        /// What is wrong with its bytes.
+        /// Why its bytes do not decode.
         source: DecodeError,
     },
-    /// The name of a microbatch lies outside the epoch: ask for one inside.
-    #[error("{what} {got} is past the end: there are {limit} (0 to {})", .limit.saturating_sub(1))]
+    /// The name of a microbatch is outside the epoch: request one inside.
+    #[error("{what} {got} is out of range: expected 0 to {}", .limit.saturating_sub(1))]
     OutOfRange {
-        /// What was asked for: `step`, `microbatch` or `slot`.
+        /// The part of the name: `step`, `microbatch` or `slot`.
         what: &'static str,
-        /// The number asked for.
+        /// The requested number.
         got: u64,
-        /// How many there are.
+        /// The number of steps, microbatches or slots.
         limit: u64,
     },
-    /// One microbatch needs more memory than the whole budget: raise it or ask for less.
+    /// One microbatch needs more memory than all buffers may take: raise the limit or request less.
     #[error(
-        "one microbatch takes {need} bytes and the buffers together may take {limit}; \
+        "one microbatch takes {need} bytes, and all buffers together may take {limit}; \
          raise --buffer-bytes, or use more microbatches or a smaller dtype"
     )]
     BufferBudget {
         /// Bytes of the microbatch.
         need: u64,
-        /// Bytes of the budget.
+        /// Limit of all buffers in bytes.
         limit: u64,
     },
-    /// The GPU cannot be used, or failed: see to it, or mix on the CPU.
+    /// The GPU failed or cannot be used: repair it, or mix on the CPU.
     #[error(transparent)]
     Device(#[from] DeviceError),
-    /// A plan that came with a batch is not one of its.
-    #[error("the mix plan is not one of this batch: {what}")]
+    /// A mix plan does not belong to the batch that it is applied to.
+    #[error("the mix plan does not match the batch: {what}")]
     Plan {
-        /// What does not fit.
+        /// What does not match.
         what: String,
     },
-    /// Too much is asked for at once: slow down, ask again.
+    /// The client has too many outstanding requests: slow down, and retry.
     #[error(
-        "{limit} microbatches are asked for and not made yet, as many as one client may have; \
-         ask again in {:.1} s", .wait.as_secs_f64()
+        "the client has {limit} outstanding microbatches, the maximum; retry in {:.1} s",
+        .wait.as_secs_f64()
     )]
     Busy {
-        /// The bound.
+        /// Maximum number of outstanding requests.
         limit: usize,
-        /// How long it takes until all is made that is asked for.
+        /// How long it takes until all outstanding requests are answered.
         wait: Duration,
     },
-    /// A bug of forebay's.
-    #[error("making {name:?} panicked: {message}; please report it")]
+    /// A bug in forebay.
+    #[error("making {name:?} panicked: {message}; please report this bug")]
     Panicked {
         /// The microbatch.
         name: MicrobatchName,
-        /// The panic's words.
+        /// The message of the panic.
         message: String,
     },
-    /// The one who asked no longer waits, or the pipeline stops.
+    /// The requester no longer waits, or the pipeline is shutting down.
     #[error("the microbatch was cancelled before it was made")]
     Cancelled,
 }

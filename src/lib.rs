@@ -18,25 +18,33 @@
 
 pub mod augment;
 pub mod batch;
+mod cpu_time;
 pub mod dataset;
 pub mod decode;
 pub mod error;
+mod explain;
 pub mod geometry;
 pub mod gpu;
+mod make;
 pub mod mix;
 pub mod order;
-pub mod pipeline;
+mod pipeline;
 pub mod plan;
 pub mod randaugment;
 pub mod recipe;
 pub mod resize;
 pub mod sample_data;
+mod schedule;
 pub mod simd;
 mod store;
+mod sync;
 
 pub use error::Error;
-pub use forebay_types::{Digest, MicrobatchName};
+pub use explain::{ExplainedMix, ExplainedOp, ExplainedSample, Explanation, OwnMix, explain};
+pub use forebay_types::{DType, Digest, Layout, MicrobatchName, MixedBy, PixelFormat};
 pub use geometry::{Interpolation, Rect, Size, View};
-pub use pipeline::{Microbatch, Pipeline, Request};
+pub use make::{Microbatch, Request, Stages, Timings};
+pub use pipeline::{Pipeline, PipelineConfig, Totals};
 pub use randaugment::Op;
+pub use schedule::{QueueStats, Requester};
 pub use simd::Simd;

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use forebay::MicrobatchName;
 use forebay::dataset::Dataset;
-use forebay::mix::{DType, Layout};
 use forebay::order::Sampler;
-use forebay::pipeline::{self, Asker, Sharing, Timings};
 use forebay::plan::{MixKind, MixPlan, MixSample};
 use forebay::recipe::{Recipe, RecipeError, RecipeSource, RecipeSpec};
-use forebay::{Pipeline, Rect, Request};
+use forebay::{
+    DType, Layout, MicrobatchName, MixedBy, Pipeline, PixelFormat, QueueStats, Rect, Request,
+    Requester, Timings, explain,
+};
 use forebay_proto::v1::{self, DescribeResponse, mix_parameters::Kind};
 
 use crate::source::{DatasetFacts, Done, Job, Load, Microbatch, Name, Output, Source};
@@ -73,21 +73,21 @@ impl Source for Catalog {
     }
 
     fn load(&self) -> Load {
-        let (totals, ring) = (self.pipeline.totals(), self.pipeline.ring());
-        let Sharing { asked, joined, cached, cache_bytes } = self.pipeline.sharing();
+        let (totals, buffers) = (self.pipeline.totals(), self.pipeline.buffers());
+        let QueueStats { outstanding, joined, cached, cache_bytes } = self.pipeline.queue_stats();
         Load {
-            threads: self.pipeline.settings().threads.get(),
+            threads: self.pipeline.config().threads.get(),
             samples: totals.samples,
             decoded: totals.timings.stages.decoded,
             microbatches: totals.microbatches,
             joined,
             cached,
-            asked,
-            wait: self.pipeline.wait(),
+            asked: outstanding,
+            wait: self.pipeline.drain_estimate(),
             cache_bytes: cache_bytes as u64,
-            starved: ring.waiting(),
-            buffer_bytes: ring.bytes_out() as u64,
-            buffer_limit: ring.limit() as u64,
+            starved: buffers.waiting(),
+            buffer_bytes: buffers.bytes_in_use() as u64,
+            buffer_limit: buffers.limit() as u64,
         }
     }
 
@@ -147,13 +147,13 @@ struct CatalogJob {
 }
 
 impl CatalogJob {
-    fn request(&self, name: Name, output: forebay::mix::Output) -> Request {
+    fn request(&self, name: Name, format: PixelFormat) -> Request {
         let Name { seed, epoch, step, index } = name;
         Request {
             dataset: Arc::clone(&self.dataset),
             recipe: Arc::clone(&self.recipe),
             name: MicrobatchName { seed, epoch, step, index },
-            output,
+            format,
         }
     }
 }
@@ -167,22 +167,28 @@ impl Job for CatalogJob {
         self.sampler.microbatches(step)
     }
 
-    fn submit(&self, name: Name, output: Output, asker: Asker, done: Done) -> Result<(), Refusal> {
-        let request = self.request(name, output_of(output));
-        self.pipeline.submit(request, asker, move |made| {
+    fn submit(
+        &self,
+        name: Name,
+        output: Output,
+        requester: Requester,
+        done: Done,
+    ) -> Result<(), Refusal> {
+        let request = self.request(name, format_of(output));
+        self.pipeline.submit(request, requester, move |made| {
             done(made.map(microbatch).map_err(Refusal::from));
         })?;
         Ok(())
     }
 
     fn explain(&self, name: Name) -> Result<String, Refusal> {
-        let request = self.request(name, forebay::mix::Output::U8);
-        let explanation = pipeline::explain(&request)?;
+        let request = self.request(name, PixelFormat::default());
+        let explanation = explain(&request)?;
         Ok(serde_json::to_string(&explanation).expect("plain values"))
     }
 }
 
-fn output_of(output: Output) -> forebay::mix::Output {
+fn format_of(output: Output) -> PixelFormat {
     let dtype = match output.dtype {
         v1::DType::DtypeUnspecified | v1::DType::DtypeU8 => DType::U8,
         v1::DType::DtypeF16 => DType::F16,
@@ -193,13 +199,14 @@ fn output_of(output: Output) -> forebay::mix::Output {
         v1::Layout::Unspecified | v1::Layout::Nhwc => Layout::Nhwc,
         v1::Layout::Nchw => Layout::Nchw,
     };
-    forebay::mix::Output { dtype, layout, mixed: output.mixed }
+    let mixed_by = if output.mixed { MixedBy::Server } else { MixedBy::Trainer };
+    PixelFormat { dtype, layout, mixed_by }
 }
 
 /// A microbatch in the words of the wire. Its slab returns to the ring once the payload is sent.
 fn microbatch(made: forebay::Microbatch) -> Microbatch {
     Microbatch {
-        mix: (!made.output.mixed).then(|| mix_plan(&made.plan)),
+        mix: (made.format.mixed_by == MixedBy::Trainer).then(|| mix_plan(&made.plan)),
         timings: timings(&made.timings),
         payload: Bytes::from_owner(made.payload),
         shape: made.shape,

@@ -16,8 +16,8 @@ use serde::{Deserialize, Deserializer};
 use crate::access::{Access, AccessArgs};
 use crate::device::DeviceChoice;
 use crate::limits::{IdentityLimits, Limits};
+use forebay::PipelineConfig;
 use forebay::mix::DEVICE_BYTES;
-use forebay::pipeline;
 use forebay::recipe::{PRESETS, RecipeSpec};
 
 /// Settings of a server. Each can also stand in the file given by `--config`, with `_` for `-`:
@@ -171,7 +171,7 @@ pub struct Config {
     /// Who may call.
     pub access: Access,
     /// Workers and buffers.
-    pub pipeline: pipeline::Settings,
+    pub pipeline: PipelineConfig,
     /// What clients may do.
     pub limits: Limits,
 }
@@ -200,7 +200,7 @@ impl Config {
             spec.resolve()?;
             recipes.insert(name, spec);
         }
-        let defaults = pipeline::Settings::default();
+        let defaults = PipelineConfig::default();
         let bytes = |size: ByteSize| usize::try_from(size.0).unwrap_or(usize::MAX);
         let buffers = args.buffer_bytes.or(file.buffer_bytes);
         let share = args.share_bytes.or(file.share_bytes);
@@ -217,7 +217,7 @@ impl Config {
             metrics_listen: args.metrics_listen.or(file.metrics_listen),
             picture: args.status_picture.or(file.status_picture).unwrap_or(!access.asks()),
             access,
-            pipeline: pipeline::Settings {
+            pipeline: PipelineConfig {
                 threads: args.threads.or(file.threads).unwrap_or(defaults.threads),
                 buffer_bytes: buffers.map_or(defaults.buffer_bytes, bytes),
                 share_bytes: share.map_or(defaults.share_bytes, bytes),

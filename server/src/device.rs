@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use forebay::gpu::DeviceError;
-use forebay::mix::{self, Device, Mixer};
+use forebay::mix::{Device, Mixer};
 use serde::{Deserialize, Deserializer};
 use tracing::info;
 
@@ -24,8 +24,8 @@ impl DeviceChoice {
     /// When a GPU was asked for and cannot be used.
     pub fn open(self, device_bytes: usize) -> Result<Mixer, DeviceError> {
         let mixer = match self {
-            Self::Only(device) => mix::open(device, device_bytes)?,
-            Self::Auto => match mix::open(Device::Cuda(0), device_bytes) {
+            Self::Only(device) => Mixer::open(device, device_bytes)?,
+            Self::Auto => match Mixer::open(Device::Cuda(0), device_bytes) {
                 Ok(mixer) => mixer,
                 Err(reason) => {
                     info!(%reason, "no GPU");

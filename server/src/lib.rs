@@ -34,7 +34,7 @@ mod trace;
 mod unary;
 
 pub use access::{Access, AccessFiles};
-pub use forebay::pipeline::Asker;
+pub use forebay::Requester;
 pub use limits::{IdentityLimits, Limits};
 pub use serve::{Report, Setup, run};
 pub use source::{DatasetFacts, Done, Job, Load, Microbatch, Name, Output, Source};

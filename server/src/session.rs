@@ -16,11 +16,11 @@
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
-use forebay::pipeline::Asker;
+use forebay::Requester;
 use forebay_proto::frame::{self, SplitError};
 use forebay_proto::v1::Header;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -191,16 +191,20 @@ impl Session {
         turn: OwnedSemaphorePermit,
     ) -> Result<Pending, Refusal> {
         let Reader { client, queued, .. } = &self.reader;
-        let wanted = Arc::new(AtomicBool::new(true));
-        let asker = Asker { client: Arc::clone(client), wanted, most: *queued, alone: self.alone };
-        let waiting = Waiting::of(&asker);
+        let requester = Requester {
+            client: Arc::clone(client),
+            max_outstanding: *queued,
+            isolated: self.alone,
+            ..Requester::default()
+        };
+        let waiting = Waiting::of(&requester);
         let (done, microbatch) = oneshot::channel();
         let done = Box::new(move |result| {
             drop(turn);
             // Nobody receives it when the reader has gone: the buffer returns at once.
             drop(done.send(result));
         });
-        self.job.submit(name, self.output, asker, done)?;
+        self.job.submit(name, self.output, requester, done)?;
         Ok(Pending { name, microbatch, place, _waiting: waiting })
     }
 

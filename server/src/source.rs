@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use forebay::pipeline::Asker;
+use forebay::Requester;
 use serde::Serialize;
 
 use forebay_proto::v1::{self, DType, DescribeResponse, Layout, MixPlan, Timings};
@@ -89,7 +89,13 @@ pub trait Job: Send + Sync + 'static {
 
     /// Asks for a microbatch, without waiting: `done` gets it, from any thread. A `done` dropped
     /// uncalled means that the server stops.
-    fn submit(&self, name: Name, output: Output, asker: Asker, done: Done) -> Result<(), Refusal>;
+    fn submit(
+        &self,
+        name: Name,
+        output: Output,
+        requester: Requester,
+        done: Done,
+    ) -> Result<(), Refusal>;
 
     /// The plan of a microbatch, as JSON.
     fn explain(&self, name: Name) -> Result<String, Refusal>;
@@ -124,15 +130,15 @@ pub struct Output {
 pub(crate) struct Waiting(Arc<AtomicBool>);
 
 impl Waiting {
-    /// Of an asker, who asks as long as this lives.
-    pub(crate) fn of(asker: &Asker) -> Self {
-        Self(Arc::clone(&asker.wanted))
+    /// Cancels the request when dropped.
+    pub(crate) fn of(requester: &Requester) -> Self {
+        Self(Arc::clone(&requester.cancelled))
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

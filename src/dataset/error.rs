@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::store::StoreError;
 
 /// What is wrong with a dataset or its index.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DatasetError {
     /// A file or folder cannot be read or written.

@@ -1,7 +1,7 @@
 //! Errors of GPUs.
 
 /// An error of a GPU. The operator of the machine can act on it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeviceError {
     /// This build does not have the feature `cuda`.

@@ -1,26 +1,58 @@
-//! MixUp and CutMix of u8 batches on the CPU, in place.
+//! MixUp and CutMix of u8 batches on the CPU, in place, and the conversion to the requested format.
 //!
 //! A sample's partner is its mirror in the microbatch, so samples i and n - 1 - i need each other and
-//! nobody else: both are mixed together, row by row, from a copy of one row.
+//! nothing else: both are mixed together, row by row, with a copy of one row. Pairs are independent,
+//! and spread over the rayon pool of the calling thread.
 
+use std::time::Duration;
+
+use rayon::prelude::*;
+
+use super::job::MixJob;
+use super::normalize::convert;
+use crate::cpu_time::CpuTimer;
 use crate::geometry::Size;
 use crate::plan::{MixKind, MixPlan, MixSample};
 use crate::simd::{Simd, kernel};
 
-/// Mixes a microbatch in place: u8 pixels in NHWC, one sample after the other.
+/// Mixes and converts the samples of a buffer; returns the CPU time that it took.
+pub(super) fn mix_and_convert(buffer: &mut [u8], job: &MixJob<'_>) -> Duration {
+    let (payload, unmixed) = buffer.split_at_mut(job.unmixed_at());
+    let unmixed = &mut unmixed[..job.unmixed_bytes()];
+    let mut time = Duration::ZERO;
+    if job.is_mixed() {
+        time += mix(unmixed, job.size, job.plan);
+    }
+    // Pixels that are mixed in place have an empty payload before them.
+    let sample = job.size.rgb_bytes();
+    let converted = payload
+        .par_chunks_exact_mut(sample * job.format.dtype.bytes())
+        .zip(unmixed.par_chunks_exact(sample))
+        .map(|(to, pixels)| {
+            let mut timer = CpuTimer::start();
+            convert(pixels, job.format, job.normalize, to);
+            timer.lap()
+        });
+    time + converted.sum::<Duration>()
+}
+
+/// Mixes a microbatch in place: u8 pixels in NHWC, one sample after the other. Returns the CPU time
+/// that it took.
 ///
 /// # Panics
 /// When the pixels are not those of as many samples of the size as the plan has.
-pub fn mix(pixels: &mut [u8], size: Size, plan: &MixPlan) {
-    let n = plan.samples.len();
-    assert_eq!(pixels.len(), n * size.rgb_bytes());
-    let mut row = vec![0; size.width as usize * 3];
-    let (front, back) = pixels.split_at_mut(n / 2 * size.rgb_bytes());
-    let pairs =
-        front.chunks_exact_mut(size.rgb_bytes()).zip(back.rchunks_exact_mut(size.rgb_bytes()));
-    for (i, (a, b)) in pairs.enumerate() {
-        mix_pair(a, b, size, [plan.samples[i], plan.samples[n - 1 - i]], &mut row);
-    }
+pub fn mix(pixels: &mut [u8], size: Size, plan: &MixPlan) -> Duration {
+    let (n, sample) = (plan.samples.len(), size.rgb_bytes());
+    assert_eq!(pixels.len(), n * sample);
+    let (front, back) = pixels.split_at_mut(n / 2 * sample);
+    let pairs = front.par_chunks_exact_mut(sample).zip(back.par_rchunks_exact_mut(sample));
+    let new_row = || vec![0; size.width as usize * 3];
+    let mixed = pairs.enumerate().map_init(new_row, |row, (i, (a, b))| {
+        let mut timer = CpuTimer::start();
+        mix_pair(a, b, size, [plan.samples[i], plan.samples[n - 1 - i]], row);
+        timer.lap()
+    });
+    mixed.sum()
 }
 
 /// Mixes a sample and its partner, each by its own entry of the plan. `row` is scratch for one row.
@@ -88,7 +120,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn vectors_and_plain_rust_blend_alike(
+        fn vectors_and_scalars_blend_alike(
             pixels in prop::collection::vec(any::<[u8; 2]>(), 0..200), lambdas: [u16; 2],
         ) {
             let weights = lambdas.map(|lambda| mixup_f64(f64::from(lambda) / 65_535.0).weights);
@@ -109,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn rounding_is_to_even_as_numpy_rounds() {
+    fn rounding_is_to_even_as_in_numpy() {
         let mut own = [1, 2, 3, 255, 0];
         blend(Simd::SCALAR, &mut own, &[2, 3, 4, 254, 1], [0.5, 0.5]);
         assert_eq!(own, [2, 2, 4, 254, 0]);

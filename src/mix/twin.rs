@@ -1,15 +1,17 @@
-//! The kernels of kernels/mix.cu in Rust: the same names and the same order of operations, for the
+//! The kernels of kernels/mix.cu in Rust, with the same names and the same order of operations: for the
 //! reader, and so that tests find a wrong index without a GPU.
 
+use forebay_types::{DType, Layout, MixedBy, PixelFormat};
 use half::{bf16, f16};
 use proptest::prelude::*;
 
-use super::{DType, Layout, Normalise, Output, convert, cpu};
+use super::cpu;
+use super::normalize::{NormalizeTable, convert};
 use crate::geometry::{Rect, Size};
 use crate::plan::{MixKind, MixPlan, MixSample, cutmix_f32, mixup_f32};
 use crate::recipe::RecipeSpec;
 
-/// What MixUp and CutMix do to a sample.
+/// The mixing of one sample.
 #[derive(Clone, Copy)]
 struct Mix {
     kind: Kind,
@@ -36,7 +38,7 @@ struct Batch {
 
 type Bytes = [u8; 16];
 
-/// The bits of a value of the output, and what a channel's value becomes.
+/// The bits of a value of the payload.
 trait Value: Copy + Default {
     fn lookup(table: &[Self], value: u8) -> Self;
 }
@@ -123,7 +125,7 @@ fn write_nchw<T: Value>(
     }
 }
 
-/// Samples i and j, which are each other's partners or the same, and what is done to them.
+/// Samples i and j, which are each other's partners or the same, and their mixing.
 struct Pair {
     first: usize,
     second: usize,
@@ -171,10 +173,10 @@ fn mix_nchw<T: Value>(pixels: &[u8], out: &mut [T], mixes: &[Mix], table: &[T], 
             let count = (batch.pixels - at).min(16);
             let (mut first, mut second) = ([[0; 16]; 3], [[0; 16]; 3]);
             for (k, byte) in (3 * at..).step_by(16).take(3).enumerate() {
-                let there = (sample.max(byte) - byte).min(16);
+                let valid = (sample.max(byte) - byte).min(16);
                 let byte = byte.min(sample);
-                let a = load(&pixels[pair.first..], byte, there);
-                let b = load(&pixels[pair.second..], byte, there);
+                let a = load(&pixels[pair.first..], byte, valid);
+                let b = load(&pixels[pair.second..], byte, valid);
                 first[k] = mix16(a, b, pair.mix_first, byte, batch.row_bytes);
                 second[k] = mix16(b, a, pair.mix_second, byte, batch.row_bytes);
             }
@@ -199,7 +201,7 @@ fn mixes(plan: &MixPlan) -> Vec<Mix> {
     plan.samples.iter().map(mix).collect()
 }
 
-/// A kernel's output, as bytes.
+/// Runs a kernel; returns the payload's bytes.
 fn run<T: Value, const N: usize>(
     (pixels, size, plan): (&[u8], Size, &MixPlan),
     layout: Layout,
@@ -221,7 +223,7 @@ fn run<T: Value, const N: usize>(
 
 proptest! {
     #[test]
-    fn the_kernels_are_mixing_and_then_converting(
+    fn the_kernels_equal_mixing_and_then_converting(
         height in 1_u32..24, width in 1_u32..24, n in 1_usize..8, seed: u64,
         lambdas in prop::collection::vec(0.0_f32..=1.0, 8), kinds in prop::collection::vec(0..3, 8),
     ) {
@@ -240,8 +242,8 @@ proptest! {
         let mut mixed = pixels.clone();
         cpu::mix(&mut mixed, size, &plan);
 
-        let normalise = Normalise::new(&RecipeSpec::preset("a2").resolve().unwrap());
-        let floats: Vec<f32> = (0..3).flat_map(|channel| *normalise.channel(channel)).collect();
+        let normalize = NormalizeTable::new(&RecipeSpec::preset("a2").resolve().unwrap());
+        let floats: Vec<f32> = (0..3).flat_map(|channel| *normalize.channel(channel)).collect();
         let (as_f16, as_bf16): (Vec<u16>, Vec<u16>) = floats
             .iter()
             .map(|&v| (f16::from_f32(v).to_bits(), bf16::from_f32(v).to_bits()))
@@ -255,10 +257,10 @@ proptest! {
                 (DType::Bf16, run(batch, layout, &as_bf16, u16::to_le_bytes)),
                 (DType::F32, run(batch, layout, &as_f32, u32::to_le_bytes)),
             ] {
-                let output = Output { dtype, layout, mixed: true };
+                let format = PixelFormat { dtype, layout, mixed_by: MixedBy::Server };
                 let expected: Vec<u8> = mixed.chunks(size.rgb_bytes()).flat_map(|sample| {
                     let mut to = vec![0; sample.len() * dtype.bytes()];
-                    convert(sample, output, &normalise, &mut to);
+                    convert(sample, format, &normalize, &mut to);
                     to
                 }).collect();
                 prop_assert_eq!(got, expected, "{:?} {:?}", dtype, layout);

@@ -77,11 +77,11 @@ fn rand_augment(random: &mut RandomStream, recipe: &Recipe) -> Vec<Op> {
 
 #[cfg(test)]
 mod tests {
+    use forebay_types::MicrobatchName;
     use proptest::prelude::*;
 
     use super::*;
     use crate::recipe::RecipeSpec;
-    use forebay_types::MicrobatchName;
 
     proptest! {
         #[test]

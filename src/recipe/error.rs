@@ -1,7 +1,9 @@
 //! Why a recipe is refused.
 
+use std::sync::Arc;
+
 /// Why a recipe is refused.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecipeError {
     /// No preset or configured recipe has the name.
@@ -37,7 +39,7 @@ pub enum RecipeError {
         /// The file.
         path: String,
         /// Error of the operating system.
-        error: std::io::Error,
+        error: Arc<std::io::Error>,
     },
     /// The recipe's file is too large to be one.
     #[error("cannot read the recipe {path}: it has more than {limit} bytes")]

@@ -68,7 +68,7 @@ impl RecipeSpec {
         // The limit holds for files without an end too, such as a link to a device.
         File::open(argument)
             .and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut toml))
-            .map_err(|error| RecipeError::Read { path: path(), error })?;
+            .map_err(|error| RecipeError::Read { path: path(), error: error.into() })?;
         if toml.len() as u64 > MAX_FILE {
             return Err(RecipeError::TooLarge { path: path(), limit: MAX_FILE });
         }

@@ -2,9 +2,10 @@
 
 use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Why the bytes of a shard could not be read.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// The operating system reported an error. It is part of the message and not the error's source,
@@ -16,7 +17,7 @@ pub enum StoreError {
         /// The file or folder.
         path: PathBuf,
         /// The error of the operating system.
-        error: Error,
+        error: Arc<Error>,
     },
     /// A pipe, device, socket or folder where a file was expected. Reading it could block or never end.
     #[error("{} is a {kind} and not a regular file; remove or replace it", .path.display())]
@@ -76,7 +77,7 @@ pub enum StoreError {
 impl StoreError {
     /// Adds the operation and the path to an error of the operating system.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl Fn(Error) -> Self {
-        move |error| Self::Io { action, path: path.into(), error }
+        move |error| Self::Io { action, path: path.into(), error: Arc::new(error) }
     }
 }
 

@@ -19,7 +19,8 @@ use certificates::Authority;
 use forebay_client::{Client, Cursor, End, Job as ClientJob, Options, Rank};
 use forebay_proto::v1::{self, DescribeResponse, Timings};
 use forebay_server::{
-    Access, AccessFiles, Asker, Done, Job, Limits, Microbatch, Name, Output, Refusal, Setup, Source,
+    Access, AccessFiles, Done, Job, Limits, Microbatch, Name, Output, Refusal, Requester, Setup,
+    Source,
 };
 use rustix::time::{ClockId, clock_gettime};
 use tokio::net::TcpListener;
@@ -61,7 +62,7 @@ impl Job for Always {
         MICROBATCHES
     }
 
-    fn submit(&self, _: Name, _: Output, _: Asker, done: Done) -> Result<(), Refusal> {
+    fn submit(&self, _: Name, _: Output, _: Requester, done: Done) -> Result<(), Refusal> {
         let images = IMAGES as usize;
         done(Ok(Microbatch {
             payload: self.0.payload.clone(),

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use forebay::mix::{Mixer, Normalise, Output, Work};
+use forebay::mix::{MixJob, Mixer, NormalizeTable};
 use forebay::plan::{self, MixKind, MixPlan, MixSample};
 use forebay::recipe::RecipeSpec;
-use forebay::{Rect, Size};
+use forebay::{PixelFormat, Rect, Size};
 use forebay_tests::{json, mixers};
 use libtest_mimic::{Failed, Trial};
 use safetensors::SafeTensors;
@@ -114,9 +114,10 @@ fn check_mix(mixer: &Mixer, case: &Value, arrays: &[u8]) -> Result<(), Failed> {
 
     let nhwc = to_nhwc(input.data(), n, height * width);
     if case["kind"] == "collate" {
-        let normalise = Normalise::new(&RecipeSpec::preset("a2").resolve()?);
-        let work = Work { size, plan: &plan, output: Output::U8, normalise: &normalise };
-        let mixed = mixer.apply(&nhwc, &work)?;
+        let normalize = NormalizeTable::new(&RecipeSpec::preset("a2").resolve()?);
+        let job =
+            MixJob { size, plan: &plan, format: PixelFormat::default(), normalize: &normalize };
+        let mixed = mixer.apply(&nhwc, &job)?;
         if mixed != to_nhwc(out.data(), n, height * width) {
             return Err("mixed pixels differ".into());
         }
@@ -143,12 +144,12 @@ fn check_mix(mixer: &Mixer, case: &Value, arrays: &[u8]) -> Result<(), Failed> {
 
 /// Compares with timm's float `Mixup`, which mixes after normalization, within 1e-6.
 fn check_float(nhwc: &[u8], out: &[f32], size: Size, plan: &MixPlan) -> Result<(), Failed> {
-    let normalise = Normalise::new(&RecipeSpec::preset("a2").resolve()?);
+    let normalize = NormalizeTable::new(&RecipeSpec::preset("a2").resolve()?);
     let (n, pixels, width) = (plan.samples.len(), size.rgb_bytes() / 3, size.width);
     for (at, expected) in out.iter().enumerate() {
         let (i, channel, pixel) = (at / pixels / 3, at / pixels % 3, at % pixels);
         let value = |i: usize| {
-            normalise.channel(channel)[usize::from(nhwc[(i * pixels + pixel) * 3 + channel])]
+            normalize.channel(channel)[usize::from(nhwc[(i * pixels + pixel) * 3 + channel])]
         };
         let (own, partner, sample) = (value(i), value(n - 1 - i), plan.samples[i]);
         let (y, x) = (u32::try_from(pixel)? / width, u32::try_from(pixel)? % width);

@@ -3,11 +3,10 @@
 
 use std::path::Path;
 
-use forebay::MicrobatchName;
 use forebay::plan::{self, MixKind};
 use forebay::randaugment::NAMES;
 use forebay::recipe::{Recipe, RecipeSpec};
-use forebay::{Op, Size};
+use forebay::{MicrobatchName, Op, Size};
 use forebay_tests::json;
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;

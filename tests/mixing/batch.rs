@@ -1,9 +1,9 @@
 //! Mixed batches, compared with an independent implementation that computes value by value.
 
-use forebay::mix::{DType, Layout, Mixer, Normalise, Output, Work, dense_target};
+use forebay::mix::{MixJob, Mixer, NormalizeTable, dense_target};
 use forebay::plan::{MixKind, MixPlan, MixSample, cutmix_f32, cutmix_f64, mixup_f32, mixup_f64};
 use forebay::recipe::RecipeSpec;
-use forebay::{Error, Rect, Size};
+use forebay::{DType, Error, Layout, MixedBy, PixelFormat, Rect, Size};
 use half::{bf16, f16};
 use libtest_mimic::{Failed, Trial};
 
@@ -87,47 +87,47 @@ pub(crate) fn plan(mode: &str, n: usize, size: Size) -> MixPlan {
     MixPlan { samples }
 }
 
-pub(crate) fn normalise() -> Normalise {
-    Normalise::new(&RecipeSpec::preset("a2").resolve().unwrap())
+pub(crate) fn normalize() -> NormalizeTable {
+    NormalizeTable::new(&RecipeSpec::preset("a2").resolve().unwrap())
 }
 
 fn every_output(mixer: &Mixer, size: Size, n: usize, mode: &str) -> Result<(), Failed> {
-    let (clean, plan, normalise) = (pixels(n, size), plan(mode, n, size), normalise());
+    let (unmixed, plan, normalize) = (pixels(n, size), plan(mode, n, size), normalize());
     for dtype in DTYPES {
         for layout in LAYOUTS {
-            let output = Output { dtype, layout, mixed: true };
-            let work = Work { size, plan: &plan, output, normalise: &normalise };
-            same(&mixer.apply(&clean, &work)?, &expected(&clean, &work), &work)?;
+            let format = PixelFormat { dtype, layout, mixed_by: MixedBy::Server };
+            let job = MixJob { size, plan: &plan, format, normalize: &normalize };
+            same(&mixer.apply(&unmixed, &job)?, &expected(&unmixed, &job), &job)?;
         }
     }
     Ok(())
 }
 
-/// Fails with the offset of the first difference.
-pub(crate) fn same(got: &[u8], expected: &[u8], work: &Work<'_>) -> Result<(), Failed> {
+/// The first difference, as a place and not as a dump of bytes.
+pub(crate) fn same(got: &[u8], expected: &[u8], job: &MixJob<'_>) -> Result<(), Failed> {
     if got.len() != expected.len() {
         return Err(format!("{} bytes, expected {}", got.len(), expected.len()).into());
     }
     match got.iter().zip(expected).position(|(got, expected)| got != expected) {
         None => Ok(()),
         Some(at) => {
-            let (output, of) = (work.output, expected.len());
-            Err(format!("{output:?}: byte {at} of {of} is {}, expected {}", got[at], expected[at])
+            let (format, of) = (job.format, expected.len());
+            Err(format!("{format:?}: {} at byte {at} of {of}, not {}", got[at], expected[at])
                 .into())
         }
     }
 }
 
-/// The reference: mixes and converts value by value.
-pub(crate) fn expected(clean: &[u8], work: &Work<'_>) -> Vec<u8> {
-    let Work { size, plan, output, normalise } = *work;
+/// Mixes and converts value by value.
+pub(crate) fn expected(unmixed: &[u8], job: &MixJob<'_>) -> Vec<u8> {
+    let MixJob { size, plan, format, normalize } = *job;
     let (n, pixels) = (plan.samples.len(), (size.height * size.width) as usize);
     let value = |i: usize, pixel: usize, channel: usize| {
-        let [own, partner] = [i, n - 1 - i].map(|i| clean[(i * pixels + pixel) * 3 + channel]);
+        let [own, partner] = [i, n - 1 - i].map(|i| unmixed[(i * pixels + pixel) * 3 + channel]);
         let alone = 2 * i + 1 == n;
         let sample = plan.samples[i];
         match sample.kind {
-            _ if alone || !output.mixed => own,
+            _ if alone || format.mixed_by == MixedBy::Trainer => own,
             MixKind::None => own,
             MixKind::Mixup => {
                 let [a, b] = sample.weights;
@@ -153,13 +153,13 @@ pub(crate) fn expected(clean: &[u8], work: &Work<'_>) -> Vec<u8> {
     let mut out = Vec::new();
     for i in 0..n {
         for at in 0..pixels * 3 {
-            let (pixel, channel) = match output.layout {
+            let (pixel, channel) = match format.layout {
                 Layout::Nhwc => (at / 3, at % 3),
                 Layout::Nchw => (at % pixels, at / pixels),
             };
             let value = value(i, pixel, channel);
-            let normal = normalise.channel(channel)[usize::from(value)];
-            match output.dtype {
+            let normal = normalize.channel(channel)[usize::from(value)];
+            match format.dtype {
                 DType::U8 => out.push(value),
                 DType::F16 => out.extend(f16::from_f32(normal).to_le_bytes()),
                 DType::Bf16 => out.extend(bf16::from_f32(normal).to_le_bytes()),
@@ -171,12 +171,12 @@ pub(crate) fn expected(clean: &[u8], work: &Work<'_>) -> Vec<u8> {
 }
 
 fn unmixed(mixer: &Mixer) -> Result<(), Failed> {
-    let (size, normalise) = (Size { height: 21, width: 33 }, normalise());
-    let (clean, plan) = (pixels(4, size), plan("elem", 4, size));
+    let (size, normalize) = (Size { height: 21, width: 33 }, normalize());
+    let (unmixed, plan) = (pixels(4, size), plan("elem", 4, size));
     for dtype in DTYPES {
-        let output = Output { dtype, layout: Layout::Nhwc, mixed: false };
-        let work = Work { size, plan: &plan, output, normalise: &normalise };
-        same(&mixer.apply(&clean, &work)?, &expected(&clean, &work), &work)?;
+        let format = PixelFormat { dtype, layout: Layout::Nhwc, mixed_by: MixedBy::Trainer };
+        let job = MixJob { size, plan: &plan, format, normalize: &normalize };
+        same(&mixer.apply(&unmixed, &job)?, &expected(&unmixed, &job), &job)?;
     }
     Ok(())
 }
@@ -206,34 +206,36 @@ fn dense_targets(mixer: &Mixer) -> Result<(), Failed> {
 }
 
 fn strange_plans(mixer: &Mixer) -> Result<(), Failed> {
-    let (size, normalise) = (Size { height: 5, width: 4 }, normalise());
-    let clean = pixels(2, size);
+    let (size, normalize) = (Size { height: 5, width: 4 }, normalize());
+    let unmixed = pixels(2, size);
     for (top, left, height, width) in
         [(0, 0, 6, 1), (0, 0, 1, 5), (5, 0, 1, 1), (0, 4, 1, 1), (u32::MAX, 0, 2, 1)]
     {
         let cut = MixKind::Cutmix(Rect { top, left, height, width });
         let plan = MixPlan { samples: vec![MixSample::UNMIXED, MixSample::given(cut, [0.5; 2])] };
-        let work = Work { size, plan: &plan, output: Output::U8, normalise: &normalise };
-        match mixer.apply(&clean, &work) {
+        let job =
+            MixJob { size, plan: &plan, format: PixelFormat::default(), normalize: &normalize };
+        match mixer.apply(&unmixed, &job) {
             Err(Error::Plan { what }) if what.contains("sample 1") => {}
             other => return Err(format!("{cut:?}: {other:?}").into()),
         }
     }
     let plan = MixPlan { samples: vec![MixSample::UNMIXED; 3] };
-    let work = Work { size, plan: &plan, output: Output::U8, normalise: &normalise };
-    let error = mixer.apply(&clean, &work).unwrap_err().to_string();
-    assert!(error.contains("120 bytes, not 180"), "{error}");
+    let job = MixJob { size, plan: &plan, format: PixelFormat::default(), normalize: &normalize };
+    let error = mixer.apply(&unmixed, &job).unwrap_err().to_string();
+    assert!(error.contains("120 bytes, expected 180"), "{error}");
     Ok(())
 }
 
 fn strange_weights(mixer: &Mixer) -> Result<(), Failed> {
-    let (size, normalise) = (Size { height: 16, width: 3 }, normalise());
-    let clean = pixels(2, size);
+    let (size, normalize) = (Size { height: 16, width: 3 }, normalize());
+    let unmixed = pixels(2, size);
     for weights in [[0.5, 0.6], [-0.5, 1.5], [f32::NAN, 0.0], [f32::INFINITY, 1.0], [0.0, 0.0]] {
         let strange = MixSample::given(MixKind::Mixup, weights);
         let plan = MixPlan { samples: vec![MixSample::UNMIXED, strange] };
-        let work = Work { size, plan: &plan, output: Output::U8, normalise: &normalise };
-        match mixer.apply(&clean, &work) {
+        let job =
+            MixJob { size, plan: &plan, format: PixelFormat::default(), normalize: &normalize };
+        match mixer.apply(&unmixed, &job) {
             Err(Error::Plan { what }) if what.contains("sample 1: its weights") => {}
             other => return Err(format!("{weights:?}: {other:?}").into()),
         }

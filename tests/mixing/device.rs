@@ -4,11 +4,11 @@ use std::process::Command;
 use std::thread;
 
 use forebay::gpu::DeviceError;
-use forebay::mix::{self, DType, Layout, Mixer, Output, Work};
-use forebay::{Error, Size};
+use forebay::mix::{MixJob, Mixer};
+use forebay::{DType, Error, Layout, MixedBy, PixelFormat, Size};
 use libtest_mimic::{Failed, Trial};
 
-use crate::batch::{expected, normalise, pixels, plan, same};
+use crate::batch::{expected, normalize, pixels, plan, same};
 
 pub(crate) fn trials(mixer: &Mixer) -> Vec<Trial> {
     let device = mixer.device();
@@ -29,16 +29,16 @@ pub(crate) fn trials(mixer: &Mixer) -> Vec<Trial> {
 const OVERHEAD: usize = 2 * (3072 + 4096 * 32 + 256);
 
 fn parts(mixer: &Mixer) -> Result<(), Failed> {
-    let (size, normalise) = (Size { height: 21, width: 33 }, normalise());
+    let (size, normalize) = (Size { height: 21, width: 33 }, normalize());
     for (dtype, at_once) in [(DType::U8, 2), (DType::Bf16, 3), (DType::F32, 5)] {
         let bytes = at_once * size.rgb_bytes() * (1 + dtype.bytes());
-        let small = mix::open(mixer.device(), OVERHEAD + 2 * bytes)?;
+        let small = Mixer::open(mixer.device(), OVERHEAD + 2 * bytes)?;
         for n in [1, 2, 5, 6, 9, 16] {
-            let (clean, plan) = (pixels(n, size), plan("elem", n, size));
+            let (unmixed, plan) = (pixels(n, size), plan("elem", n, size));
             for layout in [Layout::Nhwc, Layout::Nchw] {
-                let output = Output { dtype, layout, mixed: true };
-                let work = Work { size, plan: &plan, output, normalise: &normalise };
-                same(&small.apply(&clean, &work)?, &expected(&clean, &work), &work)?;
+                let format = PixelFormat { dtype, layout, mixed_by: MixedBy::Server };
+                let job = MixJob { size, plan: &plan, format, normalize: &normalize };
+                same(&small.apply(&unmixed, &job)?, &expected(&unmixed, &job), &job)?;
             }
         }
     }
@@ -46,23 +46,23 @@ fn parts(mixer: &Mixer) -> Result<(), Failed> {
 }
 
 fn too_large(mixer: &Mixer) -> Result<(), Failed> {
-    let (size, normalise) = (Size::square(100), normalise());
-    let (clean, plan) = (pixels(2, size), plan("elem", 2, size));
-    let output = Output { dtype: DType::F32, layout: Layout::Nhwc, mixed: true };
-    let work = Work { size, plan: &plan, output, normalise: &normalise };
+    let (size, normalize) = (Size::square(100), normalize());
+    let (unmixed, plan) = (pixels(2, size), plan("elem", 2, size));
+    let format = PixelFormat { dtype: DType::F32, layout: Layout::Nhwc, mixed_by: MixedBy::Server };
+    let job = MixJob { size, plan: &plan, format, normalize: &normalize };
     let need = 2 * size.rgb_bytes() * 5;
-    let small = mix::open(mixer.device(), OVERHEAD + 2 * need - 2)?;
-    let error = small.apply(&clean, &work).unwrap_err();
+    let small = Mixer::open(mixer.device(), OVERHEAD + 2 * need - 2)?;
+    let error = small.apply(&unmixed, &job).unwrap_err();
     let Error::Device(DeviceError::Memory { need, .. }) = error else {
         return Err(format!("refused with {error}").into());
     };
     assert!(error.to_string().contains("--device-bytes"), "{error}");
-    let enough = mix::open(mixer.device(), 2 * usize::try_from(need)?)?;
-    same(&enough.apply(&clean, &work)?, &expected(&clean, &work), &work)
+    let enough = Mixer::open(mixer.device(), 2 * usize::try_from(need)?)?;
+    same(&enough.apply(&unmixed, &job)?, &expected(&unmixed, &job), &job)
 }
 
 fn no_memory(mixer: &Mixer) -> Result<(), Failed> {
-    let error = mix::open(mixer.device(), 1 << 50).unwrap_err().to_string();
+    let error = Mixer::open(mixer.device(), 1 << 50).unwrap_err().to_string();
     let device = mixer.device().to_string();
     if error.contains(&device) && error.contains("OUT_OF_MEMORY") {
         // The device still works after the error.
@@ -72,15 +72,16 @@ fn no_memory(mixer: &Mixer) -> Result<(), Failed> {
 }
 
 fn threads(mixer: &Mixer) -> Result<(), Failed> {
-    let (size, normalise) = (Size { height: 32, width: 20 }, &normalise());
+    let (size, normalize) = (Size { height: 32, width: 20 }, &normalize());
     let one = |n: usize| -> Result<(), String> {
-        let (clean, plan) = (pixels(n, size), plan("elem", n, size));
-        let output = Output { dtype: DType::F16, layout: Layout::Nchw, mixed: true };
-        let work = Work { size, plan: &plan, output, normalise };
+        let (unmixed, plan) = (pixels(n, size), plan("elem", n, size));
+        let format =
+            PixelFormat { dtype: DType::F16, layout: Layout::Nchw, mixed_by: MixedBy::Server };
+        let job = MixJob { size, plan: &plan, format, normalize };
         for _ in 0..5 {
-            let got = mixer.apply(&clean, &work).map_err(|error| error.to_string())?;
-            let same = same(&got, &expected(&clean, &work), &work);
-            same.map_err(|failed| failed.message().unwrap_or("the bytes differ").to_owned())?;
+            let got = mixer.apply(&unmixed, &job).map_err(|error| error.to_string())?;
+            let same = same(&got, &expected(&unmixed, &job), &job);
+            same.map_err(|failed| failed.message().unwrap_or("they differ").to_owned())?;
         }
         Ok(())
     };

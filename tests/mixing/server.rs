@@ -2,10 +2,10 @@
 
 use std::num::NonZeroUsize;
 
-use forebay::mix::{DType, Layout, Mixer, Normalise, Output, Work};
+use forebay::mix::{MixJob, Mixer, NormalizeTable};
 use forebay::plan::{MixKind, MixPlan, MixSample};
-use forebay::{Pipeline, Rect, Size, pipeline};
-use forebay_client::{Client, Cursor, End, Job, MixedBy, Options, PixelFormat, Rank};
+use forebay::{DType, Layout, MixedBy, Pipeline, PipelineConfig, PixelFormat, Rect, Size};
+use forebay_client::{Client, Cursor, End, Job, Options, Rank};
 use forebay_tests::world::{SMALL, Server, recipe};
 use libtest_mimic::{Failed, Trial};
 
@@ -27,7 +27,7 @@ pub(crate) fn trials(mixer: &Mixer) -> Vec<Trial> {
 
 fn pipeline_on(mixer: &Mixer) -> Pipeline {
     let threads = NonZeroUsize::new(2).unwrap();
-    Pipeline::on(mixer, pipeline::Settings { threads, ..pipeline::Settings::default() }).unwrap()
+    Pipeline::with_mixer(mixer, PipelineConfig { threads, ..PipelineConfig::default() }).unwrap()
 }
 
 fn job(set: &[&str]) -> Job {
@@ -45,11 +45,9 @@ fn load_test(mixer: &Mixer) -> Result<(), Failed> {
         let (cpu, gpu) = (pipeline_on(&Mixer::Cpu), pipeline_on(mixer));
         let (cpu, gpu) = (Server::with(cpu).await, Server::with(gpu).await);
         for mode in ["batch", "pair", "elem"] {
-            for (dtype, layout) in [
-                (forebay_client::DType::U8, forebay_client::Layout::Nhwc),
-                (forebay_client::DType::Bf16, forebay_client::Layout::Nhwc),
-                (forebay_client::DType::F32, forebay_client::Layout::Nchw),
-            ] {
+            for (dtype, layout) in
+                [(DType::U8, Layout::Nhwc), (DType::Bf16, Layout::Nhwc), (DType::F32, Layout::Nchw)]
+            {
                 let mut checksums = Vec::new();
                 for server in [&cpu, &gpu] {
                     let format = PixelFormat { dtype, layout, ..PixelFormat::default() };
@@ -74,30 +72,26 @@ fn load_test(mixer: &Mixer) -> Result<(), Failed> {
 /// Applies the plan that unmixed microbatches contain, as a trainer does.
 fn trainer_mixes(mixer: &Mixer) -> Result<(), Failed> {
     let size = Size::square(48);
-    let normalise = Normalise::new(&recipe("a2", &[]));
+    let normalize = NormalizeTable::new(&recipe("a2", &[]));
     block_on(async {
         let server = Server::with(pipeline_on(&Mixer::Cpu)).await;
         for mode in ["batch", "elem"] {
             let job = job(&[&format!("mix.mode = \"{mode}\"")]);
-            for (dtype, output) in [
-                (forebay_client::DType::U8, Output::U8),
-                (forebay_client::DType::Bf16, output(DType::Bf16, Layout::Nchw)),
-                (forebay_client::DType::F32, output(DType::F32, Layout::Nhwc)),
+            for format in [
+                PixelFormat::default(),
+                mixed(DType::Bf16, Layout::Nchw),
+                mixed(DType::F32, Layout::Nhwc),
             ] {
-                let layout = match output.layout {
-                    Layout::Nhwc => forebay_client::Layout::Nhwc,
-                    Layout::Nchw => forebay_client::Layout::Nchw,
-                };
-                let format = PixelFormat { dtype, layout, ..PixelFormat::default() };
                 let ready = Options { format, ..Options::new([server.endpoint()]) };
-                let format = PixelFormat { mixed_by: MixedBy::Trainer, ..PixelFormat::default() };
-                let clean = Options { format, ..Options::new([server.endpoint()]) };
-                let (ready, clean) = (stream(ready, &job).await?, stream(clean, &job).await?);
-                assert_eq!(ready.len(), clean.len());
-                for (ready, clean) in ready.iter().zip(&clean) {
-                    let plan = MixPlan { samples: clean.mix.iter().map(planned).collect() };
-                    let work = Work { size, plan: &plan, output, normalise: &normalise };
-                    same(&mixer.apply(&clean.pixels, &work)?, &ready.pixels, &work)?;
+                let by_trainer =
+                    PixelFormat { mixed_by: MixedBy::Trainer, ..PixelFormat::default() };
+                let unmixed = Options { format: by_trainer, ..Options::new([server.endpoint()]) };
+                let (ready, unmixed) = (stream(ready, &job).await?, stream(unmixed, &job).await?);
+                assert_eq!(ready.len(), unmixed.len());
+                for (ready, unmixed) in ready.iter().zip(&unmixed) {
+                    let plan = MixPlan { samples: unmixed.mix.iter().map(planned).collect() };
+                    let mix_job = MixJob { size, plan: &plan, format, normalize: &normalize };
+                    same(&mixer.apply(&unmixed.pixels, &mix_job)?, &ready.pixels, &mix_job)?;
                 }
             }
         }
@@ -106,8 +100,8 @@ fn trainer_mixes(mixer: &Mixer) -> Result<(), Failed> {
     })
 }
 
-const fn output(dtype: DType, layout: Layout) -> Output {
-    Output { dtype, layout, mixed: true }
+const fn mixed(dtype: DType, layout: Layout) -> PixelFormat {
+    PixelFormat { dtype, layout, mixed_by: MixedBy::Server }
 }
 
 async fn stream(

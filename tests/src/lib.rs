@@ -43,7 +43,7 @@ pub fn gpu() -> Option<Device> {
 /// If the GPU cannot be opened.
 pub fn mixer() -> Mixer {
     static MIXER: LazyLock<Mixer> = LazyLock::new(|| {
-        let opened = mix::open(gpu().unwrap_or_default(), mix::DEVICE_BYTES);
+        let opened = Mixer::open(gpu().unwrap_or_default(), mix::DEVICE_BYTES);
         opened.unwrap_or_else(|error| panic!("{error}"))
     });
     MIXER.clone()

@@ -7,12 +7,10 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
-use forebay::MicrobatchName;
 use forebay::dataset::{self, Dataset};
-use forebay::mix::Output;
 use forebay::recipe::{Recipe, RecipeSpec};
 use forebay::sample_data::{self, SampleData};
-use forebay::{Pipeline, Request, pipeline};
+use forebay::{MicrobatchName, Pipeline, PipelineConfig, PixelFormat, Request};
 use forebay_server::catalog::Catalog;
 use forebay_server::{Limits, Setup};
 use tempfile::TempDir;
@@ -77,22 +75,22 @@ pub fn request(recipe: &Arc<Recipe>, epoch: u64, step: u64, index: u32) -> Reque
         dataset: Arc::clone(&WORLD.dataset),
         recipe: Arc::clone(recipe),
         name: MicrobatchName { seed: 5, epoch, step, index },
-        output: Output::U8,
+        format: PixelFormat::default(),
     }
 }
 
 /// A pipeline on the tests' device.
 pub fn pipeline(threads: usize) -> Pipeline {
-    sharing_pipeline(threads, pipeline::Settings::default().share_bytes)
+    sharing_pipeline(threads, PipelineConfig::default().share_bytes)
 }
 
-/// A pipeline with a limit on precomputed samples. It caches no microbatches, so that a repeated request
-/// computes its microbatch again.
+/// A pipeline that keeps at most `share_bytes` of precomputed samples. It caches no microbatches, so
+/// that every request is made.
 pub fn sharing_pipeline(threads: usize, share_bytes: usize) -> Pipeline {
     let threads = NonZeroUsize::new(threads).unwrap();
-    let defaults = pipeline::Settings::default();
-    let settings = pipeline::Settings { threads, share_bytes, cache_bytes: 0, ..defaults };
-    Pipeline::on(&crate::mixer(), settings).unwrap()
+    let defaults = PipelineConfig::default();
+    let config = PipelineConfig { threads, share_bytes, cache_bytes: 0, ..defaults };
+    Pipeline::with_mixer(&crate::mixer(), config).unwrap()
 }
 
 /// A server in this process.

@@ -11,7 +11,7 @@ mod operation;
 mod pipeline;
 #[path = "../../server/tests/service/raw.rs"]
 mod raw;
+mod schedule;
 mod service;
 mod sharing;
 mod slow;
-mod works;

@@ -1,16 +1,18 @@
-//! A microbatch is a pure function of its name, independent of threads, order and pipeline.
+//! A microbatch is a pure function of its name, on any number of threads and in any order.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::sync_channel;
 
-use forebay::mix::{self, DType, Layout, Normalise, Output};
-use forebay::pipeline::Asker;
-use forebay::{Error, Microbatch, Request, Size, pipeline as forebay_pipeline};
+use forebay::mix::{self, NormalizeTable};
+use forebay::{
+    DType, Error, Layout, Microbatch, MixedBy, PipelineConfig, PixelFormat, Request, Requester,
+    Size,
+};
 
 use forebay_tests::world::{WORLD, pipeline, recipe, request};
 
-/// All that a trainer gets of a microbatch: pixels, records, labels and mixing weights.
+/// Everything that a trainer gets: pixels, records, labels and weights.
 fn content(made: &Microbatch) -> (Vec<u8>, Vec<u64>, [Vec<u32>; 3]) {
     let lambda = made.lambda.iter().map(|value| value.to_bits()).collect();
     let targets = [made.label_a.clone(), made.label_b.clone(), lambda];
@@ -18,7 +20,7 @@ fn content(made: &Microbatch) -> (Vec<u8>, Vec<u64>, [Vec<u32>; 3]) {
 }
 
 #[test]
-fn one_thread_and_eight_give_the_same_bytes() {
+fn one_thread_and_eight_make_the_same_bytes() {
     for base in ["a1", "a2", "a3", "eval"] {
         let recipe = recipe(base, &[]);
         let (one, eight) = (pipeline(1), pipeline(8));
@@ -35,24 +37,24 @@ fn one_thread_and_eight_give_the_same_bytes() {
 fn the_order_of_requests_does_not_matter() {
     let recipe = recipe("a2", &[]);
     let names = [(0, 0, 0), (1, 2, 5), (0, 1, 7), (0, 0, 4), (3, 0, 1)];
-    let alone: Vec<_> = names
+    let separate: Vec<_> = names
         .iter()
         .map(|&(epoch, step, index)| {
             content(&pipeline(2).make(request(&recipe, epoch, step, index)).unwrap())
         })
         .collect();
-    // One pipeline gets all requests at once, the last one first.
+    // All of them at once, in one pipeline, the last first.
     let shared = pipeline(3);
     let (sender, receiver) = sync_channel(names.len());
     for (at, &(epoch, step, index)) in names.iter().enumerate().rev() {
         let sender = sender.clone();
         let request = request(&recipe, epoch, step, index);
         let done = move |made| sender.send((at, made)).unwrap();
-        shared.submit(request, Asker::default(), done).unwrap();
+        shared.submit(request, Requester::default(), done).unwrap();
     }
     for _ in names {
         let (at, made) = receiver.recv().unwrap();
-        assert_eq!(content(&made.unwrap()), alone[at], "{:?}", names[at]);
+        assert_eq!(content(&made.unwrap()), separate[at], "{:?}", names[at]);
     }
 }
 
@@ -71,12 +73,12 @@ fn an_epoch_has_every_position_and_no_bad_record() {
     assert!(records.iter().all(|record| !bad.contains(record)));
     records.sort_unstable();
     records.dedup();
-    // 48 of the 60 records. The neighbor of the bad record may occur twice, because it replaces it.
+    // 48 of 60 records, where the neighbor of the bad one may be shown twice.
     assert!(records.len() >= 47, "{}", records.len());
 }
 
 #[test]
-fn repeated_augmentation_puts_a_record_in_neighboring_microbatches() {
+fn repeated_augmentation_shows_a_record_in_neighboring_microbatches() {
     let recipe = recipe("a2", &[]);
     let pipeline = pipeline(2);
     let made: Vec<_> =
@@ -105,8 +107,8 @@ fn a_trainer_that_mixes_by_the_plan_gets_the_same_pixels() {
         let pipeline = pipeline(2);
         let request = request(&recipe, 1, 0, 1);
         let mixed = pipeline.make(request.clone()).unwrap();
-        let output = Output { mixed: false, ..Output::U8 };
-        let clean = pipeline.make(Request { output, ..request }).unwrap();
+        let format = PixelFormat { mixed_by: MixedBy::Trainer, ..PixelFormat::default() };
+        let clean = pipeline.make(Request { format, ..request }).unwrap();
         assert_ne!(clean.payload[..], mixed.payload[..]);
         let mut pixels = clean.payload.to_vec();
         mix::cpu::mix(&mut pixels, Size::square(48), &clean.plan);
@@ -115,20 +117,20 @@ fn a_trainer_that_mixes_by_the_plan_gets_the_same_pixels() {
 }
 
 #[test]
-fn every_dtype_and_layout_holds_the_mixed_u8_pixels() {
+fn every_dtype_and_layout_has_the_mixed_u8_pixels() {
     let recipe = recipe("a2", &[]);
     let pipeline = pipeline(2);
     let request = request(&recipe, 0, 0, 0);
     let pixels = pipeline.make(request.clone()).unwrap().payload.to_vec();
-    let normalise = Normalise::new(&recipe);
+    let normalize = NormalizeTable::new(&recipe);
     for dtype in [DType::U8, DType::F16, DType::Bf16, DType::F32] {
         for layout in [Layout::Nhwc, Layout::Nchw] {
-            let output = Output { dtype, layout, mixed: true };
-            let made = pipeline.make(Request { output, ..request.clone() }).unwrap();
+            let format = PixelFormat { dtype, layout, mixed_by: MixedBy::Server };
+            let made = pipeline.make(Request { format, ..request.clone() }).unwrap();
             let one = Size::square(48).rgb_bytes();
             let mut expected = vec![0; pixels.len() * dtype.bytes()];
             for (pixels, to) in pixels.chunks(one).zip(expected.chunks_mut(one * dtype.bytes())) {
-                mix::convert(pixels, output, &normalise, to);
+                mix::convert(pixels, format, &normalize, to);
             }
             assert_eq!(made.payload[..], expected, "{dtype:?} {layout:?}");
             let sides = if layout == Layout::Nhwc { [2, 48, 48, 3] } else { [2, 3, 48, 48] };
@@ -146,7 +148,7 @@ fn names_outside_the_epoch_are_refused_with_the_limit() {
     let index = pipeline.make(request(&recipe, 0, 0, 8)).unwrap_err();
     assert!(matches!(index, Error::OutOfRange { what: "microbatch", .. }), "{index}");
     let request = request(&recipe, 0, 9, 0);
-    assert!(forebay_pipeline::explain(&request).is_err());
+    assert!(forebay::explain(&request).is_err());
 }
 
 #[test]
@@ -154,27 +156,27 @@ fn a_cancelled_request_is_not_computed() {
     let recipe = recipe("a2", &[]);
     let pipeline = pipeline(1);
     let (sender, receiver) = sync_channel(1);
-    let gone = Asker { wanted: Arc::new(AtomicBool::new(false)), ..Asker::default() };
+    let cancelled =
+        Requester { cancelled: Arc::new(AtomicBool::new(true)), ..Requester::default() };
     let done = move |made| sender.send(made).unwrap();
-    pipeline.submit(request(&recipe, 0, 0, 0), gone, done).unwrap();
+    pipeline.submit(request(&recipe, 0, 0, 0), cancelled, done).unwrap();
     assert!(matches!(receiver.recv().unwrap(), Err(Error::Cancelled)));
 }
 
 #[test]
-fn dropping_a_pipeline_ends_it_and_fails_all_pending_requests() {
-    // The buffers have room for one microbatch, which is held below, so that the workers wait.
+fn dropping_a_pipeline_cancels_all_requests() {
+    // There is room for one microbatch, which is held below, so the makers wait.
     let buffer_bytes = Size::square(48).rgb_bytes() * 2;
-    let settings =
-        forebay_pipeline::Settings { buffer_bytes, ..forebay_pipeline::Settings::default() };
-    let pipeline = forebay::Pipeline::new(settings).unwrap();
+    let config = PipelineConfig { buffer_bytes, ..PipelineConfig::default() };
+    let pipeline = forebay::Pipeline::new(config).unwrap();
     let recipe = recipe("a2", &[]);
     let held = pipeline.make(request(&recipe, 0, 0, 0)).unwrap();
     let (sender, receiver) = sync_channel(16);
     for index in 0..16 {
         let sender = sender.clone();
         let done = move |made: Result<Microbatch, Error>| sender.send(made.is_ok()).unwrap();
-        // Each microbatch is requested twice.
-        pipeline.submit(request(&recipe, 0, 1, index / 2), Asker::default(), done).unwrap();
+        // Each is requested twice.
+        pipeline.submit(request(&recipe, 0, 1, index / 2), Requester::default(), done).unwrap();
     }
     drop(pipeline);
     drop(held);
@@ -182,10 +184,9 @@ fn dropping_a_pipeline_ends_it_and_fails_all_pending_requests() {
 }
 
 #[test]
-fn the_error_for_a_microbatch_larger_than_all_buffers_names_the_flag() {
-    let settings =
-        forebay_pipeline::Settings { buffer_bytes: 1000, ..forebay_pipeline::Settings::default() };
-    let pipeline = forebay::Pipeline::new(settings).unwrap();
+fn the_error_for_a_microbatch_larger_than_all_buffers_says_what_to_do() {
+    let config = PipelineConfig { buffer_bytes: 1000, ..PipelineConfig::default() };
+    let pipeline = forebay::Pipeline::new(config).unwrap();
     let error = pipeline.make(request(&recipe("a2", &[]), 0, 0, 0)).unwrap_err().to_string();
     assert!(error.contains("--buffer-bytes"), "{error}");
 }

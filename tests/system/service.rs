@@ -105,7 +105,7 @@ async fn explain_returns_the_plan_of_the_served_microbatch() {
     let step = Cursor { epoch: 1, step: 2 };
     let text = client(&[&server]).explain(&job("a1", &[]), step, 3).await.unwrap();
     let served: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let planned = forebay::pipeline::explain(&request(&recipe("a1", &[]), 1, 2, 3)).unwrap();
+    let planned = forebay::explain(&request(&recipe("a1", &[]), 1, 2, 3)).unwrap();
     assert_eq!(served, serde_json::to_value(planned).unwrap());
     let made = client(&[&server]).fetch(&job("a1", &[]), step, 3).await.unwrap();
     for (sample, record) in served["samples"].as_array().unwrap().iter().zip(&made.records) {

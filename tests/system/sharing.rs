@@ -1,13 +1,11 @@
-//! Repeats of a record share a decode, which does not change a pixel.
+//! Repeats of a record share a decode, which does not change their pixels.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
-use forebay::mix::Output;
-use forebay::pipeline::Asker;
 use forebay::recipe::Recipe;
-use forebay::{Pipeline, Request, Size};
+use forebay::{MixedBy, Pipeline, PixelFormat, Request, Requester, Size};
 
 use forebay_tests::world::{recipe, request, sharing_pipeline};
 
@@ -22,17 +20,17 @@ fn repeating() -> Arc<Recipe> {
     recipe("a2", &["repeats = 3"])
 }
 
-/// Requests all microbatches at once; returns their pixels and the number of decodes.
+/// Makes all microbatches at once; returns their pixels, and the number of decodes.
 fn make_all(
     pipeline: &Pipeline,
     recipe: &Arc<Recipe>,
     names: &[Name],
 ) -> (Vec<(Name, Vec<u8>)>, u64) {
-    make_all_for(&Asker::default(), pipeline, recipe, names)
+    make_all_for(&Requester::default(), pipeline, recipe, names)
 }
 
 fn make_all_for(
-    asker: &Asker,
+    requester: &Requester,
     pipeline: &Pipeline,
     recipe: &Arc<Recipe>,
     names: &[Name],
@@ -42,7 +40,7 @@ fn make_all_for(
         let (epoch, step, index) = name;
         let sender = sender.clone();
         let done = move |made| sender.send((name, made)).unwrap();
-        pipeline.submit(request(recipe, epoch, step, index), asker.clone(), done).unwrap();
+        pipeline.submit(request(recipe, epoch, step, index), requester.clone(), done).unwrap();
     }
     let made = names.iter().map(|_| {
         let (name, made) = receiver.recv().unwrap();
@@ -60,7 +58,7 @@ fn steps(indices: &[u32]) -> Vec<Name> {
     steps.into_iter().flat_map(names).collect()
 }
 
-/// The reference: no sharing, one thread.
+/// The reference: one thread, and nothing precomputed.
 fn unshared(recipe: &Arc<Recipe>) -> (BTreeMap<Name, Vec<u8>>, u64) {
     let (made, decoded) =
         make_all(&sharing_pipeline(1, 0), recipe, &steps(&[0, 1, 2, 3, 4, 5, 6, 7]));
@@ -68,15 +66,15 @@ fn unshared(recipe: &Arc<Recipe>) -> (BTreeMap<Name, Vec<u8>>, u64) {
 }
 
 #[test]
-fn sharing_changes_no_pixel_in_any_order_of_requests() {
+fn sharing_changes_no_pixels_whatever_is_requested_in_any_order() {
     let recipe = repeating();
-    let (expected, decodes) = unshared(&recipe);
-    assert_eq!(decodes, 48, "one decode per sample");
+    let (expected, decoded) = unshared(&recipe);
+    assert_eq!(decoded, 48, "each sample by a decode of its own");
     let orders: [&[u32]; 5] = [
         &[0, 1, 2, 3, 4, 5, 6, 7],
         &[7, 6, 5, 4, 3, 2, 1, 0],
         &[3, 0, 5, 7, 1, 6, 2, 4],
-        // One rank of four; two clients with the same requests.
+        // One rank of four; two clients with equal requests.
         &[1, 5],
         &[0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7],
     ];
@@ -84,7 +82,7 @@ fn sharing_changes_no_pixel_in_any_order_of_requests() {
         for threads in [1, 8] {
             for share_bytes in [96 << 20, 3 * SAMPLE, SAMPLE - 1] {
                 let pipeline = sharing_pipeline(threads, share_bytes);
-                // In the second round some samples may still be cached.
+                // Some samples may be cached in the second round.
                 for _ in 0..2 {
                     for (name, pixels) in make_all(&pipeline, &recipe, &steps(order)).0 {
                         let what = format!("{name:?} of {order:?}, {threads}, {share_bytes}");
@@ -102,7 +100,7 @@ fn the_repeats_of_a_step_are_decoded_once_across_microbatches() {
     let names = steps(&[0, 1, 2, 3, 4, 5, 6, 7]);
     for threads in [1, 8] {
         let (_, decoded) = make_all(&sharing_pipeline(threads, 96 << 20), &recipe, &names);
-        // These steps of 16 samples have 18 records; boxes that are far apart are decoded separately.
+        // Three steps of 16 samples show 18 records; boxes that are far apart are decoded one by one.
         assert!((18..36).contains(&decoded), "{decoded} with {threads} threads");
     }
     let order: Vec<Name> = names.into_iter().rev().collect();
@@ -111,30 +109,30 @@ fn the_repeats_of_a_step_are_decoded_once_across_microbatches() {
 }
 
 #[test]
-fn a_single_fetch_precomputes_nothing_and_uses_what_is_cached() {
+fn an_isolated_request_precomputes_nothing_and_uses_what_is_cached() {
     let recipe = repeating();
     let (expected, _) = unshared(&recipe);
     let names = steps(&[0, 1, 2, 3, 4, 5, 6, 7]);
-    let by_itself = Asker { alone: true, ..Asker::default() };
+    let isolated = Requester { isolated: true, ..Requester::default() };
     let pipeline = sharing_pipeline(1, 96 << 20);
-    let (made, decoded) = make_all_for(&by_itself, &pipeline, &recipe, &names);
-    assert_eq!(decoded, 48, "one decode per sample");
+    let (made, decoded) = make_all_for(&isolated, &pipeline, &recipe, &names);
+    assert_eq!(decoded, 48, "each sample by a decode of its own");
     assert!(made.into_iter().all(|(name, pixels)| expected[&name] == pixels));
     let pipeline = sharing_pipeline(1, 96 << 20);
-    let (of_a_stream, fetched): (Vec<Name>, _) = names.into_iter().partition(|name| name.2 == 0);
-    let (_, decoded) = make_all(&pipeline, &recipe, &of_a_stream);
-    let (made, more) = make_all_for(&by_itself, &pipeline, &recipe, &fetched);
+    let (streamed, fetched): (Vec<Name>, _) = names.into_iter().partition(|name| name.2 == 0);
+    let (_, decoded) = make_all(&pipeline, &recipe, &streamed);
+    let (made, more) = make_all_for(&isolated, &pipeline, &recipe, &fetched);
     assert!((18..36).contains(&(decoded + more)), "{decoded} and {more}");
     assert!(made.into_iter().all(|(name, pixels)| expected[&name] == pixels));
 }
 
 #[test]
-fn neighboring_slots_share_a_decode_and_equal_the_samples_of_other_microbatches() {
+fn neighboring_slots_share_a_decode_and_equal_those_of_separate_microbatches() {
     let one = recipe("a2", &["repeats = 3", "microbatches = 1"]);
     let eight = repeating();
     let unmixed = |recipe: &Arc<Recipe>, index| {
-        let output = Output { mixed: false, ..Output::U8 };
-        Request { output, ..request(recipe, 0, 1, index) }
+        let format = PixelFormat { mixed_by: MixedBy::Trainer, ..PixelFormat::default() };
+        Request { format, ..request(recipe, 0, 1, index) }
     };
     let whole = sharing_pipeline(2, 0).make(unmixed(&one, 0)).unwrap();
     assert!((6..16).contains(&whole.timings.stages.decoded), "{:?}", whole.timings);

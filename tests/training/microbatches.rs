@@ -4,9 +4,8 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use forebay::mix::Mixer;
-use forebay::pipeline::Settings;
 use forebay::plan::{MixKind, MixSample};
-use forebay::{Pipeline, Rect};
+use forebay::{MixedBy, Pipeline, PipelineConfig, Rect};
 use forebay_client::{Mix, Rank};
 use forebay_tests::world::{recipe, request};
 use forebay_trainer::backend::{Batch, Pixels};
@@ -19,7 +18,7 @@ pub(crate) const SIDE: usize = 16;
 pub(crate) const SAMPLES: usize = 6;
 
 static PIPELINE: LazyLock<Pipeline> =
-    LazyLock::new(|| Pipeline::on(&Mixer::Cpu, Settings::default()).unwrap());
+    LazyLock::new(|| Pipeline::with_mixer(&Mixer::Cpu, PipelineConfig::default()).unwrap());
 
 /// Two epochs with all features of training.
 pub(crate) fn settings(microbatches: u32, steps: u64) -> Training {
@@ -52,7 +51,7 @@ pub(crate) fn made(training: &Training, cursor: Cursor, index: u32, mixed: bool)
     // The dataset is too small for several steps per epoch: each step is the first one of another epoch.
     let epoch = cursor.epoch * training.steps + cursor.step;
     let mut request = request(&recipe, epoch, 0, index);
-    request.output.mixed = mixed;
+    request.format.mixed_by = if mixed { MixedBy::Server } else { MixedBy::Trainer };
     let made = PIPELINE.make(request).unwrap();
     let bytes = Bytes::copy_from_slice(&made.payload);
     let pixels = if mixed {

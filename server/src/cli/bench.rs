@@ -6,12 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use forebay::MicrobatchName;
 use forebay::dataset::Dataset;
-use forebay::mix::Output;
 use forebay::order::Sampler;
-use forebay::pipeline::{Asker, Stages};
-use forebay::{Pipeline, Request};
+use forebay::{MicrobatchName, Pipeline, PixelFormat, Request, Requester, Stages};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -53,8 +50,8 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let set = [format!("batch = {batch}"), "microbatches = 1".into()];
     let recipe = Arc::new(args.recipe.spec()?.with(set).resolve()?);
     let steps = Sampler::new(dataset.len(), &recipe, args.seed)?.steps_per_epoch();
-    let output = Output::U8;
-    let pipeline = pipeline_for(&recipe, output, args.threads, args.on)?;
+    let format = PixelFormat::default();
+    let pipeline = pipeline_for(&recipe, format, args.threads, args.on)?;
 
     let request = |number: u64| Request {
         dataset: Arc::clone(&dataset),
@@ -65,7 +62,7 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
             step: number % steps,
             index: 0,
         },
-        output,
+        format,
     };
     // Fills buffers, scratch and the page cache.
     pipeline.make(request(0))?;
@@ -103,7 +100,7 @@ fn measure(
     let submit = |number| {
         let sender = sender.clone();
         let done = move |result| drop(sender.send(result));
-        pipeline.submit(request(number), Asker::default(), done)
+        pipeline.submit(request(number), Requester::default(), done)
     };
     submit(0)?;
     for number in 1..=microbatches {
@@ -120,7 +117,7 @@ fn measure(
     let stages = stages.named().map(|(name, time)| (name.to_owned(), per_image(time).into()));
     Ok(Report {
         images: done,
-        threads: pipeline.settings().threads.get(),
+        threads: pipeline.config().threads.get(),
         cpu_ms_per_image: per_image(cpu),
         images_per_s: done as f64 / wall.as_secs_f64(),
         decoded_per_image,

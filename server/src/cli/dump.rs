@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use forebay::decode::Decoder;
-use forebay::mix::Output;
-use forebay::{Microbatch, Request};
+use forebay::{Microbatch, MixedBy, PixelFormat, Request};
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::options::{DeviceOptions, MicrobatchOptions, pipeline_for};
@@ -39,9 +38,13 @@ enum MixWhen {
 }
 
 pub(super) fn dump(args: &DumpArgs) -> anyhow::Result<()> {
-    let output = Output { mixed: args.mix == MixWhen::After, ..Output::U8 };
-    let request = args.microbatch.request(output)?;
-    let pipeline = pipeline_for(&request.recipe, output, None, args.on)?;
+    let mixed_by = match args.mix {
+        MixWhen::After => MixedBy::Server,
+        MixWhen::None => MixedBy::Trainer,
+    };
+    let format = PixelFormat { mixed_by, ..PixelFormat::default() };
+    let request = args.microbatch.request(format)?;
+    let pipeline = pipeline_for(&request.recipe, format, None, args.on)?;
     let microbatch = pipeline.make(request.clone())?;
     write(&args.out, &request, &microbatch)
         .with_context(|| format!("cannot write {}", args.out.display()))?;
@@ -83,7 +86,7 @@ fn write(path: &Path, request: &Request, microbatch: &Microbatch) -> anyhow::Res
         ("epoch", name.epoch.to_string()),
         ("step", name.step.to_string()),
         ("index", name.index.to_string()),
-        ("mixed", microbatch.output.mixed.to_string()),
+        ("mixed", (microbatch.format.mixed_by == MixedBy::Server).to_string()),
         ("xxh3", format!("{:016x}", microbatch.xxh3)),
     ];
     let metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();

@@ -1,8 +1,7 @@
 //! `forebay explain`.
 
 use clap::Args;
-use forebay::mix::Output;
-use forebay::pipeline;
+use forebay::PixelFormat;
 
 use super::options::MicrobatchOptions;
 use super::say;
@@ -14,6 +13,6 @@ pub(super) struct ExplainArgs {
 }
 
 pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
-    let explanation = pipeline::explain(&args.microbatch.request(Output::U8)?)?;
+    let explanation = forebay::explain(&args.microbatch.request(PixelFormat::default())?)?;
     say(serde_json::to_string_pretty(&explanation)?)
 }

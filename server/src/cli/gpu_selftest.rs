@@ -2,11 +2,10 @@
 
 use anyhow::{bail, ensure};
 use clap::Args;
-use forebay::MicrobatchName;
-use forebay::Size;
-use forebay::mix::{self, DType, Device, Layout, Mixer, Normalise, Output, Work};
+use forebay::mix::{Device, MixJob, Mixer, NormalizeTable};
 use forebay::plan::{self, MixPlan};
 use forebay::recipe::{Recipe, RecipeSpec};
+use forebay::{DType, Layout, MicrobatchName, MixedBy, PixelFormat, Size};
 
 use super::say;
 use crate::config::ByteSize;
@@ -32,7 +31,7 @@ pub(super) fn selftest(args: &SelfTestArgs) -> anyhow::Result<()> {
         bail!("the self-test compares a GPU with the CPU; give --device cuda:N");
     }
     let bytes = usize::try_from(args.device_bytes.0)?;
-    let mixer = mix::open(args.device, bytes)?;
+    let mixer = Mixer::open(args.device, bytes)?;
     say(mixer.description()?)?;
     let batches = compare(&mixer)?;
     say(format!("{batches} batches equal the CPU's, bit for bit"))?;
@@ -63,16 +62,16 @@ fn compare(mixer: &Mixer) -> anyhow::Result<usize> {
     // One pixel, odd sides, rows of whole 16 bytes, the real thing.
     for (side, n) in [(1, 2_usize), (21, 1), (21, 3), (21, 6), (48, 4), (224, 2)] {
         let size = Size::square(side);
-        let clean = pixels(n, size);
+        let unmixed = pixels(n, size);
         for (seed, mode) in [(0, "batch"), (1, "batch"), (0, "pair"), (0, "elem")] {
             let recipe = recipe(side, mode)?;
-            let (plan, normalise) = (plan_of(&recipe, seed, n), Normalise::new(&recipe));
+            let (plan, normalize) = (plan_of(&recipe, seed, n), NormalizeTable::new(&recipe));
             for (dtype, dtype_name) in DTYPES {
                 for (layout, layout_name) in LAYOUTS {
-                    let output = Output { dtype, layout, mixed: true };
-                    let work = Work { size, plan: &plan, output, normalise: &normalise };
+                    let format = PixelFormat { dtype, layout, mixed_by: MixedBy::Server };
+                    let job = MixJob { size, plan: &plan, format, normalize: &normalize };
                     let (got, expected) =
-                        (mixer.apply(&clean, &work)?, Mixer::Cpu.apply(&clean, &work)?);
+                        (mixer.apply(&unmixed, &job)?, Mixer::Cpu.apply(&unmixed, &job)?);
                     let differ = got.iter().zip(&expected).position(|(got, cpu)| got != cpu);
                     ensure!(
                         differ.is_none() && got.len() == expected.len(),
@@ -104,7 +103,7 @@ fn compare_targets(mixer: &Mixer) -> anyhow::Result<usize> {
 fn time(mixer: &Mixer, args: &SelfTestArgs) -> anyhow::Result<()> {
     let (size, n) = (Size::square(args.size), args.images as usize);
     let recipe = recipe(args.size, "elem")?;
-    let (plan, normalise) = (plan_of(&recipe, 0, n), Normalise::new(&recipe));
+    let (plan, normalize) = (plan_of(&recipe, 0, n), NormalizeTable::new(&recipe));
     let bandwidth = mixer.bandwidth();
     say(format!("{n} samples of {0}x{0}, microseconds an image:", args.size))?;
     say("             copy in  kernel   floor  copy out  all, overlapping")?;
@@ -114,12 +113,12 @@ fn time(mixer: &Mixer, args: &SelfTestArgs) -> anyhow::Result<()> {
         (DTYPES[2], LAYOUTS[1]),
         (DTYPES[3], LAYOUTS[1]),
     ] {
-        let output = Output { dtype: dtype.0, layout: layout.0, mixed: true };
-        let work = Work { size, plan: &plan, output, normalise: &normalise };
-        let times = mixer.times(&work)?;
+        let format = PixelFormat { dtype: dtype.0, layout: layout.0, mixed_by: MixedBy::Server };
+        let job = MixJob { size, plan: &plan, format, normalize: &normalize };
+        let times = mixer.measure(&job)?;
         let each = |time: std::time::Duration| time.as_secs_f64() * 1e6 / n as f64;
         // Every byte is read once and written once.
-        let moved = (size.rgb_bytes() * (1 + output.dtype.bytes())) as f64;
+        let moved = (size.rgb_bytes() * (1 + format.dtype.bytes())) as f64;
         let floor = bandwidth.map_or("?".into(), |bytes| format!("{:.3}", moved / bytes * 1e6));
         say(format!(
             "  {:<4} {:<4}  {:8.3} {:7.3} {floor:>7}  {:8.3} {:17.3}",

@@ -5,12 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use forebay::MicrobatchName;
 use forebay::dataset::Dataset;
-use forebay::mix::{DEVICE_BYTES, Device, Output};
+use forebay::mix::{DEVICE_BYTES, Device};
 use forebay::order::Sampler;
 use forebay::recipe::{Recipe, RecipeSpec};
-use forebay::{Pipeline, Request, pipeline};
+use forebay::{MicrobatchName, Pipeline, PipelineConfig, PixelFormat, Request};
 
 use crate::device::DeviceChoice;
 
@@ -94,7 +93,7 @@ pub(super) struct MicrobatchOptions {
 }
 
 impl MicrobatchOptions {
-    pub(super) fn request(&self, output: Output) -> anyhow::Result<Request> {
+    pub(super) fn request(&self, format: PixelFormat) -> anyhow::Result<Request> {
         let DatasetOptions { dataset, index } = &self.dataset;
         let dataset = Arc::new(Dataset::open(dataset, index.index_dir.as_deref())?);
         let recipe = Arc::new(self.recipe.spec()?.resolve()?);
@@ -105,7 +104,7 @@ impl MicrobatchOptions {
             step: self.step,
             index: self.index,
         };
-        Ok(Request { dataset, recipe, name, output })
+        Ok(Request { dataset, recipe, name, format })
     }
 }
 
@@ -125,18 +124,18 @@ impl DeviceOptions {
 /// A pipeline for one command: a single microbatch at a time, as large as it may be.
 pub(super) fn pipeline_for(
     recipe: &Recipe,
-    output: Output,
+    format: PixelFormat,
     threads: Option<NonZeroUsize>,
     on: DeviceOptions,
 ) -> anyhow::Result<Pipeline> {
-    let defaults = pipeline::Settings::default();
+    let defaults = PipelineConfig::default();
     let pixels = forebay::Size::square(recipe.image_size).rgb_bytes();
-    let bytes = recipe.microbatch_size() as usize * pixels * (output.dtype.bytes() + 1);
+    let bytes = recipe.microbatch_size() as usize * pixels * (format.dtype.bytes() + 1);
     let buffer_bytes = defaults.buffer_bytes.max(2 * bytes);
     let threads = threads.unwrap_or(defaults.threads);
     let mixer = on.device.open(DEVICE_BYTES)?;
-    Ok(Pipeline::on(
+    Ok(Pipeline::with_mixer(
         &mixer,
-        pipeline::Settings { threads, buffer_bytes, cache_bytes: 0, ..defaults },
+        PipelineConfig { threads, buffer_bytes, cache_bytes: 0, ..defaults },
     )?)
 }

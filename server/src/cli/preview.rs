@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
-use forebay::mix::Output;
-use forebay::pipeline::{self, ExplainedSample, Explanation};
+use forebay::{ExplainedSample, Explanation, PixelFormat};
 
 use super::options::{DeviceOptions, MicrobatchOptions, pipeline_for};
 use super::say;
@@ -24,9 +23,9 @@ pub(super) struct PreviewArgs {
 }
 
 pub(super) fn preview(args: &PreviewArgs) -> anyhow::Result<()> {
-    let request = args.microbatch.request(Output::U8)?;
-    let explanation = pipeline::explain(&request)?;
-    let pipeline = pipeline_for(&request.recipe, Output::U8, None, DeviceOptions::CPU)?;
+    let request = args.microbatch.request(PixelFormat::default())?;
+    let explanation = forebay::explain(&request)?;
+    let pipeline = pipeline_for(&request.recipe, PixelFormat::default(), None, DeviceOptions::CPU)?;
     let microbatch = pipeline.make(request.clone())?;
     let size = forebay::Size::square(request.recipe.image_size);
     let classes = request.dataset.classes();

@@ -35,7 +35,7 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
         info!(dataset = name, records, bad, digest = %dataset.digest(), "opened");
         datasets.insert(name.clone(), Arc::new(dataset));
     }
-    let pipeline = Arc::new(Pipeline::on(&mixer, config.pipeline)?);
+    let pipeline = Arc::new(Pipeline::with_mixer(&mixer, config.pipeline)?);
     let catalog = Arc::new(Catalog::new(datasets, config.recipes, pipeline));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(NETWORK_THREADS)

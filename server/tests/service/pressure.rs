@@ -137,7 +137,7 @@ async fn a_cancelled_stream_cancels_what_it_asked_for() {
     until("three are asked for", || server.fake.held.lock().unwrap().len() == 3).await;
     let wanted = || {
         let held = server.fake.held.lock().unwrap();
-        held.iter().filter(|(wanted, _)| wanted.load(Ordering::Relaxed)).count()
+        held.iter().filter(|(cancelled, _)| !cancelled.load(Ordering::Relaxed)).count()
     };
     assert_eq!(wanted(), 3);
     drop(stream);

@@ -46,12 +46,12 @@ async fn malformed_streams_are_refused_by_field() {
         (
             StreamRequest { microbatches: vec![4], ..steps(1) },
             Code::OutOfRange,
-            "microbatch 4 is past the end",
+            "microbatch 4 is out of range",
         ),
         (
             StreamRequest { step: 3, ..steps(1) },
             Code::OutOfRange,
-            "step 3 is past the end: there are 3",
+            "step 3 is out of range: expected 0 to 2",
         ),
     ];
     for (request, code, says) in cases {
@@ -66,7 +66,7 @@ async fn a_microbatch_past_the_end_of_a_short_step_is_out_of_range() {
     let mut client = server.client().await;
     let fetch =
         FetchRequest { job: Some(job()), step: 2, microbatch: 3, ..FetchRequest::default() };
-    let says = ["microbatch 3 is past the end: there are 3"];
+    let says = ["microbatch 3 is out of range: expected 0 to 2"];
     assert_says(&client.fetch(fetch).await.unwrap_err(), Code::OutOfRange, &says);
     let explain = ExplainRequest { job: Some(job()), step: 2, microbatch: 3, epoch: 0 };
     assert_says(&client.explain(explain).await.unwrap_err(), Code::OutOfRange, &says);

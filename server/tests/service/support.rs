@@ -8,7 +8,9 @@ use bytes::Bytes;
 use forebay_proto::frame::{FRAME_BYTES, Join};
 use forebay_proto::v1::forebay_service_client::ForebayServiceClient;
 use forebay_proto::v1::{self, DescribeResponse, Frame, Header, Layout, StreamRequest, Timings};
-use forebay_server::{Asker, Done, Job, Microbatch, Name, Output, Refusal, Report, Setup, Source};
+use forebay_server::{
+    Done, Job, Microbatch, Name, Output, Refusal, Report, Requester, Setup, Source,
+};
 use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -151,11 +153,17 @@ impl Job for FakeJob {
         if step == 2 { 3 } else { 4 }
     }
 
-    fn submit(&self, name: Name, output: Output, asker: Asker, done: Done) -> Result<(), Refusal> {
+    fn submit(
+        &self,
+        name: Name,
+        output: Output,
+        requester: Requester,
+        done: Done,
+    ) -> Result<(), Refusal> {
         let fake = &self.0;
         fake.names.lock().unwrap().push(name);
         fake.outputs.lock().unwrap().push(output);
-        fake.clients.lock().unwrap().push((asker.client, asker.most));
+        fake.clients.lock().unwrap().push((requester.client, requester.max_outstanding));
         let live = Arc::clone(&fake.live);
         match fake.make {
             Make::BadFrom(step) if name.step >= step => {
@@ -170,7 +178,7 @@ impl Job for FakeJob {
                 };
                 std::thread::Builder::new().spawn(make).unwrap();
             }
-            Make::Held => fake.held.lock().unwrap().push((asker.wanted, done)),
+            Make::Held => fake.held.lock().unwrap().push((requester.cancelled, done)),
         }
         Ok(())
     }

@@ -1,8 +1,8 @@
-//! How a microbatch is cut into parts: samples from its front, and their partners from its back.
+//! How a microbatch is split into parts: samples from its front, and their partners from its back.
 
 use std::ops::Range;
 
-/// Two runs of samples, which are each other's partners; or one run, in the middle, which is its own.
+/// Two runs of samples that are each other's partners, or one run in the middle that is its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Part {
     pub(super) front: Range<usize>,
@@ -19,8 +19,8 @@ impl Part {
         self.front.clone().chain(self.back.clone())
     }
 
-    /// The runs that are not empty, as parts of a buffer that begins at `at`, with so many bytes a
-    /// sample, and how far into the part each begins.
+    /// The runs that are not empty: the offset of each within the part, and its range of a buffer whose
+    /// samples begin at `at` and take `bytes` each.
     pub(super) fn runs(
         &self,
         at: usize,
@@ -30,23 +30,23 @@ impl Part {
         [(0, self.front.clone()), (back, self.back.clone())]
             .into_iter()
             .filter(|(_, run)| !run.is_empty())
-            .map(move |(into, run)| (into, at + run.start * bytes..at + run.end * bytes))
+            .map(move |(offset, run)| (offset, at + run.start * bytes..at + run.end * bytes))
     }
 }
 
-/// Cuts n samples into parts of at most `most`, which is at least 2.
-pub(super) fn parts(n: usize, most: usize) -> impl Iterator<Item = Part> {
+/// Splits n samples into parts of at most `max`, which is at least 2.
+pub(super) fn parts(n: usize, max: usize) -> impl Iterator<Item = Part> {
     let mut left = 0..n;
     std::iter::from_fn(move || {
         let Range { start, end } = left;
         if left.is_empty() {
             return None;
         }
-        if left.len() <= most {
+        if left.len() <= max {
             left = end..end;
             return Some(Part { front: start..end, back: 0..0 });
         }
-        left = start + most / 2..end - most / 2;
+        left = start + max / 2..end - max / 2;
         Some(Part { front: start..left.start, back: left.end..end })
     })
 }
@@ -58,23 +58,23 @@ mod tests {
     #[test]
     fn every_sample_is_in_one_part_with_its_partner() {
         for n in 0..40 {
-            for most in 2..20 {
+            for max in 2..20 {
                 let mut seen = vec![0; n];
-                for part in parts(n, most) {
+                for part in parts(n, max) {
                     let samples: Vec<usize> = part.samples().collect();
-                    assert!((1..=most).contains(&samples.len()) && part.len() == samples.len());
+                    assert!((1..=max).contains(&samples.len()) && part.len() == samples.len());
                     for (own, partner) in samples.iter().zip(samples.iter().rev()) {
                         seen[*own] += 1;
-                        assert_eq!(own + partner, n - 1, "{n} by {most}: {part:?}");
+                        assert_eq!(own + partner, n - 1, "{n} in parts of {max}: {part:?}");
                     }
                 }
-                assert!(seen.iter().all(|&times| times == 1), "{n} by {most}: {seen:?}");
+                assert!(seen.iter().all(|&times| times == 1), "{n} in parts of {max}: {seen:?}");
             }
         }
     }
 
     #[test]
-    fn runs_lie_behind_one_another() {
+    fn runs_follow_one_another() {
         let part = Part { front: 2..4, back: 10..12 };
         let runs: Vec<_> = part.runs(100, 10).collect();
         assert_eq!(runs, [(0, 120..140), (20, 200..220)]);

@@ -1,71 +1,57 @@
-//! What mixing takes on a GPU, measured: copies, kernel, and all of it as a server does it.
+//! How long the stages of mixing take on a GPU.
 
 use std::time::{Duration, Instant};
 
-use super::{Cuda, State, Work, parts};
-use crate::gpu::DeviceError;
-use crate::mix::Times;
+use super::lane::MixLane;
+use super::parts::parts;
+use crate::gpu::{DeviceError, Kernel, Pinned};
+use crate::mix::job::MixJob;
 
-/// Rounds, of which the quickest counts: the first ones find the GPU's clock low.
-const ROUNDS: usize = 10;
+/// Number of rounds, of which the fastest counts: the GPU's clock is low during the first ones.
+pub(super) const ROUNDS: usize = 10;
 
-impl Cuda {
-    /// Measures some work. What is between the copies is taken of one part, and counted for all.
-    ///
-    /// # Errors
-    /// When the GPU fails.
-    pub(in crate::mix) fn times(&self, work: &Work<'_>) -> Result<Times, DeviceError> {
-        let mut buffer = self.memory().allocate(work.buffer_bytes())?;
-        let mut whole = Duration::MAX;
-        for _ in 0..ROUNDS {
-            let started = Instant::now();
-            self.mix(&mut buffer, work)?;
-            buffer.wait()?;
-            whole = whole.min(started.elapsed());
+/// Measures upload, kernel and download of a job's first part, and scales them to the whole.
+pub(super) fn measure_stages(
+    lane: &mut MixLane,
+    kernel: &Kernel,
+    buffer: &mut Pinned,
+    job: &MixJob<'_>,
+) -> Result<[Duration; 3], DeviceError> {
+    let n = job.plan.samples.len();
+    let part = parts(n, lane.max_samples(job)?).next().expect("a batch is not empty");
+    let scale = n as f64 / part.len() as f64;
+    lane.upload_parameters(job, &part)?;
+    let sample = job.size.rgb_bytes();
+    let upload = fastest(scale, || {
+        for (at, run) in part.runs(job.unmixed_at(), sample) {
+            lane.upload_pixels(buffer, run, at)?;
         }
-        let buffer = buffer.pinned().expect("a buffer of the mixer's memory");
-        self.on_its_thread(|State { kernels, sides, .. }| {
-            let n = work.plan.samples.len();
-            let side = &mut sides[0];
-            let kernel = kernels.mix(work.output.dtype, work.output.layout);
-            let most = side.most_samples(work)?;
-            let part = parts::parts(n, most).next().expect("a batch is not empty");
-            let all = n as f64 / part.len() as f64;
-            side.tell(work, &part)?;
-            let sample = work.size.rgb_bytes();
-            let out = sample * work.output.dtype.bytes();
-            let upload = least(all, || {
-                for (into, run) in part.runs(work.clean_at(), sample) {
-                    side.upload_pixels(buffer, run, into)?;
-                }
-                side.lane.wait()
-            })?;
-            let mut at = 0;
-            let kernel = least(all, || {
-                at = side.launch(kernel, work, part.len())?;
-                side.lane.wait()
-            })?;
-            let download = least(all, || {
-                for (into, run) in part.runs(0, out) {
-                    side.lane.download(at + into, buffer, run)?;
-                }
-                side.lane.wait()
-            })?;
-            Ok(Times { upload, kernel, download, whole })
-        })
-    }
+        lane.wait()
+    })?;
+    let mut out = 0;
+    let kernel = fastest(scale, || {
+        out = lane.launch(kernel, job, part.len())?;
+        lane.wait()
+    })?;
+    let download = fastest(scale, || {
+        for (at, run) in part.runs(0, sample * job.format.dtype.bytes()) {
+            lane.download(out + at, buffer, run)?;
+        }
+        lane.wait()
+    })?;
+    Ok([upload, kernel, download])
 }
 
-/// The least time of several rounds, times a factor.
-fn least(
-    factor: f64,
+/// The time of the fastest of several rounds, times a factor.
+fn fastest(
+    scale: f64,
     mut round: impl FnMut() -> Result<(), DeviceError>,
 ) -> Result<Duration, DeviceError> {
-    let mut least = Duration::MAX;
+    let mut fastest = Duration::MAX;
     for _ in 0..ROUNDS {
         let started = Instant::now();
         round()?;
-        least = least.min(started.elapsed());
+        fastest = fastest.min(started.elapsed());
     }
-    Ok(least.mul_f64(factor))
+    Ok(fastest.mul_f64(scale))
 }

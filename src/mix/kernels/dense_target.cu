@@ -1,8 +1,8 @@
 // The dense targets of a batch: weight lambda on label a and the rest on label b, each smoothed over
-// all classes. Bit-equal to `mix::dense_target`, its twin in src/mix/mod.rs.
+// all classes. Bit-equal to its twin `dense_target` in src/mix/targets.rs.
 //
-// A thread writes 4 neighbouring values of the n * classes, 16 bytes; `labels` and `weights` are two
-// for each sample, `on` and `off` are what smoothing leaves of 1 and makes of 0.
+// A thread writes 4 adjacent values of the n * classes, which are 16 bytes. `labels` and `weights` have
+// two entries for each sample; `on` and `off` are the values of 1 and 0 after smoothing.
 
 extern "C" __global__ void dense_target(const unsigned *labels, const float *weights, float on,
                                         float off, unsigned n, unsigned classes, float *out) {

@@ -1,20 +1,20 @@
-// MixUp, CutMix, normalisation, dtype and layout of a batch of u8 pixels, in one pass: every pixel is
-// read once and written once. Bit-equal to `mix::cpu::mix` followed by `mix::convert`; the twin of the
-// same names in Rust is src/mix/twin.rs.
+// MixUp, CutMix, normalization, dtype and layout of a batch of u8 pixels, in one pass: every pixel is
+// read once and written once. Bit-equal to `mix::cpu::mix` followed by `mix::convert`. The twin in Rust,
+// with the same names, is src/mix/twin.rs.
 //
 // A sample's partner is its mirror in the batch, so a thread takes 16 bytes (NHWC) or 16 pixels (NCHW)
-// of samples i and n - 1 - i and writes both. The middle sample of an odd number is left alone.
+// of samples i and n - 1 - i and writes both. The middle sample of an odd number is not mixed.
 //
-// A channel has 256 values, so normalisation is a table of what each becomes, in the bits of the dtype:
-// no division and no rounding here, and one kernel serves f16 and bf16. Where a sample's pixels are a
-// multiple of 16, all access is 16 bytes wide; otherwise it is value by value.
+// A channel has 256 values, so normalization is a lookup in a table that has the bits of the dtype: there
+// is no division and no rounding here, and one kernel serves f16 and bf16. If a sample has a multiple of
+// 16 pixels, every access is 16 bytes wide; otherwise each value is accessed by itself.
 
-// What MixUp and CutMix do to a sample.
+// The mixing of one sample.
 struct alignas(16) Mix {
   unsigned kind;
   unsigned top, bottom;   // rows of the box
-  unsigned left, right;   // its bytes of a row
-  float weights[2];       // of the sample and of its partner
+  unsigned left, right;   // bytes of a row that are in the box
+  float weights[2];       // weights of the sample and of its partner
   unsigned unused;
 };
 
@@ -24,11 +24,11 @@ constexpr unsigned MIXUP = 1;
 // A batch of n samples.
 struct Batch {
   unsigned n;
-  unsigned pixels;     // of a sample
+  unsigned pixels;     // pixels of a sample
   unsigned row_bytes;
 };
 
-// 0 to 255 as a float. Exact, and cheaper than a conversion: those run at an eighth of the rate.
+// 0 to 255 as a float. Exact, and cheaper than a conversion, whose throughput is an eighth.
 __device__ float to_float(unsigned byte) {
   return __fsub_rn(__uint_as_float(0x4b000000u | byte), 8388608.0f);
 }
@@ -41,7 +41,7 @@ __device__ unsigned blend(unsigned own, unsigned partner, const float *weights) 
   return __float_as_uint(__fadd_rn(sum, 12582912.0f)) & 255u;
 }
 
-// 16 bytes, of which the first `count` are there.
+// 16 bytes, of which the first `count` are valid.
 struct Bytes {
   unsigned words[4];
 };
@@ -63,7 +63,7 @@ __device__ Bytes load(const unsigned char *from, unsigned count, bool wide) {
   return bytes;
 }
 
-// 16 bytes of a sample, mixed with those of its partner; `at` is the first one's place in the sample.
+// 16 bytes of a sample, mixed with those of its partner; `at` is the offset of the first one.
 __device__ Bytes mix16(const Bytes &own, const Bytes &partner, const Mix &mix, unsigned at,
                        unsigned row_bytes) {
   if (mix.kind == NONE) return own;
@@ -89,14 +89,14 @@ __device__ Bytes mix16(const Bytes &own, const Bytes &partner, const Mix &mix, u
   return mixed;
 }
 
-// What a channel's value becomes. u8 is not normalised.
+// The normalized value of a channel's value. u8 is not normalized.
 __device__ unsigned char lookup(const unsigned char *, unsigned value) { return value; }
 __device__ unsigned short lookup(const unsigned short *table, unsigned value) {
   return table[value];
 }
 __device__ unsigned lookup(const unsigned *table, unsigned value) { return table[value]; }
 
-// Writes 16 values, of which the first `count` are there.
+// Writes the first `count` of 16 values.
 template <typename T>
 __device__ void store(T *to, const T (&values)[16], unsigned count, bool wide) {
   constexpr unsigned bits = 8 * sizeof(T), in_word = 4 / sizeof(T);
@@ -119,7 +119,7 @@ __device__ void store(T *to, const T (&values)[16], unsigned count, bool wide) {
   }
 }
 
-// 16 bytes of a sample, the first of them at `at`, to the same place.
+// Writes 16 bytes of a sample at the offset `at` that they were read from.
 template <typename T>
 __device__ void write_nhwc(T *to, const Bytes &mixed, const T *table, unsigned at, unsigned count,
                            bool wide) {
@@ -132,7 +132,7 @@ __device__ void write_nhwc(T *to, const Bytes &mixed, const T *table, unsigned a
   store(to + at, values, count, wide);
 }
 
-// 16 pixels of a sample, the first of them at `at`, to its three planes.
+// Writes 16 pixels of a sample to its three planes; `at` is the index of the first one.
 template <typename T>
 __device__ void write_nchw(T *to, const Bytes (&mixed)[3], const T *table, unsigned at,
                            unsigned pixels, unsigned count, bool wide) {
@@ -148,9 +148,9 @@ __device__ void write_nchw(T *to, const Bytes (&mixed)[3], const T *table, unsig
   }
 }
 
-// Samples i and j, which are each other's partners or the same, and what is done to them.
+// Samples i and j, which are each other's partners or the same, and their mixing.
 struct Pair {
-  size_t first, second;   // where they begin
+  size_t first, second;   // offsets of the samples
   Mix mix_first, mix_second;
   bool same;
 };
@@ -198,9 +198,9 @@ __device__ void mix_nchw(const unsigned char *pixels, T *out, const Mix *mixes, 
 #pragma unroll
       for (unsigned k = 0; k < 3; ++k) {
         const unsigned byte = 3 * at + 16 * k;
-        const unsigned there = min(max(sample, byte) - byte, 16u);
-        const Bytes a = load(pixels + pair.first + byte, there, wide);
-        const Bytes b = load(pixels + pair.second + byte, there, wide);
+        const unsigned valid = min(max(sample, byte) - byte, 16u);
+        const Bytes a = load(pixels + pair.first + byte, valid, wide);
+        const Bytes b = load(pixels + pair.second + byte, valid, wide);
         first[k] = mix16(a, b, pair.mix_first, byte, batch.row_bytes);
         second[k] = mix16(b, a, pair.mix_second, byte, batch.row_bytes);
       }
@@ -210,7 +210,7 @@ __device__ void mix_nchw(const unsigned char *pixels, T *out, const Mix *mixes, 
   }
 }
 
-// Copies the tables of the three channels to where they are quick to read at random.
+// Copies the tables of the three channels to shared memory, which is fast to read at random.
 template <typename T>
 __device__ void fill(T *table, const T *from) {
   for (unsigned k = threadIdx.x; k < 768; k += blockDim.x) table[k] = from[k];

@@ -1,10 +1,9 @@
 //! Recipes: a TOML text and changes to it.
 
-use forebay::MicrobatchName;
 use forebay::order::Sampler;
 use forebay::plan;
 use forebay::recipe::{Recipe, RecipeSpec};
-use forebay::{Rect, Size};
+use forebay::{MicrobatchName, Rect, Size};
 
 /// Sizes of images, from usual to extreme.
 const IMAGES: [(u32, u32); 6] =

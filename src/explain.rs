@@ -1,23 +1,21 @@
-//! The plan of a microbatch, for people and for replay in other tools.
+//! Explains the plan of a microbatch, for people and for replay in other tools.
 
 use forebay_types::Digest;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
-use super::Request;
-use super::make::Samples;
 use crate::error::Error;
 use crate::geometry::{Interpolation, Rect, Size};
+use crate::make::{Request, Slots};
 use crate::plan::{self, MixKind, MixSample};
+use crate::randaugment::Op;
 use crate::recipe::MixMode;
 
-/// What happens to each sample of a microbatch. Its JSON form is documented in the README and stable.
+/// The plan of each sample of a microbatch. Its JSON form is documented and stable.
 #[derive(Clone, Debug, Serialize)]
 pub struct Explanation {
     /// Digest of the dataset.
-    #[serde(serialize_with = "as_text")]
     pub dataset_digest: Digest,
     /// Digest of the recipe.
-    #[serde(serialize_with = "as_text")]
     pub recipe_digest: Digest,
     /// Seed of the run.
     pub seed: u64,
@@ -27,13 +25,13 @@ pub struct Explanation {
     pub step: u64,
     /// Microbatch of the step, from 0.
     pub index: u32,
-    /// What all samples share; in pair and elem mode, only the mode.
+    /// The mixing that all samples share; in pair and elem mode, only the mode.
     pub mix: ExplainedMix,
-    /// One entry a slot.
+    /// One entry for each slot.
     pub samples: Vec<ExplainedSample>,
 }
 
-/// MixUp or CutMix.
+/// The mixing of a microbatch.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct ExplainedMix {
     /// `none`, `mixup`, `cutmix`; or `pair`, `elem` where each sample has its own.
@@ -45,12 +43,12 @@ pub struct ExplainedMix {
     pub cut: Option<[u32; 4]>,
 }
 
-/// What happens to one sample.
+/// The plan of one sample.
 #[derive(Clone, Debug, Serialize)]
 pub struct ExplainedSample {
-    /// Place in the microbatch.
+    /// Index in the microbatch.
     pub slot: usize,
-    /// Place in the epoch.
+    /// Position in the epoch.
     pub position: u64,
     /// Record number, after substitution of a bad record.
     pub record: u64,
@@ -65,22 +63,23 @@ pub struct ExplainedSample {
     pub source: [u32; 4],
     /// Height and width after the resize.
     pub resized: [u32; 2],
-    /// The part kept of the resized picture: top, left, height, width.
+    /// The part of the resized image that is kept: top, left, height, width.
     pub window: [u32; 4],
     /// Filter of the resize.
     pub interpolation: Interpolation,
-    /// Whether left and right are exchanged.
+    /// Whether the image is flipped horizontally.
     pub flip: bool,
-    /// The operations applied, in order.
+    /// The operations that are applied, in order.
     pub ops: Vec<ExplainedOp>,
-    /// Slot of the sample it is mixed with.
+    /// Slot of the sample that it is mixed with.
     pub partner: usize,
-    /// In pair and elem mode, how it is mixed; else all samples share [`Explanation::mix`].
+    /// The sample's own mixing in pair and elem mode; otherwise all samples share
+    /// [`Explanation::mix`].
     #[serde(flatten)]
     pub own_mix: Option<OwnMix>,
 }
 
-/// How one sample is mixed, where each has its own draw.
+/// The mixing of one sample, where each sample has a draw of its own.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct OwnMix {
     /// `none`, `mixup` or `cutmix`.
@@ -92,7 +91,7 @@ pub struct OwnMix {
 }
 
 impl Explanation {
-    /// How a sample is mixed: `none`, `mixup` or `cutmix`, and the weight of its own label.
+    /// The mixing of a sample: `none`, `mixup` or `cutmix`, and the weight of its own label.
     pub fn mix_of(&self, sample: &ExplainedSample) -> (&'static str, f64) {
         let shared = (self.mix.mode, self.mix.lambda.unwrap_or(1.0));
         sample.own_mix.map_or(shared, |own| (own.mix_mode, own.lambda))
@@ -102,18 +101,21 @@ impl Explanation {
 /// One operation of RandAugment.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct ExplainedOp {
-    /// timm's name.
+    /// Name of the operation in timm.
     pub name: &'static str,
-    /// The number that timm's function gets.
+    /// Argument of timm's function.
     pub arg: Option<f64>,
-    /// Filter of a geometric operation.
+    /// Filter, if the operation is geometric.
     pub interpolation: Option<Interpolation>,
 }
 
 /// Explains a microbatch without making it.
+///
+/// # Errors
+/// [`Error::OutOfRange`] if the step or the microbatch is past the end.
 pub fn explain(request: &Request) -> Result<Explanation, Error> {
     let Request { dataset, recipe, name, .. } = request;
-    let Samples { positions, records, .. } = Samples::of(dataset, recipe, *name)?;
+    let Slots { positions, records, .. } = request.slots()?;
     let n = records.len();
     let mixes = plan::mix(recipe, *name, n).samples;
     let own = recipe.mix.enabled() && recipe.mix.mode != MixMode::Batch;
@@ -176,7 +178,7 @@ fn explain_mix(sample: &MixSample) -> (&'static str, Option<[u32; 4]>) {
     }
 }
 
-fn explain_op(op: &crate::Op) -> ExplainedOp {
+fn explain_op(op: &Op) -> ExplainedOp {
     ExplainedOp { name: op.name(), arg: op.arg(), interpolation: op.interpolation() }
 }
 
@@ -186,8 +188,4 @@ const fn height_width(size: Size) -> [u32; 2] {
 
 const fn corner_size(rect: Rect) -> [u32; 4] {
     [rect.top, rect.left, rect.height, rect.width]
-}
-
-fn as_text<S: Serializer>(digest: &Digest, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(digest)
 }

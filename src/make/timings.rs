@@ -3,25 +3,23 @@
 use std::ops::AddAssign;
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
-
-/// CPU time by stage, summed over samples and workers. Repeats of a record that were made early for
-/// other microbatches count where they were made.
+/// CPU time by stage, summed over samples and workers. Samples that were precomputed for other
+/// microbatches count where they were made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stages {
-    /// Finding the record, planning, reading and checking its bytes.
+    /// Locating the record, planning, reading and verifying its bytes.
     pub read: Duration,
     /// From bytes to pixels.
     pub decode: Duration,
-    /// Into the slot.
+    /// From pixels into the slot.
     pub resize: Duration,
-    /// Operations.
+    /// Augmentation operations on the slot.
     pub augment: Duration,
-    /// MixUp, CutMix, normalisation, dtype and layout.
+    /// MixUp, CutMix, normalization, dtype and layout.
     pub mix: Duration,
     /// Digest of the payload.
     pub digest: Duration,
-    /// Images decoded: fewer than samples where repeats of a record share a decode.
+    /// Number of images decoded: fewer than samples where repeats of a record share a decode.
     pub decoded: u64,
 }
 
@@ -38,7 +36,7 @@ impl Stages {
         ]
     }
 
-    /// All stages together.
+    /// The sum over all stages.
     pub fn sum(&self) -> Duration {
         self.named().iter().map(|(_, time)| *time).sum()
     }
@@ -59,18 +57,18 @@ impl AddAssign for Stages {
 /// Where the time of a microbatch went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timings {
-    /// Wall time from the request to the first worker's start: waiting for a maker and a buffer.
+    /// Wall time from the request until the work began: waiting for a turn and for a buffer.
     pub queue: Duration,
-    /// Wall time from the request to the finished microbatch.
+    /// Wall time from the request until the microbatch was finished.
     pub total: Duration,
     /// CPU time of the workers.
     pub stages: Stages,
 }
 
 impl Timings {
-    /// Of one who got what was made for another.
-    pub(super) fn waited(time: Duration) -> Self {
-        Self { queue: time, total: time, stages: Stages::default() }
+    /// The timings of a requester that joined another: it waited, and no work was done for it.
+    pub(crate) fn joined(waited: Duration) -> Self {
+        Self { queue: waited, total: waited, stages: Stages::default() }
     }
 }
 
@@ -80,24 +78,4 @@ impl AddAssign for Timings {
         self.total += other.total;
         self.stages += other.stages;
     }
-}
-
-/// A stopwatch of the calling thread's CPU time.
-pub(super) struct Laps(Duration);
-
-impl Laps {
-    pub(super) fn start() -> Self {
-        Self(thread_time())
-    }
-
-    /// CPU time since the start or the last lap.
-    pub(super) fn lap(&mut self) -> Duration {
-        let now = thread_time();
-        now.saturating_sub(std::mem::replace(&mut self.0, now))
-    }
-}
-
-fn thread_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::try_from(time).unwrap_or_default()
 }

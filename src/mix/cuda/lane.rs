@@ -1,133 +1,162 @@
-//! One of the two sides that take turns: a lane, and the staging memory of what its kernels are told.
+//! A lane that mixes: stream and memory on the GPU, and staging memory for the kernels' parameters.
+//!
+//! ```text
+//!   memory of the lane   [ tables | entries of samples | unmixed pixels | payload ]
+//! ```
 
 #![expect(unsafe_code, reason = "launches of kernels")]
 
 use std::ops::Range;
 
+use forebay_types::{Layout, MixedBy};
+
 use super::parts::Part;
 use crate::geometry::Rect;
 use crate::gpu::{Arg, DeviceError, Gpu, Grid, Kernel, Lane, Pinned};
-use crate::mix::{Layout, Work};
+use crate::mix::job::MixJob;
+use crate::mix::targets::{label_weights, smoothed};
 use crate::plan::{MixKind, MixSample};
 
-/// Most samples of a part.
-const MOST: usize = 4096;
+/// Maximum number of samples in a part.
+const MAX_SAMPLES: usize = 4096;
 
-/// The three channels' tables of 256 values of 4 bytes, before the entries for samples.
+/// Bytes of the three channels' tables: 256 values of up to 4 bytes each.
 const TABLES: usize = 3 * 256 * 4;
 
-/// Bytes of `Mix` in kernels/mix.cu.
-pub const MIX: usize = 32;
+/// Size of `Mix` in kernels/mix.cu.
+pub const MIX_BYTES: usize = 32;
 
-/// Where pixels begin in a lane's memory: behind the tables and the entries.
-const PIXELS: usize = TABLES + MOST * MIX;
+/// Where the unmixed pixels begin in the lane's memory.
+const PIXELS: usize = TABLES + MAX_SAMPLES * MIX_BYTES;
 
-/// What lies side by side in a lane's memory begins at multiples of this: kernels access 16 bytes.
+/// Alignment within the lane's memory: kernels access 16 bytes at a time.
 const ALIGN: usize = 256;
 
-/// Threads of a block, and pieces of 16 that each takes: a block fills its table once for all of them.
+/// Threads of a block.
 const THREADS: usize = 256;
+
+/// Pieces of 16 values or pixels that each thread takes: a block loads its table once for all of them.
 const PIECES: usize = 4;
 
-pub(super) struct Side {
-    pub(super) lane: Lane,
-    /// What goes to the front of the lane's memory.
+pub(super) struct MixLane {
+    lane: Lane,
+    /// Tables and entries, on their way to the front of the lane's memory.
     staging: Pinned,
 }
 
-impl Side {
+impl MixLane {
     pub(super) fn new(device: &Gpu, number: usize, bytes: usize) -> Result<Self, DeviceError> {
         let lane = device.lane(number, bytes.max(PIXELS + ALIGN))?;
         Ok(Self { lane, staging: device.pinned(PIXELS)? })
     }
 
-    /// How many samples of some work a part may have; at least 2.
-    pub(super) fn most_samples(&self, work: &Work<'_>) -> Result<usize, DeviceError> {
-        let sample = work.size.rgb_bytes() * (1 + work.output.dtype.bytes());
+    /// Maximum number of samples of a job in a part; at least 2.
+    pub(super) fn max_samples(&self, job: &MixJob<'_>) -> Result<usize, DeviceError> {
+        let sample = job.size.rgb_bytes() * (1 + job.format.dtype.bytes());
         let room = self.lane.len() - PIXELS - ALIGN;
         match room / sample {
             0 | 1 => {
                 let (need, limit) = ((2 * sample + PIXELS + ALIGN) as u64, self.lane.len() as u64);
                 Err(DeviceError::Memory { need, limit })
             }
-            most => Ok(most.min(MOST)),
+            max => Ok(max.min(MAX_SAMPLES)),
         }
     }
 
-    /// Copies a part of a buffer in, mixes it, and copies it out to where it belongs.
+    /// Uploads a part of a buffer, mixes it, and downloads the payload to where it belongs.
     pub(super) fn mix(
         &mut self,
         kernel: &Kernel,
         buffer: &mut Pinned,
-        work: &Work<'_>,
+        job: &MixJob<'_>,
         part: &Part,
     ) -> Result<(), DeviceError> {
-        let sample = work.size.rgb_bytes();
-        self.tell(work, part)?;
-        for (into, run) in part.runs(work.clean_at(), sample) {
-            self.upload_pixels(buffer, run, into)?;
+        let sample = job.size.rgb_bytes();
+        self.upload_parameters(job, part)?;
+        for (offset, run) in part.runs(job.unmixed_at(), sample) {
+            self.upload_pixels(buffer, run, offset)?;
         }
-        let out = self.launch(kernel, work, part.len())?;
-        for (into, run) in part.runs(0, sample * work.output.dtype.bytes()) {
-            self.lane.download(out + into, buffer, run)?;
+        let out = self.launch(kernel, job, part.len())?;
+        for (offset, run) in part.runs(0, sample * job.format.dtype.bytes()) {
+            self.lane.download(out + offset, buffer, run)?;
         }
         Ok(())
     }
 
-    /// Copies a run of pixels to behind the `into` bytes that are there.
+    /// Downloads bytes from the lane's memory to a range of a buffer.
+    pub(super) fn download(
+        &self,
+        from: usize,
+        buffer: &mut Pinned,
+        to: Range<usize>,
+    ) -> Result<(), DeviceError> {
+        self.lane.download(from, buffer, to)
+    }
+
+    /// Waits until everything that was started has finished.
+    pub(super) fn wait(&self) -> Result<(), DeviceError> {
+        self.lane.wait()
+    }
+
+    /// Uploads a run of pixels to an offset within the unmixed pixels.
     pub(super) fn upload_pixels(
         &self,
         buffer: &mut Pinned,
         run: Range<usize>,
-        into: usize,
+        offset: usize,
     ) -> Result<(), DeviceError> {
-        self.lane.upload(buffer, run, PIXELS + into)
+        self.lane.upload(buffer, run, PIXELS + offset)
     }
 
-    /// Copies in what the kernel must know beside the pixels: tables, and an entry for each sample.
-    pub(super) fn tell(&mut self, work: &Work<'_>, part: &Part) -> Result<(), DeviceError> {
+    /// Uploads what the kernel needs besides the pixels: tables, and an entry for each sample.
+    pub(super) fn upload_parameters(
+        &mut self,
+        job: &MixJob<'_>,
+        part: &Part,
+    ) -> Result<(), DeviceError> {
         let (tables, mixes) = self.staging.split_at_mut(TABLES);
-        let of_dtype = work.normalise.table(work.output.dtype);
-        tables[..of_dtype.len()].copy_from_slice(&of_dtype);
-        for (to, sample) in mixes.as_chunks_mut::<MIX>().0.iter_mut().zip(part.samples()) {
-            let mixed = Some(work.plan.samples[sample]).filter(|_| work.output.mixed);
-            *to = entry(mixed.unwrap_or(MixSample::UNMIXED));
+        let table = job.normalize.to_bytes(job.format.dtype);
+        tables[..table.len()].copy_from_slice(&table);
+        for (to, sample) in mixes.as_chunks_mut::<MIX_BYTES>().0.iter_mut().zip(part.samples()) {
+            let mixed =
+                Some(job.plan.samples[sample]).filter(|_| job.format.mixed_by == MixedBy::Server);
+            *to = mix_entry(mixed.unwrap_or(MixSample::UNMIXED));
         }
-        self.lane.upload(&mut self.staging, 0..TABLES + part.len() * MIX, 0)
+        self.lane.upload(&mut self.staging, 0..TABLES + part.len() * MIX_BYTES, 0)
     }
 
-    /// Starts the kernel for n samples and tells where in the lane's memory they come out.
+    /// Starts the kernel for n samples; returns where in the lane's memory the payload will be.
     pub(super) fn launch(
         &self,
         kernel: &Kernel,
-        work: &Work<'_>,
+        job: &MixJob<'_>,
         n: usize,
     ) -> Result<usize, DeviceError> {
-        let sample = work.size.rgb_bytes();
-        let pieces = match work.output.layout {
+        let sample = job.size.rgb_bytes();
+        let pieces = match job.format.layout {
             Layout::Nhwc => sample.div_ceil(16),
             Layout::Nchw => (sample / 3).div_ceil(16),
         };
         let blocks = [pieces.div_ceil(THREADS * PIECES), n.div_ceil(2)];
         let grid = Grid { blocks: blocks.map(number), threads: number(THREADS) };
         let out = PIXELS + (n * sample).next_multiple_of(ALIGN);
-        let out_bytes = n * sample * work.output.dtype.bytes();
+        let out_bytes = n * sample * job.format.dtype.bytes();
         let args = [
             Arg::Address(self.lane.address(PIXELS..PIXELS + n * sample)),
             Arg::Address(self.lane.address(out..out + out_bytes)),
-            Arg::Address(self.lane.address(TABLES..TABLES + n * MIX)),
+            Arg::Address(self.lane.address(TABLES..TABLES + n * MIX_BYTES)),
             Arg::Address(self.lane.address(0..TABLES)),
             Arg::U32(number(n)),
             Arg::U32(number(sample / 3)),
-            Arg::U32(work.size.width * 3),
+            Arg::U32(job.size.width * 3),
         ];
-        // SAFETY: these are the arguments of every kernel of mix.cu, and each part of the memory has
-        // the bytes that n samples take.
+        // SAFETY: every kernel of mix.cu has these parameters, and each range of the memory has the
+        // bytes that n samples take.
         unsafe { self.lane.launch(kernel, grid, &args) }?;
         Ok(out)
     }
 
-    /// Makes the dense targets of samples, in as many rounds as it takes, and copies them out.
+    /// Computes the dense targets of samples and downloads them, in as many rounds as it takes.
     pub(super) fn dense_targets(
         &mut self,
         kernel: &Kernel,
@@ -137,14 +166,14 @@ impl Side {
         classes: usize,
     ) -> Result<(), DeviceError> {
         let room = self.lane.len() - PIXELS;
-        let most = (room / (4 * classes)).min(MOST);
-        if most == 0 {
+        let max = (room / (4 * classes)).min(MAX_SAMPLES);
+        if max == 0 {
             let (need, limit) = ((4 * classes + PIXELS) as u64, self.lane.len() as u64);
             return Err(DeviceError::Memory { need, limit });
         }
-        let [on, off] = crate::mix::smoothed(smoothing, classes);
+        let [on, off] = smoothed(smoothing, classes);
         let mut done = 0;
-        for samples in samples.chunks(most) {
+        for samples in samples.chunks(max) {
             let n = samples.len();
             let (labels, weights) = self.staging.split_at_mut(8 * n);
             let words = labels.as_chunks_mut::<8>().0.iter_mut();
@@ -152,7 +181,7 @@ impl Side {
             for ((labels, weights), (of, lambda)) in words {
                 assert!(of.iter().all(|&label| (label as usize) < classes), "{of:?} of {classes}");
                 *labels = pair(of.map(u32::to_le_bytes));
-                *weights = pair(crate::mix::weights_of(**lambda).map(f32::to_le_bytes));
+                *weights = pair(label_weights(**lambda).map(f32::to_le_bytes));
             }
             self.lane.upload(&mut self.staging, 0..16 * n, 0)?;
             let bytes = 4 * n * classes;
@@ -167,8 +196,8 @@ impl Side {
                 Arg::U32(number(classes)),
                 Arg::Address(self.lane.address(PIXELS..PIXELS + bytes)),
             ];
-            // SAFETY: these are its arguments, and each part of the memory has the bytes that n
-            // samples take.
+            // SAFETY: the kernel has these parameters, and each range of the memory has the bytes
+            // that n samples take.
             unsafe { self.lane.launch(kernel, grid, &args) }?;
             self.lane.download(PIXELS, to, done..done + bytes)?;
             done += bytes;
@@ -187,8 +216,8 @@ fn pair(words: [[u8; 4]; 2]) -> [u8; 8] {
     bytes
 }
 
-/// A sample's `Mix` of kernels/mix.cu, as it lies in memory.
-pub fn entry(sample: MixSample) -> [u8; MIX] {
+/// The memory representation of a sample's `Mix` of kernels/mix.cu.
+pub fn mix_entry(sample: MixSample) -> [u8; MIX_BYTES] {
     let (kind, cut) = match sample.kind {
         MixKind::None => (0, Rect { top: 0, left: 0, height: 0, width: 0 }),
         MixKind::Mixup => (1, Rect { top: 0, left: 0, height: 0, width: 0 }),
@@ -198,7 +227,7 @@ pub fn entry(sample: MixSample) -> [u8; MIX] {
     let columns = [cut.left, cut.left + cut.width].map(|column| column * 3);
     let [own, partner] = sample.weights.map(f32::to_bits);
     let words = [kind, rows[0], rows[1], columns[0], columns[1], own, partner, 0];
-    let mut bytes = [0; MIX];
+    let mut bytes = [0; MIX_BYTES];
     bytes.as_chunks_mut::<4>().0.copy_from_slice(&words.map(u32::to_le_bytes));
     bytes
 }

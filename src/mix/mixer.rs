@@ -1,0 +1,216 @@
+//! The mixer: a CPU or a GPU. Both give the same bytes.
+
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
+use std::time::Duration;
+
+use rayon::ThreadPool;
+
+use super::cpu;
+#[cfg(feature = "cuda")]
+use super::cuda::CudaMixer;
+use super::device::Device;
+use super::job::MixJob;
+use super::targets::dense_target;
+use super::times::MixTimes;
+use crate::error::Error;
+use crate::gpu::{DeviceError, HostBytes, HostMemory};
+
+/// Device memory that a GPU's mixer takes by default: 64 MiB. A microbatch passes through it in parts.
+pub const DEVICE_BYTES: usize = 64 << 20;
+
+/// Mixes batches. Clones share the device.
+#[derive(Clone, Debug, Default)]
+pub enum Mixer {
+    /// The CPU, by the threads of a rayon pool.
+    #[default]
+    Cpu,
+    /// A GPU.
+    #[cfg(feature = "cuda")]
+    Cuda(Arc<CudaMixer>),
+}
+
+impl Mixer {
+    /// Opens a device. A GPU's mixer allocates `device_bytes` of its memory.
+    ///
+    /// # Errors
+    /// When there is no such GPU or no driver, when its memory is exhausted, or when this forebay was
+    /// built without CUDA.
+    pub fn open(device: Device, device_bytes: usize) -> Result<Self, DeviceError> {
+        match device {
+            Device::Cpu => Ok(Self::Cpu),
+            Device::Cuda(number) => Self::open_cuda(number, device_bytes),
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn open_cuda(number: u32, bytes: usize) -> Result<Self, DeviceError> {
+        Ok(Self::Cuda(Arc::new(CudaMixer::open(number, bytes)?)))
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    const fn open_cuda(number: u32, _: usize) -> Result<Self, DeviceError> {
+        Err(DeviceError::NotBuilt { device: number })
+    }
+
+    /// The device that was opened.
+    pub fn device(&self) -> Device {
+        match self {
+            Self::Cpu => Device::Cpu,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => Device::Cuda(cuda.number()),
+        }
+    }
+
+    /// The kind of memory that its buffers must have.
+    pub fn memory(&self) -> HostMemory {
+        match self {
+            Self::Cpu => HostMemory::Pageable,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.memory(),
+        }
+    }
+
+    /// Number of microbatches to make at once so that neither the CPU nor the device is idle. Two
+    /// keep the CPU busy, because one fills the pool while the last samples of the other are made.
+    /// A GPU mixes two more meanwhile.
+    pub(crate) const fn concurrency(&self) -> usize {
+        match self {
+            Self::Cpu => 2,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => 4,
+        }
+    }
+
+    /// Has `fill` write the unmixed pixels of a buffer of [`Mixer::memory`], and then mixes them; the
+    /// payload is at the front of the buffer. Returns what `fill` returns, and the CPU time of mixing.
+    ///
+    /// `fill` runs on the pool. So does the CPU's mixing, in the same visit: as a second one it would
+    /// queue behind all samples of the next microbatch.
+    pub(crate) fn fill_and_mix<T: Send>(
+        &self,
+        pool: &ThreadPool,
+        buffer: &mut HostBytes,
+        job: &MixJob<'_>,
+        fill: impl FnOnce(&mut [u8]) -> Result<T, Error> + Send,
+    ) -> Result<(T, Duration), Error> {
+        let unmixed = job.unmixed_at()..job.buffer_bytes();
+        match self {
+            Self::Cpu => {
+                let buffer = &mut buffer[..];
+                pool.install(|| {
+                    let filled = fill(&mut buffer[unmixed])?;
+                    Ok((filled, cpu::mix_and_convert(buffer, job)))
+                })
+            }
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => {
+                let unmixed = &mut buffer[unmixed];
+                let filled = pool.install(|| fill(unmixed))?;
+                cuda.mix(buffer, job)?;
+                buffer.wait()?;
+                Ok((filled, Duration::ZERO))
+            }
+        }
+    }
+
+    /// Applies a plan to unmixed pixels, as a trainer does that asked for them. The result has the
+    /// bytes that a server that mixes would have sent. The CPU's mixing spreads over the rayon pool of
+    /// the calling thread.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] when plan and pixels do not match, [`Error::Device`] when a GPU fails.
+    pub fn apply(&self, unmixed: &[u8], job: &MixJob<'_>) -> Result<Vec<u8>, Error> {
+        job.plan.check(job.size)?;
+        if unmixed.len() != job.unmixed_bytes() {
+            let (got, expected) = (unmixed.len(), job.unmixed_bytes());
+            let what = format!("the pixels are {got} bytes, expected {expected}");
+            return Err(Error::Plan { what });
+        }
+        let mut buffer = self.memory().allocate(job.buffer_bytes())?;
+        buffer[job.unmixed_at()..].copy_from_slice(unmixed);
+        match self {
+            Self::Cpu => {
+                cpu::mix_and_convert(&mut buffer, job);
+            }
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.mix(&mut buffer, job)?,
+        }
+        buffer.wait()?;
+        Ok(buffer[..job.payload_bytes()].to_vec())
+    }
+
+    /// The dense targets of a batch, one after the other: see [`dense_target`]. `labels` and `lambda`
+    /// have one entry for each sample.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when a GPU fails.
+    ///
+    /// # Panics
+    /// When a label is not below the number of classes.
+    pub fn dense_targets(
+        &self,
+        labels: &[[u32; 2]],
+        lambda: &[f64],
+        smoothing: f64,
+        classes: usize,
+    ) -> Result<Vec<f32>, Error> {
+        let samples = labels.iter().zip(lambda);
+        match self {
+            Self::Cpu => Ok(samples
+                .flat_map(|(&labels, &lambda)| dense_target(labels, lambda, smoothing, classes))
+                .collect()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => {
+                Ok(cuda.dense_targets(&samples.collect::<Vec<_>>(), smoothing, classes)?)
+            }
+        }
+    }
+}
+
+/// For self-tests.
+impl Mixer {
+    /// Number and name of the device.
+    ///
+    /// # Errors
+    /// When the driver fails.
+    pub fn description(&self) -> Result<String, DeviceError> {
+        match self {
+            Self::Cpu => Ok("cpu".into()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => Ok(format!("cuda:{}, {}", cuda.number(), cuda.name()?)),
+        }
+    }
+
+    /// Peak bandwidth of a GPU's memory in bytes a second; `None` if it is unknown.
+    pub fn bandwidth(&self) -> Option<f64> {
+        match self {
+            Self::Cpu => None,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.bandwidth(),
+        }
+    }
+
+    /// Measures how long a job takes. On the CPU there are no copies.
+    ///
+    /// # Errors
+    /// When a GPU fails.
+    pub fn measure(&self, job: &MixJob<'_>) -> Result<MixTimes, Error> {
+        match self {
+            Self::Cpu => Ok(MixTimes::on_cpu(job)),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => Ok(cuda.measure(job)?),
+        }
+    }
+}
+
+#[cfg(all(test, not(feature = "cuda")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_the_feature_a_gpu_is_refused() {
+        let error = Mixer::open(Device::Cuda(3), DEVICE_BYTES).unwrap_err().to_string();
+        assert!(error.contains("cuda:3") && error.contains("--features cuda"), "{error}");
+    }
+}

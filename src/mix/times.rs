@@ -1,0 +1,30 @@
+//! How long mixing takes.
+
+use std::time::{Duration, Instant};
+
+use super::cpu;
+use super::job::MixJob;
+
+/// How long it takes to mix a batch, each the minimum of several rounds.
+#[derive(Clone, Copy, Debug)]
+pub struct MixTimes {
+    /// Copying the unmixed pixels to the device.
+    pub upload: Duration,
+    /// Mixing and converting.
+    pub kernel: Duration,
+    /// Copying the payload from the device.
+    pub download: Duration,
+    /// All of it, overlapping, from a buffer to the same buffer.
+    pub whole: Duration,
+}
+
+impl MixTimes {
+    /// One round on the CPU, where the kernel is all.
+    pub(super) fn on_cpu(job: &MixJob<'_>) -> Self {
+        let mut buffer = vec![0; job.buffer_bytes()];
+        let started = Instant::now();
+        cpu::mix_and_convert(&mut buffer, job);
+        let kernel = started.elapsed();
+        Self { upload: Duration::ZERO, kernel, download: Duration::ZERO, whole: kernel }
+    }
+}

@@ -1,0 +1,282 @@
+//! The pipeline: threads and wiring.
+//!
+//! ```text
+//!   submit --> Queue: equal requests become one task; clients in turn
+//!                |
+//!              makers, one task each --> make: buffer, samples on the worker pool, mix, digest
+//!                |                        ^
+//!              finish: done(microbatch)   +-- waits while all buffers are in use: the back-pressure
+//!                      and into the cache
+//! ```
+//!
+//! A sample's slot is known before work starts, so neither the number of threads nor the order in
+//! which they finish can change a batch. Several makers work at once, so that workers are busy while
+//! the last samples of a microbatch are made, or while a GPU mixes it.
+
+use std::any::Any;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::batch::BufferPool;
+use crate::error::Error;
+use crate::make::{
+    self, MakeContext, Microbatch, RepeatCache, Request, RequestKey, Timings, Workers,
+};
+use crate::mix::Mixer;
+use crate::schedule::{Origin, Outcome, Queue, QueueStats, Requester, SubmitError, Task, TaskEnd};
+use crate::sync::lock;
+
+/// Bounds of a [`Pipeline`].
+#[derive(Clone, Copy, Debug)]
+pub struct PipelineConfig {
+    /// Number of worker threads. Default: one for each CPU.
+    pub threads: NonZeroUsize,
+    /// Maximum bytes of all batch buffers together. Default 256 MiB: six microbatches of 256 samples
+    /// at 224 pixels in u8.
+    pub buffer_bytes: usize,
+    /// Maximum bytes of precomputed samples, which are repeats of a decoded record that belong to
+    /// other microbatches of the step; 0 precomputes none. Default 96 MiB: the repeats of a step of
+    /// 2048 samples at 224 pixels.
+    pub share_bytes: usize,
+    /// Maximum bytes of finished microbatches that are cached for equal requests; 0 caches none. They
+    /// stay in their batch buffers, and are evicted when a buffer is needed. Default 128 MiB.
+    pub cache_bytes: usize,
+}
+
+impl Default for PipelineConfig {
+    fn default() -> Self {
+        Self {
+            threads: thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            buffer_bytes: 256 << 20,
+            share_bytes: 96 << 20,
+            cache_bytes: 128 << 20,
+        }
+    }
+}
+
+type RequestQueue = Queue<RequestKey, Request, Microbatch, Error>;
+
+/// What a pipeline has made since it started.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Totals {
+    /// Number of microbatches.
+    pub microbatches: u64,
+    /// Number of their samples.
+    pub samples: u64,
+    /// Sum of their timings.
+    pub timings: Timings,
+}
+
+/// Makes microbatches: worker threads, buffers, and a queue of requests.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use forebay::dataset::{self, Dataset};
+/// use forebay::recipe::RecipeSpec;
+/// use forebay::sample_data::{self, SampleData};
+/// use forebay::{MicrobatchName, Pipeline, PipelineConfig, PixelFormat, Request};
+///
+/// // A procedural dataset: 2 classes of 16 images, indexed in place.
+/// let folder = tempfile::tempdir()?;
+/// let images = SampleData { classes: 2, per_class: 16, val_per_class: 0, seed: 7 };
+/// sample_data::write(folder.path(), &images, |_| {})?;
+/// let train = folder.path().join("train");
+/// dataset::build(&train, None, 1, &|_| {})?;
+///
+/// let small = ["batch = 16", "microbatches = 2", "image_size = 32"].map(String::from);
+/// let request = Request {
+///     dataset: Arc::new(Dataset::open(&train, None)?),
+///     recipe: Arc::new(RecipeSpec::preset("a2").with(small).resolve()?),
+///     name: MicrobatchName { seed: 0, epoch: 0, step: 0, index: 1 },
+///     format: PixelFormat::default(),
+/// };
+/// let pipeline = Pipeline::new(PipelineConfig::default())?;
+/// let microbatch = pipeline.make(request.clone())?;
+/// assert_eq!(microbatch.shape, [8, 32, 32, 3]);
+///
+/// // Equal names have equal bytes, whenever and wherever they are made.
+/// assert_eq!(pipeline.make(request)?.xxh3, microbatch.xxh3);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Dropping it ends its threads after the microbatches that they are making; requests that are
+/// pending are cancelled.
+pub struct Pipeline {
+    config: PipelineConfig,
+    queue: Arc<RequestQueue>,
+    buffers: BufferPool,
+    totals: Arc<Mutex<Totals>>,
+    makers: Vec<JoinHandle<()>>,
+}
+
+impl Pipeline {
+    /// Starts the threads of a pipeline that mixes on the CPU.
+    ///
+    /// # Errors
+    /// When the operating system refuses a thread.
+    pub fn new(config: PipelineConfig) -> std::io::Result<Self> {
+        Self::with_mixer(&Mixer::Cpu, config)
+    }
+
+    /// Starts the threads of a pipeline that mixes on a device.
+    ///
+    /// # Errors
+    /// When the operating system refuses a thread.
+    pub fn with_mixer(mixer: &Mixer, config: PipelineConfig) -> std::io::Result<Self> {
+        let buffers = BufferPool::with_memory(config.buffer_bytes, mixer.memory());
+        let queue = Arc::new(Queue::new(config.cache_bytes, config.threads.get()));
+        let totals = Arc::new(Mutex::new(Totals::default()));
+        let context = Arc::new(MakeContext {
+            workers: Workers::new(config.threads)?,
+            repeats: RepeatCache::new(config.share_bytes),
+            buffers: buffers.clone(),
+            mixer: mixer.clone(),
+        });
+        let makers = (0..mixer.concurrency()).map(|number| {
+            let (queue, context) = (Arc::clone(&queue), Arc::clone(&context));
+            let totals = Arc::clone(&totals);
+            let run = move || run_maker(&queue, &context, &totals);
+            thread::Builder::new().name(format!("maker-{number}")).spawn(run)
+        });
+        let makers = makers.collect::<Result<_, _>>()?;
+        Ok(Self { config, queue, buffers, totals, makers })
+    }
+
+    /// Submits a request. `done` is called once, on a thread of the pipeline, or on this one if the
+    /// microbatch is cached; it must not block. Work stops early once no requester waits for it.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if the client has as many outstanding requests as it may have, and
+    /// [`Error::Cancelled`] if the pipeline is being dropped. `done` is not called then.
+    pub fn submit(
+        &self,
+        request: Request,
+        requester: Requester,
+        done: impl FnOnce(Result<Microbatch, Error>) + Send + 'static,
+    ) -> Result<(), Error> {
+        let done = move |outcome| done(answer(outcome));
+        let submitted = self.queue.submit(request.key(), request, requester, Box::new(done));
+        submitted.map_err(|error| match error {
+            SubmitError::TooMany { limit, drain_estimate: wait } => Error::Busy { limit, wait },
+            SubmitError::Closed => Error::Cancelled,
+        })
+    }
+
+    /// Makes a microbatch and waits for it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn make(&self, request: Request) -> Result<Microbatch, Error> {
+        let (sender, receiver) = sync_channel(1);
+        self.submit(request, Requester::default(), move |result| {
+            // The receiver waits below.
+            drop(sender.send(result));
+        })?;
+        receiver.recv().unwrap_or(Err(Error::Cancelled))
+    }
+
+    /// The bounds that it was started with.
+    pub const fn config(&self) -> PipelineConfig {
+        self.config
+    }
+
+    /// The buffers that microbatches are made in.
+    pub const fn buffers(&self) -> &BufferPool {
+        &self.buffers
+    }
+
+    /// Counters of the request queue.
+    pub fn queue_stats(&self) -> QueueStats {
+        self.queue.stats()
+    }
+
+    /// How long it takes until all outstanding requests are answered, at the average cost of the
+    /// latest microbatches.
+    pub fn drain_estimate(&self) -> Duration {
+        self.queue.drain_estimate()
+    }
+
+    /// What it has made since it started.
+    pub fn totals(&self) -> Totals {
+        *lock(&self.totals)
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        self.queue.close();
+        self.buffers.close();
+        for maker in self.makers.drain(..) {
+            // A maker catches every panic of its tasks, and returns nothing.
+            drop(maker.join());
+        }
+    }
+}
+
+impl fmt::Debug for Pipeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pipeline").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// The answer to one requester. CPU time is reported to one of those who share a microbatch.
+fn answer(outcome: Outcome<Microbatch, Error>) -> Result<Microbatch, Error> {
+    let (microbatch, origin) = match outcome {
+        Outcome::Ready(microbatch, origin) => (microbatch, origin),
+        Outcome::Failed(error) => return Err(error),
+        Outcome::Cancelled => return Err(Error::Cancelled),
+    };
+    let timings = match origin {
+        Origin::Made => microbatch.timings,
+        Origin::Joined(waited) => Timings::joined(waited),
+        Origin::Cached => Timings::default(),
+    };
+    Ok(Microbatch { timings, ..microbatch })
+}
+
+/// A maker's thread: processes tasks until the queue is closed.
+fn run_maker(queue: &RequestQueue, context: &MakeContext, totals: &Mutex<Totals>) {
+    while let Some(task) = queue.next() {
+        let result = make_caught(&task, context, queue);
+        let end = match result {
+            Ok(microbatch) => {
+                let timings = microbatch.timings;
+                let mut totals = lock(totals);
+                totals.microbatches += 1;
+                totals.samples += microbatch.records.len() as u64;
+                totals.timings += timings;
+                TaskEnd::Made(microbatch, timings.stages.sum())
+            }
+            Err(Error::Cancelled) => TaskEnd::Cancelled,
+            Err(error) => TaskEnd::Failed(error),
+        };
+        // A caller that waits for a buffer has looked through the cache already.
+        let cacheable = |made: &Microbatch| {
+            (context.buffers.waiting() == 0).then(|| made.payload.buffer_bytes())
+        };
+        queue.finish(&task, end, cacheable);
+    }
+}
+
+/// Makes a microbatch. A panic is a bug, and must not end the maker.
+fn make_caught(
+    task: &Task<RequestKey, Request>,
+    context: &MakeContext,
+    queue: &RequestQueue,
+) -> Result<Microbatch, Error> {
+    let evict = || queue.evict_one(|made: &Microbatch| made.payload.is_unique());
+    catch_unwind(AssertUnwindSafe(|| make::make(task, context, evict))).unwrap_or_else(|panic| {
+        Err(Error::Panicked { name: task.job.name, message: panic_message(&*panic) })
+    })
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned()
+}

@@ -1,0 +1,286 @@
+//! The queue between requesters and workers: every result is made once, however many request it.
+//!
+//! ```text
+//!   submit(key) -- in the cache? ------> done(result), at once
+//!               -- key is pending? ----> one more waiter of its entry
+//!               -- otherwise ----------> a new entry
+//!                                          |   each waiter has a ticket in the queue of its client
+//!   next()      <-- fair queueing over the tickets of all clients
+//!                                          |   the entry is in progress; its tickets are gone
+//!   finish(task, made)      ---> done(result) of each waiter; result into the cache
+//!   finish(task, failed)    ---> done(error) of each waiter: the same job would fail again
+//!   finish(task, cancelled) ---> done(cancelled) of the lead waiter; new tickets for the others
+//! ```
+//!
+//! **Deduplication.** Requests with equal keys share an entry. Each of its waiters queues for itself:
+//! the entry is processed as soon as the first of its clients has a turn, and that client is charged.
+//! So nobody waits behind another client's long queue for a result that it shares with it, and nobody
+//! pays for a result that it gets for free.
+//!
+//! **Cancellation.** A waiter that is cancelled gives up its own ticket and nothing else. A task goes
+//! on as long as one of its waiters is not cancelled; workers look at `Waiters::all_cancelled` as
+//! they go. Because another request may join between that look and `finish`, a cancelled task is not an
+//! answer for those who are left: they queue again.
+//!
+//! **The lock.** One mutex guards entries, tickets and cache, so that a key is at any time in exactly
+//! one of the states absent, queued, in progress or cached: there is no moment between two of them in
+//! which an equal request could start the work again. Callbacks run after it is released. A callback
+//! that panics takes down neither the worker that runs it nor the other waiters.
+//!
+//! Nothing here knows what a result is: see `tests.rs`, where results are numbers.
+
+use std::fmt;
+use std::iter::repeat_n;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::cache::ReadyCache;
+use super::pending::{Next, Pending, Task, Waiter};
+use super::waiters::Requester;
+use crate::sync::lock;
+
+/// Called once with the outcome of a request. Must not block.
+pub(crate) type Callback<R, E> = Box<dyn FnOnce(Outcome<R, E>) + Send>;
+
+/// How a request ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome<R, E> {
+    Ready(R, Origin),
+    Failed(E),
+    Cancelled,
+}
+
+/// How a requester got its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// It was made for this requester.
+    Made,
+    /// It was made for another, whom this requester joined; it waited this long.
+    Joined(Duration),
+    /// It was in the cache.
+    Cached,
+}
+
+/// How a task ended.
+#[derive(Debug)]
+pub(crate) enum TaskEnd<R, E> {
+    /// With a result that took this much CPU time.
+    Made(R, Duration),
+    Failed(E),
+    /// Nobody waited any more.
+    Cancelled,
+}
+
+/// Why a request was not accepted.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum SubmitError {
+    /// The client has as many outstanding requests as it may have.
+    TooMany { limit: usize, drain_estimate: Duration },
+    /// The queue is closed.
+    Closed,
+}
+
+/// Counters of a pipeline's queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueStats {
+    /// Requests that are not answered yet.
+    pub outstanding: usize,
+    /// Requests that joined an equal one since the start.
+    pub joined: u64,
+    /// Requests that were answered from the cache since the start.
+    pub cached: u64,
+    /// Bytes of the results in the cache.
+    pub cache_bytes: usize,
+}
+
+/// Requests that wait for workers, and results that were made lately.
+pub(crate) struct Queue<K, J, R, E> {
+    state: Mutex<State<K, J, R, E>>,
+    /// Signaled when there is a new ticket, and when the queue is closed.
+    changed: Condvar,
+    /// Number of worker threads, over which CPU time spreads.
+    threads: usize,
+}
+
+struct State<K, J, R, E> {
+    pending: Pending<K, J, Callback<R, E>>,
+    cache: ReadyCache<K, R>,
+    joined: u64,
+    cached: u64,
+    /// Moving average of a task's CPU time, in seconds.
+    average_cost: f64,
+    closed: bool,
+}
+
+/// Weight of the latest task in the moving average of costs.
+const COST_SMOOTHING: f64 = 0.1;
+
+impl<K: Copy + Ord, J: Clone, R: Clone, E: Clone> Queue<K, J, R, E> {
+    /// A queue that keeps at most `cache_bytes` of finished results.
+    pub(crate) fn new(cache_bytes: usize, threads: usize) -> Self {
+        let state = State {
+            pending: Pending::default(),
+            cache: ReadyCache::new(cache_bytes),
+            joined: 0,
+            cached: 0,
+            average_cost: 0.0,
+            closed: false,
+        };
+        Self { state: Mutex::new(state), changed: Condvar::new(), threads }
+    }
+
+    /// Submits a request. `done` is called on a worker's thread, or on this one if the result is in
+    /// the cache. It is never called if an error is returned.
+    pub(crate) fn submit(
+        &self,
+        key: K,
+        job: J,
+        requester: Requester,
+        done: Callback<R, E>,
+    ) -> Result<(), SubmitError> {
+        let mut state = lock(&self.state);
+        if state.closed {
+            return Err(SubmitError::Closed);
+        }
+        if let Some(result) = state.cache.get(&key) {
+            state.cached += 1;
+            drop(state);
+            notify(done, Outcome::Ready(result, Origin::Cached));
+            return Ok(());
+        }
+        let (client, limit) = (&requester.client, requester.max_outstanding);
+        let is_full = |state: &State<K, J, R, E>| state.pending.outstanding_of(client) >= limit;
+        let cancelled =
+            if is_full(&state) { state.pending.take_cancelled(client) } else { Vec::new() };
+        let submitted = if is_full(&state) {
+            Err(SubmitError::TooMany { limit, drain_estimate: self.estimate(&state) })
+        } else {
+            state.joined += u64::from(state.pending.add(key, job, requester, done));
+            Ok(())
+        };
+        drop(state);
+        self.changed.notify_one();
+        cancelled.into_iter().for_each(notify_cancelled);
+        submitted
+    }
+
+    /// The next task; waits for one. `None` once the queue is closed and all tasks are taken.
+    pub(crate) fn next(&self) -> Option<Task<K, J>> {
+        let mut state = lock(&self.state);
+        loop {
+            match state.pending.next() {
+                Some(Next::Task(task)) => return Some(task),
+                Some(Next::Cancelled(waiter)) => {
+                    drop(state);
+                    notify_cancelled(waiter);
+                    state = lock(&self.state);
+                }
+                None if state.closed => return None,
+                None => {
+                    state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
+
+    /// Ends a task and answers those who wait for it. `cacheable` is called under the lock, and
+    /// returns the bytes that a result takes, or `None` if it must not be cached now.
+    pub(crate) fn finish(
+        &self,
+        task: &Task<K, J>,
+        end: TaskEnd<R, E>,
+        cacheable: impl FnOnce(&R) -> Option<usize>,
+    ) {
+        let mut state = lock(&self.state);
+        match end {
+            TaskEnd::Made(result, cost) => {
+                state.observe_cost(cost.as_secs_f64());
+                let waiters = state.pending.finish(task, Some(cost));
+                if let Some(bytes) = cacheable(&result) {
+                    state.cache.insert(task.key, &result, bytes);
+                }
+                drop(state);
+                let mut is_first = true;
+                // The last waiter gets the result itself, so that this worker keeps none of it.
+                for (result, waiter) in repeat_n(result, waiters.len()).zip(waiters) {
+                    let joined = || Origin::Joined(waiter.since.elapsed());
+                    let origin = if is_first { Origin::Made } else { joined() };
+                    is_first = false;
+                    notify(waiter.done, Outcome::Ready(result, origin));
+                }
+            }
+            TaskEnd::Failed(error) => {
+                let waiters = state.pending.finish(task, None);
+                drop(state);
+                for waiter in waiters {
+                    notify(waiter.done, Outcome::Failed(error.clone()));
+                }
+            }
+            TaskEnd::Cancelled => {
+                let lead = state.pending.cancel(task);
+                drop(state);
+                self.changed.notify_all();
+                lead.into_iter().for_each(notify_cancelled);
+            }
+        }
+    }
+
+    /// Evicts one result from the cache, an idle one if there is one; false if the cache is empty.
+    pub(crate) fn evict_one(&self, is_idle: impl Fn(&R) -> bool) -> bool {
+        lock(&self.state).cache.evict_one(is_idle)
+    }
+
+    /// Accepts no more requests. Workers take the tasks that are left.
+    pub(crate) fn close(&self) {
+        lock(&self.state).closed = true;
+        self.changed.notify_all();
+    }
+
+    pub(crate) fn stats(&self) -> QueueStats {
+        let state = lock(&self.state);
+        QueueStats {
+            outstanding: state.pending.outstanding(),
+            joined: state.joined,
+            cached: state.cached,
+            cache_bytes: state.cache.bytes(),
+        }
+    }
+
+    /// How long it takes until all pending requests are answered, at the average cost of the latest
+    /// tasks.
+    pub(crate) fn drain_estimate(&self) -> Duration {
+        self.estimate(&lock(&self.state))
+    }
+
+    fn estimate(&self, state: &State<K, J, R, E>) -> Duration {
+        let cpu_seconds = state.pending.len() as f64 * state.average_cost;
+        Duration::from_secs_f64(cpu_seconds / self.threads as f64)
+    }
+}
+
+impl<K, J, R, E> State<K, J, R, E> {
+    fn observe_cost(&mut self, seconds: f64) {
+        self.average_cost = if self.average_cost > 0.0 {
+            self.average_cost.mul_add(1.0 - COST_SMOOTHING, seconds * COST_SMOOTHING)
+        } else {
+            seconds
+        };
+    }
+}
+
+/// Calls a callback, which is the requester's code. The panic hook has reported a panic by the time
+/// it is caught.
+fn notify<R, E>(done: Callback<R, E>, outcome: Outcome<R, E>) {
+    drop(catch_unwind(AssertUnwindSafe(move || done(outcome))));
+}
+
+fn notify_cancelled<R, E>(waiter: Waiter<Callback<R, E>>) {
+    notify(waiter.done, Outcome::Cancelled);
+}
+
+impl<K, J, R, E> fmt::Debug for Queue<K, J, R, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").finish_non_exhaustive()
+    }
+}
