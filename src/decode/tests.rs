@@ -1,6 +1,7 @@
 //! What Pillow says of a file, and what serving makes of it. Facts of Pillow were measured with 12.3.0.
 
 use super::*;
+use crate::geometry::{Rect, Size, View};
 
 /// 26x18, 4:2:0, from a gradient.
 const TINY: &[u8] = include_bytes!("../../tests/data/tiny.jpg");
@@ -29,7 +30,7 @@ fn a_huge_size_costs_nothing() {
     assert!(matches!(verify(&huge, &mut decoder), Err(DecodeError::TooLarge { .. })));
     let rect = Size::square(1).whole();
     assert!(matches!(decoder.decode(&huge, rect, &[]), Err(DecodeError::TooLarge { .. })));
-    assert_eq!(decoder.pixels.capacity() + decoder.raw.capacity(), 0);
+    assert_eq!(decoder.pixels.capacity(), 0);
     huge[height_at()..height_at() + 4].copy_from_slice(&[0xFF; 4]);
     assert!(decoder.decode(&huge, rect, &[]).is_err());
 }

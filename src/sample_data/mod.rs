@@ -234,12 +234,9 @@ mod tests {
         for number in 0..20 {
             let image = ImageName { split: Split::Train, class: 1, number };
             let scene = draw(&image, ClassKind::of(1, 2), 3);
-            let mut decoder =
-                zune_jpeg::JpegDecoder::new(zune_core::bytestream::ZCursor::new(jpeg(&scene)));
-            decoder.decode().unwrap();
-            let info = decoder.info().unwrap();
-            let size = (u32::from(info.height), u32::from(info.width));
-            assert_eq!(size, (scene.size.height, scene.size.width));
+            let mut decoder = crate::decode::Decoder::default();
+            let (header, _) = crate::decode::verify(&jpeg(&scene), &mut decoder).unwrap();
+            assert_eq!(header.size, scene.size);
         }
     }
 

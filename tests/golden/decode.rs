@@ -1,4 +1,4 @@
-//! Suite 01: the pixels of `Image.open(f).convert('RGB')`, and the files that Pillow refuses.
+//! Suites 01 and 12: the pixels of `Image.open(f).convert('RGB')`, and the files that Pillow refuses.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
@@ -11,13 +11,17 @@ use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
 pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
-    let folder = folder.join("01_decode");
+    ["01_decode", "12_formats"].into_iter().flat_map(|suite| trials_of(folder, suite)).collect()
+}
+
+fn trials_of(folder: &Path, suite: &str) -> Vec<Trial> {
+    let folder = folder.join(suite);
     if !folder.is_dir() {
         return Vec::new();
     }
     let cases = json(&folder.join("cases.json"))["cases"].as_array().unwrap().clone();
     let trial = |case: Value| {
-        let name = format!("01_decode/{}", case["name"].as_str().unwrap());
+        let name = format!("{suite}/{}", case["name"].as_str().unwrap());
         let folder = folder.clone();
         Trial::test(name, move || check(&folder, &case))
     };

@@ -7,6 +7,7 @@ import argparse
 import pathlib
 
 import decode
+import formats
 import mixing
 import draws
 import pixels
@@ -23,6 +24,7 @@ SUITES = {
     "08_optim": training.optim,
     "09_loss": training.loss,
     "11_droppath": training.droppath,
+    "12_formats": formats.make,
 }
 
 

@@ -12,8 +12,8 @@
 //! A block takes at most [`BLOCK_BYTES`], so asking once a block whether the window holds as many
 //! ([`Stream::top_up`]) is enough, and a refill inside a block cannot leave the window.
 
-use super::JpegError;
-use super::marker::next_marker;
+use super::error::JpegError;
+use super::reader::next_marker;
 
 /// No block takes more: 64 codes of 16 bits with 15 bits of value, and a refill's overhang.
 const BLOCK_BYTES: usize = 64 * (16 + 15) / 8 + 8;

@@ -16,7 +16,7 @@
 //! ```
 
 use super::bits::{Bits, WindowBytes};
-use super::marker::HuffmanSpec;
+use super::header::HuffmanSpec;
 
 /// Bits that the AC table looks ahead.
 pub(super) const LOOK: u32 = 10;

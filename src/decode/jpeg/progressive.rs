@@ -1,14 +1,23 @@
-//! The AC coefficients of progressive scans (T.81 G.1.2.2, G.1.2.3).
+//! Huffman-coded progressive scans (T.81 G.1.2).
 
-use super::marker::ZIGZAG;
+use super::header::ZIGZAG;
+use super::pass::{Band, Pass};
 use super::scan::{Block, Walk};
 
-/// A band of coefficients in zigzag order, both ends included, and the bit that a scan is at.
-type Band = (usize, usize, u8);
-
 impl Walk<'_> {
+    /// Adds what a scan has of block `slot` of the MCU.
+    pub(super) fn pass(&mut self, pass: Pass, slot: usize, block: &mut Block) {
+        match pass {
+            Pass::Whole => _ = self.whole(slot, block),
+            Pass::DcFirst { low } => block.0[0] = self.dc(slot) << low,
+            Pass::DcRefine { low } => block.0[0] |= i16::from(self.bit()) << low,
+            Pass::AcFirst(band) => self.ac_first(slot, band, block),
+            Pass::AcRefine(band) => self.ac_refine(slot, band, block),
+        }
+    }
+
     /// Takes a bit.
-    pub(super) fn bit(&mut self) -> bool {
+    fn bit(&mut self) -> bool {
         self.stream.top_up();
         self.stream.bits.refill(&self.stream.window.0);
         self.bits(1) != 0
@@ -37,7 +46,7 @@ impl Walk<'_> {
     }
 
     /// The first scan of a band.
-    pub(super) fn ac_first(&mut self, slot: usize, (from, to, low): Band, block: &mut Block) {
+    fn ac_first(&mut self, slot: usize, Band { from, to, low }: Band, block: &mut Block) {
         if self.ended > 0 {
             self.ended -= 1;
             return;
@@ -62,7 +71,7 @@ impl Walk<'_> {
 
     /// A later scan of a band: one more bit of the coefficients that are known, and new ones
     /// between them.
-    pub(super) fn ac_refine(&mut self, slot: usize, (from, to, low): Band, block: &mut Block) {
+    fn ac_refine(&mut self, slot: usize, Band { from, to, low }: Band, block: &mut Block) {
         self.stream.top_up();
         let bit = 1_i16 << low;
         let mut k = from;

@@ -10,12 +10,12 @@
 
 use std::ops::Range;
 
-use super::JpegError;
-use super::color::{self, ColorSpace};
+use super::color;
 use super::idct;
-use super::marker::{Component, Frame, MAX_COMPONENTS};
+use super::header::{Component, Frame, MAX_COMPONENTS};
 use super::scan::Block;
 use super::upsample::{self, Upsampling};
+use crate::decode::format::Color;
 use crate::geometry::Rect;
 use crate::simd::Simd;
 
@@ -47,6 +47,13 @@ pub(super) struct Layout {
     upsampling: Upsampling,
 }
 
+impl Layout {
+    /// Blocks across and down, without those that only fill MCUs.
+    pub(super) const fn blocks(&self) -> (u32, u32) {
+        (self.width.div_ceil(8), self.height.div_ceil(8))
+    }
+}
+
 /// The geometry of an image.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Geometry {
@@ -61,7 +68,7 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
-    pub(super) fn new(frame: &Frame) -> Result<Self, JpegError> {
+    pub(super) fn new(frame: &Frame) -> Self {
         let components = frame.components();
         let most = |of: fn(&Component) -> u32| components.iter().map(of).max().unwrap_or(1);
         let (h_most, v_most) = (most(|component| component.h), most(|component| component.v));
@@ -77,9 +84,6 @@ impl Geometry {
         let mut blocks = 0;
         for (layout, component) in layouts.iter_mut().zip(components) {
             let &Component { h, v, .. } = component;
-            if h_most % h != 0 || v_most % v != 0 {
-                return Err(JpegError::Unsupported { what: "sampling ratios that are fractions" });
-            }
             let width = (size.width * h).div_ceil(h_most);
             let height = (size.height * v).div_ceil(v_most);
             let upsampling = Upsampling::new(h_most / h, v_most / v, width);
@@ -89,7 +93,7 @@ impl Geometry {
         let fancy_across = layouts.iter().any(|layout| layout.upsampling.fancy_across);
         let fancy_down = layouts.iter().any(|layout| layout.upsampling.fancy_down);
         let count = components.len();
-        Ok(Self { grid, layouts, count, blocks, fancy_across, fancy_down })
+        Self { grid, layouts, count, blocks, fancy_across, fancy_down }
     }
 
     pub(super) fn layouts(&self) -> &[Layout] {
@@ -147,7 +151,7 @@ pub(super) struct Canvas {
 pub(super) struct Region<'a> {
     simd: Simd,
     geometry: &'a Geometry,
-    color: ColorSpace,
+    color: Color,
     rect: Rect,
     canvas: &'a mut Canvas,
     /// The MCUs that are needed.
@@ -162,7 +166,7 @@ impl<'a> Region<'a> {
         simd: Simd,
         frame: &Frame,
         geometry: &'a Geometry,
-        color: ColorSpace,
+        color: Color,
         rect: Rect,
         canvas: &'a mut Canvas,
     ) -> Self {

@@ -13,11 +13,12 @@
 //! All that the next MCU depends on is a [`Place`]. The walk can therefore start at any MCU whose
 //! place is known, and pass exactly through the states of a walk from the start.
 
-use super::JpegError;
 use super::bits::{Stream, Window};
+use super::error::JpegError;
+use super::header::{Frame, MAX_COMPONENTS, Scan, ZIGZAG};
 use super::huffman::AcTable;
-use super::marker::{Frame, MAX_COMPONENTS, Scan, ZIGZAG, next_marker};
-use super::tables::ScanTables;
+use super::reader::{Restart, find_restart};
+use super::scan_tables::ScanTables;
 use crate::simd::{Simd, kernel};
 
 /// The most blocks in an MCU.
@@ -177,6 +178,11 @@ impl<'a> Walk<'a> {
         self.tables.ac(self.slots[i].ac)
     }
 
+    /// Whether blocks are empty up to the next restart.
+    pub(super) const fn is_exhausted(&self) -> bool {
+        self.place.exhausted
+    }
+
     /// Restarts where a restart is due. Returns whether there is data for the next MCU.
     #[inline(always)]
     pub(super) fn enter_mcu(&mut self) -> Result<bool, JpegError> {
@@ -200,36 +206,25 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Looks for the restart marker that is due. Where another one is found, its number tells
-    /// whether data was lost (so the marker stays, and this interval is empty), or is left over
-    /// from before (so the search goes on), or is anybody's guess (so it counts as the one due).
+    /// Finds the restart marker that is due, and resumes there. If it belongs to a later interval, this
+    /// interval is empty.
     #[cold]
     fn restart(&mut self) -> Result<(), JpegError> {
         let due = ((self.place.mcu - 1) / self.interval) & 7;
-        let early = self.place.exhausted;
-        let (mut code, mut after) = self.stream.marker()?;
-        let passed = loop {
-            match (u32::from(code)).wrapping_sub(0xD0) {
-                number @ 0..=7 => match (number + 8 - due) & 7 {
-                    1 | 2 => break false,
-                    6 | 7 => {}
-                    _ => break true,
-                },
-                _ if code < 0xC0 => {}
-                _ => break false,
-            }
-            (code, after) =
-                next_marker(self.file, after).ok_or_else(|| self.stream.truncation())?;
+        let (_, after) = self.stream.marker()?;
+        let found = find_restart(self.file, after - 2, due).ok_or(self.stream.truncation())?;
+        let lost = self.place.exhausted;
+        let (byte, exhausted) = match found {
+            Restart::Due(after) => (after, false),
+            Restart::Later(at) | Restart::Other(at) => (at, lost),
         };
-        let at = if passed { after } else { after - 2 };
-        let exhausted = early && !passed;
-        let is_restart = (0xD0..=0xD7).contains(&code);
         self.go_to(
-            Place { mcu: self.place.mcu, byte: at, exhausted, ..Place::default() },
+            Place { mcu: self.place.mcu, byte, exhausted, ..Place::default() },
             usize::MAX,
         );
-        // What is no restart marker stays for good: all restarts to come would find it again.
-        self.to_go = if exhausted && !is_restart { u32::MAX } else { self.interval };
+        // Every later restart would find the same marker again.
+        let stuck = exhausted && matches!(found, Restart::Other(_));
+        self.to_go = if stuck { u32::MAX } else { self.interval };
         Ok(())
     }
 
@@ -276,18 +271,17 @@ kernel! {
 
 #[cfg(test)]
 mod tests {
+    use super::super::reader::MarkerReader;
     use super::super::test_file::{Scans, TestFile};
-    use super::super::{Headers, Stop};
     use super::*;
 
     /// The coefficients of all MCUs but the first three.
     fn blocks(simd: Simd, file: &[u8]) -> (Vec<[i16; 64]>, Vec<u8>) {
-        let mut headers = Headers::default();
-        let Stop::Scan(scan) = headers.read(file, 2).unwrap() else { panic!("no scan") };
+        let mut reader = MarkerReader::new(file).unwrap();
+        let (frame, scan) = reader.first_scan().unwrap();
         let (mut tables, mut window) = (ScanTables::default(), Window::default());
-        tables.load(&headers.tables, &scan, (true, true)).unwrap();
-        let frame = headers.frame.unwrap();
-        let interval = headers.tables.restart_interval;
+        tables.load(&reader.tables, &scan, (true, true)).unwrap();
+        let interval = reader.tables.restart_interval;
         let mut walk = Walk::new(file, &frame, &scan, interval, (&tables, &mut window));
         walk.go_to(Place { byte: scan.data, ..Place::default() }, 0);
         let (mut out, mut last) = (vec![Block::EMPTY; 6 * 9], vec![0; 6 * 9]);

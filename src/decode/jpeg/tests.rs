@@ -4,7 +4,12 @@
 use proptest::prelude::*;
 
 use super::test_file::{Scans, TestFile};
+use std::num::NonZeroU16;
+
+use super::reader::MarkerReader;
+use super::scan::Block;
 use super::*;
+use crate::geometry::{Rect, Size, View};
 
 /// Whatever the bytes, box and entry points: no panic, and boxes agree with the whole.
 fn decode_anything(file: &[u8], region: Rect, every: u16, forged: &[u8]) {
@@ -138,7 +143,7 @@ proptest! {
         marker in any::<(prop::sample::Index, u8)>(),
     ) {
         let mut bytes = file.encode();
-        let scan = parse(&bytes).unwrap().scan.data;
+        let scan = MarkerReader::new(&bytes).unwrap().first_scan().unwrap().1.data;
         let length = bytes.len() - scan - 2;
         for (at, byte) in damage {
             bytes[scan + at.index(length)] = byte;
@@ -230,5 +235,5 @@ fn a_box_outside_the_image_is_refused() {
     let image = parse(&bytes).unwrap();
     let region = Rect { top: 0, left: 599, height: 1, width: 2 };
     let error = image.decode(region, None, &mut Scratch::default()).unwrap_err();
-    assert_eq!(error, JpegError::Region { region, size: image.size() });
+    assert_eq!(error, JpegError::Outside { rect: region, size: image.size() });
 }

@@ -4,59 +4,35 @@
 mod avx2;
 mod scalar;
 
-use super::marker::Headers;
+use crate::decode::format::Color;
 use crate::simd::Simd;
 
-/// The meaning of an image's components.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ColorSpace {
-    Gray,
-    Ycc,
-    Rgb,
-    Cmyk,
-    Ycck,
-}
-
-impl ColorSpace {
-    /// The color space that libjpeg assumes for components with these ids (`default_decompress_parms`
-    /// in jdapimin.c): by the JFIF marker, else by the Adobe marker, else by the ids.
-    pub(super) fn of(headers: &Headers<'_>, ids: &[u8]) -> Self {
-        match (ids, headers.adobe) {
-            ([_], _) => Self::Gray,
-            (_, Some(0)) if ids.len() == 3 && !headers.jfif => Self::Rgb,
-            (b"RGB", None) if !headers.jfif => Self::Rgb,
-            ([_, _, _], _) => Self::Ycc,
-            (_, None | Some(0)) => Self::Cmyk,
-            (_, Some(_)) => Self::Ycck,
-        }
-    }
-}
-
 /// Writes one row of pixels from rows of samples, each `out.len() / 3` long.
-pub(super) fn row(simd: Simd, space: ColorSpace, samples: [&[u8]; 4], out: &mut [u8]) {
+pub(super) fn row(simd: Simd, color: Color, samples: [&[u8]; 4], out: &mut [u8]) {
     let [a, b, c, d] = samples;
-    match space {
-        ColorSpace::Gray => {
+    match color {
+        Color::Palette => unreachable!("JPEG has no palettes"),
+        Color::Gray => {
             for (pixel, &gray) in out.as_chunks_mut().0.iter_mut().zip(a) {
                 *pixel = [gray; 3];
             }
         }
-        ColorSpace::Rgb => {
+        Color::Rgb => {
             for (pixel, ((&r, &g), &b)) in
                 out.as_chunks_mut().0.iter_mut().zip(a.iter().zip(b).zip(c))
             {
                 *pixel = [r, g, b];
             }
         }
-        ColorSpace::Ycc => ycc(simd, a, b, c, out),
-        ColorSpace::Ycck => {
+        Color::YCbCr => ycc(simd, a, b, c, out),
+        Color::Ycck => {
             ycc(simd, a, b, c, out);
             // libjpeg converts YCCK to CMYK: C, M and Y are 255 minus R, G and B; K is unchanged.
             for (pixel, &k) in out.as_chunks_mut().0.iter_mut().zip(d) {
                 *pixel = cmyk(pixel.map(|sample| 255 - sample), k);
             }
         }
-        ColorSpace::Cmyk => {
+        Color::Cmyk => {
             for (x, pixel) in out.as_chunks_mut().0.iter_mut().enumerate() {
                 *pixel = cmyk([a[x], b[x], c[x]], d[x]);
             }

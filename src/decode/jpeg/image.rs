@@ -1,0 +1,233 @@
+//! One JPEG file: its header, the check of its data, and the pixels of a box.
+
+use std::num::NonZeroU16;
+
+use super::bits::Window;
+use super::coefficients::Coefficients;
+use super::entry_points::{EntryPoints, Grid, pack};
+use super::error::JpegError;
+use super::header::{Coding, Frame, Process, Scan};
+use super::reader::MarkerReader;
+use super::region::{Canvas, Geometry, Region};
+use super::scan::{Block, Place, Walk};
+use super::scan_tables::ScanTables;
+use super::unterminated;
+use crate::decode::format::{Color, Format, Header};
+use crate::geometry::{Rect, Size, View};
+use crate::simd::Simd;
+
+/// The header of one file, read and checked.
+#[derive(Clone, Debug)]
+pub struct Image<'a> {
+    file: &'a [u8],
+    /// The reader, after the header of the first scan.
+    reader: MarkerReader<'a>,
+    frame: Frame,
+    geometry: Geometry,
+    color: Color,
+    /// The first scan.
+    scan: Scan,
+}
+
+/// The memory of one worker, reused from image to image.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    simd: Simd,
+    tables: ScanTables,
+    window: Window,
+    /// The coefficients of the needed part of an MCU row.
+    pub(super) blocks: Vec<Block>,
+    last: Vec<u8>,
+    coefficients: Coefficients,
+    pub(super) canvas: Canvas,
+}
+
+impl Scratch {
+    /// Memory for decoding with the given instruction set.
+    pub fn new(simd: Simd) -> Self {
+        Self { simd, ..Self::default() }
+    }
+}
+
+/// Reads the marker segments of a file up to its first scan.
+///
+/// # Errors
+/// When the header is truncated or malformed, or the image is too large.
+pub fn parse(file: &[u8]) -> Result<Image<'_>, JpegError> {
+    let mut reader = MarkerReader::new(file)?;
+    let (frame, scan) = reader.first_scan()?;
+    let (geometry, color) = (Geometry::new(&frame), reader.color(&frame));
+    Ok(Image { file, reader, frame, geometry, color, scan })
+}
+
+impl Image<'_> {
+    /// Height and width in pixels.
+    pub const fn size(&self) -> Size {
+        self.frame.size
+    }
+
+    /// The header, in the terms of all formats.
+    pub fn header(&self) -> Header {
+        Header {
+            format: Format::Jpeg,
+            size: self.size(),
+            color: self.color,
+            progressive: self.frame.process == Process::Progressive,
+        }
+    }
+
+    /// Decodes the pixels of a box. With the entry points of the file, entropy decoding starts near
+    /// the box.
+    ///
+    /// # Errors
+    /// When the box is not inside the image, the entry points do not fit the image, or the data ends
+    /// early or is malformed.
+    pub fn decode<'s>(
+        &self,
+        rect: Rect,
+        entries: Option<&[u8]>,
+        scratch: &'s mut Scratch,
+    ) -> Result<View<'s>, JpegError> {
+        if !rect.fits(self.size()) {
+            return Err(JpegError::Outside { rect, size: self.size() });
+        }
+        if !self.is_streamed() {
+            return self.decode_buffered(rect, scratch);
+        }
+        let quant = self.quantizers()?;
+        let simd = scratch.simd;
+        let Scratch { tables, window, blocks, last, canvas, .. } = scratch;
+        tables.load(&self.reader.tables, &self.scan, (true, true))?;
+        let entries = entries.filter(|packed| !packed.is_empty());
+        let entries = entries.map(|packed| EntryPoints::read(packed, self.grid())).transpose()?;
+        let mut walk = self.walk(tables, window);
+        if entries.is_none() {
+            walk.go_to(self.start(), usize::MAX);
+        }
+        let mut out = Region::new(simd, &self.frame, &self.geometry, self.color, rect, canvas);
+        let columns = out.mcu_columns.clone();
+        blocks.resize(columns.len() * self.geometry.blocks, Block::EMPTY);
+        last.resize(blocks.len(), 0);
+        for row in out.mcu_rows.clone() {
+            if let Some(entries) = &entries {
+                let place = entries.before(row, columns.start, self.scan.data);
+                if place.mcu > walk.mcu() || row == out.mcu_rows.start {
+                    let likely = entries.bytes_to(row, columns.end, place, self.scan.data);
+                    walk.go_to(place, likely);
+                }
+            }
+            walk.skip_to(simd, row * self.geometry.grid.across + columns.start)?;
+            walk.decode(simd, blocks, last)?;
+            out.row(row, blocks, last, &quant);
+        }
+        Ok(View::new(&canvas.pixels, rect.size()))
+    }
+
+    /// As [`Image::decode`], for an image whose coefficients must all be known first.
+    fn decode_buffered<'s>(
+        &self,
+        rect: Rect,
+        scratch: &'s mut Scratch,
+    ) -> Result<View<'s>, JpegError> {
+        self.read_coefficients(scratch)?;
+        let simd = scratch.simd;
+        let Scratch { blocks, last, coefficients, canvas, .. } = scratch;
+        let mut out = Region::new(simd, &self.frame, &self.geometry, self.color, rect, canvas);
+        let rows = self.geometry.grid.down;
+        for row in out.mcu_rows.clone() {
+            blocks.clear();
+            for mcu in out.mcu_columns.clone() {
+                for (component, layout) in self.geometry.layouts().iter().enumerate() {
+                    blocks.extend((0..layout.h * layout.v).map(|i| {
+                        let (y, x) = (row * layout.v + i / layout.h, mcu * layout.h + i % layout.h);
+                        coefficients.block((component, layout), rows, y, x)
+                    }));
+                }
+            }
+            last.clear();
+            last.resize(blocks.len(), 63);
+            out.row(row, blocks, last, &coefficients.quant);
+        }
+        Ok(View::new(&canvas.pixels, rect.size()))
+    }
+
+    fn read_coefficients(&self, scratch: &mut Scratch) -> Result<(), JpegError> {
+        let memory = (&mut scratch.tables, &mut scratch.window);
+        let reader = self.reader.clone();
+        scratch.coefficients.read(self.file, reader, &self.geometry, self.scan, memory)
+    }
+
+    /// Checks the whole file, and returns packed entry points for every `every` MCUs of each MCU row.
+    /// An image in several scans, or with arithmetic coding, has none.
+    ///
+    /// # Errors
+    /// When Pillow refuses the file: the data ends early, or what follows it is malformed.
+    pub fn entry_points(
+        &self,
+        every: NonZeroU16,
+        scratch: &mut Scratch,
+    ) -> Result<Vec<u8>, JpegError> {
+        if !self.is_streamed() {
+            self.read_coefficients(scratch)?;
+            return Ok(Vec::new());
+        }
+        self.quantizers()?;
+        let simd = scratch.simd;
+        let Scratch { tables, window, .. } = scratch;
+        tables.load(&self.reader.tables, &self.scan, (true, true))?;
+        let mut walk = self.walk(tables, window);
+        walk.go_to(self.start(), usize::MAX);
+        let grid = self.grid();
+        let mut places: Vec<Place> = Vec::new();
+        for row in 0..grid.down {
+            for column in (0..grid.across).step_by(usize::from(every.get())) {
+                walk.skip_to(simd, row * grid.across + column)?;
+                places.push(walk.place());
+            }
+        }
+        let mcus = grid.down * grid.across;
+        walk.skip_to(simd, mcus)?;
+        match walk.end() {
+            Ok(at) => self.reader.clone().check_after_scan(at)?,
+            Err(error) => {
+                let tables = &self.reader.tables;
+                return unterminated::is_complete(self.file, &self.frame, tables, &self.scan, mcus)
+                    .then(Vec::new)
+                    .ok_or(error);
+            }
+        }
+        Ok(pack(&places, every.get(), grid, self.scan.data))
+    }
+
+    /// Whether pixels can be made as the scan is read.
+    fn is_streamed(&self) -> bool {
+        self.frame.coding == Coding::Huffman && self.frame.has_one_scan(&self.scan)
+    }
+
+    /// The quantization table of each component.
+    fn quantizers(&self) -> Result<[[u16; 64]; 4], JpegError> {
+        let mut quant = [[0; 64]; 4];
+        for (table, component) in quant.iter_mut().zip(self.frame.components()) {
+            *table = self.reader.quantizer(component)?;
+        }
+        Ok(quant)
+    }
+
+    fn walk<'s>(&'s self, tables: &'s ScanTables, window: &'s mut Window) -> Walk<'s> {
+        let interval = self.reader.tables.restart_interval;
+        Walk::new(self.file, &self.frame, &self.scan, interval, (tables, window))
+    }
+
+    /// The state before the first MCU.
+    fn start(&self) -> Place {
+        Place { byte: self.scan.data, ..Place::default() }
+    }
+
+    fn grid(&self) -> Grid {
+        Grid {
+            across: self.geometry.grid.across,
+            down: self.geometry.grid.down,
+            components: self.frame.count,
+        }
+    }
+}

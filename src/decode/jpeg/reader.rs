@@ -1,0 +1,415 @@
+//! Reads the marker segments of a JPEG file, for everybody who needs them: the probe of a header,
+//! the check of a file at index time, and the decoder.
+//!
+//! A file is refused exactly where Pillow refuses it. Pillow's `JpegImagePlugin.py` looks at the
+//! segments before the first scan, then libjpeg-turbo reads the file from its start. Both are stated
+//! here as one reader, because of what only the plugin refuses, three short rules are left (see
+//! [`MarkerReader::pillow_refuses`]).
+//!
+//! libjpeg consumes a segment byte by byte and refuses it at the first wrong byte, whether or not
+//! the rest of the segment is there. After the image that makes a difference (a segment may be cut
+//! there, but not wrong), so this reader takes bytes in the same order.
+//!
+//! Nothing but quantization tables is copied: Huffman tables are slices of the file.
+
+use super::error::JpegError;
+use super::header::{
+    Coding, Component, Conditioning, Frame, HuffmanSpec, MAX_COMPONENTS, Process, Scan, ScanComponent, Tables, ZIGZAG,
+};
+use super::standard_tables;
+use crate::decode::format::{Color, PIXEL_LIMIT};
+use crate::geometry::Size;
+
+/// The longest side that libjpeg accepts (`JPEG_MAX_DIMENSION`).
+const MAX_SIDE: u32 = 65_500;
+/// The maximum number of blocks in an MCU of several components (T.81 B.2.3).
+const MAX_MCU_BLOCKS: u32 = 10;
+
+/// The end of a run of marker segments.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// A scan header, followed by entropy-coded data.
+    Scan(Scan),
+    /// The end of the image.
+    End,
+}
+
+/// A reader of marker segments, and the state that they set.
+#[derive(Clone, Debug)]
+pub(super) struct MarkerReader<'a> {
+    file: &'a [u8],
+    /// Offset of the next byte.
+    at: usize,
+    pub(super) frame: Option<Frame>,
+    pub(super) tables: Tables<'a>,
+    in_header: bool,
+    jfif: bool,
+    /// The color transform of an Adobe marker.
+    adobe: Option<u8>,
+}
+
+impl<'a> MarkerReader<'a> {
+    /// A reader after the start-of-image marker.
+    pub(super) fn new(file: &'a [u8]) -> Result<Self, JpegError> {
+        if !file.starts_with(&[0xFF, 0xD8, 0xFF]) {
+            return Err(JpegError::Malformed { what: "no start of image", offset: 0 });
+        }
+        let (tables, frame) = (Tables::default(), None);
+        Ok(Self { file, at: 2, frame, tables, in_header: true, jfif: false, adobe: None })
+    }
+
+    /// Reads up to the first scan.
+    pub(super) fn first_scan(&mut self) -> Result<(Frame, Scan), JpegError> {
+        let Stop::Scan(scan) = self.next_stop()? else {
+            return Err(self.malformed("the image ends before its first scan"));
+        };
+        self.in_header = false;
+        let frame = self.frame.expect("a scan before the frame header is refused");
+        if (frame.process, frame.coding) == (Process::Sequential, Coding::Huffman) {
+            standard_tables::fill_in(&mut self.tables);
+        }
+        Ok((frame, scan))
+    }
+
+    /// Reads up to the next scan or the end of the image, from the marker at or after `at`.
+    pub(super) fn next_stop_after(&mut self, at: usize) -> Result<Stop, JpegError> {
+        self.at = at;
+        self.next_stop()
+    }
+
+    /// Checks the segments after the only scan, from the marker at or after `at`. Pillow has all rows
+    /// by then: the end of the image may be missing, but what is there must be well-formed.
+    pub(super) fn check_after_scan(&mut self, at: usize) -> Result<(), JpegError> {
+        match self.next_stop_after(at) {
+            Ok(Stop::End) | Err(JpegError::Truncated { .. }) => Ok(()),
+            Ok(Stop::Scan(_)) => Err(self.malformed("a scan after the last one")),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn next_stop(&mut self) -> Result<Stop, JpegError> {
+        loop {
+            let (code, after) = next_marker(self.file, self.at).ok_or(self.truncated())?;
+            self.at = after;
+            match code {
+                0xC0..=0xC3 | 0xC9..=0xCA if self.frame.is_some() => {
+                    return Err(self.malformed("a second frame header"));
+                }
+                0xC0 | 0xC1 => self.frame_header(Process::Sequential, Coding::Huffman)?,
+                0xC2 => self.frame_header(Process::Progressive, Coding::Huffman)?,
+                0xC3 => return Err(JpegError::Unsupported { what: "lossless coding" }),
+                0xC9 => self.frame_header(Process::Sequential, Coding::Arithmetic)?,
+                0xCA => self.frame_header(Process::Progressive, Coding::Arithmetic)?,
+                0xC5..=0xC8 | 0xCB | 0xCD..=0xCF => {
+                    return Err(self.malformed("a coding process that libjpeg does not support"));
+                }
+                0xC4 => self.huffman_tables()?,
+                0xCC => self.arithmetic_conditioning()?,
+                0xD8 => return Err(self.malformed("a second start of image")),
+                0xD9 => return Ok(Stop::End),
+                0xDA => return self.scan_header().map(Stop::Scan),
+                0xDB => self.quantization_tables()?,
+                0xDD => self.restart_interval()?,
+                0xDC | 0xE0..=0xEF | 0xFE => self.application(code)?,
+                0x01 if self.in_header => {
+                    return Err(self.pillow_refuses("a marker of temporary use"));
+                }
+                0x01 | 0xD0..=0xD7 => {}
+                _ => return Err(self.malformed("an unknown marker")),
+            }
+        }
+    }
+
+    /// SOF0, SOF1, SOF2, SOF9, SOF10 (T.81 B.2.2).
+    fn frame_header(&mut self, process: Process, coding: Coding) -> Result<(), JpegError> {
+        let length = usize::from(self.u16()?);
+        let precision = self.u8()?;
+        let (height, width) = (u32::from(self.u16()?), u32::from(self.u16()?));
+        let (count, size) = (usize::from(self.u8()?), Size { height, width });
+        if height == 0 || width == 0 {
+            return Err(self.malformed("the image is empty"));
+        }
+        if !matches!(count, 1 | 3 | 4) {
+            return Err(self.malformed("the number of components is not 1, 3 or 4"));
+        }
+        if length != 8 + 3 * count {
+            return Err(self.malformed("the length of the frame header"));
+        }
+        let mut components = [Component::default(); MAX_COMPONENTS];
+        for component in &mut components[..count] {
+            let [id, factors, quant] = *self.array()?;
+            let (h, v) = (u32::from(factors >> 4), u32::from(factors & 15));
+            *component = Component { id, h, v, quant: usize::from(quant) };
+        }
+        if precision != 8 {
+            return Err(self.malformed("samples of other than 8 bits"));
+        }
+        if height.max(width) > MAX_SIDE || size.whole().area() > PIXEL_LIMIT {
+            return Err(JpegError::TooLarge { size });
+        }
+        self.check_sampling(&components[..count])?;
+        if count == 1 {
+            // Not interleaved: an MCU is one block, whatever the factors are (T.81 A.2.2).
+            (components[0].h, components[0].v) = (1, 1);
+        }
+        self.frame = Some(Frame { process, coding, size, components, count });
+        Ok(())
+    }
+
+    /// Checks that the sampling factors are 1 to 4, and that each divides the largest one.
+    fn check_sampling(&self, components: &[Component]) -> Result<(), JpegError> {
+        for factor in [|c: &Component| c.h, |c: &Component| c.v] {
+            let max = components.iter().map(factor).max().unwrap_or(1);
+            for own in components.iter().map(factor) {
+                if !(1..=4).contains(&own) {
+                    return Err(self.malformed("a sampling factor that is not 1 to 4"));
+                }
+                if max % own != 0 {
+                    return Err(self.malformed("a sampling ratio that is not an integer"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// SOS (T.81 B.2.3).
+    fn scan_header(&mut self) -> Result<Scan, JpegError> {
+        let frame = self.frame.ok_or(self.malformed("a scan before the frame header"))?;
+        let (length, count) = (self.u16()?, usize::from(self.u8()?));
+        if !(1..=MAX_COMPONENTS).contains(&count) || usize::from(length) != 6 + 2 * count {
+            return Err(self.malformed("the length of the scan header"));
+        }
+        let mut components = [ScanComponent::default(); MAX_COMPONENTS];
+        for i in 0..count {
+            let [id, tables] = *self.array()?;
+            // As in libjpeg, equal ids are told apart by their position, and components in another
+            // order than that of the frame are refused.
+            let position = frame.components().iter().skip(i).position(|other| other.id == id);
+            let index = i + position.ok_or(self.malformed("a component that the frame lacks"))?;
+            if components[..i].iter().any(|component| component.index == index) {
+                return Err(self.malformed("a scan that lists a component twice"));
+            }
+            let (dc, ac) = (usize::from(tables >> 4), usize::from(tables & 15));
+            components[i] = ScanComponent { index, dc, ac };
+        }
+        let [first, last, approximation] = *self.array()?;
+        let blocks =
+            |c: &ScanComponent| frame.components()[c.index].h * frame.components()[c.index].v;
+        if count > 1 && components[..count].iter().map(blocks).sum::<u32>() > MAX_MCU_BLOCKS {
+            return Err(self.malformed("an MCU of more than 10 blocks"));
+        }
+        Ok(Scan {
+            components,
+            count,
+            spectral: (first, last),
+            approximation: (approximation >> 4, approximation & 15),
+            data: self.at,
+        })
+    }
+
+    /// DHT (T.81 B.2.4.2).
+    fn huffman_tables(&mut self) -> Result<(), JpegError> {
+        let mut left = self.table_length()?;
+        while left > 16 {
+            let head = self.u8()?;
+            let counts = self.array::<16>()?;
+            left -= 17;
+            let total = counts.iter().map(|&count| usize::from(count)).sum::<usize>();
+            if total > 256 || total > left {
+                return Err(self.malformed("a Huffman table of too many codes"));
+            }
+            let symbols = self.take(total)?;
+            left -= total;
+            let tables =
+                if head & 0x10 == 0 { &mut self.tables.dc } else { &mut self.tables.ac };
+            match tables.get_mut(usize::from(head & !0x10)) {
+                Some(table) => *table = Some(HuffmanSpec { counts, symbols }),
+                None => return Err(self.malformed("the number of a Huffman table")),
+            }
+        }
+        if left == 0 { Ok(()) } else { Err(self.malformed("the length of the Huffman tables")) }
+    }
+
+    /// DQT (T.81 B.2.4.1).
+    fn quantization_tables(&mut self) -> Result<(), JpegError> {
+        let mut left = self.table_length()?;
+        while left > 0 {
+            let head = self.u8()?;
+            let (wide, number) = (head >> 4 != 0, usize::from(head & 15));
+            if number >= 4 {
+                return Err(self.malformed("the number of a quantization table"));
+            }
+            let mut table = [0; 64];
+            for natural in ZIGZAG {
+                table[usize::from(natural)] =
+                    if wide { self.u16()? } else { u16::from(self.u8()?) };
+            }
+            self.tables.quant[number] = Some(table);
+            left = left
+                .checked_sub(if wide { 129 } else { 65 })
+                .ok_or(self.malformed("the length of the quantization tables"))?;
+        }
+        Ok(())
+    }
+
+    /// DAC (T.81 B.2.4.3).
+    fn arithmetic_conditioning(&mut self) -> Result<(), JpegError> {
+        let mut left = self.table_length()?;
+        while left > 0 {
+            let [index, value] = *self.array()?;
+            if index >= 32 || (index < 16 && value & 15 > value >> 4) {
+                return Err(self.malformed("arithmetic conditioning"));
+            }
+            let Conditioning { dc, ac } = &mut self.tables.conditioning;
+            match usize::from(index).checked_sub(16) {
+                Some(number) => ac[number] = value,
+                None => dc[usize::from(index)] = (value & 15, value >> 4),
+            }
+            left = left
+                .checked_sub(2)
+                .ok_or(self.malformed("the length of the arithmetic conditioning"))?;
+        }
+        Ok(())
+    }
+
+    /// DRI (T.81 B.2.4.4).
+    fn restart_interval(&mut self) -> Result<(), JpegError> {
+        if self.u16()? != 4 {
+            return Err(self.malformed("the length of the restart interval"));
+        }
+        self.tables.restart_interval = u32::from(self.u16()?);
+        Ok(())
+    }
+
+    /// A segment without tables. JFIF's APP0 and Adobe's APP14 define the color space.
+    fn application(&mut self, code: u8) -> Result<(), JpegError> {
+        // libjpeg takes lengths below 2 for an empty segment.
+        let length = usize::from(self.u16()?).saturating_sub(2);
+        let start = self.at;
+        let body = match code {
+            0xE0 | 0xEE => self.take(length.min(14))?,
+            _ => &[],
+        };
+        let is = |tag: &[u8]| body.starts_with(tag);
+        if self.in_header && body.len() < 7 {
+            if code == 0xE0 && is(b"JFIF") {
+                return Err(self.pillow_refuses("a short JFIF segment"));
+            }
+            if code == 0xEE && is(b"Adobe") {
+                return Err(self.pillow_refuses("a short Adobe segment"));
+            }
+        }
+        if code == 0xE0 && body.len() == 14 && is(b"JFIF\0") {
+            self.jfif = true;
+        }
+        if code == 0xEE && body.len() >= 12 && is(b"Adobe") {
+            self.adobe = Some(body[11]);
+        }
+        // An end after the end of the file is noticed by the next read.
+        self.at = start + length;
+        Ok(())
+    }
+
+    /// The color space that libjpeg assumes (`default_decompress_parms`): by JFIF's marker, then by
+    /// Adobe's, then by the ids of the components.
+    pub(super) fn color(&self, frame: &Frame) -> Color {
+        let ids = frame.components().iter().map(|component| component.id);
+        match (frame.count, self.adobe) {
+            (1, _) => Color::Gray,
+            (3, _) if self.jfif => Color::YCbCr,
+            (3, Some(0)) => Color::Rgb,
+            (3, None) if ids.eq(*b"RGB") => Color::Rgb,
+            (3, _) => Color::YCbCr,
+            (_, None | Some(0)) => Color::Cmyk,
+            _ => Color::Ycck,
+        }
+    }
+
+    /// The quantization table of a component, for a scan that begins now.
+    pub(super) fn quantizer(&self, component: &Component) -> Result<[u16; 64], JpegError> {
+        let table = self.tables.quant.get(component.quant).copied().flatten();
+        table.ok_or(self.malformed("a component without a quantization table"))
+    }
+
+    /// The length of a segment of tables, without its own two bytes.
+    fn table_length(&mut self) -> Result<usize, JpegError> {
+        let length = usize::from(self.u16()?).checked_sub(2);
+        length.ok_or(self.malformed("the length of a segment"))
+    }
+
+    fn take(&mut self, bytes: usize) -> Result<&'a [u8], JpegError> {
+        let taken = self.file.get(self.at..).and_then(|rest| rest.get(..bytes));
+        let taken = taken.ok_or(self.truncated())?;
+        self.at += bytes;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<&'a [u8; N], JpegError> {
+        Ok(self.take(N)?.try_into().expect("N bytes were taken"))
+    }
+
+    fn u8(&mut self) -> Result<u8, JpegError> {
+        Ok(self.array::<1>()?[0])
+    }
+
+    fn u16(&mut self) -> Result<u16, JpegError> {
+        Ok(u16::from_be_bytes(*self.array()?))
+    }
+
+    const fn malformed(&self, what: &'static str) -> JpegError {
+        JpegError::Malformed { what, offset: self.at }
+    }
+
+    /// libjpeg would accept it, but Pillow's own reader of the header does not.
+    const fn pillow_refuses(&self, what: &'static str) -> JpegError {
+        self.malformed(what)
+    }
+
+    const fn truncated(&self) -> JpegError {
+        JpegError::Truncated { length: self.file.len() }
+    }
+}
+
+/// Finds the next marker at or after `at`: its code, and the offset after it. Skips bytes that are
+/// not a marker, as well as stuffed zeros and fill bytes.
+pub(super) fn next_marker(file: &[u8], mut at: usize) -> Option<(u8, usize)> {
+    loop {
+        at += file.get(at..)?.iter().position(|&byte| byte == 0xFF)?;
+        at += file[at..].iter().position(|&byte| byte != 0xFF)?;
+        if file[at] != 0 {
+            return Some((file[at], at + 1));
+        }
+    }
+}
+
+/// What the search for a restart marker found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Restart {
+    /// The marker that is due, or one that counts as such: decoding resumes at this offset.
+    Due(usize),
+    /// A marker of a later interval, at this offset. It stays there, because the interval that is
+    /// due was lost.
+    Later(usize),
+    /// A marker that is no restart marker, at this offset. It stays there for all later restarts.
+    Other(usize),
+}
+
+/// Finds the restart marker number `due` (0 to 7) at or after `at`, as `jpeg_resync_to_restart` of
+/// libjpeg does (T.81 leaves it open). The number of another restart marker tells whether data was
+/// lost, so that the marker belongs to a later interval; or whether the marker is a late one, so
+/// that the search continues; or nothing, so that it counts as the one that is due.
+pub(super) fn find_restart(file: &[u8], mut at: usize, due: u32) -> Option<Restart> {
+    loop {
+        let (code, after) = next_marker(file, at)?;
+        match code {
+            0xD0..=0xD7 => match (u32::from(code & 7) + 8 - due) & 7 {
+                1 | 2 => return Some(Restart::Later(after - 2)),
+                6 | 7 => {}
+                _ => return Some(Restart::Due(after)),
+            },
+            ..0xC0 => {}
+            _ => return Some(Restart::Other(after - 2)),
+        }
+        at = after;
+    }
+}
