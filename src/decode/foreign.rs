@@ -101,7 +101,9 @@ fn open(format: Format, bytes: &[u8]) -> Result<impl ImageDecoder, DecodeError> 
         Format::Bmp => ImageFormat::Bmp,
         Format::WebP => ImageFormat::WebP,
         Format::Gif => ImageFormat::Gif,
-        Format::Jpeg | Format::Pnm | Format::Tiff => unreachable!("{} has its own decoder", format.name()),
+        Format::Jpeg | Format::Pnm | Format::Tiff => {
+            unreachable!("{} has its own decoder", format.name())
+        }
     };
     let reader = ImageReader::with_format(Cursor::new(bytes), named);
     reader.into_decoder().map_err(|error| malformed(format, error))
@@ -123,7 +125,8 @@ mod tests {
 
     #[test]
     fn a_panic_of_a_decoder_makes_the_record_bad() {
-        for panicking in [|| panic!("index out of bounds"), || panic!("index {}", "out of bounds")] {
+        for panicking in [|| panic!("index out of bounds"), || panic!("index {}", "out of bounds")]
+        {
             let error = guarded::<()>(Format::Png, panicking).unwrap_err().to_string();
             assert_eq!(error, "PNG data: its decoder panicked: index out of bounds");
         }

@@ -104,7 +104,8 @@ fn number(token: &[u8]) -> Result<u32, &'static str> {
     if token.len() > MAX_TOKEN {
         return Err("a number of more than 10 characters");
     }
-    let digits = token.strip_prefix(b"+").unwrap_or(token);
+    let negative = token.starts_with(b"-");
+    let digits = token.strip_prefix(if negative { b"-" } else { b"+" }).unwrap_or(token);
     let mut value = 0_u32;
     let mut after_digit = false;
     for &byte in digits {
@@ -118,7 +119,7 @@ fn number(token: &[u8]) -> Result<u32, &'static str> {
         }
         after_digit = byte != b'_';
     }
-    if after_digit { Ok(value) } else { Err(INVALID) }
+    if after_digit && !(negative && value != 0) { Ok(value) } else { Err(INVALID) }
 }
 
 const fn is_space(byte: u8) -> bool {
@@ -243,13 +244,20 @@ mod tests {
     fn a_comment_may_stand_inside_a_number() {
         let file = b"P2 # a\n2#\n 1#x\n0\n10 1#y\n0 5";
         assert_eq!(probe(file).unwrap().size, Size { height: 10, width: 2 });
-        assert_eq!(number(b"1_0"), Ok(10));
-        assert!([&b"_1"[..], b"1_", b"", b"-1", b"1__0", b"12345678901"].map(number).iter().all(Result::is_err));
+        assert_eq!([&b"1_0"[..], b"+7", b"-0"].map(number), [Ok(10), Ok(7), Ok(0)]);
+        assert!(
+            [&b"_1"[..], b"1_", b"", b"-1", b"1__0", b"12345678901"]
+                .map(number)
+                .iter()
+                .all(Result::is_err)
+        );
     }
 
     #[test]
     fn a_header_that_promises_more_than_the_file_holds_costs_no_memory() {
-        for head in ["P1 13000 13000 ", "P3 13000 13000 255 ", "P4 13000 13000 ", "P6 13000 13000 9 "] {
+        for head in
+            ["P1 13000 13000 ", "P3 13000 13000 255 ", "P4 13000 13000 ", "P6 13000 13000 9 "]
+        {
             assert!(decode(head.as_bytes()).unwrap_err().to_string().ends_with("truncated"));
         }
     }

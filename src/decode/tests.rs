@@ -1,4 +1,5 @@
-//! What Pillow says of a file, and what serving makes of it. Facts of Pillow were measured with 12.3.0.
+//! The check of a file against Pillow's verdict, and the decoding of files that passed it. The behavior
+//! of Pillow was measured with 12.3.0.
 
 use super::*;
 use crate::geometry::{Rect, Size, View};
@@ -6,7 +7,7 @@ use crate::geometry::{Rect, Size, View};
 /// 26x18, 4:2:0, from a gradient.
 const TINY: &[u8] = include_bytes!("../../tests/data/tiny.jpg");
 
-/// Where the height stands in the frame header.
+/// The offset of the height in the frame header.
 fn height_at() -> usize {
     TINY.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap() + 5
 }
@@ -23,7 +24,7 @@ fn a_region_holds_the_box_in_the_coordinates_of_the_image() {
 }
 
 #[test]
-fn a_huge_size_costs_nothing() {
+fn a_huge_size_allocates_nothing() {
     let mut huge = TINY.to_vec();
     huge[height_at()..height_at() + 4].copy_from_slice(&[0xFF, 0xDC, 0xFF, 0xDC]);
     let mut decoder = Decoder::default();
@@ -43,7 +44,7 @@ fn a_box_outside_is_refused() {
 }
 
 #[test]
-fn pillow_refuses_a_file_without_end_but_not_one_with_junk_behind_it() {
+fn a_file_without_end_marker_is_refused_and_trailing_junk_is_not() {
     let mut decoder = Decoder::default();
     assert!(verify(&[TINY, b"junk"].concat(), &mut decoder).is_ok());
     for cut in 1..TINY.len() - 2 {
@@ -52,7 +53,7 @@ fn pillow_refuses_a_file_without_end_but_not_one_with_junk_behind_it() {
 }
 
 #[test]
-fn any_byte_may_change() {
+fn any_changed_byte_is_an_error_or_a_picture() {
     let mut decoder = Decoder::default();
     for at in 0..TINY.len() {
         for byte in [0, 1, 0x7F, 0xFF] {
@@ -61,19 +62,19 @@ fn any_byte_may_change() {
             if let Ok((header, _)) = verify(&bytes, &mut decoder) {
                 assert!(header.size.rgb_bytes() > 0);
             }
-            // What serving does, should a file change behind the index.
+            // As when a file changes after it was indexed.
             let served = decoder.decode(&bytes, Size::square(1).whole(), &[]);
             assert!(served.is_err() || probe(&bytes).is_ok());
         }
     }
 }
 
-/// `TINY` with other bytes behind its start.
+/// `TINY` with a segment inserted after its start.
 fn with(segment: &[u8]) -> Vec<u8> {
     [&TINY[..2], segment, &TINY[2..]].concat()
 }
 
-/// The whole picture; indexed and served agree that it is one.
+/// The pixels of a file that both the check and the decoder accept.
 fn shown(file: &[u8]) -> Vec<u8> {
     let mut decoder = Decoder::default();
     let (header, entries) = verify(file, &mut decoder).unwrap();
@@ -81,7 +82,7 @@ fn shown(file: &[u8]) -> Vec<u8> {
     decoder.decode(file, header.size.whole(), &entries).unwrap().pixels.data().to_vec()
 }
 
-/// Neither indexed nor served.
+/// Whether the check, the probe and the decoder refuse a file. They must agree.
 fn refused(file: &[u8]) -> bool {
     let mut decoder = Decoder::default();
     let served = decoder.decode(file, Size::square(1).whole(), &[]).is_ok();
@@ -97,7 +98,7 @@ fn components() -> [[usize; 3]; 2] {
 }
 
 #[test]
-fn ids_that_come_twice_are_told_apart_by_their_place() {
+fn equal_component_ids_are_told_apart_by_position() {
     let mut file = TINY.to_vec();
     for at in components().into_iter().flatten() {
         file[at] = 7;
@@ -106,7 +107,7 @@ fn ids_that_come_twice_are_told_apart_by_their_place() {
 }
 
 #[test]
-fn components_out_of_order_are_refused() {
+fn components_in_another_order_than_the_frame_are_refused() {
     for order in [[0, 2, 1], [1, 0, 2], [2, 1, 0]] {
         let mut file = TINY.to_vec();
         let [_, scan] = components();
@@ -118,7 +119,7 @@ fn components_out_of_order_are_refused() {
 }
 
 #[test]
-fn segments_of_no_length_are_empty_unless_they_hold_tables() {
+fn segments_of_length_0_are_empty_unless_they_hold_tables() {
     for length in [0, 1] {
         for code in [0xDC, 0xE0, 0xE1, 0xEE, 0xFE] {
             assert!(shown(&with(&[0xFF, code, 0, length])) == shown(TINY), "{code:x} {length}");
@@ -139,7 +140,7 @@ fn impossible_arithmetic_conditioning_is_refused() {
 }
 
 #[test]
-fn a_short_jfif_segment_says_nothing_of_colour() {
+fn a_short_jfif_segment_does_not_define_the_color_space() {
     // Without JFIF, Adobe's 0 means RGB.
     let jfif = TINY.windows(2).position(|pair| pair == [0xFF, 0xE0]).unwrap();
     let length = usize::from(u16::from_be_bytes([TINY[jfif + 2], TINY[jfif + 3]]));
@@ -157,23 +158,23 @@ fn a_short_jfif_segment_says_nothing_of_colour() {
 }
 
 #[test]
-fn behind_the_image_a_segment_may_be_cut_but_not_wrong() {
-    let behind = |bytes: &[u8]| {
+fn after_the_image_a_segment_may_be_truncated_but_not_malformed() {
+    let accepted = |bytes: &[u8]| {
         let file = [&TINY[..TINY.len() - 2], bytes].concat();
         verify(&file, &mut Decoder::default()).is_ok()
     };
     for code in [0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, 0xE0, 0xEE, 0xFE] {
-        assert!(behind(&[0xFF, code]), "{code:x}");
+        assert!(accepted(&[0xFF, code]), "{code:x}");
     }
     for code in [0x02, 0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC8, 0xC9, 0xCA, 0xCB, 0xCF, 0xD8, 0xDE, 0xF0]
     {
-        assert!(!behind(&[0xFF, code]), "{code:x}");
+        assert!(!accepted(&[0xFF, code]), "{code:x}");
     }
-    assert!(!behind(&[0xFF, 0xC0, 0, 17, 8, 0]));
+    assert!(!accepted(&[0xFF, 0xC0, 0, 17, 8, 0]));
 }
 
 #[test]
-fn a_file_without_end_is_good_where_libjpeg_can_fill_its_bits() {
+fn a_file_without_end_marker_is_good_if_libjpeg_can_fill_its_bit_buffer() {
     let without_end = |junk: usize| [&TINY[..TINY.len() - 2], &vec![0x55; junk]].concat();
     for junk in [4, 6, 8, 16, 600] {
         assert!(shown(&without_end(junk)) == shown(TINY), "{junk} bytes");

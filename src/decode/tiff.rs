@@ -1,6 +1,6 @@
 //! TIFF, by the `tiff` crate, for those kinds of files whose pixels are equal to Pillow's: gray of 1, 8
-//! and 16 bits, RGB and CMYK with or without further samples, palettes; in strips or tiles, not
-//! compressed or by LZW, Deflate or PackBits. All other kinds are refused.
+//! and 16 bits, RGB and RGBA of 8 and 16 bits, CMYK of 8 bits; in strips or tiles, not compressed or by
+//! LZW, Deflate or PackBits. All other kinds are refused.
 
 use std::io::Cursor;
 
@@ -32,7 +32,6 @@ pub(super) fn probe(bytes: &[u8]) -> Result<Header, DecodeError> {
         let image = open(bytes)?;
         let color = match image.color {
             ColorType::Gray(_) => Color::Gray,
-            ColorType::Palette(_) => Color::Palette,
             ColorType::CMYK(_) => Color::Cmyk,
             _ => Color::Rgb,
         };
@@ -52,7 +51,10 @@ fn open(bytes: &[u8]) -> Result<Image<'_>, DecodeError> {
     let mut decoder = Decoder::new(Cursor::new(bytes)).map_err(malformed)?;
     let (width, height) = decoder.dimensions().map_err(malformed)?;
     let mut tag = |tag: Tag, default: u16| {
-        decoder.find_tag_unsigned::<u16>(tag).map(|value| value.unwrap_or(default)).map_err(malformed)
+        decoder
+            .find_tag_unsigned::<u16>(tag)
+            .map(|value| value.unwrap_or(default))
+            .map_err(malformed)
     };
     let (compression, predictor) = (tag(Tag::Compression, 1)?, tag(Tag::Predictor, 1)?);
     let photometric = tag(Tag::PhotometricInterpretation, 0)?;
@@ -78,16 +80,17 @@ fn open(bytes: &[u8]) -> Result<Image<'_>, DecodeError> {
     if formats.is_some_and(|formats| formats.iter().any(|&format| format != 1)) {
         return Err(unsupported("signed or float samples"));
     }
-    let extra = decoder.find_tag_unsigned_vec::<u16>(Tag::ExtraSamples).map_err(malformed)?;
-    if extra.is_some_and(|extra| extra.contains(&1)) {
-        return Err(unsupported("premultiplied alpha"));
-    }
     let color = decoder.colortype().map_err(malformed)?;
+    let extra = decoder.find_tag_unsigned_vec::<u16>(Tag::ExtraSamples).map_err(malformed)?;
+    match (color, &extra.unwrap_or_default()[..]) {
+        (_, []) | (ColorType::RGBA(_), [0 | 2]) => {}
+        (ColorType::RGBA(_), [1]) => return Err(unsupported("premultiplied alpha")),
+        _ => return Err(unsupported("these extra samples")),
+    }
     match (color, photometric) {
         (ColorType::Gray(1 | 8), 0 | 1)
         | (ColorType::Gray(16), 1)
         | (ColorType::RGB(8 | 16) | ColorType::RGBA(8 | 16), 2)
-        | (ColorType::Palette(8), 3)
         | (ColorType::CMYK(8), 5) => {}
         _ => return Err(unsupported("this kind of samples")),
     }
@@ -101,10 +104,6 @@ impl Image<'_> {
         limits.decoding_buffer_size = bytes;
         limits.intermediate_buffer_size = bytes + (64 << 20);
         self.decoder = self.decoder.with_limits(limits);
-        let palette = match self.color {
-            ColorType::Palette(_) => self.palette()?,
-            _ => Vec::new(),
-        };
         let samples = self.decoder.read_image().map_err(malformed)?;
         let width = self.size.width as usize;
         let rgb: Vec<u8> = match (self.color, samples) {
@@ -129,10 +128,9 @@ impl Image<'_> {
             }
             (ColorType::RGBA(16), DecodingResult::U16(rgba)) => {
                 let pixels = rgba.as_chunks().0.iter();
-                pixels.flat_map(|&[r, g, b, _]| [r, g, b].map(|v: u16| v.to_be_bytes()[0])).collect()
-            }
-            (ColorType::Palette(8), DecodingResult::U8(indices)) => {
-                indices.into_iter().flat_map(|index| palette[usize::from(index)]).collect()
+                pixels
+                    .flat_map(|&[r, g, b, _]| [r, g, b].map(|v: u16| v.to_be_bytes()[0]))
+                    .collect()
             }
             (ColorType::CMYK(8), DecodingResult::U8(inks)) => {
                 inks.as_chunks().0.iter().flat_map(|&inks| rgb_of(inks)).collect()
@@ -143,16 +141,6 @@ impl Image<'_> {
             return Err(unsupported("this number of samples"));
         }
         Ok(rgb)
-    }
-
-    /// The 256 colors of the palette: all reds, then all greens, then all blues, in 16 bits.
-    fn palette(&mut self) -> Result<Vec<[u8; 3]>, DecodeError> {
-        let map = self.decoder.get_tag_u16_vec(Tag::ColorMap).map_err(malformed)?;
-        if map.len() != 3 * 256 {
-            return Err(unsupported("a palette of other than 256 colors"));
-        }
-        let color = |index: usize| [0, 256, 512].map(|first| map[first + index].to_be_bytes()[0]);
-        Ok((0..256).map(color).collect())
     }
 }
 

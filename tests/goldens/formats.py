@@ -138,7 +138,7 @@ def tiffs():
     image = Image.fromarray(odd)
     images = {
         "bits": image.convert("1"), "gray": image.convert("L"), "rgb": image,
-        "rgba": Image.fromarray(np.dstack([odd, odd[..., :1]])), "palette": image.quantize(100), "cmyk": image.convert("CMYK"),
+        "rgba": Image.fromarray(np.dstack([odd, odd[..., :1]])), "cmyk": image.convert("CMYK"),
         "gray16": Image.fromarray(odd[..., 0].astype(np.uint16) * 3),
     }
     for name, image in images.items():

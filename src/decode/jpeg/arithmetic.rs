@@ -71,12 +71,7 @@ pub(super) struct ArithmeticScan<'a> {
 
 impl<'a> ArithmeticScan<'a> {
     /// A decoder at the start of a scan.
-    pub(super) fn new(
-        file: &'a [u8],
-        frame: &Frame,
-        tables: &'a Tables<'_>,
-        scan: &Scan,
-    ) -> Self {
+    pub(super) fn new(file: &'a [u8], frame: &Frame, tables: &'a Tables<'_>, scan: &Scan) -> Self {
         let mut slots = [Slot::default(); MAX_BLOCKS];
         let parts = scan.components().iter().flat_map(|part| {
             let component = &frame.components()[part.index];
@@ -132,6 +127,11 @@ impl<'a> ArithmeticScan<'a> {
         self.to_go = self.interval;
         self.damaged = false;
         Ok(())
+    }
+
+    /// The number of bytes that Pillow has read when the scan begins.
+    pub(super) const fn available(&self) -> usize {
+        self.available.len()
     }
 
     /// The offset of the marker after the data, or of its end.

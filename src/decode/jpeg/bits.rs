@@ -1,7 +1,7 @@
 //! Entropy-coded data as a stream of bits.
 //!
-//! Stuffed bytes and markers are taken out in bulk, into a window of plain bits, so that the loop
-//! that decodes codes knows nothing of them: it loads eight bytes and never asks what they are.
+//! Stuffed bytes and markers are removed in bulk, into a window of plain bits, so that the loop that
+//! decodes codes loads eight bytes at a time without looking at them.
 //!
 //! ```text
 //!   file    .. 3A FF 00 91 5C .. | FF D9          next: the first byte not yet in the window
@@ -9,15 +9,16 @@
 //!              ^ position                          `count` bits before it are in `buffer`
 //! ```
 //!
-//! A block takes at most [`BLOCK_BYTES`], so asking once a block whether the window holds as many
+//! A block reads at most [`BLOCK_BYTES`], so one check per block that the window holds as many
 //! ([`Stream::top_up`]) is enough, and a refill inside a block cannot leave the window.
 
 use super::error::JpegError;
 use super::reader::next_marker;
 
-/// No block takes more: 64 codes of 16 bits with 15 bits of value, and a refill's overhang.
+/// The maximum size of a block: 64 codes of 16 bits with 15 bits of value, and the overhang of a
+/// refill.
 const BLOCK_BYTES: usize = 64 * (16 + 15) / 8 + 8;
-/// Bytes of plain data that the window takes at most.
+/// The maximum number of bytes of plain data in the window.
 const WINDOW: usize = 1 << 13;
 /// Bytes copied at once.
 const CHUNK: usize = 32;
@@ -25,7 +26,7 @@ const CHUNK: usize = 32;
 /// The bytes of the window.
 pub(super) type WindowBytes = [u8; WINDOW + BLOCK_BYTES + CHUNK];
 
-/// The window's memory, kept by a worker.
+/// The memory of the window, reused from image to image.
 #[derive(Debug)]
 pub(super) struct Window(pub(super) Box<WindowBytes>);
 
@@ -35,7 +36,7 @@ impl Default for Window {
     }
 }
 
-/// What follows the bytes in the window.
+/// The part of the file after the bytes in the window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     /// More data.
@@ -46,10 +47,12 @@ enum Next {
     Nothing,
 }
 
-/// The bits that the decoding loop works on: a copy of a [`Stream`]'s place that fits registers.
+/// The bits that the decoding loop works on: a copy of the position of a [`Stream`] that fits into
+/// registers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Bits {
-    /// Unread bits, the next one on top. Bits below the `count` first are what follows, or zero.
+    /// Unread bits, the next one on top. Those after the first `count` are the following bits of the
+    /// stream, or zero.
     buffer: u64,
     count: u32,
     /// The byte of the window that refills the buffer next.
@@ -61,11 +64,11 @@ impl Bits {
     #[inline(always)]
     pub(super) fn refill(&mut self, window: &WindowBytes) {
         let next = window.get(self.position..self.position.wrapping_add(8));
-        let next = next.expect("`Stream::top_up` sees to it");
+        let next = next.expect("`Stream::top_up` was called");
         let next = u64::from_be_bytes(next.try_into().expect("eight bytes"));
         self.buffer |= next >> self.count;
         self.position += ((63 - self.count) >> 3) as usize;
-        // 56 and the bits that a whole byte did not fit into.
+        // 56, and the bits that remained of an incomplete byte.
         self.count |= 0b11_1000;
     }
 
@@ -75,21 +78,20 @@ impl Bits {
         (self.buffer >> (64 - n)) as usize
     }
 
-    /// Takes as many bits as the six lowest bits of `n` say.
+    /// Takes a number of bits: the six lowest bits of `n`.
     #[inline(always)]
     pub(super) const fn take(&mut self, n: u32) {
         self.buffer <<= n & 63;
         self.count -= n & 63;
     }
 
-    /// Takes `size` bits, 0 to 15, as the value that they stand for (T.81 F.2.2.1, EXTEND).
+    /// Takes `size` bits, 0 to 15, as a signed value (T.81 F.2.2.1, EXTEND).
     #[inline(always)]
     pub(super) const fn value(&mut self, size: u32) -> i16 {
         self.last_value(size, size)
     }
 
-    /// Takes as many bits as the six lowest bits of `n` say; the last `size` of them stand for a
-    /// value.
+    /// Takes a number of bits, the six lowest bits of `n`; the last `size` of them are a signed value.
     #[inline(always)]
     pub(super) const fn last_value(&mut self, n: u32, size: u32) -> i16 {
         let bits = self.buffer << (n.wrapping_sub(size) & 63);
@@ -100,7 +102,7 @@ impl Bits {
     }
 }
 
-/// A place in the entropy-coded data of a file, at most one marker ahead.
+/// A position in the entropy-coded data of a file, up to the next marker.
 #[derive(Debug)]
 pub(super) struct Stream<'a> {
     file: &'a [u8],
@@ -108,28 +110,28 @@ pub(super) struct Stream<'a> {
     pub(super) window: &'a mut Window,
     /// Bytes of data in the window.
     filled: usize,
-    /// Bytes after which `top_up` has work to do.
+    /// The end of the bytes after which [`Stream::top_up`] must act.
     limit: usize,
     /// The first byte of the file that is not in the window.
     at: usize,
     next: Next,
-    /// Bits past the end were read, and forgotten since.
+    /// Whether bits after the end were read and have left the window.
     past_end: bool,
-    /// Bytes that left the window, to the front.
+    /// The number of bytes that have left the window at its front.
     gone: usize,
-    /// Where in the file the window's first byte ever was.
+    /// The offset in the file of the first byte that was in the window.
     origin: usize,
 }
 
 impl<'a> Stream<'a> {
-    /// A stream that is nowhere yet: [`Stream::seek`] comes first.
+    /// A stream without a position: [`Stream::seek`] must be called first.
     pub(super) fn new(file: &'a [u8], window: &'a mut Window) -> Self {
         let (bits, next) = (Bits::default(), Next::Nothing);
         let (filled, limit, at, gone, origin) = (0, 0, file.len(), 0, 0);
         Self { file, bits, window, filled, limit, at, next, past_end: false, gone, origin }
     }
 
-    /// Goes to bit `bit` of byte `at`. `likely` is how many bytes will be read, as far as is known.
+    /// Moves to bit `bit` of byte `at`. `likely` is the number of bytes that are expected to be read.
     pub(super) fn seek(&mut self, at: usize, bit: u32, likely: usize) {
         self.bits = Bits::default();
         (self.filled, self.limit, self.gone) = (0, 0, 0);
@@ -141,7 +143,7 @@ impl<'a> Stream<'a> {
         self.bits.take(bit);
     }
 
-    /// Sees to it that the window holds the bits of a block, whatever they are.
+    /// Makes sure that the window holds the bits of any block.
     #[inline(always)]
     pub(super) fn top_up(&mut self) {
         if self.bits.position + BLOCK_BYTES > self.limit {
@@ -152,7 +154,7 @@ impl<'a> Stream<'a> {
     #[cold]
     fn slide(&mut self) {
         if self.next != Next::Data {
-            // Only zeros are left, and more than the buffer holds of them were read.
+            // Only zeros are left, and more of them were read than the buffer holds.
             self.past_end = true;
             self.bits.position = self.filled;
             return;
@@ -245,9 +247,9 @@ impl<'a> Stream<'a> {
         self.next == Next::Nothing
     }
 
-    /// The next bit's place in the file: byte and bit. It takes time in the bytes read since the
-    /// last call, or the last [`Stream::seek`].
-    pub(super) fn place(&mut self) -> (usize, u32) {
+    /// The position of the next bit in the file: byte and bit. It takes time in proportion to the bytes
+    /// read since the last call or [`Stream::seek`].
+    pub(super) fn position(&mut self) -> (usize, u32) {
         if self.overran() {
             return (self.at, 0);
         }
@@ -260,7 +262,7 @@ impl<'a> Stream<'a> {
             };
         }
         self.origin = at;
-        // `gone` may wrap below zero: only sums with `position` mean something.
+        // `gone` may wrap below zero: only sums with `position` are meaningful.
         self.gone = self.gone.wrapping_sub(whole);
         (at, bit)
     }

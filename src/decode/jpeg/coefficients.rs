@@ -9,7 +9,7 @@ use super::header::{Coding, Frame, MAX_COMPONENTS, Process, Scan, Tables};
 use super::pass::Pass;
 use super::reader::{MarkerReader, Stop};
 use super::region::{Geometry, Layout};
-use super::scan::{Block, Place, Walk};
+use super::scan::{Block, McuState, ScanDecoder};
 use super::scan_tables::ScanTables;
 use super::smoothing::{Neighborhood, Precision, smooth};
 
@@ -73,9 +73,9 @@ impl Coefficients {
             let spec = (&frame, &reader.tables);
             let mut entropy = Entropy::new(file, spec, (&scan, pass), (tables, window))?;
             self.scan(geometry, (&scan, pass), &mut entropy)?;
-            let end = entropy.end()?;
+            let (end, available) = (entropy.end()?, entropy.available());
             if frame.has_one_scan(&scan) {
-                return reader.check_after_scan(end);
+                return reader.check_after_scan(end, available.min(file.len()));
             }
             match reader.next_stop_after(end)? {
                 Stop::Scan(next) => scan = next,
@@ -197,19 +197,17 @@ impl Coefficients {
         let (counted, count) = (mcu_row * in_mcu + row % v, in_mcu * rows);
         let up = [0, 1, 2].map(|distance| row - counted.min(distance));
         let down = [1, 2].map(|distance| row + distance.min(count - 1 - counted));
-        let columns = [-2, -1, 0, 1, 2].map(|distance| {
-            column.saturating_add_signed(distance).min(across - 1)
-        });
-        [up[2], up[1], up[0], down[0], down[1]].map(|y| {
-            columns.map(|x| i32::from(self.blocks[self.at(component, y, x)].0[0]))
-        })
+        let columns = [-2, -1, 0, 1, 2]
+            .map(|distance| column.saturating_add_signed(distance).min(across - 1));
+        [up[2], up[1], up[0], down[0], down[1]]
+            .map(|y| columns.map(|x| i32::from(self.blocks[self.at(component, y, x)].0[0])))
     }
 }
 
 /// The entropy decoder of one scan.
 #[derive(Debug)]
 enum Entropy<'a> {
-    Huffman(Walk<'a>),
+    Huffman(ScanDecoder<'a>),
     Arithmetic(ArithmeticScan<'a>),
 }
 
@@ -225,15 +223,16 @@ impl<'a> Entropy<'a> {
             return Ok(Self::Arithmetic(ArithmeticScan::new(file, frame, spec, scan)));
         }
         tables.load(spec, scan, pass.needs())?;
-        let mut walk = Walk::new(file, frame, scan, spec.restart_interval, (tables, window));
-        walk.go_to(Place { byte: scan.data, ..Place::default() }, usize::MAX);
-        Ok(Self::Huffman(walk))
+        let mut decoder =
+            ScanDecoder::new(file, frame, scan, spec.restart_interval, (tables, window));
+        decoder.seek(McuState { byte: scan.data, ..McuState::default() }, usize::MAX);
+        Ok(Self::Huffman(decoder))
     }
 
     /// Whether the data has ended early, up to the next restart.
     fn is_exhausted(&self) -> bool {
         match self {
-            Self::Huffman(walk) => walk.is_exhausted(),
+            Self::Huffman(decoder) => decoder.is_exhausted(),
             // A marker inside the data is legal in arithmetic coding.
             Self::Arithmetic(_) => false,
         }
@@ -242,7 +241,7 @@ impl<'a> Entropy<'a> {
     /// Restarts where a restart is due. Returns whether there is data for the next MCU.
     fn enter_mcu(&mut self) -> Result<bool, JpegError> {
         match self {
-            Self::Huffman(walk) => walk.enter_mcu(),
+            Self::Huffman(decoder) => decoder.enter_mcu(),
             Self::Arithmetic(scan) => scan.enter_mcu().map(|()| true),
         }
     }
@@ -250,7 +249,7 @@ impl<'a> Entropy<'a> {
     /// Adds what the scan has of block `slot` of the MCU.
     fn block(&mut self, pass: Pass, slot: usize, block: &mut Block) {
         match self {
-            Self::Huffman(walk) => walk.pass(pass, slot, block),
+            Self::Huffman(decoder) => decoder.pass(pass, slot, block),
             Self::Arithmetic(scan) => scan.block(pass, slot, block),
         }
     }
@@ -258,15 +257,23 @@ impl<'a> Entropy<'a> {
     /// Checks whether the data ended inside the MCU.
     fn leave_mcu(&mut self) -> Result<(), JpegError> {
         match self {
-            Self::Huffman(walk) => walk.leave_mcu(),
+            Self::Huffman(decoder) => decoder.leave_mcu(),
             Self::Arithmetic(scan) => scan.leave_mcu(),
+        }
+    }
+
+    /// The number of bytes that Pillow has read of the file, as far as it matters.
+    const fn available(&self) -> usize {
+        match self {
+            Self::Huffman(_) => usize::MAX,
+            Self::Arithmetic(scan) => scan.available(),
         }
     }
 
     /// The offset at or before the marker after the data.
     fn end(&mut self) -> Result<usize, JpegError> {
         match self {
-            Self::Huffman(walk) => walk.end(),
+            Self::Huffman(decoder) => decoder.end(),
             Self::Arithmetic(scan) => Ok(scan.end()),
         }
     }

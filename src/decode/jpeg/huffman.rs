@@ -1,18 +1,18 @@
 //! Huffman tables (T.81 annex C, F.2.2), arranged for looking ahead.
 //!
-//! The AC table resolves codes and values together. The next [`LOOK`] bits of the stream often
-//! hold a coefficient and the code of the next one. One load then gives both runs, the first
-//! value, the size of the second (which is cut out of the stream meanwhile) and the bits that all
-//! of them take, so that the chain "look up, shift, look up" that bounds the loop is walked half
-//! as often. What is different (long codes, the end of the block, a run that may leave the block)
-//! has [`STEP_OTHER`] for its step, more than any block has room for: the one comparison that
-//! guards the end of the block sends it to the slow path as well.
+//! The AC table resolves codes and values together. The next [`LOOK`] bits of the stream often hold a
+//! coefficient and the code of the next one. One load then returns both runs, the first value, the
+//! size of the second value (whose bits are extracted from the stream meanwhile) and the total number
+//! of bits. The dependency chain "look up, shift, look up", which bounds the loop, is therefore half as
+//! long. All other cases (long codes, the end of the block, a run that may leave the block) have a
+//! step of [`STEP_OTHER`], more than a block has room for, so that the comparison that guards the end
+//! of the block sends them to the slow path as well.
 //!
 //! ```text
 //!   31    20 19   16 15    12 11     6 5      0
-//!   value 1 | size 2 | run 1  | step   | bits     both: steps from the coefficient before
-//!   -       | size   | run    | run + 1| bits     one: as if the second, in the same place
-//!   value   | kind   | run    | 63     | bits     else: [`KIND_END`] and the like
+//!   value 1 | size 2 | run 1  | step   | bits     two coefficients: steps from the one before
+//!   -       | size   | run    | run + 1| bits     one coefficient, in the fields of the second
+//!   value   | kind   | run    | 63     | bits     other: [`KIND_END`], [`KIND_LAST`], [`KIND_LONG`]
 //! ```
 
 use super::bits::{Bits, WindowBytes};
@@ -22,13 +22,13 @@ use super::header::HuffmanSpec;
 pub(super) const LOOK: u32 = 10;
 /// Bits that the table of single symbols looks ahead.
 const LOOK_SYMBOL: u32 = 9;
-/// The step of entries that the slow path takes care of.
+/// The step of entries that the slow path decodes.
 const STEP_OTHER: u32 = 63;
 
-/// Code lengths and symbols: what both sorts of table have.
+/// Code lengths and symbols, the part that DC and AC tables have in common.
 #[derive(Clone, Debug)]
 struct Codes {
-    /// By the next bits: `length << 8 | symbol`, 0 for a longer code.
+    /// By the next bits of the stream: `length << 8 | symbol`, 0 for a longer code.
     short: [u16; 1 << LOOK_SYMBOL],
     /// By length: one more than the last code, left-aligned to 16 bits.
     bound: [u32; 17],
@@ -69,7 +69,7 @@ impl Codes {
         Ok(())
     }
 
-    /// Takes one code. A code that the table lacks takes 17 bits and gives 0, as in libjpeg.
+    /// Decodes one code. A code that the table lacks takes 17 bits and counts as 0, as in libjpeg.
     #[inline(always)]
     fn symbol(&self, bits: &mut Bits) -> u8 {
         let entry = self.short[bits.peek(LOOK_SYMBOL)];
@@ -82,8 +82,8 @@ impl Codes {
         symbol
     }
 
-    /// The length and the symbol of a code that is not short, by the next 16 bits. `Bits` do not
-    /// come in here, so that they can stay in registers.
+    /// The length and the symbol of a long code, by the next 16 bits. [`Bits`] are not a parameter, so
+    /// that they can stay in registers.
     #[cold]
     fn long(&self, ahead: u32) -> (u32, u8) {
         let length = (LOOK_SYMBOL + 1..=16).find(|&length| ahead < self.bound[length as usize]);
@@ -101,7 +101,7 @@ pub(super) struct DcTable(Codes);
 impl DcTable {
     pub(super) const EMPTY: Self = Self(Codes::EMPTY);
 
-    /// Makes it the table of a specification, or says what is wrong with that.
+    /// Builds the table of a specification. The error says what is wrong with it.
     pub(super) fn set(&mut self, spec: HuffmanSpec<'_>) -> Result<(), &'static str> {
         if spec.symbols.iter().any(|&symbol| symbol > 15) {
             return Err("a DC difference of over 15 bits");
@@ -109,7 +109,7 @@ impl DcTable {
         self.0.set(spec)
     }
 
-    /// Takes one difference.
+    /// Decodes one difference.
     #[inline(always)]
     pub(super) fn difference(&self, bits: &mut Bits, window: &WindowBytes) -> i16 {
         bits.refill(window);
@@ -123,7 +123,7 @@ impl DcTable {
     }
 }
 
-/// A code that the slow path takes.
+/// A code that the slow path decodes.
 const KIND_LONG: u32 = 0;
 /// The end of the block.
 const KIND_END: u32 = 1;
@@ -144,7 +144,7 @@ const fn entry(bits: u32, step: u32, run: u32, size: u32, value: u32) -> u32 {
 impl AcTable {
     pub(super) const EMPTY: Self = Self { ahead: [0; 1 << LOOK], codes: Codes::EMPTY };
 
-    /// Makes it the table of a specification, or says what is wrong with that.
+    /// Builds the table of a specification. The error says what is wrong with it.
     pub(super) fn set(&mut self, spec: HuffmanSpec<'_>) -> Result<(), &'static str> {
         self.codes.set(spec)?;
         for ahead in 0..1_u32 << LOOK {
@@ -153,7 +153,7 @@ impl AcTable {
         Ok(())
     }
 
-    /// Takes one code: run and size.
+    /// Decodes one code: run and size.
     pub(super) fn symbol(&self, bits: &mut Bits) -> u8 {
         self.codes.symbol(bits)
     }
@@ -203,8 +203,8 @@ impl AcTable {
         }
     }
 
-    /// Takes the AC coefficients of a block, from [`Bits`] that hold a block's worth, and gives
-    /// each to `put`, with its place in zigzag order. Returns the last one's place.
+    /// Decodes the AC coefficients of a block, whose bits the window holds, and passes each to `put`,
+    /// with its zigzag index. Returns the index of the last one.
     #[inline(always)]
     pub(super) fn block(
         &self,
@@ -215,7 +215,7 @@ impl AcTable {
         let mut k = 0;
         'refill: loop {
             bits.refill(window);
-            // Two look-ups take at most 2 * (LOOK + 15) bits, and leave none that are not there.
+            // Two lookups take at most 2 * (LOOK + 15) bits, fewer than a refill provides.
             for _ in 0..2 {
                 let entry = self.ahead[bits.peek(LOOK)];
                 let next = k + (entry >> 6 & 63) as usize;
@@ -229,7 +229,7 @@ impl AcTable {
                 }
                 let kind = entry >> 16 & 15;
                 if next == k + STEP_OTHER as usize && kind != KIND_LONG && first < 63 {
-                    // Without a coefficient, its value goes where that of DC will overwrite it.
+                    // Without a coefficient, the value goes to index 0, where DC overwrites it.
                     let last = kind == KIND_LAST;
                     bits.take(entry);
                     put(if last { first } else { 0 }, value);
@@ -244,8 +244,8 @@ impl AcTable {
         }
     }
 
-    /// Takes one symbol: a long code, a run of 16, or one that is about to fill the block. Returns
-    /// the place of the last coefficient so far, as an error where it ends the block.
+    /// Decodes one symbol: a long code, a run of 16, or one that may fill the block. Returns the index
+    /// of the last coefficient so far, as an error where the block has ended.
     #[inline(always)]
     fn one(
         &self,

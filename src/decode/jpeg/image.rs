@@ -9,7 +9,7 @@ use super::error::JpegError;
 use super::header::{Coding, Frame, Process, Scan};
 use super::reader::MarkerReader;
 use super::region::{Canvas, Geometry, Region};
-use super::scan::{Block, Place, Walk};
+use super::scan::{Block, McuState, ScanDecoder};
 use super::scan_tables::ScanTables;
 use super::unterminated;
 use crate::decode::format::{Color, Format, Header};
@@ -100,9 +100,9 @@ impl Image<'_> {
         tables.load(&self.reader.tables, &self.scan, (true, true))?;
         let entries = entries.filter(|packed| !packed.is_empty());
         let entries = entries.map(|packed| EntryPoints::read(packed, self.grid())).transpose()?;
-        let mut walk = self.walk(tables, window);
+        let mut decoder = self.decoder(tables, window);
         if entries.is_none() {
-            walk.go_to(self.start(), usize::MAX);
+            decoder.seek(self.start(), usize::MAX);
         }
         let mut out = Region::new(simd, &self.frame, &self.geometry, self.color, rect, canvas);
         let columns = out.mcu_columns.clone();
@@ -110,14 +110,14 @@ impl Image<'_> {
         last.resize(blocks.len(), 0);
         for row in out.mcu_rows.clone() {
             if let Some(entries) = &entries {
-                let place = entries.before(row, columns.start, self.scan.data);
-                if place.mcu > walk.mcu() || row == out.mcu_rows.start {
-                    let likely = entries.bytes_to(row, columns.end, place, self.scan.data);
-                    walk.go_to(place, likely);
+                let state = entries.before(row, columns.start, self.scan.data);
+                if state.mcu > decoder.mcu() || row == out.mcu_rows.start {
+                    let likely = entries.bytes_to(row, columns.end, state, self.scan.data);
+                    decoder.seek(state, likely);
                 }
             }
-            walk.skip_to(simd, row * self.geometry.grid.across + columns.start)?;
-            walk.decode(simd, blocks, last)?;
+            decoder.skip_to(simd, row * self.geometry.grid.across + columns.start)?;
+            decoder.decode(simd, blocks, last)?;
             out.row(row, blocks, last, &quant);
         }
         Ok(View::new(&canvas.pixels, rect.size()))
@@ -175,20 +175,20 @@ impl Image<'_> {
         let simd = scratch.simd;
         let Scratch { tables, window, .. } = scratch;
         tables.load(&self.reader.tables, &self.scan, (true, true))?;
-        let mut walk = self.walk(tables, window);
-        walk.go_to(self.start(), usize::MAX);
+        let mut decoder = self.decoder(tables, window);
+        decoder.seek(self.start(), usize::MAX);
         let grid = self.grid();
-        let mut places: Vec<Place> = Vec::new();
+        let mut states: Vec<McuState> = Vec::new();
         for row in 0..grid.down {
             for column in (0..grid.across).step_by(usize::from(every.get())) {
-                walk.skip_to(simd, row * grid.across + column)?;
-                places.push(walk.place());
+                decoder.skip_to(simd, row * grid.across + column)?;
+                states.push(decoder.state());
             }
         }
         let mcus = grid.down * grid.across;
-        walk.skip_to(simd, mcus)?;
-        match walk.end() {
-            Ok(at) => self.reader.clone().check_after_scan(at)?,
+        decoder.skip_to(simd, mcus)?;
+        match decoder.end() {
+            Ok(at) => self.reader.clone().check_after_scan(at, self.file.len())?,
             Err(error) => {
                 let tables = &self.reader.tables;
                 return unterminated::is_complete(self.file, &self.frame, tables, &self.scan, mcus)
@@ -196,7 +196,7 @@ impl Image<'_> {
                     .ok_or(error);
             }
         }
-        Ok(pack(&places, every.get(), grid, self.scan.data))
+        Ok(pack(&states, every.get(), grid, self.scan.data))
     }
 
     /// Whether pixels can be made as the scan is read.
@@ -213,14 +213,14 @@ impl Image<'_> {
         Ok(quant)
     }
 
-    fn walk<'s>(&'s self, tables: &'s ScanTables, window: &'s mut Window) -> Walk<'s> {
+    fn decoder<'s>(&'s self, tables: &'s ScanTables, window: &'s mut Window) -> ScanDecoder<'s> {
         let interval = self.reader.tables.restart_interval;
-        Walk::new(self.file, &self.frame, &self.scan, interval, (tables, window))
+        ScanDecoder::new(self.file, &self.frame, &self.scan, interval, (tables, window))
     }
 
     /// The state before the first MCU.
-    fn start(&self) -> Place {
-        Place { byte: self.scan.data, ..Place::default() }
+    fn start(&self) -> McuState {
+        McuState { byte: self.scan.data, ..McuState::default() }
     }
 
     fn grid(&self) -> Grid {

@@ -2,9 +2,9 @@
 
 use super::header::ZIGZAG;
 use super::pass::{Band, Pass};
-use super::scan::{Block, Walk};
+use super::scan::{Block, ScanDecoder};
 
-impl Walk<'_> {
+impl ScanDecoder<'_> {
     /// Adds what a scan has of block `slot` of the MCU.
     pub(super) fn pass(&mut self, pass: Pass, slot: usize, block: &mut Block) {
         match pass {
@@ -33,22 +33,22 @@ impl Walk<'_> {
         bits as u32
     }
 
-    /// Takes a symbol: run and size.
+    /// Decodes a symbol: run and size.
     fn run_and_size(&mut self, slot: usize) -> (usize, u32) {
         self.stream.bits.refill(&self.stream.window.0);
         let symbol = self.ac_table(slot).symbol(&mut self.stream.bits);
         (usize::from(symbol >> 4), u32::from(symbol & 15))
     }
 
-    /// The length of a run of blocks that end here, this one included (T.81 G.1.2.2, `EOBn`).
+    /// The number of blocks whose bands end here, this one included (T.81 G.1.2.2, `EOBn`).
     fn run_of_ends(&mut self, run: usize) -> u32 {
         (1 << run) + self.bits(run as u32)
     }
 
     /// The first scan of a band.
     fn ac_first(&mut self, slot: usize, Band { from, to, low }: Band, block: &mut Block) {
-        if self.ended > 0 {
-            self.ended -= 1;
+        if self.eob_run > 0 {
+            self.eob_run -= 1;
             return;
         }
         self.stream.top_up();
@@ -57,7 +57,7 @@ impl Walk<'_> {
             match self.run_and_size(slot) {
                 (15, 0) => k += 16,
                 (run, 0) => {
-                    self.ended = self.run_of_ends(run) - 1;
+                    self.eob_run = self.run_of_ends(run) - 1;
                     return;
                 }
                 (run, size) => {
@@ -69,16 +69,16 @@ impl Walk<'_> {
         }
     }
 
-    /// A later scan of a band: one more bit of the coefficients that are known, and new ones
-    /// between them.
+    /// A later scan of a band: one more bit of the known coefficients, and new coefficients between
+    /// them.
     fn ac_refine(&mut self, slot: usize, Band { from, to, low }: Band, block: &mut Block) {
         self.stream.top_up();
         let bit = 1_i16 << low;
         let mut k = from;
-        while k <= to && self.ended == 0 {
+        while k <= to && self.eob_run == 0 {
             let (run, size) = self.run_and_size(slot);
             if size == 0 && run != 15 {
-                self.ended = self.run_of_ends(run);
+                self.eob_run = self.run_of_ends(run);
                 break;
             }
             let value = match (size, size != 0 && self.bits(1) != 0) {
@@ -92,13 +92,13 @@ impl Walk<'_> {
             }
             k += 1;
         }
-        if self.ended > 0 {
+        if self.eob_run > 0 {
             self.refine((k, to), usize::MAX, bit, block);
-            self.ended -= 1;
+            self.eob_run -= 1;
         }
     }
 
-    /// Refines known coefficients up to the unknown one after `run` others. Returns its place, or
+    /// Refines known coefficients up to the unknown one after `run` others. Returns its index, or
     /// that after the band.
     fn refine(
         &mut self,
@@ -108,8 +108,8 @@ impl Walk<'_> {
         block: &mut Block,
     ) -> usize {
         let mut left = run;
-        for (k, &place) in ZIGZAG.iter().enumerate().take(to + 1).skip(from) {
-            let value = &mut block.0[usize::from(place)];
+        for (k, &position) in ZIGZAG.iter().enumerate().take(to + 1).skip(from) {
+            let value = &mut block.0[usize::from(position)];
             if *value == 0 {
                 if left == 0 {
                     return k;

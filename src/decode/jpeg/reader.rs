@@ -14,7 +14,8 @@
 
 use super::error::JpegError;
 use super::header::{
-    Coding, Component, Conditioning, Frame, HuffmanSpec, MAX_COMPONENTS, Process, Scan, ScanComponent, Tables, ZIGZAG,
+    Coding, Component, Conditioning, Frame, HuffmanSpec, MAX_COMPONENTS, Process, Scan,
+    ScanComponent, Tables, ZIGZAG,
 };
 use super::standard_tables;
 use crate::decode::format::{Color, PIXEL_LIMIT};
@@ -77,9 +78,11 @@ impl<'a> MarkerReader<'a> {
         self.next_stop()
     }
 
-    /// Checks the segments after the only scan, from the marker at or after `at`. Pillow has all rows
-    /// by then: the end of the image may be missing, but what is there must be well-formed.
-    pub(super) fn check_after_scan(&mut self, at: usize) -> Result<(), JpegError> {
+    /// Checks the segments after the only scan, from the marker at or after `at` to the offset `end`.
+    /// Pillow has all rows by then: the end of the image may be missing, but what it has read of the file
+    /// must be well-formed.
+    pub(super) fn check_after_scan(&mut self, at: usize, end: usize) -> Result<(), JpegError> {
+        self.file = &self.file[..end];
         match self.next_stop_after(at) {
             Ok(Stop::End) | Err(JpegError::Truncated { .. }) => Ok(()),
             Ok(Stop::Scan(_)) => Err(self.malformed("a scan after the last one")),
@@ -220,8 +223,7 @@ impl<'a> MarkerReader<'a> {
             }
             let symbols = self.take(total)?;
             left -= total;
-            let tables =
-                if head & 0x10 == 0 { &mut self.tables.dc } else { &mut self.tables.ac };
+            let tables = if head & 0x10 == 0 { &mut self.tables.dc } else { &mut self.tables.ac };
             match tables.get_mut(usize::from(head & !0x10)) {
                 Some(table) => *table = Some(HuffmanSpec { counts, symbols }),
                 None => return Err(self.malformed("the number of a Huffman table")),

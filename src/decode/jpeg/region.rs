@@ -4,23 +4,23 @@
 //!   MCU row -> coefficients -> inverse DCT -> ring of sample rows -> upsampling, color -> pixels
 //! ```
 //!
-//! Fancy upsampling looks one sample to each side, so a box needs the samples under a margin of
-//! one pixel around it, and the last rows of an MCU row wait for the next one: the ring holds two
+//! Fancy upsampling reads one sample on each side, so a box needs the samples under a margin of one
+//! pixel around it, and the last rows of an MCU row wait for the next one. The ring therefore holds two
 //! MCU rows of each component.
 
 use std::ops::Range;
 
 use super::color;
-use super::idct;
 use super::header::{Component, Frame, MAX_COMPONENTS};
+use super::idct;
 use super::scan::Block;
 use super::upsample::{self, Upsampling};
 use crate::decode::format::Color;
 use crate::geometry::Rect;
 use crate::simd::Simd;
 
-/// Samples before the first one of a ring row, and after the last block: room for the copies of
-/// the edges, and for what SIMD writes beyond.
+/// Samples before the first one of a ring row, and after the last block: space for copies of the
+/// edges, and for the excess of SIMD stores.
 const MARGIN: usize = 16;
 
 /// The MCUs of an image.
@@ -34,15 +34,15 @@ pub(super) struct McuGrid {
     pub(super) down: u32,
 }
 
-/// A component of an image: its part of an MCU, and how it becomes as large as the image.
+/// A component of an image: its part of an MCU, and its upsampling.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Layout {
     pub(super) h: u32,
     pub(super) v: u32,
-    /// Samples across and down, without those that only fill blocks.
+    /// Samples across and down, without those that only complete a block.
     pub(super) width: u32,
     pub(super) height: u32,
-    /// The first of its blocks in an MCU.
+    /// The index of its first block in an MCU.
     pub(super) first_block: usize,
     upsampling: Upsampling,
 }
@@ -70,9 +70,9 @@ pub(super) struct Geometry {
 impl Geometry {
     pub(super) fn new(frame: &Frame) -> Self {
         let components = frame.components();
-        let most = |of: fn(&Component) -> u32| components.iter().map(of).max().unwrap_or(1);
-        let (h_most, v_most) = (most(|component| component.h), most(|component| component.v));
-        let (width, height) = (8 * h_most, 8 * v_most);
+        let max = |of: fn(&Component) -> u32| components.iter().map(of).max().unwrap_or(1);
+        let (h_max, v_max) = (max(|component| component.h), max(|component| component.v));
+        let (width, height) = (8 * h_max, 8 * v_max);
         let size = frame.size;
         let grid = McuGrid {
             width,
@@ -84,9 +84,9 @@ impl Geometry {
         let mut blocks = 0;
         for (layout, component) in layouts.iter_mut().zip(components) {
             let &Component { h, v, .. } = component;
-            let width = (size.width * h).div_ceil(h_most);
-            let height = (size.height * v).div_ceil(v_most);
-            let upsampling = Upsampling::new(h_most / h, v_most / v, width);
+            let width = (size.width * h).div_ceil(h_max);
+            let height = (size.height * v).div_ceil(v_max);
+            let upsampling = Upsampling::new(h_max / h, v_max / v, width);
             *layout = Layout { h, v, width, height, first_block: blocks, upsampling };
             blocks += (h * v) as usize;
         }
@@ -128,7 +128,7 @@ struct Ring {
 }
 
 impl Ring {
-    /// The samples of a row from the one before column `column` on.
+    /// The samples of a row, from the one before `column` on.
     fn around(&self, y: u32, column: u32) -> &[u8] {
         let start = (y % self.rows) as usize * self.stride;
         let before = MARGIN + (column - self.left) as usize - 1;
@@ -146,7 +146,7 @@ pub(super) struct Canvas {
     pub(super) pixels: Vec<u8>,
 }
 
-/// One image's box that is being decoded.
+/// The box of an image, as it is being decoded.
 #[derive(Debug)]
 pub(super) struct Region<'a> {
     simd: Simd,
@@ -157,7 +157,7 @@ pub(super) struct Region<'a> {
     /// The MCUs that are needed.
     pub(super) mcu_rows: Range<u32>,
     pub(super) mcu_columns: Range<u32>,
-    /// The first pixel row that is not yet made.
+    /// The next pixel row to make.
     next: u32,
 }
 
@@ -191,7 +191,7 @@ impl<'a> Region<'a> {
         Self { simd, geometry, color, rect, canvas, mcu_rows, mcu_columns, next: rect.top }
     }
 
-    /// Takes the blocks of the needed MCUs of MCU row `row`, and makes the pixels that they
+    /// Transforms the blocks of the needed MCUs of MCU row `row`, and makes the pixels that they
     /// complete. `blocks` and `last` hold MCU after MCU.
     pub(super) fn row(&mut self, row: u32, blocks: &[Block], last: &[u8], quant: &[[u16; 64]; 4]) {
         for (index, (layout, quant)) in self.geometry.layouts().iter().zip(quant).enumerate() {
@@ -256,7 +256,7 @@ impl Ring {
         let rows = &mut self.samples[start..start + 8 * self.stride];
         let columns = self.block_columns.clone();
         idct::row_of_blocks(simd, columns.map(block), quant, &mut rows[MARGIN..], self.stride);
-        // Beyond the image's edges its edges are repeated.
+        // The edges of the image are repeated beyond it.
         let end = MARGIN + (layout.width.max(self.left + 1) - self.left) as usize;
         for row in rows.chunks_exact_mut(self.stride) {
             row[MARGIN - 1] = row[MARGIN];
@@ -266,7 +266,7 @@ impl Ring {
         }
     }
 
-    /// The samples of pixel row `y` under `columns`, made in `line` unless they are there as such.
+    /// The samples of pixel row `y` under `columns`: upsampled into `line`, or those of the ring.
     fn line<'b>(
         &'b self,
         simd: Simd,
@@ -283,7 +283,7 @@ impl Ring {
             (true, 0) => near.saturating_sub(1),
             (true, _) => (near + 1).min(layout.height - 1),
         };
-        // The samples under the columns, and the columns of the first one that come before.
+        // The samples under the columns, and the columns of the first sample before them.
         let first = columns.start / across;
         let count = (columns.end.div_ceil(across) - first) as usize;
         let before = (columns.start % across) as usize;

@@ -1,17 +1,48 @@
-//! Walks the MCUs of one sequential scan: DC prediction, restart markers, damage.
+//! The entropy loop: decodes the MCUs of one sequential, Huffman-coded scan (T.81 F.2).
 //!
-//! Damaged data is taken as libjpeg takes it, because Pillow shows such pictures:
+//! # Algorithm
 //!
-//! * a code that no table has counts as 0 (see [`super::huffman`]);
-//! * where a marker comes too early, the bits after it are zero up to the end of the MCU, and the
-//!   blocks of later MCUs are empty up to the next restart;
-//! * where a restart marker is not the one expected, [`Walk::restart`] decides as
-//!   `jpeg_resync_to_restart` does (T.81 leaves it open).
+//! A scan is one stream of bits. An MCU is a fixed sequence of blocks, and a block is a DC difference
+//! followed by AC coefficients, each a code (run and size) and `size` bits of value:
 //!
-//! Only the end of the file is an error, as in Pillow.
+//! ```text
+//!   MCU     | Y0 | Y1 | Y2 | Y3 | Cb | Cr |          blocks per component: `h * v`
+//!   block   | DC code | bits | AC code | bits | ... | end of block
+//!   stream  ... 0xFF 0x00 ... 0xFF 0xD3 ...          stuffed zeros, a restart marker per interval
+//! ```
 //!
-//! All that the next MCU depends on is a [`Place`]. The walk can therefore start at any MCU whose
-//! place is known, and pass exactly through the states of a walk from the start.
+//! The work is split so that the inner loop is as short as possible:
+//!
+//! * [`super::bits`] removes stuffing and markers in bulk, into a window of plain bits. A block reads
+//!   a bounded number of bits, so one check per block ([`Stream::top_up`]) replaces one per byte.
+//! * [`super::huffman`] resolves up to two coefficients with one table lookup.
+//! * This module keeps what survives a block: the predictions of DC, the restart interval, and
+//!   whether the data has ended early.
+//!
+//! ```text
+//!   for each MCU:
+//!       if a restart is due:  find its marker, reset DC, resume after it
+//!       for each block:       top up the window; DC += difference; AC until the end of the block
+//!       if bits were read past a marker:  later blocks are empty up to the next restart
+//! ```
+//!
+//! # Random access
+//!
+//! All that the next MCU depends on is a [`McuState`]: the position of its first bit, and the DC
+//! predictions. A decoder that [seeks](ScanDecoder::seek) to a known state therefore passes through
+//! exactly the states of a decoder that started at the first MCU, and a box costs the MCUs from the
+//! entry point before it, not those from the start of the file.
+//!
+//! # Damage
+//!
+//! Pillow shows damaged pictures as libjpeg decodes them, so the result is the same here:
+//!
+//! * A code that no table has takes 17 bits and counts as 0.
+//! * Where a marker comes too early, the missing bits of the MCU are zero, and the blocks of later MCUs
+//!   are empty, which is gray, up to the next restart.
+//! * Where a restart marker has another number than the one that is due, [`find_restart`] decides.
+//!
+//! Only the end of the file is an error, as it is in Pillow.
 
 use super::bits::{Stream, Window};
 use super::error::JpegError;
@@ -21,10 +52,10 @@ use super::reader::{Restart, find_restart};
 use super::scan_tables::ScanTables;
 use crate::simd::{Simd, kernel};
 
-/// The most blocks in an MCU.
+/// The maximum number of blocks in an MCU.
 pub(super) const MAX_BLOCKS: usize = 10;
 
-/// The coefficients of a block in natural order, not yet dequantised.
+/// The coefficients of a block in natural order, not yet dequantized.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(32))]
 pub(super) struct Block(pub(super) [i16; 64]);
@@ -33,19 +64,19 @@ impl Block {
     pub(super) const EMPTY: Self = Self([0; 64]);
 }
 
-/// The state between two MCUs.
+/// The state of the decoder between two MCUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Place {
-    /// The number of MCUs before.
+pub(super) struct McuState {
+    /// The number of MCUs before it.
     pub(super) mcu: u32,
-    /// The next bit, in the file.
+    /// The offset of the next bit's byte in the file.
     pub(super) byte: usize,
-    /// Within the byte, 0 to 7.
+    /// The next bit within the byte, 0 to 7.
     pub(super) bit: u32,
-    /// Blocks are empty up to the next restart.
+    /// Whether blocks are empty up to the next restart.
     pub(super) exhausted: bool,
-    /// The DC coefficients that the next ones are differences to. 16 bits: a wider sum is cut to
-    /// 16 bits when it is stored.
+    /// The DC coefficients that the next ones are differences to. libjpeg keeps wider sums, but stores
+    /// their low 16 bits.
     pub(super) dc: [i16; MAX_COMPONENTS],
 }
 
@@ -57,24 +88,24 @@ struct Slot {
     ac: usize,
 }
 
-/// A walk over the MCUs of a scan.
+/// A decoder of the MCUs of a scan.
 #[derive(Debug)]
-pub(super) struct Walk<'a> {
+pub(super) struct ScanDecoder<'a> {
     pub(super) stream: Stream<'a>,
     file: &'a [u8],
     tables: &'a ScanTables,
     slots: [Slot; MAX_BLOCKS],
     blocks: usize,
     interval: u32,
-    /// MCUs up to the next restart.
+    /// The number of MCUs up to the next restart.
     to_go: u32,
-    /// Blocks to come that a progressive scan leaves as they are.
-    pub(super) ended: u32,
-    place: Place,
+    /// The number of blocks that follow whose bands have ended (T.81 G.1.2.2, `EOBRUN`).
+    pub(super) eob_run: u32,
+    state: McuState,
 }
 
-impl<'a> Walk<'a> {
-    /// A walk that is nowhere yet: [`Walk::go_to`] comes first.
+impl<'a> ScanDecoder<'a> {
+    /// A decoder without a position: [`ScanDecoder::seek`] must be called first.
     pub(super) fn new(
         file: &'a [u8],
         frame: &Frame,
@@ -94,27 +125,28 @@ impl<'a> Walk<'a> {
             }
         }
         let stream = Stream::new(file, window);
-        let place = Place::default();
-        Self { stream, file, tables, slots, blocks, interval, to_go: 0, ended: 0, place }
+        let state = McuState::default();
+        Self { stream, file, tables, slots, blocks, interval, to_go: 0, eob_run: 0, state }
     }
 
-    /// The number of MCUs before the next one.
+    /// The number of MCUs decoded or skipped so far.
     pub(super) const fn mcu(&self) -> u32 {
-        self.place.mcu
+        self.state.mcu
     }
 
-    /// Where the walk is now. It takes time in the bytes since the last call or jump.
-    pub(super) fn place(&mut self) -> Place {
-        let (byte, bit) = self.stream.place();
-        Place { byte, bit, ..self.place }
+    /// The state before the next MCU. It takes time in proportion to the bytes since the last call or
+    /// seek.
+    pub(super) fn state(&mut self) -> McuState {
+        let (byte, bit) = self.stream.position();
+        McuState { byte, bit, ..self.state }
     }
 
-    /// Jumps. `likely` is how many bytes will be read from there, as far as is known.
-    pub(super) fn go_to(&mut self, place: Place, likely: usize) {
-        self.place = place;
-        self.ended = 0;
-        self.stream.seek(place.byte, place.bit, likely);
-        self.to_go = match (self.interval, place.mcu) {
+    /// Continues from a state. `likely` is the number of bytes that are expected to be read from there.
+    pub(super) fn seek(&mut self, state: McuState, likely: usize) {
+        self.state = state;
+        self.eob_run = 0;
+        self.stream.seek(state.byte, state.bit, likely);
+        self.to_go = match (self.interval, state.mcu) {
             (0, _) => u32::MAX,
             (interval, 0) => interval,
             (interval, mcu) => interval - 1 - (mcu - 1) % interval,
@@ -137,17 +169,17 @@ impl<'a> Walk<'a> {
         decode(simd, self, out, last)
     }
 
-    /// Takes block `i` of an MCU into an empty one. Returns the place of its last coefficient.
+    /// Decodes block `i` of an MCU into an empty one. Returns the zigzag index of its last coefficient.
     #[inline(always)]
     pub(super) fn whole(&mut self, i: usize, block: &mut Block) -> usize {
         let last = self.block(i, |k, value| {
             block.0[usize::from(ZIGZAG[k & 63]) & 63] = value;
         });
-        block.0[0] = self.place.dc[self.slots[i].component];
+        block.0[0] = self.state.dc[self.slots[i].component];
         last
     }
 
-    /// Takes block `i` of an MCU. Returns the place of its last coefficient.
+    /// Decodes block `i` of an MCU. Returns the zigzag index of its last coefficient.
     #[inline(always)]
     fn block(&mut self, i: usize, put: impl FnMut(usize, i16)) -> usize {
         let slot = &self.slots[i];
@@ -157,18 +189,18 @@ impl<'a> Walk<'a> {
         let difference = self.tables.dc(slot.dc).difference(&mut bits, window);
         let last = self.tables.ac(slot.ac).block(&mut bits, window, put);
         self.stream.bits = bits;
-        let dc = &mut self.place.dc[slot.component];
+        let dc = &mut self.state.dc[slot.component];
         *dc = dc.wrapping_add(difference);
         last
     }
 
-    /// Takes the DC coefficient of block `i` of an MCU.
+    /// Decodes the DC coefficient of block `i` of an MCU.
     pub(super) fn dc(&mut self, i: usize) -> i16 {
         let slot = &self.slots[i];
         self.stream.top_up();
         let table = self.tables.dc(slot.dc);
         let difference = table.difference(&mut self.stream.bits, &self.stream.window.0);
-        let dc = &mut self.place.dc[slot.component];
+        let dc = &mut self.state.dc[slot.component];
         *dc = dc.wrapping_add(difference);
         *dc
     }
@@ -180,7 +212,7 @@ impl<'a> Walk<'a> {
 
     /// Whether blocks are empty up to the next restart.
     pub(super) const fn is_exhausted(&self) -> bool {
-        self.place.exhausted
+        self.state.exhausted
     }
 
     /// Restarts where a restart is due. Returns whether there is data for the next MCU.
@@ -190,18 +222,18 @@ impl<'a> Walk<'a> {
             self.restart()?;
         }
         self.to_go -= u32::from(self.interval != 0);
-        Ok(!self.place.exhausted)
+        Ok(!self.state.exhausted)
     }
 
-    /// Looks whether the data ended inside the MCU.
+    /// Checks whether the data ended inside the MCU.
     #[inline(always)]
     pub(super) fn leave_mcu(&mut self) -> Result<(), JpegError> {
-        self.place.mcu += 1;
-        if self.stream.overran() && !self.place.exhausted {
+        self.state.mcu += 1;
+        if self.stream.overran() && !self.state.exhausted {
             if self.stream.truncated() {
                 return Err(self.stream.truncation());
             }
-            self.place.exhausted = true;
+            self.state.exhausted = true;
         }
         Ok(())
     }
@@ -210,16 +242,16 @@ impl<'a> Walk<'a> {
     /// interval is empty.
     #[cold]
     fn restart(&mut self) -> Result<(), JpegError> {
-        let due = ((self.place.mcu - 1) / self.interval) & 7;
+        let due = ((self.state.mcu - 1) / self.interval) & 7;
         let (_, after) = self.stream.marker()?;
         let found = find_restart(self.file, after - 2, due).ok_or(self.stream.truncation())?;
-        let lost = self.place.exhausted;
+        let lost = self.state.exhausted;
         let (byte, exhausted) = match found {
             Restart::Due(after) => (after, false),
             Restart::Later(at) | Restart::Other(at) => (at, lost),
         };
-        self.go_to(
-            Place { mcu: self.place.mcu, byte, exhausted, ..Place::default() },
+        self.seek(
+            McuState { mcu: self.state.mcu, byte, exhausted, ..McuState::default() },
             usize::MAX,
         );
         // Every later restart would find the same marker again.
@@ -238,14 +270,14 @@ impl<'a> Walk<'a> {
 // register, which shortens the chain of dependent instructions that bounds the loops.
 kernel! {
     [bmi2]
-    fn skip_to(walk: &mut Walk<'_>, mcu: u32) -> Result<(), JpegError> {
-        while walk.place.mcu < mcu {
-            if walk.enter_mcu()? {
-                for i in 0..walk.blocks {
-                    walk.block(i, |_, _| {});
+    fn skip_to(decoder: &mut ScanDecoder<'_>, mcu: u32) -> Result<(), JpegError> {
+        while decoder.state.mcu < mcu {
+            if decoder.enter_mcu()? {
+                for i in 0..decoder.blocks {
+                    decoder.block(i, |_, _| {});
                 }
             }
-            walk.leave_mcu()?;
+            decoder.leave_mcu()?;
         }
         Ok(())
     }
@@ -253,17 +285,17 @@ kernel! {
 
 kernel! {
     [bmi2]
-    fn decode(walk: &mut Walk<'_>, out: &mut [Block], last: &mut [u8]) -> Result<(), JpegError> {
-        let blocks = walk.blocks;
+    fn decode(decoder: &mut ScanDecoder<'_>, out: &mut [Block], last: &mut [u8]) -> Result<(), JpegError> {
+        let blocks = decoder.blocks;
         for (out, last) in out.chunks_exact_mut(blocks).zip(last.chunks_exact_mut(blocks)) {
             out.fill(Block::EMPTY);
             last.fill(0);
-            if walk.enter_mcu()? {
+            if decoder.enter_mcu()? {
                 for (i, (block, last)) in out.iter_mut().zip(last).enumerate() {
-                    *last = walk.whole(i, block) as u8;
+                    *last = decoder.whole(i, block) as u8;
                 }
             }
-            walk.leave_mcu()?;
+            decoder.leave_mcu()?;
         }
         Ok(())
     }
@@ -282,11 +314,11 @@ mod tests {
         let (mut tables, mut window) = (ScanTables::default(), Window::default());
         tables.load(&reader.tables, &scan, (true, true)).unwrap();
         let interval = reader.tables.restart_interval;
-        let mut walk = Walk::new(file, &frame, &scan, interval, (&tables, &mut window));
-        walk.go_to(Place { byte: scan.data, ..Place::default() }, 0);
+        let mut decoder = ScanDecoder::new(file, &frame, &scan, interval, (&tables, &mut window));
+        decoder.seek(McuState { byte: scan.data, ..McuState::default() }, 0);
         let (mut out, mut last) = (vec![Block::EMPTY; 6 * 9], vec![0; 6 * 9]);
-        walk.skip_to(simd, 3).and_then(|()| walk.decode(simd, &mut out, &mut last)).unwrap();
-        assert_eq!(walk.mcu(), 12);
+        decoder.skip_to(simd, 3).and_then(|()| decoder.decode(simd, &mut out, &mut last)).unwrap();
+        assert_eq!(decoder.mcu(), 12);
         (out.iter().map(|block| block.0).collect(), last)
     }
 

@@ -1,4 +1,4 @@
-//! The Huffman tables of a scan, kept from image to image.
+//! The Huffman tables of a scan, reused from image to image.
 
 use super::error::JpegError;
 use super::header::{HuffmanSpec, Scan, Tables};
@@ -6,10 +6,10 @@ use super::huffman::{AcTable, DcTable};
 
 const MISSING: &str = "a scan without its Huffman table";
 
-/// The tables of one scan, ready for use. A worker keeps them: many files have the same ones.
+/// The tables of one scan. A worker keeps them, because many files have the same tables.
 #[derive(Debug)]
 pub(super) struct ScanTables {
-    /// With the specification that each was made of.
+    /// Each with the specification that it was built from.
     dc: [(Vec<u8>, DcTable); 4],
     ac: [(Vec<u8>, Box<AcTable>); 4],
 }
@@ -63,7 +63,7 @@ impl ScanTables {
     }
 }
 
-/// Runs `set` unless `key`, the specification that is loaded, is the one asked for.
+/// Runs `set` unless `key`, the specification that is loaded, is the requested one.
 fn reload(
     key: &mut Vec<u8>,
     spec: HuffmanSpec<'_>,

@@ -151,11 +151,17 @@ static BLANK: [Neighborhood; 9] = [
     transposed(BLANK_TWIST),
     transposed(BLANK_CUBIC),
 ];
-const BLANK_SLOPE: Neighborhood =
-    [[-1, -1, 0, 1, 1], [-3, 13, 0, -13, 3], [-3, 38, 0, -38, 3], [-3, 13, 0, -13, 3], [-1, -1, 0, 1, 1]];
+const BLANK_SLOPE: Neighborhood = [
+    [-1, -1, 0, 1, 1],
+    [-3, 13, 0, -13, 3],
+    [-3, 38, 0, -38, 3],
+    [-3, 13, 0, -13, 3],
+    [-1, -1, 0, 1, 1],
+];
 const BLANK_CURVE: Neighborhood =
     [[0; 5], [0, 2, -5, 2, 0], [1, 7, -14, 7, 1], [0, 2, -5, 2, 0], [0; 5]];
-const BLANK_CUBIC: Neighborhood = [[0; 5], [0, 1, 0, -1, 0], [0, 2, 0, -2, 0], [0, 1, 0, -1, 0], [0; 5]];
+const BLANK_CUBIC: Neighborhood =
+    [[0; 5], [0, 1, 0, -1, 0], [0, 2, 0, -2, 0], [0, 1, 0, -1, 0], [0; 5]];
 const BLANK_TWIST: Neighborhood = [[0; 5], [0, 1, -3, 1, 0], [0; 5], [0, -1, 3, -1, 0], [0; 5]];
 const BLANK_DC: Neighborhood = [
     [-2, -6, -8, -6, -2],

@@ -1,17 +1,17 @@
 //! Small JPEG files with random coefficients, for tests.
 
-/// How the coefficients are spread over scans.
+/// How the coefficients are distributed over scans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scans {
-    /// One for all.
+    /// One scan for all components.
     Interleaved,
-    /// One a component.
+    /// One scan per component.
     Separate,
-    /// DC but its last bit for all; AC of each component; the last bit of DC for all.
+    /// DC without its last bit for all components, AC of each component, the last bit of DC for all.
     Progressive,
 }
 
-/// What a file is to be like.
+/// The properties of a generated file.
 #[derive(Clone, Debug)]
 pub(super) struct TestFile {
     pub(super) height: u16,
@@ -40,7 +40,7 @@ impl Numbers {
     }
 }
 
-/// Bits, with stuffing.
+/// A writer of bits, with stuffing.
 #[derive(Debug, Default)]
 struct Writer {
     out: Vec<u8>,
@@ -77,7 +77,7 @@ impl Writer {
 
 /// Code lengths of the DC symbols 0 to 11: four bits each.
 const DC_COUNTS: [u8; 16] = [0, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-/// Code lengths of the AC symbols: short ones first, the last ones beyond any look-ahead.
+/// Code lengths of the AC symbols: short ones first, the last ones longer than any lookahead.
 pub(super) const AC_COUNTS: [u8; 16] = [0, 1, 1, 3, 3, 5, 9, 10, 12, 14, 20, 30, 30, 30, 30, 44];
 
 /// All runs and sizes, the end of the block and the run of 16, shuffled.
@@ -111,14 +111,14 @@ fn size_of(value: i32) -> u32 {
 #[derive(Debug)]
 struct Plane {
     factors: (u32, u32),
-    /// Blocks that are not only there to fill MCUs, across and down.
+    /// Blocks across and down, without those that only fill MCUs.
     own: (u32, u32),
     /// Blocks of a row.
     stride: u32,
     blocks: Vec<[i32; 64]>,
 }
 
-/// What a scan holds.
+/// The part of the coefficients in a scan.
 #[derive(Clone, Copy, Debug)]
 enum Part {
     Whole,
@@ -185,13 +185,13 @@ impl TestFile {
         } else {
             self.factors.iter().map(|&(h, v)| (h.into(), v.into())).collect()
         };
-        let most = |of: fn(&(u32, u32)) -> u32| factors.iter().map(of).max().unwrap();
-        let (h_most, v_most) = (most(|factor| factor.0), most(|factor| factor.1));
+        let max = |of: fn(&(u32, u32)) -> u32| factors.iter().map(of).max().unwrap();
+        let (h_max, v_max) = (max(|factor| factor.0), max(|factor| factor.1));
         let (width, height) = (u32::from(self.width), u32::from(self.height));
-        let (across, down) = (width.div_ceil(8 * h_most), height.div_ceil(8 * v_most));
+        let (across, down) = (width.div_ceil(8 * h_max), height.div_ceil(8 * v_max));
         let plane = |&(h, v): &(u32, u32)| Plane {
             factors: (h, v),
-            own: ((width * h).div_ceil(8 * h_most), (height * v).div_ceil(8 * v_most)),
+            own: ((width * h).div_ceil(8 * h_max), (height * v).div_ceil(8 * v_max)),
             stride: across * h,
             blocks: (0..across * h * down * v).map(|_| block(numbers)).collect(),
         };
@@ -270,8 +270,8 @@ fn block(numbers: &mut Numbers) -> [i32; 64] {
         if k > end.min(63) {
             return block;
         }
-        let most = 1 << numbers.below(9);
-        block[k] = (1 + numbers.below(most) as i32) * if numbers.below(2) == 0 { 1 } else { -1 };
+        let max = 1 << numbers.below(9);
+        block[k] = (1 + numbers.below(max) as i32) * if numbers.below(2) == 0 { 1 } else { -1 };
     }
 }
 

@@ -1,5 +1,5 @@
-//! Properties of the whole decoder, over small files that are made on the fly. Those on
-//! files that an encoder makes, and under a fuzzer, are in `tests/fuzz/`.
+//! Properties of the whole decoder, on small generated files. Properties on files of an encoder, and
+//! under a fuzzer, are in `tests/fuzz/`.
 
 use proptest::prelude::*;
 
@@ -11,7 +11,8 @@ use super::scan::Block;
 use super::*;
 use crate::geometry::{Rect, Size, View};
 
-/// Whatever the bytes, box and entry points: no panic, and boxes agree with the whole.
+/// Decodes arbitrary bytes with an arbitrary box and entry points: nothing panics, and a box equals the
+/// same box of the whole.
 fn decode_anything(file: &[u8], region: Rect, every: u16, forged: &[u8]) {
     let mut scratch = Scratch::default();
     let Ok(image) = parse(file) else { return };
@@ -36,7 +37,7 @@ fn decode_anything(file: &[u8], region: Rect, every: u16, forged: &[u8]) {
     }
 }
 
-/// A box inside, from any numbers.
+/// A box inside the image, from arbitrary numbers.
 fn clamp(region: Rect, size: Size) -> Rect {
     let (top, left) = (region.top % size.height, region.left % size.width);
     Rect {
@@ -120,7 +121,7 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_file_does_no_harm(
+    fn a_damaged_file_does_not_panic(
         file in files(),
         region in boxes(),
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),
@@ -154,7 +155,7 @@ proptest! {
     }
 
     #[test]
-    fn forged_entry_points_do_no_harm(
+    fn forged_entry_points_do_not_panic(
         file in files(),
         region in boxes(),
         every in 1_u16..12,
@@ -173,13 +174,13 @@ proptest! {
     }
 
     #[test]
-    fn noise_does_no_harm(mut bytes in prop::collection::vec(any::<u8>(), 3..2000)) {
+    fn noise_does_not_panic(mut bytes in prop::collection::vec(any::<u8>(), 3..2000)) {
         bytes[..3].copy_from_slice(&[0xFF, 0xD8, 0xFF]);
         decode_anything(&bytes, Rect { top: 0, left: 0, height: 1, width: 1 }, 1, &bytes);
     }
 }
 
-/// A file of one row of blocks, whose header says that it is larger.
+/// A file with one row of blocks, and a larger size in its header.
 fn with_size(height: u16, width: u16) -> Vec<u8> {
     let (factors, scans) = (vec![(2, 2), (1, 1), (1, 1)], Scans::Interleaved);
     let file = TestFile { height: 16, width: 600, factors, restart_interval: 0, seed: 1, scans };
@@ -198,13 +199,13 @@ fn a_header_larger_than_pillow_opens_is_refused() {
 }
 
 #[test]
-fn a_large_header_costs_no_memory_but_that_of_the_box() {
+fn a_large_size_allocates_only_the_memory_of_the_box() {
     let bytes = with_size(13_000, 13_000);
     let mut scratch = Scratch::default();
     let region = Rect { top: 12_000, left: 12_000, height: 100, width: 100 };
     let image = parse(&bytes).unwrap();
     let pixels = image.decode(region, None, &mut scratch).unwrap();
-    // The data ended long before: gray, as in libjpeg.
+    // The data has ended long before, which libjpeg shows as gray.
     assert!(pixels.data().iter().all(|&sample| sample == 128));
     assert!(scratch.canvas.pixels.capacity() < 1 << 20);
     assert!(scratch.blocks.capacity() * size_of::<Block>() < 1 << 20);

@@ -36,7 +36,11 @@ pub(super) fn is_complete(
     let blocks = scan.components().iter().map(|part| {
         let component = &frame.components()[part.index];
         let count = if scan.count == 1 { 1 } else { component.h * component.v };
-        Some((count, Codes::new((*tables.dc.get(part.dc)?)?), Codes::new((*tables.ac.get(part.ac)?)?)))
+        Some((
+            count,
+            Codes::new((*tables.dc.get(part.dc)?)?),
+            Codes::new((*tables.ac.get(part.ac)?)?),
+        ))
     });
     blocks.collect::<Option<Vec<_>>>().is_some_and(|blocks| suffices(file, at, &blocks, left))
 }
@@ -202,4 +206,3 @@ impl Bits<'_> {
         Some(())
     }
 }
-
