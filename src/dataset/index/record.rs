@@ -41,15 +41,8 @@ pub(in crate::dataset) struct NameRange {
 }
 
 /// Format codes: 0 is unknown, else the index in this list plus 1. New formats are appended, because indexes hold the codes.
-const FORMATS: [Format; 7] = [
-    Format::Jpeg,
-    Format::Png,
-    Format::Bmp,
-    Format::WebP,
-    Format::Gif,
-    Format::Pnm,
-    Format::Tiff,
-];
+const FORMATS: [Format; 7] =
+    [Format::Jpeg, Format::Png, Format::Bmp, Format::WebP, Format::Gif, Format::Pnm, Format::Tiff];
 /// Color codes, in the same way.
 const COLORS: [Color; 6] =
     [Color::Gray, Color::Rgb, Color::YCbCr, Color::Cmyk, Color::Ycck, Color::Palette];
