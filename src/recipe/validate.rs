@@ -1,5 +1,7 @@
 //! Checks the values of a recipe.
 
+use std::fmt::Display;
+
 use super::error::RecipeError;
 use super::fields::{Crop, Recipe, RecordOrder, SEMANTICS};
 use crate::randaugment::MAX_MAGNITUDE;
@@ -97,7 +99,7 @@ impl Recipe {
 
 fn invalid(
     field: &'static str,
-    value: impl ToString,
+    value: impl Display,
     expected: impl Into<String>,
 ) -> Result<(), RecipeError> {
     Err(RecipeError::Value { field, value: value.to_string(), expected: expected.into() })

@@ -144,12 +144,11 @@ impl Store {
 impl Shard {
     fn read(&self, offset: u64, length: u32, buffer: &mut Vec<u8>) -> Result<(), StoreError> {
         let opened;
-        let file = match &self.file {
-            Some(file) => file,
-            None => {
-                opened = open_shard(&self.path, self.size)?;
-                &opened
-            }
+        let file = if let Some(file) = &self.file {
+            file
+        } else {
+            opened = open_shard(&self.path, self.size)?;
+            &opened
         };
         buffer.resize(length as usize, 0);
         file.read_at(offset, buffer).map_err(|error| {

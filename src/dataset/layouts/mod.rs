@@ -69,17 +69,17 @@ impl Source {
             let text = name.to_string_lossy();
             if is_folder || text.starts_with('.') {
                 continue;
-            } else if is_tar(&text) {
+            }
+            if is_tar(&text) {
                 tars.push(directory::utf8(path, &name)?);
             } else if is_compressed_tar(&text) {
                 compressed = Some(path.join(&name));
             }
         }
-        if !tars.is_empty() && !(has_folders && image_folder::has_images(path)?) {
-            return Self::tars(path.into(), tars);
-        }
+        let is_image_folder = tars.is_empty() || has_folders && image_folder::has_images(path)?;
         match compressed {
-            Some(path) if !has_folders => Err(compressed_tar(path)),
+            _ if !is_image_folder => Self::tars(path.into(), tars),
+            Some(tar) if !has_folders => Err(compressed_tar(tar)),
             _ => Ok(Self { layout: Layout::ImageFolder, root: path.into(), shards: Vec::new() }),
         }
     }
@@ -110,19 +110,16 @@ impl Source {
 /// Path of a dataset's index: beside the dataset, or in `index_dir` under a name that tells datasets of
 /// the same name apart.
 pub fn index_path(path: &Path, index_dir: Option<&Path>) -> PathBuf {
-    let (parent, name) = match pattern::split(path) {
-        Some(split) => split,
-        None => {
-            // A path that is `/`, or ends in `.` or `..`, has no name of its own.
-            let path = if path.file_name().is_some() {
-                path.to_path_buf()
-            } else {
-                path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
-            };
-            let name = path.file_name().unwrap_or("root".as_ref()).into();
-            (path.parent().map(Path::to_path_buf).unwrap_or_default(), name)
-        }
-    };
+    let (parent, name) = pattern::split(path).unwrap_or_else(|| {
+        // A path that is `/`, or ends in `.` or `..`, has no name of its own.
+        let path = if path.file_name().is_some() {
+            path.to_path_buf()
+        } else {
+            path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
+        };
+        let name = path.file_name().unwrap_or("root".as_ref()).into();
+        (path.parent().map(Path::to_path_buf).unwrap_or_default(), name)
+    });
     let name = name.to_string_lossy();
     let plain = name.replace(['*', '?', '{', '}', '[', ']', '/'], "_");
     let Some(index_dir) = index_dir else { return parent.join(format!("{plain}.forebay")) };

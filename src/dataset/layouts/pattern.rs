@@ -42,7 +42,7 @@ pub(super) fn expand(folder: &Path, pattern: &Path) -> Result<Vec<String>, Datas
     let mut names = Vec::new();
     for name in expand_braces(&text) {
         if name.contains(['*', '?', '[']) {
-            match_parts(folder, String::new(), &name, &mut names)?;
+            match_parts(folder, "", &name, &mut names)?;
         } else if folder.join(&name).exists() {
             names.push(name);
         } else {
@@ -60,26 +60,24 @@ pub(super) fn expand(folder: &Path, pattern: &Path) -> Result<Vec<String>, Datas
 /// Adds the files that match `rest`, whose parts before are `prefix` (empty, or ending in `/`).
 fn match_parts(
     folder: &Path,
-    prefix: String,
+    prefix: &str,
     rest: &str,
     names: &mut Vec<String>,
 ) -> Result<(), DatasetError> {
     let (part, rest) = rest.split_once('/').map_or((rest, None), |(part, rest)| (part, Some(rest)));
     if !part.contains(['*', '?', '[']) {
         let name = format!("{prefix}{part}");
-        return match rest {
-            Some(rest) => match_parts(folder, name + "/", rest, names),
-            None => {
-                names.extend(folder.join(&name).is_file().then_some(name));
-                Ok(())
-            }
-        };
+        if let Some(rest) = rest {
+            return match_parts(folder, &(name + "/"), rest, names);
+        }
+        names.extend(folder.join(&name).is_file().then_some(name));
+        return Ok(());
     }
     let pattern = Pattern::new(part).map_err(|error| DatasetError::NotADataset {
         path: folder.join(format!("{prefix}{part}")),
         why: format!("malformed pattern: {error}"),
     })?;
-    let parent = folder.join(&prefix);
+    let parent = folder.join(prefix);
     if !parent.is_dir() {
         return Ok(());
     }
@@ -89,7 +87,7 @@ fn match_parts(
         }
         let name = format!("{prefix}{}", utf8(&parent, &name)?);
         match rest {
-            Some(rest) => match_parts(folder, name + "/", rest, names)?,
+            Some(rest) => match_parts(folder, &(name + "/"), rest, names)?,
             None => names.push(name),
         }
     }

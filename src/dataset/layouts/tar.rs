@@ -163,19 +163,18 @@ impl<'a> Members<'a> {
             let skip = usize::try_from(offset.checked_sub(start)?).ok()?;
             (skip.checked_add(length)? <= bytes.len()).then_some(skip)
         };
-        let skip = match within(*start, bytes) {
-            Some(skip) => skip,
-            None => {
-                let rest = self.file.size() - offset;
-                let window = usize::try_from(rest).unwrap_or(usize::MAX).min(WINDOW).max(length);
-                bytes.resize(window, 0);
-                *start = offset;
-                if let Err(error) = self.file.read_at(offset, bytes) {
-                    bytes.clear();
-                    return Err(error);
-                }
-                0
+        let skip = if let Some(skip) = within(*start, bytes) {
+            skip
+        } else {
+            let rest = self.file.size() - offset;
+            let window = usize::try_from(rest).unwrap_or(usize::MAX).min(WINDOW).max(length);
+            bytes.resize(window, 0);
+            *start = offset;
+            if let Err(error) = self.file.read_at(offset, bytes) {
+                bytes.clear();
+                return Err(error);
             }
+            0
         };
         Ok(&bytes[skip..skip + length])
     }

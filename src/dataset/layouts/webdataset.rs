@@ -222,7 +222,7 @@ fn read_classes(path: &Path) -> Result<Vec<String>, DatasetError> {
     let malformed = |line, what| DatasetError::Classes { path: path.into(), line, what };
     let text = str::from_utf8(&text).map_err(|error| {
         let valid = &text[..error.valid_up_to()];
-        malformed(1 + valid.iter().filter(|&&byte| byte == b'\n').count(), "it is not UTF-8")
+        malformed(valid.split(|&byte| byte == b'\n').count(), "it is not UTF-8")
     })?;
     let class = |(line, class): (usize, &str)| {
         let blank = "it is blank, so every class behind it would have another label; remove it";
