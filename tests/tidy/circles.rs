@@ -8,20 +8,6 @@ use crate::imports::{self, Uses};
 
 /// Circles that are being removed. This list only shrinks.
 const REMAINING: &[&str] = &[
-    "client/loadtest/src/digests.rs client/loadtest/src/lib.rs client/loadtest/src/run.rs",
-    "client/loadtest/src/lib.rs client/loadtest/src/plan.rs",
-    "client/loadtest/src/lib.rs client/loadtest/src/run.rs",
-    "client/loadtest/src/lib.rs client/loadtest/src/run.rs client/loadtest/src/watch.rs",
-    "client/loadtest/src/lib.rs client/loadtest/src/servers.rs",
-    "client/loadtest/src/live.rs client/loadtest/src/report.rs",
-    "client/loadtest/src/report.rs client/loadtest/src/slo.rs",
-    "client/loadtest/src/report.rs client/loadtest/src/table.rs",
-    "client/loadtest/src/report.rs client/loadtest/src/trainer.rs",
-    "client/src/access.rs client/src/connect.rs client/src/options.rs client/src/resolve.rs",
-    "client/src/access.rs client/src/options.rs",
-    "client/src/access.rs client/src/options.rs client/src/resolve.rs",
-    "client/src/cursor.rs client/src/error.rs",
-    "client/src/cursor.rs client/src/job.rs",
     "client/trainer/src/backend.rs client/trainer/src/loss.rs",
     "client/trainer/src/backend/cpu.rs client/trainer/src/backend/cpu/state.rs",
     "client/trainer/src/backend/cuda.rs client/trainer/src/backend/cuda/all.rs client/trainer/src/backend/cuda/layout.rs",
