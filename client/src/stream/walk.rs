@@ -95,13 +95,6 @@ impl Walk {
         (self.description.samples(step, index) > 0).then_some(name)
     }
 
-    /// Whether the next name is the last one.
-    pub(crate) fn is_last(&self) -> bool {
-        let mut after = self.clone();
-        after.advance();
-        after.name().is_none()
-    }
-
     /// The step of the next name, or the one after the last.
     pub(crate) const fn next(&self) -> Cursor {
         self.next
