@@ -16,35 +16,46 @@
 //!
 //! A microbatch is a pure function of its name. Nothing here knows of networks or async runtimes.
 
-pub mod augment;
-pub mod batch;
+mod augment;
+mod batch;
 mod cpu_time;
 pub mod dataset;
 pub mod decode;
-pub mod error;
+mod error;
 mod explain;
-pub mod geometry;
+mod geometry;
 pub mod gpu;
 mod make;
 pub mod mix;
-pub mod order;
+mod order;
 mod pipeline;
 pub mod plan;
-pub mod randaugment;
+mod randaugment;
 pub mod recipe;
-pub mod resize;
+mod resize;
 pub mod sample_data;
 mod schedule;
-pub mod simd;
+mod simd;
 mod store;
 mod sync;
 
+pub use batch::{Buffer, BufferPool, Pixels};
 pub use error::Error;
 pub use explain::{ExplainedMix, ExplainedOp, ExplainedSample, Explanation, OwnMix, explain};
 pub use forebay_types::{DType, Digest, Layout, MicrobatchName, MixedBy, PixelFormat};
 pub use geometry::{Interpolation, Rect, Size, View};
 pub use make::{Microbatch, Request, Stages, Timings};
+pub use order::{EpochSampler, Sampler};
 pub use pipeline::{Pipeline, PipelineConfig, Totals};
 pub use randaugment::Op;
 pub use schedule::{QueueStats, Requester};
 pub use simd::Simd;
+
+/// Single stages, for the tests and benches of this repository. Not a part of the public API.
+#[doc(hidden)]
+pub mod testing {
+    pub use crate::augment::Augmenter;
+    pub use crate::mix::cpu::{mix, mix_pair};
+    pub use crate::randaugment::NAMES;
+    pub use crate::resize::{Resample, Resizer};
+}

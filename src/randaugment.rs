@@ -60,7 +60,7 @@ pub const NAMES: [&str; 15] = [
 ];
 
 /// The magnitude of the full effect, timm's `_LEVEL_DENOM`.
-pub const MAX_MAGNITUDE: f64 = 10.0;
+pub(crate) const MAX_MAGNITUDE: f64 = 10.0;
 
 impl Op {
     /// The operation that timm applies for the index of a name in [`NAMES`] and a magnitude in

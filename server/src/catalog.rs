@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use forebay::dataset::Dataset;
-use forebay::order::Sampler;
 use forebay::plan::{MixKind, MixPlan, MixSample};
 use forebay::recipe::{Recipe, RecipeError, RecipeSource, RecipeSpec};
 use forebay::{
     DType, Layout, MicrobatchName, MixedBy, Pipeline, PixelFormat, QueueStats, Rect, Request,
-    Requester, Timings, explain,
+    Requester, Sampler, Timings, explain,
 };
 use forebay_proto::v1::{self, DescribeResponse, mix_parameters::Kind};
 

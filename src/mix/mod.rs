@@ -3,10 +3,10 @@
 //! Sources: timm 1.0.31 `timm/data/mixup.py` (`FastCollateMixup`: u8, before normalization) and
 //! `timm/data/loader.py` (`PrefetchLoader`: `(x - 255 * mean) / (255 * std)` in f32).
 //!
-//! [`cpu`] and [`convert`] are the reference. The kernels of kernels/*.cu do both in one pass on a GPU
+//! cpu.rs and [`convert`] are the reference. The kernels of kernels/*.cu do both in one pass on a GPU
 //! and give the same bits; twin.rs has them in Rust. [`Mixer::open`] chooses.
 
-pub mod cpu;
+pub(crate) mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod device;

@@ -16,7 +16,7 @@ use std::ops::Range;
 
 use crate::recipe::{Recipe, RecipeError, RecordOrder};
 
-pub use permutation::Permutation;
+use permutation::Permutation;
 
 /// timm truncates an epoch of repeated augmentation to a multiple of 256 samples (the default of its
 /// argument `selected_round`).

@@ -20,7 +20,7 @@
 
 /// A pseudorandom permutation of `0..n`.
 #[derive(Clone, Debug)]
-pub struct Permutation {
+pub(super) struct Permutation {
     n: u64,
     left_bits: u32,
     right_bits: u32,
@@ -36,7 +36,7 @@ impl Permutation {
     ///
     /// # Panics
     /// When n is 0 or above 2^62.
-    pub fn new(n: u64, seed: u64, epoch: u64) -> Self {
+    pub(super) fn new(n: u64, seed: u64, epoch: u64) -> Self {
         assert!(n > 0 && n <= 1 << 62, "a permutation needs 1 to 2^62 elements, not {n}");
         let bits = n.next_power_of_two().trailing_zeros().max(2);
         let mut key_name = *b"forebay order 1\0................";
@@ -55,7 +55,7 @@ impl Permutation {
     ///
     /// # Panics
     /// When `i` is not below n.
-    pub fn at(&self, i: u64) -> u64 {
+    pub(super) fn at(&self, i: u64) -> u64 {
         assert!(i < self.n, "index {i} is out of bounds for {} elements", self.n);
         let mut value = i;
         loop {

@@ -8,6 +8,16 @@ use crate::geometry::Interpolation;
 pub const SEMANTICS: u32 = 1;
 
 /// A validated recipe.
+///
+/// ```
+/// use forebay::recipe::RecipeSpec;
+///
+/// let recipe = RecipeSpec::preset("a2").with(["image_size = 160".to_owned()]).resolve()?;
+/// assert_eq!(recipe.image_size, 160);
+/// // The digest tells recipes apart, and ignores how they were written down.
+/// assert_ne!(recipe.digest(), RecipeSpec::preset("a2").resolve()?.digest());
+/// # Ok::<(), forebay::recipe::RecipeError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {

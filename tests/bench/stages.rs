@@ -11,15 +11,12 @@ use std::sync::LazyLock;
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use forebay::augment::Augmenter;
 use forebay::dataset::{Dataset, build};
 use forebay::decode::{Decoder, Region};
-use forebay::mix::cpu::mix_pair;
 use forebay::plan::{self, MixSample, SamplePlan, cutmix_f64, mixup_f64};
-use forebay::randaugment::NAMES;
 use forebay::recipe::RecipeSpec;
-use forebay::resize::{Resample, Resizer};
 use forebay::sample_data::{self, SampleData};
+use forebay::testing::{Augmenter, NAMES, Resample, Resizer, mix_pair};
 use forebay::{Interpolation, Op, Rect, Size, View};
 use xxhash_rust::xxh3::xxh3_64;
 

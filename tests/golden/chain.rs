@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use forebay::augment::Augmenter;
 use forebay::decode::{Decoder, PIXEL_LIMIT, verify};
-use forebay::resize::{Resample, Resizer};
+use forebay::testing::{Augmenter, Resample, Resizer};
 use forebay::{Simd, Size, View};
 use libtest_mimic::{Failed, Trial};
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use forebay::resize::{Resample, Resizer};
+use forebay::testing::{Resample, Resizer};
 use forebay::{Rect, Simd, Size, View};
 use libtest_mimic::{Failed, Trial};
 

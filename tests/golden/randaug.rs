@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use forebay::augment::Augmenter;
-use forebay::randaugment::{NAMES, Op};
-use forebay::{Interpolation, Simd};
+use forebay::testing::{Augmenter, NAMES};
+use forebay::{Interpolation, Op, Simd};
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 

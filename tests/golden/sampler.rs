@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use forebay::order::Sampler;
+use forebay::Sampler;
 use forebay::recipe::{RecipeError, RecipeSpec};
 use forebay_tests::json;
 use libtest_mimic::{Failed, Trial};

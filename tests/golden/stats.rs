@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use forebay::plan::{self, MixKind};
-use forebay::randaugment::NAMES;
 use forebay::recipe::{Recipe, RecipeSpec};
+use forebay::testing::NAMES;
 use forebay::{MicrobatchName, Op, Size};
 use forebay_tests::json;
 use libtest_mimic::{Failed, Trial};

@@ -7,7 +7,7 @@ use std::sync::mpsc::sync_channel;
 use forebay::mix::{self, NormalizeTable};
 use forebay::{
     DType, Error, Layout, Microbatch, MixedBy, PipelineConfig, PixelFormat, Request, Requester,
-    Size,
+    Size, testing,
 };
 
 use forebay_tests::world::{WORLD, pipeline, recipe, request};
@@ -111,7 +111,7 @@ fn a_trainer_that_mixes_by_the_plan_gets_the_same_pixels() {
         let clean = pipeline.make(Request { format, ..request }).unwrap();
         assert_ne!(clean.payload[..], mixed.payload[..]);
         let mut pixels = clean.payload.to_vec();
-        mix::cpu::mix(&mut pixels, Size::square(48), &clean.plan);
+        testing::mix(&mut pixels, Size::square(48), &clean.plan);
         assert_eq!(pixels, mixed.payload[..], "{mode}");
     }
 }

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use forebay::dataset::Dataset;
-use forebay::order::Sampler;
-use forebay::{MicrobatchName, Pipeline, PixelFormat, Request, Requester, Stages};
+use forebay::{MicrobatchName, Pipeline, PixelFormat, Request, Requester, Sampler, Stages};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use serde_json::{Map, Value};

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use clap::Args;
 use forebay::dataset::Dataset;
 use forebay::mix::{DEVICE_BYTES, Device};
-use forebay::order::Sampler;
 use forebay::recipe::{Recipe, RecipeSpec};
-use forebay::{MicrobatchName, Pipeline, PipelineConfig, PixelFormat, Request};
+use forebay::{MicrobatchName, Pipeline, PipelineConfig, PixelFormat, Request, Sampler};
 
 use crate::device::DeviceChoice;
 

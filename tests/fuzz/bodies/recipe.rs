@@ -1,9 +1,8 @@
 //! Recipes: a TOML text and changes to it.
 
-use forebay::order::Sampler;
 use forebay::plan;
 use forebay::recipe::{Recipe, RecipeSpec};
-use forebay::{MicrobatchName, Rect, Size};
+use forebay::{MicrobatchName, Rect, Sampler, Size};
 
 /// Sizes of images, from usual to extreme.
 const IMAGES: [(u32, u32); 6] =
