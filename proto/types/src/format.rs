@@ -1,7 +1,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::ParseError;
+use crate::parse::ParseError;
 
 /// Type of one channel value of a pixel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -37,7 +37,7 @@ pub enum MixedBy {
     Trainer,
 }
 
-/// The form in which a microbatch's pixels are asked for. The default is mixed u8 in NHWC.
+/// The format in which a microbatch's pixels are requested. The default is mixed u8 in NHWC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PixelFormat {
     /// Type of the values.
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_format_is_refused_with_those_that_there_are() {
+    fn the_error_for_an_unknown_format_lists_the_valid_ones() {
         let error = "int8".parse::<DType>().unwrap_err().to_string();
         assert_eq!(error, r#"invalid value "int8": expected "u8", "f16", "bf16" or "f32""#);
         let error = "blue".parse::<MixedBy>().unwrap_err().to_string();

@@ -2,7 +2,7 @@
 //!
 //! A microbatch has a name, a trainer has a cursor and a rank, and pixels have a format. Pipeline,
 //! server, client and trainer use these same types, so that nothing is converted on the way from a
-//! request to a training step. The crate has no dependencies unless a feature asks for one.
+//! request to a training step. The crate has no dependencies unless a feature enables one.
 //!
 //! ```
 //! use forebay_types::{Cursor, Rank};
@@ -17,6 +17,7 @@
 mod digest;
 mod format;
 mod name;
+mod parse;
 mod rank;
 #[cfg(feature = "settings")]
 pub mod settings;
@@ -24,28 +25,5 @@ pub mod settings;
 pub use digest::Digest;
 pub use format::{DType, Layout, MixedBy, PixelFormat};
 pub use name::{Cursor, MicrobatchName};
+pub use parse::ParseError;
 pub use rank::{Rank, RankError};
-
-use std::fmt;
-
-/// Text that does not stand for a value, and what would.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ParseError {
-    text: String,
-    expected: String,
-}
-
-impl ParseError {
-    fn new(text: &str, expected: impl Into<String>) -> Self {
-        Self { text: text.to_owned(), expected: expected.into() }
-    }
-}
-
-impl fmt::Display for ParseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { text, expected } = self;
-        write!(f, "invalid value {text:?}: expected {expected}")
-    }
-}
-
-impl std::error::Error for ParseError {}

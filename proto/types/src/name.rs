@@ -27,7 +27,7 @@ impl fmt::Display for MicrobatchName {
     }
 }
 
-/// A step of a training run: the position from which it goes on. The default is the first step.
+/// A step of a training run: the position from which it resumes. The default is the first step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Cursor {

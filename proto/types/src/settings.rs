@@ -1,5 +1,9 @@
 //! How values are written on command lines, in the environment and in configuration files, the same
-//! in every program: durations as `300ms` or `5m`, sizes as `256MiB`, booleans as `on` or `0`.
+//! in every program: durations as `300ms` or `5m`, sizes as `256MiB`, booleans as `on` or `0`, and
+//! numbers with a range.
+//!
+//! Each type implements [`FromStr`] for clap and `Deserialize` for configuration files, so that a flag
+//! and the key of the same name accept the same values and refuse them in the same words.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +12,7 @@ use std::time::Duration;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use crate::ParseError;
+use crate::parse::ParseError;
 
 /// A number of bytes, written as `1048576`, `1MiB` or `1 MiB`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,6 +43,40 @@ impl fmt::Display for ByteSize {
             Some((unit, shift)) => write!(f, "{}{unit}", self.0 >> shift),
             None => write!(f, "{}", self.0),
         }
+    }
+}
+
+/// A size that is not zero, for settings that make no sense without memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NonZeroByteSize(u64);
+
+impl NonZeroByteSize {
+    /// The number of bytes, at least 1.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for NonZeroByteSize {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let ByteSize(bytes) = text.parse()?;
+        let expected = "a size above 0, such as 256MiB";
+        if bytes == 0 { Err(ParseError::new(text, expected)) } else { Ok(Self(bytes)) }
+    }
+}
+
+impl fmt::Display for NonZeroByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        ByteSize(self.0).fmt(f)
+    }
+}
+
+impl<'de> Deserialize<'de> for NonZeroByteSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let size = ByteSize::deserialize(deserializer)?;
+        size.to_string().parse().map_err(D::Error::custom)
     }
 }
 
@@ -85,11 +123,89 @@ impl<'de> Deserialize<'de> for TimeSpan {
     }
 }
 
+/// A span of time that is not zero, for timeouts and intervals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NonZeroTimeSpan(Duration);
+
+impl NonZeroTimeSpan {
+    /// The span, at least one nanosecond.
+    pub const fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl FromStr for NonZeroTimeSpan {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let span = duration(text)?;
+        let expected = "a duration above 0, such as 300ms or 5m";
+        if span.is_zero() { Err(ParseError::new(text, expected)) } else { Ok(Self(span)) }
+    }
+}
+
+impl fmt::Display for NonZeroTimeSpan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        TimeSpan(self.0).fmt(f)
+    }
+}
+
+impl<'de> Deserialize<'de> for NonZeroTimeSpan {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let span = TimeSpan::deserialize(deserializer)?;
+        span.to_string().parse().map_err(D::Error::custom)
+    }
+}
+
+/// A number from `MIN` to `MAX`.
+///
+/// The bounds keep every accepted value usable: a semaphore, a thread pool or an allocation of the
+/// size that the number stands for cannot fail because a flag was set to 0 or to `u64::MAX`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Number<const MIN: u64, const MAX: u64>(u64);
+
+impl<const MIN: u64, const MAX: u64> Number<MIN, MAX> {
+    /// The number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// The number as a count of things in memory.
+    ///
+    /// # Panics
+    /// When it does not fit a `usize`, which a `MAX` of 32 bits rules out.
+    pub fn count(self) -> usize {
+        usize::try_from(self.0).expect("counts have bounds of 32 bits")
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> FromStr for Number<MIN, MAX> {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let number = text.trim().parse().ok().filter(|number| (MIN..=MAX).contains(number));
+        let expected = || format!("a number from {MIN} to {MAX}");
+        number.map(Self).ok_or_else(|| ParseError::new(text, expected()))
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> fmt::Display for Number<MIN, MAX> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Number<MIN, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = i64::deserialize(deserializer)?;
+        number.to_string().parse().map_err(D::Error::custom)
+    }
+}
+
 /// Parses a duration with a unit, for clap's `value_parser`. `0` needs none.
 ///
 /// # Errors
-/// When the text is no duration, or one that is longer than a hundred years, past which deadlines
-/// would overflow.
+/// When the text is not a duration, or is longer than a hundred years: deadlines would overflow.
 pub fn duration(text: &str) -> Result<Duration, ParseError> {
     const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
     let expected = "a duration with a unit, such as 300ms, 5s, 5m or 1h, of at most 100 years";
@@ -161,6 +277,55 @@ mod tests {
             assert_eq!(boolean(text), Ok(false));
         }
         assert!(boolean("maybe").is_err());
+    }
+
+    #[test]
+    fn numbers_have_a_range() {
+        type Percent = Number<1, 100>;
+        for text in ["1", "100", " 7 "] {
+            assert_eq!(text.parse::<Percent>().unwrap().to_string(), text.trim());
+        }
+        for text in ["0", "101", "-1", "", "x", "18446744073709551616"] {
+            let error = text.parse::<Percent>().unwrap_err().to_string();
+            assert_eq!(error, format!("invalid value {text:?}: expected a number from 1 to 100"));
+        }
+        assert_eq!("100".parse::<Percent>().unwrap().count(), 100);
+    }
+
+    #[test]
+    fn zero_is_refused_where_a_setting_needs_more() {
+        assert_eq!("1KiB".parse::<NonZeroByteSize>().unwrap().get(), 1024);
+        assert_eq!("1m".parse::<NonZeroTimeSpan>().unwrap().get(), Duration::from_secs(60));
+        for text in ["0", "0KiB"] {
+            let error = text.parse::<NonZeroByteSize>().unwrap_err().to_string();
+            assert!(error.contains("above 0"), "{error}");
+        }
+        for text in ["0", "0ms"] {
+            let error = text.parse::<NonZeroTimeSpan>().unwrap_err().to_string();
+            assert!(error.contains("above 0"), "{error}");
+        }
+    }
+
+    #[test]
+    fn files_have_the_same_ranges() {
+        #[derive(Debug, Deserialize)]
+        struct File {
+            count: Number<1, 9>,
+            size: NonZeroByteSize,
+            time: NonZeroTimeSpan,
+        }
+        let file: File = toml::from_str("count = 9\nsize = '1MiB'\ntime = '5m'").unwrap();
+        assert_eq!((file.count.get(), file.size.get()), (9, 1 << 20));
+        assert_eq!(file.time.get(), Duration::from_secs(300));
+        for (text, part) in [
+            ("count = 0\nsize = 1\ntime = '5m'", "from 1 to 9"),
+            ("count = -1\nsize = 1\ntime = '5m'", "from 1 to 9"),
+            ("count = 1\nsize = 0\ntime = '5m'", "a size above 0"),
+            ("count = 1\nsize = 1\ntime = '0s'", "a duration above 0"),
+        ] {
+            let error = toml::from_str::<File>(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
     }
 
     #[test]
