@@ -215,5 +215,5 @@ async fn a_microbatch_over_the_clients_limit_is_rejected() {
     options.max_microbatch_bytes = 1000;
     let client = Client::connect(options).unwrap();
     let error = client.fetch(&job(), Cursor::default(), 0).await.unwrap_err().to_string();
-    assert!(error.contains("payload of 1152 bytes, over the limit of 1000"), "{error}");
+    assert!(error.contains("payload of 1152 bytes exceeds the limit of 1000"), "{error}");
 }

@@ -1,5 +1,5 @@
-//! Pixel formats on the wire. The wire has an unspecified value of each, which a request may use for
-//! the default and a header may not have.
+//! Conversions between pixel formats and their wire enumerations. Each enumeration has an unspecified
+//! value, which means the default in a request and is invalid in a header.
 
 use forebay_types::{DType, Layout, MixedBy};
 
@@ -17,7 +17,7 @@ impl From<DType> for v1::DType {
 }
 
 impl v1::DType {
-    /// The value that is specified, if one is.
+    /// The specified value, if there is one.
     pub const fn specified(self) -> Option<DType> {
         match self {
             Self::DtypeUnspecified => None,
@@ -39,7 +39,7 @@ impl From<Layout> for v1::Layout {
 }
 
 impl v1::Layout {
-    /// The value that is specified, if one is.
+    /// The specified value, if there is one.
     pub const fn specified(self) -> Option<Layout> {
         match self {
             Self::Unspecified => None,
@@ -59,7 +59,7 @@ impl From<MixedBy> for v1::MixedBy {
 }
 
 impl v1::MixedBy {
-    /// The value that is specified, if one is.
+    /// The specified value, if there is one.
     pub const fn specified(self) -> Option<MixedBy> {
         match self {
             Self::Unspecified => None,

@@ -1,7 +1,7 @@
-//! What a header must say to be a microbatch's, checked on both ends of the wire.
+//! Validation of headers, by the same function on both ends of the wire.
 //!
-//! A header is the word of a peer: [`check`] accepts it only when every number in it agrees with the
-//! others, so that whoever holds a checked header may size buffers by it.
+//! A header is untrusted input: [`check`] accepts it only if all of its numbers agree with each other,
+//! so that a caller may size buffers by a header that was checked.
 
 use crate::v1::mix_parameters::Kind;
 use crate::v1::{DType, Header, Layout, MixPlan, Rect};
@@ -17,98 +17,93 @@ const DIGEST: usize = 32;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HeaderError {
-    /// The number is none of the enumeration's, or the unspecified one.
-    #[error("{field} {value} is none that a header may have")]
+    /// The number is not a value of the enumeration, or is the unspecified one.
+    #[error("invalid {field}: {value}")]
     Enumeration {
         /// The field of the header.
         field: &'static str,
         /// Its value.
         value: i32,
     },
-    /// The shape is not that of images in the header's layout.
-    #[error("shape {0:?} is not [n, h, w, 3] or [n, 3, h, w] as its layout says, all from 1")]
+    /// The shape does not describe images in the header's layout.
+    #[error(
+        "invalid shape: {0:?} (expected [n, h, w, 3] for NHWC or [n, 3, h, w] for NCHW, all above 0)"
+    )]
     Shape(
-        /// The shape, cut after five numbers.
+        /// The shape, truncated to five numbers.
         Vec<u32>,
     ),
-    /// The payload is not as long as the shape and the dtype make it.
-    #[error("payload of {stated} bytes where the shape and the dtype make {expected}")]
+    /// The payload's length contradicts the shape and the dtype.
+    #[error("invalid payload_bytes: {stated} (expected {expected} from the shape and the dtype)")]
     Payload {
-        /// What the header says.
+        /// `Header.payload_bytes`.
         stated: u64,
-        /// What it should say.
+        /// The product of the shape and the bytes of the dtype.
         expected: u64,
     },
-    /// The payload is longer than the receiver takes.
-    #[error("payload of {stated} bytes, over the limit of {limit}")]
+    /// The payload is longer than the receiver accepts.
+    #[error("payload of {stated} bytes exceeds the limit of {limit}")]
     Limit {
-        /// What the header says.
+        /// The product of the shape and the bytes of the dtype.
         stated: u128,
-        /// The receiver's bound.
+        /// The receiver's limit.
         limit: u64,
     },
-    /// A field that has one entry a sample has more or fewer.
-    #[error("{field} has {found} entries for {samples} samples")]
+    /// A field with one entry per sample has more or fewer.
+    #[error("invalid {field}: {found} entries for {samples} samples")]
     Entries {
         /// The field of the header.
         field: &'static str,
-        /// Its entries.
+        /// Number of its entries.
         found: usize,
-        /// The first number of the shape.
+        /// Samples, by the shape.
         samples: u32,
     },
     /// A digest is not 32 bytes long.
-    #[error("{field} is {found} bytes long, not 32")]
+    #[error("invalid {field}: {found} bytes (expected 32)")]
     Digest {
         /// The field of the header.
         field: &'static str,
-        /// Its length.
+        /// Its length in bytes.
         found: usize,
     },
-    /// A weight is no number from 0 to 1.
-    #[error("{field} of sample {sample} is no weight from 0 to 1")]
+    /// A weight is not between 0 and 1.
+    #[error("invalid {field} of sample {sample}: expected a weight from 0 to 1")]
     Weight {
         /// The field of the header.
         field: &'static str,
-        /// Whose it is.
+        /// Slot of the sample.
         sample: usize,
     },
-    /// Records, labels, weights or the mix plan are not those that were sent.
+    /// Records, labels, weights or the mix plan differ from what was sent.
     #[error(
-        "targets have XXH3 {found:016x}, not {expected:016x} as the header says: damaged on the way"
+        "XXH3 of the targets is {found:016x}, the header states {expected:016x}: corrupted in transit"
     )]
     Targets {
-        /// What the header says.
+        /// `Header.targets_xxh3`.
         expected: u64,
-        /// What they have.
+        /// The hash of what was received.
         found: u64,
     },
-    /// A rectangle of the mix plan is not inside the image.
-    #[error("the rectangle of sample {sample} is not inside the image")]
+    /// A rectangle of the mix plan exceeds the image.
+    #[error("invalid mix.rect of sample {sample}: exceeds the image")]
     Rect {
-        /// Whose it is.
+        /// Slot of the sample.
         sample: usize,
     },
-}
-
-/// Bytes of one channel value, or `None` for what a header may not have.
-pub const fn dtype_bytes(dtype: DType) -> Option<u64> {
-    match dtype {
-        DType::DtypeU8 => Some(1),
-        DType::DtypeF16 | DType::DtypeBf16 => Some(2),
-        DType::DtypeF32 => Some(4),
-        DType::DtypeUnspecified => None,
-    }
 }
 
 /// Accepts a header whose fields agree with each other and whose payload is at most `limit` bytes.
+///
+/// # Errors
+/// When a field is invalid or contradicts another one, or the payload exceeds `limit`.
 pub fn check(header: &Header, limit: u64) -> Result<(), HeaderError> {
     let value = header.dtype;
-    let bytes = DType::try_from(value).ok().and_then(dtype_bytes);
-    let bytes = bytes.ok_or(HeaderError::Enumeration { field: "dtype", value })?;
+    let dtype = DType::try_from(value).ok().and_then(DType::specified);
+    let dtype = dtype.ok_or(HeaderError::Enumeration { field: "dtype", value })?;
     let [samples, height, width] = dimensions(header)?;
     let pixels = u128::from(samples) * u128::from(height) * u128::from(width);
-    let payload = pixels * u128::from(CHANNELS) * u128::from(bytes);
+    let payload = pixels * u128::from(CHANNELS) * dtype.bytes() as u128;
     let within = u64::try_from(payload).ok().filter(|bytes| *bytes <= limit);
     let expected = within.ok_or(HeaderError::Limit { stated: payload, limit })?;
     if header.payload_bytes != expected {
@@ -123,7 +118,7 @@ pub fn check(header: &Header, limit: u64) -> Result<(), HeaderError> {
     if found == expected { Ok(()) } else { Err(HeaderError::Targets { expected, found }) }
 }
 
-/// XXH3-64 of what a trainer learns besides the pixels, as `Header.targets_xxh3` says.
+/// XXH3-64 of everything a trainer learns from besides the pixels, as `Header.targets_xxh3` defines it.
 pub fn targets_xxh3(header: &Header) -> u64 {
     let mut hash = Xxh3::new();
     let mut word = |word: u32| hash.update(&word.to_le_bytes());
@@ -156,7 +151,7 @@ fn dimensions(header: &Header) -> Result<[u32; 3], HeaderError> {
     if dimensions.contains(&0) { Err(shape_error(&header.shape)) } else { Ok(dimensions) }
 }
 
-/// Without a copy of all that a peer took for a shape.
+/// Copies at most five numbers, because a peer may send a shape of any length.
 fn shape_error(shape: &[u32]) -> HeaderError {
     HeaderError::Shape(shape.iter().copied().take(5).collect())
 }
@@ -281,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_changed_on_the_way_is_refused() {
+    fn a_target_that_changed_in_transit_is_refused() {
         let sent = Header { targets_xxh3: Some(targets_xxh3(&good())), ..good() };
         assert_eq!(check(&sent, 420), Ok(()));
         let changes: [fn(&mut Header); 6] = [
@@ -300,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_holds_five_numbers_of_a_long_shape() {
+    fn the_error_for_a_long_shape_contains_five_numbers() {
         let long = Header { shape: vec![1; 100_000], ..good() };
         assert_eq!(check(&long, 420), Err(HeaderError::Shape(vec![1; 5])));
     }

@@ -1,4 +1,4 @@
-//! The wire of forebay: messages, service stubs, frames.
+//! The wire format of forebay: messages, service stubs, frames.
 //!
 //! `forebay/v1/forebay.proto` is the contract; the code under `src/gen` is generated from it and
 //! committed, so that a build needs no protoc; `proto/codegen` writes it.

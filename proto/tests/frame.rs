@@ -1,10 +1,10 @@
-//! Frames round trip, and hostile ones are errors.
+//! Frames round-trip, and malformed ones are errors.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use bytes::{Bytes, BytesMut};
 use forebay_proto::frame::{self, FRAME_BYTES, HEADER_BYTES, Join, JoinError, SplitError};
-use forebay_proto::header::{HeaderError, dtype_bytes};
+use forebay_proto::header::HeaderError;
 use forebay_proto::v1::{DType, Frame, Header, Layout, MixParameters, MixPlan, Timings};
 use proptest::prelude::*;
 use prost::Message as _;
@@ -13,7 +13,8 @@ use xxhash_rust::xxh3::xxh3_64;
 const LIMIT: u64 = 64 << 20;
 
 fn microbatch(shape: [u32; 4], dtype: DType) -> (Header, Bytes) {
-    let bytes = shape.iter().map(|n| u64::from(*n)).product::<u64>() * dtype_bytes(dtype).unwrap();
+    let bytes_per_value = dtype.specified().unwrap().bytes() as u64;
+    let bytes = shape.iter().map(|n| u64::from(*n)).product::<u64>() * bytes_per_value;
     let payload: Vec<u8> =
         (0..bytes).map(|i| i.wrapping_mul(0x9e37_79b9).to_le_bytes()[2]).collect();
     let n = shape[0] as usize;
@@ -75,7 +76,7 @@ fn frames_have_at_most_one_mebibyte_and_default_limits_hold() {
 }
 
 #[test]
-fn a_header_that_no_client_could_read_is_not_sent() {
+fn a_header_too_large_for_clients_is_not_sent() {
     let (mut header, payload) = microbatch([300_000, 1, 1, 3], DType::DtypeU8);
     header.mix.as_mut().unwrap().samples.iter_mut().for_each(|sample| sample.lambda = 0.5);
     let bytes = header.encoded_len();
@@ -95,7 +96,7 @@ fn a_header_that_contradicts_itself_or_its_payload_is_not_sent() {
 }
 
 #[test]
-fn hostile_frames_are_told_apart() {
+fn each_kind_of_malformed_frame_has_its_own_error() {
     let error = refused(|f| f[0].header = None);
     assert_eq!(error, JoinError::NoHeader { offset: 0 });
 
@@ -124,7 +125,7 @@ fn hostile_frames_are_told_apart() {
 }
 
 #[test]
-fn a_hostile_header_costs_no_memory() {
+fn a_header_that_lies_costs_no_memory() {
     let lie = |change: &dyn Fn(&mut Header)| refused(|f| change(f[0].header.as_mut().unwrap()));
     let header = |error| match error {
         JoinError::Header { source, .. } => source,
@@ -152,7 +153,7 @@ fn a_hostile_header_costs_no_memory() {
 }
 
 #[test]
-fn a_join_starts_anew_after_a_microbatch_and_after_an_error() {
+fn a_join_restarts_after_a_microbatch_and_after_an_error() {
     let all = frames([2, 1024, 342, 3]);
     let mut join = Join::new(LIMIT);
     join.push(all[0].clone()).unwrap();
@@ -218,7 +219,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn what_is_split_joins_to_the_same(n in 1..5u32, h in 1..600u32, w in 1..600u32, dtype in any_dtype()) {
+    fn splitting_and_joining_round_trips(n in 1..5u32, h in 1..600u32, w in 1..600u32, dtype in any_dtype()) {
         let (header, payload) = microbatch([n, h, w, 3], dtype);
         let frames = frame::split(header.clone(), payload.clone()).unwrap();
         let (joined, slab) = join(frames).unwrap().unwrap();
@@ -227,7 +228,7 @@ proptest! {
     }
 
     #[test]
-    fn head_and_payload_are_prosts_encoding(n in 1..5u32, h in 1..600u32, dtype in any_dtype()) {
+    fn head_and_payload_equal_the_encoding_by_prost(n in 1..5u32, h in 1..600u32, dtype in any_dtype()) {
         let (header, payload) = microbatch([n, h, 301, 3], dtype);
         let ranges = frame::ranges(payload.len());
         let frames = frame::split(header, payload.clone()).unwrap();
@@ -242,7 +243,7 @@ proptest! {
     }
 
     #[test]
-    fn no_frames_make_a_join_panic_or_exceed_its_limit(frames in prop::collection::vec(any_frame(), 0..20)) {
+    fn arbitrary_frames_never_make_a_join_panic_or_exceed_its_limit(frames in prop::collection::vec(any_frame(), 0..20)) {
         let mut join = Join::new(64);
         for frame in frames {
             if let Ok(Some((header, slab))) = join.push(frame) {

@@ -1,4 +1,4 @@
-//! The port for operators: metrics, probes, the status page. Plain HTTP/1.1, for reading only.
+//! The admin port: metrics, probes, the status page. Plain HTTP/1.1, read-only.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -19,28 +19,29 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::board::Now;
 use crate::page;
-use crate::service::Shared;
+use crate::state::ServerState;
+use crate::telemetry;
 
-/// Connections at once; more wait.
-const CONNECTIONS: usize = 32;
-/// How long the head of a request may take.
-const HEAD: Duration = Duration::from_secs(5);
-/// How long a connection may live: whoever reads slowly takes no one else's place for longer.
-const LIFE: Duration = Duration::from_mins(1);
-const BUFFER: usize = 16 << 10;
+/// Concurrent connections; more wait to be accepted.
+const MAX_CONNECTIONS: usize = 32;
+/// Time that the head of a request may take to arrive.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest life of a connection, so that slow readers cannot take every place forever.
+const MAX_LIFE: Duration = Duration::from_mins(1);
+/// Longest head of a request.
+const HEAD_BYTES: usize = 16 << 10;
 
-/// Answers until it is dropped.
-pub(crate) async fn serve(listener: TcpListener, shared: &Arc<Shared>) -> Infallible {
+/// Serves until the future is dropped.
+pub(crate) async fn serve(listener: TcpListener, state: &Arc<ServerState>) -> Infallible {
     let mut tasks = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             Some(_ended) = tasks.join_next() => continue,
-            accepted = listener.accept(), if tasks.len() < CONNECTIONS => accepted,
+            accepted = listener.accept(), if tasks.len() < MAX_CONNECTIONS => accepted,
         };
         match accepted {
-            Ok((stream, _)) => drop(tasks.spawn(connection(stream, Arc::clone(shared)))),
+            Ok((stream, _)) => drop(tasks.spawn(connection(stream, Arc::clone(state)))),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection to the admin port");
                 sleep(Duration::from_millis(100)).await;
@@ -49,52 +50,52 @@ pub(crate) async fn serve(listener: TcpListener, shared: &Arc<Shared>) -> Infall
     }
 }
 
-async fn connection(stream: TcpStream, shared: Arc<Shared>) {
-    let answer = service_fn(move |request: Request<Incoming>| {
-        let answer = answer(&shared, request.method(), request.uri().path());
-        async move { Ok::<_, Infallible>(answer) }
+async fn connection(stream: TcpStream, state: Arc<ServerState>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let response = respond(&state, request.method(), request.uri().path());
+        async move { Ok::<_, Infallible>(response) }
     });
     let mut http = Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(BUFFER);
-    let served = timeout(LIFE, http.serve_connection(TokioIo::new(stream), answer)).await;
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES);
+    let served = timeout(MAX_LIFE, http.serve_connection(TokioIo::new(stream), service)).await;
     if let Ok(Err(error)) = served {
-        tracing::debug!(%error, "a connection to the admin port broke");
+        tracing::debug!(%error, "admin connection broke");
     }
 }
 
-fn answer(shared: &Shared, method: &Method, path: &str) -> Response<Full<Bytes>> {
+fn respond(state: &ServerState, method: &Method, path: &str) -> Response<Full<Bytes>> {
     if method != Method::GET && method != Method::HEAD {
-        let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+        let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, "expected GET or HEAD\n");
         refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refused;
     }
     match path {
         "/healthz" => text(StatusCode::OK, "ok\n"),
-        "/readyz" if *shared.draining.borrow() => {
-            text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n")
+        "/readyz" if state.draining.is_set() => {
+            text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n")
         }
         "/readyz" => text(StatusCode::OK, "ready\n"),
-        "/metrics" => match shared.board.metrics.text(&Now::of(shared)) {
+        "/metrics" => match telemetry::render(&state.telemetry.metrics, &state.snapshot()) {
             Ok(metrics) => {
                 body("application/openmetrics-text; version=1.0.0; charset=utf-8", metrics)
             }
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
         },
         "/status.json" => {
-            let json = serde_json::to_vec(&Now::of(shared)).expect("plain values");
+            let json = serde_json::to_vec(&state.snapshot()).expect("plain values");
             body("application/json", json)
         }
         "/" => {
-            let html = page::html(&Now::of(shared), shared.board.picture.shown());
+            let html = page::html(&state.snapshot(), state.telemetry.picture.shown());
             body("text/html; charset=utf-8", html)
         }
-        "/last.png" => match shared.board.picture.png() {
+        "/last.png" => match state.telemetry.picture.png() {
             Some(png) => body("image/png", png),
-            None => text(StatusCode::NOT_FOUND, "no picture\n"),
+            None => text(StatusCode::NOT_FOUND, "no picture yet\n"),
         },
         _ => text(
             StatusCode::NOT_FOUND,
-            "there are /, /status.json, /metrics, /healthz, /readyz, /last.png\n",
+            "not found: expected /, /status.json, /metrics, /healthz, /readyz or /last.png\n",
         ),
     }
 }

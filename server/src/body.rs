@@ -1,8 +1,8 @@
-//! A response body of frames whose payloads are never copied.
+//! A response body of frames that sends payloads zero-copy.
 //!
-//! Each gRPC message is sent as two pieces: its five-byte prefix with the frame's head, and the slice
-//! of the slab where the payload lies. tonic's own encoder can only write whole messages into a buffer
-//! of its own. On the wire both are the same: any gRPC client can read them.
+//! Each gRPC message is sent as two pieces: its five-byte prefix with the frame's head, and a slice of
+//! the slab that contains the payload. tonic's encoder would copy whole messages into a buffer of its
+//! own. The bytes on the wire are the same, so any gRPC client can read them.
 
 use std::ops::Range;
 use std::pin::Pin;
@@ -16,9 +16,9 @@ use http::HeaderMap;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use crate::unary;
+use crate::grpc;
 
-/// One frame, as it goes over the wire.
+/// One frame as a gRPC message.
 #[derive(Debug)]
 pub(crate) struct Message {
     head: Bytes,
@@ -26,21 +26,21 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    /// The frame of one of [`frame::ranges`] of a payload; the first one has the header.
+    /// The frame of one of the [`frame::ranges`] of a payload. The first one has the header.
     pub(crate) fn new(header: Option<Header>, payload: &Bytes, range: Range<usize>) -> Self {
         let mut head = BytesMut::new();
         head.put_bytes(0, PREFIX_BYTES);
         frame::head(header, &range, &mut head);
         let length = head.len() - PREFIX_BYTES + range.len();
-        let length = u32::try_from(length).expect("frames have a bound far below 4 GiB");
+        let length = u32::try_from(length).expect("frames are far smaller than 4 GiB");
         head[1..PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
         Self { head: head.freeze(), payload: payload.slice(range) }
     }
 }
 
-/// The reader is gone: it cancelled the call, or its connection broke.
+/// The reader cancelled the call, or its connection broke.
 #[derive(Debug)]
-pub(crate) struct Gone;
+pub(crate) struct Disconnected;
 
 /// The sending end of a [`FrameBody`].
 #[derive(Debug)]
@@ -50,23 +50,24 @@ pub(crate) struct Sender {
 }
 
 impl Sender {
-    /// Waits until the reader has taken the message before the last one, and leaves this one.
-    pub(crate) async fn send(&self, message: Message) -> Result<(), Gone> {
-        self.messages.send(message).await.map_err(|_message| Gone)
+    /// Waits until the channel has room, that is until the reader has accepted the message before the
+    /// previous one, then sends.
+    pub(crate) async fn send(&self, message: Message) -> Result<(), Disconnected> {
+        self.messages.send(message).await.map_err(|_message| Disconnected)
     }
 
-    /// Waits until the reader is gone.
-    pub(crate) async fn gone(&self) {
+    /// Waits until the reader disconnects.
+    pub(crate) async fn disconnected(&self) {
         self.messages.closed().await;
     }
 
-    /// Ends the call with a status, once the messages left are taken.
+    /// Ends the call with a status, after the messages that are left.
     pub(crate) fn end(self, status: Status) {
-        self.status.set(status).expect("a sender is consumed by its one end");
+        self.status.set(status).expect("`end` consumes the sender");
     }
 }
 
-/// The body: HTTP/2 data frames, then the gRPC status as trailers.
+/// The receiving end: HTTP/2 data frames, then the gRPC status as trailers.
 #[derive(Debug)]
 pub(crate) struct FrameBody {
     messages: mpsc::Receiver<Message>,
@@ -75,7 +76,7 @@ pub(crate) struct FrameBody {
     ended: bool,
 }
 
-/// A body and its sender, with room for one message between them.
+/// A sender and its body, with room for one message between them.
 pub(crate) fn channel() -> (Sender, FrameBody) {
     let (sender, messages) = mpsc::channel(1);
     let status = Arc::new(OnceLock::new());
@@ -85,8 +86,10 @@ pub(crate) fn channel() -> (Sender, FrameBody) {
 
 impl FrameBody {
     fn trailers(&self) -> HeaderMap {
-        let lost = || Status::internal("the server lost this call; ask again, and report it");
-        unary::trailers(self.status.get().unwrap_or(&lost()))
+        let lost = || {
+            Status::internal("the call ended without a status: request again, and report this bug")
+        };
+        grpc::trailers(self.status.get().unwrap_or(&lost()))
     }
 }
 
@@ -131,7 +134,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn messages_decode_and_payloads_lie_where_they_lay() {
+    async fn messages_decode_and_their_payloads_are_not_copied() {
         let slab = Bytes::from(vec![7; FRAME_BYTES + 5]);
         let (sender, mut body) = channel();
         let sent = slab.clone();
@@ -160,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_sender_that_is_lost_without_a_status_is_an_internal_error() {
+    async fn a_sender_dropped_without_a_status_is_an_internal_error() {
         let (sender, mut body) = channel();
         drop(sender);
         let trailers = body.frame().await.unwrap().unwrap().into_trailers().unwrap();

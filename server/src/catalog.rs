@@ -1,4 +1,4 @@
-//! The datasets and recipes that a server has, and the pipeline that makes their microbatches.
+//! The datasets and recipes of a server, and the pipeline that computes their microbatches.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,17 +6,17 @@ use std::sync::Arc;
 use bytes::Bytes;
 use forebay::dataset::Dataset;
 use forebay::plan::{MixKind, MixPlan, MixSample};
-use forebay::recipe::{Recipe, RecipeError, RecipeSource, RecipeSpec};
-use forebay::{
-    DType, Layout, MicrobatchName, MixedBy, Pipeline, PixelFormat, QueueStats, Rect, Request,
-    Requester, Sampler, Timings, explain,
-};
+use forebay::recipe::{Recipe, RecipeError, RecipeSpec};
+use forebay::{MixedBy, Pipeline, QueueStats, Rect, Request, Requester, Sampler, Timings, explain};
 use forebay_proto::v1::{self, DescribeResponse, mix_parameters::Kind};
 
-use crate::source::{DatasetFacts, Done, Job, Load, Microbatch, Name, Output, Source};
+use crate::recipes;
+use crate::source::{
+    DatasetFacts, Done, Job, Load, Microbatch, MicrobatchName, PixelFormat, Source,
+};
 use crate::status::Refusal;
 
-/// What a server serves.
+/// The [`Source`] of a server with a real pipeline.
 #[derive(Debug)]
 pub struct Catalog {
     datasets: BTreeMap<String, Arc<Dataset>>,
@@ -25,8 +25,7 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// Datasets and the user's own recipes, by name. A recipe of the user's may not take a preset's
-    /// name.
+    /// Datasets and the user's own recipes, by name. A recipe must not have the name of a preset.
     pub const fn new(
         datasets: BTreeMap<String, Arc<Dataset>>,
         recipes: BTreeMap<String, RecipeSpec>,
@@ -35,23 +34,13 @@ impl Catalog {
         Self { datasets, recipes, pipeline }
     }
 
-    fn recipe(&self, asked: &v1::Recipe) -> Result<Recipe, RecipeError> {
-        let spec = if !asked.toml.is_empty() {
-            RecipeSpec::text("the recipe sent", asked.toml.as_str())
-        } else if let Some(own) = self.recipes.get(&asked.name) {
-            own.clone()
+    fn recipe(&self, requested: &v1::Recipe) -> Result<Recipe, RecipeError> {
+        let spec = if requested.toml.is_empty() {
+            recipes::by_name(&self.recipes, &requested.name)
         } else {
-            RecipeSpec { source: RecipeSource::Preset(asked.name.clone()), set: Vec::new() }
+            RecipeSpec::text("the recipe of the request", requested.toml.as_str())
         };
-        let resolved = spec.with(asked.set.iter().cloned()).resolve();
-        resolved.map_err(|error| match error {
-            RecipeError::Unknown { name, known } => {
-                let own = self.recipes.keys().cloned();
-                let known = std::iter::once(known).chain(own).collect::<Vec<_>>().join(", ");
-                RecipeError::Unknown { name, known }
-            }
-            other => other,
-        })
+        recipes::resolve(&self.recipes, &spec.with(requested.set.iter().cloned()))
     }
 }
 
@@ -81,12 +70,12 @@ impl Source for Catalog {
             microbatches: totals.microbatches,
             joined,
             cached,
-            asked: outstanding,
-            wait: self.pipeline.drain_estimate(),
-            cache_bytes: cache_bytes as u64,
-            starved: buffers.waiting(),
+            microbatches_pending: outstanding,
+            microbatches_waiting_for_buffer: buffers.waiting(),
+            drain_estimate: self.pipeline.drain_estimate(),
             buffer_bytes: buffers.bytes_in_use() as u64,
-            buffer_limit: buffers.limit() as u64,
+            cache_bytes: cache_bytes as u64,
+            buffer_limit_bytes: buffers.limit() as u64,
         }
     }
 
@@ -99,11 +88,11 @@ impl Source for Catalog {
                 served: self.datasets(),
             });
         };
-        let asked = job.recipe.clone().unwrap_or_default();
-        if asked.name.is_empty() == asked.toml.is_empty() {
-            return Err(Refusal::invalid("job.recipe", "give either a name or a TOML text"));
+        let requested = job.recipe.clone().unwrap_or_default();
+        if requested.name.is_empty() == requested.toml.is_empty() {
+            return Err(Refusal::invalid("job.recipe", "expected either a name or a TOML text"));
         }
-        let recipe = self.recipe(&asked).map_err(forebay::Error::from)?;
+        let recipe = self.recipe(&requested).map_err(forebay::Error::from)?;
         let sampler =
             Sampler::new(dataset.len(), &recipe, job.seed).map_err(forebay::Error::from)?;
         Ok(Arc::new(CatalogJob {
@@ -146,12 +135,11 @@ struct CatalogJob {
 }
 
 impl CatalogJob {
-    fn request(&self, name: Name, format: PixelFormat) -> Request {
-        let Name { seed, epoch, step, index } = name;
+    fn request(&self, name: MicrobatchName, format: PixelFormat) -> Request {
         Request {
             dataset: Arc::clone(&self.dataset),
             recipe: Arc::clone(&self.recipe),
-            name: MicrobatchName { seed, epoch, step, index },
+            name,
             format,
         }
     }
@@ -168,52 +156,37 @@ impl Job for CatalogJob {
 
     fn submit(
         &self,
-        name: Name,
-        output: Output,
+        name: MicrobatchName,
+        format: PixelFormat,
         requester: Requester,
         done: Done,
     ) -> Result<(), Refusal> {
-        let request = self.request(name, format_of(output));
-        self.pipeline.submit(request, requester, move |made| {
-            done(made.map(microbatch).map_err(Refusal::from));
+        let request = self.request(name, format);
+        self.pipeline.submit(request, requester, move |computed| {
+            done(computed.map(microbatch).map_err(Refusal::from));
         })?;
         Ok(())
     }
 
-    fn explain(&self, name: Name) -> Result<String, Refusal> {
+    fn explain(&self, name: MicrobatchName) -> Result<String, Refusal> {
         let request = self.request(name, PixelFormat::default());
         let explanation = explain(&request)?;
         Ok(serde_json::to_string(&explanation).expect("plain values"))
     }
 }
 
-fn format_of(output: Output) -> PixelFormat {
-    let dtype = match output.dtype {
-        v1::DType::DtypeUnspecified | v1::DType::DtypeU8 => DType::U8,
-        v1::DType::DtypeF16 => DType::F16,
-        v1::DType::DtypeBf16 => DType::Bf16,
-        v1::DType::DtypeF32 => DType::F32,
-    };
-    let layout = match output.layout {
-        v1::Layout::Unspecified | v1::Layout::Nhwc => Layout::Nhwc,
-        v1::Layout::Nchw => Layout::Nchw,
-    };
-    let mixed_by = if output.mixed { MixedBy::Server } else { MixedBy::Trainer };
-    PixelFormat { dtype, layout, mixed_by }
-}
-
-/// A microbatch in the words of the wire. Its slab returns to the ring once the payload is sent.
-fn microbatch(made: forebay::Microbatch) -> Microbatch {
+/// A microbatch for the wire. Its slab returns to the ring once the payload has been sent.
+fn microbatch(computed: forebay::Microbatch) -> Microbatch {
     Microbatch {
-        mix: (made.format.mixed_by == MixedBy::Trainer).then(|| mix_plan(&made.plan)),
-        timings: timings(&made.timings),
-        payload: Bytes::from_owner(made.payload),
-        shape: made.shape,
-        records: made.records,
-        label_a: made.label_a,
-        label_b: made.label_b,
-        lambda: made.lambda,
-        xxh3: made.xxh3,
+        mix: (computed.format.mixed_by == MixedBy::Trainer).then(|| mix_plan(&computed.plan)),
+        timings: timings(&computed.timings),
+        payload: Bytes::from_owner(computed.payload),
+        shape: computed.shape,
+        records: computed.records,
+        label_a: computed.label_a,
+        label_b: computed.label_b,
+        lambda: computed.lambda,
+        xxh3: computed.xxh3,
     }
 }
 

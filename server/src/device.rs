@@ -1,4 +1,4 @@
-//! The device that mixes: what was asked for, opened.
+//! The device that mixes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,32 +8,32 @@ use forebay::mix::{Device, Mixer};
 use serde::{Deserialize, Deserializer};
 use tracing::info;
 
-/// `auto`, `cpu`, `cuda`, `cuda:N`.
+/// The device of `--device`: `auto`, `cpu`, `cuda` or `cuda:N`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The first GPU, if it can be used, otherwise the CPU.
+    /// The first GPU if it works, otherwise the CPU.
     Auto,
-    /// This one and no other.
+    /// This device.
     Only(Device),
 }
 
 impl DeviceChoice {
-    /// Opens the device and logs which it is. A GPU's mixer takes so many bytes of its memory.
+    /// Opens the device and logs which one it is. On a GPU the mixer allocates `device_bytes`.
     ///
     /// # Errors
-    /// When a GPU was asked for and cannot be used.
+    /// When a GPU was requested and does not work.
     pub fn open(self, device_bytes: usize) -> Result<Mixer, DeviceError> {
         let mixer = match self {
             Self::Only(device) => Mixer::open(device, device_bytes)?,
             Self::Auto => match Mixer::open(Device::Cuda(0), device_bytes) {
                 Ok(mixer) => mixer,
                 Err(reason) => {
-                    info!(%reason, "no GPU");
+                    info!(%reason, "no GPU found, mixing on the CPU");
                     Mixer::Cpu
                 }
             },
         };
-        info!(device = %mixer.device(), "mixing");
+        info!(device = %mixer.device(), "mixing device");
         Ok(mixer)
     }
 }
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn choices_have_names() {
+    fn device_choices_round_trip() {
         for (name, choice) in [
             ("auto", DeviceChoice::Auto),
             ("cpu", DeviceChoice::Only(Device::Cpu)),

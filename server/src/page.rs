@@ -1,17 +1,17 @@
-//! The status page: one HTML document without scripts that loads itself again.
+//! The status page: one HTML document without scripts that reloads itself.
 
 use std::fmt::Write as _;
 
-use crate::board::{Now, StreamNow};
+use crate::telemetry::{Snapshot, StreamSnapshot};
 
 const CSS: &str = include_str!("page.css");
-/// Seconds after which the page loads itself again.
+/// Seconds after which the page reloads itself.
 const REFRESH: u32 = 2;
-/// More streams than this are only counted: the page stays small.
-const STREAMS: usize = 100;
+/// More streams than this are only counted, so that the page stays small.
+const MAX_STREAMS: usize = 100;
 
 /// The page.
-pub(crate) fn html(now: &Now, picture: bool) -> String {
+pub(crate) fn html(now: &Snapshot, picture: bool) -> String {
     let mut sections = String::new();
     for section in [throughput(now), waits(now), server(now), stages(now)] {
         sections += &section;
@@ -21,7 +21,7 @@ pub(crate) fn html(now: &Now, picture: bool) -> String {
     if picture {
         sections += &last(now);
     }
-    let (state, class) = if now.ready { ("serving", "") } else { ("stopping", " bad") };
+    let (state, class) = if now.ready { ("serving", "") } else { ("shutting down", " bad") };
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
@@ -30,7 +30,7 @@ pub(crate) fn html(now: &Now, picture: bool) -> String {
          <span class=\"pill{class}\">{state}</span>\
          <small>version {version}, up {uptime}</small></header>\
          <main class=\"grid\">{sections}</main>\
-         <footer>Rates and ratios are of the last {window:.0} s. \
+         <footer>Rates and ratios cover the last {window:.0} s. \
          <a href=\"/status.json\">JSON</a> · <a href=\"/metrics\">metrics</a></footer></body></html>\n",
         rate = count(now.images_per_s),
         version = now.version,
@@ -39,7 +39,7 @@ pub(crate) fn html(now: &Now, picture: bool) -> String {
     )
 }
 
-fn throughput(now: &Now) -> String {
+fn throughput(now: &Snapshot) -> String {
     let body = format!(
         "<div class=\"big\">{} <small>images/s</small></div><div class=\"faint\">{}/s</div>{}",
         count(now.images_per_s),
@@ -49,12 +49,12 @@ fn throughput(now: &Now) -> String {
     section("third", "Throughput", &body)
 }
 
-/// A line of values, the newest at the right end of five minutes.
+/// A line chart of five minutes, with the newest value at the right.
 fn sparkline(values: &[f64]) -> String {
-    let most = values.iter().copied().fold(1.0, f64::max);
+    let max = values.iter().copied().fold(1.0, f64::max);
     let points = values.iter().enumerate().map(|(at, value)| {
         let x = at as f64 + 300.0 - values.len() as f64;
-        format!("{x:.0},{:.1} ", 48.0 - 46.0 * value / most)
+        format!("{x:.0},{:.1} ", 48.0 - 46.0 * value / max)
     });
     format!(
         "<svg viewBox=\"0 0 300 50\" preserveAspectRatio=\"none\" role=\"img\" \
@@ -64,21 +64,21 @@ fn sparkline(values: &[f64]) -> String {
     )
 }
 
-fn waits(now: &Now) -> String {
+fn waits(now: &Snapshot) -> String {
     let (reader, server) = (now.input_bound_ratio, 1.0 - now.input_bound_ratio);
     let said = match now.bottleneck {
-        "none" => "Nobody reads.".to_owned(),
+        "none" => "No stream is open.".to_owned(),
         "clients" => format!(
-            "Clients or the network hold up the rest: microbatches wait for them {} of the time.",
+            "Clients or the network are the bottleneck: microbatches wait for them {} of the time.",
             percent(server)
         ),
-        "queue" => "Clients wait, and no stage works: see the log.".to_owned(),
+        "queue" => "Clients wait, and no stage is working: see the log.".to_owned(),
         stage => format!(
-            "This server holds up its clients: they wait {} of the time. Of its stages <b>{}</b> takes \
-             most.{}",
+            "This server is the bottleneck: its clients wait {} of the time. Its slowest stage is \
+             <b>{}</b>.{}",
             percent(reader),
             escape(stage),
-            starved(now)
+            underused_cores(now)
         ),
     };
     let parts: &[(f64, &str)] = match now.bottleneck {
@@ -97,42 +97,42 @@ fn waits(now: &Now) -> String {
     section("wide", "Who waits for whom", &body)
 }
 
-/// A server that holds up its clients and yet does not use its cores waits itself.
-fn starved(now: &Now) -> String {
+/// A server that is the bottleneck without using its cores waits for something itself.
+fn underused_cores(now: &Snapshot) -> String {
     let threads = now.pipeline.threads as f64;
     if now.cores > 0.5 * threads {
         return String::new();
     }
     format!(
-        " Its {threads} workers got only {:.1} cores: others use the machine, its CPU is limited, or \
-         reading is slow.",
+        " Its {threads} workers used only {:.1} cores: the machine is shared, its CPU is limited, or \
+         storage is slow.",
         now.cores
     )
 }
 
-fn stages(now: &Now) -> String {
-    let colours = ["--s0", "--s1", "--s2", "--s3", "--s4", "--s5"];
+fn stages(now: &Snapshot) -> String {
+    let colors = ["--s0", "--s1", "--s2", "--s3", "--s4", "--s5"];
     let mut rows = String::new();
-    for (stage, colour) in now.stages.iter().zip(colours) {
+    for (stage, color) in now.stages.iter().zip(colors) {
         push(
             &mut rows,
             format_args!(
                 "<tr><td>{}<td class=\"fill\">{}<td class=\"n\">{:.2}</tr>",
                 stage.name,
-                bar(&[(stage.share, colour)]),
+                bar(&[(stage.share, color)]),
                 stage.cpu_ms_per_image
             ),
         );
     }
     let sum: f64 = now.stages.iter().map(|stage| stage.cpu_ms_per_image).sum();
     let body = format!(
-        "<table><tr><th>stage<th><th class=\"n\">CPU ms an image</tr>{rows}\
+        "<table><tr><th>stage<th><th class=\"n\">CPU ms per image</tr>{rows}\
          <tr><td>all<td><td class=\"n\">{sum:.2}</tr></table>"
     );
     section("wide", "Stages", &body)
 }
 
-fn server(now: &Now) -> String {
+fn server(now: &Snapshot) -> String {
     let load = &now.pipeline;
     let decoded = load.decoded as f64 / (load.samples as f64).max(1.0);
     let rows = [
@@ -140,13 +140,17 @@ fn server(now: &Now) -> String {
         ("memory", now.resident_bytes.map_or("–".to_owned(), |rss| bytes(rss as f64))),
         (
             "buffers",
-            format!("{} of {}", bytes(load.buffer_bytes as f64), bytes(load.buffer_limit as f64)),
+            format!(
+                "{} of {}",
+                bytes(load.buffer_bytes as f64),
+                bytes(load.buffer_limit_bytes as f64)
+            ),
         ),
-        ("in the pipeline", format!("{} microbatches", now.making)),
-        ("decodes an image", format!("{decoded:.2}")),
+        ("pending", format!("{} microbatches", load.microbatches_pending)),
+        ("decodes per image", format!("{decoded:.2}")),
         ("images sent", count(now.images as f64)),
         ("pixels sent", bytes(now.payload_bytes as f64)),
-        ("readers that stalled", count(now.stalled as f64)),
+        ("stalled readers", count(now.stalled as f64)),
     ];
     let mut list = String::new();
     for (name, value) in rows {
@@ -155,12 +159,12 @@ fn server(now: &Now) -> String {
     section("third", "Server", &format!("<dl>{list}</dl>"))
 }
 
-fn streams(now: &Now) -> String {
+fn streams(now: &Snapshot) -> String {
     let mut rows = String::new();
-    for stream in now.streams.iter().take(STREAMS) {
+    for stream in now.streams.iter().take(MAX_STREAMS) {
         rows += &row(stream);
     }
-    let more = now.streams.len().saturating_sub(STREAMS);
+    let more = now.streams.len().saturating_sub(MAX_STREAMS);
     if more > 0 {
         push(&mut rows, format_args!("<tr><td colspan=\"9\">and {more} more</td></tr>"));
     }
@@ -174,12 +178,13 @@ fn streams(now: &Now) -> String {
     section("", &format!("Streams: {} of {}", now.streams.len(), now.streams_limit), &body)
 }
 
-fn row(stream: &StreamNow) -> String {
+fn row(stream: &StreamSnapshot) -> String {
     let at = stream
-        .at
+        .last
         .map_or("–".to_owned(), |[epoch, step, index]| format!("{epoch}, {step}, {index}"));
-    let waits = bar(&[(stream.reader_waits, "--bad"), (1.0 - stream.reader_waits, "--good")]);
-    let now = if stream.waits == "reader" { "client waits" } else { "server waits" };
+    let waits =
+        bar(&[(stream.reader_wait_ratio, "--bad"), (1.0 - stream.reader_wait_ratio, "--good")]);
+    let now = if stream.waiting == "reader" { "client waits" } else { "server waits" };
     format!(
         "<tr><td>{}<td><code>{}</code><td>{}<td>{}<td>{at}<td class=\"n\">{}<td class=\"n\">{}\
          <td>{waits}<td>{now}</tr>",
@@ -192,7 +197,7 @@ fn row(stream: &StreamNow) -> String {
     )
 }
 
-fn datasets(now: &Now) -> String {
+fn datasets(now: &Snapshot) -> String {
     let mut rows = String::new();
     for dataset in &now.datasets {
         let digest: String = dataset.digest.chars().take(16).collect();
@@ -215,38 +220,35 @@ fn datasets(now: &Now) -> String {
     section("", "Datasets", &body)
 }
 
-/// The query lets the browser load the picture of this moment, not the one it has.
-fn last(now: &Now) -> String {
+/// The query makes the browser load the current picture instead of a cached one.
+fn last(now: &Snapshot) -> String {
     let body = if now.images == 0 {
         "<span class=\"faint\">none yet</span>".to_owned()
     } else {
         format!("<img src=\"/last.png?{}\" alt=\"samples with their classes\">", now.microbatches)
     };
-    section("", "Samples of what was sent last", &body)
+    section("", "Samples of the last microbatch", &body)
 }
 
 fn section(class: &str, title: &str, body: &str) -> String {
     format!("<section class=\"{class}\"><h2>{title}</h2>{body}</section>")
 }
 
-/// Parts of a whole, each with the variable of its colour.
+/// A stacked bar: each part with the CSS variable of its color.
 fn bar(parts: &[(f64, &str)]) -> String {
     let mut bar = String::from("<div class=\"bar\">");
-    for (part, colour) in parts {
+    for (part, color) in parts {
         let width = part.clamp(0.0, 1.0) * 100.0;
-        push(
-            &mut bar,
-            format_args!("<i style=\"width:{width:.1}%;background:var({colour})\"></i>"),
-        );
+        push(&mut bar, format_args!("<i style=\"width:{width:.1}%;background:var({color})\"></i>"));
     }
     bar + "</div>"
 }
 
-fn push(text: &mut String, what: std::fmt::Arguments<'_>) {
-    text.write_fmt(what).expect("a String takes all");
+fn push(text: &mut String, part: std::fmt::Arguments<'_>) {
+    text.write_fmt(part).expect("writing to a String cannot fail");
 }
 
-/// A text as it may stand in HTML, between tags and in quotes.
+/// Escapes text for HTML, between tags and in quotes.
 fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {
@@ -262,7 +264,7 @@ fn escape(text: &str) -> String {
     safe
 }
 
-/// With thin spaces between thousands.
+/// A number with thin spaces between thousands.
 fn count(value: f64) -> String {
     let digits = format!("{value:.0}");
     let mut spaced = String::new();
@@ -305,7 +307,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_for_people() {
+    fn numbers_are_formatted_for_people() {
         assert_eq!(count(1_234_567.0), "1\u{2009}234\u{2009}567");
         assert_eq!(count(12.4), "12");
         assert_eq!(
@@ -316,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_named_cannot_become_html() {
+    fn names_cannot_become_html() {
         assert_eq!(escape("<b>\"&'"), "&lt;b&gt;&quot;&amp;&#39;");
     }
 }

@@ -1,4 +1,4 @@
-//! A contact sheet: the samples of a microbatch as one picture, each with its plan in words below.
+//! A contact sheet: the samples of a microbatch as one image, each with its plan below.
 
 use std::borrow::Cow;
 
@@ -9,13 +9,13 @@ use forebay::Size;
 
 /// One sample of the sheet.
 #[derive(Clone, Debug)]
-pub struct Tile<'a> {
+pub(crate) struct Tile<'a> {
     /// Interleaved RGB.
-    pub pixels: &'a [u8],
+    pub(crate) pixels: &'a [u8],
     /// Height and width of the pixels.
-    pub size: Size,
-    /// What to say below: the first line stands out. Lines too long for the tile are broken.
-    pub caption: Vec<String>,
+    pub(crate) size: Size,
+    /// Lines of text below the tile: the first one is emphasized, long ones are wrapped.
+    pub(crate) caption: Vec<String>,
 }
 
 const GLYPH: u32 = 8;
@@ -23,8 +23,8 @@ const LINE: u32 = GLYPH + 4;
 const MARGIN: u32 = 16;
 const GAP: u32 = 14;
 const PADDING: u32 = 8;
-/// Below this a caption would break at every word; small tiles are enlarged by whole factors.
-const NARROWEST: u32 = 160;
+/// Smallest width, so that captions are readable; smaller tiles are enlarged by whole factors.
+const MIN_WIDTH: u32 = 160;
 
 const PAPER: Rgb<u8> = Rgb([246, 245, 242]);
 const CARD: Rgb<u8> = Rgb([255, 255, 255]);
@@ -32,11 +32,11 @@ const EDGE: Rgb<u8> = Rgb([214, 211, 204]);
 const INK: Rgb<u8> = Rgb([28, 28, 32]);
 const FAINT: Rgb<u8> = Rgb([104, 102, 98]);
 
-/// Lays tiles out in a grid, in order, about as wide as high.
+/// Lays tiles out in a grid, in order, with sides of about 4:3.
 ///
 /// # Panics
-/// When a tile's pixels do not fill its size, or the sheet would pass the `u32` of its sides.
-pub fn sheet(tiles: &[Tile<'_>]) -> RgbImage {
+/// When a tile's pixels do not fill its size, or a side of the sheet exceeds `u32`.
+pub(crate) fn sheet(tiles: &[Tile<'_>]) -> RgbImage {
     let cards: Vec<Card<'_>> = tiles.iter().map(Card::new).collect();
     let cell_width = cards.iter().map(Card::width).max().unwrap_or(0);
     let cell_height = cards.iter().map(Card::height).max().unwrap_or(0);
@@ -53,7 +53,7 @@ pub fn sheet(tiles: &[Tile<'_>]) -> RgbImage {
     sheet
 }
 
-/// How many columns bring the sheet nearest to 4:3.
+/// The number of columns that brings the sheet closest to 4:3.
 fn columns(count: usize, cell_width: u32, cell_height: u32) -> u32 {
     let count = u32::try_from(count).expect("a microbatch has few samples").max(1);
     let shape = |columns: u32| {
@@ -64,7 +64,7 @@ fn columns(count: usize, cell_width: u32, cell_height: u32) -> u32 {
     (1..=count).min_by(|&a, &b| shape(a).total_cmp(&shape(b))).expect("at least one column")
 }
 
-/// A tile ready to be drawn: enlarged if it is small, its caption broken into lines.
+/// A tile with its scale and its wrapped caption.
 struct Card<'a> {
     tile: &'a Tile<'a>,
     scale: u32,
@@ -74,7 +74,7 @@ struct Card<'a> {
 impl<'a> Card<'a> {
     fn new(tile: &'a Tile<'a>) -> Self {
         assert_eq!(tile.pixels.len(), tile.size.rgb_bytes(), "pixels of a {:?} tile", tile.size);
-        let scale = NARROWEST.div_ceil(tile.size.width.max(1)).clamp(1, 8);
+        let scale = MIN_WIDTH.div_ceil(tile.size.width.max(1)).clamp(1, 8);
         let room = (tile.size.width * scale / GLYPH).max(1) as usize;
         let lines = tile
             .caption
@@ -82,7 +82,7 @@ impl<'a> Card<'a> {
             .enumerate()
             .flat_map(|(k, text)| {
                 let ink = if k == 0 { INK } else { FAINT };
-                broken(text, room).into_iter().map(move |line| (line, ink))
+                wrap(text, room).into_iter().map(move |line| (line, ink))
             })
             .collect();
         Self { tile, scale, lines }
@@ -121,8 +121,8 @@ impl<'a> Card<'a> {
     }
 }
 
-/// A text in lines of at most `room` characters, broken at spaces where there are any.
-fn broken(text: &str, room: usize) -> Vec<Cow<'_, str>> {
+/// Wraps a text into lines of at most `room` characters, at spaces if possible.
+fn wrap(text: &str, room: usize) -> Vec<Cow<'_, str>> {
     let mut lines: Vec<Cow<'_, str>> = Vec::new();
     let mut line = String::new();
     for word in text.split(' ') {
@@ -159,10 +159,10 @@ fn write(sheet: &mut RgbImage, left: u32, top: u32, text: &str, ink: Rgb<u8>) {
     }
 }
 
-fn fill(sheet: &mut RgbImage, left: u32, top: u32, size: Size, colour: Rgb<u8>) {
+fn fill(sheet: &mut RgbImage, left: u32, top: u32, size: Size, color: Rgb<u8>) {
     for y in top..top + size.height {
         for x in left..left + size.width {
-            sheet.put_pixel(x, y, colour);
+            sheet.put_pixel(x, y, color);
         }
     }
 }
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn pixels_stand_where_the_grid_puts_them() {
+    fn pixels_are_drawn_at_their_place_in_the_grid() {
         let red = [255u8, 0, 0].repeat(160 * 160);
         let blue = [0u8, 0, 255].repeat(160 * 160);
         let made = sheet(&[tile(&red, 160, &["a"]), tile(&blue, 160, &["b"])]);
@@ -201,10 +201,10 @@ mod tests {
     }
 
     #[test]
-    fn lines_break_at_spaces_and_only_then_in_words() {
-        assert_eq!(broken("one two three", 7), ["one two", "three"]);
-        assert_eq!(broken("abcdefgh ij", 3), ["abc", "def", "gh", "ij"]);
-        assert_eq!(broken("", 3), [""]);
+    fn lines_wrap_at_spaces_before_they_wrap_within_words() {
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap("abcdefgh ij", 3), ["abc", "def", "gh", "ij"]);
+        assert_eq!(wrap("", 3), [""]);
     }
 
     #[test]

@@ -1,58 +1,58 @@
-//! Requests, checked once: what comes out of here can be served.
+//! Validation of requests: what leaves this file can be served.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use forebay::Error;
-use forebay_proto::header;
 use forebay_proto::v1::{
-    self, DType, DescribeResponse, ExplainRequest, FetchRequest, Layout, MixedBy, StreamRequest,
+    self, DescribeResponse, ExplainRequest, FetchRequest, Layout, MixedBy, StreamRequest,
 };
 
-use crate::limits::Limits;
-use crate::source::{Job, Name, Output, Source};
+use crate::admission::{Limits, StreamLimits};
+use crate::source::{Job, MicrobatchName, PixelFormat, Source};
 use crate::status::Refusal;
 
-/// The most microbatches made ahead for one stream, however small they are.
-const AHEAD_MOST: usize = 1024;
+/// Largest window of a stream, however small its microbatches are.
+const MAX_AHEAD: usize = 1024;
 
-/// What a call of Stream or Fetch is to send.
-pub(crate) struct Run {
+/// The microbatches that a call of Stream or Fetch sends.
+pub(crate) struct StreamSpec {
     pub(crate) job: Arc<dyn Job>,
-    pub(crate) output: Output,
+    pub(crate) format: PixelFormat,
     pub(crate) names: Names,
-    /// One microbatch is wanted, and not the others of its step.
-    pub(crate) alone: bool,
-    /// Microbatches made ahead, at least 1.
-    pub(crate) ahead: usize,
-    /// Bytes of a microbatch.
-    pub(crate) bytes: u64,
+    /// The call wants one microbatch and not the others of its step, so that computing their repeats
+    /// in advance would be wasted.
+    pub(crate) isolated: bool,
+    /// Microbatches that may be ahead of the reader, at least 1.
+    pub(crate) max_ahead: usize,
+    pub(crate) microbatch_bytes: u64,
 }
 
-impl Run {
-    /// What tells jobs apart: dataset, recipe and seed.
+impl StreamSpec {
+    /// Dataset, recipe and seed, which distinguish jobs.
     pub(crate) fn job_name(&self) -> String {
         let (facts, seed) = (self.job.facts(), self.names.seed);
         format!("{:x} {:x} {seed}", facts.dataset_digest, facts.recipe_digest)
     }
 }
 
-/// Opens a job, if it is what the client expects.
+/// Opens a job and compares it with what the client expects.
 pub(crate) fn job(source: &dyn Source, job: Option<&v1::Job>) -> Result<Arc<dyn Job>, Refusal> {
-    let wanted = job.ok_or_else(|| Refusal::invalid("job", "is missing"))?;
-    let job = source.open(wanted)?;
+    let requested = job.ok_or_else(|| Refusal::invalid("job", "missing"))?;
+    let job = source.open(requested)?;
     let facts = job.facts();
-    expect("dataset", "job.dataset_digest", &wanted.dataset_digest, &facts.dataset_digest, || {
+    let (dataset, recipe) = (&requested.dataset_digest, &requested.recipe_digest);
+    expect("dataset", "job.dataset_digest", dataset, &facts.dataset_digest, || {
         format!("{} records of {} classes", facts.records, facts.classes.len())
     })?;
-    expect("recipe", "job.recipe_digest", &wanted.recipe_digest, &facts.recipe_digest, || {
+    expect("recipe", "job.recipe_digest", recipe, &facts.recipe_digest, || {
         facts.recipe_toml.clone()
     })?;
     Ok(job)
 }
 
-/// Compares the digest that a client expects, if it does.
+/// Compares a digest with the one that the client expects, if it expects one.
 fn expect(
     what: &'static str,
     field: &'static str,
@@ -69,36 +69,37 @@ fn expect(
             found: format!("{found:x}"),
             form: form(),
         }),
-        length => Err(Refusal::invalid(field, format!("has {length} bytes, a digest has 32"))),
+        length => Err(Refusal::invalid(field, format!("{length} bytes (expected 0 or 32)"))),
     }
 }
 
-/// A stream of which at most so many bytes are made ahead.
+/// Validates a call of Stream.
 pub(crate) fn stream(
     source: &dyn Source,
     limits: &Limits,
-    ahead_bytes: u64,
+    stream_limits: StreamLimits,
     request: &StreamRequest,
-) -> Result<Run, Refusal> {
+) -> Result<StreamSpec, Refusal> {
     let job = job(source, request.job.as_ref())?;
-    let output = output(request.dtype, request.layout, request.mixed_by)?;
-    if !(1..=limits.steps).contains(&request.steps) {
-        let what = format!("{} is not in 1 to {}", request.steps, limits.steps);
+    let format = format(request.dtype, request.layout, request.mixed_by)?;
+    if !(1..=limits.max_steps).contains(&request.steps) {
+        let what = format!("{} (expected 1 to {})", request.steps, limits.max_steps);
         return Err(Refusal::invalid("steps", what));
     }
     let indices = selection(job.facts(), limits, &request.microbatches)?;
     step_in_range(job.facts(), request.step)?;
-    // Where an epoch is one short step it may have none of the selection: names would go on forever.
-    let least = indices.iter().copied().min().unwrap_or(0);
-    in_range("microbatch", least.into(), job.microbatches(0).into())?;
-    let there = microbatches_of(&*job, request.step, &indices);
-    if request.skip > 0 && request.skip as usize >= there {
-        let what = format!("{} leaves none of the {there} of step {}", request.skip, request.step);
+    // If an epoch is one short step that has none of the selection, `Names` would never return.
+    let smallest = indices.iter().copied().min().unwrap_or(0);
+    in_range("microbatch", smallest.into(), job.microbatches(0).into())?;
+    let selected = count_selected(&*job, request.step, &indices);
+    if request.skip > 0 && request.skip as usize >= selected {
+        let (skip, step) = (request.skip, request.step);
+        let what = format!("{skip} (step {step} has {selected} of the selected microbatches)");
         return Err(Refusal::invalid("skip", what));
     }
     let epochs = request.steps / job.facts().steps_per_epoch + 1;
     if request.epoch.checked_add(epochs).is_none() {
-        return Err(Refusal::invalid("epoch", format!("{} is too large", request.epoch)));
+        return Err(Refusal::invalid("epoch", format!("{} (too large)", request.epoch)));
     }
     let mut names = Names {
         job: Arc::clone(&job),
@@ -110,15 +111,20 @@ pub(crate) fn stream(
         at: 0,
     };
     names.by_ref().take(request.skip as usize).for_each(drop);
-    let credit = if request.credit_bytes == 0 { ahead_bytes } else { request.credit_bytes };
-    let bytes = bytes(job.facts(), output);
-    let ahead = ahead(bytes, credit.min(ahead_bytes));
-    Ok(Run { job, output, names, alone: false, ahead, bytes })
+    let ahead_bytes = match request.credit_bytes {
+        0 => stream_limits.ahead_bytes,
+        credit => credit.min(stream_limits.ahead_bytes),
+    };
+    let microbatch_bytes = microbatch_bytes(job.facts(), format);
+    let max_ahead = usize::try_from(ahead_bytes / microbatch_bytes).unwrap_or(MAX_AHEAD);
+    let max_ahead = max_ahead.clamp(1, MAX_AHEAD);
+    Ok(StreamSpec { job, format, names, isolated: false, max_ahead, microbatch_bytes })
 }
 
-pub(crate) fn fetch(source: &dyn Source, request: &FetchRequest) -> Result<Run, Refusal> {
+/// Validates a call of Fetch.
+pub(crate) fn fetch(source: &dyn Source, request: &FetchRequest) -> Result<StreamSpec, Refusal> {
     let job = job(source, request.job.as_ref())?;
-    let output = output(request.dtype, request.layout, request.mixed_by)?;
+    let format = format(request.dtype, request.layout, request.mixed_by)?;
     microbatch_in_range(&*job, request.step, request.microbatch)?;
     let names = Names {
         job: Arc::clone(&job),
@@ -129,67 +135,60 @@ pub(crate) fn fetch(source: &dyn Source, request: &FetchRequest) -> Result<Run, 
         indices: vec![request.microbatch],
         at: 0,
     };
-    let bytes = bytes(job.facts(), output);
-    Ok(Run { job, output, names, alone: true, ahead: 1, bytes })
+    let microbatch_bytes = microbatch_bytes(job.facts(), format);
+    Ok(StreamSpec { job, format, names, isolated: true, max_ahead: 1, microbatch_bytes })
 }
 
+/// Validates a call of Explain.
 pub(crate) fn explain(
     source: &dyn Source,
     request: &ExplainRequest,
-) -> Result<(Arc<dyn Job>, Name), Refusal> {
+) -> Result<(Arc<dyn Job>, MicrobatchName), Refusal> {
     let job = job(source, request.job.as_ref())?;
     microbatch_in_range(&*job, request.step, request.microbatch)?;
     let seed = request.job.as_ref().map_or(0, |job| job.seed);
-    let name = Name { seed, epoch: request.epoch, step: request.step, index: request.microbatch };
-    Ok((job, name))
+    let (epoch, step, index) = (request.epoch, request.step, request.microbatch);
+    Ok((job, MicrobatchName { seed, epoch, step, index }))
 }
 
-fn output(dtype: i32, layout: i32, mixed_by: i32) -> Result<Output, Refusal> {
-    let unknown =
-        |field, got: i32| Refusal::invalid(field, format!("{got} is none that this server knows"));
-    let dtype = match DType::try_from(dtype) {
-        Ok(DType::DtypeUnspecified) => DType::DtypeU8,
-        Ok(known) => known,
-        Err(_) => return Err(unknown("dtype", dtype)),
-    };
-    let layout = match Layout::try_from(layout) {
-        Ok(Layout::Unspecified) => Layout::Nhwc,
-        Ok(known) => known,
-        Err(_) => return Err(unknown("layout", layout)),
-    };
-    let mixed = match MixedBy::try_from(mixed_by) {
-        Ok(MixedBy::Unspecified | MixedBy::Server) => true,
-        Ok(MixedBy::Trainer) => false,
-        Err(_) => return Err(unknown("mixed_by", mixed_by)),
-    };
-    Ok(Output { dtype, layout, mixed })
+/// The pixel format of a request; unspecified fields have the defaults.
+fn format(dtype: i32, layout: i32, mixed_by: i32) -> Result<PixelFormat, Refusal> {
+    let unknown = |field, value: i32| move |_| Refusal::invalid(field, value.to_string());
+    let wire_dtype = v1::DType::try_from(dtype).map_err(unknown("dtype", dtype))?;
+    let wire_layout = Layout::try_from(layout).map_err(unknown("layout", layout))?;
+    let wire_mixed_by = MixedBy::try_from(mixed_by).map_err(unknown("mixed_by", mixed_by))?;
+    Ok(PixelFormat {
+        dtype: wire_dtype.specified().unwrap_or_default(),
+        layout: wire_layout.specified().unwrap_or_default(),
+        mixed_by: wire_mixed_by.specified().unwrap_or_default(),
+    })
 }
 
-/// The microbatches of a step that are wanted, in the order wanted.
+/// The requested microbatches of each step, in the requested order.
 fn selection(
     facts: &DescribeResponse,
     limits: &Limits,
-    wanted: &[u32],
+    requested: &[u32],
 ) -> Result<Vec<u32>, Refusal> {
-    if wanted.is_empty() {
+    if requested.is_empty() {
         return Ok((0..facts.microbatches).collect());
     }
-    if wanted.len() > limits.microbatches {
-        let what = format!("lists {}, at most {} are taken", wanted.len(), limits.microbatches);
+    if requested.len() > limits.max_selection {
+        let what = format!("{} entries (at most {})", requested.len(), limits.max_selection);
         return Err(Refusal::invalid("microbatches", what));
     }
     let mut seen = BTreeSet::new();
-    for &index in wanted {
+    for &index in requested {
         in_range("microbatch", index.into(), facts.microbatches.into())?;
         if !seen.insert(index) {
-            return Err(Refusal::invalid("microbatches", format!("lists {index} twice")));
+            return Err(Refusal::invalid("microbatches", format!("{index} is listed twice")));
         }
     }
-    Ok(wanted.to_vec())
+    Ok(requested.to_vec())
 }
 
-/// How many of a selection a step has.
-fn microbatches_of(job: &dyn Job, step: u64, indices: &[u32]) -> usize {
+/// How many microbatches of a selection a step has.
+fn count_selected(job: &dyn Job, step: u64, indices: &[u32]) -> usize {
     let microbatches = job.microbatches(step);
     indices.iter().filter(|index| **index < microbatches).count()
 }
@@ -207,42 +206,37 @@ fn in_range(what: &'static str, got: u64, limit: u64) -> Result<(), Refusal> {
     if got < limit { Ok(()) } else { Err(Error::OutOfRange { what, got, limit }.into()) }
 }
 
-/// Bytes of a microbatch.
-fn bytes(facts: &DescribeResponse, output: Output) -> u64 {
+/// Bytes of a microbatch's pixels, at least 1.
+fn microbatch_bytes(facts: &DescribeResponse, format: PixelFormat) -> u64 {
     let samples = facts.batch.div_ceil(facts.microbatches.max(1));
     let side = u64::from(facts.image_size);
-    let value = header::dtype_bytes(output.dtype).expect("an output's dtype is specified");
-    u64::from(samples).saturating_mul(side * side).saturating_mul(3 * value).max(1)
+    let pixel = 3 * format.dtype.bytes() as u64;
+    u64::from(samples).saturating_mul(side * side).saturating_mul(pixel).max(1)
 }
 
-/// How many microbatches of so many bytes may be made and not yet sent.
-fn ahead(bytes: u64, credit: u64) -> usize {
-    usize::try_from(credit / bytes).map_or(AHEAD_MOST, |ahead| ahead.clamp(1, AHEAD_MOST))
-}
-
-/// The names that a call asks for, in order.
+/// The names that a call requests, in order.
 pub(crate) struct Names {
     job: Arc<dyn Job>,
     seed: u64,
     epoch: u64,
     step: u64,
-    /// Steps left, with the current one.
+    /// Steps left, including the current one.
     steps: u64,
     indices: Vec<u32>,
-    /// Which of `indices` is next.
+    /// Position of the next one in `indices`.
     at: usize,
 }
 
 impl Iterator for Names {
-    type Item = Name;
+    type Item = MicrobatchName;
 
-    fn next(&mut self) -> Option<Name> {
+    fn next(&mut self) -> Option<MicrobatchName> {
         while self.steps > 0 {
             let microbatches = self.job.microbatches(self.step);
             while let Some(&index) = self.indices.get(self.at) {
                 self.at += 1;
                 if index < microbatches {
-                    return Some(Name {
+                    return Some(MicrobatchName {
                         seed: self.seed,
                         epoch: self.epoch,
                         step: self.step,

@@ -1,8 +1,8 @@
-//! A socket that gives up on a peer who takes nothing.
+//! A socket that times out if its peer accepts no data, or does not begin HTTP/2.
 //!
-//! HTTP/2's keep-alive does not help where the socket's buffer is full: the connection then waits to
-//! send its last words, and keeps the pieces of slabs that it was about to write. Nor does it help
-//! before HTTP/2 has begun: whoever connects must introduce himself in time.
+//! HTTP/2's keep-alive does not help while the socket's buffer is full: the connection then waits to
+//! send its GOAWAY and keeps the slices of slabs that it was about to write. Nor does it help before
+//! HTTP/2 has begun.
 
 use std::io;
 use std::pin::Pin;
@@ -12,52 +12,53 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// What an HTTP/2 client says first (RFC 9113, section 3.4). Keep-alive watches over it from then on.
+/// Length of the preface that an HTTP/2 client sends first (RFC 9113, section 3.4). From then on
+/// keep-alive detects dead peers.
 const PREFACE_BYTES: usize = 24;
 
-/// What a connection's bytes go over: TCP, or TLS over it.
-pub(crate) trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+/// The transport of a connection: TCP, or TLS over TCP.
+pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Wire for S {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Transport for S {}
 
-/// A stream whose writes fail once the peer has taken nothing for a while, and whose reads fail if it
-/// does not even introduce itself in time.
+/// A stream whose writes fail once the peer has accepted no data for a while, and whose reads fail if
+/// the peer does not begin HTTP/2 in time.
 pub(crate) struct Socket {
-    stream: Box<dyn Wire>,
-    patience: Duration,
-    /// Ends when the peer should have introduced itself, and `patience` after it stopped to take.
-    limit: Pin<Box<Sleep>>,
+    stream: Box<dyn Transport>,
+    write_timeout: Duration,
+    /// Expires when the preface is overdue, and `write_timeout` after the first write that had to wait.
+    deadline: Pin<Box<Sleep>>,
     /// Whether the last write had to wait.
     blocked: bool,
     /// Bytes of the preface not yet received.
-    unheard: usize,
+    preface_left: usize,
 }
 
 impl Socket {
-    /// A peer may take `introduction` to say that it speaks HTTP/2, and nothing for `patience`.
+    /// The peer has `preface_timeout` to begin HTTP/2, and may accept no data for `write_timeout`.
     pub(crate) fn new(
-        stream: impl Wire + 'static,
-        introduction: Duration,
-        patience: Duration,
+        stream: impl Transport + 'static,
+        preface_timeout: Duration,
+        write_timeout: Duration,
     ) -> Self {
         Self {
             stream: Box::new(stream),
-            patience,
-            limit: Box::pin(sleep(introduction)),
+            write_timeout,
+            deadline: Box::pin(sleep(preface_timeout)),
             blocked: false,
-            unheard: PREFACE_BYTES,
+            preface_left: PREFACE_BYTES,
         }
     }
 
-    fn give_up<T>(&mut self, context: &mut Context<'_>, what: &str) -> Poll<io::Result<T>> {
-        self.limit
+    fn poll_deadline<T>(&mut self, context: &mut Context<'_>, what: &str) -> Poll<io::Result<T>> {
+        self.deadline
             .as_mut()
             .poll(context)
             .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, what)))
     }
 
-    /// Passes on what a write came to, or says that it took too long.
-    fn judge<T>(
+    /// Returns the result of a write, or an error if it has waited for too long.
+    fn check_write<T>(
         &mut self,
         context: &mut Context<'_>,
         written: Poll<io::Result<T>>,
@@ -68,9 +69,9 @@ impl Socket {
         }
         if !self.blocked {
             self.blocked = true;
-            self.limit.as_mut().reset(Instant::now() + self.patience);
+            self.deadline.as_mut().reset(Instant::now() + self.write_timeout);
         }
-        self.give_up(context, "the peer took nothing for too long")
+        self.poll_deadline(context, "the peer accepted no data for too long")
     }
 }
 
@@ -82,9 +83,9 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.unheard = self.unheard.saturating_sub(buffer.filled().len() - before);
-        if read.is_pending() && self.unheard > 0 {
-            return self.give_up(context, "the peer did not begin HTTP/2 in time");
+        self.preface_left = self.preface_left.saturating_sub(buffer.filled().len() - before);
+        if read.is_pending() && self.preface_left > 0 {
+            return self.poll_deadline(context, "the peer did not begin HTTP/2 in time");
         }
         read
     }
@@ -97,7 +98,7 @@ impl AsyncWrite for Socket {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.judge(context, written)
+        self.check_write(context, written)
     }
 
     fn poll_write_vectored(
@@ -106,7 +107,7 @@ impl AsyncWrite for Socket {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.judge(context, written)
+        self.check_write(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -114,13 +115,13 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // TLS has bytes of its own to send.
+        // TLS may have buffered bytes.
         let flushed = Pin::new(&mut self.stream).poll_flush(context);
-        self.judge(context, flushed)
+        self.check_write(context, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shut = Pin::new(&mut self.stream).poll_shutdown(context);
-        self.judge(context, shut)
+        self.check_write(context, shut)
     }
 }

@@ -1,4 +1,4 @@
-//! What the service needs from those who make microbatches.
+//! The interface between the service and the pipeline behind it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,176 +6,160 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use forebay::Requester;
+use forebay_proto::v1::{self, DescribeResponse, MixPlan, Timings};
+pub use forebay_types::{MicrobatchName, PixelFormat};
 use serde::Serialize;
-
-use forebay_proto::v1::{self, DType, DescribeResponse, Layout, MixPlan, Timings};
 
 use crate::status::Refusal;
 
-/// The datasets and recipes that a server has.
+/// The datasets and recipes of a server.
 pub trait Source: Send + Sync + 'static {
     /// Names of the datasets, in order.
     fn datasets(&self) -> Vec<String>;
 
-    /// What is to be known of each of them.
+    /// Facts of each dataset.
     fn about(&self) -> Vec<DatasetFacts> {
         let named = |name| DatasetFacts { name, ..DatasetFacts::default() };
         self.datasets().into_iter().map(named).collect()
     }
 
-    /// What the pipeline does and may do.
+    /// Totals and current load of the pipeline.
     fn load(&self) -> Load {
         Load::default()
     }
 
-    /// The dataset and the recipe of a job. The digests that the client expects are compared by the
-    /// caller. Called for each request, so it is quick: nothing is read or indexed here.
+    /// The dataset and the recipe of a job. The caller compares the digests that the client expects.
+    /// Every request calls this, so it must be fast: nothing is read or indexed here.
+    ///
+    /// # Errors
+    /// When the dataset or the recipe is unknown or invalid.
     fn open(&self, job: &v1::Job) -> Result<Arc<dyn Job>, Refusal>;
 }
 
-/// A dataset, as the status page shows it.
+/// Facts of a dataset, for the status page.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct DatasetFacts {
-    /// What it is served by.
+    /// Name that it is served by.
     pub name: String,
-    /// Records.
+    /// Number of records.
     pub records: u64,
-    /// Of them, those that are replaced by others.
+    /// Records that do not decode and are replaced by others.
     pub bad: u64,
-    /// Classes.
+    /// Number of classes.
     pub classes: usize,
-    /// Its digest, in hexadecimal.
+    /// Digest in hexadecimal.
     pub digest: String,
 }
 
-/// What a pipeline has done since it started, and what it has in work.
+/// Totals of a pipeline since its start, and its current load.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Load {
     /// Worker threads.
     pub threads: usize,
-    /// Samples made.
+    /// Samples computed.
     pub samples: u64,
     /// Images decoded for them.
     pub decoded: u64,
-    /// Microbatches made.
+    /// Microbatches computed.
     pub microbatches: u64,
-    /// Microbatches that were not made, because another caller waited for the same.
+    /// Requests that joined one for the same microbatch in the queue.
     pub joined: u64,
-    /// Microbatches that were not made, because they were ready.
+    /// Requests that found their microbatch in the cache.
     pub cached: u64,
-    /// Microbatches asked for and not made yet.
-    pub asked: usize,
-    /// How long it takes until all is made that is asked for.
-    #[serde(skip)]
-    pub wait: Duration,
-    /// Bytes of microbatches being made, sent or kept ready.
-    pub buffer_bytes: u64,
-    /// Of them, those kept ready.
-    pub cache_bytes: u64,
-    /// Bytes that all together may have.
-    pub buffer_limit: u64,
+    /// Microbatches requested and not yet computed.
+    pub microbatches_pending: usize,
     /// Microbatches that wait for a buffer.
-    pub starved: usize,
+    pub microbatches_waiting_for_buffer: usize,
+    /// Estimated time until everything requested now has been computed.
+    #[serde(skip)]
+    pub drain_estimate: Duration,
+    /// Bytes of microbatches being computed, sent or cached.
+    pub buffer_bytes: u64,
+    /// Bytes of cached microbatches, included in `buffer_bytes`.
+    pub cache_bytes: u64,
+    /// Limit of `buffer_bytes`.
+    pub buffer_limit_bytes: u64,
 }
 
 /// A dataset with a recipe.
 pub trait Job: Send + Sync + 'static {
-    /// What Describe answers, but for `server_version` and `datasets`.
+    /// The answer to Describe, without `server_version` and `datasets`.
     fn facts(&self) -> &DescribeResponse;
 
-    /// How many microbatches a step has: `facts().microbatches`, but for the last step of an
+    /// Number of microbatches of a step: `facts().microbatches`, except in the last step of an
     /// evaluation, which may have too few samples left to fill them.
     fn microbatches(&self, step: u64) -> u32;
 
-    /// Asks for a microbatch, without waiting: `done` gets it, from any thread. A `done` dropped
-    /// uncalled means that the server stops.
+    /// Requests a microbatch without waiting. `done` is called with it from any thread. A `done` that is
+    /// dropped without a call means that the server shuts down.
+    ///
+    /// # Errors
+    /// When the client has too many outstanding microbatches, or the name is out of range.
     fn submit(
         &self,
-        name: Name,
-        output: Output,
+        name: MicrobatchName,
+        format: PixelFormat,
         requester: Requester,
         done: Done,
     ) -> Result<(), Refusal>;
 
-    /// The plan of a microbatch, as JSON.
-    fn explain(&self, name: Name) -> Result<String, Refusal>;
+    /// The plan of a microbatch as JSON.
+    ///
+    /// # Errors
+    /// When the name is out of range or a record cannot be read.
+    fn explain(&self, name: MicrobatchName) -> Result<String, Refusal>;
 }
 
-/// The name of a microbatch within its job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Name {
-    /// Of the job.
-    pub seed: u64,
-    /// From 0.
-    pub epoch: u64,
-    /// Below `steps_per_epoch`.
-    pub step: u64,
-    /// Below the step's number of microbatches.
-    pub index: u32,
-}
-
-/// How pixels are to be delivered: nothing is left unspecified.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Output {
-    /// Not `DtypeUnspecified`.
-    pub dtype: DType,
-    /// Not `Layout::Unspecified`.
-    pub layout: Layout,
-    /// Mixed here; otherwise the trainer does, by the plan in the header.
-    pub mixed: bool,
-}
-
-/// The side that waits: dropped, the microbatch is no longer wanted.
+/// Cancels a request when dropped.
 #[derive(Debug)]
-pub(crate) struct Waiting(Arc<AtomicBool>);
+pub(crate) struct RequestGuard(Arc<AtomicBool>);
 
-impl Waiting {
-    /// Cancels the request when dropped.
-    pub(crate) fn of(requester: &Requester) -> Self {
+impl RequestGuard {
+    pub(crate) fn new(requester: &Requester) -> Self {
         Self(Arc::clone(&requester.cancelled))
     }
 }
 
-impl Drop for Waiting {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
-/// Gets the microbatch or what went wrong.
+/// Receives the microbatch, or why there is none.
 pub type Done = Box<dyn FnOnce(Result<Microbatch, Refusal>) + Send>;
 
-/// A microbatch of n samples, made.
+/// A microbatch of n samples that has been computed.
 #[derive(Debug)]
 pub struct Microbatch {
-    /// Pixels. Made with [`Bytes::from_owner`] of the slab, which thus goes back to its ring when the
-    /// last piece was sent.
+    /// Pixels, created with [`Bytes::from_owner`] of the slab, so that the slab returns to its ring once
+    /// the last piece has been sent.
     pub payload: Bytes,
-    /// Four numbers, in the order of the layout.
+    /// The four dimensions, in the order of the layout.
     pub shape: [u32; 4],
-    /// n record numbers.
+    /// Record number of each sample.
     pub records: Vec<u64>,
-    /// n labels, of weight lambda.
+    /// First label of each sample, with weight lambda.
     pub label_a: Vec<u32>,
-    /// n labels, of weight 1 - lambda.
+    /// Second label of each sample, with weight 1 - lambda.
     pub label_b: Vec<u32>,
-    /// n weights.
+    /// Weight of the first label of each sample.
     pub lambda: Vec<f32>,
-    /// What is left to mix, if the trainer does.
+    /// The mixing that the trainer has to do, if any.
     pub mix: Option<MixPlan>,
     /// XXH3-64 of the payload.
     pub xxh3: u64,
-    /// Where the time went.
+    /// Time spent in each stage.
     pub timings: Timings,
 }
 
 impl Microbatch {
-    /// The header that goes before the payload, and the payload.
+    /// The header and the payload.
     pub(crate) fn into_parts(
         self,
         facts: &DescribeResponse,
-        name: Name,
-        output: Output,
+        name: MicrobatchName,
+        format: PixelFormat,
     ) -> (v1::Header, Bytes) {
         let mut header = v1::Header {
             epoch: name.epoch,
@@ -184,8 +168,8 @@ impl Microbatch {
             seed: name.seed,
             dataset_digest: facts.dataset_digest.clone(),
             recipe_digest: facts.recipe_digest.clone(),
-            dtype: output.dtype.into(),
-            layout: output.layout.into(),
+            dtype: v1::DType::from(format.dtype).into(),
+            layout: v1::Layout::from(format.layout).into(),
             shape: self.shape.to_vec(),
             payload_bytes: self.payload.len() as u64,
             payload_xxh3: self.xxh3,

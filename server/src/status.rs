@@ -1,4 +1,4 @@
-//! Why a request is not served, and the one place where that becomes a gRPC status.
+//! Why a request is refused, and the one place where that becomes a gRPC status.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -9,114 +9,113 @@ use forebay_proto::frame::SplitError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-/// When a client that met a limit may ask again: once what is asked for has been made, but not
-/// sooner, because a place among the streams is free no sooner, and not later than this.
+/// Bounds of the delay after which a refused client may retry. The delay is the estimated time until the
+/// queue has drained: no slot is free before.
 const RETRY_DELAY: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30);
 
-/// The most bytes of a status message: it travels as a header, and clients bound those.
+/// Longest status message: it is sent as a header, and clients limit the size of headers.
 const MESSAGE_BYTES: usize = 4096;
 
-/// Why a request is not served.
+/// Why a request is refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
     /// The request is malformed.
-    #[error("{field}: {what}")]
+    #[error("invalid {field}: {what}")]
     Invalid {
         /// The field of the request.
         field: &'static str,
-        /// What is wrong with it.
+        /// The value, and what was expected.
         what: String,
     },
-    /// The request is in a form of gRPC that is not served.
-    #[error("the request is compressed, which is not served: send it as it is")]
+    /// The request is compressed.
+    #[error("compressed requests are not supported: send the request uncompressed")]
     Compressed,
-    /// There is no such method.
-    #[error(
-        "forebay.v1.ForebayService has no such method; it has Describe, Explain, Stream and Fetch"
-    )]
+    /// The method does not exist.
+    #[error("unknown method: forebay.v1.ForebayService has Describe, Explain, Stream and Fetch")]
     UnknownMethod,
-    /// There is no such dataset.
-    #[error("no dataset {name:?} is served here; there are: {}", .served.join(", "))]
+    /// No dataset has this name.
+    #[error("unknown dataset {name:?}: this server has {}", .served.join(", "))]
     UnknownDataset {
-        /// The name asked for.
+        /// The name in the request.
         name: String,
-        /// The names served.
+        /// The names that the server knows.
         served: Vec<String>,
     },
-    /// Another dataset or recipe than the client expects.
-    #[error("the client expects the {what} of digest {expected}, here it is {found}: {form}")]
+    /// The dataset or recipe differs from what the client expects.
+    #[error("the client expects the {what} of digest {expected}, this server's is {found}: {form}")]
     Mismatch {
         /// `dataset` or `recipe`.
         what: &'static str,
         /// The digest that the client sent.
         expected: String,
-        /// The digest here.
+        /// The server's digest.
         found: String,
-        /// What it is here: the recipe's canonical form, the dataset's size.
+        /// The server's recipe in canonical form, or the size of its dataset.
         form: String,
     },
-    /// As many streams as the server may have.
-    #[error(
-        "{limit} streams are open, as many as this server may have; ask again shortly, or another server"
-    )]
+    /// The server has as many streams as it may.
+    #[error("all {limit} streams of this server are open: retry later, or use another server")]
     TooManyStreams {
-        /// The bound.
+        /// The limit.
         limit: usize,
-        /// How long it takes until all is made that is asked for.
+        /// Estimated time until the queue has drained.
         wait: Duration,
     },
-    /// As many streams as an identity may have.
-    #[error("{identity} has {limit} streams, as many as it may; end one, or raise its limit")]
+    /// An identity has as many streams as it may.
+    #[error("all {limit} streams of {identity} are open: end one, or raise its limit")]
     TooManyOfIdentity {
-        /// Who calls.
+        /// The caller's identity.
         identity: String,
-        /// The bound.
+        /// The limit.
         limit: usize,
-        /// How long it takes until all is made that is asked for.
+        /// Estimated time until the queue has drained.
         wait: Duration,
     },
-    /// Nobody knows who calls.
+    /// The caller's identity is unknown.
     #[error("{why}: send `authorization: Bearer TOKEN` with a token of this server")]
     Unauthenticated {
-        /// What is wrong.
+        /// The reason.
         why: &'static str,
     },
-    /// The reader took nothing.
-    #[error("nothing was taken for {} s, so the stream was ended; ask for the next microbatch", .after.as_secs_f64())]
+    /// The reader accepted no data.
+    #[error(
+        "the reader accepted no data for {}: request the next microbatch",
+        humantime::format_duration(*.after)
+    )]
     Stalled {
-        /// The bound.
+        /// The limit.
         after: Duration,
     },
-    /// A new reader was slow, and its buffer was wanted.
+    /// The reader was slow while others waited for its buffer.
     #[error(
-        "a microbatch was not taken within {:.1} s, and others wait for its buffer; \
-         ask for it again later", .after.as_secs_f64()
+        "the reader did not take a microbatch within {:.1} s while others waited for its buffer: \
+         request it again later", .after.as_secs_f64()
     )]
-    TooSlow {
-        /// How long it has had.
+    Evicted {
+        /// Time since the delivery of the microbatch began.
         after: Duration,
-        /// How long it takes until all is made that is asked for.
+        /// Estimated time until the queue has drained.
         wait: Duration,
     },
-    /// The server stops.
-    #[error("this server stops; ask another one for the next microbatch")]
+    /// The server shuts down.
+    #[error("this server is shutting down: request the next microbatch from another server")]
     Draining,
-    /// A microbatch was made that cannot be sent.
+    /// The microbatch cannot be sent.
     #[error(transparent)]
     Frame(#[from] SplitError),
-    /// The pipeline said no.
+    /// The pipeline refused or failed.
     #[error(transparent)]
     Pipeline(#[from] Error),
 }
 
 impl Refusal {
-    /// A field that is wrong, and how.
+    /// An invalid field: its value, and what was expected.
     pub fn invalid(field: &'static str, what: impl Into<String>) -> Self {
         Self::Invalid { field, what: what.into() }
     }
 
-    /// The code that says whose turn it is, as the .proto lists them.
+    /// The gRPC code that says who has to act, as the .proto lists them.
     pub(crate) fn code(&self) -> Code {
         match self {
             Self::Invalid { .. } | Self::Frame(SplitError::HeaderTooLarge { .. }) => {
@@ -125,7 +124,7 @@ impl Refusal {
             Self::Compressed | Self::UnknownMethod => Code::Unimplemented,
             Self::UnknownDataset { .. } => Code::NotFound,
             Self::Mismatch { .. } => Code::FailedPrecondition,
-            Self::TooManyStreams { .. } | Self::TooManyOfIdentity { .. } | Self::TooSlow { .. } => {
+            Self::TooManyStreams { .. } | Self::TooManyOfIdentity { .. } | Self::Evicted { .. } => {
                 Code::ResourceExhausted
             }
             Self::Unauthenticated { .. } => Code::Unauthenticated,
@@ -138,20 +137,18 @@ impl Refusal {
                 Error::Dataset(_) | Error::Record { .. } => Code::DataLoss,
                 Error::OutOfRange { .. } => Code::OutOfRange,
                 Error::Busy { .. } => Code::ResourceExhausted,
-                // Another server's GPU may do.
+                // Another server's GPU may work.
                 Error::Device(_) | Error::Cancelled => Code::Unavailable,
                 _ => Code::Internal,
             },
         }
     }
-}
 
-impl Refusal {
-    /// When to ask again, where that helps.
-    fn retry(&self) -> Option<Duration> {
+    /// The delay after which a retry may succeed; `None` if it would not.
+    fn retry_after(&self) -> Option<Duration> {
         let (Self::TooManyStreams { wait, .. }
         | Self::TooManyOfIdentity { wait, .. }
-        | Self::TooSlow { wait, .. }
+        | Self::Evicted { wait, .. }
         | Self::Pipeline(Error::Busy { wait, .. })) = self
         else {
             return None;
@@ -162,7 +159,7 @@ impl Refusal {
 
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
-        let (code, retry) = (refusal.code(), refusal.retry());
+        let (code, retry) = (refusal.code(), refusal.retry_after());
         let mut message = refusal.to_string();
         if message.len() > MESSAGE_BYTES {
             message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
@@ -180,18 +177,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_met_a_limit_is_told_to_wait_as_long_as_the_queue_is() {
-        for (seconds, told) in [(0, 1), (7, 7), (3600, 30)] {
+    fn the_retry_delay_is_the_drain_estimate_within_bounds() {
+        for (seconds, delay) in [(0, 1), (7, 7), (3600, 30)] {
             let wait = Duration::from_secs(seconds);
             for refusal in [
                 Refusal::TooManyStreams { limit: 1, wait },
-                Refusal::TooSlow { after: wait, wait },
+                Refusal::Evicted { after: wait, wait },
                 Refusal::Pipeline(Error::Busy { limit: 1, wait }),
             ] {
                 let status = Status::from(refusal);
                 assert_eq!(status.code(), Code::ResourceExhausted);
                 let retry = status.get_details_retry_info().unwrap().retry_delay;
-                assert_eq!(retry, Some(Duration::from_secs(told)));
+                assert_eq!(retry, Some(Duration::from_secs(delay)));
             }
         }
         assert!(Status::from(Refusal::Draining).details().is_empty());

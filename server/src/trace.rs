@@ -1,6 +1,6 @@
-//! What the log says of a call beside its events: the fields of the span `call`.
+//! The span `call`: fields that every log event of a call has.
 //!
-//! A W3C `traceparent` of the caller's gives `trace_id` and `parent_id`, so that logs of trainers and
+//! The caller's W3C `traceparent` provides `trace_id` and `parent_id`, so that the logs of trainers and
 //! servers can be joined.
 
 use std::net::SocketAddr;
@@ -26,13 +26,13 @@ pub(crate) fn span(method: &'static str, peer: SocketAddr, headers: &HeaderMap) 
     span
 }
 
-/// Notes who calls, once it is known.
-pub(crate) fn identify(identity: &str) {
+/// Records the caller's identity once it is known.
+pub(crate) fn record_identity(identity: &str) {
     Span::current().record("identity", identity);
 }
 
 /// The ids of a `traceparent`: `00-<32 hex digits>-<16 hex digits>-<2 hex digits>`, neither all zero.
-/// A later version may go on after that.
+/// Later versions may have more fields after that.
 fn parse(value: &str) -> Option<(&str, &str)> {
     let mut parts = value.split('-');
     let mut id = |length: usize| {
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_logged_in_a_call_says_whose_it_is() {
+    fn events_of_a_call_are_logged_with_its_caller() {
         let (log, mut headers) = (Log::default(), HeaderMap::new());
         let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         headers.insert("traceparent", parent.parse().unwrap());
@@ -76,7 +76,7 @@ mod tests {
             tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
         tracing::subscriber::with_default(subscriber, || {
             span("Stream", ([10, 0, 0, 7], 99).into(), &headers).in_scope(|| {
-                identify("team-a");
+                record_identity("team-a");
                 tracing::info!("an event");
             });
         });
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_traceparent_is_taken_if_it_is_one() {
+    fn only_valid_traceparents_are_accepted() {
         let (trace, parent) = ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7");
         let of = |version: &str, rest: &str| format!("{version}-{trace}-{parent}-01{rest}");
         assert_eq!(parse(&of("00", "")), Some((trace, parent)));

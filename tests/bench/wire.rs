@@ -19,8 +19,8 @@ use certificates::Authority;
 use forebay_client::{Client, Cursor, End, Job as ClientJob, Options, Rank};
 use forebay_proto::v1::{self, DescribeResponse, Timings};
 use forebay_server::{
-    Access, AccessFiles, Done, Job, Limits, Microbatch, Name, Output, Refusal, Requester, Setup,
-    Source,
+    Access, AccessFiles, Done, Job, Limits, Microbatch, MicrobatchName, PixelFormat, Refusal,
+    Requester, Setup, Source,
 };
 use rustix::time::{ClockId, clock_gettime};
 use tokio::net::TcpListener;
@@ -62,7 +62,13 @@ impl Job for Always {
         MICROBATCHES
     }
 
-    fn submit(&self, _: Name, _: Output, _: Requester, done: Done) -> Result<(), Refusal> {
+    fn submit(
+        &self,
+        _: MicrobatchName,
+        _: PixelFormat,
+        _: Requester,
+        done: Done,
+    ) -> Result<(), Refusal> {
         let images = IMAGES as usize;
         done(Ok(Microbatch {
             payload: self.0.payload.clone(),
@@ -78,7 +84,7 @@ impl Job for Always {
         Ok(())
     }
 
-    fn explain(&self, _name: Name) -> Result<String, Refusal> {
+    fn explain(&self, _name: MicrobatchName) -> Result<String, Refusal> {
         Ok(String::new())
     }
 }

@@ -90,7 +90,7 @@ class Stage:
                         "no_new_privileges": True, "root": "ro", "first": True}
             assert kubelet.locked(server.pid()) == expected, kubelet.locked(server.pid())
             metrics = kubelet.http(METRICS, "/metrics")[1]
-            assert re.search(r"^forebay_threads 2\b", metrics, re.M), "threads are not the cores asked for, rounded up"
+            assert re.search(r"^forebay_worker_threads 2\b", metrics, re.M), "threads are not the cores asked for, rounded up"
             with prometheus(self.args.prometheus, self.folder / "prometheus") as query:
                 self.job(cluster, chart.one(objects, "Job", "loadtest"))
                 smoke = chart.one(objects, "Pod", "smoke")
@@ -188,7 +188,7 @@ class Stage:
             assert not kubelet.grpc_health(GRPC, ""), "the port answers in plain text"
             self.job(cluster, job, name="with-both")
             pod.rotate("tokens", {"tokens": "team/a second-token-0123456789\n"})
-            server.until_said("access files read again", HANG)
+            server.until_said("access files reloaded", HANG)
             refused = cluster.pod(job["spec"]["template"]["spec"], name="old-token").start()
             assert refused.process.wait(HANG) != 0 and "token" in refused.said(), refused.said()
             secrets["forebay-client-token"]["token"] = "second-token-0123456789"

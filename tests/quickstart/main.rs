@@ -67,7 +67,7 @@ fn main() -> ExitCode {
     let program = arguments.next().unwrap_or_default();
     match arguments.next() {
         Some(command) if command == "forebay" => {
-            forebay_server::cli::main(std::iter::once(command).chain(arguments))
+            forebay_server::main(std::iter::once(command).chain(arguments))
         }
         Some(command) if command == "forebay-trainer" => {
             forebay_trainer::command::main(std::iter::once(command).chain(arguments))

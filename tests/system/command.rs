@@ -78,6 +78,33 @@ fn recipes_are_shown_and_compared_and_unknown_ones_are_refused() {
 }
 
 #[test]
+fn a_recipe_of_a_configuration_is_known_by_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, mine) = (folder.path().join("forebay.toml"), folder.path().join("mine.toml"));
+    std::fs::write(&mine, "base = \"a3\"\nimage_size = 96\n").unwrap();
+    std::fs::write(&config, format!("[recipes]\nmine = {:?}\n", text(&mine))).unwrap();
+    let config = ["--config", text(&config)];
+    let by_name = succeeds(&[&["recipe", "show", "mine"], &config[..]].concat());
+    assert_eq!(by_name, succeeds(&["recipe", "show", text(&mine)]));
+    let unknown = fails(&[&["recipe", "show", "other"], &config[..]].concat());
+    assert!(unknown.contains("a1, a2, a3, eval, mine"), "{unknown}");
+    let train = WORLD.train();
+    let explain = ["explain", "--dataset", text(&train), "--recipe", "mine"];
+    let explained: Value =
+        serde_json::from_str(&succeeds(&[&explain, &SIZES[..], &config].concat())).unwrap();
+    assert_eq!(explained["samples"].as_array().unwrap().len(), 4);
+}
+
+#[test]
+fn booleans_of_the_environment_have_all_their_spellings() {
+    for (value, code) in [("1", 1), ("yes", 1), ("on", 1), ("false", 1), ("", 1), ("maybe", 2)] {
+        let output = forebay_command(&["serve"]).env("FOREBAY_JSON", value).output().unwrap();
+        // Without a dataset it fails, but only after it has parsed its settings.
+        assert_eq!(output.status.code(), Some(code), "{value:?}");
+    }
+}
+
+#[test]
 fn explain_prints_the_documented_json() {
     let train = WORLD.train();
     let dataset = ["--dataset", text(&train), "--recipe", "a2", "--step", "1"];
@@ -109,6 +136,9 @@ fn dump_writes_the_documented_tensors() {
     for (name, bytes) in [("label_a", 32), ("label_b", 32), ("record", 32), ("lambda", 16)] {
         assert_eq!(tensors.tensor(name).unwrap().data().len(), bytes, "{name}");
     }
+    let again = folder.path().join("again.safetensors");
+    succeeds(&[&["dump", "--out", text(&again)], &dataset[..], &SIZES[..]].concat());
+    assert!(std::fs::read(&again).unwrap() == bytes, "the same microbatch, the same bytes");
     let no_folder = folder.path().join("none/one.safetensors");
     let output = fails(&[&["dump", "--out", text(&no_folder)], &dataset[..], &SIZES[..]].concat());
     assert!(output.contains(text(&no_folder)), "{output}");

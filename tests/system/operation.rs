@@ -176,7 +176,7 @@ async fn a_client_without_valid_credentials_is_told_what_is_wrong() {
     let strange = stranger.certify("trainer");
     let expired = credentials.clients.certify_expired("trainer");
     for (access, says) in [
-        (Access { token_file: None, ..good.clone() }, "no token came with the call"),
+        (Access { token_file: None, ..good.clone() }, "the call has no token"),
         (credentials.access("wrong-wrong-wrong-wrong"), "give the client a valid token"),
         (Access { tls_cert: None, tls_key: None, ..good.clone() }, "CertificateRequired"),
         (
@@ -232,7 +232,7 @@ async fn sigterm_drains_and_readyz_reports_it() {
     assert!(server.get("/readyz").contains("200 OK"));
     assert!(server.get("/healthz").contains("200 OK"));
     let metrics = server.get("/metrics");
-    assert!(metrics.contains("forebay_build_info{") && metrics.contains("forebay_threads "));
+    assert!(metrics.contains("forebay_build_info{") && metrics.contains("forebay_worker_threads "));
     assert!(
         server.get("/last.png").contains("404"),
         "a server that authenticates its callers shows no images"
@@ -284,15 +284,15 @@ async fn no_secret_is_in_any_log() {
     std::fs::write(&credentials.tokens, format!("{NEXT_TOKEN}\n")).unwrap();
     server.signal("-HUP");
     let logged = |text: &str| std::fs::read_to_string(&server.log).unwrap().contains(text);
-    eventually("the malformed file is refused", || logged("those read before stay in use")).await;
+    eventually("the malformed file is refused", || logged("the previous ones stay in use")).await;
     std::fs::write(&credentials.tokens, format!("team-b {NEXT_TOKEN}\n")).unwrap();
     server.signal("-HUP");
-    eventually("the corrected file is read", || logged("access files read again")).await;
+    eventually("the corrected file is read", || logged("access files reloaded")).await;
     let pages = ["/", "/metrics", "/status.json"].map(|path| server.get(path)).concat();
     server.signal("-TERM");
     assert!(server.child.wait().unwrap().success());
     let log = std::fs::read_to_string(&server.log).unwrap();
-    for known in ["team-a", "stream ended", "those read before stay in use", "DEBUG", "TRACE"] {
+    for known in ["team-a", "stream ended", "the previous ones stay in use", "DEBUG", "TRACE"] {
         assert!(log.contains(known), "the log is too small to prove anything: no {known:?}");
     }
     let key = std::fs::read_to_string(&credentials.server.key).unwrap();

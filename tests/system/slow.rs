@@ -56,7 +56,7 @@ impl Process {
         let buffers = size.buffer_bytes().to_string();
         let mut child = Command::new(env!("CARGO_BIN_EXE_quickstart"))
             .args(["forebay", "serve", "--listen", "127.0.0.1:0", "--dataset", &dataset])
-            .args(["--buffer-bytes", &buffers, "--share-bytes", "8MiB", "--slow", "1"])
+            .args(["--buffer-bytes", &buffers, "--share-bytes", "8MiB", "--slow-after", "1s"])
             .args(["--max-streams", "1024"])
             .env("RUST_LOG", "warn")
             .stdout(Stdio::piped())

@@ -1,61 +1,62 @@
-//! Frames to a microbatch, from a peer that need not mean well.
+//! Joins frames from an untrusted peer to microbatches.
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3Default;
 
-use super::FRAME_BYTES;
+use crate::frame::limits::FRAME_BYTES;
 use crate::header::{self, HeaderError};
 use crate::v1::{Frame, Header};
 
-/// Why frames do not make a microbatch: what is wrong, and where.
+/// Why frames do not form a microbatch.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JoinError {
-    /// A microbatch starts with a frame without header.
+    /// The first frame of a microbatch has no header.
     #[error("the first frame of a microbatch has no header (offset {offset})")]
     NoHeader {
         /// The frame's offset.
         offset: u64,
     },
-    /// A header comes before the last microbatch is complete.
-    #[error("a second header at offset {offset}, after {received} bytes of {payload_bytes}")]
+    /// A header arrived before the previous microbatch was complete.
+    #[error("second header at offset {offset}, after {received} of {payload_bytes} bytes")]
     SecondHeader {
         /// The frame's offset.
         offset: u64,
-        /// Bytes received of the microbatch.
+        /// Bytes of the microbatch received so far.
         received: u64,
         /// Bytes of the microbatch.
         payload_bytes: u64,
     },
-    /// The header contradicts itself, or the microbatch is larger than the receiver takes.
-    #[error("header of epoch {epoch}, step {step}, microbatch {microbatch}: {source}")]
+    /// The header contradicts itself, or the microbatch exceeds the receiver's limit.
+    #[error("invalid header of epoch {epoch}, step {step}, microbatch {microbatch}: {source}")]
     Header {
-        /// Of the header.
+        /// `Header.epoch`.
         epoch: u64,
-        /// Of the header.
+        /// `Header.step`.
         step: u64,
-        /// Of the header.
+        /// `Header.microbatch`.
         microbatch: u32,
-        /// What is wrong.
+        /// Why the header is invalid.
         source: HeaderError,
     },
-    /// There is no memory for the microbatch.
-    #[error("no memory for a microbatch of {payload_bytes} bytes")]
+    /// Memory for the microbatch cannot be allocated.
+    #[error("cannot allocate {payload_bytes} bytes for a microbatch")]
     NoMemory {
         /// Bytes of the microbatch.
         payload_bytes: u64,
     },
     /// Frames were lost, repeated or reordered.
-    #[error("a frame at offset {offset} where {expected} was next")]
+    #[error("frame at offset {offset}: expected offset {expected}")]
     Gap {
         /// The frame's offset.
         offset: u64,
-        /// The offset that was next.
+        /// The offset of the next byte.
         expected: u64,
     },
-    /// A frame of no payload, or of more than a frame may have or the microbatch still lacks.
+    /// The frame is empty, exceeds [`FRAME_BYTES`], or exceeds the rest of the microbatch.
     #[error(
-        "a frame of {bytes} bytes at offset {offset} of {payload_bytes}; a frame has 1 to {FRAME_BYTES}"
+        "frame of {bytes} bytes at offset {offset} of {payload_bytes}: expected 1 to {FRAME_BYTES} \
+         bytes within the microbatch"
     )]
     FrameBytes {
         /// The frame's payload bytes.
@@ -65,44 +66,44 @@ pub enum JoinError {
         /// Bytes of the microbatch.
         payload_bytes: u64,
     },
-    /// The frames ended before the microbatch did.
-    #[error("the frames end after {received} bytes of {payload_bytes}")]
+    /// The frames ended before the microbatch was complete.
+    #[error("the frames end after {received} of {payload_bytes} bytes")]
     Short {
-        /// Bytes received of the microbatch.
+        /// Bytes of the microbatch received so far.
         received: u64,
         /// Bytes of the microbatch.
         payload_bytes: u64,
     },
-    /// The payload is not the one that was sent.
+    /// The payload differs from what was sent.
     #[error(
-        "epoch {epoch}, step {step}, microbatch {microbatch}: the payload's XXH3 is {computed:016x}, \
-         its header states {stated:016x}"
+        "epoch {epoch}, step {step}, microbatch {microbatch}: XXH3 of the payload is {computed:016x}, \
+         the header states {stated:016x}"
     )]
     Digest {
-        /// Of the header.
+        /// `Header.epoch`.
         epoch: u64,
-        /// Of the header.
+        /// `Header.step`.
         step: u64,
-        /// Of the header.
+        /// `Header.microbatch`.
         microbatch: u32,
         /// `Header.payload_xxh3`.
         stated: u64,
-        /// The digest of what was received.
+        /// The hash of what was received.
         computed: u64,
     },
 }
 
 /// Joins frames to microbatches, one after the other.
 ///
-/// A microbatch is gathered in one slab, whose memory is taken when its header has been checked and
-/// filled as frames come, so that a peer costs memory for what it sent and not for what it claims.
+/// A microbatch is assembled in one slab. The slab is reserved after the header has been checked and
+/// filled as frames arrive, so that a peer costs memory for what it sent, not for what it claims.
 pub struct Join {
     limit: u64,
     open: Option<Open>,
     spare: Vec<u8>,
 }
 
-/// The microbatch under way.
+/// A microbatch that is incomplete.
 struct Open {
     header: Header,
     slab: Vec<u8>,
@@ -110,23 +111,26 @@ struct Open {
 }
 
 impl Join {
-    /// A join that takes payloads of at most `limit` bytes.
+    /// A join that accepts payloads of at most `limit` bytes.
     pub const fn new(limit: u64) -> Self {
         Self { limit, open: None, spare: Vec::new() }
     }
 
-    /// Gives back a slab, whose memory the next microbatch then uses.
+    /// Returns a slab, so that the next microbatch reuses its memory.
     pub fn recycle(&mut self, slab: Vec<u8>) {
         self.spare = slab;
     }
 
-    /// The microbatch under way, as far as it was received.
+    /// The incomplete microbatch: its header and the payload received so far.
     pub fn received(&self) -> Option<(&Header, &[u8])> {
         self.open.as_ref().map(|open| (&open.header, open.slab.as_slice()))
     }
 
-    /// Takes the next frame: the microbatch, if this frame completes it. After an error the
-    /// microbatch under way is gone, and a new one may start.
+    /// Adds the next frame. Returns the microbatch if this frame completes it.
+    ///
+    /// # Errors
+    /// When the frame does not continue the microbatch, its header is invalid, or the payload's hash is
+    /// wrong. The incomplete microbatch is then dropped, and the next frame starts another one.
     pub fn push(&mut self, frame: Frame) -> Result<Option<(Header, Vec<u8>)>, JoinError> {
         let mut open = match (self.open.take(), frame.header) {
             (None, Some(header)) => self.start(header)?,
@@ -149,7 +153,10 @@ impl Join {
         }
     }
 
-    /// Says that no frame follows: an error if one had to.
+    /// Declares the end of the frames.
+    ///
+    /// # Errors
+    /// When a microbatch is incomplete.
     pub fn end(&mut self) -> Result<(), JoinError> {
         self.open.take().map_or(Ok(()), |open| {
             Err(JoinError::Short {
@@ -184,8 +191,8 @@ impl Open {
         if offset != expected {
             return Err(JoinError::Gap { offset, expected });
         }
-        let most = (payload_bytes - expected).min(FRAME_BYTES as u64);
-        if payload.is_empty() || payload.len() as u64 > most {
+        let max = (payload_bytes - expected).min(FRAME_BYTES as u64);
+        if payload.is_empty() || payload.len() as u64 > max {
             return Err(JoinError::FrameBytes { bytes: payload.len(), offset, payload_bytes });
         }
         self.slab.extend_from_slice(payload);

@@ -1,4 +1,4 @@
-//! A microbatch to frames.
+//! Splits a microbatch into frames.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
-use super::{FRAME_BYTES, HEADER_BYTES};
+use crate::frame::limits::{FRAME_BYTES, HEADER_BYTES};
 use crate::header::{self, HeaderError};
 use crate::v1::{Frame, Header};
 
@@ -20,18 +20,16 @@ pub enum SplitError {
     /// The header contradicts itself.
     #[error(transparent)]
     Header(#[from] HeaderError),
-    /// The payload has another size than the header states.
-    #[error("the payload has {payload} bytes, its header states {stated}")]
+    /// The payload's length differs from what the header states.
+    #[error("the payload has {payload} bytes, the header states {stated}")]
     Payload {
         /// Bytes of the payload.
         payload: usize,
         /// `Header.payload_bytes`.
         stated: u64,
     },
-    /// Too many samples: a gRPC client with default limits could not read the first frame.
-    #[error(
-        "the header takes {bytes} bytes, at most {HEADER_BYTES} can be sent: use smaller microbatches"
-    )]
+    /// There are too many samples for a gRPC client with default limits to read the first frame.
+    #[error("the header has {bytes} bytes, the limit is {HEADER_BYTES}: use smaller microbatches")]
     HeaderTooLarge {
         /// Bytes of the encoded header.
         bytes: usize,
@@ -40,6 +38,9 @@ pub enum SplitError {
 
 impl SplitError {
     /// Checks that a microbatch can be sent.
+    ///
+    /// # Errors
+    /// When the header is invalid or too large, or contradicts the payload.
     pub fn check(header: &Header, payload: usize) -> Result<(), Self> {
         header::check(header, u64::MAX)?;
         let stated = header.payload_bytes;
@@ -54,13 +55,13 @@ impl SplitError {
     }
 }
 
-/// The pieces of a payload, one a frame, in order.
+/// The range of the payload that each frame contains, in order.
 pub fn ranges(payload: usize) -> impl ExactSizeIterator<Item = Range<usize>> {
     let frames = payload.div_ceil(FRAME_BYTES);
     (0..frames).map(move |i| i * FRAME_BYTES..payload.min((i + 1) * FRAME_BYTES))
 }
 
-/// Writes the head of a frame: all of its encoding but the `payload` bytes that end it. The first
+/// Writes the head of a frame: its whole encoding except the `payload` bytes that end it. The first
 /// frame of a microbatch has the header.
 pub fn head(header: Option<Header>, range: &Range<usize>, out: &mut BytesMut) {
     let frame = Frame { header, offset: range.start as u64, payload: Bytes::new() };
@@ -73,6 +74,9 @@ pub fn head(header: Option<Header>, range: &Range<usize>, out: &mut BytesMut) {
 }
 
 /// The frames of a microbatch, in order. Their payloads share the memory of `payload`.
+///
+/// # Errors
+/// When the header is invalid or too large, or contradicts the payload.
 pub fn split(header: Header, payload: Bytes) -> Result<impl Iterator<Item = Frame>, SplitError> {
     SplitError::check(&header, payload.len())?;
     let mut header = Some(header);

@@ -2,31 +2,33 @@
 /// A recipe, by name or as text, with changes.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Recipe {
-    /// Name of a preset (a1, a2, a3, eval) or of a recipe that the server was configured with; or
-    /// empty, with `toml` given.
+    /// Name of a preset (a1, a2, a3, eval) or of a recipe in the server's configuration. Empty if `toml`
+    /// is set.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// A whole recipe as TOML; or empty, with `name` given.
+    /// A whole recipe as TOML. Empty if `name` is set.
     #[prost(string, tag = "2")]
     pub toml: ::prost::alloc::string::String,
-    /// Changes as TOML assignments, such as `batch = 32` or `crop.scale = \[0.35, 1.0\]`, in order.
+    /// Changes as TOML assignments, such as `batch = 32` or `crop.scale = \[0.35, 1.0\]`, applied in order.
     #[prost(string, repeated, tag = "3")]
     pub set: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
-/// What to serve. Digests left empty are not checked.
+/// What to serve. Empty digests are not checked.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Job {
-    /// Name of a dataset; may be empty where the server has just one.
+    /// Name of a dataset. May be empty if the server has exactly one.
     #[prost(string, tag = "1")]
     pub dataset: ::prost::alloc::string::String,
+    /// The recipe by which the dataset's records are augmented.
     #[prost(message, optional, tag = "2")]
     pub recipe: ::core::option::Option<Recipe>,
+    /// Seed of the training run: the source of every random choice.
     #[prost(uint64, tag = "3")]
     pub seed: u64,
-    /// BLAKE3, 32 bytes: what the client expects
+    /// BLAKE3 digest of the dataset that the client expects, 32 bytes.
     #[prost(bytes = "bytes", tag = "4")]
     pub dataset_digest: ::prost::bytes::Bytes,
-    /// BLAKE3, 32 bytes
+    /// BLAKE3 digest of the recipe's canonical form that the client expects, 32 bytes.
     #[prost(bytes = "bytes", tag = "5")]
     pub recipe_digest: ::prost::bytes::Bytes,
 }
@@ -37,43 +39,52 @@ pub struct DescribeRequest {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DescribeResponse {
+    /// Version of the server's program.
     #[prost(string, tag = "1")]
     pub server_version: ::prost::alloc::string::String,
+    /// BLAKE3 digest of the dataset, 32 bytes.
     #[prost(bytes = "bytes", tag = "2")]
     pub dataset_digest: ::prost::bytes::Bytes,
+    /// Records of the dataset, bad ones included.
     #[prost(uint64, tag = "3")]
     pub records: u64,
+    /// Records that do not decode and are replaced by the next good one.
     #[prost(uint64, tag = "4")]
     pub bad_records: u64,
+    /// Names of the classes; a label is an index into them.
     #[prost(string, repeated, tag = "5")]
     pub classes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// BLAKE3 digest of `recipe_toml`, 32 bytes.
     #[prost(bytes = "bytes", tag = "6")]
     pub recipe_digest: ::prost::bytes::Bytes,
-    /// the canonical form, whose digest it is
+    /// The canonical form of the recipe, with all changes applied.
     #[prost(string, tag = "7")]
     pub recipe_toml: ::prost::alloc::string::String,
+    /// Samples of an epoch, repeats included.
     #[prost(uint64, tag = "8")]
     pub samples_per_epoch: u64,
+    /// Optimizer steps of an epoch.
     #[prost(uint64, tag = "9")]
     pub steps_per_epoch: u64,
-    /// samples of a step
+    /// Samples of a step.
     #[prost(uint32, tag = "10")]
     pub batch: u32,
-    /// microbatches of a step
+    /// Microbatches of a step.
     #[prost(uint32, tag = "11")]
     pub microbatches: u32,
-    /// height and width in pixels
+    /// Height and width of the images in pixels.
     #[prost(uint32, tag = "12")]
     pub image_size: u32,
-    /// label smoothing, to be applied by the trainer's loss
+    /// Label smoothing, which the trainer's loss applies.
     #[prost(double, tag = "13")]
     pub smoothing: f64,
-    /// of R, G, B, in 0..1
+    /// Mean of R, G and B, in 0..1.
     #[prost(double, repeated, tag = "14")]
     pub mean: ::prost::alloc::vec::Vec<f64>,
+    /// Standard deviation of R, G and B, in 0..1.
     #[prost(double, repeated, tag = "15")]
     pub std: ::prost::alloc::vec::Vec<f64>,
-    /// names served
+    /// Names of all datasets of the server.
     #[prost(string, repeated, tag = "16")]
     pub datasets: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -81,30 +92,34 @@ pub struct DescribeResponse {
 pub struct StreamRequest {
     #[prost(message, optional, tag = "1")]
     pub job: ::core::option::Option<Job>,
-    /// The first step. `epoch` may lie beyond any epoch served so far: there is no state.
+    /// Epoch of the first step. It may be beyond every epoch served so far: servers hold no position.
     #[prost(uint64, tag = "2")]
     pub epoch: u64,
+    /// The first step, from 0.
     #[prost(uint64, tag = "3")]
     pub step: u64,
-    /// How many steps, going on to the next epoch at the end of one.
+    /// Number of steps. The stream continues with the next epoch at the end of one.
     #[prost(uint64, tag = "4")]
     pub steps: u64,
-    /// Which microbatches of each step, in the order wanted, none twice; empty: all, in ascending
-    /// order. Those that the last step of an evaluation has no samples for are left out.
+    /// Microbatches of each step to send, in this order, without duplicates. Empty: all, in ascending
+    /// order. Microbatches for which the last step of an evaluation has no samples are left out.
     #[prost(uint32, repeated, tag = "5")]
     pub microbatches: ::prost::alloc::vec::Vec<u32>,
-    /// How many microbatches of the first step to leave out, because they were received before: the
-    /// first ones, in the order of `microbatches`, of those that the step has. Not all of them.
+    /// Number of microbatches of the first step to leave out because the client already has them: the
+    /// first ones in the order of `microbatches`. Must leave at least one of those that the step has.
     #[prost(uint32, tag = "6")]
     pub skip: u32,
+    /// Type of the pixels.
     #[prost(enumeration = "DType", tag = "7")]
     pub dtype: i32,
+    /// Order of the dimensions of the pixels.
     #[prost(enumeration = "Layout", tag = "8")]
     pub layout: i32,
+    /// Who applies MixUp and CutMix.
     #[prost(enumeration = "MixedBy", tag = "9")]
     pub mixed_by: i32,
-    /// The client's bound on bytes made ahead for this stream, at least one microbatch is; 0: the
-    /// server's own bound.
+    /// The client's limit on bytes prepared ahead of what it has received on this stream; one microbatch
+    /// is always allowed. 0: the server's own limit.
     #[prost(uint64, tag = "10")]
     pub credit_bytes: u64,
 }
@@ -112,98 +127,119 @@ pub struct StreamRequest {
 pub struct FetchRequest {
     #[prost(message, optional, tag = "1")]
     pub job: ::core::option::Option<Job>,
+    /// Epoch of the microbatch, from 0.
     #[prost(uint64, tag = "2")]
     pub epoch: u64,
+    /// Step of the epoch, from 0.
     #[prost(uint64, tag = "3")]
     pub step: u64,
+    /// Index of the microbatch within its step, from 0.
     #[prost(uint32, tag = "4")]
     pub microbatch: u32,
+    /// Type of the pixels.
     #[prost(enumeration = "DType", tag = "5")]
     pub dtype: i32,
+    /// Order of the dimensions of the pixels.
     #[prost(enumeration = "Layout", tag = "6")]
     pub layout: i32,
+    /// Who applies MixUp and CutMix.
     #[prost(enumeration = "MixedBy", tag = "7")]
     pub mixed_by: i32,
 }
-/// One piece of a microbatch. Frames of a microbatch come in order and fill its payload from the
-/// first byte to the last without a gap. A frame is at most 1 MiB and a header.
+/// One piece of a microbatch. The frames of a microbatch arrive in order and fill its payload from the
+/// first byte to the last without a gap. A frame contains at most 1 MiB of payload.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Frame {
-    /// In the first frame of a microbatch, and only there.
+    /// Set in the first frame of a microbatch, and only there.
     #[prost(message, optional, tag = "1")]
     pub header: ::core::option::Option<Header>,
-    /// Where `payload` lies in the microbatch's payload, in bytes.
+    /// Position of this frame's `payload` within the microbatch's payload, in bytes.
     #[prost(uint64, tag = "2")]
     pub offset: u64,
-    /// Pixels. The last field, and alone of its kind, so that it can be sent and received uncopied.
+    /// Pixels. The field is last and singular, so that it can be sent zero-copy: an encoder writes the
+    /// rest of the message and appends the bytes from the memory where they were computed.
     #[prost(bytes = "bytes", tag = "1000")]
     pub payload: ::prost::bytes::Bytes,
 }
 /// Describes one microbatch of n samples.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Header {
+    /// Epoch of the microbatch, from 0.
     #[prost(uint64, tag = "1")]
     pub epoch: u64,
+    /// Step of the epoch, from 0.
     #[prost(uint64, tag = "2")]
     pub step: u64,
+    /// Index of the microbatch within its step, from 0.
     #[prost(uint32, tag = "3")]
     pub microbatch: u32,
+    /// Seed of the training run.
     #[prost(uint64, tag = "4")]
     pub seed: u64,
+    /// BLAKE3 digest of the dataset, 32 bytes.
     #[prost(bytes = "bytes", tag = "5")]
     pub dataset_digest: ::prost::bytes::Bytes,
+    /// BLAKE3 digest of the recipe's canonical form, 32 bytes.
     #[prost(bytes = "bytes", tag = "6")]
     pub recipe_digest: ::prost::bytes::Bytes,
+    /// Type of the pixels; never DTYPE_UNSPECIFIED.
     #[prost(enumeration = "DType", tag = "7")]
     pub dtype: i32,
+    /// Order of the dimensions of the pixels; never LAYOUT_UNSPECIFIED.
     #[prost(enumeration = "Layout", tag = "8")]
     pub layout: i32,
-    /// four numbers, in the order of `layout`
+    /// The four dimensions of the pixels, in the order of `layout`: \[n, h, w, 3\] or \[n, 3, h, w\].
     #[prost(uint32, repeated, tag = "9")]
     pub shape: ::prost::alloc::vec::Vec<u32>,
+    /// Length of the whole payload: the product of `shape` times the bytes of `dtype`.
     #[prost(uint64, tag = "10")]
     pub payload_bytes: u64,
-    /// XXH3-64, seed 0, of the whole payload
+    /// XXH3-64, seed 0, of the whole payload.
     #[prost(fixed64, tag = "11")]
     pub payload_xxh3: u64,
-    /// n record numbers
+    /// Number of each sample's record in the dataset; n entries.
     #[prost(uint64, repeated, tag = "12")]
     pub records: ::prost::alloc::vec::Vec<u64>,
-    /// Targets: lambda\[i\] of label_a\[i\] and 1 - lambda\[i\] of label_b\[i\], before smoothing.
+    /// First label of each sample, with weight lambda\[i\] before smoothing; n entries.
     #[prost(uint32, repeated, tag = "13")]
     pub label_a: ::prost::alloc::vec::Vec<u32>,
+    /// Second label of each sample, with weight 1 - lambda\[i\] before smoothing; n entries.
     #[prost(uint32, repeated, tag = "14")]
     pub label_b: ::prost::alloc::vec::Vec<u32>,
+    /// Weight of `label_a`, in 0..1; n entries.
     #[prost(float, repeated, tag = "15")]
     pub lambda: ::prost::alloc::vec::Vec<f32>,
-    /// what is left to do, with MIXED_BY_TRAINER
+    /// With MIXED_BY_TRAINER: the mixing that the trainer has to do.
     #[prost(message, optional, tag = "16")]
     pub mix: ::core::option::Option<MixPlan>,
+    /// Where the server spent its time on this microbatch.
     #[prost(message, optional, tag = "17")]
     pub timings: ::core::option::Option<Timings>,
-    /// XXH3-64, seed 0, of what is learned besides the pixels, in little-endian: records, label_a, label_b, lambda,
-    /// and of each sample of mix kind, lambda, partner_lambda and the four numbers of rect, or zeros.
+    /// XXH3-64, seed 0, of everything a trainer learns from besides the pixels, each number in
+    /// little-endian: records, label_a, label_b, lambda, and for each sample of `mix` its kind, lambda,
+    /// partner_lambda and the four numbers of its rect, zeros if it has none.
     #[prost(fixed64, optional, tag = "18")]
     pub targets_xxh3: ::core::option::Option<u64>,
 }
-/// What MixUp and CutMix do to each sample; the partner of sample i of n is n - 1 - i.
+/// What MixUp and CutMix do to each sample. The partner of sample i of n is n - 1 - i.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct MixPlan {
-    /// n
+    /// Parameters of each sample; n entries.
     #[prost(message, repeated, tag = "1")]
     pub samples: ::prost::alloc::vec::Vec<MixParameters>,
 }
+/// What MixUp or CutMix does to one sample.
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
 pub struct MixParameters {
     #[prost(enumeration = "mix_parameters::Kind", tag = "1")]
     pub kind: i32,
-    /// weight of the sample itself
+    /// Weight of the sample itself.
     #[prost(float, tag = "2")]
     pub lambda: f32,
-    /// weight of the partner
+    /// Weight of the partner.
     #[prost(float, tag = "3")]
     pub partner_lambda: f32,
-    /// the part taken from the partner, with KIND_CUTMIX
+    /// With KIND_CUTMIX: the rectangle that is taken from the partner.
     #[prost(message, optional, tag = "4")]
     pub rect: ::core::option::Option<Rect>,
 }
@@ -222,9 +258,11 @@ pub mod mix_parameters {
     )]
     #[repr(i32)]
     pub enum Kind {
-        /// left as it is
+        /// The sample is left as it is.
         Unspecified = 0,
+        /// The sample is blended with its partner.
         Mixup = 1,
+        /// A rectangle of the sample is replaced by the partner's.
         Cutmix = 2,
     }
     impl Kind {
@@ -250,10 +288,13 @@ pub mod mix_parameters {
         }
     }
 }
+/// A rectangle of an image, in pixels.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Rect {
+    /// Distance from the top edge of the image.
     #[prost(uint32, tag = "1")]
     pub top: u32,
+    /// Distance from the left edge of the image.
     #[prost(uint32, tag = "2")]
     pub left: u32,
     #[prost(uint32, tag = "3")]
@@ -261,26 +302,31 @@ pub struct Rect {
     #[prost(uint32, tag = "4")]
     pub width: u32,
 }
-/// Where the server spent its time on this microbatch, in microseconds.
+/// Where the server spent its time on one microbatch, in microseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Timings {
-    /// waiting for a buffer and for workers, wall time
+    /// Wall time spent waiting for a buffer and for workers.
     #[prost(uint64, tag = "1")]
     pub queue: u64,
-    /// from the first worker's start to the last one's end, wall time
+    /// Wall time from the first worker's start to the last one's end.
     #[prost(uint64, tag = "2")]
     pub make: u64,
-    /// CPU time of the workers, summed over samples.
+    /// CPU time of the workers, summed over samples, of reading records.
     #[prost(uint64, tag = "3")]
     pub read: u64,
+    /// CPU time of decoding.
     #[prost(uint64, tag = "4")]
     pub decode: u64,
+    /// CPU time of cropping and resizing.
     #[prost(uint64, tag = "5")]
     pub resize: u64,
+    /// CPU time of RandAugment.
     #[prost(uint64, tag = "6")]
     pub augment: u64,
+    /// CPU time of mixing, normalizing and laying out.
     #[prost(uint64, tag = "7")]
     pub mix: u64,
+    /// CPU time of hashing the payload.
     #[prost(uint64, tag = "8")]
     pub digest: u64,
 }
@@ -288,16 +334,19 @@ pub struct Timings {
 pub struct ExplainRequest {
     #[prost(message, optional, tag = "1")]
     pub job: ::core::option::Option<Job>,
+    /// Epoch of the microbatch, from 0.
     #[prost(uint64, tag = "2")]
     pub epoch: u64,
+    /// Step of the epoch, from 0.
     #[prost(uint64, tag = "3")]
     pub step: u64,
+    /// Index of the microbatch within its step, from 0.
     #[prost(uint32, tag = "4")]
     pub microbatch: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExplainResponse {
-    /// The JSON that `forebay explain` prints; its form is documented there.
+    /// The plan as JSON, in the same form as `forebay explain` prints.
     #[prost(string, tag = "1")]
     pub json: ::prost::alloc::string::String,
 }
@@ -305,13 +354,15 @@ pub struct ExplainResponse {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum DType {
-    /// the server takes DTYPE_U8
+    /// In a request: the server uses DTYPE_U8. Invalid in a header.
     DtypeUnspecified = 0,
-    /// 0 to 255, not normalised
+    /// 0 to 255, not normalized.
     DtypeU8 = 1,
-    /// normalised by the recipe's mean and std, little-endian
+    /// IEEE half precision, little-endian, normalized by the recipe's mean and std.
     DtypeF16 = 2,
+    /// The upper half of an f32, little-endian, normalized by the recipe's mean and std.
     DtypeBf16 = 3,
+    /// IEEE single precision, little-endian, normalized by the recipe's mean and std.
     DtypeF32 = 4,
 }
 impl DType {
@@ -344,9 +395,11 @@ impl DType {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Layout {
-    /// the server takes LAYOUT_NHWC
+    /// In a request: the server uses LAYOUT_NHWC. Invalid in a header.
     Unspecified = 0,
+    /// Sample, row, column, channel (PyTorch's channels_last).
     Nhwc = 1,
+    /// Sample, channel, row, column.
     Nchw = 2,
 }
 impl Layout {
@@ -375,10 +428,11 @@ impl Layout {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum MixedBy {
-    /// the server takes MIXED_BY_SERVER
+    /// The server uses MIXED_BY_SERVER.
     Unspecified = 0,
+    /// The pixels are already mixed.
     Server = 1,
-    /// pixels come unmixed, the header holds the plan
+    /// The pixels are not mixed, and the header contains the plan to mix them by.
     Trainer = 2,
 }
 impl MixedBy {
@@ -483,7 +537,7 @@ pub mod forebay_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// What a dataset and a recipe amount to: sizes, digests, classes, steps per epoch.
+        /// Describes a dataset and a recipe: sizes, digests, classes, steps per epoch.
         pub async fn describe(
             &mut self,
             request: impl tonic::IntoRequest<super::DescribeRequest>,
@@ -508,7 +562,7 @@ pub mod forebay_service_client {
                 .insert(GrpcMethod::new("forebay.v1.ForebayService", "Describe"));
             self.inner.unary(req, path, codec).await
         }
-        /// The microbatches of a range of steps, in order, each as frames of at most 1 MiB.
+        /// Streams the microbatches of a range of steps, in order, each as frames of at most 1 MiB.
         pub async fn stream(
             &mut self,
             request: impl tonic::IntoRequest<super::StreamRequest>,
@@ -533,7 +587,7 @@ pub mod forebay_service_client {
                 .insert(GrpcMethod::new("forebay.v1.ForebayService", "Stream"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// One microbatch.
+        /// Returns one microbatch, as Stream does.
         pub async fn fetch(
             &mut self,
             request: impl tonic::IntoRequest<super::FetchRequest>,
@@ -558,7 +612,7 @@ pub mod forebay_service_client {
                 .insert(GrpcMethod::new("forebay.v1.ForebayService", "Fetch"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// The plan of one microbatch: what happens to each of its samples, without doing it.
+        /// Returns the plan of one microbatch: what happens to each of its samples, without doing it.
         pub async fn explain(
             &mut self,
             request: impl tonic::IntoRequest<super::ExplainRequest>,
@@ -598,7 +652,7 @@ pub mod forebay_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with ForebayServiceServer.
     #[async_trait]
     pub trait ForebayService: std::marker::Send + std::marker::Sync + 'static {
-        /// What a dataset and a recipe amount to: sizes, digests, classes, steps per epoch.
+        /// Describes a dataset and a recipe: sizes, digests, classes, steps per epoch.
         async fn describe(
             &self,
             request: tonic::Request<super::DescribeRequest>,
@@ -612,7 +666,7 @@ pub mod forebay_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// The microbatches of a range of steps, in order, each as frames of at most 1 MiB.
+        /// Streams the microbatches of a range of steps, in order, each as frames of at most 1 MiB.
         async fn stream(
             &self,
             request: tonic::Request<super::StreamRequest>,
@@ -623,12 +677,12 @@ pub mod forebay_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// One microbatch.
+        /// Returns one microbatch, as Stream does.
         async fn fetch(
             &self,
             request: tonic::Request<super::FetchRequest>,
         ) -> std::result::Result<tonic::Response<Self::FetchStream>, tonic::Status>;
-        /// The plan of one microbatch: what happens to each of its samples, without doing it.
+        /// Returns the plan of one microbatch: what happens to each of its samples, without doing it.
         async fn explain(
             &self,
             request: tonic::Request<super::ExplainRequest>,

@@ -1,4 +1,4 @@
-//! TLS by rustls: certificates and keys in PEM, HTTP/2 alone, TLS 1.2 and 1.3.
+//! TLS by rustls: certificates and keys in PEM, only HTTP/2, TLS 1.2 and 1.3.
 
 use std::sync::Arc;
 
@@ -12,22 +12,22 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 type Chain = Vec<CertificateDer<'static>>;
 
-/// The certificates of a PEM text; at least one.
+/// The certificates of a PEM text, at least one.
 pub(super) fn certificates(pem: &[u8]) -> anyhow::Result<Chain> {
     let chain = CertificateDer::pem_slice_iter(pem).collect::<Result<Chain, _>>()?;
     if chain.is_empty() {
-        bail!("no certificate in it: give a PEM file");
+        bail!("no certificate found: expected a PEM file");
     }
     Ok(chain)
 }
 
 /// The private key of a PEM text.
 pub(super) fn key(pem: &[u8]) -> anyhow::Result<PrivateKeyDer<'static>> {
-    PrivateKeyDer::from_pem_slice(pem).context("no private key in it: give a PEM file")
+    PrivateKeyDer::from_pem_slice(pem).context("no private key found: expected a PEM file")
 }
 
-/// What accepts connections with this certificate, and if there are authorities, only those of
-/// clients who have a certificate of theirs.
+/// An acceptor with a certificate. If there are client authorities, it accepts only clients with a
+/// certificate of one of them.
 pub(super) fn acceptor(
     chain: Chain,
     key: PrivateKeyDer<'static>,
@@ -41,7 +41,7 @@ pub(super) fn acceptor(
         Some(authorities) => {
             let mut roots = RootCertStore::empty();
             for authority in authorities {
-                roots.add(authority).context("an authority of the clients")?;
+                roots.add(authority).context("invalid client authority")?;
             }
             let roots = Arc::new(roots);
             config.with_client_cert_verifier(
@@ -49,12 +49,12 @@ pub(super) fn acceptor(
             )
         }
     };
-    let mut config = config.with_single_cert(chain, key).context("certificate and key")?;
+    let mut config = config.with_single_cert(chain, key).context("invalid certificate and key")?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Whom a certificate names: its first URI (such as a SPIFFE id) or DNS name, or else its digest.
+/// The identity of a certificate: its first URI (such as a SPIFFE id) or DNS name, otherwise its digest.
 pub(crate) fn identity_of(certificate: &CertificateDer<'_>) -> Arc<str> {
     let parsed = webpki::EndEntityCert::try_from(certificate);
     let named = parsed.as_ref().ok().and_then(|certificate| {

@@ -1,23 +1,25 @@
-//! Bearer tokens. Only their hashes are kept, so nothing that is logged or dumped can hold one.
+//! Bearer tokens. Only their hashes are kept, so that no log and no dump can contain a token.
 
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
 
-/// Shorter tokens can be guessed.
-const SHORTEST: usize = 16;
-const LONGEST_IDENTITY: usize = 128;
+/// Shortest token; a shorter one could be guessed.
+const MIN_TOKEN: usize = 16;
+/// Longest identity.
+const MAX_IDENTITY: usize = 128;
 
-/// Known tokens.
+/// The hashes of the known tokens, with their identities.
 pub(super) struct Tokens(Vec<(blake3::Hash, Arc<str>)>);
 
 impl Tokens {
-    /// Reads lines of `identity token`; empty ones and those that start with `#` are comments. An
-    /// identity may have several tokens, so that one can be replaced while both are valid.
+    /// Parses lines of `identity token`. Empty lines and lines that start with `#` are ignored. An
+    /// identity may have several tokens, so that a token can be replaced while both are valid.
     ///
-    /// Errors name lines, never what may be a token.
+    /// Errors name the line, never text that may be a token.
     pub(super) fn parse(text: &[u8]) -> anyhow::Result<Self> {
-        let text = std::str::from_utf8(text).context("not UTF-8: write `identity token` lines")?;
+        let text = std::str::from_utf8(text)
+            .context("invalid UTF-8: expected lines of `identity token`")?;
         let mut tokens = Vec::<(blake3::Hash, Arc<str>)>::new();
         for (number, line) in (1..).zip(text.lines()) {
             let mut words = line.split_whitespace();
@@ -25,28 +27,28 @@ impl Tokens {
                 (None, ..) => continue,
                 (Some(first), ..) if first.starts_with('#') => continue,
                 (Some(identity), Some(token), None) => (identity, token),
-                _ => bail!("line {number}: write `identity token`"),
+                _ => bail!("line {number}: expected `identity token`"),
             };
             ensure!(
-                identity.len() <= LONGEST_IDENTITY && identity.bytes().all(is_plain),
-                "line {number}: an identity has letters, digits and . _ - @ : /, at most {LONGEST_IDENTITY}"
+                identity.len() <= MAX_IDENTITY && identity.bytes().all(is_plain),
+                "line {number}: invalid identity: expected at most {MAX_IDENTITY} of letters, digits and . _ - @ : /"
             );
             ensure!(
-                token.len() >= SHORTEST && token.bytes().all(|byte| byte.is_ascii_graphic()),
-                "line {number}: a token has at least {SHORTEST} visible ASCII characters"
+                token.len() >= MIN_TOKEN && token.bytes().all(|byte| byte.is_ascii_graphic()),
+                "line {number}: invalid token: expected at least {MIN_TOKEN} visible ASCII characters"
             );
             let hash = blake3::hash(token.as_bytes());
             let new = tokens.iter().all(|(known, _)| *known != hash);
-            ensure!(new, "line {number}: the token is that of an earlier line");
+            ensure!(new, "line {number}: duplicate token: an earlier line has the same one");
             tokens.push((hash, identity.into()));
         }
-        ensure!(!tokens.is_empty(), "no token in it: write `identity token` lines");
+        ensure!(!tokens.is_empty(), "no token found: expected lines of `identity token`");
         Ok(Self(tokens))
     }
 
-    /// Whose token the value of an `authorization` header has.
+    /// The identity of the token in an `authorization` header.
     ///
-    /// Hashes are compared in constant time, and all of them, so that the time tells nothing.
+    /// Hashes are compared in constant time, and with all tokens, so that timing reveals nothing.
     pub(super) fn identify(&self, authorization: &[u8]) -> Option<Arc<str>> {
         let (scheme, token) = authorization.split_at_checked(b"Bearer ".len())?;
         if !scheme.eq_ignore_ascii_case(b"Bearer ") {
@@ -75,7 +77,7 @@ mod tests {
                         spiffe://x/b bbbbbbbbbbbbbbbb\n";
 
     #[test]
-    fn each_token_names_its_identity_and_nothing_else_does() {
+    fn only_a_known_token_identifies_its_owner() {
         let tokens = Tokens::parse(FILE.as_bytes()).unwrap();
         let identify = |header: &str| tokens.identify(header.as_bytes());
         for (header, identity) in [
@@ -94,15 +96,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_file_is_said_without_saying_a_token() {
+    fn errors_in_a_token_file_never_contain_a_token() {
         let secret = "s3cretS3cretS3cret";
         for (text, says) in [
-            (secret.to_owned(), "line 1: write `identity token`"),
+            (secret.to_owned(), "line 1: expected `identity token`"),
             (format!("a {secret} b"), "line 1"),
-            (format!("a {secret}\nb {secret}"), "line 2: the token is that of an earlier line"),
-            ("\na s3cret".to_owned(), "line 2: a token has at least 16"),
-            (format!("a\u{7f} {secret}"), "line 1: an identity has"),
-            ("# nothing\n".to_owned(), "no token"),
+            (format!("a {secret}\nb {secret}"), "line 2: duplicate token"),
+            ("\na s3cret".to_owned(), "line 2: invalid token: expected at least 16"),
+            (format!("a\u{7f} {secret}"), "line 1: invalid identity"),
+            ("# nothing\n".to_owned(), "no token found"),
         ] {
             let error = Tokens::parse(text.as_bytes()).map(|_| ()).unwrap_err().to_string();
             assert!(error.contains(says), "{error}");

@@ -1,37 +1,38 @@
-//! `forebay bench`: what an image costs, stage by stage, without a network.
+//! `forebay bench`: the cost of an image by stage, without a network.
 
 use std::fmt;
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use forebay::dataset::Dataset;
 use forebay::{MicrobatchName, Pipeline, PixelFormat, Request, Requester, Sampler, Stages};
-use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use forebay_types::settings::Number;
+
 use super::options::{DatasetOptions, DeviceOptions, RecipeOptions, pipeline_for};
-use super::say;
+use super::output::say;
+use crate::config::Threads;
+use crate::telemetry::cpu_time;
 
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
     #[command(flatten)]
     dataset: DatasetOptions,
-    /// The recipe; its batch is replaced by one microbatch a step, so that small datasets can be
-    /// measured too.
+    // Its batch is replaced by one microbatch per step, so that small datasets can be measured too.
     #[command(flatten)]
     recipe: RecipeOptions,
     /// Images to measure, rounded up to whole microbatches.
-    #[arg(long, default_value_t = 2048)]
-    images: u64,
-    /// Worker threads; all cores where left out.
-    #[arg(long, env = "FOREBAY_THREADS")]
-    threads: Option<NonZeroUsize>,
+    #[arg(long, value_name = "N", default_value = "2048")]
+    images: Number<1, 1_000_000_000_000>,
+    /// Worker threads. Default: all cores.
+    #[arg(long, value_name = "N", env = "FOREBAY_THREADS")]
+    threads: Option<Threads>,
     #[command(flatten)]
-    on: DeviceOptions,
-    /// Seed of the run.
+    device: DeviceOptions,
+    /// Seed of the training run.
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Print JSON.
@@ -39,18 +40,18 @@ pub(super) struct BenchArgs {
     json: bool,
 }
 
-/// Most samples of a microbatch that is measured: the paper's.
-const MICROBATCH: u64 = 256;
+/// Largest microbatch that is measured: that of the paper.
+const MAX_MICROBATCH: u64 = 256;
 
 pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let DatasetOptions { dataset, index } = &args.dataset;
     let dataset = Arc::new(Dataset::open(dataset, index.index_dir.as_deref())?);
-    let batch = (dataset.len() / 2 * 2).clamp(1, MICROBATCH);
+    let batch = (dataset.len() / 2 * 2).clamp(1, MAX_MICROBATCH);
     let set = [format!("batch = {batch}"), "microbatches = 1".into()];
-    let recipe = Arc::new(args.recipe.spec()?.with(set).resolve()?);
+    let recipe = Arc::new(args.recipe.resolve(set)?);
     let steps = Sampler::new(dataset.len(), &recipe, args.seed)?.steps_per_epoch();
     let format = PixelFormat::default();
-    let pipeline = pipeline_for(&recipe, format, args.threads, args.on)?;
+    let pipeline = pipeline_for(&recipe, format, args.threads, args.device)?;
 
     let request = |number: u64| Request {
         dataset: Arc::clone(&dataset),
@@ -63,27 +64,27 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
         },
         format,
     };
-    // Fills buffers, scratch and the page cache.
+    // Warm up buffers, scratch memory and the page cache.
     pipeline.make(request(0))?;
-    let report =
-        measure(&pipeline, args.images.div_ceil(batch).max(1), |number| request(number + 1))?;
+    let microbatches = args.images.get().div_ceil(batch);
+    let report = measure(&pipeline, microbatches, |number| request(number + 1))?;
     if args.json { say(serde_json::to_string_pretty(&report)?) } else { say(report) }
 }
 
-/// What `bench` found. The JSON form is documented in the README and stable.
+/// The result of `bench`. Its JSON form is documented and stable.
 #[derive(Debug, Serialize)]
 struct Report {
     /// Images measured.
     images: u64,
     /// Worker threads.
     threads: usize,
-    /// CPU time of the whole process, user and system, in ms.
+    /// CPU time of the whole process, user and system, in milliseconds.
     cpu_ms_per_image: f64,
-    /// By wall time.
+    /// Images per second of wall time.
     images_per_s: f64,
-    /// Decodes for each image: below 1 where repeats of a record share one.
+    /// Decodes per image; below 1 if repeats of a record share a decode.
     decoded_per_image: f64,
-    /// CPU time of the workers by stage, in ms an image.
+    /// CPU time of the workers by stage, in milliseconds per image.
     stages: Map<String, Value>,
 }
 
@@ -92,9 +93,9 @@ fn measure(
     microbatches: u64,
     request: impl Fn(u64) -> Request,
 ) -> anyhow::Result<Report> {
-    let (started, cpu) = (Instant::now(), process_time());
+    let (started, cpu) = (Instant::now(), cpu_time());
     let (mut done, mut stages) = (0, Stages::default());
-    // One microbatch ahead, as a stream has it: the workers never wait for this thread.
+    // One microbatch is always queued, as in a stream, so that the workers never wait for this thread.
     let (sender, receiver) = std::sync::mpsc::sync_channel(2);
     let submit = |number| {
         let sender = sender.clone();
@@ -110,7 +111,7 @@ fn measure(
         done += microbatch.records.len() as u64;
         stages += microbatch.timings.stages;
     }
-    let (wall, cpu) = (started.elapsed(), process_time().saturating_sub(cpu));
+    let (wall, cpu) = (started.elapsed(), cpu_time().saturating_sub(cpu));
     let per_image = |time: Duration| time.as_secs_f64() * 1000.0 / done as f64;
     let decoded_per_image = stages.decoded as f64 / done as f64;
     let stages = stages.named().map(|(name, time)| (name.to_owned(), per_image(time).into()));
@@ -124,18 +125,14 @@ fn measure(
     })
 }
 
-fn process_time() -> Duration {
-    Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
-}
-
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} images on {} threads", self.images, self.threads)?;
         for (stage, time) in &self.stages {
             writeln!(f, "  {stage:<8} {:8.3} ms", time.as_f64().unwrap_or_default())?;
         }
-        writeln!(f, "  {:<8} {:8.3} ms of CPU an image", "all", self.cpu_ms_per_image)?;
-        writeln!(f, "  {:.3} decodes an image", self.decoded_per_image)?;
+        writeln!(f, "  {:<8} {:8.3} ms of CPU per image", "all", self.cpu_ms_per_image)?;
+        writeln!(f, "  {:.3} decodes per image", self.decoded_per_image)?;
         write!(f, "  {:.0} images/s", self.images_per_s)
     }
 }

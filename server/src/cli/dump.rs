@@ -7,10 +7,10 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use forebay::decode::Decoder;
 use forebay::{Microbatch, MixedBy, PixelFormat, Request};
-use safetensors::tensor::{Dtype, TensorView};
 
 use super::options::{DeviceOptions, MicrobatchOptions, pipeline_for};
-use super::say;
+use super::output::say;
+use super::safetensors::{self, Tensor};
 
 #[derive(Debug, Args)]
 pub(super) struct DumpArgs {
@@ -20,18 +20,18 @@ pub(super) struct DumpArgs {
     #[arg(long, value_enum, default_value_t = MixWhen::After)]
     mix: MixWhen,
     #[command(flatten)]
-    on: DeviceOptions,
-    /// The file to write.
+    device: DeviceOptions,
+    /// File to write.
     #[arg(long, short, value_name = "FILE", default_value = "microbatch.safetensors")]
     out: PathBuf,
-    /// Also write each record's decoded picture as DIR/<record>.png.
+    /// Also write the decoded image of each record as DIR/<record>.png.
     #[arg(long, value_name = "DIR")]
     decoded: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum MixWhen {
-    /// As trainers get them.
+    /// As trainers receive them.
     After,
     /// Before MixUp and CutMix.
     None,
@@ -44,7 +44,7 @@ pub(super) fn dump(args: &DumpArgs) -> anyhow::Result<()> {
     };
     let format = PixelFormat { mixed_by, ..PixelFormat::default() };
     let request = args.microbatch.request(format)?;
-    let pipeline = pipeline_for(&request.recipe, format, None, args.on)?;
+    let pipeline = pipeline_for(&request.recipe, format, None, args.device)?;
     let microbatch = pipeline.make(request.clone())?;
     write(&args.out, &request, &microbatch)
         .with_context(|| format!("cannot write {}", args.out.display()))?;
@@ -59,8 +59,8 @@ pub(super) fn dump(args: &DumpArgs) -> anyhow::Result<()> {
     ))
 }
 
-/// `pixels` u8 [N, H, W, 3]; `label_a`, `label_b`, `record` i64 [N]; `lambda` f32 [N]; digests and the
-/// name in the metadata.
+/// Writes `pixels` u8 [N, H, W, 3]; `label_a`, `label_b`, `record` i64 [N]; `lambda` f32 [N]; digests and
+/// the name in the metadata.
 fn write(path: &Path, request: &Request, microbatch: &Microbatch) -> anyhow::Result<()> {
     let n = microbatch.records.len();
     let wide = |values: &mut dyn Iterator<Item = u64>| -> Vec<u8> {
@@ -72,11 +72,11 @@ fn write(path: &Path, request: &Request, microbatch: &Microbatch) -> anyhow::Res
     let lambda: Vec<u8> = microbatch.lambda.iter().flat_map(|value| value.to_le_bytes()).collect();
     let shape = microbatch.shape.iter().map(|&side| side as usize).collect();
     let tensors = [
-        ("pixels", TensorView::new(Dtype::U8, shape, &microbatch.payload)?),
-        ("label_a", TensorView::new(Dtype::I64, vec![n], &label_a)?),
-        ("label_b", TensorView::new(Dtype::I64, vec![n], &label_b)?),
-        ("record", TensorView::new(Dtype::I64, vec![n], &record)?),
-        ("lambda", TensorView::new(Dtype::F32, vec![n], &lambda)?),
+        Tensor { name: "label_a", dtype: "I64", shape: vec![n], bytes: &label_a },
+        Tensor { name: "label_b", dtype: "I64", shape: vec![n], bytes: &label_b },
+        Tensor { name: "record", dtype: "I64", shape: vec![n], bytes: &record },
+        Tensor { name: "lambda", dtype: "F32", shape: vec![n], bytes: &lambda },
+        Tensor { name: "pixels", dtype: "U8", shape, bytes: &microbatch.payload },
     ];
     let name = request.name;
     let metadata = [
@@ -89,14 +89,13 @@ fn write(path: &Path, request: &Request, microbatch: &Microbatch) -> anyhow::Res
         ("mixed", (microbatch.format.mixed_by == MixedBy::Server).to_string()),
         ("xxh3", format!("{:016x}", microbatch.xxh3)),
     ];
-    let metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-    safetensors::serialize_to_file(tensors, Some(metadata), path)?;
-    Ok(())
+    Ok(safetensors::write(path, &metadata, &tensors)?)
 }
 
-/// Whole pictures as forebay decodes them, to compare what comes after with other tools.
+/// Writes whole images as forebay decodes them, to compare the later stages with other tools.
 fn write_decoded(folder: &Path, request: &Request, microbatch: &Microbatch) -> anyhow::Result<()> {
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot create {}", folder.display()))?;
     let (mut decoder, mut scratch) = (Decoder::default(), Vec::new());
     let records: BTreeSet<u64> = microbatch.records.iter().copied().collect();
     for record in records {

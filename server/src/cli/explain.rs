@@ -1,10 +1,10 @@
-//! `forebay explain`.
+//! `forebay explain`: the plan of a microbatch as JSON.
 
 use clap::Args;
 use forebay::PixelFormat;
 
 use super::options::MicrobatchOptions;
-use super::say;
+use super::output::say;
 
 #[derive(Debug, Args)]
 pub(super) struct ExplainArgs {

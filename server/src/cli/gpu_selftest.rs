@@ -1,4 +1,4 @@
-//! `forebay gpu-selftest`: whether a GPU mixes as the CPU does, and how quickly.
+//! `forebay gpu-selftest`: whether a GPU mixes as the CPU does, and how fast.
 
 use anyhow::{bail, ensure};
 use clap::Args;
@@ -6,35 +6,37 @@ use forebay::mix::{Device, MixJob, Mixer, NormalizeTable};
 use forebay::plan::{self, MixPlan};
 use forebay::recipe::{Recipe, RecipeSpec};
 use forebay::{DType, Layout, MicrobatchName, MixedBy, PixelFormat, Size};
+use forebay_types::settings::{NonZeroByteSize, Number};
 
-use super::say;
-use crate::config::ByteSize;
+use super::output::say;
 
 #[derive(Debug, Args)]
 pub(super) struct SelfTestArgs {
     /// The GPU: cuda:N.
     #[arg(long, default_value = "cuda:0", env = "FOREBAY_DEVICE")]
     device: Device,
-    /// Memory that is taken on the GPU.
-    #[arg(long, value_name = "BYTES", default_value = "64MiB", env = "FOREBAY_DEVICE_BYTES")]
-    device_bytes: ByteSize,
+    /// Memory to allocate on the GPU.
+    #[arg(long, value_name = "SIZE", default_value = "64MiB", env = "FOREBAY_DEVICE_BYTES")]
+    device_bytes: NonZeroByteSize,
     /// Samples of the batch that is timed.
-    #[arg(long, default_value_t = 256)]
-    images: u32,
-    /// Its height and width.
-    #[arg(long, default_value_t = 224)]
-    size: u32,
+    #[arg(long, value_name = "N", default_value = "256")]
+    images: Number<1, 65_536>,
+    /// Height and width of its images.
+    #[arg(long, value_name = "PIXELS", default_value = "224")]
+    size: Number<1, 4096>,
 }
 
 pub(super) fn selftest(args: &SelfTestArgs) -> anyhow::Result<()> {
     if args.device == Device::Cpu {
-        bail!("the self-test compares a GPU with the CPU; give --device cuda:N");
+        bail!(
+            "invalid --device cpu: the self-test compares a GPU with the CPU, set --device cuda:N"
+        );
     }
-    let bytes = usize::try_from(args.device_bytes.0)?;
+    let bytes = usize::try_from(args.device_bytes.get())?;
     let mixer = Mixer::open(args.device, bytes)?;
     say(mixer.description()?)?;
     let batches = compare(&mixer)?;
-    say(format!("{batches} batches equal the CPU's, bit for bit"))?;
+    say(format!("{batches} batches are bit-identical to the CPU's"))?;
     time(&mixer, args)
 }
 
@@ -51,15 +53,15 @@ fn plan_of(recipe: &Recipe, seed: u64, n: usize) -> MixPlan {
     plan::mix(recipe, MicrobatchName { seed, epoch: 0, step: 0, index: 0 }, n)
 }
 
-/// Bytes that differ from their neighbours, over the whole range.
+/// Bytes of the whole range that differ from their neighbors.
 fn pixels(n: usize, size: Size) -> Vec<u8> {
     (0..n * size.rgb_bytes()).map(|i| (i * 37 + i / 251).to_le_bytes()[0]).collect()
 }
 
-/// Mixes batches on both and counts them.
+/// Mixes batches on both devices and returns how many were compared.
 fn compare(mixer: &Mixer) -> anyhow::Result<usize> {
     let mut batches = 0;
-    // One pixel, odd sides, rows of whole 16 bytes, the real thing.
+    // One pixel, odd sides, rows that are multiples of 16 bytes, the size of ImageNet.
     for (side, n) in [(1, 2_usize), (21, 1), (21, 3), (21, 6), (48, 4), (224, 2)] {
         let size = Size::square(side);
         let unmixed = pixels(n, size);
@@ -76,7 +78,7 @@ fn compare(mixer: &Mixer) -> anyhow::Result<usize> {
                     ensure!(
                         differ.is_none() && got.len() == expected.len(),
                         "{n} samples of {side}x{side}, {mode}, {dtype_name} {layout_name}, differ \
-                         from the CPU's at byte {differ:?}: this GPU must not be used"
+                         from the CPU's at byte {differ:?}: do not use this GPU"
                     );
                     batches += 1;
                 }
@@ -94,18 +96,19 @@ fn compare_targets(mixer: &Mixer) -> anyhow::Result<usize> {
     let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
     ensure!(
         bits(on(mixer)?) == bits(on(&Mixer::Cpu)?),
-        "dense targets differ from the CPU's: this GPU must not be used"
+        "dense targets differ from the CPU's: do not use this GPU"
     );
     Ok(1)
 }
 
-/// Prints what each form takes, in microseconds an image.
+/// Prints the time of each format in microseconds per image.
 fn time(mixer: &Mixer, args: &SelfTestArgs) -> anyhow::Result<()> {
-    let (size, n) = (Size::square(args.size), args.images as usize);
-    let recipe = recipe(args.size, "elem")?;
+    let side = u32::try_from(args.size.get())?;
+    let (size, n) = (Size::square(side), args.images.count());
+    let recipe = recipe(side, "elem")?;
     let (plan, normalize) = (plan_of(&recipe, 0, n), NormalizeTable::new(&recipe));
     let bandwidth = mixer.bandwidth();
-    say(format!("{n} samples of {0}x{0}, microseconds an image:", args.size))?;
+    say(format!("{n} samples of {0}x{0}, microseconds per image:", side))?;
     say("             copy in  kernel   floor  copy out  all, overlapping")?;
     for (dtype, layout) in [
         (DTYPES[0], LAYOUTS[0]),
@@ -117,7 +120,7 @@ fn time(mixer: &Mixer, args: &SelfTestArgs) -> anyhow::Result<()> {
         let job = MixJob { size, plan: &plan, format, normalize: &normalize };
         let times = mixer.measure(&job)?;
         let each = |time: std::time::Duration| time.as_secs_f64() * 1e6 / n as f64;
-        // Every byte is read once and written once.
+        // The lower bound: every byte is read once and written once.
         let moved = (size.rgb_bytes() * (1 + format.dtype.bytes())) as f64;
         let floor = bandwidth.map_or("?".into(), |bytes| format!("{:.3}", moved / bytes * 1e6));
         say(format!(
@@ -132,9 +135,11 @@ fn time(mixer: &Mixer, args: &SelfTestArgs) -> anyhow::Result<()> {
     }
     match bandwidth {
         Some(bytes) => say(format!(
-            "floor: each byte read and written once at {:.0} GB/s, what this memory does at best",
+            "floor: each byte read and written once at {:.0} GB/s, the peak bandwidth of this memory",
             bytes / 1e9
         )),
-        None => say("floor: unknown, the driver does not tell the memory's clock and width"),
+        None => {
+            say("floor: unknown, because the driver does not report the memory's clock and width")
+        }
     }
 }

@@ -9,7 +9,8 @@ use forebay::dataset::{self, Dataset, Skipped, Summary};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::options::IndexOptions;
-use super::say;
+use super::output::say;
+use crate::config::Threads;
 
 #[derive(Debug, Args)]
 pub(super) struct IndexArgs {
@@ -17,9 +18,9 @@ pub(super) struct IndexArgs {
     path: PathBuf,
     #[command(flatten)]
     index: IndexOptions,
-    /// Threads; all cores where left out.
-    #[arg(long, env = "FOREBAY_THREADS")]
-    threads: Option<NonZeroUsize>,
+    /// Threads. Default: all cores.
+    #[arg(long, value_name = "N", env = "FOREBAY_THREADS")]
+    threads: Option<Threads>,
     /// Print the summary as JSON.
     #[arg(long)]
     json: bool,
@@ -27,7 +28,7 @@ pub(super) struct IndexArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
-    /// The dataset, as it was indexed.
+    /// The dataset, as given to `forebay index`.
     path: PathBuf,
     #[command(flatten)]
     index: IndexOptions,
@@ -37,10 +38,8 @@ pub(super) struct InspectArgs {
 }
 
 pub(super) fn index(args: &IndexArgs) -> anyhow::Result<()> {
-    let threads = args
-        .threads
-        .or_else(|| std::thread::available_parallelism().ok())
-        .map_or(1, NonZeroUsize::get);
+    let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = args.threads.map_or_else(cores, |threads| threads.count());
     let bar = progress_bar("images");
     let progress = |progress: dataset::Progress| {
         bar.set_length(progress.total);
@@ -75,10 +74,10 @@ fn print(summary: &Summary, json: bool) -> anyhow::Result<()> {
     if json { say(serde_json::to_string_pretty(summary)?) } else { say(summary) }
 }
 
-/// A bar on standard error, hidden where that is no terminal.
+/// A progress bar on standard error, hidden if that is not a terminal.
 pub(super) fn progress_bar(unit: &str) -> ProgressBar {
-    let form = format!("{{bar:40}} {{pos}}/{{len}} {unit}, {{per_sec}}, {{eta}} left");
-    let style = ProgressStyle::with_template(&form).expect("a well-formed template");
+    let template = format!("{{bar:40}} {{pos}}/{{len}} {unit}, {{per_sec}}, {{eta}} left");
+    let style = ProgressStyle::with_template(&template).expect("a well-formed template");
     let bar = ProgressBar::no_length().with_style(style);
     bar.enable_steady_tick(Duration::from_millis(200));
     bar

@@ -1,4 +1,4 @@
-//! The `forebay` command line: one file a command.
+//! The `forebay` command line: one file per command.
 
 mod bench;
 mod dump;
@@ -6,8 +6,10 @@ mod explain;
 mod gpu_selftest;
 mod index;
 mod options;
+mod output;
 mod preview;
 mod recipe;
+mod safetensors;
 mod sample_data;
 mod serve;
 
@@ -16,7 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Data loading and augmentation for image training: index a dataset, serve it, look into it.
+/// Data loading and augmentation for image training: index a dataset, serve it, inspect it.
 #[derive(Debug, Parser)]
 #[command(name = "forebay", version, max_term_width = 100)]
 struct Cli {
@@ -28,11 +30,11 @@ struct Cli {
 enum Command {
     /// Check every image of a dataset and write its index.
     Index(index::IndexArgs),
-    /// Say what is in an indexed dataset: counts, sizes, formats, classes, bad records, digest.
+    /// Summarize an indexed dataset: counts, sizes, formats, classes, bad records, digest.
     Inspect(index::InspectArgs),
     /// Serve indexed datasets over gRPC.
     Serve(Box<serve::ServeArgs>),
-    /// Show a recipe, or the difference of two.
+    /// Show a recipe, or the difference between two.
     Recipe(recipe::RecipeCommand),
     /// Print what happens to each sample of a microbatch, as JSON.
     Explain(explain::ExplainArgs),
@@ -40,21 +42,21 @@ enum Command {
     Dump(dump::DumpArgs),
     /// Draw one microbatch as a contact sheet.
     Preview(preview::PreviewArgs),
-    /// Measure CPU time per image, stage by stage, without a network.
+    /// Measure CPU time per image by stage, without a network.
     Bench(bench::BenchArgs),
-    /// Check that a GPU mixes as the CPU does, bit for bit, and measure it.
+    /// Check that a GPU mixes bit for bit as the CPU does, and measure it.
     GpuSelftest(gpu_selftest::SelfTestArgs),
-    /// Write a procedural dataset like ImageNet, so that nothing need be downloaded.
+    /// Write a procedural dataset in the form of ImageNet, to try forebay without a download.
     SampleData(sample_data::SampleDataArgs),
-    /// Print completions for a shell.
+    /// Print shell completions.
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
     },
 }
 
-/// Runs the command line; errors go to standard error. Exit code 0: done; 1: it failed; 2: the
-/// arguments are wrong.
+/// Runs the command line. Errors go to standard error. Exit codes: 0 for success, 1 for failure, 2 for
+/// invalid arguments.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
@@ -80,28 +82,16 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&error);
+            output::print_error(&error);
             ExitCode::FAILURE
         }
     }
 }
 
-/// Help and version are no failure.
+/// Prints help, version or a usage error. Help and version are successes.
 fn usage(error: &clap::Error) -> ExitCode {
     if error.print().is_err() {
         return ExitCode::FAILURE;
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
-}
-
-#[expect(clippy::print_stderr, reason = "the one place where the command line tells its failure")]
-fn complain(error: &anyhow::Error) {
-    eprintln!("forebay: {error:#}");
-}
-
-/// Writes a line to standard output, which may be a closed pipe.
-fn say(line: impl std::fmt::Display) -> anyhow::Result<()> {
-    use std::io::Write as _;
-    writeln!(std::io::stdout(), "{line}")?;
-    Ok(())
 }

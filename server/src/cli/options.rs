@@ -1,5 +1,6 @@
 //! Options that several commands share.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,9 +11,11 @@ use forebay::mix::{DEVICE_BYTES, Device};
 use forebay::recipe::{Recipe, RecipeSpec};
 use forebay::{MicrobatchName, Pipeline, PipelineConfig, PixelFormat, Request, Sampler};
 
+use crate::config::{Threads, recipes_in};
 use crate::device::DeviceChoice;
+use crate::recipes;
 
-/// Where a dataset and its index lie.
+/// A dataset and its index.
 #[derive(Clone, Debug, Args)]
 pub(super) struct DatasetOptions {
     /// An ImageFolder directory, a WebDataset tar, a directory of tars, or a pattern such as
@@ -23,20 +26,22 @@ pub(super) struct DatasetOptions {
     pub(super) index: IndexOptions,
 }
 
-/// Where index files lie.
+/// The folder of index files.
 #[derive(Clone, Debug, Args)]
 pub(super) struct IndexOptions {
-    /// Folder for index files, where they cannot lie beside the dataset.
+    /// Folder for index files, if they cannot be stored next to the dataset.
     #[arg(long, value_name = "DIR", env = "FOREBAY_INDEX_DIR")]
     pub(super) index_dir: Option<PathBuf>,
 }
 
-/// A recipe and changes to it.
+/// A recipe with changes.
 #[derive(Clone, Debug, Args)]
 pub(super) struct RecipeOptions {
-    /// a1, a2, a3, eval, or a TOML file.
+    /// A preset (a1, a2, a3, eval), a recipe of --config, or a TOML file.
     #[arg(long, value_name = "NAME|FILE.toml", default_value = "a2", env = "FOREBAY_RECIPE")]
     pub(super) recipe: String,
+    #[command(flatten)]
+    pub(super) book: RecipeBook,
     #[command(flatten)]
     pub(super) changes: RecipeChanges,
 }
@@ -44,7 +49,7 @@ pub(super) struct RecipeOptions {
 /// Changes to a recipe.
 #[derive(Clone, Debug, Args)]
 pub(super) struct RecipeChanges {
-    /// Change a field, such as `--set 'crop.scale = [0.35, 1.0]'`; may be given more than once.
+    /// Change a field, such as `--set 'crop.scale = [0.35, 1.0]'`; repeatable.
     #[arg(long, value_name = "FIELD=VALUE")]
     pub(super) set: Vec<String>,
     /// Samples of a step.
@@ -56,7 +61,7 @@ pub(super) struct RecipeChanges {
 }
 
 impl RecipeChanges {
-    /// As TOML assignments.
+    /// The changes as TOML assignments.
     pub(super) fn assignments(&self) -> impl Iterator<Item = String> + '_ {
         let number = |field, value: Option<u32>| value.map(|value| format!("{field} = {value}"));
         let numbers = [number("batch", self.batch), number("microbatches", self.microbatches)];
@@ -65,19 +70,53 @@ impl RecipeChanges {
 }
 
 impl RecipeOptions {
-    pub(super) fn spec(&self) -> anyhow::Result<RecipeSpec> {
-        Ok(RecipeSpec::from_argument(&self.recipe)?.with(self.changes.assignments()))
+    /// The recipe with the changes and then `more`.
+    pub(super) fn resolve(&self, more: impl IntoIterator<Item = String>) -> anyhow::Result<Recipe> {
+        self.book.open()?.resolve(&self.recipe, self.changes.assignments().chain(more))
     }
 }
 
-/// The name of a microbatch, with the dataset and recipe that it belongs to.
+/// Where recipes are looked up by name.
+#[derive(Clone, Debug, Args)]
+pub(super) struct RecipeBook {
+    /// Configuration of a server, whose recipes are known by their names.
+    #[arg(long, value_name = "FILE", env = "FOREBAY_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+/// The recipes of a configuration.
+pub(super) struct OpenRecipeBook(BTreeMap<String, RecipeSpec>);
+
+impl RecipeBook {
+    pub(super) fn open(&self) -> anyhow::Result<OpenRecipeBook> {
+        let recipes = self.config.as_deref().map(recipes_in).transpose()?;
+        Ok(OpenRecipeBook(recipes.unwrap_or_default()))
+    }
+}
+
+impl OpenRecipeBook {
+    /// A recipe by name or file, with changes.
+    pub(super) fn resolve(
+        &self,
+        argument: &str,
+        changes: impl IntoIterator<Item = String>,
+    ) -> anyhow::Result<Recipe> {
+        let spec = match self.0.get(argument) {
+            Some(spec) => spec.clone(),
+            None => RecipeSpec::from_argument(argument)?,
+        };
+        Ok(recipes::resolve(&self.0, &spec.with(changes))?)
+    }
+}
+
+/// The name of a microbatch, with its dataset and recipe.
 #[derive(Clone, Debug, Args)]
 pub(super) struct MicrobatchOptions {
     #[command(flatten)]
     pub(super) dataset: DatasetOptions,
     #[command(flatten)]
     pub(super) recipe: RecipeOptions,
-    /// Seed of the run.
+    /// Seed of the training run.
     #[arg(long, default_value_t = 0)]
     pub(super) seed: u64,
     /// Epoch, from 0.
@@ -95,7 +134,7 @@ impl MicrobatchOptions {
     pub(super) fn request(&self, format: PixelFormat) -> anyhow::Result<Request> {
         let DatasetOptions { dataset, index } = &self.dataset;
         let dataset = Arc::new(Dataset::open(dataset, index.index_dir.as_deref())?);
-        let recipe = Arc::new(self.recipe.spec()?.resolve()?);
+        let recipe = Arc::new(self.recipe.resolve([])?);
         Sampler::new(dataset.len(), &recipe, self.seed)?;
         let name = MicrobatchName {
             seed: self.seed,
@@ -110,7 +149,7 @@ impl MicrobatchOptions {
 /// The device that mixes.
 #[derive(Clone, Copy, Debug, Args)]
 pub(super) struct DeviceOptions {
-    /// Where to mix: auto (the first GPU, else the CPU), cpu, or cuda:N.
+    /// Device that mixes: auto (the first GPU, else the CPU), cpu, or cuda:N.
     #[arg(long, default_value_t = DeviceChoice::Only(Device::Cpu), env = "FOREBAY_DEVICE")]
     device: DeviceChoice,
 }
@@ -120,19 +159,20 @@ impl DeviceOptions {
     pub(super) const CPU: Self = Self { device: DeviceChoice::Only(Device::Cpu) };
 }
 
-/// A pipeline for one command: a single microbatch at a time, as large as it may be.
+/// A pipeline for one command, whose buffers hold two microbatches of any recipe.
 pub(super) fn pipeline_for(
     recipe: &Recipe,
     format: PixelFormat,
-    threads: Option<NonZeroUsize>,
-    on: DeviceOptions,
+    threads: Option<Threads>,
+    device: DeviceOptions,
 ) -> anyhow::Result<Pipeline> {
     let defaults = PipelineConfig::default();
     let pixels = forebay::Size::square(recipe.image_size).rgb_bytes();
     let bytes = recipe.microbatch_size() as usize * pixels * (format.dtype.bytes() + 1);
     let buffer_bytes = defaults.buffer_bytes.max(2 * bytes);
+    let threads = threads.and_then(|threads| NonZeroUsize::new(threads.count()));
     let threads = threads.unwrap_or(defaults.threads);
-    let mixer = on.device.open(DEVICE_BYTES)?;
+    let mixer = device.device.open(DEVICE_BYTES)?;
     Ok(Pipeline::with_mixer(
         &mixer,
         PipelineConfig { threads, buffer_bytes, cache_bytes: 0, ..defaults },

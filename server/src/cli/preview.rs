@@ -1,13 +1,14 @@
-//! `forebay preview`: a microbatch as a picture.
+//! `forebay preview`: a microbatch as a contact sheet.
 
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
 use forebay::{ExplainedSample, Explanation, PixelFormat};
+use forebay_types::settings::Number;
 
 use super::options::{DeviceOptions, MicrobatchOptions, pipeline_for};
-use super::say;
+use super::output::say;
 use crate::preview::{Tile, sheet};
 
 #[derive(Debug, Args)]
@@ -15,9 +16,9 @@ pub(super) struct PreviewArgs {
     #[command(flatten)]
     microbatch: MicrobatchOptions,
     /// Samples to draw, from slot 0.
-    #[arg(long, default_value_t = 32)]
-    samples: usize,
-    /// The PNG to write.
+    #[arg(long, value_name = "N", default_value = "32")]
+    samples: Number<1, 4096>,
+    /// PNG to write.
     #[arg(long, short, value_name = "FILE", default_value = "preview.png")]
     out: PathBuf,
 }
@@ -31,7 +32,7 @@ pub(super) fn preview(args: &PreviewArgs) -> anyhow::Result<()> {
     let classes = request.dataset.classes();
     let slots = microbatch.payload.chunks_exact(size.rgb_bytes()).zip(&explanation.samples);
     let tiles: Vec<Tile<'_>> = slots
-        .take(args.samples)
+        .take(args.samples.count())
         .map(|(pixels, sample)| Tile {
             pixels,
             size,
@@ -44,7 +45,7 @@ pub(super) fn preview(args: &PreviewArgs) -> anyhow::Result<()> {
     say(format!("{} samples in {}", tiles.len(), args.out.display()))
 }
 
-/// Label, record, crop, operations and mix, a line each.
+/// Label, record, crop, operations and mix, each on a line.
 fn caption(all: &Explanation, sample: &ExplainedSample, classes: &[String]) -> Vec<String> {
     let class = |label: u32| classes.get(label as usize).map_or("?", String::as_str);
     let [top, left, height, width] = sample.source;

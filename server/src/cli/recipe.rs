@@ -1,10 +1,10 @@
-//! `forebay recipe`.
+//! `forebay recipe`: presets, canonical forms, differences.
 
 use clap::{Args, Subcommand};
-use forebay::recipe::{PRESETS, RecipeSpec, difference};
+use forebay::recipe::{PRESETS, difference};
 
-use super::options::RecipeChanges;
-use super::say;
+use super::options::{RecipeBook, RecipeChanges};
+use super::output::say;
 
 #[derive(Debug, Args)]
 pub(super) struct RecipeCommand {
@@ -18,17 +18,22 @@ enum Action {
     List,
     /// Print the canonical form of a recipe, and its digest.
     Show {
-        /// a1, a2, a3, eval, or a TOML file.
+        /// A preset (a1, a2, a3, eval), a recipe of --config, or a TOML file.
+        #[arg(default_value = "a2")]
         recipe: String,
+        #[command(flatten)]
+        book: RecipeBook,
         #[command(flatten)]
         changes: RecipeChanges,
     },
     /// Print the fields in which two recipes differ.
     Diff {
-        /// a1, a2, a3, eval, or a TOML file.
+        /// A preset (a1, a2, a3, eval), a recipe of --config, or a TOML file.
         left: String,
-        /// The other one.
+        /// The recipe to compare with.
         right: String,
+        #[command(flatten)]
+        book: RecipeBook,
     },
 }
 
@@ -40,14 +45,13 @@ pub(super) fn run(command: &RecipeCommand) -> anyhow::Result<()> {
                 say(format!("{name:<5} {about}"))?;
             }
         }
-        Action::Show { recipe, changes } => {
-            let spec = RecipeSpec::from_argument(recipe)?.with(changes.assignments());
-            let recipe = spec.resolve()?;
+        Action::Show { recipe, book, changes } => {
+            let recipe = book.open()?.resolve(recipe, changes.assignments())?;
             say(format!("# digest {}\n{}", recipe.digest(), recipe.canonical().trim_end()))?;
         }
-        Action::Diff { left, right } => {
-            let resolve = |name: &str| RecipeSpec::from_argument(name)?.resolve();
-            let differences = difference(&resolve(left)?, &resolve(right)?);
+        Action::Diff { left, right, book } => {
+            let book = book.open()?;
+            let differences = difference(&book.resolve(left, [])?, &book.resolve(right, [])?);
             if differences.is_empty() {
                 say("the recipes are equal")?;
             }

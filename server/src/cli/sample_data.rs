@@ -1,4 +1,4 @@
-//! `forebay sample-data`.
+//! `forebay sample-data`: a procedural dataset.
 
 use std::path::PathBuf;
 
@@ -6,22 +6,22 @@ use clap::Args;
 use forebay::sample_data::{self, SampleData};
 
 use super::index::progress_bar;
-use super::say;
+use super::output::say;
 
 #[derive(Debug, Args)]
 pub(super) struct SampleDataArgs {
-    /// Folder to make; `train/` and `val/` in it are image folders.
+    /// Folder to create; `train/` and `val/` in it are ImageFolder directories.
     dir: PathBuf,
-    /// Classes.
+    /// Number of classes.
     #[arg(long, default_value_t = 10)]
     classes: u32,
-    /// Training pictures of a class.
+    /// Training images per class; 0 writes none.
     #[arg(long, default_value_t = 100)]
     per_class: u32,
-    /// Validation pictures of a class.
+    /// Validation images per class; 0 writes none.
     #[arg(long, default_value_t = 20)]
     val_per_class: u32,
-    /// Another seed gives other pictures of the same classes.
+    /// Seed: another one draws other images of the same classes.
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }
@@ -29,10 +29,10 @@ pub(super) struct SampleDataArgs {
 pub(super) fn sample_data(args: &SampleDataArgs) -> anyhow::Result<()> {
     let SampleDataArgs { ref dir, classes, per_class, val_per_class, seed } = *args;
     let what = SampleData { classes, per_class, val_per_class, seed };
-    let bar = progress_bar("pictures");
+    let bar = progress_bar("images");
     bar.set_length(u64::from(classes) * (u64::from(per_class) + u64::from(val_per_class)));
     let written = sample_data::write(dir, &what, |done| bar.set_position(done))?;
     bar.finish_and_clear();
     let mib = written.bytes as f64 / f64::from(1 << 20);
-    say(format!("{} pictures, {mib:.1} MiB, in {}", written.images, dir.display()))
+    say(format!("{} images, {mib:.1} MiB, in {}", written.images, dir.display()))
 }

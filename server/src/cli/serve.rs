@@ -1,4 +1,4 @@
-//! `forebay serve`.
+//! `forebay serve`: opens datasets and devices, then runs the server until a signal.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -13,26 +13,26 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
-use super::say;
+use super::output::say;
 use crate::access::Access;
 use crate::catalog::Catalog;
 use crate::config::Config;
 pub(super) use crate::config::ServeArgs;
-use crate::serve::Setup;
+use crate::serve::{self, Setup};
 
-/// Threads that move bytes; pixels have threads of their own.
+/// Threads for network IO; the pipeline has its own threads.
 const NETWORK_THREADS: usize = 2;
 
 pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
-    log_to_stderr(args.json);
     let config = Config::new(args)?;
+    log_to_stderr(config.json);
     let mixer = config.device.open(config.device_bytes)?;
     let mut datasets = BTreeMap::new();
     for (name, path) in &config.datasets {
         let dataset = Dataset::open(path, config.index_dir.as_deref())
             .with_context(|| format!("dataset {name}"))?;
         let (records, bad) = (dataset.len(), dataset.bad().len());
-        info!(dataset = name, records, bad, digest = %dataset.digest(), "opened");
+        info!(dataset = name, records, bad, digest = %dataset.digest(), "dataset opened");
         datasets.insert(name.clone(), Arc::new(dataset));
     }
     let pipeline = Arc::new(Pipeline::with_mixer(&mixer, config.pipeline)?);
@@ -53,11 +53,11 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
             ),
             None => None,
         };
-        warn_of_openness(&config.access, listener.local_addr()?);
-        // Before anybody can know that it listens: a signal that comes first would end it at once.
+        warn_if_exposed(&config.access, listener.local_addr()?);
+        // Before anybody can know that the server listens: an earlier signal would kill it.
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        // For whoever started this server on port 0.
+        // For the process that started this server on port 0.
         say(format!("listening on {}", listener.local_addr()?))?;
         if let Some(admin) = &admin {
             say(format!("metrics and status on http://{}/", admin.local_addr()?))?;
@@ -69,35 +69,35 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
             }
         };
         let access = Arc::new(config.access);
-        let hangups = reload_on_hangup(Arc::clone(&access), signal(SignalKind::hangup())?);
+        let reloads = reload_on_hangup(Arc::clone(&access), signal(SignalKind::hangup())?);
         let setup = Setup { limits: config.limits, access, admin, picture: config.picture };
         let report = tokio::select! {
-            report = crate::run(listener, catalog, setup, shutdown) => report,
-            never = hangups => match never {},
+            report = serve::run(listener, catalog, setup, shutdown) => report,
+            never = reloads => match never {},
         };
         info!(?report, "stopped");
         Ok(())
     })
 }
 
-/// SIGHUP: the files of certificates and tokens are read again.
+/// Reloads certificates and tokens on SIGHUP.
 async fn reload_on_hangup(access: Arc<Access>, mut hangup: Signal) -> Infallible {
     loop {
         if hangup.recv().await.is_none() {
             return std::future::pending().await;
         }
-        info!("SIGHUP: reading certificates and tokens");
+        info!("SIGHUP: reloading certificates and tokens");
         access.reload();
     }
 }
 
-/// Says what others in the network could do.
-fn warn_of_openness(access: &Access, address: SocketAddr) {
+/// Warns if others in the network could read the datasets or the traffic.
+fn warn_if_exposed(access: &Access, address: SocketAddr) {
     if address.ip().is_loopback() {
         return;
     }
-    if !access.asks() {
-        warn!(%address, "anybody who reaches this address may read the datasets: see --token-file");
+    if !access.requires_auth() {
+        warn!(%address, "everybody who can reach this address may read the datasets: see --token-file");
     } else if !access.encrypts() {
         warn!(%address, "tokens and data are sent in plain text: see --tls-cert");
     }
@@ -106,7 +106,7 @@ fn warn_of_openness(access: &Access, address: SocketAddr) {
 fn log_to_stderr(json: bool) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // An earlier subscriber stays: a test or a program that embeds the server has its own.
+    // Fails if there is a subscriber already: a program that embeds the server has its own.
     let result = if json { logs.json().try_init() } else { logs.try_init() };
     drop(result);
 }

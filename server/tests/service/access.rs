@@ -1,4 +1,4 @@
-//! Who is let in: TLS, client certificates, tokens, their replacement, and each one's bounds.
+//! Access: TLS, client certificates, tokens, their rotation, and the limits of each identity.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -64,17 +64,17 @@ async fn connect(
     Ok(Client::new(endpoint.connect().await?))
 }
 
-/// All that an error says, down to its first cause.
-fn all_of(error: &dyn std::error::Error) -> String {
-    let source = error.source().map(all_of).unwrap_or_default();
+/// An error with all of its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let source = error.source().map(chain).unwrap_or_default();
     format!("{error}: {source}")
 }
 
-/// Why a connection is refused, be it while it is made or at the first call.
+/// Why a connection is refused, at the handshake or at the first call.
 async fn refusal(server: &Server, trusts: &Authority, own: Option<&Certificate>) -> String {
     match connect(server, trusts, own).await {
-        Err(error) => all_of(&error),
-        Ok(mut client) => all_of(&client.describe(describe()).await.unwrap_err()),
+        Err(error) => chain(&error),
+        Ok(mut client) => chain(&client.describe(describe()).await.unwrap_err()),
     }
 }
 
@@ -90,13 +90,16 @@ async fn calls_without_a_token_or_with_a_wrong_one_are_unauthenticated() {
         assert!(status.message().contains(says), "{status:?}");
         assert!(!status.message().contains("0123"), "{status:?}");
     };
-    refused(&client.describe(describe()).await.unwrap_err(), "no token");
-    refused(&client.stream(steps(1)).await.unwrap_err(), "no token");
+    refused(&client.describe(describe()).await.unwrap_err(), "the call has no token");
+    refused(&client.stream(steps(1)).await.unwrap_err(), "the call has no token");
     let longer = format!("Bearer {TOKEN}x");
     for wrong in ["Bearer", "Bearer ", "Bearer a", TOKEN, &longer, &format!("Basic {TOKEN}")] {
-        refused(&client.describe(signed(describe(), wrong)).await.unwrap_err(), "none of those");
-        refused(&client.fetch(signed(fetch(), wrong)).await.unwrap_err(), "none of those");
-        refused(&client.stream(signed(steps(1), wrong)).await.unwrap_err(), "none of those");
+        refused(
+            &client.describe(signed(describe(), wrong)).await.unwrap_err(),
+            "the token is unknown",
+        );
+        refused(&client.fetch(signed(fetch(), wrong)).await.unwrap_err(), "the token is unknown");
+        refused(&client.stream(signed(steps(1), wrong)).await.unwrap_err(), "the token is unknown");
     }
     assert_eq!(server.fake.submitted(), 0);
     let right = format!("Bearer {TOKEN}");
@@ -106,7 +109,7 @@ async fn calls_without_a_token_or_with_a_wrong_one_are_unauthenticated() {
 }
 
 #[tokio::test]
-async fn over_tls_a_client_reads_what_it_asked_for() {
+async fn a_client_streams_over_tls() {
     let authority = Authority::new();
     let files = with_tls(&authority.certify("localhost"), None);
     let server = start(Make::Now, setup(files, Limits::default())).await;
@@ -118,7 +121,7 @@ async fn over_tls_a_client_reads_what_it_asked_for() {
 }
 
 #[tokio::test]
-async fn a_client_refuses_a_server_whose_certificate_is_not_good() {
+async fn a_client_refuses_a_server_with_an_invalid_certificate() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     for (certificate, says) in [
         (stranger.certify("localhost"), "UnknownIssuer"),
@@ -133,7 +136,7 @@ async fn a_client_refuses_a_server_whose_certificate_is_not_good() {
 }
 
 #[tokio::test]
-async fn a_server_that_asks_for_a_certificate_refuses_all_but_good_ones() {
+async fn a_server_that_requires_certificates_refuses_invalid_ones() {
     let (authority, clients, stranger) = (Authority::new(), Authority::new(), Authority::new());
     let files = with_tls(&authority.certify("localhost"), Some(&clients));
     let server = start(Make::Now, setup(files, Limits::default())).await;
@@ -153,67 +156,69 @@ async fn a_server_that_asks_for_a_certificate_refuses_all_but_good_ones() {
 }
 
 #[tokio::test]
-async fn plain_text_is_not_spoken_where_tls_is() {
+async fn a_tls_server_refuses_plain_text() {
     let authority = Authority::new();
     let files = with_tls(&authority.certify("localhost"), None);
     let server = start(Make::Now, setup(files, Limits::default())).await;
     let channel = Channel::from_shared(server.address.clone()).unwrap().connect_lazy();
     let status = Client::new(channel).stream(steps(1)).await.unwrap_err();
-    assert!(all_of(&status).contains("http2"), "{status:?}");
+    assert!(chain(&status).contains("http2"), "{status:?}");
     assert_eq!(server.fake.submitted(), 0);
 }
 
 #[tokio::test]
-async fn one_identity_may_not_take_all_streams_nor_all_memory() {
+async fn an_identity_cannot_exceed_its_streams_or_its_memory() {
     let folder = tempfile::tempdir().unwrap();
     let files = tokens(folder.path(), &[("a", TOKEN), ("b", OTHER)]);
-    let own = IdentityLimits { streams: Some(2), ahead_bytes: None, queued: Some(7) };
+    let own = IdentityLimits { max_streams: Some(2), ahead_bytes: None, max_queued: Some(7) };
     let limits = Limits {
         identity: IdentityLimits {
-            streams: Some(1),
+            max_streams: Some(1),
             ahead_bytes: Some(2 * MICROBATCH_BYTES),
-            queued: Some(5),
+            max_queued: Some(5),
         },
         identities: [("b".to_owned(), own)].into(),
         ..Limits::default()
     };
     let server = start(Make::Now, setup(files, limits)).await;
     let mut client = server.client().await;
-    let ask = |token: &str| {
-        let request = StreamRequest { credit_bytes: 9 * MICROBATCH_BYTES, ..steps(9) };
-        signed(request, &format!("Bearer {token}"))
+    let request = |token: &str| {
+        let message = StreamRequest { credit_bytes: 9 * MICROBATCH_BYTES, ..steps(9) };
+        signed(message, &format!("Bearer {token}"))
     };
-    let mut first = client.stream(ask(TOKEN)).await.unwrap().into_inner();
+    let mut first = client.stream(request(TOKEN)).await.unwrap().into_inner();
     next(&mut first).await.unwrap().unwrap();
-    let status = client.stream(ask(TOKEN)).await.unwrap_err();
+    let status = client.stream(request(TOKEN)).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
-    assert!(status.message().contains("a has 1 streams"), "{status:?}");
+    assert!(status.message().contains("all 1 streams of a are open"), "{status:?}");
     until("two are made ahead", || server.fake.live() == 2).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(server.fake.live(), 2);
-    let others =
-        [client.stream(ask(OTHER)).await.unwrap(), client.stream(ask(OTHER)).await.unwrap()];
-    // What each may have asked for is up to the pipeline, which knows them by their identities.
+    let others = [
+        client.stream(request(OTHER)).await.unwrap(),
+        client.stream(request(OTHER)).await.unwrap(),
+    ];
+    // The pipeline enforces the limit of outstanding microbatches, by identity.
     let clients = || -> BTreeSet<(String, usize)> {
         let clients = server.fake.clients.lock().unwrap();
-        clients.iter().map(|(who, most)| (who.to_string(), *most)).collect()
+        clients.iter().map(|(client, max)| (client.to_string(), *max)).collect()
     };
-    until("both have asked", || clients() == [("a".into(), 5), ("b".into(), 7)].into()).await;
-    assert_eq!(client.stream(ask(OTHER)).await.unwrap_err().code(), Code::ResourceExhausted);
-    // A place is free again once its stream is gone.
+    until("both have submitted", || clients() == [("a".into(), 5), ("b".into(), 7)].into()).await;
+    assert_eq!(client.stream(request(OTHER)).await.unwrap_err().code(), Code::ResourceExhausted);
+    // A slot is free again once its stream has ended.
     drop((first, others));
-    while let Err(status) = client.stream(ask(TOKEN)).await {
+    while let Err(status) = client.stream(request(TOKEN)).await {
         assert_eq!(status.code(), Code::ResourceExhausted);
     }
 }
 
 #[tokio::test]
-async fn tokens_and_certificates_are_replaced_under_running_streams() {
+async fn tokens_and_certificates_are_rotated_while_streams_are_open() {
     let (old, new) = (Authority::new(), Authority::new());
     let certificate = old.certify("localhost");
     let token_file = tokens(old.folder(), &[("a", TOKEN)]).tokens;
     let files = AccessFiles { tokens: token_file.clone(), ..with_tls(&certificate, None) };
-    let limits = Limits { reload: Duration::from_millis(50), ..Limits::default() };
+    let limits = Limits { reload_interval: Duration::from_millis(50), ..Limits::default() };
     let server = start(Make::Now, setup(files, limits)).await;
     let mut client = connect(&server, &old, None).await.unwrap();
     let bearer = |token: &str| format!("Bearer {token}");
@@ -221,7 +226,7 @@ async fn tokens_and_certificates_are_replaced_under_running_streams() {
     let mut running = client.stream(request).await.unwrap().into_inner();
     next(&mut running).await.unwrap().unwrap();
 
-    // Half a file, as one that is just being written, changes nothing.
+    // A truncated file, as of a write in progress, changes nothing.
     let (cert, key) = (std::fs::read(&certificate.cert).unwrap(), certificate.key.clone());
     std::fs::write(&certificate.cert, &cert[..cert.len() / 2]).unwrap();
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -251,7 +256,7 @@ async fn tokens_and_certificates_are_replaced_under_running_streams() {
 }
 
 #[test]
-fn files_that_cannot_be_used_are_told_by_name() {
+fn errors_name_the_file_that_cannot_be_used() {
     let authority = Authority::new();
     let good = authority.certify("localhost");
     let other = authority.certify("other");
@@ -266,9 +271,9 @@ fn files_that_cannot_be_used_are_told_by_name() {
         &["--tls-client-ca needs TLS"],
     );
     let mismatched = Certificate { key: other.key, ..good.clone() };
-    says(with_tls(&mismatched, None), &["localhost", "certificate and key"]);
+    says(with_tls(&mismatched, None), &["localhost", "invalid certificate and key"]);
     let swapped = Certificate { cert: good.key.clone(), key: good.cert.clone() };
-    says(with_tls(&swapped, None), &["key.pem", "no certificate"]);
+    says(with_tls(&swapped, None), &["key.pem", "no certificate found"]);
     let absent = Certificate { cert: "no/cert.pem".into(), ..good };
     says(with_tls(&absent, None), &["no/cert.pem"]);
 }

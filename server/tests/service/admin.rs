@@ -1,4 +1,4 @@
-//! The port for operators: metrics, probes, the status page.
+//! The admin port: metrics, probes, the status page.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,11 +7,12 @@ use forebay_proto::v1::StreamRequest;
 use forebay_server::{Access, AccessFiles, Limits, Setup};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 use tonic::Code;
 
-use crate::support::{MICROBATCH_BYTES, Make, Server, drain, next, start, steps, until};
+use crate::support::{HANG, MICROBATCH_BYTES, Make, Server, drain, next, start, steps, until};
 
-/// What a GET is answered with: the head and the body.
+/// The head and the body of the response to a GET.
 pub(crate) async fn get(address: &str, path: &str) -> (String, Vec<u8>) {
     send(address, &format!("GET {path} HTTP/1.1\r\nHost: forebay\r\nConnection: close\r\n\r\n"))
         .await
@@ -45,7 +46,7 @@ fn metric(metrics: &str, name: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn metrics_tell_what_was_served_and_refused() {
+async fn metrics_count_what_was_served_and_refused() {
     let (server, admin) = serve(Make::Now, Limits::default().into()).await;
     let mut client = server.client().await;
     let mut stream = client.stream(steps(1)).await.unwrap().into_inner();
@@ -68,11 +69,17 @@ async fn metrics_tell_what_was_served_and_refused() {
         ("forebay_streams_limit", 64.0),
         ("forebay_streams_stalled_total", 0.0),
         ("forebay_connections_refused_total", 0.0),
-        ("forebay_queue_bytes", 0.0),
+        ("forebay_buffer_bytes", 0.0),
     ] {
         assert!((metric(&metrics, name) - value).abs() < 1e-9, "{name}: {metrics}");
     }
-    for name in ["forebay_input_bound_ratio", "forebay_recommended_replicas", "forebay_making"] {
+    for name in [
+        "forebay_input_bound_ratio",
+        "forebay_recommended_replicas",
+        "forebay_microbatches_pending",
+        "forebay_microbatches_waiting_for_buffer",
+        "forebay_queue_drain_estimate_seconds",
+    ] {
         assert!(metric(&metrics, name) >= 0.0);
     }
     for name in ["process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"] {
@@ -82,7 +89,7 @@ async fn metrics_tell_what_was_served_and_refused() {
 }
 
 #[tokio::test]
-async fn clients_cannot_make_labels() {
+async fn clients_cannot_create_labels() {
     let (server, admin) = serve(Make::Now, Limits::default().into()).await;
     let mut client = server.client().await;
     for number in 0..20 {
@@ -101,39 +108,43 @@ async fn clients_cannot_make_labels() {
     assert_eq!(series.count(), 1, "{metrics}");
 }
 
-/// Who is said to wait, once a stream was read in a way for a while.
-async fn bottleneck(make: Make, read: bool) -> (f64, String) {
-    let (server, admin) = serve(make, Limits::default().into()).await;
-    let request = StreamRequest { credit_bytes: 1, ..steps(100) };
-    let mut stream = server.client().await.stream(request).await.unwrap().into_inner();
-    for _ in 0..3 {
-        next(&mut stream).await.unwrap().unwrap();
-    }
-    if !read {
-        tokio::time::sleep(Duration::from_secs(2)).await;
-    }
-    let metrics = text(&admin, "/metrics").await;
-    let (_, after) = metrics.split_once("forebay_bottleneck{stage=\"").unwrap();
-    let stage = after.split_once('"').unwrap().0.to_owned();
-    (metric(&metrics, "forebay_input_bound_ratio"), stage)
+/// Waits until the metrics of a server name a bottleneck and an input-bound ratio.
+async fn until_bottleneck(admin: &str, stage: &str, ratio: impl Fn(f64) -> bool) {
+    let label = format!("forebay_bottleneck{{stage=\"{stage}\"}} 1");
+    let reported = async {
+        loop {
+            let metrics = text(admin, "/metrics").await;
+            if metrics.contains(&label) && ratio(metric(&metrics, "forebay_input_bound_ratio")) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(HANG, reported).await.unwrap_or_else(|_| panic!("{stage} is never the bottleneck"));
 }
 
 #[tokio::test]
-async fn who_waits_for_whom_is_told() {
-    let slow_server = Make::After(Duration::from_millis(500));
-    let (ratio, stage) = bottleneck(slow_server, true).await;
-    // The made-up microbatches took no stage's time.
-    assert!(ratio > 0.8 && stage == "queue", "{ratio} {stage}");
-    let (ratio, stage) = bottleneck(Make::Now, false).await;
-    assert!(ratio < 0.3 && stage == "clients", "{ratio} {stage}");
+async fn a_reader_that_waits_makes_the_server_the_bottleneck() {
+    // No stage has worked on microbatches that are never computed: they are in the queue.
+    let (server, admin) = serve(Make::Held, Limits::default().into()).await;
+    let _stream = server.client().await.stream(steps(100)).await.unwrap();
+    until_bottleneck(&admin, "queue", |ratio| ratio > 0.8).await;
 }
 
 #[tokio::test]
-async fn a_server_is_ready_until_it_stops_and_healthy_until_it_ends() {
+async fn a_reader_that_accepts_no_data_is_the_bottleneck() {
+    let (server, admin) = serve(Make::Now, Limits::default().into()).await;
+    let mut stream = server.client().await.stream(steps(100)).await.unwrap().into_inner();
+    next(&mut stream).await.unwrap().unwrap();
+    until_bottleneck(&admin, "clients", |ratio| ratio < 0.3).await;
+}
+
+#[tokio::test]
+async fn a_server_is_ready_until_it_drains_and_healthy_until_it_ends() {
     let (mut server, admin) = serve(Make::Now, Limits::default().into()).await;
     assert_eq!(text(&admin, "/healthz").await, "ok\n");
     assert_eq!(text(&admin, "/readyz").await, "ready\n");
-    // It is sending, so it cannot stop yet.
+    // An open stream keeps the server from stopping.
     let stream = server.client().await.stream(steps(100)).await.unwrap();
     until("it is sending", || server.fake.live() > 0).await;
     server.stop();
@@ -145,13 +156,13 @@ async fn a_server_is_ready_until_it_stops_and_healthy_until_it_ends() {
     };
     assert!(head.starts_with("HTTP/1.1 503"), "{head}");
     assert_eq!(text(&admin, "/healthz").await, "ok\n");
-    assert!(text(&admin, "/").await.contains("stopping"));
+    assert!(text(&admin, "/").await.contains("shutting down"));
     drop(stream);
     server.report().await;
 }
 
 #[tokio::test]
-async fn the_page_shows_streams_and_a_picture_and_needs_nothing_from_elsewhere() {
+async fn the_page_shows_streams_and_a_picture_and_loads_nothing_from_elsewhere() {
     let (server, admin) = serve(Make::Now, Limits::default().into()).await;
     let (head, _) = get(&admin, "/last.png").await;
     assert!(head.starts_with("HTTP/1.1 404"), "{head}");
@@ -168,14 +179,14 @@ async fn the_page_shows_streams_and_a_picture_and_needs_nothing_from_elsewhere()
     assert_eq!(status["ready"], true);
     let (head, png) = get(&admin, "/last.png").await;
     assert!(head.contains("image/png") && head.contains("default-src 'none'"), "{head}");
-    // Samples of 840 pixels are shown by every fourth.
+    // Samples of 840 pixels are subsampled by four.
     let image = image::load_from_memory(&png).unwrap();
     assert!(image.width() > 420 && image.width() < 840, "{}", image.width());
 }
 
 #[tokio::test]
-async fn the_admin_port_only_answers() {
-    let limits = Limits { connections: 1, ..Limits::default() };
+async fn the_admin_port_is_read_only_and_bounded() {
+    let limits = Limits { max_connections: 1, ..Limits::default() };
     let (_server, admin) = serve(Make::Now, limits.into()).await;
     let (head, _) = send(
         &admin,
@@ -195,7 +206,7 @@ async fn the_admin_port_only_answers() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.ok();
     assert!(!answer.contains(" 200 "), "{answer}");
-    // It has places for others while many say nothing.
+    // Silent connections leave places for others.
     let mut silent = Vec::new();
     for _ in 0..20 {
         silent.push(TcpStream::connect(&admin).await.unwrap());
@@ -204,7 +215,7 @@ async fn the_admin_port_only_answers() {
 }
 
 #[tokio::test]
-async fn refused_callers_are_counted_and_named_nowhere() {
+async fn refused_callers_are_counted_and_their_tokens_never_shown() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokens");
     std::fs::write(&path, "team-a 0123456789abcdef\n").unwrap();

@@ -1,4 +1,4 @@
-//! An authority and certificates of its making, as files in a temporary folder.
+//! A certificate authority and its certificates, as files in a temporary folder.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use rcgen::{
 
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-/// An authority.
+/// A certificate authority.
 pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     folder: tempfile::TempDir,
@@ -26,7 +26,7 @@ pub(crate) struct Certificate {
 impl Authority {
     pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
-        // Two authorities of one name would be taken for each other until a signature is checked.
+        // Two authorities of the same name are not distinguished until a signature is checked.
         let name = format!("authority {}", NEXT.fetch_add(1, Ordering::Relaxed));
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -40,7 +40,7 @@ impl Authority {
         self.folder.path()
     }
 
-    /// The file of its own certificate.
+    /// The file of the authority's own certificate.
     pub(crate) fn ca(&self) -> PathBuf {
         self.folder.path().join("ca.pem")
     }
@@ -50,7 +50,7 @@ impl Authority {
         self.certify_until(name, 4000)
     }
 
-    /// One that is no longer valid.
+    /// A certificate that has expired.
     pub(crate) fn certify_expired(&self, name: &str) -> Certificate {
         self.certify_until(name, 2001)
     }

@@ -1,5 +1,5 @@
-//! Ten thousand calls and connections that no client would make, the same each time: each gets a clear
-//! code or loses its connection, nothing panics, and memory does not grow.
+//! Ten thousand malformed calls and connections, the same in each run: each gets a clear code or loses
+//! its connection, nothing panics, and memory does not grow.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,10 +17,9 @@ use crate::raw::{
     DATA, END_HEADERS, END_STREAM, Frame, HEADERS, HELLO, PING, RESET, Raw, SETTINGS,
     WINDOW_UPDATE, frame, headers, message,
 };
-use crate::support::{Make, drain, job, start, steps};
+use crate::support::{HANG, Make, drain, job, start, steps};
 
 const ALL: usize = 10_000;
-const LONG: Duration = Duration::from_secs(20);
 
 /// Panics of any thread of this process.
 static PANICS: AtomicUsize = AtomicUsize::new(0);
@@ -44,8 +43,8 @@ impl Random {
         of[self.below(of.len())]
     }
 
-    fn bytes(&mut self, most: usize) -> Vec<u8> {
-        (0..self.below(most + 1)).map(|_| self.next().to_le_bytes()[0]).collect()
+    fn bytes(&mut self, max: usize) -> Vec<u8> {
+        (0..self.below(max + 1)).map(|_| self.next().to_le_bytes()[0]).collect()
     }
 
     fn number(&mut self) -> u64 {
@@ -83,7 +82,7 @@ impl Random {
         (self.below(8) > 0).then_some(hostile)
     }
 
-    /// A request of valid form, and the method that it is for.
+    /// A well-formed request with hostile values, and its method.
     fn request(&mut self) -> (&'static str, Vec<u8>) {
         let (job, epoch, step) = (self.job(), self.number(), self.number());
         let index = u32::try_from(self.number() & 0xFFFF_FFFF).unwrap();
@@ -120,16 +119,16 @@ impl Random {
         }
     }
 
-    /// What is sent on a connection, and whether it is a call that must get a code.
+    /// The bytes to send on a connection, and whether they are a call that must get a code.
     fn attack(&mut self) -> (Vec<u8>, bool) {
         let method = self.pick(&["Describe", "Explain", "Fetch", "Stream", "Nothing", ""]);
         match self.below(8) {
-            // A call with random bytes for a message.
+            // A call with random bytes as its message.
             0 => {
                 let data = frame(DATA, END_STREAM, 1, &message(&self.bytes(300)));
                 ([HELLO, &headers(1, method), &data].concat(), true)
             }
-            // Hostile values in messages of valid form, whole or with bytes changed.
+            // Hostile values in well-formed messages, intact or with bytes changed.
             kind @ 1..=3 => {
                 let (method, mut body) = self.request();
                 if kind == 1 && !body.is_empty() {
@@ -141,7 +140,7 @@ impl Random {
                 let data = frame(DATA, END_STREAM, 1, &message(&body));
                 ([HELLO, &headers(1, method), &data].concat(), true)
             }
-            // A length that lies, a compressed flag, no message, two messages.
+            // A wrong length, a compressed flag, no message, two messages.
             4 => {
                 let (method, body) = self.request();
                 let mut data = message(&body).to_vec();
@@ -154,7 +153,7 @@ impl Random {
                 let data = frame(DATA, END_STREAM, 1, &data);
                 ([HELLO, &headers(1, method), &data].concat(), true)
             }
-            // Frames of random kinds, flags, streams and contents.
+            // Frames of random types, flags, streams and contents.
             5 => {
                 let mut bytes = HELLO.to_vec();
                 for _ in 0..=self.below(6) {
@@ -166,7 +165,7 @@ impl Random {
                 }
                 (bytes, false)
             }
-            // A header block of random bytes; a call that is reset at once, many times.
+            // A header block of random bytes; many calls that are reset at once.
             6 if self.below(2) == 0 => {
                 let block = frame(HEADERS, END_HEADERS, 1, &self.bytes(200));
                 ([HELLO, &block].concat(), false)
@@ -179,13 +178,13 @@ impl Random {
                 }
                 (bytes, false)
             }
-            // No HTTP/2 at all.
+            // Something other than HTTP/2.
             _ => (self.bytes(200), false),
         }
     }
 }
 
-/// Whether the server answers a call: by data, which are not read on, or by headers that end it.
+/// Whether the server responds to a call: with data, or with headers that end it.
 async fn answers(raw: &mut Raw) -> bool {
     while let Ok(Some(Frame { kind, flags, payload })) = raw.next().await {
         let ends = kind == HEADERS && flags & END_STREAM != 0;
@@ -196,7 +195,7 @@ async fn answers(raw: &mut Raw) -> bool {
     false
 }
 
-/// The code of a hostile call, read by a stock client.
+/// The code of a hostile call, by a stock client.
 async fn code(client: &mut Client<Channel>, (method, body): (&str, Vec<u8>)) -> Code {
     let body = body.as_slice();
     let ended = match method {
@@ -218,7 +217,7 @@ fn resident() -> u64 {
 async fn ten_thousand_hostile_calls_and_frames_do_no_harm() {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        // Tests of this process that fail in their own threads do so with their names.
+        // Other tests fail in threads of their own, which have the tests' names.
         if std::thread::current().name().is_none_or(|name| name.starts_with("tokio")) {
             PANICS.fetch_add(1, Ordering::SeqCst);
         }
@@ -238,19 +237,19 @@ async fn ten_thousand_hostile_calls_and_frames_do_no_harm() {
         for seed in seeds {
             let (bytes, is_call) = Random(seed as u64).attack();
             let mut raw = Raw::open(&address).await.unwrap();
-            // The server may have closed already.
+            // The server may have closed the connection already.
             raw.send(&bytes).await.ok();
             if is_call {
-                let answer = timeout(LONG, answers(&mut raw)).await.expect("in time");
+                let answer = timeout(HANG, answers(&mut raw)).await.expect("the server responds");
                 *if answer { &mut answered } else { &mut lost } += 1;
             } else if half_open.len() < 200 {
-                // Stays open and silent until the server has had enough.
+                // Stays open and silent until the server closes it.
                 half_open.push(raw);
             }
         }
         (answered, lost)
     };
-    // What is taken once, such as threads' buffers, is taken by the first thousand.
+    // The first thousand allocate what is allocated once, such as buffers of threads.
     attack_all(0..ALL / 10).await;
     let before = resident();
     let (answered, lost) = attack_all(ALL / 10..ALL).await;
@@ -262,7 +261,7 @@ async fn ten_thousand_hostile_calls_and_frames_do_no_harm() {
     assert!(after < before + (32 << 10), "{before} KiB before, {after} KiB after");
     crate::support::until("all buffers are back", || server.fake.live() == 0).await;
 
-    // Each that has the form of a request has a code that says what is wrong with it.
+    // Each well-formed request gets a code that says what is wrong with it.
     let mut client = server.client().await;
     let mut codes = BTreeMap::new();
     for seed in 0..ALL as u64 / 10 {
@@ -273,7 +272,7 @@ async fn ten_thousand_hostile_calls_and_frames_do_no_harm() {
     assert!(codes.keys().all(|code| known.contains(&&**code)), "{codes:?}");
     assert!(codes.len() == known.len(), "{codes:?}");
 
-    // And others are served as ever.
+    // Others are still served.
     client.describe(DescribeRequest { job: Some(job()) }).await.unwrap();
     let mut stream = client.stream(steps(1)).await.unwrap().into_inner();
     let (names, end) = drain(&mut stream).await;

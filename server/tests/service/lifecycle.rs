@@ -1,6 +1,6 @@
-//! Health, reflection, stopping.
+//! Health, reflection, shutdown.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use forebay_proto::v1::StreamRequest;
 use forebay_proto::v1::forebay_service_server::SERVICE_NAME;
@@ -23,7 +23,7 @@ async fn health(server: &Server, service: &str) -> ServingStatus {
 }
 
 #[tokio::test]
-async fn health_and_reflection_answer() {
+async fn health_and_reflection_are_served() {
     let server = start(Make::Now, Limits::default()).await;
     assert_eq!(health(&server, "").await, ServingStatus::Serving);
     assert_eq!(health(&server, SERVICE_NAME).await, ServingStatus::Serving);
@@ -39,7 +39,7 @@ async fn health_and_reflection_answer() {
 }
 
 #[tokio::test]
-async fn a_server_that_stops_finishes_the_microbatch_and_sends_the_client_elsewhere() {
+async fn a_draining_server_finishes_the_microbatch_and_sends_the_client_elsewhere() {
     let mut server = start(Make::Now, Limits::default()).await;
     let mut client = server.client().await;
     let mut running = client.stream(steps(100)).await.unwrap().into_inner();
@@ -56,8 +56,8 @@ async fn a_server_that_stops_finishes_the_microbatch_and_sends_the_client_elsewh
     let (names, end) = drain(&mut running).await;
     let status = end.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
-    assert!(status.message().contains("ask another one"), "{status:?}");
-    // What the reader had not taken when the server was told to stop is not started.
+    assert!(status.message().contains("from another server"), "{status:?}");
+    // Microbatches whose delivery had not begun when the server drained are not sent.
     assert_eq!(names.len(), 1);
     let live = std::sync::Arc::clone(&server.fake);
     let report = Report {
@@ -72,38 +72,36 @@ async fn a_server_that_stops_finishes_the_microbatch_and_sends_the_client_elsewh
 }
 
 #[tokio::test]
-async fn a_stopping_server_waits_for_a_stuck_reader_no_longer_than_its_grace() {
+async fn a_draining_server_does_not_wait_for_a_stuck_reader_beyond_its_grace() {
     let drain_grace = Duration::from_millis(300);
     let mut server = start(Make::Now, Limits { drain_grace, ..Limits::default() }).await;
     let fake = std::sync::Arc::clone(&server.fake);
     let mut stuck = server.client().await.stream(steps(100)).await.unwrap().into_inner();
     until("it is sending", || fake.live() > 0).await;
-    let told = Instant::now();
     server.stop();
     assert_eq!(server.report().await.unfinished, 1);
-    assert!(told.elapsed() < Duration::from_secs(5));
     until("all buffers are back", || fake.live() == 0).await;
     next(&mut stuck).await.unwrap_err();
 }
 
 #[tokio::test]
 async fn an_idle_server_stops_at_once() {
-    let mut server = start(Make::Now, Limits::default()).await;
+    // A server that waited for its grace would hang.
+    let drain_grace = Duration::from_hours(1);
+    let mut server = start(Make::Now, Limits { drain_grace, ..Limits::default() }).await;
     let mut watching = HealthClient::new(server.channel().await);
     let mut changes = watching.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     changes.message().await.unwrap();
-    let told = Instant::now();
     server.stop();
     server.report().await;
-    assert!(told.elapsed() < Duration::from_secs(5));
 }
 
 #[tokio::test]
-async fn a_request_that_waits_for_its_microbatch_is_sent_elsewhere_at_once() {
+async fn a_draining_server_sends_a_waiting_reader_elsewhere_at_once() {
     let mut server = start(Make::Held, Limits::default()).await;
     let request = StreamRequest { microbatches: vec![0], ..steps(1) };
     let mut stream = server.client().await.stream(request).await.unwrap().into_inner();
-    until("it is asked for", || server.fake.submitted() == 1).await;
+    until("it is submitted", || server.fake.submitted() == 1).await;
     server.stop();
     assert_eq!(next(&mut stream).await.unwrap_err().code(), Code::Unavailable);
     assert_eq!(server.report().await.unfinished, 0);

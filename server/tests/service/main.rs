@@ -1,4 +1,4 @@
-//! The service on a loopback socket, over makers of made-up microbatches, read by stock clients.
+//! The service on a loopback socket, with a fake pipeline, read by stock clients.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -9,7 +9,7 @@ mod hostile;
 mod idle;
 mod lifecycle;
 mod pressure;
-#[expect(dead_code, reason = "slow readers, in tests/system, use the rest")]
+#[expect(dead_code, reason = "tests/system uses the rest")]
 mod raw;
 mod refusals;
 mod streams;

@@ -1,4 +1,4 @@
-//! HTTP/2 by hand: for readers as slow as a test wants them, and for what no client would send.
+//! Hand-written HTTP/2: for readers of any speed, and for malformed input that no client would send.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,7 +37,7 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
     [&head, payload].concat()
 }
 
-/// A field, literally.
+/// A header field as a literal.
 fn field(name: &str, value: &str, to: &mut Vec<u8>) {
     to.push(0);
     for text in [name, value] {
@@ -80,13 +80,13 @@ impl Raw {
         self.0.write_all(bytes).await
     }
 
-    /// Says hello and makes a call with one message.
+    /// Sends the preface and a call with one message.
     pub(crate) async fn call(&mut self, method: &str, body: &[u8]) -> io::Result<()> {
         let data = frame(DATA, END_STREAM, 1, &message(body));
         self.send(&[HELLO, &headers(1, method), &data].concat()).await
     }
 
-    /// The next frame; `None` at the end. Answers settings and pings.
+    /// The next frame; `None` at the end. Acknowledges settings and pings.
     pub(crate) async fn next(&mut self) -> io::Result<Option<Frame>> {
         loop {
             let mut head = [0; 9];
@@ -106,14 +106,14 @@ impl Raw {
         }
     }
 
-    /// Lets the server send so many bytes more.
+    /// Extends the flow-control windows by `bytes`.
     pub(crate) async fn grant(&mut self, bytes: usize) -> io::Result<()> {
         let bytes = u32::try_from(bytes).unwrap().to_be_bytes();
         let [call, connection] = [1, 0].map(|stream| frame(WINDOW_UPDATE, 0, stream, &bytes));
         self.send(&[call, connection].concat()).await
     }
 
-    /// Reads the answer to a call at a limited rate, to its end, and counts its bytes.
+    /// Reads the response to a call to its end, at a limited rate, and counts its bytes.
     pub(crate) async fn read_slowly(
         &mut self,
         bytes_per_second: f64,

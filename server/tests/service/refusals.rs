@@ -1,4 +1,4 @@
-//! What is refused, and what the client is told.
+//! Refusals, and the status that the client gets.
 
 use bytes::Bytes;
 use forebay_proto::v1::{
@@ -10,38 +10,38 @@ use tonic_types::StatusExt as _;
 
 use crate::support::{Make, drain, job, next, start, steps};
 
-/// Checks a status, and that its message says each of some things.
-fn assert_says(status: &Status, code: Code, says: &[&str]) {
+/// Checks the code of a status, and that its message contains some parts.
+fn assert_says(status: &Status, code: Code, parts: &[&str]) {
     assert_eq!(status.code(), code, "{status:?}");
-    for part in says {
+    for part in parts {
         assert!(status.message().contains(part), "{part:?} in {:?}", status.message());
     }
 }
 
 #[tokio::test]
-async fn malformed_streams_are_refused_by_field() {
-    let server = start(Make::Now, Limits { microbatches: 5, ..Limits::default() }).await;
+async fn malformed_streams_are_refused_with_the_invalid_field() {
+    let server = start(Make::Now, Limits { max_selection: 5, ..Limits::default() }).await;
     let mut client = server.client().await;
     let invalid = Code::InvalidArgument;
     let cases = [
-        (StreamRequest { job: None, ..steps(1) }, invalid, "job: is missing"),
-        (steps(0), invalid, "steps: 0 is not in 1 to"),
-        (steps(u64::MAX), invalid, "steps: 18446744073709551615"),
-        (StreamRequest { dtype: 99, ..steps(1) }, invalid, "dtype: 99"),
-        (StreamRequest { layout: 7, ..steps(1) }, invalid, "layout: 7"),
-        (StreamRequest { mixed_by: -1, ..steps(1) }, invalid, "mixed_by: -1"),
-        (StreamRequest { skip: 4, ..steps(1) }, invalid, "skip: 4 leaves none of the 4 of step 0"),
-        (StreamRequest { step: 2, skip: 3, ..steps(2) }, invalid, "skip: 3 leaves none of the 3"),
-        (StreamRequest { epoch: u64::MAX, ..steps(1) }, invalid, "epoch: "),
+        (StreamRequest { job: None, ..steps(1) }, invalid, "invalid job: missing"),
+        (steps(0), invalid, "invalid steps: 0 (expected 1 to"),
+        (steps(u64::MAX), invalid, "invalid steps: 18446744073709551615"),
+        (StreamRequest { dtype: 99, ..steps(1) }, invalid, "invalid dtype: 99"),
+        (StreamRequest { layout: 7, ..steps(1) }, invalid, "invalid layout: 7"),
+        (StreamRequest { mixed_by: -1, ..steps(1) }, invalid, "invalid mixed_by: -1"),
+        (StreamRequest { skip: 4, ..steps(1) }, invalid, "invalid skip: 4 (step 0 has 4"),
+        (StreamRequest { step: 2, skip: 3, ..steps(2) }, invalid, "invalid skip: 3 (step 2 has 3"),
+        (StreamRequest { epoch: u64::MAX, ..steps(1) }, invalid, "invalid epoch: "),
         (
             StreamRequest { microbatches: vec![1, 1], ..steps(1) },
             invalid,
-            "microbatches: lists 1 twice",
+            "invalid microbatches: 1 is listed twice",
         ),
         (
             StreamRequest { microbatches: vec![0; 6], ..steps(1) },
             invalid,
-            "microbatches: lists 6, at most 5",
+            "invalid microbatches: 6 entries (at most 5)",
         ),
         (
             StreamRequest { microbatches: vec![4], ..steps(1) },
@@ -73,7 +73,7 @@ async fn a_microbatch_past_the_end_of_a_short_step_is_out_of_range() {
 }
 
 #[tokio::test]
-async fn an_unknown_dataset_is_answered_with_those_there_are() {
+async fn the_error_for_an_unknown_dataset_lists_the_known_ones() {
     let server = start(Make::Now, Limits::default()).await;
     let mut client = server.client().await;
     let job = Some(Job { dataset: "../etc".into(), ..Job::default() });
@@ -82,7 +82,7 @@ async fn an_unknown_dataset_is_answered_with_those_there_are() {
 }
 
 #[tokio::test]
-async fn a_wrong_digest_is_answered_with_both() {
+async fn the_error_for_a_wrong_digest_shows_both() {
     let server = start(Make::Now, Limits::default()).await;
     let mut client = server.client().await;
     let right = job();
@@ -102,7 +102,7 @@ async fn a_wrong_digest_is_answered_with_both() {
 
     let short = Job { dataset_digest: Bytes::from_static(&[2; 31]), ..right.clone() };
     let status = client.describe(DescribeRequest { job: Some(short) }).await.unwrap_err();
-    assert_says(&status, Code::InvalidArgument, &["job.dataset_digest: has 31 bytes"]);
+    assert_says(&status, Code::InvalidArgument, &["invalid job.dataset_digest: 31 bytes"]);
 
     let dataset_digest = Bytes::from_static(&[0xda; 32]);
     let recipe_digest = Bytes::from_static(&[0xec; 32]);
@@ -117,18 +117,22 @@ async fn an_oversize_request_is_refused() {
     let recipe = Some(Recipe { toml: "#".repeat(64 << 10), ..Recipe::default() });
     let job = Some(Job { recipe, ..job() });
     let status = client.stream(StreamRequest { job: job.clone(), ..steps(1) }).await.unwrap_err();
-    assert_says(&status, Code::InvalidArgument, &["request: has more than the 65536 bytes"]);
+    assert_says(
+        &status,
+        Code::InvalidArgument,
+        &["invalid request: exceeds the limit of 65536 bytes"],
+    );
     let status = client.describe(DescribeRequest { job }).await.unwrap_err();
     assert_says(&status, Code::InvalidArgument, &["65536"]);
 }
 
 #[tokio::test]
-async fn one_stream_too_many_is_told_when_to_try_again() {
-    let server = start(Make::Held, Limits { streams: 1, ..Limits::default() }).await;
+async fn one_stream_too_many_is_refused_with_a_retry_delay() {
+    let server = start(Make::Held, Limits { max_streams: 1, ..Limits::default() }).await;
     let mut client = server.client().await;
     let first = client.stream(steps(1)).await.unwrap();
     let status = client.stream(steps(1)).await.unwrap_err();
-    assert_says(&status, Code::ResourceExhausted, &["1 streams are open"]);
+    assert_says(&status, Code::ResourceExhausted, &["all 1 streams of this server are open"]);
     let retry = status.get_details_retry_info().unwrap().retry_delay.unwrap();
     assert!(!retry.is_zero());
     drop(first);
@@ -138,7 +142,7 @@ async fn one_stream_too_many_is_told_when_to_try_again() {
 }
 
 #[tokio::test]
-async fn an_error_of_the_pipeline_comes_after_the_microbatches_before_it() {
+async fn an_error_of_the_pipeline_arrives_after_the_microbatches_before_it() {
     let server = start(Make::BadFrom(1), Limits::default()).await;
     let mut stream = server.client().await.stream(steps(2)).await.unwrap().into_inner();
     let (names, end) = drain(&mut stream).await;
@@ -147,10 +151,10 @@ async fn an_error_of_the_pipeline_comes_after_the_microbatches_before_it() {
 }
 
 #[tokio::test]
-async fn a_maker_that_drops_the_request_says_that_the_server_stops() {
+async fn a_dropped_request_means_that_the_server_shuts_down() {
     let server = start(Make::Held, Limits::default()).await;
     let mut stream = server.client().await.stream(steps(1)).await.unwrap().into_inner();
-    crate::support::until("one is asked for", || server.fake.submitted() == 1).await;
+    crate::support::until("one is submitted", || server.fake.submitted() == 1).await;
     server.fake.held.lock().unwrap().clear();
-    assert_says(&next(&mut stream).await.unwrap_err(), Code::Unavailable, &["ask another one"]);
+    assert_says(&next(&mut stream).await.unwrap_err(), Code::Unavailable, &["from another server"]);
 }

@@ -1,18 +1,17 @@
-//! What is sent, in which order.
+//! Contents and order of streams.
 
-use forebay_proto::v1::{
-    DType, DescribeRequest, ExplainRequest, FetchRequest, Layout, MixedBy, StreamRequest,
-};
-use forebay_server::{Limits, Name, Output};
+use forebay_proto::v1::{self, DescribeRequest, ExplainRequest, FetchRequest, StreamRequest};
+use forebay_server::{Limits, MicrobatchName, PixelFormat};
+use forebay_types::{Layout, MixedBy};
 
 use crate::support::{Make, drain, job, next, pixels, start, steps};
 
-const fn name(epoch: u64, step: u64, index: u32) -> Name {
-    Name { seed: 7, epoch, step, index }
+const fn name(epoch: u64, step: u64, index: u32) -> MicrobatchName {
+    MicrobatchName { seed: 7, epoch, step, index }
 }
 
 #[tokio::test]
-async fn a_stream_goes_on_over_the_end_of_an_epoch() {
+async fn a_stream_continues_with_the_next_epoch() {
     let server = start(Make::Now, Limits::default()).await;
     let request = StreamRequest { epoch: 5, step: 1, ..steps(3) };
     let mut stream = server.client().await.stream(request).await.unwrap().into_inner();
@@ -25,7 +24,7 @@ async fn a_stream_goes_on_over_the_end_of_an_epoch() {
 }
 
 #[tokio::test]
-async fn a_selection_is_sent_in_its_order_and_skip_leaves_out_what_was_received() {
+async fn a_selection_is_sent_in_its_order_without_the_skipped_ones() {
     let server = start(Make::Now, Limits::default()).await;
     let request = StreamRequest { step: 1, microbatches: vec![3, 0, 2], skip: 1, ..steps(2) };
     let mut stream = server.client().await.stream(request).await.unwrap().into_inner();
@@ -36,7 +35,7 @@ async fn a_selection_is_sent_in_its_order_and_skip_leaves_out_what_was_received(
 }
 
 #[tokio::test]
-async fn skip_counts_what_a_short_step_has() {
+async fn skip_counts_the_microbatches_that_a_short_step_has() {
     let server = start(Make::Now, Limits::default()).await;
     let request = StreamRequest { step: 2, microbatches: vec![3, 0, 2], skip: 1, ..steps(2) };
     let mut stream = server.client().await.stream(request).await.unwrap().into_inner();
@@ -53,7 +52,7 @@ async fn skip_counts_what_a_short_step_has() {
 }
 
 #[tokio::test]
-async fn fetch_gives_the_bytes_that_stream_gives() {
+async fn fetch_returns_the_same_bytes_as_stream() {
     let server = start(Make::Now, Limits::default()).await;
     let mut client = server.client().await;
     let mut stream = client.stream(steps(1)).await.unwrap().into_inner();
@@ -68,29 +67,30 @@ async fn fetch_gives_the_bytes_that_stream_gives() {
 }
 
 #[tokio::test]
-async fn outputs_reach_the_maker_and_come_back_in_the_header() {
+async fn pixel_formats_reach_the_pipeline_and_return_in_the_header() {
     let server = start(Make::Now, Limits::default()).await;
     let mut client = server.client().await;
     let mut stream = client.stream(steps(1)).await.unwrap().into_inner();
     let header = next(&mut stream).await.unwrap().unwrap().0;
-    assert_eq!((header.dtype(), header.layout()), (DType::DtypeU8, Layout::Nhwc));
+    assert_eq!((header.dtype(), header.layout()), (v1::DType::DtypeU8, v1::Layout::Nhwc));
     drop(stream);
     let request = FetchRequest {
         job: Some(job()),
-        layout: Layout::Nchw.into(),
-        mixed_by: MixedBy::Trainer.into(),
+        layout: v1::Layout::Nchw.into(),
+        mixed_by: v1::MixedBy::Trainer.into(),
         ..FetchRequest::default()
     };
     let mut stream = client.fetch(request).await.unwrap().into_inner();
-    assert_eq!(next(&mut stream).await.unwrap().unwrap().0.layout(), Layout::Nchw);
-    let outputs = server.fake.outputs.lock().unwrap();
-    let dtype = DType::DtypeU8;
-    assert_eq!(outputs[0], Output { dtype, layout: Layout::Nhwc, mixed: true });
-    assert_eq!(outputs[outputs.len() - 1], Output { dtype, layout: Layout::Nchw, mixed: false });
+    assert_eq!(next(&mut stream).await.unwrap().unwrap().0.layout(), v1::Layout::Nchw);
+    let formats = server.fake.formats.lock().unwrap();
+    let unmixed =
+        PixelFormat { layout: Layout::Nchw, mixed_by: MixedBy::Trainer, ..PixelFormat::default() };
+    assert_eq!(formats[0], PixelFormat::default());
+    assert_eq!(formats[formats.len() - 1], unmixed);
 }
 
 #[tokio::test]
-async fn describe_and_explain_answer() {
+async fn describe_and_explain_are_served() {
     let server = start(Make::Now, Limits::default()).await;
     let mut client = server.client().await;
     let facts = client.describe(DescribeRequest { job: Some(job()) }).await.unwrap().into_inner();

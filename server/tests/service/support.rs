@@ -1,4 +1,4 @@
-//! A server over a source of made-up microbatches, and what a test sees of both.
+//! A server with a fake pipeline, and what a test observes of both.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -7,10 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use forebay_proto::frame::{FRAME_BYTES, Join};
 use forebay_proto::v1::forebay_service_client::ForebayServiceClient;
-use forebay_proto::v1::{self, DescribeResponse, Frame, Header, Layout, StreamRequest, Timings};
+use forebay_proto::v1::{self, DescribeResponse, Frame, Header, StreamRequest, Timings};
 use forebay_server::{
-    Done, Job, Microbatch, Name, Output, Refusal, Report, Requester, Setup, Source,
+    Done, Job, Microbatch, MicrobatchName, PixelFormat, Refusal, Report, Requester, Setup, Source,
 };
+use forebay_types::Layout;
 use prost::Message as _;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -19,20 +20,23 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Microbatches of 2 images of 840 x 840: 4 frames and a bit, more than a client's stream window.
+/// Bound that only a hang exceeds.
+pub(crate) const HANG: Duration = Duration::from_mins(1);
+
+/// Microbatches of 2 images of 840 x 840: more than 4 frames, and more than a client's stream window.
 pub(crate) const SIDE: u32 = 840;
 pub(crate) const MICROBATCH_BYTES: u64 = 2 * 3 * 840 * 840;
 
-/// How a source answers.
+/// How the fake pipeline computes.
 #[derive(Clone, Copy)]
 pub(crate) enum Make {
-    /// At once.
+    /// Immediately.
     Now,
-    /// From a thread, after a while.
+    /// In a thread, after a delay.
     After(Duration),
-    /// When the test says so.
+    /// When the test completes it.
     Held,
-    /// With an error, for steps from this one on.
+    /// Not at all, from this step on: an error.
     BadFrom(u64),
 }
 
@@ -40,9 +44,9 @@ pub(crate) enum Make {
 pub(crate) struct Fake {
     facts: DescribeResponse,
     make: Make,
-    pub(crate) names: Mutex<Vec<Name>>,
-    pub(crate) outputs: Mutex<Vec<Output>>,
-    /// Who asked, and how many each may have asked for.
+    pub(crate) names: Mutex<Vec<MicrobatchName>>,
+    pub(crate) formats: Mutex<Vec<PixelFormat>>,
+    /// Clients of the requests, with their limits of outstanding microbatches.
     pub(crate) clients: Mutex<Vec<(Arc<str>, usize)>>,
     pub(crate) held: Mutex<Vec<(Arc<AtomicBool>, Done)>>,
     /// Buffers alive.
@@ -64,9 +68,9 @@ impl Fake {
             image_size: SIDE,
             ..DescribeResponse::default()
         };
-        let (names, outputs, held) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (names, formats, held) = (Mutex::default(), Mutex::default(), Mutex::default());
         let (clients, live) = (Mutex::default(), Arc::default());
-        Arc::new(Self { facts, make, names, outputs, clients, held, live })
+        Arc::new(Self { facts, make, names, formats, clients, held, live })
     }
 
     pub(crate) fn submitted(&self) -> usize {
@@ -78,7 +82,7 @@ impl Fake {
     }
 }
 
-/// A buffer of a ring, of which only the number counts.
+/// A buffer that counts itself.
 struct Buffer(Vec<u8>, Arc<AtomicUsize>);
 
 impl AsRef<[u8]> for Buffer {
@@ -93,8 +97,8 @@ impl Drop for Buffer {
     }
 }
 
-/// The pixels that a name stands for.
-pub(crate) fn pixels(name: Name) -> Vec<u8> {
+/// The pixels of a microbatch.
+pub(crate) fn pixels(name: MicrobatchName) -> Vec<u8> {
     let key = [name.seed, name.epoch, name.step, u64::from(name.index)];
     let mut word = xxh3_64(&key.map(u64::to_le_bytes).concat());
     let words = (0..MICROBATCH_BYTES / 8).flat_map(|_| {
@@ -104,7 +108,7 @@ pub(crate) fn pixels(name: Name) -> Vec<u8> {
     words.collect()
 }
 
-fn microbatch(name: Name, layout: Layout, live: &Arc<AtomicUsize>) -> Microbatch {
+fn microbatch(name: MicrobatchName, layout: Layout, live: &Arc<AtomicUsize>) -> Microbatch {
     let pixels = pixels(name);
     let xxh3 = xxh3_64(&pixels);
     live.fetch_add(1, Ordering::SeqCst);
@@ -121,8 +125,8 @@ fn microbatch(name: Name, layout: Layout, live: &Arc<AtomicUsize>) -> Microbatch
     }
 }
 
-/// What `Done` gets for a name.
-pub(crate) fn finish(name: Name, layout: Layout, live: &Arc<AtomicUsize>, done: Done) {
+/// Completes a request.
+pub(crate) fn finish(name: MicrobatchName, layout: Layout, live: &Arc<AtomicUsize>, done: Done) {
     done(Ok(microbatch(name, layout, live)));
 }
 
@@ -155,14 +159,14 @@ impl Job for FakeJob {
 
     fn submit(
         &self,
-        name: Name,
-        output: Output,
+        name: MicrobatchName,
+        format: PixelFormat,
         requester: Requester,
         done: Done,
     ) -> Result<(), Refusal> {
         let fake = &self.0;
         fake.names.lock().unwrap().push(name);
-        fake.outputs.lock().unwrap().push(output);
+        fake.formats.lock().unwrap().push(format);
         fake.clients.lock().unwrap().push((requester.client, requester.max_outstanding));
         let live = Arc::clone(&fake.live);
         match fake.make {
@@ -170,11 +174,11 @@ impl Job for FakeJob {
                 let error = forebay::Error::BufferBudget { need: 2, limit: 1 };
                 done(Err(error.into()));
             }
-            Make::Now | Make::BadFrom(_) => finish(name, output.layout, &live, done),
+            Make::Now | Make::BadFrom(_) => finish(name, format.layout, &live, done),
             Make::After(delay) => {
                 let make = move || {
                     std::thread::sleep(delay);
-                    finish(name, output.layout, &live, done);
+                    finish(name, format.layout, &live, done);
                 };
                 std::thread::Builder::new().spawn(make).unwrap();
             }
@@ -183,7 +187,7 @@ impl Job for FakeJob {
         Ok(())
     }
 
-    fn explain(&self, name: Name) -> Result<String, Refusal> {
+    fn explain(&self, name: MicrobatchName) -> Result<String, Refusal> {
         Ok(format!("{name:?}"))
     }
 }
@@ -218,14 +222,14 @@ impl Server {
         ForebayServiceClient::new(self.channel().await)
     }
 
-    /// Tells the server to stop.
+    /// Shuts the server down.
     pub(crate) fn stop(&mut self) {
         self.stop.take().unwrap().send(()).unwrap();
     }
 
-    /// What the server did, once it stopped.
+    /// What the server has done, once it has stopped.
     pub(crate) async fn report(self) -> Report {
-        tokio::time::timeout(Duration::from_secs(20), self.report).await.unwrap().unwrap()
+        tokio::time::timeout(HANG, self.report).await.unwrap().unwrap()
     }
 }
 
@@ -254,13 +258,15 @@ pub(crate) async fn next(
 }
 
 /// Reads a stream to its end: the names of its microbatches, and how it ended.
-pub(crate) async fn drain(stream: &mut Streaming<Frame>) -> (Vec<Name>, Result<(), Status>) {
+pub(crate) async fn drain(
+    stream: &mut Streaming<Frame>,
+) -> (Vec<MicrobatchName>, Result<(), Status>) {
     let mut names = Vec::new();
     loop {
         match next(stream).await {
             Ok(Some((header, payload))) => {
                 let Header { seed, epoch, step, microbatch: index, .. } = header;
-                let name = Name { seed, epoch, step, index };
+                let name = MicrobatchName { seed, epoch, step, index };
                 assert!(payload == pixels(name), "pixels of {name:?}");
                 names.push(name);
             }
@@ -270,13 +276,12 @@ pub(crate) async fn drain(stream: &mut Streaming<Frame>) -> (Vec<Name>, Result<(
     }
 }
 
-/// Waits until something holds, or fails after ten seconds.
+/// Waits until a condition holds.
 pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
-    for _ in 0..1000 {
-        if holds() {
-            return;
+    let held = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("after 10 s it still does not hold that {what}");
+    };
+    tokio::time::timeout(HANG, held).await.unwrap_or_else(|_| panic!("never happened: {what}"));
 }

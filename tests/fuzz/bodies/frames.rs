@@ -69,7 +69,7 @@ fn check(header: &Header, slab: &[u8]) {
 pub(super) fn valid_microbatch(seed: u8) -> (Header, Bytes) {
     let (n, side) = (1 + u32::from(seed % 3), 1 + u32::from(seed / 3 % 20));
     let dtype = [DType::DtypeU8, DType::DtypeF16, DType::DtypeF32][usize::from(seed % 3)];
-    let bytes = header::dtype_bytes(dtype).expect("a dtype") * u64::from(n * side * side * 3);
+    let bytes = dtype.specified().expect("a dtype").bytes() as u64 * u64::from(n * side * side * 3);
     let payload: Vec<u8> =
         (0..bytes).map(|i| i.wrapping_mul(0x9e37_79b9).to_le_bytes()[2]).collect();
     let header = Header {

@@ -20,7 +20,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
-{{/* What selects a part's pods. (dict "root" $ "part" "server") */}}
+{{/* The labels that select a part's pods. (dict "root" $ "part" "server") */}}
 {{- define "forebay.selector" -}}
 app.kubernetes.io/name: {{ include "forebay.name" .root }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
@@ -44,7 +44,7 @@ app.kubernetes.io/component: {{ .part }}
 {{- end -}}
 {{- end -}}
 
-{{/* The name that clients resolve to the servers' addresses, and that a certificate must have. */}}
+{{/* The DNS name of the servers, which a certificate must contain. */}}
 {{- define "forebay.host" -}}
 {{ include "forebay.fullname" . }}.{{ .Release.Namespace }}.svc
 {{- end -}}
@@ -64,12 +64,12 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* Below data.mountPath where a path is not absolute. (dict "root" $ "path" "train") */}}
+{{/* A dataset's path, below data.mountPath unless absolute. (dict "root" $ "path" "train") */}}
 {{- define "forebay.path" -}}
 {{- if hasPrefix "/" .path -}}{{ .path }}{{- else -}}{{ .root.Values.data.mountPath }}/{{ .path }}{{- end -}}
 {{- end -}}
 
-{{/* Where indexes lie: beside the data when nobody builds them and no volume holds them. */}}
+{{/* Whether indexes are stored apart from the data: if a pod builds them or a volume contains them. */}}
 {{- define "forebay.index.apart" -}}
 {{- if or .Values.index.volume (eq .Values.index.build "pod") -}}true{{- end -}}
 {{- end -}}
@@ -105,7 +105,7 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end -}}
 
-{{/* As many threads as cores were asked for. A server would else take all that the node has. */}}
+{{/* As many threads as requested cores. The default would be all cores of the node. */}}
 {{- define "forebay.threads" -}}
 {{- if .Values.server.threads }}
 - {name: FOREBAY_THREADS, value: {{ .Values.server.threads | int64 | quote }}}
@@ -113,6 +113,11 @@ capabilities: {drop: [ALL]}
 - name: FOREBAY_THREADS
   valueFrom: {resourceFieldRef: {resource: requests.cpu, divisor: "1"}}
 {{- end }}
+{{- end -}}
+
+{{/* Seconds of a duration such as 25s or 2m. */}}
+{{- define "forebay.seconds" -}}
+{{- if hasSuffix "m" . -}}{{ mul (trimSuffix "m" . | int64) 60 }}{{- else -}}{{ trimSuffix "s" . | int64 }}{{- end -}}
 {{- end -}}
 
 {{/* Access of clients: environment, mounts and volumes. */}}
@@ -153,7 +158,7 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end -}}
 
-{{/* Of all that a client's Job is made of: a Job cannot be changed, so another setting is another Job. */}}
+{{/* A hash of everything in a client's Job. A Job is immutable, so a changed setting makes another Job. */}}
 {{- define "forebay.job.hash" -}}
 {{- $root := index . 1 -}}
 {{- list (index . 0) $root.Values.clients $root.Values.tls $root.Values.image.pullPolicy $root.Values.imagePullSecrets $root.Values.server.port $root.Chart.AppVersion | toJson | sha256sum | trunc 8 -}}

@@ -1,6 +1,7 @@
-//! A few samples of what was sent last, as a contact sheet: somebody should see what trainers see.
+//! A few samples of the microbatch that was sent last, as a contact sheet: operators see what trainers
+//! see.
 //!
-//! Samples are copied once a second, so that no buffer is held for a picture, and drawn when asked for.
+//! Samples are copied once per second, so that no buffer is kept for a picture, and drawn on request.
 
 use std::io::Cursor;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,21 +14,21 @@ use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 
 use crate::preview::{Tile, sheet};
 
-/// Samples of a sheet.
+/// Samples on a sheet.
 const TILES: usize = 12;
-/// Wider samples are shown by every so manyth pixel.
-const WIDEST: u32 = 256;
-/// How often samples are copied.
-const EVERY: Duration = Duration::from_secs(1);
+/// Samples that are wider are subsampled.
+const MAX_WIDTH: u32 = 256;
+/// Interval at which samples are copied.
+const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The last samples.
+/// The samples that were copied last.
 #[derive(Debug)]
 pub(crate) struct Picture {
     shown: bool,
     last: Mutex<Option<(Instant, Arc<Samples>)>>,
 }
 
-/// Samples and what is said of them.
+/// Samples with their captions.
 #[derive(Debug)]
 struct Samples {
     size: Size,
@@ -39,19 +40,19 @@ impl Picture {
         Self { shown, last: Mutex::new(None) }
     }
 
-    /// Whether there may be one.
+    /// Whether the status page shows a picture.
     pub(crate) const fn shown(&self) -> bool {
         self.shown
     }
 
-    /// Copies samples of a microbatch, if it is time to.
+    /// Copies samples of a microbatch, at most once per interval.
     pub(crate) fn offer(&self, facts: &DescribeResponse, header: &Header, payload: &[u8]) {
         if !self.shown {
             return;
         }
-        // Another stream is copying: its samples are as good.
+        // Another stream is copying at the moment: its samples are as good.
         let Ok(mut last) = self.last.try_lock() else { return };
-        if last.as_ref().is_none_or(|(at, _)| at.elapsed() >= EVERY)
+        if last.as_ref().is_none_or(|(at, _)| at.elapsed() >= INTERVAL)
             && let Some(samples) = Samples::of(facts, header, payload)
         {
             *last = Some((Instant::now(), Arc::new(samples)));
@@ -77,7 +78,7 @@ impl Picture {
 }
 
 impl Samples {
-    /// `None` where the header does not fit the payload.
+    /// `None` if the header does not match the payload.
     fn of(facts: &DescribeResponse, header: &Header, payload: &[u8]) -> Option<Self> {
         let pixels = Pixels::new(facts, header, payload)?;
         let tiles = (0..pixels.samples.min(TILES))
@@ -101,14 +102,14 @@ fn caption(facts: &DescribeResponse, header: &Header, slot: usize) -> Option<Vec
     Some(vec![classes, format!("record {}", header.records.get(slot)?)])
 }
 
-/// A payload of any dtype and layout, seen as RGB.
+/// A view of a payload of any dtype and layout as RGB.
 struct Pixels<'a> {
     payload: &'a [u8],
     dtype: DType,
     layout: Layout,
     samples: usize,
     side: Size,
-    /// Every so manyth pixel is shown.
+    /// Distance of the pixels that are shown.
     step: usize,
     mean: [f64; 3],
     std: [f64; 3],
@@ -128,7 +129,7 @@ impl<'a> Pixels<'a> {
             layout: header.layout(),
             samples: samples as usize,
             side: Size { height, width },
-            step: width.div_ceil(WIDEST).max(1) as usize,
+            step: width.div_ceil(MAX_WIDTH).max(1) as usize,
             mean: facts.mean.as_slice().try_into().unwrap_or([0.0; 3]),
             std: facts.std.as_slice().try_into().unwrap_or([1.0; 3]),
         };
@@ -136,7 +137,7 @@ impl<'a> Pixels<'a> {
         (values.checked_mul(pixels.bytes())? == payload.len()).then_some(pixels)
     }
 
-    /// Bytes of a value.
+    /// Bytes of one channel value.
     const fn bytes(&self) -> usize {
         match self.dtype {
             DType::DtypeU8 | DType::DtypeUnspecified => 1,
@@ -176,7 +177,7 @@ impl<'a> Pixels<'a> {
     fn value(&self, at: usize, channel: usize) -> u8 {
         let at = at * self.bytes();
         let two = || [self.payload[at], self.payload[at + 1]];
-        let normalised = match self.dtype {
+        let normalized = match self.dtype {
             DType::DtypeU8 | DType::DtypeUnspecified => return self.payload[at],
             DType::DtypeF16 => f16::from_le_bytes(two()).to_f32(),
             DType::DtypeBf16 => bf16::from_le_bytes(two()).to_f32(),
@@ -185,7 +186,7 @@ impl<'a> Pixels<'a> {
                 f32::from_le_bytes([a, b, self.payload[at + 2], self.payload[at + 3]])
             }
         };
-        ((f64::from(normalised) * self.std[channel] + self.mean[channel]) * 255.0).round() as u8
+        ((f64::from(normalized) * self.std[channel] + self.mean[channel]) * 255.0).round() as u8
     }
 }
 
@@ -239,14 +240,14 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_does_not_fit_makes_no_picture() {
+    fn a_header_that_does_not_match_its_payload_makes_no_picture() {
         let picture = Picture::new(true);
         picture.offer(&facts(), &header(DType::DtypeF32, Layout::Nhwc), &[0; 6]);
         assert!(picture.png().is_none());
     }
 
     #[test]
-    fn a_picture_is_a_png_and_none_is_made_where_none_is_shown() {
+    fn a_picture_is_a_png_unless_pictures_are_off() {
         let header = header(DType::DtypeU8, Layout::Nhwc);
         for shown in [true, false] {
             let picture = Picture::new(shown);

@@ -1,4 +1,4 @@
-//! Single gRPC messages: requests, and the answers that are not frames.
+//! Single gRPC messages: requests, and the responses that are not frames.
 
 use bytes::{BufMut as _, Bytes};
 use forebay_proto::frame::PREFIX_BYTES;
@@ -9,27 +9,28 @@ use tokio::time::timeout;
 use tonic::Status;
 use tonic::body::Body;
 
-use crate::limits::Limits;
+use crate::admission::Limits;
 use crate::status::Refusal;
 
-/// Reads a request of one message.
+/// Reads the one message of a request.
 pub(crate) async fn read<M: Message + Default>(body: Body, limits: &Limits) -> Result<M, Refusal> {
     let invalid = |what: String| Refusal::invalid("request", what);
-    let most = limits.request_bytes;
+    let max = limits.request_bytes;
     let collected =
-        timeout(limits.request_timeout, Limited::new(body, most + PREFIX_BYTES).collect());
+        timeout(limits.request_timeout, Limited::new(body, max + PREFIX_BYTES).collect());
     let bytes = match collected.await {
         Err(_elapsed) => {
-            Err(invalid(format!("took more than {:?} to arrive", limits.request_timeout)))
+            let limit = humantime::format_duration(limits.request_timeout);
+            Err(invalid(format!("did not arrive within {limit}")))
         }
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(invalid(format!("has more than the {most} bytes that this server takes")))
+            Err(invalid(format!("exceeds the limit of {max} bytes")))
         }
         Ok(Err(error)) => Err(invalid(format!("cannot be read: {error}"))),
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
     }?;
     let Some((prefix, message)) = bytes.split_first_chunk::<PREFIX_BYTES>() else {
-        return Err(invalid("holds no message".into()));
+        return Err(invalid("contains no message".into()));
     };
     let [compressed, length @ ..] = *prefix;
     if compressed != 0 {
@@ -37,14 +38,15 @@ pub(crate) async fn read<M: Message + Default>(body: Body, limits: &Limits) -> R
     }
     let length = u32::from_be_bytes(length);
     if length as usize != message.len() {
-        return Err(invalid(format!("states {length} bytes and has {}", message.len())));
+        return Err(invalid(format!("states {length} bytes and contains {}", message.len())));
     }
     M::decode(message).map_err(|error| invalid(error.to_string()))
 }
 
-/// Answers with one message.
+/// A response of one message.
 pub(crate) fn write<M: Message>(message: &M) -> Response<Body> {
-    let length = u32::try_from(message.encoded_len()).expect("an answer is far below 4 GiB");
+    let length =
+        u32::try_from(message.encoded_len()).expect("responses are far smaller than 4 GiB");
     let mut bytes = Vec::with_capacity(PREFIX_BYTES + message.encoded_len());
     bytes.put_u8(0);
     bytes.put_u32(length);
@@ -54,7 +56,7 @@ pub(crate) fn write<M: Message>(message: &M) -> Response<Body> {
     response(Body::new(body))
 }
 
-/// The response of a call that has been accepted.
+/// The response to a call that is not refused.
 pub(crate) fn response(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     let grpc = HeaderValue::from_static("application/grpc");
@@ -62,7 +64,7 @@ pub(crate) fn response(body: Body) -> Response<Body> {
     response
 }
 
-/// A status as it ends a call.
+/// The trailers that end a call with a status.
 pub(crate) fn trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::new();
     status.add_header(&mut trailers).expect("tonic encodes every message to a header value");
@@ -71,6 +73,8 @@ pub(crate) fn trailers(status: &Status) -> HeaderMap {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
     use std::time::Duration;
 
     use forebay_proto::v1::ExplainRequest;
@@ -83,17 +87,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_is_one_message_whole_and_not_compressed() {
+    async fn a_request_is_one_complete_uncompressed_message() {
         let epoch = ExplainRequest { epoch: 5, ..ExplainRequest::default() };
         assert_eq!(read_bytes(&[0, 0, 0, 0, 2, 0x10, 5]).await, Ok(epoch));
         assert_eq!(read_bytes(&[0, 0, 0, 0, 0]).await, Ok(ExplainRequest::default()));
         for (bytes, says) in [
-            (&[][..], "holds no message"),
-            (&[0, 0, 0, 0], "holds no message"),
-            (&[1, 0, 0, 0, 0], "compressed"),
-            (&[0, 0, 0, 0, 3, 0x10, 5], "states 3 bytes and has 2"),
+            (&[][..], "contains no message"),
+            (&[0, 0, 0, 0], "contains no message"),
+            (&[1, 0, 0, 0, 0], "compressed requests"),
+            (&[0, 0, 0, 0, 3, 0x10, 5], "states 3 bytes and contains 2"),
             (&[0, 0xff, 0xff, 0xff, 0xff, 0x10, 5], "states 4294967295 bytes"),
-            (&[0, 0, 0, 0, 2, 0x10, 5, 0, 0, 0, 0, 0], "states 2 bytes and has 7"),
+            (&[0, 0, 0, 0, 2, 0x10, 5, 0, 0, 0, 0, 0], "states 2 bytes and contains 7"),
             (&[0, 0, 0, 0, 2, 0x10, 0xff], "request: failed to decode"),
         ] {
             let error = read_bytes(bytes).await.unwrap_err();
@@ -102,11 +106,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_that_does_not_arrive_is_given_up() {
-        let (_sender, silent) = crate::body::channel();
+    async fn a_request_that_does_not_arrive_times_out() {
+        /// A body that never has data.
+        struct Silent;
+
+        impl http_body::Body for Silent {
+            type Data = Bytes;
+            type Error = Status;
+
+            fn poll_frame(
+                self: Pin<&mut Self>,
+                _context: &mut Context<'_>,
+            ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
+                Poll::Pending
+            }
+        }
+
         let request_timeout = Duration::from_millis(20);
         let limits = Limits { request_timeout, ..Limits::default() };
-        let refusal = read::<ExplainRequest>(Body::new(silent), &limits).await.unwrap_err();
-        assert_eq!(refusal.to_string(), "request: took more than 20ms to arrive");
+        let refusal = read::<ExplainRequest>(Body::new(Silent), &limits).await.unwrap_err();
+        assert_eq!(refusal.to_string(), "invalid request: did not arrive within 20ms");
     }
 }

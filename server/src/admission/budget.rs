@@ -1,0 +1,73 @@
+//! Accounts of buffer memory: quotas of a class of readers, and claims of streams.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+/// Quotas count memory in units of this many bytes, because semaphores count in `u32`.
+pub(super) const UNIT: u64 = 4096;
+
+/// Waits for a permit of a semaphore that is never closed.
+pub(super) async fn acquire_permit(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    Arc::clone(semaphore).acquire_owned().await.expect("semaphores of admission are never closed")
+}
+
+/// Memory that the readers of a class share.
+#[derive(Debug)]
+pub(super) struct Quota {
+    units: Arc<Semaphore>,
+    total: u32,
+}
+
+impl Quota {
+    pub(super) fn new(bytes: u64) -> Self {
+        let largest = u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX);
+        let total = u32::try_from((bytes / UNIT).max(1)).unwrap_or(u32::MAX).min(largest);
+        Self { units: Arc::new(Semaphore::new(total as usize)), total }
+    }
+
+    /// Waits for `bytes` of the quota, or for all of it if that is less. Waiters are served in order.
+    pub(super) async fn acquire(&self, bytes: u64) -> OwnedSemaphorePermit {
+        let units = u32::try_from(bytes.div_ceil(UNIT)).map_or(self.total, |n| n.min(self.total));
+        let permit = Arc::clone(&self.units).acquire_many_owned(units).await;
+        permit.expect("quotas are never closed")
+    }
+}
+
+/// Bytes of buffers that streams claim: what they hold, and at least one microbatch for each stream
+/// whose reader is not slow.
+#[derive(Debug)]
+pub(super) struct BufferBudget {
+    limit: u64,
+    claimed: Mutex<u64>,
+    /// Notified when a claim shrinks or ends.
+    pub(super) released: Notify,
+}
+
+impl BufferBudget {
+    pub(super) fn new(limit: u64) -> Self {
+        Self { limit, claimed: Mutex::new(0), released: Notify::new() }
+    }
+
+    /// Replaces a claim of `before` bytes by one of `after` bytes, if all claims then fit the limit, or
+    /// unconditionally if `force`. Returns whether it did.
+    pub(super) fn replace(&self, before: u64, after: u64, force: bool) -> bool {
+        let mut claimed = self.lock();
+        let total = claimed.saturating_sub(before).saturating_add(after);
+        let granted = force || total <= self.limit;
+        if granted {
+            *claimed = total;
+        }
+        granted
+    }
+
+    #[cfg(test)]
+    pub(super) fn claimed(&self) -> u64 {
+        *self.lock()
+    }
+
+    /// The sum is whole whichever thread panicked, so a poisoned lock is as good.
+    fn lock(&self) -> MutexGuard<'_, u64> {
+        self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,279 @@
+//! A valid configuration.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use anyhow::bail;
+use forebay::PipelineConfig;
+use forebay::mix::DEVICE_BYTES;
+use forebay::recipe::RecipeSpec;
+
+use super::named;
+use super::settings::{IdentitySettings, LimitSettings, ServeArgs, Settings};
+use crate::access::Access;
+use crate::admission::{IdentityLimits, Limits};
+use crate::device::DeviceChoice;
+use crate::recipes;
+
+/// The configuration of a server.
+#[derive(Debug)]
+pub struct Config {
+    /// Paths of the datasets, by name; at least one.
+    pub datasets: BTreeMap<String, PathBuf>,
+    /// The user's own recipes, by name; none has the name of a preset.
+    pub recipes: BTreeMap<String, RecipeSpec>,
+    /// Folder for index files, if they are not stored next to the datasets.
+    pub index_dir: Option<PathBuf>,
+    /// Address to listen on.
+    pub listen: SocketAddr,
+    /// Device that mixes.
+    pub device: DeviceChoice,
+    /// Bytes to allocate on a GPU.
+    pub device_bytes: usize,
+    /// Address of the admin port, if there is one.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Whether the status page shows samples.
+    pub picture: bool,
+    /// Whether logs are JSON.
+    pub json: bool,
+    /// Who may call.
+    pub access: Access,
+    /// Workers and buffers.
+    pub pipeline: PipelineConfig,
+    /// Limits of clients.
+    pub limits: Limits,
+}
+
+impl Config {
+    /// Merges flags, environment and file.
+    ///
+    /// # Errors
+    /// When the file, a recipe, a certificate or a token file is invalid, a name occurs twice, or no
+    /// dataset is given.
+    pub fn new(args: ServeArgs) -> anyhow::Result<Self> {
+        let file = args.config.as_deref().map(Settings::read).transpose()?.unwrap_or_default();
+        let settings = args.settings.or(file);
+        let datasets = named::by_name(settings.datasets)?;
+        if datasets.is_empty() {
+            bail!("no dataset to serve: set --dataset NAME=PATH");
+        }
+        let access = Access::new(settings.access.files())?;
+        let defaults = PipelineConfig::default();
+        let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
+        let threads = settings.threads.and_then(|threads| NonZeroUsize::new(threads.count()));
+        Ok(Self {
+            datasets,
+            recipes: recipes::read(named::by_name(settings.recipes)?)?,
+            index_dir: settings.index_dir,
+            listen: settings.listen.unwrap_or(([127, 0, 0, 1], 50051).into()),
+            device: settings.device.unwrap_or(DeviceChoice::Auto),
+            device_bytes: settings.device_bytes.map_or(DEVICE_BYTES, |size| bytes(size.get())),
+            metrics_listen: settings.metrics_listen,
+            picture: settings.status_picture.unwrap_or(!access.requires_auth()),
+            json: settings.json.unwrap_or(false),
+            access,
+            pipeline: PipelineConfig {
+                threads: threads.unwrap_or(defaults.threads),
+                buffer_bytes: settings
+                    .buffer_bytes
+                    .map_or(defaults.buffer_bytes, |size| bytes(size.get())),
+                share_bytes: settings
+                    .share_bytes
+                    .map_or(defaults.share_bytes, |size| bytes(size.0)),
+                cache_bytes: settings
+                    .cache_bytes
+                    .map_or(defaults.cache_bytes, |size| bytes(size.0)),
+            },
+            limits: limits(settings.limits, settings.identities),
+        })
+    }
+}
+
+/// The limits of clients; those that are not set have their defaults.
+fn limits(given: LimitSettings, identities: BTreeMap<String, IdentitySettings>) -> Limits {
+    let mut limits = Limits {
+        identity: IdentityLimits {
+            max_streams: given.identity_streams.map(|count| count.count()),
+            ..IdentityLimits::default()
+        },
+        identities: identities.into_iter().map(|(name, of)| (name, identity(of))).collect(),
+        ..Limits::default()
+    };
+    set(&mut limits.max_streams, given.max_streams.map(|count| count.count()));
+    set(&mut limits.max_queued, given.max_queued.map(|count| count.count()));
+    set(&mut limits.max_connections, given.max_connections.map(|count| count.count()));
+    set(&mut limits.ahead_bytes, given.ahead_bytes.map(|size| size.0));
+    set(&mut limits.stall_timeout, given.stall_timeout.map(|span| span.get()));
+    set(&mut limits.slow_after, given.slow_after.map(|span| span.get()));
+    set(&mut limits.handshake_timeout, given.handshake_timeout.map(|span| span.get()));
+    set(&mut limits.idle_timeout, given.idle_timeout.map(|span| span.get()));
+    set(&mut limits.drain_grace, given.drain_grace.map(|span| span.0));
+    limits
+}
+
+fn set<T>(limit: &mut T, given: Option<T>) {
+    if let Some(given) = given {
+        *limit = given;
+    }
+}
+
+fn identity(given: IdentitySettings) -> IdentityLimits {
+    IdentityLimits {
+        max_streams: given.max_streams.map(|count| count.count()),
+        ahead_bytes: given.ahead_bytes.map(|size| size.0),
+        max_queued: given.max_queued.map(|count| count.count()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+    use std::time::Duration;
+
+    use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+
+    use super::*;
+    use crate::admission::StreamLimits;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: ServeArgs,
+    }
+
+    /// Parses flags without looking at the environment.
+    fn parse(flags: &[&str]) -> Result<ServeArgs, clap::Error> {
+        let command = Command::command().mut_args(|arg| arg.env(None::<&str>));
+        let matches = command.try_get_matches_from([&["serve"], flags].concat())?;
+        Ok(Command::from_arg_matches(&matches)?.args)
+    }
+
+    fn config(flags: &[&str]) -> anyhow::Result<Config> {
+        Config::new(parse(flags)?)
+    }
+
+    fn error(flags: &[&str]) -> String {
+        format!("{:#}", config(flags).unwrap_err())
+    }
+
+    fn file(text: &str) -> (tempfile::TempDir, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("forebay.toml");
+        std::fs::write(&path, text).unwrap();
+        let path = path.to_str().unwrap().to_owned();
+        (folder, path)
+    }
+
+    #[test]
+    fn flags_override_the_file_and_the_file_overrides_defaults() {
+        let (_folder, path) = file(
+            "listen = \"127.0.0.1:7\"\nbuffer_bytes = \"64MiB\"\ndevice = \"cuda:1\"\njson = true\n\
+             [datasets]\ntrain = \"a\"\n[limits]\nstall_timeout = \"5s\"\nidentity_streams = 3\n\
+             [identities.\"team/a\"]\nahead_bytes = \"1MiB\"\nmax_queued = 9\n",
+        );
+        let config = config(&["--config", &path, "--buffer-bytes=1KiB", "--json=off"]).unwrap();
+        assert_eq!(config.pipeline.buffer_bytes, 1024);
+        assert_eq!(config.listen.port(), 7);
+        assert_eq!(config.device, DeviceChoice::Only(forebay::mix::Device::Cuda(1)));
+        assert_eq!(config.device_bytes, DEVICE_BYTES);
+        assert_eq!(config.limits.stall_timeout, Duration::from_secs(5));
+        assert_eq!(config.limits.drain_grace, Limits::default().drain_grace);
+        assert_eq!(config.datasets["train"], Path::new("a"));
+        let Limits { ahead_bytes, max_queued, .. } = config.limits;
+        let anyone = StreamLimits { max_streams: 3, ahead_bytes, max_queued };
+        assert_eq!(config.limits.for_identity("anyone"), anyone);
+        let team = StreamLimits { ahead_bytes: 1 << 20, max_queued: 9, ..anyone };
+        assert_eq!(config.limits.for_identity("team/a"), team);
+        assert!(config.picture && !config.access.requires_auth() && !config.json);
+    }
+
+    #[test]
+    fn errors_name_what_is_wrong_with_a_configuration() {
+        assert!(error(&[]).contains("--dataset NAME=PATH"));
+        assert!(error(&["--dataset=a=x", "--dataset=a=y"]).contains("duplicate name \"a\""));
+        let preset = error(&["--dataset=a=x", "--recipe=a2=mine.toml"]);
+        assert!(preset.contains("a2") && preset.contains("preset"), "{preset}");
+        assert!(error(&["--config=no/file"]).contains("no/file"));
+        let (_folder, path) = file("[datasets]\na = \"x\"\n[access]\ntls_cert = \"no.pem\"\n");
+        assert!(error(&["--config", &path]).contains("--tls-key"));
+        let (_folder, path) = file("datasetz = 1");
+        assert!(error(&["--config", &path]).contains("datasetz"));
+    }
+
+    #[test]
+    fn every_number_that_would_not_work_is_refused_by_flag_and_by_file() {
+        let cases = [
+            ("threads", "0", "from 1 to 4096"),
+            ("max-streams", "18446744073709551615", "from 1 to 1000000"),
+            ("max-streams", "0", "from 1 to 1000000"),
+            ("identity-streams", "0", "from 1 to 1000000"),
+            ("max-queued", "0", "from 1 to 1000000"),
+            ("max-connections", "0", "from 1 to 1000000"),
+            ("buffer-bytes", "0", "above 0"),
+            ("device-bytes", "0", "above 0"),
+            ("ahead-bytes", "1MB", "such as 256MiB"),
+            ("stall-timeout", "0s", "above 0"),
+            ("stall-timeout", "60", "such as 300ms"),
+            ("stall-timeout", "18446744073709551615s", "at most 100 years"),
+            ("slow-after", "0", "above 0"),
+            ("handshake-timeout", "0", "above 0"),
+            ("idle-timeout", "0", "above 0"),
+            ("drain-grace", "-1s", "such as 300ms"),
+        ];
+        for (flag, value, says) in cases {
+            let by_flag = error(&["--dataset=a=x", &format!("--{flag}={value}")]);
+            assert!(by_flag.contains(says) && by_flag.contains(flag), "{by_flag}");
+            let top = ["threads", "buffer-bytes", "device-bytes"].contains(&flag);
+            let (table, key) = (if top { "" } else { "[limits]\n" }, flag.replace('-', "_"));
+            // Larger numbers than TOML has are refused by TOML.
+            if value.len() < 19 || value.ends_with('s') {
+                let value = value.parse::<u64>().map_or(format!("{value:?}"), |n| n.to_string());
+                let (_folder, path) = file(&format!("{table}{key} = {value}\n"));
+                let by_file = error(&["--config", &path]);
+                assert!(by_file.contains(&key), "{by_file}");
+            }
+        }
+    }
+
+    #[test]
+    fn zero_is_accepted_where_help_documents_it() {
+        let flags = ["--share-bytes=0", "--cache-bytes=0", "--ahead-bytes=0", "--drain-grace=0"];
+        let config = config(&[&["--dataset=a=x"][..], &flags].concat()).unwrap();
+        assert_eq!((config.pipeline.share_bytes, config.pipeline.cache_bytes), (0, 0));
+        assert!(config.limits.drain_grace.is_zero());
+    }
+
+    #[test]
+    fn the_example_file_has_every_flag_and_is_valid() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/forebay.toml");
+        let example = std::fs::read_to_string(path).unwrap().replace("\n#: ", "\n");
+        let table: toml::Table = example.parse().unwrap();
+        toml::from_str::<Settings>(&example).unwrap();
+        let mut keys = BTreeSet::new();
+        for (key, value) in table {
+            match (key.as_str(), value) {
+                ("limits" | "access", toml::Value::Table(inner)) => {
+                    keys.extend(inner.into_iter().map(|(key, _)| key))
+                }
+                ("identities", _) => {}
+                _ => drop(keys.insert(key)),
+            }
+        }
+        let command = Command::command();
+        let flags = command
+            .get_arguments()
+            .filter_map(clap::Arg::get_long)
+            .filter(|flag| *flag != "config");
+        let flags: BTreeSet<String> = flags
+            .map(|flag| match flag {
+                "dataset" => "datasets".into(),
+                "recipe" => "recipes".into(),
+                _ => flag.replace('-', "_"),
+            })
+            .collect();
+        assert_eq!(keys, flags);
+    }
+}

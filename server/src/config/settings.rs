@@ -1,0 +1,211 @@
+//! The settings of a server, once for flags, environment and file: the same struct is parsed by clap and
+//! by serde, so that every flag has a key in the file and both accept the same values.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use clap::Args;
+use forebay::recipe::RecipeSpec;
+use forebay_types::settings::{
+    ByteSize, NonZeroByteSize, NonZeroTimeSpan, Number, TimeSpan, boolean,
+};
+use serde::Deserialize;
+
+use super::named::{self, Named};
+use crate::access::AccessArgs;
+use crate::device::DeviceChoice;
+use crate::recipes;
+
+/// A number of worker threads.
+pub(crate) type Threads = Number<1, 4096>;
+
+/// A number of streams, connections or microbatches.
+pub(super) type Count = Number<1, 1_000_000>;
+
+/// Settings of `forebay serve`.
+///
+/// Each can also be set in the file given by `--config`, with `_` for `-`: datasets and recipes in the
+/// tables `[datasets]` and `[recipes]`, limits in `[limits]`, certificates and tokens in `[access]`.
+/// `[identities.NAME]` sets `max_streams`, `max_queued` and `ahead_bytes` for one identity.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ServeArgs {
+    /// TOML file with settings; environment variables and flags override it.
+    #[arg(long, value_name = "FILE", env = "FOREBAY_CONFIG")]
+    pub(super) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) settings: Settings,
+}
+
+/// The settings that the file contains.
+#[derive(Clone, Debug, Default, Args, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Settings {
+    /// A dataset and the name to serve it by; repeatable.
+    #[arg(
+        long = "dataset",
+        value_name = "NAME=PATH",
+        env = "FOREBAY_DATASETS",
+        value_delimiter = ','
+    )]
+    #[serde(deserialize_with = "named::table")]
+    pub(super) datasets: Vec<Named>,
+    /// A TOML file with a recipe and the name to serve it by; repeatable.
+    #[arg(
+        long = "recipe",
+        value_name = "NAME=FILE",
+        env = "FOREBAY_RECIPES",
+        value_delimiter = ','
+    )]
+    #[serde(deserialize_with = "named::table")]
+    pub(super) recipes: Vec<Named>,
+    /// Folder for index files, if they cannot be stored next to the datasets.
+    #[arg(long, value_name = "DIR", env = "FOREBAY_INDEX_DIR")]
+    pub(super) index_dir: Option<PathBuf>,
+    /// Address and port to listen on; port 0 selects a free port. Default 127.0.0.1:50051.
+    #[arg(long, value_name = "ADDR", env = "FOREBAY_LISTEN")]
+    pub(super) listen: Option<SocketAddr>,
+    /// Address and port of the admin port: /metrics, /healthz, /readyz and the status page. Default:
+    /// none.
+    #[arg(long, value_name = "ADDR", env = "FOREBAY_METRICS_LISTEN")]
+    pub(super) metrics_listen: Option<SocketAddr>,
+    /// Show samples of the last microbatch on the status page. Default: if callers need not
+    /// authenticate.
+    #[arg(long, value_name = "BOOL", env = "FOREBAY_STATUS_PICTURE", value_parser = boolean,
+        num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) status_picture: Option<bool>,
+    /// Worker threads. Default: all cores.
+    #[arg(long, value_name = "N", env = "FOREBAY_THREADS")]
+    pub(super) threads: Option<Threads>,
+    /// Device that mixes: auto (the first GPU, else the CPU), cpu, or cuda:N. Default auto.
+    #[arg(long, value_name = "auto|cpu|cuda:N", env = "FOREBAY_DEVICE")]
+    pub(super) device: Option<DeviceChoice>,
+    /// Memory to allocate on the GPU. Default 64MiB.
+    #[arg(long, value_name = "SIZE", env = "FOREBAY_DEVICE_BYTES")]
+    pub(super) device_bytes: Option<NonZeroByteSize>,
+    /// Memory for batches being computed, sent or cached. Default 256MiB.
+    #[arg(long, value_name = "SIZE", env = "FOREBAY_BUFFER_BYTES")]
+    pub(super) buffer_bytes: Option<NonZeroByteSize>,
+    /// Memory for samples that are precomputed when a repeat of their record is decoded; 0 precomputes
+    /// none. Default 96MiB.
+    #[arg(long, value_name = "SIZE", env = "FOREBAY_SHARE_BYTES")]
+    pub(super) share_bytes: Option<ByteSize>,
+    /// Part of the memory for batches that may cache microbatches for other jobs that request the same
+    /// ones; cached ones are evicted when a buffer is needed. 0 caches none. Default 128MiB.
+    #[arg(long, value_name = "SIZE", env = "FOREBAY_CACHE_BYTES")]
+    pub(super) cache_bytes: Option<ByteSize>,
+    /// Write logs as JSON.
+    #[arg(long, value_name = "BOOL", env = "FOREBAY_JSON", value_parser = boolean,
+        num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) json: Option<bool>,
+    #[command(flatten)]
+    pub(super) limits: LimitSettings,
+    #[command(flatten)]
+    pub(super) access: AccessArgs,
+    #[arg(skip)]
+    pub(super) identities: BTreeMap<String, IdentitySettings>,
+}
+
+/// The table `[limits]`.
+#[derive(Clone, Copy, Debug, Default, Args, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct LimitSettings {
+    /// Concurrent streams; more are refused with a delay after which to retry. Default 64.
+    #[arg(long, value_name = "N", env = "FOREBAY_MAX_STREAMS")]
+    pub(super) max_streams: Option<Count>,
+    /// Concurrent streams of one identity. Default: as --max-streams.
+    #[arg(long, value_name = "N", env = "FOREBAY_IDENTITY_STREAMS")]
+    pub(super) identity_streams: Option<Count>,
+    /// Outstanding microbatches of one client; more are refused with a delay after which to retry.
+    /// Default 512.
+    #[arg(long, value_name = "N", env = "FOREBAY_MAX_QUEUED")]
+    pub(super) max_queued: Option<Count>,
+    /// Concurrent connections; more wait to be accepted. Default 1024.
+    #[arg(long, value_name = "N", env = "FOREBAY_MAX_CONNECTIONS")]
+    pub(super) max_connections: Option<Count>,
+    /// Bytes computed ahead of a stream's reader; one microbatch is always allowed, also by 0. Default
+    /// 96MiB.
+    #[arg(long, value_name = "SIZE", env = "FOREBAY_AHEAD_BYTES")]
+    pub(super) ahead_bytes: Option<ByteSize>,
+    /// Time that a reader may accept no data before its stream ends. Default 60s.
+    #[arg(long, value_name = "TIME", env = "FOREBAY_STALL_TIMEOUT")]
+    pub(super) stall_timeout: Option<NonZeroTimeSpan>,
+    /// A reader that takes longer for a microbatch is slow: slow readers share half of the memory for
+    /// batches. Default 5s.
+    #[arg(long, value_name = "TIME", env = "FOREBAY_SLOW_AFTER")]
+    pub(super) slow_after: Option<NonZeroTimeSpan>,
+    /// Time that a connection may take for the TLS handshake, and again to begin HTTP/2. Default 10s.
+    #[arg(long, value_name = "TIME", env = "FOREBAY_HANDSHAKE_TIMEOUT")]
+    pub(super) handshake_timeout: Option<NonZeroTimeSpan>,
+    /// Time without an authenticated call after which a connection is closed. Default 2m.
+    #[arg(long, value_name = "TIME", env = "FOREBAY_IDLE_TIMEOUT")]
+    pub(super) idle_timeout: Option<NonZeroTimeSpan>,
+    /// Time that streams have to finish their microbatch when the server shuts down; 0 aborts them.
+    /// Default 25s.
+    #[arg(long, value_name = "TIME", env = "FOREBAY_DRAIN_GRACE")]
+    pub(super) drain_grace: Option<TimeSpan>,
+}
+
+/// A table `[identities.NAME]`.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct IdentitySettings {
+    pub(super) max_streams: Option<Count>,
+    pub(super) max_queued: Option<Count>,
+    pub(super) ahead_bytes: Option<ByteSize>,
+}
+
+impl Settings {
+    /// Reads the settings of a file.
+    pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
+        let context = || format!("cannot use the configuration {}", path.display());
+        let text = std::fs::read_to_string(path).with_context(context)?;
+        toml::from_str(&text).with_context(context)
+    }
+
+    /// These settings, with those of the file for what is not set.
+    pub(super) fn or(self, file: Self) -> Self {
+        let list = |own: Vec<Named>, file| if own.is_empty() { file } else { own };
+        Self {
+            datasets: list(self.datasets, file.datasets),
+            recipes: list(self.recipes, file.recipes),
+            index_dir: self.index_dir.or(file.index_dir),
+            listen: self.listen.or(file.listen),
+            metrics_listen: self.metrics_listen.or(file.metrics_listen),
+            status_picture: self.status_picture.or(file.status_picture),
+            threads: self.threads.or(file.threads),
+            device: self.device.or(file.device),
+            device_bytes: self.device_bytes.or(file.device_bytes),
+            buffer_bytes: self.buffer_bytes.or(file.buffer_bytes),
+            share_bytes: self.share_bytes.or(file.share_bytes),
+            cache_bytes: self.cache_bytes.or(file.cache_bytes),
+            json: self.json.or(file.json),
+            limits: self.limits.or(file.limits),
+            access: self.access.or(file.access),
+            identities: file.identities,
+        }
+    }
+}
+
+impl LimitSettings {
+    fn or(self, file: Self) -> Self {
+        Self {
+            max_streams: self.max_streams.or(file.max_streams),
+            identity_streams: self.identity_streams.or(file.identity_streams),
+            max_queued: self.max_queued.or(file.max_queued),
+            max_connections: self.max_connections.or(file.max_connections),
+            ahead_bytes: self.ahead_bytes.or(file.ahead_bytes),
+            stall_timeout: self.stall_timeout.or(file.stall_timeout),
+            slow_after: self.slow_after.or(file.slow_after),
+            handshake_timeout: self.handshake_timeout.or(file.handshake_timeout),
+            idle_timeout: self.idle_timeout.or(file.idle_timeout),
+            drain_grace: self.drain_grace.or(file.drain_grace),
+        }
+    }
+}
+
+/// The recipes that a configuration file defines.
+pub(crate) fn recipes_in(path: &Path) -> anyhow::Result<BTreeMap<String, RecipeSpec>> {
+    recipes::read(named::by_name(Settings::read(path)?.recipes)?)
+}

@@ -1,0 +1,44 @@
+//! Recipes by name: the user's own, and the presets.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use forebay::recipe::{PRESETS, Recipe, RecipeError, RecipeSpec};
+
+/// Reads the user's recipes and checks that they are valid.
+pub(crate) fn read(
+    paths: BTreeMap<String, PathBuf>,
+) -> anyhow::Result<BTreeMap<String, RecipeSpec>> {
+    let mut recipes = BTreeMap::new();
+    for (name, path) in paths {
+        if PRESETS.iter().any(|(preset, _)| *preset == name) {
+            bail!("invalid recipe name {name:?} for {}: it is a preset", path.display());
+        }
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read the recipe {}", path.display()))?;
+        let spec = RecipeSpec::text(path.display().to_string(), text);
+        spec.resolve()?;
+        recipes.insert(name, spec);
+    }
+    Ok(recipes)
+}
+
+/// The recipe of a name.
+pub(crate) fn by_name(own: &BTreeMap<String, RecipeSpec>, name: &str) -> RecipeSpec {
+    own.get(name).cloned().unwrap_or_else(|| RecipeSpec::preset(name))
+}
+
+/// Resolves a recipe. The error for an unknown name lists the user's recipes too.
+pub(crate) fn resolve(
+    own: &BTreeMap<String, RecipeSpec>,
+    spec: &RecipeSpec,
+) -> Result<Recipe, RecipeError> {
+    spec.resolve().map_err(|error| match error {
+        RecipeError::Unknown { name, known } => {
+            let known = std::iter::once(known).chain(own.keys().cloned());
+            RecipeError::Unknown { name, known: known.collect::<Vec<_>>().join(", ") }
+        }
+        other => other,
+    })
+}
