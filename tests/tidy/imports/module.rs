@@ -142,28 +142,21 @@ impl Reader {
     /// `mod name;` or `mod name { ... }`
     fn module(&mut self, id: usize, cursor: &mut Cursor<'_>, attributes: &Attributes) {
         let Some(Token::Ident(name)) = cursor.next() else { return };
-        let (file, folder) = (self.modules[id].file.clone(), self.modules[id].folder.clone());
-        let child = match cursor.next() {
-            Some(Token::Punct('{')) => {
-                let child = self.add(file, folder.join(name), Some(id));
-                self.body(child, cursor);
-                child
-            }
-            _ => {
-                let (file, folder) = match &attributes.path {
-                    Some(path) => {
-                        let file = file.parent().expect("a file is in a folder").join(path);
-                        let folder = file.parent().expect("a file is in a folder").to_owned();
-                        (file, folder)
-                    }
-                    None => {
-                        let (flat, nested) =
-                            (folder.join(format!("{name}.rs")), folder.join(name).join("mod.rs"));
-                        (if flat.exists() { flat } else { nested }, folder.join(name))
-                    }
-                };
-                self.file(file, folder, Some(id))
-            }
+        let folder = self.modules[id].folder.clone();
+        let file = self.modules[id].file.clone();
+        let child = if cursor.next() == Some(&Token::Punct('{')) {
+            let child = self.add(file, folder.join(name), Some(id));
+            self.body(child, cursor);
+            child
+        } else if let Some(path) = &attributes.path {
+            let parent = file.parent().expect("a file is in a folder");
+            let file = parent.join(path);
+            let folder = file.parent().expect("a file is in a folder").to_owned();
+            self.file(file, folder, Some(id))
+        } else {
+            let (flat, nested) = (folder.join(format!("{name}.rs")), folder.join(name));
+            let file = if flat.exists() { flat } else { nested.join("mod.rs") };
+            self.file(file, nested, Some(id))
         };
         self.modules[id].children.insert(name.clone(), child);
     }
