@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use forebay_trainer::backend::Array;
+use forebay_trainer::Tensor;
 use safetensors::{Dtype, SafeTensors};
 
 /// A file of arrays.
@@ -49,9 +49,9 @@ impl Arrays {
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "stored as f32")]
-    pub(crate) fn array(&self, name: &str) -> Array {
+    pub(crate) fn array(&self, name: &str) -> Tensor {
         let shape = self.file().tensor(name).unwrap().shape().to_vec();
-        Array { shape, values: self.get(name).into_iter().map(|x| x as f32).collect() }
+        Tensor { shape, values: self.get(name).into_iter().map(|x| x as f32).collect() }
     }
 }
 

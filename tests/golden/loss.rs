@@ -4,8 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use forebay_trainer::backend::cpu::Real;
-use forebay_trainer::loss::{Criterion, Loss};
+use forebay_trainer::{Criterion, Loss, Real};
 use libtest_mimic::Trial;
 
 use crate::arrays::{Arrays, apart, within};
@@ -48,7 +47,7 @@ fn named(name: &str) -> Loss {
         name if name.ends_with("thr0") => Some(0.0),
         _ => None,
     };
-    Loss { criterion, smoothing, threshold }
+    Loss { criterion, smoothing, target_threshold: threshold }
 }
 
 fn check<T: Real>(
@@ -101,9 +100,9 @@ mod gpu {
     use std::sync::Arc;
 
     use forebay::mix::Device;
-    use forebay_trainer::backend::cuda::Number;
-    use forebay_trainer::backend::{Batch, Pixels};
-    use forebay_trainer::model::{Conv, Graph, Kind, Op, Parameter, Shape};
+    use forebay_trainer::{
+        Batch, Conv, Graph, MicrobatchName, Op, ParamKind, Parameter, Pixels, Precision, Shape,
+    };
     use libtest_mimic::Trial;
     use serde_json::Value;
 
@@ -126,8 +125,8 @@ mod gpu {
         let (input, output) = (pixel(3), pixel(classes));
         let conv = Conv { input, output, kernel: 1, stride: 1, pad: 0, padded: false };
         let parameter = |name: &str, shape, kind| Parameter { name: name.to_owned(), shape, kind };
-        let weight = parameter("fc.weight", vec![classes, 3], Kind::Matrix);
-        let bias = parameter("fc.bias", vec![classes], Kind::Bias);
+        let weight = parameter("fc.weight", vec![classes, 3], ParamKind::Matrix);
+        let bias = parameter("fc.bias", vec![classes], ParamKind::Bias);
         Graph {
             tensors: vec![input, output],
             ops: vec![Op::Conv { conv, x: 0, y: 1, weight: 0, bias: Some(1) }],
@@ -182,14 +181,21 @@ mod gpu {
             lambda.push(share as f32);
         }
         let pixels = Pixels::Floats(vec![0.0; samples * 3]);
-        let batch =
-            Batch { epoch: 0, step: 0, index: 0, size: (1, 1), pixels, label_a, label_b, lambda };
-        let mut net = gpu::open(device, Number::F32, classifier(classes, Vec::new()), samples);
-        net.put(&batch, true, None).unwrap();
+        let batch = Batch {
+            name: MicrobatchName { seed: 0, epoch: 0, step: 0, index: 0 },
+            size: (1, 1),
+            pixels,
+            label_a,
+            label_b,
+            lambda,
+        };
+        let mut net = gpu::open(device, Precision::F32, classifier(classes, Vec::new()), samples);
+        net.load_batch(&batch, true, None).unwrap();
         net.set_logits(&logits.iter().map(|&x| x as f32).collect::<Vec<f32>>()).unwrap();
-        net.criterion(&batch, &loss, 1.0).unwrap();
-        let slope: Vec<f64> = net.slopes(1, samples).unwrap().into_iter().map(f64::from).collect();
-        let sum = net.losses().unwrap();
+        net.compute_loss(&batch, &loss, 1.0).unwrap();
+        let slope: Vec<f64> =
+            net.gradient_of(1, samples).unwrap().into_iter().map(f64::from).collect();
+        let sum = net.take_losses().unwrap();
         let wanted = case["value_f32"].as_f64().unwrap();
         within("value", (sum - wanted).abs() / wanted.abs(), 1e-6)?;
         let name = format!("{}.grad_f32", text("name"));

@@ -6,7 +6,7 @@ mod case;
 mod chain;
 mod crop;
 mod decode;
-mod droppath;
+mod drop_path;
 mod jpeg_exact;
 mod loss;
 mod mixup;
@@ -34,7 +34,7 @@ fn main() {
         optim::trials,
         loss::trials,
         model::trials,
-        droppath::trials,
+        drop_path::trials,
     ];
     let trials: Vec<Trial> = suites.iter().flat_map(|suite| suite(&folder)).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();

@@ -1,19 +1,17 @@
 //! Networks under test, on the CPU in f32 and f64, and on a GPU or its stand-in.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
-use forebay_trainer::backend::cpu::{Cpu, Real};
-use forebay_trainer::backend::{Backend, Batch, State, Tensors};
-use forebay_trainer::droppath::Drops;
-use forebay_trainer::lamb::Lamb;
-use forebay_trainer::model::Graph;
+use forebay_trainer::{
+    Backend, BackendConfig, Batch, CpuBackend, DropPath, Graph, Lamb, Real, StateDict, TrainState,
+};
 
 /// A backend with access to its intermediate results.
 pub(crate) trait Net {
     fn graph(&self) -> &Graph;
     /// The forward pass; returns the logits.
-    fn forward(&mut self, batch: &Batch, train: bool, drops: Option<&Drops>) -> Vec<f64>;
+    fn forward(&mut self, batch: &Batch, train: bool, drop_path: Option<&DropPath>) -> Vec<f64>;
     /// The backward pass, from the gradient of the logits.
-    fn backward(&mut self, batch: &Batch, slope: &[f64], drops: Option<&Drops>);
+    fn backward(&mut self, batch: &Batch, gradient: &[f64], drop_path: Option<&DropPath>);
     fn update(&mut self, lamb: &Lamb, rate: f64);
     fn parameter(&self, index: usize) -> Vec<f64>;
     fn gradient(&self, index: usize) -> Vec<f64>;
@@ -29,7 +27,7 @@ pub(crate) enum On {
     /// The CPU in f64, with each stored result rounded to bf16: the reference for the error of bf16.
     Rounded,
     #[cfg(feature = "cuda")]
-    Gpu(u32, forebay_trainer::backend::cuda::Number),
+    Gpu(u32, forebay_trainer::Precision),
 }
 
 impl On {
@@ -39,7 +37,7 @@ impl On {
         let mut all = vec![Self::Double, Self::Single];
         #[cfg(feature = "cuda")]
         if let Some(forebay::mix::Device::Cuda(device)) = forebay_tests::gpu() {
-            use forebay_trainer::backend::cuda::Number::{Bf16, F32};
+            use forebay_trainer::Precision::{Bf16, F32};
             all.extend([Self::Gpu(device, F32), Self::Gpu(device, Bf16)]);
         }
         all
@@ -73,13 +71,13 @@ impl On {
             Self::Double | Self::Single => false,
             Self::Rounded => true,
             #[cfg(feature = "cuda")]
-            Self::Gpu(_, number) => number == forebay_trainer::backend::cuda::Number::Bf16,
+            Self::Gpu(_, number) => number == forebay_trainer::Precision::Bf16,
         }
     }
 
     /// Opens a network and loads a model.
-    pub(crate) fn open(self, graph: Graph, samples: usize, model: Tensors) -> Box<dyn Net> {
-        let state = State { model, ..State::default() };
+    pub(crate) fn open(self, graph: Graph, samples: usize, model: StateDict) -> Box<dyn Net> {
+        let state = TrainState { model, ..TrainState::default() };
         match self {
             Self::Double => cpu::<f64>(graph, samples, &state),
             Self::Single => cpu::<f32>(graph, samples, &state),
@@ -94,8 +92,20 @@ impl On {
     }
 }
 
-fn cpu<T: Real>(graph: Graph, samples: usize, state: &State) -> Box<dyn Net> {
-    let mut cpu = Cpu::<T>::new(graph.clone(), samples, graph, samples, [0.0; 3], [1.0; 3]);
+/// Pixels are given as floats, so the normalization does not matter.
+fn backend_config(graph: Graph, samples: usize) -> BackendConfig {
+    BackendConfig {
+        train_graph: graph.clone(),
+        batch: samples,
+        eval_graph: graph,
+        eval_batch: samples,
+        mean: [0.0; 3],
+        std: [1.0; 3],
+    }
+}
+
+fn cpu<T: Real>(graph: Graph, samples: usize, state: &TrainState) -> Box<dyn Net> {
+    let mut cpu = CpuBackend::<T>::new(backend_config(graph, samples));
     cpu.load(state).unwrap();
     Box::new(cpu)
 }
@@ -104,24 +114,27 @@ fn wide<T: Real>(numbers: &[T]) -> Vec<f64> {
     numbers.iter().map(|x| x.to_f64()).collect()
 }
 
-impl<T: Real> Net for Cpu<T> {
+impl<T: Real> Net for CpuBackend<T> {
     fn graph(&self) -> &Graph {
         Backend::graph(self)
     }
 
-    fn forward(&mut self, batch: &Batch, train: bool, drops: Option<&Drops>) -> Vec<f64> {
-        self.images(batch, train);
-        Self::forward(self, batch.samples(), train, drops);
+    fn forward(&mut self, batch: &Batch, train: bool, drop_path: Option<&DropPath>) -> Vec<f64> {
+        self.load_images(batch, train);
+        self.forward_ops(batch.samples(), train, drop_path);
+        if train {
+            self.update_running_statistics();
+        }
         wide(self.last_logits(batch.samples(), train))
     }
 
-    fn backward(&mut self, batch: &Batch, slope: &[f64], drops: Option<&Drops>) {
-        self.set_slope(batch.samples(), |_, to| {
-            for (to, slope) in to.iter_mut().zip(slope) {
-                *to = T::from_f64(*slope);
+    fn backward(&mut self, batch: &Batch, gradient: &[f64], drop_path: Option<&DropPath>) {
+        self.set_logits_gradient(batch.samples(), |_, to| {
+            for (to, gradient) in to.iter_mut().zip(gradient) {
+                *to = T::from_f64(*gradient);
             }
         });
-        Self::backward(self, batch.samples(), drops);
+        self.backward_ops(batch.samples(), drop_path);
     }
 
     fn update(&mut self, lamb: &Lamb, rate: f64) {
@@ -145,59 +158,59 @@ impl<T: Real> Net for Cpu<T> {
 #[cfg(feature = "cuda")]
 pub(crate) mod gpu {
     use forebay::gpu::Gpu;
-    use forebay_client::Rank;
-    use forebay_trainer::backend::cuda::{BUCKET, Cuda, Number, Pass, Setting};
-    use forebay_trainer::backend::{Backend, Batch, Networks};
-    use forebay_trainer::droppath::Drops;
-    use forebay_trainer::lamb::Lamb;
-    use forebay_trainer::model::Graph;
+    use forebay_trainer::testing::PassConfig;
+    use forebay_trainer::{
+        BUCKET_LEN, Backend, Batch, CudaBackend, CudaConfig, DropPath, Graph, Lamb, Precision, Rank,
+    };
 
-    use super::Net;
+    use super::{Net, backend_config};
 
     /// A network without parameters.
-    pub(crate) fn open(device: u32, number: Number, graph: Graph, samples: usize) -> Cuda {
+    pub(crate) fn open(
+        device: u32,
+        precision: Precision,
+        graph: Graph,
+        samples: usize,
+    ) -> CudaBackend {
         let device = Gpu::open(device).unwrap();
-        let setting = Setting { device, number, place: Rank::SINGLE, bucket: BUCKET };
-        let networks = Networks {
-            training: graph.clone(),
-            batch: samples,
-            evaluation: graph,
-            eval_batch: samples,
-            mean: [0.0; 3],
-            std: [1.0; 3],
-        };
-        Cuda::new(setting, networks).unwrap()
+        let config = CudaConfig { device, precision, rank: Rank::SINGLE, bucket_len: BUCKET_LEN };
+        CudaBackend::new(config, backend_config(graph, samples)).unwrap()
     }
 
     fn wide(numbers: &[f32]) -> Vec<f64> {
         numbers.iter().map(|&x| f64::from(x)).collect()
     }
 
-    fn pass(batch: &Batch, train: bool, drops: Option<&Drops>) -> Pass {
-        Pass { samples: batch.samples(), train, drops: drops.is_some() }
+    fn pass(batch: &Batch, train: bool, drop_path: Option<&DropPath>) -> PassConfig {
+        PassConfig { samples: batch.samples(), train, drop_path: drop_path.is_some() }
     }
 
-    impl Net for Cuda {
+    impl Net for CudaBackend {
         fn graph(&self) -> &Graph {
             Backend::graph(self)
         }
 
-        fn forward(&mut self, batch: &Batch, train: bool, drops: Option<&Drops>) -> Vec<f64> {
-            self.put(batch, train, drops).unwrap();
-            Self::forward(self, pass(batch, train, drops)).unwrap();
+        fn forward(
+            &mut self,
+            batch: &Batch,
+            train: bool,
+            drop_path: Option<&DropPath>,
+        ) -> Vec<f64> {
+            self.load_batch(batch, train, drop_path).unwrap();
+            self.forward_pass(pass(batch, train, drop_path)).unwrap();
             wide(self.last_logits(batch.samples()).unwrap())
         }
 
         #[expect(clippy::cast_possible_truncation, reason = "as the backend takes it")]
-        fn backward(&mut self, batch: &Batch, slope: &[f64], drops: Option<&Drops>) {
-            let slope: Vec<f32> = slope.iter().map(|&s| s as f32).collect();
-            self.set_logits_gradient(&slope).unwrap();
-            Self::backward(self, pass(batch, true, drops)).unwrap();
+        fn backward(&mut self, batch: &Batch, gradient: &[f64], drop_path: Option<&DropPath>) {
+            let gradient: Vec<f32> = gradient.iter().map(|&s| s as f32).collect();
+            self.set_logits_gradient(&gradient).unwrap();
+            self.backward_pass(pass(batch, true, drop_path)).unwrap();
         }
 
         fn update(&mut self, lamb: &Lamb, rate: f64) {
             Backend::update(self, lamb, rate, None).unwrap();
-            self.outcome(true).unwrap();
+            self.poll_report(true).unwrap();
         }
 
         fn parameter(&self, index: usize) -> Vec<f64> {
@@ -215,7 +228,7 @@ pub(crate) mod gpu {
 }
 
 /// The CPU in f64, which rounds to bf16 what a GPU stores in bf16.
-pub(crate) struct Rounded(Cpu<f64>);
+pub(crate) struct Rounded(CpuBackend<f64>);
 
 fn round(numbers: &mut [f64]) {
     for number in numbers {
@@ -224,14 +237,14 @@ fn round(numbers: &mut [f64]) {
 }
 
 impl Rounded {
-    fn new(graph: Graph, samples: usize, state: &State) -> Self {
-        let mut cpu = Cpu::new(graph.clone(), samples, graph, samples, [0.0; 3], [1.0; 3]);
+    fn new(graph: Graph, samples: usize, state: &TrainState) -> Self {
+        let mut cpu = CpuBackend::new(backend_config(graph, samples));
         cpu.load(state).unwrap();
         Self(cpu)
     }
 
     /// Runs with rounded weights, as matrix products use them, and then restores the weights.
-    fn with_rounded_weights<R>(&mut self, does: impl FnOnce(&mut Cpu<f64>) -> R) -> R {
+    fn with_rounded_weights<R>(&mut self, does: impl FnOnce(&mut CpuBackend<f64>) -> R) -> R {
         let kept = self.0.parameters_mut().to_vec();
         let decays: Vec<_> =
             Backend::graph(&self.0).parameters.iter().map(|p| p.kind.decays()).collect();
@@ -249,37 +262,37 @@ impl Net for Rounded {
         Backend::graph(&self.0)
     }
 
-    fn forward(&mut self, batch: &Batch, train: bool, drops: Option<&Drops>) -> Vec<f64> {
+    fn forward(&mut self, batch: &Batch, train: bool, drop_path: Option<&DropPath>) -> Vec<f64> {
         let samples = batch.samples();
         self.with_rounded_weights(|cpu| {
-            cpu.images(batch, train);
+            cpu.load_images(batch, train);
             round(cpu.values_mut(0, samples, train));
             let logits = Backend::graph(cpu).logits();
             for op in 0..Backend::graph(cpu).ops.len() {
-                cpu.operation(op, samples, train, drops);
+                cpu.forward_op(op, samples, train, drop_path);
                 let y = Backend::graph(cpu).ops[op].tensors().1;
                 if y != logits {
                     round(cpu.values_mut(y, samples, train));
                 }
             }
             if train {
-                cpu.follow();
+                cpu.update_running_statistics();
             }
             cpu.last_logits(samples, train).to_vec()
         })
     }
 
-    fn backward(&mut self, batch: &Batch, slope: &[f64], drops: Option<&Drops>) {
+    fn backward(&mut self, batch: &Batch, gradient: &[f64], drop_path: Option<&DropPath>) {
         let samples = batch.samples();
         self.with_rounded_weights(|cpu| {
-            cpu.set_slope(samples, |_, to| to.copy_from_slice(slope));
+            cpu.set_logits_gradient(samples, |_, to| to.copy_from_slice(gradient));
             let logits = Backend::graph(cpu).logits();
-            round(cpu.slopes_mut(logits, samples));
+            round(cpu.gradient_mut(logits, samples));
             for op in (0..Backend::graph(cpu).ops.len()).rev() {
-                cpu.reverse(op, samples, drops);
+                cpu.backward_op(op, samples, drop_path);
                 let x = Backend::graph(cpu).ops[op].tensors().0;
                 if x > 0 {
-                    round(cpu.slopes_mut(x, samples));
+                    round(cpu.gradient_mut(x, samples));
                 }
             }
         });

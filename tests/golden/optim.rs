@@ -4,9 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use forebay_trainer::backend::cpu::Real;
-use forebay_trainer::lamb::{Lamb, Step, Sums, Tensor};
-use forebay_trainer::schedule::Schedule;
+use forebay_trainer::testing::{ChunkSums, LambStep, LambTensor};
+use forebay_trainer::{Lamb, Real, Schedule};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
@@ -75,18 +74,18 @@ fn trajectory<T: Real>(
         names.iter().map(|name| get(&format!("init.{name}"))).collect();
     let mut means: Vec<Vec<T>> = parameters.iter().map(|p| vec![T::ZERO; p.len()]).collect();
     let mut squares = means.clone();
-    let mut sums = Sums::new(4096);
+    let mut sums = ChunkSums::new(4096);
     for (step, rate) in cases["lr"].as_array().unwrap().iter().enumerate() {
         let mut gradients: Vec<Vec<T>> =
             names.iter().map(|name| gradient(&get, arrays, step, name)).collect();
         let norm = gradients.iter().map(|g| sums.norm(g).powi(2)).sum::<f64>().sqrt();
-        let now = Step { rate: rate.as_f64().unwrap(), number: step as u64 + 1, norm };
+        let now = LambStep { lr: rate.as_f64().unwrap(), update: step as u64 + 1, grad_norm: norm };
         for (i, name) in names.iter().enumerate() {
-            let tensor = Tensor {
+            let tensor = LambTensor {
                 parameter: &mut parameters[i],
                 gradient: &mut gradients[i],
-                mean: &mut means[i],
-                square: &mut squares[i],
+                exp_avg: &mut means[i],
+                exp_avg_sq: &mut squares[i],
                 decays: cases["params"][name.as_str()]["weight_decay_group"] == "wd",
             };
             lamb.update(&now, tensor, &mut sums);
@@ -116,17 +115,17 @@ fn rates(case: &Value) -> Result<(), String> {
     let number = |name: &str| case[name].as_f64().unwrap();
     let updates = case["updates_per_epoch"].as_u64();
     let schedule = Schedule {
-        rate: number("lr"),
-        warmup_rate: number("warmup_lr"),
-        min_rate: number("min_lr"),
+        lr: number("lr"),
+        warmup_lr: number("warmup_lr"),
+        min_lr: number("min_lr"),
         epochs: case["epochs"].as_u64().unwrap(),
         warmup_epochs: case["warmup_epochs"].as_u64().unwrap(),
-        by_update: updates.is_some(),
+        on_updates: updates.is_some(),
     };
     let steps = updates.unwrap_or(1);
     let wanted = &case[if updates.is_some() { "lr_per_update" } else { "lr_per_epoch" }];
     for (update, wanted) in wanted.as_array().unwrap().iter().enumerate() {
-        let rate = schedule.rate(update as u64 / steps, update as u64 % steps, steps);
+        let rate = schedule.lr(update as u64 / steps, update as u64 % steps, steps);
         within(&format!("update {update}"), (rate - wanted.as_f64().unwrap()).abs(), 1e-15)?;
     }
     Ok(())
@@ -138,9 +137,9 @@ mod gpu {
     use std::sync::Arc;
 
     use forebay::mix::Device;
-    use forebay_trainer::backend::cuda::Number;
-    use forebay_trainer::backend::{Array, Backend as _, State, Tensors};
-    use forebay_trainer::model::{Kind, Parameter};
+    use forebay_trainer::{
+        Backend as _, ParamKind, Parameter, Precision, StateDict, Tensor, TrainState,
+    };
     use libtest_mimic::Trial;
     use serde_json::Value;
 
@@ -174,22 +173,22 @@ mod gpu {
             name: (*name).clone(),
             shape: arrays.array(&format!("init.{name}")).shape,
             kind: if cases["params"][name.as_str()]["weight_decay_group"] == "wd" {
-                Kind::Matrix
+                ParamKind::Matrix
             } else {
-                Kind::Beta
+                ParamKind::Beta
             },
         });
         let graph = crate::loss::classifier(2, parameters.collect());
-        let mut model: Tensors = names
+        let mut model: StateDict = names
             .iter()
             .map(|name| ((*name).clone(), arrays.array(&format!("init.{name}"))))
             .collect();
         for (parameter, count) in graph.parameters.iter().zip([6, 2]) {
-            let zeros = Array { shape: parameter.shape.clone(), values: vec![0.0; count] };
+            let zeros = Tensor { shape: parameter.shape.clone(), values: vec![0.0; count] };
             model.insert(parameter.name.clone(), zeros);
         }
-        let mut net = gpu::open(device, Number::Bf16, graph, 1);
-        net.load(&State { model, ..State::default() }).unwrap();
+        let mut net = gpu::open(device, Precision::Bf16, graph, 1);
+        net.load(&TrainState { model, ..TrainState::default() }).unwrap();
         for (step, rate) in cases["lr"].as_array().unwrap().iter().enumerate() {
             for (i, name) in names.iter().enumerate() {
                 let gradient =
@@ -197,7 +196,7 @@ mod gpu {
                 net.set_gradient(2 + i, &gradient).unwrap();
             }
             net.update(&lamb, rate.as_f64().unwrap(), None).unwrap();
-            net.outcome(true).unwrap();
+            net.poll_report(true).unwrap();
             for (i, name) in names.iter().enumerate() {
                 let wanted = arrays.get(&format!("{variant}.f32.{step:02}.{name}"));
                 let what = format!("{name} after step {step}");
@@ -205,7 +204,7 @@ mod gpu {
             }
         }
         let state = net.state().unwrap();
-        for (kind, tensors) in [("exp_avg", state.means), ("exp_avg_sq", state.squares)] {
+        for (kind, tensors) in [("exp_avg", state.exp_avg), ("exp_avg_sq", state.exp_avg_sq)] {
             for name in &names {
                 let wanted = arrays.get(&format!("{variant}.f32.{kind}.{name}"));
                 let what = format!("{kind} of {name}");

@@ -93,7 +93,7 @@ def convolution(op):
 
 
 def partials(op):
-    """Bytes of a norm's sums over chunks of rows: `Cut` in client/trainer/src/backend/cuda/launch.rs."""
+    """Bytes of a norm's sums over chunks of rows: `NormTiling` in client/trainer/src/backend/cuda/launch/norm.rs."""
     rows, groups = op.x.height * op.x.width * BATCH, -(-op.x.channels // 8)
     chunk_rows = max(-(-rows // 512), 256 // min(groups, 32) * 4)
     return -(-rows // chunk_rows) * 2 * op.x.channels * 4
@@ -107,7 +107,7 @@ def norm(op):
     yield Work("norm_apply", 2 * x if op.residual else x, x)
     # With a residual, the result gives the mask of ReLU, and the gradient after ReLU is written for the residual.
     yield Work("norm_reduce", 3 * x if op.residual else 2 * x, sums + (x if op.residual else 0))
-    yield Work("norm_slopes", sums, 0)
+    yield Work("norm_gradients", sums, 0)
     yield Work("norm_backward", 2 * x, x)
 
 
@@ -270,7 +270,7 @@ def mixing():
 
 def document():
     works, numbers = list(step(PIXELS)), sum(n for n, _ in resnet50.parameters(resnet50.operations(PIXELS)))
-    kept = [work for work in works if work.kernel in ("norm_finish", "norm_slopes")]
+    kept = [work for work in works if work.kernel in ("norm_finish", "norm_gradients")]
     lamb = [work for work in update(numbers) if work.kernel != "add_gradients"]
     reported = [f"- {name}: {source}" for name, (_, _, source) in REPORTED.items()]
     return TEXT.format(

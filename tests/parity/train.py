@@ -1,9 +1,9 @@
 """Trains the same network with torch and timm on the microbatches of a run of forebay-trainer.
 
     train.py init resnet20 --classes 10 --out init.safetensors
-    forebay-trainer train ... --model resnet20 --init init.safetensors --dump dump --out run
+    forebay-trainer train ... --model resnet20 --initial-checkpoint init.safetensors --dump dump --output run
     train.py compare run dump --init init.safetensors [--steps 20] [--limit 0.01] [--out torch.safetensors]
-    forebay-trainer eval ... --model resnet20 --init torch.safetensors
+    forebay-trainer eval ... --model resnet20 --initial-checkpoint torch.safetensors
 
 `compare` takes every setting from the run's checkpoint and every pixel and target from the dump; model
 (timm's, or the CIFAR ResNet below), loss, optimizer and schedule are timm's. It prints both losses of
@@ -85,7 +85,7 @@ def init(args):
 def criterion(loss):
     if loss["criterion"] == "cross_entropy":
         return SoftTargetCrossEntropy()
-    return BinaryCrossEntropy(target_threshold=loss["threshold"], sum_classes=loss["criterion"] == "bce_sum")
+    return BinaryCrossEntropy(target_threshold=loss["target_threshold"], sum_classes=loss["criterion"] == "bce_sum")
 
 
 def targets(batch, classes, smoothing):
@@ -99,14 +99,14 @@ def targets(batch, classes, smoothing):
 
 
 def scheduler(optimizer, schedule, steps):
-    unit = steps if schedule["by_update"] else 1
+    unit = steps if schedule["on_updates"] else 1
     return CosineLRScheduler(
         optimizer,
         t_initial=schedule["epochs"] * unit,
-        lr_min=schedule["min_rate"],
+        lr_min=schedule["min_lr"],
         warmup_t=schedule["warmup_epochs"] * unit,
-        warmup_lr_init=schedule["warmup_rate"],
-        t_in_epochs=not schedule["by_update"],
+        warmup_lr_init=schedule["warmup_lr"],
+        t_in_epochs=not schedule["on_updates"],
     )
 
 
@@ -119,29 +119,29 @@ def optimizer_of(model, settings, rate):
 def compare(args):
     run = json.loads((sorted(args.run.glob("step-*"))[-1] / "run.json").read_text())
     about = json.loads((args.dump / "description.json").read_text())
-    training, classes = run["training"], run["classes"]
-    if training["drop_path"]:
+    config, classes = run["config"], run["classes"]
+    if config["drop_path"]:
         sys.exit("stochastic depth draws from other streams in torch: compare a run with --drop-path 0")
     lines = [json.loads(line) for line in (args.run / "log.jsonl").read_text().splitlines()]
     ours = [line["loss"] for line in lines if "loss" in line]
     model = network(run["model"], classes).to(memory_format=torch.channels_last).train()
     model.load_state_dict(load_file(args.init), strict=True)
-    optimizer = optimizer_of(model, training["lamb"], training["schedule"]["rate"])
-    rates = scheduler(optimizer, training["schedule"], training["steps"])
-    loss_of, microbatches = criterion(training["loss"]), training["microbatches"]
+    optimizer = optimizer_of(model, config["optimizer"], config["schedule"]["lr"])
+    rates = scheduler(optimizer, config["schedule"], config["steps_per_epoch"])
+    loss_of, microbatches = criterion(config["loss"]), config["microbatches"]
     mean, std = (255 * torch.tensor(about[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     worst = 0.0
     for update, wanted in enumerate(ours if args.steps == 0 else ours[: args.steps]):
-        epoch, step = divmod(update, training["steps"])
-        (rates.step_update if training["schedule"]["by_update"] else rates.step)(
-            update if training["schedule"]["by_update"] else epoch
+        epoch, step = divmod(update, config["steps_per_epoch"])
+        (rates.step_update if config["schedule"]["on_updates"] else rates.step)(
+            update if config["schedule"]["on_updates"] else epoch
         )
         optimizer.zero_grad()
         loss = 0.0
         for index in range(microbatches):
             batch = load_file(args.dump / f"{epoch:04}-{step:06}-{index:03}.safetensors")
             x = (batch["pixels"].permute(0, 3, 1, 2).float() - mean) / std
-            part = loss_of(model(x), targets(batch, classes, training["loss"]["smoothing"])) / microbatches
+            part = loss_of(model(x), targets(batch, classes, config["loss"]["smoothing"])) / microbatches
             part.backward()
             loss += part.item()
         optimizer.step()

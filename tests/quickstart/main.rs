@@ -27,7 +27,7 @@ const STREAMED_STEPS: u64 = 10;
 /// Trainers of step 3.
 const TRAINERS: u32 = 2;
 /// Flags that differ from the values of recipe a3.
-const TRAINING: [&str; 20] = [
+const TRAINING: [&str; 21] = [
     "--recipe",
     "a3",
     "--model",
@@ -40,8 +40,9 @@ const TRAINING: [&str; 20] = [
     "72",
     "--microbatches",
     "2",
-    "--crop-scale",
-    "0.35,1",
+    "--scale",
+    "0.35",
+    "1",
     "--epochs",
     "10",
     "--lr",
@@ -70,7 +71,7 @@ fn main() -> ExitCode {
             forebay_server::main(std::iter::once(command).chain(arguments))
         }
         Some(command) if command == "forebay-trainer" => {
-            forebay_trainer::command::main(std::iter::once(command).chain(arguments))
+            forebay_trainer::main(std::iter::once(command).chain(arguments))
         }
         folder => {
             let folder = folder.map_or_else(|| PathBuf::from("quickstart"), PathBuf::from);
@@ -166,7 +167,7 @@ fn train_through_a_crash(
     let servers = format!("{},{}", victim.endpoint, other.endpoint);
     let arguments =
         ["train", "--endpoint", &servers, "--dataset", "train", "--eval-dataset", "val"];
-    let out = ["--out", path(run)?];
+    let out = ["--output", path(run)?];
     let mut trainer = tools
         .command("forebay-trainer", &[&arguments[..], &TRAINING, &out].concat())
         .env("RUST_LOG", "error")

@@ -1,14 +1,12 @@
 //! The tests that need a GPU.
 
 use forebay::gpu::Gpu;
-use forebay_client::Rank;
-use forebay_trainer::backend::cpu::Cpu;
-use forebay_trainer::backend::cuda::{BUCKET, Cuda, Number, Setting};
-use forebay_trainer::backend::{Backend, Networks, State};
-use forebay_trainer::model::{Architecture, Block, Graph, Stem};
-use forebay_trainer::ranks::Ranks;
-use forebay_trainer::train::{Cursor, Flow, Report, Training, train};
-use forebay_trainer::{Error, init, selftest};
+use forebay_trainer::testing::compare_operations;
+use forebay_trainer::{
+    Architecture, BUCKET_LEN, Backend, BackendConfig, Block, CpuBackend, CudaBackend, CudaConfig,
+    Cursor, Error, Flow, Graph, Pixels, Precision, ProcessGroup, Rank, Stem, StepReport,
+    TrainConfig, TrainState, initial_state, train,
+};
 use libtest_mimic::Trial;
 
 use crate::microbatches::{SAMPLES, SIDE, batch, batches, made, settings};
@@ -17,7 +15,7 @@ use crate::microbatches::{SAMPLES, SIDE, batch, batches, made, settings};
 type Test = fn(u32);
 
 /// The reports of all steps and the final state.
-type Trained = (Vec<Report>, State);
+type Trained = (Vec<StepReport>, TrainState);
 
 pub(crate) fn trials() -> Vec<Trial> {
     let Some(forebay::mix::Device::Cuda(device)) = forebay_tests::gpu() else { return Vec::new() };
@@ -52,40 +50,44 @@ fn graph(model: &str) -> Graph {
     Graph::new(&Architecture::named(model, 4).unwrap(), SIDE, SIDE)
 }
 
-fn networks(model: &str) -> Networks {
-    let (training, evaluation) = (graph(model), graph(model));
-    let (mean, std) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
-    Networks { training, batch: SAMPLES, evaluation, eval_batch: SAMPLES, mean, std }
+fn backend_config(model: &str) -> BackendConfig {
+    BackendConfig {
+        train_graph: graph(model),
+        batch: SAMPLES,
+        eval_graph: graph(model),
+        eval_batch: SAMPLES,
+        mean: [0.485, 0.456, 0.406],
+        std: [0.229, 0.224, 0.225],
+    }
 }
 
-fn gpu(device: u32, number: Number, place: Rank, bucket: usize) -> Cuda {
+fn gpu(device: u32, precision: Precision, rank: Rank, bucket_len: usize) -> CudaBackend {
     let device = Gpu::open(device).unwrap();
-    let mut cuda =
-        Cuda::new(Setting { device, number, place, bucket }, networks("resnet20")).unwrap();
-    cuda.load(&init::state(&graph("resnet20"), 3)).unwrap();
+    let config = CudaConfig { device, precision, rank, bucket_len };
+    let mut cuda = CudaBackend::new(config, backend_config("resnet20")).unwrap();
+    cuda.load(&initial_state(&graph("resnet20"), 3)).unwrap();
     cuda
 }
 
-fn one(device: u32) -> Cuda {
-    gpu(device, Number::Bf16, Rank::SINGLE, BUCKET)
+fn one(device: u32) -> CudaBackend {
+    gpu(device, Precision::Bf16, Rank::SINGLE, BUCKET_LEN)
 }
 
-fn cpu() -> Cpu<f32> {
-    let Networks { training, batch, evaluation, eval_batch, mean, std } = networks("resnet20");
-    let mut cpu = Cpu::new(training, batch, evaluation, eval_batch, mean, std);
-    cpu.load(&init::state(&graph("resnet20"), 3)).unwrap();
+fn cpu() -> CpuBackend<f32> {
+    let mut cpu = CpuBackend::new(backend_config("resnet20"));
+    cpu.load(&initial_state(&graph("resnet20"), 3)).unwrap();
     cpu
 }
 
 /// Trains at most `max` steps from a cursor, and pauses after each of them or only at the end.
 fn train_steps<B: Backend>(
     backend: &mut B,
-    training: &Training,
+    training: &TrainConfig,
     from: Cursor,
     max: usize,
     pauses: bool,
 ) -> Result<(Cursor, Trained), Error> {
-    let (rank, mut reports) = (backend.ranks().place(), Vec::new());
+    let (rank, mut reports) = (backend.group().rank(), Vec::new());
     let cursor = train(
         backend,
         training,
@@ -104,12 +106,12 @@ fn train_steps<B: Backend>(
     Ok((cursor, (reports, backend.state()?)))
 }
 
-fn whole<B: Backend>(backend: &mut B, training: &Training) -> Trained {
+fn whole<B: Backend>(backend: &mut B, training: &TrainConfig) -> Trained {
     train_steps(backend, training, Cursor::default(), 99, false).unwrap().1
 }
 
-fn numbers(reports: &[Report]) -> Vec<(u64, u64)> {
-    reports.iter().map(|r| (r.loss.to_bits(), r.norm.to_bits())).collect()
+fn numbers(reports: &[StepReport]) -> Vec<(u64, u64)> {
+    reports.iter().map(|r| (r.loss.to_bits(), r.grad_norm.to_bits())).collect()
 }
 
 fn layers(device: u32) {
@@ -123,10 +125,11 @@ fn layers(device: u32) {
         narrow(Block::Basic, &[2, 1], &[64, 24]),
         narrow(Block::Bottleneck, &[1, 2], &[8, 16]),
     ];
-    for (net, number) in nets.iter().flat_map(|n| [(n, Number::F32), (n, Number::Bf16)]) {
+    for (net, number) in nets.iter().flat_map(|n| [(n, Precision::F32), (n, Precision::Bf16)]) {
         let device = Gpu::open(device).unwrap();
-        let setting = Setting { device, number, place: Rank::SINGLE, bucket: BUCKET };
-        let checks = selftest::layers(&setting, net, 3).unwrap();
+        let setting =
+            CudaConfig { device, precision: number, rank: Rank::SINGLE, bucket_len: BUCKET_LEN };
+        let checks = compare_operations(&setting, net, 3).unwrap();
         assert!(checks.len() > 5 * net.ops.len(), "{} comparisons", checks.len());
         let wrong: Vec<_> = checks.iter().filter(|check| check.excess > 0.0).collect();
         assert!(wrong.is_empty(), "{number:?}: {wrong:#?}");
@@ -138,8 +141,8 @@ fn losses_follow_the_cpu(device: u32) {
     let (wanted, _) = whole(&mut cpu(), &training);
     assert_eq!(wanted.len(), 10);
     assert!(wanted[9].loss < 0.9 * wanted[0].loss, "the loss does not fall: {wanted:?}");
-    for (number, limit) in [(Number::F32, 1e-3), (Number::Bf16, 0.02)] {
-        let (found, _) = whole(&mut gpu(device, number, Rank::SINGLE, BUCKET), &training);
+    for (number, limit) in [(Precision::F32, 1e-3), (Precision::Bf16, 0.02)] {
+        let (found, _) = whole(&mut gpu(device, number, Rank::SINGLE, BUCKET_LEN), &training);
         for (step, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
             let off = (found.loss - wanted.loss).abs() / wanted.loss;
             assert!(off <= limit, "{number:?}, step {step}: {off:.4} apart, {limit} allowed");
@@ -200,7 +203,7 @@ fn mixed_here(device: u32) {
             Ok(made(&training, cursor, 0, mixed))
         });
         let mut reports = Vec::new();
-        let after = |_: &mut Cuda, _: Cursor, report: &Report| {
+        let after = |_: &mut CudaBackend, _: Cursor, report: &StepReport| {
             reports.push(*report);
             Ok::<Flow, Error>(Flow::Continue(()))
         };
@@ -222,8 +225,8 @@ fn steady(device: u32) {
     let mut pieces = Vec::new();
     let from = Cursor::default();
     let source = batches(&training, from, Rank::SINGLE);
-    let after = |backend: &mut Cuda, _: Cursor, _: &Report| {
-        pieces.push(backend.pieces());
+    let after = |backend: &mut CudaBackend, _: Cursor, _: &StepReport| {
+        pieces.push(backend.pinned_buffers());
         Ok::<Flow, Error>(Flow::Continue(()))
     };
     train(&mut backend, &training, from, source, |_| false, after).unwrap();
@@ -236,8 +239,8 @@ fn short(device: u32) {
     let all = batch(&settings(1, 2), Cursor::default(), 0);
     let logits = backend.logits(&all).unwrap().to_vec();
     let mut few = all.clone();
-    let forebay_trainer::backend::Pixels::Bytes(bytes) = &all.pixels else { unreachable!() };
-    few.pixels = forebay_trainer::backend::Pixels::Bytes(bytes.slice(..3 * SIDE * SIDE * 3));
+    let Pixels::Bytes(bytes) = &all.pixels else { unreachable!() };
+    few.pixels = Pixels::Bytes(bytes.slice(..3 * SIDE * SIDE * 3));
     for labels in [&mut few.label_a, &mut few.label_b] {
         labels.truncate(3);
     }
@@ -250,9 +253,9 @@ fn average(device: u32) {
     train_steps(&mut backend, &settings(1, 2), Cursor::default(), 2, true).unwrap();
     let images = batch(&settings(1, 2), Cursor { epoch: 9, step: 0 }, 0);
     let logits = backend.logits(&images).unwrap().to_vec();
-    backend.swap_average().unwrap();
+    backend.swap_ema().unwrap();
     assert_ne!(backend.logits(&images).unwrap(), logits);
-    backend.swap_average().unwrap();
+    backend.swap_ema().unwrap();
     assert_eq!(backend.logits(&images).unwrap(), logits);
 }
 
@@ -267,18 +270,24 @@ fn diverged(device: u32) {
 }
 
 /// Trains with one thread and one GPU per rank, and checks that all ranks end with the same state.
-fn world(device: u32, number: Number, training: &Training, world: u32, bucket: usize) -> Trained {
-    let ranks = Ranks::threads(world).into_iter();
-    let run = |ranks: Ranks| {
-        let place = ranks.place();
-        let mut backend = gpu(device + place.rank, number, place, bucket);
-        backend.join(ranks).unwrap();
+fn world(
+    device: u32,
+    precision: Precision,
+    training: &TrainConfig,
+    world: u32,
+    bucket: usize,
+) -> Trained {
+    let groups = ProcessGroup::threads(world).into_iter();
+    let run = |group: ProcessGroup| {
+        let rank = group.rank();
+        let mut backend = gpu(device + rank.rank, precision, rank, bucket);
+        backend.join(group).unwrap();
         let trained = whole(&mut backend, training);
-        backend.ranks().finish().unwrap();
+        backend.group().finish().unwrap();
         trained
     };
     let mut all: Vec<Trained> = std::thread::scope(|scope| {
-        let threads: Vec<_> = ranks.map(|ranks| scope.spawn(move || run(ranks))).collect();
+        let threads: Vec<_> = groups.map(|group| scope.spawn(move || run(group))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     for other in &all[1..] {
@@ -291,15 +300,15 @@ fn world(device: u32, number: Number, training: &Training, world: u32, bucket: u
 fn two_ranks(device: u32) {
     let training = settings(2, 2);
     let (reports, state) = whole(&mut one(device), &training);
-    let (found, other) = world(device, Number::Bf16, &training, 2, BUCKET);
+    let (found, other) = world(device, Precision::Bf16, &training, 2, BUCKET_LEN);
     assert_eq!(numbers(&found), numbers(&reports));
     assert!(state == other);
 }
 
 fn two_ranks_of_two(device: u32) {
     let training = settings(4, 2);
-    let (reports, _) = whole(&mut gpu(device, Number::F32, Rank::SINGLE, BUCKET), &training);
-    let (found, _) = world(device, Number::F32, &training, 2, BUCKET);
+    let (reports, _) = whole(&mut gpu(device, Precision::F32, Rank::SINGLE, BUCKET_LEN), &training);
+    let (found, _) = world(device, Precision::F32, &training, 2, BUCKET_LEN);
     for (step, (found, wanted)) in found.iter().zip(&reports).enumerate() {
         let off = (found.loss - wanted.loss).abs() / wanted.loss;
         // Four gradients are added in another order, which is a rounding that later steps amplify.
@@ -310,8 +319,8 @@ fn two_ranks_of_two(device: u32) {
 
 fn buckets(device: u32) {
     let training = settings(2, 2);
-    let whole = world(device, Number::Bf16, &training, 2, BUCKET);
-    let parts = world(device, Number::Bf16, &training, 2, 10_000);
+    let whole = world(device, Precision::Bf16, &training, 2, BUCKET_LEN);
+    let parts = world(device, Precision::Bf16, &training, 2, 10_000);
     assert_eq!(numbers(&whole.0), numbers(&parts.0));
     assert!(whole.1 == parts.1);
 }

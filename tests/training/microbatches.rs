@@ -6,11 +6,9 @@ use bytes::Bytes;
 use forebay::mix::Mixer;
 use forebay::plan::{MixKind, MixSample};
 use forebay::{MixedBy, Pipeline, PipelineConfig, Rect};
-use forebay_client::{Mix, Rank};
+use forebay_client::Mix;
 use forebay_tests::world::{recipe, request};
-use forebay_trainer::backend::{Batch, Pixels};
-use forebay_trainer::train::{Cursor, Training};
-use forebay_trainer::{Error, preset};
+use forebay_trainer::{Batch, Cursor, Error, MicrobatchName, Pixels, Rank, TrainConfig};
 
 /// Height and width of the images.
 pub(crate) const SIDE: usize = 16;
@@ -21,24 +19,24 @@ static PIPELINE: LazyLock<Pipeline> =
     LazyLock::new(|| Pipeline::with_mixer(&Mixer::Cpu, PipelineConfig::default()).unwrap());
 
 /// Two epochs with all features of training.
-pub(crate) fn settings(microbatches: u32, steps: u64) -> Training {
-    let mut training = preset::training("a3", 0.1, steps, microbatches).unwrap();
+pub(crate) fn settings(microbatches: u32, steps: u64) -> TrainConfig {
+    let mut training = TrainConfig::preset("a3", 0.1, steps, microbatches).unwrap();
     training.schedule.epochs = 2;
     training.schedule.warmup_epochs = 0;
-    training.schedule.rate = 0.05;
-    training.schedule.by_update = true;
+    training.schedule.lr = 0.05;
+    training.schedule.on_updates = true;
     training.drop_path = 0.2;
-    training.average = Some(0.9);
+    training.model_ema_decay = Some(0.9);
     training
 }
 
 /// A mixed microbatch of a step.
-pub(crate) fn batch(training: &Training, cursor: Cursor, index: u32) -> Batch {
+pub(crate) fn batch(training: &TrainConfig, cursor: Cursor, index: u32) -> Batch {
     made(training, cursor, index, true)
 }
 
 /// A microbatch of a step, mixed or with the plan to mix it.
-pub(crate) fn made(training: &Training, cursor: Cursor, index: u32, mixed: bool) -> Batch {
+pub(crate) fn made(training: &TrainConfig, cursor: Cursor, index: u32, mixed: bool) -> Batch {
     let microbatches = training.microbatches;
     let samples = SAMPLES * microbatches as usize;
     let set = [
@@ -49,7 +47,7 @@ pub(crate) fn made(training: &Training, cursor: Cursor, index: u32, mixed: bool)
     ];
     let recipe = recipe("a3", &set.each_ref().map(String::as_str));
     // The dataset is too small for several steps per epoch: each step is the first one of another epoch.
-    let epoch = cursor.epoch * training.steps + cursor.step;
+    let epoch = cursor.epoch * training.steps_per_epoch + cursor.step;
     let mut request = request(&recipe, epoch, 0, index);
     request.format.mixed_by = if mixed { MixedBy::Server } else { MixedBy::Trainer };
     let made = PIPELINE.make(request).unwrap();
@@ -57,12 +55,10 @@ pub(crate) fn made(training: &Training, cursor: Cursor, index: u32, mixed: bool)
     let pixels = if mixed {
         Pixels::Bytes(bytes)
     } else {
-        Pixels::Clean(bytes, made.plan.samples.iter().map(client_mix).collect())
+        Pixels::Unmixed(bytes, made.plan.samples.iter().map(client_mix).collect())
     };
     Batch {
-        epoch: cursor.epoch,
-        step: cursor.step,
-        index,
+        name: MicrobatchName { seed: 0, epoch: cursor.epoch, step: cursor.step, index },
         size: (SIDE, SIDE),
         pixels,
         label_a: made.label_a,
@@ -86,12 +82,12 @@ fn client_mix(sample: &MixSample) -> Mix {
 
 /// The microbatches of a rank, from a cursor.
 pub(crate) fn batches(
-    training: &Training,
+    training: &TrainConfig,
     from: Cursor,
     rank: Rank,
 ) -> impl Iterator<Item = Result<Batch, Error>> + use<> {
     let training = *training;
-    let (steps, microbatches) = (training.steps, training.microbatches);
+    let (steps, microbatches) = (training.steps_per_epoch, training.microbatches);
     let at = move |update: u64| Cursor { epoch: update / steps, step: update % steps };
     let indices = move || (rank.rank..microbatches).step_by(rank.world as usize);
     (from.epoch * steps + from.step..)

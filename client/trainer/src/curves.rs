@@ -1,4 +1,4 @@
-//! A PNG of a run's curves: loss, accuracy and learning rate over steps, drawn pixel by pixel.
+//! Draws the curves of a run as a PNG: loss, accuracy and learning rate over steps.
 
 use std::path::Path;
 
@@ -11,15 +11,18 @@ const LEFT: u32 = 84;
 const MARGIN: u32 = 28;
 const INK: Rgb<u8> = Rgb([40, 40, 40]);
 const GRID: Rgb<u8> = Rgb([222, 222, 222]);
-const COLOURS: [Rgb<u8>; 3] = [Rgb([31, 119, 180]), Rgb([214, 90, 20]), Rgb([44, 140, 60])];
+const COLORS: [Rgb<u8>; 3] = [Rgb([31, 119, 180]), Rgb([214, 90, 20]), Rgb([44, 140, 60])];
 
-/// A panel: title and lines of (step, value).
+/// A panel: its title and its lines.
 pub type Panel<'a> = (&'a str, Vec<Line<'a>>);
 
-/// A line's name and points.
+/// A line: its name and its points of (step, value).
 pub type Line<'a> = (&'a str, &'a [(f64, f64)]);
 
-/// Draws panels one below the other.
+/// Draws panels from top to bottom.
+///
+/// # Errors
+/// When the file cannot be written.
 pub fn draw(path: &Path, panels: &[Panel<'_>]) -> image::ImageResult<()> {
     let count = u32::try_from(panels.len()).unwrap_or(1).max(1);
     let mut image = RgbImage::from_pixel(WIDTH, HEIGHT * count, Rgb([255, 255, 255]));
@@ -31,7 +34,7 @@ pub fn draw(path: &Path, panels: &[Panel<'_>]) -> image::ImageResult<()> {
     image.save(path)
 }
 
-/// Where values lie on an axis of pixels.
+/// Maps values to pixels.
 struct Axis {
     low: f64,
     high: f64,
@@ -73,25 +76,25 @@ fn panel(image: &mut RgbImage, top: u32, x: &Axis, title: &str, lines: &[Line<'_
     }
     write(image, i64::from(LEFT), i64::from(top) + 8, title, INK);
     for (i, (name, points)) in lines.iter().enumerate() {
-        let colour = COLOURS[i % COLOURS.len()];
+        let color = COLORS[i % COLORS.len()];
         for pair in points.windows(2).filter(|pair| pair.iter().all(|p| p.1.is_finite())) {
             let ends = [pair[0], pair[1]].map(|p| (x.at(p.0), y.at(p.1)));
-            line(image, ends[0], ends[1], colour);
+            line(image, ends[0], ends[1], color);
         }
         if let [(step, value)] = **points {
-            line(image, (x.at(step) - 3, y.at(value)), (x.at(step) + 3, y.at(value)), colour);
+            line(image, (x.at(step) - 3, y.at(value)), (x.at(step) + 3, y.at(value)), color);
         }
         write(
             image,
             i64::from(LEFT) + 240 + 160 * i64::try_from(i).unwrap_or(0),
             i64::from(top) + 8,
             name,
-            colour,
+            color,
         );
     }
 }
 
-/// Three or so digits.
+/// A value with about three digits.
 fn short(value: f64) -> String {
     let size = value.abs();
     match () {
@@ -101,29 +104,29 @@ fn short(value: f64) -> String {
     }
 }
 
-fn dot(image: &mut RgbImage, x: i64, y: i64, colour: Rgb<u8>) {
+fn dot(image: &mut RgbImage, x: i64, y: i64, color: Rgb<u8>) {
     let inside = |at: i64, size: u32| u32::try_from(at).ok().filter(|at| *at < size);
     if let Some((x, y)) = inside(x, image.width()).zip(inside(y, image.height())) {
-        image.put_pixel(x, y, colour);
+        image.put_pixel(x, y, color);
     }
 }
 
-fn line(image: &mut RgbImage, from: (i64, i64), to: (i64, i64), colour: Rgb<u8>) {
+fn line(image: &mut RgbImage, from: (i64, i64), to: (i64, i64), color: Rgb<u8>) {
     let length = (to.0 - from.0).abs().max((to.1 - from.1).abs()).max(1);
     for i in 0..=length {
         let between =
             |a: i64, b: i64| a + ((b - a) * i * 2 + length * (b - a).signum()) / (2 * length);
         let (x, y) = (between(from.0, to.0), between(from.1, to.1));
-        dot(image, x, y, colour);
+        dot(image, x, y, color);
     }
 }
 
-/// Letters of 8x8 pixels.
-fn write(image: &mut RgbImage, left: i64, top: i64, text: &str, colour: Rgb<u8>) {
+/// Writes text in letters of 8x8 pixels.
+fn write(image: &mut RgbImage, left: i64, top: i64, text: &str, color: Rgb<u8>) {
     for (i, rows) in (0..).zip(text.chars().filter_map(|letter| BASIC_FONTS.get(letter))) {
         for (y, row) in (0..).zip(rows) {
             for x in (0..8).filter(|x| row >> x & 1 == 1) {
-                dot(image, left + 8 * i + x, top + y, colour);
+                dot(image, left + 8 * i + x, top + y, color);
             }
         }
     }
@@ -147,7 +150,7 @@ mod tests {
         let image = image::open(&path).unwrap().into_rgb8();
         assert_eq!(image.dimensions(), (WIDTH, 2 * HEIGHT));
         let height_at =
-            |x| (MARGIN..HEIGHT - MARGIN).find(|y| *image.get_pixel(x, *y) == COLOURS[0]).unwrap();
+            |x| (MARGIN..HEIGHT - MARGIN).find(|y| *image.get_pixel(x, *y) == COLORS[0]).unwrap();
         assert!(height_at(LEFT + 50) < height_at(LEFT + 400));
         assert!(height_at(LEFT + 400) < height_at(WIDTH - MARGIN - 50));
     }

@@ -1,23 +1,25 @@
-//! What can go wrong, by who can act on it.
+//! Errors, by who can act on them.
 
 use std::path::PathBuf;
+
+use forebay_types::MicrobatchName;
 
 /// An error of the trainer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Not a model of ours.
-    #[error("no model is called {name}; there are {}", crate::model::NAMES.join(", "))]
+    /// The trainer has no model of this name.
+    #[error("unknown model {name:?}: expected one of {}", crate::model::NAMES.join(", "))]
     UnknownModel {
-        /// The name asked for.
+        /// The requested name.
         name: String,
     },
-    /// A setting that cannot work.
+    /// A setting cannot work.
     #[error("{setting}: {problem}")]
     Setting {
         /// The flag.
         setting: &'static str,
-        /// What is wrong, and what to do.
+        /// What is wrong and what to do.
         problem: String,
     },
     /// A file cannot be read or written.
@@ -25,49 +27,45 @@ pub enum Error {
     File {
         /// The file.
         path: PathBuf,
-        /// The system's word.
+        /// The error of the operating system.
         cause: std::io::Error,
     },
-    /// A checkpoint that is no safetensors file, or a cut one.
-    #[error("{}: not a whole safetensors file ({cause}); take another checkpoint", path.display())]
+    /// A file is not a safetensors file, or is truncated.
+    #[error("{}: not a complete safetensors file ({cause}): use another checkpoint", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What the parser says.
+        /// The error of the parser.
         cause: safetensors::SafeTensorError,
     },
-    /// A checkpoint of another model or run.
+    /// A checkpoint belongs to another model or run.
     #[error("{}: {problem}", path.display())]
     Mismatch {
         /// The file.
         path: PathBuf,
-        /// What differs, and what to do.
+        /// What differs and what to do.
         problem: String,
     },
-    /// A microbatch that does not fit the model.
-    #[error("epoch {epoch}, step {step}, microbatch {index}: {problem}")]
+    /// A microbatch does not fit the model or the order of training.
+    #[error("{name}: {problem}")]
     Batch {
-        /// Epoch.
-        epoch: u64,
-        /// Step of the epoch.
-        step: u64,
-        /// Microbatch of the step.
-        index: u32,
-        /// What is wrong, and what to do.
+        /// The microbatch.
+        name: MicrobatchName,
+        /// What is wrong and what to do.
         problem: String,
     },
-    /// The processes of a training did not find each other.
-    #[error("rendezvous {address}: {problem}")]
+    /// The ranks could not connect to each other.
+    #[error("rendezvous at {address}: {problem}")]
     Rendezvous {
-        /// Where rank 0 listens.
+        /// The address where rank 0 listens.
         address: String,
-        /// What is wrong, and what to do.
+        /// What is wrong and what to do.
         problem: String,
     },
-    /// A rank that was lost, failed, or does something else than the others.
+    /// A rank was lost, failed, or does not take part in the same exchange as the others.
     #[error("rank {rank}: {problem}")]
     Rank {
-        /// Which one.
+        /// The rank that failed.
         rank: u32,
         /// What happened.
         problem: String,
@@ -76,9 +74,9 @@ pub enum Error {
     #[cfg(feature = "cuda")]
     #[error(transparent)]
     Device(#[from] forebay::gpu::DeviceError),
-    /// The loss is not a number.
+    /// The loss is NaN or infinite.
     #[error(
-        "the loss is {loss} at epoch {epoch}, step {step} (learning rate {rate:.3e}): training diverged; \
+        "training diverged: the loss is {loss} at epoch {epoch}, step {step} (learning rate {lr:.3e}); \
          resume from the last checkpoint with a lower --lr or a longer --warmup-epochs"
     )]
     Diverged {
@@ -86,8 +84,8 @@ pub enum Error {
         epoch: u64,
         /// Step of the epoch.
         step: u64,
-        /// Its learning rate.
-        rate: f64,
+        /// Learning rate of the step.
+        lr: f64,
         /// NaN or infinite.
         loss: f64,
     },

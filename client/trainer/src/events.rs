@@ -1,17 +1,20 @@
-//! TensorBoard event files: TFRecords of `tensorflow.Event` (tensorflow/core/util/event.proto), with
-//! the few fields that a scalar needs written by hand.
+//! TensorBoard event files: TFRecords of `tensorflow.Event` (tensorflow/core/util/event.proto). The few
+//! fields that a scalar needs are encoded by hand.
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// An event file.
+/// Writes an event file.
 #[derive(Debug)]
-pub struct Events(BufWriter<File>);
+pub struct EventWriter(BufWriter<File>);
 
-impl Events {
-    /// Creates the file of a run in a folder.
+impl EventWriter {
+    /// Creates an event file in a folder.
+    ///
+    /// # Errors
+    /// When the file cannot be created.
     pub fn create(folder: &Path) -> std::io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let seconds = now();
@@ -24,6 +27,9 @@ impl Events {
     }
 
     /// Writes scalars of a step.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
     pub fn scalars(&mut self, step: u64, values: &[(&str, f64)]) -> std::io::Result<()> {
         for (tag, value) in values {
             // Summary.value { tag, simple_value }.
@@ -38,7 +44,8 @@ impl Events {
         self.0.flush()
     }
 
-    /// One record: length and its checksum, `Event { wall_time, step, FIELD: bytes }` and its checksum.
+    /// Writes one record: the length and its checksum, then `Event { wall_time, step, FIELD: bytes }` and its
+    /// checksum.
     fn event(&mut self, step: u64, number: u8, bytes: &[u8]) -> std::io::Result<()> {
         let mut event = vec![1 << 3 | 1];
         event.extend_from_slice(&now().to_le_bytes());
@@ -54,7 +61,7 @@ impl Events {
     }
 }
 
-/// A length-delimited field.
+/// Appends a length-delimited field.
 fn field(to: &mut Vec<u8>, number: u8, bytes: &[u8]) {
     to.push(number << 3 | 2);
     varint(to, bytes.len() as u64);
@@ -82,7 +89,7 @@ const fn single(value: f64) -> f32 {
     value as f32
 }
 
-/// Seconds since 1970.
+/// Seconds since the Unix epoch.
 #[expect(clippy::disallowed_methods, reason = "TensorBoard shows wall time; no data depends on it")]
 fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
@@ -100,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn varints_are_protobuf_s() {
+    fn varints_match_protobuf() {
         let mut bytes = Vec::new();
         varint(&mut bytes, 300);
         assert_eq!(bytes, [0xac, 0x02]);

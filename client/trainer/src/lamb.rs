@@ -1,34 +1,36 @@
-//! LAMB as timm's (1.0.31, `optim/lamb.py`, `_single_tensor_lamb`): Adam's direction plus decay, each
-//! tensor scaled to the size of its parameters; gradients are clipped by their norm over all tensors.
+//! The LAMB optimizer, as timm 1.0.31 implements it (`optim/lamb.py`, `_single_tensor_lamb`): Adam's
+//! direction plus weight decay, scaled per tensor by the trust ratio, which is the norm of the
+//! parameters over the norm of the direction. Gradients are clipped by their norm over all tensors.
 //!
-//! Sums run over chunks of fixed size, added in order: the same bits on any number of threads.
+//! Sums run over chunks of fixed size and are added in order, so that any number of threads gives the
+//! same bits.
 
 use rayon::prelude::*;
 
-use crate::backend::cpu::Real;
+use crate::simd::Real;
 
-/// Numbers of a parallel piece of work.
+/// Values that one parallel task updates.
 const CHUNK: usize = 1 << 14;
 
-/// Settings, by timm's names.
+/// Hyperparameters, by timm's names.
 #[expect(clippy::struct_excessive_bools, reason = "they are timm's, and independent")]
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Lamb {
-    /// Decay of the mean of gradients and of their squares.
+    /// Decay rates of the first and second moment.
     pub betas: (f64, f64),
-    /// Added to the root of the mean square.
+    /// Added to the root of the second moment, against division by zero.
     pub eps: f64,
-    /// For parameters that decay.
+    /// Weight decay of convolution kernels and of the classifier's matrix.
     pub weight_decay: f64,
-    /// Gradients are scaled down to this norm; `None`: never.
+    /// Norm that gradients are clipped to; `None` does not clip.
     pub max_grad_norm: Option<f64>,
-    /// Adam's correction of the first steps.
+    /// Corrects the bias of the moments towards 0 in the first steps, as Adam does.
     pub bias_correction: bool,
-    /// New gradients count `1 - betas.0`; else 1.
+    /// Weights a new gradient by `1 - betas.0` in the first moment; otherwise by 1.
     pub grad_averaging: bool,
-    /// The trust ratio is at most 1.
+    /// Limits the trust ratio to 1.
     pub trust_clip: bool,
-    /// Trust ratio for parameters without decay too.
+    /// Applies the trust ratio to parameters without weight decay, too.
     pub always_adapt: bool,
 }
 
@@ -47,64 +49,72 @@ impl Default for Lamb {
     }
 }
 
-/// One tensor of an update.
+/// One parameter tensor and its optimizer state.
 #[derive(Debug)]
-pub struct Tensor<'a, T> {
-    /// Changed.
+pub struct LambTensor<'a, T> {
+    /// Values, updated in place.
     pub parameter: &'a mut [T],
-    /// Used as scratch.
+    /// Gradient; overwritten as scratch.
     pub gradient: &'a mut [T],
-    /// Mean of gradients.
-    pub mean: &'a mut [T],
-    /// Mean of their squares.
-    pub square: &'a mut [T],
-    /// Whether weight decay applies.
+    /// First moment.
+    pub exp_avg: &'a mut [T],
+    /// Second moment.
+    pub exp_avg_sq: &'a mut [T],
+    /// Whether weight decay applies to this tensor.
     pub decays: bool,
 }
 
-/// Numbers that depend on the step alone.
+/// Values that all tensors of one update share.
 #[derive(Clone, Copy, Debug)]
-pub struct Step {
+pub struct LambStep {
     /// Learning rate.
-    pub rate: f64,
-    /// 1 for the first update.
-    pub number: u64,
-    /// Norm of all gradients.
-    pub norm: f64,
+    pub lr: f64,
+    /// Number of the update, from 1.
+    pub update: u64,
+    /// Norm of the gradients of all tensors.
+    pub grad_norm: f64,
 }
 
-/// Room for the sums over the chunks of the largest tensor.
+/// Scratch for the sums of squares over the chunks of one tensor.
 #[derive(Debug)]
-pub struct Sums(Vec<[f64; 2]>);
+pub struct ChunkSums(Vec<[f64; 2]>);
 
-impl Sums {
-    /// For tensors of at most so many numbers.
-    pub fn new(numbers: usize) -> Self {
-        Self(vec![[0.0; 2]; numbers.div_ceil(CHUNK).max(1)])
+impl ChunkSums {
+    /// Scratch for tensors of at most `len` values.
+    pub fn new(len: usize) -> Self {
+        Self(vec![[0.0; 2]; len.div_ceil(CHUNK).max(1)])
     }
 
-    /// The norm of a tensor.
+    /// The Euclidean norm of a tensor.
     pub fn norm<T: Real>(&mut self, values: &[T]) -> f64 {
         let chunks = values.par_chunks(CHUNK).zip(&mut self.0);
-        chunks.for_each(|(values, sum)| sum[0] = square_sum(values));
+        chunks.for_each(|(values, sum)| sum[0] = sum_of_squares(values));
         self.0[..values.len().div_ceil(CHUNK)].iter().map(|s| s[0]).sum::<f64>().sqrt()
     }
 }
 
 impl Lamb {
     /// Updates one tensor.
-    pub fn update<T: Real>(&self, step: &Step, tensor: Tensor<'_, T>, sums: &mut Sums) {
-        let Tensor { parameter, gradient, mean, square, decays } = tensor;
+    pub fn update<T: Real>(
+        &self,
+        step: &LambStep,
+        tensor: LambTensor<'_, T>,
+        sums: &mut ChunkSums,
+    ) {
+        let LambTensor { parameter, gradient, exp_avg, exp_avg_sq, decays } = tensor;
         let decay = if decays { self.weight_decay } else { 0.0 };
         let adapt = decay != 0.0 || self.always_adapt;
         let direction = self.direction::<T>(step, decay);
         let chunks = parameter.par_chunks(CHUNK).zip(gradient.par_chunks_mut(CHUNK));
-        let state = mean.par_chunks_mut(CHUNK).zip(square.par_chunks_mut(CHUNK));
+        let state = exp_avg.par_chunks_mut(CHUNK).zip(exp_avg_sq.par_chunks_mut(CHUNK));
         chunks.zip(state).zip(&mut sums.0).for_each(
-            |(((parameter, gradient), (mean, square)), sums)| {
-                direction.apply(parameter, gradient, mean, square);
-                *sums =
-                    if adapt { [square_sum(parameter), square_sum(gradient)] } else { [0.0; 2] };
+            |(((parameter, gradient), (exp_avg, exp_avg_sq)), sums)| {
+                direction.apply(parameter, gradient, exp_avg, exp_avg_sq);
+                *sums = if adapt {
+                    [sum_of_squares(parameter), sum_of_squares(gradient)]
+                } else {
+                    [0.0; 2]
+                };
             },
         );
         let mut ratio = 1.0;
@@ -119,47 +129,47 @@ impl Lamb {
                 ratio = ratio.min(1.0);
             }
         }
-        let (ratio, rate) = (T::from_f64(ratio), T::from_f64(step.rate));
+        let (ratio, lr) = (T::from_f64(ratio), T::from_f64(step.lr));
         parameter.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK)).for_each(
             |(parameter, update)| {
                 for (parameter, update) in parameter.iter_mut().zip(update) {
-                    *parameter = *parameter - rate * (*update * ratio);
+                    *parameter = *parameter - lr * (*update * ratio);
                 }
             },
         );
     }
 
-    fn direction<T: Real>(&self, step: &Step, decay: f64) -> Direction<T> {
-        let clip = self.max_grad_norm.map_or(1.0, |most| (step.norm / most).max(1.0));
-        let factors = Factors::new(self, step.number);
+    fn direction<T: Real>(&self, step: &LambStep, decay: f64) -> Direction<T> {
+        let clip = self.max_grad_norm.map_or(1.0, |max| (step.grad_norm / max).max(1.0));
+        let c = Coefficients::new(self, step.update);
         Direction {
             clip: T::from_f64(clip),
-            beta1: T::from_f64(factors.beta1),
-            new1: T::from_f64(factors.new1),
-            beta2: T::from_f64(factors.beta2),
-            new2: T::from_f64(factors.new2),
-            correction1: T::from_f64(factors.correction1),
-            correction2: T::from_f64(factors.correction2),
+            beta1: T::from_f64(c.beta1),
+            new1: T::from_f64(c.new1),
+            beta2: T::from_f64(c.beta2),
+            new2: T::from_f64(c.new2),
+            correction1: T::from_f64(c.correction1),
+            correction2: T::from_f64(c.correction2),
             eps: T::from_f64(self.eps),
             decay: T::from_f64(decay),
         }
     }
 }
 
-/// What an update's number makes of the settings.
+/// Coefficients that depend on the number of the update.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Factors {
+pub(crate) struct Coefficients {
     pub(crate) beta1: f64,
     pub(crate) new1: f64,
     pub(crate) beta2: f64,
     pub(crate) new2: f64,
-    /// What the mean is divided by, and the root of what the mean square is.
+    /// Divisor of the first moment, and the root of the divisor of the second moment.
     pub(crate) correction1: f64,
     pub(crate) correction2: f64,
 }
 
-impl Factors {
-    /// Of an update, 1 for the first.
+impl Coefficients {
+    /// The coefficients of an update, counted from 1.
     pub(crate) fn new(lamb: &Lamb, update: u64) -> Self {
         let (beta1, beta2) = lamb.betas;
         let corrected = |beta: f64| {
@@ -176,7 +186,7 @@ impl Factors {
     }
 }
 
-/// Adam's direction plus decay.
+/// Adam's direction plus weight decay, with coefficients in the parameters' precision.
 struct Direction<T> {
     clip: T,
     beta1: T,
@@ -190,21 +200,23 @@ struct Direction<T> {
 }
 
 impl<T: Real> Direction<T> {
-    /// Leaves the direction in `gradient`.
-    fn apply(&self, parameter: &[T], gradient: &mut [T], mean: &mut [T], square: &mut [T]) {
-        let state = mean.iter_mut().zip(square);
-        for ((parameter, gradient), (mean, square)) in parameter.iter().zip(gradient).zip(state) {
+    /// Updates the moments and leaves the direction in `gradient`.
+    fn apply(&self, parameter: &[T], gradient: &mut [T], exp_avg: &mut [T], exp_avg_sq: &mut [T]) {
+        let state = exp_avg.iter_mut().zip(exp_avg_sq);
+        for ((parameter, gradient), (exp_avg, exp_avg_sq)) in
+            parameter.iter().zip(gradient).zip(state)
+        {
             let g = *gradient / self.clip;
-            *mean = self.beta1 * *mean + self.new1 * g;
-            *square = self.beta2 * *square + self.new2 * g * g;
-            let root = square.root() / self.correction2 + self.eps;
-            *gradient = *mean / self.correction1 / root + self.decay * *parameter;
+            *exp_avg = self.beta1 * *exp_avg + self.new1 * g;
+            *exp_avg_sq = self.beta2 * *exp_avg_sq + self.new2 * g * g;
+            let root = exp_avg_sq.root() / self.correction2 + self.eps;
+            *gradient = *exp_avg / self.correction1 / root + self.decay * *parameter;
         }
     }
 }
 
-/// Sum of squares, in f64, eight sums side by side.
-fn square_sum<T: Real>(values: &[T]) -> f64 {
+/// Sum of squares in f64, as eight interleaved partial sums.
+fn sum_of_squares<T: Real>(values: &[T]) -> f64 {
     let mut sums = [0.0; 8];
     let chunks = values.chunks_exact(8);
     let rest: f64 = chunks.remainder().iter().map(|x| x.to_f64() * x.to_f64()).sum();

@@ -1,31 +1,119 @@
-//! Trains ResNets by the recipes of "ResNet strikes back" (arXiv 2110.00476), fed by forebay servers.
+//! Trains ResNets by the recipes of "ResNet strikes back" (arXiv 2110.00476), on data from forebay servers.
 //!
 //! ```text
-//!   microbatch -> Backend::accumulate -> ... of a step -> Backend::update
-//!                   |                                        |
-//!                 Graph: operations in order               Lamb, Schedule
-//!                 Plan: where each tensor lies
-//!                 Loss, Drops          Ranks: sums over processes
+//!   train()      for every step:
+//!     batch          next microbatch                     Batch, from a server or a folder
+//!     backend        forward, backward    per microbatch  Backend: CpuBackend, or CUDA
+//!     backend        update               per step        Lamb, Schedule
+//!     report         loss, norm, timing                   StepReport, over all ranks of a ProcessGroup
+//! ```
+//!
+//! A network is a [`Graph`]: a list of operations on tensors. A backend plans its memory once, and runs
+//! the operations forward and backward. The same microbatches give the same bits, on any number of
+//! threads, in any world of ranks on the CPU, and however often training is stopped and resumed.
+//!
+//! # Example
+//!
+//! Two steps of a small ResNet on generated images:
+//!
+//! ```
+//! use forebay_trainer::{
+//!     Architecture, Backend, BackendConfig, Batch, CpuBackend, Cursor, Error, Flow, Graph,
+//!     MicrobatchName, Pixels, TrainConfig, initial_state, train,
+//! };
+//!
+//! let graph = Graph::new(&Architecture::named("resnet20", 10)?, 8, 8);
+//! let mut backend = CpuBackend::<f32>::new(BackendConfig {
+//!     train_graph: graph.clone(),
+//!     batch: 4,
+//!     eval_graph: graph,
+//!     eval_batch: 4,
+//!     mean: [0.485, 0.456, 0.406],
+//!     std: [0.229, 0.224, 0.225],
+//! });
+//! let state = initial_state(backend.graph(), 0);
+//! backend.load(&state).expect("the state is of this network");
+//!
+//! // One epoch of two steps of one microbatch.
+//! let mut config = TrainConfig::preset("a2", 0.0, 2, 1)?;
+//! config.schedule.epochs = 1;
+//! let batches = (0..2).map(|step| {
+//!     Ok::<_, Error>(Batch {
+//!         name: MicrobatchName { seed: 0, epoch: 0, step, index: 0 },
+//!         size: (8, 8),
+//!         pixels: Pixels::Bytes(vec![128; 4 * 8 * 8 * 3].into()),
+//!         label_a: vec![0, 1, 2, 3],
+//!         label_b: vec![0, 1, 2, 3],
+//!         lambda: vec![1.0; 4],
+//!     })
+//! });
+//! let mut losses = Vec::new();
+//! let end = train(&mut backend, &config, Cursor::default(), batches, |_| false, |_, _, report| {
+//!     losses.push(report.loss);
+//!     Ok(Flow::Continue(()))
+//! })?;
+//! assert_eq!((end.epoch, losses.len()), (1, 2));
+//! # Ok::<(), Error>(())
 //! ```
 
-pub mod backend;
-pub mod checkpoint;
-pub mod command;
-pub mod curves;
-pub mod droppath;
-pub mod error;
-pub mod eval;
-pub mod events;
-pub mod init;
-pub mod lamb;
-pub mod loss;
-pub mod memory;
-pub mod model;
-pub mod preset;
-pub mod ranks;
-pub mod schedule;
+mod backend;
+mod batch;
+mod checkpoint;
+mod command;
+mod curves;
+mod drop_path;
+mod error;
+mod eval;
+mod events;
+mod init;
+mod lamb;
+mod loss;
+mod memory;
+mod model;
+mod preset;
+mod process_group;
+mod schedule;
 #[cfg(feature = "cuda")]
-pub mod selftest;
-pub mod train;
+mod selftest;
+mod simd;
+mod state;
+mod train;
 
+pub use backend::cpu::CpuBackend;
+pub use backend::device::TrainDevice;
+pub use backend::{Backend, BackendConfig, MicroStep, UpdateReport};
+pub use batch::{Batch, Pixels, Targets};
+pub use checkpoint::{
+    RunMetadata, broadcast_checkpoint, latest_checkpoint, load_checkpoint, read_model,
+    save_checkpoint, write_model,
+};
+pub use command::main;
+pub use drop_path::DropPath;
 pub use error::Error;
+pub use eval::{Accuracy, evaluate};
+pub use forebay_types::{Cursor, MicrobatchName, Rank};
+pub use init::initial_state;
+pub use lamb::Lamb;
+pub use loss::{Criterion, Loss};
+pub use model::{
+    Architecture, BatchNorm, Block, Conv, Graph, Op, ParamKind, Parameter, Shape, Stem, TensorId,
+};
+pub use process_group::{Element, ProcessGroup, Rendezvous, Timeouts};
+pub use schedule::Schedule;
+pub use simd::Real;
+pub use state::{StateDict, Tensor, TrainState};
+pub use train::{Flow, StepReport, TrainConfig, train};
+
+#[cfg(feature = "cuda")]
+pub use backend::cuda::{BUCKET_LEN, CudaBackend, CudaConfig, Precision};
+
+/// Internals that the tests of the workspace compare with other implementations.
+#[doc(hidden)]
+pub mod testing {
+    #[cfg(feature = "cuda")]
+    pub use crate::backend::cuda::PassConfig;
+    pub use crate::drop_path::drop_path_rates;
+    pub use crate::lamb::{ChunkSums, LambStep, LambTensor};
+    #[cfg(feature = "cuda")]
+    pub use crate::selftest::compare_operations;
+}

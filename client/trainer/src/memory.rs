@@ -1,153 +1,167 @@
-//! Memory of a training step or an inference, planned once: where in one arena each activation and
-//! each gradient lies. Tensors whose lives do not meet share their place.
+//! Memory plan of a training step or an inference: the range of each activation and gradient in one
+//! arena. Tensors whose lifetimes do not overlap share memory.
 //!
-//! Time is counted in operations: forward `i` runs at `i`, the loss at `n`, backward `i` at `2n - i`.
+//! Time is counted in operations. With `n` operations, forward of operation `i` runs at time `i`, the
+//! loss at time `n`, and backward of operation `i` at time `2n - i`.
 
 use std::ops::Range;
 
-use crate::model::{Graph, Op, Tensor};
+use crate::model::{Graph, Op, TensorId};
 
-/// Places are multiples of this many numbers, so that rows begin at cache lines.
+/// Ranges start at multiples of this many values, so that rows start at cache lines.
 const ALIGN: usize = 16;
 
-/// Where each tensor lies, in numbers from the arena's begin.
+/// The range of each tensor, in values from the start of the arena.
 #[derive(Debug)]
-pub struct Plan {
-    /// The network.
+pub struct MemoryPlan {
+    /// The network whose tensors are planned.
     pub graph: Graph,
-    /// The most images at once.
+    /// Maximum number of images per pass.
     pub batch: usize,
-    /// Place of each tensor's values.
+    /// Range of each tensor's values.
     pub values: Vec<Range<usize>>,
-    /// Place of each tensor's gradient; empty without training, and for the images.
+    /// Range of each tensor's gradient; `None` in inference, and for the images.
     pub gradients: Vec<Option<Range<usize>>>,
-    /// Operations whose backward adds to the gradient of `x` instead of writing it.
+    /// For each operation, whether its backward adds to the gradient of `x` instead of overwriting it.
     pub adds: Vec<bool>,
-    /// Numbers of the arena.
+    /// Size of the arena in values.
     pub arena: usize,
 }
 
-/// One thing to place: numbers, first and last time of use.
-struct Life {
-    numbers: usize,
+/// When a piece of memory is used: its size, and the first and last time of use.
+struct Lifetime {
+    len: usize,
     first: usize,
     last: usize,
 }
 
-impl Plan {
-    /// Forward only.
+impl MemoryPlan {
+    /// A plan for forward passes only.
     pub fn inference(graph: Graph, batch: usize) -> Self {
-        let lives = value_lives(&graph, batch, false);
-        let (places, arena) = place(&lives);
+        let lifetimes = value_lifetimes(&graph, batch, false);
+        let (ranges, arena) = allocate(&lifetimes);
         let none = vec![None; graph.tensors.len()];
         let adds = vec![false; graph.ops.len()];
-        Self { values: places, gradients: none, adds, arena, graph, batch }
+        Self { values: ranges, gradients: none, adds, arena, graph, batch }
     }
 
-    /// Forward and backward.
+    /// A plan for forward and backward passes.
     pub fn training(graph: Graph, batch: usize) -> Self {
-        let mut lives = value_lives(&graph, batch, true);
-        let values = lives.len();
-        let (slots, adds) = gradient_lives(&graph, batch, &mut lives);
-        let (mut places, arena) = place(&lives);
-        let slots = slots.into_iter().map(|slot| slot.map(|slot| places[slot].clone())).collect();
-        places.truncate(values);
-        Self { values: places, gradients: slots, adds, arena, graph, batch }
+        let mut lifetimes = value_lifetimes(&graph, batch, true);
+        let values = lifetimes.len();
+        let (slots, adds) = gradient_lifetimes(&graph, batch, &mut lifetimes);
+        let (mut ranges, arena) = allocate(&lifetimes);
+        let slots = slots.into_iter().map(|slot| slot.map(|slot| ranges[slot].clone())).collect();
+        ranges.truncate(values);
+        Self { values: ranges, gradients: slots, adds, arena, graph, batch }
     }
 }
 
-/// How long each tensor's values are needed.
-fn value_lives(graph: &Graph, batch: usize, train: bool) -> Vec<Life> {
+/// The lifetime of each tensor's values.
+fn value_lifetimes(graph: &Graph, batch: usize, train: bool) -> Vec<Lifetime> {
     let n = graph.ops.len();
-    let mut lives: Vec<Life> = graph
+    let mut lifetimes: Vec<Lifetime> = graph
         .tensors
         .iter()
-        .map(|t| Life { numbers: t.numbers() * batch, first: 0, last: 0 })
+        .map(|t| Lifetime { len: t.elements() * batch, first: 0, last: 0 })
         .collect();
     for (i, op) in graph.ops.iter().enumerate() {
         let (x, y) = op.tensors();
-        lives[y].first = i;
+        lifetimes[y].first = i;
         let backward = if train { 2 * n - i } else { i };
-        // What the backward of this operation reads again.
-        let (x_again, y_again) = match op {
+        // Whether the backward of this operation reads x and y.
+        let (reads_x, reads_y) = match op {
             Op::Conv { .. } => (true, false),
-            Op::Norm { residual, .. } => (true, residual.is_some()),
+            Op::BatchNorm { residual, .. } => (true, residual.is_some()),
             Op::MaxPool { .. } | Op::MeanPool { .. } | Op::Shortcut { .. } => (false, false),
         };
-        let mut use_until = |t: Tensor, time: usize| lives[t].last = lives[t].last.max(time);
-        use_until(x, if x_again { backward } else { i });
-        use_until(y, if y_again { backward } else { i });
-        if let Op::Norm { residual: Some(residual), .. } = op {
+        let mut use_until =
+            |t: TensorId, time: usize| lifetimes[t].last = lifetimes[t].last.max(time);
+        use_until(x, if reads_x { backward } else { i });
+        use_until(y, if reads_y { backward } else { i });
+        if let Op::BatchNorm { residual: Some(residual), .. } = op {
             use_until(*residual, i);
         }
     }
-    lives[graph.logits()].last = n;
-    lives
+    lifetimes[graph.logits()].last = n;
+    lifetimes
 }
 
-/// Adds the gradients' lives; gives which life each tensor's gradient is, and which operations add.
-fn gradient_lives(
+/// Appends the lifetimes of the gradients. Returns the index of each tensor's gradient in `lifetimes`,
+/// and which operations add to the gradient of their input.
+fn gradient_lifetimes(
     graph: &Graph,
     batch: usize,
-    lives: &mut Vec<Life>,
+    lifetimes: &mut Vec<Lifetime>,
 ) -> (Vec<Option<usize>>, Vec<bool>) {
     let n = graph.ops.len();
     let mut slots: Vec<Option<usize>> = vec![None; graph.tensors.len()];
     let mut adds = vec![false; n];
-    let new = |lives: &mut Vec<Life>, t: Tensor, time: usize| {
-        lives.push(Life { numbers: graph.tensors[t].numbers() * batch, first: time, last: time });
-        Some(lives.len() - 1)
+    let new = |lifetimes: &mut Vec<Lifetime>, t: TensorId, time: usize| {
+        lifetimes.push(Lifetime {
+            len: graph.tensors[t].elements() * batch,
+            first: time,
+            last: time,
+        });
+        Some(lifetimes.len() - 1)
     };
-    slots[graph.logits()] = new(lives, graph.logits(), n);
+    slots[graph.logits()] = new(lifetimes, graph.logits(), n);
     for (i, op) in graph.ops.iter().enumerate().rev() {
         let time = 2 * n - i;
         let (x, y) = op.tensors();
-        let from = slots[y].expect("an operation's result has a gradient: something uses it");
-        lives[from].last = time;
+        let from = slots[y].expect("the output of every operation is used, so it has a gradient");
+        lifetimes[from].last = time;
         match op {
             Op::Conv { .. } if x == 0 => continue,
-            // In place: the gradient of a norm's result becomes that of its residual or its source.
-            Op::Norm { residual: None, .. } => slots[x] = Some(from),
-            Op::Norm { residual: Some(residual), .. } => {
-                assert!(slots[*residual].is_none(), "a residual's gradient begins at the sum");
+            // Done in place: the gradient of a norm's output becomes that of its residual, or else of its
+            // input.
+            Op::BatchNorm { residual: None, .. } => slots[x] = Some(from),
+            Op::BatchNorm { residual: Some(residual), .. } => {
+                assert!(
+                    slots[*residual].is_none(),
+                    "the residual sum is the last use of the residual"
+                );
                 slots[*residual] = Some(from);
-                slots[x] = new(lives, x, time);
+                slots[x] = new(lifetimes, x, time);
             }
             _ if slots[x].is_some() => adds[i] = true,
-            _ => slots[x] = new(lives, x, time),
+            _ => slots[x] = new(lifetimes, x, time),
         }
         if let Some(to) = slots[x] {
-            lives[to].last = time;
+            lifetimes[to].last = time;
         }
     }
     (slots, adds)
 }
 
-/// Places the largest first, each at the lowest place free during its life. Gives the arena's size.
-fn place(lives: &[Life]) -> (Vec<Range<usize>>, usize) {
-    let mut order: Vec<usize> = (0..lives.len()).collect();
-    order.sort_by_key(|&i| (std::cmp::Reverse(lives[i].numbers), lives[i].first, i));
-    let mut places: Vec<Range<usize>> = vec![0..0; lives.len()];
+/// Allocates the largest piece first, each at the lowest offset that is free during its whole lifetime.
+/// Returns the ranges and the size of the arena.
+fn allocate(lifetimes: &[Lifetime]) -> (Vec<Range<usize>>, usize) {
+    let mut order: Vec<usize> = (0..lifetimes.len()).collect();
+    order.sort_by_key(|&i| (std::cmp::Reverse(lifetimes[i].len), lifetimes[i].first, i));
+    let mut ranges: Vec<Range<usize>> = vec![0..0; lifetimes.len()];
     let mut placed: Vec<usize> = Vec::new();
     let mut arena = 0;
     for i in order {
-        let life = &lives[i];
-        let meets = |&&j: &&usize| lives[j].first <= life.last && life.first <= lives[j].last;
+        let lifetime = &lifetimes[i];
+        let overlaps = |&&j: &&usize| {
+            lifetimes[j].first <= lifetime.last && lifetime.first <= lifetimes[j].last
+        };
         let mut taken: Vec<Range<usize>> =
-            placed.iter().filter(meets).map(|&j| places[j].clone()).collect();
+            placed.iter().filter(overlaps).map(|&j| ranges[j].clone()).collect();
         taken.sort_by_key(|range| range.start);
         let mut start = 0;
         for range in taken {
-            if start + life.numbers <= range.start {
+            if start + lifetime.len <= range.start {
                 break;
             }
             start = start.max(range.end.next_multiple_of(ALIGN));
         }
-        places[i] = start..start + life.numbers;
-        arena = arena.max(places[i].end);
+        ranges[i] = start..start + lifetime.len;
+        arena = arena.max(ranges[i].end);
         placed.push(i);
     }
-    (places, arena)
+    (ranges, arena)
 }
 
 #[cfg(test)]
@@ -156,19 +170,19 @@ mod tests {
     use crate::model::Architecture;
 
     #[test]
-    fn lives_that_meet_do_not_share_a_place() {
+    fn overlapping_lifetimes_do_not_share_memory() {
         for name in ["resnet20", "resnet18", "resnet50"] {
             let graph = Graph::new(&Architecture::named(name, 10).unwrap(), 64, 64);
-            let mut lives = value_lives(&graph, 3, true);
-            gradient_lives(&graph, 3, &mut lives);
-            let (places, arena) = place(&lives);
-            for (i, a) in lives.iter().enumerate() {
-                assert!(places[i].end <= arena);
-                for (j, b) in lives.iter().enumerate().skip(i + 1) {
-                    let meet = a.first <= b.last && b.first <= a.last;
-                    let overlap =
-                        places[i].start < places[j].end && places[j].start < places[i].end;
-                    assert!(!(meet && overlap), "{name}: {i} and {j}");
+            let mut lifetimes = value_lifetimes(&graph, 3, true);
+            gradient_lifetimes(&graph, 3, &mut lifetimes);
+            let (ranges, arena) = allocate(&lifetimes);
+            for (i, a) in lifetimes.iter().enumerate() {
+                assert!(ranges[i].end <= arena);
+                for (j, b) in lifetimes.iter().enumerate().skip(i + 1) {
+                    let overlap_in_time = a.first <= b.last && b.first <= a.last;
+                    let overlap_in_memory =
+                        ranges[i].start < ranges[j].end && ranges[j].start < ranges[i].end;
+                    assert!(!(overlap_in_time && overlap_in_memory), "{name}: {i} and {j}");
                 }
             }
         }
@@ -177,7 +191,7 @@ mod tests {
     #[test]
     fn inference_needs_a_fraction_of_training() {
         let graph = Graph::new(&Architecture::named("resnet50", 1000).unwrap(), 224, 224);
-        let training = Plan::training(graph.clone(), 1).arena;
-        assert!(Plan::inference(graph, 1).arena * 8 < training);
+        let training = MemoryPlan::training(graph.clone(), 1).arena;
+        assert!(MemoryPlan::inference(graph, 1).arena * 8 < training);
     }
 }

@@ -1,11 +1,12 @@
-//! The networks as data: ResNets in timm's layout and parameter names, as a list of operations.
+//! Networks as data: ResNets with timm's parameter names and layouts, as a list of operations.
 //!
 //! * ImageNet: `timm.models.resnet.ResNet` of timm 1.0.31 (stem 7x7/2 and max pool, stride in the 3x3
 //!   of a bottleneck, 1x1 downsample), resnet18 to resnet152.
 //! * CIFAR: He et al., "Deep Residual Learning", 4.2: stem 3x3, three stages of 16, 32, 64 channels,
-//!   shortcuts without parameters (every second pixel, further channels zero); 6n + 2 layers.
+//!   parameter-free shortcuts (every second pixel, added channels zero); 6n + 2 layers.
 //!
-//! A [`Graph`] knows no numbers: a backend runs its operations forward, and backward in reverse order.
+//! A [`Graph`] holds shapes, not values: a backend owns the values and runs the operations forward in
+//! order, and backward in reverse order.
 
 mod graph;
 
@@ -13,7 +14,7 @@ pub use graph::Graph;
 
 use crate::Error;
 
-/// Height, width and channels of one image's tensor, stored in this order (NHWC).
+/// Height, width and channels of a tensor, per image, stored in this order (NHWC).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
     /// Rows.
@@ -25,30 +26,31 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Numbers an image.
-    pub const fn numbers(self) -> usize {
+    /// Values per image.
+    pub const fn elements(self) -> usize {
         self.height * self.width * self.channels
     }
-    /// Pixels an image.
+    /// Pixels per image.
     pub const fn pixels(self) -> usize {
         self.height * self.width
     }
 }
 
-/// Geometry of a convolution with a square kernel; a fully connected layer is one over one pixel.
+/// Geometry of a convolution with a square kernel. A fully connected layer is a convolution over one
+/// pixel.
 #[derive(Clone, Copy, Debug)]
 pub struct Conv {
-    /// The source, without padding.
+    /// Input, without padding.
     pub input: Shape,
-    /// The target.
+    /// Output.
     pub output: Shape,
     /// Height and width of the kernel.
     pub kernel: usize,
-    /// Step in both directions.
+    /// Stride in both directions.
     pub stride: usize,
-    /// Zeros around the source.
+    /// Padding on each side of the input.
     pub pad: usize,
-    /// Whether the source is stored with its zeros around: the images, for the stem.
+    /// Whether the input is stored with its padding, as the images are for the stem.
     pub padded: bool,
 }
 
@@ -60,50 +62,54 @@ impl Conv {
         Self { input, output, kernel, stride, pad, padded: false }
     }
 
-    /// Width of the source as stored.
+    /// Width of the input as it is stored.
     pub const fn padded_width(&self) -> usize {
         self.input.width + if self.padded { 2 * self.pad } else { 0 }
     }
 
-    /// Weights, without those that only fill a panel.
+    /// Number of weights, without those that only fill up a panel.
     pub const fn weights(&self) -> usize {
         self.kernel * self.kernel * self.input.channels * self.output.channels
     }
 }
 
-/// A tensor of the graph: its number in [`Graph::tensors`].
-pub type Tensor = usize;
+/// A tensor of the graph: its index in [`Graph::tensors`].
+pub type TensorId = usize;
 
-/// One operation, from `x` to `y`.
+/// One operation, from input `x` to output `y`.
 #[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "the fields of every operation read the same")]
+#[expect(
+    missing_docs,
+    reason = "x and y are the input and the output of every operation; weight, bias and norm are indices"
+)]
 pub enum Op {
-    /// Convolution or fully connected layer; `weight` and `bias` number parameters.
-    Conv { conv: Conv, x: Tensor, y: Tensor, weight: usize, bias: Option<usize> },
-    /// Batch norm, then the block's stochastic depth, then plus the residual, then `ReLU`.
-    Norm {
-        x: Tensor,
-        y: Tensor,
+    /// Convolution or fully connected layer. `weight` and `bias` are indices into `Graph::parameters`.
+    Conv { conv: Conv, x: TensorId, y: TensorId, weight: usize, bias: Option<usize> },
+    /// Batch norm, then the block's stochastic depth, then the residual sum, then `ReLU`. `norm` is an
+    /// index into `Graph::norms`.
+    BatchNorm {
+        x: TensorId,
+        y: TensorId,
         norm: usize,
-        residual: Option<Tensor>,
+        residual: Option<TensorId>,
         relu: bool,
-        /// The residual block whose branch ends here.
+        /// The residual block whose branch ends with this operation.
         block: Option<usize>,
     },
-    /// Maximum over 3x3, stride 2, padding 1.
-    MaxPool { x: Tensor, y: Tensor },
-    /// Mean over all pixels.
-    MeanPool { x: Tensor, y: Tensor },
-    /// Every second pixel, further channels zero.
-    Shortcut { x: Tensor, y: Tensor },
+    /// Maximum over 3x3 pixels with stride 2 and padding 1.
+    MaxPool { x: TensorId, y: TensorId },
+    /// Mean over all pixels of an image.
+    MeanPool { x: TensorId, y: TensorId },
+    /// Parameter-free shortcut: every second pixel; added channels are zero.
+    Shortcut { x: TensorId, y: TensorId },
 }
 
 impl Op {
-    /// The tensors it reads and writes.
-    pub const fn tensors(&self) -> (Tensor, Tensor) {
+    /// The input and the output.
+    pub const fn tensors(&self) -> (TensorId, TensorId) {
         match *self {
             Self::Conv { x, y, .. }
-            | Self::Norm { x, y, .. }
+            | Self::BatchNorm { x, y, .. }
             | Self::MaxPool { x, y }
             | Self::MeanPool { x, y }
             | Self::Shortcut { x, y } => (x, y),
@@ -111,22 +117,22 @@ impl Op {
     }
 }
 
-/// What a parameter is, which decides its layout, first values and decay.
+/// The role of a parameter, which decides its layout, its initial values and its weight decay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ParamKind {
     /// Kernel of a convolution.
     Conv,
     /// Matrix of the fully connected layer.
     Matrix,
-    /// Its bias.
+    /// Bias of the fully connected layer.
     Bias,
-    /// Scale of a batch norm; `true`: the last of a residual block, which starts at 0.
+    /// Scale of a batch norm; `true` for the last one of a residual block, which starts at 0.
     Gamma(bool),
     /// Shift of a batch norm.
     Beta,
 }
 
-impl Kind {
+impl ParamKind {
     /// Whether weight decay applies: not to one-dimensional parameters (timm's
     /// `param_groups_weight_decay`).
     pub const fn decays(self) -> bool {
@@ -134,23 +140,23 @@ impl Kind {
     }
 }
 
-/// One parameter.
+/// One parameter tensor.
 #[derive(Clone, Debug)]
 pub struct Parameter {
     /// timm's name.
     pub name: String,
     /// timm's shape: `[out, in, height, width]`, `[out, in]` or `[channels]`.
     pub shape: Vec<usize>,
-    /// What it is.
-    pub kind: Kind,
+    /// Its role.
+    pub kind: ParamKind,
 }
 
-/// One batch norm: timm's name, its parameters and channels.
+/// One batch norm layer.
 #[derive(Clone, Debug)]
-pub struct Norm {
+pub struct BatchNorm {
     /// timm's name: `layer1.0.bn1`.
     pub name: String,
-    /// Number of its scale; the shift is the next parameter.
+    /// Index of its scale in `Graph::parameters`; its shift is the next one.
     pub gamma: usize,
     /// Channels.
     pub channels: usize,
@@ -159,37 +165,37 @@ pub struct Norm {
 /// The kind of a residual block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Block {
-    /// Two 3x3.
+    /// Two 3x3 convolutions.
     Basic,
-    /// 1x1, 3x3, 1x1 with four times the channels.
+    /// 1x1, 3x3 and 1x1 convolutions; the last one has four times the channels.
     Bottleneck,
 }
 
-/// The beginning of a network.
+/// The first layers of a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stem {
-    /// 7x7, stride 2, 64 channels, max pool.
+    /// 7x7 convolution with stride 2 and 64 channels, then max pool.
     ImageNet,
-    /// 3x3, 16 channels; shortcuts of the blocks have no parameters.
+    /// 3x3 convolution with 16 channels. The shortcuts of all blocks are parameter-free.
     Cifar,
 }
 
 /// A ResNet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Architecture {
-    /// Its beginning.
+    /// First layers.
     pub stem: Stem,
-    /// Its blocks.
+    /// Kind of residual block.
     pub block: Block,
-    /// Blocks a stage.
+    /// Blocks per stage.
     pub layers: Vec<usize>,
-    /// Channels a stage, before a bottleneck's expansion.
+    /// Channels per stage, before a bottleneck's expansion.
     pub channels: Vec<usize>,
-    /// Classes.
+    /// Number of classes.
     pub classes: usize,
 }
 
-/// The names that [`Architecture::named`] knows.
+/// Names of the networks that [`Architecture::named`] builds.
 pub const NAMES: [&str; 9] = [
     "resnet18",
     "resnet34",
@@ -204,6 +210,9 @@ pub const NAMES: [&str; 9] = [
 
 impl Architecture {
     /// A network by timm's or the paper's name.
+    ///
+    /// # Errors
+    /// When the name is unknown.
     pub fn named(name: &str, classes: usize) -> Result<Self, Error> {
         let imagenet = |block, layers: [usize; 4]| Self {
             stem: Stem::ImageNet,
@@ -233,7 +242,7 @@ impl Architecture {
         })
     }
 
-    /// Residual blocks of the whole network.
+    /// Number of residual blocks.
     pub fn blocks(&self) -> usize {
         self.layers.iter().sum()
     }
@@ -244,7 +253,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parameter_counts_are_those_of_the_papers() {
+    fn parameter_counts_match_the_papers() {
         let count = |name: &str, classes| -> usize {
             let graph = Graph::new(&Architecture::named(name, classes).unwrap(), 32, 32);
             graph.parameters.iter().map(|p| p.shape.iter().product::<usize>()).sum()
@@ -262,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_sizes_round_as_torch_rounds() {
+    fn odd_sizes_round_as_in_torch() {
         let graph = Graph::new(&Architecture::named("resnet50", 10).unwrap(), 225, 97);
         let sizes: Vec<(usize, usize)> =
             [113, 57, 29, 15, 8].into_iter().zip([49, 25, 13, 7, 4]).collect();
@@ -272,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_name_lists_those_there_are() {
+    fn an_unknown_name_is_refused_with_the_known_names() {
         let error = Architecture::named("resnet19", 10).unwrap_err().to_string();
         assert!(error.contains("resnet19") && error.contains("resnet56"), "{error}");
     }

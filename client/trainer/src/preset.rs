@@ -1,43 +1,54 @@
-//! What A1, A2 and A3 of "ResNet strikes back" set on the trainer's side; the service's recipes of the
-//! same names hold the data's side (batch 2048 in 8 microbatches, sizes, augmentation).
+//! The hyperparameters of A1, A2 and A3 of "ResNet strikes back". The server's recipes of the same
+//! names hold the other half: batch size, image size and augmentation.
 //!
-//! Sources: mmpretrain's and PaddleClas' configurations of the paper, timm's releases. Not confirmed
-//! by the paper's text: the BCE threshold, the warm-up's first rate (1e-4) and the last (1e-6).
+//! Sources: the configurations of the paper in mmpretrain and PaddleClas, and timm's releases. The
+//! paper's text does not confirm the BCE threshold, the first learning rate of the warm-up (1e-4) and
+//! the last of the cosine (1e-6).
 
 use crate::Error;
 use crate::lamb::Lamb;
 use crate::loss::{Criterion, Loss};
 use crate::schedule::Schedule;
-use crate::train::Training;
+use crate::train::TrainConfig;
 
-/// The settings of a recipe: of a training of `steps` an epoch, with the smoothing that the service
-/// says. Rates are for a batch of 2048.
-pub fn training(
-    recipe: &str,
-    smoothing: f64,
-    steps: u64,
-    microbatches: u32,
-) -> Result<Training, Error> {
-    let (epochs, rate, weight_decay, drop_path) = match recipe {
-        "a1" => (600, 5e-3, 0.01, 0.05),
-        "a2" => (300, 5e-3, 0.02, 0.05),
-        "a3" => (100, 8e-3, 0.02, 0.0),
-        _ => {
-            let problem = format!(
-                "there is no recipe {recipe}; there are a1, a2 and a3, and every value has a flag"
-            );
-            return Err(Error::Setting { setting: "--recipe", problem });
-        }
-    };
-    let schedule = Schedule {
-        rate,
-        warmup_rate: 1e-4,
-        min_rate: 1e-6,
-        epochs,
-        warmup_epochs: 5,
-        by_update: false,
-    };
-    let lamb = Lamb { weight_decay, ..Lamb::default() };
-    let loss = Loss { criterion: Criterion::Bce, smoothing, threshold: Some(0.2) };
-    Ok(Training { loss, lamb, schedule, drop_path, average: None, seed: 0, steps, microbatches })
+impl TrainConfig {
+    /// The hyperparameters of a preset (`a1`, `a2` or `a3`), whose learning rate is for a batch of 2048.
+    /// The label smoothing and the sizes come from the dataset's description.
+    ///
+    /// # Errors
+    /// When the preset does not exist.
+    pub fn preset(
+        name: &str,
+        smoothing: f64,
+        steps_per_epoch: u64,
+        microbatches: u32,
+    ) -> Result<Self, Error> {
+        let (epochs, lr, weight_decay, drop_path) = match name {
+            "a1" => (600, 5e-3, 0.01, 0.05),
+            "a2" => (300, 5e-3, 0.02, 0.05),
+            "a3" => (100, 8e-3, 0.02, 0.0),
+            _ => {
+                let problem = format!("unknown preset {name:?}: expected \"a1\", \"a2\" or \"a3\"");
+                return Err(Error::Setting { setting: "--hyperparameters", problem });
+            }
+        };
+        let schedule = Schedule {
+            lr,
+            warmup_lr: 1e-4,
+            min_lr: 1e-6,
+            epochs,
+            warmup_epochs: 5,
+            on_updates: false,
+        };
+        Ok(Self {
+            loss: Loss { criterion: Criterion::Bce, smoothing, target_threshold: Some(0.2) },
+            optimizer: Lamb { weight_decay, ..Lamb::default() },
+            schedule,
+            drop_path,
+            model_ema_decay: None,
+            seed: 0,
+            steps_per_epoch,
+            microbatches,
+        })
+    }
 }

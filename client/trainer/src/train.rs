@@ -1,123 +1,126 @@
-//! The training loop.
+//! The training loop: for every step, the rank's microbatches go forward and backward, then one
+//! optimizer update follows.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use forebay_client::Rank;
+use forebay_types::{Cursor, MicrobatchName, Rank};
 
 use crate::Error;
-use crate::backend::{Backend, Batch, Outcome, Part};
-use crate::droppath::Drops;
+use crate::backend::{Backend, MicroStep, UpdateReport};
+use crate::batch::Batch;
+use crate::drop_path::DropPath;
 use crate::lamb::Lamb;
 use crate::loss::Loss;
-use crate::ranks::Ranks;
+use crate::process_group::ProcessGroup;
 use crate::schedule::Schedule;
 
-/// All that decides the result, besides the data and the first weights.
+/// Everything that decides the result of a training run, except the data and the initial weights.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Training {
-    /// What is made small.
+pub struct TrainConfig {
+    /// Loss minimized at every step.
     pub loss: Loss,
-    /// How.
-    pub lamb: Lamb,
-    /// How fast.
+    /// Optimizer hyperparameters.
+    pub optimizer: Lamb,
+    /// Learning-rate schedule.
     pub schedule: Schedule,
-    /// Chance of the last residual block to be left out.
+    /// Stochastic depth: probability that the last residual block is dropped.
     pub drop_path: f64,
-    /// Decay of the model's moving average; `None`: none is kept.
-    pub average: Option<f64>,
-    /// Of the draws of stochastic depth.
+    /// Decay of the exponential moving average of the model; `None` keeps no average.
+    pub model_ema_decay: Option<f64>,
+    /// Seed of the data and of the stochastic-depth masks.
     pub seed: u64,
-    /// Steps an epoch.
-    pub steps: u64,
-    /// Microbatches a step; gradients are the mean over them.
+    /// Steps of an epoch.
+    pub steps_per_epoch: u64,
+    /// Microbatches of a step over all ranks; the gradient of a step is their mean.
     pub microbatches: u32,
 }
 
-/// Where training stands: the next step.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Cursor {
-    /// Epoch.
-    pub epoch: u64,
-    /// Step of the epoch.
-    pub step: u64,
-}
-
-/// One step, done.
+/// The result of one step, over all ranks.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
-pub struct Report {
-    /// Epoch.
+pub struct StepReport {
+    /// Epoch, from 0.
     pub epoch: u64,
-    /// Step of the epoch.
+    /// Step of the epoch, from 0.
     pub step: u64,
-    /// Mean over the microbatches.
+    /// Mean loss of the microbatches.
     pub loss: f64,
-    /// Of the gradient, before it is clipped.
-    pub norm: f64,
-    /// Learning rate.
-    pub rate: f64,
+    /// Norm of the gradient before clipping.
+    pub grad_norm: f64,
+    /// Learning rate of the update.
+    pub lr: f64,
     /// Samples of the step.
     pub samples: usize,
-    /// Seconds spent waiting for microbatches, by the rank that waited longest.
-    pub wait: f64,
-    /// Seconds since the step before was told.
-    pub seconds: f64,
+    /// Seconds spent waiting for data, by the rank that waited longest.
+    pub data_wait_seconds: f64,
+    /// Seconds since the previous step was reported.
+    pub step_seconds: f64,
 }
 
-/// Whether to go on.
+/// Whether the training loop continues after a step.
 pub type Flow = std::ops::ControlFlow<()>;
 
-/// Trains from a cursor to the last epoch on the rank's microbatches, which come in order of their
-/// names, or until `after` stops it. All ranks must stop at the same step.
+/// Trains from `start` to the last epoch, or until `on_step` breaks. Returns the next step's cursor.
 ///
-/// `after` is called for each step, in order, with the cursor of the next one. Where `pauses` says so of
-/// that cursor, the backend is then as it was after the step, and may be looked at, and stopped; else a GPU
-/// may be a step ahead, as it tells of a step while it does the next.
+/// `batches` yields the microbatches of this rank, ordered by step and then by index. Every rank must
+/// stop at the same step.
 ///
-/// The same backend state, cursor and microbatches give the same bits, however often stopped.
+/// `on_step` is called after each step, in order, with the cursor of the next step. A GPU backend may
+/// already compute that next step, because it reports a step while the following one runs. If
+/// `pause_at` returns true for the cursor, then the backend holds exactly the state after the step when
+/// `on_step` is called, so that it can be evaluated and saved.
+///
+/// The same backend state, cursor and microbatches give the same bits, however often training is
+/// stopped and resumed.
+///
+/// # Errors
+/// When the world does not divide the microbatches, `batches` yields an error or an unexpected
+/// microbatch, the backend or another rank fails, the loss is not finite, or `on_step` fails.
 pub fn train<B: Backend + ?Sized, E: From<Error>>(
     backend: &mut B,
-    training: &Training,
-    mut cursor: Cursor,
-    mut source: impl Iterator<Item = Result<Batch, E>>,
-    pauses: impl Fn(Cursor) -> bool,
-    mut after: impl FnMut(&mut B, Cursor, &Report) -> Result<Flow, E>,
+    config: &TrainConfig,
+    start: Cursor,
+    mut batches: impl Iterator<Item = Result<Batch, E>>,
+    pause_at: impl Fn(Cursor) -> bool,
+    mut on_step: impl FnMut(&mut B, Cursor, &StepReport) -> Result<Flow, E>,
 ) -> Result<Cursor, E> {
-    let mut drops: Option<Drops> = None;
-    let mine = microbatches_of(backend.ranks().place(), training.microbatches)?;
-    let share = 1.0 / f64::from(training.microbatches);
-    let mut untold = VecDeque::new();
-    let mut told = Instant::now();
-    while cursor.epoch < training.schedule.epochs {
-        let (mut samples, mut wait) = (0, Duration::ZERO);
-        let update = cursor.epoch * training.steps + cursor.step;
-        for (i, &index) in mine.iter().enumerate() {
-            let asked = Instant::now();
-            let batch = source.next().unwrap_or_else(|| Err(ended(cursor, index).into()))?;
-            wait += asked.elapsed();
-            expect(&batch, cursor, index)?;
-            let few = drops.as_ref().is_none_or(|drops| drops.samples() < batch.samples());
-            if few && training.drop_path > 0.0 {
-                let blocks = backend.graph().blocks;
-                drops = Some(Drops::new(training.drop_path, blocks, batch.samples()));
-            }
-            if let Some(drops) = &mut drops {
-                drops.draw(training.seed, update, index);
-            }
-            let (drops, loss, last) = (drops.as_ref(), &training.loss, i + 1 == mine.len());
-            backend.accumulate(&batch, &Part { drops, loss, share, last })?;
+    let indices = microbatches_of_rank(backend.group().rank(), config.microbatches)?;
+    let weight = 1.0 / f64::from(config.microbatches);
+    let mut mask = DropPath::enabled(config.drop_path, backend.graph().blocks);
+    let mut pending_steps = VecDeque::new();
+    let mut last_report = Instant::now();
+    let mut cursor = start;
+    while cursor.epoch < config.schedule.epochs {
+        let Cursor { epoch, step } = cursor;
+        let update = epoch * config.steps_per_epoch + step;
+        let (mut samples, mut data_wait) = (0, Duration::ZERO);
+        for (i, &index) in indices.iter().enumerate() {
+            let name = MicrobatchName { seed: config.seed, epoch, step, index };
+            let (batch, waited) = timed(|| next_batch(&mut batches, name));
+            let batch = batch?;
+            let drop_path = mask.as_mut().map(|mask| {
+                mask.reserve(batch.samples());
+                mask.draw(config.seed, update, index)
+            });
+            let last = i + 1 == indices.len();
+            let micro = MicroStep { drop_path, loss: &config.loss, weight, last };
+            backend.forward(&batch, &micro)?;
+            backend.backward(&batch, &micro)?;
             samples += batch.samples();
+            data_wait += waited;
         }
-        let rate = training.schedule.rate(cursor.epoch, cursor.step, training.steps);
-        backend.update(&training.lamb, rate, training.average)?;
-        untold.push_back(Step { at: cursor, rate, samples, wait });
-        cursor = training.next(cursor);
-        let all = pauses(cursor) || cursor.epoch == training.schedule.epochs;
-        while let Some(outcome) = backend.outcome(all)? {
-            let step = untold.pop_front().expect("each step is told once");
-            let report = step.report(backend.ranks(), &outcome, share, told.elapsed())?;
-            let flow = after(backend, training.next(step.at), &report)?;
-            told = Instant::now();
+        let lr = config.schedule.lr(epoch, step, config.steps_per_epoch);
+        backend.update(&config.optimizer, lr, config.model_ema_decay)?;
+
+        pending_steps.push_back(PendingStep { cursor, lr, samples, data_wait });
+        cursor = cursor.after(1, config.steps_per_epoch);
+        let flush = pause_at(cursor) || cursor.epoch == config.schedule.epochs;
+        while let Some(update) = backend.poll_report(flush)? {
+            let step = pending_steps.pop_front().expect("every step is reported once");
+            let report = step.report(backend.group(), &update, weight, last_report.elapsed())?;
+            let next = step.cursor.after(1, config.steps_per_epoch);
+            let flow = on_step(backend, next, &report)?;
+            last_report = Instant::now();
             if flow.is_break() {
                 return Ok(cursor);
             }
@@ -126,91 +129,84 @@ pub fn train<B: Backend + ?Sized, E: From<Error>>(
     Ok(cursor)
 }
 
-impl Training {
-    /// The cursor after one.
-    const fn next(&self, Cursor { epoch, step }: Cursor) -> Cursor {
-        if step + 1 == self.steps {
-            Cursor { epoch: epoch + 1, step: 0 }
-        } else {
-            Cursor { epoch, step: step + 1 }
+/// The indices of the microbatches that a rank computes in every step.
+fn microbatches_of_rank(rank: Rank, microbatches: u32) -> Result<Vec<u32>, Error> {
+    let indices = rank.microbatches(microbatches);
+    indices.map_err(|error| Error::Setting { setting: "--world", problem: error.to_string() })
+}
+
+/// The next microbatch, which must have this name.
+fn next_batch<E: From<Error>>(
+    batches: &mut impl Iterator<Item = Result<Batch, E>>,
+    name: MicrobatchName,
+) -> Result<Batch, E> {
+    let problem = match batches.next() {
+        Some(Ok(batch))
+            if batch.name.cursor() == name.cursor() && batch.name.index == name.index =>
+        {
+            return Ok(batch);
         }
-    }
+        Some(Ok(batch)) => format!(
+            "the data source returned {} instead: it must start at the cursor and keep the order",
+            batch.name
+        ),
+        Some(Err(error)) => return Err(error),
+        None => "the data source ended before the last epoch".to_owned(),
+    };
+    Err(Error::Batch { name, problem }.into())
 }
 
-/// A step under way.
-struct Step {
-    at: Cursor,
-    rate: f64,
+fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let start = Instant::now();
+    (work(), start.elapsed())
+}
+
+/// A step whose update was issued but not yet reported.
+struct PendingStep {
+    cursor: Cursor,
+    lr: f64,
+    /// Samples of this rank.
     samples: usize,
-    wait: Duration,
+    /// Time that this rank waited for data.
+    data_wait: Duration,
 }
 
-impl Step {
-    /// What is told of it. A loss that is not a number ends the training.
+impl PendingStep {
+    /// Combines the reports of all ranks.
     fn report(
         &self,
-        ranks: &mut Ranks,
-        outcome: &Outcome,
-        share: f64,
+        group: &mut ProcessGroup,
+        update: &UpdateReport,
+        weight: f64,
         time: Duration,
-    ) -> Result<Report, Error> {
-        let Sum { loss, samples, wait } =
-            sum(ranks, &outcome.losses, share, self.samples, self.wait)?;
-        let (Cursor { epoch, step }, rate, norm) = (self.at, self.rate, outcome.norm);
+    ) -> Result<StepReport, Error> {
+        // Each rank contributes its losses, then its number of samples, then its waiting time.
+        let count = update.losses.len();
+        let own = [&update.losses[..], &[self.samples as f64, self.data_wait.as_secs_f64()]];
+        let own = own.concat();
+        let mut all = vec![0.0; own.len() * group.rank().world as usize];
+        group.all_gather(&own, &mut all)?;
+        let of_ranks = |i: usize| all.iter().skip(i).step_by(own.len()).copied();
+
+        // Microbatch `i * world + rank` is the i-th of its rank. Adding in the order of microbatches
+        // gives the same loss in every world.
+        let losses = (0..count).flat_map(of_ranks);
+        let loss = losses.fold(0.0, |sum, loss| sum + weight * loss);
+        let Cursor { epoch, step } = self.cursor;
         if !loss.is_finite() {
-            return Err(Error::Diverged { epoch, step, rate, loss });
+            return Err(Error::Diverged { epoch, step, lr: self.lr, loss });
         }
-        Ok(Report { epoch, step, loss, norm, rate, samples, wait, seconds: time.as_secs_f64() })
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
+        let samples = of_ranks(count).sum::<f64>() as usize;
+        Ok(StepReport {
+            epoch,
+            step,
+            loss,
+            grad_norm: update.grad_norm,
+            lr: self.lr,
+            samples,
+            data_wait_seconds: of_ranks(count + 1).fold(0.0, f64::max),
+            step_seconds: time.as_secs_f64(),
+        })
     }
-}
-
-/// The microbatches of a step that a rank computes: a world must divide them.
-fn microbatches_of(place: Rank, microbatches: u32) -> Result<Vec<u32>, Error> {
-    let setting = |error: forebay_client::RankError| Error::Setting {
-        setting: "--world",
-        problem: error.to_string(),
-    };
-    place.microbatches(microbatches).map_err(setting)
-}
-
-/// A step, over all ranks.
-struct Sum {
-    loss: f64,
-    samples: usize,
-    wait: f64,
-}
-
-/// Adds up the losses in the order of microbatches, so that any world reports the same.
-fn sum(
-    ranks: &mut Ranks,
-    losses: &[f64],
-    share: f64,
-    samples: usize,
-    wait: Duration,
-) -> Result<Sum, Error> {
-    let own = [losses, &[samples as f64, wait.as_secs_f64()]].concat();
-    let mut all = vec![0.0; own.len() * ranks.place().world as usize];
-    ranks.gather(&own, &mut all)?;
-    let of = |i: usize| all.iter().skip(i).step_by(own.len()).copied();
-    let losses_in_order = (0..losses.len()).flat_map(of);
-    let loss = losses_in_order.fold(0.0, |sum, loss| sum + share * loss);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
-    let samples = of(losses.len()).sum::<f64>() as usize;
-    Ok(Sum { loss, samples, wait: of(losses.len() + 1).fold(0.0, f64::max) })
-}
-
-/// Refuses a microbatch of another name.
-fn expect(batch: &Batch, Cursor { epoch, step }: Cursor, index: u32) -> Result<(), Error> {
-    if (batch.epoch, batch.step, batch.index) == (epoch, step, index) {
-        return Ok(());
-    }
-    let problem = format!(
-        "the source gave epoch {}, step {}, microbatch {} instead; it must stream from the cursor, in order",
-        batch.epoch, batch.step, batch.index
-    );
-    Err(Error::Batch { epoch, step, index, problem })
-}
-
-fn ended(Cursor { epoch, step }: Cursor, index: u32) -> Error {
-    Error::Batch { epoch, step, index, problem: "the source ended before the training".to_owned() }
 }

@@ -1,8 +1,8 @@
-//! Processes that train together: the command over TCP. What they leave, and how they end when one of
-//! them is lost, fails, freezes, never comes or was started with other settings.
+//! Processes that train together over TCP: they write the files of a single process, and end with an error
+//! that names the rank that was lost, failed, froze, never joined or had other settings.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-#[path = "made/dump.rs"]
+#[path = "fixtures/dump.rs"]
 mod dump;
 
 use std::net::TcpListener;
@@ -36,7 +36,7 @@ impl Folder {
         for name in ["WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT", "JOB_COMPLETION_INDEX"] {
             command.env_remove(name);
         }
-        command.args(["--threads", "1", "train", "--replay", "dump"]);
+        command.args(["--threads", "1", "train", "--replay", "dump", "--recipe", "a3"]);
         command.args([
             "--model",
             "resnet20",
@@ -47,8 +47,8 @@ impl Folder {
             "--drop-path",
             "0.2",
         ]);
-        command.args(["--average", "0.9", "--out", out]).args(more);
-        // On a GPU or its stand-in, if one is given: each rank has its own.
+        command.args(["--model-ema", "--model-ema-decay", "0.9", "--output", out]).args(more);
+        // Tests may run on GPUs or their stand-in, one per rank.
         if std::env::var_os("FOREBAY_TEST_DEVICE").is_some() {
             command.args(["--device", "cuda"]);
         }
@@ -67,7 +67,7 @@ impl Folder {
         more.iter().enumerate().map(start).collect()
     }
 
-    /// Puts a pipe in the place of a microbatch: who reads it waits for ever.
+    /// Replaces a microbatch by a pipe, on which a reader waits forever.
     fn block(&self, name: &str) {
         let path = self.at("dump").join(name);
         std::fs::remove_file(&path).unwrap();
@@ -82,7 +82,7 @@ impl Folder {
 
     fn same(&self, one: &str, other: &str) {
         for name in
-            ["model.safetensors", "average.safetensors", "step-00000006/optimizer.safetensors"]
+            ["model.safetensors", "model_ema.safetensors", "step-00000006/optimizer.safetensors"]
         {
             let [one, other] =
                 [one, other].map(|out| std::fs::read(self.at(out).join(name)).unwrap());
@@ -95,7 +95,7 @@ impl Folder {
 fn losses(out: &Path) -> Vec<String> {
     let log = std::fs::read_to_string(out.join("log.jsonl")).unwrap();
     let line = |line| serde_json::from_str::<serde_json::Value>(line).unwrap();
-    log.lines().map(|text| format!("{} {}", line(text)["loss"], line(text)["norm"])).collect()
+    log.lines().map(|text| format!("{} {}", line(text)["loss"], line(text)["grad_norm"])).collect()
 }
 
 /// A process that does not outlive its test.
@@ -107,7 +107,7 @@ impl Trainer {
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
     }
 
-    /// Waits for the end, at most so many seconds of a process that can run.
+    /// Waits until the process ends.
     fn end(mut self, seconds: u32) -> (bool, String) {
         for _ in 0..seconds * 50 {
             if self.0.as_mut().unwrap().try_wait().unwrap().is_some() {
@@ -130,7 +130,7 @@ impl Trainer {
         text
     }
 
-    /// Ends soon, with an error that has these words.
+    /// Waits for the end, which must be an error with these words.
     fn fails(self, words: &[&str]) {
         let (success, text) = self.end(20);
         assert!(!success && words.iter().all(|word| text.contains(word)), "{words:?}: {text}");
@@ -147,10 +147,10 @@ impl Drop for Trainer {
 }
 
 #[test]
-fn two_and_four_processes_leave_the_files_of_one() {
+fn two_and_four_processes_write_the_files_of_one() {
     let folder = Folder::new(4);
-    let alone = Trainer(Some(folder.command("one", &[]).spawn().unwrap()));
-    alone.succeeds();
+    let single = Trainer(Some(folder.command("one", &[]).spawn().unwrap()));
+    single.succeeds();
     for (out, world) in [("two", 2), ("four", 4)] {
         for trainer in folder.world(out, &vec![&[][..]; world]) {
             trainer.succeeds();
@@ -160,7 +160,7 @@ fn two_and_four_processes_leave_the_files_of_one() {
 }
 
 #[test]
-fn the_variables_of_torchrun_and_of_indexed_jobs_do() {
+fn ranks_are_read_from_torchrun_and_indexed_jobs() {
     let folder = Folder::new(2);
     let address = free_port();
     let (host, port) = address.split_once(':').unwrap();
@@ -177,7 +177,7 @@ fn the_variables_of_torchrun_and_of_indexed_jobs_do() {
 }
 
 #[test]
-fn a_killed_rank_ends_the_others_who_resume_in_another_world() {
+fn after_a_killed_rank_the_others_end_and_resume_in_another_world() {
     let folder = Folder::new(2);
     Trainer(Some(folder.command("one", &[]).spawn().unwrap())).succeeds();
     let blocked = "0001-000001-001.safetensors";
@@ -189,7 +189,7 @@ fn a_killed_rank_ends_the_others_who_resume_in_another_world() {
         let mut trainers = folder.world(out, &more);
         folder.wait_for(&format!("{out}/step-00000004/run.json"));
         trainers[killed].signal("-KILL");
-        // Rank 0 waits in an exchange, rank 1 for data.
+        // Rank 0 waits in an exchange, and rank 1 for data.
         trainers.remove(left).fails(&[&format!("rank {killed}: lost"), "killed"]);
     }
     std::fs::remove_file(folder.at("dump").join(blocked)).unwrap();
@@ -204,30 +204,30 @@ fn a_killed_rank_ends_the_others_who_resume_in_another_world() {
 }
 
 #[test]
-fn a_frozen_rank_and_one_that_does_not_take_part_are_named() {
+fn frozen_and_stalled_ranks_are_named() {
     let folder = Folder::new(2);
     folder.block("0000-000001-001.safetensors");
     let mut trainers =
-        folder.world("frozen", &[&["--lost-after", "2", "--checkpoint-steps", "1"][..]; 2]);
+        folder.world("frozen", &[&["--heartbeat-timeout", "2s", "--checkpoint-steps", "1"][..]; 2]);
     folder.wait_for("frozen/step-00000001/run.json");
     trainers[1].signal("-STOP");
-    trainers.remove(0).fails(&["rank 1: lost", "no sign of life for 2 s"]);
+    trainers.remove(0).fails(&["rank 1: lost", "no heartbeat for 2s"]);
     drop(trainers);
-    let words = ["rank 1: it lives", "wait in exchange", "for 1 s"];
-    for trainer in folder.world("stalled", &[&["--stall-timeout", "1"][..]; 2]) {
+    let words = ["rank 1: stalled", "waited for it in exchange", "for 1s"];
+    for trainer in folder.world("stalled", &[&["--stall-timeout", "1s"][..]; 2]) {
         trainer.fails(&words);
     }
 }
 
 #[test]
-fn the_error_of_one_rank_is_told_by_all() {
+fn all_ranks_report_the_error_of_one() {
     let folder = Folder::new(2);
     std::fs::remove_file(folder.at("dump/0000-000002-001.safetensors")).unwrap();
     let mut trainers = folder.world("out", &[&[][..]; 2]);
     trainers.remove(0).fails(&["rank 1: epoch 0, step 2, microbatch 1", "ended before"]);
     trainers.remove(0).fails(&["epoch 0, step 2, microbatch 1"]);
     for trainer in folder.world("none", &[&["--resume"][..]; 2]) {
-        trainer.fails(&["no checkpoint in none"]);
+        trainer.fails(&["none has no checkpoint"]);
     }
 }
 
@@ -235,9 +235,9 @@ fn the_error_of_one_rank_is_told_by_all() {
 fn ranks_started_with_other_settings_are_refused_by_name() {
     let folder = Folder::new(2);
     for (other, words) in [
-        (&["--seed", "3"][..], ["training.seed is 3", "rank 0's is 0"]),
-        (&["--lr", "1"], ["training.schedule.rate is 1.0", "rank 0's is 0.008"]),
-        (&["--weight-decay", "1"], ["training.lamb.weight_decay is 1.0", "rank 0's is 0.02"]),
+        (&["--seed", "3"][..], ["config.seed is 3", "rank 0's is 0"]),
+        (&["--lr", "1"], ["config.schedule.lr is 1.0", "rank 0's is 0.008"]),
+        (&["--weight-decay", "1"], ["config.optimizer.weight_decay is 1.0", "rank 0's is 0.02"]),
         (&["--stop-after", "3"], ["stop_after is 3", "rank 0's is null"]),
     ] {
         let other: Vec<&str> = other.to_vec();
@@ -249,19 +249,19 @@ fn ranks_started_with_other_settings_are_refused_by_name() {
 }
 
 #[test]
-fn ranks_of_another_world_and_two_of_one_rank_are_refused() {
+fn ranks_of_another_world_and_duplicate_ranks_are_refused() {
     let folder = Folder::new(4);
     let start = |address: &str, world: &str, rank: &str| {
         let more = ["--rendezvous", address, "--world", world, "--rank", rank];
         Trainer(Some(folder.command("out", &more).spawn().unwrap()))
     };
     let address = free_port();
-    let words = ["rank 1: refused", "it was started for a world of 2, rank 0 for one of 4"];
+    let words = ["rank 1: refused", "it was started for a world of 2, but rank 0 for 4"];
     for trainer in [start(&address, "4", "0"), start(&address, "2", "1")] {
         trainer.fails(&words);
     }
     let address = free_port();
-    let words = ["two processes say that they are rank 1", "--rank"];
+    let words = ["two processes have rank 1", "--rank"];
     for trainer in ["0", "1", "1"].map(|rank| start(&address, "4", rank)) {
         trainer.fails(&words);
     }
@@ -269,20 +269,20 @@ fn ranks_of_another_world_and_two_of_one_rank_are_refused() {
 }
 
 #[test]
-fn a_rank_that_never_comes_is_named() {
+fn a_rank_that_never_joins_is_named() {
     let folder = Folder::new(4);
     let address = free_port();
     let start = |rank: &str| {
-        let more = ["--rendezvous", &address, "--world", "4", "--rendezvous-timeout", "2"];
+        let more = ["--rendezvous", &address, "--world", "4", "--rendezvous-timeout", "2s"];
         let mut command = folder.command("out", &more);
         Trainer(Some(command.args(["--rank", rank]).spawn().unwrap()))
     };
-    let late = "did not come within 2 s: 1, 3";
+    let late = "did not join within 2s: 1, 3";
     for trainer in [start("0"), start("2")] {
         trainer.fails(&[&address, late, "--rendezvous-timeout"]);
     }
-    start("1").fails(&[&address, "rank 0 was not there within 2 s"]);
+    start("1").fails(&[&address, "rank 0 was not reachable within 2s"]);
     let taken = TcpListener::bind(&address).unwrap();
-    start("0").fails(&[&address, "another program has the port", "--rendezvous"]);
+    start("0").fails(&[&address, "another program uses the port", "--rendezvous"]);
     drop(taken);
 }

@@ -1,9 +1,6 @@
 //! A network with its golden input and targets.
 
-use forebay_trainer::backend::{Array, Batch, Pixels};
-use forebay_trainer::droppath::Drops;
-use forebay_trainer::loss::{Criterion, Loss};
-use forebay_trainer::model::Graph;
+use forebay_trainer::{Batch, Criterion, DropPath, Graph, Loss, MicrobatchName, Pixels, Tensor};
 use serde_json::Value;
 
 use crate::net::{Net, On};
@@ -45,14 +42,14 @@ impl Case {
         self.batch.samples()
     }
 
-    pub(super) fn logits(&mut self, train: bool, drops: Option<&Drops>) -> Vec<f64> {
+    pub(super) fn logits(&mut self, train: bool, drops: Option<&DropPath>) -> Vec<f64> {
         self.net.forward(&self.batch, train, drops)
     }
 
     /// Forward and backward in training by mean BCE on the dense targets; returns the logits and the loss.
-    pub(super) fn train(&mut self, drops: Option<&Drops>) -> (Vec<f64>, f64) {
+    pub(super) fn train(&mut self, drops: Option<&DropPath>) -> (Vec<f64>, f64) {
         let logits = self.logits(true, drops);
-        let loss = Loss { criterion: Criterion::Bce, smoothing: 0.0, threshold: None };
+        let loss = Loss { criterion: Criterion::Bce, smoothing: 0.0, target_threshold: None };
         let (samples, mut slope) = (self.samples(), vec![0.0; logits.len()]);
         let classes = logits.len() / samples;
         let rows = logits.chunks(classes).zip(self.target.chunks(classes));
@@ -79,7 +76,7 @@ pub(super) fn numbers(value: &Value) -> Vec<usize> {
 }
 
 /// Images of C, H, W as H, W, C.
-pub(super) fn images(from: &Array) -> Pixels {
+pub(super) fn images(from: &Tensor) -> Pixels {
     let [samples, channels, height, width] = from.shape[..] else { panic!("{:?}", from.shape) };
     let pixels = height * width;
     let at = |i: usize| {
@@ -92,5 +89,6 @@ pub(super) fn images(from: &Array) -> Pixels {
 
 pub(super) fn batch(pixels: Pixels, samples: usize, side: usize) -> Batch {
     let (label_a, label_b, lambda) = (vec![0; samples], vec![0; samples], vec![1.0; samples]);
-    Batch { epoch: 0, step: 0, index: 0, size: (side, side), pixels, label_a, label_b, lambda }
+    let name = MicrobatchName { seed: 0, epoch: 0, step: 0, index: 0 };
+    Batch { name, size: (side, side), pixels, label_a, label_b, lambda }
 }

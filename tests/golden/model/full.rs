@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use forebay_trainer::backend::Array;
-use forebay_trainer::loss::{Criterion, Loss};
-use forebay_trainer::model::{Architecture, Graph, Kind};
+use forebay_trainer::Tensor;
+use forebay_trainer::{Architecture, Graph, ParamKind};
+use forebay_trainer::{Criterion, Loss};
 use libtest_mimic::Failed;
 use serde_json::Value;
 
@@ -47,7 +47,7 @@ impl Hash {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the README's formula rounds to f32")]
-fn weight(hash: &Hash, name: &str, shape: &[usize], last: bool) -> Array {
+fn weight(hash: &Hash, name: &str, shape: &[usize], last: bool) -> Tensor {
     let count: usize = shape.iter().product();
     let fan: usize = shape.iter().skip(1).product();
     let scale = match shape.len() {
@@ -61,7 +61,7 @@ fn weight(hash: &Hash, name: &str, shape: &[usize], last: bool) -> Array {
         () if name.ends_with("running_mean") || name.ends_with("bias") => (0.125 * v) as f32,
         () => (1.0 + 0.25 * v) as f32 * if last { 0.5 } else { 1.0 },
     };
-    Array {
+    Tensor {
         shape: shape.to_vec(),
         values: hash.numbers(name, count).into_iter().map(value).collect(),
     }
@@ -72,10 +72,9 @@ fn open(hash: &Hash, model: &str, about: &Value, on: On) -> Case {
         [&about["batch"], &about["hw"]].map(|n| usize::try_from(n.as_u64().unwrap()).unwrap());
     let net = Architecture::named(model, 1000).unwrap();
     let graph = Graph::new(&net, side, side);
-    let parameters = graph
-        .parameters
-        .iter()
-        .map(|p| (p.name.clone(), weight(hash, &p.name, &p.shape, p.kind == Kind::Gamma(true))));
+    let parameters = graph.parameters.iter().map(|p| {
+        (p.name.clone(), weight(hash, &p.name, &p.shape, p.kind == ParamKind::Gamma(true)))
+    });
     let running = graph.norms.iter().flat_map(|n| {
         ["running_mean", "running_var"].map(|kind| {
             let name = format!("{}.{kind}", n.name);
@@ -91,9 +90,9 @@ fn open(hash: &Hash, model: &str, about: &Value, on: On) -> Case {
         .into_iter()
         .map(|v| (2.0 * v) as f32)
         .collect();
-    let pixels = images(&Array { shape: vec![samples, 3, side, side], values });
+    let pixels = images(&Tensor { shape: vec![samples, 3, side, side], values });
     let labels = numbers(&about["labels"]);
-    let loss = Loss { criterion: Criterion::Bce, smoothing: 0.1, threshold: None };
+    let loss = Loss { criterion: Criterion::Bce, smoothing: 0.1, target_threshold: None };
     let mut target = vec![0.0; samples * 1000];
     for (i, row) in target.chunks_mut(1000).enumerate() {
         loss.target(labels[i], labels[samples - 1 - i], 0.7, row);

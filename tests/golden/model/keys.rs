@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use forebay_trainer::model::{Architecture, Graph, Kind};
+use forebay_trainer::{Architecture, Graph, ParamKind};
 use libtest_mimic::Failed;
 use serde_json::Value;
 
@@ -21,8 +21,11 @@ pub(super) fn run(folder: &Path, model: &str) -> Result<(), Failed> {
     if about["parameters_order"].is_array() {
         let names: Vec<String> = graph.parameters.iter().map(|p| p.name.clone()).collect();
         assert_eq!(names, strings(&about["parameters_order"]));
-        let zero =
-            graph.parameters.iter().filter(|p| p.kind == Kind::Gamma(true)).map(|p| p.name.clone());
+        let zero = graph
+            .parameters
+            .iter()
+            .filter(|p| p.kind == ParamKind::Gamma(true))
+            .map(|p| p.name.clone());
         assert_eq!(zero.collect::<Vec<_>>(), strings(&about["zero_init"]));
         let decays = graph.parameters.iter().filter(|p| !p.kind.decays()).map(|p| p.name.clone());
         assert_eq!(decays.collect::<Vec<_>>(), strings(&about["no_weight_decay"]));

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use forebay_trainer::droppath::Drops;
-use forebay_trainer::lamb::Lamb;
-use forebay_trainer::model::{Architecture, Block, Graph, Stem};
+use forebay_trainer::DropPath;
+use forebay_trainer::Lamb;
+use forebay_trainer::{Architecture, Block, Graph, Stem};
 use libtest_mimic::Failed;
 use serde_json::Value;
 
@@ -151,9 +151,9 @@ fn steps(case: &mut Case, about: &Value, golden: &Arrays, dtype: &str) -> Vec<Fi
     found
 }
 
-fn masks(case: &Case, about: &Value) -> Drops {
+fn masks(case: &Case, about: &Value) -> DropPath {
     let graph = case.graph();
-    let mut drops = Drops::new(about["rate"].as_f64().unwrap(), graph.blocks, case.samples());
+    let mut drops = DropPath::new(about["rate"].as_f64().unwrap(), graph.blocks, case.samples());
     let mut names: Vec<String> = graph
         .parameters
         .iter()

@@ -19,7 +19,7 @@ import resnet50
 from cudnn import NAMES, Descriptor, Refused
 
 BATCH = 256
-# The value of client/trainer/src/backend/cuda/conv.rs.
+# The value of client/trainer/src/backend/cuda/cudnn.rs.
 MOST_WORKSPACE = 512 << 20
 DIRECTIONS = {"forward": "FORWARD", "backward data": "BWD_DATA", "backward filter": "BWD_FILTER"}
 OPERATIONS = {"FORWARD": "FORWARD", "BWD_DATA": "BACKWARD_DATA", "BWD_FILTER": "BACKWARD_FILTER"}
@@ -88,7 +88,7 @@ class Plan:
 
     @property
     def fits(self):
-        """The requirements of conv.rs on an algorithm."""
+        """The requirements of cudnn.rs on an algorithm."""
         return "NONDETERMINISTIC" not in self.notes and self.workspace <= MOST_WORKSPACE
 
 
@@ -188,7 +188,7 @@ workspace; it says nothing about time.
 
 Every convolution as the trainer describes it: NHWC, bf16, sums in f32, batch {batch}; the images come with their zeros around.
 `+`: backward data adds to the gradient that is there (beta 1). Of what mode A of the heuristics proposes, best first, this is
-the first that is deterministic and takes at most 512 MiB: the rule of `client/trainer/src/backend/cuda/conv.rs`.
+the first that is deterministic and takes at most 512 MiB: the rule of `client/trainer/src/backend/cuda/cudnn.rs`.
 
 A cell is the engine's number, which counts apart in each direction, and its workspace, if that is 1 kB or more. `*`: without
 cuDNN's note that it uses tensor cores. `!`: the heuristics' first choice was not deterministic, too large, or could not be had.

@@ -1,14 +1,25 @@
-//! The CPU backend, over f32 to train and f64 to check. It runs the graph's operations one after the
-//! other, each on all cores; the same input gives the same bits on any number of threads.
+//! The CPU backend, in f32 for training and f64 for tests. It runs the operations of the graph one after
+//! the other, each on all cores. The same input gives the same bits on any number of threads.
+//!
+//! ```text
+//! cpu.rs            what the training loop calls: forward, backward, update
+//! program.rs        a memory plan with the tables of its convolutions
+//! execute.rs        each operation forward and backward, on ranges of the arena
+//! conv.rs           convolutions: output, input gradient, weight gradient
+//! gemm.rs           the matrix products behind them
+//! indirection.rs    which input pixels a product reads
+//! batch_norm.rs, pool.rs
+//! state.rs          tensors by timm's names, to and from the backend's layout
+//! ```
 
+mod batch_norm;
 mod conv;
-mod gather;
-mod norm;
-mod pass;
+mod execute;
+mod gemm;
+mod indirection;
 mod pool;
-mod product;
-mod real;
-pub(in crate::backend) mod state;
+mod program;
+mod state;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -16,326 +27,293 @@ mod twins;
 
 use std::ops::Range;
 
-pub use real::Real;
+use program::Program;
 
-use conv::Convolution;
-use real::PANEL;
-
+use super::{Backend, BackendConfig, MicroStep, UpdateReport, normalization_table};
 use crate::Error;
-use crate::backend::{Backend, Batch, Outcome, Part, Pixels, State, normalised};
-use crate::lamb::{Lamb, Step, Sums, Tensor};
-use crate::memory::Plan;
+use crate::batch::{Batch, Pixels};
+use crate::lamb::{ChunkSums, Lamb, LambStep, LambTensor};
+use crate::memory::MemoryPlan;
 use crate::model::{Graph, Op};
-use crate::ranks::Ranks;
+use crate::process_group::ProcessGroup;
+use crate::simd::{PANEL, Real};
+use crate::state::TrainState;
 
 /// A network in memory.
 #[derive(Debug)]
-pub struct Cpu<T> {
-    /// Forward and backward of at most `plan.batch` samples.
+pub struct CpuBackend<T> {
+    /// Forward and backward.
     training: Program,
-    /// Forward alone, perhaps over images of another size.
+    /// Forward only, perhaps for images of another size.
     inference: Program,
-    /// Place of each parameter in the next four, which lie alike.
-    places: Vec<Range<usize>>,
+
+    /// Range of each parameter in `parameters`, `gradients`, `exp_avg` and `exp_avg_sq`.
+    parameter_ranges: Vec<Range<usize>>,
     parameters: Vec<T>,
     gradients: Vec<T>,
-    means: Vec<T>,
-    squares: Vec<T>,
-    /// Place of each norm's running means and variances.
-    running_places: Vec<Range<usize>>,
+    exp_avg: Vec<T>,
+    exp_avg_sq: Vec<T>,
+    /// Range of each batch norm's means and variances in `running` and `batch_statistics`.
+    running_ranges: Vec<Range<usize>>,
+    /// Running means and variances.
     running: Vec<T>,
-    /// Batch statistics of the last microbatch, which lie like the running ones; those of all ranks.
-    statistics: Vec<f64>,
-    all_statistics: Vec<f64>,
-    /// Moving averages of parameters and running statistics; empty until used.
-    average: (Vec<T>, Vec<T>),
+    /// Moving averages of `parameters` and `running`; empty until the first update that uses them.
+    ema: (Vec<T>, Vec<T>),
     updates: u64,
-    passes: u64,
-    /// Values and gradients of the tensors.
+    batches_tracked: u64,
+
+    /// Values and gradients of the graph's tensors.
     arena: Vec<T>,
-    /// Scratch of the convolutions' backward.
-    work: Vec<T>,
+    /// Statistics of the last microbatch: of this rank, and of all ranks in their order.
+    batch_statistics: Vec<f64>,
+    all_statistics: Vec<f64>,
+    /// Values that batch norms keep from forward for backward.
     saved: Vec<T>,
-    norm_sums: Vec<f64>,
-    lamb_sums: Sums,
-    /// Which tap was the maximum.
-    taps: Vec<u8>,
-    zeros: Vec<T>,
-    /// A sample's target.
-    row: Vec<T>,
-    /// Logits of the last inference.
-    logits: Vec<f32>,
-    /// Of the microbatches of the step that is under way.
+    /// For each output of the max pool, which input was the maximum.
+    max_taps: Vec<u8>,
+    /// Losses of the microbatches of the step in progress.
     losses: Vec<f64>,
-    outcome: Option<Outcome>,
-    /// Value of each byte in each channel.
-    normalised: [[f32; 256]; 3],
-    ranks: Ranks,
+    pending_report: Option<UpdateReport>,
+
+    /// Scratch of the convolutions' backward.
+    conv_scratch: Vec<T>,
+    norm_scratch: Vec<f64>,
+    lamb_scratch: ChunkSums,
+    /// One dense target.
+    target_row: Vec<T>,
+    /// Zeros that convolutions read outside of the image.
+    zeros: Vec<T>,
+    /// Logits of the last evaluation.
+    logits: Vec<f32>,
+    /// Normalized value of each byte, per channel.
+    normalized: [[f32; 256]; 3],
+    group: ProcessGroup,
 }
 
-/// A plan and the tables of its convolutions.
-#[derive(Debug)]
-struct Program {
-    plan: Plan,
-    convolutions: Vec<Option<Convolution>>,
-}
-
-impl Program {
-    fn new(plan: Plan) -> Self {
-        let table = |op: &Op| match op {
-            Op::Conv { conv, x, .. } => Some(Convolution::new(*conv, plan.gradients[*x].is_some())),
-            _ => None,
-        };
-        Self { convolutions: plan.graph.ops.iter().map(table).collect(), plan }
-    }
-
-    /// Where the first `samples` of a tensor lie.
-    fn value(&self, tensor: usize, samples: usize) -> Range<usize> {
-        let start = self.plan.values[tensor].start;
-        start..start + self.plan.graph.tensors[tensor].numbers() * samples
-    }
-
-    fn gradient(&self, tensor: usize, samples: usize) -> Range<usize> {
-        let start = self.plan.gradients[tensor].as_ref().expect("planned").start;
-        start..start + self.plan.graph.tensors[tensor].numbers() * samples
-    }
-
-    fn convolution(&self, op: usize) -> &Convolution {
-        self.convolutions[op].as_ref().expect("this operation is a convolution")
-    }
-}
-
-impl<T: Real> Cpu<T> {
-    /// Plans memory for microbatches of at most `batch` samples in training and `eval_batch` in
-    /// evaluation, whose images may have another size. Parameters are zero until loaded. `mean` and
-    /// `std` of R, G, B in 0..1 normalise bytes as timm's prefetcher does.
-    pub fn new(
-        graph: Graph,
-        batch: usize,
-        evaluation: Graph,
-        eval_batch: usize,
-        mean: [f64; 3],
-        std: [f64; 3],
-    ) -> Self {
-        let places = lay(graph
-            .parameters
-            .iter()
-            .map(|p| if p.kind.decays() { conv::stored(&p.shape) } else { p.shape[0] }));
-        let running_places = lay(graph.norms.iter().map(|n| 2 * n.channels));
-        let numbers = places.last().map_or(0, |p| p.end);
-        let channels = || graph.tensors.iter().map(|t| t.channels);
-        let widest = channels().max().unwrap_or(0);
-        let norm_sums = vec![0.0; norm::sums(widest)];
-        let pooled = |graph: &Graph, batch: usize| {
-            let pools = graph
-                .ops
+impl<T: Real> CpuBackend<T> {
+    /// Allocates the memory of the networks. Parameters are zero until [`Backend::load`].
+    pub fn new(config: BackendConfig) -> Self {
+        let BackendConfig { train_graph, batch, eval_graph, eval_batch, mean, std } = config;
+        let parameter_ranges = consecutive_ranges(
+            train_graph
+                .parameters
                 .iter()
-                .filter_map(|op| if let Op::MaxPool { y, .. } = op { Some(*y) } else { None });
-            pools.map(|y| graph.tensors[y].numbers() * batch).max().unwrap_or(0)
-        };
-        let taps = vec![0; pooled(&graph, batch).max(pooled(&evaluation, eval_batch))];
-        let largest = places.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
-        let running = running_places.last().map_or(0, |p| p.end);
-        let row = vec![T::ZERO; graph.classes];
-        let training = Program::new(Plan::training(graph, batch));
-        let inference = Program::new(Plan::inference(evaluation, eval_batch));
-        let work =
-            training.convolutions.iter().flatten().map(|c| c.turned().max(c.partial(batch))).max();
+                .map(|p| if p.kind.decays() { conv::panel_len(&p.shape) } else { p.shape[0] }),
+        );
+        let running_ranges = consecutive_ranges(train_graph.norms.iter().map(|n| 2 * n.channels));
+        let len = parameter_ranges.last().map_or(0, |range| range.end);
+        let largest = parameter_ranges.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
+        let running = running_ranges.last().map_or(0, |range| range.end);
+        let widest = train_graph.tensors.iter().map(|t| t.channels).max().unwrap_or(0);
+        let max_taps = pooled_len(&train_graph, batch).max(pooled_len(&eval_graph, eval_batch));
+        let classes = train_graph.classes;
+        let training = Program::new(MemoryPlan::training(train_graph, batch));
+        let inference = Program::new(MemoryPlan::inference(eval_graph, eval_batch));
         Self {
+            parameter_ranges,
+            parameters: vec![T::ZERO; len],
+            gradients: vec![T::ZERO; len],
+            exp_avg: vec![T::ZERO; len],
+            exp_avg_sq: vec![T::ZERO; len],
+            running_ranges,
+            running: vec![T::ZERO; running],
+            ema: (Vec::new(), Vec::new()),
+            updates: 0,
+            batches_tracked: 0,
             arena: vec![T::ZERO; training.plan.arena.max(inference.plan.arena)],
-            work: vec![T::ZERO; work.unwrap_or(0)],
+            batch_statistics: vec![0.0; running],
+            all_statistics: vec![0.0; running],
+            saved: vec![T::ZERO; 2 * running],
+            max_taps: vec![0; max_taps],
+            losses: Vec::new(),
+            pending_report: None,
+            conv_scratch: vec![T::ZERO; training.conv_scratch_len(batch)],
+            norm_scratch: vec![0.0; batch_norm::scratch_len(widest)],
+            lamb_scratch: ChunkSums::new(largest),
+            target_row: vec![T::ZERO; classes],
+            // A row of taps of a 7x7 kernel over three channels is read at once.
+            zeros: vec![T::ZERO; widest.max(3 * 7)],
+            logits: Vec::with_capacity(eval_batch),
+            normalized: std::array::from_fn(|c| normalization_table(mean[c], std[c])),
+            group: ProcessGroup::single(),
             training,
             inference,
-            places,
-            parameters: vec![T::ZERO; numbers],
-            gradients: vec![T::ZERO; numbers],
-            means: vec![T::ZERO; numbers],
-            squares: vec![T::ZERO; numbers],
-            saved: vec![T::ZERO; 2 * running],
-            running: vec![T::ZERO; running],
-            statistics: vec![0.0; running],
-            all_statistics: vec![0.0; running],
-            running_places,
-            average: (Vec::new(), Vec::new()),
-            updates: 0,
-            passes: 0,
-            norm_sums,
-            lamb_sums: Sums::new(largest),
-            taps,
-            zeros: vec![T::ZERO; widest.max(3 * 7)],
-            row,
-            logits: Vec::with_capacity(eval_batch),
-            losses: Vec::new(),
-            outcome: None,
-            normalised: std::array::from_fn(|c| normalised(mean[c], std[c])),
-            ranks: Ranks::alone(),
         }
-    }
-
-    /// Exchanges what the ranks learned from a microbatch each: rank 0 has the gradient of all so far,
-    /// in the order of microbatches; running statistics follow those of all, in the same order.
-    fn exchange(&mut self) -> Result<(), Error> {
-        self.ranks.gather(&self.statistics, &mut self.all_statistics)?;
-        for statistics in self.all_statistics.chunks_exact(self.statistics.len()) {
-            norm::follow(&mut self.running, statistics);
-            self.passes += 1;
-        }
-        self.ranks.collect(&mut self.gradients)
     }
 
     fn program(&self, train: bool) -> &Program {
         if train { &self.training } else { &self.inference }
     }
 
-    /// Puts images into the first tensor. The batch must have been checked.
-    pub fn images(&mut self, batch: &Batch, train: bool) {
+    /// Copies images into the first tensor. The batch must have been checked.
+    pub fn load_images(&mut self, batch: &Batch, train: bool) {
         let program = if train { &self.training } else { &self.inference };
         let (padded, pad) = (program.plan.graph.tensors[0], program.plan.graph.pad);
         let x = &mut self.arena[program.value(0, batch.samples())];
-        let table = &self.normalised;
+        let table = &self.normalized;
         match &batch.pixels {
             Pixels::Bytes(bytes) => {
-                pool::images(
-                    padded,
-                    pad,
-                    bytes,
-                    |byte: u8, c| T::from_f64(f64::from(table[c][usize::from(byte)])),
-                    x,
-                );
+                let value = |byte: u8, channel: usize| f64::from(table[channel][usize::from(byte)]);
+                pool::images(padded, pad, bytes, |byte, c| T::from_f64(value(byte, c)), x);
             }
-            Pixels::Clean(..) => unreachable!("`checked` refuses them"),
-            Pixels::Floats(floats) => pool::images(
-                padded,
-                pad,
-                floats,
-                |number: f32, _| T::from_f64(f64::from(number)),
-                x,
-            ),
+            Pixels::Floats(floats) => {
+                pool::images(padded, pad, floats, |value: f32, _| T::from_f64(value.into()), x);
+            }
+            Pixels::Unmixed(..) => unreachable!("`check` refuses unmixed samples"),
         }
     }
 
-    /// Moves the moving averages to the model by `1 - decay`.
-    fn move_average(&mut self, decay: f64) {
+    /// Combines what the ranks computed of one microbatch each. Rank 0 gets the sum of all gradients so
+    /// far, added in the order of microbatches. The running statistics are updated by the statistics of
+    /// every rank's microbatch, in the same order.
+    fn exchange(&mut self) -> Result<(), Error> {
+        self.group.all_gather(&self.batch_statistics, &mut self.all_statistics)?;
+        for statistics in self.all_statistics.chunks_exact(self.batch_statistics.len()) {
+            batch_norm::update_running(&mut self.running, statistics);
+            self.batches_tracked += 1;
+        }
+        self.group.reduce(&mut self.gradients)
+    }
+
+    /// `ema = decay * ema + (1 - decay) * model`.
+    fn update_ema(&mut self, decay: f64) {
         let (keep, take) = (T::from_f64(decay), T::from_f64(1.0 - decay));
-        for (average, model) in
-            [(&mut self.average.0, &self.parameters), (&mut self.average.1, &self.running)]
+        for (ema, model) in [(&mut self.ema.0, &self.parameters), (&mut self.ema.1, &self.running)]
         {
-            for (average, model) in average.iter_mut().zip(model) {
-                *average = *average * keep + *model * take;
+            for (ema, model) in ema.iter_mut().zip(model) {
+                *ema = *ema * keep + *model * take;
             }
         }
     }
 }
 
-impl<T: Real> Backend for Cpu<T> {
+impl<T: Real> Backend for CpuBackend<T> {
     fn graph(&self) -> &Graph {
         &self.training.plan.graph
     }
 
-    fn accumulate(&mut self, batch: &Batch, part: &Part<'_>) -> Result<(), Error> {
-        checked(batch, &self.training.plan)?;
+    fn group(&mut self) -> &mut ProcessGroup {
+        &mut self.group
+    }
+
+    fn join(&mut self, group: ProcessGroup) -> Result<(), Error> {
+        self.all_statistics = vec![0.0; self.running.len() * group.rank().world as usize];
+        self.group = group;
+        Ok(())
+    }
+
+    fn forward(&mut self, batch: &Batch, micro: &MicroStep<'_>) -> Result<(), Error> {
+        check(batch, &self.training.plan)?;
+        self.load_images(batch, true);
+        self.forward_ops(batch.samples(), true, micro.drop_path);
+        Ok(())
+    }
+
+    fn backward(&mut self, batch: &Batch, micro: &MicroStep<'_>) -> Result<(), Error> {
         let samples = batch.samples();
-        self.images(batch, true);
-        self.operations(samples, true, part.drops);
-        let mut row = std::mem::take(&mut self.row);
-        let mut value = 0.0;
-        self.set_slope(samples, |logits, slope| {
-            value = part.loss.batch(logits, &batch.targets(), part.share, &mut row, slope);
+        let mut row = std::mem::take(&mut self.target_row);
+        let mut loss = 0.0;
+        self.set_logits_gradient(samples, |logits, gradient| {
+            loss = micro.loss.batch(logits, &batch.targets(), micro.weight, &mut row, gradient);
         });
-        self.row = row;
-        self.losses.push(value);
-        self.backward(samples, part.drops);
+        self.target_row = row;
+        self.losses.push(loss);
+        self.backward_ops(samples, micro.drop_path);
         self.exchange()
     }
 
-    fn ranks(&mut self) -> &mut Ranks {
-        &mut self.ranks
-    }
-
-    fn join(&mut self, ranks: Ranks) -> Result<(), Error> {
-        self.all_statistics = vec![0.0; self.running.len() * ranks.place().world as usize];
-        self.ranks = ranks;
-        Ok(())
-    }
-
-    fn update(&mut self, lamb: &Lamb, rate: f64, average: Option<f64>) -> Result<(), Error> {
-        self.ranks.broadcast(&mut self.gradients)?;
+    fn update(
+        &mut self,
+        optimizer: &Lamb,
+        lr: f64,
+        model_ema_decay: Option<f64>,
+    ) -> Result<(), Error> {
+        self.group.broadcast(&mut self.gradients)?;
         self.updates += 1;
-        if average.is_some() && self.average.0.is_empty() {
-            self.average = (self.parameters.clone(), self.running.clone());
+        // The average starts at the model as it was before its first update.
+        if model_ema_decay.is_some() && self.ema.0.is_empty() {
+            self.ema = (self.parameters.clone(), self.running.clone());
         }
         let squares = self
-            .places
+            .parameter_ranges
             .iter()
-            .map(|place| self.lamb_sums.norm(&self.gradients[place.clone()]).powi(2));
-        let norm = squares.sum::<f64>().sqrt();
-        let step = Step { rate, number: self.updates, norm };
-        for (place, parameter) in self.places.iter().zip(&self.training.plan.graph.parameters) {
-            let tensor = Tensor {
-                parameter: &mut self.parameters[place.clone()],
-                gradient: &mut self.gradients[place.clone()],
-                mean: &mut self.means[place.clone()],
-                square: &mut self.squares[place.clone()],
+            .map(|range| self.lamb_scratch.norm(&self.gradients[range.clone()]).powi(2));
+        let grad_norm = squares.sum::<f64>().sqrt();
+        let step = LambStep { lr, update: self.updates, grad_norm };
+        let parameters = &self.training.plan.graph.parameters;
+        for (range, parameter) in self.parameter_ranges.iter().zip(parameters) {
+            let tensor = LambTensor {
+                parameter: &mut self.parameters[range.clone()],
+                gradient: &mut self.gradients[range.clone()],
+                exp_avg: &mut self.exp_avg[range.clone()],
+                exp_avg_sq: &mut self.exp_avg_sq[range.clone()],
                 decays: parameter.kind.decays(),
             };
-            lamb.update(&step, tensor, &mut self.lamb_sums);
+            optimizer.update(&step, tensor, &mut self.lamb_scratch);
         }
         self.gradients.fill(T::ZERO);
-        if let Some(decay) = average {
-            self.move_average(decay);
+        if let Some(decay) = model_ema_decay {
+            self.update_ema(decay);
         }
-        self.outcome = Some(Outcome { losses: std::mem::take(&mut self.losses), norm });
+        let losses = std::mem::take(&mut self.losses);
+        self.pending_report = Some(UpdateReport { losses, grad_norm });
         Ok(())
     }
 
-    fn outcome(&mut self, _all: bool) -> Result<Option<Outcome>, Error> {
-        Ok(self.outcome.take())
+    fn poll_report(&mut self, _flush: bool) -> Result<Option<UpdateReport>, Error> {
+        Ok(self.pending_report.take())
     }
 
     fn logits(&mut self, batch: &Batch) -> Result<&[f32], Error> {
-        checked(batch, &self.inference.plan)?;
-        self.images(batch, false);
-        self.forward(batch.samples(), false, None);
+        check(batch, &self.inference.plan)?;
+        self.load_images(batch, false);
+        self.forward_ops(batch.samples(), false, None);
         let mut logits = std::mem::take(&mut self.logits);
         logits.clear();
-        logits.extend(self.last_logits(batch.samples(), false).iter().map(|x| state::single(*x)));
+        logits.extend(self.last_logits(batch.samples(), false).iter().map(|x| state::to_f32(*x)));
         self.logits = logits;
         Ok(&self.logits)
     }
 
-    fn swap_average(&mut self) -> Result<(), Error> {
-        if !self.average.0.is_empty() {
-            std::mem::swap(&mut self.average.0, &mut self.parameters);
-            std::mem::swap(&mut self.average.1, &mut self.running);
+    fn swap_ema(&mut self) -> Result<(), Error> {
+        if !self.ema.0.is_empty() {
+            std::mem::swap(&mut self.ema.0, &mut self.parameters);
+            std::mem::swap(&mut self.ema.1, &mut self.running);
         }
         Ok(())
     }
 
-    fn state(&self) -> Result<State, Error> {
+    fn state(&self) -> Result<TrainState, Error> {
         Ok(self.to_state())
     }
 
-    fn load(&mut self, state: &State) -> Result<(), String> {
-        self.take_state(state)
+    fn load(&mut self, state: &TrainState) -> Result<(), String> {
+        self.load_state(state)
     }
 }
 
-/// Refuses what does not fit, and what is still to be mixed.
-fn checked(batch: &Batch, plan: &Plan) -> Result<(), Error> {
+/// Refuses a microbatch that does not fit or that is not mixed yet.
+fn check(batch: &Batch, plan: &MemoryPlan) -> Result<(), Error> {
     batch.check(&plan.graph, plan.batch)?;
-    let Pixels::Clean(..) = batch.pixels else { return Ok(()) };
-    let (epoch, step, index) = (batch.epoch, batch.step, batch.index);
-    let problem = "it is not mixed yet, which a GPU does; take --mixed-by server".to_owned();
-    Err(Error::Batch { epoch, step, index, problem })
+    let Pixels::Unmixed(..) = batch.pixels else { return Ok(()) };
+    let problem = "its samples are not mixed, which only a GPU does: use --mixed-by server";
+    Err(Error::Batch { name: batch.name, problem: problem.to_owned() })
 }
 
-/// One after the other, each at a cache line.
-fn lay(numbers: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
+/// Consecutive ranges of these lengths, each starting at a cache line.
+fn consecutive_ranges(lengths: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
     let mut end: usize = 0;
-    let next = |numbers: usize| {
+    let next = |len: usize| {
         let start = end.next_multiple_of(PANEL);
-        end = start + numbers;
+        end = start + len;
         start..end
     };
-    numbers.map(next).collect()
+    lengths.map(next).collect()
+}
+
+/// Output values of the largest max pool.
+fn pooled_len(graph: &Graph, batch: usize) -> usize {
+    let output = |op: &Op| if let Op::MaxPool { y, .. } = op { Some(*y) } else { None };
+    let outputs = graph.ops.iter().filter_map(output);
+    outputs.map(|y| graph.tensors[y].elements() * batch).max().unwrap_or(0)
 }

@@ -1,84 +1,65 @@
-//! The device that trains: what was asked for, opened.
+//! Selects and opens the device that trains.
 
 use std::fmt;
 use std::str::FromStr;
 
-use forebay_client::Rank;
+use forebay_types::Rank;
 
-use super::Backend;
-use super::cpu::Cpu;
+use super::cpu::CpuBackend;
+use super::{Backend, BackendConfig};
 use crate::Error;
-use crate::model::Graph;
 
-/// `cpu`, `cuda` or `cuda:N`.
+/// The device that trains: `cpu`, `cuda` or `cuda:N`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Device {
+pub enum TrainDevice {
     /// The processor, in f32.
     Cpu,
-    /// A GPU, in bf16. Without a number it is that of the process among those of its machine.
+    /// A GPU, in bf16. `None` is the GPU with the local rank of the process.
     Cuda(Option<u32>),
 }
 
-/// A network in training and in evaluation, and how images are normalised.
-#[derive(Clone, Debug)]
-pub struct Networks {
-    /// In training.
-    pub training: Graph,
-    /// Most samples of a microbatch in training.
-    pub batch: usize,
-    /// In evaluation, perhaps over images of another size.
-    pub evaluation: Graph,
-    /// Most samples of a microbatch in evaluation.
-    pub eval_batch: usize,
-    /// Of R, G, B in 0..1.
-    pub mean: [f64; 3],
-    /// Of R, G, B.
-    pub std: [f64; 3],
-}
-
-impl Device {
-    /// This device, where `local` counts the processes of a machine.
+impl TrainDevice {
+    /// Replaces `cuda` by the GPU of a local rank, which counts the processes of one machine.
     #[must_use]
-    pub fn or(self, local: u32) -> Self {
+    pub fn with_local_rank(self, local_rank: u32) -> Self {
         match self {
-            Self::Cuda(None) => Self::Cuda(Some(local)),
+            Self::Cuda(None) => Self::Cuda(Some(local_rank)),
             device => device,
         }
     }
 
-    /// A backend on the device, for a rank that is to [`Backend::join`] its world.
-    pub fn open(self, networks: Networks, place: Rank) -> Result<Box<dyn Backend>, Error> {
+    /// Opens a backend for a rank, which must then [`Backend::join`] its world.
+    ///
+    /// # Errors
+    /// When the device does not exist, or the build does not support it.
+    pub fn open(self, config: BackendConfig, rank: Rank) -> Result<Box<dyn Backend>, Error> {
         match self {
-            Self::Cpu => {
-                let Networks { training, batch, evaluation, eval_batch, mean, std } = networks;
-                let cpu = Cpu::<f32>::new(training, batch, evaluation, eval_batch, mean, std);
-                Ok(Box::new(cpu))
-            }
-            Self::Cuda(number) => cuda(number.unwrap_or(0), networks, place),
+            Self::Cpu => Ok(Box::new(CpuBackend::<f32>::new(config))),
+            Self::Cuda(device) => open_cuda(device.unwrap_or(0), config, rank),
         }
     }
 }
 
 #[cfg(feature = "cuda")]
-fn cuda(number: u32, networks: Networks, place: Rank) -> Result<Box<dyn Backend>, Error> {
-    use super::cuda::{BUCKET, Cuda, Number, Setting};
-    let device = forebay::gpu::Gpu::open(number)?;
-    let setting = Setting { device, number: Number::Bf16, place, bucket: BUCKET };
-    Ok(Box::new(Cuda::new(setting, networks)?))
+fn open_cuda(device: u32, config: BackendConfig, rank: Rank) -> Result<Box<dyn Backend>, Error> {
+    use super::cuda::{BUCKET_LEN, CudaBackend, CudaConfig, Precision};
+    let device = forebay::gpu::Gpu::open(device)?;
+    let cuda = CudaConfig { device, precision: Precision::Bf16, rank, bucket_len: BUCKET_LEN };
+    Ok(Box::new(CudaBackend::new(cuda, config)?))
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda(number: u32, _networks: Networks, _place: Rank) -> Result<Box<dyn Backend>, Error> {
+fn open_cuda(device: u32, _config: BackendConfig, _rank: Rank) -> Result<Box<dyn Backend>, Error> {
     Err(Error::Setting {
         setting: "--device",
         problem: format!(
-            "cuda:{number}: this forebay-trainer was built without CUDA; build it with `--features cuda`, or use \
+            "cuda:{device}: this forebay-trainer was built without CUDA; build it with `--features cuda`, or use \
              --device cpu"
         ),
     })
 }
 
-impl FromStr for Device {
+impl FromStr for TrainDevice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -87,17 +68,17 @@ impl FromStr for Device {
             ("cpu", _) => Ok(Self::Cpu),
             ("cuda", _) => Ok(Self::Cuda(None)),
             (_, Some(Ok(device))) => Ok(device),
-            _ => Err(format!("{text} is no device: use cpu, cuda or cuda:N")),
+            _ => Err(format!("unknown device {text:?}: expected cpu, cuda or cuda:N")),
         }
     }
 }
 
-impl fmt::Display for Device {
+impl fmt::Display for TrainDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpu => write!(f, "cpu"),
             Self::Cuda(None) => write!(f, "cuda"),
-            Self::Cuda(Some(number)) => write!(f, "cuda:{number}"),
+            Self::Cuda(Some(device)) => write!(f, "cuda:{device}"),
         }
     }
 }

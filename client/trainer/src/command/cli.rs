@@ -1,109 +1,129 @@
-//! The command line.
+//! The command line. Options have the names of timm's `train.py` where they mean the same.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use crate::backend::Device;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use forebay_client::ClientFlags;
+use forebay_types::settings::{ByteSize, boolean, duration};
 
-/// Trains ResNets by the recipes of "ResNet strikes back", fed by forebay servers.
+use super::numbers::{non_negative, positive, probability, share};
+use crate::backend::device::TrainDevice;
+
+/// Trains ResNets by the recipes of "ResNet strikes back", on data from forebay servers.
 #[derive(Debug, Parser)]
 #[command(version)]
 pub(crate) struct Cli {
-    /// What to do.
+    /// The subcommand.
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// Threads; 0 takes all cores. The result does not depend on it.
-    #[arg(long, global = true, env = "FOREBAY_THREADS", default_value_t = 0)]
+    /// Number of CPU threads; 0 uses all cores. The result does not depend on it.
+    #[arg(long, global = true, env = "FOREBAY_THREADS", value_name = "N", default_value_t = 0)]
     pub(crate) threads: usize,
 }
 
-/// What to do.
+/// The subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Train a model, and evaluate it on the way.
-    Train(Box<Train>),
+    /// Train a model, with evaluations in between.
+    Train(Box<TrainArgs>),
     /// Evaluate a model.
-    Eval(Box<Evaluate>),
-    /// Measure training steps on made-up images, without a server.
-    Bench(Bench),
-    /// Compare a GPU with the CPU, operation by operation, and time it.
-    GpuSelftest(SelfTest),
+    Eval(Box<EvalArgs>),
+    /// Measure the speed of training steps on generated images, without a server.
+    Bench(BenchArgs),
+    /// Compare a GPU with the CPU, operation by operation, and measure its speed.
+    GpuSelftest(SelftestArgs),
 }
 
-/// Where microbatches come from.
+/// The source of microbatches.
 #[derive(Args, Debug)]
-pub(crate) struct Source {
+pub(crate) struct SourceArgs {
     #[command(flatten)]
     pub(crate) client: ClientFlags,
     /// Name of the dataset to train on.
-    #[arg(long, env = "FOREBAY_DATASET", required_unless_present = "replay")]
+    #[arg(long, env = "FOREBAY_DATASET", value_name = "NAME", required_unless_present = "replay")]
     pub(crate) dataset: Option<String>,
-    /// Name of the dataset to evaluate on; without it nothing is evaluated.
-    #[arg(long, env = "FOREBAY_EVAL_DATASET")]
+    /// Name of the dataset to evaluate on. Without it, the model is not evaluated.
+    #[arg(long, env = "FOREBAY_EVAL_DATASET", value_name = "NAME")]
     pub(crate) eval_dataset: Option<String>,
     /// Read the microbatches of a folder that --dump wrote, instead of a server's.
-    #[arg(long, conflicts_with_all = ["endpoint", "dataset"])]
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["endpoint", "dataset"])]
     pub(crate) replay: Option<PathBuf>,
-    /// Height and width of the images in evaluation. The recipe's own: 224, from 235 (crop ratio 0.95).
-    #[arg(long, env = "FOREBAY_EVAL_IMAGE_SIZE")]
+    /// Height and width of the images in evaluation; by default those of the recipe `eval`: 224.
+    #[arg(long, env = "FOREBAY_EVAL_IMAGE_SIZE", value_name = "PIXELS")]
     pub(crate) eval_image_size: Option<u32>,
-    /// Crop ratio of evaluation.
-    #[arg(long, default_value_t = 0.95)]
-    pub(crate) eval_crop: f64,
-    /// Samples of a microbatch in evaluation, of each process.
-    #[arg(long, default_value_t = 64)]
-    pub(crate) eval_batch: u32,
+    /// Share of the resized image's side that the center crop of evaluation keeps, if
+    /// --eval-image-size is given.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.95, value_parser = share)]
+    pub(crate) crop_pct: f64,
+    /// Samples per microbatch in evaluation, of each process.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) validation_batch_size: u32,
 }
 
-/// The network and its first weights.
+/// The model and the device.
 #[derive(Args, Debug)]
-pub(crate) struct Network {
-    /// resnet18, 34, 50, 101, 152 (ImageNet) or resnet20, 32, 44, 56 (CIFAR).
-    #[arg(long, env = "FOREBAY_MODEL", default_value = "resnet50")]
+pub(crate) struct ModelArgs {
+    /// resnet18, 34, 50, 101 or 152 (ImageNet), or resnet20, 32, 44 or 56 (CIFAR).
+    #[arg(long, env = "FOREBAY_MODEL", value_name = "NAME", default_value = "resnet50")]
     pub(crate) model: String,
-    /// Begin with the weights of a safetensors file, ours or timm's.
-    #[arg(long)]
-    pub(crate) init: Option<PathBuf>,
-    /// cpu, cuda or cuda:N. cuda is the GPU that torchrun's `LOCAL_RANK` numbers, else the first.
+    /// Initialize the model from a safetensors file that this trainer or timm wrote.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) initial_checkpoint: Option<PathBuf>,
+    /// cpu, cuda or cuda:N. cuda is the GPU with the number `LOCAL_RANK`, as set by torchrun, or else 0.
     #[arg(long, env = "FOREBAY_DEVICE", default_value = "cpu")]
-    pub(crate) device: Device,
+    pub(crate) device: TrainDevice,
     #[arg(long, env = "LOCAL_RANK", hide = true)]
     pub(crate) local_rank: Option<String>,
-    /// Most memory that a microbatch's tensors may take, in GiB.
-    #[arg(long, env = "FOREBAY_MEMORY_LIMIT", default_value_t = 64.0)]
-    pub(crate) memory_limit: f64,
+    /// Refuse a model whose activations and gradients of one microbatch need more memory.
+    #[arg(long, env = "FOREBAY_MEMORY_LIMIT", value_name = "SIZE", default_value = "64GiB")]
+    pub(crate) memory_limit: ByteSize,
 }
 
-/// Processes that train together.
+/// Several processes that train together.
 #[derive(Args, Debug, Default)]
-pub(crate) struct Place {
-    /// Processes that train together, a divisor of the microbatches of a step. Any number gives the same
-    /// model. Also `WORLD_SIZE`.
-    #[arg(long, env = "FOREBAY_WORLD")]
+#[command(next_help_heading = "Distributed training")]
+pub(crate) struct Distributed {
+    /// Number of processes, which must divide the microbatches of a step. Any number trains the same
+    /// model, bit for bit. Also read from `WORLD_SIZE`.
+    #[arg(long, env = "FOREBAY_WORLD", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) world: Option<u32>,
-    /// Which of them this is, from 0; rank 0 writes the files. Also `RANK`, or `JOB_COMPLETION_INDEX`.
-    #[arg(long, env = "FOREBAY_RANK")]
+    /// Rank of this process, from 0. Rank 0 writes the files. Also read from `RANK` or
+    /// `JOB_COMPLETION_INDEX`.
+    #[arg(long, env = "FOREBAY_RANK", value_name = "N")]
     pub(crate) rank: Option<u32>,
-    /// Where they meet, as host:port: rank 0 listens there. Also `MASTER_ADDR` and `MASTER_PORT`.
-    #[arg(long, env = "FOREBAY_RENDEZVOUS")]
+    /// Where rank 0 listens for the others, as HOST:PORT. Also read from `MASTER_ADDR` and `MASTER_PORT`.
+    #[arg(long, env = "FOREBAY_RENDEZVOUS", value_name = "HOST:PORT")]
     pub(crate) rendezvous: Option<String>,
-    /// Seconds in which all must have come.
-    #[arg(long, env = "FOREBAY_RENDEZVOUS_TIMEOUT", default_value_t = 300)]
-    pub(crate) rendezvous_timeout: u64,
-    /// Seconds without a sign of life, of which there is one a second, until a rank counts as lost.
-    #[arg(long, env = "FOREBAY_LOST_AFTER", default_value_t = 15, value_parser = clap::value_parser!(u64).range(2..))]
-    pub(crate) lost_after: u64,
-    /// Seconds that a rank may let the others wait while it lives; 0: for ever.
-    #[arg(long, env = "FOREBAY_STALL_TIMEOUT", default_value_t = 600)]
-    pub(crate) stall_timeout: u64,
+    /// How long to wait until all ranks have joined.
+    #[arg(long, env = "FOREBAY_RENDEZVOUS_TIMEOUT", value_name = "TIME", default_value = "5m", value_parser = duration)]
+    pub(crate) rendezvous_timeout: Duration,
+    /// How long a rank may send no heartbeat, of which it sends one per second, until it counts as lost;
+    /// at least 2s.
+    #[arg(long, env = "FOREBAY_HEARTBEAT_TIMEOUT", value_name = "TIME", default_value = "15s", value_parser = heartbeat_timeout)]
+    pub(crate) heartbeat_timeout: Duration,
+    /// How long a rank that sends heartbeats may keep the others waiting; 0 waits forever.
+    #[arg(long, env = "FOREBAY_STALL_TIMEOUT", value_name = "TIME", default_value = "10m", value_parser = duration)]
+    pub(crate) stall_timeout: Duration,
     #[command(flatten)]
-    pub(crate) launcher: Launcher,
+    pub(crate) launcher: LauncherEnv,
 }
 
-/// What torchrun and Kubernetes Indexed Jobs set, as variables alone; empty is unset.
+/// A heartbeat per second must be able to arrive.
+fn heartbeat_timeout(text: &str) -> Result<Duration, String> {
+    let timeout = duration(text).map_err(|error| error.to_string())?;
+    if timeout < Duration::from_secs(2) {
+        return Err(
+            "expected at least 2s, because a rank sends one heartbeat per second".to_owned()
+        );
+    }
+    Ok(timeout)
+}
+
+/// Environment variables that torchrun and Kubernetes Indexed Jobs set. An empty one counts as unset.
 #[derive(Args, Debug, Default)]
-pub(crate) struct Launcher {
+pub(crate) struct LauncherEnv {
     #[arg(long, env = "WORLD_SIZE", hide = true)]
     pub(crate) world_size: Option<String>,
     #[arg(long, env = "RANK", hide = true)]
@@ -116,168 +136,187 @@ pub(crate) struct Launcher {
     pub(crate) master_port: Option<String>,
 }
 
-/// Which loss.
+/// The loss function.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Criterion {
-    /// Binary cross-entropy, mean over classes.
+pub(crate) enum LossName {
+    /// Binary cross-entropy, averaged over classes (timm's --bce-loss).
     Bce,
-    /// Binary cross-entropy, sum over classes.
+    /// Binary cross-entropy, summed over classes (timm's --bce-loss with --bce-sum).
     BceSum,
     /// Cross-entropy of the softmax.
     CrossEntropy,
 }
 
-/// Train.
+/// Options of `train`.
 #[derive(Args, Debug)]
-pub(crate) struct Train {
+pub(crate) struct TrainArgs {
     #[command(flatten)]
-    pub(crate) source: Source,
+    pub(crate) source: SourceArgs,
     #[command(flatten)]
-    pub(crate) network: Network,
-    /// a1, a2 or a3: sets all that the paper sets; each value can be changed by its flag.
-    #[arg(long, env = "FOREBAY_RECIPE", default_value = "a3")]
+    pub(crate) network: ModelArgs,
+    /// Recipe of the data: a preset (a1, a2 or a3), a name from the server's configuration, or a TOML file.
+    #[arg(long, env = "FOREBAY_RECIPE", value_name = "NAME|FILE.toml", default_value = "a2")]
     pub(crate) recipe: String,
-    /// Folder of checkpoints, log, TensorBoard events and curves.
-    #[arg(long, env = "FOREBAY_OUT", default_value = "run")]
-    pub(crate) out: PathBuf,
-    /// Go on from the newest checkpoint in the folder, bit for bit.
+    /// Preset (a1, a2 or a3) of optimizer, schedule, loss and stochastic depth. By default the recipe, or
+    /// the `base` of its TOML file. Each value can be overridden by an option below.
+    #[arg(long, env = "FOREBAY_HYPERPARAMETERS", value_name = "PRESET")]
+    pub(crate) hyperparameters: Option<String>,
+    /// Output folder for checkpoints, log, TensorBoard events and curves.
+    #[arg(long, env = "FOREBAY_OUTPUT", value_name = "FOLDER", default_value = "run")]
+    pub(crate) output: PathBuf,
+    /// Resume from the newest checkpoint of the output folder, bit for bit.
     #[arg(long)]
     pub(crate) resume: bool,
-    /// The same if there is a checkpoint, else begin: for jobs that are started again and again.
-    #[arg(long, env = "FOREBAY_AUTO_RESUME", conflicts_with = "resume")]
+    /// Resume if there is a checkpoint, or else start: for jobs that are restarted automatically.
+    #[arg(
+        long,
+        env = "FOREBAY_AUTO_RESUME",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        value_parser = boolean,
+        action = ArgAction::Set
+    )]
     pub(crate) auto_resume: bool,
-    /// Seed of data, first weights and stochastic depth.
-    #[arg(long, default_value_t = 0)]
+    /// Seed of the data, the initial weights and stochastic depth.
+    #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) seed: u64,
     #[command(flatten)]
-    pub(crate) data: Data,
+    pub(crate) recipe_changes: RecipeChanges,
     #[command(flatten)]
-    pub(crate) change: Change,
+    pub(crate) hyperparameter_changes: HyperparameterChanges,
     #[command(flatten)]
-    pub(crate) place: Place,
-    /// Evaluate each so many epochs, and at the end.
-    #[arg(long, default_value_t = 1)]
+    pub(crate) distributed: Distributed,
+    /// Evaluate every N epochs, and at the end; 0 evaluates only at the end.
+    #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) eval_epochs: u64,
-    /// Write a checkpoint each so many steps; 0: at the end of each epoch only.
-    #[arg(long, default_value_t = 0)]
+    /// Write a checkpoint every N steps, in addition to the end of every epoch; 0 writes no others.
+    #[arg(long, value_name = "N", default_value_t = 0)]
     pub(crate) checkpoint_steps: u64,
-    /// Stop after so many steps, with a checkpoint.
-    #[arg(long)]
-    pub(crate) stop_after: Option<u64>,
-    /// Keep each microbatch as a safetensors file in this folder.
-    #[arg(long)]
+    /// Write a checkpoint and stop after N steps in total.
+    #[arg(long, value_name = "N")]
+    pub(crate) stop_after: Option<NonZeroU64>,
+    /// Write every microbatch to this folder as a safetensors file.
+    #[arg(long, value_name = "FOLDER")]
     pub(crate) dump: Option<PathBuf>,
 }
 
-/// Changes to the recipe on the service's side.
+/// Changes to the recipe of the data.
 #[derive(Args, Debug)]
-pub(crate) struct Data {
-    /// Height and width of the images.
-    #[arg(long)]
+#[command(next_help_heading = "Changes to the recipe")]
+pub(crate) struct RecipeChanges {
+    /// Height and width of the training images.
+    #[arg(long, visible_alias = "img-size", value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) image_size: Option<u32>,
-    /// Samples of a step.
-    #[arg(long)]
+    /// Samples per step, over all processes. timm's --batch-size counts those of one process instead.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) batch: Option<u32>,
-    /// Microbatches of a step. Each has its own batch statistics.
-    #[arg(long)]
+    /// Microbatches per step, each with its own batch statistics.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) microbatches: Option<u32>,
-    /// Least and most part of an image that a crop takes, such as 0.35,1.
-    #[arg(long, value_delimiter = ',')]
-    pub(crate) crop_scale: Vec<f64>,
-    /// Label smoothing.
-    #[arg(long)]
+    /// Minimum and maximum share of an image's area that a random crop covers, such as 0.35 1.
+    #[arg(long, num_args = 2, value_names = ["MIN", "MAX"], value_parser = share)]
+    pub(crate) scale: Vec<f64>,
+    /// Label smoothing; 0 disables it.
+    #[arg(long, value_name = "SHARE", value_parser = probability)]
     pub(crate) smoothing: Option<f64>,
-    /// Any other change, as a TOML assignment such as `mix.mixup = 0.2`; can be given again.
+    /// Any other change, as a TOML assignment such as `mix.mixup = 0.2`. Can be repeated.
     #[arg(long = "set", value_name = "ASSIGNMENT")]
     pub(crate) set: Vec<String>,
 }
 
-/// Changes to the recipe on the trainer's side.
+/// Changes to the hyperparameters.
 #[derive(Args, Debug)]
-pub(crate) struct Change {
-    /// Epochs.
-    #[arg(long)]
-    pub(crate) epochs: Option<u64>,
-    /// Highest learning rate. The recipes' are for a batch of 2048.
-    #[arg(long)]
+#[command(next_help_heading = "Changes to the hyperparameters")]
+pub(crate) struct HyperparameterChanges {
+    /// Epochs of training.
+    #[arg(long, value_name = "N")]
+    pub(crate) epochs: Option<NonZeroU64>,
+    /// Peak learning rate. Those of the presets are for a batch of 2048.
+    #[arg(long, value_parser = positive)]
     pub(crate) lr: Option<f64>,
-    /// Learning rate that the warm-up begins with.
-    #[arg(long)]
+    /// Learning rate at the start of the warm-up.
+    #[arg(long, value_name = "LR", value_parser = non_negative)]
     pub(crate) warmup_lr: Option<f64>,
-    /// Learning rate that the cosine ends at.
-    #[arg(long)]
+    /// Learning rate at the end of the cosine.
+    #[arg(long, value_name = "LR", value_parser = non_negative)]
     pub(crate) min_lr: Option<f64>,
-    /// Epochs of warm-up.
-    #[arg(long)]
+    /// Epochs of warm-up; 0 disables it.
+    #[arg(long, value_name = "N")]
     pub(crate) warmup_epochs: Option<u64>,
-    /// Change the learning rate at each step, not each epoch.
+    /// Change the learning rate at every step instead of every epoch.
     #[arg(long)]
-    pub(crate) lr_by_step: bool,
-    /// Weight decay; not for biases and batch norms.
-    #[arg(long)]
+    pub(crate) sched_on_updates: bool,
+    /// Weight decay of all parameters except biases and batch norms; 0 disables it.
+    #[arg(long, value_name = "DECAY", value_parser = non_negative)]
     pub(crate) weight_decay: Option<f64>,
-    /// Norm that gradients are clipped to; 0: not clipped.
-    #[arg(long)]
-    pub(crate) clip: Option<f64>,
-    /// Chance of the last residual block to be left out.
-    #[arg(long)]
+    /// Norm that gradients are clipped to; 0 disables clipping.
+    #[arg(long, value_name = "NORM", value_parser = non_negative)]
+    pub(crate) clip_grad: Option<f64>,
+    /// Stochastic depth: probability that the last residual block is dropped; 0 disables it.
+    #[arg(long, value_name = "SHARE", value_parser = probability)]
     pub(crate) drop_path: Option<f64>,
-    /// Which loss.
+    /// Loss function.
     #[arg(long, value_enum)]
-    pub(crate) loss: Option<Criterion>,
-    /// BCE's targets become 1 above it; negative: they stay as mixed.
-    #[arg(long, allow_hyphen_values = true)]
-    pub(crate) threshold: Option<f32>,
-    /// Decay of a moving average of the model, such as 0.9998.
+    pub(crate) loss: Option<LossName>,
+    /// BCE targets above this threshold become 1, all others 0; a negative one keeps the mixed targets.
+    #[arg(long, value_name = "SHARE", allow_hyphen_values = true)]
+    pub(crate) bce_target_thresh: Option<f32>,
+    /// Keep an exponential moving average of the model, and evaluate it as well.
     #[arg(long)]
-    pub(crate) average: Option<f64>,
+    pub(crate) model_ema: bool,
+    /// Decay of the moving average.
+    #[arg(long, value_name = "DECAY", default_value_t = 0.9998, value_parser = probability)]
+    pub(crate) model_ema_decay: f64,
 }
 
-/// Evaluate.
+/// Options of `eval`.
 #[derive(Args, Debug)]
-pub(crate) struct Evaluate {
+pub(crate) struct EvalArgs {
     #[command(flatten)]
-    pub(crate) source: Source,
+    pub(crate) source: SourceArgs,
     #[command(flatten)]
-    pub(crate) network: Network,
+    pub(crate) network: ModelArgs,
 }
 
-/// Compare and time.
+/// Options of `gpu-selftest`.
 #[derive(Args, Debug)]
-pub(crate) struct SelfTest {
+pub(crate) struct SelftestArgs {
     /// The GPU: cuda or cuda:N.
     #[arg(long, env = "FOREBAY_DEVICE", default_value = "cuda:0")]
-    pub(crate) device: Device,
-    /// Network that is timed.
-    #[arg(long, env = "FOREBAY_MODEL", default_value = "resnet50")]
+    pub(crate) device: TrainDevice,
+    /// Model to measure.
+    #[arg(long, env = "FOREBAY_MODEL", value_name = "NAME", default_value = "resnet50")]
     pub(crate) model: String,
-    /// Images of a microbatch that is timed.
-    #[arg(long, default_value_t = 256)]
-    pub(crate) batch: usize,
-    /// Their height and width.
-    #[arg(long, default_value_t = 224)]
-    pub(crate) image_size: usize,
-    /// Steps that are timed; 0: none, compare alone.
-    #[arg(long, default_value_t = 20)]
+    /// Samples per step.
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) batch: u32,
+    /// Height and width of the images.
+    #[arg(long, visible_alias = "img-size", value_name = "PIXELS", default_value_t = 224, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) image_size: u32,
+    /// Steps to measure; 0 only compares.
+    #[arg(long, value_name = "N", default_value_t = 20)]
     pub(crate) steps: u32,
 }
 
-/// Measure.
+/// Options of `bench`.
 #[derive(Args, Debug)]
-pub(crate) struct Bench {
-    /// The network.
-    #[arg(long, default_value = "resnet50")]
+pub(crate) struct BenchArgs {
+    /// Model to measure.
+    #[arg(long, value_name = "NAME", default_value = "resnet50")]
     pub(crate) model: String,
-    /// Samples of a step.
-    #[arg(long, default_value_t = 32)]
-    pub(crate) batch: usize,
+    /// Samples per step.
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) batch: u32,
     /// Height and width of the images.
-    #[arg(long, default_value_t = 224)]
-    pub(crate) image_size: usize,
-    /// Classes.
-    #[arg(long, default_value_t = 1000)]
-    pub(crate) classes: usize,
-    /// Steps to measure, after one that is not.
-    #[arg(long, default_value_t = 5)]
-    pub(crate) steps: usize,
+    #[arg(long, visible_alias = "img-size", value_name = "PIXELS", default_value_t = 224, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) image_size: u32,
+    /// Number of classes.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) classes: u32,
+    /// Steps to measure, after one that warms up.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) steps: u32,
 }

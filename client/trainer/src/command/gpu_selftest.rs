@@ -1,9 +1,9 @@
-//! `forebay-trainer gpu-selftest`: whether a GPU computes what the CPU does, and how quickly.
+//! `forebay-trainer gpu-selftest`: compares a GPU with the CPU, and measures its speed.
 
-use super::cli::SelfTest;
+use super::cli::SelftestArgs;
 
 #[cfg(not(feature = "cuda"))]
-pub(crate) fn run(_args: &SelfTest) -> anyhow::Result<()> {
+pub(crate) fn run(_args: &SelftestArgs) -> anyhow::Result<()> {
     anyhow::bail!(
         "this forebay-trainer was built without CUDA: build it with `--features cuda` to test a GPU"
     )
@@ -18,69 +18,78 @@ mod gpu {
 
     use anyhow::{Context as _, ensure};
     use forebay::gpu;
-    use forebay_client::Rank;
+    use forebay_types::Rank;
 
-    use super::SelfTest;
-    use crate::backend::cuda::{BUCKET, Cuda, Number, Setting};
-    use crate::backend::{Backend as _, Device, Networks};
+    use super::SelftestArgs;
+    use crate::backend::cuda::{BUCKET_LEN, CudaBackend, CudaConfig, Precision};
+    use crate::backend::device::TrainDevice;
+    use crate::backend::{Backend as _, BackendConfig, MicroStep};
+    use crate::init::initial_state;
     use crate::model::{Architecture, Graph};
+    use crate::train::TrainConfig;
     use crate::{command, selftest};
 
-    /// Images of the comparisons: odd, so that no size is a multiple of anything.
+    /// Height and width of the images to compare: odd, so that no size is a multiple of a tile.
     const SIDES: (usize, usize) = (75, 61);
 
-    pub(crate) fn run(args: &SelfTest) -> anyhow::Result<()> {
-        let Device::Cuda(device) = args.device.or(0) else {
-            anyhow::bail!("the self-test compares a GPU with the CPU; give --device cuda:N")
+    pub(crate) fn run(args: &SelftestArgs) -> anyhow::Result<()> {
+        let TrainDevice::Cuda(device) = args.device.with_local_rank(0) else {
+            anyhow::bail!("the self-test compares a GPU with the CPU: set --device cuda:N")
         };
         let device = gpu::Gpu::open(device.unwrap_or(0))?;
         command::print(&format!("{device:?}: {}", device.name()?));
-        let setting = |number| Setting {
-            device: device.clone(),
-            number,
-            place: Rank::SINGLE,
-            bucket: BUCKET,
+        let cuda = |precision| {
+            let (device, rank) = (device.clone(), Rank::SINGLE);
+            CudaConfig { device, precision, rank, bucket_len: BUCKET_LEN }
         };
         for model in ["resnet20", "resnet18", "resnet50"] {
             let graph = Graph::new(&Architecture::named(model, 10)?, SIDES.0, SIDES.1);
-            for number in [Number::F32, Number::Bf16] {
-                let checks = selftest::layers(&setting(number), &graph, 3)?;
+            for precision in [Precision::F32, Precision::Bf16] {
+                let checks = selftest::compare_operations(&cuda(precision), &graph, 3)?;
                 for check in checks.iter().filter(|check| check.excess > 0.0) {
-                    command::print(&format!("  {}: {:.1e} too far", check.what, check.excess));
+                    command::print(&format!(
+                        "  {}: {:.1e} above the tolerance",
+                        check.name, check.excess
+                    ));
                 }
                 ensure!(
                     checks.iter().all(|check| check.excess <= 0.0),
-                    "{model} in {number:?} is not the CPU's: this GPU must not be used"
+                    "{model} in {precision:?} differs from the CPU: do not use this GPU"
                 );
                 command::print(&format!(
-                    "{model}, {number:?}: {} comparisons with the CPU, all within rounding",
+                    "{model}, {precision:?}: {} comparisons with the CPU, all within rounding",
                     checks.len()
                 ));
             }
             ensure!(
-                selftest::repeats(&setting(Number::Bf16), &graph, 3)?,
-                "{model} gives other bits the second time: this GPU must not be used"
+                selftest::is_deterministic(&cuda(Precision::Bf16), &graph, 3)?,
+                "{model} is not deterministic: do not use this GPU"
             );
-            command::print(&format!("{model}: the same bits twice"));
+            command::print(&format!("{model}: deterministic"));
         }
-        if args.steps > 0 { time(args, setting(Number::Bf16)) } else { Ok(()) }
+        if args.steps > 0 { time(args, cuda(Precision::Bf16)) } else { Ok(()) }
     }
 
-    fn time(args: &SelfTest, setting: Setting) -> anyhow::Result<()> {
-        let (batch, side) = (args.batch, args.image_size);
+    fn time(args: &SelftestArgs, cuda: CudaConfig) -> anyhow::Result<()> {
+        let (batch, side) = (args.batch as usize, args.image_size as usize);
         let graph = Graph::new(&Architecture::named(&args.model, 1000)?, side, side);
-        let [training, evaluation] = [graph.clone(), graph.clone()];
-        let (mean, std) = ([0.5; 3], [0.25; 3]);
-        let networks = Networks { training, batch, evaluation, eval_batch: 1, mean, std };
-        let bandwidth = setting.device.bandwidth();
-        let mut gpu = Cuda::new(setting, networks)?;
-        gpu.load(&crate::init::state(&graph, 0)).map_err(anyhow::Error::msg)?;
+        let config = BackendConfig {
+            train_graph: graph.clone(),
+            batch,
+            eval_graph: graph.clone(),
+            eval_batch: 1,
+            mean: [0.5; 3],
+            std: [0.25; 3],
+        };
+        let bandwidth = cuda.device.bandwidth();
+        let mut gpu = CudaBackend::new(cuda, config)?;
+        gpu.load(&initial_state(&graph, 0)).map_err(anyhow::Error::msg)?;
         let speed = speed(&mut gpu, args)?;
         command::print(&format!("{} {side} px, batch {batch}: {speed:.0} images/s", args.model));
         command::print(
             "kind                 count  forward ms  backward ms   GB/s  TFLOP/s  ms at full bandwidth",
         );
-        for (kind, row) in selftest::times(&mut gpu, batch, args.steps)? {
+        for (kind, row) in selftest::time_operations(&mut gpu, batch, args.steps)? {
             let time = row.forward + row.backward;
             let floor = bandwidth.map_or("?".to_owned(), |b| format!("{:.3}", row.bytes / b * 1e3));
             command::print(&format!(
@@ -95,25 +104,26 @@ mod gpu {
         Ok(())
     }
 
-    /// Images a second of whole steps, fed from this process's memory.
-    fn speed(gpu: &mut Cuda, args: &SelfTest) -> anyhow::Result<f64> {
-        let images = command::bench::images(args.batch, args.image_size, 1000)?;
-        let training = crate::preset::training("a3", 0.0, 1, 1)?;
-        let part =
-            crate::backend::Part { drops: None, loss: &training.loss, share: 1.0, last: true };
+    /// Images per second of whole steps, without a server.
+    fn speed(gpu: &mut CudaBackend, args: &SelftestArgs) -> anyhow::Result<f64> {
+        let (batch, side) = (args.batch as usize, args.image_size as usize);
+        let images = command::bench::generated_batch(batch, side, 1000)?;
+        let config = TrainConfig::preset("a3", 0.0, 1, 1)?;
+        let micro = MicroStep { drop_path: None, loss: &config.loss, weight: 1.0, last: true };
         let mut begin = None;
         for step in 0..=args.steps {
             if step == 1 {
                 gpu.wait()?;
                 begin = Some(Instant::now());
             }
-            gpu.accumulate(&images, &part)?;
-            gpu.update(&training.lamb, 1e-3, None)?;
-            gpu.outcome(false)?;
+            gpu.forward(&images, &micro)?;
+            gpu.backward(&images, &micro)?;
+            gpu.update(&config.optimizer, 1e-3, None)?;
+            gpu.poll_report(false)?;
         }
         gpu.wait()?;
         let seconds = begin.context("no steps")?.elapsed().as_secs_f64();
-        while gpu.outcome(true)?.is_some() {}
-        Ok(f64::from(args.steps) * args.batch as f64 / seconds)
+        while gpu.poll_report(true)?.is_some() {}
+        Ok(f64::from(args.steps) * batch as f64 / seconds)
     }
 }

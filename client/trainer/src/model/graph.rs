@@ -1,30 +1,32 @@
-//! From an architecture to its operations, in timm's order of parameters.
+//! Builds the operations of an architecture, with parameters in timm's order.
 
-use super::{Architecture, Block, Conv, Kind, Norm, Op, Parameter, Shape, Stem, Tensor};
+use super::{
+    Architecture, BatchNorm, Block, Conv, Op, ParamKind, Parameter, Shape, Stem, TensorId,
+};
 
 /// A network over images of one size.
 #[derive(Clone, Debug)]
 pub struct Graph {
-    /// Shape of each tensor; the first holds the images, padded as the stem wants them.
+    /// Shape of each tensor. The first one holds the images, with the padding of the stem.
     pub tensors: Vec<Shape>,
-    /// In order; the last one writes the logits.
+    /// Operations in forward order; the last one writes the logits.
     pub ops: Vec<Op>,
-    /// In timm's order.
+    /// Parameters in timm's order.
     pub parameters: Vec<Parameter>,
-    /// In timm's order.
-    pub norms: Vec<Norm>,
-    /// Residual blocks.
+    /// Batch norms in timm's order.
+    pub norms: Vec<BatchNorm>,
+    /// Number of residual blocks.
     pub blocks: usize,
-    /// Classes.
+    /// Number of classes.
     pub classes: usize,
     /// Height and width of the images.
     pub image: (usize, usize),
-    /// Zeros around each image.
+    /// Padding on each side of an image.
     pub pad: usize,
 }
 
 impl Graph {
-    /// The network over images of a height and width.
+    /// The network for images of one height and width.
     pub fn new(net: &Architecture, height: usize, width: usize) -> Self {
         let pad = if net.stem == Stem::ImageNet { 3 } else { 1 };
         let images = Shape { height: height + 2 * pad, width: width + 2 * pad, channels: 3 };
@@ -53,11 +55,11 @@ impl Graph {
     }
 
     /// The tensor of the logits.
-    pub const fn logits(&self) -> Tensor {
+    pub const fn logits(&self) -> TensorId {
         self.tensors.len() - 1
     }
 
-    fn stem(&mut self, net: &Architecture) -> Tensor {
+    fn stem(&mut self, net: &Architecture) -> TensorId {
         let input = Shape { height: self.image.0, width: self.image.1, channels: 3 };
         let mut conv = match net.stem {
             Stem::ImageNet => Conv::new(input, 64, 7, 2),
@@ -79,14 +81,14 @@ impl Graph {
     fn block(
         &mut self,
         net: &Architecture,
-        x: Tensor,
+        x: TensorId,
         channels: usize,
         stride: usize,
         name: &str,
-    ) -> Tensor {
+    ) -> TensorId {
         let out = channels * if net.block == Block::Bottleneck { 4 } else { 1 };
         let mut branch = x;
-        // Kernel, channels and stride of each convolution.
+        // Kernel size, channels and stride of each convolution.
         let convs: &[(usize, usize, usize)] = match net.block {
             Block::Basic => &[(3, channels, stride), (3, channels, 1)],
             Block::Bottleneck => &[(1, channels, 1), (3, channels, stride), (1, out, 1)],
@@ -99,9 +101,9 @@ impl Graph {
         }
         let last = self.ops.len() - 1;
         let residual = self.residual(net, x, out, stride, name);
-        // The branch's last norm adds the residual, so it comes after it.
+        // The last norm of the branch adds the residual, so it must run after the residual's operations.
         let mut end = self.ops.remove(last);
-        if let Op::Norm { residual: to, relu, block, .. } = &mut end {
+        if let Op::BatchNorm { residual: to, relu, block, .. } = &mut end {
             (*to, *relu, *block) = (Some(residual), true, Some(self.blocks));
         }
         self.ops.push(end);
@@ -112,11 +114,11 @@ impl Graph {
     fn residual(
         &mut self,
         net: &Architecture,
-        x: Tensor,
+        x: TensorId,
         out: usize,
         stride: usize,
         name: &str,
-    ) -> Tensor {
+    ) -> TensorId {
         let shape = self.tensors[x];
         if stride == 1 && shape.channels == out {
             return x;
@@ -131,9 +133,9 @@ impl Graph {
         self.norm(y, &format!("{name}.downsample.1"), false, false)
     }
 
-    fn convolution(&mut self, conv: Conv, x: Tensor, name: &str) -> Tensor {
+    fn convolution(&mut self, conv: Conv, x: TensorId, name: &str) -> TensorId {
         let shape = vec![conv.output.channels, conv.input.channels, conv.kernel, conv.kernel];
-        let weight = self.parameter(format!("{name}.weight"), shape, Kind::Conv);
+        let weight = self.parameter(format!("{name}.weight"), shape, ParamKind::Conv);
         let y = self.tensor(conv.output);
         self.ops.push(Op::Conv { conv, x, y, weight, bias: None });
         y
@@ -141,15 +143,16 @@ impl Graph {
 
     #[expect(
         clippy::fn_params_excessive_bools,
-        reason = "the two facts that a norm's place decides"
+        reason = "two independent properties of a norm's position"
     )]
-    fn norm(&mut self, x: Tensor, name: &str, relu: bool, last: bool) -> Tensor {
+    fn norm(&mut self, x: TensorId, name: &str, relu: bool, last: bool) -> TensorId {
         let channels = self.tensors[x].channels;
-        let gamma = self.parameter(format!("{name}.weight"), vec![channels], Kind::Gamma(last));
-        self.parameter(format!("{name}.bias"), vec![channels], Kind::Beta);
-        self.norms.push(Norm { name: name.to_owned(), gamma, channels });
+        let gamma =
+            self.parameter(format!("{name}.weight"), vec![channels], ParamKind::Gamma(last));
+        self.parameter(format!("{name}.bias"), vec![channels], ParamKind::Beta);
+        self.norms.push(BatchNorm { name: name.to_owned(), gamma, channels });
         let y = self.tensor(self.tensors[x]);
-        self.ops.push(Op::Norm {
+        self.ops.push(Op::BatchNorm {
             x,
             y,
             norm: self.norms.len() - 1,
@@ -160,21 +163,21 @@ impl Graph {
         y
     }
 
-    fn classifier(&mut self, x: Tensor, features: usize) {
+    fn classifier(&mut self, x: TensorId, features: usize) {
         let weight =
-            self.parameter("fc.weight".to_owned(), vec![self.classes, features], Kind::Matrix);
-        let bias = self.parameter("fc.bias".to_owned(), vec![self.classes], Kind::Bias);
+            self.parameter("fc.weight".to_owned(), vec![self.classes, features], ParamKind::Matrix);
+        let bias = self.parameter("fc.bias".to_owned(), vec![self.classes], ParamKind::Bias);
         let conv = Conv::new(self.tensors[x], self.classes, 1, 1);
         let y = self.tensor(conv.output);
         self.ops.push(Op::Conv { conv, x, y, weight, bias: Some(bias) });
     }
 
-    fn parameter(&mut self, name: String, shape: Vec<usize>, kind: Kind) -> usize {
+    fn parameter(&mut self, name: String, shape: Vec<usize>, kind: ParamKind) -> usize {
         self.parameters.push(Parameter { name, shape, kind });
         self.parameters.len() - 1
     }
 
-    fn tensor(&mut self, shape: Shape) -> Tensor {
+    fn tensor(&mut self, shape: Shape) -> TensorId {
         self.tensors.push(shape);
         self.tensors.len() - 1
     }

@@ -1,8 +1,8 @@
-//! Numbers for the kernels.
+//! Input values for the kernels.
 
 use crate::twin::Stored;
 
-/// Numbers without a pattern: most in -2..2, some zeros of both signs, tiny, and large.
+/// Pseudo-random values: most in -2..2, some zeros of both signs, some tiny and some large.
 pub(crate) fn numbers(count: usize, seed: usize) -> Vec<f32> {
     let mut noise = noise(seed);
     let mut number = || {
@@ -20,7 +20,7 @@ pub(crate) fn numbers(count: usize, seed: usize) -> Vec<f32> {
     (0..count).map(|_| number()).collect()
 }
 
-/// Bits without a pattern.
+/// Pseudo-random bits.
 pub(crate) fn noise(seed: usize) -> impl FnMut() -> u32 {
     let mut state = (seed as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     move || {
@@ -30,7 +30,7 @@ pub(crate) fn noise(seed: usize) -> impl FnMut() -> u32 {
     }
 }
 
-/// The same, infinities among them.
+/// Pseudo-random values with some infinities.
 pub(crate) fn with_infinities(count: usize, seed: usize) -> Vec<f32> {
     let (mut numbers, mut noise) = (numbers(count, seed), noise(seed + 1));
     for number in &mut numbers {
@@ -43,12 +43,12 @@ pub(crate) fn with_infinities(count: usize, seed: usize) -> Vec<f32> {
     numbers
 }
 
-/// As a format stores them.
+/// Converts values to a storage type.
 pub(crate) fn stored<S: Stored>(numbers: &[f32]) -> Vec<S> {
     numbers.iter().map(|number| S::to_stored(*number)).collect()
 }
 
-/// Room for what a kernel writes.
+/// Memory that a kernel overwrites.
 pub(crate) fn room<S: Stored>(count: usize) -> Vec<S> {
     vec![S::to_stored(f32::NAN); count]
 }

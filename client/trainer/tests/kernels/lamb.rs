@@ -1,4 +1,4 @@
-//! lamb.cu.
+//! Tests of lamb.cu.
 
 use libtest_mimic::Failed;
 
@@ -16,16 +16,16 @@ pub(crate) const TESTS: &[Test] = &[
     ("lamb_apply", [apply::<u16>, apply::<f32>]),
     ("copy_parameters", [copy::<u16>, copy::<f32>]),
     ("add_gradients", [add::<u16>, add::<f32>]),
-    ("move_average", [average::<u16>, average::<f32>]),
+    ("update_ema", [average::<u16>, average::<f32>]),
     ("exchange", [exchange::<u16>, exchange::<f32>]),
     ("clear", [clear::<u16>, clear::<f32>]),
 ];
 
-/// Numbers of the tensors: one; around eight and sixteen; several rounds of a block; several chunks.
+/// Lengths of the tensors: one value, about eight and sixteen, several rounds of a block, several chunks.
 const SIZES: [usize; 9] = [1, 7, 8, 9, 16, 17, 3000, CHUNK, 2 * CHUNK + 5];
 
-/// Tensors one after the other, each at a multiple of 16; their chunks; numbers of all.
-fn laid() -> (Vec<Tensor>, Vec<Chunk>, usize) {
+/// Consecutive tensors, each at a multiple of 16, their chunks, and the total length.
+fn tensors_and_chunks() -> (Vec<Tensor>, Vec<Chunk>, usize) {
     let (mut tensors, mut chunks, mut start) = (Vec::new(), Vec::new(), 0);
     for (tensor, size) in SIZES.into_iter().enumerate() {
         let decays = tensor % 3 != 1;
@@ -40,9 +40,9 @@ fn laid() -> (Vec<Tensor>, Vec<Chunk>, usize) {
     (tensors, chunks, start)
 }
 
-/// Numbers where tensors are, and zeros that fill them up.
+/// Values of the tensors, padded with zeros.
 fn filled(seed: usize) -> Vec<f32> {
-    let (_, chunks, all) = laid();
+    let (_, chunks, all) = tensors_and_chunks();
     let (numbers, mut filled) = (numbers(all, seed), vec![0.0; all]);
     for chunk in chunks {
         let range = chunk.start..chunk.start + chunk.length;
@@ -51,7 +51,7 @@ fn filled(seed: usize) -> Vec<f32> {
     filled
 }
 
-/// As the kernels have them.
+/// Chunks as the kernels read them.
 fn chunk_words(chunks: &[Chunk]) -> Vec<[u32; 4]> {
     let words = |chunk: &Chunk| [chunk.start, chunk.length, chunk.tensor, chunk.decays.into()];
     chunks.iter().map(|chunk| words(chunk).map(|word| u32::try_from(word).unwrap())).collect()
@@ -73,7 +73,7 @@ fn square_sums<S: Format>(rig: &Rig) -> Result<(), Failed> {
 fn gradient_norm<S: Format>(rig: &Rig) -> Result<(), Failed> {
     for parts in [1, 2, 255, 256, 257, 3000] {
         let partial: Vec<f32> = numbers(parts, 1).into_iter().map(f32::abs).collect();
-        // Never, hardly ever, always.
+        // Clips never, rarely and always.
         for most in [0.0, 1e6, 0.01] {
             let (norm, clip) = twin::gradient_norm(&partial, most);
             let mut case = Case::default();
@@ -86,12 +86,13 @@ fn gradient_norm<S: Format>(rig: &Rig) -> Result<(), Failed> {
 }
 
 fn direction<S: Format>(rig: &Rig) -> Result<(), Failed> {
-    let (_, chunks, _) = laid();
+    let (_, chunks, _) = tensors_and_chunks();
     let [beta1, beta2] = [0.9, 0.999];
     let parameter = filled(1);
     let [gradient, mean] = [2, 3].map(filled);
     let square: Vec<f32> = filled(4).into_iter().map(f32::abs).collect();
-    // The first step and a later one; eps of 0 makes NaNs of what fills, were it not for the kernel.
+    // The first update and a later one. With an eps of 0 the padding would become NaN if the kernel did not
+    // keep it at zero.
     for (correction1, correction2, eps, clip) in
         [(0.1, 0.031_622_78, 1e-6, 1.0), (0.9, 0.5, 1e-6, 3.7), (1.0, 1.0, 0.0, 1.0)]
     {
@@ -136,8 +137,8 @@ fn direction<S: Format>(rig: &Rig) -> Result<(), Failed> {
 }
 
 fn ratio<S: Format>(rig: &Rig) -> Result<(), Failed> {
-    // More chunks than threads, and sums of zero.
-    let mut tensors = laid().0;
+    // More chunks than threads, and sums that are zero.
+    let mut tensors = tensors_and_chunks().0;
     let first = tensors.last().map_or(0, |last| last.first + last.chunks);
     tensors.push(Tensor { first, chunks: 300, adapts: true });
     let mut partial: Vec<[f32; 2]> =
@@ -162,11 +163,11 @@ fn ratio<S: Format>(rig: &Rig) -> Result<(), Failed> {
 }
 
 fn apply<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
-    let (tensors, chunks, _) = laid();
+    let (tensors, chunks, _) = tensors_and_chunks();
     let ratios: Vec<f32> = numbers(tensors.len(), 1).into_iter().map(f32::abs).collect();
     let before = [filled(2), filled(3)];
     let [mut parameter, mut gradient] = before.clone();
-    // What lies between tensors is nobody's.
+    // The contents of the padding do not matter.
     let old = stored::<S>(&filled(4));
     let (mut copy, rate) = (old.clone(), 0.005);
     twin::lamb_apply(&chunks, &ratios, &mut parameter, &mut gradient, &mut copy, rate);
@@ -178,10 +179,10 @@ fn apply<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
     rig.run::<S>(&case, |k| &k.lamb_apply, [chunks.len(), 1], args)
 }
 
-/// Multiples of 8 around a block's.
+/// Multiples of 8 around the number of values of a block.
 const COUNTS: [usize; 6] = [8, 16, 2040, 2048, 2056, 6000];
 
-/// Blocks whose threads take eight numbers each.
+/// Blocks whose threads process eight values each.
 const fn blocks(count: usize) -> [usize; 2] {
     [count.div_ceil(8 * THREADS), 1]
 }
@@ -216,11 +217,11 @@ fn average<S: Format>(rig: &Rig) -> Result<(), Failed> {
     for count in COUNTS {
         let (before, model) = (numbers(count, 1), numbers(count, 2));
         let (mut average, keep, take) = (before.clone(), 0.999_9, 0.000_1);
-        twin::move_average(&mut average, &model, keep, take);
+        twin::update_ema(&mut average, &model, keep, take);
         let mut case = Case::default();
         let (average, model) = (case.changed(&before, &average), case.kept(&model));
         let args = args![average, model, count, keep, take];
-        rig.run::<S>(&case, |k| &k.move_average, blocks(count), args)?;
+        rig.run::<S>(&case, |k| &k.update_ema, blocks(count), args)?;
     }
     Ok(())
 }

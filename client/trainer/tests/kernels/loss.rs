@@ -1,4 +1,4 @@
-//! loss.cu.
+//! Tests of loss.cu.
 
 use libtest_mimic::Failed;
 
@@ -15,13 +15,13 @@ pub(crate) const TESTS: &[Test] = &[
     ("bias_gradient", [bias_gradient::<u16>, bias_gradient::<f32>]),
 ];
 
-/// Samples and classes: one of each; fewer classes than threads, as many, more.
+/// Samples and classes: one of each; fewer, as many and more classes than threads.
 const SHAPES: [[usize; 2]; 7] = [[1, 1], [3, 2], [5, 10], [2, 255], [2, 256], [3, 257], [20, 1000]];
 
-/// Targets above it are 1.
+/// Threshold above which targets become 1.
 const THRESHOLD: f32 = 0.2;
 
-/// A batch's targets; some samples have one class twice.
+/// Targets of a batch, in which some samples have two equal labels.
 struct Batch {
     logits: Vec<f32>,
     a: Vec<u32>,
@@ -38,9 +38,9 @@ impl Batch {
         let mut b: Vec<u32> = a.iter().map(other).collect();
         let mut lambda: Vec<f32> =
             (0..samples).map(|_| (noise() >> 8) as f32 / 16_777_216.0).collect();
-        // A target that is the threshold.
+        // A target equal to the threshold.
         (b[0], lambda[0]) = ((a[0] + 1) % count, THRESHOLD);
-        // -90 to 90: beyond where e^x is told from 0; some a thousand times as much.
+        // -90 to 90, which includes values for which e^x is 0; some are a thousand times larger.
         let logits = numbers(samples * classes, 1).into_iter().map(|x| x * 45.0).collect();
         Self { logits, a, b, lambda }
     }
@@ -63,7 +63,7 @@ fn loss(classes: usize, smoothing: f32, threshold: Option<f32>) -> Loss {
 fn binary<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
     for [samples, classes] in SHAPES {
         let mut batch = Batch::new([samples, classes]);
-        // A diverged training is told by its loss.
+        // Diverged training is detected by its loss, so a NaN must be kept.
         *batch.logits.last_mut().unwrap() = f32::NAN;
         for (smoothing, threshold) in [(0.0, None), (0.1, None), (0.0, Some(THRESHOLD))] {
             let loss = loss(classes, smoothing, threshold);

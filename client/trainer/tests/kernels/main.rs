@@ -1,5 +1,5 @@
-//! Every CUDA kernel of the trainer against its twin in Rust, bit for bit, with activations in bf16 and in f32: on the
-//! GPU, or its stand-in, that `FOREBAY_TEST_DEVICE` names. Without it these tests are not selected.
+//! Compares every CUDA kernel of the trainer with its twin in Rust, bit for bit, with activations in bf16 and in f32. Runs on
+//! the GPU or stand-in that `FOREBAY_TEST_DEVICE` names; without the variable, the comparisons are not selected.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
@@ -21,24 +21,26 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use rig::Rig;
 
-/// How activations are stored, as the kernels' file asks.
+/// The precision of activations, which kernels.rs expects in its parent module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Number {
+enum Precision {
     Bf16,
     F32,
 }
 
-/// A kernel's name, and its test in both formats.
+/// The name of a kernel, and its test in both precisions.
 type Test = (&'static str, [fn(&Rig) -> Result<(), Failed>; 2]);
 
 fn main() {
     let tests = [norm::TESTS, pool::TESTS, loss::TESTS, lamb::TESTS].concat();
     let names: Vec<&str> = tests.iter().map(|(name, _)| *name).collect();
-    let mut trials = vec![Trial::test("every_kernel_has_a_test", move || all_are_named(&names))];
+    let mut trials =
+        vec![Trial::test("every_kernel_has_a_test", move || check_all_have_tests(&names))];
     if let Some(device) = std::env::var_os("FOREBAY_TEST_DEVICE") {
         let device = device.to_str().unwrap();
         let number = device.strip_prefix("cuda:").and_then(|number| number.parse().ok());
-        let number = number.unwrap_or_else(|| panic!("FOREBAY_TEST_DEVICE is {device}"));
+        let number = number
+            .unwrap_or_else(|| panic!("invalid FOREBAY_TEST_DEVICE={device}: expected cuda:N"));
         let rig = Arc::new(Rig::open(number).unwrap_or_else(|error| panic!("{error}")));
         for (name, [bf16, f32]) in tests {
             for (format, test) in [("bf16", bf16), ("f32", f32)] {
@@ -50,7 +52,7 @@ fn main() {
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 
-fn all_are_named(tests: &[&str]) -> Result<(), Failed> {
+fn check_all_have_tests(tests: &[&str]) -> Result<(), Failed> {
     let sources = [
         include_str!("../../src/backend/cuda/kernels/norm.cu"),
         include_str!("../../src/backend/cuda/kernels/pool.cu"),
@@ -63,5 +65,9 @@ fn all_are_named(tests: &[&str]) -> Result<(), Failed> {
     let globals: usize = sources.iter().map(|source| source.matches("__global__").count()).sum();
     assert_eq!(kernels.len(), globals, "{kernels:?}");
     let tests: BTreeSet<&str> = tests.iter().copied().collect();
-    if kernels == tests { Ok(()) } else { Err(format!("{kernels:?} and not {tests:?}").into()) }
+    if kernels == tests {
+        Ok(())
+    } else {
+        Err(format!("kernels {kernels:?}, but tests {tests:?}").into())
+    }
 }

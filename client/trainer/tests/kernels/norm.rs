@@ -1,4 +1,4 @@
-//! norm.cu.
+//! Tests of norm.cu.
 
 use libtest_mimic::Failed;
 
@@ -11,17 +11,17 @@ use crate::twin::norm::{self as twin, Given, Norm};
 pub(crate) const TESTS: &[Test] = &[
     ("norm_sums", [sums::<u16>, sums::<f32>]),
     ("norm_finish", [finish::<u16>, finish::<f32>]),
-    ("norm_follow", [follow::<u16>, follow::<f32>]),
+    ("norm_update_running", [follow::<u16>, follow::<f32>]),
     ("norm_running", [running::<u16>, running::<f32>]),
     ("norm_apply", [apply::<u16>, apply::<f32>]),
     ("norm_reduce", [reduce::<u16>, reduce::<f32>]),
-    ("norm_slopes", [slopes::<u16>, slopes::<f32>]),
+    ("norm_gradients", [slopes::<u16>, slopes::<f32>]),
     ("norm_backward", [backward::<u16>, backward::<f32>]),
 ];
 
-/// Rows, channels, tile, rows of a chunk, rows of a sample: one of each; channels below, at and above a group of either
-/// format; several tiles, the last one not full; lanes that get no row, and several; tiles that do not divide a block;
-/// more chunks than lanes that sum over them.
+/// Rows, channels, tile, rows per chunk and rows per sample. They cover one of each; fewer, as many and more channels than a
+/// group has in either precision; several tiles with a partial last one; lanes with no row and with several; tiles that do
+/// not divide a block; and more chunks than lanes.
 const SHAPES: [[usize; 5]; 16] = [
     [1, 1, 1, 1, 1],
     [2, 3, 1, 2, 1],
@@ -41,7 +41,7 @@ const SHAPES: [[usize; 5]; 16] = [
     [530, 3, 1, 1, 53],
 ];
 
-/// Without what the shapes do not say.
+/// Arguments without `ReLU` and residual.
 fn norms() -> impl Iterator<Item = Norm> {
     SHAPES.into_iter().map(|[rows, channels, tile, chunk_rows, pixels]| Norm {
         rows,
@@ -50,15 +50,17 @@ fn norms() -> impl Iterator<Item = Norm> {
         chunk_rows,
         pixels,
         relu: false,
-        behind: false,
+        has_residual: false,
     })
 }
 
-/// Each with and without `ReLU`, a residual, and scales of the samples.
+/// All combinations of `ReLU`, residual and stochastic depth.
 fn all_norms() -> impl Iterator<Item = (Norm, bool)> {
     let flags = |bits: usize| [1, 2, 4].map(|bit| bits & bit != 0);
     norms().flat_map(move |norm| {
-        (0..8).map(flags).map(move |[relu, behind, scaled]| (Norm { relu, behind, ..norm }, scaled))
+        (0..8)
+            .map(flags)
+            .map(move |[relu, has_residual, scaled]| (Norm { relu, has_residual, ..norm }, scaled))
     })
 }
 
@@ -66,7 +68,7 @@ fn blocks<S: Format>(norm: &Norm) -> [usize; 2] {
     [norm.chunks(), norm.channels.div_ceil(S::WIDE).div_ceil(norm.tile)]
 }
 
-/// Scales as stochastic depth has them: some samples' branches fall away.
+/// Factors of stochastic depth, of which some are zero.
 fn scales(norm: &Norm) -> Vec<f32> {
     let mut noise = noise(norm.rows);
     (0..norm.rows.div_ceil(norm.pixels)).map(|_| [0.0, 1.25][noise() as usize % 2]).collect()
@@ -93,7 +95,7 @@ fn finish<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
     for norm in norms() {
         let (channels, chunks) = (norm.channels, norm.chunks());
         let x = stored::<S>(&numbers(channels, 1));
-        // Squares are mostly larger than what the mean explains, but not always: then rounding is cut off.
+        // The sum of squares can be smaller than the mean implies, by rounding. The variance is then clamped to 0.
         let partial: Vec<f32> = numbers(chunks * 2 * channels, 2)
             .into_iter()
             .enumerate()
@@ -118,11 +120,11 @@ fn follow<S: Format>(rig: &Rig) -> Result<(), Failed> {
     for count in [1, 255, 256, 257, 1000] {
         let (statistics, before) = (numbers(count, 1), numbers(count, 2));
         let mut running = before.clone();
-        twin::norm_follow(&statistics, &mut running);
+        twin::norm_update_running(&statistics, &mut running);
         let mut case = Case::default();
         let (statistics, running) = (case.kept(&statistics), case.changed(&before, &running));
         let args = args![statistics, running, count];
-        rig.run::<S>(&case, |k| &k.norm_follow, [count.div_ceil(THREADS), 1], args)?;
+        rig.run::<S>(&case, |k| &k.norm_update_running, [count.div_ceil(THREADS), 1], args)?;
     }
     Ok(())
 }
@@ -147,7 +149,7 @@ fn apply<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
     for (norm, scaled) in all_norms() {
         let count = norm.rows * norm.channels;
         let x = stored::<S>(&with_infinities(count, 1));
-        let residual = norm.behind.then(|| stored::<S>(&with_infinities(count, 2)));
+        let residual = norm.has_residual.then(|| stored::<S>(&with_infinities(count, 2)));
         let scales = scaled.then(|| scales(&norm));
         let saved = numbers(4 * norm.channels, 3);
         let mut y = room::<S>(count);
@@ -169,7 +171,7 @@ fn reduce<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
     for (norm, scaled) in all_norms() {
         let count = norm.rows * norm.channels;
         let [x, before] = [1, 2].map(|seed| stored::<S>(&numbers(count, seed)));
-        let y = norm.behind.then(|| stored::<S>(&numbers(count, 4)));
+        let y = norm.has_residual.then(|| stored::<S>(&numbers(count, 4)));
         let scales = scaled.then(|| scales(&norm));
         let saved = numbers(4 * norm.channels, 3);
         let (mut dy, mut partial) = (before.clone(), room(norm.chunks() * 2 * norm.channels));
@@ -194,14 +196,14 @@ fn slopes<S: Format>(rig: &Rig) -> Result<(), Failed> {
         let before = [3, 4].map(|seed| numbers(channels, seed));
         let [mut dgamma, mut dbeta] = before.clone();
         let mut means = room(2 * channels);
-        twin::norm_slopes(norm, &partial, &saved, &mut dgamma, &mut dbeta, &mut means);
+        twin::norm_gradients(norm, &partial, &saved, &mut dgamma, &mut dbeta, &mut means);
         let mut case = Case::default();
         let (partial, saved) = (case.kept(&partial), case.kept(&saved));
         let dgamma = case.changed(&before[0], &dgamma);
         let dbeta = case.changed(&before[1], &dbeta);
         let means = case.written(&means);
         let args = args![partial, saved, dgamma, dbeta, means, chunks, norm.rows, channels];
-        rig.run::<S>(&case, |k| &k.norm_slopes, [channels.div_ceil(16), 1], args)
+        rig.run::<S>(&case, |k| &k.norm_gradients, [channels.div_ceil(16), 1], args)
             .map_err(about(norm))?;
     }
     Ok(())
@@ -218,8 +220,8 @@ fn backward<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         twin::norm_backward(norm, given, &dy, &means, &mut dx);
         let mut case = Case::default();
         let x = case.kept(&x);
-        // Without a residual it works in place.
-        let (dy, dx) = if norm.behind {
+        // Without a residual, the kernel works in place.
+        let (dy, dx) = if norm.has_residual {
             (case.kept(&dy), case.written(&dx))
         } else {
             let both = case.changed(&dy, &dx);
@@ -227,9 +229,21 @@ fn backward<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         };
         let scales = scales.map(|scales| case.kept(&scales));
         let (saved, means) = (case.kept(&saved), case.kept(&means));
-        let Norm { rows, channels, tile, chunk_rows, pixels, relu, behind } = norm;
+        let Norm { rows, channels, tile, chunk_rows, pixels, relu, has_residual } = norm;
         let args = args![
-            x, dy, scales, saved, means, dx, rows, channels, tile, chunk_rows, pixels, relu, behind
+            x,
+            dy,
+            scales,
+            saved,
+            means,
+            dx,
+            rows,
+            channels,
+            tile,
+            chunk_rows,
+            pixels,
+            relu,
+            has_residual
         ];
         rig.run::<S>(&case, |k| &k.norm_backward, blocks::<S>(&norm), args).map_err(about(norm))?;
     }

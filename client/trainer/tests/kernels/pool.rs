@@ -1,4 +1,4 @@
-//! pool.cu.
+//! Tests of pool.cu.
 
 use libtest_mimic::Failed;
 
@@ -19,8 +19,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("images_floats", [floats::<u16>, floats::<f32>]),
 ];
 
-/// Images, height, width, channels, channels of a shortcut's result: one pixel, odd sides, channels below, at and above a
-/// group of either format, several blocks.
+/// Images, height, width, channels, and channels of a shortcut's output. They cover one pixel, odd sides, several blocks, and
+/// fewer, as many and more channels than a group has in either precision.
 const SHAPES: [[usize; 5]; 11] = [
     [1, 1, 1, 1, 1],
     [2, 1, 2, 3, 6],
@@ -35,7 +35,7 @@ const SHAPES: [[usize; 5]; 11] = [
     [3, 16, 16, 64, 128],
 ];
 
-/// As max pool and shortcut halve them; results have `channels`.
+/// Sizes of a max pool, which halves height and width.
 fn pools() -> impl Iterator<Item = Pool> {
     SHAPES.into_iter().map(|[images, height, width, channels, _]| Pool {
         images,
@@ -60,7 +60,7 @@ const fn result(pool: &Pool) -> usize {
     pool.images * pool.out_height * pool.out_width * pool.out_channels
 }
 
-/// Blocks for so many pixels.
+/// Blocks for a number of pixels.
 fn blocks<S: Format>(pixels: usize, channels: usize) -> [usize; 2] {
     [(pixels * channels.div_ceil(S::WIDE)).div_ceil(THREADS), 1]
 }
@@ -72,7 +72,7 @@ fn about(pool: Pool) -> impl Fn(Failed) -> Failed {
 fn max<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
     for pool in pools() {
         let Pool { images, height, width, out_height, out_width, channels, .. } = pool;
-        // Behind ReLU many are equal, zeros of both signs among them.
+        // After a ReLU many values are equal, and there are zeros of both signs.
         let mut x = with_infinities(source(&pool), 1);
         x.iter_mut().step_by(3).for_each(|number| *number = number.clamp(-0.5, 0.0));
         let x = stored::<S>(&x);
@@ -167,7 +167,7 @@ fn shortcut_backward<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Images, height, width, padding; and the numbers of the padded ones.
+/// Sizes of images with their padding, and the number of padded values.
 fn entries() -> impl Iterator<Item = (Entry, usize)> {
     [[1, 1, 1, 0], [1, 1, 1, 1], [2, 2, 3, 3], [3, 4, 4, 0], [1, 7, 5, 1], [2, 11, 16, 3]]
         .into_iter()

@@ -1,4 +1,4 @@
-//! Runs a kernel once, and compares all memory behind it with what its twin left.
+//! Runs a kernel once, and compares all of its memory with that of its twin.
 
 #![expect(unsafe_code, reason = "launches")]
 
@@ -7,37 +7,37 @@ use std::fmt::Debug;
 use forebay::gpu::{Arg, DeviceError, Gpu, Grid, Kernel};
 use libtest_mimic::Failed;
 
-use crate::Number;
+use crate::Precision;
 use crate::kernels::Kernels;
 use crate::twin::{Stored, THREADS};
 
-/// A GPU and the kernels in both formats.
+/// A GPU and the kernels in both precisions.
 pub(crate) struct Rig {
     device: Gpu,
     bf16: Kernels,
     f32: Kernels,
 }
 
-/// How activations are stored.
+/// A storage type of activations.
 pub(crate) trait Format: Stored + Plain {
-    const NUMBER: Number;
-    /// Numbers in 16 bytes.
+    const PRECISION: Precision;
+    /// Values in 16 bytes.
     const WIDE: usize = 16 / size_of::<Self>();
 }
 
 impl Format for u16 {
-    const NUMBER: Number = Number::Bf16;
+    const PRECISION: Precision = Precision::Bf16;
 }
 
 impl Format for f32 {
-    const NUMBER: Number = Number::F32;
+    const PRECISION: Precision = Precision::F32;
 }
 
-/// What lies in the GPU's memory.
+/// A type of value in the GPU's memory.
 pub(crate) trait Plain: Copy + Debug {
     fn write(self, to: &mut Vec<u8>);
     fn read(from: &[u8]) -> Self;
-    /// The same bits. All NaNs are one: which bits they have is not defined.
+    /// Whether the bits are equal. All NaNs count as equal, because their bits are not specified.
     fn same(self, other: Self) -> bool;
 }
 
@@ -88,13 +88,13 @@ impl<T: Plain, const N: usize> Plain for [T; N] {
 /// An argument of a kernel.
 #[derive(Clone, Copy)]
 pub(crate) enum Value {
-    /// The part of that number; `None` is null.
+    /// The address of a part; `None` is a null pointer.
     Part(Option<Part>),
     U32(u32),
     F32(f32),
 }
 
-/// A part of a case's memory.
+/// A part of the memory of a case, by index.
 #[derive(Clone, Copy)]
 pub(crate) struct Part(usize);
 
@@ -128,34 +128,34 @@ impl From<f32> for Value {
     }
 }
 
-/// Arguments of different types.
+/// Builds a list of arguments of different types.
 macro_rules! args {
     ($($arg:expr),* $(,)?) => { &[$($crate::rig::Value::from($arg)),*] };
 }
 pub(crate) use args;
 
-/// Compares a part with what a kernel left.
+/// Checks the contents of a part after the kernel.
 type Check = Box<dyn Fn(&[u8]) -> Result<(), String>>;
 
-/// The memory of one launch. Each part is an allocation of its own, so that the stand-in sees each access
+/// The memory of one launch. Each part is an allocation of its own, so that the stand-in detects every access
 /// outside of it.
 #[derive(Default)]
 pub(crate) struct Case(Vec<Memory>);
 
 struct Memory {
-    /// What is there before; nothing where a kernel only writes.
+    /// Contents before the launch; empty if the kernel only writes.
     before: Vec<u8>,
     len: usize,
     check: Check,
 }
 
 impl Case {
-    /// A part that must stay as it is.
+    /// A part that the kernel must not change.
     pub(crate) fn kept<T: Plain + 'static>(&mut self, values: &[T]) -> Part {
         self.changed(values, values)
     }
 
-    /// A part that must become `expected`, and has no contents before.
+    /// A part without contents that must become `expected`.
     pub(crate) fn written<T: Plain + 'static>(&mut self, expected: &[T]) -> Part {
         self.changed(&[], expected)
     }
@@ -180,7 +180,7 @@ fn same<T: Plain>(part: usize, bytes: &[u8], expected: &[T]) -> Result<(), Strin
     match pairs.find(|(_, (got, expected))| !got.same(**expected)) {
         None => Ok(()),
         Some((at, (got, wanted))) => Err(format!(
-            "part {part} has {got:?} at {at} of {}, and its twin {wanted:?}",
+            "part {part} has {got:?} at {at} of {}, but its twin has {wanted:?}",
             expected.len()
         )),
     }
@@ -190,11 +190,11 @@ impl Rig {
     pub(crate) fn open(number: u32) -> Result<Self, DeviceError> {
         let device = Gpu::open(number)?;
         let [bf16, f32] =
-            [Number::Bf16, Number::F32].map(|number| Kernels::compile(&device, number));
+            [Precision::Bf16, Precision::F32].map(|number| Kernels::compile(&device, number));
         Ok(Self { device, bf16: bf16?, f32: f32? })
     }
 
-    /// Runs a kernel of a format.
+    /// Runs a kernel in one precision.
     pub(crate) fn run<S: Format>(
         &self,
         case: &Case,
@@ -220,9 +220,9 @@ impl Rig {
             Value::F32(number) => Arg::F32(number),
         };
         let args: Vec<Arg> = args.iter().map(arg).collect();
-        let kernels = match S::NUMBER {
-            Number::Bf16 => &self.bf16,
-            Number::F32 => &self.f32,
+        let kernels = match S::PRECISION {
+            Precision::Bf16 => &self.bf16,
+            Precision::F32 => &self.f32,
         };
         let blocks = blocks.map(|count| u32::try_from(count).unwrap());
         let grid = Grid { blocks, threads: u32::try_from(THREADS).unwrap() };

@@ -1,120 +1,122 @@
-//! The backend's numbers by timm's names and in timm's layout, and back.
+//! Converts the backend's values to tensors with timm's names and layout, and back.
 
 use std::ops::Range;
 
-use super::{Cpu, Real, conv};
-use crate::backend::{Array, State, Tensors};
+use super::{CpuBackend, conv};
 use crate::model::{Graph, Parameter};
+use crate::simd::Real;
+use crate::state::{StateDict, Tensor, TrainState};
 
 /// Rounds to f32.
 #[expect(clippy::cast_possible_truncation, reason = "rounding is what it is for")]
-pub(super) fn single<T: Real>(number: T) -> f32 {
+pub(super) fn to_f32<T: Real>(number: T) -> f32 {
     number.to_f64() as f32
 }
 
-/// Place of each number of a parameter in its stored form.
-fn places(parameter: &Parameter) -> impl Iterator<Item = usize> + '_ {
+/// For each value of a parameter in timm's layout, its index in the backend's layout.
+fn layout(parameter: &Parameter) -> impl Iterator<Item = usize> + '_ {
     let numbers: usize = parameter.shape.iter().product();
-    (0..numbers).map(|i| if parameter.kind.decays() { conv::place(&parameter.shape, i) } else { i })
+    (0..numbers)
+        .map(|i| if parameter.kind.decays() { conv::panel_index(&parameter.shape, i) } else { i })
 }
 
-impl<T: Real> Cpu<T> {
-    /// A parameter's numbers in timm's layout.
+impl<T: Real> CpuBackend<T> {
+    /// The values of a parameter in timm's layout.
     pub fn parameter(&self, index: usize) -> Vec<T> {
         self.read(&self.parameters, index)
     }
 
-    /// All parameters, in the backend's own layout.
+    /// All parameters in the backend's layout.
     pub fn parameters_mut(&mut self) -> &mut [T] {
         &mut self.parameters
     }
 
-    /// One of them.
+    /// The values of a parameter in the backend's layout.
     pub fn parameter_mut(&mut self, index: usize) -> &mut [T] {
-        &mut self.parameters[self.places[index].clone()]
+        &mut self.parameters[self.parameter_ranges[index].clone()]
     }
 
-    /// Its gradient.
+    /// The gradient of a parameter in timm's layout.
     pub fn gradient(&self, index: usize) -> Vec<T> {
         self.read(&self.gradients, index)
     }
 
-    /// The running means and variances of a norm.
+    /// The running means and variances of a batch norm.
     pub fn running(&self, norm: usize) -> (&[T], &[T]) {
-        let running = &self.running[self.running_places[norm].clone()];
+        let running = &self.running[self.running_ranges[norm].clone()];
         running.split_at(running.len() / 2)
     }
 
     fn read(&self, from: &[T], index: usize) -> Vec<T> {
-        let stored = &from[self.places[index].clone()];
-        places(&self.training.plan.graph.parameters[index]).map(|i| stored[i]).collect()
+        let stored = &from[self.parameter_ranges[index].clone()];
+        layout(&self.training.plan.graph.parameters[index]).map(|i| stored[i]).collect()
     }
 
-    pub(super) fn to_state(&self) -> State {
+    pub(super) fn to_state(&self) -> TrainState {
         let used = self.updates > 0;
-        State {
+        TrainState {
             model: self.tensors(&self.parameters, Some(&self.running)),
             updates: self.updates,
-            passes: self.passes,
-            means: if used { self.tensors(&self.means, None) } else { Tensors::new() },
-            squares: if used { self.tensors(&self.squares, None) } else { Tensors::new() },
-            average: match &self.average {
-                (parameters, _) if parameters.is_empty() => Tensors::new(),
+            batches_tracked: self.batches_tracked,
+            exp_avg: if used { self.tensors(&self.exp_avg, None) } else { StateDict::new() },
+            exp_avg_sq: if used { self.tensors(&self.exp_avg_sq, None) } else { StateDict::new() },
+            model_ema: match &self.ema {
+                (parameters, _) if parameters.is_empty() => StateDict::new(),
                 (parameters, running) => self.tensors(parameters, Some(running)),
             },
         }
     }
 
-    pub(super) fn take_state(&mut self, state: &State) -> Result<(), String> {
+    pub(super) fn load_state(&mut self, state: &TrainState) -> Result<(), String> {
         let graph = &self.training.plan.graph;
         state.check(graph)?;
-        let put = |tensors: &Tensors, to: &mut [T], running: Option<&mut Vec<T>>| {
-            fill(graph, &self.places, tensors, to);
+        let put = |tensors: &StateDict, to: &mut [T], running: Option<&mut Vec<T>>| {
+            fill(graph, &self.parameter_ranges, tensors, to);
             if let Some(running) = running {
-                fill_running(graph, &self.running_places, tensors, running);
+                fill_running(graph, &self.running_ranges, tensors, running);
             }
         };
         put(&state.model, &mut self.parameters, Some(&mut self.running));
-        self.means.fill(T::ZERO);
-        self.squares.fill(T::ZERO);
-        if !state.means.is_empty() {
-            put(&state.means, &mut self.means, None);
-            put(&state.squares, &mut self.squares, None);
+        self.exp_avg.fill(T::ZERO);
+        self.exp_avg_sq.fill(T::ZERO);
+        if !state.exp_avg.is_empty() {
+            put(&state.exp_avg, &mut self.exp_avg, None);
+            put(&state.exp_avg_sq, &mut self.exp_avg_sq, None);
         }
-        self.average = (Vec::new(), Vec::new());
-        if !state.average.is_empty() {
-            self.average = (self.parameters.clone(), self.running.clone());
-            put(&state.average, &mut self.average.0, Some(&mut self.average.1));
+        self.ema = (Vec::new(), Vec::new());
+        if !state.model_ema.is_empty() {
+            self.ema = (self.parameters.clone(), self.running.clone());
+            put(&state.model_ema, &mut self.ema.0, Some(&mut self.ema.1));
         }
         self.gradients.fill(T::ZERO);
-        (self.updates, self.passes) = (state.updates, state.passes);
+        (self.updates, self.batches_tracked) = (state.updates, state.batches_tracked);
         Ok(())
     }
 
-    fn tensors(&self, from: &[T], running: Option<&[T]>) -> Tensors {
+    fn tensors(&self, from: &[T], running: Option<&[T]>) -> StateDict {
         let graph = &self.training.plan.graph;
-        let mut tensors: Tensors = graph
+        let mut tensors: StateDict = graph
             .parameters
             .iter()
             .enumerate()
             .map(|(i, p)| {
                 (
                     p.name.clone(),
-                    Array {
+                    Tensor {
                         shape: p.shape.clone(),
-                        values: self.read(from, i).into_iter().map(single).collect(),
+                        values: self.read(from, i).into_iter().map(to_f32).collect(),
                     },
                 )
             })
             .collect();
-        for (norm, place) in graph.norms.iter().zip(&self.running_places) {
+        for (norm, range) in graph.norms.iter().zip(&self.running_ranges) {
             let Some(running) = running else { break };
-            let parts = running[place.clone()].chunks_exact(norm.channels);
+            let parts = running[range.clone()].chunks_exact(norm.channels);
             for (numbers, name) in parts.zip(["running_mean", "running_var"]) {
-                let values = numbers.iter().map(|n| single(*n)).collect();
+                let values = numbers.iter().map(|n| to_f32(*n)).collect();
                 tensors.insert(
                     format!("{}.{name}", norm.name),
-                    Array { shape: vec![norm.channels], values },
+                    Tensor { shape: vec![norm.channels], values },
                 );
             }
         }
@@ -122,19 +124,24 @@ impl<T: Real> Cpu<T> {
     }
 }
 
-fn fill<T: Real>(graph: &Graph, stored: &[Range<usize>], tensors: &Tensors, to: &mut [T]) {
+fn fill<T: Real>(graph: &Graph, stored: &[Range<usize>], tensors: &StateDict, to: &mut [T]) {
     to.fill(T::ZERO);
-    for (parameter, place) in graph.parameters.iter().zip(stored) {
-        let to = &mut to[place.clone()];
-        for (i, number) in places(parameter).zip(&tensors[&parameter.name].values) {
+    for (parameter, range) in graph.parameters.iter().zip(stored) {
+        let to = &mut to[range.clone()];
+        for (i, number) in layout(parameter).zip(&tensors[&parameter.name].values) {
             to[i] = T::from_f64(f64::from(*number));
         }
     }
 }
 
-fn fill_running<T: Real>(graph: &Graph, stored: &[Range<usize>], tensors: &Tensors, to: &mut [T]) {
-    for (norm, place) in graph.norms.iter().zip(stored) {
-        let parts = to[place.clone()].chunks_exact_mut(norm.channels);
+fn fill_running<T: Real>(
+    graph: &Graph,
+    stored: &[Range<usize>],
+    tensors: &StateDict,
+    to: &mut [T],
+) {
+    for (norm, range) in graph.norms.iter().zip(stored) {
+        let parts = to[range.clone()].chunks_exact_mut(norm.channels);
         for (to, name) in parts.zip(["running_mean", "running_var"]) {
             for (to, number) in to.iter_mut().zip(&tensors[&format!("{}.{name}", norm.name)].values)
             {

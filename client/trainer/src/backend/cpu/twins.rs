@@ -1,5 +1,5 @@
-//! The twins of the CUDA kernels against this backend in f64: what a GPU computes is what the CPU computes, but for f32's
-//! rounding, whose most is derived for each number. Kernels have the twins' bits: see client/trainer/tests/kernels.
+//! Compares the twins of the CUDA kernels with this backend in f64. They may differ by the rounding of f32, for which a bound
+//! is derived for each value. The kernels have the bits of the twins: see client/trainer/tests/kernels.
 
 mod lamb;
 mod loss;
@@ -9,7 +9,7 @@ mod pool;
 #[path = "../cuda/twin/mod.rs"]
 mod twin;
 
-/// Numbers in -1..1 that are no pattern.
+/// Pseudo-random numbers in -1..1.
 fn numbers(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut next = || {
@@ -24,7 +24,7 @@ fn doubles(numbers: &[f32]) -> Vec<f64> {
     numbers.iter().copied().map(f64::from).collect()
 }
 
-/// The bits of what must be equal to the last.
+/// Bits, for exact comparisons.
 fn bits(numbers: &[f32]) -> Vec<u32> {
     numbers.iter().map(|number| number.to_bits()).collect()
 }

@@ -1,26 +1,26 @@
-//! The kernels of kernels/*.cu, compiled for a device.
+//! Compiles the kernels of kernels/*.cu for a device.
 
 use forebay::gpu::{DeviceError, Gpu, Kernel};
 
-use super::Number;
+use super::Precision;
 
 macro_rules! kernels {
     ($($file:literal: $($name:ident)*;)*) => {
-        /// Every kernel, by its name.
+        /// All kernels, by name.
         #[derive(Debug)]
         pub(super) struct Kernels {
             $($(pub(super) $name: Kernel,)*)*
         }
 
         impl Kernels {
-            pub(super) fn compile(device: &Gpu, number: Number) -> Result<Self, DeviceError> {
+            pub(super) fn compile(device: &Gpu, precision: Precision) -> Result<Self, DeviceError> {
                 $(
                     let source = concat!(
                         include_str!("kernels/prelude.cuh"),
                         "\n#line 1 \"", $file, "\"\n",
                         include_str!(concat!("kernels/", $file))
                     );
-                    let define = if number == Number::F32 { "#define FOREBAY_F32\n" } else { "" };
+                    let define = if precision == Precision::F32 { "#define FOREBAY_F32\n" } else { "" };
                     let names = [$(stringify!($name)),*];
                     let [$($name),*] = device.compile($file, &format!("{define}{source}"), names)?;
                 )*
@@ -31,10 +31,10 @@ macro_rules! kernels {
 }
 
 kernels! {
-    "norm.cu": norm_sums norm_finish norm_follow norm_running norm_apply norm_reduce norm_slopes norm_backward;
+    "norm.cu": norm_sums norm_finish norm_update_running norm_running norm_apply norm_reduce norm_gradients norm_backward;
     "pool.cu": max_pool max_pool_backward mean_pool mean_pool_backward shortcut shortcut_backward
         images_bytes images_floats;
     "loss.cu": binary_cross_entropy cross_entropy bias_add bias_gradient;
     "lamb.cu": square_sums gradient_norm lamb_direction lamb_ratio lamb_apply copy_parameters
-        add_gradients move_average exchange clear;
+        add_gradients update_ema exchange clear;
 }

@@ -1,33 +1,39 @@
-//! The backend's numbers by timm's names and in timm's layout, to the GPU and back.
+//! Converts the backend's values to tensors with timm's names and layout, and back.
 
 use std::ops::Range;
 
 use forebay::gpu::{DeviceError, Gpu, Lane, Pinned};
 
-use super::{Cuda, Number, Pass};
-use crate::backend::{Array, State, Tensors};
-use crate::model::{Parameter, Tensor};
+use super::{CudaBackend, PassConfig, Precision};
+use crate::model::{Parameter, TensorId};
+use crate::state::{StateDict, Tensor, TrainState};
 
-/// Copies bytes to the lane's memory.
-pub(super) fn put(device: &Gpu, lane: &Lane, at: usize, bytes: &[u8]) -> Result<(), DeviceError> {
+/// Uploads bytes to an offset of the lane's memory, and waits.
+pub(super) fn upload(
+    device: &Gpu,
+    lane: &Lane,
+    at: usize,
+    bytes: &[u8],
+) -> Result<(), DeviceError> {
     let mut host = device.pinned(bytes.len())?;
     host.copy_from_slice(bytes);
     lane.upload(&mut host, 0..bytes.len(), at)?;
     host.wait()
 }
 
-fn put_floats(
+fn upload_f32s(
     device: &Gpu,
     lane: &Lane,
-    part: &Range<usize>,
+    range: &Range<usize>,
     floats: &[f32],
 ) -> Result<(), DeviceError> {
     let bytes: Vec<u8> = floats.iter().flat_map(|float| float.to_le_bytes()).collect();
-    put(device, lane, part.start, &bytes)
+    upload(device, lane, range.start, &bytes)
 }
 
-/// Place of each number of a parameter in its stored form: convolutions are stored with their inputs last.
-fn places(parameter: &Parameter) -> impl Iterator<Item = usize> + '_ {
+/// For each value of a parameter in timm's layout, its index in the backend's layout, in which
+/// convolutions have their input channels last.
+fn layout(parameter: &Parameter) -> impl Iterator<Item = usize> + '_ {
     let numbers: usize = parameter.shape.iter().product();
     let (inputs, taps) = match parameter.shape[..] {
         [_, inputs, height, width] => (inputs, height * width),
@@ -43,8 +49,8 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
     bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
 }
 
-/// To bf16, to the nearest, ties to even.
-pub fn bf16(float: f32) -> u16 {
+/// Rounds to bf16, to nearest, ties to even.
+pub fn to_bf16(float: f32) -> u16 {
     let bits = float.to_bits();
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
     #[expect(clippy::cast_possible_truncation, reason = "the upper half")]
@@ -52,40 +58,52 @@ pub fn bf16(float: f32) -> u16 {
     upper
 }
 
-impl Cuda {
-    fn bytes(&self, part: &Range<usize>) -> Result<Pinned, DeviceError> {
-        let mut host = self.setting.device.pinned(part.len())?;
-        self.lane.download(part.start, &mut host, 0..part.len())?;
+impl CudaBackend {
+    fn bytes(&self, range: &Range<usize>) -> Result<Pinned, DeviceError> {
+        let mut host = self.config.device.pinned(range.len())?;
+        self.lane.download(range.start, &mut host, 0..range.len())?;
         host.wait()?;
         Ok(host)
     }
 
-    fn get(&self, part: &Range<usize>) -> Result<Vec<f32>, DeviceError> {
-        Ok(floats(&self.bytes(part)?))
+    fn get(&self, range: &Range<usize>) -> Result<Vec<f32>, DeviceError> {
+        Ok(floats(&self.bytes(range)?))
     }
 
     fn read(&self, numbers: &[f32], index: usize) -> Vec<f32> {
-        let stored = &numbers[self.layout.places[index].clone()];
-        places(&self.training.graph.parameters[index]).map(|i| stored[i]).collect()
+        let stored = &numbers[self.memory.parameter_ranges[index].clone()];
+        layout(&self.training.graph.parameters[index]).map(|i| stored[i]).collect()
     }
 
-    /// A parameter's numbers in timm's layout.
+    /// The values of a parameter in timm's layout.
+    ///
+    /// # Errors
+    /// When the GPU fails.
     pub fn parameter(&self, index: usize) -> Result<Vec<f32>, DeviceError> {
-        Ok(self.read(&self.get(&self.layout.parameters)?, index))
+        Ok(self.read(&self.get(&self.memory.parameters)?, index))
     }
 
-    /// Its gradient.
+    /// The gradient of a parameter in timm's layout.
+    ///
+    /// # Errors
+    /// When the GPU fails.
     pub fn gradient(&self, index: usize) -> Result<Vec<f32>, DeviceError> {
-        Ok(self.read(&self.get(&self.layout.gradients)?, index))
+        Ok(self.read(&self.get(&self.memory.gradients)?, index))
     }
 
-    /// The running means, then variances, of a norm.
+    /// The running means, then the running variances, of a batch norm.
+    ///
+    /// # Errors
+    /// When the GPU fails.
     pub fn running(&self, norm: usize) -> Result<Vec<f32>, DeviceError> {
-        let running = self.get(&self.layout.running)?;
-        Ok(running[self.layout.running_places[norm].clone()].to_vec())
+        let running = self.get(&self.memory.running)?;
+        Ok(running[self.memory.running_ranges[norm].clone()].to_vec())
     }
 
     /// The logits of the last forward pass.
+    ///
+    /// # Errors
+    /// When the GPU fails.
     pub fn last_logits(&mut self, samples: usize) -> Result<&[f32], DeviceError> {
         self.download_logits(samples)?;
         Ok(&self.logits)
@@ -93,172 +111,192 @@ impl Cuda {
 
     pub(super) fn download_logits(&mut self, samples: usize) -> Result<(), DeviceError> {
         let bytes = samples * self.training.graph.classes * 4;
-        self.lane.download(self.layout.logits.start, &mut self.host_logits, 0..bytes)?;
-        self.host_logits.wait()?;
-        let words = self.host_logits[..bytes].as_chunks::<4>().0.iter();
+        self.lane.download(self.memory.logits.start, &mut self.logits_buffer, 0..bytes)?;
+        self.logits_buffer.wait()?;
+        let words = self.logits_buffer[..bytes].as_chunks::<4>().0.iter();
         self.logits.clear();
         self.logits.extend(words.map(|bytes| f32::from_le_bytes(*bytes)));
         Ok(())
     }
 
-    /// Sets the logits, which are f32.
+    /// Sets the logits.
+    ///
+    /// # Errors
+    /// When the GPU fails.
     pub fn set_logits(&mut self, logits: &[f32]) -> Result<(), DeviceError> {
-        put_floats(&self.setting.device, &self.lane, &self.layout.logits, logits)
+        upload_f32s(&self.config.device, &self.lane, &self.memory.logits, logits)
     }
 
-    /// What a tensor holds, between its first use and its last.
-    pub fn values(&self, tensor: Tensor, pass: Pass) -> Result<Vec<f32>, DeviceError> {
+    /// The values of a tensor, valid between its first and its last use.
+    ///
+    /// # Errors
+    /// When the GPU fails.
+    pub fn values(&self, tensor: TensorId, pass: PassConfig) -> Result<Vec<f32>, DeviceError> {
         let plan = self.plan(pass.train);
-        let numbers = plan.graph.tensors[tensor].numbers() * pass.samples;
+        let numbers = plan.graph.tensors[tensor].elements() * pass.samples;
         if tensor == plan.graph.logits() {
-            let start = self.layout.logits.start;
+            let start = self.memory.logits.start;
             return self.get(&(start..start + numbers * 4));
         }
         self.stored(plan.values[tensor].start, numbers)
     }
 
-    /// A tensor's gradient, between its first use and its last.
-    pub fn slopes(&self, tensor: Tensor, samples: usize) -> Result<Vec<f32>, DeviceError> {
-        let place = self.training.gradients[tensor].as_ref().expect("planned");
-        self.stored(place.start, self.training.graph.tensors[tensor].numbers() * samples)
+    /// The gradient of a tensor, valid between its first and its last use.
+    ///
+    /// # Errors
+    /// When the GPU fails.
+    pub fn gradient_of(&self, tensor: TensorId, samples: usize) -> Result<Vec<f32>, DeviceError> {
+        let range = self.training.gradients[tensor].as_ref().expect("planned");
+        self.stored(range.start, self.training.graph.tensors[tensor].elements() * samples)
     }
 
-    /// What a norm keeps for its way back: mean, 1 / deviation, factor and shift of each channel.
+    /// Values that a batch norm keeps for backward: mean, 1 / standard deviation, factor and shift per channel.
+    ///
+    /// # Errors
+    /// When the GPU fails.
     pub fn saved(&self, norm: usize) -> Result<Vec<f32>, DeviceError> {
-        let place = &self.layout.running_places[norm];
-        let start = self.layout.saved.start;
-        self.get(&(start + 8 * place.start..start + 8 * place.end))
+        let range = &self.memory.running_ranges[norm];
+        let start = self.memory.saved.start;
+        self.get(&(start + 8 * range.start..start + 8 * range.end))
     }
 
     /// Sets the gradient of the logits.
-    pub fn set_logits_gradient(&mut self, slope: &[f32]) -> Result<(), DeviceError> {
-        let bytes: Vec<u8> = match self.setting.number {
-            Number::Bf16 => slope.iter().flat_map(|&s| bf16(s).to_le_bytes()).collect(),
-            Number::F32 => slope.iter().flat_map(|s| s.to_le_bytes()).collect(),
+    ///
+    /// # Errors
+    /// When the GPU fails.
+    pub fn set_logits_gradient(&mut self, gradient: &[f32]) -> Result<(), DeviceError> {
+        let bytes: Vec<u8> = match self.config.precision {
+            Precision::Bf16 => gradient.iter().flat_map(|&s| to_bf16(s).to_le_bytes()).collect(),
+            Precision::F32 => gradient.iter().flat_map(|s| s.to_le_bytes()).collect(),
         };
-        let place = self.training.gradients[self.training.graph.logits()].as_ref();
-        let start = place.expect("planned").start * self.setting.number.bytes();
-        put(&self.setting.device, &self.lane, self.layout.arena.start + start, &bytes)
+        let range = self.training.gradients[self.training.graph.logits()].as_ref();
+        let start = range.expect("planned").start * self.config.precision.bytes();
+        upload(&self.config.device, &self.lane, self.memory.arena.start + start, &bytes)
     }
 
-    /// Numbers of the arena.
+    /// Values of the arena, converted to f32.
     fn stored(&self, start: usize, numbers: usize) -> Result<Vec<f32>, DeviceError> {
-        let (number, arena) = (self.setting.number, self.layout.arena.start);
-        let start = arena + start * number.bytes();
-        let bytes = self.bytes(&(start..start + numbers * number.bytes()))?;
-        Ok(match number {
-            Number::Bf16 => {
+        let (precision, arena) = (self.config.precision, self.memory.arena.start);
+        let start = arena + start * precision.bytes();
+        let bytes = self.bytes(&(start..start + numbers * precision.bytes()))?;
+        Ok(match precision {
+            Precision::Bf16 => {
                 let halves = bytes.as_chunks::<2>().0.iter();
                 halves.map(|h| f32::from_bits(u32::from(u16::from_le_bytes(*h)) << 16)).collect()
             }
-            Number::F32 => floats(&bytes),
+            Precision::F32 => floats(&bytes),
         })
     }
 
-    /// Sets a parameter's gradient.
+    /// Sets the gradient of a parameter.
+    ///
+    /// # Errors
+    /// When the GPU fails.
     pub fn set_gradient(&mut self, index: usize, gradient: &[f32]) -> Result<(), DeviceError> {
-        let place = self.layout.places[index].clone();
-        let mut stored = vec![0.0; place.len()];
-        for (i, number) in places(&self.training.graph.parameters[index]).zip(gradient) {
+        let range = self.memory.parameter_ranges[index].clone();
+        let mut stored = vec![0.0; range.len()];
+        for (i, number) in layout(&self.training.graph.parameters[index]).zip(gradient) {
             stored[i] = *number;
         }
-        let start = self.layout.gradients.start;
-        let part = start + place.start * 4..start + place.end * 4;
-        put_floats(&self.setting.device, &self.lane, &part, &stored)
+        let start = self.memory.gradients.start;
+        let range = start + range.start * 4..start + range.end * 4;
+        upload_f32s(&self.config.device, &self.lane, &range, &stored)
     }
 
-    pub(super) fn to_state(&self) -> Result<State, DeviceError> {
-        let l = &self.layout;
-        let moments = |part: &Range<usize>| {
-            if self.updates > 0 { self.tensors(part, None) } else { Ok(Tensors::new()) }
+    pub(super) fn to_state(&self) -> Result<TrainState, DeviceError> {
+        let m = &self.memory;
+        let moments = |range: &Range<usize>| {
+            if self.updates > 0 { self.tensors(range, None) } else { Ok(StateDict::new()) }
         };
-        Ok(State {
-            model: self.tensors(&l.parameters, Some(&l.running))?,
+        Ok(TrainState {
+            model: self.tensors(&m.parameters, Some(&m.running))?,
             updates: self.updates,
-            passes: self.passes,
-            means: moments(&l.means)?,
-            squares: moments(&l.squares)?,
-            average: if self.averaged {
-                self.tensors(&l.average, Some(&l.average_running))?
+            batches_tracked: self.batches_tracked,
+            exp_avg: moments(&m.exp_avg)?,
+            exp_avg_sq: moments(&m.exp_avg_sq)?,
+            model_ema: if self.has_ema {
+                self.tensors(&m.ema, Some(&m.ema_running))?
             } else {
-                Tensors::new()
+                StateDict::new()
             },
         })
     }
 
     fn tensors(
         &self,
-        part: &Range<usize>,
+        range: &Range<usize>,
         running: Option<&Range<usize>>,
-    ) -> Result<Tensors, DeviceError> {
-        let (graph, numbers) = (&self.training.graph, self.get(part)?);
+    ) -> Result<StateDict, DeviceError> {
+        let (graph, numbers) = (&self.training.graph, self.get(range)?);
         let parameters = graph.parameters.iter().enumerate();
         let named = parameters.map(|(i, p)| {
-            let array = Array { shape: p.shape.clone(), values: self.read(&numbers, i) };
-            (p.name.clone(), array)
+            let tensor = Tensor { shape: p.shape.clone(), values: self.read(&numbers, i) };
+            (p.name.clone(), tensor)
         });
-        let mut tensors: Tensors = named.collect();
+        let mut tensors: StateDict = named.collect();
         let Some(running) = running else { return Ok(tensors) };
         let numbers = self.get(running)?;
-        for (norm, place) in graph.norms.iter().zip(&self.layout.running_places) {
-            let parts = numbers[place.clone()].chunks_exact(norm.channels);
+        for (norm, range) in graph.norms.iter().zip(&self.memory.running_ranges) {
+            let parts = numbers[range.clone()].chunks_exact(norm.channels);
             for (values, name) in parts.zip(["running_mean", "running_var"]) {
-                let array = Array { shape: vec![norm.channels], values: values.to_vec() };
-                tensors.insert(format!("{}.{name}", norm.name), array);
+                let tensor = Tensor { shape: vec![norm.channels], values: values.to_vec() };
+                tensors.insert(format!("{}.{name}", norm.name), tensor);
             }
         }
         Ok(tensors)
     }
 
-    pub(super) fn take_state(&mut self, state: &State) -> Result<(), String> {
+    pub(super) fn load_state(&mut self, state: &TrainState) -> Result<(), String> {
         state.check(&self.training.graph)?;
-        let put = || {
-            let l = &self.layout;
-            self.launch().clear(&l.gradients)?;
-            self.upload(&state.model, &l.parameters, Some(&l.running))?;
-            for (tensors, part) in [(&state.means, &l.means), (&state.squares, &l.squares)] {
+        let load = || {
+            let m = &self.memory;
+            self.launcher().clear(&m.gradients)?;
+            self.upload_tensors(&state.model, &m.parameters, Some(&m.running))?;
+            for (tensors, range) in
+                [(&state.exp_avg, &m.exp_avg), (&state.exp_avg_sq, &m.exp_avg_sq)]
+            {
                 if tensors.is_empty() {
-                    self.launch().clear(part)?;
+                    self.launcher().clear(range)?;
                 } else {
-                    self.upload(tensors, part, None)?;
+                    self.upload_tensors(tensors, range, None)?;
                 }
             }
-            if !state.average.is_empty() {
-                self.upload(&state.average, &l.average, Some(&l.average_running))?;
+            if !state.model_ema.is_empty() {
+                self.upload_tensors(&state.model_ema, &m.ema, Some(&m.ema_running))?;
             }
-            self.launch().copy_parameters()
+            self.launcher().copy_parameters()
         };
-        put().map_err(|error| error.to_string())?;
-        self.averaged = !state.average.is_empty();
-        (self.updates, self.passes) = (state.updates, state.passes);
+        load().map_err(|error| error.to_string())?;
+        self.has_ema = !state.model_ema.is_empty();
+        (self.updates, self.batches_tracked) = (state.updates, state.batches_tracked);
         self.losses.clear();
-        self.untold.clear();
+        self.pending_reports.clear();
         Ok(())
     }
 
-    fn upload(
+    fn upload_tensors(
         &self,
-        tensors: &Tensors,
-        part: &Range<usize>,
+        tensors: &StateDict,
+        range: &Range<usize>,
         running: Option<&Range<usize>>,
     ) -> Result<(), DeviceError> {
-        let (graph, l, device) = (&self.training.graph, &self.layout, &self.setting.device);
-        let mut numbers = vec![0.0; l.numbers];
-        for (parameter, place) in graph.parameters.iter().zip(&l.places) {
-            let to = &mut numbers[place.clone()];
-            for (i, number) in places(parameter).zip(&tensors[&parameter.name].values) {
+        let (graph, m, device) = (&self.training.graph, &self.memory, &self.config.device);
+        let mut numbers = vec![0.0; m.parameters_len];
+        for (parameter, range) in graph.parameters.iter().zip(&m.parameter_ranges) {
+            let to = &mut numbers[range.clone()];
+            for (i, number) in layout(parameter).zip(&tensors[&parameter.name].values) {
                 to[i] = *number;
             }
         }
-        put_floats(device, &self.lane, part, &numbers)?;
+        upload_f32s(device, &self.lane, range, &numbers)?;
         let Some(running) = running else { return Ok(()) };
-        let mut numbers = vec![0.0; l.running_numbers];
-        for (norm, place) in graph.norms.iter().zip(&l.running_places) {
-            let parts = numbers[place.clone()].chunks_exact_mut(norm.channels);
+        let mut numbers = vec![0.0; m.running_len];
+        for (norm, range) in graph.norms.iter().zip(&m.running_ranges) {
+            let parts = numbers[range.clone()].chunks_exact_mut(norm.channels);
             for (to, name) in parts.zip(["running_mean", "running_var"]) {
                 to.copy_from_slice(&tensors[&format!("{}.{name}", norm.name)].values);
             }
         }
-        put_floats(device, &self.lane, running, &numbers)
+        upload_f32s(device, &self.lane, running, &numbers)
     }
 }

@@ -1,27 +1,27 @@
 use super::near::Near;
 use super::twin::lamb::{
     CHUNK, Chunk, Direction, State, Tensor, Trust, add_gradients, clear, copy_parameters, exchange,
-    gradient_norm, lamb_apply, lamb_direction, lamb_ratio, move_average, square_sums,
+    gradient_norm, lamb_apply, lamb_direction, lamb_ratio, square_sums, update_ema,
 };
 use super::{bits, doubles, numbers};
-use crate::lamb::{self, Factors, Lamb, Step, Sums};
+use crate::lamb::{ChunkSums, Coefficients, Lamb, LambStep, LambTensor};
 
-/// Numbers of the tensors; each but the second decays.
+/// Lengths of the tensors. All but the second have weight decay.
 const SIZES: [usize; 3] = [CHUNK + 100, 21, 64];
 
 const RATE: f32 = 0.01;
 
-/// Additions that a number's square goes through: eight in each round of a thread, then over a block's.
+/// Additions in which a square takes part: those of a thread, then those over a block.
 const DEPTH: usize = CHUNK / 256 + 8;
 
-/// Parameters, gradients, means and squares of all tensors.
-struct All {
+/// Parameters, gradients, first and second moments of all tensors.
+struct Fixture {
     chunks: Vec<Chunk>,
     tensors: Vec<Tensor>,
     state: [Vec<f32>; 4],
 }
 
-fn all() -> All {
+fn fixture() -> Fixture {
     let (mut chunks, mut tensors, mut end) = (Vec::new(), Vec::new(), 0_usize);
     for (tensor, size) in SIZES.into_iter().enumerate() {
         let (start, decays) = (end, tensor != 1);
@@ -41,22 +41,23 @@ fn all() -> All {
         filled
     });
     state[3].iter_mut().for_each(|square| *square = square.abs());
-    All { chunks, tensors, state }
+    Fixture { chunks, tensors, state }
 }
 
-/// The kernel's numbers, as they are rounded.
+/// The coefficients that the kernel takes, rounded to f32.
 fn near_args(lamb: &Lamb, number: u64) -> [Near; 8] {
-    let Factors { beta1, new1, beta2, new2, correction1, correction2 } = Factors::new(lamb, number);
+    let Coefficients { beta1, new1, beta2, new2, correction1, correction2 } =
+        Coefficients::new(lamb, number);
     [beta1, new1, beta2, new2, correction1, correction2, lamb.eps, lamb.weight_decay]
         .map(|number| Near::exact(number).rounded())
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "rounding is what it is for")]
+#[expect(clippy::cast_possible_truncation, reason = "rounding is the purpose")]
 const fn nearest(number: f64) -> f32 {
     number as f32
 }
 
-/// Norm of all gradients, and what they are divided by.
+/// The norm of all gradients, and the divisor that clips it.
 fn clip_of(gradient: &[f32], most: Option<f64>) -> [Near; 2] {
     let squares = gradient.iter().map(|g| (Near::exact(*g) * Near::exact(*g)).rounded());
     let norm = Near::sum(squares, DEPTH).root();
@@ -65,7 +66,7 @@ fn clip_of(gradient: &[f32], most: Option<f64>) -> [Near; 2] {
 }
 
 #[test]
-fn an_update_is_the_cpus() {
+fn an_update_matches_the_cpu() {
     let plain = Lamb::default();
     let lambs = [
         (1, plain),
@@ -79,7 +80,7 @@ fn an_update_is_the_cpus() {
 }
 
 fn update(lamb: &Lamb, number: u64) {
-    let All { chunks, tensors, state } = all();
+    let Fixture { chunks, tensors, state } = fixture();
     let near_args = near_args(lamb, number);
     let [beta1, new1, beta2, new2, correction1, correction2, eps, decay] =
         near_args.map(|near| nearest(near.value));
@@ -109,7 +110,7 @@ fn update(lamb: &Lamb, number: u64) {
     assert_eq!(bits(&copy), bits(&parameter));
 
     let [near_norm, near_clip] = clip_of(&state[1], lamb.max_grad_norm);
-    let true_norm = Sums::new(state[1].len()).norm(&doubles(&state[1]));
+    let true_norm = ChunkSums::new(state[1].len()).norm(&doubles(&state[1]));
     near_norm.holds("norm", nearest(norm), true_norm);
     near_clip.holds("clip", clip, near_clip.value);
     let mut end = 0_usize;
@@ -119,15 +120,15 @@ fn update(lamb: &Lamb, number: u64) {
         let mut truth = [0, 1, 2, 3].map(|which: usize| doubles(&state[which][range.clone()]));
         let [true_parameter, true_gradient, true_mean, true_square] = &mut truth;
         let decays = tensors[tensor].adapts;
-        let one = lamb::Tensor {
+        let one = LambTensor {
             parameter: true_parameter,
             gradient: true_gradient,
-            mean: true_mean,
-            square: true_square,
+            exp_avg: true_mean,
+            exp_avg_sq: true_square,
             decays,
         };
-        let step = Step { rate: RATE.into(), number, norm: true_norm };
-        lamb.update(&step, one, &mut Sums::new(size));
+        let step = LambStep { lr: RATE.into(), update: number, grad_norm: true_norm };
+        lamb.update(&step, one, &mut ChunkSums::new(size));
 
         let before = [0, 1, 2, 3].map(|which: usize| &state[which][range.clone()]);
         let near = directions(before, near_args, near_clip, decays);
@@ -144,7 +145,7 @@ fn update(lamb: &Lamb, number: u64) {
     }
 }
 
-/// Mean, square and direction of each number of a tensor.
+/// First moment, second moment and direction of each value of a tensor.
 fn directions(before: [&[f32]; 4], args: [Near; 8], clip: Near, decays: bool) -> Vec<[Near; 3]> {
     let [beta1, new1, beta2, new2, correction1, correction2, eps, decay] = args;
     let decay = if decays { decay } else { Near::exact(0.0) };
@@ -161,7 +162,7 @@ fn directions(before: [&[f32]; 4], args: [Near; 8], clip: Near, decays: bool) ->
     (0..before[0].len()).map(each).collect()
 }
 
-/// A tensor's trust ratio.
+/// The trust ratio of a tensor.
 fn ratio(lamb: &Lamb, decays: bool, parameter: &[f32], near: &[[Near; 3]]) -> Near {
     if !(lamb.always_adapt || decays && lamb.weight_decay != 0.0) {
         return Near::exact(1.0);
@@ -176,11 +177,11 @@ fn ratio(lamb: &Lamb, decays: bool, parameter: &[f32], near: &[[Near; 3]]) -> Ne
 }
 
 #[test]
-fn what_else_touches_every_parameter() {
+fn elementwise_kernels_match_the_cpu() {
     let [one, other] = [1, 2].map(|seed| numbers(40, seed));
     let (mut sum, mut average) = (one.clone(), one.clone());
     add_gradients(&other, &mut sum);
-    move_average(&mut average, &other, 0.75, 0.25);
+    update_ema(&mut average, &other, 0.75, 0.25);
     for at in 0..one.len() {
         let [a, b] = [&one, &other].map(|numbers| Near::exact(numbers[at]));
         (a + b).rounded().holds("sum", sum[at], (a + b).value);

@@ -6,17 +6,17 @@ use super::twin::loss::{
     log_of, log1p_of,
 };
 use super::{doubles, numbers};
-use crate::backend::Targets as TrueTargets;
+use crate::batch::Targets as TrueTargets;
 use crate::loss::{Criterion, Loss};
 
-/// Roundings that a function of at most 2 ulp is worth.
+/// Number of roundings that bounds a function with an error of 2 ulp.
 const TWO_ULP: f64 = 4.0;
 
-/// Each how many of f32's numbers are tried. With 1 it takes minutes, and says 0.982 for exp, 1.968 for both logs.
+/// Step between the f32 that are tested. With 1, the test takes minutes and finds 0.982 ulp for exp and 1.968 for both logs.
 const STEP: usize = 509;
 
-/// By how many units in the last place of the truth a function is off, at most, from one f32 to another.
-fn most_ulp(from: f32, to: f32, function: fn(f32) -> f32, truth: fn(f64) -> f64) -> f64 {
+/// Maximum error of a function between two f32, in units in the last place of the exact result.
+fn max_ulp(from: f32, to: f32, function: fn(f32) -> f32, truth: fn(f64) -> f64) -> f64 {
     let ulp = |bits: u32| {
         let x = f32::from_bits(bits);
         let truth = truth(f64::from(x));
@@ -24,21 +24,21 @@ fn most_ulp(from: f32, to: f32, function: fn(f32) -> f32, truth: fn(f64) -> f64)
         (f64::from(function(x)) - truth).abs() / libm::exp2(f64::from(exponent - 23))
     };
     let (from, to) = (from.to_bits(), to.to_bits());
-    let most = (from..to).into_par_iter().step_by(STEP).map(ulp).reduce(|| 0.0, f64::max);
-    most.max(ulp(to))
+    let max = (from..to).into_par_iter().step_by(STEP).map(ulp).reduce(|| 0.0, f64::max);
+    max.max(ulp(to))
 }
 
 #[test]
 fn exp_and_log_are_within_2_ulp() {
-    let exp = most_ulp(-0.0, -87.0, exp_of, libm::exp).max(most_ulp(0.0, 0.0, exp_of, libm::exp));
-    let log1p = most_ulp(0.0, 1.0, log1p_of, libm::log1p);
+    let exp = max_ulp(-0.0, -87.0, exp_of, libm::exp).max(max_ulp(0.0, 0.0, exp_of, libm::exp));
+    let log1p = max_ulp(0.0, 1.0, log1p_of, libm::log1p);
     // Sums over up to 2^24 classes.
-    let log = most_ulp(1.0, 16_777_216.0, log_of, libm::log);
+    let log = max_ulp(1.0, 16_777_216.0, log_of, libm::log);
     assert!(exp <= 2.0 && log1p <= 2.0 && log <= 2.0, "exp {exp}, log1p {log1p}, log {log}");
 }
 
 #[test]
-fn what_exp_does_at_its_ends() {
+fn exp_is_right_at_the_ends_of_its_range() {
     assert_eq!(exp_of(0.0).to_bits(), 1.0_f32.to_bits());
     assert_eq!(exp_of(f32::NEG_INFINITY).to_bits(), 0);
     assert_eq!(exp_of(-87.000_01).to_bits(), 0);
@@ -46,14 +46,14 @@ fn what_exp_does_at_its_ends() {
     assert!(exp_of(f32::NAN).is_nan());
 }
 
-/// e^x for x <= 0, as `exp_of` has it.
+/// Error bound of `exp_of`, for x <= 0.
 fn exp(x: Near) -> Near {
-    // Below -87 what is lost is less than the smallest normal number and a bit.
+    // Below -87 the result is 0, and the error below about the smallest normal number.
     let near = x.map(libm::exp(x.value + x.error), libm::exp).widened(TWO_ULP);
     Near { error: near.error + 2e-38, ..near }
 }
 
-/// Samples, classes.
+/// Samples and classes.
 const SHAPES: [[usize; 2]; 3] = [[1, 1], [5, 10], [3, 700]];
 
 struct Batch {
@@ -71,29 +71,29 @@ fn batch([samples, classes]: [usize; 2]) -> Batch {
         classes.map(|class| class as u32).collect::<Vec<_>>()
     };
     let (a, mut b) = (labels(1), labels(2));
-    // One class twice.
+    // Two equal labels.
     b[0] = a[0];
-    // Small and large ones.
+    // Small and large logits.
     let logits = numbers(samples * classes, 3).iter().map(|x| 20.0 * x * x * x).collect();
     Batch { logits, a, b, lambda: numbers(samples, 4).iter().map(|x| x.abs()).collect() }
 }
 
 const SCALE: f32 = 0.375;
 
-/// The twin's arguments, and on and off as it rounds them.
+/// Arguments of the twin, and the smoothed target values, rounded to f32.
 fn args(loss: &Loss, classes: usize) -> (twin::Loss, [Near; 2]) {
     let off = loss.smoothing / classes as f64;
     let near = [1.0 - loss.smoothing + off, off].map(|number| Near::exact(number).rounded());
     let [on, off] = near.map(|near| nearest(near.value));
-    (twin::Loss { classes, on, off, threshold: loss.threshold, scale: SCALE }, near)
+    (twin::Loss { classes, on, off, threshold: loss.target_threshold, scale: SCALE }, near)
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "rounding is what it is for")]
+#[expect(clippy::cast_possible_truncation, reason = "rounding is the purpose")]
 const fn nearest(number: f64) -> f32 {
     number as f32
 }
 
-/// Compares each sample's loss and gradient with what `derive(logits, targets)` says of them.
+/// Compares the loss and the gradient of each sample with the bounds that `derive(logits, targets)` returns.
 fn compare(
     loss: &Loss,
     run: impl Fn(&twin::Loss, &[f32], &Targets<'_>, &mut [f32], &mut [f32]),
@@ -135,21 +135,24 @@ fn compare(
     }
 }
 
-/// Additions that a class goes through: in its thread, then over a block's.
+/// Additions in which a class takes part: those of a thread, then those over a block.
 const fn depth(classes: usize) -> usize {
     classes.div_ceil(256) + 8
 }
 
 #[test]
-fn binary_cross_entropy_is_the_cpus() {
+fn binary_cross_entropy_matches_the_cpu() {
     for (smoothing, threshold) in [(0.0, None), (0.1, None), (0.1, Some(0.2))] {
-        let loss = Loss { criterion: Criterion::BceSum, smoothing, threshold };
+        let loss = Loss { criterion: Criterion::BceSum, smoothing, target_threshold: threshold };
         compare(&loss, binary_cross_entropy, |logits, targets| {
             let one = Near::exact(1.0);
             let each = logits.iter().zip(targets).map(|(x, y)| {
                 let y = threshold.map_or(*y, |threshold| {
                     let above = y.value - f64::from(threshold);
-                    assert!(above.abs() > y.error, "which side it is on must be no question");
+                    assert!(
+                        above.abs() > y.error,
+                        "the target must not be within rounding of the threshold"
+                    );
                     Near::exact(f64::from(u8::from(above > 0.0)))
                 });
                 let small = exp(Near::exact(-x.value.abs()));
@@ -168,16 +171,16 @@ fn binary_cross_entropy_is_the_cpus() {
 }
 
 #[test]
-fn cross_entropy_is_the_cpus() {
+fn cross_entropy_matches_the_cpu() {
     for smoothing in [0.0, 0.1] {
-        let loss = Loss { criterion: Criterion::CrossEntropy, smoothing, threshold: None };
+        let loss = Loss { criterion: Criterion::CrossEntropy, smoothing, target_threshold: None };
         compare(&loss, cross_entropy, |logits, targets| {
             let depth = depth(logits.len());
             let most = logits.iter().fold(f64::NEG_INFINITY, |most, x| most.max(x.value));
             let away = |x: &Near| (*x - Near::exact(most)).rounded();
             let sum = Near::sum(logits.iter().map(away).map(exp), depth);
             let whole = Near::sum(targets.iter().copied(), depth);
-            // Its slope is at most 1 where it is, at 1 and above.
+            // The derivative of the logarithm is at most 1 for arguments of at least 1.
             let log = sum.map(1.0, libm::log).widened(TWO_ULP);
             let losses = logits.iter().zip(targets).map(|(x, y)| {
                 let behind = (away(x) - log).rounded();
@@ -194,7 +197,7 @@ fn cross_entropy_is_the_cpus() {
 }
 
 #[test]
-fn the_bias_and_its_gradient_are_sums() {
+fn the_bias_and_its_gradient_match_sums() {
     let (samples, classes) = (37, 9);
     let (before, bias) = (numbers(samples * classes, 1), numbers(classes, 2));
     let mut logits = before.clone();
@@ -207,7 +210,7 @@ fn the_bias_and_its_gradient_are_sums() {
     bias_gradient(&before, &mut gradient);
     for c in 0..classes {
         let slopes = (c..before.len()).step_by(classes).map(|at| Near::exact(before[at]));
-        // Three samples a lane, sixteen lanes.
+        // Three samples per lane, and sixteen lanes.
         let near = Near::exact(bias[c]) + Near::sum(slopes, 3 + 16);
         near.rounded().holds("gradient", gradient[c], near.value);
     }

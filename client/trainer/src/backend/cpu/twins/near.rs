@@ -1,14 +1,14 @@
-//! How far f32 arithmetic may be from the truth.
+//! Error bounds of f32 arithmetic.
 
 use std::ops::{Add, Div, Mul, Sub};
 
-/// Half a unit in the last place of 1, and a little, for the f64 arithmetic in between.
+/// Half a unit in the last place of 1, plus a margin for the f64 arithmetic in between.
 const UNIT: f64 = 1.001 / 16_777_216.0;
 
-/// Half the smallest f32.
+/// Half of the smallest f32.
 const TINY: f64 = 1e-45;
 
-/// A number that is at most `error` away from `value`. Operations carry the errors of what they are given;
+/// A number that is at most `error` away from `value`. Operations propagate the errors of their operands, and
 /// [`Near::rounded`] adds that of storing the result as f32.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Near {
@@ -25,7 +25,7 @@ impl Near {
         self.widened(1.0)
     }
 
-    /// Off by so many roundings more.
+    /// Adds the errors of a number of roundings.
     pub(super) fn widened(self, roundings: f64) -> Self {
         let error = roundings * (UNIT * (self.value.abs() + self.error) + TINY);
         Self { error: self.error + error, ..self }
@@ -33,17 +33,17 @@ impl Near {
 
     pub(super) fn root(self) -> Self {
         let value = self.value.sqrt();
-        let least = (self.value - self.error).max(0.0).sqrt();
-        let error = if self.error > 0.0 { self.error / (value + least) } else { 0.0 };
+        let min = (self.value - self.error).max(0.0).sqrt();
+        let error = if self.error > 0.0 { self.error / (value + min) } else { 0.0 };
         Self { value, error }
     }
 
-    /// A function that is nowhere steeper than `slope` around here.
+    /// Applies a function whose derivative is at most `slope` in the neighborhood.
     pub(super) fn map(self, slope: f64, function: impl Fn(f64) -> f64) -> Self {
         Self { value: function(self.value), error: slope * self.error }
     }
 
-    /// A sum in f32 where each term goes through at most `depth` additions.
+    /// A sum in f32 in which each term takes part in at most `depth` additions.
     pub(super) fn sum(terms: impl IntoIterator<Item = Self>, depth: usize) -> Self {
         let (mut sum, mut size) = (Self::exact(0.0), 0.0);
         for term in terms {
@@ -53,7 +53,8 @@ impl Near {
         Self { error: sum.error + 1.001 * depth as f64 * (UNIT * size + TINY), ..sum }
     }
 
-    /// What f32 arithmetic gave, and what f64 did, are both as near as they must; and that says something.
+    /// Checks that the result of f32 arithmetic and that in f64 are within the bound, and that the bound is tight
+    /// enough to mean something.
     #[track_caller]
     pub(super) fn holds(self, what: &str, got: f32, truth: f64) {
         let Self { value, error } = self;
@@ -91,11 +92,11 @@ impl Mul for Near {
 impl Div for Near {
     type Output = Self;
 
-    /// The divisor is not 0 anywhere near.
+    /// The divisor's range must not contain 0.
     fn div(self, other: Self) -> Self {
-        let least = other.value.abs() - other.error;
-        assert!(least > 0.0, "divided by what may be 0: {other:?}");
+        let min = other.value.abs() - other.error;
+        assert!(min > 0.0, "the divisor may be 0: {other:?}");
         let value = self.value / other.value;
-        Self { value, error: (self.error + value.abs() * other.error) / least }
+        Self { value, error: (self.error + value.abs() * other.error) / min }
     }
 }

@@ -1,15 +1,31 @@
 use super::near::Near;
 use super::twin::THREADS;
 use super::twin::norm::{
-    Given, Norm, norm_apply, norm_backward, norm_finish, norm_follow, norm_reduce, norm_running,
-    norm_slopes, norm_sums,
+    Given, Norm, norm_apply, norm_backward, norm_finish, norm_gradients, norm_reduce, norm_running,
+    norm_sums, norm_update_running,
 };
 use super::{bits, doubles, numbers};
-use crate::backend::cpu::norm as cpu;
+use crate::backend::cpu::batch_norm as cpu;
 
 const SHAPES: [Norm; 3] = [
-    Norm { rows: 1, channels: 3, tile: 1, chunk_rows: 1, pixels: 1, relu: true, behind: false },
-    Norm { rows: 90, channels: 5, tile: 2, chunk_rows: 40, pixels: 30, relu: true, behind: false },
+    Norm {
+        rows: 1,
+        channels: 3,
+        tile: 1,
+        chunk_rows: 1,
+        pixels: 1,
+        relu: true,
+        has_residual: false,
+    },
+    Norm {
+        rows: 90,
+        channels: 5,
+        tile: 2,
+        chunk_rows: 40,
+        pixels: 30,
+        relu: true,
+        has_residual: false,
+    },
     Norm {
         rows: 3000,
         channels: 9,
@@ -17,7 +33,7 @@ const SHAPES: [Norm; 3] = [
         chunk_rows: 64,
         pixels: 500,
         relu: true,
-        behind: false,
+        has_residual: false,
     },
 ];
 
@@ -32,36 +48,40 @@ impl Norm {
         self.rows.div_ceil(self.pixels)
     }
 
-    /// Additions that a term of a chunk's sum goes through, and those over chunks.
+    /// Additions in which a term takes part: those over a chunk, then those over chunks.
     fn depth(&self) -> usize {
         let lanes = THREADS / self.tile;
         self.chunk_rows.div_ceil(lanes) + lanes
     }
 
-    /// The places of a channel's numbers.
+    /// Indices of the values of a channel.
     fn of_channel(self, channel: usize) -> impl Iterator<Item = usize> + Clone {
         (channel..self.numbers()).step_by(self.channels)
     }
 }
 
-/// The CPU's norm with what was saved.
-fn truth<'a>(norm: &Norm, scales: Option<&'a [f64]>, saved: &'a mut [f64]) -> cpu::Norm<'a, f64> {
+/// The batch norm of the CPU, with saved values.
+fn truth<'a>(
+    norm: &Norm,
+    scales: Option<&'a [f64]>,
+    saved: &'a mut [f64],
+) -> cpu::BatchNorm<'a, f64> {
     let Norm { channels, pixels, relu, .. } = *norm;
-    cpu::Norm { channels, pixels, relu, scales, gamma: &[], beta: &[], saved }
+    cpu::BatchNorm { channels, pixels, relu, scales, gamma: &[], beta: &[], saved }
 }
 
 fn line(channels: usize) -> [Vec<f32>; 2] {
     [1, 2].map(|seed| numbers(channels, seed))
 }
 
-/// Mean, 1 / deviation, factor and shift of a channel.
+/// Mean, 1 / standard deviation, factor and shift of a channel.
 fn saved_of(mean: Near, variance: Near, gamma: f32, beta: f32) -> [Near; 4] {
     let inverse = Near::exact(1.0) / (variance + Near::exact(EPS)).root();
     let factor = inverse * Near::exact(gamma);
     [mean, inverse, factor, Near::exact(beta) - mean * factor].map(Near::rounded)
 }
 
-/// Numbers saved of a batch that are no extremes.
+/// Saved values without extremes.
 fn some_saved(channels: usize) -> Vec<f32> {
     let mut saved = numbers(4 * channels, 5);
     saved[channels..3 * channels].iter_mut().for_each(|number| *number += 1.5);
@@ -69,7 +89,7 @@ fn some_saved(channels: usize) -> Vec<f32> {
 }
 
 #[test]
-fn batch_statistics_are_the_cpus() {
+fn batch_statistics_match_the_cpu() {
     for norm in SHAPES {
         let c = norm.channels;
         let x: Vec<f32> = numbers(norm.numbers(), 3).iter().map(|x| 3.0 + 0.5 * x).collect();
@@ -83,7 +103,7 @@ fn batch_statistics_are_the_cpus() {
         let [true_gamma, true_beta] = [doubles(&gamma), doubles(&beta)];
         let mut truth = truth(&norm, None, &mut true_saved);
         (truth.gamma, truth.beta) = (&true_gamma, &true_beta);
-        truth.batch_statistics(&doubles(&x), &mut batch, &mut vec![0.0; cpu::sums(c)]);
+        truth.batch_statistics(&doubles(&x), &mut batch, &mut vec![0.0; cpu::scratch_len(c)]);
 
         for channel in 0..c {
             let origin = Near::exact(x[channel]);
@@ -108,19 +128,19 @@ fn batch_statistics_are_the_cpus() {
 }
 
 #[test]
-fn running_statistics_are_the_cpus() {
+fn running_statistics_match_the_cpu() {
     let c = 37;
     let [gamma, beta] = line(c);
     let mut running: Vec<f32> = numbers(2 * c, 3).iter().map(|x| x + 1.0).collect();
     let (before, batch) = (running.clone(), numbers(2 * c, 4));
-    norm_follow(&batch, &mut running);
+    norm_update_running(&batch, &mut running);
     let mut followed = before;
-    cpu::follow(&mut followed, &doubles(&batch));
+    cpu::update_running(&mut followed, &doubles(&batch));
     assert_eq!(bits(&running), bits(&followed));
 
     let (mut saved, mut true_saved) = (vec![0.0; 4 * c], vec![0.0_f32; 4 * c]);
     norm_running(&running, [&gamma, &beta], &mut saved);
-    let mut norm = cpu::Norm {
+    let mut norm = cpu::BatchNorm {
         channels: c,
         pixels: 1,
         relu: false,
@@ -134,17 +154,17 @@ fn running_statistics_are_the_cpus() {
 }
 
 #[test]
-fn results_are_the_cpus() {
+fn outputs_match_the_cpu() {
     for norm in SHAPES {
         let c = norm.channels;
         let [x, residual] = [3, 4].map(|seed| numbers(norm.numbers(), seed));
         let scales: Vec<f32> = numbers(norm.samples(), 6).iter().map(|x| x.max(0.0)).collect();
         let saved = some_saved(c);
-        for (behind, scaled, relu) in
+        for (has_residual, scaled, relu) in
             [(false, false, true), (true, false, true), (true, true, true), (true, true, false)]
         {
-            let norm = Norm { relu, behind, ..norm };
-            let residual = behind.then_some(&residual[..]);
+            let norm = Norm { relu, has_residual, ..norm };
+            let residual = has_residual.then_some(&residual[..]);
             let scales = scaled.then_some(&scales[..]);
             let mut y = vec![0.0; norm.numbers()];
             norm_apply(norm, Given { x: &x, scales, saved: &saved }, residual, &mut y);
@@ -173,13 +193,13 @@ fn results_are_the_cpus() {
 }
 
 #[test]
-fn gradients_are_the_cpus() {
+fn gradients_match_the_cpu() {
     for norm in SHAPES {
         let scales: Vec<f32> = numbers(norm.samples(), 6).iter().map(|x| x.max(0.0)).collect();
-        for (behind, scaled, relu) in
+        for (has_residual, scaled, relu) in
             [(false, false, true), (false, false, false), (true, true, true), (true, false, false)]
         {
-            gradients(Norm { relu, behind, ..norm }, scaled.then_some(&scales));
+            gradients(Norm { relu, has_residual, ..norm }, scaled.then_some(&scales));
         }
     }
 }
@@ -187,14 +207,14 @@ fn gradients_are_the_cpus() {
 fn gradients(norm: Norm, scales: Option<&[f32]>) {
     let c = norm.channels;
     let [x, y, before] = [3, 4, 5].map(|seed| numbers(norm.numbers(), seed));
-    let (saved, y) = (some_saved(c), norm.behind.then_some(&y[..]));
+    let (saved, y) = (some_saved(c), norm.has_residual.then_some(&y[..]));
     let line = [6, 7].map(|seed| numbers(c, seed));
     let (mut dy, mut dx) = (before.clone(), vec![0.0; x.len()]);
     let [mut dgamma, mut dbeta] = line.clone();
     let (mut partial, mut means) = (vec![0.0; norm.chunks() * 2 * c], vec![0.0; 2 * c]);
     let given = Given { x: &x, scales, saved: &saved };
     norm_reduce(norm, given, y, &mut dy, &mut partial);
-    norm_slopes(norm, &partial, &saved, &mut dgamma, &mut dbeta, &mut means);
+    norm_gradients(norm, &partial, &saved, &mut dgamma, &mut dbeta, &mut means);
     norm_backward(norm, given, &dy, &means, &mut dx);
 
     let (mut true_dy, mut true_dx) = (doubles(&before), vec![0.0; x.len()]);
@@ -207,9 +227,9 @@ fn gradients(norm: Norm, scales: Option<&[f32]>) {
         true_y.as_deref().map(|y| (y, &mut true_dx[..])),
         &mut true_dy,
         [&mut true_dgamma, &mut true_dbeta],
-        &mut vec![0.0; cpu::sums(c)],
+        &mut vec![0.0; cpu::scratch_len(c)],
     );
-    if norm.behind {
+    if norm.has_residual {
         assert_eq!(doubles(&dy), true_dy);
     } else {
         true_dx = true_dy;
@@ -218,10 +238,13 @@ fn gradients(norm: Norm, scales: Option<&[f32]>) {
     for channel in 0..c {
         let [mean, inverse, factor, shift] =
             [0, 1, 2, 3].map(|which| Near::exact(saved[which * c + channel]));
-        // The gradient behind ReLU, times the sample's scale.
+        // The gradient before ReLU, times the factor of the sample.
         let slope = |at: usize| {
             let line = ((Near::exact(x[at]) * factor).rounded() + shift).rounded();
-            assert!(line.value.abs() > line.error, "whether it is on must be no question");
+            assert!(
+                line.value.abs() > line.error,
+                "the input must not be within rounding of the ReLU's threshold"
+            );
             let on = !norm.relu || y.map_or(line.value, |y| f64::from(y[at])) > 0.0;
             let scale = scales.map_or(1.0, |scales| scales[at / c / norm.pixels]);
             (Near::exact(if on { before[at] } else { 0.0 }) * Near::exact(scale)).rounded()

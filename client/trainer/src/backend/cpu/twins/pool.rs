@@ -6,10 +6,10 @@ use super::{bits, numbers};
 use crate::backend::cpu::pool as cpu;
 use crate::model::Shape;
 
-/// Images, height, width, channels.
+/// Images, height, width and channels.
 const SHAPES: [[usize; 4]; 4] = [[1, 1, 1, 1], [3, 7, 4, 5], [2, 8, 9, 16], [2, 2, 1, 3]];
 
-/// A pool that halves, the shapes before and behind it, and numbers before and behind.
+/// A pool that halves height and width, its input and output shapes, an input and an output gradient.
 fn pools(wider: usize) -> impl Iterator<Item = (Pool, Shape, Shape, Vec<f32>, Vec<f32>)> {
     SHAPES.into_iter().map(move |[images, height, width, channels]| {
         let from = Shape { height, width, channels };
@@ -17,12 +17,12 @@ fn pools(wider: usize) -> impl Iterator<Item = (Pool, Shape, Shape, Vec<f32>, Ve
         let to = Shape { height: out_height, width: out_width, channels: channels + wider };
         let out_channels = to.channels;
         let pool = Pool { images, height, width, out_height, out_width, channels, out_channels };
-        let [x, dy] = [(1, from), (2, to)].map(|(seed, of)| numbers(images * of.numbers(), seed));
+        let [x, dy] = [(1, from), (2, to)].map(|(seed, of)| numbers(images * of.elements(), seed));
         (pool, from, to, x, dy)
     })
 }
 
-/// The twin's result and the CPU's.
+/// Compares the result of the twin with that of the CPU.
 fn both(count: usize, twin: impl FnOnce(&mut [f32]), cpu: impl FnOnce(&mut [f32])) {
     let [mut one, mut other] = [vec![9.0; count], vec![8.0; count]];
     twin(&mut one);
@@ -31,9 +31,9 @@ fn both(count: usize, twin: impl FnOnce(&mut [f32]), cpu: impl FnOnce(&mut [f32]
 }
 
 #[test]
-fn max_pools_are_the_cpus() {
+fn max_pools_match_the_cpu() {
     for (pool, from, to, x, dy) in pools(0) {
-        // Equal ones, as behind ReLU.
+        // Many equal values, as after a ReLU.
         let x: Vec<f32> = x.into_iter().map(|x| x.max(0.0)).collect();
         let [mut taps, mut true_taps] = [vec![9; dy.len()], vec![8; dy.len()]];
         both(
@@ -51,7 +51,7 @@ fn max_pools_are_the_cpus() {
 }
 
 #[test]
-fn mean_pools_are_the_cpus() {
+fn mean_pools_match_the_cpu() {
     for (pool, from, _, x, _) in pools(0) {
         let dy = numbers(pool.images * pool.channels, 3);
         both(dy.len(), |y| mean_pool(pool, &x, y), |y| cpu::mean(from, &x, y));
@@ -64,7 +64,7 @@ fn mean_pools_are_the_cpus() {
 }
 
 #[test]
-fn shortcuts_are_the_cpus() {
+fn shortcuts_match_the_cpu() {
     for (pool, from, to, x, dy) in pools(0).chain(pools(3)) {
         both(dy.len(), |y| shortcut(pool, &x, y), |y| cpu::shortcut(from, to, &x, y));
         both(
@@ -76,14 +76,14 @@ fn shortcuts_are_the_cpus() {
 }
 
 #[test]
-fn first_tensors_are_the_cpus() {
+fn copied_images_match_the_cpu() {
     let table = numbers(3 * 256, 1);
     for (images, height, width, pad) in [(1, 1, 1, 0), (2, 3, 5, 3), (2, 4, 4, 1)] {
         let entry = Entry { images, height, width, pad };
         let padded = Shape { height: height + 2 * pad, width: width + 2 * pad, channels: 3 };
         let floats = numbers(images * height * width * 3, 2);
         let bytes: Vec<u8> = floats.iter().map(|x| x.to_le_bytes()[1]).collect();
-        let count = images * padded.numbers();
+        let count = images * padded.elements();
         both(
             count,
             |x| images_bytes(entry, &bytes, &table, x),

@@ -1,9 +1,9 @@
 // Binary cross-entropy and cross-entropy on sparse mixed targets, and the classifier's bias. See src/loss.rs.
 //
-// A block a sample. exp and log are polynomials of our own, so that the twin in Rust has the same bits: exp within 0.99 ulp
-// of the truth, log within 1.97. Twin: backend/cuda/twin/loss.rs.
+// Each block computes one sample. exp and log are own polynomials, so that the twin in Rust gives the same bits. exp is
+// within 0.99 ulp of the exact result, and log within 1.97. Twin: backend/cuda/twin/loss.rs.
 
-// Added to a number of less than 2^22, it leaves the nearest integer in the low bits.
+// Adding it to a number below 2^22 leaves the nearest integer in the low bits.
 constexpr float MAGIC = 12582912.0f;
 
 // e^x for x <= 0, and NaN for NaN. Below -87 it is 0.
@@ -18,7 +18,7 @@ __device__ float exp_of(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
-  // From the bits, for a NaN becomes no integer: it stays NaN by p.
+  // 2^k comes from the bits, because a NaN cannot be converted to an integer. A NaN is kept by p.
   return p * __uint_as_float((__float_as_uint(shifted) + 127) << 23);
 }
 
@@ -51,33 +51,34 @@ __device__ float log_of(float x) {
   return static_cast<float>(exponent) * 0.693147181f + log;
 }
 
-// The sum of what the threads have, in every thread.
-__device__ float block_sum(float *room, float own) {
+// Sums a value of each thread. The result is valid in every thread.
+__device__ float block_sum(float *scratch, float own) {
   __syncthreads();
-  room[threadIdx.x] = own;
+  scratch[threadIdx.x] = own;
   __syncthreads();
   for (unsigned half = THREADS / 2; half > 0; half /= 2) {
-    if (threadIdx.x < half) room[threadIdx.x] += room[threadIdx.x + half];
+    if (threadIdx.x < half) scratch[threadIdx.x] += scratch[threadIdx.x + half];
     __syncthreads();
   }
-  return room[0];
+  return scratch[0];
 }
 
-__device__ float block_most(float *room, float own) {
+// Maximum of a value of each thread. The result is valid in every thread.
+__device__ float block_max(float *scratch, float own) {
   __syncthreads();
-  room[threadIdx.x] = own;
+  scratch[threadIdx.x] = own;
   __syncthreads();
   for (unsigned half = THREADS / 2; half > 0; half /= 2) {
     if (threadIdx.x < half) {
-      float other = room[threadIdx.x + half];
-      if (other > room[threadIdx.x]) room[threadIdx.x] = other;
+      float other = scratch[threadIdx.x + half];
+      if (other > scratch[threadIdx.x]) scratch[threadIdx.x] = other;
     }
     __syncthreads();
   }
-  return room[0];
+  return scratch[0];
 }
 
-// A sample's target: lambda of class a and the rest of class b, both smoothed.
+// The target of a sample: class a with weight `first`, class b with weight `second`, both smoothed.
 struct Target {
   unsigned a, b;
   float first, second, on, off;
@@ -87,13 +88,13 @@ __device__ float target_of(const Target &t, unsigned c) {
   return (c == t.a ? t.on : t.off) * t.first + (c == t.b ? t.on : t.off) * t.second;
 }
 
-// Binary cross-entropy of each class. `thresholded`: targets above `threshold` are 1, others 0. The losses are sums over the
-// classes; gradients are multiplied by `scale`.
+// Binary cross-entropy, summed over classes. With `thresholded`, targets above `threshold` become 1, all others 0. Gradients
+// are multiplied by `scale`.
 extern "C" __global__ void __launch_bounds__(256)
     binary_cross_entropy(const float *logits, const unsigned *labels_a, const unsigned *labels_b,
-                         const float *lambda, Stored *slope, float *losses, unsigned classes,
+                         const float *lambda, Stored *gradient, float *losses, unsigned classes,
                          float on, float off, unsigned thresholded, float threshold, float scale) {
-  __shared__ float room[THREADS];
+  __shared__ float scratch[THREADS];
   unsigned sample = blockIdx.x;
   float share = lambda[sample];
   Target target = {labels_a[sample], labels_b[sample], share, 1.0f - share, on, off};
@@ -105,56 +106,56 @@ extern "C" __global__ void __launch_bounds__(256)
     float small = exp_of(x > 0.0f ? -x : x);
     loss += (x > 0.0f ? x : 0.0f) - x * y + log1p_of(small);
     float sigmoid = (x >= 0.0f ? 1.0f : small) / (1.0f + small);
-    slope[sample * classes + c] = to_stored((sigmoid - y) * scale);
+    gradient[sample * classes + c] = to_stored((sigmoid - y) * scale);
   }
-  float sum = block_sum(room, loss);
+  float sum = block_sum(scratch, loss);
   if (threadIdx.x == 0) losses[sample] = sum;
 }
 
 // Cross-entropy of the softmax.
 extern "C" __global__ void __launch_bounds__(256)
     cross_entropy(const float *logits, const unsigned *labels_a, const unsigned *labels_b,
-                  const float *lambda, Stored *slope, float *losses, unsigned classes, float on,
+                  const float *lambda, Stored *gradient, float *losses, unsigned classes, float on,
                   float off, float scale) {
-  __shared__ float room[THREADS];
+  __shared__ float scratch[THREADS];
   unsigned sample = blockIdx.x;
   const float *row = logits + sample * classes;
   float share = lambda[sample];
   Target target = {labels_a[sample], labels_b[sample], share, 1.0f - share, on, off};
   float own = row[0];
   for (unsigned c = threadIdx.x; c < classes; c += THREADS) own = row[c] > own ? row[c] : own;
-  float most = block_most(room, own), part = 0.0f, part_of_targets = 0.0f;
+  float max = block_max(scratch, own), part = 0.0f, part_of_targets = 0.0f;
   for (unsigned c = threadIdx.x; c < classes; c += THREADS) {
-    part += exp_of(row[c] - most);
+    part += exp_of(row[c] - max);
     part_of_targets += target_of(target, c);
   }
-  float sum = block_sum(room, part), whole = block_sum(room, part_of_targets);
-  float log = log_of(sum), loss = 0.0f;
+  float sum = block_sum(scratch, part), target_sum = block_sum(scratch, part_of_targets);
+  float log_sum = log_of(sum), loss = 0.0f;
   for (unsigned c = threadIdx.x; c < classes; c += THREADS) {
-    float x = row[c] - most, y = target_of(target, c);
-    loss -= y * (x - log);
-    slope[sample * classes + c] = to_stored((exp_of(x) / sum * whole - y) * scale);
+    float x = row[c] - max, y = target_of(target, c);
+    loss -= y * (x - log_sum);
+    gradient[sample * classes + c] = to_stored((exp_of(x) / sum * target_sum - y) * scale);
   }
-  float all = block_sum(room, loss);
+  float all = block_sum(scratch, loss);
   if (threadIdx.x == 0) losses[sample] = all;
 }
 
-// The classifier's bias, onto the logits.
+// Adds the classifier's bias to the logits.
 extern "C" __global__ void __launch_bounds__(256)
     bias_add(float *logits, const float *bias, unsigned samples, unsigned classes) {
-  unsigned number = blockIdx.x * THREADS + threadIdx.x;
-  if (number < samples * classes) logits[number] += bias[number % classes];
+  unsigned index = blockIdx.x * THREADS + threadIdx.x;
+  if (index < samples * classes) logits[index] += bias[index % classes];
 }
 
-// Adds the sum over samples to the bias's gradient. 16 classes a block, and 16 lanes that take each 16th sample.
+// Adds the sum over samples to the gradient of the bias. A block has 16 classes, and 16 lanes that take every 16th sample.
 extern "C" __global__ void __launch_bounds__(256)
-    bias_gradient(const Stored *slope, float *gradient, unsigned samples, unsigned classes) {
+    bias_gradient(const Stored *dlogits, float *gradient, unsigned samples, unsigned classes) {
   __shared__ float sums[THREADS];
   unsigned c = blockIdx.x * 16 + threadIdx.x % 16, lane = threadIdx.x / 16;
   float sum = 0.0f;
   if (c < classes) {
     for (unsigned sample = lane; sample < samples; sample += 16) {
-      sum += to_float(slope[sample * classes + c]);
+      sum += to_float(dlogits[sample * classes + c]);
     }
   }
   sums[threadIdx.x] = sum;

@@ -1,21 +1,21 @@
-// Batch norm with what follows it: stochastic depth, the residual sum, ReLU; forward and backward.
+// Batch norm, fused with stochastic depth, the residual sum and ReLU; forward and backward.
 //
-// x is a matrix: a row a pixel, a column a channel. A block takes a chunk of rows and a tile of channel groups; a thread one
-// group of 16 bytes and each `lanes`-th row, so that a channel's constants stay in registers. Sums go in two stages: the
-// chunk's here, those over chunks in norm_finish and norm_slopes, in f64. Twin: backend/cuda/twin/norm.rs.
+// x is a matrix with one row per pixel and one column per channel. A block processes a chunk of rows and a tile of groups of
+// channels. A thread processes one group of 16 bytes of every `lanes`-th row, so that the constants of a channel stay in
+// registers. Sums have two stages: over a chunk in f32, and over chunks in norm_finish and norm_gradients in f64. Twin: backend/cuda/twin/norm.rs.
 
 constexpr double EPS = 1e-5;
 constexpr double MOMENTUM = 0.1;
 
-// What one thread of a block works on.
-struct Part {
+// The work of one thread.
+struct Tile {
   Group group;
   unsigned lane, lanes;
   unsigned begin, end;  // rows
   bool active;
 };
 
-__device__ Part part_of(unsigned rows, unsigned channels, unsigned tile, unsigned chunk_rows) {
+__device__ Tile tile_of(unsigned rows, unsigned channels, unsigned tile, unsigned chunk_rows) {
   unsigned lanes = THREADS / tile, lane = threadIdx.x / tile;
   unsigned group = blockIdx.y * tile + threadIdx.x % tile;
   bool active = lane < lanes && group < groups_of(channels);
@@ -24,8 +24,8 @@ __device__ Part part_of(unsigned rows, unsigned channels, unsigned tile, unsigne
           active};
 }
 
-// Adds up what the lanes have of each channel: `first` to partial[chunk][0], `second` to partial[chunk][1].
-__device__ void add_lanes(float *sums, const Part &part, const Pack &first, const Pack &second,
+// Sums the lanes' values of each channel: `first` into partial[chunk][0], `second` into partial[chunk][1].
+__device__ void add_lanes(float *sums, const Tile &own, const Pack &first, const Pack &second,
                           unsigned channels, unsigned tile, float *partial) {
 #pragma unroll
   for (unsigned k = 0; k < WIDE; ++k) {
@@ -38,41 +38,41 @@ __device__ void add_lanes(float *sums, const Part &part, const Pack &first, cons
     unsigned channel = (blockIdx.y * tile + in_tile) * WIDE + k % WIDE;
     if (channel >= channels) continue;
     float sum = 0.0f;
-    for (unsigned lane = 0; lane < part.lanes; ++lane) {
+    for (unsigned lane = 0; lane < own.lanes; ++lane) {
       sum += sums[k * THREADS + lane * tile + in_tile];
     }
     partial[(blockIdx.x * 2 + k / WIDE) * channels + channel] = sum;
   }
 }
 
-// A chunk's sums of the distance to the first row, and of its square.
+// Sums over a chunk of the distance to the first row, and of its square.
 extern "C" __global__ void __launch_bounds__(256)
     norm_sums(const Stored *x, float *partial, unsigned rows, unsigned channels, unsigned tile,
               unsigned chunk_rows) {
   __shared__ float sums[2 * WIDE * THREADS];
-  Part part = part_of(rows, channels, tile, chunk_rows);
-  Group group = part.group;
+  Tile own = tile_of(rows, channels, tile, chunk_rows);
+  Group group = own.group;
   Pack first = zeros(), second = zeros();
-  if (part.active) {
+  if (own.active) {
     x += group.first;
     Pack origin = load(x, group.count, group.wide);
-    for (unsigned row = part.begin + part.lane; row < part.end; row += part.lanes) {
-      Pack numbers = load(x + Offset(row) * channels, group.count, group.wide);
+    for (unsigned row = own.begin + own.lane; row < own.end; row += own.lanes) {
+      Pack values = load(x + Offset(row) * channels, group.count, group.wide);
 #pragma unroll
       for (unsigned k = 0; k < WIDE; ++k) {
-        float distance = numbers.at[k] - origin.at[k];
+        float distance = values.at[k] - origin.at[k];
         first.at[k] += distance;
         second.at[k] += distance * distance;
       }
     }
   }
-  add_lanes(sums, part, first, second, channels, tile, partial);
+  add_lanes(sums, own, first, second, channels, tile, partial);
 }
 
-// Threads of norm_finish and norm_slopes: 16 channels, and 16 lanes that take each 16th chunk.
+// A block of norm_finish and norm_gradients has 16 channels, and 16 lanes that take every 16th chunk.
 constexpr unsigned LANES = 16;
 
-// The sums over chunks of one channel, right in lane 0.
+// Sums over the chunks of one channel. The result is valid in lane 0.
 __device__ void add_chunks(double *sums, const float *partial, unsigned chunks, unsigned channels,
                            unsigned channel, unsigned lane, double &first, double &second) {
   first = second = 0.0;
@@ -92,7 +92,7 @@ __device__ void add_chunks(double *sums, const float *partial, unsigned chunks, 
   }
 }
 
-// Mean, 1 / deviation, factor and shift of a channel.
+// Saves mean, 1 / standard deviation, factor and shift of a channel.
 __device__ void save(float *saved, unsigned channels, unsigned channel, double mean,
                      double variance, const float *gamma, const float *beta) {
   double inverse = 1.0 / sqrt(variance + EPS);
@@ -103,7 +103,7 @@ __device__ void save(float *saved, unsigned channels, unsigned channel, double m
   saved[3 * channels + channel] = beta[channel] - mean * factor;
 }
 
-// Saves the batch's statistics; `statistics` gets means, then unbiased variances: what the running ones follow.
+// Saves the statistics of the batch. `statistics` gets means, then unbiased variances, for the running statistics.
 extern "C" __global__ void __launch_bounds__(256)
     norm_finish(const Stored *x, const float *partial, const float *gamma, const float *beta,
                 float *statistics, float *saved, unsigned chunks, unsigned rows, unsigned channels) {
@@ -120,15 +120,15 @@ extern "C" __global__ void __launch_bounds__(256)
   statistics[channels + channel] = square / (rows > 1 ? count - 1.0 : 1.0);
 }
 
-// Moves the running statistics of all norms by those of a microbatch.
+// Updates the running statistics of all batch norms by those of a microbatch.
 extern "C" __global__ void __launch_bounds__(256)
-    norm_follow(const float *statistics, float *running, unsigned numbers) {
-  unsigned number = blockIdx.x * THREADS + threadIdx.x;
-  if (number >= numbers) return;
-  running[number] = (1.0 - MOMENTUM) * running[number] + MOMENTUM * statistics[number];
+    norm_update_running(const float *statistics, float *running, unsigned len) {
+  unsigned index = blockIdx.x * THREADS + threadIdx.x;
+  if (index >= len) return;
+  running[index] = (1.0 - MOMENTUM) * running[index] + MOMENTUM * statistics[index];
 }
 
-// Saves the running statistics: for inference.
+// Saves the running statistics, for inference.
 extern "C" __global__ void __launch_bounds__(256)
     norm_running(const float *running, const float *gamma, const float *beta, float *saved,
                  unsigned channels) {
@@ -137,89 +137,91 @@ extern "C" __global__ void __launch_bounds__(256)
   save(saved, channels, channel, running[channel], running[channels + channel], gamma, beta);
 }
 
-// y = relu(residual + scale * (x * factor + shift)). Without a residual there is no scale; without scales it is 1.
+// y = relu(residual + scale * (x * factor + shift)). The scale is used only with a residual, and is 1 without scales.
 extern "C" __global__ void __launch_bounds__(256)
     norm_apply(const Stored *x, const Stored *residual, const float *scales, const float *saved,
                Stored *y, unsigned rows, unsigned channels, unsigned tile, unsigned chunk_rows,
                unsigned pixels, unsigned relu) {
-  Part part = part_of(rows, channels, tile, chunk_rows);
-  if (!part.active) return;
-  Group group = part.group;
+  Tile own = tile_of(rows, channels, tile, chunk_rows);
+  if (!own.active) return;
+  Group group = own.group;
   Pack factor = load_f32(saved + 2 * channels + group.first, group.count);
   Pack shift = load_f32(saved + 3 * channels + group.first, group.count);
-  for (unsigned row = part.begin + part.lane; row < part.end; row += part.lanes) {
+  for (unsigned row = own.begin + own.lane; row < own.end; row += own.lanes) {
     Offset at = Offset(row) * channels + group.first;
-    Pack numbers = load(x + at, group.count, group.wide);
+    Pack values = load(x + at, group.count, group.wide);
 #pragma unroll
     for (unsigned k = 0; k < WIDE; ++k) {
-      numbers.at[k] = numbers.at[k] * factor.at[k] + shift.at[k];
+      values.at[k] = values.at[k] * factor.at[k] + shift.at[k];
     }
     if (residual != nullptr) {
       float scale = scales != nullptr ? scales[row / pixels] : 1.0f;
       Pack other = load(residual + at, group.count, group.wide);
 #pragma unroll
       for (unsigned k = 0; k < WIDE; ++k) {
-        numbers.at[k] = other.at[k] + scale * numbers.at[k];
+        values.at[k] = other.at[k] + scale * values.at[k];
       }
     }
     if (relu) {
 #pragma unroll
       for (unsigned k = 0; k < WIDE; ++k) {
-        if (numbers.at[k] < 0.0f) numbers.at[k] = 0.0f;
+        if (values.at[k] < 0.0f) values.at[k] = 0.0f;
       }
     }
-    store(y + at, numbers, group.count, group.wide);
+    store(y + at, values, group.count, group.wide);
   }
 }
 
-// A chunk's sums of the gradient behind ReLU and depth, and of it times the distance to the mean. With a residual, y is the
-// result, and dy becomes the gradient behind ReLU: the residual's. Else y is nothing, and ReLU is decided again.
+// Sums over a chunk of the gradient before ReLU and stochastic depth, and of this gradient times the distance to the mean.
+// With a residual, y is the output, and dy becomes the gradient before ReLU, which is that of the residual. Without one, y
+// is null, and whether ReLU passed is computed again.
 extern "C" __global__ void __launch_bounds__(256)
     norm_reduce(const Stored *x, const Stored *y, Stored *dy, const float *scales,
                 const float *saved, float *partial, unsigned rows, unsigned channels, unsigned tile,
                 unsigned chunk_rows, unsigned pixels, unsigned relu) {
   __shared__ float sums[2 * WIDE * THREADS];
-  Part part = part_of(rows, channels, tile, chunk_rows);
-  Group group = part.group;
+  Tile own = tile_of(rows, channels, tile, chunk_rows);
+  Group group = own.group;
   Pack first = zeros(), second = zeros();
-  if (part.active) {
+  if (own.active) {
     Pack mean = load_f32(saved + group.first, group.count);
     Pack factor = load_f32(saved + 2 * channels + group.first, group.count);
     Pack shift = load_f32(saved + 3 * channels + group.first, group.count);
-    for (unsigned row = part.begin + part.lane; row < part.end; row += part.lanes) {
+    for (unsigned row = own.begin + own.lane; row < own.end; row += own.lanes) {
       Offset at = Offset(row) * channels + group.first;
-      Pack numbers = load(x + at, group.count, group.wide);
-      Pack slope = load(dy + at, group.count, group.wide);
+      Pack values = load(x + at, group.count, group.wide);
+      Pack gradient = load(dy + at, group.count, group.wide);
       float scale = 1.0f;
       if (y != nullptr) {
-        Pack result = load(y + at, group.count, group.wide);
+        Pack output = load(y + at, group.count, group.wide);
 #pragma unroll
         for (unsigned k = 0; k < WIDE; ++k) {
-          if (relu && !(result.at[k] > 0.0f)) slope.at[k] = 0.0f;
+          if (relu && !(output.at[k] > 0.0f)) gradient.at[k] = 0.0f;
         }
-        if (relu) store(dy + at, slope, group.count, group.wide);
+        if (relu) store(dy + at, gradient, group.count, group.wide);
         if (scales != nullptr) scale = scales[row / pixels];
       } else {
 #pragma unroll
         for (unsigned k = 0; k < WIDE; ++k) {
-          bool on = numbers.at[k] * factor.at[k] + shift.at[k] > 0.0f;
-          if (relu && !on) slope.at[k] = 0.0f;
+          bool on = values.at[k] * factor.at[k] + shift.at[k] > 0.0f;
+          if (relu && !on) gradient.at[k] = 0.0f;
         }
       }
 #pragma unroll
       for (unsigned k = 0; k < WIDE; ++k) {
-        float scaled = slope.at[k] * scale;
+        float scaled = gradient.at[k] * scale;
         first.at[k] += scaled;
-        second.at[k] += scaled * (numbers.at[k] - mean.at[k]);
+        second.at[k] += scaled * (values.at[k] - mean.at[k]);
       }
     }
   }
-  add_lanes(sums, part, first, second, channels, tile, partial);
+  add_lanes(sums, own, first, second, channels, tile, partial);
 }
 
-// Adds to the gradients of gamma and beta. `means`: the mean gradient, and that of gradient times deviation over the variance.
+// Adds to the gradients of gamma and beta. `means` gets what the input gradient needs: the mean gradient, and the mean of
+// gradient times deviation, over the variance.
 extern "C" __global__ void __launch_bounds__(256)
-    norm_slopes(const float *partial, const float *saved, float *dgamma, float *dbeta, float *means,
+    norm_gradients(const float *partial, const float *saved, float *dgamma, float *dbeta, float *means,
                 unsigned chunks, unsigned rows, unsigned channels) {
   __shared__ double sums[2 * THREADS];
   unsigned channel = blockIdx.x * LANES + threadIdx.x % LANES, lane = threadIdx.x / LANES;
@@ -233,30 +235,31 @@ extern "C" __global__ void __launch_bounds__(256)
   means[channels + channel] = product * inverse * inverse / count;
 }
 
-// The gradient of x. With a residual (`behind`), dy is the gradient behind ReLU; else it is that of the result. dx may be dy.
+// The gradient of x. With a residual, dy is the gradient before ReLU. Without one, dy is the gradient of the output, and dx
+// may be the same array.
 extern "C" __global__ void __launch_bounds__(256)
     norm_backward(const Stored *x, const Stored *dy, const float *scales, const float *saved,
                   const float *means, Stored *dx, unsigned rows, unsigned channels, unsigned tile,
-                  unsigned chunk_rows, unsigned pixels, unsigned relu, unsigned behind) {
-  Part part = part_of(rows, channels, tile, chunk_rows);
-  if (!part.active) return;
-  Group group = part.group;
+                  unsigned chunk_rows, unsigned pixels, unsigned relu, unsigned has_residual) {
+  Tile own = tile_of(rows, channels, tile, chunk_rows);
+  if (!own.active) return;
+  Group group = own.group;
   Pack mean = load_f32(saved + group.first, group.count);
   Pack factor = load_f32(saved + 2 * channels + group.first, group.count);
   Pack shift = load_f32(saved + 3 * channels + group.first, group.count);
-  Pack slope = load_f32(means + group.first, group.count);
+  Pack gradient = load_f32(means + group.first, group.count);
   Pack product = load_f32(means + channels + group.first, group.count);
-  for (unsigned row = part.begin + part.lane; row < part.end; row += part.lanes) {
+  for (unsigned row = own.begin + own.lane; row < own.end; row += own.lanes) {
     Offset at = Offset(row) * channels + group.first;
-    Pack numbers = load(x + at, group.count, group.wide);
+    Pack values = load(x + at, group.count, group.wide);
     Pack even = load(dy + at, group.count, group.wide);
-    float scale = behind && scales != nullptr ? scales[row / pixels] : 1.0f;
+    float scale = has_residual && scales != nullptr ? scales[row / pixels] : 1.0f;
 #pragma unroll
     for (unsigned k = 0; k < WIDE; ++k) {
-      bool on = numbers.at[k] * factor.at[k] + shift.at[k] > 0.0f;
-      if (relu && !behind && !on) even.at[k] = 0.0f;
-      float rest = even.at[k] * scale - slope.at[k];
-      even.at[k] = factor.at[k] * (rest - (numbers.at[k] - mean.at[k]) * product.at[k]);
+      bool on = values.at[k] * factor.at[k] + shift.at[k] > 0.0f;
+      if (relu && !has_residual && !on) even.at[k] = 0.0f;
+      float rest = even.at[k] * scale - gradient.at[k];
+      even.at[k] = factor.at[k] * (rest - (values.at[k] - mean.at[k]) * product.at[k]);
     }
     store(dx + at, even, group.count, group.wide);
   }

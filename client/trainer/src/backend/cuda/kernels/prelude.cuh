@@ -1,8 +1,8 @@
-// What each file of kernels begins with: how activations are stored, and access to 16 bytes of them.
+// Prepended to each file of kernels: the storage type of activations, and access to 16 bytes of them.
 //
-// Stored is bf16 as its bits, or f32 where FOREBAY_F32 is defined. All arithmetic is f32. The order of every sum is fixed by
-// the sizes alone, and nothing is contracted to a fused multiply-add (--fmad=false): same input, same bits, also those of
-// the twins in Rust.
+// Stored is bf16, as its bits, or f32 if FOREBAY_F32 is defined. All arithmetic is f32. The order of every sum depends on
+// sizes only, and nothing is contracted to a fused multiply-add (--fmad=false). So the same input gives the same bits, which
+// are also those of the twins in Rust.
 
 #ifdef FOREBAY_F32
 typedef float Stored;
@@ -12,10 +12,10 @@ typedef unsigned short Stored;
 
 typedef unsigned long long Offset;
 
-// Threads of a block, everywhere.
+// Threads per block of all kernels.
 constexpr unsigned THREADS = 256;
 
-// Numbers in 16 bytes.
+// Values in 16 bytes.
 constexpr unsigned WIDE = 16 / sizeof(Stored);
 
 struct Pack {
@@ -31,8 +31,8 @@ __device__ Pack zeros() {
 
 #ifdef FOREBAY_F32
 
-__device__ float to_float(Stored number) { return number; }
-__device__ Stored to_stored(float number) { return number; }
+__device__ float to_float(Stored value) { return value; }
+__device__ Stored to_stored(float value) { return value; }
 
 __device__ Pack load16(const Stored *from) {
   float4 four = *reinterpret_cast<const float4 *>(from);
@@ -45,14 +45,14 @@ __device__ void store16(Stored *to, const Pack &pack) {
 
 #else
 
-__device__ float to_float(Stored number) {
-  return __uint_as_float(static_cast<unsigned>(number) << 16);
+__device__ float to_float(Stored value) {
+  return __uint_as_float(static_cast<unsigned>(value) << 16);
 }
 
-// To the nearest, ties to even.
-__device__ Stored to_stored(float number) {
+// Rounds to nearest, ties to even.
+__device__ Stored to_stored(float value) {
   Stored bits;
-  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(number));
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
   return bits;
 }
 
@@ -82,7 +82,7 @@ __device__ void store16(Stored *to, const Pack &pack) {
 
 #endif
 
-// The first `count` numbers, 16 bytes at once where all are there and aligned; the others are zero.
+// Loads the first `count` values, and zeros for the rest. `wide` means that all exist and are aligned to 16 bytes.
 __device__ Pack load(const Stored *from, unsigned count, bool wide) {
   if (wide) return load16(from);
   Pack pack = zeros();
@@ -101,7 +101,7 @@ __device__ void store(Stored *to, const Pack &pack, unsigned count, bool wide) {
   }
 }
 
-// The same for what is f32 always.
+// Loads values that are always f32.
 __device__ Pack load_f32(const float *from, unsigned count) {
   Pack pack = zeros();
 #pragma unroll
@@ -111,10 +111,10 @@ __device__ Pack load_f32(const float *from, unsigned count) {
   return pack;
 }
 
-// A pixel's channels in groups of WIDE, and the group of one thread.
+// The channels of a pixel are divided into groups of WIDE. This is the group of one thread.
 struct Group {
-  unsigned first;  // channel
-  unsigned count;  // of its channels that are there
+  unsigned first;  // first channel
+  unsigned count;  // number of channels that exist
   bool wide;
 };
 

@@ -1,14 +1,14 @@
-//! lamb.cu: LAMB over all tensors at once, and what else touches every parameter.
+//! lamb.cu: LAMB over all tensors at once, and other elementwise kernels over all parameters.
 
-use super::{Stored, THREADS, nearest, tree};
+use super::{Stored, THREADS, block_sum, nearest};
 
-/// Numbers of a chunk, at most.
+/// Maximum number of values in a chunk.
 pub(crate) const CHUNK: usize = 8192;
 
-/// Numbers that a thread takes at once.
+/// Values that a thread processes at once.
 const EIGHT: usize = 8;
 
-/// A run of one tensor's numbers.
+/// A range of one tensor.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Chunk {
     pub(crate) start: usize,
@@ -18,13 +18,13 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
-    /// Places of its numbers, with what fills the last eight.
+    /// Indices of its values, with the padding of the last eight.
     fn places(self) -> impl Iterator<Item = usize> {
         self.start..self.start + self.length.next_multiple_of(EIGHT)
     }
 }
 
-/// Where a tensor's chunks are.
+/// The chunks of a tensor.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tensor {
     pub(crate) first: usize,
@@ -32,7 +32,7 @@ pub(crate) struct Tensor {
     pub(crate) adapts: bool,
 }
 
-/// The thread of a block that takes a number.
+/// The thread of a block that processes a value.
 const fn thread_of(number: usize) -> usize {
     number / EIGHT % THREADS
 }
@@ -43,22 +43,22 @@ pub(crate) fn square_sums(values: &[f32], partial: &mut [f32]) {
         for (number, value) in values.iter().enumerate() {
             sums[thread_of(number)] += value * value;
         }
-        *partial = tree(sums);
+        *partial = block_sum(sums);
     }
 }
 
-/// The norm, and what gradients are divided by.
+/// The norm of all gradients, and the divisor that clips it.
 pub(crate) fn gradient_norm(partial: &[f32], most: f32) -> (f64, f32) {
     let mut sums = [0.0; THREADS];
     for (part, partial) in partial.iter().enumerate() {
         sums[part % THREADS] += f64::from(*partial);
     }
-    let root = tree(sums).sqrt();
+    let root = block_sum(sums).sqrt();
     let ratio = root / f64::from(most);
     (root, nearest(if most > 0.0 && ratio > 1.0 { ratio } else { 1.0 }))
 }
 
-/// Numbers of an update, as the kernel gets them.
+/// Coefficients of an update, as the kernel takes them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Direction {
     pub(crate) beta1: f32,
@@ -71,7 +71,7 @@ pub(crate) struct Direction {
     pub(crate) decay: f32,
 }
 
-/// What all tensors have, alike.
+/// Parameters, gradients and moments of all tensors, with the same layout.
 #[derive(Debug)]
 pub(crate) struct State<'a> {
     pub(crate) parameter: &'a [f32],
@@ -103,15 +103,15 @@ pub(crate) fn lamb_direction(
             update[thread] += direction * direction;
             state.gradient[at] = direction;
         }
-        *partial = [tree(weights), tree(update)];
+        *partial = [block_sum(weights), block_sum(update)];
     }
 }
 
-/// Which tensors adapt, and how far.
+/// Which tensors use the trust ratio, and how it is limited.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Trust {
     pub(crate) always: bool,
-    /// There is weight decay.
+    /// Whether there is weight decay.
     pub(crate) decays: bool,
     pub(crate) clip: bool,
 }
@@ -128,7 +128,7 @@ pub(crate) fn lamb_ratio(
             weights[chunk % THREADS] += f64::from(sums[0]);
             update[chunk % THREADS] += f64::from(sums[1]);
         }
-        let (weights, update) = (tree(weights).sqrt(), tree(update).sqrt());
+        let (weights, update) = (block_sum(weights).sqrt(), block_sum(update).sqrt());
         let mut ratio = 1.0;
         if trust.always || (trust.decays && tensor.adapts) {
             if weights > 0.0 && update > 0.0 {
@@ -172,7 +172,7 @@ pub(crate) fn add_gradients<S: Stored>(from: &[S], gradient: &mut [f32]) {
     }
 }
 
-pub(crate) fn move_average(average: &mut [f32], model: &[f32], keep: f32, take: f32) {
+pub(crate) fn update_ema(average: &mut [f32], model: &[f32], keep: f32, take: f32) {
     for (average, model) in average.iter_mut().zip(model) {
         *average = *average * keep + model * take;
     }

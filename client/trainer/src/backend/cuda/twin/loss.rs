@@ -1,8 +1,8 @@
 //! loss.cu: losses on sparse mixed targets, and the classifier's bias.
 
-use super::{Stored, THREADS, tree};
+use super::{Stored, THREADS, block_sum};
 
-/// Added to a number of less than 2^22, it leaves the nearest integer in the low bits.
+/// Adding it to a number below 2^22 leaves the nearest integer in the low bits.
 const MAGIC: f32 = 12_582_912.0;
 
 /// e^x for x <= 0, and NaN for NaN. Below -87 it is 0.
@@ -69,7 +69,7 @@ fn block_most(mut room: [f32; THREADS]) -> f32 {
     room[0]
 }
 
-/// What each thread of a block makes of its classes, beginning with `start`.
+/// Folds the classes of each thread of a block, from `start`.
 fn threads<T: Copy>(classes: usize, start: T, class: impl FnMut(&mut T, usize)) -> [T; THREADS] {
     let (mut own, mut class) = ([start; THREADS], class);
     for c in 0..classes {
@@ -78,7 +78,7 @@ fn threads<T: Copy>(classes: usize, start: T, class: impl FnMut(&mut T, usize)) 
     own
 }
 
-/// Sparse targets of a batch: lambda of class a and the rest of class b.
+/// Sparse targets of a batch: class a with weight lambda, class b with the rest.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Targets<'a> {
     pub(crate) a: &'a [u32],
@@ -86,7 +86,7 @@ pub(crate) struct Targets<'a> {
     pub(crate) lambda: &'a [f32],
 }
 
-/// What a loss gets besides memory.
+/// Scalar arguments of a loss.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Loss {
     pub(crate) classes: usize,
@@ -97,7 +97,7 @@ pub(crate) struct Loss {
 }
 
 impl Loss {
-    /// A sample's target of each class, both smoothed.
+    /// The smoothed target of each class of a sample.
     fn target_of(&self, targets: &Targets<'_>, sample: usize, c: usize) -> f32 {
         let of = |class: u32| if class as usize == c { self.on } else { self.off };
         let (first, second) = (targets.lambda[sample], 1.0 - targets.lambda[sample]);
@@ -124,7 +124,7 @@ pub(crate) fn binary_cross_entropy<S: Stored>(
             let sigmoid = (if x >= 0.0 { 1.0 } else { small }) / (1.0 + small);
             slope[at] = S::to_stored((sigmoid - y) * args.scale);
         });
-        *sum = tree(loss);
+        *sum = block_sum(loss);
     }
 }
 
@@ -141,11 +141,12 @@ pub(crate) fn cross_entropy<S: Stored>(
         let most = block_most(threads(classes, row[0], |own, c| {
             *own = if row[c] > *own { row[c] } else { *own };
         }));
-        let sum = tree(threads(classes, 0.0_f32, |part, c| *part += exp_of(row[c] - most)));
-        let whole =
-            tree(threads(classes, 0.0_f32, |part, c| *part += args.target_of(targets, sample, c)));
+        let sum = block_sum(threads(classes, 0.0_f32, |part, c| *part += exp_of(row[c] - most)));
+        let whole = block_sum(threads(classes, 0.0_f32, |part, c| {
+            *part += args.target_of(targets, sample, c)
+        }));
         let log = log_of(sum);
-        *all = tree(threads(classes, 0.0_f32, |loss, c| {
+        *all = block_sum(threads(classes, 0.0_f32, |loss, c| {
             let (x, y) = (row[c] - most, args.target_of(targets, sample, c));
             *loss -= y * (x - log);
             slope[sample * classes + c] = S::to_stored((exp_of(x) / sum * whole - y) * args.scale);

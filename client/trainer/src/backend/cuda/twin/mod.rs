@@ -1,8 +1,8 @@
-//! The kernels of ../kernels in Rust: the same names, the same operations in the same order, so the same bits; for the
-//! reader, and for tests. Threads, tiles and groups of 16 bytes are seen here only where they decide the order of a sum.
+//! The kernels of ../kernels in Rust, for readers and for tests. They have the same names and do the same operations in the
+//! same order, so they give the same bits. Threads, tiles and groups of 16 bytes appear only where they decide the order of
+//! a sum.
 //!
-//! client/trainer/tests/kernels runs kernels and twins beside each other; backend/cpu/twins.rs holds the twins against the
-//! CPU backend.
+//! client/trainer/tests/kernels compares kernels with twins; backend/cpu/twins.rs compares twins with the CPU backend.
 
 pub(crate) mod lamb;
 pub(crate) mod loss;
@@ -11,15 +11,15 @@ pub(crate) mod pool;
 
 use std::ops::AddAssign;
 
-/// Threads of a block, everywhere.
+/// Threads per block of all kernels.
 pub(crate) const THREADS: usize = 256;
 
-/// How activations are stored: `f32`, or bf16 as its bits.
+/// The storage type of activations: `f32`, or bf16 as its bits.
 pub(crate) trait Stored: Copy {
-    /// Exact.
+    /// Converts exactly.
     fn to_float(self) -> f32;
-    /// To the nearest, ties to even.
-    fn to_stored(number: f32) -> Self;
+    /// Rounds to nearest, ties to even.
+    fn to_stored(value: f32) -> Self;
 }
 
 impl Stored for f32 {
@@ -27,8 +27,8 @@ impl Stored for f32 {
         self
     }
 
-    fn to_stored(number: f32) -> Self {
-        number
+    fn to_stored(value: f32) -> Self {
+        value
     }
 }
 
@@ -37,31 +37,31 @@ impl Stored for u16 {
         f32::from_bits(u32::from(self) << 16)
     }
 
-    fn to_stored(number: f32) -> Self {
-        if number.is_nan() {
+    fn to_stored(value: f32) -> Self {
+        if value.is_nan() {
             return 0x7fff;
         }
-        let bits = number.to_bits();
-        // Up by half of what is cut off; by a little less where that leads from an even number.
+        let bits = value.to_bits();
+        // Adds half a unit of the last place that is kept, minus a bit if that place is even.
         let [.., low, high] = (bits + 0x7fff + (bits >> 16 & 1)).to_le_bytes();
         Self::from_le_bytes([low, high])
     }
 }
 
-/// The sum of what the threads of a block have.
-fn tree<T: Copy + AddAssign>(mut room: [T; THREADS]) -> T {
+/// Sums a value of each thread of a block.
+fn block_sum<T: Copy + AddAssign>(mut scratch: [T; THREADS]) -> T {
     let mut half = THREADS / 2;
     while half > 0 {
         for thread in 0..half {
-            let other = room[thread + half];
-            room[thread] += other;
+            let other = scratch[thread + half];
+            scratch[thread] += other;
         }
         half /= 2;
     }
-    room[0]
+    scratch[0]
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "rounding is what it is for")]
-const fn nearest(number: f64) -> f32 {
-    number as f32
+#[expect(clippy::cast_possible_truncation, reason = "rounding is the purpose")]
+const fn nearest(value: f64) -> f32 {
+    value as f32
 }

@@ -1,4 +1,4 @@
-//! norm.cu: batch norm with what follows it.
+//! norm.cu: batch norm, fused with stochastic depth, the residual sum and ReLU.
 
 use super::{Stored, THREADS, nearest};
 
@@ -8,19 +8,19 @@ const MOMENTUM: f64 = 0.1;
 /// Lanes that sum over chunks.
 const LANES: usize = 16;
 
-/// What the kernels of a norm get besides memory.
+/// Scalar arguments of the kernels.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Norm {
     pub(crate) rows: usize,
     pub(crate) channels: usize,
-    /// Groups of channels of a block.
+    /// Groups of channels per block.
     pub(crate) tile: usize,
     pub(crate) chunk_rows: usize,
-    /// Rows of a sample.
+    /// Rows per sample.
     pub(crate) pixels: usize,
     pub(crate) relu: bool,
-    /// There is a residual: dy is the gradient behind `ReLU`.
-    pub(crate) behind: bool,
+    /// Whether there is a residual, so that dy is the gradient before `ReLU`.
+    pub(crate) has_residual: bool,
 }
 
 impl Norm {
@@ -28,17 +28,17 @@ impl Norm {
         self.rows.div_ceil(self.chunk_rows)
     }
 
-    /// Row and channel of each number, in the order of memory.
+    /// Row and channel of each value, in memory order.
     fn places(self) -> impl Iterator<Item = (usize, usize)> {
         (0..self.rows * self.channels).map(move |at| (at / self.channels, at % self.channels))
     }
 
-    /// What the sample of a row is multiplied with.
+    /// The stochastic-depth factor of the sample of a row.
     fn scale(&self, scales: Option<&[f32]>, row: usize) -> f32 {
         scales.map_or(1.0, |scales| scales[row / self.pixels])
     }
 
-    /// The two sums of `terms(row, channel)` over each chunk: a lane's rows first, then the lanes.
+    /// The two sums of `terms(row, channel)` over each chunk: first over the rows of a lane, then over lanes.
     fn add_lanes(&self, partial: &mut [f32], terms: impl Fn(usize, usize) -> [f32; 2]) {
         let lanes = THREADS / self.tile;
         for chunk in 0..self.chunks() {
@@ -63,7 +63,7 @@ impl Norm {
         }
     }
 
-    /// The two sums over chunks of one channel.
+    /// The two sums over the chunks of one channel.
     fn add_chunks(&self, partial: &[f32], channel: usize) -> [f64; 2] {
         let mut sums = [0.0; 2];
         for lane in 0..LANES {
@@ -125,7 +125,7 @@ pub(crate) fn norm_finish<S: Stored>(
     }
 }
 
-pub(crate) fn norm_follow(statistics: &[f32], running: &mut [f32]) {
+pub(crate) fn norm_update_running(statistics: &[f32], running: &mut [f32]) {
     for (running, new) in running.iter_mut().zip(statistics) {
         let kept = (1.0 - MOMENTUM) * f64::from(*running);
         *running = nearest(kept + MOMENTUM * f64::from(*new));
@@ -140,7 +140,7 @@ pub(crate) fn norm_running(running: &[f32], line: [&[f32]; 2], saved: &mut [f32]
     }
 }
 
-/// What forward and backward read.
+/// Arrays that forward and backward read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Given<'a, S> {
     pub(crate) x: &'a [S],
@@ -199,7 +199,7 @@ pub(crate) fn norm_reduce<S: Stored>(
     });
 }
 
-pub(crate) fn norm_slopes(
+pub(crate) fn norm_gradients(
     norm: Norm,
     partial: &[f32],
     saved: &[f32],
@@ -230,9 +230,9 @@ pub(crate) fn norm_backward<S: Stored>(
     let (slope, product) = means.split_at(channels);
     for (at, (row, channel)) in norm.places().enumerate() {
         let (number, mut even) = (x[at].to_float(), dy[at].to_float());
-        let scale = norm.scale(scales.filter(|_| norm.behind), row);
+        let scale = norm.scale(scales.filter(|_| norm.has_residual), row);
         let on = number * factor[channel] + shift[channel] > 0.0;
-        if norm.relu && !norm.behind && !on {
+        if norm.relu && !norm.has_residual && !on {
             even = 0.0;
         }
         let rest = even * scale - slope[channel];

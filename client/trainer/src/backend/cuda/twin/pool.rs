@@ -1,8 +1,8 @@
-//! pool.cu: pools, the shortcut without parameters, and the way of the images into the first tensor.
+//! pool.cu: pools, the parameter-free shortcut, and copying images into the first tensor.
 
 use super::Stored;
 
-/// Images before and behind a kernel.
+/// Input and output sizes of a kernel.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pool {
     pub(crate) images: usize,
@@ -11,17 +11,17 @@ pub(crate) struct Pool {
     pub(crate) out_height: usize,
     pub(crate) out_width: usize,
     pub(crate) channels: usize,
-    /// Of the result; more than `channels` behind a shortcut alone.
+    /// Channels of the output; more than `channels` only for a shortcut.
     pub(crate) out_channels: usize,
 }
 
 impl Pool {
-    /// Image, row, column and channel of each number of the source, in the order of memory.
+    /// Image, row, column and channel of each input value, in memory order.
     fn places(self) -> impl Iterator<Item = [usize; 4]> {
         places([self.images, self.height, self.width, self.channels])
     }
 
-    /// The same of the result.
+    /// Image, row, column and channel of each output value, in memory order.
     fn out_places(self) -> impl Iterator<Item = [usize; 4]> {
         places([self.images, self.out_height, self.out_width, self.out_channels])
     }
@@ -111,7 +111,7 @@ pub(crate) fn shortcut_backward<S: Stored>(pool: Pool, dy: &[S], dx: &mut [S]) {
     }
 }
 
-/// RGB images, without the padding that they get.
+/// Sizes of RGB images before padding.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
     pub(crate) images: usize,
@@ -121,7 +121,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// Fills the padded images; `number` gives that of a place in those without padding, and of a channel.
+    /// Fills the padded images. `number` returns the value at an index of the unpadded images and a channel.
     fn fill<S: Stored>(self, x: &mut [S], number: impl Fn(usize, usize) -> f32) {
         let pad = self.pad;
         let (height, width) = (self.height + 2 * pad, self.width + 2 * pad);

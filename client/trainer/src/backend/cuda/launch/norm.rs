@@ -1,0 +1,126 @@
+use forebay::gpu::{Arg, DeviceError};
+
+use super::{CHANNELS_PER_BLOCK, Launcher, THREADS, to_u32, u32_arg};
+use crate::backend::cuda::Precision;
+use crate::backend::cuda::memory_map::NORM_CHUNKS;
+use crate::model::Shape;
+
+/// Minimum number of rows of a chunk that each lane of a block sums.
+const MIN_ROWS_PER_LANE: usize = 4;
+
+/// Maximum number of groups of 16 bytes of channels per block.
+const MAX_TILE: usize = 32;
+
+/// Arguments of a batch norm.
+#[derive(Clone, Copy)]
+pub(crate) struct BatchNormArgs {
+    pub(crate) samples: usize,
+    /// Shape of the input.
+    pub(crate) shape: Shape,
+    pub(crate) relu: bool,
+    /// Address of the stochastic-depth factors, or 0.
+    pub(crate) scales: u64,
+    /// Addresses of the parameters and of their gradients.
+    pub(crate) gamma: u64,
+    pub(crate) beta: u64,
+    pub(crate) dgamma: u64,
+    pub(crate) dbeta: u64,
+    /// Where its running statistics start, in values.
+    pub(crate) running: usize,
+}
+
+/// How the matrix of rows and channels is split into blocks. It depends on sizes only, and therefore so
+/// does the order of additions.
+struct NormTiling {
+    /// Groups of 16 bytes of channels per block.
+    tile: usize,
+    tiles: usize,
+    chunk_rows: usize,
+    chunks: usize,
+}
+
+impl NormTiling {
+    fn new(rows: usize, channels: usize, precision: Precision) -> Self {
+        let groups = channels.div_ceil(16 / precision.bytes());
+        let tile = groups.min(MAX_TILE);
+        let min_rows = THREADS / tile * MIN_ROWS_PER_LANE;
+        let chunk_rows = rows.div_ceil(NORM_CHUNKS).max(min_rows);
+        let (chunks, tiles) = (rows.div_ceil(chunk_rows), groups.div_ceil(tile));
+        Self { tile, chunk_rows, chunks, tiles }
+    }
+}
+
+impl Launcher<'_> {
+    /// Batch norm forward, in training with batch statistics, which are kept, or with running statistics.
+    pub(crate) fn norm_forward(
+        &self,
+        norm: &BatchNormArgs,
+        train: bool,
+        [x, residual, y]: [u64; 3],
+    ) -> Result<(), DeviceError> {
+        let (m, k) = (self.memory, self.kernels);
+        let (c, rows) = (norm.shape.channels, norm.samples * norm.shape.pixels());
+        let tiling = NormTiling::new(rows, c, self.precision());
+        let [rows_arg, c_arg] = [rows, c].map(to_u32).map(u32_arg);
+        let [tile, chunk_rows] = [tiling.tile, tiling.chunk_rows].map(to_u32).map(u32_arg);
+        let saved = self.address(&m.saved, 2 * norm.running);
+        let [gamma, beta, x] = [norm.gamma, norm.beta, x].map(Arg::Address);
+        if train {
+            let partial = self.address(&m.norm_partial, 0);
+            let args = [x, partial, rows_arg, c_arg, tile, chunk_rows];
+            self.run(&k.norm_sums, [tiling.chunks, tiling.tiles], &args)?;
+            let statistics = self.address(&m.statistics, m.own_statistics + norm.running);
+            let chunks = u32_arg(to_u32(tiling.chunks));
+            let args = [x, partial, gamma, beta, statistics, saved, chunks, rows_arg, c_arg];
+            self.run(&k.norm_finish, [c.div_ceil(CHANNELS_PER_BLOCK), 1], &args)?;
+        } else {
+            let args = [self.address(&m.running, norm.running), gamma, beta, saved, c_arg];
+            self.each(&k.norm_running, c, &args)?;
+        }
+        let [residual, y, scales] = [residual, y, norm.scales].map(Arg::Address);
+        let [pixels, relu] = [norm.shape.pixels(), usize::from(norm.relu)].map(to_u32).map(u32_arg);
+        let args = [x, residual, scales, saved, y, rows_arg, c_arg, tile, chunk_rows, pixels, relu];
+        self.run(&k.norm_apply, [tiling.chunks, tiling.tiles], &args)
+    }
+
+    /// Batch norm backward. With a residual, `y` is the output and `dy` becomes the gradient of the residual.
+    /// Without one, `y` is 0 and `dx` is `dy`.
+    pub(crate) fn norm_backward(
+        &self,
+        norm: &BatchNormArgs,
+        [x, y, dy, dx]: [u64; 4],
+    ) -> Result<(), DeviceError> {
+        let (m, k) = (self.memory, self.kernels);
+        let (c, rows) = (norm.shape.channels, norm.samples * norm.shape.pixels());
+        let tiling = NormTiling::new(rows, c, self.precision());
+        let [rows_arg, c_arg] = [rows, c].map(to_u32).map(u32_arg);
+        let [tile, chunk_rows] = [tiling.tile, tiling.chunk_rows].map(to_u32).map(u32_arg);
+        let [pixels, relu] = [norm.shape.pixels(), usize::from(norm.relu)].map(to_u32).map(u32_arg);
+        let behind = u32_arg(u32::from(y != 0));
+        let [x, y, dy, dx, scales] = [x, y, dy, dx, norm.scales].map(Arg::Address);
+        let saved = self.address(&m.saved, 2 * norm.running);
+        let (partial, means) = (self.address(&m.norm_partial, 0), self.address(&m.norm_means, 0));
+        let grid = [tiling.chunks, tiling.tiles];
+        let args =
+            [x, y, dy, scales, saved, partial, rows_arg, c_arg, tile, chunk_rows, pixels, relu];
+        self.run(&k.norm_reduce, grid, &args)?;
+        let [dgamma, dbeta] = [norm.dgamma, norm.dbeta].map(Arg::Address);
+        let chunks = u32_arg(to_u32(tiling.chunks));
+        let args = [partial, saved, dgamma, dbeta, means, chunks, rows_arg, c_arg];
+        self.run(&k.norm_gradients, [c.div_ceil(CHANNELS_PER_BLOCK), 1], &args)?;
+        let args = [
+            x, dy, scales, saved, means, dx, rows_arg, c_arg, tile, chunk_rows, pixels, relu,
+            behind,
+        ];
+        self.run(&k.norm_backward, grid, &args)
+    }
+
+    /// Updates the running statistics by those of a rank's microbatch.
+    pub(crate) fn norm_update_running(&self, rank: usize) -> Result<(), DeviceError> {
+        let m = self.memory;
+        let len = m.running_len;
+        let statistics = self.address(&m.statistics, rank * len);
+        let args = [statistics, self.address(&m.running, 0), u32_arg(to_u32(len))];
+        self.each(&self.kernels.norm_update_running, len, &args)
+    }
+}

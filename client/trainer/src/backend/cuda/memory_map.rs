@@ -1,0 +1,261 @@
+//! The layout of the GPU's memory, computed once: which range holds what.
+
+use std::ops::Range;
+
+use forebay::mix::MIX_BYTES;
+use forebay_types::Rank;
+
+use super::Precision;
+use crate::memory::MemoryPlan;
+use crate::model::{Graph, Op};
+
+/// Parameters per chunk of the optimizer, the same as in lamb.cu.
+pub(super) const CHUNK: usize = 8192;
+
+/// Maximum number of chunks of rows over which a batch norm sums.
+pub(super) const NORM_CHUNKS: usize = 512;
+
+/// Parameters start at multiples of this many values. The gaps are zeros.
+const ALIGN: usize = 16;
+
+/// Hands out consecutive ranges of bytes, each starting at a multiple of 256.
+#[derive(Debug, Default)]
+struct RangeAllocator(usize);
+
+impl RangeAllocator {
+    fn bytes(&mut self, len: usize) -> Range<usize> {
+        let start = self.0.next_multiple_of(256);
+        self.0 = start + len;
+        start..self.0
+    }
+
+    fn f32s(&mut self, len: usize) -> Range<usize> {
+        self.bytes(len * 4)
+    }
+}
+
+/// The ranges of the GPU's memory, in bytes.
+#[derive(Debug)]
+pub(super) struct MemoryMap {
+    /// Values and gradients of the graph's tensors, as the memory plan lays them out.
+    pub(super) arena: Range<usize>,
+    /// Parameters and optimizer state in f32. Within each, [`Self::parameter_ranges`] holds.
+    pub(super) parameters: Range<usize>,
+    pub(super) gradients: Range<usize>,
+    pub(super) exp_avg: Range<usize>,
+    pub(super) exp_avg_sq: Range<usize>,
+    pub(super) ema: Range<usize>,
+    /// The parameters in the precision of activations, which matrix products read.
+    pub(super) parameter_copy: Range<usize>,
+    /// Weight gradients of one microbatch, as cuDNN writes them.
+    pub(super) filter_gradients: Range<usize>,
+    /// Running statistics. Within them and the next two, [`Self::running_ranges`] holds.
+    pub(super) running: Range<usize>,
+    pub(super) ema_running: Range<usize>,
+    /// Batch statistics of one microbatch of each rank.
+    pub(super) statistics: Range<usize>,
+    /// Values that batch norms keep from forward for backward.
+    pub(super) saved: Range<usize>,
+    pub(super) norm_means: Range<usize>,
+    pub(super) norm_partial: Range<usize>,
+    /// For each output of the max pool, which input was the maximum.
+    pub(super) max_taps: Range<usize>,
+    pub(super) logits: Range<usize>,
+    pub(super) losses: Range<usize>,
+    /// Pixels of a microbatch after mixing on this GPU.
+    pub(super) mixed: Range<usize>,
+    /// Uploads of a microbatch, as [`InputMap`] lays them out.
+    pub(super) input: Range<usize>,
+    /// Normalized value of each byte, per channel.
+    pub(super) normalization: Range<usize>,
+    /// Chunks and tensors, as lamb.cu reads them.
+    pub(super) chunks: Range<usize>,
+    pub(super) tensors: Range<usize>,
+    pub(super) lamb_partial: Range<usize>,
+    pub(super) trust_ratios: Range<usize>,
+    pub(super) square_partial: Range<usize>,
+    pub(super) grad_norm: Range<usize>,
+    pub(super) clip: Range<usize>,
+    /// Workspace of cuDNN.
+    pub(super) workspace: Range<usize>,
+    /// Size of all ranges.
+    pub(super) bytes: usize,
+    pub(super) precision: Precision,
+    pub(super) classes: usize,
+    /// Where this rank's batch statistics start in `statistics`, in values.
+    pub(super) own_statistics: usize,
+    /// Range of each parameter, in values.
+    pub(super) parameter_ranges: Vec<Range<usize>>,
+    /// Range of each batch norm's running means and variances, in values.
+    pub(super) running_ranges: Vec<Range<usize>>,
+    /// Length of all parameters, in values.
+    pub(super) parameters_len: usize,
+    /// Length of all running statistics, in values.
+    pub(super) running_len: usize,
+}
+
+/// The ranges of a microbatch's upload, in bytes. The same in page-locked host memory and, from
+/// [`MemoryMap::input`], on the GPU.
+#[derive(Clone, Debug)]
+pub(super) struct InputMap {
+    pub(super) pixels: Range<usize>,
+    pub(super) label_a: Range<usize>,
+    pub(super) label_b: Range<usize>,
+    pub(super) lambda: Range<usize>,
+    /// Factors of stochastic depth, by block, then sample.
+    pub(super) drop_path: Range<usize>,
+    /// How each sample is mixed.
+    pub(super) mix: Range<usize>,
+    /// Size of all ranges.
+    pub(super) bytes: usize,
+}
+
+impl InputMap {
+    pub(super) fn new([training, inference]: [&MemoryPlan; 2]) -> Self {
+        let mut allocator = RangeAllocator::default();
+        let pixels = |plan: &MemoryPlan| {
+            let (height, width) = plan.graph.image;
+            plan.batch * height * width * 3
+        };
+        let batch = training.batch.max(inference.batch);
+        Self {
+            pixels: allocator.f32s(pixels(training).max(pixels(inference))),
+            label_a: allocator.f32s(batch),
+            label_b: allocator.f32s(batch),
+            lambda: allocator.f32s(batch),
+            drop_path: allocator.f32s(training.graph.blocks * batch),
+            mix: allocator.bytes(batch * MIX_BYTES),
+            bytes: allocator.0,
+        }
+    }
+}
+
+impl MemoryMap {
+    pub(super) fn new(
+        plans: [&MemoryPlan; 2],
+        precision: Precision,
+        input: &InputMap,
+        workspace: usize,
+        rank: Rank,
+    ) -> Self {
+        let graph = &plans[0].graph;
+        let parameter_lens = graph.parameters.iter().map(|p| p.shape.iter().product());
+        let (parameter_ranges, parameters_len) = consecutive_ranges(parameter_lens);
+        let running_lens = graph.norms.iter().map(|n| 2 * n.channels);
+        let (running_ranges, running_len) = consecutive_ranges(running_lens);
+        let widest = graph.norms.iter().map(|n| n.channels).max().unwrap_or(0);
+        let batch = plans[0].batch.max(plans[1].batch);
+        let chunks: usize = parameter_ranges.iter().map(|p| p.len().div_ceil(CHUNK)).sum();
+        let mut a = RangeAllocator::default();
+        Self {
+            parameters: a.f32s(parameters_len),
+            gradients: a.f32s(parameters_len),
+            exp_avg: a.f32s(parameters_len),
+            exp_avg_sq: a.f32s(parameters_len),
+            ema: a.f32s(parameters_len),
+            running: a.f32s(running_len),
+            ema_running: a.f32s(running_len),
+            statistics: a.f32s(running_len * rank.world as usize),
+            saved: a.f32s(2 * running_len),
+            norm_means: a.f32s(2 * widest),
+            norm_partial: a.f32s(2 * NORM_CHUNKS * widest),
+            logits: a.f32s(batch * graph.classes),
+            losses: a.f32s(batch),
+            normalization: a.f32s(3 * 256),
+            square_partial: a.f32s(parameters_len.div_ceil(CHUNK)),
+            trust_ratios: a.f32s(parameter_ranges.len()),
+            clip: a.f32s(1),
+            arena: a.bytes(plans[0].arena.max(plans[1].arena) * precision.bytes()),
+            parameter_copy: a.bytes(parameters_len * precision.bytes()),
+            filter_gradients: a.bytes(parameters_len * precision.bytes()),
+            max_taps: a.bytes(plans.map(pooled_len).into_iter().max().unwrap_or(0)),
+            mixed: a.bytes(input.pixels.len() / 4),
+            input: a.bytes(input.bytes),
+            chunks: a.bytes(chunks * 16),
+            tensors: a.bytes(parameter_ranges.len() * 16),
+            lamb_partial: a.bytes(chunks * 8),
+            grad_norm: a.bytes(8),
+            workspace: a.bytes(workspace),
+            bytes: a.0,
+            precision,
+            classes: graph.classes,
+            own_statistics: rank.rank as usize * running_len,
+            parameter_ranges,
+            running_ranges,
+            parameters_len,
+            running_len,
+        }
+    }
+
+    /// The contents of `chunks` and `tensors`.
+    pub(super) fn optimizer_tables(&self, graph: &Graph) -> (Vec<u8>, Vec<u8>) {
+        let (mut chunks, mut tensors): (Vec<[u32; 4]>, Vec<[u32; 4]>) = (Vec::new(), Vec::new());
+        for (range, parameter) in self.parameter_ranges.iter().zip(&graph.parameters) {
+            let (tensor, decays) = (to_u32(tensors.len()), u32::from(parameter.kind.decays()));
+            let first = to_u32(chunks.len());
+            for start in range.clone().step_by(CHUNK) {
+                let length = CHUNK.min(range.end - start);
+                chunks.push([to_u32(start), to_u32(length), tensor, decays]);
+            }
+            tensors.push([first, to_u32(chunks.len()) - first, decays, 0]);
+        }
+        let bytes = |table: Vec<[u32; 4]>| {
+            table.into_iter().flatten().flat_map(u32::to_le_bytes).collect::<Vec<u8>>()
+        };
+        (bytes(chunks), bytes(tensors))
+    }
+
+    /// Splits the gradients into buckets of about `len` values, which are exchanged one by one. Starts
+    /// with the last parameters, whose gradients are ready first. Each bucket comes with the operation
+    /// whose backward completes it.
+    pub(super) fn buckets(&self, graph: &Graph, len: usize) -> Vec<(usize, Range<usize>)> {
+        // The operation whose backward writes the gradient of each parameter.
+        let mut writers = vec![0; self.parameter_ranges.len()];
+        for (i, op) in graph.ops.iter().enumerate() {
+            match *op {
+                Op::Conv { weight, bias, .. } => {
+                    writers[weight] = i;
+                    writers[bias.unwrap_or(weight)] = i;
+                }
+                Op::BatchNorm { norm, .. } => {
+                    let gamma = graph.norms[norm].gamma;
+                    writers[gamma..gamma + 2].fill(i);
+                }
+                Op::MaxPool { .. } | Op::MeanPool { .. } | Op::Shortcut { .. } => {}
+            }
+        }
+        let (mut buckets, mut end) = (Vec::new(), self.parameters_len);
+        let mut completed_by = usize::MAX;
+        for (range, op) in self.parameter_ranges.iter().zip(writers).rev() {
+            completed_by = completed_by.min(op);
+            if end - range.start >= len || range.start == 0 {
+                buckets.push((completed_by, range.start..end));
+                (end, completed_by) = (range.start, usize::MAX);
+            }
+        }
+        buckets
+    }
+}
+
+fn to_u32(value: usize) -> u32 {
+    u32::try_from(value).expect("a network has fewer than 2^32 parameters")
+}
+
+/// Output values of the max pool.
+fn pooled_len(plan: &MemoryPlan) -> usize {
+    let output = |op: &Op| if let Op::MaxPool { y, .. } = op { Some(*y) } else { None };
+    let len = |y: usize| plan.graph.tensors[y].elements() * plan.batch;
+    plan.graph.ops.iter().filter_map(output).map(len).max().unwrap_or(0)
+}
+
+/// Consecutive ranges of these lengths, each starting at a multiple of [`ALIGN`]; and their total length.
+fn consecutive_ranges(lens: impl Iterator<Item = usize>) -> (Vec<Range<usize>>, usize) {
+    let mut end: usize = 0;
+    let next = |len: usize| {
+        let start = end;
+        end = (start + len).next_multiple_of(ALIGN);
+        start..start + len
+    };
+    let ranges = lens.map(next).collect();
+    (ranges, end)
+}

@@ -1,0 +1,30 @@
+//! `forebay-trainer eval`: evaluates a model.
+
+use anyhow::{Context as _, bail};
+use forebay_types::Rank;
+
+use super::cli::EvalArgs;
+use super::setup;
+use super::source::BatchSource;
+use crate::Error;
+use crate::checkpoint;
+use crate::eval::evaluate;
+use crate::state::TrainState;
+
+pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
+    let Some(path) = &args.network.initial_checkpoint else {
+        bail!("--initial-checkpoint is required: the model to evaluate")
+    };
+    let source = BatchSource::for_evaluation(&args.source)?;
+    let info = source.evaluation_info()?.context("--dataset is required: what to evaluate on")?;
+    let mut backend = setup::open_backend(&args.network, &info, Some(&info), Rank::SINGLE)?;
+    let state = TrainState { model: checkpoint::read_model(path)?, ..TrainState::default() };
+    backend.load(&state).map_err(|problem| Error::Mismatch { path: path.clone(), problem })?;
+    let accuracy = evaluate(&mut *backend, source.evaluate(&info)?)?;
+    let (top1, top5) = (100.0 * accuracy.top1_rate(), 100.0 * accuracy.top5_rate());
+    super::print(&format!("top-1 {top1:.2} %, top-5 {top5:.2} % of {} images", accuracy.samples));
+    if accuracy.samples == 0 {
+        bail!("the dataset has no samples")
+    }
+    Ok(())
+}

@@ -1,0 +1,214 @@
+//! Turns the options into a run: hyperparameters, backend and initial state.
+
+use anyhow::{Context as _, bail};
+use forebay_client::RecipeRef;
+use forebay_types::settings::ByteSize;
+use forebay_types::{Cursor, Rank};
+
+use super::cli::{HyperparameterChanges, LossName, ModelArgs, TrainArgs};
+use super::replay::SourceInfo;
+use crate::Error;
+use crate::backend::device::TrainDevice;
+use crate::backend::{Backend, BackendConfig};
+use crate::checkpoint::{self, RunMetadata};
+use crate::init::initial_state;
+use crate::loss::Criterion;
+use crate::memory::MemoryPlan;
+use crate::model::{Architecture, Graph};
+use crate::state::TrainState;
+use crate::train::TrainConfig;
+
+/// Maximum side of an image, so that indices of an image's values fit in 32 bits.
+const MAX_IMAGE_SIZE: u32 = 4096;
+
+/// The preset of the hyperparameters: `--hyperparameters`, or else the recipe or the base of its TOML file.
+fn hyperparameters_preset(args: &TrainArgs, recipe: &RecipeRef) -> anyhow::Result<String> {
+    if let Some(preset) = &args.hyperparameters {
+        return Ok(preset.clone());
+    }
+    let base = match recipe {
+        RecipeRef::Name(name) => Some(name.clone()),
+        RecipeRef::Toml(text) => {
+            let table: toml::Table = toml::from_str(text)
+                .with_context(|| format!("--recipe {}: not a TOML file", args.recipe))?;
+            table.get("base").and_then(toml::Value::as_str).map(str::to_owned)
+        }
+    };
+    match base {
+        Some(name) if ["a1", "a2", "a3"].contains(&&*name) => Ok(name),
+        _ => bail!(
+            "--recipe {}: not a preset with hyperparameters: choose those of a1, a2 or a3 by --hyperparameters",
+            args.recipe
+        ),
+    }
+}
+
+/// The metadata of this run before its first step.
+pub(crate) fn run_metadata(
+    args: &TrainArgs,
+    recipe: &RecipeRef,
+    info: &SourceInfo,
+) -> anyhow::Result<RunMetadata> {
+    let preset = hyperparameters_preset(args, recipe)?;
+    let mut config = TrainConfig::preset(&preset, info.smoothing, info.steps, info.microbatches)?;
+    config.seed = args.seed;
+    apply_changes(&mut config, &args.hyperparameter_changes);
+    if config.steps_per_epoch == 0 {
+        bail!("an epoch has no steps: the dataset is smaller than --batch {}", info.batch);
+    }
+    Ok(RunMetadata {
+        model: args.network.model.clone(),
+        classes: info.classes,
+        image_size: info.image_size as usize,
+        recipe_digest: info.recipe_digest.clone(),
+        dataset_digest: info.dataset_digest.clone(),
+        config,
+        cursor: Cursor::default(),
+        updates: 0,
+        batches_tracked: 0,
+    })
+}
+
+/// Overrides the preset by the options.
+fn apply_changes(config: &mut TrainConfig, changes: &HyperparameterChanges) {
+    fn set<T>(value: &mut T, change: Option<T>) {
+        if let Some(change) = change {
+            *value = change;
+        }
+    }
+    set(&mut config.schedule.epochs, changes.epochs.map(Into::into));
+    set(&mut config.schedule.lr, changes.lr);
+    set(&mut config.schedule.warmup_lr, changes.warmup_lr);
+    set(&mut config.schedule.min_lr, changes.min_lr);
+    set(&mut config.schedule.warmup_epochs, changes.warmup_epochs);
+    config.schedule.on_updates |= changes.sched_on_updates;
+    set(&mut config.optimizer.weight_decay, changes.weight_decay);
+    let clip_grad = changes.clip_grad.map(|norm| (norm > 0.0).then_some(norm));
+    set(&mut config.optimizer.max_grad_norm, clip_grad);
+    set(&mut config.drop_path, changes.drop_path);
+    let criterion = changes.loss.map(|loss| match loss {
+        LossName::Bce => Criterion::Bce,
+        LossName::BceSum => Criterion::BceSum,
+        LossName::CrossEntropy => Criterion::CrossEntropy,
+    });
+    set(&mut config.loss.criterion, criterion);
+    let threshold = changes.bce_target_thresh.map(|t| (t >= 0.0).then_some(t));
+    set(&mut config.loss.target_threshold, threshold);
+    config.model_ema_decay = changes.model_ema.then_some(changes.model_ema_decay);
+}
+
+/// Opens a backend for the microbatches of training and of evaluation.
+pub(crate) fn open_backend(
+    args: &ModelArgs,
+    info: &SourceInfo,
+    evaluation: Option<&SourceInfo>,
+    rank: Rank,
+) -> anyhow::Result<Box<dyn Backend>> {
+    let evaluation = evaluation.unwrap_or(info);
+    if evaluation.classes != info.classes {
+        let (training, evaluation) = (info.classes, evaluation.classes);
+        bail!(
+            "the training dataset has {training} classes, but the evaluation dataset {evaluation}"
+        );
+    }
+    let architecture = Architecture::named(&args.model, info.classes)?;
+    let graph = |info: &SourceInfo| {
+        let side = info.image_size;
+        if !(1..=MAX_IMAGE_SIZE).contains(&side) {
+            bail!("invalid image size {side}: expected 1 to {MAX_IMAGE_SIZE}");
+        }
+        Ok(Graph::new(&architecture, side as usize, side as usize))
+    };
+    let samples = |info: &SourceInfo| info.batch.div_ceil(info.microbatches.max(1)) as usize;
+    let config = BackendConfig {
+        train_graph: graph(info)?,
+        batch: samples(info),
+        eval_graph: graph(evaluation)?,
+        eval_batch: samples(evaluation),
+        mean: info.mean,
+        std: info.std,
+    };
+    let device = device(args)?;
+    check_memory(&config, device, args.memory_limit)?;
+    Ok(device.open(config, rank)?)
+}
+
+fn check_memory(
+    config: &BackendConfig,
+    device: TrainDevice,
+    limit: ByteSize,
+) -> anyhow::Result<()> {
+    let training = MemoryPlan::training(config.train_graph.clone(), config.batch).arena;
+    let inference = MemoryPlan::inference(config.eval_graph.clone(), config.eval_batch).arena;
+    let value_bytes = if device == TrainDevice::Cpu { 4 } else { 2 };
+    let needed = training.max(inference) as u64 * value_bytes;
+    if needed > limit.0 {
+        bail!(
+            "a microbatch needs {:.1} GiB of memory, but --memory-limit is {limit}: use more --microbatches, a smaller \
+             --image-size or --validation-batch-size, or raise --memory-limit",
+            needed as f64 / f64::from(1 << 30)
+        );
+    }
+    Ok(())
+}
+
+fn device(args: &ModelArgs) -> anyhow::Result<TrainDevice> {
+    let local_rank = args.local_rank.as_deref().filter(|text| !text.is_empty()).unwrap_or("0");
+    let number = local_rank
+        .parse()
+        .with_context(|| format!("invalid LOCAL_RANK={local_rank}: expected a whole number"))?;
+    Ok(args.device.with_local_rank(number))
+}
+
+/// Loads the initial state: rank 0 reads or creates it, and broadcasts it to the others.
+pub(crate) fn load_initial_state(
+    args: &TrainArgs,
+    run: &mut RunMetadata,
+    backend: &mut dyn Backend,
+) -> anyhow::Result<()> {
+    let mut state = backend.state()?;
+    if backend.group().is_primary() {
+        state = read_initial_state(args, run, backend.graph())?;
+        backend.load(&state).map_err(|problem| mismatch(args, problem))?;
+    }
+    checkpoint::broadcast_checkpoint(backend.group(), &mut state, run)?;
+    if !backend.group().is_primary() {
+        backend.load(&state).map_err(|problem| mismatch(args, problem))?;
+    }
+    Ok(())
+}
+
+/// The state of the newest checkpoint, of `--initial-checkpoint`, or of an untrained model.
+fn read_initial_state(
+    args: &TrainArgs,
+    run: &mut RunMetadata,
+    graph: &Graph,
+) -> anyhow::Result<TrainState> {
+    let output = args.output.display();
+    match checkpoint::latest_checkpoint(&args.output)? {
+        Some(path) if args.resume || args.auto_resume => {
+            let (state, saved) = checkpoint::load_checkpoint(&path)?;
+            saved.check_resumable(run, &path)?;
+            *run = saved;
+            return Ok(state);
+        }
+        Some(_) => {
+            bail!(
+                "{output} has checkpoints of an earlier run: add --resume, or use another --output"
+            )
+        }
+        None if args.resume => bail!("{output} has no checkpoint: start without --resume"),
+        None => {}
+    }
+    if let Some(path) = &args.network.initial_checkpoint {
+        return Ok(TrainState { model: checkpoint::read_model(path)?, ..TrainState::default() });
+    }
+    Ok(initial_state(graph, args.seed))
+}
+
+/// An error about the file from which the state was loaded.
+fn mismatch(args: &TrainArgs, problem: String) -> Error {
+    let resumed = checkpoint::latest_checkpoint(&args.output).is_ok_and(|path| path.is_some());
+    let initial = args.network.initial_checkpoint.as_deref().filter(|_| !resumed);
+    Error::Mismatch { path: initial.unwrap_or(&args.output).to_owned(), problem }
+}

@@ -1,0 +1,182 @@
+//! `forebay-trainer train`: trains, evaluates and writes the files of a run.
+
+use anyhow::bail;
+use forebay_client::RecipeRef;
+use forebay_types::{Cursor, MixedBy};
+
+use super::cli::TrainArgs;
+use super::distributed::{common_settings, join, rank_and_address};
+use super::replay::{self, SourceInfo};
+use super::run_log::RunLog;
+use super::setup;
+use super::source::{BatchSource, Batches};
+use crate::backend::Backend;
+use crate::backend::device::TrainDevice;
+use crate::checkpoint::{self, RunMetadata};
+use crate::eval::evaluate;
+use crate::train::{Flow, StepReport, TrainConfig, train};
+
+pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
+    if args.source.client.mixed_by == MixedBy::Trainer && args.network.device == TrainDevice::Cpu {
+        bail!("--mixed-by trainer needs a GPU: set --device, or use --mixed-by server");
+    }
+    let (rank, address) = rank_and_address(&args.distributed)?;
+    let recipe = RecipeRef::from_argument(&args.recipe)?;
+    let source = BatchSource::for_training(args, recipe.clone(), rank)?;
+    let (info, evaluation) = (source.training_info()?, source.evaluation_info()?);
+    rank.microbatches(info.microbatches)?;
+    let run = setup::run_metadata(args, &recipe, &info)?;
+    let mut backend = setup::open_backend(&args.network, &info, evaluation.as_ref(), rank)?;
+    let settings = common_settings(args, &run, evaluation.as_ref())?;
+    backend.join(join(&args.distributed, rank, address, settings)?)?;
+    let trained = train_as_rank(args, source, &info, evaluation, run, &mut *backend);
+    if let Err(error) = &trained {
+        backend.group().fail(&format!("{error:#}"));
+    }
+    trained
+}
+
+/// Trains as one of the ranks, which have joined.
+fn train_as_rank(
+    args: &TrainArgs,
+    source: BatchSource,
+    info: &SourceInfo,
+    evaluation: Option<SourceInfo>,
+    mut run: RunMetadata,
+    backend: &mut dyn Backend,
+) -> anyhow::Result<()> {
+    setup::load_initial_state(args, &mut run, backend)?;
+    let (config, start) = (run.config, run.cursor);
+    let epochs = config.schedule.epochs;
+    let open_log = || RunLog::open(&args.output, start, config.steps_per_epoch, epochs);
+    let log = backend.group().is_primary().then(open_log).transpose()?;
+    let batches = with_dump(source.train(start, epochs, info)?, args, info)?;
+    let mut training = TrainingRun { args, source, evaluation, run, log };
+    let pause_at = |cursor| Due::at(args, &config, cursor).any();
+    let end = train(backend, &config, start, batches, pause_at, |backend, next, report| {
+        training.after_step(backend, next, report)
+    })?;
+    training.finish(backend, end)?;
+    backend.group().finish()?;
+    Ok(())
+}
+
+/// Actions that are due between two steps.
+#[derive(Clone, Copy)]
+struct Due {
+    evaluation: bool,
+    checkpoint: bool,
+    stop: bool,
+}
+
+impl Due {
+    fn at(args: &TrainArgs, config: &TrainConfig, next: Cursor) -> Self {
+        let (epoch_ended, done) = (next.step == 0, next.epoch == config.schedule.epochs);
+        let updates = next.epoch * config.steps_per_epoch + next.step;
+        let stop = args.stop_after.is_some_and(|max| updates >= max.get());
+        let interval = |every: u64, count: u64| every > 0 && count.is_multiple_of(every);
+        let checkpoint = epoch_ended || stop || interval(args.checkpoint_steps, updates);
+        let evaluation = epoch_ended && (done || interval(args.eval_epochs, next.epoch));
+        Self { evaluation, checkpoint, stop }
+    }
+
+    const fn any(self) -> bool {
+        self.evaluation || self.checkpoint || self.stop
+    }
+}
+
+/// A run in progress.
+struct TrainingRun<'a> {
+    args: &'a TrainArgs,
+    source: BatchSource,
+    evaluation: Option<SourceInfo>,
+    run: RunMetadata,
+    /// `None` on all ranks but 0.
+    log: Option<RunLog>,
+}
+
+impl TrainingRun<'_> {
+    fn after_step(
+        &mut self,
+        backend: &mut dyn Backend,
+        next: Cursor,
+        report: &StepReport,
+    ) -> anyhow::Result<Flow> {
+        if let Some(log) = &mut self.log {
+            log.step(report)?;
+        }
+        self.run.cursor = next;
+        let due = Due::at(self.args, &self.run.config, next);
+        if due.evaluation {
+            self.evaluate(backend)?;
+        }
+        if due.checkpoint {
+            self.save_checkpoint(backend)?;
+        }
+        Ok(if due.stop { Flow::Break(()) } else { Flow::Continue(()) })
+    }
+
+    /// Evaluates the model and, if one is kept, its moving average.
+    fn evaluate(&mut self, backend: &mut dyn Backend) -> anyhow::Result<()> {
+        let Some(info) = &self.evaluation else { return Ok(()) };
+        let mut accuracies = vec![("eval", evaluate(backend, self.source.evaluate(info)?)?)];
+        if self.run.config.model_ema_decay.is_some() {
+            backend.swap_ema()?;
+            let accuracy = evaluate(backend, self.source.evaluate(info)?);
+            backend.swap_ema()?;
+            accuracies.push(("eval_ema", accuracy?));
+        }
+        let update = self.run.cursor.epoch * self.run.config.steps_per_epoch;
+        if let Some(log) = &mut self.log {
+            for (name, accuracy) in &accuracies {
+                log.evaluation(update, name, accuracy)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn save_checkpoint(&mut self, backend: &mut dyn Backend) -> anyhow::Result<()> {
+        if !backend.group().is_primary() {
+            return Ok(());
+        }
+        let state = backend.state()?;
+        (self.run.updates, self.run.batches_tracked) = (state.updates, state.batches_tracked);
+        checkpoint::save_checkpoint(&self.args.output, &state, &self.run)?;
+        Ok(())
+    }
+
+    /// Writes the model and the curves, and prints where all files are.
+    fn finish(&self, backend: &mut dyn Backend, end: Cursor) -> anyhow::Result<()> {
+        let Some(log) = &self.log else { return Ok(()) };
+        let state = backend.state()?;
+        let output = &self.args.output;
+        let model = output.join("model.safetensors");
+        checkpoint::write_model(&model, &state.model, state.batches_tracked)?;
+        let mut files = vec![("model", model)];
+        if !state.model_ema.is_empty() {
+            let ema = output.join("model_ema.safetensors");
+            checkpoint::write_model(&ema, &state.model_ema, state.batches_tracked)?;
+            files.push(("moving average", ema));
+        }
+        files.push(("curves", log.draw()?));
+        files.push(("log", output.join("log.jsonl")));
+        files.push(("TensorBoard", output.join("tensorboard")));
+        files.extend(checkpoint::latest_checkpoint(output)?.map(|path| ("checkpoint", path)));
+        log.print(&format!("stopped at {end}"));
+        for (what, path) in files {
+            log.print(&format!("{what}: {}", path.display()));
+        }
+        Ok(())
+    }
+}
+
+/// With `--dump`, writes every microbatch before it is trained on.
+fn with_dump(batches: Batches, args: &TrainArgs, info: &SourceInfo) -> anyhow::Result<Batches> {
+    let Some(folder) = args.dump.clone() else { return Ok(batches) };
+    info.write(&folder)?;
+    Ok(Box::new(batches.map(move |batch| {
+        let batch = batch?;
+        replay::write(&folder, &batch)?;
+        Ok(batch)
+    })))
+}

@@ -1,0 +1,76 @@
+//! Everything that training changes, as named tensors: what a checkpoint holds.
+
+use std::collections::BTreeMap;
+
+use crate::model::Graph;
+
+/// Tensors by timm's parameter names, in timm's layout.
+pub type StateDict = BTreeMap<String, Tensor>;
+
+/// A tensor on the host, in C order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    /// Dimensions.
+    pub shape: Vec<usize>,
+    /// Values; as many as the product of the dimensions.
+    pub values: Vec<f32>,
+}
+
+/// Everything that training changes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TrainState {
+    /// Parameters and running statistics.
+    pub model: StateDict,
+    /// Optimizer updates so far.
+    pub updates: u64,
+    /// Training microbatches so far: batch norm's `num_batches_tracked`.
+    pub batches_tracked: u64,
+    /// First moment of each parameter's gradient; empty before the first update.
+    pub exp_avg: StateDict,
+    /// Second moment of each parameter's gradient; empty before the first update.
+    pub exp_avg_sq: StateDict,
+    /// Exponential moving average of the model; empty if none is kept.
+    pub model_ema: StateDict,
+}
+
+impl TrainState {
+    /// Checks that the tensors are those of a network; the message names the first that is not.
+    pub(crate) fn check(&self, graph: &Graph) -> Result<(), String> {
+        check_tensors(graph, &self.model, true)?;
+        for (tensors, with_statistics) in
+            [(&self.exp_avg, false), (&self.exp_avg_sq, false), (&self.model_ema, true)]
+        {
+            if !tensors.is_empty() {
+                check_tensors(graph, tensors, with_statistics)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Finds a missing, a misshapen or an unknown tensor.
+fn check_tensors(graph: &Graph, tensors: &StateDict, with_statistics: bool) -> Result<(), String> {
+    let parameters = graph.parameters.iter().map(|p| (p.name.clone(), p.shape.clone()));
+    let statistics = graph.norms.iter().filter(|_| with_statistics).flat_map(|norm| {
+        ["running_mean", "running_var"]
+            .map(|name| (format!("{}.{name}", norm.name), vec![norm.channels]))
+    });
+    let expected: BTreeMap<String, Vec<usize>> = parameters.chain(statistics).collect();
+    for (name, shape) in &expected {
+        let Some(tensor) = tensors.get(name) else {
+            return Err(format!(
+                "tensor {name} is missing: the file is of another model; check --model"
+            ));
+        };
+        if tensor.shape != *shape {
+            return Err(format!(
+                "tensor {name} has shape {:?}, expected {shape:?}: check --model and the dataset's classes",
+                tensor.shape
+            ));
+        }
+    }
+    let unknown = tensors.keys().find(|name| !expected.contains_key(*name));
+    unknown.map_or(Ok(()), |name| {
+        Err(format!("unknown tensor {name}: the file is of another model; check --model"))
+    })
+}
