@@ -50,7 +50,7 @@ pub fn verify(bytes: &[u8], decoder: &mut Decoder) -> Result<(Header, Vec<u8>), 
 pub struct Decoder {
     limit: u64,
     pub(super) pixels: Vec<u8>,
-    jpeg: jpeg::Scratch,
+    jpeg: jpeg::Workspace,
 }
 
 impl Default for Decoder {
@@ -63,7 +63,7 @@ impl Decoder {
     /// A decoder that refuses images of more than `limit` pixels before it allocates anything. The
     /// instruction set applies to JPEG.
     pub fn new(simd: Simd, limit: u64) -> Self {
-        Self { limit, pixels: Vec::new(), jpeg: jpeg::Scratch::new(simd) }
+        Self { limit, pixels: Vec::new(), jpeg: jpeg::Workspace::new(simd) }
     }
 
     /// Decodes at least the pixels inside `rect`. The entry points of the file, which may be empty,

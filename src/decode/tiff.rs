@@ -1,6 +1,6 @@
 //! TIFF, by the `tiff` crate, for those kinds of files whose pixels are equal to Pillow's: gray of 1, 8
 //! and 16 bits, RGB and RGBA of 8 and 16 bits, CMYK of 8 bits; in strips or tiles, not compressed or by
-//! LZW, Deflate or PackBits. All other kinds are refused.
+//! LZW, Deflate or `PackBits`. All other kinds are refused.
 
 use std::io::Cursor;
 
@@ -13,7 +13,7 @@ use super::foreign::guarded;
 use super::format::{Color, Format, Header};
 use crate::geometry::Size;
 
-/// The compression schemes that lose nothing: none, LZW, Deflate by its two numbers, PackBits.
+/// The compression schemes that lose nothing: none, LZW, Deflate by its two numbers, `PackBits`.
 const LOSSLESS: [u16; 5] = [1, 5, 8, 32_946, 32_773];
 
 /// A file after its header.

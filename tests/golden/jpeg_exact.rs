@@ -4,7 +4,7 @@
 use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
-use forebay::decode::jpeg::{Scratch, parse};
+use forebay::decode::jpeg::{Workspace, parse};
 use forebay::{Rect, Simd, Size, View};
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
@@ -36,9 +36,9 @@ fn check(folder: &Path, case: &Value) -> Result<(), Failed> {
 }
 
 fn check_level(folder: &Path, case: &Value, simd: Simd, file: &[u8]) -> Result<(), Failed> {
-    let mut scratch = Scratch::new(simd);
+    let mut workspace = Workspace::new(simd);
     let checked = parse(file).and_then(|image| {
-        let entries = image.entry_points(NonZeroU16::new(4).expect("not 0"), &mut scratch)?;
+        let entries = image.entry_points(NonZeroU16::new(4).expect("not 0"), &mut workspace)?;
         Ok((image, entries))
     });
     if case["expect"] == "error" {
@@ -52,7 +52,7 @@ fn check_level(folder: &Path, case: &Value, simd: Simd, file: &[u8]) -> Result<(
     let (width, height, pixels) = forebay_tests::png(&path);
     let expected = View::new(&pixels, Size { height, width });
     let region = region.unwrap_or(image.size().whole());
-    compare(image.decode(region, None, &mut scratch)?, expected)?;
+    compare(image.decode(region, None, &mut workspace)?, expected)?;
     let part = Rect {
         top: region.top + height / 3,
         left: region.left + width / 3,
@@ -60,7 +60,7 @@ fn check_level(folder: &Path, case: &Value, simd: Simd, file: &[u8]) -> Result<(
         width: width.div_ceil(2),
     };
     let within = Rect { top: height / 3, left: width / 3, ..part };
-    compare(image.decode(part, Some(&entries), &mut scratch)?, expected.crop(within))
+    compare(image.decode(part, Some(&entries), &mut workspace)?, expected.crop(within))
 }
 
 /// The expected image of a case, and its box if it is not the whole image.

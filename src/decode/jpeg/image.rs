@@ -8,7 +8,7 @@ use super::entry_points::{EntryPoints, Grid, pack};
 use super::error::JpegError;
 use super::header::{Coding, Frame, Process, Scan};
 use super::reader::MarkerReader;
-use super::region::{Canvas, Geometry, Region};
+use super::region::{Canvas, Geometry, PixelWriter};
 use super::scan::{Block, McuState, ScanDecoder};
 use super::scan_tables::ScanTables;
 use super::unterminated;
@@ -31,7 +31,7 @@ pub struct Image<'a> {
 
 /// The memory of one worker, reused from image to image.
 #[derive(Debug, Default)]
-pub struct Scratch {
+pub struct Workspace {
     simd: Simd,
     tables: ScanTables,
     window: Window,
@@ -42,7 +42,7 @@ pub struct Scratch {
     pub(super) canvas: Canvas,
 }
 
-impl Scratch {
+impl Workspace {
     /// Memory for decoding with the given instruction set.
     pub fn new(simd: Simd) -> Self {
         Self { simd, ..Self::default() }
@@ -86,17 +86,17 @@ impl Image<'_> {
         &self,
         rect: Rect,
         entries: Option<&[u8]>,
-        scratch: &'s mut Scratch,
+        workspace: &'s mut Workspace,
     ) -> Result<View<'s>, JpegError> {
         if !rect.fits(self.size()) {
             return Err(JpegError::Outside { rect, size: self.size() });
         }
         if !self.is_streamed() {
-            return self.decode_buffered(rect, scratch);
+            return self.decode_buffered(rect, workspace);
         }
         let quant = self.quantizers()?;
-        let simd = scratch.simd;
-        let Scratch { tables, window, blocks, last, canvas, .. } = scratch;
+        let simd = workspace.simd;
+        let Workspace { tables, window, blocks, last, canvas, .. } = workspace;
         tables.load(&self.reader.tables, &self.scan, (true, true))?;
         let entries = entries.filter(|packed| !packed.is_empty());
         let entries = entries.map(|packed| EntryPoints::read(packed, self.grid())).transpose()?;
@@ -104,7 +104,7 @@ impl Image<'_> {
         if entries.is_none() {
             decoder.seek(self.start(), usize::MAX);
         }
-        let mut out = Region::new(simd, &self.frame, &self.geometry, self.color, rect, canvas);
+        let mut out = PixelWriter::new(simd, &self.frame, &self.geometry, self.color, rect, canvas);
         let columns = out.mcu_columns.clone();
         blocks.resize(columns.len() * self.geometry.blocks, Block::EMPTY);
         last.resize(blocks.len(), 0);
@@ -127,12 +127,12 @@ impl Image<'_> {
     fn decode_buffered<'s>(
         &self,
         rect: Rect,
-        scratch: &'s mut Scratch,
+        workspace: &'s mut Workspace,
     ) -> Result<View<'s>, JpegError> {
-        self.read_coefficients(scratch)?;
-        let simd = scratch.simd;
-        let Scratch { blocks, last, coefficients, canvas, .. } = scratch;
-        let mut out = Region::new(simd, &self.frame, &self.geometry, self.color, rect, canvas);
+        self.read_coefficients(workspace)?;
+        let simd = workspace.simd;
+        let Workspace { blocks, last, coefficients, canvas, .. } = workspace;
+        let mut out = PixelWriter::new(simd, &self.frame, &self.geometry, self.color, rect, canvas);
         let rows = self.geometry.grid.down;
         for row in out.mcu_rows.clone() {
             blocks.clear();
@@ -151,10 +151,10 @@ impl Image<'_> {
         Ok(View::new(&canvas.pixels, rect.size()))
     }
 
-    fn read_coefficients(&self, scratch: &mut Scratch) -> Result<(), JpegError> {
-        let memory = (&mut scratch.tables, &mut scratch.window);
+    fn read_coefficients(&self, workspace: &mut Workspace) -> Result<(), JpegError> {
+        let memory = (&mut workspace.tables, &mut workspace.window);
         let reader = self.reader.clone();
-        scratch.coefficients.read(self.file, reader, &self.geometry, self.scan, memory)
+        workspace.coefficients.read(self.file, reader, &self.geometry, self.scan, memory)
     }
 
     /// Checks the whole file, and returns packed entry points for every `every` MCUs of each MCU row.
@@ -165,15 +165,15 @@ impl Image<'_> {
     pub fn entry_points(
         &self,
         every: NonZeroU16,
-        scratch: &mut Scratch,
+        workspace: &mut Workspace,
     ) -> Result<Vec<u8>, JpegError> {
         if !self.is_streamed() {
-            self.read_coefficients(scratch)?;
+            self.read_coefficients(workspace)?;
             return Ok(Vec::new());
         }
         self.quantizers()?;
-        let simd = scratch.simd;
-        let Scratch { tables, window, .. } = scratch;
+        let simd = workspace.simd;
+        let Workspace { tables, window, .. } = workspace;
         tables.load(&self.reader.tables, &self.scan, (true, true))?;
         let mut decoder = self.decoder(tables, window);
         decoder.seek(self.start(), usize::MAX);

@@ -51,4 +51,4 @@ mod unterminated;
 mod upsample;
 
 pub use error::JpegError;
-pub use image::{Image, Scratch, parse};
+pub use image::{Image, Workspace, parse};

@@ -146,9 +146,9 @@ pub(super) struct Canvas {
     pub(super) pixels: Vec<u8>,
 }
 
-/// The box of an image, as it is being decoded.
+/// Makes the pixels of a box, as its MCU rows are decoded.
 #[derive(Debug)]
-pub(super) struct Region<'a> {
+pub(super) struct PixelWriter<'a> {
     simd: Simd,
     geometry: &'a Geometry,
     color: Color,
@@ -161,7 +161,7 @@ pub(super) struct Region<'a> {
     next: u32,
 }
 
-impl<'a> Region<'a> {
+impl<'a> PixelWriter<'a> {
     pub(super) fn new(
         simd: Simd,
         frame: &Frame,
@@ -234,7 +234,7 @@ impl<'a> Region<'a> {
         let mut samples: [&[u8]; MAX_COMPONENTS] = [&[]; MAX_COMPONENTS];
         let parts = rings.iter().zip(lines.iter_mut()).zip(self.geometry.layouts());
         for (samples, ((ring, line), layout)) in samples.iter_mut().zip(parts) {
-            *samples = ring.line(self.simd, layout, y, columns.clone(), line, sums);
+            *samples = ring.line(self.simd, layout, (y, columns.clone()), line, sums);
         }
         let width = 3 * self.rect.width as usize;
         let start = (y - self.rect.top) as usize * width;
@@ -271,8 +271,7 @@ impl Ring {
         &'b self,
         simd: Simd,
         layout: &Layout,
-        y: u32,
-        columns: Range<u32>,
+        (y, columns): (u32, Range<u32>),
         line: &'b mut [u8],
         sums: &mut [u16],
     ) -> &'b [u8] {

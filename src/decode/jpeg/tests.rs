@@ -14,23 +14,23 @@ use crate::geometry::{Rect, Size, View};
 /// Decodes arbitrary bytes with an arbitrary box and entry points: nothing panics, and a box equals the
 /// same box of the whole.
 fn decode_anything(file: &[u8], region: Rect, every: u16, forged: &[u8]) {
-    let mut scratch = Scratch::default();
+    let mut workspace = Workspace::default();
     let Ok(image) = parse(file) else { return };
-    drop(image.decode(region, Some(forged), &mut scratch));
-    let Ok(entries) = image.entry_points(NonZeroU16::new(every.max(1)).unwrap(), &mut scratch)
+    drop(image.decode(region, Some(forged), &mut workspace));
+    let Ok(entries) = image.entry_points(NonZeroU16::new(every.max(1)).unwrap(), &mut workspace)
     else {
-        drop(image.decode(region, None, &mut scratch));
+        drop(image.decode(region, None, &mut workspace));
         return;
     };
     if image.size().rgb_bytes() > 1 << 22 {
         return;
     }
     let size = image.size();
-    let whole = image.decode(size.whole(), None, &mut scratch).expect("checked").data().to_vec();
+    let whole = image.decode(size.whole(), None, &mut workspace).expect("checked").data().to_vec();
     let whole = View::new(&whole, size);
     let region = clamp(region, size);
     for entries in [None, Some(&entries[..])] {
-        let part = image.decode(region, entries, &mut scratch).expect("checked");
+        let part = image.decode(region, entries, &mut workspace).expect("checked");
         for y in 0..region.height {
             assert_eq!(part.row(y), whole.crop(region).row(y), "row {y} of {region:?}");
         }
@@ -99,7 +99,7 @@ proptest! {
     #[test]
     fn a_box_equals_the_same_box_of_the_whole(file in files(), region in boxes(), every in 1_u16..12) {
         let file = file.encode();
-        let checked = parse(&file).unwrap().entry_points(NonZeroU16::MIN, &mut Scratch::default());
+        let checked = parse(&file).unwrap().entry_points(NonZeroU16::MIN, &mut Workspace::default());
         prop_assert!(checked.is_ok(), "{checked:?}");
         decode_anything(&file, region, every, &[]);
     }
@@ -110,9 +110,9 @@ proptest! {
             file.scans = scans;
             let bytes = file.encode();
             let image = parse(&bytes).unwrap();
-            let mut scratch = Scratch::default();
-            image.entry_points(NonZeroU16::MIN, &mut scratch).unwrap();
-            let whole = image.decode(image.size().whole(), None, &mut scratch).unwrap();
+            let mut workspace = Workspace::default();
+            image.entry_points(NonZeroU16::MIN, &mut workspace).unwrap();
+            let whole = image.decode(image.size().whole(), None, &mut workspace).unwrap();
             whole.data().to_vec()
         };
         let interleaved = pixels(Scans::Interleaved);
@@ -163,9 +163,9 @@ proptest! {
     ) {
         let file = file.encode();
         let image = parse(&file).unwrap();
-        let mut scratch = Scratch::default();
+        let mut workspace = Workspace::default();
         let mut forged =
-            image.entry_points(NonZeroU16::new(every).unwrap(), &mut scratch).unwrap();
+            image.entry_points(NonZeroU16::new(every).unwrap(), &mut workspace).unwrap();
         for (at, byte) in damage {
             let at = at.index(forged.len().max(1));
             forged.get_mut(at..=at).into_iter().for_each(|part| part.fill(byte));
@@ -201,14 +201,14 @@ fn a_header_larger_than_pillow_opens_is_refused() {
 #[test]
 fn a_large_size_allocates_only_the_memory_of_the_box() {
     let bytes = with_size(13_000, 13_000);
-    let mut scratch = Scratch::default();
+    let mut workspace = Workspace::default();
     let region = Rect { top: 12_000, left: 12_000, height: 100, width: 100 };
     let image = parse(&bytes).unwrap();
-    let pixels = image.decode(region, None, &mut scratch).unwrap();
+    let pixels = image.decode(region, None, &mut workspace).unwrap();
     // The data has ended long before, which libjpeg shows as gray.
     assert!(pixels.data().iter().all(|&sample| sample == 128));
-    assert!(scratch.canvas.pixels.capacity() < 1 << 20);
-    assert!(scratch.blocks.capacity() * size_of::<Block>() < 1 << 20);
+    assert!(workspace.canvas.pixels.capacity() < 1 << 20);
+    assert!(workspace.blocks.capacity() * size_of::<Block>() < 1 << 20);
 }
 
 #[test]
@@ -216,17 +216,17 @@ fn a_file_that_ends_early_is_truncated() {
     let whole = with_size(16, 600);
     let bytes = &whole[..whole.len() - 100];
     let image = parse(bytes).unwrap();
-    let error = image.decode(image.size().whole(), None, &mut Scratch::default()).unwrap_err();
+    let error = image.decode(image.size().whole(), None, &mut Workspace::default()).unwrap_err();
     assert_eq!(error, JpegError::Truncated { length: bytes.len() });
 }
 
 #[test]
 fn entry_points_of_another_image_are_refused() {
     let (one, other) = (with_size(16, 600), with_size(16, 570));
-    let mut scratch = Scratch::default();
-    let entries = parse(&one).unwrap().entry_points(NonZeroU16::MIN, &mut scratch).unwrap();
+    let mut workspace = Workspace::default();
+    let entries = parse(&one).unwrap().entry_points(NonZeroU16::MIN, &mut workspace).unwrap();
     let other = parse(&other).unwrap();
-    let error = other.decode(other.size().whole(), Some(&entries), &mut scratch).unwrap_err();
+    let error = other.decode(other.size().whole(), Some(&entries), &mut workspace).unwrap_err();
     assert!(matches!(error, JpegError::EntryPoints { .. }), "{error}");
 }
 
@@ -235,6 +235,6 @@ fn a_box_outside_the_image_is_refused() {
     let bytes = with_size(16, 600);
     let image = parse(&bytes).unwrap();
     let region = Rect { top: 0, left: 599, height: 1, width: 2 };
-    let error = image.decode(region, None, &mut Scratch::default()).unwrap_err();
+    let error = image.decode(region, None, &mut Workspace::default()).unwrap_err();
     assert_eq!(error, JpegError::Outside { rect: region, size: image.size() });
 }

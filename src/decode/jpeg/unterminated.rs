@@ -38,8 +38,8 @@ pub(super) fn is_complete(
         let count = if scan.count == 1 { 1 } else { component.h * component.v };
         Some((
             count,
-            Codes::new((*tables.dc.get(part.dc)?)?),
-            Codes::new((*tables.ac.get(part.ac)?)?),
+            CodeTable::new((*tables.dc.get(part.dc)?)?),
+            CodeTable::new((*tables.ac.get(part.ac)?)?),
         ))
     });
     blocks.collect::<Option<Vec<_>>>().is_some_and(|blocks| suffices(file, at, &blocks, left))
@@ -47,7 +47,12 @@ pub(super) fn is_complete(
 
 /// Whether the data from `at` to the end of the file, which holds no marker, suffices for `mcus` MCUs
 /// of these blocks: their number, DC table and AC table for each component.
-fn suffices(file: &[u8], at: usize, blocks: &[(u32, Codes<'_>, Codes<'_>)], mcus: u32) -> bool {
+fn suffices(
+    file: &[u8],
+    at: usize,
+    blocks: &[(u32, CodeTable<'_>, CodeTable<'_>)],
+    mcus: u32,
+) -> bool {
     let per_mcu: u32 = blocks.iter().map(|(count, ..)| count).sum();
     let end = at.next_multiple_of(FED).min(file.len());
     let mut bits = Bits { bytes: file, at, end, buffer: 0, held: 0, fast: false };
@@ -71,7 +76,7 @@ fn suffices(file: &[u8], at: usize, blocks: &[(u32, Codes<'_>, Codes<'_>)], mcus
     true
 }
 
-/// See [`Codes::derived`].
+/// See [`CodeTable::derived`].
 fn derive(counts: &[u8; 16]) -> [(i32, i32); 16] {
     let (mut code, mut index) = (0, 0);
     counts.map(|count| {
@@ -85,7 +90,7 @@ fn derive(counts: &[u8; 16]) -> [(i32, i32); 16] {
 }
 
 /// A Huffman table.
-struct Codes<'a> {
+struct CodeTable<'a> {
     /// By length, 1 to 16 bits: the last code, and what to add to a code to get the index of its
     /// symbol.
     derived: [(i32, i32); 16],
@@ -94,7 +99,7 @@ struct Codes<'a> {
     lengths: [u8; 256],
 }
 
-impl<'a> Codes<'a> {
+impl<'a> CodeTable<'a> {
     fn new(spec: HuffmanSpec<'a>) -> Self {
         let derived = derive(spec.counts);
         let mut lengths = [0; 256];
@@ -121,7 +126,7 @@ struct Bits<'a> {
 
 impl Bits<'_> {
     /// Skips one block. Returns `None` where libjpeg waits for more data.
-    fn block(&mut self, dc: &Codes<'_>, ac: &Codes<'_>) -> Option<()> {
+    fn block(&mut self, dc: &CodeTable<'_>, ac: &CodeTable<'_>) -> Option<()> {
         let size = self.symbol(dc)?;
         self.need(u32::from(size))?;
         self.held -= u32::from(size);
@@ -139,7 +144,7 @@ impl Bits<'_> {
         Some(())
     }
 
-    fn symbol(&mut self, table: &Codes<'_>) -> Option<u8> {
+    fn symbol(&mut self, table: &CodeTable<'_>) -> Option<u8> {
         self.need(8)?;
         let look = usize::try_from(self.buffer >> (self.held - 8) & 0xFF).expect("8 bits");
         let mut length = u32::from(table.lengths[look]);

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU16;
 
-use forebay::decode::jpeg::{self, Image, Scratch};
+use forebay::decode::jpeg::{self, Image, Workspace};
 use forebay::{Rect, Size, View};
 
 use super::Input;
@@ -24,29 +24,29 @@ pub fn region(bytes: &[u8]) {
     let changes = [(); 4].map(|()| (usize::from(input.u16()), input.u8()));
     let Ok(image) = jpeg::parse(input.0) else { return };
     let size = image.size();
-    let mut scratch = Scratch::default();
+    let mut workspace = Workspace::default();
 
     let inside = clamp(anywhere, size);
     for rect in [anywhere, inside] {
         for entries in [None, Some(forged)] {
-            any_pixels(&image, rect, entries, &mut scratch);
+            any_pixels(&image, rect, entries, &mut workspace);
         }
     }
-    let Ok(entries) = image.entry_points(every, &mut scratch) else { return };
+    let Ok(entries) = image.entry_points(every, &mut workspace) else { return };
     let mut damaged = entries.clone();
     for (at, change) in changes {
         let at = at % damaged.len().max(1);
         damaged.get_mut(at..=at).into_iter().for_each(|part| part[0] ^= change);
     }
-    any_pixels(&image, inside, Some(&damaged), &mut scratch);
+    any_pixels(&image, inside, Some(&damaged), &mut workspace);
     if size.whole().area() > WHOLE {
         return;
     }
-    let whole = image.decode(size.whole(), None, &mut scratch).expect("accepted");
+    let whole = image.decode(size.whole(), None, &mut workspace).expect("accepted");
     let whole = whole.data().to_vec();
     let expected = View::new(&whole, size).crop(inside);
     for entries in [None, Some(&entries[..])] {
-        let part = image.decode(inside, entries, &mut scratch).expect("accepted");
+        let part = image.decode(inside, entries, &mut workspace).expect("accepted");
         for y in 0..inside.height {
             assert!(part.row(y) == expected.row(y), "row {y} of {inside:?}");
         }
@@ -54,11 +54,11 @@ pub fn region(bytes: &[u8]) {
 }
 
 /// Decodes a box: an error, or pixels of its size. A box that does not fit must be an error.
-fn any_pixels(image: &Image<'_>, rect: Rect, entries: Option<&[u8]>, scratch: &mut Scratch) {
+fn any_pixels(image: &Image<'_>, rect: Rect, entries: Option<&[u8]>, workspace: &mut Workspace) {
     if rect.fits(image.size()) && rect.area() > WHOLE {
         return;
     }
-    if let Ok(pixels) = image.decode(rect, entries, scratch) {
+    if let Ok(pixels) = image.decode(rect, entries, workspace) {
         assert!(rect.fits(image.size()) && pixels.size() == rect.size());
     }
 }
