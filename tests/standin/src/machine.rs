@@ -11,7 +11,7 @@ use crate::config::{Config, Schedule};
 use crate::engine::Module;
 use crate::memory::Space;
 use crate::queues::Queues;
-use crate::report::say;
+use crate::report::log;
 use crate::signal;
 
 /// A handle as the caller holds it: an opaque number that is never dereferenced.
@@ -92,7 +92,7 @@ pub(crate) struct Function {
 impl State {
     fn start() -> Answer<Self> {
         let config = Config::from_env().map_err(|what| {
-            say(&what);
+            log(&what);
             Code::INVALID_VALUE
         })?;
         let devices = config.devices;
@@ -100,7 +100,7 @@ impl State {
             return Err(Code::NO_DEVICE);
         }
         let space = Space::new(devices, config.memory).map_err(|error| {
-            say(&format!("cannot reserve address space: {error}"));
+            log(&format!("cannot reserve address space: {error}"));
             Code::OUT_OF_MEMORY
         })?;
         signal::install();
@@ -126,12 +126,12 @@ impl State {
     /// The context bound to this thread, if it is usable.
     pub(crate) fn current(&self) -> Answer<usize> {
         let context = CURRENT.get().ok_or(Code::INVALID_CONTEXT)?;
-        self.sound(context)?;
+        self.check_usable(context)?;
         Ok(context)
     }
 
     /// Returns the error of a context that is not retained, or that a fault has broken.
-    pub(crate) fn sound(&self, context: usize) -> Answer {
+    pub(crate) fn check_usable(&self, context: usize) -> Answer {
         match self.contexts[context] {
             Context { retained: 0, .. } => Err(Code::INVALID_CONTEXT),
             Context { broken: Some(code), .. } => Err(code),
@@ -228,7 +228,7 @@ pub(crate) fn on_fault<T>(body: impl FnOnce(&mut State) -> T) -> Option<T> {
 fn once<T, E: From<Code>>(body: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     // A host function that a stream runs must not call CUDA.
     if INSIDE.replace(true) {
-        say("a host function of a stream called CUDA, which CUDA does not allow");
+        log("a host function of a stream called CUDA, which CUDA does not allow");
         return Err(Code::NOT_PERMITTED.into());
     }
     let answer = body();

@@ -5,6 +5,6 @@
     clippy::print_stderr,
     reason = "callers receive an error code only, so the reason is printed"
 )]
-pub(crate) fn say(text: &str) {
+pub(crate) fn log(text: &str) {
     eprintln!("standin: {text}");
 }

@@ -11,7 +11,7 @@ use crate::engine::Fault;
 use crate::machine::{CURRENT, Handle, Machine};
 use crate::memory::Access;
 use crate::queues::{Stream, Work, null_of};
-use crate::report::say;
+use crate::report::log;
 
 /// `CU_STREAM_LEGACY` and `CU_STREAM_PER_THREAD`.
 const LEGACY: Handle = 1;
@@ -26,7 +26,7 @@ impl Machine {
             other => other,
         };
         let context = self.queues.find(stream).ok_or(Code::INVALID_HANDLE)?.context;
-        self.sound(context)?;
+        self.check_usable(context)?;
         Ok(stream)
     }
 
@@ -74,7 +74,7 @@ impl Machine {
         work: Work,
     ) -> u64 {
         let op = self.queues.push(stream, what.into(), Vec::new(), work);
-        self.space.take_off(op, start, len, access);
+        self.space.copy_queued(op, start, len, access);
         self.queued(op)
     }
 
@@ -96,7 +96,7 @@ impl Machine {
         if let Some(last) = self.queues.last_of(stream) {
             self.run_until(last);
         }
-        self.sound(context)
+        self.check_usable(context)
     }
 
     /// Runs `op` and its dependencies. While one of them waits for an external event, other threads may use the machine.
@@ -185,7 +185,7 @@ impl Machine {
         };
         CURRENT.set(before);
         self.queues.finished(op.id);
-        self.space.land(op.id);
+        self.space.copy_finished(op.id);
         if let Err(fault) = result {
             self.break_context(context, &op.what, &fault);
         }
@@ -193,7 +193,7 @@ impl Machine {
 
     /// Makes a context unusable after a fault.
     pub(crate) fn break_context(&mut self, context: usize, what: &str, fault: &Fault) {
-        say(&format!("{what}: {fault}"));
+        log(&format!("{what}: {fault}"));
         self.contexts[context].broken = Some(fault.kind.into());
         self.queues.expect_nothing(context);
         // Queued work is dropped without effect, which releases what it holds.

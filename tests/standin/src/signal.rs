@@ -10,7 +10,7 @@ use std::ptr::null_mut;
 use std::sync::OnceLock;
 
 use crate::machine::on_fault;
-use crate::report::say;
+use crate::report::log;
 
 /// The exit function at which a faulting kernel resumes: `entry(signal, address, instruction)`, on its own stack. It must not return.
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +90,7 @@ extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut
     match verdict.flatten() {
         Some(Ok(())) => {}
         Some(Err(what)) => {
-            say(&what);
+            log(&what);
             std::process::abort();
         }
         None => hand_back(signal),

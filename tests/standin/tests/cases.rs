@@ -1,32 +1,32 @@
 //! The list of test cases.
 
 use crate::gpu::{Gpu, Outcome};
-use crate::{blas, dnn, nccl, right, wrong};
+use crate::{blas, correct, dnn, mistakes, nccl};
 
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) body: fn(&Gpu) -> Outcome,
     /// `None` for a correct program. Otherwise the output of the case must contain all of these texts; `a|b` matches either.
-    pub(crate) says: Option<&'static [&'static str]>,
+    pub(crate) expected: Option<&'static [&'static str]>,
     /// The combinations of schedule and order, or empty for all ten.
     pub(crate) only: &'static [&'static str],
 }
 
-macro_rules! right {
+macro_rules! correct {
     ($($name:ident),* $(,)?) => {
-        [$(Case { name: stringify!($name), body: right::$name, says: None, only: &[] }),*]
+        [$(Case { name: stringify!($name), body: correct::$name, expected: None, only: &[] }),*]
     };
     ($($module:ident::$name:ident),* $(,)?) => {
-        [$(Case { name: stringify!($name), body: $module::$name, says: None, only: FORWARD }),*]
+        [$(Case { name: stringify!($name), body: $module::$name, expected: None, only: FORWARD }),*]
     };
 }
 
-macro_rules! wrong {
-    ($($name:ident $(in $only:expr)? => $($says:literal),+;)*) => {
-        [$(Case { name: stringify!($name), body: wrong::$name, says: Some(&[$($says),+]), only: only!($($only)?) }),*]
+macro_rules! mistakes {
+    ($($name:ident $(in $only:expr)? => $($expected:literal),+;)*) => {
+        [$(Case { name: stringify!($name), body: mistakes::$name, expected: Some(&[$($expected),+]), only: only!($($only)?) }),*]
     };
-    ($($module:ident::$name:ident $(in $only:expr)? => $($says:literal),+;)*) => {
-        [$(Case { name: stringify!($name), body: $module::$name, says: Some(&[$($says),+]), only: only!($($only)?) }),*]
+    ($($module:ident::$name:ident $(in $only:expr)? => $($expected:literal),+;)*) => {
+        [$(Case { name: stringify!($name), body: $module::$name, expected: Some(&[$($expected),+]), only: only!($($only)?) }),*]
     };
 }
 
@@ -40,8 +40,7 @@ macro_rules! only {
 }
 
 /// Behavior that C++ leaves undefined and PTX defines: an error only of engine A.
-pub(crate) const ENGINE_A_ALONE: [&str; 2] =
-    ["division_by_zero", "float_too_large_for_its_integer"];
+pub(crate) const ENGINE_A_ONLY: [&str; 2] = ["division_by_zero", "float_too_large_for_its_integer"];
 
 const LAZY: &[&str] = &["lazy forward"];
 
@@ -49,7 +48,7 @@ const LAZY: &[&str] = &["lazy forward"];
 const FORWARD: &[&str] = &["lazy forward", "eager forward", "1 forward", "2 forward", "3 forward"];
 
 pub(crate) fn cases() -> Vec<Case> {
-    let right = right![
+    let correct = correct![
         overlap,
         shuffles_and_barriers,
         dynamic_shared_memory,
@@ -70,7 +69,7 @@ pub(crate) fn cases() -> Vec<Case> {
         two_devices,
         device_properties,
     ];
-    let wrong = wrong! {
+    let mistakes = mistakes! {
         past_the_end => "256 bytes from the start of a 256-byte allocation", "line 80", "ILLEGAL_ADDRESS";
         before_the_start => "8 bytes before the start of a 256-byte allocation|just before or after a 256-byte allocation", "ILLEGAL_ADDRESS";
         far_away => "illegal address", "ILLEGAL_ADDRESS";
@@ -112,11 +111,16 @@ pub(crate) fn cases() -> Vec<Case> {
         name_is_mangled => "extern \"C\"|NOT_FOUND";
         unknown_kernel => "NOT_FOUND";
     };
-    right.into_iter().chain(wrong).chain(libraries_right()).chain(libraries_wrong()).collect()
+    correct
+        .into_iter()
+        .chain(mistakes)
+        .chain(correct_uses_of_libraries())
+        .chain(mistakes_with_libraries())
+        .collect()
 }
 
-fn libraries_right() -> Vec<Case> {
-    right![
+fn correct_uses_of_libraries() -> Vec<Case> {
+    correct![
         dnn::passes_are_adjoint,
         dnn::passes_match_the_definition,
         dnn::alpha_and_beta,
@@ -140,8 +144,8 @@ fn libraries_right() -> Vec<Case> {
     .into()
 }
 
-fn libraries_wrong() -> Vec<Case> {
-    wrong![
+fn mistakes_with_libraries() -> Vec<Case> {
+    mistakes![
         dnn::output_is_short => "y: illegal address: 1024 bytes at 0 bytes from the start of a 1022-byte", "ILLEGAL_ADDRESS";
         dnn::input_is_short => "x: illegal address", "ILLEGAL_ADDRESS";
         dnn::input_is_not_written => "x: 512 of 512 words that it reads were never written", "CUDA_ERROR_UNKNOWN";

@@ -10,19 +10,19 @@
 
 mod blas;
 mod cases;
+mod correct;
 mod data;
 mod dnn;
 mod gpu;
+mod mistakes;
 mod nccl;
-mod right;
-mod wrong;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use cases::{ENGINE_A_ALONE, cases};
+use cases::{ENGINE_A_ONLY, cases};
 use gpu::{Failure, Gpu, Outcome};
 
 fn main() -> ExitCode {
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     })];
     let engine_b = libraries.is_none() && nvrtc_is_real();
     for case in cases() {
-        if engine_b && ENGINE_A_ALONE.contains(&case.name) {
+        if engine_b && ENGINE_A_ONLY.contains(&case.name) {
             continue;
         }
         for schedule in ["lazy", "eager", "1", "2", "3"] {
@@ -45,8 +45,9 @@ fn main() -> ExitCode {
                 let setting = format!("{schedule} {order}");
                 if case.only.is_empty() || case.only.contains(&setting.as_str()) {
                     let libraries = libraries.clone();
-                    let (name, says) = (case.name, case.says);
-                    let check = move || check(name, says, schedule, order, libraries.as_deref());
+                    let (name, expected) = (case.name, case.expected);
+                    let check =
+                        move || check(name, expected, schedule, order, libraries.as_deref());
                     trials.push(Trial::test(format!("{name} {setting}"), check));
                 }
             }
@@ -88,7 +89,7 @@ fn no_device(libraries: Option<&Path>) -> Result<(), Failed> {
 
 fn check(
     name: &str,
-    says: Option<&[&str]>,
+    expected: Option<&[&str]>,
     schedule: &str,
     order: &str,
     libraries: Option<&Path>,
@@ -96,16 +97,17 @@ fn check(
     let mut child = child(name, libraries);
     child.env("FOREBAY_STANDIN_SCHED", schedule).env("FOREBAY_STANDIN_ORDER", order);
     // A short timeout for cases with a missing rank.
-    child.env("FOREBAY_STANDIN_NCCL_TIMEOUT", if says.is_some() { "2" } else { "30" });
+    child.env("FOREBAY_STANDIN_NCCL_TIMEOUT", if expected.is_some() { "2" } else { "30" });
     let output = child.env("FOREBAY_STANDIN_DEVICES", "2").output().unwrap();
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
-    match says {
+    match expected {
         None if output.status.success() => Ok(()),
         None => Err(format!("{}: {text}", output.status).into()),
-        Some(_) if output.status.success() => Err("the mistake was not seen".into()),
-        Some(says) => {
-            let missing = says.iter().find(|said| !said.split('|').any(|said| text.contains(said)));
+        Some(_) if output.status.success() => Err("the mistake was not detected".into()),
+        Some(expected) => {
+            let printed = |texts: &&str| texts.split('|').any(|one| text.contains(one));
+            let missing = expected.iter().find(|texts| !printed(texts));
             missing.map_or(Ok(()), |missing| Err(format!("no {missing:?} in: {text}").into()))
         }
     }

@@ -5,7 +5,7 @@ use std::ffi::c_int;
 use super::{Out, context_handle, context_of, put};
 use crate::code::Code;
 use crate::machine::{CURRENT, call};
-use crate::report::say;
+use crate::report::log;
 
 #[unsafe(no_mangle)]
 extern "C" fn cuDevicePrimaryCtxRetain(out: Out<'_, usize>, device: c_int) -> u32 {
@@ -27,7 +27,7 @@ extern "C" fn cuDevicePrimaryCtxRelease_v2(device: c_int) -> u32 {
             machine.drain(index);
             let leaked = machine.space.free_all(index);
             if leaked > 0 && machine.contexts[index].broken.is_none() {
-                say(&format!("device {index}: {leaked} allocations were never freed"));
+                log(&format!("device {index}: {leaked} allocations were never freed"));
             }
             machine.contexts[index].broken = None;
         }
@@ -65,7 +65,7 @@ extern "C" fn cuCtxSynchronize() -> u32 {
     call(|machine| {
         let context = machine.current()?;
         machine.drain(context);
-        machine.sound(context)
+        machine.check_usable(context)
     })
 }
 

@@ -9,7 +9,7 @@ use super::context_of;
 use crate::code::{Answer, Code};
 use crate::machine::{Handle, Machine, call};
 use crate::memory::{Access, Allocation};
-use crate::report::say;
+use crate::report::log;
 
 /// Host memory of a caller.
 #[derive(Clone, Copy)]
@@ -58,7 +58,7 @@ pub(super) fn known(machine: &Machine, address: u64, bytes: usize) -> Answer {
     if machine.space.known(address, bytes as u64).is_some() {
         return Ok(());
     }
-    say(&machine.space.describe(address, bytes as u64));
+    log(&machine.space.describe(address, bytes as u64));
     Err(Code::INVALID_VALUE)
 }
 
@@ -102,7 +102,7 @@ fn to_host(machine: &mut Machine, host: Host, from: u64, stream: Handle) -> Answ
     };
     let op = machine.queue(stream, what, Box::new(work));
     machine.run_until(op);
-    machine.sound(machine.queues.stream(stream).context)
+    machine.check_usable(machine.queues.stream(stream).context)
 }
 
 fn within(machine: &mut Machine, to: u64, from: u64, bytes: usize, stream: Handle) -> Answer {

@@ -5,7 +5,7 @@ use std::ffi::{c_char, c_int};
 use super::{Out, put};
 use crate::code::{Answer, Code};
 use crate::machine::{Machine, call, start};
-use crate::report::say;
+use crate::report::log;
 
 #[unsafe(no_mangle)]
 extern "C" fn cuInit(flags: u32) -> u32 {
@@ -170,7 +170,7 @@ extern "C" fn cuDeviceGetAttribute(value: Out<'_, c_int>, attribute: u32, ordina
             _ => {
                 let found = ATTRIBUTES.iter().find(|(known, _)| *known == attribute);
                 let Some((_, found)) = found else {
-                    say(&format!("device attribute {attribute} is not supported by the stand-in"));
+                    log(&format!("device attribute {attribute} is not supported by the stand-in"));
                     return Err(Code::INVALID_VALUE);
                 };
                 *found

@@ -56,7 +56,7 @@ extern "C" fn cuEventSynchronize(event: usize) -> u32 {
         if let Some(op) = op {
             machine.run_until(op);
         }
-        machine.sound(context)
+        machine.check_usable(context)
     })
 }
 
@@ -64,7 +64,7 @@ extern "C" fn cuEventSynchronize(event: usize) -> u32 {
 extern "C" fn cuEventQuery(event: usize) -> u32 {
     call(|machine| {
         let (context, op) = (find(machine, event)?.context, find(machine, event)?.recorded);
-        machine.sound(context)?;
+        machine.check_usable(context)?;
         op.map_or(Ok(()), |op| machine.poll(op))
     })
 }

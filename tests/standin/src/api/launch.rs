@@ -7,7 +7,7 @@ use crate::code::{Answer, Code};
 use crate::engine::Launch;
 use crate::machine::{Function, Machine, State, call};
 use crate::memory::View;
-use crate::report::say;
+use crate::report::log;
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuLaunchKernel(
@@ -72,7 +72,7 @@ fn check(function: &Function, grid: [u32; 3], block: [u32; 3], shared_bytes: u32
     } else {
         return Ok(());
     };
-    say(&format!("kernel {}: grid {grid:?}, block {block:?}: {wrong}", function.name));
+    log(&format!("kernel {}: grid {grid:?}, block {block:?}: {wrong}", function.name));
     Err(Code::INVALID_VALUE)
 }
 

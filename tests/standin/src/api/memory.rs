@@ -6,7 +6,7 @@ use crate::code::{Answer, Code};
 use crate::engine::{Fault, FaultKind};
 use crate::machine::{Machine, call};
 use crate::memory::Allocation;
-use crate::report::say;
+use crate::report::log;
 
 /// The memory is usable when the call returns.
 #[unsafe(no_mangle)]
@@ -45,7 +45,7 @@ fn reserve(machine: &mut Machine, device: usize, bytes: usize) -> Answer<u64> {
     machine.space.reserve(device, bytes as u64).or_else(|_full| {
         // Queued frees may release memory.
         machine.drain(device);
-        machine.sound(device)?;
+        machine.check_usable(device)?;
         machine.space.reserve(device, bytes as u64)
     })
 }
@@ -56,7 +56,7 @@ extern "C" fn cuMemFree_v2(start: u64) -> u32 {
     call(|machine| {
         let context = machine.current()?;
         machine.drain(context);
-        machine.sound(context)?;
+        machine.check_usable(context)?;
         if start == 0 { Ok(()) } else { freed(machine, start) }
     })
 }
@@ -82,7 +82,7 @@ fn freed(machine: &mut Machine, start: u64) -> Answer {
     machine
         .space
         .free(start)
-        .inspect_err(|_code| say(&format!("free: {}", machine.space.describe(start, 0))))
+        .inspect_err(|_code| log(&format!("free: {}", machine.space.describe(start, 0))))
 }
 
 #[unsafe(no_mangle)]
@@ -108,7 +108,7 @@ extern "C" fn cuMemFreeHost(pointer: usize) -> u32 {
         machine.current()?;
         let in_flight = machine.space.unpin(pointer as u64)?;
         if in_flight > 0 {
-            say(&format!("pinned memory was freed while {in_flight} queued copies use it"));
+            log(&format!("pinned memory was freed while {in_flight} queued copies use it"));
             return Err(Code::UNKNOWN);
         }
         Ok(())

@@ -7,7 +7,7 @@ use super::{Out, put};
 use crate::code::{Answer, Code};
 use crate::machine::{Function, Loaded, Machine, call};
 use crate::module;
-use crate::report::say;
+use crate::report::log;
 
 /// The image must be text that is terminated by NUL. Cubins and fatbins need a real GPU.
 #[unsafe(no_mangle)]
@@ -93,7 +93,7 @@ extern "C" fn cuModuleGetGlobal_v2(
 ) -> u32 {
     call(|machine| {
         machine.modules.get(&module).ok_or(Code::INVALID_HANDLE)?;
-        say("variables of a module are not supported by the stand-in: pass a buffer to the kernel");
+        log("variables of a module are not supported by the stand-in: pass a buffer to the kernel");
         Err(Code::NOT_SUPPORTED)
     })
 }

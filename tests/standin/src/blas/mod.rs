@@ -21,7 +21,7 @@ mod matrix;
 mod product;
 
 use crate::code::Code;
-use crate::report::say;
+use crate::report::log;
 
 /// A `cublasStatus_t` other than success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl From<Code> for Status {
 
 /// Returns a status and prints the reason.
 fn wrong<T>(status: Status, what: impl AsRef<str>) -> Answer<T> {
-    say(&format!("cuBLAS: {}", what.as_ref()));
+    log(&format!("cuBLAS: {}", what.as_ref()));
     Err(status)
 }
 

@@ -32,7 +32,7 @@ mod problem;
 mod search;
 
 use crate::code::Code;
-use crate::report::say;
+use crate::report::log;
 
 /// A `cudnnStatus_t` other than success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl From<Code> for Status {
 
 /// Returns a status and prints the reason.
 fn wrong<T>(status: Status, what: impl AsRef<str>) -> Answer<T> {
-    say(&format!("cuDNN: {}", what.as_ref()));
+    log(&format!("cuDNN: {}", what.as_ref()));
     Err(status)
 }
 

@@ -6,7 +6,7 @@ use crate::code::{Answer, Code};
 
 /// A queued copy that uses a part of an allocation.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Flight {
+pub(crate) struct QueuedCopy {
     /// The number of the operation.
     op: u64,
     start: u64,
@@ -30,7 +30,7 @@ impl Space {
         let own = pages.map_twice().map_err(|_full| Code::OUT_OF_MEMORY)?;
         // SAFETY: the second mapping is as long as the first one, and the start is within it.
         let data = unsafe { own.add(as_len(start - pages.start)) };
-        let kind = Kind::Pinned { flights: Vec::new() };
+        let kind = Kind::Pinned { copies: Vec::new() };
         let mut allocation = Allocation { start, size, pages, data, kind };
         allocation.poison();
         self.live.insert(start, allocation);
@@ -39,10 +39,10 @@ impl Space {
 
     /// Frees pinned memory. Returns the number of queued copies that still use it.
     pub(crate) fn unpin(&mut self, start: u64) -> Answer<usize> {
-        let Some(Kind::Pinned { flights }) = self.live.get(&start).map(|found| &found.kind) else {
+        let Some(Kind::Pinned { copies }) = self.live.get(&start).map(|found| &found.kind) else {
             return Err(Code::INVALID_VALUE);
         };
-        let in_flight = flights.len();
+        let in_flight = copies.len();
         let gone = self.remove(start).ok_or(Code::INVALID_VALUE)?;
         // SAFETY: the second mapping was created by `pin` and is not used elsewhere.
         unsafe {
@@ -53,29 +53,29 @@ impl Space {
     }
 
     /// Protects the bytes of a copy that was enqueued.
-    pub(crate) fn take_off(&mut self, op: u64, start: u64, len: u64, access: Access) {
-        self.flying.insert(op, start);
-        self.change_flights(start, |flights| flights.push(Flight { op, start, len, access }));
+    pub(crate) fn copy_queued(&mut self, op: u64, start: u64, len: u64, access: Access) {
+        self.in_flight.insert(op, start);
+        self.change_copies(start, |copies| copies.push(QueuedCopy { op, start, len, access }));
     }
 
     /// Lifts the protection of a copy after it ran. Other operations are ignored.
-    pub(crate) fn land(&mut self, op: u64) {
-        if let Some(start) = self.flying.remove(&op) {
-            self.change_flights(start, |flights| flights.retain(|flight| flight.op != op));
+    pub(crate) fn copy_finished(&mut self, op: u64) {
+        if let Some(start) = self.in_flight.remove(&op) {
+            self.change_copies(start, |copies| copies.retain(|copy| copy.op != op));
         }
     }
 
-    fn change_flights(&mut self, address: u64, change: impl FnOnce(&mut Vec<Flight>)) {
+    fn change_copies(&mut self, address: u64, change: impl FnOnce(&mut Vec<QueuedCopy>)) {
         if let Ok((found, _)) = self.find_mut(address, 0)
-            && let Kind::Pinned { flights } = &mut found.kind
+            && let Kind::Pinned { copies } = &mut found.kind
         {
-            let before = flights.clone();
-            change(flights);
-            let touched = before.iter().chain(&*flights);
-            let (first, behind) = touched.fold((u64::MAX, 0), |(first, behind), flight| {
-                (first.min(flight.start / PAGE * PAGE), behind.max(flight.start + flight.len))
+            let before = copies.clone();
+            change(copies);
+            let touched = before.iter().chain(&*copies);
+            let (first, behind) = touched.fold((u64::MAX, 0), |(first, behind), copy| {
+                (first.min(copy.start / PAGE * PAGE), behind.max(copy.start + copy.len))
             });
-            protect(flights, first, behind);
+            protect(copies, first, behind);
         }
     }
 
@@ -86,13 +86,13 @@ impl Space {
         let Some(found) = self.near(address).filter(|near| address < near.pages.end()) else {
             return Err(format!("the host {does} {}", self.describe(address, 0)));
         };
-        let Kind::Pinned { flights } = &found.kind else {
+        let Kind::Pinned { copies } = &found.kind else {
             return Err(format!("the host {does} device memory: {}", self.describe(address, 0)));
         };
         let offset = address.saturating_sub(found.start);
-        for flight in flights {
-            if (flight.start..flight.start + flight.len).contains(&address) {
-                let copy = match flight.access {
+        for copy in copies {
+            if (copy.start..copy.start + copy.len).contains(&address) {
+                let copy = match copy.access {
                     Access::Reads => "reads",
                     Access::Writes => "writes",
                 };
@@ -109,11 +109,11 @@ impl Space {
 }
 
 /// Sets the protection of pages for these copies, adjacent pages at once.
-fn protect(flights: &[Flight], first: u64, behind: u64) {
+fn protect(copies: &[QueuedCopy], first: u64, behind: u64) {
     let mut run = Pages { start: first, len: 0 };
     while run.end() < behind {
-        let allowed = protection(flights, run.end());
-        while run.end() < behind && protection(flights, run.end()) == allowed {
+        let allowed = protection(copies, run.end());
+        while run.end() < behind && protection(copies, run.end()) == allowed {
             run.len += PAGE;
         }
         run.protect(allowed);
@@ -122,11 +122,11 @@ fn protect(flights: &[Flight], first: u64, behind: u64) {
 }
 
 /// The host's access rights to a page while these copies are queued.
-fn protection(flights: &[Flight], page: u64) -> i32 {
+fn protection(copies: &[QueuedCopy], page: u64) -> i32 {
     let mut allowed = libc::PROT_READ | libc::PROT_WRITE;
-    for flight in flights {
-        if flight.start < page + PAGE && page < flight.start + flight.len {
-            allowed &= match flight.access {
+    for copy in copies {
+        if copy.start < page + PAGE && page < copy.start + copy.len {
+            allowed &= match copy.access {
                 Access::Reads => libc::PROT_READ,
                 Access::Writes => libc::PROT_NONE,
             };

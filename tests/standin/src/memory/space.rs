@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::arena::{Arena, POISON, Pages, as_len, pointer};
 use super::bits::Bits;
-use super::pinned::Flight;
+use super::pinned::QueuedCopy;
 use crate::code::{Answer, Code};
 use crate::engine::{Fault, FaultKind};
 
@@ -30,7 +30,7 @@ pub(crate) enum Kind {
         written: Bits,
     },
     Pinned {
-        flights: Vec<Flight>,
+        copies: Vec<QueuedCopy>,
     },
 }
 
@@ -118,7 +118,7 @@ pub(crate) struct Space {
     used: Vec<u64>,
     limit: u64,
     /// Queued copies that use pinned memory: the operation, and the start of the allocation.
-    pub(super) flying: BTreeMap<u64, u64>,
+    pub(super) in_flight: BTreeMap<u64, u64>,
     /// Whether a native kernel has run, whose writes are not tracked. Then bytes that are poison count as unwritten, and all others
     /// as written.
     pub(crate) native: bool,
@@ -132,7 +132,7 @@ impl Space {
             freed: BTreeMap::new(),
             used: vec![0; devices],
             limit,
-            flying: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
             native: false,
         })
     }

@@ -59,7 +59,7 @@ fn init(comm: Out<'_, usize>, ranks: c_int, id: &Id, rank: c_int, device: Option
             }
             None => machine.current()?,
         };
-        machine.sound(context)?;
+        machine.check_usable(context)?;
         Ok::<_, Status>((context, machine.config.gpu(context), machine.config.nccl_timeout))
     })?;
     let made = Comm::connect(id.name()?.to_owned(), [rank, ranks], context, gpu, timeout)?;

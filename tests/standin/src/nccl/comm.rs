@@ -145,7 +145,7 @@ impl Comm {
     }
 
     /// Sends to the hub. An error is ignored here, because the listener notices that the hub is gone.
-    fn say(&self, message: &ToHub) {
+    fn log(&self, message: &ToHub) {
         let mut hub = self.hub.lock().unwrap_or_else(PoisonError::into_inner);
         drop(to_hub(&mut hub, message));
     }
@@ -168,7 +168,7 @@ impl Comm {
         ungrouped: bool,
     ) -> Answer {
         let Call { collective, input, output, stream } = call;
-        machine.sound(self.context)?;
+        machine.check_usable(self.context)?;
         let (round, after) = {
             let mut inner = self.lock();
             if let Some(error) = inner.error {
@@ -219,7 +219,7 @@ impl Comm {
             }
             None => Vec::new(),
         };
-        self.say(&ToHub::Part { round, call, data });
+        self.log(&ToHub::Part { round, call, data });
         Ok(())
     }
 
@@ -256,7 +256,7 @@ impl Comm {
             if let Some(last) = last {
                 machine.run_until(last);
             }
-            Ok(machine.sound(self.context)?)
+            Ok(machine.check_usable(self.context)?)
         })
     }
 
@@ -269,7 +269,7 @@ impl Comm {
                 inner.results.clear();
                 inner.running.clone()
             };
-            if !running.is_empty() && machine.sound(self.context).is_ok() {
+            if !running.is_empty() && machine.check_usable(self.context).is_ok() {
                 tell(&format!(
                     "rank {}: aborted with {} collectives in flight",
                     self.rank,
@@ -281,7 +281,7 @@ impl Comm {
             }
             Ok::<(), Status>(())
         })?;
-        self.say(&ToHub::Bye);
+        self.log(&ToHub::Bye);
         let hub = self.hub.lock().unwrap_or_else(PoisonError::into_inner);
         hub.shutdown(Shutdown::Both).or(Ok(()))
     }

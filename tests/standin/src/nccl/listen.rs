@@ -92,7 +92,7 @@ impl Comm {
                 inner.error.get_or_insert(status);
             }
             remember(what);
-            if machine.sound(self.context).is_ok() {
+            if machine.check_usable(self.context).is_ok() {
                 let fault = Fault::new(FaultKind::OnlyHere, what);
                 machine.break_context(self.context, &format!("NCCL rank {}", self.rank), &fault);
             }

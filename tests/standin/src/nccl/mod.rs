@@ -45,7 +45,7 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::code::Code;
-use crate::report::say;
+use crate::report::log;
 
 /// A `ncclResult_t` other than success.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl From<Code> for Status {
 
 /// Prints an error and stores it for `ncclGetLastError`.
 fn tell(what: &str) {
-    say(&format!("NCCL: {what}"));
+    log(&format!("NCCL: {what}"));
     remember(what);
 }
 

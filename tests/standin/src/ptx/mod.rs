@@ -43,7 +43,7 @@ use self::position::Position;
 use self::shared::Shared;
 use self::spaces::{Spaces, Variables};
 use crate::engine::{Fault, FaultKind, Kernel, Launch, Memory, Module, Order};
-use crate::report::say;
+use crate::report::log;
 
 /// The time slices, of a million instructions each, that a thread may use without a barrier.
 const PATIENCE: u32 = 256;
@@ -52,7 +52,7 @@ const PATIENCE: u32 = 256;
 pub(crate) fn load(text: &str) -> Result<Box<dyn Module>, String> {
     let module = Loaded::new(text)?;
     if let Some((kernel, line)) = module.fusible() {
-        say(&format!(
+        log(&format!(
             "kernel {kernel}: line {line}: ptxas may fuse this addition with the multiplication before it, \
              and a GPU then rounds once where this rounds twice; --fmad=false forbids it"
         ));

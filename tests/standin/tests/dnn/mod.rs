@@ -1,8 +1,8 @@
 //! Tests of the convolutions of cuDNN, through cudarc.
 
+mod correct;
 mod layer;
-mod right;
+mod mistakes;
 mod search;
-mod wrong;
 
-pub(crate) use {right::*, search::*, wrong::*};
+pub(crate) use {correct::*, mistakes::*, search::*};

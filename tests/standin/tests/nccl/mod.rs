@@ -1,9 +1,9 @@
 //! Tests of the collectives of NCCL, through cudarc.
 
+mod correct;
+mod mistakes;
 mod processes;
 mod ranks;
 mod raw;
-mod right;
-mod wrong;
 
-pub(crate) use {processes::*, right::*, wrong::*};
+pub(crate) use {correct::*, mistakes::*, processes::*};
