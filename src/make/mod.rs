@@ -14,6 +14,8 @@ mod repeats;
 mod request;
 mod reuse;
 mod sample;
+#[cfg(test)]
+mod simd_tests;
 mod timings;
 mod worker;
 

@@ -44,20 +44,27 @@ pub(super) fn mix_and_convert(buffer: &mut [u8], job: &MixJob<'_>) -> Duration {
 pub fn mix(pixels: &mut [u8], size: Size, plan: &MixPlan) -> Duration {
     let (n, sample) = (plan.samples.len(), size.rgb_bytes());
     assert_eq!(pixels.len(), n * sample);
+    let simd = Simd::detect();
     let (front, back) = pixels.split_at_mut(n / 2 * sample);
     let pairs = front.par_chunks_exact_mut(sample).zip(back.par_rchunks_exact_mut(sample));
     let new_row = || vec![0; size.width as usize * 3];
     let mixed = pairs.enumerate().map_init(new_row, |row, (i, (a, b))| {
         let mut timer = CpuTimer::start();
-        mix_pair(a, b, size, [plan.samples[i], plan.samples[n - 1 - i]], row);
+        mix_pair(simd, a, b, size, [plan.samples[i], plan.samples[n - 1 - i]], row);
         timer.lap()
     });
     mixed.sum()
 }
 
 /// Mixes a sample and its partner, each by its own entry of the plan. `row` is scratch for one row.
-pub fn mix_pair(a: &mut [u8], b: &mut [u8], size: Size, plan: [MixSample; 2], row: &mut [u8]) {
-    let simd = Simd::detect();
+pub fn mix_pair(
+    simd: Simd,
+    a: &mut [u8],
+    b: &mut [u8],
+    size: Size,
+    plan: [MixSample; 2],
+    row: &mut [u8],
+) {
     if plan.iter().all(|sample| sample.kind == MixKind::Mixup) {
         blend_both(simd, a, b, plan.map(|sample| sample.weights));
         return;

@@ -17,7 +17,7 @@ use forebay::plan::{self, MixSample, SamplePlan, cutmix_f64, mixup_f64};
 use forebay::recipe::RecipeSpec;
 use forebay::sample_data::{self, SampleData};
 use forebay::testing::{Augmenter, NAMES, Resample, Resizer, mix_pair};
-use forebay::{Interpolation, Op, Rect, Size, View};
+use forebay::{Interpolation, Op, Rect, Simd, Size, View};
 use xxhash_rust::xxh3::xxh3_64;
 
 const IMAGES: u32 = 100;
@@ -166,10 +166,11 @@ fn mix(bencher: Bencher<'_, '_>, kind: &str) {
     let mut samples = cycle();
     let mut row = vec![0; SLOT.width as usize * 3];
     let mut next = move || samples.next().unwrap().slot.clone();
+    let simd = Simd::detect();
     bencher
         .counter(ItemsCount::new(2_u32))
         .with_inputs(|| [next(), next()])
-        .bench_local_refs(|[a, b]| mix_pair(a, b, SLOT, [sample; 2], &mut row));
+        .bench_local_refs(|[a, b]| mix_pair(simd, a, b, SLOT, [sample; 2], &mut row));
 }
 
 #[divan::bench(sample_size = IMAGES)]
