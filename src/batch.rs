@@ -1,8 +1,7 @@
 //! The buffers that microbatches are made in: a pool bounded in bytes, which is the back-pressure.
 //!
 //! A buffer goes from the pool to the workers, to the sender, and returns when its last reader drops
-//! it. While all are in use, whoever needs one waits. Buffers are reused, so a steady run allocates
-//! none.
+//! it. While all are in use, the makers wait. Buffers are reused, so a steady run allocates none.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -30,7 +29,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Buffers that nobody uses.
+    /// Buffers that are not in use.
     free: Vec<HostBytes>,
     /// Bytes of all buffers, free or in use.
     allocated: usize,

@@ -14,8 +14,8 @@
 //!
 //! **Deduplication.** Requests with equal keys share an entry. Each of its waiters queues for itself:
 //! the entry is processed as soon as the first of its clients has a turn, and that client is charged.
-//! So nobody waits behind another client's long queue for a result that it shares with it, and nobody
-//! pays for a result that it gets for free.
+//! Sharing a result with a client that has a long queue therefore never makes another client wait
+//! longer than if the result were made for it only.
 //!
 //! **Cancellation.** A waiter that is cancelled gives up its own ticket and nothing else. A task goes
 //! on as long as one of its waiters is not cancelled; workers look at `Waiters::all_cancelled` as

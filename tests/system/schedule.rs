@@ -89,7 +89,7 @@ fn requests_that_differ_in_anything_are_not_shared() {
     let (pipeline, a2) = (pipeline(64, 0), recipe("a2", &[]));
     let held = hold(&pipeline);
     let base = request(&a2, 0, 1, 2);
-    let u8 = PixelFormat::default();
+    let plain = PixelFormat::default();
     let with_format = |format| Request { format, ..base.clone() };
     let mut different = vec![
         base.clone(),
@@ -97,9 +97,9 @@ fn requests_that_differ_in_anything_are_not_shared() {
         request(&a2, 1, 1, 2),
         request(&a2, 0, 2, 2),
         request(&a2, 0, 1, 3),
-        with_format(PixelFormat { mixed_by: MixedBy::Trainer, ..u8 }),
-        with_format(PixelFormat { layout: Layout::Nchw, ..u8 }),
-        with_format(PixelFormat { dtype: DType::F16, ..u8 }),
+        with_format(PixelFormat { mixed_by: MixedBy::Trainer, ..plain }),
+        with_format(PixelFormat { layout: Layout::Nchw, ..plain }),
+        with_format(PixelFormat { dtype: DType::F16, ..plain }),
     ];
     let mut seeded = base;
     seeded.name.seed += 1;
