@@ -42,7 +42,7 @@ use crate::stream::race::{Winner, race};
 use crate::stream::request::JobContext;
 use crate::stream::retry::Retries;
 use crate::stream::walk::Walk;
-use crate::stream::window::{Reservation, Window};
+use crate::stream::window::{MAX_AHEAD, Reservation, Window};
 use crate::wire::receive::Receiver;
 
 /// A microbatch with its reservation, or the error that ends the stream.
@@ -79,7 +79,8 @@ impl Segment {
 
     /// Reserves and receives the segment, both at the same time.
     async fn receive(&mut self) -> Result<(), Error> {
-        let (granted, reservations) = mpsc::unbounded_channel();
+        // The window grants at most this number of reservations at a time.
+        let (granted, reservations) = mpsc::channel(MAX_AHEAD as usize);
         let reserve = self.reserve(granted);
         tokio::select! {
             biased;
@@ -89,16 +90,13 @@ impl Segment {
     }
 
     /// Reserves room for all names, in order.
-    fn reserve(
-        &self,
-        granted: mpsc::UnboundedSender<Reservation>,
-    ) -> impl Future<Output = ()> + use<> {
+    fn reserve(&self, granted: mpsc::Sender<Reservation>) -> impl Future<Output = ()> + use<> {
         let (context, window) = (Arc::clone(&self.context), self.window.clone());
         let (mut walk, reserved) = (self.walk.clone(), self.reserved.clone());
         async move {
             while let Some(name) = walk.name() {
                 let reservation = window.reserve(context.expected.bytes(name)).await;
-                if granted.send(reservation).is_err() {
+                if granted.send(reservation).await.is_err() {
                     return;
                 }
                 walk.advance();
@@ -109,7 +107,7 @@ impl Segment {
 
     async fn receive_reserved(
         &mut self,
-        mut reservations: mpsc::UnboundedReceiver<Reservation>,
+        mut reservations: mpsc::Receiver<Reservation>,
     ) -> Result<(), Error> {
         tokio::select! {
             biased;
@@ -260,7 +258,7 @@ impl Source {
                 (microbatch, attempt)
             }
             Winner::Hedge(microbatch, hedge, own_failure) => {
-                self.lost_to_hedge(own_failure);
+                self.lost_to_hedge(own_failure.as_ref());
                 hedge.member.health().counts.hedges_won += 1;
                 (microbatch, hedge)
             }
@@ -277,15 +275,15 @@ impl Source {
     }
 
     /// Drops the stream after a hedge won: because it failed meanwhile, or because it is late.
-    fn lost_to_hedge(&mut self, own_failure: Option<Cause>) {
+    fn lost_to_hedge(&mut self, own_failure: Option<&Cause>) {
         let link = std::mem::take(&mut self.link);
         let wasted_bytes = link.received();
         let Some(attempt) = link.into_attempt() else { return };
-        let cause = own_failure.as_ref().unwrap_or(&Cause::Overtaken);
+        let cause = own_failure.unwrap_or(&Cause::Overtaken);
         self.context.pool.failed(&attempt.member.server, cause);
         let fleet = &self.context.servers.fleet;
         fleet.overtaken(&attempt.member, attempt.started, wasted_bytes);
-        if let Some(cause) = &own_failure {
+        if let Some(cause) = own_failure {
             self.context.servers.record_failure(&attempt, cause);
         }
     }
