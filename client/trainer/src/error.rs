@@ -9,10 +9,12 @@ use forebay_types::MicrobatchName;
 #[non_exhaustive]
 pub enum Error {
     /// The trainer has no model of this name.
-    #[error("unknown model {name:?}: expected one of {}", crate::model::NAMES.join(", "))]
+    #[error("unknown model {name:?}: expected one of {}", known.join(", "))]
     UnknownModel {
         /// The requested name.
         name: String,
+        /// All names.
+        known: &'static [&'static str],
     },
     /// A setting cannot work.
     #[error("{setting}: {problem}")]

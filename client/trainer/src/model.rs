@@ -238,7 +238,7 @@ impl Architecture {
             "resnet32" => cifar(5),
             "resnet44" => cifar(7),
             "resnet56" => cifar(9),
-            _ => return Err(Error::UnknownModel { name: name.to_owned() }),
+            _ => return Err(Error::UnknownModel { name: name.to_owned(), known: &NAMES }),
         })
     }
 

@@ -59,6 +59,12 @@ pub trait Real:
     fn dispatch_at_most<K: SimdKernel<Self>>(level: SimdLevel, kernel: K);
 }
 
+/// Rounds to f32.
+#[expect(clippy::cast_possible_truncation, reason = "rounding is what it is for")]
+pub(crate) fn to_f32<T: Real>(number: T) -> f32 {
+    number.to_f64() as f32
+}
+
 /// A level of SIMD support, in ascending order of vector width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[doc(hidden)]

@@ -36,7 +36,7 @@ use crate::lamb::{ChunkSums, Lamb, LambStep, LambTensor};
 use crate::memory::MemoryPlan;
 use crate::model::{Graph, Op};
 use crate::process_group::ProcessGroup;
-use crate::simd::{PANEL, Real};
+use crate::simd::{PANEL, Real, to_f32};
 use crate::state::TrainState;
 
 /// A network in memory.
@@ -270,7 +270,7 @@ impl<T: Real> Backend for CpuBackend<T> {
         self.forward_ops(batch.samples(), false, None);
         let mut logits = std::mem::take(&mut self.logits);
         logits.clear();
-        logits.extend(self.last_logits(batch.samples(), false).iter().map(|x| state::to_f32(*x)));
+        logits.extend(self.last_logits(batch.samples(), false).iter().map(|x| to_f32(*x)));
         self.logits = logits;
         Ok(&self.logits)
     }

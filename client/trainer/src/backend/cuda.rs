@@ -9,6 +9,7 @@
 //! collectives.rs   exchanges between the ranks, by NCCL
 //! report.rs        losses and norms on their way back
 //! state.rs         tensors by timm's names, to the GPU and back
+//! transfer.rs      uploads to the GPU
 //! memory_map.rs    the layout of the GPU's memory, computed once
 //! ```
 //!
@@ -16,6 +17,7 @@
 //! and nothing in it waits for the GPU. The report of a step is read while the next one runs.
 
 mod collectives;
+mod config;
 mod cublas;
 mod cudnn;
 mod execute;
@@ -25,20 +27,19 @@ mod launch;
 mod memory_map;
 mod report;
 mod state;
+mod transfer;
 
-pub use execute::PassConfig;
+pub use config::{BUCKET_LEN, CudaConfig, PassConfig, Precision};
 pub use state::to_bf16;
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use forebay::gpu::{DeviceError, Gpu, Kernel, Lane, Pinned};
-use forebay::mix::MIX_KERNELS;
-use forebay_types::Rank;
-
 use collectives::Collectives;
 use cublas::Cublas;
 use cudnn::{ConvKey, Cudnn};
+use forebay::gpu::{DeviceError, Kernel, Lane, Pinned};
+use forebay::mix::MIX_KERNELS;
 use kernels::Kernels;
 use launch::Launcher;
 use memory_map::{InputMap, MemoryMap};
@@ -53,42 +54,6 @@ use crate::memory::MemoryPlan;
 use crate::model::{Conv, Graph, Op};
 use crate::process_group::ProcessGroup;
 use crate::state::TrainState;
-
-/// The precision in which activations are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
-    /// For training.
-    Bf16,
-    /// For tests and comparisons with the CPU.
-    F32,
-}
-
-impl Precision {
-    /// Bytes of a value.
-    pub const fn bytes(self) -> usize {
-        match self {
-            Self::Bf16 => 2,
-            Self::F32 => 4,
-        }
-    }
-}
-
-/// How a network is trained on a GPU.
-#[derive(Clone, Debug)]
-pub struct CudaConfig {
-    /// The GPU.
-    pub device: Gpu,
-    /// The precision in which activations are stored.
-    pub precision: Precision,
-    /// The rank for which memory is planned.
-    pub rank: Rank,
-    /// Gradients per exchange with the other ranks, in values.
-    pub bucket_len: usize,
-}
-
-/// Buckets of 16 MiB: large enough for the full bandwidth of NVLink, small enough that the exchange
-/// starts early in the backward pass.
-pub const BUCKET_LEN: usize = 4 << 20;
 
 /// Maximum number of unreported steps when the next one starts.
 const MAX_PENDING: usize = 1;
@@ -209,7 +174,7 @@ impl CudaBackend {
         for (range, bytes) in
             [(&m.normalization, table), (&m.chunks, chunks), (&m.tensors, tensors)]
         {
-            state::upload(&self.config.device, &self.lane, range.start, &bytes)?;
+            transfer::upload(&self.config.device, &self.lane, range.start, &bytes)?;
         }
         Ok(())
     }

@@ -45,7 +45,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     };
     let wall = median(times.iter().map(|t| t.0).collect());
     let busy = median(times.iter().map(|t| t.1).collect());
-    super::print(&format!(
+    super::output::print(&format!(
         "{} {side} px, batch {batch}: median step {wall:.3} s, {busy:.3} s of CPU time; {:.1} images/s on {} threads, {:.1} per CPU second",
         args.model,
         batch as f64 / wall,

@@ -95,9 +95,9 @@ pub(crate) fn join(
     let mut group = ProcessGroup::join(&Rendezvous { rank, address, settings, timeouts })?;
     let Rank { rank, world } = rank;
     if world > 1 {
-        super::print(&format!("rank {rank} of {world}: all ranks have joined"));
+        super::output::print(&format!("rank {rank} of {world}: all ranks have joined"));
     }
-    group.on_failure(|error| super::exit_after_failure(&error));
+    group.on_failure(|error| super::output::exit_after_failure(&error));
     Ok(group)
 }
 

@@ -22,7 +22,10 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     backend.load(&state).map_err(|problem| Error::Mismatch { path: path.clone(), problem })?;
     let accuracy = evaluate(&mut *backend, source.evaluate(&info)?)?;
     let (top1, top5) = (100.0 * accuracy.top1_rate(), 100.0 * accuracy.top5_rate());
-    super::print(&format!("top-1 {top1:.2} %, top-5 {top5:.2} % of {} images", accuracy.samples));
+    super::output::print(&format!(
+        "top-1 {top1:.2} %, top-5 {top5:.2} % of {} images",
+        accuracy.samples
+    ));
     if accuracy.samples == 0 {
         bail!("the dataset has no samples")
     }

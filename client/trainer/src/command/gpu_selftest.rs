@@ -24,10 +24,11 @@ mod gpu {
     use crate::backend::cuda::{BUCKET_LEN, CudaBackend, CudaConfig, Precision};
     use crate::backend::device::TrainDevice;
     use crate::backend::{Backend as _, BackendConfig, MicroStep};
+    use crate::command::{bench, output};
     use crate::init::initial_state;
     use crate::model::{Architecture, Graph};
+    use crate::selftest;
     use crate::train::TrainConfig;
-    use crate::{command, selftest};
 
     /// Height and width of the images to compare: odd, so that no size is a multiple of a tile.
     const SIDES: (usize, usize) = (75, 61);
@@ -37,7 +38,7 @@ mod gpu {
             anyhow::bail!("the self-test compares a GPU with the CPU: set --device cuda:N")
         };
         let device = gpu::Gpu::open(device.unwrap_or(0))?;
-        command::print(&format!("{device:?}: {}", device.name()?));
+        output::print(&format!("{device:?}: {}", device.name()?));
         let cuda = |precision| {
             let (device, rank) = (device.clone(), Rank::SINGLE);
             CudaConfig { device, precision, rank, bucket_len: BUCKET_LEN }
@@ -47,7 +48,7 @@ mod gpu {
             for precision in [Precision::F32, Precision::Bf16] {
                 let checks = selftest::compare_operations(&cuda(precision), &graph, 3)?;
                 for check in checks.iter().filter(|check| check.excess > 0.0) {
-                    command::print(&format!(
+                    output::print(&format!(
                         "  {}: {:.1e} above the tolerance",
                         check.name, check.excess
                     ));
@@ -56,7 +57,7 @@ mod gpu {
                     checks.iter().all(|check| check.excess <= 0.0),
                     "{model} in {precision:?} differs from the CPU: do not use this GPU"
                 );
-                command::print(&format!(
+                output::print(&format!(
                     "{model}, {precision:?}: {} comparisons with the CPU, all within rounding",
                     checks.len()
                 ));
@@ -65,7 +66,7 @@ mod gpu {
                 selftest::is_deterministic(&cuda(Precision::Bf16), &graph, 3)?,
                 "{model} is not deterministic: do not use this GPU"
             );
-            command::print(&format!("{model}: deterministic"));
+            output::print(&format!("{model}: deterministic"));
         }
         if args.steps > 0 { time(args, cuda(Precision::Bf16)) } else { Ok(()) }
     }
@@ -85,14 +86,14 @@ mod gpu {
         let mut gpu = CudaBackend::new(cuda, config)?;
         gpu.load(&initial_state(&graph, 0)).map_err(anyhow::Error::msg)?;
         let speed = speed(&mut gpu, args)?;
-        command::print(&format!("{} {side} px, batch {batch}: {speed:.0} images/s", args.model));
-        command::print(
+        output::print(&format!("{} {side} px, batch {batch}: {speed:.0} images/s", args.model));
+        output::print(
             "kind                 count  forward ms  backward ms   GB/s  TFLOP/s  ms at full bandwidth",
         );
         for (kind, row) in selftest::time_operations(&mut gpu, batch, args.steps)? {
             let time = row.forward + row.backward;
             let floor = bandwidth.map_or("?".to_owned(), |b| format!("{:.3}", row.bytes / b * 1e3));
-            command::print(&format!(
+            output::print(&format!(
                 "{kind:<20} {:>5} {:>11.3} {:>12.3} {:>6.0} {:>8.1} {floor:>21}",
                 row.count,
                 row.forward * 1e3,
@@ -107,7 +108,7 @@ mod gpu {
     /// Images per second of whole steps, without a server.
     fn speed(gpu: &mut CudaBackend, args: &SelftestArgs) -> anyhow::Result<f64> {
         let (batch, side) = (args.batch as usize, args.image_size as usize);
-        let images = command::bench::generated_batch(batch, side, 1000)?;
+        let images = bench::generated_batch(batch, side, 1000)?;
         let config = TrainConfig::preset("a3", 0.0, 1, 1)?;
         let micro = MicroStep { drop_path: None, loss: &config.loss, weight: 1.0, last: true };
         let mut begin = None;

@@ -6,6 +6,7 @@ mod distributed;
 mod eval;
 mod gpu_selftest;
 mod numbers;
+mod output;
 mod replay;
 mod run_log;
 mod setup;
@@ -14,7 +15,6 @@ mod train;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Parser as _;
 use cli::{Cli, Command};
@@ -33,7 +33,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            print_error(&error);
+            output::print_error(&error);
             ExitCode::FAILURE
         }
     }
@@ -47,23 +47,4 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Eval(args) => eval::run(args),
         Command::GpuSelftest(args) => gpu_selftest::run(args),
     }
-}
-
-#[expect(clippy::print_stderr, reason = "the only place where the command reports its failure")]
-fn print_error(error: &anyhow::Error) {
-    eprintln!("forebay-trainer: {error:#}");
-}
-
-/// Ends the process after another rank was lost. If the main thread waits for other ranks, it fails by
-/// itself with the same error; if it computes or waits for data, that could take long.
-fn exit_after_failure(error: &crate::Error) {
-    std::thread::sleep(Duration::from_millis(500));
-    print_error(&anyhow::anyhow!("{error}"));
-    std::process::exit(1)
-}
-
-/// Prints a line of output.
-#[expect(clippy::print_stdout, reason = "the output of the command")]
-fn print(text: &str) {
-    println!("{text}");
 }

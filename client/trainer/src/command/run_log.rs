@@ -117,7 +117,7 @@ impl RunLog {
 
     /// Prints a line above the progress bar, or by itself without a terminal.
     pub(crate) fn print(&self, text: &str) {
-        if self.bar.is_hidden() { super::print(text) } else { self.bar.println(text) }
+        if self.bar.is_hidden() { super::output::print(text) } else { self.bar.println(text) }
     }
 
     /// Draws the curves. Returns the path of the file.

@@ -2,9 +2,8 @@
 
 use libtest_mimic::Failed;
 
-use crate::Test;
 use crate::data::{noise, numbers, room, stored};
-use crate::rig::{Case, Format, Part, Rig, args};
+use crate::rig::{Case, Format, Part, Rig, Test, args};
 use crate::twin::THREADS;
 use crate::twin::loss::{self as twin, Loss, Targets};
 

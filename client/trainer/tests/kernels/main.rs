@@ -10,6 +10,7 @@ mod lamb;
 mod loss;
 mod norm;
 mod pool;
+mod precision;
 mod rig;
 #[path = "../../src/backend/cuda/twin/mod.rs"]
 mod twin;
@@ -19,17 +20,8 @@ use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
+use precision::Precision;
 use rig::Rig;
-
-/// The precision of activations, which kernels.rs expects in its parent module.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Precision {
-    Bf16,
-    F32,
-}
-
-/// The name of a kernel, and its test in both precisions.
-type Test = (&'static str, [fn(&Rig) -> Result<(), Failed>; 2]);
 
 fn main() {
     let tests = [norm::TESTS, pool::TESTS, loss::TESTS, lamb::TESTS].concat();

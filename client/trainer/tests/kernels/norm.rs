@@ -2,9 +2,8 @@
 
 use libtest_mimic::Failed;
 
-use crate::Test;
 use crate::data::{noise, numbers, room, stored, with_infinities};
-use crate::rig::{Case, Format, Rig, args};
+use crate::rig::{Case, Format, Rig, Test, args};
 use crate::twin::THREADS;
 use crate::twin::norm::{self as twin, Given, Norm};
 

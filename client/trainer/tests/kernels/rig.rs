@@ -7,9 +7,12 @@ use std::fmt::Debug;
 use forebay::gpu::{Arg, DeviceError, Gpu, Grid, Kernel};
 use libtest_mimic::Failed;
 
-use crate::Precision;
 use crate::kernels::Kernels;
+use crate::precision::Precision;
 use crate::twin::{Stored, THREADS};
+
+/// The name of a kernel, and its test in both precisions.
+pub(crate) type Test = (&'static str, [fn(&Rig) -> Result<(), Failed>; 2]);
 
 /// A GPU and the kernels in both precisions.
 pub(crate) struct Rig {

@@ -4,14 +4,8 @@ use std::ops::Range;
 
 use super::{CpuBackend, conv};
 use crate::model::{Graph, Parameter};
-use crate::simd::Real;
+use crate::simd::{Real, to_f32};
 use crate::state::{StateDict, Tensor, TrainState};
-
-/// Rounds to f32.
-#[expect(clippy::cast_possible_truncation, reason = "rounding is what it is for")]
-pub(super) fn to_f32<T: Real>(number: T) -> f32 {
-    number.to_f64() as f32
-}
 
 /// For each value of a parameter in timm's layout, its index in the backend's layout.
 fn layout(parameter: &Parameter) -> impl Iterator<Item = usize> + '_ {

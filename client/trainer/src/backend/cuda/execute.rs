@@ -7,28 +7,9 @@ use forebay::gpu::DeviceError;
 use super::cublas::Gemm;
 use super::cudnn::ConvKey;
 use super::launch::BatchNormArgs;
-use super::{CudaBackend, MicroStep};
+use super::{CudaBackend, PassConfig};
 use crate::Error;
-use crate::batch::Batch;
 use crate::model::{Conv, Op, Shape, TensorId};
-
-/// How a pass over the graph runs.
-#[derive(Clone, Copy, Debug)]
-pub struct PassConfig {
-    /// Samples of the microbatch.
-    pub samples: usize,
-    /// Whether to use batch statistics and the training graph, or running statistics and the graph of
-    /// inference.
-    pub train: bool,
-    /// Whether to apply the uploaded stochastic-depth mask.
-    pub drop_path: bool,
-}
-
-impl PassConfig {
-    pub(super) const fn training(batch: &Batch, micro: &MicroStep<'_>) -> Self {
-        Self { samples: batch.samples(), train: true, drop_path: micro.drop_path.is_some() }
-    }
-}
 
 /// A batch norm operation.
 #[derive(Clone, Copy)]

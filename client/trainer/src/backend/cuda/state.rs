@@ -2,34 +2,12 @@
 
 use std::ops::Range;
 
-use forebay::gpu::{DeviceError, Gpu, Lane, Pinned};
+use forebay::gpu::{DeviceError, Pinned};
 
+use super::transfer::{upload, upload_f32s};
 use super::{CudaBackend, PassConfig, Precision};
 use crate::model::{Parameter, TensorId};
 use crate::state::{StateDict, Tensor, TrainState};
-
-/// Uploads bytes to an offset of the lane's memory, and waits.
-pub(super) fn upload(
-    device: &Gpu,
-    lane: &Lane,
-    at: usize,
-    bytes: &[u8],
-) -> Result<(), DeviceError> {
-    let mut host = device.pinned(bytes.len())?;
-    host.copy_from_slice(bytes);
-    lane.upload(&mut host, 0..bytes.len(), at)?;
-    host.wait()
-}
-
-fn upload_f32s(
-    device: &Gpu,
-    lane: &Lane,
-    range: &Range<usize>,
-    floats: &[f32],
-) -> Result<(), DeviceError> {
-    let bytes: Vec<u8> = floats.iter().flat_map(|float| float.to_le_bytes()).collect();
-    upload(device, lane, range.start, &bytes)
-}
 
 /// For each value of a parameter in timm's layout, its index in the backend's layout, in which
 /// convolutions have their input channels last.

@@ -1,0 +1,59 @@
+use forebay::gpu::Gpu;
+use forebay_types::Rank;
+
+use crate::backend::MicroStep;
+use crate::batch::Batch;
+
+/// The precision in which activations are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// For training.
+    Bf16,
+    /// For tests and comparisons with the CPU.
+    F32,
+}
+
+impl Precision {
+    /// Bytes of a value.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::Bf16 => 2,
+            Self::F32 => 4,
+        }
+    }
+}
+
+/// How a network is trained on a GPU.
+#[derive(Clone, Debug)]
+pub struct CudaConfig {
+    /// The GPU.
+    pub device: Gpu,
+    /// The precision in which activations are stored.
+    pub precision: Precision,
+    /// The rank for which memory is planned.
+    pub rank: Rank,
+    /// Gradients per exchange with the other ranks, in values.
+    pub bucket_len: usize,
+}
+
+/// Buckets of 16 MiB: large enough for the full bandwidth of NVLink, small enough that the exchange
+/// starts early in the backward pass.
+pub const BUCKET_LEN: usize = 4 << 20;
+
+/// How a pass over the graph runs.
+#[derive(Clone, Copy, Debug)]
+pub struct PassConfig {
+    /// Samples of the microbatch.
+    pub samples: usize,
+    /// Whether to use batch statistics and the training graph, or running statistics and the graph of
+    /// inference.
+    pub train: bool,
+    /// Whether to apply the uploaded stochastic-depth mask.
+    pub drop_path: bool,
+}
+
+impl PassConfig {
+    pub(super) const fn training(batch: &Batch, micro: &MicroStep<'_>) -> Self {
+        Self { samples: batch.samples(), train: true, drop_path: micro.drop_path.is_some() }
+    }
+}
