@@ -120,6 +120,15 @@ pub(super) struct Reserved<'a> {
     pub(super) samples: Vec<(u64, Buffer)>,
 }
 
+/// What a claim does while another worker is making one of its samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WhenBusy {
+    /// It gives up, so that the caller can do other work first.
+    Defer,
+    /// It waits until the other worker is done.
+    Wait,
+}
+
 impl RepeatCache {
     /// A cache of at most `max_bytes`; with 0 it stays empty.
     pub(crate) fn new(max_bytes: usize) -> Self {
@@ -143,17 +152,17 @@ impl RepeatCache {
     }
 
     /// Claims a worker's `own` positions of a group, and reserves those of the `others` that are worth
-    /// precomputing, `bytes` each. If another worker is making one of `own`, waits for it if `wait` is
-    /// set, and returns `None` otherwise.
+    /// precomputing, `bytes` each. If another worker is making one of `own`, waits for it or returns
+    /// `None`, as `when_busy` says.
     pub(super) fn claim(
         &self,
         step: StepKey,
         own: &[u64],
         others: &[u64],
         bytes: usize,
-        wait: bool,
+        when_busy: WhenBusy,
     ) -> Option<Claim<'_>> {
-        let mut guard = self.lock_settled(step, own, wait)?;
+        let mut guard = self.lock_settled(step, own, when_busy)?;
         let State { steps, reuse, .. } = &mut *guard;
         let Some(state) = steps.get_mut(&step) else {
             // The step is too long, or was over before this microbatch was finished.
@@ -172,16 +181,16 @@ impl RepeatCache {
         Some(Claim { ready, reserved })
     }
 
-    /// Locks the state once no other worker is making one of `own`; `None` if one is, unless `wait`.
+    /// Locks the state once no other worker is making one of `own`.
     fn lock_settled(
         &self,
         step: StepKey,
         own: &[u64],
-        wait: bool,
+        when_busy: WhenBusy,
     ) -> Option<MutexGuard<'_, State>> {
         let mut state = lock(&self.state);
         while state.steps.get(&step).is_some_and(|step| step.is_making(own)) {
-            if !wait {
+            if when_busy == WhenBusy::Defer {
                 return None;
             }
             state = self.settled.wait(state).unwrap_or_else(PoisonError::into_inner);

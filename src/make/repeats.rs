@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::repeat_cache::{Claim, RepeatCache, StepKey};
+use super::repeat_cache::{Claim, RepeatCache, StepKey, WhenBusy};
 use super::request::{Request, Slots};
 use super::sample::{Planned, make_samples, union};
 use super::timings::Stages;
@@ -56,17 +56,17 @@ impl Fill<'_> {
         let step = slots.sampler.step(self.step.step);
         let pixels = pixels.chunks_exact_mut(self.size.rgb_bytes());
         let groups = groups(&slots.sampler, &step, slots, pixels);
-        let (mut stages, deferred) = self.pass(groups, false)?;
-        stages += self.pass(deferred, true)?.0;
+        let (mut stages, deferred) = self.pass(groups, WhenBusy::Defer)?;
+        stages += self.pass(deferred, WhenBusy::Wait)?.0;
         Ok(stages)
     }
 
-    fn pass<'p>(&self, groups: Vec<Group<'p>>, wait: bool) -> Result<Pass<'p>, Error> {
+    fn pass<'p>(&self, groups: Vec<Group<'p>>, when_busy: WhenBusy) -> Result<Pass<'p>, Error> {
         let fill = |group| {
             if self.waiters.all_cancelled() {
                 return Err(Error::Cancelled);
             }
-            self.workers.with_scratch(|scratch| self.fill_group(group, wait, scratch))
+            self.workers.with_scratch(|scratch| self.fill_group(group, when_busy, scratch))
         };
         groups.into_par_iter().map(fill).try_reduce(Pass::default, |mut sum, (stages, deferred)| {
             sum.0 += stages;
@@ -79,7 +79,7 @@ impl Fill<'_> {
     fn fill_group<'p>(
         &self,
         mut group: Group<'p>,
-        wait: bool,
+        when_busy: WhenBusy,
         scratch: &mut Scratch,
     ) -> Result<Pass<'p>, Error> {
         let mut timer = CpuTimer::start();
@@ -87,7 +87,8 @@ impl Fill<'_> {
         let total = plans.iter().map(|plan| plan.source.area()).sum();
         // Boxes in different corners are cheaper to decode one by one.
         let shared_decode = union(plans.iter()).area() <= total;
-        let Some(Claim { ready, mut reserved }) = self.claim(&group, shared_decode, wait) else {
+        let Some(Claim { ready, mut reserved }) = self.claim(&group, shared_decode, when_busy)
+        else {
             return Ok((Stages::default(), vec![group]));
         };
         let plan_of = |position: u64| {
@@ -123,13 +124,18 @@ impl Fill<'_> {
     }
 
     /// Claims a group from the repeat cache, if a shared decode can serve other microbatches.
-    fn claim(&self, group: &Group<'_>, shared_decode: bool, wait: bool) -> Option<Claim<'_>> {
+    fn claim(
+        &self,
+        group: &Group<'_>,
+        shared_decode: bool,
+        when_busy: WhenBusy,
+    ) -> Option<Claim<'_>> {
         let Group { own, all, .. } = group;
         if !shared_decode || all.end - all.start == own.len() as u64 {
             return Some(Claim { ready: vec![None; own.len()], reserved: None });
         }
         let others: Vec<u64> = all.clone().filter(|position| !own.contains(position)).collect();
-        self.cache.claim(self.step, own, &others, self.size.rgb_bytes(), wait)
+        self.cache.claim(self.step, own, &others, self.size.rgb_bytes(), when_busy)
     }
 }
 

@@ -259,7 +259,7 @@ fn a_closed_queue_accepts_nothing_and_ends_after_its_last_task() {
 #[test]
 fn a_worker_that_waits_is_woken_by_a_request_and_by_the_end() {
     let queue = Arc::new(queue(0));
-    let worker = std::thread::spawn({
+    let work = {
         let queue = Arc::clone(&queue);
         move || {
             let mut jobs = Vec::new();
@@ -269,7 +269,8 @@ fn a_worker_that_waits_is_woken_by_a_request_and_by_the_end() {
             }
             jobs
         }
-    });
+    };
+    let worker = std::thread::Builder::new().name("worker".into()).spawn(work).unwrap();
     let outcome = submit(&queue, 1, &client("a"));
     assert!(matches!(outcome.recv().unwrap(), Outcome::Ready(..)));
     queue.close();

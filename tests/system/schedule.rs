@@ -22,7 +22,7 @@ use forebay_tests::world::{SMALL, Server, WORLD, recipe, request};
 const BYTES: usize = 2 * 48 * 48 * 3;
 
 /// Only a request that is never answered takes this long.
-const HANG: Duration = Duration::from_secs(120);
+const HANG: Duration = Duration::from_mins(2);
 
 type Answer = Receiver<Result<Microbatch, Error>>;
 

@@ -14,16 +14,16 @@ const GRID: Rgb<u8> = Rgb([222, 222, 222]);
 const COLORS: [Rgb<u8>; 3] = [Rgb([31, 119, 180]), Rgb([214, 90, 20]), Rgb([44, 140, 60])];
 
 /// A panel: its title and its lines.
-pub type Panel<'a> = (&'a str, Vec<Line<'a>>);
+pub(crate) type Panel<'a> = (&'a str, Vec<Line<'a>>);
 
 /// A line: its name and its points of (step, value).
-pub type Line<'a> = (&'a str, &'a [(f64, f64)]);
+pub(crate) type Line<'a> = (&'a str, &'a [(f64, f64)]);
 
 /// Draws panels from top to bottom.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn draw(path: &Path, panels: &[Panel<'_>]) -> image::ImageResult<()> {
+pub(crate) fn draw(path: &Path, panels: &[Panel<'_>]) -> image::ImageResult<()> {
     let count = u32::try_from(panels.len()).unwrap_or(1).max(1);
     let mut image = RgbImage::from_pixel(WIDTH, HEIGHT * count, Rgb([255, 255, 255]));
     let points = panels.iter().flat_map(|(_, lines)| lines).flat_map(|(_, points)| *points);

@@ -8,14 +8,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Writes an event file.
 #[derive(Debug)]
-pub struct EventWriter(BufWriter<File>);
+pub(crate) struct EventWriter(BufWriter<File>);
 
 impl EventWriter {
     /// Creates an event file in a folder.
     ///
     /// # Errors
     /// When the file cannot be created.
-    pub fn create(folder: &Path) -> std::io::Result<Self> {
+    pub(crate) fn create(folder: &Path) -> std::io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         let seconds = now();
         let file =
@@ -30,7 +30,7 @@ impl EventWriter {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn scalars(&mut self, step: u64, values: &[(&str, f64)]) -> std::io::Result<()> {
+    pub(crate) fn scalars(&mut self, step: u64, values: &[(&str, f64)]) -> std::io::Result<()> {
         for (tag, value) in values {
             // Summary.value { tag, simple_value }.
             let mut scalar = Vec::new();

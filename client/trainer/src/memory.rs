@@ -13,7 +13,7 @@ const ALIGN: usize = 16;
 
 /// The range of each tensor, in values from the start of the arena.
 #[derive(Debug)]
-pub struct MemoryPlan {
+pub(crate) struct MemoryPlan {
     /// The network whose tensors are planned.
     pub graph: Graph,
     /// Maximum number of images per pass.
@@ -37,7 +37,7 @@ struct Lifetime {
 
 impl MemoryPlan {
     /// A plan for forward passes only.
-    pub fn inference(graph: Graph, batch: usize) -> Self {
+    pub(crate) fn inference(graph: Graph, batch: usize) -> Self {
         let lifetimes = value_lifetimes(&graph, batch, false);
         let (ranges, arena) = allocate(&lifetimes);
         let none = vec![None; graph.tensors.len()];
@@ -46,7 +46,7 @@ impl MemoryPlan {
     }
 
     /// A plan for forward and backward passes.
-    pub fn training(graph: Graph, batch: usize) -> Self {
+    pub(crate) fn training(graph: Graph, batch: usize) -> Self {
         let mut lifetimes = value_lifetimes(&graph, batch, true);
         let values = lifetimes.len();
         let (slots, adds) = gradient_lifetimes(&graph, batch, &mut lifetimes);

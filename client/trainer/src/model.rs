@@ -196,7 +196,7 @@ pub struct Architecture {
 }
 
 /// Names of the networks that [`Architecture::named`] builds.
-pub const NAMES: [&str; 9] = [
+pub(crate) const NAMES: [&str; 9] = [
     "resnet18",
     "resnet34",
     "resnet50",

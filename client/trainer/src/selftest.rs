@@ -82,7 +82,11 @@ pub fn compare_operations(
 ///
 /// # Errors
 /// When the GPU fails.
-pub fn is_deterministic(cuda: &CudaConfig, graph: &Graph, samples: usize) -> Result<bool, Error> {
+pub(crate) fn is_deterministic(
+    cuda: &CudaConfig,
+    graph: &Graph,
+    samples: usize,
+) -> Result<bool, Error> {
     let batch = random_batch(graph, samples);
     let loss = Loss { criterion: Criterion::Bce, smoothing: 0.1, target_threshold: None };
     let once = || {
@@ -273,7 +277,7 @@ fn name(index: usize, op: &Op) -> String {
 
 /// The cost of all operations of one kind in a microbatch.
 #[derive(Clone, Debug, Default)]
-pub struct OpTiming {
+pub(crate) struct OpTiming {
     /// Number of operations.
     pub count: usize,
     /// Seconds of all operations forward.
@@ -290,7 +294,7 @@ pub struct OpTiming {
 ///
 /// # Errors
 /// When the GPU fails.
-pub fn time_operations(
+pub(crate) fn time_operations(
     gpu: &mut CudaBackend,
     samples: usize,
     repeats: u32,

@@ -1,4 +1,4 @@
-//! ProcessGroup in one process: any number of them trains as one does, bit for bit.
+//! `ProcessGroup` in one process: any number of them trains as one does, bit for bit.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 #[path = "fixtures/microbatches.rs"]

@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn zero_is_refused_where_a_setting_needs_more() {
         assert_eq!("1KiB".parse::<NonZeroByteSize>().unwrap().get(), 1024);
-        assert_eq!("1m".parse::<NonZeroTimeSpan>().unwrap().get(), Duration::from_secs(60));
+        assert_eq!("1m".parse::<NonZeroTimeSpan>().unwrap().get(), Duration::from_mins(1));
         for text in ["0", "0KiB"] {
             let error = text.parse::<NonZeroByteSize>().unwrap_err().to_string();
             assert!(error.contains("above 0"), "{error}");
@@ -316,7 +316,7 @@ mod tests {
         }
         let file: File = toml::from_str("count = 9\nsize = '1MiB'\ntime = '5m'").unwrap();
         assert_eq!((file.count.get(), file.size.get()), (9, 1 << 20));
-        assert_eq!(file.time.get(), Duration::from_secs(300));
+        assert_eq!(file.time.get(), Duration::from_mins(5));
         for (text, part) in [
             ("count = 0\nsize = 1\ntime = '5m'", "from 1 to 9"),
             ("count = -1\nsize = 1\ntime = '5m'", "from 1 to 9"),
@@ -338,7 +338,7 @@ mod tests {
         }
         let file: File = toml::from_str("size = '1MiB'\nnumber = 7\ntime = '5m'").unwrap();
         assert_eq!((file.size.0, file.number.0), (1 << 20, 7));
-        assert_eq!(file.time.0, Duration::from_secs(300));
+        assert_eq!(file.time.0, Duration::from_mins(5));
         let error = toml::from_str::<File>("size = -1\nnumber = 7\ntime = '5m'");
         assert!(error.err().unwrap().to_string().contains("256MiB"));
         let error = toml::from_str::<File>("size = 1\nnumber = 7\ntime = 5");

@@ -108,7 +108,7 @@ fn time(mixer: &Mixer, args: &SelfTestArgs) -> anyhow::Result<()> {
     let recipe = recipe(side, "elem")?;
     let (plan, normalize) = (plan_of(&recipe, 0, n), NormalizeTable::new(&recipe));
     let bandwidth = mixer.bandwidth();
-    say(format!("{n} samples of {0}x{0}, microseconds per image:", side))?;
+    say(format!("{n} samples of {side}x{side}, microseconds per image:"))?;
     say("             copy in  kernel   floor  copy out  all, overlapping")?;
     for (dtype, layout) in [
         (DTYPES[0], LAYOUTS[0]),

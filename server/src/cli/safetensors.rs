@@ -5,7 +5,7 @@
 //! JSON, padded with spaces to eight bytes, then the tensors one after the other.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Write as _};
 use std::path::Path;
 
 use serde_json::{Map, Value, json};

@@ -95,20 +95,35 @@ impl Config {
 fn limits(given: LimitSettings, identities: BTreeMap<String, IdentitySettings>) -> Limits {
     let mut limits = Limits {
         identity: IdentityLimits {
-            max_streams: given.identity_streams.map(|count| count.count()),
+            max_streams: given.identity_streams.map(forebay_types::settings::Number::count),
             ..IdentityLimits::default()
         },
         identities: identities.into_iter().map(|(name, of)| (name, identity(of))).collect(),
         ..Limits::default()
     };
-    set(&mut limits.max_streams, given.max_streams.map(|count| count.count()));
-    set(&mut limits.max_queued, given.max_queued.map(|count| count.count()));
-    set(&mut limits.max_connections, given.max_connections.map(|count| count.count()));
+    set(&mut limits.max_streams, given.max_streams.map(forebay_types::settings::Number::count));
+    set(&mut limits.max_queued, given.max_queued.map(forebay_types::settings::Number::count));
+    set(
+        &mut limits.max_connections,
+        given.max_connections.map(forebay_types::settings::Number::count),
+    );
     set(&mut limits.ahead_bytes, given.ahead_bytes.map(|size| size.0));
-    set(&mut limits.stall_timeout, given.stall_timeout.map(|span| span.get()));
-    set(&mut limits.slow_after, given.slow_after.map(|span| span.get()));
-    set(&mut limits.handshake_timeout, given.handshake_timeout.map(|span| span.get()));
-    set(&mut limits.idle_timeout, given.idle_timeout.map(|span| span.get()));
+    set(
+        &mut limits.stall_timeout,
+        given.stall_timeout.map(forebay_types::settings::NonZeroTimeSpan::get),
+    );
+    set(
+        &mut limits.slow_after,
+        given.slow_after.map(forebay_types::settings::NonZeroTimeSpan::get),
+    );
+    set(
+        &mut limits.handshake_timeout,
+        given.handshake_timeout.map(forebay_types::settings::NonZeroTimeSpan::get),
+    );
+    set(
+        &mut limits.idle_timeout,
+        given.idle_timeout.map(forebay_types::settings::NonZeroTimeSpan::get),
+    );
     set(&mut limits.drain_grace, given.drain_grace.map(|span| span.0));
     limits
 }
@@ -121,9 +136,9 @@ fn set<T>(limit: &mut T, given: Option<T>) {
 
 fn identity(given: IdentitySettings) -> IdentityLimits {
     IdentityLimits {
-        max_streams: given.max_streams.map(|count| count.count()),
+        max_streams: given.max_streams.map(forebay_types::settings::Number::count),
         ahead_bytes: given.ahead_bytes.map(|size| size.0),
-        max_queued: given.max_queued.map(|count| count.count()),
+        max_queued: given.max_queued.map(forebay_types::settings::Number::count),
     }
 }
 
@@ -256,7 +271,7 @@ mod tests {
         for (key, value) in table {
             match (key.as_str(), value) {
                 ("limits" | "access", toml::Value::Table(inner)) => {
-                    keys.extend(inner.into_iter().map(|(key, _)| key))
+                    keys.extend(inner.into_iter().map(|(key, _)| key));
                 }
                 ("identities", _) => {}
                 _ => drop(keys.insert(key)),

@@ -30,7 +30,7 @@ mod state;
 mod transfer;
 
 pub use config::{BUCKET_LEN, CudaConfig, PassConfig, Precision};
-pub use state::to_bf16;
+pub(crate) use state::to_bf16;
 
 use std::collections::VecDeque;
 use std::ops::Range;

@@ -36,7 +36,7 @@ pub struct CudaConfig {
     pub bucket_len: usize,
 }
 
-/// Buckets of 16 MiB: large enough for the full bandwidth of NVLink, small enough that the exchange
+/// Buckets of 16 MiB: large enough for the full bandwidth of `NVLink`, small enough that the exchange
 /// starts early in the backward pass.
 pub const BUCKET_LEN: usize = 4 << 20;
 

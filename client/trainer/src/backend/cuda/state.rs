@@ -28,7 +28,7 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
 }
 
 /// Rounds to bf16, to nearest, ties to even.
-pub fn to_bf16(float: f32) -> u16 {
+pub(crate) fn to_bf16(float: f32) -> u16 {
     let bits = float.to_bits();
     let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
     #[expect(clippy::cast_possible_truncation, reason = "the upper half")]

@@ -46,7 +46,7 @@ impl NormTiling {
         let min_rows = THREADS / tile * MIN_ROWS_PER_LANE;
         let chunk_rows = rows.div_ceil(NORM_CHUNKS).max(min_rows);
         let (chunks, tiles) = (rows.div_ceil(chunk_rows), groups.div_ceil(tile));
-        Self { tile, chunk_rows, chunks, tiles }
+        Self { tile, tiles, chunk_rows, chunks }
     }
 }
 

@@ -143,7 +143,7 @@ pub(crate) fn cross_entropy<S: Stored>(
         }));
         let sum = block_sum(threads(classes, 0.0_f32, |part, c| *part += exp_of(row[c] - most)));
         let whole = block_sum(threads(classes, 0.0_f32, |part, c| {
-            *part += args.target_of(targets, sample, c)
+            *part += args.target_of(targets, sample, c);
         }));
         let log = log_of(sum);
         *all = block_sum(threads(classes, 0.0_f32, |loss, c| {
