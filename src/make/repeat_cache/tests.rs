@@ -24,7 +24,7 @@ fn visited(max_bytes: usize) -> RepeatCache {
 fn claim(cache: &RepeatCache, number: u64, own: u64) -> (bool, usize) {
     let first = number * 12;
     let others: Vec<u64> = (first..first + 3).filter(|p| *p != first + own).collect();
-    let claim = cache.claim(step(number), &[first + own], &others, BYTES, false).unwrap();
+    let claim = cache.claim(step(number), &[first + own], &others, BYTES, WhenBusy::Defer).unwrap();
     let mut precomputed = 0;
     if let Some(mut reserved) = claim.reserved {
         precomputed = reserved.samples.len();
@@ -70,10 +70,11 @@ fn a_full_pool_precomputes_only_what_fits() {
 #[test]
 fn a_sample_that_is_being_made_is_busy_until_it_is_published_or_given_up() {
     let cache = visited(10 * BYTES);
-    let first = cache.claim(step(0), &[0], &[1, 2], BYTES, false).unwrap();
-    assert!(cache.claim(step(0), &[1], &[0, 2], BYTES, false).is_none());
+    let first = cache.claim(step(0), &[0], &[1, 2], BYTES, WhenBusy::Defer).unwrap();
+    assert!(cache.claim(step(0), &[1], &[0, 2], BYTES, WhenBusy::Defer).is_none());
     std::thread::scope(|scope| {
-        let waiter = scope.spawn(|| cache.claim(step(0), &[1], &[0, 2], BYTES, true).unwrap());
+        let waiter =
+            scope.spawn(|| cache.claim(step(0), &[1], &[0, 2], BYTES, WhenBusy::Wait).unwrap());
         drop(first);
         let second = waiter.join().unwrap();
         assert!(second.ready[0].is_none());

@@ -1,4 +1,4 @@
-//! `norm.cu`: batch norm, fused with stochastic depth, the residual sum and ReLU.
+//! `norm.cu`: batch norm, fused with stochastic depth, the residual sum and `ReLU`.
 
 use super::{Stored, THREADS, nearest};
 
