@@ -8,12 +8,12 @@
 //!
 //! Without the feature `cuda`, only the errors and pageable memory remain. With it, nothing is linked:
 //! libcuda and libnvrtc are loaded when a GPU is opened. cudarc panics if a library is missing, so
-//! [`Gpu::open`] looks for them first.
+//! `Gpu::open` looks for them first.
 //!
 //! Three rules keep this sound. The default stream is not used, because only the thread with the
-//! right context could free its memory. cudarc's event tracking is off, so [`Pinned`] records its
+//! right context could free its memory. cudarc's event tracking is off, so `Pinned` records its
 //! own events. The memory of a lane is used on the stream of that lane only, so no access has to be
-//! ordered across streams, unless a lane [follows](Lane::follow) another one.
+//! ordered across streams, unless a lane follows (`Lane::follow`) another one.
 
 mod error;
 mod host;

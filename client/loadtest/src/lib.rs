@@ -2,7 +2,7 @@
 //!
 //! A run is `jobs` copies of one job, each read by a world of trainers, as a training run would: rank r
 //! takes the microbatches g with `g % trainers == r`, and no rank begins a step before all ranks have
-//! received the previous one. The client checks names, order and digests of each rank; [`check`] adds
+//! received the previous one. The client checks names, order and digests of each rank; `check` adds
 //! what only all ranks together show: every microbatch of every step exactly once, every record as
 //! often as the epoch has it, and the same bytes in all copies and in an undisturbed run.
 //!
