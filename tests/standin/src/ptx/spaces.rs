@@ -2,7 +2,6 @@
 
 use super::code::{Space, window};
 use super::shared::{Access, Shared};
-use super::thread::Frame;
 use super::thread_fault::ThreadFault;
 use crate::engine::{FaultKind, Memory};
 
@@ -25,7 +24,8 @@ pub(super) struct Spaces<'l> {
 pub(super) struct ThreadMemory<'t> {
     pub(super) local: &'t mut [u8],
     pub(super) arguments: &'t mut [u8],
-    pub(super) frame: &'t Frame,
+    /// Where the arguments of the innermost frame start.
+    pub(super) frame_arguments: usize,
     /// The index of the thread in the block.
     pub(super) index: u32,
 }
@@ -47,7 +47,7 @@ fn locate(space: Space, address: u64, own: &ThreadMemory<'_>) -> Result<At, Thre
         Space::Shared => At::Shared(address),
         Space::Local => At::Local(usize::try_from(address).unwrap_or(usize::MAX)),
         Space::Param => At::Param(usize::try_from(address).unwrap_or(usize::MAX)),
-        Space::Argument => At::Argument(own.frame.arguments.saturating_add(offset)),
+        Space::Argument => At::Argument(own.frame_arguments.saturating_add(offset)),
         Space::Generic => match address >> window::SHIFT << window::SHIFT {
             0 => At::Device(address),
             window::SHARED => At::Shared(offset as u64),

@@ -33,7 +33,7 @@ pub(super) struct Frame {
     pub(super) at: usize,
     slots: usize,
     local: usize,
-    pub(super) arguments: usize,
+    arguments: usize,
 }
 
 #[derive(Debug, Default)]
@@ -159,7 +159,7 @@ impl Thread {
         let mut count = *steps;
         let mut at = frame.at;
         let s = &mut slots[frame.slots..frame.slots + code.slots.len()];
-        let index = position.index;
+        let (index, frame_arguments) = (position.index, frame.arguments);
         // It stops at the instruction or after it.
         let (next, stands) = loop {
             let Some(&instr) = code.instrs.get(at) else { break (Ok(Next::Stop(Stop::Exit)), at) };
@@ -185,19 +185,19 @@ impl Thread {
                     }
                 }
                 Instr::Load { ref place, to, used } => {
-                    let own = ThreadMemory { local, arguments, frame, index };
+                    let own = ThreadMemory { local, arguments, frame_arguments, index };
                     if let Err(fault) = load(place, to, used, s, spaces, &own) {
                         break (Err(fault), here);
                     }
                 }
                 Instr::Store { ref place, from } => {
-                    let mut own = ThreadMemory { local, arguments, frame, index };
+                    let mut own = ThreadMemory { local, arguments, frame_arguments, index };
                     if let Err(fault) = store(place, from, s, spaces, &mut own) {
                         break (Err(fault), here);
                     }
                 }
                 Instr::Atomic { ref place, f, to, with } => {
-                    let mut own = ThreadMemory { local, arguments, frame, index };
+                    let mut own = ThreadMemory { local, arguments, frame_arguments, index };
                     let [b, c] = with.map(|slot| s[usize::from(slot)]);
                     match atomic(place, |old| f(old, b, c), s, spaces, &mut own) {
                         Ok(old) => s[usize::from(to)] = old,
