@@ -31,6 +31,23 @@ pub(super) struct Function<'a> {
     pub(super) body: Option<Vec<Statement<'a>>>,
 }
 
+impl<'a> Function<'a> {
+    /// All names among the operands of a function.
+    pub(super) fn names(&self) -> impl Iterator<Item = &'a str> {
+        self.body
+            .iter()
+            .flatten()
+            .flat_map(|statement| match statement {
+                Statement::Op { operands, .. } => operands.as_slice(),
+                _ => &[],
+            })
+            .filter_map(|operand| match operand {
+                Operand::Name(name) | Operand::Address(Some(name), _) => Some(*name),
+                _ => None,
+            })
+    }
+}
+
 #[derive(Debug)]
 pub(super) enum Statement<'a> {
     Open,
