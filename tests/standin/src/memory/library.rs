@@ -1,7 +1,8 @@
 //! The operands of library functions: inputs, which must have been written, outputs and workspaces.
 
+use super::allocation::Kind;
 use super::arena::POISON;
-use super::space::{Kind, Space};
+use super::space::Space;
 use crate::engine::{Fault, FaultKind};
 
 /// A range of device memory that a library function uses.

@@ -4,6 +4,7 @@
 //! memory while a queued copy uses it (cuMemHostAlloc, "API synchronization behavior"), so its pages are protected. An access of
 //! freed memory is an illegal address.
 
+mod allocation;
 mod arena;
 mod bits;
 mod library;
@@ -11,7 +12,7 @@ mod pinned;
 mod space;
 mod view;
 
+pub(crate) use allocation::{Access, Allocation};
 pub(crate) use library::Operand;
-pub(crate) use pinned::Access;
-pub(crate) use space::{Allocation, Space};
+pub(crate) use space::Space;
 pub(crate) use view::View;

@@ -1,27 +1,9 @@
 //! Pinned host memory, which is protected from the host while a queued copy uses it.
 
+use super::allocation::{Access, Allocation, Kind, QueuedCopy};
 use super::arena::{PAGE, Pages, as_len};
-use super::space::{Allocation, Kind, Space};
+use super::space::Space;
 use crate::code::{Answer, Code};
-
-/// A queued copy that uses a part of an allocation.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct QueuedCopy {
-    /// The number of the operation.
-    op: u64,
-    start: u64,
-    len: u64,
-    access: Access,
-}
-
-/// How a queued copy accesses host memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
-    /// It reads, so the host may read too.
-    Reads,
-    /// It writes, so the host must not access the memory.
-    Writes,
-}
 
 impl Space {
     pub(crate) fn pin(&mut self, size: u64) -> Answer<u64> {

@@ -3,8 +3,9 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
+use super::allocation::{Allocation, Kind};
 use super::arena::POISON;
-use super::space::{Allocation, Kind, Space};
+use super::space::Space;
 use crate::engine::{BadAccess, Fault, FaultKind, Memory};
 
 impl Space {
