@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 
 use crate::code::{Answer, Code};
 use crate::config::{Config, Schedule};
-use crate::engine::Module;
+use crate::engine::{Fault, Module};
 use crate::memory::Space;
 use crate::queues::Queues;
 use crate::report::log;
 use crate::signal;
+use crate::table::Handle;
 
-/// A handle as the caller holds it: an opaque number that is never dereferenced.
-pub(crate) type Handle = usize;
+/// The action of a queued operation.
+pub(crate) type Work = Box<dyn FnOnce(&mut Machine) -> Result<(), Fault> + Send>;
 
 /// The state of the process, created by `cuInit`.
 static MACHINE: Mutex<Option<State>> = Mutex::new(None);
@@ -39,7 +40,7 @@ pub(crate) struct State {
     pub(crate) space: Space,
     /// The primary context of each device.
     pub(crate) contexts: Vec<Context>,
-    pub(crate) queues: Queues,
+    pub(crate) queues: Queues<Work>,
     pub(crate) events: BTreeMap<Handle, Event>,
     pub(crate) modules: BTreeMap<Handle, Loaded>,
     pub(crate) functions: BTreeMap<Handle, Function>,
@@ -103,7 +104,7 @@ impl State {
             log(&format!("cannot reserve address space: {error}"));
             Code::OUT_OF_MEMORY
         })?;
-        signal::install();
+        signal::install(judge_host_access);
         Ok(Self {
             queues: Queues::new(devices),
             per_thread: BTreeMap::new(),
@@ -220,9 +221,15 @@ pub(crate) fn on_external(body: impl FnOnce(&mut Machine)) {
     INSIDE.set(false);
 }
 
-/// Runs in the signal handler after a fault of host code. `None` if the fault is inside the stand-in or before `cuInit`.
-pub(crate) fn on_fault<T>(body: impl FnOnce(&mut State) -> T) -> Option<T> {
-    if INSIDE.get() { None } else { lock().as_mut().map(body) }
+/// Runs in the signal handler after a fault of host code. `None` if the fault is inside the stand-in or before `cuInit`, or if
+/// the address was never allocated.
+fn judge_host_access(address: u64, writes: bool) -> Option<Result<(), String>> {
+    if INSIDE.get() {
+        return None;
+    }
+    let mut state = lock();
+    let space = &mut state.as_mut()?.space;
+    space.holds(address).then(|| space.host_touched(address, writes))
 }
 
 fn once<T, E: From<Code>>(body: impl FnOnce() -> Result<T, E>) -> Result<T, E> {

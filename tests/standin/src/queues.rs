@@ -5,51 +5,46 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
-use crate::engine::Fault;
-use crate::machine::{Handle, Machine};
-
-/// The action of an operation.
-pub(crate) type Work = Box<dyn FnOnce(&mut Machine) -> Result<(), Fault> + Send>;
+use crate::table::Handle;
 
 /// `CU_STREAM_NON_BLOCKING`: the stream is not ordered with the NULL stream.
 const NON_BLOCKING: u32 = 1;
 
-pub(crate) struct Op {
+/// An operation, whose action is a `W`: the queues order actions and do not run them.
+pub(crate) struct Op<W> {
     pub(crate) id: u64,
     /// Operations of other streams that must finish first.
     after: Vec<u64>,
     /// A description for messages: "kernel mix", "copy of 8 bytes to the host".
     pub(crate) what: String,
-    pub(crate) work: Work,
+    pub(crate) work: W,
 }
 
-impl fmt::Debug for Op {
+impl<W> fmt::Debug for Op<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} after {:?}", self.id, self.what, self.after)
     }
 }
 
-#[derive(Debug)]
-pub(crate) struct Stream {
+pub(crate) struct Stream<W> {
     pub(crate) context: usize,
     pub(crate) flags: u32,
     pub(crate) priority: i32,
-    queue: VecDeque<Op>,
+    queue: VecDeque<Op<W>>,
     /// The last operation that was enqueued.
     last: Option<u64>,
     /// `cuStreamDestroy` was called. Operations in the queue still run.
     destroyed: bool,
 }
 
-impl Stream {
+impl<W> Stream<W> {
     pub(crate) fn new(context: usize, flags: u32, priority: i32) -> Self {
         Self { context, flags, priority, queue: VecDeque::new(), last: None, destroyed: false }
     }
 }
 
-#[derive(Debug)]
-pub(crate) struct Queues {
-    streams: BTreeMap<Handle, Stream>,
+pub(crate) struct Queues<W> {
+    streams: BTreeMap<Handle, Stream<W>>,
     last_op: u64,
     /// Unfinished operations, and the stream of each.
     pending: BTreeMap<u64, Handle>,
@@ -57,12 +52,18 @@ pub(crate) struct Queues {
     external: BTreeMap<u64, usize>,
 }
 
+impl<W> fmt::Debug for Queues<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.streams.values().flat_map(|stream| &stream.queue)).finish()
+    }
+}
+
 /// The internal handle of the NULL stream of a context.
 pub(crate) fn null_of(context: usize) -> Handle {
     0x1000 + context * 0x10
 }
 
-impl Queues {
+impl<W> Queues<W> {
     pub(crate) fn new(contexts: usize) -> Self {
         let nulls = (0..contexts).map(|context| (null_of(context), Stream::new(context, 0, 0)));
         Self {
@@ -73,17 +74,17 @@ impl Queues {
         }
     }
 
-    pub(crate) fn insert(&mut self, handle: Handle, stream: Stream) {
+    pub(crate) fn insert(&mut self, handle: Handle, stream: Stream<W>) {
         self.streams.insert(handle, stream);
     }
 
     /// A stream that was not destroyed.
-    pub(crate) fn find(&self, stream: Handle) -> Option<&Stream> {
+    pub(crate) fn find(&self, stream: Handle) -> Option<&Stream<W>> {
         self.streams.get(&stream).filter(|found| !found.destroyed)
     }
 
     /// A stream that is known to exist.
-    pub(crate) fn stream(&self, stream: Handle) -> &Stream {
+    pub(crate) fn stream(&self, stream: Handle) -> &Stream<W> {
         &self.streams[&stream]
     }
 
@@ -123,7 +124,7 @@ impl Queues {
         stream: Handle,
         what: String,
         mut after: Vec<u64>,
-        work: Work,
+        work: W,
     ) -> u64 {
         self.last_op += 1;
         let id = self.last_op;
@@ -146,7 +147,7 @@ impl Queues {
     }
 
     /// Removes the first operation of a stream. It is finished once [`Queues::finished`] is called.
-    pub(crate) fn pop(&mut self, stream: Handle) -> Option<Op> {
+    pub(crate) fn pop(&mut self, stream: Handle) -> Option<Op<W>> {
         self.streams.get_mut(&stream)?.queue.pop_front()
     }
 
@@ -183,7 +184,7 @@ impl Queues {
 
     /// The streams whose first operation can run now.
     pub(crate) fn ready(&self) -> Vec<Handle> {
-        let could = |stream: &Stream| {
+        let could = |stream: &Stream<W>| {
             stream.queue.front().is_some_and(|op| op.after.iter().all(|other| self.is_done(*other)))
         };
         let streams = self.streams.iter().filter(|(_, stream)| could(stream));

@@ -8,10 +8,11 @@
 use crate::code::{Answer, Code};
 use crate::config::Schedule;
 use crate::engine::Fault;
-use crate::machine::{CURRENT, Handle, Machine};
+use crate::machine::{CURRENT, Machine, Work};
 use crate::memory::Access;
-use crate::queues::{Stream, Work, null_of};
+use crate::queues::{Stream, null_of};
 use crate::report::log;
+use crate::table::Handle;
 
 /// `CU_STREAM_LEGACY` and `CU_STREAM_PER_THREAD`.
 const LEGACY: Handle = 1;

@@ -9,7 +9,6 @@ use std::mem::MaybeUninit;
 use std::ptr::null_mut;
 use std::sync::OnceLock;
 
-use crate::machine::on_fault;
 use crate::report::log;
 
 /// The exit function at which a faulting kernel resumes: `entry(signal, address, instruction)`, on its own stack. It must not return.
@@ -24,6 +23,12 @@ thread_local! {
     static EXIT: Cell<Option<Exit>> = const { Cell::new(None) };
 }
 
+/// Judges an access of host code that faulted, by its address and whether it was a write: an error describes a mistake, success
+/// means that the access can be repeated, and `None` that the fault is not of the stand-in.
+pub(crate) type Judge = fn(u64, bool) -> Option<Result<(), String>>;
+
+static JUDGE: OnceLock<Judge> = OnceLock::new();
+
 /// The handled signals, and their previous handlers.
 static BEFORE: OnceLock<[(c_int, libc::sigaction); 3]> = OnceLock::new();
 
@@ -37,7 +42,9 @@ pub(crate) fn guarded(exit: Exit, kernel: impl FnOnce()) {
     EXIT.set(None);
 }
 
-pub(crate) fn install() {
+/// Installs the handler, once for the process.
+pub(crate) fn install(judge: Judge) {
+    JUDGE.get_or_init(|| judge);
     BEFORE.get_or_init(|| {
         [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE].map(|signal| {
             let handler: Handler = on_signal;
@@ -83,11 +90,7 @@ extern "C" fn on_signal(signal: c_int, info: *mut libc::siginfo_t, context: *mut
     }
     // Bit 1 of the error code of a page fault is set for a write.
     let writes = registers[libc::REG_ERR as usize] & 2 != 0;
-    let verdict = on_fault(|machine| {
-        let address = address as u64;
-        machine.space.holds(address).then(|| machine.space.host_touched(address, writes))
-    });
-    match verdict.flatten() {
+    match JUDGE.get().and_then(|judge| judge(address as u64, writes)) {
         Some(Ok(())) => {}
         Some(Err(what)) => {
             log(&what);

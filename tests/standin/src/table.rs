@@ -5,6 +5,9 @@ use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+/// A handle as the caller holds it: an opaque number that is never dereferenced.
+pub(crate) type Handle = usize;
+
 /// An output pointer of a function, which may be null.
 pub(crate) type Out<'a, T> = Option<&'a mut MaybeUninit<T>>;
 

@@ -7,9 +7,10 @@ use std::ffi::c_void;
 
 use super::context_of;
 use crate::code::{Answer, Code};
-use crate::machine::{Handle, Machine, call};
+use crate::machine::{Machine, call};
 use crate::memory::{Access, Allocation};
 use crate::report::log;
+use crate::table::Handle;
 
 /// Host memory of a caller.
 #[derive(Clone, Copy)]

@@ -3,8 +3,8 @@
 use std::ffi::c_char;
 
 use super::{Answer, Status, code};
-use crate::machine::{Handle, inside};
-use crate::table::{Out, Table, put};
+use crate::machine::inside;
+use crate::table::{Handle, Out, Table, put};
 
 /// The context of each handle, and its stream: the handle of the caller, 0 for the NULL stream.
 static HANDLES: Table<(usize, Handle)> = Table::new();

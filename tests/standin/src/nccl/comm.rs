@@ -13,8 +13,9 @@ use super::hub::{TICK, address};
 use super::wire::{ToHub, from_hub, to_hub};
 use super::{Answer, Status, tell, wrong};
 use crate::engine::Fault;
-use crate::machine::{Handle, Machine, inside};
+use crate::machine::{Machine, inside};
 use crate::memory::Operand;
+use crate::table::Handle;
 
 #[derive(Debug)]
 pub(super) struct Comm {
