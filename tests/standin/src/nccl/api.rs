@@ -5,15 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::collective::{Collective, Element, Kind, Reduction};
-use super::comm::{Call, Comm};
+use super::comm::{COMMS, Call, Comm};
 use super::group::{call, join, ncclGroupEnd, ncclGroupStart};
 use super::id::Id;
 use super::{Answer, LAST, Status, code, wrong};
 use crate::machine::inside;
 use crate::memory::Operand;
-use crate::table::{Out, Table, put};
-
-pub(super) static COMMS: Table<Arc<Comm>> = Table::new();
+use crate::table::{Out, put};
 
 fn get(comm: usize) -> Answer<Arc<Comm>> {
     match COMMS.get(comm) {

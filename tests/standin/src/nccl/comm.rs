@@ -15,7 +15,10 @@ use super::{Answer, Status, tell, wrong};
 use crate::engine::Fault;
 use crate::machine::{Machine, inside};
 use crate::memory::Operand;
-use crate::table::Handle;
+use crate::table::{Handle, Table};
+
+/// The communicators of this process.
+pub(super) static COMMS: Table<Arc<Comm>> = Table::new();
 
 #[derive(Debug)]
 pub(super) struct Comm {

@@ -4,8 +4,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::thread;
 
-use super::api::COMMS;
-use super::comm::{Call, Comm};
+use super::comm::{COMMS, Call, Comm};
 use super::{Answer, Status, code, wrong};
 use crate::machine::inside;
 
