@@ -14,11 +14,12 @@ mod metrics;
 mod picture;
 mod process;
 mod recorder;
+mod render;
 mod snapshot;
 mod stream;
 
-pub(crate) use metrics::render;
 pub(crate) use process::cpu_time;
 pub(crate) use recorder::{StreamGuard, TICK, Telemetry};
+pub(crate) use render::render;
 pub(crate) use snapshot::{Snapshot, StreamSnapshot};
 pub(crate) use stream::{StreamRequestInfo, WaitingSide};
