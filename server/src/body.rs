@@ -1,8 +1,8 @@
 //! A response body of frames that sends payloads zero-copy.
 //!
 //! Each gRPC message is sent as two pieces: its five-byte prefix with the frame's head, and a slice of
-//! the slab that contains the payload. tonic's encoder would copy whole messages into a buffer of its
-//! own. The bytes on the wire are the same, so any gRPC client can read them.
+//! the buffer that contains the payload. tonic's encoder would copy whole messages into another
+//! buffer. The bytes on the wire are the same, so any gRPC client can read them.
 
 use std::ops::Range;
 use std::pin::Pin;

@@ -175,7 +175,7 @@ impl Job for CatalogJob {
     }
 }
 
-/// A microbatch for the wire. Its slab returns to the ring once the payload has been sent.
+/// A microbatch for the wire. Its buffer returns to the pool once the payload has been sent.
 fn microbatch(computed: forebay::Microbatch) -> Microbatch {
     Microbatch {
         mix: (computed.format.mixed_by == MixedBy::Trainer).then(|| mix_plan(&computed.plan)),

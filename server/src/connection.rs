@@ -38,7 +38,7 @@ pub(crate) fn http2(limits: &Limits) -> Builder<CallExecutor> {
         .keep_alive_timeout(limits.keep_alive)
         .max_concurrent_streams(limits.max_calls)
         .max_header_list_size(limits.header_bytes)
-        // A message fits one DATA frame. The buffer holds slices of slabs, not copies.
+        // A message fits one DATA frame. hyper's write buffer holds slices of payloads, not copies.
         .max_send_buf_size(2 * FRAME_BYTES);
     http
 }

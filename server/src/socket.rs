@@ -1,7 +1,7 @@
 //! A socket that times out if its peer accepts no data, or does not begin HTTP/2.
 //!
 //! HTTP/2's keep-alive does not help while the socket's buffer is full: the connection then waits to
-//! send its GOAWAY and keeps the slices of slabs that it was about to write. Nor does it help before
+//! send its GOAWAY and keeps the slices of payloads that it was about to write. Nor does it help before
 //! HTTP/2 has begun.
 
 use std::io;

@@ -132,8 +132,8 @@ pub type Done = Box<dyn FnOnce(Result<Microbatch, Refusal>) + Send>;
 /// A microbatch of n samples that has been computed.
 #[derive(Debug)]
 pub struct Microbatch {
-    /// Pixels, created with [`Bytes::from_owner`] of the slab, so that the slab returns to its ring once
-    /// the last piece has been sent.
+    /// Pixels, created by [`Bytes::from_owner`] from their buffer, which returns to its pool once the
+    /// last piece has been sent.
     pub payload: Bytes,
     /// The four dimensions, in the order of the layout.
     pub shape: [u32; 4],

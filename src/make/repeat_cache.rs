@@ -11,7 +11,7 @@
 //!   microbatch 1 of 4         *           *           *      finds 1 here, precomputes 3 and 4, ...
 //!
 //!   claim(own, others) -> None   another worker is making one of `own`: return later, or wait
-//!                      -> Claim  the samples of `own` that are ready, and slabs for those of `others`
+//!                      -> Claim  the samples of `own` that are ready, and buffers for those of `others`
 //!                                that this worker is to precompute; then publish
 //! ```
 //!

@@ -95,7 +95,7 @@ pub enum JoinError {
 
 /// Joins frames to microbatches, one after the other.
 ///
-/// A microbatch is assembled in one slab. The slab is reserved after the header has been checked and
+/// A microbatch is assembled in one buffer, which is allocated after the header has been checked and
 /// filled as frames arrive, so that a peer costs memory for what it sent, not for what it claims.
 pub struct Join {
     limit: u64,
@@ -116,7 +116,7 @@ impl Join {
         Self { limit, open: None, spare: Vec::new() }
     }
 
-    /// Returns a slab, so that the next microbatch reuses its memory.
+    /// Returns a buffer, so that the next microbatch reuses its memory.
     pub fn recycle(&mut self, slab: Vec<u8>) {
         self.spare = slab;
     }
