@@ -1,4 +1,4 @@
-//! One connection: TLS handshake, HTTP/2, its end.
+//! One connection: TLS handshake, HTTP/2, and how it ends.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ use crate::socket::Socket;
 use crate::state::ServerState;
 use crate::stream_reset::CallExecutor;
 
-/// Time that a refused peer has to read why.
+/// Time that a refused peer has to read the TLS alert.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Bytes that are read from a refused peer before its connection is closed.
@@ -43,7 +43,7 @@ pub(crate) fn http2(limits: &Limits) -> Builder<CallExecutor> {
     http
 }
 
-/// What every connection of a server needs.
+/// The parts that all connections of a server share.
 #[derive(Clone)]
 pub(crate) struct Connection {
     pub(crate) http: Builder<CallExecutor>,
@@ -116,7 +116,7 @@ impl Connection {
     }
 }
 
-/// Lets a peer read why it was refused. A socket that is closed with unread bytes is reset, which
+/// Keeps the socket of a refused peer open until it has read the TLS alert. A socket that is closed with unread bytes is reset, which
 /// discards what was just written.
 async fn linger(mut stream: TcpStream) {
     let rest = async {

@@ -5,7 +5,7 @@
 //! ```text
 //! serve        accept, drain, stop                    admin      metrics, probes, status page
 //! connection   TLS, HTTP/2, idle timeout
-//! service      identity, the four methods             telemetry  who reads what, who waits for whom
+//! service      identity, the four methods             telemetry  streams, waits, metrics
 //! request      validation                             admission  every gate, in one documented order
 //! session      submit, await, send
 //! body         frames, zero-copy

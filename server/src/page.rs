@@ -97,7 +97,7 @@ fn waits(now: &Snapshot) -> String {
     section("wide", "Who waits for whom", &body)
 }
 
-/// A server that is the bottleneck without using its cores waits for something itself.
+/// A note for a server that is the bottleneck while its cores are not in full use.
 fn underused_cores(now: &Snapshot) -> String {
     let threads = now.pipeline.threads as f64;
     if now.cores > 0.5 * threads {

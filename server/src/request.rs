@@ -1,4 +1,4 @@
-//! Validation of requests: what leaves this file can be served.
+//! Validation of requests: a [`StreamSpec`] can be served without further checks.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -39,7 +39,8 @@ impl StreamSpec {
 
 /// Opens a job and compares it with what the client expects.
 pub(crate) fn job(source: &dyn Source, job: Option<&v1::Job>) -> Result<Arc<dyn Job>, Refusal> {
-    let requested = job.ok_or_else(|| Refusal::invalid("job", "missing"))?;
+    let requested =
+        job.ok_or_else(|| Refusal::invalid("job", "missing (expected a dataset and a recipe)"))?;
     let job = source.open(requested)?;
     let facts = job.facts();
     let (dataset, recipe) = (&requested.dataset_digest, &requested.recipe_digest);
@@ -94,12 +95,17 @@ pub(crate) fn stream(
     let selected = count_selected(&*job, request.step, &indices);
     if request.skip > 0 && request.skip as usize >= selected {
         let (skip, step) = (request.skip, request.step);
-        let what = format!("{skip} (step {step} has {selected} of the selected microbatches)");
+        let what = format!(
+            "{skip} (step {step} has {selected} of the selected microbatches, and at least one must be left)"
+        );
         return Err(Refusal::invalid("skip", what));
     }
     let epochs = request.steps / job.facts().steps_per_epoch + 1;
     if request.epoch.checked_add(epochs).is_none() {
-        return Err(Refusal::invalid("epoch", format!("{} (too large)", request.epoch)));
+        return Err(Refusal::invalid(
+            "epoch",
+            format!("{} (expected at most {})", request.epoch, u64::MAX - epochs),
+        ));
     }
     let mut names = Names {
         job: Arc::clone(&job),
@@ -153,7 +159,9 @@ pub(crate) fn explain(
 
 /// The pixel format of a request; unspecified fields have the defaults.
 fn format(dtype: i32, layout: i32, mixed_by: i32) -> Result<PixelFormat, Refusal> {
-    let unknown = |field, value: i32| move |_| Refusal::invalid(field, value.to_string());
+    let unknown = |field, value: i32| {
+        move |_| Refusal::invalid(field, format!("{value} (expected a value of the .proto's enum)"))
+    };
     let wire_dtype = v1::DType::try_from(dtype).map_err(unknown("dtype", dtype))?;
     let wire_layout = Layout::try_from(layout).map_err(unknown("layout", layout))?;
     let wire_mixed_by = MixedBy::try_from(mixed_by).map_err(unknown("mixed_by", mixed_by))?;
@@ -181,7 +189,10 @@ fn selection(
     for &index in requested {
         in_range("microbatch", index.into(), facts.microbatches.into())?;
         if !seen.insert(index) {
-            return Err(Refusal::invalid("microbatches", format!("{index} is listed twice")));
+            return Err(Refusal::invalid(
+                "microbatches",
+                format!("{index} is listed twice (expected once)"),
+            ));
         }
     }
     Ok(requested.to_vec())

@@ -31,10 +31,10 @@ use crate::source::Source;
 use crate::state::ServerState;
 use crate::telemetry::{TICK, Telemetry};
 
-/// Time that connections have to send what their calls left, after the last call has ended.
+/// Time that connections have to send their remaining data after the last call has ended.
 const FLUSH: Duration = Duration::from_secs(1);
 
-/// What a server has done.
+/// Totals of a server that has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {
     /// Calls of Stream and Fetch.
@@ -54,7 +54,7 @@ pub struct Report {
 pub struct Setup {
     /// Limits of its clients.
     pub limits: Limits,
-    /// Who may call.
+    /// Access control.
     pub access: Arc<Access>,
     /// Listener of the admin port for metrics, probes and the status page, if there is one.
     pub admin: Option<TcpListener>,
@@ -136,8 +136,8 @@ fn report(telemetry: &Telemetry, unfinished: usize) -> Report {
     }
 }
 
-/// Runs the tasks of a server that are not calls: the history grows, certificate and token files are
-/// reloaded, the admin port answers.
+/// Runs the tasks of a server that are not calls: it samples the history, reloads
+/// certificate and token files, and serves the admin port.
 async fn background_tasks(state: &Arc<ServerState>, admin: Option<TcpListener>) -> Infallible {
     let ticks = async {
         loop {
@@ -198,19 +198,19 @@ impl Connections {
                     });
                 }
                 Err(error) => {
-                    // For example because no file descriptor is left: others may be closed meanwhile.
-                    tracing::warn!(%error, "cannot accept a connection");
+                    // The process may be out of file descriptors, which connections that end release.
+                    tracing::warn!(%error, "cannot accept a connection; retrying in 100 ms");
                     sleep(Duration::from_millis(100)).await;
                 }
             }
         }
     }
 
-    /// Lets connections that are closing send the rest of what they have.
+    /// Waits until connections that are closing have sent their remaining data, for at most [`FLUSH`].
     async fn finish(mut self) {
         let all = async { while self.tasks.join_next().await.is_some() {} };
         if timeout(FLUSH, all).await.is_err() {
-            tracing::debug!(open = self.tasks.len(), "connections aborted");
+            tracing::debug!(open = self.tasks.len(), "closing connections with unsent data");
         }
     }
 }

@@ -6,9 +6,9 @@
 //!            └────────────── permit, released when the last piece of the payload is dropped ────────┘
 //! ```
 //!
-//! A slow reader leaves frames in the body, so `send_all` waits, so permits stay taken, so `submit_all`
-//! waits, and the pipeline works for others. When the reader disconnects, both futures are dropped, and
-//! with them everything that was computed or requested for it.
+//! Back-pressure: while a slow reader leaves frames in the body, `send_all` waits and permits stay taken,
+//! so `submit_all` waits too, and the pipeline works for other clients. When the reader disconnects, both
+//! futures are dropped, which cancels pending requests and releases microbatches that were computed.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use crate::status::Refusal;
 use crate::stream_reset::StreamReset;
 use crate::telemetry::{StreamGuard, WaitingSide};
 
-/// Why a call ends before everything has been sent.
+/// The reason for ending a call before everything has been sent.
 enum End {
     Disconnected,
     Refused(Refusal),
@@ -43,7 +43,7 @@ impl<E: Into<Refusal>> From<E> for End {
     }
 }
 
-/// The reader of a stream, and what is held for it until the stream ends.
+/// The reader of a stream, and the resources that are held for it until the stream ends.
 pub(crate) struct Reader {
     /// Client in whose share of the workers' time the microbatches are computed.
     pub(crate) client: Arc<str>,
@@ -194,7 +194,7 @@ impl Session {
             Err(End::Disconnected) => return self.telemetry.ended(Code::Cancelled),
             Err(End::Refused(refusal)) => refusal,
         };
-        tracing::info!(%refusal, "stream refused");
+        tracing::info!(%refusal, "stream ended early");
         self.telemetry.ended(refusal.code());
         let limits = &self.state.admission.limits;
         let linger = match refusal {

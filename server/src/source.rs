@@ -126,7 +126,7 @@ impl Drop for RequestGuard {
     }
 }
 
-/// Receives the microbatch, or why there is none.
+/// A callback that receives the microbatch, or the reason why there is none.
 pub type Done = Box<dyn FnOnce(Result<Microbatch, Refusal>) + Send>;
 
 /// A microbatch of n samples that has been computed.

@@ -19,7 +19,7 @@ pub(crate) struct ServerState {
 }
 
 impl ServerState {
-    /// What metrics and the status page show.
+    /// Takes the snapshot that metrics and the status page show.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let ready = !self.draining.is_set();
         Snapshot::take(&self.telemetry, &*self.source, ready, self.admission.limits.max_streams)

@@ -1,4 +1,4 @@
-//! Why a request is refused, and the one place where that becomes a gRPC status.
+//! Refusals, and the only place where they are mapped to gRPC statuses.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 /// Bounds of the delay after which a refused client may retry. The delay is the estimated time until the
-/// queue has drained: no slot is free before.
+/// queue has drained, because a slot is unlikely to be free earlier.
 const RETRY_DELAY: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30);
 
 /// Longest status message: it is sent as a header, and clients limit the size of headers.
 const MESSAGE_BYTES: usize = 4096;
 
-/// Why a request is refused.
+/// The reason for refusing a request, or for ending a stream early.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -43,7 +43,10 @@ pub enum Refusal {
         served: Vec<String>,
     },
     /// The dataset or recipe differs from what the client expects.
-    #[error("the client expects the {what} of digest {expected}, this server's is {found}: {form}")]
+    #[error(
+        "the client expects the {what} with digest {expected}, and this server's has {found}: use the same \
+         {what} on both sides, or expect no digest; this server's: {form}"
+    )]
     Mismatch {
         /// `dataset` or `recipe`.
         what: &'static str,
@@ -54,7 +57,7 @@ pub enum Refusal {
         /// The server's recipe in canonical form, or the size of its dataset.
         form: String,
     },
-    /// The server has as many streams as it may.
+    /// The server is at its limit of streams.
     #[error("all {limit} streams of this server are open: retry later, or use another server")]
     TooManyStreams {
         /// The limit.
@@ -62,7 +65,7 @@ pub enum Refusal {
         /// Estimated time until the queue has drained.
         wait: Duration,
     },
-    /// An identity has as many streams as it may.
+    /// An identity is at its limit of streams.
     #[error("all {limit} streams of {identity} are open: end one, or raise its limit")]
     TooManyOfIdentity {
         /// The caller's identity.
@@ -115,7 +118,7 @@ impl Refusal {
         Self::Invalid { field, what: what.into() }
     }
 
-    /// The gRPC code that says who has to act, as the .proto lists them.
+    /// The gRPC code of the refusal, as the .proto defines the codes by who has to act.
     pub(crate) fn code(&self) -> Code {
         match self {
             Self::Invalid { .. } | Self::Frame(SplitError::HeaderTooLarge { .. }) => {
@@ -144,7 +147,7 @@ impl Refusal {
         }
     }
 
-    /// The delay after which a retry may succeed; `None` if it would not.
+    /// The delay after which a retry may succeed; `None` if the server suggests no delay.
     fn retry_after(&self) -> Option<Duration> {
         let (Self::TooManyStreams { wait, .. }
         | Self::TooManyOfIdentity { wait, .. }

@@ -1,4 +1,4 @@
-//! The span `call`: fields that every log event of a call has.
+//! The span `call`, whose fields are added to every log event of a call.
 //!
 //! The caller's W3C `traceparent` provides `trace_id` and `parent_id`, so that the logs of trainers and
 //! servers can be joined.

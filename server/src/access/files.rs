@@ -1,4 +1,4 @@
-//! The files that say who may call: their paths, as flags and as the table `[access]`, and their contents.
+//! The files that define access: their paths, as flags and as the table `[access]`, and their contents.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 use serde::Deserialize;
 
-/// The files that say who may call. Without any, everybody may, in plain text.
+/// Paths of the files that define access. Without any, every caller is served, in plain text.
 #[derive(Clone, Debug, Default)]
 pub struct AccessFiles {
     /// Certificate of the server followed by intermediate certificates, PEM.

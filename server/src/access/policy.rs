@@ -17,7 +17,7 @@ use crate::status::Refusal;
 /// Identity of every caller of a server without authentication.
 const ANONYMOUS: &str = "anonymous";
 
-/// Who may call, by the last valid contents of the files.
+/// The access policy of a server, from the last valid contents of the files.
 pub struct Access {
     files: AccessFiles,
     rules: RwLock<Arc<Rules>>,

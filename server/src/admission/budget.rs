@@ -1,4 +1,4 @@
-//! Accounts of buffer memory: quotas of a class of readers, and claims of streams.
+//! Accounting of buffer memory: the quota of each class of readers, and the claims of streams.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -34,8 +34,8 @@ impl Quota {
     }
 }
 
-/// Bytes of buffers that streams claim: what they hold, and at least one microbatch for each stream
-/// whose reader is not slow.
+/// Bytes of buffers that streams claim: those of the microbatches that they hold, and at least one
+/// microbatch for each stream whose reader is not slow.
 #[derive(Debug)]
 pub(super) struct BufferBudget {
     limit: u64,
@@ -50,7 +50,7 @@ impl BufferBudget {
     }
 
     /// Replaces a claim of `before` bytes by one of `after` bytes, if all claims then fit the limit, or
-    /// unconditionally if `force`. Returns whether it did.
+    /// unconditionally if `force`. Returns whether the claim was replaced.
     pub(super) fn replace(&self, before: u64, after: u64, force: bool) -> bool {
         let mut claimed = self.lock();
         let total = claimed.saturating_sub(before).saturating_add(after);
@@ -66,7 +66,7 @@ impl BufferBudget {
         *self.lock()
     }
 
-    /// The sum is whole whichever thread panicked, so a poisoned lock is as good.
+    /// A panic cannot leave the sum half-changed, so a poisoned lock is used as it is.
     fn lock(&self) -> MutexGuard<'_, u64> {
         self.claimed.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,9 +1,9 @@
 //! Gate 11: admission control for batch buffers, so that slow readers cannot starve fast ones.
 //!
 //! A microbatch keeps its buffer until its reader has taken all of it. Without admission control a few
-//! slow readers would hold every buffer, and everybody would read at their pace. Two rules prevent that.
+//! slow readers would hold every buffer and slow down all others. Two rules prevent that.
 //!
-//! **A buffer is reserved for everyone.** A stream gets a second buffer only while one is left for each
+//! **Each stream has a reserved buffer.** A stream gets a second buffer only while one is left for each
 //! stream that has none. Trainers that read from several servers could deadlock otherwise:
 //!
 //! ```text
@@ -13,7 +13,7 @@
 //!
 //! With the rule each server has computed what each trainer needs next, so both make progress.
 //!
-//! **Shares by speed.** What a stream may hold depends on what its reader has shown:
+//! **Shares by speed.** The share of the buffers that a stream may hold depends on its reader's speed:
 //!
 //! | speed | a stream enters it by | share of the buffers | when the share is used up |
 //! |-------|-----------------------|----------------------|---------------------------|
@@ -149,7 +149,7 @@ impl BufferAdmission {
         true
     }
 
-    /// The evictions are whole whichever thread panicked, so a poisoned lock is as good.
+    /// A panic cannot leave the evictions half-changed, so a poisoned lock is used as it is.
     fn evictions(&self) -> MutexGuard<'_, Evictions> {
         self.evictions.lock().unwrap_or_else(PoisonError::into_inner)
     }

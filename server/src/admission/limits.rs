@@ -76,7 +76,7 @@ pub(crate) struct StreamLimits {
 
 impl Limits {
     /// The limits of an identity: its own, else those of every identity, else the server's, which
-    /// nobody exceeds.
+    /// also bound the other two.
     pub(crate) fn for_identity(&self, identity: &str) -> StreamLimits {
         let own = self.identities.get(identity).copied().unwrap_or_default();
         let every = self.identity;

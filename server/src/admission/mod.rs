@@ -20,17 +20,17 @@
 //! | 11 | buffer | share of the buffers, by the reader's speed | `--buffer-bytes`, `--slow-after` | stream waits |
 //! | 12 | submission | microbatches of a stream in the queue (8) | fixed | stream waits |
 //! | 13 | queue | outstanding microbatches of one client | `--max-queued` | `RESOURCE_EXHAUSTED` with `RetryInfo` |
-//! | 14 | ring | bytes of all buffers | `--buffer-bytes` | workers wait, and with them the stream |
+//! | 14 | pool | bytes of all buffers | `--buffer-bytes` | workers wait, and with them the stream |
 //! | 15 | delivery | time that the reader accepts no data | `--stall-timeout` | `UNAVAILABLE`, then a reset |
 //! |    |          | time that a slow reader keeps a buffer that others wait for | `--slow-after` | `RESOURCE_EXHAUSTED` with `RetryInfo` |
 //!
-//! The gates 1 and 7 to 12 and 15 are here; 2, 3 and 4 are in `connection.rs`, 5 in `access`, 6 in
-//! `unary.rs` and `request.rs`, 13 and 14 in the pipeline.
+//! Gates 1, 8 to 12 and 15 are in this module; 2, 3 and 4 are in `connection.rs`, 5 in `access`, 6 in
+//! `grpc.rs` and `request.rs`, 7 in `service.rs`, 13 and 14 in the pipeline.
 //!
-//! A gate that refuses comes before the gates that wait, and a request that is refused has taken nothing.
-//! A gate that waits holds only what was acquired at earlier gates, and permits are always acquired in
-//! this order, so that two streams cannot wait for each other. Every permit is released by its `Drop`:
-//! a stream that ends for whatever reason returns everything that it held.
+//! A call that is refused at gates 5 to 9 holds no buffer and no place in the queue. A stream that waits
+//! at gates 10 to 14 holds only what it acquired at earlier gates, and permits are always acquired in
+//! this order, so that two streams cannot wait for each other. Every permit is released by its `Drop`,
+//! so a stream returns everything that it held, however it ends.
 
 mod budget;
 mod buffers;
@@ -79,7 +79,7 @@ impl Admission {
         acquire_permit(&self.connections).await
     }
 
-    /// A slot for a stream of an identity. `retry_after` is what a refused client is told to wait.
+    /// A slot for a stream of an identity. `retry_after` is the delay that a refused client is told.
     pub(crate) fn stream(
         &self,
         identity: &Arc<str>,

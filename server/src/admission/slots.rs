@@ -32,7 +32,10 @@ impl StreamSlots {
         Self { max, slots: Arc::new(Semaphore::new(max)), by_identity: Mutex::default() }
     }
 
-    /// A slot, unless the server or the identity has as many streams as it may.
+    /// Returns a slot, unless the server or the identity is at its limit.
+    ///
+    /// # Errors
+    /// [`Refusal::TooManyStreams`] or [`Refusal::TooManyOfIdentity`], with the delay before a retry.
     pub(super) fn acquire(
         self: &Arc<Self>,
         identity: &Arc<str>,
@@ -65,7 +68,7 @@ impl StreamSlots {
         drop(self.slots.acquire_many(all).await);
     }
 
-    /// The counts are whole whichever thread panicked, so a poisoned lock is as good.
+    /// A panic cannot leave the counts half-changed, so a poisoned lock is used as it is.
     fn by_identity(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, usize>> {
         self.by_identity.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,4 +1,4 @@
-//! Gates 10 to 12 and 15: what the microbatches of one stream pass.
+//! Gates 10 to 12 and 15, for the microbatches of one stream.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,8 +12,8 @@ use super::stream_buffers::StreamBuffers;
 use crate::source::Load;
 use crate::status::Refusal;
 
-/// Microbatches of one stream in the queue: enough to keep the workers busy. More wait here, because
-/// the queue decides over clients, not over streams.
+/// Most microbatches of one stream in the queue: enough to keep the workers busy. Further ones wait at
+/// this gate, because the queue is fair between clients and not between the streams of a client.
 const MAX_SUBMISSIONS: usize = 8;
 
 /// The gates of one stream.
@@ -26,7 +26,7 @@ pub(crate) struct StreamAdmission {
     stall_timeout: Duration,
 }
 
-/// What a microbatch holds from its submission to its delivery: a place in the window and a buffer.
+/// The permit of a microbatch from its submission to its delivery: a place in the window and a buffer.
 #[derive(Debug)]
 pub(crate) struct MicrobatchPermit {
     stream: Arc<StreamBuffers>,

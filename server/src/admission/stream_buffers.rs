@@ -8,14 +8,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::budget::{BufferBudget, acquire_permit};
 
-/// What a stream has shown of its reader.
+/// The speed of a stream's reader, as observed so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReaderSpeed {
     /// The reader has not taken a microbatch yet.
     Unknown,
     /// The reader took its last microbatch within the limit.
     Fast,
-    /// The reader took longer, or its client was evicted lately.
+    /// The reader took longer, or its client was evicted recently.
     Slow,
 }
 
@@ -108,8 +108,8 @@ impl StreamBuffers {
         }
     }
 
-    /// Changes the state together with the stream's claim, if the budget allows it or `force` demands
-    /// it. Returns whether it did.
+    /// Changes the state together with the stream's claim, if the budget allows it or `force` returns
+    /// true for the state before. Returns whether the state was changed.
     fn update(&self, change: impl FnOnce(&mut State), force: impl FnOnce(&State) -> bool) -> bool {
         let mut state = self.lock();
         let mut after = *state;
@@ -132,7 +132,7 @@ impl StreamBuffers {
         self.window.available_permits()
     }
 
-    /// The state is whole whichever thread panicked, so a poisoned lock is as good.
+    /// A panic cannot leave the state half-changed, so a poisoned lock is used as it is.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,4 +1,4 @@
-//! What commands print.
+//! Output of commands: results to standard output, errors to standard error.
 
 use std::io::Write as _;
 

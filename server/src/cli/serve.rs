@@ -54,7 +54,8 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
             None => None,
         };
         warn_if_exposed(&config.access, listener.local_addr()?);
-        // Before anybody can know that the server listens: an earlier signal would kill it.
+        // The handlers are installed before the address is printed: a process that reads it may send a
+        // signal, which would kill this one if it had no handler.
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         // For the process that started this server on port 0.

@@ -6,7 +6,7 @@
 //! - `utilization`: CPU time of the stages over that of all worker threads. At least `input_bound`,
 //!   because readers that wait mean that something is in full use, even if it is a disk.
 //! - `replicas`: servers like this one that its readers need. Without waiting they would read
-//!   `1 / (1 - input_bound)` times as much, and the target utilization is 80 %. A reader that only waits
+//!   `1 / (1 - input_bound)` times as much, and the target utilization is 80%. A reader that only waits
 //!   does not show how fast it could read, so the factor is at most four.
 
 use std::time::{Duration, Instant};
@@ -18,7 +18,8 @@ pub(super) const STAGES: [&str; 6] = ["read", "decode", "resize", "augment", "mi
 
 /// Utilization at which a server still has room for bursts.
 const TARGET_UTILIZATION: f64 = 0.8;
-/// Share of a reader's time beyond which its waits say nothing about its demand.
+/// Largest share of waiting that the recommendation uses: a reader that waits longer does not show how
+/// fast it could read.
 const MAX_INPUT_BOUND: f64 = 0.75;
 
 /// Totals at a point in time.
@@ -47,7 +48,7 @@ pub(super) struct Interval {
     pub(super) waits: [f64; 2],
 }
 
-/// What an interval says about a server.
+/// The assessment of a server over an interval; the fields are defined at the top of this file.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Assessment {
     pub(super) input_bound: f64,

@@ -21,7 +21,7 @@ pub(crate) struct Metrics {
     calls: Family<CallLabels, Counter>,
     served: Family<ServedLabels, Counter>,
     stages: Family<StageLabels, Histogram>,
-    /// Connections that failed to begin: no handshake, a bad certificate, a timeout.
+    /// TLS handshakes that failed or timed out.
     pub(crate) refused_connections: Counter,
 }
 
@@ -64,7 +64,7 @@ impl Metrics {
         );
         registry.register(
             "connections_refused",
-            "Connections that failed to begin: no handshake, bad certificate, timeout",
+            "TLS handshakes that failed or timed out",
             refused_connections.clone(),
         );
         Self { registry, calls, served, stages, refused_connections }

@@ -1,4 +1,4 @@
-//! What is going on in a server: who reads what, who waits for whom, and how the last minutes were.
+//! Telemetry: the open streams, which side of each waits for the other, and totals of the last minutes.
 //!
 //! ```text
 //! session ─> StreamGuard ─> StreamStats: position, waits ──┐
@@ -6,7 +6,7 @@
 //!                        ─> Picture: a few samples ────────┘
 //! ```
 //!
-//! Telemetry counts. It refuses nothing: limits are the business of `admission`.
+//! Telemetry observes and never refuses a call: limits are enforced by `admission`.
 
 mod bottleneck;
 mod lock;

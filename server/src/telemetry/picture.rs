@@ -50,7 +50,7 @@ impl Picture {
         if !self.shown {
             return;
         }
-        // Another stream is copying at the moment: its samples are as good.
+        // If another stream is copying at the moment, its samples are shown.
         let Ok(mut last) = self.last.try_lock() else { return };
         if last.as_ref().is_none_or(|(at, _)| at.elapsed() >= INTERVAL)
             && let Some(samples) = Samples::of(facts, header, payload)
@@ -109,7 +109,7 @@ struct Pixels<'a> {
     layout: Layout,
     samples: usize,
     side: Size,
-    /// Distance of the pixels that are shown.
+    /// Distance in the sample between two pixels that are shown.
     step: usize,
     mean: [f64; 3],
     std: [f64; 3],

@@ -1,4 +1,4 @@
-//! Counting, as things happen.
+//! Records events as they happen: counters, open streams, and a history of totals.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -77,7 +77,7 @@ impl Telemetry {
         StreamGuard { telemetry: Arc::clone(self), number, stats }
     }
 
-    /// Adds the present to the history.
+    /// Adds the current totals to the history.
     pub(crate) fn tick(&self) {
         let point = self.point();
         let mut history = lock(&self.history);
@@ -127,12 +127,12 @@ pub(crate) struct StreamGuard {
 }
 
 impl StreamGuard {
-    /// From now on this side waits for the other.
+    /// Records that from now on this side waits for the other.
     pub(crate) fn waits(&self, side: WaitingSide) {
         self.stats.set_waiting(side);
     }
 
-    /// A microbatch has been computed and is about to be sent.
+    /// Records that a microbatch has been computed and is about to be sent.
     pub(crate) fn computed(&self, facts: &DescribeResponse, header: &Header, payload: &[u8]) {
         self.telemetry.picture.offer(facts, header, payload);
         let Some(timings) = &header.timings else { return };
@@ -142,7 +142,7 @@ impl StreamGuard {
         }
     }
 
-    /// A microbatch has been sent.
+    /// Records that a microbatch has been sent.
     pub(crate) fn sent(&self, samples: usize, bytes: usize, name: MicrobatchName) {
         let counters = &self.telemetry.counters;
         counters.microbatches.fetch_add(1, Ordering::Relaxed);
@@ -152,17 +152,17 @@ impl StreamGuard {
         self.stats.add_sent(samples, bytes, name);
     }
 
-    /// The stream ends because its reader accepted no data.
+    /// Records that the stream ends because its reader accepted no data.
     pub(crate) fn stalled(&self) {
         self.telemetry.counters.stalled.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The stream ends because its reader was slow and others waited for its buffer.
+    /// Records that the stream ends because its reader was slow while others waited for its buffer.
     pub(crate) fn evicted(&self) {
         self.telemetry.counters.evicted.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The stream ends with a status.
+    /// Records that the stream ends with a status, and logs its totals.
     pub(crate) fn ended(&self, code: Code) {
         let info = &self.stats.info;
         self.telemetry.metrics.add_call(info.method, code);

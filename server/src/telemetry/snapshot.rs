@@ -12,9 +12,10 @@ use super::recorder::Telemetry;
 use super::stream::{StreamStats, WaitTimes};
 use crate::source::{DatasetFacts, Load, Source};
 
-/// Current figures are taken over this time.
+/// Interval before the present over which current figures are averaged.
 const WINDOW: Duration = Duration::from_secs(30);
-/// Points of the history that are averaged: a microbatch is sent as a whole, so single seconds jump.
+/// Seconds of the history over which a point of the chart is averaged. A microbatch is counted as a
+/// whole, so the rate of a single second fluctuates.
 const SMOOTHING: usize = 5;
 
 /// The state of a server.

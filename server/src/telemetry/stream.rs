@@ -1,4 +1,4 @@
-//! One stream: what it reads, how far it is, and who waits for whom.
+//! One stream: its request, its progress, and which side waits for the other.
 
 use std::net::SocketAddr;
 use std::ops::Add;
@@ -10,7 +10,7 @@ use forebay_proto::v1::Job;
 use super::lock::lock;
 use crate::source::{MicrobatchName, Source};
 
-/// Who requested a stream, and of what.
+/// The caller of a stream, and the job that it requested.
 #[derive(Debug)]
 pub(crate) struct StreamRequestInfo {
     pub(crate) method: &'static str,
