@@ -21,7 +21,7 @@ pub struct BufferPool {
 struct Shared {
     limit: usize,
     memory: HostMemory,
-    /// Held for a few instructions. A lock, because buffers return on any thread that drops them.
+    /// Held for a few instructions only. Buffers return on any thread that drops them.
     state: Mutex<State>,
     /// Signaled when a buffer returns, and when the pool is closed.
     returned: Condvar,

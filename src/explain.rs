@@ -1,4 +1,4 @@
-//! Explains the plan of a microbatch, for people and for replay in other tools.
+//! The plan of a microbatch as JSON, to read and to replay in other tools.
 
 use forebay_types::Digest;
 use serde::Serialize;

@@ -61,7 +61,7 @@ impl Default for PipelineConfig {
 
 type RequestQueue = Queue<RequestKey, Request, Microbatch, Error>;
 
-/// What a pipeline has made since it started.
+/// Totals of a pipeline since it started.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Totals {
     /// Number of microbatches.
@@ -105,8 +105,8 @@ pub struct Totals {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Dropping it ends its threads after the microbatches that they are making; requests that are
-/// pending are cancelled.
+/// Dropping a pipeline cancels pending requests, and joins its threads after the microbatches that they
+/// are making.
 pub struct Pipeline {
     config: PipelineConfig,
     queue: Arc<RequestQueue>,
@@ -202,7 +202,7 @@ impl Pipeline {
         self.queue.drain_estimate()
     }
 
-    /// What it has made since it started.
+    /// Totals since the pipeline started.
     pub fn totals(&self) -> Totals {
         *lock(&self.totals)
     }
@@ -225,7 +225,8 @@ impl fmt::Debug for Pipeline {
     }
 }
 
-/// The answer to one requester. CPU time is reported to one of those who share a microbatch.
+/// The answer to one requester. Of the requesters that share a microbatch, only one
+/// is told its CPU time.
 fn answer(outcome: Outcome<Microbatch, Error>) -> Result<Microbatch, Error> {
     let (microbatch, origin) = match outcome {
         Outcome::Ready(microbatch, origin) => (microbatch, origin),
@@ -256,7 +257,8 @@ fn run_maker(queue: &RequestQueue, context: &MakeContext, totals: &Mutex<Totals>
             Err(Error::Cancelled) => TaskEnd::Cancelled,
             Err(error) => TaskEnd::Failed(error),
         };
-        // A caller that waits for a buffer has looked through the cache already.
+        // While a maker waits for a buffer, nothing new is cached: the maker has evicted what it could, and
+        // a result that is cached now would keep the buffer that it waits for.
         let cacheable = |made: &Microbatch| {
             (context.buffers.waiting() == 0).then(|| made.payload.buffer_bytes())
         };

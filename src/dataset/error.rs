@@ -1,10 +1,10 @@
-//! What is wrong with a dataset or its index, in which file, and what to do about it.
+//! Errors of a dataset or its index. Each names the file and the remedy.
 
 use std::path::PathBuf;
 
 use crate::store::StoreError;
 
-/// What is wrong with a dataset or its index.
+/// An error of a dataset or its index.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DatasetError {
@@ -40,7 +40,7 @@ pub enum DatasetError {
         path: PathBuf,
     },
     /// There are no records.
-    #[error("the dataset at {} has no images with labels{skipped}", .path.display())]
+    #[error("the dataset at {} has no images with labels{skipped}; expected at least one", .path.display())]
     Empty {
         /// The path that was given.
         path: PathBuf,
@@ -99,7 +99,9 @@ pub enum DatasetError {
         classes: usize,
     },
     /// No record can be served.
-    #[error("all {records} records are bad; the first is {name}: {reason}")]
+    #[error(
+        "all {records} records are bad; the first is {name}: {reason}; repair the images and index again"
+    )]
     AllBad {
         /// Number of records.
         records: u64,

@@ -1,4 +1,4 @@
-//! Datasets: records in the form in which people have them, unconverted, with an index beside them.
+//! Datasets: records in the layout in which they are stored, unconverted, with an index beside them.
 //!
 //! ```text
 //!   ImageFolder  root/class/**/*.JPEG      WebDataset  train-{000000..000009}.tar

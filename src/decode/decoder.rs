@@ -9,7 +9,7 @@ use crate::geometry::{Rect, Size, View};
 use crate::simd::Simd;
 
 /// MCUs from one entry point to the next: the smallest number that, as measured, keeps the entry
-/// points of photographs below 4 % of their bytes.
+/// points of photographs below 4% of their bytes.
 const ENTRY_EVERY: NonZeroU16 = NonZeroU16::new(8).expect("8 is not 0");
 
 /// Reads the header of an image: its size and how it is coded. Allocates nothing that grows with the

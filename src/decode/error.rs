@@ -1,10 +1,10 @@
-//! Why the bytes of a record cannot be decoded.
+//! Errors of decoding a record.
 
 use super::format::{Format, PIXEL_LIMIT};
 use super::jpeg::JpegError;
 use crate::geometry::{Rect, Size};
 
-/// Why the bytes of a record are not an image that can be decoded.
+/// The reason why the bytes of a record are not an image that can be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
@@ -13,7 +13,7 @@ pub enum DecodeError {
     Unidentified,
     /// The image has more pixels than the limit.
     #[error(
-        "{}x{} is {} pixels and the limit is {limit}",
+        "the image of {}x{} has {} pixels, and the limit is {limit}",
         .size.width, .size.height, u64::from(.size.width) * u64::from(.size.height)
     )]
     TooLarge {

@@ -1,7 +1,7 @@
 //! PNG, BMP, WebP and GIF, decoded by the `image` crate and converted as Pillow does.
 //!
-//! Decoders of other people run behind [`guarded`]: a bug of theirs makes one record bad, and does
-//! not take the process down.
+//! Third-party decoders run behind [`guarded`]: a panic in one of them makes one record bad and does not
+//! end the process.
 
 use std::any::Any;
 use std::io::Cursor;
@@ -13,7 +13,7 @@ use super::error::DecodeError;
 use super::format::{Color, Format, Header};
 use crate::geometry::Size;
 
-/// Runs a decoder of another project. A panic becomes an error.
+/// Runs a third-party decoder. A panic becomes an error.
 ///
 /// # Errors
 /// Those of the decoder, and [`DecodeError::Malformed`] where it panics.

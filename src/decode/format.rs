@@ -1,4 +1,4 @@
-//! Image formats, recognized by their first bytes, and what the header of an image says.
+//! Image formats, recognized by their first bytes, and the header that all formats share.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! From the bytes of a record to the pixels of a box, equal to `Image.open(f).convert('RGB')` of
+//! Decodes the bytes of a record to the pixels of a box, equal to `Image.open(f).convert('RGB')` of
 //! Pillow: the format is recognized by the content, EXIF orientation is not applied, ICC profiles
 //! are ignored, gray becomes R = G = B, CMYK goes through Pillow's naive formula, alpha is dropped.
 //!

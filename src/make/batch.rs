@@ -40,11 +40,11 @@ pub struct Microbatch {
     pub plan: MixPlan,
     /// XXH3-64 of the payload.
     pub xxh3: u64,
-    /// Where the time went.
+    /// Time spent waiting, and in each stage.
     pub timings: Timings,
 }
 
-/// What all microbatches of a pipeline are made with.
+/// The resources that all microbatches of a pipeline share.
 pub(crate) struct MakeContext {
     pub(crate) workers: Workers,
     pub(crate) repeats: RepeatCache,

@@ -3,7 +3,7 @@
 //! ```text
 //!   batch          one microbatch: slots, plan, buffer, fill, mix, digest
 //!   repeats          groups slots by record, in parallel
-//!   repeat_cache       what other microbatches precomputed; reuse: whether that pays
+//!   repeat_cache       samples that other microbatches precomputed; reuse: whether precomputing pays
 //!   sample             one record: read, decode, resize, augment
 //!   request, worker, timings: the values that they share
 //! ```

@@ -24,14 +24,14 @@
 //! is the one that is needed next.
 //!
 //! **When a sample is dropped.** Several clients may request equal microbatches. `claims` counts how
-//! often each position was requested; a sample is kept for as many uses as its repeats are ahead of
-//! it. After the last use its buffer returns. A step that was not requested during the latest
+//! often each position was requested; a sample is kept for as many uses as the claims of its record's other
+//! positions exceed its own. After the last use its buffer returns. A step that was not requested during the latest
 //! [`PATIENCE`] requests is over: what is left of it is dropped, and the share that was used decides
 //! whether the job's next steps are precomputed (see `reuse.rs`).
 //!
 //! **Isolated requests**, such as a hedge that fetches a single microbatch because another server is
-//! late, do not [`visit`](RepeatCache::visit) their step. They use what is here, and nothing is
-//! precomputed for a step that only they request.
+//! late, do not [`visit`](RepeatCache::visit) their step. They use samples
+//! that are cached, and nothing is precomputed for a step that only they request.
 //!
 //! **Why waiting cannot deadlock.** A worker waits only for samples that another worker reserved. That
 //! worker holds no lock, and between reserving and publishing it waits for nothing.
@@ -48,8 +48,8 @@ use super::reuse::{JobKey, ReuseHistory};
 use crate::batch::{Buffer, BufferPool};
 use crate::sync::lock;
 
-/// Requests without one for a step after which the step is over: eight steps of the paper's eight
-/// microbatches.
+/// A step is over after this many consecutive requests for other steps: eight steps of eight
+/// microbatches, as in the paper's recipes.
 const PATIENCE: u64 = 64;
 
 /// Longer steps are not cached: each position of a step takes a byte for as long as it is remembered.
@@ -101,7 +101,7 @@ struct Precomputed {
     pixels: Option<Arc<Buffer>>,
 }
 
-/// What a worker may take, and what it has to make, of a group of repeats.
+/// The samples of a group that a worker may take, and those that it has to make.
 #[derive(Debug)]
 pub(super) struct Claim<'a> {
     /// The pixels of each of its own positions, if they are ready.
@@ -120,7 +120,7 @@ pub(super) struct Reserved<'a> {
     pub(super) samples: Vec<(u64, Buffer)>,
 }
 
-/// What a claim does while another worker is making one of its samples.
+/// The behavior of a claim while another worker is making one of its samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WhenBusy {
     /// It gives up, so that the caller can do other work first.
@@ -200,7 +200,7 @@ impl RepeatCache {
 }
 
 impl State {
-    /// Drops the steps that are over, and learns from them.
+    /// Drops the steps that are over, and records how many of their precomputed samples were used.
     fn end_stale_steps(&mut self) {
         let Self { clock, steps, reuse } = self;
         let is_over = |state: &StepState| *clock - state.last_request >= PATIENCE;

@@ -85,7 +85,7 @@ impl Fill<'_> {
         let mut timer = CpuTimer::start();
         let plans = self.plans(&group);
         let total = plans.iter().map(|plan| plan.source.area()).sum();
-        // Boxes in different corners are cheaper to decode one by one.
+        // Boxes that are far apart are cheaper to decode one by one than as their union.
         let shared_decode = union(plans.iter()).area() <= total;
         let Some(Claim { ready, mut reserved }) = self.claim(&group, shared_decode, when_busy)
         else {

@@ -1,4 +1,4 @@
-//! Requests for microbatches, and which samples they stand for.
+//! Requests for microbatches, and the samples that each consists of.
 
 use std::sync::Arc;
 

@@ -1,9 +1,9 @@
-//! The policy of the repeat cache: for which jobs precomputing pays.
+//! The policy of the repeat cache: precompute for the jobs that use the results.
 //!
-//! Whether a precomputed sample is used depends on who requests the microbatch that it belongs to. If
+//! Whether a precomputed sample is used depends on which server is asked for its microbatch. If
 //! all ranks of a job use this server, nearly all are. If one rank does, none is, and precomputing
-//! multiplies the server's work. A server cannot know in advance, but jobs do not change their ways
-//! often, so each step that is over teaches what the next one will be like:
+//! multiplies the server's work. A server cannot know in advance, but a job's pattern of requests
+//! rarely changes, so each finished step predicts the next one:
 //!
 //! ```text
 //!   unknown job ------------> precompute everything
@@ -32,7 +32,7 @@ pub(super) struct JobKey {
     pub(super) seed: u64,
 }
 
-/// What the latest finished step of each job taught.
+/// The observation of each job's latest finished step.
 #[derive(Debug, Default)]
 pub(super) struct ReuseHistory {
     jobs: BTreeMap<JobKey, Observation>,

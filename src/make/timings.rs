@@ -1,4 +1,4 @@
-//! Where the time of a microbatch goes.
+//! The timings of a microbatch.
 
 use std::ops::AddAssign;
 use std::time::Duration;
@@ -54,7 +54,7 @@ impl AddAssign for Stages {
     }
 }
 
-/// Where the time of a microbatch went.
+/// The timings of a microbatch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timings {
     /// Wall time from the request until the work began: waiting for a turn and for a buffer.

@@ -1,4 +1,4 @@
-//! Devices by name.
+//! Names of devices.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! What a mixer is to do.
+//! The job of a mixer: pixels, plan and output format.
 
 use forebay_types::{DType, Layout, MixedBy, PixelFormat};
 

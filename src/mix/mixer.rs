@@ -114,8 +114,8 @@ impl Mixer {
         }
     }
 
-    /// Applies a plan to unmixed pixels, as a trainer does that asked for them. The result has the
-    /// bytes that a server that mixes would have sent. The CPU's mixing spreads over the rayon pool of
+    /// Applies a plan to unmixed pixels, as a trainer does that requested unmixed pixels. The result is
+    /// equal to the payload of a server that mixes. The CPU's mixing spreads over the rayon pool of
     /// the calling thread.
     ///
     /// # Errors
@@ -168,7 +168,7 @@ impl Mixer {
     }
 }
 
-/// For self-tests.
+/// Methods for self-tests.
 impl Mixer {
     /// Number and name of the device.
     ///

@@ -1,11 +1,11 @@
-//! How long mixing takes.
+//! Measured times of mixing.
 
 use std::time::{Duration, Instant};
 
 use super::cpu;
 use super::job::MixJob;
 
-/// How long it takes to mix a batch, each the minimum of several rounds.
+/// Times of mixing a batch, each the minimum of several rounds.
 #[derive(Clone, Copy, Debug)]
 pub struct MixTimes {
     /// Copying the unmixed pixels to the device.
@@ -19,7 +19,7 @@ pub struct MixTimes {
 }
 
 impl MixTimes {
-    /// One round on the CPU, where the kernel is all.
+    /// One round on the CPU, which copies nothing.
     pub(super) fn on_cpu(job: &MixJob<'_>) -> Self {
         let mut buffer = vec![0; job.buffer_bytes()];
         let started = Instant::now();

@@ -1,5 +1,5 @@
-//! The kernels of kernels/mix.cu in Rust, with the same names and the same order of operations: for the
-//! reader, and so that tests find a wrong index without a GPU.
+//! The kernels of kernels/mix.cu in Rust, with the same names and the same order of operations. They
+//! explain the kernels, and let tests find a wrong index without a GPU.
 
 use forebay_types::{DType, Layout, MixedBy, PixelFormat};
 use half::{bf16, f16};

@@ -1,4 +1,4 @@
-//! The sampler: which record is at which position of an epoch, and which positions form a microbatch.
+//! The sampler: maps the positions of an epoch to records, and splits them into steps and microbatches.
 //!
 //! ```text
 //!   position p of epoch e  ->  record permutation(seed, e)[p / repeats]

@@ -15,9 +15,9 @@
 //!   pop at the same time serve two clients. The quantum is smaller than the cost of any microbatch,
 //!   so that shares are exact.
 //! - **Idle clients keep a bounded counter.** A client that requests its next microbatch only when it
-//!   has received the last is idle for a moment each time. It keeps the counter of one microbatch, so
-//!   that it does not lose its turn by that, and no more, so that it cannot save up a burst. A debt
-//!   survives idleness, so that requesting one at a time is no way around paying.
+//!   has received the last is idle for a moment each time. It keeps a counter of at most one
+//!   microbatch: enough not to lose its turn, and too little to save up a burst. A debt survives
+//!   idleness, so that a client cannot escape it by requesting one microbatch at a time.
 //!
 //! ```text
 //! pop():     loop
@@ -26,7 +26,7 @@
 //!                  client.deficit -= client.last_cost
 //!                  return its first ticket
 //!              if no client has tickets: return none
-//!              for client in clients: client.deficit += QUANTUM * rounds until somebody can pay
+//!              for client in clients: client.deficit += QUANTUM * rounds until a client can pay
 //! settle():  client.deficit += charged - actual cost
 //! ```
 //!

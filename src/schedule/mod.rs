@@ -1,12 +1,12 @@
-//! Decides what is made next, and for whom.
+//! Schedules requests: chooses the microbatch that is made next, and the client that it is charged to.
 //!
 //! - `queue`: equal requests become one task; the only file with a lock.
 //! - `pending`: the requests that are not answered yet, as plain data.
-//! - `fair`: which client's turn it is.
-//! - `cache`: results that were made lately.
+//! - `fair`: the order in which clients take turns.
+//! - `cache`: recent results.
 //! - `waiters`: requesters and their cancellation.
 //!
-//! All of it is generic over keys, jobs and results, and knows no pixels.
+//! The module is generic over keys, jobs and results, and does not depend on pixels.
 
 mod cache;
 mod fair;

@@ -1,5 +1,4 @@
-//! Requests that are not answered yet, as plain data: the lock and the
-//! callbacks are those of `queue`.
+//! Requests that are not answered yet, as plain data. `queue` owns the lock and runs the callbacks.
 //!
 //! ```text
 //!   entries   key A: job, waiting [1 of client x, 2 of client y]
@@ -18,7 +17,7 @@ use std::time::{Duration, Instant};
 use super::fair::{Charge, FairQueue};
 use super::waiters::{Requester, Waiters};
 
-/// Requests by key, and the turns of their clients. `D` is what a requester is notified by.
+/// Requests by key, and the turns of their clients. `D` is the callback of a requester.
 #[derive(Debug)]
 pub(super) struct Pending<K, J, D> {
     entries: BTreeMap<K, Entry<J, D>>,
@@ -62,7 +61,7 @@ pub(crate) struct Task<K, J> {
     charge: Charge,
     /// What to make.
     pub(crate) job: J,
-    /// None of the waiters needs another microbatch of the step.
+    /// Whether no waiter needs another microbatch of the step.
     pub(crate) isolated: bool,
     pub(crate) waiters: Arc<Waiters>,
     /// When the lead waiter submitted its request.
@@ -152,7 +151,7 @@ impl<K: Copy + Ord, J: Clone, D> Pending<K, J, D> {
         Task { key, lead, charge, job, isolated, waiters, since }
     }
 
-    /// Ends a task for good; returns all who wait for it. `cost` is its CPU time, if it is known.
+    /// Finishes a task and returns all of its waiters. `cost` is its CPU time, if it is known.
     pub(super) fn finish(&mut self, task: &Task<K, J>, cost: Option<Duration>) -> Vec<Waiter<D>> {
         self.tickets.settle(&task.charge, cost);
         let waiting = self.entries.remove(&task.key).map_or(Vec::new(), |entry| entry.waiting);
@@ -162,8 +161,8 @@ impl<K: Copy + Ord, J: Clone, D> Pending<K, J, D> {
         waiting
     }
 
-    /// Ends a task that was cancelled; returns its lead waiter. The others, who may have joined since
-    /// nobody waited, get new tickets.
+    /// Ends a task that was cancelled and returns its lead waiter. Waiters that joined after the worker had
+    /// found all of them cancelled get new tickets.
     pub(super) fn cancel(&mut self, task: &Task<K, J>) -> Option<Waiter<D>> {
         self.tickets.settle(&task.charge, None);
         let entry = self.entries.get_mut(&task.key)?;

@@ -19,15 +19,15 @@
 //!
 //! **Cancellation.** A waiter that is cancelled gives up its own ticket and nothing else. A task goes
 //! on as long as one of its waiters is not cancelled; workers look at `Waiters::all_cancelled` as
-//! they go. Because another request may join between that look and `finish`, a cancelled task is not an
-//! answer for those who are left: they queue again.
+//! they go. Because another request may join between that look and `finish`, a cancelled task is no
+//! answer for the remaining waiters, which queue again.
 //!
 //! **The lock.** One mutex guards entries, tickets and cache, so that a key is at any time in exactly
 //! one of the states absent, queued, in progress or cached: there is no moment between two of them in
 //! which an equal request could start the work again. Callbacks run after it is released. A callback
 //! that panics takes down neither the worker that runs it nor the other waiters.
 //!
-//! Nothing here knows what a result is: see `tests.rs`, where results are numbers.
+//! The queue does not inspect results: in `tests.rs` they are strings.
 
 use std::fmt;
 use std::iter::repeat_n;
@@ -56,7 +56,7 @@ pub(crate) enum Outcome<R, E> {
 pub(crate) enum Origin {
     /// It was made for this requester.
     Made,
-    /// It was made for another, whom this requester joined; it waited this long.
+    /// It was made for another requester, which this one joined; the time is this one's wait.
     Joined(Duration),
     /// It was in the cache.
     Cached,
@@ -72,7 +72,7 @@ pub(crate) enum TaskEnd<R, E> {
     Cancelled,
 }
 
-/// Why a request was not accepted.
+/// An error of [`Queue::submit`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum SubmitError {
     /// The client has as many outstanding requests as it may have.
@@ -94,7 +94,7 @@ pub struct QueueStats {
     pub cache_bytes: usize,
 }
 
-/// Requests that wait for workers, and results that were made lately.
+/// Requests that wait for workers, and recent results.
 pub(crate) struct Queue<K, J, R, E> {
     state: Mutex<State<K, J, R, E>>,
     /// Signaled when there is a new ticket, and when the queue is closed.
@@ -132,6 +132,9 @@ impl<K: Copy + Ord, J: Clone, R: Clone, E: Clone> Queue<K, J, R, E> {
 
     /// Submits a request. `done` is called on a worker's thread, or on this one if the result is in
     /// the cache. It is never called if an error is returned.
+    ///
+    /// # Errors
+    /// When the client has as many outstanding requests as it may have, or the queue is closed.
     pub(crate) fn submit(
         &self,
         key: K,
@@ -165,7 +168,7 @@ impl<K: Copy + Ord, J: Clone, R: Clone, E: Clone> Queue<K, J, R, E> {
         submitted
     }
 
-    /// The next task; waits for one. `None` once the queue is closed and all tasks are taken.
+    /// Waits for the next task. Returns `None` once the queue is closed and all tasks are taken.
     pub(crate) fn next(&self) -> Option<Task<K, J>> {
         let mut state = lock(&self.state);
         loop {
@@ -184,7 +187,7 @@ impl<K: Copy + Ord, J: Clone, R: Clone, E: Clone> Queue<K, J, R, E> {
         }
     }
 
-    /// Ends a task and answers those who wait for it. `cacheable` is called under the lock, and
+    /// Ends a task and answers its waiters. `cacheable` is called under the lock, and
     /// returns the bytes that a result takes, or `None` if it must not be cached now.
     pub(crate) fn finish(
         &self,
@@ -269,8 +272,8 @@ impl<K, J, R, E> State<K, J, R, E> {
     }
 }
 
-/// Calls a callback, which is the requester's code. The panic hook has reported a panic by the time
-/// it is caught.
+/// Calls a callback, which is the requester's code. A panic in it is caught here, after the
+/// panic hook has reported it.
 fn notify<R, E>(done: Callback<R, E>, outcome: Outcome<R, E>) {
     drop(catch_unwind(AssertUnwindSafe(move || done(outcome))));
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::sync::lock;
 
-/// Who submits a request, within which limits.
+/// The submitter of a request, and its limits.
 #[derive(Clone, Debug)]
 pub struct Requester {
     /// Clients get equal shares of the workers' CPU time, whatever each of them requests.
@@ -39,12 +39,12 @@ impl Requester {
 }
 
 /// The cancellation flags of all requesters that wait for one result. The queue changes them while
-/// workers look at them, so that a worker can stop as soon as nobody waits.
+/// workers look at them, so that a worker can stop as soon as all requesters have cancelled.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters(Mutex<Vec<Arc<AtomicBool>>>);
 
 impl Waiters {
-    /// Whether nobody waits any more.
+    /// Whether no requester waits any longer.
     pub(crate) fn all_cancelled(&self) -> bool {
         lock(&self.0).iter().all(|cancelled| cancelled.load(Ordering::Relaxed))
     }

@@ -1,4 +1,4 @@
-//! The seam through which records are read: byte ranges of shards.
+//! Reads records as byte ranges of shards.
 //!
 //! A *shard* is a file that holds records: a tar with thousands of them, or an image file that is one
 //! record. A [`Store`] reads ranges of shards into buffers of its callers and detects shards that
@@ -17,7 +17,7 @@
 //! flight, and still answer a worker's read from memory or disk.
 //!
 //! Shards are read with `pread` and not mapped: touching a mapped page that is no longer part of the
-//! file, because somebody truncated it, kills the process by a signal. A read reports it as an error.
+//! file, because the file was truncated, kills the process by a signal. A read reports it as an error.
 
 mod error;
 mod file;
@@ -29,8 +29,8 @@ use xxhash_rust::xxh3::xxh3_64;
 pub use error::StoreError;
 pub(crate) use file::RegularFile;
 
-/// Largest record in bytes. It bounds what a damaged or hostile file can make a worker allocate; the
-/// largest image that is decoded has half as many bytes uncompressed.
+/// Largest record in bytes. It bounds the memory that a damaged or hostile file can make a worker
+/// allocate; the largest image that is decoded has half as many bytes uncompressed.
 pub(crate) const MAX_RECORD: u32 = 1 << 30;
 
 /// Number of shards that are kept open. Datasets may have more shards than a process may have open

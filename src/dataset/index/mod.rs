@@ -1,4 +1,4 @@
-//! The index: which range of which shard each record is, what it is, and whether it is good.
+//! The index: for each record its range of a shard, its label, its header and its verdict.
 //!
 //! Everything but the entry points is validated when the index is opened, and those when they are
 //! read. So no field of a damaged or hostile index can lead out of bounds, or out of the dataset's
@@ -190,7 +190,7 @@ const fn range(section: &Section) -> Range<usize> {
 #[expect(unsafe_code, reason = "a memory map of a file")]
 fn map(file: &RegularFile) -> Result<Mmap, StoreError> {
     // SAFETY: forebay replaces index files by a rename and never writes to one in place, so the mapped
-    // bytes do not change. Somebody who writes to one by hand can end the process; the documentation
+    // bytes do not change. Writing to one by hand can end the process; the documentation
     // of `forebay index` says to replace it.
     let map = unsafe { Mmap::map(file.file()) };
     map.map_err(StoreError::io("map", file.path()))

@@ -1,4 +1,4 @@
-//! What a layout finds: records that have not been read yet.
+//! The listing that a layout produces: records that have not been read yet.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -67,7 +67,7 @@ pub(in crate::dataset) enum Location {
 pub struct Skipped {
     /// Number of samples.
     pub count: u64,
-    /// What they lack.
+    /// The part that they lack.
     pub reason: String,
     /// The first of them.
     pub example: String,

@@ -1,7 +1,7 @@
-//! Layouts: how people store datasets, and how records are found in them.
+//! Layouts of stored datasets, and how records are found in each.
 //!
-//! A layout lists records; it does not read images. What it finds is a name, a label and a location
-//! for each record, in dataset order.
+//! A layout lists records and does not read images. For each record, in dataset order, it finds a name,
+//! a label and a location.
 //!
 //! ```text
 //!   path --find--> Source {layout, root, shards} --list--> Listing {classes, shards, records}
@@ -98,7 +98,7 @@ impl Source {
     /// Lists the records, on rayon's threads.
     ///
     /// # Errors
-    /// When a folder or shard cannot be read or is not as its layout demands.
+    /// When a folder or shard cannot be read, or violates the rules of its layout.
     pub(super) fn list(self) -> Result<Listing, DatasetError> {
         match self.layout {
             Layout::ImageFolder => image_folder::list(&self.root),

@@ -1,4 +1,4 @@
-//! Why a JPEG file, or a box of it, cannot be decoded.
+//! Errors of the JPEG decoder.
 
 use crate::geometry::{Rect, Size};
 

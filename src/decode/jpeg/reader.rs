@@ -1,10 +1,10 @@
-//! Reads the marker segments of a JPEG file, for everybody who needs them: the probe of a header,
-//! the check of a file at index time, and the decoder.
+//! Reads the marker segments of a JPEG file, for its three users: the probe of a header, the check of a
+//! file at index time, and the decoder.
 //!
 //! A file is refused exactly where Pillow refuses it. Pillow's `JpegImagePlugin.py` looks at the
-//! segments before the first scan, then libjpeg-turbo reads the file from its start. Both are stated
-//! here as one reader, because of what only the plugin refuses, three short rules are left (see
-//! [`MarkerReader::pillow_refuses`]).
+//! segments before the first scan, then libjpeg-turbo reads the file from its start. This
+//! reader has the rules of both. Three of them are the plugin's alone
+//! (see [`MarkerReader::pillow_refuses`]).
 //!
 //! libjpeg consumes a segment byte by byte and refuses it at the first wrong byte, whether or not
 //! the rest of the segment is there. After the image that makes a difference (a segment may be cut
@@ -136,7 +136,7 @@ impl<'a> MarkerReader<'a> {
             return Err(self.malformed("the number of components is not 1, 3 or 4"));
         }
         if length != 8 + 3 * count {
-            return Err(self.malformed("the length of the frame header"));
+            return Err(self.malformed("a frame header with a wrong length"));
         }
         let mut components = [Component::default(); MAX_COMPONENTS];
         for component in &mut components[..count] {
@@ -180,7 +180,7 @@ impl<'a> MarkerReader<'a> {
         let frame = self.frame.ok_or(self.malformed("a scan before the frame header"))?;
         let (length, count) = (self.u16()?, usize::from(self.u8()?));
         if !(1..=MAX_COMPONENTS).contains(&count) || usize::from(length) != 6 + 2 * count {
-            return Err(self.malformed("the length of the scan header"));
+            return Err(self.malformed("a scan header with a wrong length"));
         }
         let mut components = [ScanComponent::default(); MAX_COMPONENTS];
         for i in 0..count {
@@ -219,17 +219,19 @@ impl<'a> MarkerReader<'a> {
             left -= 17;
             let total = counts.iter().map(|&count| usize::from(count)).sum::<usize>();
             if total > 256 || total > left {
-                return Err(self.malformed("a Huffman table of too many codes"));
+                return Err(self.malformed(
+                    "a Huffman table with more codes than 256 or than its segment holds",
+                ));
             }
             let symbols = self.take(total)?;
             left -= total;
             let tables = if head & 0x10 == 0 { &mut self.tables.dc } else { &mut self.tables.ac };
             match tables.get_mut(usize::from(head & !0x10)) {
                 Some(table) => *table = Some(HuffmanSpec { counts, symbols }),
-                None => return Err(self.malformed("the number of a Huffman table")),
+                None => return Err(self.malformed("a Huffman table with a number above 3")),
             }
         }
-        if left == 0 { Ok(()) } else { Err(self.malformed("the length of the Huffman tables")) }
+        if left == 0 { Ok(()) } else { Err(self.malformed("Huffman tables with a wrong length")) }
     }
 
     /// DQT (T.81 B.2.4.1).
@@ -239,7 +241,7 @@ impl<'a> MarkerReader<'a> {
             let head = self.u8()?;
             let (wide, number) = (head >> 4 != 0, usize::from(head & 15));
             if number >= 4 {
-                return Err(self.malformed("the number of a quantization table"));
+                return Err(self.malformed("a quantization table with a number above 3"));
             }
             let mut table = [0; 64];
             for natural in ZIGZAG {
@@ -249,7 +251,7 @@ impl<'a> MarkerReader<'a> {
             self.tables.quant[number] = Some(table);
             left = left
                 .checked_sub(if wide { 129 } else { 65 })
-                .ok_or(self.malformed("the length of the quantization tables"))?;
+                .ok_or(self.malformed("quantization tables with a wrong length"))?;
         }
         Ok(())
     }
@@ -260,7 +262,7 @@ impl<'a> MarkerReader<'a> {
         while left > 0 {
             let [index, value] = *self.array()?;
             if index >= 32 || (index < 16 && value & 15 > value >> 4) {
-                return Err(self.malformed("arithmetic conditioning"));
+                return Err(self.malformed("arithmetic conditioning with invalid values"));
             }
             let Conditioning { dc, ac } = &mut self.tables.conditioning;
             match usize::from(index).checked_sub(16) {
@@ -269,7 +271,7 @@ impl<'a> MarkerReader<'a> {
             }
             left = left
                 .checked_sub(2)
-                .ok_or(self.malformed("the length of the arithmetic conditioning"))?;
+                .ok_or(self.malformed("arithmetic conditioning with a wrong length"))?;
         }
         Ok(())
     }
@@ -277,7 +279,7 @@ impl<'a> MarkerReader<'a> {
     /// DRI (T.81 B.2.4.4).
     fn restart_interval(&mut self) -> Result<(), JpegError> {
         if self.u16()? != 4 {
-            return Err(self.malformed("the length of the restart interval"));
+            return Err(self.malformed("a restart interval with a wrong length"));
         }
         self.tables.restart_interval = u32::from(self.u16()?);
         Ok(())
@@ -336,7 +338,7 @@ impl<'a> MarkerReader<'a> {
     /// The length of a segment of tables, without its own two bytes.
     fn table_length(&mut self) -> Result<usize, JpegError> {
         let length = usize::from(self.u16()?).checked_sub(2);
-        length.ok_or(self.malformed("the length of a segment"))
+        length.ok_or(self.malformed("a segment with a length below 2"))
     }
 
     fn take(&mut self, bytes: usize) -> Result<&'a [u8], JpegError> {
