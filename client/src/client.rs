@@ -1,4 +1,4 @@
-//! The client: the calls of the service, at whichever server answers.
+//! The client: the calls of the service, each sent to servers in turn until one answers.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -66,10 +66,10 @@ struct PinnedJob {
 }
 
 impl Client {
-    /// Creates a client, which connects at its first call. To be called within a Tokio runtime.
+    /// Creates a client, which connects at its first call. Must be called within a Tokio runtime.
     ///
     /// # Errors
-    /// When an option is invalid, or a file of certificates or the token cannot be read.
+    /// When an option is invalid, or a certificate file or the token file cannot be read.
     pub fn connect(options: Options) -> Result<Self, Error> {
         options.check()?;
         let options = Arc::new(options);
@@ -171,7 +171,7 @@ impl Client {
         })
     }
 
-    /// What requests for the microbatches of a job need.
+    /// The context of requests for the microbatches of a job.
     async fn context(&self, job: &Job, pool: &Arc<Pool>) -> Result<JobContext, Error> {
         let description = match self.pinned(job) {
             Some(pinned) => pinned.description,

@@ -1,4 +1,4 @@
-//! What a dataset and a recipe amount to.
+//! Sizes, digests and names that a server reports for a dataset with a recipe.
 
 use forebay_proto::types::Digest;
 use forebay_proto::v1;

@@ -1,4 +1,4 @@
-//! What can go wrong, by who can act on it.
+//! Errors of the client, grouped by who can act on them.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use forebay_proto::header::HeaderError;
 use forebay_proto::types::{Digest, MicrobatchName};
 use tonic::Code;
 
-/// Why a call or a stream ended.
+/// The error that ends a call or a stream.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -55,7 +55,7 @@ pub enum Error {
     Internal(String),
 }
 
-/// Why one attempt at one server failed.
+/// The reason why one attempt at one server failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Cause {
@@ -79,7 +79,7 @@ pub enum Cause {
     #[error("TLS handshake failed: {0}")]
     Certificate(String),
     /// The response ended in the middle of a message.
-    #[error("the response ended early")]
+    #[error("the response ended in the middle of a message")]
     Truncated,
     /// No bytes arrived for [`Timeouts::idle`](crate::Timeouts::idle).
     #[error("no bytes arrived for {:.1} s", .0.as_secs_f64())]
@@ -87,11 +87,11 @@ pub enum Cause {
     /// A microbatch was not complete after [`Timeouts::microbatch`](crate::Timeouts::microbatch).
     #[error("a microbatch did not arrive within {:.1} s", .0.as_secs_f64())]
     MicrobatchTimeout(Duration),
-    /// The same microbatch arrived earlier from the server that a hedge went to.
+    /// The hedge, sent to another server, delivered the microbatch first.
     #[error("another server was faster")]
     Overtaken,
     /// Two servers returned different content for the same microbatch.
-    #[error("its microbatch differs from that of {0}, and the checksums of both are right")]
+    #[error("its microbatch differs from that of {0}, and both match their own checksums")]
     Conflict(String),
     /// The name of a service has no address.
     #[error("cannot resolve {name}: {why}")]
@@ -116,7 +116,7 @@ pub enum Cause {
     },
 }
 
-/// What is wrong with received bytes.
+/// An error in received bytes.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
@@ -182,7 +182,7 @@ impl From<WireError> for Cause {
 }
 
 impl Cause {
-    /// What the user of the client can do about it.
+    /// The advice for the user of the client.
     pub(crate) fn advice(&self) -> &'static str {
         match self {
             Self::Status { code, .. } => status_advice(*code),

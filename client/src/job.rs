@@ -1,4 +1,4 @@
-//! What to request: a dataset, a recipe and a seed.
+//! Jobs: a dataset, a recipe and a seed.
 
 use std::path::Path;
 
@@ -18,8 +18,8 @@ pub enum RecipeRef {
 }
 
 impl RecipeRef {
-    /// What a person writes for `--recipe`: a file if it ends in `.toml`, otherwise the name of a
-    /// preset or of a recipe from the server's configuration.
+    /// Parses the argument of `--recipe`: the path of a file if it ends in `.toml`, otherwise the name of
+    /// a preset or of a recipe from the server's configuration.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -29,7 +29,7 @@ impl RecipeRef {
             return Ok(Self::Name(argument.to_owned()));
         }
         let toml = std::fs::read_to_string(path).map_err(|error| {
-            Error::Options(format!("cannot read the recipe {argument:?}: {error}"))
+            Error::Options(format!("cannot read the recipe {argument:?}: {error}; check the path"))
         })?;
         Ok(Self::Toml(toml))
     }
@@ -94,7 +94,7 @@ impl Job {
     }
 }
 
-/// What a checkpoint stores to resume with the same data.
+/// The state that a checkpoint stores to resume with the same data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct State {

@@ -1,7 +1,7 @@
 //! The description that most servers agree on.
 //!
-//! A job without expected digests believes the majority of the servers, not the one that happens to
-//! answer first, so that one server with outdated data is excluded instead of all others.
+//! A job without expected digests takes those of the majority of the servers and not of the first to
+//! answer, so that one server with outdated data is excluded instead of all others.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub(crate) async fn survey(calls: &Unary, job: &Job, servers: &JobServers) -> Op
     }
     let answers = descriptions(calls, job, members).await;
     let votes = |of: &Description| answers.iter().filter(|(_, by)| agree(of, by)).count();
-    // Of equals the first by name, so that all ranks choose the same.
+    // Of equally frequent ones the first by name, so that all ranks choose the same.
     let (_, chosen) = answers.iter().rev().max_by_key(|(_, description)| votes(description))?;
     for (member, found) in answers.iter().filter(|(_, found)| !agree(chosen, found)) {
         let (what, expected, found) = if found.dataset_digest == chosen.dataset_digest {

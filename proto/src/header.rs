@@ -13,12 +13,14 @@ const CHANNELS: u32 = 3;
 /// Bytes of a digest.
 const DIGEST: usize = 32;
 
-/// Why a header is refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// The reason why a header is refused.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HeaderError {
     /// The number is not a value of the enumeration, or is the unspecified one.
-    #[error("invalid {field}: {value}")]
+    #[error(
+        "invalid {field}: {value} (expected a value of the .proto's enum, and not UNSPECIFIED)"
+    )]
     Enumeration {
         /// The field of the header.
         field: &'static str,
@@ -68,12 +70,14 @@ pub enum HeaderError {
         found: usize,
     },
     /// A weight is not between 0 and 1.
-    #[error("invalid {field} of sample {sample}: expected a weight from 0 to 1")]
+    #[error("invalid {field} of sample {sample}: {weight} (expected a weight from 0 to 1)")]
     Weight {
         /// The field of the header.
         field: &'static str,
         /// Slot of the sample.
         sample: usize,
+        /// The weight.
+        weight: f32,
     },
     /// Records, labels, weights or the mix plan differ from what was sent.
     #[error(
@@ -86,10 +90,21 @@ pub enum HeaderError {
         found: u64,
     },
     /// A rectangle of the mix plan exceeds the image.
-    #[error("invalid mix.rect of sample {sample}: exceeds the image")]
+    #[error(
+        "invalid mix.rect of sample {sample}: it ends at row {bottom} and column {right}, outside of \
+         the image of {height} rows and {width} columns"
+    )]
     Rect {
         /// Slot of the sample.
         sample: usize,
+        /// Row after the last one of the rectangle.
+        bottom: u64,
+        /// Column after the last one of the rectangle.
+        right: u64,
+        /// Rows of the image.
+        height: u32,
+        /// Columns of the image.
+        width: u32,
     },
 }
 
@@ -180,7 +195,7 @@ fn check_mix(mix: &MixPlan, [samples, height, width]: [u32; 3]) -> Result<(), He
             let bottom = u64::from(part.top) + u64::from(part.height);
             let right = u64::from(part.left) + u64::from(part.width);
             if bottom > u64::from(height) || right > u64::from(width) {
-                return Err(HeaderError::Rect { sample });
+                return Err(HeaderError::Rect { sample, bottom, right, height, width });
             }
         }
     }
@@ -194,7 +209,7 @@ fn check_entries(field: &'static str, found: usize, samples: u32) -> Result<(), 
 
 fn check_weight(field: &'static str, weight: f32, sample: usize) -> Result<(), HeaderError> {
     let fits = (0.0..=1.0).contains(&weight);
-    if fits { Ok(()) } else { Err(HeaderError::Weight { field, sample }) }
+    if fits { Ok(()) } else { Err(HeaderError::Weight { field, sample, weight }) }
 }
 
 fn check_digest(field: &'static str, digest: &[u8]) -> Result<(), HeaderError> {
@@ -312,10 +327,8 @@ mod tests {
         assert!(with(|s| s.truncate(1)).is_err());
         assert!(with(|s| s[1].kind = 9).is_err());
         assert!(with(|s| s[0].partner_lambda = -0.1).is_err());
-        assert_eq!(
-            with(|s| s[1].rect = Some(Rect { top: u32::MAX, ..Rect::default() })),
-            Err(HeaderError::Rect { sample: 1 })
-        );
+        let outside = with(|s| s[1].rect = Some(Rect { top: u32::MAX, ..Rect::default() }));
+        assert!(matches!(outside, Err(HeaderError::Rect { sample: 1, .. })), "{outside:?}");
         let mut samples = vec![MixParameters::default(); 2];
         samples[0].rect = Some(part);
         assert_eq!(check(&Header { mix: Some(MixPlan { samples }), ..good() }, 420), Ok(()));

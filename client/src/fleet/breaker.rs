@@ -1,4 +1,4 @@
-//! When not to use a server: a circuit breaker.
+//! A circuit breaker, which keeps a failed server from being used.
 //!
 //! ```text
 //! closed -- failure, or late twice in a row --> open: not used until its backoff is over
@@ -7,9 +7,9 @@
 //!    +------------- something arrived -------- half-open: used by one attempt, the probe
 //! ```
 //!
-//! The first failure opens the circuit, because any other server has the same bytes, so that there is
-//! nothing to lose. A server that is late once stays in use: late is not down, and its next step may
-//! already be in its caches. Late twice with nothing in between looks like a server that hangs.
+//! The first failure opens the circuit, because any other server returns the same bytes, so that avoiding
+//! this one costs little. A server that is late once stays in use: it may be slow and not down, and its
+//! next step may already be in its caches. A server that is late twice with nothing in between may hang.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,7 +1,8 @@
-//! When to request a late microbatch from another server as well: after a quantile of the recent
-//! waits, within a budget.
+//! Hedges: a late microbatch is requested from another server as well, after a quantile of the recent
+//! waits and within a budget.
 //!
-//! The budget is a fraction of the received microbatches, so that load does not double when all servers are slow.
+//! The budget is a fraction of the received microbatches, so that load does not double when all servers
+//! are slow.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -16,7 +17,7 @@ const DEFAULT_DELAY: Duration = Duration::from_secs(10);
 /// Hedges that can be saved up; a stream starts with as many.
 const MAX_SAVED: f64 = 4.0;
 
-/// Recent waits, and what is left of the budget.
+/// Recent waits, and the rest of the budget.
 #[derive(Debug)]
 pub(crate) struct HedgeState {
     policy: Hedge,

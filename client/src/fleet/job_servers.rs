@@ -1,4 +1,4 @@
-//! The servers of one job: which one to use for a step, and which ones are excluded.
+//! The servers of one job: the choice of one for each step, and the exclusion of wrong ones.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ pub(crate) struct JobServers {
 pub(crate) struct Attempt {
     pub(crate) member: Arc<Member>,
     pub(crate) started: Instant,
-    /// Whether it finds out if a failed server works again.
+    /// Whether the attempt probes a server that failed.
     pub(crate) is_probe: bool,
 }
 
@@ -125,13 +125,13 @@ impl JobServers {
         self.has_succeeded.load(Ordering::Relaxed)
     }
 
-    /// Excludes a server from this job for good.
+    /// Excludes a server from this job permanently.
     pub(crate) fn exclude(&self, member: &Member, cause: &Cause) {
         let why = format!("{cause}: {}", cause.advice());
         let is_new = self.excluded().insert(member.name().to_owned(), why.clone()).is_none();
         if is_new {
             let endpoint = member.name();
-            tracing::error!(endpoint, %cause, "EXCLUDED: this server is not used again for this job");
+            tracing::error!(endpoint, %cause, "server excluded from this job permanently");
         }
         member.health().excluded = Some(why);
         self.fleet.changed.notify_waiters();

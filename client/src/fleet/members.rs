@@ -33,7 +33,7 @@ pub(crate) struct Member {
 pub(crate) struct Health {
     pub(crate) breaker: Breaker,
     pub(crate) counts: Counts,
-    /// Why the server was excluded from a job, the last time it was.
+    /// The reason for the server's last exclusion from a job.
     pub(crate) excluded: Option<String>,
 }
 
@@ -138,7 +138,7 @@ impl Fleet {
             match service.servers(&self.options).await {
                 Ok(servers) => self.state().resolved[at] = servers,
                 Err(cause) => {
-                    tracing::warn!(%cause, "continuing with the servers known so far");
+                    tracing::warn!(%cause, "cannot resolve an endpoint; its last known servers stay in use");
                     result = Err(cause);
                 }
             }

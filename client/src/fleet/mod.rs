@@ -1,4 +1,4 @@
-//! Servers: which ones exist, which ones work, and which one makes a step.
+//! The servers of a client: discovery, health, and the choice of a server for each step.
 //!
 //! ```text
 //! endpoints -- resolve --> members: one Member per server, with its circuit breaker and counts

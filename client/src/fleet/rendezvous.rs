@@ -1,4 +1,4 @@
-//! Which server makes a step: rendezvous hashing (highest random weight).
+//! Assigns steps to servers by rendezvous hashing (highest random weight).
 //!
 //! Every rank computes the same order of the same servers, so that all microbatches of a step are
 //! made by one server, which decodes repeated records once. A server that joins takes an equal share

@@ -14,7 +14,7 @@ use crate::wire::connect::Server;
 
 const DNS: &str = "dns+";
 
-/// What an endpoint stands for.
+/// The meaning of an endpoint.
 #[derive(Clone, Debug)]
 pub(crate) enum Target {
     /// One server. Its host may be a name, which the system resolves at each connection.
@@ -73,7 +73,8 @@ impl Service {
         let within = options.timeouts.connect;
         let lookup = options.network.lookup(format!("{host}:{port}"));
         let found = tokio::time::timeout(within, lookup).await;
-        let found = found.map_err(|_elapsed| failed(format!("no answer in {within:?}")))?;
+        let found = found
+            .map_err(|_elapsed| failed(format!("the resolver did not answer within {within:?}")))?;
         let found = found.map_err(|error| failed(error.to_string()))?;
         let found: BTreeSet<_> = found.into_iter().collect();
         if found.is_empty() {

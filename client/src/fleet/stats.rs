@@ -5,7 +5,7 @@ use std::ops::Deref;
 
 use crate::fleet::breaker::Circuit;
 
-/// What a client received from one server, and what it did not.
+/// The counts of one server's microbatches, failures and hedges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Counts {
@@ -33,13 +33,13 @@ pub struct Counts {
 pub struct ServerStats {
     /// The server's URL.
     pub name: String,
-    /// Whether an endpoint stands for it now.
+    /// Whether an endpoint currently resolves to it.
     pub present: bool,
-    /// Whether it is used.
+    /// State of its circuit breaker.
     pub circuit: Circuit,
-    /// Why it is excluded from a job, if it is.
+    /// The reason for its exclusion from a job, if it is excluded.
     pub excluded: Option<String>,
-    /// What was received from it.
+    /// Counts since the client was created.
     #[cfg_attr(feature = "serde", serde(flatten))]
     pub counts: Counts,
 }

@@ -146,7 +146,7 @@ impl Stream {
                     return;
                 }
             } else if let Err(error) = self.finish_front().await {
-                // The trainer may be gone.
+                // Sending fails if the trainer dropped the stream.
                 sender.send(Err(error)).await.ok();
                 return;
             }

@@ -1,8 +1,8 @@
-//! What to do after a failed attempt: try another server, try again later, or fail.
+//! Retries: after a failed attempt, tries another server, tries again later, or fails.
 //!
 //! Any server returns the same bytes for the same name. So there is no session to restore, and a retry
-//! is never wrong: it repeats the request for the first microbatch that is missing. What is left to
-//! decide is which server to use, when, and for how long:
+//! is always safe: it repeats the request for the first microbatch that is missing. This file decides
+//! which server to use, when, and for how long:
 //!
 //! ```text
 //! loop:
@@ -20,11 +20,11 @@
 //!     no success for `give_up_after`: return the error
 //! ```
 //!
-//! Three properties make this right:
+//! The loop has three properties:
 //!
 //! - *It ends.* `Retry` is bounded by time, `RetryTwice` by count, `Exclude` by the number of servers.
-//!   Where servers are found by name, new ones may appear, so that running out of servers at a running
-//!   stream is not the end: it is bounded by time as well.
+//!   Where servers are found by name, new ones may appear, so that a running stream without
+//!   usable servers does not fail at once: waiting for new ones is bounded by time as well.
 //! - *It does not stampede.* A failed server is left alone for a backoff that doubles with each failure
 //!   and has a random part; after it one attempt probes the server while the others stay away.
 //! - *A mistake in the setup is reported at once*: before the first success of a job, a server that
@@ -41,7 +41,7 @@ use tonic::Code;
 use crate::error::{Cause, Error};
 use crate::fleet::job_servers::{Attempt, Choice, JobServers};
 
-/// How to react to a failure.
+/// The reaction to a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reaction {
     /// Use another server, until time is up; this one after the delay that it asked for, if any.

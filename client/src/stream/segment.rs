@@ -23,8 +23,8 @@
 //!     out       hand over the microbatch with its reservation
 //! ```
 //!
-//! Only the next name is hedged, because a microbatch that is further ahead delays nobody yet, and
-//! because one buffer more is then enough.
+//! Only the next name is hedged: a microbatch that is further ahead does not delay the trainer yet, and
+//! one additional buffer is then enough.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -70,7 +70,7 @@ impl Segment {
         match self.receive().await {
             Ok(()) => self.walk.name().is_some().then_some(self.walk),
             Err(error) => {
-                // If the trainer dropped the stream, nobody needs the error.
+                // Sending fails if the trainer dropped the stream, which then needs no error.
                 self.out.send(Err(error)).await.ok();
                 None
             }
@@ -132,7 +132,7 @@ impl Segment {
     }
 }
 
-/// Where a segment's microbatches come from: its stream, the retries after failures, the hedges.
+/// The source of a segment's microbatches: its stream, the retries after failures, the hedges.
 struct Source {
     context: Arc<JobContext>,
     credit_bytes: usize,
@@ -164,7 +164,7 @@ impl Source {
         }
     }
 
-    /// Receives the next microbatch of the walk, from whichever server.
+    /// Receives the next microbatch of the walk, from any server.
     async fn receive(
         &mut self,
         name: MicrobatchName,

@@ -8,7 +8,7 @@ use crate::description::Description;
 use crate::error::Error;
 use crate::wire::expected::Expected;
 
-/// Where a stream ends.
+/// The end of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// After this number of steps.

@@ -1,4 +1,4 @@
-//! The window of a stream: how many bytes may be ahead of the trainer.
+//! The window of a stream, which bounds the bytes that are ahead of the trainer.
 
 use std::sync::Arc;
 

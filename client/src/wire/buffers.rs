@@ -4,8 +4,8 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Number of free buffers that are kept: as many as a trainer holds at a time, so that memory is
-/// returned after it held more.
+/// Number of free buffers that are kept: as many as a trainer usually holds at a time. Further ones are
+/// freed.
 const MAX_FREE: usize = 2;
 
 /// The free buffers of one stream.

@@ -1,4 +1,4 @@
-//! What every microbatch of a job must look like.
+//! The form that every microbatch of a job must have.
 
 use std::sync::Arc;
 

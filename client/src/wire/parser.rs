@@ -65,7 +65,7 @@ enum Field<'a> {
     Unknown,
 }
 
-/// What was parsed of a message.
+/// The result of parsing a part of a message.
 enum Parsed {
     /// Nothing, because a field is incomplete.
     Incomplete,
@@ -75,7 +75,7 @@ enum Parsed {
     StartOfPayload(usize),
 }
 
-/// Why no field was parsed.
+/// The reason why no field was parsed.
 enum Stop {
     /// At least this number of bytes is needed.
     Need(usize),

@@ -22,7 +22,7 @@ pub(crate) fn cause_of(status: &Status) -> Cause {
     }
 }
 
-/// Why a connection failed, from the innermost error.
+/// The cause of a failed connection, from the innermost error.
 fn connection(error: &(dyn std::error::Error + 'static)) -> Cause {
     let message = error.to_string();
     let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);

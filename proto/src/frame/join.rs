@@ -7,7 +7,7 @@ use crate::frame::limits::FRAME_BYTES;
 use crate::header::{self, HeaderError};
 use crate::v1::{Frame, Header};
 
-/// Why frames do not form a microbatch.
+/// The reason why frames do not form a microbatch.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JoinError {
@@ -46,7 +46,7 @@ pub enum JoinError {
         payload_bytes: u64,
     },
     /// Frames were lost, repeated or reordered.
-    #[error("frame at offset {offset}: expected offset {expected}")]
+    #[error("received a frame at offset {offset}, expected offset {expected}")]
     Gap {
         /// The frame's offset.
         offset: u64,

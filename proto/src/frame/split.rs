@@ -13,7 +13,7 @@ use crate::v1::{Frame, Header};
 /// The tag of `Frame.payload`.
 const PAYLOAD_TAG: u32 = 1000;
 
-/// Why a microbatch cannot be sent.
+/// The reason why a microbatch cannot be sent.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SplitError {

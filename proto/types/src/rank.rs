@@ -9,7 +9,7 @@ pub struct Rank {
     pub world: u32,
 }
 
-/// Why a rank has no share of a step.
+/// The reason why a rank has no share of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RankError {
     /// The rank is not below the world.

@@ -1,4 +1,4 @@
-//! How values are written on command lines, in the environment and in configuration files, the same
+//! The notation of values on command lines, in the environment and in configuration files, the same
 //! in every program: durations as `300ms` or `5m`, sizes as `256MiB`, booleans as `on` or `0`, and
 //! numbers with a range.
 //!
