@@ -1,4 +1,4 @@
-//! Errors of the pipeline, by who can act on them.
+//! Errors of the pipeline, grouped by who can act on them.
 
 use std::time::Duration;
 

@@ -63,7 +63,7 @@ pub struct Setup {
 }
 
 impl From<Limits> for Setup {
-    /// Anybody may call, in plain text; there is no admin port.
+    /// Every caller is served, in plain text; there is no admin port.
     fn from(limits: Limits) -> Self {
         Self { limits, access: Arc::new(Access::open()), admin: None, picture: false }
     }

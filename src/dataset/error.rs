@@ -54,7 +54,7 @@ pub enum DatasetError {
         path: PathBuf,
     },
     /// A tar file that is damaged or truncated.
-    #[error("{}: at byte {offset}: {what}", .path.display())]
+    #[error("{}: at byte {offset}: {what}; restore or rebuild the tar", .path.display())]
     Tar {
         /// The shard.
         path: PathBuf,

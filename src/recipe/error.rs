@@ -1,8 +1,8 @@
-//! Why a recipe is refused.
+//! Errors of recipes.
 
 use std::sync::Arc;
 
-/// Why a recipe is refused.
+/// The reason why a recipe is refused.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecipeError {
@@ -34,7 +34,7 @@ pub enum RecipeError {
     },
     /// The recipe's file cannot be read. The error of the operating system is part of the message and
     /// not the error's source, so that a report of the whole chain prints it once.
-    #[error("cannot read the recipe {path}: {error}")]
+    #[error("cannot read the recipe {path}: {error}; check the path")]
     Read {
         /// The file.
         path: String,

@@ -20,7 +20,7 @@ pub const PRESETS: [(&str, &str); 4] = [
 /// Largest file of a recipe.
 const MAX_FILE: u64 = 1 << 20;
 
-/// A recipe that is not resolved yet: where it starts, and changes.
+/// A recipe that is not resolved yet: its base, and the changes to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecipeSpec {
     /// The recipe that the changes apply to.
@@ -29,7 +29,7 @@ pub struct RecipeSpec {
     pub set: Vec<String>,
 }
 
-/// Where a recipe starts.
+/// The base of a recipe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RecipeSource {
     /// A preset, by name.
@@ -128,7 +128,7 @@ fn syntax(origin: &str, message: &str) -> RecipeError {
 }
 
 /// Applies a change to a table, recursively. A table with a `kind` replaces the whole table, because the
-/// fields of one kind of crop mean nothing to another kind.
+/// fields of one kind of crop do not apply to another kind.
 fn merge(mut base: Table, change: Table) -> Table {
     for (key, value) in change {
         let merged = match (base.remove(&key), value) {

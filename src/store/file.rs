@@ -20,7 +20,7 @@ impl RegularFile {
     /// Opens a file, following symbolic links.
     ///
     /// The open does not block: a pipe without a writer would otherwise hang the caller. The kind is
-    /// checked on the open file, so that nothing can be swapped in between.
+    /// checked on the open file, so that the file cannot be replaced between check and open.
     ///
     /// # Errors
     /// When the file cannot be opened or is not a regular file.

@@ -1,4 +1,4 @@
-//! Who may import whom: between packages, and between the stages of the pipeline.
+//! The allowed imports between packages, and between the stages of the pipeline.
 
 use std::collections::BTreeSet;
 use std::path::Path;

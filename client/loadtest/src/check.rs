@@ -205,7 +205,7 @@ impl Coverage {
     }
 }
 
-/// How often most of the received records were received.
+/// The most frequent number of times that a record was received.
 fn most_common(counts: &[u32]) -> Option<u32> {
     let mut records: BTreeMap<u32, usize> = BTreeMap::new();
     for count in counts.iter().filter(|count| **count > 0) {

@@ -1,9 +1,9 @@
-//! Why a load test could not be run.
+//! Errors of a load test.
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-/// Why a run could not be made. What goes wrong during a run is in its report.
+/// The reason why a run could not begin. Failures during a run are in its report.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -1,4 +1,4 @@
-//! How many trainers read, for how long, and how fast.
+//! The plan of a run: the number of trainers, their duration and their pace.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,7 +17,7 @@ pub struct Phase {
     pub length: Length,
 }
 
-/// When a phase ends, always at the end of a step.
+/// The end of a phase, always at the end of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
     /// After this number of steps.
@@ -26,7 +26,7 @@ pub enum Length {
     Time(Duration),
 }
 
-/// When a trainer requests its next microbatch.
+/// The pace at which a trainer requests microbatches.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Pace {
     /// As soon as it has the last one.

@@ -7,7 +7,7 @@ use forebay_client::Microbatch;
 use crate::check::digest;
 use crate::figures::StageTimes;
 
-/// What one or several trainers received.
+/// The sums of one or several trainers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Received {
     pub(crate) microbatches: u64,

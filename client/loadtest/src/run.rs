@@ -32,7 +32,7 @@ const SLOW_INTERVAL: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// When the run could not begin: a server does not start or refuses the job, or a file cannot be read.
-/// What goes wrong afterwards is in the report's violations.
+/// Later failures are in the report's violations.
 pub async fn run(mut options: Options) -> Result<Report, Error> {
     let mut fleet = options.spawn.as_ref().map(Fleet::start).transpose()?;
     let given = options.metrics.clone();

@@ -1,4 +1,4 @@
-//! What the trainers of a run share.
+//! State that the trainers of a run share.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

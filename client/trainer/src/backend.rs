@@ -1,4 +1,4 @@
-//! The seam between the training loop and a device.
+//! The interface between the training loop and a device.
 //!
 //! A backend runs the operations of a [`Graph`] in memory that is planned once. It owns parameters,
 //! gradients, optimizer state and running statistics. The loop sees them only to save and load them.

@@ -1,4 +1,4 @@
-//! Errors, by who can act on them.
+//! Errors of the trainer, grouped by who can act on them.
 
 use std::path::PathBuf;
 

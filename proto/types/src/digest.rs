@@ -1,3 +1,5 @@
+//! Digests.
+
 use std::fmt;
 use std::str::FromStr;
 

@@ -1,3 +1,5 @@
+//! Pixel formats: dtype, layout and the side that mixes.
+
 use std::fmt;
 use std::str::FromStr;
 

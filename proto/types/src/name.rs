@@ -1,3 +1,5 @@
+//! Names of microbatches and steps.
+
 use std::fmt;
 
 /// The name of a microbatch, within a dataset and a recipe: its content is a pure function of it.

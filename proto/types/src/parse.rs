@@ -1,3 +1,5 @@
+//! The error of a value that cannot be parsed.
+
 use std::fmt;
 
 /// An invalid value, with a description of what was expected.

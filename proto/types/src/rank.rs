@@ -1,3 +1,5 @@
+//! Ranks, and their shares of a step.
+
 use std::fmt;
 
 /// One of the processes of a training run.

@@ -19,7 +19,7 @@ pub struct AccessFiles {
     pub tokens: Option<PathBuf>,
 }
 
-/// Who may call. The files are reloaded when they change, and on SIGHUP.
+/// Access control. The files are reloaded when they change, and on SIGHUP.
 #[derive(Clone, Debug, Default, Args, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct AccessArgs {

@@ -38,7 +38,7 @@ impl Access {
     /// When a file cannot be read or is invalid, or a file that it depends on is not given.
     pub fn new(files: AccessFiles) -> anyhow::Result<Self> {
         if files.tls_cert.is_some() != files.tls_key.is_some() {
-            bail!("--tls-cert and --tls-key must be set together");
+            bail!("--tls-cert and --tls-key need each other: set both, or neither");
         }
         if files.tls_client_ca.is_some() && files.tls_cert.is_none() {
             bail!("--tls-client-ca needs TLS: set --tls-cert and --tls-key too");
@@ -51,7 +51,7 @@ impl Access {
         })
     }
 
-    /// Anybody may call, in plain text.
+    /// An access policy that serves every caller, in plain text.
     pub fn open() -> Self {
         let fingerprint = Mutex::new(Contents::default().fingerprint());
         Self { files: AccessFiles::default(), rules: RwLock::default(), fingerprint }
@@ -67,7 +67,7 @@ impl Access {
 
     /// Reloads the files if they have changed.
     pub(crate) fn reload_if_changed(&self) {
-        // A file that is missing for a moment is being replaced.
+        // A file that cannot be read may be in the middle of a replacement: the next check reads it again.
         let Ok(contents) = Contents::read(&self.files) else { return };
         let known = *self.fingerprint.lock().unwrap_or_else(PoisonError::into_inner);
         if contents.fingerprint() != known {
@@ -109,7 +109,10 @@ impl Access {
         self.rules().tls.clone()
     }
 
-    /// The identity of the caller of a call.
+    /// The identity of a call's caller.
+    ///
+    /// # Errors
+    /// [`Refusal::Unauthenticated`] if the server requires tokens and the call has none that it knows.
     pub(crate) fn identify(
         &self,
         headers: &HeaderMap,

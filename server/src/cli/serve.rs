@@ -30,7 +30,7 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let mut datasets = BTreeMap::new();
     for (name, path) in &config.datasets {
         let dataset = Dataset::open(path, config.index_dir.as_deref())
-            .with_context(|| format!("dataset {name}"))?;
+            .with_context(|| format!("cannot open the dataset {name}"))?;
         let (records, bad) = (dataset.len(), dataset.bad().len());
         info!(dataset = name, records, bad, digest = %dataset.digest(), "dataset opened");
         datasets.insert(name.clone(), Arc::new(dataset));
@@ -58,7 +58,7 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
         // signal, which would kill this one if it had no handler.
         let (mut terminate, mut interrupt) =
             (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        // For the process that started this server on port 0.
+        // A process that started this server on port 0 reads the port from this line.
         say(format!("listening on {}", listener.local_addr()?))?;
         if let Some(admin) = &admin {
             say(format!("metrics and status on http://{}/", admin.local_addr()?))?;
@@ -92,15 +92,15 @@ async fn reload_on_hangup(access: Arc<Access>, mut hangup: Signal) -> Infallible
     }
 }
 
-/// Warns if others in the network could read the datasets or the traffic.
+/// Warns if other hosts in the network could read the datasets or the traffic.
 fn warn_if_exposed(access: &Access, address: SocketAddr) {
     if address.ip().is_loopback() {
         return;
     }
     if !access.requires_auth() {
-        warn!(%address, "everybody who can reach this address may read the datasets: see --token-file");
+        warn!(%address, "every host that can reach this address can read the datasets; set --token-file to require tokens");
     } else if !access.encrypts() {
-        warn!(%address, "tokens and data are sent in plain text: see --tls-cert");
+        warn!(%address, "tokens and data are sent in plain text; set --tls-cert and --tls-key to encrypt");
     }
 }
 

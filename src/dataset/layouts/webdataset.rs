@@ -2,8 +2,8 @@
 //! up to the first dot of the file's name (`base_plus_ext` of webdataset/tariterators.py).
 //!
 //! Shards have members that are not samples: a README, a hard link, an image whose label is missing.
-//! They are skipped and counted, as timm's reader logs and skips them. A label that is there and
-//! malformed is an error.
+//! They are skipped and counted, as timm's reader logs and skips them. A label that is
+//! present but malformed is an error.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -152,7 +152,9 @@ impl Run {
             ));
         }
         let length = u32::try_from(image.length).ok().filter(|length| *length <= MAX_RECORD);
-        let length = length.ok_or_else(|| error("its image is larger than 1 GiB"))?;
+        let length = length.ok_or_else(|| {
+            error("its image is larger than the limit of 1 GiB; shrink or remove it")
+        })?;
         let name = str::from_utf8(&image.name);
         let name = name.map_err(|_error| error("its name is not UTF-8; rename it"))?;
         let name = name.trim_start_matches("./").to_owned();
@@ -172,7 +174,9 @@ impl Run {
             ));
         }
         let Some(data) = members.data(member, MAX_LABEL)? else {
-            return Err(error("its label file is larger than 16 MiB"));
+            return Err(error(
+                "its label file is larger than the limit of 16 MiB; shrink or remove it",
+            ));
         };
         let (label, expected) = if self.cls.is_some() {
             let text = str::from_utf8(data).ok();
@@ -222,7 +226,7 @@ fn read_classes(path: &Path) -> Result<Vec<String>, DatasetError> {
     let malformed = |line, what| DatasetError::Classes { path: path.into(), line, what };
     let text = str::from_utf8(&text).map_err(|error| {
         let valid = &text[..error.valid_up_to()];
-        malformed(valid.split(|&byte| byte == b'\n').count(), "it is not UTF-8")
+        malformed(valid.split(|&byte| byte == b'\n').count(), "it is not UTF-8; convert the file")
     })?;
     let class = |(line, class): (usize, &str)| {
         let blank = "it is blank, so every class behind it would have another label; remove it";

@@ -1,9 +1,9 @@
-//! What one scan adds to the coefficients of its blocks (T.81 G.1.1.1).
+//! The part of its blocks' coefficients that one scan codes (T.81 G.1.1.1).
 
 use super::error::JpegError;
 use super::header::{Process, Scan};
 
-/// What a scan adds to its blocks.
+/// The part of a block that a scan codes.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Pass {
     /// Whole blocks.

@@ -1,4 +1,4 @@
-//! From blocks to the pixels of a box, one MCU row after the other.
+//! Turns blocks into the pixels of a box, one MCU row after the other.
 //!
 //! ```text
 //!   MCU row -> coefficients -> inverse DCT -> ring of sample rows -> upsampling, color -> pixels

@@ -1,4 +1,4 @@
-//! Which file uses what of which other file, read from the source.
+//! The names that each file uses of each other file, read from the source.
 //!
 //! A file uses another if it names something that the other defines. `mod child;` by itself is no use, and
 //! neither is a re-export (`pub use child::Item;`): a facade depends on nothing, and who imports through it

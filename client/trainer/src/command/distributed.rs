@@ -1,5 +1,5 @@
-//! Which rank of which world this process is, from flags or from what torchrun and Kubernetes set, and
-//! how it joins the others.
+//! The rank and the world of this process, from flags or from the variables that torchrun and Kubernetes
+//! set, and how the process joins the others.
 
 use anyhow::{Context as _, bail};
 use forebay_types::Rank;

@@ -1,4 +1,4 @@
-//! How processes find each other.
+//! The rendezvous: processes find each other and exchange addresses.
 //!
 //! Rank 0 listens. The other ranks connect to it, present their rank and their settings, and receive the
 //! address of the next rank. Then every rank connects to the next one, which closes the ring. The
