@@ -30,7 +30,9 @@ pub(crate) async fn read<M: Message + Default>(body: Body, limits: &Limits) -> R
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
     }?;
     let Some((prefix, message)) = bytes.split_first_chunk::<PREFIX_BYTES>() else {
-        return Err(invalid("contains no message".into()));
+        return Err(invalid(
+            "contains no message (expected one, after a prefix of 5 bytes)".into(),
+        ));
     };
     let [compressed, length @ ..] = *prefix;
     if compressed != 0 {

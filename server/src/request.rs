@@ -44,17 +44,17 @@ pub(crate) fn job(source: &dyn Source, job: Option<&v1::Job>) -> Result<Arc<dyn 
     let job = source.open(requested)?;
     let facts = job.facts();
     let (dataset, recipe) = (&requested.dataset_digest, &requested.recipe_digest);
-    expect("dataset", "job.dataset_digest", dataset, &facts.dataset_digest, || {
+    check_digest("dataset", "job.dataset_digest", dataset, &facts.dataset_digest, || {
         format!("{} records of {} classes", facts.records, facts.classes.len())
     })?;
-    expect("recipe", "job.recipe_digest", recipe, &facts.recipe_digest, || {
+    check_digest("recipe", "job.recipe_digest", recipe, &facts.recipe_digest, || {
         facts.recipe_toml.clone()
     })?;
     Ok(job)
 }
 
 /// Compares a digest with the one that the client expects, if it expects one.
-fn expect(
+fn check_digest(
     what: &'static str,
     field: &'static str,
     expected: &Bytes,
@@ -82,7 +82,7 @@ pub(crate) fn stream(
     request: &StreamRequest,
 ) -> Result<StreamSpec, Refusal> {
     let job = job(source, request.job.as_ref())?;
-    let format = format(request.dtype, request.layout, request.mixed_by)?;
+    let format = pixel_format(request.dtype, request.layout, request.mixed_by)?;
     if !(1..=limits.max_steps).contains(&request.steps) {
         let what = format!("{} (expected 1 to {})", request.steps, limits.max_steps);
         return Err(Refusal::invalid("steps", what));
@@ -130,7 +130,7 @@ pub(crate) fn stream(
 /// Validates a call of Fetch.
 pub(crate) fn fetch(source: &dyn Source, request: &FetchRequest) -> Result<StreamSpec, Refusal> {
     let job = job(source, request.job.as_ref())?;
-    let format = format(request.dtype, request.layout, request.mixed_by)?;
+    let format = pixel_format(request.dtype, request.layout, request.mixed_by)?;
     microbatch_in_range(&*job, request.step, request.microbatch)?;
     let names = Names {
         job: Arc::clone(&job),
@@ -158,7 +158,7 @@ pub(crate) fn explain(
 }
 
 /// The pixel format of a request; unspecified fields have the defaults.
-fn format(dtype: i32, layout: i32, mixed_by: i32) -> Result<PixelFormat, Refusal> {
+fn pixel_format(dtype: i32, layout: i32, mixed_by: i32) -> Result<PixelFormat, Refusal> {
     let unknown = |field, value: i32| {
         move |_| Refusal::invalid(field, format!("{value} (expected a value of the .proto's enum)"))
     };

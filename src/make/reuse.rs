@@ -60,7 +60,7 @@ impl ReuseHistory {
         }
     }
 
-    /// Forgets jobs that were not observed lately.
+    /// Forgets jobs without a recent observation.
     pub(super) fn expire(&mut self, now: u64) {
         self.jobs.retain(|_, observation| now - observation.at < MEMORY);
     }

@@ -21,8 +21,8 @@ pub struct Limits {
     pub header_bytes: u32,
     /// Size of a request. Default 64 KiB.
     pub request_bytes: usize,
-    /// Steps of one Stream. Default 2^32: steps cost nothing until they are computed, so this only
-    /// refuses nonsense.
+    /// Steps of one Stream. Default 2^32: steps cost nothing until they are computed, so the limit
+    /// only rejects obvious mistakes.
     pub max_steps: u64,
     /// Length of a Stream's list of microbatches. Default 4096.
     pub max_selection: usize,
