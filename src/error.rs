@@ -27,7 +27,7 @@ pub enum Error {
         record: u64,
         /// Its path or key in the dataset.
         name: String,
-        /// Why its bytes do not decode.
+        /// The reason why its bytes do not decode.
         source: DecodeError,
     },
     /// The name of a microbatch is outside the epoch: request one inside.
@@ -57,7 +57,7 @@ pub enum Error {
     /// A mix plan does not belong to the batch that it is applied to.
     #[error("the mix plan does not match the batch: {what}")]
     Plan {
-        /// What does not match.
+        /// The part that does not match.
         what: String,
     },
     /// The client has too many outstanding requests: slow down, and retry.
@@ -68,7 +68,7 @@ pub enum Error {
     Busy {
         /// Maximum number of outstanding requests.
         limit: usize,
-        /// How long it takes until all outstanding requests are answered.
+        /// Estimated time until all outstanding requests are answered.
         wait: Duration,
     },
     /// A bug in forebay.

@@ -196,7 +196,7 @@ impl Pipeline {
         self.queue.stats()
     }
 
-    /// How long it takes until all outstanding requests are answered, at the average cost of the
+    /// Estimated time until all outstanding requests are answered, at the average cost of the
     /// latest microbatches.
     pub fn drain_estimate(&self) -> Duration {
         self.queue.drain_estimate()

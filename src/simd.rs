@@ -1,4 +1,4 @@
-//! Which instructions the kernels of a worker use.
+//! The instruction sets of kernels.
 //!
 //! A kernel is written once in plain Rust and, where that pays, a second time for wider vectors.
 //! [`Simd`] selects between the two. The levels beyond plain Rust hold a token, [`Avx2`] or

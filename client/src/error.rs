@@ -46,7 +46,7 @@ pub enum Error {
         attempts: u32,
         /// Time since the first of these attempts failed.
         elapsed: Duration,
-        /// Why the last attempt failed.
+        /// The reason why the last attempt failed.
         #[source]
         cause: Box<Cause>,
     },

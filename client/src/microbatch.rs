@@ -34,11 +34,11 @@ pub struct Microbatch {
     /// The mix that is left to the trainer, for each sample; empty unless the job requested
     /// [`MixedBy::Trainer`](crate::MixedBy::Trainer).
     pub mix: Vec<Mix>,
-    /// Where the server spent its time, in microseconds.
+    /// Time that the server spent in each stage, in microseconds.
     pub timings: Timings,
     /// XXH3-64 of the pixels, verified.
     pub xxh3: u64,
-    /// How long the trainer waited for the microbatch.
+    /// Time that the trainer waited for the microbatch.
     pub wait: Duration,
 }
 

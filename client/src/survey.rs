@@ -16,7 +16,7 @@ use crate::fleet::members::Member;
 use crate::job::Job;
 use crate::unary::Unary;
 
-/// How long to wait for the other servers after the first description.
+/// Longest wait for the other servers after the first description.
 const WAIT_AFTER_FIRST: Duration = Duration::from_secs(2);
 
 /// Asks all servers if there are several. Returns the description of the majority of those that

@@ -198,7 +198,7 @@ fn selection(
     Ok(requested.to_vec())
 }
 
-/// How many microbatches of a selection a step has.
+/// The number of a selection's microbatches that a step has.
 fn count_selected(job: &dyn Job, step: u64, indices: &[u32]) -> usize {
     let microbatches = job.microbatches(step);
     indices.iter().filter(|index| **index < microbatches).count()

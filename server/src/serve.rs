@@ -49,7 +49,7 @@ pub struct Report {
     pub unfinished: usize,
 }
 
-/// How a server is set up.
+/// The setup of a server.
 #[derive(Debug)]
 pub struct Setup {
     /// Limits of its clients.

@@ -22,7 +22,7 @@ use crate::store::{ByteRange, ShardKey, Store};
 /// fit into memory.
 const CHUNK: usize = 2048;
 
-/// How far the indexing is.
+/// The progress of indexing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// Number of records that were checked.
@@ -68,7 +68,7 @@ pub fn build(
 struct Checked {
     record: Record,
     points: StoredPoints,
-    /// Why it is bad, if it is.
+    /// The reason why it is bad, if it is.
     reason: Option<String>,
 }
 
@@ -164,7 +164,7 @@ fn contents<'a>(listing: &'a Listing, checked: &'a [Checked]) -> Contents<'a> {
     }
 }
 
-/// What was skipped, as the end of a sentence.
+/// The skipped samples, as the end of a sentence.
 fn describe(skipped: &[Skipped]) -> String {
     let part = |Skipped { count, reason, example }: &Skipped| {
         format!("; {count} samples were skipped because they have {reason}, such as {example}")

@@ -22,7 +22,7 @@ pub enum DatasetError {
     NotADataset {
         /// The path that was given.
         path: PathBuf,
-        /// What was expected.
+        /// The expected files.
         why: String,
     },
     /// A class folder without images, which torchvision refuses too.
@@ -44,7 +44,7 @@ pub enum DatasetError {
     Empty {
         /// The path that was given.
         path: PathBuf,
-        /// How many samples were skipped and why, or nothing.
+        /// The number of skipped samples with the reason, or nothing.
         skipped: String,
     },
     /// A name that cannot become the name of a record or class.
@@ -60,7 +60,7 @@ pub enum DatasetError {
         path: PathBuf,
         /// Offset of the header in question.
         offset: u64,
-        /// What is wrong.
+        /// The fault.
         what: &'static str,
     },
     /// A sample of a tar that is malformed.
@@ -72,7 +72,7 @@ pub enum DatasetError {
         offset: u64,
         /// Key of the sample.
         key: String,
-        /// What is wrong.
+        /// The fault.
         what: &'static str,
     },
     /// A line of `classes.txt` that is not the name of a class.
@@ -82,7 +82,7 @@ pub enum DatasetError {
         path: PathBuf,
         /// Number of the line, from 1.
         line: usize,
-        /// What is wrong.
+        /// The fault.
         what: &'static str,
     },
     /// A label without a class.
@@ -107,7 +107,7 @@ pub enum DatasetError {
         records: u64,
         /// The first.
         name: String,
-        /// Why it is bad.
+        /// The reason why it is bad.
         reason: String,
     },
     /// The worker threads of `forebay index` cannot be started.
@@ -134,7 +134,7 @@ pub enum DatasetError {
     Index {
         /// The index file.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         what: String,
     },
     /// The shards are not those that were indexed.
@@ -158,7 +158,7 @@ pub enum DatasetError {
         record: u64,
         /// Its name.
         name: String,
-        /// What is wrong.
+        /// The fault.
         error: StoreError,
     },
     /// The entry points of a record are damaged. They are not verified before they are used.

@@ -81,7 +81,7 @@ impl Dataset {
         self.index.bad.iter().map(|(id, reason)| (*id, reason.as_str()))
     }
 
-    /// What the index holds about a record.
+    /// The fields of a record in the index.
     ///
     /// # Panics
     /// When `id` is not below [`len`](Self::len).

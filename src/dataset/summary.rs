@@ -16,7 +16,7 @@ pub struct BadRecord {
     pub record: u64,
     /// Its name.
     pub name: String,
-    /// Why it is bad.
+    /// The reason why it is bad.
     pub reason: String,
 }
 

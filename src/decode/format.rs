@@ -8,7 +8,7 @@ use crate::geometry::Size;
 /// (`2 * Image.MAX_IMAGE_PIXELS`).
 pub const PIXEL_LIMIT: u64 = 2 * 89_478_485;
 
-/// How an image is stored. It is recognized by the content, never by the name of the file.
+/// The format of an image file. It is recognized by the content, never by the name of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {

@@ -47,7 +47,7 @@ pub enum DeviceError {
     Driver {
         /// The number of the GPU.
         device: u32,
-        /// What was being done.
+        /// The operation, such as `copying to the GPU`.
         call: &'static str,
         /// The driver's status, such as `CUDA_ERROR_OUT_OF_MEMORY`.
         status: String,

@@ -86,7 +86,7 @@ struct StepState {
     /// Logical time of the latest request.
     last_request: u64,
     first_position: u64,
-    /// How often each position was claimed.
+    /// The number of claims of each position.
     claims: Vec<u8>,
     samples: BTreeMap<u64, Precomputed>,
     /// Number of samples that were precomputed, and of their uses.

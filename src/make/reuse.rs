@@ -24,7 +24,8 @@ const PROBE: u64 = 64;
 /// Requests after which a job that makes none is forgotten.
 const MEMORY: u64 = 4096;
 
-/// What determines samples, except for the step: the same for all ranks and clients of a job.
+/// The inputs that determine samples, except for the step. They are the same for all ranks and clients
+/// of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct JobKey {
     pub(super) dataset: Digest,

@@ -15,8 +15,7 @@ pub(crate) struct Workers {
     scratch: Vec<Mutex<Scratch>>,
 }
 
-/// What a worker needs besides the slots of a batch, kept from sample to sample so that a steady run
-/// allocates nothing.
+/// The scratch memory of a worker, reused from sample to sample so that a steady run allocates nothing.
 #[derive(Default)]
 pub(super) struct Scratch {
     pub(super) bytes: Vec<u8>,

@@ -37,7 +37,7 @@ impl MixJob<'_> {
         self.plan.samples.len() * self.size.rgb_bytes()
     }
 
-    /// Where the unmixed pixels begin in the buffer.
+    /// Offset of the unmixed pixels in the buffer.
     pub fn unmixed_at(&self) -> usize {
         if self.is_in_place() { 0 } else { self.payload_bytes() }
     }

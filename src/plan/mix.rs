@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::geometry::{Rect, Size};
 use crate::recipe::{Mix, MixMode, Recipe};
 
-/// How MixUp and CutMix mix a microbatch. The partner of sample i of n is n - 1 - i, as in timm.
+/// The plan by which MixUp and CutMix mix a microbatch. The partner of sample i of n is n - 1 - i, as in timm.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MixPlan {
     /// One entry for each sample.
@@ -51,10 +51,10 @@ fn are_weights(weights: [f32; 2]) -> bool {
         && (weights[0] + weights[1] - 1.0).abs() < 1e-6
 }
 
-/// How MixUp and CutMix mix one sample with its partner.
+/// The plan by which MixUp and CutMix mix one sample with its partner.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MixSample {
-    /// Which of the partner's pixels are used.
+    /// The pixels that are taken from the partner.
     pub kind: MixKind,
     /// Weight of the sample's own label, corrected by the clipped box. It has the precision in which timm
     /// computes it (f64 in batch mode, f32 in the other modes).
@@ -63,7 +63,7 @@ pub struct MixSample {
     pub weights: [f32; 2],
 }
 
-/// Which of the partner's pixels are used.
+/// The pixels that are taken from the partner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MixKind {
     /// None.

@@ -17,7 +17,7 @@ use random::{Purpose, RandomStream};
 
 pub use mix::{MixKind, MixPlan, MixSample, cutmix_f32, cutmix_f64, mix, mixup_f32, mixup_f64};
 
-/// How one sample is made. Boxes are in pixels of the stored image or of the resized one.
+/// The plan of one sample. Boxes are in pixels of the stored image or of the resized one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SamplePlan {
     /// Box of the stored image that is decoded.

@@ -29,7 +29,7 @@ pub enum RecipeError {
         field: &'static str,
         /// The value.
         value: String,
-        /// What was expected.
+        /// The values that are accepted.
         expected: String,
     },
     /// The recipe's file cannot be read. The error of the operating system is part of the message and

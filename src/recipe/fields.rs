@@ -121,7 +121,7 @@ pub struct RandAugment {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mix {
-    /// Which samples share one draw.
+    /// The samples that share one draw.
     pub mode: MixMode,
     /// Probability of mixing.
     pub probability: f64,
@@ -140,7 +140,7 @@ impl Mix {
     }
 }
 
-/// Which samples share one draw of kind, lambda and box.
+/// The samples that share one draw of kind, lambda and box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MixMode {

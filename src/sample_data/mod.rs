@@ -43,7 +43,7 @@ pub struct Written {
     pub bytes: u64,
 }
 
-/// Why the dataset was not written, or not completely.
+/// The reason why the dataset was not written, or not completely.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SampleDataError {

@@ -30,7 +30,7 @@
 //! settle():  client.deficit += charged - actual cost
 //! ```
 //!
-//! Why it is fair: between two busy clients, deficits start a round equal, differ within it by at most
+//! Fairness: between two busy clients, deficits start a round equal, differ within it by at most
 //! one microbatch of each, and every nanosecond of CPU time is subtracted from exactly one of them.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -38,7 +38,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What each client's counter grows by in a round, in nanoseconds of CPU time.
+/// The quantum that each client's counter grows by in a round, in nanoseconds of CPU time.
 const QUANTUM: i64 = 1_000_000;
 
 /// Queues of tickets, one for each client.
@@ -60,7 +60,7 @@ struct ClientQueue<T> {
     in_progress: usize,
 }
 
-/// What a client was charged for a ticket.
+/// The charge for a ticket.
 #[derive(Debug)]
 pub(super) struct Charge {
     client: Arc<str>,

@@ -59,7 +59,7 @@ pub(crate) struct Task<K, J> {
     /// The waiter whose turn it was.
     lead: u64,
     charge: Charge,
-    /// What to make.
+    /// The job to do.
     pub(crate) job: J,
     /// Whether no waiter needs another microbatch of the step.
     pub(crate) isolated: bool,
@@ -68,7 +68,7 @@ pub(crate) struct Task<K, J> {
     pub(crate) since: Instant,
 }
 
-/// What comes next in turn.
+/// The next ticket in turn.
 pub(super) enum Next<K, J, D> {
     Task(Task<K, J>),
     /// A waiter whose turn it was, but who no longer waits.

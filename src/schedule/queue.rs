@@ -43,7 +43,7 @@ use crate::sync::lock;
 /// Called once with the outcome of a request. Must not block.
 pub(crate) type Callback<R, E> = Box<dyn FnOnce(Outcome<R, E>) + Send>;
 
-/// How a request ended.
+/// The outcome of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome<R, E> {
     Ready(R, Origin),
@@ -51,7 +51,7 @@ pub(crate) enum Outcome<R, E> {
     Cancelled,
 }
 
-/// How a requester got its result.
+/// The origin of a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// It was made for this requester.
@@ -62,7 +62,7 @@ pub(crate) enum Origin {
     Cached,
 }
 
-/// How a task ended.
+/// The end of a task.
 #[derive(Debug)]
 pub(crate) enum TaskEnd<R, E> {
     /// With a result that took this much CPU time.
@@ -250,7 +250,7 @@ impl<K: Copy + Ord, J: Clone, R: Clone, E: Clone> Queue<K, J, R, E> {
         }
     }
 
-    /// How long it takes until all pending requests are answered, at the average cost of the latest
+    /// Estimated time until all pending requests are answered, at the average cost of the latest
     /// tasks.
     pub(crate) fn drain_estimate(&self) -> Duration {
         self.estimate(&lock(&self.state))

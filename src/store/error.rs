@@ -1,10 +1,10 @@
-//! Why bytes could not be read, with the file and what to do about it.
+//! Errors of reading bytes. Each names the file and the remedy.
 
 use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Why the bytes of a shard could not be read.
+/// The reason why the bytes of a shard could not be read.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -24,7 +24,7 @@ pub enum StoreError {
     NotRegular {
         /// The file, or the symbolic link that leads to it.
         path: PathBuf,
-        /// What it is.
+        /// The kind of file.
         kind: &'static str,
     },
     /// A file that is too large to be what it should be.
@@ -37,7 +37,7 @@ pub enum StoreError {
         path: PathBuf,
         /// Its size.
         bytes: u64,
-        /// What it would be read as, such as `a record`.
+        /// The content that it would be read as, such as `a record`.
         what: &'static str,
         /// The largest size that is read.
         limit: u64,
@@ -81,7 +81,7 @@ impl StoreError {
     }
 }
 
-/// What to do about an error of the operating system.
+/// The remedy for an error of the operating system.
 fn advice(error: &Error, path: &Path) -> &'static str {
     match error.kind() {
         ErrorKind::NotFound if path.is_symlink() => {

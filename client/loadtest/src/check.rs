@@ -59,7 +59,7 @@ impl Coverage {
         self.slow.push((microbatch.name, digest(microbatch)));
     }
 
-    /// What the first copy received.
+    /// The digests that the first copy received.
     pub(crate) fn digests(&self) -> &Digests {
         &self.received[0]
     }

@@ -21,7 +21,7 @@ const NOT_RUN: u8 = 4;
 /// The exit code that shells use for SIGINT.
 const INTERRUPTED: u8 = 130;
 
-/// How the results are reported.
+/// The options of the output.
 struct Output {
     json: bool,
     folder: Option<std::path::PathBuf>,

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::telemetry::{ServerInterval, Telemetry};
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long to wait for a server's metrics.
+/// Longest wait for a server's metrics.
 const TIMEOUT: Duration = Duration::from_millis(500);
 /// Largest response that is read.
 const MAX_BYTES: u64 = 1 << 20;

@@ -31,7 +31,7 @@ const MAX_FRAME_SIZE: u32 = 1 << 20;
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 5 << 20;
 
-/// A server, and how to connect to it.
+/// A server with its connection settings.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
     /// Its URL as the user wrote it, or with an address that a service's name resolves to.

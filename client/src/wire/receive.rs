@@ -27,7 +27,7 @@ pub(crate) struct Receiver {
     parser: Parser,
     /// Received bytes that are not parsed yet.
     data: Bytes,
-    /// How long to wait for any byte.
+    /// Longest wait for any byte.
     idle: Duration,
     received: Arc<AtomicU64>,
 }

@@ -109,7 +109,7 @@ pub struct BackendConfig {
     pub std: [f64; 3],
 }
 
-/// How a microbatch contributes to its step.
+/// The contribution of a microbatch to its step.
 #[derive(Clone, Copy, Debug)]
 pub struct MicroStep<'a> {
     /// Stochastic-depth mask of the microbatch.

@@ -22,7 +22,7 @@ pub enum Pixels {
 /// One microbatch.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// Which microbatch this is.
+    /// Name of the microbatch.
     pub name: MicrobatchName,
     /// Height and width of the images.
     pub size: (usize, usize),

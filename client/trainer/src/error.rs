@@ -21,7 +21,7 @@ pub enum Error {
     Setting {
         /// The flag.
         setting: &'static str,
-        /// What is wrong and what to do.
+        /// The fault and the remedy.
         problem: String,
     },
     /// A file cannot be read or written.
@@ -45,7 +45,7 @@ pub enum Error {
     Mismatch {
         /// The file.
         path: PathBuf,
-        /// What differs and what to do.
+        /// The difference and the remedy.
         problem: String,
     },
     /// A microbatch does not fit the model or the order of training.
@@ -53,7 +53,7 @@ pub enum Error {
     Batch {
         /// The microbatch.
         name: MicrobatchName,
-        /// What is wrong and what to do.
+        /// The fault and the remedy.
         problem: String,
     },
     /// The ranks could not connect to each other.
@@ -61,7 +61,7 @@ pub enum Error {
     Rendezvous {
         /// The address where rank 0 listens.
         address: String,
-        /// What is wrong and what to do.
+        /// The fault and the remedy.
         problem: String,
     },
     /// A rank was lost, failed, or does not take part in the same exchange as the others.
@@ -69,7 +69,7 @@ pub enum Error {
     Rank {
         /// The rank that failed.
         rank: u32,
-        /// What happened.
+        /// The failure.
         problem: String,
     },
     /// A GPU failed.

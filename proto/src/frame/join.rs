@@ -36,7 +36,7 @@ pub enum JoinError {
         step: u64,
         /// `Header.microbatch`.
         microbatch: u32,
-        /// Why the header is invalid.
+        /// The reason why the header is invalid.
         source: HeaderError,
     },
     /// Memory for the microbatch cannot be allocated.

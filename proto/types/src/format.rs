@@ -29,7 +29,7 @@ pub enum Layout {
     Nchw,
 }
 
-/// Who applies `MixUp` and `CutMix`.
+/// The side that applies `MixUp` and `CutMix`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MixedBy {
     /// The server sends mixed pixels.
@@ -46,7 +46,7 @@ pub struct PixelFormat {
     pub dtype: DType,
     /// Order of the dimensions.
     pub layout: Layout,
-    /// Who applies `MixUp` and `CutMix`.
+    /// The side that applies `MixUp` and `CutMix`.
     pub mixed_by: MixedBy,
 }
 

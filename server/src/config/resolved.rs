@@ -38,7 +38,7 @@ pub struct Config {
     pub picture: bool,
     /// Whether logs are JSON.
     pub json: bool,
-    /// Who may call.
+    /// Access control.
     pub access: Access,
     /// Workers and buffers.
     pub pipeline: PipelineConfig,

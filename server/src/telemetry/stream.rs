@@ -85,7 +85,7 @@ pub(super) struct StreamStats {
     progress: Mutex<Progress>,
 }
 
-/// How far a stream is.
+/// The progress of a stream.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Progress {
     /// The microbatch that was sent last.

@@ -42,9 +42,9 @@ pub(super) mod kind {
     pub(crate) const NAMES: u32 = 6;
     /// Numbers of the bad records (u64 each, ascending).
     pub(crate) const BAD: u32 = 7;
-    /// Why each of them is bad (strings).
+    /// The reason why each of them is bad (strings).
     pub(crate) const REASONS: u32 = 8;
-    /// Where each record's entry points are in the next section
+    /// The range of each record's entry points in the next section
     /// ([`StoredPoints`](super::StoredPoints) each). Optional, as is the next section.
     pub(crate) const POINTS: u32 = 9;
     /// Entry points of all records, concatenated.
@@ -77,7 +77,7 @@ pub(super) struct StoredSection {
     pub(super) checksum: U64,
 }
 
-/// Where a record's entry points are, as stored.
+/// The range of a record's entry points, as stored.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
 #[repr(C)]
 pub(in crate::dataset) struct StoredPoints {

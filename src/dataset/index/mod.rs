@@ -32,7 +32,7 @@ pub(super) struct Index {
     map: Mmap,
     records: Range<usize>,
     names: Range<usize>,
-    /// Where each record's entry points are, and the entry points. Empty if the index has none.
+    /// The ranges of the entry points by record, and the entry points. Empty if the index has none.
     points: Range<usize>,
     entries: Range<usize>,
     pub(super) digest: Digest,

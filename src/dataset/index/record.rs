@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::decode::{Color, Format};
 use crate::geometry::Size;
 
-/// What the index holds about one record.
+/// The fields of one record in the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Record {
     /// Class, from 0.
@@ -29,7 +29,7 @@ pub struct Record {
     pub shard: u32,
     /// Offset of its bytes in the shard; 0 in an `ImageFolder`.
     pub offset: u64,
-    /// Where the index stores its name.
+    /// The range of its name in the section of names.
     pub(in crate::dataset) name: NameRange,
 }
 

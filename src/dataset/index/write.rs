@@ -19,7 +19,7 @@ use crate::store::StoreError;
 /// Sections start at multiples of this many bytes.
 const ALIGNMENT: usize = 8;
 
-/// What an index holds, apart from entry points.
+/// The contents of an index, apart from entry points.
 pub(in crate::dataset) struct Contents<'a> {
     pub(in crate::dataset) digest: Digest,
     pub(in crate::dataset) layout: Layout,
@@ -35,7 +35,7 @@ pub(in crate::dataset) struct IndexedRecord<'a> {
     /// Its `name` is not used.
     pub(in crate::dataset) record: Record,
     pub(in crate::dataset) points: StoredPoints,
-    /// Why it is bad, if it is.
+    /// The reason why it is bad, if it is.
     pub(in crate::dataset) reason: Option<&'a str>,
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// How the records of a dataset are laid out in files.
+/// The layout of a dataset's records in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::dataset) enum Layout {
     /// A folder for each class, a file for each record.
@@ -53,7 +53,7 @@ pub(in crate::dataset) struct ListedRecord {
     pub(in crate::dataset) location: Location,
 }
 
-/// Where the bytes of a record are.
+/// The location of a record's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::dataset) enum Location {
     /// The whole file of the record's name. Its length is not known before it is read.

@@ -2,7 +2,7 @@
 
 use crate::geometry::{Rect, Size};
 
-/// Why a JPEG file, or a box of it, cannot be decoded.
+/// The reason why a JPEG file, or a box of it, cannot be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JpegError {
@@ -15,7 +15,7 @@ pub enum JpegError {
     /// libjpeg or Pillow refuses the file.
     #[error("malformed JPEG data at byte {offset}: {what}")]
     Malformed {
-        /// What is wrong.
+        /// The fault.
         what: &'static str,
         /// The offset in the file at which it was noticed.
         offset: usize,
@@ -43,7 +43,7 @@ pub enum JpegError {
     /// The entry points belong to another file.
     #[error("invalid entry points: {what}; run `forebay index` again")]
     EntryPoints {
-        /// What is wrong with them.
+        /// The fault.
         what: &'static str,
     },
 }

@@ -13,7 +13,7 @@ pub(super) const ZIGZAG: [u8; 64] = [
 /// The maximum number of components in a frame that Pillow opens.
 pub(super) const MAX_COMPONENTS: usize = 4;
 
-/// How the coefficients are distributed over scans.
+/// The distribution of the coefficients over scans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Process {
     /// Whole coefficients, block after block.

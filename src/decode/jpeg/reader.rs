@@ -386,7 +386,7 @@ pub(super) fn next_marker(file: &[u8], mut at: usize) -> Option<(u8, usize)> {
     }
 }
 
-/// What the search for a restart marker found.
+/// The result of the search for a restart marker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Restart {
     /// The marker that is due, or one that counts as such: decoding resumes at this offset.

@@ -21,7 +21,7 @@ pub(super) type Neighborhood = [[i32; 5]; 5];
 /// The lowest known bit of each of the coefficients.
 type Bits = [i8; COUNT];
 
-/// How precisely the coefficients of a component are known.
+/// The known precision of a component's coefficients.
 #[derive(Clone, Copy, Debug)]
 struct Known {
     /// After the last scan of the component.
@@ -30,7 +30,7 @@ struct Known {
     before: Bits,
 }
 
-/// How precisely the coefficients of each component are known, as scans are read.
+/// The known precision of each component's coefficients, updated as scans are read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Precision {
     components: [Known; MAX_COMPONENTS],

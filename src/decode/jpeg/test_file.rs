@@ -1,6 +1,6 @@
 //! Small JPEG files with random coefficients, for tests.
 
-/// How the coefficients are distributed over scans.
+/// The distribution of the coefficients over scans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scans {
     /// One scan for all components.

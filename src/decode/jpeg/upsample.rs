@@ -8,7 +8,7 @@
 
 use crate::simd::kernel;
 
-/// How the samples of a component are brought to the resolution of the image.
+/// The method that brings the samples of a component to the resolution of the image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Upsampling {
     /// Output columns for each sample column.

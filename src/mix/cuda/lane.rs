@@ -26,7 +26,7 @@ const TABLES: usize = 3 * 256 * 4;
 /// Size of `Mix` in kernels/mix.cu.
 pub const MIX_BYTES: usize = 32;
 
-/// Where the unmixed pixels begin in the lane's memory.
+/// Offset of the unmixed pixels in the lane's memory.
 const PIXELS: usize = TABLES + MAX_SAMPLES * MIX_BYTES;
 
 /// Alignment within the lane's memory: kernels access 16 bytes at a time.

@@ -1,4 +1,4 @@
-//! How a microbatch is split into parts: samples from its front, and their partners from its back.
+//! Splits a microbatch into parts: samples from its front, and their partners from its back.
 
 use std::ops::Range;
 

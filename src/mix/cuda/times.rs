@@ -1,4 +1,4 @@
-//! How long the stages of mixing take on a GPU.
+//! Measured times of the stages of mixing on a GPU.
 
 use std::time::{Duration, Instant};
 

@@ -31,13 +31,13 @@ use super::connection::{Connection, FAILED, FINISHED, HEARTBEAT, MAX_REASON};
 use super::timeouts::Timeouts;
 use crate::Error;
 
-/// How often connections are polled.
+/// Interval at which connections are polled.
 const TICK: Duration = Duration::from_millis(100);
 
 /// Ticks between two heartbeats.
 const TICKS_PER_HEARTBEAT: u64 = 10;
 
-/// How long a rank whose ring link broke waits to learn which rank failed.
+/// Time that a rank whose ring link broke waits to learn which rank failed.
 const FAILURE_WAIT: Duration = Duration::from_secs(3);
 
 type Notify = Box<dyn FnOnce(Error) + Send>;
@@ -62,7 +62,7 @@ struct Shared {
 struct Status {
     /// The first rank that was lost or failed, and why.
     failure: Option<(u32, String)>,
-    /// Why this rank fails, to be reported to the others.
+    /// The reason why this rank fails, to be reported to the others.
     own_failure: Option<String>,
     notify: Option<Notify>,
     /// Links of the ring. They are closed on failure, which unblocks a thread that reads or writes them.

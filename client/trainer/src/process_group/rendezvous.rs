@@ -20,10 +20,10 @@ use super::ring::Ring;
 use super::timeouts::Timeouts;
 use crate::Error;
 
-/// How long a connected process may take to send its handshake.
+/// Time that a connected process may take to send its handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the ring may take to close after all ranks have joined.
+/// Time that the ring may take to close after all ranks have joined.
 const RING_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Pause between two attempts to accept or to connect.
@@ -38,7 +38,7 @@ pub struct Rendezvous {
     pub address: String,
     /// Everything that must be the same on all ranks.
     pub settings: Value,
-    /// How long ranks wait for each other.
+    /// Longest waits of ranks for each other.
     pub timeouts: Timeouts,
 }
 
@@ -61,7 +61,7 @@ impl Rendezvous {
 /// A rank that has joined, as rank 0 sees it.
 struct Peer {
     stream: TcpStream,
-    /// Where the rank accepts its ring link.
+    /// Address at which the rank accepts its ring link.
     link: SocketAddr,
 }
 

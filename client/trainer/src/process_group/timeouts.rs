@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-/// How long ranks wait for each other.
+/// Longest waits of ranks for each other.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
     /// Until all ranks have joined.
