@@ -43,7 +43,7 @@ pub(crate) async fn serve(listener: TcpListener, state: &Arc<ServerState>) -> In
         match accepted {
             Ok((stream, _)) => drop(tasks.spawn(connection(stream, Arc::clone(state)))),
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection to the admin port");
+                tracing::warn!(%error, "cannot accept a connection to the admin port; retrying in 100 ms");
                 sleep(Duration::from_millis(100)).await;
             }
         }

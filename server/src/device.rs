@@ -28,7 +28,7 @@ impl DeviceChoice {
             Self::Auto => match Mixer::open(Device::Cuda(0), device_bytes) {
                 Ok(mixer) => mixer,
                 Err(reason) => {
-                    info!(%reason, "no GPU found, mixing on the CPU");
+                    info!(%reason, "no usable GPU, mixing on the CPU");
                     Mixer::Cpu
                 }
             },

@@ -199,7 +199,7 @@ impl Source {
         Ok(())
     }
 
-    /// The request, as errors name it.
+    /// The description of the request in errors.
     fn describe(&self, name: MicrobatchName) -> String {
         format!("stream of {} at {name}", self.context.job.dataset)
     }
@@ -274,7 +274,7 @@ impl Source {
         microbatch
     }
 
-    /// Drops the stream after a hedge won: because it failed meanwhile, or because it is late.
+    /// Drops the stream after a hedge won, because the stream failed or is late.
     fn lost_to_hedge(&mut self, own_failure: Option<&Cause>) {
         let link = std::mem::take(&mut self.link);
         let wasted_bytes = link.received();

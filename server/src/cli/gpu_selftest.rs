@@ -1,4 +1,4 @@
-//! `forebay gpu-selftest`: whether a GPU mixes as the CPU does, and how fast.
+//! `forebay gpu-selftest`: compares a GPU's mixing with the CPU's, and measures its speed.
 
 use anyhow::{bail, ensure};
 use clap::Args;
