@@ -13,7 +13,10 @@ pub(crate) fn read(
     let mut recipes = BTreeMap::new();
     for (name, path) in paths {
         if PRESETS.iter().any(|(preset, _)| *preset == name) {
-            bail!("invalid recipe name {name:?} for {}: it is the name of a preset; choose another one", path.display());
+            bail!(
+                "invalid recipe name {name:?} for {}: it is the name of a preset; choose another one",
+                path.display()
+            );
         }
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("cannot read the recipe {}", path.display()))?;
