@@ -63,8 +63,8 @@ pub struct Timeouts {
     pub microbatch: Duration,
 }
 
-/// How to continue after a failure: the failed server is not used for a backoff that doubles with
-/// each failure in a row, and of which a random part is taken; meanwhile other servers are used.
+/// The policy after a failure: the failed server is not used for a backoff, which doubles with each
+/// failure in a row and is shortened by a random factor. Other servers are used until it is over.
 #[derive(Clone, Copy, Debug)]
 pub struct Retry {
     /// Longest backoff after the first failure. Default 100 ms.
@@ -75,7 +75,7 @@ pub struct Retry {
     pub give_up_after: Duration,
 }
 
-/// When to request a microbatch that does not arrive from a second server as well.
+/// The policy for requesting a late microbatch from a second server as well.
 #[derive(Clone, Copy, Debug)]
 pub struct Hedge {
     /// The quantile of the last 128 waits after which a second server is used; 0 turns hedging off.

@@ -52,6 +52,9 @@ pub(crate) struct Sender {
 impl Sender {
     /// Waits until the channel has room, that is until the reader has accepted the message before the
     /// previous one, then sends.
+    ///
+    /// # Errors
+    /// [`Disconnected`] if the reader is gone.
     pub(crate) async fn send(&self, message: Message) -> Result<(), Disconnected> {
         self.messages.send(message).await.map_err(|_message| Disconnected)
     }

@@ -13,6 +13,9 @@ use crate::admission::Limits;
 use crate::status::Refusal;
 
 /// Reads the one message of a request.
+///
+/// # Errors
+/// When the message does not arrive in time, is too large, compressed, or malformed.
 pub(crate) async fn read<M: Message + Default>(body: Body, limits: &Limits) -> Result<M, Refusal> {
     let invalid = |what: String| Refusal::invalid("request", what);
     let max = limits.request_bytes;

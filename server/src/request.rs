@@ -38,6 +38,9 @@ impl StreamSpec {
 }
 
 /// Opens a job and compares it with what the client expects.
+///
+/// # Errors
+/// When the job is missing or cannot be opened, or a digest is not the expected one.
 pub(crate) fn job(source: &dyn Source, job: Option<&v1::Job>) -> Result<Arc<dyn Job>, Refusal> {
     let requested =
         job.ok_or_else(|| Refusal::invalid("job", "missing (expected a dataset and a recipe)"))?;
@@ -75,6 +78,9 @@ fn check_digest(
 }
 
 /// Validates a call of Stream.
+///
+/// # Errors
+/// When the job is refused, or a field is invalid or out of range.
 pub(crate) fn stream(
     source: &dyn Source,
     limits: &Limits,
@@ -128,6 +134,9 @@ pub(crate) fn stream(
 }
 
 /// Validates a call of Fetch.
+///
+/// # Errors
+/// When the job is refused, or a field is invalid or out of range.
 pub(crate) fn fetch(source: &dyn Source, request: &FetchRequest) -> Result<StreamSpec, Refusal> {
     let job = job(source, request.job.as_ref())?;
     let format = pixel_format(request.dtype, request.layout, request.mixed_by)?;
@@ -146,6 +155,9 @@ pub(crate) fn fetch(source: &dyn Source, request: &FetchRequest) -> Result<Strea
 }
 
 /// Validates a call of Explain.
+///
+/// # Errors
+/// When the job is refused, or the name is out of range.
 pub(crate) fn explain(
     source: &dyn Source,
     request: &ExplainRequest,

@@ -127,7 +127,7 @@ impl Session {
         let (done, microbatch) = oneshot::channel();
         let done = Box::new(move |result| {
             drop(submission);
-            // Nobody receives the result after a disconnect: the buffer returns at once.
+            // After a disconnect the receiver is gone: the result is dropped, and its buffer returns.
             drop(done.send(result));
         });
         self.job.submit(name, self.format, requester, done)?;
@@ -216,7 +216,7 @@ impl Session {
     }
 }
 
-/// A microbatch that has been submitted.
+/// A microbatch that has been submitted to the pipeline and not sent yet.
 struct Pending {
     name: MicrobatchName,
     microbatch: oneshot::Receiver<Result<Microbatch, Refusal>>,

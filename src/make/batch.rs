@@ -54,6 +54,10 @@ pub(crate) struct MakeContext {
 
 /// Makes the microbatch of a task. While the buffer pool is exhausted, `evict` is called to free a
 /// cached buffer.
+///
+/// # Errors
+/// When the name is out of range, a record cannot be read or decoded, memory or the GPU fails, or all
+/// waiters have cancelled.
 pub(crate) fn make(
     task: &Task<RequestKey, Request>,
     context: &MakeContext,

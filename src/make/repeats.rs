@@ -52,6 +52,9 @@ type Pass<'p> = (Stages, Vec<Group<'p>>);
 impl Fill<'_> {
     /// Reads, decodes, resizes and augments every sample into its slot. Must run on a thread of the
     /// pool.
+    ///
+    /// # Errors
+    /// When a record cannot be read or decoded, or all waiters have cancelled.
     pub(super) fn fill(&self, slots: &Slots, pixels: &mut [u8]) -> Result<Stages, Error> {
         let step = slots.sampler.step(self.step.step);
         let pixels = pixels.chunks_exact_mut(self.size.rgb_bytes());

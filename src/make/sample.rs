@@ -15,6 +15,9 @@ pub(super) type Planned<'a> = (&'a SamplePlan, &'a mut [u8]);
 /// Makes samples of one record, each in its slot. With `shared_decode` the union of their boxes is
 /// decoded once; the decoder returns the same pixels for any region that holds a box, so a shared
 /// decode changes nothing but the cost.
+///
+/// # Errors
+/// When the record cannot be read or decoded.
 pub(super) fn make_samples(
     request: &Request,
     record: u64,

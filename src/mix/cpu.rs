@@ -1,7 +1,7 @@
 //! MixUp and CutMix of u8 batches on the CPU, in place, and the conversion to the requested format.
 //!
-//! A sample's partner is its mirror in the microbatch, so samples i and n - 1 - i need each other and
-//! nothing else: both are mixed together, row by row, with a copy of one row. Pairs are independent,
+//! A sample's partner is its mirror in the microbatch, so samples i and n - 1 - i depend on each other
+//! only: both are mixed together, row by row, with a copy of one row. Pairs are independent,
 //! and spread over the rayon pool of the calling thread.
 
 use std::time::Duration;

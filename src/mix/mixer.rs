@@ -73,7 +73,7 @@ impl Mixer {
 
     /// Number of microbatches to make at once so that neither the CPU nor the device is idle. Two
     /// keep the CPU busy, because one fills the pool while the last samples of the other are made.
-    /// A GPU mixes two more meanwhile.
+    /// While a GPU mixes, two more are made.
     pub(crate) const fn concurrency(&self) -> usize {
         match self {
             Self::Cpu => 2,
@@ -82,11 +82,14 @@ impl Mixer {
         }
     }
 
-    /// Has `fill` write the unmixed pixels of a buffer of [`Mixer::memory`], and then mixes them; the
+    /// Calls `fill` to write unmixed pixels into a buffer of [`Mixer::memory`], and then mixes them; the
     /// payload is at the front of the buffer. Returns what `fill` returns, and the CPU time of mixing.
     ///
-    /// `fill` runs on the pool. So does the CPU's mixing, in the same visit: as a second one it would
-    /// queue behind all samples of the next microbatch.
+    /// `fill` runs on the pool. So does the CPU's mixing, as a part of the same task: a second task
+    /// would queue behind all samples of the next microbatch.
+    ///
+    /// # Errors
+    /// Those of `fill`, and [`Error::Device`] when the GPU fails.
     pub(crate) fn fill_and_mix<T: Send>(
         &self,
         pool: &ThreadPool,

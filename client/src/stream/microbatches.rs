@@ -54,11 +54,18 @@ impl Microbatches {
     }
 
     /// Returns the next microbatch; `None` at the end, and after an error. Cancel safe.
+    ///
+    /// # Errors
+    /// When no server delivers the microbatch in the time that [`Options::retry`](crate::Options::retry)
+    /// allows, servers refuse the job, or two servers disagree. The error ends the stream.
     pub async fn next(&mut self) -> Option<Result<Microbatch, Error>> {
         std::future::poll_fn(|context| self.poll_next(context)).await
     }
 
     /// As [`next`](Self::next), for threads outside of the runtime.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
     ///
     /// # Panics
     /// When called from asynchronous code.
@@ -70,6 +77,9 @@ impl Microbatches {
     }
 
     /// As [`next`](Self::next), for implementations of futures and streams.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
     pub fn poll_next(
         &mut self,
         context: &mut Context<'_>,

@@ -39,6 +39,9 @@ impl JobContext {
     }
 
     /// Starts a stream.
+    ///
+    /// # Errors
+    /// When the call cannot be started.
     pub(crate) async fn stream(
         self: Arc<Self>,
         member: Arc<Member>,
@@ -66,6 +69,9 @@ impl JobContext {
     }
 
     /// Fetches one microbatch. `received` counts the bytes of its payload as they arrive.
+    ///
+    /// # Errors
+    /// When the call fails, or its answer is not the microbatch.
     pub(crate) async fn fetch(
         &self,
         member: Arc<Member>,

@@ -145,6 +145,9 @@ impl Retries {
     }
 
     /// Waits until a server may be used for a step, and returns an attempt at it.
+    ///
+    /// # Errors
+    /// When every server is excluded, or no name resolves to a server in the time that is left.
     pub(crate) async fn next_attempt(&mut self, key: u64, request: &str) -> Result<Attempt, Error> {
         let servers = Arc::clone(&self.servers);
         servers.fleet.resolve_if_due();
@@ -201,6 +204,9 @@ impl Retries {
     }
 
     /// Records a failure; the error to return if this was the last attempt.
+    ///
+    /// # Errors
+    /// When the reaction to the failure is to stop, or no time is left.
     pub(crate) fn failed(
         &mut self,
         attempt: &Attempt,

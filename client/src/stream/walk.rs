@@ -33,8 +33,10 @@ pub(crate) struct Walk {
 }
 
 impl Walk {
-    /// A rank's names from a step on. Fails when the step is not in its epoch, or the rank does not
-    /// fit the microbatches of a step.
+    /// A rank's names from a step on.
+    ///
+    /// # Errors
+    /// When the step is not in its epoch, or the rank does not fit the microbatches of a step.
     pub(crate) fn new(
         from: Cursor,
         end: End,

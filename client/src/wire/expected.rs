@@ -29,6 +29,9 @@ impl Expected {
     }
 
     /// Accepts the header of the microbatch of that name, and rejects every other one.
+    ///
+    /// # Errors
+    /// When the header is invalid, or belongs to another microbatch or job.
     pub(crate) fn check(&self, header: &Header, name: MicrobatchName) -> Result<(), Cause> {
         header::check(header, self.max_bytes).map_err(WireError::from)?;
         let Header { seed, epoch, step, microbatch: index, .. } = *header;

@@ -84,6 +84,9 @@ enum Stop {
 
 impl Parser {
     /// Removes the next piece from the front of `data`; `None` once `data` is empty.
+    ///
+    /// # Errors
+    /// When the bytes are not frames, or a length exceeds its limit.
     pub(crate) fn next(&mut self, data: &mut Bytes) -> Result<Option<Piece>, WireError> {
         loop {
             match self.state {

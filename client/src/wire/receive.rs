@@ -51,6 +51,9 @@ impl Receiver {
     }
 
     /// Receives the microbatch of that name, which must be the next one.
+    ///
+    /// # Errors
+    /// When the bytes are not this microbatch, do not arrive in time, or the call ends.
     pub(crate) async fn microbatch(
         &mut self,
         name: MicrobatchName,
@@ -78,6 +81,9 @@ impl Receiver {
     }
 
     /// Reads the end of the body, with its status.
+    ///
+    /// # Errors
+    /// When the body does not end here, or its status is an error.
     pub(crate) async fn end(&mut self) -> Result<(), Cause> {
         match self.piece().await? {
             None => Ok(()),
@@ -108,7 +114,7 @@ impl Receiver {
             let Some(Piece::Payload(bytes)) = self.piece().await? else {
                 return Err(Cause::Truncated);
             };
-            // Hashed and copied at once, while the bytes are in the cache.
+            // The bytes are hashed right after they are copied, while they are in the CPU's cache.
             open.hash.update(&bytes);
             open.pixels.push(&bytes);
             self.received.fetch_add(bytes.len() as u64, Ordering::Relaxed);

@@ -80,6 +80,9 @@ impl Admission {
     }
 
     /// A slot for a stream of an identity. `retry_after` is the delay that a refused client is told.
+    ///
+    /// # Errors
+    /// When the server or the identity is at its limit of streams.
     pub(crate) fn stream(
         &self,
         identity: &Arc<str>,

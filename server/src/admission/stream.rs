@@ -65,6 +65,9 @@ impl StreamAdmission {
 
     /// Waits for the reader to accept a part of a microbatch whose delivery began at `begun`, unless the
     /// reader stalls or is evicted.
+    ///
+    /// # Errors
+    /// [`Refusal::Stalled`] or [`Refusal::Evicted`].
     pub(crate) async fn delivery<T>(
         &self,
         accepted: impl Future<Output = T>,

@@ -110,6 +110,9 @@ pub(super) struct Section {
 }
 
 /// Parses the table of sections, and checks that each section is within the file and undamaged.
+///
+/// # Errors
+/// A description of the fault, if the table or a section is damaged.
 pub(super) fn sections(file: &[u8]) -> Result<Vec<Section>, String> {
     let too_short = |_error| format!("it has only {} bytes", file.len());
     let (header, rest) = StoredHeader::ref_from_prefix(file).map_err(too_short)?;

@@ -13,7 +13,7 @@ use crate::mix::job::MixJob;
 use crate::mix::times::MixTimes;
 use crate::sync::lock;
 
-/// A GPU that mixes. One thread owns everything on it; other threads hand it work and continue.
+/// A GPU that mixes. One thread owns everything on it; other threads send it work and do not wait.
 pub struct CudaMixer {
     number: u32,
     device: Gpu,
