@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::options::{Options, Prefetch};
 use crate::wire::access::Access;
 
-/// How to reach the servers, and how to receive from them.
+/// Settings for reaching servers and receiving from them.
 ///
 /// Durations have a unit (`300ms`, `5m`), sizes may have one (`256MiB`).
 #[derive(Clone, Debug, Args)]
@@ -25,7 +25,7 @@ pub struct ClientFlags {
     /// Certificates and token.
     #[command(flatten)]
     pub access: Access,
-    /// Who applies MixUp and CutMix to training images: server or trainer.
+    /// The side that applies MixUp and CutMix to training images: server or trainer.
     #[arg(long, env = "FOREBAY_MIXED_BY", default_value_t = MixedBy::Server)]
     pub mixed_by: MixedBy,
     /// Bytes of pixels received ahead of the trainer, such as 256MiB; 0 receives one microbatch ahead.
@@ -38,37 +38,37 @@ pub struct ClientFlags {
     /// Connections of a stream to each server that it uses; at least 1.
     #[arg(long, value_name = "N", env = "FOREBAY_CONNECTIONS", default_value_t = 1)]
     pub connections: usize,
-    /// How often names of dns+ endpoints are resolved again; more than 0.
+    /// Interval at which names of dns+ endpoints are resolved again; more than 0.
     #[arg(long, value_name = "TIME", env = "FOREBAY_RESOLVE_INTERVAL", default_value = "30s", value_parser = duration)]
     pub resolve_interval: Duration,
-    /// How long to wait for a connection; more than 0.
+    /// Longest wait for a connection; more than 0.
     #[arg(long, value_name = "TIME", env = "FOREBAY_CONNECT_TIMEOUT", default_value = "5s", value_parser = duration)]
     pub connect_timeout: Duration,
-    /// How long to wait for the answer to an HTTP/2 ping, and the interval of these pings; more than 0.
+    /// Longest wait for the answer to an HTTP/2 ping, and the interval of these pings; more than 0.
     #[arg(long, value_name = "TIME", env = "FOREBAY_KEEPALIVE_TIMEOUT", default_value = "10s", value_parser = duration)]
     pub keepalive_timeout: Duration,
-    /// How long to wait for any byte of a response; more than 0.
+    /// Longest wait for any byte of a response; more than 0.
     #[arg(long, value_name = "TIME", env = "FOREBAY_IDLE_TIMEOUT", default_value = "1m", value_parser = duration)]
     pub idle_timeout: Duration,
-    /// How long to wait for a whole microbatch from one server; more than 0.
+    /// Longest wait for a whole microbatch from one server; more than 0.
     #[arg(long, value_name = "TIME", env = "FOREBAY_MICROBATCH_TIMEOUT", default_value = "5m", value_parser = duration)]
     pub microbatch_timeout: Duration,
     /// Fail when nothing arrived from any server for this long; 0 fails at the first error.
     #[arg(long, value_name = "TIME", env = "FOREBAY_GIVE_UP_AFTER", default_value = "5m", value_parser = duration)]
     pub give_up_after: Duration,
-    /// How long a server is not used after its first failure; more than 0. Doubles with each failure
+    /// Time that a server is not used after its first failure; more than 0. It doubles with each failure
     /// in a row.
     #[arg(long, value_name = "TIME", env = "FOREBAY_INITIAL_BACKOFF", default_value = "100ms", value_parser = duration)]
     pub initial_backoff: Duration,
-    /// How long a server is not used after any failure, at most; not below the initial backoff.
+    /// Longest time that a server is not used after a failure; not below the initial backoff.
     #[arg(long, value_name = "TIME", env = "FOREBAY_MAX_BACKOFF", default_value = "5s", value_parser = duration)]
     pub max_backoff: Duration,
     /// Request a microbatch from a second server if it takes longer than this quantile of the recent
     /// ones, from 0 to 1; 0 turns hedging off.
     #[arg(long, value_name = "QUANTILE", env = "FOREBAY_HEDGE_QUANTILE", default_value_t = 0.95)]
     pub hedge_quantile: f64,
-    /// Such second requests per received microbatch, at most, from 0 to 1; 0 turns hedging off, but
-    /// for servers that are being probed after a failure.
+    /// Most such second requests per received microbatch, from 0 to 1; 0 turns hedging off, except
+    /// against servers that are being probed after a failure.
     #[arg(long, value_name = "FRACTION", env = "FOREBAY_HEDGE_BUDGET", default_value_t = 0.05)]
     pub hedge_budget: f64,
     /// Send no second request earlier than this; 0 leaves it to the quantile.

@@ -15,7 +15,7 @@ help() {
 write() {
   echo '# Flags'
   echo
-  echo 'What `--help` prints for every command. `tests/docs/flags.sh` writes this page, and `.ci/run` checks it.'
+  echo 'What `--help` prints for every command. `tests/docs/flags.sh BIN_DIR` writes this page, and with `--check` compares it.'
   help forebay
   for command in index inspect serve recipe 'recipe show' 'recipe diff' explain dump preview bench gpu-selftest sample-data; do
     # shellcheck disable=SC2086 # commands may have two words
