@@ -1,7 +1,8 @@
 //! The buffers that microbatches are made in, from a pool that is bounded in bytes.
 //!
 //! A buffer goes from the pool to the workers, to the sender, and returns when its last reader drops
-//! it. While all are in use, the makers wait: this is the back-pressure. Buffers are reused, so a steady run allocates none.
+//! it. While all are in use, the makers wait: this is the back-pressure. Buffers are reused, so a
+//! steady run allocates none.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};

@@ -257,8 +257,8 @@ fn run_maker(queue: &RequestQueue, context: &MakeContext, totals: &Mutex<Totals>
             Err(Error::Cancelled) => TaskEnd::Cancelled,
             Err(error) => TaskEnd::Failed(error),
         };
-        // While a maker waits for a buffer, nothing new is cached: the maker has evicted what it could, and
-        // a result that is cached now would keep the buffer that it waits for.
+        // While a maker waits for a buffer, nothing new is cached: the maker has evicted what it
+        // could, and a result that is cached now would keep the buffer that it waits for.
         let cacheable = |made: &Microbatch| {
             (context.buffers.waiting() == 0).then(|| made.payload.buffer_bytes())
         };

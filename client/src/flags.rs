@@ -56,8 +56,8 @@ pub struct ClientFlags {
     /// Fail when nothing arrived from any server for this long; 0 fails at the first error.
     #[arg(long, value_name = "TIME", env = "FOREBAY_GIVE_UP_AFTER", default_value = "5m", value_parser = duration)]
     pub give_up_after: Duration,
-    /// Time that a server is not used after its first failure; more than 0. It doubles with each failure
-    /// in a row.
+    /// Time that a server is not used after its first failure; more than 0. It doubles with each
+    /// failure in a row.
     #[arg(long, value_name = "TIME", env = "FOREBAY_INITIAL_BACKOFF", default_value = "100ms", value_parser = duration)]
     pub initial_backoff: Duration,
     /// Longest time that a server is not used after a failure; not below the initial backoff.

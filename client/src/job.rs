@@ -18,8 +18,8 @@ pub enum RecipeRef {
 }
 
 impl RecipeRef {
-    /// Parses the argument of `--recipe`: the path of a file if it ends in `.toml`, otherwise the name of
-    /// a preset or of a recipe from the server's configuration.
+    /// Parses the argument of `--recipe`: the path of a file if it ends in `.toml`, otherwise the
+    /// name of a preset or of a recipe from the server's configuration.
     ///
     /// # Errors
     /// When the file cannot be read.

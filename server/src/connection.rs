@@ -116,8 +116,8 @@ impl Connection {
     }
 }
 
-/// Keeps the socket of a refused peer open until it has read the TLS alert. A socket that is closed with unread bytes is reset, which
-/// discards what was just written.
+/// Keeps the socket of a refused peer open until it has read the TLS alert. A socket that is closed
+/// with unread bytes is reset, which discards what was just written.
 async fn linger(mut stream: TcpStream) {
     let rest = async {
         stream.shutdown().await?;

@@ -5,9 +5,9 @@
 //!                                        ─> Stream, Fetch: admission ─> session, in a task of its own
 //! ```
 //!
-//! [`Service`] implements tower's trait itself instead of using the code that tonic generates, for two reasons: frames are
-//! sent zero-copy (see `body.rs`), and a request that is too large gets `INVALID_ARGUMENT` as the contract
-//! says, where tonic's decoder answers `OUT_OF_RANGE`.
+//! [`Service`] implements tower's trait itself instead of using the code that tonic generates, for
+//! two reasons: frames are sent zero-copy (see `body.rs`), and a request that is too large gets
+//! `INVALID_ARGUMENT` as the contract says, where tonic's decoder answers `OUT_OF_RANGE`.
 
 use std::convert::Infallible;
 use std::pin::Pin;

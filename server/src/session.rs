@@ -6,9 +6,10 @@
 //!            └────────────── permit, released when the last piece of the payload is dropped ────────┘
 //! ```
 //!
-//! Back-pressure: while a slow reader leaves frames in the body, `send_all` waits and permits stay taken,
-//! so `submit_all` waits too, and the pipeline works for other clients. When the reader disconnects, both
-//! futures are dropped, which cancels pending requests and releases microbatches that were computed.
+//! Back-pressure: while a slow reader leaves frames in the body, `send_all` waits and permits stay
+//! taken, so `submit_all` waits too, and the pipeline works for other clients. When the reader
+//! disconnects, both futures are dropped, which cancels pending requests and releases microbatches
+//! that were computed.
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! PNG, BMP, WebP and GIF, decoded by the `image` crate and converted as Pillow does.
 //!
-//! Third-party decoders run behind [`guarded`]: a panic in one of them makes one record bad and does not
-//! end the process.
+//! Third-party decoders run behind [`guarded`]: a panic in one of them makes one record bad and does
+//! not end the process.
 
 use std::any::Any;
 use std::io::Cursor;

@@ -4,10 +4,10 @@
 //! copy reads or writes it. [`Pinned`] records an event after the last copy of each lane, and waits
 //! for the events before its bytes are accessed or freed.
 //!
-//! This is sound with shared references: a copy starts only through `&mut`, and a shared
-//! reference waits for the copies before it exposes the bytes. While a shared reference exists, no
-//! copy can start, and every thread that holds one has waited for those that started before. Threads
-//! that wait at the same time wait for the same events, and clear flags that no other thread sets meanwhile.
+//! This is sound with shared references: a copy starts only through `&mut`, and a shared reference
+//! waits for the copies before it exposes the bytes. While a shared reference exists, no copy can
+//! start, and every thread that holds one has waited for those that started before. Threads that wait
+//! at the same time wait for the same events, and clear flags that no other thread sets meanwhile.
 
 #![expect(unsafe_code, reason = "calls of the CUDA driver")]
 

@@ -24,10 +24,10 @@
 //! is the one that is needed next.
 //!
 //! **When a sample is dropped.** Several clients may request equal microbatches. `claims` counts how
-//! often each position was requested; a sample is kept for as many uses as the claims of its record's other
-//! positions exceed its own. After the last use its buffer returns. A step that was not requested during the latest
-//! [`PATIENCE`] requests is over: what is left of it is dropped, and the share that was used decides
-//! whether the job's next steps are precomputed (see `reuse.rs`).
+//! often each position was requested; a sample is kept for as many uses as the claims of its record's
+//! other positions exceed its own. After the last use its buffer returns. A step that was not
+//! requested during the latest [`PATIENCE`] requests is over: what is left of it is dropped, and the
+//! share that was used decides whether the job's next steps are precomputed (see `reuse.rs`).
 //!
 //! **Isolated requests**, such as a hedge that fetches a single microbatch because another server is
 //! late, do not [`visit`](RepeatCache::visit) their step. They use samples

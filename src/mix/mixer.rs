@@ -82,8 +82,9 @@ impl Mixer {
         }
     }
 
-    /// Calls `fill` to write unmixed pixels into a buffer of [`Mixer::memory`], and then mixes them; the
-    /// payload is at the front of the buffer. Returns what `fill` returns, and the CPU time of mixing.
+    /// Calls `fill` to write unmixed pixels into a buffer of [`Mixer::memory`], and then mixes them;
+    /// the payload is at the front of the buffer. Returns what `fill` returns, and the CPU time of
+    /// mixing.
     ///
     /// `fill` runs on the pool. So does the CPU's mixing, as a part of the same task: a second task
     /// would queue behind all samples of the next microbatch.

@@ -8,7 +8,8 @@ use crate::error::Error;
 use crate::geometry::{Rect, Size};
 use crate::recipe::{Mix, MixMode, Recipe};
 
-/// The plan by which MixUp and CutMix mix a microbatch. The partner of sample i of n is n - 1 - i, as in timm.
+/// The plan by which MixUp and CutMix mix a microbatch. The partner of sample i of n is n - 1 - i, as
+/// in timm.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MixPlan {
     /// One entry for each sample.

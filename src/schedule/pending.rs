@@ -161,8 +161,8 @@ impl<K: Copy + Ord, J: Clone, D> Pending<K, J, D> {
         waiting
     }
 
-    /// Ends a task that was cancelled and returns its lead waiter. Waiters that joined after the worker had
-    /// found all of them cancelled get new tickets.
+    /// Ends a task that was cancelled and returns its lead waiter. Waiters that joined after the
+    /// worker had found all of them cancelled get new tickets.
     pub(super) fn cancel(&mut self, task: &Task<K, J>) -> Option<Waiter<D>> {
         self.tickets.settle(&task.charge, None);
         let entry = self.entries.get_mut(&task.key)?;

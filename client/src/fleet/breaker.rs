@@ -7,9 +7,10 @@
 //!    +------------- something arrived -------- half-open: used by one attempt, the probe
 //! ```
 //!
-//! The first failure opens the circuit, because any other server returns the same bytes, so that avoiding
-//! this one costs little. A server that is late once stays in use: it may be slow and not down, and its
-//! next step may already be in its caches. A server that is late twice with nothing in between may hang.
+//! The first failure opens the circuit, because any other server returns the same bytes, so that
+//! avoiding this one costs little. A server that is late once stays in use: it may be slow and not
+//! down, and its next step may already be in its caches. A server that is late twice with nothing in
+//! between may hang.
 
 use std::fmt;
 use std::time::Duration;

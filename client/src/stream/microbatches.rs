@@ -56,8 +56,9 @@ impl Microbatches {
     /// Returns the next microbatch; `None` at the end, and after an error. Cancel safe.
     ///
     /// # Errors
-    /// When no server delivers the microbatch in the time that [`Options::retry`](crate::Options::retry)
-    /// allows, servers refuse the job, or two servers disagree. The error ends the stream.
+    /// When no server delivers the microbatch in the time that
+    /// [`Options::retry`](crate::Options::retry) allows, servers refuse the job, or two servers
+    /// disagree. The error ends the stream.
     pub async fn next(&mut self) -> Option<Result<Microbatch, Error>> {
         std::future::poll_fn(|context| self.poll_next(context)).await
     }

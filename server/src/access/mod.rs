@@ -1,4 +1,5 @@
-//! Access control: TLS, client certificates and tokens, loaded from files and reloaded when they change.
+//! Access control: TLS, client certificates and tokens, loaded from files and reloaded when they
+//! change.
 //!
 //! Connections are identified by their handshake, calls one by one; a reload applies to the next ones.
 //! Open streams continue, so that a rotation interrupts nobody.

@@ -67,7 +67,8 @@ impl Access {
 
     /// Reloads the files if they have changed.
     pub(crate) fn reload_if_changed(&self) {
-        // A file that cannot be read may be in the middle of a replacement: the next check reads it again.
+        // A file that cannot be read may be in the middle of a replacement: the next check reads it
+        // again.
         let Ok(contents) = Contents::read(&self.files) else { return };
         let known = *self.fingerprint.lock().unwrap_or_else(PoisonError::into_inner);
         if contents.fingerprint() != known {

@@ -27,10 +27,10 @@
 //! Gates 1, 8 to 12 and 15 are in this module; 2, 3 and 4 are in `connection.rs`, 5 in `access`, 6 in
 //! `grpc.rs` and `request.rs`, 7 in `service.rs`, 13 and 14 in the pipeline.
 //!
-//! A call that is refused at gates 5 to 9 holds no buffer and no place in the queue. A stream that waits
-//! at gates 10 to 14 holds only what it acquired at earlier gates, and permits are always acquired in
-//! this order, so that two streams cannot wait for each other. Every permit is released by its `Drop`,
-//! so a stream returns everything that it held, however it ends.
+//! A call that is refused at gates 5 to 9 holds no buffer and no place in the queue. A stream that
+//! waits at gates 10 to 14 holds only what it acquired at earlier gates, and permits are always
+//! acquired in this order, so that two streams cannot wait for each other. Every permit is released
+//! by its `Drop`, so a stream returns everything that it held, however it ends.
 
 mod budget;
 mod buffers;

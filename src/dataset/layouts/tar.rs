@@ -1,8 +1,8 @@
 //! The members of a tar file: ustar, GNU long names and sizes, PAX `path` and `size`.
 //!
-//! Nothing is extracted: a member is a range of the file, whose bytes are served in place. The `tar` crate
-//! is not used, because it reads members as streams and does not bound their names, and tars may be
-//! hostile. Only headers and labels are read, never the images between them.
+//! Nothing is extracted: a member is a range of the file, whose bytes are served in place. The `tar`
+//! crate is not used, because it reads members as streams and does not bound their names, and tars
+//! may be hostile. Only headers and labels are read, never the images between them.
 
 use std::path::Path;
 
@@ -122,7 +122,8 @@ impl<'a> Members<'a> {
         Ok(Some(self.read(member.offset, member.length)?))
     }
 
-    /// The header at the current offset, or `None` at the end: a block of zeros, or simply the end of the file.
+    /// The header at the current offset, or `None` at the end: a block of zeros, or simply the end of
+    /// the file.
     fn header(&mut self) -> Result<Option<[u8; BLOCK]>, DatasetError> {
         if self.at > 0 && self.at >= self.file.size() {
             return Ok(None);

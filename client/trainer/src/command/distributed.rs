@@ -1,5 +1,5 @@
-//! The rank and the world of this process, from flags or from the variables that torchrun and Kubernetes
-//! set, and how the process joins the others.
+//! The rank and the world of this process, from flags or from the variables that torchrun and
+//! Kubernetes set, and how the process joins the others.
 
 use anyhow::{Context as _, bail};
 use forebay_types::Rank;
