@@ -6,7 +6,7 @@
 //!   order    -> positions -> record ids          pure
 //!   plan     -> box, flip, ops; mix               pure: the only place that draws
 //!     |
-//!   dataset  -> bytes of a record                 from where the user keeps them
+//!   dataset  -> bytes of a record                 read in place
 //!   decode   -> pixels of the box                 as Pillow decodes
 //!   resize   -> the sample's slot of the batch    as Pillow resizes
 //!   augment  -> the same slot                     as timm and Pillow augment
@@ -14,7 +14,7 @@
 //!   mix      -> pixels and targets                as timm's FastCollateMixup
 //! ```
 //!
-//! A microbatch is a pure function of its name. Nothing here knows of networks or async runtimes.
+//! A microbatch is a pure function of its name. The crate uses no network and no async runtime.
 
 mod augment;
 mod batch;
