@@ -67,8 +67,15 @@ fn nothing_is_left_unfinished() {
 
 #[test]
 fn documents_name_files_that_exist() {
-    // Words in backticks that look like a path of the repository, in the documents at the root.
-    for document in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"] {
+    // Words in backticks that look like a path of the repository.
+    let documents = [
+        "README.md",
+        "ARCHITECTURE.md",
+        "CONTRIBUTING.md",
+        "docs/guarantees.md",
+        "docs/threats.md",
+    ];
+    for document in documents {
         let text = read(&root().join(document));
         for word in text.split('`').skip(1).step_by(2) {
             let is_path = word.contains('/')
@@ -77,6 +84,21 @@ fn documents_name_files_that_exist() {
                     .iter()
                     .any(|top| word.starts_with(top));
             assert!(!is_path || root().join(word).exists(), "{document} names {word}");
+        }
+    }
+}
+
+#[test]
+fn guarantees_and_threats_name_tests_that_exist() {
+    let sources: Vec<String> = files(&root(), &[".rs"]).iter().map(|path| read(path)).collect();
+    for document in ["docs/guarantees.md", "docs/threats.md"] {
+        let text = read(&root().join(document));
+        for word in text.split('`').skip(1).step_by(2) {
+            let is_name = word.matches('_').count() >= 3
+                && word.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+            let definition = format!("fn {word}(");
+            let exists = || sources.iter().any(|source| source.contains(&definition));
+            assert!(!is_name || exists(), "{document} names {word}");
         }
     }
 }
