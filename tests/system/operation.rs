@@ -252,7 +252,7 @@ async fn sigterm_drains_and_readyz_reports_it() {
     // The state may change until all windows and socket buffers are full.
     let mut in_a_row = 0;
     eventually("the stream waits for its reader", || {
-        let waits = server.get("/status.json").contains("\"waits\":\"server\"");
+        let waits = server.get("/status.json").contains("\"waiting\":\"server\"");
         in_a_row = if waits { in_a_row + 1 } else { 0 };
         in_a_row == 25
     })
