@@ -19,7 +19,7 @@ use crate::process_group::ProcessGroup;
 use crate::state::{StateDict, Tensor, TrainState};
 use crate::train::TrainConfig;
 
-/// Number of checkpoints kept.
+/// Number of checkpoints that are kept.
 const KEPT: usize = 2;
 
 /// Metadata of a run, as its checkpoints store it.
@@ -130,7 +130,7 @@ pub fn load_checkpoint(path: &Path) -> Result<(TrainState, RunMetadata), Error> 
     let text = std::fs::read(&name).map_err(file_error(&name))?;
     let run: RunMetadata = serde_json::from_slice(&text).map_err(|e| Error::Mismatch {
         path: name,
-        problem: format!("not the metadata of a run: {e}"),
+        problem: format!("not the metadata of a run ({e}): use another checkpoint"),
     })?;
     let mut state = TrainState {
         model: read_model(&path.join("model.safetensors"))?,
@@ -156,7 +156,7 @@ pub fn load_checkpoint(path: &Path) -> Result<(TrainState, RunMetadata), Error> 
     Ok((state, run))
 }
 
-/// Sends what rank 0 loaded to all other ranks, whose `state` must be one of the same network.
+/// Sends the state that rank 0 loaded to all other ranks. Their `state` must be of the same network.
 ///
 /// # Errors
 /// When another rank fails.
@@ -268,7 +268,7 @@ fn read_tensors(path: &Path) -> Result<StateDict, Error> {
     Ok(tensors)
 }
 
-/// Complete checkpoints, oldest first.
+/// The complete checkpoints of a folder, oldest first.
 fn checkpoints(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let entries = std::fs::read_dir(folder).map_err(file_error(folder))?;
     let mut found = Vec::new();

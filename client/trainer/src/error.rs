@@ -25,7 +25,7 @@ pub enum Error {
         problem: String,
     },
     /// A file cannot be read or written.
-    #[error("{}: {cause}", path.display())]
+    #[error("cannot read or write {}: {cause}", path.display())]
     File {
         /// The file.
         path: PathBuf,
@@ -33,7 +33,7 @@ pub enum Error {
         cause: std::io::Error,
     },
     /// A file is not a safetensors file, or is truncated.
-    #[error("{}: not a complete safetensors file ({cause}): use another checkpoint", path.display())]
+    #[error("{} is not a complete safetensors file ({cause}): use another checkpoint", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -82,13 +82,13 @@ pub enum Error {
          resume from the last checkpoint with a lower --lr or a longer --warmup-epochs"
     )]
     Diverged {
-        /// Epoch.
+        /// Epoch, from 0.
         epoch: u64,
-        /// Step of the epoch.
+        /// Step of the epoch, from 0.
         step: u64,
         /// Learning rate of the step.
         lr: f64,
-        /// NaN or infinite.
+        /// The loss, which is NaN or infinite.
         loss: f64,
     },
 }

@@ -213,7 +213,7 @@ fn frozen_and_stalled_ranks_are_named() {
     trainers[1].signal("-STOP");
     trainers.remove(0).fails(&["rank 1: lost", "no heartbeat for 2s"]);
     drop(trainers);
-    let words = ["rank 1: stalled", "waited for it in exchange", "for 1s"];
+    let words = ["rank 1: stalled", "have waited 1s for it in exchange"];
     for trainer in folder.world("stalled", &[&["--stall-timeout", "1s"][..]; 2]) {
         trainer.fails(&words);
     }

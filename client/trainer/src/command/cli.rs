@@ -15,7 +15,6 @@ use crate::backend::device::TrainDevice;
 #[derive(Debug, Parser)]
 #[command(version)]
 pub(crate) struct Cli {
-    /// The subcommand.
     #[command(subcommand)]
     pub(crate) command: Command,
     /// Number of CPU threads; 0 uses all cores. The result does not depend on it.
@@ -47,17 +46,17 @@ pub(crate) struct SourceArgs {
     /// Name of the dataset to evaluate on. Without it, the model is not evaluated.
     #[arg(long, env = "FOREBAY_EVAL_DATASET", value_name = "NAME")]
     pub(crate) eval_dataset: Option<String>,
-    /// Read the microbatches of a folder that --dump wrote, instead of a server's.
-    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["endpoint", "dataset"])]
+    /// Read microbatches from a folder that --dump wrote, instead of from servers.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["endpoint", "dataset"])]
     pub(crate) replay: Option<PathBuf>,
-    /// Height and width of the images in evaluation; by default those of the recipe `eval`: 224.
+    /// Height and width of the images in evaluation. The default is that of the recipe `eval`, 224.
     #[arg(long, env = "FOREBAY_EVAL_IMAGE_SIZE", value_name = "PIXELS")]
     pub(crate) eval_image_size: Option<u32>,
-    /// Share of the resized image's side that the center crop of evaluation keeps, if
-    /// --eval-image-size is given.
+    /// Share of the resized image's side that the center crop keeps in evaluation. Has an effect only
+    /// with --eval-image-size.
     #[arg(long, value_name = "SHARE", default_value_t = 0.95, value_parser = share)]
     pub(crate) crop_pct: f64,
-    /// Samples per microbatch in evaluation, of each process.
+    /// Samples per microbatch of each process in evaluation.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) validation_batch_size: u32,
 }
@@ -65,18 +64,20 @@ pub(crate) struct SourceArgs {
 /// The model and the device.
 #[derive(Args, Debug)]
 pub(crate) struct ModelArgs {
-    /// resnet18, 34, 50, 101 or 152 (ImageNet), or resnet20, 32, 44 or 56 (CIFAR).
+    /// Model: resnet18, resnet34, resnet50, resnet101 or resnet152 for ImageNet, or resnet20, resnet32,
+    /// resnet44 or resnet56 for CIFAR.
     #[arg(long, env = "FOREBAY_MODEL", value_name = "NAME", default_value = "resnet50")]
     pub(crate) model: String,
     /// Initialize the model from a safetensors file that this trainer or timm wrote.
     #[arg(long, value_name = "FILE")]
     pub(crate) initial_checkpoint: Option<PathBuf>,
-    /// cpu, cuda or cuda:N. cuda is the GPU with the number `LOCAL_RANK`, as set by torchrun, or else 0.
+    /// Device that computes: cpu, cuda or cuda:N. cuda is the GPU with the number `LOCAL_RANK`, which
+    /// torchrun sets, or else GPU 0.
     #[arg(long, env = "FOREBAY_DEVICE", default_value = "cpu")]
     pub(crate) device: TrainDevice,
     #[arg(long, env = "LOCAL_RANK", hide = true)]
     pub(crate) local_rank: Option<String>,
-    /// Refuse a model whose activations and gradients of one microbatch need more memory.
+    /// Refuse a model whose activations and gradients of one microbatch need more memory than this.
     #[arg(long, env = "FOREBAY_MEMORY_LIMIT", value_name = "SIZE", default_value = "64GiB")]
     pub(crate) memory_limit: ByteSize,
 }
@@ -99,8 +100,8 @@ pub(crate) struct Distributed {
     /// How long to wait until all ranks have joined.
     #[arg(long, env = "FOREBAY_RENDEZVOUS_TIMEOUT", value_name = "TIME", default_value = "5m", value_parser = duration)]
     pub(crate) rendezvous_timeout: Duration,
-    /// How long a rank may send no heartbeat, of which it sends one per second, until it counts as lost;
-    /// at least 2s.
+    /// How long a rank may be silent before it counts as lost; at least 2s. A rank sends one heartbeat per
+    /// second.
     #[arg(long, env = "FOREBAY_HEARTBEAT_TIMEOUT", value_name = "TIME", default_value = "15s", value_parser = heartbeat_timeout)]
     pub(crate) heartbeat_timeout: Duration,
     /// How long a rank that sends heartbeats may keep the others waiting; 0 waits forever.
@@ -110,7 +111,7 @@ pub(crate) struct Distributed {
     pub(crate) launcher: LauncherEnv,
 }
 
-/// A heartbeat per second must be able to arrive.
+/// Parses a duration in which at least one heartbeat can arrive.
 fn heartbeat_timeout(text: &str) -> Result<Duration, String> {
     let timeout = duration(text).map_err(|error| error.to_string())?;
     if timeout < Duration::from_secs(2) {
@@ -157,17 +158,17 @@ pub(crate) struct TrainArgs {
     /// Recipe of the data: a preset (a1, a2 or a3), a name from the server's configuration, or a TOML file.
     #[arg(long, env = "FOREBAY_RECIPE", value_name = "NAME|FILE.toml", default_value = "a2")]
     pub(crate) recipe: String,
-    /// Preset (a1, a2 or a3) of optimizer, schedule, loss and stochastic depth. By default the recipe, or
-    /// the `base` of its TOML file. Each value can be overridden by an option below.
+    /// Preset of optimizer, schedule, loss and stochastic depth: a1, a2 or a3. The default is the recipe,
+    /// or the `base` of its TOML file. Each value can be overridden by an option below.
     #[arg(long, env = "FOREBAY_HYPERPARAMETERS", value_name = "PRESET")]
     pub(crate) hyperparameters: Option<String>,
-    /// Output folder for checkpoints, log, TensorBoard events and curves.
-    #[arg(long, env = "FOREBAY_OUTPUT", value_name = "FOLDER", default_value = "run")]
+    /// Folder for checkpoints, the log, TensorBoard events and curves.
+    #[arg(long, env = "FOREBAY_OUTPUT", value_name = "DIR", default_value = "run")]
     pub(crate) output: PathBuf,
     /// Resume from the newest checkpoint of the output folder, bit for bit.
     #[arg(long)]
     pub(crate) resume: bool,
-    /// Resume if there is a checkpoint, or else start: for jobs that are restarted automatically.
+    /// Resume if there is a checkpoint, and start otherwise. Suits jobs that are restarted automatically.
     #[arg(
         long,
         env = "FOREBAY_AUTO_RESUME",
@@ -199,7 +200,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "N")]
     pub(crate) stop_after: Option<NonZeroU64>,
     /// Write every microbatch to this folder as a safetensors file.
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "DIR")]
     pub(crate) dump: Option<PathBuf>,
 }
 
@@ -234,7 +235,7 @@ pub(crate) struct HyperparameterChanges {
     /// Epochs of training.
     #[arg(long, value_name = "N")]
     pub(crate) epochs: Option<NonZeroU64>,
-    /// Peak learning rate. Those of the presets are for a batch of 2048.
+    /// Peak learning rate. The presets' values are for a batch of 2048.
     #[arg(long, value_parser = positive)]
     pub(crate) lr: Option<f64>,
     /// Learning rate at the start of the warm-up.
@@ -284,7 +285,7 @@ pub(crate) struct EvalArgs {
 /// Options of `gpu-selftest`.
 #[derive(Args, Debug)]
 pub(crate) struct SelftestArgs {
-    /// The GPU: cuda or cuda:N.
+    /// GPU to test: cuda or cuda:N.
     #[arg(long, env = "FOREBAY_DEVICE", default_value = "cuda:0")]
     pub(crate) device: TrainDevice,
     /// Model to measure.

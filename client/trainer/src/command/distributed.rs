@@ -15,12 +15,12 @@ pub(crate) fn rank_and_address(args: &Distributed) -> anyhow::Result<(Rank, Stri
     let env = &args.launcher;
     let Some(world) = flag_or_variable(args.world, "WORLD_SIZE", env.world_size.as_ref())? else {
         if let Some(rank) = args.rank {
-            bail!("--rank {rank} needs --world, the number of ranks");
+            bail!("--rank {rank} needs a number of ranks: set --world");
         }
         return Ok((Rank::SINGLE, String::new()));
     };
     if world == 0 {
-        bail!("invalid world of 0 ranks: expected at least 1");
+        bail!("invalid WORLD_SIZE=0: expected at least 1");
     }
     let mut rank = flag_or_variable(args.rank, "RANK", env.global_rank.as_ref())?;
     if rank.is_none() && world > 1 {
@@ -33,7 +33,7 @@ pub(crate) fn rank_and_address(args: &Distributed) -> anyhow::Result<(Rank, Stri
         None => bail!("no rank for a world of {world}: set --rank, RANK or JOB_COMPLETION_INDEX"),
     };
     if rank >= world {
-        bail!("invalid rank {rank} for a world of {world}: expected a rank from 0 to world - 1");
+        bail!("invalid rank {rank} for a world of {world}: expected 0 to {}", world - 1);
     }
     let address = args.rendezvous.clone().or_else(|| {
         let host = non_empty(env.master_addr.as_ref())?;
@@ -150,10 +150,10 @@ mod tests {
 
     #[test]
     fn missing_and_invalid_values_are_refused_with_advice() {
-        assert!(resolve(None, Some(1), None, &[]).contains("needs --world"));
+        assert!(resolve(None, Some(1), None, &[]).contains("set --world"));
         let no_rank = resolve(Some(2), None, Some("a:1"), &[]);
         assert!(no_rank.contains("--rank, RANK or JOB_COMPLETION_INDEX"));
-        assert!(resolve(Some(2), Some(2), Some("a:1"), &[]).contains("from 0 to world - 1"));
+        assert!(resolve(Some(2), Some(2), Some("a:1"), &[]).contains("expected 0 to 1"));
         assert!(resolve(Some(2), Some(0), None, &[]).contains("--rendezvous HOST:PORT"));
         assert!(resolve(None, None, None, &[("WORLD_SIZE", "0")]).contains("at least 1"));
         assert!(resolve(None, None, None, &[("WORLD_SIZE", "two")]).contains("WORLD_SIZE=two"));

@@ -7,8 +7,8 @@ pub(super) fn print_error(error: &anyhow::Error) {
     eprintln!("forebay-trainer: {error:#}");
 }
 
-/// Ends the process after another rank was lost. If the main thread waits for other ranks, it fails by
-/// itself with the same error; if it computes or waits for data, that could take long.
+/// Ends the process after another rank was lost. A main thread that waits for other ranks fails by itself
+/// within the pause. One that computes or waits for data would notice only much later.
 pub(super) fn exit_after_failure(error: &crate::Error) {
     std::thread::sleep(Duration::from_millis(500));
     print_error(&anyhow::anyhow!("{error}"));

@@ -17,6 +17,7 @@ use crate::batch::{Batch, Pixels};
 /// Properties of all microbatches of a source.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct SourceInfo {
+    /// Number of classes.
     pub(crate) classes: usize,
     /// Steps per epoch.
     pub(crate) steps: u64,
@@ -28,8 +29,9 @@ pub(crate) struct SourceInfo {
     pub(crate) image_size: u32,
     /// Label smoothing, which the loss applies.
     pub(crate) smoothing: f64,
-    /// Mean and standard deviation of R, G and B.
+    /// Mean of R, G and B.
     pub(crate) mean: [f64; 3],
+    /// Standard deviation of R, G and B.
     pub(crate) std: [f64; 3],
     pub(crate) dataset_digest: String,
     pub(crate) recipe_digest: String,
@@ -38,15 +40,18 @@ pub(crate) struct SourceInfo {
 impl SourceInfo {
     pub(crate) fn read(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join("description.json");
-        let text = std::fs::read(&path).with_context(|| format!("{}", path.display()))?;
-        serde_json::from_slice(&text).with_context(|| format!("{}", path.display()))
+        let text =
+            std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let context = || format!("{} does not describe microbatches of --dump", path.display());
+        serde_json::from_slice(&text).with_context(context)
     }
 
     pub(crate) fn write(&self, folder: &Path) -> anyhow::Result<()> {
-        std::fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
         let path = folder.join("description.json");
         std::fs::write(&path, serde_json::to_vec_pretty(self)?)
-            .with_context(|| format!("{}", path.display()))
+            .with_context(|| format!("cannot write {}", path.display()))
     }
 }
 
@@ -73,7 +78,7 @@ pub(crate) fn write(folder: &Path, batch: &Batch) -> anyhow::Result<()> {
     ];
     let path = file_path(folder, batch.name);
     safetensors::serialize_to_file(views, None, &path)
-        .with_context(|| format!("{}", path.display()))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Reads a rank's microbatches from a cursor on, until a file is missing.
@@ -94,7 +99,8 @@ pub(crate) fn read(
     });
     Ok(names.map_while(move |name| {
         let path = file_path(&folder, name);
-        let read = || read_one(&path, name).with_context(|| format!("{}", path.display()));
+        let context = || format!("cannot read {}", path.display());
+        let read = || read_one(&path, name).with_context(context);
         path.exists().then(read)
     }))
 }

@@ -20,23 +20,27 @@ pub(crate) struct RunLog {
     events: EventWriter,
     bar: ProgressBar,
     steps_per_epoch: u64,
-    /// Curves of (update, value): loss, learning rate, percent of time waited for data, top-1 percent.
+    /// Loss by update, as are all curves below.
     loss: Vec<(f64, f64)>,
+    /// Learning rate.
     lr: Vec<(f64, f64)>,
+    /// Percentage of the time spent waiting for data.
     wait: Vec<(f64, f64)>,
+    /// Top-1 accuracy in percent.
     top1: Vec<(f64, f64)>,
 }
 
 impl RunLog {
-    /// Opens the log of a run that starts at a cursor. If it resumes, later lines are removed, which a run
-    /// wrote after its last checkpoint.
+    /// Opens the log of a run that starts at a cursor. A resumed run keeps the lines up to the cursor. It
+    /// removes those after it, which an earlier run wrote after its last checkpoint.
     pub(crate) fn open(
         folder: &Path,
         cursor: Cursor,
         steps_per_epoch: u64,
         epochs: u64,
     ) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(folder).with_context(|| format!("{}", folder.display()))?;
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
         let path = folder.join("log.jsonl");
         let start = cursor.epoch * steps_per_epoch + cursor.step;
         let before = if start == 0 {
@@ -50,8 +54,11 @@ impl RunLog {
         let bar = ProgressBar::new(epochs * steps_per_epoch).with_position(start);
         let style = "{bar:30} {pos}/{len} steps  {msg}  {eta} left";
         bar.set_style(ProgressStyle::with_template(style).expect("a valid template"));
-        let file = File::create(&path).with_context(|| format!("{}", path.display()))?;
-        let events = EventWriter::create(&folder.join("tensorboard"))?;
+        let file =
+            File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        let tensorboard = folder.join("tensorboard");
+        let events = EventWriter::create(&tensorboard)
+            .with_context(|| format!("cannot write to {}", tensorboard.display()))?;
         let (loss, lr, wait, top1) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut log = Self {
             folder: folder.to_owned(),
@@ -115,7 +122,7 @@ impl RunLog {
         Ok(())
     }
 
-    /// Prints a line above the progress bar, or by itself without a terminal.
+    /// Prints a line above the progress bar, or to standard output without a terminal.
     pub(crate) fn print(&self, text: &str) {
         if self.bar.is_hidden() { super::output::print(text) } else { self.bar.println(text) }
     }
@@ -130,7 +137,7 @@ impl RunLog {
             ("learning rate", vec![("", &*self.lr)]),
             ("data %", vec![("", &*self.wait)]),
         ];
-        curves::draw(&path, &panels).with_context(|| format!("{}", path.display()))?;
+        curves::draw(&path, &panels).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }
 
@@ -154,7 +161,7 @@ impl RunLog {
     }
 }
 
-/// The moving average over a twentieth of the run, because MixUp makes losses noisy.
+/// The moving average over a twentieth of the run. The losses of mixed samples are too noisy to read.
 fn moving_average(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let length = (points.len() / 20).max(1);
     let last = |window: &[(f64, f64)]| window.last().map_or(0.0, |point| point.0);

@@ -30,14 +30,14 @@ fn hyperparameters_preset(args: &TrainArgs, recipe: &RecipeRef) -> anyhow::Resul
         RecipeRef::Name(name) => Some(name.clone()),
         RecipeRef::Toml(text) => {
             let table: toml::Table = toml::from_str(text)
-                .with_context(|| format!("--recipe {}: not a TOML file", args.recipe))?;
+                .with_context(|| format!("--recipe {} is not a TOML file", args.recipe))?;
             table.get("base").and_then(toml::Value::as_str).map(str::to_owned)
         }
     };
     match base {
         Some(name) if ["a1", "a2", "a3"].contains(&&*name) => Ok(name),
         _ => bail!(
-            "--recipe {}: not a preset with hyperparameters: choose those of a1, a2 or a3 by --hyperparameters",
+            "--recipe {} has no hyperparameters of its own: choose those of a1, a2 or a3 by --hyperparameters",
             args.recipe
         ),
     }
@@ -54,7 +54,10 @@ pub(crate) fn run_metadata(
     config.seed = args.seed;
     apply_changes(&mut config, &args.hyperparameter_changes);
     if config.steps_per_epoch == 0 {
-        bail!("an epoch has no steps: the dataset is smaller than --batch {}", info.batch);
+        bail!(
+            "an epoch has no steps, because the dataset is smaller than a batch of {}: set a smaller --batch",
+            info.batch
+        );
     }
     Ok(RunMetadata {
         model: args.network.model.clone(),
@@ -108,14 +111,15 @@ pub(crate) fn open_backend(
     if evaluation.classes != info.classes {
         let (training, evaluation) = (info.classes, evaluation.classes);
         bail!(
-            "the training dataset has {training} classes, but the evaluation dataset {evaluation}"
+            "the training dataset has {training} classes, but the evaluation dataset has {evaluation}: use another \
+             --eval-dataset"
         );
     }
     let architecture = Architecture::named(&args.model, info.classes)?;
     let graph = |info: &SourceInfo| {
         let side = info.image_size;
         if !(1..=MAX_IMAGE_SIZE).contains(&side) {
-            bail!("invalid image size {side}: expected 1 to {MAX_IMAGE_SIZE}");
+            bail!("invalid image size {side}: expected 1 to {MAX_IMAGE_SIZE}; set --image-size");
         }
         Ok(Graph::new(&architecture, side as usize, side as usize))
     };

@@ -16,13 +16,10 @@ pub(crate) type Batches = Box<dyn Iterator<Item = anyhow::Result<Batch>>>;
 
 /// A source of microbatches for one rank.
 pub(crate) enum BatchSource {
+    /// Forebay servers.
     Servers(Box<Servers>),
-    /// A folder has microbatches of training only.
-    Folder {
-        folder: PathBuf,
-        seed: u64,
-        rank: Rank,
-    },
+    /// A folder that `--dump` wrote. It has training microbatches only.
+    Folder { folder: PathBuf, seed: u64, rank: Rank },
 }
 
 /// A client with the jobs that it requests.
@@ -34,7 +31,7 @@ pub(crate) struct Servers {
 }
 
 impl BatchSource {
-    /// Opens a source for training and for evaluation, if there is a dataset for it.
+    /// Opens a source for training, and also for evaluation if there is an `--eval-dataset`.
     pub(crate) fn for_training(
         args: &TrainArgs,
         recipe: RecipeRef,
@@ -44,7 +41,10 @@ impl BatchSource {
         if let Some(folder) = source.replay.clone() {
             return Ok(Self::Folder { folder, seed, rank });
         }
-        let dataset = source.dataset.as_deref().context("--dataset is required")?;
+        let dataset = source
+            .dataset
+            .as_deref()
+            .context("no dataset to train on: set --dataset to its name")?;
         let set = recipe_assignments(&args.recipe_changes)?;
         let training = Job { recipe, set, seed, ..Job::new(dataset, "") };
         Servers::connect(source, Some(training), source.eval_dataset.as_deref(), rank)
@@ -53,7 +53,9 @@ impl BatchSource {
     /// Opens a source for evaluation only.
     pub(crate) fn for_evaluation(source: &SourceArgs) -> anyhow::Result<Self> {
         if source.replay.is_some() {
-            bail!("--replay cannot be evaluated: a folder has microbatches of training only");
+            bail!(
+                "cannot evaluate on --replay, which has training microbatches only: set --endpoint and --dataset"
+            );
         }
         let dataset = source.eval_dataset.as_deref().or(source.dataset.as_deref());
         Servers::connect(source, None, dataset, Rank::SINGLE)
@@ -91,8 +93,13 @@ impl BatchSource {
 
     /// The microbatches of evaluation.
     pub(crate) fn evaluate(&self, info: &SourceInfo) -> anyhow::Result<Batches> {
-        let Self::Servers(servers) = self else { bail!("a folder has no evaluation data") };
-        let job = servers.evaluation.as_ref().context("--eval-dataset is required")?;
+        let Self::Servers(servers) = self else {
+            bail!("cannot evaluate on --replay, which has training microbatches only")
+        };
+        let job = servers
+            .evaluation
+            .as_ref()
+            .context("no dataset to evaluate on: set --eval-dataset to its name")?;
         servers.stream(job, Cursor::default(), Cursor { epoch: 1, step: 0 }, info)
     }
 }
@@ -147,7 +154,7 @@ fn recipe_assignments(changes: &RecipeChanges) -> anyhow::Result<Vec<String>> {
     .collect();
     if let [min, max] = changes.scale[..] {
         if min > max {
-            bail!("invalid --scale {min} {max}: expected the minimum first");
+            bail!("invalid --scale {min} {max}: expected the smaller number first");
         }
         set.push(format!("crop.scale = [{min:?}, {max:?}]"));
     }
@@ -156,7 +163,7 @@ fn recipe_assignments(changes: &RecipeChanges) -> anyhow::Result<Vec<String>> {
 }
 
 /// Batch and image size of evaluation as TOML assignments. Every rank gets one microbatch of each step.
-/// The short side is resized to the image size over the crop share, rounded down, as in timm.
+/// The short side is resized to the image size divided by `--crop-pct`, rounded down, as in timm.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

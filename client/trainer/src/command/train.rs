@@ -18,7 +18,7 @@ use crate::train::{Flow, StepReport, TrainConfig, train};
 
 pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     if args.source.client.mixed_by == MixedBy::Trainer && args.network.device == TrainDevice::Cpu {
-        bail!("--mixed-by trainer needs a GPU: set --device, or use --mixed-by server");
+        bail!("--mixed-by trainer needs a GPU: set --device cuda, or use --mixed-by server");
     }
     let (rank, address) = rank_and_address(&args.distributed)?;
     let recipe = RecipeRef::from_argument(&args.recipe)?;
@@ -36,7 +36,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     trained
 }
 
-/// Trains as one of the ranks, which have joined.
+/// Trains as one of the ranks, after all of them have joined.
 fn train_as_rank(
     args: &TrainArgs,
     source: BatchSource,
@@ -91,7 +91,7 @@ struct TrainingRun<'a> {
     source: BatchSource,
     evaluation: Option<SourceInfo>,
     run: RunMetadata,
-    /// `None` on all ranks but 0.
+    /// The log, which only rank 0 has.
     log: Option<RunLog>,
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use forebay_types::settings::TimeSpan;
 
-/// Kind of message, rank, and a number whose meaning depends on the kind.
+/// Length of a header: the kind of message, a rank, and a number whose meaning depends on the kind.
 const HEADER: usize = 1 + 4 + 8;
 
 /// Maximum length of a reason in bytes.

@@ -42,7 +42,10 @@ pub(super) fn recv(stream: &mut TcpStream, timeout: Duration) -> std::io::Result
     let (magic, length) = header.split_at(MAGIC.len());
     let length = u32::from_le_bytes(length.try_into().expect("4 bytes")) as usize;
     if magic != MAGIC || length > MAX_BYTES {
-        return Err(IoError::new(ErrorKind::InvalidData, "not a handshake of this version"));
+        return Err(IoError::new(
+            ErrorKind::InvalidData,
+            "not a handshake of this version of forebay-trainer",
+        ));
     }
     let mut text = vec![0; length];
     read_exact(stream, &mut text, deadline)?;

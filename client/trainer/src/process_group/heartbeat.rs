@@ -138,7 +138,7 @@ impl Heartbeat {
         self.shared.lock().failure()
     }
 
-    /// Waits a moment for the first failure to be reported.
+    /// Waits up to [`FAILURE_WAIT`] for the first failure to be reported.
     pub(super) fn wait_for_failure(&self) -> Option<Error> {
         let unknown = |status: &mut Status| status.failure.is_none();
         let waited =
@@ -164,7 +164,7 @@ impl Heartbeat {
     }
 }
 
-/// A rank that drops its group without finishing has failed.
+/// Reports a failure if the group was dropped before it finished.
 impl Drop for Heartbeat {
     fn drop(&mut self) {
         let mut status = self.shared.lock();
@@ -266,7 +266,7 @@ impl Monitor {
             let rank = if behind == 0 { 0 } else { self.connections[behind - 1].rank };
             let timeout = TimeSpan(self.timeouts.stall);
             let problem = format!(
-                "stalled: it is alive, but the others have waited for it in exchange {max} for {timeout}; \
+                "stalled: it is alive, but the others have waited {timeout} for it in exchange {max}; \
                  see its log, or raise --stall-timeout"
             );
             (rank, problem)

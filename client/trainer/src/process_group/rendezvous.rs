@@ -105,6 +105,7 @@ fn listen(rendezvous: &Rendezvous) -> Result<TcpListener, Error> {
             ErrorKind::AddrNotAvailable => {
                 "; rank 0 must run on the machine that --rendezvous names"
             }
+            ErrorKind::InvalidInput => "; expected --rendezvous HOST:PORT",
             _ => "",
         };
         rendezvous.error(format!("rank 0 cannot listen: {cause}{advice}"))
@@ -137,7 +138,8 @@ fn accept_all(
             let missing = (1..world).filter(|rank| !peers.contains_key(rank));
             let missing: Vec<String> = missing.map(|rank| rank.to_string()).collect();
             return Err(rendezvous.error(format!(
-                "these of {world} ranks did not join within {}: {}; see their logs, or raise --rendezvous-timeout",
+                "{} of {world} ranks did not join within {}: {}; see their logs, or raise --rendezvous-timeout",
+                missing.len(),
                 TimeSpan(rendezvous.timeouts.rendezvous),
                 missing.join(", ")
             )));
@@ -191,7 +193,9 @@ fn first_difference(name: &str, its: &Value, ours: &Value) -> Option<String> {
 /// All ranks but 0: connects to rank 0 and joins the ring where rank 0 says.
 fn connect(rendezvous: &Rendezvous, deadline: Instant) -> Result<(Ring, Heartbeat), Error> {
     let Rank { rank, world } = rendezvous.rank;
-    let io_error = |error: IoError| rendezvous.error(error.to_string());
+    let io_error = |error: IoError| {
+        rendezvous.error(format!("rank {rank} cannot open its socket for the ring: {error}"))
+    };
     let mut stream = connect_to_host(rendezvous, deadline)?;
     let here = stream.local_addr().map_err(io_error)?;
     let listener = TcpListener::bind((here.ip(), 0)).map_err(io_error)?;
@@ -210,7 +214,7 @@ fn connect(rendezvous: &Rendezvous, deadline: Instant) -> Result<(Ring, Heartbea
         Ok(Handshake::Refused { rank, problem }) => Err(Error::Rank { rank, problem }),
         Ok(_) => Err(rendezvous.error("the process that listens there is not rank 0".to_owned())),
         Err(error) => Err(rendezvous.error(format!(
-            "rank 0 did not answer ({error}): it ended, some ranks did not join, or another program listens there"
+            "rank 0 did not answer ({error}): it has ended, or another program listens there; see rank 0's log"
         ))),
     }
 }
@@ -248,7 +252,10 @@ fn close_ring(
     token: u64,
 ) -> Result<(Ring, Heartbeat), Error> {
     let Rank { rank, world } = rendezvous.rank;
-    let own_error = |error: IoError| Error::Rank { rank, problem: error.to_string() };
+    let own_error = |error: IoError| {
+        let problem = format!("it cannot set up its connections: {error}");
+        Error::Rank { rank, problem }
+    };
     let heartbeat = Heartbeat::start(rank, connections, rendezvous.timeouts).map_err(own_error)?;
     let link = || -> Result<Ring, Error> {
         let (next_rank, previous_rank) = ((rank + 1) % world, (rank + world - 1) % world);
@@ -297,9 +304,11 @@ fn accept_link(
             Ok(Handshake::Link { token: its_token, rank })
                 if its_token == token && rank == previous_rank =>
             {
-                // The handshake left a timeout; messages of the ring may take any time.
+                // The handshake has set a read timeout, but messages of the ring may take any time.
                 let blocking = stream.set_read_timeout(None);
-                return blocking.map(|()| stream).map_err(|cause| error(cause.to_string()));
+                return blocking
+                    .map(|()| stream)
+                    .map_err(|cause| error(format!("its connection failed: {cause}")));
             }
             _ => {}
         }
@@ -307,7 +316,7 @@ fn accept_link(
     Err(error(format!("it did not join the ring within {}", TimeSpan(RING_TIMEOUT))))
 }
 
-/// Whether the other side has not closed the connection.
+/// Whether the other side still has the connection open.
 fn is_connected(stream: &TcpStream) -> bool {
     let peeked = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
     let pending = |error: &IoError| error.kind() == ErrorKind::WouldBlock;

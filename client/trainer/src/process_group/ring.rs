@@ -16,7 +16,7 @@ pub(super) const WINDOW: usize = 8;
 /// Maximum size of the values of a message.
 pub(super) const CHUNK_BYTES: usize = 1 << 16;
 
-/// Collective, number of the exchange, length.
+/// Length of a header: the collective, the number of the operation, and the length of the values.
 const HEADER: usize = 1 + 8 + 4;
 
 /// A type of value that ranks exchange.

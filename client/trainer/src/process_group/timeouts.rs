@@ -1,13 +1,15 @@
+//! How long ranks wait for each other.
+
 use std::time::Duration;
 
 /// Longest waits of ranks for each other.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// Until all ranks have joined.
+    /// Time until all ranks have joined.
     pub rendezvous: Duration,
-    /// Without a heartbeat, of which a rank sends one per second, until the rank counts as lost.
+    /// Time without a heartbeat after which a rank counts as lost. A rank sends one heartbeat per second.
     pub heartbeat: Duration,
-    /// For a rank that sends heartbeats but does not join an exchange in which others wait; zero waits
+    /// Time that a rank may keep others waiting in an exchange while it sends heartbeats; zero waits
     /// forever.
     pub stall: Duration,
 }
