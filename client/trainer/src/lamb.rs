@@ -24,7 +24,7 @@ pub struct Lamb {
     pub weight_decay: f64,
     /// Norm that gradients are clipped to; `None` does not clip.
     pub max_grad_norm: Option<f64>,
-    /// Corrects the bias of the moments towards 0 in the first steps, as Adam does.
+    /// Corrects the bias of the moments toward 0 in the first steps, as Adam does.
     pub bias_correction: bool,
     /// Weights a new gradient by `1 - betas.0` in the first moment; otherwise by 1.
     pub grad_averaging: bool,
@@ -163,8 +163,9 @@ pub(crate) struct Coefficients {
     pub(crate) new1: f64,
     pub(crate) beta2: f64,
     pub(crate) new2: f64,
-    /// Divisor of the first moment, and the root of the divisor of the second moment.
+    /// Divisor of the first moment.
     pub(crate) correction1: f64,
+    /// Square root of the divisor of the second moment.
     pub(crate) correction2: f64,
 }
 

@@ -113,7 +113,7 @@ fn gradient_lifetimes(
         lifetimes[from].last = time;
         match op {
             Op::Conv { .. } if x == 0 => continue,
-            // Done in place: the gradient of a norm's output becomes that of its residual, or else of its
+            // The backward of a norm works in place: the gradient of a norm's output becomes that of its residual, or else of its
             // input.
             Op::BatchNorm { residual: None, .. } => slots[x] = Some(from),
             Op::BatchNorm { residual: Some(residual), .. } => {

@@ -60,7 +60,7 @@ pub trait Real:
 }
 
 /// Rounds to f32.
-#[expect(clippy::cast_possible_truncation, reason = "rounding is what it is for")]
+#[expect(clippy::cast_possible_truncation, reason = "rounding is the purpose")]
 pub(crate) fn to_f32<T: Real>(number: T) -> f32 {
     number.to_f64() as f32
 }

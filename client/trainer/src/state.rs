@@ -48,7 +48,7 @@ impl TrainState {
     }
 }
 
-/// Finds a missing, a misshapen or an unknown tensor.
+/// Checks for a missing tensor, a wrong shape, and an unknown tensor.
 fn check_tensors(graph: &Graph, tensors: &StateDict, with_statistics: bool) -> Result<(), String> {
     let parameters = graph.parameters.iter().map(|p| (p.name.clone(), p.shape.clone()));
     let statistics = graph.norms.iter().filter(|_| with_statistics).flat_map(|norm| {

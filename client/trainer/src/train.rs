@@ -24,7 +24,7 @@ pub struct TrainConfig {
     pub optimizer: Lamb,
     /// Learning-rate schedule.
     pub schedule: Schedule,
-    /// Stochastic depth: probability that the last residual block is dropped.
+    /// Stochastic depth: the probability that the last residual block is dropped.
     pub drop_path: f64,
     /// Decay of the exponential moving average of the model; `None` keeps no average.
     pub model_ema_decay: Option<f64>,
@@ -49,7 +49,7 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// Learning rate of the update.
     pub lr: f64,
-    /// Samples of the step.
+    /// Number of samples of the step.
     pub samples: usize,
     /// Seconds spent waiting for data, by the rank that waited longest.
     pub data_wait_seconds: f64,
@@ -161,7 +161,7 @@ fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
     (work(), start.elapsed())
 }
 
-/// A step whose update was issued but not yet reported.
+/// A step whose update has been started and not yet reported.
 struct PendingStep {
     cursor: Cursor,
     lr: f64,

@@ -79,7 +79,7 @@ pub struct CpuBackend<T> {
     conv_scratch: Vec<T>,
     norm_scratch: Vec<f64>,
     lamb_scratch: ChunkSums,
-    /// One dense target.
+    /// Scratch for the dense target of one sample.
     target_row: Vec<T>,
     /// Zeros that convolutions read outside of the image.
     zeros: Vec<T>,
@@ -163,7 +163,7 @@ impl<T: Real> CpuBackend<T> {
         }
     }
 
-    /// Combines what the ranks computed of one microbatch each. Rank 0 gets the sum of all gradients so
+    /// Combines the gradients and statistics of the ranks, which computed one microbatch each. Rank 0 gets the sum of all gradients so
     /// far, added in the order of microbatches. The running statistics are updated by the statistics of
     /// every rank's microbatch, in the same order.
     fn exchange(&mut self) -> Result<(), Error> {

@@ -1,16 +1,19 @@
-//! The CUDA backend: convolutions by cuDNN, the classifier by cuBLAS, everything else by own kernels.
+//! The CUDA backend: convolutions by cuDNN, the classifier by cuBLAS, everything else by the kernels in
+//! kernels/*.cu.
 //!
 //! ```text
-//! cuda.rs          what the training loop calls: forward, backward, update
-//! input.rs         uploads a microbatch
-//! execute.rs       each operation forward and backward, on ranges of the GPU's memory
-//! cudnn.rs, cublas.rs
-//! kernels.rs       the own kernels, compiled; launch.rs, launch/: their grids and arguments
-//! collectives.rs   exchanges between the ranks, by NCCL
-//! report.rs        losses and norms on their way back
-//! state.rs         tensors by timm's names, to the GPU and back
-//! transfer.rs      uploads to the GPU
-//! memory_map.rs    the layout of the GPU's memory, computed once
+//! cuda.rs              what the training loop calls: forward, backward, update
+//! input.rs             uploads a microbatch
+//! execute.rs           each operation forward and backward, on ranges of the GPU's memory
+//! cudnn.rs             convolutions
+//! cublas.rs            matrix products of the classifier
+//! kernels.rs           compiles kernels/*.cu
+//! launch.rs, launch/  grids and arguments of these kernels
+//! collectives.rs       exchanges between the ranks, by NCCL
+//! report.rs            downloads losses and gradient norms
+//! state.rs             tensors by timm's names, to the GPU and back
+//! transfer.rs          uploads to the GPU
+//! memory_map.rs        the layout of the GPU's memory, computed once
 //! ```
 //!
 //! Activations are NHWC in bf16; sums and parameters are f32. A step is a sequence of work on one stream,
@@ -152,7 +155,7 @@ impl CudaBackend {
         Ok(backend)
     }
 
-    /// Clears what is added to before it is first written, and uploads what never changes.
+    /// Clears the ranges that kernels add to, and uploads the tables that never change.
     fn initialize(&mut self, mean: [f64; 3], std: [f64; 3]) -> Result<(), DeviceError> {
         let m = &self.memory;
         for range in [

@@ -14,12 +14,12 @@ use crate::Error;
 pub enum TrainDevice {
     /// The processor, in f32.
     Cpu,
-    /// A GPU, in bf16. `None` is the GPU with the local rank of the process.
+    /// A GPU, in bf16. `None` is the GPU whose number is the local rank of the process.
     Cuda(Option<u32>),
 }
 
 impl TrainDevice {
-    /// Replaces `cuda` by the GPU of a local rank, which counts the processes of one machine.
+    /// Replaces `cuda` by the GPU of a local rank, the number of the process on its machine.
     #[must_use]
     pub fn with_local_rank(self, local_rank: u32) -> Self {
         match self {
@@ -53,7 +53,7 @@ fn open_cuda(device: u32, _config: BackendConfig, _rank: Rank) -> Result<Box<dyn
     Err(Error::Setting {
         setting: "--device",
         problem: format!(
-            "cuda:{device}: this forebay-trainer was built without CUDA; build it with `--features cuda`, or use \
+            "cuda:{device}: this forebay-trainer was built without CUDA: build it with `--features cuda`, or use \
              --device cpu"
         ),
     })

@@ -122,8 +122,8 @@ impl<T: Real> BatchNorm<'_, T> {
         });
         let count = (x.len() / c) as f64;
         let parts = x.len().div_ceil(chunk);
-        // The sums of the first chunk are overwritten by what the input gradient needs: the mean
-        // gradient, and the mean of gradient times deviation, over the variance.
+        // The sums of the first chunk are overwritten by what `InputGradient` needs: the mean gradient, and
+        // the mean of (gradient times distance to the mean) divided by the variance.
         for channel in 0..c {
             let total = |at: usize| (0..parts).map(|part| sums[part * 2 * c + at]).sum::<f64>();
             let (sum, product) = (total(channel), total(c + channel));
@@ -259,7 +259,7 @@ impl<T: Real> SimdKernel<T> for GradientSums<'_, T> {
     }
 }
 
-/// The gradient of the input.
+/// Computes the gradient of the input of a chunk.
 struct InputGradient<'a, T> {
     norm: &'a BatchNorm<'a, T>,
     first: usize,
@@ -284,16 +284,16 @@ impl<T: Real> SimdKernel<T> for InputGradient<'_, T> {
                 for (((x, dx), (((factor, _), mean), (gradient, product))), dy) in
                     x.iter().zip(dx).zip(line).zip(&dy[i * c..])
                 {
-                    let even = *dy * scale - T::from_f64(*gradient);
-                    *dx = *factor * (even - (*x - *mean) * T::from_f64(*product));
+                    let centered = *dy * scale - T::from_f64(*gradient);
+                    *dx = *factor * (centered - (*x - *mean) * T::from_f64(*product));
                 }
             } else {
                 for ((x, dx), (((factor, shift), mean), (gradient, product))) in
                     x.iter().zip(dx).zip(line)
                 {
                     let on = !self.norm.relu || *x * *factor + *shift > T::ZERO;
-                    let even = if on { *dx } else { T::ZERO } - T::from_f64(*gradient);
-                    *dx = *factor * (even - (*x - *mean) * T::from_f64(*product));
+                    let centered = if on { *dx } else { T::ZERO } - T::from_f64(*gradient);
+                    *dx = *factor * (centered - (*x - *mean) * T::from_f64(*product));
                 }
             }
         }

@@ -1,3 +1,5 @@
+//! A memory plan with everything that convolutions precompute.
+
 use std::ops::Range;
 
 use super::conv::Convolution;
@@ -8,7 +10,7 @@ use crate::model::{Op, TensorId};
 #[derive(Debug)]
 pub(super) struct Program {
     pub(super) plan: MemoryPlan,
-    /// By operation.
+    /// The tables of each operation; `None` if it is not a convolution.
     convolutions: Vec<Option<Convolution>>,
 }
 
@@ -27,7 +29,7 @@ impl Program {
         start..start + self.plan.graph.tensors[tensor].elements() * samples
     }
 
-    /// Range in the arena of their gradients.
+    /// Range in the arena of the gradients of the first `samples` samples of a tensor.
     pub(super) fn gradient(&self, tensor: TensorId, samples: usize) -> Range<usize> {
         let start = self.plan.gradients[tensor].as_ref().expect("planned").start;
         start..start + self.plan.graph.tensors[tensor].elements() * samples
@@ -37,7 +39,7 @@ impl Program {
         self.convolutions[op].as_ref().expect("the operation is a convolution")
     }
 
-    /// Scratch that the backward pass of any convolution needs.
+    /// Length of the scratch that the backward pass of any convolution needs.
     pub(super) fn conv_scratch_len(&self, samples: usize) -> usize {
         let convolutions = self.convolutions.iter().flatten();
         let len = |c: &Convolution| c.transposed_len().max(c.partial_len(samples));

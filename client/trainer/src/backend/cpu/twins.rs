@@ -1,5 +1,6 @@
-//! Compares the twins of the CUDA kernels with this backend in f64. They may differ by the rounding of f32, for which a bound
-//! is derived for each value. The kernels have the bits of the twins: see client/trainer/tests/kernels.
+//! Compares the twins of the CUDA kernels with this backend in f64. Each value may differ by the rounding of f32, whose
+//! bound is derived for that value. That the kernels give the bits of the twins is tested in
+//! client/trainer/tests/kernels.
 
 mod lamb;
 mod loss;

@@ -60,7 +60,7 @@ impl CudaBackend {
         Ok(())
     }
 
-    /// Uploads targets and the stochastic-depth mask, which follow each other in memory, at once.
+    /// Uploads targets and the stochastic-depth mask in one copy, because they are adjacent in memory.
     fn load_targets(&mut self, batch: &Batch, drop_path: Option<&DropPath>) -> Result<(), Error> {
         let input = &self.input;
         let staging = &mut self.staging[self.uploads % 2];
@@ -101,7 +101,7 @@ const fn mix_sample(mix: Mix) -> MixSample {
     }
 }
 
-/// Writes the factors of each block, at a stride of `max_samples`.
+/// Writes the factors of each block. Blocks are `max_samples` factors apart.
 fn write_mask(to: &mut [u8], drop_path: &DropPath, max_samples: usize, samples: usize) {
     for (block, to) in to.chunks_exact_mut(max_samples * 4).enumerate() {
         let scales = drop_path.block(block)[..samples].iter();

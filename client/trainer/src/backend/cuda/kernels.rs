@@ -6,7 +6,7 @@ use super::Precision;
 
 macro_rules! kernels {
     ($($file:literal: $($name:ident)*;)*) => {
-        /// All kernels, by name.
+        /// All kernels, one field each.
         #[derive(Debug)]
         pub(super) struct Kernels {
             $($(pub(super) $name: Kernel,)*)*

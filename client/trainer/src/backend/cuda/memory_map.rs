@@ -68,8 +68,9 @@ pub(super) struct MemoryMap {
     pub(super) input: Range<usize>,
     /// Normalized value of each byte, per channel.
     pub(super) normalization: Range<usize>,
-    /// Chunks and tensors, as lamb.cu reads them.
+    /// Table of the chunks of all tensors, as lamb.cu reads it.
     pub(super) chunks: Range<usize>,
+    /// Table of the tensors, as lamb.cu reads it.
     pub(super) tensors: Range<usize>,
     pub(super) lamb_partial: Range<usize>,
     pub(super) trust_ratios: Range<usize>,

@@ -1,4 +1,4 @@
-//! Losses and gradient norms on their way from the GPU to the training loop.
+//! Downloads losses and gradient norms from the GPU for the training loop.
 
 use forebay::gpu::{DeviceError, Gpu, Pinned};
 
@@ -15,7 +15,7 @@ pub(super) struct PinnedPool {
 }
 
 impl PinnedPool {
-    /// Buffers that hold the losses of a batch or a norm.
+    /// An empty pool, whose buffers each hold the losses of a batch, or one gradient norm.
     pub(super) const fn new(device: Gpu, batch: usize) -> Self {
         let bytes = if batch < 2 { 8 } else { batch * 4 };
         Self { device, bytes, free: Vec::new(), allocated: 0 }

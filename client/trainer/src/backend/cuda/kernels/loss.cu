@@ -1,9 +1,9 @@
 // Binary cross-entropy and cross-entropy on sparse mixed targets, and the classifier's bias. See src/loss.rs.
 //
-// Each block computes one sample. exp and log are own polynomials, so that the twin in Rust gives the same bits. exp is
-// within 0.99 ulp of the exact result, and log within 1.97. Twin: backend/cuda/twin/loss.rs.
+// Each block computes one sample. exp and log are polynomials defined here, so that the twin in Rust gives the same bits.
+// exp is within 0.99 ulp of the exact result, and log within 1.97. Twin: backend/cuda/twin/loss.rs.
 
-// Adding it to a number below 2^22 leaves the nearest integer in the low bits.
+// Adding this to a number below 2^22 leaves the nearest integer in the low bits.
 constexpr float MAGIC = 12582912.0f;
 
 // e^x for x <= 0, and NaN for NaN. Below -87 it is 0.
@@ -18,7 +18,7 @@ __device__ float exp_of(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
-  // 2^k comes from the bits, because a NaN cannot be converted to an integer. A NaN is kept by p.
+  // 2^k is built from bits, because a NaN cannot be converted to an integer. If x is NaN, so are p and the result.
   return p * __uint_as_float((__float_as_uint(shifted) + 127) << 23);
 }
 

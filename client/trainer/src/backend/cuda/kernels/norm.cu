@@ -2,7 +2,8 @@
 //
 // x is a matrix with one row per pixel and one column per channel. A block processes a chunk of rows and a tile of groups of
 // channels. A thread processes one group of 16 bytes of every `lanes`-th row, so that the constants of a channel stay in
-// registers. Sums have two stages: over a chunk in f32, and over chunks in norm_finish and norm_gradients in f64. Twin: backend/cuda/twin/norm.rs.
+// registers. Sums have two stages: over a chunk in f32, and over chunks in norm_finish and norm_gradients in f64.
+// Twin: backend/cuda/twin/norm.rs.
 
 constexpr double EPS = 1e-5;
 constexpr double MOMENTUM = 0.1;
@@ -103,7 +104,8 @@ __device__ void save(float *saved, unsigned channels, unsigned channel, double m
   saved[3 * channels + channel] = beta[channel] - mean * factor;
 }
 
-// Saves the statistics of the batch. `statistics` gets means, then unbiased variances, for the running statistics.
+// Saves the statistics of the batch. Writes to `statistics` the means, then the unbiased variances, by which
+// norm_update_running updates the running statistics.
 extern "C" __global__ void __launch_bounds__(256)
     norm_finish(const Stored *x, const float *partial, const float *gamma, const float *beta,
                 float *statistics, float *saved, unsigned chunks, unsigned rows, unsigned channels) {
@@ -128,7 +130,7 @@ extern "C" __global__ void __launch_bounds__(256)
   running[index] = (1.0 - MOMENTUM) * running[index] + MOMENTUM * statistics[index];
 }
 
-// Saves the running statistics, for inference.
+// Saves mean, 1 / standard deviation, factor and shift of the running statistics, for inference.
 extern "C" __global__ void __launch_bounds__(256)
     norm_running(const float *running, const float *gamma, const float *beta, float *saved,
                  unsigned channels) {
@@ -174,7 +176,7 @@ extern "C" __global__ void __launch_bounds__(256)
 
 // Sums over a chunk of the gradient before ReLU and stochastic depth, and of this gradient times the distance to the mean.
 // With a residual, y is the output, and dy becomes the gradient before ReLU, which is that of the residual. Without one, y
-// is null, and whether ReLU passed is computed again.
+// is null, and the input of ReLU is computed again from x.
 extern "C" __global__ void __launch_bounds__(256)
     norm_reduce(const Stored *x, const Stored *y, Stored *dy, const float *scales,
                 const float *saved, float *partial, unsigned rows, unsigned channels, unsigned tile,
@@ -218,8 +220,8 @@ extern "C" __global__ void __launch_bounds__(256)
   add_lanes(sums, own, first, second, channels, tile, partial);
 }
 
-// Adds to the gradients of gamma and beta. `means` gets what the input gradient needs: the mean gradient, and the mean of
-// gradient times deviation, over the variance.
+// Adds to the gradients of gamma and beta. Writes to `means` two values per channel, which norm_backward needs: the mean
+// gradient, and the mean of (gradient times distance to the mean) divided by the variance.
 extern "C" __global__ void __launch_bounds__(256)
     norm_gradients(const float *partial, const float *saved, float *dgamma, float *dbeta, float *means,
                 unsigned chunks, unsigned rows, unsigned channels) {
@@ -247,20 +249,20 @@ extern "C" __global__ void __launch_bounds__(256)
   Pack mean = load_f32(saved + group.first, group.count);
   Pack factor = load_f32(saved + 2 * channels + group.first, group.count);
   Pack shift = load_f32(saved + 3 * channels + group.first, group.count);
-  Pack gradient = load_f32(means + group.first, group.count);
-  Pack product = load_f32(means + channels + group.first, group.count);
+  Pack mean_gradient = load_f32(means + group.first, group.count);
+  Pack mean_product = load_f32(means + channels + group.first, group.count);
   for (unsigned row = own.begin + own.lane; row < own.end; row += own.lanes) {
     Offset at = Offset(row) * channels + group.first;
     Pack values = load(x + at, group.count, group.wide);
-    Pack even = load(dy + at, group.count, group.wide);
+    Pack gradient = load(dy + at, group.count, group.wide);
     float scale = has_residual && scales != nullptr ? scales[row / pixels] : 1.0f;
 #pragma unroll
     for (unsigned k = 0; k < WIDE; ++k) {
       bool on = values.at[k] * factor.at[k] + shift.at[k] > 0.0f;
-      if (relu && !has_residual && !on) even.at[k] = 0.0f;
-      float rest = even.at[k] * scale - gradient.at[k];
-      even.at[k] = factor.at[k] * (rest - (values.at[k] - mean.at[k]) * product.at[k]);
+      if (relu && !has_residual && !on) gradient.at[k] = 0.0f;
+      float centered = gradient.at[k] * scale - mean_gradient.at[k];
+      gradient.at[k] = factor.at[k] * (centered - (values.at[k] - mean.at[k]) * mean_product.at[k]);
     }
-    store(dx + at, even, group.count, group.wide);
+    store(dx + at, gradient, group.count, group.wide);
   }
 }

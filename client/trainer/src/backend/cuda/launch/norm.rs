@@ -5,7 +5,7 @@ use crate::backend::cuda::Precision;
 use crate::backend::cuda::memory_map::NORM_CHUNKS;
 use crate::model::Shape;
 
-/// Minimum number of rows of a chunk that each lane of a block sums.
+/// Minimum number of rows that each lane of a block sums in a chunk.
 const MIN_ROWS_PER_LANE: usize = 4;
 
 /// Maximum number of groups of 16 bytes of channels per block.
@@ -20,17 +20,17 @@ pub(crate) struct BatchNormArgs {
     pub(crate) relu: bool,
     /// Address of the stochastic-depth factors, or 0.
     pub(crate) scales: u64,
-    /// Addresses of the parameters and of their gradients.
+    /// Addresses of the scale and the shift, and of their gradients.
     pub(crate) gamma: u64,
     pub(crate) beta: u64,
     pub(crate) dgamma: u64,
     pub(crate) dbeta: u64,
-    /// Where its running statistics start, in values.
+    /// Where the running statistics of this batch norm start, in values.
     pub(crate) running: usize,
 }
 
-/// How the matrix of rows and channels is split into blocks. It depends on sizes only, and therefore so
-/// does the order of additions.
+/// How the matrix of rows and channels is split into blocks. The split depends on sizes only, and so does
+/// the order of additions.
 struct NormTiling {
     /// Groups of 16 bytes of channels per block.
     tile: usize,
@@ -51,7 +51,8 @@ impl NormTiling {
 }
 
 impl Launcher<'_> {
-    /// Batch norm forward, in training with batch statistics, which are kept, or with running statistics.
+    /// Batch norm forward: in training with batch statistics, which are saved for backward; otherwise with
+    /// running statistics.
     pub(crate) fn norm_forward(
         &self,
         norm: &BatchNormArgs,
@@ -96,7 +97,7 @@ impl Launcher<'_> {
         let [rows_arg, c_arg] = [rows, c].map(to_u32).map(u32_arg);
         let [tile, chunk_rows] = [tiling.tile, tiling.chunk_rows].map(to_u32).map(u32_arg);
         let [pixels, relu] = [norm.shape.pixels(), usize::from(norm.relu)].map(to_u32).map(u32_arg);
-        let behind = u32_arg(u32::from(y != 0));
+        let residual = u32_arg(u32::from(y != 0));
         let [x, y, dy, dx, scales] = [x, y, dy, dx, norm.scales].map(Arg::Address);
         let saved = self.address(&m.saved, 2 * norm.running);
         let (partial, means) = (self.address(&m.norm_partial, 0), self.address(&m.norm_means, 0));
@@ -110,7 +111,7 @@ impl Launcher<'_> {
         self.run(&k.norm_gradients, [c.div_ceil(CHANNELS_PER_BLOCK), 1], &args)?;
         let args = [
             x, dy, scales, saved, means, dx, rows_arg, c_arg, tile, chunk_rows, pixels, relu,
-            behind,
+            residual,
         ];
         self.run(&k.norm_backward, grid, &args)
     }

@@ -48,14 +48,14 @@ pub(crate) fn square_sums(values: &[f32], partial: &mut [f32]) {
 }
 
 /// The norm of all gradients, and the divisor that clips it.
-pub(crate) fn gradient_norm(partial: &[f32], most: f32) -> (f64, f32) {
+pub(crate) fn gradient_norm(partial: &[f32], max_norm: f32) -> (f64, f32) {
     let mut sums = [0.0; THREADS];
     for (part, partial) in partial.iter().enumerate() {
         sums[part % THREADS] += f64::from(*partial);
     }
     let root = block_sum(sums).sqrt();
-    let ratio = root / f64::from(most);
-    (root, nearest(if most > 0.0 && ratio > 1.0 { ratio } else { 1.0 }))
+    let ratio = root / f64::from(max_norm);
+    (root, nearest(if max_norm > 0.0 && ratio > 1.0 { ratio } else { 1.0 }))
 }
 
 /// Coefficients of an update, as the kernel takes them.
@@ -148,12 +148,12 @@ pub(crate) fn lamb_apply<S: Stored>(
     parameter: &mut [f32],
     gradient: &mut [f32],
     copy: &mut [S],
-    rate: f32,
+    lr: f32,
 ) {
     for chunk in chunks {
         let ratio = ratios[chunk.tensor];
         for at in chunk.places() {
-            parameter[at] -= rate * (gradient[at] * ratio);
+            parameter[at] -= lr * (gradient[at] * ratio);
             gradient[at] = 0.0;
             copy[at] = S::to_stored(parameter[at]);
         }
@@ -172,9 +172,9 @@ pub(crate) fn add_gradients<S: Stored>(from: &[S], gradient: &mut [f32]) {
     }
 }
 
-pub(crate) fn update_ema(average: &mut [f32], model: &[f32], keep: f32, take: f32) {
-    for (average, model) in average.iter_mut().zip(model) {
-        *average = *average * keep + model * take;
+pub(crate) fn update_ema(ema: &mut [f32], model: &[f32], keep: f32, take: f32) {
+    for (ema, model) in ema.iter_mut().zip(model) {
+        *ema = *ema * keep + model * take;
     }
 }
 

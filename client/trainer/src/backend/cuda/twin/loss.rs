@@ -2,7 +2,7 @@
 
 use super::{Stored, THREADS, block_sum};
 
-/// Adding it to a number below 2^22 leaves the nearest integer in the low bits.
+/// Adding this to a number below 2^22 leaves the nearest integer in the low bits.
 const MAGIC: f32 = 12_582_912.0;
 
 /// e^x for x <= 0, and NaN for NaN. Below -87 it is 0.
@@ -55,18 +55,18 @@ pub(crate) fn log_of(x: f32) -> f32 {
     exponent * std::f32::consts::LN_2 + log
 }
 
-fn block_most(mut room: [f32; THREADS]) -> f32 {
+fn block_max(mut scratch: [f32; THREADS]) -> f32 {
     let mut half = THREADS / 2;
     while half > 0 {
         for thread in 0..half {
-            let other = room[thread + half];
-            if other > room[thread] {
-                room[thread] = other;
+            let other = scratch[thread + half];
+            if other > scratch[thread] {
+                scratch[thread] = other;
             }
         }
         half /= 2;
     }
-    room[0]
+    scratch[0]
 }
 
 /// Folds the classes of each thread of a block, from `start`.
@@ -109,7 +109,7 @@ pub(crate) fn binary_cross_entropy<S: Stored>(
     args: &Loss,
     logits: &[f32],
     targets: &Targets<'_>,
-    slope: &mut [S],
+    gradient: &mut [S],
     losses: &mut [f32],
 ) {
     for (sample, sum) in losses.iter_mut().enumerate() {
@@ -122,7 +122,7 @@ pub(crate) fn binary_cross_entropy<S: Stored>(
             let small = exp_of(if x > 0.0 { -x } else { x });
             *loss += (if x > 0.0 { x } else { 0.0 }) - x * y + log1p_of(small);
             let sigmoid = (if x >= 0.0 { 1.0 } else { small }) / (1.0 + small);
-            slope[at] = S::to_stored((sigmoid - y) * args.scale);
+            gradient[at] = S::to_stored((sigmoid - y) * args.scale);
         });
         *sum = block_sum(loss);
     }
@@ -132,24 +132,25 @@ pub(crate) fn cross_entropy<S: Stored>(
     args: &Loss,
     logits: &[f32],
     targets: &Targets<'_>,
-    slope: &mut [S],
+    gradient: &mut [S],
     losses: &mut [f32],
 ) {
     let classes = args.classes;
     for (sample, all) in losses.iter_mut().enumerate() {
         let row = &logits[sample * classes..][..classes];
-        let most = block_most(threads(classes, row[0], |own, c| {
+        let max = block_max(threads(classes, row[0], |own, c| {
             *own = if row[c] > *own { row[c] } else { *own };
         }));
-        let sum = block_sum(threads(classes, 0.0_f32, |part, c| *part += exp_of(row[c] - most)));
+        let sum = block_sum(threads(classes, 0.0_f32, |part, c| *part += exp_of(row[c] - max)));
         let whole = block_sum(threads(classes, 0.0_f32, |part, c| {
             *part += args.target_of(targets, sample, c);
         }));
         let log = log_of(sum);
         *all = block_sum(threads(classes, 0.0_f32, |loss, c| {
-            let (x, y) = (row[c] - most, args.target_of(targets, sample, c));
+            let (x, y) = (row[c] - max, args.target_of(targets, sample, c));
             *loss -= y * (x - log);
-            slope[sample * classes + c] = S::to_stored((exp_of(x) / sum * whole - y) * args.scale);
+            gradient[sample * classes + c] =
+                S::to_stored((exp_of(x) / sum * whole - y) * args.scale);
         }));
     }
 }
@@ -160,13 +161,13 @@ pub(crate) fn bias_add(logits: &mut [f32], bias: &[f32]) {
     }
 }
 
-pub(crate) fn bias_gradient<S: Stored>(slope: &[S], gradient: &mut [f32]) {
+pub(crate) fn bias_gradient<S: Stored>(dlogits: &[S], gradient: &mut [f32]) {
     let classes = gradient.len();
     for (c, gradient) in gradient.iter_mut().enumerate() {
         let mut sum = 0.0;
         for lane in 0..16 {
-            let samples = (lane..slope.len() / classes).step_by(16);
-            sum += samples.fold(0.0, |sum, sample| sum + slope[sample * classes + c].to_float());
+            let samples = (lane..dlogits.len() / classes).step_by(16);
+            sum += samples.fold(0.0, |sum, sample| sum + dlogits[sample * classes + c].to_float());
         }
         *gradient += sum;
     }

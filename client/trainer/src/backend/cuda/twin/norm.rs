@@ -157,14 +157,14 @@ pub(crate) fn norm_apply<S: Stored>(
     let Given { x, scales, saved } = given;
     let (factor, shift) = saved[2 * norm.channels..].split_at(norm.channels);
     for (at, (row, channel)) in norm.places().enumerate() {
-        let mut number = x[at].to_float() * factor[channel] + shift[channel];
+        let mut value = x[at].to_float() * factor[channel] + shift[channel];
         if let Some(residual) = residual {
-            number = residual[at].to_float() + norm.scale(scales, row) * number;
+            value = residual[at].to_float() + norm.scale(scales, row) * value;
         }
-        if norm.relu && number < 0.0 {
-            number = 0.0;
+        if norm.relu && value < 0.0 {
+            value = 0.0;
         }
-        y[at] = S::to_stored(number);
+        y[at] = S::to_stored(value);
     }
 }
 
@@ -185,17 +185,17 @@ pub(crate) fn norm_reduce<S: Stored>(
     let dy = &*dy;
     norm.add_lanes(partial, |row, channel| {
         let at = row * channels + channel;
-        let (number, mut slope, mut scale) = (x[at].to_float(), dy[at].to_float(), 1.0);
+        let (value, mut gradient, mut scale) = (x[at].to_float(), dy[at].to_float(), 1.0);
         if y.is_some() {
             scale = norm.scale(scales, row);
         } else {
-            let on = number * factor[channel] + shift[channel] > 0.0;
+            let on = value * factor[channel] + shift[channel] > 0.0;
             if norm.relu && !on {
-                slope = 0.0;
+                gradient = 0.0;
             }
         }
-        let scaled = slope * scale;
-        [scaled, scaled * (number - saved[channel])]
+        let scaled = gradient * scale;
+        [scaled, scaled * (value - saved[channel])]
     });
 }
 
@@ -227,16 +227,17 @@ pub(crate) fn norm_backward<S: Stored>(
 ) {
     let (Given { x, scales, saved }, channels) = (given, norm.channels);
     let (factor, shift) = saved[2 * channels..].split_at(channels);
-    let (slope, product) = means.split_at(channels);
+    let (mean_gradient, mean_product) = means.split_at(channels);
     for (at, (row, channel)) in norm.places().enumerate() {
-        let (number, mut even) = (x[at].to_float(), dy[at].to_float());
+        let (value, mut gradient) = (x[at].to_float(), dy[at].to_float());
         let scale = norm.scale(scales.filter(|_| norm.has_residual), row);
-        let on = number * factor[channel] + shift[channel] > 0.0;
+        let on = value * factor[channel] + shift[channel] > 0.0;
         if norm.relu && !norm.has_residual && !on {
-            even = 0.0;
+            gradient = 0.0;
         }
-        let rest = even * scale - slope[channel];
-        dx[at] =
-            S::to_stored(factor[channel] * (rest - (number - saved[channel]) * product[channel]));
+        let centered = gradient * scale - mean_gradient[channel];
+        dx[at] = S::to_stored(
+            factor[channel] * (centered - (value - saved[channel]) * mean_product[channel]),
+        );
     }
 }
