@@ -28,8 +28,8 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     client: ClientFlags,
 
-    /// Name of the dataset on the servers; can be omitted if they have just one. With --spawn
-    /// NAME=PATH.
+    /// Name of the dataset on the servers. May be omitted if they have only one. With --spawn, its name
+    /// and path as NAME=PATH.
     #[arg(
         long,
         help_heading = "Job",
@@ -38,7 +38,7 @@ pub(crate) struct Arguments {
         hide_default_value = true
     )]
     dataset: String,
-    /// A preset (a1, a2, a3, eval), a recipe of the servers' configuration, or a TOML file.
+    /// Recipe: a preset (a1, a2, a3, eval), a name from the servers' configuration, or a TOML file.
     #[arg(
         long,
         help_heading = "Job",
@@ -47,16 +47,16 @@ pub(crate) struct Arguments {
         default_value = "a2"
     )]
     recipe: String,
-    /// Change a field of the recipe, such as `batch = 32`; may be given several times.
+    /// Change a field of the recipe, such as `batch = 32`. May be given several times.
     #[arg(long, help_heading = "Job", value_name = "FIELD=VALUE")]
     set: Vec<String>,
-    /// Samples per step, a change to the recipe; at least 1.
+    /// Change the samples per step of the recipe; at least 1.
     #[arg(long, help_heading = "Job", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     batch: Option<u32>,
-    /// Microbatches per step, a change to the recipe; at least 1.
+    /// Change the microbatches per step of the recipe; at least 1.
     #[arg(long, help_heading = "Job", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     microbatches: Option<u32>,
-    /// Seed of the job, and of the times of kills.
+    /// Seed of the job, and of the choice and times of kills.
     #[arg(long, help_heading = "Job", env = "FOREBAY_SEED", default_value_t = 0)]
     seed: u64,
     /// First epoch, counted from 0.
@@ -72,21 +72,21 @@ pub(crate) struct Arguments {
     #[arg(long, help_heading = "Job", env = "FOREBAY_LAYOUT", default_value_t = Layout::Nhwc)]
     layout: Layout,
 
-    /// Trainers of a world; at least 1.
+    /// Number of trainers of a world; at least 1.
     #[arg(long, help_heading = "Load", env = "FOREBAY_TRAINERS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     trainers: u32,
-    /// Steps to read; at least 1.
+    /// Number of steps to read; at least 1.
     #[arg(long, help_heading = "Load", env = "FOREBAY_STEPS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
-    /// Phases, one after another, of trainers x time or trainers x steps, such as 2x30s,8x100, instead
-    /// of --trainers and --steps. A phase ends at the end of a step.
+    /// Phases to run one after another, instead of --trainers and --steps. A phase is TRAINERSxTIME or
+    /// TRAINERSxSTEPS, such as in 2x30s,8x100, and ends at the end of a step.
     #[arg(long, help_heading = "Load", env = "FOREBAY_PLAN", value_delimiter = ',', value_name = "PHASES", conflicts_with_all = ["trainers", "steps"])]
     plan: Vec<Phase>,
-    /// Worlds, each of which reads everything; at least 1.
+    /// Number of worlds, each of which reads everything; at least 1.
     #[arg(long, help_heading = "Load", env = "FOREBAY_JOBS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     jobs: u32,
-    /// How long a trainer computes on each microbatch, as a GPU would, such as 300ms~10% for 270 to
-    /// 330 ms. A wait is the time in which the trainer is idle.
+    /// How long a trainer computes on each microbatch, as a GPU would. 300ms~10% is 270 to 330 ms. The
+    /// time in which the trainer is idle counts as its wait.
     #[arg(
         long,
         help_heading = "Load",
@@ -96,11 +96,12 @@ pub(crate) struct Arguments {
     )]
     step_time: Option<StepTime>,
     /// Images per second that all trainers together request by the clock, however late the responses
-    /// are; more than 0. A wait begins when the microbatch is due, so that a stall counts for all that
-    /// it delays (coordinated omission).
+    /// are; more than 0. A wait begins when the microbatch is due, so a stall counts for every
+    /// microbatch that it delays. This avoids coordinated omission.
     #[arg(long, help_heading = "Load", env = "FOREBAY_RATE", value_name = "IMAGES/S")]
     rate: Option<f64>,
-    /// Additional readers that take one microbatch every 2 s, which are checked too.
+    /// Number of additional readers that take one microbatch every 2 s. What they receive is checked,
+    /// too.
     #[arg(
         long,
         help_heading = "Load",
@@ -116,10 +117,10 @@ pub(crate) struct Arguments {
     /// Start N servers for --dataset NAME=PATH, and stop them after the test; at least 1.
     #[arg(long, help_heading = "Chaos", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     spawn: Option<u16>,
-    /// The server program to start.
+    /// Server program to start.
     #[arg(long, help_heading = "Chaos", value_name = "PATH", default_value = "forebay")]
     forebay: PathBuf,
-    /// A flag for these servers, such as --serve=--threads=2; may be given several times.
+    /// Flag for the started servers, such as --serve=--threads=2. May be given several times.
     #[arg(
         long,
         help_heading = "Chaos",
@@ -128,21 +129,21 @@ pub(crate) struct Arguments {
         requires = "spawn"
     )]
     serve: Vec<OsString>,
-    /// Mean interval at which one of these servers is killed with SIGKILL, and restarted shortly
-    /// afterwards; more than 0. Everything is then read again from one server without faults, and all
-    /// digests are compared.
+    /// Mean interval at which one of the started servers is killed with SIGKILL and restarted; more than
+    /// 0. At the end everything is read again from one server without faults, and all digests are
+    /// compared.
     #[arg(long, help_heading = "Chaos", value_name = "TIME", value_parser = duration, requires = "spawn")]
     kill_every: Option<Duration>,
 
     /// What to check in addition to names, order and digests.
     #[arg(long, help_heading = "Report", env = "FOREBAY_CHECK", value_enum, default_value_t = Check::Coverage)]
     check: Check,
-    /// File with the digests of an undisturbed run. If it exists, every microbatch is compared with
-    /// it, otherwise it is written.
+    /// File of the digests of an undisturbed run. If the file exists, every microbatch is compared with
+    /// it; otherwise it is written.
     #[arg(long, help_heading = "Report", env = "FOREBAY_DIGESTS", value_name = "FILE")]
     digests: Option<PathBuf>,
-    /// Metrics addresses of servers (their --metrics-listen), for their CPU time, memory and
-    /// throughput.
+    /// Metrics addresses of the servers (their --metrics-listen). The report then includes their CPU
+    /// time, memory and throughput.
     #[arg(
         long,
         help_heading = "Report",
@@ -151,7 +152,8 @@ pub(crate) struct Arguments {
         value_delimiter = ','
     )]
     metrics: Vec<String>,
-    /// Price of a core for an hour, for the cost of a million images; at least 0.
+    /// Price of one core for one hour, from which the report computes the cost of a million images; at
+    /// least 0.
     #[arg(long, help_heading = "Report", env = "FOREBAY_CORE_HOUR_PRICE", value_name = "PRICE")]
     core_hour_price: Option<f64>,
     /// Write report.html, report.json and intervals.csv into this folder.
@@ -160,10 +162,10 @@ pub(crate) struct Arguments {
     /// Print the report as JSON.
     #[arg(long, help_heading = "Report", env = "FOREBAY_JSON", action = ArgAction::SetTrue, value_parser = boolean)]
     pub(crate) json: bool,
-    /// Objective: the longest 99th percentile of the waits.
+    /// Objective: the 99th percentile of the waits is at most this.
     #[arg(long, help_heading = "Report", env = "FOREBAY_SLO_P99_WAIT", value_name = "TIME", value_parser = duration)]
     slo_p99_wait: Option<Duration>,
-    /// Objective: the lowest throughput.
+    /// Objective: the throughput is at least this.
     #[arg(
         long,
         help_heading = "Report",
@@ -171,7 +173,7 @@ pub(crate) struct Arguments {
         value_name = "IMAGES/S"
     )]
     slo_images_per_second: Option<f64>,
-    /// Objective: how many microbatches may be lost, repeated, reordered or wrong.
+    /// Objective: at most this many microbatches are lost, repeated, reordered or wrong.
     #[arg(
         long,
         help_heading = "Report",
@@ -184,9 +186,9 @@ pub(crate) struct Arguments {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Check {
-    /// Nothing in addition.
+    /// Check nothing in addition.
     Digests,
-    /// That all trainers together received everything exactly once.
+    /// Check that all trainers together received everything exactly once.
     Coverage,
 }
 
@@ -206,7 +208,10 @@ impl Arguments {
             [("--reconnect-every", self.reconnect_every), ("--kill-every", self.kill_every)]
         {
             let is_positive = interval.is_none_or(|interval| !interval.is_zero());
-            ensure!(is_positive, "invalid value 0 for {flag}: expected a duration above 0");
+            ensure!(
+                is_positive,
+                "invalid value 0 for {flag}: expected a duration above 0, such as 5s"
+            );
         }
         if let Some(price) = self.core_hour_price {
             let is_valid = price.is_finite() && price >= 0.0;
@@ -215,7 +220,7 @@ impl Arguments {
         let spawn = self.spawn()?;
         ensure!(
             spawn.is_some() || !self.client.endpoint.is_empty(),
-            "no server: expected --endpoint http://host:port (or FOREBAY_ENDPOINT), or --spawn"
+            "no server: set --endpoint (or FOREBAY_ENDPOINT) to http://host:port, or start servers by --spawn"
         );
         let pace = self.pace()?;
         let recipe = RecipeRef::from_argument(&self.recipe)?;

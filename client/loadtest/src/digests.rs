@@ -54,12 +54,14 @@ pub(crate) fn load(
     if found != heading {
         return Err(Error::file(
             file,
-            &format!("belongs to another job: {found}, expected {heading}"),
+            &format!(
+                "belongs to another job: {found}, expected {heading}; remove it, or set --digests to another file"
+            ),
         ));
     }
     let digests = lines.map(|line| parse(line, job.seed)).collect::<Option<Digests>>();
     digests.map(Some).ok_or_else(|| {
-        Error::file(file, &"contains an invalid line: expected epoch, step, microbatch and digest")
+        Error::file(file, &"contains an invalid line: expected epoch, step, microbatch and digest; remove the file")
     })
 }
 

@@ -68,7 +68,7 @@ async fn run(options: Options, output: Output) -> anyhow::Result<u8> {
     report.judge(&output.slo);
     let text =
         if output.json { serde_json::to_string(&report)? + "\n" } else { report.to_string() };
-    std::io::stdout().write_all(text.as_bytes()).context("standard output")?;
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
     if let Some(folder) = output.folder {
         report.write(&folder)?;
     }

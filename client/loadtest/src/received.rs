@@ -13,7 +13,7 @@ pub(crate) struct Received {
     pub(crate) microbatches: u64,
     pub(crate) images: u64,
     pub(crate) bytes: u64,
-    /// Time to the first microbatch, of the trainer for which that took longest.
+    /// Longest time that a trainer waited for its first microbatch.
     pub(crate) first: Duration,
     /// Wrapping sum of the digests, which does not depend on the order.
     pub(crate) checksum: u64,

@@ -29,7 +29,7 @@ pub struct Report {
     pub mb_per_s: f64,
     /// How long trainers waited for a microbatch.
     pub wait_ms: WaitMs,
-    /// Time to the first microbatch, of the trainer for which that took longest.
+    /// Longest time that a trainer waited for its first microbatch.
     pub first_microbatch_ms: f64,
     /// CPU time of this process, which receives for all trainers.
     pub cpu_ms_per_image: f64,
@@ -62,7 +62,7 @@ pub struct Report {
     pub violations: Vec<String>,
     /// Descriptions of the objectives that were missed.
     pub slo_missed: Vec<String>,
-    /// Measurements of each second, which the CSV file has.
+    /// Measurements of each second, which are written to the CSV file.
     #[serde(skip)]
     pub intervals: Vec<Interval>,
 }
@@ -98,7 +98,7 @@ impl Report {
         }
     }
 
-    /// Fills in what was received and measured, in that many seconds of wall time and CPU time.
+    /// Fills in what was received and measured during the given wall time and CPU time.
     pub(crate) fn fill(
         &mut self,
         received: &Received,

@@ -1,4 +1,4 @@
-//! A virtual trainer: waits for a microbatch, records it, computes.
+//! A virtual trainer: waits for a microbatch, records it, and pretends to compute.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -24,23 +24,23 @@ pub(super) struct BenchArgs {
     // Its batch is replaced by one microbatch per step, so that small datasets can be measured too.
     #[command(flatten)]
     recipe: RecipeOptions,
-    /// Images to measure, rounded up to whole microbatches.
+    /// Number of images to measure, rounded up to whole microbatches.
     #[arg(long, value_name = "N", default_value = "2048")]
     images: Number<1, 1_000_000_000_000>,
-    /// Worker threads. Default: all cores.
+    /// Number of worker threads. Default: all cores.
     #[arg(long, value_name = "N", env = "FOREBAY_THREADS")]
     threads: Option<Threads>,
     #[command(flatten)]
     device: DeviceOptions,
-    /// Seed of the training run.
+    /// Seed of the job.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Print JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// Largest microbatch that is measured: that of the paper.
+/// Maximum samples of the microbatches that are measured: those of the paper's recipes.
 const MAX_MICROBATCH: u64 = 256;
 
 pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {

@@ -16,7 +16,7 @@ use super::safetensors::{self, Tensor};
 pub(super) struct DumpArgs {
     #[command(flatten)]
     microbatch: MicrobatchOptions,
-    /// Pixels after mixing, or before.
+    /// Whether to write the pixels after or before mixing.
     #[arg(long, value_enum, default_value_t = MixWhen::After)]
     mix: MixWhen,
     #[command(flatten)]
@@ -31,9 +31,9 @@ pub(super) struct DumpArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum MixWhen {
-    /// As trainers receive them.
+    /// Write pixels after MixUp and CutMix, as trainers receive them.
     After,
-    /// Before MixUp and CutMix.
+    /// Write pixels before MixUp and CutMix.
     None,
 }
 

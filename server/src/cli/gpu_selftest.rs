@@ -12,16 +12,16 @@ use super::output::say;
 
 #[derive(Debug, Args)]
 pub(super) struct SelfTestArgs {
-    /// The GPU: cuda:N.
+    /// GPU to test, as cuda:N.
     #[arg(long, default_value = "cuda:0", env = "FOREBAY_DEVICE")]
     device: Device,
     /// Memory to allocate on the GPU.
     #[arg(long, value_name = "SIZE", default_value = "64MiB", env = "FOREBAY_DEVICE_BYTES")]
     device_bytes: NonZeroByteSize,
-    /// Samples of the batch that is timed.
+    /// Number of samples of the batch that is timed.
     #[arg(long, value_name = "N", default_value = "256")]
     images: Number<1, 65_536>,
-    /// Height and width of its images.
+    /// Height and width of the images that are timed.
     #[arg(long, value_name = "PIXELS", default_value = "224")]
     size: Number<1, 4096>,
 }
@@ -29,7 +29,7 @@ pub(super) struct SelfTestArgs {
 pub(super) fn selftest(args: &SelfTestArgs) -> anyhow::Result<()> {
     if args.device == Device::Cpu {
         bail!(
-            "invalid --device cpu: the self-test compares a GPU with the CPU, set --device cuda:N"
+            "invalid --device cpu: the self-test compares a GPU with the CPU; set --device cuda:N"
         );
     }
     let bytes = usize::try_from(args.device_bytes.get())?;
@@ -61,7 +61,7 @@ fn pixels(n: usize, size: Size) -> Vec<u8> {
 /// Mixes batches on both devices and returns how many were compared.
 fn compare(mixer: &Mixer) -> anyhow::Result<usize> {
     let mut batches = 0;
-    // One pixel, odd sides, rows that are multiples of 16 bytes, the size of ImageNet.
+    // One pixel, odd sides, rows that are multiples of 16 bytes, and the usual size for ImageNet.
     for (side, n) in [(1, 2_usize), (21, 1), (21, 3), (21, 6), (48, 4), (224, 2)] {
         let size = Size::square(side);
         let unmixed = pixels(n, size);

@@ -14,11 +14,11 @@ use crate::config::Threads;
 
 #[derive(Debug, Args)]
 pub(super) struct IndexArgs {
-    /// An ImageFolder directory, a WebDataset tar, a directory of tars, or a pattern.
+    /// Dataset: an ImageFolder directory, a WebDataset tar, a directory of tars, or a pattern.
     path: PathBuf,
     #[command(flatten)]
     index: IndexOptions,
-    /// Threads. Default: all cores.
+    /// Number of threads. Default: all cores.
     #[arg(long, value_name = "N", env = "FOREBAY_THREADS")]
     threads: Option<Threads>,
     /// Print the summary as JSON.
@@ -28,11 +28,11 @@ pub(super) struct IndexArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
-    /// The dataset, as given to `forebay index`.
+    /// Path of the dataset, as given to `forebay index`.
     path: PathBuf,
     #[command(flatten)]
     index: IndexOptions,
-    /// Print JSON.
+    /// Print the summary as JSON.
     #[arg(long)]
     json: bool,
 }

@@ -44,13 +44,13 @@ enum Command {
     Preview(preview::PreviewArgs),
     /// Measure CPU time per image by stage, without a network.
     Bench(bench::BenchArgs),
-    /// Check that a GPU mixes bit for bit as the CPU does, and measure it.
+    /// Check that a GPU mixes to the same bytes as the CPU, and measure its speed.
     GpuSelftest(gpu_selftest::SelfTestArgs),
     /// Write a procedural dataset in the form of ImageNet, to try forebay without a download.
     SampleData(sample_data::SampleDataArgs),
     /// Print shell completions.
     Completions {
-        /// The shell.
+        /// Shell for which to print completions.
         shell: clap_complete::Shell,
     },
 }

@@ -18,7 +18,7 @@ use crate::recipes;
 /// A dataset and its index.
 #[derive(Clone, Debug, Args)]
 pub(super) struct DatasetOptions {
-    /// An ImageFolder directory, a WebDataset tar, a directory of tars, or a pattern such as
+    /// Dataset: an ImageFolder directory, a WebDataset tar, a directory of tars, or a pattern such as
     /// `train-{000000..000146}.tar`.
     #[arg(long, value_name = "PATH")]
     pub(super) dataset: PathBuf,
@@ -37,7 +37,7 @@ pub(super) struct IndexOptions {
 /// A recipe with changes.
 #[derive(Clone, Debug, Args)]
 pub(super) struct RecipeOptions {
-    /// A preset (a1, a2, a3, eval), a recipe of --config, or a TOML file.
+    /// Recipe: a preset (a1, a2, a3, eval), a name from the file of --config, or a TOML file.
     #[arg(long, value_name = "NAME|FILE.toml", default_value = "a2", env = "FOREBAY_RECIPE")]
     pub(super) recipe: String,
     #[command(flatten)]
@@ -49,13 +49,14 @@ pub(super) struct RecipeOptions {
 /// Changes to a recipe.
 #[derive(Clone, Debug, Args)]
 pub(super) struct RecipeChanges {
-    /// Change a field, such as `--set 'crop.scale = [0.35, 1.0]'`; repeatable.
+    /// Change a field of the recipe, such as `--set 'crop.scale = [0.35, 1.0]'`. May be given several
+    /// times.
     #[arg(long, value_name = "FIELD=VALUE")]
     pub(super) set: Vec<String>,
-    /// Samples of a step.
+    /// Change the samples per step of the recipe.
     #[arg(long, value_name = "N")]
     pub(super) batch: Option<u32>,
-    /// Microbatches of a step.
+    /// Change the microbatches per step of the recipe.
     #[arg(long, value_name = "N")]
     pub(super) microbatches: Option<u32>,
 }
@@ -79,7 +80,7 @@ impl RecipeOptions {
 /// Where recipes are looked up by name.
 #[derive(Clone, Debug, Args)]
 pub(super) struct RecipeBook {
-    /// Configuration of a server, whose recipes are known by their names.
+    /// Configuration file of a server, whose recipes can then be used by name.
     #[arg(long, value_name = "FILE", env = "FOREBAY_CONFIG")]
     config: Option<PathBuf>,
 }
@@ -116,16 +117,16 @@ pub(super) struct MicrobatchOptions {
     pub(super) dataset: DatasetOptions,
     #[command(flatten)]
     pub(super) recipe: RecipeOptions,
-    /// Seed of the training run.
+    /// Seed of the job.
     #[arg(long, default_value_t = 0)]
     pub(super) seed: u64,
-    /// Epoch, from 0.
+    /// Epoch, counted from 0.
     #[arg(long, default_value_t = 0)]
     pub(super) epoch: u64,
-    /// Step of the epoch, from 0.
+    /// Step of the epoch, counted from 0.
     #[arg(long, default_value_t = 0)]
     pub(super) step: u64,
-    /// Microbatch of the step, from 0.
+    /// Microbatch of the step, counted from 0.
     #[arg(long, default_value_t = 0)]
     pub(super) index: u32,
 }

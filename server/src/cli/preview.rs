@@ -15,10 +15,10 @@ use crate::preview::{Tile, sheet};
 pub(super) struct PreviewArgs {
     #[command(flatten)]
     microbatch: MicrobatchOptions,
-    /// Samples to draw, from slot 0.
+    /// Number of samples to draw, from the first slot on.
     #[arg(long, value_name = "N", default_value = "32")]
     samples: Number<1, 4096>,
-    /// PNG to write.
+    /// PNG file to write.
     #[arg(long, short, value_name = "FILE", default_value = "preview.png")]
     out: PathBuf,
 }

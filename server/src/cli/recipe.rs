@@ -1,4 +1,4 @@
-//! `forebay recipe`: presets, canonical forms, differences.
+//! `forebay recipe`: lists presets, and prints recipes and their differences.
 
 use clap::{Args, Subcommand};
 use forebay::recipe::{PRESETS, difference};
@@ -18,7 +18,7 @@ enum Action {
     List,
     /// Print the canonical form of a recipe, and its digest.
     Show {
-        /// A preset (a1, a2, a3, eval), a recipe of --config, or a TOML file.
+        /// Recipe: a preset (a1, a2, a3, eval), a name from the file of --config, or a TOML file.
         #[arg(default_value = "a2")]
         recipe: String,
         #[command(flatten)]
@@ -28,9 +28,9 @@ enum Action {
     },
     /// Print the fields in which two recipes differ.
     Diff {
-        /// A preset (a1, a2, a3, eval), a recipe of --config, or a TOML file.
+        /// Recipe: a preset (a1, a2, a3, eval), a name from the file of --config, or a TOML file.
         left: String,
-        /// The recipe to compare with.
+        /// Recipe to compare with, in the same form.
         right: String,
         #[command(flatten)]
         book: RecipeBook,

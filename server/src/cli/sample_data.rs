@@ -10,7 +10,7 @@ use super::output::say;
 
 #[derive(Debug, Args)]
 pub(super) struct SampleDataArgs {
-    /// Folder to create; `train/` and `val/` in it are ImageFolder directories.
+    /// Folder to create, with the ImageFolder directories `train/` and `val/`.
     dir: PathBuf,
     /// Number of classes.
     #[arg(long, default_value_t = 10)]
@@ -21,7 +21,7 @@ pub(super) struct SampleDataArgs {
     /// Validation images per class; 0 writes none.
     #[arg(long, default_value_t = 20)]
     val_per_class: u32,
-    /// Seed: another one draws other images of the same classes.
+    /// Seed of the images. Another seed draws other images of the same classes.
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }

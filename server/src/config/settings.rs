@@ -42,7 +42,7 @@ pub struct ServeArgs {
 #[derive(Clone, Debug, Default, Args, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Settings {
-    /// A dataset and the name to serve it by; repeatable.
+    /// Name and path of a dataset to serve. May be given several times.
     #[arg(
         long = "dataset",
         value_name = "NAME=PATH",
@@ -51,7 +51,7 @@ pub(super) struct Settings {
     )]
     #[serde(deserialize_with = "named::table")]
     pub(super) datasets: Vec<Named>,
-    /// A TOML file with a recipe and the name to serve it by; repeatable.
+    /// Name and TOML file of a recipe to offer. May be given several times.
     #[arg(
         long = "recipe",
         value_name = "NAME=FILE",
@@ -70,12 +70,12 @@ pub(super) struct Settings {
     /// none.
     #[arg(long, value_name = "ADDR", env = "FOREBAY_METRICS_LISTEN")]
     pub(super) metrics_listen: Option<SocketAddr>,
-    /// Show samples of the last microbatch on the status page. Default: if callers need not
+    /// Show samples of the last microbatch on the status page. Default: true, unless callers must
     /// authenticate.
     #[arg(long, value_name = "BOOL", env = "FOREBAY_STATUS_PICTURE", value_parser = boolean,
         num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) status_picture: Option<bool>,
-    /// Worker threads. Default: all cores.
+    /// Number of worker threads. Default: all cores.
     #[arg(long, value_name = "N", env = "FOREBAY_THREADS")]
     pub(super) threads: Option<Threads>,
     /// Device that mixes: auto (the first GPU, else the CPU), cpu, or cuda:N. Default auto.
@@ -111,28 +111,28 @@ pub(super) struct Settings {
 #[derive(Clone, Copy, Debug, Default, Args, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct LimitSettings {
-    /// Concurrent streams; more are refused with a delay after which to retry. Default 64.
+    /// Maximum concurrent streams; more are refused with a delay after which to retry. Default 64.
     #[arg(long, value_name = "N", env = "FOREBAY_MAX_STREAMS")]
     pub(super) max_streams: Option<Count>,
-    /// Concurrent streams of one identity. Default: as --max-streams.
+    /// Maximum concurrent streams of one identity. Default: as --max-streams.
     #[arg(long, value_name = "N", env = "FOREBAY_IDENTITY_STREAMS")]
     pub(super) identity_streams: Option<Count>,
-    /// Outstanding microbatches of one client; more are refused with a delay after which to retry.
+    /// Maximum outstanding microbatches of one client; more are refused with a delay after which to retry.
     /// Default 512.
     #[arg(long, value_name = "N", env = "FOREBAY_MAX_QUEUED")]
     pub(super) max_queued: Option<Count>,
-    /// Concurrent connections; more wait to be accepted. Default 1024.
+    /// Maximum concurrent connections; more wait to be accepted. Default 1024.
     #[arg(long, value_name = "N", env = "FOREBAY_MAX_CONNECTIONS")]
     pub(super) max_connections: Option<Count>,
-    /// Bytes computed ahead of a stream's reader; one microbatch is always allowed, also by 0. Default
-    /// 96MiB.
+    /// Maximum bytes computed ahead of a stream's reader; one microbatch is always allowed, even by 0.
+    /// Default 96MiB.
     #[arg(long, value_name = "SIZE", env = "FOREBAY_AHEAD_BYTES")]
     pub(super) ahead_bytes: Option<ByteSize>,
     /// Time that a reader may accept no data before its stream ends. Default 60s.
     #[arg(long, value_name = "TIME", env = "FOREBAY_STALL_TIMEOUT")]
     pub(super) stall_timeout: Option<NonZeroTimeSpan>,
-    /// A reader that takes longer for a microbatch is slow: slow readers share half of the memory for
-    /// batches. Default 5s.
+    /// Time to accept a microbatch after which a reader counts as slow. Slow readers share half of the
+    /// memory for batches. Default 5s.
     #[arg(long, value_name = "TIME", env = "FOREBAY_SLOW_AFTER")]
     pub(super) slow_after: Option<NonZeroTimeSpan>,
     /// Time that a connection may take for the TLS handshake, and again to begin HTTP/2. Default 10s.
