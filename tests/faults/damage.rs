@@ -1,4 +1,4 @@
-//! Bytes that arrive late, slowly, in part, or changed.
+//! Damaged transfers: bytes that arrive late, slowly, in part, or changed.
 
 use std::time::Duration;
 
@@ -129,8 +129,8 @@ async fn a_flipped_bit_never_changes_a_pixel_or_a_target() {
 /// The first microbatch of rank 0 of 8, or the client's error.
 async fn first_microbatch(proxy: &Proxy) -> Result<Content, String> {
     let mut options = options(&[proxy.endpoint()]);
-    // A flipped bit of a length can make both sides wait for each other. Where the machine is so busy that the
-    // limits pass without a fault, the client tries again.
+    // A flipped bit of a length can make both sides wait for each other until a timeout. On a busy machine a
+    // timeout can also pass without a fault. The client tries again in both cases.
     options.timeouts.keepalive = Duration::from_millis(300);
     options.timeouts.idle = Duration::from_secs(3);
     options.retry.give_up_after = Duration::from_secs(30);

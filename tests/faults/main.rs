@@ -22,8 +22,8 @@ fn job(size: u32) -> Job {
     Job { set: set.collect(), seed: 5, ..Job::new("train", "a2") }
 }
 
-/// Options under which nothing but an error on the connection makes the client try again: no timeout of
-/// theirs is shorter than a hang, so that a busy machine cannot cause what a test attributes to the network.
+/// Options under which only an error on the connection makes the client try again. No timeout is shorter
+/// than [`HANG`], so a busy machine cannot cause an effect that a test attributes to the network.
 fn options<'a>(endpoints: impl IntoIterator<Item = &'a String>) -> Options {
     let mut options = Options::new(endpoints.into_iter().cloned());
     options.timeouts.connect = HANG;
@@ -34,7 +34,7 @@ fn options<'a>(endpoints: impl IntoIterator<Item = &'a String>) -> Options {
     options.retry.max_backoff = Duration::from_millis(100);
     options.retry.give_up_after = HANG;
     options.hedge.quantile = 0.0;
-    // With little received ahead, a fault hits what is still to be received.
+    // With little received ahead, a fault affects microbatches that are still to be received.
     options.prefetch = Prefetch::Bytes(1);
     options
 }
@@ -50,6 +50,7 @@ async fn proxied_server() -> (Server, Proxy) {
     (server, proxy)
 }
 
+/// A microbatch's name, pixels, records and labels.
 type Content = (MicrobatchName, Vec<u8>, Vec<u64>, Vec<u32>);
 
 fn content(microbatch: &Microbatch) -> Content {

@@ -1,7 +1,7 @@
 //! Partitions: connections stay open, but no byte passes.
 //!
-//! All timeouts but that of pings are longer than the tests may take, and the client sends no hedges, so that a
-//! test that ends has found its partition by a ping without an answer.
+//! All timeouts except that of pings are longer than a test may take, and the client sends no hedges. So when a
+//! test ends, the client has detected the partition by a ping without an answer.
 
 use std::time::Duration;
 
@@ -13,12 +13,11 @@ use tokio::time::timeout;
 
 use crate::{job, options, proxied_server, read, undisturbed};
 
-/// A client sends a ping this long after the last one, and gives the connection up if no answer comes in the
-/// same time.
+/// Interval at which the client sends pings, and the time after which it closes a connection without an answer.
 const PING: Duration = Duration::from_millis(300);
 
-/// Steps are split between the servers by a hash of their addresses, which differ in each run: with so many, each
-/// server has some.
+/// Number of steps to read. They are split between the servers by a hash of their addresses, which differ in each
+/// run. With this many, each server has some.
 const STEPS: u64 = 24;
 const SIZE: u32 = 256;
 /// Bytes of a microbatch of two images.

@@ -3,8 +3,8 @@
 //! Generates a dataset, indexes it, serves it from two processes, streams A2 microbatches to two virtual trainers
 //! that check every byte, trains a small ResNet while one of the servers is killed, and draws a microbatch.
 //!
-//! Called as `quickstart forebay ...` or `quickstart forebay-trainer ...` it is that command, so that one build is
-//! enough and tests can start processes.
+//! `quickstart forebay ...` and `quickstart forebay-trainer ...` run these commands, so that one build has everything,
+//! and tests can start processes.
 
 mod progress;
 mod tools;
@@ -50,7 +50,7 @@ const TRAINING: [&str; 21] = [
     "--warmup-epochs",
     "1",
 ];
-/// Lines of the trainer's log after which a server is killed.
+/// A server is killed when the trainer's log has more lines than this.
 const KILL_AFTER: usize = 30;
 /// Top-1 accuracy in percent of a random guess.
 const CHANCE: f64 = 100.0 / 6.0;
@@ -115,7 +115,10 @@ fn quickstart(program: &Path, folder: &Path) -> anyhow::Result<()> {
     let [mut one, two] = [tools.serve(&datasets)?, tools.serve(&datasets)?];
     let report = stream(&[&one.endpoint, &two.endpoint])?;
     say(format_args!("{report}"));
-    ensure!(report.violations.is_empty(), "the trainers received a wrong microbatch");
+    ensure!(
+        report.violations.is_empty(),
+        "the trainers received wrong microbatches: see the violations above"
+    );
 
     progress.step(
         "The longest step. Look at top-1, which is 17 % for a random guess, and at how the training continues \
@@ -127,7 +130,7 @@ fn quickstart(program: &Path, folder: &Path) -> anyhow::Result<()> {
             .with_context(|| format!("cannot remove {}", run.display()))?;
     }
     let accuracy = train_through_a_crash(&tools, &mut one, &two, &run)?;
-    ensure!(two.stop()?, "the remaining server did not stop cleanly");
+    ensure!(two.stop()?, "the remaining server exited with an error: see its message above");
 
     progress.step("Look at the crops, the RandAugment operations and the mixed pairs.");
     let sheet = folder.join("contact-sheet.png");
@@ -153,11 +156,15 @@ fn quickstart(program: &Path, folder: &Path) -> anyhow::Result<()> {
         run.join("model.safetensors").display(),
         run.join("log.jsonl").display(),
     ));
-    ensure!(accuracy > 2.0 * CHANCE, "the ResNet reached only {accuracy:.1} % top-1");
+    ensure!(
+        accuracy > 2.0 * CHANCE,
+        "the ResNet reached only {accuracy:.1} % top-1: expected more than {:.1} %",
+        2.0 * CHANCE
+    );
     Ok(())
 }
 
-/// Trains while a server is killed; returns the final top-1 accuracy in percent.
+/// Trains while a server is killed. Returns the final top-1 accuracy in percent.
 fn train_through_a_crash(
     tools: &Tools,
     victim: &mut Server,
@@ -185,8 +192,11 @@ fn train_through_a_crash(
         }
         std::thread::sleep(Duration::from_millis(100));
     };
-    ensure!(status.success(), "forebay-trainer: {status}");
-    ensure!(!victim.alive()?, "the training ended before a server could be killed");
+    ensure!(status.success(), "forebay-trainer failed ({status}): see its message above");
+    ensure!(
+        !victim.alive()?,
+        "the training ended before a server was killed, which needs more than {KILL_AFTER} steps"
+    );
     let text = std::fs::read_to_string(&log).context("cannot read the trainer's log")?;
     let last = text.lines().rev().find_map(|line| {
         let entry: serde_json::Value = serde_json::from_str(line).ok()?;
@@ -196,6 +206,7 @@ fn train_through_a_crash(
     Ok(100.0 * accuracy)
 }
 
+/// Streams to virtual trainers from both servers.
 fn stream(endpoints: &[&str]) -> anyhow::Result<forebay_loadtest::Report> {
     let client = forebay_client::Options::new(endpoints.iter().copied());
     let job = Job { set: SET.map(String::from).to_vec(), ..Job::new("train", RECIPE) };

@@ -1,4 +1,4 @@
-//! Tells what the quickstart is doing, what to look at, and what comes next.
+//! The text of the tour: an overview, then for each step its name and the results to look at.
 
 use std::fmt::Arguments;
 use std::path::Path;
@@ -25,7 +25,7 @@ impl Progress {
         Self { steps, done: 0, begin: Instant::now() }
     }
 
-    /// Begins the next step.
+    /// Prints the name of the next step, and what to look at in its output.
     pub(crate) fn step(&mut self, look_at: &str) {
         let name = self.steps[self.done];
         self.done += 1;

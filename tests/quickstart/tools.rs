@@ -6,8 +6,10 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, ensure};
 
+/// The path as text, for a command line.
 pub(crate) fn path(path: &Path) -> anyhow::Result<&str> {
-    path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
+    path.to_str()
+        .with_context(|| format!("the path {} is not UTF-8: use another folder", path.display()))
 }
 
 /// The commands of forebay, as processes of this program.
@@ -24,7 +26,8 @@ impl Tools {
 
     pub(crate) fn run(&self, tool: &str, arguments: &[&str]) -> anyhow::Result<()> {
         let status = self.command(tool, arguments).status()?;
-        ensure!(status.success(), "{tool} {}: {status}", arguments.join(" "));
+        let arguments = arguments.join(" ");
+        ensure!(status.success(), "`{tool} {arguments}` failed ({status}): see its message above");
         Ok(())
     }
 
@@ -43,7 +46,7 @@ impl Tools {
         let address = line
             .trim()
             .strip_prefix("listening on ")
-            .context("the server did not start: it prints the reason above")?;
+            .context("the server did not start: see its message above")?;
         Ok(Server { endpoint: format!("http://{address}"), process })
     }
 }
@@ -63,7 +66,7 @@ impl Server {
         Ok(self.process.kill()?)
     }
 
-    /// Drains and stops it; returns whether it exited successfully.
+    /// Drains and stops the server. Returns whether it exited successfully.
     pub(crate) fn stop(mut self) -> anyhow::Result<bool> {
         let pid = self.process.id().to_string();
         Command::new("kill").args(["-TERM", &pid]).status().context("cannot signal the server")?;

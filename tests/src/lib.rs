@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use forebay::mix::{self, Device, Mixer};
 
-/// Time that only a hang exceeds, however busy the machine. Tests never judge shorter times.
+/// A time that only a hang exceeds, however busy the machine is. No test fails because of a shorter time.
 pub const HANG: Duration = Duration::from_mins(5);
 
 /// The folder of golden data: `FOREBAY_GOLDENS`, or the repository's own small set.
@@ -20,7 +20,7 @@ pub fn goldens() -> PathBuf {
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens"), PathBuf::from)
 }
 
-/// The folder of real inputs, `FOREBAY_DATA`. Tests that need it are not selected where it is not set.
+/// The folder of real images, `FOREBAY_DATA`. Tests that need it are not listed if it is not set.
 pub fn data() -> Option<PathBuf> {
     std::env::var_os("FOREBAY_DATA").map(PathBuf::from)
 }
@@ -63,7 +63,7 @@ pub fn json(path: &Path) -> serde_json::Value {
     serde_json::from_slice(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// Reads a PNG as RGB, 8 bits a channel: width, height, pixels.
+/// Reads a PNG as 8-bit RGB. Returns width, height and pixels.
 ///
 /// # Panics
 /// If the file is missing or malformed, with its path.
@@ -72,14 +72,14 @@ pub fn png(path: &Path) -> (u32, u32, Vec<u8>) {
     (image.width(), image.height(), image.into_raw())
 }
 
-/// Waits until a condition holds.
+/// Waits until a condition holds; `what` describes it.
 ///
 /// # Panics
 /// If it does not hold within [`HANG`].
 pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !condition() {
-        assert!(begin.elapsed() < HANG, "after {HANG:?} this does not hold: {what}");
+        assert!(begin.elapsed() < HANG, "not within {HANG:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

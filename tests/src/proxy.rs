@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Bytes of a chunk, the unit that is delayed.
+/// Bytes of a chunk. Delays apply to whole chunks.
 const CHUNK: usize = 16 << 10;
 /// Chunks in flight in each direction of a connection.
 const CHUNKS: usize = 64;
@@ -27,9 +27,10 @@ pub struct Path {
     pub delay: Duration,
     /// Maximum of the additional latency, which is drawn for each chunk.
     pub jitter: Duration,
-    /// Nothing is delivered, and connections stay open.
+    /// Whether nothing is delivered while connections stay open.
     pub blocked: bool,
-    /// Mean number of bytes after which a connection ends; drawn from half to one and a half of it.
+    /// Mean number of bytes after which a connection ends. The number is drawn between half of the mean and
+    /// one and a half times the mean.
     pub cut_after: Option<u64>,
     /// Offset of the one byte whose lowest bit is flipped, counted over all connections.
     pub flip_at: Option<u64>,
@@ -40,13 +41,13 @@ pub struct Path {
 /// Faults of connections.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
-    /// From client to server.
+    /// Faults from client to server.
     pub up: Path,
-    /// From server to client.
+    /// Faults from server to client.
     pub down: Path,
     /// Whether connections end by a reset (RST) instead of an end of stream (FIN).
     pub reset: bool,
-    /// Connections are accepted, and nothing is ever sent on them.
+    /// Whether connections are accepted and nothing is ever sent on them.
     pub half_open: bool,
 }
 

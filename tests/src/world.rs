@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-/// Classes, with [`PER_CLASS`] images each: 60 records, one of which is damaged.
+/// Number of classes. With [`PER_CLASS`] images each, the dataset has 60 records, one of them damaged.
 const CLASSES: u32 = 4;
 const PER_CLASS: u32 = 15;
 
@@ -84,7 +84,7 @@ pub fn pipeline(threads: usize) -> Pipeline {
 }
 
 /// A pipeline that keeps at most `share_bytes` of precomputed samples. It caches no microbatches, so
-/// that every request is made.
+/// every request is computed.
 pub fn sharing_pipeline(threads: usize, share_bytes: usize) -> Pipeline {
     let threads = NonZeroUsize::new(threads).unwrap();
     let defaults = PipelineConfig::default();
@@ -133,7 +133,7 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    /// Drains and stops it.
+    /// Drains and stops the server.
     pub async fn stop(self) -> forebay_server::Report {
         self.stop.send(()).unwrap();
         self.task.await.unwrap()

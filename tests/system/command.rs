@@ -1,4 +1,4 @@
-//! The `forebay` command as a person uses it: its output, its errors, its exit.
+//! The `forebay` command as a person uses it: output, errors and exit codes.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -23,14 +23,14 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// Runs the command, which must succeed; returns its output.
+/// Runs the command, which must succeed. Returns its output.
 fn succeeds(arguments: &[&str]) -> String {
     let output = forebay(arguments);
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Runs the command, which must fail with exit code 1; returns its error output.
+/// Runs the command, which must fail with exit code 1. Returns its error output.
 fn fails(arguments: &[&str]) -> String {
     let output = forebay(arguments);
     assert_eq!(output.status.code(), Some(1), "{arguments:?}");

@@ -21,7 +21,7 @@ use forebay_tests::world::{SMALL, Server, WORLD, recipe, request};
 /// Bytes of a microbatch of 2 samples of 48 x 48.
 const BYTES: usize = 2 * 48 * 48 * 3;
 
-/// Only a request that is never answered takes this long.
+/// A time that only a request without an answer exceeds.
 const HANG: Duration = Duration::from_mins(2);
 
 type Answer = Receiver<Result<Microbatch, Error>>;
@@ -313,7 +313,7 @@ async fn two_trainers_of_one_job_have_each_microbatch_made_once() {
     }
     drop((first, second));
     let (made, stats) = (pipeline.totals().microbatches, pipeline.queue_stats());
-    // More may have been made ahead, each of them once too.
+    // More may have been made ahead, each of them also once.
     assert!(made >= 60 && stats.joined + stats.cached >= 60, "{made} made, {stats:?}");
     assert!(made < 60 + 1024, "{made}");
     let requests = made + stats.joined + stats.cached;

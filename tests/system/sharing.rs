@@ -20,7 +20,7 @@ fn repeating() -> Arc<Recipe> {
     recipe("a2", &["repeats = 3"])
 }
 
-/// Makes all microbatches at once; returns their pixels, and the number of decodes.
+/// Makes all microbatches at once. Returns their pixels and the number of decodes.
 fn make_all(
     pipeline: &Pipeline,
     recipe: &Arc<Recipe>,

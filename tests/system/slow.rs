@@ -93,13 +93,13 @@ async fn read_slowly(address: String, size: Size, seed: u64, received: Arc<Atomi
     let request = StreamRequest { job: Some(job), steps: 1 << 20, ..StreamRequest::default() };
     while let Ok(mut raw) = Raw::open(&address).await {
         raw.call("Stream", &request.encode_to_vec()).await.unwrap();
-        // An error is a connection that the server closed.
+        // An error means that the server closed the connection.
         raw.read_slowly(RATE, &received).await.ok();
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
-/// Reads microbatches as a fast trainer; returns images per second, and the server's largest memory.
+/// Reads microbatches as a fast trainer. Returns images per second, and the peak memory of the server.
 async fn train(stream: &mut Microbatches, server: &Process, microbatches: u64) -> (f64, u64) {
     let (begin, mut memory) = (Instant::now(), 0);
     for _ in 0..microbatches {
