@@ -85,7 +85,7 @@ pub(crate) struct Arguments {
     /// Number of worlds, each of which reads everything; at least 1.
     #[arg(long, help_heading = "Load", env = "FOREBAY_JOBS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     jobs: u32,
-    /// How long a trainer computes on each microbatch, as a GPU would. 300ms~10% is 270 to 330 ms. The
+    /// Time that a trainer computes on each microbatch, as a GPU would. 300ms~10% is 270 to 330 ms. The
     /// time in which the trainer is idle counts as its wait.
     #[arg(
         long,
@@ -135,7 +135,7 @@ pub(crate) struct Arguments {
     #[arg(long, help_heading = "Chaos", value_name = "TIME", value_parser = duration, requires = "spawn")]
     kill_every: Option<Duration>,
 
-    /// What to check in addition to names, order and digests.
+    /// Check to make in addition to names, order and digests.
     #[arg(long, help_heading = "Report", env = "FOREBAY_CHECK", value_enum, default_value_t = Check::Coverage)]
     check: Check,
     /// File of the digests of an undisturbed run. If the file exists, every microbatch is compared with

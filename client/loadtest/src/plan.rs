@@ -29,18 +29,18 @@ pub enum Length {
 /// The pace at which a trainer requests microbatches.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Pace {
-    /// As soon as it has the last one.
+    /// A trainer requests the next microbatch as soon as it has the last one.
     #[default]
     Free,
-    /// After it has computed on the last one, as a GPU would.
+    /// A trainer requests the next microbatch after it has computed on the last one, as a GPU would.
     Step(StepTime),
-    /// By the clock: all trainers together request this number of images per second, whether the
-    /// previous ones have arrived or not. A wait begins when the microbatch is due, so that a stall
+    /// All trainers together request this number of images per second by the clock, whether the previous
+    /// ones have arrived or not. A wait begins when the microbatch is due, so that a stall
     /// counts for every microbatch that it delays, which avoids coordinated omission.
     Rate(f64),
 }
 
-/// How long a trainer computes on a microbatch: `300ms`, or `300ms~10%` for 270 to 330 ms.
+/// The time that a trainer computes on a microbatch: `300ms`, or `300ms~10%` for 270 to 330 ms.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepTime {
     /// The mean.

@@ -27,7 +27,7 @@ pub struct Report {
     pub images_per_s: f64,
     /// Pixels per second, in 10^6 bytes.
     pub mb_per_s: f64,
-    /// How long trainers waited for a microbatch.
+    /// Waits of trainers for a microbatch.
     pub wait_ms: WaitMs,
     /// Longest time that a trainer waited for its first microbatch.
     pub first_microbatch_ms: f64,
@@ -35,7 +35,7 @@ pub struct Report {
     pub cpu_ms_per_image: f64,
     /// CPU time of the servers, if they were started here or their metrics are known.
     pub server: Option<ServerCost>,
-    /// Where the servers spent their time.
+    /// The servers' time by stage.
     pub server_ms_per_image: StageTimes,
     /// Statistics of each server, as seen by the client.
     pub servers: Vec<ServerStats>,
@@ -78,7 +78,7 @@ pub struct PhaseReport {
     pub images: u64,
     /// Images per second.
     pub images_per_s: f64,
-    /// How long trainers waited for a microbatch.
+    /// Waits of trainers for a microbatch.
     pub wait_ms: WaitMs,
 }
 

@@ -21,7 +21,7 @@ pub fn drop_path_rates(rate: f64, blocks: usize) -> Vec<f64> {
 pub struct DropPath {
     rates: Vec<f64>,
     samples: usize,
-    /// By block, then sample.
+    /// Factors by block, then by sample.
     scales: Vec<f64>,
 }
 
@@ -67,7 +67,7 @@ impl DropPath {
         self
     }
 
-    /// Sets which samples keep the branch of a block.
+    /// Sets for each sample whether it keeps the branch of a block.
     pub fn set(&mut self, block: usize, kept: &[bool]) {
         let keep = 1.0 - self.rates[block];
         let scales = &mut self.scales[block * self.samples..][..self.samples];

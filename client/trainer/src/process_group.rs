@@ -226,7 +226,7 @@ impl ProcessGroup {
         }
     }
 
-    /// Reports to the other ranks why this one cannot continue. They fail with the same reason.
+    /// Reports to the other ranks the reason why this one cannot continue. They fail with the same reason.
     pub fn fail(&mut self, problem: &str) {
         if let Some(heartbeat) = &self.heartbeat {
             heartbeat.fail(problem);

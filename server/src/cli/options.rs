@@ -77,7 +77,7 @@ impl RecipeOptions {
     }
 }
 
-/// Where recipes are looked up by name.
+/// The options that name a configuration file, in which recipes are looked up.
 #[derive(Clone, Debug, Args)]
 pub(super) struct RecipeBook {
     /// Configuration file of a server, whose recipes can then be used by name.

@@ -94,17 +94,17 @@ pub(crate) struct Distributed {
     /// `JOB_COMPLETION_INDEX`.
     #[arg(long, env = "FOREBAY_RANK", value_name = "N")]
     pub(crate) rank: Option<u32>,
-    /// Where rank 0 listens for the others, as HOST:PORT. Also read from `MASTER_ADDR` and `MASTER_PORT`.
+    /// Address at which rank 0 listens for the others. Also read from `MASTER_ADDR` and `MASTER_PORT`.
     #[arg(long, env = "FOREBAY_RENDEZVOUS", value_name = "HOST:PORT")]
     pub(crate) rendezvous: Option<String>,
-    /// How long to wait until all ranks have joined.
+    /// Maximum time to wait until all ranks have joined.
     #[arg(long, env = "FOREBAY_RENDEZVOUS_TIMEOUT", value_name = "TIME", default_value = "5m", value_parser = duration)]
     pub(crate) rendezvous_timeout: Duration,
-    /// How long a rank may be silent before it counts as lost; at least 2s. A rank sends one heartbeat per
+    /// Time of silence after which a rank counts as lost; at least 2s. A rank sends one heartbeat per
     /// second.
     #[arg(long, env = "FOREBAY_HEARTBEAT_TIMEOUT", value_name = "TIME", default_value = "15s", value_parser = heartbeat_timeout)]
     pub(crate) heartbeat_timeout: Duration,
-    /// How long a rank that sends heartbeats may keep the others waiting; 0 waits forever.
+    /// Maximum time that a rank which sends heartbeats may keep the others waiting; 0 waits forever.
     #[arg(long, env = "FOREBAY_STALL_TIMEOUT", value_name = "TIME", default_value = "10m", value_parser = duration)]
     pub(crate) stall_timeout: Duration,
     #[command(flatten)]

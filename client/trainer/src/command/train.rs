@@ -170,7 +170,7 @@ impl TrainingRun<'_> {
     }
 }
 
-/// With `--dump`, writes every microbatch before it is trained on.
+/// The microbatches, each of which is written to the folder of `--dump` first, if there is one.
 fn with_dump(batches: Batches, args: &TrainArgs, info: &SourceInfo) -> anyhow::Result<Batches> {
     let Some(folder) = args.dump.clone() else { return Ok(batches) };
     info.write(&folder)?;

@@ -264,7 +264,7 @@ struct InputGradient<'a, T> {
     norm: &'a BatchNorm<'a, T>,
     first: usize,
     x: &'a [T],
-    /// With a residual, the gradient before `ReLU`. Without one, `dx` holds the gradient of the output.
+    /// The gradient before `ReLU`, with a residual. Without one, `dx` holds the gradient of the output.
     dy: Option<&'a [T]>,
     means: &'a [f64],
     dx: &'a mut [T],

@@ -18,7 +18,7 @@ const SUM_CHUNK: usize = 1 << 11;
 pub(super) struct Scratch<'a, T> {
     /// At least [`Convolution::transposed_len`] values, of any content.
     pub(super) values: &'a mut [T],
-    /// As many zeros as the largest depth of a tap.
+    /// Zeros, as many as the largest depth of a tap.
     pub(super) zeros: &'a [T],
 }
 

@@ -7,9 +7,9 @@ use crate::batch::Batch;
 /// The precision in which activations are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
-    /// For training.
+    /// bf16, for training.
     Bf16,
-    /// For tests and comparisons with the CPU.
+    /// f32, for tests and comparisons with the CPU.
     F32,
 }
 
@@ -23,7 +23,7 @@ impl Precision {
     }
 }
 
-/// How a network is trained on a GPU.
+/// Settings of a network on a GPU.
 #[derive(Clone, Debug)]
 pub struct CudaConfig {
     /// The GPU.
@@ -40,7 +40,7 @@ pub struct CudaConfig {
 /// starts early in the backward pass.
 pub const BUCKET_LEN: usize = 4 << 20;
 
-/// How a pass over the graph runs.
+/// Settings of a pass over the graph.
 #[derive(Clone, Copy, Debug)]
 pub struct PassConfig {
     /// Samples of the microbatch.

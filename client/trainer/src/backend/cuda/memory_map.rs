@@ -83,7 +83,7 @@ pub(super) struct MemoryMap {
     pub(super) bytes: usize,
     pub(super) precision: Precision,
     pub(super) classes: usize,
-    /// Where this rank's batch statistics start in `statistics`, in values.
+    /// Index in `statistics` of the first value of this rank's batch statistics.
     pub(super) own_statistics: usize,
     /// Range of each parameter, in values.
     pub(super) parameter_ranges: Vec<Range<usize>>,
@@ -105,7 +105,7 @@ pub(super) struct InputMap {
     pub(super) lambda: Range<usize>,
     /// Factors of stochastic depth, by block, then sample.
     pub(super) drop_path: Range<usize>,
-    /// How each sample is mixed.
+    /// The mix entry of each sample.
     pub(super) mix: Range<usize>,
     /// Size of all ranges.
     pub(super) bytes: usize,

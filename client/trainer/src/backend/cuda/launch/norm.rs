@@ -25,12 +25,12 @@ pub(crate) struct BatchNormArgs {
     pub(crate) beta: u64,
     pub(crate) dgamma: u64,
     pub(crate) dbeta: u64,
-    /// Where the running statistics of this batch norm start, in values.
+    /// Index of the first of the running statistics of this batch norm.
     pub(crate) running: usize,
 }
 
-/// How the matrix of rows and channels is split into blocks. The split depends on sizes only, and so does
-/// the order of additions.
+/// The split of the matrix of rows and channels into blocks. It depends on sizes only, and so does the
+/// order of additions.
 struct NormTiling {
     /// Groups of 16 bytes of channels per block.
     tile: usize,

@@ -5,7 +5,7 @@ use super::{Stored, THREADS, block_sum, nearest};
 /// Maximum number of values in a chunk.
 pub(crate) const CHUNK: usize = 8192;
 
-/// Values that a thread processes at once.
+/// Number of values that a thread processes at once.
 const EIGHT: usize = 8;
 
 /// A range of one tensor.
@@ -107,7 +107,7 @@ pub(crate) fn lamb_direction(
     }
 }
 
-/// Which tensors use the trust ratio, and how it is limited.
+/// The choice of the tensors that use the trust ratio, and the limit of the ratio.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Trust {
     pub(crate) always: bool,
