@@ -42,11 +42,11 @@ pub(crate) struct Fleet {
 #[derive(Debug)]
 struct Server {
     child: Child,
-    /// Kept open, so that the server can print more.
+    /// The output of the server, kept open so that it can print more.
     _stdout: ChildStdout,
     listen: String,
     metrics: String,
-    /// CPU time of its predecessors, which were killed.
+    /// CPU time of its killed predecessors.
     spent: Duration,
 }
 
@@ -74,10 +74,15 @@ impl Fleet {
     /// Kills a server by SIGKILL.
     fn kill(&mut self, at: usize) -> Result<(), Error> {
         let server = &mut self.servers[at];
-        server.child.kill().map_err(|error| Error::Server(format!("cannot be killed: {error}")))?;
-        // Its CPU time can be read until it is waited for.
+        let failed = |error: std::io::Error| {
+            Error::Server(format!("cannot kill {}: {error}", server.listen))
+        };
+        server.child.kill().map_err(failed)?;
+        // The CPU time of a process can be read until the process is waited for.
         server.spent += cpu_of(&server.child);
-        server.child.wait().map_err(|error| Error::Server(error.to_string()))?;
+        server.child.wait().map_err(|error| {
+            Error::Server(format!("cannot wait for {} to end: {error}", server.listen))
+        })?;
         Ok(())
     }
 
@@ -93,7 +98,7 @@ impl Fleet {
 impl Server {
     fn start(spawn: &Spawn, listen: &str, metrics: &str, spent: Duration) -> Result<Self, Error> {
         let name = spawn.forebay.display();
-        let failed = |why: String| Error::Server(format!("{name} serve: {why}"));
+        let failed = |why: String| Error::Server(format!("cannot start `{name} serve`: {why}"));
         let mut child = Command::new(&spawn.forebay)
             .args(&spawn.before)
             .args(["serve", "--listen", listen, "--metrics-listen", metrics])
@@ -103,7 +108,9 @@ impl Server {
             // Ctrl-C must reach only the load test, which ends its servers itself.
             .process_group(0)
             .spawn()
-            .map_err(|error| failed(error.to_string()))?;
+            .map_err(|error| {
+                failed(format!("{error}; set --forebay to the path of the program"))
+            })?;
         let mut lines = BufReader::new(child.stdout.take().expect("piped"));
         let mut address = |prefix: &str| {
             let mut line = String::new();
@@ -116,7 +123,7 @@ impl Server {
         let (Some(listen), Some(metrics)) = (listen, metrics) else {
             child.kill().ok();
             let ended = child.wait().map_or_else(|error| error.to_string(), |s| s.to_string());
-            return Err(failed(format!("did not start: {ended}; see its message above")));
+            return Err(failed(format!("it ended ({ended}); see its message above")));
         };
         Ok(Self { child, _stdout: lines.into_inner(), listen, metrics, spent })
     }
@@ -125,7 +132,7 @@ impl Server {
 impl Drop for Fleet {
     fn drop(&mut self) {
         for server in &mut self.servers {
-            // It may have exited already.
+            // The server may have exited already.
             server.child.kill().ok();
             server.child.wait().ok();
         }
@@ -160,7 +167,10 @@ impl Chaos {
         let (fleet, telemetry) = (Arc::clone(fleet), Arc::clone(telemetry));
         let run = move || kill_servers(&fleet, &telemetry, every, seed, &stopped);
         let thread = std::thread::Builder::new().name("chaos".into()).spawn(run);
-        Ok(Self { stop, thread: thread.map_err(|error| Error::Server(error.to_string()))? })
+        let failed = |error: std::io::Error| {
+            Error::Server(format!("cannot start a thread that kills: {error}"))
+        };
+        Ok(Self { stop, thread: thread.map_err(failed)? })
     }
 
     /// Stops the thread, with all servers running.

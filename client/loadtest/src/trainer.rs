@@ -117,7 +117,7 @@ impl Trainer {
         Ok(())
     }
 
-    /// When a microbatch is due, if the pace is a rate. Trainers take turns.
+    /// The time at which a microbatch is due, if the pace is a rate. Trainers take turns.
     fn due(&self, microbatch: u64) -> Option<Instant> {
         let Pace::Rate(images_per_s) = self.run.pace else { return None };
         let description = &self.run.description;

@@ -59,7 +59,9 @@ impl Watch {
             cpu_seconds
         };
         let thread = std::thread::Builder::new().name("watch".into()).spawn(watch);
-        Ok(Self { stop, thread: thread.map_err(|error| Error::Server(error.to_string()))? })
+        let failed =
+            |error| Error::Server(format!("cannot start a thread that reads metrics: {error}"));
+        Ok(Self { stop, thread: thread.map_err(failed)? })
     }
 
     /// Ends the last interval. Returns the CPU seconds of the servers in all intervals.

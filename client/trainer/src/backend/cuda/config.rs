@@ -1,3 +1,5 @@
+//! Settings of the CUDA backend.
+
 use forebay::gpu::Gpu;
 use forebay_types::Rank;
 

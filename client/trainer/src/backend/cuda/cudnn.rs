@@ -20,7 +20,7 @@ use crate::model::Conv;
 pub(super) struct ConvKey {
     /// Operation of the graph.
     pub(super) op: usize,
-    /// Whether the graph is that of training or of inference.
+    /// Whether the operation is of the training graph; otherwise of the inference graph.
     pub(super) train: bool,
     /// Number of images.
     pub(super) images: usize,
@@ -32,7 +32,7 @@ pub(super) struct Cudnn {
     precision: Precision,
     handle: sys::cudnnHandle_t,
     plans: BTreeMap<ConvKey, ConvPlan>,
-    /// Address and size; all zero before [`Self::attach`].
+    /// Address and size of the workspace; both zero before [`Self::attach`].
     workspace: (u64, usize),
 }
 
@@ -48,7 +48,7 @@ struct ConvPlan {
     workspace: usize,
 }
 
-/// Number of algorithms that the heuristics are asked for.
+/// Maximum number of algorithms that the heuristics return.
 const MAX_ALGORITHMS: usize = 10;
 
 /// Maximum size of the workspace.

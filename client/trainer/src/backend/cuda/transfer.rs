@@ -1,3 +1,5 @@
+//! Uploads to the GPU's memory that wait until they are done.
+
 use std::ops::Range;
 
 use forebay::gpu::{DeviceError, Gpu, Lane};

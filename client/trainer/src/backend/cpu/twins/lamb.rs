@@ -1,3 +1,5 @@
+//! The twin of lamb.cu.
+
 use super::near::Near;
 use super::twin::lamb::{
     CHUNK, Chunk, Direction, State, Tensor, Trust, add_gradients, clear, copy_parameters, exchange,

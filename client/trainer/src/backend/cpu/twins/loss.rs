@@ -1,3 +1,5 @@
+//! The twin of loss.cu.
+
 use rayon::prelude::*;
 
 use super::near::Near;

@@ -1,3 +1,5 @@
+//! The twin of norm.cu.
+
 use super::near::Near;
 use super::twin::THREADS;
 use super::twin::norm::{

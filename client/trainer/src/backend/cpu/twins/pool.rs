@@ -1,3 +1,5 @@
+//! The twin of pool.cu.
+
 use super::twin::pool::{
     Entry, Pool, images_bytes, images_floats, max_pool, max_pool_backward, mean_pool,
     mean_pool_backward, shortcut, shortcut_backward,

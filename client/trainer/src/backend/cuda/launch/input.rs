@@ -1,3 +1,5 @@
+//! Mixing, and copying images into the first tensor: mix.cu and pool.cu.
+
 use forebay::gpu::{Arg, DeviceError};
 
 use super::{Launcher, THREADS, to_u32, u32_arg};

@@ -1,3 +1,5 @@
+//! Losses and the classifier's bias: loss.cu.
+
 use std::ops::Range;
 
 use forebay::gpu::{Arg, DeviceError};

@@ -1,3 +1,5 @@
+//! Batch norm: norm.cu.
+
 use forebay::gpu::{Arg, DeviceError};
 
 use super::{CHANNELS_PER_BLOCK, Launcher, THREADS, to_u32, u32_arg};

@@ -1,3 +1,5 @@
+//! LAMB, and other kernels over all parameters: lamb.cu.
+
 use std::ops::Range;
 
 use forebay::gpu::{Arg, DeviceError};
@@ -33,7 +35,7 @@ impl Launcher<'_> {
         self.each(&self.kernels.copy_parameters, m.parameters_len / 8, &args)
     }
 
-    /// One update by LAMB.
+    /// Updates all parameters by LAMB.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "hyperparameters, as the kernels take them"

@@ -1,3 +1,5 @@
+//! Pools and shortcuts: pool.cu.
+
 use forebay::gpu::{Arg, DeviceError, Kernel};
 
 use super::{Launcher, to_u32, u32_arg};
