@@ -64,8 +64,9 @@ pub struct CpuBackend<T> {
 
     /// Values and gradients of the graph's tensors.
     arena: Vec<T>,
-    /// Statistics of the last microbatch: of this rank, and of all ranks in their order.
+    /// Statistics of the last microbatch of this rank.
     batch_statistics: Vec<f64>,
+    /// Statistics of the last microbatch of each rank, in the order of ranks.
     all_statistics: Vec<f64>,
     /// Values that batch norms keep from forward for backward.
     saved: Vec<T>,
@@ -75,7 +76,7 @@ pub struct CpuBackend<T> {
     losses: Vec<f64>,
     pending_report: Option<UpdateReport>,
 
-    /// Scratch of the convolutions' backward.
+    /// Scratch of the backward pass of convolutions.
     conv_scratch: Vec<T>,
     norm_scratch: Vec<f64>,
     lamb_scratch: ChunkSums,
@@ -131,7 +132,7 @@ impl<T: Real> CpuBackend<T> {
             norm_scratch: vec![0.0; batch_norm::scratch_len(widest)],
             lamb_scratch: ChunkSums::new(largest),
             target_row: vec![T::ZERO; classes],
-            // A row of taps of a 7x7 kernel over three channels is read at once.
+            // The stem reads a row of taps of a 7x7 kernel over three channels at once.
             zeros: vec![T::ZERO; widest.max(3 * 7)],
             logits: Vec::with_capacity(eval_batch),
             normalized: std::array::from_fn(|c| normalization_table(mean[c], std[c])),
@@ -163,9 +164,9 @@ impl<T: Real> CpuBackend<T> {
         }
     }
 
-    /// Combines the gradients and statistics of the ranks, which computed one microbatch each. Rank 0 gets the sum of all gradients so
-    /// far, added in the order of microbatches. The running statistics are updated by the statistics of
-    /// every rank's microbatch, in the same order.
+    /// Combines the gradients and statistics of the ranks, which computed one microbatch each. Rank 0 gets
+    /// the sum of all gradients so far, added in the order of microbatches. The running statistics are
+    /// updated by the statistics of every rank's microbatch, in the same order.
     fn exchange(&mut self) -> Result<(), Error> {
         self.group.all_gather(&self.batch_statistics, &mut self.all_statistics)?;
         for statistics in self.all_statistics.chunks_exact(self.batch_statistics.len()) {

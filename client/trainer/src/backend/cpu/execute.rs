@@ -13,8 +13,10 @@ use crate::simd::Real;
 struct NormLayer<'a> {
     /// Index into `Graph::norms`.
     number: usize,
+    /// Whether the norm adds a residual.
     residual: bool,
     relu: bool,
+    /// Stochastic-depth factor of each sample; `None` without stochastic depth.
     scales: Option<&'a [f64]>,
 }
 
@@ -24,7 +26,8 @@ fn disjoint<T, const N: usize>(arena: &mut [T], ranges: [Range<usize>; N]) -> [&
 }
 
 impl<T: Real> CpuBackend<T> {
-    /// Runs all operations forward on the loaded images, in training with batch statistics.
+    /// Runs all operations forward on the loaded images: in training with batch statistics, otherwise with
+    /// running statistics.
     pub fn forward_ops(&mut self, samples: usize, train: bool, drop_path: Option<&DropPath>) {
         for op in 0..self.program(train).plan.graph.ops.len() {
             self.forward_op(op, samples, train, drop_path);
