@@ -7,6 +7,7 @@
 
 import re
 import sys
+import textwrap
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -268,12 +269,20 @@ def mixing():
         yield row(name, f"{read / 1e6:.1f}", f"{written / 1e6:.1f}", *kernels, *copies, *rates)
 
 
+def wrapped(block):
+    """A paragraph in lines of at most 120 columns; headings, tables and lists as they are."""
+    if block.lstrip().startswith(("#", "|", "- ")):
+        return block
+    end = "\n" if block.endswith("\n") else ""
+    return textwrap.fill(block, 120, break_long_words=False, break_on_hyphens=False) + end
+
+
 def document():
     works, numbers = list(step(PIXELS)), sum(n for n, _ in resnet50.parameters(resnet50.operations(PIXELS)))
     kept = [work for work in works if work.kernel in ("norm_finish", "norm_gradients")]
     lamb = [work for work in update(numbers) if work.kernel != "add_gradients"]
     reported = [f"- {name}: {source}" for name, (_, _, source) in REPORTED.items()]
-    return TEXT.format(
+    text = TEXT.format(
         mixing="\n".join(mixing()),
         kernels="\n".join(by_kernel()),
         predictions="\n".join(predictions()),
@@ -297,6 +306,7 @@ def document():
         a100=round(A100.convolutions * 100),
         h100=round(H100.convolutions * 100),
     )
+    return "\n\n".join(wrapped(block) for block in text.split("\n\n"))
 
 
 TEXT = """\

@@ -181,17 +181,18 @@ def main():
 HEAD = """\
 # cuDNN's plans for ResNet-50
 
-Made by `tests/kernels/plan/run.sh` with cuDNN {version} on {date}, without a GPU: cuDNN plans for a GPU that is described to it
-(`CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR`; `tests/kernels/plan/h100.json` and `a100.json`, from public specifications).
-**Nothing here ran on a GPU.** A plan stands when cuDNN has checked that one of its engines can do it, and with how much
-workspace; it says nothing about time.
+Made by `tests/kernels/plan/run.sh` with cuDNN {version} on {date}, without a GPU: cuDNN plans for a GPU that is
+described to it (`CUDNN_BACKEND_DEVICEPROP_DESCRIPTOR`; `tests/kernels/plan/h100.json` and `a100.json`, from public
+specifications). **Nothing here ran on a GPU.** A plan is listed when cuDNN has checked that one of its engines supports
+it, with the workspace that it needs. It says nothing about time.
 
-Every convolution as the trainer describes it: NHWC, bf16, sums in f32, batch {batch}; the images come with their zeros around.
-`+`: backward data adds to the gradient that is there (beta 1). Of what mode A of the heuristics proposes, best first, this is
-the first that is deterministic and takes at most 512 MiB: the rule of `client/trainer/src/backend/cuda/cudnn.rs`.
+Every convolution as the trainer describes it: NHWC, bf16, sums in f32, batch {batch}; the images are stored
+with their padding. `+`: backward data adds to the existing gradient (beta 1). Each plan is the best proposal of mode A
+of the heuristics that is deterministic and takes at most 512 MiB: the rule of `client/trainer/src/backend/cuda/cudnn.rs`.
 
-A cell is the engine's number, which counts apart in each direction, and its workspace, if that is 1 kB or more. `*`: without
-cuDNN's note that it uses tensor cores. `!`: the heuristics' first choice was not deterministic, too large, or could not be had.
+A cell is the engine's number, which is counted separately for each direction, and its workspace, if that is 1 kB or
+more. `*`: without cuDNN's note that it uses tensor cores. `!`: the heuristics' first choice was not deterministic, too
+large, or not supported.
 
 - Not planned: the legacy API, which the trainer calls today. It wants a handle, and `cudnnCreate` without a device says
   {no_device}. It may choose otherwise.
@@ -202,8 +203,9 @@ cuDNN's note that it uses tensor cores. `!`: the heuristics' first choice was no
 STEM = """\
 ## The stem with more channels
 
-The images have 3 channels: 6 bytes a pixel, which no 16-byte access fits. The backward filter's workspace is about the images
-with 8 channels ({eight:.0f} MB): presumably they are copied there first. With zeros as a 4th channel, or as 5 more (224 pixels):
+The images have 3 channels: 6 bytes a pixel, which no 16-byte access fits. The backward filter's workspace is about the
+size of the images with 8 channels ({eight:.0f} MB): presumably they are copied there first. With zeros as a 4th channel, or as
+5 more (224 pixels):
 """
 
 if __name__ == "__main__":
