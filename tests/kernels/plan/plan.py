@@ -188,7 +188,8 @@ it, with the workspace that it needs. It says nothing about time.
 
 Every convolution as the trainer describes it: NHWC, bf16, sums in f32, batch {batch}; the images are stored
 with their padding. `+`: backward data adds to the existing gradient (beta 1). Each plan is the best proposal of mode A
-of the heuristics that is deterministic and takes at most 512 MiB: the rule of `client/trainer/src/backend/cuda/cudnn.rs`.
+of the heuristics that is deterministic and takes at most 512 MiB, which is the rule of
+`client/trainer/src/backend/cuda/cudnn.rs`.
 
 A cell is the engine's number, which is counted separately for each direction, and its workspace, if that is 1 kB or
 more. `*`: without cuDNN's note that it uses tensor cores. `!`: the heuristics' first choice was not deterministic, too
