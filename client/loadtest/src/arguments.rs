@@ -78,8 +78,8 @@ pub(crate) struct Arguments {
     /// Number of steps to read; at least 1.
     #[arg(long, help_heading = "Load", env = "FOREBAY_STEPS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
-    /// Phases to run one after another, instead of --trainers and --steps. A phase is TRAINERSxTIME or
-    /// TRAINERSxSTEPS, such as in 2x30s,8x100, and ends at the end of a step.
+    /// Phases to run one after another, instead of --trainers and --steps. A phase is
+    /// `TRAINERSxTIME` or `TRAINERSxSTEPS`, as in 2x30s,8x100, and ends at the end of a step.
     #[arg(long, help_heading = "Load", env = "FOREBAY_PLAN", value_delimiter = ',', value_name = "PHASES", conflicts_with_all = ["trainers", "steps"])]
     plan: Vec<Phase>,
     /// Number of worlds, each of which reads everything; at least 1.
