@@ -5,17 +5,17 @@ set -euo pipefail
 bin=$(realpath "$1") check=${2:-}
 cd "$(dirname "$0")/../.."
 
-# Help depends on the machine in two places: the width of the terminal and the number of cores.
+# Help depends on the environment and on the width of the terminal, so it gets neither.
 help() {
   printf '\n## `%s`\n\n```text\n' "$*"
-  env -i PATH=/usr/bin:/bin COLUMNS=120 "$bin/$1" "${@:2}" --help | sed 's/[[:space:]]*$//'
+  env -i PATH=/usr/bin:/bin COLUMNS=120 "$bin/$1" "${@:2}" --help < /dev/null 2> /dev/null | sed 's/[[:space:]]*$//'
   printf '```\n'
 }
 
 write() {
   echo '# Flags'
   echo
-  echo 'What `--help` prints for every command. `tests/docs/flags.sh BIN_DIR` writes this page, and with `--check` compares it.'
+  echo 'What `--help` prints for every command. `tests/docs/flags.sh BIN_DIR` writes this page, and `.ci/run` checks it.'
   help forebay
   for command in index inspect serve recipe 'recipe show' 'recipe diff' explain dump preview bench gpu-selftest sample-data; do
     # shellcheck disable=SC2086 # commands may have two words
