@@ -234,7 +234,7 @@ fn without_a_gpu_auto_mixes_on_the_cpu_and_logs_it() {
         log.lines().map(|line| line.unwrap()).take_while(|line| !line.contains("opened")).collect();
     server.kill().unwrap();
     server.wait().unwrap();
-    assert!(output[0].contains("no GPU") && output[0].contains("cuda:0"), "{output:?}");
+    assert!(output[0].contains("no usable GPU") && output[0].contains("cuda:0"), "{output:?}");
     assert!(output[1].contains("mixing") && output[1].contains("cpu"), "{output:?}");
 }
 
