@@ -99,7 +99,7 @@ fn self_test(mixer: &Mixer) -> Result<(), Failed> {
         .output()?;
     let report = String::from_utf8(output.stdout)?;
     assert!(output.status.success(), "{report} {}", String::from_utf8_lossy(&output.stderr));
-    for part in ["bit for bit", "bf16 NHWC", "kernel"] {
+    for part in ["bit-identical", "bf16 NHWC", "kernel"] {
         assert!(report.contains(part), "{report}");
     }
     Ok(())
