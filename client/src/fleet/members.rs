@@ -106,7 +106,7 @@ impl Fleet {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The servers that the endpoints stand for now.
+    /// The servers that the endpoints resolve to at present.
     pub(crate) fn present(&self) -> Arc<[Arc<Member>]> {
         Arc::clone(&self.state().present)
     }
