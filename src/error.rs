@@ -1,4 +1,4 @@
-//! Errors of the pipeline, grouped by who can act on them.
+//! Errors of the pipeline. The doc of each says who can act on it.
 
 use std::time::Duration;
 
@@ -20,8 +20,9 @@ pub enum Error {
     /// The dataset or its index cannot be used: repair it, or index it again.
     #[error(transparent)]
     Dataset(#[from] DatasetError),
-    /// A record that was good when it was indexed no longer decodes.
-    #[error("record {record} ({name}): {source}; if the file changed, run `forebay index` again")]
+    /// A record that was good when it was indexed no longer decodes, although its bytes are the same: it
+    /// was indexed by another version, or this is a bug.
+    #[error("record {record} ({name}): {source}; run \"forebay index\" of this version again")]
     Record {
         /// Number of the record.
         record: u64,
@@ -33,7 +34,7 @@ pub enum Error {
     /// The name of a microbatch is outside the epoch: request one inside.
     #[error("{what} {got} is out of range: expected 0 to {}", .limit.saturating_sub(1))]
     OutOfRange {
-        /// The part of the name: `step`, `microbatch` or `slot`.
+        /// The part of the name: `step`, `microbatch`, `slot` or `sample`.
         what: &'static str,
         /// The requested number.
         got: u64,
@@ -42,11 +43,12 @@ pub enum Error {
     },
     /// One microbatch needs more memory than all buffers may take: raise the limit or request less.
     #[error(
-        "one microbatch takes {need} bytes, and all buffers together may take {limit}; \
-         raise --buffer-bytes, or use more microbatches or a smaller dtype"
+        "one microbatch takes {need} bytes, with those that its largest picture needs beyond the memory of \
+         a worker, and all buffers together may take {limit}; \
+         raise --buffer-bytes or --memory, or use more microbatches or a smaller dtype"
     )]
     BufferBudget {
-        /// Bytes of the microbatch.
+        /// Bytes of the microbatch, and of the largest picture beyond the memory of a worker.
         need: u64,
         /// Limit of all buffers in bytes.
         limit: u64,
@@ -79,7 +81,7 @@ pub enum Error {
         /// The message of the panic.
         message: String,
     },
-    /// The requester no longer waits, or the pipeline is shutting down.
+    /// The request was cancelled, or the pipeline is shutting down.
     #[error("the microbatch was cancelled before it was made")]
     Cancelled,
 }

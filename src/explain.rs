@@ -1,11 +1,13 @@
 //! The plan of a microbatch as JSON, to read and to replay in other tools.
 
+use std::ops::Range;
+
 use forebay_types::Digest;
 use serde::Serialize;
 
 use crate::error::Error;
 use crate::geometry::{Interpolation, Rect, Size};
-use crate::make::{Request, Slots};
+use crate::make::Request;
 use crate::plan::{self, MixKind, MixSample};
 use crate::randaugment::Op;
 use crate::recipe::MixMode;
@@ -112,15 +114,31 @@ pub struct ExplainedOp {
 /// Explains a microbatch without making it.
 ///
 /// # Errors
-/// [`Error::OutOfRange`] if the step or the microbatch is past the end.
+/// [`Error::OutOfRange`] if the step or the microbatch is past the end, and [`Error::Recipe`] if the
+/// dataset has too few records for one step.
 pub fn explain(request: &Request) -> Result<Explanation, Error> {
+    explain_samples(request, 0..usize::MAX)
+}
+
+/// Explains those samples of a microbatch whose slots are in a range.
+///
+/// # Errors
+/// [`Error::OutOfRange`] if the step, the microbatch or the first of the samples is past the end.
+pub fn explain_samples(request: &Request, slots: Range<usize>) -> Result<Explanation, Error> {
     let Request { dataset, recipe, name, .. } = request;
-    let Slots { positions, records, .. } = request.slots()?;
-    let n = records.len();
+    let sampler = request.sampler()?;
+    let n = usize::try_from(sampler.samples(name.step, name.index)).unwrap_or(usize::MAX);
+    if slots.start >= n {
+        let (got, limit) = (slots.start as u64, n as u64);
+        return Err(Error::OutOfRange { what: "sample", got, limit });
+    }
+    let epoch = sampler.epoch(name.epoch);
     let mixes = plan::mix(recipe, *name, n).samples;
     let own = recipe.mix.enabled() && recipe.mix.mode != MixMode::Batch;
-    let slots = positions.into_iter().zip(records).zip(&mixes).enumerate();
-    let samples = slots.map(|(slot, ((position, record), mix))| {
+    let positions = sampler.positions(name.step, name.index);
+    let slots = positions.zip(&mixes).enumerate().skip(slots.start).take(slots.len());
+    let samples = slots.map(|(slot, (position, mix))| {
+        let record = dataset.good_or_next(epoch.record(position));
         let stored = dataset.record(record);
         let plan = plan::sample(recipe, name.seed, name.epoch, position, stored.size);
         ExplainedSample {

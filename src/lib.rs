@@ -6,19 +6,18 @@
 //!   order    -> positions -> record ids          pure
 //!   plan     -> box, flip, ops; mix               pure: the only place that draws
 //!     |
+//!   batch    -> a buffer with a slot per sample
 //!   dataset  -> bytes of a record                 read in place
 //!   decode   -> pixels of the box                 as Pillow decodes
-//!   resize   -> the sample's slot of the batch    as Pillow resizes
+//!   resize   -> the sample's slot                 as Pillow resizes
 //!   augment  -> the same slot                     as timm and Pillow augment
-//!   batch    -> all slots
-//!   mix      -> pixels and targets                as timm's FastCollateMixup
+//!   mix      -> pixels and targets of the batch   as timm's FastCollateMixup
 //! ```
 //!
 //! A microbatch is a pure function of its name. The crate uses no network and no async runtime.
 
 mod augment;
 mod batch;
-mod cpu_time;
 pub mod dataset;
 pub mod decode;
 mod error;
@@ -35,20 +34,25 @@ pub mod recipe;
 mod resize;
 pub mod sample_data;
 mod schedule;
+mod scratch;
 mod simd;
 mod store;
 mod sync;
 
 pub use batch::{Buffer, BufferPool, Pixels};
 pub use error::Error;
-pub use explain::{ExplainedMix, ExplainedOp, ExplainedSample, Explanation, OwnMix, explain};
-pub use forebay_types::{DType, Digest, Layout, MicrobatchName, MixedBy, PixelFormat};
+pub use explain::{
+    ExplainedMix, ExplainedOp, ExplainedSample, Explanation, OwnMix, explain, explain_samples,
+};
+pub use forebay_types::{
+    DType, Digest, Layout, MicrobatchName, MixedBy, PixelFormat, StageTimes, Timings,
+};
 pub use geometry::{Interpolation, Rect, Size, View};
-pub use make::{Microbatch, Request, Stages, Timings};
+pub use make::{MadeMicrobatch, Request, microbatch_bytes, sample_bytes};
 pub use order::{EpochSampler, Sampler};
 pub use pipeline::{Pipeline, PipelineConfig, Totals};
 pub use randaugment::Op;
-pub use schedule::{QueueStats, Requester};
+pub use schedule::{QueueStats, SubmitOptions};
 pub use simd::Simd;
 
 /// Single stages, for the tests and benches of this repository. Not a part of the public API.

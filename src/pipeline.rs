@@ -22,13 +22,20 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use forebay_types::{PixelFormat, Timings};
+
 use crate::batch::BufferPool;
+use crate::dataset::Dataset;
 use crate::error::Error;
+use crate::geometry::Size;
 use crate::make::{
-    self, MakeContext, Microbatch, RepeatCache, Request, RequestKey, Timings, Workers,
+    self, Large, MadeMicrobatch, MakeContext, RepeatCache, Request, RequestKey, Workers,
 };
-use crate::mix::Mixer;
-use crate::schedule::{Origin, Outcome, Queue, QueueStats, Requester, SubmitError, Task, TaskEnd};
+use crate::mix::{self, Mixer};
+use crate::recipe::Recipe;
+use crate::schedule::{
+    Origin, Outcome, Queue, QueueStats, SubmitError, SubmitOptions, Task, TaskEnd,
+};
 use crate::sync::lock;
 
 /// Bounds of a [`Pipeline`].
@@ -46,6 +53,12 @@ pub struct PipelineConfig {
     /// Maximum bytes of finished microbatches that are cached for equal requests; 0 caches none. They
     /// stay in their batch buffers, and are evicted when a buffer is needed. Default 128 MiB.
     pub cache_bytes: usize,
+    /// Bytes of scratch memory of each worker thread, of which it keeps half. Default 64 MiB, enough for
+    /// JPEG photographs of 10 megapixels. Larger pictures borrow the rest from the batch buffers.
+    pub worker_bytes: usize,
+    /// Time that a read of a record may take, so that a file system that hangs does not keep the
+    /// workers; less while other reads of its dataset are stuck. Default 5 s.
+    pub read_timeout: Duration,
 }
 
 impl Default for PipelineConfig {
@@ -55,11 +68,13 @@ impl Default for PipelineConfig {
             buffer_bytes: 256 << 20,
             share_bytes: 96 << 20,
             cache_bytes: 128 << 20,
+            worker_bytes: 64 << 20,
+            read_timeout: Duration::from_secs(5),
         }
     }
 }
 
-type RequestQueue = Queue<RequestKey, Request, Microbatch, Error>;
+type RequestQueue = Queue<RequestKey, Request, MadeMicrobatch, Error>;
 
 /// Totals of a pipeline since it started.
 #[derive(Clone, Copy, Debug, Default)]
@@ -68,8 +83,8 @@ pub struct Totals {
     pub microbatches: u64,
     /// Number of their samples.
     pub samples: u64,
-    /// Sum of their timings.
-    pub timings: Timings,
+    /// Number of images decoded for them: fewer than samples where repeats of a record share a decode.
+    pub decoded: u64,
 }
 
 /// Makes microbatches: worker threads, buffers, and a queue of requests.
@@ -92,7 +107,7 @@ pub struct Totals {
 /// let small = ["batch = 16", "microbatches = 2", "image_size = 32"].map(String::from);
 /// let request = Request {
 ///     dataset: Arc::new(Dataset::open(&train, None)?),
-///     recipe: Arc::new(RecipeSpec::preset("a2").with(small).resolve()?),
+///     recipe: Arc::new(RecipeSpec::preset("a2").with_changes(small).resolve()?),
 ///     name: MicrobatchName { seed: 0, epoch: 0, step: 0, index: 1 },
 ///     format: PixelFormat::default(),
 /// };
@@ -111,6 +126,7 @@ pub struct Pipeline {
     config: PipelineConfig,
     queue: Arc<RequestQueue>,
     buffers: BufferPool,
+    mixer: Mixer,
     totals: Arc<Mutex<Totals>>,
     makers: Vec<JoinHandle<()>>,
 }
@@ -130,26 +146,68 @@ impl Pipeline {
     /// When the operating system refuses a thread.
     pub fn with_mixer(mixer: &Mixer, config: PipelineConfig) -> std::io::Result<Self> {
         let buffers = BufferPool::with_memory(config.buffer_bytes, mixer.memory());
-        let queue = Arc::new(Queue::new(config.cache_bytes, config.threads.get()));
+        let per_client = mixer.concurrency();
+        let queue = Arc::new(Queue::new(config.cache_bytes, config.threads.get(), per_client));
         let totals = Arc::new(Mutex::new(Totals::default()));
         let context = Arc::new(MakeContext {
-            workers: Workers::new(config.threads)?,
+            workers: Workers::new(config.threads, config.worker_bytes, config.read_timeout)?,
             repeats: RepeatCache::new(config.share_bytes),
             buffers: buffers.clone(),
             mixer: mixer.clone(),
         });
-        let makers = (0..mixer.concurrency()).map(|number| {
+        // One is left for other clients while a client's microbatches take long or wait for memory.
+        let makers = (0..=per_client).map(|number| {
             let (queue, context) = (Arc::clone(&queue), Arc::clone(&context));
             let totals = Arc::clone(&totals);
             let run = move || run_maker(&queue, &context, &totals);
             thread::Builder::new().name(format!("maker-{number}")).spawn(run)
         });
         let makers = makers.collect::<Result<_, _>>()?;
-        Ok(Self { config, queue, buffers, totals, makers })
+        Ok(Self { config, queue, buffers, mixer: mixer.clone(), totals, makers })
+    }
+
+    /// Checks that microbatches of `samples` of a dataset can be made, before any work is done for one.
+    ///
+    /// # Errors
+    /// [`Error::BufferBudget`] or [`Error::Device`] if they need more memory than there is.
+    pub fn check(
+        &self,
+        dataset: &Dataset,
+        recipe: &Recipe,
+        format: PixelFormat,
+        samples: u64,
+    ) -> Result<(), Error> {
+        let size = Size::square(recipe.image_size);
+        let payload = mix::payload_bytes(samples, size, format);
+        let payload = make::microbatch_bytes(samples, payload);
+        self.check_memory(payload, make::sample_bytes(dataset, size))?;
+        if mix::needs_mixer(recipe, format) {
+            self.mixer.check(size, format)?;
+        }
+        Ok(())
+    }
+
+    /// Checks that every good record of a dataset can be decoded.
+    ///
+    /// # Errors
+    /// [`Error::BufferBudget`] if one needs more memory than there is.
+    pub fn check_records(&self, dataset: &Dataset) -> Result<(), Error> {
+        self.check_memory(0, dataset.most().0)
+    }
+
+    /// Checks that there is memory for a payload and for pictures that take up to `most` bytes.
+    fn check_memory(&self, payload: u64, most: usize) -> Result<(), Error> {
+        let limit = self.buffers.limit() as u64;
+        let room = usize::try_from(limit.saturating_sub(payload)).unwrap_or(usize::MAX);
+        let PipelineConfig { threads, worker_bytes, .. } = self.config;
+        let large = Large::new(most, worker_bytes / 2, threads.get(), room);
+        let need = payload.saturating_add(large.map_or(0, |large| large.loan as u64));
+        if need > limit { Err(Error::BufferBudget { need, limit }) } else { Ok(()) }
     }
 
     /// Submits a request. `done` is called once, on a thread of the pipeline, or on this one if the
-    /// microbatch is cached; it must not block. Work stops early once no requester waits for it.
+    /// microbatch is cached; it must not block. Work stops early once all of its waiters
+    /// have cancelled.
     ///
     /// # Errors
     /// [`Error::Busy`] if the client has as many outstanding requests as it may have, and
@@ -157,11 +215,11 @@ impl Pipeline {
     pub fn submit(
         &self,
         request: Request,
-        requester: Requester,
-        done: impl FnOnce(Result<Microbatch, Error>) + Send + 'static,
+        options: SubmitOptions,
+        done: impl FnOnce(Result<MadeMicrobatch, Error>) + Send + 'static,
     ) -> Result<(), Error> {
         let done = move |outcome| done(answer(outcome));
-        let submitted = self.queue.submit(request.key(), request, requester, Box::new(done));
+        let submitted = self.queue.submit(request.key(), request, options, Box::new(done));
         submitted.map_err(|error| match error {
             SubmitError::TooMany { limit, drain_estimate: wait } => Error::Busy { limit, wait },
             SubmitError::Closed => Error::Cancelled,
@@ -171,10 +229,17 @@ impl Pipeline {
     /// Makes a microbatch and waits for it.
     ///
     /// # Errors
-    /// See [`Error`].
-    pub fn make(&self, request: Request) -> Result<Microbatch, Error> {
+    /// - [`Error::OutOfRange`] if the step or the microbatch is past the end, and [`Error::Recipe`] if the
+    ///   dataset has too few records for one step.
+    /// - [`Error::Dataset`] if a record cannot be read or has changed, and [`Error::Record`] if it no
+    ///   longer decodes.
+    /// - [`Error::BufferBudget`] if the microbatch is larger than all buffers, and [`Error::Device`] if
+    ///   the GPU or the allocation of its memory fails.
+    /// - [`Error::Busy`] if other requests of the client without a name have reached its limit.
+    /// - [`Error::Panicked`] if making it panicked, which is a bug.
+    pub fn make(&self, request: Request) -> Result<MadeMicrobatch, Error> {
         let (sender, receiver) = sync_channel(1);
-        self.submit(request, Requester::default(), move |result| {
+        self.submit(request, SubmitOptions::default(), move |result| {
             // The receiver waits below.
             drop(sender.send(result));
         })?;
@@ -225,20 +290,20 @@ impl fmt::Debug for Pipeline {
     }
 }
 
-/// The answer to one requester. Of the requesters that share a microbatch, only one
-/// is told its CPU time.
-fn answer(outcome: Outcome<Microbatch, Error>) -> Result<Microbatch, Error> {
+/// The answer to one request. Of the requests that share a microbatch, only one has its CPU time.
+fn answer(outcome: Outcome<MadeMicrobatch, Error>) -> Result<MadeMicrobatch, Error> {
     let (microbatch, origin) = match outcome {
         Outcome::Ready(microbatch, origin) => (microbatch, origin),
         Outcome::Failed(error) => return Err(error),
         Outcome::Cancelled => return Err(Error::Cancelled),
     };
-    let timings = match origin {
-        Origin::Made => microbatch.timings,
-        Origin::Joined(waited) => Timings::joined(waited),
-        Origin::Cached => Timings::default(),
+    let queue = match origin {
+        Origin::Made => return Ok(microbatch),
+        Origin::Joined(waited) => waited,
+        Origin::Cached => Duration::ZERO,
     };
-    Ok(Microbatch { timings, ..microbatch })
+    let timings = Timings { queue, ..Timings::default() };
+    Ok(MadeMicrobatch { timings, decoded: 0, ..microbatch })
 }
 
 /// A maker's thread: processes tasks until the queue is closed.
@@ -247,20 +312,20 @@ fn run_maker(queue: &RequestQueue, context: &MakeContext, totals: &Mutex<Totals>
         let result = make_caught(&task, context, queue);
         let end = match result {
             Ok(microbatch) => {
-                let timings = microbatch.timings;
+                let cpu = microbatch.timings.stages.sum();
                 let mut totals = lock(totals);
                 totals.microbatches += 1;
                 totals.samples += microbatch.records.len() as u64;
-                totals.timings += timings;
-                TaskEnd::Made(microbatch, timings.stages.sum())
+                totals.decoded += microbatch.decoded;
+                TaskEnd::Made(microbatch, cpu)
             }
             Err(Error::Cancelled) => TaskEnd::Cancelled,
             Err(error) => TaskEnd::Failed(error),
         };
         // While a maker waits for a buffer, nothing new is cached: the maker has evicted what it
         // could, and a result that is cached now would keep the buffer that it waits for.
-        let cacheable = |made: &Microbatch| {
-            (context.buffers.waiting() == 0).then(|| made.payload.buffer_bytes())
+        let cacheable = |made: &MadeMicrobatch| {
+            (context.buffers.waiting() == 0).then(|| made.payload.held_bytes())
         };
         queue.finish(&task, end, cacheable);
     }
@@ -271,8 +336,8 @@ fn make_caught(
     task: &Task<RequestKey, Request>,
     context: &MakeContext,
     queue: &RequestQueue,
-) -> Result<Microbatch, Error> {
-    let evict = || queue.evict_one(|made: &Microbatch| made.payload.is_unique());
+) -> Result<MadeMicrobatch, Error> {
+    let evict = || queue.evict_one(|made: &MadeMicrobatch| made.payload.is_unique());
     catch_unwind(AssertUnwindSafe(|| make::make(task, context, evict))).unwrap_or_else(|panic| {
         Err(Error::Panicked { name: task.job.name, message: panic_message(&*panic) })
     })

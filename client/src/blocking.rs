@@ -35,7 +35,8 @@ impl Client {
     /// Creates a client, which connects at its first call.
     ///
     /// # Errors
-    /// When the options are invalid, or the thread cannot be started.
+    /// [`Error::Options`] if the options are invalid, and [`Error::Internal`] if the thread cannot be
+    /// started.
     pub fn connect(options: Options) -> Result<Self, Error> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
@@ -55,7 +56,7 @@ impl Client {
     /// As [`Client::describe`](crate::Client::describe).
     ///
     /// # Errors
-    /// When no server describes the job.
+    /// As [`Client::describe`](crate::Client::describe).
     pub fn describe(&self, job: &Job) -> Result<Arc<Description>, Error> {
         self.runtime.block_on(self.inner.describe(job))
     }
@@ -63,7 +64,7 @@ impl Client {
     /// As [`Client::explain`](crate::Client::explain).
     ///
     /// # Errors
-    /// When no server returns the plan.
+    /// As [`Client::explain`](crate::Client::explain).
     pub fn explain(&self, job: &Job, step: Cursor, index: u32) -> Result<String, Error> {
         self.runtime.block_on(self.inner.explain(job, step, index))
     }
@@ -71,7 +72,7 @@ impl Client {
     /// As [`Client::fetch`](crate::Client::fetch).
     ///
     /// # Errors
-    /// When no server returns the microbatch.
+    /// As [`Client::fetch`](crate::Client::fetch).
     pub fn fetch(&self, job: &Job, step: Cursor, index: u32) -> Result<Microbatch, Error> {
         self.runtime.block_on(self.inner.fetch(job, step, index))
     }
@@ -79,7 +80,7 @@ impl Client {
     /// As [`Client::stream`](crate::Client::stream).
     ///
     /// # Errors
-    /// When no server describes the job, or the cursor or the rank do not fit it.
+    /// As [`Client::stream`](crate::Client::stream).
     pub fn stream(
         &self,
         job: &Job,

@@ -69,7 +69,7 @@ impl Client {
     /// Creates a client, which connects at its first call. Must be called within a Tokio runtime.
     ///
     /// # Errors
-    /// When an option is invalid, or a certificate file or the token file cannot be read.
+    /// [`Error::Options`] if an option is invalid, or a certificate file or the token file cannot be read.
     pub fn connect(options: Options) -> Result<Self, Error> {
         options.check()?;
         let options = Arc::new(options);
@@ -86,7 +86,8 @@ impl Client {
     /// Describes the dataset and the recipe of a job.
     ///
     /// # Errors
-    /// When the servers refuse the job, or none answers in the time that [`Options::retry`] allows.
+    /// [`Error::Refused`] if a server refuses the job, [`Error::NoServer`] if several servers exclude
+    /// themselves from it, and [`Error::GaveUp`] if none answers in the time that [`Options::retry`] allows.
     pub async fn describe(&self, job: &Job) -> Result<Arc<Description>, Error> {
         let is_known = self.pinned(job).is_some();
         let (job, servers) = self.with_digests(job);
@@ -106,8 +107,7 @@ impl Client {
     /// Returns the plan of one microbatch, as the JSON that `forebay explain` prints.
     ///
     /// # Errors
-    /// When the servers refuse the request, or none answers in the time that [`Options::retry`]
-    /// allows.
+    /// As [`describe`](Self::describe); [`Error::Refused`] also if the name is out of range.
     pub async fn explain(&self, job: &Job, step: Cursor, index: u32) -> Result<String, Error> {
         let name = name(job, step, index);
         let (pinned, servers) = self.with_digests(job);
@@ -116,6 +116,7 @@ impl Client {
             epoch: name.epoch,
             step: name.step,
             microbatch: name.index,
+            first_sample: 0,
         };
         let what = format!("plan of {} at {name}", job.dataset);
         let explain = |member| self.calls.explain(request.clone(), member);
@@ -125,14 +126,13 @@ impl Client {
     /// Fetches one microbatch.
     ///
     /// # Errors
-    /// When the servers refuse the request, or none answers in the time that [`Options::retry`]
-    /// allows.
+    /// As [`describe`](Self::describe); [`Error::Refused`] also if the name is out of range.
     pub async fn fetch(&self, job: &Job, step: Cursor, index: u32) -> Result<Microbatch, Error> {
         let name = name(job, step, index);
         let context = self.context(job, &self.calls.pool).await?;
         let what = format!("fetch of {} at {name}", job.dataset);
         let received = Arc::default();
-        let fetch = |member| context.fetch(member, name, &received);
+        let fetch = |member| self.calls.whole(context.fetch(member, name, &received));
         self.calls.call(&context.servers, &what, context.key(step), fetch).await
     }
 
@@ -142,8 +142,8 @@ impl Client {
     /// Each step comes from one server, the same for all ranks; steps are spread over the servers.
     ///
     /// # Errors
-    /// When the servers refuse the job, or none answers in the time that [`Options::retry`] allows;
-    /// when the cursor is not in its epoch, or the world does not divide the microbatches of a step.
+    /// As [`describe`](Self::describe); [`Error::Options`] if the cursor is not in its epoch, or the world
+    /// does not divide the microbatches of a step.
     pub async fn stream(
         &self,
         job: &Job,

@@ -1,6 +1,7 @@
 //! Sizes, digests and names that a server reports for a dataset with a recipe.
 
 use forebay_proto::types::Digest;
+use forebay_proto::types::limits::{self, RecipeFields};
 use forebay_proto::v1;
 
 use crate::error::{Cause, WireError};
@@ -60,13 +61,28 @@ impl Description {
         let invalid = |what| Cause::Wire(WireError::Description(what));
         let digest = |bytes: &[u8]| bytes.try_into().map(Digest);
         let three = |values: Vec<f64>| <[f64; 3]>::try_from(values);
-        if wire.batch == 0 || wire.microbatches == 0 || wire.image_size == 0 {
-            return Err(invalid("batch, microbatches and image_size must not be zero"));
+        let v1::DescribeResponse { batch, microbatches, image_size, smoothing, .. } = wire;
+        let (mean, std) = (&wire.mean[..], &wire.std[..]);
+        let recipe = RecipeFields { batch, microbatches, image_size, smoothing, mean, std };
+        if let Some(problem) = recipe.problem() {
+            return Err(invalid(problem));
         }
-        if wire.samples_per_epoch.div_ceil(wire.batch.into()) != wire.steps_per_epoch {
-            return Err(invalid(
+        let (names, classes) = (wire.classes.len() as u64, wire.class_count);
+        for (is_valid, what) in [
+            (wire.records <= limits::RECORDS, "records must be at most 2^40"),
+            (
+                wire.samples_per_epoch <= wire.records,
+                "samples_per_epoch must be at most the number of records",
+            ),
+            (
+                wire.samples_per_epoch.div_ceil(batch.into()) == wire.steps_per_epoch,
                 "steps_per_epoch must be samples_per_epoch divided by batch, rounded up",
-            ));
+            ),
+            (classes == 0 || names == classes, "class_count must be the number of classes"),
+        ] {
+            if !is_valid {
+                return Err(invalid(what));
+            }
         }
         Ok(Self {
             server_version: wire.server_version,
@@ -91,24 +107,103 @@ impl Description {
     }
 }
 
+/// Largest size of the names of all classes: a `classes.txt` has at most a quarter of it.
+const MAX_CLASS_BYTES: usize = 256 << 20;
+
+/// Adds the names of a further response. `bytes` is the size of all further names so far.
+pub(crate) fn add_classes(
+    to: &mut v1::DescribeResponse,
+    rest: v1::DescribeResponse,
+    bytes: &mut usize,
+) -> Result<(), Cause> {
+    let invalid = |what| Cause::Wire(WireError::Description(what));
+    if to.class_count > limits::CLASSES || rest.classes.is_empty() {
+        return Err(invalid("class_count must be the number of classes, at most 2^24"));
+    }
+    *bytes += rest.classes.iter().map(String::len).sum::<usize>();
+    if *bytes > MAX_CLASS_BYTES {
+        return Err(invalid("the names of all classes must have at most 256 MiB"));
+    }
+    if (rest.dataset_digest, rest.class_count) != (to.dataset_digest.clone(), to.class_count) {
+        return Err(invalid("the names of classes must all be of one dataset"));
+    }
+    to.classes.extend(rest.classes);
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn good() -> v1::DescribeResponse {
+        v1::DescribeResponse {
+            dataset_digest: vec![1; 32].into(),
+            records: 8,
+            classes: vec!["ant".into(), "bee".into()],
+            class_count: 2,
+            recipe_digest: vec![2; 32].into(),
+            samples_per_epoch: 8,
+            steps_per_epoch: 2,
+            batch: 4,
+            microbatches: 2,
+            image_size: 8,
+            mean: vec![0.0; 3],
+            std: vec![1.0; 3],
+            ..v1::DescribeResponse::default()
+        }
+    }
+
+    #[test]
+    fn numbers_that_no_server_has_are_refused() {
+        type Change = fn(&mut v1::DescribeResponse);
+        let changes: [(&str, Change); 14] = [
+            ("batch", |d| d.batch = u32::MAX),
+            ("batch", |d| d.batch = 0),
+            ("microbatches", |d| d.microbatches = u32::MAX),
+            ("image_size", |d| d.image_size = u32::MAX),
+            ("records", |d| d.records = u64::MAX),
+            ("samples_per_epoch", |d| (d.samples_per_epoch, d.steps_per_epoch) = (12, 3)),
+            ("class_count", |d| d.class_count = 1),
+            ("smoothing", |d| d.smoothing = f64::NAN),
+            ("smoothing", |d| d.smoothing = -0.1),
+            ("mean", |d| d.mean[1] = f64::NAN),
+            ("mean", |d| d.mean.truncate(2)),
+            ("std", |d| d.std[2] = 0.0),
+            ("std", |d| d.std[0] = f64::INFINITY),
+            ("std", |d| d.std.push(1.0)),
+        ];
+        Description::from_wire(good()).unwrap();
+        for (field, change) in changes {
+            let mut changed = good();
+            change(&mut changed);
+            let error = Description::from_wire(changed).unwrap_err().to_string();
+            assert!(error.contains(field), "{field}: {error}");
+        }
+    }
+
+    #[test]
+    fn names_of_classes_without_end_are_refused() {
+        let page = |names: &[usize]| v1::DescribeResponse {
+            class_count: limits::CLASSES,
+            classes: names.iter().map(|length| "x".repeat(*length)).collect(),
+            ..good()
+        };
+        let (mut all, mut bytes) = (page(&[1]), 0);
+        add_classes(&mut all, page(&[2, 3]), &mut bytes).unwrap();
+        assert_eq!((all.classes.len(), bytes), (3, 5));
+        add_classes(&mut all, page(&[]), &mut bytes).unwrap_err();
+        add_classes(&mut all, page(&[MAX_CLASS_BYTES]), &mut bytes).unwrap_err();
+        all.class_count = u64::MAX;
+        add_classes(&mut all, page(&[1]), &mut 0).unwrap_err();
+    }
 
     #[test]
     fn a_number_of_steps_that_does_not_fit_the_samples_is_refused() {
         let of = |samples_per_epoch, steps_per_epoch| {
             Description::from_wire(v1::DescribeResponse {
-                dataset_digest: vec![1; 32].into(),
-                recipe_digest: vec![2; 32].into(),
                 samples_per_epoch,
                 steps_per_epoch,
-                batch: 4,
-                microbatches: 2,
-                image_size: 8,
-                mean: vec![0.0; 3],
-                std: vec![1.0; 3],
-                ..v1::DescribeResponse::default()
+                ..good()
             })
         };
         let last = of(5, 2).unwrap();

@@ -82,10 +82,11 @@ pub enum Cause {
     #[error("the response ended in the middle of a message")]
     Truncated,
     /// No bytes arrived for [`Timeouts::idle`](crate::Timeouts::idle).
-    #[error("no bytes arrived for {:.1} s", .0.as_secs_f64())]
+    #[error("no bytes arrived for {:?}", .0)]
     IdleTimeout(Duration),
-    /// A microbatch was not complete after [`Timeouts::microbatch`](crate::Timeouts::microbatch).
-    #[error("a microbatch did not arrive within {:.1} s", .0.as_secs_f64())]
+    /// A microbatch, or another answer of several parts, was not complete after
+    /// [`Timeouts::microbatch`](crate::Timeouts::microbatch).
+    #[error("the whole answer did not arrive within {:?}", .0)]
     MicrobatchTimeout(Duration),
     /// The hedge, sent to another server, delivered the microbatch first.
     #[error("another server was faster")]
@@ -101,6 +102,9 @@ pub enum Cause {
         /// The resolver's error.
         why: String,
     },
+    /// There is not enough memory for a microbatch of this many bytes.
+    #[error("a microbatch of {0} bytes does not fit into memory")]
+    Memory(usize),
     /// The received bytes are not the expected microbatch.
     #[error(transparent)]
     Wire(WireError),
@@ -154,6 +158,16 @@ pub enum WireError {
         /// The header's value.
         found: u64,
     },
+    /// A number of a sample is beyond what the description says.
+    #[error("{what} is {found}, expected less than {limit}")]
+    Beyond {
+        /// A record or a label.
+        what: &'static str,
+        /// The number in the header.
+        found: u64,
+        /// The number of records or classes of the dataset.
+        limit: u64,
+    },
     /// A frame does not continue where the one before ended.
     #[error("received a frame for byte {found} of the payload, expected byte {expected}")]
     Gap {
@@ -173,6 +187,9 @@ pub enum WireError {
     /// A description contradicts itself.
     #[error("invalid description: {0}")]
     Description(&'static str),
+    /// A plan is not JSON with samples, or its parts do not lead on.
+    #[error("invalid plan: expected JSON with samples, in parts that lead to its end")]
+    Plan,
 }
 
 impl From<WireError> for Cause {
@@ -189,11 +206,12 @@ impl Cause {
             Self::Access(_) => "fix the file",
             Self::Certificate(_) => "check the certificates and authorities of both sides",
             Self::Connection(_) | Self::Truncated | Self::IdleTimeout(_) => {
-                "check that the server runs and can be reached"
+                "check that the server runs and can be reached; one with TLS needs https:// or --tls-ca"
             }
             Self::MicrobatchTimeout(_) | Self::Overtaken => {
                 "check the server's load, or raise the timeout of a microbatch"
             }
+            Self::Memory(_) => "request smaller microbatches",
             Self::Conflict(_) => "check that all servers run the same version",
             Self::Resolve { .. } => "check the name, and that servers behind it are ready",
             Self::Wire(WireError::Header(HeaderError::Limit { .. })) => {

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use clap::Args;
 use forebay_types::MixedBy;
-use forebay_types::settings::{ByteSize, duration};
+use forebay_types::settings::{
+    ByteSize, NonZeroByteSize, NonZeroTimeSpan, Number, duration, fraction,
+};
 
 use crate::error::Error;
 use crate::options::{Options, Prefetch};
@@ -28,48 +30,53 @@ pub struct ClientFlags {
     /// The side that applies MixUp and CutMix to training images: server or trainer.
     #[arg(long, env = "FOREBAY_MIXED_BY", default_value_t = MixedBy::Server)]
     pub mixed_by: MixedBy,
-    /// Bytes of pixels received ahead of the trainer, such as 256MiB; 0 receives one microbatch ahead.
+    /// Window of a stream: bytes of pixels received ahead of the trainer, such as 256MiB; 0 receives one microbatch ahead.
     /// auto is 128MiB, or two steps per server where that is more, up to 2GiB.
     #[arg(long, value_name = "SIZE", env = "FOREBAY_PREFETCH", default_value_t = Prefetch::Auto)]
     pub prefetch: Prefetch,
     /// Largest microbatch that is accepted; at least 1.
-    #[arg(long, value_name = "SIZE", env = "FOREBAY_MAX_MICROBATCH", default_value_t = ByteSize(1 << 30))]
-    pub max_microbatch: ByteSize,
-    /// Connections of a stream to each server that it uses; at least 1.
-    #[arg(long, value_name = "N", env = "FOREBAY_CONNECTIONS", default_value_t = 1)]
-    pub connections: usize,
+    #[arg(long, value_name = "SIZE", env = "FOREBAY_MAX_MICROBATCH", default_value = "1GiB")]
+    pub max_microbatch: NonZeroByteSize,
+    /// Connections of a stream to each server that it uses, 1 to 256.
+    #[arg(long, value_name = "N", env = "FOREBAY_CONNECTIONS", default_value = "1")]
+    pub connections: Number<1, 256>,
     /// Interval at which names of dns+ endpoints are resolved again; more than 0.
-    #[arg(long, value_name = "TIME", env = "FOREBAY_RESOLVE_INTERVAL", default_value = "30s", value_parser = duration)]
-    pub resolve_interval: Duration,
+    #[arg(long, value_name = "TIME", env = "FOREBAY_RESOLVE_INTERVAL", default_value = "30s")]
+    pub resolve_interval: NonZeroTimeSpan,
     /// Longest wait for a connection; more than 0.
-    #[arg(long, value_name = "TIME", env = "FOREBAY_CONNECT_TIMEOUT", default_value = "5s", value_parser = duration)]
-    pub connect_timeout: Duration,
+    #[arg(long, value_name = "TIME", env = "FOREBAY_CONNECT_TIMEOUT", default_value = "5s")]
+    pub connect_timeout: NonZeroTimeSpan,
     /// Longest wait for the answer to an HTTP/2 ping, and the interval of these pings; more than 0.
-    #[arg(long, value_name = "TIME", env = "FOREBAY_KEEPALIVE_TIMEOUT", default_value = "10s", value_parser = duration)]
-    pub keepalive_timeout: Duration,
+    #[arg(long, value_name = "TIME", env = "FOREBAY_KEEPALIVE_TIMEOUT", default_value = "10s")]
+    pub keepalive_timeout: NonZeroTimeSpan,
     /// Longest wait for any byte of a response; more than 0.
-    #[arg(long, value_name = "TIME", env = "FOREBAY_IDLE_TIMEOUT", default_value = "1m", value_parser = duration)]
-    pub idle_timeout: Duration,
+    #[arg(long, value_name = "TIME", env = "FOREBAY_IDLE_TIMEOUT", default_value = "1m")]
+    pub idle_timeout: NonZeroTimeSpan,
     /// Longest wait for a whole microbatch from one server; more than 0.
-    #[arg(long, value_name = "TIME", env = "FOREBAY_MICROBATCH_TIMEOUT", default_value = "5m", value_parser = duration)]
-    pub microbatch_timeout: Duration,
+    #[arg(long, value_name = "TIME", env = "FOREBAY_MICROBATCH_TIMEOUT", default_value = "5m")]
+    pub microbatch_timeout: NonZeroTimeSpan,
     /// Fail when nothing arrived from any server for this long; 0 fails at the first error.
     #[arg(long, value_name = "TIME", env = "FOREBAY_GIVE_UP_AFTER", default_value = "5m", value_parser = duration)]
     pub give_up_after: Duration,
     /// Time that a server is not used after its first failure; more than 0. It doubles with each
     /// failure in a row.
-    #[arg(long, value_name = "TIME", env = "FOREBAY_INITIAL_BACKOFF", default_value = "100ms", value_parser = duration)]
-    pub initial_backoff: Duration,
+    #[arg(long, value_name = "TIME", env = "FOREBAY_INITIAL_BACKOFF", default_value = "100ms")]
+    pub initial_backoff: NonZeroTimeSpan,
     /// Longest time that a server is not used after a failure; not below the initial backoff.
-    #[arg(long, value_name = "TIME", env = "FOREBAY_MAX_BACKOFF", default_value = "5s", value_parser = duration)]
-    pub max_backoff: Duration,
+    #[arg(long, value_name = "TIME", env = "FOREBAY_MAX_BACKOFF", default_value = "5s")]
+    pub max_backoff: NonZeroTimeSpan,
+    /// Time that a server is not used for a job that it refused, because its dataset or recipe is another
+    /// one, or it does not know the dataset or the call; more than 0. Then it is tried again, as it may have
+    /// been rolled back.
+    #[arg(long, value_name = "TIME", env = "FOREBAY_READMIT_AFTER", default_value = "1m")]
+    pub readmit_after: NonZeroTimeSpan,
     /// Request a microbatch from a second server if it takes longer than this quantile of the recent
     /// ones, from 0 to 1; 0 turns hedging off.
-    #[arg(long, value_name = "QUANTILE", env = "FOREBAY_HEDGE_QUANTILE", default_value_t = 0.95)]
+    #[arg(long, value_name = "QUANTILE", env = "FOREBAY_HEDGE_QUANTILE", default_value_t = 0.95, value_parser = fraction)]
     pub hedge_quantile: f64,
     /// Most such second requests per received microbatch, from 0 to 1; 0 turns hedging off, except
     /// against servers that are being probed after a failure.
-    #[arg(long, value_name = "FRACTION", env = "FOREBAY_HEDGE_BUDGET", default_value_t = 0.05)]
+    #[arg(long, value_name = "FRACTION", env = "FOREBAY_HEDGE_BUDGET", default_value_t = 0.05, value_parser = fraction)]
     pub hedge_budget: f64,
     /// Send no second request earlier than this; 0 leaves it to the quantile.
     #[arg(long, value_name = "TIME", env = "FOREBAY_HEDGE_MIN_DELAY", default_value = "100ms", value_parser = duration)]
@@ -106,16 +113,17 @@ impl ClientFlags {
         options.access = self.access;
         options.format.mixed_by = self.mixed_by;
         options.prefetch = self.prefetch;
-        options.max_microbatch_bytes = self.max_microbatch.0;
-        options.connections = self.connections;
-        options.resolve_interval = self.resolve_interval;
-        options.timeouts.connect = self.connect_timeout;
-        options.timeouts.keepalive = self.keepalive_timeout;
-        options.timeouts.idle = self.idle_timeout;
-        options.timeouts.microbatch = self.microbatch_timeout;
+        options.max_microbatch_bytes = self.max_microbatch.get();
+        options.connections = self.connections.count();
+        options.resolve_interval = self.resolve_interval.get();
+        options.readmit_after = self.readmit_after.get();
+        options.timeouts.connect = self.connect_timeout.get();
+        options.timeouts.keepalive = self.keepalive_timeout.get();
+        options.timeouts.idle = self.idle_timeout.get();
+        options.timeouts.microbatch = self.microbatch_timeout.get();
         options.retry.give_up_after = self.give_up_after;
-        options.retry.initial_backoff = self.initial_backoff;
-        options.retry.max_backoff = self.max_backoff;
+        options.retry.initial_backoff = self.initial_backoff.get();
+        options.retry.max_backoff = self.max_backoff.get();
         options.hedge.quantile = self.hedge_quantile;
         options.hedge.budget = self.hedge_budget;
         options.hedge.min_delay = self.hedge_min_delay;
@@ -162,6 +170,7 @@ mod tests {
             "--give-up-after=0",
             "--initial-backoff=5ms",
             "--max-backoff=6s",
+            "--readmit-after=8s",
             "--hedge-quantile=0",
             "--hedge-budget=1",
             "--hedge-min-delay=7ms",
@@ -178,6 +187,7 @@ mod tests {
         assert_eq!(given.retry.give_up_after, Duration::ZERO);
         assert_eq!(given.retry.initial_backoff, Duration::from_millis(5));
         assert_eq!(given.retry.max_backoff, seconds(6));
+        assert_eq!(given.readmit_after, seconds(8));
         assert!(given.hedge.quantile <= 0.0 && given.hedge.budget >= 1.0);
         assert_eq!(given.hedge.min_delay, Duration::from_millis(7));
         assert_eq!(given.access.tls_name.as_deref(), Some("d"));

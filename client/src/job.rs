@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use forebay_proto::types::{Cursor, Digest};
+use forebay_proto::types::{Cursor, Digest, file};
 use forebay_proto::v1;
 
 use crate::description::Description;
@@ -22,18 +22,21 @@ impl RecipeRef {
     /// name of a preset or of a recipe from the server's configuration.
     ///
     /// # Errors
-    /// When the file cannot be read.
-    pub fn from_argument(argument: &str) -> Result<Self, Error> {
+    /// [`Error::Options`] if the file cannot be read.
+    pub fn from_name_or_path(argument: &str) -> Result<Self, Error> {
         let path = Path::new(argument);
         if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml")) {
             return Ok(Self::Name(argument.to_owned()));
         }
-        let toml = std::fs::read_to_string(path).map_err(|error| {
+        let toml = file::read_to_string(path, MAX_RECIPE).map_err(|error| {
             Error::Options(format!("cannot read the recipe {argument:?}: {error}; check the path"))
         })?;
         Ok(Self::Toml(toml))
     }
 }
+
+/// Largest file of a recipe, as the server's.
+const MAX_RECIPE: u64 = 1 << 20;
 
 /// Everything that determines the microbatches of a training run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,14 +138,14 @@ mod tests {
     #[test]
     fn a_recipe_argument_is_a_file_if_it_ends_in_toml_and_a_name_otherwise() {
         for name in ["a2", "ours", "recipes/a2"] {
-            assert_eq!(RecipeRef::from_argument(name).unwrap(), RecipeRef::Name(name.into()));
+            assert_eq!(RecipeRef::from_name_or_path(name).unwrap(), RecipeRef::Name(name.into()));
         }
         let path = std::env::temp_dir().join(format!("forebay-{}.toml", std::process::id()));
         std::fs::write(&path, "base = \"a2\"\n").unwrap();
-        let recipe = RecipeRef::from_argument(path.to_str().unwrap());
+        let recipe = RecipeRef::from_name_or_path(path.to_str().unwrap());
         std::fs::remove_file(&path).unwrap();
         assert_eq!(recipe.unwrap(), RecipeRef::Toml("base = \"a2\"\n".into()));
-        let error = RecipeRef::from_argument("absent.toml").unwrap_err().to_string();
+        let error = RecipeRef::from_name_or_path("absent.toml").unwrap_err().to_string();
         assert!(error.starts_with("cannot read the recipe \"absent.toml\": "), "{error}");
     }
 }

@@ -38,7 +38,9 @@ mod flags;
 mod fleet;
 mod job;
 mod microbatch;
+mod notice;
 mod options;
+mod plan;
 mod stream;
 mod survey;
 mod unary;
@@ -53,10 +55,10 @@ pub use fleet::breaker::Circuit;
 pub use fleet::stats::{Counts, ServerStats};
 pub use forebay_proto::types::{
     Cursor, DType, Digest, Layout, MicrobatchName, MixedBy, ParseError, PixelFormat, Rank,
-    RankError,
+    RankError, StageTimes, Timings,
 };
 pub use job::{Job, RecipeRef, State};
-pub use microbatch::{Microbatch, Mix, Timings};
+pub use microbatch::{Microbatch, Mix};
 pub use options::{Hedge, Options, Prefetch, Retry, Timeouts};
 pub use stream::microbatches::Microbatches;
 pub use stream::walk::End;

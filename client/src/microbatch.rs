@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use forebay_proto::types::{DType, Layout, MicrobatchName};
+use forebay_proto::types::{DType, Layout, MicrobatchName, Timings};
 use forebay_proto::v1;
 use forebay_proto::v1::mix_parameters::Kind;
 
 use crate::wire::buffers::Pixels;
-
-pub use forebay_proto::v1::Timings;
 
 /// A microbatch of n samples: pixels, targets, and how they were made.
 #[derive(Debug)]
@@ -34,7 +32,7 @@ pub struct Microbatch {
     /// The mix that is left to the trainer, for each sample; empty unless the job requested
     /// [`MixedBy::Trainer`](crate::MixedBy::Trainer).
     pub mix: Vec<Mix>,
-    /// Time that the server spent in each stage, in microseconds.
+    /// Time that the server spent in each stage.
     pub timings: Timings,
     /// XXH3-64 of the pixels, verified.
     pub xxh3: u64,
@@ -101,7 +99,7 @@ impl Microbatch {
             label_b: header.label_b,
             lambda: header.lambda,
             mix,
-            timings: header.timings.unwrap_or_default(),
+            timings: header.timings.as_ref().map(Timings::from).unwrap_or_default(),
             xxh3: header.payload_xxh3,
             wait: Duration::ZERO,
         }

@@ -18,8 +18,8 @@ pub struct Options {
     pub access: Access,
     /// Form of the pixels. Default: mixed u8 in NHWC.
     pub format: PixelFormat,
-    /// How much each stream receives ahead of the trainer, also sent to servers as the bound on what
-    /// they make ahead. Default automatic.
+    /// The window of each stream: how much it receives ahead of the trainer. Servers are sent it as the
+    /// bound on what they compute ahead. Default automatic.
     pub prefetch: Prefetch,
     /// Largest payload of a microbatch that is accepted, in bytes. Default 1 GiB.
     pub max_microbatch_bytes: u64,
@@ -32,13 +32,16 @@ pub struct Options {
     /// How often names of `dns+` endpoints are resolved again. Default 30 s; after a failure they
     /// are resolved at once.
     pub resolve_interval: Duration,
+    /// How long a server is not used for a job after it refused it: because its dataset or recipe is
+    /// another one, or it does not know the dataset or the call. Default 1 min.
+    pub readmit_after: Duration,
     /// Connections of a stream to each server that it uses. Default 1.
     pub connections: usize,
     /// Replacements for parts of the network, for tests. Default: the real network.
     pub network: Network,
 }
 
-/// How much a stream receives ahead of the trainer.
+/// The window of a stream: how much it receives ahead of the trainer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Prefetch {
     /// 128 MiB, and with several servers as much as keeps them all busy: two of the rank's steps per
@@ -59,7 +62,8 @@ pub struct Timeouts {
     pub keepalive: Duration,
     /// For any byte of a response, while one is expected. Default 60 s.
     pub idle: Duration,
-    /// For a whole microbatch, from the moment in which it is next. Default 5 min.
+    /// For a whole microbatch, from the moment in which it is next, or another whole answer, such as a
+    /// description. Default 5 min.
     pub microbatch: Duration,
 }
 
@@ -101,6 +105,7 @@ impl Options {
             retry: Retry::default(),
             hedge: Hedge::default(),
             resolve_interval: Duration::from_secs(30),
+            readmit_after: Duration::from_mins(1),
             connections: 1,
             network: Network::default(),
         }
@@ -121,6 +126,7 @@ impl Options {
             ("microbatch timeout", microbatch),
             ("initial backoff", initial_backoff),
             ("resolve interval", self.resolve_interval),
+            ("readmission time", self.readmit_after),
         ] {
             if duration.is_zero() {
                 return Err(invalid(setting, "0", "a duration above 0, such as 5s"));

@@ -3,6 +3,7 @@
 //! A job without expected digests takes those of the majority of the servers and not of the first to
 //! answer, so that one server with outdated data is excluded instead of all others.
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::error::Cause;
 use crate::fleet::job_servers::JobServers;
 use crate::fleet::members::Member;
 use crate::job::Job;
+use crate::notice::warn_if_silent;
 use crate::unary::Unary;
 
 /// Longest wait for the other servers after the first description.
@@ -55,8 +57,10 @@ async fn descriptions(
     for member in members {
         let (calls, job) = (calls.clone(), job.clone());
         tasks.spawn(async move {
-            let description = calls.describe(&job, Arc::clone(&member)).await;
-            description.ok().map(|description| (member, description))
+            let request = format!("description of {}", job.dataset);
+            let description = calls.describe(&job, Arc::clone(&member));
+            let answer = warn_if_silent((member.name(), &request), ready(()), description).await;
+            answer.ok().map(|description| (member, description))
         });
     }
     let mut answers: Vec<(Arc<Member>, Description)> = Vec::new();

@@ -1,5 +1,6 @@
 //! Calls with one response, retried at other servers.
 
+use std::future::ready;
 use std::sync::Arc;
 
 use forebay_proto::v1;
@@ -9,12 +10,14 @@ use tokio::time::timeout;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
-use crate::description::Description;
+use crate::description::{self, Description};
 use crate::error::{Cause, Error};
 use crate::fleet::job_servers::JobServers;
 use crate::fleet::members::Member;
 use crate::job::Job;
+use crate::notice::warn_if_silent;
 use crate::options::Options;
+use crate::plan::Plan;
 use crate::stream::retry::Retries;
 use crate::wire::connect::Pool;
 use crate::wire::expected::check_digest;
@@ -39,7 +42,8 @@ impl Unary {
         let mut retries = Retries::of_single_call(servers);
         loop {
             let attempt = retries.next_attempt(key, request).await?;
-            match call(Arc::clone(&attempt.member)).await {
+            let answer = call(Arc::clone(&attempt.member));
+            match warn_if_silent((attempt.member.name(), request), ready(()), answer).await {
                 Ok(answer) => {
                     retries.succeeded(&attempt);
                     return Ok(answer);
@@ -58,9 +62,7 @@ impl Unary {
         job: &Job,
         member: Arc<Member>,
     ) -> Result<Description, Cause> {
-        let request = v1::DescribeRequest { job: Some(job.to_wire()) };
-        let mut stub = Stub::new(self.pool.connection(&member.server)?);
-        let description = self.message(stub.describe(self.authorized(request)?)).await?;
+        let description = self.whole(Box::pin(self.pages_of_description(job, member))).await?;
         let description = Description::from_wire(description)?;
         if let Some(expected) = job.dataset_digest {
             check_digest("dataset", expected, &description.dataset_digest.0)?;
@@ -71,14 +73,57 @@ impl Unary {
         Ok(description)
     }
 
+    /// A description with the names of all classes. A response has as many names as fit into a message.
+    async fn pages_of_description(
+        &self,
+        job: &Job,
+        member: Arc<Member>,
+    ) -> Result<v1::DescribeResponse, Cause> {
+        let mut stub = Stub::new(self.pool.connection(&member.server)?);
+        let mut request = v1::DescribeRequest { job: Some(job.to_wire()), first_class: 0 };
+        let mut description =
+            self.message(stub.describe(self.authorized(request.clone())?)).await?;
+        let mut bytes = 0;
+        while (description.classes.len() as u64) < description.class_count {
+            request.first_class = description.classes.len() as u64;
+            let rest = self.message(stub.describe(self.authorized(request.clone())?)).await?;
+            description::add_classes(&mut description, rest, &mut bytes)?;
+        }
+        Ok(description)
+    }
+
     /// Asks one server for the plan of a microbatch.
     pub(crate) async fn explain(
         &self,
         request: v1::ExplainRequest,
         member: Arc<Member>,
     ) -> Result<String, Cause> {
+        self.whole(Box::pin(self.pages_of_plan(request, member))).await
+    }
+
+    async fn pages_of_plan(
+        &self,
+        mut request: v1::ExplainRequest,
+        member: Arc<Member>,
+    ) -> Result<String, Cause> {
         let mut stub = Stub::new(self.pool.connection(&member.server)?);
-        Ok(self.message(stub.explain(self.authorized(request)?)).await?.json)
+        let mut plan = Plan::default();
+        loop {
+            let page = self.message(stub.explain(self.authorized(request.clone())?)).await?;
+            request.first_sample = match plan.add(request.first_sample, page)? {
+                Some(next) => next,
+                None => return plan.into_json(),
+            };
+        }
+    }
+
+    /// Bounds the time of an answer that has many parts, each of which may arrive in time.
+    pub(crate) async fn whole<T>(
+        &self,
+        answer: impl Future<Output = Result<T, Cause>>,
+    ) -> Result<T, Cause> {
+        let limit = self.options.timeouts.microbatch;
+        timeout(limit, answer).await.unwrap_or(Err(Cause::MicrobatchTimeout(limit)))
     }
 
     /// Adds the token to a request, if there is one.
@@ -98,8 +143,9 @@ impl Unary {
         &self,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Cause> {
-        let idle = self.options.timeouts.idle;
+        let timeouts = &self.options.timeouts;
+        let idle = timeouts.idle;
         let response = timeout(idle, call).await.map_err(|_elapsed| Cause::IdleTimeout(idle))?;
-        Ok(response.map_err(|status| cause_of(&status))?.into_inner())
+        Ok(response.map_err(|status| cause_of(&status, timeouts))?.into_inner())
     }
 }

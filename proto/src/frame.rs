@@ -16,4 +16,4 @@ mod split;
 
 pub use join::{Join, JoinError};
 pub use limits::{FRAME_BYTES, HEADER_BYTES, MESSAGE_BYTES, PREFIX_BYTES};
-pub use split::{SplitError, head, ranges, split};
+pub use split::{Bounds, SplitError, head, ranges, split};

@@ -4,7 +4,7 @@
 //! so that a caller may size buffers by a header that was checked.
 
 use crate::v1::mix_parameters::Kind;
-use crate::v1::{DType, Header, Layout, MixPlan, Rect};
+use crate::v1::{DType, Header, Layout, Rect, TrainerMix};
 use xxhash_rust::xxh3::Xxh3;
 
 /// Channels of a pixel.
@@ -88,6 +88,12 @@ pub enum HeaderError {
         expected: u64,
         /// The hash of what was received.
         found: u64,
+    },
+    /// A sample of the mix plan takes a rectangle from its partner, and does not say which.
+    #[error("invalid mix.rect of sample {sample}: none, although its kind is CUTMIX")]
+    NoRect {
+        /// Slot of the sample.
+        sample: usize,
     },
     /// A rectangle of the mix plan exceeds the image.
     #[error(
@@ -182,7 +188,7 @@ fn check_targets(header: &Header, samples: u32) -> Result<(), HeaderError> {
     Ok(())
 }
 
-fn check_mix(mix: &MixPlan, [samples, height, width]: [u32; 3]) -> Result<(), HeaderError> {
+fn check_mix(mix: &TrainerMix, [samples, height, width]: [u32; 3]) -> Result<(), HeaderError> {
     check_entries("mix.samples", mix.samples.len(), samples)?;
     for (sample, parameters) in mix.samples.iter().enumerate() {
         let value = parameters.kind;
@@ -191,6 +197,9 @@ fn check_mix(mix: &MixPlan, [samples, height, width]: [u32; 3]) -> Result<(), He
         }
         check_weight("mix.lambda", parameters.lambda, sample)?;
         check_weight("mix.partner_lambda", parameters.partner_lambda, sample)?;
+        if parameters.kind() == Kind::Cutmix && parameters.rect.is_none() {
+            return Err(HeaderError::NoRect { sample });
+        }
         if let Some(part) = parameters.rect {
             let bottom = u64::from(part.top) + u64::from(part.height);
             let right = u64::from(part.left) + u64::from(part.width);
@@ -234,7 +243,7 @@ mod tests {
             label_a: vec![0, 1],
             label_b: vec![1, 0],
             lambda: vec![0.25, 1.0],
-            mix: Some(MixPlan { samples: vec![MixParameters::default(); 2] }),
+            mix: Some(TrainerMix { samples: vec![MixParameters::default(); 2] }),
             ..Header::default()
         }
     }
@@ -320,17 +329,19 @@ mod tests {
         let with = |change: fn(&mut Vec<MixParameters>)| {
             let mut samples = vec![MixParameters::default(); 2];
             change(&mut samples);
-            check(&Header { mix: Some(MixPlan { samples }), ..good() }, 420)
+            check(&Header { mix: Some(TrainerMix { samples }), ..good() }, 420)
         };
         let part = Rect { top: 3, left: 0, height: 2, width: 7 };
         assert_eq!(check(&good(), 420), Ok(()));
         assert!(with(|s| s.truncate(1)).is_err());
         assert!(with(|s| s[1].kind = 9).is_err());
         assert!(with(|s| s[0].partner_lambda = -0.1).is_err());
+        let nowhere = with(|s| s[1].kind = Kind::Cutmix.into());
+        assert_eq!(nowhere, Err(HeaderError::NoRect { sample: 1 }));
         let outside = with(|s| s[1].rect = Some(Rect { top: u32::MAX, ..Rect::default() }));
         assert!(matches!(outside, Err(HeaderError::Rect { sample: 1, .. })), "{outside:?}");
         let mut samples = vec![MixParameters::default(); 2];
         samples[0].rect = Some(part);
-        assert_eq!(check(&Header { mix: Some(MixPlan { samples }), ..good() }, 420), Ok(()));
+        assert_eq!(check(&Header { mix: Some(TrainerMix { samples }), ..good() }, 420), Ok(()));
     }
 }

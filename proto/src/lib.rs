@@ -6,8 +6,9 @@
 mod format;
 pub mod frame;
 pub mod header;
+mod timings;
 
-/// The plain values that the wire carries: names, cursors, ranks, pixel formats, digests.
+/// The plain values that the wire carries: names, cursors, ranks, pixel formats, digests, timings.
 pub use forebay_types as types;
 
 /// Messages and stubs of package `forebay.v1`.

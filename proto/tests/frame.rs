@@ -3,9 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use bytes::{Bytes, BytesMut};
-use forebay_proto::frame::{self, FRAME_BYTES, HEADER_BYTES, Join, JoinError, SplitError};
+use forebay_proto::frame::{self, Bounds, FRAME_BYTES, HEADER_BYTES, Join, JoinError, SplitError};
 use forebay_proto::header::HeaderError;
-use forebay_proto::v1::{DType, Frame, Header, Layout, MixParameters, MixPlan, Timings};
+use forebay_proto::v1::mix_parameters::Kind;
+use forebay_proto::v1::{
+    DType, Frame, Header, Layout, MixParameters, Rect, ServerTimings, TrainerMix,
+};
 use proptest::prelude::*;
 use prost::Message as _;
 use xxhash_rust::xxh3::xxh3_64;
@@ -34,8 +37,8 @@ fn microbatch(shape: [u32; 4], dtype: DType) -> (Header, Bytes) {
         label_a: vec![1; n],
         label_b: vec![2; n],
         lambda: vec![0.25; n],
-        mix: Some(MixPlan { samples: vec![MixParameters::default(); n] }),
-        timings: Some(Timings { decode: 5, ..Timings::default() }),
+        mix: Some(TrainerMix { samples: vec![MixParameters::default(); n] }),
+        timings: Some(ServerTimings { decode: 5, ..ServerTimings::default() }),
         targets_xxh3: None,
     };
     (header, payload.into())
@@ -148,7 +151,7 @@ fn a_header_that_lies_costs_no_memory() {
     let entries = |field, found| HeaderError::Entries { field, found, samples: 2 };
     assert_eq!(header(lie(&|h| h.records.push(1))), entries("records", 3));
     assert_eq!(header(lie(&|h| h.label_b.clear())), entries("label_b", 0));
-    let mix = Some(MixPlan::default());
+    let mix = Some(TrainerMix::default());
     assert_eq!(header(lie(&|h| h.mix = mix.clone())), entries("mix.samples", 0));
 }
 
@@ -190,7 +193,7 @@ fn any_frame() -> impl Strategy<Value = Frame> {
             label_a: vec![0; n],
             label_b: vec![0; n],
             lambda: vec![0.0; n],
-            mix: mix.map(|n| MixPlan { samples: vec![MixParameters::default(); n] }),
+            mix: mix.map(|n| TrainerMix { samples: vec![MixParameters::default(); n] }),
             shape,
             dtype,
             layout,
@@ -266,4 +269,65 @@ proptest! {
         let digest = matches!(join(all), Err(JoinError::Digest { .. }));
         prop_assert!(digest);
     }
+}
+
+/// The largest header of a job.
+fn largest(bounds: Bounds) -> Header {
+    let n = usize::try_from(bounds.samples).unwrap();
+    let label = u32::try_from(bounds.classes - 1).unwrap();
+    let all = ServerTimings {
+        queue: u64::MAX,
+        make: u64::MAX,
+        read: u64::MAX,
+        decode: u64::MAX,
+        resize: u64::MAX,
+        augment: u64::MAX,
+        mix: u64::MAX,
+        digest: u64::MAX,
+    };
+    let plan = |side| MixParameters {
+        kind: Kind::Cutmix.into(),
+        lambda: 0.5,
+        partner_lambda: 0.5,
+        rect: Some(Rect { top: side, left: side, height: side, width: side }),
+    };
+    Header {
+        epoch: u64::MAX,
+        step: u64::MAX,
+        microbatch: u32::MAX,
+        seed: u64::MAX,
+        dataset_digest: Bytes::from_static(&[1; 32]),
+        recipe_digest: Bytes::from_static(&[2; 32]),
+        dtype: i32::MAX,
+        layout: i32::MAX,
+        shape: vec![u32::MAX; 4],
+        payload_bytes: u64::MAX,
+        payload_xxh3: u64::MAX,
+        records: vec![bounds.records - 1; n],
+        label_a: vec![label; n],
+        label_b: vec![label; n],
+        lambda: vec![0.5; n],
+        mix: bounds.mixed_size.map(|side| TrainerMix { samples: vec![plan(side); n] }),
+        timings: Some(all),
+        targets_xxh3: Some(u64::MAX),
+    }
+}
+
+#[test]
+fn the_largest_header_of_a_job_is_known_before_any_is_made() {
+    for samples in [1, 2, 256, 29_000, 1 << 20] {
+        for (records, classes, mixed_size) in [
+            (1, 1, None),
+            (1_281_167, 1000, None),
+            (1_281_167, 1000, Some(224)),
+            (1 << 40, 1 << 20, Some(4096)),
+        ] {
+            let bounds = Bounds { samples, records, classes, mixed_size };
+            let (bound, header) = (bounds.max_header_bytes(), largest(bounds).encoded_len());
+            assert!((header..header + 512).contains(&bound), "{bounds:?}: {header}, {bound}");
+            assert_eq!(bounds.check().is_ok(), bound <= HEADER_BYTES);
+        }
+    }
+    let huge = Bounds { samples: u64::MAX / 8, records: 9, classes: 9, mixed_size: Some(224) };
+    assert!(huge.check().is_err());
 }

@@ -19,29 +19,31 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::admission::{Connections, Limits, Place, Places};
 use crate::page;
 use crate::state::ServerState;
 use crate::telemetry;
 
-/// Concurrent connections; more wait to be accepted.
-const MAX_CONNECTIONS: usize = 32;
-/// Time that the head of a request may take to arrive.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest life of a connection, so that slow readers cannot take every place forever.
-const MAX_LIFE: Duration = Duration::from_mins(1);
+/// Concurrent connections, a quarter of them of one address. One more takes the place of the oldest, so
+/// that a probe is answered whatever others keep open.
+pub(crate) const PLACES: Places =
+    Places { unauthenticated: 32, of_address: 8, min_age: Duration::ZERO, authenticated: 0 };
 /// Longest head of a request.
 const HEAD_BYTES: usize = 16 << 10;
 
 /// Serves until the future is dropped.
 pub(crate) async fn serve(listener: TcpListener, state: &Arc<ServerState>) -> Infallible {
-    let mut tasks = JoinSet::new();
+    let (mut tasks, connections) = (JoinSet::new(), Connections::new(PLACES));
     loop {
         let accepted = tokio::select! {
             Some(_ended) = tasks.join_next() => continue,
-            accepted = listener.accept(), if tasks.len() < MAX_CONNECTIONS => accepted,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => drop(tasks.spawn(connection(stream, Arc::clone(state)))),
+            Ok((stream, peer)) => {
+                let place = connections.place(peer.ip()).await;
+                tasks.spawn(connection(stream, place, Arc::clone(state)));
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection to the admin port; retrying in 100 ms");
                 sleep(Duration::from_millis(100)).await;
@@ -50,16 +52,20 @@ pub(crate) async fn serve(listener: TcpListener, state: &Arc<ServerState>) -> In
     }
 }
 
-async fn connection(stream: TcpStream, state: Arc<ServerState>) {
+async fn connection(stream: TcpStream, place: Place, state: Arc<ServerState>) {
+    let Limits { admin_head_timeout, admin_lifetime, .. } = state.admission.limits;
     let service = service_fn(move |request: Request<Incoming>| {
         let response = respond(&state, request.method(), request.uri().path());
         async move { Ok::<_, Infallible>(response) }
     });
     let mut http = Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES);
-    let served = timeout(MAX_LIFE, http.serve_connection(TokioIo::new(stream), service)).await;
-    if let Ok(Err(error)) = served {
-        tracing::debug!(%error, "admin connection broke");
+    http.timer(TokioTimer::new()).header_read_timeout(admin_head_timeout).max_buf_size(HEAD_BYTES);
+    let served = timeout(admin_lifetime, http.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        served = served => if let Ok(Err(error)) = served {
+            tracing::debug!(%error, "admin connection broke");
+        },
+        () = place.evicted() => tracing::debug!("admin connection closed for another one"),
     }
 }
 
@@ -86,7 +92,7 @@ fn respond(state: &ServerState, method: &Method, path: &str) -> Response<Full<By
             body("application/json", json)
         }
         "/" => {
-            let html = page::html(&state.snapshot(), state.telemetry.picture.shown());
+            let html = page::status(&state.snapshot(), state.telemetry.picture.shown());
             body("text/html; charset=utf-8", html)
         }
         "/last.png" => match state.telemetry.picture.png() {

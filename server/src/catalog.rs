@@ -1,46 +1,81 @@
 //! The datasets and recipes of a server, and the pipeline that computes their microbatches.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use bytes::Bytes;
 use forebay::dataset::Dataset;
 use forebay::plan::{MixKind, MixPlan, MixSample};
 use forebay::recipe::{Recipe, RecipeError, RecipeSpec};
-use forebay::{MixedBy, Pipeline, QueueStats, Rect, Request, Requester, Sampler, Timings, explain};
+use forebay::{
+    MixedBy, Pipeline, QueueStats, Rect, Request, Sampler, SubmitOptions, explain_samples,
+};
+use forebay_proto::frame::Bounds;
 use forebay_proto::v1::{self, DescribeResponse, mix_parameters::Kind};
 
 use crate::recipes;
 use crate::source::{
-    DatasetFacts, Done, Job, Load, Microbatch, MicrobatchName, PixelFormat, Source,
+    DatasetFacts, Done, EXPLAIN_BYTES, Load, MicrobatchName, OpenJob, PixelFormat, Source,
+    WireMicrobatch,
 };
 use crate::status::Refusal;
+
+/// Maximum number of samples of one answer to Explain.
+const EXPLAIN_SAMPLES: usize = 1024;
 
 /// The [`Source`] of a server with a real pipeline.
 #[derive(Debug)]
 pub struct Catalog {
-    datasets: BTreeMap<String, Arc<Dataset>>,
+    datasets: BTreeMap<String, Arc<Served>>,
     recipes: BTreeMap<String, RecipeSpec>,
     pipeline: Arc<Pipeline>,
 }
 
 impl Catalog {
     /// Datasets and the user's own recipes, by name. A recipe must not have the name of a preset.
-    pub const fn new(
+    pub fn new(
         datasets: BTreeMap<String, Arc<Dataset>>,
         recipes: BTreeMap<String, RecipeSpec>,
         pipeline: Arc<Pipeline>,
     ) -> Self {
-        Self { datasets, recipes, pipeline }
+        let served = |(name, dataset): (String, _)| {
+            let served = Served { name: name.clone(), dataset, slowed: Once::new() };
+            (name, Arc::new(served))
+        };
+        Self { datasets: datasets.into_iter().map(served).collect(), recipes, pipeline }
     }
 
     fn recipe(&self, requested: &v1::Recipe) -> Result<Recipe, RecipeError> {
         let spec = if requested.toml.is_empty() {
             recipes::by_name(&self.recipes, &requested.name)
         } else {
-            RecipeSpec::text("the recipe of the request", requested.toml.as_str())
+            RecipeSpec::from_toml("the recipe of the request", requested.toml.as_str())
         };
-        recipes::resolve(&self.recipes, &spec.with(requested.set.iter().cloned()))
+        recipes::resolve(&self.recipes, &spec.with_changes(requested.set.iter().cloned()))
+    }
+}
+
+/// A dataset of the server.
+#[derive(Debug)]
+struct Served {
+    name: String,
+    dataset: Arc<Dataset>,
+    /// The warning that its entry points are damaged.
+    slowed: Once,
+}
+
+impl Served {
+    /// Warns, once, if entry points are damaged: nothing else shows it but slower decodes.
+    fn warn_if_slowed(&self) {
+        if self.dataset.damaged_entry_points() > 0 {
+            self.slowed.call_once(|| {
+                tracing::warn!(
+                    dataset = self.name,
+                    "entry points in the index are damaged: those images are decoded from their start, \
+                     which takes longer; run \"forebay index\" again"
+                );
+            });
+        }
     }
 }
 
@@ -50,39 +85,41 @@ impl Source for Catalog {
     }
 
     fn about(&self) -> Vec<DatasetFacts> {
-        let facts = |(name, dataset): (&String, &Arc<Dataset>)| DatasetFacts {
+        let facts = |Served { name, dataset, .. }: &Served| DatasetFacts {
             name: name.clone(),
             records: dataset.len(),
             bad: dataset.bad().len() as u64,
             classes: dataset.classes().len(),
             digest: dataset.digest().to_string(),
+            damaged_entry_points: dataset.damaged_entry_points(),
         };
-        self.datasets.iter().map(facts).collect()
+        self.datasets.values().map(|served| facts(served)).collect()
     }
 
     fn load(&self) -> Load {
         let (totals, buffers) = (self.pipeline.totals(), self.pipeline.buffers());
-        let QueueStats { outstanding, joined, cached, cache_bytes } = self.pipeline.queue_stats();
+        let QueueStats { pending, joined, cached, cache_bytes, .. } = self.pipeline.queue_stats();
         Load {
             threads: self.pipeline.config().threads.get(),
             samples: totals.samples,
-            decoded: totals.timings.stages.decoded,
+            decoded: totals.decoded,
             microbatches: totals.microbatches,
             joined,
             cached,
-            microbatches_pending: outstanding,
+            microbatches_pending: pending,
             microbatches_waiting_for_buffer: buffers.waiting(),
             drain_estimate: self.pipeline.drain_estimate(),
+            stuck_reads: self.datasets.values().map(|served| served.dataset.stuck_reads()).sum(),
             buffer_bytes: buffers.bytes_in_use() as u64,
             cache_bytes: cache_bytes as u64,
             buffer_limit_bytes: buffers.limit() as u64,
         }
     }
 
-    fn open(&self, job: &v1::Job) -> Result<Arc<dyn Job>, Refusal> {
+    fn open(&self, job: &v1::Job) -> Result<Arc<dyn OpenJob>, Refusal> {
         let only = self.datasets.values().next().filter(|_| self.datasets.len() == 1);
         let named = self.datasets.get(&job.dataset);
-        let Some(dataset) = named.or(only.filter(|_| job.dataset.is_empty())) else {
+        let Some(served) = named.or(only.filter(|_| job.dataset.is_empty())) else {
             return Err(Refusal::UnknownDataset {
                 name: job.dataset.clone(),
                 served: self.datasets(),
@@ -94,10 +131,10 @@ impl Source for Catalog {
         }
         let recipe = self.recipe(&requested).map_err(forebay::Error::from)?;
         let sampler =
-            Sampler::new(dataset.len(), &recipe, job.seed).map_err(forebay::Error::from)?;
+            Sampler::new(served.dataset.len(), &recipe, job.seed).map_err(forebay::Error::from)?;
         Ok(Arc::new(CatalogJob {
-            facts: facts(dataset, &recipe, &sampler),
-            dataset: Arc::clone(dataset),
+            facts: facts(&served.dataset, &recipe, &sampler),
+            served: Arc::clone(served),
             recipe: Arc::new(recipe),
             sampler,
             pipeline: Arc::clone(&self.pipeline),
@@ -110,7 +147,7 @@ fn facts(dataset: &Dataset, recipe: &Recipe, sampler: &Sampler) -> DescribeRespo
         dataset_digest: Bytes::copy_from_slice(&dataset.digest().0),
         records: dataset.len(),
         bad_records: dataset.bad().len() as u64,
-        classes: dataset.classes().to_vec(),
+        class_count: dataset.classes().len() as u64,
         recipe_digest: Bytes::copy_from_slice(&recipe.digest().0),
         recipe_toml: recipe.canonical(),
         samples_per_epoch: sampler.samples_per_epoch(),
@@ -128,7 +165,7 @@ fn facts(dataset: &Dataset, recipe: &Recipe, sampler: &Sampler) -> DescribeRespo
 /// A dataset with a recipe.
 struct CatalogJob {
     facts: DescribeResponse,
-    dataset: Arc<Dataset>,
+    served: Arc<Served>,
     recipe: Arc<Recipe>,
     sampler: Sampler,
     pipeline: Arc<Pipeline>,
@@ -137,7 +174,7 @@ struct CatalogJob {
 impl CatalogJob {
     fn request(&self, name: MicrobatchName, format: PixelFormat) -> Request {
         Request {
-            dataset: Arc::clone(&self.dataset),
+            dataset: Arc::clone(&self.served.dataset),
             recipe: Arc::clone(&self.recipe),
             name,
             format,
@@ -145,41 +182,78 @@ impl CatalogJob {
     }
 }
 
-impl Job for CatalogJob {
+impl OpenJob for CatalogJob {
     fn facts(&self) -> &DescribeResponse {
         &self.facts
+    }
+
+    fn classes(&self) -> &[String] {
+        self.served.dataset.classes()
     }
 
     fn microbatches(&self, step: u64) -> u32 {
         self.sampler.microbatches(step)
     }
 
+    fn check(&self, format: PixelFormat) -> Result<(), Refusal> {
+        let (facts, recipe) = (&self.facts, &*self.recipe);
+        // The first microbatch of an epoch is a largest one.
+        let samples = if facts.steps_per_epoch == 0 { 0 } else { self.sampler.samples(0, 0) };
+        let mixed_size = (format.mixed_by == MixedBy::Trainer).then_some(recipe.image_size);
+        let classes = facts.class_count;
+        Bounds { samples, records: facts.records, classes, mixed_size }.check()?;
+        Ok(self.pipeline.check(&self.served.dataset, recipe, format, samples)?)
+    }
+
     fn submit(
         &self,
         name: MicrobatchName,
         format: PixelFormat,
-        requester: Requester,
+        options: SubmitOptions,
         done: Done,
     ) -> Result<(), Refusal> {
         let request = self.request(name, format);
-        self.pipeline.submit(request, requester, move |computed| {
+        let served = Arc::clone(&self.served);
+        self.pipeline.submit(request, options, move |computed| {
+            served.warn_if_slowed();
             done(computed.map(microbatch).map_err(Refusal::from));
         })?;
         Ok(())
     }
 
-    fn explain(&self, name: MicrobatchName) -> Result<String, Refusal> {
+    fn explain(&self, name: MicrobatchName, first: u32) -> Result<(String, u32), Refusal> {
         let request = self.request(name, PixelFormat::default());
-        let explanation = explain(&request)?;
-        Ok(serde_json::to_string(&explanation).expect("plain values"))
+        let samples = self.sampler.samples(name.step, name.index);
+        explain_page(&request, first as usize, samples, [EXPLAIN_SAMPLES, EXPLAIN_BYTES])
     }
 }
 
+/// A plan from its sample `first` on, of at most `max_samples`, whose JSON has at most `max_bytes` unless
+/// it is the first one. Returns the sample after the last one too, or 0 if there is none.
+fn explain_page(
+    request: &Request,
+    first: usize,
+    samples: u64,
+    [max_samples, max_bytes]: [usize; 2],
+) -> Result<(String, u32), Refusal> {
+    let mut page = explain_samples(request, first..first + max_samples)?;
+    let mut bytes = 0;
+    let fitting = page.samples.iter().take_while(|sample| {
+        bytes += serde_json::to_vec(sample).expect("plain values").len();
+        bytes <= max_bytes
+    });
+    let fitting = fitting.count().max(1);
+    page.samples.truncate(fitting);
+    let next = (first + fitting) as u64;
+    let next = if next < samples { u32::try_from(next).unwrap_or_default() } else { 0 };
+    Ok((serde_json::to_string(&page).expect("plain values"), next))
+}
+
 /// A microbatch for the wire. Its buffer returns to the pool once the payload has been sent.
-fn microbatch(computed: forebay::Microbatch) -> Microbatch {
-    Microbatch {
+fn microbatch(computed: forebay::MadeMicrobatch) -> WireMicrobatch {
+    WireMicrobatch {
         mix: (computed.format.mixed_by == MixedBy::Trainer).then(|| mix_plan(&computed.plan)),
-        timings: timings(&computed.timings),
+        timings: computed.timings,
         payload: Bytes::from_owner(computed.payload),
         shape: computed.shape,
         records: computed.records,
@@ -190,7 +264,7 @@ fn microbatch(computed: forebay::Microbatch) -> Microbatch {
     }
 }
 
-fn mix_plan(plan: &MixPlan) -> v1::MixPlan {
+fn mix_plan(plan: &MixPlan) -> v1::TrainerMix {
     let parameters = |sample: &MixSample| {
         let (kind, cut) = match sample.kind {
             MixKind::None => (Kind::Unspecified, None),
@@ -202,20 +276,81 @@ fn mix_plan(plan: &MixPlan) -> v1::MixPlan {
         let [lambda, partner_lambda] = sample.weights;
         v1::MixParameters { kind: kind.into(), lambda, partner_lambda, rect: cut }
     };
-    v1::MixPlan { samples: plan.samples.iter().map(parameters).collect() }
+    v1::TrainerMix { samples: plan.samples.iter().map(parameters).collect() }
 }
 
-fn timings(timings: &Timings) -> v1::Timings {
-    let micros = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-    let stages = &timings.stages;
-    v1::Timings {
-        queue: micros(timings.queue),
-        make: micros(timings.total.saturating_sub(timings.queue)),
-        read: micros(stages.read),
-        decode: micros(stages.decode),
-        resize: micros(stages.resize),
-        augment: micros(stages.augment),
-        mix: micros(stages.mix),
-        digest: micros(stages.digest),
+#[cfg(test)]
+mod tests {
+    use forebay::dataset;
+    use forebay::sample_data::{self, SampleData};
+
+    use super::*;
+
+    /// A dataset of 8 records in 2 classes.
+    fn dataset() -> Arc<Dataset> {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = SampleData { classes: 2, per_class: 4, val_per_class: 0, seed: 7 };
+        sample_data::write(folder.path(), &spec, |_| {}).unwrap();
+        let train = folder.path().join("train");
+        dataset::build(&train, None, 1, &|_| {}).unwrap();
+        Arc::new(Dataset::open(&train, None).unwrap())
+    }
+
+    #[test]
+    fn what_can_never_be_sent_is_refused_before_any_work() {
+        let config = forebay::PipelineConfig { buffer_bytes: 60_000, ..Default::default() };
+        let pipeline = Arc::new(Pipeline::new(config).unwrap());
+        let datasets = BTreeMap::from([("train".to_owned(), dataset())]);
+        let catalog = Catalog::new(datasets, BTreeMap::new(), Arc::clone(&pipeline));
+        let job = |set: &[&str]| {
+            let set = set.iter().map(|change| (*change).to_owned()).collect();
+            let recipe = v1::Recipe { name: "eval".into(), set, ..v1::Recipe::default() };
+            catalog.open(&v1::Job { recipe: Some(recipe), ..v1::Job::default() }).unwrap()
+        };
+        // 8 samples of 48 x 48 pixels are 55,296 bytes, and twice as many in f16.
+        let set = ["batch = 8", "microbatches = 1", "crop.resize = 48", "image_size = 48"];
+        let (u8, f16) = (PixelFormat::default(), forebay_types::DType::F16);
+        job(&set).check(u8).unwrap();
+        let refused = job(&set).check(PixelFormat { dtype: f16, ..u8 }).unwrap_err();
+        let budget = forebay::Error::BufferBudget { need: 2 * 55_296, limit: 60_000 };
+        assert_eq!(refused.to_string(), budget.to_string());
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+        // A microbatch has at most as many samples as the dataset.
+        job(&["batch = 1048576", "microbatches = 1", "crop.resize = 48", "image_size = 48"])
+            .check(u8)
+            .unwrap();
+        assert_eq!(pipeline.totals().samples, 0);
+    }
+
+    #[test]
+    fn pages_of_a_plan_are_the_whole_plan() {
+        let changes = ["batch = 8", "microbatches = 1", "crop.resize = 32", "image_size = 32"];
+        let recipe =
+            RecipeSpec::preset("eval").with_changes(changes.map(str::to_owned)).resolve().unwrap();
+        let request = Request {
+            dataset: dataset(),
+            recipe: Arc::new(recipe),
+            name: MicrobatchName { seed: 0, epoch: 0, step: 0, index: 0 },
+            format: PixelFormat::default(),
+        };
+        let whole = serde_json::to_value(forebay::explain(&request).unwrap()).unwrap();
+        for limits in [[100, 1 << 20], [3, 1 << 20], [100, 600], [100, 0]] {
+            let (mut first, mut samples, mut pages) = (0, Vec::new(), 0);
+            loop {
+                let (json, next) = explain_page(&request, first, 8, limits).unwrap();
+                let page: serde_json::Value = serde_json::from_str(&json).unwrap();
+                assert_eq!(page["mix"], whole["mix"]);
+                samples.extend(page["samples"].as_array().unwrap().iter().cloned());
+                pages += 1;
+                if next == 0 {
+                    break;
+                }
+                first = next as usize;
+            }
+            assert_eq!(whole["samples"], serde_json::Value::Array(samples), "{limits:?}");
+            assert_eq!(pages > 1, limits != [100, 1 << 20], "{limits:?}");
+        }
+        let past = explain_page(&request, 8, 8, [100, 100]).unwrap_err();
+        assert_eq!(past.to_string(), "sample 8 is out of range: expected 0 to 7");
     }
 }

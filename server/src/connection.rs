@@ -2,25 +2,29 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_proto::frame::FRAME_BYTES;
-use http::Request;
+use forebay_proto::v1::forebay_service_server::SERVICE_NAME;
+use forebay_types::settings::TimeSpan;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2::Builder;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tonic::Status;
+use tonic::body::Body;
 use tonic::service::Routes;
+use tower::Service as _;
 
-use crate::access::{Caller, identity_of};
-use crate::admission::Limits;
+use crate::access::{CloseReason, Peer, identity_of};
+use crate::admission::{CountedBody, Limits, Place, admit};
 use crate::shutdown::Signal;
-use crate::socket::Socket;
+use crate::socket::{Socket, Transport};
 use crate::state::ServerState;
 use crate::stream_reset::CallExecutor;
 
@@ -30,6 +34,9 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Bytes that are read from a refused peer before its connection is closed.
 const REFUSED_BYTES: u64 = 64 << 10;
 
+/// Bytes of a request that may arrive before any of it is read.
+const REQUEST_WINDOW: u32 = 64 << 10;
+
 /// HTTP/2 with the limits of a server.
 pub(crate) fn http2(limits: &Limits) -> Builder<CallExecutor> {
     let mut http = Builder::new(CallExecutor);
@@ -38,6 +45,9 @@ pub(crate) fn http2(limits: &Limits) -> Builder<CallExecutor> {
         .keep_alive_timeout(limits.keep_alive)
         .max_concurrent_streams(limits.max_calls)
         .max_header_list_size(limits.header_bytes)
+        // What arrives and is not read yet waits in these windows.
+        .initial_stream_window_size(REQUEST_WINDOW)
+        .initial_connection_window_size(4 * REQUEST_WINDOW)
         // A message fits one DATA frame. hyper's write buffer holds slices of payloads, not copies.
         .max_send_buf_size(2 * FRAME_BYTES);
     http
@@ -55,14 +65,14 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Serves the calls of a connection until it ends, has to close, or is idle for too long.
-    pub(crate) async fn serve(self, stream: TcpStream, peer: SocketAddr) {
+    pub(crate) async fn serve(self, stream: TcpStream, address: SocketAddr, place: Place) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
-        let Some((socket, caller)) = self.handshake(stream, peer).await else { return };
+        let Some((socket, peer)) = self.handshake(stream, address, place).await else { return };
         let Self { http, routes, state, closing } = self;
         let limits = &state.admission.limits;
-        let service = CallerService(TowerToHyperService::new(routes), Arc::clone(&caller));
+        let service = Gate { routes, peer: Arc::clone(&peer), state: Arc::clone(&state) };
         let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service));
         let end = tokio::select! {
             end = &mut connection => end,
@@ -70,18 +80,26 @@ impl Connection {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
-            () = caller.wait_until_idle(limits.idle_timeout) => {
-                tracing::debug!(%peer, "idle connection closed");
+            reason = peer.wait_until_overdue(limits) => {
+                tracing::debug!(peer = %address, ?reason, "connection closed");
+                state.telemetry.metrics.add_closed(reason);
+                if reason != CloseReason::Idle {
+                    // Others wait for its place, and for its descriptor.
+                    return;
+                }
                 connection.as_mut().graceful_shutdown();
                 // Calls that do not count, such as health watches, may keep it open.
                 tokio::select! {
                     end = connection => end,
-                    () = caller.wait_until_idle(limits.stall_linger) => Ok(()),
+                    () = peer.wait_until_idle(limits.stall_linger) => Ok(()),
                 }
             }
         };
         if let Err(error) = end {
-            tracing::debug!(%peer, %error, "connection broke");
+            if peer.frames.is_exhausted() {
+                state.telemetry.metrics.add_closed(CloseReason::Frames);
+            }
+            tracing::debug!(peer = %address, ?error, "connection broke");
         }
     }
 
@@ -89,29 +107,42 @@ impl Connection {
     async fn handshake(
         &self,
         stream: TcpStream,
-        peer: SocketAddr,
-    ) -> Option<(Socket, Arc<Caller>)> {
-        let Limits { handshake_timeout, stall_timeout, .. } = self.state.admission.limits;
+        address: SocketAddr,
+        place: Place,
+    ) -> Option<(Socket, Arc<Peer>)> {
+        let limits = &self.state.admission.limits;
+        let Limits { handshake_timeout, stall_timeout, .. } = *limits;
+        let admit = |stream: Box<dyn Transport>, identity, place| {
+            let peer = Peer::new(address, identity, place, &self.state.admission);
+            let frames = Arc::clone(&peer.frames);
+            (Socket::new(stream, handshake_timeout, stall_timeout, frames), peer)
+        };
         let Some(tls) = self.state.access.tls() else {
-            let socket = Socket::new(stream, handshake_timeout, stall_timeout);
-            return Some((socket, Caller::new(peer, None)));
+            return Some(admit(Box::new(stream), None, place));
         };
         let handshake = tls.accept(stream).into_fallible();
-        let reason = match timeout(handshake_timeout, handshake).await {
+        let handshake = timeout(handshake_timeout, handshake);
+        let handshake = tokio::select! {
+            handshake = handshake => handshake,
+            () = place.evicted() => {
+                self.state.telemetry.metrics.add_closed(CloseReason::Evicted);
+                return None;
+            }
+        };
+        let reason = match handshake {
             Ok(Ok(stream)) => {
                 let certificates = stream.get_ref().1.peer_certificates();
                 let identity = certificates.and_then(|chain| chain.first()).map(identity_of);
-                let socket = Socket::new(stream, handshake_timeout, stall_timeout);
-                return Some((socket, Caller::new(peer, identity)));
+                return Some(admit(Box::new(stream), identity, place));
             }
             Ok(Err((error, stream))) => {
                 linger(stream).await;
                 error.to_string()
             }
-            Err(_elapsed) => "timed out".to_owned(),
+            Err(_elapsed) => format!("not completed within {}", TimeSpan(handshake_timeout)),
         };
         self.state.telemetry.metrics.refused_connections.inc();
-        tracing::info!(%peer, reason, "TLS handshake failed");
+        tracing::info!(peer = %address, reason, "TLS handshake failed");
         None
     }
 }
@@ -126,18 +157,37 @@ async fn linger(mut stream: TcpStream) {
     drop(timeout(LINGER, rest).await);
 }
 
-/// Adds the caller of a connection to its requests.
-struct CallerService(TowerToHyperService<Routes>, Arc<Caller>);
+/// Admits the calls of a connection, and adds its peer to them.
+struct Gate {
+    routes: Routes,
+    peer: Arc<Peer>,
+    state: Arc<ServerState>,
+}
 
-impl hyper::service::Service<Request<Incoming>> for CallerService {
-    type Response =
-        <TowerToHyperService<Routes> as hyper::service::Service<Request<Incoming>>>::Response;
+impl hyper::service::Service<Request<Incoming>> for Gate {
+    type Response = Response<Body>;
     type Error = Infallible;
-    type Future =
-        <TowerToHyperService<Routes> as hyper::service::Service<Request<Incoming>>>::Future;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
-    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        request.extensions_mut().insert(Arc::clone(&self.1));
-        self.0.call(request)
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let path = request.uri().path().strip_prefix('/').unwrap_or_default();
+        let public = path.split_once('/').is_none_or(|(service, _)| service != SERVICE_NAME);
+        let limits = &self.state.admission.limits;
+        let (mut request, response) = match admit(request, public, &self.peer.bytes, limits) {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                let refused = Status::from(refusal).into_http();
+                return Box::pin(async { Ok(refused) });
+            }
+        };
+        request.extensions_mut().insert(Arc::clone(&self.peer));
+        let call = self.routes.clone().call(request);
+        Box::pin(async move {
+            let answer = call.await?;
+            Ok(match response {
+                Some(held) => answer.map(|body| Body::new(CountedBody { body, _held: held })),
+                None => answer,
+            })
+        })
     }
 }

@@ -3,35 +3,20 @@
 use bytes::{BufMut as _, Bytes};
 use forebay_proto::frame::PREFIX_BYTES;
 use http::{HeaderMap, HeaderValue, Response};
-use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt as _, Full};
 use prost::Message;
-use tokio::time::timeout;
 use tonic::Status;
 use tonic::body::Body;
 
-use crate::admission::Limits;
 use crate::status::Refusal;
 
-/// Reads the one message of a request.
+/// Reads the one message of a request. Admission bounds its size, and the time that it may take.
 ///
 /// # Errors
-/// When the message does not arrive in time, is too large, compressed, or malformed.
-pub(crate) async fn read<M: Message + Default>(body: Body, limits: &Limits) -> Result<M, Refusal> {
+/// When the message does not arrive, or is compressed or malformed.
+pub(crate) async fn read<M: Message + Default>(body: Body) -> Result<M, Refusal> {
     let invalid = |what: String| Refusal::invalid("request", what);
-    let max = limits.request_bytes;
-    let collected =
-        timeout(limits.request_timeout, Limited::new(body, max + PREFIX_BYTES).collect());
-    let bytes = match collected.await {
-        Err(_elapsed) => {
-            let limit = humantime::format_duration(limits.request_timeout);
-            Err(invalid(format!("did not arrive within {limit}")))
-        }
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(invalid(format!("exceeds the limit of {max} bytes")))
-        }
-        Ok(Err(error)) => Err(invalid(format!("cannot be read: {error}"))),
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-    }?;
+    let bytes = body.collect().await.map_err(Refusal::Body)?.to_bytes();
     let Some((prefix, message)) = bytes.split_first_chunk::<PREFIX_BYTES>() else {
         return Err(invalid(
             "contains no message (expected one, after a prefix of 5 bytes)".into(),
@@ -43,21 +28,29 @@ pub(crate) async fn read<M: Message + Default>(body: Body, limits: &Limits) -> R
     }
     let length = u32::from_be_bytes(length);
     if length as usize != message.len() {
-        return Err(invalid(format!("states {length} bytes and contains {}", message.len())));
+        return Err(invalid(format!(
+            "its prefix announces {length} bytes, and {} follow; a request is one message",
+            message.len()
+        )));
     }
     M::decode(message).map_err(|error| invalid(error.to_string()))
 }
 
-/// A response of one message.
-pub(crate) fn write<M: Message>(message: &M) -> Response<Body> {
+/// A message with its prefix.
+pub(crate) fn encode<M: Message>(message: &M) -> Vec<u8> {
     let length =
         u32::try_from(message.encoded_len()).expect("responses are far smaller than 4 GiB");
     let mut bytes = Vec::with_capacity(PREFIX_BYTES + message.encoded_len());
     bytes.put_u8(0);
     bytes.put_u32(length);
     message.encode_raw(&mut bytes);
-    let body =
-        Full::new(Bytes::from(bytes)).with_trailers(async { Some(Ok(trailers(&Status::ok("")))) });
+    bytes
+}
+
+/// A response of one encoded message.
+pub(crate) fn write(message: impl AsRef<[u8]> + Send + 'static) -> Response<Body> {
+    let body = Full::new(Bytes::from_owner(message))
+        .with_trailers(async { Some(Ok(trailers(&Status::ok("")))) });
     response(Body::new(body))
 }
 
@@ -78,17 +71,13 @@ pub(crate) fn trailers(status: &Status) -> HeaderMap {
 
 #[cfg(test)]
 mod tests {
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
-    use std::time::Duration;
-
     use forebay_proto::v1::ExplainRequest;
 
     use super::*;
 
     async fn read_bytes(bytes: &'static [u8]) -> Result<ExplainRequest, String> {
         let body = Body::new(Full::new(Bytes::from_static(bytes)));
-        read(body, &Limits::default()).await.map_err(|refusal| refusal.to_string())
+        read(body).await.map_err(|refusal| refusal.to_string())
     }
 
     #[tokio::test]
@@ -100,36 +89,13 @@ mod tests {
             (&[][..], "contains no message"),
             (&[0, 0, 0, 0], "contains no message"),
             (&[1, 0, 0, 0, 0], "compressed requests"),
-            (&[0, 0, 0, 0, 3, 0x10, 5], "states 3 bytes and contains 2"),
-            (&[0, 0xff, 0xff, 0xff, 0xff, 0x10, 5], "states 4294967295 bytes"),
-            (&[0, 0, 0, 0, 2, 0x10, 5, 0, 0, 0, 0, 0], "states 2 bytes and contains 7"),
+            (&[0, 0, 0, 0, 3, 0x10, 5], "announces 3 bytes, and 2 follow"),
+            (&[0, 0xff, 0xff, 0xff, 0xff, 0x10, 5], "announces 4294967295 bytes"),
+            (&[0, 0, 0, 0, 2, 0x10, 5, 0, 0, 0, 0, 0], "announces 2 bytes, and 7 follow"),
             (&[0, 0, 0, 0, 2, 0x10, 0xff], "request: failed to decode"),
         ] {
             let error = read_bytes(bytes).await.unwrap_err();
             assert!(error.contains(says), "{error:?} of {bytes:?}");
         }
-    }
-
-    #[tokio::test]
-    async fn a_request_that_does_not_arrive_times_out() {
-        /// A body that never has data.
-        struct Silent;
-
-        impl http_body::Body for Silent {
-            type Data = Bytes;
-            type Error = Status;
-
-            fn poll_frame(
-                self: Pin<&mut Self>,
-                _context: &mut Context<'_>,
-            ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
-                Poll::Pending
-            }
-        }
-
-        let request_timeout = Duration::from_millis(20);
-        let limits = Limits { request_timeout, ..Limits::default() };
-        let refusal = read::<ExplainRequest>(Body::new(Silent), &limits).await.unwrap_err();
-        assert_eq!(refusal.to_string(), "invalid request: did not arrive within 20ms");
     }
 }

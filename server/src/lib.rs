@@ -4,28 +4,31 @@
 //!
 //! ```text
 //! serve        accept, drain, stop                    admin      metrics, probes, status page
-//! connection   TLS, HTTP/2, idle timeout
+//! connection   TLS, HTTP/2, idle timeout              stream_reset  a stream whose reader stalled
 //! service      identity, the four methods             telemetry  streams, waits, metrics
-//! request      validation                             admission  every gate, in one documented order
-//! session      submit, await, send
-//! body         frames, zero-copy
-//! source       datasets, recipes and the pipeline behind them (catalog)
+//! request      validation                             admission  the table of all gates, and most of them
+//! session      submit, await, send                    status     errors as gRPC statuses
+//! grpc, body   messages; frames, zero-copy            sent       what a response holds until it is taken
+//! source       datasets, recipes and the pipeline     answer     Describe and Explain
+//!              behind them (catalog)
 //! ```
 
 mod access;
 mod admin;
 mod admission;
+mod answer;
 mod body;
 mod catalog;
 mod cli;
 mod config;
 mod connection;
+mod descriptors;
 mod device;
 mod grpc;
 mod page;
-mod preview;
 mod recipes;
 mod request;
+mod sent;
 mod serve;
 mod service;
 mod session;
@@ -42,9 +45,11 @@ pub use access::{Access, AccessFiles};
 pub use admission::{IdentityLimits, Limits};
 pub use catalog::Catalog;
 pub use cli::main;
-pub use config::{Config, ServeArgs};
+pub use config::{Config, Memory, ServeArgs};
 pub use device::DeviceChoice;
-pub use forebay::Requester;
+pub use forebay::SubmitOptions;
 pub use serve::{Report, Setup, run};
-pub use source::{DatasetFacts, Done, Job, Load, Microbatch, MicrobatchName, PixelFormat, Source};
+pub use source::{
+    DatasetFacts, Done, Load, MicrobatchName, OpenJob, PixelFormat, Source, Timings, WireMicrobatch,
+};
 pub use status::Refusal;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use forebay::recipe::{PRESETS, Recipe, RecipeError, RecipeSpec};
 
 /// Reads the user's recipes and checks that they are valid.
@@ -18,9 +18,7 @@ pub(crate) fn read(
                 path.display()
             );
         }
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("cannot read the recipe {}", path.display()))?;
-        let spec = RecipeSpec::text(path.display().to_string(), text);
+        let spec = RecipeSpec::from_toml(path.display().to_string(), RecipeSpec::read(&path)?);
         spec.resolve()?;
         recipes.insert(name, spec);
     }

@@ -6,26 +6,27 @@ use std::sync::Arc;
 use bytes::Bytes;
 use forebay::Error;
 use forebay_proto::v1::{
-    self, DescribeResponse, ExplainRequest, FetchRequest, Layout, MixedBy, StreamRequest,
+    self, DescribeRequest, DescribeResponse, ExplainRequest, FetchRequest, Layout, MixedBy,
+    StreamRequest,
 };
 
 use crate::admission::{Limits, StreamLimits};
-use crate::source::{Job, MicrobatchName, PixelFormat, Source};
+use crate::source::{MicrobatchName, OpenJob, PixelFormat, Source};
 use crate::status::Refusal;
 
-/// Largest window of a stream, however small its microbatches are.
-const MAX_AHEAD: usize = 1024;
+/// Largest window of a stream in microbatches, however small they are.
+const MAX_WINDOW: usize = 1024;
 
 /// The microbatches that a call of Stream or Fetch sends.
 pub(crate) struct StreamSpec {
-    pub(crate) job: Arc<dyn Job>,
+    pub(crate) job: Arc<dyn OpenJob>,
     pub(crate) format: PixelFormat,
     pub(crate) names: Names,
     /// The call wants one microbatch and not the others of its step, so that computing their repeats
     /// in advance would be wasted.
     pub(crate) isolated: bool,
-    /// Microbatches that may be ahead of the reader, at least 1.
-    pub(crate) max_ahead: usize,
+    /// Largest window of the stream in microbatches, at least 1.
+    pub(crate) max_window: usize,
     pub(crate) microbatch_bytes: u64,
 }
 
@@ -41,14 +42,14 @@ impl StreamSpec {
 ///
 /// # Errors
 /// When the job is missing or cannot be opened, or a digest is not the expected one.
-pub(crate) fn job(source: &dyn Source, job: Option<&v1::Job>) -> Result<Arc<dyn Job>, Refusal> {
+pub(crate) fn job(source: &dyn Source, job: Option<&v1::Job>) -> Result<Arc<dyn OpenJob>, Refusal> {
     let requested =
         job.ok_or_else(|| Refusal::invalid("job", "missing (expected a dataset and a recipe)"))?;
     let job = source.open(requested)?;
     let facts = job.facts();
     let (dataset, recipe) = (&requested.dataset_digest, &requested.recipe_digest);
     check_digest("dataset", "job.dataset_digest", dataset, &facts.dataset_digest, || {
-        format!("{} records of {} classes", facts.records, facts.classes.len())
+        format!("{} records of {} classes", facts.records, job.classes().len())
     })?;
     check_digest("recipe", "job.recipe_digest", recipe, &facts.recipe_digest, || {
         facts.recipe_toml.clone()
@@ -95,6 +96,7 @@ pub(crate) fn stream(
     }
     let indices = selection(job.facts(), limits, &request.microbatches)?;
     step_in_range(job.facts(), request.step)?;
+    job.check(format)?;
     // If an epoch is one short step that has none of the selection, `Names` would never return.
     let smallest = indices.iter().copied().min().unwrap_or(0);
     in_range("microbatch", smallest.into(), job.microbatches(0).into())?;
@@ -123,14 +125,14 @@ pub(crate) fn stream(
         at: 0,
     };
     names.by_ref().take(request.skip as usize).for_each(drop);
-    let ahead_bytes = match request.credit_bytes {
-        0 => stream_limits.ahead_bytes,
-        credit => credit.min(stream_limits.ahead_bytes),
+    let window_bytes = match request.window_bytes {
+        0 => stream_limits.window_bytes,
+        requested => requested.min(stream_limits.window_bytes),
     };
     let microbatch_bytes = microbatch_bytes(job.facts(), format);
-    let max_ahead = usize::try_from(ahead_bytes / microbatch_bytes).unwrap_or(MAX_AHEAD);
-    let max_ahead = max_ahead.clamp(1, MAX_AHEAD);
-    Ok(StreamSpec { job, format, names, isolated: false, max_ahead, microbatch_bytes })
+    let max_window = usize::try_from(window_bytes / microbatch_bytes).unwrap_or(MAX_WINDOW);
+    let max_window = max_window.clamp(1, MAX_WINDOW);
+    Ok(StreamSpec { job, format, names, isolated: false, max_window, microbatch_bytes })
 }
 
 /// Validates a call of Fetch.
@@ -141,6 +143,7 @@ pub(crate) fn fetch(source: &dyn Source, request: &FetchRequest) -> Result<Strea
     let job = job(source, request.job.as_ref())?;
     let format = pixel_format(request.dtype, request.layout, request.mixed_by)?;
     microbatch_in_range(&*job, request.step, request.microbatch)?;
+    job.check(format)?;
     let names = Names {
         job: Arc::clone(&job),
         seed: request.job.as_ref().map_or(0, |job| job.seed),
@@ -151,7 +154,17 @@ pub(crate) fn fetch(source: &dyn Source, request: &FetchRequest) -> Result<Strea
         at: 0,
     };
     let microbatch_bytes = microbatch_bytes(job.facts(), format);
-    Ok(StreamSpec { job, format, names, isolated: true, max_ahead: 1, microbatch_bytes })
+    Ok(StreamSpec { job, format, names, isolated: true, max_window: 1, microbatch_bytes })
+}
+
+/// Validates a call of Describe: the first class that it wants.
+///
+/// # Errors
+/// When there is no such class.
+pub(crate) fn first_class(job: &dyn OpenJob, request: &DescribeRequest) -> Result<usize, Refusal> {
+    let classes = job.classes().len() as u64;
+    in_range("class", request.first_class, classes.max(1))?;
+    Ok(usize::try_from(request.first_class).unwrap_or_default())
 }
 
 /// Validates a call of Explain.
@@ -161,7 +174,7 @@ pub(crate) fn fetch(source: &dyn Source, request: &FetchRequest) -> Result<Strea
 pub(crate) fn explain(
     source: &dyn Source,
     request: &ExplainRequest,
-) -> Result<(Arc<dyn Job>, MicrobatchName), Refusal> {
+) -> Result<(Arc<dyn OpenJob>, MicrobatchName), Refusal> {
     let job = job(source, request.job.as_ref())?;
     microbatch_in_range(&*job, request.step, request.microbatch)?;
     let seed = request.job.as_ref().map_or(0, |job| job.seed);
@@ -211,7 +224,7 @@ fn selection(
 }
 
 /// The number of a selection's microbatches that a step has.
-fn count_selected(job: &dyn Job, step: u64, indices: &[u32]) -> usize {
+fn count_selected(job: &dyn OpenJob, step: u64, indices: &[u32]) -> usize {
     let microbatches = job.microbatches(step);
     indices.iter().filter(|index| **index < microbatches).count()
 }
@@ -220,7 +233,7 @@ fn step_in_range(facts: &DescribeResponse, step: u64) -> Result<(), Refusal> {
     in_range("step", step, facts.steps_per_epoch)
 }
 
-fn microbatch_in_range(job: &dyn Job, step: u64, index: u32) -> Result<(), Refusal> {
+fn microbatch_in_range(job: &dyn OpenJob, step: u64, index: u32) -> Result<(), Refusal> {
     step_in_range(job.facts(), step)?;
     in_range("microbatch", index.into(), job.microbatches(step).into())
 }
@@ -229,17 +242,19 @@ fn in_range(what: &'static str, got: u64, limit: u64) -> Result<(), Refusal> {
     if got < limit { Ok(()) } else { Err(Error::OutOfRange { what, got, limit }.into()) }
 }
 
-/// Bytes of a microbatch's pixels, at least 1.
+/// Bytes of a largest microbatch, at least 1.
 fn microbatch_bytes(facts: &DescribeResponse, format: PixelFormat) -> u64 {
-    let samples = facts.batch.div_ceil(facts.microbatches.max(1));
+    let samples = u64::from(facts.batch).min(facts.samples_per_epoch);
+    let samples = samples.div_ceil(facts.microbatches.max(1).into());
     let side = u64::from(facts.image_size);
     let pixel = 3 * format.dtype.bytes() as u64;
-    u64::from(samples).saturating_mul(side * side).saturating_mul(pixel).max(1)
+    let payload = samples.saturating_mul(side * side).saturating_mul(pixel);
+    forebay::microbatch_bytes(samples, payload).max(1)
 }
 
 /// The names that a call requests, in order.
 pub(crate) struct Names {
-    job: Arc<dyn Job>,
+    job: Arc<dyn OpenJob>,
     seed: u64,
     epoch: u64,
     step: u64,

@@ -34,6 +34,9 @@ use crate::telemetry::{TICK, Telemetry};
 /// Time that connections have to send their remaining data after the last call has ended.
 const FLUSH: Duration = Duration::from_secs(1);
 
+/// Connections whose places were given to others and that have not ended yet.
+const MAX_CLOSING: usize = 32;
+
 /// Totals of a server that has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {
@@ -63,7 +66,7 @@ pub struct Setup {
 }
 
 impl From<Limits> for Setup {
-    /// Every caller is served, in plain text; there is no admin port.
+    /// Every call is served, in plain text; there is no admin port.
     fn from(limits: Limits) -> Self {
         Self { limits, access: Arc::new(Access::open()), admin: None, picture: false }
     }
@@ -81,11 +84,12 @@ pub async fn run(
     let (drain, draining) = signal();
     let (close, closing) = signal();
     let buffer_bytes = source.load().buffer_limit_bytes;
+    let telemetry = Arc::new(Telemetry::new(picture, &source.datasets()));
     let state = Arc::new(ServerState {
         source,
         access,
         admission: Admission::new(limits, buffer_bytes),
-        telemetry: Arc::new(Telemetry::new(picture)),
+        telemetry,
         draining,
     });
     let (health, health_service) = health_reporter();
@@ -148,7 +152,7 @@ async fn background_tasks(state: &Arc<ServerState>, admin: Option<TcpListener>) 
     let reloads = async {
         loop {
             sleep(state.admission.limits.reload_interval).await;
-            state.access.reload_if_changed();
+            state.access.apart(Access::reload_if_changed).await;
         }
     };
     let admin = async {
@@ -176,26 +180,24 @@ impl Connections {
         Self { template: Connection { http, routes, state, closing }, tasks: JoinSet::new() }
     }
 
-    /// Accepts connections as far as admission permits.
+    /// Accepts connections; admission gives them their places.
     async fn accept(&mut self, listener: &TcpListener) -> Infallible {
         let Self { template, tasks } = self;
+        let limits = &template.state.admission.limits;
+        let max_tasks = limits
+            .max_connections
+            .saturating_add(limits.max_unauthenticated)
+            .saturating_add(MAX_CLOSING);
         loop {
-            let permitted = async {
-                let permit = template.state.admission.connection().await;
-                (permit, listener.accept().await)
-            };
-            let (permit, accepted) = tokio::select! {
+            let accepted = tokio::select! {
                 Some(_ended) = tasks.join_next() => continue,
-                accepted = permitted => accepted,
+                accepted = listener.accept(), if tasks.len() < max_tasks => accepted,
             };
             match accepted {
                 Ok((stream, peer)) => {
                     tracing::debug!(%peer, "connection accepted");
-                    let connection = template.clone();
-                    tasks.spawn(async move {
-                        connection.serve(stream, peer).await;
-                        drop(permit);
-                    });
+                    let place = template.state.admission.connections.place(peer.ip()).await;
+                    tasks.spawn(template.clone().serve(stream, peer, place));
                 }
                 Err(error) => {
                     // The process may be out of file descriptors, which connections that end release.

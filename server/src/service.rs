@@ -1,7 +1,7 @@
 //! The four methods of `forebay.v1.ForebayService`.
 //!
 //! ```text
-//! call ─> identity ─> request, validated ─> Describe, Explain: one message
+//! call ─> identity ─> request, validated ─> Describe, Explain: one message, made on a thread of its own
 //!                                        ─> Stream, Fetch: admission ─> session, in a task of its own
 //! ```
 //!
@@ -15,24 +15,22 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use forebay_proto::v1::forebay_service_server::SERVICE_NAME;
-use forebay_proto::v1::{
-    DescribeRequest, DescribeResponse, ExplainRequest, ExplainResponse, FetchRequest, StreamRequest,
-};
+use forebay_proto::v1::{DescribeRequest, ExplainRequest, FetchRequest, StreamRequest};
 use http::{Request, Response};
+use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
-use tonic::{Code, Status};
 use tracing::Instrument as _;
 
-use crate::access::{CallGuard, Caller};
-use crate::admission::StreamLimits;
+use crate::access::{CallGuard, Peer};
+use crate::admission::{StreamLimits, StreamSlot};
 use crate::request::{self, StreamSpec};
-use crate::session::{self, Reader};
+use crate::session::{self, AdmittedStream};
 use crate::state::ServerState;
 use crate::status::Refusal;
 use crate::stream_reset::StreamReset;
 use crate::telemetry::StreamRequestInfo;
-use crate::{body, grpc, trace};
+use crate::{answer, body, grpc, trace};
 
 /// The service, for tonic's router.
 #[derive(Clone)]
@@ -54,12 +52,12 @@ impl tower::Service<Request<Body>> for Service {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let state = Arc::clone(&self.0);
         let method = method(request.uri().path());
-        let caller = request.extensions().get::<Arc<Caller>>().map(Arc::clone);
-        let caller = caller.expect("every connection adds its caller to its requests");
-        let span = trace::span(method, caller.address, request.headers());
+        let peer = request.extensions().get::<Arc<Peer>>().map(Arc::clone);
+        let peer = peer.expect("every connection adds its peer to its requests");
+        let span = trace::span(method, peer.address, request.headers());
         let respond = async move {
             let telemetry = Arc::clone(&state.telemetry);
-            let response = handle(state, method, &caller, request).await;
+            let response = handle(state, method, &peer, request).await;
             Ok(response.unwrap_or_else(|refusal| {
                 telemetry.metrics.add_call(method, refusal.code());
                 tracing::debug!(code = ?refusal.code(), %refusal, "call refused");
@@ -70,59 +68,84 @@ impl tower::Service<Request<Body>> for Service {
     }
 }
 
-/// The method of a path; `other` if the service does not have it.
+/// The method of a path; `other` if the service does not have it. Only the whole path names it: a proxy that
+/// permits some methods compares that.
 fn method(path: &str) -> &'static str {
-    let named = path.rsplit('/').next().unwrap_or_default();
+    let of_service = path.strip_prefix('/').and_then(|path| path.strip_prefix(SERVICE_NAME));
+    let named = of_service.and_then(|path| path.strip_prefix('/'));
     let methods = ["Describe", "Explain", "Stream", "Fetch"];
-    methods.into_iter().find(|method| *method == named).unwrap_or("other")
+    methods.into_iter().find(|method| Some(*method) == named).unwrap_or("other")
 }
 
 async fn handle(
     state: Arc<ServerState>,
     method: &'static str,
-    caller: &Arc<Caller>,
+    peer: &Arc<Peer>,
     request: Request<Body>,
 ) -> Result<Response<Body>, Refusal> {
-    let identity = state.access.identify(request.headers(), caller)?;
+    let identity = state.access.identify(request.headers(), peer)?;
     trace::record_identity(&identity);
-    let call = caller.begin_call();
+    let call = peer.begin_call();
+    // Where calls need no token, a valid request is what authenticates their connection.
+    if state.access.requires_auth() {
+        peer.authenticate(Some(&identity), &state.admission.limits)?;
+    }
     let (source, limits) = (&*state.source, &state.admission.limits);
     let stream_limits = limits.for_identity(&identity);
     let body = request.into_body();
     match method {
         "Describe" => {
-            let request: DescribeRequest = grpc::read(body, limits).await?;
+            let request: DescribeRequest = grpc::read(body).await?;
             let job = request::job(source, request.job.as_ref())?;
-            state.telemetry.metrics.add_call(method, Code::Ok);
-            Ok(grpc::write(&DescribeResponse {
-                server_version: env!("CARGO_PKG_VERSION").into(),
-                datasets: source.datasets(),
-                ..job.facts().clone()
-            }))
+            let first = request::first_class(&*job, &request)?;
+            peer.authenticate(None, limits)?;
+            let datasets = source.datasets();
+            let describe = move |bytes: &_| answer::description(&*job, first, datasets, bytes);
+            let turns = &state.admission.describing;
+            answer::respond(&state, method, turns, (call, None), describe).await
         }
         "Explain" => {
-            let request: ExplainRequest = grpc::read(body, limits).await?;
+            let request: ExplainRequest = grpc::read(body).await?;
             let (job, name) = request::explain(source, &request)?;
-            let json = job.explain(name)?;
-            state.telemetry.metrics.add_call(method, Code::Ok);
-            Ok(grpc::write(&ExplainResponse { json }))
+            peer.authenticate(None, limits)?;
+            let slot = stream_slot(&state, &identity, stream_limits)?;
+            let explain =
+                move |bytes: &_| answer::explanation(&*job, name, request.first_sample, bytes);
+            let turns = &state.admission.explaining;
+            answer::respond(&state, method, turns, (call, Some(slot)), explain).await
         }
         "Stream" => {
-            let request: StreamRequest = grpc::read(body, limits).await?;
+            let request: StreamRequest = grpc::read(body).await?;
             let spec = request::stream(source, limits, stream_limits, &request)?;
-            let (peer, job) = (caller.address, request.job.as_ref());
-            let info = StreamRequestInfo::new(method, &identity, peer, source, job);
+            state.admission.check(spec.microbatch_bytes)?;
+            peer.authenticate(None, limits)?;
+            let (address, job) = (peer.address, request.job.as_ref());
+            let info = StreamRequestInfo::new(method, &identity, address, source, job);
             start_session(state, spec, stream_limits, info, call)
         }
         "Fetch" => {
-            let request: FetchRequest = grpc::read(body, limits).await?;
+            let request: FetchRequest = grpc::read(body).await?;
             let spec = request::fetch(source, &request)?;
-            let (peer, job) = (caller.address, request.job.as_ref());
-            let info = StreamRequestInfo::new(method, &identity, peer, source, job);
+            state.admission.check(spec.microbatch_bytes)?;
+            peer.authenticate(None, limits)?;
+            let (address, job) = (peer.address, request.job.as_ref());
+            let info = StreamRequestInfo::new(method, &identity, address, source, job);
             start_session(state, spec, stream_limits, info, call)
         }
         _ => Err(Refusal::UnknownMethod),
     }
+}
+
+/// The slot of a stream, which counts against the server and the identity.
+fn stream_slot(
+    state: &ServerState,
+    identity: &Arc<str>,
+    limits: StreamLimits,
+) -> Result<StreamSlot, Refusal> {
+    if state.draining.is_set() {
+        return Err(Refusal::Draining);
+    }
+    state.admission.stream(identity, limits, || state.source.load().drain_estimate)
 }
 
 /// Admits a stream and starts to send its microbatches.
@@ -133,27 +156,39 @@ fn start_session(
     info: StreamRequestInfo,
     call: CallGuard,
 ) -> Result<Response<Body>, Refusal> {
-    if state.draining.is_set() {
-        return Err(Refusal::Draining);
-    }
-    let retry_after = || state.source.load().drain_estimate;
-    let slot = state.admission.stream(&info.identity, limits, retry_after)?;
+    let slot = stream_slot(&state, &info.identity, limits)?;
     let client = client(&state, &info, &spec);
     let telemetry = state.telemetry.open_stream(info);
     let (sender, body) = body::channel();
     let reset = StreamReset::of_current_call();
     let max_queued = limits.max_queued;
-    let reader = Reader { client, max_queued, sender, telemetry, reset, slot, call };
-    drop(tokio::spawn(session::serve(state, spec, reader).in_current_span()));
+    let stream = AdmittedStream { client, max_queued, sender, telemetry, reset, slot, call };
+    drop(tokio::spawn(session::serve(state, spec, stream).in_current_span()));
     Ok(grpc::response(Body::new(body)))
 }
 
-/// The client that shares the workers' time with others: the identity if callers have one, otherwise
-/// the address and the job.
+/// The client of a stream, which shares the workers' time with others: the identity if calls must
+/// authenticate, otherwise the address and the job.
 fn client(state: &ServerState, info: &StreamRequestInfo, spec: &StreamSpec) -> Arc<str> {
     if state.access.requires_auth() {
         Arc::clone(&info.identity)
     } else {
         format!("{} {}", info.peer.ip(), spec.job_name()).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_path_names_a_method() {
+        assert_eq!(method("/forebay.v1.ForebayService/Fetch"), "Fetch");
+        for path in ["", "/", "Fetch", "/Fetch", "/x/Fetch", "/forebay.v1.ForebayService"] {
+            assert_eq!(method(path), "other", "{path}");
+        }
+        for rest in ["", "x/Fetch", "/Fetch", "Fetch/", "fetch", "Fetch/x"] {
+            assert_eq!(method(&format!("/forebay.v1.ForebayService/{rest}")), "other", "{rest}");
+        }
     }
 }

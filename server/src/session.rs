@@ -13,10 +13,10 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use forebay::Requester;
+use forebay::SubmitOptions;
 use forebay_proto::frame::{self, SplitError};
 use forebay_proto::v1::Header;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -26,7 +26,8 @@ use crate::access::CallGuard;
 use crate::admission::{MicrobatchPermit, StreamAdmission, StreamSlot};
 use crate::body::{Disconnected, Message, Sender};
 use crate::request::{Names, StreamSpec};
-use crate::source::{Job, Microbatch, MicrobatchName, PixelFormat, RequestGuard};
+use crate::sent::{Unsent, unsent};
+use crate::source::{MicrobatchName, OpenJob, PixelFormat, RequestGuard, WireMicrobatch};
 use crate::state::ServerState;
 use crate::status::Refusal;
 use crate::stream_reset::StreamReset;
@@ -44,8 +45,8 @@ impl<E: Into<Refusal>> From<E> for End {
     }
 }
 
-/// The reader of a stream, and the resources that are held for it until the stream ends.
-pub(crate) struct Reader {
+/// A stream that was admitted: whom it is for, and what it holds until it ends.
+pub(crate) struct AdmittedStream {
     /// Client in whose share of the workers' time the microbatches are computed.
     pub(crate) client: Arc<str>,
     /// Limit on outstanding microbatches of the client.
@@ -60,7 +61,7 @@ pub(crate) struct Reader {
 
 struct Session {
     state: Arc<ServerState>,
-    job: Arc<dyn Job>,
+    job: Arc<dyn OpenJob>,
     format: PixelFormat,
     /// As in [`StreamSpec`].
     isolated: bool,
@@ -69,24 +70,40 @@ struct Session {
     max_queued: usize,
     sender: Sender,
     telemetry: StreamGuard,
+    /// Holds the slot and the call until the last payload is sent.
+    unsent: Unsent<(StreamSlot, CallGuard)>,
 }
 
 /// Serves a call to its end.
-pub(crate) async fn serve(state: Arc<ServerState>, spec: StreamSpec, reader: Reader) {
-    let StreamSpec { job, format, names, isolated, max_ahead, microbatch_bytes } = spec;
-    let Reader { client, max_queued, sender, telemetry, reset, slot, call } = reader;
+pub(crate) async fn serve(state: Arc<ServerState>, spec: StreamSpec, stream: AdmittedStream) {
+    let StreamSpec { job, format, names, isolated, max_window, microbatch_bytes } = spec;
+    let AdmittedStream { client, max_queued, sender, telemetry, reset, slot, call } = stream;
+    let peer = Arc::clone(call.peer());
+    let (unsent, all_sent) = unsent((slot, call));
     let client_of_admission = Arc::clone(&client);
-    let admission = state.admission.microbatches(client_of_admission, max_ahead, microbatch_bytes);
-    let session =
-        Session { state, job, format, isolated, admission, client, max_queued, sender, telemetry };
-    let end = session.run(names, max_ahead).await;
-    session.finish(end, reset).await;
-    drop((slot, call));
+    let admission =
+        state.admission.microbatches(client_of_admission, max_window, microbatch_bytes, max_queued);
+    let session = Session {
+        state,
+        job,
+        format,
+        isolated,
+        admission,
+        client,
+        max_queued,
+        sender,
+        telemetry,
+        unsent,
+    };
+    let end = session.run(names, max_window).await;
+    let linger = session.state.admission.limits.stall_linger;
+    let patience = session.finish(end);
+    all_sent.or_close(patience, linger, reset, &peer).await;
 }
 
 impl Session {
-    async fn run(&self, names: Names, max_ahead: usize) -> Result<(), End> {
-        let (pending, queue) = mpsc::channel(max_ahead);
+    async fn run(&self, names: Names, max_window: usize) -> Result<(), End> {
+        let (pending, queue) = mpsc::channel(max_window);
         tokio::select! {
             end = self.send_all(queue) => end,
             never = self.submit_all(names, pending) => match never {},
@@ -118,20 +135,20 @@ impl Session {
         permit: MicrobatchPermit,
         submission: OwnedSemaphorePermit,
     ) -> Result<Pending, Refusal> {
-        let requester = Requester {
+        let options = SubmitOptions {
             client: Arc::clone(&self.client),
             max_outstanding: self.max_queued,
             isolated: self.isolated,
-            ..Requester::default()
+            ..SubmitOptions::default()
         };
-        let guard = RequestGuard::new(&requester);
+        let guard = RequestGuard::new(&options);
         let (done, microbatch) = oneshot::channel();
         let done = Box::new(move |result| {
             drop(submission);
             // After a disconnect the receiver is gone: the result is dropped, and its buffer returns.
             drop(done.send(result));
         });
-        self.job.submit(name, self.format, requester, done)?;
+        self.job.submit(name, self.format, options, done)?;
         Ok(Pending { name, microbatch, permit, _guard: guard })
     }
 
@@ -163,8 +180,10 @@ impl Session {
         let microbatch = microbatch.await.map_err(|_dropped| Refusal::Draining)??;
         let (header, payload) = microbatch.into_parts(self.job.facts(), name, self.format);
         SplitError::check(&header, payload.len())?;
-        self.telemetry.computed(self.job.facts(), &header, &payload);
-        let payload = PermittedPayload { payload, ready: Instant::now(), permit: Some(permit) };
+        self.telemetry.computed(&*self.job, &header, &payload);
+        let unsent = self.unsent.clone();
+        let (ready, permit) = (Instant::now(), Some(permit));
+        let payload = PermittedPayload { payload, ready, permit, _unsent: unsent };
         Ok(Some((header, Bytes::from_owner(payload))))
     }
 
@@ -184,43 +203,51 @@ impl Session {
         Ok(())
     }
 
-    /// Ends the call with its status. A reader that accepts no data has some time to fetch it, then its
-    /// stream is reset.
-    async fn finish(self, end: Result<(), End>, reset: Option<StreamReset>) {
+    /// Ends the call with its status. Returns the time that the reader has to take what is left.
+    fn finish(self, end: Result<(), End>) -> Duration {
+        let Self { state, telemetry, sender, unsent, .. } = self;
+        // Before the end, so that a reader that has seen it may begin another call.
+        drop(unsent);
+        let limits = &state.admission.limits;
         let refusal = match end {
             Ok(()) => {
-                self.telemetry.ended(Code::Ok);
-                return self.sender.end(Status::ok(""));
+                telemetry.ended(Code::Ok);
+                sender.end(Status::ok(""));
+                return limits.stall_timeout;
             }
-            Err(End::Disconnected) => return self.telemetry.ended(Code::Cancelled),
+            Err(End::Disconnected) => {
+                telemetry.ended(Code::Cancelled);
+                return limits.stall_timeout;
+            }
             Err(End::Refused(refusal)) => refusal,
         };
-        tracing::info!(%refusal, "stream ended early");
-        self.telemetry.ended(refusal.code());
-        let limits = &self.state.admission.limits;
-        let linger = match refusal {
+        if let Some(fault) = refusal.data_fault() {
+            telemetry.data_fault(fault);
+            tracing::warn!(%refusal, fault = fault.name(), "stream ended early");
+        } else {
+            tracing::info!(%refusal, "stream ended early");
+        }
+        telemetry.ended(refusal.code());
+        let patience = match refusal {
             Refusal::Stalled { .. } => {
-                self.telemetry.stalled();
-                Some(limits.stall_linger)
+                telemetry.stalled();
+                limits.stall_linger
             }
             Refusal::Evicted { .. } => {
-                self.telemetry.evicted();
-                Some(limits.slow_after)
+                telemetry.evicted();
+                limits.slow_after
             }
-            _ => None,
+            _ => limits.stall_timeout,
         };
-        self.sender.end(refusal.into());
-        if let Some(linger) = linger {
-            tokio::time::sleep(linger).await;
-            reset.inspect(StreamReset::reset);
-        }
+        sender.end(refusal.into());
+        patience
     }
 }
 
 /// A microbatch that has been submitted to the pipeline and not sent yet.
 struct Pending {
     name: MicrobatchName,
-    microbatch: oneshot::Receiver<Result<Microbatch, Refusal>>,
+    microbatch: oneshot::Receiver<Result<WireMicrobatch, Refusal>>,
     permit: MicrobatchPermit,
     _guard: RequestGuard,
 }
@@ -230,6 +257,7 @@ struct PermittedPayload {
     payload: Bytes,
     ready: Instant,
     permit: Option<MicrobatchPermit>,
+    _unsent: Unsent<(StreamSlot, CallGuard)>,
 }
 
 impl AsRef<[u8]> for PermittedPayload {

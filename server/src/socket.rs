@@ -1,4 +1,4 @@
-//! A socket that times out if its peer accepts no data, or does not begin HTTP/2.
+//! A socket that fails if its peer accepts no data, does not begin HTTP/2, or sends too many frames.
 //!
 //! HTTP/2's keep-alive does not help while the socket's buffer is full: the connection then waits to
 //! send its GOAWAY and keeps the slices of payloads that it was about to write. Nor does it help before
@@ -6,15 +6,15 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use forebay_types::settings::TimeSpan;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Length of the preface that an HTTP/2 client sends first (RFC 9113, section 3.4). From then on
-/// keep-alive detects dead peers.
-const PREFACE_BYTES: usize = 24;
+use crate::admission::{FrameBudget, FrameCounter, PREFACE_BYTES};
 
 /// The transport of a connection: TCP, or TLS over TCP.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -22,39 +22,59 @@ pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Transport for S {}
 
 /// A stream whose writes fail once the peer has accepted no data for a while, and whose reads fail if
-/// the peer does not begin HTTP/2 in time.
+/// the peer does not begin HTTP/2 in time, or sends more frames than it may.
 pub(crate) struct Socket {
     stream: Box<dyn Transport>,
+    preface_timeout: Duration,
     write_timeout: Duration,
     /// Expires when the preface is overdue, and `write_timeout` after the first write that had to wait.
     deadline: Pin<Box<Sleep>>,
     /// Whether the last write had to wait.
     blocked: bool,
-    /// Bytes of the preface not yet received.
+    /// Bytes of the preface not yet received. From then on keep-alive detects dead peers.
     preface_left: usize,
+    counter: FrameCounter,
+    frames: Arc<FrameBudget>,
 }
 
 impl Socket {
     /// The peer has `preface_timeout` to begin HTTP/2, and may accept no data for `write_timeout`.
     pub(crate) fn new(
-        stream: impl Transport + 'static,
+        stream: Box<dyn Transport>,
         preface_timeout: Duration,
         write_timeout: Duration,
+        frames: Arc<FrameBudget>,
     ) -> Self {
         Self {
-            stream: Box::new(stream),
+            stream,
+            preface_timeout,
             write_timeout,
             deadline: Box::pin(sleep(preface_timeout)),
             blocked: false,
             preface_left: PREFACE_BYTES,
+            counter: FrameCounter::new(),
+            frames,
         }
     }
 
-    fn poll_deadline<T>(&mut self, context: &mut Context<'_>, what: &str) -> Poll<io::Result<T>> {
-        self.deadline
-            .as_mut()
-            .poll(context)
-            .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, what)))
+    /// Counts bytes that the peer takes.
+    fn earn(&self, written: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.frames.earn_bytes(*bytes);
+        }
+    }
+
+    /// Fails once the deadline has passed, saying what the peer did not do within `limit`.
+    fn poll_deadline<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        missed: &str,
+        limit: Duration,
+    ) -> Poll<io::Result<T>> {
+        self.deadline.as_mut().poll(context).map(|()| {
+            let message = format!("the peer {missed} within {}", TimeSpan(limit));
+            Err(io::Error::new(io::ErrorKind::TimedOut, message))
+        })
     }
 
     /// Returns the result of a write, or an error if it has waited for too long.
@@ -71,7 +91,7 @@ impl Socket {
             self.blocked = true;
             self.deadline.as_mut().reset(Instant::now() + self.write_timeout);
         }
-        self.poll_deadline(context, "the peer accepted no data for too long")
+        self.poll_deadline(context, "accepted no data", self.write_timeout)
     }
 }
 
@@ -83,9 +103,15 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        self.preface_left = self.preface_left.saturating_sub(buffer.filled().len() - before);
+        let received = &buffer.filled()[before..];
+        self.preface_left = self.preface_left.saturating_sub(received.len());
+        let frames = self.counter.count(received);
+        if frames > 0 && !self.frames.spend(frames) {
+            return Poll::Ready(Err(io::Error::other("the peer sent too many frames")));
+        }
         if read.is_pending() && self.preface_left > 0 {
-            return self.poll_deadline(context, "the peer did not begin HTTP/2 in time");
+            let limit = self.preface_timeout;
+            return self.poll_deadline(context, "did not begin HTTP/2", limit);
         }
         read
     }
@@ -98,6 +124,7 @@ impl AsyncWrite for Socket {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.earn(&written);
         self.check_write(context, written)
     }
 
@@ -107,6 +134,7 @@ impl AsyncWrite for Socket {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.earn(&written);
         self.check_write(context, written)
     }
 
@@ -123,5 +151,23 @@ impl AsyncWrite for Socket {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let shut = Pin::new(&mut self.stream).poll_shutdown(context);
         self.check_write(context, shut)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timeout_says_what_the_peer_did_not_do_and_its_limit() {
+        let (stream, _silent) = duplex(8);
+        let [short, long] = [10, 60].map(Duration::from_secs);
+        let mut socket = Socket::new(Box::new(stream), short, long, Arc::new(FrameBudget::new()));
+        let read = socket.read(&mut [0; 99]).await.unwrap_err().to_string();
+        assert_eq!(read, "the peer did not begin HTTP/2 within 10s");
+        let written = socket.write_all(&[0; 99]).await.unwrap_err().to_string();
+        assert_eq!(written, "the peer accepted no data within 1m");
     }
 }

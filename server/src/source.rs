@@ -5,12 +5,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use forebay::Requester;
-use forebay_proto::v1::{self, DescribeResponse, MixPlan, Timings};
-pub use forebay_types::{MicrobatchName, PixelFormat};
+use forebay::SubmitOptions;
+use forebay_proto::v1::{self, DescribeResponse, TrainerMix};
+pub use forebay_types::{MicrobatchName, PixelFormat, Timings};
 use serde::Serialize;
 
 use crate::status::Refusal;
+
+/// Bytes of JSON that the samples of one answer to Explain may have; the first one is always in it. A name
+/// has at most 64 KiB, so that every answer is below the default limit of clients.
+pub(crate) const EXPLAIN_BYTES: usize = 1 << 20;
 
 /// The datasets and recipes of a server.
 pub trait Source: Send + Sync + 'static {
@@ -28,12 +32,12 @@ pub trait Source: Send + Sync + 'static {
         Load::default()
     }
 
-    /// The dataset and the recipe of a job. The caller compares the digests that the client expects.
+    /// The dataset and the recipe of a job. The service compares the digests that the client expects.
     /// Every request calls this, so it must be fast: nothing is read or indexed here.
     ///
     /// # Errors
     /// When the dataset or the recipe is unknown or invalid.
-    fn open(&self, job: &v1::Job) -> Result<Arc<dyn Job>, Refusal>;
+    fn open(&self, job: &v1::Job) -> Result<Arc<dyn OpenJob>, Refusal>;
 }
 
 /// Facts of a dataset, for the status page.
@@ -49,6 +53,8 @@ pub struct DatasetFacts {
     pub classes: usize,
     /// Digest in hexadecimal.
     pub digest: String,
+    /// How often a record was decoded from its start because its entry points are damaged.
+    pub damaged_entry_points: u64,
 }
 
 /// Totals of a pipeline since its start, and its current load.
@@ -66,13 +72,15 @@ pub struct Load {
     pub joined: u64,
     /// Requests that found their microbatch in the cache.
     pub cached: u64,
-    /// Microbatches requested and not yet computed.
+    /// Different microbatches requested and not yet computed.
     pub microbatches_pending: usize,
     /// Microbatches that wait for a buffer.
     pub microbatches_waiting_for_buffer: usize,
     /// Estimated time until everything requested now has been computed.
     #[serde(skip)]
     pub drain_estimate: Duration,
+    /// Reads of records that took longer than they may and have not ended.
+    pub stuck_reads: usize,
     /// Bytes of microbatches being computed, sent or cached.
     pub buffer_bytes: u64,
     /// Bytes of cached microbatches, included in `buffer_bytes`.
@@ -82,13 +90,23 @@ pub struct Load {
 }
 
 /// A dataset with a recipe.
-pub trait Job: Send + Sync + 'static {
-    /// The answer to Describe, without `server_version` and `datasets`.
+pub trait OpenJob: Send + Sync + 'static {
+    /// The answer to Describe, without `server_version`, `datasets` and `classes`. Every request makes
+    /// it, so it must not have what may be long.
     fn facts(&self) -> &DescribeResponse;
+
+    /// Names of the classes.
+    fn classes(&self) -> &[String];
 
     /// Number of microbatches of a step: `facts().microbatches`, except in the last step of an
     /// evaluation, which may have too few samples left to fill them.
     fn microbatches(&self, step: u64) -> u32;
+
+    /// Checks that every microbatch of the job can be made and sent in a format, before any work is done.
+    ///
+    /// # Errors
+    /// When a microbatch needs more memory than there is, or its header is too large.
+    fn check(&self, format: PixelFormat) -> Result<(), Refusal>;
 
     /// Requests a microbatch without waiting. `done` is called with it from any thread. A `done` that is
     /// dropped without a call means that the server shuts down.
@@ -99,15 +117,16 @@ pub trait Job: Send + Sync + 'static {
         &self,
         name: MicrobatchName,
         format: PixelFormat,
-        requester: Requester,
+        options: SubmitOptions,
         done: Done,
     ) -> Result<(), Refusal>;
 
-    /// The plan of a microbatch as JSON.
+    /// The plan of a microbatch from its sample `first` on, as JSON of about 1 MiB. Returns the sample
+    /// after the last one too, or 0 if there is none.
     ///
     /// # Errors
-    /// When the name is out of range or a record cannot be read.
-    fn explain(&self, name: MicrobatchName) -> Result<String, Refusal>;
+    /// When the name or the sample is out of range.
+    fn explain(&self, name: MicrobatchName, first: u32) -> Result<(String, u32), Refusal>;
 }
 
 /// Cancels a request when dropped.
@@ -115,8 +134,8 @@ pub trait Job: Send + Sync + 'static {
 pub(crate) struct RequestGuard(Arc<AtomicBool>);
 
 impl RequestGuard {
-    pub(crate) fn new(requester: &Requester) -> Self {
-        Self(Arc::clone(&requester.cancelled))
+    pub(crate) fn new(options: &SubmitOptions) -> Self {
+        Self(Arc::clone(&options.cancelled))
     }
 }
 
@@ -127,11 +146,11 @@ impl Drop for RequestGuard {
 }
 
 /// A callback that receives the microbatch, or the reason why there is none.
-pub type Done = Box<dyn FnOnce(Result<Microbatch, Refusal>) + Send>;
+pub type Done = Box<dyn FnOnce(Result<WireMicrobatch, Refusal>) + Send>;
 
 /// A microbatch of n samples that has been computed.
 #[derive(Debug)]
-pub struct Microbatch {
+pub struct WireMicrobatch {
     /// Pixels, created by [`Bytes::from_owner`] from their buffer, which returns to its pool once the
     /// last piece has been sent.
     pub payload: Bytes,
@@ -146,14 +165,14 @@ pub struct Microbatch {
     /// Weight of the first label of each sample.
     pub lambda: Vec<f32>,
     /// The mixing that the trainer has to do, if any.
-    pub mix: Option<MixPlan>,
+    pub mix: Option<TrainerMix>,
     /// XXH3-64 of the payload.
     pub xxh3: u64,
     /// Time spent in each stage.
     pub timings: Timings,
 }
 
-impl Microbatch {
+impl WireMicrobatch {
     /// The header and the payload.
     pub(crate) fn into_parts(
         self,
@@ -178,7 +197,7 @@ impl Microbatch {
             label_b: self.label_b,
             lambda: self.lambda,
             mix: self.mix,
-            timings: Some(self.timings),
+            timings: Some((&self.timings).into()),
             targets_xxh3: None,
         };
         header.targets_xxh3 = Some(forebay_proto::header::targets_xxh3(&header));

@@ -1,5 +1,6 @@
 //! Refusals, and the only place where they are mapped to gRPC statuses.
 
+use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -13,8 +14,16 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 /// queue has drained, because a slot is unlikely to be free earlier.
 const RETRY_DELAY: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30);
 
-/// Longest status message: it is sent as a header, and clients limit the size of headers.
-const MESSAGE_BYTES: usize = 4096;
+/// The delay after which a record that could not be read may be requested again. What is wrong with a
+/// disk or a network file system does not say when it passes.
+const READ_AGAIN: Duration = Duration::from_secs(1);
+
+/// Longest status message as it is sent, percent-encoded: it is a header, and clients limit the size of all
+/// headers together to 8 KiB.
+const MESSAGE_BYTES: usize = 4000;
+
+/// The same for a status with details, which contain the message once more.
+const DETAILED_MESSAGE_BYTES: usize = 1000;
 
 /// The reason for refusing a request, or for ending a stream early.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +36,38 @@ pub enum Refusal {
         field: &'static str,
         /// The value, and what was expected.
         what: String,
+    },
+    /// The request cannot be read to its end: it is too large, too late, or the peer is gone.
+    #[error("{}", .0.message())]
+    Body(Status),
+    /// The request does not arrive.
+    #[error("the request did not arrive within {}: send it at once", humantime::format_duration(*.limit))]
+    TooLate {
+        /// The limit.
+        limit: Duration,
+    },
+    /// The peer cancelled the call, or its connection broke, before the request was complete.
+    #[error("the call ended before its request was complete: {why}")]
+    Cancelled {
+        /// The error of the connection.
+        why: String,
+    },
+    /// The server is at its limit of connections, and none of them is idle.
+    #[error(
+        "all {limit} connections of this server have calls in progress: retry later, or use another server"
+    )]
+    TooManyConnections {
+        /// The limit.
+        limit: usize,
+    },
+    /// The connection, or all of them, hold too much in requests and responses.
+    #[error(
+        "the calls of this connection, or of the server, hold more than {limit} bytes: send fewer at once, \
+         and read responses"
+    )]
+    TooManyBytes {
+        /// The limit.
+        limit: usize,
     },
     /// The request is compressed.
     #[error("compressed requests are not supported: send the request uncompressed")]
@@ -68,18 +109,24 @@ pub enum Refusal {
     /// An identity is at its limit of streams.
     #[error("all {limit} streams of {identity} are open: end one, or raise its limit")]
     TooManyOfIdentity {
-        /// The caller's identity.
+        /// The identity of the call.
         identity: String,
         /// The limit.
         limit: usize,
         /// Estimated time until the queue has drained.
         wait: Duration,
     },
-    /// The caller's identity is unknown.
+    /// The call has no identity.
     #[error("{why}: send `authorization: Bearer TOKEN` with a token of this server")]
     Unauthenticated {
         /// The reason.
         why: &'static str,
+    },
+    /// The answer could not be made.
+    #[error("{method} failed: request again, and report this bug")]
+    Unanswered {
+        /// The method.
+        method: &'static str,
     },
     /// The reader accepted no data.
     #[error(
@@ -124,50 +171,88 @@ impl Refusal {
             Self::Invalid { .. } | Self::Frame(SplitError::HeaderTooLarge { .. }) => {
                 Code::InvalidArgument
             }
+            Self::Body(status) => status.code(),
+            Self::TooLate { .. } => Code::DeadlineExceeded,
+            Self::Cancelled { .. } => Code::Cancelled,
             Self::Compressed | Self::UnknownMethod => Code::Unimplemented,
             Self::UnknownDataset { .. } => Code::NotFound,
             Self::Mismatch { .. } => Code::FailedPrecondition,
-            Self::TooManyStreams { .. } | Self::TooManyOfIdentity { .. } | Self::Evicted { .. } => {
-                Code::ResourceExhausted
-            }
+            Self::TooManyBytes { .. }
+            | Self::TooManyConnections { .. }
+            | Self::TooManyStreams { .. }
+            | Self::TooManyOfIdentity { .. }
+            | Self::Evicted { .. } => Code::ResourceExhausted,
             Self::Unauthenticated { .. } => Code::Unauthenticated,
             Self::Stalled { .. } | Self::Draining => Code::Unavailable,
-            Self::Frame(_) => Code::Internal,
+            Self::Unanswered { .. } | Self::Frame(_) => Code::Internal,
             Self::Pipeline(error) => match error {
                 Error::Recipe(_)
                 | Error::BufferBudget { .. }
                 | Error::Device(DeviceError::Memory { .. }) => Code::InvalidArgument,
-                Error::Dataset(_) | Error::Record { .. } => Code::DataLoss,
+                Error::Dataset(error) if error.is_change() => Code::DataLoss,
                 Error::OutOfRange { .. } => Code::OutOfRange,
                 Error::Busy { .. } => Code::ResourceExhausted,
-                // Another server's GPU may work.
-                Error::Device(_) | Error::Cancelled => Code::Unavailable,
+                // Bytes may be readable soon, or on another server, and another server's GPU may work.
+                Error::Dataset(_) | Error::Device(_) | Error::Cancelled => Code::Unavailable,
                 _ => Code::Internal,
             },
         }
     }
 
+    /// The kind of fault, if a record could not be read or is not the one that was indexed.
+    pub(crate) const fn data_fault(&self) -> Option<DataFault> {
+        match self {
+            Self::Pipeline(Error::Dataset(error)) if error.is_change() => Some(DataFault::Changed),
+            Self::Pipeline(Error::Dataset(_)) => Some(DataFault::Io),
+            _ => None,
+        }
+    }
+
     /// The delay after which a retry may succeed; `None` if the server suggests no delay.
     fn retry_after(&self) -> Option<Duration> {
-        let (Self::TooManyStreams { wait, .. }
-        | Self::TooManyOfIdentity { wait, .. }
-        | Self::Evicted { wait, .. }
-        | Self::Pipeline(Error::Busy { wait, .. })) = self
-        else {
-            return None;
+        let wait = match self {
+            Self::TooManyBytes { .. } | Self::TooManyConnections { .. } => Duration::ZERO,
+            Self::TooManyStreams { wait, .. }
+            | Self::TooManyOfIdentity { wait, .. }
+            | Self::Evicted { wait, .. }
+            | Self::Pipeline(Error::Busy { wait, .. }) => *wait,
+            Self::Pipeline(Error::Dataset(error)) if !error.is_change() => READ_AGAIN,
+            _ => return None,
         };
-        Some((*wait).clamp(*RETRY_DELAY.start(), *RETRY_DELAY.end()))
+        Some(wait.clamp(*RETRY_DELAY.start(), *RETRY_DELAY.end()))
+    }
+}
+
+/// What is wrong with the data behind a microbatch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DataFault {
+    /// It could not be read, which may pass.
+    Io,
+    /// It has another length or checksum than when it was indexed.
+    Changed,
+}
+
+impl DataFault {
+    pub(crate) const ALL: [Self; 2] = [Self::Io, Self::Changed];
+
+    /// Its name in logs and metrics.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Io => "io",
+            Self::Changed => "changed",
+        }
     }
 }
 
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
+        let refusal = match refusal {
+            Refusal::Body(status) => return status,
+            refusal => refusal,
+        };
         let (code, retry) = (refusal.code(), refusal.retry_after());
-        let mut message = refusal.to_string();
-        if message.len() > MESSAGE_BYTES {
-            message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
-            message.push_str(" ...");
-        }
+        let max = if retry.is_some() { DETAILED_MESSAGE_BYTES } else { MESSAGE_BYTES };
+        let message = header_text(&refusal.to_string(), max);
         match retry {
             None => Self::new(code, message),
             retry => Self::with_error_details(code, message, ErrorDetails::with_retry_info(retry)),
@@ -175,9 +260,118 @@ impl From<Refusal> for Status {
     }
 }
 
+/// A text in ASCII of at most `max` bytes when it is percent-encoded, which takes three bytes for a space.
+/// Other characters than those of ASCII are written as in JSON: some clients show only the encoded form.
+fn header_text(text: &str, max: usize) -> String {
+    const MORE: &str = "...";
+    let (mut ascii, mut left, mut cut) = (String::new(), max, 0);
+    for c in text.chars() {
+        let mut escaped = String::new();
+        match c {
+            '\n' | ' '..='~' => escaped.push(c),
+            c => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    write!(escaped, "\\u{unit:04x}").expect("writing to a string cannot fail");
+                }
+            }
+        }
+        let Some(rest) = left.checked_sub(escaped.bytes().map(encoded_bytes).sum()) else {
+            ascii.truncate(cut);
+            return ascii + MORE;
+        };
+        left = rest;
+        ascii.push_str(&escaped);
+        if left >= MORE.len() {
+            cut = ascii.len();
+        }
+    }
+    ascii
+}
+
+/// Bytes of a character of ASCII in a percent-encoded `grpc-message`, as tonic encodes it.
+const fn encoded_bytes(byte: u8) -> usize {
+    match byte {
+        b' ' | b'"' | b'#' | b'%' | b'<' | b'>' | b'`' | b'?' | b'{' | b'}' => 3,
+        0x21..=0x7e => 1,
+        _ => 3,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
+    use std::path::PathBuf;
+    use std::sync::Arc;
+
+    use forebay::dataset::{DatasetError, StoreError};
+
     use super::*;
+
+    /// Bytes of the headers of a status.
+    fn header_bytes(status: &Status) -> (usize, usize) {
+        let mut headers = http::HeaderMap::new();
+        status.add_header(&mut headers).unwrap();
+        let message = headers.get("grpc-message").map_or(0, http::HeaderValue::len);
+        (message, headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum())
+    }
+
+    #[test]
+    fn a_status_of_any_text_fits_into_the_headers_of_a_client_and_is_ascii() {
+        for text in ["x", " ", "é", "猫", "\u{1f408}", "\u{1b}[2J\n", "% "] {
+            for repeats in [0, 1, 100, 10_000] {
+                let text = text.repeat(repeats);
+                let identity = text.clone();
+                let wait = Duration::ZERO;
+                for refusal in [
+                    Refusal::invalid("name", text),
+                    Refusal::TooManyOfIdentity { identity, limit: 1, wait },
+                ] {
+                    let status = Status::from(refusal);
+                    let (message, all) = header_bytes(&status);
+                    assert!(message <= MESSAGE_BYTES && all < 8 << 10, "{message}, {all}");
+                    let ascii = |c: char| c == '\n' || (' '..='~').contains(&c);
+                    assert!(status.message().chars().all(ascii), "{status:?}");
+                    assert!(repeats < 10_000 || status.message().ends_with("..."));
+                }
+            }
+        }
+        let status = Status::from(Refusal::invalid("name", "Zoë \u{1f408}"));
+        assert_eq!(status.message(), "invalid name: Zo\\u00eb \\ud83d\\udc08");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_unavailable_and_what_changed_is_data_loss() {
+        let of = |error| {
+            let name = "a/1.jpg".to_owned();
+            let refusal =
+                Refusal::from(Error::from(DatasetError::Record { record: 1, name, error }));
+            (refusal.data_fault().unwrap(), Status::from(refusal))
+        };
+        for kind in [
+            ErrorKind::NotFound,
+            ErrorKind::PermissionDenied,
+            ErrorKind::StaleNetworkFileHandle,
+            ErrorKind::Other,
+        ] {
+            let (action, path) = ("read", PathBuf::from("1.jpg"));
+            let error = Arc::new(std::io::Error::from(kind));
+            let (fault, status) = of(StoreError::Io { action, path, error });
+            assert_eq!((fault, status.code()), (DataFault::Io, Code::Unavailable));
+            let retry = status.get_details_retry_info().unwrap().retry_delay;
+            assert_eq!(retry, Some(READ_AGAIN));
+        }
+        let pipe = StoreError::NotRegular { path: PathBuf::from("1.jpg"), kind: "named pipe" };
+        assert_eq!(of(pipe).1.code(), Code::Unavailable);
+        for error in [
+            StoreError::ChecksumMismatch,
+            StoreError::LengthMismatch { found: 1, indexed: 2 },
+            StoreError::ShardChanged { path: PathBuf::from("s.tar"), found: 1, indexed: 2 },
+        ] {
+            let (fault, status) = of(error);
+            assert_eq!((fault, status.code()), (DataFault::Changed, Code::DataLoss));
+            assert!(status.get_details_retry_info().is_none());
+        }
+    }
 
     #[test]
     fn the_retry_delay_is_the_drain_estimate_within_bounds() {

@@ -1,6 +1,6 @@
 //! The span `call`, whose fields are added to every log event of a call.
 //!
-//! The caller's W3C `traceparent` provides `trace_id` and `parent_id`, so that the logs of trainers and
+//! A call's W3C `traceparent` provides `trace_id` and `parent_id`, so that the logs of trainers and
 //! servers can be joined.
 
 use std::net::SocketAddr;
@@ -26,7 +26,7 @@ pub(crate) fn span(method: &'static str, peer: SocketAddr, headers: &HeaderMap) 
     span
 }
 
-/// Records the caller's identity once it is known.
+/// Records the identity of the call once it is known.
 pub(crate) fn record_identity(identity: &str) {
     Span::current().record("identity", identity);
 }
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn events_of_a_call_are_logged_with_its_caller() {
+    fn events_of_a_call_are_logged_with_its_peer_and_identity() {
         let (log, mut headers) = (Log::default(), HeaderMap::new());
         let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         headers.insert("traceparent", parent.parse().unwrap());

@@ -29,9 +29,18 @@ mod warp;
 
 use crate::geometry::{Size, View};
 use crate::randaugment::Op;
+use crate::scratch::{bytes_of, fit};
 use crate::simd::Simd;
 use lookup::LookupTables;
 use warp::WarpBuffers;
+
+/// The most memory that augmenting an image takes: copies of it in bytes, one of them shifted, and in
+/// floats, each with a margin.
+pub(crate) const fn scratch_bytes(size: Size) -> usize {
+    const MARGIN: usize = 8;
+    let pixels = (size.height as usize + MARGIN) * (size.width as usize + MARGIN);
+    (3 + 3 + 16) * pixels + 128 * (size.height as usize + size.width as usize)
+}
 
 /// Applies operations to images one after another and reuses its memory. Each worker has one.
 #[derive(Debug, Default)]
@@ -46,6 +55,11 @@ impl Augmenter {
     /// An augmenter that uses the given instruction set.
     pub fn new(simd: Simd) -> Self {
         Self { simd, ..Self::default() }
+    }
+
+    /// The bytes that it keeps, without those of single rows.
+    pub(crate) fn held_bytes(&self) -> usize {
+        bytes_of(&self.source) + self.buffers.held_bytes()
     }
 
     /// Applies operations in order to `slot`, which holds RGB pixels of the given size. Geometric
@@ -107,7 +121,7 @@ impl Augmenter {
     }
 
     fn copy_source(&mut self, slot: &[u8]) {
-        self.source.clear();
-        self.source.extend_from_slice(slot);
+        fit(&mut self.source, slot.len(), 0);
+        self.source.copy_from_slice(slot);
     }
 }

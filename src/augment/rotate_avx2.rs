@@ -30,6 +30,7 @@ use std::arch::x86_64::{
 
 use super::transform::Transform;
 use crate::geometry::{Interpolation, View};
+use crate::scratch::{bytes_of, fit};
 use crate::simd::Avx2;
 
 /// The bound on the error of an estimate. Estimates nearer than this to a whole number are doubtful.
@@ -41,6 +42,13 @@ const EDGE: usize = 3;
 /// The source as four floats a pixel, with its edges repeated.
 #[derive(Debug, Default)]
 pub(super) struct WideSource(Vec<[f32; 4]>);
+
+impl WideSource {
+    /// The bytes that it keeps.
+    pub(super) const fn held_bytes(&self) -> usize {
+        bytes_of(&self.0)
+    }
+}
 
 /// Writes the transformed image to `out`.
 pub(super) fn warp(_: Avx2, transform: &Transform<'_>, out: &mut [u8], source: &mut WideSource) {
@@ -56,7 +64,7 @@ pub(super) fn warp(_: Avx2, transform: &Transform<'_>, out: &mut [u8], source: &
 fn widen(source: View<'_>, wide: &mut Vec<[f32; 4]>) {
     let size = source.size();
     let (width, height) = (size.width as usize + 2 * EDGE, size.height as usize + 2 * EDGE);
-    wide.resize(width * height, [0.0; 4]);
+    fit(wide, width * height, [0.0; 4]);
     for (y, row) in wide.chunks_exact_mut(width).enumerate() {
         let y = u32::try_from(y.saturating_sub(EDGE)).map_or(0, |y| y.min(size.height - 1));
         let inner = &mut row[EDGE..width - EDGE];

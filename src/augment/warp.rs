@@ -36,6 +36,7 @@
 use super::blend::truncate;
 use super::transform::{Transform, exactly};
 use crate::geometry::Interpolation;
+use crate::scratch::{bytes_of, fit};
 use crate::simd::{Simd, kernel};
 
 /// The bound on the error of an estimate. Estimates nearer than this to a whole number are doubtful.
@@ -59,6 +60,17 @@ pub(super) struct WarpBuffers {
     weights: [Vec<f32>; 3],
     #[cfg(target_arch = "x86_64")]
     rotation: super::rotate_avx2::WideSource,
+}
+
+impl WarpBuffers {
+    /// The bytes that they keep, without those of single rows.
+    pub(super) fn held_bytes(&self) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        let rotation = self.rotation.held_bytes();
+        #[cfg(not(target_arch = "x86_64"))]
+        let rotation = 0;
+        bytes_of(&self.shifted) + rotation
+    }
 }
 
 /// Writes the transformed image to `out`.
@@ -155,7 +167,7 @@ fn shift_along_columns(
     }
     // The cubic reaches one row above the image and two rows below it.
     let rows = size.height as usize + 3;
-    buffers.shifted.resize(rows * width, 0);
+    fit(&mut buffers.shifted, rows * width, 0);
     for (y, row) in (-1..).zip(buffers.shifted.chunks_exact_mut(width)) {
         for ((x, pixel), (shift, _)) in (0..).zip(row.as_chunks_mut::<3>().0).zip(&buffers.shifts) {
             let row = transform.source.row(clamp(shift.saturating_add(y), size.height));

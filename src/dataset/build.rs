@@ -38,7 +38,10 @@ pub struct Progress {
 /// A record that does not decode becomes a bad record, which is replaced when it is served.
 ///
 /// # Errors
-/// When the path is not a dataset, a file cannot be read, or the index cannot be written.
+/// [`DatasetError::Missing`], [`DatasetError::NotADataset`] and the errors of each layout if the path
+/// is not a dataset, [`DatasetError::Empty`] if it has no records, [`DatasetError::Store`] if a file
+/// cannot be read or the index cannot be written, and [`DatasetError::Threads`] if the operating system
+/// refuses the threads.
 pub fn build(
     path: &Path,
     index_dir: Option<&Path>,

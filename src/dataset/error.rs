@@ -39,6 +39,16 @@ pub enum DatasetError {
         /// The link.
         path: PathBuf,
     },
+    /// A folder that symbolic links lead to in too many ways.
+    #[error(
+        "symbolic links lead to the folder {} by more than {limit} paths; remove links", .path.display()
+    )]
+    TooManyPaths {
+        /// One of the paths.
+        path: PathBuf,
+        /// The limit.
+        limit: u32,
+    },
     /// There are no records.
     #[error("the dataset at {} has no images with labels{skipped}; expected at least one", .path.display())]
     Empty {
@@ -161,15 +171,15 @@ pub enum DatasetError {
         /// The fault.
         error: StoreError,
     },
-    /// The entry points of a record are damaged. They are not verified before they are used.
-    #[error(
-        "record {record} ({name}): its entry points in the index are damaged; \
-         run \"forebay index\" again"
-    )]
-    EntryPoints {
-        /// Number of the record.
-        record: u64,
-        /// Its name.
-        name: String,
-    },
+}
+
+impl DatasetError {
+    /// Whether a record's bytes are there and are not those that were indexed; see
+    /// [`StoreError::is_change`].
+    pub const fn is_change(&self) -> bool {
+        match self {
+            Self::Store(error) | Self::Record { error, .. } => error.is_change(),
+            _ => false,
+        }
+    }
 }

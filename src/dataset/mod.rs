@@ -21,6 +21,7 @@ mod error;
 mod index;
 mod layouts;
 mod reader;
+mod stuck;
 mod summary;
 
 pub use build::{Progress, build};
@@ -28,6 +29,10 @@ pub use error::DatasetError;
 pub use index::Record;
 pub use layouts::{Skipped, index_path};
 pub use reader::Dataset;
+pub use stuck::MAX_STUCK_READS;
+pub(crate) use stuck::StuckRead;
+#[cfg(test)]
+pub(crate) use stuck::StuckReads;
 pub use summary::{BadRecord, ClassCount, Distribution, Summary};
 
 pub use crate::store::StoreError;

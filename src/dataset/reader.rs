@@ -1,13 +1,18 @@
 //! Reads the records of a dataset that has been indexed.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use forebay_types::Digest;
 
 use super::error::DatasetError;
 use super::index::{Index, Record};
 use super::layouts::{Layout, Source, index_path};
+use super::stuck::StuckReads;
 use super::summary::Summary;
+use crate::decode::{self, Header};
+use crate::geometry::Size;
 use crate::store::{ByteRange, ShardKey, Store};
 
 /// A dataset that has been indexed.
@@ -35,14 +40,20 @@ use crate::store::{ByteRange, ShardKey, Store};
 pub struct Dataset {
     index: Index,
     store: Store,
+    damaged_entry_points: AtomicU64,
+    stuck: Arc<StuckReads>,
+    /// See [`most`](Self::most).
+    most: OnceLock<(usize, Size)>,
 }
 
 impl Dataset {
     /// Opens a dataset by the path that it was indexed by, and validates its index.
     ///
     /// # Errors
-    /// When there is no usable index, the shards are not those that were indexed, or no record is
-    /// good.
+    /// [`DatasetError::NoIndex`] if the dataset has not been indexed, [`DatasetError::Index`] if the
+    /// index is damaged or of another version, [`DatasetError::ShardsChanged`] or
+    /// [`DatasetError::Store`] if the shards are not those that were indexed or cannot be opened, and
+    /// [`DatasetError::AllBad`] if no record is good.
     pub fn open(path: &Path, index_dir: Option<&Path>) -> Result<Self, DatasetError> {
         let source = Source::find(path)?;
         let file = index_path(path, index_dir);
@@ -52,7 +63,8 @@ impl Dataset {
         let index = Index::open(&file)?;
         check_records(&index, path)?;
         let store = open_store(source, &index, file)?;
-        Ok(Self { index, store })
+        let (damaged_entry_points, stuck) = (AtomicU64::new(0), Arc::default());
+        Ok(Self { index, store, damaged_entry_points, stuck, most: OnceLock::new() })
     }
 
     /// Number of records, including bad ones.
@@ -113,10 +125,18 @@ impl Dataset {
         }
     }
 
+    /// The number of the file that has a record's bytes: a shard's, or the record's own.
+    pub(crate) fn file_of(&self, id: u64) -> u64 {
+        match self.index.layout {
+            Layout::ImageFolder => id,
+            Layout::WebDataset => self.record(id).shard.into(),
+        }
+    }
+
     /// Reads the bytes of a record into a buffer and verifies their checksum.
     ///
     /// # Errors
-    /// When the record cannot be read, or changed since it was indexed.
+    /// [`DatasetError::Record`] if the record cannot be read, or changed since it was indexed.
     ///
     /// # Panics
     /// When `id` is not below [`len`](Self::len).
@@ -128,17 +148,62 @@ impl Dataset {
         })
     }
 
-    /// Entry points of a record for the decoder; empty if it has none.
-    ///
-    /// # Errors
-    /// When the index is damaged where they are stored.
+    /// Entry points of a record for the decoder; empty if it has none, or if the index is damaged where
+    /// they are stored. They only save time: without them the decoder starts at the beginning.
     ///
     /// # Panics
     /// When `id` is not below [`len`](Self::len).
-    pub fn entry_points(&self, id: u64) -> Result<&[u8], DatasetError> {
+    pub fn entry_points(&self, id: u64) -> &[u8] {
         let points = self.index.entry_points(usize::try_from(id).expect("a record id"));
-        points
-            .ok_or_else(|| DatasetError::EntryPoints { record: id, name: self.name(id).to_owned() })
+        points.unwrap_or_else(|| {
+            self.damaged_entry_points.fetch_add(1, Ordering::Relaxed);
+            &[]
+        })
+    }
+
+    /// How often the entry points of a record were damaged when they were needed.
+    pub fn damaged_entry_points(&self) -> u64 {
+        self.damaged_entry_points.load(Ordering::Relaxed)
+    }
+
+    /// Number of reads that took longer than a pipeline lets them and have not returned.
+    pub fn stuck_reads(&self) -> usize {
+        self.stuck.count()
+    }
+
+    pub(crate) const fn stuck(&self) -> &Arc<StuckReads> {
+        &self.stuck
+    }
+
+    /// The parts of the index that were damaged when it was opened and that it does without, each with
+    /// the consequence.
+    pub fn index_damage(&self) -> &[&'static str] {
+        &self.index.damage
+    }
+
+    /// The most memory that reading and decoding a record takes: its file, and what the decoder needs.
+    ///
+    /// # Panics
+    /// When `id` is not below [`len`](Self::len).
+    pub(crate) fn decode_bytes(&self, id: u64) -> usize {
+        let Record { size, length, format, color, progressive, .. } = self.record(id);
+        let (Some(format), Some(color)) = (format, color) else { return length as usize };
+        let header = Header { format, size, color, progressive };
+        let id = usize::try_from(id).expect("a record id");
+        length as usize + decode::scratch_bytes(&header, !self.index.has_entry_points(id))
+    }
+
+    /// The most memory that reading and decoding any good record takes, and the largest height and
+    /// width. The first call looks at all of them.
+    pub(crate) fn most(&self) -> (usize, Size) {
+        *self.most.get_or_init(|| {
+            let good = (0..self.len()).filter(|id| self.record(*id).good);
+            good.fold((0, Size { height: 0, width: 0 }), |(bytes, most), id| {
+                let size = self.record(id).size;
+                let (height, width) = (most.height.max(size.height), most.width.max(size.width));
+                (bytes.max(self.decode_bytes(id)), Size { height, width })
+            })
+        })
     }
 
     /// Counts, sizes, formats, classes and bad records.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use forebay_types::Digest;
+use forebay_types::text::Escaped;
 use serde::{Serialize, Serializer};
 
 use super::index::{Index, Record};
@@ -139,7 +140,7 @@ const MAX_LISTED: usize = 20;
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let line = |f: &mut fmt::Formatter<'_>, what: &str, value: &dyn fmt::Display| {
-            writeln!(f, "{what:<10} {value}")
+            writeln!(f, "{what:<10} {}", Escaped(value))
         };
         line(f, "digest", &self.digest)?;
         line(f, "records", &self.records)?;

@@ -11,6 +11,9 @@ pub enum DecodeError {
     /// The bytes start with the signature of no known format.
     #[error("not an image of a known format (JPEG, PNG, WebP, GIF, BMP, PNM, TIFF)")]
     Unidentified,
+    /// The bytes are of a format that Pillow decodes and forebay does not.
+    #[error("{0} is not supported: convert the image to JPEG, PNG or WebP")]
+    OtherFormat(&'static str),
     /// The image has more pixels than the limit.
     #[error(
         "the image of {}x{} has {} pixels, and the limit is {limit}",

@@ -37,7 +37,11 @@ impl Format {
             [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Self::WebP,
             [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Self::Gif,
             [b'B', b'M', ..] => Self::Bmp,
-            [b'I', b'I', 0x2A | 0x2B, 0, ..] | [b'M', b'M', 0, 0x2A | 0x2B, ..] => Self::Tiff,
+            // Also with the number in the other byte order.
+            [b'I', b'I', 0x2A | 0x2B, 0, ..]
+            | [b'I', b'I', 0, 0x2A, ..]
+            | [b'M', b'M', 0, 0x2A | 0x2B, ..]
+            | [b'M', b'M', 0x2A, 0, ..] => Self::Tiff,
             [b'P', b'1'..=b'6', b'\t'..=b'\r' | b' ', ..] => Self::Pnm,
             _ => return None,
         })

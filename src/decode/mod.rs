@@ -5,9 +5,14 @@
 //! ```text
 //!   format     the signature of a format; the header that `probe` returns
 //!   jpeg/      header, entropy decoding, entry points, pixels of a box: all JPEG files
+//!   png/       PNG
+//!   gif/       GIF: the first frame
+//!   bmp/       bitmaps of Windows and OS/2
+//!   webp/      WebP: the first frame; its pixels by the `image-webp` crate
 //!   pnm        PBM, PGM and PPM
 //!   tiff       the common kinds of TIFF, by the `tiff` crate
-//!   foreign    PNG, BMP, WebP and GIF, by the `image` crate
+//!   input      reading the bytes of a file in order
+//!   guard      the boundary that no panic of a decoder crosses
 //!   decoder    `probe`, `verify` and `Decoder`: one call for all formats
 //! ```
 //!
@@ -21,17 +26,22 @@
 //! for each byte of the file, and visits each block at most 200 times; its entry points take a few
 //! bytes per 8 MCUs. Other formats are decoded whole, up to the limit in pixels.
 
+mod bmp;
 mod decoder;
 mod error;
-mod foreign;
 mod format;
+mod gif;
+mod guard;
+mod input;
 pub mod jpeg;
+mod png;
 mod pnm;
 #[cfg(test)]
 mod tests;
 mod tiff;
+mod webp;
 
-pub use decoder::{Decoder, Region, probe, verify};
+pub use decoder::{Decoder, Region, probe, scratch_bytes, verify};
 pub use error::DecodeError;
 pub use format::{Color, Format, Header, PIXEL_LIMIT};
 pub use jpeg::JpegError;

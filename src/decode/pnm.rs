@@ -198,36 +198,49 @@ impl Image<'_> {
 
     /// Numbers with space between them.
     fn plain_numbers(&self, count: usize) -> Result<Vec<u8>, &'static str> {
+        const LONG: &str = "a number of more than 10 characters";
         let mut samples = Vec::with_capacity(count);
         let (mut token, mut comment) = (Vec::new(), false);
-        // The space at the end completes the last number.
-        for &byte in self.data.iter().chain(b" ") {
-            match byte {
-                // The end of a comment is part of it, and does not end a number.
-                b'\r' | b'\n' if comment => comment = false,
-                _ if comment => {}
-                b'#' => comment = true,
-                _ if is_space(byte) => {
-                    if token.is_empty() {
-                        continue;
+        for block in self.data.chunks(PLAIN_BLOCK) {
+            for &byte in block {
+                match byte {
+                    // The end of a comment is part of it, and does not end a number.
+                    b'\r' | b'\n' if comment => comment = false,
+                    _ if comment => {}
+                    b'#' => comment = true,
+                    _ if is_space(byte) => {
+                        if !token.is_empty() && samples.len() < count {
+                            samples.push(self.sample(&token)?);
+                        }
+                        token.clear();
                     }
-                    let value = number(&token)?;
-                    if value > self.max {
-                        return Err("a sample above the maximum");
-                    }
-                    samples.push(self.scaled(value));
-                    token.clear();
-                    if samples.len() == count {
-                        return Ok(samples);
-                    }
+                    _ => token.push(byte),
                 }
-                _ => token.push(byte),
+                if token.len() > MAX_TOKEN && samples.len() < count {
+                    return Err(LONG);
+                }
             }
+            // Pillow checks what it keeps for the next block before it counts the samples.
             if token.len() > MAX_TOKEN {
-                return Err("a number of more than 10 characters");
+                return Err(LONG);
+            }
+            if samples.len() == count {
+                return Ok(samples);
             }
         }
-        Err("truncated")
+        // The end completes the last number.
+        if !token.is_empty() {
+            samples.push(self.sample(&token)?);
+        }
+        if samples.len() == count { Ok(samples) } else { Err("truncated") }
+    }
+
+    /// A sample of a plain file.
+    fn sample(&self, token: &[u8]) -> Result<u8, &'static str> {
+        match number(token)? {
+            value if value > self.max => Err("a sample above the maximum"),
+            value => Ok(self.scaled(value)),
+        }
     }
 }
 
@@ -251,6 +264,16 @@ mod tests {
                 .iter()
                 .all(Result::is_err)
         );
+    }
+
+    #[test]
+    fn a_number_that_is_too_long_is_refused_also_behind_the_last_sample() {
+        assert!(decode(b"P2 1 1 9 3 1234567890").is_ok());
+        let error = decode(b"P2 1 1 9 3 12345678901").unwrap_err().to_string();
+        assert!(error.ends_with("a number of more than 10 characters"), "{error}");
+        // With space behind it, Pillow stops before it.
+        assert!(decode(b"P2 1 1 9 3 12345678901 ").is_ok());
+        assert!(decode(b"P2 1 1 9 3#\n").is_ok());
     }
 
     #[test]

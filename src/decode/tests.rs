@@ -158,6 +158,46 @@ fn a_short_jfif_segment_does_not_define_the_color_space() {
 }
 
 #[test]
+fn segments_that_pillow_fails_on_are_refused() {
+    let segment = |code: u8, body: &[u8]| {
+        let length = u8::try_from(body.len()).unwrap() + 2;
+        with(&[&[0xFF, code, 0, length], body].concat())
+    };
+    let profile = |body: &[u8]| segment(0xE2, &[b"ICC_PROFILE\0", body].concat());
+    assert!(shown(&profile(b"\x01\x01")) == shown(TINY));
+    assert!(refused(&profile(b"\x01")) && refused(&profile(b"")));
+    let resources = |body: &[u8]| segment(0xED, &[b"Photoshop 3.0\0", body].concat());
+    let whole = b"8BIM\x04\x04\0\0\0\0\0\x018\0";
+    for body in [&b""[..], b"8BIM", b"8BIM\x04", b"8BIM\x04\x04\0", b"8BIX\x04\x04", whole] {
+        assert!(shown(&resources(body)) == shown(TINY), "{body:?}");
+    }
+    assert!(refused(&resources(b"8BIM\x04\x04")));
+    assert!(refused(&resources(&[&whole[..], b"8BIM\x04\x04"].concat())));
+    // The number of pictures, and entries of 16 bytes.
+    let index = |pictures: u8, bytes: u8| {
+        let head = b"MPF\0II*\0\x08\0\0\0\x02\0\x01\xB0\x04\0\x01\0\0\0";
+        let entry = [pictures, 0, 0, 0, 2, 0xB0, 7, 0, bytes, 0, 0, 0, 38, 0, 0, 0, 0, 0, 0, 0];
+        segment(0xE2, &[&head[..], &entry, &[0; 64]].concat())
+    };
+    assert!(shown(&index(2, 32)) == shown(TINY) && shown(&index(0, 16)) == shown(TINY));
+    assert!(refused(&index(2, 31)) && refused(&index(3, 32)));
+    // A resolution of this many bytes, and its unit. JFIF states one too.
+    let exif = |bytes: u8, unit: u8| {
+        let head = b"Exif\0\0II*\0\x08\0\0\0\x02\0\x1A\x01\x01\0";
+        let entry =
+            [bytes, 0, 0, 0, 72, 72, 0, 0, unit, 1, 3, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0];
+        segment(0xE1, &[&head[..], &entry].concat())
+    };
+    assert!(shown(&exif(2, 0x28)) == shown(TINY) && shown(&exif(1, 0x29)) == shown(TINY));
+    assert!(refused(&exif(1, 0x28)));
+    let mut stated = exif(1, 0x28);
+    let unit = stated.windows(4).position(|bytes| bytes == b"JFIF").unwrap() + 7;
+    assert_eq!(stated[unit], 0);
+    stated[unit] = 1;
+    assert!(shown(&stated) == shown(TINY));
+}
+
+#[test]
 fn after_the_image_a_segment_may_be_truncated_but_not_malformed() {
     let accepted = |bytes: &[u8]| {
         let file = [&TINY[..TINY.len() - 2], bytes].concat();
@@ -171,6 +211,34 @@ fn after_the_image_a_segment_may_be_truncated_but_not_malformed() {
         assert!(!accepted(&[0xFF, code]), "{code:x}");
     }
     assert!(!accepted(&[0xFF, 0xC0, 0, 17, 8, 0]));
+}
+
+#[test]
+fn formats_that_only_pillow_decodes_are_refused_by_name() {
+    for (file, name) in [
+        (&b"\0\0\0\x20ftypavif\0\0\0\0"[..], "AVIF"),
+        (b"\0\0\0\x0CjP  \r\n\x87\n", "JPEG 2000"),
+        (b"\xFF\x4F\xFF\x51", "JPEG 2000"),
+        (b"Pf 1 1 1 ", "PNM other than P1 to P6"),
+    ] {
+        let error = verify(file, &mut Decoder::default()).unwrap_err();
+        assert_eq!(error, DecodeError::OtherFormat(name));
+        let text = error.to_string();
+        assert!(text.contains(name) && text.contains("convert the image"), "{text}");
+    }
+    assert_eq!(
+        verify(b"\0\0\0\x20ftypheic", &mut Decoder::default()),
+        Err(DecodeError::Unidentified)
+    );
+}
+
+#[test]
+fn a_decoder_is_as_good_as_new_after_a_damaged_image() {
+    let mut decoder = Decoder::default();
+    assert!(verify(&TINY[..TINY.len() / 2], &mut decoder).is_err());
+    let size = Size { height: 18, width: 26 };
+    let again = decoder.decode(TINY, size.whole(), &[]).unwrap().pixels.data().to_vec();
+    assert!(again == shown(TINY));
 }
 
 #[test]

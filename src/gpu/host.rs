@@ -32,6 +32,37 @@ impl HostMemory {
             Self::Pinned(device) => Ok(HostBytes(Bytes::Pinned(device.pinned(len)?))),
         }
     }
+
+    /// A buffer of another size in place of one that is no longer needed. The contents are unspecified.
+    ///
+    /// Pageable memory is resized, which costs less than to return it to the system and to touch new
+    /// pages.
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate).
+    pub(crate) fn reallocate(
+        &self,
+        released: HostBytes,
+        len: usize,
+    ) -> Result<HostBytes, DeviceError> {
+        match released.0 {
+            Bytes::Pageable(mut bytes) => {
+                if bytes.is_empty() {
+                    return self.allocate(len);
+                }
+                bytes.truncate(len);
+                bytes.shrink_to_fit();
+                bytes.reserve_exact(len - bytes.len());
+                bytes.resize(len, 0);
+                Ok(HostBytes(Bytes::Pageable(bytes)))
+            }
+            #[cfg(feature = "cuda")]
+            Bytes::Pinned(bytes) => {
+                drop(bytes);
+                self.allocate(len)
+            }
+        }
+    }
 }
 
 /// A buffer in host memory. If it is page-locked, access waits for the copies that use it.

@@ -1,16 +1,17 @@
 //! Makes one microbatch.
 
-use forebay_types::{MicrobatchName, PixelFormat};
+use forebay_types::process::CpuTimer;
+use forebay_types::{MicrobatchName, PixelFormat, Timings};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::cost::Cost;
 use super::repeat_cache::{RepeatCache, StepKey};
 use super::repeats::Fill;
 use super::request::{Request, RequestKey};
 use super::reuse::JobKey;
-use super::timings::Timings;
+use super::scratch::{Large, bytes_for};
 use super::worker::Workers;
 use crate::batch::{BufferPool, Pixels};
-use crate::cpu_time::CpuTimer;
 use crate::error::Error;
 use crate::geometry::Size;
 use crate::mix::{MixJob, Mixer, NormalizeTable};
@@ -19,7 +20,7 @@ use crate::schedule::Task;
 
 /// A microbatch of n samples, ready for a trainer.
 #[derive(Clone, Debug)]
-pub struct Microbatch {
+pub struct MadeMicrobatch {
     /// The microbatch's name within dataset and recipe.
     pub name: MicrobatchName,
     /// The pixels, in the requested format.
@@ -42,6 +43,8 @@ pub struct Microbatch {
     pub xxh3: u64,
     /// Time spent waiting, and in each stage.
     pub timings: Timings,
+    /// Number of images decoded: fewer than samples where repeats of a record share a decode.
+    pub decoded: u64,
 }
 
 /// The resources that all microbatches of a pipeline share.
@@ -62,7 +65,7 @@ pub(crate) fn make(
     task: &Task<RequestKey, Request>,
     context: &MakeContext,
     evict: impl Fn() -> bool,
-) -> Result<Microbatch, Error> {
+) -> Result<MadeMicrobatch, Error> {
     let MakeContext { workers, repeats, buffers, mixer } = context;
     let Request { dataset, recipe, name, format } = &task.job;
     let slots = task.job.slots()?;
@@ -71,7 +74,15 @@ pub(crate) fn make(
     let normalize = NormalizeTable::new(recipe);
     let mix = MixJob { size, plan: &plan, format: *format, normalize: &normalize };
 
-    let mut buffer = buffers.acquire_evicting(mix.buffer_bytes(), evict)?;
+    let most = slots.records.iter().map(|&record| bytes_for(dataset, record, size)).max();
+    let bytes = microbatch_bytes(n as u64, mix.payload_bytes() as u64);
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    let room = buffers.limit().saturating_sub(bytes);
+    let large = Large::new(most.unwrap_or(0), workers.kept(), workers.count(), room);
+    let apart = bytes - mix.payload_bytes();
+    let lent = apart.saturating_add(large.map_or(0, |large| large.loan));
+    let (mut buffer, mut loan) = buffers.acquire_with_loan(mix.payload_bytes(), lent, evict)?;
+    let apart = loan.split(apart);
     let queue = task.since.elapsed();
     let job = JobKey { dataset: dataset.digest(), recipe: recipe.digest(), seed: name.seed };
     let step = StepKey { job, epoch: name.epoch, step: name.step };
@@ -79,20 +90,26 @@ pub(crate) fn make(
         repeats.visit(step, slots.sampler.step(name.step));
     }
 
-    let fill =
-        Fill { request: &task.job, waiters: &task.waiters, workers, cache: repeats, step, size };
-    let fill = |pixels: &mut [u8]| fill.fill(&slots, pixels);
-    let (mut stages, mix_time) = mixer.fill_and_mix(workers.pool(), buffer.host(), &mix, fill)?;
+    let (request, cancellation) = (&task.job, &task.cancellation);
+    let fill = Fill { request, cancellation, workers, cache: repeats, step, size, large };
+    let mut cost = fill.fill_apart(&slots, mix.unmixed_slots(buffer.host()).collect())?;
+    let fill = |pixels: Vec<&mut [u8]>| fill.fill(&slots, pixels);
+    // Copies of large samples are made by as few workers.
+    let mixing = large.and_then(|large| large.threads).unwrap_or(usize::MAX);
+    let (filled, mix_time) =
+        mixer.fill_and_mix(workers.pool(), buffer.host(), (&mix, mixing), fill)?;
+    drop(loan);
+    cost += filled;
+    let Cost { mut stages, decoded } = cost;
     stages.mix = mix_time;
-    buffer.truncate(mix.payload_bytes());
     let mut timer = CpuTimer::start();
     let xxh3 = xxh3_64(&buffer);
     stages.digest = timer.lap();
 
     let label_a: Vec<u32> = slots.records.iter().map(|&id| dataset.record(id).label).collect();
-    Ok(Microbatch {
+    Ok(MadeMicrobatch {
         name: *name,
-        payload: buffer.into(),
+        payload: Pixels::with_loan(buffer, apart),
         format: *format,
         shape: format.layout.shape(slots.count(), size.height, size.width),
         records: slots.records,
@@ -101,8 +118,24 @@ pub(crate) fn make(
         lambda: plan.samples.iter().map(MixSample::label_weight).collect(),
         plan,
         xxh3,
-        timings: Timings { queue, total: task.since.elapsed(), stages },
+        timings: Timings { queue, make: task.since.elapsed().saturating_sub(queue), stages },
+        decoded,
     })
+}
+
+/// Bytes that a sample has besides its pixels: record, labels, weights, plan, and its part of the header as a
+/// message and as bytes.
+const SAMPLE_BYTES: u64 = 128;
+
+/// Part of a payload that what a microbatch has besides it may take without being counted: it is within what the
+/// process has in addition to its buffers.
+const UNCOUNTED: u64 = 16;
+
+/// Bytes that are counted for a microbatch: its payload and, if pictures are so small that it matters, what its
+/// samples have besides their pixels.
+pub const fn microbatch_bytes(samples: u64, payload: u64) -> u64 {
+    let apart = samples.saturating_mul(SAMPLE_BYTES).saturating_sub(payload / UNCOUNTED);
+    payload.saturating_add(apart)
 }
 
 /// The label of each sample's partner, which is its mirror in the microbatch.

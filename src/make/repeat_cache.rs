@@ -136,7 +136,7 @@ impl RepeatCache {
         Self { pool: BufferPool::new(max_bytes), state, settled }
     }
 
-    /// Notes a request for a microbatch of a step, which has these positions, by a requester that may
+    /// Notes a request for a microbatch of a step, which has these positions, by a client that may
     /// need the step's other microbatches.
     pub(super) fn visit(&self, step: StepKey, positions: Range<u64>) {
         let mut state = lock(&self.state);

@@ -41,8 +41,22 @@ impl Request {
     /// The samples of the microbatch.
     ///
     /// # Errors
-    /// [`Error::OutOfRange`] if the step or the microbatch is past the end.
+    /// [`Error::OutOfRange`] if the step or the microbatch is past the end, and [`Error::Recipe`] if the
+    /// dataset has too few records for one step.
     pub(crate) fn slots(&self) -> Result<Slots, Error> {
+        let Self { dataset, name, .. } = self;
+        let sampler = self.sampler()?;
+        let epoch = sampler.epoch(name.epoch);
+        let positions: Vec<u64> = sampler.positions(name.step, name.index).collect();
+        let records = positions.iter().map(|&p| dataset.good_or_next(epoch.record(p))).collect();
+        Ok(Slots { positions, records, sampler })
+    }
+
+    /// The sampler of the microbatch's epoch, which has the microbatch.
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] if the step or the microbatch is past the end.
+    pub(crate) fn sampler(&self) -> Result<Sampler, Error> {
         let Self { dataset, recipe, name, .. } = self;
         let sampler = Sampler::new(dataset.len(), recipe, name.seed)?;
         let steps = sampler.steps_per_epoch();
@@ -54,10 +68,7 @@ impl Request {
             let got = u64::from(name.index);
             return Err(Error::OutOfRange { what: "microbatch", got, limit: microbatches });
         }
-        let epoch = sampler.epoch(name.epoch);
-        let positions: Vec<u64> = sampler.positions(name.step, name.index).collect();
-        let records = positions.iter().map(|&p| dataset.good_or_next(epoch.record(p))).collect();
-        Ok(Slots { positions, records, sampler })
+        Ok(sampler)
     }
 }
 

@@ -1,13 +1,17 @@
 //! The samples of one record: read, decode, resize, augment.
 
+use std::time::Duration;
+
+use forebay_types::process::CpuTimer;
+
+use super::cost::Cost;
 use super::request::Request;
-use super::timings::Stages;
-use super::worker::Scratch;
-use crate::cpu_time::CpuTimer;
+use super::scratch::Scratch;
 use crate::error::Error;
 use crate::geometry::{Rect, Size};
 use crate::plan::SamplePlan;
 use crate::resize::Resample;
+use crate::scratch::fit;
 
 /// A sample to make: its plan, and the slot that it is written to.
 pub(super) type Planned<'a> = (&'a SamplePlan, &'a mut [u8]);
@@ -23,15 +27,17 @@ pub(super) fn make_samples(
     record: u64,
     samples: &mut [Planned<'_>],
     shared_decode: bool,
-    scratch: &mut Scratch,
-) -> Result<Stages, Error> {
+    (scratch, read_timeout): (&mut Scratch, Duration),
+) -> Result<Cost, Error> {
     let Request { dataset, recipe, .. } = request;
-    let Scratch { bytes, decoder, resizer, augmenter } = scratch;
+    let Scratch { reader, bytes, decoder, resizer, augmenter } = scratch;
     let size = Size::square(recipe.image_size);
-    let mut stages = Stages::default();
+    let mut cost = Cost::default();
     let mut timer = CpuTimer::start();
-    let (bytes, entries) = (dataset.read(record, bytes)?, dataset.entry_points(record)?);
-    stages.read = timer.lap();
+    fit(bytes, dataset.record(record).length as usize, 0);
+    let reading = reader.read(dataset, record, bytes, read_timeout)?;
+    let entries = dataset.entry_points(record);
+    cost.stages.read = timer.lap() + reading;
     let per_decode = if shared_decode { samples.len() } else { 1 };
     for samples in samples.chunks_mut(per_decode) {
         let region = union(samples.iter().map(|(plan, _)| *plan));
@@ -39,18 +45,18 @@ pub(super) fn make_samples(
             let name = dataset.name(record).to_owned();
             Error::Record { record, name, source }
         })?;
-        stages.decode += timer.lap();
-        stages.decoded += 1;
+        cost.stages.decode += timer.lap();
+        cost.decoded += 1;
         for (plan, slot) in samples {
             let SamplePlan { source, resized, window, filter, flip, .. } = **plan;
             let to = Resample { resized, window, filter, flip };
             resizer.resize(region.crop(source), &to, slot);
-            stages.resize += timer.lap();
+            cost.stages.resize += timer.lap();
             augmenter.apply(&plan.ops, slot, size, recipe.fill());
-            stages.augment += timer.lap();
+            cost.stages.augment += timer.lap();
         }
     }
-    Ok(stages)
+    Ok(cost)
 }
 
 /// The smallest box that holds the boxes of all plans, of which there is at least one.

@@ -37,7 +37,7 @@ fn microbatch(simd: Simd, dataset: &Dataset, recipe: &Recipe) -> Vec<u8> {
     for (slot, id) in pixels.chunks_exact_mut(SLOT.rgb_bytes()).zip(0..) {
         let plan = plan::sample(recipe, 0, 0, id, dataset.record(id).size);
         let bytes = dataset.read(id, &mut Vec::new()).unwrap().to_vec();
-        let entries = dataset.entry_points(id).unwrap();
+        let entries = dataset.entry_points(id);
         let source = decoder.decode(&bytes, plan.source, entries).unwrap().crop(plan.source);
         let (window, filter, flip) = (SLOT.whole(), plan.filter, plan.flip);
         resizer.resize(source, &Resample { resized: SLOT, window, filter, flip }, slot);

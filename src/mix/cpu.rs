@@ -3,37 +3,77 @@
 //! A sample's partner is its mirror in the microbatch, so samples i and n - 1 - i depend on each other
 //! only: both are mixed together, row by row, with a copy of one row. Pairs are independent,
 //! and spread over the rayon pool of the calling thread.
+//!
+//! Pixels that are converted lie where their payload goes (see [`MixJob`]). So a worker copies the two
+//! samples of a pair, mixes the copies, and converts them into place while they are in its cache.
 
 use std::time::Duration;
 
+use forebay_types::process::CpuTimer;
 use rayon::prelude::*;
 
-use super::job::MixJob;
+use super::job::{MixJob, unmixed_mut};
 use super::normalize::convert;
-use crate::cpu_time::CpuTimer;
 use crate::geometry::Size;
 use crate::plan::{MixKind, MixPlan, MixSample};
 use crate::simd::{Simd, kernel};
 
-/// Mixes and converts the samples of a buffer; returns the CPU time that it took.
-pub(super) fn mix_and_convert(buffer: &mut [u8], job: &MixJob<'_>) -> Duration {
-    let (payload, unmixed) = buffer.split_at_mut(job.unmixed_at());
-    let unmixed = &mut unmixed[..job.unmixed_bytes()];
-    let mut time = Duration::ZERO;
-    if job.is_mixed() {
-        time += mix(unmixed, job.size, job.plan);
+/// Mixes and converts the samples of a buffer in place, by at most `workers` threads if that takes copies;
+/// returns the CPU time that it took.
+pub(super) fn mix_and_convert(buffer: &mut [u8], job: &MixJob<'_>, workers: usize) -> Duration {
+    if job.is_in_place() {
+        return if job.is_mixed() { mix(buffer, job.size, job.plan) } else { Duration::ZERO };
     }
-    // Pixels that are mixed in place have an empty payload before them.
-    let sample = job.size.rgb_bytes();
-    let converted = payload
-        .par_chunks_exact_mut(sample * job.format.dtype.bytes())
-        .zip(unmixed.par_chunks_exact(sample))
-        .map(|(to, pixels)| {
-            let mut timer = CpuTimer::start();
-            convert(pixels, job.format, job.normalize, to);
-            timer.lap()
-        });
-    time + converted.sum::<Duration>()
+    let (n, slot) = (job.plan.samples.len(), job.slot_bytes());
+    let (front, back) = buffer.split_at_mut(n / 2 * slot);
+    let (middle, back) = back.split_at_mut(n % 2 * slot);
+    let pairs = front.par_chunks_exact_mut(slot).zip(back.par_rchunks_exact_mut(slot));
+    let pairs = pairs.enumerate().with_min_len((n / 2).div_ceil(workers));
+    let converted = pairs.map_init(Copies::default, |copies, (i, (a, b))| {
+        let mut timer = CpuTimer::start();
+        copies.mix_and_convert(job, [i, n - 1 - i], a, b);
+        timer.lap()
+    });
+    let time: Duration = converted.sum();
+    let mut timer = CpuTimer::start();
+    if !middle.is_empty() {
+        // It has no partner.
+        let pixels = unmixed_mut(middle, job.size.rgb_bytes()).to_vec();
+        convert(&pixels, job.format, job.normalize, middle);
+    }
+    time + timer.lap()
+}
+
+/// Copies of the unmixed pixels of a pair, and of a row.
+#[derive(Default)]
+struct Copies {
+    a: Vec<u8>,
+    b: Vec<u8>,
+    row: Vec<u8>,
+}
+
+impl Copies {
+    /// Mixes and converts two samples, given by their numbers and the places of their payloads.
+    fn mix_and_convert(
+        &mut self,
+        job: &MixJob<'_>,
+        numbers: [usize; 2],
+        slot_a: &mut [u8],
+        slot_b: &mut [u8],
+    ) {
+        let Self { a, b, row } = self;
+        for (copy, slot) in [(&mut *a, &mut *slot_a), (&mut *b, &mut *slot_b)] {
+            copy.clear();
+            copy.extend_from_slice(unmixed_mut(slot, job.size.rgb_bytes()));
+        }
+        if job.is_mixed() {
+            row.resize(job.size.width as usize * 3, 0);
+            let plan = numbers.map(|number| job.plan.samples[number]);
+            mix_pair(Simd::detect(), a, b, job.size, plan, row);
+        }
+        convert(a, job.format, job.normalize, slot_a);
+        convert(b, job.format, job.normalize, slot_b);
+    }
 }
 
 /// Mixes a microbatch in place: u8 pixels in NHWC, one sample after the other. Returns the CPU time

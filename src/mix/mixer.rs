@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use forebay_types::PixelFormat;
 use rayon::ThreadPool;
 
 use super::cpu;
@@ -14,6 +15,7 @@ use super::job::MixJob;
 use super::targets::dense_target;
 use super::times::MixTimes;
 use crate::error::Error;
+use crate::geometry::Size;
 use crate::gpu::{DeviceError, HostBytes, HostMemory};
 
 /// Device memory that a GPU's mixer takes by default: 64 MiB. A microbatch passes through it in parts.
@@ -34,8 +36,10 @@ impl Mixer {
     /// Opens a device. A GPU's mixer allocates `device_bytes` of its memory.
     ///
     /// # Errors
-    /// When there is no such GPU or no driver, when its memory is exhausted, or when this forebay was
-    /// built without CUDA.
+    /// [`DeviceError::NotBuilt`] if this forebay was built without CUDA, [`DeviceError::NoLibrary`] if the
+    /// driver or the compiler is not installed, [`DeviceError::NoDevice`] if the machine has no such GPU,
+    /// [`DeviceError::Compile`] if a kernel does not compile, and [`DeviceError::Driver`] if the GPU fails
+    /// or its memory is exhausted.
     pub fn open(device: Device, device_bytes: usize) -> Result<Self, DeviceError> {
         match device {
             Device::Cpu => Ok(Self::Cpu),
@@ -71,7 +75,23 @@ impl Mixer {
         }
     }
 
-    /// Number of microbatches to make at once so that neither the CPU nor the device is idle. Two
+    /// Checks that samples of a size can be mixed into a format.
+    ///
+    /// # Errors
+    /// [`DeviceError::Memory`] if the GPU's memory is too small for two of them.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(unused_variables, clippy::unnecessary_wraps, reason = "a CPU mixes any")
+    )]
+    pub(crate) fn check(&self, size: Size, format: PixelFormat) -> Result<(), DeviceError> {
+        match self {
+            Self::Cpu => Ok(()),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(cuda) => cuda.check(size, format),
+        }
+    }
+
+    /// Number of microbatches of a client to make at once so that neither the CPU nor the device is idle. Two
     /// keep the CPU busy, because one fills the pool while the last samples of the other are made.
     /// While a GPU mixes, two more are made.
     pub(crate) const fn concurrency(&self) -> usize {
@@ -82,12 +102,13 @@ impl Mixer {
         }
     }
 
-    /// Calls `fill` to write unmixed pixels into a buffer of [`Mixer::memory`], and then mixes them;
-    /// the payload is at the front of the buffer. Returns what `fill` returns, and the CPU time of
-    /// mixing.
+    /// Calls `fill` to write unmixed pixels, sample by sample, into a buffer of [`Mixer::memory`] that
+    /// has the size of the payload, and then mixes them in place. Returns what `fill` returns, and the
+    /// CPU time of mixing.
     ///
     /// `fill` runs on the pool. So does the CPU's mixing, as a part of the same task: a second task
-    /// would queue behind all samples of the next microbatch.
+    /// would queue behind all samples of the next microbatch. At most `workers` threads of the pool
+    /// have copies of samples at once.
     ///
     /// # Errors
     /// Those of `fill`, and [`Error::Device`] when the GPU fails.
@@ -95,22 +116,22 @@ impl Mixer {
         &self,
         pool: &ThreadPool,
         buffer: &mut HostBytes,
-        job: &MixJob<'_>,
-        fill: impl FnOnce(&mut [u8]) -> Result<T, Error> + Send,
+        (job, workers): (&MixJob<'_>, usize),
+        fill: impl FnOnce(Vec<&mut [u8]>) -> Result<T, Error> + Send,
     ) -> Result<(T, Duration), Error> {
-        let unmixed = job.unmixed_at()..job.buffer_bytes();
+        assert_eq!(buffer.len(), job.payload_bytes(), "a buffer of the payload");
         match self {
             Self::Cpu => {
                 let buffer = &mut buffer[..];
                 pool.install(|| {
-                    let filled = fill(&mut buffer[unmixed])?;
-                    Ok((filled, cpu::mix_and_convert(buffer, job)))
+                    let filled = fill(job.unmixed_slots(buffer).collect())?;
+                    Ok((filled, cpu::mix_and_convert(buffer, job, workers)))
                 })
             }
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => {
-                let unmixed = &mut buffer[unmixed];
-                let filled = pool.install(|| fill(unmixed))?;
+                let slots = job.unmixed_slots(&mut buffer[..]).collect();
+                let filled = pool.install(|| fill(slots))?;
                 cuda.mix(buffer, job)?;
                 buffer.wait()?;
                 Ok((filled, Duration::ZERO))
@@ -131,17 +152,18 @@ impl Mixer {
             let what = format!("the pixels are {got} bytes, expected {expected}");
             return Err(Error::Plan { what });
         }
-        let mut buffer = self.memory().allocate(job.buffer_bytes())?;
-        buffer[job.unmixed_at()..].copy_from_slice(unmixed);
+        let mut buffer = self.memory().allocate(job.payload_bytes())?;
+        let samples = unmixed.chunks_exact(job.size.rgb_bytes());
+        job.unmixed_slots(&mut buffer).zip(samples).for_each(|(to, of)| to.copy_from_slice(of));
         match self {
             Self::Cpu => {
-                cpu::mix_and_convert(&mut buffer, job);
+                cpu::mix_and_convert(&mut buffer, job, usize::MAX);
             }
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => cuda.mix(&mut buffer, job)?,
         }
         buffer.wait()?;
-        Ok(buffer[..job.payload_bytes()].to_vec())
+        Ok(buffer.to_vec())
     }
 
     /// The dense targets of a batch, one after the other: see [`dense_target`]. `labels` and `lambda`
@@ -177,7 +199,7 @@ impl Mixer {
     /// Number and name of the device.
     ///
     /// # Errors
-    /// When the driver fails.
+    /// [`DeviceError::Driver`] if the driver fails.
     pub fn description(&self) -> Result<String, DeviceError> {
         match self {
             Self::Cpu => Ok("cpu".into()),
@@ -198,7 +220,7 @@ impl Mixer {
     /// Measures how long a job takes. On the CPU there are no copies.
     ///
     /// # Errors
-    /// When a GPU fails.
+    /// [`Error::Device`] when a GPU fails.
     pub fn measure(&self, job: &MixJob<'_>) -> Result<MixTimes, Error> {
         match self {
             Self::Cpu => Ok(MixTimes::on_cpu(job)),

@@ -22,6 +22,7 @@ mod twin;
 pub use cuda::{CudaMixer, MIX_BYTES, MIX_KERNELS, mix_entry};
 pub use device::Device;
 pub use job::MixJob;
+pub(crate) use job::{needs_mixer, payload_bytes};
 pub use mixer::{DEVICE_BYTES, Mixer};
 pub use normalize::{NormalizeTable, convert};
 pub use targets::dense_target;

@@ -48,7 +48,11 @@ impl Sampler {
             microbatches: u64::from(recipe.microbatches),
         };
         if sampler.steps_per_epoch() == 0 {
-            return Err(RecipeError::TooSmall { samples: sampler.selected(), batch: recipe.batch });
+            return Err(RecipeError::TooSmall {
+                samples: sampler.selected(),
+                batch: recipe.batch,
+                microbatches: recipe.microbatches,
+            });
         }
         Ok(sampler)
     }
@@ -96,6 +100,15 @@ impl Sampler {
         let Range { start, end } = self.step(step);
         (start + u64::from(microbatch)..end)
             .step_by(usize::try_from(self.microbatches).expect("at most 1024"))
+    }
+
+    /// Number of samples of a microbatch.
+    ///
+    /// # Panics
+    /// When the step is past the end of the epoch.
+    pub fn samples(&self, step: u64, microbatch: u32) -> u64 {
+        let Range { start, end } = self.step(step);
+        (end - start).saturating_sub(u64::from(microbatch)).div_ceil(self.microbatches)
     }
 
     /// Positions of a step.
@@ -148,7 +161,7 @@ mod tests {
 
     fn recipe(base: &str, batch: u32, microbatches: u32, repeats: u32) -> Recipe {
         RecipeSpec::preset(base)
-            .with([
+            .with_changes([
                 format!("batch = {batch}"),
                 format!("microbatches = {microbatches}"),
                 format!("repeats = {repeats}"),
@@ -225,6 +238,8 @@ mod tests {
     fn a_dataset_smaller_than_a_step_is_refused_with_advice() {
         let recipe = RecipeSpec::preset("a2").resolve().unwrap();
         let error = Sampler::new(200, &recipe, 0).unwrap_err().to_string();
-        assert!(error.contains("200 samples") && error.contains("--batch 200"), "{error}");
+        assert!(error.contains("200 samples") && error.contains("(--batch 192)"), "{error}");
+        let error = Sampler::new(10, &recipe, 0).unwrap_err().to_string();
+        assert!(error.contains("(--batch 10 --microbatches 1)"), "{error}");
     }
 }

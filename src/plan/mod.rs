@@ -111,7 +111,7 @@ mod tests {
 
         #[test]
         fn partners_of_a_pair_share_one_draw(seed: u64, step: u64, half in 1_usize..20) {
-            let recipe = RecipeSpec::preset("a1").with(["mix.mode = \"pair\"".into()]).resolve().unwrap();
+            let recipe = RecipeSpec::preset("a1").with_changes(["mix.mode = \"pair\"".into()]).resolve().unwrap();
             let name = MicrobatchName { seed, epoch: 1, step: step % 1000, index: 2 };
             let plan = mix(&recipe, name, 2 * half);
             for (sample, partner) in plan.samples.iter().zip(plan.samples.iter().rev()) {

@@ -22,6 +22,16 @@ pub enum RecipeError {
         /// The message of the parser.
         message: String,
     },
+    /// The text and the changes are longer than any recipe, or nest deeper.
+    #[error(
+        "the recipe has {parts} keys, values and changes: expected at most {limit}; send each field once"
+    )]
+    TooManyParts {
+        /// Their number.
+        parts: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// A field has an invalid value.
     #[error("recipe field {field}: invalid value {value}: {expected}")]
     Value {
@@ -52,13 +62,24 @@ pub enum RecipeError {
     /// The dataset is smaller than one step.
     #[error(
         "an epoch of the dataset has {samples} samples, and a step of the recipe has {batch}; \
-         use a smaller batch (--batch {} --microbatches 1)",
-        .samples / 2 * 2
+         use a smaller batch ({})",
+        batch_that_fits(*.samples, *.microbatches)
     )]
     TooSmall {
         /// Samples per epoch.
         samples: u64,
         /// Samples per step.
         batch: u32,
+        /// Microbatches per step.
+        microbatches: u32,
     },
+}
+
+/// The flags for the largest batch of a small dataset: of as many microbatches, each of pairs, if that is possible.
+fn batch_that_fits(samples: u64, microbatches: u32) -> String {
+    let pairs = 2 * u64::from(microbatches);
+    match samples / pairs * pairs {
+        0 => format!("--batch {} --microbatches 1", samples / 2 * 2),
+        batch => format!("--batch {batch}"),
+    }
 }

@@ -12,7 +12,7 @@ pub const SEMANTICS: u32 = 1;
 /// ```
 /// use forebay::recipe::RecipeSpec;
 ///
-/// let recipe = RecipeSpec::preset("a2").with(["image_size = 160".to_owned()]).resolve()?;
+/// let recipe = RecipeSpec::preset("a2").with_changes(["image_size = 160".to_owned()]).resolve()?;
 /// assert_eq!(recipe.image_size, 160);
 /// // The digest tells recipes apart, and ignores how they were written down.
 /// assert_ne!(recipe.digest(), RecipeSpec::preset("a2").resolve()?.digest());

@@ -13,12 +13,12 @@
 //!     image_size = 160
 //!     crop.scale = [0.35, 1.0]
 //! "#;
-//! let recipe = RecipeSpec::text("mine.toml", mine).with(["batch = 256".into()]).resolve()?;
+//! let recipe = RecipeSpec::from_toml("mine.toml", mine).with_changes(["batch = 256".into()]).resolve()?;
 //! assert_eq!((recipe.image_size, recipe.batch), (160, 256));
 //! assert!(matches!(recipe.crop, Crop::RandomResized { scale: [0.35, 1.0], .. }));
 //!
 //! // The digest depends on the values and not on how they are written.
-//! let canonical = RecipeSpec::text("canonical", recipe.canonical()).resolve()?;
+//! let canonical = RecipeSpec::from_toml("canonical", recipe.canonical()).resolve()?;
 //! assert_eq!(canonical.digest(), recipe.digest());
 //! # Ok::<(), forebay::recipe::RecipeError>(())
 //! ```

@@ -1,10 +1,12 @@
 //! Resolves a name or a text, with changes, to a [`Recipe`].
 
-use std::fs::File;
-use std::io::Read as _;
+use std::io::ErrorKind;
 use std::path::Path;
 
+use forebay_types::file;
 use toml::{Table, Value};
+use toml_parser::Source;
+use toml_parser::lexer::TokenKind;
 
 use super::error::RecipeError;
 use super::fields::Recipe;
@@ -19,6 +21,11 @@ pub const PRESETS: [(&str, &str); 4] = [
 
 /// Largest file of a recipe.
 const MAX_FILE: u64 = 1 << 20;
+
+/// Maximum number of keys, values and changes of a recipe; the presets have about 60. Clients send recipes,
+/// and tables are parsed, merged and dropped recursively, so that a few thousand levels would overflow the
+/// stack. It also bounds the time that changes take, each of which is applied to all of the recipe.
+const MAX_PARTS: usize = 512;
 
 /// A recipe that is not resolved yet: its base, and the changes to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,34 +57,43 @@ impl RecipeSpec {
     }
 
     /// A TOML text without changes. Errors call it `origin`.
-    pub fn text(origin: impl Into<String>, toml: impl Into<String>) -> Self {
+    pub fn from_toml(origin: impl Into<String>, toml: impl Into<String>) -> Self {
         let source = RecipeSource::Text { origin: origin.into(), toml: toml.into() };
         Self { source, set: Vec::new() }
     }
 
-    /// Parses a command-line argument: the name of a preset, or the path of a file that ends in `.toml`.
+    /// Parses the argument of `--recipe`: the path of a file if it ends in `.toml`, otherwise the name of
+    /// a preset.
     ///
     /// # Errors
-    /// When the file cannot be read or is larger than a recipe can be.
-    pub fn from_argument(argument: &str) -> Result<Self, RecipeError> {
+    /// [`RecipeError::Read`] if the file cannot be read, and [`RecipeError::TooLarge`] if it is larger than
+    /// a recipe can be.
+    pub fn from_name_or_path(argument: &str) -> Result<Self, RecipeError> {
         if !Path::new(argument).extension().is_some_and(|end| end.eq_ignore_ascii_case("toml")) {
             return Ok(Self::preset(argument));
         }
-        let path = || argument.to_owned();
-        let mut toml = String::new();
-        // The limit holds for files without an end too, such as a link to a device.
-        File::open(argument)
-            .and_then(|file| file.take(MAX_FILE + 1).read_to_string(&mut toml))
-            .map_err(|error| RecipeError::Read { path: path(), error: error.into() })?;
-        if toml.len() as u64 > MAX_FILE {
-            return Err(RecipeError::TooLarge { path: path(), limit: MAX_FILE });
-        }
-        Ok(Self::text(argument, toml))
+        Ok(Self::from_toml(argument, Self::read(Path::new(argument))?))
+    }
+
+    /// Reads the text of a recipe's file.
+    ///
+    /// # Errors
+    /// [`RecipeError::Read`] if the file cannot be read or is not a regular file, and
+    /// [`RecipeError::TooLarge`] if it is larger than a recipe can be.
+    pub fn read(path: &Path) -> Result<String, RecipeError> {
+        file::read_to_string(path, MAX_FILE).map_err(|error| {
+            let path = path.display().to_string();
+            if error.kind() == ErrorKind::FileTooLarge {
+                RecipeError::TooLarge { path, limit: MAX_FILE }
+            } else {
+                RecipeError::Read { path, error: error.into() }
+            }
+        })
     }
 
     /// Adds changes.
     #[must_use]
-    pub fn with(mut self, set: impl IntoIterator<Item = String>) -> Self {
+    pub fn with_changes(mut self, set: impl IntoIterator<Item = String>) -> Self {
         self.set.extend(set);
         self
     }
@@ -85,8 +101,11 @@ impl RecipeSpec {
     /// Resolves and validates the recipe.
     ///
     /// # Errors
-    /// When the preset is unknown, the text or a change is not TOML of a recipe, or a value is invalid.
+    /// [`RecipeError::Unknown`] if the preset is unknown, [`RecipeError::Syntax`] if the text or a change
+    /// is not TOML of a recipe, [`RecipeError::TooManyParts`] if they are longer than any recipe, and
+    /// [`RecipeError::Value`] if a value is invalid.
     pub fn resolve(&self) -> Result<Recipe, RecipeError> {
+        self.check_parts()?;
         let (origin, mut table) = match &self.source {
             RecipeSource::Preset(name) => (name.clone(), preset(name)?),
             RecipeSource::Text { origin, toml } => {
@@ -99,16 +118,50 @@ impl RecipeSpec {
                 (origin.clone(), merge(start, table))
             }
         };
+        // The last change without which all is well, and after which nothing helps.
+        let mut culprit = None;
+        let mut parsed = recipe_of(&table);
         for assignment in &self.set {
-            let change = parse(assignment, assignment)?;
-            table = merge(table, change);
+            table = merge(table, parse(assignment, assignment)?);
+            let was_valid = parsed.is_ok();
+            parsed = recipe_of(&table);
+            if was_valid && parsed.is_err() {
+                culprit = Some(assignment);
+            }
         }
-        let recipe: Recipe = Value::Table(table)
-            .try_into()
-            .map_err(|error: toml::de::Error| syntax(&origin, error.message()))?;
+        let recipe = parsed.map_err(|error| match culprit {
+            Some(assignment) => syntax(&format!("{origin} with {assignment}"), error.message()),
+            None => syntax(&origin, error.message()),
+        })?;
         recipe.validate()?;
         Ok(recipe)
     }
+
+    /// Bounds what parsing the texts takes, before any of them is parsed.
+    fn check_parts(&self) -> Result<(), RecipeError> {
+        let text = match &self.source {
+            RecipeSource::Preset(_) => None,
+            RecipeSource::Text { toml, .. } => Some(toml),
+        };
+        let parts: usize = text.into_iter().chain(&self.set).map(|text| parts(text)).sum();
+        if parts > MAX_PARTS {
+            return Err(RecipeError::TooManyParts { parts, limit: MAX_PARTS });
+        }
+        Ok(())
+    }
+}
+
+/// The number of keys and values of a text, itself included: what nests tables, or adds an entry to one.
+fn parts(text: &str) -> usize {
+    let counts = |kind| {
+        use TokenKind::{Comma, Dot, Equals, LeftCurlyBracket, LeftSquareBracket};
+        matches!(kind, Comma | Dot | Equals | LeftCurlyBracket | LeftSquareBracket)
+    };
+    1 + Source::new(text).lex().filter(|token| counts(token.kind())).count()
+}
+
+fn recipe_of(table: &Table) -> Result<Recipe, toml::de::Error> {
+    Value::Table(table.clone()).try_into()
 }
 
 fn preset(name: &str) -> Result<Table, RecipeError> {
@@ -174,12 +227,12 @@ mod tests {
     fn the_digest_depends_on_values_and_not_on_notation() {
         let a2 = resolve(&RecipeSpec::preset("a2"));
         let written =
-            RecipeSpec::text("mine", "base = \"a2\"\n[mix]\nmode = \"batch\"\ncutmix = 1\n");
+            RecipeSpec::from_toml("mine", "base = \"a2\"\n[mix]\nmode = \"batch\"\ncutmix = 1\n");
         assert_eq!(resolve(&written), a2);
         assert_eq!(resolve(&written).digest(), a2.digest());
-        let again = RecipeSpec::text("canonical", a2.canonical());
+        let again = RecipeSpec::from_toml("canonical", a2.canonical());
         assert_eq!(resolve(&again).digest(), a2.digest());
-        let changed = resolve(&RecipeSpec::preset("a2").with(["batch = 32".into()]));
+        let changed = resolve(&RecipeSpec::preset("a2").with_changes(["batch = 32".into()]));
         assert_ne!(changed.digest(), a2.digest());
     }
 
@@ -187,7 +240,7 @@ mod tests {
     fn changes_apply_in_order_and_appear_in_the_difference() {
         let a2 = RecipeSpec::preset("a2");
         let set = ["batch = 64", "mix.mode = \"elem\"", "batch = 32", "microbatches = 2"];
-        let changed = resolve(&a2.clone().with(set.map(String::from)));
+        let changed = resolve(&a2.clone().with_changes(set.map(String::from)));
         assert_eq!((changed.batch, changed.microbatch_size()), (32, 16));
         assert_eq!(changed.mix.mode, MixMode::Elem);
         let fields: Vec<String> =
@@ -198,7 +251,7 @@ mod tests {
     #[test]
     fn another_kind_of_crop_replaces_the_whole_crop() {
         let set = ["crop = { kind = \"center\", resize = 256 }".to_owned()];
-        let recipe = resolve(&RecipeSpec::preset("a3").with(set));
+        let recipe = resolve(&RecipeSpec::preset("a3").with_changes(set));
         assert_eq!(recipe.crop, Crop::Center { resize: 256 });
     }
 
@@ -218,7 +271,8 @@ mod tests {
             ("semantics = 2", "semantics"),
             ("order = \"sequential\"", "repeats"),
         ] {
-            let error = RecipeSpec::preset("a2").with([change.into()]).resolve().unwrap_err();
+            let error =
+                RecipeSpec::preset("a2").with_changes([change.into()]).resolve().unwrap_err();
             assert!(
                 error.to_string().starts_with(&format!("recipe field {field}: ")),
                 "{change}: {error}"
@@ -227,16 +281,65 @@ mod tests {
     }
 
     #[test]
+    fn a_recipe_that_nests_or_changes_more_than_any_recipe_is_refused_before_it_is_parsed() {
+        let key = ["a"; 80].join(".");
+        let nested = |text: &str, tables: usize| {
+            text.to_owned() + &format!("{{{key}=").repeat(tables) + "1" + &"}".repeat(tables)
+        };
+        let changes = |change: &str, count| vec![change.to_owned(); count];
+        for (toml, set) in [
+            (nested(&format!("[{key}]\n{key}="), 79), vec![]),
+            (String::new(), vec![nested(&format!("{key}="), 79)]),
+            (format!("a = {}", "[".repeat(30_000)), vec![]),
+            (format!("a = [{}]", "0,".repeat(30_000)), vec![]),
+            ("a = 1\n".repeat(10_000), vec![]),
+            (String::new(), changes("flip = 1", 9000)),
+            (String::new(), changes("", 30_000)),
+        ] {
+            let error =
+                RecipeSpec::from_toml("mine", toml).with_changes(set).resolve().unwrap_err();
+            assert!(matches!(error, RecipeError::TooManyParts { limit: MAX_PARTS, .. }), "{error}");
+        }
+        // As deep as the limit allows, on the stack of a test's thread.
+        let deep = nested(&format!("{key} = "), 4);
+        let error = RecipeSpec::from_toml("mine", deep).resolve().unwrap_err();
+        assert!(matches!(error, RecipeError::Syntax { .. }), "{error}");
+        for (_, text) in PRESETS {
+            assert!(parts(text) * 4 < MAX_PARTS, "{text}");
+        }
+        let a2 = resolve(&RecipeSpec::preset("a2"));
+        assert!(parts(&a2.canonical()) * 4 < MAX_PARTS);
+        let canonical = format!("# {}\n{}", "[.,={".repeat(999), a2.canonical());
+        assert_eq!(resolve(&RecipeSpec::from_toml("commented", canonical)), a2);
+    }
+
+    #[test]
     fn errors_say_where_and_why_it_is_not_a_recipe() {
         let unknown = RecipeSpec::preset("a4").resolve().unwrap_err().to_string();
         assert!(unknown.contains("\"a4\"") && unknown.contains("a1, a2, a3, eval"), "{unknown}");
-        let extra = RecipeSpec::preset("a2").with(["blur = 1".into()]).resolve().unwrap_err();
+        let extra =
+            RecipeSpec::preset("a2").with_changes(["blur = 1".into()]).resolve().unwrap_err();
         assert!(extra.to_string().contains("blur"), "{extra}");
-        let broken = RecipeSpec::text("mine.toml", "batch = ").resolve().unwrap_err().to_string();
+        let blame = |changes: &[&str]| {
+            let changes = changes.iter().map(|change| (*change).to_owned());
+            RecipeSpec::preset("a2").with_changes(changes).resolve().unwrap_err().to_string()
+        };
+        let center = "crop.kind = \"center\"";
+        for (changes, culprit) in [
+            (&["flip = 0.1", "mix.mixp = 0.4", "batch = 64"][..], "a2 with mix.mixp = 0.4 is"),
+            (&["blur = 1", "flip = 0.1"], "a2 with blur = 1 is"),
+            (&[center, "flip = 0.1"], "a2 with crop.kind = \"center\" is"),
+        ] {
+            let error = blame(changes);
+            assert!(error.starts_with(culprit), "{changes:?}: {error}");
+        }
+        let broken =
+            RecipeSpec::from_toml("mine.toml", "batch = ").resolve().unwrap_err().to_string();
         assert!(broken.contains("mine.toml"), "{broken}");
-        let missing = RecipeSpec::text("mine.toml", "batch = 8").resolve().unwrap_err().to_string();
+        let missing =
+            RecipeSpec::from_toml("mine.toml", "batch = 8").resolve().unwrap_err().to_string();
         assert!(missing.contains("missing field"), "{missing}");
-        let absent = RecipeSpec::from_argument("no/such.toml").unwrap_err().to_string();
+        let absent = RecipeSpec::from_name_or_path("no/such.toml").unwrap_err().to_string();
         assert!(absent.contains("no/such.toml"), "{absent}");
     }
 }

@@ -8,12 +8,8 @@ use crate::randaugment::MAX_MAGNITUDE;
 
 /// Largest values that a recipe may have.
 pub mod limits {
-    /// Largest height and width of a sample, in pixels.
-    pub const IMAGE_SIZE: u32 = 4096;
-    /// Most samples per step.
-    pub const BATCH: u32 = 1 << 20;
-    /// Most microbatches per step.
-    pub const MICROBATCHES: u32 = 1024;
+    pub use forebay_types::limits::{BATCH, IMAGE_SIZE, MICROBATCHES};
+
     /// Most samples of a record per epoch.
     pub const REPEATS: u32 = 64;
     /// Most operations of RandAugment per sample.

@@ -30,6 +30,7 @@ mod tests;
 mod weights;
 
 use crate::geometry::{Interpolation, Rect, Size, View};
+use crate::scratch::{bytes_of, fit};
 use crate::simd::Simd;
 use passes::Passes;
 use weights::{Axis, Weights};
@@ -45,6 +46,17 @@ pub struct Resample {
     pub filter: Interpolation,
     /// Whether the window is mirrored left to right.
     pub flip: bool,
+}
+
+/// The most memory that resizing takes: a part of a source of at most this size, to a window of `out`.
+pub(crate) fn scratch_bytes(source: Size, out: Size) -> usize {
+    /// Bytes for each row and column: weights of up to seven positions, in the forms of all kernels.
+    const AXIS: usize = 512;
+    let [height, width] = [source.height, source.width].map(|side| side as usize);
+    let [out_height, out_width] = [out.height, out.width].map(|side| side as usize);
+    let between = (height + 4) * (3 * out_width + 80);
+    let lowered = if is_tall(source) { 3 * out_height * width } else { 0 };
+    between + lowered + AXIS * (height.max(out_height) + width.max(out_width))
 }
 
 /// Resizes images one after another and reuses its memory. Each worker has one.
@@ -63,6 +75,11 @@ impl Resizer {
     /// A resizer that uses the given instruction set.
     pub fn new(simd: Simd) -> Self {
         Self { passes: Passes::new(simd), ..Self::default() }
+    }
+
+    /// The bytes that it keeps, without those of the weights.
+    pub(crate) const fn held_bytes(&self) -> usize {
+        bytes_of(&self.between) + bytes_of(&self.lowered)
     }
 
     /// Resizes `source` and writes the window to `slot`: rows of RGB, tightly packed.
@@ -123,7 +140,7 @@ impl Resizer {
             ..*to
         };
         let mut lowered = std::mem::take(&mut self.lowered);
-        lowered.resize(lower.window.size().rgb_bytes(), 0);
+        fit(&mut lowered, lower.window.size().rgb_bytes(), 0);
         self.resize(source, &lower, &mut lowered);
         let widen = Resample {
             resized: Size { height: window.height, width: to.resized.width },

@@ -3,6 +3,7 @@
 use super::scalar;
 use super::weights::Weights;
 use crate::geometry::View;
+use crate::scratch::fit;
 use crate::simd::Simd;
 
 /// The kernels of both passes, and the memory that they reuse.
@@ -37,7 +38,7 @@ impl Passes {
         let stride = (columns.first.len().next_multiple_of(5) * 3 + 1).next_multiple_of(64);
         let rows = source.size().height as usize;
         if out.len() < rows.next_multiple_of(4) * stride {
-            out.resize(rows.next_multiple_of(4) * stride, 0);
+            fit(out, rows.next_multiple_of(4) * stride, 0);
         }
         #[cfg(target_arch = "x86_64")]
         if let Some(avx512) = self.simd.avx512()

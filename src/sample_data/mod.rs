@@ -94,7 +94,8 @@ impl Split {
 /// `progress` with the number of images written so far.
 ///
 /// # Errors
-/// When the number of classes is out of range, a folder exists already, or the file system refuses.
+/// [`SampleDataError::Classes`] if the number of classes is out of range, [`SampleDataError::Exists`] if
+/// a folder exists already, and [`SampleDataError::Io`] if a file or folder cannot be written.
 pub fn write(
     dir: &Path,
     what: &SampleData,

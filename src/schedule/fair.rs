@@ -5,15 +5,19 @@
 //! counter grows by a quantum, and the client is served while its counter covers the cost of what is
 //! at the head of its queue. Over time all busy clients get equal shares, whatever they queue.
 //!
-//! Three things differ here from a network link:
+//! Four things differ here from a network link:
 //!
-//! - **The cost is CPU time, and known only afterwards.** Clients compete for workers, and equal bytes
+//! - **The cost is CPU time, and known only afterward.** Clients compete for makers, and equal bytes
 //!   take three times as long with RandAugment as without it. So a ticket is charged the cost of its
 //!   client's previous one when it is popped, and the difference is settled when it is done. A counter
 //!   can therefore be negative: the client owes that much, and waits until rounds have paid it off.
-//! - **One ticket a visit.** The client after the one served last comes next, so that two workers that
+//! - **One ticket a visit.** The client after the one served last comes next, so that two makers that
 //!   pop at the same time serve two clients. The quantum is smaller than the cost of any microbatch,
 //!   so that shares are exact.
+//! - **A client has a bounded number of tickets in progress.** What it requested last may take long or wait
+//!   for memory. There is one maker more than that, so that other clients never wait for all of one
+//!   client's. While a client is at its bound, it is passed over, and its counter is bounded as if it
+//!   were idle.
 //! - **Idle clients keep a bounded counter.** A client that requests its next microbatch only when it
 //!   has received the last is idle for a moment each time. It keeps a counter of at most one
 //!   microbatch: enough not to lose its turn, and too little to save up a burst. A debt survives
@@ -25,7 +29,7 @@
 //!                if client has tickets and client.deficit > 0:
 //!                  client.deficit -= client.last_cost
 //!                  return its first ticket
-//!              if no client has tickets: return none
+//!              if no client has tickets and is below its bound: return none
 //!              for client in clients: client.deficit += QUANTUM * rounds until a client can pay
 //! settle():  client.deficit += charged - actual cost
 //! ```
@@ -46,6 +50,8 @@ const QUANTUM: i64 = 1_000_000;
 pub(super) struct FairQueue<T> {
     clients: BTreeMap<Arc<str>, ClientQueue<T>>,
     last_served: Arc<str>,
+    /// Most tickets of a client that are in progress.
+    max_in_progress: usize,
 }
 
 #[derive(Debug)]
@@ -67,12 +73,6 @@ pub(super) struct Charge {
     nanos: i64,
 }
 
-impl<T> Default for FairQueue<T> {
-    fn default() -> Self {
-        Self { clients: BTreeMap::new(), last_served: "".into() }
-    }
-}
-
 impl<T> ClientQueue<T> {
     const fn new() -> Self {
         Self { tickets: VecDeque::new(), deficit: 0, last_cost: QUANTUM, in_progress: 0 }
@@ -81,9 +81,18 @@ impl<T> ClientQueue<T> {
     fn is_idle(&self) -> bool {
         self.tickets.is_empty() && self.in_progress == 0
     }
+
+    /// Whether it has a ticket that may be popped.
+    fn is_ready(&self, max_in_progress: usize) -> bool {
+        !self.tickets.is_empty() && self.in_progress < max_in_progress
+    }
 }
 
 impl<T> FairQueue<T> {
+    pub(super) fn new(max_in_progress: usize) -> Self {
+        Self { clients: BTreeMap::new(), last_served: "".into(), max_in_progress }
+    }
+
     /// Puts a ticket at the end of a client's queue.
     pub(super) fn push(&mut self, client: &Arc<str>, ticket: T) {
         let queue = self.clients.entry(Arc::clone(client)).or_insert_with(ClientQueue::new);
@@ -139,16 +148,17 @@ impl<T> FairQueue<T> {
         let before = (Bound::Unbounded, Bound::Included(&*self.last_served));
         let mut in_turn =
             self.clients.range::<str, _>(after).chain(self.clients.range::<str, _>(before));
-        let (client, _) =
-            in_turn.find(|(_, queue)| !queue.tickets.is_empty() && queue.deficit > 0)?;
+        let max = self.max_in_progress;
+        let (client, _) = in_turn.find(|(_, queue)| queue.is_ready(max) && queue.deficit > 0)?;
         Some(Arc::clone(client))
     }
 
     /// Adds as many quanta to all counters as it takes until a client can pay; `None` if no client
-    /// has a ticket.
+    /// has a ticket that may be popped.
     fn add_quanta(&mut self) -> Option<()> {
-        let busy = self.clients.values().filter(|queue| !queue.tickets.is_empty());
-        let highest = busy.map(|queue| queue.deficit).max()?;
+        let max = self.max_in_progress;
+        let ready = self.clients.values().filter(|queue| queue.is_ready(max));
+        let highest = ready.map(|queue| queue.deficit).max()?;
         let quanta = (1 - highest.min(0) / QUANTUM) * QUANTUM;
         for queue in self.clients.values_mut() {
             queue.deficit += quanta;
@@ -157,15 +167,16 @@ impl<T> FairQueue<T> {
         Some(())
     }
 
-    /// Bounds the counters of clients that have no tickets to one microbatch, and forgets idle
-    /// clients that owe nothing. If all are idle, debts have no creditor and are forgotten too.
+    /// Bounds the counters of clients that have no tickets, or as many in progress as they may have, to
+    /// one microbatch, and forgets idle clients that owe nothing. If all are idle, debts have no creditor and are forgotten too.
     fn trim_idle(&mut self) {
         let all_idle = self.clients.values().all(ClientQueue::is_idle);
         self.clients.retain(|_, queue| {
             let is_paid = queue.deficit >= queue.last_cost;
             !(queue.is_idle() && (is_paid || all_idle))
         });
-        for queue in self.clients.values_mut().filter(|queue| queue.tickets.is_empty()) {
+        let max = self.max_in_progress;
+        for queue in self.clients.values_mut().filter(|queue| !queue.is_ready(max)) {
             queue.deficit = queue.deficit.min(queue.last_cost);
         }
     }
@@ -178,7 +189,7 @@ mod tests {
     /// Serves tickets one at a time, of clients that never run out of them. `costs` are those of each
     /// client's microbatches, in milliseconds. Returns how often each client was served.
     fn serve_busy_clients<const N: usize>(costs: [u64; N], tickets: usize) -> [usize; N] {
-        let mut fair = FairQueue::default();
+        let mut fair = FairQueue::new(usize::MAX);
         let clients: [Arc<str>; N] = std::array::from_fn(|client| client.to_string().into());
         let mut counts = [0; N];
         for (number, client) in clients.iter().enumerate() {
@@ -221,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_long_queue_gets_no_larger_share_than_a_short_one() {
-        let mut fair = FairQueue::default();
+        let mut fair = FairQueue::new(usize::MAX);
         for _ in 0..320 {
             fair.push(&name('g'), 'g');
         }
@@ -240,8 +251,8 @@ mod tests {
     }
 
     #[test]
-    fn two_workers_serve_two_clients() {
-        let mut fair = FairQueue::default();
+    fn two_makers_serve_two_clients() {
+        let mut fair = FairQueue::new(usize::MAX);
         (0..3).for_each(|_| fair.push(&name('a'), 'a'));
         fair.push(&name('b'), 'b');
         let first = [fair.pop().unwrap(), fair.pop().unwrap()].map(|(ticket, _)| ticket);
@@ -250,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_debt_survives_idleness_and_is_paid_off_by_rounds() {
-        let mut fair = FairQueue::default();
+        let mut fair = FairQueue::new(usize::MAX);
         fair.push(&name('b'), 'b');
         fair.push(&name('a'), 'a');
         let (_, expensive) = fair.pop().unwrap();
@@ -265,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_client_that_returns_is_served_at_once_and_then_in_turn() {
-        let mut fair = FairQueue::default();
+        let mut fair = FairQueue::new(usize::MAX);
         fair.push(&name('a'), 'a');
         fair.push(&name('b'), 'b');
         assert_eq!((serve(&mut fair), serve(&mut fair)), ('a', 'b'));
@@ -279,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_refund_undoes_a_charge() {
-        let mut fair = FairQueue::default();
+        let mut fair = FairQueue::new(usize::MAX);
         (0..2).for_each(|_| fair.push(&name('a'), 'a'));
         fair.push(&name('b'), 'b');
         serve(&mut fair);
@@ -294,7 +305,7 @@ mod tests {
 
     #[test]
     fn idle_clients_are_forgotten() {
-        let mut fair = FairQueue::default();
+        let mut fair = FairQueue::new(usize::MAX);
         for number in 0..1000 {
             let client: Arc<str> = number.to_string().into();
             fair.push(&client, number);

@@ -1,4 +1,4 @@
-//! The queue between requesters and workers: every result is made once, however many request it.
+//! The queue between clients and makers: every result is made once, however many request it.
 //!
 //! ```text
 //!   submit(key) -- in the cache? ------> done(result), at once
@@ -18,16 +18,18 @@
 //! longer than if the result were made for it only.
 //!
 //! **Cancellation.** A waiter that is cancelled gives up its own ticket and nothing else. A task goes
-//! on as long as one of its waiters is not cancelled; workers look at `Waiters::all_cancelled` as
-//! they go. Because another request may join between that look and `finish`, a cancelled task is no
-//! answer for the remaining waiters, which queue again.
+//! on as long as one of its waiters is not cancelled; the code that makes it polls `Cancellation::is_total`. Because
+//! another request may join between the last poll and `finish`, a cancelled task does not answer the remaining
+//! waiters, which queue again.
 //!
 //! **The lock.** One mutex guards entries, tickets and cache, so that a key is at any time in exactly
 //! one of the states absent, queued, in progress or cached: there is no moment between two of them in
 //! which an equal request could start the work again. Callbacks run after it is released. A callback
-//! that panics takes down neither the worker that runs it nor the other waiters.
+//! that panics takes down neither the maker that runs it nor the other waiters.
 //!
-//! The queue does not inspect results: in `tests.rs` they are strings.
+//! A *maker* is a thread that takes tasks by [`Queue::next`] and ends each by [`Queue::finish`]. The type
+//! parameters are the key `K` that names a result, the job `J` that tells how to make it, the result `R`, and the
+//! error `E`. The queue does not inspect results: in `tests.rs` they are strings.
 
 use std::fmt;
 use std::iter::repeat_n;
@@ -36,11 +38,11 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::cache::ReadyCache;
+use super::cancellation::SubmitOptions;
 use super::pending::{Next, Pending, Task, Waiter};
-use super::waiters::Requester;
 use crate::sync::lock;
 
-/// Called once with the outcome of a request. Must not block.
+/// Called once with the outcome of a request, on a thread of any maker or of any client that submits. Must not block.
 pub(crate) type Callback<R, E> = Box<dyn FnOnce(Outcome<R, E>) + Send>;
 
 /// The outcome of a request.
@@ -54,9 +56,9 @@ pub(crate) enum Outcome<R, E> {
 /// The origin of a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// It was made for this requester.
+    /// It was made for this request, whose client was charged. One request of each task has this origin.
     Made,
-    /// It was made for another requester, which this one joined; the time is this one's wait.
+    /// It was made for an equal request, which this one joined; the time is this one's wait.
     Joined(Duration),
     /// It was in the cache.
     Cached,
@@ -84,8 +86,10 @@ pub(crate) enum SubmitError {
 /// Counters of a pipeline's queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueStats {
-    /// Requests that are not answered yet.
+    /// Requests that are not answered yet. Equal ones count each.
     pub outstanding: usize,
+    /// Different microbatches that are requested and not made yet.
+    pub pending: usize,
     /// Requests that joined an equal one since the start.
     pub joined: u64,
     /// Requests that were answered from the cache since the start.
@@ -94,12 +98,12 @@ pub struct QueueStats {
     pub cache_bytes: usize,
 }
 
-/// Requests that wait for workers, and recent results.
+/// Requests that wait for makers, and recent results.
 pub(crate) struct Queue<K, J, R, E> {
     state: Mutex<State<K, J, R, E>>,
-    /// Signaled when there is a new ticket, and when the queue is closed.
+    /// Signaled when there is a new ticket, when a task ends, and when the queue is closed.
     changed: Condvar,
-    /// Number of worker threads, over which CPU time spreads.
+    /// Number of threads over which the CPU time of a task spreads.
     threads: usize,
 }
 
@@ -117,10 +121,11 @@ struct State<K, J, R, E> {
 const COST_SMOOTHING: f64 = 0.1;
 
 impl<K: Copy + Ord, J: Clone, R: Clone, E: Clone> Queue<K, J, R, E> {
-    /// A queue that keeps at most `cache_bytes` of finished results.
-    pub(crate) fn new(cache_bytes: usize, threads: usize) -> Self {
+    /// A queue that keeps at most `cache_bytes` of finished results, and gives out at most `per_client`
+    /// tasks of a client at once.
+    pub(crate) fn new(cache_bytes: usize, threads: usize, per_client: usize) -> Self {
         let state = State {
-            pending: Pending::default(),
+            pending: Pending::new(per_client),
             cache: ReadyCache::new(cache_bytes),
             joined: 0,
             cached: 0,
@@ -130,8 +135,11 @@ impl<K: Copy + Ord, J: Clone, R: Clone, E: Clone> Queue<K, J, R, E> {
         Self { state: Mutex::new(state), changed: Condvar::new(), threads }
     }
 
-    /// Submits a request. `done` is called on a worker's thread, or on this one if the result is in
+    /// Submits a request. `done` is called on the thread of a maker, or on this one if the result is in
     /// the cache. It is never called if an error is returned.
+    ///
+    /// A client that is at its limit gives up its cancelled requests here, and all clients theirs if there are
+    /// many, so that their callbacks run on this thread.
     ///
     /// # Errors
     /// When the client has as many outstanding requests as it may have, or the queue is closed.
@@ -139,7 +147,7 @@ impl<K: Copy + Ord, J: Clone, R: Clone, E: Clone> Queue<K, J, R, E> {
         &self,
         key: K,
         job: J,
-        requester: Requester,
+        options: SubmitOptions,
         done: Callback<R, E>,
     ) -> Result<(), SubmitError> {
         let mut state = lock(&self.state);
@@ -152,14 +160,15 @@ impl<K: Copy + Ord, J: Clone, R: Clone, E: Clone> Queue<K, J, R, E> {
             notify(done, Outcome::Ready(result, Origin::Cached));
             return Ok(());
         }
-        let (client, limit) = (&requester.client, requester.max_outstanding);
-        let is_full = |state: &State<K, J, R, E>| state.pending.outstanding_of(client) >= limit;
-        let cancelled =
-            if is_full(&state) { state.pending.take_cancelled(client) } else { Vec::new() };
-        let submitted = if is_full(&state) {
+        let (client, limit) = (&options.client, options.max_outstanding);
+        let mut cancelled = state.pending.sweep_cancelled();
+        if state.pending.outstanding_of(client) >= limit {
+            cancelled.extend(state.pending.take_cancelled(client));
+        }
+        let submitted = if state.pending.outstanding_of(client) >= limit {
             Err(SubmitError::TooMany { limit, drain_estimate: self.estimate(&state) })
         } else {
-            state.joined += u64::from(state.pending.add(key, job, requester, done));
+            state.joined += u64::from(state.pending.add(key, job, options, done));
             Ok(())
         };
         drop(state);
@@ -187,35 +196,36 @@ impl<K: Copy + Ord, J: Clone, R: Clone, E: Clone> Queue<K, J, R, E> {
         }
     }
 
-    /// Ends a task and answers its waiters. `cacheable` is called under the lock, and
+    /// Ends a task and answers its waiters. `bytes_to_cache` is called under the lock, and
     /// returns the bytes that a result takes, or `None` if it must not be cached now.
     pub(crate) fn finish(
         &self,
         task: &Task<K, J>,
         end: TaskEnd<R, E>,
-        cacheable: impl FnOnce(&R) -> Option<usize>,
+        bytes_to_cache: impl FnOnce(&R) -> Option<usize>,
     ) {
         let mut state = lock(&self.state);
         match end {
             TaskEnd::Made(result, cost) => {
                 state.observe_cost(cost.as_secs_f64());
                 let waiters = state.pending.finish(task, Some(cost));
-                if let Some(bytes) = cacheable(&result) {
+                if let Some(bytes) = bytes_to_cache(&result) {
                     state.cache.insert(task.key, &result, bytes);
                 }
                 drop(state);
-                let mut is_first = true;
-                // The last waiter gets the result itself, so that this worker keeps none of it.
+                self.changed.notify_one();
+                // `repeat_n` gives the result itself to the last waiter, so that the maker keeps no copy of it.
                 for (result, waiter) in repeat_n(result, waiters.len()).zip(waiters) {
+                    let is_lead = waiter.id == task.lead;
                     let joined = || Origin::Joined(waiter.since.elapsed());
-                    let origin = if is_first { Origin::Made } else { joined() };
-                    is_first = false;
+                    let origin = if is_lead { Origin::Made } else { joined() };
                     notify(waiter.done, Outcome::Ready(result, origin));
                 }
             }
             TaskEnd::Failed(error) => {
                 let waiters = state.pending.finish(task, None);
                 drop(state);
+                self.changed.notify_one();
                 for waiter in waiters {
                     notify(waiter.done, Outcome::Failed(error.clone()));
                 }
@@ -234,7 +244,7 @@ impl<K: Copy + Ord, J: Clone, R: Clone, E: Clone> Queue<K, J, R, E> {
         lock(&self.state).cache.evict_one(is_idle)
     }
 
-    /// Accepts no more requests. Workers take the tasks that are left.
+    /// Accepts no more requests. Makers take the tasks that are left.
     pub(crate) fn close(&self) {
         lock(&self.state).closed = true;
         self.changed.notify_all();
@@ -244,6 +254,7 @@ impl<K: Copy + Ord, J: Clone, R: Clone, E: Clone> Queue<K, J, R, E> {
         let state = lock(&self.state);
         QueueStats {
             outstanding: state.pending.outstanding(),
+            pending: state.pending.len(),
             joined: state.joined,
             cached: state.cached,
             cache_bytes: state.cache.bytes(),
@@ -272,8 +283,8 @@ impl<K, J, R, E> State<K, J, R, E> {
     }
 }
 
-/// Calls a callback, which is the requester's code. A panic in it is caught here, after the
-/// panic hook has reported it.
+/// Calls a callback, which is the client's code. A panic in it is caught here, after the panic hook has
+/// reported it.
 fn notify<R, E>(done: Callback<R, E>, outcome: Outcome<R, E>) {
     drop(catch_unwind(AssertUnwindSafe(move || done(outcome))));
 }

@@ -5,24 +5,24 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
-use super::{Origin, Outcome, Queue, Requester, SubmitError, Task, TaskEnd};
+use super::{Origin, Outcome, Queue, SubmitError, SubmitOptions, Task, TaskEnd};
 
 type TestQueue = Queue<u32, u32, String, &'static str>;
 type TestOutcome = Outcome<String, &'static str>;
 
 fn queue(cache_bytes: usize) -> TestQueue {
-    Queue::new(cache_bytes, 2)
+    Queue::new(cache_bytes, 2, usize::MAX)
 }
 
-fn client(name: &str) -> Requester {
-    Requester { client: name.into(), ..Requester::default() }
+fn client(name: &str) -> SubmitOptions {
+    SubmitOptions { client: name.into(), ..SubmitOptions::default() }
 }
 
 /// Submits a request whose job is its key.
-fn submit(queue: &TestQueue, key: u32, requester: &Requester) -> Receiver<TestOutcome> {
+fn submit(queue: &TestQueue, key: u32, options: &SubmitOptions) -> Receiver<TestOutcome> {
     let (sender, outcome) = sync_channel(1);
     let done = move |outcome| sender.send(outcome).unwrap();
-    queue.submit(key, key, requester.clone(), Box::new(done)).unwrap();
+    queue.submit(key, key, options.clone(), Box::new(done)).unwrap();
     outcome
 }
 
@@ -69,12 +69,47 @@ fn equal_requests_become_one_task_whose_result_all_get() {
 }
 
 #[test]
+fn the_request_that_is_charged_is_told_that_the_result_was_made_for_it() {
+    let queue = queue(0);
+    let _before = submit(&queue, 1, &client("a"));
+    let [a, b] = ["a", "b"].map(|name| submit(&queue, 7, &client(name)));
+    // The first task is of a, so the turn is b's, although a was first to request 7.
+    assert_eq!(drain(&queue, 2, |_| 1), [1, 7]);
+    assert_eq!(ready(&b).1, Origin::Made);
+    assert!(matches!(ready(&a).1, Origin::Joined(_)));
+}
+
+#[test]
 fn different_requests_are_different_tasks() {
     let queue = queue(0);
     let [one, two] = [1, 2].map(|key| submit(&queue, key, &client("a")));
     assert_eq!(drain(&queue, 2, |_| 1), [1, 2]);
     assert_eq!((ready(&one).0, ready(&two).0), ("1".to_owned(), "2".to_owned()));
     assert_eq!(queue.stats().joined, 0);
+}
+
+#[test]
+fn a_client_with_as_many_tasks_in_progress_as_it_may_have_is_passed_over() {
+    let queue: TestQueue = Queue::new(0, 2, 2);
+    let a = client("a");
+    let answers: Vec<_> = (0..4).map(|key| submit(&queue, key, &a)).collect();
+    let [first, second] = [queue.next().unwrap(), queue.next().unwrap()];
+    assert_eq!((first.job, second.job), (0, 1));
+    // A maker that waits for a task gets that of another client.
+    let b = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| queue.next().unwrap());
+        submit(&queue, 10, &client("b"));
+        waiting.join().unwrap()
+    });
+    assert_eq!(b.job, 10);
+    finish(&queue, &b, 1);
+    finish(&queue, &second, 100);
+    let third = queue.next().unwrap();
+    assert_eq!(third.job, 2);
+    finish(&queue, &first, 100);
+    assert_eq!(drain(&queue, 1, |_| 100), [3]);
+    finish(&queue, &third, 100);
+    assert!(answers.iter().all(|answer| answer.try_recv().is_ok()));
 }
 
 #[test]
@@ -106,7 +141,7 @@ fn cancelling_one_waiter_never_cancels_another() {
     leaving.cancelled.store(true, Ordering::Relaxed);
     let task = queue.next().unwrap();
     assert_eq!(left.try_recv().unwrap(), Outcome::Cancelled, "its turn came first");
-    assert!(!task.waiters.all_cancelled());
+    assert!(!task.cancellation.is_total());
     finish(&queue, &task, 1);
     assert_eq!(ready(&stayed).0, "1");
 }
@@ -133,13 +168,13 @@ fn who_joins_a_task_that_is_being_cancelled_gets_a_new_one() {
     let left = submit(&queue, 1, &leaving);
     let task = queue.next().unwrap();
     leaving.cancelled.store(true, Ordering::Relaxed);
-    assert!(task.waiters.all_cancelled(), "the worker stops");
+    assert!(task.cancellation.is_total(), "the maker stops");
     let joined = submit(&queue, 1, &client("b"));
     queue.finish(&task, TaskEnd::Cancelled, |_| None);
     assert_eq!(left.try_recv().unwrap(), Outcome::Cancelled);
     assert!(joined.try_recv().is_err());
     let task = queue.next().unwrap();
-    assert!(!task.waiters.all_cancelled());
+    assert!(!task.cancellation.is_total());
     finish(&queue, &task, 1);
     assert_eq!(ready(&joined), ("1".to_owned(), Origin::Made));
 }
@@ -160,7 +195,7 @@ fn an_error_is_shared_by_all_waiters() {
 }
 
 #[test]
-fn a_callback_that_panics_harms_neither_the_worker_nor_other_waiters() {
+fn a_callback_that_panics_harms_neither_the_maker_nor_other_waiters() {
     let queue = queue(0);
     let panics = |_| panic!("a callback of this test");
     queue.submit(1, 1, client("a"), Box::new(panics)).unwrap();
@@ -205,7 +240,7 @@ fn a_shared_result_is_as_early_as_its_first_client_and_paid_by_it() {
 #[test]
 fn a_client_has_at_most_its_bound_of_outstanding_requests() {
     let queue = queue(0);
-    let bounded = |name| Requester { max_outstanding: 2, ..client(name) };
+    let bounded = |name| SubmitOptions { max_outstanding: 2, ..client(name) };
     let leaving = bounded("a");
     let left = submit(&queue, 1, &leaving);
     submit(&queue, 2, &bounded("a"));
@@ -217,6 +252,22 @@ fn a_client_has_at_most_its_bound_of_outstanding_requests() {
     submit(&queue, 4, &bounded("a"));
     assert_eq!(left.try_recv().unwrap(), Outcome::Cancelled);
     assert_eq!(queue.stats().outstanding, 3);
+}
+
+#[test]
+fn clients_that_request_and_cancel_under_ever_new_names_hold_a_bounded_number_of_requests() {
+    let queue = queue(0);
+    let waits = submit(&queue, 0, &client("waits"));
+    let mut cancelled = Vec::new();
+    for number in 1..10_000 {
+        let options = client(&format!("invented-{number}"));
+        cancelled.push(submit(&queue, number, &options));
+        options.cancelled.store(true, Ordering::Relaxed);
+        assert!(queue.stats().outstanding <= 1025, "after {number}");
+    }
+    assert!(matches!(cancelled[0].try_recv().unwrap(), Outcome::Cancelled));
+    assert_eq!(drain(&queue, 1, |_| 1), [0]);
+    assert_eq!(ready(&waits).0, "0");
 }
 
 #[test]
@@ -236,7 +287,7 @@ fn the_drain_estimate_follows_the_cost_of_the_latest_tasks() {
 #[test]
 fn a_task_is_isolated_if_all_its_waiters_are() {
     let queue = queue(0);
-    let isolated = Requester { isolated: true, ..client("a") };
+    let isolated = SubmitOptions { isolated: true, ..client("a") };
     submit(&queue, 1, &isolated);
     submit(&queue, 2, &isolated);
     submit(&queue, 2, &client("b"));
@@ -257,7 +308,7 @@ fn a_closed_queue_accepts_nothing_and_ends_after_its_last_task() {
 }
 
 #[test]
-fn a_worker_that_waits_is_woken_by_a_request_and_by_the_end() {
+fn a_maker_that_waits_is_woken_by_a_request_and_by_the_end() {
     let queue = Arc::new(queue(0));
     let work = {
         let queue = Arc::clone(&queue);
@@ -270,9 +321,9 @@ fn a_worker_that_waits_is_woken_by_a_request_and_by_the_end() {
             jobs
         }
     };
-    let worker = std::thread::Builder::new().name("worker".into()).spawn(work).unwrap();
+    let maker = std::thread::Builder::new().name("maker".into()).spawn(work).unwrap();
     let outcome = submit(&queue, 1, &client("a"));
     assert!(matches!(outcome.recv().unwrap(), Outcome::Ready(..)));
     queue.close();
-    assert_eq!(worker.join().unwrap(), [1]);
+    assert_eq!(maker.join().unwrap(), [1]);
 }

@@ -3,6 +3,9 @@
 use std::io::{Error, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
 
 /// The reason why the bytes of a shard could not be read.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -10,12 +13,37 @@ use std::sync::Arc;
 pub enum StoreError {
     /// The operating system reported an error. It is part of the message and not the error's source,
     /// so that a report of the whole chain prints it once.
-    #[error("cannot {action} {}: {error}{}", .path.display(), advice(.error, .path))]
+    #[error("cannot {action} {}: {error}{}", .path.display(), advice(.action, .error, .path))]
     Io {
         /// The operation that failed: `open`, `read`, `list`, `map` or `write`.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
+        /// The error of the operating system.
+        error: Arc<Error>,
+    },
+    /// A read did not end in time. It may be blocked for as long as a disk or a server of files does not
+    /// answer.
+    #[error(
+        "reading it took longer than {:.1} s; check the disk or the network file system",
+        .after.as_secs_f64()
+    )]
+    Stuck {
+        /// The time that it had.
+        after: Duration,
+    },
+    /// Nothing was read, because earlier reads did not end.
+    #[error(
+        "it is not read while {reads} earlier reads of the file or the dataset have not ended; \
+         check the disk or the network file system"
+    )]
+    StuckBefore {
+        /// Number of reads of the dataset that are stuck.
+        reads: usize,
+    },
+    /// The operating system refused the thread that reads.
+    #[error("cannot start a thread to read it: {error}; raise the limit of threads (ulimit -u)")]
+    Thread {
         /// The error of the operating system.
         error: Arc<Error>,
     },
@@ -75,6 +103,19 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether the bytes are there and are not those that were indexed. All other errors say that they
+    /// could not be read, which may pass: access is granted again, or a server of files comes back.
+    pub const fn is_change(&self) -> bool {
+        matches!(
+            self,
+            Self::ShardChanged { .. } | Self::LengthMismatch { .. } | Self::ChecksumMismatch
+        )
+    }
+
+    pub(crate) fn thread(error: Error) -> Self {
+        Self::Thread { error: Arc::new(error) }
+    }
+
     /// Adds the operation and the path to an error of the operating system.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl Fn(Error) -> Self {
         move |error| Self::Io { action, path: path.into(), error: Arc::new(error) }
@@ -82,18 +123,39 @@ impl StoreError {
 }
 
 /// The remedy for an error of the operating system.
-fn advice(error: &Error, path: &Path) -> &'static str {
+fn advice(action: &str, error: &Error, path: &Path) -> &'static str {
     match error.kind() {
         ErrorKind::NotFound if path.is_symlink() => {
             "; it is a symbolic link whose target does not exist: fix or remove the link"
         }
         ErrorKind::NotFound => "; restore it, or run \"forebay index\" again",
+        ErrorKind::PermissionDenied if action == "write" => {
+            "; grant this user access to it, or use --index-dir to write elsewhere"
+        }
         ErrorKind::PermissionDenied => "; grant this user access to it",
         ErrorKind::StorageFull => "; free some space, or use --index-dir to write elsewhere",
         ErrorKind::ReadOnlyFilesystem => "; use --index-dir to write elsewhere",
-        _ if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
+        ErrorKind::StaleNetworkFileHandle => "; check the network file system",
+        _ if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
+            "; check the disk or the network file system"
+        }
+        _ if error.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => {
             "; raise the limit of open files (ulimit -n)"
         }
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_may_not_be_written_is_refused_with_the_flag_for_another_one() {
+        let denied = || Error::from(ErrorKind::PermissionDenied);
+        let write = StoreError::io("write", Path::new("."))(denied()).to_string();
+        assert!(write.contains("cannot write .: ") && write.contains("--index-dir"), "{write}");
+        let read = StoreError::io("read", Path::new("a"))(denied()).to_string();
+        assert!(!read.contains("--index-dir"), "{read}");
     }
 }

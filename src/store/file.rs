@@ -1,10 +1,10 @@
 //! Regular files, opened so that no other kind of file can block or exhaust the process.
 
-use std::fs::{File, FileType, OpenOptions};
-use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::OFlags;
+use forebay_types::file::{self, OpenError};
 
 use super::error::StoreError;
 
@@ -17,25 +17,15 @@ pub(crate) struct RegularFile {
 }
 
 impl RegularFile {
-    /// Opens a file, following symbolic links.
-    ///
-    /// The open does not block: a pipe without a writer would otherwise hang the caller. The kind is
-    /// checked on the open file, so that the file cannot be replaced between check and open.
+    /// Opens a file, following symbolic links, without waiting for a pipe.
     ///
     /// # Errors
     /// When the file cannot be opened or is not a regular file.
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
-        let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
-        let failed = StoreError::io("open", path);
-        let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path);
-        let file = file.map_err(&failed)?;
-        let metadata = file.metadata().map_err(failed)?;
-        if !metadata.is_file() {
-            return Err(StoreError::NotRegular {
-                path: path.into(),
-                kind: kind(metadata.file_type()),
-            });
-        }
+        let (file, metadata) = file::open(path).map_err(|error| match error {
+            OpenError::Io(error) => StoreError::io("open", path)(error),
+            OpenError::NotRegular(kind) => StoreError::NotRegular { path: path.into(), kind },
+        })?;
         Ok(Self { path: path.into(), file, size: metadata.len() })
     }
 
@@ -81,18 +71,6 @@ impl RegularFile {
         let length = u32::try_from(self.size).ok().filter(|length| *length <= limit);
         buffer.resize(length.ok_or_else(too_large)? as usize, 0);
         self.read_at(0, buffer)
-    }
-}
-
-fn kind(file_type: FileType) -> &'static str {
-    if file_type.is_dir() {
-        "folder"
-    } else if file_type.is_fifo() {
-        "named pipe"
-    } else if file_type.is_socket() {
-        "socket"
-    } else {
-        "device"
     }
 }
 

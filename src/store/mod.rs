@@ -22,12 +22,16 @@
 mod error;
 mod file;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use error::StoreError;
 pub(crate) use file::RegularFile;
+
+use crate::sync::lock;
 
 /// Largest record in bytes. It bounds the memory that a damaged or hostile file can make a worker
 /// allocate; the largest image that is decoded has half as many bytes uncompressed.
@@ -70,7 +74,7 @@ struct Shard {
     /// Bytes when it was indexed.
     size: u64,
     /// Kept open for the first [`KEPT_OPEN`] shards.
-    file: Option<RegularFile>,
+    file: Option<Mutex<Arc<RegularFile>>>,
 }
 
 impl Store {
@@ -83,13 +87,17 @@ impl Store {
         let open = |(number, (name, size)): (usize, &(String, u64))| {
             let path = root.join(name);
             let file = open_shard(&path, *size)?;
-            Ok(Shard { path, size: *size, file: (number < KEPT_OPEN).then_some(file) })
+            let file = (number < KEPT_OPEN).then(|| Mutex::new(Arc::new(file)));
+            Ok(Shard { path, size: *size, file })
         };
         let shards = shards.iter().enumerate().map(open).collect::<Result<_, StoreError>>()?;
         Ok(Self { root, shards })
     }
 
     /// Reads a range and compares it with the checksum (XXH3-64) of the index.
+    ///
+    /// If that fails in a shard that is kept open, the shard is opened again, once: its file may have
+    /// been replaced, or its handle may be stale, while the path leads to the right bytes.
     ///
     /// # Errors
     /// When the bytes cannot be read or are not those that were indexed.
@@ -99,11 +107,24 @@ impl Store {
         checksum: u64,
         buffer: &'b mut Vec<u8>,
     ) -> Result<&'b [u8], StoreError> {
-        self.read(range, buffer)?;
-        if xxh3_64(buffer) != checksum {
-            return Err(StoreError::ChecksumMismatch);
+        let read = |buffer: &mut Vec<u8>| {
+            self.read(range, buffer)?;
+            if xxh3_64(buffer) == checksum { Ok(()) } else { Err(StoreError::ChecksumMismatch) }
+        };
+        match read(buffer) {
+            Err(_) if self.reopen(range.shard) => read(buffer)?,
+            result => result?,
         }
         Ok(buffer)
+    }
+
+    /// Opens a shard that is kept open again; false if it is not, or cannot be opened.
+    fn reopen(&self, shard: ShardKey<'_>) -> bool {
+        let ShardKey::Number(number) = shard else { return false };
+        let Shard { path, size, file } = &self.shards[number as usize];
+        let Some(file) = file else { return false };
+        let opened = open_shard(path, *size).map(Arc::new);
+        opened.map(|opened| *lock(file) = opened).is_ok()
     }
 
     /// Reads a range.
@@ -127,7 +148,14 @@ impl Store {
                     return Err(StoreError::LengthMismatch { found: file.size(), indexed: length });
                 }
                 buffer.resize(length as usize, 0);
-                file.read_at(offset, buffer)
+                file.read_at(offset, buffer).map_err(|error| match &error {
+                    // It became shorter in the meantime.
+                    StoreError::Io { error: end, .. } if end.kind() == ErrorKind::UnexpectedEof => {
+                        let found = file.file().metadata().map_or(0, |metadata| metadata.len());
+                        StoreError::LengthMismatch { found, indexed: length }
+                    }
+                    _ => error,
+                })
             }
         }
     }
@@ -143,12 +171,9 @@ impl Store {
 
 impl Shard {
     fn read(&self, offset: u64, length: u32, buffer: &mut Vec<u8>) -> Result<(), StoreError> {
-        let opened;
-        let file = if let Some(file) = &self.file {
-            file
-        } else {
-            opened = open_shard(&self.path, self.size)?;
-            &opened
+        let file = match &self.file {
+            Some(file) => Arc::clone(&lock(file)),
+            None => Arc::new(open_shard(&self.path, self.size)?),
         };
         buffer.resize(length as usize, 0);
         file.read_at(offset, buffer).map_err(|error| {

@@ -73,7 +73,7 @@ fn samples(folder: &Path, index: &Path) -> Vec<Sample> {
         let size = dataset.record(id).size;
         let mut sample = Sample {
             bytes: dataset.read(id, &mut Vec::new()).unwrap().to_vec(),
-            entries: dataset.entry_points(id).unwrap().to_vec(),
+            entries: dataset.entry_points(id).to_vec(),
             size,
             plan: plan::sample(&recipe, 0, 0, id, size),
             crop: Vec::new(),

@@ -12,17 +12,16 @@ mod certificates;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread;
-use std::time::Duration;
 
 use bytes::Bytes;
 use certificates::Authority;
-use forebay_client::{Client, Cursor, End, Job as ClientJob, Options, Rank};
-use forebay_proto::v1::{self, DescribeResponse, Timings};
+use forebay_client::{Client, Cursor, End, Job, Options, Rank};
+use forebay_proto::v1::{self, DescribeResponse};
 use forebay_server::{
-    Access, AccessFiles, Done, Job, Limits, Microbatch, MicrobatchName, PixelFormat, Refusal,
-    Requester, Setup, Source,
+    Access, AccessFiles, Done, Limits, MicrobatchName, OpenJob, PixelFormat, Refusal, Setup,
+    Source, SubmitOptions, Timings, WireMicrobatch,
 };
-use rustix::time::{ClockId, clock_gettime};
+use forebay_types::process::thread_cpu_time;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use xxhash_rust::xxh3::xxh3_64;
@@ -37,6 +36,7 @@ const ROUNDS: usize = 9;
 /// The response to every request.
 struct Ready {
     facts: DescribeResponse,
+    classes: Vec<String>,
     payload: Bytes,
     xxh3: u64,
 }
@@ -48,29 +48,37 @@ impl Source for Always {
         vec!["train".into()]
     }
 
-    fn open(&self, _job: &v1::Job) -> Result<Arc<dyn Job>, Refusal> {
+    fn open(&self, _job: &v1::Job) -> Result<Arc<dyn OpenJob>, Refusal> {
         Ok(Arc::new(Self(Arc::clone(&self.0))))
     }
 }
 
-impl Job for Always {
+impl OpenJob for Always {
     fn facts(&self) -> &DescribeResponse {
         &self.0.facts
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.0.classes
     }
 
     fn microbatches(&self, _step: u64) -> u32 {
         MICROBATCHES
     }
 
+    fn check(&self, _format: PixelFormat) -> Result<(), Refusal> {
+        Ok(())
+    }
+
     fn submit(
         &self,
         _: MicrobatchName,
         _: PixelFormat,
-        _: Requester,
+        _: SubmitOptions,
         done: Done,
     ) -> Result<(), Refusal> {
         let images = IMAGES as usize;
-        done(Ok(Microbatch {
+        done(Ok(WireMicrobatch {
             payload: self.0.payload.clone(),
             shape: [IMAGES, SIDE, SIDE, 3],
             records: vec![0; images],
@@ -84,8 +92,8 @@ impl Job for Always {
         Ok(())
     }
 
-    fn explain(&self, _name: MicrobatchName) -> Result<String, Refusal> {
-        Ok(String::new())
+    fn explain(&self, _name: MicrobatchName, _first: u32) -> Result<(String, u32), Refusal> {
+        Ok((String::new(), 0))
     }
 }
 
@@ -97,7 +105,6 @@ fn source() -> Always {
         dataset_digest: Bytes::from_static(&[1; 32]),
         recipe_digest: Bytes::from_static(&[2; 32]),
         records: 1 << 20,
-        classes: vec!["one".into()],
         samples_per_epoch: 1 << 20,
         steps_per_epoch: 512,
         batch: IMAGES * MICROBATCHES,
@@ -108,12 +115,7 @@ fn source() -> Always {
         ..DescribeResponse::default()
     };
     let xxh3 = xxh3_64(&payload);
-    Always(Arc::new(Ready { facts, payload, xxh3 }))
-}
-
-/// CPU time of the calling thread, which runs one side entirely.
-fn cpu() -> Duration {
-    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap()
+    Always(Arc::new(Ready { facts, classes: vec!["one".into()], payload, xxh3 }))
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -137,9 +139,9 @@ fn round(authority: &Authority, tls: bool) -> [f64; 2] {
             let access = Arc::new(Access::new(files).unwrap());
             let setup = Setup { access, ..Setup::from(Limits::default()) };
             let source = Arc::new(source());
-            let begun = cpu();
+            let begun = thread_cpu_time();
             forebay_server::run(listener, source, setup, async { drop(stopped.await) }).await;
-            cpu().saturating_sub(begun)
+            thread_cpu_time().saturating_sub(begun)
         })
     });
     let mut options = Options::new([address.recv().unwrap().to_string()]);
@@ -147,10 +149,10 @@ fn round(authority: &Authority, tls: bool) -> [f64; 2] {
         options.access.tls_ca = Some(authority.ca());
         options.access.tls_name = Some("localhost".into());
     }
-    let begun = cpu();
+    let begun = thread_cpu_time();
     let bytes = runtime().block_on(async {
         let client = Client::connect(options).unwrap();
-        let job = ClientJob::new("train", "a2");
+        let job = Job::new("train", "a2");
         let end = End::Steps(STEPS);
         let mut stream = client.stream(&job, Cursor::default(), end, Rank::SINGLE).await.unwrap();
         let mut bytes = 0;
@@ -159,7 +161,7 @@ fn round(authority: &Authority, tls: bool) -> [f64; 2] {
         }
         bytes
     });
-    let client = cpu().saturating_sub(begun);
+    let client = thread_cpu_time().saturating_sub(begun);
     stop.send(()).unwrap();
     let server = server.unwrap().join().unwrap();
     [server, client].map(|cpu| cpu.as_secs_f64() / (bytes as f64 / 1e9))

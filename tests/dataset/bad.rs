@@ -3,6 +3,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use forebay::dataset::{Dataset, DatasetError, index_path};
+use forebay_types::process::open_files;
 use tempfile::tempdir;
 
 use crate::make::{cut_image, files, image, index, message, opened, tar};
@@ -60,12 +61,13 @@ pub(crate) fn a_missing_or_damaged_index_is_refused_with_advice() {
     opened(&path);
     let file = index_path(&path, None);
     let whole = fs::read(&file).unwrap();
+    let name = whole.windows(7).position(|bytes| bytes == b"a/1.jpg").unwrap();
     let cases: [(Vec<u8>, &str); 5] = [
         (Vec::new(), "it has only 0 bytes"),
         (b"PNG".repeat(100), "not an index of forebay"),
         (whole[..whole.len() - 8].to_vec(), "bytes and should have"),
         ([&whole[..8], &[9, 0, 0, 0], &whole[12..]].concat(), "version 9"),
-        ([&whole[..whole.len() - 40], &[1; 40]].concat(), "is damaged"),
+        ([&whole[..name], b"b", &whole[name + 1..]].concat(), "is damaged"),
     ];
     for (bytes, expected) in cases {
         fs::write(&file, bytes).unwrap();
@@ -143,13 +145,26 @@ pub(crate) fn a_shard_that_is_truncated_while_open_loses_only_its_end() {
     assert!(message(dataset.read(0, &mut Vec::new())).contains("1.tar has 0 bytes and had"));
 }
 
+pub(crate) fn a_shard_that_was_replaced_while_open_is_read_by_its_path() {
+    let root = tempdir().unwrap();
+    let dataset = shards(root.path(), 1);
+    let (shard, copy) = (root.path().join("s/0000.tar"), root.path().join("copy"));
+    fs::copy(&shard, &copy).unwrap();
+    // The open file stays truncated, as the handle of a file on a network stays stale.
+    fs::OpenOptions::new().write(true).open(&shard).unwrap().set_len(0).unwrap();
+    let error = message(dataset.read(0, &mut Vec::new()));
+    assert!(error.contains("0000.tar has 0 bytes and had"), "{error}");
+    fs::rename(&copy, &shard).unwrap();
+    assert_eq!(dataset.read(0, &mut Vec::new()).unwrap(), image(0));
+}
+
 pub(crate) fn shards_beyond_the_limit_of_open_files_are_read() {
     let root = tempdir().unwrap();
-    let open = || fs::read_dir("/proc/self/fd").unwrap().count();
-    let before = open();
+    let before = open_files().unwrap();
     let dataset = shards(root.path(), 300);
     // Other tests have open files too.
-    assert!(open() < before + 290, "{} files open", open() - before);
+    let opened = open_files().unwrap().saturating_sub(before);
+    assert!(opened < 290, "{opened} files open");
     let mut scratch = Vec::new();
     for id in 0..300 {
         let number = u8::try_from(id % 250).unwrap();

@@ -109,6 +109,25 @@ pub(crate) fn linked_folders_are_followed_and_loops_are_refused() {
     assert!(message.contains("a/more/deep/loop leads back"), "{message}");
 }
 
+pub(crate) fn links_that_multiply_paths_are_refused_and_deep_folders_are_not() {
+    let root = tempdir().unwrap();
+    let name = |number: usize| root.path().join(format!("a/{number}"));
+    // Two links to the next folder in each of 30 have a billion paths.
+    for number in 0..30 {
+        fs::create_dir_all(name(number)).unwrap();
+        for link in ["b", "c"] {
+            symlink(name(number + 1), name(number).join(link)).unwrap();
+        }
+    }
+    fs::create_dir_all(name(30)).unwrap();
+    let refused = message(index(root.path()));
+    assert!(refused.contains("by more than 1000 paths; remove links"), "{refused}");
+    let root = tempdir().unwrap();
+    let deep = format!("a/{}x.jpg", "d/".repeat(500));
+    files(root.path(), &[(&deep, image(1))]);
+    assert_eq!(listing(&opened(root.path())), [(&*deep, 0)]);
+}
+
 pub(crate) fn the_index_can_be_in_another_folder() {
     let (root, other) = (tempdir().unwrap(), tempdir().unwrap());
     files(root.path(), &[("train/a/1.jpg", image(1))]);

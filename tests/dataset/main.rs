@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 mod bad;
+mod damage;
 mod folder;
 mod format;
 mod make;
@@ -29,6 +30,7 @@ fn main() {
         folder::a_record_that_does_not_decode_is_bad_and_replaced,
         folder::equal_copies_have_equal_digests_for_any_number_of_threads,
         folder::linked_folders_are_followed_and_loops_are_refused,
+        folder::links_that_multiply_paths_are_refused_and_deep_folders_are_not,
         folder::the_index_can_be_in_another_folder,
         folder::a_failed_build_leaves_the_previous_index,
         format::the_digest_and_index_of_a_folder_never_change,
@@ -38,6 +40,7 @@ fn main() {
         tars::patterns_may_be_in_folders,
         tars::class_names_are_the_lines_of_classes_txt,
         tars::malformed_labels_are_refused_with_their_sample,
+        tars::two_samples_of_one_key_are_refused_because_their_labels_could_be_exchanged,
         tars::members_that_are_not_samples_are_skipped_and_counted,
         tars::a_dataset_without_samples_says_what_was_skipped,
         tars::class_folders_may_have_their_tars_beside_them,
@@ -59,7 +62,10 @@ fn main() {
         bad::a_changed_file_is_detected,
         bad::a_changed_shard_is_detected,
         bad::a_shard_that_is_truncated_while_open_loses_only_its_end,
+        bad::a_shard_that_was_replaced_while_open_is_read_by_its_path,
         bad::shards_beyond_the_limit_of_open_files_are_read,
+        damage::a_flipped_byte_of_an_index_never_changes_a_pixel,
+        damage::damaged_entry_points_cost_time_and_nothing_else,
     ];
     if let Some(data) = forebay_tests::data() {
         trials.extend(real::trials(&data));

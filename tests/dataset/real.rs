@@ -1,9 +1,12 @@
-//! Trials on real files: ImageNet photos, and tars that the webdataset library wrote.
+//! Trials on real files: ImageNet photos, tars that the webdataset library wrote, and files that showed faults.
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 
 use forebay::dataset::{Dataset, build};
-use forebay_tests::json;
+use forebay::decode::Decoder;
+use forebay_tests::{json, sha256};
 use libtest_mimic::Trial;
 
 pub(crate) fn trials(data: &Path) -> Vec<Trial> {
@@ -18,6 +21,8 @@ pub(crate) fn trials(data: &Path) -> Vec<Trial> {
         trial("imagenet_photos_are_all_good", imagenet),
         trial("cifar10_shards_have_their_counts_and_classes", cifar10),
         trial("webdataset_labels_are_those_of_the_files", labels),
+        trial("odd_files_have_the_verdict_and_the_pixels_of_pillow", odd),
+        trial("odd_datasets_are_indexed_as_their_readers_read_them", odd_datasets),
     ]
 }
 
@@ -53,5 +58,79 @@ fn labels(data: &Path) {
     for id in 0..20 {
         let key = dataset.name(id).split_once('/').unwrap().1.strip_suffix(".jpg").unwrap();
         assert_eq!(labels[&format!("{key}.JPEG")], dataset.record(id).label, "{key}");
+    }
+}
+
+/// The files of `reports/` that Pillow opens and forebay does not decode, with the kind that each is refused as.
+const NOT_DECODED: [(&str, &str); 4] = [
+    ("as_AVIF.jpg", "AVIF is not supported"),
+    ("as_JPEG2000.jpg", "JPEG 2000 is not supported"),
+    ("lossless_gray.jpg", "lossless coding is not supported"),
+    ("lossless_rgb_p1.jpg", "lossless coding is not supported"),
+];
+
+fn odd(data: &Path) {
+    let reports = data.join("reports");
+    let expected = json(&reports.join("expected.json"));
+    let expected = expected["files"].as_object().unwrap();
+    // All files are a dataset of one class.
+    let root = tempfile::tempdir().unwrap();
+    let class = root.path().join("c");
+    fs::create_dir(&class).unwrap();
+    for name in expected.keys() {
+        fs::copy(reports.join(name), class.join(name.replace('/', "."))).unwrap();
+    }
+    let dataset = opened(root.path());
+    assert_eq!(dataset.len(), expected.len() as u64);
+    let ids: BTreeMap<_, _> = (0..dataset.len()).map(|id| (dataset.name(id), id)).collect();
+    let bad: BTreeMap<_, _> = dataset.bad().collect();
+    let (mut decoder, mut scratch) = (Decoder::default(), Vec::new());
+    for (name, pillow) in expected {
+        let id = ids[&*format!("c/{}", name.replace('/', "."))];
+        let not_decoded = NOT_DECODED.iter().find(|(file, _)| name.ends_with(file));
+        if let Some((_, kind)) = not_decoded {
+            assert!(bad[&id].contains(kind), "{name}: {}", bad[&id]);
+            continue;
+        }
+        if let Some(refusal) = pillow["refused"].as_str() {
+            assert!(bad.contains_key(&id), "{name}: Pillow refuses it: {refusal}");
+            continue;
+        }
+        assert!(!bad.contains_key(&id), "{name}: {}", bad[&id]);
+        let size = dataset.record(id).size;
+        assert_eq!(pillow["size"], serde_json::json!([size.height, size.width]), "{name}");
+        let bytes = dataset.read(id, &mut scratch).unwrap();
+        let entries = dataset.entry_points(id);
+        let region = decoder.decode(bytes, size.whole(), entries).unwrap();
+        let pixels = region.crop(size.whole());
+        assert_eq!(pillow["rgb_sha256"], sha256(pixels.data()), "{name}");
+    }
+}
+
+fn odd_datasets(data: &Path) {
+    let reports = data.join("reports");
+    for (path, good, skipped) in [
+        ("02-wds-stray-member/hardlink.tar", 1, 1),
+        ("02-wds-stray-member/missing_cls.tar", 2, 1),
+        ("02-wds-stray-member/missing_img.tar", 2, 1),
+        // README.md is a sample without an image. LICENSE has no extension, so it belongs to no sample.
+        ("02-wds-stray-member/readme.tar", 1, 1),
+        ("03-tars-beside-class-folders/train", 2, 0),
+        ("14-shard-patterns/p{0..1}/s.tar", 2, 0),
+        ("14-shard-patterns/p*/s.tar", 2, 0),
+        ("14-shard-patterns/p0/?.tar", 1, 0),
+    ] {
+        let summary = opened(&reports.join(path)).summary();
+        let found: u64 = summary.skipped.iter().map(|skipped| skipped.count).sum();
+        assert_eq!((summary.good, found), (good, skipped), "{path}");
+    }
+    // Every folder of images, whole or damaged, is indexed or refused with a reason.
+    for entry in fs::read_dir(&reports).unwrap() {
+        let folder = entry.unwrap().path().join("ds");
+        let indexes = tempfile::tempdir().unwrap();
+        if folder.is_dir() {
+            let built = build(&folder, Some(indexes.path()), 2, &|_| {});
+            assert_eq!(built.is_err(), folder.parent().unwrap().ends_with("16-pillow-refuses"));
+        }
     }
 }

@@ -99,6 +99,23 @@ pub(crate) fn a_truncated_tar_is_refused() {
     assert!(Dataset::open(root.path(), None).is_err());
 }
 
+pub(crate) fn two_samples_of_one_key_are_refused_because_their_labels_could_be_exchanged() {
+    let (first, second) = (("k.jpg", image(1)), ("k.JPG", image(2)));
+    let label = |name, label: &str| (name, label.as_bytes().to_vec());
+    for members in [
+        vec![first.clone(), label("k.cls", "0"), second.clone(), label("k.cls", "1")],
+        vec![first.clone(), second, label("k.cls", "0")],
+        vec![first.clone(), label("k.cls", "0"), label("k.cls", "1")],
+        vec![first, label("k.json", "{\"cls\": 0}"), label("k.json", "{\"cls\": 1}")],
+    ] {
+        let root = tempdir().unwrap();
+        files(root.path(), &[("s.tar", tar(&members))]);
+        let refused = message(index(&root.path().join("s.tar")));
+        let says = "sample `k`: two of its members have the same extension";
+        assert!(refused.contains(says), "{refused}");
+    }
+}
+
 pub(crate) fn members_that_are_not_samples_are_skipped_and_counted() {
     let root = tempdir().unwrap();
     let shard = tar(&[

@@ -3,18 +3,20 @@
 //! All timeouts except that of pings are longer than a test may take, and the client sends no hedges. So when a
 //! test ends, the client has detected the partition by a ping without an answer.
 
+use std::cell::OnceCell;
 use std::time::Duration;
 
 use forebay_client::{Client, Options};
 use forebay_tests::proxy::{Faults, Path};
 use forebay_tests::world::Server;
 use forebay_tests::{HANG, eventually};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::{job, options, proxied_server, read, undisturbed};
 
 /// Interval at which the client sends pings, and the time after which it closes a connection without an answer.
-const PING: Duration = Duration::from_millis(300);
+const PING: Duration = Duration::from_secs(1);
 
 /// Number of steps to read. They are split between the servers by a hash of their addresses, which differ in each
 /// run. With this many, each server has some.
@@ -80,17 +82,24 @@ async fn a_stream_of_the_only_server_resumes_after_the_partition() {
     let steps = 3;
     let expected = undisturbed(&server, &job(SIZE), steps).await;
     let client = Client::connect(pinging(&[proxy.endpoint()])).unwrap();
-    let mut partitioned = false;
-    let received = read(&client, &job(SIZE), steps, async || {
-        if !partitioned {
-            partitioned = true;
-            let connections = proxy.connections();
+    let (connections, partitioned) = (OnceCell::new(), Notify::new());
+    let partition = async || {
+        connections.get_or_init(|| {
             proxy.set(BOTH_WAYS);
-            eventually("the client connects again", || proxy.connections() > connections).await;
-            proxy.set(Faults::default());
-        }
-    })
-    .await;
+            partitioned.notify_one();
+            proxy.connections()
+        });
+    };
+    // The client notices the partition while it waits for a microbatch, but not while its trainer has yet to take
+    // one. So both go on at the same time.
+    let heal = async {
+        partitioned.notified().await;
+        let reconnected = || Some(&proxy.connections()) > connections.get();
+        eventually("the client connects again", reconnected).await;
+        proxy.set(Faults::default());
+    };
+    let job = job(SIZE);
+    let (received, ()) = tokio::join!(read(&client, &job, steps, partition), heal);
     assert!(received == expected);
 }
 

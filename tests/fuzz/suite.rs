@@ -1,7 +1,9 @@
 //! Runs the fuzz targets for a second each on their seeds and on random mutations. `tests/fuzz/Cargo.toml` says how
 //! to run the fuzzer itself.
 
+use forebay_tests::HANG;
 use forebay_tests::fuzz::{self, seeds};
+use forebay_types::process::{cpu_time, memory};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -53,12 +55,17 @@ fn mutation() -> impl Strategy<Value = Mutation> {
 /// Runs a body on the seeds of its target, and on `cases` mutations.
 fn run(target: &str, cases: u32, body: fn(&[u8])) {
     let (_, seeds) = seeds::all().into_iter().find(|(name, _)| *name == target).expect("a target");
-    for seed in &seeds {
+    run_on(&seeds, cases, body);
+}
+
+/// Runs a body on seeds, and on `cases` mutations of them.
+fn run_on(seeds: &[Vec<u8>], cases: u32, body: fn(&[u8])) {
+    for seed in seeds {
         body(seed);
     }
     let mutated = (any::<Index>(), prop::collection::vec(mutation(), 1..8));
     proptest!(ProptestConfig::with_cases(cases), |((seed, mutations) in mutated)| {
-        let mut bytes = seed.get(&seeds).clone();
+        let mut bytes = seed.get(seeds).clone();
         for mutation in &mutations {
             mutation.apply(&mut bytes);
         }
@@ -74,6 +81,37 @@ fn hostile_jpegs_boxes_and_entry_points_are_harmless() {
 #[test]
 fn a_hostile_image_is_an_error_or_an_image() {
     run("picture", 4000, fuzz::picture);
+}
+
+/// Memory that the pictures of a format, one after another, may need at most. Each has at most 2^18 pixels.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// Runs `picture` on the odd files of a format and on mutations of them, and bounds what each costs.
+fn run_odd(format: &str) {
+    let before = memory().expect("Linux").peak_resident;
+    run_on(&seeds::odd(format), 1000, |bytes| {
+        let start = cpu_time();
+        fuzz::picture(bytes);
+        assert!(cpu_time().saturating_sub(start) < HANG, "unbounded time");
+    });
+    let used = memory().expect("Linux").peak_resident - before;
+    assert!(used <= MAX_BYTES, "{used} bytes");
+}
+
+macro_rules! hostile {
+    ($($name:ident: $format:literal),* $(,)?) => {
+        $(#[test] fn $name() { run_odd($format); })*
+    };
+}
+
+hostile! {
+    a_hostile_bmp_is_an_error_or_an_image: "bmp",
+    a_hostile_gif_is_an_error_or_an_image: "gif",
+    a_hostile_jpeg_is_an_error_or_an_image: "jpeg",
+    a_hostile_png_is_an_error_or_an_image: "png",
+    a_hostile_pnm_is_an_error_or_an_image: "pnm",
+    a_hostile_tiff_is_an_error_or_an_image: "tiff",
+    a_hostile_webp_is_an_error_or_an_image: "webp",
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod loss;
 mod mixup;
 mod model;
 mod net;
+mod odd;
 mod optim;
 mod randaug;
 mod sampler;
@@ -35,6 +36,7 @@ fn main() {
         loss::trials,
         model::trials,
         drop_path::trials,
+        odd::trials,
     ];
     let trials: Vec<Trial> = suites.iter().flat_map(|suite| suite(&folder)).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();

@@ -1,9 +1,8 @@
 //! Networks under test, on the CPU in f32 and f64, and on a GPU or its stand-in.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
-use forebay_trainer::{
-    Backend, BackendConfig, Batch, CpuBackend, DropPath, Graph, Lamb, Real, StateDict, TrainState,
-};
+use forebay_trainer::testing::{Stepwise, stepwise_f32, stepwise_f64};
+use forebay_trainer::{BackendConfig, Batch, DropPath, Graph, Lamb, StateDict, TrainState};
 
 /// A backend with access to its intermediate results.
 pub(crate) trait Net {
@@ -79,13 +78,13 @@ impl On {
     pub(crate) fn open(self, graph: Graph, samples: usize, model: StateDict) -> Box<dyn Net> {
         let state = TrainState { model, ..TrainState::default() };
         match self {
-            Self::Double => cpu::<f64>(graph, samples, &state),
-            Self::Single => cpu::<f32>(graph, samples, &state),
-            Self::Rounded => Box::new(Rounded::new(graph, samples, &state)),
+            Self::Double => Box::new(Cpu::new(stepwise_f64, graph, samples, &state)),
+            Self::Single => Box::new(Cpu::new(stepwise_f32, graph, samples, &state)),
+            Self::Rounded => Box::new(Rounded(Cpu::new(stepwise_f64, graph, samples, &state).0)),
             #[cfg(feature = "cuda")]
             Self::Gpu(device, number) => {
                 let mut net = gpu::open(device, number, graph, samples);
-                net.load(&state).unwrap();
+                forebay_trainer::Backend::load(&mut net, &state).unwrap();
                 Box::new(net)
             }
         }
@@ -104,54 +103,61 @@ fn backend_config(graph: Graph, samples: usize) -> BackendConfig {
     }
 }
 
-fn cpu<T: Real>(graph: Graph, samples: usize, state: &TrainState) -> Box<dyn Net> {
-    let mut cpu = CpuBackend::<T>::new(backend_config(graph, samples));
-    cpu.load(state).unwrap();
-    Box::new(cpu)
+/// A network on the CPU.
+struct Cpu(Box<dyn Stepwise>);
+
+impl Cpu {
+    fn new(
+        backend: fn(BackendConfig) -> Box<dyn Stepwise>,
+        graph: Graph,
+        samples: usize,
+        state: &TrainState,
+    ) -> Self {
+        let mut cpu = backend(backend_config(graph, samples));
+        cpu.load(state).unwrap();
+        Self(cpu)
+    }
 }
 
-fn wide<T: Real>(numbers: &[T]) -> Vec<f64> {
-    numbers.iter().map(|x| x.to_f64()).collect()
-}
-
-impl<T: Real> Net for CpuBackend<T> {
+impl Net for Cpu {
     fn graph(&self) -> &Graph {
-        Backend::graph(self)
+        self.0.graph()
     }
 
     fn forward(&mut self, batch: &Batch, train: bool, drop_path: Option<&DropPath>) -> Vec<f64> {
-        self.load_images(batch, train);
-        self.forward_ops(batch.samples(), train, drop_path);
-        if train {
-            self.update_running_statistics();
+        let samples = batch.samples();
+        self.0.load_images(batch, train);
+        for op in 0..self.0.graph().ops.len() {
+            self.0.forward_op(op, samples, train, drop_path);
         }
-        wide(self.last_logits(batch.samples(), train))
+        if train {
+            self.0.update_running_statistics();
+        }
+        self.0.last_logits(samples, train)
     }
 
     fn backward(&mut self, batch: &Batch, gradient: &[f64], drop_path: Option<&DropPath>) {
-        self.set_logits_gradient(batch.samples(), |_, to| {
-            for (to, gradient) in to.iter_mut().zip(gradient) {
-                *to = T::from_f64(*gradient);
-            }
-        });
-        self.backward_ops(batch.samples(), drop_path);
+        let samples = batch.samples();
+        self.0.set_logits_gradient(samples, gradient);
+        for op in (0..self.0.graph().ops.len()).rev() {
+            self.0.backward_op(op, samples, drop_path);
+        }
     }
 
     fn update(&mut self, lamb: &Lamb, rate: f64) {
-        Backend::update(self, lamb, rate, None).unwrap();
+        self.0.update(lamb, rate, None).unwrap();
     }
 
     fn parameter(&self, index: usize) -> Vec<f64> {
-        wide(&Self::parameter(self, index))
+        self.0.parameter(index)
     }
 
     fn gradient(&self, index: usize) -> Vec<f64> {
-        wide(&Self::gradient(self, index))
+        self.0.gradient(index)
     }
 
     fn running(&self, norm: usize) -> Vec<f64> {
-        let (means, variances) = Self::running(self, norm);
-        [wide(means), wide(variances)].concat()
+        self.0.running(norm)
     }
 }
 
@@ -228,78 +234,69 @@ pub(crate) mod gpu {
 }
 
 /// The CPU in f64, which rounds to bf16 what a GPU stores in bf16.
-pub(crate) struct Rounded(CpuBackend<f64>);
+struct Rounded(Box<dyn Stepwise>);
 
-fn round(numbers: &mut [f64]) {
-    for number in numbers {
-        *number = half::bf16::from_f64(*number).to_f64();
-    }
+fn to_bf16(value: f64) -> f64 {
+    half::bf16::from_f64(value).to_f64()
 }
 
 impl Rounded {
-    fn new(graph: Graph, samples: usize, state: &TrainState) -> Self {
-        let mut cpu = CpuBackend::new(backend_config(graph, samples));
-        cpu.load(state).unwrap();
-        Self(cpu)
-    }
-
     /// Runs with rounded weights, as matrix products use them, and then restores the weights.
-    fn with_rounded_weights<R>(&mut self, does: impl FnOnce(&mut CpuBackend<f64>) -> R) -> R {
-        let kept = self.0.parameters_mut().to_vec();
-        let decays: Vec<_> =
-            Backend::graph(&self.0).parameters.iter().map(|p| p.kind.decays()).collect();
-        for (i, _) in decays.into_iter().enumerate().filter(|(_, decays)| *decays) {
-            round(self.0.parameter_mut(i));
+    fn with_rounded_weights<R>(&mut self, run: impl FnOnce(&mut dyn Stepwise) -> R) -> R {
+        let kept = self.0.parameters();
+        for index in 0..self.0.graph().parameters.len() {
+            if self.0.graph().parameters[index].kind.decays() {
+                self.0.map_parameter(index, to_bf16);
+            }
         }
-        let result = does(&mut self.0);
-        self.0.parameters_mut().copy_from_slice(&kept);
+        let result = run(&mut *self.0);
+        self.0.set_parameters(&kept);
         result
     }
 }
 
 impl Net for Rounded {
     fn graph(&self) -> &Graph {
-        Backend::graph(&self.0)
+        self.0.graph()
     }
 
     fn forward(&mut self, batch: &Batch, train: bool, drop_path: Option<&DropPath>) -> Vec<f64> {
         let samples = batch.samples();
         self.with_rounded_weights(|cpu| {
             cpu.load_images(batch, train);
-            round(cpu.values_mut(0, samples, train));
-            let logits = Backend::graph(cpu).logits();
-            for op in 0..Backend::graph(cpu).ops.len() {
+            cpu.map_values(0, samples, train, to_bf16);
+            let logits = cpu.graph().logits();
+            for op in 0..cpu.graph().ops.len() {
                 cpu.forward_op(op, samples, train, drop_path);
-                let y = Backend::graph(cpu).ops[op].tensors().1;
+                let y = cpu.graph().ops[op].tensors().1;
                 if y != logits {
-                    round(cpu.values_mut(y, samples, train));
+                    cpu.map_values(y, samples, train, to_bf16);
                 }
             }
             if train {
                 cpu.update_running_statistics();
             }
-            cpu.last_logits(samples, train).to_vec()
+            cpu.last_logits(samples, train)
         })
     }
 
     fn backward(&mut self, batch: &Batch, gradient: &[f64], drop_path: Option<&DropPath>) {
         let samples = batch.samples();
         self.with_rounded_weights(|cpu| {
-            cpu.set_logits_gradient(samples, |_, to| to.copy_from_slice(gradient));
-            let logits = Backend::graph(cpu).logits();
-            round(cpu.gradient_mut(logits, samples));
-            for op in (0..Backend::graph(cpu).ops.len()).rev() {
+            cpu.set_logits_gradient(samples, gradient);
+            cpu.map_gradient(cpu.graph().logits(), samples, to_bf16);
+            for op in (0..cpu.graph().ops.len()).rev() {
                 cpu.backward_op(op, samples, drop_path);
-                let x = Backend::graph(cpu).ops[op].tensors().0;
+                let x = cpu.graph().ops[op].tensors().0;
                 if x > 0 {
-                    round(cpu.gradient_mut(x, samples));
+                    cpu.map_gradient(x, samples, to_bf16);
                 }
             }
         });
     }
 
     fn update(&mut self, lamb: &Lamb, rate: f64) {
-        Backend::update(&mut self.0, lamb, rate, None).unwrap();
+        self.0.update(lamb, rate, None).unwrap();
     }
 
     fn parameter(&self, index: usize) -> Vec<f64> {
@@ -311,7 +308,6 @@ impl Net for Rounded {
     }
 
     fn running(&self, norm: usize) -> Vec<f64> {
-        let (means, variances) = self.0.running(norm);
-        [means, variances].concat()
+        self.0.running(norm)
     }
 }

@@ -46,7 +46,7 @@ fn check(golden: &Value, kind: &str, i: usize) -> Result<(), Failed> {
         format!("repeats = {repeats}"),
         "mix.probability = 0.0".into(),
     ];
-    let recipe = RecipeSpec::preset(base).with(set).resolve()?;
+    let recipe = RecipeSpec::preset(base).with_changes(set).resolve()?;
     let sampler = Sampler::new(records, &recipe, 0);
     if kind != "ordered" && records < u64::from(world) {
         // timm pads by wrapping around; forebay has no whole step and refuses.
@@ -101,7 +101,7 @@ fn epoch_length(case: &Value) -> Result<(), Failed> {
             format!("microbatches = {world}"),
             "mix.probability = 0.0".into(),
         ];
-        let recipe = RecipeSpec::preset("a2").with(set).resolve()?;
+        let recipe = RecipeSpec::preset("a2").with_changes(set).resolve()?;
         let samples = Sampler::new(records, &recipe, 0)?.samples_per_epoch();
         if Some(samples) != lengths["total"].as_u64() {
             return Err(format!("world {world}: {lengths}, got {samples}").into());

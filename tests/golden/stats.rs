@@ -55,7 +55,7 @@ pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
 
 fn recipe(base: &str, set: &[&str]) -> Recipe {
     let set = set.iter().map(|&change| change.to_owned());
-    RecipeSpec::preset(base).with(set).resolve().expect("a recipe")
+    RecipeSpec::preset(base).with_changes(set).resolve().expect("a recipe")
 }
 
 /// Compares our values with timm's summary `{n, mean, stderr_mean, quantiles}`.

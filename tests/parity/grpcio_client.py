@@ -97,27 +97,27 @@ def main():
     job = pb.Job(dataset=args.dataset, recipe=pb.Recipe(name=args.recipe, set=args.set), seed=args.seed)
     with grpc.insecure_channel(args.endpoint) as channel:
         service = services.ForebayServiceStub(channel)
-        told = service.Describe(pb.DescribeRequest(job=job), timeout=30)
-        print(f"Describe: {told.records} records, {len(told.classes)} classes, {told.steps_per_epoch} steps of "
-              f"{told.batch} in {told.microbatches} microbatches, {told.image_size} px")
-        check(len(told.dataset_digest) == len(told.recipe_digest) == 32, "digests are 32 bytes")
-        job.dataset_digest, job.recipe_digest = told.dataset_digest, told.recipe_digest
+        facts = service.Describe(pb.DescribeRequest(job=job), timeout=300)
+        print(f"Describe: {facts.records} records, {len(facts.classes)} classes, {facts.steps_per_epoch} steps of "
+              f"{facts.batch} in {facts.microbatches} microbatches, {facts.image_size} px")
+        check(len(facts.dataset_digest) == len(facts.recipe_digest) == 32, "digests are 32 bytes")
+        job.dataset_digest, job.recipe_digest = facts.dataset_digest, facts.recipe_digest
 
         print("Fetch:")
         request = pb.FetchRequest(job=job, epoch=args.epoch, step=args.step, microbatch=args.microbatch)
-        fetched = list(microbatches(service.Fetch(request, timeout=60)))
+        fetched = list(microbatches(service.Fetch(request, timeout=300)))
         check(len(fetched) == 1, f"{len(fetched)} microbatches fetched, not one")
         header, payload = fetched[0]
         check((header.epoch, header.step, header.microbatch) == (args.epoch, args.step, args.microbatch), "another name")
-        check(header.recipe_digest == told.recipe_digest and header.dataset_digest == told.dataset_digest, "other digests")
+        check(header.recipe_digest == facts.recipe_digest and header.dataset_digest == facts.dataset_digest, "other digests")
         equals_dump(Header(header), payload, args.dump)
 
         print("Stream:")
         request = pb.StreamRequest(job=job, epoch=args.epoch, step=args.step, steps=2)
-        streamed = list(microbatches(service.Stream(request, timeout=120)))
+        streamed = list(microbatches(service.Stream(request, timeout=300)))
         names = [(h.epoch, h.step, h.microbatch) for h, _ in streamed]
-        steps = [divmod(args.epoch * told.steps_per_epoch + args.step + k, told.steps_per_epoch) for k in range(2)]
-        check(names == [(*s, g) for s in steps for g in range(told.microbatches)], f"order {names}")
+        steps = [divmod(args.epoch * facts.steps_per_epoch + args.step + k, facts.steps_per_epoch) for k in range(2)]
+        check(names == [(*s, g) for s in steps for g in range(facts.microbatches)], f"order {names}")
         same = [p for (h, p), name in zip(streamed, names) if name == (args.epoch, args.step, args.microbatch)]
         check(same == [payload], "Stream and Fetch give different bytes for one name")
         print(f"  {len(names)} microbatches in order; the fetched one has the same bytes")

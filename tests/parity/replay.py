@@ -162,8 +162,8 @@ def compare(explain, dump, dataset, decoded, unmixed):
         faults = [] if boxes_right else ["lambda is not what the box leaves"]
         different = int((pixels[k] != dump["pixels"][k]).sum())
         if different:
-            most = int(np.abs(pixels[k].astype(int) - dump["pixels"][k].astype(int)).max())
-            faults.append(f"{different} of {pixels[k].size} values differ, by at most {most}")
+            largest = int(np.abs(pixels[k].astype(int) - dump["pixels"][k].astype(int)).max())
+            faults.append(f"{different} of {pixels[k].size} values differ, by at most {largest}")
         partner = len(samples) - 1 - k
         if mixing and sample.get("partner") not in (None, partner):
             faults.append(f"partner {sample['partner']}, timm's is {partner}")

@@ -2,7 +2,7 @@
 
     train.py init resnet20 --classes 10 --out init.safetensors
     forebay-trainer train ... --model resnet20 --initial-checkpoint init.safetensors --dump dump --output run
-    train.py compare run dump --init init.safetensors [--steps 20] [--limit 0.01] [--out torch.safetensors]
+    train.py compare run dump --initial-checkpoint init.safetensors [--steps 20] [--limit 0.01] [--out torch.safetensors]
     forebay-trainer eval ... --model resnet20 --initial-checkpoint torch.safetensors
 
 `compare` takes every setting from the run's checkpoint and every pixel and target from the dump; model
@@ -125,7 +125,7 @@ def compare(args):
     lines = [json.loads(line) for line in (args.run / "log.jsonl").read_text().splitlines()]
     ours = [line["loss"] for line in lines if "loss" in line]
     model = network(run["model"], classes).to(memory_format=torch.channels_last).train()
-    model.load_state_dict(load_file(args.init), strict=True)
+    model.load_state_dict(load_file(args.initial_checkpoint), strict=True)
     optimizer = optimizer_of(model, config["optimizer"], config["schedule"]["lr"])
     rates = scheduler(optimizer, config["schedule"], config["steps_per_epoch"])
     loss_of, microbatches = criterion(config["loss"]), config["microbatches"]
@@ -169,7 +169,7 @@ def main():
     second = commands.add_parser("compare", help="train with torch on a run's microbatches")
     second.add_argument("run", type=pathlib.Path)
     second.add_argument("dump", type=pathlib.Path)
-    second.add_argument("--init", required=True)
+    second.add_argument("--initial-checkpoint", required=True)
     second.add_argument("--steps", type=int, default=20)
     second.add_argument("--limit", type=float, default=0.01)
     second.add_argument("--out")

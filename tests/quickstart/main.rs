@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use forebay_client::Job;
+use forebay_types::command::{OwnedChild, StopSignal, log_to_stderr, on_stop};
 
 use progress::{Progress, say};
 use tools::{Server, Tools, path};
@@ -87,6 +88,8 @@ fn main() -> ExitCode {
 }
 
 fn quickstart(program: &Path, folder: &Path) -> anyhow::Result<()> {
+    log_to_stderr("warn", false);
+    on_stop(Some(Duration::ZERO), |signal: StopSignal| signal.exit())?;
     let mut progress = Progress::begin(&STEPS, folder);
     let program = std::env::current_exe().unwrap_or_else(|_| program.to_owned());
     let tools = Tools { program };
@@ -149,7 +152,7 @@ fn quickstart(program: &Path, folder: &Path) -> anyhow::Result<()> {
          model          {}\nlog            {}",
         progress.seconds(),
         sheet.display(),
-        run.join("curves.png").display(),
+        run.join("curves.html").display(),
         data.display(),
         forebay::dataset::index_path(&train, None).display(),
         forebay::dataset::index_path(&val, None).display(),
@@ -175,11 +178,9 @@ fn train_through_a_crash(
     let arguments =
         ["train", "--endpoint", &servers, "--dataset", "train", "--eval-dataset", "val"];
     let out = ["--output", path(run)?];
-    let mut trainer = tools
-        .command("forebay-trainer", &[&arguments[..], &TRAINING, &out].concat())
-        .env("RUST_LOG", "error")
-        .spawn()
-        .context("cannot start the trainer")?;
+    let mut trainer = tools.command("forebay-trainer", &[&arguments[..], &TRAINING, &out].concat());
+    trainer.env("RUST_LOG", "error");
+    let mut trainer = OwnedChild::spawn(&mut trainer).context("cannot start the trainer")?;
     let log = run.join("log.jsonl");
     let lines = || std::fs::read_to_string(&log).map_or(0, |text| text.lines().count());
     let status = loop {

@@ -2,9 +2,10 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
+use forebay_types::command::OwnedChild;
 
 /// The path as text, for a command line.
 pub(crate) fn path(path: &Path) -> anyhow::Result<&str> {
@@ -25,7 +26,7 @@ impl Tools {
     }
 
     pub(crate) fn run(&self, tool: &str, arguments: &[&str]) -> anyhow::Result<()> {
-        let status = self.command(tool, arguments).status()?;
+        let status = OwnedChild::spawn(&mut self.command(tool, arguments))?.wait()?;
         let arguments = arguments.join(" ");
         ensure!(status.success(), "`{tool} {arguments}` failed ({status}): see its message above");
         Ok(())
@@ -34,14 +35,11 @@ impl Tools {
     pub(crate) fn serve(&self, datasets: &[String]) -> anyhow::Result<Server> {
         let mut arguments = vec!["serve", "--listen", "127.0.0.1:0"];
         arguments.extend(datasets.iter().flat_map(|dataset| ["--dataset", dataset]));
-        let mut process = self
-            .command("forebay", &arguments)
-            .env("RUST_LOG", "warn")
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot start the server")?;
+        let mut command = self.command("forebay", &arguments);
+        command.env("RUST_LOG", "warn").stdout(Stdio::piped());
+        let mut process = OwnedChild::spawn(&mut command).context("cannot start the server")?;
         let mut line = String::new();
-        let stdout = process.stdout.take().expect("piped");
+        let stdout = process.take_stdout().expect("piped");
         BufReader::new(stdout).read_line(&mut line)?;
         let address = line
             .trim()
@@ -54,7 +52,7 @@ impl Tools {
 /// A server process, which is killed when dropped.
 pub(crate) struct Server {
     pub(crate) endpoint: String,
-    process: Child,
+    process: OwnedChild,
 }
 
 impl Server {
@@ -71,13 +69,5 @@ impl Server {
         let pid = self.process.id().to_string();
         Command::new("kill").args(["-TERM", &pid]).status().context("cannot signal the server")?;
         Ok(self.process.wait()?.success())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // The process has already ended unless the quickstart failed.
-        drop(self.process.kill());
-        drop(self.process.wait());
     }
 }

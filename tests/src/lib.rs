@@ -2,6 +2,7 @@
 
 #[path = "../fuzz/bodies/mod.rs"]
 pub mod fuzz;
+pub mod process;
 pub mod proxy;
 pub mod world;
 
@@ -70,6 +71,12 @@ pub fn json(path: &Path) -> serde_json::Value {
 pub fn png(path: &Path) -> (u32, u32, Vec<u8>) {
     let image = image::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).into_rgb8();
     (image.width(), image.height(), image.into_raw())
+}
+
+/// The SHA-256 of some bytes in hexadecimal digits, as Python's `hexdigest` has it.
+pub fn sha256(bytes: &[u8]) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+    digest.as_ref().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// Waits until a condition holds; `what` describes it.

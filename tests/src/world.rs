@@ -64,8 +64,9 @@ pub const SMALL: [&str; 3] = ["batch = 16", "microbatches = 8", "image_size = 48
 pub fn recipe(base: &str, set: &[&str]) -> Arc<Recipe> {
     let set = SMALL.iter().chain(set).map(|change| (*change).to_owned());
     let spec = RecipeSpec::preset(base);
-    let spec = if base == "eval" { spec.with(["crop.resize = 50".to_owned()]) } else { spec };
-    Arc::new(spec.with(set).resolve().unwrap())
+    let spec =
+        if base == "eval" { spec.with_changes(["crop.resize = 50".to_owned()]) } else { spec };
+    Arc::new(spec.with_changes(set).resolve().unwrap())
 }
 
 /// A request for a microbatch of [`WORLD`].

@@ -17,6 +17,7 @@ const MICROBATCHES: u64 = 8;
 async fn killed_servers_lose_repeat_and_change_nothing() {
     let dataset = format!("train={}", WORLD.train().display());
     let spawn = Spawn {
+        hidden_variables: Vec::new(),
         servers: 3,
         forebay: PathBuf::from(env!("CARGO_BIN_EXE_quickstart")),
         before: vec!["forebay".into()],

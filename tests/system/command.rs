@@ -56,6 +56,35 @@ fn index_and_inspect_describe_a_dataset() {
 }
 
 #[test]
+fn names_of_files_are_printed_without_control_characters() {
+    let folder = tempfile::tempdir().unwrap();
+    let class = folder.path().join("set/a\nclass");
+    std::fs::create_dir_all(&class).unwrap();
+    let world = &WORLD.dataset;
+    let good = WORLD.train().join(world.name(world.good_or_next(0)));
+    std::fs::copy(&good, class.join("good.jpg")).unwrap();
+    std::fs::write(class.join("bad\nforebay: forged \u{1b}[2J\u{9b}.jpg"), "no image").unwrap();
+    let set = folder.path().join("set");
+    let escaped = "bad\\nforebay: forged \\u{1b}[2J\\u{9b}.jpg";
+    for output in [succeeds(&["index", text(&set)]), succeeds(&["inspect", text(&set)])] {
+        assert!(output.contains(escaped), "{output:?}");
+        assert!(!output.contains(|c: char| c.is_control() && c != '\n'), "{output:?}");
+        assert!(!output.lines().any(|line| line.starts_with("forebay: forged")), "{output:?}");
+    }
+    let error = fails(&["index", text(&folder.path().join("no\nforebay: forged \u{1b}[2J"))]);
+    assert!(!error.contains(|c: char| c.is_control() && c != '\n'), "{error:?}");
+    assert_eq!(error.matches("\nforebay: ").count(), 0, "{error:?}");
+}
+
+#[test]
+fn logs_have_colors_only_on_a_terminal() {
+    let train = format!("train={}", WORLD.train().display());
+    // The address cannot be listened on, so that the server ends after its first lines.
+    let error = fails(&["serve", "--dataset", &train, "--listen", "192.0.2.1:1"]);
+    assert!(error.contains("dataset opened") && !error.contains('\u{1b}'), "{error:?}");
+}
+
+#[test]
 fn paths_without_a_dataset_are_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let absent = folder.path().join("absent");
@@ -156,6 +185,26 @@ fn bench_prints_the_documented_json() {
     let stages = report["stages"].as_object().unwrap();
     let sum: f64 = stages.values().map(|time| time.as_f64().unwrap()).sum();
     assert!(stages.contains_key("decode") && sum > 0.0 && sum < total, "{report}");
+}
+
+#[test]
+fn bench_measures_microbatches_of_the_requested_size() {
+    let train = WORLD.train();
+    let dataset = ["bench", "--dataset", text(&train), "--images", "20", "--json"];
+    let bench = |sizes: &[&str]| -> Value {
+        serde_json::from_str(&succeeds(&[&dataset[..], sizes].concat())).unwrap()
+    };
+    let report = bench(&["--batch", "16", "--microbatches", "2"]);
+    assert_eq!(report["images"], 24, "three microbatches of 8");
+}
+
+#[test]
+fn a_contact_sheet_of_another_format_is_refused_before_any_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let (train, file) = (WORLD.train(), folder.path().join("sheet.jpg"));
+    let output = fails(&["preview", "--dataset", text(&train), "--out", text(&file)]);
+    assert!(output.contains("sheet.jpg") && output.contains(".png"), "{output}");
+    assert!(!file.exists());
 }
 
 #[test]

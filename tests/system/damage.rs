@@ -6,9 +6,13 @@ use std::process::Command;
 use std::sync::Arc;
 
 use forebay::dataset::{self, Dataset, index_path};
-use forebay_client::{Client, Cursor, Job, Options};
+use forebay::sample_data::{self, SampleData};
+use forebay_client::{Client, Cursor, End, Job, Options, Rank};
 use forebay_server::Limits;
 use forebay_tests::world::{SMALL, Server, WORLD, pipeline};
+use forebay_tests::{HANG, eventually};
+
+use crate::operation::start;
 
 fn job() -> Job {
     let set = SMALL.iter().map(|change| (*change).to_owned()).collect();
@@ -69,6 +73,92 @@ async fn truncating_a_shard_under_a_running_server_is_data_loss_and_not_a_crash(
         assert!(client.fetch(&job(), step, index).await.unwrap().pixels[..] == pixels[..]);
     }
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_entry_points_are_counted_and_warned_of_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let spec = SampleData { classes: 2, per_class: 8, val_per_class: 0, seed: 7 };
+    sample_data::write(&data, &spec, |_| {}).unwrap();
+    let train = data.join("train");
+    dataset::build(&train, None, 2, &|_| {}).unwrap();
+    // The last byte of the file belongs to the entry points of the last record.
+    let file = index_path(&train, None);
+    let mut bytes = fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&file, bytes).unwrap();
+
+    let named = format!("damaged={}", train.display());
+    let server = start(folder.path(), &["--dataset", &named]);
+    let client = Client::connect(Options::new([server.address()])).unwrap();
+    let counted = |count: u32| {
+        let line = format!("forebay_damaged_entry_points_total{{dataset=\"damaged\"}} {count}");
+        server.get("/metrics").lines().any(|found| found == line)
+    };
+    assert!(counted(0));
+    let job = Job { dataset: "damaged".into(), ..job() };
+    for epoch in 1..=3 {
+        for index in 0..8 {
+            client.fetch(&job, Cursor { epoch, step: 0 }, index).await.unwrap();
+        }
+        // An epoch has each of the sixteen records once.
+        assert!(counted(epoch.try_into().unwrap()), "{}", server.get("/metrics"));
+    }
+    let log = server.log();
+    assert_eq!(log.matches("entry points in the index are damaged").count(), 1, "{log}");
+    assert!(log.contains("\"dataset\":\"damaged\""), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_waits_while_records_cannot_be_read_and_continues_when_they_can() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let spec = SampleData { classes: 2, per_class: 8, val_per_class: 0, seed: 7 };
+    sample_data::write(&data, &spec, |_| {}).unwrap();
+    let (train, aside) = (data.join("train"), data.join("aside"));
+    dataset::build(&train, None, 2, &|_| {}).unwrap();
+    let named = format!("away={}", train.display());
+    let server = start(folder.path(), &["--dataset", &named, "--cache-bytes", "0"]);
+    let mut options = Options::new([server.address()]);
+    options.retry.give_up_after = HANG;
+    let client = Client::connect(options).unwrap();
+    let job = Job { dataset: "away".into(), ..job() };
+    let all = async |on_first: &dyn Fn()| {
+        let stream = client.stream(&job, Cursor::default(), End::Steps(4), Rank::SINGLE);
+        let (mut stream, mut all) = (stream.await.unwrap(), Vec::new());
+        while let Some(made) = stream.next().await {
+            if all.is_empty() {
+                on_first();
+            }
+            all.push(made.unwrap().pixels.to_vec());
+        }
+        all
+    };
+    let expected = all(&|| {}).await;
+    assert_eq!(expected.len(), 32);
+
+    let faults = || {
+        let metrics = server.get("/metrics");
+        let of = "forebay_data_faults_total{dataset=\"away\",fault=\"io\"} ";
+        let count = metrics.lines().find_map(|line| line.strip_prefix(of));
+        count.map_or(0, |count| count.parse::<u64>().unwrap())
+    };
+    let restore = async {
+        eventually("several streams have ended", || faults() >= 3).await;
+        fs::rename(&aside, &train).unwrap();
+    };
+    let take_away = || fs::rename(&train, &aside).unwrap();
+    let (received, ()) = tokio::join!(all(&take_away), restore);
+    assert!(received == expected);
+    let metrics = server.get("/metrics");
+    assert!(metrics.contains("code=\"Unavailable\"") && !metrics.contains("DataLoss"), "{metrics}");
+    let log = server.log();
+    let mut warnings = log.lines().filter(|line| line.contains("\"fault\":\"io\""));
+    let warning = warnings.next().unwrap();
+    for part in ["WARN", "stream ended early", "cannot open", "train/", "No such file"] {
+        assert!(warning.contains(part), "{warning}");
+    }
 }
 
 #[test]

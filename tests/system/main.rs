@@ -7,6 +7,9 @@ mod certificates;
 mod chaos;
 mod command;
 mod damage;
+mod descriptors;
+mod extremes;
+mod memory;
 mod operation;
 mod pipeline;
 #[path = "../../server/tests/service/raw.rs"]
@@ -14,4 +17,5 @@ mod raw;
 mod schedule;
 mod service;
 mod sharing;
+mod signals;
 mod slow;

@@ -1,9 +1,7 @@
 //! The server command with certificates, tokens and an admin port: authentication, reloading, probes, draining.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use forebay_client::{
@@ -11,63 +9,59 @@ use forebay_client::{
 };
 
 use crate::certificates::{Authority, Certificate};
-use forebay_tests::eventually;
+use forebay_tests::process::ServerProcess;
 use forebay_tests::world::{SMALL, WORLD};
+use forebay_tests::{HANG, eventually};
 
 const TOKEN: &str = "sesame-sesame-sesame";
 const NEXT_TOKEN: &str = "abracadabra-abracadabra";
 
-/// A running `forebay serve`.
-struct Process {
-    child: Child,
-    port: String,
-    admin: String,
-    log: PathBuf,
+/// Starts a server of the shared dataset with an admin port, whose log is in a folder.
+pub(crate) fn start(folder: &Path, arguments: &[&str]) -> ServerProcess {
+    run(Command::new(env!("CARGO_BIN_EXE_quickstart")), folder, arguments)
 }
 
-impl Process {
-    fn start(folder: &Path, arguments: &[&str]) -> Self {
-        let (named, log) = (format!("train={}", WORLD.train().display()), folder.join("log"));
-        let mut child = Command::new(env!("CARGO_BIN_EXE_quickstart"))
-            .args(["forebay", "serve", "--json", "--listen", "127.0.0.1:0", "--dataset", &named])
-            .args(["--metrics-listen", "127.0.0.1:0"])
-            .args(arguments)
-            .env("RUST_LOG", "trace")
-            .stdout(Stdio::piped())
-            .stderr(std::fs::File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut address = |prefix: &str| {
-            let line = lines.next().expect("the server prints its address").unwrap();
-            line.strip_prefix(prefix).expect("an address").trim_end_matches('/').to_owned()
-        };
-        let port = address("listening on 127.0.0.1:");
-        let admin = address("metrics and status on http://");
-        Self { child, port, admin, log }
-    }
-
-    fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
-    }
-
-    fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(&self.admin).unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: f\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    }
+/// Starts a server with a limit of open files.
+pub(crate) fn start_with_open_files(
+    folder: &Path,
+    limit: &str,
+    arguments: &[&str],
+) -> ServerProcess {
+    let mut command = Command::new("sh");
+    let script = format!("ulimit {limit} && exec \"$0\" \"$@\"");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_quickstart")]);
+    run(command, folder, arguments)
 }
 
-impl Drop for Process {
-    fn drop(&mut self) {
-        // The process has already ended unless the test failed.
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
+fn run(mut command: Command, folder: &Path, arguments: &[&str]) -> ServerProcess {
+    let named = format!("train={}", WORLD.train().display());
+    let usual =
+        ["--json", "--dataset", &named, "--metrics-listen", "127.0.0.1:0", "--drain-grace", "5m"];
+    command.arg("forebay").env("RUST_LOG", "trace");
+    ServerProcess::start(&mut command, Some(&folder.join("log")), &[&usual[..], arguments].concat())
+}
+
+#[test]
+fn a_log_that_cannot_be_written_ends_neither_a_server_nor_its_calls() {
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let named = format!("train={}", WORLD.train().display());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quickstart"));
+    // Every connection and every call is logged.
+    command.arg("forebay").env("RUST_LOG", "debug").stderr(full());
+    let arguments = ["--dataset", &named, "--metrics-listen", "127.0.0.1:0"];
+    let mut server = ServerProcess::start(&mut command, None, &arguments);
+    server.signal("-HUP");
+    let job = Job { set: SMALL.map(str::to_owned).into(), ..Job::new("train", "a2") };
+    let client =
+        forebay_client::blocking::Client::connect(Options::new([server.address()])).unwrap();
+    client.describe(&job).unwrap();
+    assert!(server.get("/healthz").contains(" 200 "));
+    server.signal("-TERM");
+    assert!(server.wait().success());
+    // A command that fails says so by its code.
+    let mut failing = Command::new(env!("CARGO_BIN_EXE_quickstart"));
+    failing.args(["forebay", "inspect", "/no/such/dataset"]).stderr(full());
+    assert_eq!(failing.status().unwrap().code(), Some(1));
 }
 
 /// Certificates of both sides and a token, as files.
@@ -89,11 +83,11 @@ impl Credentials {
         Self { servers, clients, server, client, tokens }
     }
 
-    fn serve(&self) -> Process {
+    fn serve(&self) -> ServerProcess {
         let ca = self.clients.ca();
         let paths = [&self.server.cert, &self.server.key, &ca, &self.tokens];
         let [cert, key, ca, tokens] = paths.map(|path| path.to_str().unwrap());
-        Process::start(
+        start(
             self.servers.folder(),
             &["--tls-cert", cert, "--tls-key", key, "--tls-client-ca", ca, "--token-file", tokens],
         )
@@ -117,8 +111,8 @@ fn job() -> Job {
     Job { set, seed: 5, ..Job::new("train", "a2") }
 }
 
-fn client(server: &Process, access: Access) -> Client {
-    let mut options = Options::new([format!("127.0.0.1:{}", server.port)]);
+fn client(server: &ServerProcess, access: Access) -> Client {
+    let mut options = Options::new([server.address()]);
     options.access = access;
     Client::connect(options).unwrap()
 }
@@ -153,7 +147,7 @@ async fn over_tls_with_certificate_and_token_the_bytes_are_the_same() {
 async fn servers_of_a_name_must_have_certificates_for_that_name() {
     let credentials = Credentials::new();
     let server = credentials.serve();
-    let address = format!("127.0.0.1:{}", server.port).parse().unwrap();
+    let address = server.address().parse().unwrap();
     let client = |name: &str| {
         let mut options = Options::new([format!("dns+https://{name}:{}", server.port)]);
         options.access = Access { tls_name: None, ..credentials.access(TOKEN) };
@@ -238,11 +232,28 @@ async fn sigterm_drains_and_readyz_reports_it() {
         "a server that authenticates its callers shows no images"
     );
 
-    // A client that does not read, so that the server has a microbatch to finish while it drains.
-    let mut options = Options::new([format!("127.0.0.1:{}", server.port)]);
-    options.access = credentials.access(TOKEN);
+    let mut slow = unread(&server, credentials.access(TOKEN)).await;
+    server.signal("-TERM");
+    eventually("/readyz fails", || server.get("/readyz").contains("503")).await;
+    assert!(server.get("/healthz").contains("200 OK"));
+    let status = loop {
+        if let Some(status) = server.try_wait() {
+            break status;
+        }
+        // The client receives the microbatch that is being sent, then its stream ends.
+        drop(tokio::time::timeout(Duration::from_millis(50), slow.next()).await);
+    };
+    assert!(status.success());
+    let log = server.log();
+    assert!(log.contains("SIGTERM: draining") && log.contains("unfinished: 0"), "{log}");
+}
+
+/// A stream that is not read, so that the server has a microbatch to finish while it drains.
+async fn unread(server: &ServerProcess, access: Access) -> Microbatches {
+    let mut options = Options::new([server.address()]);
+    options.access = access;
     options.prefetch = Prefetch::Bytes(1);
-    options.retry.give_up_after = Duration::from_secs(1);
+    options.retry.give_up_after = HANG;
     let big = vec!["batch = 16".to_owned(), "microbatches = 1".into(), "image_size = 512".into()];
     let big = Job { set: big, ..job() };
     let client = Client::connect(options).unwrap();
@@ -257,19 +268,27 @@ async fn sigterm_drains_and_readyz_reports_it() {
         in_a_row == 25
     })
     .await;
-    server.signal("-TERM");
-    eventually("/readyz fails", || server.get("/readyz").contains("503")).await;
-    assert!(server.get("/healthz").contains("200 OK"));
-    let status = loop {
-        if let Some(status) = server.child.try_wait().unwrap() {
-            break status;
-        }
-        // The client receives the microbatch that is being sent, then its stream ends.
-        drop(tokio::time::timeout(Duration::from_millis(50), slow.next()).await);
-    };
-    assert!(status.success());
-    let log = std::fs::read_to_string(&server.log).unwrap();
-    assert!(log.contains("SIGTERM: draining") && log.contains("unfinished: 0"), "{log}");
+    slow
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_a_server_that_drains() {
+    let credentials = Credentials::new();
+    for (signal, code) in [("-TERM", 143), ("-INT", 130)] {
+        let mut server = credentials.serve();
+        let slow = unread(&server, credentials.access(TOKEN)).await;
+        server.signal("-TERM");
+        eventually("/readyz fails", || server.get("/readyz").contains("503")).await;
+        server.signal(signal);
+        let mut status = None;
+        eventually("the server ends", || {
+            status = server.try_wait();
+            status.is_some()
+        })
+        .await;
+        assert_eq!(status.unwrap().code(), Some(code));
+        drop(slow);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -283,15 +302,15 @@ async fn no_secret_is_in_any_log() {
     // A malformed token file, then the same file corrected.
     std::fs::write(&credentials.tokens, format!("{NEXT_TOKEN}\n")).unwrap();
     server.signal("-HUP");
-    let logged = |text: &str| std::fs::read_to_string(&server.log).unwrap().contains(text);
+    let logged = |text: &str| server.log().contains(text);
     eventually("the malformed file is refused", || logged("the previous ones stay in use")).await;
     std::fs::write(&credentials.tokens, format!("team-b {NEXT_TOKEN}\n")).unwrap();
     server.signal("-HUP");
     eventually("the corrected file is read", || logged("access files reloaded")).await;
     let pages = ["/", "/metrics", "/status.json"].map(|path| server.get(path)).concat();
     server.signal("-TERM");
-    assert!(server.child.wait().unwrap().success());
-    let log = std::fs::read_to_string(&server.log).unwrap();
+    assert!(server.wait().success());
+    let log = server.log();
     for known in ["team-a", "stream ended", "the previous ones stay in use", "DEBUG", "TRACE"] {
         assert!(log.contains(known), "the log is too small to prove anything: no {known:?}");
     }

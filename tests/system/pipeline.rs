@@ -6,14 +6,14 @@ use std::sync::mpsc::sync_channel;
 
 use forebay::mix::{self, NormalizeTable};
 use forebay::{
-    DType, Error, Layout, Microbatch, MixedBy, PipelineConfig, PixelFormat, Request, Requester,
-    Size, testing,
+    DType, Error, Layout, MadeMicrobatch, MixedBy, PipelineConfig, PixelFormat, Request, Size,
+    SubmitOptions, testing,
 };
 
 use forebay_tests::world::{WORLD, pipeline, recipe, request};
 
 /// Everything that a trainer gets: pixels, records, labels and weights.
-fn content(made: &Microbatch) -> (Vec<u8>, Vec<u64>, [Vec<u32>; 3]) {
+fn content(made: &MadeMicrobatch) -> (Vec<u8>, Vec<u64>, [Vec<u32>; 3]) {
     let lambda = made.lambda.iter().map(|value| value.to_bits()).collect();
     let targets = [made.label_a.clone(), made.label_b.clone(), lambda];
     (made.payload.to_vec(), made.records.clone(), targets)
@@ -50,7 +50,7 @@ fn the_order_of_requests_does_not_matter() {
         let sender = sender.clone();
         let request = request(&recipe, epoch, step, index);
         let done = move |made| sender.send((at, made)).unwrap();
-        shared.submit(request, Requester::default(), done).unwrap();
+        shared.submit(request, SubmitOptions::default(), done).unwrap();
     }
     for _ in names {
         let (at, made) = receiver.recv().unwrap();
@@ -157,7 +157,7 @@ fn a_cancelled_request_is_not_computed() {
     let pipeline = pipeline(1);
     let (sender, receiver) = sync_channel(1);
     let cancelled =
-        Requester { cancelled: Arc::new(AtomicBool::new(true)), ..Requester::default() };
+        SubmitOptions { cancelled: Arc::new(AtomicBool::new(true)), ..SubmitOptions::default() };
     let done = move |made| sender.send(made).unwrap();
     pipeline.submit(request(&recipe, 0, 0, 0), cancelled, done).unwrap();
     assert!(matches!(receiver.recv().unwrap(), Err(Error::Cancelled)));
@@ -174,13 +174,51 @@ fn dropping_a_pipeline_cancels_all_requests() {
     let (sender, receiver) = sync_channel(16);
     for index in 0..16 {
         let sender = sender.clone();
-        let done = move |made: Result<Microbatch, Error>| sender.send(made.is_ok()).unwrap();
+        let done = move |made: Result<MadeMicrobatch, Error>| sender.send(made.is_ok()).unwrap();
         // Each is requested twice.
-        pipeline.submit(request(&recipe, 0, 1, index / 2), Requester::default(), done).unwrap();
+        pipeline.submit(request(&recipe, 0, 1, index / 2), SubmitOptions::default(), done).unwrap();
     }
     drop(pipeline);
     drop(held);
     assert_eq!(receiver.try_iter().collect::<Vec<bool>>(), [false; 16]);
+}
+
+#[test]
+fn a_microbatch_takes_a_buffer_of_its_payload_in_every_format() {
+    let recipe = recipe("a2", &[]);
+    for dtype in [DType::U8, DType::F16, DType::Bf16, DType::F32] {
+        for layout in [Layout::Nhwc, Layout::Nchw] {
+            let buffer_bytes = 2 * Size::square(48).rgb_bytes() * dtype.bytes();
+            let config = PipelineConfig { buffer_bytes, ..PipelineConfig::default() };
+            let pipeline = forebay::Pipeline::new(config).unwrap();
+            let format = PixelFormat { dtype, layout, ..PixelFormat::default() };
+            let made = pipeline.make(Request { format, ..request(&recipe, 0, 0, 0) }).unwrap();
+            assert_eq!(made.payload.len(), buffer_bytes, "{format:?}");
+            assert_eq!(pipeline.buffers().bytes_in_use(), buffer_bytes, "{format:?}");
+        }
+    }
+}
+
+#[test]
+fn tiny_pictures_are_counted_with_what_they_have_besides_their_pixels() {
+    let recipe = recipe("a2", &["image_size = 1"]);
+    let need = forebay::microbatch_bytes(2, 2 * 3);
+    assert!(need > 200);
+    let with = |buffer_bytes| {
+        // Without a cache, which would keep the microbatch.
+        let config = PipelineConfig { buffer_bytes, cache_bytes: 0, ..PipelineConfig::default() };
+        forebay::Pipeline::new(config).unwrap()
+    };
+    let pipeline = with(usize::try_from(need).unwrap());
+    let made = pipeline.make(request(&recipe, 0, 0, 0)).unwrap();
+    assert_eq!(made.payload.len(), 6);
+    assert_eq!(pipeline.buffers().bytes_in_use() as u64, need);
+    drop(made);
+    assert_eq!(pipeline.buffers().bytes_in_use(), 0);
+    let small = with(100);
+    let refused = small.check(&WORLD.dataset, &recipe, PixelFormat::default(), 2).unwrap_err();
+    assert!(matches!(refused, Error::BufferBudget { limit: 100, .. }), "{refused}");
+    assert!(small.make(request(&recipe, 0, 0, 0)).is_err());
 }
 
 #[test]

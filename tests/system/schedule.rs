@@ -2,16 +2,16 @@
 //! bounds, and clients get equal shares of the workers. The queue by itself is tested in
 //! src/schedule/tests.rs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroUsize;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use forebay::{
-    DType, Error, Layout, Microbatch, MixedBy, Pipeline, PipelineConfig, PixelFormat, Request,
-    Requester,
+    DType, Error, Layout, MadeMicrobatch, MixedBy, Pipeline, PipelineConfig, PixelFormat, Request,
+    SubmitOptions,
 };
 use forebay_client::{Client, Cursor, End, Job, Microbatches, Options, Rank};
 use forebay_server::Limits;
@@ -24,7 +24,7 @@ const BYTES: usize = 2 * 48 * 48 * 3;
 /// A time that only a request without an answer exceeds.
 const HANG: Duration = Duration::from_mins(2);
 
-type Answer = Receiver<Result<Microbatch, Error>>;
+type Answer = Receiver<Result<MadeMicrobatch, Error>>;
 
 fn pipeline(buffers: usize, cached: usize) -> Pipeline {
     let (buffer_bytes, cache_bytes) = (buffers * BYTES, cached * BYTES);
@@ -37,17 +37,17 @@ fn single_threaded(cache_bytes: usize) -> Pipeline {
     Pipeline::new(PipelineConfig { threads, cache_bytes, ..PipelineConfig::default() }).unwrap()
 }
 
-fn requester(client: &str) -> Requester {
-    Requester { client: client.into(), ..Requester::default() }
+fn for_client(client: &str) -> SubmitOptions {
+    SubmitOptions { client: client.into(), ..SubmitOptions::default() }
 }
 
-fn submit(pipeline: &Pipeline, request: Request, requester: Requester) -> Answer {
+fn submit(pipeline: &Pipeline, request: Request, options: SubmitOptions) -> Answer {
     let (sender, answer) = sync_channel(1);
-    pipeline.submit(request, requester, move |result| drop(sender.send(result))).unwrap();
+    pipeline.submit(request, options, move |result| drop(sender.send(result))).unwrap();
     answer
 }
 
-fn receive(answer: &Answer) -> Microbatch {
+fn receive(answer: &Answer) -> MadeMicrobatch {
     answer.recv_timeout(HANG).unwrap().unwrap()
 }
 
@@ -73,7 +73,7 @@ fn equal_requests_of_two_clients_are_made_once_and_share_a_buffer() {
     let (pipeline, a2) = (pipeline(4, 0), recipe("a2", &[]));
     let held = hold(&pipeline);
     let wanted = request(&a2, 0, 1, 2);
-    let both = ["a", "b"].map(|client| submit(&pipeline, wanted.clone(), requester(client)));
+    let both = ["a", "b"].map(|client| submit(&pipeline, wanted.clone(), for_client(client)));
     drop(held);
     let [first, second] = both.map(|answer| receive(&answer));
     assert_eq!(first.payload.as_ptr(), second.payload.as_ptr(), "the same buffer");
@@ -82,6 +82,40 @@ fn equal_requests_of_two_clients_are_made_once_and_share_a_buffer() {
     assert_eq!(pipeline.buffers().bytes_in_use(), BYTES);
     drop((first, second));
     assert_eq!(pipeline.buffers().bytes_in_use(), 0);
+}
+
+#[test]
+fn a_large_microbatch_is_made_beside_small_ones_that_readers_keep() {
+    // Buffers for seven small microbatches, of which six are kept, always the latest. The large one needs
+    // four.
+    let (pipeline, a2) = (pipeline(7, 0), recipe("a2", &[]));
+    let mut names = (0..).map(|number: u64| {
+        request(&a2, number / 24, number / 8 % 3, u32::try_from(number % 8).unwrap())
+    });
+    let mut small = || submit(&pipeline, names.next().unwrap(), for_client("small"));
+    let mut kept: VecDeque<MadeMicrobatch> = (0..6).map(|_| receive(&small())).collect();
+    let format = PixelFormat { dtype: DType::F32, layout: Layout::Nchw, ..PixelFormat::default() };
+    let wanted = Request { format, ..request(&a2, 99, 0, 0) };
+    let large = submit(&pipeline, wanted, for_client("large"));
+    while pipeline.buffers().waiting() == 0 {
+        std::thread::yield_now();
+    }
+    let (mut pending, mut passed, begun) = (small(), 0, Instant::now());
+    while large.try_recv().is_err() {
+        assert!(passed < 100 && begun.elapsed() < HANG, "passed by {passed} small ones");
+        if let Ok(made) = pending.try_recv() {
+            kept.push_back(made.unwrap());
+            (pending, passed) = (small(), passed + 1);
+        }
+        // A reader takes its microbatch when there is another one, or nothing happens any more.
+        if kept.len() > 6 || pipeline.buffers().waiting() == 2 {
+            kept.pop_front();
+        }
+        std::thread::yield_now();
+    }
+    assert!(passed <= 5, "passed by {passed} small ones");
+    drop(kept);
+    receive(&pending);
 }
 
 #[test]
@@ -106,7 +140,7 @@ fn requests_that_differ_in_anything_are_not_shared() {
     different.push(seeded);
     let count = different.len();
     let answers: Vec<Answer> =
-        different.into_iter().map(|request| submit(&pipeline, request, requester("a"))).collect();
+        different.into_iter().map(|request| submit(&pipeline, request, for_client("a"))).collect();
     drop(held);
     receive_all(&answers);
     let (made, joined) = (pipeline.totals().microbatches, pipeline.queue_stats().joined);
@@ -114,14 +148,14 @@ fn requests_that_differ_in_anything_are_not_shared() {
 }
 
 #[test]
-fn cancelling_one_requester_never_cancels_another() {
+fn cancelling_one_waiter_never_cancels_another() {
     let (pipeline, a2) = (pipeline(16, 0), recipe("a2", &[]));
     let held = hold(&pipeline);
     // Makers have taken some of them, the others are queued.
     let requests: Vec<Request> = (0..6).map(|index| request(&a2, 0, 0, index)).collect();
-    let (leaving, staying) = (requester("a"), requester("b"));
-    let submit_all = |requester: &Requester| -> Vec<Answer> {
-        requests.iter().map(|wanted| submit(&pipeline, wanted.clone(), requester.clone())).collect()
+    let (leaving, staying) = (for_client("a"), for_client("b"));
+    let submit_all = |options: &SubmitOptions| -> Vec<Answer> {
+        requests.iter().map(|wanted| submit(&pipeline, wanted.clone(), options.clone())).collect()
     };
     let left = submit_all(&leaving);
     leaving.cancelled.store(true, Ordering::Relaxed);
@@ -140,7 +174,7 @@ fn cancelling_one_requester_never_cancels_another() {
 fn a_microbatch_that_nobody_waits_for_is_not_made() {
     let (pipeline, a2) = (pipeline(1, 0), recipe("a2", &[]));
     let held = hold(&pipeline);
-    let leaving = requester("a");
+    let leaving = for_client("a");
     let submit = |index| submit(&pipeline, request(&a2, 0, 0, index), leaving.clone());
     let answers: Vec<Answer> = (0..6).map(submit).collect();
     leaving.cancelled.store(true, Ordering::Relaxed);
@@ -152,10 +186,10 @@ fn a_microbatch_that_nobody_waits_for_is_not_made() {
 }
 
 #[test]
-fn all_requesters_of_a_microbatch_that_cannot_be_made_get_the_error() {
+fn all_waiters_for_a_microbatch_that_cannot_be_made_get_the_error() {
     let (pipeline, a2) = (pipeline(2, 0), recipe("a2", &[]));
     let answers =
-        ["a", "b", "c"].map(|client| submit(&pipeline, request(&a2, 0, 99, 0), requester(client)));
+        ["a", "b", "c"].map(|client| submit(&pipeline, request(&a2, 0, 99, 0), for_client(client)));
     for answer in answers {
         let error = answer.recv_timeout(HANG).unwrap().unwrap_err();
         assert!(matches!(error, Error::OutOfRange { what: "step", got: 99, .. }), "{error}");
@@ -168,9 +202,9 @@ fn a_callback_that_panics_ends_no_maker() {
     let (pipeline, a2) = (pipeline(2, 0), recipe("a2", &[]));
     for index in 0..8 {
         let panics = |_| panic!("a callback of this test");
-        pipeline.submit(request(&a2, 0, 0, index), requester("a"), panics).unwrap();
+        pipeline.submit(request(&a2, 0, 0, index), for_client("a"), panics).unwrap();
     }
-    drop(receive(&submit(&pipeline, request(&a2, 0, 1, 0), requester("b"))));
+    drop(receive(&submit(&pipeline, request(&a2, 0, 1, 0), for_client("b"))));
     wait_until_idle(&pipeline);
     assert_eq!(pipeline.totals().microbatches, 9);
 }
@@ -186,7 +220,7 @@ fn two_jobs_that_read_the_same_have_each_microbatch_made_once() {
         for (client, at) in [("first", Some(at)), ("second", at.checked_sub(2))] {
             let Some(&(step, index)) = at.and_then(|at| names.get(at)) else { continue };
             let request = request(&a2, 0, step, index);
-            let made = receive(&submit(&pipeline, request, requester(client)));
+            let made = receive(&submit(&pipeline, request, for_client(client)));
             let earlier = pixels.insert((step, index), made.payload.to_vec());
             assert!(earlier.is_none_or(|earlier| earlier == made.payload[..]));
             assert!(pipeline.queue_stats().cache_bytes <= 4 * BYTES);
@@ -201,7 +235,7 @@ fn two_jobs_that_read_the_same_have_each_microbatch_made_once() {
 #[test]
 fn cached_microbatches_are_evicted_when_buffers_are_needed() {
     let (pipeline, a2) = (pipeline(2, 2), recipe("a2", &[]));
-    let make = |index| receive(&submit(&pipeline, request(&a2, 0, 0, index), requester("a")));
+    let make = |index| receive(&submit(&pipeline, request(&a2, 0, 0, index), for_client("a")));
     drop((make(0), make(1)));
     assert_eq!(pipeline.queue_stats().cache_bytes, 2 * BYTES, "they take all buffers");
     let third = make(2);
@@ -211,7 +245,7 @@ fn cached_microbatches_are_evicted_when_buffers_are_needed() {
     drop(make(3));
     // Both buffers are held here, so evicting them from the cache frees none: the next one waits.
     let fourth = make(3);
-    let fifth = submit(&pipeline, request(&a2, 0, 0, 5), requester("a"));
+    let fifth = submit(&pipeline, request(&a2, 0, 0, 5), for_client("a"));
     while pipeline.buffers().waiting() == 0 || pipeline.queue_stats().cache_bytes > 0 {
         std::thread::yield_now();
     }
@@ -221,16 +255,16 @@ fn cached_microbatches_are_evicted_when_buffers_are_needed() {
     drop(third);
     // A microbatch of another size needs the room of both.
     let twice = recipe("a2", &["microbatches = 4"]);
-    drop(receive(&submit(&pipeline, request(&twice, 0, 0, 0), requester("a"))));
+    drop(receive(&submit(&pipeline, request(&twice, 0, 0, 0), for_client("a"))));
     assert_eq!(pipeline.buffers().bytes_in_use(), 2 * BYTES, "it is cached");
 }
 
 #[test]
 fn a_client_has_at_most_its_bound_of_requests_and_learns_how_long_to_wait() {
     let (pipeline, a2) = (pipeline(8, 0), recipe("a2", &[]));
-    drop(receive(&submit(&pipeline, request(&a2, 0, 0, 0), requester("a"))));
+    drop(receive(&submit(&pipeline, request(&a2, 0, 0, 0), for_client("a"))));
     let held = hold(&pipeline);
-    let bounded = |client: &str| Requester { max_outstanding: 3, ..requester(client) };
+    let bounded = |client: &str| SubmitOptions { max_outstanding: 3, ..for_client(client) };
     let submit_of = |client, index| submit(&pipeline, request(&a2, 0, 1, index), bounded(client));
     let mut answers: Vec<Answer> = (0..3).map(|index| submit_of("a", index)).collect();
     let refused = pipeline.submit(request(&a2, 0, 1, 3), bounded("a"), |_| unreachable!());
@@ -252,7 +286,7 @@ fn a_client_with_many_jobs_and_one_with_a_single_job_get_equal_shares() {
         request.name.seed = seed;
         let answered = Arc::clone(&answered);
         let done = move |_| answered.lock().unwrap().push(client);
-        pipeline.submit(request, requester(client), done).unwrap();
+        pipeline.submit(request, for_client(client), done).unwrap();
     };
     for seed in 0..32 {
         (0..8).for_each(|number| submit("many", seed, number));

@@ -162,6 +162,19 @@ async fn errors_for_bad_requests_say_what_is_wrong() {
     assert!(error.contains("step 3"), "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recipe_that_would_overflow_the_stack_is_refused() {
+    let server = Server::start(1).await;
+    let client = client(&[&server]);
+    // 80 tables for each of 41 keys, one inside of the other.
+    let key = ["a"; 80].join(".");
+    let deep = format!("{key} = {}1{}", format!("{{{key} = ").repeat(40), "}".repeat(40));
+    let error = client.describe(&job("a2", &[&deep])).await.unwrap_err().to_string();
+    assert!(error.contains("expected at most 512"), "{error}");
+    client.describe(&job("a2", &[])).await.unwrap();
+    server.stop().await;
+}
+
 async fn load(servers: &[&Server], trainers: u32, base: &str, set: &[&str]) -> Report {
     let endpoints = servers.iter().map(|server| server.endpoint());
     let client = Options::new(endpoints);

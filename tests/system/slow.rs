@@ -4,8 +4,7 @@
 //! trainer reads in each half of the test, and `FOREBAY_SLOW_PIXELS` the width and height of the images. A
 //! microbatch has 16 images, and the server has thirteen buffers.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +12,9 @@ use std::time::{Duration, Instant};
 use forebay_client::{Client, Cursor, End, Job, Microbatches, Options, Rank};
 use forebay_proto::v1::{self, StreamRequest};
 use forebay_tests::HANG;
+use forebay_tests::process::ServerProcess;
 use forebay_tests::world::WORLD;
+
 use prost::Message as _;
 use tokio::time::timeout;
 
@@ -42,48 +43,30 @@ impl Size {
     }
 }
 
-/// Bytes per second that a slow reader takes: a microbatch of images of 224 x 224 in 19 seconds.
+/// Bytes per second that a slow reader takes at most: a microbatch of images of 224 x 224 in 19 seconds.
 const RATE: f64 = 128e3;
 
-struct Process {
-    child: Child,
-    address: String,
-}
+/// A slow reader is at least this many times slower than the trainer alone, so that the figures mean the
+/// same on a busy machine.
+const SLOWER: f64 = 100.0;
 
-impl Process {
-    fn start(size: Size) -> Self {
-        let dataset = format!("train={}", WORLD.train().display());
-        let buffers = size.buffer_bytes().to_string();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_quickstart"))
-            .args(["forebay", "serve", "--listen", "127.0.0.1:0", "--dataset", &dataset])
-            .args(["--buffer-bytes", &buffers, "--share-bytes", "8MiB", "--slow-after", "1s"])
-            .args(["--max-streams", "1024"])
-            .env("RUST_LOG", "warn")
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let line = BufReader::new(child.stdout.take().unwrap()).lines().next().unwrap().unwrap();
-        let address = line.strip_prefix("listening on ").unwrap().to_owned();
-        Self { child, address }
-    }
-
-    /// Resident memory in bytes.
-    fn memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
+fn start(size: Size) -> ServerProcess {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quickstart"));
+    command.arg("forebay").env("RUST_LOG", "warn");
+    let dataset = format!("train={}", WORLD.train().display());
+    let buffers = size.buffer_bytes().to_string();
+    let limits = ["--share-bytes", "8MiB", "--slow-after", "1s", "--max-streams", "1024"];
+    let own = ["--dataset", &dataset, "--buffer-bytes", &buffers];
+    ServerProcess::start(&mut command, None, &[&own[..], &limits].concat())
 }
 
 /// Reads a job of its own slowly, and connects again when the server ends the stream.
-async fn read_slowly(address: String, size: Size, seed: u64, received: Arc<AtomicU64>) {
+async fn read_slowly(
+    address: String,
+    size: Size,
+    (seed, rate): (u64, f64),
+    received: Arc<AtomicU64>,
+) {
     let job = v1::Job {
         dataset: "train".into(),
         recipe: Some(v1::Recipe { name: "a3".into(), set: size.set(), ..v1::Recipe::default() }),
@@ -94,18 +77,18 @@ async fn read_slowly(address: String, size: Size, seed: u64, received: Arc<Atomi
     while let Ok(mut raw) = Raw::open(&address).await {
         raw.call("Stream", &request.encode_to_vec()).await.unwrap();
         // An error means that the server closed the connection.
-        raw.read_slowly(RATE, &received).await.ok();
+        raw.read_slowly(rate, &received).await.ok();
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
 /// Reads microbatches as a fast trainer. Returns images per second, and the peak memory of the server.
-async fn train(stream: &mut Microbatches, server: &Process, microbatches: u64) -> (f64, u64) {
+async fn train(stream: &mut Microbatches, server: &ServerProcess, microbatches: u64) -> (f64, u64) {
     let (begin, mut memory) = (Instant::now(), 0);
     for _ in 0..microbatches {
         let next = timeout(HANG, stream.next()).await.expect("slow readers stop the trainer");
         next.unwrap().unwrap();
-        memory = memory.max(server.memory());
+        memory = memory.max(server.memory().resident);
     }
     ((microbatches * IMAGES) as f64 / begin.elapsed().as_secs_f64(), memory)
 }
@@ -119,16 +102,18 @@ async fn slow_readers_hold_bounded_memory_and_a_fast_one_gets_its_share() {
     let readers = number("FOREBAY_SLOW_READERS", 24);
     let microbatches = number("FOREBAY_SLOW_MICROBATCHES", 40);
     let size = Size(number("FOREBAY_SLOW_PIXELS", 224));
-    let server = Process::start(size);
-    let client = Client::connect(Options::new([format!("http://{}", server.address)])).unwrap();
+    let server = start(size);
+    let client = Client::connect(Options::new([server.address()])).unwrap();
     let job = Job { set: size.set(), seed: 5, ..Job::new("train", "a3") };
     let end = End::Steps(1 << 20);
     let mut stream = client.stream(&job, Cursor::default(), end, Rank::SINGLE).await.unwrap();
     let (alone, _) = train(&mut stream, &server, microbatches / 2).await;
 
     let received = Arc::new(AtomicU64::new(0));
+    let bytes_per_s = alone * size.microbatch_bytes() as f64 / IMAGES as f64;
+    let rate = RATE.min(bytes_per_s / SLOWER);
     let slow =
-        |reader| read_slowly(server.address.clone(), size, 100 + reader, Arc::clone(&received));
+        |reader| read_slowly(server.address(), size, (100 + reader, rate), Arc::clone(&received));
     let slow: Vec<_> = (0..readers).map(|reader| tokio::spawn(slow(reader))).collect();
     let (_, early) = train(&mut stream, &server, microbatches).await;
     let (with_slow, late) = train(&mut stream, &server, microbatches).await;

@@ -3,9 +3,9 @@
 use forebay::gpu::Gpu;
 use forebay_trainer::testing::compare_operations;
 use forebay_trainer::{
-    Architecture, BUCKET_LEN, Backend, BackendConfig, Block, CpuBackend, CudaBackend, CudaConfig,
-    Cursor, Error, Flow, Graph, Pixels, Precision, ProcessGroup, Rank, Stem, StepReport,
-    TrainConfig, TrainState, initial_state, train,
+    Architecture, BUCKET_LEN, Backend, BackendConfig, Block, CudaBackend, CudaConfig, Cursor,
+    Error, Flow, Graph, Pixels, Precision, ProcessGroup, Rank, Stem, StepReport, TrainConfig,
+    TrainDevice, TrainState, initial_state, train,
 };
 use libtest_mimic::Trial;
 
@@ -73,14 +73,14 @@ fn one(device: u32) -> CudaBackend {
     gpu(device, Precision::Bf16, Rank::SINGLE, BUCKET_LEN)
 }
 
-fn cpu() -> CpuBackend<f32> {
-    let mut cpu = CpuBackend::new(backend_config("resnet20"));
+fn cpu() -> Box<dyn Backend> {
+    let mut cpu = TrainDevice::Cpu.open(backend_config("resnet20"), Rank::SINGLE).unwrap();
     cpu.load(&initial_state(&graph("resnet20"), 3)).unwrap();
     cpu
 }
 
 /// Trains at most `max` steps from a cursor, and pauses after each of them or only at the end.
-fn train_steps<B: Backend>(
+fn train_steps<B: Backend + ?Sized>(
     backend: &mut B,
     training: &TrainConfig,
     from: Cursor,
@@ -106,7 +106,7 @@ fn train_steps<B: Backend>(
     Ok((cursor, (reports, backend.state()?)))
 }
 
-fn whole<B: Backend>(backend: &mut B, training: &TrainConfig) -> Trained {
+fn whole<B: Backend + ?Sized>(backend: &mut B, training: &TrainConfig) -> Trained {
     train_steps(backend, training, Cursor::default(), 99, false).unwrap().1
 }
 
@@ -138,7 +138,7 @@ fn layers(device: u32) {
 
 fn losses_follow_the_cpu(device: u32) {
     let training = settings(2, 5);
-    let (wanted, _) = whole(&mut cpu(), &training);
+    let (wanted, _) = whole(&mut *cpu(), &training);
     assert_eq!(wanted.len(), 10);
     assert!(wanted[9].loss < 0.9 * wanted[0].loss, "the loss does not fall: {wanted:?}");
     for (number, limit) in [(Precision::F32, 1e-3), (Precision::Bf16, 0.02)] {

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::{ArgAction, CommandFactory as _, Parser, ValueEnum};
 use forebay_client::{ClientFlags, Cursor, DType, Job, Layout, RecipeRef};
-use forebay_loadtest::{Options, Pace, Phase, Slo, Spawn, StepTime};
-use forebay_types::settings::{boolean, duration};
+use forebay_loadtest::{Options, Pace, Phase, Slo, Spawn, StepTime, Steps, Trainers};
+use forebay_types::settings::{
+    AnyNumber, NonZeroTimeSpan, Number, boolean, duration, non_negative, positive,
+};
 
 /// Load forebay servers with virtual trainers, and check what they receive.
 ///
@@ -20,8 +22,9 @@ use forebay_types::settings::{boolean, duration};
 /// (256MiB).
 ///
 /// Exit codes: 0 no violations; 1 something was lost, repeated, reordered or wrong; 2 invalid
-/// arguments; 3 an objective (--slo-...) was missed; 4 the test could not be run; 130 interrupted
-/// before it began, or twice.
+/// arguments; 3 an objective (--slo-...) was missed; 4 the test could not be run; 130 or 143 stopped by
+/// SIGINT or SIGTERM before it began, or by a second signal. The first signal ends the test within a
+/// second, with a report of what was received.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub(crate) struct Arguments {
@@ -50,21 +53,21 @@ pub(crate) struct Arguments {
     /// Change a field of the recipe, such as `batch = 32`. May be given several times.
     #[arg(long, help_heading = "Job", value_name = "FIELD=VALUE")]
     set: Vec<String>,
-    /// Change the samples per step of the recipe; at least 1.
-    #[arg(long, help_heading = "Job", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    batch: Option<u32>,
-    /// Change the microbatches per step of the recipe; at least 1.
-    #[arg(long, help_heading = "Job", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    microbatches: Option<u32>,
+    /// Change the samples per step of the recipe, 1 to 1048576.
+    #[arg(long, help_heading = "Job", value_name = "N")]
+    batch: Option<Number<1, 1_048_576>>,
+    /// Change the microbatches per step of the recipe, 1 to 1024.
+    #[arg(long, help_heading = "Job", value_name = "N")]
+    microbatches: Option<Number<1, 1024>>,
     /// Seed of the job, and of the choice and times of kills.
-    #[arg(long, help_heading = "Job", env = "FOREBAY_SEED", default_value_t = 0)]
-    seed: u64,
+    #[arg(long, help_heading = "Job", env = "FOREBAY_SEED", default_value = "0")]
+    seed: AnyNumber,
     /// First epoch, counted from 0.
-    #[arg(long, help_heading = "Job", env = "FOREBAY_EPOCH", default_value_t = 0)]
-    epoch: u64,
+    #[arg(long, help_heading = "Job", env = "FOREBAY_EPOCH", default_value = "0")]
+    epoch: AnyNumber,
     /// First step of that epoch, counted from 0.
-    #[arg(long, help_heading = "Job", env = "FOREBAY_STEP", default_value_t = 0)]
-    step: u64,
+    #[arg(long, help_heading = "Job", env = "FOREBAY_STEP", default_value = "0")]
+    step: AnyNumber,
     /// Type of the pixels: u8, f16, bf16 or f32.
     #[arg(long, help_heading = "Job", env = "FOREBAY_DTYPE", default_value_t = DType::U8)]
     dtype: DType,
@@ -72,19 +75,19 @@ pub(crate) struct Arguments {
     #[arg(long, help_heading = "Job", env = "FOREBAY_LAYOUT", default_value_t = Layout::Nhwc)]
     layout: Layout,
 
-    /// Number of trainers of a world; at least 1.
-    #[arg(long, help_heading = "Load", env = "FOREBAY_TRAINERS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    trainers: u32,
-    /// Number of steps to read; at least 1.
-    #[arg(long, help_heading = "Load", env = "FOREBAY_STEPS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
-    steps: u64,
+    /// Number of trainers of a world, 1 to 1024.
+    #[arg(long, help_heading = "Load", env = "FOREBAY_TRAINERS", default_value = "1")]
+    trainers: Trainers,
+    /// Number of steps to read, 1 to 10^12.
+    #[arg(long, help_heading = "Load", env = "FOREBAY_STEPS", default_value = "10")]
+    steps: Steps,
     /// Phases to run one after another, instead of --trainers and --steps. A phase is
     /// `TRAINERSxTIME` or `TRAINERSxSTEPS`, as in 2x30s,8x100, and ends at the end of a step.
     #[arg(long, help_heading = "Load", env = "FOREBAY_PLAN", value_delimiter = ',', value_name = "PHASES", conflicts_with_all = ["trainers", "steps"])]
     plan: Vec<Phase>,
-    /// Number of worlds, each of which reads everything; at least 1.
-    #[arg(long, help_heading = "Load", env = "FOREBAY_JOBS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    jobs: u32,
+    /// Number of worlds, each of which reads everything, 1 to 10000.
+    #[arg(long, help_heading = "Load", env = "FOREBAY_JOBS", default_value = "1")]
+    jobs: Number<1, 10_000>,
     /// Time that a trainer computes on each microbatch, as a GPU would. 300ms~10% is 270 to 330 ms. The
     /// time in which the trainer is idle counts as its wait.
     #[arg(
@@ -98,25 +101,25 @@ pub(crate) struct Arguments {
     /// Images per second that all trainers together request by the clock, however late the responses
     /// are; more than 0. A wait begins when the microbatch is due, so a stall counts for every
     /// microbatch that it delays. This avoids coordinated omission.
-    #[arg(long, help_heading = "Load", env = "FOREBAY_RATE", value_name = "IMAGES/S")]
+    #[arg(long, help_heading = "Load", env = "FOREBAY_RATE", value_name = "IMAGES/S", value_parser = positive)]
     rate: Option<f64>,
-    /// Number of additional readers that take one microbatch every 2 s. What they receive is checked,
+    /// Number of additional readers that take one microbatch every 2 s, at most 10000. What they receive is checked,
     /// too.
     #[arg(
         long,
         help_heading = "Load",
         env = "FOREBAY_SLOW_READERS",
         value_name = "N",
-        default_value_t = 0
+        default_value = "0"
     )]
-    slow_readers: u32,
+    slow_readers: Number<0, 10_000>,
     /// Interval at which all trainers drop their connections and make new ones; more than 0.
-    #[arg(long, help_heading = "Load", env = "FOREBAY_RECONNECT_EVERY", value_name = "TIME", value_parser = duration)]
-    reconnect_every: Option<Duration>,
+    #[arg(long, help_heading = "Load", env = "FOREBAY_RECONNECT_EVERY", value_name = "TIME")]
+    reconnect_every: Option<NonZeroTimeSpan>,
 
-    /// Start N servers for --dataset NAME=PATH, and stop them after the test; at least 1.
-    #[arg(long, help_heading = "Chaos", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    spawn: Option<u16>,
+    /// Start N servers for --dataset NAME=PATH, and stop them after the test; 1 to 1024.
+    #[arg(long, help_heading = "Chaos", value_name = "N")]
+    spawn: Option<Number<1, 1024>>,
     /// Server program to start.
     #[arg(long, help_heading = "Chaos", value_name = "PATH", default_value = "forebay")]
     forebay: PathBuf,
@@ -130,10 +133,10 @@ pub(crate) struct Arguments {
     )]
     serve: Vec<OsString>,
     /// Mean interval at which one of the started servers is killed with SIGKILL and restarted; more than
-    /// 0. At the end everything is read again from one server without faults, and all digests are
+    /// 0. A kill waits until every trainer has received something since the one before. At the end everything is read again from one server without faults, and all digests are
     /// compared.
-    #[arg(long, help_heading = "Chaos", value_name = "TIME", value_parser = duration, requires = "spawn")]
-    kill_every: Option<Duration>,
+    #[arg(long, help_heading = "Chaos", value_name = "TIME", requires = "spawn")]
+    kill_every: Option<NonZeroTimeSpan>,
 
     /// Check to make in addition to names, order and digests.
     #[arg(long, help_heading = "Report", env = "FOREBAY_CHECK", value_enum, default_value_t = Check::Coverage)]
@@ -154,7 +157,7 @@ pub(crate) struct Arguments {
     metrics: Vec<String>,
     /// Price of one core for one hour, from which the report computes the cost of a million images; at
     /// least 0.
-    #[arg(long, help_heading = "Report", env = "FOREBAY_CORE_HOUR_PRICE", value_name = "PRICE")]
+    #[arg(long, help_heading = "Report", env = "FOREBAY_CORE_HOUR_PRICE", value_name = "PRICE", value_parser = non_negative)]
     core_hour_price: Option<f64>,
     /// Write report.html, report.json and intervals.csv into this folder.
     #[arg(long, help_heading = "Report", env = "FOREBAY_REPORT", value_name = "DIR")]
@@ -170,7 +173,8 @@ pub(crate) struct Arguments {
         long,
         help_heading = "Report",
         env = "FOREBAY_SLO_IMAGES_PER_SECOND",
-        value_name = "IMAGES/S"
+        value_name = "IMAGES/S",
+        value_parser = non_negative
     )]
     slo_images_per_second: Option<f64>,
     /// Objective: at most this many microbatches are lost, repeated, reordered or wrong.
@@ -179,9 +183,9 @@ pub(crate) struct Arguments {
         help_heading = "Report",
         env = "FOREBAY_SLO_VIOLATIONS",
         value_name = "N",
-        default_value_t = 0
+        default_value = "0"
     )]
-    pub(crate) slo_violations: u64,
+    pub(crate) slo_violations: AnyNumber,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -204,60 +208,41 @@ impl Arguments {
             coverage || (self.digests.is_none() && self.kill_every.is_none()),
             "--digests and --kill-every need --check coverage"
         );
-        for (flag, interval) in
-            [("--reconnect-every", self.reconnect_every), ("--kill-every", self.kill_every)]
-        {
-            let is_positive = interval.is_none_or(|interval| !interval.is_zero());
-            ensure!(
-                is_positive,
-                "invalid value 0 for {flag}: expected a duration above 0, such as 5s"
-            );
-        }
-        if let Some(price) = self.core_hour_price {
-            let is_valid = price.is_finite() && price >= 0.0;
-            ensure!(is_valid, "invalid value {price} for --core-hour-price: expected at least 0");
-        }
         let spawn = self.spawn()?;
         ensure!(
             spawn.is_some() || !self.client.endpoint.is_empty(),
             "no server: set --endpoint (or FOREBAY_ENDPOINT) to http://host:port, or start servers by --spawn"
         );
-        let pace = self.pace()?;
-        let recipe = RecipeRef::from_argument(&self.recipe)?;
+        let pace = match (self.rate, self.step_time) {
+            (Some(rate), _) => Pace::Rate(rate),
+            (None, step_time) => step_time.map_or(Pace::Free, Pace::Step),
+        };
+        let recipe = RecipeRef::from_name_or_path(&self.recipe)?;
         let mut client = self.client.options();
         client.format.dtype = self.dtype;
         client.format.layout = self.layout;
-        let number = |field, value: Option<u32>| value.map(|value| format!("{field} = {value}"));
-        let numbers = [number("batch", self.batch), number("microbatches", self.microbatches)];
-        let set = self.set.into_iter().chain(numbers.into_iter().flatten()).collect();
+        let batch = self.batch.map(|number| format!("batch = {number}"));
+        let microbatches = self.microbatches.map(|number| format!("microbatches = {number}"));
+        let set = self.set.into_iter().chain(batch).chain(microbatches).collect();
         let dataset = self.dataset.split_once('=').filter(|_| spawn.is_some());
         let dataset = dataset.map_or(self.dataset.as_str(), |(name, _)| name);
-        let job = Job { recipe, set, seed: self.seed, ..Job::new(dataset, "") };
+        let job = Job { recipe, set, seed: self.seed.get(), ..Job::new(dataset, "") };
         Ok(Options {
-            from: Cursor { epoch: self.epoch, step: self.step },
-            trainers: self.trainers,
+            from: Cursor { epoch: self.epoch.get(), step: self.step.get() },
+            trainers: self.trainers.as_u32(),
             plan: self.plan,
-            jobs: self.jobs,
+            jobs: self.jobs.as_u32(),
             pace,
-            slow_readers: self.slow_readers,
-            reconnect_every: self.reconnect_every,
+            slow_readers: self.slow_readers.as_u32(),
+            reconnect_every: self.reconnect_every.map(NonZeroTimeSpan::get),
             spawn,
             metrics: self.metrics,
             digests: self.digests,
             core_hour_price: self.core_hour_price,
             coverage,
             progress: true,
-            ..Options::new(client, job, self.steps)
+            ..Options::new(client, job, self.steps.get())
         })
-    }
-
-    fn pace(&self) -> anyhow::Result<Pace> {
-        let Some(rate) = self.rate else {
-            return Ok(self.step_time.map_or(Pace::Free, Pace::Step));
-        };
-        let is_valid = rate > 0.0 && rate.is_finite();
-        ensure!(is_valid, "invalid value {rate} for --rate: expected a number above 0");
-        Ok(Pace::Rate(rate))
     }
 
     fn spawn(&self) -> anyhow::Result<Option<Spawn>> {
@@ -268,19 +253,35 @@ impl Arguments {
             .context("--spawn needs the path of the dataset: expected --dataset NAME=PATH")?;
         let dataset = ["--dataset".into(), self.dataset.clone().into()];
         Ok(Some(Spawn {
-            servers: servers.into(),
+            servers: servers.count(),
             forebay: self.forebay.clone(),
             before: Vec::new(),
             arguments: dataset.into_iter().chain(self.serve.iter().cloned()).collect(),
-            kill_every: self.kill_every,
-            seed: self.seed,
+            hidden_variables: own_variables(),
+            kill_every: self.kill_every.map(NonZeroTimeSpan::get),
+            seed: self.seed.get(),
         }))
     }
 }
 
+/// The environment variables of this command. Some, such as `FOREBAY_TOKEN_FILE`, mean something else to a server.
+fn own_variables() -> Vec<OsString> {
+    let command = Arguments::command();
+    command.get_arguments().filter_map(|argument| argument.get_env()).map(OsString::from).collect()
+}
+
+#[cfg(test)]
+#[path = "../../../tests/src/walk.rs"]
+mod walk;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_flag_accepts_the_ends_of_its_range_or_says_what_it_expects() {
+        walk::every_flag(Arguments::command());
+    }
 
     fn options(arguments: &[&str]) -> anyhow::Result<Options> {
         Arguments::try_parse_from(["forebay-loadtest"].iter().chain(arguments))?.options()
@@ -308,10 +309,7 @@ mod tests {
             let all: Vec<_> = ["--endpoint", "a:1"].iter().chain(arguments).copied().collect();
             options(&all).unwrap_err().to_string()
         };
-        assert_eq!(
-            refused(&["--rate", "0"]),
-            "invalid value 0 for --rate: expected a number above 0"
-        );
+        assert!(refused(&["--rate", "0"]).contains("expected a number above 0"));
         assert!(refused(&["--kill-every", "0", "--spawn", "1"]).contains("--kill-every"));
         assert!(refused(&["--spawn", "1"]).contains("--dataset NAME=PATH"));
         assert!(refused(&["--core-hour-price=-1"]).contains("at least 0"));

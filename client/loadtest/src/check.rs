@@ -23,6 +23,9 @@ pub(crate) fn digest(microbatch: &Microbatch) -> u64 {
 /// Digests of microbatches, by name.
 pub(crate) type Digests = BTreeMap<MicrobatchName, u64>;
 
+/// How often records were received.
+type Counts = BTreeMap<u64, u32>;
+
 /// The microbatches that each copy of a job received, and how often each record was in them.
 #[derive(Debug)]
 pub(crate) struct Coverage {
@@ -34,7 +37,7 @@ pub(crate) struct Coverage {
     /// For each copy, the digests of what it received.
     received: Vec<Digests>,
     /// For each epoch, how often copy 0 received each record.
-    counts: BTreeMap<u64, Vec<u32>>,
+    counts: BTreeMap<u64, Counts>,
     found: Vec<String>,
     count: u64,
 }
@@ -72,28 +75,25 @@ impl Coverage {
         } else if copy == 0 {
             self.count(microbatch);
         }
-        let classes = self.description.classes.len();
-        let beyond = |label: &&u32| classes > 0 && **label as usize >= classes;
-        if let Some(label) = microbatch.label_a.iter().chain(&microbatch.label_b).find(beyond) {
-            self.violation(format!(
-                "{name} has label {label}, but there are only {classes} classes"
-            ));
-        }
     }
 
     fn count(&mut self, microbatch: &Microbatch) {
-        let all = usize::try_from(self.description.records).unwrap_or(0);
+        let counts = self.counts.entry(microbatch.name.epoch).or_default();
         for record in &microbatch.records {
-            let counts = self.counts.entry(microbatch.name.epoch).or_insert_with(|| vec![0; all]);
-            if let Some(count) =
-                usize::try_from(*record).ok().and_then(|record| counts.get_mut(record))
-            {
-                *count += 1;
-            } else {
-                let name = microbatch.name;
-                self.violation(format!(
-                    "{name} has record {record}, but there are only {all} records"
-                ));
+            *counts.entry(*record).or_default() += 1;
+        }
+    }
+
+    /// Leaves out what was received of steps that were not read to their end. `steps` is how many steps
+    /// each copy has read.
+    pub(crate) fn leave_out_unfinished(&mut self, steps: &[u64]) {
+        for (copy, (received, steps)) in self.received.iter_mut().zip(steps).enumerate() {
+            let end = self.from.after(*steps, self.description.steps_per_epoch);
+            let all = received.len();
+            received.retain(|name, _| name.cursor() < end);
+            if copy == 0 && received.len() < all {
+                // A part of a step has some of the repeats of a record.
+                self.counts.remove(&end.epoch);
             }
         }
     }
@@ -181,14 +181,12 @@ impl Coverage {
     /// Checks how often an epoch had each record. With R repeats, records appear R times or not at all,
     /// except for one that is cut off at the first position and one at the last. The successor of a bad
     /// record also appears in its place.
-    fn check_records(&mut self, epoch: u64, counts: &[u32]) {
+    fn check_records(&mut self, epoch: u64, counts: &Counts) {
         let Some(repeats) = most_common(counts) else { return };
-        let odd: Vec<usize> =
-            (0..counts.len()).filter(|at| counts[*at] != 0 && counts[*at] != repeats).collect();
-        let allowed = 2 + self.description.bad_records;
-        if odd.len() as u64 > if repeats == 1 { self.description.bad_records } else { allowed } {
-            let (first, count) = (odd[0], counts[odd[0]]);
-            let many = odd.len();
+        let odd = || counts.iter().filter(|(_, count)| **count != repeats);
+        let many = odd().count() as u64;
+        let allowed = self.description.bad_records.saturating_add(if repeats == 1 { 0 } else { 2 });
+        if let Some((first, count)) = odd().next().filter(|_| many > allowed) {
             self.violation(format!(
                 "epoch {epoch}: {many} records were not received {repeats} times, such as record {first}, \
                  received {count} times"
@@ -206,9 +204,9 @@ impl Coverage {
 }
 
 /// The most frequent number of times that a record was received.
-fn most_common(counts: &[u32]) -> Option<u32> {
+fn most_common(counts: &Counts) -> Option<u32> {
     let mut records: BTreeMap<u32, usize> = BTreeMap::new();
-    for count in counts.iter().filter(|count| **count > 0) {
+    for count in counts.values() {
         *records.entry(*count).or_default() += 1;
     }
     records.into_iter().max_by_key(|(_, records)| *records).map(|(count, _)| count)

@@ -1,9 +1,11 @@
 //! The digests of an undisturbed run, from a server without faults or from a file.
 
 use std::fmt::Write as _;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use forebay_client::{Client, Cursor, Description, End, Job, MicrobatchName, Rank};
+use forebay_types::file;
 use indicatif::ProgressBar;
 
 use crate::check::{Digests, digest};
@@ -19,7 +21,10 @@ pub(crate) async fn read(
     (bar, interrupt): (&ProgressBar, &Interrupt),
 ) -> Result<Digests, forebay_client::Error> {
     let mut digests = Digests::new();
-    let mut stream = client.stream(job, from, End::Steps(steps), Rank::SINGLE).await?;
+    let mut stream = tokio::select! {
+        stream = client.stream(job, from, End::Steps(steps), Rank::SINGLE) => stream?,
+        () = interrupt.wait() => return Ok(digests),
+    };
     loop {
         let microbatch = tokio::select! {
             microbatch = stream.next() => microbatch,
@@ -37,15 +42,18 @@ fn heading(job: &Job, description: &Description) -> String {
     format!("# dataset {dataset_digest}, recipe {recipe_digest}, seed {}", job.seed)
 }
 
+/// Largest file of digests: ten million of them.
+const MAX_FILE: u64 = 1 << 30;
+
 /// Reads the digests of a file; `None` if it does not exist.
 pub(crate) fn load(
     file: &Path,
     job: &Job,
     description: &Description,
 ) -> Result<Option<Digests>, Error> {
-    let text = match std::fs::read_to_string(file) {
+    let text = match file::read_to_string(file, MAX_FILE) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound && has_folder(file) => return Ok(None),
         Err(error) => return Err(Error::file(file, &error)),
     };
     let mut lines = text.lines();
@@ -63,6 +71,11 @@ pub(crate) fn load(
     digests.map(Some).ok_or_else(|| {
         Error::file(file, &"contains an invalid line: expected epoch, step, microbatch and digest; remove the file")
     })
+}
+
+/// Whether a file can be created as far as its folder is concerned: better known before a run than after it.
+fn has_folder(file: &Path) -> bool {
+    file.parent().is_none_or(|folder| folder.as_os_str().is_empty() || folder.is_dir())
 }
 
 fn parse(line: &str, seed: u64) -> Option<(MicrobatchName, u64)> {

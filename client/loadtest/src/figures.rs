@@ -1,10 +1,11 @@
 //! The figures that reports are made of.
 
 use std::fmt;
+use std::time::Duration;
 
 use forebay_client::Timings;
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 /// Quantiles of waits in milliseconds.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
@@ -26,38 +27,24 @@ pub struct WaitMs {
 pub struct ServerCost {
     /// CPU seconds of all servers.
     pub cpu_seconds: f64,
-    /// CPU time per received image.
+    /// Images that the servers sent. Trainers may not have taken the last of them, or received some twice.
+    pub images_sent: u64,
+    /// CPU time per image sent.
     pub cpu_ms_per_image: f64,
     /// Cost of a million images, if the price of a core is known.
     pub per_million_images: Option<f64>,
 }
 
-/// The servers' time by stage. `queue` and `make` are wall time, the others are CPU time.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct StageTimes {
-    /// Waiting for a buffer and for workers.
-    pub queue: f64,
-    /// From the start of the first worker to the end of the last one.
-    pub make: f64,
-    /// Reading records.
-    pub read: f64,
-    /// Decoding.
-    pub decode: f64,
-    /// Cropping and resizing.
-    pub resize: f64,
-    /// Flip and augmentation.
-    pub augment: f64,
-    /// Mixing and normalizing.
-    pub mix: f64,
-    /// Hashing the payload.
-    pub digest: f64,
-}
+/// The servers' time per image by stage, in milliseconds: wall time of `queue` and `make`, CPU time of the
+/// other stages.
+#[derive(Clone, Debug, Default)]
+pub struct StageMs(pub Vec<(&'static str, f64)>);
 
 impl ServerCost {
-    pub(crate) fn new(cpu_seconds: f64, images: u64, core_hour_price: Option<f64>) -> Self {
-        let per_image = cpu_seconds / images.max(1) as f64;
+    pub(crate) fn new(cpu_seconds: f64, images_sent: u64, core_hour_price: Option<f64>) -> Self {
+        let per_image = cpu_seconds / images_sent.max(1) as f64;
         let per_million_images = core_hour_price.map(|price| per_image * 1e6 / 3600.0 * price);
-        Self { cpu_seconds, cpu_ms_per_image: per_image * 1e3, per_million_images }
+        Self { cpu_seconds, images_sent, cpu_ms_per_image: per_image * 1e3, per_million_images }
     }
 }
 
@@ -79,52 +66,18 @@ impl fmt::Display for WaitMs {
     }
 }
 
-impl StageTimes {
-    pub(crate) fn of(timings: &Timings) -> Self {
-        Self {
-            queue: timings.queue as f64,
-            make: timings.make as f64,
-            read: timings.read as f64,
-            decode: timings.decode as f64,
-            resize: timings.resize as f64,
-            augment: timings.augment as f64,
-            mix: timings.mix as f64,
-            digest: timings.digest as f64,
-        }
+impl StageMs {
+    /// The times of a number of images, per image.
+    pub(crate) fn new(sum: &Timings, images: u64) -> Self {
+        let per_image = |time: Duration| time.as_secs_f64() * 1e3 / images.max(1) as f64;
+        Self(sum.named().map(|(name, time)| (name, per_image(time))).collect())
     }
+}
 
-    /// The stages with their names.
-    pub fn stages(&self) -> [(&'static str, f64); 8] {
-        let Self { queue, make, read, decode, resize, augment, mix, digest } = *self;
-        [
-            ("queue (wall)", queue),
-            ("make (wall)", make),
-            ("read", read),
-            ("decode", decode),
-            ("resize", resize),
-            ("augment", augment),
-            ("mix", mix),
-            ("digest", digest),
-        ]
-    }
-
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.queue += other.queue;
-        self.make += other.make;
-        self.read += other.read;
-        self.decode += other.decode;
-        self.resize += other.resize;
-        self.augment += other.augment;
-        self.mix += other.mix;
-        self.digest += other.digest;
-    }
-
-    pub(crate) fn scaled(mut self, by: f64) -> Self {
-        let Self { queue, make, read, decode, resize, augment, mix, digest } = &mut self;
-        for time in [queue, make, read, decode, resize, augment, mix, digest] {
-            *time *= by;
-        }
-        self
+/// A map, in the order of the stages.
+impl Serialize for StageMs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().copied())
     }
 }
 
@@ -149,5 +102,13 @@ mod tests {
         assert!((cost.cpu_ms_per_image - 0.6).abs() < 1e-12);
         // 600 core seconds are a sixth of an hour.
         assert!((cost.per_million_images.unwrap() - 0.05 / 6.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn stages_are_milliseconds_per_image_in_pipeline_order() {
+        let queue = Duration::from_millis(30);
+        let sum = Timings { queue, ..Timings::default() };
+        let json = serde_json::to_string(&StageMs::new(&sum, 20)).unwrap();
+        assert!(json.starts_with(r#"{"queue":1.5,"make":0.0,"read":0.0,"#), "{json}");
     }
 }

@@ -68,6 +68,14 @@ impl Gate {
         self.progress.send_modify(|progress| progress.ended = true);
     }
 
+    /// Ends the phase, because a trainer left in the middle of a step, which then counts as not begun.
+    pub(crate) fn leave_unfinished(&self, step: u64) {
+        self.progress.send_modify(|progress| {
+            progress.ended = true;
+            progress.begun = progress.begun.min(step);
+        });
+    }
+
     /// The first step of the next phase, once all trainers have left.
     pub(crate) fn end(&self) -> u64 {
         self.progress.borrow().begun
@@ -76,7 +84,7 @@ impl Gate {
     /// Largest number of steps that a stream from this step on can have.
     pub(crate) fn steps_from(&self, step: u64) -> u64 {
         match self.length {
-            Length::Steps(steps) => (self.first + steps).saturating_sub(step),
+            Length::Steps(steps) => self.first.saturating_add(steps).saturating_sub(step),
             // Steps that are requested and not read cost nothing.
             Length::Time(_) => u32::MAX.into(),
         }

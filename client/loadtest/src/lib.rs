@@ -25,7 +25,6 @@
 //! # }
 //! ```
 
-mod chart;
 mod check;
 mod digests;
 mod error;
@@ -49,9 +48,9 @@ mod trainer;
 mod watch;
 
 pub use error::Error;
-pub use figures::{ServerCost, StageTimes, WaitMs};
+pub use figures::{ServerCost, StageMs, WaitMs};
 pub use options::Options;
-pub use plan::{Length, Pace, Phase, StepTime};
+pub use plan::{Length, Pace, Phase, StepTime, Steps, Trainers};
 pub use report::{PhaseReport, Report};
 pub use run::run;
 pub use servers::Spawn;

@@ -4,11 +4,13 @@ mod arguments;
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use forebay_loadtest::{Error, Interrupt, Options, Slo};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use forebay_loadtest::{Error, Options, Slo};
+use forebay_types::command::{StopSignal, log_to_stderr, on_stop, print_error};
 
 use crate::arguments::Arguments;
 
@@ -18,8 +20,9 @@ const VIOLATIONS: u8 = 1;
 const INVALID_ARGUMENTS: u8 = 2;
 const OBJECTIVE_MISSED: u8 = 3;
 const NOT_RUN: u8 = 4;
-/// The exit code that shells use for SIGINT.
-const INTERRUPTED: u8 = 130;
+
+/// Time after the first signal in which the run ends and the report is printed.
+const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// The options of the output.
 struct Output {
@@ -31,47 +34,57 @@ struct Output {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(filter.unwrap_or_else(|_unset| "warn".into()))
-        .init();
+    log_to_stderr("warn", false);
     let arguments = Arguments::parse();
     let output = Output {
         json: arguments.json,
         folder: arguments.report.clone(),
         slo: arguments.slo(),
-        allowed_violations: arguments.slo_violations,
+        allowed_violations: arguments.slo_violations.get(),
     };
     let options = match arguments.options() {
         Ok(options) => options,
         Err(error) => {
-            print_error(&error);
+            print_error("forebay-loadtest", &*error);
             return ExitCode::from(INVALID_ARGUMENTS);
         }
     };
-    match run(options, output).await {
+    let stopped = Arc::new(OnceLock::new());
+    match run(options, output, &stopped).await {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            print_error(&error);
-            let is_interrupted = matches!(error.downcast_ref(), Some(Error::Interrupted));
-            ExitCode::from(if is_interrupted { INTERRUPTED } else { NOT_RUN })
+            print_error("forebay-loadtest", &*error);
+            let signal =
+                stopped.get().filter(|_| matches!(error.downcast_ref(), Some(Error::Interrupted)));
+            ExitCode::from(signal.map_or(NOT_RUN, |signal| signal.exit_code()))
         }
     }
 }
 
-async fn run(options: Options, output: Output) -> anyhow::Result<u8> {
-    // Registered before the first request, so that a signal is honored from then on.
-    let signals = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?];
-    tokio::spawn(handle_signals(signals, options.interrupt.clone()));
+/// Runs the load test. The first signal ends it early; it is stored in `stopped`.
+async fn run(
+    options: Options,
+    output: Output,
+    stopped: &Arc<OnceLock<StopSignal>>,
+) -> anyhow::Result<u8> {
+    // Before the first request, so that a signal is honored from then on.
+    let (interrupt, stopped) = (options.interrupt.clone(), Arc::clone(stopped));
+    on_stop(Some(STOP_GRACE), move |signal| {
+        stopped.get_or_init(|| signal);
+        interrupt.set();
+    })?;
+    if let Some(folder) = &output.folder {
+        let cannot = || format!("cannot create the folder of --report, {}", folder.display());
+        std::fs::create_dir_all(folder).with_context(cannot)?;
+    }
     let mut report = forebay_loadtest::run(options).await?;
     report.judge(&output.slo);
     let text =
         if output.json { serde_json::to_string(&report)? + "\n" } else { report.to_string() };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")?;
-    if let Some(folder) = output.folder {
-        report.write(&folder)?;
-    }
+    // Each is written whether or not the other one can be: a test may have taken hours.
+    let printed = std::io::stdout().write_all(text.as_bytes());
+    output.folder.map_or(Ok(()), |folder| report.write(&folder))?;
+    printed.context("cannot write to standard output")?;
     Ok(if report.violation_count > output.allowed_violations {
         VIOLATIONS
     } else if report.slo_missed.is_empty() {
@@ -79,20 +92,4 @@ async fn run(options: Options, output: Output) -> anyhow::Result<u8> {
     } else {
         OBJECTIVE_MISSED
     })
-}
-
-/// Ends the run after the steps in progress at the first signal, and the process at the second one.
-async fn handle_signals([mut sigint, mut sigterm]: [Signal; 2], interrupt: Interrupt) {
-    for is_second in [false, true] {
-        tokio::select! { _ = sigint.recv() => {}, _ = sigterm.recv() => {} }
-        interrupt.set();
-        if is_second {
-            std::process::exit(INTERRUPTED.into());
-        }
-    }
-}
-
-#[expect(clippy::print_stderr, reason = "the one place where the command prints its error")]
-fn print_error(error: &anyhow::Error) {
-    eprintln!("forebay-loadtest: {error:#}");
 }

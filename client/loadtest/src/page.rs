@@ -3,14 +3,15 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::chart::{COLORS, Chart, DARK, Line, PALE, escape};
+use forebay_report::chart::{Axis, COLORS, Chart, INK, Line, MAX_POINTS, Mark, PALE};
+use forebay_report::number::{count, duration};
+use forebay_report::page::{facts, page, pill, section, tiles};
+use maud::{Markup, html};
+
 use crate::error::Error;
 use crate::figures::{ServerCost, WaitMs};
 use crate::report::{PhaseReport, Report};
 use crate::telemetry::{Interval, Kill};
-
-/// Largest number of points of a line. More could not be distinguished.
-const MAX_POINTS: usize = 480;
 
 impl Report {
     /// Writes the files of the run into a folder, which is created if it does not exist.
@@ -64,81 +65,77 @@ impl Report {
 
     /// A self-contained page, without scripts and external files.
     fn html(&self) -> String {
-        let bad = self.violation_count > 0 || !self.slo_missed.is_empty();
-        let (class, verdict) = match (bad, self.violation_count) {
-            (false, _) => ("good", "no violations"),
-            (true, 0) => ("bad", "objectives missed"),
-            (true, _) => ("bad", "something was lost, repeated or wrong"),
+        let verdict = match (self.violation_count, self.slo_missed.len()) {
+            (0, 0) => "no violations",
+            (0, _) => "objectives missed",
+            _ => "something was lost, repeated or wrong",
         };
-        let settings = |name: &str| {
+        let good = self.violation_count == 0 && self.slo_missed.is_empty();
+        let setting = |name: &str| {
             let found = self.settings.iter().find(|(known, _)| *known == name);
-            escape(found.map_or("", |(_, value)| value))
+            found.map_or("", |(_, value)| value)
         };
-        format!(
-            "<!doctype html><html lang=en><meta charset=utf-8>\
-             <meta name=viewport content=\"width=device-width\">\
-             <title>forebay load test</title><style>{}</style>\n\
-             <h1>forebay load test<span class=\"verdict {class}\">{verdict}</span></h1>\
-             <p>{}; {}</p>\n{}{}{}{}\
-             <div class=columns><div><h2>Results</h2>{}</div><div><h2>Settings</h2>{}</div></div></html>\n",
-            include_str!("page.css"),
-            settings("recipe"),
-            settings("plan (trainers x length)"),
-            self.tiles(),
-            self.violation_list(),
-            self.charts(),
-            self.phases_table(),
-            table(self.rows()),
-            table(self.settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone()))),
-        )
+        let problems = || self.violations.iter().chain(&self.slo_missed);
+        let body = html! {
+            header {
+                h1 { "forebay load test" }
+                (pill(good, verdict))
+                small { (setting("recipe")) "; " (setting("plan (trainers x length)")) }
+            }
+            main {
+                (tiles(&self.figures()))
+                @if problems().next().is_some() {
+                    (section("", "Problems", &html! { ul.problems { @for what in problems() { li { (what) } } } }))
+                }
+                @for chart in self.charts() { (section("", "", &chart)) }
+                @if self.phases.len() > 1 { (section("", "Phases", &self.phases_table())) }
+                (section("half", "Results", &facts(&self.rows())))
+                (section("half", "Settings", &facts(&self.settings)))
+            }
+        };
+        page("forebay load test", None, &body)
     }
 
-    fn tiles(&self) -> String {
-        let mut tiles = vec![
-            (format!("{:.0}", self.images_per_s), "images/s".to_owned()),
-            (format!("{:.0} ms", self.wait_ms.p99), "p99 wait for a microbatch".into()),
-            (self.violation_count.to_string(), "microbatches lost, repeated or wrong".into()),
+    /// The most important figures, and what they are.
+    fn figures(&self) -> Vec<(String, String)> {
+        let mut figures = vec![
+            (count(self.images_per_s), "images/s".to_owned()),
+            (duration(self.wait_ms.p99 / 1e3), "p99 wait for a microbatch".into()),
+            (count(self.violation_count as f64), "microbatches lost, repeated or wrong".into()),
         ];
         if let Some(compared) = self.compared {
-            tiles.push((compared.to_string(), "microbatches equal to an undisturbed run".into()));
+            let what = "microbatches equal to an undisturbed run".into();
+            figures.push((count(compared as f64), what));
         }
         if let Some([_, _, median, max]) = self.recoveries() {
-            let (max, kills) = (max / 1e3, self.kills.len());
-            let what = format!("full recovery after a kill; max {max:.1} s of {kills} kills");
-            tiles.push((format!("{median:.0} ms"), what));
+            let (max, kills) = (duration(max / 1e3), self.kills.len());
+            let what = format!("full recovery after a kill; max {max} of {kills} kills");
+            figures.push((duration(median / 1e3), what));
         }
         if let Some(ServerCost { cpu_ms_per_image, per_million_images, .. }) = self.server {
-            tiles.push((format!("{cpu_ms_per_image:.2} ms"), "server CPU per image".into()));
+            figures.push((format!("{cpu_ms_per_image:.2} ms"), "server CPU per image".into()));
             if let Some(cost) = per_million_images {
-                tiles.push((format!("{cost:.4}"), "cost of a million images".into()));
+                figures.push((format!("{cost:.4}"), "cost of a million images".into()));
             }
         }
-        let tile =
-            |(value, what)| format!("<div class=tile><b>{value}</b><span>{what}</span></div>");
-        format!("<div class=tiles>{}</div>\n", tiles.into_iter().map(tile).collect::<String>())
+        figures
     }
 
-    fn violation_list(&self) -> String {
-        let wrong = self.violations.iter().chain(&self.slo_missed);
-        let list: Vec<String> = wrong.map(|what| format!("<li>{}</li>", escape(what))).collect();
-        if list.is_empty() { String::new() } else { format!("<ul>{}</ul>\n", list.concat()) }
-    }
-
-    fn charts(&self) -> String {
+    fn charts(&self) -> [Markup; 3] {
         let end = self.intervals.last().map_or(1.0, |interval| interval.at);
-        let kills: Vec<(f64, String)> = self.kills.iter().map(mark).collect();
+        let kills: Vec<Mark> = self.kills.iter().map(mark).collect();
         let mut begin = 0.0;
         let mut phases = Vec::new();
         for PhaseReport { trainers, seconds, .. } in &self.phases {
-            phases.push((begin, format!("{trainers} trainers")));
+            phases.push(Mark { at: begin, text: format!("{trainers} trainers") });
             begin += seconds;
         }
-        let chart = |title, unit, lines, log| {
-            Chart { title, unit, lines, end, kills: &kills, phases: &phases, log }.draw()
+        let chart = |title, unit, lines, axis| {
+            let (parts, events, event_name) = (&phases[..], &kills[..], "kill -9");
+            Chart { title, unit, lines, axis, end, end_unit: "s", parts, events, event_name }.draw()
         };
-        let images = self.line("all trainers", DARK, sum_rate);
         let mut rates = self.of_servers(|i, at| Some(i.servers[at]?.images / i.seconds));
-        rates.push(images);
+        rates.push(self.line("all trainers", INK, sum_rate));
         let waits = vec![
             self.line("max", PALE, |of| max(of, |i| Some(i.wait_ms?.max))),
             self.line("p99", COLORS[1], |of| max(of, |i| Some(i.wait_ms?.p99))),
@@ -146,13 +143,12 @@ impl Report {
         ];
         let mib = |bytes: f64| bytes / f64::from(1 << 20);
         let mut memory = self.of_servers(|i, at| Some(mib(i.servers[at]?.rss_bytes)));
-        memory.push(self.line("load test", DARK, |of| max(of, |i| Some(mib(i.rss_bytes as f64)))));
+        memory.push(self.line("load test", INK, |of| max(of, |i| Some(mib(i.rss_bytes as f64)))));
         [
-            chart("Throughput", "images/s sent by each server and received", rates, false),
-            chart("Wait for a microbatch", "ms, logarithmic from 0.1", waits, true),
-            chart("Resident memory", "MiB", memory, false),
+            chart("Throughput", "images/s sent by each server and received", rates, Axis::Zero),
+            chart("Wait for a microbatch", "ms, logarithmic from 0.1", waits, Axis::Log),
+            chart("Resident memory", "MiB", memory, Axis::Zero),
         ]
-        .concat()
     }
 
     /// A line, whose points combine several intervals if there are many.
@@ -179,36 +175,40 @@ impl Report {
         (0..servers).map(line).collect()
     }
 
-    fn phases_table(&self) -> String {
-        if self.phases.len() < 2 {
-            return String::new();
+    fn phases_table(&self) -> Markup {
+        html! {
+            table {
+                tr {
+                    th { "trainers" } th.n { "seconds" } th.n { "images" } th.n { "images/s" }
+                    th.n { "wait p50, ms" } th.n { "p99" } th.n { "max" }
+                }
+                @for PhaseReport { trainers, seconds, images, images_per_s, wait_ms } in &self.phases {
+                    tr {
+                        td { (trainers) }
+                        td.n { (format!("{seconds:.1}")) }
+                        td.n { (count(*images as f64)) }
+                        td.n { (count(*images_per_s)) }
+                        @for wait in [wait_ms.p50, wait_ms.p99, wait_ms.max] {
+                            td.n { (format!("{wait:.1}")) }
+                        }
+                    }
+                }
+            }
         }
-        let row = |phase: &PhaseReport| {
-            let PhaseReport { trainers, seconds, images, images_per_s, wait_ms } = phase;
-            let WaitMs { p50, p99, max, .. } = wait_ms;
-            format!(
-                "<tr><td>{trainers}<td>{seconds:.1}<td>{images}<td>{images_per_s:.0}<td>{p50:.1}<td>{p99:.1}<td>{max:.1}"
-            )
-        };
-        format!(
-            "<h2>Phases</h2><table class=number><tr><th>trainers<th>seconds<th>images<th>images/s\
-             <th>wait p50, ms<th>p99<th>max{}</table>\n",
-            self.phases.iter().map(row).collect::<String>()
-        )
     }
 }
 
 /// A kill, as charts describe it.
-fn mark(kill: &Kill) -> (f64, String) {
+fn mark(kill: &Kill) -> Mark {
     let ms = |ms: Option<f64>| ms.map_or("-".into(), |ms| format!("{ms:.0} ms"));
     let Kill { at, server, next_ms, all_next_ms, restarted_ms, .. } = kill;
-    let what = format!(
+    let text = format!(
         "{at:.1} s: server {server}; first recovery {}, full recovery {}, restarted {}",
         ms(*next_ms),
         ms(*all_next_ms),
         ms(*restarted_ms)
     );
-    (*at, what)
+    Mark { at: *at, text }
 }
 
 fn sum_rate(of: &[Interval]) -> Option<f64> {
@@ -225,11 +225,4 @@ fn median(of: &[Interval], value: impl Fn(&Interval) -> Option<f64>) -> Option<f
     let mut values: Vec<f64> = of.iter().filter_map(value).collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied()
-}
-
-fn table(rows: impl IntoIterator<Item = (String, String)>) -> String {
-    let row = |(name, value): (String, String)| {
-        format!("<tr><td>{}<td>{}", escape(&name), escape(&value))
-    };
-    format!("<table>{}</table>", rows.into_iter().map(row).collect::<String>())
 }

@@ -4,9 +4,15 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use forebay_types::settings::{TimeSpan, duration};
+use forebay_types::settings::{Number, TimeSpan, duration};
 
 use crate::random;
+
+/// A number of trainers of a world: a step has at most as many microbatches.
+pub type Trainers = Number<1, 1024>;
+
+/// A number of steps.
+pub type Steps = Number<1, 1_000_000_000_000>;
 
 /// A part of a run in which the number of trainers stays the same: `8x60s`, or `8x100` for 100 steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,13 +65,15 @@ impl FromStr for Phase {
             )
         };
         let (trainers, length) = text.split_once('x').ok_or_else(invalid)?;
-        let trainers =
-            trainers.parse().ok().filter(|trainers| *trainers > 0).ok_or_else(invalid)?;
-        let length = match length.parse() {
-            Ok(steps) => Length::Steps(steps),
-            Err(_) => Length::Time(duration(length).map_err(|error| error.to_string())?),
+        let trainers: Trainers =
+            trainers.parse().map_err(|error| format!("{}: {error}", invalid()))?;
+        let length = if length.bytes().all(|byte| byte.is_ascii_digit()) {
+            let steps: Steps = length.parse().map_err(|error| format!("{}: {error}", invalid()))?;
+            Length::Steps(steps.get())
+        } else {
+            Length::Time(duration(length).map_err(|error| error.to_string())?)
         };
-        Ok(Self { trainers, length })
+        Ok(Self { trainers: trainers.as_u32(), length })
     }
 }
 
@@ -110,7 +118,7 @@ mod tests {
         assert_eq!("2x30s".parse(), phase(2, Length::Time(Duration::from_secs(30))));
         assert_eq!("8x1m30s".parse(), phase(8, Length::Time(Duration::from_secs(90))));
         assert_eq!("8x100".parse(), phase(8, Length::Steps(100)));
-        for wrong in ["", "8", "0x3s", "8x", "8x-3s", "x3s", "8xs"] {
+        for wrong in ["", "8", "0x3s", "8x", "8x-3s", "x3s", "8xs", "8x0", "2000x3s"] {
             wrong.parse::<Phase>().unwrap_err();
         }
         let step: StepTime = "300ms~10%".parse().unwrap();

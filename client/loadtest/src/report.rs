@@ -5,7 +5,7 @@ use std::time::Duration;
 use forebay_client::{Description, ServerStats};
 use serde::Serialize;
 
-use crate::figures::{ServerCost, StageTimes, WaitMs};
+use crate::figures::{ServerCost, StageMs, WaitMs};
 use crate::plan::Phase;
 use crate::received::Received;
 use crate::telemetry::{Interval, Kill, Telemetry};
@@ -17,8 +17,13 @@ pub struct Report {
     pub images: u64,
     /// Number of microbatches received.
     pub microbatches: u64,
+    /// Number of microbatches that the servers had made before, or made for another trainer or job: they were
+    /// answered from a cache, so their time is not that of making them.
+    pub microbatches_reused: u64,
     /// Number of steps that each job has read.
     pub steps: u64,
+    /// Whether a signal ended the run before its plan.
+    pub interrupted: bool,
     /// Number of bytes of pixels received.
     pub bytes: u64,
     /// Wall time from the first connection to the last microbatch.
@@ -36,7 +41,7 @@ pub struct Report {
     /// CPU time of the servers, if they were started here or their metrics are known.
     pub server: Option<ServerCost>,
     /// The servers' time by stage.
-    pub server_ms_per_image: StageTimes,
+    pub server_ms_per_image: StageMs,
     /// Statistics of each server, as seen by the client.
     pub servers: Vec<ServerStats>,
     /// Number of copies of the job.
@@ -109,13 +114,14 @@ impl Report {
         (self.wait_ms, self.intervals, self.kills) = telemetry.results();
         self.images = received.images;
         self.microbatches = received.microbatches;
+        self.microbatches_reused = received.reused;
         self.bytes = received.bytes;
         self.seconds = seconds;
         self.images_per_s = received.images as f64 / seconds;
         self.mb_per_s = received.bytes as f64 / seconds / 1e6;
         self.first_microbatch_ms = received.first.as_secs_f64() * 1e3;
         self.cpu_ms_per_image = cpu.as_secs_f64() * 1e3 / images;
-        self.server_ms_per_image = received.server.scaled(1e-3 / images);
+        self.server_ms_per_image = StageMs::new(&received.server, received.images);
         self.checksum = format!("{:016x}", received.checksum);
     }
 

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use forebay_client::{Client, Description, Prefetch, Rank};
+use forebay_types::process::cpu_time;
 use indicatif::{ProgressBar, ProgressStyle};
-use rustix::time::{ClockId, clock_gettime};
 use tokio::task::{JoinSet, LocalSet};
 
 use crate::check::{Coverage, Digests};
@@ -73,7 +73,15 @@ pub async fn run(mut options: Options) -> Result<Report, Error> {
     report.servers = client.servers();
 
     drop(fleet);
-    report.compared = compare(&options, &run, undisturbed, &report).await?;
+    // Boxed, because the future is large, and the rest of the run does not need it.
+    match Box::pin(compare(&options, &run, undisturbed, &report)).await {
+        Ok(compared) => report.compared = compared,
+        // The rest of the report is worth having.
+        Err(error) => {
+            report.violation_count += 1;
+            report.violations.push(format!("the digests cannot be compared or saved: {error}"));
+        }
+    }
     if let Some(coverage) = &run.coverage {
         let none = Coverage::new(&run.description, run.job.seed, run.from, 0);
         let (count, found) = std::mem::replace(&mut *locked(coverage), none).violations();
@@ -136,15 +144,24 @@ async fn load(
     let watched = watch.stop();
     // For killed servers the kernel's figures are more recent than their last metrics.
     let spawned = servers_cpu().saturating_sub(spawned).as_secs_f64();
-    let server_cpu = if given.is_empty() && fleet.is_some() { spawned } else { watched };
+    let server_cpu =
+        if given.is_empty() && fleet.is_some() { spawned } else { watched.cpu_seconds };
     report.violation_count = report.violations.len() as u64;
     if let Some(coverage) = &run.coverage {
-        locked(coverage).finish(&steps);
+        let mut coverage = locked(coverage);
+        if run.interrupt.is_set() {
+            coverage.leave_out_unfinished(&steps);
+        }
+        coverage.finish(&steps);
     }
     report.steps = steps[0];
+    report.interrupted = run.interrupt.is_set();
     report.fill(&received, &run.telemetry, (seconds, cpu));
     if !options.metrics.is_empty() {
-        report.server = Some(ServerCost::new(server_cpu, received.images, options.core_hour_price));
+        // What a killed server sent since its last metrics is known from the trainers alone.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
+        let sent = received.images.max(watched.images as u64);
+        report.server = Some(ServerCost::new(server_cpu, sent, options.core_hour_price));
     }
     Ok(report)
 }
@@ -208,6 +225,9 @@ async fn compare(
     if let Some(undisturbed) = undisturbed {
         return Ok(Some(locked(coverage).compare(&undisturbed)));
     }
+    if run.interrupt.is_set() {
+        return Ok(None);
+    }
     let (compared, digests) = match &options.spawn {
         Some(spawn) if !report.kills.is_empty() => {
             let digests = replay(options, run, spawn, report.steps).await?;
@@ -262,9 +282,4 @@ fn bar(options: &Options, description: &Description) -> ProgressBar {
         }
     };
     bar.with_style(ProgressStyle::with_template(style).expect("a valid template"))
-}
-
-/// CPU time of this process.
-fn cpu_time() -> Duration {
-    Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
 }

@@ -4,11 +4,14 @@ use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use forebay_types::command::OwnedChild;
+use forebay_types::process;
 
 use crate::error::Error;
 use crate::random;
@@ -26,7 +29,9 @@ pub struct Spawn {
     pub before: Vec<OsString>,
     /// Arguments after `serve`, such as `--dataset NAME=PATH`.
     pub arguments: Vec<OsString>,
-    /// Mean interval at which one of them is killed; it is restarted shortly afterwards.
+    /// Environment variables that the servers must not see.
+    pub hidden_variables: Vec<OsString>,
+    /// Mean interval at which one of them is killed; it is restarted shortly afterward.
     pub kill_every: Option<Duration>,
     /// Seed that decides which server is killed, and when.
     pub seed: u64,
@@ -41,7 +46,7 @@ pub(crate) struct Fleet {
 
 #[derive(Debug)]
 struct Server {
-    child: Child,
+    child: OwnedChild,
     /// The output of the server, kept open so that it can print more.
     _stdout: ChildStdout,
     listen: String,
@@ -68,7 +73,7 @@ impl Fleet {
 
     /// CPU time of all servers, including killed ones.
     pub(crate) fn cpu(&self) -> Duration {
-        self.servers.iter().map(|server| server.spent + cpu_of(&server.child)).sum()
+        self.servers.iter().map(|server| server.spent + server.cpu()).sum()
     }
 
     /// Kills a server by SIGKILL.
@@ -79,7 +84,7 @@ impl Fleet {
         };
         server.child.kill().map_err(failed)?;
         // The CPU time of a process can be read until the process is waited for.
-        server.spent += cpu_of(&server.child);
+        server.spent += server.cpu();
         server.child.wait().map_err(|error| {
             Error::Server(format!("cannot wait for {} to end: {error}", server.listen))
         })?;
@@ -99,19 +104,22 @@ impl Server {
     fn start(spawn: &Spawn, listen: &str, metrics: &str, spent: Duration) -> Result<Self, Error> {
         let name = spawn.forebay.display();
         let failed = |why: String| Error::Server(format!("cannot start `{name} serve`: {why}"));
-        let mut child = Command::new(&spawn.forebay)
+        let mut command = Command::new(&spawn.forebay);
+        for name in &spawn.hidden_variables {
+            command.env_remove(name);
+        }
+        command
             .args(&spawn.before)
             .args(["serve", "--listen", listen, "--metrics-listen", metrics])
             .args(&spawn.arguments)
             .env("RUST_LOG", "error")
             .stdout(Stdio::piped())
             // Ctrl-C must reach only the load test, which ends its servers itself.
-            .process_group(0)
-            .spawn()
-            .map_err(|error| {
-                failed(format!("{error}; set --forebay to the path of the program"))
-            })?;
-        let mut lines = BufReader::new(child.stdout.take().expect("piped"));
+            .process_group(0);
+        let mut child = OwnedChild::spawn(&mut command).map_err(|error| {
+            failed(format!("{error}; set --forebay to the path of the program"))
+        })?;
+        let mut lines = BufReader::new(child.take_stdout().expect("piped"));
         let mut address = |prefix: &str| {
             let mut line = String::new();
             let read = lines.read_line(&mut line);
@@ -127,26 +135,11 @@ impl Server {
         };
         Ok(Self { child, _stdout: lines.into_inner(), listen, metrics, spent })
     }
-}
 
-impl Drop for Fleet {
-    fn drop(&mut self) {
-        for server in &mut self.servers {
-            // The server may have exited already.
-            server.child.kill().ok();
-            server.child.wait().ok();
-        }
+    /// CPU time of the running process.
+    fn cpu(&self) -> Duration {
+        process::cpu_time_of(self.child.id()).unwrap_or_default()
     }
-}
-
-/// User and system time of a child process, on systems with `/proc`. Also works for one that has exited
-/// and was not waited for.
-fn cpu_of(child: &Child) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
-    // Fields are counted after the name, which may contain any character.
-    let fields = stat.rsplit(')').next().unwrap_or("").split_whitespace();
-    let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-    Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second().max(1))
 }
 
 /// A thread that kills servers until it is stopped.
@@ -183,8 +176,13 @@ impl Chaos {
     }
 }
 
+/// How often it is checked whether the trainers have recovered from a kill.
+const CHECK: Duration = Duration::from_millis(20);
+
 /// Kills a server that the seed chooses every 0.5 to 1.5 times `every`, and restarts it after up to a
-/// quarter of `every`. Kills that were delayed are not made up for.
+/// quarter of `every`. A kill waits until every trainer has recovered from the one before: on a machine that is
+/// so busy that a server needs longer than `every` to start and serve, nothing would be received otherwise.
+/// Kills that were delayed are not made up for.
 fn kill_servers(
     fleet: &Mutex<Fleet>,
     telemetry: &Telemetry,
@@ -194,18 +192,27 @@ fn kill_servers(
 ) -> Result<(), Error> {
     for kill in 0_u64.. {
         let purpose = |what| [seed, 3 * kill + what];
-        let wait = every.mul_f64(0.5 + random::fraction(purpose(0)));
-        if stopped.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
+        let is_stopped = |wait| stopped.recv_timeout(wait) != Err(RecvTimeoutError::Timeout);
+        if is_stopped(every.mul_f64(0.5 + random::fraction(purpose(0)))) {
             break;
+        }
+        while !telemetry.has_recovered() {
+            if is_stopped(CHECK) {
+                return Ok(());
+            }
         }
         let servers = locked(fleet).servers.len() as u64;
         let victim =
             usize::try_from(random::number(purpose(1)) % servers).expect("one of the servers");
         locked(fleet).kill(victim)?;
         let kill = telemetry.killed(victim);
-        std::thread::sleep(every.mul_f64(random::fraction(purpose(2)) / 4.0));
+        let pause = every.mul_f64(random::fraction(purpose(2)) / 4.0);
+        let is_over = is_stopped(pause);
         locked(fleet).restart(victim)?;
         telemetry.restarted(kill);
+        if is_over {
+            break;
+        }
     }
     Ok(())
 }

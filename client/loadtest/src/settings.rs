@@ -46,7 +46,7 @@ pub(crate) fn settings(
         ("plan (trainers x length)", plan.join(", ")),
         ("jobs", options.jobs.to_string()),
         ("trainers read", pace),
-        ("received ahead", prefetch),
+        ("window", prefetch),
     ];
     if options.slow_readers > 0 {
         settings.push(("slow readers", options.slow_readers.to_string()));

@@ -1,6 +1,7 @@
 //! Shared state of threads and tasks.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -9,12 +10,15 @@ pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Time that steps in progress have to end.
+const STEPS_GRACE: Duration = Duration::from_millis(500);
+
 /// Ends a run early. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Interrupt(watch::Sender<bool>);
 
 impl Interrupt {
-    /// Ends the run after the steps in progress.
+    /// Ends the run after the steps in progress, or without them if they take longer than half a second.
     pub fn set(&self) {
         self.0.send_replace(true);
     }
@@ -22,6 +26,12 @@ impl Interrupt {
     /// Whether the run is to end.
     pub fn is_set(&self) -> bool {
         *self.0.borrow()
+    }
+
+    /// Waits until steps in progress are given up, a moment after the run was to end.
+    pub(crate) async fn wait_for_steps(&self) {
+        self.wait().await;
+        tokio::time::sleep(STEPS_GRACE).await;
     }
 
     /// Waits until the run is to end.

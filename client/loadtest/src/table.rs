@@ -13,22 +13,33 @@ impl Report {
         let trainers: Vec<String> = self.phases.iter().map(|p| p.trainers.to_string()).collect();
         row("trainers", format!("{} x {} jobs", trainers.join(", then "), self.jobs));
         row("images", format!("{} in {} microbatches", self.images, self.microbatches));
-        row("time", format!("{:.2} s", self.seconds));
+        if self.microbatches_reused > 0 {
+            let share = 100.0 * self.microbatches_reused as f64 / self.microbatches.max(1) as f64;
+            row(
+                "from a cache",
+                format!("{share:.0} % of microbatches; another --seed has them made"),
+            );
+        }
+        let interrupted = if self.interrupted { ", then interrupted by a signal" } else { "" };
+        row("time", format!("{:.2} s{interrupted}", self.seconds));
         row("images/s", format!("{:.0}", self.images_per_s));
         row("MB/s", format!("{:.1}", self.mb_per_s));
         row("first microbatch", format!("{:.0} ms", self.first_microbatch_ms));
         row("wait", self.wait_ms.to_string());
         row("client CPU per image", format!("{:.3} ms", self.cpu_ms_per_image));
-        if let Some(ServerCost { cpu_seconds, cpu_ms_per_image, per_million_images }) = self.server
+        if let Some(ServerCost { cpu_seconds, images_sent, cpu_ms_per_image, per_million_images }) =
+            self.server
         {
-            let value = format!("{cpu_ms_per_image:.3} ms, {cpu_seconds:.1} s in total");
+            let value =
+                format!("{cpu_ms_per_image:.3} ms, {cpu_seconds:.1} s for {images_sent} sent");
             row("server CPU per image", value);
             if let Some(cost) = per_million_images {
                 row("cost", format!("{cost:.4} per million images"));
             }
         }
-        for (name, ms) in self.server_ms_per_image.stages() {
-            row(&format!("server {name}"), format!("{ms:.3} ms per image"));
+        for (name, ms) in &self.server_ms_per_image.0 {
+            let wall = if ["queue", "make"].contains(name) { " (wall)" } else { "" };
+            row(&format!("server {name}{wall}"), format!("{ms:.3} ms per image"));
         }
         if self.servers.len() > 1 {
             for server in &self.servers {

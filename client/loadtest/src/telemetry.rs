@@ -183,6 +183,11 @@ impl Telemetry {
         kill.restarted_ms = Some((at - kill.at) * 1e3);
     }
 
+    /// Whether every trainer that was there at the last kill has received a microbatch since, or left.
+    pub(crate) fn has_recovered(&self) -> bool {
+        locked(&self.state).kills.last().is_none_or(|kill| kill.waiting.is_empty())
+    }
+
     /// The waits of all phases that ended, the intervals and the kills.
     pub(crate) fn results(&self) -> (WaitMs, Vec<Interval>, Vec<Kill>) {
         let state = locked(&self.state);
@@ -200,6 +205,7 @@ mod tests {
         let wait = Duration::from_millis(3);
         (0..3).for_each(|trainer| telemetry.enter(trainer));
         let kill = telemetry.killed(1);
+        assert!(!telemetry.has_recovered());
         telemetry.record(0, wait, 4);
         telemetry.record(0, wait, 4);
         telemetry.leave(2);

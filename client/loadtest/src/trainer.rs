@@ -11,6 +11,9 @@ use crate::received::Received;
 use crate::state::RunState;
 use crate::sync::locked;
 
+/// A time after which no test runs any more, and which clocks can represent.
+const NEVER: Duration = Duration::from_hours(100 * 366 * 24);
+
 /// A rank of a copy of the job in a phase.
 #[derive(Debug)]
 pub(crate) struct Trainer {
@@ -33,7 +36,14 @@ impl Trainer {
         let run = Arc::clone(&self.run);
         let mut received = Received::default();
         run.telemetry.enter(self.number);
-        let result = self.read(&mut received).await;
+        let result = tokio::select! {
+            biased;
+            result = self.read(&mut received) => result,
+            () = run.interrupt.wait_for_steps() => {
+                self.gate.leave_unfinished(self.at);
+                Ok(())
+            }
+        };
         run.telemetry.leave(self.number);
         match result {
             Ok(()) => Ok(received),
@@ -124,7 +134,7 @@ impl Trainer {
         let images = f64::from(description.batch) / f64::from(description.microbatches);
         let turn = microbatch as f64 * f64::from(self.total) + f64::from(self.number);
         let after = Duration::try_from_secs_f64(turn * images / images_per_s);
-        self.gate.begin().checked_add(after.unwrap_or(Duration::MAX))
+        Some(self.gate.begin() + after.unwrap_or(NEVER).min(NEVER))
     }
 }
 

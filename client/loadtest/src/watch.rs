@@ -7,6 +7,8 @@ use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use forebay_types::process;
+
 use crate::error::Error;
 use crate::telemetry::{ServerInterval, Telemetry};
 
@@ -14,13 +16,21 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Longest wait for a server's metrics.
 const TIMEOUT: Duration = Duration::from_millis(500);
 /// Largest response that is read.
-const MAX_BYTES: u64 = 1 << 20;
+const MAX_BYTES: usize = 1 << 20;
 
 /// A thread that reads metrics until it is stopped.
 #[derive(Debug)]
 pub(crate) struct Watch {
     stop: SyncSender<()>,
-    thread: JoinHandle<f64>,
+    thread: JoinHandle<Watched>,
+}
+
+/// What all servers did in all intervals.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Watched {
+    pub(crate) cpu_seconds: f64,
+    /// Images sent, including those that nobody had taken when the run ended.
+    pub(crate) images: f64,
 }
 
 /// A server's counters.
@@ -32,14 +42,25 @@ struct Counters {
 }
 
 impl Watch {
-    /// Watches servers by the addresses of their metrics, as `host:port` or `http://host:port`.
+    /// Watches servers by the addresses of their metrics, as `host:port` or `http://host:port/metrics`.
+    ///
+    /// # Errors
+    /// When the metrics of a server cannot be read now. Later it may be absent for a while.
     pub(crate) fn start(telemetry: &Arc<Telemetry>, metrics: Vec<String>) -> Result<Self, Error> {
         let (stop, stopped) = sync_channel::<()>(1);
         let telemetry = Arc::clone(telemetry);
+        let first = |address: &String| {
+            let unread = || {
+                Error::Server(format!(
+                    "cannot read the metrics of {address}: --metrics takes the admin port of each server \
+                     (--metrics-listen of `forebay serve`)"
+                ))
+            };
+            scrape(address).map(Some).ok_or_else(unread)
+        };
+        let mut before = metrics.iter().map(first).collect::<Result<Vec<_>, _>>()?;
         let watch = move || {
-            let mut before: Vec<Option<Counters>> =
-                metrics.iter().map(|address| scrape(address)).collect();
-            let mut cpu_seconds = 0.0;
+            let mut sum = Watched::default();
             let begin = Instant::now();
             for tick in 1.. {
                 let wait = (INTERVAL * tick).saturating_sub(begin.elapsed());
@@ -47,16 +68,18 @@ impl Watch {
                 let look = |(address, before): (&String, &mut Option<Counters>)| {
                     let now = scrape(address)?;
                     let since = now.since(before.replace(now).unwrap_or_default());
-                    cpu_seconds += since.cpu_seconds;
+                    sum.cpu_seconds += since.cpu_seconds;
+                    sum.images += since.images;
                     Some(since)
                 };
                 let servers = metrics.iter().zip(&mut before).map(look).collect();
-                telemetry.close(resident_bytes(), servers);
+                let memory = process::memory().map_or(0, |memory| memory.resident);
+                telemetry.close(memory, servers);
                 if over {
                     break;
                 }
             }
-            cpu_seconds
+            sum
         };
         let thread = std::thread::Builder::new().name("watch".into()).spawn(watch);
         let failed =
@@ -64,10 +87,10 @@ impl Watch {
         Ok(Self { stop, thread: thread.map_err(failed)? })
     }
 
-    /// Ends the last interval. Returns the CPU seconds of the servers in all intervals.
-    pub(crate) fn stop(self) -> f64 {
+    /// Ends the last interval.
+    pub(crate) fn stop(self) -> Watched {
         self.stop.send(()).ok();
-        self.thread.join().unwrap_or(0.0)
+        self.thread.join().unwrap_or_default()
     }
 }
 
@@ -85,7 +108,7 @@ impl Counters {
     fn parse(text: &str) -> Option<Self> {
         let value = |name: &str| {
             let value = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
-            text.lines().find_map(value)
+            text.lines().find_map(value).filter(|value: &f64| value.is_finite() && *value >= 0.0)
         };
         Some(Self {
             images: value("forebay_images_served_total")?,
@@ -96,27 +119,37 @@ impl Counters {
 }
 
 fn scrape(address: &str) -> Option<Counters> {
-    let address = address.trim_start_matches("http://").trim_end_matches('/');
+    let address = address.trim_start_matches("http://");
+    let address = address.trim_end_matches('/').trim_end_matches("/metrics");
     let socket = address.to_socket_addrs().ok()?.next()?;
     let mut stream = TcpStream::connect_timeout(&socket, TIMEOUT).ok()?;
-    stream.set_read_timeout(Some(TIMEOUT)).ok()?;
+    let deadline = Instant::now() + TIMEOUT;
+    stream.set_write_timeout(Some(TIMEOUT)).ok()?;
     let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.take(MAX_BYTES).read_to_string(&mut answer).ok()?;
-    Counters::parse(&answer)
+    Counters::parse(&read_before(&mut stream, deadline)?)
 }
 
-/// Resident memory of this process, on systems with `/proc`.
-fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("");
-    let kib = line.trim().trim_end_matches("kB").trim().parse::<u64>();
-    kib.unwrap_or(0) * 1024
+/// Reads to the end of the connection. `None` if it does not end in time, however often bytes arrive, or has too
+/// many of them.
+fn read_before(stream: &mut TcpStream, deadline: Instant) -> Option<String> {
+    let (mut answer, mut bytes) = (Vec::new(), [0; 1 << 14]);
+    while answer.len() <= MAX_BYTES {
+        let left =
+            deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
+        stream.set_read_timeout(Some(left)).ok()?;
+        match stream.read(&mut bytes).ok()? {
+            0 => return String::from_utf8(answer).ok(),
+            count => answer.extend(&bytes[..count]),
+        }
+    }
+    None
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -131,5 +164,23 @@ mod tests {
         let restarted = Counters { images: 500.0, cpu_seconds: 9.0, ..before };
         assert_eq!(counters.since(restarted).images.to_bits(), 120.0_f64.to_bits());
         assert_eq!(Counters::parse("<html>"), None);
+        for lie in ["NaN", "inf", "-1"] {
+            assert_eq!(Counters::parse(&text.replace("120", lie)), None, "{lie}");
+        }
+    }
+
+    #[test]
+    fn metrics_that_arrive_byte_by_byte_without_end_are_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        // Ends when the connection is closed.
+        let drip = std::thread::Builder::new().spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            while stream.write_all(b"#").is_ok() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        assert_eq!(scrape(&address), None);
+        drip.unwrap().join().unwrap();
     }
 }

@@ -17,10 +17,18 @@ use crate::fleet::rendezvous::weight;
 #[derive(Debug)]
 pub(crate) struct JobServers {
     pub(crate) fleet: Arc<Fleet>,
-    /// Excluded servers by name, with the reason.
-    excluded: Mutex<BTreeMap<String, String>>,
-    /// Whether anything arrived for this job so far.
-    has_succeeded: AtomicBool,
+    /// Excluded servers by name.
+    excluded: Mutex<BTreeMap<String, Exclusion>>,
+    /// Whether a microbatch arrived in a stream of this job so far.
+    has_streamed: AtomicBool,
+}
+
+/// A server that refused the job. Once its time is over it is used like one that failed: by one attempt,
+/// which finds out whether it serves the job now.
+#[derive(Clone, Debug)]
+struct Exclusion {
+    why: String,
+    until: Instant,
 }
 
 /// An attempt at a server.
@@ -38,25 +46,28 @@ pub(crate) enum Choice {
     Use(Attempt),
     /// No server is usable before this time.
     WaitUntil(Instant),
-    /// Every server is excluded, or none is known.
-    NoServer,
+    /// Every server is excluded, the first of them until this time; or none is known.
+    NoServer(Option<Instant>),
 }
 
 impl JobServers {
     pub(crate) fn new(fleet: &Arc<Fleet>) -> Arc<Self> {
-        let (excluded, has_succeeded) = (Mutex::default(), AtomicBool::new(false));
-        Arc::new(Self { fleet: Arc::clone(fleet), excluded, has_succeeded })
+        let (excluded, has_streamed) = (Mutex::default(), AtomicBool::new(false));
+        Arc::new(Self { fleet: Arc::clone(fleet), excluded, has_streamed })
     }
 
-    fn excluded(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+    fn excluded(&self) -> MutexGuard<'_, BTreeMap<String, Exclusion>> {
         self.excluded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The present servers without the excluded ones.
     pub(crate) fn members(&self) -> Vec<Arc<Member>> {
-        let present = self.fleet.present();
+        let (present, now) = (self.fleet.present(), Instant::now());
         let excluded = self.excluded();
-        present.iter().filter(|member| !excluded.contains_key(member.name())).cloned().collect()
+        let is_excluded = |member: &&Arc<Member>| {
+            excluded.get(member.name()).is_some_and(|exclusion| now < exclusion.until)
+        };
+        present.iter().filter(|member| !is_excluded(member)).cloned().collect()
     }
 
     /// The servers in the order of a step.
@@ -92,7 +103,14 @@ impl JobServers {
                 }
             }
         }
-        earliest.map_or(Choice::NoServer, Choice::WaitUntil)
+        earliest.map_or_else(|| Choice::NoServer(self.first_readmission()), Choice::WaitUntil)
+    }
+
+    /// When the first of the present servers is no longer excluded.
+    fn first_readmission(&self) -> Option<Instant> {
+        let (present, excluded) = (self.fleet.present(), self.excluded());
+        let until = present.iter().filter_map(|member| Some(excluded.get(member.name())?.until));
+        until.min()
     }
 
     /// The first server in the order of a step, whether it works or not.
@@ -117,21 +135,33 @@ impl JobServers {
 
     /// Records that something arrived by an attempt.
     pub(crate) fn succeeded(&self, attempt: &Attempt) {
-        self.has_succeeded.store(true, Ordering::Relaxed);
-        self.fleet.succeeded(&attempt.member);
+        let member = &attempt.member;
+        if self.excluded().remove(member.name()).is_some() {
+            member.health().excluded = None;
+            tracing::warn!(endpoint = member.name(), "the server serves this job again");
+        }
+        self.fleet.succeeded(member);
     }
 
-    pub(crate) fn has_succeeded(&self) -> bool {
-        self.has_succeeded.load(Ordering::Relaxed)
+    /// Records that a microbatch arrived in a stream.
+    pub(crate) fn streamed(&self) {
+        self.has_streamed.store(true, Ordering::Relaxed);
     }
 
-    /// Excludes a server from this job permanently.
+    pub(crate) fn has_streamed(&self) -> bool {
+        self.has_streamed.load(Ordering::Relaxed)
+    }
+
+    /// Excludes a server from this job for a while.
     pub(crate) fn exclude(&self, member: &Member, cause: &Cause) {
         let why = format!("{cause}: {}", cause.advice());
-        let is_new = self.excluded().insert(member.name().to_owned(), why.clone()).is_none();
+        let (endpoint, time) = (member.name(), self.fleet.options.readmit_after);
+        let exclusion = Exclusion { why: why.clone(), until: Instant::now() + time };
+        let is_new = self.excluded().insert(endpoint.to_owned(), exclusion).is_none();
         if is_new {
-            let endpoint = member.name();
-            tracing::error!(endpoint, %cause, "server excluded from this job permanently");
+            tracing::error!(endpoint, %cause, "server excluded from this job, and tried again after {time:?}");
+        } else {
+            tracing::debug!(endpoint, %cause, "server still excluded from this job");
         }
         member.health().excluded = Some(why);
         self.fleet.changed.notify_waiters();
@@ -139,6 +169,7 @@ impl JobServers {
 
     /// The excluded servers, each with the reason.
     pub(crate) fn exclusions(&self) -> Vec<String> {
-        self.excluded().iter().map(|(name, why)| format!("{name}: {why}")).collect()
+        let named = |(name, exclusion): (&String, &Exclusion)| format!("{name}: {}", exclusion.why);
+        self.excluded().iter().map(named).collect()
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::error::{Cause, Error};
-use crate::fleet::breaker::{Admission, Breaker};
+use crate::fleet::breaker::{Admission, Breaker, Circuit};
 use crate::fleet::hedge::HedgeState;
 use crate::fleet::resolve::Target;
 use crate::fleet::stats::{Counts, ServerStats};
@@ -21,6 +21,9 @@ const MIN_RESOLVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Number of servers that are remembered after their names no longer resolve to them.
 const MAX_REMEMBERED: usize = 256;
+
+/// Longest delay that a server may ask for.
+const MAX_DELAY: Duration = Duration::from_mins(5);
 
 /// A server and its health.
 #[derive(Debug)]
@@ -189,7 +192,8 @@ impl Fleet {
         health.counts.failures += 1;
         match retry_after {
             Some(delay) => {
-                health.breaker.back_off(now, delay + policy.initial_backoff.mul_f64(jitter));
+                let delay = delay.min(MAX_DELAY) + policy.initial_backoff.mul_f64(jitter);
+                health.breaker.back_off(now, delay);
             }
             None => health.breaker.failed(started, now, policy, jitter),
         }
@@ -200,13 +204,14 @@ impl Fleet {
     }
 
     /// Records that a hedge to another server won against an attempt that started at `started`, and
-    /// that `wasted` bytes had been received.
-    pub(crate) fn overtaken(&self, member: &Member, started: Instant, wasted: u64) {
+    /// that `wasted` bytes had been received. Returns whether the server is no longer used.
+    pub(crate) fn overtaken(&self, member: &Member, started: Instant, wasted: u64) -> bool {
         let (jitter, now, policy) = (self.jitter(), Instant::now(), self.options.retry);
         let mut health = member.health();
         health.counts.overtaken += 1;
         health.counts.wasted_bytes += wasted;
         health.breaker.late(started, now, policy, jitter);
+        health.breaker.circuit(now) == Circuit::Open
     }
 
     /// The statistics of each server, sorted by name.

@@ -48,6 +48,10 @@ impl Target {
         else {
             return Err(invalid(&"not a URL with http or https and a port"));
         };
+        let has_user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
+        if has_user || uri.path_and_query().is_some_and(|path| path != "/") {
+            return Err(invalid(&"it has a user, a path or a query, which no call would use"));
+        }
         if endpoint.starts_with(DNS) {
             let (scheme, host) = (scheme.to_owned(), host.to_owned());
             return Ok(Self::Service(Service { name: endpoint.to_owned(), scheme, host, port }));
@@ -108,6 +112,20 @@ mod tests {
         Ok(servers.into_iter().map(|server| server.name).collect())
     }
 
+    #[test]
+    fn parts_of_an_endpoint_that_no_call_would_use_are_refused() {
+        let parsed = |endpoint| Target::parse(endpoint, &Options::new([endpoint]));
+        for endpoint in ["a:1", "http://a:1", "http://a:1/", "dns+http://a:1"] {
+            parsed(endpoint).unwrap();
+        }
+        for endpoint in
+            ["http://a:1/b", "http://a:1?b", "http://user:secret@a:1", "dns+http://a:1/b"]
+        {
+            let error = parsed(endpoint).unwrap_err().to_string();
+            assert!(error.contains("which no call would use"), "{error}");
+        }
+    }
+
     #[tokio::test]
     async fn a_name_stands_for_one_server_per_address() {
         let two = &["10.0.0.2:50051", "10.0.0.1:50051", "10.0.0.2:50051", "[fd00::1]:50051"];
@@ -118,6 +136,8 @@ mod tests {
         assert_eq!(of_v6.unwrap(), ["https://[fd00::1]:50051"]);
         let none = names("dns+http://forebay:50051", &[]).await.unwrap_err();
         assert_eq!(none, "cannot resolve dns+http://forebay:50051: the name has no address");
+        let local = names("dns+http://forebay:50051", &["[fe80::1%2]:50051"]).await;
+        assert_eq!(local.unwrap(), ["http://[fe80::1%2]:50051"]);
         assert_eq!(names("http://forebay:50051", &[]).await.unwrap_err(), "one server");
     }
 }

@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 
 use crate::description::Description;
@@ -24,7 +24,7 @@ use crate::stream::latch::Latch;
 use crate::stream::request::JobContext;
 use crate::stream::segment::{Item, Segment};
 use crate::stream::walk::Walk;
-use crate::stream::window::{MAX_AHEAD, MAX_SEGMENTS, Reservation, Window};
+use crate::stream::window::{MAX_SEGMENTS, MAX_WINDOW, Reservation, Window};
 
 /// Largest number of steps of a segment, where there are several servers.
 const MAX_SEGMENT_STEPS: u64 = 16;
@@ -41,10 +41,10 @@ pub struct Microbatches {
 
 impl Microbatches {
     pub(crate) fn start(context: Arc<JobContext>, window: Window, walk: Walk) -> Self {
-        let (sender, ready) = mpsc::channel(MAX_AHEAD as usize);
+        let (sender, ready) = mpsc::channel(MAX_WINDOW as usize);
         let description = Arc::clone(&context.expected.description);
         let stream = Stream { context, window, left: Some(walk), segments: VecDeque::new() };
-        let task = tokio::spawn(stream.run(sender));
+        let task = tokio::spawn(report_panic(sender.clone(), stream.run(sender)));
         Self { ready, task, description, waiting_since: None }
     }
 
@@ -56,9 +56,10 @@ impl Microbatches {
     /// Returns the next microbatch; `None` at the end, and after an error. Cancel safe.
     ///
     /// # Errors
-    /// When no server delivers the microbatch in the time that
-    /// [`Options::retry`](crate::Options::retry) allows, servers refuse the job, or two servers
-    /// disagree. The error ends the stream.
+    /// [`Error::GaveUp`] if no server delivers the microbatch in the time that
+    /// [`Options::retry`](crate::Options::retry) allows, [`Error::Refused`] or [`Error::NoServer`] if
+    /// servers refuse the job, and [`Error::Refused`] if a microbatch and its hedge arrive together and differ. The error
+    /// ends the stream.
     pub async fn next(&mut self) -> Option<Result<Microbatch, Error>> {
         std::future::poll_fn(|context| self.poll_next(context)).await
     }
@@ -89,6 +90,16 @@ impl Microbatches {
         let next = ready!(self.ready.poll_recv(context));
         self.waiting_since = None;
         Poll::Ready(next.map(|next| next.map(|item| hand_over(item, start.elapsed()))))
+    }
+}
+
+/// Runs a task. If it panics, the stream ends with an error, and not as if it were complete.
+async fn report_panic(sender: mpsc::Sender<Item>, run: impl Future<Output = ()> + Send + 'static) {
+    // Its task ends with this one.
+    let mut task = JoinSet::new();
+    task.spawn(run);
+    if let Some(Err(error)) = task.join_next().await {
+        sender.send(Err(Error::Internal(error.to_string()))).await.ok();
     }
 }
 
@@ -180,7 +191,7 @@ impl Stream {
         if !is_open_ended {
             self.left = Some(walk.split_off(steps_of_one_server(&self.context, &walk)));
         }
-        let (sender, out) = mpsc::channel(MAX_AHEAD as usize);
+        let (sender, out) = mpsc::channel(MAX_WINDOW as usize);
         let (reserved, is_front) = (Latch::new(), Latch::new());
         let segment = Segment {
             context: Arc::clone(&self.context),
@@ -213,4 +224,18 @@ fn steps_of_one_server(context: &JobContext, walk: &Walk) -> u64 {
         _ => false,
     };
     1 + (1..MAX_SEGMENT_STEPS).take_while(same).count() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_ends_the_stream_with_an_internal_error() {
+        let (sender, mut ready) = mpsc::channel(1);
+        report_panic(sender, async { panic!("a bug") }).await;
+        let error = ready.recv().await.unwrap().map(|(microbatch, _)| microbatch).unwrap_err();
+        assert!(matches!(error, Error::Internal(_)), "{error:?}");
+        assert!(error.to_string().contains("a bug"), "{error}");
+    }
 }

@@ -8,6 +8,7 @@
 pub(crate) mod latch;
 pub(crate) mod microbatches;
 pub(crate) mod race;
+mod reaction;
 pub(crate) mod request;
 pub(crate) mod retry;
 pub(crate) mod segment;

@@ -19,21 +19,22 @@ pub(crate) enum Winner {
 
 /// Waits for the first of two microbatches.
 ///
-/// `hedge` is the attempt at the other server, once it has started. If the own stream fails, its error
-/// is returned at once unless a hedge has started; then the hedge decides.
+/// `started` is the attempt at the other server, once it has started. If the own stream fails, its error
+/// is returned at once unless a hedge has started; then the hedge decides. If both arrive together and their pixels
+/// differ, that is [`Cause::Conflict`]; a later one is dropped without a look.
 pub(crate) async fn race(
     own: impl Future<Output = Result<Microbatch, Cause>>,
-    other: impl Future<Output = Option<(Microbatch, Attempt)>>,
-    hedge: &OnceLock<Attempt>,
+    hedge: impl Future<Output = Option<(Microbatch, Attempt)>>,
+    started: &OnceLock<Attempt>,
 ) -> Result<Winner, Cause> {
-    let (mut own, mut other) = (pin!(own), pin!(other));
+    let (mut own, mut hedge) = (pin!(own), pin!(hedge));
     let (mut own_failed, mut hedge_ended) = (None, false);
     poll_fn(|context| {
         let own = match &own_failed {
             None => own.as_mut().poll(context),
             Some(_) => Poll::Pending,
         };
-        let hedged = if hedge_ended { Poll::Pending } else { other.as_mut().poll(context) };
+        let hedged = if hedge_ended { Poll::Pending } else { hedge.as_mut().poll(context) };
         match (own, hedged) {
             (Poll::Ready(Ok(own)), Poll::Ready(Some((other, by)))) if own.xxh3 != other.xxh3 => {
                 return Poll::Ready(Err(Cause::Conflict(by.member.name().to_owned())));
@@ -52,7 +53,7 @@ pub(crate) async fn race(
             (Poll::Pending, Poll::Ready(None)) => hedge_ended = true,
             (Poll::Pending, Poll::Pending) => {}
         }
-        if (hedge_ended || hedge.get().is_none())
+        if (hedge_ended || started.get().is_none())
             && let Some(cause) = own_failed.take()
         {
             return Poll::Ready(Err(cause));

@@ -19,6 +19,9 @@ use crate::wire::connect::{Pool, open};
 use crate::wire::expected::Expected;
 use crate::wire::receive::Receiver;
 
+/// Largest number of steps of a request.
+const MAX_STEPS: u64 = 1 << 32;
+
 /// Everything that requests for the microbatches of a job need.
 #[derive(Debug)]
 pub(crate) struct JobContext {
@@ -51,20 +54,21 @@ impl JobContext {
     }
 
     /// The request for the names of a walk.
-    pub(crate) fn stream_request(&self, walk: &Walk, credit_bytes: usize) -> v1::StreamRequest {
+    pub(crate) fn stream_request(&self, walk: &Walk, window_bytes: usize) -> v1::StreamRequest {
         let Cursor { epoch, step } = walk.next();
         let PixelFormat { dtype, layout, mixed_by } = self.options.format;
         v1::StreamRequest {
             job: Some(self.job.to_wire()),
             epoch,
             step,
-            steps: walk.steps(),
+            // Servers accept no larger number, and no stream gets that far.
+            steps: walk.steps().min(MAX_STEPS),
             microbatches: walk.indices().to_vec(),
             skip: u32::try_from(walk.done()).expect("below the microbatches of a step, a u32"),
             dtype: v1::DType::from(dtype).into(),
             layout: v1::Layout::from(layout).into(),
             mixed_by: v1::MixedBy::from(mixed_by).into(),
-            credit_bytes: credit_bytes as u64,
+            window_bytes: window_bytes as u64,
         }
     }
 
@@ -102,10 +106,10 @@ impl JobContext {
         request: &impl prost::Message,
         received: Arc<AtomicU64>,
     ) -> Result<Receiver, Cause> {
-        let idle = self.options.timeouts.idle;
+        let timeouts = self.options.timeouts;
         let token = self.options.access.token()?;
         let connection = self.pool.connection(&member.server)?;
-        let body = open(connection, path, request, token, idle).await?;
-        Ok(Receiver::new(body, idle, received))
+        let body = open(connection, path, request, token, &timeouts).await?;
+        Ok(Receiver::new(body, timeouts, received))
     }
 }

@@ -14,98 +14,32 @@
 //!             Retry                 -> open the server's circuit; next server        (network, overload)
 //!             RetryTwice            -> the same, but fail once every server failed   (damaged data)
 //!                                      twice without a success in between
-//!             Exclude               -> never use the server for this job again       (other dataset)
+//!             Exclude               -> use the server for this job only after a while (other dataset)
 //!             AuthFailed            -> at the start: Exclude, later: Retry           (bad certificate)
-//!             Fail                  -> return the error                              (bad request)
+//!             Fail                  -> Exclude while others are left, or else        (bad request)
+//!                                      return the error
 //!     no success for `give_up_after`: return the error
 //! ```
 //!
 //! The loop has three properties:
 //!
 //! - *It ends.* `Retry` is bounded by time, `RetryTwice` by count, `Exclude` by the number of servers.
-//!   Where servers are found by name, new ones may appear, so that a running stream without
-//!   usable servers does not fail at once: waiting for new ones is bounded by time as well.
+//!   A running stream without usable servers does not fail at once, because excluded ones may be rolled
+//!   back, and new ones may appear where they are found by name: waiting is bounded by time as well.
 //! - *It does not stampede.* A failed server is left alone for a backoff that doubles with each failure
 //!   and has a random part; after it one attempt probes the server while the others stay away.
-//! - *A mistake in the setup is reported at once*: before the first success of a job, a server that
+//! - *A mistake in the setup is reported at once*: before the first microbatch of a job, a server that
 //!   rejects the client is excluded, and the error names every server and its reason. After it the
-//!   cause is most likely a certificate or a token that is being replaced, so that a stream retries.
+//!   cause is most likely a certificate or a token that is being replaced, so that a stream retries. A
+//!   description is not enough: damaged on its way, it has digests that every server rejects.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::time::{Instant, sleep_until};
-use tonic::Code;
 
 use crate::error::{Cause, Error};
 use crate::fleet::job_servers::{Attempt, Choice, JobServers};
-
-/// The reaction to a failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reaction {
-    /// Use another server, until time is up; this one after the delay that it asked for, if any.
-    Retry(Option<Duration>),
-    /// Use another server, but fail once every server failed twice.
-    RetryTwice,
-    /// Exclude the server from the job.
-    Exclude,
-    /// The server rejects the client, or is not the one that it should be.
-    AuthFailed,
-    /// Fail, because every server would answer the same.
-    Fail,
-}
-
-fn reaction(cause: &Cause) -> Reaction {
-    match cause {
-        Cause::Connection(_)
-        | Cause::Truncated
-        | Cause::IdleTimeout(_)
-        | Cause::MicrobatchTimeout(_)
-        | Cause::Overtaken
-        | Cause::Resolve { .. } => Reaction::Retry(None),
-        // A digest in a header may be damaged like any received byte. What a server says about its own
-        // data is a status.
-        Cause::Wire(_) | Cause::Mismatch { .. } => Reaction::RetryTwice,
-        Cause::Conflict(_) => Reaction::Fail,
-        Cause::Access(_) | Cause::Certificate(_) => Reaction::AuthFailed,
-        Cause::Status { code, retry_after, .. } => match code {
-            Code::Unavailable
-            | Code::ResourceExhausted
-            | Code::Aborted
-            | Code::Cancelled
-            | Code::DeadlineExceeded => Reaction::Retry(*retry_after),
-            Code::DataLoss | Code::Internal | Code::Unknown => Reaction::RetryTwice,
-            Code::FailedPrecondition | Code::NotFound | Code::Unimplemented => Reaction::Exclude,
-            Code::Unauthenticated => Reaction::AuthFailed,
-            _ => Reaction::Fail,
-        },
-    }
-}
-
-impl JobServers {
-    /// Records a failure at its server, and decides how to react.
-    fn record(&self, attempt: &Attempt, cause: &Cause, single_call: bool) -> Reaction {
-        let reaction = match reaction(cause) {
-            Reaction::AuthFailed if !self.has_succeeded() => Reaction::Exclude,
-            Reaction::AuthFailed if !single_call => Reaction::Retry(None),
-            reaction => reaction,
-        };
-        let delay = if let Reaction::Retry(delay) = reaction { delay } else { None };
-        self.fleet.failed(&attempt.member, attempt.started, delay);
-        if reaction == Reaction::Exclude {
-            self.exclude(&attempt.member, cause);
-        }
-        reaction
-    }
-
-    /// Records the failure of an attempt whose microbatch arrives from another server.
-    pub(crate) fn record_failure(&self, attempt: &Attempt, cause: &Cause) {
-        let endpoint = attempt.member.name();
-        tracing::debug!(endpoint, %cause, "one of two servers failed");
-        self.record(attempt, cause, false);
-    }
-}
+use crate::stream::reaction::Reaction;
+use tokio::time::{Instant, sleep_until};
 
 /// The retries of a single call, or of the microbatches of a segment.
 #[derive(Debug)]
@@ -142,6 +76,9 @@ impl Retries {
         (self.failures, self.since) = (0, None);
         self.counted.clear();
         self.servers.succeeded(attempt);
+        if !self.single_call {
+            self.servers.streamed();
+        }
     }
 
     /// Waits until a server may be used for a step, and returns an attempt at it.
@@ -159,11 +96,12 @@ impl Retries {
             let until = match servers.choose(key, now) {
                 Choice::Use(attempt) => return Ok(attempt),
                 Choice::WaitUntil(until) => until,
-                Choice::NoServer if self.may_change() => {
+                Choice::NoServer(_) if self.may_change() => {
                     self.resolve(request).await?;
                     continue;
                 }
-                Choice::NoServer => return Err(self.no_server(request)),
+                Choice::NoServer(Some(until)) if self.may_readmit() => until,
+                Choice::NoServer(_) => return Err(self.no_server(request)),
             };
             let end = self.since.map(|since| since + servers.fleet.options.retry.give_up_after);
             if end.is_some_and(|end| now >= end) {
@@ -178,11 +116,16 @@ impl Retries {
         }
     }
 
-    /// Whether a name may yet resolve to usable servers. Before the first success only if it resolves
+    /// Whether a name may yet resolve to usable servers. Before the first microbatch only if it resolves
     /// to none, because if all of its servers are excluded, the setup is wrong.
     fn may_change(&self) -> bool {
         let fleet = &self.servers.fleet;
-        fleet.is_dynamic() && (self.servers.has_succeeded() || fleet.present().is_empty())
+        fleet.is_dynamic() && (self.servers.has_streamed() || fleet.present().is_empty())
+    }
+
+    /// Whether a running stream waits for excluded servers.
+    fn may_readmit(&self) -> bool {
+        !self.single_call && self.servers.has_streamed()
     }
 
     /// Resolves names again, and waits if there is still no server.
@@ -223,7 +166,9 @@ impl Retries {
                 let twice = |count: &u32| *count >= 2;
                 left.iter().all(|server| self.counted.get(server.name()).is_some_and(twice))
             }
-            Reaction::Exclude if !left.is_empty() || self.may_change() => false,
+            Reaction::Exclude if !left.is_empty() || self.may_change() || self.may_readmit() => {
+                false
+            }
             Reaction::Exclude if self.servers.exclusions().len() > 1 => {
                 return Err(self.no_server(request));
             }
@@ -265,16 +210,21 @@ impl Retries {
 
 #[cfg(test)]
 mod tests {
-    use tonic::Status;
+    use std::time::Duration;
+
+    use tonic::{Code, Status};
 
     use super::*;
     use crate::error::WireError;
     use crate::fleet::members::Fleet;
-    use crate::options::{Options, Retry};
+    use crate::options::{Options, Retry, Timeouts};
     use crate::wire::status::cause_of;
+
+    const READMIT_AFTER: Duration = Duration::from_secs(8);
 
     fn retries(names: &[&str]) -> Retries {
         let mut options = Options::new(names.iter().copied());
+        options.readmit_after = READMIT_AFTER;
         options.retry = Retry {
             initial_backoff: Duration::from_millis(100),
             max_backoff: Duration::from_secs(1),
@@ -284,7 +234,7 @@ mod tests {
     }
 
     fn unavailable() -> Cause {
-        cause_of(&Status::unavailable("draining"))
+        cause_of(&Status::unavailable("draining"), &Timeouts::default())
     }
 
     /// Fails one attempt, and returns its server.
@@ -332,6 +282,33 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn after_data_loss_all_other_servers_are_asked_before_the_stream_ends() {
+        let data_loss = || cause_of(&Status::data_loss("record 7"), &Timeouts::default());
+        let mut retries = retries(&["a:1", "b:1", "c:1"]);
+        let attempt = retries.next_attempt(7, "x").await.unwrap();
+        let damaged = attempt.member.name().to_owned();
+        retries.failed(&attempt, data_loss(), "x").unwrap();
+        // One of the others restarts, and the third is asked only when its turn comes.
+        let start = Instant::now();
+        let mut asked = std::collections::BTreeSet::new();
+        while start.elapsed() < Duration::from_secs(20) {
+            let attempt = retries.next_attempt(7, "x").await.unwrap();
+            let name = attempt.member.name().to_owned();
+            let cause = if name == damaged { data_loss() } else { unavailable() };
+            retries.failed(&attempt, cause, "x").unwrap();
+            asked.insert(name);
+        }
+        assert_eq!(asked.len(), 3);
+        loop {
+            let attempt = retries.next_attempt(7, "x").await.unwrap();
+            if attempt.member.name() != damaged {
+                return retries.succeeded(&attempt);
+            }
+            retries.failed(&attempt, data_loss(), "x").unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_corrupt_response_is_retried_once_per_server_until_something_arrives() {
         let corrupt = || Cause::Wire(WireError::Corrupt { expected: 1, found: 2 });
         for names in [&["a:1"][..], &["a:1", "b:1"]] {
@@ -359,7 +336,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_server_with_another_recipe_is_excluded_and_the_last_error_names_every_server() {
-        let mismatch = || cause_of(&Status::failed_precondition("recipe"));
+        let mismatch = || cause_of(&Status::failed_precondition("recipe"), &Timeouts::default());
         let mut retries = retries(&["a:1", "b:1", "c:1"]);
         let other = fail(&mut retries, mismatch()).await.unwrap();
         for _ in 0..4 {
@@ -374,8 +351,71 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn one_of_several_servers_that_rejects_valid_requests_ends_no_stream() {
+        for code in [Code::InvalidArgument, Code::OutOfRange, Code::PermissionDenied] {
+            let rejected = || cause_of(&Status::new(code, "less"), &Timeouts::default());
+            let mut two = retries(&["a:1", "b:1"]);
+            // Segments of a stream use a server at the same time.
+            let attempt = two.next_attempt(7, "x").await.unwrap();
+            for _ in 0..3 {
+                two.failed(&attempt, rejected(), "x").unwrap();
+            }
+            for _ in 0..4 {
+                assert_ne!(fail(&mut two, unavailable()).await.unwrap(), attempt.member.name());
+            }
+            let error = fail(&mut two, rejected()).await.unwrap_err();
+            assert!(matches!(error, Error::Refused { .. }), "the last one: {error}");
+            // The request of a single call may be what is wrong.
+            let two = retries(&["a:1", "b:1"]);
+            let error = fail(&mut Retries::of_single_call(&two.servers), rejected()).await;
+            assert!(matches!(error, Err(Error::Refused { .. })), "{error:?}");
+            assert_eq!(two.servers.exclusions(), [""; 0]);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_has_received_nothing_does_not_wait_for_excluded_servers() {
+        let mismatch = || cause_of(&Status::failed_precondition("recipe"), &Timeouts::default());
+        let mut stream = retries(&["a:1"]);
+        let mut description = Retries::of_single_call(&stream.servers);
+        let attempt = description.next_attempt(7, "x").await.unwrap();
+        description.succeeded(&attempt);
+        let start = Instant::now();
+        let error = fail(&mut stream, mismatch()).await.unwrap_err();
+        assert!(matches!(error, Error::Refused { .. }), "{error}");
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_running_stream_tries_excluded_servers_again_until_its_time_is_over() {
+        let mismatch = || cause_of(&Status::failed_precondition("recipe"), &Timeouts::default());
+        let mut running = retries(&["a:1"]);
+        let attempt = running.next_attempt(7, "x").await.unwrap();
+        running.succeeded(&attempt);
+        fail(&mut running, mismatch()).await.unwrap();
+        let start = Instant::now();
+        // A single call fails at once.
+        let error = Retries::of_single_call(&running.servers).next_attempt(7, "x").await;
+        assert!(matches!(error, Err(Error::NoServer { .. })), "{error:?}");
+        // Rolled back.
+        let attempt = running.next_attempt(7, "x").await.unwrap();
+        assert_eq!(start.elapsed(), READMIT_AFTER);
+        running.succeeded(&attempt);
+        assert_eq!(running.servers.exclusions(), [""; 0]);
+        // Not rolled back.
+        let start = Instant::now();
+        let error = loop {
+            if let Err(error) = fail(&mut running, mismatch()).await {
+                break error;
+            }
+        };
+        assert!(matches!(error, Error::NoServer { .. }), "{error}");
+        assert_eq!(start.elapsed(), Duration::from_secs(30));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_server_that_rejects_the_client_fails_the_job_at_the_start_and_is_retried_later() {
-        let rejected = || cause_of(&Status::unauthenticated("token"));
+        let rejected = || cause_of(&Status::unauthenticated("token"), &Timeouts::default());
         let mut two = retries(&["a:1", "b:1"]);
         fail(&mut two, rejected()).await.unwrap();
         let certificate = Cause::Certificate("expired".into());
@@ -412,5 +452,13 @@ mod tests {
         retries.next_attempt(7, "x").await.unwrap();
         let waited = start.elapsed();
         assert!((2500..=2605).contains(&waited.as_millis()), "{waited:?}");
+
+        // Longer than any clock counts.
+        let forever = Cause::Status {
+            code: Code::Unavailable,
+            message: "forever".into(),
+            retry_after: Some(Duration::MAX),
+        };
+        fail(&mut retries, forever).await.unwrap();
     }
 }

@@ -26,7 +26,7 @@
 //! Only the next name is hedged: a microbatch that is further ahead does not delay the trainer yet, and
 //! one additional buffer is then enough.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -37,12 +37,13 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::error::{Cause, Error};
 use crate::fleet::job_servers::Attempt;
 use crate::microbatch::Microbatch;
+use crate::notice::warn_if_silent;
 use crate::stream::latch::Latch;
 use crate::stream::race::{Winner, race};
 use crate::stream::request::JobContext;
 use crate::stream::retry::Retries;
 use crate::stream::walk::Walk;
-use crate::stream::window::{MAX_AHEAD, Reservation, Window};
+use crate::stream::window::{MAX_WINDOW, Reservation, Window};
 use crate::wire::receive::Receiver;
 
 /// A microbatch with its reservation, or the error that ends the stream.
@@ -80,7 +81,7 @@ impl Segment {
     /// Reserves and receives the segment, both at the same time.
     async fn receive(&mut self) -> Result<(), Error> {
         // The window grants at most this number of reservations at a time.
-        let (granted, reservations) = mpsc::channel(MAX_AHEAD as usize);
+        let (granted, reservations) = mpsc::channel(MAX_WINDOW as usize);
         let reserve = self.reserve(granted);
         tokio::select! {
             biased;
@@ -135,7 +136,7 @@ impl Segment {
 /// The source of a segment's microbatches: its stream, the retries after failures, the hedges.
 struct Source {
     context: Arc<JobContext>,
-    credit_bytes: usize,
+    window_bytes: usize,
     retries: Retries,
     link: Link,
     /// The step and the server that were counted last.
@@ -157,7 +158,7 @@ impl Source {
     fn new(context: &Arc<JobContext>, window: &Window) -> Self {
         Self {
             context: Arc::clone(context),
-            credit_bytes: window.bytes(),
+            window_bytes: window.bytes(),
             retries: Retries::new(&context.servers),
             link: Link::None,
             counted: None,
@@ -175,7 +176,13 @@ impl Source {
         loop {
             self.open(name, walk).await?;
             let start = Instant::now();
-            let winner = timeout(limit, self.race(name, is_front)).await;
+            let endpoint = self.link.attempt().map(|attempt| attempt.member.name().to_owned());
+            let (endpoint, request) = (endpoint.unwrap_or_default(), self.describe(name));
+            let winner = {
+                // Pinned here, because the future is large, and would be moved.
+                let race = pin!(timeout(limit, self.race(name, is_front)));
+                warn_if_silent((&endpoint, &request), is_front.opened(), race).await
+            };
             match winner.unwrap_or(Err(Cause::MicrobatchTimeout(limit))) {
                 Err(cause) => self.failed(name, cause)?,
                 Ok(winner) => {
@@ -193,7 +200,7 @@ impl Source {
             let key = self.context.key(name.cursor());
             let attempt = self.retries.next_attempt(key, &self.describe(name)).await?;
             let (context, member) = (Arc::clone(&self.context), Arc::clone(&attempt.member));
-            let request = context.stream_request(walk, self.credit_bytes);
+            let request = context.stream_request(walk, self.window_bytes);
             self.link = Link::Opening(attempt, Box::pin(context.stream(member, request)));
         }
         Ok(())
@@ -279,12 +286,17 @@ impl Source {
         let link = std::mem::take(&mut self.link);
         let wasted_bytes = link.received();
         let Some(attempt) = link.into_attempt() else { return };
-        let cause = own_failure.unwrap_or(&Cause::Overtaken);
-        self.context.pool.failed(&attempt.member.server, cause);
-        let fleet = &self.context.servers.fleet;
-        fleet.overtaken(&attempt.member, attempt.started, wasted_bytes);
-        if let Some(cause) = own_failure {
-            self.context.servers.record_failure(&attempt, cause);
+        let JobContext { pool, servers, .. } = &*self.context;
+        let is_open = servers.fleet.overtaken(&attempt.member, attempt.started, wasted_bytes);
+        match own_failure {
+            Some(cause) => {
+                pool.failed(&attempt.member.server, cause);
+                servers.record_failure(&attempt, cause);
+            }
+            // One that is late again and again may hang, so that a probe makes new connections. One that is
+            // late once works.
+            None if is_open => pool.failed(&attempt.member.server, &Cause::Overtaken),
+            None => {}
         }
     }
 }

@@ -7,8 +7,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Bytes are counted in units of this many, because a semaphore hands out at most 2^32 permits.
 const UNIT: usize = 1024;
 
-/// Largest number of microbatches ahead of the trainer, however small they are.
-pub(crate) const MAX_AHEAD: u32 = 256;
+/// Largest window in microbatches, however small they are.
+pub(crate) const MAX_WINDOW: u32 = 256;
 
 /// Largest number of segments that a stream receives at the same time, which is its number of calls.
 pub(crate) const MAX_SEGMENTS: usize = 8;
@@ -45,7 +45,7 @@ impl Window {
     /// of the calls. One that is larger than the window waits until nothing else is ahead.
     pub(crate) async fn reserve(&self, bytes: usize) -> Reservation {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
-        let units = units.max(self.units.div_ceil(MAX_AHEAD)).min(self.units);
+        let units = units.max(self.units.div_ceil(MAX_WINDOW)).min(self.units);
         Arc::clone(&self.permits)
             .acquire_many_owned(units)
             .await
@@ -85,7 +85,7 @@ mod tests {
 
         let window = Window::new(128 << 20);
         let mut many = Vec::new();
-        for _ in 0..MAX_AHEAD {
+        for _ in 0..MAX_WINDOW {
             many.push(window.reserve(1).await);
         }
         assert!(is_full(&window).await);

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use forebay_proto::types::file;
 use http::HeaderValue;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
@@ -82,7 +83,14 @@ impl Access {
     fn tls(&self) -> Result<ClientTlsConfig, Cause> {
         let mut tls = ClientTlsConfig::new();
         if let Some(file) = &self.tls_ca {
-            tls = tls.ca_certificate(Certificate::from_pem(read(file)?));
+            let pem = read(file)?;
+            if !String::from_utf8_lossy(&pem).contains("-----BEGIN CERTIFICATE-----") {
+                return Err(Cause::Access(format!(
+                    "{}: the file contains no certificate",
+                    file.display()
+                )));
+            }
+            tls = tls.ca_certificate(Certificate::from_pem(pem));
         }
         if let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) {
             tls = tls.identity(Identity::from_pem(read(cert)?, read(key)?));
@@ -105,8 +113,12 @@ impl Access {
     }
 }
 
+/// Largest file with certificates or a token.
+const MAX_FILE: u64 = 1 << 20;
+
 fn read(file: &Path) -> Result<Vec<u8>, Cause> {
-    std::fs::read(file).map_err(|error| Cause::Access(format!("{}: {error}", file.display())))
+    file::read(file, MAX_FILE)
+        .map_err(|error| Cause::Access(format!("{}: {error}", file.display())))
 }
 
 #[cfg(test)]
@@ -151,6 +163,9 @@ mod tests {
         assert!(check(&half, false).unwrap_err().contains("needs its key"));
         let absent = Access { tls_ca: Some("no/ca.pem".into()), ..Access::default() };
         assert!(check(&absent, false).unwrap_err().contains("no/ca.pem"));
+        let own_source = Some(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into());
+        let other = Access { tls_ca: own_source, ..Access::default() };
+        assert!(check(&other, false).unwrap_err().ends_with("contains no certificate"));
         let absent = Access { token_file: Some("no/token".into()), ..Access::default() };
         assert!(check(&absent, false).unwrap_err().contains("no/token"));
     }

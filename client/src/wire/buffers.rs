@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::error::Cause;
+
 /// Number of free buffers that are kept: as many as a trainer usually holds at a time. Further ones are
 /// freed.
 const MAX_FREE: usize = 2;
@@ -14,12 +16,15 @@ pub(crate) struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
 
 impl Buffers {
     /// An empty buffer with room for that many bytes.
-    pub(crate) fn get(&self, bytes: usize) -> Pixels {
+    ///
+    /// # Errors
+    /// When there is not enough memory.
+    pub(crate) fn get(&self, bytes: usize) -> Result<Pixels, Cause> {
         let free = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut buffer = free.unwrap_or_default();
         buffer.clear();
-        buffer.reserve_exact(bytes);
-        Pixels { bytes: buffer, home: self.clone() }
+        buffer.try_reserve_exact(bytes).map_err(|_error| Cause::Memory(bytes))?;
+        Ok(Pixels { bytes: buffer, home: self.clone() })
     }
 }
 
@@ -70,11 +75,17 @@ mod tests {
     #[test]
     fn a_dropped_buffer_is_reused() {
         let buffers = Buffers::default();
-        let mut pixels = buffers.get(5000);
+        let mut pixels = buffers.get(5000).unwrap();
         pixels.push(&[7; 5000]);
         let address = pixels.as_ptr();
         drop(pixels);
-        let pixels = buffers.get(5000);
+        let pixels = buffers.get(5000).unwrap();
         assert_eq!((pixels.as_ptr(), pixels.len()), (address, 0));
+    }
+
+    #[test]
+    fn a_buffer_that_does_not_fit_into_memory_is_an_error() {
+        let error = Buffers::default().get(usize::MAX).unwrap_err().to_string();
+        assert_eq!(error, format!("a microbatch of {} bytes does not fit into memory", usize::MAX));
     }
 }

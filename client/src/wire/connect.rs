@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderValue, Method, Request, Uri, Version, header};
@@ -18,7 +17,7 @@ use tonic::transport::Endpoint;
 use tower::{Service as _, ServiceExt as _};
 
 use crate::error::Cause;
-use crate::options::Options;
+use crate::options::{Options, Timeouts};
 use crate::wire::network::Connection;
 use crate::wire::status::cause_of;
 
@@ -121,7 +120,7 @@ pub(crate) async fn open(
     path: &'static str,
     message: &impl Message,
     token: Option<HeaderValue>,
-    idle: Duration,
+    timeouts: &Timeouts,
 ) -> Result<Body, Cause> {
     let mut request = Request::new(Body::new(Full::new(framed(message))));
     *request.method_mut() = Method::POST;
@@ -134,15 +133,15 @@ pub(crate) async fn open(
         headers.insert(header::AUTHORIZATION, token);
     }
     let call = async { connection.ready().await?.call(request).await };
-    let response = tokio::time::timeout(idle, call)
+    let response = tokio::time::timeout(timeouts.idle, call)
         .await
-        .map_err(|_elapsed| Cause::IdleTimeout(idle))?
-        .map_err(|status| cause_of(&status))?;
+        .map_err(|_elapsed| Cause::IdleTimeout(timeouts.idle))?
+        .map_err(|status| cause_of(&status, timeouts))?;
     if response.status() != http::StatusCode::OK {
         return Err(Cause::Connection(format!("HTTP status {}", response.status())));
     }
     match Status::from_header_map(response.headers()) {
-        Some(status) if status.code() != tonic::Code::Ok => Err(cause_of(&status)),
+        Some(status) if status.code() != tonic::Code::Ok => Err(cause_of(&status, timeouts)),
         _ => Ok(response.into_body()),
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use forebay_proto::header;
-use forebay_proto::types::{Digest, Layout, MicrobatchName, PixelFormat};
+use forebay_proto::types::{Digest, Layout, MicrobatchName, MixedBy, PixelFormat};
 use forebay_proto::v1::{self, Header};
 
 use crate::description::Description;
@@ -61,7 +61,31 @@ impl Expected {
                 return Err(WireError::Unexpected { what, expected, found }.into());
             }
         }
+        self.check_samples(header)?;
         Ok(())
+    }
+
+    /// Accepts records and labels that the dataset has, and a plan to mix by if the trainer mixes.
+    fn check_samples(&self, header: &Header) -> Result<(), WireError> {
+        let Description { records, classes, .. } = &*self.description;
+        let labels = header.label_a.iter().chain(&header.label_b).copied().map(u64::from);
+        for (what, largest, limit) in [
+            ("a record", header.records.iter().copied().max(), *records),
+            ("a label", labels.max(), classes.len() as u64),
+        ] {
+            if let Some(found) = largest.filter(|largest| *largest >= limit) {
+                return Err(WireError::Beyond { what, found, limit });
+            }
+        }
+        match (self.format.mixed_by, &header.mix) {
+            (MixedBy::Trainer, None) => {
+                Err(WireError::Malformed("no plan to mix by, although the trainer mixes"))
+            }
+            (MixedBy::Server, Some(_)) => {
+                Err(WireError::Malformed("a plan to mix by, although the server mixes"))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use forebay_proto::types::MicrobatchName;
@@ -15,6 +14,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::error::{Cause, WireError};
 use crate::microbatch::Microbatch;
+use crate::options::Timeouts;
 use crate::wire::buffers::{Buffers, Pixels};
 use crate::wire::expected::Expected;
 use crate::wire::parser::{Head, Parser, Piece};
@@ -27,8 +27,7 @@ pub(crate) struct Receiver {
     parser: Parser,
     /// Received bytes that are not parsed yet.
     data: Bytes,
-    /// Longest wait for any byte.
-    idle: Duration,
+    timeouts: Timeouts,
     received: Arc<AtomicU64>,
 }
 
@@ -41,8 +40,8 @@ struct Open {
 
 impl Receiver {
     /// `received` counts the bytes of the current microbatch's payload as they arrive.
-    pub(crate) fn new(body: Body, idle: Duration, received: Arc<AtomicU64>) -> Self {
-        Self { body, parser: Parser::default(), data: Bytes::new(), idle, received }
+    pub(crate) fn new(body: Body, timeouts: Timeouts, received: Arc<AtomicU64>) -> Self {
+        Self { body, parser: Parser::default(), data: Bytes::new(), timeouts, received }
     }
 
     /// The number of payload bytes received of the current, or else the last microbatch.
@@ -65,7 +64,7 @@ impl Receiver {
         let header = head.header.ok_or(WireError::Malformed("a first frame without a header"))?;
         expected.check(&header, name)?;
         let size = usize::try_from(header.payload_bytes).expect("a checked payload fits in memory");
-        let mut open = Open { header, pixels: buffers.get(size), hash: Xxh3::new() };
+        let mut open = Open { header, pixels: buffers.get(size)?, hash: Xxh3::new() };
         self.fill(&mut open, head.offset, head.payload).await?;
         while open.pixels.len() < size {
             let head = self.head().await?;
@@ -128,12 +127,13 @@ impl Receiver {
             if let Some(piece) = self.parser.next(&mut self.data)? {
                 return Ok(Some(piece));
             }
-            let frame = timeout(self.idle, self.body.frame())
+            let idle = self.timeouts.idle;
+            let frame = timeout(idle, self.body.frame())
                 .await
-                .map_err(|_elapsed| Cause::IdleTimeout(self.idle))?;
+                .map_err(|_elapsed| Cause::IdleTimeout(idle))?;
             match frame {
                 None => return Err(Cause::Truncated),
-                Some(Err(error)) => return Err(cause_of(&error)),
+                Some(Err(error)) => return Err(cause_of(&error, &self.timeouts)),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => self.data = data,
                     Err(frame) => {
@@ -147,7 +147,9 @@ impl Receiver {
 
     fn ended(&self, status: Option<Status>) -> Result<Option<Piece>, Cause> {
         match status {
-            Some(status) if status.code() != tonic::Code::Ok => Err(cause_of(&status)),
+            Some(status) if status.code() != tonic::Code::Ok => {
+                Err(cause_of(&status, &self.timeouts))
+            }
             Some(_) if self.parser.is_between_messages() => Ok(None),
             _ => Err(Cause::Truncated),
         }
@@ -184,6 +186,8 @@ mod tests {
     fn expected() -> Expected {
         let description = v1::DescribeResponse {
             dataset_digest: vec![1; 32].into(),
+            records: 81,
+            classes: ["ant", "bee", "cat"].map(str::to_owned).into(),
             recipe_digest: vec![2; 32].into(),
             samples_per_epoch: 8,
             steps_per_epoch: 2,
@@ -243,7 +247,7 @@ mod tests {
             HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
         let frames: Vec<_> = data.chain([Frame::trailers(trailers)]).map(Ok::<_, Status>).collect();
         let body = Body::new(StreamBody::new(tokio_stream::iter(frames)));
-        let mut receiver = Receiver::new(body, Duration::from_secs(9), Arc::default());
+        let mut receiver = Receiver::new(body, Timeouts::default(), Arc::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let microbatch = receiver.microbatch(NAME, &expected(), &Buffers::default()).await?;
@@ -300,7 +304,7 @@ mod tests {
     fn another_microbatch_than_the_requested_one_is_rejected() {
         type Change = fn(&mut Header);
         let header = header();
-        let changes: [(&str, Change); 8] = [
+        let changes: [(&str, Change); 11] = [
             ("epoch", |h| h.epoch += 1),
             ("step", |h| h.step = 0),
             ("microbatch", |h| h.microbatch = 0),
@@ -315,6 +319,9 @@ mod tests {
                 h.dtype = v1::DType::DtypeF16.into();
                 h.payload_bytes *= 2;
             }),
+            ("a record that the dataset does not have", |h| h.records[1] = 81),
+            ("a class that it does not have", |h| h.label_b[0] = 3),
+            ("a plan to mix by", |h| h.mix = Some(plan())),
         ];
         assert!(expected().check(&header, NAME).is_ok());
         for (what, change) in changes {
@@ -322,6 +329,18 @@ mod tests {
             change(&mut changed);
             assert!(expected().check(&changed, NAME).is_err(), "{what}");
         }
+    }
+
+    #[test]
+    fn a_trainer_that_mixes_accepts_no_microbatch_without_a_plan() {
+        let mut expected = expected();
+        expected.format.mixed_by = MixedBy::Trainer;
+        assert!(expected.check(&header(), NAME).is_err());
+        expected.check(&Header { mix: Some(plan()), ..header() }, NAME).unwrap();
+    }
+
+    fn plan() -> v1::TrainerMix {
+        v1::TrainerMix { samples: vec![v1::MixParameters::default(); 2] }
     }
 
     fn header() -> Header {

@@ -1,19 +1,32 @@
 //! Maps gRPC statuses and broken connections to causes.
 
-use tonic::Status;
+use std::io::ErrorKind;
+
+use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::error::Cause;
+use crate::options::Timeouts;
+
+/// hyper's innermost error when a ping was not answered in time.
+const PING_TIMED_OUT: &str = "operation timed out";
+
+/// How tonic begins the message of the status that it makes of a response without one, such as of a
+/// connection that was cut after the message of the response.
+const NO_STATUS: &str = "protocol error: missing grpc-status";
 
 /// The cause that a status stands for. A status that the client's own transport made of a broken
-/// connection has a source.
-pub(crate) fn cause_of(status: &Status) -> Cause {
+/// connection has a source. `timeouts` are those of the connection.
+pub(crate) fn cause_of(status: &Status, timeouts: &Timeouts) -> Cause {
     use std::error::Error as _;
     if let Some(mut source) = status.source() {
         while let Some(inner) = source.source() {
             source = inner;
         }
-        return connection(source);
+        return connection(source, timeouts);
+    }
+    if status.code() == Code::Unknown && status.message().starts_with(NO_STATUS) {
+        return Cause::Truncated;
     }
     Cause::Status {
         code: status.code(),
@@ -23,9 +36,18 @@ pub(crate) fn cause_of(status: &Status) -> Cause {
 }
 
 /// The cause of a failed connection, from the innermost error.
-fn connection(error: &(dyn std::error::Error + 'static)) -> Cause {
+fn connection(error: &(dyn std::error::Error + 'static), timeouts: &Timeouts) -> Cause {
     let message = error.to_string();
-    let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    let of_io = error.downcast_ref::<std::io::Error>();
+    // The transport does not say which limit has passed. Its own timeouts have no code of the
+    // operating system.
+    if of_io.is_some_and(|e| e.kind() == ErrorKind::TimedOut && e.raw_os_error().is_none()) {
+        return Cause::Connection(format!("not established within {:?}", timeouts.connect));
+    }
+    if message == PING_TIMED_OUT {
+        return Cause::Connection(format!("no answer to a ping within {:?}", timeouts.keepalive));
+    }
+    let wrapped = of_io.and_then(std::io::Error::get_ref);
     let of_tls = wrapped.and_then(|inner| inner.downcast_ref::<tokio_rustls::rustls::Error>());
     // The server judges the client's certificate after the handshake, so that its alert arrives when
     // HTTP/2 reads, which passes on only the text.
@@ -39,15 +61,37 @@ fn connection(error: &(dyn std::error::Error + 'static)) -> Cause {
 mod tests {
     use std::time::Duration;
 
-    use tonic::Code;
     use tonic_types::ErrorDetails;
 
     use super::*;
 
     #[test]
+    fn a_timeout_of_the_transport_says_its_limit() {
+        let of = |source: Box<dyn std::error::Error + Send + Sync>| {
+            cause_of(&Status::from_error(source), &Timeouts::default()).to_string()
+        };
+        let own = std::io::Error::new(ErrorKind::TimedOut, "deadline has elapsed");
+        assert_eq!(of(own.into()), "connection failed: not established within 5s");
+        let of_system = std::io::Error::from_raw_os_error(110);
+        assert_eq!(of_system.kind(), ErrorKind::TimedOut);
+        assert!(of(of_system.into()).contains("os error 110"));
+    }
+
+    #[test]
+    fn a_response_without_a_status_is_a_broken_one_and_not_an_answer() {
+        let missing = format!("{NO_STATUS} trailer, stream was terminated without a final status");
+        assert!(matches!(
+            cause_of(&Status::unknown(missing), &Timeouts::default()),
+            Cause::Truncated
+        ));
+        let answer = cause_of(&Status::unknown("answered by a server"), &Timeouts::default());
+        assert!(matches!(answer, Cause::Status { code: Code::Unknown, .. }), "{answer}");
+    }
+
+    #[test]
     fn the_delay_that_a_server_asks_for_is_decoded() {
         let delay = Duration::from_millis(2500);
-        let retry_after = |status: &Status| match cause_of(status) {
+        let retry_after = |status: &Status| match cause_of(status, &Timeouts::default()) {
             Cause::Status { retry_after, .. } => retry_after,
             cause => panic!("{cause}"),
         };

@@ -80,6 +80,8 @@ pub(crate) struct Fake {
     pub(crate) address: SocketAddr,
     begun: Arc<AtomicU64>,
     served: Served,
+    /// One reference of each open stream, and one of the server.
+    open: Arc<()>,
     runtime: Option<Runtime>,
 }
 
@@ -94,8 +96,14 @@ impl Fake {
         let handle = runtime.handle().clone();
         let begun = Arc::new(AtomicU64::new(0));
         let (plan, served) = (Arc::new(Mutex::new(plan)), Served::default());
-        let service =
-            Service { data, plan, begun: Arc::clone(&begun), served: Arc::clone(&served) };
+        let service = Service {
+            data,
+            plan,
+            begun: Arc::clone(&begun),
+            served: Arc::clone(&served),
+            open: Arc::default(),
+        };
+        let open = Arc::clone(&service.open);
         // On another thread, because block_on panics in asynchronous code.
         let start = move || {
             handle.block_on(async move {
@@ -115,13 +123,13 @@ impl Fake {
         };
         let thread = std::thread::Builder::new().name("start".into()).spawn(start).unwrap();
         let address = thread.join().unwrap();
-        Self { address, begun, served, runtime: Some(runtime) }
+        Self { address, begun, served, open, runtime: Some(runtime) }
     }
 
     /// The service of a server without faults, without a network.
     pub(crate) fn service(data: Data) -> ForebayServiceServer<impl ForebayService> {
-        let (plan, begun) = (Arc::default(), Arc::default());
-        ForebayServiceServer::new(Service { data, plan, begun, served: Served::default() })
+        let (plan, begun, open) = (Arc::default(), Arc::default(), Arc::default());
+        ForebayServiceServer::new(Service { data, plan, begun, served: Served::default(), open })
     }
 
     pub(crate) fn url(&self) -> String {
@@ -131,6 +139,12 @@ impl Fake {
     /// Number of microbatches that the server began to send.
     pub(crate) fn begun(&self) -> u64 {
         self.begun.load(Ordering::SeqCst)
+    }
+
+    /// Number of streams that the server has not ended.
+    pub(crate) fn open_streams(&self) -> usize {
+        // Besides the streams, this and the service hold a reference.
+        Arc::strong_count(&self.open) - 2
     }
 
     /// Their names.
@@ -195,7 +209,7 @@ impl Data {
                 (state >> 56) as u8
             })
             .collect();
-        let label = |record: &u64| u32::try_from(record % 10).unwrap();
+        let label = |record: &u64| u32::try_from(record % CLASSES.len() as u64).unwrap();
         let header = v1::Header {
             epoch,
             step,
@@ -213,7 +227,11 @@ impl Data {
             lambda: vec![0.75; records.len()],
             records,
             mix: None,
-            timings: Some(v1::Timings { decode: 1500, make: 900, ..v1::Timings::default() }),
+            timings: Some(v1::ServerTimings {
+                decode: 1500,
+                make: 900,
+                ..v1::ServerTimings::default()
+            }),
             targets_xxh3: None,
         };
         (header, payload)
@@ -226,6 +244,7 @@ struct Service {
     plan: Arc<Mutex<Plan>>,
     begun: Arc<AtomicU64>,
     served: Served,
+    open: Arc<()>,
 }
 
 type Frames = Pin<Box<dyn tokio_stream::Stream<Item = Result<v1::Frame, Status>> + Send>>;
@@ -233,18 +252,22 @@ type Sender = mpsc::Sender<Result<v1::Frame, Status>>;
 
 impl Service {
     fn check(&self, job: Option<v1::Job>) -> Result<v1::Job, Status> {
-        let job = job.ok_or_else(|| Status::invalid_argument("no job"))?;
+        let job = job.ok_or_else(|| {
+            Status::invalid_argument("invalid job: missing (expected a dataset and a recipe)")
+        })?;
         if job.dataset != "tiny" {
-            return Err(Status::not_found(format!(
-                "no dataset {:?}; there are: tiny",
-                job.dataset
-            )));
+            let message = format!("unknown dataset {:?}: this server has tiny", job.dataset);
+            return Err(Status::not_found(message));
         }
-        let wrong = |given: &[u8], own: Vec<u8>| !given.is_empty() && given != own;
-        if wrong(&job.dataset_digest, self.data.digest(1))
-            || wrong(&job.recipe_digest, self.data.digest(2))
-        {
-            return Err(Status::failed_precondition("another digest"));
+        let digests = [
+            ("dataset", &job.dataset_digest, self.data.digest(1)),
+            ("recipe", &job.recipe_digest, self.data.digest(2)),
+        ];
+        for (what, expected, own) in digests {
+            if !expected.is_empty() && *expected != own {
+                let message = format!("the client expects the {what} with another digest");
+                return Err(Status::failed_precondition(message));
+            }
         }
         Ok(job)
     }
@@ -306,9 +329,16 @@ impl Service {
             plan: Arc::clone(&self.plan),
             begun: Arc::clone(&self.begun),
             served: Arc::clone(&self.served),
+            open: Arc::clone(&self.open),
         }
     }
 }
+
+/// Names of the classes; labels are below their number.
+pub(crate) const CLASSES: [&str; 10] =
+    ["ant", "bee", "cat", "dog", "eel", "fox", "goat", "hare", "ibis", "jay"];
+/// Samples of a plan, one in each response.
+const SAMPLES: u32 = 3;
 
 #[tonic::async_trait]
 impl ForebayService for Service {
@@ -319,9 +349,14 @@ impl ForebayService for Service {
         &self,
         request: Request<v1::DescribeRequest>,
     ) -> Result<Response<v1::DescribeResponse>, Status> {
-        self.check(request.into_inner().job)?;
+        let v1::DescribeRequest { job, first_class } = request.into_inner();
+        self.check(job)?;
+        // Three names for each response.
+        let classes = CLASSES.iter().skip(usize::try_from(first_class).unwrap()).take(3);
         Ok(Response::new(v1::DescribeResponse {
             server_version: "fake".into(),
+            classes: classes.map(|name| (*name).to_owned()).collect(),
+            class_count: CLASSES.len() as u64,
             dataset_digest: self.data.digest(1).into(),
             records: self.data.records,
             recipe_digest: self.data.digest(2).into(),
@@ -343,7 +378,7 @@ impl ForebayService for Service {
         let request = request.into_inner();
         let seed = self.check(request.job)?.seed;
         if request.step >= self.data.steps_per_epoch() {
-            return Err(Status::out_of_range("past the epoch"));
+            return Err(Status::out_of_range("step or microbatch is out of range"));
         }
         let (sender, receiver) = mpsc::channel(1);
         let service = self.clone_for_task();
@@ -374,7 +409,7 @@ impl ForebayService for Service {
         if request.step >= self.data.steps_per_epoch()
             || request.microbatch >= self.data.microbatches_of(request.step)
         {
-            return Err(Status::out_of_range("past the epoch"));
+            return Err(Status::out_of_range("step or microbatch is out of range"));
         }
         let (sender, receiver) = mpsc::channel(1);
         let service = self.clone_for_task();
@@ -390,6 +425,8 @@ impl ForebayService for Service {
     ) -> Result<Response<v1::ExplainResponse>, Status> {
         let request = request.into_inner();
         self.check(request.job)?;
-        Ok(Response::new(v1::ExplainResponse { json: format!("{{\"step\":{}}}", request.step) }))
+        let (step, sample) = (request.step, request.first_sample);
+        let json = format!("{{\"step\":{step},\"samples\":[{sample}]}}");
+        Ok(Response::new(v1::ExplainResponse { json, next_sample: (sample + 1) % SAMPLES }))
     }
 }

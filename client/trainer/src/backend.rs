@@ -33,7 +33,8 @@ pub trait Backend {
     /// When the devices of the ranks cannot connect to each other.
     fn join(&mut self, group: ProcessGroup) -> Result<(), Error>;
 
-    /// Runs the network forward on a training microbatch, with batch statistics.
+    /// Runs the network forward on a training microbatch, with batch statistics. The running statistics take in those
+    /// of every rank's microbatch, in the order of ranks, before `backward` returns.
     ///
     /// # Errors
     /// When the microbatch does not fit the network, or the device or another rank fails.

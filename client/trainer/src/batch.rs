@@ -61,7 +61,7 @@ impl Batch {
     /// Checks that the microbatch fits a network whose memory was planned for `max_samples` samples.
     ///
     /// # Errors
-    /// When sizes, classes or weights do not fit; the message says which and what to change.
+    /// [`Error::Batch`] if sizes, classes or weights do not fit; it says which and what to change.
     pub fn check(&self, graph: &Graph, max_samples: usize) -> Result<(), Error> {
         let problem = self.problem(graph, max_samples);
         problem.map_or(Ok(()), |problem| Err(Error::Batch { name: self.name, problem }))

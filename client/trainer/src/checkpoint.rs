@@ -3,147 +3,180 @@
 //! * `model.safetensors`: parameters and running statistics by timm's names; loads in timm with
 //!   `strict=True`. `model_ema.safetensors`: the same of the moving average.
 //! * `optimizer.safetensors`: `exp_avg.NAME` and `exp_avg_sq.NAME`.
-//! * `run.json`: the cursor, the counters and the settings. Random draws are keyed and need no state.
+//! * `run.json`: the cursor, the counters, the settings, and checksums of all files. Random draws are
+//!   keyed and need no state.
 //!
-//! A checkpoint is written under a temporary name, synced and renamed, so a trainer that is killed
-//! leaves the previous checkpoint intact.
+//! ```text
+//! .step-aB3xYz/   files, each written and synced; then the folder is synced
+//!    | rename
+//! step-00001234/  then the folder above is synced, and old checkpoints are removed
+//! ```
+//!
+//! So a trainer or a machine that stops at any time leaves the previous checkpoint intact, and maybe a
+//! folder with a temporary name, which the next run removes. A checkpoint that was damaged later is
+//! noticed by its checksums, and the next older one is used.
+
+mod disk;
+mod metadata;
+mod tensors;
 
 use std::path::{Path, PathBuf};
 
 use forebay_types::Cursor;
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
 
 use crate::Error;
 use crate::process_group::ProcessGroup;
-use crate::state::{StateDict, Tensor, TrainState};
-use crate::train::TrainConfig;
+use crate::state::{StateDict, TrainState};
+
+use disk::{Checksum, create_folder, read_error, write_error};
+use metadata::Checksums;
+
+pub(crate) use disk::{lock as lock_folder, replace as replace_file};
+pub use metadata::RunMetadata;
+pub use tensors::{read_model, write_model};
 
 /// Number of checkpoints that are kept.
 const KEPT: usize = 2;
 
-/// Metadata of a run, as its checkpoints store it.
-#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct RunMetadata {
-    /// Name of the model.
-    pub model: String,
-    /// Number of classes.
-    pub classes: usize,
-    /// Height and width of the images.
-    pub image_size: usize,
-    /// Digest of the recipe, as the server computes it.
-    pub recipe_digest: String,
-    /// Digest of the dataset.
-    pub dataset_digest: String,
-    /// Training settings.
-    pub config: TrainConfig,
-    /// The next step.
-    pub cursor: Cursor,
-    /// Optimizer updates so far.
-    pub updates: u64,
-    /// Batch norm's `num_batches_tracked`.
-    pub batches_tracked: u64,
+/// Names of the files with tensors.
+const MODEL: &str = "model.safetensors";
+const MODEL_EMA: &str = "model_ema.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+
+/// A checkpoint to resume from.
+#[derive(Debug)]
+pub struct LoadedCheckpoint {
+    /// Its folder.
+    pub path: PathBuf,
+    /// The state of training.
+    pub state: TrainState,
+    /// Its metadata.
+    pub run: RunMetadata,
+    /// Why newer checkpoints cannot be used, newest first.
+    pub unusable: Vec<Error>,
 }
 
-impl RunMetadata {
-    /// Checks that resuming from this checkpoint gives the result that `now` would give.
-    ///
-    /// # Errors
-    /// When the model, the data or a setting differs; the message names the first that does.
-    pub fn check_resumable(&self, now: &Self, path: &Path) -> Result<(), Error> {
-        let same = |what: &str, saved: &dyn std::fmt::Debug, given: &dyn std::fmt::Debug| {
-            let (saved, given) = (format!("{saved:?}"), format!("{given:?}"));
-            if saved == given {
-                return Ok(());
-            }
-            let problem = format!(
-                "the checkpoint's {what} is {saved}, but this run's is {given}: resume with the same settings, \
-                 or start a new run with --initial-checkpoint"
-            );
-            Err(Error::Mismatch { path: path.to_owned(), problem })
-        };
-        same("model", &self.model, &now.model)?;
-        same("number of classes", &self.classes, &now.classes)?;
-        same("image size", &self.image_size, &now.image_size)?;
-        same("dataset digest", &self.dataset_digest, &now.dataset_digest)?;
-        same("recipe digest", &self.recipe_digest, &now.recipe_digest)?;
-        same("training config", &self.config, &now.config)
-    }
-}
-
-/// Writes a checkpoint into `folder` and removes the oldest ones. Returns its path.
+/// Writes a checkpoint into `folder` and removes older ones. Returns its path.
 ///
 /// # Errors
-/// When a file cannot be written or removed.
+/// [`Error::NotFinite`] if the state has diverged, [`Error::Write`] if a file cannot be written, and
+/// [`Error::Read`] if the folder cannot be read.
 pub fn save_checkpoint(
     folder: &Path,
     state: &TrainState,
     run: &RunMetadata,
 ) -> Result<PathBuf, Error> {
-    std::fs::create_dir_all(folder).map_err(file_error(folder))?;
-    let temporary = tempfile::Builder::new().prefix(".step-").tempdir_in(folder);
-    let temporary = temporary.map_err(file_error(folder))?;
-    let at = |name: &str| temporary.path().join(name);
-    write_model(&at("model.safetensors"), &state.model, state.batches_tracked)?;
-    if !state.model_ema.is_empty() {
-        write_model(&at("model_ema.safetensors"), &state.model_ema, state.batches_tracked)?;
+    if let Some(tensor) = state.not_finite() {
+        return Err(Error::NotFinite { tensor: tensor.to_owned(), updates: state.updates });
     }
-    let prefixed = |prefix: &'static str, tensors: &'_ StateDict| {
-        let named =
-            tensors.iter().map(|(name, tensor)| (format!("{prefix}.{name}"), tensor.clone()));
-        named.collect::<Vec<_>>()
+    create_folder(folder)?;
+    let temporary = disk::temporary(0o777).tempdir_in(folder).map_err(write_error(folder))?;
+    let mut files = Checksums::new();
+    let mut write = |name: &str, contents: &[u8]| {
+        files.insert(name.to_owned(), Checksum::of(contents));
+        disk::write(&temporary.path().join(name), contents)
     };
-    let moments =
-        [prefixed("exp_avg", &state.exp_avg), prefixed("exp_avg_sq", &state.exp_avg_sq)].concat();
-    let moments = moments.iter().map(|(name, tensor)| (name.clone(), tensor));
-    write_tensors(&at("optimizer.safetensors"), moments, None)?;
-    let text = serde_json::to_vec_pretty(run).expect("plain fields");
-    std::fs::write(at("run.json"), text).map_err(file_error(&at("run.json")))?;
-    sync(temporary.path())?;
+    write(MODEL, &tensors::encode_model(&state.model, state.batches_tracked))?;
+    if !state.model_ema.is_empty() {
+        write(MODEL_EMA, &tensors::encode_model(&state.model_ema, state.batches_tracked))?;
+    }
+    let moments = [("exp_avg", &state.exp_avg), ("exp_avg_sq", &state.exp_avg_sq)];
+    let moments = moments.into_iter().flat_map(|(prefix, tensors)| {
+        tensors.iter().map(move |(name, tensor)| (format!("{prefix}.{name}"), tensor))
+    });
+    write(OPTIMIZER, &tensors::encode_tensors(moments, None))?;
+    let json = metadata::to_json(run, &files).expect("plain fields");
+    disk::write(&temporary.path().join(metadata::NAME), &json)?;
+    disk::sync(temporary.path())?;
 
     let path = folder.join(format!("step-{:08}", state.updates));
-    if path.exists() {
-        std::fs::remove_dir_all(&path).map_err(file_error(&path))?;
-    }
-    std::fs::rename(temporary.path(), &path).map_err(file_error(&path))?;
-    sync(folder)?;
-    for old in checkpoints(folder)?.iter().rev().skip(KEPT) {
-        std::fs::remove_dir_all(old).map_err(file_error(old))?;
+    // An earlier checkpoint of the same step is moved away, because a folder cannot be replaced at once.
+    let replaced = if path.exists() {
+        let away = disk::temporary(0o777).tempdir_in(folder).map_err(write_error(folder))?;
+        std::fs::rename(&path, away.path().join("replaced")).map_err(write_error(&path))?;
+        Some(away)
+    } else {
+        None
+    };
+    std::fs::rename(temporary.path(), &path).map_err(write_error(&path))?;
+    disk::sync(folder)?;
+    drop(replaced);
+    // Newer ones are of an earlier run, which this one resumed from an older checkpoint.
+    let saved = checkpoints(folder)?.into_iter().filter(|(updates, _)| *updates <= state.updates);
+    for (_, old) in saved.rev().skip(KEPT) {
+        // Someone may be reading it. The new one is written, so that training can continue.
+        if let Err(error) = std::fs::remove_dir_all(&old) {
+            tracing::warn!("cannot remove the checkpoint {}: {error}", old.display());
+        }
     }
     Ok(path)
 }
 
-/// The newest complete checkpoint of a folder; `None` if the folder or a checkpoint does not exist.
+/// The newest checkpoint of a folder; `None` if the folder or a checkpoint does not exist.
 ///
 /// # Errors
-/// When the folder cannot be read.
+/// [`Error::Read`] if the folder cannot be read.
 pub fn latest_checkpoint(folder: &Path) -> Result<Option<PathBuf>, Error> {
-    if folder.exists() { Ok(checkpoints(folder)?.pop()) } else { Ok(None) }
+    let newest = checkpoints(folder)?.into_iter().rev();
+    Ok(newest.map(|(_, path)| path).find(|path| path.join(metadata::NAME).is_file()))
+}
+
+/// Reads the newest checkpoint of a folder that can be used; `None` if there is no checkpoint.
+///
+/// # Errors
+/// [`Error::Read`] if the folder cannot be read, and [`Error::NoUsableCheckpoint`] if it has checkpoints
+/// of which none can be used.
+pub fn load_latest_checkpoint(folder: &Path) -> Result<Option<LoadedCheckpoint>, Error> {
+    let mut unusable = Vec::new();
+    for (_, path) in checkpoints(folder)?.into_iter().rev() {
+        match load_checkpoint(&path) {
+            Ok((state, run)) => return Ok(Some(LoadedCheckpoint { path, state, run, unusable })),
+            Err(error) => unusable.push(error),
+        }
+    }
+    if unusable.is_empty() {
+        return Ok(None);
+    }
+    let problems = unusable.iter().map(ToString::to_string).collect();
+    Err(Error::NoUsableCheckpoint { folder: folder.to_owned(), problems })
 }
 
 /// Reads a checkpoint.
 ///
 /// # Errors
-/// When a file cannot be read, is damaged, or is not part of a checkpoint.
+/// [`Error::Read`] if a file cannot be read, [`Error::Corrupt`] or [`Error::Damaged`] if it is not what
+/// was written, and [`Error::Mismatch`] if it is not part of a checkpoint.
 pub fn load_checkpoint(path: &Path) -> Result<(TrainState, RunMetadata), Error> {
-    let name = path.join("run.json");
-    let text = std::fs::read(&name).map_err(file_error(&name))?;
-    let run: RunMetadata = serde_json::from_slice(&text).map_err(|e| Error::Mismatch {
-        path: name,
-        problem: format!("not the metadata of a run ({e}): use another checkpoint"),
-    })?;
+    let (run, files) = metadata::read(path)?;
+    let read = |name: &str| {
+        let path = path.join(name);
+        let contents = disk::read(&path)?;
+        if let Some(files) = &files {
+            let unlisted = || Error::Corrupt {
+                path: path.clone(),
+                problem: format!("{} does not have its checksum", metadata::NAME),
+            };
+            files.get(name).ok_or_else(unlisted)?.check(&contents, &path)?;
+        }
+        Ok::<_, Error>((contents, path))
+    };
+    let model = |name: &str| {
+        let (contents, path) = read(name)?;
+        tensors::decode_model(&contents, &path)
+    };
+    let has_ema = match &files {
+        Some(files) => files.contains_key(MODEL_EMA),
+        None => path.join(MODEL_EMA).exists(),
+    };
     let mut state = TrainState {
-        model: read_model(&path.join("model.safetensors"))?,
+        model: model(MODEL)?,
+        model_ema: if has_ema { model(MODEL_EMA)? } else { StateDict::new() },
         updates: run.updates,
         batches_tracked: run.batches_tracked,
         ..TrainState::default()
     };
-    let model_ema = path.join("model_ema.safetensors");
-    if model_ema.exists() {
-        state.model_ema = read_model(&model_ema)?;
-    }
-    let optimizer = path.join("optimizer.safetensors");
-    for (name, tensor) in read_tensors(&optimizer)? {
+    let (contents, optimizer) = read(OPTIMIZER)?;
+    for (name, tensor) in tensors::decode_tensors(&contents, &optimizer)? {
         match name.split_once('.') {
             Some(("exp_avg", name)) => state.exp_avg.insert(name.to_owned(), tensor),
             Some(("exp_avg_sq", name)) => state.exp_avg_sq.insert(name.to_owned(), tensor),
@@ -156,10 +189,27 @@ pub fn load_checkpoint(path: &Path) -> Result<(TrainState, RunMetadata), Error> 
     Ok((state, run))
 }
 
+/// Removes the files and folders with temporary names that a run leaves which is stopped while it writes.
+/// The folder must be locked.
+///
+/// # Errors
+/// [`Error::Read`] if the folder cannot be read, and [`Error::Write`] if something cannot be removed.
+pub(crate) fn remove_leftovers(folder: &Path) -> Result<(), Error> {
+    for path in entries(folder)? {
+        if !name(&path).is_some_and(|name| name.starts_with(disk::TEMPORARY)) {
+            continue;
+        }
+        let is_folder = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
+        let remove = if is_folder { std::fs::remove_dir_all } else { std::fs::remove_file };
+        remove(&path).map_err(write_error(&path))?;
+    }
+    Ok(())
+}
+
 /// Sends the state that rank 0 loaded to all other ranks. Their `state` must be of the same network.
 ///
 /// # Errors
-/// When another rank fails.
+/// [`Error::Rank`] if another rank fails.
 pub fn broadcast_checkpoint(
     group: &mut ProcessGroup,
     state: &mut TrainState,
@@ -195,100 +245,24 @@ pub fn broadcast_checkpoint(
     Ok(())
 }
 
-/// Writes a model in timm's layout, atomically.
-///
-/// # Errors
-/// When the file cannot be written.
-pub fn write_model(path: &Path, model: &StateDict, batches_tracked: u64) -> Result<(), Error> {
-    let norms = model.keys().filter_map(|name| name.strip_suffix("running_mean"));
-    let counters = norms.map(|norm| format!("{norm}num_batches_tracked")).collect();
-    let tensors = model.iter().map(|(name, tensor)| (name.clone(), tensor));
-    write_tensors(path, tensors, Some((counters, batches_tracked)))
-}
-
-/// Reads a model that this trainer or timm wrote.
-///
-/// # Errors
-/// When the file cannot be read, is damaged, or has weights that are not f32.
-pub fn read_model(path: &Path) -> Result<StateDict, Error> {
-    let tensors = read_tensors(path)?.into_iter();
-    Ok(tensors.filter(|(name, _)| !name.ends_with("num_batches_tracked")).collect())
-}
-
-/// Writes tensors, and counters that all have one value, to a temporary name and renames the file.
-fn write_tensors<'a>(
-    path: &Path,
-    tensors: impl Iterator<Item = (String, &'a Tensor)>,
-    counters: Option<(Vec<String>, u64)>,
-) -> Result<(), Error> {
-    let mut entries: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = tensors
-        .map(|(name, tensor)| {
-            let bytes = tensor.values.iter().flat_map(|v| v.to_le_bytes()).collect();
-            (name, Dtype::F32, tensor.shape.clone(), bytes)
-        })
-        .collect();
-    if let Some((names, count)) = counters {
-        let bytes = count.to_le_bytes().to_vec();
-        entries.extend(names.into_iter().map(|name| (name, Dtype::I64, Vec::new(), bytes.clone())));
-    }
-    let views = entries.iter().map(|(name, dtype, shape, bytes)| {
-        let view = TensorView::new(*dtype, shape.clone(), bytes);
-        (name, view.expect("a tensor has as many values as its shape says"))
-    });
-    let damaged = |cause| Error::Damaged { path: path.to_owned(), cause };
-    let contents = safetensors::serialize(views, None).map_err(damaged)?;
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut temporary = tempfile::NamedTempFile::new_in(folder).map_err(file_error(path))?;
-    std::io::Write::write_all(&mut temporary, &contents).map_err(file_error(path))?;
-    temporary.as_file().sync_all().map_err(file_error(path))?;
-    temporary.persist(path).map_err(|e| Error::File { path: path.to_owned(), cause: e.error })?;
-    Ok(())
-}
-
-fn read_tensors(path: &Path) -> Result<StateDict, Error> {
-    let bytes = std::fs::read(path).map_err(file_error(path))?;
-    let parsed = SafeTensors::deserialize(&bytes);
-    let parsed = parsed.map_err(|cause| Error::Damaged { path: path.to_owned(), cause })?;
-    let mut tensors = StateDict::new();
-    for (name, view) in parsed.iter() {
-        let values = match view.dtype() {
-            Dtype::F32 => {
-                let numbers = view.data().as_chunks::<4>().0;
-                numbers.iter().map(|b| f32::from_le_bytes(*b)).collect()
-            }
-            Dtype::I64 if name.ends_with("num_batches_tracked") => Vec::new(),
-            dtype => {
-                let problem =
-                    format!("tensor {name} is {dtype:?}, expected F32: convert the weights");
-                return Err(Error::Mismatch { path: path.to_owned(), problem });
-            }
-        };
-        tensors.insert(name.to_owned(), Tensor { shape: view.shape().to_vec(), values });
-    }
-    Ok(tensors)
-}
-
-/// The complete checkpoints of a folder, oldest first.
-fn checkpoints(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let entries = std::fs::read_dir(folder).map_err(file_error(folder))?;
-    let mut found = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(file_error(folder))?.path();
-        let name = path.file_name().and_then(std::ffi::OsStr::to_str);
-        if name.is_some_and(|name| name.starts_with("step-")) && path.join("run.json").is_file() {
-            found.push(path);
-        }
-    }
+/// The checkpoints of a folder, by their number of updates.
+fn checkpoints(folder: &Path) -> Result<Vec<(u64, PathBuf)>, Error> {
+    let updates = |path: &PathBuf| name(path)?.strip_prefix("step-")?.parse().ok();
+    let found = entries(folder)?.into_iter().filter_map(|path| Some((updates(&path)?, path)));
+    let mut found: Vec<(u64, PathBuf)> = found.collect();
     found.sort();
     Ok(found)
 }
 
-/// Waits until a file or folder is on disk.
-fn sync(path: &Path) -> Result<(), Error> {
-    std::fs::File::open(path).and_then(|f| f.sync_all()).map_err(file_error(path))
+fn name(path: &Path) -> Option<&str> {
+    path.file_name().and_then(std::ffi::OsStr::to_str)
 }
 
-fn file_error(path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<> {
-    let path = path.to_owned();
-    move |cause| Error::File { path, cause }
+/// The paths in a folder; none if it does not exist.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let entries = std::fs::read_dir(folder).map_err(read_error(folder))?;
+    entries.map(|entry| entry.map(|entry| entry.path()).map_err(read_error(folder))).collect()
 }

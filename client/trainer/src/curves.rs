@@ -1,157 +1,142 @@
-//! Draws the curves of a run as a PNG: loss, accuracy and learning rate over steps.
+//! The curves of a run as a page: loss, accuracy, learning rate and wait for data, by update.
 
-use std::path::Path;
+use forebay_report::chart::{Axis, COLORS, Chart, INK, Line, PALE};
+use forebay_report::number::{count, percent};
+use forebay_report::page::{page, section, tiles};
+use maud::{Markup, html};
+use serde_json::Value;
 
-use font8x8::{BASIC_FONTS, UnicodeFonts as _};
-use image::{Rgb, RgbImage};
+/// Points of (update, value).
+type Points = Vec<(f64, f64)>;
 
-const WIDTH: u32 = 960;
-const HEIGHT: u32 = 240;
-const LEFT: u32 = 84;
-const MARGIN: u32 = 28;
-const INK: Rgb<u8> = Rgb([40, 40, 40]);
-const GRID: Rgb<u8> = Rgb([222, 222, 222]);
-const COLORS: [Rgb<u8>; 3] = [Rgb([31, 119, 180]), Rgb([214, 90, 20]), Rgb([44, 140, 60])];
-
-/// A panel: its title and its lines.
-pub(crate) type Panel<'a> = (&'a str, Vec<Line<'a>>);
-
-/// A line: its name and its points of (step, value).
-pub(crate) type Line<'a> = (&'a str, &'a [(f64, f64)]);
-
-/// Draws panels from top to bottom.
-///
-/// # Errors
-/// When the file cannot be written.
-pub(crate) fn draw(path: &Path, panels: &[Panel<'_>]) -> image::ImageResult<()> {
-    let count = u32::try_from(panels.len()).unwrap_or(1).max(1);
-    let mut image = RgbImage::from_pixel(WIDTH, HEIGHT * count, Rgb([255, 255, 255]));
-    let points = panels.iter().flat_map(|(_, lines)| lines).flat_map(|(_, points)| *points);
-    let steps = Axis::over(points.map(|p| p.0), f64::from(LEFT), f64::from(WIDTH - MARGIN));
-    for (i, (title, lines)) in (0..).zip(panels) {
-        panel(&mut image, i * HEIGHT, &steps, title, lines);
-    }
-    image.save(path)
+/// The curves of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Curves {
+    loss: Points,
+    /// Learning rate.
+    lr: Points,
+    /// Share of the time spent waiting for data.
+    wait: Points,
+    /// Top-1 accuracy, from 0 to 1.
+    top1: Points,
 }
 
-/// Maps values to pixels.
-struct Axis {
-    low: f64,
-    high: f64,
-    first: f64,
-    last: f64,
-}
-
-impl Axis {
-    fn over(values: impl Iterator<Item = f64>, first: f64, last: f64) -> Self {
-        let finite = values.filter(|v| v.is_finite());
-        let (low, high) =
-            finite.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
-        let (low, high) = if low <= high { (low, high) } else { (0.0, 1.0) };
-        let room = if high > low { 0.0 } else { high.abs().max(1.0) / 2.0 };
-        Self { low: low - room, high: high + room, first, last }
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "pixels of a small image")]
-    fn at(&self, value: f64) -> i64 {
-        (self.first + (value - self.low) / (self.high - self.low) * (self.last - self.first))
-            .round() as i64
-    }
-}
-
-fn panel(image: &mut RgbImage, top: u32, x: &Axis, title: &str, lines: &[Line<'_>]) {
-    let points = || lines.iter().flat_map(|(_, points)| points.iter().copied());
-    let y = Axis::over(
-        points().map(|p| p.1),
-        f64::from(top + HEIGHT - MARGIN),
-        f64::from(top + MARGIN),
-    );
-    for tick in 0..=4 {
-        let part = f64::from(tick) / 4.0;
-        let (across, up) = (x.low + part * (x.high - x.low), y.low + part * (y.high - y.low));
-        line(image, (x.at(x.low), y.at(up)), (x.at(x.high), y.at(up)), GRID);
-        line(image, (x.at(across), y.at(y.low)), (x.at(across), y.at(y.high)), GRID);
-        write(image, 4, y.at(up) - 5, &short(up), INK);
-        write(image, x.at(across) - 12, y.at(y.low) + 8, &short(across), INK);
-    }
-    write(image, i64::from(LEFT), i64::from(top) + 8, title, INK);
-    for (i, (name, points)) in lines.iter().enumerate() {
-        let color = COLORS[i % COLORS.len()];
-        for pair in points.windows(2).filter(|pair| pair.iter().all(|p| p.1.is_finite())) {
-            let ends = [pair[0], pair[1]].map(|p| (x.at(p.0), y.at(p.1)));
-            line(image, ends[0], ends[1], color);
+impl Curves {
+    /// Adds a line of the log.
+    pub(crate) fn add(&mut self, line: &Value) {
+        let update = line["update"].as_f64().unwrap_or(0.0);
+        let number = |name: &str| line[name].as_f64();
+        if let (Some(loss), Some(lr)) = (number("loss"), number("lr")) {
+            self.loss.push((update, loss));
+            self.lr.push((update, lr));
+            let seconds = number("step_seconds").unwrap_or(0.0).max(f64::MIN_POSITIVE);
+            self.wait.push((update, number("data_wait_seconds").unwrap_or(0.0) / seconds));
         }
-        if let [(step, value)] = **points {
-            line(image, (x.at(step) - 3, y.at(value)), (x.at(step) + 3, y.at(value)), color);
+        if let (Some(top1), Some("eval")) = (number("top1"), line["evaluation"].as_str()) {
+            self.top1.push((update, top1));
         }
-        write(
-            image,
-            i64::from(LEFT) + 240 + 160 * i64::try_from(i).unwrap_or(0),
-            i64::from(top) + 8,
-            name,
-            color,
-        );
     }
-}
 
-/// A value with about three digits.
-fn short(value: f64) -> String {
-    let size = value.abs();
-    match () {
-        () if size >= 100.0 || size.fract() < 1e-12 => format!("{value:.0}"),
-        () if size >= 0.01 => format!("{value:.3}"),
-        () => format!("{value:.1e}"),
-    }
-}
-
-fn dot(image: &mut RgbImage, x: i64, y: i64, color: Rgb<u8>) {
-    let inside = |at: i64, size: u32| u32::try_from(at).ok().filter(|at| *at < size);
-    if let Some((x, y)) = inside(x, image.width()).zip(inside(y, image.height())) {
-        image.put_pixel(x, y, color);
-    }
-}
-
-fn line(image: &mut RgbImage, from: (i64, i64), to: (i64, i64), color: Rgb<u8>) {
-    let length = (to.0 - from.0).abs().max((to.1 - from.1).abs()).max(1);
-    for i in 0..=length {
-        let between =
-            |a: i64, b: i64| a + ((b - a) * i * 2 + length * (b - a).signum()) / (2 * length);
-        let (x, y) = (between(from.0, to.0), between(from.1, to.1));
-        dot(image, x, y, color);
-    }
-}
-
-/// Writes text in letters of 8x8 pixels.
-fn write(image: &mut RgbImage, left: i64, top: i64, text: &str, color: Rgb<u8>) {
-    for (i, rows) in (0..).zip(text.chars().filter_map(|letter| BASIC_FONTS.get(letter))) {
-        for (y, row) in (0..).zip(rows) {
-            for x in (0..8).filter(|x| row >> x & 1 == 1) {
-                dot(image, left + 8 * i + x, top + y, color);
+    /// The page of a run of this many updates in all, some of which may not have happened yet.
+    pub(crate) fn page(&self, updates: u64) -> String {
+        let done = self.loss.last().map_or(0.0, |point| point.0);
+        let body = html! {
+            header {
+                h1 { "forebay training run" }
+                small { "update " (count(done)) " of " (count(updates as f64)) }
             }
-        }
+            main {
+                (tiles(&self.figures()))
+                @for chart in self.charts(done) { (section("", "", &chart)) }
+            }
+        };
+        page("forebay training run", None, &body)
     }
+
+    /// The newest figures, and what they are.
+    fn figures(&self) -> Vec<(String, String)> {
+        let mut figures = Vec::new();
+        if let Some((_, loss)) = moving_average(&self.loss).last() {
+            figures.push((format!("{loss:.4}"), "loss, mean of the last steps".to_owned()));
+        }
+        if let Some((_, top1)) = self.top1.last() {
+            let best = self.top1.iter().map(|point| point.1).fold(0.0, f64::max);
+            let what = format!("top-1 accuracy; best {:.2} %", 100.0 * best);
+            figures.push((format!("{:.2} %", 100.0 * top1), what));
+        }
+        if let Some((_, lr)) = self.lr.last() {
+            figures.push((format!("{lr:.3e}"), "learning rate".into()));
+        }
+        if !self.wait.is_empty() {
+            let mean = self.wait.iter().map(|point| point.1).sum::<f64>() / self.wait.len() as f64;
+            figures.push((percent(mean), "of the time waiting for data".into()));
+        }
+        figures
+    }
+
+    fn charts(&self, end: f64) -> Vec<Markup> {
+        let chart = |title, unit, axis, lines| {
+            Chart { title, unit, axis, lines, end, ..Chart::default() }.draw()
+        };
+        let mean = moving_average(&self.loss);
+        let loss = vec![line("step", PALE, &self.loss, 1.0), line("mean", COLORS[0], &mean, 1.0)];
+        let mut charts = vec![chart("Loss", "by update", Axis::Span, loss)];
+        if !self.top1.is_empty() {
+            let top1 = vec![line("", COLORS[2], &self.top1, 100.0)];
+            charts.push(chart("Top-1 accuracy", "% of the evaluation set", Axis::Span, top1));
+        }
+        let lr = vec![line("", INK, &self.lr, 1.0)];
+        charts.push(chart("Learning rate", "by update", Axis::Zero, lr));
+        let wait = vec![line("", COLORS[1], &self.wait, 100.0)];
+        charts.push(chart("Wait for data", "% of the time of a step", Axis::Zero, wait));
+        charts
+    }
+}
+
+fn line(name: &str, color: &'static str, points: &[(f64, f64)], factor: f64) -> Line {
+    let points = points.iter().map(|(update, value)| (*update, Some(value * factor))).collect();
+    Line { name: name.to_owned(), color, points }
+}
+
+/// The moving average over a twentieth of the run. The losses of mixed samples are too noisy to read.
+fn moving_average(points: &[(f64, f64)]) -> Points {
+    let length = (points.len() / 20).max(1);
+    let last = |window: &[(f64, f64)]| window.last().map_or(0.0, |point| point.0);
+    let mean = |window: &[(f64, f64)]| window.iter().map(|p| p.1).sum::<f64>() / length as f64;
+    points.windows(length).map(|window| (last(window), mean(window))).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
-    fn a_falling_line_falls_from_left_to_right() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("curves.png");
-        let falling: Vec<(f64, f64)> =
-            (0..50).map(|i| (f64::from(i), 50.0 - f64::from(i))).collect();
-        draw(
-            &path,
-            &[("loss", vec![("train", &falling)]), ("rate", vec![("", &[(1.0, f64::NAN)])])],
-        )
-        .unwrap();
-        let image = image::open(&path).unwrap().into_rgb8();
-        assert_eq!(image.dimensions(), (WIDTH, 2 * HEIGHT));
-        let height_at =
-            |x| (MARGIN..HEIGHT - MARGIN).find(|y| *image.get_pixel(x, *y) == COLORS[0]).unwrap();
-        assert!(height_at(LEFT + 50) < height_at(LEFT + 400));
-        assert!(height_at(LEFT + 400) < height_at(WIDTH - MARGIN - 50));
+    fn every_figure_of_the_log_has_a_curve() {
+        let mut curves = Curves::default();
+        for update in 1..=40_u32 {
+            let loss = 8.0 - f64::from(update) / 10.0;
+            curves.add(&json!({"update": update, "loss": loss, "lr": 0.005, "step_seconds": 2.0, "data_wait_seconds": 0.5}));
+        }
+        for (name, top1) in [("eval_ema", 0.9), ("eval", 0.61), ("eval", 0.5925)] {
+            curves.add(&json!({"update": 40, "evaluation": name, "top1": top1}));
+        }
+        let page = curves.page(1200);
+        for part in
+            ["update 40 of 1\u{2009}200", "4.0500", "59.25 %", "best 61.00 %", "5.000e-3", "25 %"]
+        {
+            assert!(page.contains(part), "{part} in {page}");
+        }
+        assert_eq!(page.matches("<svg").count(), 4);
+    }
+
+    #[test]
+    fn a_run_without_steps_has_a_page() {
+        let mut curves = Curves::default();
+        assert_eq!(curves.page(8).matches("<svg").count(), 3);
+        // A loss that is not a number is null in JSON.
+        curves.add(&json!({"update": 1, "loss": null, "lr": 0.1}));
+        assert!(curves.page(8).contains("update 0 of 8"));
     }
 }

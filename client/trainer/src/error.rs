@@ -1,8 +1,12 @@
-//! Errors of the trainer, grouped by who can act on them.
+//! Errors of the trainer. The message of each says what to do.
 
 use std::path::PathBuf;
 
 use forebay_types::MicrobatchName;
+
+/// What to do when training diverged. Resuming with the same settings would diverge again.
+const DIVERGED: &str = "start a run in another --output with a lower --lr or a longer --warmup-epochs, from the \
+                        beginning or from the model of a checkpoint (--initial-checkpoint)";
 
 /// An error of the trainer.
 #[derive(Debug, thiserror::Error)]
@@ -24,21 +28,54 @@ pub enum Error {
         /// The fault and the remedy.
         problem: String,
     },
-    /// A file cannot be read or written.
-    #[error("cannot read or write {}: {cause}", path.display())]
-    File {
-        /// The file.
+    /// A file or folder cannot be read.
+    #[error("cannot read {}: {cause}; check the path", path.display())]
+    Read {
+        /// The file or folder.
         path: PathBuf,
         /// The error of the operating system.
         cause: std::io::Error,
     },
-    /// A file is not a safetensors file, or is truncated.
+    /// A file or folder cannot be written or removed.
+    #[error("cannot write {}: {cause}; check --output, its permissions and the free space", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// The error of the operating system.
+        cause: std::io::Error,
+    },
+    /// Another run writes to the output folder.
+    #[error("{} is in use by another run: wait for its end, or use another --output", folder.display())]
+    InUse {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// A file that was read is not a safetensors file, or is truncated.
     #[error("{} is not a complete safetensors file ({cause}): use another checkpoint", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
         /// The error of the parser.
         cause: safetensors::SafeTensorError,
+    },
+    /// A file of a checkpoint is not what was written.
+    #[error("{} is damaged: {problem}: use another checkpoint", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// The difference.
+        problem: String,
+    },
+    /// A folder has checkpoints, and none of them can be used.
+    #[error(
+        "no checkpoint of {} can be used: {}; restore one, or start a new run with another --output",
+        folder.display(), problems.join("; ")
+    )]
+    NoUsableCheckpoint {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong with each, newest first.
+        problems: Vec<String>,
     },
     /// A checkpoint belongs to another model or run.
     #[error("{}: {problem}", path.display())]
@@ -76,10 +113,10 @@ pub enum Error {
     #[cfg(feature = "cuda")]
     #[error(transparent)]
     Device(#[from] forebay::gpu::DeviceError),
-    /// The loss is NaN or infinite.
+    /// The loss or the gradient is NaN or infinite.
     #[error(
-        "training diverged: the loss is {loss} at epoch {epoch}, step {step} (learning rate {lr:.3e}); \
-         resume from the last checkpoint with a lower --lr or a longer --warmup-epochs"
+        "training diverged: the loss is {loss} and the norm of the gradient {grad_norm} at epoch {epoch}, \
+         step {step} (learning rate {lr:.3e}); {DIVERGED}"
     )]
     Diverged {
         /// Epoch, from 0.
@@ -88,7 +125,31 @@ pub enum Error {
         step: u64,
         /// Learning rate of the step.
         lr: f64,
-        /// The loss, which is NaN or infinite.
+        /// The loss.
         loss: f64,
+        /// Norm of the gradient.
+        grad_norm: f64,
     },
+    /// A checkpoint of a model that has diverged would take the place of one that has not.
+    #[error(
+        "training diverged: tensor {tensor} has a value that is NaN or infinite after {updates} updates, so that no \
+         checkpoint was written; {DIVERGED}"
+    )]
+    NotFinite {
+        /// The first tensor with such a value.
+        tensor: String,
+        /// Optimizer updates so far.
+        updates: u64,
+    },
+}
+
+impl Error {
+    /// Whether a GPU reported the error.
+    pub(crate) const fn is_of_device(&self) -> bool {
+        match self {
+            #[cfg(feature = "cuda")]
+            Self::Device(_) => true,
+            _ => false,
+        }
+    }
 }

@@ -145,9 +145,9 @@ impl Lamb {
         Direction {
             clip: T::from_f64(clip),
             beta1: T::from_f64(c.beta1),
-            new1: T::from_f64(c.new1),
+            beta3: T::from_f64(c.beta3),
             beta2: T::from_f64(c.beta2),
-            new2: T::from_f64(c.new2),
+            one_minus_beta2: T::from_f64(c.one_minus_beta2),
             correction1: T::from_f64(c.correction1),
             correction2: T::from_f64(c.correction2),
             eps: T::from_f64(self.eps),
@@ -160,9 +160,10 @@ impl Lamb {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Coefficients {
     pub(crate) beta1: f64,
-    pub(crate) new1: f64,
+    /// Weight of the new gradient in the first moment, as timm names it: `1 - beta1` with gradient averaging, else 1.
+    pub(crate) beta3: f64,
     pub(crate) beta2: f64,
-    pub(crate) new2: f64,
+    pub(crate) one_minus_beta2: f64,
     /// Divisor of the first moment.
     pub(crate) correction1: f64,
     /// Square root of the divisor of the second moment.
@@ -178,9 +179,9 @@ impl Coefficients {
         };
         Self {
             beta1,
-            new1: if lamb.grad_averaging { 1.0 - beta1 } else { 1.0 },
+            beta3: if lamb.grad_averaging { 1.0 - beta1 } else { 1.0 },
             beta2,
-            new2: 1.0 - beta2,
+            one_minus_beta2: 1.0 - beta2,
             correction1: corrected(beta1),
             correction2: corrected(beta2).sqrt(),
         }
@@ -191,9 +192,9 @@ impl Coefficients {
 struct Direction<T> {
     clip: T,
     beta1: T,
-    new1: T,
+    beta3: T,
     beta2: T,
-    new2: T,
+    one_minus_beta2: T,
     correction1: T,
     correction2: T,
     eps: T,
@@ -208,8 +209,8 @@ impl<T: Real> Direction<T> {
             parameter.iter().zip(gradient).zip(state)
         {
             let g = *gradient / self.clip;
-            *exp_avg = self.beta1 * *exp_avg + self.new1 * g;
-            *exp_avg_sq = self.beta2 * *exp_avg_sq + self.new2 * g * g;
+            *exp_avg = self.beta1 * *exp_avg + self.beta3 * g;
+            *exp_avg_sq = self.beta2 * *exp_avg_sq + self.one_minus_beta2 * g * g;
             let root = exp_avg_sq.root() / self.correction2 + self.eps;
             *gradient = *exp_avg / self.correction1 / root + self.decay * *parameter;
         }

@@ -3,9 +3,10 @@
 //! ```text
 //!   train()      for every step:
 //!     batch          next microbatch                     Batch, from a server or a folder
-//!     backend        forward, backward    per microbatch  Backend: CpuBackend, or CUDA
+//!     backend        forward, backward    per microbatch  Backend: the CPU, or CUDA
 //!     backend        update               per step        Lamb, Schedule
 //!     report         loss, norm, timing                   StepReport, over all ranks of a ProcessGroup
+//!     on_step        the caller's: log, evaluation and checkpoint, for the command in command/train.rs
 //! ```
 //!
 //! A network is a [`Graph`]: a list of operations on tensors. A backend plans its memory once, and runs
@@ -18,19 +19,20 @@
 //!
 //! ```
 //! use forebay_trainer::{
-//!     Architecture, Backend, BackendConfig, Batch, CpuBackend, Cursor, Error, Flow, Graph,
-//!     MicrobatchName, Pixels, TrainConfig, initial_state, train,
+//!     Architecture, BackendConfig, Batch, Cursor, Error, Flow, Graph, MicrobatchName, Pixels, Rank,
+//!     TrainConfig, TrainDevice, initial_state, train,
 //! };
 //!
 //! let graph = Graph::new(&Architecture::named("resnet20", 10)?, 8, 8);
-//! let mut backend = CpuBackend::<f32>::new(BackendConfig {
+//! let config = BackendConfig {
 //!     train_graph: graph.clone(),
 //!     batch: 4,
 //!     eval_graph: graph,
 //!     eval_batch: 4,
 //!     mean: [0.485, 0.456, 0.406],
 //!     std: [0.229, 0.224, 0.225],
-//! });
+//! };
+//! let mut backend = TrainDevice::Cpu.open(config, Rank::SINGLE)?;
 //! let state = initial_state(backend.graph(), 0);
 //! backend.load(&state).expect("the state is of this network");
 //!
@@ -48,7 +50,7 @@
 //!     })
 //! });
 //! let mut losses = Vec::new();
-//! let end = train(&mut backend, &config, Cursor::default(), batches, |_| false, |_, _, report| {
+//! let end = train(&mut *backend, &config, Cursor::default(), batches, |_| false, |_, _, report| {
 //!     losses.push(report.loss);
 //!     Ok(Flow::Continue(()))
 //! })?;
@@ -56,14 +58,15 @@
 //! # Ok::<(), Error>(())
 //! ```
 
+mod accuracy;
 mod backend;
 mod batch;
 mod checkpoint;
 mod command;
 mod curves;
+mod difference;
 mod drop_path;
 mod error;
-mod eval;
 mod events;
 mod init;
 mod lamb;
@@ -77,20 +80,19 @@ mod schedule;
 mod selftest;
 mod simd;
 mod state;
-mod train;
+mod training_loop;
 
-pub use backend::cpu::CpuBackend;
+pub use accuracy::{Accuracy, evaluate};
 pub use backend::device::TrainDevice;
 pub use backend::{Backend, BackendConfig, MicroStep, UpdateReport};
 pub use batch::{Batch, Pixels, Targets};
 pub use checkpoint::{
-    RunMetadata, broadcast_checkpoint, latest_checkpoint, load_checkpoint, read_model,
-    save_checkpoint, write_model,
+    LoadedCheckpoint, RunMetadata, broadcast_checkpoint, latest_checkpoint, load_checkpoint,
+    load_latest_checkpoint, read_model, save_checkpoint, write_model,
 };
 pub use command::main;
 pub use drop_path::DropPath;
 pub use error::Error;
-pub use eval::{Accuracy, evaluate};
 pub use forebay_types::{Cursor, MicrobatchName, Rank};
 pub use init::initial_state;
 pub use lamb::Lamb;
@@ -102,7 +104,7 @@ pub use process_group::{Element, ProcessGroup, Rendezvous, Timeouts};
 pub use schedule::Schedule;
 pub use simd::Real;
 pub use state::{StateDict, Tensor, TrainState};
-pub use train::{Flow, StepReport, TrainConfig, train};
+pub use training_loop::{Flow, StepReport, TrainConfig, train};
 
 #[cfg(feature = "cuda")]
 pub use backend::cuda::{BUCKET_LEN, CudaBackend, CudaConfig, Precision};
@@ -110,6 +112,7 @@ pub use backend::cuda::{BUCKET_LEN, CudaBackend, CudaConfig, Precision};
 /// Internals that the tests of the workspace compare with other implementations.
 #[doc(hidden)]
 pub mod testing {
+    pub use crate::backend::cpu::stepwise::{Stepwise, stepwise_f32, stepwise_f64};
     #[cfg(feature = "cuda")]
     pub use crate::backend::cuda::PassConfig;
     pub use crate::drop_path::drop_path_rates;

@@ -212,7 +212,7 @@ impl Architecture {
     /// A network by timm's or the paper's name.
     ///
     /// # Errors
-    /// When the name is unknown.
+    /// [`Error::UnknownModel`] if the trainer has no model of this name.
     pub fn named(name: &str, classes: usize) -> Result<Self, Error> {
         let imagenet = |block, layers: [usize; 4]| Self {
             stem: Stem::ImageNet,

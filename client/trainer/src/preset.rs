@@ -9,14 +9,14 @@ use crate::Error;
 use crate::lamb::Lamb;
 use crate::loss::{Criterion, Loss};
 use crate::schedule::Schedule;
-use crate::train::TrainConfig;
+use crate::training_loop::TrainConfig;
 
 impl TrainConfig {
     /// The hyperparameters of a preset (`a1`, `a2` or `a3`), whose learning rate is for a batch of 2048.
     /// The label smoothing and the sizes come from the dataset's description.
     ///
     /// # Errors
-    /// When the preset does not exist.
+    /// [`Error::Setting`] if the preset does not exist.
     pub fn preset(
         name: &str,
         smoothing: f64,

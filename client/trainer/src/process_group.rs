@@ -51,6 +51,7 @@
 //! Every process also has a connection to rank 0 that carries heartbeats ([`heartbeat`]). When a rank
 //! dies, freezes or reports an error, all others get an error that names this rank, wherever they wait.
 
+mod accept;
 mod connection;
 mod handshake;
 mod heartbeat;
@@ -103,7 +104,8 @@ impl ProcessGroup {
     /// Connects to the other processes of a world. Returns when all of them have joined.
     ///
     /// # Errors
-    /// When a rank does not join in time, was started with other settings, or cannot be reached.
+    /// [`Error::Rendezvous`] if the ranks do not meet in time or the address cannot be used, and
+    /// [`Error::Rank`] with the rank that was started with other settings or cannot be reached.
     pub fn join(rendezvous: &Rendezvous) -> Result<Self, Error> {
         if rendezvous.rank.world < 2 {
             return Ok(Self::single());
@@ -129,7 +131,7 @@ impl ProcessGroup {
     /// Adds the values of all ranks, in the order of ranks. Rank 0 gets the sum, all others zeros.
     ///
     /// # Errors
-    /// When another rank fails.
+    /// [`Error::Rank`] if another rank fails, is lost or stalls.
     pub fn reduce<T: Element + AddAssign>(&mut self, values: &mut [T]) -> Result<(), Error> {
         let Some(mut exchange) = self.start(Collective::Reduce) else { return Ok(()) };
         if exchange.rank.rank > 0 {
@@ -162,7 +164,7 @@ impl ProcessGroup {
     /// Copies the values of rank 0 to all ranks.
     ///
     /// # Errors
-    /// When another rank fails.
+    /// [`Error::Rank`] if another rank fails, is lost or stalls.
     pub fn broadcast<T: Element>(&mut self, values: &mut [T]) -> Result<(), Error> {
         let Some(mut exchange) = self.start(Collective::Broadcast) else { return Ok(()) };
         let Rank { rank, world } = exchange.rank;
@@ -184,7 +186,7 @@ impl ProcessGroup {
     /// Adds the values of all ranks, in the order of ranks. Every rank gets the sum.
     ///
     /// # Errors
-    /// When another rank fails.
+    /// [`Error::Rank`] if another rank fails, is lost or stalls.
     pub fn all_reduce<T: Element + AddAssign>(&mut self, values: &mut [T]) -> Result<(), Error> {
         self.reduce(values)?;
         self.broadcast(values)
@@ -194,7 +196,7 @@ impl ProcessGroup {
     /// the same number of values, and gets all of them.
     ///
     /// # Errors
-    /// When another rank fails.
+    /// [`Error::Rank`] if another rank fails, is lost or stalls.
     ///
     /// # Panics
     /// When `all` does not have room for exactly the values of all ranks.
@@ -226,6 +228,12 @@ impl ProcessGroup {
         }
     }
 
+    /// Waits until the failure of a rank is known, at most for the heartbeat timeout. For a rank whose exchanges fail,
+    /// perhaps because another one was lost.
+    pub fn wait_for_failure(&self) -> Option<Error> {
+        self.heartbeat.as_ref()?.wait_for_failure()
+    }
+
     /// Reports to the other ranks the reason why this one cannot continue. They fail with the same reason.
     pub fn fail(&mut self, problem: &str) {
         if let Some(heartbeat) = &self.heartbeat {
@@ -236,7 +244,7 @@ impl ProcessGroup {
     /// Waits until all ranks have called this, and closes the connections.
     ///
     /// # Errors
-    /// When another rank fails before it gets here.
+    /// [`Error::Rank`] if another rank fails before it gets here.
     pub fn finish(&mut self) -> Result<(), Error> {
         self.all_gather(&[0_u64], &mut vec![0; self.rank.world as usize])?;
         if let Some(ring) = self.ring.take() {

@@ -16,6 +16,13 @@ pub struct Tensor {
     pub values: Vec<f32>,
 }
 
+impl Tensor {
+    /// Whether no value is NaN or infinite.
+    pub(crate) fn is_finite(&self) -> bool {
+        self.values.iter().all(|value| value.is_finite())
+    }
+}
+
 /// Everything that training changes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TrainState {
@@ -34,6 +41,12 @@ pub struct TrainState {
 }
 
 impl TrainState {
+    /// The name of the first tensor with a value that is NaN or infinite.
+    pub(crate) fn not_finite(&self) -> Option<&str> {
+        let all = [&self.model, &self.exp_avg, &self.exp_avg_sq, &self.model_ema];
+        all.into_iter().flatten().find(|(_, tensor)| !tensor.is_finite()).map(|(name, _)| &**name)
+    }
+
     /// Checks that the tensors are those of a network; the message names the first that is not.
     pub(crate) fn check(&self, graph: &Graph) -> Result<(), String> {
         check_tensors(graph, &self.model, true)?;

@@ -3,6 +3,8 @@
 
 #[path = "fixtures/dump.rs"]
 mod dump;
+#[path = "../../../tests/src/extremes.rs"]
+mod extremes;
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -53,12 +55,26 @@ fn a_stopped_and_resumed_run_writes_the_files_of_an_uninterrupted_run() {
     assert!(!again.status.success() && said(&again).contains("--resume"), "{}", said(&again));
     let other = trainer(folder.path(), "parts", &["--resume", "--lr", "1"]);
     assert!(
-        !other.status.success() && said(&other).contains("training config"),
+        !other.status.success() && said(&other).contains("config.schedule.lr is "),
         "{}",
         said(&other)
     );
+    let log = || std::fs::read_to_string(at("parts/log.jsonl")).unwrap();
+    let before = log();
+    let same = trainer(folder.path(), "parts", &["--resume", "--stop-after", "2"]);
+    assert!(same.status.success() && log() == before, "it was there already: {}", said(&same));
+    // A log that is not one is refused, and stays as it is.
+    let log_file = at("parts/log.jsonl");
+    std::fs::write(&log_file, b"\xff").unwrap();
+    let unread = trainer(folder.path(), "parts", &["--resume"]);
+    assert!(!unread.status.success() && said(&unread).contains("log.jsonl"), "{}", said(&unread));
+    assert_eq!(std::fs::read(&log_file).unwrap(), b"\xff");
+    std::fs::write(&log_file, before).unwrap();
     let second = trainer(folder.path(), "parts", &["--resume"]);
     assert!(second.status.success(), "{}", said(&second));
+    for line in ["hyperparameters of a3", "epoch 2 of 2", "trained all 2 epochs"] {
+        assert!(said(&second).contains(line), "{line}: {}", said(&second));
+    }
     for more in [&["--stop-after", "4"][..], &[], &[]] {
         let job = trainer(folder.path(), "job", &[&["--auto-resume"], more].concat());
         assert!(job.status.success(), "{}", said(&job));
@@ -83,8 +99,52 @@ fn a_stopped_and_resumed_run_writes_the_files_of_an_uninterrupted_run() {
         })
         .collect();
     assert_eq!(updates, [1, 2, 3, 4, 5, 6]);
-    assert!(image::open(at("parts/curves.png")).is_ok());
-    assert!(said(&second).contains("curves: parts/curves.png"), "{}", said(&second));
+    let curves = std::fs::read_to_string(at("parts/curves.html")).unwrap();
+    assert!(curves.contains("update 6 of 6") && curves.contains("class=\"line\""), "{curves}");
+    assert!(said(&second).contains("curves: parts/curves.html"), "{}", said(&second));
+}
+
+/// A change of a file.
+type Damage = fn(&mut Vec<u8>);
+
+#[test]
+fn a_run_resumes_from_an_older_checkpoint_if_the_newest_is_damaged_and_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    dump(&at("dump"), 2);
+    let whole = trainer(folder.path(), "whole", &[]);
+    assert!(whole.status.success(), "{}", said(&whole));
+    let first = trainer(folder.path(), "parts", &["--stop-after", "2", "--checkpoint-steps", "1"]);
+    assert!(first.status.success(), "{}", said(&first));
+    // What a killed run leaves.
+    std::fs::create_dir(at("parts/.step-folder")).unwrap();
+    std::fs::write(at("parts/.step-folder/model.safetensors"), "").unwrap();
+    std::fs::write(at("parts/.step-file"), "").unwrap();
+
+    let damage: [(&str, Damage); 3] = [
+        ("run.json", Vec::clear),
+        ("optimizer.safetensors", |bytes| bytes.truncate(bytes.len() / 2)),
+        ("model.safetensors", |bytes| *bytes.last_mut().unwrap() ^= 1),
+    ];
+    for (name, damage) in damage {
+        let copied =
+            Command::new("cp").args(["-r", "parts", name]).current_dir(folder.path()).status();
+        assert!(copied.unwrap().success());
+        let path = at(name).join("step-00000002").join(name);
+        let mut contents = std::fs::read(&path).unwrap();
+        damage(&mut contents);
+        std::fs::write(&path, contents).unwrap();
+        let second = trainer(folder.path(), name, &["--resume"]);
+        let text = said(&second);
+        assert!(second.status.success(), "{name}: {text}");
+        let older = format!("resuming from {name}/step-00000001 instead");
+        assert!(text.contains("WARN") && text.contains(&older), "{text}");
+        assert!(text.contains(&format!("{name}/step-00000002/{name} is damaged")), "{text}");
+        let [whole, resumed] =
+            ["whole", name].map(|out| std::fs::read(at(out).join("model.safetensors")).unwrap());
+        assert!(whole == resumed, "{name}");
+        assert!(!at(name).join(".step-folder").exists() && !at(name).join(".step-file").exists());
+    }
 }
 
 #[test]
@@ -102,6 +162,8 @@ fn invalid_options_are_refused_with_advice() {
     refused(&["--initial-checkpoint", "none.safetensors"], &["none.safetensors"]);
     refused(&["--resume"], &["out", "without --resume"]);
     refused(&["--memory-limit", "100KiB"], &["GiB", "100KiB", "--microbatches"]);
+    // Enough for a microbatch, and not for 270,000 parameters with gradients and moments.
+    refused(&["--memory-limit", "3MiB"], &["the model needs", "3MiB", "--model"]);
     refused(&["--epochs", "0"], &["--epochs"]);
     refused(&["--lr", "0"], &["--lr", "a number above 0"]);
     refused(&["--smoothing", "1"], &["--smoothing", "below 1"]);
@@ -111,6 +173,102 @@ fn invalid_options_are_refused_with_advice() {
     refused(&["--initial-checkpoint", "cut.safetensors"], &["cut.safetensors", "safetensors file"]);
     std::fs::remove_file(at("dump/0001-000001-000.safetensors")).unwrap();
     refused(&[], &["epoch 1, step 1, microbatch 0", "ended before"]);
+}
+
+#[test]
+fn a_description_of_a_dump_with_impossible_numbers_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    dump(&folder.path().join("dump"), 2);
+    let path = folder.path().join("dump/description.json");
+    let good: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    for (field, value) in [
+        ("classes", u64::MAX.into()),
+        ("classes", 0.into()),
+        ("steps", u64::MAX.into()),
+        ("batch", 0.into()),
+        ("microbatches", 0.into()),
+        ("microbatches", u32::MAX.into()),
+        ("image_size", u32::MAX.into()),
+        ("smoothing", (-5).into()),
+        ("std", vec![0.0; 3].into()),
+    ] {
+        let mut changed = good.clone();
+        changed[field] = value;
+        std::fs::write(&path, changed.to_string()).unwrap();
+        let output = trainer(folder.path(), "out", &[]);
+        let text = said(&output);
+        assert!(output.status.code() == Some(1) && text.contains(field), "{field}: {text}");
+    }
+    let output = trainer(folder.path(), "out", &["--eval-dataset", "val"]);
+    assert!(
+        said(&output).contains("cannot be used with '--eval-dataset <NAME>'"),
+        "{}",
+        said(&output)
+    );
+}
+
+#[test]
+fn a_run_ends_well_although_nobody_reads_its_output() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    dump(&at("dump"), 2);
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let run = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_forebay-trainer"));
+        command.current_dir(folder.path()).stdout(full()).stderr(full());
+        command.args(["train", "--replay", "dump", "--model", "resnet20", "--recipe", "a3"]);
+        command.args(["--epochs", "2", "--output", "out"]).args(more).status().unwrap()
+    };
+    assert!(run(&[]).success());
+    assert!(at("out/model.safetensors").is_file() && at("out/step-00000006").is_dir());
+    assert_eq!(run(&[]).code(), Some(1), "an error, which nobody reads either");
+}
+
+#[test]
+fn a_second_run_in_the_same_folder_is_refused_and_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    dump(&at("dump"), 2);
+    // A run that waits to write a microbatch, because nobody reads the pipe.
+    std::fs::create_dir(at("blocked")).unwrap();
+    let pipe = at("blocked/0001-000000-000.safetensors");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut first = Command::new(env!("CARGO_BIN_EXE_forebay-trainer"));
+    first.current_dir(folder.path()).args(["train", "--replay", "dump", "--model", "resnet20"]);
+    first.args(["--recipe", "a3", "--epochs", "2", "--output", "out", "--dump", "blocked"]);
+    let mut first = first.spawn().unwrap();
+    while !at("out/step-00000003").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let log = || std::fs::read(at("out/log.jsonl")).unwrap();
+    let before = log();
+    std::fs::create_dir(at("out/.step-in-progress")).unwrap();
+    let second = trainer(folder.path(), "out", &["--auto-resume"]);
+    let text = said(&second);
+    assert!(!second.status.success() && text.contains("in use by another run"), "{text}");
+    assert!(log() == before && at("out/.step-in-progress").exists());
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let mut again = Command::new(env!("CARGO_BIN_EXE_forebay-trainer"));
+    again.current_dir(folder.path()).args(["train", "--replay", "dump", "--model", "resnet20"]);
+    again.args(["--recipe", "a3", "--epochs", "2", "--output", "out", "--resume"]);
+    let again = again.output().unwrap();
+    assert!(again.status.success(), "{}", said(&again));
+}
+
+#[test]
+fn training_works_with_every_value_that_a_flag_accepts() {
+    let folder = tempfile::tempdir().unwrap();
+    dump(&folder.path().join("dump"), 2);
+    let runs = std::sync::atomic::AtomicU32::new(0);
+    extremes::every_flag(|more| {
+        let run = runs.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_forebay-trainer"));
+        command.current_dir(folder.path()).env("FOREBAY_MODEL", "resnet20");
+        command.env("FOREBAY_RECIPE", "a3").env("FOREBAY_OUTPUT", format!("out-{run}"));
+        command.args(["train", "--replay", "dump"]).args(more);
+        command
+    });
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::alloc::System;
 
 use bytes::Bytes;
 use forebay_trainer::{
-    Architecture, Backend as _, BackendConfig, Batch, CpuBackend, DropPath, Graph, MicroStep,
-    MicrobatchName, Pixels, TrainConfig, initial_state,
+    Architecture, BackendConfig, Batch, DropPath, Graph, MicroStep, MicrobatchName, Pixels, Rank,
+    TrainConfig, TrainDevice, initial_state,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 
@@ -16,14 +16,15 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 fn a_steady_step_allocates_no_tensors() {
     for model in ["resnet20", "resnet18", "resnet50"] {
         let graph = Graph::new(&Architecture::named(model, 10).unwrap(), 64, 64);
-        let mut cpu = CpuBackend::<f32>::new(BackendConfig {
+        let config = BackendConfig {
             train_graph: graph.clone(),
             batch: 8,
             eval_graph: graph,
             eval_batch: 8,
             mean: [0.5; 3],
             std: [0.25; 3],
-        });
+        };
+        let mut cpu = TrainDevice::Cpu.open(config, Rank::SINGLE).unwrap();
         let state = initial_state(cpu.graph(), 0);
         cpu.load(&state).unwrap();
         let mut mask = DropPath::new(0.1, cpu.graph().blocks, 8);

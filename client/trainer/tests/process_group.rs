@@ -9,8 +9,8 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use forebay_trainer::{
-    Backend as _, Cursor, Error, Flow, ProcessGroup, Rank, Rendezvous, Timeouts, TrainConfig,
-    TrainState, broadcast_checkpoint, evaluate, load_checkpoint, save_checkpoint, train,
+    Cursor, Error, Flow, ProcessGroup, Rank, Rendezvous, Timeouts, TrainConfig, TrainState,
+    broadcast_checkpoint, evaluate, load_checkpoint, save_checkpoint, train,
 };
 use microbatches::{SAMPLES, STEPS, backend, batch, batches, run_metadata, train_config};
 
@@ -34,7 +34,7 @@ fn train_rank(
     });
     let mut steps = Vec::new();
     let cursor = train(
-        &mut cpu,
+        &mut *cpu,
         config,
         from,
         batches(config, from, rank),
@@ -132,7 +132,7 @@ fn every_rank_gets_the_accuracy_over_all_ranks() {
         let rank = group.rank();
         let mut cpu = backend("resnet20");
         cpu.join(group).unwrap();
-        evaluate(&mut cpu, source(rank)).unwrap()
+        evaluate(&mut *cpu, source(rank)).unwrap()
     };
     let whole = accuracy(ProcessGroup::single());
     assert_eq!(whole.samples, 4 * SAMPLES as u64);
@@ -182,7 +182,7 @@ fn foreign_connections_do_not_disturb_a_rendezvous() {
     let sums = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..3)
             .map(|rank| {
-                let rendezvous = rendezvous(&address, rank, 3, 60);
+                let rendezvous = rendezvous(&address, rank, 3, 300);
                 scope.spawn(move || {
                     // Rank 2 joins after the foreign connections.
                     std::thread::sleep(Duration::from_millis(if rank == 2 { 500 } else { 0 }));
@@ -218,21 +218,67 @@ fn connect(address: &str) -> TcpStream {
 }
 
 #[test]
+fn silent_connections_do_not_keep_ranks_waiting() {
+    let address = free_port();
+    // One after another, their timeouts would take longer than the rendezvous may.
+    let silent: Vec<TcpStream> = std::thread::scope(|scope| {
+        let rank_0 = rendezvous(&address, 0, 2, 300);
+        let host = scope.spawn(move || ProcessGroup::join(&rank_0)?.finish());
+        let silent = (0..300).map(|_| connect(&address)).collect();
+        ProcessGroup::join(&rendezvous(&address, 1, 2, 300)).unwrap().finish().unwrap();
+        host.join().unwrap().unwrap();
+        silent
+    });
+    assert_eq!(silent.len(), 300);
+}
+
+#[test]
+fn processes_of_other_worlds_are_refused_with_the_reason_and_rank_0_goes_on() {
+    let address = free_port();
+    let ours = rendezvous(&address, 1, 3, 300);
+    let refused = |rendezvous: &Rendezvous| match ProcessGroup::join(rendezvous) {
+        Err(Error::Rank { problem, .. }) => problem,
+        joined => panic!("{joined:?}"),
+    };
+    std::thread::scope(|scope| {
+        let start = |rank| {
+            let rendezvous = rendezvous(&address, rank, 3, 300);
+            scope.spawn(move || ProcessGroup::join(&rendezvous)?.finish())
+        };
+        let first = start(0);
+        let world = Rendezvous { rank: Rank { rank: 1, world: 2 }, ..ours.clone() };
+        assert!(refused(&world).contains("started for a world of 2, but rank 0 for 3"));
+        let settings = serde_json::json!({"model": "resnet50", "config": {"seed": 0}});
+        assert!(refused(&Rendezvous { settings, ..ours.clone() }).contains("its model is"));
+        let beyond = Rendezvous { rank: Rank { rank: 3, world: 3 }, ..ours.clone() };
+        assert!(refused(&beyond).contains("rank 3"));
+        for rank in [first, start(1), start(2)] {
+            rank.join().unwrap().unwrap();
+        }
+    });
+}
+
+#[test]
 fn a_rank_that_ends_early_is_named_by_all_others() {
     let address = free_port();
     let rank = |rank: u32| {
-        let rendezvous = rendezvous(&address, rank, 3, 60);
+        let rendezvous = rendezvous(&address, rank, 4, 300);
         move || {
             // The rank may end before the others have closed the ring.
             let mut group = ProcessGroup::join(&rendezvous)?;
-            if rank == 1 { Ok(()) } else { group.all_reduce(&mut vec![0.0_f32; 1_000_000]) }
+            match rank {
+                1 => Ok(()),
+                // As a rank whose GPU reports that an exchange failed.
+                3 => group.wait_for_failure().map_or(Ok(()), Err),
+                _ => group.all_reduce(&mut vec![0.0_f32; 1_000_000]),
+            }
         }
     };
     let results: Vec<Result<(), Error>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..3).map(|r| scope.spawn(rank(r))).collect();
+        let threads: Vec<_> = (0..4).map(|r| scope.spawn(rank(r))).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
-    for rank in [0, 2] {
+    for rank in [0, 2, 3] {
         let error = results[rank].as_ref().unwrap_err();
         assert!(matches!(error, Error::Rank { rank: 1, .. }), "{error}");
         assert!(error.to_string().contains("it ended before training was finished"), "{error}");

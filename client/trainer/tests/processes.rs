@@ -8,13 +8,19 @@ mod dump;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dump::dump;
+
+/// Bound that only a hang exceeds.
+const HANG: Duration = Duration::from_mins(5);
 
 fn free_port() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
+
+/// The arguments of a rank that waits at the microbatch of [`Folder::block`].
+const BLOCKED: [&str; 2] = ["--dump", "blocked"];
 
 /// A folder with a dump, in which trainers run.
 struct Folder(tempfile::TempDir);
@@ -67,15 +73,18 @@ impl Folder {
         more.iter().enumerate().map(start).collect()
     }
 
-    /// Replaces a microbatch by a pipe, on which a reader waits forever.
+    /// Makes a rank with [`BLOCKED`] wait forever at a microbatch: it is to write the microbatch to a pipe that nobody
+    /// reads.
     fn block(&self, name: &str) {
-        let path = self.at("dump").join(name);
-        std::fs::remove_file(&path).unwrap();
-        assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+        let folder = self.at("blocked");
+        std::fs::create_dir(&folder).unwrap();
+        assert!(Command::new("mkfifo").arg(folder.join(name)).status().unwrap().success());
     }
 
     fn wait_for(&self, name: &str) {
+        let begin = Instant::now();
         while !self.at(name).exists() {
+            assert!(begin.elapsed() < HANG, "{name} is never written");
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -108,8 +117,9 @@ impl Trainer {
     }
 
     /// Waits until the process ends.
-    fn end(mut self, seconds: u32) -> (bool, String) {
-        for _ in 0..seconds * 50 {
+    fn end(mut self) -> (bool, String) {
+        let begin = Instant::now();
+        while begin.elapsed() < HANG {
             if self.0.as_mut().unwrap().try_wait().unwrap().is_some() {
                 let Output { status, stdout, stderr } =
                     self.0.take().unwrap().wait_with_output().unwrap();
@@ -121,18 +131,18 @@ impl Trainer {
         let mut child = self.0.take().unwrap();
         child.kill().unwrap();
         let output = child.wait_with_output().unwrap();
-        panic!("still running after {seconds} s: {output:?}")
+        panic!("still running after {HANG:?}: {output:?}")
     }
 
     fn succeeds(self) -> String {
-        let (success, text) = self.end(300);
+        let (success, text) = self.end();
         assert!(success, "{text}");
         text
     }
 
     /// Waits for the end, which must be an error with these words.
     fn fails(self, words: &[&str]) {
-        let (success, text) = self.end(20);
+        let (success, text) = self.end();
         assert!(!success && words.iter().all(|word| text.contains(word)), "{words:?}: {text}");
     }
 }
@@ -180,20 +190,18 @@ fn ranks_are_read_from_torchrun_and_indexed_jobs() {
 fn after_a_killed_rank_the_others_end_and_resume_in_another_world() {
     let folder = Folder::new(2);
     Trainer(Some(folder.command("one", &[]).spawn().unwrap())).succeeds();
-    let blocked = "0001-000001-001.safetensors";
-    let kept = std::fs::read(folder.at("dump").join(blocked)).unwrap();
-    folder.block(blocked);
-    let more: [&[&str]; 2] = [&["--checkpoint-steps", "1"]; 2];
+    folder.block("0001-000001-001.safetensors");
+    let more = [&["--checkpoint-steps", "1"][..], &BLOCKED].concat();
+    let more: [&[&str]; 2] = [&more; 2];
     for (killed, left) in [(1, 0), (0, 1)] {
         let out = ["parts", "others"][killed];
         let mut trainers = folder.world(out, &more);
         folder.wait_for(&format!("{out}/step-00000004/run.json"));
         trainers[killed].signal("-KILL");
-        // Rank 0 waits in an exchange, and rank 1 for data.
+        // Rank 0 waits in an exchange, and rank 1 for data. A GPU in an exchange may fail before the closed connection
+        // is noticed.
         trainers.remove(left).fails(&[&format!("rank {killed}: lost"), "killed"]);
     }
-    std::fs::remove_file(folder.at("dump").join(blocked)).unwrap();
-    std::fs::write(folder.at("dump").join(blocked), kept).unwrap();
     let resumed = folder.command("parts", &["--resume"]).spawn().unwrap();
     Trainer(Some(resumed)).succeeds();
     folder.same("one", "parts");
@@ -207,14 +215,16 @@ fn after_a_killed_rank_the_others_end_and_resume_in_another_world() {
 fn frozen_and_stalled_ranks_are_named() {
     let folder = Folder::new(2);
     folder.block("0000-000001-001.safetensors");
-    let mut trainers =
-        folder.world("frozen", &[&["--heartbeat-timeout", "2s", "--checkpoint-steps", "1"][..]; 2]);
+    let more = [&["--heartbeat-timeout", "15s", "--checkpoint-steps", "1"][..], &BLOCKED].concat();
+    let mut trainers = folder.world("frozen", &[&more[..]; 2]);
     folder.wait_for("frozen/step-00000001/run.json");
     trainers[1].signal("-STOP");
-    trainers.remove(0).fails(&["rank 1: lost", "no heartbeat for 2s"]);
+    trainers.remove(0).fails(&["rank 1: lost", "no heartbeat for 15s"]);
     drop(trainers);
-    let words = ["rank 1: stalled", "have waited 1s for it in exchange"];
-    for trainer in folder.world("stalled", &[&["--stall-timeout", "1s"][..]; 2]) {
+    // Long enough that a busy machine stalls no rank that computes.
+    let words = ["rank 1: stalled", "have waited 15s for it in exchange"];
+    let more = [&["--stall-timeout", "15s"][..], &BLOCKED].concat();
+    for trainer in folder.world("stalled", &[&more[..]; 2]) {
         trainer.fails(&words);
     }
 }
@@ -234,17 +244,23 @@ fn all_ranks_report_the_error_of_one() {
 #[test]
 fn ranks_started_with_other_settings_are_refused_by_name() {
     let folder = Folder::new(2);
-    for (other, words) in [
+    let cases = [
         (&["--seed", "3"][..], ["config.seed is 3", "rank 0's is 0"]),
         (&["--lr", "1"], ["config.schedule.lr is 1.0", "rank 0's is 0.008"]),
         (&["--weight-decay", "1"], ["config.optimizer.weight_decay is 1.0", "rank 0's is 0.02"]),
         (&["--stop-after", "3"], ["stop_after is 3", "rank 0's is null"]),
-    ] {
-        let other: Vec<&str> = other.to_vec();
-        let mut command = folder.world("out", &[&[], &other]);
-        for trainer in command.drain(..) {
-            trainer.fails(&[&["rank 1: refused at the rendezvous: its"][..], &words].concat());
-        }
+    ];
+    // Long enough that rank 1 joins on a busy machine.
+    let start = |(other, _): &(&[&str], _)| {
+        folder.world("out", &[&["--rendezvous-timeout", "20s"], *other])
+    };
+    let worlds: Vec<_> = cases.iter().map(start).collect();
+    for (mut trainers, (_, words)) in worlds.into_iter().zip(cases) {
+        let refused = ["rank 1: refused at the rendezvous: its"];
+        trainers.remove(1).fails(&[&refused[..], &words].concat());
+        // Rank 0 says at once whom it refused, and goes on until its time is up.
+        let says = ["refused the process at 127.0.0.1", "join within 20s: 1 (one was refused: its"];
+        trainers.remove(0).fails(&[&says[..], &words].concat());
     }
 }
 
@@ -253,17 +269,32 @@ fn ranks_of_another_world_and_duplicate_ranks_are_refused() {
     let folder = Folder::new(4);
     let start = |address: &str, world: &str, rank: &str| {
         let more = ["--rendezvous", address, "--world", world, "--rank", rank];
-        Trainer(Some(folder.command("out", &more).spawn().unwrap()))
+        Trainer(Some(folder.command(&format!("out-of-{world}"), &more).spawn().unwrap()))
     };
     let address = free_port();
-    let words = ["rank 1: refused", "it was started for a world of 2, but rank 0 for 4"];
-    for trainer in [start(&address, "4", "0"), start(&address, "2", "1")] {
-        trainer.fails(&words);
+    let zero = start(&address, "2", "0");
+    start(&address, "4", "1")
+        .fails(&["rank 1: refused", "started for a world of 4, but rank 0 for 2"]);
+    for trainer in [zero, start(&address, "2", "1")] {
+        trainer.succeeds();
     }
     let address = free_port();
-    let words = ["two processes have rank 1", "--rank"];
-    for trainer in ["0", "1", "1"].map(|rank| start(&address, "4", rank)) {
-        trainer.fails(&words);
+    let mut trainers = ["0", "1", "1"].map(|rank| start(&address, "4", rank)).into_iter();
+    let zero = trainers.next().unwrap();
+    // The first of the two stays.
+    let mut twice: Vec<Trainer> = trainers.collect();
+    let at = loop {
+        let ended =
+            |trainer: &mut Trainer| trainer.0.as_mut().unwrap().try_wait().unwrap().is_some();
+        if let Some(at) = twice.iter_mut().position(ended) {
+            break at;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    twice.remove(at).fails(&["two processes have rank 1", "--rank"]);
+    let others = ["2", "3"].map(|rank| start(&address, "4", rank));
+    for trainer in [zero].into_iter().chain(twice).chain(others) {
+        trainer.succeeds();
     }
     start(&address, "3", "0").fails(&["a world of 3 does not divide the 4 microbatches"]);
 }
@@ -272,17 +303,18 @@ fn ranks_of_another_world_and_duplicate_ranks_are_refused() {
 fn a_rank_that_never_joins_is_named() {
     let folder = Folder::new(4);
     let address = free_port();
-    let start = |rank: &str| {
-        let more = ["--rendezvous", &address, "--world", "4", "--rendezvous-timeout", "2s"];
+    let start = |rank: &str, timeout: &str| {
+        let more = ["--rendezvous", &address, "--world", "4", "--rendezvous-timeout", timeout];
         let mut command = folder.command("out", &more);
         Trainer(Some(command.args(["--rank", rank]).spawn().unwrap()))
     };
-    let late = "did not join within 2s: 1, 3";
-    for trainer in [start("0"), start("2")] {
+    // Long enough that rank 2 joins on a busy machine.
+    let late = "did not join within 20s: 1, 3";
+    for trainer in [start("0", "20s"), start("2", "20s")] {
         trainer.fails(&[&address, late, "--rendezvous-timeout"]);
     }
-    start("1").fails(&[&address, "rank 0 was not reachable within 2s"]);
+    start("1", "2s").fails(&[&address, "rank 0 was not reachable within 2s"]);
     let taken = TcpListener::bind(&address).unwrap();
-    start("0").fails(&[&address, "another program uses the port", "--rendezvous"]);
+    start("0", "2s").fails(&[&address, "another program uses the port", "--rendezvous"]);
     drop(taken);
 }

@@ -7,22 +7,25 @@ mod microbatches;
 use std::path::Path;
 
 use bytes::Bytes;
+use forebay_trainer::testing::stepwise_f32;
 use forebay_trainer::{
-    Backend as _, Batch, CpuBackend, Cursor, Error, Flow, MicroStep, Pixels, Rank, StepReport,
-    TrainConfig, TrainState, latest_checkpoint, load_checkpoint, read_model, save_checkpoint,
-    train,
+    Backend, Batch, Cursor, Error, Flow, MicroStep, Pixels, Rank, StateDict, StepReport, Tensor,
+    TrainConfig, TrainState, latest_checkpoint, load_checkpoint, load_latest_checkpoint,
+    read_model, save_checkpoint, train, write_model,
 };
-use microbatches::{SAMPLES, SIDE, backend, batch, batches, run_metadata, train_config};
+use microbatches::{
+    SAMPLES, SIDE, backend, backend_config, batch, batches, run_metadata, train_config,
+};
 
 /// Trains from a cursor, for at most `max_steps` steps.
-fn train_steps(
-    cpu: &mut CpuBackend<f32>,
+fn train_steps<B: Backend + ?Sized>(
+    cpu: &mut B,
     config: &TrainConfig,
     from: Cursor,
     max_steps: usize,
 ) -> Result<(Cursor, Vec<f64>), Error> {
     let mut losses = Vec::new();
-    let after = |_: &mut CpuBackend<f32>, _: Cursor, report: &StepReport| {
+    let after = |_: &mut B, _: Cursor, report: &StepReport| {
         losses.push(report.loss);
         Ok(if losses.len() < max_steps { Flow::Continue(()) } else { Flow::Break(()) })
     };
@@ -35,12 +38,12 @@ fn resumed_training_gives_the_bits_of_uninterrupted_training() {
     let config = train_config(2);
     for model in ["resnet20", "resnet18"] {
         let mut straight = backend(model);
-        let (_, losses) = train_steps(&mut straight, &config, Cursor::default(), 99).unwrap();
+        let (_, losses) = train_steps(&mut *straight, &config, Cursor::default(), 99).unwrap();
         assert_eq!(losses.len(), 12);
         for stop in [1, 5, 11] {
             let folder = tempfile::tempdir().unwrap();
             let mut first = backend(model);
-            let (cursor, _) = train_steps(&mut first, &config, Cursor::default(), stop).unwrap();
+            let (cursor, _) = train_steps(&mut *first, &config, Cursor::default(), stop).unwrap();
             let state = first.state().unwrap();
             let path =
                 save_checkpoint(folder.path(), &state, &run_metadata(config, cursor, &state))
@@ -48,7 +51,7 @@ fn resumed_training_gives_the_bits_of_uninterrupted_training() {
             let (state, about) = load_checkpoint(&path).unwrap();
             let mut second = backend(model);
             second.load(&state).unwrap();
-            let (_, rest) = train_steps(&mut second, &config, about.cursor, 99).unwrap();
+            let (_, rest) = train_steps(&mut *second, &config, about.cursor, 99).unwrap();
             assert_eq!(rest, losses[stop..], "{model} stopped after {stop}");
             assert!(
                 second.state().unwrap() == straight.state().unwrap(),
@@ -65,7 +68,7 @@ fn the_number_of_threads_does_not_change_a_bit() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
             let mut cpu = backend("resnet20");
-            train_steps(&mut cpu, &config, Cursor::default(), 3).unwrap();
+            train_steps(&mut *cpu, &config, Cursor::default(), 3).unwrap();
             cpu.state().unwrap()
         })
     };
@@ -77,7 +80,8 @@ fn the_number_of_threads_does_not_change_a_bit() {
 fn two_microbatches_by_two_trainers_add_up_to_the_same_gradient() {
     let config = train_config(2);
     let gradients = |which: &[u32]| -> Vec<f64> {
-        let mut cpu = backend("resnet20");
+        let mut cpu = stepwise_f32(backend_config("resnet20"));
+        cpu.load(&backend("resnet20").state().unwrap()).unwrap();
         for index in which {
             let loss = &config.loss;
             let micro = MicroStep { drop_path: None, loss, weight: 0.5, last: *index == 1 };
@@ -86,7 +90,7 @@ fn two_microbatches_by_two_trainers_add_up_to_the_same_gradient() {
             cpu.backward(&batch, &micro).unwrap();
         }
         let count = cpu.graph().parameters.len();
-        (0..count).flat_map(|i| cpu.gradient(i)).map(f64::from).collect()
+        (0..count).flat_map(|i| cpu.gradient(i)).collect()
     };
     let (both, one, other) = (gradients(&[0, 1]), gradients(&[0]), gradients(&[1]));
     #[expect(clippy::cast_possible_truncation, reason = "sums as f32")]
@@ -101,7 +105,7 @@ fn training_learns() {
     config.schedule.lr = 0.05;
     config.drop_path = 0.0;
     let mut cpu = backend("resnet20");
-    let (_, losses) = train_steps(&mut cpu, &config, Cursor::default(), 99).unwrap();
+    let (_, losses) = train_steps(&mut *cpu, &config, Cursor::default(), 99).unwrap();
     let last = losses.iter().rev().take(6).sum::<f64>() / 6.0;
     // Predicting a probability of 0.1 for each of ten classes gives 0.325.
     assert!(last < 0.25, "{last}");
@@ -111,7 +115,7 @@ fn training_learns() {
 fn swapping_the_moving_average_twice_restores_the_model() {
     let config = train_config(2);
     let mut cpu = backend("resnet20");
-    train_steps(&mut cpu, &config, Cursor::default(), 4).unwrap();
+    train_steps(&mut *cpu, &config, Cursor::default(), 4).unwrap();
     let logits = cpu.logits(&batch(9, 0, 0)).unwrap().to_vec();
     cpu.swap_ema().unwrap();
     assert_ne!(cpu.logits(&batch(9, 0, 0)).unwrap(), logits);
@@ -140,9 +144,38 @@ fn a_nan_loss_ends_training_with_advice() {
     let mut state = cpu.state().unwrap();
     state.model.get_mut("fc.bias").unwrap().values[3] = f32::NAN;
     cpu.load(&state).unwrap();
-    let error = train_steps(&mut cpu, &config, Cursor::default(), 1).unwrap_err();
+    let error = train_steps(&mut *cpu, &config, Cursor::default(), 1).unwrap_err();
     assert!(matches!(error, Error::Diverged { epoch: 0, step: 0, .. }), "{error}");
     assert!(error.to_string().contains("--lr"), "{error}");
+}
+
+#[test]
+fn a_model_that_has_diverged_is_neither_saved_nor_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut state = small_state(1);
+    let path = save(folder.path(), &state);
+    for broken in [f32::NAN, f32::INFINITY] {
+        state.updates = 2;
+        for (of, tensors) in [("model", 0), ("exp_avg", 1), ("exp_avg_sq", 2), ("model_ema", 3)] {
+            let mut state = state.clone();
+            let all =
+                [&mut state.model, &mut state.exp_avg, &mut state.exp_avg_sq, &mut state.model_ema];
+            let Some(tensor) = all.into_iter().nth(tensors).unwrap().values_mut().next() else {
+                continue;
+            };
+            tensor.values[0] = broken;
+            let run = run_metadata(train_config(2), Cursor::default(), &state);
+            let error = save_checkpoint(folder.path(), &state, &run).unwrap_err();
+            assert!(matches!(error, Error::NotFinite { updates: 2, .. }), "{of}: {error}");
+        }
+    }
+    assert_eq!(latest_checkpoint(folder.path()).unwrap(), Some(path));
+
+    let file = folder.path().join("broken.safetensors");
+    state.model.values_mut().next().unwrap().values[0] = f32::NAN;
+    write_model(&file, &state.model, 0).unwrap();
+    let error = read_model(&file).unwrap_err().to_string();
+    assert!(error.contains("broken.safetensors") && error.contains("NaN"), "{error}");
 }
 
 #[test]
@@ -167,7 +200,7 @@ fn microbatches_out_of_order_are_refused() {
     let (config, mut cpu) = (train_config(2), backend("resnet20"));
     let wrong = std::iter::once(Ok::<_, Error>(batch(0, 1, 0)));
     let error = train(
-        &mut cpu,
+        &mut *cpu,
         &config,
         Cursor::default(),
         wrong,
@@ -178,7 +211,7 @@ fn microbatches_out_of_order_are_refused() {
     assert!(error.to_string().contains("returned epoch 0, step 1"), "{error}");
     let none = std::iter::empty::<Result<Batch, Error>>();
     let error = train(
-        &mut cpu,
+        &mut *cpu,
         &config,
         Cursor::default(),
         none,
@@ -210,11 +243,11 @@ fn foreign_and_truncated_checkpoints_are_refused() {
     for length in [0, 7, 100, bytes.len() - 1] {
         std::fs::write(&model, &bytes[..length]).unwrap();
         let error = load_checkpoint(&path).unwrap_err();
-        assert!(matches!(error, Error::Damaged { .. }), "{length}: {error}");
+        assert!(matches!(error, Error::Corrupt { .. }), "{length}: {error}");
         assert!(error.to_string().contains("model.safetensors"), "{error}");
     }
     std::fs::remove_file(&model).unwrap();
-    assert!(matches!(load_checkpoint(&path).unwrap_err(), Error::File { .. }));
+    assert!(matches!(load_checkpoint(&path).unwrap_err(), Error::Read { .. }));
 }
 
 #[test]
@@ -229,27 +262,169 @@ fn a_run_with_other_settings_is_not_resumed() {
     assert!(error.contains("recipe digest is \"r\"") && error.contains("\"other\""), "{error}");
     now = before.clone();
     now.config.schedule.lr *= 2.0;
-    assert!(before.check_resumable(&now, &path).is_err());
+    let error = before.check_resumable(&now, &path).unwrap_err().to_string();
+    assert!(error.contains("config.schedule.lr is 0.005") && error.len() < 300, "{error}");
 }
 
 #[test]
 fn the_newest_complete_checkpoint_is_found_and_old_ones_are_removed() {
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(latest_checkpoint(folder.path()).unwrap(), None);
-    let mut state = backend("resnet20").state().unwrap();
-    for updates in [2, 30, 4] {
-        state.updates = updates;
-        save_checkpoint(
-            folder.path(),
-            &state,
-            &run_metadata(train_config(2), Cursor::default(), &state),
-        )
-        .unwrap();
+    assert!(load_latest_checkpoint(folder.path()).unwrap().is_none());
+    for updates in [2, 4, 100_000_000] {
+        save(folder.path(), &small_state(updates));
     }
-    // A killed trainer leaves a folder that was not renamed, or one without its last file.
+    // A killed trainer leaves a folder that was not renamed.
     std::fs::create_dir(folder.path().join(".step-abc")).unwrap();
     std::fs::create_dir(folder.path().join("step-00000099")).unwrap();
     let latest = latest_checkpoint(folder.path()).unwrap().unwrap();
-    assert!(latest.ends_with("step-00000030"), "{}", latest.display());
+    assert!(latest.ends_with("step-100000000"), "{}", latest.display());
     assert!(!folder.path().join("step-00000002").exists());
+    assert!(folder.path().join("step-00000004").exists());
+}
+
+/// A state with every kind of tensor, of few values.
+fn small_state(updates: u64) -> TrainState {
+    let tensors = |names: [&str; 2], value: f32| -> StateDict {
+        let tensor =
+            |name: &str| (name.to_owned(), Tensor { shape: vec![2], values: vec![value, 0.5] });
+        names.into_iter().map(tensor).collect()
+    };
+    let value = updates as f32;
+    TrainState {
+        model: tensors(["bn1.running_mean", "fc.bias"], value),
+        model_ema: tensors(["bn1.running_mean", "fc.bias"], value + 1.0),
+        exp_avg: tensors(["fc.bias", "fc.weight"], value + 2.0),
+        exp_avg_sq: tensors(["fc.bias", "fc.weight"], value + 3.0),
+        updates,
+        batches_tracked: 2 * updates,
+    }
+}
+
+fn save(folder: &Path, state: &TrainState) -> std::path::PathBuf {
+    let cursor = Cursor { epoch: 0, step: state.updates };
+    save_checkpoint(folder, state, &run_metadata(train_config(2), cursor, state)).unwrap()
+}
+
+/// The files of a checkpoint.
+const FILES: [&str; 4] =
+    ["model.safetensors", "model_ema.safetensors", "optimizer.safetensors", "run.json"];
+
+/// The older of two checkpoints is used, and the error names the file that is wrong with the newer one.
+fn falls_back(folder: &Path, file: &Path, how: &str) {
+    let loaded = load_latest_checkpoint(folder).unwrap().unwrap();
+    assert!(loaded.path.ends_with("step-00000003"), "{how}");
+    assert!(loaded.state == small_state(3) && loaded.run.cursor.step == 3, "{how}");
+    let [error] = &loaded.unusable[..] else { panic!("{how}: {:?}", loaded.unusable) };
+    assert!(error.to_string().contains(file.to_str().unwrap()), "{how}: {error}");
+}
+
+/// Damages each file of the newer of two checkpoints in turn, and restores it.
+fn for_each_file(damage: impl Fn(&Path, &Path, &[u8])) {
+    let folder = tempfile::tempdir().unwrap();
+    save(folder.path(), &small_state(3));
+    let newest = save(folder.path(), &small_state(7));
+    for name in FILES {
+        let path = newest.join(name);
+        let whole = std::fs::read(&path).unwrap();
+        damage(folder.path(), &path, &whole);
+        std::fs::write(&path, whole).unwrap();
+        let loaded = load_latest_checkpoint(folder.path()).unwrap().unwrap();
+        assert!(loaded.state == small_state(7) && loaded.unusable.is_empty());
+    }
+}
+
+#[test]
+fn a_checkpoint_of_which_any_file_is_cut_or_missing_is_not_used_and_the_older_one_is() {
+    for_each_file(|folder, path, whole| {
+        for length in 0..whole.len() {
+            std::fs::write(path, &whole[..length]).unwrap();
+            falls_back(folder, path, &format!("{}, {length} bytes", path.display()));
+        }
+        std::fs::write(path, [whole, &[0]].concat()).unwrap();
+        falls_back(folder, path, &format!("{}, a byte more", path.display()));
+        std::fs::remove_file(path).unwrap();
+        falls_back(folder, path, &format!("{}, missing", path.display()));
+    });
+}
+
+#[test]
+fn a_flipped_bit_in_any_file_of_a_checkpoint_is_noticed() {
+    for_each_file(|folder, path, whole| {
+        for at in 0..whole.len() {
+            let mut flipped = whole.to_vec();
+            flipped[at] ^= 1 << (at % 8);
+            // JSON has two forms of an exponent, which are the same number.
+            if [flipped[at], whole[at]].iter().all(|byte| byte.eq_ignore_ascii_case(&b'e')) {
+                continue;
+            }
+            std::fs::write(path, flipped).unwrap();
+            falls_back(folder, path, &format!("{}, byte {at}", path.display()));
+        }
+    });
+}
+
+#[test]
+fn a_model_that_is_loaded_by_itself_is_compared_with_its_checksum() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = save(folder.path(), &small_state(7)).join("model.safetensors");
+    let mut flipped = std::fs::read(&path).unwrap();
+    *flipped.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, flipped).unwrap();
+    assert!(matches!(read_model(&path).unwrap_err(), Error::Corrupt { .. }));
+}
+
+#[test]
+fn when_no_checkpoint_can_be_used_the_error_says_what_is_wrong_with_each() {
+    let folder = tempfile::tempdir().unwrap();
+    for (updates, name) in [(3, "run.json"), (7, "optimizer.safetensors")] {
+        let path = save(folder.path(), &small_state(updates)).join(name);
+        std::fs::write(path, "").unwrap();
+    }
+    let error = load_latest_checkpoint(folder.path()).unwrap_err().to_string();
+    for part in
+        ["step-00000003/run.json is damaged", "step-00000007/optimizer.safetensors is damaged"]
+    {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn a_run_that_resumed_from_an_older_checkpoint_keeps_what_it_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    for updates in [3, 50, 60] {
+        save(folder.path(), &small_state(updates));
+    }
+    save(folder.path(), &small_state(3));
+    for damaged in ["step-00000050", "step-00000060"] {
+        std::fs::write(folder.path().join(damaged).join("run.json"), "").unwrap();
+    }
+    save(folder.path(), &small_state(4));
+    let loaded = load_latest_checkpoint(folder.path()).unwrap().unwrap();
+    assert!(loaded.path.ends_with("step-00000004") && loaded.unusable.len() == 2);
+    assert!(folder.path().join("step-00000003").exists());
+}
+
+#[test]
+fn an_old_checkpoint_that_cannot_be_removed_does_not_end_training() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("step-00000001"), "not a folder").unwrap();
+    for updates in 2..5 {
+        let path = save(folder.path(), &small_state(updates));
+        assert_eq!(latest_checkpoint(folder.path()).unwrap(), Some(path));
+    }
+    assert!(!folder.path().join("step-00000002").exists());
+}
+
+#[test]
+fn a_checkpoint_without_checksums_is_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = save(folder.path(), &small_state(7)).join("run.json");
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let serde_json::Value::Object(mut json) = json else { unreachable!() };
+    assert_eq!(json.remove("files").unwrap().as_object().unwrap().len(), 3);
+    assert!(json.remove("xxh3").is_some());
+    std::fs::write(&path, serde_json::to_vec_pretty(&json).unwrap()).unwrap();
+    let loaded = load_latest_checkpoint(folder.path()).unwrap().unwrap();
+    assert!(loaded.state == small_state(7) && loaded.unusable.is_empty());
 }

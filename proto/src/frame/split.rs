@@ -8,10 +8,14 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, k
 
 use crate::frame::limits::{FRAME_BYTES, HEADER_BYTES};
 use crate::header::{self, HeaderError};
-use crate::v1::{Frame, Header};
+use crate::v1::mix_parameters::Kind;
+use crate::v1::{Frame, Header, MixParameters, Rect, TrainerMix};
 
 /// The tag of `Frame.payload`.
 const PAYLOAD_TAG: u32 = 1000;
+
+/// Bytes of a header besides those that each sample adds, at most: names, digests, sizes and times.
+const FIXED_BYTES: usize = 512;
 
 /// The reason why a microbatch cannot be sent.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -29,9 +33,11 @@ pub enum SplitError {
         stated: u64,
     },
     /// There are too many samples for a gRPC client with default limits to read the first frame.
-    #[error("the header has {bytes} bytes, the limit is {HEADER_BYTES}: use smaller microbatches")]
+    #[error(
+        "the header has up to {bytes} bytes, the limit is {HEADER_BYTES}: use smaller microbatches"
+    )]
     HeaderTooLarge {
-        /// Bytes of the encoded header.
+        /// Bytes of the encoded header, at most.
         bytes: usize,
     },
 }
@@ -52,6 +58,45 @@ impl SplitError {
         } else {
             Ok(())
         }
+    }
+}
+
+/// What is known about the microbatches of a job before any of them is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Maximum number of samples of a microbatch.
+    pub samples: u64,
+    /// Records of the dataset.
+    pub records: u64,
+    /// Classes of the dataset.
+    pub classes: u64,
+    /// Height and width of the images, if the header has the plan to mix them by.
+    pub mixed_size: Option<u32>,
+}
+
+impl Bounds {
+    /// Checks that every microbatch of the job can be sent.
+    ///
+    /// # Errors
+    /// [`SplitError::HeaderTooLarge`] with [`max_header_bytes`](Self::max_header_bytes).
+    pub fn check(&self) -> Result<(), SplitError> {
+        let bytes = self.max_header_bytes();
+        if bytes > HEADER_BYTES { Err(SplitError::HeaderTooLarge { bytes }) } else { Ok(()) }
+    }
+
+    /// Bytes that no header of the job exceeds, and few headers are far from.
+    pub fn max_header_bytes(&self) -> usize {
+        let samples = usize::try_from(self.samples).unwrap_or(usize::MAX);
+        let record = encoded_len_varint(self.records.saturating_sub(1));
+        let label = encoded_len_varint(self.classes.saturating_sub(1));
+        let plan = self.mixed_size.map_or(0, |side| {
+            let rect = Rect { top: side, left: side, height: side, width: side };
+            let (kind, lambda) = (Kind::Cutmix.into(), 1.0);
+            let sample = MixParameters { kind, lambda, partner_lambda: lambda, rect: Some(rect) };
+            TrainerMix { samples: vec![sample] }.encoded_len()
+        });
+        let each = record + 2 * label + size_of::<f32>() + plan;
+        samples.saturating_mul(each).saturating_add(FIXED_BYTES)
     }
 }
 

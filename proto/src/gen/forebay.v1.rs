@@ -34,8 +34,13 @@ pub struct Job {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct DescribeRequest {
+    /// The dataset and the recipe to describe.
     #[prost(message, optional, tag = "1")]
     pub job: ::core::option::Option<Job>,
+    /// The first class whose name is wanted, from 0. A response has as many names as fit into a message of
+    /// 4 MiB, which is the default limit of gRPC; request the rest from the class after them.
+    #[prost(uint64, tag = "2")]
+    pub first_class: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DescribeResponse {
@@ -51,7 +56,7 @@ pub struct DescribeResponse {
     /// Records that do not decode and are replaced by the next good one.
     #[prost(uint64, tag = "4")]
     pub bad_records: u64,
-    /// Names of the classes; a label is an index into them.
+    /// Names of the classes from `first_class` of the request; a label is an index into the whole list.
     #[prost(string, repeated, tag = "5")]
     pub classes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// BLAKE3 digest of `recipe_toml`, 32 bytes.
@@ -87,9 +92,13 @@ pub struct DescribeResponse {
     /// Names of all datasets of the server.
     #[prost(string, repeated, tag = "16")]
     pub datasets: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Number of classes. 0 if the server is older than this field: `classes` then has all of them.
+    #[prost(uint64, tag = "17")]
+    pub class_count: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StreamRequest {
+    /// The job whose microbatches are sent.
     #[prost(message, optional, tag = "1")]
     pub job: ::core::option::Option<Job>,
     /// Epoch of the first step. It may be beyond every epoch served so far: servers hold no position.
@@ -118,13 +127,14 @@ pub struct StreamRequest {
     /// Who applies MixUp and CutMix.
     #[prost(enumeration = "MixedBy", tag = "9")]
     pub mixed_by: i32,
-    /// The client's limit on bytes prepared ahead of what it has received on this stream; one microbatch
+    /// Largest window of the stream: bytes computed ahead of what the client has received. One microbatch
     /// is always allowed. 0: the server's own limit.
     #[prost(uint64, tag = "10")]
-    pub credit_bytes: u64,
+    pub window_bytes: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FetchRequest {
+    /// The job that the microbatch belongs to.
     #[prost(message, optional, tag = "1")]
     pub job: ::core::option::Option<Job>,
     /// Epoch of the microbatch, from 0.
@@ -211,10 +221,10 @@ pub struct Header {
     pub lambda: ::prost::alloc::vec::Vec<f32>,
     /// With MIXED_BY_TRAINER: the mixing that the trainer has to do.
     #[prost(message, optional, tag = "16")]
-    pub mix: ::core::option::Option<MixPlan>,
+    pub mix: ::core::option::Option<TrainerMix>,
     /// Where the server spent its time on this microbatch.
     #[prost(message, optional, tag = "17")]
-    pub timings: ::core::option::Option<Timings>,
+    pub timings: ::core::option::Option<ServerTimings>,
     /// XXH3-64, seed 0, of everything a trainer learns from besides the pixels, each number in
     /// little-endian: records, label_a, label_b, lambda, and for each sample of `mix` its kind, lambda,
     /// partner_lambda and the four numbers of its rect, zeros if it has none.
@@ -223,7 +233,7 @@ pub struct Header {
 }
 /// What MixUp and CutMix do to each sample. The partner of sample i of n is n - 1 - i.
 #[derive(Clone, PartialEq, ::prost::Message)]
-pub struct MixPlan {
+pub struct TrainerMix {
     /// Parameters of each sample; n entries.
     #[prost(message, repeated, tag = "1")]
     pub samples: ::prost::alloc::vec::Vec<MixParameters>,
@@ -231,6 +241,7 @@ pub struct MixPlan {
 /// What MixUp or CutMix does to one sample.
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
 pub struct MixParameters {
+    /// What happens to the sample.
     #[prost(enumeration = "mix_parameters::Kind", tag = "1")]
     pub kind: i32,
     /// Weight of the sample itself.
@@ -297,21 +308,27 @@ pub struct Rect {
     /// Distance from the left edge of the image.
     #[prost(uint32, tag = "2")]
     pub left: u32,
+    /// Number of rows.
     #[prost(uint32, tag = "3")]
     pub height: u32,
+    /// Number of columns.
     #[prost(uint32, tag = "4")]
     pub width: u32,
 }
 /// Where the server spent its time on one microbatch, in microseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Timings {
-    /// Wall time spent waiting for a buffer and for workers.
+pub struct ServerTimings {
+    /// Wall time from the request until the work began: waiting for the client's turn and for a buffer.
     #[prost(uint64, tag = "1")]
     pub queue: u64,
-    /// Wall time from the first worker's start to the last one's end.
+    /// Wall time from then until the microbatch was finished: all stages below, on all workers or on the
+    /// GPU, with the pauses between them. 0 if the request joined an equal one or found the microbatch in
+    /// the cache.
     #[prost(uint64, tag = "2")]
     pub make: u64,
-    /// CPU time of the workers, summed over samples, of reading records.
+    /// CPU time of the workers, summed over samples, of planning, reading and verifying records. This and
+    /// the times below exclude samples that were precomputed for this microbatch by another one, and
+    /// include those that this one precomputed for others.
     #[prost(uint64, tag = "3")]
     pub read: u64,
     /// CPU time of decoding.
@@ -332,6 +349,7 @@ pub struct Timings {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExplainRequest {
+    /// The job that the microbatch belongs to.
     #[prost(message, optional, tag = "1")]
     pub job: ::core::option::Option<Job>,
     /// Epoch of the microbatch, from 0.
@@ -343,12 +361,19 @@ pub struct ExplainRequest {
     /// Index of the microbatch within its step, from 0.
     #[prost(uint32, tag = "4")]
     pub microbatch: u32,
+    /// The first sample that is wanted, from 0.
+    #[prost(uint32, tag = "5")]
+    pub first_sample: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExplainResponse {
-    /// The plan as JSON, in the same form as `forebay explain` prints.
+    /// The plan as JSON, in the same form as `forebay explain` prints. It has as many samples as fit into
+    /// about 1 MiB.
     #[prost(string, tag = "1")]
     pub json: ::prost::alloc::string::String,
+    /// The sample after the last one in `json`, from which to request the rest; 0 if there is none.
+    #[prost(uint32, tag = "2")]
+    pub next_sample: u32,
 }
 /// Type of one channel value of a pixel on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -562,7 +587,8 @@ pub mod forebay_service_client {
                 .insert(GrpcMethod::new("forebay.v1.ForebayService", "Describe"));
             self.inner.unary(req, path, codec).await
         }
-        /// Streams the microbatches of a range of steps, in order, each as frames of at most 1 MiB.
+        /// Streams the microbatches of a range of steps, in order, each as frames of at most
+        /// 1 MiB of payload.
         pub async fn stream(
             &mut self,
             request: impl tonic::IntoRequest<super::StreamRequest>,
@@ -666,7 +692,8 @@ pub mod forebay_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// Streams the microbatches of a range of steps, in order, each as frames of at most 1 MiB.
+        /// Streams the microbatches of a range of steps, in order, each as frames of at most
+        /// 1 MiB of payload.
         async fn stream(
             &self,
             request: tonic::Request<super::StreamRequest>,

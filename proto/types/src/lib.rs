@@ -1,8 +1,8 @@
 //! The plain values that every forebay crate shares.
 //!
-//! A microbatch has a name, a trainer has a cursor and a rank, and pixels have a format. Pipeline,
-//! server, client and trainer use these same types, so that nothing is converted on the way from a
-//! request to a training step. The crate has no dependencies unless a feature enables one.
+//! A microbatch has a name and timings, a trainer has a cursor and a rank, and pixels have a format.
+//! Pipeline, server, client and trainer use these same types, so that nothing is converted on the way
+//! from a request to a training step. The crate has no dependencies unless a feature enables one.
 //!
 //! ```
 //! use forebay_types::{Cursor, Rank};
@@ -14,16 +14,26 @@
 //! # Ok::<(), forebay_types::RankError>(())
 //! ```
 
+#[cfg(feature = "command")]
+pub mod command;
 mod digest;
+#[cfg(feature = "file")]
+pub mod file;
 mod format;
+pub mod limits;
 mod name;
 mod parse;
+#[cfg(feature = "process")]
+pub mod process;
 mod rank;
 #[cfg(feature = "settings")]
 pub mod settings;
+pub mod text;
+mod timings;
 
 pub use digest::Digest;
 pub use format::{DType, Layout, MixedBy, PixelFormat};
 pub use name::{Cursor, MicrobatchName};
 pub use parse::ParseError;
 pub use rank::{Rank, RankError};
+pub use timings::{StageTimes, Timings};

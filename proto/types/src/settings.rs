@@ -170,12 +170,31 @@ impl<const MIN: u64, const MAX: u64> Number<MIN, MAX> {
         self.0
     }
 
+    /// The number as a `u32`.
+    ///
+    /// # Panics
+    /// When it does not fit, which a `MAX` of 32 bits rules out.
+    pub fn as_u32(self) -> u32 {
+        u32::try_from(self.0).expect("the bound has 32 bits")
+    }
+
     /// The number as a count of things in memory.
     ///
     /// # Panics
     /// When it does not fit a `usize`, which a `MAX` of 32 bits rules out.
     pub fn count(self) -> usize {
         usize::try_from(self.0).expect("counts have bounds of 32 bits")
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> Number<MIN, MAX> {
+    /// A number that is known when the program is compiled, such as a default.
+    ///
+    /// # Panics
+    /// When it is out of range; in a constant, the program does not compile.
+    pub const fn new(number: u64) -> Self {
+        assert!(MIN <= number && number <= MAX, "out of range");
+        Self(number)
     }
 }
 
@@ -200,6 +219,62 @@ impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Number<MIN, MAX> 
         let number = i64::deserialize(deserializer)?;
         number.to_string().parse().map_err(D::Error::custom)
     }
+}
+
+/// Any number of 64 bits, such as a seed.
+pub type AnyNumber = Number<0, { u64::MAX }>;
+
+/// Parses a number above 0, for clap's `value_parser`.
+///
+/// # Errors
+/// When the text is not a finite number, or is out of range.
+pub fn positive(text: &str) -> Result<f64, ParseError> {
+    real(text, |x| x > 0.0, "a number above 0")
+}
+
+/// Parses a number of at least 0, for clap's `value_parser`.
+///
+/// # Errors
+/// When the text is not a finite number, or is out of range.
+pub fn non_negative(text: &str) -> Result<f64, ParseError> {
+    real(text, |x| x >= 0.0, "a number of at least 0")
+}
+
+/// Parses a number from 0 to 1, for clap's `value_parser`.
+///
+/// # Errors
+/// When the text is not a number, or is out of range.
+pub fn fraction(text: &str) -> Result<f64, ParseError> {
+    real(text, |x| (0.0..=1.0).contains(&x), "a number from 0 to 1")
+}
+
+/// Parses a number from 0 up to but not including 1, for clap's `value_parser`.
+///
+/// # Errors
+/// When the text is not a number, or is out of range.
+pub fn probability(text: &str) -> Result<f64, ParseError> {
+    real(text, |x| (0.0..1.0).contains(&x), "a number from 0 to below 1")
+}
+
+/// Parses a number above 0 and up to 1, for clap's `value_parser`.
+///
+/// # Errors
+/// When the text is not a number, or is out of range.
+pub fn share(text: &str) -> Result<f64, ParseError> {
+    real(text, |x| x > 0.0 && x <= 1.0, "a number above 0 and at most 1")
+}
+
+/// Parses any finite number, for clap's `value_parser`.
+///
+/// # Errors
+/// When the text is not a finite number.
+pub fn finite(text: &str) -> Result<f64, ParseError> {
+    real(text, |_| true, "a finite number")
+}
+
+fn real(text: &str, valid: fn(f64) -> bool, expected: &str) -> Result<f64, ParseError> {
+    let number = text.parse().ok().filter(|x: &f64| x.is_finite() && valid(*x));
+    number.ok_or_else(|| ParseError::new(text, expected))
 }
 
 /// Parses a duration with a unit, for clap's `value_parser`. `0` needs none.
@@ -290,6 +365,24 @@ mod tests {
             assert_eq!(error, format!("invalid value {text:?}: expected a number from 1 to 100"));
         }
         assert_eq!("100".parse::<Percent>().unwrap().count(), 100);
+    }
+
+    #[test]
+    fn real_numbers_out_of_range_are_refused_with_the_range() {
+        let ok = [positive("0.1"), non_negative("0"), probability("0"), share("1"), fraction("1")];
+        assert!(ok.iter().all(Result::is_ok) && finite("-1e9").is_ok());
+        for refused in [
+            positive("0"),
+            positive("inf"),
+            non_negative("-1"),
+            probability("1"),
+            share("0"),
+            share("NaN"),
+            fraction("1.5"),
+            finite("nan"),
+        ] {
+            assert!(refused.unwrap_err().to_string().contains(": expected a "));
+        }
     }
 
     #[test]

@@ -4,9 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
+use forebay_types::file;
 use serde::Deserialize;
 
-/// Paths of the files that define access. Without any, every caller is served, in plain text.
+/// Largest file: 10,000 tokens, or a thousand certificates.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Paths of the files that define access. Without any, every call is served, in plain text.
 #[derive(Clone, Debug, Default)]
 pub struct AccessFiles {
     /// Certificate of the server followed by intermediate certificates, PEM.
@@ -32,7 +36,7 @@ pub(crate) struct AccessArgs {
     /// Certificate authorities, PEM: only clients with a certificate of one of them may connect.
     #[arg(long, value_name = "FILE", env = "FOREBAY_TLS_CLIENT_CA")]
     tls_client_ca: Option<PathBuf>,
-    /// File of `identity token` lines: only calls with one of the tokens are served.
+    /// File of `identity token` lines, each token of at least 16 characters: only calls with one of them are served.
     #[arg(long, value_name = "FILE", env = "FOREBAY_TOKEN_FILE")]
     token_file: Option<PathBuf>,
 }
@@ -67,7 +71,7 @@ impl Contents {
     pub(super) fn read(files: &AccessFiles) -> anyhow::Result<Self> {
         let read = |file: &Option<PathBuf>| match file {
             None => Ok(None),
-            Some(path) => std::fs::read(path)
+            Some(path) => file::read(path, MAX_FILE)
                 .map(Some)
                 .with_context(|| format!("cannot read {}", path.display())),
         };

@@ -8,13 +8,13 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use tokio_rustls::TlsAcceptor;
 
-use super::caller::Caller;
 use super::files::{AccessFiles, Contents};
+use super::peer::Peer;
 use super::tls;
 use super::tokens::Tokens;
 use crate::status::Refusal;
 
-/// Identity of every caller of a server without authentication.
+/// Identity of every call to a server without authentication.
 const ANONYMOUS: &str = "anonymous";
 
 /// The access policy of a server, from the last valid contents of the files.
@@ -51,10 +51,22 @@ impl Access {
         })
     }
 
-    /// An access policy that serves every caller, in plain text.
+    /// An access policy that serves every call, in plain text.
     pub fn open() -> Self {
         let fingerprint = Mutex::new(Contents::default().fingerprint());
         Self { files: AccessFiles::default(), rules: RwLock::default(), fingerprint }
+    }
+
+    /// Runs a reload on a thread of its own: reading a file blocks for as long as its file system does not
+    /// answer, which must not keep calls and signals waiting.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "its callers wait for it, and it touches no pixels"
+    )]
+    pub(crate) async fn apart(self: &Arc<Self>, reload: fn(&Self)) {
+        let access = Arc::clone(self);
+        // A panic has been reported by its hook.
+        drop(tokio::task::spawn_blocking(move || reload(&access)).await);
     }
 
     /// Reloads the files. Invalid files are logged and change nothing.
@@ -95,7 +107,7 @@ impl Access {
         Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether callers must authenticate, by a token or a certificate.
+    /// Whether calls must authenticate, by a token or a certificate.
     pub fn requires_auth(&self) -> bool {
         self.files.tokens.is_some() || self.files.tls_client_ca.is_some()
     }
@@ -110,18 +122,14 @@ impl Access {
         self.rules().tls.clone()
     }
 
-    /// The identity of a call's caller.
+    /// The identity of a call: the name of its token, or of the certificate of its connection.
     ///
     /// # Errors
     /// [`Refusal::Unauthenticated`] if the server requires tokens and the call has none that it knows.
-    pub(crate) fn identify(
-        &self,
-        headers: &HeaderMap,
-        caller: &Caller,
-    ) -> Result<Arc<str>, Refusal> {
+    pub(crate) fn identify(&self, headers: &HeaderMap, peer: &Peer) -> Result<Arc<str>, Refusal> {
         let rules = self.rules();
         let Some(tokens) = &rules.tokens else {
-            return Ok(caller.certificate.clone().unwrap_or_else(|| ANONYMOUS.into()));
+            return Ok(peer.certificate.clone().unwrap_or_else(|| ANONYMOUS.into()));
         };
         let Some(header) = headers.get(AUTHORIZATION) else {
             return Err(Refusal::Unauthenticated { why: "the call has no token" });

@@ -1,5 +1,7 @@
-//! Accounting of buffer memory: the quota of each class of readers, and the claims of streams.
+//! Accounting of buffer memory: the quota of each class of readers, the claims of streams, and the share of a
+//! client.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -8,7 +10,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 pub(super) const UNIT: u64 = 4096;
 
 /// Waits for a permit of a semaphore that is never closed.
-pub(super) async fn acquire_permit(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+pub(crate) async fn acquire_permit(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
     Arc::clone(semaphore).acquire_owned().await.expect("semaphores of admission are never closed")
 }
 
@@ -40,13 +42,58 @@ impl Quota {
 pub(super) struct BufferBudget {
     limit: u64,
     claimed: Mutex<u64>,
+    clients: Mutex<BTreeMap<Arc<str>, Share>>,
     /// Notified when a claim shrinks or ends.
     pub(super) released: Notify,
 }
 
+/// What the streams of a client hold.
+#[derive(Debug, Default)]
+struct Share {
+    streams: usize,
+    bytes: u64,
+}
+
 impl BufferBudget {
     pub(super) fn new(limit: u64) -> Self {
-        Self { limit, claimed: Mutex::new(0), released: Notify::new() }
+        let (claimed, clients, released) = (Mutex::new(0), Mutex::default(), Notify::new());
+        Self { limit, claimed, clients, released }
+    }
+
+    /// Counts a stream of a client, until [`close`](Self::close).
+    pub(super) fn open(&self, client: &Arc<str>) {
+        self.clients().entry(Arc::clone(client)).or_default().streams += 1;
+    }
+
+    pub(super) fn close(&self, client: &Arc<str>) {
+        let mut clients = self.clients();
+        if let Some(share) = clients.get_mut(client) {
+            share.streams -= 1;
+            if share.streams == 0 {
+                clients.remove(client);
+            }
+        }
+    }
+
+    /// Counts bytes that a stream of a client is to hold, unless its streams would hold more than three
+    /// quarters of all buffers while other clients have streams. Returns whether they are counted.
+    pub(super) fn hold(&self, client: &Arc<str>, bytes: u64) -> bool {
+        let mut clients = self.clients();
+        let has_others = clients.len() > 1;
+        let share = clients.entry(Arc::clone(client)).or_default();
+        let held = share.bytes.saturating_add(bytes);
+        let granted = !has_others || share.bytes == 0 || held <= self.limit / 4 * 3;
+        if granted {
+            share.bytes = held;
+        }
+        granted
+    }
+
+    /// Counts bytes that a stream of a client holds no more. The caller notifies those that wait.
+    pub(super) fn release(&self, client: &Arc<str>, bytes: u64) {
+        if let Some(share) = self.clients().get_mut(client) {
+            share.bytes = share.bytes.saturating_sub(bytes);
+        }
     }
 
     /// Replaces a claim of `before` bytes by one of `after` bytes, if all claims then fit the limit, or
@@ -64,6 +111,11 @@ impl BufferBudget {
     #[cfg(test)]
     pub(super) fn claimed(&self) -> u64 {
         *self.lock()
+    }
+
+    /// A panic cannot leave the shares half-changed, so a poisoned lock is used as it is.
+    fn clients(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Share>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A panic cannot leave the sum half-changed, so a poisoned lock is used as it is.

@@ -1,7 +1,7 @@
 //! Gate 11: admission control for batch buffers, so that slow readers cannot starve fast ones.
 //!
 //! A microbatch keeps its buffer until its reader has taken all of it. Without admission control a few
-//! slow readers would hold every buffer and slow down all others. Two rules prevent that.
+//! slow readers would hold every buffer and slow down all others. Three rules prevent that.
 //!
 //! **Each stream has a reserved buffer.** A stream gets a second buffer only while one is left for each
 //! stream that has none. Trainers that read from several servers could deadlock otherwise:
@@ -24,6 +24,10 @@
 //! A new stream that turns out slow while others wait for a buffer is evicted: its client is remembered,
 //! so that its next stream starts as slow. A fast stream that stops is evicted after three times as long.
 //! Nothing is lost, because the client requests the same name again.
+//!
+//! **Shares of clients.** While others have streams, those of one client hold at most three quarters of the
+//! buffers. A client with many streams, each of which is just fast enough to count as fast, would otherwise keep
+//! all of them for seconds.
 //!
 //! A stream starts with a window of one microbatch. Each fast delivery widens it by one up to the
 //! stream's limit, each slow one narrows it by one.
@@ -89,14 +93,16 @@ impl BufferAdmission {
         &self,
         client: &Arc<str>,
         slow_after: Duration,
-        max_ahead: usize,
+        max_window: usize,
         microbatch_bytes: u64,
     ) -> Arc<StreamBuffers> {
         let evicted = self.evictions().clients.get(client).copied();
         let remembered = evicted.is_some_and(|at| at.elapsed() < EVICTED_MEMORY);
         let speed = if remembered { ReaderSpeed::Slow } else { ReaderSpeed::Unknown };
         let budget = Arc::clone(&self.budget);
-        Arc::new(StreamBuffers::new(budget, speed, slow_after, max_ahead, microbatch_bytes))
+        let new =
+            StreamBuffers::new(client, budget, speed, slow_after, max_window, microbatch_bytes);
+        Arc::new(new)
     }
 
     /// Waits until a stream may have one more buffer.
@@ -239,6 +245,33 @@ mod tests {
         assert!(waits(buffers.admit(&a)));
         drop((second, third, fourth));
         assert_eq!(buffers.budget.claimed(), 2 * UNIT, "one each of a and b; slow ones claim none");
+    }
+
+    #[tokio::test]
+    async fn a_client_of_many_fast_streams_leaves_a_quarter_of_the_buffers_while_there_are_others()
+    {
+        let buffers = BufferAdmission::new(8 * UNIT);
+        let open = |client| {
+            let stream = stream(&buffers, client, UNIT);
+            stream.set_speed(ReaderSpeed::Fast);
+            stream
+        };
+        let hog: Vec<_> = (0..10).map(|_| open("hog")).collect();
+        let mut held = Vec::new();
+        for stream in &hog[..8] {
+            held.push(buffers.admit(stream).await);
+        }
+        let other = open("other");
+        held.truncate(6);
+        assert!(waits(buffers.admit(&hog[6])), "six of eight are three quarters");
+        let own = buffers.admit(&other).await;
+        drop(held.pop());
+        held.push(buffers.admit(&hog[6]).await);
+        let mut seventh = pin!(buffers.admit(&hog[7]));
+        assert!(waits(seventh.as_mut()));
+        // The client's own end of a stream lets the others have everything.
+        drop((own, other));
+        seventh.await;
     }
 
     #[tokio::test]

@@ -7,25 +7,38 @@
 //!
 //! | # | gate | what is bounded | setting | what the client gets at the limit |
 //! |---|------|-----------------|---------|-----------------------------------|
-//! | 1 | connection | connections | `--max-connections` | waits to be accepted |
+//! | 1 | connection | connections that have not authenticated, half of them of one address; as many as half of the bytes of gate 4 are enough for | `--max-unauthenticated` | the oldest one is closed |
+//! |   |            | connections that have authenticated | `--max-connections` | the longest idle one is closed; without any, one of the identity or address that has most, if that is more than the client has; otherwise `RESOURCE_EXHAUSTED` with `RetryInfo` |
 //! | 2 | handshake | time until TLS and HTTP/2 have begun | `--handshake-timeout` | connection closed |
-//! | 3 | idle | time without an authenticated call | `--idle-timeout` | connection closed |
+//! | 3 | idle | time until a connection has authenticated | `--authentication-timeout` | connection closed |
+//! |   |      | time without an authenticated call | `--idle-timeout` | connection closed |
 //! | 4 | call | calls of a connection (128), bytes of headers (16 KiB) | fixed | HTTP/2 holds the call back, or resets it |
+//! |   |      | frames beyond those that a connection earns by calls and bytes taken: 1000, and 50 a second | fixed | connection closed |
+//! |   |      | bytes that a connection holds in requests and answers: 4 MiB, and 256 KiB until it has authenticated; all connections: an eighth of the memory, at most 256 MiB, and those of one address half of that | fixed, `--memory` | `RESOURCE_EXHAUSTED` with `RetryInfo` |
 //! | 5 | identity | who may call | `--token-file`, `--tls-client-ca` | `UNAUTHENTICATED`, or no handshake |
-//! | 6 | request | bytes (64 KiB), time to arrive (10 s), steps, selection | fixed | `INVALID_ARGUMENT` |
+//! | 6 | request | bytes (64 KiB; 4 KiB for health and reflection), time to its end (10 s), steps, selection, header and memory of its microbatches (half of the buffers) | fixed, `--buffer-bytes` | `INVALID_ARGUMENT`; too late: `DEADLINE_EXCEEDED` |
 //! | 7 | shutdown | new streams while draining | SIGTERM | `UNAVAILABLE` |
-//! | 8 | stream | streams of the server | `--max-streams` | `RESOURCE_EXHAUSTED` with `RetryInfo` |
+//! | 8 | stream | streams of the server, calls of Explain included | `--max-streams` | `RESOURCE_EXHAUSTED` with `RetryInfo` |
 //! | 9 | identity's streams | streams of one identity | `--identity-streams`, `[identities]` | `RESOURCE_EXHAUSTED` with `RetryInfo` |
-//! | 10 | window | microbatches ahead of a stream's reader | `--ahead-bytes`, `credit_bytes` of the request | stream waits |
-//! | 11 | buffer | share of the buffers, by the reader's speed | `--buffer-bytes`, `--slow-after` | stream waits |
-//! | 12 | submission | microbatches of a stream in the queue (8) | fixed | stream waits |
+//! | 10 | window | microbatches ahead of a stream's reader | `--window-bytes`, `window_bytes` of the request | stream waits |
+//! | 11 | buffer | share of the buffers, by the reader's speed; three quarters for one client while others have streams | `--buffer-bytes`, `--slow-after` | stream waits |
+//! | 12 | submission | microbatches of a stream in the queue (8, and at most those of its client) | fixed, `--max-queued` | stream waits |
 //! | 13 | queue | outstanding microbatches of one client | `--max-queued` | `RESOURCE_EXHAUSTED` with `RetryInfo` |
-//! | 14 | pool | bytes of all buffers | `--buffer-bytes` | workers wait, and with them the stream |
+//! | 14 | pool | bytes of all buffers, in order of the makers | `--buffer-bytes` | makers wait, and with them the stream |
 //! | 15 | delivery | time that the reader accepts no data | `--stall-timeout` | `UNAVAILABLE`, then a reset |
+//! |    |          | time that the end of a response is not taken | `--stall-timeout` | a reset, then connection closed |
 //! |    |          | time that a slow reader keeps a buffer that others wait for | `--slow-after` | `RESOURCE_EXHAUSTED` with `RetryInfo` |
 //!
-//! Gates 1, 8 to 12 and 15 are in this module; 2, 3 and 4 are in `connection.rs`, 5 in `access`, 6 in
-//! `grpc.rs` and `request.rs`, 7 in `service.rs`, 13 and 14 in the pipeline.
+//! Gates 1, 4, 6, 8 to 12 and 15 are in this module; 2 and 3 are in `connection.rs`, 5 in `access`, the
+//! fields of gate 6 in `request.rs`, 7 in `service.rs`, 13 and 14 in the pipeline. Gates 1 to 4 and 6 hold
+//! for every route, health and reflection included, which have no gate 5.
+//!
+//! A connection has authenticated once its certificate or the token of a call was accepted; where calls
+//! need neither, once it has made a valid call.
+//!
+//! Describe and Explain are made on threads of their own, of lower priority, two of each at once; others wait
+//! in order. Their answers have at most 3 MiB and about 1 MiB, and clients request the rest. What a connection
+//! may not hold is not made.
 //!
 //! A call that is refused at gates 5 to 9 holds no buffer and no place in the queue. A stream that
 //! waits at gates 10 to 14 holds only what it acquired at earlier gates, and permits are always
@@ -34,52 +47,85 @@
 
 mod budget;
 mod buffers;
+mod connections;
+mod frames;
 mod limits;
+mod request;
 mod slots;
 mod stream;
 mod stream_buffers;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use crate::status::Refusal;
-use budget::acquire_permit;
+pub(crate) use budget::acquire_permit;
 use buffers::BufferAdmission;
+pub(crate) use connections::{Connections, Place, Places};
+pub(crate) use frames::{FrameBudget, FrameCounter, PREFACE_BYTES};
 pub(crate) use limits::StreamLimits;
 pub use limits::{IdentityLimits, Limits};
+use request::ServerBytes;
+pub(crate) use request::{ConnectionBytes, CountedBody, HeldBytes, admit};
 pub(crate) use slots::StreamSlot;
 use slots::StreamSlots;
 pub(crate) use stream::{MicrobatchPermit, StreamAdmission};
+
+/// Time that a connection has to make a call before it can be closed for another one.
+const MIN_AGE: Duration = Duration::from_millis(100);
+
+/// Answers to Describe, and to Explain, that are made at once; others wait in order.
+const MAX_ANSWERS: usize = 2;
 
 /// The gates of a server.
 #[derive(Debug)]
 pub(crate) struct Admission {
     pub(crate) limits: Limits,
-    connections: Arc<Semaphore>,
+    pub(crate) connections: Arc<Connections>,
     streams: Arc<StreamSlots>,
+    server_bytes: Arc<ServerBytes>,
+    /// Answers to Describe that are made at once.
+    pub(crate) describing: Arc<Semaphore>,
+    /// Answers to Explain that are made at once.
+    pub(crate) explaining: Arc<Semaphore>,
     buffers: Arc<BufferAdmission>,
+    /// Bytes of all buffers; 0 for no limit.
+    buffer_bytes: u64,
 }
 
 impl Admission {
     /// The gates of a server whose buffers have `buffer_bytes` in total; 0 for no limit.
     pub(crate) fn new(limits: Limits, buffer_bytes: u64) -> Self {
-        let max_connections = limits.max_connections.clamp(1, Semaphore::MAX_PERMITS);
+        // However little memory a server has, half of what it has for messages is for those that have
+        // authenticated.
+        let places = limits.server_bytes / 2 / limits.unauthenticated_bytes.max(1);
+        let unauthenticated = limits.max_unauthenticated.min(places.max(2));
         Self {
-            connections: Arc::new(Semaphore::new(max_connections)),
+            connections: Connections::new(Places {
+                unauthenticated,
+                of_address: unauthenticated.div_ceil(2),
+                min_age: MIN_AGE,
+                authenticated: limits.max_connections,
+            }),
             streams: Arc::new(StreamSlots::new(limits.max_streams)),
+            server_bytes: ServerBytes::new(limits.server_bytes),
+            describing: Arc::new(Semaphore::new(MAX_ANSWERS)),
+            explaining: Arc::new(Semaphore::new(MAX_ANSWERS)),
             buffers: Arc::new(BufferAdmission::new(buffer_bytes)),
+            buffer_bytes,
             limits,
         }
     }
 
-    /// Waits until another connection may be accepted.
-    pub(crate) async fn connection(&self) -> OwnedSemaphorePermit {
-        acquire_permit(&self.connections).await
+    /// The bytes of a new connection, which has not authenticated.
+    pub(crate) fn connection_bytes(&self, address: IpAddr) -> Arc<ConnectionBytes> {
+        ConnectionBytes::new(self.limits.unauthenticated_bytes, address, &self.server_bytes)
     }
 
-    /// A slot for a stream of an identity. `retry_after` is the delay that a refused client is told.
+    /// A slot for a stream of an identity. `retry_after` is the delay that a refused client gets.
     ///
     /// # Errors
     /// When the server or the identity is at its limit of streams.
@@ -92,17 +138,36 @@ impl Admission {
         self.streams.acquire(identity, limits.max_streams, retry_after)
     }
 
-    /// The gates of the microbatches of a stream: at most `max_ahead` microbatches of
-    /// `microbatch_bytes` each are ahead of the reader.
+    /// Checks the bytes of the microbatches of a stream: what a slow reader may hold, half of the buffers,
+    /// must suffice for one. Otherwise a single one would keep all others waiting while it is read.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`] if they are too large.
+    pub(crate) fn check(&self, microbatch_bytes: u64) -> Result<(), Refusal> {
+        let most = self.buffer_bytes / 2;
+        if self.buffer_bytes > 0 && microbatch_bytes > most {
+            let what = format!(
+                "{microbatch_bytes} bytes (expected at most half of the buffers, {most}: use more microbatches \
+                 or a smaller dtype, or raise --buffer-bytes or --memory)"
+            );
+            return Err(Refusal::invalid("size of a microbatch", what));
+        }
+        Ok(())
+    }
+
+    /// The gates of the microbatches of a stream, of `microbatch_bytes` each: at most `max_window` are
+    /// ahead of the reader, and at most `max_queued` in the queue.
     pub(crate) fn microbatches(
         &self,
         client: Arc<str>,
-        max_ahead: usize,
+        max_window: usize,
         microbatch_bytes: u64,
+        max_queued: usize,
     ) -> StreamAdmission {
         let slow_after = self.limits.slow_after;
-        let buffers = self.buffers.open(&client, slow_after, max_ahead, microbatch_bytes);
-        StreamAdmission::new(client, Arc::clone(&self.buffers), buffers, self.limits.stall_timeout)
+        let buffers = self.buffers.open(&client, slow_after, max_window, microbatch_bytes);
+        let all_buffers = Arc::clone(&self.buffers);
+        StreamAdmission::new(client, all_buffers, buffers, self.limits.stall_timeout, max_queued)
     }
 
     /// Number of open streams.
@@ -113,5 +178,33 @@ impl Admission {
     /// Waits until no stream is open. Must not be called while streams are still admitted.
     pub(crate) async fn all_streams_closed(&self) {
         self.streams.all_closed().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_that_have_not_authenticated_hold_at_most_half_of_what_a_server_has() {
+        let limits =
+            Limits { server_bytes: 4 << 20, unauthenticated_bytes: 1 << 20, ..Limits::default() };
+        let admission = Admission::new(limits, 0);
+        let mut places = Vec::new();
+        for last in 0..3 {
+            places.push(admission.connections.place([10, 0, 0, last].into()).await);
+        }
+        places[0].evicted().await;
+    }
+
+    #[test]
+    fn a_microbatch_may_take_half_of_the_buffers() {
+        let refused =
+            |buffers, bytes| Admission::new(Limits::default(), buffers).check(bytes).err();
+        assert!(refused(100, 50).is_none() && refused(0, u64::MAX).is_none());
+        let refused = refused(100, 51).unwrap();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+        let text = refused.to_string();
+        assert!(text.contains("51 bytes") && text.contains("half of the buffers, 50"), "{text}");
     }
 }

@@ -49,8 +49,10 @@ impl StreamAdmission {
         buffers: Arc<BufferAdmission>,
         stream: Arc<StreamBuffers>,
         stall_timeout: Duration,
+        max_queued: usize,
     ) -> Self {
-        let submissions = Arc::new(Semaphore::new(MAX_SUBMISSIONS));
+        // A stream by itself never exceeds the limit of its client.
+        let submissions = Arc::new(Semaphore::new(MAX_SUBMISSIONS.min(max_queued)));
         Self { client, buffers, stream, submissions, stall_timeout }
     }
 

@@ -1,4 +1,4 @@
-//! Gates 10 and 11 for one stream: how far ahead of its reader it may be, and how fast that reader is.
+//! Gates 10 and 11 for one stream: its window, and how fast its reader is.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,14 +22,15 @@ pub(super) enum ReaderSpeed {
 /// The buffers of one stream.
 #[derive(Debug)]
 pub(super) struct StreamBuffers {
+    client: Arc<str>,
     /// A reader that takes longer for a microbatch is slow.
     pub(super) slow_after: Duration,
-    /// Largest window.
-    max_ahead: usize,
+    /// Largest size of the window.
+    max_window: usize,
     pub(super) microbatch_bytes: u64,
     budget: Arc<BufferBudget>,
     /// Free places of the window.
-    window: Arc<Semaphore>,
+    places: Arc<Semaphore>,
     state: Mutex<State>,
 }
 
@@ -37,7 +38,7 @@ pub(super) struct StreamBuffers {
 struct State {
     speed: ReaderSpeed,
     /// Size of the window: microbatches that may be ahead of the reader now.
-    ahead: usize,
+    window: usize,
     /// Microbatches that have a buffer or wait for one.
     held: usize,
 }
@@ -55,18 +56,21 @@ impl State {
 pub(super) struct Claim(Arc<StreamBuffers>);
 
 impl StreamBuffers {
-    /// A stream with a window of one microbatch, which grows to `max_ahead`.
+    /// A stream with a window of one microbatch, which grows to `max_window`.
     pub(super) fn new(
+        client: &Arc<str>,
         budget: Arc<BufferBudget>,
         speed: ReaderSpeed,
         slow_after: Duration,
-        max_ahead: usize,
+        max_window: usize,
         microbatch_bytes: u64,
     ) -> Self {
-        let state = State { speed, ahead: 1, held: 0 };
+        let state = State { speed, window: 1, held: 0 };
+        budget.open(client);
         budget.replace(0, state.claim(microbatch_bytes), true);
-        let (window, state) = (Arc::new(Semaphore::new(1)), Mutex::new(state));
-        Self { slow_after, max_ahead, microbatch_bytes, budget, window, state }
+        let (places, state) = (Arc::new(Semaphore::new(1)), Mutex::new(state));
+        let client = Arc::clone(client);
+        Self { client, slow_after, max_window, microbatch_bytes, budget, places, state }
     }
 
     pub(super) fn speed(&self) -> ReaderSpeed {
@@ -75,18 +79,22 @@ impl StreamBuffers {
 
     /// Waits for a place in the window.
     pub(super) async fn window_place(&self) -> OwnedSemaphorePermit {
-        acquire_permit(&self.window).await
+        acquire_permit(&self.places).await
     }
 
-    /// Waits until the budget has room for one more microbatch of this stream. The first one is always
-    /// granted: it was reserved when the stream was opened.
+    /// Waits until the budget has room for one more microbatch of this stream. The first one is granted unless
+    /// its client has its share of the buffers: it was reserved when the stream was opened.
     pub(super) async fn claim(self: &Arc<Self>) -> Claim {
         loop {
             let mut released = pin!(self.budget.released.notified());
             // Before the attempt, so that a release between attempt and wait is not missed.
             released.as_mut().enable();
-            if self.update(|state| state.held += 1, |before| before.held == 0) {
-                return Claim(Arc::clone(self));
+            let (client, bytes) = (&self.client, self.microbatch_bytes);
+            if self.budget.hold(client, bytes) {
+                if self.update(|state| state.held += 1, |before| before.held == 0) {
+                    return Claim(Arc::clone(self));
+                }
+                self.budget.release(client, bytes);
             }
             released.await;
         }
@@ -99,11 +107,11 @@ impl StreamBuffers {
         let speed = if fast { ReaderSpeed::Fast } else { ReaderSpeed::Slow };
         self.update(|state| state.speed = speed, |_| true);
         let mut state = self.lock();
-        if fast && state.ahead < self.max_ahead {
-            state.ahead += 1;
-            self.window.add_permits(1);
-        } else if !fast && state.ahead > 1 {
-            state.ahead -= 1;
+        if fast && state.window < self.max_window {
+            state.window += 1;
+            self.places.add_permits(1);
+        } else if !fast && state.window > 1 {
+            state.window -= 1;
             place.forget();
         }
     }
@@ -129,7 +137,7 @@ impl StreamBuffers {
 
     #[cfg(test)]
     pub(super) fn free_places(&self) -> usize {
-        self.window.available_permits()
+        self.places.available_permits()
     }
 
     /// A panic cannot leave the state half-changed, so a poisoned lock is used as it is.
@@ -140,8 +148,10 @@ impl StreamBuffers {
 
 impl Drop for Claim {
     fn drop(&mut self) {
+        let StreamBuffers { budget, client, microbatch_bytes, .. } = &*self.0;
         self.0.update(|state| state.held -= 1, |_| true);
-        self.0.budget.released.notify_waiters();
+        budget.release(client, *microbatch_bytes);
+        budget.released.notify_waiters();
     }
 }
 
@@ -149,6 +159,7 @@ impl Drop for StreamBuffers {
     fn drop(&mut self) {
         let claim = self.lock().claim(self.microbatch_bytes);
         self.budget.replace(claim, 0, true);
+        self.budget.close(&self.client);
         self.budget.released.notify_waiters();
     }
 }

@@ -6,22 +6,22 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use forebay::dataset::Dataset;
-use forebay::{MicrobatchName, Pipeline, PixelFormat, Request, Requester, Sampler, Stages};
+use forebay::{MicrobatchName, Pipeline, PixelFormat, Request, Sampler, StageTimes, SubmitOptions};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use forebay_types::settings::Number;
+use forebay_types::process::cpu_time;
+use forebay_types::settings::{AnyNumber, Number};
 
 use super::options::{DatasetOptions, DeviceOptions, RecipeOptions, pipeline_for};
-use super::output::say;
+use super::output::say_lines;
 use crate::config::Threads;
-use crate::telemetry::cpu_time;
 
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
     #[command(flatten)]
     dataset: DatasetOptions,
-    // Its batch is replaced by one microbatch per step, so that small datasets can be measured too.
+    // Without --batch and --microbatches, a step is one microbatch, so that small datasets can be measured too.
     #[command(flatten)]
     recipe: RecipeOptions,
     /// Number of images to measure, rounded up to whole microbatches.
@@ -33,8 +33,8 @@ pub(super) struct BenchArgs {
     #[command(flatten)]
     device: DeviceOptions,
     /// Seed of the job.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[arg(long, default_value = "0")]
+    seed: AnyNumber,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -46,29 +46,34 @@ const MAX_MICROBATCH: u64 = 256;
 pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let DatasetOptions { dataset, index } = &args.dataset;
     let dataset = Arc::new(Dataset::open(dataset, index.index_dir.as_deref())?);
-    let batch = (dataset.len() / 2 * 2).clamp(1, MAX_MICROBATCH);
-    let set = [format!("batch = {batch}"), "microbatches = 1".into()];
+    let changes = &args.recipe.changes;
+    let mut set = Vec::new();
+    if changes.batch.is_none() && changes.microbatches.is_none() {
+        let batch = (dataset.len() / 2 * 2).clamp(1, MAX_MICROBATCH);
+        set = vec![format!("batch = {batch}"), "microbatches = 1".into()];
+    }
     let recipe = Arc::new(args.recipe.resolve(set)?);
-    let steps = Sampler::new(dataset.len(), &recipe, args.seed)?.steps_per_epoch();
+    let steps = Sampler::new(dataset.len(), &recipe, args.seed.get())?.steps_per_epoch();
+    let per_step = u64::from(recipe.microbatches);
     let format = PixelFormat::default();
-    let pipeline = pipeline_for(&recipe, format, args.threads, args.device)?;
+    let pipeline = pipeline_for(&dataset, &recipe, format, args.threads, args.device)?;
 
     let request = |number: u64| Request {
         dataset: Arc::clone(&dataset),
         recipe: Arc::clone(&recipe),
         name: MicrobatchName {
-            seed: args.seed,
-            epoch: number / steps,
-            step: number % steps,
-            index: 0,
+            seed: args.seed.get(),
+            epoch: number / per_step / steps,
+            step: number / per_step % steps,
+            index: u32::try_from(number % per_step).expect("below the recipe's microbatches"),
         },
         format,
     };
     // Warm up buffers, scratch memory and the page cache.
     pipeline.make(request(0))?;
-    let microbatches = args.images.get().div_ceil(batch);
+    let microbatches = args.images.get().div_ceil(u64::from(recipe.microbatch_size()));
     let report = measure(&pipeline, microbatches, |number| request(number + 1))?;
-    if args.json { say(serde_json::to_string_pretty(&report)?) } else { say(report) }
+    if args.json { say_lines(serde_json::to_string_pretty(&report)?) } else { say_lines(report) }
 }
 
 /// The result of `bench`. Its JSON form is documented and stable.
@@ -94,13 +99,13 @@ fn measure(
     request: impl Fn(u64) -> Request,
 ) -> anyhow::Result<Report> {
     let (started, cpu) = (Instant::now(), cpu_time());
-    let (mut done, mut stages) = (0, Stages::default());
+    let (mut done, mut decoded, mut stages) = (0, 0, StageTimes::default());
     // One microbatch is always queued, as in a stream, so that the workers never wait for this thread.
     let (sender, receiver) = std::sync::mpsc::sync_channel(2);
     let submit = |number| {
         let sender = sender.clone();
         let done = move |result| drop(sender.send(result));
-        pipeline.submit(request(number), Requester::default(), done)
+        pipeline.submit(request(number), SubmitOptions::default(), done)
     };
     submit(0)?;
     for number in 1..=microbatches {
@@ -109,11 +114,12 @@ fn measure(
         }
         let microbatch = receiver.recv()??;
         done += microbatch.records.len() as u64;
+        decoded += microbatch.decoded;
         stages += microbatch.timings.stages;
     }
     let (wall, cpu) = (started.elapsed(), cpu_time().saturating_sub(cpu));
     let per_image = |time: Duration| time.as_secs_f64() * 1000.0 / done as f64;
-    let decoded_per_image = stages.decoded as f64 / done as f64;
+    let decoded_per_image = decoded as f64 / done as f64;
     let stages = stages.named().map(|(name, time)| (name.to_owned(), per_image(time).into()));
     Ok(Report {
         images: done,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use forebay::decode::Decoder;
-use forebay::{Microbatch, MixedBy, PixelFormat, Request};
+use forebay::{MadeMicrobatch, MixedBy, PixelFormat, Request};
 
 use super::options::{DeviceOptions, MicrobatchOptions, pipeline_for};
 use super::output::say;
@@ -44,7 +44,7 @@ pub(super) fn dump(args: &DumpArgs) -> anyhow::Result<()> {
     };
     let format = PixelFormat { mixed_by, ..PixelFormat::default() };
     let request = args.microbatch.request(format)?;
-    let pipeline = pipeline_for(&request.recipe, format, None, args.device)?;
+    let pipeline = pipeline_for(&request.dataset, &request.recipe, format, None, args.device)?;
     let microbatch = pipeline.make(request.clone())?;
     write(&args.out, &request, &microbatch)
         .with_context(|| format!("cannot write {}", args.out.display()))?;
@@ -61,7 +61,7 @@ pub(super) fn dump(args: &DumpArgs) -> anyhow::Result<()> {
 
 /// Writes `pixels` u8 [N, H, W, 3]; `label_a`, `label_b`, `record` i64 [N]; `lambda` f32 [N]; digests and
 /// the name in the metadata.
-fn write(path: &Path, request: &Request, microbatch: &Microbatch) -> anyhow::Result<()> {
+fn write(path: &Path, request: &Request, microbatch: &MadeMicrobatch) -> anyhow::Result<()> {
     let n = microbatch.records.len();
     let wide = |values: &mut dyn Iterator<Item = u64>| -> Vec<u8> {
         values.flat_map(u64::to_le_bytes).collect()
@@ -93,7 +93,11 @@ fn write(path: &Path, request: &Request, microbatch: &Microbatch) -> anyhow::Res
 }
 
 /// Writes whole images as forebay decodes them, to compare the later stages with other tools.
-fn write_decoded(folder: &Path, request: &Request, microbatch: &Microbatch) -> anyhow::Result<()> {
+fn write_decoded(
+    folder: &Path,
+    request: &Request,
+    microbatch: &MadeMicrobatch,
+) -> anyhow::Result<()> {
     std::fs::create_dir_all(folder)
         .with_context(|| format!("cannot create {}", folder.display()))?;
     let (mut decoder, mut scratch) = (Decoder::default(), Vec::new());

@@ -4,7 +4,7 @@ use clap::Args;
 use forebay::PixelFormat;
 
 use super::options::MicrobatchOptions;
-use super::output::say;
+use super::output::say_lines;
 
 #[derive(Debug, Args)]
 pub(super) struct ExplainArgs {
@@ -14,5 +14,5 @@ pub(super) struct ExplainArgs {
 
 pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<()> {
     let explanation = forebay::explain(&args.microbatch.request(PixelFormat::default())?)?;
-    say(serde_json::to_string_pretty(&explanation)?)
+    say_lines(serde_json::to_string_pretty(&explanation)?)
 }

@@ -46,7 +46,7 @@ const LAYOUTS: [(Layout, &str); 2] = [(Layout::Nhwc, "NHWC"), (Layout::Nchw, "NC
 
 fn recipe(size: u32, mode: &str) -> anyhow::Result<Recipe> {
     let set = [format!("image_size = {size}"), format!("mix.mode = \"{mode}\"")];
-    Ok(RecipeSpec::preset("a2").with(set).resolve()?)
+    Ok(RecipeSpec::preset("a2").with_changes(set).resolve()?)
 }
 
 fn plan_of(recipe: &Recipe, seed: u64, n: usize) -> MixPlan {

@@ -9,7 +9,7 @@ use forebay::dataset::{self, Dataset, Skipped, Summary};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::options::IndexOptions;
-use super::output::say;
+use super::output::{say, say_lines};
 use crate::config::Threads;
 
 #[derive(Debug, Args)]
@@ -62,7 +62,8 @@ pub(super) fn index(args: &IndexArgs) -> anyhow::Result<()> {
     for Skipped { count, reason, example } in &summary.skipped {
         say(format!("  skipped: {count} samples with {reason}, such as {example}"))?;
     }
-    say(format!("digest {}\nindex  {}", summary.digest, file.display()))
+    say(format!("digest {}", summary.digest))?;
+    say(format!("index  {}", file.display()))
 }
 
 pub(super) fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
@@ -71,7 +72,7 @@ pub(super) fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
 }
 
 fn print(summary: &Summary, json: bool) -> anyhow::Result<()> {
-    if json { say(serde_json::to_string_pretty(summary)?) } else { say(summary) }
+    if json { say_lines(serde_json::to_string_pretty(summary)?) } else { say_lines(summary) }
 }
 
 /// A progress bar on standard error, hidden if that is not a terminal.

@@ -14,9 +14,14 @@ mod sample_data;
 mod serve;
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use forebay_types::command::{StopSignal, on_stop, print_error};
+
+use crate::descriptors;
 
 /// Data loading and augmentation for image training: index a dataset, serve it, inspect it.
 #[derive(Debug, Parser)]
@@ -56,12 +61,20 @@ enum Command {
 }
 
 /// Runs the command line. Errors go to standard error. Exit codes: 0 for success, 1 for failure, 2 for
-/// invalid arguments.
+/// invalid arguments, 130 and 143 for SIGINT and SIGTERM.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    descriptors::raise();
+    // A server drains at the first signal.
+    if !matches!(cli.command, Command::Serve(_))
+        && let Err(error) = on_stop(Some(Duration::ZERO), |signal: StopSignal| signal.exit())
+    {
+        print_error("forebay", &error);
+        return ExitCode::FAILURE;
+    }
     let result = match cli.command {
         Command::Index(args) => index::index(&args),
         Command::Inspect(args) => index::inspect(&args),
@@ -75,17 +88,30 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::SampleData(args) => sample_data::sample_data(&args),
         Command::Completions { shell } => {
             use clap::CommandFactory as _;
-            clap_complete::generate(shell, &mut Cli::command(), "forebay", &mut std::io::stdout());
-            Ok(())
+            // Into memory first: it panics if what it writes to fails.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "forebay", &mut script);
+            std::io::stdout().write_all(&script).map_err(anyhow::Error::from)
         }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output::print_error(&error);
+            print_error("forebay", &*error);
             ExitCode::FAILURE
         }
     }
+}
+
+#[cfg(test)]
+#[path = "../../../tests/src/walk.rs"]
+mod walk;
+
+#[cfg(test)]
+#[test]
+fn every_flag_accepts_the_ends_of_its_range_or_says_what_it_expects() {
+    use clap::CommandFactory as _;
+    walk::every_flag(Cli::command());
 }
 
 /// Prints help, version or a usage error. Help and version are successes.

@@ -10,6 +10,7 @@ use forebay::dataset::Dataset;
 use forebay::mix::{DEVICE_BYTES, Device};
 use forebay::recipe::{Recipe, RecipeSpec};
 use forebay::{MicrobatchName, Pipeline, PipelineConfig, PixelFormat, Request, Sampler};
+use forebay_types::settings::{AnyNumber, Number};
 
 use crate::config::{Threads, recipes_in};
 use crate::device::DeviceChoice;
@@ -55,18 +56,18 @@ pub(super) struct RecipeChanges {
     pub(super) set: Vec<String>,
     /// Change the samples per step of the recipe.
     #[arg(long, value_name = "N")]
-    pub(super) batch: Option<u32>,
+    pub(super) batch: Option<Number<1, 1_048_576>>,
     /// Change the microbatches per step of the recipe.
     #[arg(long, value_name = "N")]
-    pub(super) microbatches: Option<u32>,
+    pub(super) microbatches: Option<Number<1, 1024>>,
 }
 
 impl RecipeChanges {
     /// The changes as TOML assignments.
     pub(super) fn assignments(&self) -> impl Iterator<Item = String> + '_ {
-        let number = |field, value: Option<u32>| value.map(|value| format!("{field} = {value}"));
-        let numbers = [number("batch", self.batch), number("microbatches", self.microbatches)];
-        self.set.iter().cloned().chain(numbers.into_iter().flatten())
+        let batch = self.batch.map(|number| format!("batch = {number}"));
+        let microbatches = self.microbatches.map(|number| format!("microbatches = {number}"));
+        self.set.iter().cloned().chain(batch).chain(microbatches)
     }
 }
 
@@ -104,9 +105,9 @@ impl OpenRecipeBook {
     ) -> anyhow::Result<Recipe> {
         let spec = match self.0.get(argument) {
             Some(spec) => spec.clone(),
-            None => RecipeSpec::from_argument(argument)?,
+            None => RecipeSpec::from_name_or_path(argument)?,
         };
-        Ok(recipes::resolve(&self.0, &spec.with(changes))?)
+        Ok(recipes::resolve(&self.0, &spec.with_changes(changes))?)
     }
 }
 
@@ -118,17 +119,17 @@ pub(super) struct MicrobatchOptions {
     #[command(flatten)]
     pub(super) recipe: RecipeOptions,
     /// Seed of the job.
-    #[arg(long, default_value_t = 0)]
-    pub(super) seed: u64,
+    #[arg(long, default_value = "0")]
+    pub(super) seed: AnyNumber,
     /// Epoch, counted from 0.
-    #[arg(long, default_value_t = 0)]
-    pub(super) epoch: u64,
+    #[arg(long, default_value = "0")]
+    pub(super) epoch: AnyNumber,
     /// Step of the epoch, counted from 0.
-    #[arg(long, default_value_t = 0)]
-    pub(super) step: u64,
+    #[arg(long, default_value = "0")]
+    pub(super) step: AnyNumber,
     /// Microbatch of the step, counted from 0.
-    #[arg(long, default_value_t = 0)]
-    pub(super) index: u32,
+    #[arg(long, default_value = "0")]
+    pub(super) index: Number<0, { u32::MAX as u64 }>,
 }
 
 impl MicrobatchOptions {
@@ -136,13 +137,13 @@ impl MicrobatchOptions {
         let DatasetOptions { dataset, index } = &self.dataset;
         let dataset = Arc::new(Dataset::open(dataset, index.index_dir.as_deref())?);
         let recipe = Arc::new(self.recipe.resolve([])?);
-        Sampler::new(dataset.len(), &recipe, self.seed)?;
         let name = MicrobatchName {
-            seed: self.seed,
-            epoch: self.epoch,
-            step: self.step,
-            index: self.index,
+            seed: self.seed.get(),
+            epoch: self.epoch.get(),
+            step: self.step.get(),
+            index: self.index.as_u32(),
         };
+        Sampler::new(dataset.len(), &recipe, name.seed)?;
         Ok(Request { dataset, recipe, name, format })
     }
 }
@@ -160,22 +161,25 @@ impl DeviceOptions {
     pub(super) const CPU: Self = Self { device: DeviceChoice::Only(Device::Cpu) };
 }
 
-/// A pipeline for one command, whose buffers hold two microbatches of any recipe.
+/// A pipeline for one command, whose buffers hold two microbatches of any recipe, and whose workers have
+/// memory for any picture of the dataset.
 pub(super) fn pipeline_for(
+    dataset: &Dataset,
     recipe: &Recipe,
     format: PixelFormat,
     threads: Option<Threads>,
     device: DeviceOptions,
 ) -> anyhow::Result<Pipeline> {
     let defaults = PipelineConfig::default();
-    let pixels = forebay::Size::square(recipe.image_size).rgb_bytes();
-    let bytes = recipe.microbatch_size() as usize * pixels * (format.dtype.bytes() + 1);
+    let size = forebay::Size::square(recipe.image_size);
+    let bytes = recipe.microbatch_size() as usize * size.rgb_bytes() * format.dtype.bytes();
     let buffer_bytes = defaults.buffer_bytes.max(2 * bytes);
+    let worker_bytes = defaults.worker_bytes.max(2 * forebay::sample_bytes(dataset, size));
     let threads = threads.and_then(|threads| NonZeroUsize::new(threads.count()));
     let threads = threads.unwrap_or(defaults.threads);
     let mixer = device.device.open(DEVICE_BYTES)?;
     Ok(Pipeline::with_mixer(
         &mixer,
-        PipelineConfig { threads, buffer_bytes, cache_bytes: 0, ..defaults },
+        PipelineConfig { threads, buffer_bytes, worker_bytes, cache_bytes: 0, ..defaults },
     )?)
 }

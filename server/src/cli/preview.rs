@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Args;
 use forebay::{ExplainedSample, Explanation, PixelFormat};
+use forebay_report::sheet::{Tile, sheet};
 use forebay_types::settings::Number;
 
 use super::options::{DeviceOptions, MicrobatchOptions, pipeline_for};
 use super::output::say;
-use crate::preview::{Tile, sheet};
 
 #[derive(Debug, Args)]
 pub(super) struct PreviewArgs {
@@ -24,9 +24,18 @@ pub(super) struct PreviewArgs {
 }
 
 pub(super) fn preview(args: &PreviewArgs) -> anyhow::Result<()> {
+    if !args.out.extension().is_some_and(|end| end.eq_ignore_ascii_case("png")) {
+        bail!("cannot write {}: expected a name that ends in .png", args.out.display());
+    }
     let request = args.microbatch.request(PixelFormat::default())?;
     let explanation = forebay::explain(&request)?;
-    let pipeline = pipeline_for(&request.recipe, PixelFormat::default(), None, DeviceOptions::CPU)?;
+    let pipeline = pipeline_for(
+        &request.dataset,
+        &request.recipe,
+        PixelFormat::default(),
+        None,
+        DeviceOptions::CPU,
+    )?;
     let microbatch = pipeline.make(request.clone())?;
     let size = forebay::Size::square(request.recipe.image_size);
     let classes = request.dataset.classes();
@@ -35,7 +44,8 @@ pub(super) fn preview(args: &PreviewArgs) -> anyhow::Result<()> {
         .take(args.samples.count())
         .map(|(pixels, sample)| Tile {
             pixels,
-            size,
+            width: size.width,
+            height: size.height,
             caption: caption(&explanation, sample, classes),
         })
         .collect();

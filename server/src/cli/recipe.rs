@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use forebay::recipe::{PRESETS, difference};
 
 use super::options::{RecipeBook, RecipeChanges};
-use super::output::say;
+use super::output::{say, say_lines};
 
 #[derive(Debug, Args)]
 pub(super) struct RecipeCommand {
@@ -47,7 +47,7 @@ pub(super) fn run(command: &RecipeCommand) -> anyhow::Result<()> {
         }
         Action::Show { recipe, book, changes } => {
             let recipe = book.open()?.resolve(recipe, changes.assignments())?;
-            say(format!("# digest {}\n{}", recipe.digest(), recipe.canonical().trim_end()))?;
+            say_lines(format!("# digest {}\n{}", recipe.digest(), recipe.canonical().trim_end()))?;
         }
         Action::Diff { left, right, book } => {
             let book = book.open()?;

@@ -3,29 +3,43 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use forebay::Pipeline;
-use forebay::dataset::Dataset;
+use forebay::dataset::{Dataset, MAX_STUCK_READS};
+use forebay_types::command::{StopSignal, log_to_stderr, on_stop};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tracing::{info, warn};
-use tracing_subscriber::EnvFilter;
 
 use super::output::say;
 use crate::access::Access;
 use crate::catalog::Catalog;
-use crate::config::Config;
 pub(super) use crate::config::ServeArgs;
+use crate::config::{Config, Memory};
+use crate::descriptors;
 use crate::serve::{self, Setup};
 
 /// Threads for network IO; the pipeline has its own threads.
 const NETWORK_THREADS: usize = 2;
 
 pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
-    let config = Config::new(args)?;
-    log_to_stderr(config.json);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(NETWORK_THREADS)
+        .enable_all()
+        .build()?;
+    // Before anything that takes time: SIGHUP ends a process that does not handle it.
+    let hangups = {
+        let _entered = runtime.enter();
+        signal(SignalKind::hangup())?
+    };
+    let stop = Stop::default();
+    let stop_at_signal = stop.clone();
+    on_stop(None, move |signal| stop_at_signal.begin(signal))?;
+    let mut config = Config::new(args)?;
+    log_to_stderr("info", config.json);
     let mixer = config.device.open(config.device_bytes)?;
     let mut datasets = BTreeMap::new();
     for (name, path) in &config.datasets {
@@ -33,15 +47,23 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
             .with_context(|| format!("cannot open the dataset {name}"))?;
         let (records, bad) = (dataset.len(), dataset.bad().len());
         info!(dataset = name, records, bad, digest = %dataset.digest(), "dataset opened");
+        for consequence in dataset.index_damage() {
+            warn!(dataset = name, consequence, "the index is damaged; run \"forebay index\" again");
+        }
         datasets.insert(name.clone(), Arc::new(dataset));
     }
     let pipeline = Arc::new(Pipeline::with_mixer(&mixer, config.pipeline)?);
-    let catalog = Arc::new(Catalog::new(datasets, config.recipes, pipeline));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(NETWORK_THREADS)
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
+    let Memory { total, buffers, precomputed, worker, messages } = config.memory;
+    info!(total, buffers, precomputed, worker, messages, "memory");
+    for (name, dataset) in &datasets {
+        pipeline
+            .check_records(dataset)
+            .with_context(|| format!("cannot serve the dataset {name}"))?;
+    }
+    let readers = config.pipeline.threads.get() + datasets.len() * MAX_STUCK_READS;
+    descriptors::fit(&mut config.limits, readers, config.metrics_listen.is_some())?;
+    let catalog = Arc::new(Catalog::new(datasets, config.recipes, Arc::clone(&pipeline)));
+    let served = runtime.block_on(async {
         let listener = TcpListener::bind(config.listen)
             .await
             .with_context(|| format!("cannot listen on {}", config.listen))?;
@@ -54,23 +76,22 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
             None => None,
         };
         warn_if_exposed(&config.access, listener.local_addr()?);
-        // The handlers are installed before the address is printed: a process that reads it may send a
-        // signal, which would kill this one if it had no handler.
-        let (mut terminate, mut interrupt) =
-            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        // Before the address is printed, because a process that reads it may send a signal.
+        let stopped = stop.drains_from_now_on();
         // A process that started this server on port 0 reads the port from this line.
         say(format!("listening on {}", listener.local_addr()?))?;
         if let Some(admin) = &admin {
             say(format!("metrics and status on http://{}/", admin.local_addr()?))?;
         }
         let shutdown = async move {
-            tokio::select! {
-                _ = terminate.recv() => info!("SIGTERM: draining"),
-                _ = interrupt.recv() => info!("SIGINT: draining"),
+            match stopped.await {
+                Ok(signal) => info!("{signal}: draining"),
+                // The sender is kept until a signal arrives.
+                Err(_dropped) => std::future::pending().await,
             }
         };
         let access = Arc::new(config.access);
-        let reloads = reload_on_hangup(Arc::clone(&access), signal(SignalKind::hangup())?);
+        let reloads = reload_on_hangup(Arc::clone(&access), hangups);
         let setup = Setup { limits: config.limits, access, admin, picture: config.picture };
         let report = tokio::select! {
             report = serve::run(listener, catalog, setup, shutdown) => report,
@@ -78,7 +99,34 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
         };
         info!(?report, "stopped");
         Ok(())
-    })
+    });
+    // Nothing waits for a thread now, because one may be blocked in a read that never returns. The process
+    // ends with all of them.
+    runtime.shutdown_background();
+    std::mem::forget(pipeline);
+    served
+}
+
+/// What the first SIGINT or SIGTERM does: it ends a process that does not serve yet, and drains a server. The
+/// second one ends the process in any case.
+#[derive(Clone, Default)]
+struct Stop(Arc<Mutex<Option<oneshot::Sender<StopSignal>>>>);
+
+impl Stop {
+    fn begin(&self, signal: StopSignal) {
+        let drain = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match drain {
+            // Fails only if the server is about to end.
+            Some(drain) => drop(drain.send(signal)),
+            None => signal.exit(),
+        }
+    }
+
+    fn drains_from_now_on(&self) -> oneshot::Receiver<StopSignal> {
+        let (drain, drained) = oneshot::channel();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(drain);
+        drained
+    }
 }
 
 /// Reloads certificates and tokens on SIGHUP.
@@ -88,7 +136,7 @@ async fn reload_on_hangup(access: Arc<Access>, mut hangup: Signal) -> Infallible
             return std::future::pending().await;
         }
         info!("SIGHUP: reloading certificates and tokens");
-        access.reload();
+        access.apart(Access::reload).await;
     }
 }
 
@@ -102,12 +150,4 @@ fn warn_if_exposed(access: &Access, address: SocketAddr) {
     } else if !access.encrypts() {
         warn!(%address, "tokens and data are sent in plain text; set --tls-cert and --tls-key to encrypt");
     }
-}
-
-fn log_to_stderr(json: bool) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // Fails if there is a subscriber already: a program that embeds the server has its own.
-    let result = if json { logs.json().try_init() } else { logs.try_init() };
-    drop(result);
 }

@@ -1,10 +1,12 @@
 //! Configuration of a server: defaults, overridden by the `--config` file, overridden by the environment,
 //! overridden by flags. Everything is parsed once, into a [`Config`] that is valid.
 
+mod memory;
 mod named;
 mod resolved;
 mod settings;
 
+pub use memory::Memory;
 pub use resolved::Config;
 pub use settings::ServeArgs;
 pub(crate) use settings::{Threads, recipes_in};

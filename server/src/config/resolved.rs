@@ -9,7 +9,10 @@ use anyhow::bail;
 use forebay::PipelineConfig;
 use forebay::mix::DEVICE_BYTES;
 use forebay::recipe::RecipeSpec;
+use forebay_types::process::available_memory;
+use forebay_types::settings::NonZeroByteSize;
 
+use super::memory::{Given, Memory};
 use super::named;
 use super::settings::{IdentitySettings, LimitSettings, ServeArgs, Settings};
 use crate::access::Access;
@@ -42,6 +45,8 @@ pub struct Config {
     pub access: Access,
     /// Workers and buffers.
     pub pipeline: PipelineConfig,
+    /// The budget and its parts.
+    pub memory: Memory,
     /// Limits of clients.
     pub limits: Limits,
 }
@@ -63,6 +68,13 @@ impl Config {
         let defaults = PipelineConfig::default();
         let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
         let threads = settings.threads.and_then(|threads| NonZeroUsize::new(threads.count()));
+        let threads = threads.unwrap_or(defaults.threads);
+        let given = Given {
+            memory: settings.memory.map(NonZeroByteSize::get),
+            buffers: settings.buffer_bytes.map(NonZeroByteSize::get),
+            precomputed: settings.share_bytes.map(|size| size.0),
+        };
+        let memory = Memory::new(given, threads, available_memory())?;
         Ok(Self {
             datasets,
             recipes: recipes::read(named::by_name(settings.recipes)?)?,
@@ -75,18 +87,23 @@ impl Config {
             json: settings.json.unwrap_or(false),
             access,
             pipeline: PipelineConfig {
-                threads: threads.unwrap_or(defaults.threads),
-                buffer_bytes: settings
-                    .buffer_bytes
-                    .map_or(defaults.buffer_bytes, |size| bytes(size.get())),
-                share_bytes: settings
-                    .share_bytes
-                    .map_or(defaults.share_bytes, |size| bytes(size.0)),
-                cache_bytes: settings
-                    .cache_bytes
-                    .map_or(defaults.cache_bytes, |size| bytes(size.0)),
+                threads,
+                buffer_bytes: bytes(memory.buffers),
+                share_bytes: bytes(memory.precomputed),
+                cache_bytes: settings.cache_bytes.map_or_else(
+                    || defaults.cache_bytes.min(bytes(memory.buffers / 2)),
+                    |size| bytes(size.0),
+                ),
+                worker_bytes: bytes(memory.worker),
+                read_timeout: settings
+                    .read_timeout
+                    .map_or(defaults.read_timeout, forebay_types::settings::NonZeroTimeSpan::get),
             },
-            limits: limits(settings.limits, settings.identities),
+            memory,
+            limits: Limits {
+                server_bytes: bytes(memory.messages),
+                ..limits(settings.limits, settings.identities)
+            },
         })
     }
 }
@@ -107,7 +124,11 @@ fn limits(given: LimitSettings, identities: BTreeMap<String, IdentitySettings>) 
         &mut limits.max_connections,
         given.max_connections.map(forebay_types::settings::Number::count),
     );
-    set(&mut limits.ahead_bytes, given.ahead_bytes.map(|size| size.0));
+    set(
+        &mut limits.max_unauthenticated,
+        given.max_unauthenticated.map(forebay_types::settings::Number::count),
+    );
+    set(&mut limits.window_bytes, given.window_bytes.map(|size| size.0));
     set(
         &mut limits.stall_timeout,
         given.stall_timeout.map(forebay_types::settings::NonZeroTimeSpan::get),
@@ -119,6 +140,10 @@ fn limits(given: LimitSettings, identities: BTreeMap<String, IdentitySettings>) 
     set(
         &mut limits.handshake_timeout,
         given.handshake_timeout.map(forebay_types::settings::NonZeroTimeSpan::get),
+    );
+    set(
+        &mut limits.authentication_timeout,
+        given.authentication_timeout.map(forebay_types::settings::NonZeroTimeSpan::get),
     );
     set(
         &mut limits.idle_timeout,
@@ -137,7 +162,7 @@ fn set<T>(limit: &mut T, given: Option<T>) {
 fn identity(given: IdentitySettings) -> IdentityLimits {
     IdentityLimits {
         max_streams: given.max_streams.map(forebay_types::settings::Number::count),
-        ahead_bytes: given.ahead_bytes.map(|size| size.0),
+        window_bytes: given.window_bytes.map(|size| size.0),
         max_queued: given.max_queued.map(forebay_types::settings::Number::count),
     }
 }
@@ -187,7 +212,7 @@ mod tests {
         let (_folder, path) = file(
             "listen = \"127.0.0.1:7\"\nbuffer_bytes = \"64MiB\"\ndevice = \"cuda:1\"\njson = true\n\
              [datasets]\ntrain = \"a\"\n[limits]\nstall_timeout = \"5s\"\nidentity_streams = 3\n\
-             [identities.\"team/a\"]\nahead_bytes = \"1MiB\"\nmax_queued = 9\n",
+             [identities.\"team/a\"]\nwindow_bytes = \"1MiB\"\nmax_queued = 9\n",
         );
         let config = config(&["--config", &path, "--buffer-bytes=1KiB", "--json=off"]).unwrap();
         assert_eq!(config.pipeline.buffer_bytes, 1024);
@@ -197,10 +222,10 @@ mod tests {
         assert_eq!(config.limits.stall_timeout, Duration::from_secs(5));
         assert_eq!(config.limits.drain_grace, Limits::default().drain_grace);
         assert_eq!(config.datasets["train"], Path::new("a"));
-        let Limits { ahead_bytes, max_queued, .. } = config.limits;
-        let anyone = StreamLimits { max_streams: 3, ahead_bytes, max_queued };
+        let Limits { window_bytes, max_queued, .. } = config.limits;
+        let anyone = StreamLimits { max_streams: 3, window_bytes, max_queued };
         assert_eq!(config.limits.for_identity("anyone"), anyone);
-        let team = StreamLimits { ahead_bytes: 1 << 20, max_queued: 9, ..anyone };
+        let team = StreamLimits { window_bytes: 1 << 20, max_queued: 9, ..anyone };
         assert_eq!(config.limits.for_identity("team/a"), team);
         assert!(config.picture && !config.access.requires_auth() && !config.json);
     }
@@ -219,6 +244,21 @@ mod tests {
     }
 
     #[test]
+    fn an_error_in_the_file_names_the_line_and_not_its_text() {
+        let secret = "0123456789abcdef";
+        for (text, says) in [
+            (format!("team {secret}\n"), "line 1: "),
+            (format!("[access]\ntoken = \"{secret}\"\n"), "line 2: unknown field `token`"),
+            (format!("json = false\ntoken = {secret}\n"), "line 2: "),
+        ] {
+            let (_folder, path) = file(&text);
+            let error = error(&["--config", &path]);
+            assert!(error.contains(says) && error.contains(&path), "{error}");
+            assert!(!error.contains(secret), "{error}");
+        }
+    }
+
+    #[test]
     fn every_number_that_would_not_work_is_refused_by_flag_and_by_file() {
         let cases = [
             ("threads", "0", "from 1 to 4096"),
@@ -227,35 +267,39 @@ mod tests {
             ("identity-streams", "0", "from 1 to 1000000"),
             ("max-queued", "0", "from 1 to 1000000"),
             ("max-connections", "0", "from 1 to 1000000"),
+            ("max-unauthenticated", "0", "from 1 to 1000000"),
+            ("memory", "0", "above 0"),
             ("buffer-bytes", "0", "above 0"),
             ("device-bytes", "0", "above 0"),
-            ("ahead-bytes", "1MB", "such as 256MiB"),
+            ("window-bytes", "1MB", "such as 256MiB"),
             ("stall-timeout", "0s", "above 0"),
             ("stall-timeout", "60", "such as 300ms"),
             ("stall-timeout", "18446744073709551615s", "at most 100 years"),
             ("slow-after", "0", "above 0"),
             ("handshake-timeout", "0", "above 0"),
+            ("authentication-timeout", "0", "above 0"),
             ("idle-timeout", "0", "above 0"),
             ("drain-grace", "-1s", "such as 300ms"),
         ];
         for (flag, value, says) in cases {
             let by_flag = error(&["--dataset=a=x", &format!("--{flag}={value}")]);
             assert!(by_flag.contains(says) && by_flag.contains(flag), "{by_flag}");
-            let top = ["threads", "buffer-bytes", "device-bytes"].contains(&flag);
-            let (table, key) = (if top { "" } else { "[limits]\n" }, flag.replace('-', "_"));
+            let top = ["threads", "memory", "buffer-bytes", "device-bytes"].contains(&flag);
+            let (table, line) = if top { ("", 1) } else { ("[limits]\n", 2) };
+            let key = flag.replace('-', "_");
             // Larger numbers than TOML has are refused by TOML.
             if value.len() < 19 || value.ends_with('s') {
                 let value = value.parse::<u64>().map_or(format!("{value:?}"), |n| n.to_string());
                 let (_folder, path) = file(&format!("{table}{key} = {value}\n"));
                 let by_file = error(&["--config", &path]);
-                assert!(by_file.contains(&key), "{by_file}");
+                assert!(by_file.contains(&format!("line {line}: ")), "{by_file}");
             }
         }
     }
 
     #[test]
     fn zero_is_accepted_where_help_documents_it() {
-        let flags = ["--share-bytes=0", "--cache-bytes=0", "--ahead-bytes=0", "--drain-grace=0"];
+        let flags = ["--share-bytes=0", "--cache-bytes=0", "--window-bytes=0", "--drain-grace=0"];
         let config = config(&[&["--dataset=a=x"][..], &flags].concat()).unwrap();
         assert_eq!((config.pipeline.share_bytes, config.pipeline.cache_bytes), (0, 0));
         assert!(config.limits.drain_grace.is_zero());

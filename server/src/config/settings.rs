@@ -8,15 +8,19 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use forebay::recipe::RecipeSpec;
+use forebay_types::file;
 use forebay_types::settings::{
     ByteSize, NonZeroByteSize, NonZeroTimeSpan, Number, TimeSpan, boolean,
 };
 use serde::Deserialize;
 
-use super::named::{self, Named};
+use super::named::{self, NamedList};
 use crate::access::AccessArgs;
 use crate::device::DeviceChoice;
 use crate::recipes;
+
+/// Largest configuration.
+const MAX_FILE: u64 = 1 << 20;
 
 /// A number of worker threads.
 pub(crate) type Threads = Number<1, 4096>;
@@ -28,7 +32,8 @@ pub(super) type Count = Number<1, 1_000_000>;
 ///
 /// Each can also be set in the file given by `--config`, with `_` for `-`: datasets and recipes in the
 /// tables `[datasets]` and `[recipes]`, limits in `[limits]`, certificates and tokens in `[access]`.
-/// `[identities.NAME]` sets `max_streams`, `max_queued` and `ahead_bytes` for one identity.
+/// `[identities.NAME]` sets `max_streams`, `max_queued` and `window_bytes` for one identity, at most as
+/// large as those of the server.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ServeArgs {
     /// TOML file with settings; environment variables and flags override it.
@@ -43,34 +48,24 @@ pub struct ServeArgs {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Settings {
     /// Name and path of a dataset to serve. May be given several times.
-    #[arg(
-        long = "dataset",
-        value_name = "NAME=PATH",
-        env = "FOREBAY_DATASETS",
-        value_delimiter = ','
-    )]
+    #[arg(long = "dataset", value_name = "NAME=PATH", env = "FOREBAY_DATASETS")]
     #[serde(deserialize_with = "named::table")]
-    pub(super) datasets: Vec<Named>,
+    pub(super) datasets: Vec<NamedList>,
     /// Name and TOML file of a recipe to offer. May be given several times.
-    #[arg(
-        long = "recipe",
-        value_name = "NAME=FILE",
-        env = "FOREBAY_RECIPES",
-        value_delimiter = ','
-    )]
+    #[arg(long = "recipe", value_name = "NAME=FILE", env = "FOREBAY_RECIPES")]
     #[serde(deserialize_with = "named::table")]
-    pub(super) recipes: Vec<Named>,
+    pub(super) recipes: Vec<NamedList>,
     /// Folder for index files, if they cannot be stored next to the datasets.
     #[arg(long, value_name = "DIR", env = "FOREBAY_INDEX_DIR")]
     pub(super) index_dir: Option<PathBuf>,
     /// Address and port to listen on; port 0 selects a free port. Default 127.0.0.1:50051.
-    #[arg(long, value_name = "ADDR", env = "FOREBAY_LISTEN")]
+    #[arg(long, value_name = "ADDR", env = "FOREBAY_LISTEN", value_parser = address)]
     pub(super) listen: Option<SocketAddr>,
     /// Address and port of the admin port: /metrics, /healthz, /readyz and the status page. Default:
     /// none.
-    #[arg(long, value_name = "ADDR", env = "FOREBAY_METRICS_LISTEN")]
+    #[arg(long, value_name = "ADDR", env = "FOREBAY_METRICS_LISTEN", value_parser = address)]
     pub(super) metrics_listen: Option<SocketAddr>,
-    /// Show samples of the last microbatch on the status page. Default: true, unless callers must
+    /// Show samples of the last microbatch on the status page. Default: true, unless calls must
     /// authenticate.
     #[arg(long, value_name = "BOOL", env = "FOREBAY_STATUS_PICTURE", value_parser = boolean,
         num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -84,17 +79,26 @@ pub(super) struct Settings {
     /// Memory to allocate on the GPU. Default 64MiB.
     #[arg(long, value_name = "SIZE", env = "FOREBAY_DEVICE_BYTES")]
     pub(super) device_bytes: Option<NonZeroByteSize>,
-    /// Memory for batches being computed, sent or cached. Default 256MiB.
+    /// Memory of the server, which is divided among buffers, workers, precomputed samples, messages and
+    /// the process. Default: 1GiB and 64MiB for each thread, but at most three quarters of what the
+    /// machine or the control group has.
+    #[arg(long, value_name = "SIZE", env = "FOREBAY_MEMORY")]
+    pub(super) memory: Option<NonZeroByteSize>,
+    /// Memory for batches being computed, sent or cached. Default: what the other parts leave of --memory.
     #[arg(long, value_name = "SIZE", env = "FOREBAY_BUFFER_BYTES")]
     pub(super) buffer_bytes: Option<NonZeroByteSize>,
     /// Memory for samples that are precomputed when a repeat of their record is decoded; 0 precomputes
-    /// none. Default 96MiB.
+    /// none. Default: an eighth of --memory, at most 96MiB.
     #[arg(long, value_name = "SIZE", env = "FOREBAY_SHARE_BYTES")]
     pub(super) share_bytes: Option<ByteSize>,
     /// Part of the memory for batches that may cache microbatches for other jobs that request the same
-    /// ones; cached ones are evicted when a buffer is needed. 0 caches none. Default 128MiB.
+    /// ones; cached ones are evicted when a buffer is needed. 0 caches none. Default: half of it, at most 128MiB.
     #[arg(long, value_name = "SIZE", env = "FOREBAY_CACHE_BYTES")]
     pub(super) cache_bytes: Option<ByteSize>,
+    /// Time that reading a record may take before clients are told to ask another server or to retry; less
+    /// while other reads of the dataset hang. Default 5s.
+    #[arg(long, value_name = "TIME", env = "FOREBAY_READ_TIMEOUT")]
+    pub(super) read_timeout: Option<NonZeroTimeSpan>,
     /// Write logs as JSON.
     #[arg(long, value_name = "BOOL", env = "FOREBAY_JSON", value_parser = boolean,
         num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -121,13 +125,20 @@ pub(super) struct LimitSettings {
     /// Default 512.
     #[arg(long, value_name = "N", env = "FOREBAY_MAX_QUEUED")]
     pub(super) max_queued: Option<Count>,
-    /// Maximum concurrent connections; more wait to be accepted. Default 1024.
+    /// Maximum concurrent connections that have authenticated: by a certificate, by the token of a call,
+    /// or, where calls need neither, by a valid call. One more takes the place of one that is idle, or
+    /// its calls are refused. Default 1024.
     #[arg(long, value_name = "N", env = "FOREBAY_MAX_CONNECTIONS")]
     pub(super) max_connections: Option<Count>,
-    /// Maximum bytes computed ahead of a stream's reader; one microbatch is always allowed, even by 0.
+    /// Maximum concurrent connections that have not authenticated, half of them of one address. One more
+    /// takes the place of the oldest. Default 128.
+    #[arg(long, value_name = "N", env = "FOREBAY_MAX_UNAUTHENTICATED")]
+    pub(super) max_unauthenticated: Option<Count>,
+    /// Largest window of a stream: bytes computed ahead of its reader. One microbatch is always
+    /// allowed, even by 0.
     /// Default 96MiB.
-    #[arg(long, value_name = "SIZE", env = "FOREBAY_AHEAD_BYTES")]
-    pub(super) ahead_bytes: Option<ByteSize>,
+    #[arg(long, value_name = "SIZE", env = "FOREBAY_WINDOW_BYTES")]
+    pub(super) window_bytes: Option<ByteSize>,
     /// Time that a reader may accept no data before its stream ends. Default 60s.
     #[arg(long, value_name = "TIME", env = "FOREBAY_STALL_TIMEOUT")]
     pub(super) stall_timeout: Option<NonZeroTimeSpan>,
@@ -138,6 +149,9 @@ pub(super) struct LimitSettings {
     /// Time that a connection may take for the TLS handshake, and again to begin HTTP/2. Default 10s.
     #[arg(long, value_name = "TIME", env = "FOREBAY_HANDSHAKE_TIMEOUT")]
     pub(super) handshake_timeout: Option<NonZeroTimeSpan>,
+    /// Time that a connection may take to authenticate, from when it is accepted. Default 20s.
+    #[arg(long, value_name = "TIME", env = "FOREBAY_AUTHENTICATION_TIMEOUT")]
+    pub(super) authentication_timeout: Option<NonZeroTimeSpan>,
     /// Time without an authenticated call after which a connection is closed. Default 2m.
     #[arg(long, value_name = "TIME", env = "FOREBAY_IDLE_TIMEOUT")]
     pub(super) idle_timeout: Option<NonZeroTimeSpan>,
@@ -153,20 +167,29 @@ pub(super) struct LimitSettings {
 pub(super) struct IdentitySettings {
     pub(super) max_streams: Option<Count>,
     pub(super) max_queued: Option<Count>,
-    pub(super) ahead_bytes: Option<ByteSize>,
+    pub(super) window_bytes: Option<ByteSize>,
+}
+
+/// An error of TOML with its line but without the text, which may be a token: a file of tokens that is given
+/// as the configuration, or a token among the settings.
+fn in_line(error: &toml::de::Error, text: &str) -> anyhow::Error {
+    let line =
+        error.span().and_then(|span| Some(text.get(..span.start)?.matches('\n').count() + 1));
+    let line = line.map_or_else(String::new, |line| format!("line {line}: "));
+    anyhow::anyhow!("{line}{}", error.message())
 }
 
 impl Settings {
     /// Reads the settings of a file.
     pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
         let context = || format!("cannot use the configuration {}", path.display());
-        let text = std::fs::read_to_string(path).with_context(context)?;
-        toml::from_str(&text).with_context(context)
+        let text = file::read_to_string(path, MAX_FILE).with_context(context)?;
+        toml::from_str(&text).map_err(|error| in_line(&error, &text)).with_context(context)
     }
 
     /// These settings, with those of the file for what is not set.
     pub(super) fn or(self, file: Self) -> Self {
-        let list = |own: Vec<Named>, file| if own.is_empty() { file } else { own };
+        let list = |own: Vec<NamedList>, file| if own.is_empty() { file } else { own };
         Self {
             datasets: list(self.datasets, file.datasets),
             recipes: list(self.recipes, file.recipes),
@@ -177,9 +200,11 @@ impl Settings {
             threads: self.threads.or(file.threads),
             device: self.device.or(file.device),
             device_bytes: self.device_bytes.or(file.device_bytes),
+            memory: self.memory.or(file.memory),
             buffer_bytes: self.buffer_bytes.or(file.buffer_bytes),
             share_bytes: self.share_bytes.or(file.share_bytes),
             cache_bytes: self.cache_bytes.or(file.cache_bytes),
+            read_timeout: self.read_timeout.or(file.read_timeout),
             json: self.json.or(file.json),
             limits: self.limits.or(file.limits),
             access: self.access.or(file.access),
@@ -195,14 +220,22 @@ impl LimitSettings {
             identity_streams: self.identity_streams.or(file.identity_streams),
             max_queued: self.max_queued.or(file.max_queued),
             max_connections: self.max_connections.or(file.max_connections),
-            ahead_bytes: self.ahead_bytes.or(file.ahead_bytes),
+            max_unauthenticated: self.max_unauthenticated.or(file.max_unauthenticated),
+            window_bytes: self.window_bytes.or(file.window_bytes),
             stall_timeout: self.stall_timeout.or(file.stall_timeout),
             slow_after: self.slow_after.or(file.slow_after),
             handshake_timeout: self.handshake_timeout.or(file.handshake_timeout),
+            authentication_timeout: self.authentication_timeout.or(file.authentication_timeout),
             idle_timeout: self.idle_timeout.or(file.idle_timeout),
             drain_grace: self.drain_grace.or(file.drain_grace),
         }
     }
+}
+
+/// Parses an address to listen on.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_syntax| "expected an IP address and a port, such as 0.0.0.0:50051".to_owned())
 }
 
 /// The recipes that a configuration file defines.

@@ -3,18 +3,21 @@
 //! - `input_bound`: share of the streams' time in which readers waited for a microbatch to be computed.
 //! - `bottleneck`: `clients` if the server waits more for its readers (or the network) than they wait
 //!   for it; otherwise the stage with the most CPU time.
-//! - `utilization`: CPU time of the stages over that of all worker threads. At least `input_bound`,
-//!   because readers that wait mean that something is in full use, even if it is a disk.
+//! - `utilization`: CPU time of the stages over that of all worker threads. At least `input_bound` for as much of
+//!   the interval as there were streams, because readers that wait mean that something is in full use, even if it is
+//!   a disk.
 //! - `replicas`: servers like this one that its readers need. Without waiting they would read
 //!   `1 / (1 - input_bound)` times as much, and the target utilization is 80%. A reader that only waits
 //!   does not show how fast it could read, so the factor is at most four.
 
 use std::time::{Duration, Instant};
 
+use forebay_types::StageTimes;
+
 use super::stream::WaitTimes;
 
-/// Names of the stages, in pipeline order.
-pub(super) const STAGES: [&str; 6] = ["read", "decode", "resize", "augment", "mix", "digest"];
+/// Number of stages.
+const STAGES: usize = StageTimes::NAMES.len();
 
 /// Utilization at which a server still has room for bursts.
 const TARGET_UTILIZATION: f64 = 0.8;
@@ -30,7 +33,7 @@ pub(super) struct Point {
     pub(super) microbatches: u64,
     pub(super) samples: u64,
     pub(super) payload_bytes: u64,
-    pub(super) stages: [Duration; STAGES.len()],
+    pub(super) stages: [Duration; STAGES],
     pub(super) waits: WaitTimes,
 }
 
@@ -43,7 +46,7 @@ pub(super) struct Interval {
     pub(super) samples: u64,
     pub(super) payload_bytes: u64,
     /// CPU seconds by stage.
-    pub(super) stages: [f64; STAGES.len()],
+    pub(super) stages: [f64; STAGES],
     /// Seconds that readers waited, and that the server waited.
     pub(super) waits: [f64; 2],
 }
@@ -62,7 +65,7 @@ impl Interval {
     pub(super) fn between(before: &Point, after: &Point) -> Self {
         let seconds =
             |later: Duration, earlier: Duration| later.saturating_sub(earlier).as_secs_f64();
-        let mut stages = [0.0; STAGES.len()];
+        let mut stages = [0.0; STAGES];
         for (stage, (later, earlier)) in
             stages.iter_mut().zip(after.stages.iter().zip(before.stages))
         {
@@ -100,7 +103,8 @@ impl Interval {
         let input_bound = reader / waited;
         let capacity = threads as f64 * self.seconds;
         let busy = self.stages.iter().sum::<f64>() / capacity.max(f64::MIN_POSITIVE);
-        let utilization = busy.min(1.0).max(input_bound);
+        let presence = (waited / self.seconds.max(f64::MIN_POSITIVE)).min(1.0);
+        let utilization = busy.min(1.0).max(input_bound * presence);
         Assessment {
             input_bound,
             bottleneck: if input_bound > 0.5 { self.longest_stage() } else { "clients" },
@@ -111,7 +115,7 @@ impl Interval {
 
     /// The stage with the most CPU time. If no stage has worked, everything waits in the queue.
     fn longest_stage(&self) -> &'static str {
-        let longest = STAGES.iter().zip(self.stages).max_by(|a, b| a.1.total_cmp(&b.1));
+        let longest = StageTimes::NAMES.iter().zip(self.stages).max_by(|a, b| a.1.total_cmp(&b.1));
         longest.filter(|(_, seconds)| *seconds > 0.0).map_or("queue", |(stage, _)| stage)
     }
 }
@@ -160,6 +164,12 @@ mod tests {
         let found = interval(40.0, 0.0, [0.0; 6]).assess(4);
         assert_eq!(found.bottleneck, "queue");
         assert!((found.replicas - 5.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_moment_of_waiting_recommends_no_servers() {
+        let found = interval(0.1, 0.0, [0.05; 6]).assess(4);
+        assert!((found.input_bound - 1.0).abs() < 1e-9 && found.replicas < 0.1, "{found:?}");
     }
 
     #[test]

@@ -1,8 +1,6 @@
 //! Metrics that are counted as things happen.
 
-use std::time::Duration;
-
-use forebay_proto::v1::Timings;
+use forebay_types::Timings;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -10,6 +8,9 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use tonic::Code;
+
+use crate::access::CloseReason;
+use crate::status::DataFault;
 
 /// Upper bounds of the histogram's buckets, in seconds.
 const BUCKETS: [f64; 11] = [0.001, 0.003, 0.01, 0.03, 0.06, 0.1, 0.2, 0.4, 1.0, 3.0, 10.0];
@@ -23,6 +24,8 @@ pub(crate) struct Metrics {
     stages: Family<StageLabels, Histogram>,
     /// TLS handshakes that failed or timed out.
     pub(crate) refused_connections: Counter,
+    closed: Family<ClosedLabels, Counter>,
+    data_faults: Family<DataFaultLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -38,12 +41,25 @@ struct ServedLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClosedLabels {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DataFaultLabels {
+    dataset: String,
+    fault: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct StageLabels {
     pub(super) stage: &'static str,
 }
 
 impl Metrics {
-    pub(crate) fn new() -> Self {
+    /// The metrics of a server of these datasets. Counters with known labels are 0 from the start, because a rate can
+    /// only be computed of a counter that was there before.
+    pub(crate) fn new(datasets: &[String]) -> Self {
         let mut registry = Registry::with_prefix("forebay");
         let (calls, served) = (Family::default(), Family::default());
         let stages = Family::<_, Histogram>::new_with_constructor(|| Histogram::new(BUCKETS));
@@ -67,7 +83,39 @@ impl Metrics {
             "TLS handshakes that failed or timed out",
             refused_connections.clone(),
         );
-        Self { registry, calls, served, stages, refused_connections }
+        let closed = Family::<ClosedLabels, Counter>::default();
+        for reason in CloseReason::ALL {
+            drop(closed.get_or_create(&ClosedLabels { reason: reason.name() }));
+        }
+        registry.register(
+            "connections_closed",
+            "Connections that the server closed, by reason",
+            closed.clone(),
+        );
+        let data_faults = Family::<DataFaultLabels, Counter>::default();
+        for dataset in datasets {
+            for fault in DataFault::ALL {
+                let labels = DataFaultLabels { dataset: dataset.clone(), fault: fault.name() };
+                drop(data_faults.get_or_create(&labels));
+            }
+        }
+        registry.register(
+            "data_faults",
+            "Streams that ended because a record could not be read (io) or is not as it was indexed (changed)",
+            data_faults.clone(),
+        );
+        Self { registry, calls, served, stages, refused_connections, closed, data_faults }
+    }
+
+    /// Counts a connection that the server closed.
+    pub(crate) fn add_closed(&self, reason: CloseReason) {
+        self.closed.get_or_create(&ClosedLabels { reason: reason.name() }).inc();
+    }
+
+    /// Counts a stream that ended because of the data behind a microbatch.
+    pub(super) fn add_data_fault(&self, dataset: &str, fault: DataFault) {
+        let labels = DataFaultLabels { dataset: dataset.to_owned(), fault: fault.name() };
+        self.data_faults.get_or_create(&labels).inc();
     }
 
     /// Counts a call that has ended.
@@ -83,20 +131,8 @@ impl Metrics {
 
     /// Counts the stages of a microbatch.
     pub(super) fn add_timings(&self, timings: &Timings) {
-        let Timings { queue, make, read, decode, resize, augment, mix, digest } = *timings;
-        let stages = [
-            ("queue", queue),
-            ("make", make),
-            ("read", read),
-            ("decode", decode),
-            ("resize", resize),
-            ("augment", augment),
-            ("mix", mix),
-            ("digest", digest),
-        ];
-        for (stage, micros) in stages {
-            let seconds = Duration::from_micros(micros).as_secs_f64();
-            self.stages.get_or_create(&StageLabels { stage }).observe(seconds);
+        for (stage, time) in timings.named() {
+            self.stages.get_or_create(&StageLabels { stage }).observe(time.as_secs_f64());
         }
     }
 }

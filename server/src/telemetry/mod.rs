@@ -12,14 +12,12 @@ mod bottleneck;
 mod lock;
 mod metrics;
 mod picture;
-mod process;
 mod recorder;
 mod render;
 mod snapshot;
 mod stream;
 
-pub(crate) use process::cpu_time;
-pub(crate) use recorder::{StreamGuard, TICK, Telemetry};
+pub(crate) use recorder::{HISTORY, StreamGuard, TICK, Telemetry};
 pub(crate) use render::render;
 pub(crate) use snapshot::{Snapshot, StreamSnapshot};
 pub(crate) use stream::{StreamRequestInfo, WaitingSide};

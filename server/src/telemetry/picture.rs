@@ -1,18 +1,19 @@
 //! A few samples of the microbatch that was sent last, as a contact sheet: operators see what trainers
 //! see.
 //!
-//! Samples are copied once per second, so that no buffer is kept for a picture, and drawn on request.
+//! Samples are copied once per second, so that no buffer is kept for a picture. They are drawn when somebody
+//! looks, and once for all who do.
 
 use std::io::Cursor;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use forebay::Size;
 use forebay_proto::v1::{DType, DescribeResponse, Header, Layout};
+use forebay_report::sheet::{Tile, sheet};
 use half::{bf16, f16};
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
-
-use crate::preview::{Tile, sheet};
 
 /// Samples on a sheet.
 const TILES: usize = 12;
@@ -33,6 +34,8 @@ pub(crate) struct Picture {
 struct Samples {
     size: Size,
     tiles: Vec<(Vec<u8>, Vec<String>)>,
+    /// The sheet, once it has been drawn.
+    png: OnceLock<Option<Bytes>>,
 }
 
 impl Picture {
@@ -46,52 +49,68 @@ impl Picture {
     }
 
     /// Copies samples of a microbatch, at most once per interval.
-    pub(crate) fn offer(&self, facts: &DescribeResponse, header: &Header, payload: &[u8]) {
+    pub(crate) fn offer(
+        &self,
+        facts: &DescribeResponse,
+        classes: &[String],
+        header: &Header,
+        payload: &[u8],
+    ) {
         if !self.shown {
             return;
         }
         // If another stream is copying at the moment, its samples are shown.
         let Ok(mut last) = self.last.try_lock() else { return };
         if last.as_ref().is_none_or(|(at, _)| at.elapsed() >= INTERVAL)
-            && let Some(samples) = Samples::of(facts, header, payload)
+            && let Some(samples) = Samples::of(facts, classes, header, payload)
         {
             *last = Some((Instant::now(), Arc::new(samples)));
         }
     }
 
     /// The contact sheet as PNG.
-    pub(crate) fn png(&self) -> Option<Vec<u8>> {
+    pub(crate) fn png(&self) -> Option<Bytes> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let samples = last.as_ref().map(|(_, samples)| Arc::clone(samples))?;
         drop(last);
-        let tiles = samples.tiles.iter().map(|(pixels, caption)| Tile {
+        samples.png.get_or_init(|| samples.draw()).clone()
+    }
+}
+
+impl Samples {
+    /// `None` if the header does not match the payload.
+    fn of(
+        facts: &DescribeResponse,
+        classes: &[String],
+        header: &Header,
+        payload: &[u8],
+    ) -> Option<Self> {
+        let pixels = Pixels::new(facts, header, payload)?;
+        let tiles = (0..pixels.samples.min(TILES))
+            .map(|slot| Some((pixels.tile(slot), caption(classes, header, slot)?)));
+        let (size, tiles) = (pixels.shown(), tiles.collect::<Option<_>>()?);
+        Some(Self { size, tiles, png: OnceLock::new() })
+    }
+
+    fn draw(&self) -> Option<Bytes> {
+        let tiles = self.tiles.iter().map(|(pixels, caption)| Tile {
             pixels,
-            size: samples.size,
+            width: self.size.width,
+            height: self.size.height,
             caption: caption.clone(),
         });
         let image = sheet(&tiles.collect::<Vec<_>>());
         let mut png = Cursor::new(Vec::new());
         let (quick, filter) = (CompressionType::Fast, FilterType::Up);
         image.write_with_encoder(PngEncoder::new_with_quality(&mut png, quick, filter)).ok()?;
-        Some(png.into_inner())
-    }
-}
-
-impl Samples {
-    /// `None` if the header does not match the payload.
-    fn of(facts: &DescribeResponse, header: &Header, payload: &[u8]) -> Option<Self> {
-        let pixels = Pixels::new(facts, header, payload)?;
-        let tiles = (0..pixels.samples.min(TILES))
-            .map(|slot| Some((pixels.tile(slot), caption(facts, header, slot)?)));
-        Some(Self { size: pixels.shown(), tiles: tiles.collect::<Option<_>>()? })
+        Some(png.into_inner().into())
     }
 }
 
 /// The classes with their weights, then the record.
-fn caption(facts: &DescribeResponse, header: &Header, slot: usize) -> Option<Vec<String>> {
-    let class = |label: u32| {
-        facts.classes.get(label as usize).cloned().unwrap_or_else(|| format!("class {label}"))
-    };
+fn caption(names: &[String], header: &Header, slot: usize) -> Option<Vec<String>> {
+    let class =
+        |label: u32| names.get(label as usize).cloned().unwrap_or_else(|| format!("class {label}"));
     let (a, b) = (*header.label_a.get(slot)?, *header.label_b.get(slot)?);
     let lambda = *header.lambda.get(slot)?;
     let classes = if a == b || lambda >= 1.0 {
@@ -195,13 +214,11 @@ mod tests {
     use super::*;
 
     fn facts() -> DescribeResponse {
-        let classes = vec!["cat".into(), "dog".into()];
-        DescribeResponse {
-            classes,
-            mean: vec![0.5; 3],
-            std: vec![0.25; 3],
-            ..DescribeResponse::default()
-        }
+        DescribeResponse { mean: vec![0.5; 3], std: vec![0.25; 3], ..DescribeResponse::default() }
+    }
+
+    fn classes() -> [String; 2] {
+        ["cat".into(), "dog".into()]
     }
 
     /// One sample of 1 x 2 pixels.
@@ -232,7 +249,8 @@ mod tests {
                     normal.iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect(),
                 ),
             ] {
-                let samples = Samples::of(&facts(), &header(dtype, layout), &payload).unwrap();
+                let samples =
+                    Samples::of(&facts(), &classes(), &header(dtype, layout), &payload).unwrap();
                 assert_eq!(samples.tiles[0].0, nhwc, "{dtype:?} {layout:?}");
                 assert_eq!(samples.tiles[0].1, ["75% cat + 25% dog", "record 7"]);
             }
@@ -240,9 +258,17 @@ mod tests {
     }
 
     #[test]
+    fn a_picture_is_drawn_once_for_all_who_look_at_it() {
+        let picture = Picture::new(true);
+        picture.offer(&facts(), &classes(), &header(DType::DtypeU8, Layout::Nhwc), &[9; 6]);
+        let [first, second] = [picture.png().unwrap(), picture.png().unwrap()];
+        assert_eq!(first.as_ptr(), second.as_ptr(), "the same bytes");
+    }
+
+    #[test]
     fn a_header_that_does_not_match_its_payload_makes_no_picture() {
         let picture = Picture::new(true);
-        picture.offer(&facts(), &header(DType::DtypeF32, Layout::Nhwc), &[0; 6]);
+        picture.offer(&facts(), &classes(), &header(DType::DtypeF32, Layout::Nhwc), &[0; 6]);
         assert!(picture.png().is_none());
     }
 
@@ -251,7 +277,7 @@ mod tests {
         let header = header(DType::DtypeU8, Layout::Nhwc);
         for shown in [true, false] {
             let picture = Picture::new(shown);
-            picture.offer(&facts(), &header, &[9; 6]);
+            picture.offer(&facts(), &classes(), &header, &[9; 6]);
             let png = picture.png();
             assert_eq!(png.is_some(), shown);
             assert!(png.is_none_or(|png| image::load_from_memory(&png).is_ok()));

@@ -5,19 +5,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use forebay_proto::v1::{DescribeResponse, Header, Timings};
+use forebay_proto::v1::Header;
+use forebay_types::{StageTimes, Timings, process};
 use tonic::Code;
 
-use super::bottleneck::{Point, STAGES};
+use super::bottleneck::Point;
 use super::lock::lock;
 use super::metrics::Metrics;
 use super::picture::Picture;
-use super::process;
 use super::stream::{Progress, StreamRequestInfo, StreamStats, WaitTimes, WaitingSide};
-use crate::source::MicrobatchName;
+use crate::source::{MicrobatchName, OpenJob};
+use crate::status::DataFault;
 
 /// Length of the history, in ticks: five minutes.
-const HISTORY: usize = 300;
+pub(crate) const HISTORY: usize = 300;
 /// Interval of the points of the history.
 pub(crate) const TICK: Duration = Duration::from_secs(1);
 
@@ -50,14 +51,14 @@ pub(crate) struct Counters {
     pub(crate) stalled: AtomicU64,
     pub(crate) evicted: AtomicU64,
     /// Microseconds of CPU time by stage, of the microbatches sent.
-    stages: [AtomicU64; STAGES.len()],
+    stages: [AtomicU64; StageTimes::NAMES.len()],
 }
 
 impl Telemetry {
-    pub(crate) fn new(show_picture: bool) -> Self {
+    pub(crate) fn new(show_picture: bool, datasets: &[String]) -> Self {
         Self {
             counters: Counters::default(),
-            metrics: Metrics::new(),
+            metrics: Metrics::new(datasets),
             picture: Picture::new(show_picture),
             started: Instant::now(),
             streams: Mutex::default(),
@@ -133,12 +134,12 @@ impl StreamGuard {
     }
 
     /// Records that a microbatch has been computed and is about to be sent.
-    pub(crate) fn computed(&self, facts: &DescribeResponse, header: &Header, payload: &[u8]) {
-        self.telemetry.picture.offer(facts, header, payload);
-        let Some(timings) = &header.timings else { return };
-        self.telemetry.metrics.add_timings(timings);
-        for (sum, micros) in self.telemetry.counters.stages.iter().zip(stages_of(timings)) {
-            sum.fetch_add(micros, Ordering::Relaxed);
+    pub(crate) fn computed(&self, job: &dyn OpenJob, header: &Header, payload: &[u8]) {
+        self.telemetry.picture.offer(job.facts(), job.classes(), header, payload);
+        let Some(timings) = header.timings.as_ref().map(Timings::from) else { return };
+        self.telemetry.metrics.add_timings(&timings);
+        for (sum, time) in self.telemetry.counters.stages.iter().zip(timings.stages.times()) {
+            sum.fetch_add(u64::try_from(time.as_micros()).unwrap_or(0), Ordering::Relaxed);
         }
     }
 
@@ -162,6 +163,11 @@ impl StreamGuard {
         self.telemetry.counters.evicted.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Records that the stream ends because of the data behind a microbatch.
+    pub(crate) fn data_fault(&self, fault: DataFault) {
+        self.telemetry.metrics.add_data_fault(&self.stats.info.dataset, fault);
+    }
+
     /// Records that the stream ends with a status, and logs its totals.
     pub(crate) fn ended(&self, code: Code) {
         let info = &self.stats.info;
@@ -183,10 +189,4 @@ impl Drop for StreamGuard {
         streams.past_waits = streams.past_waits + self.stats.counted_waits();
         streams.open.remove(&self.number);
     }
-}
-
-/// Microseconds by stage, in the order of [`STAGES`].
-const fn stages_of(timings: &Timings) -> [u64; STAGES.len()] {
-    let Timings { read, decode, resize, augment, mix, digest, .. } = *timings;
-    [read, decode, resize, augment, mix, digest]
 }

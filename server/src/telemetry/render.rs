@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use forebay_types::process;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -10,12 +11,16 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 use super::metrics::{Metrics, StageLabels};
-use super::process;
 use super::snapshot::Snapshot;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FromLabels {
     from: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DatasetLabels {
+    dataset: String,
 }
 
 /// All metrics: those that are counted, and those that a snapshot contains.
@@ -35,6 +40,7 @@ pub(crate) fn render(metrics: &Metrics, now: &Snapshot) -> Result<String, std::f
 fn forebay_registry(now: &Snapshot) -> Registry {
     let mut registry = Registry::with_prefix("forebay");
     add_pipeline(&mut registry, now);
+    add_datasets(&mut registry, now);
     add_streams(&mut registry, now);
     add_assessment(&mut registry, now);
     registry
@@ -58,6 +64,11 @@ fn add_pipeline(registry: &mut Registry, now: &Snapshot) {
             "queue_drain_estimate_seconds",
             "Estimated time until everything requested now has been computed",
             drain_estimate,
+        ),
+        (
+            "stuck_reads",
+            "Reads of records that took longer than --read-timeout and have not ended",
+            load.stuck_reads as f64,
         ),
         (
             "buffer_bytes",
@@ -90,6 +101,20 @@ fn add_pipeline(registry: &mut Registry, now: &Snapshot) {
         "microbatches_shared",
         "Requests answered without computing: joined one in the queue, or found in the cache",
         shared,
+    );
+}
+
+fn add_datasets(registry: &mut Registry, now: &Snapshot) {
+    let damaged = Family::<DatasetLabels, Counter>::default();
+    for facts in &now.datasets {
+        let labels = DatasetLabels { dataset: facts.name.clone() };
+        damaged.get_or_create(&labels).inc_by(facts.damaged_entry_points);
+    }
+    register(
+        registry,
+        "damaged_entry_points",
+        "Decodes from the start of a record because its entry points in the index are damaged",
+        damaged,
     );
 }
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use forebay_types::{StageTimes, process};
 use serde::Serialize;
 
-use super::bottleneck::{Assessment, Interval, Point, STAGES};
-use super::process;
+use super::bottleneck::{Assessment, Interval, Point};
 use super::recorder::Telemetry;
 use super::stream::{StreamStats, WaitTimes};
 use crate::source::{DatasetFacts, Load, Source};
@@ -101,7 +101,7 @@ impl Snapshot {
             ready,
             uptime_s: telemetry.started.elapsed().as_secs_f64(),
             cpu_s: now.cpu.as_secs_f64(),
-            resident_bytes: process::resident_bytes(),
+            resident_bytes: process::memory().map(|memory| memory.resident),
             window_s: recent.seconds,
             images_per_s: recent.per_second(recent.samples),
             bytes_per_s: recent.per_second(recent.payload_bytes),
@@ -141,7 +141,7 @@ fn stages(recent: &Interval) -> Vec<StageSnapshot> {
         cpu_ms_per_image: seconds * 1e3 / images,
         share: seconds / sum,
     };
-    STAGES.into_iter().zip(recent.stages).map(stage).collect()
+    StageTimes::NAMES.into_iter().zip(recent.stages).map(stage).collect()
 }
 
 impl StreamSnapshot {

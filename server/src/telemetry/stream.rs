@@ -5,12 +5,12 @@ use std::ops::Add;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use forebay_proto::v1::Job;
+use forebay_proto::v1;
 
 use super::lock::lock;
 use crate::source::{MicrobatchName, Source};
 
-/// The caller of a stream, and the job that it requested.
+/// The request of a stream: who sent it, and for which job.
 #[derive(Debug)]
 pub(crate) struct StreamRequestInfo {
     pub(crate) method: &'static str,
@@ -29,7 +29,7 @@ impl StreamRequestInfo {
         identity: &Arc<str>,
         peer: SocketAddr,
         source: &dyn Source,
-        job: Option<&Job>,
+        job: Option<&v1::Job>,
     ) -> Self {
         let named = job.map(|job| job.dataset.clone()).filter(|name| !name.is_empty());
         let recipe =

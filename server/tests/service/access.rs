@@ -11,7 +11,9 @@ use tonic::transport::{Certificate as Pem, Channel, ClientTlsConfig, Identity};
 use tonic::{Code, Request, Status};
 
 use crate::certificates::{Authority, Certificate};
-use crate::support::{MICROBATCH_BYTES, Make, Server, drain, job, next, start, steps, until};
+use crate::support::{
+    HANG, MICROBATCH_BYTES, Make, Server, drain, job, next, patient, start, steps, until,
+};
 
 const TOKEN: &str = "0123456789abcdef-a";
 const OTHER: &str = "0123456789abcdef-b";
@@ -37,7 +39,7 @@ fn with_tls(server: &Certificate, client_ca: Option<&Authority>) -> AccessFiles 
 }
 
 fn describe() -> DescribeRequest {
-    DescribeRequest { job: Some(job()) }
+    DescribeRequest { job: Some(job()), first_class: 0 }
 }
 
 fn signed<T>(message: T, authorization: &str) -> Request<T> {
@@ -82,7 +84,7 @@ async fn refusal(server: &Server, trusts: &Authority, own: Option<&Certificate>)
 async fn calls_without_a_token_or_with_a_wrong_one_are_unauthenticated() {
     let folder = tempfile::tempdir().unwrap();
     let files = tokens(folder.path(), &[("a", TOKEN)]);
-    let server = start(Make::Now, setup(files, Limits::default())).await;
+    let server = start(Make::Now, setup(files, patient())).await;
     let mut client = server.client().await;
     let fetch = || FetchRequest { job: Some(job()), ..FetchRequest::default() };
     let refused = |status: &Status, says: &str| {
@@ -112,7 +114,7 @@ async fn calls_without_a_token_or_with_a_wrong_one_are_unauthenticated() {
 async fn a_client_streams_over_tls() {
     let authority = Authority::new();
     let files = with_tls(&authority.certify("localhost"), None);
-    let server = start(Make::Now, setup(files, Limits::default())).await;
+    let server = start(Make::Now, setup(files, patient())).await;
     let mut client = connect(&server, &authority, None).await.unwrap();
     let mut stream = client.stream(steps(2)).await.unwrap().into_inner();
     let (names, end) = drain(&mut stream).await;
@@ -129,7 +131,7 @@ async fn a_client_refuses_a_server_with_an_invalid_certificate() {
         (authority.certify_expired("localhost"), "expired"),
     ] {
         let files = with_tls(&certificate, None);
-        let server = start(Make::Now, setup(files, Limits::default())).await;
+        let server = start(Make::Now, setup(files, patient())).await;
         let error = refusal(&server, &authority, None).await;
         assert!(error.contains(says), "{error}");
     }
@@ -139,7 +141,7 @@ async fn a_client_refuses_a_server_with_an_invalid_certificate() {
 async fn a_server_that_requires_certificates_refuses_invalid_ones() {
     let (authority, clients, stranger) = (Authority::new(), Authority::new(), Authority::new());
     let files = with_tls(&authority.certify("localhost"), Some(&clients));
-    let server = start(Make::Now, setup(files, Limits::default())).await;
+    let server = start(Make::Now, setup(files, patient())).await;
     let error = refusal(&server, &authority, None).await;
     assert!(error.contains("CertificateRequired"), "{error}");
     for (own, says) in [
@@ -159,7 +161,7 @@ async fn a_server_that_requires_certificates_refuses_invalid_ones() {
 async fn a_tls_server_refuses_plain_text() {
     let authority = Authority::new();
     let files = with_tls(&authority.certify("localhost"), None);
-    let server = start(Make::Now, setup(files, Limits::default())).await;
+    let server = start(Make::Now, setup(files, patient())).await;
     let channel = Channel::from_shared(server.address.clone()).unwrap().connect_lazy();
     let status = Client::new(channel).stream(steps(1)).await.unwrap_err();
     assert!(chain(&status).contains("http2"), "{status:?}");
@@ -170,20 +172,20 @@ async fn a_tls_server_refuses_plain_text() {
 async fn an_identity_cannot_exceed_its_streams_or_its_memory() {
     let folder = tempfile::tempdir().unwrap();
     let files = tokens(folder.path(), &[("a", TOKEN), ("b", OTHER)]);
-    let own = IdentityLimits { max_streams: Some(2), ahead_bytes: None, max_queued: Some(7) };
+    let own = IdentityLimits { max_streams: Some(2), window_bytes: None, max_queued: Some(7) };
     let limits = Limits {
         identity: IdentityLimits {
             max_streams: Some(1),
-            ahead_bytes: Some(2 * MICROBATCH_BYTES),
+            window_bytes: Some(2 * MICROBATCH_BYTES),
             max_queued: Some(5),
         },
         identities: [("b".to_owned(), own)].into(),
-        ..Limits::default()
+        ..patient()
     };
     let server = start(Make::Now, setup(files, limits)).await;
     let mut client = server.client().await;
     let request = |token: &str| {
-        let message = StreamRequest { credit_bytes: 9 * MICROBATCH_BYTES, ..steps(9) };
+        let message = StreamRequest { window_bytes: 9 * MICROBATCH_BYTES, ..steps(9) };
         signed(message, &format!("Bearer {token}"))
     };
     let mut first = client.stream(request(TOKEN)).await.unwrap().into_inner();
@@ -218,7 +220,7 @@ async fn tokens_and_certificates_are_rotated_while_streams_are_open() {
     let certificate = old.certify("localhost");
     let token_file = tokens(old.folder(), &[("a", TOKEN)]).tokens;
     let files = AccessFiles { tokens: token_file.clone(), ..with_tls(&certificate, None) };
-    let limits = Limits { reload_interval: Duration::from_millis(50), ..Limits::default() };
+    let limits = Limits { reload_interval: Duration::from_millis(50), ..patient() };
     let server = start(Make::Now, setup(files, limits)).await;
     let mut client = connect(&server, &old, None).await.unwrap();
     let bearer = |token: &str| format!("Bearer {token}");
@@ -253,6 +255,35 @@ async fn tokens_and_certificates_are_rotated_while_streams_are_open() {
     end.unwrap();
     // 22 microbatches in two epochs of 11, of which one was read before.
     assert_eq!(names.len(), 21);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_in_place_of_a_token_file_stops_neither_the_start_nor_a_reload() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = tokens(folder.path(), &[("a", TOKEN)]);
+    let limits = Limits { reload_interval: Duration::from_millis(20), ..patient() };
+    let server = start(Make::Now, setup(files.clone(), limits)).await;
+    let path = files.tokens.clone().unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let bearer = |token: &str| format!("Bearer {token}");
+    let served = async {
+        for _ in 0..20 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let mut client = server.client().await;
+            client.describe(signed(describe(), &bearer(TOKEN))).await.unwrap();
+        }
+    };
+    tokio::time::timeout(HANG, served).await.expect("nobody waits for the pipe");
+    let refused = format!("{:#}", Access::new(files).unwrap_err());
+    assert!(refused.contains("tokens: it is a named pipe; expected a regular file"), "{refused}");
+
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, format!("a {OTHER}\n")).unwrap();
+    let mut client = server.client().await;
+    while client.describe(signed(describe(), &bearer(OTHER))).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[test]

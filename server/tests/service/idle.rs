@@ -5,16 +5,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use forebay_proto::v1::DescribeRequest;
+use forebay_proto::v1::forebay_service_client::ForebayServiceClient as Client;
 use forebay_server::{Access, AccessFiles, Limits, Setup};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
+use tonic::transport::Channel;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::certificates::Authority;
-use crate::support::{HANG, Make, Server, drain, job, start, steps};
+use crate::support::{HANG, Make, Server, drain, job, patient, start, steps};
 
+/// Limits that are to be exceeded. A busy machine may exceed them where a test does not want it, so tests
+/// repeat calls that must succeed.
 const SHORT: Duration = Duration::from_millis(300);
 
 /// HTTP/2's preface, empty settings.
@@ -25,15 +29,31 @@ const HALF_HEADERS: &[u8] = b"\0\0\x03\x01\0\0\0\0\x01\x83\x86\x84";
 fn limits() -> Limits {
     Limits {
         handshake_timeout: SHORT,
+        authentication_timeout: SHORT,
         idle_timeout: SHORT,
         request_timeout: SHORT,
         stall_linger: SHORT,
-        ..Limits::default()
+        ..patient()
     }
 }
 
 async fn dial(server: &Server) -> TcpStream {
     TcpStream::connect(server.address.trim_start_matches("http://")).await.unwrap()
+}
+
+/// Waits until a call over a new connection succeeds.
+async fn assert_serves(server: &Server) {
+    let described = async {
+        loop {
+            let channel = Channel::from_shared(server.address.clone()).unwrap();
+            let Ok(channel) = channel.connect().await else { continue };
+            let mut client = Client::new(channel);
+            if client.describe(DescribeRequest { job: Some(job()), first_class: 0 }).await.is_ok() {
+                return;
+            }
+        }
+    };
+    timeout(HANG, described).await.expect("the server serves others");
 }
 
 /// Time until the server closes the connection of a peer that sends `first` and then `drip` byte by byte.
@@ -77,8 +97,7 @@ async fn a_connection_without_a_complete_call_is_closed() {
         let time = time_to_close(&server, first, drip).await;
         assert!(time >= SHORT, "{time:?}");
     }
-    let mut client = server.client().await;
-    client.describe(DescribeRequest { job: Some(job()) }).await.unwrap();
+    assert_serves(&server).await;
 }
 
 #[tokio::test]
@@ -98,16 +117,30 @@ async fn a_tls_handshake_that_does_not_end_is_closed() {
 }
 
 #[tokio::test]
-async fn streams_keep_a_connection_open_and_health_watches_do_not() {
-    let server = start(Make::After(2 * SHORT), limits()).await;
-    let mut watcher = HealthClient::new(server.channel().await);
-    let mut changes = watcher.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
-    changes.message().await.unwrap().unwrap();
-    let end = timeout(HANG, changes.message()).await.expect("the connection is closed");
-    assert!(end.is_err() || end.is_ok_and(|change| change.is_none()));
+async fn a_health_watch_does_not_keep_a_connection_open() {
+    let limits = Limits { idle_timeout: SHORT, stall_linger: SHORT, ..patient() };
+    let server = start(Make::Now, limits).await;
+    let ended = async {
+        let mut watcher = HealthClient::new(server.channel().await);
+        // On a busy machine the connection may be closed before the watch begins.
+        let Ok(changes) = watcher.watch(HealthCheckRequest::default()).await else { return };
+        let mut changes = changes.into_inner();
+        while let Ok(Some(_)) = changes.message().await {}
+    };
+    timeout(HANG, ended).await.expect("the connection is closed");
+}
 
+#[tokio::test]
+async fn a_stream_keeps_its_connection_open() {
+    let limits = Limits { idle_timeout: SHORT, stall_linger: SHORT, ..patient() };
     // Its microbatches take longer to compute than a connection may be idle.
-    let mut stream = server.client().await.stream(steps(1)).await.unwrap().into_inner();
+    let server = start(Make::After(4 * SHORT), limits).await;
+    let mut stream = loop {
+        // On a busy machine the connection may be closed before the call begins.
+        if let Ok(stream) = server.client().await.stream(steps(1)).await {
+            break stream.into_inner();
+        }
+    };
     let (names, end) = drain(&mut stream).await;
     end.unwrap();
     assert_eq!(names.len(), 4);
@@ -115,20 +148,29 @@ async fn streams_keep_a_connection_open_and_health_watches_do_not() {
 
 #[tokio::test]
 async fn a_client_reconnects_after_its_idle_connection_was_closed() {
-    let server = start(Make::Now, limits()).await;
+    let limits = Limits { idle_timeout: SHORT, stall_linger: SHORT, ..patient() };
+    let server = start(Make::Now, limits).await;
     let mut client = server.client().await;
-    for _ in 0..3 {
-        client.describe(DescribeRequest { job: Some(job()) }).await.unwrap();
-        sleep(3 * SHORT).await;
-    }
+    let described = async {
+        for _ in 0..3 {
+            // A call may begin in the moment in which its connection is closed.
+            while client
+                .describe(DescribeRequest { job: Some(job()), first_class: 0 })
+                .await
+                .is_err()
+            {}
+            sleep(3 * SHORT).await;
+        }
+    };
+    timeout(HANG, described).await.expect("the client reconnects");
 }
 
 #[tokio::test]
 async fn headers_that_are_too_large_are_refused() {
-    let server = start(Make::Now, Limits { header_bytes: 4096, ..limits() }).await;
+    let server = start(Make::Now, Limits { header_bytes: 4096, ..patient() }).await;
     let mut client = server.client().await;
-    let mut request = tonic::Request::new(DescribeRequest { job: Some(job()) });
+    let mut request = tonic::Request::new(DescribeRequest { job: Some(job()), first_class: 0 });
     request.metadata_mut().insert("x-large", "x".repeat(8192).parse().unwrap());
     client.describe(request).await.unwrap_err();
-    client.describe(DescribeRequest { job: Some(job()) }).await.unwrap();
+    client.describe(DescribeRequest { job: Some(job()), first_class: 0 }).await.unwrap();
 }

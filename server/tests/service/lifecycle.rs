@@ -14,7 +14,7 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-use crate::support::{MICROBATCH_BYTES, Make, Server, drain, next, start, steps, until};
+use crate::support::{MICROBATCH_BYTES, Make, Server, drain, next, patient, start, steps, until};
 
 async fn health(server: &Server, service: &str) -> ServingStatus {
     let mut client = HealthClient::new(server.channel().await);
@@ -24,7 +24,7 @@ async fn health(server: &Server, service: &str) -> ServingStatus {
 
 #[tokio::test]
 async fn health_and_reflection_are_served() {
-    let server = start(Make::Now, Limits::default()).await;
+    let server = start(Make::Now, patient()).await;
     assert_eq!(health(&server, "").await, ServingStatus::Serving);
     assert_eq!(health(&server, SERVICE_NAME).await, ServingStatus::Serving);
     let mut client = ServerReflectionClient::new(server.channel().await);
@@ -40,7 +40,7 @@ async fn health_and_reflection_are_served() {
 
 #[tokio::test]
 async fn a_draining_server_finishes_the_microbatch_and_sends_the_client_elsewhere() {
-    let mut server = start(Make::Now, Limits::default()).await;
+    let mut server = start(Make::Now, patient()).await;
     let mut client = server.client().await;
     let mut running = client.stream(steps(100)).await.unwrap().into_inner();
     until("it is sending", || server.fake.live() > 0).await;
@@ -74,7 +74,7 @@ async fn a_draining_server_finishes_the_microbatch_and_sends_the_client_elsewher
 #[tokio::test]
 async fn a_draining_server_does_not_wait_for_a_stuck_reader_beyond_its_grace() {
     let drain_grace = Duration::from_millis(300);
-    let mut server = start(Make::Now, Limits { drain_grace, ..Limits::default() }).await;
+    let mut server = start(Make::Now, Limits { drain_grace, ..patient() }).await;
     let fake = std::sync::Arc::clone(&server.fake);
     let mut stuck = server.client().await.stream(steps(100)).await.unwrap().into_inner();
     until("it is sending", || fake.live() > 0).await;
@@ -88,7 +88,7 @@ async fn a_draining_server_does_not_wait_for_a_stuck_reader_beyond_its_grace() {
 async fn an_idle_server_stops_at_once() {
     // A server that waited for its grace would hang.
     let drain_grace = Duration::from_hours(1);
-    let mut server = start(Make::Now, Limits { drain_grace, ..Limits::default() }).await;
+    let mut server = start(Make::Now, Limits { drain_grace, ..patient() }).await;
     let mut watching = HealthClient::new(server.channel().await);
     let mut changes = watching.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     changes.message().await.unwrap();
@@ -98,7 +98,7 @@ async fn an_idle_server_stops_at_once() {
 
 #[tokio::test]
 async fn a_draining_server_sends_a_waiting_reader_elsewhere_at_once() {
-    let mut server = start(Make::Held, Limits::default()).await;
+    let mut server = start(Make::Held, patient()).await;
     let request = StreamRequest { microbatches: vec![0], ..steps(1) };
     let mut stream = server.client().await.stream(request).await.unwrap().into_inner();
     until("it is submitted", || server.fake.submitted() == 1).await;

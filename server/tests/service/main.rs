@@ -4,10 +4,14 @@
 
 mod access;
 mod admin;
+mod answers;
 mod certificates;
+mod floods;
 mod hostile;
 mod idle;
 mod lifecycle;
+mod lockout;
+mod memory;
 mod pressure;
 #[expect(dead_code, reason = "tests/system uses the rest")]
 mod raw;

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use forebay_proto::v1::forebay_service_client::ForebayServiceClient;
-use forebay_proto::v1::{DescribeRequest, Frame, StreamRequest};
+use forebay_proto::v1::{Frame, StreamRequest};
 use forebay_server::Limits;
 use forebay_types::Layout;
 use tokio::io::AsyncReadExt as _;
@@ -13,19 +13,21 @@ use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
 use crate::support::{
-    MICROBATCH_BYTES, Make, Server, drain, finish, job, next, start, steps, until,
+    MICROBATCH_BYTES, Make, Server, drain, finish, next, patient, start, steps, until,
 };
 
 /// Time in which a server would do what it must not do.
 const WHILE: Duration = Duration::from_millis(300);
 
-/// Stall timeout that a busy machine does not reach while a test reads.
-const STALL: Duration = Duration::from_secs(2);
+/// Stall timeout that a busy machine does not reach while a test reads. All of a test runs on one thread,
+/// so that a pause of the machine delays reader and server alike.
+const STALL: Duration = Duration::from_secs(5);
 
-/// Checks that a stream that is not read holds `expected` buffers.
-async fn check_held(credit_bytes: u64, ahead_bytes: u64, expected: usize) {
-    let server = start(Make::Now, Limits { ahead_bytes, ..Limits::default() }).await;
-    let request = StreamRequest { credit_bytes, ..steps(100) };
+/// Checks that a stream that requests a window and is not read holds `expected` buffers.
+async fn check_held(window_bytes: u64, limit: u64, expected: usize) {
+    let limits = Limits { window_bytes: limit, ..patient() };
+    let server = start(Make::Now, limits).await;
+    let request = StreamRequest { window_bytes, ..steps(100) };
     let mut client = server.client().await;
     let mut stream = client.stream(request).await.unwrap().into_inner();
     // The window starts with one and grows with each delivery.
@@ -44,25 +46,25 @@ async fn check_held(credit_bytes: u64, ahead_bytes: u64, expected: usize) {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_not_read_holds_its_credit() {
+async fn a_stream_that_is_not_read_holds_its_window() {
     check_held(3 * MICROBATCH_BYTES, 1 << 40, 3).await;
 }
 
 #[tokio::test]
-async fn a_credit_below_one_microbatch_allows_one() {
+async fn a_window_below_one_microbatch_allows_one() {
     check_held(1, 1 << 40, 1).await;
 }
 
 #[tokio::test]
-async fn a_credit_is_capped_by_the_servers_limit() {
+async fn a_window_is_capped_by_the_servers_limit() {
     check_held(0, 2 * MICROBATCH_BYTES, 2).await;
     check_held(u64::MAX, 3 * MICROBATCH_BYTES - 1, 2).await;
 }
 
 #[tokio::test]
-async fn a_slow_reader_never_holds_more_than_its_credit() {
-    let server = start(Make::Now, Limits::default()).await;
-    let request = StreamRequest { credit_bytes: 2 * MICROBATCH_BYTES, ..steps(2) };
+async fn a_slow_reader_never_holds_more_than_its_window() {
+    let server = start(Make::Now, patient()).await;
+    let request = StreamRequest { window_bytes: 2 * MICROBATCH_BYTES, ..steps(2) };
     let mut stream = server.client().await.stream(request).await.unwrap().into_inner();
     for _ in 0..8 {
         next(&mut stream).await.unwrap().unwrap();
@@ -74,7 +76,7 @@ async fn a_slow_reader_never_holds_more_than_its_credit() {
 
 #[tokio::test]
 async fn a_stalled_reader_gets_the_reason_when_it_resumes() {
-    let limits = Limits { stall_timeout: STALL, ..Limits::default() };
+    let limits = Limits { stall_timeout: STALL, ..patient() };
     let server = start(Make::Now, limits).await;
     let mut stream = server.client().await.stream(steps(100)).await.unwrap().into_inner();
     next(&mut stream).await.unwrap().unwrap();
@@ -87,14 +89,14 @@ async fn a_stalled_reader_gets_the_reason_when_it_resumes() {
         }
     };
     assert_eq!(status.code(), Code::Unavailable);
-    assert!(status.message().contains("accepted no data for 2s"), "{status:?}");
+    assert!(status.message().contains("accepted no data for 5s"), "{status:?}");
     until("all buffers are back", || server.fake.live() == 0).await;
 }
 
 #[tokio::test]
 async fn a_stalled_reader_that_never_resumes_is_reset_and_others_continue() {
     let stall_linger = Duration::from_millis(100);
-    let limits = Limits { stall_timeout: STALL, stall_linger, ..Limits::default() };
+    let limits = Limits { stall_timeout: STALL, stall_linger, ..patient() };
     let mut server = start(Make::Now, limits).await;
     let mut client = server.client().await;
     let mut stalled = client.stream(steps(100)).await.unwrap().into_inner();
@@ -113,13 +115,13 @@ async fn a_stalled_reader_that_never_resumes_is_reset_and_others_continue() {
 
 #[tokio::test]
 async fn a_reader_that_waits_for_a_slow_pipeline_is_not_stalled() {
-    let limits = Limits { stall_timeout: STALL / 2, ..Limits::default() };
-    let server = start(Make::After(STALL), limits).await;
-    let request = StreamRequest { credit_bytes: 1, microbatches: vec![0, 1], ..steps(1) };
+    let limits = Limits { stall_timeout: STALL, ..patient() };
+    let server = start(Make::After(STALL + WHILE), limits).await;
+    let request = StreamRequest { microbatches: vec![0], ..steps(1) };
     let mut stream = server.client().await.stream(request).await.unwrap().into_inner();
     let (names, end) = drain(&mut stream).await;
     end.unwrap();
-    assert_eq!(names.len(), 2);
+    assert_eq!(names.len(), 1);
 }
 
 /// Completes a submitted microbatch and reads it, `times` times.
@@ -135,8 +137,8 @@ async fn complete_and_read(server: &Server, stream: &mut Streaming<Frame>, times
 
 #[tokio::test]
 async fn a_cancelled_stream_cancels_its_requests() {
-    let server = start(Make::Held, Limits::default()).await;
-    let request = StreamRequest { credit_bytes: 3 * MICROBATCH_BYTES, ..steps(2) };
+    let server = start(Make::Held, patient()).await;
+    let request = StreamRequest { window_bytes: 3 * MICROBATCH_BYTES, ..steps(2) };
     let mut stream = server.client().await.stream(request).await.unwrap().into_inner();
     complete_and_read(&server, &mut stream, 3).await;
     until("three are submitted", || server.fake.held.lock().unwrap().len() == 3).await;
@@ -152,7 +154,7 @@ async fn a_cancelled_stream_cancels_its_requests() {
 
 #[tokio::test]
 async fn a_stream_submits_at_most_eight_at_once_whatever_its_window() {
-    let server = start(Make::Held, Limits { ahead_bytes: 1 << 40, ..Limits::default() }).await;
+    let server = start(Make::Held, Limits { window_bytes: 1 << 40, ..patient() }).await;
     let mut stream = server.client().await.stream(steps(10)).await.unwrap().into_inner();
     complete_and_read(&server, &mut stream, 12).await;
     until("eight are submitted", || server.fake.held.lock().unwrap().len() == 8).await;
@@ -180,7 +182,7 @@ async fn half_open(server: &Server, bytes: u64) -> String {
 
 #[tokio::test]
 async fn a_silent_peer_loses_its_connection_and_its_buffers() {
-    let server = start(Make::Now, Limits { stall_timeout: WHILE, ..Limits::default() }).await;
+    let server = start(Make::Now, Limits { stall_timeout: WHILE, ..patient() }).await;
     let path = half_open(&server, MICROBATCH_BYTES).await;
     // The HTTP/2 windows never close, so that only the socket exerts back-pressure.
     let window = 1 << 30;
@@ -192,23 +194,4 @@ async fn a_silent_peer_loses_its_connection_and_its_buffers() {
     until("some are computed", || server.fake.submitted() > 0).await;
     until("all buffers are back", || server.fake.live() == 0).await;
     drop(stream);
-}
-
-#[tokio::test]
-async fn connections_are_limited_and_a_silent_one_is_closed() {
-    let limits = Limits { max_connections: 1, handshake_timeout: WHILE, ..Limits::default() };
-    let server = start(Make::Now, limits).await;
-    let first = server.client().await;
-    let mut second = server.client().await;
-    let request = || DescribeRequest { job: Some(job()) };
-    tokio::time::timeout(WHILE, second.describe(request())).await.unwrap_err();
-    drop(first);
-    second.describe(request()).await.unwrap();
-    drop(second);
-
-    // A connection that sends nothing.
-    let dead = TcpStream::connect(server.address.trim_start_matches("http://")).await.unwrap();
-    let mut third = server.client().await;
-    third.describe(request()).await.unwrap();
-    drop(dead);
 }

@@ -27,6 +27,7 @@ pub(crate) const END_HEADERS: u8 = 4;
 pub(crate) struct Frame {
     pub(crate) kind: u8,
     pub(crate) flags: u8,
+    pub(crate) stream: u32,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -47,12 +48,17 @@ fn field(name: &str, value: &str, to: &mut Vec<u8>) {
     }
 }
 
-/// The headers of a call.
+/// The headers of a call of forebay's service.
 pub(crate) fn headers(stream: u32, method: &str) -> Vec<u8> {
+    headers_to(stream, &format!("/forebay.v1.ForebayService/{method}"))
+}
+
+/// The headers of a call.
+pub(crate) fn headers_to(stream: u32, path: &str) -> Vec<u8> {
     let mut block = Vec::new();
     field(":method", "POST", &mut block);
     field(":scheme", "http", &mut block);
-    field(":path", &format!("/forebay.v1.ForebayService/{method}"), &mut block);
+    field(":path", path, &mut block);
     field(":authority", "forebay", &mut block);
     field("content-type", "application/grpc", &mut block);
     field("te", "trailers", &mut block);
@@ -95,13 +101,14 @@ impl Raw {
             }
             let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
             let (kind, flags) = (head[3], head[4]);
+            let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
             let mut payload = vec![0; length as usize];
             self.0.read_exact(&mut payload).await?;
             match kind {
                 SETTINGS if flags & ACK == 0 => self.send(&frame(SETTINGS, ACK, 0, b"")).await?,
                 PING if flags & ACK == 0 => self.send(&frame(PING, ACK, 0, &payload)).await?,
                 SETTINGS | PING => {}
-                _ => return Ok(Some(Frame { kind, flags, payload })),
+                _ => return Ok(Some(Frame { kind, flags, stream, payload })),
             }
         }
     }

@@ -1,10 +1,10 @@
 //! Contents and order of streams.
 
 use forebay_proto::v1::{self, DescribeRequest, ExplainRequest, FetchRequest, StreamRequest};
-use forebay_server::{Limits, MicrobatchName, PixelFormat};
+use forebay_server::{MicrobatchName, PixelFormat};
 use forebay_types::{Layout, MixedBy};
 
-use crate::support::{Make, drain, job, next, pixels, start, steps};
+use crate::support::{Make, drain, job, next, patient, pixels, start, steps};
 
 const fn name(epoch: u64, step: u64, index: u32) -> MicrobatchName {
     MicrobatchName { seed: 7, epoch, step, index }
@@ -12,7 +12,7 @@ const fn name(epoch: u64, step: u64, index: u32) -> MicrobatchName {
 
 #[tokio::test]
 async fn a_stream_continues_with_the_next_epoch() {
-    let server = start(Make::Now, Limits::default()).await;
+    let server = start(Make::Now, patient()).await;
     let request = StreamRequest { epoch: 5, step: 1, ..steps(3) };
     let mut stream = server.client().await.stream(request).await.unwrap().into_inner();
     let (names, end) = drain(&mut stream).await;
@@ -25,7 +25,7 @@ async fn a_stream_continues_with_the_next_epoch() {
 
 #[tokio::test]
 async fn a_selection_is_sent_in_its_order_without_the_skipped_ones() {
-    let server = start(Make::Now, Limits::default()).await;
+    let server = start(Make::Now, patient()).await;
     let request = StreamRequest { step: 1, microbatches: vec![3, 0, 2], skip: 1, ..steps(2) };
     let mut stream = server.client().await.stream(request).await.unwrap().into_inner();
     let (names, end) = drain(&mut stream).await;
@@ -36,7 +36,7 @@ async fn a_selection_is_sent_in_its_order_without_the_skipped_ones() {
 
 #[tokio::test]
 async fn skip_counts_the_microbatches_that_a_short_step_has() {
-    let server = start(Make::Now, Limits::default()).await;
+    let server = start(Make::Now, patient()).await;
     let request = StreamRequest { step: 2, microbatches: vec![3, 0, 2], skip: 1, ..steps(2) };
     let mut stream = server.client().await.stream(request).await.unwrap().into_inner();
     let (names, end) = drain(&mut stream).await;
@@ -53,7 +53,7 @@ async fn skip_counts_the_microbatches_that_a_short_step_has() {
 
 #[tokio::test]
 async fn fetch_returns_the_same_bytes_as_stream() {
-    let server = start(Make::Now, Limits::default()).await;
+    let server = start(Make::Now, patient()).await;
     let mut client = server.client().await;
     let mut stream = client.stream(steps(1)).await.unwrap().into_inner();
     for microbatch in 0..4 {
@@ -68,7 +68,7 @@ async fn fetch_returns_the_same_bytes_as_stream() {
 
 #[tokio::test]
 async fn pixel_formats_reach_the_pipeline_and_return_in_the_header() {
-    let server = start(Make::Now, Limits::default()).await;
+    let server = start(Make::Now, patient()).await;
     let mut client = server.client().await;
     let mut stream = client.stream(steps(1)).await.unwrap().into_inner();
     let header = next(&mut stream).await.unwrap().unwrap().0;
@@ -91,13 +91,18 @@ async fn pixel_formats_reach_the_pipeline_and_return_in_the_header() {
 
 #[tokio::test]
 async fn describe_and_explain_are_served() {
-    let server = start(Make::Now, Limits::default()).await;
+    let server = start(Make::Now, patient()).await;
     let mut client = server.client().await;
-    let facts = client.describe(DescribeRequest { job: Some(job()) }).await.unwrap().into_inner();
+    let facts = client
+        .describe(DescribeRequest { job: Some(job()), first_class: 0 })
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(facts.datasets, ["pets"]);
     assert_eq!(facts.server_version, env!("CARGO_PKG_VERSION"));
     assert_eq!((facts.steps_per_epoch, facts.microbatches), (3, 4));
-    let request = ExplainRequest { job: Some(job()), epoch: 9, step: 2, microbatch: 1 };
+    let request =
+        ExplainRequest { job: Some(job()), epoch: 9, step: 2, microbatch: 1, first_sample: 0 };
     let answer = client.explain(request).await.unwrap().into_inner();
-    assert_eq!(answer.json, format!("{:?}", name(9, 2, 1)));
+    assert_eq!((answer.json, answer.next_sample), (format!("{:?} from 0", name(9, 2, 1)), 0));
 }

@@ -7,9 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use forebay_proto::frame::{FRAME_BYTES, Join};
 use forebay_proto::v1::forebay_service_client::ForebayServiceClient;
-use forebay_proto::v1::{self, DescribeResponse, Frame, Header, StreamRequest, Timings};
+use forebay_proto::v1::{self, DescribeResponse, Frame, Header, StreamRequest};
 use forebay_server::{
-    Done, Job, Microbatch, MicrobatchName, PixelFormat, Refusal, Report, Requester, Setup, Source,
+    Done, Limits, MicrobatchName, OpenJob, PixelFormat, Refusal, Report, Setup, Source,
+    SubmitOptions, Timings, WireMicrobatch,
 };
 use forebay_types::Layout;
 use prost::Message as _;
@@ -21,7 +22,27 @@ use tonic::{Status, Streaming};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Bound that only a hang exceeds.
-pub(crate) const HANG: Duration = Duration::from_mins(1);
+pub(crate) const HANG: Duration = Duration::from_mins(5);
+
+/// Longer than any test takes, also one that waits for several things.
+const NEVER: Duration = Duration::from_hours(1);
+
+/// Limits under which time ends no stream and no connection, so that attackers keep their places on a busy
+/// machine too, and no reader counts as slow. Tests shorten what they are about.
+pub(crate) fn patient() -> Limits {
+    Limits {
+        slow_after: NEVER,
+        stall_timeout: NEVER,
+        handshake_timeout: NEVER,
+        request_timeout: NEVER,
+        authentication_timeout: NEVER,
+        idle_timeout: NEVER,
+        keep_alive: NEVER,
+        admin_head_timeout: NEVER,
+        admin_lifetime: NEVER,
+        ..Limits::default()
+    }
+}
 
 /// Microbatches of 2 images of 840 x 840: more than 4 frames, and more than a client's stream window.
 pub(crate) const SIDE: u32 = 840;
@@ -38,6 +59,8 @@ pub(crate) enum Make {
     Held,
     /// Not at all, from this step on: an error.
     BadFrom(u64),
+    /// Not at all: no microbatch can be sent.
+    TooLarge,
 }
 
 /// Steps of 4 microbatches, 3 to an epoch, the last of them with only 3.
@@ -51,14 +74,18 @@ pub(crate) struct Fake {
     pub(crate) held: Mutex<Vec<(Arc<AtomicBool>, Done)>>,
     /// Buffers alive.
     pub(crate) live: Arc<AtomicUsize>,
+    pub(crate) classes: Vec<String>,
+    /// Bytes of an explanation; 0 for the name of the microbatch.
+    explanation_bytes: usize,
+    /// Niceness of the threads that made explanations, one for each.
+    pub(crate) explained: Mutex<Vec<i32>>,
 }
 
 impl Fake {
-    pub(crate) fn new(make: Make) -> Arc<Self> {
+    pub(crate) fn new(make: Make, classes: Vec<String>, explanation_bytes: usize) -> Arc<Self> {
         let facts = DescribeResponse {
             dataset_digest: Bytes::from_static(&[0xda; 32]),
             records: 24,
-            classes: vec!["cat".into(), "dog".into()],
             recipe_digest: Bytes::from_static(&[0xec; 32]),
             recipe_toml: "image_size = 840\n".into(),
             samples_per_epoch: 22,
@@ -70,7 +97,18 @@ impl Fake {
         };
         let (names, formats, held) = (Mutex::default(), Mutex::default(), Mutex::default());
         let (clients, live) = (Mutex::default(), Arc::default());
-        Arc::new(Self { facts, make, names, formats, clients, held, live })
+        Arc::new(Self {
+            facts,
+            make,
+            names,
+            formats,
+            clients,
+            held,
+            live,
+            classes,
+            explanation_bytes,
+            explained: Mutex::default(),
+        })
     }
 
     pub(crate) fn submitted(&self) -> usize {
@@ -108,11 +146,11 @@ pub(crate) fn pixels(name: MicrobatchName) -> Vec<u8> {
     words.collect()
 }
 
-fn microbatch(name: MicrobatchName, layout: Layout, live: &Arc<AtomicUsize>) -> Microbatch {
+fn microbatch(name: MicrobatchName, layout: Layout, live: &Arc<AtomicUsize>) -> WireMicrobatch {
     let pixels = pixels(name);
     let xxh3 = xxh3_64(&pixels);
     live.fetch_add(1, Ordering::SeqCst);
-    Microbatch {
+    WireMicrobatch {
         payload: Bytes::from_owner(Buffer(pixels, Arc::clone(live))),
         shape: if layout == Layout::Nchw { [2, 3, SIDE, SIDE] } else { [2, SIDE, SIDE, 3] },
         records: vec![name.step, name.index.into()],
@@ -139,7 +177,7 @@ impl Source for FakeSource {
         vec!["pets".into()]
     }
 
-    fn open(&self, job: &v1::Job) -> Result<Arc<dyn Job>, Refusal> {
+    fn open(&self, job: &v1::Job) -> Result<Arc<dyn OpenJob>, Refusal> {
         if job.dataset == "pets" {
             Ok(Arc::new(FakeJob(Arc::clone(&self.0))))
         } else {
@@ -148,33 +186,46 @@ impl Source for FakeSource {
     }
 }
 
-impl Job for FakeJob {
+impl OpenJob for FakeJob {
     fn facts(&self) -> &DescribeResponse {
         &self.0.facts
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.0.classes
     }
 
     fn microbatches(&self, step: u64) -> u32 {
         if step == 2 { 3 } else { 4 }
     }
 
+    fn check(&self, _format: PixelFormat) -> Result<(), Refusal> {
+        match self.0.make {
+            Make::TooLarge => Err(forebay::Error::BufferBudget { need: 2, limit: 1 }.into()),
+            _ => Ok(()),
+        }
+    }
+
     fn submit(
         &self,
         name: MicrobatchName,
         format: PixelFormat,
-        requester: Requester,
+        options: SubmitOptions,
         done: Done,
     ) -> Result<(), Refusal> {
         let fake = &self.0;
         fake.names.lock().unwrap().push(name);
         fake.formats.lock().unwrap().push(format);
-        fake.clients.lock().unwrap().push((requester.client, requester.max_outstanding));
+        fake.clients.lock().unwrap().push((options.client, options.max_outstanding));
         let live = Arc::clone(&fake.live);
         match fake.make {
             Make::BadFrom(step) if name.step >= step => {
                 let error = forebay::Error::BufferBudget { need: 2, limit: 1 };
                 done(Err(error.into()));
             }
-            Make::Now | Make::BadFrom(_) => finish(name, format.layout, &live, done),
+            Make::Now | Make::BadFrom(_) | Make::TooLarge => {
+                finish(name, format.layout, &live, done);
+            }
             Make::After(delay) => {
                 let make = move || {
                     std::thread::sleep(delay);
@@ -182,14 +233,25 @@ impl Job for FakeJob {
                 };
                 std::thread::Builder::new().spawn(make).unwrap();
             }
-            Make::Held => fake.held.lock().unwrap().push((requester.cancelled, done)),
+            Make::Held => fake.held.lock().unwrap().push((options.cancelled, done)),
         }
         Ok(())
     }
 
-    fn explain(&self, name: MicrobatchName) -> Result<String, Refusal> {
-        Ok(format!("{name:?}"))
+    fn explain(&self, name: MicrobatchName, first: u32) -> Result<(String, u32), Refusal> {
+        self.0.explained.lock().unwrap().push(niceness("/proc/thread-self/stat"));
+        let name = format!("{name:?} from {first}");
+        let bytes = self.0.explanation_bytes;
+        Ok((if bytes == 0 { name } else { "x".repeat(bytes) }, 0))
     }
+}
+
+/// The niceness of the process or thread of a `stat` file.
+pub(crate) fn niceness(stat: &str) -> i32 {
+    let stat = std::fs::read_to_string(stat).unwrap();
+    // The name, which may have spaces, is in parentheses; the niceness is 17 fields after it.
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    fields.split_whitespace().nth(16).unwrap().parse().unwrap()
 }
 
 /// A running server.
@@ -201,10 +263,23 @@ pub(crate) struct Server {
 }
 
 pub(crate) async fn start(make: Make, setup: impl Into<Setup>) -> Server {
+    let classes = vec!["cat".into(), "dog".into()];
+    start_fake(Fake::new(make, classes, 0), setup).await
+}
+
+/// Starts a server of a dataset with given classes, whose explanations have `explanation_bytes`.
+pub(crate) async fn start_with(
+    classes: Vec<String>,
+    explanation_bytes: usize,
+    limits: Limits,
+) -> Server {
+    start_fake(Fake::new(Make::Now, classes, explanation_bytes), limits).await
+}
+
+async fn start_fake(fake: Arc<Fake>, setup: impl Into<Setup>) -> Server {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let (stop, stopped) = oneshot::channel();
-    let fake = Fake::new(make);
     let source = Arc::new(FakeSource(Arc::clone(&fake)));
     let setup = setup.into();
     let shutdown = async { drop(stopped.await) };

@@ -107,12 +107,15 @@ pub(super) struct Section {
     pub(super) kind: u32,
     pub(super) start: usize,
     pub(super) end: usize,
+    /// Whether its bytes differ from those that were written.
+    pub(super) damaged: bool,
 }
 
-/// Parses the table of sections, and checks that each section is within the file and undamaged.
+/// Parses the table of sections, and checks that each section is within the file. Those that are
+/// damaged are marked: what that means depends on their kind.
 ///
 /// # Errors
-/// A description of the fault, if the table or a section is damaged.
+/// A description of the fault, if the table is damaged or a section needs a newer reader.
 pub(super) fn sections(file: &[u8]) -> Result<Vec<Section>, String> {
     let too_short = |_error| format!("it has only {} bytes", file.len());
     let (header, rest) = StoredHeader::ref_from_prefix(file).map_err(too_short)?;
@@ -155,14 +158,12 @@ fn check_section(stored: &StoredSection, file: &[u8]) -> Result<Section, String>
     let length = usize::try_from(stored.length.get()).ok().ok_or_else(outside)?;
     let end = start.checked_add(length).ok_or_else(outside)?;
     let bytes = file.get(start..end).ok_or_else(outside)?;
-    if flags & LAZY == 0 && xxh3_64(bytes) != stored.checksum.get() {
-        return Err(format!("section {kind} is damaged"));
-    }
+    let damaged = flags & LAZY == 0 && xxh3_64(bytes) != stored.checksum.get();
     let known = (kind::META..=kind::SKIPPED_REASONS).contains(&kind);
     if flags & REQUIRED != 0 && !known {
         return Err(format!("section {kind} needs a newer forebay"));
     }
-    Ok(Section { kind, start, end })
+    Ok(Section { kind, start, end, damaged })
 }
 
 /// Parses a list of 64-bit numbers.

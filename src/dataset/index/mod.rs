@@ -3,9 +3,15 @@
 //! Everything but the entry points is validated when the index is opened, and those when they are
 //! read. So no field of a damaged or hostile index can lead out of bounds, or out of the dataset's
 //! folder.
+//!
+//! Damage has the mildest consequence that keeps every pixel and label right. A section that decides
+//! them is refused. One that only saves time, or is only shown to people, is done without; the table
+//! in `docs/operations.md` lists all of them.
 
 mod format;
 mod record;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::ops::Range;
@@ -19,7 +25,7 @@ use self::format::{Section, kind, numbers, points_checksum, sections, strings};
 use self::record::StoredRecord;
 use super::error::DatasetError;
 use super::layouts::{Layout, Skipped};
-use crate::store::{RegularFile, StoreError};
+use crate::store::{MAX_RECORD, RegularFile, StoreError};
 
 pub(super) use format::StoredPoints;
 pub(super) use record::NameRange;
@@ -35,6 +41,7 @@ pub(super) struct Index {
     /// The ranges of the entry points by record, and the entry points. Empty if the index has none.
     points: Range<usize>,
     entries: Range<usize>,
+    points_damaged: bool,
     pub(super) digest: Digest,
     pub(super) layout: Layout,
     pub(super) classes: Vec<String>,
@@ -45,7 +52,12 @@ pub(super) struct Index {
     /// Ranges of consecutive bad records, ascending.
     pub(super) bad_runs: Vec<Range<u64>>,
     pub(super) skipped: Vec<Skipped>,
+    /// The damaged parts that the index does without, each with the consequence.
+    pub(super) damage: Vec<&'static str>,
 }
+
+/// The reason of a bad record where the reasons are damaged.
+const UNKNOWN_REASON: &str = "unknown, because the index is damaged where the reason is stored";
 
 impl Index {
     /// Opens and validates an index file.
@@ -59,9 +71,23 @@ impl Index {
 
     fn parse(map: Mmap) -> Result<Self, String> {
         let table = sections(&map)?;
-        let find = |kind| table.iter().find(|section| section.kind == kind).map(range);
-        let section = |kind| find(kind).ok_or_else(|| format!("section {kind} is missing"));
+        let find = |kind| table.iter().find(|section| section.kind == kind);
+        // Sections without which the right pixels or labels are not known.
+        let section = |kind| match find(kind) {
+            Some(section) if section.damaged => Err(format!("section {kind} is damaged")),
+            Some(section) => Ok(range(section)),
+            None => Err(format!("section {kind} is missing")),
+        };
         let bytes = |kind| section(kind).map(|range| &map[range]);
+        // Sections that can be done without.
+        let mut damage = Vec::new();
+        let mut intact = |kind, consequence| match find(kind) {
+            Some(section) if section.damaged => {
+                damage.push(consequence);
+                None
+            }
+            section => section.map(range),
+        };
         let (&[digest @ .., layout], _) =
             bytes(kind::META)?.split_first_chunk::<33>().ok_or("its first section is truncated")?;
         let layout = Layout::from_code(layout)
@@ -71,27 +97,39 @@ impl Index {
         if shard_sizes.len() != shard_names.len() {
             return Err("its shards are malformed".into());
         }
-        let bad_records = numbers(bytes(kind::BAD)?)?;
-        let reasons = strings(bytes(kind::REASONS)?)?;
+        let records = section(kind::RECORDS)?;
+        let stored = <[StoredRecord]>::ref_from_bytes(&map[records.clone()])
+            .map_err(|_error| "its records are truncated")?;
+        let bad_records = match intact(kind::BAD, "the list of bad records was made again") {
+            Some(range) => numbers(&map[range])?,
+            None => bad_ids(stored),
+        };
+        let reasons = match intact(kind::REASONS, "the reasons of bad records are not known") {
+            Some(range) => strings(&map[range])?,
+            None => vec![UNKNOWN_REASON.to_owned(); bad_records.len()],
+        };
         if bad_records.len() != reasons.len() || !bad_records.is_sorted_by(|a, b| a < b) {
             return Err("its bad records are malformed".into());
         }
-        let records = section(kind::RECORDS)?;
-        let points = find(kind::POINTS).unwrap_or_default();
-        let count = |range: &Range<usize>, size| range.len() / size;
-        let expected = count(&records, size_of::<StoredRecord>());
-        if !points.is_empty() && count(&points, size_of::<StoredPoints>()) != expected {
+        let points =
+            intact(kind::POINTS, "every image is decoded from its start, which takes longer")
+                .unwrap_or_default();
+        if !points.is_empty() && points.len() / size_of::<StoredPoints>() != stored.len() {
             return Err("its entry points are malformed".into());
         }
-        let skipped = match find(kind::SKIPPED) {
-            Some(range) => skipped(&map[range], bytes(kind::SKIPPED_REASONS)?)?,
+        let not_shown = "skipped samples are not shown";
+        let skipped = match intact(kind::SKIPPED, not_shown) {
+            Some(counts) => match intact(kind::SKIPPED_REASONS, not_shown) {
+                Some(reasons) => skipped(&map[counts], &map[reasons])?,
+                None => Vec::new(),
+            },
             None => Vec::new(),
         };
         let index = Self {
-            records,
             names: section(kind::NAMES)?,
             points,
-            entries: find(kind::ENTRIES).unwrap_or_default(),
+            points_damaged: find(kind::POINTS).is_some_and(|section| section.damaged),
+            entries: find(kind::ENTRIES).map(range).unwrap_or_default(),
             digest: Digest(digest),
             layout,
             classes: strings(bytes(kind::CLASSES)?)?,
@@ -99,6 +137,8 @@ impl Index {
             bad_runs: runs(&bad_records),
             bad: bad_records.into_iter().zip(reasons).collect(),
             skipped,
+            damage,
+            records,
             map,
         };
         index.check_records()?;
@@ -107,7 +147,7 @@ impl Index {
 
     fn check_records(&self) -> Result<(), String> {
         let stored = <[StoredRecord]>::ref_from_bytes(&self.map[self.records.clone()])
-            .map_err(|_error| "its records are truncated")?;
+            .expect("checked before");
         let names = str::from_utf8(&self.map[self.names.clone()])
             .map_err(|error| format!("its names are not UTF-8: {error}"))?;
         let mut bad = self.bad.iter().map(|&(id, _)| id).peekable();
@@ -149,7 +189,8 @@ impl Index {
             && record.color.is_some()
             && record.size.whole().fits(record.size);
         let valid_label = (record.label as usize) < self.classes.len();
-        valid_name && valid_range && valid_label && (decodes || !record.good)
+        let valid_length = record.length <= MAX_RECORD;
+        valid_name && valid_range && valid_length && valid_label && (decodes || !record.good)
     }
 
     /// Number of records.
@@ -166,12 +207,21 @@ impl Index {
 
     /// Entry points of a record, empty if it has none; `None` if they are damaged.
     pub(super) fn entry_points(&self, id: usize) -> Option<&[u8]> {
+        if self.points_damaged {
+            return None;
+        }
         let points = <[StoredPoints]>::ref_from_bytes(&self.map[self.points.clone()]).ok()?;
         let Some(point) = points.get(id) else { return Some(&[]) };
         let start = usize::try_from(point.offset.get()).ok()?;
         let end = start.checked_add(point.length.get() as usize)?;
         let entry_points = self.map[self.entries.clone()].get(start..end)?;
         (points_checksum(entry_points) == point.checksum.get()).then_some(entry_points)
+    }
+
+    /// Whether a record has entry points.
+    pub(super) fn has_entry_points(&self, id: usize) -> bool {
+        let points = <[StoredPoints]>::ref_from_bytes(&self.map[self.points.clone()]);
+        points.is_ok_and(|points| points.get(id).is_some_and(|point| point.length.get() > 0))
     }
 
     pub(super) fn name(&self, record: &Record) -> &str {
@@ -196,6 +246,12 @@ fn map(file: &RegularFile) -> Result<Mmap, StoreError> {
     map.map_err(StoreError::io("map", file.path()))
 }
 
+/// The numbers of the bad records, which are marked.
+fn bad_ids(stored: &[StoredRecord]) -> Vec<u64> {
+    let records = (0..).zip(stored.iter().map(Record::from));
+    records.filter(|(_, record)| !record.good).map(|(id, _)| id).collect()
+}
+
 /// Joins ascending numbers into ranges of consecutive ones.
 fn runs(numbers: &[u64]) -> Vec<Range<u64>> {
     let run = |run: &[u64]| run[0]..run[0].saturating_add(run.len() as u64);
@@ -214,162 +270,4 @@ fn skipped(counts: &[u8], reasons: &[u8]) -> Result<Vec<Skipped>, String> {
         example: example.clone(),
     };
     Ok(counts.into_iter().zip(reasons).map(skipped).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use xxhash_rust::xxh3::xxh3_64;
-    use zerocopy::IntoBytes as _;
-
-    use super::format::{StoredHeader, StoredSection, write_strings};
-    use super::*;
-    use crate::decode::{Color, Format};
-    use crate::geometry::Size;
-
-    const HEADER: usize = size_of::<StoredHeader>();
-    const ROW: usize = size_of::<StoredSection>();
-    const RECORD: usize = size_of::<StoredRecord>();
-
-    fn sections() -> Vec<(u32, Vec<u8>)> {
-        let record = |good, offset, start| Record {
-            label: 1,
-            size: Size { height: 5, width: 7 },
-            length: 40,
-            format: Some(Format::Jpeg),
-            color: Some(Color::YCbCr),
-            progressive: false,
-            good,
-            checksum: 3,
-            shard: 0,
-            offset,
-            name: NameRange { start, length: 3 },
-        };
-        let records = [record(true, 0, 0), record(false, 60, 3)].map(StoredRecord::from);
-        vec![
-            (kind::META, [&[9; 32][..], &[1]].concat()),
-            (kind::SHARD_SIZES, 100_u64.to_le_bytes().to_vec()),
-            (kind::SHARD_NAMES, write_strings(["s.tar"].into_iter())),
-            (kind::CLASSES, write_strings(["x", "y"].into_iter())),
-            (kind::RECORDS, records.as_bytes().to_vec()),
-            (kind::NAMES, b"a/bc/d".to_vec()),
-            (kind::BAD, 1_u64.to_le_bytes().to_vec()),
-            (kind::REASONS, write_strings(["cut"].into_iter())),
-        ]
-    }
-
-    fn open(sections: &[(u32, Vec<u8>)]) -> Result<Index, DatasetError> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("i.forebay");
-        write(&path, sections, None).unwrap();
-        Index::open(&path)
-    }
-
-    #[test]
-    fn an_index_is_read_as_it_was_written() {
-        let index = open(&sections()).unwrap();
-        assert_eq!(index.len(), 2);
-        assert_eq!(index.classes, ["x", "y"]);
-        assert_eq!(index.shards, [("s.tar".to_owned(), 100)]);
-        assert_eq!(index.bad, [(1, "cut".to_owned())]);
-        let record = index.record(1);
-        assert_eq!((record.offset, record.length, record.good), (60, 40, false));
-        assert_eq!(index.name(&record), "c/d");
-    }
-
-    #[test]
-    fn records_out_of_bounds_are_refused() {
-        for (at, byte) in [(8, 61), (16, 4), (24, 101), (28, 2), (40, 1), (46, 9), (47, 0)] {
-            let mut sections = sections();
-            sections[4].1[at] = byte;
-            let error = open(&sections).unwrap_err().to_string();
-            assert!(error.contains("record 0 is malformed"), "byte {at}: {error}");
-        }
-    }
-
-    #[test]
-    fn names_that_lead_out_of_the_folder_are_refused() {
-        let of_folder = |name: &[u8; 6]| {
-            let mut sections = sections();
-            sections[0].1[32] = 0;
-            sections[1].1.clear();
-            sections[2].1 = write_strings(std::iter::empty());
-            // The offsets in a shard.
-            sections[4].1[8..16].fill(0);
-            sections[4].1[RECORD + 8..RECORD + 16].fill(0);
-            sections[5].1 = name.to_vec();
-            open(&sections)
-        };
-        assert!(of_folder(b"a/bc/d").is_ok());
-        for name in [b"../c/d", b"/bcc/d", b"a/b../", b"..a/.."] {
-            let refused = of_folder(name).unwrap_err().to_string();
-            assert!(refused.contains("is malformed"), "{refused}");
-        }
-    }
-
-    #[test]
-    fn any_flipped_byte_is_detected() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("i.forebay");
-        write(&path, &sections(), None).unwrap();
-        let bytes = std::fs::read(&path).unwrap();
-        let sections = super::sections(&bytes).unwrap();
-        let head = HEADER + sections.len() * ROW;
-        // The padding between sections is ignored.
-        let matters = |at| at < head || sections.iter().any(|s| (s.start..s.end).contains(&at));
-        for at in 0..bytes.len() {
-            let mut damaged = bytes.clone();
-            damaged[at] ^= 0x10;
-            std::fs::write(&path, damaged).unwrap();
-            assert_eq!(Index::open(&path).is_err(), matters(at), "byte {at}");
-        }
-        for cut in 0..bytes.len() {
-            std::fs::write(&path, &bytes[..cut]).unwrap();
-            assert!(Index::open(&path).is_err(), "cut to {cut} bytes");
-        }
-    }
-
-    #[test]
-    fn an_unknown_section_is_skipped_unless_it_is_required() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("i.forebay");
-        let later = [sections(), vec![(77, vec![1, 2, 3])]].concat();
-        write(&path, &later, None).unwrap();
-        let error = Index::open(&path).unwrap_err().to_string();
-        assert!(error.contains("section 77 needs a newer forebay"), "{error}");
-        let mut bytes = std::fs::read(&path).unwrap();
-        let row = HEADER + 8 * ROW;
-        bytes[row + 4] = 0;
-        let digest = xxh3_64(&bytes[HEADER..HEADER + 9 * ROW]);
-        bytes[24..32].copy_from_slice(&digest.to_le_bytes());
-        std::fs::write(&path, bytes).unwrap();
-        assert_eq!(Index::open(&path).unwrap().len(), 2);
-    }
-
-    proptest! {
-        #[test]
-        fn records_of_hostile_indexes_are_within_bounds(
-            changes in prop::collection::vec((0_usize..8, any::<prop::sample::Index>(), any::<u8>()), 1..4),
-            cut in prop::option::of((0_usize..8, any::<prop::sample::Index>())),
-        ) {
-            let mut sections = sections();
-            for (section, at, byte) in changes {
-                let bytes = &mut sections[section].1;
-                let at = at.index(bytes.len());
-                bytes[at] = byte;
-            }
-            if let Some((section, at)) = cut {
-                let bytes = &mut sections[section].1;
-                bytes.truncate(at.index(bytes.len()));
-            }
-            if let Ok(index) = open(&sections) {
-                for id in 0..index.len() {
-                    let record = index.record(id);
-                    prop_assert!(!index.name(&record).is_empty());
-                    prop_assert!((record.label as usize) < index.classes.len());
-                }
-            }
-        }
-    }
 }

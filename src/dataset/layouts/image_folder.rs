@@ -1,9 +1,11 @@
 //! `ImageFolder`: a folder for each class, in torchvision's order (`find_classes` and `make_dataset` of
 //! torchvision/datasets/folder.py).
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use super::super::error::DatasetError;
 use super::directory::{self, utf8};
@@ -13,6 +15,9 @@ use crate::store::StoreError;
 /// torchvision's `IMG_EXTENSIONS`, matched in any letter case.
 const EXTENSIONS: [&str; 9] =
     [".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"];
+
+/// Maximum number of paths by which a class leads to a folder.
+const MAX_PATHS: u32 = 1000;
 
 /// A folder, relative to the root, and its images.
 type Folder = (String, Vec<String>);
@@ -78,34 +83,48 @@ pub(super) fn has_images(root: &Path) -> Result<bool, DatasetError> {
 /// Images of a class. torchvision sorts folders by their whole path, so `a-b` is before `a/b`.
 fn images_of(root: &Path, class: &str) -> Result<Vec<Folder>, DatasetError> {
     let mut folders = Vec::new();
-    walk(root, class.to_owned(), &mut Vec::new(), &mut folders)?;
+    walk(root, class.to_owned(), &mut Visits::default(), &mut folders)?;
     folders.sort();
     Ok(folders)
 }
 
-/// Collects a folder and those below it. Follows symbolic links, as torchvision does; `ancestors` are
-/// the canonical paths of the folders above, so that a link to one of them is found.
+/// The folders that a walk has been in, each by device and inode.
+#[derive(Default)]
+struct Visits {
+    /// The folders above the current one.
+    ancestors: Vec<(u64, u64)>,
+    counts: BTreeMap<(u64, u64), u32>,
+}
+
+/// Collects a folder and those below it. Follows symbolic links, as torchvision does. A link to a folder
+/// above it would have no end, and a few dozen folders that link to each other have millions of paths.
 fn walk(
     root: &Path,
     folder: String,
-    ancestors: &mut Vec<PathBuf>,
+    visits: &mut Visits,
     folders: &mut Vec<Folder>,
 ) -> Result<(), DatasetError> {
     let path = root.join(&folder);
-    let canonical = fs::canonicalize(&path).map_err(StoreError::io("open", &path))?;
-    if ancestors.contains(&canonical) {
+    let found = fs::metadata(&path).map_err(StoreError::io("open", &path))?;
+    let id = (found.dev(), found.ino());
+    if visits.ancestors.contains(&id) {
         return Err(DatasetError::Loop { path });
     }
-    ancestors.push(canonical);
+    let count = visits.counts.entry(id).or_default();
+    *count += 1;
+    if *count > MAX_PATHS {
+        return Err(DatasetError::TooManyPaths { path, limit: MAX_PATHS });
+    }
+    visits.ancestors.push(id);
     let mut images = Vec::new();
     for (name, is_folder) in directory::entries(&path)? {
         if is_folder {
-            walk(root, format!("{folder}/{}", utf8(&path, &name)?), ancestors, folders)?;
+            walk(root, format!("{folder}/{}", utf8(&path, &name)?), visits, folders)?;
         } else if is_image(&name) {
             images.push(utf8(&path, &name)?);
         }
     }
-    ancestors.pop();
+    visits.ancestors.pop();
     folders.push((folder, images));
     Ok(())
 }

@@ -94,18 +94,27 @@ fn match_parts(
     Ok(())
 }
 
-/// Expands the first `{a..b}` (numbers, padded to the width of `a`) or `{a,b}` of a pattern, and then
-/// those behind it. Braces of another form stay as they are.
+/// Expands each `{a..b}` (numbers, padded to the width of `a`) or `{a,b}` of a pattern. From the first braces
+/// of another form on, and if there would be too many names, it stays as it is.
 fn expand_braces(pattern: &str) -> Vec<String> {
-    let whole = || vec![pattern.to_owned()];
-    let Some((before, rest)) = pattern.split_once('{') else { return whole() };
-    let Some((inside, after)) = rest.split_once('}') else { return whole() };
-    let Some(parts) = alternatives(inside) else { return whole() };
-    let ends = expand_braces(after);
-    if parts.len().saturating_mul(ends.len()) > MAX_EXPANDED {
-        return whole();
+    let (mut names, mut rest) = (vec![String::new()], pattern);
+    while let Some((before, braces)) = rest.split_once('{')
+        && let Some((inside, after)) = braces.split_once('}')
+        && let Some(parts) = alternatives(inside)
+    {
+        if names.len().saturating_mul(parts.len()) > MAX_EXPANDED {
+            return vec![pattern.to_owned()];
+        }
+        let with_parts = |name: &String| -> Vec<String> {
+            parts.iter().map(|part| format!("{name}{before}{part}")).collect()
+        };
+        names = names.iter().flat_map(with_parts).collect();
+        rest = after;
     }
-    parts.iter().flat_map(|p| ends.iter().map(move |end| format!("{before}{p}{end}"))).collect()
+    for name in &mut names {
+        name.push_str(rest);
+    }
+    names
 }
 
 fn alternatives(inside: &str) -> Option<Vec<String>> {
@@ -130,8 +139,11 @@ mod tests {
         assert_eq!(expand_braces("{x,y}/{1..2}"), ["x/1", "x/2", "y/1", "y/2"]);
         assert_eq!(expand_braces("{9..8}.tar"), ["{9..8}.tar"]);
         assert_eq!(expand_braces("plain.tar"), ["plain.tar"]);
+        assert_eq!(expand_braces("{1..2}-{x..y}-{1..2}"), ["1-{x..y}-{1..2}", "2-{x..y}-{1..2}"]);
+        assert_eq!(expand_braces("a{1,2"), ["a{1,2"]);
         let bomb = "{0..9999}".repeat(8);
-        assert_eq!(expand_braces(&bomb).len(), 1);
+        assert_eq!(expand_braces(&bomb), [bomb]);
+        assert_eq!(expand_braces(&"{a}".repeat(20_000)), ["a".repeat(20_000)]);
     }
 
     #[test]

@@ -110,6 +110,8 @@ struct Run {
     image: Option<(usize, Member)>,
     cls: Option<Member>,
     json: Option<Member>,
+    /// Whether two members have the same suffix, so that they are of two samples.
+    is_ambiguous: bool,
 }
 
 impl Run {
@@ -120,11 +122,13 @@ impl Run {
     /// Adds a member by its suffix in lower case.
     fn add(&mut self, suffix: &[u8], member: Member) {
         match suffix {
-            b"cls" => self.cls = Some(member),
-            b"json" => self.json = Some(member),
+            b"cls" => self.is_ambiguous |= self.cls.replace(member).is_some(),
+            b"json" => self.is_ambiguous |= self.json.replace(member).is_some(),
             _ => {
                 let Some(rank) = IMAGES.iter().position(|image| suffix == *image) else { return };
-                if self.image.as_ref().is_none_or(|(best, _)| rank < *best) {
+                let best = self.image.as_ref().map(|(best, _)| *best);
+                self.is_ambiguous |= best == Some(rank);
+                if best.is_none_or(|best| rank < best) {
                     self.image = Some((rank, member));
                 }
             }
@@ -146,6 +150,12 @@ impl Run {
             return Ok(());
         };
         let error = |what| self.error(members.path(), what);
+        if self.is_ambiguous {
+            return Err(error(
+                "two of its members have the same extension, so that it is not known which label its image has; \
+                 rename or remove one",
+            ));
+        }
         if image.sparse {
             return Err(error(
                 "its image is stored as a sparse file; make the tar without --sparse",

@@ -15,12 +15,13 @@
 //! A magnitude that overflows, or a run that leaves the band, is damage: the rest of the restart
 //! interval is left as it is.
 
+use super::block::Block;
 use super::error::JpegError;
 use super::header::{Conditioning, Frame, MAX_COMPONENTS, Scan, Tables, ZIGZAG};
 use super::pass::{Band, Pass};
 use super::qm_coder::{Bin, EVEN, QmDecoder};
-use super::reader::{Restart, find_restart};
-use super::scan::{Block, MAX_BLOCKS};
+use super::restart::{Restart, find_restart};
+use super::scan::MAX_BLOCKS;
 
 /// Pillow reads a file in blocks of this size (`ImageFile.MAXBLOCK`). libjpeg cannot pause inside an
 /// arithmetic-coded scan to wait for the next block, so Pillow refuses scans that cross a boundary.

@@ -13,7 +13,7 @@
 //! ([`Stream::top_up`]) is enough, and a refill inside a block cannot leave the window.
 
 use super::error::JpegError;
-use super::reader::next_marker;
+use super::restart::next_marker;
 
 /// The maximum size of a block: 64 codes of 16 bits with 15 bits of value, and the overhang of a
 /// refill.
@@ -43,6 +43,8 @@ enum Next {
     Data,
     /// A marker: its code, and the offset after it.
     Marker(u8, usize),
+    /// Several 0xFF and a zero, which libjpeg-turbo takes for a marker or for data.
+    Fill,
     /// The end of the file.
     Nothing,
 }
@@ -115,6 +117,8 @@ pub(super) struct Stream<'a> {
     /// The first byte of the file that is not in the window.
     at: usize,
     next: Next,
+    /// Whether the stream stops at [`Next::Fill`]. Otherwise that is one byte of data.
+    stops_at_fill: bool,
     /// Whether bits after the end were read and have left the window.
     past_end: bool,
     /// The number of bytes that have left the window at its front.
@@ -125,10 +129,20 @@ pub(super) struct Stream<'a> {
 
 impl<'a> Stream<'a> {
     /// A stream without a position: [`Stream::seek`] must be called first.
-    pub(super) fn new(file: &'a [u8], window: &'a mut Window) -> Self {
-        let (bits, next) = (Bits::default(), Next::Nothing);
-        let (filled, limit, at, gone, origin) = (0, 0, file.len(), 0, 0);
-        Self { file, bits, window, filled, limit, at, next, past_end: false, gone, origin }
+    pub(super) fn new(file: &'a [u8], window: &'a mut Window, stops_at_fill: bool) -> Self {
+        Self {
+            file,
+            bits: Bits::default(),
+            window,
+            filled: 0,
+            limit: 0,
+            at: file.len(),
+            next: Next::Nothing,
+            stops_at_fill,
+            past_end: false,
+            gone: 0,
+            origin: 0,
+        }
     }
 
     /// Moves to bit `bit` of byte `at`. `likely` is the number of bytes that are expected to be read.
@@ -176,16 +190,18 @@ impl<'a> Stream<'a> {
                 break;
             }
             // A 0xFF: stuffed, or the start of a marker.
-            let after = self.file[self.at..].iter().position(|&byte| byte != 0xFF);
-            self.next = match after.map(|n| (self.file[self.at + n], self.at + n + 1)) {
+            let ones = self.file[self.at..].iter().position(|&byte| byte != 0xFF);
+            let found = ones.map(|ones| (ones, self.file[self.at + ones], self.at + ones + 1));
+            self.next = match found {
                 None => Next::Nothing,
-                Some((0, after)) => {
+                Some((2.., 0, _)) if self.stops_at_fill => Next::Fill,
+                Some((_, 0, after)) => {
                     self.window.0[self.filled] = 0xFF;
                     self.filled += 1;
                     self.at = after;
                     Next::Data
                 }
-                Some((code, after)) => Next::Marker(code, after),
+                Some((_, code, after)) => Next::Marker(code, after),
             };
         }
         self.limit = self.filled;
@@ -247,6 +263,11 @@ impl<'a> Stream<'a> {
         self.next == Next::Nothing
     }
 
+    /// Whether the data goes on after [`Next::Fill`].
+    pub(super) fn at_fill(&self) -> bool {
+        self.next == Next::Fill
+    }
+
     /// The position of the next bit in the file: byte and bit. It takes time in proportion to the bytes
     /// read since the last call or [`Stream::seek`].
     pub(super) fn position(&mut self) -> (usize, u32) {
@@ -271,7 +292,7 @@ impl<'a> Stream<'a> {
     pub(super) fn marker(&mut self) -> Result<(u8, usize), JpegError> {
         let found = match self.next {
             Next::Marker(code, after) => Some((code, after)),
-            Next::Data => next_marker(self.file, self.at),
+            Next::Data | Next::Fill => next_marker(self.file, self.at),
             Next::Nothing => None,
         };
         found.ok_or_else(|| self.truncation())

@@ -4,14 +4,17 @@
 
 use super::arithmetic::ArithmeticScan;
 use super::bits::Window;
+use super::block::Block;
 use super::error::JpegError;
+use super::exact::ExactScan;
 use super::header::{Coding, Frame, MAX_COMPONENTS, Process, Scan, Tables};
 use super::pass::Pass;
 use super::reader::{MarkerReader, Stop};
 use super::region::{Geometry, Layout};
-use super::scan::{Block, McuState, ScanDecoder};
+use super::scan::{McuState, ScanDecoder};
 use super::scan_tables::ScanTables;
 use super::smoothing::{Neighborhood, Precision, smooth};
+use crate::scratch::{bytes_of, fit};
 
 /// The maximum number of scans. Real files have fewer, and each scan may visit all blocks for next
 /// to no bytes.
@@ -46,6 +49,11 @@ impl Default for Coefficients {
 }
 
 impl Coefficients {
+    /// The bytes that it keeps.
+    pub(super) const fn held_bytes(&self) -> usize {
+        bytes_of(&self.blocks)
+    }
+
     /// Decodes all scans, of which `scan` is the first.
     pub(super) fn read<'a>(
         &mut self,
@@ -72,7 +80,13 @@ impl Coefficients {
             }
             let spec = (&frame, &reader.tables);
             let mut entropy = Entropy::new(file, spec, (&scan, pass), (tables, window))?;
-            self.scan(geometry, (&scan, pass), &mut entropy)?;
+            match self.scan(geometry, (&scan, pass), &mut entropy) {
+                Err(JpegError::Fill) => {
+                    entropy = entropy.exact(file, &scan);
+                    self.scan(geometry, (&scan, pass), &mut entropy)?;
+                }
+                result => result?,
+            }
             let (end, available) = (entropy.end()?, entropy.available());
             if frame.has_one_scan(&scan) {
                 return reader.check_after_scan(end, available.min(file.len()));
@@ -104,7 +118,7 @@ impl Coefficients {
             return Err(JpegError::Unsupported { what });
         }
         self.blocks.clear();
-        self.blocks.resize(count, Block::EMPTY);
+        fit(&mut self.blocks, count, Block::EMPTY);
         Ok(())
     }
 
@@ -208,6 +222,7 @@ impl Coefficients {
 #[derive(Debug)]
 enum Entropy<'a> {
     Huffman(ScanDecoder<'a>),
+    Exact(Box<ExactScan<'a>>),
     Arithmetic(ArithmeticScan<'a>),
 }
 
@@ -229,12 +244,22 @@ impl<'a> Entropy<'a> {
         Ok(Self::Huffman(decoder))
     }
 
+    /// The exact decoder, at the start of the scan.
+    fn exact(self, file: &'a [u8], scan: &Scan) -> Self {
+        match self {
+            Self::Huffman(decoder) => {
+                Self::Exact(Box::new(ExactScan::new(file, scan.data, decoder.exact_slots())))
+            }
+            other => other,
+        }
+    }
+
     /// Whether the data has ended early, up to the next restart.
     fn is_exhausted(&self) -> bool {
         match self {
             Self::Huffman(decoder) => decoder.is_exhausted(),
-            // A marker inside the data is legal in arithmetic coding.
-            Self::Arithmetic(_) => false,
+            // Asked of progressive images only. A marker inside the data is legal in arithmetic coding.
+            Self::Exact(_) | Self::Arithmetic(_) => false,
         }
     }
 
@@ -242,6 +267,7 @@ impl<'a> Entropy<'a> {
     fn enter_mcu(&mut self) -> Result<bool, JpegError> {
         match self {
             Self::Huffman(decoder) => decoder.enter_mcu(),
+            Self::Exact(scan) => scan.next_mcu().map(|_| true),
             Self::Arithmetic(scan) => scan.enter_mcu().map(|()| true),
         }
     }
@@ -250,6 +276,7 @@ impl<'a> Entropy<'a> {
     fn block(&mut self, pass: Pass, slot: usize, block: &mut Block) {
         match self {
             Self::Huffman(decoder) => decoder.pass(pass, slot, block),
+            Self::Exact(scan) => *block = scan.blocks()[slot],
             Self::Arithmetic(scan) => scan.block(pass, slot, block),
         }
     }
@@ -258,6 +285,7 @@ impl<'a> Entropy<'a> {
     fn leave_mcu(&mut self) -> Result<(), JpegError> {
         match self {
             Self::Huffman(decoder) => decoder.leave_mcu(),
+            Self::Exact(_) => Ok(()),
             Self::Arithmetic(scan) => scan.leave_mcu(),
         }
     }
@@ -265,7 +293,7 @@ impl<'a> Entropy<'a> {
     /// The number of bytes that Pillow has read of the file, as far as it matters.
     const fn available(&self) -> usize {
         match self {
-            Self::Huffman(_) => usize::MAX,
+            Self::Huffman(_) | Self::Exact(_) => usize::MAX,
             Self::Arithmetic(scan) => scan.available(),
         }
     }
@@ -274,6 +302,7 @@ impl<'a> Entropy<'a> {
     fn end(&mut self) -> Result<usize, JpegError> {
         match self {
             Self::Huffman(decoder) => decoder.end(),
+            Self::Exact(scan) => scan.end(),
             Self::Arithmetic(scan) => Ok(scan.end()),
         }
     }

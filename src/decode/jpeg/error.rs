@@ -40,6 +40,9 @@ pub enum JpegError {
         /// The size of the image.
         size: Size,
     },
+    /// The scan has to be decoded by `decode::jpeg::exact`. Decoders handle this error themselves.
+    #[error("JPEG data: several fill bytes inside of the data")]
+    Fill,
     /// The entry points belong to another file.
     #[error("invalid entry points: {what}; run `forebay index` again")]
     EntryPoints {

@@ -3,17 +3,19 @@
 use std::num::NonZeroU16;
 
 use super::bits::Window;
+use super::block::Block;
 use super::coefficients::Coefficients;
 use super::entry_points::{EntryPoints, Grid, pack};
 use super::error::JpegError;
 use super::header::{Coding, Frame, Process, Scan};
 use super::reader::MarkerReader;
 use super::region::{Canvas, Geometry, PixelWriter};
-use super::scan::{Block, McuState, ScanDecoder};
+use super::scan::{McuState, ScanDecoder};
 use super::scan_tables::ScanTables;
 use super::unterminated;
 use crate::decode::format::{Color, Format, Header};
 use crate::geometry::{Rect, Size, View};
+use crate::scratch::bytes_of;
 use crate::simd::Simd;
 
 /// The header of one file, read and checked.
@@ -46,6 +48,12 @@ impl Workspace {
     /// Memory for decoding with the given instruction set.
     pub fn new(simd: Simd) -> Self {
         Self { simd, ..Self::default() }
+    }
+
+    /// The bytes that it keeps, without those that do not grow with the image.
+    pub(crate) fn held_bytes(&self) -> usize {
+        let Self { blocks, last, coefficients, canvas, .. } = self;
+        bytes_of(blocks) + bytes_of(last) + coefficients.held_bytes() + canvas.held_bytes()
     }
 }
 
@@ -190,11 +198,15 @@ impl Image<'_> {
         match decoder.end() {
             Ok(at) => self.reader.clone().check_after_scan(at, self.file.len())?,
             Err(error) => {
-                let tables = &self.reader.tables;
-                return unterminated::is_complete(self.file, &self.frame, tables, &self.scan, mcus)
+                let (interval, slots) =
+                    (self.reader.tables.restart_interval, decoder.exact_slots());
+                return unterminated::is_complete(self.file, self.scan.data, interval, slots, mcus)
                     .then(Vec::new)
                     .ok_or(error);
             }
+        }
+        if decoder.is_exact() {
+            return Ok(Vec::new());
         }
         Ok(pack(&states, every.get(), grid, self.scan.data))
     }

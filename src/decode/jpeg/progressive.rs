@@ -1,8 +1,9 @@
 //! Huffman-coded progressive scans (T.81 G.1.2).
 
+use super::block::Block;
 use super::header::ZIGZAG;
 use super::pass::{Band, Pass};
-use super::scan::{Block, ScanDecoder};
+use super::scan::ScanDecoder;
 
 impl ScanDecoder<'_> {
     /// Adds what a scan has of block `slot` of the MCU.

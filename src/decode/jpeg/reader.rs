@@ -1,22 +1,37 @@
 //! Reads the marker segments of a JPEG file, for its three users: the probe of a header, the check of a
 //! file at index time, and the decoder.
 //!
-//! A file is refused exactly where Pillow refuses it. Pillow's `JpegImagePlugin.py` looks at the
-//! segments before the first scan, then libjpeg-turbo reads the file from its start. This
-//! reader has the rules of both. Three of them are the plugin's alone
-//! (see [`MarkerReader::pillow_refuses`]).
+//! ```text
+//!   FF D8 | FF E0 len JFIF | FF DB len tables | FF C0 len frame | FF C4 len tables | FF DA len scan | data ... FF D9
+//!   start    application      quantization       SOF: size,        Huffman            components      entropy-
+//!                                                components                                           coded
+//! ```
 //!
-//! libjpeg consumes a segment byte by byte and refuses it at the first wrong byte, whether or not
-//! the rest of the segment is there. After the image that makes a difference (a segment may be cut
-//! there, but not wrong), so this reader takes bytes in the same order.
+//! Segments set state (tables, restart interval, color transform) until a scan header stops the reader. The caller
+//! decodes the scan and returns with the offset where its data ends.
 //!
-//! Nothing but quantization tables is copied: Huffman tables are slices of the file.
+//! # Which files are refused
+//!
+//! Those that Pillow refuses, and lossless ones (SOF3). Two programs read a file for Pillow, and this reader has the
+//! rules of both: `JpegImagePlugin.py` looks at the segments before the first scan, then libjpeg-turbo reads the file
+//! from its start. Some rules are the plugin's alone: short JFIF and Adobe segments, the marker TEM, and metadata that
+//! it cannot read, are errors before the first scan (see [`MarkerReader::pillow_refuses`]).
+//!
+//! # Order of checks
+//!
+//! libjpeg takes a segment byte by byte, and refuses it at the first wrong byte. After the last scan, Pillow tolerates
+//! a segment that the file cuts off, but not a wrong byte before the cut. A check of the whole segment up front would
+//! decide differently, so this reader takes bytes in libjpeg's order.
+//!
+//! Nothing but quantization tables is copied: Huffman tables are slices of the file. The tests are in `tests.rs`.
 
 use super::error::JpegError;
 use super::header::{
     Coding, Component, Conditioning, Frame, HuffmanSpec, MAX_COMPONENTS, Process, Scan,
     ScanComponent, Tables, ZIGZAG,
 };
+use super::pillow::Metadata;
+use super::restart::next_marker;
 use super::standard_tables;
 use crate::decode::format::{Color, PIXEL_LIMIT};
 use crate::geometry::Size;
@@ -43,10 +58,12 @@ pub(super) struct MarkerReader<'a> {
     at: usize,
     pub(super) frame: Option<Frame>,
     pub(super) tables: Tables<'a>,
-    in_header: bool,
+    /// Pillow's plugin looks at the segments up to here, and has rules of its own.
+    before_first_scan: bool,
     jfif: bool,
     /// The color transform of an Adobe marker.
     adobe: Option<u8>,
+    metadata: Metadata<'a>,
 }
 
 impl<'a> MarkerReader<'a> {
@@ -55,8 +72,17 @@ impl<'a> MarkerReader<'a> {
         if !file.starts_with(&[0xFF, 0xD8, 0xFF]) {
             return Err(JpegError::Malformed { what: "no start of image", offset: 0 });
         }
-        let (tables, frame) = (Tables::default(), None);
-        Ok(Self { file, at: 2, frame, tables, in_header: true, jfif: false, adobe: None })
+        let (tables, frame, metadata) = (Tables::default(), None, Metadata::default());
+        Ok(Self {
+            file,
+            at: 2,
+            frame,
+            tables,
+            before_first_scan: true,
+            jfif: false,
+            adobe: None,
+            metadata,
+        })
     }
 
     /// Reads up to the first scan.
@@ -64,7 +90,8 @@ impl<'a> MarkerReader<'a> {
         let Stop::Scan(scan) = self.next_stop()? else {
             return Err(self.malformed("the image ends before its first scan"));
         };
-        self.in_header = false;
+        self.before_first_scan = false;
+        self.metadata.check_at_scan().map_err(|what| self.pillow_refuses(what))?;
         let frame = self.frame.expect("a scan before the frame header is refused");
         if (frame.process, frame.coding) == (Process::Sequential, Coding::Huffman) {
             standard_tables::fill_in(&mut self.tables);
@@ -98,6 +125,7 @@ impl<'a> MarkerReader<'a> {
                 0xC0..=0xC3 | 0xC9..=0xCA if self.frame.is_some() => {
                     return Err(self.malformed("a second frame header"));
                 }
+                // SOF0 to SOF15: the coding process.
                 0xC0 | 0xC1 => self.frame_header(Process::Sequential, Coding::Huffman)?,
                 0xC2 => self.frame_header(Process::Progressive, Coding::Huffman)?,
                 0xC3 => return Err(JpegError::Unsupported { what: "lossless coding" }),
@@ -106,6 +134,7 @@ impl<'a> MarkerReader<'a> {
                 0xC5..=0xC8 | 0xCB | 0xCD..=0xCF => {
                     return Err(self.malformed("a coding process that libjpeg does not support"));
                 }
+                // DHT, DAC, SOI, EOI, SOS, DQT, DRI.
                 0xC4 => self.huffman_tables()?,
                 0xCC => self.arithmetic_conditioning()?,
                 0xD8 => return Err(self.malformed("a second start of image")),
@@ -113,8 +142,9 @@ impl<'a> MarkerReader<'a> {
                 0xDA => return self.scan_header().map(Stop::Scan),
                 0xDB => self.quantization_tables()?,
                 0xDD => self.restart_interval()?,
-                0xDC | 0xE0..=0xEF | 0xFE => self.application(code)?,
-                0x01 if self.in_header => {
+                // DNL, APP0 to APP15, COM; then TEM and stray restart markers, which have no segment.
+                0xDC | 0xE0..=0xEF | 0xFE => self.skip_or_note_color(code)?,
+                0x01 if self.before_first_scan => {
                     return Err(self.pillow_refuses("a marker of temporary use"));
                 }
                 0x01 | 0xD0..=0xD7 => {}
@@ -147,12 +177,14 @@ impl<'a> MarkerReader<'a> {
         if precision != 8 {
             return Err(self.malformed("samples of other than 8 bits"));
         }
+        self.metadata.check_at_frame().map_err(|what| self.pillow_refuses(what))?;
         if height.max(width) > MAX_SIDE || size.whole().area() > PIXEL_LIMIT {
             return Err(JpegError::TooLarge { size });
         }
         self.check_sampling(&components[..count])?;
-        if count == 1 {
-            // Not interleaved: an MCU is one block, whatever the factors are (T.81 A.2.2).
+        if count == 1 && process == Process::Sequential {
+            // Not interleaved: an MCU is one block, whatever the factors are (T.81 A.2.2). The smoothing
+            // of progressive images goes by rows of MCUs as if it were interleaved.
             (components[0].h, components[0].v) = (1, 1);
         }
         self.frame = Some(Frame { process, coding, size, components, count });
@@ -285,17 +317,21 @@ impl<'a> MarkerReader<'a> {
         Ok(())
     }
 
-    /// A segment without tables. JFIF's APP0 and Adobe's APP14 define the color space.
-    fn application(&mut self, code: u8) -> Result<(), JpegError> {
+    /// A segment without tables, which is skipped. JFIF's APP0 and Adobe's APP14 define the color space.
+    fn skip_or_note_color(&mut self, code: u8) -> Result<(), JpegError> {
         // libjpeg takes lengths below 2 for an empty segment.
         let length = usize::from(self.u16()?).saturating_sub(2);
         let start = self.at;
         let body = match code {
             0xE0 | 0xEE => self.take(length.min(14))?,
+            0xE1..=0xEF if self.before_first_scan => self.take(length)?,
             _ => &[],
         };
         let is = |tag: &[u8]| body.starts_with(tag);
-        if self.in_header && body.len() < 7 {
+        if self.before_first_scan {
+            self.metadata.add(code, body).map_err(|what| self.pillow_refuses(what))?;
+        }
+        if self.before_first_scan && body.len() < 7 {
             if code == 0xE0 && is(b"JFIF") {
                 return Err(self.pillow_refuses("a short JFIF segment"));
             }
@@ -371,49 +407,5 @@ impl<'a> MarkerReader<'a> {
 
     const fn truncated(&self) -> JpegError {
         JpegError::Truncated { length: self.file.len() }
-    }
-}
-
-/// Finds the next marker at or after `at`: its code, and the offset after it. Skips bytes that are
-/// not a marker, as well as stuffed zeros and fill bytes.
-pub(super) fn next_marker(file: &[u8], mut at: usize) -> Option<(u8, usize)> {
-    loop {
-        at += file.get(at..)?.iter().position(|&byte| byte == 0xFF)?;
-        at += file[at..].iter().position(|&byte| byte != 0xFF)?;
-        if file[at] != 0 {
-            return Some((file[at], at + 1));
-        }
-    }
-}
-
-/// The result of the search for a restart marker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Restart {
-    /// The marker that is due, or one that counts as such: decoding resumes at this offset.
-    Due(usize),
-    /// A marker of a later interval, at this offset. It stays there, because the interval that is
-    /// due was lost.
-    Later(usize),
-    /// A marker that is no restart marker, at this offset. It stays there for all later restarts.
-    Other(usize),
-}
-
-/// Finds the restart marker number `due` (0 to 7) at or after `at`, as `jpeg_resync_to_restart` of
-/// libjpeg does (T.81 leaves it open). The number of another restart marker tells whether data was
-/// lost, so that the marker belongs to a later interval; or whether the marker is a late one, so
-/// that the search continues; or nothing, so that it counts as the one that is due.
-pub(super) fn find_restart(file: &[u8], mut at: usize, due: u32) -> Option<Restart> {
-    loop {
-        let (code, after) = next_marker(file, at)?;
-        match code {
-            0xD0..=0xD7 => match (u32::from(code & 7) + 8 - due) & 7 {
-                1 | 2 => return Some(Restart::Later(after - 2)),
-                6 | 7 => {}
-                _ => return Some(Restart::Due(after)),
-            },
-            ..0xC0 => {}
-            _ => return Some(Restart::Other(after - 2)),
-        }
-        at = after;
     }
 }

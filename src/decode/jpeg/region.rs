@@ -10,13 +10,14 @@
 
 use std::ops::Range;
 
+use super::block::Block;
 use super::color;
 use super::header::{Component, Frame, MAX_COMPONENTS};
 use super::idct;
-use super::scan::Block;
 use super::upsample::{self, Upsampling};
 use crate::decode::format::Color;
 use crate::geometry::Rect;
+use crate::scratch::{bytes_of, fit};
 use crate::simd::Simd;
 
 /// Samples before the first one of a ring row, and after the last block: space for copies of the
@@ -146,6 +147,16 @@ pub(super) struct Canvas {
     pub(super) pixels: Vec<u8>,
 }
 
+impl Canvas {
+    /// The bytes that it keeps.
+    pub(super) fn held_bytes(&self) -> usize {
+        let Self { rings, lines, sums, pixels } = self;
+        let rings: usize = rings.iter().map(|ring| bytes_of(&ring.samples)).sum();
+        let lines: usize = lines.iter().map(bytes_of).sum();
+        rings + lines + bytes_of(sums) + bytes_of(pixels)
+    }
+}
+
 /// Makes the pixels of a box, as its MCU rows are decoded.
 #[derive(Debug)]
 pub(super) struct PixelWriter<'a> {
@@ -187,7 +198,7 @@ impl<'a> PixelWriter<'a> {
             line.resize(rect.width as usize + 8, 0);
         }
         canvas.sums.resize(rect.width as usize + 8, 0);
-        canvas.pixels.resize(rect.size().rgb_bytes(), 0);
+        fit(&mut canvas.pixels, rect.size().rgb_bytes(), 0);
         Self { simd, geometry, color, rect, canvas, mcu_rows, mcu_columns, next: rect.top }
     }
 

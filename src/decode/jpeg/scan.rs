@@ -41,28 +41,22 @@
 //! * Where a marker comes too early, the missing bits of the MCU are zero, and the blocks of later MCUs
 //!   are empty, which is gray, up to the next restart.
 //! * Where a restart marker has another number than the one that is due, [`find_restart`] decides.
+//! * Where several 0xFF and a zero stand in the data, [`super::exact`] decodes the scan.
 //!
 //! Only the end of the file is an error, as it is in Pillow.
 
 use super::bits::{Stream, Window};
+use super::block::Block;
 use super::error::JpegError;
-use super::header::{Frame, MAX_COMPONENTS, Scan, ZIGZAG};
+use super::exact::{CodeTable, ExactScan, ExactSlot};
+use super::header::{Frame, MAX_COMPONENTS, Process, Scan, ZIGZAG};
 use super::huffman::AcTable;
-use super::reader::{Restart, find_restart};
+use super::restart::{Restart, find_restart};
 use super::scan_tables::ScanTables;
 use crate::simd::{Simd, kernel};
 
 /// The maximum number of blocks in an MCU.
 pub(super) const MAX_BLOCKS: usize = 10;
-
-/// The coefficients of a block in natural order, not yet dequantized.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(32))]
-pub(super) struct Block(pub(super) [i16; 64]);
-
-impl Block {
-    pub(super) const EMPTY: Self = Self([0; 64]);
-}
 
 /// The state of the decoder between two MCUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -102,6 +96,10 @@ pub(super) struct ScanDecoder<'a> {
     /// The number of blocks that follow whose bands have ended (T.81 G.1.2.2, `EOBRUN`).
     pub(super) eob_run: u32,
     state: McuState,
+    /// Decodes the rest of a scan that libjpeg-turbo reads in a peculiar way.
+    exact: Option<Box<ExactScan<'a>>>,
+    /// The offset of the scan's data.
+    data: usize,
 }
 
 impl<'a> ScanDecoder<'a> {
@@ -124,14 +122,48 @@ impl<'a> ScanDecoder<'a> {
                 blocks += 1;
             }
         }
-        let stream = Stream::new(file, window);
-        let state = McuState::default();
-        Self { stream, file, tables, slots, blocks, interval, to_go: 0, eob_run: 0, state }
+        // With restarts, and in progressive scans, libjpeg-turbo has one way of reading.
+        let stops_at_fill = frame.process == Process::Sequential && interval == 0;
+        Self {
+            stream: Stream::new(file, window, stops_at_fill),
+            file,
+            tables,
+            slots,
+            blocks,
+            interval,
+            to_go: 0,
+            eob_run: 0,
+            state: McuState::default(),
+            exact: None,
+            data: scan.data,
+        }
     }
 
     /// The number of MCUs decoded or skipped so far.
-    pub(super) const fn mcu(&self) -> u32 {
-        self.state.mcu
+    pub(super) fn mcu(&self) -> u32 {
+        self.exact.as_ref().map_or(self.state.mcu, |exact| exact.mcu())
+    }
+
+    /// Whether the scan can only be decoded from its start.
+    pub(super) const fn is_exact(&self) -> bool {
+        self.exact.is_some()
+    }
+
+    /// The blocks of an MCU with their tables.
+    pub(super) fn exact_slots(&self) -> Vec<ExactSlot<'a>> {
+        let slot = |slot: &Slot| {
+            let (dc, ac) = self.tables.specs(slot.dc, slot.ac);
+            ExactSlot { component: slot.component, dc: CodeTable::new(dc), ac: CodeTable::new(ac) }
+        };
+        self.slots[..self.blocks].iter().map(slot).collect()
+    }
+
+    /// Changes to the exact decoder, at MCU number `mcu`.
+    #[cold]
+    fn become_exact(&mut self, mcu: u32) -> Result<&mut ExactScan<'a>, JpegError> {
+        let mut exact = Box::new(ExactScan::new(self.file, self.data, self.exact_slots()));
+        exact.skip_to(mcu)?;
+        Ok(self.exact.insert(exact))
     }
 
     /// The state before the next MCU. It takes time in proportion to the bytes since the last call or
@@ -155,7 +187,13 @@ impl<'a> ScanDecoder<'a> {
 
     /// Skips the MCUs before number `mcu`.
     pub(super) fn skip_to(&mut self, simd: Simd, mcu: u32) -> Result<(), JpegError> {
-        skip_to(simd, self, mcu)
+        if let Some(exact) = &mut self.exact {
+            return exact.skip_to(mcu);
+        }
+        match skip_to(simd, self, mcu) {
+            Err(JpegError::Fill) => self.become_exact(mcu).map(drop),
+            result => result,
+        }
     }
 
     /// Decodes as many MCUs as fill `out`: their blocks, and for each block the zigzag index of its
@@ -166,7 +204,14 @@ impl<'a> ScanDecoder<'a> {
         out: &mut [Block],
         last: &mut [u8],
     ) -> Result<(), JpegError> {
-        decode(simd, self, out, last)
+        if let Some(exact) = &mut self.exact {
+            return exact.decode(out, last);
+        }
+        let first = self.state.mcu;
+        match decode(simd, self, out, last) {
+            Err(JpegError::Fill) => self.become_exact(first)?.decode(out, last),
+            result => result,
+        }
     }
 
     /// Decodes block `i` of an MCU into an empty one. Returns the zigzag index of its last coefficient.
@@ -233,6 +278,9 @@ impl<'a> ScanDecoder<'a> {
             if self.stream.truncated() {
                 return Err(self.stream.truncation());
             }
+            if self.stream.at_fill() {
+                return Err(JpegError::Fill);
+            }
             self.state.exhausted = true;
         }
         Ok(())
@@ -262,7 +310,10 @@ impl<'a> ScanDecoder<'a> {
 
     /// The offset of the marker after the scan's data.
     pub(super) fn end(&mut self) -> Result<usize, JpegError> {
-        self.stream.marker().map(|(_, after)| after - 2)
+        match &self.exact {
+            None => self.stream.marker().map(|(_, after)| after - 2),
+            Some(exact) => exact.end(),
+        }
     }
 }
 

@@ -63,6 +63,19 @@ impl ScanTables {
     }
 }
 
+impl ScanTables {
+    /// The specifications of DC table `dc` and AC table `ac`, which are loaded.
+    pub(super) fn specs(&self, dc: usize, ac: usize) -> (HuffmanSpec<'_>, HuffmanSpec<'_>) {
+        (spec_of(&self.dc[dc].0), spec_of(&self.ac[ac].0))
+    }
+}
+
+/// The specification that was stored as a key.
+fn spec_of(key: &[u8]) -> HuffmanSpec<'_> {
+    let (counts, symbols) = key.split_first_chunk().expect("the table is loaded");
+    HuffmanSpec { counts, symbols }
+}
+
 /// Runs `set` unless `key`, the specification that is loaded, is the requested one.
 fn reload(
     key: &mut Vec<u8>,

@@ -5,8 +5,8 @@
 //! at all, it fits a smooth surface, DC included (T.81 K.8 describes the idea for 3 x 3 blocks). The
 //! estimate of a partly known coefficient stays below the bits that are known to be zero.
 
+use super::block::Block;
 use super::header::{MAX_COMPONENTS, Scan};
-use super::scan::Block;
 
 /// The number of coefficients, in zigzag order, that take part: DC and nine AC coefficients.
 const COUNT: usize = 10;

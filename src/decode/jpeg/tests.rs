@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use super::test_file::{Scans, TestFile};
 use std::num::NonZeroU16;
 
+use super::block::Block;
 use super::reader::MarkerReader;
-use super::scan::Block;
 use super::*;
 use crate::geometry::{Rect, Size, View};
 

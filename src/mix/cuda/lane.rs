@@ -6,12 +6,10 @@
 
 #![expect(unsafe_code, reason = "launches of kernels")]
 
-use std::ops::Range;
-
-use forebay_types::{Layout, MixedBy};
+use forebay_types::{Layout, MixedBy, PixelFormat};
 
 use super::parts::Part;
-use crate::geometry::Rect;
+use crate::geometry::{Rect, Size};
 use crate::gpu::{Arg, DeviceError, Gpu, Grid, Kernel, Lane, Pinned};
 use crate::mix::job::MixJob;
 use crate::mix::targets::{label_weights, smoothed};
@@ -44,26 +42,40 @@ pub(super) struct MixLane {
     staging: Pinned,
 }
 
+/// Bytes of a lane that is to have `bytes`.
+pub(super) fn lane_bytes(bytes: usize) -> usize {
+    bytes.max(PIXELS + ALIGN)
+}
+
+/// Maximum number of samples in a part, for a lane of `lane_bytes`; at least 2.
+pub(super) fn max_samples(
+    lane_bytes: usize,
+    size: Size,
+    format: PixelFormat,
+) -> Result<usize, DeviceError> {
+    let sample = size.rgb_bytes() * (1 + format.dtype.bytes());
+    match (lane_bytes - PIXELS - ALIGN) / sample {
+        0 | 1 => {
+            let (need, limit) = ((2 * sample + PIXELS + ALIGN) as u64, lane_bytes as u64);
+            Err(DeviceError::Memory { need, limit })
+        }
+        max => Ok(max.min(MAX_SAMPLES)),
+    }
+}
+
 impl MixLane {
     pub(super) fn new(device: &Gpu, number: usize, bytes: usize) -> Result<Self, DeviceError> {
-        let lane = device.lane(number, bytes.max(PIXELS + ALIGN))?;
+        let lane = device.lane(number, lane_bytes(bytes))?;
         Ok(Self { lane, staging: device.pinned(PIXELS)? })
     }
 
     /// Maximum number of samples of a job in a part; at least 2.
     pub(super) fn max_samples(&self, job: &MixJob<'_>) -> Result<usize, DeviceError> {
-        let sample = job.size.rgb_bytes() * (1 + job.format.dtype.bytes());
-        let room = self.lane.len() - PIXELS - ALIGN;
-        match room / sample {
-            0 | 1 => {
-                let (need, limit) = ((2 * sample + PIXELS + ALIGN) as u64, self.lane.len() as u64);
-                Err(DeviceError::Memory { need, limit })
-            }
-            max => Ok(max.min(MAX_SAMPLES)),
-        }
+        max_samples(self.lane.len(), job.size, job.format)
     }
 
-    /// Uploads a part of a buffer, mixes it, and downloads the payload to where it belongs.
+    /// Uploads a part of a buffer, mixes it, and downloads the payload to where it belongs: into the
+    /// places of the part's own samples, which this lane has uploaded by then.
     pub(super) fn mix(
         &mut self,
         kernel: &Kernel,
@@ -71,26 +83,24 @@ impl MixLane {
         job: &MixJob<'_>,
         part: &Part,
     ) -> Result<(), DeviceError> {
-        let sample = job.size.rgb_bytes();
         self.upload_parameters(job, part)?;
-        for (offset, run) in part.runs(job.unmixed_at(), sample) {
-            self.upload_pixels(buffer, run, offset)?;
-        }
+        self.upload_pixels(buffer, job, part)?;
         let out = self.launch(kernel, job, part.len())?;
-        for (offset, run) in part.runs(0, sample * job.format.dtype.bytes()) {
-            self.lane.download(out + offset, buffer, run)?;
-        }
-        Ok(())
+        self.download_payload(out, buffer, job, part)
     }
 
-    /// Downloads bytes from the lane's memory to a range of a buffer.
-    pub(super) fn download(
+    /// Downloads the payload of a part, which is at `from` in the lane's memory.
+    pub(super) fn download_payload(
         &self,
         from: usize,
         buffer: &mut Pinned,
-        to: Range<usize>,
+        job: &MixJob<'_>,
+        part: &Part,
     ) -> Result<(), DeviceError> {
-        self.lane.download(from, buffer, to)
+        for (offset, run) in part.runs(job.slot_bytes()) {
+            self.lane.download(from + offset, buffer, run)?;
+        }
+        Ok(())
     }
 
     /// Waits until everything that was started has finished.
@@ -98,14 +108,24 @@ impl MixLane {
         self.lane.wait()
     }
 
-    /// Uploads a run of pixels to an offset within the unmixed pixels.
+    /// Uploads the unmixed pixels of a part: in runs where they are adjacent, else sample by sample.
     pub(super) fn upload_pixels(
         &self,
         buffer: &mut Pinned,
-        run: Range<usize>,
-        offset: usize,
+        job: &MixJob<'_>,
+        part: &Part,
     ) -> Result<(), DeviceError> {
-        self.lane.upload(buffer, run, PIXELS + offset)
+        let sample = job.size.rgb_bytes();
+        if sample == job.slot_bytes() {
+            for (offset, run) in part.runs(sample) {
+                self.lane.upload(buffer, run, PIXELS + offset)?;
+            }
+            return Ok(());
+        }
+        for (place, number) in part.samples().enumerate() {
+            self.lane.upload(buffer, job.unmixed(number), PIXELS + place * sample)?;
+        }
+        Ok(())
     }
 
     /// Uploads what the kernel needs besides the pixels: tables, and an entry for each sample.

@@ -4,10 +4,13 @@ use std::fmt;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use forebay_types::PixelFormat;
+
 use super::kernels::Kernels;
-use super::lane::MixLane;
+use super::lane::{MixLane, lane_bytes, max_samples};
 use super::parts::parts;
 use super::times::{ROUNDS, measure_stages};
+use crate::geometry::Size;
 use crate::gpu::{DeviceError, Gpu, HostBytes, HostMemory, LANES};
 use crate::mix::job::MixJob;
 use crate::mix::times::MixTimes;
@@ -16,6 +19,8 @@ use crate::sync::lock;
 /// A GPU that mixes. One thread owns everything on it; other threads send it work and do not wait.
 pub struct CudaMixer {
     number: u32,
+    /// Memory of a lane.
+    lane_bytes: usize,
     device: Gpu,
     thread: rayon::ThreadPool,
     /// Locked by that thread only, so never waited for. `None` once it is dropped.
@@ -52,7 +57,13 @@ impl CudaMixer {
             let state = State { kernels, lanes: [lane(0)?, lane(1)?], next: 0 };
             Ok((device, state))
         })?;
-        Ok(Self { number, device, thread, state: Mutex::new(Some(state)) })
+        let lane_bytes = lane_bytes(bytes / LANES);
+        Ok(Self { number, lane_bytes, device, thread, state: Mutex::new(Some(state)) })
+    }
+
+    /// Checks that samples of a size can be mixed into a format.
+    pub(in crate::mix) fn check(&self, size: Size, format: PixelFormat) -> Result<(), DeviceError> {
+        max_samples(self.lane_bytes, size, format).map(drop)
     }
 
     /// The number of the GPU.
@@ -73,7 +84,7 @@ impl CudaMixer {
         HostMemory::Pinned(self.device.clone())
     }
 
-    /// Starts mixing the unmixed pixels of a buffer; the payload will be at its front. Returns before
+    /// Starts mixing the unmixed pixels of a buffer, which the payload will replace. Returns before
     /// the GPU has finished: [`HostBytes::wait`] waits for it.
     ///
     /// # Panics
@@ -86,7 +97,7 @@ impl CudaMixer {
         if job.is_in_place() && !job.is_mixed() {
             return Ok(());
         }
-        assert!(buffer.len() >= job.buffer_bytes(), "a buffer of {} bytes", buffer.len());
+        assert!(buffer.len() >= job.payload_bytes(), "a buffer of {} bytes", buffer.len());
         let buffer = buffer.pinned().expect("a buffer of the mixer's memory");
         self.run(|State { kernels, lanes, next }| {
             let kernel = kernels.mix(job.format.dtype, job.format.layout);
@@ -117,7 +128,7 @@ impl CudaMixer {
 
     /// Measures how long a job takes.
     pub(in crate::mix) fn measure(&self, job: &MixJob<'_>) -> Result<MixTimes, DeviceError> {
-        let mut buffer = self.memory().allocate(job.buffer_bytes())?;
+        let mut buffer = self.memory().allocate(job.payload_bytes())?;
         let mut whole = Duration::MAX;
         for _ in 0..ROUNDS {
             let started = Instant::now();

@@ -21,11 +21,8 @@ pub(super) fn measure_stages(
     let part = parts(n, lane.max_samples(job)?).next().expect("a batch is not empty");
     let scale = n as f64 / part.len() as f64;
     lane.upload_parameters(job, &part)?;
-    let sample = job.size.rgb_bytes();
     let upload = fastest(scale, || {
-        for (at, run) in part.runs(job.unmixed_at(), sample) {
-            lane.upload_pixels(buffer, run, at)?;
-        }
+        lane.upload_pixels(buffer, job, &part)?;
         lane.wait()
     })?;
     let mut out = 0;
@@ -34,9 +31,7 @@ pub(super) fn measure_stages(
         lane.wait()
     })?;
     let download = fastest(scale, || {
-        for (at, run) in part.runs(0, sample * job.format.dtype.bytes()) {
-            lane.download(out + at, buffer, run)?;
-        }
+        lane.download_payload(out, buffer, job, &part)?;
         lane.wait()
     })?;
     Ok([upload, kernel, download])

@@ -16,8 +16,11 @@ pub fn recipe(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let mut parts = text.split('\0').map(str::to_owned);
     let toml = parts.next().unwrap_or_default();
-    let Ok(recipe) = RecipeSpec::text("fuzz", toml).with(parts).resolve() else { return };
-    let again = RecipeSpec::text("canonical", recipe.canonical()).resolve().expect("canonical");
+    let Ok(recipe) = RecipeSpec::from_toml("fuzz", toml).with_changes(parts).resolve() else {
+        return;
+    };
+    let again =
+        RecipeSpec::from_toml("canonical", recipe.canonical()).resolve().expect("canonical");
     assert_eq!(again, recipe);
     assert_eq!(again.digest(), recipe.digest());
     draw(&recipe);

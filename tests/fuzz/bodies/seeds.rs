@@ -1,9 +1,10 @@
 //! Generated seeds: small files of every kind that the targets read.
 
 use std::fs;
-use std::io::Cursor;
+use std::io::{Cursor, Read as _};
 use std::path::{Path, PathBuf};
 
+use flate2::read::GzDecoder;
 use forebay::dataset::{build, index_path};
 use forebay::recipe::PRESETS;
 use image::{DynamicImage, ImageFormat, RgbImage};
@@ -125,6 +126,50 @@ fn regions() -> Vec<Vec<u8>> {
     files.iter().zip(heads.iter().cycle()).map(input).collect()
 }
 
+/// The formats of [`odd`].
+pub const FORMATS: [&str; 7] = ["bmp", "gif", "jpeg", "png", "pnm", "tiff", "webp"];
+
+/// The odd files of golden suite 13, in the order of [`FORMATS`].
+const ODD: [&[u8]; 7] = [
+    include_bytes!("../../goldens/13_odd/bmp.gz"),
+    include_bytes!("../../goldens/13_odd/gif.gz"),
+    include_bytes!("../../goldens/13_odd/jpeg.gz"),
+    include_bytes!("../../goldens/13_odd/png.gz"),
+    include_bytes!("../../goldens/13_odd/pnm.gz"),
+    include_bytes!("../../goldens/13_odd/tiff.gz"),
+    include_bytes!("../../goldens/13_odd/webp.gz"),
+];
+
+/// The odd files of a format, as inputs of `picture`.
+///
+/// # Panics
+/// If suite 13 lacks the format.
+pub fn odd(format: &str) -> Vec<Vec<u8>> {
+    let at = FORMATS.iter().position(|name| *name == format).expect("a format");
+    with_box(unpacked(ODD[at]))
+}
+
+/// The files of an archive of golden suite 13, each of which is stored after its length.
+///
+/// # Panics
+/// If the archive is damaged.
+pub fn unpacked(archive: &[u8]) -> Vec<Vec<u8>> {
+    let mut bytes = Vec::new();
+    GzDecoder::new(archive).read_to_end(&mut bytes).expect("gzip");
+    let (mut rest, mut files) = (&bytes[..], Vec::new());
+    while let Some((length, after)) = rest.split_first_chunk() {
+        let (file, after) = after.split_at(u32::from_le_bytes(*length) as usize);
+        files.push(file.to_vec());
+        rest = after;
+    }
+    files
+}
+
+/// Inputs of `picture`, with a box whose edges lie on those of blocks.
+fn with_box(files: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    files.into_iter().map(|file| [&[16, 0, 8, 0, 8, 0, 8, 0], &file[..]].concat()).collect()
+}
+
 fn pictures() -> Vec<Vec<u8>> {
     let rgb = RgbImage::from_raw(23, 19, pixels(23, 19, 3)).expect("as many pixels");
     let image = DynamicImage::from(rgb);
@@ -148,8 +193,7 @@ fn pictures() -> Vec<Vec<u8>> {
     for format in [ImageFormat::Bmp, ImageFormat::Gif, ImageFormat::WebP] {
         add(&image, format);
     }
-    // A box whose edges lie on those of blocks.
-    files.into_iter().map(|file| [&[16, 0, 8, 0, 8, 0, 8, 0], &file[..]].concat()).collect()
+    with_box(files)
 }
 
 /// Writes a dataset of two good records and a bad one, a tar or a folder, and tells its path.

@@ -57,8 +57,8 @@ pub(super) fn run(folder: &Path, model: &str, on: On, part: &str) -> Result<(), 
         within(what, *error, 4.0 * expected + limit.max(1.0 / 256.0))?;
     }
     let mean = |found: &[Finding]| found.iter().map(|f| f.1).sum::<f64>() / found.len() as f64;
-    let most = found.iter().fold(1.0 / 256.0, |most: f64, f| most.max(f.2));
-    within("all together", mean(&found), 1.5 * mean(&rounded) + most)?;
+    let largest = found.iter().fold(1.0 / 256.0, |max: f64, f| max.max(f.2));
+    within("all together", mean(&found), 1.5 * mean(&rounded) + largest)?;
     Ok(())
 }
 

@@ -73,19 +73,19 @@ class Descriptor:
         check(LIBRARY.cudnnBackendSetAttribute(self.handle, NAMES[self.prefix + name], NAMES[f"TYPE_{type_}"],
                                                ctypes.c_int64(len(raw)), array))
 
-    def get(self, name, type_, most=1):
+    def get(self, name, type_, limit=1):
         """Returns the values of an attribute."""
-        array, count = (TYPES[type_] * most)(), ctypes.c_int64()
+        array, count = (TYPES[type_] * limit)(), ctypes.c_int64()
         check(LIBRARY.cudnnBackendGetAttribute(self.handle, NAMES[self.prefix + name], NAMES[f"TYPE_{type_}"],
-                                               ctypes.c_int64(most), ctypes.byref(count), array))
+                                               ctypes.c_int64(limit), ctypes.byref(count), array))
         return list(array[:count.value])
 
-    def fill(self, name, kind, prefix, most=1):
+    def fill(self, name, kind, prefix, limit=1):
         """Returns descriptors that the library fills."""
-        found = [Descriptor(kind, prefix) for _ in range(most)]
-        array, count = (ctypes.c_void_p * most)(*[one.handle for one in found]), ctypes.c_int64()
+        found = [Descriptor(kind, prefix) for _ in range(limit)]
+        array, count = (ctypes.c_void_p * limit)(*[one.handle for one in found]), ctypes.c_int64()
         check(LIBRARY.cudnnBackendGetAttribute(self.handle, NAMES[self.prefix + name],
-                                               NAMES["TYPE_BACKEND_DESCRIPTOR"], ctypes.c_int64(most),
+                                               NAMES["TYPE_BACKEND_DESCRIPTOR"], ctypes.c_int64(limit),
                                                ctypes.byref(count), array))
         return found[:count.value]
 

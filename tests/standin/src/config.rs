@@ -31,7 +31,7 @@ pub(crate) struct Config {
     pub(crate) capability: (i32, i32),
     /// `FOREBAY_STANDIN_CACHE`: the folder of compiled kernels, in the system's temporary folder by default.
     pub(crate) cache: PathBuf,
-    /// `FOREBAY_STANDIN_NCCL_TIMEOUT`: the seconds that a collective waits for a missing rank, 10 by default.
+    /// `FOREBAY_STANDIN_NCCL_TIMEOUT`: the seconds that a collective waits for a missing rank, 60 by default.
     pub(crate) nccl_timeout: Duration,
     /// `NCCL_HOSTID`: processes with different values count as being on different machines.
     host: String,
@@ -68,7 +68,7 @@ impl Config {
             .map_or_else(|| std::env::temp_dir().join("forebay-standin"), PathBuf::from);
         let devices = usize::try_from(devices).unwrap_or(usize::MAX).min(64);
         let nccl_timeout = get("NCCL_TIMEOUT")
-            .map_or(Ok(10), |text| number("NCCL_TIMEOUT", &text, "a number of seconds"))?;
+            .map_or(Ok(60), |text| number("NCCL_TIMEOUT", &text, "a number of seconds"))?;
         Ok(Self {
             schedule,
             order,

@@ -61,6 +61,9 @@ pub trait Module: Send {
     }
 
     /// Executes a launch. After a fault the context is unusable, as on a GPU, and bytes that were written stay written.
+    ///
+    /// # Errors
+    /// The first fault of a thread; [`FaultKind`] lists them.
     fn launch(&self, launch: &Launch<'_>, memory: &dyn Memory) -> Result<(), Fault>;
 }
 
@@ -68,9 +71,15 @@ pub trait Module: Send {
 /// written, or none.
 pub trait Memory {
     /// Reads bytes of one allocation, all of which were written before.
+    ///
+    /// # Errors
+    /// [`BadAccess::Illegal`] or [`BadAccess::Unwritten`].
     fn read(&self, address: u64, into: &mut [u8]) -> Result<(), BadAccess>;
 
     /// Writes bytes of one allocation.
+    ///
+    /// # Errors
+    /// [`BadAccess::Illegal`].
     fn write(&self, address: u64, from: &[u8]) -> Result<(), BadAccess>;
 }
 

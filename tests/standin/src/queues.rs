@@ -172,7 +172,7 @@ impl<W> Queues<W> {
     }
 
     /// The stream whose first operation must run next on the way to `op`. `None` if that depends on an external event.
-    pub(crate) fn next_towards(&self, op: u64) -> Option<Handle> {
+    pub(crate) fn next_toward(&self, op: u64) -> Option<Handle> {
         let mut stream = *self.pending.get(&op)?;
         while let Some(first) = self.stream(stream).queue.front()
             && let Some(other) = first.after.iter().find(|other| !self.is_done(**other))

@@ -86,7 +86,7 @@ impl Machine {
 
     fn queued(&mut self, op: u64) -> u64 {
         if self.config.schedule == Schedule::Eager {
-            self.run_towards(op);
+            self.run_toward(op);
         }
         op
     }
@@ -102,17 +102,17 @@ impl Machine {
 
     /// Runs `op` and its dependencies. While one of them waits for an external event, other threads may use the machine.
     pub(crate) fn run_until(&mut self, op: u64) {
-        while !self.run_towards(op) {
+        while !self.run_toward(op) {
             self.yield_lock();
         }
     }
 
     /// Runs `op` and its dependencies until one waits for an external event. Returns whether `op` has finished.
-    pub(crate) fn run_towards(&mut self, op: u64) -> bool {
+    pub(crate) fn run_toward(&mut self, op: u64) -> bool {
         while !self.queues.is_done(op) {
             let next = match self.config.schedule {
                 Schedule::Seeded(_) => self.any_ready(),
-                Schedule::Lazy | Schedule::Eager => self.queues.next_towards(op),
+                Schedule::Lazy | Schedule::Eager => self.queues.next_toward(op),
             };
             let Some(stream) = next else { return false };
             self.run_first(stream);
@@ -125,7 +125,7 @@ impl Machine {
         if self.queues.is_done(op) {
             return Ok(());
         }
-        if let Some(stream) = self.queues.next_towards(op) {
+        if let Some(stream) = self.queues.next_toward(op) {
             self.run_first(stream);
         }
         Err(Code::NOT_READY)

@@ -9,6 +9,7 @@
 //! gemm.rs           the matrix products behind them
 //! indirection.rs    which input pixels a product reads
 //! batch_norm.rs, pool.rs
+//! stepwise.rs       one operation at a time, for tests
 //! state.rs          tensors by timm's names, to and from the backend's layout
 //! ```
 
@@ -20,6 +21,7 @@ mod indirection;
 mod pool;
 mod program;
 mod state;
+pub(crate) mod stepwise;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -41,7 +43,7 @@ use crate::state::TrainState;
 
 /// A network in memory.
 #[derive(Debug)]
-pub struct CpuBackend<T> {
+pub(crate) struct CpuBackend<T> {
     /// Forward and backward.
     training: Program,
     /// Forward only, perhaps for images of another size.
@@ -93,7 +95,7 @@ pub struct CpuBackend<T> {
 
 impl<T: Real> CpuBackend<T> {
     /// Allocates the memory of the networks. Parameters are zero until [`Backend::load`].
-    pub fn new(config: BackendConfig) -> Self {
+    pub(crate) fn new(config: BackendConfig) -> Self {
         let BackendConfig { train_graph, batch, eval_graph, eval_batch, mean, std } = config;
         let parameter_ranges = consecutive_ranges(
             train_graph
@@ -147,7 +149,7 @@ impl<T: Real> CpuBackend<T> {
     }
 
     /// Copies images into the first tensor. The batch must have been checked.
-    pub fn load_images(&mut self, batch: &Batch, train: bool) {
+    pub(crate) fn load_images(&mut self, batch: &Batch, train: bool) {
         let program = if train { &self.training } else { &self.inference };
         let (padded, pad) = (program.plan.graph.tensors[0], program.plan.graph.pad);
         let x = &mut self.arena[program.value(0, batch.samples())];

@@ -250,6 +250,9 @@ impl CudaBackend {
     }
 
     /// Waits for the losses of the step in progress. Returns their sum and discards them.
+    ///
+    /// # Errors
+    /// When the GPU fails.
     #[doc(hidden)]
     pub fn take_losses(&mut self) -> Result<f64, Error> {
         let losses = std::mem::take(&mut self.losses);

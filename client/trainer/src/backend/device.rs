@@ -31,7 +31,8 @@ impl TrainDevice {
     /// Opens a backend for a rank, which must then [`Backend::join`] its world.
     ///
     /// # Errors
-    /// When the device does not exist, or the build does not support it.
+    /// [`Error::Setting`] if this build does not support the device, and the error of the device if it does
+    /// not exist or fails.
     pub fn open(self, config: BackendConfig, rank: Rank) -> Result<Box<dyn Backend>, Error> {
         match self {
             Self::Cpu => Ok(Box::new(CpuBackend::<f32>::new(config))),

@@ -4,32 +4,38 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use forebay_types::MicrobatchName;
+use forebay_types::process::cpu_time;
 
 use super::cli::BenchArgs;
+use super::setup;
 use crate::backend::cpu::CpuBackend;
+use crate::backend::device::TrainDevice;
 use crate::backend::{Backend as _, BackendConfig, MicroStep};
 use crate::batch::{Batch, Pixels};
 use crate::init::initial_state;
 use crate::model::{Architecture, Graph};
-use crate::train::TrainConfig;
+use crate::training_loop::TrainConfig;
 
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    let [batch, side, classes] = [args.batch, args.image_size, args.classes].map(|n| n as usize);
+    let (batch, side, classes) =
+        (args.batch.count(), args.image_size.count(), args.classes.count());
     let graph = Graph::new(&Architecture::named(&args.model, classes)?, side, side);
-    let mut cpu = CpuBackend::<f32>::new(BackendConfig {
+    let config = BackendConfig {
         train_graph: graph.clone(),
         batch,
         eval_graph: graph,
         eval_batch: 1,
         mean: [0.485, 0.456, 0.406],
         std: [0.229, 0.224, 0.225],
-    });
+    };
+    setup::check_memory(&config, TrainDevice::Cpu, args.memory_limit)?;
+    let mut cpu = CpuBackend::<f32>::new(config);
     cpu.load(&initial_state(cpu.graph(), 0)).map_err(anyhow::Error::msg)?;
     let config = TrainConfig::preset("a3", 0.0, 1, 1)?;
     let images = generated_batch(batch, side, classes)?;
     let micro = MicroStep { drop_path: None, loss: &config.loss, weight: 1.0, last: true };
     let mut times = Vec::new();
-    for step in 0..=args.steps {
+    for step in 0..=args.steps.get() {
         let (wall, busy) = (Instant::now(), cpu_time());
         cpu.forward(&images, &micro)?;
         cpu.backward(&images, &micro)?;
@@ -51,8 +57,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         batch as f64 / wall,
         rayon::current_num_threads(),
         batch as f64 / busy,
-    ));
-    Ok(())
+    ))
 }
 
 /// A microbatch of generated images.
@@ -70,10 +75,4 @@ pub(super) fn generated_batch(batch: usize, side: usize, classes: usize) -> anyh
         label_b: labels,
         lambda: vec![1.0; batch],
     })
-}
-
-/// CPU time of the process so far.
-fn cpu_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }

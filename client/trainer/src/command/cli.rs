@@ -1,14 +1,15 @@
 //! The command line. Options have the names of timm's `train.py` where they mean the same.
 
-use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use forebay_client::ClientFlags;
-use forebay_types::settings::{ByteSize, boolean, duration};
+use forebay_types::settings::{
+    AnyNumber, ByteSize, NonZeroTimeSpan, Number, boolean, duration, finite, non_negative,
+    positive, probability, share,
+};
 
-use super::numbers::{non_negative, positive, probability, share};
 use crate::backend::device::TrainDevice;
 
 /// Trains ResNets by the recipes of "ResNet strikes back", on data from forebay servers.
@@ -17,9 +18,9 @@ use crate::backend::device::TrainDevice;
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// Number of CPU threads; 0 uses all cores. The result does not depend on it.
-    #[arg(long, global = true, env = "FOREBAY_THREADS", value_name = "N", default_value_t = 0)]
-    pub(crate) threads: usize,
+    /// Number of CPU threads, at most 4096; 0 uses all cores. The result does not depend on it.
+    #[arg(long, global = true, env = "FOREBAY_THREADS", value_name = "N", default_value = "0")]
+    pub(crate) threads: Number<0, 4096>,
 }
 
 /// The subcommands.
@@ -35,6 +36,15 @@ pub(crate) enum Command {
     GpuSelftest(SelftestArgs),
 }
 
+/// Height and width of images.
+pub(crate) type Pixels = Number<1, 4096>;
+
+/// A number of samples.
+pub(crate) type Samples = Number<1, 1_048_576>;
+
+/// A number of epochs. Their steps can be counted, however many an epoch has.
+pub(crate) type Epochs = Number<1, 1_000_000>;
+
 /// The source of microbatches.
 #[derive(Args, Debug)]
 pub(crate) struct SourceArgs {
@@ -47,18 +57,18 @@ pub(crate) struct SourceArgs {
     #[arg(long, env = "FOREBAY_EVAL_DATASET", value_name = "NAME")]
     pub(crate) eval_dataset: Option<String>,
     /// Read microbatches from a folder that --dump wrote, instead of from servers.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["endpoint", "dataset"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["endpoint", "dataset", "eval_dataset"])]
     pub(crate) replay: Option<PathBuf>,
     /// Height and width of the images in evaluation. The default is that of the recipe `eval`, 224.
     #[arg(long, env = "FOREBAY_EVAL_IMAGE_SIZE", value_name = "PIXELS")]
-    pub(crate) eval_image_size: Option<u32>,
+    pub(crate) eval_image_size: Option<Pixels>,
     /// Share of the resized image's side that the center crop keeps in evaluation. Has an effect only
     /// with --eval-image-size.
     #[arg(long, value_name = "SHARE", default_value_t = 0.95, value_parser = share)]
     pub(crate) crop_pct: f64,
     /// Samples per microbatch of each process in evaluation.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) validation_batch_size: u32,
+    #[arg(long, value_name = "N", default_value = "64")]
+    pub(crate) validation_batch_size: Samples,
 }
 
 /// The model and the device.
@@ -77,29 +87,30 @@ pub(crate) struct ModelArgs {
     pub(crate) device: TrainDevice,
     #[arg(long, env = "LOCAL_RANK", hide = true)]
     pub(crate) local_rank: Option<String>,
-    /// Refuse a model whose activations and gradients of one microbatch need more memory than this.
+    /// Refuse a model that needs more memory than this for its parameters, with their gradients and moments, and for
+    /// one microbatch.
     #[arg(long, env = "FOREBAY_MEMORY_LIMIT", value_name = "SIZE", default_value = "64GiB")]
     pub(crate) memory_limit: ByteSize,
 }
 
 /// Several processes that train together.
-#[derive(Args, Debug, Default)]
+#[derive(Args, Debug)]
 #[command(next_help_heading = "Distributed training")]
 pub(crate) struct Distributed {
     /// Number of processes, which must divide the microbatches of a step. Any number trains the same
     /// model, bit for bit. Also read from `WORLD_SIZE`.
-    #[arg(long, env = "FOREBAY_WORLD", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) world: Option<u32>,
+    #[arg(long, env = "FOREBAY_WORLD", value_name = "N")]
+    pub(crate) world: Option<Number<1, 1024>>,
     /// Rank of this process, from 0. Rank 0 writes the files. Also read from `RANK` or
     /// `JOB_COMPLETION_INDEX`.
     #[arg(long, env = "FOREBAY_RANK", value_name = "N")]
-    pub(crate) rank: Option<u32>,
+    pub(crate) rank: Option<Number<0, 1023>>,
     /// Address at which rank 0 listens for the others. Also read from `MASTER_ADDR` and `MASTER_PORT`.
     #[arg(long, env = "FOREBAY_RENDEZVOUS", value_name = "HOST:PORT")]
     pub(crate) rendezvous: Option<String>,
-    /// Maximum time to wait until all ranks have joined.
-    #[arg(long, env = "FOREBAY_RENDEZVOUS_TIMEOUT", value_name = "TIME", default_value = "5m", value_parser = duration)]
-    pub(crate) rendezvous_timeout: Duration,
+    /// Maximum time to wait until all ranks have joined; more than 0.
+    #[arg(long, env = "FOREBAY_RENDEZVOUS_TIMEOUT", value_name = "TIME", default_value = "5m")]
+    pub(crate) rendezvous_timeout: NonZeroTimeSpan,
     /// Time of silence after which a rank counts as lost; at least 2s. A rank sends one heartbeat per
     /// second.
     #[arg(long, env = "FOREBAY_HEARTBEAT_TIMEOUT", value_name = "TIME", default_value = "15s", value_parser = heartbeat_timeout)]
@@ -123,7 +134,7 @@ fn heartbeat_timeout(text: &str) -> Result<Duration, String> {
 }
 
 /// Environment variables that torchrun and Kubernetes Indexed Jobs set. An empty one counts as unset.
-#[derive(Args, Debug, Default)]
+#[derive(Args, Debug)]
 pub(crate) struct LauncherEnv {
     #[arg(long, env = "WORLD_SIZE", hide = true)]
     pub(crate) world_size: Option<String>,
@@ -182,8 +193,8 @@ pub(crate) struct TrainArgs {
     )]
     pub(crate) auto_resume: bool,
     /// Seed of the data, the initial weights and stochastic depth.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) seed: u64,
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub(crate) seed: AnyNumber,
     #[command(flatten)]
     pub(crate) recipe_changes: RecipeChanges,
     #[command(flatten)]
@@ -191,14 +202,14 @@ pub(crate) struct TrainArgs {
     #[command(flatten)]
     pub(crate) distributed: Distributed,
     /// Evaluate every N epochs, and at the end; 0 evaluates only at the end.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) eval_epochs: u64,
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) eval_epochs: AnyNumber,
     /// Write a checkpoint every N steps, in addition to the end of every epoch; 0 writes no others.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) checkpoint_steps: u64,
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub(crate) checkpoint_steps: AnyNumber,
     /// Write a checkpoint and stop after N steps in total.
     #[arg(long, value_name = "N")]
-    pub(crate) stop_after: Option<NonZeroU64>,
+    pub(crate) stop_after: Option<Number<1, { u64::MAX }>>,
     /// Write every microbatch to this folder as a safetensors file.
     #[arg(long, value_name = "DIR")]
     pub(crate) dump: Option<PathBuf>,
@@ -209,14 +220,14 @@ pub(crate) struct TrainArgs {
 #[command(next_help_heading = "Changes to the recipe")]
 pub(crate) struct RecipeChanges {
     /// Height and width of the training images.
-    #[arg(long, visible_alias = "img-size", value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) image_size: Option<u32>,
+    #[arg(long, visible_alias = "img-size", value_name = "PIXELS")]
+    pub(crate) image_size: Option<Pixels>,
     /// Samples per step, over all processes. timm's --batch-size counts those of one process instead.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) batch: Option<u32>,
+    #[arg(long, value_name = "N")]
+    pub(crate) batch: Option<Samples>,
     /// Microbatches per step, each with its own batch statistics.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) microbatches: Option<u32>,
+    #[arg(long, value_name = "N")]
+    pub(crate) microbatches: Option<Number<1, 1024>>,
     /// Minimum and maximum share of an image's area that a random crop covers, such as 0.35 1.
     #[arg(long, num_args = 2, value_names = ["MIN", "MAX"], value_parser = share)]
     pub(crate) scale: Vec<f64>,
@@ -232,9 +243,9 @@ pub(crate) struct RecipeChanges {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Changes to the hyperparameters")]
 pub(crate) struct HyperparameterChanges {
-    /// Epochs of training.
+    /// Epochs of training, at most 1000000.
     #[arg(long, value_name = "N")]
-    pub(crate) epochs: Option<NonZeroU64>,
+    pub(crate) epochs: Option<Epochs>,
     /// Peak learning rate. The presets' values are for a batch of 2048.
     #[arg(long, value_parser = positive)]
     pub(crate) lr: Option<f64>,
@@ -246,7 +257,7 @@ pub(crate) struct HyperparameterChanges {
     pub(crate) min_lr: Option<f64>,
     /// Epochs of warm-up; 0 disables it.
     #[arg(long, value_name = "N")]
-    pub(crate) warmup_epochs: Option<u64>,
+    pub(crate) warmup_epochs: Option<Number<0, 1_000_000>>,
     /// Change the learning rate at every step instead of every epoch.
     #[arg(long)]
     pub(crate) sched_on_updates: bool,
@@ -263,8 +274,8 @@ pub(crate) struct HyperparameterChanges {
     #[arg(long, value_enum)]
     pub(crate) loss: Option<LossName>,
     /// BCE targets above this threshold become 1, all others 0; a negative one keeps the mixed targets.
-    #[arg(long, value_name = "SHARE", allow_hyphen_values = true)]
-    pub(crate) bce_target_thresh: Option<f32>,
+    #[arg(long, value_name = "SHARE", allow_hyphen_values = true, value_parser = finite)]
+    pub(crate) bce_target_thresh: Option<f64>,
     /// Keep an exponential moving average of the model, and evaluate it as well.
     #[arg(long)]
     pub(crate) model_ema: bool,
@@ -292,14 +303,14 @@ pub(crate) struct SelftestArgs {
     #[arg(long, env = "FOREBAY_MODEL", value_name = "NAME", default_value = "resnet50")]
     pub(crate) model: String,
     /// Samples per step.
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) batch: u32,
+    #[arg(long, value_name = "N", default_value = "256")]
+    pub(crate) batch: Number<1, 65_536>,
     /// Height and width of the images.
-    #[arg(long, visible_alias = "img-size", value_name = "PIXELS", default_value_t = 224, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub(crate) image_size: u32,
+    #[arg(long, visible_alias = "img-size", value_name = "PIXELS", default_value = "224")]
+    pub(crate) image_size: Pixels,
     /// Steps to measure; 0 only compares.
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    pub(crate) steps: u32,
+    #[arg(long, value_name = "N", default_value = "20")]
+    pub(crate) steps: Number<0, 1_000_000>,
 }
 
 /// Options of `bench`.
@@ -309,15 +320,19 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "NAME", default_value = "resnet50")]
     pub(crate) model: String,
     /// Samples per step.
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) batch: u32,
+    #[arg(long, value_name = "N", default_value = "32")]
+    pub(crate) batch: Number<1, 65_536>,
     /// Height and width of the images.
-    #[arg(long, visible_alias = "img-size", value_name = "PIXELS", default_value_t = 224, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub(crate) image_size: u32,
+    #[arg(long, visible_alias = "img-size", value_name = "PIXELS", default_value = "224")]
+    pub(crate) image_size: Pixels,
     /// Number of classes.
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) classes: u32,
+    #[arg(long, value_name = "N", default_value = "1000")]
+    pub(crate) classes: Number<1, 100_000>,
+    /// Refuse a model that needs more memory than this for its parameters, with their gradients and moments, and for
+    /// a step.
+    #[arg(long, env = "FOREBAY_MEMORY_LIMIT", value_name = "SIZE", default_value = "64GiB")]
+    pub(crate) memory_limit: ByteSize,
     /// Steps to measure, after one that warms up.
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) steps: u32,
+    #[arg(long, value_name = "N", default_value = "5")]
+    pub(crate) steps: Number<1, 1_000_000>,
 }

@@ -3,6 +3,7 @@
 
 use anyhow::{Context as _, bail};
 use forebay_types::Rank;
+use forebay_types::settings::Number;
 use serde_json::Value;
 
 use super::cli::{Distributed, TrainArgs};
@@ -19,13 +20,10 @@ pub(crate) fn rank_and_address(args: &Distributed) -> anyhow::Result<(Rank, Stri
         }
         return Ok((Rank::SINGLE, String::new()));
     };
-    if world == 0 {
-        bail!("invalid WORLD_SIZE=0: expected at least 1");
-    }
     let mut rank = flag_or_variable(args.rank, "RANK", env.global_rank.as_ref())?;
     if rank.is_none() && world > 1 {
         let index = env.job_completion_index.as_ref();
-        rank = flag_or_variable(None, "JOB_COMPLETION_INDEX", index)?;
+        rank = flag_or_variable(args.rank, "JOB_COMPLETION_INDEX", index)?;
     }
     let rank = match rank {
         Some(rank) => rank,
@@ -55,15 +53,14 @@ fn non_empty(variable: Option<&String>) -> Option<&str> {
 }
 
 /// The flag if it is given, or else the environment variable.
-fn flag_or_variable(
-    flag: Option<u32>,
+fn flag_or_variable<const MIN: u64, const MAX: u64>(
+    flag: Option<Number<MIN, MAX>>,
     name: &str,
     variable: Option<&String>,
 ) -> anyhow::Result<Option<u32>> {
-    let parse = |text: &str| {
-        text.parse().with_context(|| format!("invalid {name}={text}: expected a whole number"))
-    };
-    if flag.is_some() { Ok(flag) } else { non_empty(variable).map(parse).transpose() }
+    let parse = |text: &str| text.parse().with_context(|| format!("invalid {name}={text}"));
+    let number = flag.map_or_else(|| non_empty(variable).map(parse).transpose(), |n| Ok(Some(n)));
+    Ok(number?.map(Number::as_u32))
 }
 
 /// Everything that must be the same on all ranks.
@@ -75,8 +72,8 @@ pub(crate) fn common_settings(
     let mut settings = serde_json::to_value(run)?;
     settings["version"] = env!("CARGO_PKG_VERSION").into();
     settings["evaluation"] = serde_json::to_value(evaluation)?;
-    settings["eval_epochs"] = args.eval_epochs.into();
-    settings["stop_after"] = serde_json::to_value(args.stop_after)?;
+    settings["eval_epochs"] = args.eval_epochs.get().into();
+    settings["stop_after"] = args.stop_after.map(Number::get).into();
     Ok(settings)
 }
 
@@ -88,14 +85,14 @@ pub(crate) fn join(
     settings: Value,
 ) -> anyhow::Result<ProcessGroup> {
     let timeouts = Timeouts {
-        rendezvous: args.rendezvous_timeout,
+        rendezvous: args.rendezvous_timeout.get(),
         heartbeat: args.heartbeat_timeout,
         stall: args.stall_timeout,
     };
     let mut group = ProcessGroup::join(&Rendezvous { rank, address, settings, timeouts })?;
     let Rank { rank, world } = rank;
     if world > 1 {
-        super::output::print(&format!("rank {rank} of {world}: all ranks have joined"));
+        super::output::print_progress(&format!("rank {rank} of {world}: all ranks have joined"));
     }
     group.on_failure(|error| super::output::exit_after_failure(&error));
     Ok(group)
@@ -103,12 +100,14 @@ pub(crate) fn join(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::cli::LauncherEnv;
     use super::*;
 
     fn resolve(
-        world: Option<u32>,
-        rank: Option<u32>,
+        world: Option<u64>,
+        rank: Option<u64>,
         address: Option<&str>,
         variables: &[(&str, &str)],
     ) -> String {
@@ -123,7 +122,16 @@ mod tests {
             master_port: variable("MASTER_PORT"),
         };
         let rendezvous = address.map(str::to_owned);
-        let args = Distributed { world, rank, rendezvous, launcher, ..Distributed::default() };
+        let (world, rank) = (world.map(Number::new), rank.map(Number::new));
+        let args = Distributed {
+            world,
+            rank,
+            rendezvous,
+            rendezvous_timeout: "1s".parse().unwrap(),
+            heartbeat_timeout: Duration::ZERO,
+            stall_timeout: Duration::ZERO,
+            launcher,
+        };
         match rank_and_address(&args) {
             Ok((Rank { rank, world }, address)) => format!("{rank} of {world} at {address}"),
             Err(error) => format!("{error:#}"),
@@ -155,7 +163,7 @@ mod tests {
         assert!(no_rank.contains("--rank, RANK or JOB_COMPLETION_INDEX"));
         assert!(resolve(Some(2), Some(2), Some("a:1"), &[]).contains("expected 0 to 1"));
         assert!(resolve(Some(2), Some(0), None, &[]).contains("--rendezvous HOST:PORT"));
-        assert!(resolve(None, None, None, &[("WORLD_SIZE", "0")]).contains("at least 1"));
+        assert!(resolve(None, None, None, &[("WORLD_SIZE", "0")]).contains("from 1 to 1024"));
         assert!(resolve(None, None, None, &[("WORLD_SIZE", "two")]).contains("WORLD_SIZE=two"));
     }
 }

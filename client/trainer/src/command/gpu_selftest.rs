@@ -28,7 +28,7 @@ mod gpu {
     use crate::init::initial_state;
     use crate::model::{Architecture, Graph};
     use crate::selftest;
-    use crate::train::TrainConfig;
+    use crate::training_loop::TrainConfig;
 
     /// Height and width of the images to compare: odd, so that no size is a multiple of a tile.
     const SIDES: (usize, usize) = (75, 61);
@@ -38,7 +38,7 @@ mod gpu {
             anyhow::bail!("the self-test compares a GPU with the CPU: set --device cuda:N")
         };
         let device = gpu::Gpu::open(device.unwrap_or(0))?;
-        output::print(&format!("{device:?}: {}", device.name()?));
+        output::print(&format!("{device:?}: {}", device.name()?))?;
         let cuda = |precision| {
             let (device, rank) = (device.clone(), Rank::SINGLE);
             CudaConfig { device, precision, rank, bucket_len: BUCKET_LEN }
@@ -51,7 +51,7 @@ mod gpu {
                     output::print(&format!(
                         "  {}: {:.1e} above the tolerance",
                         check.name, check.excess
-                    ));
+                    ))?;
                 }
                 ensure!(
                     checks.iter().all(|check| check.excess <= 0.0),
@@ -60,19 +60,19 @@ mod gpu {
                 output::print(&format!(
                     "{model}, {precision:?}: {} comparisons with the CPU, all within rounding",
                     checks.len()
-                ));
+                ))?;
             }
             ensure!(
                 selftest::is_deterministic(&cuda(Precision::Bf16), &graph, 3)?,
                 "{model} is not deterministic: do not use this GPU"
             );
-            output::print(&format!("{model}: deterministic"));
+            output::print(&format!("{model}: deterministic"))?;
         }
-        if args.steps > 0 { time(args, cuda(Precision::Bf16)) } else { Ok(()) }
+        if args.steps.get() > 0 { time(args, cuda(Precision::Bf16)) } else { Ok(()) }
     }
 
     fn time(args: &SelftestArgs, cuda: CudaConfig) -> anyhow::Result<()> {
-        let (batch, side) = (args.batch as usize, args.image_size as usize);
+        let (batch, side) = (args.batch.count(), args.image_size.count());
         let graph = Graph::new(&Architecture::named(&args.model, 1000)?, side, side);
         let config = BackendConfig {
             train_graph: graph.clone(),
@@ -86,11 +86,11 @@ mod gpu {
         let mut gpu = CudaBackend::new(cuda, config)?;
         gpu.load(&initial_state(&graph, 0)).map_err(anyhow::Error::msg)?;
         let speed = speed(&mut gpu, args)?;
-        output::print(&format!("{} {side} px, batch {batch}: {speed:.0} images/s", args.model));
+        output::print(&format!("{} {side} px, batch {batch}: {speed:.0} images/s", args.model))?;
         output::print(
             "kind                 count  forward ms  backward ms   GB/s  TFLOP/s  ms at full bandwidth",
-        );
-        for (kind, row) in selftest::time_operations(&mut gpu, batch, args.steps)? {
+        )?;
+        for (kind, row) in selftest::time_operations(&mut gpu, batch, args.steps.as_u32())? {
             let time = row.forward + row.backward;
             let floor = bandwidth.map_or("?".to_owned(), |b| format!("{:.3}", row.bytes / b * 1e3));
             output::print(&format!(
@@ -100,19 +100,19 @@ mod gpu {
                 row.backward * 1e3,
                 row.bytes / time / 1e9,
                 row.operations / time / 1e12,
-            ));
+            ))?;
         }
         Ok(())
     }
 
     /// Images per second of whole steps, without a server.
     fn speed(gpu: &mut CudaBackend, args: &SelftestArgs) -> anyhow::Result<f64> {
-        let (batch, side) = (args.batch as usize, args.image_size as usize);
+        let (batch, side) = (args.batch.count(), args.image_size.count());
         let images = bench::generated_batch(batch, side, 1000)?;
         let config = TrainConfig::preset("a3", 0.0, 1, 1)?;
         let micro = MicroStep { drop_path: None, loss: &config.loss, weight: 1.0, last: true };
         let mut begin = None;
-        for step in 0..=args.steps {
+        for step in 0..=args.steps.get() {
             if step == 1 {
                 gpu.wait()?;
                 begin = Some(Instant::now());
@@ -125,6 +125,6 @@ mod gpu {
         gpu.wait()?;
         let seconds = begin.context("no steps")?.elapsed().as_secs_f64();
         while gpu.poll_report(true)?.is_some() {}
-        Ok(f64::from(args.steps) * batch as f64 / seconds)
+        Ok(f64::from(args.steps.as_u32()) * batch as f64 / seconds)
     }
 }

@@ -5,7 +5,6 @@ mod cli;
 mod distributed;
 mod eval;
 mod gpu_selftest;
-mod numbers;
 mod output;
 mod replay;
 mod run_log;
@@ -18,9 +17,10 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use cli::{Cli, Command};
+use forebay_types::command::log_to_stderr;
 
-/// Runs the command line and prints errors to standard error. Returns exit code 0 on success, 1 on
-/// failure, and 2 when the arguments are wrong.
+/// Runs the command line and prints warnings and errors to standard error. Returns exit code 0 on success,
+/// 1 on failure, and 2 when the arguments are wrong; SIGINT and SIGTERM end the process with 130 and 143.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
@@ -30,6 +30,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    log_to_stderr("warn", false);
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -39,8 +40,20 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+#[cfg(test)]
+#[path = "../../../../tests/src/walk.rs"]
+mod walk;
+
+#[cfg(test)]
+#[test]
+fn every_flag_accepts_the_ends_of_its_range_or_says_what_it_expects() {
+    use clap::CommandFactory as _;
+    walk::every_flag(Cli::command());
+}
+
 fn run(cli: &Cli) -> anyhow::Result<()> {
-    rayon::ThreadPoolBuilder::new().num_threads(cli.threads).build_global()?;
+    output::exit_at_signals(matches!(cli.command, Command::Train(_)))?;
+    rayon::ThreadPoolBuilder::new().num_threads(cli.threads.count()).build_global()?;
     match &cli.command {
         Command::Bench(args) => bench::run(args),
         Command::Train(args) => train::run(args),

@@ -1,10 +1,13 @@
 //! Output of the command.
 
+use std::io::Write as _;
 use std::time::Duration;
 
-#[expect(clippy::print_stderr, reason = "the only place where the command reports its failure")]
+use anyhow::Context as _;
+use forebay_types::command::{self, on_stop};
+
 pub(super) fn print_error(error: &anyhow::Error) {
-    eprintln!("forebay-trainer: {error:#}");
+    command::print_error("forebay-trainer", &**error);
 }
 
 /// Ends the process after another rank was lost. A main thread that waits for other ranks fails by itself
@@ -15,8 +18,29 @@ pub(super) fn exit_after_failure(error: &crate::Error) {
     std::process::exit(1)
 }
 
-/// Prints a line of output.
-#[expect(clippy::print_stdout, reason = "the output of the command")]
-pub(super) fn print(text: &str) {
-    println!("{text}");
+/// Time to say why the process ends: standard error may be a pipe that nobody reads.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// Ends the process at SIGINT and SIGTERM. Nothing is lost but the steps since the last checkpoint, because
+/// checkpoints are complete or absent; writing another one could take longer than the sender of the signal
+/// waits.
+pub(super) fn exit_at_signals(trains: bool) -> std::io::Result<()> {
+    on_stop(Some(LAST_WORDS), move |signal| {
+        let advice = if trains { ": --resume continues from the last checkpoint" } else { "" };
+        print_error(&anyhow::anyhow!("stopped by {signal}{advice}"));
+        signal.exit()
+    })
+}
+
+/// Prints a line of a result.
+///
+/// # Errors
+/// When standard output is closed or full.
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "{text}").context("cannot write to standard output")
+}
+
+/// Prints a line about a run whose results are files: it continues when standard output is closed or full.
+pub(super) fn print_progress(text: &str) {
+    print(text).ok();
 }

@@ -5,14 +5,18 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use bytes::Bytes;
-use forebay_types::{Cursor, MicrobatchName, Rank};
+use forebay_types::limits::{self, RecipeFields};
+use forebay_types::{Cursor, MicrobatchName, Rank, file};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{Batch, Pixels};
+
+/// Largest `description.json`.
+const MAX_DESCRIPTION: u64 = 1 << 20;
 
 /// Properties of all microbatches of a source.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -40,10 +44,28 @@ pub(crate) struct SourceInfo {
 impl SourceInfo {
     pub(crate) fn read(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join("description.json");
-        let text =
-            std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = file::read(&path, MAX_DESCRIPTION)
+            .with_context(|| format!("cannot read {}", path.display()))?;
         let context = || format!("{} does not describe microbatches of --dump", path.display());
-        serde_json::from_slice(&text).with_context(context)
+        let info: Self = serde_json::from_slice(&text).with_context(context)?;
+        info.check().with_context(context)?;
+        Ok(info)
+    }
+
+    /// Checks what is computed with before a microbatch is read.
+    fn check(&self) -> anyhow::Result<()> {
+        let Self { batch, microbatches, image_size, smoothing, ref mean, ref std, .. } = *self;
+        let recipe = RecipeFields { batch, microbatches, image_size, smoothing, mean, std };
+        recipe.problem().map_or(Ok(()), |problem| bail!("{problem}"))?;
+        ensure!(self.classes as u64 <= limits::CLASSES, "classes must be at most 2^24");
+        ensure!(self.steps <= limits::RECORDS, "steps must be at most 2^40");
+        Ok(())
+    }
+
+    /// Checks that there is something to evaluate on, before a run and not after its first epoch.
+    pub(crate) fn check_for_evaluation(&self) -> anyhow::Result<()> {
+        ensure!(self.steps > 0, "the dataset to evaluate on has no samples: use another one");
+        Ok(())
     }
 
     pub(crate) fn write(&self, folder: &Path) -> anyhow::Result<()> {
@@ -77,7 +99,8 @@ pub(crate) fn write(folder: &Path, batch: &Batch) -> anyhow::Result<()> {
         ("lambda", TensorView::new(Dtype::F32, vec![samples], &lambda)?),
     ];
     let path = file_path(folder, batch.name);
-    safetensors::serialize_to_file(views, None, &path)
+    // `serialize_to_file` of the library would leave a file that only its owner can read.
+    std::fs::write(&path, safetensors::serialize(views, None)?)
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
@@ -106,7 +129,7 @@ pub(crate) fn read(
 }
 
 fn read_one(path: &Path, name: MicrobatchName) -> anyhow::Result<Batch> {
-    let bytes = std::fs::read(path)?;
+    let bytes = file::read(path, u64::MAX)?;
     let file = SafeTensors::deserialize(&bytes)?;
     let get = |name: &str, dtype: Dtype| -> anyhow::Result<TensorView<'_>> {
         let view = file.tensor(name)?;

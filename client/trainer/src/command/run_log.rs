@@ -1,15 +1,17 @@
-//! Reports of a run: `log.jsonl`, TensorBoard events, `curves.png` and a progress bar.
+//! Reports of a run: `log.jsonl`, TensorBoard events, `curves.html` and a progress bar.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use crate::curves;
-use crate::eval::Accuracy;
+use crate::accuracy::Accuracy;
+use crate::checkpoint;
+use crate::curves::Curves;
 use crate::events::EventWriter;
-use crate::train::StepReport;
+use crate::training_loop::StepReport;
 use anyhow::Context as _;
-use forebay_types::Cursor;
+use forebay_types::{Cursor, file};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -20,15 +22,16 @@ pub(crate) struct RunLog {
     events: EventWriter,
     bar: ProgressBar,
     steps_per_epoch: u64,
-    /// Loss by update, as are all curves below.
-    loss: Vec<(f64, f64)>,
-    /// Learning rate.
-    lr: Vec<(f64, f64)>,
-    /// Percentage of the time spent waiting for data.
-    wait: Vec<(f64, f64)>,
-    /// Top-1 accuracy in percent.
-    top1: Vec<(f64, f64)>,
+    epochs: u64,
+    /// When the last line about progress was printed, where there is no bar.
+    printed: Instant,
+    curves: Curves,
 }
+
+/// Longest time without a line about progress, where there is no bar: in the log of a pod, for example.
+const PRINT_INTERVAL: Duration = Duration::from_mins(1);
+
+const EVENTS: &str = "cannot write TensorBoard events";
 
 impl RunLog {
     /// Opens the log of a run that starts at a cursor. A resumed run keeps the lines up to the cursor. It
@@ -39,14 +42,15 @@ impl RunLog {
         steps_per_epoch: u64,
         epochs: u64,
     ) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("cannot create {}", folder.display()))?;
         let path = folder.join("log.jsonl");
         let start = cursor.epoch * steps_per_epoch + cursor.step;
-        let before = if start == 0 {
-            String::new()
-        } else {
-            std::fs::read_to_string(&path).unwrap_or_default()
+        let before = match file::read_to_string(&path, u64::MAX) {
+            _ if start == 0 => String::new(),
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
         };
         let parsed = before.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let kept: Vec<Value> =
@@ -54,27 +58,20 @@ impl RunLog {
         let bar = ProgressBar::new(epochs * steps_per_epoch).with_position(start);
         let style = "{bar:30} {pos}/{len} steps  {msg}  {eta} left";
         bar.set_style(ProgressStyle::with_template(style).expect("a valid template"));
-        let file =
-            File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        // Replaced in one step, so that a run which is killed here loses no line.
+        let (mut lines, mut curves) = (Vec::new(), Curves::default());
+        for line in &kept {
+            writeln!(lines, "{line}")?;
+            curves.add(line);
+        }
+        checkpoint::replace_file(&path, &lines)?;
+        let file = File::options().append(true).open(&path);
+        let file = file.with_context(|| format!("cannot write {}", path.display()))?;
         let tensorboard = folder.join("tensorboard");
         let events = EventWriter::create(&tensorboard)
             .with_context(|| format!("cannot write to {}", tensorboard.display()))?;
-        let (loss, lr, wait, top1) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut log = Self {
-            folder: folder.to_owned(),
-            file,
-            events,
-            bar,
-            steps_per_epoch,
-            loss,
-            lr,
-            wait,
-            top1,
-        };
-        for line in kept {
-            log.line(&line)?;
-        }
-        Ok(log)
+        let (folder, printed) = (folder.to_owned(), Instant::now());
+        Ok(Self { folder, file, events, bar, steps_per_epoch, epochs, printed, curves })
     }
 
     /// Records a step.
@@ -91,12 +88,18 @@ impl RunLog {
             ("time/images_per_second", speed),
             ("time/data_wait_share", report.data_wait_seconds / report.step_seconds),
         ];
-        self.events.scalars(update, &values)?;
+        self.events.scalars(update, &values).context(EVENTS)?;
         let wait_percent = 100.0 * report.data_wait_seconds / report.step_seconds;
-        self.bar.set_message(format!(
-            "loss {:.4}  {speed:.1} images/s  {wait_percent:.0} % data wait",
-            report.loss
-        ));
+        let progress =
+            format!("loss {:.4}  {speed:.1} images/s  {wait_percent:.0} % data wait", report.loss);
+        let (epoch, step) = (report.epoch + 1, report.step + 1);
+        let due = step == self.steps_per_epoch || self.printed.elapsed() > PRINT_INTERVAL;
+        if self.bar.is_hidden() && due {
+            let (epochs, steps) = (self.epochs, self.steps_per_epoch);
+            self.print(&format!("epoch {epoch} of {epochs}, step {step} of {steps}: {progress}"));
+            self.printed = Instant::now();
+        }
+        self.bar.set_message(progress);
         self.bar.set_position(update);
         Ok(())
     }
@@ -111,7 +114,8 @@ impl RunLog {
         let (top1, top5) = (accuracy.top1_rate(), accuracy.top5_rate());
         self.line(&json!({"update": update, "evaluation": name, "samples": accuracy.samples, "top1": top1, "top5": top5}))?;
         self.events
-            .scalars(update, &[(&format!("{name}/top1"), top1), (&format!("{name}/top5"), top5)])?;
+            .scalars(update, &[(&format!("{name}/top1"), top1), (&format!("{name}/top5"), top5)])
+            .context(EVENTS)?;
         let text = format!(
             "{name}: top-1 {:.2} %, top-5 {:.2} % of {} images",
             100.0 * top1,
@@ -124,47 +128,25 @@ impl RunLog {
 
     /// Prints a line above the progress bar, or to standard output without a terminal.
     pub(crate) fn print(&self, text: &str) {
-        if self.bar.is_hidden() { super::output::print(text) } else { self.bar.println(text) }
+        if self.bar.is_hidden() {
+            super::output::print_progress(text);
+        } else {
+            self.bar.println(text);
+        }
     }
 
-    /// Draws the curves. Returns the path of the file.
+    /// Writes the page with the curves. Returns the path of the file.
     pub(crate) fn draw(&self) -> anyhow::Result<PathBuf> {
-        let path = self.folder.join("curves.png");
-        let mean = moving_average(&self.loss);
-        let panels = [
-            ("loss", vec![("step", &*self.loss), ("mean", &*mean)]),
-            ("top-1 %", vec![("eval", &*self.top1)]),
-            ("learning rate", vec![("", &*self.lr)]),
-            ("data %", vec![("", &*self.wait)]),
-        ];
-        curves::draw(&path, &panels).with_context(|| format!("cannot write {}", path.display()))?;
+        let path = self.folder.join("curves.html");
+        let page = self.curves.page(self.bar.length().unwrap_or(0));
+        std::fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }
 
     fn line(&mut self, line: &Value) -> anyhow::Result<()> {
-        writeln!(self.file, "{line}")?;
-        self.file.flush()?;
-        let update = line["update"].as_f64().unwrap_or(0.0);
-        let number = |name: &str| line[name].as_f64();
-        if let (Some(loss), Some(lr)) = (number("loss"), number("lr")) {
-            self.loss.push((update, loss));
-            self.lr.push((update, lr));
-            let seconds = number("step_seconds").unwrap_or(0.0).max(f64::MIN_POSITIVE);
-            self.wait.push((update, 100.0 * number("data_wait_seconds").unwrap_or(0.0) / seconds));
-        }
-        if let (Some(top1), "eval") =
-            (number("top1"), line["evaluation"].as_str().unwrap_or_default())
-        {
-            self.top1.push((update, 100.0 * top1));
-        }
+        let path = || format!("cannot write {}", self.folder.join("log.jsonl").display());
+        writeln!(self.file, "{line}").with_context(path)?;
+        self.curves.add(line);
         Ok(())
     }
-}
-
-/// The moving average over a twentieth of the run. The losses of mixed samples are too noisy to read.
-fn moving_average(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let length = (points.len() / 20).max(1);
-    let last = |window: &[(f64, f64)]| window.last().map_or(0.0, |point| point.0);
-    let mean = |window: &[(f64, f64)]| window.iter().map(|p| p.1).sum::<f64>() / length as f64;
-    points.windows(length).map(|window| (last(window), mean(window))).collect()
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, bail};
 use forebay_client::RecipeRef;
-use forebay_types::settings::ByteSize;
+use forebay_types::settings::{ByteSize, Number};
 use forebay_types::{Cursor, Rank};
 
 use super::cli::{HyperparameterChanges, LossName, ModelArgs, TrainArgs};
@@ -10,19 +10,19 @@ use super::replay::SourceInfo;
 use crate::Error;
 use crate::backend::device::TrainDevice;
 use crate::backend::{Backend, BackendConfig};
-use crate::checkpoint::{self, RunMetadata};
+use crate::checkpoint::{self, LoadedCheckpoint, RunMetadata};
 use crate::init::initial_state;
 use crate::loss::Criterion;
 use crate::memory::MemoryPlan;
 use crate::model::{Architecture, Graph};
 use crate::state::TrainState;
-use crate::train::TrainConfig;
-
-/// Maximum side of an image, so that indices of an image's values fit in 32 bits.
-const MAX_IMAGE_SIZE: u32 = 4096;
+use crate::training_loop::TrainConfig;
 
 /// The preset of the hyperparameters: `--hyperparameters`, or else the recipe or the base of its TOML file.
-fn hyperparameters_preset(args: &TrainArgs, recipe: &RecipeRef) -> anyhow::Result<String> {
+pub(crate) fn hyperparameters_preset(
+    args: &TrainArgs,
+    recipe: &RecipeRef,
+) -> anyhow::Result<String> {
     if let Some(preset) = &args.hyperparameters {
         return Ok(preset.clone());
     }
@@ -51,7 +51,7 @@ pub(crate) fn run_metadata(
 ) -> anyhow::Result<RunMetadata> {
     let preset = hyperparameters_preset(args, recipe)?;
     let mut config = TrainConfig::preset(&preset, info.smoothing, info.steps, info.microbatches)?;
-    config.seed = args.seed;
+    config.seed = args.seed.get();
     apply_changes(&mut config, &args.hyperparameter_changes);
     if config.steps_per_epoch == 0 {
         bail!(
@@ -79,11 +79,11 @@ fn apply_changes(config: &mut TrainConfig, changes: &HyperparameterChanges) {
             *value = change;
         }
     }
-    set(&mut config.schedule.epochs, changes.epochs.map(Into::into));
+    set(&mut config.schedule.epochs, changes.epochs.map(Number::get));
     set(&mut config.schedule.lr, changes.lr);
     set(&mut config.schedule.warmup_lr, changes.warmup_lr);
     set(&mut config.schedule.min_lr, changes.min_lr);
-    set(&mut config.schedule.warmup_epochs, changes.warmup_epochs);
+    set(&mut config.schedule.warmup_epochs, changes.warmup_epochs.map(Number::get));
     config.schedule.on_updates |= changes.sched_on_updates;
     set(&mut config.optimizer.weight_decay, changes.weight_decay);
     let clip_grad = changes.clip_grad.map(|norm| (norm > 0.0).then_some(norm));
@@ -95,7 +95,8 @@ fn apply_changes(config: &mut TrainConfig, changes: &HyperparameterChanges) {
         LossName::CrossEntropy => Criterion::CrossEntropy,
     });
     set(&mut config.loss.criterion, criterion);
-    let threshold = changes.bce_target_thresh.map(|t| (t >= 0.0).then_some(t));
+    #[expect(clippy::cast_possible_truncation, reason = "a threshold needs no more digits")]
+    let threshold = changes.bce_target_thresh.map(|t| (t >= 0.0).then_some(t as f32));
     set(&mut config.loss.target_threshold, threshold);
     config.model_ema_decay = changes.model_ema.then_some(changes.model_ema_decay);
 }
@@ -108,6 +109,9 @@ pub(crate) fn open_backend(
     rank: Rank,
 ) -> anyhow::Result<Box<dyn Backend>> {
     let evaluation = evaluation.unwrap_or(info);
+    if info.classes == 0 {
+        bail!("the dataset has no classes: it must have at least one");
+    }
     if evaluation.classes != info.classes {
         let (training, evaluation) = (info.classes, evaluation.classes);
         bail!(
@@ -117,17 +121,14 @@ pub(crate) fn open_backend(
     }
     let architecture = Architecture::named(&args.model, info.classes)?;
     let graph = |info: &SourceInfo| {
-        let side = info.image_size;
-        if !(1..=MAX_IMAGE_SIZE).contains(&side) {
-            bail!("invalid image size {side}: expected 1 to {MAX_IMAGE_SIZE}; set --image-size");
-        }
-        Ok(Graph::new(&architecture, side as usize, side as usize))
+        let side = info.image_size as usize;
+        Graph::new(&architecture, side, side)
     };
     let samples = |info: &SourceInfo| info.batch.div_ceil(info.microbatches.max(1)) as usize;
     let config = BackendConfig {
-        train_graph: graph(info)?,
+        train_graph: graph(info),
         batch: samples(info),
-        eval_graph: graph(evaluation)?,
+        eval_graph: graph(evaluation),
         eval_batch: samples(evaluation),
         mean: info.mean,
         std: info.std,
@@ -137,7 +138,7 @@ pub(crate) fn open_backend(
     Ok(device.open(config, rank)?)
 }
 
-fn check_memory(
+pub(crate) fn check_memory(
     config: &BackendConfig,
     device: TrainDevice,
     limit: ByteSize,
@@ -145,12 +146,18 @@ fn check_memory(
     let training = MemoryPlan::training(config.train_graph.clone(), config.batch).arena;
     let inference = MemoryPlan::inference(config.eval_graph.clone(), config.eval_batch).arena;
     let value_bytes = if device == TrainDevice::Cpu { 4 } else { 2 };
-    let needed = training.max(inference) as u64 * value_bytes;
-    if needed > limit.0 {
+    let of_microbatch = training.max(inference) as u64 * value_bytes;
+    // Each with its gradient and two moments.
+    let parameters = config.train_graph.parameters.iter();
+    let parameters: usize = parameters.map(|p| p.shape.iter().product::<usize>()).sum();
+    let of_model = 4 * size_of::<f32>() as u64 * parameters as u64;
+    if of_model + of_microbatch > limit.0 {
+        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
         bail!(
-            "a microbatch needs {:.1} GiB of memory, but --memory-limit is {limit}: use more --microbatches, a smaller \
-             --image-size or --validation-batch-size, or raise --memory-limit",
-            needed as f64 / f64::from(1 << 30)
+            "the model needs {:.1} GiB of memory and a microbatch {:.1} GiB, but --memory-limit is {limit}: use more \
+             --microbatches, a smaller --model, --image-size or --validation-batch-size, or raise --memory-limit",
+            gib(of_model),
+            gib(of_microbatch)
         );
     }
     Ok(())
@@ -173,6 +180,9 @@ pub(crate) fn load_initial_state(
     let mut state = backend.state()?;
     if backend.group().is_primary() {
         state = read_initial_state(args, run, backend.graph())?;
+        if let Err(error) = checkpoint::remove_leftovers(&args.output) {
+            tracing::warn!("cannot remove what an earlier run left: {error}");
+        }
         backend.load(&state).map_err(|problem| mismatch(args, problem))?;
     }
     checkpoint::broadcast_checkpoint(backend.group(), &mut state, run)?;
@@ -189,25 +199,26 @@ fn read_initial_state(
     graph: &Graph,
 ) -> anyhow::Result<TrainState> {
     let output = args.output.display();
-    match checkpoint::latest_checkpoint(&args.output)? {
-        Some(path) if args.resume || args.auto_resume => {
-            let (state, saved) = checkpoint::load_checkpoint(&path)?;
-            saved.check_resumable(run, &path)?;
-            *run = saved;
-            return Ok(state);
+    if args.resume || args.auto_resume {
+        match checkpoint::load_latest_checkpoint(&args.output)? {
+            Some(LoadedCheckpoint { path, state, run: saved, unusable }) => {
+                for error in &unusable {
+                    tracing::warn!("{error}: resuming from {} instead", path.display());
+                }
+                saved.check_resumable(run, &path)?;
+                *run = saved;
+                return Ok(state);
+            }
+            None if args.resume => bail!("{output} has no checkpoint: start without --resume"),
+            None => {}
         }
-        Some(_) => {
-            bail!(
-                "{output} has checkpoints of an earlier run: add --resume, or use another --output"
-            )
-        }
-        None if args.resume => bail!("{output} has no checkpoint: start without --resume"),
-        None => {}
+    } else if checkpoint::latest_checkpoint(&args.output)?.is_some() {
+        bail!("{output} has checkpoints of an earlier run: add --resume, or use another --output")
     }
     if let Some(path) = &args.network.initial_checkpoint {
         return Ok(TrainState { model: checkpoint::read_model(path)?, ..TrainState::default() });
     }
-    Ok(initial_state(graph, args.seed))
+    Ok(initial_state(graph, args.seed.get()))
 }
 
 /// An error about the file from which the state was loaded.

@@ -37,7 +37,7 @@ impl BatchSource {
         recipe: RecipeRef,
         rank: Rank,
     ) -> anyhow::Result<Self> {
-        let (source, seed) = (&args.source, args.seed);
+        let (source, seed) = (&args.source, args.seed.get());
         if let Some(folder) = source.replay.clone() {
             return Ok(Self::Folder { folder, seed, rank });
         }
@@ -73,6 +73,19 @@ impl BatchSource {
     pub(crate) fn evaluation_info(&self) -> anyhow::Result<Option<SourceInfo>> {
         let Self::Servers(servers) = self else { return Ok(None) };
         servers.evaluation.as_ref().map(|job| describe(&servers.client, job)).transpose()
+    }
+
+    /// The first class that has another name in evaluation than in training, with both names.
+    pub(crate) fn other_class(&self) -> anyhow::Result<Option<(usize, String, String)>> {
+        let Self::Servers(servers) = self else { return Ok(None) };
+        let (Some(training), Some(evaluation)) = (&servers.training, &servers.evaluation) else {
+            return Ok(None);
+        };
+        let [training, evaluation] =
+            [servers.client.describe(training)?, servers.client.describe(evaluation)?];
+        let mut pairs = training.classes.iter().zip(&evaluation.classes).enumerate();
+        let other = pairs.find(|(_, (one, other))| one != other);
+        Ok(other.map(|(label, (one, other))| (label, one.clone(), other.clone())))
     }
 
     /// The training microbatches from a cursor to the end of the last epoch.
@@ -142,11 +155,10 @@ impl Servers {
 
 /// The changes to the recipe as TOML assignments.
 fn recipe_assignments(changes: &RecipeChanges) -> anyhow::Result<Vec<String>> {
-    let number = |name: &str, value: Option<u32>| value.map(|value| format!("{name} = {value}"));
     let mut set: Vec<String> = [
-        number("image_size", changes.image_size),
-        number("batch", changes.batch),
-        number("microbatches", changes.microbatches),
+        changes.image_size.map(|number| format!("image_size = {number}")),
+        changes.batch.map(|number| format!("batch = {number}")),
+        changes.microbatches.map(|number| format!("microbatches = {number}")),
         changes.smoothing.map(|s| format!("smoothing = {s:?}")),
     ]
     .into_iter()
@@ -170,10 +182,10 @@ fn recipe_assignments(changes: &RecipeChanges) -> anyhow::Result<Vec<String>> {
     reason = "a few thousand pixels"
 )]
 fn evaluation_assignments(source: &SourceArgs, world: u32) -> Vec<String> {
-    let batch = u64::from(source.validation_batch_size) * u64::from(world);
+    let batch = source.validation_batch_size.get() * u64::from(world);
     let mut set = vec![format!("batch = {batch}"), format!("microbatches = {world}")];
     if let Some(size) = source.eval_image_size {
-        let side = (f64::from(size) / source.crop_pct).floor() as u32;
+        let side = (f64::from(size.as_u32()) / source.crop_pct).floor() as u32;
         set.extend([format!("image_size = {size}"), format!("crop.resize = {side}")]);
     }
     set

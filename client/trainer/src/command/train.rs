@@ -10,30 +10,51 @@ use super::replay::{self, SourceInfo};
 use super::run_log::RunLog;
 use super::setup;
 use super::source::{BatchSource, Batches};
+use crate::Error;
+use crate::accuracy::evaluate;
 use crate::backend::Backend;
 use crate::backend::device::TrainDevice;
 use crate::checkpoint::{self, RunMetadata};
-use crate::eval::evaluate;
-use crate::train::{Flow, StepReport, TrainConfig, train};
+use crate::process_group::ProcessGroup;
+use crate::training_loop::{Flow, StepReport, TrainConfig, train};
 
 pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     if args.source.client.mixed_by == MixedBy::Trainer && args.network.device == TrainDevice::Cpu {
         bail!("--mixed-by trainer needs a GPU: set --device cuda, or use --mixed-by server");
     }
     let (rank, address) = rank_and_address(&args.distributed)?;
-    let recipe = RecipeRef::from_argument(&args.recipe)?;
+    let recipe = RecipeRef::from_name_or_path(&args.recipe)?;
     let source = BatchSource::for_training(args, recipe.clone(), rank)?;
     let (info, evaluation) = (source.training_info()?, source.evaluation_info()?);
+    evaluation.as_ref().map_or(Ok(()), SourceInfo::check_for_evaluation)?;
+    if let Some((label, training, evaluation)) = source.other_class()? {
+        tracing::warn!(
+            "class {label} is {training} in training and {evaluation} in evaluation: the accuracy is meaningless \
+             unless these are names of the same classes in the same order"
+        );
+    }
     rank.microbatches(info.microbatches)?;
     let run = setup::run_metadata(args, &recipe, &info)?;
     let mut backend = setup::open_backend(&args.network, &info, evaluation.as_ref(), rank)?;
     let settings = common_settings(args, &run, evaluation.as_ref())?;
     backend.join(join(&args.distributed, rank, address, settings)?)?;
-    let trained = train_as_rank(args, source, &info, evaluation, run, &mut *backend);
-    if let Err(error) = &trained {
-        backend.group().fail(&format!("{error:#}"));
+    let preset = setup::hyperparameters_preset(args, &recipe)?;
+    let trained = train_as_rank(args, source, &info, evaluation, (run, preset), &mut *backend);
+    trained.map_err(|error| report_failure(error, backend.group()))
+}
+
+/// Reports to the other ranks why this one fails. Returns the error to print.
+///
+/// A GPU also fails when a rank with which it exchanges is lost, and often before the closed connection is noticed.
+/// Then the lost rank is the cause, and what the GPU reports only follows from it.
+fn report_failure(error: anyhow::Error, group: &mut ProcessGroup) -> anyhow::Error {
+    if error.downcast_ref().is_some_and(Error::is_of_device)
+        && let Some(cause) = group.wait_for_failure()
+    {
+        return error.context(cause);
     }
-    trained
+    group.fail(&format!("{error:#}"));
+    error
 }
 
 /// Trains as one of the ranks, after all of them have joined.
@@ -42,23 +63,41 @@ fn train_as_rank(
     source: BatchSource,
     info: &SourceInfo,
     evaluation: Option<SourceInfo>,
-    mut run: RunMetadata,
+    (mut run, preset): (RunMetadata, String),
     backend: &mut dyn Backend,
 ) -> anyhow::Result<()> {
+    let lock = || checkpoint::lock_folder(&args.output);
+    let _locked = backend.group().is_primary().then(lock).transpose()?;
     setup::load_initial_state(args, &mut run, backend)?;
     let (config, start) = (run.config, run.cursor);
     let epochs = config.schedule.epochs;
     let open_log = || RunLog::open(&args.output, start, config.steps_per_epoch, epochs);
     let log = backend.group().is_primary().then(open_log).transpose()?;
+    if let Some(log) = &log {
+        log.print(&describe(&run, info, &preset));
+    }
     let batches = with_dump(source.train(start, epochs, info)?, args, info)?;
     let mut training = TrainingRun { args, source, evaluation, run, log };
-    let pause_at = |cursor| Due::at(args, &config, cursor).any();
-    let end = train(backend, &config, start, batches, pause_at, |backend, next, report| {
-        training.after_step(backend, next, report)
-    })?;
+    let sync_at = |cursor| Due::at(args, &config, cursor).any();
+    let mut end = start;
+    if !Due::stops(args, start.epoch * config.steps_per_epoch + start.step) {
+        end = train(backend, &config, start, batches, sync_at, |backend, next, report| {
+            training.after_step(backend, next, report)
+        })?;
+    }
     training.finish(backend, end)?;
     backend.group().finish()?;
     Ok(())
+}
+
+/// A line about what is trained, from where and how.
+fn describe(run: &RunMetadata, info: &SourceInfo, preset: &str) -> String {
+    let RunMetadata { model, classes, image_size, config, cursor, .. } = run;
+    format!(
+        "{model} of {classes} classes at {image_size} pixels, by the hyperparameters of {preset} (learning rate {}, \
+         {} epochs of {} steps of {} samples), from {cursor}",
+        config.schedule.lr, config.schedule.epochs, config.steps_per_epoch, info.batch
+    )
 }
 
 /// Actions that are due between two steps.
@@ -73,11 +112,16 @@ impl Due {
     fn at(args: &TrainArgs, config: &TrainConfig, next: Cursor) -> Self {
         let (epoch_ended, done) = (next.step == 0, next.epoch == config.schedule.epochs);
         let updates = next.epoch * config.steps_per_epoch + next.step;
-        let stop = args.stop_after.is_some_and(|max| updates >= max.get());
+        let stop = Self::stops(args, updates);
         let interval = |every: u64, count: u64| every > 0 && count.is_multiple_of(every);
-        let checkpoint = epoch_ended || stop || interval(args.checkpoint_steps, updates);
-        let evaluation = epoch_ended && (done || interval(args.eval_epochs, next.epoch));
+        let checkpoint = epoch_ended || stop || interval(args.checkpoint_steps.get(), updates);
+        let evaluation = epoch_ended && (done || interval(args.eval_epochs.get(), next.epoch));
         Self { evaluation, checkpoint, stop }
+    }
+
+    /// Whether `--stop-after` ends the run after this many updates.
+    fn stops(args: &TrainArgs, updates: u64) -> bool {
+        args.stop_after.is_some_and(|max| updates >= max.get())
     }
 
     const fn any(self) -> bool {
@@ -107,11 +151,12 @@ impl TrainingRun<'_> {
         }
         self.run.cursor = next;
         let due = Due::at(self.args, &self.run.config, next);
-        if due.evaluation {
-            self.evaluate(backend)?;
-        }
+        // First the checkpoint: an evaluation that fails or is interrupted must not cost an epoch.
         if due.checkpoint {
             self.save_checkpoint(backend)?;
+        }
+        if due.evaluation {
+            self.evaluate(backend)?;
         }
         Ok(if due.stop { Flow::Break(()) } else { Flow::Continue(()) })
     }
@@ -162,7 +207,12 @@ impl TrainingRun<'_> {
         files.push(("log", output.join("log.jsonl")));
         files.push(("TensorBoard", output.join("tensorboard")));
         files.extend(checkpoint::latest_checkpoint(output)?.map(|path| ("checkpoint", path)));
-        log.print(&format!("stopped at {end}"));
+        let epochs = self.run.config.schedule.epochs;
+        log.print(&if end.epoch == epochs {
+            format!("trained all {epochs} epochs")
+        } else {
+            format!("stopped at {end}; --resume continues")
+        });
         for (what, path) in files {
             log.print(&format!("{what}: {}", path.display()));
         }

@@ -37,9 +37,6 @@ const TICK: Duration = Duration::from_millis(100);
 /// Ticks between two heartbeats.
 const TICKS_PER_HEARTBEAT: u64 = 10;
 
-/// Time that a rank whose ring link broke waits to learn which rank failed.
-const FAILURE_WAIT: Duration = Duration::from_secs(3);
-
 type Notify = Box<dyn FnOnce(Error) + Send>;
 
 /// A handle to the thread that monitors the connections.
@@ -47,6 +44,8 @@ pub(super) struct Heartbeat {
     shared: Arc<Shared>,
     /// `None` after [`Heartbeat::finish`].
     thread: Option<JoinHandle<()>>,
+    /// Time after which a failed rank is known at the latest: the heartbeat timeout.
+    failure_wait: Duration,
 }
 
 #[derive(Default)]
@@ -107,7 +106,8 @@ impl Heartbeat {
             last_operations: Vec::new(),
         };
         let thread = std::thread::Builder::new().name("heartbeat".to_owned());
-        Ok(Self { shared, thread: Some(thread.spawn(move || monitor.run())?) })
+        let failure_wait = timeouts.heartbeat;
+        Ok(Self { shared, thread: Some(thread.spawn(move || monitor.run())?), failure_wait })
     }
 
     /// Registers the links of the ring, to be closed when a rank fails.
@@ -138,11 +138,11 @@ impl Heartbeat {
         self.shared.lock().failure()
     }
 
-    /// Waits up to [`FAILURE_WAIT`] for the first failure to be reported.
+    /// Waits for the first failure to be reported, for a rank whose ring link broke.
     pub(super) fn wait_for_failure(&self) -> Option<Error> {
         let unknown = |status: &mut Status| status.failure.is_none();
         let waited =
-            self.shared.changed.wait_timeout_while(self.shared.lock(), FAILURE_WAIT, unknown);
+            self.shared.changed.wait_timeout_while(self.shared.lock(), self.failure_wait, unknown);
         waited.unwrap_or_else(PoisonError::into_inner).0.failure()
     }
 

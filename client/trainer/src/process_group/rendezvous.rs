@@ -7,21 +7,20 @@
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{Error as IoError, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, Instant};
 
 use forebay_types::Rank;
 use forebay_types::settings::TimeSpan;
 use serde_json::Value;
 
-use super::handshake::{self, Handshake};
+use super::accept::{Accepted, Acceptor, HANDSHAKE_TIMEOUT};
+use super::handshake::{self, Handshake, shortened};
 use super::heartbeat::Heartbeat;
 use super::ring::Ring;
 use super::timeouts::Timeouts;
 use crate::Error;
-
-/// Time that a connected process may take to send its handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::difference::{Difference, first_difference};
 
 /// Time that the ring may take to close after all ranks have joined.
 const RING_TIMEOUT: Duration = Duration::from_secs(30);
@@ -44,12 +43,21 @@ pub struct Rendezvous {
 
 /// Joins the other ranks.
 pub(super) fn join(rendezvous: &Rendezvous) -> Result<(Ring, Heartbeat), Error> {
+    if !is_address(&rendezvous.address) {
+        return Err(rendezvous.error("expected --rendezvous HOST:PORT, with a port above 0".into()));
+    }
     let deadline = Instant::now() + rendezvous.timeouts.rendezvous;
     if rendezvous.rank.rank == 0 {
         host(rendezvous, deadline)
     } else {
         connect(rendezvous, deadline)
     }
+}
+
+/// Whether a text has a host and a port, which all ranks know before they wait for each other.
+fn is_address(text: &str) -> bool {
+    let port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    text.rsplit_once(':').is_some_and(|(host, number)| !host.is_empty() && port(number))
 }
 
 impl Rendezvous {
@@ -67,16 +75,12 @@ struct Peer {
 
 /// Rank 0: waits for all other ranks, and sends each the address of the next one.
 fn host(rendezvous: &Rendezvous, deadline: Instant) -> Result<(Ring, Heartbeat), Error> {
-    let listener = listen(rendezvous)?;
+    let mut acceptor = listen(rendezvous)?;
     let mut peers = BTreeMap::new();
-    if let Err(error) = accept_all(rendezvous, &listener, &mut peers, deadline) {
-        let (rank, problem) = match &error {
-            Error::Rank { rank, problem } => (*rank, problem.clone()),
-            other => (0, other.to_string()),
-        };
-        let refused = Handshake::Refused { rank, problem };
+    if let Err(error) = accept_all(rendezvous, &mut acceptor, &mut peers, deadline) {
+        let problem = shortened(&error.to_string());
         for peer in peers.values_mut() {
-            handshake::send(&mut peer.stream, &refused).ok();
+            handshake::refuse(&mut peer.stream, 0, &problem);
         }
         return Err(error);
     }
@@ -90,12 +94,11 @@ fn host(rendezvous: &Rendezvous, deadline: Instant) -> Result<(Ring, Heartbeat),
         handshake::send(&mut peer.stream, &welcome).ok();
     }
     let connections = peers.into_iter().map(|(rank, peer)| (rank, peer.stream)).collect();
-    close_ring(rendezvous, connections, &listener, links[0], token)
+    close_ring(rendezvous, connections, &mut acceptor, links[0], token)
 }
 
-/// Binds the address. A host name is bound on all interfaces, because names like those of Kubernetes
-/// services may resolve to an address that no interface has.
-fn listen(rendezvous: &Rendezvous) -> Result<TcpListener, Error> {
+/// Listens at the address.
+fn listen(rendezvous: &Rendezvous) -> Result<Acceptor, Error> {
     let address = &rendezvous.address;
     let error = |cause: IoError| {
         let advice = match cause.kind() {
@@ -110,47 +113,57 @@ fn listen(rendezvous: &Rendezvous) -> Result<TcpListener, Error> {
         };
         rendezvous.error(format!("rank 0 cannot listen: {cause}{advice}"))
     };
-    let literal: Option<SocketAddr> = address.parse().ok();
-    let bound = match (literal, address.rsplit_once(':')) {
-        (Some(address), _) => TcpListener::bind(address),
-        (None, Some(("localhost", port))) => TcpListener::bind(format!("127.0.0.1:{port}")),
-        (None, Some((_, port))) => {
-            let port = port.parse().map_err(|_error| IoError::from(ErrorKind::InvalidInput));
-            port.and_then(|port| TcpListener::bind((IpAddr::from(Ipv4Addr::UNSPECIFIED), port)))
-        }
-        (None, None) => Err(ErrorKind::InvalidInput.into()),
-    };
-    let listener = bound.map_err(error)?;
-    listener.set_nonblocking(true).map_err(error)?;
-    Ok(listener)
+    bind(address).and_then(Acceptor::new).map_err(error)
 }
 
-/// Accepts handshakes until all ranks have joined.
+/// Binds the address. A host name is bound on all interfaces, because names like those of Kubernetes
+/// services may resolve to an address that no interface has, and for IPv4 and IPv6, because it may resolve
+/// to either on the machines of the other ranks.
+fn bind(address: &str) -> std::io::Result<Vec<TcpListener>> {
+    if let Ok(literal) = address.parse::<SocketAddr>() {
+        return Ok(vec![TcpListener::bind(literal)?]);
+    }
+    let invalid = || IoError::from(ErrorKind::InvalidInput);
+    let (host, port) = address.rsplit_once(':').ok_or_else(invalid)?;
+    let port: u16 = port.parse().map_err(|_error| invalid())?;
+    let (v6, v4) = match host {
+        "localhost" => (Ipv6Addr::LOCALHOST, Ipv4Addr::LOCALHOST),
+        _ => (Ipv6Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED),
+    };
+    let in_use = |error: &IoError| error.kind() == ErrorKind::AddrInUse;
+    match (TcpListener::bind((v6, port)), TcpListener::bind((v4, port))) {
+        (Ok(v6), Ok(v4)) => Ok(vec![v6, v4]),
+        // All interfaces of IPv6 include those of IPv4, unless the system is configured otherwise.
+        (Ok(listener), Err(error)) if v6.is_unspecified() && in_use(&error) => Ok(vec![listener]),
+        // Most likely the machine has only one of the two.
+        (Ok(listener), Err(error)) | (Err(error), Ok(listener)) if !in_use(&error) => {
+            Ok(vec![listener])
+        }
+        (_, Err(error)) | (Err(error), _) => Err(error),
+    }
+}
+
+/// Accepts handshakes until all ranks have joined. A process that does not belong to this world, such as one
+/// of another training at the same address, is refused with the reason, and the others are waited for.
 fn accept_all(
     rendezvous: &Rendezvous,
-    listener: &TcpListener,
+    acceptor: &mut Acceptor,
     peers: &mut BTreeMap<u32, Peer>,
     deadline: Instant,
 ) -> Result<(), Error> {
     let world = rendezvous.rank.world;
+    // The reason for which a process that claimed a rank of this world was refused last.
+    let mut refusals = BTreeMap::new();
     while peers.len() + 1 < world as usize {
         if Instant::now() > deadline {
-            let missing = (1..world).filter(|rank| !peers.contains_key(rank));
-            let missing: Vec<String> = missing.map(|rank| rank.to_string()).collect();
-            return Err(rendezvous.error(format!(
-                "{} of {world} ranks did not join within {}: {}; see their logs, or raise --rendezvous-timeout",
-                missing.len(),
-                TimeSpan(rendezvous.timeouts.rendezvous),
-                missing.join(", ")
-            )));
+            return Err(rendezvous.error(missing(rendezvous, peers, &refusals)));
         }
-        let Ok((mut stream, from)) = listener.accept() else {
+        let Some(accepted) = acceptor.poll() else {
             std::thread::sleep(POLL);
             continue;
         };
-        // A connection that does not send a handshake is of another program, such as a port scanner.
-        let received = handshake::recv(&mut stream, HANDSHAKE_TIMEOUT);
-        let Ok(Handshake::Hello { rank, world: its_world, port, settings }) = received else {
+        let Accepted { handshake, mut stream, from } = accepted;
+        let Handshake::Hello { rank, world: its_world, port, settings } = handshake else {
             continue;
         };
         // A rank that died while it waited may have been restarted.
@@ -160,34 +173,52 @@ fn accept_all(
         } else if !(1..world).contains(&rank) || peers.contains_key(&rank) {
             Some(format!("two processes have rank {rank}: give each its own --rank"))
         } else {
-            first_difference("", &settings, &rendezvous.settings)
+            first_difference("", &settings, &rendezvous.settings).map(|differing| {
+                let Difference { name, left, right } = differing;
+                format!(
+                    "its {name} is {left}, but rank 0's is {right}: start all ranks with the same settings"
+                )
+            })
         };
-        if let Some(problem) = problem {
-            let problem = format!("refused at the rendezvous: {problem}");
-            let refused = Handshake::Refused { rank, problem: problem.clone() };
-            handshake::send(&mut stream, &refused).ok();
-            return Err(Error::Rank { rank, problem });
+        // Connections over IPv4 to a listener of both have addresses that only it understands.
+        let ip = from.ip().to_canonical();
+        let Some(problem) = problem else {
+            refusals.remove(&rank);
+            peers.insert(rank, Peer { stream, link: SocketAddr::new(ip, port) });
+            continue;
+        };
+        let problem = shortened(&problem);
+        let process = format!("{ip}, which says that it is rank {rank} of {its_world}");
+        tracing::warn!("refused the process at {process}: {problem}");
+        let refused = format!("refused at the rendezvous: {problem}");
+        handshake::refuse(&mut stream, rank, &refused);
+        if (1..world).contains(&rank) {
+            refusals.insert(rank, problem);
         }
-        peers.insert(rank, Peer { stream, link: SocketAddr::new(from.ip(), port) });
     }
     Ok(())
 }
 
-/// Describes the first setting that differs.
-fn first_difference(name: &str, its: &Value, ours: &Value) -> Option<String> {
-    if let (Value::Object(its), Value::Object(ours)) = (its, ours) {
-        let get =
-            |map: &serde_json::Map<String, Value>, key| map.get(key).cloned().unwrap_or_default();
-        return ours.keys().chain(its.keys()).find_map(|key| {
-            let name = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
-            first_difference(&name, &get(its, key), &get(ours, key))
-        });
-    }
-    (its != ours).then(|| {
-        format!(
-            "its {name} is {its}, but rank 0's is {ours}: start all ranks with the same settings"
-        )
-    })
+/// Names the ranks that did not join, and why those that tried were refused.
+fn missing(
+    rendezvous: &Rendezvous,
+    peers: &BTreeMap<u32, Peer>,
+    refusals: &BTreeMap<u32, String>,
+) -> String {
+    let Rank { world, .. } = rendezvous.rank;
+    let missing = (1..world).filter(|rank| !peers.contains_key(rank));
+    let missing: Vec<String> = missing
+        .map(|rank| match refusals.get(&rank) {
+            Some(problem) => format!("{rank} (one was refused: {problem})"),
+            None => rank.to_string(),
+        })
+        .collect();
+    format!(
+        "{} of {world} ranks did not join within {}: {}; see their logs, or raise --rendezvous-timeout",
+        missing.len(),
+        TimeSpan(rendezvous.timeouts.rendezvous),
+        missing.join(", ")
+    )
 }
 
 /// All ranks but 0: connects to rank 0 and joins the ring where rank 0 says.
@@ -199,17 +230,19 @@ fn connect(rendezvous: &Rendezvous, deadline: Instant) -> Result<(Ring, Heartbea
     let mut stream = connect_to_host(rendezvous, deadline)?;
     let here = stream.local_addr().map_err(io_error)?;
     let listener = TcpListener::bind((here.ip(), 0)).map_err(io_error)?;
-    listener.set_nonblocking(true).map_err(io_error)?;
     let port = listener.local_addr().map_err(io_error)?.port();
+    let mut acceptor = Acceptor::new(vec![listener]).map_err(io_error)?;
     let settings = rendezvous.settings.clone();
     let hello = Handshake::Hello { rank, world, port, settings };
     let left = deadline.saturating_duration_since(Instant::now()) + HANDSHAKE_TIMEOUT;
+    // Whole seconds, because an error states the limit.
+    let left = Duration::from_secs(left.as_secs());
     let sent = handshake::send(&mut stream, &hello);
     match sent.and_then(|()| handshake::recv(&mut stream, left)) {
         Ok(Handshake::Welcome { token, next }) => {
             // The last rank links back to rank 0.
             let first = stream.peer_addr().map_err(io_error)?;
-            close_ring(rendezvous, vec![(0, stream)], &listener, next.unwrap_or(first), token)
+            close_ring(rendezvous, vec![(0, stream)], &mut acceptor, next.unwrap_or(first), token)
         }
         Ok(Handshake::Refused { rank, problem }) => Err(Error::Rank { rank, problem }),
         Ok(_) => Err(rendezvous.error("the process that listens there is not rank 0".to_owned())),
@@ -219,13 +252,18 @@ fn connect(rendezvous: &Rendezvous, deadline: Instant) -> Result<(Ring, Heartbea
     }
 }
 
+fn connect_within(address: &SocketAddr, limit: Duration) -> std::io::Result<TcpStream> {
+    let connected = TcpStream::connect_timeout(address, limit);
+    connected.map_err(|error| handshake::with_limit(error, limit))
+}
+
 /// Connects to rank 0, which may be started later.
 fn connect_to_host(rendezvous: &Rendezvous, deadline: Instant) -> Result<TcpStream, Error> {
     loop {
         let connected = rendezvous.address.to_socket_addrs().and_then(|addresses| {
             let none = Err(IoError::new(ErrorKind::NotFound, "the name has no address"));
             addresses.fold(none, |connected, address| {
-                connected.or_else(|_| TcpStream::connect_timeout(&address, HANDSHAKE_TIMEOUT))
+                connected.or_else(|_| connect_within(&address, HANDSHAKE_TIMEOUT))
             })
         });
         match connected {
@@ -247,7 +285,7 @@ fn connect_to_host(rendezvous: &Rendezvous, deadline: Instant) -> Result<TcpStre
 fn close_ring(
     rendezvous: &Rendezvous,
     connections: Vec<(u32, TcpStream)>,
-    listener: &TcpListener,
+    acceptor: &mut Acceptor,
     next: SocketAddr,
     token: u64,
 ) -> Result<(Ring, Heartbeat), Error> {
@@ -257,9 +295,9 @@ fn close_ring(
         Error::Rank { rank, problem }
     };
     let heartbeat = Heartbeat::start(rank, connections, rendezvous.timeouts).map_err(own_error)?;
-    let link = || -> Result<Ring, Error> {
+    let mut link = || -> Result<Ring, Error> {
         let (next_rank, previous_rank) = ((rank + 1) % world, (rank + world - 1) % world);
-        let outgoing = TcpStream::connect_timeout(&next, RING_TIMEOUT).and_then(|mut stream| {
+        let outgoing = connect_within(&next, RING_TIMEOUT).and_then(|mut stream| {
             handshake::send(&mut stream, &Handshake::Link { token, rank })?;
             Ok(stream)
         });
@@ -269,7 +307,7 @@ fn close_ring(
             );
             Error::Rank { rank: next_rank, problem }
         })?;
-        let incoming = accept_link(listener, previous_rank, token, &heartbeat)?;
+        let incoming = accept_link(acceptor, previous_rank, token, &heartbeat)?;
         let both = outgoing.try_clone().and_then(|out| Ok([out, incoming.try_clone()?]));
         heartbeat.close_on_failure(both.map_err(own_error)?);
         Ring::between_processes(outgoing, incoming).map_err(own_error)
@@ -285,7 +323,7 @@ fn close_ring(
 
 /// Accepts the link of the previous rank.
 fn accept_link(
-    listener: &TcpListener,
+    acceptor: &mut Acceptor,
     previous_rank: u32,
     token: u64,
     heartbeat: &Heartbeat,
@@ -296,21 +334,18 @@ fn accept_link(
         if let Some(failure) = heartbeat.failure() {
             return Err(failure);
         }
-        let Ok((mut stream, _)) = listener.accept() else {
+        let Some(Accepted { handshake, mut stream, .. }) = acceptor.poll() else {
             std::thread::sleep(POLL);
             continue;
         };
-        match handshake::recv(&mut stream, HANDSHAKE_TIMEOUT) {
-            Ok(Handshake::Link { token: its_token, rank })
-                if its_token == token && rank == previous_rank =>
-            {
-                // The handshake has set a read timeout, but messages of the ring may take any time.
-                let blocking = stream.set_read_timeout(None);
-                return blocking
-                    .map(|()| stream)
-                    .map_err(|cause| error(format!("its connection failed: {cause}")));
-            }
-            _ => {}
+        if let Handshake::Hello { rank, .. } = handshake {
+            let problem = "refused at the rendezvous: all ranks have joined: give each process its own --rank";
+            handshake::refuse(&mut stream, rank, problem);
+        }
+        if let Handshake::Link { token: its_token, rank } = handshake
+            && (its_token, rank) == (token, previous_rank)
+        {
+            return Ok(stream);
         }
     }
     Err(error(format!("it did not join the ring within {}", TimeSpan(RING_TIMEOUT))))
@@ -322,4 +357,52 @@ fn is_connected(stream: &TcpStream) -> bool {
     let pending = |error: &IoError| error.kind() == ErrorKind::WouldBlock;
     let connected = peeked.as_ref().is_err_and(pending) || peeked.is_ok_and(|count| count > 0);
     stream.set_nonblocking(false).is_ok() && connected
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether the machine has addresses of a family.
+    fn has(address: &str) -> bool {
+        TcpListener::bind(address).is_ok()
+    }
+
+    #[test]
+    fn a_host_name_is_bound_in_every_family_that_the_machine_has() {
+        for host in ["localhost", "rank-0.training"] {
+            let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let _listeners = bind(&format!("{host}:{free}")).unwrap();
+            for family in ["127.0.0.1", "[::1]"] {
+                let connected = TcpStream::connect(format!("{family}:{free}"));
+                assert_eq!(connected.is_ok(), has(&format!("{family}:0")), "{host}, {family}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_without_a_host_or_a_port_is_refused_at_once() {
+        for text in ["127.0.0.1:29500", "[::1]:29500", "node0:1"] {
+            assert!(is_address(text), "{text}");
+        }
+        for text in ["", ":", "node0", ":29500", "node0:", "node0:0", "node0:65536", "29500"] {
+            let address = text.to_owned();
+            let rank = Rank { rank: 1, world: 2 };
+            let (settings, timeouts) = (Value::Null, Timeouts::default());
+            let error = join(&Rendezvous { rank, address, settings, timeouts }).unwrap_err();
+            assert!(error.to_string().contains("--rendezvous HOST:PORT"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_port_that_another_program_uses_in_one_family_is_refused() {
+        for host in ["localhost", "rank-0.training"] {
+            for family in ["127.0.0.1:0", "[::1]:0"].into_iter().filter(|family| has(family)) {
+                let taken = TcpListener::bind(family).unwrap();
+                let port = taken.local_addr().unwrap().port();
+                let error = bind(&format!("{host}:{port}")).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::AddrInUse, "{host}, {family}");
+            }
+        }
+    }
 }

@@ -73,11 +73,11 @@ fn gradient_norm<S: Format>(rig: &Rig) -> Result<(), Failed> {
     for parts in [1, 2, 255, 256, 257, 3000] {
         let partial: Vec<f32> = numbers(parts, 1).into_iter().map(f32::abs).collect();
         // Clips never, rarely and always.
-        for most in [0.0, 1e6, 0.01] {
-            let (norm, clip) = twin::gradient_norm(&partial, most);
+        for max_norm in [0.0, 1e6, 0.01] {
+            let (norm, clip) = twin::gradient_norm(&partial, max_norm);
             let mut case = Case::default();
             let (partial, norm) = (case.kept(&partial), case.written(&[norm]));
-            let args = args![partial, parts, most, norm, case.written(&[clip])];
+            let args = args![partial, parts, max_norm, norm, case.written(&[clip])];
             rig.run::<S>(&case, |k| &k.gradient_norm, [1, 1], args)?;
         }
     }
@@ -95,8 +95,17 @@ fn direction<S: Format>(rig: &Rig) -> Result<(), Failed> {
     for (correction1, correction2, eps, clip) in
         [(0.1, 0.031_622_78, 1e-6, 1.0), (0.9, 0.5, 1e-6, 3.7), (1.0, 1.0, 0.0, 1.0)]
     {
-        let (new1, new2, decay) = (1.0 - beta1, 1.0 - beta2, 0.02);
-        let args = Direction { beta1, new1, beta2, new2, correction1, correction2, eps, decay };
+        let (beta3, one_minus_beta2, decay) = (1.0 - beta1, 1.0 - beta2, 0.02);
+        let args = Direction {
+            beta1,
+            beta3,
+            beta2,
+            one_minus_beta2,
+            correction1,
+            correction2,
+            eps,
+            decay,
+        };
         let mut after = [gradient.clone(), mean.clone(), square.clone()];
         let [to_gradient, to_mean, to_square] = &mut after;
         let mut state = State {
@@ -122,9 +131,9 @@ fn direction<S: Format>(rig: &Rig) -> Result<(), Failed> {
             partial,
             clip,
             beta1,
-            new1,
+            beta3,
             beta2,
-            new2,
+            one_minus_beta2,
             correction1,
             correction2,
             eps,

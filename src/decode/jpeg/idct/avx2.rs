@@ -8,7 +8,7 @@ use super::scalar::{
     CONST_BITS, F_0_298, F_0_390, F_0_541, F_0_765, F_0_899, F_1_175, F_1_501, F_1_847, F_1_961,
     F_2_053, F_2_562, F_3_072, PASS1_BITS, SHIFT_COLUMNS, SHIFT_ROWS, flat,
 };
-use crate::decode::jpeg::scan::Block;
+use crate::decode::jpeg::block::Block;
 use crate::simd::Avx2;
 
 /// Equals [`super::scalar::row_of_blocks`].

@@ -19,7 +19,7 @@
 mod avx2;
 mod scalar;
 
-use super::scan::Block;
+use super::block::Block;
 use crate::simd::Simd;
 
 /// Transforms neighboring blocks: block `i` to columns `8 * i..8 * i + 8` of the eight rows of

@@ -1,6 +1,6 @@
 //! The inverse DCT in plain Rust: the twin that the AVX2 kernel equals.
 
-use crate::decode::jpeg::scan::Block;
+use crate::decode::jpeg::block::Block;
 
 /// Fraction bits of the constants.
 pub(super) const CONST_BITS: i32 = 13;

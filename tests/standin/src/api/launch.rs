@@ -59,16 +59,16 @@ unsafe extern "C" fn cuLaunchKernel(
 
 fn check(function: &Function, grid: [u32; 3], block: [u32; 3], shared_bytes: u32) -> Answer {
     let threads: u64 = block.iter().map(|size| u64::from(*size)).product();
-    let most = function.kernel.max_threads.unwrap_or(1024).min(1024);
+    let limit = function.kernel.max_threads.unwrap_or(1024).min(1024);
     let wrong = if grid.contains(&0) || block.contains(&0) {
         "a dimension is 0".to_owned()
     } else if grid[0] > i32::MAX.unsigned_abs() || grid[1] > 65_535 || grid[2] > 65_535 {
         "the grid is too large".to_owned()
-    } else if block[0] > 1024 || block[1] > 1024 || block[2] > 64 || threads > u64::from(most) {
-        format!("a block of {threads} threads, where {most} are allowed")
+    } else if block[0] > 1024 || block[1] > 1024 || block[2] > 64 || threads > u64::from(limit) {
+        format!("a block of {threads} threads, where {limit} are allowed")
     } else if shared_bytes > function.max_dynamic {
-        let most = function.max_dynamic;
-        format!("{shared_bytes} bytes of dynamic shared memory, where {most} are allowed")
+        let limit = function.max_dynamic;
+        format!("{shared_bytes} bytes of dynamic shared memory, where {limit} are allowed")
     } else {
         return Ok(());
     };

@@ -142,7 +142,7 @@ unsafe fn describe(
         (name, std::slice::from_raw_parts(raw.sizes, raw.params).to_vec())
     };
     let shared_bytes = shared.iter().find(|(of, _)| *of == name).map_or(0, |(_, bytes)| *bytes);
-    let max_threads = u32::try_from(raw.max_threads).ok().filter(|most| *most > 0);
+    let max_threads = u32::try_from(raw.max_threads).ok().filter(|max| *max > 0);
     (raw, name, Kernel { params, shared_bytes, max_threads, ..Kernel::default() })
 }
 

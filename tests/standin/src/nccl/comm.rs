@@ -200,7 +200,7 @@ impl Comm {
             inner.wanted == Some(round)
         };
         if wanted {
-            machine.run_towards(give);
+            machine.run_toward(give);
         }
         Ok(())
     }

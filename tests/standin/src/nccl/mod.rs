@@ -26,7 +26,7 @@
 //!
 //! Where NCCL would hang or corrupt buffers, all ranks get an error: their contexts break, and a message gives the reason. This
 //! happens when a rank calls a collective with another kind, type, size or root than the others; when it leaves before a collective;
-//! and when a rank does not call one within `FOREBAY_STANDIN_NCCL_TIMEOUT` seconds (10), which also ends the wait for a lost rank.
+//! and when a rank does not call one within `FOREBAY_STANDIN_NCCL_TIMEOUT` seconds (60), which also ends the wait for a lost rank.
 //! Ranks have ten times as long to connect to a new communicator.
 //!
 //! Not supported: `Reduce`, `Send` and `Recv`, splitting, own operators, sums of integers and f64, non-blocking communicators.

@@ -116,15 +116,15 @@ pub(crate) fn find_lists_usable_algorithms(gpu: &Gpu) -> Outcome {
     let listed = layer.get()?;
     let works =
         |found: &Found| found.iter().filter(|one| one.status == CUDNN_STATUS_SUCCESS).count();
-    let most = listed.iter().map(|one| one.memory).max().unwrap_or(0);
-    let workspace = blank(gpu, most)?;
+    let largest = listed.iter().map(|one| one.memory).max().unwrap_or(0);
+    let workspace = blank(gpu, largest)?;
     let large = layer.find(gpu, [&x, &dy, &dw], Some(&workspace))?;
     let small = layer.find(gpu, [&x, &dy, &dw], None)?;
     let counts = (listed.len(), works(&listed), works(&large), works(&small));
     let sorted = large.is_sorted_by(|one, other| one.time <= other.time || other.time < 0.0);
     let deterministic = large.iter().filter(|one| one.determinism == CUDNN_DETERMINISTIC).count();
-    if counts != (7, 3, 3, 1) || !sorted || deterministic != 1 || most == 0 {
-        return Err(Failure(format!("{counts:?} {sorted} {deterministic} {most}")));
+    if counts != (7, 3, 3, 1) || !sorted || deterministic != 1 || largest == 0 {
+        return Err(Failure(format!("{counts:?} {sorted} {deterministic} {largest}")));
     }
     for one in large.iter().filter(|one| one.status == CUDNN_STATUS_SUCCESS) {
         // SAFETY: the descriptors are valid.

@@ -104,7 +104,7 @@ pub(crate) fn ranks_know_their_devices(_gpu: &Gpu) -> Outcome {
         let gpu = Gpu::new(rank)?;
         let raw = Raw::new(&gpu, &id, rank)?;
         // SAFETY: the communicator is valid.
-        let told = unsafe {
+        let reported = unsafe {
             [
                 result::comm_count(raw.0)?,
                 result::comm_user_rank(raw.0)?,
@@ -112,13 +112,13 @@ pub(crate) fn ranks_know_their_devices(_gpu: &Gpu) -> Outcome {
             ]
         };
         let error = raw.error()?;
-        // SAFETY: the communicator is valid and not used afterwards.
+        // SAFETY: the communicator is valid and not used afterward.
         unsafe { result::comm_finalize(raw.0).and(result::comm_destroy(raw.0))? };
         let rank = rank as i32;
-        if told == [2, rank, rank] && error == ncclResult_t::ncclSuccess {
+        if reported == [2, rank, rank] && error == ncclResult_t::ncclSuccess {
             Ok(())
         } else {
-            Err(Failure(format!("{told:?} {error:?}")))
+            Err(Failure(format!("{reported:?} {error:?}")))
         }
     };
     thread::scope(|scope| {

@@ -13,7 +13,7 @@ use crate::gpu::{Failure, Gpu, Outcome};
 
 /// Waits for an error of the context, as a rank that continues with other work.
 fn until_it_breaks(gpu: &Gpu) -> Outcome {
-    for _ in 0..1000 {
+    for _ in 0..15_000 {
         gpu.two.synchronize()?;
         thread::sleep(Duration::from_millis(20));
     }

@@ -112,7 +112,7 @@ pub(crate) fn processes(gpu: &Gpu) -> Outcome {
 
 /// A rank whose peer is lost: the state of the communicator shows it at once, the stream after the timeout.
 fn reduce_with_a_lost_peer(gpu: &Gpu, comm: &Raw, values: &CudaSlice<f32>) -> Outcome {
-    for _ in 0..1000 {
+    for _ in 0..15_000 {
         let error = comm.error()?;
         if error != ncclResult_t::ncclSuccess {
             let sum = gpu.two.clone_dtoh(values).err();

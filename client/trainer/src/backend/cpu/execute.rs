@@ -28,20 +28,25 @@ fn disjoint<T, const N: usize>(arena: &mut [T], ranges: [Range<usize>; N]) -> [&
 impl<T: Real> CpuBackend<T> {
     /// Runs all operations forward on the loaded images: in training with batch statistics, otherwise with
     /// running statistics.
-    pub fn forward_ops(&mut self, samples: usize, train: bool, drop_path: Option<&DropPath>) {
+    pub(crate) fn forward_ops(
+        &mut self,
+        samples: usize,
+        train: bool,
+        drop_path: Option<&DropPath>,
+    ) {
         for op in 0..self.program(train).plan.graph.ops.len() {
             self.forward_op(op, samples, train, drop_path);
         }
     }
 
     /// Updates the running statistics by those of the last microbatch.
-    pub fn update_running_statistics(&mut self) {
+    pub(crate) fn update_running_statistics(&mut self) {
         batch_norm::update_running(&mut self.running, &self.batch_statistics);
         self.batches_tracked += 1;
     }
 
     /// Runs one operation forward.
-    pub fn forward_op(
+    pub(crate) fn forward_op(
         &mut self,
         index: usize,
         samples: usize,
@@ -110,30 +115,36 @@ impl<T: Real> CpuBackend<T> {
     }
 
     /// The values of a tensor, valid between its first and its last use.
-    pub fn values_mut(&mut self, tensor: TensorId, samples: usize, train: bool) -> &mut [T] {
+    pub(crate) fn values_mut(&mut self, tensor: TensorId, samples: usize, train: bool) -> &mut [T] {
         let range = self.program(train).value(tensor, samples);
         &mut self.arena[range]
     }
 
     /// The gradient of a tensor, valid between its first and its last use.
-    pub fn gradient_mut(&mut self, tensor: TensorId, samples: usize) -> &mut [T] {
+    pub(crate) fn gradient_mut(&mut self, tensor: TensorId, samples: usize) -> &mut [T] {
         let range = self.training.gradient(tensor, samples);
         &mut self.arena[range]
     }
 
     /// Values that a batch norm keeps for backward: mean, 1 / standard deviation, factor and shift per channel.
-    pub fn saved_mut(&mut self, norm: usize) -> &mut [T] {
+    /// The self-test of a GPU compares them.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn saved_mut(&mut self, norm: usize) -> &mut [T] {
         saved_of(&mut self.saved, &self.running_ranges[norm])
     }
 
     /// The logits of the last forward pass.
-    pub fn last_logits(&self, samples: usize, train: bool) -> &[T] {
+    pub(crate) fn last_logits(&self, samples: usize, train: bool) -> &[T] {
         let program = self.program(train);
         &self.arena[program.value(program.plan.graph.logits(), samples)]
     }
 
     /// Sets the gradient of the logits by a function of the logits and the gradient to write.
-    pub fn set_logits_gradient(&mut self, samples: usize, write: impl FnOnce(&[T], &mut [T])) {
+    pub(crate) fn set_logits_gradient(
+        &mut self,
+        samples: usize,
+        write: impl FnOnce(&[T], &mut [T]),
+    ) {
         let logits = self.training.plan.graph.logits();
         let ranges =
             [self.training.value(logits, samples), self.training.gradient(logits, samples)];
@@ -142,14 +153,19 @@ impl<T: Real> CpuBackend<T> {
     }
 
     /// Runs all operations backward from the gradient of the logits. Adds to the parameters' gradients.
-    pub fn backward_ops(&mut self, samples: usize, drop_path: Option<&DropPath>) {
+    pub(crate) fn backward_ops(&mut self, samples: usize, drop_path: Option<&DropPath>) {
         for op in (0..self.training.plan.graph.ops.len()).rev() {
             self.backward_op(op, samples, drop_path);
         }
     }
 
     /// Runs one operation backward: from the gradient of its output to those of its input and parameters.
-    pub fn backward_op(&mut self, index: usize, samples: usize, drop_path: Option<&DropPath>) {
+    pub(crate) fn backward_op(
+        &mut self,
+        index: usize,
+        samples: usize,
+        drop_path: Option<&DropPath>,
+    ) {
         let program = &self.training;
         let graph = &program.plan.graph;
         let (x, y) = graph.ops[index].tensors();

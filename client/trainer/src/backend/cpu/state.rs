@@ -16,27 +16,17 @@ fn layout(parameter: &Parameter) -> impl Iterator<Item = usize> + '_ {
 
 impl<T: Real> CpuBackend<T> {
     /// The values of a parameter in timm's layout.
-    pub fn parameter(&self, index: usize) -> Vec<T> {
+    pub(crate) fn parameter(&self, index: usize) -> Vec<T> {
         self.read(&self.parameters, index)
     }
 
-    /// All parameters in the backend's layout.
-    pub fn parameters_mut(&mut self) -> &mut [T] {
-        &mut self.parameters
-    }
-
-    /// The values of a parameter in the backend's layout.
-    pub fn parameter_mut(&mut self, index: usize) -> &mut [T] {
-        &mut self.parameters[self.parameter_ranges[index].clone()]
-    }
-
     /// The gradient of a parameter in timm's layout.
-    pub fn gradient(&self, index: usize) -> Vec<T> {
+    pub(crate) fn gradient(&self, index: usize) -> Vec<T> {
         self.read(&self.gradients, index)
     }
 
     /// The running means and variances of a batch norm.
-    pub fn running(&self, norm: usize) -> (&[T], &[T]) {
+    pub(crate) fn running(&self, norm: usize) -> (&[T], &[T]) {
         let running = &self.running[self.running_ranges[norm].clone()];
         running.split_at(running.len() / 2)
     }

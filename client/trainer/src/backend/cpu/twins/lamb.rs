@@ -48,9 +48,9 @@ fn fixture() -> Fixture {
 
 /// The coefficients that the kernel takes, rounded to f32.
 fn near_args(lamb: &Lamb, number: u64) -> [Near; 8] {
-    let Coefficients { beta1, new1, beta2, new2, correction1, correction2 } =
+    let Coefficients { beta1, beta3, beta2, one_minus_beta2, correction1, correction2 } =
         Coefficients::new(lamb, number);
-    [beta1, new1, beta2, new2, correction1, correction2, lamb.eps, lamb.weight_decay]
+    [beta1, beta3, beta2, one_minus_beta2, correction1, correction2, lamb.eps, lamb.weight_decay]
         .map(|number| Near::exact(number).rounded())
 }
 
@@ -60,11 +60,11 @@ const fn nearest(number: f64) -> f32 {
 }
 
 /// The norm of all gradients, and the divisor that clips it.
-fn clip_of(gradient: &[f32], most: Option<f64>) -> [Near; 2] {
+fn clip_of(gradient: &[f32], max: Option<f64>) -> [Near; 2] {
     let squares = gradient.iter().map(|g| (Near::exact(*g) * Near::exact(*g)).rounded());
     let norm = Near::sum(squares, DEPTH).root();
-    let ratio = most.map_or(1.0, |most| (norm.value / most).max(1.0));
-    [norm, Near { value: ratio, error: norm.error / most.unwrap_or(1.0) }.rounded()]
+    let ratio = max.map_or(1.0, |max| (norm.value / max).max(1.0));
+    [norm, Near { value: ratio, error: norm.error / max.unwrap_or(1.0) }.rounded()]
 }
 
 #[test]
@@ -84,9 +84,10 @@ fn an_update_matches_the_cpu() {
 fn update(lamb: &Lamb, number: u64) {
     let Fixture { chunks, tensors, state } = fixture();
     let near_args = near_args(lamb, number);
-    let [beta1, new1, beta2, new2, correction1, correction2, eps, decay] =
+    let [beta1, beta3, beta2, one_minus_beta2, correction1, correction2, eps, decay] =
         near_args.map(|near| nearest(near.value));
-    let args = Direction { beta1, new1, beta2, new2, correction1, correction2, eps, decay };
+    let args =
+        Direction { beta1, beta3, beta2, one_minus_beta2, correction1, correction2, eps, decay };
     let [mut parameter, mut gradient, mut mean, mut square] = state.clone();
     let mut squares = vec![0.0; gradient.len().div_ceil(CHUNK)];
     square_sums(&gradient, &mut squares);
@@ -149,13 +150,13 @@ fn update(lamb: &Lamb, number: u64) {
 
 /// First moment, second moment and direction of each value of a tensor.
 fn directions(before: [&[f32]; 4], args: [Near; 8], clip: Near, decays: bool) -> Vec<[Near; 3]> {
-    let [beta1, new1, beta2, new2, correction1, correction2, eps, decay] = args;
+    let [beta1, beta3, beta2, one_minus_beta2, correction1, correction2, eps, decay] = args;
     let decay = if decays { decay } else { Near::exact(0.0) };
     let each = |at: usize| {
         let [p, g, m, s] = before.map(|numbers| Near::exact(numbers[at]));
         let now = (g / clip).rounded();
-        let mean = ((beta1 * m).rounded() + (new1 * now).rounded()).rounded();
-        let new = ((new2 * now).rounded() * now).rounded();
+        let mean = ((beta1 * m).rounded() + (beta3 * now).rounded()).rounded();
+        let new = ((one_minus_beta2 * now).rounded() * now).rounded();
         let square = ((beta2 * s).rounded() + new).rounded();
         let root = ((square.root().rounded() / correction2).rounded() + eps).rounded();
         let adam = ((mean / correction1).rounded() / root).rounded();

@@ -159,8 +159,8 @@ fn binary_cross_entropy_matches_the_cpu() {
                 });
                 let small = exp(Near::exact(-x.value.abs()));
                 let log = small.map(1.0, libm::log1p).widened(TWO_ULP);
-                let most = Near::exact(x.value.max(0.0));
-                let loss = ((most - (*x * y).rounded()).rounded() + log).rounded();
+                let positive = Near::exact(x.value.max(0.0));
+                let loss = ((positive - (*x * y).rounded()).rounded() + log).rounded();
                 let above = if x.value >= 0.0 { one } else { small };
                 let sigmoid = (above / (one + small).rounded()).rounded();
                 let slope = ((sigmoid - y).rounded() * Near::exact(SCALE)).rounded();
@@ -178,8 +178,8 @@ fn cross_entropy_matches_the_cpu() {
         let loss = Loss { criterion: Criterion::CrossEntropy, smoothing, target_threshold: None };
         compare(&loss, cross_entropy, |logits, targets| {
             let depth = depth(logits.len());
-            let most = logits.iter().fold(f64::NEG_INFINITY, |most, x| most.max(x.value));
-            let away = |x: &Near| (*x - Near::exact(most)).rounded();
+            let max = logits.iter().fold(f64::NEG_INFINITY, |max, x| max.max(x.value));
+            let away = |x: &Near| (*x - Near::exact(max)).rounded();
             let sum = Near::sum(logits.iter().map(away).map(exp), depth);
             let whole = Near::sum(targets.iter().copied(), depth);
             // The derivative of the logarithm is at most 1 for arguments of at least 1.

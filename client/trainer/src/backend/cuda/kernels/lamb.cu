@@ -86,8 +86,8 @@ extern "C" __global__ void __launch_bounds__(256)
 // parameters and of the direction over the chunk.
 extern "C" __global__ void __launch_bounds__(256)
     lamb_direction(const Chunk *chunks, const float *parameter, float *gradient, float *exp_avg,
-                   float *exp_avg_sq, float2 *partial, const float *clip, float beta1, float new1,
-                   float beta2, float new2, float correction1, float correction2, float eps,
+                   float *exp_avg_sq, float2 *partial, const float *clip, float beta1, float beta3,
+                   float beta2, float one_minus_beta2, float correction1, float correction2, float eps,
                    float decay) {
   __shared__ float scratch[THREADS];
   Chunk chunk = chunks[blockIdx.x];
@@ -99,8 +99,8 @@ extern "C" __global__ void __launch_bounds__(256)
 #pragma unroll
     for (unsigned k = 0; k < 8; ++k) {
       float now = g.at[k] / divide;
-      m.at[k] = beta1 * m.at[k] + new1 * now;
-      s.at[k] = beta2 * s.at[k] + new2 * now * now;
+      m.at[k] = beta1 * m.at[k] + beta3 * now;
+      s.at[k] = beta2 * s.at[k] + one_minus_beta2 * now * now;
       float root = sqrtf(s.at[k]) / correction2 + eps;
       float direction = m.at[k] / correction1 / root + own_decay * p.at[k];
       // The padding stays zero, even if eps is 0 and the quotient NaN.

@@ -59,9 +59,9 @@ impl Launcher<'_> {
         let c = Coefficients::new(lamb, update);
         let factors = [
             c.beta1,
-            c.new1,
+            c.beta3,
             c.beta2,
-            c.new2,
+            c.one_minus_beta2,
             c.correction1,
             c.correction2,
             lamb.eps,

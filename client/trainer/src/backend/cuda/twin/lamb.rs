@@ -62,9 +62,9 @@ pub(crate) fn gradient_norm(partial: &[f32], max_norm: f32) -> (f64, f32) {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Direction {
     pub(crate) beta1: f32,
-    pub(crate) new1: f32,
+    pub(crate) beta3: f32,
     pub(crate) beta2: f32,
-    pub(crate) new2: f32,
+    pub(crate) one_minus_beta2: f32,
     pub(crate) correction1: f32,
     pub(crate) correction2: f32,
     pub(crate) eps: f32,
@@ -94,8 +94,8 @@ pub(crate) fn lamb_direction(
             let (p, thread) = (state.parameter[at], thread_of(number));
             let (mean, square) = (&mut state.mean[at], &mut state.square[at]);
             let now = state.gradient[at] / clip;
-            *mean = args.beta1 * *mean + args.new1 * now;
-            *square = args.beta2 * *square + args.new2 * now * now;
+            *mean = args.beta1 * *mean + args.beta3 * now;
+            *square = args.beta2 * *square + args.one_minus_beta2 * now * now;
             let root = square.sqrt() / args.correction2 + args.eps;
             let direction = *mean / args.correction1 / root + own_decay * p;
             let direction = if number < chunk.length { direction } else { 0.0 };
