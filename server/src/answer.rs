@@ -5,12 +5,11 @@ use std::sync::Arc;
 use forebay_proto::v1::{DescribeResponse, ExplainResponse};
 use http::Response;
 use rustix::process::{getpid, getpriority_process, setpriority_process};
-use tokio::sync::Semaphore;
 use tonic::Code;
 use tonic::body::Body;
 
 use crate::access::CallGuard;
-use crate::admission::{ConnectionBytes, HeldBytes, StreamSlot, acquire_permit};
+use crate::admission::{ConnectionBytes, HeldBytes, StreamSlot, Turns};
 use crate::grpc;
 use crate::sent::{self, UnsentBytes};
 use crate::source::{EXPLAIN_BYTES, MicrobatchName, OpenJob};
@@ -72,17 +71,18 @@ pub(crate) fn explanation(
     Ok((ExplainResponse { json, next_sample }, held))
 }
 
-/// Makes a message on a blocking thread, and answers with it. `make` holds the bytes of the connection that
-/// the message may have. They and `held` are released when the peer has taken the last of them.
+/// Makes a message on a blocking thread when its owner has a turn, and answers with it. `make` holds the bytes
+/// of the connection that the message may have. They and `held` are released when the peer has taken the last
+/// of them.
 #[expect(clippy::disallowed_methods, reason = "the turns bound it, and it touches no pixels")]
 pub(crate) async fn respond<M: prost::Message + 'static>(
     state: &Arc<ServerState>,
     method: &'static str,
-    turns: &Arc<Semaphore>,
+    (turns, owner): (&Turns, &Arc<str>),
     held: (CallGuard, Option<StreamSlot>),
     make: impl FnOnce(&Arc<ConnectionBytes>) -> Result<(M, HeldBytes), Refusal> + Send + 'static,
 ) -> Result<Response<Body>, Refusal> {
-    let turn = acquire_permit(turns).await;
+    let turn = turns.turn(owner).await;
     let made = tokio::task::spawn_blocking(move || {
         lower_priority();
         let answer = make(&held.0.peer().bytes).and_then(|(message, mut bytes)| {

@@ -10,6 +10,7 @@
 //! `INVALID_ARGUMENT` as the contract says, where tonic's decoder answers `OUT_OF_RANGE`.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -23,7 +24,7 @@ use tonic::server::NamedService;
 use tracing::Instrument as _;
 
 use crate::access::{CallGuard, Peer};
-use crate::admission::{StreamLimits, StreamSlot};
+use crate::admission::{StreamLimits, StreamSlot, network};
 use crate::request::{self, StreamSpec};
 use crate::session::{self, AdmittedStream};
 use crate::state::ServerState;
@@ -101,7 +102,7 @@ async fn handle(
             peer.authenticate(None, limits)?;
             let datasets = source.datasets();
             let describe = move |bytes: &_| answer::description(&*job, first, datasets, bytes);
-            let turns = &state.admission.describing;
+            let turns = (&state.admission.describing, &owner(&state, &identity, peer.address));
             answer::respond(&state, method, turns, (call, None), describe).await
         }
         "Explain" => {
@@ -111,7 +112,7 @@ async fn handle(
             let slot = stream_slot(&state, &identity, stream_limits)?;
             let explain =
                 move |bytes: &_| answer::explanation(&*job, name, request.first_sample, bytes);
-            let turns = &state.admission.explaining;
+            let turns = (&state.admission.explaining, &owner(&state, &identity, peer.address));
             answer::respond(&state, method, turns, (call, Some(slot)), explain).await
         }
         "Stream" => {
@@ -174,6 +175,15 @@ fn client(state: &ServerState, info: &StreamRequestInfo, spec: &StreamSpec) -> A
         Arc::clone(&info.identity)
     } else {
         format!("{} {}", info.peer.ip(), spec.job_name()).into()
+    }
+}
+
+/// Who has turns of answers: the identity if calls must authenticate, otherwise the address.
+fn owner(state: &ServerState, identity: &Arc<str>, address: SocketAddr) -> Arc<str> {
+    if state.access.requires_auth() {
+        Arc::clone(identity)
+    } else {
+        network(address.ip()).to_string().into()
     }
 }
 

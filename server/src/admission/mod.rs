@@ -36,8 +36,8 @@
 //! A connection has authenticated once its certificate or the token of a call was accepted; where calls
 //! need neither, once it has made a valid call.
 //!
-//! Describe and Explain are made on threads of their own, of lower priority, two of each at once; others wait
-//! in order. Their answers have at most 3 MiB and about 1 MiB, and clients request the rest. What a connection
+//! Describe and Explain are made on threads of their own, of lower priority, two of each at once, and of one
+//! identity or address one; others wait in order. Their answers have at most 3 MiB and about 1 MiB, and clients request the rest. What a connection
 //! may not hold is not made.
 //!
 //! A call that is refused at gates 5 to 9 holds no buffer and no place in the queue. A stream that
@@ -54,17 +54,15 @@ mod request;
 mod slots;
 mod stream;
 mod stream_buffers;
+mod turns;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-
 use crate::status::Refusal;
-pub(crate) use budget::acquire_permit;
 use buffers::BufferAdmission;
-pub(crate) use connections::{Connections, Place, Places};
+pub(crate) use connections::{Connections, Place, Places, network};
 pub(crate) use frames::{FrameBudget, FrameCounter, PREFACE_BYTES};
 pub(crate) use limits::StreamLimits;
 pub use limits::{IdentityLimits, Limits};
@@ -73,11 +71,12 @@ pub(crate) use request::{ConnectionBytes, CountedBody, HeldBytes, admit};
 pub(crate) use slots::StreamSlot;
 use slots::StreamSlots;
 pub(crate) use stream::{MicrobatchPermit, StreamAdmission};
+pub(crate) use turns::Turns;
 
 /// Time that a connection has to make a call before it can be closed for another one.
 const MIN_AGE: Duration = Duration::from_millis(100);
 
-/// Answers to Describe, and to Explain, that are made at once; others wait in order.
+/// Answers to Describe, and to Explain, that are made at once.
 const MAX_ANSWERS: usize = 2;
 
 /// The gates of a server.
@@ -87,10 +86,10 @@ pub(crate) struct Admission {
     pub(crate) connections: Arc<Connections>,
     streams: Arc<StreamSlots>,
     server_bytes: Arc<ServerBytes>,
-    /// Answers to Describe that are made at once.
-    pub(crate) describing: Arc<Semaphore>,
-    /// Answers to Explain that are made at once.
-    pub(crate) explaining: Arc<Semaphore>,
+    /// Turns of answers to Describe.
+    pub(crate) describing: Turns,
+    /// Turns of answers to Explain.
+    pub(crate) explaining: Turns,
     buffers: Arc<BufferAdmission>,
     /// Bytes of all buffers; 0 for no limit.
     buffer_bytes: u64,
@@ -112,8 +111,8 @@ impl Admission {
             }),
             streams: Arc::new(StreamSlots::new(limits.max_streams)),
             server_bytes: ServerBytes::new(limits.server_bytes),
-            describing: Arc::new(Semaphore::new(MAX_ANSWERS)),
-            explaining: Arc::new(Semaphore::new(MAX_ANSWERS)),
+            describing: Turns::new(MAX_ANSWERS),
+            explaining: Turns::new(MAX_ANSWERS),
             buffers: Arc::new(BufferAdmission::new(buffer_bytes)),
             buffer_bytes,
             limits,
