@@ -175,7 +175,8 @@ async def streams(target):
     """Eight streams of recipe a2 in u8, 256 samples of 224 pixels a microbatch, read as fast as they come."""
     async def one(seed):
         connection = await Connection.open(target)
-        request = message({1: job("train", "a2", seed=seed), 4: 1 << 20})
+        changes = ["batch = 256", "microbatches = 1"]
+        request = message({1: job("train", "a2", changes, seed), 4: 1 << 20})
         try:
             await connection.call(FOREBAY + "Stream", request, target.token)
         finally:
@@ -220,6 +221,8 @@ class Attack:
     nice: int = 19
     # Whether the server is told to end during the attack.
     ends: bool = False
+    # Whether the attack is calls that no server serves: others that are INVALID_ARGUMENT attack nothing.
+    invalid: bool = False
 
 
 ELEM = ("repeats = 1", "image_size = 8", "randaugment.ops = 16", "randaugment.probability = 1.0", 'mix.mode = "elem"')
@@ -227,8 +230,9 @@ ELEM = ("repeats = 1", "image_size = 8", "randaugment.ops = 16", "randaugment.pr
 PACE = 0.4
 
 ATTACKS = [
-    Attack("A1-reflection", "requests to reflection that never end", functools.partial(unfinished, routes=[REFLECTION])),
-    Attack("A1-routes", "the same to every route", functools.partial(unfinished, routes=ROUTES)),
+    Attack("A1-reflection", "requests to reflection that never end", functools.partial(unfinished, routes=[REFLECTION]),
+           invalid=True),
+    Attack("A1-routes", "the same to every route", functools.partial(unfinished, routes=ROUTES), invalid=True),
     Attack("A2-sockets", "1,100 connections without a token that answer pings", functools.partial(silent, count=1100)),
     Attack("A2-admin", "40 connections that stay open on the admin port", functools.partial(probes, count=40)),
     Attack("A3-files", "1,100 connections, half of them with a token, at 1,024 open files",
@@ -241,7 +245,7 @@ ATTACKS = [
     Attack("B5-elem-taken", "the same, taken", lambda target: explain(target, "a2", *ELEM, window=1 << 24), ("many",)),
     Attack("B5-describe", "64 lists of a million classes into no window", describe, ("many",)),
     Attack("B5-describe-taken", "the same, taken", lambda target: describe(target, window=1 << 24), ("many",)),
-    Attack("B6-unsendable", "microbatches that no header can describe", unsendable, ("many",)),
+    Attack("B6-unsendable", "microbatches that no header can describe", unsendable, ("many",), invalid=True),
     Attack("B7-sizes", "eight streams of u8 beside one of f32", streams, pace=PACE, nice=0,
            trainer=("--dtype=f32", "--layout=nchw"), batch=256),
     Attack("B8-samples", "six Fetches of samples of 4096 pixels", large_samples, pace=PACE,

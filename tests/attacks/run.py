@@ -39,6 +39,7 @@ from processes import MIB, TOKENS, Attacker, Server, train
 RATIO = 0.8
 SETTLE = 3  # seconds from the start of an attack until it is measured
 AFTER = 2  # seconds from the end of an attack until the memory that is left is measured
+INVALID_ARGUMENT = 3
 GRACE = 2 + 1  # seconds in which a server ends: its --drain-grace, and some
 
 
@@ -110,6 +111,8 @@ def judge(setup, attack, rate, declared, alone, beside, left, ends, killed, outc
     row["probes"] = [sum(window.probes[at] for window in beside) for at in range(2)]
     row["end"] = (None if None in ends else max(ends)) if ends else None
     faults = [] if outcomes.get("connections") else ["no attack"]
+    if not attack.invalid:
+        faults += ["no attack: " + what for what in outcomes if what.startswith(f"status {INVALID_ARGUMENT} ")]
     if setup.timed and row["ratio"] < RATIO:
         faults.append("rate")
     if row["beside_peak"] > declared or killed:
