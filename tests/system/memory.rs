@@ -115,5 +115,7 @@ async fn a_server_returns_the_memory_of_large_pictures_and_stays_within_its_budg
     let Memory { resident, peak_resident, .. } = server.memory();
     println!("{} MiB, at most {} MiB", resident >> 20, peak_resident >> 20);
     assert!(peak_resident < BUDGET, "{peak_resident} bytes");
-    assert!(resident < before + (48 << 20), "{before} bytes, then {resident}");
+    // Each of the two workers may keep 32 MiB, and code, buffers and the allocator take some. One picture whose memory was
+    // kept takes more than 200 MB.
+    assert!(resident < before + (96 << 20), "{before} bytes, then {resident}");
 }
