@@ -11,7 +11,7 @@ use crate::fleet::stats::ServerStats;
 use crate::job::Job;
 use crate::microbatch::Microbatch;
 use crate::options::Options;
-use crate::stream::walk::End;
+use crate::stream::walk::{End, Start};
 
 /// A client that receives on a thread of its own.
 ///
@@ -84,7 +84,7 @@ impl Client {
     pub fn stream(
         &self,
         job: &Job,
-        from: Cursor,
+        from: impl Into<Start>,
         end: End,
         rank: Rank,
     ) -> Result<Microbatches, Error> {

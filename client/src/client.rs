@@ -15,7 +15,7 @@ use crate::microbatch::Microbatch;
 use crate::options::{Options, Prefetch};
 use crate::stream::microbatches::Microbatches;
 use crate::stream::request::JobContext;
-use crate::stream::walk::{End, Walk};
+use crate::stream::walk::{End, Start, Walk};
 use crate::stream::window::{Window, automatic_bytes};
 use crate::survey::survey;
 use crate::unary::Unary;
@@ -136,7 +136,7 @@ impl Client {
         self.calls.call(&context.servers, &what, context.key(step), fetch).await
     }
 
-    /// Streams a rank's microbatches from a step on: in order, each exactly once, whichever servers
+    /// Streams a rank's microbatches from a step on, or from a [`Start`] within one: in order, each exactly once, whichever servers
     /// fail.
     ///
     /// Each step comes from one server, the same for all ranks; steps are spread over the servers.
@@ -147,13 +147,13 @@ impl Client {
     pub async fn stream(
         &self,
         job: &Job,
-        from: Cursor,
+        from: impl Into<Start>,
         end: End,
         rank: Rank,
     ) -> Result<Microbatches, Error> {
         let pool = Arc::new(Pool::new(&self.options));
         let context = self.context(job, &pool).await?;
-        let walk = Walk::new(from, end, rank, &context.expected)?;
+        let walk = Walk::new(from.into(), end, rank, &context.expected)?;
         let window = self.window(&context, &walk);
         Ok(Microbatches::start(Arc::new(context), window, walk))
     }

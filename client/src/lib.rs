@@ -61,7 +61,7 @@ pub use job::{Job, RecipeRef, State};
 pub use microbatch::{Microbatch, Mix};
 pub use options::{Hedge, Options, Prefetch, Retry, Timeouts};
 pub use stream::microbatches::Microbatches;
-pub use stream::walk::End;
+pub use stream::walk::{End, Start};
 pub use wire::access::Access;
 pub use wire::buffers::Pixels;
 pub use wire::network::{Connection, Network};

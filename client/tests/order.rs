@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use forebay_client::{
-    Client, Cursor, End, Job, MicrobatchName, Options, Prefetch, Rank, State, blocking,
+    Client, Cursor, End, Job, MicrobatchName, Options, Prefetch, Rank, Start, State, blocking,
 };
 use tokio::time::timeout;
 
@@ -52,6 +52,30 @@ async fn a_stream_resumed_at_any_step_equals_the_uninterrupted_stream() {
         assert_are(&data, &received, &names(&data, from, n, rank));
         let before = all(&client, from, End::Until(middle), rank).await;
         assert_are(&data, &before, &names(&data, from, k, rank));
+    }
+}
+
+#[tokio::test]
+async fn a_stream_starts_at_any_microbatch_of_a_step() {
+    let data = Data::default();
+    let server = Fake::start(data.clone(), None);
+    let client = client(&[&server]);
+    let cursor = Cursor { epoch: 1, step: 2 };
+    for rank in [Rank::SINGLE, Rank { rank: 1, world: 2 }] {
+        let expected = names(&data, cursor, 3, rank);
+        let each = u32::try_from(expected.len() / 3).unwrap();
+        for done in 0..=each {
+            let start = Start { cursor, done };
+            let mut stream = client.stream(&job(), start, End::Steps(3), rank).await.unwrap();
+            let mut received = Vec::new();
+            while let Some(microbatch) = timeout(HANG, stream.next()).await.unwrap() {
+                received.push(microbatch.unwrap());
+            }
+            assert_are(&data, &received, &expected[done as usize..]);
+        }
+        let start = Start { cursor, done: each + 1 };
+        let error = client.stream(&job(), start, End::Steps(3), rank).await.unwrap_err();
+        assert!(error.to_string().starts_with("invalid number of microbatches"), "{error}");
     }
 }
 

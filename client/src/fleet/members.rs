@@ -86,6 +86,9 @@ impl Fleet {
         let targets: Vec<_> = targets.collect::<Result<_, _>>()?;
         let encrypted: Vec<bool> = targets.iter().map(Target::is_encrypted).collect();
         options.access.check(&encrypted)?;
+        if options.access.token_file.is_some() && targets.iter().any(Target::is_exposed) {
+            tracing::warn!("the token is sent in plain text to endpoints without https");
+        }
         let resolved = targets.iter().map(|target| match target {
             Target::Server(server) => vec![Server::clone(server)],
             Target::Service(_) => Vec::new(),

@@ -66,6 +66,15 @@ impl Target {
             Self::Service(service) => service.scheme == "https",
         }
     }
+
+    /// Whether others in the network could read what is sent to it.
+    pub(crate) fn is_exposed(&self) -> bool {
+        let is_local = match self {
+            Self::Server(server) => server.is_local(),
+            Self::Service(_) => false,
+        };
+        !is_local && !self.is_encrypted()
+    }
 }
 
 impl Service {

@@ -8,6 +8,21 @@ use crate::description::Description;
 use crate::error::Error;
 use crate::wire::expected::Expected;
 
+/// The start of a stream. A [`Cursor`] is the start of its step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Start {
+    /// The first step.
+    pub cursor: Cursor,
+    /// Number of the rank's microbatches of that step to leave out: those that were read before.
+    pub done: u32,
+}
+
+impl From<Cursor> for Start {
+    fn from(cursor: Cursor) -> Self {
+        Self { cursor, done: 0 }
+    }
+}
+
 /// The end of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -33,12 +48,13 @@ pub(crate) struct Walk {
 }
 
 impl Walk {
-    /// A rank's names from a step on.
+    /// A rank's names from a start on.
     ///
     /// # Errors
-    /// When the step is not in its epoch, or the rank does not fit the microbatches of a step.
+    /// When the step is not in its epoch, the rank does not fit the microbatches of a step, or more
+    /// of these are done than it has.
     pub(crate) fn new(
-        from: Cursor,
+        Start { cursor: from, done }: Start,
         end: End,
         rank: Rank,
         expected: &Expected,
@@ -54,6 +70,13 @@ impl Walk {
         }
         let indices = rank.microbatches(description.microbatches);
         let mut indices = indices.map_err(|error| Error::Options(error.to_string()))?;
+        let each = indices.len();
+        let done = usize::try_from(done).ok().filter(|done| *done <= each).ok_or_else(|| {
+            Error::Options(format!(
+                "invalid number of microbatches {done} that are done of {from}: the rank has {each} \
+                 in a step"
+            ))
+        })?;
         // A microbatch without samples in the first step has none in any step.
         indices.retain(|index| description.samples(0, *index) > 0);
         let steps = match end {
@@ -63,7 +86,7 @@ impl Walk {
         };
         let description = Arc::clone(description);
         let indices = indices.into();
-        let mut walk = Self { next: from, steps, seed: *seed, description, indices, done: 0 };
+        let mut walk = Self { next: from, steps, seed: *seed, description, indices, done };
         walk.skip_finished_steps();
         Ok(walk)
     }

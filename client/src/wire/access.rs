@@ -44,9 +44,6 @@ impl Access {
              /etc/ssl/certs/ca-certificates.crt for public servers"
         } else {
             self.tls().and(self.token()).map_err(|cause| Error::Options(cause.to_string()))?;
-            if self.token_file.is_some() && encrypted.contains(&false) {
-                tracing::warn!("the token is sent in plain text to endpoints without https");
-            }
             return Ok(());
         };
         Err(Error::Options(missing.into()))

@@ -40,6 +40,11 @@ impl Pixels {
         std::mem::take(&mut self.bytes)
     }
 
+    /// The bytes, to be changed in place by their only holder.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }

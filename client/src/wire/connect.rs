@@ -5,6 +5,7 @@
 //! limited to the throughput of one core.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -60,6 +61,13 @@ impl Server {
     /// Whether connections to it are encrypted.
     pub(crate) fn is_encrypted(&self) -> bool {
         self.endpoint.uri().scheme_str() == Some("https")
+    }
+
+    /// Whether it is a loopback address, which no other host can listen to.
+    pub(crate) fn is_local(&self) -> bool {
+        let host = self.endpoint.uri().host().unwrap_or_default();
+        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        address.is_ok_and(|address| address.is_loopback())
     }
 
     /// A new connection, which is made at the first call.
