@@ -69,10 +69,10 @@ fn main() -> ExitCode {
     let program = arguments.next().unwrap_or_default();
     match arguments.next() {
         Some(command) if command == "forebay" => {
-            forebay_server::main(std::iter::once(command).chain(arguments))
+            forebay_server::main(std::iter::once(command).chain(arguments)).into()
         }
         Some(command) if command == "forebay-trainer" => {
-            forebay_trainer::main(std::iter::once(command).chain(arguments))
+            forebay_trainer::main(std::iter::once(command).chain(arguments)).into()
         }
         folder => {
             let folder = folder.map_or_else(|| PathBuf::from("quickstart"), PathBuf::from);

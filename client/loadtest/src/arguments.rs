@@ -7,10 +7,14 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use clap::{ArgAction, CommandFactory as _, Parser, ValueEnum};
 use forebay_client::{ClientFlags, Cursor, DType, Job, Layout, RecipeRef};
-use forebay_loadtest::{Options, Pace, Phase, Slo, Spawn, StepTime, Steps, Trainers};
 use forebay_types::settings::{
     AnyNumber, NonZeroTimeSpan, Number, boolean, duration, non_negative, positive,
 };
+
+use crate::options::Options;
+use crate::plan::{Pace, Phase, StepTime, Steps, Trainers};
+use crate::servers::Spawn;
+use crate::slo::Slo;
 
 /// Load forebay servers with virtual trainers, and check what they receive.
 ///
@@ -26,7 +30,7 @@ use forebay_types::settings::{
 /// SIGINT or SIGTERM before it began, or by a second signal. The first signal ends the test within a
 /// second, with a report of what was received.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(name = "forebay-loadtest", version, max_term_width = 100)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     client: ClientFlags,

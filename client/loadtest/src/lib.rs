@@ -25,7 +25,9 @@
 //! # }
 //! ```
 
+mod arguments;
 mod check;
+mod command;
 mod digests;
 mod error;
 mod figures;
@@ -47,6 +49,7 @@ mod telemetry;
 mod trainer;
 mod watch;
 
+pub use command::main;
 pub use error::Error;
 pub use figures::{ServerCost, StageMs, WaitMs};
 pub use options::Options;

@@ -1,5 +1,5 @@
 //! The `forebay-trainer` command.
 
 fn main() -> std::process::ExitCode {
-    forebay_trainer::main(std::env::args_os())
+    forebay_trainer::main(std::env::args_os()).into()
 }

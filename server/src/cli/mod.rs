@@ -15,7 +15,6 @@ mod serve;
 
 use std::ffi::OsString;
 use std::io::Write as _;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
@@ -60,9 +59,14 @@ enum Command {
     },
 }
 
-/// Runs the command line. Errors go to standard error. Exit codes: 0 for success, 1 for failure, 2 for
-/// invalid arguments, 130 and 143 for SIGINT and SIGTERM.
-pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+/// Exit codes.
+const SUCCESS: u8 = 0;
+const FAILURE: u8 = 1;
+const INVALID_ARGUMENTS: u8 = 2;
+
+/// Runs the command line and returns its exit code. Errors go to standard error. Exit codes: 0 for success,
+/// 1 for failure, 2 for invalid arguments, 130 and 143 for SIGINT and SIGTERM.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
@@ -73,7 +77,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         && let Err(error) = on_stop(Some(Duration::ZERO), |signal: StopSignal| signal.exit())
     {
         print_error("forebay", &error);
-        return ExitCode::FAILURE;
+        return FAILURE;
     }
     let result = match cli.command {
         Command::Index(args) => index::index(&args),
@@ -95,10 +99,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => SUCCESS,
         Err(error) => {
             print_error("forebay", &*error);
-            ExitCode::FAILURE
+            FAILURE
         }
     }
 }
@@ -115,9 +119,9 @@ fn every_flag_accepts_the_ends_of_its_range_or_says_what_it_expects() {
 }
 
 /// Prints help, version or a usage error. Help and version are successes.
-fn usage(error: &clap::Error) -> ExitCode {
+fn usage(error: &clap::Error) -> u8 {
     if error.print().is_err() {
-        return ExitCode::FAILURE;
+        return FAILURE;
     }
-    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+    u8::try_from(error.exit_code()).unwrap_or(INVALID_ARGUMENTS)
 }

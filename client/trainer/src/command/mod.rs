@@ -13,29 +13,33 @@ mod source;
 mod train;
 
 use std::ffi::OsString;
-use std::process::ExitCode;
 
 use clap::Parser as _;
 use cli::{Cli, Command};
 use forebay_types::command::log_to_stderr;
 
+/// Exit codes.
+const SUCCESS: u8 = 0;
+const FAILURE: u8 = 1;
+const INVALID_ARGUMENTS: u8 = 2;
+
 /// Runs the command line and prints warnings and errors to standard error. Returns exit code 0 on success,
 /// 1 on failure, and 2 when the arguments are wrong; SIGINT and SIGTERM end the process with 130 and 143.
-pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Printing fails only when the output is closed, and then nobody reads the error.
             error.print().ok();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+            return u8::try_from(error.exit_code()).unwrap_or(INVALID_ARGUMENTS);
         }
     };
     log_to_stderr("warn", false);
     match run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => SUCCESS,
         Err(error) => {
             output::print_error(&error);
-            ExitCode::FAILURE
+            FAILURE
         }
     }
 }
