@@ -1,11 +1,13 @@
 //! The `forebay` command as a person uses it: output, errors and exit codes.
 
 use std::io::{BufRead as _, BufReader};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
+use forebay_tests::process::ServerProcess;
 use forebay_tests::world::WORLD;
 
 fn forebay_command(arguments: &[&str]) -> Command {
@@ -233,6 +235,40 @@ fn a_server_prints_its_address_and_drains_on_sigterm() {
     let pid = server.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     assert!(server.wait().unwrap().success());
+}
+
+#[test]
+fn a_server_ends_when_the_last_of_its_users_releases_the_lock() {
+    let folder = tempfile::tempdir().unwrap();
+    let lock = folder.path().join("users");
+    let users = [(); 2].map(|()| {
+        let user = std::fs::File::options().create(true).append(true).open(&lock).unwrap();
+        user.lock_shared().unwrap();
+        user
+    });
+    let named = format!("train={}", text(&WORLD.train()));
+    let arguments = ["--dataset", &named, "--while-locked", text(&lock)];
+    let mut program = Command::new(env!("CARGO_BIN_EXE_quickstart"));
+    let mut server = ServerProcess::start(program.arg("forebay"), None, &arguments);
+    let [first, last] = users;
+    drop(first);
+    // It answers while there is a user.
+    TcpStream::connect(server.address()).unwrap();
+    assert!(server.try_wait().is_none());
+    drop(last);
+    assert!(server.wait().success());
+    // Who locks the file then knows that the server has ended.
+    let absent = folder.path().join("absent");
+    let output = fails(&[
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--dataset",
+        &named,
+        "--while-locked",
+        text(&absent),
+    ]);
+    assert!(output.contains("--while-locked") && output.contains("absent"), "{output}");
 }
 
 #[test]

@@ -2,8 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::fs::File;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Builder;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use forebay::Pipeline;
@@ -24,6 +29,9 @@ use crate::serve::{self, Setup};
 
 /// Threads for network IO; the pipeline has its own threads.
 const NETWORK_THREADS: usize = 2;
+
+/// Time in which the streams of the last user end, who would otherwise be told to continue them elsewhere.
+const LAST_STREAMS: Duration = Duration::from_millis(200);
 
 pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -83,11 +91,18 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
         if let Some(admin) = &admin {
             say(format!("metrics and status on http://{}/", admin.local_addr()?))?;
         }
+        let unused = unused_from_now_on(config.while_locked.as_deref())?;
         let shutdown = async move {
-            match stopped.await {
-                Ok(signal) => info!("{signal}: draining"),
-                // The sender is kept until a signal arrives.
-                Err(_dropped) => std::future::pending().await,
+            let stopped = async {
+                match stopped.await {
+                    Ok(signal) => info!("{signal}: draining"),
+                    // The sender is kept until a signal arrives.
+                    Err(_dropped) => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stopped => {}
+                () = unused => info!("no lock is held on the file of --while-locked: draining"),
             }
         };
         let access = Arc::new(config.access);
@@ -127,6 +142,40 @@ impl Stop {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(drain);
         drained
     }
+}
+
+/// Waits until no other process locks the file of `--while-locked`; forever if there is none.
+///
+/// The server then holds its lock until it has ended, so that a client that gets one after it knows that
+/// it has to start another server. The operating system releases the locks of killed processes.
+fn unused_from_now_on(file: Option<&Path>) -> anyhow::Result<impl Future<Output = ()> + use<>> {
+    let (unused, waiter) = oneshot::channel();
+    if let Some(path) = file {
+        let cannot = || format!("cannot lock the file of --while-locked, {}", path.display());
+        let file = File::open(path).with_context(cannot)?;
+        let wait = move || loop {
+            match file.lock() {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    warn!(%error, "cannot wait for the locks of --while-locked");
+                    break;
+                }
+                Ok(()) => {
+                    std::mem::forget(file);
+                    // Fails only if the server is about to end.
+                    unused.send(()).ok();
+                    break;
+                }
+            }
+        };
+        Builder::new().name("lock".to_owned()).spawn(wait).with_context(cannot)?;
+    }
+    Ok(async move {
+        if waiter.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(LAST_STREAMS).await;
+    })
 }
 
 /// Reloads certificates and tokens on SIGHUP.

@@ -39,6 +39,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// Whether the status page shows samples.
     pub picture: bool,
+    /// File without whose locks the server ends.
+    pub while_locked: Option<PathBuf>,
     /// Whether logs are JSON.
     pub json: bool,
     /// Access control.
@@ -84,6 +86,7 @@ impl Config {
             device_bytes: settings.device_bytes.map_or(DEVICE_BYTES, |size| bytes(size.get())),
             metrics_listen: settings.metrics_listen,
             picture: settings.status_picture.unwrap_or(!access.requires_auth()),
+            while_locked: settings.while_locked,
             json: settings.json.unwrap_or(false),
             access,
             pipeline: PipelineConfig {

@@ -99,6 +99,9 @@ pub(super) struct Settings {
     /// while other reads of the dataset hang. Default 5s.
     #[arg(long, value_name = "TIME", env = "FOREBAY_READ_TIMEOUT")]
     pub(super) read_timeout: Option<NonZeroTimeSpan>,
+    /// Drain and end as soon as no other process holds a lock (flock) on this file, which its users share.
+    #[arg(long, value_name = "FILE", env = "FOREBAY_WHILE_LOCKED")]
+    pub(super) while_locked: Option<PathBuf>,
     /// Write logs as JSON.
     #[arg(long, value_name = "BOOL", env = "FOREBAY_JSON", value_parser = boolean,
         num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -205,6 +208,7 @@ impl Settings {
             share_bytes: self.share_bytes.or(file.share_bytes),
             cache_bytes: self.cache_bytes.or(file.cache_bytes),
             read_timeout: self.read_timeout.or(file.read_timeout),
+            while_locked: self.while_locked.or(file.while_locked),
             json: self.json.or(file.json),
             limits: self.limits.or(file.limits),
             access: self.access.or(file.access),
