@@ -1,0 +1,670 @@
+"""The loader: batches of a rank, epoch by epoch, from servers or from a path."""
+
+from __future__ import annotations
+
+import json
+import os
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict
+
+from . import _forebay
+from ._batch import Batch, Context
+from ._errors import Error, OptionsError, StateError
+from ._local import Address, LocalServer
+from ._log import warn
+from ._source import Source, endpoints_of
+from ._types import Description, Job, ServerStats, Settings
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Changes = Mapping[str, object] | Sequence[str]
+"""Changes to a recipe: `{"batch": 512, "crop.scale": [0.35, 1.0]}`, or TOML assignments."""
+
+# Seconds without a microbatch after which a loader looks whether the server of its path still runs.
+_PATIENCE = 1.0
+
+
+class State(TypedDict):
+    """Where a loader is: what `state_dict` returns. It can be written as JSON."""
+
+    version: int
+    dataset_digest: str
+    recipe_digest: str
+    seed: int
+    epoch: int
+    step: int
+    microbatches: int
+    """How many of the rank's microbatches of the step were yielded."""
+    world: int
+
+
+class Stats(TypedDict):
+    """What a loader has done since it was made."""
+
+    batches: int
+    images: int
+    bytes: int
+    wait_seconds: float
+    """Time in which the trainer waited for batches."""
+    server_seconds: dict[str, float]
+    """Time that servers spent: `queue` and `make` of wall time, then CPU time by stage."""
+    servers: list[ServerStats]
+
+
+@dataclass
+class _Position:
+    epoch: int
+    step: int = 0
+    done: int = 0
+
+
+class Loader:
+    """Loads batches from a path on this machine, or from servers.
+
+    >>> import forebay
+    >>> loader = forebay.Loader(data / "train", recipe="a3", set={"batch": 32, "microbatches": 2})
+    >>> len(loader)
+    4
+    >>> for batch in loader:
+    ...     assert batch.pixels.shape == (32, 160, 160, 3)
+    >>> loader.state_dict()["epoch"]
+    1
+    >>> loader.close()
+
+    A pass over the loader is an epoch, and the next pass is the next epoch. After `load_state_dict`, the pass
+    continues where the state was taken. A pass that was left early is not continued: the next pass is the
+    next epoch, or that of `set_epoch`.
+
+    Args:
+        source: A dataset on this machine, as `forebay index` takes it: it is indexed if it has no index, and
+            served by a process that all loaders of this host and user share, and that ends with the last of
+            them. Or servers: an endpoint such as `http://data-0:50051`, a list of them, or
+            `dns+http://name:port` for all addresses of a name.
+        recipe: A preset (`a1`, `a2`, `a3`, `eval`), a recipe that the servers have, or the path of a TOML file.
+        set: Changes to the recipe.
+        dataset: Name of the dataset on the servers; not needed if they have only one.
+        seed: Seed of every random choice.
+        epoch: Epoch of the first pass.
+        rank, world: Number of this process, and of all; the world must divide the recipe's microbatches.
+        dtype: `u8`, or normalized `f16`, `bf16` or `f32`.
+        layout: `nhwc`, which torch calls channels_last, or `nchw`.
+        mixed_by: The side that applies MixUp and CutMix: `server`, or `trainer`, which then gets the plan.
+        merge: Whether a batch is all of a rank's microbatches of a step, or each by itself.
+        writable: Whether pixels may be changed in place.
+        index_dir: For a path: folder of the index, if it cannot be beside the dataset.
+        threads, memory: For a path: worker threads and memory (`"4GiB"`) of the server.
+        progress: For a path: whether a progress bar is shown while it is indexed, if tqdm is installed.
+        prefetch_bytes: Pixels that are received ahead. By default 128 MiB, or more for several servers.
+
+    The other arguments are those of the flags of `forebay-trainer` with the same names; times are in
+    seconds. A loader may be used by one thread at a time, and in the process that made it.
+
+    Raises:
+        OptionsError: If an argument is invalid.
+        DatasetError: If the path is not a dataset.
+        RefusedError: If a server refuses the job; NoServerError, if several do.
+        GaveUpError: If no server answers within `give_up_after`.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        recipe: str | os.PathLike[str] = "a2",
+        set: Changes | None = None,
+        dataset: str | None = None,
+        seed: int = 0,
+        epoch: int = 0,
+        rank: int | None = None,
+        world: int | None = None,
+        dtype: Literal["u8", "f16", "bf16", "f32"] = "u8",
+        layout: Literal["nhwc", "nchw"] = "nhwc",
+        mixed_by: Literal["server", "trainer"] = "server",
+        merge: bool = True,
+        writable: bool = False,
+        index_dir: str | os.PathLike[str] | None = None,
+        threads: int | None = None,
+        memory: str | int | None = None,
+        progress: bool = True,
+        prefetch_bytes: int | None = None,
+        max_microbatch_bytes: int | None = None,
+        connections: int | None = None,
+        resolve_interval: float | None = None,
+        readmit_after: float | None = None,
+        connect_timeout: float | None = None,
+        keepalive_timeout: float | None = None,
+        idle_timeout: float | None = None,
+        microbatch_timeout: float | None = None,
+        give_up_after: float | None = None,
+        initial_backoff: float | None = None,
+        max_backoff: float | None = None,
+        hedge_quantile: float | None = None,
+        hedge_budget: float | None = None,
+        hedge_min_delay: float | None = None,
+        tls_ca: str | os.PathLike[str] | None = None,
+        tls_cert: str | os.PathLike[str] | None = None,
+        tls_key: str | os.PathLike[str] | None = None,
+        tls_name: str | None = None,
+        token_file: str | os.PathLike[str] | None = None,
+    ) -> None:
+        arguments = {name: value for name, value in locals().items() if name != "self"}
+        # What `__reduce__` makes a loader of in another process.
+        self._arguments: dict[str, Any] = arguments
+        self._local: LocalServer | None = None
+        # The passes that are under way. The state of the loader is that of the one that began last.
+        self._iterators: weakref.WeakSet[_Iterator] = weakref.WeakSet()
+        self._current: weakref.ref[_Iterator] | None = None
+        self._closed = False
+        if (rank is None) != (world is None):
+            raise OptionsError("rank and world belong together: expected both, or neither")
+        for name, value in (("seed", seed), ("epoch", epoch)):
+            if not 0 <= value < 2**64:
+                raise OptionsError(f"invalid {name} {value}: expected a number from 0 to 2**64 - 1")
+        self._rank, self._world = (0, 1) if rank is None or world is None else (rank, world)
+        self._merge, self._writable, self._layout = merge, writable, layout
+        self._settings: Settings = {
+            "endpoints": [],
+            "dtype": dtype,
+            "layout": layout,
+            "mixed_by": mixed_by,
+            "prefetch_bytes": prefetch_bytes,
+            "max_microbatch_bytes": max_microbatch_bytes,
+            "connections": connections,
+            "resolve_interval": resolve_interval,
+            "readmit_after": readmit_after,
+            "connect_timeout": connect_timeout,
+            "keepalive_timeout": keepalive_timeout,
+            "idle_timeout": idle_timeout,
+            "microbatch_timeout": microbatch_timeout,
+            "give_up_after": give_up_after,
+            "initial_backoff": initial_backoff,
+            "max_backoff": max_backoff,
+            "hedge_quantile": hedge_quantile,
+            "hedge_budget": hedge_budget,
+            "hedge_min_delay": hedge_min_delay,
+            "tls_ca": _path(tls_ca),
+            "tls_cert": _path(tls_cert),
+            "tls_key": _path(tls_key),
+            "tls_name": tls_name,
+            "token_file": _path(token_file),
+        }
+        self._job: Job = {
+            "dataset": dataset or "",
+            "recipe": os.fspath(recipe),
+            "set": assignments(set),
+            "seed": seed,
+            "dataset_digest": None,
+            "recipe_digest": None,
+        }
+        # The next batch to yield. While `_is_fresh`, the next pass starts there.
+        self._next, self._is_fresh = _Position(epoch), True
+        # The epoch of the last pass that began.
+        self._epoch = epoch
+        self._batches, self._images, self._bytes, self._wait = 0, 0, 0, 0.0
+        self._server_seconds: dict[str, float] = {}
+
+        endpoints = endpoints_of(source)
+        if endpoints is None:
+            if dataset is not None:
+                raise OptionsError(
+                    f"invalid dataset {dataset!r}: the source is a path, {source!r}, which is one dataset"
+                )
+            self._local = LocalServer(
+                os.fspath(source),  # type: ignore[arg-type]  # a path, or it would have endpoints
+                index_dir=_path(index_dir),
+                threads=threads,
+                memory=memory,
+                progress=progress,
+            )
+            self._job["dataset"] = self._local.dataset
+        else:
+            given = {"index_dir": index_dir, "threads": threads, "memory": memory}
+            for name, setting in given.items():
+                if setting is not None:
+                    raise OptionsError(f"invalid {name} {setting!r}: only a path has a server to set up")
+            self._settings["endpoints"] = endpoints
+        try:
+            self._client = self._connect()
+            self._description = self._client.describe(self._job)
+            self._indices = _indices(self._rank, self._world, self._description["microbatches"])
+        except BaseException:
+            self.close()
+            raise
+        # From now on, servers with other data are excluded.
+        self._job["dataset_digest"] = self._description["dataset_digest"]
+        self._job["recipe_digest"] = self._description["recipe_digest"]
+        self._each = [self._indices_of(step) for step in self._last_steps()]
+
+    # The pass.
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._check_open()
+        return _Iterator(self)
+
+    def __len__(self) -> int:
+        """Batches of an epoch: its steps, or with `merge=False` the rank's microbatches."""
+        steps = self._description["steps_per_epoch"]
+        # Only the last step of an evaluation can have fewer microbatches than the others.
+        counts = [len(indices) for indices in self._each]
+        if self._merge:
+            counts = [min(count, 1) for count in counts]
+        return sum(counts) if steps <= len(counts) else counts[0] * (steps - 1) + counts[-1]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes the next pass that of an epoch.
+
+        A position of `load_state_dict` in that epoch is kept.
+        """
+        if not 0 <= epoch < 2**64:
+            raise OptionsError(f"invalid epoch {epoch}: expected a number from 0 to 2**64 - 1")
+        if not (self._is_fresh and self._next.epoch == epoch):
+            self._next, self._is_fresh = _Position(epoch), True
+
+    # State.
+
+    def state_dict(self) -> State:
+        """What was yielded so far, to go on there with `load_state_dict`.
+
+        What was received ahead does not count.
+        """
+        at = self._next
+        return {
+            "version": 1,
+            "dataset_digest": self._description["dataset_digest"],
+            "recipe_digest": self._description["recipe_digest"],
+            "seed": self._job["seed"],
+            "epoch": at.epoch,
+            "step": at.step,
+            "microbatches": at.done,
+            "world": self._world,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Makes the next pass continue where a state was taken, with the seed of the state.
+
+        Raises:
+            StateError: If the state is of another dataset or recipe, or is none.
+        """
+        try:
+            version, seed, world = state["version"], int(state["seed"]), int(state["world"])
+            at = _Position(int(state["epoch"]), int(state["step"]), int(state["microbatches"]))
+            digests = {what: str(state[f"{what}_digest"]) for what in ("dataset", "recipe")}
+        except (KeyError, TypeError, ValueError) as error:
+            raise StateError(
+                f"invalid state {state!r}: {error!r}; expected what state_dict returned"
+            ) from error
+        if version != 1:
+            raise StateError(f"invalid state: version {version!r}, expected 1; use the forebay that wrote it")
+        for what, found in digests.items():
+            expected = self._job["dataset_digest" if what == "dataset" else "recipe_digest"]
+            if found != expected:
+                raise StateError(
+                    f"the state belongs to another {what}: its digest is {found}, and that of this loader "
+                    f"is {expected}; use the same {what}, or start without the state"
+                )
+        steps = self._description["steps_per_epoch"]
+        if at.epoch < 0 or at.step < 0 or at.step >= max(steps, 1):
+            raise StateError(f"invalid state: step {at.step} of an epoch of {steps} steps")
+        if at.done and world != self._world:
+            raise StateError(
+                f"the state is within step {at.step}, of which each of {world} processes has yielded "
+                f"{at.done} microbatches, and the world is now {self._world}: resume with a world of "
+                f"{world}, or from a state between two steps"
+            )
+        if not 0 <= at.done <= len(self._indices):
+            raise StateError(f"invalid state: {at.done} microbatches of a step that has {len(self._indices)}")
+        self._job["seed"] = seed
+        self._next, self._is_fresh = at, True
+
+    # What it knows.
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, by label."""
+        return list(self._description["classes"])
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """Mean of R, G and B, from 0 to 1, by which normalized dtypes are normalized."""
+        return self._description["mean"]
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """Standard deviation of R, G and B, as `mean`."""
+        return self._description["std"]
+
+    @property
+    def epoch(self) -> int:
+        """Epoch of the next batch."""
+        return self._next.epoch
+
+    @property
+    def rank(self) -> int:
+        """Number of this process."""
+        return self._rank
+
+    @property
+    def world(self) -> int:
+        """Number of processes."""
+        return self._world
+
+    @property
+    def images_per_batch(self) -> int:
+        """Images of a batch, except for the last ones of an evaluation."""
+        each = self._description["batch"] // self._description["microbatches"]
+        return each * (len(self._indices) if self._merge else 1)
+
+    def describe(self) -> Description:
+        """Sizes, digests and names of the dataset with the recipe."""
+        return self._description.copy()
+
+    def changed(self, set: Changes) -> Loader:
+        """Another loader, which differs by further changes to the recipe. It starts at this one's first epoch."""
+        arguments: dict[str, Any] = {**self._arguments, "set": [*assignments(self._arguments["set"]), *assignments(set)]}
+        source = arguments.pop("source")
+        return Loader(source, **arguments)
+
+    def stats(self) -> Stats:
+        """What was done so far, and what is known of each server."""
+        return {
+            "batches": self._batches,
+            "images": self._images,
+            "bytes": self._bytes,
+            "wait_seconds": self._wait,
+            "server_seconds": dict(self._server_seconds),
+            "servers": self._client.servers(),
+        }
+
+    def preview(self, limit: int = 16, columns: int = 8) -> Image:
+        """The first images of the next batch in one, for Pillow, which must be installed.
+
+        The position of the loader stays.
+        """
+        return self.peek().preview(limit, columns)
+
+    def peek(self) -> Batch:
+        """The next batch, as `u8`. The position of the loader stays.
+
+        In a notebook, it is shown with pictures, operations and mix.
+        """
+        self._check_open()
+        settings = self._settings.copy()
+        settings["dtype"], settings["mixed_by"] = "u8", "server"
+        stream = self._open(_forebay.Client(settings), self._start_of_pass(), steps=1)
+        parts: list[_forebay.Microbatch] = []
+        try:
+            while (self._merge or not parts) and (part := stream.take()) is not None:
+                parts.append(part)
+        finally:
+            stream.close()
+        if not parts:
+            raise Error("this rank has no images in the next step")
+        return Batch(self._context(), parts, self._layout, writable=False)
+
+    def _repr_html_(self) -> str:
+        return self.peek()._repr_html_()
+
+    def __repr__(self) -> str:
+        description = self._description
+        return (
+            f"<forebay.Loader of {description['records']} records in {len(description['classes'])} "
+            f"classes: {description['steps_per_epoch']} steps of {description['batch']} images, rank "
+            f"{self._rank} of {self._world}>"
+        )
+
+    # Its life.
+
+    def close(self) -> None:
+        """Ends its passes, and gives back its share in the server of a path. Batches stay."""
+        self._closed = True
+        for iterator in list(self._iterators):
+            iterator.close()
+        if self._local is not None:
+            self._local.close()
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self._arguments, self.state_dict(), self._is_fresh)
+
+    # Inside.
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Error("the loader is closed: make another one")
+
+    def _connect(self) -> _forebay.Client:
+        """A client of the servers, or of the server of a path."""
+        if self._local is not None:
+            address: Address = self._local.join()
+            self._settings["endpoints"] = [address.endpoint]
+            self._settings["token_file"] = address.token_file
+        return _forebay.Client(self._settings)
+
+    def _reconnect(self) -> None:
+        """Starts or joins another server of the path, because the last one was killed."""
+        self._client = self._connect()
+        self._client.describe(self._job)
+
+    def _is_abandoned(self) -> bool:
+        """Whether the server of the path was killed: it does not end by itself while it is in use."""
+        return self._local is not None and not self._local.serves(self._settings["endpoints"][0])
+
+    def _context(self) -> Context:
+        return Context(self._client, self._job, self._description)
+
+    def _open(
+        self, client: _forebay.Client, at: _Position, steps: int | None = None
+    ) -> _forebay.Stream:
+        """A stream from a position to the end of its epoch, or of some steps."""
+        if steps is None:
+            steps = self._description["steps_per_epoch"] - at.step
+        return client.stream(
+            self._job,
+            epoch=at.epoch,
+            step=at.step,
+            done=at.done,
+            steps=steps,
+            rank=self._rank,
+            world=self._world,
+            writable=self._writable,
+        )
+
+    def _start_of_pass(self) -> _Position:
+        """Where the next pass starts."""
+        at = self._next
+        return _Position(at.epoch, at.step, at.done) if self._is_fresh else _Position(self._epoch + 1)
+
+    def _begin(self) -> _Position:
+        at = self._start_of_pass()
+        self._epoch, self._next, self._is_fresh = at.epoch, at, False
+        return _Position(at.epoch, at.step, at.done)
+
+    def _last_steps(self) -> list[int]:
+        """A full step and the last one; or those that there are."""
+        steps = self._description["steps_per_epoch"]
+        return [0, steps - 1] if steps > 2 else list(range(steps))
+
+    def _indices_of(self, step: int) -> list[int]:
+        """The rank's microbatches of a step: those that have samples."""
+        description = self._description
+        batch, groups = description["batch"], description["microbatches"]
+        samples = min(description["samples_per_epoch"] - step * batch, batch)
+        return [index for index in self._indices if index < min(samples, groups)]
+
+    def _count(self, batch: Batch, microbatches: list[_forebay.Microbatch]) -> None:
+        self._batches += 1
+        self._images += len(batch)
+        self._bytes += batch.pixels.nbytes
+        self._wait += batch.wait
+        for microbatch in microbatches:
+            for stage, seconds in microbatch.timings.items():
+                self._server_seconds[stage] = self._server_seconds.get(stage, 0.0) + seconds
+
+
+class _Iterator(Iterator[Batch]):
+    """A pass of a loader. It begins with its first batch, so that `set_epoch` may come after `iter`."""
+
+    def __init__(self, loader: Loader) -> None:
+        self._loader = loader
+        self._stream: _forebay.Stream | None = None
+        self._at: _Position | None = None
+        # Microbatches of the current step that were received and not yielded.
+        self._parts: list[_forebay.Microbatch] = []
+        self._ended = False
+
+    def __next__(self) -> Batch:
+        if self._ended:
+            raise StopIteration
+        loader = self._loader
+        loader._check_open()
+        try:
+            if self._at is None:
+                self._begin()
+            return self._batch()
+        except StopIteration:
+            self.close()
+            raise
+        except Exception:
+            # The same batch can be tried again by a new pass.
+            if self._is_current():
+                loader._is_fresh = True
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._ended = True
+        self._parts.clear()
+        if self._stream is not None:
+            self._stream.close()
+        self._loader._iterators.discard(self)
+
+    def _begin(self) -> None:
+        loader = self._loader
+        self._at = loader._begin()
+        loader._iterators.add(self)
+        loader._current = weakref.ref(self)
+        if loader._description["steps_per_epoch"] > 0:
+            self._stream = loader._open(loader._client, self._at)
+
+    def _is_current(self) -> bool:
+        current = self._loader._current
+        return current is not None and current() is self
+
+    def _batch(self) -> Batch:
+        loader, at = self._loader, self._at
+        assert at is not None
+        while True:
+            indices = loader._indices_of(at.step)
+            wanted = len(indices) - at.done
+            if not loader._merge:
+                wanted = min(wanted, 1)
+            if wanted > 0 and len(self._parts) == wanted:
+                break
+            microbatch = self._take(at)
+            if microbatch is None:
+                self._end(at)
+            # The rank has nothing in the steps before it.
+            if (microbatch.epoch, microbatch.step) != (at.epoch, at.step):
+                at.step, at.done = microbatch.step, 0
+            self._parts.append(microbatch)
+        parts, self._parts = self._parts, []
+        batch = Batch(loader._context(), parts, loader._layout, loader._writable)
+        at.done += len(parts)
+        if at.done == len(indices):
+            at.step, at.done = at.step + 1, 0
+        if self._is_current():
+            is_over = at.step == loader._description["steps_per_epoch"]
+            loader._next = _Position(at.epoch + 1) if is_over else _Position(at.epoch, at.step, at.done)
+        loader._count(batch, parts)
+        return batch
+
+    def _end(self, at: _Position) -> NoReturn:
+        if self._is_current():
+            self._loader._next, self._loader._is_fresh = _Position(at.epoch + 1), True
+        raise StopIteration
+
+    def _take(self, at: _Position) -> _forebay.Microbatch | None:
+        """The next microbatch, also if the server of the path is killed."""
+        loader = self._loader
+        while self._stream is not None:
+            is_ready = self._stream.wait(_PATIENCE)
+            if not is_ready and not loader._is_abandoned():
+                continue
+            try:
+                if is_ready:
+                    return self._stream.take()
+            except Error:
+                if not loader._is_abandoned():
+                    raise
+            warn(f"the server of {loader._arguments['source']} was killed; another one is started")
+            self._stream.close()
+            loader._reconnect()
+            received = _Position(at.epoch, at.step, at.done + len(self._parts))
+            self._stream = loader._open(loader._client, received)
+        return None
+
+
+def _restored(arguments: dict[str, Any], state: State, is_fresh: bool) -> Loader:
+    """A copy of a loader in another process, for `pickle`."""
+    source = arguments["source"]
+    loader = Loader(source, **{name: value for name, value in arguments.items() if name != "source"})
+    loader.load_state_dict(state)
+    if not is_fresh:
+        loader._is_fresh, loader._epoch = False, state["epoch"]
+    return loader
+
+
+def _path(path: str | os.PathLike[str] | None) -> str | None:
+    return None if path is None else os.fspath(path)
+
+
+def _indices(rank: int, world: int, microbatches: int) -> list[int]:
+    if not 0 <= rank < world:
+        raise OptionsError(f"invalid rank {rank} for a world of {world}: expected a rank from 0 to world - 1")
+    if microbatches % world:
+        raise OptionsError(
+            f"a world of {world} does not divide the {microbatches} microbatches of a step: choose a "
+            "world that does, or change the recipe's microbatches"
+        )
+    return list(range(rank, microbatches, world))
+
+
+def assignments(changes: Changes | None) -> list[str]:
+    """Changes as TOML assignments.
+
+    >>> assignments({"batch": 512, "crop.scale": [0.35, 1], "mix.mode": "elem"})
+    ['batch = 512', 'crop.scale = [0.35, 1]', 'mix.mode = "elem"']
+    """
+    if changes is None:
+        return []
+    if isinstance(changes, str):
+        return [changes]
+    if not isinstance(changes, Mapping):
+        return list(changes)
+    return [f"{field} = {_toml(field, value)}" for field, value in changes.items()]
+
+
+def _toml(field: str, value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, str):
+        # A basic string of TOML has the escapes of JSON.
+        return json.dumps(value)
+    if isinstance(value, Mapping):
+        inner = ", ".join(f"{key} = {_toml(field, inner)}" for key, inner in value.items())
+        return f"{{ {inner} }}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_toml(field, inner) for inner in value)}]"
+    raise OptionsError(
+        f"invalid value {value!r} of {field}: expected a number, a string, a boolean, a list or a mapping"
+    )

@@ -1,0 +1,130 @@
+//! Indexing in the background, so that Python can show its progress and handle Ctrl-C.
+#![expect(clippy::needless_pass_by_value, reason = "Python's arguments are extracted by value")]
+
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+
+use forebay::dataset::{self, Dataset, DatasetError, Progress, Summary};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::error::{dataset_error, internal};
+use crate::wait::{TICK, tick};
+
+/// Whether a dataset has no index, or one that this version cannot use.
+#[pyfunction]
+#[pyo3(signature = (path, index_dir=None))]
+pub(crate) fn needs_index(
+    py: Python<'_>,
+    path: PathBuf,
+    index_dir: Option<PathBuf>,
+) -> PyResult<bool> {
+    match py.detach(|| Dataset::open(&path, index_dir.as_deref()).map(drop)) {
+        Ok(()) => Ok(false),
+        Err(DatasetError::NoIndex { .. } | DatasetError::Index { .. }) => Ok(true),
+        Err(error) => Err(dataset_error(&error)),
+    }
+}
+
+/// A dataset that is being indexed.
+#[pyclass(frozen, module = "forebay._forebay")]
+#[derive(Debug)]
+pub(crate) struct Indexing(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    done: AtomicU64,
+    total: AtomicU64,
+    cancelled: AtomicBool,
+    outcome: Mutex<Option<Result<Summary, Failure>>>,
+    finished: Condvar,
+}
+
+#[derive(Clone, Debug)]
+enum Failure {
+    Dataset(DatasetError),
+    Cancelled,
+    Panic,
+}
+
+/// What unwinds the threads that index, so that they remove their files.
+struct Cancelled;
+
+#[pymethods]
+impl Indexing {
+    /// Starts to index a dataset.
+    #[new]
+    #[pyo3(signature = (path, index_dir, threads))]
+    fn new(path: PathBuf, index_dir: Option<PathBuf>, threads: usize) -> PyResult<Self> {
+        let state = Arc::new(State::default());
+        let shared = Arc::clone(&state);
+        let run = move || {
+            let progress = |Progress { done, total }: Progress| {
+                if shared.cancelled.load(Ordering::Relaxed) {
+                    resume_unwind(Box::new(Cancelled));
+                }
+                shared.total.store(total, Ordering::Relaxed);
+                shared.done.fetch_max(done, Ordering::Relaxed);
+            };
+            let build = || dataset::build(&path, index_dir.as_deref(), threads, &progress);
+            let outcome = match catch_unwind(AssertUnwindSafe(build)) {
+                Ok(result) => result.map_err(Failure::Dataset),
+                Err(payload) if payload.is::<Cancelled>() => Err(Failure::Cancelled),
+                Err(_panic) => Err(Failure::Panic),
+            };
+            *shared.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
+            shared.finished.notify_all();
+        };
+        let thread = thread::Builder::new().name("forebay-index".to_owned()).spawn(run);
+        thread.map_err(|error| internal(format!("cannot start a thread: {error}")))?;
+        Ok(Self(state))
+    }
+
+    /// Waits until it has ended, for 100 ms at most. Returns whether it has.
+    fn wait(&self, py: Python<'_>) -> PyResult<bool> {
+        let is_finished = py.detach(|| {
+            let outcome = self.0.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+            let waited =
+                self.0.finished.wait_timeout_while(outcome, TICK, |outcome| outcome.is_none());
+            waited.unwrap_or_else(PoisonError::into_inner).0.is_some()
+        });
+        tick(py)?;
+        Ok(is_finished)
+    }
+
+    /// Number of records that were checked, and of all.
+    #[getter]
+    fn progress(&self) -> (u64, u64) {
+        (self.0.done.load(Ordering::Relaxed), self.0.total.load(Ordering::Relaxed))
+    }
+
+    /// Ends it soon, without an index.
+    fn cancel(&self) {
+        self.0.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// What was indexed.
+    fn summary<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let outcome = self.0.outcome.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let summary = match outcome {
+            None => return Err(PyRuntimeError::new_err("the dataset is still being indexed")),
+            Some(Err(Failure::Dataset(error))) => return Err(dataset_error(&error)),
+            Some(Err(Failure::Cancelled)) => {
+                return Err(PyRuntimeError::new_err("indexing was cancelled"));
+            }
+            Some(Err(Failure::Panic)) => {
+                return Err(internal("a thread that indexes panicked".to_owned()));
+            }
+            Some(Ok(summary)) => summary,
+        };
+        let dict = PyDict::new(py);
+        dict.set_item("records", summary.records)?;
+        dict.set_item("bad", summary.bad.len())?;
+        dict.set_item("digest", summary.digest.to_string())?;
+        Ok(dict)
+    }
+}

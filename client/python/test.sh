@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Builds the wheel, installs it into a new virtual environment, and runs everything that must hold for it: types, tests,
+# documentation, examples.
+#   client/python/test.sh [--profile PROFILE] [PYTEST_ARGUMENT...]
+#
+# FOREBAY_VENV names a virtual environment with what the tests use (torch, timm, JAX, ...; about 7 GB), which is made
+# from PyPI if it is missing; that of tests/parity/run.sh does. Exit code 77: PyPI cannot be reached.
+set -euo pipefail
+cd "$(dirname "$0")"
+# What `cargo build --release` builds, unless it says otherwise.
+profile=release
+if [ "${1:-}" = --profile ]; then profile=$2; shift 2; fi
+tools=$(realpath -m "${FOREBAY_VENV:-../../.venv}")
+
+[ -x "$tools/bin/python" ] || python3 -m venv "$tools"
+# The list that the environment was made of, once it is complete.
+made_of=$tools/forebay-python.txt
+if ! cmp --quiet requirements.txt "$made_of"; then
+  "$tools/bin/pip" install --quiet --disable-pip-version-check -r requirements.txt ||
+    { echo "client/python/requirements.txt cannot be installed from PyPI" >&2; exit 77; }
+  cp requirements.txt "$made_of"
+fi
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# As a user builds it, but with the tools that are there. Stripping takes the debug information of the profile.
+PATH=$tools/bin:$PATH MATURIN_PEP517_ARGS="--profile $profile" "$tools/bin/pip" wheel --quiet --disable-pip-version-check --no-deps \
+  --no-build-isolation --wheel-dir "$work" .
+wheel=("$work"/forebay-*.whl)
+echo "built $(basename "${wheel[0]}"), $(du -m "${wheel[0]}" | cut -f 1) MB"
+
+# A clean environment, which sees the tools and has nothing but the wheel of its own.
+python3 -m venv "$work/venv"
+"$work/venv/bin/pip" install --quiet --disable-pip-version-check --no-index --no-deps "${wheel[0]}"
+"$work/venv/bin/python" -c 'import forebay; print(forebay.__doc__.splitlines()[0])'
+site=$("$tools/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+own=$("$work/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+echo "$site" > "$own/tools.pth"
+python=$work/venv/bin/python
+
+# The types are those of the installed wheel, as for a user's program.
+"$python" -m mypy --config-file pyproject.toml --cache-dir "$work/mypy" -p forebay
+"$python" -m pyright --pythonpath "$python" --project pyproject.toml
+
+"$python" -m pytest --quiet "$@" tests

@@ -1,0 +1,152 @@
+"""Data, servers and processes for the tests: all in temporary folders, on free ports."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import forebay
+from forebay import _forebay
+
+SMALL: dict[str, object] = {"image_size": 64, "batch": 16, "microbatches": 4}
+"""Changes to a recipe for small, quick batches."""
+
+# Time after which a test that waits for something fails, instead of hanging.
+HANG = 120.0
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "forebay", *arguments]
+
+
+def eventually(what: str, holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + HANG
+    while not holds():
+        assert time.monotonic() < end, f"waited too long until {what}"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The servers of paths are those of this run, with one thread each."""
+    before = dict(os.environ)
+    os.environ["XDG_RUNTIME_DIR"] = str(tmp_path_factory.mktemp("run"))
+    for name in [name for name in os.environ if name.startswith("FOREBAY_")]:
+        del os.environ[name]
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An indexed dataset of 128 training images and 18 others, in 4 and 6 classes each."""
+    folder = tmp_path_factory.mktemp("data")
+    made = ["--classes", "4", "--per-class", "32", "--val-per-class", "5"]
+    subprocess.run(command("sample-data", str(folder), *made), check=True, capture_output=True)
+    for split in ("train", "val"):
+        subprocess.run(command("index", str(folder / split)), check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> None:
+    """What streams of the last test logged while they ended is not this one's."""
+    _forebay.take_log()
+
+
+@pytest.fixture(autouse=True)
+def names_in_doctests(doctest_namespace: dict[str, Any], data: Path) -> None:
+    doctest_namespace["data"] = data
+
+
+class Server:
+    """`forebay serve` in a process, on a free port."""
+
+    def __init__(self, data: Path, listen: str = "127.0.0.1:0") -> None:
+        datasets = [f"--dataset={split}={data / split}" for split in ("train", "val")]
+        serve = command("serve", "--listen", listen, "--threads", "1", "--device", "cpu", *datasets)
+        self.process = subprocess.Popen(serve, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert self.process.stdout is not None
+        self.endpoint = "http://" + self.process.stdout.readline().removeprefix("listening on ").strip()
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def close(self) -> None:
+        self.kill()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def servers(data: Path) -> Iterator[Callable[..., Server]]:
+    """Starts servers."""
+    started: list[Server] = []
+
+    def start(**options: str) -> Server:
+        started.append(Server(data, **options))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()
+
+
+@pytest.fixture(scope="module")
+def server(data: Path) -> Iterator[Server]:
+    """A server that the tests of a file share."""
+    server = Server(data)
+    yield server
+    server.close()
+
+
+@contextmanager
+def warned(match: str) -> Iterator[list[warnings.WarningMessage]]:
+    """Expects a warning among any others, which would be errors."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield caught
+    messages = [str(warning.message) for warning in caught if warning.category is forebay.ForebayWarning]
+    assert any(re.search(match, message) for message in messages), messages
+
+
+def run_python(code: str, *arguments: str, **options: Any) -> str:
+    """Runs code in a new process, and returns what it prints."""
+    run = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=HANG, **options)
+    assert done.returncode == 0, f"exit code {done.returncode}:\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def server_processes(path: Path) -> list[int]:
+    """The processes that serve a path."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+            except OSError:
+                continue
+            if b"--while-locked" in words and any(w.endswith(b"=" + bytes(path)) for w in words) and state != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+def digest(batch: forebay.Batch) -> tuple[Any, ...]:
+    """All of a batch."""
+    arrays = (batch.pixels, batch.label_a, batch.label_b, batch.lam, batch.records)
+    return (batch.epoch, batch.step, batch.microbatches, *(array.tobytes() for array in arrays))

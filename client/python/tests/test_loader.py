@@ -1,0 +1,352 @@
+"""The loader: order, epochs, state, errors, and what it knows."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import multiprocessing
+import pickle
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import forebay
+from conftest import SMALL, Server, command, digest, run_python, warned
+
+
+def loader(server: Server, **options: Any) -> forebay.Loader:
+    options = {"dataset": "train", "recipe": "a3", "set": SMALL, **options}
+    return forebay.Loader(server.endpoint, **options)
+
+
+def test_a_pass_is_an_epoch_and_the_next_pass_is_the_next_epoch(server: Server) -> None:
+    with loader(server, epoch=3) as small:
+        assert len(small) == 8
+        for epoch in (3, 4):
+            names = [(batch.epoch, batch.step) for batch in small]
+            assert names == [(epoch, step) for step in range(8)]
+        records = [record for batch in small for record in batch.records.tolist()]
+        assert sorted(records) == list(range(128))
+        assert small.stats()["images"] == 3 * 128
+        assert small.stats()["servers"][0]["microbatches"] == 3 * 8 * 4
+
+
+def test_merged_batches_are_microbatches_in_order(server: Server) -> None:
+    with loader(server) as merged, loader(server, merge=False) as apart:
+        assert (len(merged), len(apart)) == (8, 32)
+        assert (merged.images_per_batch, apart.images_per_batch) == (16, 4)
+        parts = iter(apart)
+        for batch in merged:
+            own = [next(parts) for _ in range(4)]
+            assert batch.microbatches == (0, 1, 2, 3)
+            assert [part.microbatches for part in own] == [(0,), (1,), (2,), (3,)]
+            joined = np.concatenate([np.asarray(part.pixels) for part in own])
+            assert (np.asarray(batch.pixels) == joined).all()
+            for name in ("label_a", "label_b", "lam", "records"):
+                joined_list = [value for part in own for value in getattr(part, name).tolist()]
+                assert getattr(batch, name).tolist() == joined_list
+        assert next(parts, None) is None
+
+
+def test_ranks_share_the_microbatches_of_a_step(server: Server) -> None:
+    with loader(server, merge=False) as single:
+        expected = [digest(batch) for batch in single]
+    found = []
+    for rank in range(2):
+        with loader(server, merge=False, rank=rank, world=2) as shared:
+            assert len(shared) == 16
+            found += [digest(batch) for batch in shared]
+    assert sorted(found) == sorted(expected)
+
+
+def test_an_evaluation_has_every_record_once_and_a_short_last_batch(server: Server) -> None:
+    # 20 records in steps of 16: the last step has one for each of its 4 microbatches.
+    options: dict[str, Any] = {"recipe": "eval", "dataset": "val"}
+    with loader(server, **options) as small:
+        assert len(small) == 2
+        assert [len(batch) for batch in small] == [16, 4]
+    records = []
+    changes = {**SMALL, "batch": 12}
+    for rank in range(2):
+        # The last step has 8.
+        with loader(server, **options, set=changes, merge=False, rank=rank, world=2) as shared:
+            batches = list(shared)
+            assert len(batches) == len(shared)
+            records += [record for batch in batches for record in batch.records.tolist()]
+    assert sorted(records) == list(range(20))
+    # Of a last step with two samples, the second pair of microbatches has none.
+    changes = {**SMALL, "batch": 6, "microbatches": 3}
+    counts = []
+    for rank in range(3):
+        with loader(server, **options, set=changes, rank=rank, world=3) as shared:
+            counts.append((len(shared), len(list(shared))))
+    assert counts == [(4, 4), (4, 4), (3, 3)]
+
+
+@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_loader_resumes_after_any_batch(server: Server, merge: bool, world: int) -> None:
+    options: dict[str, Any] = {"merge": merge, "rank": world - 1, "world": world, "epoch": 1}
+    with loader(server, **options) as small:
+        expected = [digest(batch) for _ in range(2) for batch in small]
+    each = len(expected) // 2
+    for stop in range(0, 2 * each, 1 if merge else 3):
+        with loader(server, **options) as first:
+            found = []
+            while len(found) < stop:
+                for batch in first:
+                    found.append(digest(batch))
+                    if len(found) == stop:
+                        break
+            # What is kept is text.
+            state = json.dumps(first.state_dict())
+        with loader(server, **{**options, "epoch": 0}) as second:
+            second.load_state_dict(json.loads(state))
+            if stop % each:
+                # What follows takes set_epoch of the same epoch, as trainers call it.
+                second.set_epoch(1 + stop // each)
+            while len(found) < 2 * each:
+                found += [digest(batch) for batch in second]
+        assert found == expected, f"stopped after {stop}"
+
+
+def test_a_state_within_a_step_goes_on_in_a_loader_that_merges(server: Server) -> None:
+    with loader(server) as small:
+        expected = b"".join(batch.pixels.tobytes() for batch in small)
+    with loader(server, merge=False) as apart:
+        batches = iter(apart)
+        found = b"".join(next(batches).pixels.tobytes() for _ in range(6))
+        state = apart.state_dict()
+        assert (state["step"], state["microbatches"]) == (1, 2)
+    with loader(server) as merged:
+        merged.load_state_dict(state)
+        rest = list(merged)
+        assert [len(batch) for batch in rest] == [8] + [16] * 6
+        assert found + b"".join(batch.pixels.tobytes() for batch in rest) == expected
+    with loader(server, rank=0, world=2) as other, pytest.raises(forebay.StateError, match="world of 1"):
+        other.load_state_dict(state)
+
+
+def test_a_new_process_continues_from_a_state(server: Server, tmp_path: Path) -> None:
+    code = """
+import hashlib, json, sys, forebay
+endpoint, file, count = sys.argv[1:]
+loader = forebay.Loader(endpoint, dataset="train", recipe="a3", set=["image_size = 64", "batch = 16", "microbatches = 4"])
+if file != "-":
+    loader.load_state_dict(json.load(open(file)))
+for _, batch in zip(range(int(count)), loader):
+    print(hashlib.sha256(batch.pixels.tobytes()).hexdigest())
+    state = loader.state_dict()
+json.dump(state, open("state", "w"))
+"""
+    whole = run_python(code, server.endpoint, "-", "8", cwd=tmp_path)
+    first = run_python(code, server.endpoint, "-", "3", cwd=tmp_path)
+    rest = run_python(code, server.endpoint, "state", "9", cwd=tmp_path)
+    assert first + rest == whole and len(whole.splitlines()) == 8
+
+
+def test_a_pass_that_was_left_is_followed_by_the_next_epoch(server: Server) -> None:
+    with loader(server) as small:
+        first = next(iter(small))
+        assert (first.epoch, next(iter(small)).epoch) == (0, 1)
+        small.set_epoch(0)
+        assert digest(next(iter(small))) == digest(first)
+        # Lightning makes the iterator first.
+        batches = iter(small)
+        small.set_epoch(7)
+        assert next(batches).epoch == 7
+
+
+def test_passes_are_independent_and_the_state_is_that_of_the_last(server: Server) -> None:
+    with loader(server) as small:
+        one = iter(small)
+        first = next(one)
+        small.set_epoch(0)
+        two = iter(small)
+        assert digest(next(two)) == digest(first)
+        assert [batch.step for batch in one] == list(range(1, 8))
+        assert small.state_dict()["step"] == 1
+
+
+def test_states_of_other_data_are_refused(server: Server) -> None:
+    with loader(server) as small:
+        state = small.state_dict()
+        cases: list[tuple[dict[str, Any], str]] = [
+            ({"dataset_digest": "0" * 64}, "another dataset"),
+            ({"recipe_digest": "0" * 64}, "another recipe"),
+            ({"version": 2}, "version 2"),
+            ({"step": 8}, "step 8 of an epoch of 8 steps"),
+            ({"microbatches": 5}, "5 microbatches"),
+            ({"seed": None}, "invalid state"),
+        ]
+        for change, says in cases:
+            with pytest.raises(forebay.StateError, match=says):
+                small.load_state_dict({**state, **change})
+        with pytest.raises(forebay.StateError, match="expected what state_dict returned"):
+            small.load_state_dict({})
+        small.load_state_dict({**state, "seed": 5})
+        assert small.state_dict()["seed"] == 5
+
+
+def test_errors_are_exceptions_with_the_sentences_of_the_client(server: Server) -> None:
+    cases: list[tuple[dict[str, Any], type[Exception], str]] = [
+        ({"dataset": "absent"}, forebay.RefusedError, 'absent.*use a dataset that the server has'),
+        ({"recipe": "a9"}, forebay.RefusedError, "a9"),
+        ({"recipe": "absent.toml"}, forebay.OptionsError, "cannot read the recipe"),
+        ({"set": {"batch": 0}}, forebay.RefusedError, "batch"),
+        ({"set": {"flip": object()}}, forebay.OptionsError, "of flip: expected a number"),
+        ({"dtype": "u4"}, forebay.OptionsError, '"u4": expected "u8"'),
+        ({"layout": "hwc"}, forebay.OptionsError, '"hwc"'),
+        ({"rank": 1}, forebay.OptionsError, "rank and world belong together"),
+        ({"rank": 3, "world": 3}, forebay.OptionsError, "invalid rank 3"),
+        ({"rank": 0, "world": 3}, forebay.OptionsError, "does not divide the 4 microbatches"),
+        ({"seed": -1}, forebay.OptionsError, "invalid seed -1"),
+        ({"idle_timeout": -1.0}, forebay.OptionsError, "invalid idle_timeout -1"),
+        ({"idle_timeout": 0.0}, forebay.OptionsError, "invalid idle timeout 0"),
+        ({"hedge_quantile": 2.0}, forebay.OptionsError, "invalid hedge quantile 2"),
+        ({"threads": 2}, forebay.OptionsError, "invalid threads 2: only a path"),
+    ]
+    for options, error, says in cases:
+        # A server that refuses is warned of, too.
+        with warnings.catch_warnings(), pytest.raises(error, match=says):
+            warnings.simplefilter("ignore", forebay.ForebayWarning)
+            loader(server, **options)
+    with pytest.raises(forebay.OptionsError, match="expected a path, an endpoint"):
+        forebay.Loader([])
+    with pytest.raises(forebay.OptionsError, match="invalid endpoint"):
+        forebay.Loader("ftp://x:1", dataset="train")
+
+
+def test_a_server_that_is_not_there_is_warned_of_and_given_up(servers: Callable[..., Server]) -> None:
+    server = servers()
+    server.kill()
+    with warned("retrying") as caught:
+        with pytest.raises(forebay.GaveUpError, match="check that the server runs"):
+            loader(server, give_up_after=0.3)
+    # At the line that called, so that the filters of `warnings` work.
+    assert caught[0].filename == __file__
+
+
+def test_an_error_ends_a_pass_and_the_next_one_tries_the_same_batch(servers: Callable[..., Server]) -> None:
+    server = servers()
+    options: dict[str, Any] = {"give_up_after": 0.3, "prefetch_bytes": 0}
+    with loader(server, **options) as small:
+        batches = iter(small)
+        next(batches)
+        server.kill()
+        with warned("retrying"), pytest.raises(forebay.GaveUpError):
+            for _ in batches:
+                pass
+        assert next(batches, None) is None
+        at = small.state_dict()
+        again = servers(listen=server.endpoint.removeprefix("http://"))
+        assert again.endpoint == server.endpoint
+        batch = next(iter(small))
+        assert (batch.epoch, batch.step) == (at["epoch"], at["step"])
+
+
+def test_what_the_client_logs_at_lower_levels_goes_to_logging(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "forebay")
+    with loader(server) as small:
+        next(iter(small))
+    assert any("new server" in record.getMessage() for record in caplog.records)
+    for record in caplog.records:
+        assert record.name.startswith("forebay") and record.levelno < logging.WARNING
+
+
+def test_a_loader_describes_its_job(server: Server) -> None:
+    with loader(server) as small:
+        description = small.describe()
+        assert (description["records"], description["steps_per_epoch"], description["batch"]) == (128, 8, 16)
+        assert len(small.classes) == 4 and small.classes == sorted(small.classes)
+        assert small.mean == pytest.approx((0.485, 0.456, 0.406))
+        assert small.std == pytest.approx((0.229, 0.224, 0.225))
+        assert repr(small) == "<forebay.Loader of 128 records in 4 classes: 8 steps of 16 images, rank 0 of 1>"
+
+
+def test_a_batch_explains_itself_and_equals_the_command(server: Server, data: Path) -> None:
+    with loader(server, seed=5) as small:
+        batch = next(iter(small))
+        plans = batch.explain()
+    assert [plan["record"] for plan in plans] == batch.records.tolist()
+    assert [plan["label"] for plan in plans] == batch.label_a.tolist()
+    assert [plan["microbatch"] for plan in plans] == [i // 4 for i in range(16)]
+    changes = [f"--set={name}={value}" for name, value in SMALL.items()]
+    explain = command("explain", "--dataset", str(data / "train"), "--recipe", "a3", "--seed", "5", *changes)
+    import subprocess
+
+    first = json.loads(subprocess.run(explain, check=True, capture_output=True).stdout)
+    for plan, expected in zip(plans, first["samples"], strict=False):
+        assert {name: plan[name] for name in expected} == expected
+        assert plan["mix_mode"] == first["mix"]["mode"]
+
+
+def test_batches_can_be_looked_at(server: Server) -> None:
+    image = pytest.importorskip("PIL.Image")
+    with loader(server) as small, loader(server, layout="nchw") as planar, loader(server, dtype="f32") as floats:
+        batch = next(iter(small))
+        sheet = small.preview(limit=5, columns=4)
+        assert sheet.size == (4 * 68, 2 * 68)
+        picture = batch.image(3)
+        assert isinstance(picture, image.Image)
+        assert (np.asarray(picture) == np.asarray(batch.pixels)[3]).all()
+        assert (np.asarray(next(iter(planar)).image(3)) == np.asarray(picture)).all()
+        with pytest.raises(IndexError, match="invalid image 16"):
+            batch.image(16)
+        page = batch._repr_html_()
+        assert page.count("data:image/png;base64,") == 12 and batch.explain()[0]["file"] in page
+        # Floats are shown by a batch of their own, and the position stays.
+        assert "data:image/png" in floats._repr_html_()
+        with pytest.raises(forebay.OptionsError, match='dtype="u8"'):
+            next(iter(floats)).image(0)
+        assert small.state_dict()["step"] == 1
+
+
+def test_the_plan_of_the_mix_is_left_to_the_trainer(server: Server) -> None:
+    with loader(server, mixed_by="trainer", recipe="a2", set={**SMALL, "repeats": 1}) as small:
+        kinds = {mix[0] for batch in small for mix in batch.mix}
+    assert kinds <= {"keep", "mixup", "cutmix"} and len(kinds) >= 2
+
+
+def test_loaders_are_copied_with_their_position(server: Server) -> None:
+    with loader(server) as small:
+        batches = iter(small)
+        for _ in range(3):
+            next(batches)
+        small.load_state_dict(small.state_dict())
+        with pickle.loads(pickle.dumps(small)) as other, copy.deepcopy(small) as third:
+            expected = [digest(batch) for batch in other]
+            assert expected == [digest(batch) for batch in third]
+            assert [name[1] for name in expected] == [3, 4, 5, 6, 7]
+
+
+def _first_of(small: forebay.Loader, results: Any) -> None:
+    results.put(next(iter(small)).pixels.tobytes())
+
+
+def test_a_spawned_process_gets_a_loader(server: Server) -> None:
+    context = multiprocessing.get_context("spawn")
+    with loader(server) as small:
+        results = context.Queue()
+        child = context.Process(target=_first_of, args=(small, results))
+        child.start()
+        assert results.get(timeout=120) == next(iter(small)).pixels.tobytes()
+        child.join()
+
+
+def test_a_closed_loader_says_so(server: Server) -> None:
+    small = loader(server)
+    batches = iter(small)
+    next(batches)
+    small.close()
+    small.close()
+    with pytest.raises(forebay.Error, match="closed"):
+        iter(small)
+    assert next(batches, None) is None

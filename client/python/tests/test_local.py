@@ -1,0 +1,272 @@
+"""A path: indexed if needed, served by one process for all loaders, whatever is killed or forked."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import forebay
+from conftest import HANG, SMALL, Server, digest, eventually, run_python, server_processes, warned
+
+
+def loader(path: Path, **options: Any) -> forebay.Loader:
+    options = {"recipe": "a3", "set": SMALL, "threads": 1, **options}
+    return forebay.Loader(path, **options)
+
+
+@pytest.fixture
+def path(data: Path, tmp_path: Path) -> Path:
+    """A copy of the training images without an index, so that no other test uses its server."""
+    shutil.copytree(data / "train", tmp_path / "train")
+    return tmp_path / "train"
+
+
+def test_a_path_is_indexed_and_served_until_its_last_loader_is_closed(path: Path, server: Server) -> None:
+    one = loader(path)
+    assert path.with_name("train.forebay").exists()
+    (process,) = server_processes(path)
+    two = loader(path)
+    with forebay.Loader(server.endpoint, dataset="train", recipe="a3", set=SMALL) as remote:
+        expected = [digest(batch) for batch in remote]
+    assert [digest(batch) for batch in one] == expected
+    assert [digest(batch) for batch in two] == expected
+    assert server_processes(path) == [process]
+    one.close()
+    assert next(iter(two)).epoch == 1
+    two.close()
+    eventually("the server ends", lambda: server_processes(path) == [])
+    # Another one is started.
+    with loader(path) as three:
+        assert digest(next(iter(three))) == expected[0]
+
+
+def test_a_path_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
+    for wrong, says in [(tmp_path / "absent", "no such file"), (tmp_path, "no class folder|not a dataset")]:
+        with pytest.raises(forebay.DatasetError, match=says):
+            forebay.Loader(wrong)
+    with pytest.raises(forebay.OptionsError, match="is one dataset"):
+        forebay.Loader(tmp_path, dataset="train")
+
+
+def test_an_index_that_changed_data_made_useless_is_an_error(path: Path) -> None:
+    with loader(path):
+        pass
+    eventually("the server ends", lambda: server_processes(path) == [])
+    index = path.with_name("train.forebay")
+    index.write_bytes(index.read_bytes()[:100])
+    # One that cannot be read is made again.
+    with loader(path) as small:
+        assert len(small) == 8
+
+
+def test_the_index_can_be_elsewhere(path: Path, tmp_path: Path) -> None:
+    with loader(path, index_dir=tmp_path / "index") as small:
+        assert len(list(small)) == 8
+    assert not path.with_name("train.forebay").exists()
+    assert any((tmp_path / "index").iterdir())
+
+
+def test_settings_that_a_running_server_does_not_have_are_warned_of(path: Path) -> None:
+    with loader(path, threads=1), warned("threads=2 of this loader has no effect"):
+        loader(path, threads=2).close()
+
+
+def test_a_server_that_cannot_start_says_why(path: Path) -> None:
+    with pytest.raises(forebay.ServerError, match="memory"):
+        loader(path, memory="1MiB")
+
+
+def test_a_killed_server_is_replaced(path: Path) -> None:
+    # Larger than what is on the way, so that the server is needed after it is killed.
+    options: dict[str, Any] = {"set": {"image_size": 224, "batch": 16, "microbatches": 4}, "prefetch_bytes": 0}
+    with loader(path, **options) as undisturbed:
+        expected = [digest(batch) for _ in range(2) for batch in undisturbed]
+    with loader(path, **options) as small, loader(path, **options, merge=False) as apart:
+        found, parts = [], iter(apart)
+        next(parts)
+        killed: set[int] = set()
+        with warned("was killed; another one is started"):
+            while len(found) < 16:
+                for batch in small:
+                    found.append(digest(batch))
+                    for process in {*server_processes(path)} - killed:
+                        if len(killed) < 2:
+                            os.kill(process, signal.SIGKILL)
+                            killed.add(process)
+            rest = list(parts)
+        assert found == expected and len(killed) == 2
+        assert [part.microbatches[0] for part in rest] == [i % 4 for i in range(1, 32)]
+        assert len(server_processes(path)) == 1
+
+
+TRAINER = """
+import sys, time, forebay
+loader = forebay.Loader(sys.argv[1], recipe="a3", set=["image_size = 64", "batch = 16", "microbatches = 4"], threads=1)
+batches = iter(loader)
+next(batches)
+print("started", flush=True)
+time.sleep(600)
+"""
+
+
+def trainer(path: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", TRAINER, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "started\n"
+    return process
+
+
+def test_killed_trainers_leave_no_server(path: Path) -> None:
+    one, two = trainer(path), trainer(path)
+    (server,) = server_processes(path)
+    one.kill()
+    one.wait()
+    with loader(path) as small:
+        assert len(list(small)) == 8
+    assert server_processes(path) == [server]
+    two.kill()
+    two.wait()
+    eventually("the server ends", lambda: server_processes(path) == [])
+    for process in (one, two):
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def test_ctrl_c_ends_a_wait_and_the_pass_goes_on(path: Path) -> None:
+    code = """
+import _thread, os, signal, sys, threading, forebay
+path = sys.argv[1]
+loader = forebay.Loader(path, recipe="a3", set=["image_size = 64", "batch = 16", "microbatches = 4"], threads=1, prefetch_bytes=0)
+batches = iter(loader)
+next(batches)
+# The server sends nothing while it is stopped.
+server = int(sys.stdin.readline())
+os.kill(server, signal.SIGSTOP)
+threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+steps = []
+try:
+    for batch in batches:
+        steps.append(batch.step)
+except KeyboardInterrupt:
+    print("interrupted")
+os.kill(server, signal.SIGCONT)
+steps += [batch.step for batch in batches]
+assert steps == list(range(1, 8)), steps
+print("done")
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", code, str(path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )
+    eventually("the server runs", lambda: len(server_processes(path)) == 1)
+    output, _ = process.communicate(f"{server_processes(path)[0]}\n", timeout=HANG)
+    assert (process.returncode, output) == (0, "interrupted\ndone\n")
+
+
+def test_nothing_hangs_when_python_exits(path: Path) -> None:
+    code = """
+import sys, forebay
+loader = forebay.Loader(sys.argv[1], recipe="a3", set=["image_size = 64", "batch = 16", "microbatches = 4"], threads=1)
+batches = iter(loader)
+kept = next(batches)
+print("end")
+"""
+    assert run_python(code, str(path)) == "end\n"
+    eventually("the server ends", lambda: server_processes(path) == [])
+
+
+def _use(small: forebay.Loader, batches: Any, batch: forebay.Batch, path: str, results: Any) -> None:
+    said = []
+    for attempt in (
+        lambda: next(iter(small)),
+        lambda: next(batches),
+        lambda: small.stats(),
+        lambda: forebay.Loader(path, recipe="a3", set=SMALL),
+    ):
+        try:
+            attempt()
+        except forebay.ForkError as error:
+            said.append(str(error))
+    # What was received is there.
+    results.put((said, batch.pixels.tobytes()))
+
+
+def test_a_forked_process_is_told_what_to_do(path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    with loader(path) as small:
+        batches = iter(small)
+        batch = next(batches)
+        results = context.Queue()
+        child = context.Process(target=_use, args=(small, batches, batch, str(path), results))
+        child.start()
+        said, pixels = results.get(timeout=HANG)
+        child.join(HANG)
+        assert child.exitcode == 0
+        assert len(said) == 4 and all("spawn" in text for text in said), said
+        assert pixels == batch.pixels.tobytes()
+        # The parent goes on.
+        assert [batch.step for batch in batches] == list(range(1, 8))
+
+
+def test_a_process_that_was_forked_before_its_first_loader_can_load(path: Path) -> None:
+    code = """
+import os, sys, forebay
+child = os.fork()
+loader = forebay.Loader(sys.argv[1], recipe="a3", set=["image_size = 64", "batch = 16", "microbatches = 4"], threads=1)
+assert len(list(loader)) == 8
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+    print("both")
+"""
+    assert run_python(code, str(path)) == "both\n"
+
+
+RANK = """
+import hashlib, sys, forebay
+path, rank = sys.argv[1:]
+with forebay.Loader(path, recipe="a3", set=["image_size = 64", "batch = 16", "microbatches = 8"],
+                    rank=int(rank), world=8, threads=1) as loader:
+    for batch in loader:
+        print(batch.step, *batch.microbatches, hashlib.sha256(batch.pixels.tobytes()).hexdigest())
+"""
+
+
+def test_eight_ranks_of_one_host_share_a_server_and_a_step(path: Path) -> None:
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", RANK, str(path), str(rank)], stdout=subprocess.PIPE, text=True)
+        for rank in range(8)
+    ]
+    with loader(path, set={**SMALL, "microbatches": 8}, merge=False) as single:
+        (server,) = server_processes(path)
+        import hashlib
+
+        expected = sorted(
+            f"{batch.step} {batch.microbatches[0]} {hashlib.sha256(batch.pixels.tobytes()).hexdigest()}"
+            for batch in single
+        )
+        outputs = [rank.communicate(timeout=HANG)[0] for rank in ranks]
+        assert [rank.returncode for rank in ranks] == [0] * 8
+        assert server_processes(path) == [server]
+    assert sorted(line for output in outputs for line in output.splitlines()) == expected
+
+
+def test_a_folder_that_others_can_write_to_is_refused(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    (tmp_path / f"forebay-{os.getuid()}").mkdir(mode=0o777)
+    os.chmod(tmp_path / f"forebay-{os.getuid()}", 0o777)
+    with pytest.raises(forebay.ServerError, match="only this user can read"):
+        loader(path)
+
+
+def test_other_users_of_the_host_have_no_token(path: Path) -> None:
+    with loader(path) as small:
+        endpoint = small.stats()["servers"][0]["name"]
+        with warned("no token"), pytest.raises(forebay.RefusedError, match="valid token"):
+            forebay.Loader(endpoint, recipe="a3", set=SMALL)
