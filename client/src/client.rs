@@ -136,8 +136,8 @@ impl Client {
         self.calls.call(&context.servers, &what, context.key(step), fetch).await
     }
 
-    /// Streams a rank's microbatches from a step on, or from a [`Start`] within one: in order, each exactly once, whichever servers
-    /// fail.
+    /// Streams a rank's microbatches from a step on, or from a [`Start`] within one: in order, each exactly
+    /// once, whichever servers fail.
     ///
     /// Each step comes from one server, the same for all ranks; steps are spread over the servers.
     ///

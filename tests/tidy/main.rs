@@ -64,6 +64,7 @@ fn files_are_read_by_the_functions_that_refuse_pipes() {
         "server/src",
         "client/src",
         "client/loadtest/src",
+        "client/python/src",
         "client/trainer/src",
         "client/report/src",
         "proto/src",

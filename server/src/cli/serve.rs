@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +13,7 @@ use anyhow::Context as _;
 use forebay::Pipeline;
 use forebay::dataset::{Dataset, MAX_STUCK_READS};
 use forebay_types::command::{StopSignal, log_to_stderr, on_stop};
+use forebay_types::file;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -148,11 +148,12 @@ impl Stop {
 ///
 /// The server then holds its lock until it has ended, so that a client that gets one after it knows that
 /// it has to start another server. The operating system releases the locks of killed processes.
-fn unused_from_now_on(file: Option<&Path>) -> anyhow::Result<impl Future<Output = ()> + use<>> {
+fn unused_from_now_on(path: Option<&Path>) -> anyhow::Result<impl Future<Output = ()> + use<>> {
     let (unused, waiter) = oneshot::channel();
-    if let Some(path) = file {
+    if let Some(path) = path {
         let cannot = || format!("cannot lock the file of --while-locked, {}", path.display());
-        let file = File::open(path).with_context(cannot)?;
+        let opened = file::open(path).map_err(io::Error::from);
+        let (file, _metadata) = opened.with_context(cannot)?;
         let wait = move || loop {
             match file.lock() {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
