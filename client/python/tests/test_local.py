@@ -143,6 +143,8 @@ def test_ctrl_c_ends_a_wait_and_the_pass_goes_on(path: Path) -> None:
     code = """
 import _thread, os, signal, sys, threading, forebay
 path = sys.argv[1]
+# A shell that runs the tests in the background has it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 loader = forebay.Loader(path, recipe="a3", set=["image_size = 64", "batch = 16", "microbatches = 4"], threads=1, prefetch_bytes=0)
 batches = iter(loader)
 next(batches)
