@@ -24,7 +24,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use forebay::Pixels;
 use forebay_proto::v1::LeaseOptions;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
@@ -118,16 +117,24 @@ impl Leases {
     /// When the client is gone.
     pub(crate) async fn open(
         &self,
-        mut socket: UnixStream,
+        socket: UnixStream,
         peer: Arc<Peer>,
     ) -> io::Result<Arc<LeaseConnection>> {
+        socket.writable().await?;
         let name = random_name();
-        // A new socket has room for it.
-        socket.write_all(&[&MAGIC[..], &self.server, &name].concat()).await?;
+        let greeting = [&MAGIC[..], &self.server, &name].concat();
         let state = Mutex::default();
         let connection = Arc::new(LeaseConnection { name, socket, peer, state });
+        // Before the client knows the name, because its first call may be faster than this task.
         self.lock().insert(name, Arc::clone(&connection));
-        Ok(connection)
+        // A new socket has room for the whole greeting.
+        match connection.socket.try_write(&greeting) {
+            Ok(written) if written == greeting.len() => Ok(connection),
+            cut => {
+                self.close(&connection);
+                Err(cut.err().unwrap_or_else(|| io::Error::other("the greeting was cut")))
+            }
+        }
     }
 
     /// Ends the leases of a connection. Nobody finds it any more.
