@@ -9,7 +9,6 @@ mod certificates;
 mod floods;
 mod hostile;
 mod idle;
-mod leases;
 mod lifecycle;
 mod lockout;
 mod memory;

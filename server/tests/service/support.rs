@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use forebay::gpu::HostMemory;
 use forebay::{BufferPool, Pixels};
 use forebay_proto::frame::{FRAME_BYTES, Join};
 use forebay_proto::v1::forebay_service_client::ForebayServiceClient;
@@ -115,15 +114,6 @@ impl Fake {
             explained: Mutex::default(),
             buffers: None,
         })
-    }
-
-    /// A pipeline with `count` buffers that can be lent.
-    pub(crate) fn lending(count: usize) -> Arc<Self> {
-        let mut fake = Self::new(Make::Now, vec!["cat".into(), "dog".into()], 0);
-        let bytes = count * usize::try_from(MICROBATCH_BYTES).unwrap();
-        let buffers = BufferPool::with_memory(bytes, HostMemory::Shared);
-        Arc::get_mut(&mut fake).unwrap().buffers = Some(buffers);
-        fake
     }
 
     pub(crate) fn submitted(&self) -> usize {

@@ -1,13 +1,22 @@
 //! Microbatches in shared memory, read by a client that is written out: what it gets, what it cannot do, and
-//! what happens when it keeps, returns or leaves.
+//! what happens when it keeps, returns or leaves. In a process of its own, because others measure their memory.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+#[path = "../service/support.rs"]
+#[expect(dead_code, reason = "tests/service uses the rest")]
+mod support;
 
 use std::io::{IoSliceMut, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use forebay::BufferPool;
+use forebay::gpu::HostMemory;
 use forebay_proto::v1::forebay_service_client::ForebayServiceClient as Client;
 use forebay_proto::v1::{Frame, Header, LeaseOptions, StreamRequest};
 use forebay_server::{Limits, MicrobatchName};
@@ -18,8 +27,8 @@ use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Streaming};
 
-use crate::support::{
-    Fake, HANG, MICROBATCH_BYTES, Server, next, patient, pixels, start_at, steps, until,
+use support::{
+    Fake, HANG, MICROBATCH_BYTES, Make, Server, next, patient, pixels, start_at, steps, until,
 };
 
 /// A connection for leases.
@@ -105,11 +114,20 @@ impl Leased {
     }
 }
 
+/// A pipeline with `count` buffers that can be lent.
+fn lending(count: usize) -> Arc<Fake> {
+    let mut fake = Fake::new(Make::Now, vec!["cat".into(), "dog".into()], 0);
+    let bytes = count * usize::try_from(MICROBATCH_BYTES).unwrap();
+    let buffers = BufferPool::with_memory(bytes, HostMemory::Shared);
+    Arc::get_mut(&mut fake).unwrap().buffers = Some(buffers);
+    fake
+}
+
 /// A server with buffers to lend, and the path of its socket.
 async fn start(buffers: usize, limits: Limits) -> (Server, PathBuf, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("forebay.sock");
-    let server = start_at(&path, Fake::lending(buffers), limits).await;
+    let server = start_at(&path, lending(buffers), limits).await;
     (server, path, folder)
 }
 
