@@ -368,7 +368,9 @@ fn map(memory: &OwnedFd, bytes: usize) -> io::Result<Mmap> {
     }
     // SAFETY: the file has that length and cannot become shorter. The server writes it again only once nobody
     // has it mapped; a server that breaks its word changes pixels, as it could before it hashed them.
-    unsafe { MmapOptions::new().len(bytes).populate().map(memory) }
+    //
+    // The pages are mapped when they are read, sixteen at a time, which takes less than `populate` does for each.
+    unsafe { MmapOptions::new().len(bytes).map(memory) }
 }
 
 impl Leased {
