@@ -1,5 +1,4 @@
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use forebay::dataset::{Dataset, DatasetError, index_path};
@@ -34,16 +33,6 @@ pub(crate) fn classes_without_images_are_refused_as_by_torchvision() {
     let root = tempdir().unwrap();
     files(root.path(), &[("a/1.jpg", image(1)), ("b/notes.txt", image(2))]);
     refused(root.path(), &["class folder", "/b has no images", ".jpeg"]);
-}
-
-pub(crate) fn a_dangling_link_is_named_with_advice() {
-    let root = tempdir().unwrap();
-    files(root.path(), &[("a/1.jpg", image(1))]);
-    symlink("nowhere", root.path().join("a/2.jpg")).unwrap();
-    refused(
-        root.path(),
-        &["record 1 (a/2.jpg): cannot open", "No such file", "fix or remove the link"],
-    );
 }
 
 pub(crate) fn a_dataset_without_good_records_is_refused() {

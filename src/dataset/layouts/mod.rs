@@ -11,6 +11,7 @@ mod directory;
 mod image_folder;
 mod listing;
 mod pattern;
+pub(super) mod stray;
 mod tar;
 mod webdataset;
 
