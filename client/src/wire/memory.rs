@@ -402,11 +402,11 @@ mod tests {
     const HANG: Duration = Duration::from_mins(1);
 
     /// A server that greets everyone with `magic`, and the offer of a client.
-    fn server(magic: &[u8; 8]) -> (UnixListener, Offer, TempDir, Vec<u8>) {
+    fn server(magic: &[u8]) -> (UnixListener, Offer, TempDir, Vec<u8>) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.sock");
         let listener = UnixListener::bind(format!("{}{SUFFIX}", path.display())).unwrap();
-        let greeting = [&magic[..], &[5; 16], &[6; 16]].concat();
+        let greeting = [magic, &[5; 16], &[6; 16]].concat();
         (listener, Offer::beside(&path), folder, greeting)
     }
 
