@@ -12,9 +12,6 @@
 //!   Dataset: record id -> label, size, bytes   (read through the store, checksum verified)
 //! ```
 //!
-//! Files and members that are no records, such as a README in a tar or a link to nothing, are skipped and
-//! counted, up to a share ([`MAX_SKIPPED`]).
-//!
 //! Record ids are numbers in dataset order, `0..len`. A record that does not decode is bad. It keeps
 //! its id, and the next good record in dataset order is served in its place, as timm does.
 
@@ -27,7 +24,7 @@ mod reader;
 mod stuck;
 mod summary;
 
-pub use build::{MAX_SKIPPED, Progress, build, build_skipping};
+pub use build::{Progress, build};
 pub use error::DatasetError;
 pub use index::Record;
 pub use layouts::{Skipped, index_path};

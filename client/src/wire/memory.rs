@@ -33,6 +33,7 @@ use rustix::net::{
 use tokio::io::{AsyncReadExt as _, Interest};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
+use tokio::task::coop::consume_budget;
 use tokio::time::timeout;
 
 use crate::error::Cause;
@@ -49,6 +50,10 @@ const NEEDED: u64 = 1;
 
 /// Bytes of a message of the server: lease, call, bytes.
 const MESSAGE: usize = 24;
+
+/// Most leases of a call that nobody has taken, and most messages that the server has not read. No server lends as much
+/// at once.
+const MAX_WAITING: usize = 4096;
 
 /// The name of a server or of a connection.
 pub(crate) type Name = [u8; 16];
@@ -82,8 +87,8 @@ struct State {
     /// Messages that the socket had no room for.
     unsent: Vec<[u64; 2]>,
     closed: bool,
-    /// Whether the last user is gone.
-    unused: bool,
+    /// Whether the last user is gone, or the server lends without end.
+    ends: bool,
 }
 
 /// A call whose microbatches can be leased. What arrives for it after this is dropped is returned.
@@ -181,11 +186,13 @@ async fn greeting(offer: &Offer) -> io::Result<(UnixStream, Name)> {
 async fn read(link: Arc<Link>) {
     let (mut message, mut filled, mut memory) = ([0; MESSAGE], 0, Vec::new());
     loop {
-        let (unused, unsent) = {
+        // Others of this thread make progress, whatever the server sends.
+        consume_budget().await;
+        let (ends, unsent) = {
             let state = link.lock();
-            (state.unused, !state.unsent.is_empty())
+            (state.ends, !state.unsent.is_empty())
         };
-        if unused {
+        if ends {
             break;
         }
         tokio::select! {
@@ -252,6 +259,8 @@ impl Link {
         let mut state = self.lock();
         if let Some(leases) = state.calls.get_mut(&call) {
             leases.insert(lease, (memory, bytes));
+            let too_many = leases.len() > MAX_WAITING;
+            state.ends |= too_many;
             drop(state);
             self.arrived.notify_waiters();
         } else {
@@ -262,7 +271,10 @@ impl Link {
 
     /// Sends a message, now or as soon as the socket has room.
     fn say(&self, message: [u64; 2]) {
-        self.lock().unsent.push(message);
+        let mut state = self.lock();
+        state.unsent.push(message);
+        state.ends |= state.unsent.len() > MAX_WAITING;
+        drop(state);
         self.flush();
     }
 
@@ -294,7 +306,7 @@ impl Link {
 
 impl Drop for Users {
     fn drop(&mut self) {
-        self.link.lock().unused = true;
+        self.link.lock().ends = true;
         self.link.wake.notify_one();
     }
 }
@@ -402,11 +414,11 @@ mod tests {
     const HANG: Duration = Duration::from_mins(1);
 
     /// A server that greets everyone with `magic`, and the offer of a client.
-    fn server(magic: &[u8]) -> (UnixListener, Offer, TempDir, Vec<u8>) {
+    fn server(magic: &[u8; 8]) -> (UnixListener, Offer, TempDir, Vec<u8>) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.sock");
         let listener = UnixListener::bind(format!("{}{SUFFIX}", path.display())).unwrap();
-        let greeting = [magic, &[5; 16], &[6; 16]].concat();
+        let greeting = [&magic[..], &[5; 16], &[6; 16]].concat();
         (listener, Offer::beside(&path), folder, greeting)
     }
 
@@ -429,12 +441,16 @@ mod tests {
     }
 
     fn lend(peer: &Peer, numbers: [u64; 3], memory: &OwnedFd) {
+        try_lend(peer, numbers, memory).unwrap();
+    }
+
+    fn try_lend(peer: &Peer, numbers: [u64; 3], memory: &OwnedFd) -> rustix::io::Result<usize> {
         let memory = [memory.as_fd()];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         control.push(SendAncillaryMessage::ScmRights(&memory));
         let message = numbers.map(u64::to_le_bytes).concat();
-        sendmsg(peer, &[IoSlice::new(&message)], &mut control, SendFlags::empty()).unwrap();
+        sendmsg(peer, &[IoSlice::new(&message)], &mut control, SendFlags::NOSIGNAL)
     }
 
     async fn said(peer: &Peer) -> [u64; 2] {
@@ -488,6 +504,22 @@ mod tests {
         assert_eq!(said(&peer).await, [RETURNED, 1]);
         lend(&peer, [3, number, 4], &memory(b"abcd", SEALS));
         assert_eq!(said(&peer).await, [RETURNED, 3]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_server_that_lends_without_end_loses_the_connection() {
+        let (connection, peer, _folder) = connected().await;
+        let memory = memory(b"abcd", SEALS);
+        // For a call that nobody has made, so that each is returned, which the server does not read.
+        let lends = std::thread::Builder::new().spawn(move || {
+            (0..100_000).find(|number| try_lend(&peer, [*number, 99, 4], &memory).is_err())
+        });
+        let lends = lends.unwrap();
+        while !lends.is_finished() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(lends.join().unwrap().is_some(), "it lends on");
+        assert!(connection.is_closed());
     }
 
     #[tokio::test]

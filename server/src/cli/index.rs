@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use forebay::dataset::{self, Dataset, MAX_SKIPPED, Summary};
-use forebay_types::settings::fraction;
+use forebay::dataset::{self, Dataset, Skipped, Summary};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::options::IndexOptions;
@@ -22,12 +21,6 @@ pub(super) struct IndexArgs {
     /// Number of threads. Default: all cores.
     #[arg(long, value_name = "N", env = "FOREBAY_THREADS")]
     threads: Option<Threads>,
-    /// Share of the samples that may be skipped because they cannot be used. Ten may always be. Default 0.01.
-    #[arg(long, value_name = "SHARE", value_parser = fraction)]
-    max_skipped: Option<f64>,
-    /// Skip no sample: refuse the dataset, as --max-skipped 0 does.
-    #[arg(long, conflicts_with = "max_skipped")]
-    strict: bool,
     /// Print the summary as JSON.
     #[arg(long)]
     json: bool,
@@ -53,9 +46,7 @@ pub(super) fn index(args: &IndexArgs) -> anyhow::Result<()> {
         bar.set_position(progress.done);
     };
     let index_dir = args.index.index_dir.as_deref();
-    let max_skipped = if args.strict { 0.0 } else { args.max_skipped.unwrap_or(MAX_SKIPPED) };
-    let path = &args.path;
-    let summary = dataset::build_skipping(max_skipped, path, index_dir, threads, &progress)?;
+    let summary = dataset::build(&args.path, index_dir, threads, &progress)?;
     bar.finish_and_clear();
     if args.json {
         return print(&summary, true);
@@ -68,8 +59,8 @@ pub(super) fn index(args: &IndexArgs) -> anyhow::Result<()> {
     if summary.bad.len() > 10 {
         say(format!("  and {} more; `forebay inspect` lists all", summary.bad.len() - 10))?;
     }
-    for skipped in &summary.skipped {
-        say(format!("  skipped: {skipped}"))?;
+    for Skipped { count, reason, example } in &summary.skipped {
+        say(format!("  skipped: {count} samples with {reason}, such as {example}"))?;
     }
     say(format!("digest {}", summary.digest))?;
     say(format!("index  {}", file.display()))

@@ -51,7 +51,7 @@ pub(super) mod kind {
     pub(crate) const ENTRIES: u32 = 10;
     /// Numbers of samples that were skipped (u64 each), one for each reason. Optional.
     pub(crate) const SKIPPED: u32 = 11;
-    /// A reason and examples, with a NUL between them (two strings), for each number of the section before.
+    /// A reason and an example (two strings) for each number of the section before.
     pub(crate) const SKIPPED_REASONS: u32 = 12;
 }
 

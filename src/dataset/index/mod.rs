@@ -264,10 +264,10 @@ fn skipped(counts: &[u8], reasons: &[u8]) -> Result<Vec<Skipped>, String> {
     if reasons.len() != counts.len() || !rest.is_empty() {
         return Err("its skipped samples are malformed".into());
     }
-    let skipped = |(count, [reason, examples]): (u64, &[String; 2])| Skipped {
+    let skipped = |(count, [reason, example]): (u64, &[String; 2])| Skipped {
         count,
         reason: reason.clone(),
-        examples: examples.split('\0').map(str::to_owned).collect(),
+        example: example.clone(),
     };
     Ok(counts.into_iter().zip(reasons).map(skipped).collect())
 }

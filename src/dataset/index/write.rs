@@ -70,13 +70,9 @@ impl Contents<'_> {
         ];
         if !self.skipped.is_empty() {
             let counts = self.skipped.iter().flat_map(|skipped| skipped.count.to_le_bytes());
-            let texts: Vec<String> = self
-                .skipped
-                .iter()
-                .flat_map(|s| [s.reason.clone(), s.examples.join("\0")])
-                .collect();
+            let texts = self.skipped.iter().flat_map(|s| [s.reason.as_str(), s.example.as_str()]);
             sections.push((kind::SKIPPED, counts.collect()));
-            sections.push((kind::SKIPPED_REASONS, write_strings(texts.iter().map(String::as_str))));
+            sections.push((kind::SKIPPED_REASONS, write_strings(texts)));
         }
         sections
     }

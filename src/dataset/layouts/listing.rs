@@ -1,7 +1,6 @@
 //! The listing that a layout produces: records that have not been read yet.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 
 /// The layout of a dataset's records in files.
@@ -43,7 +42,7 @@ pub(in crate::dataset) struct Listing {
     /// Name and size of each shard that holds many records; none in an `ImageFolder`.
     pub(in crate::dataset) shards: Vec<(String, u64)>,
     pub(in crate::dataset) records: Vec<ListedRecord>,
-    pub(in crate::dataset) skipped: SkipCounter,
+    pub(in crate::dataset) skipped: Vec<Skipped>,
 }
 
 /// A record that was found.
@@ -68,63 +67,35 @@ pub(in crate::dataset) enum Location {
 pub struct Skipped {
     /// Number of samples.
     pub count: u64,
-    /// The part that they lack, or what is wrong with them.
+    /// The part that they lack.
     pub reason: String,
-    /// The first of them, three at most.
-    pub examples: Vec<String>,
+    /// The first of them.
+    pub example: String,
 }
-
-impl fmt::Display for Skipped {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { count, reason, examples } = self;
-        let samples = if *count == 1 { "sample" } else { "samples" };
-        write!(f, "{count} {samples} with {reason}, such as {}", examples.join(", "))
-    }
-}
-
-/// Names of skipped samples that are kept for each reason.
-const EXAMPLES: usize = 3;
 
 /// Counts skipped samples by reason.
 #[derive(Debug, Default)]
-pub(in crate::dataset) struct SkipCounter(BTreeMap<&'static str, (u64, Vec<String>)>);
+pub(super) struct SkipCounter(BTreeMap<&'static str, (u64, String)>);
 
 impl SkipCounter {
     /// Counts one sample.
-    pub(in crate::dataset) fn add(
-        &mut self,
-        reason: &'static str,
-        sample: impl FnOnce() -> String,
-    ) {
-        let (count, examples) = self.0.entry(reason).or_default();
-        *count += 1;
-        if examples.len() < EXAMPLES {
-            examples.push(sample());
-        }
+    pub(super) fn add(&mut self, reason: &'static str, sample: impl FnOnce() -> String) {
+        self.0.entry(reason).or_insert_with(|| (0, sample())).0 += 1;
     }
 
     /// Adds the counts of a later shard.
     pub(super) fn merge(&mut self, later: Self) {
-        for (reason, (count, examples)) in later.0 {
-            let (sum, first) = self.0.entry(reason).or_default();
-            *sum += count;
-            let more = EXAMPLES - first.len();
-            first.extend(examples.into_iter().take(more));
+        for (reason, (count, example)) in later.0 {
+            self.0.entry(reason).or_insert((0, example)).0 += count;
         }
     }
 
-    /// Number of skipped samples.
-    pub(in crate::dataset) fn total(&self) -> u64 {
-        self.0.values().map(|(count, _)| count).sum()
-    }
-
-    /// The skipped samples of each reason.
-    pub(in crate::dataset) fn finish(&self) -> Vec<Skipped> {
-        let skipped = |(reason, (count, examples)): (&&str, &(u64, Vec<String>))| Skipped {
-            count: *count,
-            reason: (*reason).to_owned(),
-            examples: examples.clone(),
+    pub(super) fn finish(self) -> Vec<Skipped> {
+        let skipped = |(reason, (count, example)): (&str, (u64, String))| Skipped {
+            count,
+            reason: reason.to_owned(),
+            example,
         };
-        self.0.iter().map(skipped).collect()
+        self.0.into_iter().map(skipped).collect()
     }
 }

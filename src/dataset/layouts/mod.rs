@@ -11,7 +11,6 @@ mod directory;
 mod image_folder;
 mod listing;
 mod pattern;
-pub(super) mod stray;
 mod tar;
 mod webdataset;
 
