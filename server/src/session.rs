@@ -23,22 +23,22 @@ use forebay::{Pixels, SubmitOptions};
 use forebay_proto::frame::{self, SplitError};
 use forebay_proto::v1::Header;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::sleep;
 use tonic::{Code, Status};
 
 use crate::access::CallGuard;
-use crate::admission::{Lending, LentPermit, MicrobatchPermit, StreamAdmission, StreamSlot};
+use crate::admission::{
+    Delivery, Lending, LentPermit, MicrobatchPermit, StreamAdmission, StreamSlot,
+};
 use crate::body::{Disconnected, Message, Sender};
 use crate::leases::Lender;
 use crate::request::{Names, StreamSpec};
 use crate::sent::{Unsent, unsent};
-use crate::source::{Load, MicrobatchName, OpenJob, PixelFormat, RequestGuard, WireMicrobatch};
+use crate::source::{MicrobatchName, OpenJob, PixelFormat, RequestGuard, WireMicrobatch};
 use crate::state::ServerState;
 use crate::status::Refusal;
 use crate::stream_reset::StreamReset;
 use crate::telemetry::{StreamGuard, WaitingSide};
-
-/// Part of all buffers that clients may have returned without unmapping them before nothing is lent any more.
-const MAX_UNRETURNED: u64 = 8;
 
 /// The reason for ending a call before everything has been sent.
 enum End {
@@ -91,6 +91,7 @@ pub(crate) async fn serve(state: Arc<ServerState>, spec: StreamSpec, stream: Adm
         stream;
     let peer = Arc::clone(call.peer());
     let (unsent, all_sent) = unsent((slot, call));
+    let source = Arc::clone(&state.source);
     let client_of_admission = Arc::clone(&client);
     let admission =
         state.admission.microbatches(client_of_admission, max_window, microbatch_bytes, max_queued);
@@ -109,7 +110,19 @@ pub(crate) async fn serve(state: Arc<ServerState>, spec: StreamSpec, stream: Adm
     };
     let end = session.run(names, max_window).await;
     let linger = session.state.admission.limits.stall_linger;
-    let patience = session.finish(end);
+    let (patience, admission) = session.finish(end);
+    let evicted = async {
+        match admission {
+            Some(admission) => admission.evicted(|| source.load()).await,
+            None => std::future::pending().await,
+        }
+    };
+    let patience = async {
+        tokio::select! {
+            () = sleep(patience) => {}
+            refusal = evicted => tracing::info!(%refusal, "the end of a stream is not taken"),
+        }
+    };
     all_sent.or_close(patience, linger, reset, &peer).await;
 }
 
@@ -120,6 +133,7 @@ impl Session {
             end = self.send_all(queue) => end,
             never = self.submit_all(names, pending) => match never {},
             () = self.sender.disconnected() => Err(End::Disconnected),
+            refusal = self.admission.evicted(|| self.state.source.load()) => Err(refusal.into()),
         }
     }
 
@@ -200,12 +214,13 @@ impl Session {
     async fn send(&self, computed: Computed) -> Result<(), End> {
         let Computed { mut header, payload, shared, permit, ready } = computed;
         let Header { seed, epoch, step, microbatch: index, .. } = header;
-        let (samples, bytes, begun) = (header.records.len(), payload.len(), Instant::now());
+        let (samples, bytes) = (header.records.len(), payload.len());
+        let delivery = self.admission.begin_delivery();
         let name = MicrobatchName { seed, epoch, step, index };
         let held = match (&self.lender, shared) {
-            (Some(lender), Some(pixels)) if self.may_lend() => {
+            (Some(lender), Some(pixels)) => {
                 let lending = permit.lend(ready, lender.needed());
-                match self.delivery(lending, begun).await? {
+                match self.admission.delivery(lending).await? {
                     Lending::Frames(permit) => Held::Permit(permit),
                     Lending::Lent(permit) => match lender.lend(&pixels, permit) {
                         Ok(lease) => {
@@ -213,7 +228,7 @@ impl Session {
                             drop((payload, pixels));
                             let message = Message::new(Some(header), &Bytes::new(), 0..0);
                             let accepted = self.sender.send(message);
-                            let accepted = self.delivery(accepted, begun).await?;
+                            let accepted = self.admission.delivery(accepted).await?;
                             accepted.map_err(|Disconnected| End::Disconnected)?;
                             self.telemetry.leased();
                             self.telemetry.sent(samples, bytes, name);
@@ -226,35 +241,27 @@ impl Session {
             _ => Held::Permit(permit),
         };
         let (held, unsent) = (Some(held), self.unsent.clone());
-        let payload = Bytes::from_owner(PermittedPayload { payload, ready, held, _unsent: unsent });
+        let payload =
+            PermittedPayload { payload, ready, held, _delivery: delivery, _unsent: unsent };
+        let payload = Bytes::from_owner(payload);
         let mut header = Some(header);
         for range in frame::ranges(payload.len()) {
             let message = Message::new(header.take(), &payload, range);
-            let accepted = self.delivery(self.sender.send(message), begun).await?;
+            let accepted = self.admission.delivery(self.sender.send(message)).await?;
             accepted.map_err(|Disconnected| End::Disconnected)?;
+        }
+        if let Some(lender) = &self.lender {
+            lender.sent_frames();
         }
         self.telemetry.sent(samples, bytes, name);
         Ok(())
     }
 
-    /// Waits for the reader to accept a part of a microbatch whose delivery began at `begun`.
-    async fn delivery<T>(
-        &self,
-        accepted: impl Future<Output = T>,
-        begun: Instant,
-    ) -> Result<T, Refusal> {
-        self.admission.delivery(accepted, begun, || self.state.source.load()).await
-    }
-
-    /// Whether clients unmap what they return. Where some do not, what they keep is bounded.
-    fn may_lend(&self) -> bool {
-        let Load { unreturned_bytes, buffer_limit_bytes, .. } = self.state.source.load();
-        unreturned_bytes <= buffer_limit_bytes / MAX_UNRETURNED
-    }
-
-    /// Ends the call with its status. Returns the time that the reader has to take what is left.
-    fn finish(self, end: Result<(), End>) -> Duration {
-        let Self { state, telemetry, sender, unsent, lender, .. } = self;
+    /// Ends the call with its status. Returns the time that the reader has to take what is left, and what tells that
+    /// others wait for it, unless the reader is told so already.
+    fn finish(self, end: Result<(), End>) -> (Duration, Option<StreamAdmission>) {
+        let Self { state, admission, telemetry, sender, unsent, lender, .. } = self;
+        admission.end();
         // A client that leases may use the number of the call again.
         drop(lender);
         // Before the end, so that a reader that has seen it may begin another call.
@@ -264,11 +271,11 @@ impl Session {
             Ok(()) => {
                 telemetry.ended(Code::Ok);
                 sender.end(Status::ok(""));
-                return limits.stall_timeout;
+                return (limits.stall_timeout, Some(admission));
             }
             Err(End::Disconnected) => {
                 telemetry.ended(Code::Cancelled);
-                return limits.stall_timeout;
+                return (limits.stall_timeout, Some(admission));
             }
             Err(End::Refused(refusal)) => refusal,
         };
@@ -282,13 +289,13 @@ impl Session {
         let patience = match refusal {
             Refusal::Stalled { .. } => {
                 telemetry.stalled();
-                limits.stall_linger
+                (limits.stall_linger, None)
             }
             Refusal::Evicted { .. } => {
                 telemetry.evicted();
-                limits.slow_after
+                (limits.slow_after, None)
             }
-            _ => limits.stall_timeout,
+            _ => (limits.stall_timeout, Some(admission)),
         };
         sender.end(refusal.into());
         patience
@@ -325,6 +332,7 @@ struct PermittedPayload {
     payload: Bytes,
     ready: Instant,
     held: Option<Held>,
+    _delivery: Delivery,
     _unsent: Unsent<(StreamSlot, CallGuard)>,
 }
 
