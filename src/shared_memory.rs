@@ -25,9 +25,6 @@ use rustix::fs::{
 /// Most parts of shared memory of a process, each of which has a descriptor. More memory is not shared.
 pub const MAX_SHARED: usize = 512;
 
-/// `fcntl`'s command for the signal of a lease (`fcntl.h` of Linux), which `libc` does not have.
-const F_SETSIG: i32 = 10;
-
 /// Parts of shared memory that exist.
 static SHARED: AtomicUsize = AtomicUsize::new(0);
 
@@ -79,7 +76,6 @@ impl SharedMemory {
         // The kernel does not count the file that `memfd_create` returns as one with write access.
         let file = open_again(&memory, OFlags::RDWR)?;
         let map = map(&file, len)?;
-        ignore_breaks(&file);
         let seals = SealFlags::FUTURE_WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         fcntl_add_seals(&file, seals)?;
         Ok(Self { map, file, lent: AtomicBool::new(false), _counted: counted })
@@ -142,21 +138,16 @@ fn map(file: &OwnedFd, len: usize) -> io::Result<MmapMut> {
 
 /// Whether a file is open nowhere else: only then does the kernel grant a lease for writing. The lease is returned at
 /// once.
-fn has_no_other_file(file: &OwnedFd) -> bool {
-    control(file, libc::F_SETLEASE, libc::F_WRLCK) && control(file, libc::F_SETLEASE, libc::F_UNLCK)
-}
-
-/// Whoever opens a file while it has a lease breaks that, which the kernel tells by a signal. The default one ends the
-/// process, and this one does nothing.
-fn ignore_breaks(file: &OwnedFd) {
-    // The kernel knows the command, and the signal exists.
-    control(file, F_SETSIG, libc::SIGURG);
-}
-
 #[expect(unsafe_code, reason = "a call of the C library that has no safe wrapper")]
-fn control(file: &OwnedFd, command: i32, argument: i32) -> bool {
-    // SAFETY: the descriptor is open, and the commands of this module take a number.
-    unsafe { libc::fcntl(file.as_raw_fd(), command, argument) == 0 }
+fn has_no_other_file(file: &OwnedFd) -> bool {
+    // SAFETY: the descriptor is open, and the command takes a number.
+    let granted = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) } == 0;
+    if granted {
+        // SAFETY: as above.
+        let returned = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) };
+        return returned == 0;
+    }
+    false
 }
 
 impl Deref for SharedMemory {
@@ -214,21 +205,6 @@ mod tests {
         assert!(fcntl_get_seals(&reader).unwrap().contains(SealFlags::SHRINK));
         memory[0] = 8;
         assert_eq!(memory[0], 8, "the first mapping stays writable");
-    }
-
-    #[test]
-    fn whoever_opens_memory_while_it_is_checked_ends_no_process() {
-        let memory = SharedMemory::new(5000).unwrap();
-        // What a reader may keep of a file that it has closed.
-        let closed = open_again(&memory.reader().unwrap(), OFlags::PATH).unwrap();
-        assert!(control(&memory.file, libc::F_SETLEASE, libc::F_WRLCK));
-        let opened = open_again(&closed, OFlags::RDONLY | OFlags::NONBLOCK);
-        assert_eq!(opened.unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        assert!(control(&memory.file, libc::F_SETLEASE, libc::F_UNLCK));
-        let reopened = open_again(&closed, OFlags::RDONLY).unwrap();
-        assert!(!memory.is_exclusive());
-        drop(reopened);
-        assert!(memory.is_exclusive());
     }
 
     #[test]

@@ -113,6 +113,7 @@ impl Source for Catalog {
             buffer_bytes: buffers.bytes_in_use() as u64,
             cache_bytes: cache_bytes as u64,
             buffer_limit_bytes: buffers.limit() as u64,
+            unreturned_bytes: buffers.unreturned_bytes() as u64,
         }
     }
 

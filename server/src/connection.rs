@@ -116,9 +116,6 @@ impl Connection {
         };
         tokio::select! {
             end = connection.serve() => if let Err(error) = end {
-                if peer.frames.is_exhausted() {
-                    state.telemetry.metrics.add_closed(CloseReason::Frames);
-                }
                 tracing::debug!(peer = %address, %error, "connection for leases broke");
             },
             () = closing.wait_until_set() => {}

@@ -9,28 +9,26 @@
 //!                                          <── returned: unmapped and closed ─── client
 //! ```
 //!
-//! What a client says ends a lease, and so does the end of its connection. Neither frees memory: that is kept, and
-//! counts as before, until the kernel has no file of it but the server's (see `forebay::SharedMemory`).
+//! What a client says ends a lease, and so does the end of its connection. Whether the memory may be
+//! written again does not depend on that: its buffer returns to the pool when the kernel has no file of
+//! the client's any more (see `forebay::SharedMemory`).
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use forebay::{Pixels, SharedMemory};
+use forebay::Pixels;
 use forebay_proto::v1::LeaseOptions;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
-use tokio::time::sleep;
 
 use crate::access::{CallGuard, Peer};
-use crate::admission::{KeptPermit, LentPermit};
+use crate::admission::LentPermit;
 
 /// What a socket's path has at its end for the socket of leases.
 pub(crate) const SUFFIX: &str = ".memory";
@@ -45,9 +43,6 @@ const NEEDED: u64 = 1;
 /// Most calls of one connection that may lease at the same time.
 const MAX_CALLS: usize = 1024;
 
-/// Interval at which the server looks whether memory is kept any more.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
-
 /// The name of a server or of a connection.
 type Name = [u8; 16];
 
@@ -58,23 +53,6 @@ pub(crate) struct Leases {
     socket: Option<PathBuf>,
     server: Name,
     connections: Mutex<BTreeMap<Name, Arc<LeaseConnection>>>,
-    memory: Arc<LentMemory>,
-}
-
-/// The memory that clients have.
-#[derive(Debug, Default)]
-struct LentMemory {
-    state: Mutex<MemoryState>,
-    /// Notified when memory is kept.
-    kept: Notify,
-}
-
-#[derive(Debug, Default)]
-struct MemoryState {
-    /// Numbers of leases, by the address of their memory.
-    leases: BTreeMap<usize, usize>,
-    /// What clients have returned, or left behind, and at least one of them still has, by the same.
-    kept: BTreeMap<usize, (Pixels, KeptPermit)>,
 }
 
 /// A client's connection for leases.
@@ -84,7 +62,6 @@ pub(crate) struct LeaseConnection {
     socket: UnixStream,
     pub(crate) peer: Arc<Peer>,
     state: Mutex<State>,
-    memory: Arc<LentMemory>,
 }
 
 #[derive(Debug, Default)]
@@ -96,11 +73,11 @@ struct State {
     closed: bool,
 }
 
-/// A microbatch that a client has.
+/// A microbatch that a client has. Dropping it ends the lease.
 #[derive(Debug)]
 struct Lease {
-    pixels: Pixels,
-    permit: LentPermit,
+    _pixels: Pixels,
+    _permit: LentPermit,
     _call: CallGuard,
 }
 
@@ -125,8 +102,7 @@ impl Leases {
     /// No connections yet. `socket` is the Unix socket beside which clients of this host find the one for leases.
     pub(crate) fn new(socket: Option<&Path>) -> Self {
         let socket = socket.and_then(|socket| std::path::absolute(path_beside(socket)).ok());
-        let (connections, memory) = (Mutex::default(), Arc::default());
-        Self { socket, server: random_name(), connections, memory }
+        Self { socket, server: random_name(), connections: Mutex::default() }
     }
 
     /// The path of the socket, and the name of the server as hexadecimal digits.
@@ -147,8 +123,8 @@ impl Leases {
         socket.writable().await?;
         let name = random_name();
         let greeting = [&MAGIC[..], &self.server, &name].concat();
-        let (state, memory) = (Mutex::default(), Arc::clone(&self.memory));
-        let connection = Arc::new(LeaseConnection { name, socket, peer, state, memory });
+        let state = Mutex::default();
+        let connection = Arc::new(LeaseConnection { name, socket, peer, state });
         // Before the client knows the name, because its first call may be faster than this task.
         self.lock().insert(name, Arc::clone(&connection));
         // A new socket has room for the whole greeting.
@@ -168,17 +144,7 @@ impl Leases {
         state.closed = true;
         let leases = std::mem::take(&mut state.leases);
         drop(state);
-        leases.into_values().for_each(|lease| self.memory.end(lease));
-    }
-
-    /// Frees memory that was kept, when it is not any more.
-    pub(crate) async fn free_kept(&self) -> Infallible {
-        loop {
-            self.memory.kept.notified().await;
-            while self.memory.free() {
-                sleep(LOOK_AGAIN).await;
-            }
-        }
+        drop(leases);
     }
 
     /// The lender of a call. `None` if its client has no such connection any more, or too many calls use it.
@@ -223,9 +189,6 @@ impl LeaseConnection {
     }
 
     fn received(&self, message: &[u8; 16]) -> io::Result<()> {
-        if !self.peer.frames.spend(1) {
-            return Err(io::Error::other("more messages than its calls and leases earn"));
-        }
         let [kind, number] = [0, 8].map(|at| {
             let bytes = message[at..at + 8].try_into().expect("eight bytes");
             u64::from_le_bytes(bytes)
@@ -236,7 +199,7 @@ impl LeaseConnection {
                 let lease = state.leases.remove(&number);
                 drop(state);
                 lease
-                    .map(|lease| self.memory.end(lease))
+                    .map(drop)
                     .ok_or_else(|| io::Error::other("a lease that the client does not have"))
             }
             NEEDED => {
@@ -273,52 +236,6 @@ impl LeaseConnection {
     }
 }
 
-impl LentMemory {
-    /// Counts a lease. The address tells memory apart, because what is lent or kept is not freed.
-    fn begin(&self, pixels: &Pixels) {
-        *self.lock().leases.entry(address(pixels)).or_default() += 1;
-    }
-
-    /// Ends a lease. If somebody still has its memory, and not because of another lease, it is kept.
-    fn end(&self, lease: Lease) {
-        let Lease { pixels, permit, _call } = lease;
-        let address = address(&pixels);
-        let mut state = self.lock();
-        if let Some(count) = state.leases.get_mut(&address) {
-            *count -= 1;
-            if *count > 0 {
-                return;
-            }
-        }
-        state.leases.remove(&address);
-        let is_kept = pixels.shared().is_some_and(|memory| !memory.is_exclusive());
-        if is_kept && !state.kept.contains_key(&address) {
-            state.kept.insert(address, (pixels, permit.keep()));
-            self.kept.notify_one();
-        }
-    }
-
-    /// Frees what nobody has any more. Returns whether something is left.
-    fn free(&self) -> bool {
-        let mut state = self.lock();
-        let is_free = |pixels: &Pixels| pixels.shared().is_none_or(SharedMemory::is_exclusive);
-        let free: Vec<_> = state.kept.extract_if(.., |_, (pixels, _)| is_free(pixels)).collect();
-        let is_left = !state.kept.is_empty();
-        drop(state);
-        drop(free);
-        is_left
-    }
-
-    /// A panic cannot leave the memory half-counted, so a poisoned lock is used as it is.
-    fn lock(&self) -> MutexGuard<'_, MemoryState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn address(pixels: &Pixels) -> usize {
-    pixels.as_ptr().addr()
-}
-
 impl Lender {
     pub(crate) fn peer(&self) -> &Arc<Peer> {
         &self.connection.peer
@@ -329,11 +246,6 @@ impl Lender {
         while !self.needed.is_set.swap(false, Ordering::Relaxed) {
             self.needed.changed.notified().await;
         }
-    }
-
-    /// Counts a microbatch that was sent as frames, which its client may have asked for.
-    pub(crate) fn sent_frames(&self) {
-        self.connection.peer.frames.earn_call();
     }
 
     /// Leases a microbatch. Returns the number of the lease.
@@ -357,8 +269,7 @@ impl Lender {
         }
         state.last = number;
         let call = connection.peer.begin_call();
-        let lease = Lease { pixels: pixels.clone(), permit, _call: call };
-        connection.memory.begin(&lease.pixels);
+        let lease = Lease { _pixels: pixels.clone(), _permit: permit, _call: call };
         state.leases.insert(number, lease);
         // What the client needed before has come.
         self.needed.is_set.store(false, Ordering::Relaxed);

@@ -145,7 +145,7 @@ fn report(telemetry: &Telemetry, unfinished: usize) -> Report {
 }
 
 /// Runs the tasks of a server that are not calls: it samples the history, reloads
-/// certificate and token files, frees memory that clients had, and serves the admin port.
+/// certificate and token files, and serves the admin port.
 async fn background_tasks(state: &Arc<ServerState>, admin: Option<TcpListener>) -> Infallible {
     let ticks = async {
         loop {
@@ -167,7 +167,6 @@ async fn background_tasks(state: &Arc<ServerState>, admin: Option<TcpListener>) 
     };
     tokio::select! {
         never = ticks => never,
-        never = state.leases.free_kept() => never,
         never = reloads => never,
         never = admin => never,
     }

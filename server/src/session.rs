@@ -23,22 +23,22 @@ use forebay::{Pixels, SubmitOptions};
 use forebay_proto::frame::{self, SplitError};
 use forebay_proto::v1::Header;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tokio::time::sleep;
 use tonic::{Code, Status};
 
 use crate::access::CallGuard;
-use crate::admission::{
-    Delivery, Lending, LentPermit, MicrobatchPermit, StreamAdmission, StreamSlot,
-};
+use crate::admission::{Lending, LentPermit, MicrobatchPermit, StreamAdmission, StreamSlot};
 use crate::body::{Disconnected, Message, Sender};
 use crate::leases::Lender;
 use crate::request::{Names, StreamSpec};
 use crate::sent::{Unsent, unsent};
-use crate::source::{MicrobatchName, OpenJob, PixelFormat, RequestGuard, WireMicrobatch};
+use crate::source::{Load, MicrobatchName, OpenJob, PixelFormat, RequestGuard, WireMicrobatch};
 use crate::state::ServerState;
 use crate::status::Refusal;
 use crate::stream_reset::StreamReset;
 use crate::telemetry::{StreamGuard, WaitingSide};
+
+/// Part of all buffers that clients may have returned without unmapping them before nothing is lent any more.
+const MAX_UNRETURNED: u64 = 8;
 
 /// The reason for ending a call before everything has been sent.
 enum End {
@@ -91,7 +91,6 @@ pub(crate) async fn serve(state: Arc<ServerState>, spec: StreamSpec, stream: Adm
         stream;
     let peer = Arc::clone(call.peer());
     let (unsent, all_sent) = unsent((slot, call));
-    let source = Arc::clone(&state.source);
     let client_of_admission = Arc::clone(&client);
     let admission =
         state.admission.microbatches(client_of_admission, max_window, microbatch_bytes, max_queued);
@@ -110,19 +109,7 @@ pub(crate) async fn serve(state: Arc<ServerState>, spec: StreamSpec, stream: Adm
     };
     let end = session.run(names, max_window).await;
     let linger = session.state.admission.limits.stall_linger;
-    let (patience, admission) = session.finish(end);
-    let evicted = async {
-        match admission {
-            Some(admission) => admission.evicted(|| source.load()).await,
-            None => std::future::pending().await,
-        }
-    };
-    let patience = async {
-        tokio::select! {
-            () = sleep(patience) => {}
-            refusal = evicted => tracing::info!(%refusal, "the end of a stream is not taken"),
-        }
-    };
+    let patience = session.finish(end);
     all_sent.or_close(patience, linger, reset, &peer).await;
 }
 
@@ -133,7 +120,6 @@ impl Session {
             end = self.send_all(queue) => end,
             never = self.submit_all(names, pending) => match never {},
             () = self.sender.disconnected() => Err(End::Disconnected),
-            refusal = self.admission.evicted(|| self.state.source.load()) => Err(refusal.into()),
         }
     }
 
@@ -214,13 +200,12 @@ impl Session {
     async fn send(&self, computed: Computed) -> Result<(), End> {
         let Computed { mut header, payload, shared, permit, ready } = computed;
         let Header { seed, epoch, step, microbatch: index, .. } = header;
-        let (samples, bytes) = (header.records.len(), payload.len());
-        let delivery = self.admission.begin_delivery();
+        let (samples, bytes, begun) = (header.records.len(), payload.len(), Instant::now());
         let name = MicrobatchName { seed, epoch, step, index };
         let held = match (&self.lender, shared) {
-            (Some(lender), Some(pixels)) => {
+            (Some(lender), Some(pixels)) if self.may_lend() => {
                 let lending = permit.lend(ready, lender.needed());
-                match self.admission.delivery(lending).await? {
+                match self.delivery(lending, begun).await? {
                     Lending::Frames(permit) => Held::Permit(permit),
                     Lending::Lent(permit) => match lender.lend(&pixels, permit) {
                         Ok(lease) => {
@@ -228,7 +213,7 @@ impl Session {
                             drop((payload, pixels));
                             let message = Message::new(Some(header), &Bytes::new(), 0..0);
                             let accepted = self.sender.send(message);
-                            let accepted = self.admission.delivery(accepted).await?;
+                            let accepted = self.delivery(accepted, begun).await?;
                             accepted.map_err(|Disconnected| End::Disconnected)?;
                             self.telemetry.leased();
                             self.telemetry.sent(samples, bytes, name);
@@ -241,27 +226,35 @@ impl Session {
             _ => Held::Permit(permit),
         };
         let (held, unsent) = (Some(held), self.unsent.clone());
-        let payload =
-            PermittedPayload { payload, ready, held, _delivery: delivery, _unsent: unsent };
-        let payload = Bytes::from_owner(payload);
+        let payload = Bytes::from_owner(PermittedPayload { payload, ready, held, _unsent: unsent });
         let mut header = Some(header);
         for range in frame::ranges(payload.len()) {
             let message = Message::new(header.take(), &payload, range);
-            let accepted = self.admission.delivery(self.sender.send(message)).await?;
+            let accepted = self.delivery(self.sender.send(message), begun).await?;
             accepted.map_err(|Disconnected| End::Disconnected)?;
-        }
-        if let Some(lender) = &self.lender {
-            lender.sent_frames();
         }
         self.telemetry.sent(samples, bytes, name);
         Ok(())
     }
 
-    /// Ends the call with its status. Returns the time that the reader has to take what is left, and what tells that
-    /// others wait for it, unless the reader is told so already.
-    fn finish(self, end: Result<(), End>) -> (Duration, Option<StreamAdmission>) {
-        let Self { state, admission, telemetry, sender, unsent, lender, .. } = self;
-        admission.end();
+    /// Waits for the reader to accept a part of a microbatch whose delivery began at `begun`.
+    async fn delivery<T>(
+        &self,
+        accepted: impl Future<Output = T>,
+        begun: Instant,
+    ) -> Result<T, Refusal> {
+        self.admission.delivery(accepted, begun, || self.state.source.load()).await
+    }
+
+    /// Whether clients unmap what they return. Where some do not, what they keep is bounded.
+    fn may_lend(&self) -> bool {
+        let Load { unreturned_bytes, buffer_limit_bytes, .. } = self.state.source.load();
+        unreturned_bytes <= buffer_limit_bytes / MAX_UNRETURNED
+    }
+
+    /// Ends the call with its status. Returns the time that the reader has to take what is left.
+    fn finish(self, end: Result<(), End>) -> Duration {
+        let Self { state, telemetry, sender, unsent, lender, .. } = self;
         // A client that leases may use the number of the call again.
         drop(lender);
         // Before the end, so that a reader that has seen it may begin another call.
@@ -271,11 +264,11 @@ impl Session {
             Ok(()) => {
                 telemetry.ended(Code::Ok);
                 sender.end(Status::ok(""));
-                return (limits.stall_timeout, Some(admission));
+                return limits.stall_timeout;
             }
             Err(End::Disconnected) => {
                 telemetry.ended(Code::Cancelled);
-                return (limits.stall_timeout, Some(admission));
+                return limits.stall_timeout;
             }
             Err(End::Refused(refusal)) => refusal,
         };
@@ -289,13 +282,13 @@ impl Session {
         let patience = match refusal {
             Refusal::Stalled { .. } => {
                 telemetry.stalled();
-                (limits.stall_linger, None)
+                limits.stall_linger
             }
             Refusal::Evicted { .. } => {
                 telemetry.evicted();
-                (limits.slow_after, None)
+                limits.slow_after
             }
-            _ => (limits.stall_timeout, Some(admission)),
+            _ => limits.stall_timeout,
         };
         sender.end(refusal.into());
         patience
@@ -332,7 +325,6 @@ struct PermittedPayload {
     payload: Bytes,
     ready: Instant,
     held: Option<Held>,
-    _delivery: Delivery,
     _unsent: Unsent<(StreamSlot, CallGuard)>,
 }
 

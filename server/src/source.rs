@@ -87,6 +87,8 @@ pub struct Load {
     pub cache_bytes: u64,
     /// Limit of `buffer_bytes`.
     pub buffer_limit_bytes: u64,
+    /// Bytes of buffers that clients have returned and not unmapped, included in `buffer_bytes`.
+    pub unreturned_bytes: u64,
 }
 
 /// A dataset with a recipe.

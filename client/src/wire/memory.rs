@@ -28,12 +28,12 @@ use forebay_proto::v1::LeaseOptions;
 use memmap2::{Mmap, MmapOptions};
 use rustix::fs::{SealFlags, fcntl_get_seals};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg, send,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, Shutdown,
+    recvmsg, send, shutdown,
 };
 use tokio::io::{AsyncReadExt as _, Interest};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
-use tokio::task::coop::consume_budget;
 use tokio::time::timeout;
 
 use crate::error::Cause;
@@ -51,9 +51,12 @@ const NEEDED: u64 = 1;
 /// Bytes of a message of the server: lease, call, bytes.
 const MESSAGE: usize = 24;
 
-/// Most leases of a call that nobody has taken, and most messages that the server has not read. No server lends as much
-/// at once.
-const MAX_WAITING: usize = 4096;
+/// Most leases that have arrived and that nobody has taken, each of which has a descriptor. A server has no more
+/// memory to lend at a time.
+const MAX_WAITING: usize = 512;
+
+/// Most messages that the socket has no room for. A server that lends reads what is said.
+const MAX_UNSENT: usize = 4096;
 
 /// The name of a server or of a connection.
 pub(crate) type Name = [u8; 16];
@@ -87,8 +90,10 @@ struct State {
     /// Messages that the socket had no room for.
     unsent: Vec<[u64; 2]>,
     closed: bool,
-    /// Whether the last user is gone, or the server lends without end.
-    ends: bool,
+    /// Whether a lease could not be used, or the server exceeded a limit, so that no further call asks for leases.
+    distrusted: bool,
+    /// Whether the last user is gone.
+    unused: bool,
 }
 
 /// A call whose microbatches can be leased. What arrives for it after this is dropped is returned.
@@ -156,9 +161,15 @@ impl MemoryConnection {
         Ok(Self(Arc::new(Users { link })))
     }
 
-    /// Whether the server has ended the connection.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.0.link.lock().closed
+    /// Whether a call may ask for leases: the connection has not ended, and every lease could be used.
+    pub(crate) fn is_usable(&self) -> bool {
+        let state = self.0.link.lock();
+        !state.closed && !state.distrusted
+    }
+
+    /// Whether a lease could not be used, or the server exceeded a limit: a new connection would be like this one.
+    pub(crate) fn is_distrusted(&self) -> bool {
+        self.0.link.lock().distrusted
     }
 
     /// A new call.
@@ -182,15 +193,15 @@ async fn greeting(offer: &Offer) -> io::Result<(UnixStream, Name)> {
     Ok((socket, name.try_into().expect("sixteen bytes")))
 }
 
-/// Reads until the connection ends, or nobody uses it any more.
+/// Reads until the connection ends, the server exceeds a limit, or nobody uses it any more.
 async fn read(link: Arc<Link>) {
     let (mut message, mut filled, mut memory) = ([0; MESSAGE], 0, Vec::new());
     loop {
-        // Others of this thread make progress, whatever the server sends.
-        consume_budget().await;
         let (ends, unsent) = {
-            let state = link.lock();
-            (state.ends, !state.unsent.is_empty())
+            let mut state = link.lock();
+            let is_flooded = state.waiting() > MAX_WAITING || state.unsent.len() > MAX_UNSENT;
+            state.distrusted |= is_flooded;
+            (state.unused || is_flooded, !state.unsent.is_empty())
         };
         if ends {
             break;
@@ -222,9 +233,12 @@ async fn read(link: Arc<Link>) {
             memory.clear();
         }
     }
+    // A server that still sends must not wait for a reader, nor keep memory for one.
+    shutdown(link.socket.as_fd(), Shutdown::Both).ok();
     let mut state = link.lock();
     state.closed = true;
     state.calls.clear();
+    state.unsent.clear();
     drop(state);
     link.arrived.notify_waiters();
 }
@@ -250,6 +264,13 @@ fn receive(
     Ok(received.bytes)
 }
 
+impl State {
+    /// The number of leases that nobody has taken.
+    fn waiting(&self) -> usize {
+        self.calls.values().map(BTreeMap::len).sum()
+    }
+}
+
 impl Link {
     fn arrived(&self, message: &[u8; MESSAGE], memory: OwnedFd) {
         let [lease, call, bytes] = [0, 8, 16].map(|at| {
@@ -259,8 +280,6 @@ impl Link {
         let mut state = self.lock();
         if let Some(leases) = state.calls.get_mut(&call) {
             leases.insert(lease, (memory, bytes));
-            let too_many = leases.len() > MAX_WAITING;
-            state.ends |= too_many;
             drop(state);
             self.arrived.notify_waiters();
         } else {
@@ -271,10 +290,7 @@ impl Link {
 
     /// Sends a message, now or as soon as the socket has room.
     fn say(&self, message: [u64; 2]) {
-        let mut state = self.lock();
-        state.unsent.push(message);
-        state.ends |= state.unsent.len() > MAX_WAITING;
-        drop(state);
+        self.lock().unsent.push(message);
         self.flush();
     }
 
@@ -306,7 +322,7 @@ impl Link {
 
 impl Drop for Users {
     fn drop(&mut self) {
-        self.link.lock().ends = true;
+        self.link.lock().unused = true;
         self.link.wake.notify_one();
     }
 }
@@ -316,6 +332,11 @@ impl LeaseCall {
     pub(crate) fn to_wire(&self) -> LeaseOptions {
         let connection = self.users.link.name.to_vec().into();
         LeaseOptions { connection, call: self.number }
+    }
+
+    /// Ends the use of leases on this connection, after one that could not be used. Those that are in use stay so.
+    pub(crate) fn distrust(&self) {
+        self.users.link.lock().distrusted = true;
     }
 
     /// Tells the server that the next microbatch is needed before one can be returned.
@@ -400,7 +421,7 @@ impl Drop for Leased {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::io::{IoSlice, Read as _, Write as _};
     use std::os::unix::net::{UnixListener, UnixStream as Peer};
 
@@ -410,6 +431,8 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::options::Options;
+    use crate::wire::connect::{Pool, Server};
 
     const HANG: Duration = Duration::from_mins(1);
 
@@ -422,7 +445,7 @@ mod tests {
         (listener, Offer::beside(&path), folder, greeting)
     }
 
-    async fn connected() -> (MemoryConnection, Peer, TempDir) {
+    pub(crate) async fn connected() -> (MemoryConnection, Peer, TempDir) {
         let (listener, offer, folder, greeting) = server(b"forebay1");
         let accept = std::thread::Builder::new().spawn(move || {
             let mut peer = listener.accept().unwrap().0;
@@ -433,14 +456,14 @@ mod tests {
         (connection, accept.unwrap().join().unwrap(), folder)
     }
 
-    fn memory(bytes: &[u8], seals: SealFlags) -> OwnedFd {
+    pub(crate) fn memory(bytes: &[u8], seals: SealFlags) -> OwnedFd {
         let memory = memfd_create("test", MemfdFlags::ALLOW_SEALING).unwrap();
         rustix::io::write(&memory, bytes).unwrap();
         fcntl_add_seals(&memory, seals).unwrap();
         memory
     }
 
-    fn lend(peer: &Peer, numbers: [u64; 3], memory: &OwnedFd) {
+    pub(crate) fn lend(peer: &Peer, numbers: [u64; 3], memory: &OwnedFd) {
         try_lend(peer, numbers, memory).unwrap();
     }
 
@@ -467,7 +490,7 @@ mod tests {
         read.join().unwrap()
     }
 
-    const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::FUTURE_WRITE);
+    pub(crate) const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::FUTURE_WRITE);
 
     #[tokio::test]
     async fn pixels_are_read_in_place_and_returned_when_dropped() {
@@ -506,22 +529,6 @@ mod tests {
         assert_eq!(said(&peer).await, [RETURNED, 3]);
     }
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_server_that_lends_without_end_loses_the_connection() {
-        let (connection, peer, _folder) = connected().await;
-        let memory = memory(b"abcd", SEALS);
-        // For a call that nobody has made, so that each is returned, which the server does not read.
-        let lends = std::thread::Builder::new().spawn(move || {
-            (0..100_000).find(|number| try_lend(&peer, [*number, 99, 4], &memory).is_err())
-        });
-        let lends = lends.unwrap();
-        while !lends.is_finished() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        assert!(lends.join().unwrap().is_some(), "it lends on");
-        assert!(connection.is_closed());
-    }
-
     #[tokio::test]
     async fn memory_that_may_shrink_or_is_too_short_is_refused_and_returned() {
         let (connection, peer, _folder) = connected().await;
@@ -540,7 +547,54 @@ mod tests {
         drop(peer);
         let error = call.take(5, 4).await.unwrap_err().to_string();
         assert!(error.contains("has ended"), "{error}");
-        assert!(connection.is_closed());
+        assert!(!connection.is_usable());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_lends_without_end_or_reads_nothing_loses_the_connection() {
+        for is_taken in [true, false] {
+            let (connection, mut peer, _folder) = connected().await;
+            let call = connection.call();
+            let number = if is_taken { call.number } else { call.number + 1 };
+            // It reads nothing of what it is told until the connection ends.
+            let lend = std::thread::Builder::new().spawn(move || {
+                let memory = memory(b"abcd", SEALS);
+                let lent =
+                    (0..).take_while(|lease| try_lend(&peer, [*lease, number, 4], &memory).is_ok());
+                let lent = lent.count();
+                while peer.read(&mut [0; 1 << 12]).is_ok_and(|read| read > 0) {}
+                lent
+            });
+            let error = call.take(u64::MAX, 4).await.unwrap_err().to_string();
+            assert!(error.contains("has ended"), "{error}");
+            assert!(!connection.is_usable() && connection.is_distrusted());
+            {
+                let state = connection.0.link.lock();
+                assert_eq!((state.waiting(), state.unsent.len()), (0, 0));
+            }
+            assert!(lend.unwrap().join().unwrap() >= MAX_WAITING);
+        }
+    }
+
+    #[tokio::test]
+    async fn after_a_lease_that_could_not_be_used_calls_ask_for_frames() {
+        let (listener, _offer, folder, greeting) = server(b"forebay1");
+        let accept = std::thread::Builder::new().spawn(move || {
+            let mut peer = listener.accept().unwrap().0;
+            peer.write_all(&greeting).unwrap();
+            (peer, listener)
+        });
+        let path = folder.path().join("a.sock");
+        let options = Arc::new(Options::new(["unix:a.sock"]));
+        let server = Server::at_socket("unix:a.sock", path.to_str().unwrap(), &options).unwrap();
+        let pool = Pool::new(&options);
+        let connection = pool.memory(&server).await.unwrap();
+        let (_peer, _listener) = accept.unwrap().join().unwrap();
+        let failure = Cause::Connection("of something else".to_owned());
+        pool.failed(&server, &failure);
+        assert!(pool.memory(&server).await.is_some());
+        connection.call().distrust();
+        assert!(pool.memory(&server).await.is_none());
     }
 
     #[tokio::test]

@@ -20,10 +20,6 @@
 //! | fast | taking its last microbatch within `--slow-after` | all | waits for any buffer |
 //! | unknown | being new | three quarters, together with slow ones | waits for its class |
 //! | slow | taking longer, until it is fast once | half | waits for its class |
-//! | lent | being mapped by a process of this host | half, and five eighths together with slow ones | gets frames |
-//!
-//! What is lent may stay with its client for ever, and slow readers may take as long, so that both together leave
-//! something to new streams, and all three a quarter to fast ones.
 //!
 //! A new stream that turns out slow while others wait for a buffer is evicted: its client is remembered,
 //! so that its next stream starts as slow. A fast stream that stops is evicted after three times as long.
@@ -34,10 +30,9 @@
 //! all of them for seconds.
 //!
 //! **Leases.** A microbatch that is lent to a process of this host keeps its buffer until that process has returned
-//! it. It is no longer in the stream's window: a stream has at most one more than its largest window, all of them
-//! together half of the buffers, and only while its next microbatch has a buffer nevertheless. So a trainer that keeps
-//! what it has gets the next one as frames, and delays nobody. What a client says to have returned and still has counts
-//! as before, but for nobody: others may have had the same memory, and which of them has it is not known.
+//! it. It is no longer in the stream's window, and not counted by speed: a stream has at most one more than its largest
+//! window, all of them together half of the buffers, and only while its next microbatch has a buffer nevertheless.
+//! So a trainer that keeps what it has gets the next one as frames, and delays nobody.
 //!
 //! A stream starts with a window of one microbatch. Each fast delivery widens it by one up to the
 //! stream's limit, each slow one narrows it by one.
@@ -50,7 +45,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::budget::{BufferBudget, Quota};
-use super::stream_buffers::{Claim, Kept, ReaderSpeed, StreamBuffers};
+use super::stream_buffers::{Claim, ReaderSpeed, StreamBuffers};
 
 /// Time between two evictions: the buffer that the first one frees may be enough.
 const EVICTION_INTERVAL: Duration = Duration::from_millis(100);
@@ -65,28 +60,11 @@ const FAST_PATIENCE: u32 = 3;
 #[derive(Debug)]
 pub(super) struct BufferAdmission {
     budget: Arc<BufferBudget>,
-    quotas: Arc<Quotas>,
+    slow: Quota,
+    not_fast: Quota,
     /// Streams of unknown speed that wait for their quota.
     waiting: AtomicUsize,
     evictions: Mutex<Evictions>,
-}
-
-/// What the classes of microbatches share.
-#[derive(Debug)]
-struct Quotas {
-    slow: Quota,
-    /// Slow ones and those that are lent: nothing ends their time.
-    lasting: Quota,
-    /// These and unknown ones.
-    not_fast: Quota,
-}
-
-/// What a microbatch has of the quotas.
-#[derive(Debug, Default)]
-struct QuotaPermits {
-    _slow: Option<OwnedSemaphorePermit>,
-    lasting: Option<OwnedSemaphorePermit>,
-    not_fast: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug, Default)]
@@ -98,39 +76,18 @@ struct Evictions {
 /// A buffer of one microbatch, released when dropped.
 #[derive(Debug)]
 pub(super) struct BufferPermit {
-    quotas: Arc<Quotas>,
-    permits: QuotaPermits,
+    quotas: [Option<OwnedSemaphorePermit>; 2],
     claim: Claim,
 }
 
-/// A buffer that somebody keeps who has returned it, released when dropped.
-#[derive(Debug)]
-pub(super) struct KeptBuffer {
-    _permits: QuotaPermits,
-    _kept: Kept,
-}
-
 impl BufferPermit {
-    /// Counts the buffer as lent. Returns whether that is possible.
+    /// Counts the buffer as lent, outside of the quotas. Returns whether that is possible.
     pub(super) fn lend(&mut self) -> bool {
-        let (Quotas { lasting, not_fast, .. }, bytes) = (&*self.quotas, self.claim.bytes());
-        let missing = |had: &Option<OwnedSemaphorePermit>, quota: &Quota| match had {
-            Some(_) => Some(None),
-            None => quota.try_acquire(bytes).map(Some),
-        };
-        let Some(lasting) = missing(&self.permits.lasting, lasting) else { return false };
-        let Some(not_fast) = missing(&self.permits.not_fast, not_fast) else { return false };
         let lent = self.claim.lend();
         if lent {
-            self.permits.lasting = self.permits.lasting.take().or(lasting);
-            self.permits.not_fast = self.permits.not_fast.take().or(not_fast);
+            self.quotas = [None, None];
         }
         lent
-    }
-
-    /// Counts the buffer as one that somebody keeps.
-    pub(super) fn keep(self) -> KeptBuffer {
-        KeptBuffer { _permits: self.permits, _kept: self.claim.keep() }
     }
 }
 
@@ -140,11 +97,8 @@ impl BufferAdmission {
         let bytes = if buffer_bytes == 0 { u64::MAX } else { buffer_bytes };
         Self {
             budget: Arc::new(BufferBudget::new(bytes)),
-            quotas: Arc::new(Quotas {
-                slow: Quota::new(bytes / 2),
-                lasting: Quota::new(bytes / 8 * 5),
-                not_fast: Quota::new(bytes / 4 * 3),
-            }),
+            slow: Quota::new(bytes / 2),
+            not_fast: Quota::new(bytes / 4 * 3),
             waiting: AtomicUsize::new(0),
             evictions: Mutex::default(),
         }
@@ -171,20 +125,17 @@ impl BufferAdmission {
     pub(super) async fn admit(&self, stream: &Arc<StreamBuffers>) -> BufferPermit {
         let claim = stream.claim().await;
         let bytes = stream.microbatch_bytes;
-        let Quotas { slow, lasting, not_fast } = &*self.quotas;
-        let permits = match stream.speed() {
-            ReaderSpeed::Fast => QuotaPermits::default(),
+        let quotas = match stream.speed() {
+            ReaderSpeed::Fast => [None, None],
             ReaderSpeed::Unknown => {
                 let _counted = Counted::new(&self.waiting);
-                QuotaPermits { not_fast: Some(not_fast.acquire(bytes).await), ..Default::default() }
+                [None, Some(self.not_fast.acquire(bytes).await)]
             }
-            ReaderSpeed::Slow => QuotaPermits {
-                _slow: Some(slow.acquire(bytes).await),
-                lasting: Some(lasting.acquire(bytes).await),
-                not_fast: Some(not_fast.acquire(bytes).await),
-            },
+            ReaderSpeed::Slow => {
+                [Some(self.slow.acquire(bytes).await), Some(self.not_fast.acquire(bytes).await)]
+            }
         };
-        BufferPermit { quotas: Arc::clone(&self.quotas), permits, claim }
+        BufferPermit { quotas, claim }
     }
 
     /// Decides whether a stream is evicted at `now`, if one of its microbatches has been in delivery for
@@ -349,54 +300,6 @@ mod tests {
         drop(others);
         deliver(&one, 9).await;
         assert!(!buffers.admit(&one).await.lend());
-    }
-
-    #[tokio::test]
-    async fn what_is_lent_and_slow_readers_together_leave_buffers_to_new_streams_and_fast_ones() {
-        let buffers = BufferAdmission::new(16 * UNIT);
-        let open = |client| stream(&buffers, client, UNIT);
-        let [lends, more, slow, new, fast] = ["a", "b", "slow", "new", "fast"].map(open);
-        for (stream, seconds) in [(&lends, 1), (&more, 1), (&slow, 9), (&fast, 1)] {
-            deliver(stream, seconds).await;
-        }
-        let mut lent = Vec::new();
-        for stream in [&lends, &more] {
-            for _ in 0..4 {
-                let mut permit = buffers.admit(stream).await;
-                assert!(permit.lend());
-                lent.push(permit);
-            }
-        }
-        let mut held = vec![buffers.admit(&slow).await, buffers.admit(&slow).await];
-        assert!(waits(buffers.admit(&slow)), "five eighths of the buffers");
-        held.extend([buffers.admit(&new).await, buffers.admit(&new).await]);
-        assert!(waits(buffers.admit(&new)), "three quarters");
-        held.push(buffers.admit(&fast).await);
-        // What is kept although it was returned counts as before.
-        let kept: Vec<_> = lent.into_iter().map(BufferPermit::keep).collect();
-        assert!(waits(buffers.admit(&slow)) && waits(buffers.admit(&new)));
-        let mut next = buffers.admit(&lends).await;
-        assert!(!next.lend(), "half of the buffers are kept");
-        drop(kept);
-        assert!(next.lend());
-        held.push(buffers.admit(&slow).await);
-    }
-
-    #[tokio::test]
-    async fn a_stream_that_has_ended_and_lends_reserves_nothing_more() {
-        let buffers = BufferAdmission::new(8 * UNIT);
-        let lends = stream(&buffers, "a", UNIT);
-        deliver(&lends, 1).await;
-        let mut lent = buffers.admit(&lends).await;
-        assert!(lent.lend());
-        assert_eq!(buffers.budget.claimed(), 2 * UNIT);
-        lends.end();
-        assert_eq!(buffers.budget.claimed(), UNIT, "what it has lent");
-        let kept = lent.keep();
-        drop(lends);
-        assert_eq!(buffers.budget.claimed(), UNIT);
-        drop(kept);
-        assert_eq!(buffers.budget.claimed(), 0);
     }
 
     #[tokio::test]

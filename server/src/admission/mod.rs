@@ -22,7 +22,7 @@
 //! | 9 | identity's streams | streams of one identity | `--identity-streams`, `[identities]` | `RESOURCE_EXHAUSTED` with `RetryInfo` |
 //! | 10 | window | microbatches ahead of a stream's reader | `--window-bytes`, `window_bytes` of the request | stream waits |
 //! | 11 | buffer | share of the buffers, by the reader's speed; three quarters for one client while others have streams | `--buffer-bytes`, `--slow-after` | stream waits |
-//! |    | lease | microbatches that clients of this host have in the server's memory, returned or not: half of the buffers, five eighths together with those of slow readers; of a stream its largest window and one more | `--buffer-bytes`, `--window-bytes` | frames; if it has others of the stream and does not need the next one, the stream waits |
+//! |    | lease | microbatches that a client of this host has in the server's memory: half of the buffers, the largest window of a stream | `--buffer-bytes`, `--window-bytes` | frames; if it has others of the stream and does not need the next one, the stream waits |
 //! | 12 | submission | microbatches of a stream in the queue (8, and at most those of its client) | fixed, `--max-queued` | stream waits |
 //! | 13 | queue | outstanding microbatches of one client | `--max-queued` | `RESOURCE_EXHAUSTED` with `RetryInfo` |
 //! | 14 | pool | bytes of all buffers, in order of the makers | `--buffer-bytes` | makers wait, and with them the stream |
@@ -74,8 +74,7 @@ use request::ServerBytes;
 pub(crate) use request::{ConnectionBytes, CountedBody, HeldBytes, admit};
 pub(crate) use slots::StreamSlot;
 use slots::StreamSlots;
-pub(crate) use stream::{KeptPermit, Lending, LentPermit, MicrobatchPermit, StreamAdmission};
-pub(crate) use stream_buffers::Delivery;
+pub(crate) use stream::{Lending, LentPermit, MicrobatchPermit, StreamAdmission};
 pub(crate) use turns::Turns;
 
 /// Time that a connection has to make a call before it can be closed for another one.

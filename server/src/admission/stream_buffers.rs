@@ -1,9 +1,8 @@
 //! Gates 10 and 11 for one stream: its window, and how fast its reader is.
 
-use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::futures::Notified;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -34,21 +33,6 @@ pub(super) struct StreamBuffers {
     /// Free places of the window.
     places: Arc<Semaphore>,
     state: Mutex<State>,
-    deliveries: Mutex<Deliveries>,
-}
-
-/// When the deliveries in progress began, each with a number that tells those of one moment apart.
-#[derive(Debug, Default)]
-struct Deliveries {
-    begun: BTreeSet<(Instant, u64)>,
-    next: u64,
-}
-
-/// A microbatch that the reader has not taken yet, until dropped.
-#[derive(Debug)]
-pub(crate) struct Delivery {
-    stream: Arc<StreamBuffers>,
-    begun: (Instant, u64),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -60,14 +44,12 @@ struct State {
     held: usize,
     /// Microbatches that the reader has, in buffers of the server.
     lent: usize,
-    /// Whether there is no next microbatch.
-    ended: bool,
 }
 
 impl State {
     /// Bytes that the stream claims.
     fn claim(&self, microbatch_bytes: u64) -> u64 {
-        let reserved = usize::from(self.speed != ReaderSpeed::Slow && !self.ended);
+        let reserved = usize::from(self.speed != ReaderSpeed::Slow);
         microbatch_bytes.saturating_mul((self.held.max(reserved) + self.lent) as u64)
     }
 }
@@ -94,31 +76,6 @@ impl Claim {
         }
         self.lent
     }
-
-    pub(super) fn bytes(&self) -> u64 {
-        self.stream.microbatch_bytes
-    }
-
-    /// Counts the microbatch as kept instead, by whomever: the client of the stream has returned it.
-    pub(super) fn keep(self) -> Kept {
-        let (budget, bytes) = (Arc::clone(&self.stream.budget), self.stream.microbatch_bytes);
-        // Before the loan ends, so that it is counted all the time.
-        budget.keep(bytes);
-        Kept { budget, bytes }
-    }
-}
-
-/// Bytes of a microbatch that somebody keeps, until dropped.
-#[derive(Debug)]
-pub(super) struct Kept {
-    budget: Arc<BufferBudget>,
-    bytes: u64,
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.budget.end_keeping(self.bytes);
-    }
 }
 
 impl StreamBuffers {
@@ -131,41 +88,12 @@ impl StreamBuffers {
         max_window: usize,
         microbatch_bytes: u64,
     ) -> Self {
-        let state = State { speed, window: 1, held: 0, lent: 0, ended: false };
+        let state = State { speed, window: 1, held: 0, lent: 0 };
         budget.open(client);
         budget.replace(0, state.claim(microbatch_bytes), true);
         let (places, state) = (Arc::new(Semaphore::new(1)), Mutex::new(state));
-        let (client, deliveries) = (Arc::clone(client), Mutex::default());
-        Self { client, slow_after, max_window, microbatch_bytes, budget, places, state, deliveries }
-    }
-
-    /// Records that the stream has ended, so that no buffer is left for a next microbatch. What it has still counts.
-    pub(super) fn end(&self) {
-        let mut before = false;
-        self.update(|state| before = std::mem::replace(&mut state.ended, true), |_| true);
-        if !before {
-            self.budget.end(&self.client);
-            self.budget.released.notify_waiters();
-        }
-    }
-
-    /// Begins the delivery of a microbatch.
-    pub(super) fn begin_delivery(self: &Arc<Self>) -> Delivery {
-        let mut deliveries = self.deliveries();
-        let begun = (Instant::now(), deliveries.next);
-        deliveries.next += 1;
-        deliveries.begun.insert(begun);
-        Delivery { stream: Arc::clone(self), begun }
-    }
-
-    /// When the oldest of the deliveries in progress began.
-    pub(super) fn delivering_since(&self) -> Option<Instant> {
-        self.deliveries().begun.first().map(|(begun, _)| *begun)
-    }
-
-    /// A panic cannot leave the deliveries half-changed, so a poisoned lock is used as it is.
-    fn deliveries(&self) -> MutexGuard<'_, Deliveries> {
-        self.deliveries.lock().unwrap_or_else(PoisonError::into_inner)
+        let client = Arc::clone(client);
+        Self { client, slow_after, max_window, microbatch_bytes, budget, places, state }
     }
 
     pub(super) fn speed(&self) -> ReaderSpeed {
@@ -281,15 +209,8 @@ impl Drop for Claim {
     }
 }
 
-impl Drop for Delivery {
-    fn drop(&mut self) {
-        self.stream.deliveries().begun.remove(&self.begun);
-    }
-}
-
 impl Drop for StreamBuffers {
     fn drop(&mut self) {
-        self.end();
         let claim = self.lock().claim(self.microbatch_bytes);
         self.budget.replace(claim, 0, true);
         self.budget.close(&self.client);

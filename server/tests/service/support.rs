@@ -188,6 +188,7 @@ impl Source for FakeSource {
         Load {
             buffer_bytes: buffers.bytes_in_use() as u64,
             buffer_limit_bytes: buffers.limit() as u64,
+            unreturned_bytes: buffers.unreturned_bytes() as u64,
             microbatches_waiting_for_buffer: buffers.waiting(),
             ..Load::default()
         }
