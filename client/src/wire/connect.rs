@@ -177,18 +177,12 @@ impl Pool {
             return None;
         }
         let offer = server.offer().clone()?;
-        {
-            let mut memory = self.lock_memory();
-            match memory.get(&server.name) {
-                Some(Memory::Open(connection)) if connection.is_usable() => {
+        if let Some(memory) = self.lock_memory().get(&server.name) {
+            match memory {
+                Memory::Open(connection) if !connection.is_closed() => {
                     return Some(connection.clone());
                 }
-                Some(Memory::Open(connection)) if connection.is_distrusted() => {
-                    let unavailable = Memory::Unavailable(Instant::now() + NEXT_ATTEMPT);
-                    memory.insert(server.name.clone(), unavailable);
-                    return None;
-                }
-                Some(Memory::Unavailable(until)) if Instant::now() < *until => return None,
+                Memory::Unavailable(until) if Instant::now() < *until => return None,
                 _ => {}
             }
         }
@@ -216,7 +210,7 @@ impl Pool {
             let mut memory = self.lock_memory();
             // If shared memory is what failed, frames are tried next.
             if let Some(Memory::Open(connection)) = memory.get(&server.name)
-                && !connection.is_usable()
+                && connection.is_closed()
             {
                 let unavailable = Memory::Unavailable(Instant::now() + NEXT_ATTEMPT);
                 memory.insert(server.name.clone(), unavailable);

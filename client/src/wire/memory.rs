@@ -6,9 +6,14 @@
 //! trainer drops them:
 //!
 //! ```text
-//! connect ─> Calls ─> call, named in the request ─> header with a lease ─> take: map ─> Pixels
-//!   a task reads descriptors, and returns those that no call takes             drop: unmap, return
+//! connect ─> Calls ─> call, named in the request ─> header with a lease ─> take ─> Pixels
+//!   a task reads descriptors, maps the memory,                            drop: unmap, return
+//!   and returns what no call takes
 //! ```
+//!
+//! A process that is forked from this one gets none of the memory, which the server could not use again before
+//! that process ends: the descriptor is closed as soon as the memory is mapped, and the mapping is not
+//! inherited unless [`Leased::share_with_children`] says so.
 //!
 //! The connection stays open for as long as the client or any pixels use it: at its end the server counts
 //! every lease as returned.
@@ -25,11 +30,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use forebay_proto::v1::LeaseOptions;
-use memmap2::{Mmap, MmapOptions};
+use memmap2::{Advice, Mmap, MmapOptions};
 use rustix::fs::{SealFlags, fcntl_get_seals};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, Shutdown,
-    recvmsg, send, shutdown,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg, send,
 };
 use tokio::io::{AsyncReadExt as _, Interest};
 use tokio::net::UnixStream;
@@ -50,13 +54,6 @@ const NEEDED: u64 = 1;
 
 /// Bytes of a message of the server: lease, call, bytes.
 const MESSAGE: usize = 24;
-
-/// Most leases that have arrived and that nobody has taken, each of which has a descriptor. A server has no more
-/// memory to lend at a time.
-const MAX_WAITING: usize = 512;
-
-/// Most messages that the socket has no room for. A server that lends reads what is said.
-const MAX_UNSENT: usize = 4096;
 
 /// The name of a server or of a connection.
 pub(crate) type Name = [u8; 16];
@@ -86,12 +83,10 @@ struct Link {
 #[derive(Debug, Default)]
 struct State {
     /// By call and lease, the memory that has arrived and that nobody has taken.
-    calls: BTreeMap<u64, BTreeMap<u64, (OwnedFd, u64)>>,
+    calls: BTreeMap<u64, BTreeMap<u64, io::Result<Mmap>>>,
     /// Messages that the socket had no room for.
     unsent: Vec<[u64; 2]>,
     closed: bool,
-    /// Whether a lease could not be used, or the server exceeded a limit, so that no further call asks for leases.
-    distrusted: bool,
     /// Whether the last user is gone.
     unused: bool,
 }
@@ -161,15 +156,9 @@ impl MemoryConnection {
         Ok(Self(Arc::new(Users { link })))
     }
 
-    /// Whether a call may ask for leases: the connection has not ended, and every lease could be used.
-    pub(crate) fn is_usable(&self) -> bool {
-        let state = self.0.link.lock();
-        !state.closed && !state.distrusted
-    }
-
-    /// Whether a lease could not be used, or the server exceeded a limit: a new connection would be like this one.
-    pub(crate) fn is_distrusted(&self) -> bool {
-        self.0.link.lock().distrusted
+    /// Whether the server has ended the connection.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.link.lock().closed
     }
 
     /// A new call.
@@ -193,17 +182,15 @@ async fn greeting(offer: &Offer) -> io::Result<(UnixStream, Name)> {
     Ok((socket, name.try_into().expect("sixteen bytes")))
 }
 
-/// Reads until the connection ends, the server exceeds a limit, or nobody uses it any more.
+/// Reads until the connection ends, or nobody uses it any more.
 async fn read(link: Arc<Link>) {
     let (mut message, mut filled, mut memory) = ([0; MESSAGE], 0, Vec::new());
     loop {
-        let (ends, unsent) = {
-            let mut state = link.lock();
-            let is_flooded = state.waiting() > MAX_WAITING || state.unsent.len() > MAX_UNSENT;
-            state.distrusted |= is_flooded;
-            (state.unused || is_flooded, !state.unsent.is_empty())
+        let (unused, unsent) = {
+            let state = link.lock();
+            (state.unused, !state.unsent.is_empty())
         };
-        if ends {
+        if unused {
             break;
         }
         tokio::select! {
@@ -233,12 +220,9 @@ async fn read(link: Arc<Link>) {
             memory.clear();
         }
     }
-    // A server that still sends must not wait for a reader, nor keep memory for one.
-    shutdown(link.socket.as_fd(), Shutdown::Both).ok();
     let mut state = link.lock();
     state.closed = true;
     state.calls.clear();
-    state.unsent.clear();
     drop(state);
     link.arrived.notify_waiters();
 }
@@ -264,26 +248,23 @@ fn receive(
     Ok(received.bytes)
 }
 
-impl State {
-    /// The number of leases that nobody has taken.
-    fn waiting(&self) -> usize {
-        self.calls.values().map(BTreeMap::len).sum()
-    }
-}
-
 impl Link {
     fn arrived(&self, message: &[u8; MESSAGE], memory: OwnedFd) {
         let [lease, call, bytes] = [0, 8, 16].map(|at| {
             let number = message[at..at + 8].try_into().expect("eight bytes");
             u64::from_le_bytes(number)
         });
+        let bytes = usize::try_from(bytes).map_err(io::Error::other);
+        let mapped = bytes.and_then(|bytes| map(&memory, bytes));
+        drop(memory);
         let mut state = self.lock();
         if let Some(leases) = state.calls.get_mut(&call) {
-            leases.insert(lease, (memory, bytes));
+            leases.insert(lease, mapped);
             drop(state);
             self.arrived.notify_waiters();
         } else {
-            drop((memory, state));
+            drop(state);
+            drop(mapped);
             self.say([RETURNED, lease]);
         }
     }
@@ -334,11 +315,6 @@ impl LeaseCall {
         LeaseOptions { connection, call: self.number }
     }
 
-    /// Ends the use of leases on this connection, after one that could not be used. Those that are in use stay so.
-    pub(crate) fn distrust(&self) {
-        self.users.link.lock().distrusted = true;
-    }
-
     /// Tells the server that the next microbatch is needed before one can be returned.
     pub(crate) fn need(&self) {
         self.users.link.say([NEEDED, self.number]);
@@ -351,7 +327,7 @@ impl LeaseCall {
     pub(crate) async fn take(&self, lease: u64, bytes: usize) -> Result<Leased, Cause> {
         let broken = |why: &str| Cause::Connection(format!("shared memory: {why}"));
         let link = &self.users.link;
-        let (memory, length) = loop {
+        let taken = loop {
             let mut arrived = std::pin::pin!(link.arrived.notified());
             // Before the look, so that nothing that arrives between look and wait is missed.
             arrived.as_mut().enable();
@@ -370,10 +346,11 @@ impl LeaseCall {
         };
         // From here on the lease is returned, whatever happens.
         let mut leased = Leased { map: None, lease, users: Arc::clone(&self.users) };
-        if length != bytes as u64 {
+        let map = taken.map_err(|error| broken(&error.to_string()))?;
+        if map.len() != bytes {
             return Err(broken("it has another length than the header says"));
         }
-        leased.map = Some(map(&memory, bytes).map_err(|error| broken(&error.to_string()))?);
+        leased.map = Some(map);
         Ok(leased)
     }
 }
@@ -382,14 +359,14 @@ impl Drop for LeaseCall {
     fn drop(&mut self) {
         let link = &self.users.link;
         let left = link.lock().calls.remove(&self.number).unwrap_or_default();
-        for (lease, (memory, _bytes)) in left {
-            drop(memory);
+        for (lease, map) in left {
+            drop(map);
             link.say([RETURNED, lease]);
         }
     }
 }
 
-/// Maps memory for reading, which must be long enough and must stay so.
+/// Maps memory for reading in this process, which must be long enough and must stay so.
 #[expect(unsafe_code, reason = "a memory map of a file")]
 fn map(memory: &OwnedFd, bytes: usize) -> io::Result<Mmap> {
     let seals = fcntl_get_seals(memory)?;
@@ -401,14 +378,26 @@ fn map(memory: &OwnedFd, bytes: usize) -> io::Result<Mmap> {
     }
     // SAFETY: the file has that length and cannot become shorter. The server writes it again only once nobody
     // has it mapped; a server that breaks its word changes pixels, as it could before it hashed them.
-    //
-    // The pages are mapped when they are read, sixteen at a time, which takes less than `populate` does for each.
-    unsafe { MmapOptions::new().len(bytes).map(memory) }
+    let map = unsafe { MmapOptions::new().len(bytes).populate().map(memory) }?;
+    map.advise(Advice::DontFork)?;
+    Ok(map)
 }
 
 impl Leased {
     pub(crate) fn bytes(&self) -> &[u8] {
         self.map.as_deref().unwrap_or_default()
+    }
+
+    /// Lets processes that are forked from now on read the bytes, too. Each of them keeps the memory until it calls
+    /// [`unmap`](Self::unmap) or ends.
+    pub(crate) fn share_with_children(&self) -> io::Result<()> {
+        self.map.as_ref().map_or(Ok(()), |map| map.advise(Advice::DoFork))
+    }
+
+    /// Unmaps the memory in a forked process, which has no lease to return and must not wait for a lock.
+    pub(crate) fn unmap(mut self) {
+        self.map = None;
+        std::mem::forget(self);
     }
 }
 
@@ -421,7 +410,7 @@ impl Drop for Leased {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use std::io::{IoSlice, Read as _, Write as _};
     use std::os::unix::net::{UnixListener, UnixStream as Peer};
 
@@ -431,8 +420,6 @@ pub(crate) mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::options::Options;
-    use crate::wire::connect::{Pool, Server};
 
     const HANG: Duration = Duration::from_mins(1);
 
@@ -445,7 +432,7 @@ pub(crate) mod tests {
         (listener, Offer::beside(&path), folder, greeting)
     }
 
-    pub(crate) async fn connected() -> (MemoryConnection, Peer, TempDir) {
+    async fn connected() -> (MemoryConnection, Peer, TempDir) {
         let (listener, offer, folder, greeting) = server(b"forebay1");
         let accept = std::thread::Builder::new().spawn(move || {
             let mut peer = listener.accept().unwrap().0;
@@ -456,24 +443,20 @@ pub(crate) mod tests {
         (connection, accept.unwrap().join().unwrap(), folder)
     }
 
-    pub(crate) fn memory(bytes: &[u8], seals: SealFlags) -> OwnedFd {
+    fn memory(bytes: &[u8], seals: SealFlags) -> OwnedFd {
         let memory = memfd_create("test", MemfdFlags::ALLOW_SEALING).unwrap();
         rustix::io::write(&memory, bytes).unwrap();
         fcntl_add_seals(&memory, seals).unwrap();
         memory
     }
 
-    pub(crate) fn lend(peer: &Peer, numbers: [u64; 3], memory: &OwnedFd) {
-        try_lend(peer, numbers, memory).unwrap();
-    }
-
-    fn try_lend(peer: &Peer, numbers: [u64; 3], memory: &OwnedFd) -> rustix::io::Result<usize> {
+    fn lend(peer: &Peer, numbers: [u64; 3], memory: &OwnedFd) {
         let memory = [memory.as_fd()];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         control.push(SendAncillaryMessage::ScmRights(&memory));
         let message = numbers.map(u64::to_le_bytes).concat();
-        sendmsg(peer, &[IoSlice::new(&message)], &mut control, SendFlags::NOSIGNAL)
+        sendmsg(peer, &[IoSlice::new(&message)], &mut control, SendFlags::empty()).unwrap();
     }
 
     async fn said(peer: &Peer) -> [u64; 2] {
@@ -490,7 +473,7 @@ pub(crate) mod tests {
         read.join().unwrap()
     }
 
-    pub(crate) const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::FUTURE_WRITE);
+    const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::FUTURE_WRITE);
 
     #[tokio::test]
     async fn pixels_are_read_in_place_and_returned_when_dropped() {
@@ -512,6 +495,31 @@ pub(crate) mod tests {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert_eq!(read.join().unwrap(), 0, "it ends with its last user");
+    }
+
+    /// Whether a forked process would have the memory at an address.
+    fn is_inherited(address: *const u8) -> bool {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let start = format!("{:x}-", address.addr());
+        let mapping = maps.split_once(&start).unwrap().1;
+        let flags = mapping.split_once("VmFlags:").unwrap().1.lines().next().unwrap();
+        !flags.split_whitespace().any(|flag| flag == "dc")
+    }
+
+    #[tokio::test]
+    async fn a_forked_process_has_only_the_memory_that_is_shared_with_it() {
+        let (connection, peer, _folder) = connected().await;
+        let call = connection.call();
+        lend(&peer, [9, call.number, 4], &memory(b"abcd", SEALS));
+        let leased = call.take(9, 4).await.unwrap();
+        let address = leased.bytes().as_ptr();
+        assert!(!is_inherited(address));
+        leased.share_with_children().unwrap();
+        assert!(is_inherited(address));
+        // As the child drops it: the parent still has its lease.
+        leased.unmap();
+        call.need();
+        assert_eq!(said(&peer).await, [NEEDED, call.number]);
     }
 
     #[tokio::test]
@@ -547,54 +555,7 @@ pub(crate) mod tests {
         drop(peer);
         let error = call.take(5, 4).await.unwrap_err().to_string();
         assert!(error.contains("has ended"), "{error}");
-        assert!(!connection.is_usable());
-    }
-
-    #[tokio::test]
-    async fn a_server_that_lends_without_end_or_reads_nothing_loses_the_connection() {
-        for is_taken in [true, false] {
-            let (connection, mut peer, _folder) = connected().await;
-            let call = connection.call();
-            let number = if is_taken { call.number } else { call.number + 1 };
-            // It reads nothing of what it is told until the connection ends.
-            let lend = std::thread::Builder::new().spawn(move || {
-                let memory = memory(b"abcd", SEALS);
-                let lent =
-                    (0..).take_while(|lease| try_lend(&peer, [*lease, number, 4], &memory).is_ok());
-                let lent = lent.count();
-                while peer.read(&mut [0; 1 << 12]).is_ok_and(|read| read > 0) {}
-                lent
-            });
-            let error = call.take(u64::MAX, 4).await.unwrap_err().to_string();
-            assert!(error.contains("has ended"), "{error}");
-            assert!(!connection.is_usable() && connection.is_distrusted());
-            {
-                let state = connection.0.link.lock();
-                assert_eq!((state.waiting(), state.unsent.len()), (0, 0));
-            }
-            assert!(lend.unwrap().join().unwrap() >= MAX_WAITING);
-        }
-    }
-
-    #[tokio::test]
-    async fn after_a_lease_that_could_not_be_used_calls_ask_for_frames() {
-        let (listener, _offer, folder, greeting) = server(b"forebay1");
-        let accept = std::thread::Builder::new().spawn(move || {
-            let mut peer = listener.accept().unwrap().0;
-            peer.write_all(&greeting).unwrap();
-            (peer, listener)
-        });
-        let path = folder.path().join("a.sock");
-        let options = Arc::new(Options::new(["unix:a.sock"]));
-        let server = Server::at_socket("unix:a.sock", path.to_str().unwrap(), &options).unwrap();
-        let pool = Pool::new(&options);
-        let connection = pool.memory(&server).await.unwrap();
-        let (_peer, _listener) = accept.unwrap().join().unwrap();
-        let failure = Cause::Connection("of something else".to_owned());
-        pool.failed(&server, &failure);
-        assert!(pool.memory(&server).await.is_some());
-        connection.call().distrust();
-        assert!(pool.memory(&server).await.is_none());
+        assert!(connection.is_closed());
     }
 
     #[tokio::test]

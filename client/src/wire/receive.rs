@@ -23,9 +23,6 @@ use crate::wire::memory::LeaseCall;
 use crate::wire::parser::{Head, Parser, Piece};
 use crate::wire::status::cause_of;
 
-/// Bytes that are copied right after they are hashed, while they are in the fastest cache of a CPU.
-const HASHED_AT_ONCE: usize = 16 << 10;
-
 /// Reads microbatches from a body.
 #[derive(Debug)]
 pub(crate) struct Receiver {
@@ -124,16 +121,11 @@ impl Receiver {
             return Err(WireError::Malformed("a lease that was not requested").into());
         };
         let idle = self.timeouts.idle;
-        let pixels = async {
-            let taken = timeout(idle, leasing.call.take(header.lease, size)).await;
-            let pixels = Pixels::from(taken.map_err(|_elapsed| Cause::IdleTimeout(idle))??);
-            if leasing.verify {
-                check_hash(header.payload_xxh3, xxh3_64(&pixels))?;
-            }
-            Ok::<_, Cause>(pixels)
-        };
-        // What makes one unusable, such as a rule of the system, does so for the next, which can come as frames.
-        let pixels = pixels.await.inspect_err(|_cause| leasing.call.distrust())?;
+        let taken = timeout(idle, leasing.call.take(header.lease, size)).await;
+        let pixels = Pixels::from(taken.map_err(|_elapsed| Cause::IdleTimeout(idle))??);
+        if leasing.verify {
+            check_hash(header.payload_xxh3, xxh3_64(&pixels))?;
+        }
         self.received.store(size as u64, Ordering::Relaxed);
         Ok(Microbatch::new(header, pixels, job.format.dtype, job.format.layout))
     }
@@ -180,10 +172,9 @@ impl Receiver {
             let Some(Piece::Payload(bytes)) = self.piece().await? else {
                 return Err(Cause::Truncated);
             };
-            for part in bytes.chunks(HASHED_AT_ONCE) {
-                open.hash.update(part);
-                open.pixels.push(part);
-            }
+            // The bytes are hashed right after they are copied, while they are in the CPU's cache.
+            open.hash.update(&bytes);
+            open.pixels.push(&bytes);
             self.received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         }
         Ok(())
@@ -261,14 +252,12 @@ mod tests {
     use forebay_proto::v1;
     use http::HeaderMap;
     use http_body::Frame;
-    use http_body_util::{Full, StreamBody};
+    use http_body_util::StreamBody;
     use proptest::prelude::*;
     use prost::Message as _;
-    use rustix::fs::SealFlags;
 
     use super::*;
     use crate::description::Description;
-    use crate::wire::memory::tests::{SEALS, connected, lend, memory};
 
     const SIDE: u32 = 6;
     const NAME: MicrobatchName = MicrobatchName { seed: 9, epoch: 3, step: 1, index: 1 };
@@ -427,29 +416,6 @@ mod tests {
         expected.format.mixed_by = MixedBy::Trainer;
         assert!(expected.check(&header(), NAME).is_err());
         expected.check(&Header { mix: Some(plan()), ..header() }, NAME).unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_lease_that_cannot_be_used_is_the_last_one_of_its_connection() {
-        let other = vec![7; payload().len()];
-        for (bytes, seals) in [(payload(), SealFlags::empty()), (other, SEALS)] {
-            let (connection, peer, _folder) = connected().await;
-            let (call, length) = (connection.call(), bytes.len() as u64);
-            let options = call.to_wire();
-            lend(&peer, [4, options.call, length], &memory(&bytes, seals));
-            let frame =
-                v1::Frame { header: Some(Header { lease: 4, ..header() }), ..v1::Frame::default() };
-            let length = u32::try_from(frame.encoded_len()).unwrap().to_be_bytes();
-            let message = [&[0][..], &length, &frame.encode_to_vec()].concat();
-            let body = Body::new(Full::new(Bytes::from(message)));
-            let leasing = Leasing::new(call, Arc::default(), true);
-            let (timeouts, received) = (Timeouts::default(), Arc::default());
-            let mut receiver = Receiver::new(body, timeouts, received, Some(leasing));
-            assert!(connection.is_usable());
-            let buffers = Buffers::default();
-            receiver.microbatch(NAME, &expected(), &buffers).await.unwrap_err();
-            assert!(!connection.is_usable());
-        }
     }
 
     fn plan() -> v1::TrainerMix {
