@@ -49,6 +49,7 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
     on_stop(None, move |signal| stop_at_signal.begin(signal))?;
     let mut config = Config::new(args)?;
     log_to_stderr("info", config.json);
+    let unused = unused_from_now_on(config.while_locked.as_deref())?;
     let mixer = config.device.open(config.device_bytes)?;
     let mut datasets = BTreeMap::new();
     for (name, path) in &config.datasets {
@@ -95,7 +96,6 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
         if let Some(admin) = &admin {
             say(format!("metrics and status on http://{}/", admin.local_addr()?))?;
         }
-        let unused = unused_from_now_on(config.while_locked.as_deref())?;
         let shutdown = async move {
             let stopped = async {
                 match stopped.await {
