@@ -59,7 +59,7 @@ impl Client {
     }
 
     /// Opens a stream: `steps` steps from a step on, of which the rank has `done` microbatches.
-    #[pyo3(signature = (job, *, epoch, step, done, steps, rank, world, writable))]
+    #[pyo3(signature = (job, *, epoch, step, done, steps, rank, world))]
     #[expect(clippy::too_many_arguments, reason = "Python names them")]
     fn stream(
         &self,
@@ -71,7 +71,6 @@ impl Client {
         steps: u64,
         rank: u32,
         world: u32,
-        writable: bool,
     ) -> PyResult<Stream> {
         let (client, job) = (self.client()?, job.job()?);
         let start = Start { cursor: Cursor { epoch, step }, done };
@@ -80,7 +79,7 @@ impl Client {
         let inner = wait(py, open)?.map_err(|error| client_error(&error))?;
         let state = State { inner: Some(inner), ready: None };
         let state = ManuallyDrop::new(Mutex::new(state));
-        Ok(Stream { state, writable, made_in: self.made_in })
+        Ok(Stream { state, made_in: self.made_in })
     }
 
     /// What is known of each server.
@@ -114,7 +113,6 @@ impl Drop for Client {
 #[derive(Debug)]
 pub(crate) struct Stream {
     state: ManuallyDrop<Mutex<State>>,
-    writable: bool,
     made_in: Process,
 }
 
@@ -153,25 +151,33 @@ impl Stream {
         }
     }
 
-    /// Takes the next microbatch; `None` at the end. Waits as long as it takes.
-    fn take(&self, py: Python<'_>) -> PyResult<Option<Microbatch>> {
+    /// Takes the next microbatch, with pixels that may be written to if they are to be; `None` at the end. Waits as
+    /// long as it takes.
+    fn take(&self, py: Python<'_>, writable: bool) -> PyResult<Option<Microbatch>> {
         self.wait(py, f64::INFINITY)?;
         let next = py.detach(|| {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.ready.take().unwrap_or(Ok(None))
         });
         let next = next.map_err(|error| client_error(&error))?;
-        next.map(|received| Microbatch::new(py, received, self.writable)).transpose()
+        next.map(|received| Microbatch::new(py, received, writable)).transpose()
     }
 
-    /// Ends the stream. Microbatches that were taken stay.
-    fn close(&self, py: Python<'_>) {
+    /// Ends the stream, which logs nothing any more. Microbatches that were taken stay.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
         if self.made_in.is_current() {
+            let runtime = runtime()?;
             py.detach(|| {
                 let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-                *state = State { inner: None, ready: None };
+                state.ready = None;
+                let closed = state.inner.take();
+                drop(state);
+                if let Some(stream) = closed {
+                    runtime.block_on(stream.close());
+                }
             });
         }
+        Ok(())
     }
 }
 
