@@ -38,9 +38,7 @@ pub(crate) async fn survey(calls: &Unary, job: &Job, servers: &JobServers) -> Op
         } else {
             ("dataset", chosen.dataset_digest, found.dataset_digest)
         };
-        let cause = Cause::Mismatch { what, expected, found };
-        servers.exclude(member, &cause);
-        servers.log_exclusion(member, &cause);
+        servers.exclude(member, &Cause::Mismatch { what, expected, found });
     }
     Some(chosen.clone())
 }

@@ -1,7 +1,8 @@
 //! Datasets: records in the layout in which they are stored, unconverted, with an index beside them.
 //!
 //! ```text
-//!   ImageFolder  root/class/**/*.JPEG      WebDataset  train-{000000..000009}.tar
+//!   ImageFolder, Kaggle, CSV manifest      WebDataset, TFRecord, ILSVRC tars, MDS, CIFAR
+//!     a file for each record                 ranges of shards
 //!          \                                   /
 //!           layouts: names, labels and locations of records
 //!                          |
@@ -12,6 +13,9 @@
 //!   Dataset: record id -> label, size, bytes   (read through the store, checksum verified)
 //! ```
 //!
+//! Files and members that are no records, such as a README in a tar or a link to nothing, are skipped and
+//! counted, up to a share ([`MAX_SKIPPED`]).
+//!
 //! Record ids are numbers in dataset order, `0..len`. A record that does not decode is bad. It keeps
 //! its id, and the next good record in dataset order is served in its place, as timm does.
 
@@ -20,14 +24,17 @@ mod digest;
 mod error;
 mod index;
 mod layouts;
+mod options;
 mod reader;
 mod stuck;
 mod summary;
+mod suspicions;
 
-pub use build::{Progress, build};
+pub use build::{MAX_SKIPPED, Progress, build, build_with};
 pub use error::DatasetError;
 pub use index::Record;
-pub use layouts::{Skipped, index_path};
+pub use layouts::{Skipped, index_path, with_split};
+pub use options::{IndexOptions, LabelSource};
 pub use reader::Dataset;
 pub use stuck::MAX_STUCK_READS;
 pub(crate) use stuck::StuckRead;

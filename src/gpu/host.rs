@@ -115,10 +115,7 @@ impl HostBytes {
 
     /// The memory that other processes can read, if the buffer is shared.
     pub const fn shared(&self) -> Option<&SharedMemory> {
-        match &self.0 {
-            Bytes::Shared(bytes) => Some(bytes),
-            _ => None,
-        }
+        if let Bytes::Shared(bytes) = &self.0 { Some(bytes) } else { None }
     }
 
     /// Whether no other process has the buffer.

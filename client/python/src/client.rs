@@ -59,7 +59,7 @@ impl Client {
     }
 
     /// Opens a stream: `steps` steps from a step on, of which the rank has `done` microbatches.
-    #[pyo3(signature = (job, *, epoch, step, done, steps, rank, world))]
+    #[pyo3(signature = (job, *, epoch, step, done, steps, rank, world, writable))]
     #[expect(clippy::too_many_arguments, reason = "Python names them")]
     fn stream(
         &self,
@@ -71,6 +71,7 @@ impl Client {
         steps: u64,
         rank: u32,
         world: u32,
+        writable: bool,
     ) -> PyResult<Stream> {
         let (client, job) = (self.client()?, job.job()?);
         let start = Start { cursor: Cursor { epoch, step }, done };
@@ -79,7 +80,7 @@ impl Client {
         let inner = wait(py, open)?.map_err(|error| client_error(&error))?;
         let state = State { inner: Some(inner), ready: None };
         let state = ManuallyDrop::new(Mutex::new(state));
-        Ok(Stream { state, made_in: self.made_in })
+        Ok(Stream { state, writable, made_in: self.made_in })
     }
 
     /// What is known of each server.
@@ -113,6 +114,7 @@ impl Drop for Client {
 #[derive(Debug)]
 pub(crate) struct Stream {
     state: ManuallyDrop<Mutex<State>>,
+    writable: bool,
     made_in: Process,
 }
 
@@ -151,33 +153,25 @@ impl Stream {
         }
     }
 
-    /// Takes the next microbatch, with pixels that may be written to if they are to be; `None` at the end. Waits as
-    /// long as it takes.
-    fn take(&self, py: Python<'_>, writable: bool) -> PyResult<Option<Microbatch>> {
+    /// Takes the next microbatch; `None` at the end. Waits as long as it takes.
+    fn take(&self, py: Python<'_>) -> PyResult<Option<Microbatch>> {
         self.wait(py, f64::INFINITY)?;
         let next = py.detach(|| {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.ready.take().unwrap_or(Ok(None))
         });
         let next = next.map_err(|error| client_error(&error))?;
-        next.map(|received| Microbatch::new(py, received, writable)).transpose()
+        next.map(|received| Microbatch::new(py, received, self.writable)).transpose()
     }
 
-    /// Ends the stream, which logs nothing any more. Microbatches that were taken stay.
-    fn close(&self, py: Python<'_>) -> PyResult<()> {
+    /// Ends the stream. Microbatches that were taken stay.
+    fn close(&self, py: Python<'_>) {
         if self.made_in.is_current() {
-            let runtime = runtime()?;
             py.detach(|| {
                 let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-                state.ready = None;
-                let closed = state.inner.take();
-                drop(state);
-                if let Some(stream) = closed {
-                    runtime.block_on(stream.close());
-                }
+                *state = State { inner: None, ready: None };
             });
         }
-        Ok(())
     }
 }
 

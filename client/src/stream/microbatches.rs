@@ -35,9 +35,6 @@ const MAX_SEGMENT_STEPS: u64 = 16;
 pub struct Microbatches {
     ready: mpsc::Receiver<Item>,
     task: JoinHandle<()>,
-    /// Open from the end of the stream on. Its tasks are looking at it first, so that none of them takes the end of the
-    /// others for a failure.
-    closed: Latch,
     description: Arc<Description>,
     demand: Arc<Demand>,
     /// When the trainer began to wait for the next microbatch.
@@ -49,18 +46,9 @@ impl Microbatches {
         let (sender, ready) = mpsc::channel(MAX_WINDOW as usize);
         let description = Arc::clone(&context.expected.description);
         let demand = Arc::clone(&context.demand);
-        let closed = Latch::new();
-        let (left, segments) = (Some(walk), VecDeque::new());
-        let stream = Stream { context, window, left, segments, closed: closed.clone() };
+        let stream = Stream { context, window, left: Some(walk), segments: VecDeque::new() };
         let task = tokio::spawn(report_panic(sender.clone(), stream.run(sender)));
-        Self { ready, task, closed, description, demand, waiting_since: None }
-    }
-
-    /// Ends the stream, and waits until nothing of it is left that receives or logs.
-    pub async fn close(mut self) {
-        self.closed.open();
-        // A panic of a task that is no longer needed harms nobody.
-        (&mut self.task).await.ok();
+        Self { ready, task, description, demand, waiting_since: None }
     }
 
     /// The job's description.
@@ -141,7 +129,6 @@ fn hand_over(
 
 impl Drop for Microbatches {
     fn drop(&mut self) {
-        self.closed.open();
         self.task.abort();
     }
 }
@@ -154,8 +141,6 @@ struct Stream {
     /// Names that are not in a segment yet.
     left: Option<Walk>,
     segments: VecDeque<Running>,
-    /// As in [`Microbatches`].
-    closed: Latch,
 }
 
 /// A segment that is being received.
@@ -175,21 +160,7 @@ impl Drop for Running {
 }
 
 impl Stream {
-    /// Hands over all microbatches, or those until the stream is closed. No segment is running after it.
     async fn run(mut self, sender: mpsc::Sender<Item>) {
-        let closed = self.closed.clone();
-        tokio::select! {
-            biased;
-            () = closed.opened() => {}
-            () = self.hand_over_all(&sender) => {}
-        }
-        for mut running in self.segments.drain(..) {
-            running.task.abort();
-            (&mut running.task).await.ok();
-        }
-    }
-
-    async fn hand_over_all(&mut self, sender: &mpsc::Sender<Item>) {
         loop {
             let can_start = self.segments.len() < MAX_SEGMENTS
                 && self.left.as_ref().is_some_and(|walk| walk.name().is_some());
@@ -245,14 +216,7 @@ impl Stream {
             is_front: is_front.clone(),
             out: sender,
         };
-        let closed = self.closed.clone();
-        let task = tokio::spawn(async move {
-            tokio::select! {
-                biased;
-                () = closed.opened() => None,
-                rest = segment.run() => rest,
-            }
-        });
+        let task = tokio::spawn(segment.run());
         self.segments.push_back(Running { out, reserved, is_front, task });
     }
 }

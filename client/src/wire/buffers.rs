@@ -1,7 +1,6 @@
 //! Pixel buffers, reused after the trainer dropped them.
 
 use std::fmt;
-use std::io;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -97,27 +96,6 @@ impl Pixels {
     /// they are dropped.
     pub const fn is_shared(&self) -> bool {
         matches!(self.0, Memory::Leased(_))
-    }
-
-    /// Lets processes that are forked from now on read the bytes. Until then they have none that are in the memory of a
-    /// server, which cannot use it again before all processes have dropped it, or ended.
-    ///
-    /// # Errors
-    /// When the system has no memory left.
-    pub fn share_with_children(&self) -> io::Result<()> {
-        match &self.0 {
-            Memory::Own(_) => Ok(()),
-            Memory::Leased(leased) => leased.share_with_children(),
-        }
-    }
-
-    /// Drops the bytes in a process that was forked from the one that received them: a server gets its memory back, and
-    /// no lock is taken, which a thread of the other process may hold.
-    pub fn drop_in_child(self) {
-        match self.0 {
-            Memory::Own(buffer) => std::mem::forget(buffer),
-            Memory::Leased(leased) => leased.unmap(),
-        }
     }
 }
 

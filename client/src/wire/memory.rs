@@ -6,14 +6,9 @@
 //! trainer drops them:
 //!
 //! ```text
-//! connect ─> Calls ─> call, named in the request ─> header with a lease ─> take ─> Pixels
-//!   a task reads descriptors, maps the memory,                            drop: unmap, return
-//!   and returns what no call takes
+//! connect ─> Calls ─> call, named in the request ─> header with a lease ─> take: map ─> Pixels
+//!   a task reads descriptors, and returns those that no call takes             drop: unmap, return
 //! ```
-//!
-//! A process that is forked from this one gets none of the memory, which the server could not use again before
-//! that process ends: the descriptor is closed as soon as the memory is mapped, and the mapping is not
-//! inherited unless [`Leased::share_with_children`] says so.
 //!
 //! The connection stays open for as long as the client or any pixels use it: at its end the server counts
 //! every lease as returned.
@@ -30,7 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use forebay_proto::v1::LeaseOptions;
-use memmap2::{Advice, Mmap, MmapOptions};
+use memmap2::{Mmap, MmapOptions};
 use rustix::fs::{SealFlags, fcntl_get_seals};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg, send,
@@ -83,7 +78,7 @@ struct Link {
 #[derive(Debug, Default)]
 struct State {
     /// By call and lease, the memory that has arrived and that nobody has taken.
-    calls: BTreeMap<u64, BTreeMap<u64, io::Result<Mmap>>>,
+    calls: BTreeMap<u64, BTreeMap<u64, (OwnedFd, u64)>>,
     /// Messages that the socket had no room for.
     unsent: Vec<[u64; 2]>,
     closed: bool,
@@ -254,17 +249,13 @@ impl Link {
             let number = message[at..at + 8].try_into().expect("eight bytes");
             u64::from_le_bytes(number)
         });
-        let bytes = usize::try_from(bytes).map_err(io::Error::other);
-        let mapped = bytes.and_then(|bytes| map(&memory, bytes));
-        drop(memory);
         let mut state = self.lock();
         if let Some(leases) = state.calls.get_mut(&call) {
-            leases.insert(lease, mapped);
+            leases.insert(lease, (memory, bytes));
             drop(state);
             self.arrived.notify_waiters();
         } else {
-            drop(state);
-            drop(mapped);
+            drop((memory, state));
             self.say([RETURNED, lease]);
         }
     }
@@ -327,7 +318,7 @@ impl LeaseCall {
     pub(crate) async fn take(&self, lease: u64, bytes: usize) -> Result<Leased, Cause> {
         let broken = |why: &str| Cause::Connection(format!("shared memory: {why}"));
         let link = &self.users.link;
-        let taken = loop {
+        let (memory, length) = loop {
             let mut arrived = std::pin::pin!(link.arrived.notified());
             // Before the look, so that nothing that arrives between look and wait is missed.
             arrived.as_mut().enable();
@@ -346,11 +337,10 @@ impl LeaseCall {
         };
         // From here on the lease is returned, whatever happens.
         let mut leased = Leased { map: None, lease, users: Arc::clone(&self.users) };
-        let map = taken.map_err(|error| broken(&error.to_string()))?;
-        if map.len() != bytes {
+        if length != bytes as u64 {
             return Err(broken("it has another length than the header says"));
         }
-        leased.map = Some(map);
+        leased.map = Some(map(&memory, bytes).map_err(|error| broken(&error.to_string()))?);
         Ok(leased)
     }
 }
@@ -359,14 +349,14 @@ impl Drop for LeaseCall {
     fn drop(&mut self) {
         let link = &self.users.link;
         let left = link.lock().calls.remove(&self.number).unwrap_or_default();
-        for (lease, map) in left {
-            drop(map);
+        for (lease, (memory, _bytes)) in left {
+            drop(memory);
             link.say([RETURNED, lease]);
         }
     }
 }
 
-/// Maps memory for reading in this process, which must be long enough and must stay so.
+/// Maps memory for reading, which must be long enough and must stay so.
 #[expect(unsafe_code, reason = "a memory map of a file")]
 fn map(memory: &OwnedFd, bytes: usize) -> io::Result<Mmap> {
     let seals = fcntl_get_seals(memory)?;
@@ -378,26 +368,14 @@ fn map(memory: &OwnedFd, bytes: usize) -> io::Result<Mmap> {
     }
     // SAFETY: the file has that length and cannot become shorter. The server writes it again only once nobody
     // has it mapped; a server that breaks its word changes pixels, as it could before it hashed them.
-    let map = unsafe { MmapOptions::new().len(bytes).populate().map(memory) }?;
-    map.advise(Advice::DontFork)?;
-    Ok(map)
+    //
+    // The pages are mapped when they are read, sixteen at a time, which takes less than `populate` does for each.
+    unsafe { MmapOptions::new().len(bytes).map(memory) }
 }
 
 impl Leased {
     pub(crate) fn bytes(&self) -> &[u8] {
         self.map.as_deref().unwrap_or_default()
-    }
-
-    /// Lets processes that are forked from now on read the bytes, too. Each of them keeps the memory until it calls
-    /// [`unmap`](Self::unmap) or ends.
-    pub(crate) fn share_with_children(&self) -> io::Result<()> {
-        self.map.as_ref().map_or(Ok(()), |map| map.advise(Advice::DoFork))
-    }
-
-    /// Unmaps the memory in a forked process, which has no lease to return and must not wait for a lock.
-    pub(crate) fn unmap(mut self) {
-        self.map = None;
-        std::mem::forget(self);
     }
 }
 
@@ -424,11 +402,11 @@ mod tests {
     const HANG: Duration = Duration::from_mins(1);
 
     /// A server that greets everyone with `magic`, and the offer of a client.
-    fn server(magic: &[u8; 8]) -> (UnixListener, Offer, TempDir, Vec<u8>) {
+    fn server(magic: &[u8]) -> (UnixListener, Offer, TempDir, Vec<u8>) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.sock");
         let listener = UnixListener::bind(format!("{}{SUFFIX}", path.display())).unwrap();
-        let greeting = [&magic[..], &[5; 16], &[6; 16]].concat();
+        let greeting = [magic, &[5; 16], &[6; 16]].concat();
         (listener, Offer::beside(&path), folder, greeting)
     }
 
@@ -495,31 +473,6 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert_eq!(read.join().unwrap(), 0, "it ends with its last user");
-    }
-
-    /// Whether a forked process would have the memory at an address.
-    fn is_inherited(address: *const u8) -> bool {
-        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let start = format!("{:x}-", address.addr());
-        let mapping = maps.split_once(&start).unwrap().1;
-        let flags = mapping.split_once("VmFlags:").unwrap().1.lines().next().unwrap();
-        !flags.split_whitespace().any(|flag| flag == "dc")
-    }
-
-    #[tokio::test]
-    async fn a_forked_process_has_only_the_memory_that_is_shared_with_it() {
-        let (connection, peer, _folder) = connected().await;
-        let call = connection.call();
-        lend(&peer, [9, call.number, 4], &memory(b"abcd", SEALS));
-        let leased = call.take(9, 4).await.unwrap();
-        let address = leased.bytes().as_ptr();
-        assert!(!is_inherited(address));
-        leased.share_with_children().unwrap();
-        assert!(is_inherited(address));
-        // As the child drops it: the parent still has its lease.
-        leased.unmap();
-        call.need();
-        assert_eq!(said(&peer).await, [NEEDED, call.number]);
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict
 
 from . import _forebay
-from ._batch import Batch, Context, Parts
+from ._batch import Batch, Context
 from ._errors import Error, OptionsError, StateError
 from ._local import Address, LocalServer
 from ._log import warn
@@ -45,9 +45,6 @@ class Stats(TypedDict):
     """What a loader has done since it was made."""
 
     batches: int
-    microbatches: int
-    shared_microbatches: int
-    """Microbatches that were received in the memory of a server on this host."""
     images: int
     bytes: int
     wait_seconds: float
@@ -96,7 +93,7 @@ class Loader:
         layout: `nhwc`, which torch calls channels_last, or `nchw`.
         mixed_by: The side that applies MixUp and CutMix: `server`, or `trainer`, which then gets the plan.
         merge: Whether a batch is all of a rank's microbatches of a step, or each by itself.
-        writable: Whether pixels may be changed in place. Those in the memory of a server on this host are copied then.
+        writable: Whether pixels may be changed in place.
         index_dir: For a path: folder of the index, if it cannot be beside the dataset.
         threads, memory: For a path: worker threads and memory (`"4GiB"`) of the server.
         progress: For a path: whether a progress bar is shown while it is indexed, if tqdm is installed.
@@ -135,7 +132,6 @@ class Loader:
         prefetch_bytes: int | None = None,
         max_microbatch_bytes: int | None = None,
         connections: int | None = None,
-        shared_memory: Literal["verify", "trust", "off"] | None = None,
         resolve_interval: float | None = None,
         readmit_after: float | None = None,
         connect_timeout: float | None = None,
@@ -177,7 +173,6 @@ class Loader:
             "prefetch_bytes": prefetch_bytes,
             "max_microbatch_bytes": max_microbatch_bytes,
             "connections": connections,
-            "shared_memory": shared_memory,
             "resolve_interval": resolve_interval,
             "readmit_after": readmit_after,
             "connect_timeout": connect_timeout,
@@ -208,8 +203,7 @@ class Loader:
         self._next, self._is_fresh = _Position(epoch), True
         # The epoch of the last pass that began.
         self._epoch = epoch
-        self._batches, self._microbatches, self._shared = 0, 0, 0
-        self._images, self._bytes, self._wait = 0, 0, 0.0
+        self._batches, self._images, self._bytes, self._wait = 0, 0, 0, 0.0
         self._server_seconds: dict[str, float] = {}
 
         endpoints = endpoints_of(source)
@@ -377,8 +371,6 @@ class Loader:
         """What was done so far, and what is known of each server."""
         return {
             "batches": self._batches,
-            "microbatches": self._microbatches,
-            "shared_microbatches": self._shared,
             "images": self._images,
             "bytes": self._bytes,
             "wait_seconds": self._wait,
@@ -402,17 +394,15 @@ class Loader:
         settings = self._settings.copy()
         settings["dtype"], settings["mixed_by"] = "u8", "server"
         stream = self._open(_forebay.Client(settings), self._start_of_pass(), steps=1)
-        parts: Parts | None = None
+        parts: list[_forebay.Microbatch] = []
         try:
-            while (self._merge or parts is None) and (part := stream.take(writable=False)) is not None:
-                if parts is None:
-                    parts = Parts(len(self._indices) if self._merge else 1, writable=False)
-                parts.add(part)
+            while (self._merge or not parts) and (part := stream.take()) is not None:
+                parts.append(part)
         finally:
             stream.close()
-        if parts is None:
+        if not parts:
             raise Error("this rank has no images in the next step")
-        return Batch(self._context(), parts, self._layout)
+        return Batch(self._context(), parts, self._layout, writable=False)
 
     def _repr_html_(self) -> str:
         return self.peek()._repr_html_()
@@ -484,6 +474,7 @@ class Loader:
             steps=steps,
             rank=self._rank,
             world=self._world,
+            writable=self._writable,
         )
 
     def _start_of_pass(self) -> _Position:
@@ -510,8 +501,6 @@ class Loader:
 
     def _count(self, batch: Batch, microbatches: list[_forebay.Microbatch]) -> None:
         self._batches += 1
-        self._microbatches += len(microbatches)
-        self._shared += sum(microbatch.is_shared for microbatch in microbatches)
         self._images += len(batch)
         self._bytes += batch.pixels.nbytes
         self._wait += batch.wait
@@ -528,7 +517,7 @@ class _Iterator(Iterator[Batch]):
         self._stream: _forebay.Stream | None = None
         self._at: _Position | None = None
         # Microbatches of the current step that were received and not yielded.
-        self._parts: Parts | None = None
+        self._parts: list[_forebay.Microbatch] = []
         self._ended = False
 
     def __next__(self) -> Batch:
@@ -552,7 +541,7 @@ class _Iterator(Iterator[Batch]):
 
     def close(self) -> None:
         self._ended = True
-        self._parts = None
+        self._parts.clear()
         if self._stream is not None:
             self._stream.close()
         self._loader._iterators.discard(self)
@@ -572,39 +561,37 @@ class _Iterator(Iterator[Batch]):
     def _batch(self) -> Batch:
         loader, at = self._loader, self._at
         assert at is not None
-        while self._parts is None or len(self._parts) < self._wanted(at):
-            # Several are copied when they are joined.
-            microbatch = self._take(at, writable=loader._writable and self._wanted(at) == 1)
+        while True:
+            indices = loader._indices_of(at.step)
+            wanted = len(indices) - at.done
+            if not loader._merge:
+                wanted = min(wanted, 1)
+            if wanted > 0 and len(self._parts) == wanted:
+                break
+            microbatch = self._take(at)
             if microbatch is None:
                 self._end(at)
             # The rank has nothing in the steps before it.
             if (microbatch.epoch, microbatch.step) != (at.epoch, at.step):
                 at.step, at.done = microbatch.step, 0
-            if self._parts is None:
-                self._parts = Parts(self._wanted(at), loader._writable)
-            self._parts.add(microbatch)
-        parts, self._parts = self._parts, None
-        batch = Batch(loader._context(), parts, loader._layout)
+            self._parts.append(microbatch)
+        parts, self._parts = self._parts, []
+        batch = Batch(loader._context(), parts, loader._layout, loader._writable)
         at.done += len(parts)
-        if at.done == len(loader._indices_of(at.step)):
+        if at.done == len(indices):
             at.step, at.done = at.step + 1, 0
         if self._is_current():
             is_over = at.step == loader._description["steps_per_epoch"]
             loader._next = _Position(at.epoch + 1) if is_over else _Position(at.epoch, at.step, at.done)
-        loader._count(batch, parts.microbatches)
+        loader._count(batch, parts)
         return batch
-
-    def _wanted(self, at: _Position) -> int:
-        """How many microbatches the next batch has; none if the rank has none in the step."""
-        left = len(self._loader._indices_of(at.step)) - at.done
-        return left if self._loader._merge else min(left, 1)
 
     def _end(self, at: _Position) -> NoReturn:
         if self._is_current():
             self._loader._next, self._loader._is_fresh = _Position(at.epoch + 1), True
         raise StopIteration
 
-    def _take(self, at: _Position, writable: bool) -> _forebay.Microbatch | None:
+    def _take(self, at: _Position) -> _forebay.Microbatch | None:
         """The next microbatch, also if the server of the path is killed."""
         loader = self._loader
         while self._stream is not None:
@@ -613,14 +600,14 @@ class _Iterator(Iterator[Batch]):
                 continue
             try:
                 if is_ready:
-                    return self._stream.take(writable)
+                    return self._stream.take()
             except Error:
                 if not loader._is_abandoned():
                     raise
             warn(f"the server of {loader._arguments['source']} was killed; another one is started")
             self._stream.close()
             loader._reconnect()
-            received = _Position(at.epoch, at.step, at.done + (0 if self._parts is None else len(self._parts)))
+            received = _Position(at.epoch, at.step, at.done + len(self._parts))
             self._stream = loader._open(loader._client, received)
         return None
 
