@@ -134,7 +134,7 @@ impl Client {
         let what = format!("fetch of {} at {name}", job.dataset);
         let received = Arc::default();
         let fetch = |member| self.calls.whole(context.fetch(member, name, &received));
-        Box::pin(self.calls.call(&context.servers, &what, context.key(step), fetch)).await
+        self.calls.call(&context.servers, &what, context.key(step), fetch).await
     }
 
     /// Streams a rank's microbatches from a step on, or from a [`Start`] within one: in order, each exactly

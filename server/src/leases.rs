@@ -159,8 +159,8 @@ impl Leases {
         }
         state.calls.insert(options.call, Arc::clone(&needed));
         drop(state);
-        let guard = connection.peer.begin_call();
-        Some(Lender { connection, call: options.call, needed, _call: guard })
+        let _call = connection.peer.begin_call();
+        Some(Lender { connection, call: options.call, needed, _call })
     }
 
     /// A panic cannot leave the connections half-changed, so a poisoned lock is used as it is.

@@ -115,7 +115,10 @@ impl HostBytes {
 
     /// The memory that other processes can read, if the buffer is shared.
     pub const fn shared(&self) -> Option<&SharedMemory> {
-        if let Bytes::Shared(bytes) = &self.0 { Some(bytes) } else { None }
+        match &self.0 {
+            Bytes::Shared(bytes) => Some(bytes),
+            _ => None,
+        }
     }
 
     /// Whether no other process has the buffer.

@@ -1,10 +1,9 @@
 """Compares TCP, a Unix socket and shared memory between a server and a load test on one host, in paired runs.
 
-    same_host.py --forebay BIN --loadtest BIN --dataset PATH [--rounds 5] [--steps 6] [--cached] [-- FLAGS OF THE LOAD TEST]
+    same_host.py --forebay BIN --loadtest BIN --dataset PATH [--rounds 5] [--steps 1] [--cached] [-- FLAGS OF THE LOAD TEST]
 
 Prints medians of the CPU time of both processes per image, beyond that of `forebay bench`. With --cached, every
 microbatch was made before and comes from the cache, so that nothing is subtracted: what is left is the transport.
-What a load test takes to start is not counted: each figure is the difference between a long and a short run.
 """
 
 import argparse
@@ -15,7 +14,7 @@ import statistics
 import subprocess
 import tempfile
 
-from process import cpu, settle
+from process import cpu
 
 TRANSPORTS = {
     "TCP": ("127.0.0.1:{port}", "off"),
@@ -30,7 +29,7 @@ def main():
     for name in ("forebay", "loadtest", "dataset"):
         arguments.add_argument(f"--{name}", required=True)
     arguments.add_argument("--rounds", type=int, default=5)
-    arguments.add_argument("--steps", type=int, default=6)
+    arguments.add_argument("--steps", type=int, default=1)
     arguments.add_argument("--cached", action="store_true")
     arguments.add_argument("flags", nargs="*")
     args = arguments.parse_args()
@@ -48,7 +47,11 @@ def main():
 def bench(args):
     """CPU time of making an image."""
     command = [args.forebay, "bench", "--dataset", args.dataset, "--images", str(2048 * args.steps), "--json"]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)["cpu_ms_per_image"]
+    before = os.times()
+    report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    after = os.times()
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    return 1000 * used / report["images"]
 
 
 def run(args, folder, endpoint, mode):
@@ -57,32 +60,25 @@ def run(args, folder, endpoint, mode):
     command = [args.forebay, "serve", "--dataset", f"train={args.dataset}", "--listen", "127.0.0.1:0"]
     # One socket alone: over TCP nothing is offered in shared memory.
     command += ["--listen", f"unix:{socket}"] if "socket" in endpoint else []
-    cache = args.steps * 8 * 256 * 3 * 224 * 224 if args.cached else 0
-    buffers = cache + (1 << 30)
-    command += ["--memory", str(buffers + (2 << 30)), "--buffer-bytes", str(buffers), "--cache-bytes", str(cache)]
+    buffers = (args.steps * 8 + 8) * 256 * 3 * 224 * 224 if args.cached else 1 << 30
+    cache = buffers if args.cached else 0
+    command += ["--buffer-bytes", str(buffers), "--cache-bytes", str(cache)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         try:
             port = server.stdout.readline().rsplit(":", 1)[1].strip()
             load = [args.loadtest, "--endpoint", endpoint.format(port=port, socket=socket), "--dataset", "train"]
-            load += ["--shared-memory", mode, "--trainers", "2", "--json", *args.flags]
+            load += ["--shared-memory", mode, "--trainers", "2", "--steps", str(args.steps), "--json", *args.flags]
             if args.cached:
-                measure([*load, "--steps", str(args.steps)], server.pid)
-            short, images_of_short = measure([*load, "--steps", "1"], server.pid)
-            long, images = measure([*load, "--steps", str(args.steps)], server.pid)
+                subprocess.run(load, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            before, of_server = os.times(), cpu([server.pid])
+            report = subprocess.run(load, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+            report = json.loads(report)
+            after, of_server = os.times(), cpu([server.pid]) - of_server
         finally:
             server.terminate()
-    return 1000 * (long - short) / (images - images_of_short)
-
-
-def measure(load, server):
-    """CPU time of a load test and of its server, and the number of images."""
-    before, of_server = os.times(), cpu([server])
-    report = json.loads(subprocess.run(load, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout)
-    settle([server])
-    after, of_server = os.times(), cpu([server]) - of_server
     assert not report["violations"], report["violations"]
     used = after.children_user + after.children_system - before.children_user - before.children_system
-    return of_server + used, report["images"]
+    return 1000 * (of_server + used) / report["images"]
 
 
 main()

@@ -368,9 +368,7 @@ fn map(memory: &OwnedFd, bytes: usize) -> io::Result<Mmap> {
     }
     // SAFETY: the file has that length and cannot become shorter. The server writes it again only once nobody
     // has it mapped; a server that breaks its word changes pixels, as it could before it hashed them.
-    //
-    // The pages are mapped when they are read, sixteen at a time, which takes less than `populate` does for each.
-    unsafe { MmapOptions::new().len(bytes).map(memory) }
+    unsafe { MmapOptions::new().len(bytes).populate().map(memory) }
 }
 
 impl Leased {
@@ -402,11 +400,11 @@ mod tests {
     const HANG: Duration = Duration::from_mins(1);
 
     /// A server that greets everyone with `magic`, and the offer of a client.
-    fn server(magic: &[u8]) -> (UnixListener, Offer, TempDir, Vec<u8>) {
+    fn server(magic: &[u8; 8]) -> (UnixListener, Offer, TempDir, Vec<u8>) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.sock");
         let listener = UnixListener::bind(format!("{}{SUFFIX}", path.display())).unwrap();
-        let greeting = [magic, &[5; 16], &[6; 16]].concat();
+        let greeting = [&magic[..], &[5; 16], &[6; 16]].concat();
         (listener, Offer::beside(&path), folder, greeting)
     }
 

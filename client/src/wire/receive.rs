@@ -23,9 +23,6 @@ use crate::wire::memory::LeaseCall;
 use crate::wire::parser::{Head, Parser, Piece};
 use crate::wire::status::cause_of;
 
-/// Bytes that are copied right after they are hashed, while they are in the fastest cache of a CPU.
-const HASHED_AT_ONCE: usize = 16 << 10;
-
 /// Reads microbatches from a body.
 #[derive(Debug)]
 pub(crate) struct Receiver {
@@ -175,10 +172,9 @@ impl Receiver {
             let Some(Piece::Payload(bytes)) = self.piece().await? else {
                 return Err(Cause::Truncated);
             };
-            for part in bytes.chunks(HASHED_AT_ONCE) {
-                open.hash.update(part);
-                open.pixels.push(part);
-            }
+            // The bytes are hashed right after they are copied, while they are in the CPU's cache.
+            open.hash.update(&bytes);
+            open.pixels.push(&bytes);
             self.received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         }
         Ok(())

@@ -50,7 +50,17 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let mut config = Config::new(args)?;
     log_to_stderr("info", config.json);
     let mixer = config.device.open(config.device_bytes)?;
-    let datasets = open_datasets(&config)?;
+    let mut datasets = BTreeMap::new();
+    for (name, path) in &config.datasets {
+        let dataset = Dataset::open(path, config.index_dir.as_deref())
+            .with_context(|| format!("cannot open the dataset {name}"))?;
+        let (records, bad) = (dataset.len(), dataset.bad().len());
+        info!(dataset = name, records, bad, digest = %dataset.digest(), "dataset opened");
+        for consequence in dataset.index_damage() {
+            warn!(dataset = name, consequence, "the index is damaged; run \"forebay index\" again");
+        }
+        datasets.insert(name.clone(), Arc::new(dataset));
+    }
     let pipeline = Arc::new(Pipeline::with_mixer(&mixer, config.pipeline)?);
     let Memory { total, buffers, precomputed, worker, messages } = config.memory;
     info!(total, buffers, precomputed, worker, messages, "memory");
@@ -114,22 +124,6 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
     runtime.shutdown_background();
     std::mem::forget(pipeline);
     served
-}
-
-/// Opens the datasets by name.
-fn open_datasets(config: &Config) -> anyhow::Result<BTreeMap<String, Arc<Dataset>>> {
-    let mut datasets = BTreeMap::new();
-    for (name, path) in &config.datasets {
-        let dataset = Dataset::open(path, config.index_dir.as_deref())
-            .with_context(|| format!("cannot open the dataset {name}"))?;
-        let (records, bad) = (dataset.len(), dataset.bad().len());
-        info!(dataset = name, records, bad, digest = %dataset.digest(), "dataset opened");
-        for consequence in dataset.index_damage() {
-            warn!(dataset = name, consequence, "the index is damaged; run \"forebay index\" again");
-        }
-        datasets.insert(name.clone(), Arc::new(dataset));
-    }
-    Ok(datasets)
 }
 
 /// What the first SIGINT or SIGTERM does: it ends a process that does not serve yet, and drains a server. The
