@@ -11,24 +11,36 @@ pub(in crate::dataset) enum Layout {
     ImageFolder,
     /// Tars with thousands of records each.
     WebDataset,
+    /// Files of `TensorFlow`'s examples.
+    TfRecord,
 }
+
+/// All layouts, each at the index that is its number in the index file.
+const LAYOUTS: [Layout; 3] = [Layout::ImageFolder, Layout::WebDataset, Layout::TfRecord];
 
 impl Layout {
     /// Number of the layout in the index.
     pub(in crate::dataset) const fn code(self) -> u8 {
-        match self {
-            Self::ImageFolder => 0,
-            Self::WebDataset => 1,
-        }
+        self as u8
     }
 
     /// Layout of a number in the index; `None` if there is no such layout.
-    pub(in crate::dataset) const fn from_code(code: u8) -> Option<Self> {
-        match code {
-            0 => Some(Self::ImageFolder),
-            1 => Some(Self::WebDataset),
-            _ => None,
+    pub(in crate::dataset) fn from_code(code: u8) -> Option<Self> {
+        LAYOUTS.get(usize::from(code)).copied()
+    }
+
+    /// The usual name of the layout.
+    pub(in crate::dataset) const fn name(self) -> &'static str {
+        match self {
+            Self::ImageFolder => "ImageFolder",
+            Self::WebDataset => "WebDataset",
+            Self::TfRecord => "TFRecord",
         }
+    }
+
+    /// Whether each record is a file of its own, which the record's name leads to.
+    pub(in crate::dataset) const fn records_are_files(self) -> bool {
+        matches!(self, Self::ImageFolder)
     }
 }
 
@@ -44,6 +56,24 @@ pub(in crate::dataset) struct Listing {
     pub(in crate::dataset) shards: Vec<(String, u64)>,
     pub(in crate::dataset) records: Vec<ListedRecord>,
     pub(in crate::dataset) skipped: SkipCounter,
+    pub(in crate::dataset) about: About,
+}
+
+/// What is only shown to people about a dataset.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::dataset) struct About {
+    /// What each class is in words, by label; empty if the data does not say.
+    pub(in crate::dataset) words: Vec<String>,
+    /// Decisions that were made when the records were found, each with its name.
+    pub(in crate::dataset) facts: Vec<(String, String)>,
+}
+
+impl About {
+    /// Adds a decision.
+    pub(super) fn fact(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.facts.push((name.to_owned(), value.into()));
+        self
+    }
 }
 
 /// A record that was found.
@@ -61,6 +91,17 @@ pub(in crate::dataset) enum Location {
     File,
     /// A range of a shard.
     Shard { number: u32, offset: u64, length: u32 },
+    /// A range of a shard inside of another one, the frame, which has a checksum.
+    Framed { number: u32, offset: u64, length: u32, frame: Frame },
+}
+
+/// A range of a shard with a checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::dataset) struct Frame {
+    pub(in crate::dataset) offset: u64,
+    pub(in crate::dataset) length: u32,
+    /// Its CRC-32C.
+    pub(in crate::dataset) crc32c: u32,
 }
 
 /// Samples that were skipped for one reason.
