@@ -10,7 +10,7 @@ use super::directory;
 use super::info::info;
 use super::listing::Layout;
 use super::source::Source;
-use super::{image_folder, pattern, split, tfrecord, tfrecord_file};
+use super::{ilsvrc, image_folder, pattern, split, tfrecord, tfrecord_file};
 use crate::store::StoreError;
 
 /// What a path may lead to.
@@ -94,6 +94,15 @@ fn folder(path: &Path, split: Option<&str>) -> Result<Source, DatasetError> {
             let files = split::select(path, names.tfrecords, split)?;
             return Ok(Source::shards(Layout::TfRecord, path, files).with_split(split));
         }
+        let official =
+            ilsvrc::TARS.iter().filter(|(tar, _)| names.tars.iter().any(|name| name == tar));
+        let official: Vec<_> = official.collect();
+        if !official.is_empty() {
+            let chosen = split::choose(path, official.iter().map(|(_, split)| *split), split)?;
+            let tar = official.iter().find(|(_, split)| Some(*split) == chosen);
+            let tar = tar.expect("one of them was chosen").0.to_owned();
+            return Ok(Source::shards(Layout::Ilsvrc, path, vec![tar]).with_split(chosen));
+        }
         let tars = match split {
             Some(wanted) => match info(path)?.and_then(|info| Some(info.split(wanted)?.shards())) {
                 Some(listed) if !listed.is_empty() => listed,
@@ -132,7 +141,7 @@ fn folders_of_splits(path: &Path, names: &Names) -> Vec<String> {
 /// The layout of files, of which there is at least one.
 fn shards(root: PathBuf, files: Vec<String>, split: Option<&str>) -> Result<Source, DatasetError> {
     let layout = if files.iter().all(|name| is_tar(name)) {
-        Layout::WebDataset
+        if ilsvrc::are_tars(&root, &files) { Layout::Ilsvrc } else { Layout::WebDataset }
     } else if let Some(name) = files.iter().find(|name| is_compressed_tar(name)) {
         return Err(compressed_tar(root.join(name)));
     } else if files.iter().all(|name| tfrecord::is_name(name))

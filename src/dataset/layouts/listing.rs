@@ -13,10 +13,13 @@ pub(in crate::dataset) enum Layout {
     WebDataset,
     /// Files of `TensorFlow`'s examples.
     TfRecord,
+    /// The tars of the official ImageNet.
+    Ilsvrc,
 }
 
 /// All layouts, each at the index that is its number in the index file.
-const LAYOUTS: [Layout; 3] = [Layout::ImageFolder, Layout::WebDataset, Layout::TfRecord];
+const LAYOUTS: [Layout; 4] =
+    [Layout::ImageFolder, Layout::WebDataset, Layout::TfRecord, Layout::Ilsvrc];
 
 impl Layout {
     /// Number of the layout in the index.
@@ -35,6 +38,7 @@ impl Layout {
             Self::ImageFolder => "ImageFolder",
             Self::WebDataset => "WebDataset",
             Self::TfRecord => "TFRecord",
+            Self::Ilsvrc => "ILSVRC tars",
         }
     }
 

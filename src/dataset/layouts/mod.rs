@@ -10,11 +10,14 @@
 //! ```
 
 mod classes;
+mod devkit;
 mod directory;
 mod find;
+mod ilsvrc;
 mod image_folder;
 mod info;
 mod listing;
+mod mat5;
 mod pattern;
 mod protobuf;
 mod select;
@@ -50,6 +53,7 @@ pub(super) fn list(source: Source, options: &IndexOptions) -> Result<Listing, Da
         Layout::ImageFolder => image_folder::list(&source.root),
         Layout::WebDataset => webdataset::list(source, options),
         Layout::TfRecord => tfrecord::list(source.root, source.shards, options),
+        Layout::Ilsvrc => ilsvrc::list(source.root, source.shards),
     }?;
     if let Some(split) = split {
         listing.about.facts.insert(0, ("split".to_owned(), split));
