@@ -10,7 +10,7 @@ use super::directory;
 use super::info::info;
 use super::listing::Layout;
 use super::source::Source;
-use super::{ilsvrc, image_folder, pattern, split, tfrecord, tfrecord_file};
+use super::{ilsvrc, image_folder, kaggle, pattern, split, tfrecord, tfrecord_file};
 use crate::store::StoreError;
 
 /// What a path may lead to.
@@ -81,6 +81,12 @@ impl Names {
 /// Shards in a folder are a dataset. But class folders may have the tars beside them that they were
 /// unpacked from, so folders with images make it an `ImageFolder`.
 fn folder(path: &Path, split: Option<&str>) -> Result<Source, DatasetError> {
+    let special = [kaggle::find];
+    for find in special {
+        if let Some(source) = find(path, split)? {
+            return Ok(source);
+        }
+    }
     let names = Names::of(path)?;
     let has_folders = !names.folders.is_empty();
     if let Some(split) = split {

@@ -15,11 +15,13 @@ pub(in crate::dataset) enum Layout {
     TfRecord,
     /// The tars of the official ImageNet.
     Ilsvrc,
+    /// The folder of Kaggle's ImageNet.
+    Kaggle,
 }
 
 /// All layouts, each at the index that is its number in the index file.
-const LAYOUTS: [Layout; 4] =
-    [Layout::ImageFolder, Layout::WebDataset, Layout::TfRecord, Layout::Ilsvrc];
+const LAYOUTS: [Layout; 5] =
+    [Layout::ImageFolder, Layout::WebDataset, Layout::TfRecord, Layout::Ilsvrc, Layout::Kaggle];
 
 impl Layout {
     /// Number of the layout in the index.
@@ -39,12 +41,13 @@ impl Layout {
             Self::WebDataset => "WebDataset",
             Self::TfRecord => "TFRecord",
             Self::Ilsvrc => "ILSVRC tars",
+            Self::Kaggle => "Kaggle ImageNet",
         }
     }
 
     /// Whether each record is a file of its own, which the record's name leads to.
     pub(in crate::dataset) const fn records_are_files(self) -> bool {
-        matches!(self, Self::ImageFolder)
+        matches!(self, Self::ImageFolder | Self::Kaggle)
     }
 }
 

@@ -10,12 +10,14 @@
 //! ```
 
 mod classes;
+mod csv;
 mod devkit;
 mod directory;
 mod find;
 mod ilsvrc;
 mod image_folder;
 mod info;
+mod kaggle;
 mod listing;
 mod mat5;
 mod pattern;
@@ -54,6 +56,7 @@ pub(super) fn list(source: Source, options: &IndexOptions) -> Result<Listing, Da
         Layout::WebDataset => webdataset::list(source, options),
         Layout::TfRecord => tfrecord::list(source.root, source.shards, options),
         Layout::Ilsvrc => ilsvrc::list(source.root, source.shards),
+        Layout::Kaggle => kaggle::list(&source.root),
     }?;
     if let Some(split) = split {
         listing.about.facts.insert(0, ("split".to_owned(), split));
