@@ -17,11 +17,19 @@ pub(in crate::dataset) enum Layout {
     Ilsvrc,
     /// The folder of Kaggle's ImageNet.
     Kaggle,
+    /// Shards of `MosaicML` Streaming.
+    Mds,
 }
 
 /// All layouts, each at the index that is its number in the index file.
-const LAYOUTS: [Layout; 5] =
-    [Layout::ImageFolder, Layout::WebDataset, Layout::TfRecord, Layout::Ilsvrc, Layout::Kaggle];
+const LAYOUTS: [Layout; 6] = [
+    Layout::ImageFolder,
+    Layout::WebDataset,
+    Layout::TfRecord,
+    Layout::Ilsvrc,
+    Layout::Kaggle,
+    Layout::Mds,
+];
 
 impl Layout {
     /// Number of the layout in the index.
@@ -42,6 +50,7 @@ impl Layout {
             Self::TfRecord => "TFRecord",
             Self::Ilsvrc => "ILSVRC tars",
             Self::Kaggle => "Kaggle ImageNet",
+            Self::Mds => "MosaicML MDS",
         }
     }
 

@@ -20,6 +20,7 @@ mod info;
 mod kaggle;
 mod listing;
 mod mat5;
+mod mds;
 mod pattern;
 mod protobuf;
 mod select;
@@ -57,6 +58,7 @@ pub(super) fn list(source: Source, options: &IndexOptions) -> Result<Listing, Da
         Layout::TfRecord => tfrecord::list(source.root, source.shards, options),
         Layout::Ilsvrc => ilsvrc::list(source.root, source.shards),
         Layout::Kaggle => kaggle::list(&source.root),
+        Layout::Mds => mds::list(source.root, source.shards, options),
     }?;
     if let Some(split) = split {
         listing.about.facts.insert(0, ("split".to_owned(), split));
