@@ -135,7 +135,7 @@ fn check_all(
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Vec<Checked>, DatasetError> {
     let total = listing.records.len() as u64;
-    let planar = None::<Size>;
+    let planar = listing.layout.planar();
     let done = AtomicU64::new(0);
     let mut all = Vec::with_capacity(listing.records.len());
     let mut read = Vec::with_capacity(listing.records.len());

@@ -10,7 +10,7 @@ use super::directory;
 use super::info::info;
 use super::listing::Layout;
 use super::source::Source;
-use super::{ilsvrc, image_folder, kaggle, mds, pattern, split, tfrecord, tfrecord_file};
+use super::{cifar, ilsvrc, image_folder, kaggle, mds, pattern, split, tfrecord, tfrecord_file};
 use crate::store::StoreError;
 
 /// What a path may lead to.
@@ -81,7 +81,7 @@ impl Names {
 /// Shards in a folder are a dataset. But class folders may have the tars beside them that they were
 /// unpacked from, so folders with images make it an `ImageFolder`.
 fn folder(path: &Path, split: Option<&str>) -> Result<Source, DatasetError> {
-    let special = [kaggle::find, mds::find];
+    let special = [kaggle::find, mds::find, cifar::find];
     for find in special {
         if let Some(source) = find(path, split)? {
             return Ok(source);

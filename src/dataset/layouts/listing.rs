@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::geometry::Size;
+
 /// The layout of a dataset's records in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::dataset) enum Layout {
@@ -19,16 +21,19 @@ pub(in crate::dataset) enum Layout {
     Kaggle,
     /// Shards of `MosaicML` Streaming.
     Mds,
+    /// The batches of CIFAR-10 and CIFAR-100.
+    Cifar,
 }
 
 /// All layouts, each at the index that is its number in the index file.
-const LAYOUTS: [Layout; 6] = [
+const LAYOUTS: [Layout; 7] = [
     Layout::ImageFolder,
     Layout::WebDataset,
     Layout::TfRecord,
     Layout::Ilsvrc,
     Layout::Kaggle,
     Layout::Mds,
+    Layout::Cifar,
 ];
 
 impl Layout {
@@ -51,6 +56,15 @@ impl Layout {
             Self::Ilsvrc => "ILSVRC tars",
             Self::Kaggle => "Kaggle ImageNet",
             Self::Mds => "MosaicML MDS",
+            Self::Cifar => "CIFAR batches",
+        }
+    }
+
+    /// The size of images that are raw planes of pixels, without a header that says it.
+    pub(in crate::dataset) const fn planar(self) -> Option<Size> {
+        match self {
+            Self::Cifar => Some(Size { height: 32, width: 32 }),
+            _ => None,
         }
     }
 

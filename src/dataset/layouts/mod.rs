@@ -9,6 +9,7 @@
 //!                                         select: some of its classes and records
 //! ```
 
+mod cifar;
 mod classes;
 mod csv;
 mod devkit;
@@ -22,6 +23,7 @@ mod listing;
 mod mat5;
 mod mds;
 mod pattern;
+mod pickle;
 mod protobuf;
 mod select;
 mod source;
@@ -59,6 +61,7 @@ pub(super) fn list(source: Source, options: &IndexOptions) -> Result<Listing, Da
         Layout::Ilsvrc => ilsvrc::list(source.root, source.shards),
         Layout::Kaggle => kaggle::list(&source.root),
         Layout::Mds => mds::list(source.root, source.shards, options),
+        Layout::Cifar => cifar::list(source.root, source.shards),
     }?;
     if let Some(split) = split {
         listing.about.facts.insert(0, ("split".to_owned(), split));
