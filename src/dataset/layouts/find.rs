@@ -10,11 +10,14 @@ use super::directory;
 use super::info::info;
 use super::listing::Layout;
 use super::source::Source;
-use super::{cifar, ilsvrc, image_folder, kaggle, mds, pattern, split, tfrecord, tfrecord_file};
+use super::{
+    cifar, ilsvrc, image_folder, kaggle, manifest, mds, pattern, split, tfrecord, tfrecord_file,
+};
 use crate::store::StoreError;
 
 /// What a path may lead to.
-const EXPECTED: &str = "expected a folder for each class, or files of another layout";
+const EXPECTED: &str = "expected a folder for each class, WebDataset or ILSVRC tars, TFRecords, \
+                        Kaggle's ImageNet, a folder of MDS shards or of CIFAR batches, or a CSV manifest";
 
 /// Finds out what is stored at a path: a folder, a file, or the files that a pattern names; `#SPLIT`
 /// behind it selects a split.
@@ -146,6 +149,11 @@ fn folders_of_splits(path: &Path, names: &Names) -> Vec<String> {
 
 /// The layout of files, of which there is at least one.
 fn shards(root: PathBuf, files: Vec<String>, split: Option<&str>) -> Result<Source, DatasetError> {
+    if let [file] = &files[..]
+        && file.to_ascii_lowercase().ends_with(".csv")
+    {
+        return manifest::find(&root.join(file), split);
+    }
     let layout = if files.iter().all(|name| is_tar(name)) {
         if ilsvrc::are_tars(&root, &files) { Layout::Ilsvrc } else { Layout::WebDataset }
     } else if let Some(name) = files.iter().find(|name| is_compressed_tar(name)) {

@@ -23,10 +23,12 @@ pub(in crate::dataset) enum Layout {
     Mds,
     /// The batches of CIFAR-10 and CIFAR-100.
     Cifar,
+    /// A CSV file that names the image files.
+    Manifest,
 }
 
 /// All layouts, each at the index that is its number in the index file.
-const LAYOUTS: [Layout; 7] = [
+const LAYOUTS: [Layout; 8] = [
     Layout::ImageFolder,
     Layout::WebDataset,
     Layout::TfRecord,
@@ -34,6 +36,7 @@ const LAYOUTS: [Layout; 7] = [
     Layout::Kaggle,
     Layout::Mds,
     Layout::Cifar,
+    Layout::Manifest,
 ];
 
 impl Layout {
@@ -57,6 +60,7 @@ impl Layout {
             Self::Kaggle => "Kaggle ImageNet",
             Self::Mds => "MosaicML MDS",
             Self::Cifar => "CIFAR batches",
+            Self::Manifest => "CSV manifest",
         }
     }
 
@@ -70,7 +74,7 @@ impl Layout {
 
     /// Whether each record is a file of its own, which the record's name leads to.
     pub(in crate::dataset) const fn records_are_files(self) -> bool {
-        matches!(self, Self::ImageFolder | Self::Kaggle)
+        matches!(self, Self::ImageFolder | Self::Kaggle | Self::Manifest)
     }
 }
 

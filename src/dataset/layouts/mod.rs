@@ -20,6 +20,7 @@ mod image_folder;
 mod info;
 mod kaggle;
 mod listing;
+mod manifest;
 mod mat5;
 mod mds;
 mod pattern;
@@ -62,6 +63,7 @@ pub(super) fn list(source: Source, options: &IndexOptions) -> Result<Listing, Da
         Layout::Kaggle => kaggle::list(&source.root),
         Layout::Mds => mds::list(source.root, source.shards, options),
         Layout::Cifar => cifar::list(source.root, source.shards),
+        Layout::Manifest => manifest::list(&source, options),
     }?;
     if let Some(split) = split {
         listing.about.facts.insert(0, ("split".to_owned(), split));
