@@ -113,6 +113,7 @@ impl Source for Catalog {
             buffer_bytes: buffers.bytes_in_use() as u64,
             cache_bytes: cache_bytes as u64,
             buffer_limit_bytes: buffers.limit() as u64,
+            unreturned_bytes: buffers.unreturned_bytes() as u64,
         }
     }
 
@@ -254,6 +255,7 @@ fn microbatch(computed: forebay::MadeMicrobatch) -> WireMicrobatch {
     WireMicrobatch {
         mix: (computed.format.mixed_by == MixedBy::Trainer).then(|| mix_plan(&computed.plan)),
         timings: computed.timings,
+        shared: computed.payload.shared().is_some().then(|| computed.payload.clone()),
         payload: Bytes::from_owner(computed.payload),
         shape: computed.shape,
         records: computed.records,

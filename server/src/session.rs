@@ -6,6 +6,9 @@
 //!            └────────────── permit, released when the last piece of the payload is dropped ────────┘
 //! ```
 //!
+//! A client of the same host leases microbatches instead, if it can: their header alone is sent, and their buffers
+//! stay with the client until it returns them (see `leases`).
+//!
 //! Back-pressure: while a slow reader leaves frames in the body, `send_all` waits and permits stay
 //! taken, so `submit_all` waits too, and the pipeline works for other clients. When the reader
 //! disconnects, both futures are dropped, which cancels pending requests and releases microbatches
@@ -16,22 +19,26 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use forebay::SubmitOptions;
+use forebay::{Pixels, SubmitOptions};
 use forebay_proto::frame::{self, SplitError};
 use forebay_proto::v1::Header;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use tonic::{Code, Status};
 
 use crate::access::CallGuard;
-use crate::admission::{MicrobatchPermit, StreamAdmission, StreamSlot};
+use crate::admission::{Lending, LentPermit, MicrobatchPermit, StreamAdmission, StreamSlot};
 use crate::body::{Disconnected, Message, Sender};
+use crate::leases::Lender;
 use crate::request::{Names, StreamSpec};
 use crate::sent::{Unsent, unsent};
-use crate::source::{MicrobatchName, OpenJob, PixelFormat, RequestGuard, WireMicrobatch};
+use crate::source::{Load, MicrobatchName, OpenJob, PixelFormat, RequestGuard, WireMicrobatch};
 use crate::state::ServerState;
 use crate::status::Refusal;
 use crate::stream_reset::StreamReset;
 use crate::telemetry::{StreamGuard, WaitingSide};
+
+/// Part of all buffers that clients may have returned without unmapping them before nothing is lent any more.
+const MAX_UNRETURNED: u64 = 8;
 
 /// The reason for ending a call before everything has been sent.
 enum End {
@@ -57,6 +64,8 @@ pub(crate) struct AdmittedStream {
     pub(crate) reset: Option<StreamReset>,
     pub(crate) slot: StreamSlot,
     pub(crate) call: CallGuard,
+    /// Lends the microbatches, if the client can map them.
+    pub(crate) lender: Option<Lender>,
 }
 
 struct Session {
@@ -70,14 +79,16 @@ struct Session {
     max_queued: usize,
     sender: Sender,
     telemetry: StreamGuard,
+    lender: Option<Lender>,
     /// Holds the slot and the call until the last payload is sent.
     unsent: Unsent<(StreamSlot, CallGuard)>,
 }
 
 /// Serves a call to its end.
 pub(crate) async fn serve(state: Arc<ServerState>, spec: StreamSpec, stream: AdmittedStream) {
-    let StreamSpec { job, format, names, isolated, max_window, microbatch_bytes } = spec;
-    let AdmittedStream { client, max_queued, sender, telemetry, reset, slot, call } = stream;
+    let StreamSpec { job, format, names, isolated, max_window, microbatch_bytes, .. } = spec;
+    let AdmittedStream { client, max_queued, sender, telemetry, reset, slot, call, lender } =
+        stream;
     let peer = Arc::clone(call.peer());
     let (unsent, all_sent) = unsent((slot, call));
     let client_of_admission = Arc::clone(&client);
@@ -93,6 +104,7 @@ pub(crate) async fn serve(state: Arc<ServerState>, spec: StreamSpec, stream: Adm
         max_queued,
         sender,
         telemetry,
+        lender,
         unsent,
     };
     let end = session.run(names, max_window).await;
@@ -163,9 +175,9 @@ impl Session {
                 () = self.state.draining.wait_until_set() => return Err(Refusal::Draining.into()),
                 next = self.next(&mut queue) => next?,
             };
-            let Some((header, payload)) = next else { return Ok(()) };
+            let Some(computed) = next else { return Ok(()) };
             self.telemetry.waits(WaitingSide::Server);
-            self.send(header, payload).await?;
+            self.send(computed).await?;
             self.telemetry.waits(WaitingSide::Reader);
         }
     }
@@ -174,38 +186,77 @@ impl Session {
     async fn next(
         &self,
         queue: &mut mpsc::Receiver<Result<Pending, Refusal>>,
-    ) -> Result<Option<(Header, Bytes)>, Refusal> {
+    ) -> Result<Option<Computed>, Refusal> {
         let Some(pending) = queue.recv().await else { return Ok(None) };
         let Pending { name, microbatch, permit, _guard } = pending?;
         let microbatch = microbatch.await.map_err(|_dropped| Refusal::Draining)??;
-        let (header, payload) = microbatch.into_parts(self.job.facts(), name, self.format);
+        let (header, payload, shared) = microbatch.into_parts(self.job.facts(), name, self.format);
         SplitError::check(&header, payload.len())?;
         self.telemetry.computed(&*self.job, &header, &payload);
-        let unsent = self.unsent.clone();
-        let (ready, permit) = (Instant::now(), Some(permit));
-        let payload = PermittedPayload { payload, ready, permit, _unsent: unsent };
-        Ok(Some((header, Bytes::from_owner(payload))))
+        Ok(Some(Computed { header, payload, shared, permit, ready: Instant::now() }))
     }
 
-    /// Sends one microbatch as frames.
-    async fn send(&self, header: Header, payload: Bytes) -> Result<(), End> {
+    /// Sends one microbatch: its header alone if it is leased, otherwise as frames.
+    async fn send(&self, computed: Computed) -> Result<(), End> {
+        let Computed { mut header, payload, shared, permit, ready } = computed;
         let Header { seed, epoch, step, microbatch: index, .. } = header;
-        let (samples, begun) = (header.records.len(), Instant::now());
+        let (samples, bytes, begun) = (header.records.len(), payload.len(), Instant::now());
+        let name = MicrobatchName { seed, epoch, step, index };
+        let held = match (&self.lender, shared) {
+            (Some(lender), Some(pixels)) if self.may_lend() => {
+                let lending = permit.lend(ready, lender.needed());
+                match self.delivery(lending, begun).await? {
+                    Lending::Frames(permit) => Held::Permit(permit),
+                    Lending::Lent(permit) => match lender.lend(&pixels, permit) {
+                        Ok(lease) => {
+                            header.lease = lease;
+                            drop((payload, pixels));
+                            let message = Message::new(Some(header), &Bytes::new(), 0..0);
+                            let accepted = self.sender.send(message);
+                            let accepted = self.delivery(accepted, begun).await?;
+                            accepted.map_err(|Disconnected| End::Disconnected)?;
+                            self.telemetry.leased();
+                            self.telemetry.sent(samples, bytes, name);
+                            return Ok(());
+                        }
+                        Err(permit) => Held::Lent(permit),
+                    },
+                }
+            }
+            _ => Held::Permit(permit),
+        };
+        let (held, unsent) = (Some(held), self.unsent.clone());
+        let payload = Bytes::from_owner(PermittedPayload { payload, ready, held, _unsent: unsent });
         let mut header = Some(header);
         for range in frame::ranges(payload.len()) {
             let message = Message::new(header.take(), &payload, range);
-            let accepted = self.sender.send(message);
-            let accepted = self.admission.delivery(accepted, begun, || self.state.source.load());
-            accepted.await?.map_err(|Disconnected| End::Disconnected)?;
+            let accepted = self.delivery(self.sender.send(message), begun).await?;
+            accepted.map_err(|Disconnected| End::Disconnected)?;
         }
-        let name = MicrobatchName { seed, epoch, step, index };
-        self.telemetry.sent(samples, payload.len(), name);
+        self.telemetry.sent(samples, bytes, name);
         Ok(())
+    }
+
+    /// Waits for the reader to accept a part of a microbatch whose delivery began at `begun`.
+    async fn delivery<T>(
+        &self,
+        accepted: impl Future<Output = T>,
+        begun: Instant,
+    ) -> Result<T, Refusal> {
+        self.admission.delivery(accepted, begun, || self.state.source.load()).await
+    }
+
+    /// Whether clients unmap what they return. Where some do not, what they keep is bounded.
+    fn may_lend(&self) -> bool {
+        let Load { unreturned_bytes, buffer_limit_bytes, .. } = self.state.source.load();
+        unreturned_bytes <= buffer_limit_bytes / MAX_UNRETURNED
     }
 
     /// Ends the call with its status. Returns the time that the reader has to take what is left.
     fn finish(self, end: Result<(), End>) -> Duration {
-        let Self { state, telemetry, sender, unsent, .. } = self;
+        let Self { state, telemetry, sender, unsent, lender, .. } = self;
+        // A client that leases may use the number of the call again.
+        drop(lender);
         // Before the end, so that a reader that has seen it may begin another call.
         drop(unsent);
         let limits = &state.admission.limits;
@@ -252,11 +303,28 @@ struct Pending {
     _guard: RequestGuard,
 }
 
+/// A microbatch that has been computed and not sent yet.
+struct Computed {
+    header: Header,
+    payload: Bytes,
+    /// The same pixels, if they can be lent.
+    shared: Option<Pixels>,
+    permit: MicrobatchPermit,
+    ready: Instant,
+}
+
+/// What a microbatch that is being sent holds.
+enum Held {
+    Permit(MicrobatchPermit),
+    /// It was to be lent, but its reader could not be told.
+    Lent(LentPermit),
+}
+
 /// A payload that keeps its permit until HTTP/2 has dropped the last piece of it.
 struct PermittedPayload {
     payload: Bytes,
     ready: Instant,
-    permit: Option<MicrobatchPermit>,
+    held: Option<Held>,
     _unsent: Unsent<(StreamSlot, CallGuard)>,
 }
 
@@ -268,8 +336,10 @@ impl AsRef<[u8]> for PermittedPayload {
 
 impl Drop for PermittedPayload {
     fn drop(&mut self) {
-        if let Some(permit) = self.permit.take() {
-            permit.delivered(self.ready.elapsed());
+        match self.held.take() {
+            Some(Held::Permit(permit)) => permit.delivered(self.ready.elapsed()),
+            Some(Held::Lent(permit)) => drop(permit),
+            None => {}
         }
     }
 }

@@ -11,23 +11,17 @@ use super::error::DatasetError;
 use super::index::{
     self, Contents, EntryPointsFile, IndexedRecord, NameRange, Record, StoredPoints,
 };
-use super::layouts::{self, Frame, ListedRecord, Listing, Location, Skipped, index_path, stray};
-use super::options::IndexOptions;
+use super::layouts::{Columns, ListedRecord, Listing, Location, Skipped, Source, index_path};
 use super::reader::Dataset;
 use super::summary::Summary;
-use crate::decode::{self, Decoder};
+use super::unpack::{PackedRecord, Unpacker};
+use crate::decode::{self, DecodeError, Decoder};
 use crate::geometry::Size;
 use crate::store::{ByteRange, ShardKey, Store};
 
 /// Records that are decoded before their entry points are written out. Those of a whole dataset do not
 /// fit into memory.
 const CHUNK: usize = 2048;
-
-/// The share of samples that are skipped without a question.
-pub const MAX_SKIPPED: f64 = 0.01;
-
-/// So many samples may always be skipped unless none may, because one is a large share of a small dataset.
-const FEW: f64 = 10.0;
 
 /// The progress of indexing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,77 +32,65 @@ pub struct Progress {
     pub total: u64,
 }
 
+/// How a dataset is indexed.
+#[derive(Clone, Debug)]
+pub struct BuildOptions<'a> {
+    /// Folder for the index; `None` for beside the dataset.
+    pub index_dir: Option<&'a Path>,
+    /// Number of threads.
+    pub threads: usize,
+    /// The columns of Parquet files that are not found by themselves.
+    pub columns: Columns,
+}
+
 /// Indexes the dataset at a path on `threads` threads, and writes the index beside the dataset or into
-/// `index_dir`.
-///
-/// The index appears whole, by a rename, or not at all: a run that is killed leaves the previous index.
-/// A record that does not decode becomes a bad record, which is replaced when it is served. Samples that
-/// cannot be used are skipped, up to [`MAX_SKIPPED`] of all.
+/// `index_dir`. [`build_with`] has more options.
 ///
 /// # Errors
-/// [`DatasetError::Missing`], [`DatasetError::NotADataset`] and the errors of each layout if the path
-/// is not a dataset, [`DatasetError::Empty`] if it has no records, [`DatasetError::TooManySkipped`] if it
-/// has too many others, [`DatasetError::Store`] if a file cannot be read or the index cannot be written,
-/// and [`DatasetError::Threads`] if the operating system refuses the threads.
+/// As those of [`build_with`].
 pub fn build(
     path: &Path,
     index_dir: Option<&Path>,
     threads: usize,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Summary, DatasetError> {
-    build_with(path, index_dir, threads, &IndexOptions::default(), progress)
+    let columns = Columns::default();
+    build_with(path, &BuildOptions { index_dir, threads, columns }, progress)
 }
 
-/// [`build`] with options.
+/// Indexes the dataset at a path, and writes the index.
+///
+/// The index appears whole, by a rename, or not at all: a run that is killed leaves the previous index.
+/// A record that does not decode becomes a bad record, which is replaced when it is served.
 ///
 /// # Errors
-/// As [`build`], and [`DatasetError::Selection`] or [`DatasetError::Columns`] if an option names what is
-/// not there.
+/// [`DatasetError::Missing`], [`DatasetError::NotADataset`] and the errors of each layout if the path
+/// is not a dataset, [`DatasetError::Empty`] if it has no records, [`DatasetError::Store`] if a file
+/// cannot be read or the index cannot be written, and [`DatasetError::Threads`] if the operating system
+/// refuses the threads.
 pub fn build_with(
     path: &Path,
-    index_dir: Option<&Path>,
-    threads: usize,
-    options: &IndexOptions,
+    options: &BuildOptions<'_>,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Summary, DatasetError> {
-    let threads = threads.max(1);
+    let BuildOptions { index_dir, threads, columns } = options;
+    let (index_dir, threads) = (*index_dir, (*threads).max(1));
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|number| format!("index-{number}"))
         .build()
         .map_err(|error| DatasetError::Threads { threads, error: error.to_string() })?;
-    let max_skipped = options.max_skipped.unwrap_or(MAX_SKIPPED);
-    let mut listing = pool.install(|| layouts::list(layouts::find(path)?, options))?;
-    check_skipped(path, &listing, max_skipped)?;
+    let listing = pool.install(|| Source::find(path)?.list(columns))?;
+    if listing.records.is_empty() {
+        let skipped = describe(&listing.skipped);
+        return Err(DatasetError::Empty { path: path.into(), skipped });
+    }
     let store = Store::open(listing.root.clone(), &listing.shards)?;
     let file = index_path(path, index_dir);
     let mut entry_points = EntryPointsFile::create(index::folder_of(&file))?;
-    let checked = pool.install(|| check_all(&mut listing, &store, &mut entry_points, progress))?;
-    check_skipped(path, &listing, max_skipped)?;
-    let skipped = listing.skipped.finish();
-    index::write(&file, &contents(&listing, &skipped, &checked).sections(), Some(entry_points))?;
+    let checked = pool.install(|| check_all(&listing, &store, &mut entry_points, progress))?;
+    index::write(&file, &contents(&listing, &checked).sections(), Some(entry_points))?;
     Ok(Dataset::open(path, index_dir)?.summary())
-}
-
-/// Refuses a dataset without records, or with too many samples that were skipped.
-fn check_skipped(path: &Path, listing: &Listing, max_skipped: f64) -> Result<(), DatasetError> {
-    let (records, skipped) = (listing.records.len() as u64, listing.skipped.total());
-    let samples = records + skipped;
-    let share = (samples as f64 * max_skipped).floor();
-    let limit = if max_skipped > 0.0 { share.max(FEW) } else { 0.0 };
-    let too_many = skipped as f64 > limit;
-    if !too_many && records > 0 {
-        return Ok(());
-    }
-    let reasons = listing.skipped.finish();
-    let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
-    let reasons = reasons.join("; ");
-    let path = path.into();
-    if too_many {
-        return Err(DatasetError::TooManySkipped { path, skipped, samples, limit, reasons });
-    }
-    let skipped = if reasons.is_empty() { reasons } else { format!("; skipped: {reasons}") };
-    Err(DatasetError::Empty { path, skipped })
 }
 
 /// A record that was read and decoded.
@@ -119,105 +101,73 @@ struct Checked {
     reason: Option<String>,
 }
 
-/// What became of a listed record.
-enum Outcome {
-    /// It was read and decoded: with its entry points, or with the reason why it is bad.
-    Checked(Record, Result<Vec<u8>, String>),
-    /// It cannot be read, for this reason.
-    Skipped(&'static str),
-}
-
-/// Reads and decodes all records. Those that cannot be read leave the listing.
 fn check_all(
-    listing: &mut Listing,
+    listing: &Listing,
     store: &Store,
     entry_points: &mut EntryPointsFile,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Vec<Checked>, DatasetError> {
     let total = listing.records.len() as u64;
-    let planar = listing.layout.planar();
     let done = AtomicU64::new(0);
     let mut all = Vec::with_capacity(listing.records.len());
-    let mut read = Vec::with_capacity(listing.records.len());
     for (number, chunk) in (0_u64..).zip(listing.records.chunks(CHUNK)) {
         let first = number * CHUNK as u64;
-        let outcomes: Vec<Outcome> = chunk
+        let verdicts: Vec<(Record, Result<Vec<u8>, DecodeError>)> = chunk
             .par_iter()
             .enumerate()
             // Allocating a worker's buffers costs as much as decoding a few images.
             .with_min_len(32)
-            .map_init(<(Decoder, Vec<u8>)>::default, |(decoder, buffer), (index, listed)| {
+            .map_init(Scratch::default, |scratch, (index, listed)| {
                 let id = first + index as u64;
-                let checked = check(listed, id, planar, (store, decoder, buffer))?;
+                let checked = check(listed, id, store, scratch)?;
                 progress(Progress { done: done.fetch_add(1, Ordering::Relaxed) + 1, total });
                 Ok(checked)
             })
             .collect::<Result<_, DatasetError>>()?;
-        for (listed, outcome) in chunk.iter().zip(outcomes) {
-            read.push(matches!(outcome, Outcome::Checked(..)));
-            let (record, verdict) = match outcome {
-                Outcome::Checked(record, verdict) => (record, verdict),
-                Outcome::Skipped(reason) => {
-                    listing.skipped.add(reason, || listed.name.clone());
-                    continue;
-                }
-            };
+        for (record, verdict) in verdicts {
             let (points, reason) = match verdict {
                 Ok(points) => (points, None),
-                Err(reason) => (Vec::new(), Some(reason)),
+                Err(error) => (Vec::new(), Some(error.to_string())),
             };
             all.push(Checked { record, points: entry_points.push(&points)?, reason });
         }
     }
-    let mut read = read.into_iter();
-    listing.records.retain(|_| read.next().expect("one for each record"));
     Ok(all)
 }
 
-/// Reads and decodes a record.
+/// The memory of a thread.
+#[derive(Default)]
+struct Scratch {
+    decoder: Decoder,
+    unpacker: Unpacker,
+    buffer: Vec<u8>,
+}
+
+/// Reads and decodes a record. Returns it with its entry points, or with the reason why it is bad.
 fn check(
     listed: &ListedRecord,
     id: u64,
-    planar: Option<Size>,
-    (store, decoder, buffer): (&Store, &mut Decoder, &mut Vec<u8>),
-) -> Result<Outcome, DatasetError> {
+    store: &Store,
+    Scratch { decoder, unpacker, buffer }: &mut Scratch,
+) -> Result<(Record, Result<Vec<u8>, DecodeError>), DatasetError> {
     let ListedRecord { name, label, location } = listed;
-    let mut range = |number, offset, length| {
-        store.read(ByteRange { shard: ShardKey::Number(number), offset, length }, buffer)
-    };
-    let read = match *location {
-        Location::File => store.read_file(name, buffer),
-        Location::Shard { number, offset, length } => range(number, offset, length),
-        Location::Framed { number, frame, .. } => range(number, frame.offset, frame.length),
-    };
-    if let Err(error) = read {
-        let is_file = matches!(location, Location::File);
-        return match stray::reason(&error) {
-            Some(reason) if is_file => Ok(Outcome::Skipped(reason)),
-            _ => Err(DatasetError::Record { record: id, name: name.clone(), error }),
-        };
-    }
-    let (shard, offset, bytes, intact) = match *location {
-        Location::File => (0, 0, buffer.as_slice(), true),
-        Location::Shard { number, offset, .. } => (number, offset, buffer.as_slice(), true),
-        Location::Framed { number, offset, length, frame } => {
-            let (bytes, intact) = within(buffer, offset, length, frame);
-            (number, offset, bytes, intact)
+    let (shard, offset, read) = match *location {
+        Location::File => (0, 0, store.read_file(name, buffer)),
+        Location::Shard { number, offset, length } => {
+            let range = ByteRange { shard: ShardKey::Number(number), offset, length };
+            (number, offset, store.read(range, buffer))
+        }
+        Location::Packed { number, offset, length, packed } => {
+            let shard = ShardKey::Number(number);
+            let range = ByteRange { shard, offset, length: packed.stored };
+            let record = PackedRecord { dataset: 0, shard: number, length, packed };
+            (number, offset, unpacker.read(store, range, record, buffer, |_record| true))
         }
     };
-    let verdict = match planar {
-        Some(size) => decode::verify_planar(bytes, size).map(|header| (header, Vec::new())),
-        None => decode::verify(bytes, decoder),
-    };
-    let header = match (planar, &verdict) {
-        (Some(_), Ok((header, _))) => Some(*header),
-        _ => decode::probe(bytes).ok(),
-    };
-    let verdict = match verdict {
-        _ if !intact => Err("the checksum (CRC-32C) of its TFRecord is wrong".to_owned()),
-        Ok((_, points)) => Ok(points),
-        Err(error) => Err(error.to_string()),
-    };
+    read.map_err(|error| DatasetError::Record { record: id, name: name.clone(), error })?;
+    let bytes = buffer.as_slice();
+    let verdict = decode::verify(bytes, decoder);
+    let header = decode::probe(bytes).ok();
     let record = Record {
         label: *label,
         size: header.map_or(Size { height: 0, width: 0 }, |header| header.size),
@@ -231,20 +181,10 @@ fn check(
         offset,
         name: NameRange::default(),
     };
-    Ok(Outcome::Checked(record, verdict))
+    Ok((record, verdict.map(|(_, points)| points)))
 }
 
-/// A range inside of a frame that was read, and whether the frame has its checksum.
-fn within(bytes: &[u8], offset: u64, length: u32, frame: Frame) -> (&[u8], bool) {
-    let start = usize::try_from(offset - frame.offset).expect("inside of the frame");
-    (&bytes[start..start + length as usize], crc32c::crc32c(bytes) == frame.crc32c)
-}
-
-fn contents<'a>(
-    listing: &'a Listing,
-    skipped: &'a [Skipped],
-    checked: &'a [Checked],
-) -> Contents<'a> {
+fn contents<'a>(listing: &'a Listing, checked: &'a [Checked]) -> Contents<'a> {
     let pairs = || listing.records.iter().zip(checked);
     let digest = digest::of(
         &listing.classes,
@@ -254,6 +194,7 @@ fn contents<'a>(
         name: &listed.name,
         record: checked.record,
         points: checked.points,
+        packed: listed.location.packed(),
         reason: checked.reason.as_deref(),
     });
     Contents {
@@ -261,8 +202,15 @@ fn contents<'a>(
         layout: listing.layout,
         shards: &listing.shards,
         classes: &listing.classes,
-        skipped,
-        about: &listing.about,
+        skipped: &listing.skipped,
         records: records.collect(),
     }
+}
+
+/// The skipped samples, as the end of a sentence.
+fn describe(skipped: &[Skipped]) -> String {
+    let part = |Skipped { count, reason, example }: &Skipped| {
+        format!("; {count} samples were skipped because they have {reason}, such as {example}")
+    };
+    skipped.iter().map(part).collect()
 }

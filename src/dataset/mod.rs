@@ -1,9 +1,8 @@
 //! Datasets: records in the layout in which they are stored, unconverted, with an index beside them.
 //!
 //! ```text
-//!   ImageFolder, Kaggle, CSV manifest      WebDataset, TFRecord, ILSVRC tars, MDS, CIFAR
-//!     a file for each record                 ranges of shards
-//!          \                                   /
+//!   ImageFolder  root/class/**/*.JPEG  WebDataset  train-{000000..000009}.tar  Parquet  train-*.parquet
+//!          \                                   |                                 /
 //!           layouts: names, labels and locations of records
 //!                          |
 //!           build: read, decode, checksum      ("forebay index")
@@ -13,9 +12,6 @@
 //!   Dataset: record id -> label, size, bytes   (read through the store, checksum verified)
 //! ```
 //!
-//! Files and members that are no records, such as a README in a tar or a link to nothing, are skipped and
-//! counted, up to a share ([`MAX_SKIPPED`]).
-//!
 //! Record ids are numbers in dataset order, `0..len`. A record that does not decode is bad. It keeps
 //! its id, and the next good record in dataset order is served in its place, as timm does.
 
@@ -24,22 +20,21 @@ mod digest;
 mod error;
 mod index;
 mod layouts;
-mod options;
 mod reader;
 mod stuck;
 mod summary;
-mod suspicions;
+mod unpack;
 
-pub use build::{MAX_SKIPPED, Progress, build, build_with};
+pub use build::{BuildOptions, Progress, build, build_with};
 pub use error::DatasetError;
 pub use index::Record;
-pub use layouts::{Skipped, index_path, with_split};
-pub use options::{IndexOptions, LabelSource};
+pub use layouts::{Columns, Skipped, index_path};
 pub use reader::Dataset;
 pub use stuck::MAX_STUCK_READS;
 pub(crate) use stuck::StuckRead;
 #[cfg(test)]
 pub(crate) use stuck::StuckReads;
 pub use summary::{BadRecord, ClassCount, Distribution, Summary};
+pub(crate) use unpack::Unpacker;
 
 pub use crate::store::StoreError;

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::budget::acquire_permit;
 use super::buffers::{BufferAdmission, BufferPermit};
-use super::stream_buffers::StreamBuffers;
+use super::stream_buffers::{ReaderSpeed, StreamBuffers};
 use crate::source::Load;
 use crate::status::Refusal;
 
@@ -40,6 +40,51 @@ impl MicrobatchPermit {
         let Self { stream, place, buffer } = self;
         stream.record_delivery(time, place);
         drop(buffer);
+    }
+}
+
+/// The permit of a microbatch that is lent, until it is returned: its buffer.
+#[derive(Debug)]
+pub(crate) struct LentPermit {
+    _buffer: BufferPermit,
+}
+
+/// What becomes of a microbatch that could be lent.
+#[derive(Debug)]
+pub(crate) enum Lending {
+    Lent(LentPermit),
+    /// It has to be sent as frames.
+    Frames(MicrobatchPermit),
+}
+
+impl MicrobatchPermit {
+    /// Lends a microbatch that has been waiting since `ready`. If its stream has lent as much as it may, waits until a
+    /// microbatch is returned, or `needed` is ready: the reader cannot return any before it has this one.
+    pub(crate) async fn lend(
+        mut self,
+        ready: Instant,
+        needed: impl Future<Output = ()>,
+    ) -> Lending {
+        let mut needed = std::pin::pin!(needed);
+        loop {
+            let stream = Arc::clone(&self.stream);
+            let mut released = std::pin::pin!(stream.released());
+            // Before the attempt, so that a release between attempt and wait is not missed.
+            released.as_mut().enable();
+            if self.buffer.lend() {
+                let Self { stream, place, buffer } = self;
+                stream.record_delivery(ready.elapsed(), place);
+                return Lending::Lent(LentPermit { _buffer: buffer });
+            }
+            // A slow reader gets frames, and what it has does not matter.
+            if stream.lent() == 0 || stream.speed() == ReaderSpeed::Slow {
+                return Lending::Frames(self);
+            }
+            tokio::select! {
+                () = released => {}
+                () = &mut needed => return Lending::Frames(self),
+            }
+        }
     }
 }
 

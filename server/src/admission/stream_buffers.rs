@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::futures::Notified;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::budget::{BufferBudget, acquire_permit};
@@ -41,19 +42,41 @@ struct State {
     window: usize,
     /// Microbatches that have a buffer or wait for one.
     held: usize,
+    /// Microbatches that the reader has, in buffers of the server.
+    lent: usize,
 }
 
 impl State {
     /// Bytes that the stream claims.
     fn claim(&self, microbatch_bytes: u64) -> u64 {
         let reserved = usize::from(self.speed != ReaderSpeed::Slow);
-        microbatch_bytes.saturating_mul(self.held.max(reserved) as u64)
+        microbatch_bytes.saturating_mul((self.held.max(reserved) + self.lent) as u64)
     }
 }
 
 /// One microbatch's claim, released when dropped.
 #[derive(Debug)]
-pub(super) struct Claim(Arc<StreamBuffers>);
+pub(super) struct Claim {
+    stream: Arc<StreamBuffers>,
+    lent: bool,
+}
+
+impl Claim {
+    /// Counts the microbatch as lent, besides those that the stream may hold. Returns whether that is possible: the
+    /// reader is not slow and has at most the largest window, so that it can have a next one, and a buffer is left for
+    /// each stream that has none, this one included.
+    pub(super) fn lend(&mut self) -> bool {
+        let StreamBuffers { budget, client, microbatch_bytes, .. } = &*self.stream;
+        if !budget.lend(client, *microbatch_bytes) {
+            return false;
+        }
+        self.lent = self.stream.lend();
+        if !self.lent {
+            budget.end_loan(client, *microbatch_bytes);
+        }
+        self.lent
+    }
+}
 
 impl StreamBuffers {
     /// A stream with a window of one microbatch, which grows to `max_window`.
@@ -65,7 +88,7 @@ impl StreamBuffers {
         max_window: usize,
         microbatch_bytes: u64,
     ) -> Self {
-        let state = State { speed, window: 1, held: 0 };
+        let state = State { speed, window: 1, held: 0, lent: 0 };
         budget.open(client);
         budget.replace(0, state.claim(microbatch_bytes), true);
         let (places, state) = (Arc::new(Semaphore::new(1)), Mutex::new(state));
@@ -92,7 +115,7 @@ impl StreamBuffers {
             let (client, bytes) = (&self.client, self.microbatch_bytes);
             if self.budget.hold(client, bytes) {
                 if self.update(|state| state.held += 1, |before| before.held == 0) {
-                    return Claim(Arc::clone(self));
+                    return Claim { stream: Arc::clone(self), lent: false };
                 }
                 self.budget.release(client, bytes);
             }
@@ -114,6 +137,32 @@ impl StreamBuffers {
             state.window -= 1;
             place.forget();
         }
+    }
+
+    /// Moves a microbatch from those that are held to those that are lent.
+    fn lend(&self) -> bool {
+        let may_lend =
+            |state: &State| state.speed != ReaderSpeed::Slow && state.lent <= self.max_window;
+        let mut state = self.lock();
+        let mut after = *state;
+        (after.held, after.lent) = (state.held - 1, state.lent + 1);
+        let bytes = self.microbatch_bytes;
+        let granted =
+            may_lend(&state) && self.budget.replace(state.claim(bytes), after.claim(bytes), false);
+        if granted {
+            *state = after;
+        }
+        granted
+    }
+
+    /// Number of microbatches that are lent.
+    pub(super) fn lent(&self) -> usize {
+        self.lock().lent
+    }
+
+    /// Waits until a buffer is released, by any stream.
+    pub(super) fn released(&self) -> Notified<'_> {
+        self.budget.released.notified()
     }
 
     /// Changes the state together with the stream's claim, if the budget allows it or `force` returns
@@ -148,8 +197,13 @@ impl StreamBuffers {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let StreamBuffers { budget, client, microbatch_bytes, .. } = &*self.0;
-        self.0.update(|state| state.held -= 1, |_| true);
+        let StreamBuffers { budget, client, microbatch_bytes, .. } = &*self.stream;
+        if self.lent {
+            self.stream.update(|state| state.lent -= 1, |_| true);
+            budget.end_loan(client, *microbatch_bytes);
+        } else {
+            self.stream.update(|state| state.held -= 1, |_| true);
+        }
         budget.release(client, *microbatch_bytes);
         budget.released.notify_waiters();
     }

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use forebay::dataset::{self, Dataset, LabelSource, Summary};
-use forebay_types::settings::{Number, fraction};
+use forebay::dataset::{self, BuildOptions, Columns, Dataset, Skipped, Summary};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::options::IndexOptions;
@@ -15,67 +14,25 @@ use crate::config::Threads;
 
 #[derive(Debug, Args)]
 pub(super) struct IndexArgs {
-    /// Dataset: an ImageFolder directory, WebDataset tars, TFRecords, ILSVRC's tars, Kaggle's directory,
-    /// MosaicML's or CIFAR's, or a CSV file of paths and labels. Files also by a pattern.
+    /// Dataset: an ImageFolder directory, a WebDataset tar, a Parquet file, a directory of tars or Parquet files,
+    /// or a pattern.
     path: PathBuf,
     #[command(flatten)]
     index: IndexOptions,
-    #[command(flatten)]
-    selection: SelectionOptions,
+    /// Column of images in Parquet files: bytes, or a struct of bytes and path. Default: image, or the only
+    /// column that the datasets library marks as images.
+    #[arg(long, value_name = "NAME", env = "FOREBAY_IMAGE_COLUMN")]
+    image_column: Option<String>,
+    /// Column of labels in Parquet files: numbers from 0, or text. Default: label, or the only column that the
+    /// datasets library marks as class labels.
+    #[arg(long, value_name = "NAME", env = "FOREBAY_LABEL_COLUMN")]
+    label_column: Option<String>,
     /// Number of threads. Default: all cores.
     #[arg(long, value_name = "N", env = "FOREBAY_THREADS")]
     threads: Option<Threads>,
-    /// Share of the samples that may be skipped because they cannot be used. Ten may always be. Default 0.01.
-    #[arg(long, value_name = "SHARE", value_parser = fraction)]
-    max_skipped: Option<f64>,
-    /// Skip no sample: refuse the dataset, as --max-skipped 0 does.
-    #[arg(long, conflicts_with = "max_skipped")]
-    strict: bool,
     /// Print the summary as JSON.
     #[arg(long)]
     json: bool,
-}
-
-/// The records to take, and how their labels are read.
-#[derive(Debug, Args)]
-struct SelectionOptions {
-    /// File with the classes to take, one in each line. Their order gives the labels.
-    #[arg(long, value_name = "FILE")]
-    classes: Option<PathBuf>,
-    /// Take at most this many records of each class, the first ones.
-    #[arg(long, value_name = "N")]
-    limit_per_class: Option<Number<1, 1_000_000_000>>,
-    /// File with the names of the records to take, one in each line, as `forebay inspect` shows them.
-    #[arg(long, value_name = "FILE")]
-    records: Option<PathBuf>,
-    /// Source of the labels of a WebDataset: cls, or json:KEY, where dots lead into objects. Default: .cls,
-    /// or label or cls of .json.
-    #[arg(long, value_name = "cls|json:KEY")]
-    label: Option<LabelSource>,
-    /// Name of the image in records of named fields, if it is not the usual one.
-    #[arg(long, value_name = "NAME")]
-    image_column: Option<String>,
-    /// Name of the label in records of named fields, if it is not the usual one.
-    #[arg(long, value_name = "NAME")]
-    label_column: Option<String>,
-    /// Label of the first class in TFRecords. Default: 1 for image/class/label, as TF-slim writes it, else 0.
-    #[arg(long, value_name = "N")]
-    label_offset: Option<Number<0, 1_000_000>>,
-}
-
-impl SelectionOptions {
-    fn options(&self) -> dataset::IndexOptions {
-        dataset::IndexOptions {
-            classes: self.classes.clone(),
-            limit_per_class: self.limit_per_class.map(Number::get),
-            records: self.records.clone(),
-            label: self.label.clone(),
-            image_column: self.image_column.clone(),
-            label_column: self.label_column.clone(),
-            label_offset: self.label_offset.map(Number::as_u32),
-            ..dataset::IndexOptions::default()
-        }
-    }
 }
 
 #[derive(Debug, Args)]
@@ -98,41 +55,30 @@ pub(super) fn index(args: &IndexArgs) -> anyhow::Result<()> {
         bar.set_position(progress.done);
     };
     let index_dir = args.index.index_dir.as_deref();
-    let path = args.index.path(&args.path);
-    let options = dataset::IndexOptions {
-        max_skipped: if args.strict { Some(0.0) } else { args.max_skipped },
-        ..args.selection.options()
-    };
-    let summary = dataset::build_with(&path, index_dir, threads, &options, &progress)?;
+    let columns = Columns { image: args.image_column.clone(), label: args.label_column.clone() };
+    let options = BuildOptions { index_dir, threads, columns };
+    let summary = dataset::build_with(&args.path, &options, &progress)?;
     bar.finish_and_clear();
     if args.json {
         return print(&summary, true);
     }
-    let file = dataset::index_path(&path, index_dir);
-    let (records, bad, layout) = (summary.records, summary.bad.len(), summary.layout);
-    say(format!("indexed {records} records, {bad} bad, of {layout}"))?;
-    for (name, value) in &summary.facts {
-        say(format!("  {name}: {value}"))?;
-    }
+    let file = dataset::index_path(&args.path, index_dir);
+    say(format!("indexed {} records, {} bad", summary.records, summary.bad.len()))?;
     for bad in summary.bad.iter().take(10) {
         say(format!("  bad: {}: {}", bad.name, bad.reason))?;
     }
     if summary.bad.len() > 10 {
         say(format!("  and {} more; `forebay inspect` lists all", summary.bad.len() - 10))?;
     }
-    for skipped in &summary.skipped {
-        say(format!("  skipped: {skipped}"))?;
-    }
-    for what in &summary.suspicious {
-        say(format!("  suspicious: {what}"))?;
+    for Skipped { count, reason, example } in &summary.skipped {
+        say(format!("  skipped: {count} samples with {reason}, such as {example}"))?;
     }
     say(format!("digest {}", summary.digest))?;
     say(format!("index  {}", file.display()))
 }
 
 pub(super) fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
-    let path = args.index.path(&args.path);
-    let dataset = Dataset::open(&path, args.index.index_dir.as_deref())?;
+    let dataset = Dataset::open(&args.path, args.index.index_dir.as_deref())?;
     print(&dataset.summary(), args.json)
 }
 

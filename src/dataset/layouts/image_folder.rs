@@ -9,8 +9,7 @@ use std::path::Path;
 
 use super::super::error::DatasetError;
 use super::directory::{self, utf8};
-use super::listing::{About, Layout, ListedRecord, Listing, Location, SkipCounter};
-use super::stray;
+use super::listing::{Layout, ListedRecord, Listing, Location};
 use crate::store::StoreError;
 
 /// torchvision's `IMG_EXTENSIONS`, matched in any letter case.
@@ -38,10 +37,10 @@ pub(super) fn list(root: &Path) -> Result<Listing, DatasetError> {
         let why = "expected a folder for each class, or WebDataset tars".to_owned();
         return Err(DatasetError::NotADataset { path: root.into(), why });
     }
-    let (mut records, mut skipped) = (Vec::new(), SkipCounter::default());
+    let mut records = Vec::new();
     for (label, class) in (0..).zip(&classes) {
         let before = records.len();
-        for (folder, images) in images_of(root, class, &mut skipped)? {
+        for (folder, images) in images_of(root, class)? {
             let record = |image: String| ListedRecord {
                 name: format!("{folder}/{image}"),
                 label,
@@ -62,8 +61,7 @@ pub(super) fn list(root: &Path) -> Result<Listing, DatasetError> {
         classes,
         shards: Vec::new(),
         records,
-        skipped,
-        about: About::default(),
+        skipped: Vec::new(),
     })
 }
 
@@ -73,8 +71,9 @@ pub(super) fn list(root: &Path) -> Result<Listing, DatasetError> {
 /// When something cannot be listed.
 pub(super) fn has_images(root: &Path) -> Result<bool, DatasetError> {
     for (name, is_folder) in directory::entries(root)? {
-        let images = |class: &str| images_of(root, class, &mut SkipCounter::default());
-        if is_folder && images(&utf8(root, &name)?)?.iter().any(|(_, images)| !images.is_empty()) {
+        if is_folder
+            && images_of(root, &utf8(root, &name)?)?.iter().any(|(_, images)| !images.is_empty())
+        {
             return Ok(true);
         }
     }
@@ -82,21 +81,11 @@ pub(super) fn has_images(root: &Path) -> Result<bool, DatasetError> {
 }
 
 /// Images of a class. torchvision sorts folders by their whole path, so `a-b` is before `a/b`.
-fn images_of(
-    root: &Path,
-    class: &str,
-    skipped: &mut SkipCounter,
-) -> Result<Vec<Folder>, DatasetError> {
-    let mut found = Found { folders: Vec::new(), skipped };
-    walk(root, class.to_owned(), &mut Visits::default(), &mut found)?;
-    found.folders.sort();
-    Ok(found.folders)
-}
-
-/// The folders of a class.
-struct Found<'a> {
-    folders: Vec<Folder>,
-    skipped: &'a mut SkipCounter,
+fn images_of(root: &Path, class: &str) -> Result<Vec<Folder>, DatasetError> {
+    let mut folders = Vec::new();
+    walk(root, class.to_owned(), &mut Visits::default(), &mut folders)?;
+    folders.sort();
+    Ok(folders)
 }
 
 /// The folders that a walk has been in, each by device and inode.
@@ -113,11 +102,11 @@ fn walk(
     root: &Path,
     folder: String,
     visits: &mut Visits,
-    found: &mut Found<'_>,
+    folders: &mut Vec<Folder>,
 ) -> Result<(), DatasetError> {
     let path = root.join(&folder);
-    let metadata = fs::metadata(&path).map_err(StoreError::io("open", &path))?;
-    let id = (metadata.dev(), metadata.ino());
+    let found = fs::metadata(&path).map_err(StoreError::io("open", &path))?;
+    let id = (found.dev(), found.ino());
     if visits.ancestors.contains(&id) {
         return Err(DatasetError::Loop { path });
     }
@@ -130,23 +119,17 @@ fn walk(
     let mut images = Vec::new();
     for (name, is_folder) in directory::entries(&path)? {
         if is_folder {
-            walk(root, format!("{folder}/{}", utf8(&path, &name)?), visits, found)?;
+            walk(root, format!("{folder}/{}", utf8(&path, &name)?), visits, folders)?;
         } else if is_image(&name) {
-            if let Some(name) = name.to_str() {
-                images.push(name.to_owned());
-            } else {
-                let name = || format!("{folder}/{}", name.to_string_lossy());
-                found.skipped.add(stray::NOT_UTF8, name);
-            }
+            images.push(utf8(&path, &name)?);
         }
     }
     visits.ancestors.pop();
-    found.folders.push((folder, images));
+    folders.push((folder, images));
     Ok(())
 }
 
-/// Whether a file is an image by its name.
-pub(super) fn is_image(name: &OsStr) -> bool {
+fn is_image(name: &OsStr) -> bool {
     let name = name.to_string_lossy().to_lowercase();
     EXTENSIONS.iter().any(|extension| name.ends_with(extension))
 }
