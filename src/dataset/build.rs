@@ -11,10 +11,9 @@ use super::error::DatasetError;
 use super::index::{
     self, Contents, EntryPointsFile, IndexedRecord, NameRange, Record, StoredPoints,
 };
-use super::layouts::{Columns, ListedRecord, Listing, Location, Skipped, Source, index_path};
+use super::layouts::{ListedRecord, Listing, Location, Skipped, Source, index_path};
 use super::reader::Dataset;
 use super::summary::Summary;
-use super::unpack::{PackedRecord, Unpacker};
 use crate::decode::{self, DecodeError, Decoder};
 use crate::geometry::Size;
 use crate::store::{ByteRange, ShardKey, Store};
@@ -32,33 +31,8 @@ pub struct Progress {
     pub total: u64,
 }
 
-/// How a dataset is indexed.
-#[derive(Clone, Debug)]
-pub struct BuildOptions<'a> {
-    /// Folder for the index; `None` for beside the dataset.
-    pub index_dir: Option<&'a Path>,
-    /// Number of threads.
-    pub threads: usize,
-    /// The columns of Parquet files that are not found by themselves.
-    pub columns: Columns,
-}
-
 /// Indexes the dataset at a path on `threads` threads, and writes the index beside the dataset or into
-/// `index_dir`. [`build_with`] has more options.
-///
-/// # Errors
-/// As those of [`build_with`].
-pub fn build(
-    path: &Path,
-    index_dir: Option<&Path>,
-    threads: usize,
-    progress: &(dyn Fn(Progress) + Sync),
-) -> Result<Summary, DatasetError> {
-    let columns = Columns::default();
-    build_with(path, &BuildOptions { index_dir, threads, columns }, progress)
-}
-
-/// Indexes the dataset at a path, and writes the index.
+/// `index_dir`.
 ///
 /// The index appears whole, by a rename, or not at all: a run that is killed leaves the previous index.
 /// A record that does not decode becomes a bad record, which is replaced when it is served.
@@ -68,19 +42,19 @@ pub fn build(
 /// is not a dataset, [`DatasetError::Empty`] if it has no records, [`DatasetError::Store`] if a file
 /// cannot be read or the index cannot be written, and [`DatasetError::Threads`] if the operating system
 /// refuses the threads.
-pub fn build_with(
+pub fn build(
     path: &Path,
-    options: &BuildOptions<'_>,
+    index_dir: Option<&Path>,
+    threads: usize,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Summary, DatasetError> {
-    let BuildOptions { index_dir, threads, columns } = options;
-    let (index_dir, threads) = (*index_dir, (*threads).max(1));
+    let threads = threads.max(1);
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|number| format!("index-{number}"))
         .build()
         .map_err(|error| DatasetError::Threads { threads, error: error.to_string() })?;
-    let listing = pool.install(|| Source::find(path)?.list(columns))?;
+    let listing = pool.install(|| Source::find(path)?.list())?;
     if listing.records.is_empty() {
         let skipped = describe(&listing.skipped);
         return Err(DatasetError::Empty { path: path.into(), skipped });
@@ -117,9 +91,9 @@ fn check_all(
             .enumerate()
             // Allocating a worker's buffers costs as much as decoding a few images.
             .with_min_len(32)
-            .map_init(Scratch::default, |scratch, (index, listed)| {
+            .map_init(<(Decoder, Vec<u8>)>::default, |(decoder, buffer), (index, listed)| {
                 let id = first + index as u64;
-                let checked = check(listed, id, store, scratch)?;
+                let checked = check(listed, id, store, decoder, buffer)?;
                 progress(Progress { done: done.fetch_add(1, Ordering::Relaxed) + 1, total });
                 Ok(checked)
             })
@@ -135,20 +109,13 @@ fn check_all(
     Ok(all)
 }
 
-/// The memory of a thread.
-#[derive(Default)]
-struct Scratch {
-    decoder: Decoder,
-    unpacker: Unpacker,
-    buffer: Vec<u8>,
-}
-
 /// Reads and decodes a record. Returns it with its entry points, or with the reason why it is bad.
 fn check(
     listed: &ListedRecord,
     id: u64,
     store: &Store,
-    Scratch { decoder, unpacker, buffer }: &mut Scratch,
+    decoder: &mut Decoder,
+    buffer: &mut Vec<u8>,
 ) -> Result<(Record, Result<Vec<u8>, DecodeError>), DatasetError> {
     let ListedRecord { name, label, location } = listed;
     let (shard, offset, read) = match *location {
@@ -156,12 +123,6 @@ fn check(
         Location::Shard { number, offset, length } => {
             let range = ByteRange { shard: ShardKey::Number(number), offset, length };
             (number, offset, store.read(range, buffer))
-        }
-        Location::Packed { number, offset, length, packed } => {
-            let shard = ShardKey::Number(number);
-            let range = ByteRange { shard, offset, length: packed.stored };
-            let record = PackedRecord { dataset: 0, shard: number, length, packed };
-            (number, offset, unpacker.read(store, range, record, buffer, |_record| true))
         }
     };
     read.map_err(|error| DatasetError::Record { record: id, name: name.clone(), error })?;
@@ -194,7 +155,6 @@ fn contents<'a>(listing: &'a Listing, checked: &'a [Checked]) -> Contents<'a> {
         name: &listed.name,
         record: checked.record,
         points: checked.points,
-        packed: listed.location.packed(),
         reason: checked.reason.as_deref(),
     });
     Contents {

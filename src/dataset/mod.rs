@@ -1,8 +1,8 @@
 //! Datasets: records in the layout in which they are stored, unconverted, with an index beside them.
 //!
 //! ```text
-//!   ImageFolder  root/class/**/*.JPEG  WebDataset  train-{000000..000009}.tar  Parquet  train-*.parquet
-//!          \                                   |                                 /
+//!   ImageFolder  root/class/**/*.JPEG      WebDataset  train-{000000..000009}.tar
+//!          \                                   /
 //!           layouts: names, labels and locations of records
 //!                          |
 //!           build: read, decode, checksum      ("forebay index")
@@ -23,18 +23,16 @@ mod layouts;
 mod reader;
 mod stuck;
 mod summary;
-mod unpack;
 
-pub use build::{BuildOptions, Progress, build, build_with};
+pub use build::{Progress, build};
 pub use error::DatasetError;
 pub use index::Record;
-pub use layouts::{Columns, Skipped, index_path};
+pub use layouts::{Skipped, index_path};
 pub use reader::Dataset;
 pub use stuck::MAX_STUCK_READS;
 pub(crate) use stuck::StuckRead;
 #[cfg(test)]
 pub(crate) use stuck::StuckReads;
 pub use summary::{BadRecord, ClassCount, Distribution, Summary};
-pub(crate) use unpack::Unpacker;
 
 pub use crate::store::StoreError;

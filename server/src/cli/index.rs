@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use forebay::dataset::{self, BuildOptions, Columns, Dataset, Skipped, Summary};
+use forebay::dataset::{self, Dataset, Skipped, Summary};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::options::IndexOptions;
@@ -14,19 +14,10 @@ use crate::config::Threads;
 
 #[derive(Debug, Args)]
 pub(super) struct IndexArgs {
-    /// Dataset: an ImageFolder directory, a WebDataset tar, a Parquet file, a directory of tars or Parquet files,
-    /// or a pattern.
+    /// Dataset: an ImageFolder directory, a WebDataset tar, a directory of tars, or a pattern.
     path: PathBuf,
     #[command(flatten)]
     index: IndexOptions,
-    /// Column of images in Parquet files: bytes, or a struct of bytes and path. Default: image, or the only
-    /// column that the datasets library marks as images.
-    #[arg(long, value_name = "NAME", env = "FOREBAY_IMAGE_COLUMN")]
-    image_column: Option<String>,
-    /// Column of labels in Parquet files: numbers from 0, or text. Default: label, or the only column that the
-    /// datasets library marks as class labels.
-    #[arg(long, value_name = "NAME", env = "FOREBAY_LABEL_COLUMN")]
-    label_column: Option<String>,
     /// Number of threads. Default: all cores.
     #[arg(long, value_name = "N", env = "FOREBAY_THREADS")]
     threads: Option<Threads>,
@@ -55,9 +46,7 @@ pub(super) fn index(args: &IndexArgs) -> anyhow::Result<()> {
         bar.set_position(progress.done);
     };
     let index_dir = args.index.index_dir.as_deref();
-    let columns = Columns { image: args.image_column.clone(), label: args.label_column.clone() };
-    let options = BuildOptions { index_dir, threads, columns };
-    let summary = dataset::build_with(&args.path, &options, &progress)?;
+    let summary = dataset::build(&args.path, index_dir, threads, &progress)?;
     bar.finish_and_clear();
     if args.json {
         return print(&summary, true);

@@ -19,8 +19,8 @@ use crate::recipes;
 /// A dataset and its index.
 #[derive(Clone, Debug, Args)]
 pub(super) struct DatasetOptions {
-    /// Dataset: an ImageFolder directory, a WebDataset tar, a Parquet file, a directory of tars or Parquet files, or
-    /// a pattern such as `train-{000000..000146}.tar`.
+    /// Dataset: an ImageFolder directory, a WebDataset tar, a directory of tars, or a pattern such as
+    /// `train-{000000..000146}.tar`.
     #[arg(long, value_name = "PATH")]
     pub(super) dataset: PathBuf,
     #[command(flatten)]

@@ -10,11 +10,10 @@ use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::IntoBytes as _;
 
 use super::super::layouts::{Layout, Skipped};
-use super::super::unpack::Packed;
 use super::format::{
     LAZY, MAGIC, REQUIRED, StoredHeader, StoredPoints, StoredSection, VERSION, kind, write_strings,
 };
-use super::record::{NameRange, Record, StoredPacked, StoredRecord};
+use super::record::{NameRange, Record, StoredRecord};
 use crate::store::StoreError;
 
 /// Sections start at multiples of this many bytes.
@@ -36,8 +35,6 @@ pub(in crate::dataset) struct IndexedRecord<'a> {
     /// Its `name` is not used.
     pub(in crate::dataset) record: Record,
     pub(in crate::dataset) points: StoredPoints,
-    /// The compressed range that it is in, if it is in one.
-    pub(in crate::dataset) packed: Option<Packed>,
     /// The reason why it is bad, if it is.
     pub(in crate::dataset) reason: Option<&'a str>,
 }
@@ -76,10 +73,6 @@ impl Contents<'_> {
             let texts = self.skipped.iter().flat_map(|s| [s.reason.as_str(), s.example.as_str()]);
             sections.push((kind::SKIPPED, counts.collect()));
             sections.push((kind::SKIPPED_REASONS, write_strings(texts)));
-        }
-        if self.records.iter().any(|indexed| indexed.packed.is_some()) {
-            let packed = self.records.iter().map(|indexed| StoredPacked::from(indexed.packed));
-            sections.push((kind::PACKED, packed.collect::<Vec<_>>().as_bytes().to_vec()));
         }
         sections
     }

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::super::unpack::Packed;
-
 /// The layout of a dataset's records in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::dataset) enum Layout {
@@ -12,8 +10,6 @@ pub(in crate::dataset) enum Layout {
     ImageFolder,
     /// Tars with thousands of records each.
     WebDataset,
-    /// Parquet files with a column of images and one of labels.
-    Parquet,
 }
 
 impl Layout {
@@ -22,7 +18,6 @@ impl Layout {
         match self {
             Self::ImageFolder => 0,
             Self::WebDataset => 1,
-            Self::Parquet => 8,
         }
     }
 
@@ -31,7 +26,6 @@ impl Layout {
         match code {
             0 => Some(Self::ImageFolder),
             1 => Some(Self::WebDataset),
-            8 => Some(Self::Parquet),
             _ => None,
         }
     }
@@ -66,18 +60,6 @@ pub(in crate::dataset) enum Location {
     File,
     /// A range of a shard.
     Shard { number: u32, offset: u64, length: u32 },
-    /// A part of what a range of a shard decompresses to.
-    Packed { number: u32, offset: u64, length: u32, packed: Packed },
-}
-
-impl Location {
-    /// The compressed range that it is in, if it is in one.
-    pub(in crate::dataset) const fn packed(self) -> Option<Packed> {
-        match self {
-            Self::Packed { packed, .. } => Some(packed),
-            Self::File | Self::Shard { .. } => None,
-        }
-    }
 }
 
 /// Samples that were skipped for one reason.

@@ -10,7 +10,6 @@
 mod directory;
 mod image_folder;
 mod listing;
-mod parquet;
 mod pattern;
 mod tar;
 mod webdataset;
@@ -24,7 +23,6 @@ use crate::store::StoreError;
 
 pub use listing::Skipped;
 pub(super) use listing::{Layout, ListedRecord, Listing, Location};
-pub use parquet::Columns;
 
 /// A dataset as it is stored.
 #[derive(Debug)]
@@ -32,20 +30,20 @@ pub(super) struct Source {
     pub(super) layout: Layout,
     /// Folder that the names of shards and files are relative to.
     pub(super) root: PathBuf,
-    /// Names of the tars or Parquet files, sorted; none in an `ImageFolder`.
+    /// Names of the tars, sorted; none in an `ImageFolder`.
     pub(super) shards: Vec<String>,
 }
 
 impl Source {
-    /// Finds out what is stored at a path: an `ImageFolder`, a tar or a Parquet file, a folder of them, or those
-    /// that a pattern names.
+    /// Finds out what is stored at a path: an `ImageFolder`, a tar, a folder of tars, or the tars that a
+    /// pattern names.
     ///
     /// # Errors
     /// When nothing is stored there, or something that is not a dataset.
     pub(super) fn find(path: &Path) -> Result<Self, DatasetError> {
         if let Some((folder, pattern)) = pattern::split(path) {
             let shards = pattern::expand(&folder, &pattern)?;
-            return Self::files(folder, shards);
+            return Self::tars(folder, shards);
         }
         match fs::metadata(path) {
             Ok(found) if found.is_dir() => Self::folder(path),
@@ -53,7 +51,7 @@ impl Source {
                 let name = path.file_name().unwrap_or_default();
                 let root = folder_of(path);
                 let name = directory::utf8(root, name)?;
-                Self::files(root.into(), vec![name])
+                Self::tars(root.into(), vec![name])
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 Err(DatasetError::Missing { path: path.into() })
@@ -62,12 +60,10 @@ impl Source {
         }
     }
 
-    /// Tars in a folder are a `WebDataset`, and Parquet files a dataset of their own. But class folders may
-    /// have the tars beside them that they were unpacked from, so folders with images make it an
-    /// `ImageFolder`.
+    /// Tars in a folder are a `WebDataset`. But class folders may have the tars beside them that they
+    /// were unpacked from, so folders with images make it an `ImageFolder`.
     fn folder(path: &Path) -> Result<Self, DatasetError> {
         let (mut tars, mut has_folders, mut compressed) = (Vec::new(), false, None);
-        let mut parquets = Vec::new();
         for (name, is_folder) in directory::entries(path)? {
             has_folders |= is_folder;
             let text = name.to_string_lossy();
@@ -76,43 +72,24 @@ impl Source {
             }
             if is_tar(&text) {
                 tars.push(directory::utf8(path, &name)?);
-            } else if parquet::is_parquet(&text) {
-                parquets.push(directory::utf8(path, &name)?);
             } else if is_compressed_tar(&text) {
                 compressed = Some(path.join(&name));
             }
         }
-        let has_shards = !tars.is_empty() || !parquets.is_empty();
-        let is_image_folder = !has_shards || has_folders && image_folder::has_images(path)?;
-        if !has_shards
-            && has_folders
-            && let Some((root, names)) = parquet::nested(path)?
-        {
-            let shards = parquet::only_split(&root, names)?;
-            return Ok(Self { layout: Layout::Parquet, root, shards });
-        }
+        let is_image_folder = tars.is_empty() || has_folders && image_folder::has_images(path)?;
         match compressed {
-            _ if !is_image_folder && !tars.is_empty() => Self::files(path.into(), tars),
-            _ if !is_image_folder => {
-                let shards = parquet::only_split(path, parquets)?;
-                Ok(Self { layout: Layout::Parquet, root: path.into(), shards })
-            }
+            _ if !is_image_folder => Self::tars(path.into(), tars),
             Some(tar) if !has_folders => Err(compressed_tar(tar)),
             _ => Ok(Self { layout: Layout::ImageFolder, root: path.into(), shards: Vec::new() }),
         }
     }
 
-    /// Tars, or Parquet files.
-    fn files(root: PathBuf, shards: Vec<String>) -> Result<Self, DatasetError> {
-        if shards.iter().all(|name| parquet::is_parquet(name)) {
-            return Ok(Self { layout: Layout::Parquet, root, shards });
-        }
+    fn tars(root: PathBuf, shards: Vec<String>) -> Result<Self, DatasetError> {
         match shards.iter().find(|name| !is_tar(name)) {
             None => Ok(Self { layout: Layout::WebDataset, root, shards }),
             Some(name) if is_compressed_tar(name) => Err(compressed_tar(root.join(name))),
             Some(name) => {
-                let why =
-                    "expected a folder, or a file whose name ends in .tar or .parquet".to_owned();
+                let why = "expected a folder, or a file whose name ends in .tar".to_owned();
                 Err(DatasetError::NotADataset { path: root.join(name), why })
             }
         }
@@ -122,11 +99,10 @@ impl Source {
     ///
     /// # Errors
     /// When a folder or shard cannot be read, or violates the rules of its layout.
-    pub(super) fn list(self, columns: &Columns) -> Result<Listing, DatasetError> {
+    pub(super) fn list(self) -> Result<Listing, DatasetError> {
         match self.layout {
             Layout::ImageFolder => image_folder::list(&self.root),
             Layout::WebDataset => webdataset::list(self.root, self.shards),
-            Layout::Parquet => parquet::list(self.root, self.shards, columns),
         }
     }
 }

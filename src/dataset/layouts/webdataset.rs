@@ -211,10 +211,7 @@ fn label_in_json(data: &[u8]) -> Option<u32> {
 }
 
 /// The lines of `classes.txt` beside the shards, or else the labels as numbers.
-///
-/// # Errors
-/// When `classes.txt` is malformed, or has fewer classes than there are.
-pub(super) fn classes(root: &Path, records: &[ListedRecord]) -> Result<Vec<String>, DatasetError> {
+fn classes(root: &Path, records: &[ListedRecord]) -> Result<Vec<String>, DatasetError> {
     let path = root.join("classes.txt");
     let last = records.iter().max_by_key(|record| record.label);
     let classes: Vec<String> = if fs::symlink_metadata(&path).is_ok() {

@@ -6,7 +6,6 @@
 
 mod frames;
 mod index;
-mod parquet;
 mod picture;
 mod recipe;
 mod region;
@@ -15,7 +14,6 @@ mod tar;
 
 pub use frames::frames;
 pub use index::index;
-pub use parquet::parquet;
 pub use picture::picture;
 pub use recipe::recipe;
 pub use region::region;

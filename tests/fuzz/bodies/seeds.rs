@@ -20,7 +20,6 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("picture", pictures()),
         ("index", indexes()),
         ("tar", tars()),
-        ("parquet", parquets()),
         ("frames", streams()),
         ("recipe", recipes()),
     ]
@@ -221,29 +220,16 @@ pub fn dataset(parent: &Path, is_folder: bool) -> PathBuf {
     path
 }
 
-/// Writes a dataset of a Parquet file whose records are in compressed ranges, and tells its path.
-///
-/// # Panics
-/// When the disk refuses.
-pub fn compressed(parent: &Path) -> PathBuf {
-    let path = parent.join("s.parquet");
-    let file = include_bytes!("../../formats/parquet/repeats_snappy.parquet");
-    fs::write(&path, file).expect("a file");
-    path
-}
-
 fn indexes() -> Vec<Vec<u8>> {
-    let index = |write: fn(&Path) -> PathBuf| {
+    let index = |is_folder: bool| {
         let parent = tempfile::tempdir().expect("a temporary folder");
-        let path = write(parent.path());
+        let path = dataset(parent.path(), is_folder);
         build(&path, None, 1, &|_| {}).expect("two good records");
         fs::read(index_path(&path, None)).expect("just built")
     };
-    let tar = index(|parent| dataset(parent, false));
-    let folder = index(|parent| dataset(parent, true));
-    let parquet = index(compressed);
+    let [tar, folder] = [false, true].map(index);
     let input = |flags: u8, file: &[u8]| [&[flags], file].concat();
-    vec![input(0, &tar), input(2, &tar), input(3, &folder), input(6, &parquet)]
+    vec![input(0, &tar), input(2, &tar), input(3, &folder)]
 }
 
 fn archive<'a>(files: impl Iterator<Item = (String, &'a [u8])>) -> Vec<u8> {
@@ -288,22 +274,6 @@ fn tars() -> Vec<Vec<u8>> {
     .concat();
     let tars = [archive(owned(&plain)), archive(owned(&json)), long];
     tars.iter().map(|tar| [&[1], &tar[..]].concat()).collect()
-}
-
-/// Files that pyarrow and datasets wrote, of each compression and kind of page.
-fn parquets() -> Vec<Vec<u8>> {
-    let files: [&[u8]; 9] = [
-        include_bytes!("../../formats/parquet/none_v1_plain.parquet"),
-        include_bytes!("../../formats/parquet/snappy_v1_dictionary.parquet"),
-        include_bytes!("../../formats/parquet/snappy_v2_plain.parquet"),
-        include_bytes!("../../formats/parquet/zstd_v2_dictionary.parquet"),
-        include_bytes!("../../formats/parquet/gzip_v1_plain.parquet"),
-        include_bytes!("../../formats/parquet/repeats_snappy.parquet"),
-        include_bytes!("../../formats/parquet/nulls_v2.parquet"),
-        include_bytes!("../../formats/parquet/datasets.parquet"),
-        include_bytes!("../../formats/parquet/text.parquet"),
-    ];
-    files.map(<[u8]>::to_vec).into()
 }
 
 fn owned<'a>(files: &[(&str, &'a [u8])]) -> impl Iterator<Item = (String, &'a [u8])> {
