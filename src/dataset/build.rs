@@ -48,23 +48,44 @@ pub fn build(
     threads: usize,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Summary, DatasetError> {
-    let threads = threads.max(1);
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .thread_name(|number| format!("index-{number}"))
-        .build()
-        .map_err(|error| DatasetError::Threads { threads, error: error.to_string() })?;
+    let pool = pool(threads)?;
     let listing = pool.install(|| Source::find(path)?.list())?;
     if listing.records.is_empty() {
         let skipped = describe(&listing.skipped);
         return Err(DatasetError::Empty { path: path.into(), skipped });
     }
-    let store = Store::open(listing.root.clone(), &listing.shards)?;
-    let file = index_path(path, index_dir);
-    let mut entry_points = EntryPointsFile::create(index::folder_of(&file))?;
-    let checked = pool.install(|| check_all(&listing, &store, &mut entry_points, progress))?;
-    index::write(&file, &contents(&listing, &checked).sections(), Some(entry_points))?;
+    write_index(&listing, &index_path(path, index_dir), &pool, progress)?;
     Ok(Dataset::open(path, index_dir)?.summary())
+}
+
+/// The threads that check records.
+///
+/// # Errors
+/// [`DatasetError::Threads`] if the operating system refuses them.
+pub(super) fn pool(threads: usize) -> Result<rayon::ThreadPool, DatasetError> {
+    let threads = threads.max(1);
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|number| format!("index-{number}"))
+        .build()
+        .map_err(|error| DatasetError::Threads { threads, error: error.to_string() })
+}
+
+/// Checks the records of a listing, and writes their index to a file.
+///
+/// # Errors
+/// When a record cannot be read, or the index cannot be written.
+pub(super) fn write_index(
+    listing: &Listing,
+    file: &Path,
+    pool: &rayon::ThreadPool,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<(), DatasetError> {
+    let store = Store::open(listing.root.clone(), &listing.shards)?;
+    let mut entry_points = EntryPointsFile::create(index::folder_of(file))?;
+    let checked = pool.install(|| check_all(listing, &store, &mut entry_points, progress))?;
+    index::write(file, &contents(listing, &checked).sections(), Some(entry_points))?;
+    Ok(())
 }
 
 /// A record that was read and decoded.
@@ -161,6 +182,7 @@ fn contents<'a>(listing: &'a Listing, checked: &'a [Checked]) -> Contents<'a> {
         digest,
         layout: listing.layout,
         shards: &listing.shards,
+        tags: &[],
         classes: &listing.classes,
         skipped: &listing.skipped,
         records: records.collect(),
@@ -168,7 +190,7 @@ fn contents<'a>(listing: &'a Listing, checked: &'a [Checked]) -> Contents<'a> {
 }
 
 /// The skipped samples, as the end of a sentence.
-fn describe(skipped: &[Skipped]) -> String {
+pub(super) fn describe(skipped: &[Skipped]) -> String {
     let part = |Skipped { count, reason, example }: &Skipped| {
         format!("; {count} samples were skipped because they have {reason}, such as {example}")
     };

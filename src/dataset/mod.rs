@@ -12,6 +12,9 @@
 //!   Dataset: record id -> label, size, bytes   (read through the store, checksum verified)
 //! ```
 //!
+//! Shards may also be objects of a bucket ([`RemotePlace`]). They are indexed one at a time, each as a dataset of its
+//! own, so that every layout whose shards stand for themselves can be in a bucket.
+//!
 //! Record ids are numbers in dataset order, `0..len`. A record that does not decode is bad. It keeps
 //! its id, and the next good record in dataset order is served in its place, as timm does.
 
@@ -21,6 +24,7 @@ mod error;
 mod index;
 mod layouts;
 mod reader;
+mod remote;
 mod stuck;
 mod summary;
 
@@ -29,10 +33,14 @@ pub use error::DatasetError;
 pub use index::Record;
 pub use layouts::{Skipped, index_path};
 pub use reader::Dataset;
+pub use remote::{RemotePlace, build_remote};
 pub use stuck::MAX_STUCK_READS;
 pub(crate) use stuck::StuckRead;
 #[cfg(test)]
 pub(crate) use stuck::StuckReads;
 pub use summary::{BadRecord, ClassCount, Distribution, Summary};
 
-pub use crate::store::StoreError;
+pub(crate) use crate::store::Want;
+pub use crate::store::{
+    Bucket, Cache, Object, OnFetched, Storage, StorageTotals, StoreError, Traffic,
+};

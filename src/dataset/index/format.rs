@@ -53,6 +53,8 @@ pub(super) mod kind {
     pub(crate) const SKIPPED: u32 = 11;
     /// A reason and an example (two strings) for each number of the section before.
     pub(crate) const SKIPPED_REASONS: u32 = 12;
+    /// Tags of the shards that are objects of a bucket (strings). Optional.
+    pub(crate) const SHARD_TAGS: u32 = 32;
 }
 
 /// The header as stored.
@@ -159,7 +161,7 @@ fn check_section(stored: &StoredSection, file: &[u8]) -> Result<Section, String>
     let end = start.checked_add(length).ok_or_else(outside)?;
     let bytes = file.get(start..end).ok_or_else(outside)?;
     let damaged = flags & LAZY == 0 && xxh3_64(bytes) != stored.checksum.get();
-    let known = (kind::META..=kind::SKIPPED_REASONS).contains(&kind);
+    let known = (kind::META..=kind::SKIPPED_REASONS).contains(&kind) || kind == kind::SHARD_TAGS;
     if flags & REQUIRED != 0 && !known {
         return Err(format!("section {kind} needs a newer forebay"));
     }

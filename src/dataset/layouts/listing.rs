@@ -1,5 +1,6 @@
 //! The listing that a layout produces: records that have not been read yet.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -75,12 +76,18 @@ pub struct Skipped {
 
 /// Counts skipped samples by reason.
 #[derive(Debug, Default)]
-pub(super) struct SkipCounter(BTreeMap<&'static str, (u64, String)>);
+pub(in crate::dataset) struct SkipCounter(BTreeMap<Cow<'static, str>, (u64, String)>);
 
 impl SkipCounter {
     /// Counts one sample.
     pub(super) fn add(&mut self, reason: &'static str, sample: impl FnOnce() -> String) {
-        self.0.entry(reason).or_insert_with(|| (0, sample())).0 += 1;
+        self.0.entry(reason.into()).or_insert_with(|| (0, sample())).0 += 1;
+    }
+
+    /// Adds the samples that were skipped in a later part.
+    pub(in crate::dataset) fn add_all(&mut self, Skipped { count, reason, example }: &Skipped) {
+        let reason = Cow::Owned(reason.clone());
+        self.0.entry(reason).or_insert_with(|| (0, example.clone())).0 += count;
     }
 
     /// Adds the counts of a later shard.
@@ -90,10 +97,10 @@ impl SkipCounter {
         }
     }
 
-    pub(super) fn finish(self) -> Vec<Skipped> {
-        let skipped = |(reason, (count, example)): (&str, (u64, String))| Skipped {
+    pub(in crate::dataset) fn finish(self) -> Vec<Skipped> {
+        let skipped = |(reason, (count, example)): (Cow<'_, str>, (u64, String))| Skipped {
             count,
-            reason: reason.to_owned(),
+            reason: reason.into_owned(),
             example,
         };
         self.0.into_iter().map(skipped).collect()
