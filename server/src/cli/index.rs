@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use forebay::dataset::{self, Dataset, Skipped, Summary};
+use forebay::dataset::{self, Skipped, Summary};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::options::IndexOptions;
@@ -14,7 +14,8 @@ use crate::config::Threads;
 
 #[derive(Debug, Args)]
 pub(super) struct IndexArgs {
-    /// Dataset: an ImageFolder directory, a WebDataset tar, a directory of tars, or a pattern.
+    /// Dataset: an ImageFolder directory, a WebDataset tar, a directory of tars, or a pattern; or the URL of tars in
+    /// a bucket, such as s3://bucket/train.
     path: PathBuf,
     #[command(flatten)]
     index: IndexOptions,
@@ -45,13 +46,13 @@ pub(super) fn index(args: &IndexArgs) -> anyhow::Result<()> {
         bar.set_length(progress.total);
         bar.set_position(progress.done);
     };
-    let index_dir = args.index.index_dir.as_deref();
-    let summary = dataset::build(&args.path, index_dir, threads, &progress)?;
+    let datasets = args.index.datasets();
+    let summary = datasets.build(&args.path, threads, &progress)?;
     bar.finish_and_clear();
     if args.json {
         return print(&summary, true);
     }
-    let file = dataset::index_path(&args.path, index_dir);
+    let file = datasets.index_of(&args.path)?;
     say(format!("indexed {} records, {} bad", summary.records, summary.bad.len()))?;
     for bad in summary.bad.iter().take(10) {
         say(format!("  bad: {}: {}", bad.name, bad.reason))?;
@@ -63,11 +64,11 @@ pub(super) fn index(args: &IndexArgs) -> anyhow::Result<()> {
         say(format!("  skipped: {count} samples with {reason}, such as {example}"))?;
     }
     say(format!("digest {}", summary.digest))?;
-    say(format!("index  {}", file.display()))
+    say(format!("index  {file}"))
 }
 
 pub(super) fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
-    let dataset = Dataset::open(&args.path, args.index.index_dir.as_deref())?;
+    let dataset = args.index.datasets().open(&args.path)?;
     print(&dataset.summary(), args.json)
 }
 

@@ -12,7 +12,8 @@ use forebay::recipe::{Recipe, RecipeSpec};
 use forebay::{MicrobatchName, Pipeline, PipelineConfig, PixelFormat, Request, Sampler};
 use forebay_types::settings::{AnyNumber, Number};
 
-use crate::config::{Threads, recipes_in};
+use crate::config::{StorageSettings, Threads, recipes_in};
+use crate::datasets::Datasets;
 use crate::device::DeviceChoice;
 use crate::recipes;
 
@@ -20,19 +21,33 @@ use crate::recipes;
 #[derive(Clone, Debug, Args)]
 pub(super) struct DatasetOptions {
     /// Dataset: an ImageFolder directory, a WebDataset tar, a directory of tars, or a pattern such as
-    /// `train-{000000..000146}.tar`.
+    /// `train-{000000..000146}.tar`; or the URL of tars in a bucket.
     #[arg(long, value_name = "PATH")]
     pub(super) dataset: PathBuf,
     #[command(flatten)]
     pub(super) index: IndexOptions,
 }
 
-/// The folder of index files.
+/// The folder of index files, and what is about datasets in buckets.
 #[derive(Clone, Debug, Args)]
 pub(super) struct IndexOptions {
     /// Folder for index files, if they cannot be stored next to the dataset.
     #[arg(long, value_name = "DIR", env = "FOREBAY_INDEX_DIR")]
-    pub(super) index_dir: Option<PathBuf>,
+    index_dir: Option<PathBuf>,
+    #[command(flatten)]
+    storage: StorageSettings,
+}
+
+impl IndexOptions {
+    pub(super) fn datasets(&self) -> Datasets {
+        Datasets::new(self.index_dir.clone(), self.storage.clone())
+    }
+}
+
+impl DatasetOptions {
+    pub(super) fn open(&self) -> anyhow::Result<Arc<Dataset>> {
+        Ok(Arc::new(self.index.datasets().open(&self.dataset)?))
+    }
 }
 
 /// A recipe with changes.
@@ -134,8 +149,7 @@ pub(super) struct MicrobatchOptions {
 
 impl MicrobatchOptions {
     pub(super) fn request(&self, format: PixelFormat) -> anyhow::Result<Request> {
-        let DatasetOptions { dataset, index } = &self.dataset;
-        let dataset = Arc::new(Dataset::open(dataset, index.index_dir.as_deref())?);
+        let dataset = self.dataset.open()?;
         let recipe = Arc::new(self.recipe.resolve([])?);
         let name = MicrobatchName {
             seed: self.seed.get(),
