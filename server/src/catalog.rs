@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Once};
 
 use bytes::Bytes;
-use forebay::dataset::{Dataset, StorageTotals, Traffic};
+use forebay::dataset::{Cache, Dataset, StorageTotals, Traffic};
 use forebay::plan::{MixKind, MixPlan, MixSample};
 use forebay::recipe::{Recipe, RecipeError, RecipeSpec};
 use forebay::{
@@ -85,9 +85,9 @@ impl Catalog {
             waited: totals.waited,
             held_bytes: totals.held_bytes,
             held_limit_bytes: storage.limit(),
-            disk_cache_bytes: cache.map_or(0, |cache| cache.used()),
-            disk_cache_limit_bytes: cache.map_or(0, |cache| cache.limit()),
-            disk_cache_failed: cache.is_some_and(|cache| cache.has_failed()),
+            disk_cache_bytes: cache.map_or(0, Cache::used),
+            disk_cache_limit_bytes: cache.map_or(0, Cache::limit),
+            disk_cache_failed: cache.is_some_and(Cache::has_failed),
             cost_per_million_images: self.cost(requests, bytes, images),
         })
     }
@@ -144,7 +144,7 @@ impl Served {
     fn warn_if_slowed(&self) {
         if let Some(storage) = self.dataset.storage() {
             let damaged = storage.totals().damaged;
-            if storage.cache().is_some_and(|cache| cache.has_failed()) {
+            if storage.cache().is_some_and(Cache::has_failed) {
                 self.warned.cache_failed.call_once(|| {
                     tracing::warn!(
                         dataset = self.name,

@@ -47,8 +47,7 @@ impl Data {
         sample_data::write(images.path(), &spec, |_| {}).unwrap();
         let mut shards = vec![Vec::new(); 3];
         let train = images.path().join("train");
-        let mut classes: Vec<_> =
-            fs::read_dir(train).unwrap().map(|entry| entry.unwrap()).collect();
+        let mut classes: Vec<_> = fs::read_dir(train).unwrap().map(Result::unwrap).collect();
         classes.sort_by_key(std::fs::DirEntry::file_name);
         for (label, class) in classes.iter().enumerate() {
             let mut files: Vec<_> =

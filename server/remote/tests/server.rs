@@ -204,9 +204,10 @@ impl Server {
         if let Some(Fault::Wrong(at)) = fault {
             body[at] ^= 1;
         }
-        let (status, about) = match range.is_empty() {
-            true => (200, String::new()),
-            false => (206, format!("Content-Range: bytes {start}-{}/{whole}\r\n", end - 1)),
+        let (status, about) = if range.is_empty() {
+            (200, String::new())
+        } else {
+            (206, format!("Content-Range: bytes {start}-{}/{whole}\r\n", end - 1))
         };
         let about =
             format!("{about}ETag: {own}\r\nLast-Modified: Wed, 01 Jan 2020 00:00:00 GMT\r\n");

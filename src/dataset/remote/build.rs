@@ -32,7 +32,7 @@ use super::super::reader::Dataset;
 use super::super::summary::Summary;
 use super::RemotePlace;
 use super::source::{self, Found};
-use crate::store::{Bucket, Object, StoreError, url_of};
+use crate::store::{Bucket, Cache, Object, StoreError, url_of};
 use crate::sync::lock;
 
 /// Shards that are read at the same time. Each takes its size on disk while it is indexed.
@@ -87,7 +87,7 @@ impl Work {
         index_dir: Option<&Path>,
         found: &Found,
     ) -> Result<Self, DatasetError> {
-        let parent = index_dir.or(place.storage.cache().map(|cache| cache.folder()));
+        let parent = index_dir.or(place.storage.cache().map(Cache::folder));
         let (folder, temporary) = match parent {
             Some(parent) => (place.index_path(parent).with_extension("parts"), None),
             None => {

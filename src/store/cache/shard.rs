@@ -29,6 +29,9 @@ const MARK: &[u8; 16] = b"forebay shard 1\n";
 /// Bytes of the header, and alignment of what follows.
 const HEADER: u64 = 4096;
 
+/// Most bytes of the text in the header.
+const ABOUT: usize = 4096 - 32;
+
 const ABSENT: u8 = 0;
 const PRESENT: u8 = 1;
 /// In the copy of a process: it fetched the block itself, and has not read it since. In the file that is `PRESENT`.
@@ -132,7 +135,7 @@ impl CachedShard {
         let write = || {
             file.set_len(overhead(size).checked_add(size).ok_or(io::ErrorKind::FileTooLarge)?)?;
             let about = format!("{url}\n{tag}\n");
-            let about = &about.as_bytes()[..about.len().min(HEADER as usize - 32)];
+            let about = &about.as_bytes()[..about.len().min(ABOUT)];
             file.write_all_at(about, 32)?;
             file.write_all_at(&size.to_le_bytes(), 16)?;
             file.write_all_at(&BLOCK.to_le_bytes(), 24)?;
