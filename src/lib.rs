@@ -35,7 +35,6 @@ mod resize;
 pub mod sample_data;
 mod schedule;
 mod scratch;
-mod shared_memory;
 mod simd;
 mod store;
 mod sync;
@@ -49,12 +48,11 @@ pub use forebay_types::{
     DType, Digest, Layout, MicrobatchName, MixedBy, PixelFormat, StageTimes, Timings,
 };
 pub use geometry::{Interpolation, Rect, Size, View};
-pub use make::{FetchAhead, MadeMicrobatch, Request, microbatch_bytes, sample_bytes};
+pub use make::{MadeMicrobatch, Request, microbatch_bytes, sample_bytes};
 pub use order::{EpochSampler, Sampler};
 pub use pipeline::{Pipeline, PipelineConfig, Totals};
 pub use randaugment::Op;
 pub use schedule::{QueueStats, SubmitOptions};
-pub use shared_memory::{MAX_SHARED, SharedMemory};
 pub use simd::Simd;
 
 /// Single stages, for the tests and benches of this repository. Not a part of the public API.

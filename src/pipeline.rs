@@ -2,7 +2,6 @@
 //!
 //! ```text
 //!   submit --> Queue: equal requests become one task; clients in turn
-//!                |      records in a bucket are fetched first: no thread waits for a network
 //!                |
 //!              makers, one task each --> make: buffer, samples on the worker pool, mix, digest
 //!                |                        ^
@@ -26,17 +25,16 @@ use std::time::Duration;
 use forebay_types::{PixelFormat, Timings};
 
 use crate::batch::BufferPool;
-use crate::dataset::{Dataset, DatasetError, Want};
+use crate::dataset::Dataset;
 use crate::error::Error;
 use crate::geometry::Size;
-use crate::gpu::HostMemory;
 use crate::make::{
-    self, Job, Large, MadeMicrobatch, MakeContext, RepeatCache, Request, RequestKey, Workers,
+    self, Large, MadeMicrobatch, MakeContext, RepeatCache, Request, RequestKey, Workers,
 };
 use crate::mix::{self, Mixer};
 use crate::recipe::Recipe;
 use crate::schedule::{
-    Needs, Origin, Outcome, Queue, QueueStats, SubmitError, SubmitOptions, Submitted, Task, TaskEnd,
+    Origin, Outcome, Queue, QueueStats, SubmitError, SubmitOptions, Task, TaskEnd,
 };
 use crate::sync::lock;
 
@@ -61,9 +59,6 @@ pub struct PipelineConfig {
     /// Time that a read of a record may take, so that a file system that hangs does not keep the
     /// workers; less while other reads of its dataset are stuck. Default 5 s.
     pub read_timeout: Duration,
-    /// Whether batch buffers are in memory that other processes can read, if mixing and the system allow it.
-    /// Default false.
-    pub shared_memory: bool,
 }
 
 impl Default for PipelineConfig {
@@ -75,12 +70,11 @@ impl Default for PipelineConfig {
             cache_bytes: 128 << 20,
             worker_bytes: 64 << 20,
             read_timeout: Duration::from_secs(5),
-            shared_memory: false,
         }
     }
 }
 
-type RequestQueue = Queue<RequestKey, Job, MadeMicrobatch, Error>;
+type RequestQueue = Queue<RequestKey, Request, MadeMicrobatch, Error>;
 
 /// Totals of a pipeline since it started.
 #[derive(Clone, Copy, Debug, Default)]
@@ -151,11 +145,7 @@ impl Pipeline {
     /// # Errors
     /// When the operating system refuses a thread.
     pub fn with_mixer(mixer: &Mixer, config: PipelineConfig) -> std::io::Result<Self> {
-        let memory = match mixer.memory() {
-            HostMemory::Pageable if config.shared_memory => HostMemory::Shared,
-            memory => memory,
-        };
-        let buffers = BufferPool::with_memory(config.buffer_bytes, memory);
+        let buffers = BufferPool::with_memory(config.buffer_bytes, mixer.memory());
         let per_client = mixer.concurrency();
         let queue = Arc::new(Queue::new(config.cache_bytes, config.threads.get(), per_client));
         let totals = Arc::new(Mutex::new(Totals::default()));
@@ -229,39 +219,11 @@ impl Pipeline {
         done: impl FnOnce(Result<MadeMicrobatch, Error>) + Send + 'static,
     ) -> Result<(), Error> {
         let done = move |outcome| done(answer(outcome));
-        let needs =
-            if request.dataset.storage().is_some() { Needs::Storage } else { Needs::Nothing };
-        let client = Arc::clone(&options.client);
-        let job = Job { request: request.clone(), fetched: Arc::default() };
-        let fetched = Arc::clone(&job.fetched);
-        let submitted = self.queue.submit(request.key(), (job, needs), options, Box::new(done));
-        let submitted = submitted.map_err(|error| match error {
+        let submitted = self.queue.submit(request.key(), request, options, Box::new(done));
+        submitted.map_err(|error| match error {
             SubmitError::TooMany { limit, drain_estimate: wait } => Error::Busy { limit, wait },
             SubmitError::Closed => Error::Cancelled,
-        })?;
-        if submitted == Submitted::New
-            && let Some(want) = self.fetch(request, client)
-        {
-            // Only here it is set. It is dropped with the job.
-            drop(fetched.set(want));
-        }
-        Ok(())
-    }
-
-    /// Fetches what a request needs, if its dataset is in a bucket. It is queued once that is there.
-    fn fetch(&self, request: Request, client: Arc<str>) -> Option<Want> {
-        // Not an `Arc`, because the queue keeps what is fetched.
-        let (queue, key) = (Arc::downgrade(&self.queue), request.key());
-        let on_ready = move |fetched| {
-            if let Some(queue) = queue.upgrade() {
-                match fetched {
-                    Ok(()) => queue.ready(&key),
-                    Err(error) => queue.fail(&key, &Error::Dataset(DatasetError::Store(error))),
-                }
-            }
-        };
-        let dataset = Arc::clone(&request.dataset);
-        dataset.want(client, move || request.records(), on_ready)
+        })
     }
 
     /// Makes a microbatch and waits for it.
@@ -292,11 +254,6 @@ impl Pipeline {
     /// The buffers that microbatches are made in.
     pub const fn buffers(&self) -> &BufferPool {
         &self.buffers
-    }
-
-    /// Whether microbatches are made in memory that other processes can read, all but small ones.
-    pub fn shares_memory(&self) -> bool {
-        self.buffers.shares_memory()
     }
 
     /// Counters of the request queue.
@@ -376,13 +333,13 @@ fn run_maker(queue: &RequestQueue, context: &MakeContext, totals: &Mutex<Totals>
 
 /// Makes a microbatch. A panic is a bug, and must not end the maker.
 fn make_caught(
-    task: &Task<RequestKey, Job>,
+    task: &Task<RequestKey, Request>,
     context: &MakeContext,
     queue: &RequestQueue,
 ) -> Result<MadeMicrobatch, Error> {
     let evict = || queue.evict_one(|made: &MadeMicrobatch| made.payload.is_unique());
     catch_unwind(AssertUnwindSafe(|| make::make(task, context, evict))).unwrap_or_else(|panic| {
-        Err(Error::Panicked { name: task.job.request.name, message: panic_message(&*panic) })
+        Err(Error::Panicked { name: task.job.name, message: panic_message(&*panic) })
     })
 }
 

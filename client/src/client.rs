@@ -21,7 +21,6 @@ use crate::survey::survey;
 use crate::unary::Unary;
 use crate::wire::buffers::Buffers;
 use crate::wire::connect::Pool;
-use crate::wire::demand::Demand;
 use crate::wire::expected::Expected;
 
 /// A client of one or more servers with the same datasets.
@@ -130,11 +129,11 @@ impl Client {
     /// As [`describe`](Self::describe); [`Error::Refused`] also if the name is out of range.
     pub async fn fetch(&self, job: &Job, step: Cursor, index: u32) -> Result<Microbatch, Error> {
         let name = name(job, step, index);
-        let context = self.context(job, &self.calls.pool, Demand::always()).await?;
+        let context = self.context(job, &self.calls.pool).await?;
         let what = format!("fetch of {} at {name}", job.dataset);
         let received = Arc::default();
         let fetch = |member| self.calls.whole(context.fetch(member, name, &received));
-        self.calls.call(&context.servers, &what, context.key(step), fetch).await
+        Box::pin(self.calls.call(&context.servers, &what, context.key(step), fetch)).await
     }
 
     /// Streams a rank's microbatches from a step on, or from a [`Start`] within one: in order, each exactly
@@ -153,7 +152,7 @@ impl Client {
         rank: Rank,
     ) -> Result<Microbatches, Error> {
         let pool = Arc::new(Pool::new(&self.options));
-        let context = self.context(job, &pool, Demand::default()).await?;
+        let context = self.context(job, &pool).await?;
         let walk = Walk::new(from.into(), end, rank, &context.expected)?;
         let window = self.window(&context, &walk);
         Ok(Microbatches::start(Arc::new(context), window, walk))
@@ -173,12 +172,7 @@ impl Client {
     }
 
     /// The context of requests for the microbatches of a job.
-    async fn context(
-        &self,
-        job: &Job,
-        pool: &Arc<Pool>,
-        demand: Demand,
-    ) -> Result<JobContext, Error> {
+    async fn context(&self, job: &Job, pool: &Arc<Pool>) -> Result<JobContext, Error> {
         let description = match self.pinned(job) {
             Some(pinned) => pinned.description,
             None => self.describe(job).await?,
@@ -191,8 +185,7 @@ impl Client {
             max_bytes: self.options.max_microbatch_bytes,
         };
         let (options, pool) = (Arc::clone(&self.options), Arc::clone(pool));
-        let (buffers, demand) = (Buffers::default(), Arc::new(demand));
-        Ok(JobContext { options, pool, servers, job, expected, buffers, demand })
+        Ok(JobContext { options, pool, servers, job, expected, buffers: Buffers::default() })
     }
 
     /// The pinned job that has the same content, if there is one.

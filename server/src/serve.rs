@@ -25,8 +25,6 @@ use crate::access::Access;
 use crate::admin;
 use crate::admission::{Admission, Limits};
 use crate::connection::{self, Connection};
-use crate::leases::Leases;
-use crate::listen::Listeners;
 use crate::service::Service;
 use crate::shutdown::{Signal, signal};
 use crate::source::Source;
@@ -77,12 +75,11 @@ impl From<Limits> for Setup {
 /// Serves until `shutdown` is ready, then drains: health reports `NOT_SERVING`, new streams are refused,
 /// and open ones end after their current microbatch, all within the grace period.
 pub async fn run(
-    listeners: impl Into<Listeners>,
+    listener: TcpListener,
     source: Arc<dyn Source>,
     setup: impl Into<Setup>,
     shutdown: impl Future<Output = ()>,
 ) -> Report {
-    let mut listeners = listeners.into();
     let Setup { limits, access, admin, picture } = setup.into();
     let (drain, draining) = signal();
     let (close, closing) = signal();
@@ -93,7 +90,6 @@ pub async fn run(
         access,
         admission: Admission::new(limits, buffer_bytes),
         telemetry,
-        leases: Leases::new(listeners.lending()),
         draining,
     });
     let (health, health_service) = health_reporter();
@@ -111,7 +107,7 @@ pub async fn run(
     let mut background = pin!(background_tasks(&state, admin));
 
     tokio::select! {
-        never = connections.accept(&mut listeners) => match never {},
+        never = connections.accept(&listener) => match never {},
         never = &mut background => match never {},
         () = shutdown => {}
     }
@@ -121,11 +117,11 @@ pub async fn run(
     drain.set();
     let all_closed = state.admission.all_streams_closed();
     tokio::select! {
-        never = connections.accept(&mut listeners) => match never {},
+        never = connections.accept(&listener) => match never {},
         never = &mut background => match never {},
         _ = timeout(state.admission.limits.drain_grace, all_closed) => {}
     }
-    drop(listeners);
+    drop(listener);
     let unfinished = state.admission.open_streams();
     close.set();
     connections.finish().await;
@@ -149,8 +145,7 @@ fn report(telemetry: &Telemetry, unfinished: usize) -> Report {
 async fn background_tasks(state: &Arc<ServerState>, admin: Option<TcpListener>) -> Infallible {
     let ticks = async {
         loop {
-            let storage = state.source.load().storage.unwrap_or_default();
-            state.telemetry.tick(storage.waited);
+            state.telemetry.tick();
             sleep(TICK).await;
         }
     };
@@ -186,7 +181,7 @@ impl Connections {
     }
 
     /// Accepts connections; admission gives them their places.
-    async fn accept(&mut self, listeners: &mut Listeners) -> Infallible {
+    async fn accept(&mut self, listener: &TcpListener) -> Infallible {
         let Self { template, tasks } = self;
         let limits = &template.state.admission.limits;
         let max_tasks = limits
@@ -196,12 +191,12 @@ impl Connections {
         loop {
             let accepted = tokio::select! {
                 Some(_ended) = tasks.join_next() => continue,
-                accepted = listeners.accept(), if tasks.len() < max_tasks => accepted,
+                accepted = listener.accept(), if tasks.len() < max_tasks => accepted,
             };
             match accepted {
                 Ok((stream, peer)) => {
                     tracing::debug!(%peer, "connection accepted");
-                    let place = template.state.admission.connections.place(peer.origin()).await;
+                    let place = template.state.admission.connections.place(peer.ip()).await;
                     tasks.spawn(template.clone().serve(stream, peer, place));
                 }
                 Err(error) => {

@@ -6,43 +6,33 @@
 //!            └────────────── permit, released when the last piece of the payload is dropped ────────┘
 //! ```
 //!
-//! A client of the same host leases microbatches instead, if it can: their header alone is sent, and their buffers
-//! stay with the client until it returns them (see `leases`).
-//!
 //! Back-pressure: while a slow reader leaves frames in the body, `send_all` waits and permits stay
 //! taken, so `submit_all` waits too, and the pipeline works for other clients. When the reader
 //! disconnects, both futures are dropped, which cancels pending requests and releases microbatches
 //! that were computed.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use forebay::{FetchAhead, Pixels, SubmitOptions};
+use forebay::SubmitOptions;
 use forebay_proto::frame::{self, SplitError};
 use forebay_proto::v1::Header;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::sleep;
 use tonic::{Code, Status};
 
 use crate::access::CallGuard;
-use crate::admission::{Lending, LentPermit, MicrobatchPermit, StreamAdmission, StreamSlot};
+use crate::admission::{Delivery, MicrobatchPermit, StreamAdmission, StreamSlot};
 use crate::body::{Disconnected, Message, Sender};
-use crate::leases::Lender;
 use crate::request::{Names, StreamSpec};
 use crate::sent::{Unsent, unsent};
-use crate::source::{Load, MicrobatchName, OpenJob, PixelFormat, RequestGuard, WireMicrobatch};
+use crate::source::{MicrobatchName, OpenJob, PixelFormat, RequestGuard, WireMicrobatch};
 use crate::state::ServerState;
 use crate::status::Refusal;
 use crate::stream_reset::StreamReset;
 use crate::telemetry::{StreamGuard, WaitingSide};
-
-/// Part of all buffers that clients may have returned without unmapping them before nothing is lent any more.
-const MAX_UNRETURNED: u64 = 8;
-
-/// Most microbatches of a call for which is fetched ahead.
-const MAX_UPCOMING: usize = 64;
 
 /// The reason for ending a call before everything has been sent.
 enum End {
@@ -68,8 +58,6 @@ pub(crate) struct AdmittedStream {
     pub(crate) reset: Option<StreamReset>,
     pub(crate) slot: StreamSlot,
     pub(crate) call: CallGuard,
-    /// Lends the microbatches, if the client can map them.
-    pub(crate) lender: Option<Lender>,
 }
 
 struct Session {
@@ -83,18 +71,17 @@ struct Session {
     max_queued: usize,
     sender: Sender,
     telemetry: StreamGuard,
-    lender: Option<Lender>,
     /// Holds the slot and the call until the last payload is sent.
     unsent: Unsent<(StreamSlot, CallGuard)>,
 }
 
 /// Serves a call to its end.
 pub(crate) async fn serve(state: Arc<ServerState>, spec: StreamSpec, stream: AdmittedStream) {
-    let StreamSpec { job, format, names, isolated, max_window, microbatch_bytes, .. } = spec;
-    let AdmittedStream { client, max_queued, sender, telemetry, reset, slot, call, lender } =
-        stream;
+    let StreamSpec { job, format, names, isolated, max_window, microbatch_bytes } = spec;
+    let AdmittedStream { client, max_queued, sender, telemetry, reset, slot, call } = stream;
     let peer = Arc::clone(call.peer());
     let (unsent, all_sent) = unsent((slot, call));
+    let source = Arc::clone(&state.source);
     let client_of_admission = Arc::clone(&client);
     let admission =
         state.admission.microbatches(client_of_admission, max_window, microbatch_bytes, max_queued);
@@ -108,12 +95,23 @@ pub(crate) async fn serve(state: Arc<ServerState>, spec: StreamSpec, stream: Adm
         max_queued,
         sender,
         telemetry,
-        lender,
         unsent,
     };
     let end = session.run(names, max_window).await;
     let linger = session.state.admission.limits.stall_linger;
-    let patience = session.finish(end);
+    let (patience, admission) = session.finish(end);
+    let evicted = async {
+        match admission {
+            Some(admission) => admission.evicted(|| source.load()).await,
+            None => std::future::pending().await,
+        }
+    };
+    let patience = async {
+        tokio::select! {
+            () = sleep(patience) => {}
+            refusal = evicted => tracing::info!(%refusal, "the end of a stream is not taken"),
+        }
+    };
     all_sent.or_close(patience, linger, reset, &peer).await;
 }
 
@@ -124,23 +122,19 @@ impl Session {
             end = self.send_all(queue) => end,
             never = self.submit_all(names, pending) => match never {},
             () = self.sender.disconnected() => Err(End::Disconnected),
+            refusal = self.admission.evicted(|| self.state.source.load()) => Err(refusal.into()),
         }
     }
 
-    /// Submits the microbatches in order, each as soon as admission permits. What the next ones read from a bucket
-    /// is fetched before.
+    /// Submits the microbatches in order, each as soon as admission permits.
     async fn submit_all(
         &self,
-        mut names: Names,
+        names: Names,
         queue: mpsc::Sender<Result<Pending, Refusal>>,
     ) -> Infallible {
-        let mut upcoming = VecDeque::new();
-        loop {
-            self.fetch_ahead(&mut names, &mut upcoming);
-            let Some((name, fetched)) = upcoming.pop_front() else { break };
+        for name in names {
             let (permit, submission) = self.admission.microbatch().await;
             let pending = self.submit(name, permit, submission);
-            let pending = pending.map(|pending| Pending { _fetched: fetched, ..pending });
             let refused = pending.is_err();
             if queue.send(pending).await.is_err() || refused {
                 break;
@@ -148,24 +142,6 @@ impl Session {
         }
         drop(queue);
         std::future::pending().await
-    }
-
-    /// Adds names to those that come next: one if there is none, and as many as are fetched ahead.
-    fn fetch_ahead(
-        &self,
-        names: &mut Names,
-        upcoming: &mut VecDeque<(MicrobatchName, Option<FetchAhead>)>,
-    ) {
-        let fetched = upcoming.iter().filter_map(|(_, fetched)| fetched.as_ref());
-        let mut bytes: u64 = fetched.map(FetchAhead::bytes).sum();
-        let limit = self.job.fetch_ahead_limit();
-        while (upcoming.is_empty() || bytes < limit && upcoming.len() < MAX_UPCOMING)
-            && let Some(name) = names.next()
-        {
-            let fetched = self.job.fetch_ahead(name);
-            bytes += fetched.as_ref().map_or(0, FetchAhead::bytes);
-            upcoming.push_back((name, fetched));
-        }
     }
 
     fn submit(
@@ -188,7 +164,7 @@ impl Session {
             drop(done.send(result));
         });
         self.job.submit(name, self.format, options, done)?;
-        Ok(Pending { name, microbatch, permit, _guard: guard, _fetched: None })
+        Ok(Pending { name, microbatch, permit, _guard: guard })
     }
 
     /// Sends the microbatches in order.
@@ -202,9 +178,9 @@ impl Session {
                 () = self.state.draining.wait_until_set() => return Err(Refusal::Draining.into()),
                 next = self.next(&mut queue) => next?,
             };
-            let Some(computed) = next else { return Ok(()) };
+            let Some((header, payload)) = next else { return Ok(()) };
             self.telemetry.waits(WaitingSide::Server);
-            self.send(computed).await?;
+            self.send(header, payload).await?;
             self.telemetry.waits(WaitingSide::Reader);
         }
     }
@@ -213,77 +189,41 @@ impl Session {
     async fn next(
         &self,
         queue: &mut mpsc::Receiver<Result<Pending, Refusal>>,
-    ) -> Result<Option<Computed>, Refusal> {
+    ) -> Result<Option<(Header, Bytes)>, Refusal> {
         let Some(pending) = queue.recv().await else { return Ok(None) };
-        let Pending { name, microbatch, permit, _guard, _fetched } = pending?;
+        let Pending { name, microbatch, permit, _guard } = pending?;
         let microbatch = microbatch.await.map_err(|_dropped| Refusal::Draining)??;
-        let (header, payload, shared) = microbatch.into_parts(self.job.facts(), name, self.format);
+        let (header, payload) = microbatch.into_parts(self.job.facts(), name, self.format);
         SplitError::check(&header, payload.len())?;
         self.telemetry.computed(&*self.job, &header, &payload);
-        Ok(Some(Computed { header, payload, shared, permit, ready: Instant::now() }))
+        let unsent = self.unsent.clone();
+        let (ready, permit) = (Instant::now(), Some(permit));
+        let delivery = self.admission.begin_delivery();
+        let payload =
+            PermittedPayload { payload, ready, permit, _delivery: delivery, _unsent: unsent };
+        Ok(Some((header, Bytes::from_owner(payload))))
     }
 
-    /// Sends one microbatch: its header alone if it is leased, otherwise as frames.
-    async fn send(&self, computed: Computed) -> Result<(), End> {
-        let Computed { mut header, payload, shared, permit, ready } = computed;
+    /// Sends one microbatch as frames.
+    async fn send(&self, header: Header, payload: Bytes) -> Result<(), End> {
         let Header { seed, epoch, step, microbatch: index, .. } = header;
-        let (samples, bytes, begun) = (header.records.len(), payload.len(), Instant::now());
-        let name = MicrobatchName { seed, epoch, step, index };
-        let held = match (&self.lender, shared) {
-            (Some(lender), Some(pixels)) if self.may_lend() => {
-                let lending = permit.lend(ready, lender.needed());
-                match self.delivery(lending, begun).await? {
-                    Lending::Frames(permit) => Held::Permit(permit),
-                    Lending::Lent(permit) => match lender.lend(&pixels, permit) {
-                        Ok(lease) => {
-                            header.lease = lease;
-                            drop((payload, pixels));
-                            let message = Message::new(Some(header), &Bytes::new(), 0..0);
-                            let accepted = self.sender.send(message);
-                            let accepted = self.delivery(accepted, begun).await?;
-                            accepted.map_err(|Disconnected| End::Disconnected)?;
-                            self.telemetry.leased();
-                            self.telemetry.sent(samples, bytes, name);
-                            return Ok(());
-                        }
-                        Err(permit) => Held::Lent(permit),
-                    },
-                }
-            }
-            _ => Held::Permit(permit),
-        };
-        let (held, unsent) = (Some(held), self.unsent.clone());
-        let payload = Bytes::from_owner(PermittedPayload { payload, ready, held, _unsent: unsent });
+        let samples = header.records.len();
         let mut header = Some(header);
         for range in frame::ranges(payload.len()) {
             let message = Message::new(header.take(), &payload, range);
-            let accepted = self.delivery(self.sender.send(message), begun).await?;
+            let accepted = self.sender.send(message);
+            let accepted = self.admission.delivery(accepted).await?;
             accepted.map_err(|Disconnected| End::Disconnected)?;
         }
-        self.telemetry.sent(samples, bytes, name);
+        let name = MicrobatchName { seed, epoch, step, index };
+        self.telemetry.sent(samples, payload.len(), name);
         Ok(())
     }
 
-    /// Waits for the reader to accept a part of a microbatch whose delivery began at `begun`.
-    async fn delivery<T>(
-        &self,
-        accepted: impl Future<Output = T>,
-        begun: Instant,
-    ) -> Result<T, Refusal> {
-        self.admission.delivery(accepted, begun, || self.state.source.load()).await
-    }
-
-    /// Whether clients unmap what they return. Where some do not, what they keep is bounded.
-    fn may_lend(&self) -> bool {
-        let Load { unreturned_bytes, buffer_limit_bytes, .. } = self.state.source.load();
-        unreturned_bytes <= buffer_limit_bytes / MAX_UNRETURNED
-    }
-
-    /// Ends the call with its status. Returns the time that the reader has to take what is left.
-    fn finish(self, end: Result<(), End>) -> Duration {
-        let Self { state, telemetry, sender, unsent, lender, .. } = self;
-        // A client that leases may use the number of the call again.
-        drop(lender);
+    /// Ends the call with its status. Returns the time that the reader has to take what is left, and what tells that
+    /// others wait for it, unless the reader is told so already.
+    fn finish(self, end: Result<(), End>) -> (Duration, Option<StreamAdmission>) {
+        let Self { state, admission, telemetry, sender, unsent, .. } = self;
         // Before the end, so that a reader that has seen it may begin another call.
         drop(unsent);
         let limits = &state.admission.limits;
@@ -291,11 +231,11 @@ impl Session {
             Ok(()) => {
                 telemetry.ended(Code::Ok);
                 sender.end(Status::ok(""));
-                return limits.stall_timeout;
+                return (limits.stall_timeout, Some(admission));
             }
             Err(End::Disconnected) => {
                 telemetry.ended(Code::Cancelled);
-                return limits.stall_timeout;
+                return (limits.stall_timeout, Some(admission));
             }
             Err(End::Refused(refusal)) => refusal,
         };
@@ -309,13 +249,13 @@ impl Session {
         let patience = match refusal {
             Refusal::Stalled { .. } => {
                 telemetry.stalled();
-                limits.stall_linger
+                (limits.stall_linger, None)
             }
             Refusal::Evicted { .. } => {
                 telemetry.evicted();
-                limits.slow_after
+                (limits.slow_after, None)
             }
-            _ => limits.stall_timeout,
+            _ => (limits.stall_timeout, Some(admission)),
         };
         sender.end(refusal.into());
         patience
@@ -328,32 +268,14 @@ struct Pending {
     microbatch: oneshot::Receiver<Result<WireMicrobatch, Refusal>>,
     permit: MicrobatchPermit,
     _guard: RequestGuard,
-    /// Keeps what was fetched ahead for it.
-    _fetched: Option<FetchAhead>,
-}
-
-/// A microbatch that has been computed and not sent yet.
-struct Computed {
-    header: Header,
-    payload: Bytes,
-    /// The same pixels, if they can be lent.
-    shared: Option<Pixels>,
-    permit: MicrobatchPermit,
-    ready: Instant,
-}
-
-/// What a microbatch that is being sent holds.
-enum Held {
-    Permit(MicrobatchPermit),
-    /// It was to be lent, but its reader could not be told.
-    Lent(LentPermit),
 }
 
 /// A payload that keeps its permit until HTTP/2 has dropped the last piece of it.
 struct PermittedPayload {
     payload: Bytes,
     ready: Instant,
-    held: Option<Held>,
+    permit: Option<MicrobatchPermit>,
+    _delivery: Delivery,
     _unsent: Unsent<(StreamSlot, CallGuard)>,
 }
 
@@ -365,10 +287,8 @@ impl AsRef<[u8]> for PermittedPayload {
 
 impl Drop for PermittedPayload {
     fn drop(&mut self) {
-        match self.held.take() {
-            Some(Held::Permit(permit)) => permit.delivered(self.ready.elapsed()),
-            Some(Held::Lent(permit)) => drop(permit),
-            None => {}
+        if let Some(permit) = self.permit.take() {
+            permit.delivered(self.ready.elapsed());
         }
     }
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::access::Access;
 use crate::admission::Admission;
-use crate::leases::Leases;
 use crate::shutdown::Signal;
 use crate::source::Source;
 use crate::telemetry::{Snapshot, Telemetry};
@@ -15,8 +14,6 @@ pub(crate) struct ServerState {
     pub(crate) access: Arc<Access>,
     pub(crate) admission: Admission,
     pub(crate) telemetry: Arc<Telemetry>,
-    /// Connections for microbatches in shared memory.
-    pub(crate) leases: Leases,
     /// Set when the server starts to shut down.
     pub(crate) draining: Signal,
 }

@@ -57,6 +57,24 @@ pub enum DatasetError {
         /// The number of skipped samples with the reason, or nothing.
         skipped: String,
     },
+    /// More samples were skipped than may be.
+    #[error(
+        "{skipped} of {samples} samples of the dataset at {} cannot be used, and at most {limit} may be \
+         skipped: {reasons}; fix them, or let more be skipped (--max-skipped)",
+        .path.display()
+    )]
+    TooManySkipped {
+        /// The path that was given.
+        path: PathBuf,
+        /// Number of skipped samples.
+        skipped: u64,
+        /// Number of all samples.
+        samples: u64,
+        /// Number of samples that may be skipped.
+        limit: f64,
+        /// The skipped samples, by reason.
+        reasons: String,
+    },
     /// A name that cannot become the name of a record or class.
     #[error("the name {} is not UTF-8; rename it", .path.display())]
     NotUtf8 {

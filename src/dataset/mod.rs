@@ -12,8 +12,8 @@
 //!   Dataset: record id -> label, size, bytes   (read through the store, checksum verified)
 //! ```
 //!
-//! Shards may also be objects of a bucket ([`RemotePlace`]). They are indexed one at a time, each as a dataset of its
-//! own, so that every layout whose shards stand for themselves can be in a bucket.
+//! Files and members that are no records, such as a README in a tar or a link to nothing, are skipped and
+//! counted, up to a share ([`MAX_SKIPPED`]).
 //!
 //! Record ids are numbers in dataset order, `0..len`. A record that does not decode is bad. It keeps
 //! its id, and the next good record in dataset order is served in its place, as timm does.
@@ -24,23 +24,18 @@ mod error;
 mod index;
 mod layouts;
 mod reader;
-mod remote;
 mod stuck;
 mod summary;
 
-pub use build::{Progress, build};
+pub use build::{MAX_SKIPPED, Progress, build, build_skipping};
 pub use error::DatasetError;
 pub use index::Record;
 pub use layouts::{Skipped, index_path};
 pub use reader::Dataset;
-pub use remote::{RemotePlace, build_remote};
 pub use stuck::MAX_STUCK_READS;
 pub(crate) use stuck::StuckRead;
 #[cfg(test)]
 pub(crate) use stuck::StuckReads;
 pub use summary::{BadRecord, ClassCount, Distribution, Summary};
 
-pub(crate) use crate::store::Want;
-pub use crate::store::{
-    Bucket, Cache, Object, OnFetched, Storage, StorageTotals, StoreError, Traffic,
-};
+pub use crate::store::StoreError;

@@ -13,9 +13,7 @@ use super::stuck::StuckReads;
 use super::summary::Summary;
 use crate::decode::{self, Header};
 use crate::geometry::Size;
-use crate::store::{
-    ByteRange, OnReady, RemoteStore, ShardKey, Storage, Store, StoreError, Traffic, Want,
-};
+use crate::store::{ByteRange, ShardKey, Store};
 
 /// A dataset that has been indexed.
 ///
@@ -41,20 +39,11 @@ use crate::store::{
 #[derive(Debug)]
 pub struct Dataset {
     index: Index,
-    store: Bytes,
+    store: Store,
     damaged_entry_points: AtomicU64,
     stuck: Arc<StuckReads>,
     /// See [`most`](Self::most).
     most: OnceLock<(usize, Size)>,
-    /// See [`mean_bytes`](Self::mean_bytes).
-    mean: OnceLock<u64>,
-}
-
-/// Where the bytes of the records are.
-#[derive(Debug)]
-enum Bytes {
-    Local(Store),
-    Remote(RemoteStore),
 }
 
 impl Dataset {
@@ -74,29 +63,8 @@ impl Dataset {
         let index = Index::open(&file)?;
         check_records(&index, path)?;
         let store = open_store(source, &index, file)?;
-        Ok(Self::new(index, Bytes::Local(store)))
-    }
-
-    /// A dataset whose shards are in a bucket. `path` is its address.
-    pub(super) fn in_bucket(
-        index: Index,
-        store: RemoteStore,
-        path: &Path,
-    ) -> Result<Self, DatasetError> {
-        check_records(&index, path)?;
-        Ok(Self::new(index, Bytes::Remote(store)))
-    }
-
-    fn new(index: Index, store: Bytes) -> Self {
         let (damaged_entry_points, stuck) = (AtomicU64::new(0), Arc::default());
-        Self {
-            index,
-            store,
-            damaged_entry_points,
-            stuck,
-            most: OnceLock::new(),
-            mean: OnceLock::new(),
-        }
+        Ok(Self { index, store, damaged_entry_points, stuck, most: OnceLock::new() })
     }
 
     /// Number of records, including bad ones.
@@ -174,76 +142,9 @@ impl Dataset {
     /// When `id` is not below [`len`](Self::len).
     pub fn read<'a>(&self, id: u64, buffer: &'a mut Vec<u8>) -> Result<&'a [u8], DatasetError> {
         let record = self.record(id);
-        let read = match &self.store {
-            Bytes::Local(store) => {
-                store.read_verified(self.range(&record), record.checksum, buffer)
-            }
-            Bytes::Remote(store) => store.read_verified(location(&record), record.checksum, buffer),
-        };
-        read.map_err(|error| DatasetError::Record {
-            record: id,
-            name: self.index.name(&record).to_owned(),
-            error,
-        })
-    }
-
-    /// What fetches the records, if they are in a bucket.
-    pub const fn storage(&self) -> Option<&Arc<Storage>> {
-        match &self.store {
-            Bytes::Local(_) => None,
-            Bytes::Remote(store) => Some(store.storage()),
-        }
-    }
-
-    /// What its bucket has received, if it is in one.
-    pub fn traffic(&self) -> Option<Traffic> {
-        match &self.store {
-            Bytes::Local(_) => None,
-            Bytes::Remote(store) => Some(store.traffic()),
-        }
-    }
-
-    /// Begins to fetch records for a client, if they are in a bucket. `records` is called on another thread, and
-    /// `on_ready` when they can be read without waiting, or not at all.
-    pub(crate) fn want(
-        self: &Arc<Self>,
-        client: Arc<str>,
-        records: impl FnOnce() -> Vec<u64> + Send + 'static,
-        on_ready: impl FnOnce(Result<(), StoreError>) + Send + 'static,
-    ) -> Option<Want> {
-        let Bytes::Remote(store) = &self.store else { return None };
-        let on_ready: OnReady = Box::new(on_ready);
-        Some(store.want(client, self.locations(records), on_ready))
-    }
-
-    /// Begins to fetch records that will be wanted, if they are in a bucket.
-    pub(crate) fn want_ahead(
-        self: &Arc<Self>,
-        records: impl FnOnce() -> Vec<u64> + Send + 'static,
-    ) -> Option<Want> {
-        let Bytes::Remote(store) = &self.store else { return None };
-        Some(store.want_ahead(self.locations(records)))
-    }
-
-    /// The locations of records, each once.
-    fn locations(
-        self: &Arc<Self>,
-        records: impl FnOnce() -> Vec<u64> + Send + 'static,
-    ) -> impl FnOnce() -> Vec<(u32, u64, u32)> + Send + 'static {
-        let dataset = Arc::clone(self);
-        move || {
-            let mut records = records();
-            records.sort_unstable();
-            records.dedup();
-            records.into_iter().map(|id| location(&dataset.record(id))).collect()
-        }
-    }
-
-    /// Bytes of a record on average.
-    pub(crate) fn mean_bytes(&self) -> u64 {
-        *self.mean.get_or_init(|| {
-            let bytes: u64 = (0..self.len()).map(|id| u64::from(self.record(id).length)).sum();
-            bytes / self.len().max(1)
+        let range = self.range(&record);
+        self.store.read_verified(range, record.checksum, buffer).map_err(|error| {
+            DatasetError::Record { record: id, name: self.index.name(&record).to_owned(), error }
         })
     }
 
@@ -318,11 +219,6 @@ impl Dataset {
         };
         ByteRange { shard, offset: record.offset, length: record.length }
     }
-}
-
-/// The location of a record in the shards of a bucket.
-const fn location(record: &Record) -> (u32, u64, u32) {
-    (record.shard, record.offset, record.length)
 }
 
 /// Refuses an index without a good record.

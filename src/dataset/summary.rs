@@ -78,7 +78,7 @@ pub struct Summary {
     pub classes: Vec<ClassCount>,
     /// Bad records.
     pub bad: Vec<BadRecord>,
-    /// Samples of tars that were skipped, by reason.
+    /// Samples that were skipped, by reason.
     pub skipped: Vec<Skipped>,
 }
 
@@ -168,9 +168,8 @@ impl fmt::Display for Summary {
         if self.bad.len() > MAX_LISTED {
             line(f, "bad", &format_args!("and {} more", self.bad.len() - MAX_LISTED))?;
         }
-        for Skipped { count, reason, example } in &self.skipped {
-            let text = format!("{count} samples with {reason}, such as {example}");
-            line(f, "skipped", &text)?;
+        for skipped in &self.skipped {
+            line(f, "skipped", skipped)?;
         }
         Ok(())
     }

@@ -13,22 +13,14 @@
 //!
 //! A range is a plain value that exists before anything is read, and a record's range follows from
 //! its id alone. Callers know the records of a microbatch from its name, long before they need the
-//! bytes. So a [`RemoteStore`], whose reads are slow, is given ranges ahead of time, has many of them in
-//! flight, and answers a worker's read from memory or disk.
-//!
-//! - `file`: regular files.
-//! - `bucket`: the interface behind which the network is.
-//! - `cache`: blocks of objects on a local disk.
-//! - `remote`: reads from buckets, through the cache and memory.
+//! bytes. So a store whose reads are slow can be given ranges ahead of time, have many of them in
+//! flight, and still answer a worker's read from memory or disk.
 //!
 //! Shards are read with `pread` and not mapped: touching a mapped page that is no longer part of the
 //! file, because the file was truncated, kills the process by a signal. A read reports it as an error.
 
-mod bucket;
-mod cache;
 mod error;
 mod file;
-mod remote;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -36,13 +28,8 @@ use std::sync::{Arc, Mutex};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-pub(crate) use bucket::url_of;
-pub use bucket::{Bucket, Object, OnFetched, Traffic};
-pub use cache::Cache;
 pub use error::StoreError;
 pub(crate) use file::RegularFile;
-pub(crate) use remote::{OnReady, RemoteStore, Want};
-pub use remote::{Storage, StorageTotals};
 
 use crate::sync::lock;
 

@@ -1,9 +1,7 @@
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use forebay::dataset::{Dataset, DatasetError, index_path};
-use forebay_types::process::open_files;
 use tempfile::tempdir;
 
 use crate::make::{cut_image, files, image, index, message, opened, tar};
@@ -34,16 +32,6 @@ pub(crate) fn classes_without_images_are_refused_as_by_torchvision() {
     let root = tempdir().unwrap();
     files(root.path(), &[("a/1.jpg", image(1)), ("b/notes.txt", image(2))]);
     refused(root.path(), &["class folder", "/b has no images", ".jpeg"]);
-}
-
-pub(crate) fn a_dangling_link_is_named_with_advice() {
-    let root = tempdir().unwrap();
-    files(root.path(), &[("a/1.jpg", image(1))]);
-    symlink("nowhere", root.path().join("a/2.jpg")).unwrap();
-    refused(
-        root.path(),
-        &["record 1 (a/2.jpg): cannot open", "No such file", "fix or remove the link"],
-    );
 }
 
 pub(crate) fn a_dataset_without_good_records_is_refused() {
@@ -158,13 +146,19 @@ pub(crate) fn a_shard_that_was_replaced_while_open_is_read_by_its_path() {
     assert_eq!(dataset.read(0, &mut Vec::new()).unwrap(), image(0));
 }
 
+/// Number of open files in a folder. Other tests of this process have open files elsewhere.
+fn open_below(folder: &Path) -> usize {
+    let folder = folder.canonicalize().unwrap();
+    let files = fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let paths = files.filter_map(|file| fs::read_link(file.path()).ok());
+    paths.filter(|path| path.starts_with(&folder)).count()
+}
+
 pub(crate) fn shards_beyond_the_limit_of_open_files_are_read() {
     let root = tempdir().unwrap();
-    let before = open_files().unwrap();
     let dataset = shards(root.path(), 300);
-    // Other tests have open files too.
-    let opened = open_files().unwrap().saturating_sub(before);
-    assert!(opened < 290, "{opened} files open");
+    let opened = open_below(root.path());
+    assert!((1..290).contains(&opened), "{opened} files open");
     let mut scratch = Vec::new();
     for id in 0..300 {
         let number = u8::try_from(id % 250).unwrap();

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use forebay::dataset::{Dataset, Progress, build, index_path};
 use tempfile::tempdir;
 
-use crate::make::{cut_image, files, image, index, listing, message, opened};
+use crate::make::{cut_image, files, image, index, index_skipping, listing, message, opened};
 
 pub(crate) fn order_and_labels_are_those_of_torchvision() {
     let root = tempdir().unwrap();
@@ -146,7 +146,7 @@ pub(crate) fn a_failed_build_leaves_the_previous_index() {
     index(&path).unwrap();
     let before = fs::read(index_path(&path, None)).unwrap();
     symlink("nowhere", path.join("a/2.jpg")).unwrap();
-    index(&path).unwrap_err();
+    index_skipping(0.0, &path).unwrap_err();
     assert_eq!(fs::read(index_path(&path, None)).unwrap(), before);
     let names = fs::read_dir(root.path()).unwrap().count();
     assert_eq!(names, 2, "the dataset and its index, and no temporary file");

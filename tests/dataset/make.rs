@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use forebay::dataset::{Dataset, DatasetError, Summary, build};
+use forebay::dataset::{Dataset, DatasetError, Summary, build, build_skipping};
 
 const TINY: &[u8] = include_bytes!("../data/tiny.jpg");
 
@@ -51,10 +51,21 @@ pub(crate) fn index(path: &Path) -> Result<Summary, DatasetError> {
     build(path, None, 2, &|_| {})
 }
 
+/// Indexes, and skips at most a share of the samples.
+pub(crate) fn index_skipping(max_skipped: f64, path: &Path) -> Result<Summary, DatasetError> {
+    build_skipping(max_skipped, path, None, 2, &|_| {})
+}
+
 /// Indexes and opens.
 pub(crate) fn opened(path: &Path) -> Dataset {
     index(path).unwrap();
     Dataset::open(path, None).unwrap()
+}
+
+/// Number, reason and names of what was skipped.
+pub(crate) fn skipped(dataset: &Dataset) -> Vec<(u64, String, Vec<String>)> {
+    let skipped = dataset.summary().skipped.into_iter();
+    skipped.map(|skipped| (skipped.count, skipped.reason, skipped.examples)).collect()
 }
 
 /// Names and labels in dataset order.

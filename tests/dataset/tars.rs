@@ -5,7 +5,7 @@ use std::process::Command;
 use forebay::dataset::{Dataset, index_path};
 use tempfile::tempdir;
 
-use crate::make::{files, image, index, listing, message, opened, tar};
+use crate::make::{files, image, index, listing, message, opened, skipped, tar};
 
 fn two_shards(root: &Path) {
     files(
@@ -131,30 +131,26 @@ pub(crate) fn members_that_are_not_samples_are_skipped_and_counted() {
     files(root.path(), &[("s.tar", shard)]);
     let dataset = opened(&root.path().join("s.tar"));
     assert_eq!(listing(&dataset), [("s.tar/a.jpg", 1), ("s.tar/e.jpg", 0)]);
-    let skipped: Vec<_> = dataset
-        .summary()
-        .skipped
-        .into_iter()
-        .map(|skipped| (skipped.count, skipped.reason, skipped.example))
-        .collect();
+    let names = |names: [&str; 2]| names.map(str::to_owned).to_vec();
     let no_image = "no image (.jpg, .jpeg, .png or .webp)";
     assert_eq!(
-        skipped,
+        skipped(&dataset),
         [
-            (2, no_image.to_owned(), "s.tar/README".to_owned()),
-            (2, "no label (.cls or .json)".to_owned(), "s.tar/b".to_owned()),
+            (2, no_image.to_owned(), names(["s.tar/README", "s.tar/d"])),
+            (2, "no label (.cls or .json)".to_owned(), names(["s.tar/b", "s.tar/c"])),
         ]
     );
     let table = dataset.summary().to_string();
-    assert!(table.contains("2 samples with no label (.cls or .json), such as s.tar/b"), "{table}");
+    let line = "2 samples with no label (.cls or .json), such as s.tar/b, s.tar/c";
+    assert!(table.contains(line), "{table}");
 }
 
 pub(crate) fn a_dataset_without_samples_says_what_was_skipped() {
     let root = tempdir().unwrap();
     files(root.path(), &[("s.tar", tar(&[("a.jpg", image(1)), ("b.jpg", image(2))]))]);
     let message = message(index(&root.path().join("s.tar")));
-    let expected = "2 samples were skipped because they have no label (.cls or .json)";
-    assert!(message.contains(expected) && message.contains("such as s.tar/a"), "{message}");
+    let expected = "skipped: 2 samples with no label (.cls or .json), such as s.tar/a, s.tar/b";
+    assert!(message.contains(expected), "{message}");
 }
 
 pub(crate) fn class_folders_may_have_their_tars_beside_them() {
@@ -206,7 +202,7 @@ pub(crate) fn a_compressed_tar_is_refused_with_advice() {
     }
 }
 
-/// GNU tar itself makes what is read here: long names in both of its formats, and a sparse file.
+/// GNU tar itself makes what is read here: long names in both of its formats, a sparse file and a hard link.
 pub(crate) fn tars_of_gnu_tar_are_read() {
     let root = tempdir().unwrap();
     let folder = "f".repeat(120);
@@ -216,6 +212,9 @@ pub(crate) fn tars_of_gnu_tar_are_read() {
     files(&root.path().join("data"), &[(&jpg, image(2)), (&cls, b"0".to_vec())]);
     let holes = fs::File::create(root.path().join("data/y.bin")).unwrap();
     holes.set_len(1 << 20).unwrap();
+    // A hard link has no data of its own, so that its sample has no image.
+    files(root.path(), &[("data/z.cls", b"1".to_vec())]);
+    fs::hard_link(root.path().join("data/x.jpg"), root.path().join("data/z.jpg")).unwrap();
     for format in ["gnu", "pax"] {
         let path = root.path().join(format!("{format}.tar"));
         let mut command = Command::new("tar");
@@ -227,21 +226,28 @@ pub(crate) fn tars_of_gnu_tar_are_read() {
         let short = format!("{format}.tar/x.jpg");
         assert_eq!(listing(&dataset), [(long.as_str(), 0), (short.as_str(), 1)]);
         assert_eq!(dataset.read(0, &mut Vec::new()).unwrap(), image(2));
+        let [(_, reason, names)]: [_; 1] = skipped(&dataset).try_into().unwrap();
+        assert!(reason.starts_with("no image"), "{reason}");
+        assert_eq!(names, ["y", "z"].map(|key| format!("{format}.tar/./{key}")));
     }
 }
 
-pub(crate) fn an_image_that_is_stored_sparse_is_refused() {
+pub(crate) fn an_image_that_is_stored_sparse_is_skipped() {
     let root = tempdir().unwrap();
     files(root.path(), &[("data/x.cls", b"1".to_vec())]);
+    files(root.path(), &[("data/a.jpg", image(1)), ("data/a.cls", b"0".to_vec())]);
     let holes = fs::File::create(root.path().join("data/x.jpg")).unwrap();
     holes.set_len(1 << 20).unwrap();
     for format in ["gnu", "pax"] {
         let path = root.path().join(format!("{format}.tar"));
         let mut command = Command::new("tar");
-        command.arg(format!("--format={format}")).args(["--sparse", "-cf"]);
+        command.arg(format!("--format={format}")).args(["--sparse", "--sort=name", "-cf"]);
         let status = command.arg(&path).arg("-C").arg(root.path().join("data")).arg(".").status();
         assert!(status.unwrap().success());
-        let message = message(index(&path));
-        assert!(message.contains("make the tar without --sparse"), "{format}: {message}");
+        let dataset = opened(&path);
+        assert_eq!(listing(&dataset), [(format!("{format}.tar/a.jpg").as_str(), 0)]);
+        let [(count, reason, names)]: [_; 1] = skipped(&dataset).try_into().unwrap();
+        assert_eq!((count, names), (1, vec![format!("{format}.tar/./x")]));
+        assert!(reason.contains("make the tar without --sparse"), "{format}: {reason}");
     }
 }

@@ -79,6 +79,24 @@ fn names_of_files_are_printed_without_control_characters() {
 }
 
 #[test]
+fn what_cannot_be_used_is_skipped_and_named_and_refused_by_a_strict_index() {
+    let folder = tempfile::tempdir().unwrap();
+    let (set, world) = (folder.path().join("set"), &WORLD.dataset);
+    std::fs::create_dir_all(set.join("a")).unwrap();
+    let good = WORLD.train().join(world.name(world.good_or_next(0)));
+    std::fs::copy(&good, set.join("a/good.jpg")).unwrap();
+    std::os::unix::fs::symlink("nowhere", set.join("a/link.jpg")).unwrap();
+    let skipped = "1 sample with a symbolic link whose target does not exist";
+    for output in [succeeds(&["index", text(&set)]), succeeds(&["inspect", text(&set)])] {
+        assert!(output.contains(skipped) && output.contains("a/link.jpg"), "{output}");
+    }
+    for strict in [&["--strict"][..], &["--max-skipped", "0"]] {
+        let error = fails(&[&["index", text(&set)], strict].concat());
+        assert!(error.contains(skipped) && error.contains("a/link.jpg"), "{error}");
+    }
+}
+
+#[test]
 fn logs_have_colors_only_on_a_terminal() {
     let train = format!("train={}", WORLD.train().display());
     // The address cannot be listened on, so that the server ends after its first lines.

@@ -4,11 +4,13 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use forebay::dataset::{self, Dataset, index_path};
 use forebay::sample_data::{self, SampleData};
 use forebay_client::{Client, Cursor, End, Job, Options, Rank};
 use forebay_server::Limits;
+use forebay_tests::process::ServerProcess;
 use forebay_tests::world::{SMALL, Server, WORLD, pipeline};
 use forebay_tests::{HANG, eventually};
 
@@ -159,6 +161,56 @@ async fn a_stream_waits_while_records_cannot_be_read_and_continues_when_they_can
     for part in ["WARN", "stream ended early", "cannot open", "train/", "No such file"] {
         assert!(warning.contains(part), "{warning}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_in_place_of_a_served_record_stalls_nobody_and_the_server_ends_when_it_is_told_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let spec = SampleData { classes: 2, per_class: 8, val_per_class: 0, seed: 7 };
+    sample_data::write(&data, &spec, |_| {}).unwrap();
+    let train = data.join("train");
+    dataset::build(&train, None, 2, &|_| {}).unwrap();
+    let record = train.join(Dataset::open(&train, None).unwrap().name(5));
+    let named = format!("train={}", train.display());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quickstart"));
+    let arguments = ["--dataset", &named, "--cache-bytes", "0", "--drain-grace", "2s"];
+    let mut server = ServerProcess::start(command.arg("forebay"), None, &arguments);
+    let connect = |give_up_after| {
+        let mut options = Options::new([server.address()]);
+        options.retry.give_up_after = give_up_after;
+        Client::connect(options).unwrap()
+    };
+    let (client, job, from) = (connect(Duration::ZERO), job(), Cursor::default());
+    let mut expected = Vec::new();
+    for index in 0..8 {
+        expected.push(client.fetch(&job, from, index).await.unwrap());
+    }
+    fs::remove_file(&record).unwrap();
+    assert!(Command::new("mkfifo").arg(&record).status().unwrap().success());
+    let (mut refused, mut made) = (0, 0);
+    for (index, expected) in (0..).zip(&expected).cycle().take(24) {
+        match client.fetch(&job, from, index).await {
+            Ok(found) => {
+                assert!(found.pixels[..] == expected.pixels[..]);
+                assert!(!expected.records.contains(&5));
+                made += 1;
+            }
+            Err(error) => {
+                let error = error.to_string();
+                assert!(expected.records.contains(&5), "{error}");
+                assert!(error.contains("Unavailable") && error.contains("named pipe"), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!((refused, made), (3, 21));
+    // A stream waits for the record, and does not keep the server from its end.
+    let mut stream = connect(HANG).stream(&job, from, End::Steps(1), Rank::SINGLE).await.unwrap();
+    let waits = tokio::spawn(async move { while stream.next().await.unwrap().is_ok() {} });
+    server.signal("-TERM");
+    assert!(server.wait().success());
+    waits.abort();
 }
 
 #[test]

@@ -1,9 +1,15 @@
 //! Servers and clients on loopback: a microbatch has the same content from every server and by every call.
 
+use std::fs;
+use std::process::Command;
+use std::sync::Arc;
+
+use forebay::dataset::{self, Dataset};
 use forebay_client::{
     Client, Cursor, Digest, End, Error, Job, Microbatch, MicrobatchName, Options, Rank,
 };
 use forebay_loadtest::Report;
+use forebay_server::Limits;
 
 use forebay_tests::world::{SMALL, Server, WORLD, pipeline, recipe, request};
 
@@ -40,6 +46,33 @@ async fn collect(
         received.push(content(&made?));
     }
     Ok(received)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dataset_of_a_million_classes_is_described_and_streamed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (members, shard) = (folder.path().join("members"), folder.path().join("train.tar"));
+    fs::create_dir(&members).unwrap();
+    for id in 0..16 {
+        let place = |suffix| members.join(format!("{id:02}.{suffix}"));
+        let good = WORLD.dataset.good_or_next(id);
+        fs::copy(WORLD.train().join(WORLD.dataset.name(good)), place("jpg")).unwrap();
+        fs::write(place("cls"), (999_984 + id).to_string()).unwrap();
+    }
+    let mut command = Command::new("tar");
+    command.args(["--sort=name", "-cf"]).arg(&shard).arg("-C").arg(&members).arg(".");
+    assert!(command.status().unwrap().success());
+    dataset::build(&shard, None, 2, &|_| {}).unwrap();
+    let opened = Arc::new(Dataset::open(&shard, None).unwrap());
+    let server = Server::of(&opened, Arc::new(pipeline(2)), Limits::default()).await;
+    let (client, job) = (client(&[&server]), job("a2", &[]));
+    let description = client.describe(&job).await.unwrap();
+    assert_eq!(description.classes.len(), 1_000_000);
+    assert_eq!(description.classes.last().unwrap(), "999999");
+    let received = collect(&client, &job, Cursor::default(), 1, Rank::SINGLE).await.unwrap();
+    let mut labels = received.iter().flat_map(|made| &made.3[0]);
+    assert!(labels.all(|label| (999_984..1_000_000).contains(label)));
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

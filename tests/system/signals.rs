@@ -4,8 +4,13 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
+use forebay_proto::v1;
 use forebay_tests::eventually;
-use forebay_tests::world::WORLD;
+use forebay_tests::world::{SMALL, WORLD};
+use prost::Message as _;
+
+use crate::operation::start;
+use crate::raw::{DATA, Raw};
 
 fn quickstart() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_quickstart"));
@@ -85,6 +90,30 @@ async fn a_server_that_has_only_begun_to_start_survives_the_signal_to_reload() {
     assert!(first.expect("it starts").unwrap().starts_with("listening on "));
     signal(&server, "-TERM");
     assert!(ended(&mut server).await.success());
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_a_server_that_drains() {
+    let folder = tempfile::tempdir().unwrap();
+    // It drains for five minutes, as long as a reader takes nothing.
+    let mut server = start(folder.path(), &[]);
+    let set = SMALL.map(str::to_owned).to_vec();
+    let recipe = v1::Recipe { name: "a2".into(), set, ..v1::Recipe::default() };
+    let job = v1::Job { recipe: Some(recipe), ..v1::Job::default() };
+    let request = v1::StreamRequest { job: Some(job), steps: 1000, ..v1::StreamRequest::default() };
+    let mut reader = Raw::open(&server.address()).await.unwrap();
+    reader.call("Stream", &request.encode_to_vec()).await.unwrap();
+    // As much as a reader gets that grants nothing.
+    let mut received = 0;
+    while received < 65_535 {
+        let frame = reader.next().await.unwrap().expect("the stream is served");
+        received += if frame.kind == DATA { frame.payload.len() } else { 0 };
+    }
+    server.signal("-TERM");
+    eventually("it drains", || server.log().contains("SIGTERM: draining")).await;
+    assert!(server.try_wait().is_none(), "{}", server.log());
+    server.signal("-TERM");
+    assert_eq!(server.wait().code(), Some(143));
 }
 
 /// The running children of a process.

@@ -10,7 +10,7 @@ mod fake;
 #[path = "../../../tests/src/extremes.rs"]
 mod extremes;
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -368,6 +368,26 @@ fn a_signal_ends_the_command_while_it_waits_for_a_server() {
     let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     assert!(killed.success());
     assert_eq!(child.wait().unwrap().code(), Some(143));
+}
+
+#[test]
+fn a_load_test_without_a_server_says_so_and_ends_at_a_signal() {
+    for (name, code) in [("-TERM", 143), ("-INT", 130)] {
+        // Nothing listens there.
+        let mut child = Command::new(env!("CARGO_BIN_EXE_forebay-loadtest"))
+            .args(["--endpoint", "127.0.0.1:1", "--dataset", "tiny"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let first = lines.next().unwrap().unwrap();
+        for part in ["WARN", "retrying", "127.0.0.1:1", "Connection refused"] {
+            assert!(first.contains(part), "{first}");
+        }
+        let killed = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+        assert_eq!(child.wait().unwrap().code(), Some(code));
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -25,7 +25,6 @@ use crate::stream::request::JobContext;
 use crate::stream::segment::{Item, Segment};
 use crate::stream::walk::Walk;
 use crate::stream::window::{MAX_SEGMENTS, MAX_WINDOW, Reservation, Window};
-use crate::wire::demand::Demand;
 
 /// Largest number of steps of a segment, where there are several servers.
 const MAX_SEGMENT_STEPS: u64 = 16;
@@ -36,7 +35,6 @@ pub struct Microbatches {
     ready: mpsc::Receiver<Item>,
     task: JoinHandle<()>,
     description: Arc<Description>,
-    demand: Arc<Demand>,
     /// When the trainer began to wait for the next microbatch.
     waiting_since: Option<Instant>,
 }
@@ -45,10 +43,9 @@ impl Microbatches {
     pub(crate) fn start(context: Arc<JobContext>, window: Window, walk: Walk) -> Self {
         let (sender, ready) = mpsc::channel(MAX_WINDOW as usize);
         let description = Arc::clone(&context.expected.description);
-        let demand = Arc::clone(&context.demand);
         let stream = Stream { context, window, left: Some(walk), segments: VecDeque::new() };
         let task = tokio::spawn(report_panic(sender.clone(), stream.run(sender)));
-        Self { ready, task, description, demand, waiting_since: None }
+        Self { ready, task, description, waiting_since: None }
     }
 
     /// The job's description.
@@ -76,14 +73,7 @@ impl Microbatches {
     /// When called from asynchronous code.
     pub fn next_blocking(&mut self) -> Option<Result<Microbatch, Error>> {
         let start = *self.waiting_since.get_or_insert_with(Instant::now);
-        let next = match self.ready.try_recv() {
-            Ok(next) => Some(next),
-            Err(_empty) => {
-                self.demand.set(true);
-                self.ready.blocking_recv()
-            }
-        };
-        self.demand.set(false);
+        let next = self.ready.blocking_recv();
         self.waiting_since = None;
         Some(next?.map(|item| hand_over(item, start.elapsed())))
     }
@@ -97,11 +87,7 @@ impl Microbatches {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Microbatch, Error>>> {
         let start = *self.waiting_since.get_or_insert_with(Instant::now);
-        let Poll::Ready(next) = self.ready.poll_recv(context) else {
-            self.demand.set(true);
-            return Poll::Pending;
-        };
-        self.demand.set(false);
+        let next = ready!(self.ready.poll_recv(context));
         self.waiting_since = None;
         Poll::Ready(next.map(|next| next.map(|item| hand_over(item, start.elapsed()))))
     }

@@ -68,7 +68,7 @@ pub(crate) struct Segment {
 impl Segment {
     /// Receives the segment. Returns the names that are left if it ends early.
     pub(crate) async fn run(mut self) -> Option<Walk> {
-        match self.receive().await {
+        match Box::pin(self.receive()).await {
             Ok(()) => self.walk.name().is_some().then_some(self.walk),
             Err(error) => {
                 // Sending fails if the trainer dropped the stream, which then needs no error.

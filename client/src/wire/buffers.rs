@@ -5,7 +5,6 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::Cause;
-use crate::wire::memory::Leased;
 
 /// Number of free buffers that are kept: as many as a trainer usually holds at a time. Further ones are
 /// freed.
@@ -20,94 +19,34 @@ impl Buffers {
     ///
     /// # Errors
     /// When there is not enough memory.
-    pub(crate) fn get(&self, bytes: usize) -> Result<Filling, Cause> {
+    pub(crate) fn get(&self, bytes: usize) -> Result<Pixels, Cause> {
         let free = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut buffer = free.unwrap_or_default();
         buffer.clear();
         buffer.try_reserve_exact(bytes).map_err(|_error| Cause::Memory(bytes))?;
-        Ok(Filling { bytes: buffer, home: self.clone() })
+        Ok(Pixels { bytes: buffer, home: self.clone() })
     }
 }
 
-/// A buffer of a stream, which returns to it when dropped.
-#[derive(Debug)]
-pub(crate) struct Filling {
+/// The pixels of a microbatch, contiguous. Dropping them returns their buffer to the stream.
+pub struct Pixels {
     bytes: Vec<u8>,
     home: Buffers,
 }
 
-impl Filling {
+impl Pixels {
+    /// Takes the bytes, so that the buffer does not return to the stream.
+    pub fn into_vec(mut self) -> Vec<u8> {
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// The bytes, to be changed in place by their only holder.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
-    }
-}
-
-impl Deref for Filling {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Drop for Filling {
-    fn drop(&mut self) {
-        let mut free = self.home.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.bytes.capacity() > 0 && free.len() < MAX_FREE {
-            free.push(std::mem::take(&mut self.bytes));
-        }
-    }
-}
-
-/// The pixels of a microbatch, contiguous. Dropping them returns their memory to the stream, or to the server on
-/// this host that made them there.
-pub struct Pixels(Memory);
-
-#[derive(Debug)]
-enum Memory {
-    Own(Filling),
-    Leased(Leased),
-}
-
-impl Pixels {
-    /// Takes the bytes, so that their buffer does not return to the stream; copies them if they are in the memory of a
-    /// server.
-    pub fn into_vec(self) -> Vec<u8> {
-        match self.0 {
-            Memory::Own(mut buffer) => std::mem::take(&mut buffer.bytes),
-            Memory::Leased(leased) => leased.bytes().to_vec(),
-        }
-    }
-
-    /// The bytes, to be changed in place by their only holder. They are copied first if they are in the memory of a
-    /// server, where they cannot be changed.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        if let Memory::Leased(leased) = &self.0 {
-            let bytes = leased.bytes().to_vec();
-            self.0 = Memory::Own(Filling { bytes, home: Buffers::default() });
-        }
-        match &mut self.0 {
-            Memory::Own(buffer) => &mut buffer.bytes,
-            Memory::Leased(_) => &mut [],
-        }
-    }
-
-    /// Whether they are in the memory of a server on this host, which makes at most a few microbatches more before
-    /// they are dropped.
-    pub const fn is_shared(&self) -> bool {
-        matches!(self.0, Memory::Leased(_))
-    }
-}
-
-impl From<Filling> for Pixels {
-    fn from(buffer: Filling) -> Self {
-        Self(Memory::Own(buffer))
-    }
-}
-
-impl From<Leased> for Pixels {
-    fn from(leased: Leased) -> Self {
-        Self(Memory::Leased(leased))
     }
 }
 
@@ -115,16 +54,22 @@ impl Deref for Pixels {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        match &self.0 {
-            Memory::Own(buffer) => buffer,
-            Memory::Leased(leased) => leased.bytes(),
-        }
+        &self.bytes
     }
 }
 
 impl fmt::Debug for Pixels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Pixels({} bytes)", self.len())
+        write!(f, "Pixels({} bytes)", self.bytes.len())
+    }
+}
+
+impl Drop for Pixels {
+    fn drop(&mut self) {
+        let mut free = self.home.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.bytes.capacity() > 0 && free.len() < MAX_FREE {
+            free.push(std::mem::take(&mut self.bytes));
+        }
     }
 }
 

@@ -233,7 +233,6 @@ impl Data {
                 ..v1::ServerTimings::default()
             }),
             targets_xxh3: None,
-            lease: 0,
         };
         (header, payload)
     }

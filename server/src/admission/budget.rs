@@ -51,9 +51,7 @@ pub(super) struct BufferBudget {
 #[derive(Debug, Default)]
 struct Share {
     streams: usize,
-    /// Bytes of all microbatches, those that are lent included.
     bytes: u64,
-    lent: u64,
 }
 
 impl BufferBudget {
@@ -89,29 +87,6 @@ impl BufferBudget {
             share.bytes = held;
         }
         granted
-    }
-
-    /// Counts bytes that a stream of a client holds as lent. All that is lent is at most half of the buffers, and a
-    /// client keeps so much of its share that each of its streams can hold another microbatch: one that the client
-    /// needs before it returns others. Returns whether they are counted.
-    pub(super) fn lend(&self, client: &Arc<str>, bytes: u64) -> bool {
-        let mut clients = self.clients();
-        let all = clients.values().fold(bytes, |sum, share| sum.saturating_add(share.lent));
-        let Some(share) = clients.get_mut(client) else { return false };
-        let lent = share.lent.saturating_add(bytes);
-        let reserved = bytes.saturating_mul(share.streams as u64);
-        let granted = all <= self.limit / 2 && lent.saturating_add(reserved) <= self.limit / 4 * 3;
-        if granted {
-            share.lent = lent;
-        }
-        granted
-    }
-
-    /// Counts bytes that are lent no more.
-    pub(super) fn end_loan(&self, client: &Arc<str>, bytes: u64) {
-        if let Some(share) = self.clients().get_mut(client) {
-            share.lent = share.lent.saturating_sub(bytes);
-        }
     }
 
     /// Counts bytes that a stream of a client holds no more. The caller notifies those that wait.

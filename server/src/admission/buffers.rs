@@ -29,11 +29,6 @@
 //! buffers. A client with many streams, each of which is just fast enough to count as fast, would otherwise keep
 //! all of them for seconds.
 //!
-//! **Leases.** A microbatch that is lent to a process of this host keeps its buffer until that process has returned
-//! it. It is no longer in the stream's window, and not counted by speed: a stream has at most one more than its largest
-//! window, all of them together half of the buffers, and only while its next microbatch has a buffer nevertheless.
-//! So a trainer that keeps what it has gets the next one as frames, and delays nobody.
-//!
 //! A stream starts with a window of one microbatch. Each fast delivery widens it by one up to the
 //! stream's limit, each slow one narrows it by one.
 
@@ -76,19 +71,8 @@ struct Evictions {
 /// A buffer of one microbatch, released when dropped.
 #[derive(Debug)]
 pub(super) struct BufferPermit {
-    quotas: [Option<OwnedSemaphorePermit>; 2],
-    claim: Claim,
-}
-
-impl BufferPermit {
-    /// Counts the buffer as lent, outside of the quotas. Returns whether that is possible.
-    pub(super) fn lend(&mut self) -> bool {
-        let lent = self.claim.lend();
-        if lent {
-            self.quotas = [None, None];
-        }
-        lent
-    }
+    _quotas: [Option<OwnedSemaphorePermit>; 2],
+    _claim: Claim,
 }
 
 impl BufferAdmission {
@@ -135,7 +119,7 @@ impl BufferAdmission {
                 [Some(self.slow.acquire(bytes).await), Some(self.not_fast.acquire(bytes).await)]
             }
         };
-        BufferPermit { quotas, claim }
+        BufferPermit { _quotas: quotas, _claim: claim }
     }
 
     /// Decides whether a stream is evicted at `now`, if one of its microbatches has been in delivery for
@@ -261,45 +245,6 @@ mod tests {
         assert!(waits(buffers.admit(&a)));
         drop((second, third, fourth));
         assert_eq!(buffers.budget.claimed(), 2 * UNIT, "one each of a and b; slow ones claim none");
-    }
-
-    #[tokio::test]
-    async fn a_stream_lends_while_every_stream_has_a_buffer_for_its_next_microbatch() {
-        let buffers = BufferAdmission::new(6 * UNIT);
-        let [a, b] = ["a", "b"].map(|client| stream(&buffers, client, UNIT));
-        for stream in [&a, &b] {
-            deliver(stream, 1).await;
-        }
-        let mut lent = Vec::new();
-        for _ in 0..3 {
-            let mut permit = buffers.admit(&a).await;
-            assert!(permit.lend(), "half of the buffers");
-            lent.push(permit);
-        }
-        let mut next = buffers.admit(&a).await;
-        assert!(!next.lend(), "no more than half");
-        assert_eq!(a.lent(), 3);
-        let mut other = buffers.admit(&b).await;
-        assert!(!other.lend());
-        lent.pop();
-        assert!(other.lend());
-        // Each has a buffer for its next microbatch: a holds one, and b gets one beside what is lent.
-        let held = buffers.admit(&b).await;
-        drop((lent, next, other, held));
-        assert_eq!((a.lent(), buffers.budget.claimed()), (0, 2 * UNIT));
-    }
-
-    #[tokio::test]
-    async fn nothing_is_lent_to_a_slow_reader_or_without_a_buffer_to_spare() {
-        let buffers = BufferAdmission::new(3 * UNIT);
-        let one = stream(&buffers, "a", UNIT);
-        deliver(&one, 1).await;
-        assert!(buffers.admit(&one).await.lend());
-        let others = ["b", "c"].map(|client| stream(&buffers, client, UNIT));
-        assert!(!buffers.admit(&one).await.lend(), "two buffers are those of the other streams");
-        drop(others);
-        deliver(&one, 9).await;
-        assert!(!buffers.admit(&one).await.lend());
     }
 
     #[tokio::test]

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use forebay::dataset::{self, Skipped, Summary};
+use forebay::dataset::{self, Dataset, MAX_SKIPPED, Summary};
+use forebay_types::settings::fraction;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::options::IndexOptions;
@@ -14,14 +15,19 @@ use crate::config::Threads;
 
 #[derive(Debug, Args)]
 pub(super) struct IndexArgs {
-    /// Dataset: an ImageFolder directory, a WebDataset tar, a directory of tars, or a pattern; or the URL of tars in
-    /// a bucket, such as s3://bucket/train.
+    /// Dataset: an ImageFolder directory, a WebDataset tar, a directory of tars, or a pattern.
     path: PathBuf,
     #[command(flatten)]
     index: IndexOptions,
     /// Number of threads. Default: all cores.
     #[arg(long, value_name = "N", env = "FOREBAY_THREADS")]
     threads: Option<Threads>,
+    /// Share of the samples that may be skipped because they cannot be used. Ten may always be. Default 0.01.
+    #[arg(long, value_name = "SHARE", value_parser = fraction)]
+    max_skipped: Option<f64>,
+    /// Skip no sample: refuse the dataset, as --max-skipped 0 does.
+    #[arg(long, conflicts_with = "max_skipped")]
+    strict: bool,
     /// Print the summary as JSON.
     #[arg(long)]
     json: bool,
@@ -46,13 +52,15 @@ pub(super) fn index(args: &IndexArgs) -> anyhow::Result<()> {
         bar.set_length(progress.total);
         bar.set_position(progress.done);
     };
-    let datasets = args.index.datasets();
-    let summary = datasets.build(&args.path, threads, &progress)?;
+    let index_dir = args.index.index_dir.as_deref();
+    let max_skipped = if args.strict { 0.0 } else { args.max_skipped.unwrap_or(MAX_SKIPPED) };
+    let path = &args.path;
+    let summary = dataset::build_skipping(max_skipped, path, index_dir, threads, &progress)?;
     bar.finish_and_clear();
     if args.json {
         return print(&summary, true);
     }
-    let file = datasets.index_of(&args.path)?;
+    let file = dataset::index_path(&args.path, index_dir);
     say(format!("indexed {} records, {} bad", summary.records, summary.bad.len()))?;
     for bad in summary.bad.iter().take(10) {
         say(format!("  bad: {}: {}", bad.name, bad.reason))?;
@@ -60,15 +68,15 @@ pub(super) fn index(args: &IndexArgs) -> anyhow::Result<()> {
     if summary.bad.len() > 10 {
         say(format!("  and {} more; `forebay inspect` lists all", summary.bad.len() - 10))?;
     }
-    for Skipped { count, reason, example } in &summary.skipped {
-        say(format!("  skipped: {count} samples with {reason}, such as {example}"))?;
+    for skipped in &summary.skipped {
+        say(format!("  skipped: {skipped}"))?;
     }
     say(format!("digest {}", summary.digest))?;
-    say(format!("index  {file}"))
+    say(format!("index  {}", file.display()))
 }
 
 pub(super) fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
-    let dataset = args.index.datasets().open(&args.path)?;
+    let dataset = Dataset::open(&args.path, args.index.index_dir.as_deref())?;
     print(&dataset.summary(), args.json)
 }
 

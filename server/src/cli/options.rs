@@ -12,8 +12,7 @@ use forebay::recipe::{Recipe, RecipeSpec};
 use forebay::{MicrobatchName, Pipeline, PipelineConfig, PixelFormat, Request, Sampler};
 use forebay_types::settings::{AnyNumber, Number};
 
-use crate::config::{StorageSettings, Threads, recipes_in};
-use crate::datasets::Datasets;
+use crate::config::{Threads, recipes_in};
 use crate::device::DeviceChoice;
 use crate::recipes;
 
@@ -21,33 +20,19 @@ use crate::recipes;
 #[derive(Clone, Debug, Args)]
 pub(super) struct DatasetOptions {
     /// Dataset: an ImageFolder directory, a WebDataset tar, a directory of tars, or a pattern such as
-    /// `train-{000000..000146}.tar`; or the URL of tars in a bucket.
+    /// `train-{000000..000146}.tar`.
     #[arg(long, value_name = "PATH")]
     pub(super) dataset: PathBuf,
     #[command(flatten)]
     pub(super) index: IndexOptions,
 }
 
-/// The folder of index files, and what is about datasets in buckets.
+/// The folder of index files.
 #[derive(Clone, Debug, Args)]
 pub(super) struct IndexOptions {
     /// Folder for index files, if they cannot be stored next to the dataset.
     #[arg(long, value_name = "DIR", env = "FOREBAY_INDEX_DIR")]
-    index_dir: Option<PathBuf>,
-    #[command(flatten)]
-    storage: StorageSettings,
-}
-
-impl IndexOptions {
-    pub(super) fn datasets(&self) -> Datasets {
-        Datasets::new(self.index_dir.clone(), self.storage.clone())
-    }
-}
-
-impl DatasetOptions {
-    pub(super) fn open(&self) -> anyhow::Result<Arc<Dataset>> {
-        Ok(Arc::new(self.index.datasets().open(&self.dataset)?))
-    }
+    pub(super) index_dir: Option<PathBuf>,
 }
 
 /// A recipe with changes.
@@ -149,7 +134,8 @@ pub(super) struct MicrobatchOptions {
 
 impl MicrobatchOptions {
     pub(super) fn request(&self, format: PixelFormat) -> anyhow::Result<Request> {
-        let dataset = self.dataset.open()?;
+        let DatasetOptions { dataset, index } = &self.dataset;
+        let dataset = Arc::new(Dataset::open(dataset, index.index_dir.as_deref())?);
         let recipe = Arc::new(self.recipe.resolve([])?);
         let name = MicrobatchName {
             seed: self.seed.get(),

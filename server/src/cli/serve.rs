@@ -10,8 +10,8 @@ use std::thread::Builder;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use forebay::dataset::MAX_STUCK_READS;
-use forebay::{MAX_SHARED, Pipeline};
+use forebay::Pipeline;
+use forebay::dataset::{Dataset, MAX_STUCK_READS};
 use forebay_types::command::{StopSignal, log_to_stderr, on_stop};
 use forebay_types::file;
 use tokio::net::TcpListener;
@@ -24,9 +24,7 @@ use crate::access::Access;
 use crate::catalog::Catalog;
 pub(super) use crate::config::ServeArgs;
 use crate::config::{Config, Memory};
-use crate::datasets::Datasets;
 use crate::descriptors;
-use crate::listen::{self, Listeners};
 use crate::serve::{self, Setup};
 
 /// Threads for network IO; the pipeline has its own threads.
@@ -51,39 +49,22 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let mut config = Config::new(args)?;
     log_to_stderr("info", config.json);
     let mixer = config.device.open(config.device_bytes)?;
-    let opener = Datasets::new(config.index_dir.clone(), config.storage.clone());
-    let mut datasets = BTreeMap::new();
-    for (name, path) in &config.datasets {
-        let dataset =
-            opener.open(path).with_context(|| format!("cannot open the dataset {name}"))?;
-        let (records, bad) = (dataset.len(), dataset.bad().len());
-        info!(dataset = name, records, bad, digest = %dataset.digest(), "dataset opened");
-        for consequence in dataset.index_damage() {
-            warn!(dataset = name, consequence, "the index is damaged; run \"forebay index\" again");
-        }
-        datasets.insert(name.clone(), Arc::new(dataset));
-    }
+    let datasets = open_datasets(&config)?;
     let pipeline = Arc::new(Pipeline::with_mixer(&mixer, config.pipeline)?);
-    let Memory { total, buffers, precomputed, worker, messages, fetched } = config.memory;
-    info!(total, buffers, precomputed, worker, messages, fetched, "memory");
-    if let Some(cache) = opener.storage().and_then(|storage| storage.cache()) {
-        let (folder, used, limit) = (cache.folder().display(), cache.used(), cache.limit());
-        info!(%folder, used, limit, "disk cache");
-    }
+    let Memory { total, buffers, precomputed, worker, messages } = config.memory;
+    info!(total, buffers, precomputed, worker, messages, "memory");
     for (name, dataset) in &datasets {
         pipeline
             .check_records(dataset)
             .with_context(|| format!("cannot serve the dataset {name}"))?;
     }
-    let shared = if pipeline.shares_memory() { MAX_SHARED } else { 0 };
-    let readers = config.pipeline.threads.get() + datasets.len() * MAX_STUCK_READS + shared;
+    let readers = config.pipeline.threads.get() + datasets.len() * MAX_STUCK_READS;
     descriptors::fit(&mut config.limits, readers, config.metrics_listen.is_some())?;
-    let catalog = Catalog::new(datasets, config.recipes, Arc::clone(&pipeline));
-    let catalog = Arc::new(catalog.with_prices(config.prices));
+    let catalog = Arc::new(Catalog::new(datasets, config.recipes, Arc::clone(&pipeline)));
     let served = runtime.block_on(async {
-        let listeners =
-            Listeners::bind(&config.listen, config.socket_mode, pipeline.shares_memory()).await?;
-        let addresses = listeners.addresses()?;
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}", config.listen))?;
         let admin = match config.metrics_listen {
             Some(address) => Some(
                 TcpListener::bind(address)
@@ -92,13 +73,11 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
             ),
             None => None,
         };
-        listen::tcp(&addresses).for_each(|address| warn_if_exposed(&config.access, address));
+        warn_if_exposed(&config.access, listener.local_addr()?);
         // Before the address is printed, because a process that reads it may send a signal.
         let stopped = stop.drains_from_now_on();
-        // A process that started this server on port 0 reads the port from the first line.
-        for address in &addresses {
-            say(format!("listening on {address}"))?;
-        }
+        // A process that started this server on port 0 reads the port from this line.
+        say(format!("listening on {}", listener.local_addr()?))?;
         if let Some(admin) = &admin {
             say(format!("metrics and status on http://{}/", admin.local_addr()?))?;
         }
@@ -120,7 +99,7 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
         let reloads = reload_on_hangup(Arc::clone(&access), hangups);
         let setup = Setup { limits: config.limits, access, admin, picture: config.picture };
         let report = tokio::select! {
-            report = serve::run(listeners, catalog, setup, shutdown) => report,
+            report = serve::run(listener, catalog, setup, shutdown) => report,
             never = reloads => match never {},
         };
         info!(?report, "stopped");
@@ -131,6 +110,22 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
     runtime.shutdown_background();
     std::mem::forget(pipeline);
     served
+}
+
+/// Opens the datasets by name.
+fn open_datasets(config: &Config) -> anyhow::Result<BTreeMap<String, Arc<Dataset>>> {
+    let mut datasets = BTreeMap::new();
+    for (name, path) in &config.datasets {
+        let dataset = Dataset::open(path, config.index_dir.as_deref())
+            .with_context(|| format!("cannot open the dataset {name}"))?;
+        let (records, bad) = (dataset.len(), dataset.bad().len());
+        info!(dataset = name, records, bad, digest = %dataset.digest(), "dataset opened");
+        for consequence in dataset.index_damage() {
+            warn!(dataset = name, consequence, "the index is damaged; run \"forebay index\" again");
+        }
+        datasets.insert(name.clone(), Arc::new(dataset));
+    }
+    Ok(datasets)
 }
 
 /// What the first SIGINT or SIGTERM does: it ends a process that does not serve yet, and drains a server. The

@@ -15,9 +15,7 @@ use forebay_types::settings::{
 use serde::Deserialize;
 
 use super::named::{self, NamedList};
-use super::storage::{PriceSettings, StorageSettings};
 use crate::access::AccessArgs;
-use crate::address::{self, ListenAddress, SocketMode};
 use crate::device::DeviceChoice;
 use crate::recipes;
 
@@ -33,8 +31,7 @@ pub(super) type Count = Number<1, 1_000_000>;
 /// Settings of `forebay serve`.
 ///
 /// Each can also be set in the file given by `--config`, with `_` for `-`: datasets and recipes in the
-/// tables `[datasets]` and `[recipes]`, limits in `[limits]`, certificates and tokens in `[access]`, what is
-/// about buckets in `[storage]` and `[prices]`.
+/// tables `[datasets]` and `[recipes]`, limits in `[limits]`, certificates and tokens in `[access]`.
 /// `[identities.NAME]` sets `max_streams`, `max_queued` and `window_bytes` for one identity, at most as
 /// large as those of the server.
 #[derive(Clone, Debug, Default, Args)]
@@ -50,7 +47,7 @@ pub struct ServeArgs {
 #[derive(Clone, Debug, Default, Args, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Settings {
-    /// Name and path of a dataset to serve, or its URL in a bucket (s3, gs, az, https). May be given several times.
+    /// Name and path of a dataset to serve. May be given several times.
     #[arg(long = "dataset", value_name = "NAME=PATH", env = "FOREBAY_DATASETS")]
     #[serde(deserialize_with = "named::table")]
     pub(super) datasets: Vec<NamedList>,
@@ -61,17 +58,12 @@ pub(super) struct Settings {
     /// Folder for index files, if they cannot be stored next to the datasets.
     #[arg(long, value_name = "DIR", env = "FOREBAY_INDEX_DIR")]
     pub(super) index_dir: Option<PathBuf>,
-    /// Address and port to listen on, where port 0 selects a free port; or unix:PATH for the programs of this
-    /// host. May be given several times, or separated by commas. Default 127.0.0.1:50051.
-    #[arg(long, value_name = "ADDR|unix:PATH", env = "FOREBAY_LISTEN", value_delimiter = ',')]
-    #[serde(deserialize_with = "address::one_or_more")]
-    pub(super) listen: Vec<ListenAddress>,
-    /// Permissions of the files of Unix sockets, in octal: who may connect. Default 600, the server's own user.
-    #[arg(long, value_name = "MODE", env = "FOREBAY_SOCKET_MODE")]
-    pub(super) socket_mode: Option<SocketMode>,
+    /// Address and port to listen on; port 0 selects a free port. Default 127.0.0.1:50051.
+    #[arg(long, value_name = "ADDR", env = "FOREBAY_LISTEN", value_parser = address)]
+    pub(super) listen: Option<SocketAddr>,
     /// Address and port of the admin port: /metrics, /healthz, /readyz and the status page. Default:
     /// none.
-    #[arg(long, value_name = "ADDR", env = "FOREBAY_METRICS_LISTEN", value_parser = tcp_address)]
+    #[arg(long, value_name = "ADDR", env = "FOREBAY_METRICS_LISTEN", value_parser = address)]
     pub(super) metrics_listen: Option<SocketAddr>,
     /// Show samples of the last microbatch on the status page. Default: true, unless calls must
     /// authenticate.
@@ -114,10 +106,6 @@ pub(super) struct Settings {
     #[arg(long, value_name = "BOOL", env = "FOREBAY_JSON", value_parser = boolean,
         num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) json: Option<bool>,
-    #[command(flatten)]
-    pub(super) storage: StorageSettings,
-    #[command(flatten)]
-    pub(super) prices: PriceSettings,
     #[command(flatten)]
     pub(super) limits: LimitSettings,
     #[command(flatten)]
@@ -209,8 +197,7 @@ impl Settings {
             datasets: list(self.datasets, file.datasets),
             recipes: list(self.recipes, file.recipes),
             index_dir: self.index_dir.or(file.index_dir),
-            listen: if self.listen.is_empty() { file.listen } else { self.listen },
-            socket_mode: self.socket_mode.or(file.socket_mode),
+            listen: self.listen.or(file.listen),
             metrics_listen: self.metrics_listen.or(file.metrics_listen),
             status_picture: self.status_picture.or(file.status_picture),
             threads: self.threads.or(file.threads),
@@ -223,8 +210,6 @@ impl Settings {
             read_timeout: self.read_timeout.or(file.read_timeout),
             while_locked: self.while_locked.or(file.while_locked),
             json: self.json.or(file.json),
-            storage: self.storage.or(file.storage),
-            prices: self.prices.or(file.prices),
             limits: self.limits.or(file.limits),
             access: self.access.or(file.access),
             identities: file.identities,
@@ -252,7 +237,7 @@ impl LimitSettings {
 }
 
 /// Parses an address to listen on.
-fn tcp_address(text: &str) -> Result<SocketAddr, String> {
+fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_syntax| "expected an IP address and a port, such as 0.0.0.0:50051".to_owned())
 }

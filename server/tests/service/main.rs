@@ -18,4 +18,3 @@ mod raw;
 mod refusals;
 mod streams;
 mod support;
-mod unix;

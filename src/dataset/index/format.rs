@@ -51,10 +51,8 @@ pub(super) mod kind {
     pub(crate) const ENTRIES: u32 = 10;
     /// Numbers of samples that were skipped (u64 each), one for each reason. Optional.
     pub(crate) const SKIPPED: u32 = 11;
-    /// A reason and an example (two strings) for each number of the section before.
+    /// A reason and examples, with a NUL between them (two strings), for each number of the section before.
     pub(crate) const SKIPPED_REASONS: u32 = 12;
-    /// Tags of the shards that are objects of a bucket (strings). Optional.
-    pub(crate) const SHARD_TAGS: u32 = 32;
 }
 
 /// The header as stored.
@@ -161,7 +159,7 @@ fn check_section(stored: &StoredSection, file: &[u8]) -> Result<Section, String>
     let end = start.checked_add(length).ok_or_else(outside)?;
     let bytes = file.get(start..end).ok_or_else(outside)?;
     let damaged = flags & LAZY == 0 && xxh3_64(bytes) != stored.checksum.get();
-    let known = (kind::META..=kind::SKIPPED_REASONS).contains(&kind) || kind == kind::SHARD_TAGS;
+    let known = (kind::META..=kind::SKIPPED_REASONS).contains(&kind);
     if flags & REQUIRED != 0 && !known {
         return Err(format!("section {kind} needs a newer forebay"));
     }

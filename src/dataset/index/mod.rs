@@ -47,8 +47,6 @@ pub(super) struct Index {
     pub(super) classes: Vec<String>,
     /// Name and size of each shard.
     pub(super) shards: Vec<(String, u64)>,
-    /// Tag of each shard; empty unless they are objects of a bucket.
-    pub(super) tags: Vec<String>,
     /// Number and reason of each bad record, ascending.
     pub(super) bad: Vec<(u64, String)>,
     /// Ranges of consecutive bad records, ascending.
@@ -127,15 +125,7 @@ impl Index {
             },
             None => Vec::new(),
         };
-        let tags = match find(kind::SHARD_TAGS) {
-            Some(_) => strings(bytes(kind::SHARD_TAGS)?)?,
-            None => Vec::new(),
-        };
-        if !tags.is_empty() && tags.len() != shard_names.len() {
-            return Err("its shards are malformed".into());
-        }
         let index = Self {
-            tags,
             names: section(kind::NAMES)?,
             points,
             points_damaged: find(kind::POINTS).is_some_and(|section| section.damaged),
@@ -274,10 +264,10 @@ fn skipped(counts: &[u8], reasons: &[u8]) -> Result<Vec<Skipped>, String> {
     if reasons.len() != counts.len() || !rest.is_empty() {
         return Err("its skipped samples are malformed".into());
     }
-    let skipped = |(count, [reason, example]): (u64, &[String; 2])| Skipped {
+    let skipped = |(count, [reason, examples]): (u64, &[String; 2])| Skipped {
         count,
         reason: reason.clone(),
-        example: example.clone(),
+        examples: examples.split('\0').map(str::to_owned).collect(),
     };
     Ok(counts.into_iter().zip(reasons).map(skipped).collect())
 }

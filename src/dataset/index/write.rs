@@ -24,8 +24,6 @@ pub(in crate::dataset) struct Contents<'a> {
     pub(in crate::dataset) digest: Digest,
     pub(in crate::dataset) layout: Layout,
     pub(in crate::dataset) shards: &'a [(String, u64)],
-    /// Tags of the shards, if they are objects of a bucket.
-    pub(in crate::dataset) tags: &'a [String],
     pub(in crate::dataset) classes: &'a [String],
     pub(in crate::dataset) skipped: &'a [Skipped],
     pub(in crate::dataset) records: Vec<IndexedRecord<'a>>,
@@ -72,13 +70,13 @@ impl Contents<'_> {
         ];
         if !self.skipped.is_empty() {
             let counts = self.skipped.iter().flat_map(|skipped| skipped.count.to_le_bytes());
-            let texts = self.skipped.iter().flat_map(|s| [s.reason.as_str(), s.example.as_str()]);
+            let texts: Vec<String> = self
+                .skipped
+                .iter()
+                .flat_map(|s| [s.reason.clone(), s.examples.join("\0")])
+                .collect();
             sections.push((kind::SKIPPED, counts.collect()));
-            sections.push((kind::SKIPPED_REASONS, write_strings(texts)));
-        }
-        if !self.tags.is_empty() {
-            let tags = write_strings(self.tags.iter().map(String::as_str));
-            sections.push((kind::SHARD_TAGS, tags));
+            sections.push((kind::SKIPPED_REASONS, write_strings(texts.iter().map(String::as_str))));
         }
         sections
     }
@@ -169,8 +167,7 @@ fn head(sections: &[(u32, Vec<u8>)], entry_points: Option<u64>) -> Vec<u8> {
     let mut offset = length.next_multiple_of(ALIGNMENT) as u64;
     let mut table = Vec::with_capacity(count);
     for (kind, bytes) in sections {
-        let optional =
-            [kind::POINTS, kind::SKIPPED, kind::SKIPPED_REASONS, kind::SHARD_TAGS].contains(kind);
+        let optional = [kind::POINTS, kind::SKIPPED, kind::SKIPPED_REASONS].contains(kind);
         table.push(StoredSection {
             kind: (*kind).into(),
             flags: if optional { 0 } else { REQUIRED }.into(),

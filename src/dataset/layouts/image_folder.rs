@@ -9,7 +9,8 @@ use std::path::Path;
 
 use super::super::error::DatasetError;
 use super::directory::{self, utf8};
-use super::listing::{Layout, ListedRecord, Listing, Location};
+use super::listing::{Layout, ListedRecord, Listing, Location, SkipCounter};
+use super::stray;
 use crate::store::StoreError;
 
 /// torchvision's `IMG_EXTENSIONS`, matched in any letter case.
@@ -37,10 +38,10 @@ pub(super) fn list(root: &Path) -> Result<Listing, DatasetError> {
         let why = "expected a folder for each class, or WebDataset tars".to_owned();
         return Err(DatasetError::NotADataset { path: root.into(), why });
     }
-    let mut records = Vec::new();
+    let (mut records, mut skipped) = (Vec::new(), SkipCounter::default());
     for (label, class) in (0..).zip(&classes) {
         let before = records.len();
-        for (folder, images) in images_of(root, class)? {
+        for (folder, images) in images_of(root, class, &mut skipped)? {
             let record = |image: String| ListedRecord {
                 name: format!("{folder}/{image}"),
                 label,
@@ -61,7 +62,7 @@ pub(super) fn list(root: &Path) -> Result<Listing, DatasetError> {
         classes,
         shards: Vec::new(),
         records,
-        skipped: Vec::new(),
+        skipped,
     })
 }
 
@@ -71,9 +72,8 @@ pub(super) fn list(root: &Path) -> Result<Listing, DatasetError> {
 /// When something cannot be listed.
 pub(super) fn has_images(root: &Path) -> Result<bool, DatasetError> {
     for (name, is_folder) in directory::entries(root)? {
-        if is_folder
-            && images_of(root, &utf8(root, &name)?)?.iter().any(|(_, images)| !images.is_empty())
-        {
+        let images = |class: &str| images_of(root, class, &mut SkipCounter::default());
+        if is_folder && images(&utf8(root, &name)?)?.iter().any(|(_, images)| !images.is_empty()) {
             return Ok(true);
         }
     }
@@ -81,11 +81,21 @@ pub(super) fn has_images(root: &Path) -> Result<bool, DatasetError> {
 }
 
 /// Images of a class. torchvision sorts folders by their whole path, so `a-b` is before `a/b`.
-fn images_of(root: &Path, class: &str) -> Result<Vec<Folder>, DatasetError> {
-    let mut folders = Vec::new();
-    walk(root, class.to_owned(), &mut Visits::default(), &mut folders)?;
-    folders.sort();
-    Ok(folders)
+fn images_of(
+    root: &Path,
+    class: &str,
+    skipped: &mut SkipCounter,
+) -> Result<Vec<Folder>, DatasetError> {
+    let mut found = Found { folders: Vec::new(), skipped };
+    walk(root, class.to_owned(), &mut Visits::default(), &mut found)?;
+    found.folders.sort();
+    Ok(found.folders)
+}
+
+/// The folders of a class.
+struct Found<'a> {
+    folders: Vec<Folder>,
+    skipped: &'a mut SkipCounter,
 }
 
 /// The folders that a walk has been in, each by device and inode.
@@ -102,11 +112,11 @@ fn walk(
     root: &Path,
     folder: String,
     visits: &mut Visits,
-    folders: &mut Vec<Folder>,
+    found: &mut Found<'_>,
 ) -> Result<(), DatasetError> {
     let path = root.join(&folder);
-    let found = fs::metadata(&path).map_err(StoreError::io("open", &path))?;
-    let id = (found.dev(), found.ino());
+    let metadata = fs::metadata(&path).map_err(StoreError::io("open", &path))?;
+    let id = (metadata.dev(), metadata.ino());
     if visits.ancestors.contains(&id) {
         return Err(DatasetError::Loop { path });
     }
@@ -119,13 +129,18 @@ fn walk(
     let mut images = Vec::new();
     for (name, is_folder) in directory::entries(&path)? {
         if is_folder {
-            walk(root, format!("{folder}/{}", utf8(&path, &name)?), visits, folders)?;
+            walk(root, format!("{folder}/{}", utf8(&path, &name)?), visits, found)?;
         } else if is_image(&name) {
-            images.push(utf8(&path, &name)?);
+            if let Some(name) = name.to_str() {
+                images.push(name.to_owned());
+            } else {
+                let name = || format!("{folder}/{}", name.to_string_lossy());
+                found.skipped.add(stray::NOT_UTF8, name);
+            }
         }
     }
     visits.ancestors.pop();
-    folders.push((folder, images));
+    found.folders.push((folder, images));
     Ok(())
 }
 

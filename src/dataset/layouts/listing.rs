@@ -1,7 +1,7 @@
 //! The listing that a layout produces: records that have not been read yet.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 /// The layout of a dataset's records in files.
@@ -43,7 +43,7 @@ pub(in crate::dataset) struct Listing {
     /// Name and size of each shard that holds many records; none in an `ImageFolder`.
     pub(in crate::dataset) shards: Vec<(String, u64)>,
     pub(in crate::dataset) records: Vec<ListedRecord>,
-    pub(in crate::dataset) skipped: Vec<Skipped>,
+    pub(in crate::dataset) skipped: SkipCounter,
 }
 
 /// A record that was found.
@@ -68,41 +68,63 @@ pub(in crate::dataset) enum Location {
 pub struct Skipped {
     /// Number of samples.
     pub count: u64,
-    /// The part that they lack.
+    /// The part that they lack, or what is wrong with them.
     pub reason: String,
-    /// The first of them.
-    pub example: String,
+    /// The first of them, three at most.
+    pub examples: Vec<String>,
 }
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { count, reason, examples } = self;
+        let samples = if *count == 1 { "sample" } else { "samples" };
+        write!(f, "{count} {samples} with {reason}, such as {}", examples.join(", "))
+    }
+}
+
+/// Names of skipped samples that are kept for each reason.
+const EXAMPLES: usize = 3;
 
 /// Counts skipped samples by reason.
 #[derive(Debug, Default)]
-pub(in crate::dataset) struct SkipCounter(BTreeMap<Cow<'static, str>, (u64, String)>);
+pub(in crate::dataset) struct SkipCounter(BTreeMap<&'static str, (u64, Vec<String>)>);
 
 impl SkipCounter {
     /// Counts one sample.
-    pub(super) fn add(&mut self, reason: &'static str, sample: impl FnOnce() -> String) {
-        self.0.entry(reason.into()).or_insert_with(|| (0, sample())).0 += 1;
-    }
-
-    /// Adds the samples that were skipped in a later part.
-    pub(in crate::dataset) fn add_all(&mut self, Skipped { count, reason, example }: &Skipped) {
-        let reason = Cow::Owned(reason.clone());
-        self.0.entry(reason).or_insert_with(|| (0, example.clone())).0 += count;
+    pub(in crate::dataset) fn add(
+        &mut self,
+        reason: &'static str,
+        sample: impl FnOnce() -> String,
+    ) {
+        let (count, examples) = self.0.entry(reason).or_default();
+        *count += 1;
+        if examples.len() < EXAMPLES {
+            examples.push(sample());
+        }
     }
 
     /// Adds the counts of a later shard.
     pub(super) fn merge(&mut self, later: Self) {
-        for (reason, (count, example)) in later.0 {
-            self.0.entry(reason).or_insert((0, example)).0 += count;
+        for (reason, (count, examples)) in later.0 {
+            let (sum, first) = self.0.entry(reason).or_default();
+            *sum += count;
+            let more = EXAMPLES - first.len();
+            first.extend(examples.into_iter().take(more));
         }
     }
 
-    pub(in crate::dataset) fn finish(self) -> Vec<Skipped> {
-        let skipped = |(reason, (count, example)): (Cow<'_, str>, (u64, String))| Skipped {
-            count,
-            reason: reason.into_owned(),
-            example,
+    /// Number of skipped samples.
+    pub(in crate::dataset) fn total(&self) -> u64 {
+        self.0.values().map(|(count, _)| count).sum()
+    }
+
+    /// The skipped samples of each reason.
+    pub(in crate::dataset) fn finish(&self) -> Vec<Skipped> {
+        let skipped = |(reason, (count, examples)): (&&str, &(u64, Vec<String>))| Skipped {
+            count: *count,
+            reason: (*reason).to_owned(),
+            examples: examples.clone(),
         };
-        self.0.into_iter().map(skipped).collect()
+        self.0.iter().map(skipped).collect()
     }
 }

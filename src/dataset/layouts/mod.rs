@@ -11,6 +11,7 @@ mod directory;
 mod image_folder;
 mod listing;
 mod pattern;
+pub(super) mod stray;
 mod tar;
 mod webdataset;
 
@@ -22,8 +23,7 @@ use super::error::DatasetError;
 use crate::store::StoreError;
 
 pub use listing::Skipped;
-pub(super) use listing::{Layout, ListedRecord, Listing, Location, SkipCounter};
-pub(super) use pattern::{OPTIONS as PATTERN_OPTIONS, expand_braces};
+pub(super) use listing::{Layout, ListedRecord, Listing, Location};
 
 /// A dataset as it is stored.
 #[derive(Debug)]
@@ -134,11 +134,6 @@ pub fn index_path(path: &Path, index_dir: Option<&Path>) -> PathBuf {
 fn folder_of(path: &Path) -> &Path {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     parent.unwrap_or(Path::new("."))
-}
-
-/// Whether an object of a bucket with this name is a shard that stands for itself.
-pub(super) fn is_shard(name: &str) -> bool {
-    is_tar(name)
 }
 
 fn is_tar(name: &str) -> bool {

@@ -14,6 +14,11 @@ const BLOCK: usize = 512;
 /// Longest name of a member. Together with the shard's name, it fits into the index's 16 bits.
 const MAX_NAME: u64 = 32 << 10;
 
+const LONG_NAME: &str = "this member has a name longer than 32 KiB";
+
+/// Largest PAX header. Besides a name it may have extended attributes and comments.
+const MAX_PAX: u64 = 1 << 20;
+
 /// Bytes that are read at once: a small label, the headers around it and their padding.
 const WINDOW: usize = 4096;
 
@@ -78,14 +83,18 @@ impl<'a> Members<'a> {
             let end = end.ok_or_else(|| self.error("the file is truncated inside this member"))?;
             let header_offset = self.at;
             match kind {
-                b'L' | b'x' if size > MAX_NAME => {
-                    return Err(self.error("this member has a name longer than 32 KiB"));
+                b'L' if size > MAX_NAME => return Err(self.error(LONG_NAME)),
+                b'x' if size > MAX_PAX => {
+                    return Err(self.error("this PAX header is larger than 1 MiB"));
                 }
                 b'L' => extension.name = Some(cut_at_zero(self.read(offset, size)?).to_vec()),
                 b'x' => {
                     let data = self.read(offset, size)?.to_vec();
                     let parsed = pax(&data, &mut extension);
                     parsed.ok_or_else(|| self.error("this PAX header is malformed"))?;
+                    if extension.name.as_ref().is_some_and(|name| name.len() as u64 > MAX_NAME) {
+                        return Err(self.error(LONG_NAME));
+                    }
                 }
                 _ if is_file => {
                     self.at = end.next_multiple_of(BLOCK as u64);
@@ -318,6 +327,26 @@ mod tests {
         assert_eq!(names(&bytes), [(name, 4), ("a/b".into(), 3), ("plain".into(), 0)]);
         let offset = usize::try_from(members(&bytes).unwrap()[1].offset).unwrap();
         assert_eq!(&bytes[offset..offset + 3], b"abc");
+    }
+
+    #[test]
+    fn a_pax_header_may_have_much_besides_the_name_and_a_name_may_not_be_longer_than_others() {
+        let record = |key: &str, value: &str| {
+            // The length counts its own digits.
+            let rest = key.len() + value.len() + 3;
+            let length = rest + (rest + 6).to_string().len();
+            format!("{length} {key}={value}\n").into_bytes()
+        };
+        let attribute = record("SCHILY.xattr.user.note", &"n".repeat(100_000));
+        let with =
+            |pax: Vec<u8>| [entry(b"pax", b'x', &pax), entry(b"short", b'0', b"abc")].concat();
+        let bytes = with([attribute, record("path", "a/b.jpg")].concat());
+        assert_eq!(names(&bytes), [("a/b.jpg".into(), 3)]);
+        let refused = |bytes: &[u8]| members(bytes).unwrap_err().to_string();
+        let long = refused(&with(record("path", &"n".repeat(40_000))));
+        assert!(long.contains("a name longer than 32 KiB"), "{long}");
+        let large = refused(&with(record("comment", &"n".repeat(1 << 20))));
+        assert!(large.contains("larger than 1 MiB"), "{large}");
     }
 
     #[test]

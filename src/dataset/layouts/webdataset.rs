@@ -1,9 +1,9 @@
 //! `WebDataset`: the samples of tars. A sample is a run of members with the same key, which is the path
 //! up to the first dot of the file's name (`base_plus_ext` of webdataset/tariterators.py).
 //!
-//! Shards have members that are not samples: a README, a hard link, an image whose label is missing.
-//! They are skipped and counted, as timm's reader logs and skips them. A label that is
-//! present but malformed is an error.
+//! Shards have members that are not samples: a README, a hard link, an image whose label is missing or
+//! that cannot be read in place. They are skipped and counted, as timm's reader logs and skips them. A
+//! label that is present but malformed is an error, and so are two members of one name, as in webdataset.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use super::super::error::DatasetError;
 use super::listing::{Layout, ListedRecord, Listing, Location, SkipCounter};
+use super::stray;
 use super::tar::{Member, Members};
 use crate::store::{MAX_RECORD, RegularFile};
 
@@ -29,6 +30,7 @@ const MAX_NUMBERED_CLASSES: u32 = 1 << 20;
 
 const NO_IMAGE: &str = "no image (.jpg, .jpeg, .png or .webp)";
 const NO_LABEL: &str = "no label (.cls or .json)";
+const SPARSE: &str = "an image that is stored as a sparse file (make the tar without --sparse)";
 
 /// The samples of one shard.
 struct Shard {
@@ -67,8 +69,7 @@ pub(super) fn list(root: PathBuf, names: Vec<String>) -> Result<Listing, Dataset
         skipped.merge(shard.skipped);
     }
     let classes = classes(&root, &records)?;
-    let (layout, skipped) = (Layout::WebDataset, skipped.finish());
-    Ok(Listing { root, layout, classes, shards: sizes, records, skipped })
+    Ok(Listing { root, layout: Layout::WebDataset, classes, shards: sizes, records, skipped })
 }
 
 /// Lists the samples of one tar.
@@ -157,16 +158,18 @@ impl Run {
             ));
         }
         if image.sparse {
-            return Err(error(
-                "its image is stored as a sparse file; make the tar without --sparse",
-            ));
+            shard.skipped.add(SPARSE, sample);
+            return Ok(());
         }
         let length = u32::try_from(image.length).ok().filter(|length| *length <= MAX_RECORD);
-        let length = length.ok_or_else(|| {
-            error("its image is larger than the limit of 1 GiB; shrink or remove it")
-        })?;
-        let name = str::from_utf8(&image.name);
-        let name = name.map_err(|_error| error("its name is not UTF-8; rename it"))?;
+        let Some(length) = length else {
+            shard.skipped.add(stray::TOO_LARGE, sample);
+            return Ok(());
+        };
+        let Ok(name) = str::from_utf8(&image.name) else {
+            shard.skipped.add(stray::NOT_UTF8, sample);
+            return Ok(());
+        };
         let name = name.trim_start_matches("./").to_owned();
         shard.samples.push(Sample { name, label, offset: image.offset, length });
         Ok(())
