@@ -35,18 +35,17 @@ pub(crate) fn unsent<H>(held: H) -> (Unsent<H>, AllSent) {
 }
 
 impl AllSent {
-    /// Waits until the peer has taken everything. At the end of `patience` the call is reset, and `linger` later
+    /// Waits until the peer has taken everything. After `patience` the call is reset, and `linger` later
     /// the connection is closed.
     pub(crate) async fn or_close(
         mut self,
-        patience: impl Future<Output = ()>,
+        patience: Duration,
         linger: Duration,
         reset: Option<StreamReset>,
         peer: &Peer,
     ) {
-        tokio::select! {
-            _all_sent = self.0.recv() => return,
-            () = patience => {}
+        if timeout(patience, self.0.recv()).await.is_ok() {
+            return;
         }
         reset.inspect(StreamReset::reset);
         if timeout(linger, self.0.recv()).await.is_err() {

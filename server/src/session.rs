@@ -20,11 +20,10 @@ use forebay::SubmitOptions;
 use forebay_proto::frame::{self, SplitError};
 use forebay_proto::v1::Header;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
-use tokio::time::sleep;
 use tonic::{Code, Status};
 
 use crate::access::CallGuard;
-use crate::admission::{Delivery, MicrobatchPermit, StreamAdmission, StreamSlot};
+use crate::admission::{MicrobatchPermit, StreamAdmission, StreamSlot};
 use crate::body::{Disconnected, Message, Sender};
 use crate::request::{Names, StreamSpec};
 use crate::sent::{Unsent, unsent};
@@ -81,7 +80,6 @@ pub(crate) async fn serve(state: Arc<ServerState>, spec: StreamSpec, stream: Adm
     let AdmittedStream { client, max_queued, sender, telemetry, reset, slot, call } = stream;
     let peer = Arc::clone(call.peer());
     let (unsent, all_sent) = unsent((slot, call));
-    let source = Arc::clone(&state.source);
     let client_of_admission = Arc::clone(&client);
     let admission =
         state.admission.microbatches(client_of_admission, max_window, microbatch_bytes, max_queued);
@@ -99,19 +97,7 @@ pub(crate) async fn serve(state: Arc<ServerState>, spec: StreamSpec, stream: Adm
     };
     let end = session.run(names, max_window).await;
     let linger = session.state.admission.limits.stall_linger;
-    let (patience, admission) = session.finish(end);
-    let evicted = async {
-        match admission {
-            Some(admission) => admission.evicted(|| source.load()).await,
-            None => std::future::pending().await,
-        }
-    };
-    let patience = async {
-        tokio::select! {
-            () = sleep(patience) => {}
-            refusal = evicted => tracing::info!(%refusal, "the end of a stream is not taken"),
-        }
-    };
+    let patience = session.finish(end);
     all_sent.or_close(patience, linger, reset, &peer).await;
 }
 
@@ -122,7 +108,6 @@ impl Session {
             end = self.send_all(queue) => end,
             never = self.submit_all(names, pending) => match never {},
             () = self.sender.disconnected() => Err(End::Disconnected),
-            refusal = self.admission.evicted(|| self.state.source.load()) => Err(refusal.into()),
         }
     }
 
@@ -198,32 +183,29 @@ impl Session {
         self.telemetry.computed(&*self.job, &header, &payload);
         let unsent = self.unsent.clone();
         let (ready, permit) = (Instant::now(), Some(permit));
-        let delivery = self.admission.begin_delivery();
-        let payload =
-            PermittedPayload { payload, ready, permit, _delivery: delivery, _unsent: unsent };
+        let payload = PermittedPayload { payload, ready, permit, _unsent: unsent };
         Ok(Some((header, Bytes::from_owner(payload))))
     }
 
     /// Sends one microbatch as frames.
     async fn send(&self, header: Header, payload: Bytes) -> Result<(), End> {
         let Header { seed, epoch, step, microbatch: index, .. } = header;
-        let samples = header.records.len();
+        let (samples, begun) = (header.records.len(), Instant::now());
         let mut header = Some(header);
         for range in frame::ranges(payload.len()) {
             let message = Message::new(header.take(), &payload, range);
             let accepted = self.sender.send(message);
-            let accepted = self.admission.delivery(accepted).await?;
-            accepted.map_err(|Disconnected| End::Disconnected)?;
+            let accepted = self.admission.delivery(accepted, begun, || self.state.source.load());
+            accepted.await?.map_err(|Disconnected| End::Disconnected)?;
         }
         let name = MicrobatchName { seed, epoch, step, index };
         self.telemetry.sent(samples, payload.len(), name);
         Ok(())
     }
 
-    /// Ends the call with its status. Returns the time that the reader has to take what is left, and what tells that
-    /// others wait for it, unless the reader is told so already.
-    fn finish(self, end: Result<(), End>) -> (Duration, Option<StreamAdmission>) {
-        let Self { state, admission, telemetry, sender, unsent, .. } = self;
+    /// Ends the call with its status. Returns the time that the reader has to take what is left.
+    fn finish(self, end: Result<(), End>) -> Duration {
+        let Self { state, telemetry, sender, unsent, .. } = self;
         // Before the end, so that a reader that has seen it may begin another call.
         drop(unsent);
         let limits = &state.admission.limits;
@@ -231,11 +213,11 @@ impl Session {
             Ok(()) => {
                 telemetry.ended(Code::Ok);
                 sender.end(Status::ok(""));
-                return (limits.stall_timeout, Some(admission));
+                return limits.stall_timeout;
             }
             Err(End::Disconnected) => {
                 telemetry.ended(Code::Cancelled);
-                return (limits.stall_timeout, Some(admission));
+                return limits.stall_timeout;
             }
             Err(End::Refused(refusal)) => refusal,
         };
@@ -249,13 +231,13 @@ impl Session {
         let patience = match refusal {
             Refusal::Stalled { .. } => {
                 telemetry.stalled();
-                (limits.stall_linger, None)
+                limits.stall_linger
             }
             Refusal::Evicted { .. } => {
                 telemetry.evicted();
-                (limits.slow_after, None)
+                limits.slow_after
             }
-            _ => (limits.stall_timeout, Some(admission)),
+            _ => limits.stall_timeout,
         };
         sender.end(refusal.into());
         patience
@@ -275,7 +257,6 @@ struct PermittedPayload {
     payload: Bytes,
     ready: Instant,
     permit: Option<MicrobatchPermit>,
-    _delivery: Delivery,
     _unsent: Unsent<(StreamSlot, CallGuard)>,
 }
 

@@ -71,7 +71,6 @@ pub(crate) use request::{ConnectionBytes, CountedBody, HeldBytes, admit};
 pub(crate) use slots::StreamSlot;
 use slots::StreamSlots;
 pub(crate) use stream::{MicrobatchPermit, StreamAdmission};
-pub(crate) use stream_buffers::Delivery;
 pub(crate) use turns::Turns;
 
 /// Time that a connection has to make a call before it can be closed for another one.

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::budget::acquire_permit;
 use super::buffers::{BufferAdmission, BufferPermit};
-use super::stream_buffers::{Delivery, StreamBuffers};
+use super::stream_buffers::StreamBuffers;
 use crate::source::Load;
 use crate::status::Refusal;
 
@@ -65,35 +65,33 @@ impl StreamAdmission {
         (MicrobatchPermit { stream: Arc::clone(&self.stream), place, buffer }, submission)
     }
 
-    /// Begins the delivery of a microbatch, which lasts until the reader has taken all of it.
-    pub(crate) fn begin_delivery(&self) -> Delivery {
-        self.stream.begin_delivery()
-    }
-
-    /// Waits for the reader to accept a part of a microbatch, unless it stalls.
+    /// Waits for the reader to accept a part of a microbatch whose delivery began at `begun`, unless the
+    /// reader stalls or is evicted.
     ///
     /// # Errors
-    /// [`Refusal::Stalled`].
+    /// [`Refusal::Stalled`] or [`Refusal::Evicted`].
     pub(crate) async fn delivery<T>(
         &self,
         accepted: impl Future<Output = T>,
+        begun: Instant,
+        load: impl Fn() -> Load,
     ) -> Result<T, Refusal> {
-        let after = self.stall_timeout;
-        timeout(after, accepted).await.map_err(|_elapsed| Refusal::Stalled { after })
-    }
-
-    /// Waits until the stream is evicted: others wait for a buffer, and its reader takes too long for a microbatch.
-    ///
-    /// All of a small one fits into the buffers of HTTP/2, so that nothing of the stream waits for its reader although
-    /// that has taken none of it. So what counts is the time until it has taken everything.
-    pub(crate) async fn evicted(&self, load: impl Fn() -> Load) -> Refusal {
+        let mut accepted = std::pin::pin!(accepted);
+        let (waiting_since, check) = (Instant::now(), self.stream.slow_after / 4);
         loop {
-            sleep(self.stream.slow_after / 4).await;
-            let Some(begun) = self.stream.delivering_since() else { continue };
-            let Load { microbatches_waiting_for_buffer: waiting, drain_estimate, .. } = load();
-            let (now, after) = (Instant::now(), begun.elapsed());
-            if self.buffers.evicts(&self.stream, &self.client, after, waiting, now) {
-                return Refusal::Evicted { after, wait: drain_estimate };
+            let left = self.stall_timeout.saturating_sub(waiting_since.elapsed());
+            if let Ok(accepted) = timeout(left.min(check), accepted.as_mut()).await {
+                return Ok(accepted);
+            }
+            let now = Instant::now();
+            if now - waiting_since >= self.stall_timeout {
+                return Err(Refusal::Stalled { after: self.stall_timeout });
+            }
+            let Load { microbatches_waiting_for_buffer, drain_estimate, .. } = load();
+            let waiting = microbatches_waiting_for_buffer;
+            let delivering = now - begun;
+            if self.buffers.evicts(&self.stream, &self.client, delivering, waiting, now) {
+                return Err(Refusal::Evicted { after: delivering, wait: drain_estimate });
             }
         }
     }

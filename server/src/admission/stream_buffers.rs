@@ -1,9 +1,8 @@
 //! Gates 10 and 11 for one stream: its window, and how fast its reader is.
 
-use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -33,21 +32,6 @@ pub(super) struct StreamBuffers {
     /// Free places of the window.
     places: Arc<Semaphore>,
     state: Mutex<State>,
-    deliveries: Mutex<Deliveries>,
-}
-
-/// When the deliveries in progress began, each with a number that tells those of one moment apart.
-#[derive(Debug, Default)]
-struct Deliveries {
-    begun: BTreeSet<(Instant, u64)>,
-    next: u64,
-}
-
-/// A microbatch that the reader has not taken yet, until dropped.
-#[derive(Debug)]
-pub(crate) struct Delivery {
-    stream: Arc<StreamBuffers>,
-    begun: (Instant, u64),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -85,27 +69,8 @@ impl StreamBuffers {
         budget.open(client);
         budget.replace(0, state.claim(microbatch_bytes), true);
         let (places, state) = (Arc::new(Semaphore::new(1)), Mutex::new(state));
-        let (client, deliveries) = (Arc::clone(client), Mutex::default());
-        Self { client, slow_after, max_window, microbatch_bytes, budget, places, state, deliveries }
-    }
-
-    /// Begins the delivery of a microbatch.
-    pub(super) fn begin_delivery(self: &Arc<Self>) -> Delivery {
-        let mut deliveries = self.deliveries();
-        let begun = (Instant::now(), deliveries.next);
-        deliveries.next += 1;
-        deliveries.begun.insert(begun);
-        Delivery { stream: Arc::clone(self), begun }
-    }
-
-    /// When the oldest of the deliveries in progress began.
-    pub(super) fn delivering_since(&self) -> Option<Instant> {
-        self.deliveries().begun.first().map(|(begun, _)| *begun)
-    }
-
-    /// A panic cannot leave the deliveries half-changed, so a poisoned lock is used as it is.
-    fn deliveries(&self) -> MutexGuard<'_, Deliveries> {
-        self.deliveries.lock().unwrap_or_else(PoisonError::into_inner)
+        let client = Arc::clone(client);
+        Self { client, slow_after, max_window, microbatch_bytes, budget, places, state }
     }
 
     pub(super) fn speed(&self) -> ReaderSpeed {
@@ -187,12 +152,6 @@ impl Drop for Claim {
         self.0.update(|state| state.held -= 1, |_| true);
         budget.release(client, *microbatch_bytes);
         budget.released.notify_waiters();
-    }
-}
-
-impl Drop for Delivery {
-    fn drop(&mut self) {
-        self.stream.deliveries().begun.remove(&self.begun);
     }
 }
 
