@@ -176,13 +176,13 @@ impl Chaos {
     }
 }
 
-/// How often it is checked whether the trainers have recovered from a kill.
+/// How often, at most, it is checked whether the trainers have recovered from a kill.
 const CHECK: Duration = Duration::from_millis(20);
 
 /// Kills a server that the seed chooses every 0.5 to 1.5 times `every`, and restarts it after up to a
-/// quarter of `every`. A kill waits until every trainer has recovered from the one before: on a machine that is
-/// so busy that a server needs longer than `every` to start and serve, nothing would be received otherwise.
-/// Kills that were delayed are not made up for.
+/// quarter of `every`. A kill waits until every trainer has recovered from the one before, and then twice as long as
+/// that took: on a machine that is so busy that a server needs longer than `every` to start and serve, little or
+/// nothing would be received otherwise. Kills that were delayed are not made up for.
 fn kill_servers(
     fleet: &Mutex<Fleet>,
     telemetry: &Telemetry,
@@ -196,8 +196,8 @@ fn kill_servers(
         if is_stopped(every.mul_f64(0.5 + random::fraction(purpose(0)))) {
             break;
         }
-        while !telemetry.has_recovered() {
-            if is_stopped(CHECK) {
+        while let Some(left) = telemetry.until_next_kill() {
+            if is_stopped(left.max(CHECK)) {
                 return Ok(());
             }
         }

@@ -183,9 +183,17 @@ impl Telemetry {
         kill.restarted_ms = Some((at - kill.at) * 1e3);
     }
 
-    /// Whether every trainer that was there at the last kill has received a microbatch since, or left.
-    pub(crate) fn has_recovered(&self) -> bool {
-        locked(&self.state).kills.last().is_none_or(|kill| kill.waiting.is_empty())
+    /// The time to wait for another kill: `None` if every trainer that was there at the last one has received a
+    /// microbatch since, or left, and has had twice the time of that recovery to receive more.
+    pub(crate) fn until_next_kill(&self) -> Option<Duration> {
+        let at = self.seconds();
+        let state = locked(&self.state);
+        let kill = state.kills.last()?;
+        if !kill.waiting.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let end = kill.at + 3.0 * kill.all_next_ms.unwrap_or(0.0) / 1e3;
+        (at < end).then(|| Duration::from_secs_f64(end - at))
     }
 
     /// The waits of all phases that ended, the intervals and the kills.
@@ -200,12 +208,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn two_thirds_of_the_time_between_kills_are_for_what_is_received() {
+        let telemetry = Telemetry::new();
+        assert_eq!(telemetry.until_next_kill(), None, "the first one");
+        telemetry.enter(0);
+        telemetry.killed(1);
+        telemetry.record(0, Duration::ZERO, 4);
+        let recovered = |ms| locked(&telemetry.state).kills[0].all_next_ms = Some(ms);
+        recovered(1e9);
+        let left = telemetry.until_next_kill().unwrap();
+        assert!((2.9e6..3e6).contains(&left.as_secs_f64()), "{left:?}");
+        recovered(0.0);
+        assert_eq!(telemetry.until_next_kill(), None);
+    }
+
+    #[test]
     fn a_recovery_ends_when_every_trainer_has_received_its_next_microbatch() {
         let telemetry = Telemetry::new();
         let wait = Duration::from_millis(3);
         (0..3).for_each(|trainer| telemetry.enter(trainer));
         let kill = telemetry.killed(1);
-        assert!(!telemetry.has_recovered());
+        assert_eq!(telemetry.until_next_kill(), Some(Duration::ZERO));
         telemetry.record(0, wait, 4);
         telemetry.record(0, wait, 4);
         telemetry.leave(2);
