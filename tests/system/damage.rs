@@ -1,7 +1,7 @@
 //! Datasets that change, shrink or disappear under a running server, and a full disk.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,14 +77,19 @@ async fn truncating_a_shard_under_a_running_server_is_data_loss_and_not_a_crash(
     server.stop().await;
 }
 
+/// An indexed dataset of sixteen records of its own, which a test may damage.
+fn small_dataset(folder: &Path) -> PathBuf {
+    let spec = SampleData { classes: 2, per_class: 8, val_per_class: 0, seed: 7 };
+    sample_data::write(&folder.join("data"), &spec, |_| {}).unwrap();
+    let train = folder.join("data/train");
+    dataset::build(&train, None, 2, &|_| {}).unwrap();
+    train
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_entry_points_are_counted_and_warned_of_once() {
     let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("data");
-    let spec = SampleData { classes: 2, per_class: 8, val_per_class: 0, seed: 7 };
-    sample_data::write(&data, &spec, |_| {}).unwrap();
-    let train = data.join("train");
-    dataset::build(&train, None, 2, &|_| {}).unwrap();
+    let train = small_dataset(folder.path());
     // The last byte of the file belongs to the entry points of the last record.
     let file = index_path(&train, None);
     let mut bytes = fs::read(&file).unwrap();
@@ -115,11 +120,7 @@ async fn damaged_entry_points_are_counted_and_warned_of_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_waits_while_records_cannot_be_read_and_continues_when_they_can() {
     let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("data");
-    let spec = SampleData { classes: 2, per_class: 8, val_per_class: 0, seed: 7 };
-    sample_data::write(&data, &spec, |_| {}).unwrap();
-    let (train, aside) = (data.join("train"), data.join("aside"));
-    dataset::build(&train, None, 2, &|_| {}).unwrap();
+    let (train, aside) = (small_dataset(folder.path()), folder.path().join("aside"));
     let named = format!("away={}", train.display());
     let server = start(folder.path(), &["--dataset", &named, "--cache-bytes", "0"]);
     let mut options = Options::new([server.address()]);
@@ -166,11 +167,7 @@ async fn a_stream_waits_while_records_cannot_be_read_and_continues_when_they_can
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pipe_in_place_of_a_served_record_stalls_nobody_and_the_server_ends_when_it_is_told_to() {
     let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("data");
-    let spec = SampleData { classes: 2, per_class: 8, val_per_class: 0, seed: 7 };
-    sample_data::write(&data, &spec, |_| {}).unwrap();
-    let train = data.join("train");
-    dataset::build(&train, None, 2, &|_| {}).unwrap();
+    let train = small_dataset(folder.path());
     let record = train.join(Dataset::open(&train, None).unwrap().name(5));
     let named = format!("train={}", train.display());
     let mut command = Command::new(env!("CARGO_BIN_EXE_quickstart"));
