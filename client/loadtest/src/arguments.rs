@@ -137,8 +137,9 @@ pub(crate) struct Arguments {
     )]
     serve: Vec<OsString>,
     /// Mean interval at which one of the started servers is killed with SIGKILL and restarted; more than
-    /// 0. A kill waits until every trainer has received something since the one before. At the end everything is read again from one server without faults, and all digests are
-    /// compared.
+    /// 0. A kill waits until every trainer has received something since the one before, and then twice as
+    /// long as that took. At the end everything is read again from one server without faults, and all
+    /// digests are compared.
     #[arg(long, help_heading = "Chaos", value_name = "TIME", requires = "spawn")]
     kill_every: Option<NonZeroTimeSpan>,
 
