@@ -35,6 +35,7 @@ mod resize;
 pub mod sample_data;
 mod schedule;
 mod scratch;
+mod shared_memory;
 mod simd;
 mod store;
 mod sync;
@@ -53,6 +54,7 @@ pub use order::{EpochSampler, Sampler};
 pub use pipeline::{Pipeline, PipelineConfig, Totals};
 pub use randaugment::Op;
 pub use schedule::{QueueStats, SubmitOptions};
+pub use shared_memory::{MAX_SHARED, SharedMemory};
 pub use simd::Simd;
 
 /// Single stages, for the tests and benches of this repository. Not a part of the public API.

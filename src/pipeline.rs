@@ -28,6 +28,7 @@ use crate::batch::BufferPool;
 use crate::dataset::Dataset;
 use crate::error::Error;
 use crate::geometry::Size;
+use crate::gpu::HostMemory;
 use crate::make::{
     self, Large, MadeMicrobatch, MakeContext, RepeatCache, Request, RequestKey, Workers,
 };
@@ -59,6 +60,9 @@ pub struct PipelineConfig {
     /// Time that a read of a record may take, so that a file system that hangs does not keep the
     /// workers; less while other reads of its dataset are stuck. Default 5 s.
     pub read_timeout: Duration,
+    /// Whether batch buffers are in memory that other processes can read, if mixing and the system allow it.
+    /// Default false.
+    pub shared_memory: bool,
 }
 
 impl Default for PipelineConfig {
@@ -70,6 +74,7 @@ impl Default for PipelineConfig {
             cache_bytes: 128 << 20,
             worker_bytes: 64 << 20,
             read_timeout: Duration::from_secs(5),
+            shared_memory: false,
         }
     }
 }
@@ -145,7 +150,11 @@ impl Pipeline {
     /// # Errors
     /// When the operating system refuses a thread.
     pub fn with_mixer(mixer: &Mixer, config: PipelineConfig) -> std::io::Result<Self> {
-        let buffers = BufferPool::with_memory(config.buffer_bytes, mixer.memory());
+        let memory = match mixer.memory() {
+            HostMemory::Pageable if config.shared_memory => HostMemory::Shared,
+            memory => memory,
+        };
+        let buffers = BufferPool::with_memory(config.buffer_bytes, memory);
         let per_client = mixer.concurrency();
         let queue = Arc::new(Queue::new(config.cache_bytes, config.threads.get(), per_client));
         let totals = Arc::new(Mutex::new(Totals::default()));
@@ -254,6 +263,11 @@ impl Pipeline {
     /// The buffers that microbatches are made in.
     pub const fn buffers(&self) -> &BufferPool {
         &self.buffers
+    }
+
+    /// Whether microbatches are made in memory that other processes can read, all but small ones.
+    pub fn shares_memory(&self) -> bool {
+        self.buffers.shares_memory()
     }
 
     /// Counters of the request queue.

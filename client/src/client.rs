@@ -21,6 +21,7 @@ use crate::survey::survey;
 use crate::unary::Unary;
 use crate::wire::buffers::Buffers;
 use crate::wire::connect::Pool;
+use crate::wire::demand::Demand;
 use crate::wire::expected::Expected;
 
 /// A client of one or more servers with the same datasets.
@@ -129,7 +130,7 @@ impl Client {
     /// As [`describe`](Self::describe); [`Error::Refused`] also if the name is out of range.
     pub async fn fetch(&self, job: &Job, step: Cursor, index: u32) -> Result<Microbatch, Error> {
         let name = name(job, step, index);
-        let context = self.context(job, &self.calls.pool).await?;
+        let context = self.context(job, &self.calls.pool, Demand::always()).await?;
         let what = format!("fetch of {} at {name}", job.dataset);
         let received = Arc::default();
         let fetch = |member| self.calls.whole(context.fetch(member, name, &received));
@@ -152,7 +153,7 @@ impl Client {
         rank: Rank,
     ) -> Result<Microbatches, Error> {
         let pool = Arc::new(Pool::new(&self.options));
-        let context = self.context(job, &pool).await?;
+        let context = self.context(job, &pool, Demand::default()).await?;
         let walk = Walk::new(from.into(), end, rank, &context.expected)?;
         let window = self.window(&context, &walk);
         Ok(Microbatches::start(Arc::new(context), window, walk))
@@ -172,7 +173,12 @@ impl Client {
     }
 
     /// The context of requests for the microbatches of a job.
-    async fn context(&self, job: &Job, pool: &Arc<Pool>) -> Result<JobContext, Error> {
+    async fn context(
+        &self,
+        job: &Job,
+        pool: &Arc<Pool>,
+        demand: Demand,
+    ) -> Result<JobContext, Error> {
         let description = match self.pinned(job) {
             Some(pinned) => pinned.description,
             None => self.describe(job).await?,
@@ -185,7 +191,8 @@ impl Client {
             max_bytes: self.options.max_microbatch_bytes,
         };
         let (options, pool) = (Arc::clone(&self.options), Arc::clone(pool));
-        Ok(JobContext { options, pool, servers, job, expected, buffers: Buffers::default() })
+        let (buffers, demand) = (Buffers::default(), Arc::new(demand));
+        Ok(JobContext { options, pool, servers, job, expected, buffers, demand })
     }
 
     /// The pinned job that has the same content, if there is one.

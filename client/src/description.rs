@@ -70,6 +70,7 @@ impl Description {
         let (names, classes) = (wire.classes.len() as u64, wire.class_count);
         for (is_valid, what) in [
             (wire.records <= limits::RECORDS, "records must be at most 2^40"),
+            (wire.bad_records <= wire.records, "bad_records must be at most the number of records"),
             (
                 wire.samples_per_epoch <= wire.records,
                 "samples_per_epoch must be at most the number of records",
@@ -156,12 +157,13 @@ mod tests {
     #[test]
     fn numbers_that_no_server_has_are_refused() {
         type Change = fn(&mut v1::DescribeResponse);
-        let changes: [(&str, Change); 14] = [
+        let changes: [(&str, Change); 15] = [
             ("batch", |d| d.batch = u32::MAX),
             ("batch", |d| d.batch = 0),
             ("microbatches", |d| d.microbatches = u32::MAX),
             ("image_size", |d| d.image_size = u32::MAX),
             ("records", |d| d.records = u64::MAX),
+            ("bad_records", |d| d.bad_records = 9),
             ("samples_per_epoch", |d| (d.samples_per_epoch, d.steps_per_epoch) = (12, 3)),
             ("class_count", |d| d.class_count = 1),
             ("smoothing", |d| d.smoothing = f64::NAN),

@@ -11,7 +11,7 @@ use forebay_types::settings::{
 };
 
 use crate::error::Error;
-use crate::options::{Options, Prefetch};
+use crate::options::{Options, Prefetch, SharedMemory};
 use crate::wire::access::Access;
 
 /// Settings for reaching servers and receiving from them.
@@ -20,8 +20,8 @@ use crate::wire::access::Access;
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Servers")]
 pub struct ClientFlags {
-    /// Servers, as http://host:port, https://host:port or host:port, or all addresses of a name, as
-    /// dns+http://name:port. Separated by commas, or given several times.
+    /// Servers, as http://host:port, https://host:port or host:port, as unix:PATH for one on this host, or all
+    /// addresses of a name, as dns+http://name:port. Separated by commas, or given several times.
     #[arg(long, value_name = "URL", env = "FOREBAY_ENDPOINT", value_delimiter = ',')]
     pub endpoint: Vec<String>,
     /// Certificates and token.
@@ -40,6 +40,10 @@ pub struct ClientFlags {
     /// Connections of a stream to each server that it uses, 1 to 256.
     #[arg(long, value_name = "N", env = "FOREBAY_CONNECTIONS", default_value = "1")]
     pub connections: Number<1, 256>,
+    /// Microbatches of a server on this host: read them in its memory and verify them, trust them, or off to receive
+    /// copies.
+    #[arg(long, value_name = "verify|trust|off", env = "FOREBAY_SHARED_MEMORY", default_value_t = SharedMemory::Verify)]
+    pub shared_memory: SharedMemory,
     /// Interval at which names of dns+ endpoints are resolved again; more than 0.
     #[arg(long, value_name = "TIME", env = "FOREBAY_RESOLVE_INTERVAL", default_value = "30s")]
     pub resolve_interval: NonZeroTimeSpan,
@@ -106,6 +110,33 @@ impl fmt::Display for Prefetch {
     }
 }
 
+/// Parses `verify`, `trust` or `off`.
+impl FromStr for SharedMemory {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "verify" => Ok(Self::Verify),
+            "trust" => Ok(Self::Trust),
+            "off" => Ok(Self::Off),
+            _ => {
+                let invalid = format!("{text:?}: expected \"verify\", \"trust\" or \"off\"");
+                Err(Error::Options(invalid))
+            }
+        }
+    }
+}
+
+impl fmt::Display for SharedMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Verify => "verify",
+            Self::Trust => "trust",
+            Self::Off => "off",
+        })
+    }
+}
+
 impl ClientFlags {
     /// The options that the flags stand for.
     pub fn options(self) -> Options {
@@ -115,6 +146,7 @@ impl ClientFlags {
         options.prefetch = self.prefetch;
         options.max_microbatch_bytes = self.max_microbatch.get();
         options.connections = self.connections.count();
+        options.shared_memory = self.shared_memory;
         options.resolve_interval = self.resolve_interval.get();
         options.readmit_after = self.readmit_after.get();
         options.timeouts.connect = self.connect_timeout.get();
@@ -162,6 +194,7 @@ mod tests {
             "--prefetch=256MiB",
             "--max-microbatch=2GiB",
             "--connections=2",
+            "--shared-memory=off",
             "--resolve-interval=1m",
             "--connect-timeout=1s",
             "--keepalive-timeout=2s",
@@ -180,6 +213,7 @@ mod tests {
         assert_eq!(given.format.mixed_by, MixedBy::Trainer);
         assert_eq!(given.prefetch, Prefetch::Bytes(256 << 20));
         assert_eq!((given.max_microbatch_bytes, given.connections), (2 << 30, 2));
+        assert_eq!(given.shared_memory, SharedMemory::Off);
         assert_eq!(given.resolve_interval, seconds(60));
         let timeouts = given.timeouts;
         assert_eq!([timeouts.connect, timeouts.keepalive], [seconds(1), seconds(2)]);
@@ -203,5 +237,6 @@ mod tests {
         assert!(refused("--prefetch=large").contains("such as 256MiB; or auto"));
         let blue = refused("--mixed-by=blue");
         assert!(blue.contains(r#"expected "server" or "trainer""#), "{blue}");
+        assert!(refused("--shared-memory=on").contains(r#"expected "verify", "trust" or "off""#));
     }
 }

@@ -59,7 +59,7 @@ pub use forebay_proto::types::{
 };
 pub use job::{Job, RecipeRef, State};
 pub use microbatch::{Microbatch, Mix};
-pub use options::{Hedge, Options, Prefetch, Retry, Timeouts};
+pub use options::{Hedge, Options, Prefetch, Retry, SharedMemory, Timeouts};
 pub use stream::microbatches::Microbatches;
 pub use stream::walk::{End, Start};
 pub use wire::access::Access;

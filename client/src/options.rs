@@ -11,8 +11,8 @@ use crate::wire::network::Network;
 /// Settings of a [`Client`](crate::Client).
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Servers, as `http://host:port`, `https://host:port` or `host:port`; or all addresses of a
-    /// name, as `dns+http://name:port`. Any of them may serve any microbatch.
+    /// Servers, as `http://host:port`, `https://host:port`, `host:port`, or `unix:PATH` for one on this host; or all
+    /// addresses of a name, as `dns+http://name:port`. Any of them may serve any microbatch.
     pub endpoints: Vec<String>,
     /// Certificates and a token. Default: plain text, without a token.
     pub access: Access,
@@ -37,6 +37,9 @@ pub struct Options {
     pub readmit_after: Duration,
     /// Connections of a stream to each server that it uses. Default 1.
     pub connections: usize,
+    /// Whether microbatches are read in the memory of a server on this host. Default: where that is possible, and
+    /// verified.
+    pub shared_memory: SharedMemory,
     /// Replacements for parts of the network, for tests. Default: the real network.
     pub network: Network,
 }
@@ -50,6 +53,21 @@ pub enum Prefetch {
     Auto,
     /// Bytes of pixels. One microbatch is received ahead even if it is larger.
     Bytes(usize),
+}
+
+/// Whether microbatches are read in the memory of a server on this host, which saves copying them.
+///
+/// A server does so if it listens on a Unix socket, also for those who call it over TCP. Otherwise, and where the
+/// system does not share memory, microbatches are received as they are from other hosts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SharedMemory {
+    /// Read there, and compare each microbatch with its hash.
+    #[default]
+    Verify,
+    /// Read there. What a server's memory does to bits after they were hashed remains unseen.
+    Trust,
+    /// Receive copies.
+    Off,
 }
 
 /// How long to wait for a server before an attempt counts as failed.
@@ -107,6 +125,7 @@ impl Options {
             resolve_interval: Duration::from_secs(30),
             readmit_after: Duration::from_mins(1),
             connections: 1,
+            shared_memory: SharedMemory::default(),
             network: Network::default(),
         }
     }

@@ -38,7 +38,9 @@ pub(crate) async fn survey(calls: &Unary, job: &Job, servers: &JobServers) -> Op
         } else {
             ("dataset", chosen.dataset_digest, found.dataset_digest)
         };
-        servers.exclude(member, &Cause::Mismatch { what, expected, found });
+        let cause = Cause::Mismatch { what, expected, found };
+        servers.exclude(member, &cause);
+        servers.log_exclusion(member, &cause);
     }
     Some(chosen.clone())
 }

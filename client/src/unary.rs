@@ -19,7 +19,7 @@ use crate::notice::warn_if_silent;
 use crate::options::Options;
 use crate::plan::Plan;
 use crate::stream::retry::Retries;
-use crate::wire::connect::Pool;
+use crate::wire::connect::{Pool, Server};
 use crate::wire::expected::check_digest;
 use crate::wire::status::cause_of;
 
@@ -81,12 +81,14 @@ impl Unary {
     ) -> Result<v1::DescribeResponse, Cause> {
         let mut stub = Stub::new(self.pool.connection(&member.server)?);
         let mut request = v1::DescribeRequest { job: Some(job.to_wire()), first_class: 0 };
-        let mut description =
-            self.message(stub.describe(self.authorized(request.clone())?)).await?;
+        let server = &member.server;
+        let call = stub.describe(self.authorized(request.clone())?);
+        let mut description = self.message(server, call).await?;
         let mut bytes = 0;
         while (description.classes.len() as u64) < description.class_count {
             request.first_class = description.classes.len() as u64;
-            let rest = self.message(stub.describe(self.authorized(request.clone())?)).await?;
+            let call = stub.describe(self.authorized(request.clone())?);
+            let rest = self.message(server, call).await?;
             description::add_classes(&mut description, rest, &mut bytes)?;
         }
         Ok(description)
@@ -109,7 +111,8 @@ impl Unary {
         let mut stub = Stub::new(self.pool.connection(&member.server)?);
         let mut plan = Plan::default();
         loop {
-            let page = self.message(stub.explain(self.authorized(request.clone())?)).await?;
+            let call = stub.explain(self.authorized(request.clone())?);
+            let page = self.message(&member.server, call).await?;
             request.first_sample = match plan.add(request.first_sample, page)? {
                 Some(next) => next,
                 None => return plan.into_json(),
@@ -141,11 +144,14 @@ impl Unary {
     /// Waits for the message of a response.
     async fn message<T>(
         &self,
+        server: &Server,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Cause> {
         let timeouts = &self.options.timeouts;
         let idle = timeouts.idle;
         let response = timeout(idle, call).await.map_err(|_elapsed| Cause::IdleTimeout(idle))?;
-        Ok(response.map_err(|status| cause_of(&status, timeouts))?.into_inner())
+        let response = response.map_err(|status| cause_of(&status, timeouts))?;
+        server.note_offer(response.metadata().as_ref());
+        Ok(response.into_inner())
     }
 }

@@ -1,9 +1,13 @@
 //! Failures: nothing is lost, repeated or wrong.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use forebay_client::{Client, Cursor, End, Error, Job, Microbatch, Rank};
+use forebay_client::{Client, Cursor, Digest, End, Error, Job, Microbatch, Rank};
 use tonic::Status;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
 
 use crate::fake::{Data, Fake, Fault};
 use crate::{all, assert_are, client, job, names, options};
@@ -232,4 +236,64 @@ async fn a_microbatch_over_the_clients_limit_is_rejected() {
     let client = Client::connect(options).unwrap();
     let error = client.fetch(&job(), Cursor::default(), 0).await.unwrap_err().to_string();
     assert!(error.contains("payload of 1152 bytes exceeds the limit of 1000"), "{error}");
+}
+
+/// Counts what is logged as a warning or an error on this thread.
+#[derive(Clone, Debug, Default)]
+struct Warnings(Arc<AtomicU64>);
+
+impl Subscriber for Warnings {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::WARN
+    }
+
+    fn new_span(&self, _span: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _span: &Id, _values: &Record<'_>) {}
+
+    fn record_follows_from(&self, _span: &Id, _follows: &Id) {}
+
+    fn event(&self, _event: &Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn enter(&self, _span: &Id) {}
+
+    fn exit(&self, _span: &Id) {}
+}
+
+#[tokio::test]
+async fn a_stream_that_is_closed_with_its_server_logs_no_failure() {
+    let warnings = Warnings::default();
+    let _guard = tracing::subscriber::set_default(warnings.clone());
+    for closes in [true, false] {
+        let server = Fake::start(Data::default(), None);
+        let client = client(&[&server]);
+        let end = End::Steps(1000);
+        let mut stream = client.stream(&job(), Cursor::default(), end, Rank::SINGLE).await.unwrap();
+        stream.next().await.unwrap().unwrap();
+        drop(server);
+        if closes {
+            stream.close().await;
+        } else {
+            drop(stream);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(warnings.0.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_refused_job_is_an_error_and_no_warning() {
+    let warnings = Warnings::default();
+    let _guard = tracing::subscriber::set_default(warnings.clone());
+    let server = Fake::start(Data::default(), None);
+    let client = client(&[&server]);
+    let expected = Some(Digest([9; 32]));
+    let job = Job { recipe_digest: expected, ..job() };
+    let error = client.describe(&job).await.unwrap_err();
+    assert!(matches!(error, Error::Refused { .. }), "{error}");
+    assert_eq!(warnings.0.load(Ordering::Relaxed), 0);
 }

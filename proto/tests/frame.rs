@@ -40,6 +40,7 @@ fn microbatch(shape: [u32; 4], dtype: DType) -> (Header, Bytes) {
         mix: Some(TrainerMix { samples: vec![MixParameters::default(); n] }),
         timings: Some(ServerTimings { decode: 5, ..ServerTimings::default() }),
         targets_xxh3: None,
+        lease: 0,
     };
     (header, payload.into())
 }
@@ -310,6 +311,7 @@ fn largest(bounds: Bounds) -> Header {
         mix: bounds.mixed_size.map(|side| TrainerMix { samples: vec![plan(side); n] }),
         timings: Some(all),
         targets_xxh3: Some(u64::MAX),
+        lease: u64::MAX,
     }
 }
 

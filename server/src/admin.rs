@@ -41,7 +41,7 @@ pub(crate) async fn serve(listener: TcpListener, state: &Arc<ServerState>) -> In
         };
         match accepted {
             Ok((stream, peer)) => {
-                let place = connections.place(peer.ip()).await;
+                let place = connections.place(peer.ip().into()).await;
                 tasks.spawn(connection(stream, place, Arc::clone(state)));
             }
             Err(error) => {

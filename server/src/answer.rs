@@ -5,6 +5,7 @@ use std::sync::Arc;
 use forebay_proto::v1::{DescribeResponse, ExplainResponse};
 use http::Response;
 use rustix::process::{getpid, getpriority_process, setpriority_process};
+use tokio::time::sleep;
 use tonic::Code;
 use tonic::body::Body;
 
@@ -102,7 +103,7 @@ pub(crate) async fn respond<M: prost::Message + 'static>(
     let (patience, linger) = (limits.stall_timeout, limits.stall_linger);
     let reset = StreamReset::of_current_call();
     drop(tokio::spawn(async move {
-        all_sent.or_close(patience, linger, reset, &peer).await;
+        all_sent.or_close(sleep(patience), linger, reset, &peer).await;
     }));
     state.telemetry.metrics.add_call(method, Code::Ok);
     Ok(grpc::write(UnsentBytes { bytes: message, _unsent: unsent }))

@@ -112,7 +112,8 @@ impl http_body::Body for FrameBody {
         }
         let message = ready!(self.messages.poll_recv(context));
         let frame = if let Some(Message { head, payload }) = message {
-            self.payload = Some(payload);
+            // That of a lease is empty.
+            self.payload = Some(payload).filter(|payload| !payload.is_empty());
             http_body::Frame::data(head)
         } else {
             self.ended = true;

@@ -254,6 +254,7 @@ fn microbatch(computed: forebay::MadeMicrobatch) -> WireMicrobatch {
     WireMicrobatch {
         mix: (computed.format.mixed_by == MixedBy::Trainer).then(|| mix_plan(&computed.plan)),
         timings: computed.timings,
+        shared: computed.payload.shared().is_some().then(|| computed.payload.clone()),
         payload: Bytes::from_owner(computed.payload),
         shape: computed.shape,
         records: computed.records,

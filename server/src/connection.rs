@@ -1,7 +1,6 @@
 //! One connection: TLS handshake, HTTP/2, and how it ends.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2::Builder;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tonic::Status;
 use tonic::body::Body;
@@ -22,7 +21,9 @@ use tonic::service::Routes;
 use tower::Service as _;
 
 use crate::access::{CloseReason, Peer, identity_of};
+use crate::address::PeerAddress;
 use crate::admission::{CountedBody, Limits, Place, admit};
+use crate::listen::Accepted;
 use crate::shutdown::Signal;
 use crate::socket::{Socket, Transport};
 use crate::state::ServerState;
@@ -65,9 +66,9 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Serves the calls of a connection until it ends, has to close, or is idle for too long.
-    pub(crate) async fn serve(self, stream: TcpStream, address: SocketAddr, place: Place) {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "cannot set TCP_NODELAY");
+    pub(crate) async fn serve(self, stream: Accepted, address: PeerAddress, place: Place) {
+        if let Accepted::Memory(stream) = stream {
+            return self.serve_leases(stream, address, place).await;
         }
         let Some((socket, peer)) = self.handshake(stream, address, place).await else { return };
         let Self { http, routes, state, closing } = self;
@@ -103,22 +104,60 @@ impl Connection {
         }
     }
 
-    /// Performs the TLS handshake, if the server has a certificate, and identifies the peer.
+    /// Serves a connection for leases until it ends, has to close, or is idle for too long. Memory that the client
+    /// still has stays its own: the buffers return to the pool once the kernel says that they are free.
+    async fn serve_leases(self, stream: UnixStream, address: PeerAddress, place: Place) {
+        let Self { state, closing, .. } = self;
+        let peer = Peer::new(address, None, place, false, &state.admission);
+        let opened = state.leases.open(stream, Arc::clone(&peer)).await;
+        let connection = match opened {
+            Ok(connection) => connection,
+            Err(error) => return tracing::debug!(peer = %address, %error, "connection broke"),
+        };
+        tokio::select! {
+            end = connection.serve() => if let Err(error) = end {
+                if peer.frames.is_exhausted() {
+                    state.telemetry.metrics.add_closed(CloseReason::Frames);
+                }
+                tracing::debug!(peer = %address, %error, "connection for leases broke");
+            },
+            () = closing.wait_until_set() => {}
+            reason = peer.wait_until_overdue(&state.admission.limits) => {
+                tracing::debug!(peer = %address, ?reason, "connection for leases closed");
+                state.telemetry.metrics.add_closed(reason);
+            }
+        }
+        state.leases.close(&connection);
+    }
+
+    /// Performs the TLS handshake, if the server has a certificate, and identifies the peer. A Unix socket leads
+    /// nowhere that an eavesdropper could be, and has no handshake.
     async fn handshake(
         &self,
-        stream: TcpStream,
-        address: SocketAddr,
+        stream: Accepted,
+        address: PeerAddress,
         place: Place,
     ) -> Option<(Socket, Arc<Peer>)> {
         let limits = &self.state.admission.limits;
         let Limits { handshake_timeout, stall_timeout, .. } = *limits;
-        let admit = |stream: Box<dyn Transport>, identity, place| {
-            let peer = Peer::new(address, identity, place, &self.state.admission);
+        let admit = |stream: Box<dyn Transport>, identity, place, is_same_host| {
+            let peer = Peer::new(address, identity, place, is_same_host, &self.state.admission);
             let frames = Arc::clone(&peer.frames);
             (Socket::new(stream, handshake_timeout, stall_timeout, frames), peer)
         };
+        let stream = match stream {
+            Accepted::Tcp(stream) => stream,
+            Accepted::Unix(stream) => return Some(admit(Box::new(stream), None, place, false)),
+            Accepted::Memory(_) => return None,
+        };
+        let of_peer = stream.peer_addr().map(|address| address.ip().to_canonical());
+        let own = stream.local_addr().map(|address| address.ip().to_canonical());
+        let is_same_host = of_peer.is_ok_and(|of_peer| own.is_ok_and(|own| own == of_peer));
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
         let Some(tls) = self.state.access.tls() else {
-            return Some(admit(Box::new(stream), None, place));
+            return Some(admit(Box::new(stream), None, place, is_same_host));
         };
         let handshake = tls.accept(stream).into_fallible();
         let handshake = timeout(handshake_timeout, handshake);
@@ -133,7 +172,7 @@ impl Connection {
             Ok(Ok(stream)) => {
                 let certificates = stream.get_ref().1.peer_certificates();
                 let identity = certificates.and_then(|chain| chain.first()).map(identity_of);
-                return Some(admit(Box::new(stream), identity, place));
+                return Some(admit(Box::new(stream), identity, place, is_same_host));
             }
             Ok(Err((error, stream))) => {
                 linger(stream).await;

@@ -3,17 +3,19 @@
 //! A request passes from the top to the bottom, and its frames return the same way:
 //!
 //! ```text
-//! serve        accept, drain, stop                    admin      metrics, probes, status page
+//! serve        accept (listen, address), drain, stop  admin      metrics, probes, status page
 //! connection   TLS, HTTP/2, idle timeout              stream_reset  a stream whose reader stalled
 //! service      identity, the four methods             telemetry  streams, waits, metrics
 //! request      validation                             admission  the table of all gates, and most of them
 //! session      submit, await, send                    status     errors as gRPC statuses
 //! grpc, body   messages; frames, zero-copy            sent       what a response holds until it is taken
-//! source       datasets, recipes and the pipeline     answer     Describe and Explain
+//! leases       microbatches in shared memory          answer     Describe and Explain
+//! source       datasets, recipes and the pipeline
 //!              behind them (catalog)
 //! ```
 
 mod access;
+mod address;
 mod admin;
 mod admission;
 mod answer;
@@ -25,6 +27,8 @@ mod connection;
 mod descriptors;
 mod device;
 mod grpc;
+mod leases;
+mod listen;
 mod page;
 mod recipes;
 mod request;
@@ -42,12 +46,14 @@ mod telemetry;
 mod trace;
 
 pub use access::{Access, AccessFiles};
+pub use address::{ListenAddress, SocketMode};
 pub use admission::{IdentityLimits, Limits};
 pub use catalog::Catalog;
 pub use cli::main;
 pub use config::{Config, Memory, ServeArgs};
 pub use device::DeviceChoice;
 pub use forebay::SubmitOptions;
+pub use listen::Listeners;
 pub use serve::{Report, Setup, run};
 pub use source::{
     DatasetFacts, Done, Load, MicrobatchName, OpenJob, PixelFormat, Source, Timings, WireMicrobatch,

@@ -28,6 +28,8 @@ pub(crate) struct StreamSpec {
     /// Largest window of the stream in microbatches, at least 1.
     pub(crate) max_window: usize,
     pub(crate) microbatch_bytes: u64,
+    /// Where the client can lease the microbatches.
+    pub(crate) leases: Option<v1::LeaseOptions>,
 }
 
 impl StreamSpec {
@@ -132,7 +134,8 @@ pub(crate) fn stream(
     let microbatch_bytes = microbatch_bytes(job.facts(), format);
     let max_window = usize::try_from(window_bytes / microbatch_bytes).unwrap_or(MAX_WINDOW);
     let max_window = max_window.clamp(1, MAX_WINDOW);
-    Ok(StreamSpec { job, format, names, isolated: false, max_window, microbatch_bytes })
+    let leases = request.leases.clone();
+    Ok(StreamSpec { job, format, names, isolated: false, max_window, microbatch_bytes, leases })
 }
 
 /// Validates a call of Fetch.
@@ -154,7 +157,8 @@ pub(crate) fn fetch(source: &dyn Source, request: &FetchRequest) -> Result<Strea
         at: 0,
     };
     let microbatch_bytes = microbatch_bytes(job.facts(), format);
-    Ok(StreamSpec { job, format, names, isolated: true, max_window: 1, microbatch_bytes })
+    let leases = request.leases.clone();
+    Ok(StreamSpec { job, format, names, isolated: true, max_window: 1, microbatch_bytes, leases })
 }
 
 /// Validates a call of Describe: the first class that it wants.

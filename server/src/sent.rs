@@ -35,17 +35,18 @@ pub(crate) fn unsent<H>(held: H) -> (Unsent<H>, AllSent) {
 }
 
 impl AllSent {
-    /// Waits until the peer has taken everything. After `patience` the call is reset, and `linger` later
+    /// Waits until the peer has taken everything. At the end of `patience` the call is reset, and `linger` later
     /// the connection is closed.
     pub(crate) async fn or_close(
         mut self,
-        patience: Duration,
+        patience: impl Future<Output = ()>,
         linger: Duration,
         reset: Option<StreamReset>,
         peer: &Peer,
     ) {
-        if timeout(patience, self.0.recv()).await.is_ok() {
-            return;
+        tokio::select! {
+            _all_sent = self.0.recv() => return,
+            () = patience => {}
         }
         reset.inspect(StreamReset::reset);
         if timeout(linger, self.0.recv()).await.is_err() {

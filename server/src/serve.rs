@@ -25,6 +25,8 @@ use crate::access::Access;
 use crate::admin;
 use crate::admission::{Admission, Limits};
 use crate::connection::{self, Connection};
+use crate::leases::Leases;
+use crate::listen::Listeners;
 use crate::service::Service;
 use crate::shutdown::{Signal, signal};
 use crate::source::Source;
@@ -75,11 +77,12 @@ impl From<Limits> for Setup {
 /// Serves until `shutdown` is ready, then drains: health reports `NOT_SERVING`, new streams are refused,
 /// and open ones end after their current microbatch, all within the grace period.
 pub async fn run(
-    listener: TcpListener,
+    listeners: impl Into<Listeners>,
     source: Arc<dyn Source>,
     setup: impl Into<Setup>,
     shutdown: impl Future<Output = ()>,
 ) -> Report {
+    let mut listeners = listeners.into();
     let Setup { limits, access, admin, picture } = setup.into();
     let (drain, draining) = signal();
     let (close, closing) = signal();
@@ -90,6 +93,7 @@ pub async fn run(
         access,
         admission: Admission::new(limits, buffer_bytes),
         telemetry,
+        leases: Leases::new(listeners.lending()),
         draining,
     });
     let (health, health_service) = health_reporter();
@@ -107,7 +111,7 @@ pub async fn run(
     let mut background = pin!(background_tasks(&state, admin));
 
     tokio::select! {
-        never = connections.accept(&listener) => match never {},
+        never = connections.accept(&mut listeners) => match never {},
         never = &mut background => match never {},
         () = shutdown => {}
     }
@@ -117,11 +121,11 @@ pub async fn run(
     drain.set();
     let all_closed = state.admission.all_streams_closed();
     tokio::select! {
-        never = connections.accept(&listener) => match never {},
+        never = connections.accept(&mut listeners) => match never {},
         never = &mut background => match never {},
         _ = timeout(state.admission.limits.drain_grace, all_closed) => {}
     }
-    drop(listener);
+    drop(listeners);
     let unfinished = state.admission.open_streams();
     close.set();
     connections.finish().await;
@@ -141,7 +145,7 @@ fn report(telemetry: &Telemetry, unfinished: usize) -> Report {
 }
 
 /// Runs the tasks of a server that are not calls: it samples the history, reloads
-/// certificate and token files, and serves the admin port.
+/// certificate and token files, frees memory that clients had, and serves the admin port.
 async fn background_tasks(state: &Arc<ServerState>, admin: Option<TcpListener>) -> Infallible {
     let ticks = async {
         loop {
@@ -155,6 +159,11 @@ async fn background_tasks(state: &Arc<ServerState>, admin: Option<TcpListener>) 
             state.access.apart(Access::reload_if_changed).await;
         }
     };
+    let kept = async {
+        loop {
+            state.leases.free_kept().await;
+        }
+    };
     let admin = async {
         match admin {
             Some(listener) => admin::serve(listener, state).await,
@@ -163,6 +172,7 @@ async fn background_tasks(state: &Arc<ServerState>, admin: Option<TcpListener>) 
     };
     tokio::select! {
         never = ticks => never,
+        never = kept => never,
         never = reloads => never,
         never = admin => never,
     }
@@ -181,7 +191,7 @@ impl Connections {
     }
 
     /// Accepts connections; admission gives them their places.
-    async fn accept(&mut self, listener: &TcpListener) -> Infallible {
+    async fn accept(&mut self, listeners: &mut Listeners) -> Infallible {
         let Self { template, tasks } = self;
         let limits = &template.state.admission.limits;
         let max_tasks = limits
@@ -191,12 +201,12 @@ impl Connections {
         loop {
             let accepted = tokio::select! {
                 Some(_ended) = tasks.join_next() => continue,
-                accepted = listener.accept(), if tasks.len() < max_tasks => accepted,
+                accepted = listeners.accept(), if tasks.len() < max_tasks => accepted,
             };
             match accepted {
                 Ok((stream, peer)) => {
                     tracing::debug!(%peer, "connection accepted");
-                    let place = template.state.admission.connections.place(peer.ip()).await;
+                    let place = template.state.admission.connections.place(peer.origin()).await;
                     tasks.spawn(template.clone().serve(stream, peer, place));
                 }
                 Err(error) => {

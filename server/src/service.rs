@@ -10,21 +10,23 @@
 //! `INVALID_ARGUMENT` as the contract says, where tonic's decoder answers `OUT_OF_RANGE`.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use forebay_proto::v1::forebay_service_server::SERVICE_NAME;
 use forebay_proto::v1::{DescribeRequest, ExplainRequest, FetchRequest, StreamRequest};
-use http::{Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tracing::Instrument as _;
 
 use crate::access::{CallGuard, Peer};
-use crate::admission::{StreamLimits, StreamSlot, network};
+use crate::address::PeerAddress;
+use crate::admission::{StreamLimits, StreamSlot};
+use crate::leases::Leases;
 use crate::request::{self, StreamSpec};
 use crate::session::{self, AdmittedStream};
 use crate::state::ServerState;
@@ -58,7 +60,13 @@ impl tower::Service<Request<Body>> for Service {
         let span = trace::span(method, peer.address, request.headers());
         let respond = async move {
             let telemetry = Arc::clone(&state.telemetry);
-            let response = handle(state, method, &peer, request).await;
+            let response = handle(Arc::clone(&state), method, &peer, request).await;
+            let response = response.map(|mut response| {
+                if peer.is_same_host {
+                    offer_memory(&state.leases, response.headers_mut());
+                }
+                response
+            });
             Ok(response.unwrap_or_else(|refusal| {
                 telemetry.metrics.add_call(method, refusal.code());
                 tracing::debug!(code = ?refusal.code(), %refusal, "call refused");
@@ -66,6 +74,17 @@ impl tower::Service<Request<Body>> for Service {
             }))
         };
         Box::pin(respond.instrument(span))
+    }
+}
+
+/// Tells a client where it can lease microbatches, if it can.
+fn offer_memory(leases: &Leases, headers: &mut HeaderMap) {
+    let Some((socket, server)) = leases.offer() else { return };
+    let values = [HeaderValue::from_bytes(socket.as_os_str().as_bytes()), server.try_into()];
+    // A path that no header can have is not offered.
+    if let [Ok(socket), Ok(server)] = values {
+        headers.insert("forebay-memory-socket", socket);
+        headers.insert("forebay-memory-server", server);
     }
 }
 
@@ -159,31 +178,39 @@ fn start_session(
 ) -> Result<Response<Body>, Refusal> {
     let slot = stream_slot(&state, &info.identity, limits)?;
     let client = client(&state, &info, &spec);
+    let lender = spec.leases.as_ref().and_then(|options| state.leases.lender(options));
+    // A connection whose places are taken does without.
+    let identity = state.access.requires_auth().then_some(&info.identity);
+    let limits_of_server = &state.admission.limits;
+    let lender =
+        lender.filter(|lender| lender.peer().authenticate(identity, limits_of_server).is_ok());
     let telemetry = state.telemetry.open_stream(info);
     let (sender, body) = body::channel();
     let reset = StreamReset::of_current_call();
     let max_queued = limits.max_queued;
-    let stream = AdmittedStream { client, max_queued, sender, telemetry, reset, slot, call };
+    let stream =
+        AdmittedStream { client, max_queued, sender, telemetry, reset, slot, call, lender };
     drop(tokio::spawn(session::serve(state, spec, stream).in_current_span()));
     Ok(grpc::response(Body::new(body)))
 }
 
 /// The client of a stream, which shares the workers' time with others: the identity if calls must
-/// authenticate, otherwise the address and the job.
+/// authenticate, otherwise the address, or the user of this host, and the job.
 fn client(state: &ServerState, info: &StreamRequestInfo, spec: &StreamSpec) -> Arc<str> {
     if state.access.requires_auth() {
         Arc::clone(&info.identity)
     } else {
-        format!("{} {}", info.peer.ip(), spec.job_name()).into()
+        format!("{} {}", info.peer.host(), spec.job_name()).into()
     }
 }
 
-/// Who has turns of answers: the identity if calls must authenticate, otherwise the address.
-fn owner(state: &ServerState, identity: &Arc<str>, address: SocketAddr) -> Arc<str> {
+/// Who has turns of answers: the identity if calls must authenticate, otherwise the address, or the user of this
+/// host.
+fn owner(state: &ServerState, identity: &Arc<str>, address: PeerAddress) -> Arc<str> {
     if state.access.requires_auth() {
         Arc::clone(identity)
     } else {
-        network(address.ip()).to_string().into()
+        address.origin().to_string().into()
     }
 }
 

@@ -6,6 +6,9 @@
 //!            └────────────── permit, released when the last piece of the payload is dropped ────────┘
 //! ```
 //!
+//! A client of the same host leases microbatches instead, if it can: their header alone is sent, and their buffers
+//! stay with the client until it returns them (see `leases`).
+//!
 //! Back-pressure: while a slow reader leaves frames in the body, `send_all` waits and permits stay
 //! taken, so `submit_all` waits too, and the pipeline works for other clients. When the reader
 //! disconnects, both futures are dropped, which cancels pending requests and releases microbatches
@@ -16,15 +19,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use forebay::SubmitOptions;
+use forebay::{Pixels, SubmitOptions};
 use forebay_proto::frame::{self, SplitError};
 use forebay_proto::v1::Header;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::sleep;
 use tonic::{Code, Status};
 
 use crate::access::CallGuard;
-use crate::admission::{MicrobatchPermit, StreamAdmission, StreamSlot};
+use crate::admission::{
+    Delivery, Lending, LentPermit, MicrobatchPermit, StreamAdmission, StreamSlot,
+};
 use crate::body::{Disconnected, Message, Sender};
+use crate::leases::Lender;
 use crate::request::{Names, StreamSpec};
 use crate::sent::{Unsent, unsent};
 use crate::source::{MicrobatchName, OpenJob, PixelFormat, RequestGuard, WireMicrobatch};
@@ -57,6 +64,8 @@ pub(crate) struct AdmittedStream {
     pub(crate) reset: Option<StreamReset>,
     pub(crate) slot: StreamSlot,
     pub(crate) call: CallGuard,
+    /// Lends the microbatches, if the client can map them.
+    pub(crate) lender: Option<Lender>,
 }
 
 struct Session {
@@ -70,16 +79,19 @@ struct Session {
     max_queued: usize,
     sender: Sender,
     telemetry: StreamGuard,
+    lender: Option<Lender>,
     /// Holds the slot and the call until the last payload is sent.
     unsent: Unsent<(StreamSlot, CallGuard)>,
 }
 
 /// Serves a call to its end.
 pub(crate) async fn serve(state: Arc<ServerState>, spec: StreamSpec, stream: AdmittedStream) {
-    let StreamSpec { job, format, names, isolated, max_window, microbatch_bytes } = spec;
-    let AdmittedStream { client, max_queued, sender, telemetry, reset, slot, call } = stream;
+    let StreamSpec { job, format, names, isolated, max_window, microbatch_bytes, .. } = spec;
+    let AdmittedStream { client, max_queued, sender, telemetry, reset, slot, call, lender } =
+        stream;
     let peer = Arc::clone(call.peer());
     let (unsent, all_sent) = unsent((slot, call));
+    let source = Arc::clone(&state.source);
     let client_of_admission = Arc::clone(&client);
     let admission =
         state.admission.microbatches(client_of_admission, max_window, microbatch_bytes, max_queued);
@@ -93,11 +105,24 @@ pub(crate) async fn serve(state: Arc<ServerState>, spec: StreamSpec, stream: Adm
         max_queued,
         sender,
         telemetry,
+        lender,
         unsent,
     };
     let end = session.run(names, max_window).await;
     let linger = session.state.admission.limits.stall_linger;
-    let patience = session.finish(end);
+    let (patience, admission) = session.finish(end);
+    let evicted = async {
+        match admission {
+            Some(admission) => admission.evicted(|| source.load()).await,
+            None => std::future::pending().await,
+        }
+    };
+    let patience = async {
+        tokio::select! {
+            () = sleep(patience) => {}
+            refusal = evicted => tracing::info!(%refusal, "the end of a stream is not taken"),
+        }
+    };
     all_sent.or_close(patience, linger, reset, &peer).await;
 }
 
@@ -108,6 +133,7 @@ impl Session {
             end = self.send_all(queue) => end,
             never = self.submit_all(names, pending) => match never {},
             () = self.sender.disconnected() => Err(End::Disconnected),
+            refusal = self.admission.evicted(|| self.state.source.load()) => Err(refusal.into()),
         }
     }
 
@@ -163,9 +189,9 @@ impl Session {
                 () = self.state.draining.wait_until_set() => return Err(Refusal::Draining.into()),
                 next = self.next(&mut queue) => next?,
             };
-            let Some((header, payload)) = next else { return Ok(()) };
+            let Some(computed) = next else { return Ok(()) };
             self.telemetry.waits(WaitingSide::Server);
-            self.send(header, payload).await?;
+            self.send(computed).await?;
             self.telemetry.waits(WaitingSide::Reader);
         }
     }
@@ -174,38 +200,70 @@ impl Session {
     async fn next(
         &self,
         queue: &mut mpsc::Receiver<Result<Pending, Refusal>>,
-    ) -> Result<Option<(Header, Bytes)>, Refusal> {
+    ) -> Result<Option<Computed>, Refusal> {
         let Some(pending) = queue.recv().await else { return Ok(None) };
         let Pending { name, microbatch, permit, _guard } = pending?;
         let microbatch = microbatch.await.map_err(|_dropped| Refusal::Draining)??;
-        let (header, payload) = microbatch.into_parts(self.job.facts(), name, self.format);
+        let (header, payload, shared) = microbatch.into_parts(self.job.facts(), name, self.format);
         SplitError::check(&header, payload.len())?;
         self.telemetry.computed(&*self.job, &header, &payload);
-        let unsent = self.unsent.clone();
-        let (ready, permit) = (Instant::now(), Some(permit));
-        let payload = PermittedPayload { payload, ready, permit, _unsent: unsent };
-        Ok(Some((header, Bytes::from_owner(payload))))
+        Ok(Some(Computed { header, payload, shared, permit, ready: Instant::now() }))
     }
 
-    /// Sends one microbatch as frames.
-    async fn send(&self, header: Header, payload: Bytes) -> Result<(), End> {
+    /// Sends one microbatch: its header alone if it is leased, otherwise as frames.
+    async fn send(&self, computed: Computed) -> Result<(), End> {
+        let Computed { mut header, payload, shared, permit, ready } = computed;
         let Header { seed, epoch, step, microbatch: index, .. } = header;
-        let (samples, begun) = (header.records.len(), Instant::now());
+        let (samples, bytes) = (header.records.len(), payload.len());
+        let delivery = self.admission.begin_delivery();
+        let name = MicrobatchName { seed, epoch, step, index };
+        let held = match (&self.lender, shared) {
+            (Some(lender), Some(pixels)) => {
+                let lending = permit.lend(ready, lender.needed());
+                match self.admission.delivery(lending).await? {
+                    Lending::Frames(permit) => Held::Permit(permit),
+                    Lending::Lent(permit) => match lender.lend(&pixels, permit) {
+                        Ok(lease) => {
+                            header.lease = lease;
+                            drop((payload, pixels));
+                            let message = Message::new(Some(header), &Bytes::new(), 0..0);
+                            let accepted = self.sender.send(message);
+                            let accepted = self.admission.delivery(accepted).await?;
+                            accepted.map_err(|Disconnected| End::Disconnected)?;
+                            self.telemetry.leased();
+                            self.telemetry.sent(samples, bytes, name);
+                            return Ok(());
+                        }
+                        Err(permit) => Held::Lent(permit),
+                    },
+                }
+            }
+            _ => Held::Permit(permit),
+        };
+        let (held, unsent) = (Some(held), self.unsent.clone());
+        let payload =
+            PermittedPayload { payload, ready, held, _delivery: delivery, _unsent: unsent };
+        let payload = Bytes::from_owner(payload);
         let mut header = Some(header);
         for range in frame::ranges(payload.len()) {
             let message = Message::new(header.take(), &payload, range);
-            let accepted = self.sender.send(message);
-            let accepted = self.admission.delivery(accepted, begun, || self.state.source.load());
-            accepted.await?.map_err(|Disconnected| End::Disconnected)?;
+            let accepted = self.admission.delivery(self.sender.send(message)).await?;
+            accepted.map_err(|Disconnected| End::Disconnected)?;
         }
-        let name = MicrobatchName { seed, epoch, step, index };
-        self.telemetry.sent(samples, payload.len(), name);
+        if let Some(lender) = &self.lender {
+            lender.sent_frames();
+        }
+        self.telemetry.sent(samples, bytes, name);
         Ok(())
     }
 
-    /// Ends the call with its status. Returns the time that the reader has to take what is left.
-    fn finish(self, end: Result<(), End>) -> Duration {
-        let Self { state, telemetry, sender, unsent, .. } = self;
+    /// Ends the call with its status. Returns the time that the reader has to take what is left, and what tells that
+    /// others wait for it, unless the reader is told so already.
+    fn finish(self, end: Result<(), End>) -> (Duration, Option<StreamAdmission>) {
+        let Self { state, admission, telemetry, sender, unsent, lender, .. } = self;
+        admission.end();
+        // A client that leases may use the number of the call again.
+        drop(lender);
         // Before the end, so that a reader that has seen it may begin another call.
         drop(unsent);
         let limits = &state.admission.limits;
@@ -213,11 +271,11 @@ impl Session {
             Ok(()) => {
                 telemetry.ended(Code::Ok);
                 sender.end(Status::ok(""));
-                return limits.stall_timeout;
+                return (limits.stall_timeout, Some(admission));
             }
             Err(End::Disconnected) => {
                 telemetry.ended(Code::Cancelled);
-                return limits.stall_timeout;
+                return (limits.stall_timeout, Some(admission));
             }
             Err(End::Refused(refusal)) => refusal,
         };
@@ -231,13 +289,13 @@ impl Session {
         let patience = match refusal {
             Refusal::Stalled { .. } => {
                 telemetry.stalled();
-                limits.stall_linger
+                (limits.stall_linger, None)
             }
             Refusal::Evicted { .. } => {
                 telemetry.evicted();
-                limits.slow_after
+                (limits.slow_after, None)
             }
-            _ => limits.stall_timeout,
+            _ => (limits.stall_timeout, Some(admission)),
         };
         sender.end(refusal.into());
         patience
@@ -252,11 +310,29 @@ struct Pending {
     _guard: RequestGuard,
 }
 
+/// A microbatch that has been computed and not sent yet.
+struct Computed {
+    header: Header,
+    payload: Bytes,
+    /// The same pixels, if they can be lent.
+    shared: Option<Pixels>,
+    permit: MicrobatchPermit,
+    ready: Instant,
+}
+
+/// What a microbatch that is being sent holds.
+enum Held {
+    Permit(MicrobatchPermit),
+    /// It was to be lent, but its reader could not be told.
+    Lent(LentPermit),
+}
+
 /// A payload that keeps its permit until HTTP/2 has dropped the last piece of it.
 struct PermittedPayload {
     payload: Bytes,
     ready: Instant,
-    permit: Option<MicrobatchPermit>,
+    held: Option<Held>,
+    _delivery: Delivery,
     _unsent: Unsent<(StreamSlot, CallGuard)>,
 }
 
@@ -268,8 +344,10 @@ impl AsRef<[u8]> for PermittedPayload {
 
 impl Drop for PermittedPayload {
     fn drop(&mut self) {
-        if let Some(permit) = self.permit.take() {
-            permit.delivered(self.ready.elapsed());
+        match self.held.take() {
+            Some(Held::Permit(permit)) => permit.delivered(self.ready.elapsed()),
+            Some(Held::Lent(permit)) => permit.delivered(self.ready.elapsed()),
+            None => {}
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::admission::{FrameBudget, FrameCounter, PREFACE_BYTES};
 
-/// The transport of a connection: TCP, or TLS over TCP.
+/// The transport of a connection: TCP, TLS over TCP, or a Unix socket.
 pub(crate) trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Transport for S {}

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use forebay::SubmitOptions;
+use forebay::{Pixels, SubmitOptions};
 use forebay_proto::v1::{self, DescribeResponse, TrainerMix};
 pub use forebay_types::{MicrobatchName, PixelFormat, Timings};
 use serde::Serialize;
@@ -154,6 +154,8 @@ pub struct WireMicrobatch {
     /// Pixels, created by [`Bytes::from_owner`] from their buffer, which returns to its pool once the
     /// last piece has been sent.
     pub payload: Bytes,
+    /// The same pixels, if they may be lent to a process of this host.
+    pub shared: Option<Pixels>,
     /// The four dimensions, in the order of the layout.
     pub shape: [u32; 4],
     /// Record number of each sample.
@@ -173,13 +175,13 @@ pub struct WireMicrobatch {
 }
 
 impl WireMicrobatch {
-    /// The header and the payload.
+    /// The header, the payload, and the pixels that may be lent.
     pub(crate) fn into_parts(
         self,
         facts: &DescribeResponse,
         name: MicrobatchName,
         format: PixelFormat,
-    ) -> (v1::Header, Bytes) {
+    ) -> (v1::Header, Bytes, Option<Pixels>) {
         let mut header = v1::Header {
             epoch: name.epoch,
             step: name.step,
@@ -199,8 +201,9 @@ impl WireMicrobatch {
             mix: self.mix,
             timings: Some((&self.timings).into()),
             targets_xxh3: None,
+            lease: 0,
         };
         header.targets_xxh3 = Some(forebay_proto::header::targets_xxh3(&header));
-        (header, self.payload)
+        (header, self.payload, self.shared)
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::access::Access;
 use crate::admission::Admission;
+use crate::leases::Leases;
 use crate::shutdown::Signal;
 use crate::source::Source;
 use crate::telemetry::{Snapshot, Telemetry};
@@ -14,6 +15,8 @@ pub(crate) struct ServerState {
     pub(crate) access: Arc<Access>,
     pub(crate) admission: Admission,
     pub(crate) telemetry: Arc<Telemetry>,
+    /// Connections for microbatches in shared memory.
+    pub(crate) leases: Leases,
     /// Set when the server starts to shut down.
     pub(crate) draining: Signal,
 }

@@ -3,14 +3,14 @@
 //! A call's W3C `traceparent` provides `trace_id` and `parent_id`, so that the logs of trainers and
 //! servers can be joined.
 
-use std::net::SocketAddr;
-
 use http::HeaderMap;
 use tracing::Span;
 use tracing::field::Empty;
 
+use crate::address::PeerAddress;
+
 /// The span of a call.
-pub(crate) fn span(method: &'static str, peer: SocketAddr, headers: &HeaderMap) -> Span {
+pub(crate) fn span(method: &'static str, peer: PeerAddress, headers: &HeaderMap) -> Span {
     let span = tracing::info_span!(
         "call",
         method,
@@ -75,10 +75,12 @@ mod tests {
         let subscriber =
             tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
         tracing::subscriber::with_default(subscriber, || {
-            span("Stream", ([10, 0, 0, 7], 99).into(), &headers).in_scope(|| {
-                record_identity("team-a");
-                tracing::info!("an event");
-            });
+            span("Stream", PeerAddress::Network(([10, 0, 0, 7], 99).into()), &headers).in_scope(
+                || {
+                    record_identity("team-a");
+                    tracing::info!("an event");
+                },
+            );
         });
         let line: serde_json::Value =
             serde_json::from_slice(&log.0.lock().unwrap()).expect("one line of JSON");

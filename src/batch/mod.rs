@@ -5,6 +5,9 @@
 //! bytes that were asked for, so that what streams are admitted for is what they take. Buffers are
 //! reused, so a steady run allocates none.
 //!
+//! A buffer may be in memory that other processes read. Once its last reader here has dropped it, it returns
+//! only when none of them has it any more; until then it counts as in use.
+//!
 //! The pool also lends bytes to a maker whose pictures take more memory than its workers have of their
 //! own. A maker gets its buffer and its loan at once, so that no two makers can wait for each other.
 
@@ -12,12 +15,17 @@ mod line;
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::error::Error;
 use crate::gpu::{HostBytes, HostMemory};
+use crate::shared_memory::SharedMemory;
 use crate::sync::lock;
 use line::Line;
+
+/// Interval at which callers that wait look for buffers that other processes had.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// A pool of buffers, bounded in bytes. Clones share the buffers.
 #[derive(Clone, Debug)]
@@ -39,6 +47,8 @@ struct Shared {
 struct State {
     /// Buffers that are not in use, in the order in which they returned.
     free: Vec<HostBytes>,
+    /// Buffers that nobody here uses and another process still has.
+    unreturned: Vec<HostBytes>,
     /// Bytes of all buffers, free or in use, and of all loans.
     allocated: usize,
     /// Bytes of buffers in use, and of all loans.
@@ -65,9 +75,23 @@ impl BufferPool {
         self.shared.limit
     }
 
+    /// Whether buffers are in memory that other processes can read, all but small ones.
+    pub fn shares_memory(&self) -> bool {
+        matches!(self.shared.memory, HostMemory::Shared) && SharedMemory::is_supported()
+    }
+
     /// Bytes of the buffers that are in use, and of all loans.
     pub fn bytes_in_use(&self) -> usize {
-        lock(&self.shared.state).in_use
+        let mut state = lock(&self.shared.state);
+        state.take_back();
+        state.in_use
+    }
+
+    /// Bytes of the buffers that nobody here uses and that another process still has.
+    pub fn unreturned_bytes(&self) -> usize {
+        let mut state = lock(&self.shared.state);
+        state.take_back();
+        state.unreturned.iter().map(|bytes| bytes.len()).sum()
     }
 
     /// Number of callers that wait for a buffer.
@@ -133,7 +157,7 @@ impl BufferPool {
                 evictable = evict_one();
                 guard = lock(state);
             } else {
-                guard = changed.wait(guard).unwrap_or_else(PoisonError::into_inner);
+                guard = wait(changed, guard);
             }
         }
     }
@@ -157,6 +181,7 @@ impl BufferPool {
         if state.closed {
             return Err(Error::Cancelled);
         }
+        state.take_back();
         let (bytes, shared) = (len + lent, &self.shared);
         if !state.line.may_take(place, bytes, shared.limit - state.in_use) {
             return Ok(None);
@@ -175,7 +200,29 @@ impl BufferPool {
     }
 }
 
+/// Waits until something changes. Nothing tells when another process closes a file.
+fn wait<'a>(changed: &Condvar, guard: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    if guard.unreturned.is_empty() {
+        return changed.wait(guard).unwrap_or_else(PoisonError::into_inner);
+    }
+    changed.wait_timeout(guard, LOOK_AGAIN).unwrap_or_else(PoisonError::into_inner).0
+}
+
 impl State {
+    /// Frees the buffers that no other process has any more.
+    fn take_back(&mut self) {
+        let mut at = 0;
+        while at < self.unreturned.len() {
+            if self.unreturned[at].is_exclusive() {
+                let bytes = self.unreturned.swap_remove(at);
+                self.in_use -= bytes.len();
+                self.free.push(bytes);
+            } else {
+                at += 1;
+            }
+        }
+    }
+
     /// A free buffer of `len` bytes, or else a new one. For that and for a loan there is room if enough
     /// of the other free buffers are released.
     fn find(&mut self, len: usize, lent: usize, shared: &Shared) -> Result<HostBytes, Error> {
@@ -240,8 +287,8 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
         let mut state = lock(&self.shared.state);
-        state.in_use -= bytes.len();
-        state.free.push(bytes);
+        state.unreturned.push(bytes);
+        state.take_back();
         drop(state);
         self.shared.changed.notify_all();
     }
@@ -286,6 +333,11 @@ impl Pixels {
     /// Bytes that return to the pool when the last clone is dropped.
     pub(crate) fn held_bytes(&self) -> usize {
         self.0.0.len() + self.0.1.as_ref().map_or(0, |loan| loan.bytes)
+    }
+
+    /// The memory that other processes can read, if the pixels are in such memory.
+    pub fn shared(&self) -> Option<&SharedMemory> {
+        self.0.0.bytes.shared()
     }
 
     /// Whether there is no other clone.

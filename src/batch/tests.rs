@@ -224,3 +224,17 @@ fn closing_the_pool_ends_all_waits() {
     assert!(matches!(pool.acquire(1), Err(Error::Cancelled)));
     assert_eq!(held.len(), 10);
 }
+
+#[test]
+fn a_buffer_that_another_process_has_returns_when_it_is_closed_there() {
+    let pool = BufferPool::with_memory(200_000, HostMemory::Shared);
+    assert!(pool.shares_memory());
+    let pixels = Pixels::from(pool.acquire(100_000).unwrap());
+    let reader = pixels.shared().unwrap().reader().unwrap();
+    drop(pixels);
+    assert_eq!((pool.bytes_in_use(), pool.unreturned_bytes()), (100_000, 100_000));
+    assert!(pool.try_acquire(150_000).is_none());
+    // A caller that waits finds it, although nothing tells that it is free.
+    assert_eq!(while_waiting(&pool, 150_000, || drop(reader)).unwrap(), 150_000);
+    assert_eq!((pool.bytes_in_use(), pool.unreturned_bytes()), (0, 0));
+}

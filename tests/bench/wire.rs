@@ -80,6 +80,7 @@ impl OpenJob for Always {
         let images = IMAGES as usize;
         done(Ok(WireMicrobatch {
             payload: self.0.payload.clone(),
+            shared: None,
             shape: [IMAGES, SIDE, SIDE, 3],
             records: vec![0; images],
             label_a: vec![0; images],

@@ -37,6 +37,9 @@ impl ServerProcess {
             line.strip_prefix(prefix).expect("an address").trim_end_matches('/').to_owned()
         };
         let port = address("listening on 127.0.0.1:");
+        if arguments.iter().any(|argument| argument.starts_with("unix:")) {
+            address("listening on unix:");
+        }
         let has_admin = arguments.contains(&"--metrics-listen");
         let admin = has_admin.then(|| address("metrics and status on http://"));
         Self { child, port, admin, log: log.map(Path::to_owned) }

@@ -11,9 +11,8 @@ use forebay::dataset::{self, Dataset};
 use forebay::recipe::{Recipe, RecipeSpec};
 use forebay::sample_data::{self, SampleData};
 use forebay::{MicrobatchName, Pipeline, PipelineConfig, PixelFormat, Request};
-use forebay_server::{Catalog, Limits, Setup};
+use forebay_server::{Catalog, Limits, ListenAddress, Listeners, Setup};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -119,13 +118,26 @@ impl Server {
         pipeline: Arc<Pipeline>,
         setup: impl Into<Setup>,
     ) -> Self {
+        let tcp = ListenAddress::Tcp(([127, 0, 0, 1], 0).into());
+        Self::listening(&[tcp], dataset, pipeline, setup).await
+    }
+
+    /// Starts a server that listens on several addresses, the first of them a TCP port.
+    pub async fn listening(
+        addresses: &[ListenAddress],
+        dataset: &Arc<Dataset>,
+        pipeline: Arc<Pipeline>,
+        setup: impl Into<Setup>,
+    ) -> Self {
         let datasets = [("train".to_owned(), Arc::clone(dataset))].into();
+        let shares_memory = pipeline.shares_memory();
         let catalog = Arc::new(Catalog::new(datasets, [].into(), pipeline));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let listeners = Listeners::bind(addresses, 0o600, shares_memory).await.unwrap();
+        let first = listeners.addresses().unwrap().remove(0);
+        let ListenAddress::Tcp(address) = first else { panic!("not a TCP port: {first}") };
         let (stop, stopped) = oneshot::channel::<()>();
         let (setup, shutdown) = (setup.into(), async { drop(stopped.await) });
-        let task = tokio::spawn(forebay_server::run(listener, catalog, setup, shutdown));
+        let task = tokio::spawn(forebay_server::run(listeners, catalog, setup, shutdown));
         Self { address, stop, task }
     }
 

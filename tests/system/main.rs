@@ -14,6 +14,7 @@ mod operation;
 mod pipeline;
 #[path = "../../server/tests/service/raw.rs"]
 mod raw;
+mod same_host;
 mod schedule;
 mod service;
 mod sharing;

@@ -139,3 +139,26 @@ async fn slow_readers_hold_bounded_memory_and_a_fast_one_gets_its_share() {
     let gpu = if forebay_tests::gpu().is_some() { size.buffer_bytes() + (96 << 20) } else { 0 };
     assert!(late < bound + gpu, "{late} bytes");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_trainer_is_served_beside_readers_of_small_microbatches_that_take_next_to_nothing() {
+    let size = Size(224);
+    let server = start(size);
+    let received = Arc::new(AtomicU64::new(0));
+    // All of a microbatch fits into the buffers of HTTP/2, so that no stream waits for its reader.
+    let slow = |seed| read_slowly(server.address(), size, (seed, 1e3), Arc::clone(&received));
+    let slow: Vec<_> = (100..124).map(|seed| tokio::spawn(slow(seed))).collect();
+    // A frame of as many as have a buffer: three quarters of thirteen.
+    let full = async {
+        while received.load(Ordering::Relaxed) < 9 * 16_000 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(HANG, full).await.unwrap();
+    let client = Client::connect(Options::new([server.address()])).unwrap();
+    let job = Job { set: size.set(), seed: 5, ..Job::new("train", "a3") };
+    let end = End::Steps(4);
+    let mut stream = client.stream(&job, Cursor::default(), end, Rank::SINGLE).await.unwrap();
+    train(&mut stream, &server, 4).await;
+    slow.iter().for_each(tokio::task::JoinHandle::abort);
+}

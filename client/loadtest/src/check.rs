@@ -23,8 +23,13 @@ pub(crate) fn digest(microbatch: &Microbatch) -> u64 {
 /// Digests of microbatches, by name.
 pub(crate) type Digests = BTreeMap<MicrobatchName, u64>;
 
-/// How often records were received.
-type Counts = BTreeMap<u64, u32>;
+/// How often records were received in an epoch.
+#[derive(Debug, Default)]
+struct Counts {
+    of: BTreeMap<u64, u32>,
+    /// Their sum.
+    samples: u64,
+}
 
 /// The microbatches that each copy of a job received, and how often each record was in them.
 #[derive(Debug)]
@@ -36,7 +41,7 @@ pub(crate) struct Coverage {
     slow: Vec<(MicrobatchName, u64)>,
     /// For each copy, the digests of what it received.
     received: Vec<Digests>,
-    /// For each epoch, how often copy 0 received each record.
+    /// For each epoch of which copy 0 has received a part, how often it received each record.
     counts: BTreeMap<u64, Counts>,
     found: Vec<String>,
     count: u64,
@@ -73,14 +78,22 @@ impl Coverage {
         if self.received[copy as usize].insert(name, digest(microbatch)).is_some() {
             self.violation(format!("job {copy}: {name} was received twice"));
         } else if copy == 0 {
-            self.count(microbatch);
+            self.count(name.epoch, &microbatch.records);
         }
     }
 
-    fn count(&mut self, microbatch: &Microbatch) {
-        let counts = self.counts.entry(microbatch.name.epoch).or_default();
-        for record in &microbatch.records {
-            *counts.entry(*record).or_default() += 1;
+    /// Counts the records of a microbatch. An epoch is checked as soon as it is whole, and takes no memory after that:
+    /// a test may read thousands of them.
+    fn count(&mut self, epoch: u64, records: &[u64]) {
+        let counts = self.counts.entry(epoch).or_default();
+        for record in records {
+            *counts.of.entry(*record).or_default() += 1;
+        }
+        counts.samples += records.len() as u64;
+        if counts.samples >= self.description.samples_per_epoch
+            && let Some(counts) = self.counts.remove(&epoch)
+        {
+            self.check_records(epoch, &counts);
         }
     }
 
@@ -182,8 +195,9 @@ impl Coverage {
     /// except for one that is cut off at the first position and one at the last. The successor of a bad
     /// record also appears in its place.
     fn check_records(&mut self, epoch: u64, counts: &Counts) {
-        let Some(repeats) = most_common(counts) else { return };
-        let odd = || counts.iter().filter(|(_, count)| **count != repeats);
+        let repeats = repeats(&self.description.recipe_toml);
+        let Some(repeats) = repeats.or_else(|| most_common(counts)) else { return };
+        let odd = || counts.of.iter().filter(|(_, count)| **count != repeats);
         let many = odd().count() as u64;
         let allowed = self.description.bad_records.saturating_add(if repeats == 1 { 0 } else { 2 });
         if let Some((first, count)) = odd().next().filter(|_| many > allowed) {
@@ -203,11 +217,78 @@ impl Coverage {
     }
 }
 
+/// The repeats of a recipe in its canonical form, which has a line for each field.
+fn repeats(recipe: &str) -> Option<u32> {
+    recipe.lines().find_map(|line| line.strip_prefix("repeats = ")?.parse().ok())
+}
+
 /// The most frequent number of times that a record was received.
 fn most_common(counts: &Counts) -> Option<u32> {
     let mut records: BTreeMap<u32, usize> = BTreeMap::new();
-    for count in counts.values() {
+    for count in counts.of.values() {
         *records.entry(*count).or_default() += 1;
     }
     records.into_iter().max_by_key(|(_, records)| *records).map(|(count, _)| count)
+}
+
+#[cfg(test)]
+mod tests {
+    use forebay_types::Digest;
+
+    use super::*;
+
+    /// The checks of a job of 12 records in steps of four.
+    fn coverage(repeats: u32) -> Coverage {
+        let description = Description {
+            server_version: String::new(),
+            dataset_digest: Digest([1; 32]),
+            records: 12,
+            bad_records: 0,
+            classes: Vec::new(),
+            recipe_digest: Digest([2; 32]),
+            recipe_toml: format!("image_size = 8\nrepeats = {repeats}\n"),
+            samples_per_epoch: 12,
+            steps_per_epoch: 3,
+            batch: 4,
+            microbatches: 1,
+            image_size: 8,
+            smoothing: 0.0,
+            mean: [0.0; 3],
+            std: [1.0; 3],
+            datasets: Vec::new(),
+        };
+        Coverage::new(&description, 0, Cursor::default(), 1)
+    }
+
+    #[test]
+    fn half_of_the_records_twice_are_not_all_records_once() {
+        for (repeats, is_right) in [(2, true), (1, false), (3, false)] {
+            let mut coverage = coverage(repeats);
+            for step in 0..3 {
+                coverage.count(0, &[0, 0, 1, 1].map(|record| record + 2 * step));
+            }
+            let (count, found) = coverage.violations();
+            assert_eq!(count == 0, is_right, "{repeats}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn an_epoch_takes_memory_until_it_is_whole() {
+        let mut coverage = coverage(1);
+        for epoch in 0..1000 {
+            for step in 0..3 {
+                assert_eq!(coverage.counts.len(), usize::from(step > 0));
+                coverage.count(epoch, &[0, 1, 2, 3].map(|record| record + 4 * step));
+            }
+        }
+        coverage.count(1000, &[0, 0, 1, 2]);
+        assert_eq!(coverage.counts.len(), 1);
+        coverage.finish(&[0]);
+        let (count, found) = coverage.violations();
+        assert_eq!(count, 1);
+        assert!(
+            found[0].starts_with("epoch 1000: 1 records were not received 1 times"),
+            "{found:?}"
+        );
+    }
 }

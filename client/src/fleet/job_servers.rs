@@ -29,6 +29,7 @@ pub(crate) struct JobServers {
 struct Exclusion {
     why: String,
     until: Instant,
+    is_logged: bool,
 }
 
 /// An attempt at a server.
@@ -156,15 +157,27 @@ impl JobServers {
     pub(crate) fn exclude(&self, member: &Member, cause: &Cause) {
         let why = format!("{cause}: {}", cause.advice());
         let (endpoint, time) = (member.name(), self.fleet.options.readmit_after);
-        let exclusion = Exclusion { why: why.clone(), until: Instant::now() + time };
-        let is_new = self.excluded().insert(endpoint.to_owned(), exclusion).is_none();
-        if is_new {
-            tracing::error!(endpoint, %cause, "server excluded from this job, and tried again after {time:?}");
-        } else {
-            tracing::debug!(endpoint, %cause, "server still excluded from this job");
-        }
+        let mut excluded = self.excluded();
+        let is_logged = excluded.get(endpoint).is_some_and(|before| before.is_logged);
+        let exclusion = Exclusion { why: why.clone(), until: Instant::now() + time, is_logged };
+        excluded.insert(endpoint.to_owned(), exclusion);
+        drop(excluded);
         member.health().excluded = Some(why);
         self.fleet.changed.notify_waiters();
+    }
+
+    /// Logs that the job goes on without a server. An error that ends the job says so by itself.
+    pub(crate) fn log_exclusion(&self, member: &Member, cause: &Cause) {
+        let (endpoint, time) = (member.name(), self.fleet.options.readmit_after);
+        let mut excluded = self.excluded();
+        let Some(exclusion) = excluded.get_mut(endpoint) else { return };
+        let is_logged = std::mem::replace(&mut exclusion.is_logged, true);
+        drop(excluded);
+        if is_logged {
+            tracing::debug!(endpoint, %cause, "server still excluded from this job");
+        } else {
+            tracing::error!(endpoint, %cause, "server excluded from this job, and tried again after {time:?}");
+        }
     }
 
     /// The excluded servers, each with the reason.

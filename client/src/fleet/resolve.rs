@@ -10,7 +10,7 @@ use http::Uri;
 
 use crate::error::{Cause, Error};
 use crate::options::Options;
-use crate::wire::connect::Server;
+use crate::wire::connect::{Server, UNIX};
 
 const DNS: &str = "dns+";
 
@@ -35,10 +35,20 @@ pub(crate) struct Service {
 
 impl Target {
     pub(crate) fn parse(endpoint: &str, options: &Options) -> Result<Self, Error> {
+        let server = |server| Self::Server(Box::new(server));
+        if let Some(path) = endpoint.strip_prefix(UNIX) {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            return Server::at_socket(endpoint, path, options).map(server).ok_or_else(|| {
+                Error::Options(format!(
+                    "invalid endpoint {endpoint:?}: expected unix:PATH, with the path of the server's socket, which \
+                     has 1 to 107 bytes"
+                ))
+            });
+        }
         let invalid = |why: &dyn std::fmt::Display| {
             Error::Options(format!(
                 "invalid endpoint {endpoint:?}: {why}: expected http://host:port or \
-                 https://host:port, or dns+http://name:port for every address of a name"
+                 https://host:port, dns+http://name:port for every address of a name, or unix:PATH"
             ))
         };
         let url = options.access.url(endpoint.strip_prefix(DNS).unwrap_or(endpoint));
@@ -56,7 +66,7 @@ impl Target {
             let (scheme, host) = (scheme.to_owned(), host.to_owned());
             return Ok(Self::Service(Service { name: endpoint.to_owned(), scheme, host, port }));
         }
-        Ok(Self::Server(Box::new(Server::new(endpoint, uri, None, options))))
+        Ok(server(Server::new(endpoint, uri, None, options)))
     }
 
     /// Whether connections to it are encrypted.
@@ -132,6 +142,20 @@ mod tests {
         {
             let error = parsed(endpoint).unwrap_err().to_string();
             assert!(error.contains("which no call would use"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_path_of_a_socket_is_an_endpoint() {
+        let parsed = |endpoint: &str| Target::parse(endpoint, &Options::new([endpoint]));
+        for endpoint in ["unix:/run/forebay.sock", "unix:///run/forebay.sock", "unix:forebay.sock"]
+        {
+            let Target::Server(server) = parsed(endpoint).unwrap() else { panic!("one server") };
+            assert!(server.socket.unwrap().ends_with("forebay.sock"));
+        }
+        for endpoint in ["unix:", "unix://", &format!("unix:/{}", "x".repeat(107))] {
+            let error = parsed(endpoint).unwrap_err().to_string();
+            assert!(error.contains("expected unix:PATH"), "{error}");
         }
     }
 

@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -25,6 +25,7 @@ use crate::stream::request::JobContext;
 use crate::stream::segment::{Item, Segment};
 use crate::stream::walk::Walk;
 use crate::stream::window::{MAX_SEGMENTS, MAX_WINDOW, Reservation, Window};
+use crate::wire::demand::Demand;
 
 /// Largest number of steps of a segment, where there are several servers.
 const MAX_SEGMENT_STEPS: u64 = 16;
@@ -34,7 +35,11 @@ const MAX_SEGMENT_STEPS: u64 = 16;
 pub struct Microbatches {
     ready: mpsc::Receiver<Item>,
     task: JoinHandle<()>,
+    /// Open from the end of the stream on. Its tasks are looking at it first, so that none of them takes the end of the
+    /// others for a failure.
+    closed: Latch,
     description: Arc<Description>,
+    demand: Arc<Demand>,
     /// When the trainer began to wait for the next microbatch.
     waiting_since: Option<Instant>,
 }
@@ -43,9 +48,19 @@ impl Microbatches {
     pub(crate) fn start(context: Arc<JobContext>, window: Window, walk: Walk) -> Self {
         let (sender, ready) = mpsc::channel(MAX_WINDOW as usize);
         let description = Arc::clone(&context.expected.description);
-        let stream = Stream { context, window, left: Some(walk), segments: VecDeque::new() };
+        let demand = Arc::clone(&context.demand);
+        let closed = Latch::new();
+        let (left, segments) = (Some(walk), VecDeque::new());
+        let stream = Stream { context, window, left, segments, closed: closed.clone() };
         let task = tokio::spawn(report_panic(sender.clone(), stream.run(sender)));
-        Self { ready, task, description, waiting_since: None }
+        Self { ready, task, closed, description, demand, waiting_since: None }
+    }
+
+    /// Ends the stream, and waits until nothing of it is left that receives or logs.
+    pub async fn close(mut self) {
+        self.closed.open();
+        // A panic of a task that is no longer needed harms nobody.
+        (&mut self.task).await.ok();
     }
 
     /// The job's description.
@@ -73,7 +88,14 @@ impl Microbatches {
     /// When called from asynchronous code.
     pub fn next_blocking(&mut self) -> Option<Result<Microbatch, Error>> {
         let start = *self.waiting_since.get_or_insert_with(Instant::now);
-        let next = self.ready.blocking_recv();
+        let next = match self.ready.try_recv() {
+            Ok(next) => Some(next),
+            Err(_empty) => {
+                self.demand.set(true);
+                self.ready.blocking_recv()
+            }
+        };
+        self.demand.set(false);
         self.waiting_since = None;
         Some(next?.map(|item| hand_over(item, start.elapsed())))
     }
@@ -87,7 +109,11 @@ impl Microbatches {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Microbatch, Error>>> {
         let start = *self.waiting_since.get_or_insert_with(Instant::now);
-        let next = ready!(self.ready.poll_recv(context));
+        let Poll::Ready(next) = self.ready.poll_recv(context) else {
+            self.demand.set(true);
+            return Poll::Pending;
+        };
+        self.demand.set(false);
         self.waiting_since = None;
         Poll::Ready(next.map(|next| next.map(|item| hand_over(item, start.elapsed()))))
     }
@@ -115,6 +141,7 @@ fn hand_over(
 
 impl Drop for Microbatches {
     fn drop(&mut self) {
+        self.closed.open();
         self.task.abort();
     }
 }
@@ -127,6 +154,8 @@ struct Stream {
     /// Names that are not in a segment yet.
     left: Option<Walk>,
     segments: VecDeque<Running>,
+    /// As in [`Microbatches`].
+    closed: Latch,
 }
 
 /// A segment that is being received.
@@ -146,7 +175,21 @@ impl Drop for Running {
 }
 
 impl Stream {
+    /// Hands over all microbatches, or those until the stream is closed. No segment is running after it.
     async fn run(mut self, sender: mpsc::Sender<Item>) {
+        let closed = self.closed.clone();
+        tokio::select! {
+            biased;
+            () = closed.opened() => {}
+            () = self.hand_over_all(&sender) => {}
+        }
+        for mut running in self.segments.drain(..) {
+            running.task.abort();
+            (&mut running.task).await.ok();
+        }
+    }
+
+    async fn hand_over_all(&mut self, sender: &mpsc::Sender<Item>) {
         loop {
             let can_start = self.segments.len() < MAX_SEGMENTS
                 && self.left.as_ref().is_some_and(|walk| walk.name().is_some());
@@ -202,7 +245,14 @@ impl Stream {
             is_front: is_front.clone(),
             out: sender,
         };
-        let task = tokio::spawn(segment.run());
+        let closed = self.closed.clone();
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = closed.opened() => None,
+                rest = segment.run() => rest,
+            }
+        });
         self.segments.push_back(Running { out, reserved, is_front, task });
     }
 }

@@ -84,6 +84,8 @@ impl JobServers {
     pub(crate) fn record_failure(&self, attempt: &Attempt, cause: &Cause) {
         let endpoint = attempt.member.name();
         tracing::debug!(endpoint, %cause, "one of two servers failed");
-        self.record(attempt, cause, false);
+        if self.record(attempt, cause, false) == Reaction::Exclude {
+            self.log_exclusion(&attempt.member, cause);
+        }
     }
 }

@@ -12,12 +12,13 @@ use crate::fleet::members::Member;
 use crate::fleet::rendezvous;
 use crate::job::Job;
 use crate::microbatch::Microbatch;
-use crate::options::Options;
+use crate::options::{Options, SharedMemory};
 use crate::stream::walk::Walk;
 use crate::wire::buffers::Buffers;
 use crate::wire::connect::{Pool, open};
+use crate::wire::demand::Demand;
 use crate::wire::expected::Expected;
-use crate::wire::receive::Receiver;
+use crate::wire::receive::{Leasing, Receiver};
 
 /// Largest number of steps of a request.
 const MAX_STEPS: u64 = 1 << 32;
@@ -32,6 +33,8 @@ pub(crate) struct JobContext {
     pub(crate) job: Job,
     pub(crate) expected: Expected,
     pub(crate) buffers: Buffers,
+    /// Whether the trainer waits.
+    pub(crate) demand: Arc<Demand>,
 }
 
 impl JobContext {
@@ -48,9 +51,12 @@ impl JobContext {
     pub(crate) async fn stream(
         self: Arc<Self>,
         member: Arc<Member>,
-        request: v1::StreamRequest,
+        mut request: v1::StreamRequest,
     ) -> Result<Receiver, Cause> {
-        self.open(&member, "/forebay.v1.ForebayService/Stream", &request, Arc::default()).await
+        let leasing = self.leasing(&member).await;
+        request.leases = leasing.as_ref().map(|leasing| leasing.call.to_wire());
+        let path = "/forebay.v1.ForebayService/Stream";
+        self.open(&member, path, &request, (Arc::default(), leasing)).await
     }
 
     /// The request for the names of a walk.
@@ -69,6 +75,7 @@ impl JobContext {
             layout: v1::Layout::from(layout).into(),
             mixed_by: v1::MixedBy::from(mixed_by).into(),
             window_bytes: window_bytes as u64,
+            leases: None,
         }
     }
 
@@ -83,6 +90,7 @@ impl JobContext {
         received: &Arc<AtomicU64>,
     ) -> Result<Microbatch, Cause> {
         let PixelFormat { dtype, layout, mixed_by } = self.options.format;
+        let leasing = self.leasing(&member).await;
         let request = v1::FetchRequest {
             job: Some(self.job.to_wire()),
             epoch: name.epoch,
@@ -91,12 +99,21 @@ impl JobContext {
             dtype: v1::DType::from(dtype).into(),
             layout: v1::Layout::from(layout).into(),
             mixed_by: v1::MixedBy::from(mixed_by).into(),
+            leases: leasing.as_ref().map(|leasing| leasing.call.to_wire()),
         };
         let path = "/forebay.v1.ForebayService/Fetch";
-        let mut receiver = self.open(&member, path, &request, Arc::clone(received)).await?;
+        let counted = (Arc::clone(received), leasing);
+        let mut receiver = self.open(&member, path, &request, counted).await?;
         let microbatch = receiver.microbatch(name, &self.expected, &self.buffers).await?;
         receiver.end().await?;
         Ok(microbatch)
+    }
+
+    /// A call whose microbatches can be leased, if the server can do that.
+    async fn leasing(&self, member: &Member) -> Option<Leasing> {
+        let memory = self.pool.memory(&member.server).await?;
+        let verify = self.options.shared_memory != SharedMemory::Trust;
+        Some(Leasing::new(memory.call(), Arc::clone(&self.demand), verify))
     }
 
     async fn open(
@@ -104,12 +121,12 @@ impl JobContext {
         member: &Member,
         path: &'static str,
         request: &impl prost::Message,
-        received: Arc<AtomicU64>,
+        (received, leasing): (Arc<AtomicU64>, Option<Leasing>),
     ) -> Result<Receiver, Cause> {
         let timeouts = self.options.timeouts;
         let token = self.options.access.token()?;
         let connection = self.pool.connection(&member.server)?;
-        let body = open(connection, path, request, token, &timeouts).await?;
-        Ok(Receiver::new(body, timeouts, received))
+        let body = open((connection, &member.server), path, request, token, &timeouts).await?;
+        Ok(Receiver::new(body, timeouts, received, leasing))
     }
 }

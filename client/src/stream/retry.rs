@@ -182,6 +182,9 @@ impl Retries {
                 cause: Box::new(cause),
             });
         }
+        if reaction == Reaction::Exclude {
+            self.servers.log_exclusion(&attempt.member, &cause);
+        }
         self.retry(endpoint, cause, request)
     }
 

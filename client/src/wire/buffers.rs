@@ -1,10 +1,12 @@
 //! Pixel buffers, reused after the trainer dropped them.
 
 use std::fmt;
+use std::io;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::Cause;
+use crate::wire::memory::Leased;
 
 /// Number of free buffers that are kept: as many as a trainer usually holds at a time. Further ones are
 /// freed.
@@ -19,38 +21,29 @@ impl Buffers {
     ///
     /// # Errors
     /// When there is not enough memory.
-    pub(crate) fn get(&self, bytes: usize) -> Result<Pixels, Cause> {
+    pub(crate) fn get(&self, bytes: usize) -> Result<Filling, Cause> {
         let free = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut buffer = free.unwrap_or_default();
         buffer.clear();
         buffer.try_reserve_exact(bytes).map_err(|_error| Cause::Memory(bytes))?;
-        Ok(Pixels { bytes: buffer, home: self.clone() })
+        Ok(Filling { bytes: buffer, home: self.clone() })
     }
 }
 
-/// The pixels of a microbatch, contiguous. Dropping them returns their buffer to the stream.
-pub struct Pixels {
+/// A buffer of a stream, which returns to it when dropped.
+#[derive(Debug)]
+pub(crate) struct Filling {
     bytes: Vec<u8>,
     home: Buffers,
 }
 
-impl Pixels {
-    /// Takes the bytes, so that the buffer does not return to the stream.
-    pub fn into_vec(mut self) -> Vec<u8> {
-        std::mem::take(&mut self.bytes)
-    }
-
-    /// The bytes, to be changed in place by their only holder.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes
-    }
-
+impl Filling {
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 }
 
-impl Deref for Pixels {
+impl Deref for Filling {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -58,18 +51,102 @@ impl Deref for Pixels {
     }
 }
 
-impl fmt::Debug for Pixels {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Pixels({} bytes)", self.bytes.len())
-    }
-}
-
-impl Drop for Pixels {
+impl Drop for Filling {
     fn drop(&mut self) {
         let mut free = self.home.0.lock().unwrap_or_else(PoisonError::into_inner);
         if self.bytes.capacity() > 0 && free.len() < MAX_FREE {
             free.push(std::mem::take(&mut self.bytes));
         }
+    }
+}
+
+/// The pixels of a microbatch, contiguous. Dropping them returns their memory to the stream, or to the server on
+/// this host that made them there.
+pub struct Pixels(Memory);
+
+#[derive(Debug)]
+enum Memory {
+    Own(Filling),
+    Leased(Leased),
+}
+
+impl Pixels {
+    /// Takes the bytes, so that their buffer does not return to the stream; copies them if they are in the memory of a
+    /// server.
+    pub fn into_vec(self) -> Vec<u8> {
+        match self.0 {
+            Memory::Own(mut buffer) => std::mem::take(&mut buffer.bytes),
+            Memory::Leased(leased) => leased.bytes().to_vec(),
+        }
+    }
+
+    /// The bytes, to be changed in place by their only holder. They are copied first if they are in the memory of a
+    /// server, where they cannot be changed.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        if let Memory::Leased(leased) = &self.0 {
+            let bytes = leased.bytes().to_vec();
+            self.0 = Memory::Own(Filling { bytes, home: Buffers::default() });
+        }
+        match &mut self.0 {
+            Memory::Own(buffer) => &mut buffer.bytes,
+            Memory::Leased(_) => &mut [],
+        }
+    }
+
+    /// Whether they are in the memory of a server on this host, which makes at most a few microbatches more before
+    /// they are dropped.
+    pub const fn is_shared(&self) -> bool {
+        matches!(self.0, Memory::Leased(_))
+    }
+
+    /// Lets processes that are forked from now on read the bytes. Until then they have none that are in the memory of a
+    /// server, which cannot use it again before all processes have dropped it, or ended.
+    ///
+    /// # Errors
+    /// When the system has no memory left.
+    pub fn share_with_children(&self) -> io::Result<()> {
+        match &self.0 {
+            Memory::Own(_) => Ok(()),
+            Memory::Leased(leased) => leased.share_with_children(),
+        }
+    }
+
+    /// Drops the bytes in a process that was forked from the one that received them: a server gets its memory back, and
+    /// no lock is taken, which a thread of the other process may hold.
+    pub fn drop_in_child(self) {
+        match self.0 {
+            Memory::Own(buffer) => std::mem::forget(buffer),
+            Memory::Leased(leased) => leased.unmap(),
+        }
+    }
+}
+
+impl From<Filling> for Pixels {
+    fn from(buffer: Filling) -> Self {
+        Self(Memory::Own(buffer))
+    }
+}
+
+impl From<Leased> for Pixels {
+    fn from(leased: Leased) -> Self {
+        Self(Memory::Leased(leased))
+    }
+}
+
+impl Deref for Pixels {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Memory::Own(buffer) => buffer,
+            Memory::Leased(leased) => leased.bytes(),
+        }
+    }
+}
+
+impl fmt::Debug for Pixels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pixels({} bytes)", self.len())
     }
 }
 

@@ -6,19 +6,24 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::unix::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use http::{HeaderValue, Method, Request, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
 use http_body_util::Full;
 use prost::Message;
+use tokio::time::Instant;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::transport::Endpoint;
 use tower::{Service as _, ServiceExt as _};
 
 use crate::error::Cause;
-use crate::options::{Options, Timeouts};
+use crate::options::{Options, SharedMemory, Timeouts};
+use crate::wire::memory::{MemoryConnection, Offer};
 use crate::wire::network::Connection;
 use crate::wire::status::cause_of;
 
@@ -31,23 +36,53 @@ const MAX_FRAME_SIZE: u32 = 1 << 20;
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 5 << 20;
 
+/// Time after which shared memory is tried again that could not be used.
+const NEXT_ATTEMPT: Duration = Duration::from_secs(30);
+
+/// The scheme of a Unix socket's endpoint.
+pub(crate) const UNIX: &str = "unix:";
+
 /// A server with its connection settings.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
     /// Its URL as the user wrote it, or with an address that a service's name resolves to.
     pub(crate) name: String,
-    /// Host and port.
+    /// Host and port, or the path of a Unix socket.
     pub(crate) address: String,
     endpoint: Endpoint,
     /// The name that its certificate must have, if that is not the host of the URL.
     host: Option<String>,
+    /// The path of its Unix socket, if it is reached by one.
+    pub(crate) socket: Option<PathBuf>,
+    /// Where it leases microbatches, once it has said so. Clones share it.
+    offer: Arc<Mutex<Option<Offer>>>,
 }
 
 impl Server {
     pub(crate) fn new(name: &str, uri: Uri, host: Option<&str>, options: &Options) -> Self {
-        let timeouts = options.timeouts;
         let address = uri.authority().map_or_else(String::new, ToString::to_string);
-        let endpoint = Endpoint::from(uri)
+        let host = host.map(str::to_owned);
+        Self::with(name, address, Endpoint::from(uri), host, options)
+    }
+
+    /// The server behind a Unix socket. `None` if no socket can have that path.
+    pub(crate) fn at_socket(name: &str, path: &str, options: &Options) -> Option<Self> {
+        SocketAddr::from_pathname(path).ok().filter(|address| !address.is_unnamed())?;
+        let endpoint = Endpoint::from_shared(format!("{UNIX}{path}")).ok()?;
+        let server = Self::with(name, path.to_owned(), endpoint, None, options);
+        *server.offer() = Some(Offer::beside(path.as_ref()));
+        Some(Self { socket: Some(path.into()), ..server })
+    }
+
+    fn with(
+        name: &str,
+        address: String,
+        endpoint: Endpoint,
+        host: Option<String>,
+        options: &Options,
+    ) -> Self {
+        let timeouts = options.timeouts;
+        let endpoint = endpoint
             .connect_timeout(timeouts.connect)
             .http2_keep_alive_interval(timeouts.keepalive)
             .keep_alive_timeout(timeouts.keepalive)
@@ -55,7 +90,8 @@ impl Server {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_frame_size(MAX_FRAME_SIZE);
-        Self { name: name.to_owned(), address, endpoint, host: host.map(str::to_owned) }
+        let name = name.to_owned();
+        Self { name, address, endpoint, host, socket: None, offer: Arc::default() }
     }
 
     /// Whether connections to it are encrypted.
@@ -63,11 +99,24 @@ impl Server {
         self.endpoint.uri().scheme_str() == Some("https")
     }
 
-    /// Whether it is a loopback address, which no other host can listen to.
+    /// Whether it is a Unix socket, or a loopback address, which no other host can listen to.
     pub(crate) fn is_local(&self) -> bool {
         let host = self.endpoint.uri().host().unwrap_or_default();
         let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-        address.is_ok_and(|address| address.is_loopback())
+        self.socket.is_some() || address.is_ok_and(|address| address.is_loopback())
+    }
+
+    /// Notes what the headers of a response say about shared memory.
+    pub(crate) fn note_offer(&self, headers: &HeaderMap) {
+        if self.socket.is_none()
+            && let Some(offer) = Offer::from_headers(headers)
+        {
+            *self.offer() = Some(offer);
+        }
+    }
+
+    fn offer(&self) -> MutexGuard<'_, Option<Offer>> {
+        self.offer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A new connection, which is made at the first call.
@@ -88,6 +137,15 @@ impl Server {
 pub(crate) struct Pool {
     options: Arc<Options>,
     open: Mutex<BTreeMap<String, Connections>>,
+    memory: Mutex<BTreeMap<String, Memory>>,
+}
+
+/// The connection to a server for leases.
+#[derive(Debug)]
+enum Memory {
+    Open(MemoryConnection),
+    /// It cannot be used; the next attempt is at this time.
+    Unavailable(Instant),
 }
 
 /// The connections to one server, used in turn.
@@ -99,7 +157,7 @@ struct Connections {
 
 impl Pool {
     pub(crate) fn new(options: &Arc<Options>) -> Self {
-        Self { options: Arc::clone(options), open: Mutex::default() }
+        Self { options: Arc::clone(options), open: Mutex::default(), memory: Mutex::default() }
     }
 
     pub(crate) fn connection(&self, server: &Server) -> Result<Connection, Cause> {
@@ -113,18 +171,63 @@ impl Pool {
         Ok(connection)
     }
 
+    /// A connection to a server for leases, if it is on this host and has shared memory.
+    pub(crate) async fn memory(&self, server: &Server) -> Option<MemoryConnection> {
+        if self.options.shared_memory == SharedMemory::Off {
+            return None;
+        }
+        let offer = server.offer().clone()?;
+        {
+            let mut memory = self.lock_memory();
+            match memory.get(&server.name) {
+                Some(Memory::Open(connection)) if connection.is_usable() => {
+                    return Some(connection.clone());
+                }
+                Some(Memory::Open(connection)) if connection.is_distrusted() => {
+                    let unavailable = Memory::Unavailable(Instant::now() + NEXT_ATTEMPT);
+                    memory.insert(server.name.clone(), unavailable);
+                    return None;
+                }
+                Some(Memory::Unavailable(until)) if Instant::now() < *until => return None,
+                _ => {}
+            }
+        }
+        let connected = MemoryConnection::connect(&offer, self.options.timeouts.connect).await;
+        let memory = match &connected {
+            Ok(connection) => Memory::Open(connection.clone()),
+            Err(error) => {
+                tracing::debug!(server = server.name, %error, "no shared memory: microbatches are sent as frames");
+                Memory::Unavailable(Instant::now() + NEXT_ATTEMPT)
+            }
+        };
+        self.lock_memory().insert(server.name.clone(), memory);
+        connected.ok()
+    }
+
+    fn lock_memory(&self) -> MutexGuard<'_, BTreeMap<String, Memory>> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Drops the connections to a server after a failure, so that the next call makes a new one; calls
     /// in progress continue. An error status keeps them, because it arrived over a working connection.
     pub(crate) fn failed(&self, server: &Server, cause: &Cause) {
         if !matches!(cause, Cause::Status { .. }) {
             self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&server.name);
+            let mut memory = self.lock_memory();
+            // If shared memory is what failed, frames are tried next.
+            if let Some(Memory::Open(connection)) = memory.get(&server.name)
+                && !connection.is_usable()
+            {
+                let unavailable = Memory::Unavailable(Instant::now() + NEXT_ATTEMPT);
+                memory.insert(server.name.clone(), unavailable);
+            }
         }
     }
 }
 
 /// Starts a call with a streaming response, and returns the body of the response.
 pub(crate) async fn open(
-    mut connection: Connection,
+    (mut connection, server): (Connection, &Server),
     path: &'static str,
     message: &impl Message,
     token: Option<HeaderValue>,
@@ -148,6 +251,7 @@ pub(crate) async fn open(
     if response.status() != http::StatusCode::OK {
         return Err(Cause::Connection(format!("HTTP status {}", response.status())));
     }
+    server.note_offer(response.headers());
     match Status::from_header_map(response.headers()) {
         Some(status) if status.code() != tonic::Code::Ok => Err(cause_of(&status, timeouts)),
         _ => Ok(response.into_body()),

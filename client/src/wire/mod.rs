@@ -2,13 +2,16 @@
 //!
 //! ```text
 //! connect (a call) -> parser (DATA frames to pieces) -> receive (pieces to a microbatch)
-//!    access, network                                     expected (does it fit the job?), buffers
+//!    access, network                                     expected (does it fit the job?), buffers, demand
+//! memory (microbatches of a server on this host) ----------^
 //! ```
 
 pub(crate) mod access;
 pub(crate) mod buffers;
 pub(crate) mod connect;
+pub(crate) mod demand;
 pub(crate) mod expected;
+pub(crate) mod memory;
 pub(crate) mod network;
 pub(crate) mod parser;
 pub(crate) mod receive;

@@ -1,5 +1,6 @@
 //! Turns the body of a Stream or Fetch call into microbatches, and checks every length, name and digest.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,13 +11,15 @@ use http_body_util::BodyExt as _;
 use tokio::time::timeout;
 use tonic::Status;
 use tonic::body::Body;
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::error::{Cause, WireError};
 use crate::microbatch::Microbatch;
 use crate::options::Timeouts;
-use crate::wire::buffers::{Buffers, Pixels};
+use crate::wire::buffers::{Buffers, Filling, Pixels};
+use crate::wire::demand::Demand;
 use crate::wire::expected::Expected;
+use crate::wire::memory::LeaseCall;
 use crate::wire::parser::{Head, Parser, Piece};
 use crate::wire::status::cause_of;
 
@@ -32,19 +35,42 @@ pub(crate) struct Receiver {
     data: Bytes,
     timeouts: Timeouts,
     received: Arc<AtomicU64>,
+    leasing: Option<Leasing>,
+}
+
+/// What a call needs whose microbatches can be leased.
+#[derive(Debug)]
+pub(crate) struct Leasing {
+    pub(crate) call: LeaseCall,
+    pub(crate) demand: Arc<Demand>,
+    /// Whether leased pixels are hashed.
+    pub(crate) verify: bool,
+    /// Whether the server knows that the next microbatch is needed, or need not know.
+    asked: bool,
+}
+
+impl Leasing {
+    pub(crate) const fn new(call: LeaseCall, demand: Arc<Demand>, verify: bool) -> Self {
+        Self { call, demand, verify, asked: true }
+    }
 }
 
 /// A microbatch that is being received: its header, and a part of its payload.
 struct Open {
     header: Header,
-    pixels: Pixels,
+    pixels: Filling,
     hash: Xxh3,
 }
 
 impl Receiver {
     /// `received` counts the bytes of the current microbatch's payload as they arrive.
-    pub(crate) fn new(body: Body, timeouts: Timeouts, received: Arc<AtomicU64>) -> Self {
-        Self { body, parser: Parser::default(), data: Bytes::new(), timeouts, received }
+    pub(crate) fn new(
+        body: Body,
+        timeouts: Timeouts,
+        received: Arc<AtomicU64>,
+        leasing: Option<Leasing>,
+    ) -> Self {
+        Self { body, parser: Parser::default(), data: Bytes::new(), timeouts, received, leasing }
     }
 
     /// The number of payload bytes received of the current, or else the last microbatch.
@@ -63,10 +89,15 @@ impl Receiver {
         buffers: &Buffers,
     ) -> Result<Microbatch, Cause> {
         self.received.store(0, Ordering::Relaxed);
+        self.ask_when_needed(true);
         let head = self.head().await?;
+        self.ask_when_needed(false);
         let header = head.header.ok_or(WireError::Malformed("a first frame without a header"))?;
         expected.check(&header, name)?;
         let size = usize::try_from(header.payload_bytes).expect("a checked payload fits in memory");
+        if header.lease != 0 {
+            return self.leased(header, size, expected).await;
+        }
         let mut open = Open { header, pixels: buffers.get(size)?, hash: Xxh3::new() };
         self.fill(&mut open, head.offset, head.payload).await?;
         while open.pixels.len() < size {
@@ -80,6 +111,39 @@ impl Receiver {
             self.fill(&mut open, head.offset, head.payload).await?;
         }
         open.finish(expected)
+    }
+
+    /// Takes a microbatch whose payload is in shared memory.
+    async fn leased(
+        &mut self,
+        header: Header,
+        size: usize,
+        job: &Expected,
+    ) -> Result<Microbatch, Cause> {
+        let Some(leasing) = &self.leasing else {
+            return Err(WireError::Malformed("a lease that was not requested").into());
+        };
+        let idle = self.timeouts.idle;
+        let pixels = async {
+            let taken = timeout(idle, leasing.call.take(header.lease, size)).await;
+            let pixels = Pixels::from(taken.map_err(|_elapsed| Cause::IdleTimeout(idle))??);
+            if leasing.verify {
+                check_hash(header.payload_xxh3, xxh3_64(&pixels))?;
+            }
+            Ok::<_, Cause>(pixels)
+        };
+        // What makes one unusable, such as a rule of the system, does so for the next, which can come as frames.
+        let pixels = pixels.await.inspect_err(|_cause| leasing.call.distrust())?;
+        self.received.store(size as u64, Ordering::Relaxed);
+        Ok(Microbatch::new(header, pixels, job.format.dtype, job.format.layout))
+    }
+
+    /// Whether the server is told when the trainer waits for the next microbatch, which it may not get as long as it
+    /// keeps others.
+    fn ask_when_needed(&mut self, ask: bool) {
+        if let Some(leasing) = &mut self.leasing {
+            leasing.asked = !ask;
+        }
     }
 
     /// Reads the end of the body, with its status.
@@ -132,7 +196,7 @@ impl Receiver {
                 return Ok(Some(piece));
             }
             let idle = self.timeouts.idle;
-            let frame = timeout(idle, self.body.frame())
+            let frame = timeout(idle, next_frame(&mut self.body, self.leasing.as_mut()))
                 .await
                 .map_err(|_elapsed| Cause::IdleTimeout(idle))?;
             match frame {
@@ -162,13 +226,33 @@ impl Receiver {
 
 impl Open {
     fn finish(self, job: &Expected) -> Result<Microbatch, Cause> {
-        let (expected, found) = (self.header.payload_xxh3, self.hash.digest());
-        if expected != found {
-            return Err(WireError::Corrupt { expected, found }.into());
-        }
+        check_hash(self.header.payload_xxh3, self.hash.digest())?;
         let Self { header, pixels, .. } = self;
-        Ok(Microbatch::new(header, pixels, job.format.dtype, job.format.layout))
+        Ok(Microbatch::new(header, pixels.into(), job.format.dtype, job.format.layout))
     }
+}
+
+/// Waits for the next frame of HTTP/2, and tells the server meanwhile if the trainer begins to wait.
+async fn next_frame(
+    body: &mut Body,
+    leasing: Option<&mut Leasing>,
+) -> Option<Result<http_body::Frame<Bytes>, Status>> {
+    let mut frame = pin!(body.frame());
+    if let Some(leasing) = leasing.filter(|leasing| !leasing.asked) {
+        tokio::select! {
+            biased;
+            frame = &mut frame => return frame,
+            () = leasing.demand.begins() => {
+                leasing.asked = true;
+                leasing.call.need();
+            }
+        }
+    }
+    frame.await
+}
+
+fn check_hash(expected: u64, found: u64) -> Result<(), WireError> {
+    if expected == found { Ok(()) } else { Err(WireError::Corrupt { expected, found }) }
 }
 
 #[cfg(test)]
@@ -177,12 +261,14 @@ mod tests {
     use forebay_proto::v1;
     use http::HeaderMap;
     use http_body::Frame;
-    use http_body_util::StreamBody;
+    use http_body_util::{Full, StreamBody};
     use proptest::prelude::*;
     use prost::Message as _;
+    use rustix::fs::SealFlags;
 
     use super::*;
     use crate::description::Description;
+    use crate::wire::memory::tests::{SEALS, connected, lend, memory};
 
     const SIDE: u32 = 6;
     const NAME: MicrobatchName = MicrobatchName { seed: 9, epoch: 3, step: 1, index: 1 };
@@ -226,7 +312,7 @@ mod tests {
             layout: v1::Layout::Nchw.into(),
             shape: vec![2, 3, SIDE, SIDE],
             payload_bytes: payload.len() as u64,
-            payload_xxh3: xxhash_rust::xxh3::xxh3_64(&payload),
+            payload_xxh3: xxh3_64(&payload),
             records: vec![70, 80],
             label_a: vec![1, 2],
             label_b: vec![2, 1],
@@ -251,7 +337,7 @@ mod tests {
             HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
         let frames: Vec<_> = data.chain([Frame::trailers(trailers)]).map(Ok::<_, Status>).collect();
         let body = Body::new(StreamBody::new(tokio_stream::iter(frames)));
-        let mut receiver = Receiver::new(body, Timeouts::default(), Arc::default());
+        let mut receiver = Receiver::new(body, Timeouts::default(), Arc::default(), None);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let microbatch = receiver.microbatch(NAME, &expected(), &Buffers::default()).await?;
@@ -341,6 +427,29 @@ mod tests {
         expected.format.mixed_by = MixedBy::Trainer;
         assert!(expected.check(&header(), NAME).is_err());
         expected.check(&Header { mix: Some(plan()), ..header() }, NAME).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_cannot_be_used_is_the_last_one_of_its_connection() {
+        let other = vec![7; payload().len()];
+        for (bytes, seals) in [(payload(), SealFlags::empty()), (other, SEALS)] {
+            let (connection, peer, _folder) = connected().await;
+            let (call, length) = (connection.call(), bytes.len() as u64);
+            let options = call.to_wire();
+            lend(&peer, [4, options.call, length], &memory(&bytes, seals));
+            let frame =
+                v1::Frame { header: Some(Header { lease: 4, ..header() }), ..v1::Frame::default() };
+            let length = u32::try_from(frame.encoded_len()).unwrap().to_be_bytes();
+            let message = [&[0][..], &length, &frame.encode_to_vec()].concat();
+            let body = Body::new(Full::new(Bytes::from(message)));
+            let leasing = Leasing::new(call, Arc::default(), true);
+            let (timeouts, received) = (Timeouts::default(), Arc::default());
+            let mut receiver = Receiver::new(body, timeouts, received, Some(leasing));
+            assert!(connection.is_usable());
+            let buffers = Buffers::default();
+            receiver.microbatch(NAME, &expected(), &buffers).await.unwrap_err();
+            assert!(!connection.is_usable());
+        }
     }
 
     fn plan() -> v1::TrainerMix {

@@ -233,6 +233,7 @@ impl Data {
                 ..v1::ServerTimings::default()
             }),
             targets_xxh3: None,
+            lease: 0,
         };
         (header, payload)
     }

@@ -96,6 +96,28 @@ pub struct DescribeResponse {
     #[prost(uint64, tag = "17")]
     pub class_count: u64,
 }
+/// Shared memory between a server and a client on the same host.
+///
+/// Beside a Unix socket PATH the server has a socket PATH.memory. A client that connects to it gets a
+/// greeting: the 8 bytes `forebay1`, 16 bytes that are the same for all connections of a server, and 16 bytes
+/// that name the connection. A call that names a connection of the client's own gets microbatches leased: the
+/// header of a microbatch has the number of a lease, no payload follows, and the connection gets a message of
+/// three little-endian u64 (lease, call, bytes) with a file descriptor (SCM_RIGHTS) of memory that begins with
+/// the payload and can be mapped for reading. Once the client has unmapped and closed it, it returns the lease
+/// by two little-endian u64: 0 and the lease. It sends 1 and the call when it needs the next microbatch of a
+/// call before it can return a lease; the server then sends that as frames. Any microbatch may come as frames.
+///
+/// To a client on the same host that calls over TCP, the server names that socket in the headers of its
+/// responses: `forebay-memory-socket`, and `forebay-memory-server` with the first 16 bytes in hexadecimal.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseOptions {
+    /// The 16 bytes that name the connection.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub connection: ::prost::bytes::Bytes,
+    /// A number for the call that the client chooses, different for each call that names the connection.
+    #[prost(uint64, tag = "2")]
+    pub call: u64,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StreamRequest {
     /// The job whose microbatches are sent.
@@ -131,6 +153,9 @@ pub struct StreamRequest {
     /// is always allowed. 0: the server's own limit.
     #[prost(uint64, tag = "10")]
     pub window_bytes: u64,
+    /// Where to lease the microbatches. Not set: they are sent as frames.
+    #[prost(message, optional, tag = "11")]
+    pub leases: ::core::option::Option<LeaseOptions>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FetchRequest {
@@ -155,6 +180,9 @@ pub struct FetchRequest {
     /// Who applies MixUp and CutMix.
     #[prost(enumeration = "MixedBy", tag = "7")]
     pub mixed_by: i32,
+    /// Where to lease the microbatch. Not set: it is sent as frames.
+    #[prost(message, optional, tag = "8")]
+    pub leases: ::core::option::Option<LeaseOptions>,
 }
 /// One piece of a microbatch. The frames of a microbatch arrive in order and fill its payload from the
 /// first byte to the last without a gap. A frame contains at most 1 MiB of payload.
@@ -230,6 +258,9 @@ pub struct Header {
     /// partner_lambda and the four numbers of its rect, zeros if it has none.
     #[prost(fixed64, optional, tag = "18")]
     pub targets_xxh3: ::core::option::Option<u64>,
+    /// The number of the lease, if the payload is in shared memory; 0 if it is in this frame and those that follow.
+    #[prost(uint64, tag = "19")]
+    pub lease: u64,
 }
 /// What MixUp and CutMix do to each sample. The partner of sample i of n is n - 1 - i.
 #[derive(Clone, PartialEq, ::prost::Message)]

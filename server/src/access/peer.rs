@@ -1,6 +1,5 @@
 //! The other end of a connection, and the calls that it makes.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -8,13 +7,16 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep_until, timeout};
 
+use crate::address::PeerAddress;
 use crate::admission::{Admission, ConnectionBytes, FrameBudget, Limits, Place};
 use crate::status::Refusal;
 
 /// The other end of a connection.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    pub(crate) address: SocketAddr,
+    pub(crate) address: PeerAddress,
+    /// Whether it is on this host and came over TCP, although shared memory is closer.
+    pub(crate) is_same_host: bool,
     /// Identity of its certificate, if it had to present one.
     pub(super) certificate: Option<Arc<str>>,
     /// Number of its authenticated calls in progress.
@@ -63,20 +65,22 @@ impl CloseReason {
 impl Peer {
     /// The peer of a new connection, which is authenticated if it has a certificate.
     pub(crate) fn new(
-        address: SocketAddr,
+        address: PeerAddress,
         certificate: Option<Arc<str>>,
         place: Place,
+        is_same_host: bool,
         admission: &Admission,
     ) -> Arc<Self> {
         let peer = Self {
             address,
+            is_same_host,
             certificate,
             calls: watch::Sender::new(0),
             authenticated: AtomicBool::new(false),
             place,
             stalled: Notify::new(),
             frames: Arc::new(FrameBudget::new()),
-            bytes: admission.connection_bytes(address.ip()),
+            bytes: admission.connection_bytes(address.origin()),
         };
         if let Some(identity) = &peer.certificate {
             // If there is no place, its calls try again and are refused.

@@ -112,6 +112,11 @@ impl Access {
         self.files.tokens.is_some() || self.files.tls_client_ca.is_some()
     }
 
+    /// Whether only a certificate identifies a call.
+    pub(crate) const fn requires_certificates(&self) -> bool {
+        self.files.tls_client_ca.is_some() && self.files.tokens.is_none()
+    }
+
     /// Whether connections are encrypted.
     pub const fn encrypts(&self) -> bool {
         self.files.tls_cert.is_some()
@@ -125,10 +130,14 @@ impl Access {
     /// The identity of a call: the name of its token, or of the certificate of its connection.
     ///
     /// # Errors
-    /// [`Refusal::Unauthenticated`] if the server requires tokens and the call has none that it knows.
+    /// [`Refusal::Unauthenticated`] if the server requires tokens and the call has none that it knows, or requires
+    /// certificates and the connection has none, such as one over a Unix socket.
     pub(crate) fn identify(&self, headers: &HeaderMap, peer: &Peer) -> Result<Arc<str>, Refusal> {
         let rules = self.rules();
         let Some(tokens) = &rules.tokens else {
+            if self.requires_certificates() && peer.certificate.is_none() {
+                return Err(Refusal::Unauthenticated { why: "the connection has no certificate" });
+            }
             return Ok(peer.certificate.clone().unwrap_or_else(|| ANONYMOUS.into()));
         };
         let Some(header) = headers.get(AUTHORIZATION) else {

@@ -2,6 +2,7 @@
 //! client.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
@@ -14,8 +15,8 @@ pub(crate) async fn acquire_permit(semaphore: &Arc<Semaphore>) -> OwnedSemaphore
     Arc::clone(semaphore).acquire_owned().await.expect("semaphores of admission are never closed")
 }
 
-/// Memory that the readers of a class share.
-#[derive(Debug)]
+/// Memory that the readers of a class share. Clones share it.
+#[derive(Clone, Debug)]
 pub(super) struct Quota {
     units: Arc<Semaphore>,
     total: u32,
@@ -30,9 +31,17 @@ impl Quota {
 
     /// Waits for `bytes` of the quota, or for all of it if that is less. Waiters are served in order.
     pub(super) async fn acquire(&self, bytes: u64) -> OwnedSemaphorePermit {
-        let units = u32::try_from(bytes.div_ceil(UNIT)).map_or(self.total, |n| n.min(self.total));
-        let permit = Arc::clone(&self.units).acquire_many_owned(units).await;
+        let permit = Arc::clone(&self.units).acquire_many_owned(self.units_of(bytes)).await;
         permit.expect("quotas are never closed")
+    }
+
+    /// As [`acquire`](Self::acquire), if there is room now.
+    pub(super) fn try_acquire(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.units).try_acquire_many_owned(self.units_of(bytes)).ok()
+    }
+
+    fn units_of(&self, bytes: u64) -> u32 {
+        u32::try_from(bytes.div_ceil(UNIT)).map_or(self.total, |units| units.min(self.total))
     }
 }
 
@@ -43,6 +52,8 @@ pub(super) struct BufferBudget {
     limit: u64,
     claimed: Mutex<u64>,
     clients: Mutex<BTreeMap<Arc<str>, Share>>,
+    /// Bytes that clients have returned and still have.
+    kept: AtomicU64,
     /// Notified when a claim shrinks or ends.
     pub(super) released: Notify,
 }
@@ -51,18 +62,32 @@ pub(super) struct BufferBudget {
 #[derive(Debug, Default)]
 struct Share {
     streams: usize,
+    /// Those among them that have not ended.
+    running: usize,
+    /// Bytes of all microbatches, those that are lent included.
     bytes: u64,
+    lent: u64,
 }
 
 impl BufferBudget {
     pub(super) fn new(limit: u64) -> Self {
         let (claimed, clients, released) = (Mutex::new(0), Mutex::default(), Notify::new());
-        Self { limit, claimed, clients, released }
+        Self { limit, claimed, clients, kept: AtomicU64::new(0), released }
     }
 
-    /// Counts a stream of a client, until [`close`](Self::close).
+    /// Counts a stream of a client, until [`end`](Self::end) and [`close`](Self::close).
     pub(super) fn open(&self, client: &Arc<str>) {
-        self.clients().entry(Arc::clone(client)).or_default().streams += 1;
+        let mut clients = self.clients();
+        let share = clients.entry(Arc::clone(client)).or_default();
+        share.streams += 1;
+        share.running += 1;
+    }
+
+    /// Counts a stream as ended. What it has is still counted.
+    pub(super) fn end(&self, client: &Arc<str>) {
+        if let Some(share) = self.clients().get_mut(client) {
+            share.running -= 1;
+        }
     }
 
     pub(super) fn close(&self, client: &Arc<str>) {
@@ -87,6 +112,43 @@ impl BufferBudget {
             share.bytes = held;
         }
         granted
+    }
+
+    /// Counts bytes that a stream of a client holds as lent. All that is lent or kept is at most half of the buffers,
+    /// and a client keeps so much of its share that each of its streams can hold another microbatch: one that the
+    /// client needs before it returns others. Returns whether they are counted.
+    pub(super) fn lend(&self, client: &Arc<str>, bytes: u64) -> bool {
+        let mut clients = self.clients();
+        // Under the lock: what becomes kept is counted so before it is no longer counted as lent.
+        let kept = bytes.saturating_add(self.kept.load(Ordering::Relaxed));
+        let all = clients.values().fold(kept, |sum, share| sum.saturating_add(share.lent));
+        let Some(share) = clients.get_mut(client) else { return false };
+        let lent = share.lent.saturating_add(bytes);
+        let reserved = bytes.saturating_mul(share.running as u64);
+        let granted = all <= self.limit / 2 && lent.saturating_add(reserved) <= self.limit / 4 * 3;
+        if granted {
+            share.lent = lent;
+        }
+        granted
+    }
+
+    /// Counts bytes as kept, by whomever, until [`end_keeping`](Self::end_keeping).
+    pub(super) fn keep(&self, bytes: u64) {
+        self.kept.fetch_add(bytes, Ordering::Relaxed);
+        self.replace(0, bytes, true);
+    }
+
+    pub(super) fn end_keeping(&self, bytes: u64) {
+        self.kept.fetch_sub(bytes, Ordering::Relaxed);
+        self.replace(bytes, 0, true);
+        self.released.notify_waiters();
+    }
+
+    /// Counts bytes that are lent no more.
+    pub(super) fn end_loan(&self, client: &Arc<str>, bytes: u64) {
+        if let Some(share) = self.clients().get_mut(client) {
+            share.lent = share.lent.saturating_sub(bytes);
+        }
     }
 
     /// Counts bytes that a stream of a client holds no more. The caller notifies those that wait.

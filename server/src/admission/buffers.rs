@@ -20,6 +20,10 @@
 //! | fast | taking its last microbatch within `--slow-after` | all | waits for any buffer |
 //! | unknown | being new | three quarters, together with slow ones | waits for its class |
 //! | slow | taking longer, until it is fast once | half | waits for its class |
+//! | lent | being mapped by a process of this host | half, and five eighths together with slow ones | gets frames |
+//!
+//! What is lent may stay with its client for ever, and slow readers may take as long, so that both together leave
+//! something to new streams, and all three a quarter to fast ones.
 //!
 //! A new stream that turns out slow while others wait for a buffer is evicted: its client is remembered,
 //! so that its next stream starts as slow. A fast stream that stops is evicted after three times as long.
@@ -28,6 +32,12 @@
 //! **Shares of clients.** While others have streams, those of one client hold at most three quarters of the
 //! buffers. A client with many streams, each of which is just fast enough to count as fast, would otherwise keep
 //! all of them for seconds.
+//!
+//! **Leases.** A microbatch that is lent to a process of this host keeps its buffer until that process has returned
+//! it. It is no longer in the stream's window: a stream has at most one more than its largest window, all of them
+//! together half of the buffers, and only while its next microbatch has a buffer nevertheless. So a trainer that keeps
+//! what it has gets the next one as frames, and delays nobody. What a client says to have returned and still has counts
+//! as before, but for nobody: others may have had the same memory, and which of them has it is not known.
 //!
 //! A stream starts with a window of one microbatch. Each fast delivery widens it by one up to the
 //! stream's limit, each slow one narrows it by one.
@@ -40,7 +50,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::budget::{BufferBudget, Quota};
-use super::stream_buffers::{Claim, ReaderSpeed, StreamBuffers};
+use super::stream_buffers::{Claim, Kept, ReaderSpeed, StreamBuffers};
 
 /// Time between two evictions: the buffer that the first one frees may be enough.
 const EVICTION_INTERVAL: Duration = Duration::from_millis(100);
@@ -55,11 +65,28 @@ const FAST_PATIENCE: u32 = 3;
 #[derive(Debug)]
 pub(super) struct BufferAdmission {
     budget: Arc<BufferBudget>,
-    slow: Quota,
-    not_fast: Quota,
+    quotas: Arc<Quotas>,
     /// Streams of unknown speed that wait for their quota.
     waiting: AtomicUsize,
     evictions: Mutex<Evictions>,
+}
+
+/// What the classes of microbatches share.
+#[derive(Debug)]
+struct Quotas {
+    slow: Quota,
+    /// Slow ones and those that are lent: nothing ends their time.
+    lasting: Quota,
+    /// These and unknown ones.
+    not_fast: Quota,
+}
+
+/// What a microbatch has of the quotas.
+#[derive(Debug, Default)]
+struct QuotaPermits {
+    _slow: Option<OwnedSemaphorePermit>,
+    lasting: Option<OwnedSemaphorePermit>,
+    not_fast: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug, Default)]
@@ -71,8 +98,45 @@ struct Evictions {
 /// A buffer of one microbatch, released when dropped.
 #[derive(Debug)]
 pub(super) struct BufferPermit {
-    _quotas: [Option<OwnedSemaphorePermit>; 2],
-    _claim: Claim,
+    quotas: Arc<Quotas>,
+    permits: QuotaPermits,
+    claim: Claim,
+}
+
+/// A buffer that somebody keeps who has returned it, released when dropped.
+#[derive(Debug)]
+pub(super) struct KeptBuffer {
+    _permits: QuotaPermits,
+    _kept: Kept,
+}
+
+impl BufferPermit {
+    /// Counts the buffer as lent. Returns whether that is possible.
+    pub(super) fn lend(&mut self) -> bool {
+        let (Quotas { lasting, not_fast, .. }, bytes) = (&*self.quotas, self.claim.bytes());
+        let missing = |had: &Option<OwnedSemaphorePermit>, quota: &Quota| match had {
+            Some(_) => Some(None),
+            None => quota.try_acquire(bytes).map(Some),
+        };
+        let Some(lasting) = missing(&self.permits.lasting, lasting) else { return false };
+        let Some(not_fast) = missing(&self.permits.not_fast, not_fast) else { return false };
+        let lent = self.claim.lend();
+        if lent {
+            self.permits.lasting = self.permits.lasting.take().or(lasting);
+            self.permits.not_fast = self.permits.not_fast.take().or(not_fast);
+        }
+        lent
+    }
+
+    /// Records that the reader took the microbatch within `time`, after it was counted as lent.
+    pub(super) fn record_speed(&self, time: Duration) {
+        self.claim.record_speed(time);
+    }
+
+    /// Counts the buffer as one that somebody keeps.
+    pub(super) fn keep(self) -> KeptBuffer {
+        KeptBuffer { _permits: self.permits, _kept: self.claim.keep() }
+    }
 }
 
 impl BufferAdmission {
@@ -81,8 +145,11 @@ impl BufferAdmission {
         let bytes = if buffer_bytes == 0 { u64::MAX } else { buffer_bytes };
         Self {
             budget: Arc::new(BufferBudget::new(bytes)),
-            slow: Quota::new(bytes / 2),
-            not_fast: Quota::new(bytes / 4 * 3),
+            quotas: Arc::new(Quotas {
+                slow: Quota::new(bytes / 2),
+                lasting: Quota::new(bytes / 8 * 5),
+                not_fast: Quota::new(bytes / 4 * 3),
+            }),
             waiting: AtomicUsize::new(0),
             evictions: Mutex::default(),
         }
@@ -109,17 +176,20 @@ impl BufferAdmission {
     pub(super) async fn admit(&self, stream: &Arc<StreamBuffers>) -> BufferPermit {
         let claim = stream.claim().await;
         let bytes = stream.microbatch_bytes;
-        let quotas = match stream.speed() {
-            ReaderSpeed::Fast => [None, None],
+        let Quotas { slow, lasting, not_fast } = &*self.quotas;
+        let permits = match stream.speed() {
+            ReaderSpeed::Fast => QuotaPermits::default(),
             ReaderSpeed::Unknown => {
                 let _counted = Counted::new(&self.waiting);
-                [None, Some(self.not_fast.acquire(bytes).await)]
+                QuotaPermits { not_fast: Some(not_fast.acquire(bytes).await), ..Default::default() }
             }
-            ReaderSpeed::Slow => {
-                [Some(self.slow.acquire(bytes).await), Some(self.not_fast.acquire(bytes).await)]
-            }
+            ReaderSpeed::Slow => QuotaPermits {
+                _slow: Some(slow.acquire(bytes).await),
+                lasting: Some(lasting.acquire(bytes).await),
+                not_fast: Some(not_fast.acquire(bytes).await),
+            },
         };
-        BufferPermit { _quotas: quotas, _claim: claim }
+        BufferPermit { quotas: Arc::clone(&self.quotas), permits, claim }
     }
 
     /// Decides whether a stream is evicted at `now`, if one of its microbatches has been in delivery for
@@ -245,6 +315,106 @@ mod tests {
         assert!(waits(buffers.admit(&a)));
         drop((second, third, fourth));
         assert_eq!(buffers.budget.claimed(), 2 * UNIT, "one each of a and b; slow ones claim none");
+    }
+
+    #[tokio::test]
+    async fn a_stream_lends_while_every_stream_has_a_buffer_for_its_next_microbatch() {
+        let buffers = BufferAdmission::new(6 * UNIT);
+        let [a, b] = ["a", "b"].map(|client| stream(&buffers, client, UNIT));
+        for stream in [&a, &b] {
+            deliver(stream, 1).await;
+        }
+        let mut lent = Vec::new();
+        for _ in 0..3 {
+            let mut permit = buffers.admit(&a).await;
+            assert!(permit.lend(), "half of the buffers");
+            lent.push(permit);
+        }
+        let mut next = buffers.admit(&a).await;
+        assert!(!next.lend(), "no more than half");
+        assert_eq!(a.lent(), 3);
+        let mut other = buffers.admit(&b).await;
+        assert!(!other.lend());
+        lent.pop();
+        assert!(other.lend());
+        // Each has a buffer for its next microbatch: a holds one, and b gets one beside what is lent.
+        let held = buffers.admit(&b).await;
+        drop((lent, next, other, held));
+        assert_eq!((a.lent(), buffers.budget.claimed()), (0, 2 * UNIT));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_lent_to_a_slow_reader_or_without_a_buffer_to_spare() {
+        let buffers = BufferAdmission::new(3 * UNIT);
+        let one = stream(&buffers, "a", UNIT);
+        deliver(&one, 1).await;
+        assert!(buffers.admit(&one).await.lend());
+        let others = ["b", "c"].map(|client| stream(&buffers, client, UNIT));
+        assert!(!buffers.admit(&one).await.lend(), "two buffers are those of the other streams");
+        drop(others);
+        deliver(&one, 9).await;
+        assert!(!buffers.admit(&one).await.lend());
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_of_frames_that_were_to_be_lent_is_slow() {
+        let buffers = BufferAdmission::new(8 * UNIT);
+        let one = stream(&buffers, "a", UNIT);
+        deliver(&one, 1).await;
+        let mut permit = buffers.admit(&one).await;
+        assert!(permit.lend());
+        permit.record_speed(Duration::from_secs(9));
+        drop(permit);
+        assert_eq!(one.speed(), ReaderSpeed::Slow);
+        assert!(!buffers.admit(&one).await.lend());
+    }
+
+    #[tokio::test]
+    async fn what_is_lent_and_slow_readers_together_leave_buffers_to_new_streams_and_fast_ones() {
+        let buffers = BufferAdmission::new(16 * UNIT);
+        let open = |client| stream(&buffers, client, UNIT);
+        let [lends, more, slow, new, fast] = ["a", "b", "slow", "new", "fast"].map(open);
+        for (stream, seconds) in [(&lends, 1), (&more, 1), (&slow, 9), (&fast, 1)] {
+            deliver(stream, seconds).await;
+        }
+        let mut lent = Vec::new();
+        for stream in [&lends, &more] {
+            for _ in 0..4 {
+                let mut permit = buffers.admit(stream).await;
+                assert!(permit.lend());
+                lent.push(permit);
+            }
+        }
+        let mut held = vec![buffers.admit(&slow).await, buffers.admit(&slow).await];
+        assert!(waits(buffers.admit(&slow)), "five eighths of the buffers");
+        held.extend([buffers.admit(&new).await, buffers.admit(&new).await]);
+        assert!(waits(buffers.admit(&new)), "three quarters");
+        held.push(buffers.admit(&fast).await);
+        // What is kept although it was returned counts as before.
+        let kept: Vec<_> = lent.into_iter().map(BufferPermit::keep).collect();
+        assert!(waits(buffers.admit(&slow)) && waits(buffers.admit(&new)));
+        let mut next = buffers.admit(&lends).await;
+        assert!(!next.lend(), "half of the buffers are kept");
+        drop(kept);
+        assert!(next.lend());
+        held.push(buffers.admit(&slow).await);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_has_ended_and_lends_reserves_nothing_more() {
+        let buffers = BufferAdmission::new(8 * UNIT);
+        let lends = stream(&buffers, "a", UNIT);
+        deliver(&lends, 1).await;
+        let mut lent = buffers.admit(&lends).await;
+        assert!(lent.lend());
+        assert_eq!(buffers.budget.claimed(), 2 * UNIT);
+        lends.end();
+        assert_eq!(buffers.budget.claimed(), UNIT, "what it has lent");
+        let kept = lent.keep();
+        drop(lends);
+        assert_eq!(buffers.budget.claimed(), UNIT);
+        drop(kept);
+        assert_eq!(buffers.budget.claimed(), 0);
     }
 
     #[tokio::test]

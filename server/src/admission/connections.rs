@@ -9,16 +9,17 @@
 //! Someone who only connects therefore delays nobody but others who have only connected, and those just
 //! until they have made a call. And whoever takes all places loses them to others, up to an equal share.
 //!
-//! The owner of a connection is its identity or, where calls need no authentication, its address.
+//! The owner of a connection is its identity or, where calls need no authentication, its address; that of a Unix
+//! socket has its peer's user in place of an address.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use super::origin::Origin;
 use crate::shutdown::{Signal, Trigger, signal};
 use crate::status::Refusal;
 
@@ -55,7 +56,7 @@ struct State {
 
 #[derive(Debug)]
 struct Open {
-    network: IpAddr,
+    origin: Origin,
     /// The identity that it authenticated as; `None` where calls need no authentication.
     identity: Option<Arc<str>>,
     /// Calls in progress.
@@ -82,10 +83,9 @@ impl Connections {
 
     /// A place for a new connection. If none is free, the oldest connection that has not authenticated
     /// is closed, or the oldest one of the same address if that has its share.
-    pub(crate) async fn place(self: &Arc<Self>, address: IpAddr) -> Place {
-        let network = network(address);
+    pub(crate) async fn place(self: &Arc<Self>, origin: Origin) -> Place {
         loop {
-            let wait = match self.try_place(network) {
+            let wait = match self.try_place(origin) {
                 Ok(place) => return place,
                 Err(wait) => wait,
             };
@@ -96,12 +96,12 @@ impl Connections {
 
     /// # Errors
     /// The time after which a connection can be closed for this one.
-    fn try_place(self: &Arc<Self>, network: IpAddr) -> Result<Place, Duration> {
+    fn try_place(self: &Arc<Self>, origin: Origin) -> Result<Place, Duration> {
         let mut state = self.lock();
         let open = &state.unauthenticated;
-        let mut of_address = open.iter().filter(|(_, open)| open.network == network).peekable();
-        let oldest = of_address.peek().copied();
-        let oldest = if of_address.count() >= self.places.of_address.max(1) {
+        let mut of_origin = open.iter().filter(|(_, open)| open.origin == origin).peekable();
+        let oldest = of_origin.peek().copied();
+        let oldest = if of_origin.count() >= self.places.of_address.max(1) {
             oldest
         } else if open.len() >= self.places.unauthenticated.max(1) {
             open.first_key_value()
@@ -118,7 +118,7 @@ impl Connections {
         let number = state.next;
         state.next += 1;
         let ((evict, evicted), accepted) = (signal(), Instant::now());
-        let open = Open { network, identity: None, calls: 0, since: accepted, evict };
+        let open = Open { origin, identity: None, calls: 0, since: accepted, evict };
         state.unauthenticated.insert(number, open);
         Ok(Place { connections: Arc::clone(self), number, evicted, accepted })
     }
@@ -131,7 +131,7 @@ impl Connections {
 
 impl Open {
     fn owner(&self) -> Owner {
-        self.identity.clone().map_or(Owner::Network(self.network), Owner::Identity)
+        self.identity.clone().map_or(Owner::Origin(self.origin), Owner::Identity)
     }
 }
 
@@ -139,7 +139,7 @@ impl Open {
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Owner {
     Identity(Arc<str>),
-    Network(IpAddr),
+    Origin(Origin),
 }
 
 impl State {
@@ -227,23 +227,17 @@ impl Drop for Place {
     }
 }
 
-/// The network that counts as one address: a host has 2^64 addresses of IPv6.
-pub(crate) fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     const PLACES: Places =
         Places { unauthenticated: 3, of_address: 2, min_age: Duration::ZERO, authenticated: 2 };
 
-    fn address(last: u8) -> IpAddr {
-        [10, 0, 0, last].into()
+    fn address(last: u8) -> Origin {
+        IpAddr::from([10, 0, 0, last]).into()
     }
 
     fn is_open(place: &Place) -> bool {
@@ -339,14 +333,5 @@ mod tests {
         assert!(is_open(&first) && !next.is_finished());
         first.authenticate(None).unwrap();
         next.await.unwrap();
-    }
-
-    #[test]
-    fn addresses_of_one_host_count_as_one() {
-        let of = |text: &str| network(text.parse().unwrap());
-        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
-        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
-        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
-        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
     }
 }

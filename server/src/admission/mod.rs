@@ -22,6 +22,7 @@
 //! | 9 | identity's streams | streams of one identity | `--identity-streams`, `[identities]` | `RESOURCE_EXHAUSTED` with `RetryInfo` |
 //! | 10 | window | microbatches ahead of a stream's reader | `--window-bytes`, `window_bytes` of the request | stream waits |
 //! | 11 | buffer | share of the buffers, by the reader's speed; three quarters for one client while others have streams | `--buffer-bytes`, `--slow-after` | stream waits |
+//! |    | lease | microbatches that clients of this host have in the server's memory, returned or not: half of the buffers, five eighths together with those of slow readers; of a stream its largest window and one more | `--buffer-bytes`, `--window-bytes` | frames; if it has others of the stream and does not need the next one, the stream waits |
 //! | 12 | submission | microbatches of a stream in the queue (8, and at most those of its client) | fixed, `--max-queued` | stream waits |
 //! | 13 | queue | outstanding microbatches of one client | `--max-queued` | `RESOURCE_EXHAUSTED` with `RetryInfo` |
 //! | 14 | pool | bytes of all buffers, in order of the makers | `--buffer-bytes` | makers wait, and with them the stream |
@@ -32,6 +33,8 @@
 //! Gates 1, 4, 6, 8 to 12 and 15 are in this module; 2 and 3 are in `connection.rs`, 5 in `access`, the
 //! fields of gate 6 in `request.rs`, 7 in `service.rs`, 13 and 14 in the pipeline. Gates 1 to 4 and 6 hold
 //! for every route, health and reflection included, which have no gate 5.
+//!
+//! An address is that of a peer over TCP, or the user of a peer over a Unix socket.
 //!
 //! A connection has authenticated once its certificate or the token of a call was accepted; where calls
 //! need neither, once it has made a valid call.
@@ -50,27 +53,29 @@ mod buffers;
 mod connections;
 mod frames;
 mod limits;
+mod origin;
 mod request;
 mod slots;
 mod stream;
 mod stream_buffers;
 mod turns;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::status::Refusal;
 use buffers::BufferAdmission;
-pub(crate) use connections::{Connections, Place, Places, network};
+pub(crate) use connections::{Connections, Place, Places};
 pub(crate) use frames::{FrameBudget, FrameCounter, PREFACE_BYTES};
 pub(crate) use limits::StreamLimits;
 pub use limits::{IdentityLimits, Limits};
+pub(crate) use origin::Origin;
 use request::ServerBytes;
 pub(crate) use request::{ConnectionBytes, CountedBody, HeldBytes, admit};
 pub(crate) use slots::StreamSlot;
 use slots::StreamSlots;
-pub(crate) use stream::{MicrobatchPermit, StreamAdmission};
+pub(crate) use stream::{KeptPermit, Lending, LentPermit, MicrobatchPermit, StreamAdmission};
+pub(crate) use stream_buffers::Delivery;
 pub(crate) use turns::Turns;
 
 /// Time that a connection has to make a call before it can be closed for another one.
@@ -120,8 +125,8 @@ impl Admission {
     }
 
     /// The bytes of a new connection, which has not authenticated.
-    pub(crate) fn connection_bytes(&self, address: IpAddr) -> Arc<ConnectionBytes> {
-        ConnectionBytes::new(self.limits.unauthenticated_bytes, address, &self.server_bytes)
+    pub(crate) fn connection_bytes(&self, origin: Origin) -> Arc<ConnectionBytes> {
+        ConnectionBytes::new(self.limits.unauthenticated_bytes, origin, &self.server_bytes)
     }
 
     /// A slot for a stream of an identity. `retry_after` is the delay that a refused client gets.
@@ -182,6 +187,8 @@ impl Admission {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     #[tokio::test]
@@ -191,7 +198,7 @@ mod tests {
         let admission = Admission::new(limits, 0);
         let mut places = Vec::new();
         for last in 0..3 {
-            places.push(admission.connections.place([10, 0, 0, last].into()).await);
+            places.push(admission.connections.place(IpAddr::from([10, 0, 0, last]).into()).await);
         }
         places[0].evicted().await;
     }

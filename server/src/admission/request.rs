@@ -4,7 +4,6 @@
 //! token: libraries read up to 4 MiB of a request and wait for it forever.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,8 +17,8 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 use tonic::Status;
 
-use super::connections::network;
 use super::limits::Limits;
+use super::origin::Origin;
 use crate::status::Refusal;
 
 /// Bytes that a header takes in memory besides its name and its value, as HTTP/2 counts them (RFC 9113,
@@ -34,7 +33,7 @@ const PUBLIC_CALL_BYTES: usize = 64 << 10;
 /// responses until they are sent.
 #[derive(Debug)]
 pub(crate) struct ConnectionBytes {
-    network: IpAddr,
+    origin: Origin,
     held: AtomicUsize,
     limit: AtomicUsize,
     server: Arc<ServerBytes>,
@@ -52,7 +51,7 @@ pub(crate) struct ServerBytes {
 struct Held {
     all: usize,
     /// Of each address that holds any.
-    by_network: BTreeMap<IpAddr, usize>,
+    by_origin: BTreeMap<Origin, usize>,
 }
 
 impl ServerBytes {
@@ -60,22 +59,22 @@ impl ServerBytes {
         Arc::new(Self { limit, held: Mutex::default() })
     }
 
-    fn add(&self, network: IpAddr, bytes: usize) -> Result<(), Refusal> {
+    fn add(&self, origin: Origin, bytes: usize) -> Result<(), Refusal> {
         let mut held = self.lock();
-        let of_network = held.by_network.get(&network).copied().unwrap_or(0);
-        let of_network = sum(of_network, bytes, self.limit / 2)?;
+        let of_origin = held.by_origin.get(&origin).copied().unwrap_or(0);
+        let of_origin = sum(of_origin, bytes, self.limit / 2)?;
         held.all = sum(held.all, bytes, self.limit)?;
-        held.by_network.insert(network, of_network);
+        held.by_origin.insert(origin, of_origin);
         Ok(())
     }
 
-    fn release(&self, network: IpAddr, bytes: usize) {
+    fn release(&self, origin: Origin, bytes: usize) {
         let mut held = self.lock();
         held.all -= bytes;
-        if let Some(of_network) = held.by_network.get_mut(&network) {
-            *of_network -= bytes;
-            if *of_network == 0 {
-                held.by_network.remove(&network);
+        if let Some(of_origin) = held.by_origin.get_mut(&origin) {
+            *of_origin -= bytes;
+            if *of_origin == 0 {
+                held.by_origin.remove(&origin);
             }
         }
     }
@@ -100,10 +99,10 @@ pub(crate) struct HeldBytes {
 }
 
 impl ConnectionBytes {
-    /// The bytes of a connection from an address.
-    pub(super) fn new(limit: usize, address: IpAddr, server: &Arc<ServerBytes>) -> Arc<Self> {
+    /// The bytes of a connection of an origin.
+    pub(super) fn new(limit: usize, origin: Origin, server: &Arc<ServerBytes>) -> Arc<Self> {
         let (held, limit) = (AtomicUsize::new(0), AtomicUsize::new(limit));
-        Arc::new(Self { network: network(address), held, limit, server: Arc::clone(server) })
+        Arc::new(Self { origin, held, limit, server: Arc::clone(server) })
     }
 
     /// Replaces the limit.
@@ -124,12 +123,12 @@ impl ConnectionBytes {
 
 impl HeldBytes {
     fn add(&mut self, bytes: usize) -> Result<(), Refusal> {
-        let ConnectionBytes { network, held, limit, server } = &*self.connection;
+        let ConnectionBytes { origin, held, limit, server } = &*self.connection;
         let limit = limit.load(Ordering::Relaxed);
         let fits = |held: usize| sum(held, bytes, limit).ok();
         let added = held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
         added.map_err(|_held| Refusal::TooManyBytes { limit })?;
-        server.add(*network, bytes).inspect_err(|_refused| {
+        server.add(*origin, bytes).inspect_err(|_refused| {
             held.fetch_sub(bytes, Ordering::Relaxed);
         })?;
         self.bytes += bytes;
@@ -137,8 +136,8 @@ impl HeldBytes {
     }
 
     fn release(&mut self, bytes: usize) {
-        let ConnectionBytes { network, held, server, .. } = &*self.connection;
-        server.release(*network, bytes);
+        let ConnectionBytes { origin, held, server, .. } = &*self.connection;
+        server.release(*origin, bytes);
         held.fetch_sub(bytes, Ordering::Relaxed);
         self.bytes -= bytes;
     }
@@ -329,8 +328,8 @@ mod tests {
         ConnectionBytes::new(limit, address(1), &ServerBytes::new(1 << 30))
     }
 
-    fn address(last: u8) -> IpAddr {
-        [10, 0, 0, last].into()
+    fn address(last: u8) -> Origin {
+        std::net::IpAddr::from([10, 0, 0, last]).into()
     }
 
     fn limits() -> Limits {
@@ -426,7 +425,7 @@ mod tests {
         third.hold(10).unwrap();
         drop((held, rest));
         third.hold(90).unwrap();
-        assert!(server.lock().by_network.is_empty(), "no address is remembered without bytes");
+        assert!(server.lock().by_origin.is_empty(), "no address is remembered without bytes");
     }
     #[test]
     fn held_bytes_grow_and_shrink_within_the_limits() {

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::budget::acquire_permit;
-use super::buffers::{BufferAdmission, BufferPermit};
-use super::stream_buffers::StreamBuffers;
+use super::buffers::{BufferAdmission, BufferPermit, KeptBuffer};
+use super::stream_buffers::{Delivery, ReaderSpeed, StreamBuffers};
 use crate::source::Load;
 use crate::status::Refusal;
 
@@ -43,6 +43,70 @@ impl MicrobatchPermit {
     }
 }
 
+/// The permit of a microbatch that is lent, until it is returned: its buffer.
+#[derive(Debug)]
+pub(crate) struct LentPermit {
+    buffer: BufferPermit,
+}
+
+/// The permit of a microbatch that was returned and that somebody still has.
+#[derive(Debug)]
+pub(crate) struct KeptPermit {
+    _buffer: KeptBuffer,
+}
+
+impl LentPermit {
+    /// Releases the permit of a microbatch that the reader took within `time`, as frames after all. Otherwise a reader
+    /// that cannot be told of its leases would count as fast however long it takes.
+    pub(crate) fn delivered(self, time: Duration) {
+        self.buffer.record_speed(time);
+    }
+
+    /// Counts the microbatch as one that somebody keeps.
+    pub(crate) fn keep(self) -> KeptPermit {
+        KeptPermit { _buffer: self.buffer.keep() }
+    }
+}
+
+/// What becomes of a microbatch that could be lent.
+#[derive(Debug)]
+pub(crate) enum Lending {
+    Lent(LentPermit),
+    /// It has to be sent as frames.
+    Frames(MicrobatchPermit),
+}
+
+impl MicrobatchPermit {
+    /// Lends a microbatch that has been waiting since `ready`. If its stream has lent as much as it may, waits until a
+    /// microbatch is returned, or `needed` is ready: the reader cannot return any before it has this one.
+    pub(crate) async fn lend(
+        mut self,
+        ready: Instant,
+        needed: impl Future<Output = ()>,
+    ) -> Lending {
+        let mut needed = std::pin::pin!(needed);
+        loop {
+            let stream = Arc::clone(&self.stream);
+            let mut released = std::pin::pin!(stream.released());
+            // Before the attempt, so that a release between attempt and wait is not missed.
+            released.as_mut().enable();
+            if self.buffer.lend() {
+                let Self { stream, place, buffer } = self;
+                stream.record_delivery(ready.elapsed(), place);
+                return Lending::Lent(LentPermit { buffer });
+            }
+            // A slow reader gets frames, and what it has does not matter.
+            if stream.lent() == 0 || stream.speed() == ReaderSpeed::Slow {
+                return Lending::Frames(self);
+            }
+            tokio::select! {
+                () = released => {}
+                () = &mut needed => return Lending::Frames(self),
+            }
+        }
+    }
+}
+
 impl StreamAdmission {
     pub(super) fn new(
         client: Arc<str>,
@@ -65,34 +129,41 @@ impl StreamAdmission {
         (MicrobatchPermit { stream: Arc::clone(&self.stream), place, buffer }, submission)
     }
 
-    /// Waits for the reader to accept a part of a microbatch whose delivery began at `begun`, unless the
-    /// reader stalls or is evicted.
+    /// Begins the delivery of a microbatch, which lasts until the reader has taken all of it.
+    pub(crate) fn begin_delivery(&self) -> Delivery {
+        self.stream.begin_delivery()
+    }
+
+    /// Waits for the reader to accept a part of a microbatch, unless it stalls.
     ///
     /// # Errors
-    /// [`Refusal::Stalled`] or [`Refusal::Evicted`].
+    /// [`Refusal::Stalled`].
     pub(crate) async fn delivery<T>(
         &self,
         accepted: impl Future<Output = T>,
-        begun: Instant,
-        load: impl Fn() -> Load,
     ) -> Result<T, Refusal> {
-        let mut accepted = std::pin::pin!(accepted);
-        let (waiting_since, check) = (Instant::now(), self.stream.slow_after / 4);
+        let after = self.stall_timeout;
+        timeout(after, accepted).await.map_err(|_elapsed| Refusal::Stalled { after })
+    }
+
+    /// Waits until the stream is evicted: others wait for a buffer, and its reader takes too long for a microbatch.
+    ///
+    /// All of a small one fits into the buffers of HTTP/2, so that nothing of the stream waits for its reader although
+    /// that has taken none of it. So what counts is the time until it has taken everything.
+    pub(crate) async fn evicted(&self, load: impl Fn() -> Load) -> Refusal {
         loop {
-            let left = self.stall_timeout.saturating_sub(waiting_since.elapsed());
-            if let Ok(accepted) = timeout(left.min(check), accepted.as_mut()).await {
-                return Ok(accepted);
-            }
-            let now = Instant::now();
-            if now - waiting_since >= self.stall_timeout {
-                return Err(Refusal::Stalled { after: self.stall_timeout });
-            }
-            let Load { microbatches_waiting_for_buffer, drain_estimate, .. } = load();
-            let waiting = microbatches_waiting_for_buffer;
-            let delivering = now - begun;
-            if self.buffers.evicts(&self.stream, &self.client, delivering, waiting, now) {
-                return Err(Refusal::Evicted { after: delivering, wait: drain_estimate });
+            sleep(self.stream.slow_after / 4).await;
+            let Some(begun) = self.stream.delivering_since() else { continue };
+            let Load { microbatches_waiting_for_buffer: waiting, drain_estimate, .. } = load();
+            let (now, after) = (Instant::now(), begun.elapsed());
+            if self.buffers.evicts(&self.stream, &self.client, after, waiting, now) {
+                return Refusal::Evicted { after, wait: drain_estimate };
             }
         }
+    }
+
+    /// Ends the stream: no buffer is left for a next microbatch of it.
+    pub(crate) fn end(&self) {
+        self.stream.end();
     }
 }

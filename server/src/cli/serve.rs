@@ -10,8 +10,8 @@ use std::thread::Builder;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use forebay::Pipeline;
 use forebay::dataset::{Dataset, MAX_STUCK_READS};
+use forebay::{MAX_SHARED, Pipeline};
 use forebay_types::command::{StopSignal, log_to_stderr, on_stop};
 use forebay_types::file;
 use tokio::net::TcpListener;
@@ -25,6 +25,7 @@ use crate::catalog::Catalog;
 pub(super) use crate::config::ServeArgs;
 use crate::config::{Config, Memory};
 use crate::descriptors;
+use crate::listen::{self, Listeners};
 use crate::serve::{self, Setup};
 
 /// Threads for network IO; the pipeline has its own threads.
@@ -48,6 +49,7 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
     on_stop(None, move |signal| stop_at_signal.begin(signal))?;
     let mut config = Config::new(args)?;
     log_to_stderr("info", config.json);
+    let unused = unused_from_now_on(config.while_locked.as_deref())?;
     let mixer = config.device.open(config.device_bytes)?;
     let datasets = open_datasets(&config)?;
     let pipeline = Arc::new(Pipeline::with_mixer(&mixer, config.pipeline)?);
@@ -58,13 +60,14 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
             .check_records(dataset)
             .with_context(|| format!("cannot serve the dataset {name}"))?;
     }
-    let readers = config.pipeline.threads.get() + datasets.len() * MAX_STUCK_READS;
+    let shared = if pipeline.shares_memory() { MAX_SHARED } else { 0 };
+    let readers = config.pipeline.threads.get() + datasets.len() * MAX_STUCK_READS + shared;
     descriptors::fit(&mut config.limits, readers, config.metrics_listen.is_some())?;
     let catalog = Arc::new(Catalog::new(datasets, config.recipes, Arc::clone(&pipeline)));
     let served = runtime.block_on(async {
-        let listener = TcpListener::bind(config.listen)
-            .await
-            .with_context(|| format!("cannot listen on {}", config.listen))?;
+        let listeners =
+            Listeners::bind(&config.listen, config.socket_mode, pipeline.shares_memory()).await?;
+        let addresses = listeners.addresses()?;
         let admin = match config.metrics_listen {
             Some(address) => Some(
                 TcpListener::bind(address)
@@ -73,15 +76,16 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
             ),
             None => None,
         };
-        warn_if_exposed(&config.access, listener.local_addr()?);
+        listen::tcp(&addresses).for_each(|address| warn_if_exposed(&config.access, address));
         // Before the address is printed, because a process that reads it may send a signal.
         let stopped = stop.drains_from_now_on();
-        // A process that started this server on port 0 reads the port from this line.
-        say(format!("listening on {}", listener.local_addr()?))?;
+        // A process that started this server on port 0 reads the port from the first line.
+        for address in &addresses {
+            say(format!("listening on {address}"))?;
+        }
         if let Some(admin) = &admin {
             say(format!("metrics and status on http://{}/", admin.local_addr()?))?;
         }
-        let unused = unused_from_now_on(config.while_locked.as_deref())?;
         let shutdown = async move {
             let stopped = async {
                 match stopped.await {
@@ -99,7 +103,7 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
         let reloads = reload_on_hangup(Arc::clone(&access), hangups);
         let setup = Setup { limits: config.limits, access, admin, picture: config.picture };
         let report = tokio::select! {
-            report = serve::run(listener, catalog, setup, shutdown) => report,
+            report = serve::run(listeners, catalog, setup, shutdown) => report,
             never = reloads => match never {},
         };
         info!(?report, "stopped");

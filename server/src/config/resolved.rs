@@ -16,6 +16,7 @@ use super::memory::{Given, Memory};
 use super::named;
 use super::settings::{IdentitySettings, LimitSettings, ServeArgs, Settings};
 use crate::access::Access;
+use crate::address::ListenAddress;
 use crate::admission::{IdentityLimits, Limits};
 use crate::device::DeviceChoice;
 use crate::recipes;
@@ -29,8 +30,10 @@ pub struct Config {
     pub recipes: BTreeMap<String, RecipeSpec>,
     /// Folder for index files, if they are not stored next to the datasets.
     pub index_dir: Option<PathBuf>,
-    /// Address to listen on.
-    pub listen: SocketAddr,
+    /// Addresses to listen on, at least one.
+    pub listen: Vec<ListenAddress>,
+    /// Permissions of the files of Unix sockets.
+    pub socket_mode: u32,
     /// Device that mixes.
     pub device: DeviceChoice,
     /// Bytes to allocate on a GPU.
@@ -67,6 +70,17 @@ impl Config {
             bail!("no dataset to serve: set --dataset NAME=PATH");
         }
         let access = Access::new(settings.access.files())?;
+        let mut listen = settings.listen;
+        if listen.is_empty() {
+            listen.push(ListenAddress::Tcp(([127, 0, 0, 1], 50051).into()));
+        }
+        let any_unix = listen.iter().any(|address| matches!(address, ListenAddress::Unix(_)));
+        if any_unix && access.requires_certificates() {
+            bail!(
+                "calls over --listen unix: have no certificate, which --tls-client-ca requires: set --token-file \
+                 too, or listen on TCP only"
+            );
+        }
         let defaults = PipelineConfig::default();
         let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
         let threads = settings.threads.and_then(|threads| NonZeroUsize::new(threads.count()));
@@ -81,7 +95,8 @@ impl Config {
             datasets,
             recipes: recipes::read(named::by_name(settings.recipes)?)?,
             index_dir: settings.index_dir,
-            listen: settings.listen.unwrap_or(([127, 0, 0, 1], 50051).into()),
+            listen,
+            socket_mode: settings.socket_mode.unwrap_or_default().0,
             device: settings.device.unwrap_or(DeviceChoice::Auto),
             device_bytes: settings.device_bytes.map_or(DEVICE_BYTES, |size| bytes(size.get())),
             metrics_listen: settings.metrics_listen,
@@ -101,6 +116,7 @@ impl Config {
                 read_timeout: settings
                     .read_timeout
                     .map_or(defaults.read_timeout, forebay_types::settings::NonZeroTimeSpan::get),
+                shared_memory: any_unix,
             },
             memory,
             limits: Limits {
@@ -219,7 +235,7 @@ mod tests {
         );
         let config = config(&["--config", &path, "--buffer-bytes=1KiB", "--json=off"]).unwrap();
         assert_eq!(config.pipeline.buffer_bytes, 1024);
-        assert_eq!(config.listen.port(), 7);
+        assert_eq!(config.listen, ["127.0.0.1:7".parse().unwrap()]);
         assert_eq!(config.device, DeviceChoice::Only(forebay::mix::Device::Cuda(1)));
         assert_eq!(config.device_bytes, DEVICE_BYTES);
         assert_eq!(config.limits.stall_timeout, Duration::from_secs(5));
@@ -231,6 +247,25 @@ mod tests {
         let team = StreamLimits { window_bytes: 1 << 20, max_queued: 9, ..anyone };
         assert_eq!(config.limits.for_identity("team/a"), team);
         assert!(config.picture && !config.access.requires_auth() && !config.json);
+    }
+
+    #[test]
+    fn a_server_listens_on_several_addresses() {
+        let shown = |config: Config| {
+            let shown = config.listen.iter().map(ToString::to_string);
+            (shown.collect::<Vec<_>>().join(" "), config.socket_mode)
+        };
+        let flags = ["--dataset=a=x", "--listen=127.0.0.1:7,unix:/a", "--listen=unix:b"];
+        let all = "127.0.0.1:7 unix:/a unix:b";
+        assert_eq!(shown(config(&flags).unwrap()), (all.into(), 0o600));
+        let listen = r#"listen = ["127.0.0.1:7", "unix:/a", "unix:b"]"#;
+        let (_folder, path) =
+            file(&format!("{listen}\nsocket_mode = \"660\"\n[datasets]\na = \"x\"\n"));
+        assert_eq!(shown(config(&["--config", &path]).unwrap()), (all.into(), 0o660));
+        let default = shown(config(&["--dataset=a=x"]).unwrap());
+        assert_eq!(default, ("127.0.0.1:50051".into(), 0o600));
+        let (_folder, path) = file("listen = \"nowhere\"");
+        assert!(error(&["--config", &path]).contains("or unix:PATH"));
     }
 
     #[test]

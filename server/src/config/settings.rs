@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use super::named::{self, NamedList};
 use crate::access::AccessArgs;
+use crate::address::{self, ListenAddress, SocketMode};
 use crate::device::DeviceChoice;
 use crate::recipes;
 
@@ -58,12 +59,17 @@ pub(super) struct Settings {
     /// Folder for index files, if they cannot be stored next to the datasets.
     #[arg(long, value_name = "DIR", env = "FOREBAY_INDEX_DIR")]
     pub(super) index_dir: Option<PathBuf>,
-    /// Address and port to listen on; port 0 selects a free port. Default 127.0.0.1:50051.
-    #[arg(long, value_name = "ADDR", env = "FOREBAY_LISTEN", value_parser = address)]
-    pub(super) listen: Option<SocketAddr>,
+    /// Address and port to listen on, where port 0 selects a free port; or unix:PATH for the programs of this
+    /// host. May be given several times, or separated by commas. Default 127.0.0.1:50051.
+    #[arg(long, value_name = "ADDR|unix:PATH", env = "FOREBAY_LISTEN", value_delimiter = ',')]
+    #[serde(deserialize_with = "address::one_or_more")]
+    pub(super) listen: Vec<ListenAddress>,
+    /// Permissions of the files of Unix sockets, in octal: who may connect. Default 600, the server's own user.
+    #[arg(long, value_name = "MODE", env = "FOREBAY_SOCKET_MODE")]
+    pub(super) socket_mode: Option<SocketMode>,
     /// Address and port of the admin port: /metrics, /healthz, /readyz and the status page. Default:
     /// none.
-    #[arg(long, value_name = "ADDR", env = "FOREBAY_METRICS_LISTEN", value_parser = address)]
+    #[arg(long, value_name = "ADDR", env = "FOREBAY_METRICS_LISTEN", value_parser = tcp_address)]
     pub(super) metrics_listen: Option<SocketAddr>,
     /// Show samples of the last microbatch on the status page. Default: true, unless calls must
     /// authenticate.
@@ -197,7 +203,8 @@ impl Settings {
             datasets: list(self.datasets, file.datasets),
             recipes: list(self.recipes, file.recipes),
             index_dir: self.index_dir.or(file.index_dir),
-            listen: self.listen.or(file.listen),
+            listen: if self.listen.is_empty() { file.listen } else { self.listen },
+            socket_mode: self.socket_mode.or(file.socket_mode),
             metrics_listen: self.metrics_listen.or(file.metrics_listen),
             status_picture: self.status_picture.or(file.status_picture),
             threads: self.threads.or(file.threads),
@@ -237,7 +244,7 @@ impl LimitSettings {
 }
 
 /// Parses an address to listen on.
-fn address(text: &str) -> Result<SocketAddr, String> {
+fn tcp_address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_syntax| "expected an IP address and a port, such as 0.0.0.0:50051".to_owned())
 }

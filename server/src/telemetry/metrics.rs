@@ -24,6 +24,8 @@ pub(crate) struct Metrics {
     stages: Family<StageLabels, Histogram>,
     /// TLS handshakes that failed or timed out.
     pub(crate) refused_connections: Counter,
+    /// Microbatches that were leased.
+    pub(super) leased: Counter,
     closed: Family<ClosedLabels, Counter>,
     data_faults: Family<DataFaultLabels, Counter>,
 }
@@ -83,6 +85,12 @@ impl Metrics {
             "TLS handshakes that failed or timed out",
             refused_connections.clone(),
         );
+        let leased = Counter::default();
+        registry.register(
+            "microbatches_leased",
+            "Microbatches that clients of this host read in shared memory",
+            leased.clone(),
+        );
         let closed = Family::<ClosedLabels, Counter>::default();
         for reason in CloseReason::ALL {
             drop(closed.get_or_create(&ClosedLabels { reason: reason.name() }));
@@ -104,7 +112,7 @@ impl Metrics {
             "Streams that ended because a record could not be read (io) or is not as it was indexed (changed)",
             data_faults.clone(),
         );
-        Self { registry, calls, served, stages, refused_connections, closed, data_faults }
+        Self { registry, calls, served, stages, refused_connections, leased, closed, data_faults }
     }
 
     /// Counts a connection that the server closed.

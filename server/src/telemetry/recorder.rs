@@ -143,6 +143,11 @@ impl StreamGuard {
         }
     }
 
+    /// Records that a microbatch has been leased.
+    pub(crate) fn leased(&self) {
+        self.telemetry.metrics.leased.inc();
+    }
+
     /// Records that a microbatch has been sent.
     pub(crate) fn sent(&self, samples: usize, bytes: usize, name: MicrobatchName) {
         let counters = &self.telemetry.counters;

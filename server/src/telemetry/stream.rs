@@ -1,6 +1,5 @@
 //! One stream: its request, its progress, and which side waits for the other.
 
-use std::net::SocketAddr;
 use std::ops::Add;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -8,6 +7,7 @@ use std::time::{Duration, Instant};
 use forebay_proto::v1;
 
 use super::lock::lock;
+use crate::address::PeerAddress;
 use crate::source::{MicrobatchName, Source};
 
 /// The request of a stream: who sent it, and for which job.
@@ -15,7 +15,7 @@ use crate::source::{MicrobatchName, Source};
 pub(crate) struct StreamRequestInfo {
     pub(crate) method: &'static str,
     pub(crate) identity: Arc<str>,
-    pub(crate) peer: SocketAddr,
+    pub(crate) peer: PeerAddress,
     pub(crate) dataset: String,
     /// A name that the server knows, or `custom`. It is a label of metrics, so clients must not be able
     /// to create more of them.
@@ -27,7 +27,7 @@ impl StreamRequestInfo {
     pub(crate) fn new(
         method: &'static str,
         identity: &Arc<str>,
-        peer: SocketAddr,
+        peer: PeerAddress,
         source: &dyn Source,
         job: Option<&v1::Job>,
     ) -> Self {

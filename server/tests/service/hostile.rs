@@ -83,11 +83,19 @@ impl Random {
         (self.below(8) > 0).then_some(hostile)
     }
 
+    /// A connection for leases that the client does not have.
+    fn leases(&mut self) -> Option<v1::LeaseOptions> {
+        let length = self.pick(&[0, 15, 16, 17]);
+        let connection = vec![0xda; length].into();
+        (self.below(2) == 0).then(|| v1::LeaseOptions { connection, call: self.number() })
+    }
+
     /// A well-formed request with hostile values, and its method.
     fn request(&mut self) -> (&'static str, Vec<u8>) {
         let (job, epoch, step) = (self.job(), self.number(), self.number());
         let index = u32::try_from(self.number() & 0xFFFF_FFFF).unwrap();
         let (dtype, layout, mixed_by) = (self.kind(), self.kind(), self.kind());
+        let leases = self.leases();
         match self.below(4) {
             0 => ("Describe", DescribeRequest { job, first_class: step }.encode_to_vec()),
             1 => {
@@ -98,7 +106,7 @@ impl Random {
             2 => {
                 let microbatch = index;
                 let request =
-                    FetchRequest { job, epoch, step, microbatch, dtype, layout, mixed_by };
+                    FetchRequest { job, epoch, step, microbatch, dtype, layout, mixed_by, leases };
                 ("Fetch", request.encode_to_vec())
             }
             _ => {
@@ -115,6 +123,7 @@ impl Random {
                     layout,
                     mixed_by,
                     window_bytes: self.number(),
+                    leases,
                 };
                 ("Stream", request.encode_to_vec())
             }

@@ -18,3 +18,4 @@ mod raw;
 mod refusals;
 mod streams;
 mod support;
+mod unix;

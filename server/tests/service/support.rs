@@ -1,16 +1,18 @@
 //! A server with a fake pipeline, and what a test observes of both.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use forebay::{BufferPool, Pixels};
 use forebay_proto::frame::{FRAME_BYTES, Join};
 use forebay_proto::v1::forebay_service_client::ForebayServiceClient;
 use forebay_proto::v1::{self, DescribeResponse, Frame, Header, StreamRequest};
 use forebay_server::{
-    Done, Limits, MicrobatchName, OpenJob, PixelFormat, Refusal, Report, Setup, Source,
-    SubmitOptions, Timings, WireMicrobatch,
+    Done, Limits, ListenAddress, Listeners, Load, MicrobatchName, OpenJob, PixelFormat, Refusal,
+    Report, Setup, Source, SubmitOptions, Timings, WireMicrobatch,
 };
 use forebay_types::Layout;
 use prost::Message as _;
@@ -79,6 +81,8 @@ pub(crate) struct Fake {
     explanation_bytes: usize,
     /// Niceness of the threads that made explanations, one for each.
     pub(crate) explained: Mutex<Vec<i32>>,
+    /// Buffers that can be lent, for microbatches that are computed now. Others have their own.
+    pub(crate) buffers: Option<BufferPool>,
 }
 
 impl Fake {
@@ -108,6 +112,7 @@ impl Fake {
             classes,
             explanation_bytes,
             explained: Mutex::default(),
+            buffers: None,
         })
     }
 
@@ -152,6 +157,7 @@ fn microbatch(name: MicrobatchName, layout: Layout, live: &Arc<AtomicUsize>) -> 
     live.fetch_add(1, Ordering::SeqCst);
     WireMicrobatch {
         payload: Bytes::from_owner(Buffer(pixels, Arc::clone(live))),
+        shared: None,
         shape: if layout == Layout::Nchw { [2, 3, SIDE, SIDE] } else { [2, SIDE, SIDE, 3] },
         records: vec![name.step, name.index.into()],
         label_a: vec![0, 1],
@@ -175,6 +181,16 @@ pub(crate) struct FakeSource(Arc<Fake>);
 impl Source for FakeSource {
     fn datasets(&self) -> Vec<String> {
         vec!["pets".into()]
+    }
+
+    fn load(&self) -> Load {
+        let Some(buffers) = &self.0.buffers else { return Load::default() };
+        Load {
+            buffer_bytes: buffers.bytes_in_use() as u64,
+            buffer_limit_bytes: buffers.limit() as u64,
+            microbatches_waiting_for_buffer: buffers.waiting(),
+            ..Load::default()
+        }
     }
 
     fn open(&self, job: &v1::Job) -> Result<Arc<dyn OpenJob>, Refusal> {
@@ -223,9 +239,21 @@ impl OpenJob for FakeJob {
                 let error = forebay::Error::BufferBudget { need: 2, limit: 1 };
                 done(Err(error.into()));
             }
-            Make::Now | Make::BadFrom(_) | Make::TooLarge => {
-                finish(name, format.layout, &live, done);
-            }
+            Make::Now | Make::BadFrom(_) | Make::TooLarge => match fake.buffers.clone() {
+                None => finish(name, format.layout, &live, done),
+                Some(buffers) => {
+                    let lend = move || {
+                        let mut buffer = buffers.acquire(pixels(name).len()).unwrap();
+                        buffer.copy_from_slice(&pixels(name));
+                        let pixels = Pixels::from(buffer);
+                        let mut made = microbatch(name, format.layout, &live);
+                        (made.payload, made.shared) =
+                            (Bytes::from_owner(pixels.clone()), Some(pixels));
+                        done(Ok(made));
+                    };
+                    std::thread::Builder::new().spawn(lend).unwrap();
+                }
+            },
             Make::After(delay) => {
                 let make = move || {
                     std::thread::sleep(delay);
@@ -279,11 +307,27 @@ pub(crate) async fn start_with(
 async fn start_fake(fake: Arc<Fake>, setup: impl Into<Setup>) -> Server {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
+    serve(fake, listener.into(), address, setup)
+}
+
+/// Starts a server that listens on a Unix socket and, if it has buffers to lend, beside it.
+pub(crate) async fn start_at(path: &Path, fake: Arc<Fake>, setup: impl Into<Setup>) -> Server {
+    let addresses = [ListenAddress::Unix(path.to_owned())];
+    let listeners = Listeners::bind(&addresses, 0o600, fake.buffers.is_some()).await.unwrap();
+    serve(fake, listeners, format!("unix:{}", path.display()), setup)
+}
+
+fn serve(
+    fake: Arc<Fake>,
+    listeners: Listeners,
+    address: String,
+    setup: impl Into<Setup>,
+) -> Server {
     let (stop, stopped) = oneshot::channel();
     let source = Arc::new(FakeSource(Arc::clone(&fake)));
     let setup = setup.into();
     let shutdown = async { drop(stopped.await) };
-    let report = tokio::spawn(forebay_server::run(listener, source, setup, shutdown));
+    let report = tokio::spawn(forebay_server::run(listeners, source, setup, shutdown));
     Server { fake, address, stop: Some(stop), report }
 }
 

@@ -108,6 +108,8 @@ impl<T: Real> CpuBackend<T> {
         let largest = parameter_ranges.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
         let running = running_ranges.last().map_or(0, |range| range.end);
         let widest = train_graph.tensors.iter().map(|t| t.channels).max().unwrap_or(0);
+        // Of those that are normalized: the logits may be of millions of classes.
+        let normalized = train_graph.norms.iter().map(|norm| norm.channels).max().unwrap_or(0);
         let max_taps = pooled_len(&train_graph, batch).max(pooled_len(&eval_graph, eval_batch));
         let classes = train_graph.classes;
         let training = Program::new(MemoryPlan::training(train_graph, batch));
@@ -131,7 +133,7 @@ impl<T: Real> CpuBackend<T> {
             losses: Vec::new(),
             pending_report: None,
             conv_scratch: vec![T::ZERO; training.conv_scratch_len(batch)],
-            norm_scratch: vec![0.0; batch_norm::scratch_len(widest)],
+            norm_scratch: vec![0.0; batch_norm::scratch_len(normalized)],
             lamb_scratch: ChunkSums::new(largest),
             target_row: vec![T::ZERO; classes],
             // The stem reads a row of taps of a 7x7 kernel over three channels at once.

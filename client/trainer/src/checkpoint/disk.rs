@@ -95,8 +95,12 @@ pub(crate) fn create_folder(folder: &Path) -> Result<(), Error> {
 pub(crate) fn lock(folder: &Path) -> Result<File, Error> {
     create_folder(folder)?;
     let path = folder.join(LOCK);
-    let opened = File::options().create(true).truncate(false).write(true).open(&path);
+    // For reading as well, because that does not wait for a reader of a pipe.
+    let opened = File::options().create(true).truncate(false).read(true).write(true).open(&path);
     let file = opened.map_err(write_error(&path))?;
+    if !file.metadata().map_err(write_error(&path))?.is_file() {
+        return Err(write_error(&path)(std::io::Error::other("it is not a regular file")));
+    }
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => Err(Error::InUse { folder: folder.to_owned() }),
         Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
@@ -121,4 +125,25 @@ pub(super) fn write_error(path: &Path) -> impl FnOnce(std::io::Error) -> Error +
 pub(super) fn read_error(path: &Path) -> impl FnOnce(std::io::Error) -> Error + use<> {
     let path = path.to_owned();
     move |cause| Error::Read { path, cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_pipe_or_a_device_in_place_of_the_lock_is_refused_without_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(LOCK);
+        drop(lock(folder.path()).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let refused = || lock(folder.path()).unwrap_err().to_string();
+        assert!(refused().contains("not a regular file"), "{}", refused());
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+        assert!(refused().contains("not a regular file"), "{}", refused());
+    }
 }

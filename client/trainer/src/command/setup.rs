@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, bail};
 use forebay_client::RecipeRef;
+use forebay_types::process::available_memory;
 use forebay_types::settings::{ByteSize, Number};
 use forebay_types::{Cursor, Rank};
 
@@ -151,16 +152,36 @@ pub(crate) fn check_memory(
     let parameters = config.train_graph.parameters.iter();
     let parameters: usize = parameters.map(|p| p.shape.iter().product::<usize>()).sum();
     let of_model = 4 * size_of::<f32>() as u64 * parameters as u64;
-    if of_model + of_microbatch > limit.0 {
-        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
-        bail!(
-            "the model needs {:.1} GiB of memory and a microbatch {:.1} GiB, but --memory-limit is {limit}: use more \
-             --microbatches, a smaller --model, --image-size or --validation-batch-size, or raise --memory-limit",
-            gib(of_model),
-            gib(of_microbatch)
-        );
-    }
-    Ok(())
+    let machine = if device == TrainDevice::Cpu { available_memory() } else { None };
+    fits(of_model, of_microbatch, limit, machine)
+}
+
+/// Checks the bytes of a model and of a microbatch against `--memory-limit`, and against the memory of the machine that
+/// computes.
+fn fits(
+    of_model: u64,
+    of_microbatch: u64,
+    limit: ByteSize,
+    machine: Option<u64>,
+) -> anyhow::Result<()> {
+    let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / f64::from(1 << 30));
+    let needed = of_model.saturating_add(of_microbatch);
+    let (less, more) = if needed > limit.0 {
+        (format!("--memory-limit is {limit}"), "raise --memory-limit")
+    } else if let Some(machine) = machine.filter(|machine| needed > *machine) {
+        (
+            format!("this process may use {}", gib(machine)),
+            "a machine or container with more memory",
+        )
+    } else {
+        return Ok(());
+    };
+    bail!(
+        "the model needs {} of memory and a microbatch {}, but {less}: use more --microbatches, a smaller --model, \
+         --image-size or --validation-batch-size, or {more}",
+        gib(of_model),
+        gib(of_microbatch)
+    )
 }
 
 fn device(args: &ModelArgs) -> anyhow::Result<TrainDevice> {
@@ -226,4 +247,21 @@ fn mismatch(args: &TrainArgs, problem: String) -> Error {
     let resumed = checkpoint::latest_checkpoint(&args.output).is_ok_and(|path| path.is_some());
     let initial = args.network.initial_checkpoint.as_deref().filter(|_| !resumed);
     Error::Mismatch { path: initial.unwrap_or(&args.output).to_owned(), problem }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_exceeds_the_memory_of_the_machine_is_refused_before_it_is_allocated() {
+        let problem = |machine| fits(3 << 30, 2 << 30, ByteSize(64 << 30), machine);
+        for enough in [None, Some(5 << 30)] {
+            problem(enough).unwrap();
+        }
+        let error = problem(Some((5 << 30) - 1)).unwrap_err().to_string();
+        assert!(error.contains("needs 3.0 GiB") && error.contains("may use 5.0 GiB"), "{error}");
+        let error = fits(3 << 30, 2 << 30, ByteSize(4 << 30), Some(1)).unwrap_err().to_string();
+        assert!(error.contains("--memory-limit is 4GiB"), "{error}");
+    }
 }
