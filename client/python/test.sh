@@ -44,3 +44,19 @@ python=$work/venv/bin/python
 "$python" -m pyright --pythonpath "$python" --project pyproject.toml
 
 "$python" -m pytest --quiet "$@" tests
+
+# A free-threaded Python has no stable ABI, and so a wheel of its own. Where there is none, the compiler says whether that
+# can be built. torch and JAX are left out: their tests are those of the same code.
+free_threaded=$(command -v python3.14t || true)
+if [ -n "$free_threaded" ]; then
+  PATH=$tools/bin:$PATH maturin build --quiet --locked --profile "$profile" --interpreter "$free_threaded" --out "$work/free"
+  "$free_threaded" -m venv "$work/free/venv"
+  "$work/free/venv/bin/pip" install --quiet --disable-pip-version-check pytest numpy pillow tqdm "$work"/free/forebay-*.whl
+  # A warning says that the module needs the GIL, if it does.
+  "$work/free/venv/bin/python" -W error -c 'import forebay, sys; assert not sys._is_gil_enabled()'
+  "$work/free/venv/bin/python" -m pytest --quiet tests
+else
+  printf '%s\n' implementation=CPython version=3.14 build_flags=Py_GIL_DISABLED > "$work/free-threaded"
+  PYO3_CONFIG_FILE=$work/free-threaded cargo check --quiet --locked -p forebay-python
+  echo "there is no python3.14t: the package was compiled for it and not run"
+fi

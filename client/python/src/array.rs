@@ -4,16 +4,19 @@
 
 use std::ffi::c_int;
 use std::ptr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use pyo3::exceptions::{PyBufferError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyBufferError, PyMemoryError, PyTypeError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyMemoryView, PyTuple};
 
 use crate::dlpack::{self, Consumer};
 use crate::element::Element;
-use crate::memory::Memory;
+use crate::memory::{Memory, Owner};
+
+/// Bytes that are copied in less time than it takes to give the GIL away and to get it back.
+const COPIED_WITH_GIL: usize = 64 << 10;
 
 /// Contiguous memory with a shape.
 #[pyclass(frozen, module = "forebay")]
@@ -21,7 +24,6 @@ use crate::memory::Memory;
 pub(crate) struct Array {
     memory: Arc<Memory>,
     element: Element,
-    writable: bool,
     shape: Box<[ffi::Py_ssize_t]>,
     /// Distances in bytes, of rows one after another.
     strides: Box<[ffi::Py_ssize_t]>,
@@ -30,27 +32,22 @@ pub(crate) struct Array {
 impl Array {
     /// # Panics
     /// When the shape does not have the size of the memory.
-    pub(crate) fn new(
-        memory: impl Into<Memory>,
-        element: Element,
-        shape: &[usize],
-        writable: bool,
-    ) -> Self {
-        let memory = Arc::new(memory.into());
+    pub(crate) fn new(memory: Memory, element: Element, shape: &[usize]) -> Self {
+        let memory = Arc::new(memory);
         let size = shape.iter().product::<usize>() * element.size();
         assert_eq!(memory.length(), size, "a shape that fits the memory");
         let signed = |size: usize| ffi::Py_ssize_t::try_from(size).expect("it fits into memory");
         let strides = (1..=shape.len()).map(|i| shape[i..].iter().product::<usize>());
         let strides = strides.map(|count| signed(count * element.size())).collect();
         let shape = shape.iter().map(|size| signed(*size)).collect();
-        Self { memory, element, writable, shape, strides }
+        Self { memory, element, shape, strides }
     }
 
     /// A read-only array of one dimension.
-    pub(crate) fn vector(memory: impl Into<Memory>, element: Element) -> Self {
-        let memory = memory.into();
+    pub(crate) fn vector(values: impl Into<Owner>, element: Element) -> Self {
+        let memory = Memory::read_only(values);
         let count = memory.length() / element.size();
-        Self::new(memory, element, &[count], false)
+        Self::new(memory, element, &[count])
     }
 
     pub(crate) const fn element(&self) -> Element {
@@ -95,7 +92,7 @@ impl Array {
 
     #[getter]
     fn readonly(&self) -> bool {
-        !self.writable
+        !self.memory.is_writable()
     }
 
     fn tobytes<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
@@ -115,7 +112,7 @@ impl Array {
 
     fn __repr__(&self) -> String {
         let shape: Vec<String> = self.shape.iter().map(ToString::to_string).collect();
-        let access = if self.writable { "" } else { ", read-only" };
+        let access = if self.memory.is_writable() { "" } else { ", read-only" };
         format!("<forebay.Array ({}) {}{access}>", shape.join(", "), self.element.name())
     }
 
@@ -124,7 +121,7 @@ impl Array {
         let interface = PyDict::new(py);
         interface.set_item("shape", PyTuple::new(py, &*self.shape)?)?;
         interface.set_item("typestr", self.element.type_string())?;
-        interface.set_item("data", (self.memory.address().addr().get(), !self.writable))?;
+        interface.set_item("data", (self.memory.address().addr(), self.readonly()))?;
         interface.set_item("version", 3)?;
         Ok(interface)
     }
@@ -150,16 +147,12 @@ impl Array {
         }
         let is_copied = copy == Some(true);
         let memory = if is_copied {
-            let bytes = py.detach(|| self.memory.bytes().to_vec());
-            Arc::new(Memory::from(bytes))
+            py.detach(|| Arc::new(Memory::writable(self.memory.bytes().to_vec())))
         } else {
             Arc::clone(&self.memory)
         };
-        let consumer = Consumer {
-            is_versioned: max_version.is_some_and(|(major, _)| major >= 1),
-            is_writable: self.writable || is_copied,
-            is_copied,
-        };
+        let is_versioned = max_version.is_some_and(|(major, _)| major >= 1);
+        let consumer = Consumer { is_versioned, is_copied };
         dlpack::export(py, memory, self.element, &self.shape, consumer)
     }
 
@@ -180,23 +173,33 @@ impl Array {
         }
         let array = slf.get();
         let asks = |flag: c_int| flags & flag == flag;
-        if asks(ffi::PyBUF_WRITABLE) && !array.writable {
+        let refusal = if asks(ffi::PyBUF_WRITABLE) && array.readonly() {
+            Some("the array is read-only: pass writable=True to the loader")
+        } else if asks(ffi::PyBUF_F_CONTIGUOUS) && array.shape.len() > 1 {
+            Some("the array has the order of C, not that of Fortran")
+        } else {
+            None
+        };
+        if let Some(why) = refusal {
             // SAFETY: it is not null, and Python expects no object after an error.
             unsafe { (*view).obj = ptr::null_mut() };
-            return Err(PyBufferError::new_err(
-                "the array is read-only: pass writable=True to the loader",
-            ));
+            return Err(PyBufferError::new_err(why));
         }
         let count = ffi::Py_ssize_t::try_from(array.memory.length()).expect("it is in memory");
         let itemsize = ffi::Py_ssize_t::try_from(array.element.size()).expect("at most 8");
-        // Shape, strides and format are never written through these pointers.
+        // Shape, strides, format and what is read-only are never written through these pointers.
         let format = array.element.format().as_ptr().cast_mut();
         let buffer = ffi::Py_buffer {
-            buf: array.memory.address().as_ptr().cast(),
+            buf: array.memory.address().cast_mut().cast(),
             len: count,
             itemsize,
-            readonly: c_int::from(!array.writable),
-            ndim: c_int::try_from(array.shape.len()).expect("at most 4"),
+            readonly: c_int::from(array.readonly()),
+            // Whoever does not ask for a shape wants bytes, and may refuse more dimensions.
+            ndim: if asks(ffi::PyBUF_ND) {
+                c_int::try_from(array.shape.len()).expect("at most 4")
+            } else {
+                1
+            },
             format: if asks(ffi::PyBUF_FORMAT) { format } else { ptr::null_mut() },
             shape: if asks(ffi::PyBUF_ND) {
                 array.shape.as_ptr().cast_mut()
@@ -219,32 +222,81 @@ impl Array {
     }
 }
 
-/// Joins arrays along their first dimension, into new memory.
-#[pyfunction]
-pub(crate) fn concatenate(
-    py: Python<'_>,
-    arrays: Vec<Bound<'_, Array>>,
-    writable: bool,
-) -> PyResult<Array> {
-    let arrays: Vec<&Array> = arrays.iter().map(Bound::get).collect();
-    let Some(first) = arrays.first() else {
-        return Err(PyValueError::new_err("expected at least one array"));
-    };
-    let rest = |array: &Array| array.shape.get(1..).map(<[_]>::to_vec);
-    if arrays.iter().any(|array| (array.element, rest(array)) != (first.element, rest(first))) {
-        return Err(PyValueError::new_err(
-            "expected arrays that differ in their first dimension only",
-        ));
+/// Arrays that are joined along their first dimension, one after another, in new memory.
+///
+/// Microbatches in the memory of a server cannot be joined by mapping them one after another: a mapping begins at a page,
+/// and most microbatches do not end at one. All of a step would have to be leased, too, which servers do not promise.
+/// Instead each is copied when it comes, and dropped: the next ones are then made and received in the memory that it had.
+#[pyclass(frozen, module = "forebay._forebay")]
+#[derive(Debug)]
+pub(crate) struct Joined {
+    /// Number of arrays for which there is to be room.
+    count: usize,
+    state: Mutex<Option<Rows>>,
+}
+
+#[derive(Debug)]
+struct Rows {
+    bytes: Vec<u8>,
+    count: usize,
+    element: Element,
+    /// The dimensions of a row.
+    inner: Vec<usize>,
+}
+
+#[pymethods]
+impl Joined {
+    #[new]
+    fn new(count: usize) -> Self {
+        Self { count, state: Mutex::default() }
     }
-    let parts: Vec<&[u8]> = arrays.iter().map(|array| array.content()).collect();
-    let bytes = py.detach(|| parts.concat());
-    let inner = first.shape.iter().skip(1).map(|size| usize::try_from(*size).unwrap_or(0));
-    let inner: Vec<usize> = inner.collect();
-    let each = inner.iter().product::<usize>() * first.element.size();
-    let rows = bytes.len().checked_div(each).unwrap_or(0);
-    let shape: Vec<usize> = [rows].into_iter().chain(inner).collect();
-    // Elements of 8 bytes are aligned, because allocations of bytes are.
-    Ok(Array::new(bytes, first.element, &shape, writable))
+
+    /// Copies an array behind the others. The first one is the largest.
+    fn append(&self, py: Python<'_>, array: Bound<'_, Array>) -> PyResult<()> {
+        let array = array.get();
+        let unsigned = |size: &ffi::Py_ssize_t| usize::try_from(*size).unwrap_or(0);
+        let (element, rows) = (array.element, array.shape.first().map_or(0, unsigned));
+        let inner: Vec<usize> = array.shape.iter().skip(1).map(unsigned).collect();
+        let content = array.memory.bytes();
+        let copy = || -> PyResult<()> {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let all = state.get_or_insert_with(|| {
+                let (bytes, inner) = (Vec::new(), inner.clone());
+                Rows { bytes, count: 0, element, inner }
+            });
+            if (all.element, &all.inner) != (element, &inner) {
+                return Err(PyValueError::new_err(
+                    "expected arrays that differ in their first dimension only",
+                ));
+            }
+            if all.bytes.is_empty() {
+                let bytes = content.len().saturating_mul(self.count);
+                let reserved = all.bytes.try_reserve_exact(bytes);
+                reserved.map_err(|_too_large| {
+                    PyMemoryError::new_err(format!(
+                        "a batch of {bytes} bytes does not fit into memory"
+                    ))
+                })?;
+            }
+            all.bytes.extend_from_slice(content);
+            all.count += rows;
+            Ok(())
+        };
+        // To get the GIL back takes up to 5 ms if another thread computes, and there are few labels.
+        if content.len() < COPIED_WITH_GIL { copy() } else { py.detach(copy) }
+    }
+
+    /// The joined array.
+    fn finish(&self, writable: bool) -> PyResult<Array> {
+        let rows = self.state.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Rows { bytes, count, element, inner }) = rows else {
+            return Err(PyValueError::new_err("expected at least one array"));
+        };
+        // Elements of 8 bytes are aligned, because allocations of bytes are.
+        let memory = if writable { Memory::writable(bytes) } else { Memory::read_only(bytes) };
+        let shape: Vec<usize> = [count].into_iter().chain(inner).collect();
+        Ok(Array::new(memory, element, &shape))
+    }
 }
 
 /// The values of an array of 64-bit integers.

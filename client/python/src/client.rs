@@ -16,7 +16,7 @@ use crate::log;
 use crate::microbatch::Microbatch;
 use crate::process::Process;
 use crate::settings::{JobSettings, Settings};
-use crate::wait::{TICK, runtime, tick, wait};
+use crate::wait::{TICK, runtime, tick, wait, wait_unless};
 
 /// A client of one or more servers.
 #[pyclass(frozen, module = "forebay._forebay")]
@@ -44,22 +44,24 @@ impl Client {
         description_dict(py, &description.map_err(|error| client_error(&error))?)
     }
 
-    /// The plan of a microbatch as JSON.
+    /// The plan of a microbatch as JSON, or `None` as soon as `is_abandoned` returns true while it waits: a server that
+    /// was killed would be tried again for minutes.
     fn explain(
         &self,
-        py: Python<'_>,
         job: JobSettings,
         epoch: u64,
         step: u64,
         index: u32,
-    ) -> PyResult<String> {
+        is_abandoned: &Bound<'_, PyAny>,
+    ) -> PyResult<Option<String>> {
         let (client, job) = (self.client()?, job.job()?);
         let explain = async move { client.explain(&job, Cursor { epoch, step }, index).await };
-        wait(py, explain)?.map_err(|error| client_error(&error))
+        let plan = wait_unless(is_abandoned.py(), explain, || is_abandoned.call0()?.is_truthy())?;
+        plan.transpose().map_err(|error| client_error(&error))
     }
 
     /// Opens a stream: `steps` steps from a step on, of which the rank has `done` microbatches.
-    #[pyo3(signature = (job, *, epoch, step, done, steps, rank, world, writable))]
+    #[pyo3(signature = (job, *, epoch, step, done, steps, rank, world))]
     #[expect(clippy::too_many_arguments, reason = "Python names them")]
     fn stream(
         &self,
@@ -71,7 +73,6 @@ impl Client {
         steps: u64,
         rank: u32,
         world: u32,
-        writable: bool,
     ) -> PyResult<Stream> {
         let (client, job) = (self.client()?, job.job()?);
         let start = Start { cursor: Cursor { epoch, step }, done };
@@ -80,7 +81,7 @@ impl Client {
         let inner = wait(py, open)?.map_err(|error| client_error(&error))?;
         let state = State { inner: Some(inner), ready: None };
         let state = ManuallyDrop::new(Mutex::new(state));
-        Ok(Stream { state, writable, made_in: self.made_in })
+        Ok(Stream { state, made_in: self.made_in })
     }
 
     /// What is known of each server.
@@ -114,7 +115,6 @@ impl Drop for Client {
 #[derive(Debug)]
 pub(crate) struct Stream {
     state: ManuallyDrop<Mutex<State>>,
-    writable: bool,
     made_in: Process,
 }
 
@@ -153,25 +153,33 @@ impl Stream {
         }
     }
 
-    /// Takes the next microbatch; `None` at the end. Waits as long as it takes.
-    fn take(&self, py: Python<'_>) -> PyResult<Option<Microbatch>> {
+    /// Takes the next microbatch, with pixels that may be written to if they are to be; `None` at the end. Waits as
+    /// long as it takes.
+    fn take(&self, py: Python<'_>, writable: bool) -> PyResult<Option<Microbatch>> {
         self.wait(py, f64::INFINITY)?;
         let next = py.detach(|| {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.ready.take().unwrap_or(Ok(None))
         });
         let next = next.map_err(|error| client_error(&error))?;
-        next.map(|received| Microbatch::new(py, received, self.writable)).transpose()
+        next.map(|received| Microbatch::new(py, received, writable)).transpose()
     }
 
-    /// Ends the stream. Microbatches that were taken stay.
-    fn close(&self, py: Python<'_>) {
+    /// Ends the stream, which logs nothing any more. Microbatches that were taken stay.
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
         if self.made_in.is_current() {
+            let runtime = runtime()?;
             py.detach(|| {
                 let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-                *state = State { inner: None, ready: None };
+                state.ready = None;
+                let closed = state.inner.take();
+                drop(state);
+                if let Some(stream) = closed {
+                    runtime.block_on(stream.close());
+                }
             });
         }
+        Ok(())
     }
 }
 

@@ -89,7 +89,6 @@ struct Exported<M> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Consumer {
     pub(crate) is_versioned: bool,
-    pub(crate) is_writable: bool,
     pub(crate) is_copied: bool,
 }
 
@@ -116,7 +115,8 @@ pub(crate) fn export<'py>(
     };
     let (device_type, device_id) = CPU;
     let tensor = Tensor {
-        data: memory.address().as_ptr().cast(),
+        // Consumers learn below whether they may write through it.
+        data: memory.address().cast_mut().cast(),
         device_type,
         device_id,
         ndim: i32::try_from(shape.len()).expect("at most 4"),
@@ -127,12 +127,12 @@ pub(crate) fn export<'py>(
     };
     let context = std::ptr::null_mut();
     if consumer.is_versioned {
-        let flags = if consumer.is_writable { 0 } else { READ_ONLY }
+        let flags = if memory.is_writable() { 0 } else { READ_ONLY }
             | if consumer.is_copied { IS_COPIED } else { 0 };
         let deleter = Some(delete::<Versioned> as _);
         let managed = Versioned { version: VERSION, context, deleter, flags, tensor };
         capsule(py, Exported { managed, _memory: memory, _shape: shape, _strides: strides })
-    } else if consumer.is_writable {
+    } else if memory.is_writable() {
         let managed = Unversioned { tensor, context, deleter: Some(delete::<Unversioned> as _) };
         capsule(py, Exported { managed, _memory: memory, _shape: shape, _strides: strides })
     } else {

@@ -27,7 +27,7 @@ mod wait;
 #[pyo3::pymodule(gil_used = false)]
 mod _forebay {
     #[pymodule_export]
-    use crate::array::{Array, concatenate};
+    use crate::array::{Array, Joined};
     #[pymodule_export]
     use crate::client::{Client, Stream};
     #[pymodule_export]

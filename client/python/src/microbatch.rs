@@ -1,12 +1,16 @@
 //! A microbatch for Python.
 
+use std::sync::{Mutex, PoisonError};
+
 use forebay_client::{DType, Microbatch as Received, Mix, Timings};
 use pyo3::IntoPyObjectExt as _;
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
 use crate::array::Array;
 use crate::element::Element;
+use crate::memory::Memory;
 
 /// A microbatch: pixels and targets in memory that Python reads in place.
 #[pyclass(frozen, module = "forebay._forebay")]
@@ -18,8 +22,11 @@ pub(crate) struct Microbatch {
     step: u64,
     #[pyo3(get)]
     index: u32,
+    /// Whether it was in the memory of a server on this host.
     #[pyo3(get)]
-    pixels: Py<Array>,
+    is_shared: bool,
+    /// `None` once they are taken.
+    pixels: Mutex<Option<Py<Array>>>,
     #[pyo3(get)]
     label_a: Py<Array>,
     #[pyo3(get)]
@@ -46,6 +53,13 @@ impl Microbatch {
             DType::F32 => Element::F32,
         };
         let shape = received.shape.map(|size| size as usize);
+        let is_shared = received.pixels.is_shared();
+        let pixels = if writable {
+            // Without the GIL, because pixels in the memory of a server are copied.
+            py.detach(|| Memory::writable(received.pixels))
+        } else {
+            Memory::read_only(received.pixels)
+        };
         let integers = |values: Vec<i64>| Py::new(py, Array::vector(values, Element::I64));
         let labels = |labels: Vec<u32>| integers(labels.into_iter().map(i64::from).collect());
         // The client refuses records of 2^40 and more.
@@ -54,7 +68,8 @@ impl Microbatch {
             epoch: received.name.epoch,
             step: received.name.step,
             index: received.name.index,
-            pixels: Py::new(py, Array::new(received.pixels, element, &shape, writable))?,
+            is_shared,
+            pixels: Mutex::new(Some(Py::new(py, Array::new(pixels, element, &shape))?)),
             label_a: labels(received.label_a)?,
             label_b: labels(received.label_b)?,
             lam: Py::new(py, Array::vector(received.lambda, Element::F32))?,
@@ -69,6 +84,12 @@ impl Microbatch {
 
 #[pymethods]
 impl Microbatch {
+    /// The pixels, which it then has no more.
+    fn take_pixels(&self) -> PyResult<Py<Array>> {
+        let pixels = self.pixels.lock().unwrap_or_else(PoisonError::into_inner).take();
+        pixels.ok_or_else(|| PyRuntimeError::new_err("the pixels were taken before"))
+    }
+
     /// The mix that is left to the trainer, for each sample.
     #[getter]
     fn mix<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {

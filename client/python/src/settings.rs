@@ -20,6 +20,7 @@ pub(crate) struct Settings {
     prefetch_bytes: Option<usize>,
     max_microbatch_bytes: Option<u64>,
     connections: Option<usize>,
+    shared_memory: Option<String>,
     resolve_interval: Option<f64>,
     readmit_after: Option<f64>,
     connect_timeout: Option<f64>,
@@ -55,6 +56,8 @@ impl Settings {
         options.prefetch = self.prefetch_bytes.map_or(Prefetch::Auto, Prefetch::Bytes);
         set(&mut options.max_microbatch_bytes, self.max_microbatch_bytes);
         set(&mut options.connections, self.connections);
+        let shared_memory = self.shared_memory.map(|mode| parse("shared_memory", &mode));
+        set(&mut options.shared_memory, shared_memory.transpose()?);
         set(&mut options.hedge.quantile, self.hedge_quantile);
         set(&mut options.hedge.budget, self.hedge_budget);
         let (timeouts, retry) = (&mut options.timeouts, &mut options.retry);

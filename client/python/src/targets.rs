@@ -5,6 +5,7 @@ use pyo3::prelude::*;
 
 use crate::array::{Array, floats, integers};
 use crate::element::Element;
+use crate::memory::Memory;
 
 /// The targets of samples with two labels, as timm's `mixup_target` computes them: bit for bit.
 ///
@@ -39,7 +40,7 @@ pub(crate) fn dense_targets(
     }
     let count = lam.len();
     let values = py.detach(|| rows(&a, &b, &lam, num_classes, smoothing));
-    Ok(Array::new(values, Element::F32, &[count, num_classes], true))
+    Ok(Array::new(Memory::writable(values), Element::F32, &[count, num_classes]))
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "torch rounds these numbers to 32 bits, too")]

@@ -60,16 +60,36 @@ where
     T: Send + 'static,
     F: Future<Output = T> + Send + 'static,
 {
+    let value = wait_unless(py, future, || Ok(false))?;
+    Ok(value.expect("nothing ends the wait"))
+}
+
+/// As [`wait`], unless `is_vain` returns true, which is called between two parts of the wait: `None` then.
+///
+/// # Errors
+/// As [`wait`], and those of `is_vain`.
+pub(crate) fn wait_unless<T, F>(
+    py: Python<'_>,
+    future: F,
+    is_vain: impl Fn() -> PyResult<bool>,
+) -> PyResult<Option<T>>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
     let runtime = runtime()?;
     let mut task = Task(runtime.spawn(future));
     loop {
         match py.detach(|| runtime.block_on(async { timeout(TICK, &mut task.0).await })) {
             Ok(Ok(value)) => {
                 log::flush(py)?;
-                return Ok(value);
+                return Ok(Some(value));
             }
             Ok(Err(panic)) => return Err(internal(panic.to_string())),
             Err(_elapsed) => tick(py)?,
+        }
+        if is_vain()? {
+            return Ok(None);
         }
     }
 }

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,10 +18,12 @@ from typing import Any
 import pytest
 
 import forebay
-from forebay import _forebay
 
 SMALL: dict[str, object] = {"image_size": 64, "batch": 16, "microbatches": 4}
 """Changes to a recipe for small, quick batches."""
+
+SHARED: dict[str, object] = {"image_size": 64, "batch": 32, "microbatches": 4}
+"""Changes to a recipe for microbatches that are just large enough for shared memory."""
 
 # Time after which a test that waits for something fails, instead of hanging.
 HANG = 120.0
@@ -39,7 +42,7 @@ def eventually(what: str, holds: Callable[[], bool]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The servers of paths are those of this run, with one thread each."""
+    """The servers of paths are those of this run."""
     before = dict(os.environ)
     os.environ["XDG_RUNTIME_DIR"] = str(tmp_path_factory.mktemp("run"))
     for name in [name for name in os.environ if name.startswith("FOREBAY_")]:
@@ -61,25 +64,33 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def own_log() -> None:
-    """What streams of the last test logged while they ended is not this one's."""
-    _forebay.take_log()
-
-
-@pytest.fixture(autouse=True)
 def names_in_doctests(doctest_namespace: dict[str, Any], data: Path) -> None:
     doctest_namespace["data"] = data
 
 
 class Server:
-    """`forebay serve` in a process, on a free port."""
+    """`forebay serve` in a process, on a free port or on a Unix socket."""
 
-    def __init__(self, data: Path, listen: str = "127.0.0.1:0") -> None:
+    def __init__(self, data: Path, *arguments: str, listen: str = "127.0.0.1:0") -> None:
         datasets = [f"--dataset={split}={data / split}" for split in ("train", "val")]
-        serve = command("serve", "--listen", listen, "--threads", "1", "--device", "cpu", *datasets)
+        metrics = ("--metrics-listen", "127.0.0.1:0")
+        serve = command("serve", "--listen", listen, *metrics, "--threads", "1", "--device", "cpu", *datasets, *arguments)
         self.process = subprocess.Popen(serve, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert self.process.stdout is not None
-        self.endpoint = "http://" + self.process.stdout.readline().removeprefix("listening on ").strip()
+        address = self.process.stdout.readline().removeprefix("listening on ").strip()
+        self.endpoint = address if address.startswith("unix:") else f"http://{address}"
+        self.page = self.process.stdout.readline().split()[-1]
+
+    def metric(self, name: str) -> float:
+        """The value of a metric without labels."""
+        with urllib.request.urlopen(f"{self.page}metrics", timeout=HANG) as page:
+            lines = page.read().decode().splitlines()
+        (line,) = [line for line in lines if line.startswith(f"{name} ")]
+        return float(line.split()[1])
+
+    def has_all_buffers(self) -> bool:
+        """Whether nobody has a buffer of a server without a cache."""
+        return self.metric("forebay_buffer_bytes") == 0
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -96,8 +107,8 @@ def servers(data: Path) -> Iterator[Callable[..., Server]]:
     """Starts servers."""
     started: list[Server] = []
 
-    def start(**options: str) -> Server:
-        started.append(Server(data, **options))
+    def start(*arguments: str, **options: str) -> Server:
+        started.append(Server(data, *arguments, **options))
         return started[-1]
 
     yield start
@@ -109,6 +120,14 @@ def servers(data: Path) -> Iterator[Callable[..., Server]]:
 def server(data: Path) -> Iterator[Server]:
     """A server that the tests of a file share."""
     server = Server(data)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def local_server(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server on a Unix socket, for clients that read in its memory."""
+    server = Server(data, "--cache-bytes", "0", listen=f"unix:{tmp_path_factory.mktemp('socket') / 's'}")
     yield server
     server.close()
 

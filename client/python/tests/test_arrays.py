@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import io
 from typing import Any
 
@@ -31,6 +32,7 @@ def test_numpy_reads_in_place_and_may_not_write(batch: forebay.Batch) -> None:
     assert pixels.tobytes() == batch.pixels.tobytes()
     assert np.asarray(batch.label_a).dtype == np.int64
     assert np.asarray(batch.lam).tolist() == batch.lam.tolist()
+    assert hashlib.sha256(batch.pixels).digest() == hashlib.sha256(pixels.tobytes()).digest()
     assert repr(batch.pixels) == "<forebay.Array (16, 64, 64, 3) uint8, read-only>"
     with pytest.raises((ValueError, TypeError)):
         memoryview(batch.pixels)[0, 0, 0, 0] = 1

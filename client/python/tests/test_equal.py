@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,11 +78,11 @@ def test_targets_are_timms_bit_for_bit(server: Server, mode: str, smoothing: flo
 SCRIPT = Path(__file__).parent.parent / "examples" / "plain.py"
 
 
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "unix:{}"], ids=["frames", "shared"])
 def test_losses_are_the_same_from_a_path_and_from_two_servers_of_which_one_is_killed(
-    data: Path, servers: Callable[..., Server]
+    data: Path, servers: Callable[..., Server], tmp_path: Path, listen: str
 ) -> None:
     pytest.importorskip("torch")
-    import sys
 
     def train(*source: str, kill: Server | None = None) -> list[str]:
         run = subprocess.Popen(
@@ -99,7 +100,7 @@ def test_losses_are_the_same_from_a_path_and_from_two_servers_of_which_one_is_ki
         run.stderr.close()
         return losses
 
-    one, two = servers(), servers()
+    one, two = (servers(listen=listen.format(tmp_path / name)) for name in "ab")
     expected = train(str(data / "train"))
     assert len(expected) == 8
     assert train(one.endpoint, two.endpoint) == expected

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import copy
+import gc
+import inspect
+import itertools
 import json
 import logging
 import multiprocessing
 import pickle
-import warnings
+import re
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +21,7 @@ import numpy as np
 import pytest
 
 import forebay
+from forebay import _batch, _forebay
 from conftest import SMALL, Server, command, digest, run_python, warned
 
 
@@ -88,12 +94,21 @@ def test_an_evaluation_has_every_record_once_and_a_short_last_batch(server: Serv
     assert counts == [(4, 4), (4, 4), (3, 3)]
 
 
+@pytest.fixture(params=["server", "local_server"], ids=["frames", "shared"])
+def any_server(request: pytest.FixtureRequest) -> Server:
+    """A server on a port, and one in whose memory floats are read."""
+    found: Server = request.getfixturevalue(request.param)
+    return found
+
+
 @pytest.mark.parametrize("merge", [True, False])
 @pytest.mark.parametrize("world", [1, 2])
-def test_a_loader_resumes_after_any_batch(server: Server, merge: bool, world: int) -> None:
-    options: dict[str, Any] = {"merge": merge, "rank": world - 1, "world": world, "epoch": 1}
+def test_a_loader_resumes_after_any_batch(any_server: Server, merge: bool, world: int) -> None:
+    server = any_server
+    options: dict[str, Any] = {"merge": merge, "rank": world - 1, "world": world, "epoch": 1, "dtype": "f32"}
     with loader(server, **options) as small:
         expected = [digest(batch) for _ in range(2) for batch in small]
+        assert (small.stats()["shared_microbatches"] > 0) == server.endpoint.startswith("unix:")
     each = len(expected) // 2
     for stop in range(0, 2 * each, 1 if merge else 3):
         with loader(server, **options) as first:
@@ -115,21 +130,44 @@ def test_a_loader_resumes_after_any_batch(server: Server, merge: bool, world: in
         assert found == expected, f"stopped after {stop}"
 
 
-def test_a_state_within_a_step_goes_on_in_a_loader_that_merges(server: Server) -> None:
-    with loader(server) as small:
+def test_a_state_within_a_step_goes_on_in_a_loader_that_merges(any_server: Server) -> None:
+    server = any_server
+    with loader(server, dtype="f32") as small:
         expected = b"".join(batch.pixels.tobytes() for batch in small)
-    with loader(server, merge=False) as apart:
+    with loader(server, merge=False, dtype="f32") as apart:
         batches = iter(apart)
         found = b"".join(next(batches).pixels.tobytes() for _ in range(6))
         state = apart.state_dict()
         assert (state["step"], state["microbatches"]) == (1, 2)
-    with loader(server) as merged:
+    with loader(server, dtype="f32") as merged:
         merged.load_state_dict(state)
         rest = list(merged)
         assert [len(batch) for batch in rest] == [8] + [16] * 6
         assert found + b"".join(batch.pixels.tobytes() for batch in rest) == expected
     with loader(server, rank=0, world=2) as other, pytest.raises(forebay.StateError, match="world of 1"):
         other.load_state_dict(state)
+
+
+def test_what_was_received_before_ctrl_c_is_not_lost(any_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    add, calls, interrupts = _batch.Parts.add, itertools.count(), 0
+
+    def interrupted(parts: _batch.Parts, microbatch: Any) -> None:
+        add(parts, microbatch)
+        if next(calls) % 7 == 3:
+            raise KeyboardInterrupt
+
+    with loader(any_server, dtype="f32") as small:
+        expected = [digest(batch) for batch in small]
+        small.set_epoch(0)
+        monkeypatch.setattr(_batch.Parts, "add", interrupted)
+        batches, found = iter(small), []
+        while len(found) < len(expected):
+            try:
+                found.append(digest(next(batches)))
+            except KeyboardInterrupt:
+                interrupts += 1
+        assert found == expected and interrupts > 3
+        assert next(batches, None) is None
 
 
 def test_a_new_process_continues_from_a_state(server: Server, tmp_path: Path) -> None:
@@ -209,17 +247,57 @@ def test_errors_are_exceptions_with_the_sentences_of_the_client(server: Server) 
         ({"idle_timeout": -1.0}, forebay.OptionsError, "invalid idle_timeout -1"),
         ({"idle_timeout": 0.0}, forebay.OptionsError, "invalid idle timeout 0"),
         ({"hedge_quantile": 2.0}, forebay.OptionsError, "invalid hedge quantile 2"),
+        ({"shared_memory": "on"}, forebay.OptionsError, 'shared_memory: "on": expected "verify"'),
         ({"threads": 2}, forebay.OptionsError, "invalid threads 2: only a path"),
     ]
     for options, error, says in cases:
-        # A server that refuses is warned of, too.
-        with warnings.catch_warnings(), pytest.raises(error, match=says):
-            warnings.simplefilter("ignore", forebay.ForebayWarning)
+        # A warning would be an error of its own.
+        with pytest.raises(error, match=says):
             loader(server, **options)
     with pytest.raises(forebay.OptionsError, match="expected a path, an endpoint"):
         forebay.Loader([])
     with pytest.raises(forebay.OptionsError, match="invalid endpoint"):
         forebay.Loader("ftp://x:1", dataset="train")
+
+
+def test_each_setting_of_the_client_is_an_argument() -> None:
+    code = """
+import sys
+from forebay import _command
+getattr(_command, sys.argv.pop(1))()
+"""
+    of_each = []
+    for program in (["trainer", "train"], ["loadtest"]):
+        _, _, page = run_python(code, *program, "--help").partition("\nServers:\n")
+        # Up to the next heading.
+        section = re.split(r"^\S", page, maxsplit=1, flags=re.MULTILINE)[0]
+        of_each.append(set(re.findall(r"^ +--([a-z-]+)", section, re.MULTILINE)))
+    # Those of the client are in both.
+    flags = of_each[0] & of_each[1]
+    assert {"endpoint", "shared-memory", "hedge-min-delay", "token-file"} <= flags
+    renamed = {"endpoint": "source", "prefetch": "prefetch_bytes", "max-microbatch": "max_microbatch_bytes"}
+    arguments = inspect.signature(forebay.Loader).parameters
+    for flag in flags:
+        assert renamed.get(flag, flag.replace("-", "_")) in arguments, flag
+
+
+def test_a_stream_that_is_closed_says_nothing_about_its_end(servers: Callable[..., Server]) -> None:
+    # Each warning would be an error of this test or the next one.
+    for _ in range(20):
+        server = servers()
+        small = loader(server, prefetch_bytes=0)
+        other = loader(server, prefetch_bytes=0)
+        batches, left = iter(small), iter(other)
+        next(batches)
+        next(left)
+        server.process.kill()
+        small.close()
+        # Without `close`.
+        del left, other
+        gc.collect()
+        server.process.wait()
+    time.sleep(0.2)
+    assert [message for level, _, message in _forebay.take_log() if level >= logging.WARNING] == []
 
 
 def test_a_server_that_is_not_there_is_warned_of_and_given_up(servers: Callable[..., Server]) -> None:
@@ -280,8 +358,6 @@ def test_a_batch_explains_itself_and_equals_the_command(server: Server, data: Pa
     assert [plan["microbatch"] for plan in plans] == [i // 4 for i in range(16)]
     changes = [f"--set={name}={value}" for name, value in SMALL.items()]
     explain = command("explain", "--dataset", str(data / "train"), "--recipe", "a3", "--seed", "5", *changes)
-    import subprocess
-
     first = json.loads(subprocess.run(explain, check=True, capture_output=True).stdout)
     for plan, expected in zip(plans, first["samples"], strict=False):
         assert {name: plan[name] for name in expected} == expected

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import forebay
-from conftest import HANG, SMALL, Server, digest, eventually, run_python, server_processes, warned
+from conftest import HANG, SHARED, SMALL, Server, digest, eventually, run_python, server_processes, warned
 
 
 def loader(path: Path, **options: Any) -> forebay.Loader:
@@ -37,6 +37,7 @@ def test_a_path_is_indexed_and_served_until_its_last_loader_is_closed(path: Path
     with forebay.Loader(server.endpoint, dataset="train", recipe="a3", set=SMALL) as remote:
         expected = [digest(batch) for batch in remote]
     assert [digest(batch) for batch in one] == expected
+    assert one.stats()["servers"][0]["name"].startswith("unix:")
     assert [digest(batch) for batch in two] == expected
     assert server_processes(path) == [process]
     one.close()
@@ -46,6 +47,45 @@ def test_a_path_is_indexed_and_served_until_its_last_loader_is_closed(path: Path
     # Another one is started.
     with loader(path) as three:
         assert digest(next(iter(three))) == expected[0]
+
+
+def test_microbatches_of_a_path_are_read_in_the_memory_of_its_server(path: Path) -> None:
+    with loader(path, set=SHARED, merge=False) as small:
+        batch = next(iter(small))
+        assert batch.is_shared and batch.pixels.readonly
+        assert len(list(small)) == 16
+        stats = small.stats()
+        assert stats["shared_microbatches"] == stats["microbatches"] == 17
+
+
+@pytest.mark.parametrize("base", ["x" * 90, "a folder, with a comma"])
+def test_a_folder_that_can_have_no_socket_has_a_server_on_a_port(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str
+) -> None:
+    (tmp_path / base).mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / base))
+    with loader(path, set=SHARED) as small:
+        assert len(list(small)) == 4
+        assert small.stats()["servers"][0]["name"].startswith("http://127.0.0.1:")
+        assert small.stats()["shared_microbatches"] == 0
+
+
+def test_sockets_of_killed_servers_are_removed(
+    path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path_factory.mktemp("r")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(base))
+    with loader(path) as small:
+        (process,) = server_processes(path)
+        os.kill(process, signal.SIGKILL)
+        # Longer than what is on the way.
+        with warned("was killed; another one is started"):
+            assert len(list(small)) + len(list(small)) == 16
+        (folder,) = (base / f"forebay-{os.getuid()}").iterdir()
+        (socket, memory) = sorted(file.name for file in folder.iterdir() if file.name.startswith("socket-"))
+        assert memory == f"{socket}.memory"
+        assert small.stats()["servers"][0]["name"] == f"unix:{folder / socket}"
+    eventually("the server removes them", lambda: not any(folder.glob("socket-*")))
 
 
 def test_a_path_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
@@ -107,6 +147,23 @@ def test_a_killed_server_is_replaced(path: Path) -> None:
         assert len(server_processes(path)) == 1
 
 
+def test_batches_of_a_path_are_explained_while_their_loader_is_open(path: Path) -> None:
+    with loader(path) as small:
+        batches = iter(small)
+        batch = next(batches)
+        plans = batch.explain()
+        (server,) = server_processes(path)
+        os.kill(server, signal.SIGKILL)
+        eventually("the server is gone", lambda: server not in server_processes(path))
+        with warned("was killed; another one is started"):
+            assert batch.explain() == plans
+            # The pass goes on at the server that was started to explain.
+            assert len(list(batches)) == len(small) - 1
+        assert len(small.peek()) == len(batch)
+    with pytest.raises(forebay.Error, match="explain batches before"):
+        batch.explain()
+
+
 TRAINER = """
 import sys, time, forebay
 loader = forebay.Loader(sys.argv[1], recipe="a3", set=["image_size = 64", "batch = 16", "microbatches = 4"], threads=1)
@@ -145,7 +202,9 @@ import _thread, os, signal, sys, threading, forebay
 path = sys.argv[1]
 # A shell that runs the tests in the background has it ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-loader = forebay.Loader(path, recipe="a3", set=["image_size = 64", "batch = 16", "microbatches = 4"], threads=1, prefetch_bytes=0)
+# An epoch of 19 MB, more than what is on the way: the loop waits for the server.
+changes = ["image_size = 224", "batch = 16", "microbatches = 4"]
+loader = forebay.Loader(path, recipe="a3", set=changes, threads=1, prefetch_bytes=0, shared_memory="off")
 batches = iter(loader)
 next(batches)
 # The server sends nothing while it is stopped.
@@ -233,10 +292,12 @@ if child:
 RANK = """
 import hashlib, sys, forebay
 path, rank = sys.argv[1:]
-with forebay.Loader(path, recipe="a3", set=["image_size = 64", "batch = 16", "microbatches = 8"],
+with forebay.Loader(path, recipe="a3", set=["image_size = 64", "batch = 16", "microbatches = 8"], dtype="f32",
                     rank=int(rank), world=8, threads=1) as loader:
     for batch in loader:
         print(batch.step, *batch.microbatches, hashlib.sha256(batch.pixels.tobytes()).hexdigest())
+    # Those of one rank at a time are just large enough.
+    assert loader.stats()["shared_microbatches"] > 0
 """
 
 
@@ -245,7 +306,7 @@ def test_eight_ranks_of_one_host_share_a_server_and_a_step(path: Path) -> None:
         subprocess.Popen([sys.executable, "-c", RANK, str(path), str(rank)], stdout=subprocess.PIPE, text=True)
         for rank in range(8)
     ]
-    with loader(path, set={**SMALL, "microbatches": 8}, merge=False) as single:
+    with loader(path, set={**SMALL, "microbatches": 8}, dtype="f32", merge=False) as single:
         (server,) = server_processes(path)
         import hashlib
 
@@ -270,5 +331,5 @@ def test_a_folder_that_others_can_write_to_is_refused(path: Path, tmp_path: Path
 def test_other_users_of_the_host_have_no_token(path: Path) -> None:
     with loader(path) as small:
         endpoint = small.stats()["servers"][0]["name"]
-        with warned("no token"), pytest.raises(forebay.RefusedError, match="valid token"):
+        with pytest.raises(forebay.RefusedError, match="valid token"):
             forebay.Loader(endpoint, recipe="a3", set=SMALL)

@@ -160,6 +160,10 @@ def test_mixing_is_turned_off_after_an_epoch(data: Path) -> None:
         train.mixup_enabled = True
         assert train.loader.epoch == 4
         assert len(list(train)) == len(first)
+        # The seed is that of a state, whatever is mixed.
+        train.load_state_dict({**state, "seed": 9})
+        train.mixup_enabled = True
+        assert train.loader.state_dict()["seed"] == 9
 
 
 def test_an_evaluation_that_would_leave_a_rank_waiting_is_refused(data: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,46 @@ if TYPE_CHECKING:
 class Context:
     """What a batch knows of where it comes from."""
 
-    client: _forebay.Client
+    explain: Callable[[Job, int, int, int], str]
+    """Asks for the plan of a microbatch of an epoch and a step. Keeps no loader, nor its share in the server of a path."""
     job: Job
     description: Description
+
+
+class Parts:
+    """The microbatches of a batch as they are received: one, or several that are joined."""
+
+    def __init__(self, wanted: int, writable: bool) -> None:
+        self.microbatches: list[Microbatch] = []
+        self._wanted, self._writable = wanted, writable
+        self._single: Array | None = None
+        self._joined: _forebay.Joined | None = None
+
+    def __len__(self) -> int:
+        return len(self.microbatches)
+
+    def add(self, microbatch: Microbatch) -> None:
+        """Adds the next one."""
+        pixels = microbatch.take_pixels()
+        self.microbatches.append(microbatch)
+        if self._wanted == 1 and not (self._writable and pixels.readonly):
+            self._single = pixels
+            return
+        if self._joined is None:
+            self._joined = _forebay.Joined(self._wanted)
+        self._joined.append(pixels)
+
+    def pixels(self) -> Array:
+        """The pixels of all."""
+        if self._joined is not None:
+            self._single, self._joined = self._joined.finish(self._writable), None
+        assert self._single is not None
+        return self._single
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the pixels are in the memory of a server."""
+        return self._joined is None and self.microbatches[0].is_shared and self.pixels().readonly
 
 
 class Batch:
@@ -30,6 +68,7 @@ class Batch:
     __slots__ = (
         "_context",
         "epoch",
+        "is_shared",
         "label_a",
         "label_b",
         "lam",
@@ -60,12 +99,13 @@ class Batch:
     """The mix that is left to the trainer, for each image; empty unless `mixed_by="trainer"`."""
     layout: str
     """`"nhwc"` or `"nchw"`."""
+    is_shared: bool
+    """Whether `pixels` are in the memory of a server on this host, which gets it back with the last array of them."""
     wait: float
     """Seconds in which the trainer waited for it."""
 
-    def __init__(
-        self, context: Context, microbatches: list[Microbatch], layout: str, writable: bool
-    ) -> None:
+    def __init__(self, context: Context, parts: Parts, layout: str) -> None:
+        microbatches = parts.microbatches
         first = microbatches[0]
         self._context = context
         self.epoch, self.step = first.epoch, first.step
@@ -73,19 +113,12 @@ class Batch:
         self.mix = [mix for microbatch in microbatches for mix in microbatch.mix]
         self.wait = sum(microbatch.wait for microbatch in microbatches)
         self.layout = layout
-        if len(microbatches) == 1:
-            self.pixels, self.records = first.pixels, first.records
-            self.label_a, self.label_b, self.lam = first.label_a, first.label_b, first.lam
-            return
-
-        def joined(arrays: list[Array], writable: bool = False) -> Array:
-            return _forebay.concatenate(arrays, writable)
-
-        self.pixels = joined([microbatch.pixels for microbatch in microbatches], writable)
-        self.label_a = joined([microbatch.label_a for microbatch in microbatches])
-        self.label_b = joined([microbatch.label_b for microbatch in microbatches])
-        self.lam = joined([microbatch.lam for microbatch in microbatches])
-        self.records = joined([microbatch.records for microbatch in microbatches])
+        self.is_shared = parts.is_shared
+        self.pixels = parts.pixels()
+        self.label_a = _joined([microbatch.label_a for microbatch in microbatches])
+        self.label_b = _joined([microbatch.label_b for microbatch in microbatches])
+        self.lam = _joined([microbatch.lam for microbatch in microbatches])
+        self.records = _joined([microbatch.records for microbatch in microbatches])
 
     def __len__(self) -> int:
         return len(self.label_a)
@@ -112,11 +145,14 @@ class Batch:
 
         The form is that of `samples` of `forebay explain`, in which the mix of the microbatch is added to
         each of its images.
+
+        Raises:
+            Error: If the loader of a path is closed, with which its server may have ended.
         """
         plans: list[dict[str, Any]] = []
         for index in self.microbatches:
             context = self._context
-            text = context.client.explain(context.job, self.epoch, self.step, index)
+            text = context.explain(context.job, self.epoch, self.step, index)
             plan: dict[str, Any] = json.loads(text)
             mix = {"mix_mode": plan["mix"]["mode"], "lambda": plan["mix"]["lambda"]}
             mix["mix_box"] = plan["mix"]["box"]
@@ -168,3 +204,12 @@ class Batch:
         for channel in range(3):
             rgb[channel::3] = data[channel * height * width : (channel + 1) * height * width]
         return height, width, bytes(rgb)
+
+
+def _joined(arrays: list[Array]) -> Array:
+    if len(arrays) == 1:
+        return arrays[0]
+    joined = _forebay.Joined(len(arrays))
+    for array in arrays:
+        joined.append(array)
+    return joined.finish(writable=False)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict
 
 from . import _forebay
-from ._batch import Batch, Context
+from ._batch import Batch, Context, Parts
 from ._errors import Error, OptionsError, StateError
 from ._local import Address, LocalServer
 from ._log import warn
@@ -45,6 +45,9 @@ class Stats(TypedDict):
     """What a loader has done since it was made."""
 
     batches: int
+    microbatches: int
+    shared_microbatches: int
+    """Microbatches that were received in the memory of a server on this host."""
     images: int
     bytes: int
     wait_seconds: float
@@ -93,7 +96,7 @@ class Loader:
         layout: `nhwc`, which torch calls channels_last, or `nchw`.
         mixed_by: The side that applies MixUp and CutMix: `server`, or `trainer`, which then gets the plan.
         merge: Whether a batch is all of a rank's microbatches of a step, or each by itself.
-        writable: Whether pixels may be changed in place.
+        writable: Whether pixels may be changed in place. Those in the memory of a server on this host are copied then.
         index_dir: For a path: folder of the index, if it cannot be beside the dataset.
         threads, memory: For a path: worker threads and memory (`"4GiB"`) of the server.
         progress: For a path: whether a progress bar is shown while it is indexed, if tqdm is installed.
@@ -132,6 +135,7 @@ class Loader:
         prefetch_bytes: int | None = None,
         max_microbatch_bytes: int | None = None,
         connections: int | None = None,
+        shared_memory: Literal["verify", "trust", "off"] | None = None,
         resolve_interval: float | None = None,
         readmit_after: float | None = None,
         connect_timeout: float | None = None,
@@ -173,6 +177,7 @@ class Loader:
             "prefetch_bytes": prefetch_bytes,
             "max_microbatch_bytes": max_microbatch_bytes,
             "connections": connections,
+            "shared_memory": shared_memory,
             "resolve_interval": resolve_interval,
             "readmit_after": readmit_after,
             "connect_timeout": connect_timeout,
@@ -203,7 +208,8 @@ class Loader:
         self._next, self._is_fresh = _Position(epoch), True
         # The epoch of the last pass that began.
         self._epoch = epoch
-        self._batches, self._images, self._bytes, self._wait = 0, 0, 0, 0.0
+        self._batches, self._microbatches, self._shared = 0, 0, 0
+        self._images, self._bytes, self._wait = 0, 0, 0.0
         self._server_seconds: dict[str, float] = {}
 
         endpoints = endpoints_of(source)
@@ -316,6 +322,8 @@ class Loader:
             )
         if not 0 <= at.done <= len(self._indices):
             raise StateError(f"invalid state: {at.done} microbatches of a step that has {len(self._indices)}")
+        # Batches that were yielded keep their job, which explains them.
+        self._job = self._job.copy()
         self._job["seed"] = seed
         self._next, self._is_fresh = at, True
 
@@ -367,10 +375,18 @@ class Loader:
         source = arguments.pop("source")
         return Loader(source, **arguments)
 
+    def follow(self, other: Loader) -> None:
+        """Makes the next pass start at the epoch of another loader, with its seed."""
+        self._job = self._job.copy()
+        self._job["seed"] = other._job["seed"]
+        self.set_epoch(other.epoch)
+
     def stats(self) -> Stats:
         """What was done so far, and what is known of each server."""
         return {
             "batches": self._batches,
+            "microbatches": self._microbatches,
+            "shared_microbatches": self._shared,
             "images": self._images,
             "bytes": self._bytes,
             "wait_seconds": self._wait,
@@ -391,18 +407,21 @@ class Loader:
         In a notebook, it is shown with pictures, operations and mix.
         """
         self._check_open()
+        self._living_client()
         settings = self._settings.copy()
         settings["dtype"], settings["mixed_by"] = "u8", "server"
         stream = self._open(_forebay.Client(settings), self._start_of_pass(), steps=1)
-        parts: list[_forebay.Microbatch] = []
+        parts: Parts | None = None
         try:
-            while (self._merge or not parts) and (part := stream.take()) is not None:
-                parts.append(part)
+            while (self._merge or parts is None) and (part := stream.take(writable=False)) is not None:
+                if parts is None:
+                    parts = Parts(len(self._indices) if self._merge else 1, writable=False)
+                parts.add(part)
         finally:
             stream.close()
-        if not parts:
+        if parts is None:
             raise Error("this rank has no images in the next step")
-        return Batch(self._context(), parts, self._layout, writable=False)
+        return Batch(self._context(), parts, self._layout)
 
     def _repr_html_(self) -> str:
         return self.peek()._repr_html_()
@@ -448,17 +467,21 @@ class Loader:
             self._settings["token_file"] = address.token_file
         return _forebay.Client(self._settings)
 
-    def _reconnect(self) -> None:
-        """Starts or joins another server of the path, because the last one was killed."""
-        self._client = self._connect()
-        self._client.describe(self._job)
-
     def _is_abandoned(self) -> bool:
         """Whether the server of the path was killed: it does not end by itself while it is in use."""
         return self._local is not None and not self._local.serves(self._settings["endpoints"][0])
 
+    def _living_client(self) -> _forebay.Client:
+        """The client, of another server if that of the path was killed."""
+        if self._is_abandoned():
+            warn(f"the server of {self._arguments['source']} was killed; another one is started")
+            self._client = self._connect()
+            self._client.describe(self._job)
+        return self._client
+
     def _context(self) -> Context:
-        return Context(self._client, self._job, self._description)
+        explain = _Explain(self._client, None if self._local is None else weakref.ref(self))
+        return Context(explain, self._job, self._description)
 
     def _open(
         self, client: _forebay.Client, at: _Position, steps: int | None = None
@@ -474,7 +497,6 @@ class Loader:
             steps=steps,
             rank=self._rank,
             world=self._world,
-            writable=self._writable,
         )
 
     def _start_of_pass(self) -> _Position:
@@ -501,6 +523,8 @@ class Loader:
 
     def _count(self, batch: Batch, microbatches: list[_forebay.Microbatch]) -> None:
         self._batches += 1
+        self._microbatches += len(microbatches)
+        self._shared += sum(microbatch.is_shared for microbatch in microbatches)
         self._images += len(batch)
         self._bytes += batch.pixels.nbytes
         self._wait += batch.wait
@@ -509,15 +533,40 @@ class Loader:
                 self._server_seconds[stage] = self._server_seconds.get(stage, 0.0) + seconds
 
 
+class _Explain:
+    """Asks servers for plans, or the server of a path, which lives as long as the loader has its share in it."""
+
+    def __init__(self, client: _forebay.Client, loader_of_path: weakref.ref[Loader] | None) -> None:
+        self._client, self._loader = client, loader_of_path
+
+    def __call__(self, job: Job, epoch: int, step: int, index: int) -> str:
+        reference = self._loader
+        if reference is None:
+            plan = self._client.explain(job, epoch, step, index, lambda: False)
+            assert plan is not None
+            return plan
+        while True:
+            loader = reference()
+            if loader is None or loader._closed:
+                raise Error(
+                    "the loader of this batch is closed, and its server may have ended: explain batches before that"
+                )
+            plan = loader._living_client().explain(job, epoch, step, index, loader._is_abandoned)
+            if plan is not None:
+                return plan
+
+
 class _Iterator(Iterator[Batch]):
     """A pass of a loader. It begins with its first batch, so that `set_epoch` may come after `iter`."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
         self._stream: _forebay.Stream | None = None
+        # That of the stream.
+        self._client: _forebay.Client | None = None
         self._at: _Position | None = None
         # Microbatches of the current step that were received and not yielded.
-        self._parts: list[_forebay.Microbatch] = []
+        self._parts: Parts | None = None
         self._ended = False
 
     def __next__(self) -> Batch:
@@ -538,21 +587,23 @@ class _Iterator(Iterator[Batch]):
                 loader._is_fresh = True
             self.close()
             raise
+        except BaseException:
+            # Ctrl-C may come between any two lines. What was received and not yielded is received again.
+            self._parts = self._stream = None
+            raise
 
     def close(self) -> None:
         self._ended = True
-        self._parts.clear()
+        self._parts = None
         if self._stream is not None:
             self._stream.close()
         self._loader._iterators.discard(self)
 
     def _begin(self) -> None:
         loader = self._loader
-        self._at = loader._begin()
         loader._iterators.add(self)
         loader._current = weakref.ref(self)
-        if loader._description["steps_per_epoch"] > 0:
-            self._stream = loader._open(loader._client, self._at)
+        self._at = loader._begin()
 
     def _is_current(self) -> bool:
         current = self._loader._current
@@ -561,55 +612,63 @@ class _Iterator(Iterator[Batch]):
     def _batch(self) -> Batch:
         loader, at = self._loader, self._at
         assert at is not None
-        while True:
-            indices = loader._indices_of(at.step)
-            wanted = len(indices) - at.done
-            if not loader._merge:
-                wanted = min(wanted, 1)
-            if wanted > 0 and len(self._parts) == wanted:
-                break
-            microbatch = self._take(at)
+        while self._parts is None or len(self._parts) < self._wanted(at):
+            # Several are copied when they are joined.
+            microbatch = self._take(at, writable=loader._writable and self._wanted(at) == 1)
             if microbatch is None:
                 self._end(at)
             # The rank has nothing in the steps before it.
             if (microbatch.epoch, microbatch.step) != (at.epoch, at.step):
                 at.step, at.done = microbatch.step, 0
-            self._parts.append(microbatch)
-        parts, self._parts = self._parts, []
-        batch = Batch(loader._context(), parts, loader._layout, loader._writable)
-        at.done += len(parts)
-        if at.done == len(indices):
-            at.step, at.done = at.step + 1, 0
+            if self._parts is None:
+                self._parts = Parts(self._wanted(at), loader._writable)
+            self._parts.add(microbatch)
+        parts, self._parts = self._parts, None
+        batch = Batch(loader._context(), parts, loader._layout)
+        loader._count(batch, parts.microbatches)
+        done = at.done + len(parts)
+        is_complete = done == len(loader._indices_of(at.step))
+        at.step, at.done = (at.step + 1, 0) if is_complete else (at.step, done)
         if self._is_current():
             is_over = at.step == loader._description["steps_per_epoch"]
             loader._next = _Position(at.epoch + 1) if is_over else _Position(at.epoch, at.step, at.done)
-        loader._count(batch, parts)
         return batch
+
+    def _wanted(self, at: _Position) -> int:
+        """How many microbatches the next batch has; none if the rank has none in the step."""
+        left = len(self._loader._indices_of(at.step)) - at.done
+        return left if self._loader._merge else min(left, 1)
 
     def _end(self, at: _Position) -> NoReturn:
         if self._is_current():
             self._loader._next, self._loader._is_fresh = _Position(at.epoch + 1), True
         raise StopIteration
 
-    def _take(self, at: _Position) -> _forebay.Microbatch | None:
+    def _take(self, at: _Position, writable: bool) -> _forebay.Microbatch | None:
         """The next microbatch, also if the server of the path is killed."""
         loader = self._loader
-        while self._stream is not None:
+        while at.step < loader._description["steps_per_epoch"]:
+            if self._stream is None:
+                received = 0 if self._parts is None else len(self._parts)
+                position = _Position(at.epoch, at.step, at.done + received)
+                self._client = loader._living_client()
+                self._stream = loader._open(self._client, position)
             is_ready = self._stream.wait(_PATIENCE)
-            if not is_ready and not loader._is_abandoned():
+            if not is_ready and not self._is_abandoned():
                 continue
             try:
                 if is_ready:
-                    return self._stream.take()
+                    return self._stream.take(writable)
             except Error:
-                if not loader._is_abandoned():
+                if not self._is_abandoned():
                     raise
-            warn(f"the server of {loader._arguments['source']} was killed; another one is started")
             self._stream.close()
-            loader._reconnect()
-            received = _Position(at.epoch, at.step, at.done + len(self._parts))
-            self._stream = loader._open(loader._client, received)
+            self._stream = None
         return None
+
+    def _is_abandoned(self) -> bool:
+        """Whether the server of the path was killed, and maybe already replaced by another user of the loader."""
+        return self._client is not self._loader._client or self._loader._is_abandoned()
 
 
 def _restored(arguments: dict[str, Any], state: State, is_fresh: bool) -> Loader:

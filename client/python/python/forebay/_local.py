@@ -5,8 +5,9 @@ The loaders find it in a folder that only their user can read:
     start     locked by the one that starts the server, while the others wait
     users     locked by every loader, shared; the server ends when it can lock it for itself (`--while-locked`)
     server    locked by the server as long as it lives
+    socket-*  where it listens, so that microbatches are read in its memory; a TCP port if the folder can have no socket
     address   how to reach it
-    token     what a call must have, because every user of the host can reach the port
+    token     what a call must have, because every user of the host can reach a port
     log       what it logs
 
 The operating system releases the locks of killed processes, so that nothing has to be cleaned up.
@@ -22,6 +23,7 @@ import os
 import re
 import secrets
 import selectors
+import socket
 import stat
 import subprocess
 import sys
@@ -41,6 +43,9 @@ _logger = logging.getLogger("forebay")
 _POLL = 0.02
 # Time after which a wait for another process is logged.
 _SILENCE = 1.0
+# Paths of sockets that every part of forebay takes: as long as `--listen` allows, and with nothing that it or an
+# endpoint could take for something else.
+_SOCKET_PATH = re.compile(r"[A-Za-z0-9_./@+=-]{1,100}")
 
 
 @dataclass(frozen=True)
@@ -165,7 +170,8 @@ class LocalServer:
 
     def _start(self) -> None:
         self._write("token", f"local {secrets.token_hex(32)}\n")
-        command = [sys.executable, "-P", "-m", "forebay", *self._arguments()]
+        listen = self._listen()
+        command = [sys.executable, "-P", "-m", "forebay", *self._arguments(listen)]
         server = self._open("server")
         try:
             _lock(server, fcntl.LOCK_EX, f"the last server of {self.path} ends")
@@ -194,9 +200,26 @@ class LocalServer:
         self._write("address", json.dumps({"endpoint": endpoint, **self._settings}))
         _logger.info("started the server of %s: %s, process %d", self.path, endpoint, process.pid)
 
-    def _arguments(self) -> list[str]:
+    def _listen(self) -> str:
+        """Where the next server listens. The name is a new one, so that nobody takes it for the last server."""
+        for name in os.listdir(self._folder):
+            # A server that was killed left them.
+            if name.startswith("socket-"):
+                os.unlink(self._file(name))
+        path = self._file(f"socket-{secrets.token_hex(4)}")
+        if _SOCKET_PATH.fullmatch(path):
+            try:
+                with socket.socket(socket.AF_UNIX) as probe:
+                    probe.bind(path)
+                os.unlink(path)
+                return f"unix:{path}"
+            except OSError as error:
+                _logger.info("no socket in %s: %s", self._folder, error)
+        return "127.0.0.1:0"
+
+    def _arguments(self, listen: str) -> list[str]:
         """How the server is started; `_endpoint` is its counterpart."""
-        arguments = ["serve", "--listen", "127.0.0.1:0", "--token-file", self._file("token")]
+        arguments = ["serve", "--listen", listen, "--token-file", self._file("token")]
         arguments += ["--dataset", f"{self.dataset}={self.path}", "--device", "cpu"]
         arguments += ["--while-locked", self._file("users")]
         if self._index_dir is not None:
@@ -218,7 +241,8 @@ class LocalServer:
                 raise ServerError(
                     f"the server of {self.path} could not be started: {log.read()[-2000:].strip()}"
                 )
-        return f"http://{line.removeprefix(prefix).strip()}"
+        address = line.removeprefix(prefix).strip()
+        return address if address.startswith("unix:") else f"http://{address}"
 
 
 def _first_line(output: IO[str]) -> str:

@@ -15,6 +15,7 @@ class Settings(TypedDict):
     prefetch_bytes: int | None
     max_microbatch_bytes: int | None
     connections: int | None
+    shared_memory: str | None
     resolve_interval: float | None
     readmit_after: float | None
     connect_timeout: float | None

@@ -13,9 +13,10 @@ from ._errors import OptionsError
 from ._loader import Loader as _Loader
 from ._loader import State
 from ._source import Source
+from ._wrapped import Wrapped
 
 
-class Loader:
+class Loader(Wrapped):
     """Gives a dictionary of arrays for each batch: `image`, and its targets.
 
     Arrays on the CPU may share memory with the batch, which stays as long as they do and is never written.
@@ -54,32 +55,16 @@ class Loader:
         self.loader = _Loader(source, dtype=dtype, rank=rank, world=world, **options)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self._placed(batch) for batch in self.loader)
-
-    def __len__(self) -> int:
-        return len(self.loader)
+        # Not a generator, which an exception such as that of Ctrl-C would end.
+        return map(self._placed, self.loader)
 
     def get_state(self) -> State:
         """What was yielded so far, as Grain's iterators return it."""
-        return self.loader.state_dict()
+        return self.state_dict()
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Makes the next pass continue where a state was taken."""
-        self.loader.load_state_dict(state)
-
-    def set_epoch(self, epoch: int) -> None:
-        """As `forebay.Loader.set_epoch`."""
-        self.loader.set_epoch(epoch)
-
-    def close(self) -> None:
-        """As `forebay.Loader.close`."""
-        self.loader.close()
-
-    def __enter__(self) -> Loader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        self.load_state_dict(state)
 
     def _placed(self, batch: Batch) -> dict[str, Any]:
         arrays: dict[str, Any] = {"image": _numpy(batch.pixels)}

@@ -124,7 +124,7 @@ class Loader(_Loader):
             return
         if self._other is None:
             self._other = self.loader.changed({"mix.mixup": 0.0, "mix.cutmix": 0.0})
-        self._other.set_epoch(self.loader.epoch)
+        self._other.follow(self.loader)
         self.loader, self._other = self._other, self.loader
         self._mixup_enabled = is_enabled
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch.utils.dlpack import from_dlpack
@@ -12,9 +12,10 @@ from torch.utils.dlpack import from_dlpack
 from ._batch import Batch
 from ._errors import OptionsError
 from ._loader import Loader as _Loader
-from ._loader import State, Stats
+from ._loader import State
 from ._source import Source
 from ._types import Description
+from ._wrapped import Wrapped
 
 Targets = Literal["dense", "sparse", "index"]
 
@@ -26,7 +27,7 @@ _DTYPES: dict[torch.dtype, Literal["u8", "f16", "bf16", "f32"]] = {
 }
 
 
-class Loader:
+class Loader(Wrapped):
     """Gives `(images, targets)` as tensors.
 
     Images are of shape (N, 3, H, W), in memory as channels_last, which torch's convolutions prefer: the
@@ -80,8 +81,8 @@ class Loader:
             layout=layout,
             rank=rank,
             world=world,
-            # torch knows no read-only tensors. A batch has memory of its own.
-            writable=True,
+            # torch knows no read-only tensors. Those that are copied to a device or normalized are only read.
+            writable=self._is_normalized and self.device.type == "cpu",
             **options,
         )
         # The state after the last batch that was yielded, while one is copied ahead of it.
@@ -90,10 +91,8 @@ class Loader:
     def __iter__(self) -> Iterator[tuple[torch.Tensor, Any]]:
         if self.device.type == "cuda":
             return _CopiedAhead(self, iter(self.loader))
-        return (self._placed(batch) for batch in self.loader)
-
-    def __len__(self) -> int:
-        return len(self.loader)
+        # Not a generator, which an exception such as that of Ctrl-C would end.
+        return map(self._placed, self.loader)
 
     # What trainers look for in a torch DataLoader.
 
@@ -117,43 +116,16 @@ class Loader:
         """Images of a batch."""
         return self.loader.images_per_batch
 
-    def set_epoch(self, epoch: int) -> Loader:
-        """As `forebay.Loader.set_epoch`."""
-        self.loader.set_epoch(epoch)
+    def set_epoch(self, epoch: int) -> Self:
         self._yielded = None
-        return self
+        return super().set_epoch(epoch)
 
     def state_dict(self) -> State:
-        """As `forebay.Loader.state_dict`."""
-        return self.loader.state_dict() if self._yielded is None else self._yielded
+        return super().state_dict() if self._yielded is None else self._yielded
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """As `forebay.Loader.load_state_dict`."""
-        self.loader.load_state_dict(state)
+        super().load_state_dict(state)
         self._yielded = None
-
-    @property
-    def classes(self) -> list[str]:
-        """Names of the classes, by label."""
-        return self.loader.classes
-
-    def stats(self) -> Stats:
-        """As `forebay.Loader.stats`."""
-        return self.loader.stats()
-
-    def describe(self) -> Description:
-        """As `forebay.Loader.describe`."""
-        return self.loader.describe()
-
-    def close(self) -> None:
-        """As `forebay.Loader.close`."""
-        self.loader.close()
-
-    def __enter__(self) -> Loader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # From a batch to tensors.
 
