@@ -417,6 +417,29 @@ def test_a_spawned_process_gets_a_loader(server: Server) -> None:
         child.join()
 
 
+def test_a_loader_that_is_closed_in_a_pass_ends_it_by_an_error(server: Server) -> None:
+    small = loader(server)
+    finished, batches = iter(small), iter(small)
+    list(finished)
+    next(batches)
+    small.close()
+    with pytest.raises(forebay.Error, match="the loader is closed"):
+        next(batches)
+    assert next(finished, None) is None
+
+
+def test_a_batch_is_not_pickled(server: Server) -> None:
+    with loader(server) as small, pytest.raises(TypeError, match="copies of its arrays"):
+        pickle.dumps(next(iter(small)))
+
+
+def test_a_source_that_is_empty_or_a_list_of_paths_is_refused() -> None:
+    with pytest.raises(forebay.OptionsError, match='invalid source "": expected a path'):
+        forebay.Loader("")
+    with pytest.raises(forebay.OptionsError, match="'data/val' is a path: pass one path alone"):
+        forebay.Loader(["http://127.0.0.1:1", "data/val"])
+
+
 def test_a_closed_loader_says_so(server: Server) -> None:
     small = loader(server)
     batches = iter(small)
@@ -425,4 +448,3 @@ def test_a_closed_loader_says_so(server: Server) -> None:
     small.close()
     with pytest.raises(forebay.Error, match="closed"):
         iter(small)
-    assert next(batches, None) is None

@@ -201,3 +201,14 @@ def test_images_of_a_loader_that_is_gone_stay(servers: Callable[..., Server]) ->
     server.kill()
     images += 1
     assert torch.equal(images, content + 1)
+
+
+def test_arguments_that_cannot_be_are_refused(server: Server) -> None:
+    for options, expected in [
+        ({"writable": True}, "invalid writable"),
+        ({"dtype": torch.int8}, "invalid dtype torch.int8"),
+        ({} if torch.cuda.is_available() else {"device": "cuda"}, "torch finds no GPU"),
+    ]:
+        if options:
+            with pytest.raises(forebay.OptionsError, match=expected):
+                ft.Loader(server.endpoint, dataset="train", **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import _forebay
 from ._errors import OptionsError
@@ -122,6 +122,9 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.label_a)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a batch cannot be pickled: pass copies of its arrays, such as numpy.array(batch.pixels)")
 
     def __repr__(self) -> str:
         return f"<forebay.Batch of {len(self)} images: epoch {self.epoch}, step {self.step}>"

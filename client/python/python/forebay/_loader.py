@@ -440,7 +440,7 @@ class Loader:
         """Ends its passes, and gives back its share in the server of a path. Batches stay."""
         self._closed = True
         for iterator in list(self._iterators):
-            iterator.close()
+            iterator.cut()
         if self._local is not None:
             self._local.close()
 
@@ -568,11 +568,13 @@ class _Iterator(Iterator[Batch]):
         # Microbatches of the current step that were received and not yielded.
         self._parts: Parts | None = None
         self._ended = False
+        # Whether the loader was closed before the end.
+        self._is_cut = False
 
     def __next__(self) -> Batch:
-        if self._ended:
-            raise StopIteration
         loader = self._loader
+        if self._ended and not self._is_cut:
+            raise StopIteration
         loader._check_open()
         try:
             if self._at is None:
@@ -591,6 +593,11 @@ class _Iterator(Iterator[Batch]):
             # Ctrl-C may come between any two lines. What was received and not yielded is received again.
             self._parts = self._stream = None
             raise
+
+    def cut(self) -> None:
+        """Closes it before its end, which is an error for whoever asks for the next batch."""
+        self._is_cut = True
+        self.close()
 
     def close(self) -> None:
         self._ended = True

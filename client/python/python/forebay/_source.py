@@ -26,6 +26,8 @@ def endpoints_of(source: Source) -> list[str] | None:
     """
     if isinstance(source, os.PathLike):
         return None
+    if source == "":
+        raise OptionsError('invalid source "": expected a path, such as ".", or an endpoint')
     if not isinstance(source, str):
         endpoints: list[Any] = list(source)
         if not endpoints or not all(isinstance(endpoint, str) for endpoint in endpoints):
@@ -33,6 +35,11 @@ def endpoints_of(source: Source) -> list[str] | None:
                 f"invalid source {source!r}: expected a path, an endpoint such as "
                 '"http://data-0:50051", or a list of endpoints'
             )
+        for endpoint in endpoints:
+            if endpoints_of(endpoint) is None:
+                raise OptionsError(
+                    f"invalid source {source!r}: a list is one of endpoints, and {endpoint!r} is a path: pass one path alone"
+                )
         return endpoints
     if "://" in source or source.startswith("unix:"):
         return [source]

@@ -239,8 +239,9 @@ def _refuse(args: Any) -> None:
         refused["--aug-repeats"] = repeats
     for name, value in refused.items():
         if value:
-            advice = "; pass --color-jitter 0" if name == "--color-jitter" else ""
-            raise OptionsError(f"{name} {value}: forebay cannot do this; leave it out{advice}")
+            # timm's default is not 0.
+            advice = "pass --color-jitter 0, or --aa" if name == "--color-jitter" else "leave it out"
+            raise OptionsError(f"{name} {value}: forebay cannot do this; {advice}")
 
 
 def _common(args: Any, data_config: Mapping[str, Any]) -> dict[str, object]:

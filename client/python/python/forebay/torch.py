@@ -69,9 +69,13 @@ class Loader(Wrapped):
             raise OptionsError(f'invalid targets {targets!r}: expected "dense", "sparse" or "index"')
         if normalized_by not in ("device", "server"):
             raise OptionsError(f'invalid normalized_by {normalized_by!r}: expected "device" or "server"')
+        if "writable" in options:
+            raise OptionsError("invalid writable: tensors may be written to where the loader knows it; copy others")
         if rank is None and world is None:
             rank, world = _rank_and_world()
         self.device = torch.device("cpu" if device is None else device)
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise OptionsError(f"invalid device {str(self.device)!r}: torch finds no GPU")
         self._dtype, self._layout, self._targets = dtype, layout, targets
         self._num_classes, self._smoothing = num_classes, smoothing
         self._is_normalized = normalized_by == "server" or dtype == torch.uint8
