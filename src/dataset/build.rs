@@ -11,10 +11,11 @@ use super::error::DatasetError;
 use super::index::{
     self, Contents, EntryPointsFile, IndexedRecord, NameRange, Record, StoredPoints,
 };
-use super::layouts::{ListedRecord, Listing, Location, Skipped, Source, index_path, stray};
+use super::layouts::{self, Frame, ListedRecord, Listing, Location, Skipped, index_path, stray};
+use super::options::IndexOptions;
 use super::reader::Dataset;
 use super::summary::Summary;
-use crate::decode::{self, DecodeError, Decoder};
+use crate::decode::{self, Decoder};
 use crate::geometry::Size;
 use crate::store::{ByteRange, ShardKey, Store};
 
@@ -55,18 +56,19 @@ pub fn build(
     threads: usize,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Summary, DatasetError> {
-    build_skipping(MAX_SKIPPED, path, index_dir, threads, progress)
+    build_with(path, index_dir, threads, &IndexOptions::default(), progress)
 }
 
-/// As [`build`], with another share of samples that may be skipped; 0 allows none.
+/// [`build`] with options.
 ///
 /// # Errors
-/// Those of [`build`].
-pub fn build_skipping(
-    max_skipped: f64,
+/// As [`build`], and [`DatasetError::Selection`] or [`DatasetError::Columns`] if an option names what is
+/// not there.
+pub fn build_with(
     path: &Path,
     index_dir: Option<&Path>,
     threads: usize,
+    options: &IndexOptions,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Summary, DatasetError> {
     let threads = threads.max(1);
@@ -75,7 +77,8 @@ pub fn build_skipping(
         .thread_name(|number| format!("index-{number}"))
         .build()
         .map_err(|error| DatasetError::Threads { threads, error: error.to_string() })?;
-    let mut listing = pool.install(|| Source::find(path)?.list())?;
+    let max_skipped = options.max_skipped.unwrap_or(MAX_SKIPPED);
+    let mut listing = pool.install(|| layouts::list(layouts::find(path)?, options))?;
     check_skipped(path, &listing, max_skipped)?;
     let store = Store::open(listing.root.clone(), &listing.shards)?;
     let file = index_path(path, index_dir);
@@ -119,7 +122,7 @@ struct Checked {
 /// What became of a listed record.
 enum Outcome {
     /// It was read and decoded: with its entry points, or with the reason why it is bad.
-    Checked(Record, Result<Vec<u8>, DecodeError>),
+    Checked(Record, Result<Vec<u8>, String>),
     /// It cannot be read, for this reason.
     Skipped(&'static str),
 }
@@ -132,6 +135,7 @@ fn check_all(
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Vec<Checked>, DatasetError> {
     let total = listing.records.len() as u64;
+    let planar = listing.layout.planar();
     let done = AtomicU64::new(0);
     let mut all = Vec::with_capacity(listing.records.len());
     let mut read = Vec::with_capacity(listing.records.len());
@@ -144,7 +148,7 @@ fn check_all(
             .with_min_len(32)
             .map_init(<(Decoder, Vec<u8>)>::default, |(decoder, buffer), (index, listed)| {
                 let id = first + index as u64;
-                let checked = check(listed, id, store, decoder, buffer)?;
+                let checked = check(listed, id, planar, (store, decoder, buffer))?;
                 progress(Progress { done: done.fetch_add(1, Ordering::Relaxed) + 1, total });
                 Ok(checked)
             })
@@ -160,7 +164,7 @@ fn check_all(
             };
             let (points, reason) = match verdict {
                 Ok(points) => (points, None),
-                Err(error) => (Vec::new(), Some(error.to_string())),
+                Err(reason) => (Vec::new(), Some(reason)),
             };
             all.push(Checked { record, points: entry_points.push(&points)?, reason });
         }
@@ -174,17 +178,17 @@ fn check_all(
 fn check(
     listed: &ListedRecord,
     id: u64,
-    store: &Store,
-    decoder: &mut Decoder,
-    buffer: &mut Vec<u8>,
+    planar: Option<Size>,
+    (store, decoder, buffer): (&Store, &mut Decoder, &mut Vec<u8>),
 ) -> Result<Outcome, DatasetError> {
     let ListedRecord { name, label, location } = listed;
-    let (shard, offset, read) = match *location {
-        Location::File => (0, 0, store.read_file(name, buffer)),
-        Location::Shard { number, offset, length } => {
-            let range = ByteRange { shard: ShardKey::Number(number), offset, length };
-            (number, offset, store.read(range, buffer))
-        }
+    let mut range = |number, offset, length| {
+        store.read(ByteRange { shard: ShardKey::Number(number), offset, length }, buffer)
+    };
+    let read = match *location {
+        Location::File => store.read_file(name, buffer),
+        Location::Shard { number, offset, length } => range(number, offset, length),
+        Location::Framed { number, frame, .. } => range(number, frame.offset, frame.length),
     };
     if let Err(error) = read {
         let is_file = matches!(location, Location::File);
@@ -193,9 +197,27 @@ fn check(
             _ => Err(DatasetError::Record { record: id, name: name.clone(), error }),
         };
     }
-    let bytes = buffer.as_slice();
-    let verdict = decode::verify(bytes, decoder);
-    let header = decode::probe(bytes).ok();
+    let (shard, offset, bytes, intact) = match *location {
+        Location::File => (0, 0, buffer.as_slice(), true),
+        Location::Shard { number, offset, .. } => (number, offset, buffer.as_slice(), true),
+        Location::Framed { number, offset, length, frame } => {
+            let (bytes, intact) = within(buffer, offset, length, frame);
+            (number, offset, bytes, intact)
+        }
+    };
+    let verdict = match planar {
+        Some(size) => decode::verify_planar(bytes, size).map(|header| (header, Vec::new())),
+        None => decode::verify(bytes, decoder),
+    };
+    let header = match (planar, &verdict) {
+        (Some(_), Ok((header, _))) => Some(*header),
+        _ => decode::probe(bytes).ok(),
+    };
+    let verdict = match verdict {
+        _ if !intact => Err("the checksum (CRC-32C) of its TFRecord is wrong".to_owned()),
+        Ok((_, points)) => Ok(points),
+        Err(error) => Err(error.to_string()),
+    };
     let record = Record {
         label: *label,
         size: header.map_or(Size { height: 0, width: 0 }, |header| header.size),
@@ -209,7 +231,13 @@ fn check(
         offset,
         name: NameRange::default(),
     };
-    Ok(Outcome::Checked(record, verdict.map(|(_, points)| points)))
+    Ok(Outcome::Checked(record, verdict))
+}
+
+/// A range inside of a frame that was read, and whether the frame has its checksum.
+fn within(bytes: &[u8], offset: u64, length: u32, frame: Frame) -> (&[u8], bool) {
+    let start = usize::try_from(offset - frame.offset).expect("inside of the frame");
+    (&bytes[start..start + length as usize], crc32c::crc32c(bytes) == frame.crc32c)
 }
 
 fn contents<'a>(
@@ -234,6 +262,7 @@ fn contents<'a>(
         shards: &listing.shards,
         classes: &listing.classes,
         skipped,
+        about: &listing.about,
         records: records.collect(),
     }
 }

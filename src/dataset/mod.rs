@@ -1,7 +1,8 @@
 //! Datasets: records in the layout in which they are stored, unconverted, with an index beside them.
 //!
 //! ```text
-//!   ImageFolder  root/class/**/*.JPEG      WebDataset  train-{000000..000009}.tar
+//!   ImageFolder, Kaggle, CSV manifest      WebDataset, TFRecord, ILSVRC tars, MDS, CIFAR
+//!     a file for each record                 ranges of shards
 //!          \                                   /
 //!           layouts: names, labels and locations of records
 //!                          |
@@ -23,14 +24,17 @@ mod digest;
 mod error;
 mod index;
 mod layouts;
+mod options;
 mod reader;
 mod stuck;
 mod summary;
+mod suspicions;
 
-pub use build::{MAX_SKIPPED, Progress, build, build_skipping};
+pub use build::{MAX_SKIPPED, Progress, build, build_with};
 pub use error::DatasetError;
 pub use index::Record;
-pub use layouts::{Skipped, index_path};
+pub use layouts::{Skipped, index_path, with_split};
+pub use options::{IndexOptions, LabelSource};
 pub use reader::Dataset;
 pub use stuck::MAX_STUCK_READS;
 pub(crate) use stuck::StuckRead;

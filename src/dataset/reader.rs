@@ -8,7 +8,7 @@ use forebay_types::Digest;
 
 use super::error::DatasetError;
 use super::index::{Index, Record};
-use super::layouts::{Layout, Source, index_path};
+use super::layouts::{self, Source, index_path};
 use super::stuck::StuckReads;
 use super::summary::Summary;
 use crate::decode::{self, Header};
@@ -55,7 +55,7 @@ impl Dataset {
     /// [`DatasetError::Store`] if the shards are not those that were indexed or cannot be opened, and
     /// [`DatasetError::AllBad`] if no record is good.
     pub fn open(path: &Path, index_dir: Option<&Path>) -> Result<Self, DatasetError> {
-        let source = Source::find(path)?;
+        let source = layouts::find(path)?;
         let file = index_path(path, index_dir);
         if !file.exists() {
             return Err(DatasetError::NoIndex { path: path.into(), index: file });
@@ -127,10 +127,7 @@ impl Dataset {
 
     /// The number of the file that has a record's bytes: a shard's, or the record's own.
     pub(crate) fn file_of(&self, id: u64) -> u64 {
-        match self.index.layout {
-            Layout::ImageFolder => id,
-            Layout::WebDataset => self.record(id).shard.into(),
-        }
+        if self.index.layout.records_are_files() { id } else { self.record(id).shard.into() }
     }
 
     /// Reads the bytes of a record into a buffer and verifies their checksum.
@@ -213,9 +210,10 @@ impl Dataset {
 
     /// The bytes of a record in the store.
     fn range(&self, record: &Record) -> ByteRange<'_> {
-        let shard = match self.index.layout {
-            Layout::ImageFolder => ShardKey::File(self.index.name(record)),
-            Layout::WebDataset => ShardKey::Number(record.shard),
+        let shard = if self.index.layout.records_are_files() {
+            ShardKey::File(self.index.name(record))
+        } else {
+            ShardKey::Number(record.shard)
         };
         ByteRange { shard, offset: record.offset, length: record.length }
     }
@@ -238,9 +236,10 @@ fn check_records(index: &Index, path: &Path) -> Result<(), DatasetError> {
 
 /// Opens the store of a source, which must be the one that was indexed.
 fn open_store(source: Source, index: &Index, file: PathBuf) -> Result<Store, DatasetError> {
-    let Source { layout, root, shards } = source;
+    let Source { layout, root, shards, .. } = source;
     if layout != index.layout {
-        let what = "it was made when the dataset was stored in another layout".to_owned();
+        let (was, is) = (index.layout.name(), layout.name());
+        let what = format!("it was made when the dataset was stored as {was}, and it is {is} now");
         return Err(DatasetError::Index { path: file, what });
     }
     if !index.shards.iter().map(|(name, _)| name).eq(&shards) {

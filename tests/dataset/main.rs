@@ -5,8 +5,10 @@
 
 mod bad;
 mod damage;
+mod equal;
 mod folder;
 mod format;
+mod layouts;
 mod make;
 mod odd;
 mod real;
@@ -49,6 +51,21 @@ fn main() {
         tars::a_compressed_tar_is_refused_with_advice,
         tars::tars_of_gnu_tar_are_read,
         tars::an_image_that_is_stored_sparse_is_skipped,
+        layouts::the_first_label_of_tfrecords_depends_on_their_writer_and_is_told,
+        layouts::names_of_classes_come_from_the_synsets_of_tfrecords,
+        layouts::a_damaged_tfrecord_is_bad_and_a_damaged_length_ends_its_file,
+        layouts::tfrecords_of_other_forms_are_refused_with_advice,
+        layouts::one_of_several_splits_must_be_selected,
+        layouts::tars_of_ilsvrc_are_refused_without_what_belongs_to_them,
+        layouts::validation_images_of_kaggle_without_a_label_are_skipped,
+        layouts::labels_of_webdataset_may_be_any_key_of_json,
+        layouts::shards_of_mds_that_cannot_be_read_in_place_are_refused_by_name,
+        layouts::a_manifest_says_which_line_is_wrong,
+        layouts::batches_of_cifar_that_are_damaged_are_refused,
+        layouts::classes_and_records_can_be_selected,
+        layouts::copies_and_images_with_several_labels_are_suspicious,
+        equal::the_same_images_in_every_layout_have_the_same_labels_content_and_pixels,
+        equal::batches_of_cifar_have_the_pixels_of_png_files,
         odd::pipes_and_devices_are_skipped_and_never_read,
         odd::a_tar_or_an_index_that_is_a_pipe_is_refused,
         odd::a_huge_file_is_skipped_and_never_read,

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use forebay::dataset::Dataset;
+use forebay::dataset::{Dataset, with_split};
 use forebay::mix::{DEVICE_BYTES, Device};
 use forebay::recipe::{Recipe, RecipeSpec};
 use forebay::{MicrobatchName, Pipeline, PipelineConfig, PixelFormat, Request, Sampler};
@@ -19,20 +19,37 @@ use crate::recipes;
 /// A dataset and its index.
 #[derive(Clone, Debug, Args)]
 pub(super) struct DatasetOptions {
-    /// Dataset: an ImageFolder directory, a WebDataset tar, a directory of tars, or a pattern such as
-    /// `train-{000000..000146}.tar`.
+    /// Dataset: an ImageFolder directory, WebDataset tars, TFRecords, ILSVRC's tars, Kaggle's or another
+    /// directory, or a CSV file; files also by a pattern such as `train-{000000..000146}.tar`.
     #[arg(long, value_name = "PATH")]
-    pub(super) dataset: PathBuf,
+    dataset: PathBuf,
     #[command(flatten)]
-    pub(super) index: IndexOptions,
+    index: IndexOptions,
 }
 
-/// The folder of index files.
+impl DatasetOptions {
+    /// Opens the dataset.
+    pub(super) fn open(&self) -> anyhow::Result<Dataset> {
+        Ok(Dataset::open(&self.index.path(&self.dataset), self.index.index_dir.as_deref())?)
+    }
+}
+
+/// The part of a dataset, and the folder of index files.
 #[derive(Clone, Debug, Args)]
 pub(super) struct IndexOptions {
+    /// Split, such as train or val, of a path that has several. A path of the form PATH#SPLIT selects it too.
+    #[arg(long, value_name = "NAME", env = "FOREBAY_SPLIT")]
+    split: Option<String>,
     /// Folder for index files, if they cannot be stored next to the dataset.
     #[arg(long, value_name = "DIR", env = "FOREBAY_INDEX_DIR")]
     pub(super) index_dir: Option<PathBuf>,
+}
+
+impl IndexOptions {
+    /// The path of a dataset, with the split.
+    pub(super) fn path(&self, path: &Path) -> PathBuf {
+        with_split(path, self.split.as_deref())
+    }
 }
 
 /// A recipe with changes.
@@ -134,8 +151,7 @@ pub(super) struct MicrobatchOptions {
 
 impl MicrobatchOptions {
     pub(super) fn request(&self, format: PixelFormat) -> anyhow::Result<Request> {
-        let DatasetOptions { dataset, index } = &self.dataset;
-        let dataset = Arc::new(Dataset::open(dataset, index.index_dir.as_deref())?);
+        let dataset = Arc::new(self.dataset.open()?);
         let recipe = Arc::new(self.recipe.resolve([])?);
         let name = MicrobatchName {
             seed: self.seed.get(),

@@ -24,7 +24,7 @@ use zerocopy::FromBytes as _;
 use self::format::{Section, kind, numbers, points_checksum, sections, strings};
 use self::record::StoredRecord;
 use super::error::DatasetError;
-use super::layouts::{Layout, Skipped};
+use super::layouts::{About, Layout, Skipped};
 use crate::store::{MAX_RECORD, RegularFile, StoreError};
 
 pub(super) use format::StoredPoints;
@@ -52,6 +52,7 @@ pub(super) struct Index {
     /// Ranges of consecutive bad records, ascending.
     pub(super) bad_runs: Vec<Range<u64>>,
     pub(super) skipped: Vec<Skipped>,
+    pub(super) about: About,
     /// The damaged parts that the index does without, each with the consequence.
     pub(super) damage: Vec<&'static str>,
 }
@@ -125,6 +126,13 @@ impl Index {
             },
             None => Vec::new(),
         };
+        let classes = strings(bytes(kind::CLASSES)?)?;
+        let not_shown = "words of classes and facts of the layout are not shown";
+        let mut list = |kind| match intact(kind, not_shown) {
+            Some(range) => strings(&map[range]),
+            None => Ok(Vec::new()),
+        };
+        let about = about(list(kind::WORDS)?, &list(kind::FACTS)?, classes.len())?;
         let index = Self {
             names: section(kind::NAMES)?,
             points,
@@ -132,7 +140,8 @@ impl Index {
             entries: find(kind::ENTRIES).map(range).unwrap_or_default(),
             digest: Digest(digest),
             layout,
-            classes: strings(bytes(kind::CLASSES)?)?,
+            classes,
+            about,
             shards: shard_names.into_iter().zip(shard_sizes).collect(),
             bad_runs: runs(&bad_records),
             bad: bad_records.into_iter().zip(reasons).collect(),
@@ -169,21 +178,19 @@ impl Index {
         let name = usize::try_from(start)
             .ok()
             .and_then(|start| names.get(start..start.checked_add(usize::from(length))?));
-        let valid_name = name.is_some_and(|name| match self.layout {
-            // The name is opened as a file and must not lead out of the folder.
-            Layout::ImageFolder => {
-                let mut parts = Path::new(name).components();
-                !name.is_empty() && parts.all(|part| matches!(part, Component::Normal(_)))
-            }
-            Layout::WebDataset => !name.is_empty(),
-        });
-        let valid_range = match self.layout {
-            Layout::ImageFolder => record.shard == 0 && record.offset == 0,
-            Layout::WebDataset => {
-                let end = record.offset.checked_add(u64::from(record.length));
-                let shard = self.shards.get(record.shard as usize);
-                shard.zip(end).is_some_and(|((_, size), end)| end <= *size)
-            }
+        let are_files = self.layout.records_are_files();
+        // The name is opened as a file and must not lead out of the folder.
+        let is_inside = |name: &str| {
+            Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
+        };
+        let valid_name =
+            name.is_some_and(|name| !name.is_empty() && (!are_files || is_inside(name)));
+        let valid_range = if are_files {
+            record.shard == 0 && record.offset == 0
+        } else {
+            let end = record.offset.checked_add(u64::from(record.length));
+            let shard = self.shards.get(record.shard as usize);
+            shard.zip(end).is_some_and(|((_, size), end)| end <= *size)
         };
         let decodes = record.format.is_some()
             && record.color.is_some()
@@ -256,6 +263,15 @@ fn bad_ids(stored: &[StoredRecord]) -> Vec<u64> {
 fn runs(numbers: &[u64]) -> Vec<Range<u64>> {
     let run = |run: &[u64]| run[0]..run[0].saturating_add(run.len() as u64);
     numbers.chunk_by(|a, b| a.checked_add(1) == Some(*b)).map(run).collect()
+}
+
+fn about(words: Vec<String>, facts: &[String], classes: usize) -> Result<About, String> {
+    let (facts, rest) = facts.as_chunks::<2>();
+    if !rest.is_empty() || !(words.is_empty() || words.len() == classes) {
+        return Err("its words of classes or facts of the layout are malformed".into());
+    }
+    let facts = facts.iter().map(|[name, value]| (name.clone(), value.clone())).collect();
+    Ok(About { words, facts })
 }
 
 fn skipped(counts: &[u8], reasons: &[u8]) -> Result<Vec<Skipped>, String> {

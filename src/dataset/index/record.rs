@@ -33,6 +33,13 @@ pub struct Record {
     pub(in crate::dataset) name: NameRange,
 }
 
+impl Record {
+    /// The size of an image that has no header, which the decoder must be given.
+    pub fn planar(&self) -> Option<Size> {
+        (self.format == Some(Format::Planar)).then_some(self.size)
+    }
+}
+
 /// A range of the index's section of names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::dataset) struct NameRange {
@@ -41,8 +48,16 @@ pub(in crate::dataset) struct NameRange {
 }
 
 /// Format codes: 0 is unknown, else the index in this list plus 1. New formats are appended, because indexes hold the codes.
-const FORMATS: [Format; 7] =
-    [Format::Jpeg, Format::Png, Format::Bmp, Format::WebP, Format::Gif, Format::Pnm, Format::Tiff];
+const FORMATS: [Format; 8] = [
+    Format::Jpeg,
+    Format::Png,
+    Format::Bmp,
+    Format::WebP,
+    Format::Gif,
+    Format::Pnm,
+    Format::Tiff,
+    Format::Planar,
+];
 /// Color codes, in the same way.
 const COLORS: [Color; 6] =
     [Color::Gray, Color::Rgb, Color::YCbCr, Color::Cmyk, Color::Ycck, Color::Palette];

@@ -9,7 +9,7 @@ use forebay_types::Digest;
 use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::IntoBytes as _;
 
-use super::super::layouts::{Layout, Skipped};
+use super::super::layouts::{About, Layout, Skipped};
 use super::format::{
     LAZY, MAGIC, REQUIRED, StoredHeader, StoredPoints, StoredSection, VERSION, kind, write_strings,
 };
@@ -26,6 +26,7 @@ pub(in crate::dataset) struct Contents<'a> {
     pub(in crate::dataset) shards: &'a [(String, u64)],
     pub(in crate::dataset) classes: &'a [String],
     pub(in crate::dataset) skipped: &'a [Skipped],
+    pub(in crate::dataset) about: &'a About,
     pub(in crate::dataset) records: Vec<IndexedRecord<'a>>,
 }
 
@@ -77,6 +78,14 @@ impl Contents<'_> {
                 .collect();
             sections.push((kind::SKIPPED, counts.collect()));
             sections.push((kind::SKIPPED_REASONS, write_strings(texts.iter().map(String::as_str))));
+        }
+        let About { words, facts } = self.about;
+        if !words.is_empty() {
+            sections.push((kind::WORDS, write_strings(words.iter().map(String::as_str))));
+        }
+        if !facts.is_empty() {
+            let texts = facts.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]);
+            sections.push((kind::FACTS, write_strings(texts)));
         }
         sections
     }
@@ -167,10 +176,11 @@ fn head(sections: &[(u32, Vec<u8>)], entry_points: Option<u64>) -> Vec<u8> {
     let mut offset = length.next_multiple_of(ALIGNMENT) as u64;
     let mut table = Vec::with_capacity(count);
     for (kind, bytes) in sections {
-        let optional = [kind::POINTS, kind::SKIPPED, kind::SKIPPED_REASONS].contains(kind);
+        let optional =
+            [kind::POINTS, kind::SKIPPED, kind::SKIPPED_REASONS, kind::WORDS, kind::FACTS];
         table.push(StoredSection {
             kind: (*kind).into(),
-            flags: if optional { 0 } else { REQUIRED }.into(),
+            flags: if optional.contains(kind) { 0 } else { REQUIRED }.into(),
             offset: offset.into(),
             length: (bytes.len() as u64).into(),
             checksum: xxh3_64(bytes).into(),

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::super::error::DatasetError;
 use super::directory::{self, utf8};
-use super::listing::{Layout, ListedRecord, Listing, Location, SkipCounter};
+use super::listing::{About, Layout, ListedRecord, Listing, Location, SkipCounter};
 use super::stray;
 use crate::store::StoreError;
 
@@ -63,6 +63,7 @@ pub(super) fn list(root: &Path) -> Result<Listing, DatasetError> {
         shards: Vec::new(),
         records,
         skipped,
+        about: About::default(),
     })
 }
 
@@ -144,7 +145,8 @@ fn walk(
     Ok(())
 }
 
-fn is_image(name: &OsStr) -> bool {
+/// Whether a file is an image by its name.
+pub(super) fn is_image(name: &OsStr) -> bool {
     let name = name.to_string_lossy().to_lowercase();
     EXTENSIONS.iter().any(|extension| name.ends_with(extension))
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::geometry::Size;
+
 /// The layout of a dataset's records in files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::dataset) enum Layout {
@@ -11,24 +13,68 @@ pub(in crate::dataset) enum Layout {
     ImageFolder,
     /// Tars with thousands of records each.
     WebDataset,
+    /// Files of `TensorFlow`'s examples.
+    TfRecord,
+    /// The tars of the official ImageNet.
+    Ilsvrc,
+    /// The folder of Kaggle's ImageNet.
+    Kaggle,
+    /// Shards of `MosaicML` Streaming.
+    Mds,
+    /// The batches of CIFAR-10 and CIFAR-100.
+    Cifar,
+    /// A CSV file that names the image files.
+    Manifest,
 }
+
+/// All layouts, each at the index that is its number in the index file.
+const LAYOUTS: [Layout; 8] = [
+    Layout::ImageFolder,
+    Layout::WebDataset,
+    Layout::TfRecord,
+    Layout::Ilsvrc,
+    Layout::Kaggle,
+    Layout::Mds,
+    Layout::Cifar,
+    Layout::Manifest,
+];
 
 impl Layout {
     /// Number of the layout in the index.
     pub(in crate::dataset) const fn code(self) -> u8 {
-        match self {
-            Self::ImageFolder => 0,
-            Self::WebDataset => 1,
-        }
+        self as u8
     }
 
     /// Layout of a number in the index; `None` if there is no such layout.
-    pub(in crate::dataset) const fn from_code(code: u8) -> Option<Self> {
-        match code {
-            0 => Some(Self::ImageFolder),
-            1 => Some(Self::WebDataset),
+    pub(in crate::dataset) fn from_code(code: u8) -> Option<Self> {
+        LAYOUTS.get(usize::from(code)).copied()
+    }
+
+    /// The usual name of the layout.
+    pub(in crate::dataset) const fn name(self) -> &'static str {
+        match self {
+            Self::ImageFolder => "ImageFolder",
+            Self::WebDataset => "WebDataset",
+            Self::TfRecord => "TFRecord",
+            Self::Ilsvrc => "ILSVRC tars",
+            Self::Kaggle => "Kaggle ImageNet",
+            Self::Mds => "MosaicML MDS",
+            Self::Cifar => "CIFAR batches",
+            Self::Manifest => "CSV manifest",
+        }
+    }
+
+    /// The size of images that are raw planes of pixels, without a header that says it.
+    pub(in crate::dataset) const fn planar(self) -> Option<Size> {
+        match self {
+            Self::Cifar => Some(Size { height: 32, width: 32 }),
             _ => None,
         }
+    }
+
+    /// Whether each record is a file of its own, which the record's name leads to.
+    pub(in crate::dataset) const fn records_are_files(self) -> bool {
+        matches!(self, Self::ImageFolder | Self::Kaggle | Self::Manifest)
     }
 }
 
@@ -44,6 +90,24 @@ pub(in crate::dataset) struct Listing {
     pub(in crate::dataset) shards: Vec<(String, u64)>,
     pub(in crate::dataset) records: Vec<ListedRecord>,
     pub(in crate::dataset) skipped: SkipCounter,
+    pub(in crate::dataset) about: About,
+}
+
+/// What is only shown to people about a dataset.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::dataset) struct About {
+    /// What each class is in words, by label; empty if the data does not say.
+    pub(in crate::dataset) words: Vec<String>,
+    /// Decisions that were made when the records were found, each with its name.
+    pub(in crate::dataset) facts: Vec<(String, String)>,
+}
+
+impl About {
+    /// Adds a decision.
+    pub(super) fn fact(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.facts.push((name.to_owned(), value.into()));
+        self
+    }
 }
 
 /// A record that was found.
@@ -61,6 +125,17 @@ pub(in crate::dataset) enum Location {
     File,
     /// A range of a shard.
     Shard { number: u32, offset: u64, length: u32 },
+    /// A range of a shard inside of another one, the frame, which has a checksum.
+    Framed { number: u32, offset: u64, length: u32, frame: Frame },
+}
+
+/// A range of a shard with a checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::dataset) struct Frame {
+    pub(in crate::dataset) offset: u64,
+    pub(in crate::dataset) length: u32,
+    /// Its CRC-32C.
+    pub(in crate::dataset) crc32c: u32,
 }
 
 /// Samples that were skipped for one reason.

@@ -82,7 +82,10 @@ fn match_parts(
         return Ok(());
     }
     for (name, is_folder) in directory::entries(&parent)? {
-        if is_folder != rest.is_some() || !pattern.matches_with(&name.to_string_lossy(), OPTIONS) {
+        let text = name.to_string_lossy();
+        // An index lies beside the files that it is of, and may match their pattern.
+        let is_index = text.ends_with(".forebay");
+        if is_folder != rest.is_some() || is_index || !pattern.matches_with(&text, OPTIONS) {
             continue;
         }
         let name = format!("{prefix}{}", utf8(&parent, &name)?);

@@ -1,0 +1,194 @@
+//! Recognizes the layout at a path: by the names of files, and where these do not say it by the first
+//! bytes of one of them. Nothing else is read, because servers do this when they start.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::super::error::DatasetError;
+use super::directory;
+use super::info::info;
+use super::listing::Layout;
+use super::source::Source;
+use super::{
+    cifar, ilsvrc, image_folder, kaggle, manifest, mds, pattern, split, tfrecord, tfrecord_file,
+};
+use crate::store::StoreError;
+
+/// What a path may lead to.
+const EXPECTED: &str = "expected a folder for each class, WebDataset or ILSVRC tars, TFRecords, \
+                        Kaggle's ImageNet, a folder of MDS shards or of CIFAR batches, or a CSV manifest";
+
+/// Finds out what is stored at a path: a folder, a file, or the files that a pattern names; `#SPLIT`
+/// behind it selects a split.
+///
+/// # Errors
+/// When nothing is stored there, or something that is not a dataset, or several splits and none is
+/// selected.
+pub(in crate::dataset) fn find(path: &Path) -> Result<Source, DatasetError> {
+    let (path, split) = split::of(path);
+    let split = split.as_deref();
+    if let Some((folder, pattern)) = pattern::split(&path) {
+        let mut files = pattern::expand(&folder, &pattern)?;
+        if split.is_some() {
+            files = split::select(&path, files, split)?;
+        }
+        return shards(folder, files, split);
+    }
+    match fs::metadata(&path) {
+        Ok(found) if found.is_dir() => folder(&path, split),
+        Ok(_) => {
+            let root = folder_of(&path);
+            let name = directory::utf8(root, path.file_name().unwrap_or_default())?;
+            shards(root.into(), vec![name], split)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(DatasetError::Missing { path }),
+        Err(error) => Err(StoreError::io("open", &path)(error).into()),
+    }
+}
+
+/// Names in a folder, without those that are hidden.
+struct Names {
+    folders: Vec<String>,
+    tars: Vec<String>,
+    tfrecords: Vec<String>,
+    compressed: Option<PathBuf>,
+}
+
+impl Names {
+    fn of(path: &Path) -> Result<Self, DatasetError> {
+        let mut names =
+            Self { folders: Vec::new(), tars: Vec::new(), tfrecords: Vec::new(), compressed: None };
+        for (name, is_folder) in directory::entries(path)? {
+            let text = name.to_string_lossy();
+            if is_folder {
+                names.folders.push(text.into_owned());
+            } else if text.starts_with('.') {
+            } else if is_tar(&text) {
+                names.tars.push(directory::utf8(path, &name)?);
+            } else if is_compressed_tar(&text) {
+                names.compressed = Some(path.join(&name));
+            } else if tfrecord::is_name(&text) {
+                names.tfrecords.push(directory::utf8(path, &name)?);
+            }
+        }
+        Ok(names)
+    }
+
+    /// Whether the folder holds shards itself.
+    fn has_shards(&self) -> bool {
+        !self.tars.is_empty() || !self.tfrecords.is_empty()
+    }
+}
+
+/// Shards in a folder are a dataset. But class folders may have the tars beside them that they were
+/// unpacked from, so folders with images make it an `ImageFolder`.
+fn folder(path: &Path, split: Option<&str>) -> Result<Source, DatasetError> {
+    let special = [kaggle::find, mds::find, cifar::find];
+    for find in special {
+        if let Some(source) = find(path, split)? {
+            return Ok(source);
+        }
+    }
+    let names = Names::of(path)?;
+    let has_folders = !names.folders.is_empty();
+    if let Some(split) = split {
+        let inner = split::aliases(split).find(|name| names.folders.iter().any(|f| f == name));
+        if let Some(inner) = inner {
+            return Ok(folder(&path.join(inner), None)?.with_split(Some(inner)));
+        }
+    }
+    if names.has_shards() && !(has_folders && image_folder::has_images(path)?) {
+        if names.tars.is_empty() {
+            let files = split::select(path, names.tfrecords, split)?;
+            return Ok(Source::shards(Layout::TfRecord, path, files).with_split(split));
+        }
+        let official =
+            ilsvrc::TARS.iter().filter(|(tar, _)| names.tars.iter().any(|name| name == tar));
+        let official: Vec<_> = official.collect();
+        if !official.is_empty() {
+            let chosen = split::choose(path, official.iter().map(|(_, split)| *split), split)?;
+            let tar = official.iter().find(|(_, split)| Some(*split) == chosen);
+            let tar = tar.expect("one of them was chosen").0.to_owned();
+            return Ok(Source::shards(Layout::Ilsvrc, path, vec![tar]).with_split(chosen));
+        }
+        let tars = match split {
+            Some(wanted) => match info(path)?.and_then(|info| Some(info.split(wanted)?.shards())) {
+                Some(listed) if !listed.is_empty() => listed,
+                _ => split::select(path, names.tars, split)?,
+            },
+            None => names.tars,
+        };
+        return shards(path.into(), tars, split);
+    }
+    if let Some(split) = split {
+        let found = folders_of_splits(path, &names);
+        return Err(DatasetError::Split { path: path.into(), selected: Some(split.into()), found });
+    }
+    match names.compressed {
+        Some(tar) if !has_folders => Err(compressed_tar(tar)),
+        _ => {
+            let found = folders_of_splits(path, &names);
+            let holds_shards =
+                |name: &String| Names::of(&path.join(name)).is_ok_and(|names| names.has_shards());
+            if !found.is_empty() && found.iter().all(holds_shards) {
+                return Err(DatasetError::Split { path: path.into(), selected: None, found });
+            }
+            Ok(Source::files(Layout::ImageFolder, path))
+        }
+    }
+}
+
+/// The folders that have the name of a split.
+fn folders_of_splits(path: &Path, names: &Names) -> Vec<String> {
+    let is_split = |name: &&String| split::all().any(|split| split == **name);
+    let mut found: Vec<String> = names.folders.iter().filter(is_split).cloned().collect();
+    found.retain(|name| path.join(name).is_dir());
+    found
+}
+
+/// The layout of files, of which there is at least one.
+fn shards(root: PathBuf, files: Vec<String>, split: Option<&str>) -> Result<Source, DatasetError> {
+    if let [file] = &files[..]
+        && file.to_ascii_lowercase().ends_with(".csv")
+    {
+        return manifest::find(&root.join(file), split);
+    }
+    let layout = if files.iter().all(|name| is_tar(name)) {
+        if ilsvrc::are_tars(&root, &files) { Layout::Ilsvrc } else { Layout::WebDataset }
+    } else if let Some(name) = files.iter().find(|name| is_compressed_tar(name)) {
+        return Err(compressed_tar(root.join(name)));
+    } else if files.iter().all(|name| tfrecord::is_name(name))
+        || tfrecord_file::is_file(&root.join(&files[0]))
+    {
+        Layout::TfRecord
+    } else {
+        let unknown = files.iter().find(|name| !is_tar(name)).expect("one is not a tar");
+        let why = EXPECTED.to_owned();
+        return Err(DatasetError::NotADataset { path: root.join(unknown), why });
+    };
+    Ok(Source::shards(layout, root, files).with_split(split))
+}
+
+/// Folder of a file, `.` if its path has only a name.
+fn folder_of(path: &Path) -> &Path {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
+}
+
+fn is_tar(name: &str) -> bool {
+    name.to_ascii_lowercase().ends_with(".tar")
+}
+
+fn is_compressed_tar(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    let endings = [".tgz", ".tar.gz", ".tar.zst", ".tar.bz2", ".tar.xz", ".tar.lz4"];
+    endings.iter().any(|ending| name.ends_with(ending))
+}
+
+fn compressed_tar(path: PathBuf) -> DatasetError {
+    let why = "records are read in place, which a compressed tar does not allow; decompress it \
+               (such as with gunzip) and index the .tar"
+        .to_owned();
+    DatasetError::NotADataset { path, why }
+}
