@@ -15,6 +15,7 @@ use super::layouts::{self, Frame, ListedRecord, Listing, Location, Skipped, inde
 use super::options::IndexOptions;
 use super::reader::Dataset;
 use super::summary::Summary;
+use super::unpack::{PackedRecord, Unpacker};
 use crate::decode::{self, Decoder};
 use crate::geometry::Size;
 use crate::store::{ByteRange, ShardKey, Store};
@@ -146,9 +147,9 @@ fn check_all(
             .enumerate()
             // Allocating a worker's buffers costs as much as decoding a few images.
             .with_min_len(32)
-            .map_init(<(Decoder, Vec<u8>)>::default, |(decoder, buffer), (index, listed)| {
+            .map_init(Scratch::default, |scratch, (index, listed)| {
                 let id = first + index as u64;
-                let checked = check(listed, id, planar, (store, decoder, buffer))?;
+                let checked = check(listed, id, planar, (store, scratch))?;
                 progress(Progress { done: done.fetch_add(1, Ordering::Relaxed) + 1, total });
                 Ok(checked)
             })
@@ -174,21 +175,37 @@ fn check_all(
     Ok(all)
 }
 
+/// The memory of a thread.
+#[derive(Default)]
+struct Scratch {
+    decoder: Decoder,
+    unpacker: Unpacker,
+    buffer: Vec<u8>,
+}
+
 /// Reads and decodes a record.
 fn check(
     listed: &ListedRecord,
     id: u64,
     planar: Option<Size>,
-    (store, decoder, buffer): (&Store, &mut Decoder, &mut Vec<u8>),
+    (store, Scratch { decoder, unpacker, buffer }): (&Store, &mut Scratch),
 ) -> Result<Outcome, DatasetError> {
     let ListedRecord { name, label, location } = listed;
-    let mut range = |number, offset, length| {
-        store.read(ByteRange { shard: ShardKey::Number(number), offset, length }, buffer)
-    };
+    let range =
+        |number, offset, length| ByteRange { shard: ShardKey::Number(number), offset, length };
     let read = match *location {
         Location::File => store.read_file(name, buffer),
-        Location::Shard { number, offset, length } => range(number, offset, length),
-        Location::Framed { number, frame, .. } => range(number, frame.offset, frame.length),
+        Location::Shard { number, offset, length } => {
+            store.read(range(number, offset, length), buffer)
+        }
+        Location::Framed { number, frame, .. } => {
+            store.read(range(number, frame.offset, frame.length), buffer)
+        }
+        Location::Packed { number, offset, length, packed } => {
+            let record = PackedRecord { dataset: 0, shard: number, length, packed };
+            let range = range(number, offset, packed.stored);
+            unpacker.read(store, range, record, buffer, |_record| true)
+        }
     };
     if let Err(error) = read {
         let is_file = matches!(location, Location::File);
@@ -199,7 +216,9 @@ fn check(
     }
     let (shard, offset, bytes, intact) = match *location {
         Location::File => (0, 0, buffer.as_slice(), true),
-        Location::Shard { number, offset, .. } => (number, offset, buffer.as_slice(), true),
+        Location::Shard { number, offset, .. } | Location::Packed { number, offset, .. } => {
+            (number, offset, buffer.as_slice(), true)
+        }
         Location::Framed { number, offset, length, frame } => {
             let (bytes, intact) = within(buffer, offset, length, frame);
             (number, offset, bytes, intact)
@@ -254,6 +273,7 @@ fn contents<'a>(
         name: &listed.name,
         record: checked.record,
         points: checked.points,
+        packed: listed.location.packed(),
         reason: checked.reason.as_deref(),
     });
     Contents {

@@ -156,6 +156,14 @@ pub enum DatasetError {
         /// The line.
         name: String,
     },
+    /// A Parquet file that is damaged, or whose columns are not known or supported.
+    #[error("{}: {what}", .path.display())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// The part and the fault, with the remedy.
+        what: String,
+    },
     /// A line of `classes.txt` that is not the name of a class.
     #[error("{}: line {line}: {what}", .path.display())]
     Classes {

@@ -1,8 +1,8 @@
 //! Datasets: records in the layout in which they are stored, unconverted, with an index beside them.
 //!
 //! ```text
-//!   ImageFolder, Kaggle, CSV manifest      WebDataset, TFRecord, ILSVRC tars, MDS, CIFAR
-//!     a file for each record                 ranges of shards
+//!   ImageFolder, Kaggle, CSV manifest      WebDataset, TFRecord, Parquet, ILSVRC tars, MDS, CIFAR
+//!     a file for each record                 ranges of shards, of Parquet also compressed ones
 //!          \                                   /
 //!           layouts: names, labels and locations of records
 //!                          |
@@ -29,6 +29,7 @@ mod reader;
 mod stuck;
 mod summary;
 mod suspicions;
+mod unpack;
 
 pub use build::{MAX_SKIPPED, Progress, build, build_with};
 pub use error::DatasetError;
@@ -41,5 +42,6 @@ pub(crate) use stuck::StuckRead;
 #[cfg(test)]
 pub(crate) use stuck::StuckReads;
 pub use summary::{BadRecord, ClassCount, Distribution, Summary};
+pub(crate) use unpack::Unpacker;
 
 pub use crate::store::StoreError;

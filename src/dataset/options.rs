@@ -14,11 +14,12 @@ pub struct IndexOptions {
     pub records: Option<PathBuf>,
     /// The source of a `WebDataset`'s labels.
     pub label: Option<LabelSource>,
-    /// Name of the image in records of named fields.
+    /// Name of the image in records of named fields: `TFRecord`, Parquet, MDS and manifests. A field in a struct
+    /// has a name with dots.
     pub image_column: Option<String>,
     /// Name of the label in records of named fields.
     pub label_column: Option<String>,
-    /// The label of the first class, where the layout's is not right.
+    /// The label of the first class in `TFRecord` and Parquet, where the usual one is not right.
     pub label_offset: Option<u32>,
     /// The share of samples that may be skipped; 0 allows none. Default: [`MAX_SKIPPED`](super::MAX_SKIPPED).
     pub max_skipped: Option<f64>,

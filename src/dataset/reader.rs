@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use forebay_types::Digest;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::DatasetError;
 use super::index::{Index, Record};
 use super::layouts::{self, Source, index_path};
 use super::stuck::StuckReads;
 use super::summary::Summary;
+use super::unpack::{Packed, PackedRecord, Unpacker};
 use crate::decode::{self, Header};
 use crate::geometry::Size;
 use crate::store::{ByteRange, ShardKey, Store};
@@ -40,11 +42,16 @@ use crate::store::{ByteRange, ShardKey, Store};
 pub struct Dataset {
     index: Index,
     store: Store,
+    /// A number that no other opened dataset of the process has.
+    number: u64,
     damaged_entry_points: AtomicU64,
     stuck: Arc<StuckReads>,
     /// See [`most`](Self::most).
     most: OnceLock<(usize, Size)>,
 }
+
+/// Number of datasets that were opened.
+static OPENED: AtomicU64 = AtomicU64::new(0);
 
 impl Dataset {
     /// Opens a dataset by the path that it was indexed by, and validates its index.
@@ -64,7 +71,8 @@ impl Dataset {
         check_records(&index, path)?;
         let store = open_store(source, &index, file)?;
         let (damaged_entry_points, stuck) = (AtomicU64::new(0), Arc::default());
-        Ok(Self { index, store, damaged_entry_points, stuck, most: OnceLock::new() })
+        let number = OPENED.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { index, store, number, damaged_entry_points, stuck, most: OnceLock::new() })
     }
 
     /// Number of records, including bad ones.
@@ -138,11 +146,42 @@ impl Dataset {
     /// # Panics
     /// When `id` is not below [`len`](Self::len).
     pub fn read<'a>(&self, id: u64, buffer: &'a mut Vec<u8>) -> Result<&'a [u8], DatasetError> {
+        self.read_unpacked(id, &mut Unpacker::default(), buffer)?;
+        Ok(buffer)
+    }
+
+    /// Reads a record as [`read`](Self::read) does. The unpacker keeps memory, and the last page, from record
+    /// to record.
+    ///
+    /// # Errors
+    /// As those of [`read`](Self::read).
+    pub(crate) fn read_unpacked(
+        &self,
+        id: u64,
+        unpacker: &mut Unpacker,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), DatasetError> {
         let record = self.record(id);
-        let range = self.range(&record);
-        self.store.read_verified(range, record.checksum, buffer).map_err(|error| {
-            DatasetError::Record { record: id, name: self.index.name(&record).to_owned(), error }
+        let packed = self.packed(id);
+        let range = self.range(&record, packed);
+        let Record { shard, length, checksum, .. } = record;
+        let read = match packed {
+            None => self.store.read_verified(range, checksum, buffer).map(drop),
+            Some(packed) => {
+                let record = PackedRecord { dataset: self.number, shard, length, packed };
+                let is_right = |bytes: &[u8]| xxh3_64(bytes) == checksum;
+                unpacker.read(&self.store, range, record, buffer, is_right)
+            }
+        };
+        read.map_err(|error| DatasetError::Record {
+            record: id,
+            name: self.index.name(&record).to_owned(),
+            error,
         })
+    }
+
+    fn packed(&self, id: u64) -> Option<Packed> {
+        self.index.packed(usize::try_from(id).expect("a record id"))
     }
 
     /// Entry points of a record for the decoder; empty if it has none, or if the index is damaged where
@@ -178,16 +217,19 @@ impl Dataset {
         &self.index.damage
     }
 
-    /// The most memory that reading and decoding a record takes: its file, and what the decoder needs.
+    /// The most memory that reading and decoding a record takes: its file, the compressed range and the page
+    /// that it is in, and what the decoder needs.
     ///
     /// # Panics
     /// When `id` is not below [`len`](Self::len).
     pub(crate) fn decode_bytes(&self, id: u64) -> usize {
         let Record { size, length, format, color, progressive, .. } = self.record(id);
-        let (Some(format), Some(color)) = (format, color) else { return length as usize };
+        let unpacking = self.packed(id).map_or(0, |packed| packed.memory(length));
+        let file = length as usize + unpacking;
+        let (Some(format), Some(color)) = (format, color) else { return file };
         let header = Header { format, size, color, progressive };
         let id = usize::try_from(id).expect("a record id");
-        length as usize + decode::scratch_bytes(&header, !self.index.has_entry_points(id))
+        file + decode::scratch_bytes(&header, !self.index.has_entry_points(id))
     }
 
     /// The most memory that reading and decoding any good record takes, and the largest height and
@@ -208,14 +250,15 @@ impl Dataset {
         Summary::of(&self.index)
     }
 
-    /// The bytes of a record in the store.
-    fn range(&self, record: &Record) -> ByteRange<'_> {
+    /// The bytes of the store that are read for a record: its own, or the compressed range that it is in.
+    fn range(&self, record: &Record, packed: Option<Packed>) -> ByteRange<'_> {
         let shard = if self.index.layout.records_are_files() {
             ShardKey::File(self.index.name(record))
         } else {
             ShardKey::Number(record.shard)
         };
-        ByteRange { shard, offset: record.offset, length: record.length }
+        let length = packed.map_or(record.length, |packed| packed.stored);
+        ByteRange { shard, offset: record.offset, length }
     }
 }
 

@@ -107,15 +107,29 @@ impl Store {
         checksum: u64,
         buffer: &'b mut Vec<u8>,
     ) -> Result<&'b [u8], StoreError> {
-        let read = |buffer: &mut Vec<u8>| {
+        self.read_checked(range, buffer, |bytes| xxh3_64(bytes) == checksum)?;
+        Ok(buffer)
+    }
+
+    /// Reads a range as [`read_verified`](Self::read_verified) does, and asks `is_right` instead of comparing its
+    /// checksum, which the index has of records and not of the compressed ranges that they are in.
+    ///
+    /// # Errors
+    /// When the bytes cannot be read or are not those that were indexed.
+    pub(crate) fn read_checked(
+        &self,
+        range: ByteRange<'_>,
+        buffer: &mut Vec<u8>,
+        mut is_right: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        let mut read = |buffer: &mut Vec<u8>| {
             self.read(range, buffer)?;
-            if xxh3_64(buffer) == checksum { Ok(()) } else { Err(StoreError::ChecksumMismatch) }
+            if is_right(buffer) { Ok(()) } else { Err(StoreError::ChecksumMismatch) }
         };
         match read(buffer) {
-            Err(_) if self.reopen(range.shard) => read(buffer)?,
-            result => result?,
+            Err(_) if self.reopen(range.shard) => read(buffer),
+            result => result,
         }
-        Ok(buffer)
     }
 
     /// Opens a shard that is kept open again; false if it is not, or cannot be opened.

@@ -46,3 +46,13 @@ pub(crate) fn the_digest_and_index_of_tars_never_change() {
     files(root.path(), &[("t-1.tar", tar(&[second, bad].concat())), ("classes.txt", classes)]);
     check(&path, "b2a4d545d618d54c2e28271281ec3bb6e8fb817a0fc609eeff3ddd18f708d44f", None);
 }
+
+pub(crate) fn the_digest_and_index_of_parquet_files_never_change() {
+    let root = tempdir().unwrap();
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("formats/parquet");
+    for (file, digest, index) in [("datasets.parquet", "", 0), ("zstd_v1_plain.parquet", "", 0)] {
+        let path = root.path().join(file);
+        fs::copy(goldens.join(file), &path).unwrap();
+        check(&path, digest, Some(index));
+    }
+}

@@ -2,7 +2,7 @@
 
     run.sh [--forebay PATH] [--keep DIR]
 
-The images are those of `forebay sample-data`. webdataset writes tars, the tfrecord package TFRecords with the fields
+The images are those of `forebay sample-data`. webdataset writes tars, datasets Parquet files, the tfrecord package TFRecords with the fields
 of TF-slim and of TensorFlow Datasets, MosaicML Streaming MDS shards, and tarfile the tars of ILSVRC. `content` of
 `forebay inspect` must be the same for all. For CIFAR, torchvision reads the batches that forebay reads, and pixels are
 compared. The exit code is 1 if anything differs.
@@ -21,6 +21,7 @@ import sys
 import tarfile
 import tempfile
 
+import datasets
 import numpy as np
 import tfrecord
 import torchvision
@@ -68,6 +69,16 @@ def write_tfrecord(out, records, slim):
                 fields = {"image": (data, "byte"), "label": (label, "int"), "file_name": (path.name.encode(), "byte")}
             writer.write(fields)
         writer.close()
+    return out
+
+
+def write_parquet(out, folder, records):
+    names = [c.name for c in sorted(folder.iterdir())]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=names)})
+    rows = {"image": [{"bytes": path.read_bytes(), "path": path.name} for _, _, path in records],
+            "label": [label for label, _, _ in records]}
+    out.mkdir()
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(str(out / "train-00000-of-00001.parquet"))
     return out
 
 
@@ -155,6 +166,7 @@ def main():
         "WebDataset": write_webdataset(work / "wds", records),
         "TF-slim": write_tfrecord(work / "slim", records, True),
         "TFDS": write_tfrecord(work / "tfds", records, False),
+        "Parquet": write_parquet(work / "parquet", folder, records),
         "MDS": write_mds(work / "mds", records),
         "ILSVRC": write_ilsvrc(work / "ilsvrc", records),
         "manifest": write_manifest(work / "manifest", folder, records),

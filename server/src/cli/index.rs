@@ -15,8 +15,8 @@ use crate::config::Threads;
 
 #[derive(Debug, Args)]
 pub(super) struct IndexArgs {
-    /// Dataset: an ImageFolder directory, WebDataset tars, TFRecords, ILSVRC's tars, Kaggle's directory,
-    /// MosaicML's or CIFAR's, or a CSV file of paths and labels. Files also by a pattern.
+    /// Dataset: an ImageFolder directory, WebDataset tars, TFRecords, Parquet files, ILSVRC's tars, Kaggle's
+    /// directory, MosaicML's or CIFAR's, or a CSV file of paths and labels. Files also by a pattern.
     path: PathBuf,
     #[command(flatten)]
     index: IndexOptions,
@@ -52,13 +52,14 @@ struct SelectionOptions {
     /// or label or cls of .json.
     #[arg(long, value_name = "cls|json:KEY")]
     label: Option<LabelSource>,
-    /// Name of the image in records of named fields, if it is not the usual one.
+    /// Name of the image in records of named fields, if it is not the usual one. Dots lead into structs.
     #[arg(long, value_name = "NAME")]
     image_column: Option<String>,
     /// Name of the label in records of named fields, if it is not the usual one.
     #[arg(long, value_name = "NAME")]
     label_column: Option<String>,
-    /// Label of the first class in TFRecords. Default: 1 for image/class/label, as TF-slim writes it, else 0.
+    /// Label of the first class in TFRecords and Parquet files. Default: 1 for image/class/label, as TF-slim
+    /// writes it, else 0.
     #[arg(long, value_name = "N")]
     label_offset: Option<Number<0, 1_000_000>>,
 }

@@ -19,8 +19,8 @@ use crate::recipes;
 /// A dataset and its index.
 #[derive(Clone, Debug, Args)]
 pub(super) struct DatasetOptions {
-    /// Dataset: an ImageFolder directory, WebDataset tars, TFRecords, ILSVRC's tars, Kaggle's or another
-    /// directory, or a CSV file; files also by a pattern such as `train-{000000..000146}.tar`.
+    /// Dataset: an ImageFolder directory, WebDataset tars, TFRecords, Parquet files, ILSVRC's tars, Kaggle's or
+    /// another directory, or a CSV file; files also by a pattern such as `train-{000000..000146}.tar`.
     #[arg(long, value_name = "PATH")]
     dataset: PathBuf,
     #[command(flatten)]

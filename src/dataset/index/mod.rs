@@ -22,9 +22,10 @@ use memmap2::Mmap;
 use zerocopy::FromBytes as _;
 
 use self::format::{Section, kind, numbers, points_checksum, sections, strings};
-use self::record::StoredRecord;
+use self::record::{StoredPacked, StoredRecord};
 use super::error::DatasetError;
 use super::layouts::{About, Layout, Skipped};
+use super::unpack::{MAX_PAGE, Packed};
 use crate::store::{MAX_RECORD, RegularFile, StoreError};
 
 pub(super) use format::StoredPoints;
@@ -41,6 +42,8 @@ pub(super) struct Index {
     /// The ranges of the entry points by record, and the entry points. Empty if the index has none.
     points: Range<usize>,
     entries: Range<usize>,
+    /// The compressed ranges by record. Empty if the index has none.
+    packed: Range<usize>,
     points_damaged: bool,
     pub(super) digest: Digest,
     pub(super) layout: Layout,
@@ -118,6 +121,11 @@ impl Index {
         if !points.is_empty() && points.len() / size_of::<StoredPoints>() != stored.len() {
             return Err("its entry points are malformed".into());
         }
+        let packed =
+            find(kind::PACKED).map(|_| section(kind::PACKED)).transpose()?.unwrap_or_default();
+        if !packed.is_empty() && packed.len() != stored.len() * size_of::<StoredPacked>() {
+            return Err("its compressed ranges are malformed".into());
+        }
         let not_shown = "skipped samples are not shown";
         let skipped = match intact(kind::SKIPPED, not_shown) {
             Some(counts) => match intact(kind::SKIPPED_REASONS, not_shown) {
@@ -136,6 +144,7 @@ impl Index {
         let index = Self {
             names: section(kind::NAMES)?,
             points,
+            packed,
             points_damaged: find(kind::POINTS).is_some_and(|section| section.damaged),
             entries: find(kind::ENTRIES).map(range).unwrap_or_default(),
             digest: Digest(digest),
@@ -162,7 +171,8 @@ impl Index {
         let mut bad = self.bad.iter().map(|&(id, _)| id).peekable();
         for (id, record) in (0_u64..).zip(stored.iter().map(Record::from)) {
             let judged = record.good == bad.next_if_eq(&id).is_none();
-            if !judged || !self.is_valid(&record, names) {
+            let packed = self.stored_packed(usize::try_from(id).expect("mapped")).packed()?;
+            if !judged || !self.is_valid(&record, packed, names) {
                 return Err(format!("record {id} is malformed"));
             }
         }
@@ -173,7 +183,7 @@ impl Index {
     }
 
     /// Whether the fields of a record are consistent with one another and with the other sections.
-    fn is_valid(&self, record: &Record, names: &str) -> bool {
+    fn is_valid(&self, record: &Record, packed: Option<Packed>, names: &str) -> bool {
         let NameRange { start, length } = record.name;
         let name = usize::try_from(start)
             .ok()
@@ -186,9 +196,10 @@ impl Index {
         let valid_name =
             name.is_some_and(|name| !name.is_empty() && (!are_files || is_inside(name)));
         let valid_range = if are_files {
-            record.shard == 0 && record.offset == 0
+            record.shard == 0 && record.offset == 0 && packed.is_none()
         } else {
-            let end = record.offset.checked_add(u64::from(record.length));
+            let stored = packed.map_or(record.length, |packed| packed.stored);
+            let end = record.offset.checked_add(u64::from(stored));
             let shard = self.shards.get(record.shard as usize);
             shard.zip(end).is_some_and(|((_, size), end)| end <= *size)
         };
@@ -196,7 +207,8 @@ impl Index {
             && record.color.is_some()
             && record.size.whole().fits(record.size);
         let valid_label = (record.label as usize) < self.classes.len();
-        let valid_length = record.length <= MAX_RECORD;
+        let unpacked = packed.map_or(0, |packed| packed.unpacked(record.length));
+        let valid_length = record.length <= MAX_RECORD && unpacked <= MAX_PAGE;
         valid_name && valid_range && valid_length && valid_label && (decodes || !record.good)
     }
 
@@ -210,6 +222,16 @@ impl Index {
     pub(super) fn record(&self, id: usize) -> Record {
         let records = <[StoredRecord]>::ref_from_bytes(&self.map[self.records.clone()]);
         Record::from(&records.expect("checked when opened")[id])
+    }
+
+    /// The compressed range that a record is in; `None` if it is stored as it is.
+    pub(super) fn packed(&self, id: usize) -> Option<Packed> {
+        self.stored_packed(id).packed().expect("checked when opened")
+    }
+
+    fn stored_packed(&self, id: usize) -> StoredPacked {
+        let packed = <[StoredPacked]>::ref_from_bytes(&self.map[self.packed.clone()]);
+        packed.ok().and_then(|packed| packed.get(id)).copied().unwrap_or_default()
     }
 
     /// Entry points of a record, empty if it has none; `None` if they are damaged.

@@ -10,10 +10,11 @@ use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::IntoBytes as _;
 
 use super::super::layouts::{About, Layout, Skipped};
+use super::super::unpack::Packed;
 use super::format::{
     LAZY, MAGIC, REQUIRED, StoredHeader, StoredPoints, StoredSection, VERSION, kind, write_strings,
 };
-use super::record::{NameRange, Record, StoredRecord};
+use super::record::{NameRange, Record, StoredPacked, StoredRecord};
 use crate::store::StoreError;
 
 /// Sections start at multiples of this many bytes.
@@ -36,6 +37,8 @@ pub(in crate::dataset) struct IndexedRecord<'a> {
     /// Its `name` is not used.
     pub(in crate::dataset) record: Record,
     pub(in crate::dataset) points: StoredPoints,
+    /// The compressed range that it is in, if it is in one.
+    pub(in crate::dataset) packed: Option<Packed>,
     /// The reason why it is bad, if it is.
     pub(in crate::dataset) reason: Option<&'a str>,
 }
@@ -86,6 +89,10 @@ impl Contents<'_> {
         if !facts.is_empty() {
             let texts = facts.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]);
             sections.push((kind::FACTS, write_strings(texts)));
+        }
+        if self.records.iter().any(|indexed| indexed.packed.is_some()) {
+            let packed = self.records.iter().map(|indexed| StoredPacked::from(indexed.packed));
+            sections.push((kind::PACKED, packed.collect::<Vec<_>>().as_bytes().to_vec()));
         }
         sections
     }

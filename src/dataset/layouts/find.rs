@@ -9,15 +9,12 @@ use super::super::error::DatasetError;
 use super::directory;
 use super::info::info;
 use super::listing::Layout;
-use super::source::Source;
+use super::source::{EXPECTED, Source};
 use super::{
-    cifar, ilsvrc, image_folder, kaggle, manifest, mds, pattern, split, tfrecord, tfrecord_file,
+    cifar, ilsvrc, image_folder, kaggle, manifest, mds, parquet, pattern, split, tfrecord,
+    tfrecord_file,
 };
 use crate::store::StoreError;
-
-/// What a path may lead to.
-const EXPECTED: &str = "expected a folder for each class, WebDataset or ILSVRC tars, TFRecords, \
-                        Kaggle's ImageNet, a folder of MDS shards or of CIFAR batches, or a CSV manifest";
 
 /// Finds out what is stored at a path: a folder, a file, or the files that a pattern names; `#SPLIT`
 /// behind it selects a split.
@@ -29,36 +26,49 @@ pub(in crate::dataset) fn find(path: &Path) -> Result<Source, DatasetError> {
     let (path, split) = split::of(path);
     let split = split.as_deref();
     if let Some((folder, pattern)) = pattern::split(&path) {
-        let mut files = pattern::expand(&folder, &pattern)?;
-        if split.is_some() {
-            files = split::select(&path, files, split)?;
-        }
-        return shards(folder, files, split);
+        let files = pattern::expand(&folder, &pattern)?;
+        return shards(folder, of_split(&path, files, split)?, split);
     }
     match fs::metadata(&path) {
         Ok(found) if found.is_dir() => folder(&path, split),
         Ok(_) => {
             let root = folder_of(&path);
             let name = directory::utf8(root, path.file_name().unwrap_or_default())?;
-            shards(root.into(), vec![name], split)
+            shards(root.into(), of_split(&path, vec![name], split)?, split)
         }
         Err(error) if error.kind() == ErrorKind::NotFound => Err(DatasetError::Missing { path }),
         Err(error) => Err(StoreError::io("open", &path)(error).into()),
     }
 }
 
+/// The files of a split by their names. Without a split, all of them: whoever names files has selected them.
+fn of_split(
+    path: &Path,
+    files: Vec<String>,
+    split: Option<&str>,
+) -> Result<Vec<String>, DatasetError> {
+    match split {
+        // A manifest has a column for it.
+        Some(_) if is_manifest(&files) => Ok(files),
+        Some(_) if are_parquet(&files) => parquet::select(path, files, split),
+        Some(_) => split::select(path, files, split),
+        None => Ok(files),
+    }
+}
+
 /// Names in a folder, without those that are hidden.
+#[derive(Default)]
 struct Names {
     folders: Vec<String>,
     tars: Vec<String>,
     tfrecords: Vec<String>,
+    parquets: Vec<String>,
     compressed: Option<PathBuf>,
 }
 
 impl Names {
     fn of(path: &Path) -> Result<Self, DatasetError> {
-        let mut names =
-            Self { folders: Vec::new(), tars: Vec::new(), tfrecords: Vec::new(), compressed: None };
+        let mut names = Self::default();
         for (name, is_folder) in directory::entries(path)? {
             let text = name.to_string_lossy();
             if is_folder {
@@ -70,6 +80,8 @@ impl Names {
                 names.compressed = Some(path.join(&name));
             } else if tfrecord::is_name(&text) {
                 names.tfrecords.push(directory::utf8(path, &name)?);
+            } else if parquet::is_parquet(&text) {
+                names.parquets.push(directory::utf8(path, &name)?);
             }
         }
         Ok(names)
@@ -77,7 +89,7 @@ impl Names {
 
     /// Whether the folder holds shards itself.
     fn has_shards(&self) -> bool {
-        !self.tars.is_empty() || !self.tfrecords.is_empty()
+        !self.tars.is_empty() || !self.tfrecords.is_empty() || !self.parquets.is_empty()
     }
 }
 
@@ -99,6 +111,10 @@ fn folder(path: &Path, split: Option<&str>) -> Result<Source, DatasetError> {
         }
     }
     if names.has_shards() && !(has_folders && image_folder::has_images(path)?) {
+        if names.tars.is_empty() && names.tfrecords.is_empty() {
+            let files = parquet::select(path, names.parquets, split)?;
+            return Ok(Source::shards(Layout::Parquet, path, files).with_split(split));
+        }
         if names.tars.is_empty() {
             let files = split::select(path, names.tfrecords, split)?;
             return Ok(Source::shards(Layout::TfRecord, path, files).with_split(split));
@@ -120,6 +136,13 @@ fn folder(path: &Path, split: Option<&str>) -> Result<Source, DatasetError> {
             None => names.tars,
         };
         return shards(path.into(), tars, split);
+    }
+    if !names.has_shards()
+        && has_folders
+        && let Some((root, files)) = parquet::nested(path)?
+    {
+        let files = parquet::select(path, files, split)?;
+        return Ok(Source::shards(Layout::Parquet, root, files).with_split(split));
     }
     if let Some(split) = split {
         let found = folders_of_splits(path, &names);
@@ -149,15 +172,15 @@ fn folders_of_splits(path: &Path, names: &Names) -> Vec<String> {
 
 /// The layout of files, of which there is at least one.
 fn shards(root: PathBuf, files: Vec<String>, split: Option<&str>) -> Result<Source, DatasetError> {
-    if let [file] = &files[..]
-        && file.to_ascii_lowercase().ends_with(".csv")
-    {
-        return manifest::find(&root.join(file), split);
+    if is_manifest(&files) {
+        return manifest::find(&root.join(&files[0]), split);
     }
     let layout = if files.iter().all(|name| is_tar(name)) {
         if ilsvrc::are_tars(&root, &files) { Layout::Ilsvrc } else { Layout::WebDataset }
     } else if let Some(name) = files.iter().find(|name| is_compressed_tar(name)) {
         return Err(compressed_tar(root.join(name)));
+    } else if are_parquet(&files) {
+        Layout::Parquet
     } else if files.iter().all(|name| tfrecord::is_name(name))
         || tfrecord_file::is_file(&root.join(&files[0]))
     {
@@ -174,6 +197,15 @@ fn shards(root: PathBuf, files: Vec<String>, split: Option<&str>) -> Result<Sour
 fn folder_of(path: &Path) -> &Path {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     parent.unwrap_or(Path::new("."))
+}
+
+/// Whether the only file is a CSV manifest.
+fn is_manifest(files: &[String]) -> bool {
+    matches!(files, [file] if file.to_ascii_lowercase().ends_with(".csv"))
+}
+
+fn are_parquet(files: &[String]) -> bool {
+    files.iter().all(|name| parquet::is_parquet(name))
 }
 
 fn is_tar(name: &str) -> bool {

@@ -10,6 +10,7 @@ use std::path::Path;
 use super::super::error::DatasetError;
 use super::directory::{self, utf8};
 use super::listing::{About, Layout, ListedRecord, Listing, Location, SkipCounter};
+use super::source::EXPECTED;
 use super::stray;
 use crate::store::StoreError;
 
@@ -35,7 +36,7 @@ pub(super) fn list(root: &Path) -> Result<Listing, DatasetError> {
         }
     }
     if classes.is_empty() {
-        let why = "expected a folder for each class, or WebDataset tars".to_owned();
+        let why = EXPECTED.to_owned();
         return Err(DatasetError::NotADataset { path: root.into(), why });
     }
     let (mut records, mut skipped) = (Vec::new(), SkipCounter::default());

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
+use super::super::unpack::Packed;
 use crate::geometry::Size;
 
 /// The layout of a dataset's records in files.
@@ -25,10 +26,12 @@ pub(in crate::dataset) enum Layout {
     Cifar,
     /// A CSV file that names the image files.
     Manifest,
+    /// Parquet files with a column of images and one of labels.
+    Parquet,
 }
 
 /// All layouts, each at the index that is its number in the index file.
-const LAYOUTS: [Layout; 8] = [
+const LAYOUTS: [Layout; 9] = [
     Layout::ImageFolder,
     Layout::WebDataset,
     Layout::TfRecord,
@@ -37,6 +40,7 @@ const LAYOUTS: [Layout; 8] = [
     Layout::Mds,
     Layout::Cifar,
     Layout::Manifest,
+    Layout::Parquet,
 ];
 
 impl Layout {
@@ -61,6 +65,7 @@ impl Layout {
             Self::Mds => "MosaicML MDS",
             Self::Cifar => "CIFAR batches",
             Self::Manifest => "CSV manifest",
+            Self::Parquet => "Parquet",
         }
     }
 
@@ -127,6 +132,18 @@ pub(in crate::dataset) enum Location {
     Shard { number: u32, offset: u64, length: u32 },
     /// A range of a shard inside of another one, the frame, which has a checksum.
     Framed { number: u32, offset: u64, length: u32, frame: Frame },
+    /// A part of what a range of a shard decompresses to.
+    Packed { number: u32, offset: u64, length: u32, packed: Packed },
+}
+
+impl Location {
+    /// The compressed range that it is in, if it is in one.
+    pub(in crate::dataset) const fn packed(self) -> Option<Packed> {
+        match self {
+            Self::Packed { packed, .. } => Some(packed),
+            Self::File | Self::Shard { .. } | Self::Framed { .. } => None,
+        }
+    }
 }
 
 /// A range of a shard with a checksum.

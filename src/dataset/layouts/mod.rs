@@ -23,6 +23,7 @@ mod listing;
 mod manifest;
 mod mat5;
 mod mds;
+mod parquet;
 mod pattern;
 mod pickle;
 mod protobuf;
@@ -64,6 +65,7 @@ pub(super) fn list(source: Source, options: &IndexOptions) -> Result<Listing, Da
         Layout::Mds => mds::list(source.root, source.shards, options),
         Layout::Cifar => cifar::list(source.root, source.shards),
         Layout::Manifest => manifest::list(&source, options),
+        Layout::Parquet => parquet::list(source.root, source.shards, options),
     }?;
     if let Some(split) = split {
         listing.about.facts.insert(0, ("split".to_owned(), split));

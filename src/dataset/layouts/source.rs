@@ -4,6 +4,11 @@ use std::path::PathBuf;
 
 use super::listing::Layout;
 
+/// What a path may lead to.
+pub(super) const EXPECTED: &str = "expected a folder for each class, WebDataset or ILSVRC tars, TFRecords, \
+                                   Parquet files, Kaggle's ImageNet, a folder of MDS shards or of CIFAR batches, \
+                                   or a CSV manifest";
+
 /// A dataset as it is stored.
 #[derive(Debug)]
 pub(in crate::dataset) struct Source {

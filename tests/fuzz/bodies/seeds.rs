@@ -24,6 +24,7 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("index", indexes()),
         ("tar", tars()),
         ("layouts", layouts()),
+        ("parquet", parquets()),
         ("frames", streams()),
         ("recipe", recipes()),
     ]
@@ -224,16 +225,29 @@ pub fn dataset(parent: &Path, is_folder: bool) -> PathBuf {
     path
 }
 
+/// Writes a dataset of a Parquet file whose records are in compressed ranges, and tells its path.
+///
+/// # Panics
+/// When the disk refuses.
+pub fn compressed(parent: &Path) -> PathBuf {
+    let path = parent.join("s.parquet");
+    let file = include_bytes!("../../formats/parquet/repeats_snappy.parquet");
+    fs::write(&path, file).expect("a file");
+    path
+}
+
 fn indexes() -> Vec<Vec<u8>> {
-    let index = |is_folder: bool| {
+    let index = |write: fn(&Path) -> PathBuf| {
         let parent = tempfile::tempdir().expect("a temporary folder");
-        let path = dataset(parent.path(), is_folder);
+        let path = write(parent.path());
         build(&path, None, 1, &|_| {}).expect("two good records");
         fs::read(index_path(&path, None)).expect("just built")
     };
-    let [tar, folder] = [false, true].map(index);
+    let tar = index(|parent| dataset(parent, false));
+    let folder = index(|parent| dataset(parent, true));
+    let parquet = index(compressed);
     let input = |flags: u8, file: &[u8]| [&[flags], file].concat();
-    vec![input(0, &tar), input(2, &tar), input(3, &folder)]
+    vec![input(0, &tar), input(2, &tar), input(3, &folder), input(6, &parquet)]
 }
 
 fn archive<'a>(files: impl Iterator<Item = (String, &'a [u8])>) -> Vec<u8> {
@@ -370,6 +384,22 @@ pub fn surroundings(root: &Path, kind: usize) -> PathBuf {
         _ => {}
     }
     root.to_path_buf()
+}
+
+/// Files that pyarrow and datasets wrote, of each compression and kind of page.
+fn parquets() -> Vec<Vec<u8>> {
+    let files: [&[u8]; 9] = [
+        include_bytes!("../../formats/parquet/none_v1_plain.parquet"),
+        include_bytes!("../../formats/parquet/snappy_v1_dictionary.parquet"),
+        include_bytes!("../../formats/parquet/snappy_v2_plain.parquet"),
+        include_bytes!("../../formats/parquet/zstd_v2_dictionary.parquet"),
+        include_bytes!("../../formats/parquet/gzip_v1_plain.parquet"),
+        include_bytes!("../../formats/parquet/repeats_snappy.parquet"),
+        include_bytes!("../../formats/parquet/nulls_v2.parquet"),
+        include_bytes!("../../formats/parquet/datasets.parquet"),
+        include_bytes!("../../formats/parquet/text.parquet"),
+    ];
+    files.map(<[u8]>::to_vec).into()
 }
 
 fn owned<'a>(files: &[(&str, &'a [u8])]) -> impl Iterator<Item = (String, &'a [u8])> {
