@@ -11,7 +11,9 @@ use super::error::DatasetError;
 use super::index::{
     self, Contents, EntryPointsFile, IndexedRecord, NameRange, Record, StoredPoints,
 };
-use super::layouts::{self, Frame, ListedRecord, Listing, Location, Skipped, index_path, stray};
+use super::layouts::{
+    self, Frame, ListedRecord, Listing, Location, SkipCounter, Skipped, index_path, stray,
+};
 use super::options::IndexOptions;
 use super::reader::Dataset;
 use super::summary::Summary;
@@ -72,28 +74,28 @@ pub fn build_with(
     options: &IndexOptions,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Summary, DatasetError> {
-    let threads = threads.max(1);
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .thread_name(|number| format!("index-{number}"))
-        .build()
-        .map_err(|error| DatasetError::Threads { threads, error: error.to_string() })?;
-    let max_skipped = options.max_skipped.unwrap_or(MAX_SKIPPED);
+    let pool = pool(threads)?;
     let mut listing = pool.install(|| layouts::list(layouts::find(path)?, options))?;
-    check_skipped(path, &listing, max_skipped)?;
-    let store = Store::open(listing.root.clone(), &listing.shards)?;
-    let file = index_path(path, index_dir);
-    let mut entry_points = EntryPointsFile::create(index::folder_of(&file))?;
-    let checked = pool.install(|| check_all(&mut listing, &store, &mut entry_points, progress))?;
-    check_skipped(path, &listing, max_skipped)?;
-    let skipped = listing.skipped.finish();
-    index::write(&file, &contents(&listing, &skipped, &checked).sections(), Some(entry_points))?;
+    let is_usable = |Listing { records, skipped, .. }: &Listing| {
+        check_skipped(path, records.len(), skipped, options)
+    };
+    is_usable(&listing)?;
+    write_index(&mut listing, &index_path(path, index_dir), &pool, is_usable, progress)?;
     Ok(Dataset::open(path, index_dir)?.summary())
 }
 
 /// Refuses a dataset without records, or with too many samples that were skipped.
-fn check_skipped(path: &Path, listing: &Listing, max_skipped: f64) -> Result<(), DatasetError> {
-    let (records, skipped) = (listing.records.len() as u64, listing.skipped.total());
+///
+/// # Errors
+/// [`DatasetError::Empty`] or [`DatasetError::TooManySkipped`].
+pub(super) fn check_skipped(
+    path: &Path,
+    records: usize,
+    counts: &SkipCounter,
+    options: &IndexOptions,
+) -> Result<(), DatasetError> {
+    let max_skipped = options.max_skipped.unwrap_or(MAX_SKIPPED);
+    let (records, skipped) = (records as u64, counts.total());
     let samples = records + skipped;
     let share = (samples as f64 * max_skipped).floor();
     let limit = if max_skipped > 0.0 { share.max(FEW) } else { 0.0 };
@@ -101,7 +103,7 @@ fn check_skipped(path: &Path, listing: &Listing, max_skipped: f64) -> Result<(),
     if !too_many && records > 0 {
         return Ok(());
     }
-    let reasons = listing.skipped.finish();
+    let reasons = counts.finish();
     let reasons: Vec<String> = reasons.iter().map(ToString::to_string).collect();
     let reasons = reasons.join("; ");
     let path = path.into();
@@ -110,6 +112,39 @@ fn check_skipped(path: &Path, listing: &Listing, max_skipped: f64) -> Result<(),
     }
     let skipped = if reasons.is_empty() { reasons } else { format!("; skipped: {reasons}") };
     Err(DatasetError::Empty { path, skipped })
+}
+
+/// The threads that check records.
+///
+/// # Errors
+/// [`DatasetError::Threads`] if the operating system refuses them.
+pub(super) fn pool(threads: usize) -> Result<rayon::ThreadPool, DatasetError> {
+    let threads = threads.max(1);
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .thread_name(|number| format!("index-{number}"))
+        .build()
+        .map_err(|error| DatasetError::Threads { threads, error: error.to_string() })
+}
+
+/// Checks the records of a listing, and writes their index to a file unless `is_usable` refuses what is left of them.
+///
+/// # Errors
+/// When a record cannot be read, or the index cannot be written.
+pub(super) fn write_index(
+    listing: &mut Listing,
+    file: &Path,
+    pool: &rayon::ThreadPool,
+    is_usable: impl Fn(&Listing) -> Result<(), DatasetError>,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<(), DatasetError> {
+    let store = Store::open(listing.root.clone(), &listing.shards)?;
+    let mut entry_points = EntryPointsFile::create(index::folder_of(file))?;
+    let checked = pool.install(|| check_all(listing, &store, &mut entry_points, progress))?;
+    is_usable(listing)?;
+    let skipped = listing.skipped.finish();
+    index::write(file, &contents(listing, &skipped, &checked).sections(), Some(entry_points))?;
+    Ok(())
 }
 
 /// A record that was read and decoded.
@@ -202,9 +237,12 @@ fn check(
             store.read(range(number, frame.offset, frame.length), buffer)
         }
         Location::Packed { number, offset, length, packed } => {
-            let record = PackedRecord { dataset: 0, shard: number, length, packed };
+            let record = PackedRecord { dataset: 0, shard: number, offset, length, packed };
             let range = range(number, offset, packed.stored);
-            unpacker.read(store, range, record, buffer, |_record| true)
+            let read_range = |stored: &mut Vec<u8>, is_right: &mut dyn FnMut(&[u8]) -> bool| {
+                store.read_checked(range, stored, is_right)
+            };
+            unpacker.read(record, buffer, read_range, |_record| true)
         }
     };
     if let Err(error) = read {
@@ -280,6 +318,7 @@ fn contents<'a>(
         digest,
         layout: listing.layout,
         shards: &listing.shards,
+        tags: &[],
         classes: &listing.classes,
         skipped,
         about: &listing.about,

@@ -15,7 +15,9 @@ use super::summary::Summary;
 use super::unpack::{Packed, PackedRecord, Unpacker};
 use crate::decode::{self, Header};
 use crate::geometry::Size;
-use crate::store::{ByteRange, ShardKey, Store};
+use crate::store::{
+    ByteRange, Location, OnReady, RemoteStore, ShardKey, Storage, Store, StoreError, Traffic, Want,
+};
 
 /// A dataset that has been indexed.
 ///
@@ -41,13 +43,22 @@ use crate::store::{ByteRange, ShardKey, Store};
 #[derive(Debug)]
 pub struct Dataset {
     index: Index,
-    store: Store,
     /// A number that no other opened dataset of the process has.
     number: u64,
+    store: Bytes,
     damaged_entry_points: AtomicU64,
     stuck: Arc<StuckReads>,
     /// See [`most`](Self::most).
     most: OnceLock<(usize, Size)>,
+    /// See [`mean_bytes`](Self::mean_bytes).
+    mean: OnceLock<u64>,
+}
+
+/// Where the bytes of the records are.
+#[derive(Debug)]
+enum Bytes {
+    Local(Store),
+    Remote(RemoteStore),
 }
 
 /// Number of datasets that were opened.
@@ -70,9 +81,30 @@ impl Dataset {
         let index = Index::open(&file)?;
         check_records(&index, path)?;
         let store = open_store(source, &index, file)?;
+        Ok(Self::new(index, Bytes::Local(store)))
+    }
+
+    /// A dataset whose shards are in a bucket. `path` is its address.
+    pub(super) fn in_bucket(
+        index: Index,
+        store: RemoteStore,
+        path: &Path,
+    ) -> Result<Self, DatasetError> {
+        check_records(&index, path)?;
+        Ok(Self::new(index, Bytes::Remote(store)))
+    }
+
+    fn new(index: Index, store: Bytes) -> Self {
         let (damaged_entry_points, stuck) = (AtomicU64::new(0), Arc::default());
-        let number = OPENED.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { index, store, number, damaged_entry_points, stuck, most: OnceLock::new() })
+        Self {
+            index,
+            store,
+            number: OPENED.fetch_add(1, Ordering::Relaxed),
+            damaged_entry_points,
+            stuck,
+            most: OnceLock::new(),
+            mean: OnceLock::new(),
+        }
     }
 
     /// Number of records, including bad ones.
@@ -163,20 +195,102 @@ impl Dataset {
     ) -> Result<(), DatasetError> {
         let record = self.record(id);
         let packed = self.packed(id);
-        let range = self.range(&record, packed);
-        let Record { shard, length, checksum, .. } = record;
+        let is_right = |bytes: &[u8]| xxh3_64(bytes) == record.checksum;
         let read = match packed {
-            None => self.store.read_verified(range, checksum, buffer).map(drop),
+            None => self.read_range(&record, packed, buffer, is_right),
             Some(packed) => {
-                let record = PackedRecord { dataset: self.number, shard, length, packed };
-                let is_right = |bytes: &[u8]| xxh3_64(bytes) == checksum;
-                unpacker.read(&self.store, range, record, buffer, is_right)
+                let Record { shard, offset, length, .. } = record;
+                let in_range = PackedRecord { dataset: self.number, shard, offset, length, packed };
+                let read_range = |stored: &mut Vec<u8>, check: &mut dyn FnMut(&[u8]) -> bool| {
+                    self.read_range(&record, Some(packed), stored, check)
+                };
+                unpacker.read(in_range, buffer, read_range, is_right)
             }
         };
         read.map_err(|error| DatasetError::Record {
             record: id,
             name: self.index.name(&record).to_owned(),
             error,
+        })
+    }
+
+    /// Reads the bytes of the store that a record is in, and checks them.
+    fn read_range(
+        &self,
+        record: &Record,
+        packed: Option<Packed>,
+        buffer: &mut Vec<u8>,
+        is_right: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        match &self.store {
+            Bytes::Local(store) => store.read_checked(self.range(record, packed), buffer, is_right),
+            Bytes::Remote(store) => {
+                store.read_checked(self.location(record, packed), buffer, is_right)
+            }
+        }
+    }
+
+    /// What fetches the records, if they are in a bucket.
+    pub const fn storage(&self) -> Option<&Arc<Storage>> {
+        match &self.store {
+            Bytes::Local(_) => None,
+            Bytes::Remote(store) => Some(store.storage()),
+        }
+    }
+
+    /// What its bucket has received, if it is in one.
+    pub fn traffic(&self) -> Option<Traffic> {
+        match &self.store {
+            Bytes::Local(_) => None,
+            Bytes::Remote(store) => Some(store.traffic()),
+        }
+    }
+
+    /// Begins to fetch records for a client, if they are in a bucket. `records` is called on another thread, and
+    /// `on_ready` when they can be read without waiting, or not at all.
+    pub(crate) fn want(
+        self: &Arc<Self>,
+        client: Arc<str>,
+        records: impl FnOnce() -> Vec<u64> + Send + 'static,
+        on_ready: impl FnOnce(Result<(), StoreError>) + Send + 'static,
+    ) -> Option<Want> {
+        let Bytes::Remote(store) = &self.store else { return None };
+        let on_ready: OnReady = Box::new(on_ready);
+        Some(store.want(client, self.locations(records), on_ready))
+    }
+
+    /// Begins to fetch records that will be wanted, if they are in a bucket.
+    pub(crate) fn want_ahead(
+        self: &Arc<Self>,
+        records: impl FnOnce() -> Vec<u64> + Send + 'static,
+    ) -> Option<Want> {
+        let Bytes::Remote(store) = &self.store else { return None };
+        Some(store.want_ahead(self.locations(records)))
+    }
+
+    /// The locations of records, each once.
+    fn locations(
+        self: &Arc<Self>,
+        records: impl FnOnce() -> Vec<u64> + Send + 'static,
+    ) -> impl FnOnce() -> Vec<Location> + Send + 'static {
+        let dataset = Arc::clone(self);
+        move || {
+            let mut records = records();
+            records.sort_unstable();
+            records.dedup();
+            let location = |id| dataset.location(&dataset.record(id), dataset.packed(id));
+            records.into_iter().map(location).collect()
+        }
+    }
+
+    /// Bytes that are fetched for a record on average.
+    pub(crate) fn mean_bytes(&self) -> u64 {
+        *self.mean.get_or_init(|| {
+            let stored = |id| {
+                let (_, _, length) = self.location(&self.record(id), self.packed(id));
+                u64::from(length)
+            };
+            (0..self.len()).map(stored).sum::<u64>() / self.len().max(1)
         })
     }
 
@@ -259,6 +373,12 @@ impl Dataset {
         };
         let length = packed.map_or(record.length, |packed| packed.stored);
         ByteRange { shard, offset: record.offset, length }
+    }
+
+    /// The same in the shards of a bucket.
+    fn location(&self, record: &Record, packed: Option<Packed>) -> Location {
+        let ByteRange { offset, length, .. } = self.range(record, packed);
+        (record.shard, offset, length)
     }
 }
 

@@ -43,7 +43,7 @@ pub(super) struct BenchArgs {
 const MAX_MICROBATCH: u64 = 256;
 
 pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
-    let dataset = Arc::new(args.dataset.open()?);
+    let dataset = args.dataset.open()?;
     let changes = &args.recipe.changes;
     let mut set = Vec::new();
     if changes.batch.is_none() && changes.microbatches.is_none() {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use forebay::dataset::{self, Dataset, LabelSource, Summary};
+use forebay::dataset::{self, LabelSource, Summary};
 use forebay_types::settings::{Number, fraction};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -16,7 +16,8 @@ use crate::config::Threads;
 #[derive(Debug, Args)]
 pub(super) struct IndexArgs {
     /// Dataset: an ImageFolder directory, WebDataset tars, TFRecords, Parquet files, ILSVRC's tars, Kaggle's
-    /// directory, MosaicML's or CIFAR's, or a CSV file of paths and labels. Files also by a pattern.
+    /// directory, MosaicML's or CIFAR's, or a CSV file of paths and labels; files also by a pattern. Or the URL of
+    /// tars, TFRecords or Parquet files in a bucket, such as s3://bucket/train.
     path: PathBuf,
     #[command(flatten)]
     index: IndexOptions,
@@ -98,18 +99,17 @@ pub(super) fn index(args: &IndexArgs) -> anyhow::Result<()> {
         bar.set_length(progress.total);
         bar.set_position(progress.done);
     };
-    let index_dir = args.index.index_dir.as_deref();
-    let path = args.index.path(&args.path);
+    let (datasets, path) = (args.index.datasets(), args.index.path(&args.path));
     let options = dataset::IndexOptions {
         max_skipped: if args.strict { Some(0.0) } else { args.max_skipped },
         ..args.selection.options()
     };
-    let summary = dataset::build_with(&path, index_dir, threads, &options, &progress)?;
+    let summary = datasets.build(&path, threads, &options, &progress)?;
     bar.finish_and_clear();
     if args.json {
         return print(&summary, true);
     }
-    let file = dataset::index_path(&path, index_dir);
+    let file = datasets.index_of(&path)?;
     let (records, bad, layout) = (summary.records, summary.bad.len(), summary.layout);
     say(format!("indexed {records} records, {bad} bad, of {layout}"))?;
     for (name, value) in &summary.facts {
@@ -128,12 +128,11 @@ pub(super) fn index(args: &IndexArgs) -> anyhow::Result<()> {
         say(format!("  suspicious: {what}"))?;
     }
     say(format!("digest {}", summary.digest))?;
-    say(format!("index  {}", file.display()))
+    say(format!("index  {file}"))
 }
 
 pub(super) fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
-    let path = args.index.path(&args.path);
-    let dataset = Dataset::open(&path, args.index.index_dir.as_deref())?;
+    let dataset = args.index.datasets().open(&args.index.path(&args.path))?;
     print(&dataset.summary(), args.json)
 }
 

@@ -12,7 +12,8 @@ use forebay::recipe::{Recipe, RecipeSpec};
 use forebay::{MicrobatchName, Pipeline, PipelineConfig, PixelFormat, Request, Sampler};
 use forebay_types::settings::{AnyNumber, Number};
 
-use crate::config::{Threads, recipes_in};
+use crate::config::{StorageSettings, Threads, recipes_in};
+use crate::datasets::Datasets;
 use crate::device::DeviceChoice;
 use crate::recipes;
 
@@ -20,21 +21,15 @@ use crate::recipes;
 #[derive(Clone, Debug, Args)]
 pub(super) struct DatasetOptions {
     /// Dataset: an ImageFolder directory, WebDataset tars, TFRecords, Parquet files, ILSVRC's tars, Kaggle's or
-    /// another directory, or a CSV file; files also by a pattern such as `train-{000000..000146}.tar`.
+    /// another directory, or a CSV file; files also by a pattern such as `train-{000000..000146}.tar`. Or the URL of
+    /// shards in a bucket.
     #[arg(long, value_name = "PATH")]
     dataset: PathBuf,
     #[command(flatten)]
     index: IndexOptions,
 }
 
-impl DatasetOptions {
-    /// Opens the dataset.
-    pub(super) fn open(&self) -> anyhow::Result<Dataset> {
-        Ok(Dataset::open(&self.index.path(&self.dataset), self.index.index_dir.as_deref())?)
-    }
-}
-
-/// The part of a dataset, and the folder of index files.
+/// The part of a dataset, the folder of index files, and what is about datasets in buckets.
 #[derive(Clone, Debug, Args)]
 pub(super) struct IndexOptions {
     /// Split, such as train or val, of a path that has several. A path of the form PATH#SPLIT selects it too.
@@ -42,10 +37,25 @@ pub(super) struct IndexOptions {
     split: Option<String>,
     /// Folder for index files, if they cannot be stored next to the dataset.
     #[arg(long, value_name = "DIR", env = "FOREBAY_INDEX_DIR")]
-    pub(super) index_dir: Option<PathBuf>,
+    index_dir: Option<PathBuf>,
+    #[command(flatten)]
+    storage: StorageSettings,
+}
+
+impl DatasetOptions {
+    /// Opens the dataset.
+    pub(super) fn open(&self) -> anyhow::Result<Arc<Dataset>> {
+        let path = self.index.path(&self.dataset);
+        Ok(Arc::new(self.index.datasets().open(&path)?))
+    }
 }
 
 impl IndexOptions {
+    /// What opens and indexes datasets.
+    pub(super) fn datasets(&self) -> Datasets {
+        Datasets::new(self.index_dir.clone(), self.storage.clone())
+    }
+
     /// The path of a dataset, with the split.
     pub(super) fn path(&self, path: &Path) -> PathBuf {
         with_split(path, self.split.as_deref())
@@ -151,7 +161,7 @@ pub(super) struct MicrobatchOptions {
 
 impl MicrobatchOptions {
     pub(super) fn request(&self, format: PixelFormat) -> anyhow::Result<Request> {
-        let dataset = Arc::new(self.dataset.open()?);
+        let dataset = self.dataset.open()?;
         let recipe = Arc::new(self.recipe.resolve([])?);
         let name = MicrobatchName {
             seed: self.seed.get(),

@@ -50,6 +50,8 @@ pub(super) struct Index {
     pub(super) classes: Vec<String>,
     /// Name and size of each shard.
     pub(super) shards: Vec<(String, u64)>,
+    /// Tag of each shard; empty unless they are objects of a bucket.
+    pub(super) tags: Vec<String>,
     /// Number and reason of each bad record, ascending.
     pub(super) bad: Vec<(u64, String)>,
     /// Ranges of consecutive bad records, ascending.
@@ -141,7 +143,15 @@ impl Index {
             None => Ok(Vec::new()),
         };
         let about = about(list(kind::WORDS)?, &list(kind::FACTS)?, classes.len())?;
+        let tags = match find(kind::SHARD_TAGS) {
+            Some(_) => strings(bytes(kind::SHARD_TAGS)?)?,
+            None => Vec::new(),
+        };
+        if !tags.is_empty() && tags.len() != shard_names.len() {
+            return Err("its shards are malformed".into());
+        }
         let index = Self {
+            tags,
             names: section(kind::NAMES)?,
             points,
             packed,

@@ -25,6 +25,8 @@ pub(in crate::dataset) struct Contents<'a> {
     pub(in crate::dataset) digest: Digest,
     pub(in crate::dataset) layout: Layout,
     pub(in crate::dataset) shards: &'a [(String, u64)],
+    /// Tags of the shards, if they are objects of a bucket.
+    pub(in crate::dataset) tags: &'a [String],
     pub(in crate::dataset) classes: &'a [String],
     pub(in crate::dataset) skipped: &'a [Skipped],
     pub(in crate::dataset) about: &'a About,
@@ -93,6 +95,10 @@ impl Contents<'_> {
         if self.records.iter().any(|indexed| indexed.packed.is_some()) {
             let packed = self.records.iter().map(|indexed| StoredPacked::from(indexed.packed));
             sections.push((kind::PACKED, packed.collect::<Vec<_>>().as_bytes().to_vec()));
+        }
+        if !self.tags.is_empty() {
+            let tags = write_strings(self.tags.iter().map(String::as_str));
+            sections.push((kind::SHARD_TAGS, tags));
         }
         sections
     }
@@ -183,8 +189,14 @@ fn head(sections: &[(u32, Vec<u8>)], entry_points: Option<u64>) -> Vec<u8> {
     let mut offset = length.next_multiple_of(ALIGNMENT) as u64;
     let mut table = Vec::with_capacity(count);
     for (kind, bytes) in sections {
-        let optional =
-            [kind::POINTS, kind::SKIPPED, kind::SKIPPED_REASONS, kind::WORDS, kind::FACTS];
+        let optional = [
+            kind::POINTS,
+            kind::SKIPPED,
+            kind::SKIPPED_REASONS,
+            kind::WORDS,
+            kind::FACTS,
+            kind::SHARD_TAGS,
+        ];
         table.push(StoredSection {
             kind: (*kind).into(),
             flags: if optional.contains(kind) { 0 } else { REQUIRED }.into(),

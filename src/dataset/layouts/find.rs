@@ -42,7 +42,10 @@ pub(in crate::dataset) fn find(path: &Path) -> Result<Source, DatasetError> {
 }
 
 /// The files of a split by their names. Without a split, all of them: whoever names files has selected them.
-fn of_split(
+///
+/// # Errors
+/// When the split is not there.
+pub(in crate::dataset) fn of_split(
     path: &Path,
     files: Vec<String>,
     split: Option<&str>,
@@ -56,13 +59,76 @@ fn of_split(
     }
 }
 
+/// The shards among the files of a folder that are a dataset, by their names: those of a split, or all of them if
+/// they have no splits.
+///
+/// # Errors
+/// When a split must be selected, or the selected one is not there.
+pub(in crate::dataset) fn shards_of_folder(
+    path: &Path,
+    names: impl IntoIterator<Item = String>,
+    split: Option<&str>,
+) -> Result<Vec<String>, DatasetError> {
+    let mut shards = Shards::default();
+    for name in names {
+        shards.add(name);
+    }
+    shards.select(path, split)
+}
+
+/// Whether an object of a bucket with this name is a shard that stands for itself.
+pub(in crate::dataset) fn is_shard(name: &str) -> bool {
+    is_tar(name) || tfrecord::is_name(name) || parquet::is_parquet(name)
+}
+
+/// Names of shards in a folder.
+#[derive(Default)]
+struct Shards {
+    tars: Vec<String>,
+    tfrecords: Vec<String>,
+    parquets: Vec<String>,
+}
+
+impl Shards {
+    fn add(&mut self, name: String) {
+        if is_tar(&name) {
+            self.tars.push(name);
+        } else if tfrecord::is_name(&name) {
+            self.tfrecords.push(name);
+        } else if parquet::is_parquet(&name) {
+            self.parquets.push(name);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.tars.is_empty() && self.tfrecords.is_empty() && self.parquets.is_empty()
+    }
+
+    /// The shards of a split. Tars come first, because they may have files of metadata beside them.
+    fn select(self, path: &Path, split: Option<&str>) -> Result<Vec<String>, DatasetError> {
+        let Self { tars, tfrecords, parquets } = self;
+        let is_there = |(tar, _): &&(&str, &str)| tars.iter().any(|name| name == tar);
+        let official: Vec<&(&str, &str)> = ilsvrc::TARS.iter().filter(is_there).collect();
+        if !official.is_empty() {
+            let chosen = split::choose(path, official.iter().map(|(_, split)| *split), split)?;
+            let tar = official.iter().find(|(_, split)| Some(*split) == chosen);
+            return Ok(vec![tar.expect("one of them was chosen").0.to_owned()]);
+        }
+        match split {
+            // The names of tars follow no rule, so that those of several splits may be one dataset.
+            None if !tars.is_empty() => Ok(tars),
+            _ if !tars.is_empty() => split::select(path, tars, split),
+            _ if !tfrecords.is_empty() => split::select(path, tfrecords, split),
+            _ => parquet::select(path, parquets, split),
+        }
+    }
+}
+
 /// Names in a folder, without those that are hidden.
 #[derive(Default)]
 struct Names {
     folders: Vec<String>,
-    tars: Vec<String>,
-    tfrecords: Vec<String>,
-    parquets: Vec<String>,
+    shards: Shards,
     compressed: Option<PathBuf>,
 }
 
@@ -74,22 +140,13 @@ impl Names {
             if is_folder {
                 names.folders.push(text.into_owned());
             } else if text.starts_with('.') {
-            } else if is_tar(&text) {
-                names.tars.push(directory::utf8(path, &name)?);
+            } else if is_shard(&text) {
+                names.shards.add(directory::utf8(path, &name)?);
             } else if is_compressed_tar(&text) {
                 names.compressed = Some(path.join(&name));
-            } else if tfrecord::is_name(&text) {
-                names.tfrecords.push(directory::utf8(path, &name)?);
-            } else if parquet::is_parquet(&text) {
-                names.parquets.push(directory::utf8(path, &name)?);
             }
         }
         Ok(names)
-    }
-
-    /// Whether the folder holds shards itself.
-    fn has_shards(&self) -> bool {
-        !self.tars.is_empty() || !self.tfrecords.is_empty() || !self.parquets.is_empty()
     }
 }
 
@@ -110,34 +167,20 @@ fn folder(path: &Path, split: Option<&str>) -> Result<Source, DatasetError> {
             return Ok(folder(&path.join(inner), None)?.with_split(Some(inner)));
         }
     }
-    if names.has_shards() && !(has_folders && image_folder::has_images(path)?) {
-        if names.tars.is_empty() && names.tfrecords.is_empty() {
-            let files = parquet::select(path, names.parquets, split)?;
-            return Ok(Source::shards(Layout::Parquet, path, files).with_split(split));
-        }
-        if names.tars.is_empty() {
-            let files = split::select(path, names.tfrecords, split)?;
-            return Ok(Source::shards(Layout::TfRecord, path, files).with_split(split));
-        }
-        let official =
-            ilsvrc::TARS.iter().filter(|(tar, _)| names.tars.iter().any(|name| name == tar));
-        let official: Vec<_> = official.collect();
-        if !official.is_empty() {
-            let chosen = split::choose(path, official.iter().map(|(_, split)| *split), split)?;
-            let tar = official.iter().find(|(_, split)| Some(*split) == chosen);
-            let tar = tar.expect("one of them was chosen").0.to_owned();
-            return Ok(Source::shards(Layout::Ilsvrc, path, vec![tar]).with_split(chosen));
-        }
-        let tars = match split {
-            Some(wanted) => match info(path)?.and_then(|info| Some(info.split(wanted)?.shards())) {
-                Some(listed) if !listed.is_empty() => listed,
-                _ => split::select(path, names.tars, split)?,
-            },
-            None => names.tars,
+    if !names.shards.is_empty() && !(has_folders && image_folder::has_images(path)?) {
+        let described = match split {
+            Some(wanted) if !names.shards.tars.is_empty() => {
+                info(path)?.and_then(|info| Some(info.split(wanted)?.shards()))
+            }
+            _ => None,
         };
-        return shards(path.into(), tars, split);
+        let files = match described {
+            Some(listed) if !listed.is_empty() => listed,
+            _ => names.shards.select(path, split)?,
+        };
+        return shards(path.into(), files, split);
     }
-    if !names.has_shards()
+    if names.shards.is_empty()
         && has_folders
         && let Some((root, files)) = parquet::nested(path)?
     {
@@ -153,7 +196,7 @@ fn folder(path: &Path, split: Option<&str>) -> Result<Source, DatasetError> {
         _ => {
             let found = folders_of_splits(path, &names);
             let holds_shards =
-                |name: &String| Names::of(&path.join(name)).is_ok_and(|names| names.has_shards());
+                |name: &String| Names::of(&path.join(name)).is_ok_and(|n| !n.shards.is_empty());
             if !found.is_empty() && found.iter().all(holds_shards) {
                 return Err(DatasetError::Split { path: path.into(), selected: None, found });
             }

@@ -1,5 +1,6 @@
 //! The listing that a layout produces: records that have not been read yet.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -179,7 +180,7 @@ const EXAMPLES: usize = 3;
 
 /// Counts skipped samples by reason.
 #[derive(Debug, Default)]
-pub(in crate::dataset) struct SkipCounter(BTreeMap<&'static str, (u64, Vec<String>)>);
+pub(in crate::dataset) struct SkipCounter(BTreeMap<Cow<'static, str>, (u64, Vec<String>)>);
 
 impl SkipCounter {
     /// Counts one sample.
@@ -188,7 +189,7 @@ impl SkipCounter {
         reason: &'static str,
         sample: impl FnOnce() -> String,
     ) {
-        let (count, examples) = self.0.entry(reason).or_default();
+        let (count, examples) = self.0.entry(reason.into()).or_default();
         *count += 1;
         if examples.len() < EXAMPLES {
             examples.push(sample());
@@ -198,11 +199,20 @@ impl SkipCounter {
     /// Adds the counts of a later shard.
     pub(super) fn merge(&mut self, later: Self) {
         for (reason, (count, examples)) in later.0 {
-            let (sum, first) = self.0.entry(reason).or_default();
-            *sum += count;
-            let more = EXAMPLES - first.len();
-            first.extend(examples.into_iter().take(more));
+            self.add_many(reason, count, examples);
         }
+    }
+
+    /// Adds the samples that were skipped in a later part, which was indexed before.
+    pub(in crate::dataset) fn add_all(&mut self, Skipped { count, reason, examples }: &Skipped) {
+        self.add_many(reason.clone().into(), *count, examples.clone());
+    }
+
+    fn add_many(&mut self, reason: Cow<'static, str>, count: u64, examples: Vec<String>) {
+        let (sum, first) = self.0.entry(reason).or_default();
+        *sum += count;
+        let more = EXAMPLES - first.len();
+        first.extend(examples.into_iter().take(more));
     }
 
     /// Number of skipped samples.
@@ -212,9 +222,9 @@ impl SkipCounter {
 
     /// The skipped samples of each reason.
     pub(in crate::dataset) fn finish(&self) -> Vec<Skipped> {
-        let skipped = |(reason, (count, examples)): (&&str, &(u64, Vec<String>))| Skipped {
+        let skipped = |(reason, (count, examples)): (&Cow<'_, str>, &(u64, Vec<String>))| Skipped {
             count: *count,
-            reason: (*reason).to_owned(),
+            reason: reason.clone().into_owned(),
             examples: examples.clone(),
         };
         self.0.iter().map(skipped).collect()

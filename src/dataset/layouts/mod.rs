@@ -8,6 +8,8 @@
 //!                                                             |
 //!                                         select: some of its classes and records
 //! ```
+//!
+//! What is in a bucket is listed shard by shard (`dataset::remote`), and selected when all are.
 
 mod cifar;
 mod classes;
@@ -43,18 +45,31 @@ use std::path::{Path, PathBuf};
 use super::error::DatasetError;
 use super::options::IndexOptions;
 
-pub(super) use find::find;
+pub(super) use find::{find, is_shard, of_split, shards_of_folder};
 pub use listing::Skipped;
-pub(super) use listing::{About, Frame, Layout, ListedRecord, Listing, Location};
+pub(super) use listing::{About, Frame, Layout, ListedRecord, Listing, Location, SkipCounter};
+pub(super) use pattern::{OPTIONS as PATTERN_OPTIONS, expand_braces};
+pub(super) use select::{Selectable, apply as select};
 pub(super) use source::Source;
 pub(super) use split::in_name as split_in_name;
-pub use split::with_split;
+pub use split::{of as split_of, with_split};
 
 /// Lists the records of a source that the options take, on rayon's threads.
 ///
 /// # Errors
-/// When a folder or shard cannot be read, or violates the rules of its layout.
+/// As [`list_all`], and when an option names what is not there.
 pub(super) fn list(source: Source, options: &IndexOptions) -> Result<Listing, DatasetError> {
+    let mut listing = list_all(source, options)?;
+    let Listing { records, classes, about, .. } = &mut listing;
+    select(records, classes, about, options)?;
+    Ok(listing)
+}
+
+/// Lists all records of a source, read as the options say.
+///
+/// # Errors
+/// When a folder or shard cannot be read, or violates the rules of its layout.
+pub(super) fn list_all(source: Source, options: &IndexOptions) -> Result<Listing, DatasetError> {
     let split = source.split.clone();
     let mut listing = match source.layout {
         Layout::ImageFolder => image_folder::list(&source.root),
@@ -70,7 +85,6 @@ pub(super) fn list(source: Source, options: &IndexOptions) -> Result<Listing, Da
     if let Some(split) = split {
         listing.about.facts.insert(0, ("split".to_owned(), split));
     }
-    select::apply(&mut listing, options)?;
     Ok(listing)
 }
 

@@ -1,4 +1,4 @@
-//! Takes some of the listed records, as the options say.
+//! Takes some of the records that were found, as the options say.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -6,24 +6,50 @@ use std::path::Path;
 use super::super::error::DatasetError;
 use super::super::options::IndexOptions;
 use super::classes;
-use super::listing::Listing;
+use super::listing::{About, ListedRecord};
 
-/// Keeps the records that the options take, in their order, and makes a fact of each option.
+/// A record that may be taken or not.
+pub(in crate::dataset) trait Selectable {
+    fn name(&self) -> &str;
+    fn label(&self) -> u32;
+    fn set_label(&mut self, label: u32);
+}
+
+impl Selectable for ListedRecord {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn label(&self) -> u32 {
+        self.label
+    }
+
+    fn set_label(&mut self, label: u32) {
+        self.label = label;
+    }
+}
+
+/// Keeps the records that the options take, in their order, and makes a fact of it.
 ///
 /// # Errors
 /// When a file of classes or records cannot be read, or names something that is not there.
-pub(super) fn apply(listing: &mut Listing, options: &IndexOptions) -> Result<(), DatasetError> {
-    let before = listing.records.len();
+pub(in crate::dataset) fn apply<R: Selectable>(
+    records: &mut Vec<R>,
+    classes: &mut Vec<String>,
+    about: &mut About,
+    options: &IndexOptions,
+) -> Result<(), DatasetError> {
+    let before = records.len();
     if let Some(path) = &options.classes {
-        keep_classes(listing, path)?;
+        keep_classes(records, classes, about, path)?;
     }
     if let Some(path) = &options.records {
-        keep_records(listing, path)?;
+        keep_records(records, path)?;
     }
     if let Some(limit) = options.limit_per_class {
         let mut counts = BTreeMap::new();
-        listing.records.retain(|record| {
-            let count = counts.entry(record.label).or_insert(0);
+        records.retain(|record| {
+            let count = counts.entry(record.label()).or_insert(0);
             *count += 1;
             *count <= limit
         });
@@ -34,16 +60,21 @@ pub(super) fn apply(listing: &mut Listing, options: &IndexOptions) -> Result<(),
     rules.extend(options.records.as_deref().map(|path| named("records of", path)));
     rules.extend(options.limit_per_class.map(|limit| format!("at most {limit} of a class")));
     if !rules.is_empty() {
-        let text = format!("{} of {before}: {}", listing.records.len(), rules.join(", "));
-        listing.about.facts.push(("selected".to_owned(), text));
+        let text = format!("{} of {before}: {}", records.len(), rules.join(", "));
+        about.facts.push(("selected".to_owned(), text));
     }
     Ok(())
 }
 
 /// Keeps the records of some classes. The order of these in the file gives the labels.
-fn keep_classes(listing: &mut Listing, path: &Path) -> Result<(), DatasetError> {
+fn keep_classes<R: Selectable>(
+    records: &mut Vec<R>,
+    classes: &mut Vec<String>,
+    about: &mut About,
+    path: &Path,
+) -> Result<(), DatasetError> {
     let wanted = classes::lines(path)?;
-    let labels: BTreeMap<&str, u32> = listing.classes.iter().map(String::as_str).zip(0..).collect();
+    let labels: BTreeMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
     let mut relabeled = BTreeMap::new();
     let mut words = Vec::new();
     for (line, (name, label)) in (1..).zip(wanted.iter().zip(0..)) {
@@ -58,24 +89,24 @@ fn keep_classes(listing: &mut Listing, path: &Path) -> Result<(), DatasetError> 
             let what = format!("line {line}: the class {name:?} is named twice; remove the line");
             return Err(DatasetError::Description { path: path.into(), what });
         }
-        words.extend(listing.about.words.get(old as usize).cloned());
+        words.extend(about.words.get(old as usize).cloned());
     }
-    listing.records.retain_mut(|record| {
-        let new = relabeled.get(&record.label).copied();
-        record.label = new.unwrap_or_default();
+    records.retain_mut(|record| {
+        let new = relabeled.get(&record.label()).copied();
+        record.set_label(new.unwrap_or_default());
         new.is_some()
     });
-    listing.about.words = words;
-    listing.classes = wanted;
+    about.words = words;
+    *classes = wanted;
     Ok(())
 }
 
 /// Keeps the records that a file names.
-fn keep_records(listing: &mut Listing, path: &Path) -> Result<(), DatasetError> {
+fn keep_records<R: Selectable>(records: &mut Vec<R>, path: &Path) -> Result<(), DatasetError> {
     let wanted = classes::text_lines(path)?;
     let names: BTreeSet<&str> = wanted.iter().map(String::as_str).collect();
-    listing.records.retain(|record| names.contains(record.name.as_str()));
-    let found: BTreeSet<&str> = listing.records.iter().map(|record| record.name.as_str()).collect();
+    records.retain(|record| names.contains(record.name()));
+    let found: BTreeSet<&str> = records.iter().map(Selectable::name).collect();
     let missing =
         (1..).zip(&wanted).find(|(_, name)| !name.is_empty() && !found.contains(name.as_str()));
     if let Some((line, name)) = missing {

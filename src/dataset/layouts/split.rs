@@ -10,8 +10,8 @@ use super::super::error::DatasetError;
 const NAMES: [&[&str]; 3] =
     [&["train", "training"], &["val", "validation", "valid"], &["test", "testing"]];
 
-/// Splits `PATH#SPLIT`. A path that exists as it is has no split.
-pub(super) fn of(path: &Path) -> (PathBuf, Option<String>) {
+/// Splits `PATH#SPLIT`, which may be a URL. A path that exists as it is has no split.
+pub fn of(path: &Path) -> (PathBuf, Option<String>) {
     let bytes = path.as_os_str().as_bytes();
     let found = bytes.iter().rposition(|&byte| byte == b'#').filter(|_| !path.exists());
     let parts = found.and_then(|at| {

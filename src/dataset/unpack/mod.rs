@@ -19,7 +19,7 @@ use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::FrameDecoder;
 
 use crate::scratch::fit;
-use crate::store::{ByteRange, MAX_RECORD, Store, StoreError};
+use crate::store::{MAX_RECORD, StoreError};
 
 /// Most bytes that are decompressed for a record: the largest page.
 pub(super) const MAX_PAGE: usize = MAX_RECORD as usize;
@@ -84,6 +84,8 @@ pub(super) struct PackedRecord {
     /// A number that only this dataset has.
     pub(super) dataset: u64,
     pub(super) shard: u32,
+    /// Where its range begins in the shard.
+    pub(super) offset: u64,
     pub(super) length: u32,
     pub(super) packed: Packed,
 }
@@ -94,25 +96,25 @@ impl Unpacker {
         self.stored.capacity() + self.page.capacity()
     }
 
-    /// Reads a record, which is in `range` of the store, and compares it by `is_right`.
+    /// Reads a record, and compares it by `is_right`. `read_range` reads its range from a store, and lets a
+    /// function check the bytes: a store may have others of them.
     ///
     /// # Errors
     /// When the range cannot be read, or does not hold the record.
     pub(super) fn read(
         &mut self,
-        store: &Store,
-        range: ByteRange<'_>,
         record: PackedRecord,
         buffer: &mut Vec<u8>,
+        read_range: impl FnOnce(&mut Vec<u8>, &mut dyn FnMut(&[u8]) -> bool) -> Result<(), StoreError>,
         is_right: impl Fn(&[u8]) -> bool,
     ) -> Result<(), StoreError> {
         let Self { stored, page, key } = self;
-        let PackedRecord { dataset, shard, length, packed } = record;
-        let new_key = Some((dataset, shard, range.offset));
+        let PackedRecord { dataset, shard, offset, length, packed } = record;
+        let new_key = Some((dataset, shard, offset));
         if *key == new_key && cut(page, packed.skip, length, buffer) && is_right(buffer) {
             return Ok(());
         }
-        store.read_checked(range, stored, |stored| {
+        read_range(stored, &mut |stored: &[u8]| {
             let unpacked = match packed.codec {
                 Codec::Snappy { literal } => {
                     let end = packed.unpacked(length);
