@@ -1,6 +1,14 @@
 //! URLs of buckets.
 
-use crate::fault::OpenError;
+/// A URL that cannot be opened.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("cannot open {url}: {what}")]
+pub struct OpenError {
+    /// The URL.
+    pub url: String,
+    /// The fault, and what to do.
+    pub what: String,
+}
 
 /// The kinds of buckets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,9 +8,8 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::http::HttpBuilder;
 use object_store::{ObjectStore, RetryConfig};
 
-use crate::address::{Address, Service};
+use crate::address::{Address, OpenError, Service};
 use crate::connect::Connector;
-use crate::fault::OpenError;
 use crate::profile;
 
 /// Opens a bucket. Credentials are found as `object_store` finds them: in the environment, in the files that it

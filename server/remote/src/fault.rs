@@ -10,16 +10,6 @@ use object_store::Error;
 use crate::address::Service;
 use crate::connect::Answer;
 
-/// A URL that cannot be opened.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("cannot open {url}: {what}")]
-pub struct OpenError {
-    /// The URL.
-    pub url: String,
-    /// The fault, and what to do.
-    pub what: String,
-}
-
 /// Why a request failed.
 #[derive(Clone, Debug)]
 pub(crate) struct Fault {

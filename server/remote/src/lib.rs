@@ -26,8 +26,8 @@ use std::sync::Arc;
 
 use forebay::dataset::Bucket;
 
+pub use address::OpenError;
 pub use bucket::Network;
-pub use fault::OpenError;
 
 /// Opens the bucket of a URL. Returns it with the path in it.
 ///

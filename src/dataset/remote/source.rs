@@ -6,7 +6,7 @@ use glob::Pattern;
 
 use super::super::error::DatasetError;
 use super::super::layouts::{PATTERN_OPTIONS, expand_braces, is_shard, of_split, shards_of_folder};
-use super::RemotePlace;
+use super::place::RemotePlace;
 use crate::store::Object;
 
 /// Largest file beside shards that is read with them, such as a list of classes.
@@ -29,17 +29,6 @@ pub(super) struct Found {
 /// Name of an object in its folder.
 pub(super) fn name_of(key: &str) -> &str {
     key.rsplit('/').next().unwrap_or(key)
-}
-
-/// Key of the index of a split, beside the folder, the shard or the pattern.
-pub(super) fn index_key(path: &str, split: Option<&str>) -> String {
-    let path = path.trim_matches('/');
-    let plain = path.replace(['*', '?', '{', '}', '[', ']'], "_");
-    let plain = if plain.is_empty() { "root" } else { &plain };
-    match split {
-        Some(split) => format!("{plain}#{split}.forebay"),
-        None => format!("{plain}.forebay"),
-    }
 }
 
 /// Finds the shards.
@@ -167,17 +156,4 @@ fn select(
         }
     }
     Ok(selected)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_index_is_beside_what_it_is_of() {
-        assert_eq!(index_key("imagenet/train/", None), "imagenet/train.forebay");
-        assert_eq!(index_key("a/t-{0..9}.tar", None), "a/t-_0..9_.tar.forebay");
-        assert_eq!(index_key("", None), "root.forebay");
-        assert_eq!(index_key("imagenet/", Some("val")), "imagenet#val.forebay");
-    }
 }
