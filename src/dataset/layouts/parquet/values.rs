@@ -46,7 +46,7 @@ fn read<T: Clone>(
         let offset = pages.at();
         let at = |fault: Fault| fault.at(format!("at byte {offset}"));
         let Some(page) = pages.next(rows - values.len(), buffers).map_err(at)? else {
-            return Err("its pages have less values than its row group has rows".into());
+            return Err("its pages have fewer values than its row group has rows".into());
         };
         if page.is_dictionary {
             dictionary = plain(&page, page.rows, &mut check).map_err(at)?;
