@@ -183,7 +183,10 @@ fn index_shards(
                 report();
             };
             let made = match Index::open(&part) {
-                Ok(index) => Ok(drop(records.fetch_add(index.len() as u64, Ordering::Relaxed))),
+                Ok(index) => {
+                    records.fetch_add(index.len() as u64, Ordering::Relaxed);
+                    Ok(())
+                }
                 Err(_absent) => {
                     index_shard((place, options), found, object, (work, &part), pool, &count)
                 }

@@ -198,7 +198,7 @@ impl CachedShard {
             if found == PRESENT {
                 let (order, failed) = (Ordering::AcqRel, Ordering::Acquire);
                 // If it is not absent any more, this process has just added it.
-                drop(self.states[block].compare_exchange(ABSENT, PRESENT, order, failed));
+                let _state = self.states[block].compare_exchange(ABSENT, PRESENT, order, failed);
             }
         }
     }
