@@ -137,7 +137,7 @@ fn note(status: StatusCode, headers: &HeaderMap) {
         retry_after: seconds.map(Duration::from_secs),
     };
     // Requests for credentials may be made outside of a fetch.
-    drop(ANSWER.try_with(|last| last.set(answer)));
+    ANSWER.try_with(|last| last.set(answer)).ok();
 }
 
 /// Where an answer redirects to.

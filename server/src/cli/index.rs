@@ -93,7 +93,7 @@ pub(super) struct InspectArgs {
 
 pub(super) fn index(args: &IndexArgs) -> anyhow::Result<()> {
     let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let threads = args.threads.map_or_else(cores, forebay_types::settings::Number::count);
+    let threads = args.threads.map_or_else(cores, Number::count);
     let bar = progress_bar("images");
     let progress = |progress: dataset::Progress| {
         bar.set_length(progress.total);
