@@ -14,7 +14,8 @@ pub(super) fn decode(mut bytes: &[u8], width: u8, count: usize) -> Option<Vec<u3
             let (value, after) = bytes.split_at_checked(usize::from(width).div_ceil(8))?;
             bytes = after;
             let value = value.iter().rev().fold(0, |number, &byte| number << 8 | u32::from(byte));
-            if length == 0 {
+            // Whole bytes have room for larger numbers than `width` bits have.
+            if length == 0 || u64::from(value) >> width != 0 {
                 return None;
             }
             numbers.resize(numbers.len() + length.min(rest), value);
@@ -83,6 +84,7 @@ mod tests {
     fn truncated_numbers_are_refused() {
         assert_eq!(decode(&[3, 0b1000_1000], 3, 8), None);
         assert_eq!(decode(&[6], 3, 3), None);
+        assert_eq!(decode(&[6, 8], 3, 3), None);
         assert_eq!(decode(&[0, 1], 3, 3), None);
         assert_eq!(decode(&[6, 1], 33, 3), None);
         // A run without end has no more numbers than are wanted.
