@@ -385,9 +385,11 @@ pub(crate) fn classes_and_records_can_be_selected() {
     for (name, bytes) in &images {
         files(&path, &[(name, bytes.clone())]);
     }
+    let lists = std::cell::Cell::new(0);
     let list = |text: &str| {
-        files(root.path(), &[("list.txt", text.as_bytes().to_vec())]);
-        Some(root.path().join("list.txt"))
+        let name = format!("list-{}.txt", lists.replace(lists.get() + 1));
+        files(root.path(), &[(&name, text.as_bytes().to_vec())]);
+        Some(root.path().join(name))
     };
     let options = IndexOptions {
         classes: list("c\na\n"),
