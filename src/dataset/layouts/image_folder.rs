@@ -9,8 +9,7 @@ use std::path::Path;
 
 use super::super::error::DatasetError;
 use super::directory::{self, utf8};
-use super::listing::{About, Layout, ListedRecord, Listing, Location, SkipCounter};
-use super::source::EXPECTED;
+use super::listing::{Layout, ListedRecord, Listing, Location, SkipCounter};
 use super::stray;
 use crate::store::StoreError;
 
@@ -36,7 +35,7 @@ pub(super) fn list(root: &Path) -> Result<Listing, DatasetError> {
         }
     }
     if classes.is_empty() {
-        let why = EXPECTED.to_owned();
+        let why = "expected a folder for each class, or WebDataset tars".to_owned();
         return Err(DatasetError::NotADataset { path: root.into(), why });
     }
     let (mut records, mut skipped) = (Vec::new(), SkipCounter::default());
@@ -64,7 +63,6 @@ pub(super) fn list(root: &Path) -> Result<Listing, DatasetError> {
         shards: Vec::new(),
         records,
         skipped,
-        about: About::default(),
     })
 }
 
@@ -146,8 +144,7 @@ fn walk(
     Ok(())
 }
 
-/// Whether a file is an image by its name.
-pub(super) fn is_image(name: &OsStr) -> bool {
+fn is_image(name: &OsStr) -> bool {
     let name = name.to_string_lossy().to_lowercase();
     EXTENSIONS.iter().any(|extension| name.ends_with(extension))
 }
