@@ -1,7 +1,7 @@
 //! Memory that other processes can read and nobody but this one can write.
 //!
 //! An anonymous file is mapped here before it is sealed: this mapping stays writable, and every other one
-//! is read-only, whoever makes it and however the file is opened again. A reader gets an open file of its
+//! is read-only, no matter which process makes it or how it reopens the file. A reader gets an open file of its
 //! own. The kernel counts these, so that this process knows when nobody reads any more, whatever readers
 //! say: only then is memory written again, or its bytes counted as free.
 //!
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_opens_memory_while_it_is_checked_ends_no_process() {
+    fn opening_memory_during_a_check_kills_no_process() {
         let memory = SharedMemory::new(5000).unwrap();
         // What a reader may keep of a file that it has closed.
         let closed = open_again(&memory.reader().unwrap(), OFlags::PATH).unwrap();

@@ -60,7 +60,7 @@ def test_ten_thousand_batches_leave_nothing_behind(
         if is_shared:
             kept.clear()
             del batch
-            # Copies are on the way, because so many were kept.
+            # Some of the next batches are copies, because so many were kept.
             batch = next(batch for batch in islice(_forever(loader), 1000) if batch.is_shared)
             kept.append(batch)
     content = [np.asarray(getattr(item, "pixels", item)).tobytes() for item in kept]

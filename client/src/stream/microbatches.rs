@@ -185,6 +185,7 @@ impl Stream {
         }
         for mut running in self.segments.drain(..) {
             running.task.abort();
+            // It was cancelled, or has ended; nobody needs what it returned.
             (&mut running.task).await.ok();
         }
     }

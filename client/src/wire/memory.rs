@@ -241,7 +241,8 @@ async fn read(link: Arc<Link>) {
             memory.clear();
         }
     }
-    // A server that still sends must not wait for a reader, nor keep memory for one.
+    // A server that still sends must not wait for a reader, nor keep memory for one. This fails only if the server has
+    // already closed the connection.
     shutdown(link.socket.as_fd(), Shutdown::Both).ok();
     let mut state = link.lock();
     state.closed = true;

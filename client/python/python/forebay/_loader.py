@@ -595,7 +595,7 @@ class _Iterator(Iterator[Batch]):
             raise
 
     def cut(self) -> None:
-        """Closes it before its end, which is an error for whoever asks for the next batch."""
+        """Closes the pass early, so that asking for its next batch raises an error."""
         self._is_cut = True
         self.close()
 
