@@ -16,7 +16,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-use memmap2::{MmapMut, MmapOptions};
+use forebay_types::map::{FileMapMut, LARGE_PAGE};
 use rustix::fs::{
     FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags, fallocate, fchmod, fcntl_add_seals,
     ftruncate, memfd_create,
@@ -35,7 +35,7 @@ static SHARED: AtomicUsize = AtomicUsize::new(0);
 
 /// Memory that other processes can read.
 pub struct SharedMemory {
-    map: MmapMut,
+    map: FileMapMut,
     /// The only open file with write access, as long as there is no writer elsewhere.
     file: OwnedFd,
     /// Whether another process may have an open file. Locked while one is opened and while the kernel is asked, so that
@@ -75,13 +75,10 @@ impl SharedMemory {
             .or_else(|_unknown| memfd_create("forebay", flags))?;
         fchmod(&memory, Mode::RUSR | Mode::WUSR)?;
         ftruncate(&memory, len as u64)?;
-        if len > 0 {
-            // A page that cannot be allocated is an error here, and would be a signal later.
-            fallocate(&memory, FallocateFlags::empty(), 0, len as u64)?;
-        }
         // The kernel does not count the file that `memfd_create` returns as one with write access.
         let file = open_again(&memory, OFlags::RDWR)?;
         let map = map(&file, len)?;
+        allocate(&file, &map)?;
         ignore_breaks(&file);
         let seals = SealFlags::FUTURE_WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         fcntl_add_seals(&file, seals)?;
@@ -133,10 +130,37 @@ fn open_again(file: &OwnedFd, access: OFlags) -> io::Result<OwnedFd> {
 }
 
 #[expect(unsafe_code, reason = "a memory map of a file")]
-fn map(file: &OwnedFd, len: usize) -> io::Result<MmapMut> {
+fn map(file: &OwnedFd, len: usize) -> io::Result<FileMapMut> {
     // SAFETY: the file is new and has this length, which the seals keep; nobody else has a writable mapping
     // of it or can make one after it is sealed, and it is not lent before.
-    unsafe { MmapOptions::new().len(len).populate().map_mut(file) }
+    unsafe { FileMapMut::new(file, len) }
+}
+
+/// Allocates all pages of a file, in large ones as far as the system has them. Whoever reads the file then has one
+/// fault of a page where there were sixteen, and a server that made it, none.
+fn allocate(file: &OwnedFd, map: &FileMapMut) -> io::Result<()> {
+    let len = map.len();
+    let large = len - len % LARGE_PAGE;
+    // The kernel makes a large page of a range that has at least one small one, whatever is set for shared memory.
+    for at in (0..large).step_by(LARGE_PAGE) {
+        fallocate(file, FallocateFlags::empty(), at as u64, 1)?;
+    }
+    // Kernels before 6.1 and systems without large pages refuse; what is missing gets small ones below.
+    advise(&map[..large], libc::MADV_COLLAPSE).ok();
+    if len > 0 {
+        // A page that cannot be allocated is an error here, and would be a signal later.
+        fallocate(file, FallocateFlags::empty(), 0, len as u64)?;
+        // Kernels before 5.14 refuse; then pages are mapped when they are first written.
+        advise(map, libc::MADV_POPULATE_WRITE).ok();
+    }
+    Ok(())
+}
+
+#[expect(unsafe_code, reason = "a call of the C library that has no safe wrapper")]
+fn advise(map: &[u8], advice: i32) -> io::Result<()> {
+    // SAFETY: the range is mapped memory, and none of the advices of this module changes what it holds.
+    let advised = unsafe { libc::madvise(map.as_ptr().cast_mut().cast(), map.len(), advice) };
+    if advised == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Whether a file is open nowhere else: only then does the kernel grant a lease for writing. The lease is returned at

@@ -29,8 +29,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use forebay_proto::types::map::FileMap;
 use forebay_proto::v1::LeaseOptions;
-use memmap2::{Advice, Mmap, MmapOptions};
 use rustix::fs::{SealFlags, fcntl_get_seals};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, Shutdown,
@@ -92,7 +92,7 @@ struct Link {
 #[derive(Debug, Default)]
 struct State {
     /// By call and lease, the memory that has arrived and that nobody has taken.
-    calls: BTreeMap<u64, BTreeMap<u64, io::Result<Mmap>>>,
+    calls: BTreeMap<u64, BTreeMap<u64, io::Result<FileMap>>>,
     /// Messages that the socket had no room for.
     unsent: Vec<[u64; 2]>,
     closed: bool,
@@ -112,7 +112,7 @@ pub(crate) struct LeaseCall {
 /// Leased memory, which is returned when dropped.
 #[derive(Debug)]
 pub(crate) struct Leased {
-    map: Option<Mmap>,
+    map: Option<FileMap>,
     lease: u64,
     users: Arc<Users>,
 }
@@ -405,7 +405,7 @@ impl Drop for LeaseCall {
 
 /// Maps memory for reading in this process, which must be long enough and must stay so.
 #[expect(unsafe_code, reason = "a memory map of a file")]
-fn map(memory: &OwnedFd, bytes: usize) -> io::Result<Mmap> {
+fn map(memory: &OwnedFd, bytes: usize) -> io::Result<FileMap> {
     let seals = fcntl_get_seals(memory)?;
     let length = rustix::fs::fstat(memory)?.st_size;
     if !seals.contains(SealFlags::SHRINK | SealFlags::FUTURE_WRITE)
@@ -416,9 +416,10 @@ fn map(memory: &OwnedFd, bytes: usize) -> io::Result<Mmap> {
     // SAFETY: the file has that length and cannot become shorter. The server writes it again only once nobody
     // has it mapped; a server that breaks its word changes pixels, as it could before it hashed them.
     //
-    // The pages are mapped when they are read, sixteen at a time, which takes less than `populate` does for each.
-    let map = unsafe { MmapOptions::new().len(bytes).map(memory) }?;
-    map.advise(Advice::DontFork)?;
+    // Pages are mapped when they are read: large ones as one, small ones sixteen at a time, which takes less than
+    // `populate` does for each.
+    let map = unsafe { FileMap::new(memory, bytes) }?;
+    map.inherit(false)?;
     Ok(map)
 }
 
@@ -430,7 +431,7 @@ impl Leased {
     /// Lets processes that are forked from now on read the bytes, too. Each of them keeps the memory until it calls
     /// [`unmap`](Self::unmap) or ends.
     pub(crate) fn share_with_children(&self) -> io::Result<()> {
-        self.map.as_ref().map_or(Ok(()), |map| map.advise(Advice::DoFork))
+        self.map.as_ref().map_or(Ok(()), |map| map.inherit(true))
     }
 
     /// Unmaps the memory in a forked process, which has no lease to return and must not wait for a lock.

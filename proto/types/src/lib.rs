@@ -21,6 +21,8 @@ mod digest;
 pub mod file;
 mod format;
 pub mod limits;
+#[cfg(feature = "map")]
+pub mod map;
 mod name;
 mod parse;
 #[cfg(feature = "process")]
