@@ -85,6 +85,7 @@ impl MicrobatchPermit {
         needed: impl Future<Output = ()>,
     ) -> Lending {
         let mut needed = std::pin::pin!(needed);
+        let mut is_needed = false;
         loop {
             let stream = Arc::clone(&self.stream);
             let mut released = std::pin::pin!(stream.released());
@@ -96,12 +97,13 @@ impl MicrobatchPermit {
                 return Lending::Lent(LentPermit { buffer });
             }
             // A slow reader gets frames, and what it has does not matter.
-            if stream.lent() == 0 || stream.speed() == ReaderSpeed::Slow {
+            if is_needed || stream.lent() == 0 || stream.speed() == ReaderSpeed::Slow {
                 return Lending::Frames(self);
             }
             tokio::select! {
                 () = released => {}
-                () = &mut needed => return Lending::Frames(self),
+                // A reader that has just returned one needs the next: both may be known by now, so try again.
+                () = &mut needed => is_needed = true,
             }
         }
     }
@@ -165,5 +167,47 @@ impl StreamAdmission {
     /// Ends the stream: no buffer is left for a next microbatch of it.
     pub(crate) fn end(&self) {
         self.stream.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use tokio::sync::Notify;
+
+    use super::super::budget::UNIT;
+    use super::*;
+    use crate::admission::{Admission, Limits};
+
+    #[tokio::test]
+    async fn a_microbatch_that_is_needed_right_after_another_was_returned_is_lent() {
+        let admission = Admission::new(Limits::default(), 16 * UNIT);
+        let stream = admission.microbatches("a".into(), 1, UNIT, 8);
+        let lend = async |needed: &Notify| {
+            let (permit, _submission) = stream.microbatch().await;
+            permit.lend(Instant::now(), needed.notified()).await
+        };
+        let (needed, mut lent) = (Notify::new(), Vec::new());
+        // As many as the reader may have.
+        for _ in 0..2 {
+            let Lending::Lent(permit) = lend(&needed).await else { panic!("a buffer is left") };
+            lent.push(permit);
+        }
+        // Which of two events is looked at first is random.
+        for _ in 0..64 {
+            let mut next = pin!(lend(&needed));
+            let poll = next.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            assert!(matches!(poll, Poll::Pending), "the reader may have no third one");
+            lent.pop();
+            needed.notify_one();
+            let Lending::Lent(permit) = next.await else { panic!("one was returned before") };
+            lent.push(permit);
+            // What the reader needed has come.
+            let _ = pin!(needed.notified()).poll(&mut Context::from_waker(Waker::noop()));
+        }
+        needed.notify_one();
+        assert!(matches!(lend(&needed).await, Lending::Frames(_)), "none was returned");
     }
 }
