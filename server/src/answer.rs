@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use forebay_proto::v1::{DescribeResponse, ExplainResponse};
 use http::Response;
-use rustix::process::{getpid, getpriority_process, setpriority_process};
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tonic::Code;
 use tonic::body::Body;
 
 use crate::access::CallGuard;
-use crate::admission::{ConnectionBytes, HeldBytes, StreamSlot, Turns};
+use crate::admission::{ConnectionBytes, HeldBytes, MAX_ANSWERS, StreamSlot, Turns};
 use crate::grpc;
+use crate::low_priority::LowPriority;
 use crate::sent::{self, UnsentBytes};
 use crate::source::{EXPLAIN_BYTES, MicrobatchName, OpenJob};
 use crate::state::ServerState;
@@ -22,9 +23,24 @@ use crate::stream_reset::StreamReset;
 /// default limit of clients, 4 MiB.
 const CLASS_BYTES: usize = 3 << 20;
 
-/// Niceness of the threads that make answers, above that of the process. Their work is in no client's share
-/// of the workers, so where workers want every core it gets a tenth of one.
-const NICENESS: i32 = 10;
+/// Threads for answers to Describe. Where the workers want every core, a trainer that starts gets its description from
+/// a tenth of one.
+pub(crate) const fn describers() -> LowPriority {
+    LowPriority::new("describe", 10, MAX_ANSWERS)
+}
+
+/// Threads for answers to Explain. Those of huge microbatches cost much, and people wait for them, not trainers: where
+/// the workers want every core, each thread gets a sixty-eighth of one.
+pub(crate) const fn explainers() -> LowPriority {
+    LowPriority::new("explain", 19, MAX_ANSWERS)
+}
+
+/// Whose turn an answer is, and what makes it.
+pub(crate) struct Line<'a> {
+    pub(crate) turns: &'a Turns,
+    pub(crate) owner: &'a Arc<str>,
+    pub(crate) threads: &'a LowPriority,
+}
 
 /// The answer to Describe, with as many names of classes from `first` on as fit, and its bytes.
 ///
@@ -72,20 +88,19 @@ pub(crate) fn explanation(
     Ok((ExplainResponse { json, next_sample }, held))
 }
 
-/// Makes a message on a blocking thread when its owner has a turn, and answers with it. `make` holds the bytes
+/// Makes a message when its owner has a turn, and answers with it. `make` holds the bytes
 /// of the connection that the message may have. They and `held` are released when the peer has taken the last
 /// of them.
-#[expect(clippy::disallowed_methods, reason = "the turns bound it, and it touches no pixels")]
 pub(crate) async fn respond<M: prost::Message + 'static>(
     state: &Arc<ServerState>,
     method: &'static str,
-    (turns, owner): (&Turns, &Arc<str>),
+    line: Line<'_>,
     held: (CallGuard, Option<StreamSlot>),
     make: impl FnOnce(&Arc<ConnectionBytes>) -> Result<(M, HeldBytes), Refusal> + Send + 'static,
 ) -> Result<Response<Body>, Refusal> {
-    let turn = turns.turn(owner).await;
-    let made = tokio::task::spawn_blocking(move || {
-        lower_priority();
+    let turn = line.turns.turn(line.owner).await;
+    let (sender, made) = oneshot::channel();
+    let begun = line.threads.run(move || {
         let answer = make(&held.0.peer().bytes).and_then(|(message, mut bytes)| {
             let message = grpc::encode(&message);
             bytes.resize(message.len())?;
@@ -93,8 +108,10 @@ pub(crate) async fn respond<M: prost::Message + 'static>(
         });
         // The turn is given back even if the peer has gone, but not before the work is done.
         drop(turn);
-        (answer, held)
+        // The peer may have gone.
+        sender.send((answer, held)).ok();
     });
+    begun.map_err(|error| Refusal::NoThread { method, why: error.to_string() })?;
     let (answer, held) = made.await.map_err(|_panicked| Refusal::Unanswered { method })?;
     let (message, bytes) = answer?;
     let peer = Arc::clone(held.0.peer());
@@ -107,11 +124,4 @@ pub(crate) async fn respond<M: prost::Message + 'static>(
     }));
     state.telemetry.metrics.add_call(method, Code::Ok);
     Ok(grpc::write(UnsentBytes { bytes: message, _unsent: unsent }))
-}
-
-/// Lowers the priority of this thread below that of the process, whose first thread has it.
-fn lower_priority() {
-    let Ok(process) = getpriority_process(Some(getpid())) else { return };
-    // On Linux each thread has a priority of its own. If it cannot be set, answers are as urgent as before.
-    setpriority_process(None, (process + NICENESS).min(19)).ok();
 }

@@ -29,6 +29,7 @@ mod device;
 mod grpc;
 mod leases;
 mod listen;
+mod low_priority;
 mod page;
 mod recipes;
 mod request;

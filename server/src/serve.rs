@@ -24,6 +24,7 @@ use tonic_health::server::health_reporter;
 use crate::access::Access;
 use crate::admin;
 use crate::admission::{Admission, Limits};
+use crate::answer;
 use crate::connection::{self, Connection};
 use crate::leases::Leases;
 use crate::listen::Listeners;
@@ -93,6 +94,8 @@ pub async fn run(
         access,
         admission: Admission::new(limits, buffer_bytes),
         telemetry,
+        describers: answer::describers(),
+        explainers: answer::explainers(),
         leases: Leases::new(listeners.lending()),
         draining,
     });

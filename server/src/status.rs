@@ -128,6 +128,16 @@ pub enum Refusal {
         /// The method.
         method: &'static str,
     },
+    /// The system has no thread for the answer.
+    #[error(
+        "no thread can be started for {method}: {why}: retry later, or raise the limit of the server's threads"
+    )]
+    NoThread {
+        /// The method.
+        method: &'static str,
+        /// The system's reason.
+        why: String,
+    },
     /// The reader accepted no data.
     #[error(
         "the reader accepted no data for {}: request the next microbatch",
@@ -181,6 +191,7 @@ impl Refusal {
             | Self::TooManyConnections { .. }
             | Self::TooManyStreams { .. }
             | Self::TooManyOfIdentity { .. }
+            | Self::NoThread { .. }
             | Self::Evicted { .. } => Code::ResourceExhausted,
             Self::Unauthenticated { .. } => Code::Unauthenticated,
             Self::Stalled { .. } | Self::Draining => Code::Unavailable,
@@ -216,6 +227,7 @@ impl Refusal {
             | Self::TooManyOfIdentity { wait, .. }
             | Self::Evicted { wait, .. }
             | Self::Pipeline(Error::Busy { wait, .. }) => *wait,
+            Self::NoThread { .. } => READ_AGAIN,
             Self::Pipeline(Error::Dataset(error)) if !error.is_change() => READ_AGAIN,
             _ => return None,
         };

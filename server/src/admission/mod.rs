@@ -82,7 +82,7 @@ pub(crate) use turns::Turns;
 const MIN_AGE: Duration = Duration::from_millis(100);
 
 /// Answers to Describe, and to Explain, that are made at once.
-const MAX_ANSWERS: usize = 2;
+pub(crate) const MAX_ANSWERS: usize = 2;
 
 /// The gates of a server.
 #[derive(Debug)]

@@ -77,7 +77,7 @@ async fn answers_are_made_at_a_lower_priority_than_microbatches() {
     for _ in 0..3 {
         client.explain(explain()).await.unwrap();
     }
-    let lower = (niceness("/proc/self/stat") + 10).min(19);
+    let lower = (niceness("/proc/self/stat") + 19).min(19);
     assert_eq!(*server.fake.explained.lock().unwrap(), [lower; 3]);
 }
 
