@@ -1,11 +1,17 @@
 //! Failures: nothing is lost, repeated or wrong.
 
-use std::sync::Arc;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use forebay_client::{Client, Cursor, Digest, End, Error, Job, Microbatch, Rank};
+use forebay_client::{
+    Client, Connection, Cursor, Digest, End, Error, Job, Microbatch, Microbatches, Network,
+    Options, Rank,
+};
 use tonic::Status;
+use tonic::body::Body;
+use tower::Service as _;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
@@ -283,6 +289,49 @@ async fn a_stream_that_is_closed_with_its_server_logs_no_failure() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(warnings.0.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_dropped_while_its_task_runs_logs_no_failure_of_what_follows() {
+    let warnings = Warnings::default();
+    let _guard = tracing::subscriber::set_default(warnings.clone());
+    let kept: Arc<Mutex<Option<Microbatches>>> = Arc::default();
+    let dropped = Arc::new(AtomicU64::new(0));
+    let mut options = Options::new(["http://a:50051"]);
+    options.network = Network::default().connector({
+        let (kept, dropped) = (Arc::clone(&kept), Arc::clone(&dropped));
+        move |_| {
+            let (kept, dropped, mut service) =
+                (Arc::clone(&kept), Arc::clone(&dropped), Fake::service(Data::default()));
+            Connection::new(tower::service_fn(move |request: http::Request<Body>| {
+                let is_stream = request.uri().path().ends_with("/Stream");
+                let (kept, dropped) = (Arc::clone(&kept), Arc::clone(&dropped));
+                let answer = service.call(request);
+                async move {
+                    if !is_stream {
+                        return Ok(answer.await.unwrap_or_else(|never| match never {}));
+                    }
+                    while kept.lock().unwrap().is_none() {
+                        tokio::task::yield_now().await;
+                    }
+                    // Within one poll of the task that receives: the trainer drops the stream, and the connection breaks.
+                    drop(kept.lock().unwrap().take());
+                    dropped.fetch_add(1, Ordering::Relaxed);
+                    Err(Status::from_error(io::Error::from(io::ErrorKind::ConnectionReset).into()))
+                }
+            }))
+        }
+    });
+    let client = Client::connect(options).unwrap();
+    let end = End::Steps(1000);
+    let stream = client.stream(&job(), Cursor::default(), end, Rank::SINGLE).await.unwrap();
+    *kept.lock().unwrap() = Some(stream);
+    while dropped.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(warnings.0.load(Ordering::Relaxed), 0);
+    // Nor does it count as one, which would keep other streams of the client from the server.
+    assert_eq!(client.servers()[0].failures, 0);
 }
 
 #[tokio::test]

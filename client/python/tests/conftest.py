@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -11,13 +12,14 @@ import time
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import forebay
+from forebay import _forebay
 
 SMALL: dict[str, object] = {"image_size": 64, "batch": 16, "microbatches": 4}
 """Changes to a recipe for small, quick batches."""
@@ -66,6 +68,18 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def names_in_doctests(doctest_namespace: dict[str, Any], data: Path) -> None:
     doctest_namespace["data"] = data
+
+
+@pytest.fixture(autouse=True)
+def own_warnings() -> Iterator[None]:
+    """What a test leaves behind, such as a pass whose server it killed, warns of nothing in the next test.
+
+    It is set up first and ends last, so that the servers of the test have ended. A pass that is dropped logs nothing
+    from then on; what was logged before belongs to the test that has ended.
+    """
+    yield
+    gc.collect()
+    _forebay.take_log()
 
 
 class Server:
@@ -130,6 +144,24 @@ def local_server(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     server = Server(data, "--cache-bytes", "0", listen=f"unix:{tmp_path_factory.mktemp('socket') / 's'}")
     yield server
     server.close()
+
+
+def open_files(process: int | str = "self") -> list[str]:
+    """What a process has open. Files may be closed meanwhile."""
+    found = []
+    for entry in Path(f"/proc/{process}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            found.append(os.readlink(entry))
+    return found
+
+
+def has_no_connection(server: Server) -> bool:
+    """Whether this process has closed all its connections to a server on a port."""
+    port = int(server.endpoint.rsplit(":", 1)[1])
+    own = set(open_files())
+    # Each line has the other end as ADDRESS:PORT, in hexadecimal, and the number of the socket.
+    lines = (line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:])
+    return not any(int(line[2].split(":")[1], 16) == port and f"socket:[{line[9]}]" in own for line in lines)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import forebay
-from conftest import Server, eventually
+from conftest import Server, eventually, open_files
 
 TINY: dict[str, object] = {"image_size": 32, "batch": 2, "microbatches": 1}
 
@@ -28,10 +28,6 @@ def resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
 @pytest.mark.parametrize("options", [COPIED, SHARED], ids=["copied", "shared"])
 def test_ten_thousand_batches_leave_nothing_behind(
     servers: Callable[..., Server], tmp_path: Path, options: dict[str, Any]
@@ -43,7 +39,7 @@ def test_ten_thousand_batches_leave_nothing_behind(
     sizes = []
     with forebay.Loader(server.endpoint, dataset="train", recipe="a3", **options) as loader:
         next(iter(loader))
-        files = open_files()
+        files = len(open_files())
         for count, batch in zip(range(10_000), _forever(loader), strict=False):
             # One of each way to hold the memory; all are dropped in any order.
             view = draw.choice((lambda b: b, lambda b: np.asarray(b.pixels), lambda b: np.from_dlpack(b.pixels)))
@@ -54,7 +50,7 @@ def test_ten_thousand_batches_leave_nothing_behind(
                 gc.collect()
                 sizes.append(resident())
         # Batches have no files, but those of an earlier pass keep its connection for shared memory.
-        assert open_files() <= files + 16
+        assert len(open_files()) <= files + 16
         # No memory of the server was lost: it still has some to share.
         assert (loader.stats()["shared_microbatches"] > 1000) == is_shared
         if is_shared:
@@ -86,7 +82,7 @@ def test_loaders_that_come_and_go_leave_nothing_behind(data: Path) -> None:
                 next(iter(loader))
             if count % 50 == 49:
                 gc.collect()
-                sizes.append((resident(), open_files(), len(os.listdir("/proc/self/task"))))
+                sizes.append((resident(), len(open_files()), len(os.listdir("/proc/self/task"))))
     assert sizes[-1][0] - sizes[1][0] < 8 << 20, sizes
     # Connections that are closed are seen to be within a moment.
     assert sizes[-1][1] - sizes[1][1] < 16, sizes

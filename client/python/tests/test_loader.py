@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import inspect
 import itertools
@@ -12,7 +13,6 @@ import multiprocessing
 import pickle
 import re
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import pytest
 
 import forebay
 from forebay import _batch, _forebay
-from conftest import SMALL, Server, command, digest, run_python, warned
+from conftest import SMALL, Server, command, digest, eventually, has_no_connection, run_python, warned
 
 
 def loader(server: Server, **options: Any) -> forebay.Loader:
@@ -282,7 +282,6 @@ getattr(_command, sys.argv.pop(1))()
 
 
 def test_a_stream_that_is_closed_says_nothing_about_its_end(servers: Callable[..., Server]) -> None:
-    # Each warning would be an error of this test or the next one.
     for _ in range(20):
         server = servers()
         small = loader(server, prefetch_bytes=0)
@@ -290,14 +289,16 @@ def test_a_stream_that_is_closed_says_nothing_about_its_end(servers: Callable[..
         batches, left = iter(small), iter(other)
         next(batches)
         next(left)
-        server.process.kill()
         small.close()
         # Without `close`.
         del left, other
         gc.collect()
-        server.process.wait()
-    time.sleep(0.2)
-    assert [message for level, _, message in _forebay.take_log() if level >= logging.WARNING] == []
+        # What is logged before that may be a warning.
+        _forebay.take_log()
+        server.kill()
+        # Then everything that was connected to it has seen its end.
+        eventually("all connections are closed", functools.partial(has_no_connection, server))
+        assert [message for level, _, message in _forebay.take_log() if level >= logging.WARNING] == []
 
 
 def test_a_server_that_is_not_there_is_warned_of_and_given_up(servers: Callable[..., Server]) -> None:

@@ -198,8 +198,10 @@ def test_killed_trainers_leave_no_server(path: Path) -> None:
 
 def test_ctrl_c_ends_a_wait_and_the_pass_goes_on(path: Path) -> None:
     code = """
-import _thread, os, signal, sys, threading, forebay
+import _thread, os, signal, sys, threading, warnings, forebay
 path = sys.argv[1]
+# A server that is stopped may rightly be warned of.
+warnings.simplefilter("default", forebay.ForebayWarning)
 # A shell that runs the tests in the background has it ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # An epoch of 19 MB, more than what is on the way: the loop waits for the server.

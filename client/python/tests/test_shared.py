@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import forebay
-from conftest import HANG, SHARED, Server, digest, eventually
+from conftest import HANG, SHARED, Server, digest, eventually, open_files
 
 # Those of one microbatch for each step.
 WHOLE: dict[str, object] = {**SHARED, "microbatches": 1}
@@ -37,8 +37,7 @@ def mappings(process: int | str = "self") -> int:
 
 def open_memory(process: int | str = "self") -> int:
     """How many of them it has as an open file."""
-    folder = Path(f"/proc/{process}/fd")
-    return sum("memfd:forebay" in os.readlink(entry) for entry in folder.iterdir() if entry.is_symlink())
+    return sum("memfd:forebay" in file for file in open_files(process))
 
 
 def has_settled() -> bool:

@@ -244,6 +244,7 @@ impl Stream {
             is_open_ended,
             reserved: reserved.clone(),
             is_front: is_front.clone(),
+            closed: self.closed.clone(),
             out: sender,
         };
         let closed = self.closed.clone();

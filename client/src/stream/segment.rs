@@ -62,6 +62,8 @@ pub(crate) struct Segment {
     pub(crate) reserved: Latch,
     /// Open once everything before this segment was delivered.
     pub(crate) is_front: Latch,
+    /// Open from the end of the stream on. The segment's task looks at it before each poll.
+    pub(crate) closed: Latch,
     pub(crate) out: mpsc::Sender<Item>,
 }
 
@@ -115,7 +117,7 @@ impl Segment {
             () = self.is_front.opened() => {}
             () = self.reserved.opened() => {}
         }
-        let mut source = Source::new(&self.context, &self.window);
+        let mut source = Source::new(&self.context, &self.window, &self.closed);
         while let Some(name) = self.walk.name() {
             self.context.servers.fleet.resolve_if_due();
             let is_at_step = self.walk.done() == 0;
@@ -137,6 +139,8 @@ impl Segment {
 struct Source {
     context: Arc<JobContext>,
     window_bytes: usize,
+    /// As in [`Segment`].
+    closed: Latch,
     retries: Retries,
     link: Link,
     /// The step and the server that were counted last.
@@ -155,10 +159,11 @@ enum Link {
 type Opening = Pin<Box<dyn Future<Output = Result<Receiver, Cause>> + Send>>;
 
 impl Source {
-    fn new(context: &Arc<JobContext>, window: &Window) -> Self {
+    fn new(context: &Arc<JobContext>, window: &Window, closed: &Latch) -> Self {
         Self {
             context: Arc::clone(context),
             window_bytes: window.bytes(),
+            closed: closed.clone(),
             retries: Retries::new(&context.servers),
             link: Link::None,
             counted: None,
@@ -184,6 +189,9 @@ impl Source {
                 warn_if_silent((&endpoint, &request), is_front.opened(), race).await
             };
             match winner.unwrap_or(Err(Cause::MicrobatchTimeout(limit))) {
+                // The stream was closed within this poll, and its server may have ended since. The task ends at its
+                // next poll.
+                Err(_end) if self.closed.is_open() => std::future::pending().await,
                 Err(cause) => self.failed(name, cause)?,
                 Ok(winner) => {
                     let fleet = &self.context.servers.fleet;
