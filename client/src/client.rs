@@ -96,7 +96,7 @@ impl Client {
         let description = if let Some(description) = surveyed {
             description
         } else {
-            let request = format!("description of {}", job.dataset);
+            let request = format!("description of {}", job.title());
             let describe = |member| self.calls.describe(&job, member);
             self.calls.call(&servers, &request, 0, describe).await?
         };
@@ -119,7 +119,7 @@ impl Client {
             microbatch: name.index,
             first_sample: 0,
         };
-        let what = format!("plan of {} at {name}", job.dataset);
+        let what = format!("plan of {} at {name}", job.title());
         let explain = |member| self.calls.explain(request.clone(), member);
         self.calls.call(&servers, &what, name.step, explain).await
     }
@@ -131,7 +131,7 @@ impl Client {
     pub async fn fetch(&self, job: &Job, step: Cursor, index: u32) -> Result<Microbatch, Error> {
         let name = name(job, step, index);
         let context = self.context(job, &self.calls.pool, Demand::always()).await?;
-        let what = format!("fetch of {} at {name}", job.dataset);
+        let what = format!("fetch of {} at {name}", job.title());
         let received = Arc::default();
         let fetch = |member| self.calls.whole(context.fetch(member, name, &received));
         Box::pin(self.calls.call(&context.servers, &what, context.key(step), fetch)).await

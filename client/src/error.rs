@@ -1,5 +1,6 @@
 //! Errors of the client, grouped by who can act on them.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use forebay_proto::header::HeaderError;
@@ -14,7 +15,7 @@ pub enum Error {
     #[error("{0}")]
     Options(String),
     /// A server refused the request, and a retry would not change that.
-    #[error("{endpoint}: {request}: {cause}: {}", cause.advice())]
+    #[error("{endpoint}: {request}: {cause}: {}", cause.advice(endpoint))]
     Refused {
         /// The server.
         endpoint: String,
@@ -35,7 +36,7 @@ pub enum Error {
     /// No server answered the request in the time that [`Retry`](crate::Retry) allows.
     #[error(
         "{request}: gave up after {attempts} attempts in {:.1} s; last error, from {endpoint}: {cause}: {}",
-        elapsed.as_secs_f64(), cause.advice()
+        elapsed.as_secs_f64(), cause.advice(endpoint)
     )]
     GaveUp {
         /// The server that was tried last.
@@ -72,6 +73,12 @@ pub enum Cause {
     /// The connection failed.
     #[error("connection failed: {0}")]
     Connection(String),
+    /// Nothing listens on the Unix socket: it does not exist, or a server that has ended left it.
+    #[error("no server listens on the socket {}", .0.display())]
+    NoListener(PathBuf),
+    /// The system does not let this user connect to the Unix socket.
+    #[error("permission denied: the socket {}", .0.display())]
+    SocketPermission(PathBuf),
     /// A file with a certificate or a token cannot be used.
     #[error("{0}")]
     Access(String),
@@ -199,12 +206,23 @@ impl From<WireError> for Cause {
 }
 
 impl Cause {
-    /// The advice for the user of the client.
-    pub(crate) fn advice(&self) -> &'static str {
+    /// The advice for the user of the client, after a call on this endpoint.
+    pub(crate) fn advice(&self, endpoint: &str) -> &'static str {
         match self {
             Self::Status { code, .. } => status_advice(*code),
+            Self::NoListener(_) => {
+                "start the server with this path as its --listen, or fix the path"
+            }
+            Self::SocketPermission(_) => {
+                "check --socket-mode of the server, and that this user can enter the folders of the path"
+            }
             Self::Access(_) => "fix the file",
             Self::Certificate(_) => "check the certificates and authorities of both sides",
+            Self::Connection(_) | Self::Truncated | Self::IdleTimeout(_)
+                if endpoint.starts_with("unix:") =>
+            {
+                "check that the server runs"
+            }
             Self::Connection(_) | Self::Truncated | Self::IdleTimeout(_) => {
                 "check that the server runs and can be reached; one with TLS needs https:// or --tls-ca"
             }
@@ -227,7 +245,7 @@ impl Cause {
 const fn status_advice(code: Code) -> &'static str {
     match code {
         Code::InvalidArgument => "fix the request",
-        Code::NotFound => "use a dataset that the server has",
+        Code::NotFound => "use a dataset that the server has: --dataset, or dataset= in Python",
         Code::OutOfRange => "request a step and a microbatch within the epoch",
         Code::FailedPrecondition => {
             "give every server the same dataset and recipe, or drop the expected digests"
@@ -236,9 +254,9 @@ const fn status_advice(code: Code) -> &'static str {
         Code::Unauthenticated | Code::PermissionDenied => "give the client a valid token",
         Code::Unimplemented => "check that the endpoint is a forebay server of this version",
         Code::DataLoss => "index the dataset again, or restore its files",
-        Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded => {
-            "check that the server runs"
-        }
+        // It runs, or it could not say so.
+        Code::Unavailable => "resolve what the server says, or use another one",
+        Code::Cancelled | Code::DeadlineExceeded => "check that the server runs",
         _ => "see the server's log",
     }
 }

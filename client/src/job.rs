@@ -41,7 +41,7 @@ const MAX_RECIPE: u64 = 1 << 20;
 /// Everything that determines the microbatches of a training run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
-    /// Name of a dataset that the servers have.
+    /// Name of a dataset that the servers have; may be empty if they have only one.
     pub dataset: String,
     /// The recipe.
     pub recipe: RecipeRef,
@@ -77,6 +77,11 @@ impl Job {
             recipe_digest: Some(state.recipe_digest),
             ..self
         }
+    }
+
+    /// The dataset in errors. A job of a server's only dataset needs no name.
+    pub(crate) fn title(&self) -> &str {
+        if self.dataset.is_empty() { "the dataset" } else { &self.dataset }
     }
 
     pub(crate) fn to_wire(&self) -> v1::Job {

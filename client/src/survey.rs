@@ -59,7 +59,7 @@ async fn descriptions(
     for member in members {
         let (calls, job) = (calls.clone(), job.clone());
         tasks.spawn(async move {
-            let request = format!("description of {}", job.dataset);
+            let request = format!("description of {}", job.title());
             let description = calls.describe(&job, Arc::clone(&member));
             let answer = warn_if_silent((member.name(), &request), ready(()), description).await;
             answer.ok().map(|description| (member, description))

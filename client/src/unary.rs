@@ -21,7 +21,6 @@ use crate::plan::Plan;
 use crate::stream::retry::Retries;
 use crate::wire::connect::{Pool, Server};
 use crate::wire::expected::check_digest;
-use crate::wire::status::cause_of;
 
 /// The connections for single calls.
 #[derive(Clone, Debug)]
@@ -150,7 +149,7 @@ impl Unary {
         let timeouts = &self.options.timeouts;
         let idle = timeouts.idle;
         let response = timeout(idle, call).await.map_err(|_elapsed| Cause::IdleTimeout(idle))?;
-        let response = response.map_err(|status| cause_of(&status, timeouts))?;
+        let response = response.map_err(|status| server.cause_of(&status, timeouts))?;
         server.note_offer(response.metadata().as_ref());
         Ok(response.into_inner())
     }

@@ -167,7 +167,7 @@ async fn errors_that_a_retry_cannot_fix_are_returned_after_one_attempt() {
     let error = client.describe(&Job::new("large", "a2")).await.unwrap_err().to_string();
     let refused = "description of large: NotFound: unknown dataset \"large\": this server has tiny: use a \
                    dataset that the server has";
-    assert!(error.ends_with(refused), "{error}");
+    assert!(error.contains(refused), "{error}");
     let past = Cursor { epoch: 0, step: 99 };
     let error = client.fetch(&job(), past, 0).await.unwrap_err().to_string();
     assert!(error.contains("OutOfRange: step or microbatch is out of range"), "{error}");
@@ -188,6 +188,28 @@ async fn a_client_gives_up_on_servers_that_do_not_run() {
     let error = error.to_string();
     assert!(error.contains("connection failed") && error.contains("refused"), "{error}");
     assert!(error.contains("check that the server runs and can be reached"), "{error}");
+}
+
+#[tokio::test]
+async fn a_socket_on_which_no_server_listens_is_named_and_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (absent, left) = (folder.path().join("absent"), folder.path().join("left"));
+    // As a killed server leaves it.
+    drop(std::os::unix::net::UnixListener::bind(&left).unwrap());
+    for path in [absent, left] {
+        let mut options = Options::new([format!("unix:{}", path.display())]);
+        options.retry.initial_backoff = Duration::from_millis(10);
+        options.retry.give_up_after = Duration::from_millis(300);
+        let client = Client::connect(options).unwrap();
+        // A job of the only dataset has no name.
+        let error = client.describe(&Job { dataset: String::new(), ..job() }).await.unwrap_err();
+        // The server may be one that restarts, which removes its socket and makes it again.
+        assert!(matches!(error, Error::GaveUp { attempts: 2.., .. }), "{error:?}");
+        let error = error.to_string();
+        let says = format!("no server listens on the socket {}: start the server", path.display());
+        assert!(error.starts_with("description of the dataset: gave up"), "{error}");
+        assert!(error.contains(&says) && !error.contains("TLS"), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -75,10 +75,10 @@ pub enum Refusal {
     /// The method does not exist.
     #[error("unknown method: forebay.v1.ForebayService has Describe, Explain, Stream and Fetch")]
     UnknownMethod,
-    /// No dataset has this name.
-    #[error("unknown dataset {name:?}: this server has {}", .served.join(", "))]
+    /// No dataset has this name, or the request has none and there are several.
+    #[error("{}: this server has {}", unknown(name), .served.join(", "))]
     UnknownDataset {
-        /// The name in the request.
+        /// The name in the request; may be empty.
         name: String,
         /// The names that the server knows.
         served: Vec<String>,
@@ -167,6 +167,14 @@ pub enum Refusal {
     /// The pipeline refused or failed.
     #[error(transparent)]
     Pipeline(#[from] Error),
+}
+
+/// What is wrong with the name of a dataset that the server does not have.
+fn unknown(name: &str) -> String {
+    if name.is_empty() {
+        return "the request names no dataset, and there are several".to_owned();
+    }
+    format!("unknown dataset {name:?}")
 }
 
 impl Refusal {
@@ -325,6 +333,19 @@ mod tests {
         status.add_header(&mut headers).unwrap();
         let message = headers.get("grpc-message").map_or(0, http::HeaderValue::len);
         (message, headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum())
+    }
+
+    #[test]
+    fn a_dataset_that_is_unknown_or_not_named_is_refused_with_the_names_of_all() {
+        let of = |name: &str| {
+            let served = vec!["train".to_owned(), "val".to_owned()];
+            Refusal::UnknownDataset { name: name.to_owned(), served }.to_string()
+        };
+        assert_eq!(of("test"), "unknown dataset \"test\": this server has train, val");
+        assert_eq!(
+            of(""),
+            "the request names no dataset, and there are several: this server has train, val"
+        );
     }
 
     #[test]

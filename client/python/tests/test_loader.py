@@ -10,6 +10,7 @@ import itertools
 import json
 import logging
 import multiprocessing
+import os
 import pickle
 import re
 import subprocess
@@ -309,6 +310,44 @@ def test_a_server_that_is_not_there_is_warned_of_and_given_up(servers: Callable[
             loader(server, give_up_after=0.3)
     # At the line that called, so that the filters of `warnings` work.
     assert caught[0].filename == __file__
+
+
+def test_a_socket_without_a_server_is_named(tmp_path: Path) -> None:
+    with warned("retrying.*no server listens on the socket"), pytest.raises(forebay.GaveUpError) as raised:
+        forebay.Loader(f"unix:{tmp_path / 'absent'}", give_up_after=0.1)
+    says = f"no server listens on the socket {tmp_path / 'absent'}: start the server with this path as its --listen"
+    assert says in str(raised.value) and "TLS" not in str(raised.value)
+    assert str(raised.value).startswith("description of the dataset: gave up")
+
+
+def test_a_socket_that_this_user_may_not_connect_to_is_refused_at_once(
+    servers: Callable[..., Server], tmp_path: Path
+) -> None:
+    server = servers(listen=f"unix:{tmp_path / 's'}")
+    os.chmod(tmp_path / "s", 0)
+    code = """
+import os, sys, forebay
+# The system lets root connect to everything.
+if os.geteuid() == 0:
+    os.seteuid(65534)
+try:
+    forebay.Loader(sys.argv[1], dataset="train")
+except forebay.RefusedError as error:
+    print(error)
+"""
+    said = run_python(code, server.endpoint)
+    socket = tmp_path / "s"
+    assert f"permission denied: the socket {socket}: check --socket-mode of the server" in said, said
+
+
+def test_a_dataset_that_is_not_named_is_refused_with_the_names_of_all(servers: Callable[..., Server]) -> None:
+    one, two = servers(), servers()
+    says = "the request names no dataset, and there are several: this server has train, val: .*dataset= in Python"
+    with pytest.raises(forebay.RefusedError, match=says):
+        forebay.Loader(one.endpoint, recipe="a3", set=SMALL)
+    # The first of them is said to be left out.
+    with warned("server excluded"), pytest.raises(forebay.NoServerError, match=says):
+        forebay.Loader([one.endpoint, two.endpoint], recipe="a3", set=SMALL)
 
 
 def test_an_error_ends_a_pass_and_the_next_one_tries_the_same_batch(servers: Callable[..., Server]) -> None:

@@ -155,8 +155,8 @@ impl JobServers {
 
     /// Excludes a server from this job for a while.
     pub(crate) fn exclude(&self, member: &Member, cause: &Cause) {
-        let why = format!("{cause}: {}", cause.advice());
         let (endpoint, time) = (member.name(), self.fleet.options.readmit_after);
+        let why = format!("{cause}: {}", cause.advice(endpoint));
         let mut excluded = self.excluded();
         let is_logged = excluded.get(endpoint).is_some_and(|before| before.is_logged);
         let exclusion = Exclusion { why: why.clone(), until: Instant::now() + time, is_logged };

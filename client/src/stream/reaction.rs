@@ -25,7 +25,9 @@ pub(super) enum Reaction {
 
 fn reaction(cause: &Cause) -> Reaction {
     match cause {
+        // A server that restarts removes its socket and makes it again.
         Cause::Connection(_)
+        | Cause::NoListener(_)
         | Cause::Truncated
         | Cause::IdleTimeout(_)
         | Cause::MicrobatchTimeout(_)
@@ -35,7 +37,9 @@ fn reaction(cause: &Cause) -> Reaction {
         // data is a status.
         Cause::Wire(_) | Cause::Mismatch { .. } => Reaction::RetryTwice,
         Cause::Conflict(_) | Cause::Memory(_) => Reaction::Fail,
-        Cause::Access(_) | Cause::Certificate(_) => Reaction::AuthFailed,
+        Cause::Access(_) | Cause::Certificate(_) | Cause::SocketPermission(_) => {
+            Reaction::AuthFailed
+        }
         Cause::Status { code, retry_after, .. } => match code {
             Code::Unavailable
             | Code::ResourceExhausted

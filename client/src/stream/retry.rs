@@ -237,7 +237,7 @@ mod tests {
     }
 
     fn unavailable() -> Cause {
-        cause_of(&Status::unavailable("draining"), &Timeouts::default())
+        cause_of(&Status::unavailable("draining"), &Timeouts::default(), None)
     }
 
     /// Fails one attempt, and returns its server.
@@ -279,14 +279,16 @@ mod tests {
         assert!((30..=31).contains(&start.elapsed().as_secs()));
         assert!(error.starts_with("x: gave up after "), "{error}");
         assert!(
-            error.ends_with("from a:1: Unavailable: draining: check that the server runs"),
+            error.ends_with(
+                "from a:1: Unavailable: draining: resolve what the server says, or use another one"
+            ),
             "{error}"
         );
     }
 
     #[tokio::test(start_paused = true)]
     async fn after_data_loss_all_other_servers_are_asked_before_the_stream_ends() {
-        let data_loss = || cause_of(&Status::data_loss("record 7"), &Timeouts::default());
+        let data_loss = || cause_of(&Status::data_loss("record 7"), &Timeouts::default(), None);
         let mut retries = retries(&["a:1", "b:1", "c:1"]);
         let attempt = retries.next_attempt(7, "x").await.unwrap();
         let damaged = attempt.member.name().to_owned();
@@ -339,7 +341,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_server_with_another_recipe_is_excluded_and_the_last_error_names_every_server() {
-        let mismatch = || cause_of(&Status::failed_precondition("recipe"), &Timeouts::default());
+        let mismatch =
+            || cause_of(&Status::failed_precondition("recipe"), &Timeouts::default(), None);
         let mut retries = retries(&["a:1", "b:1", "c:1"]);
         let other = fail(&mut retries, mismatch()).await.unwrap();
         for _ in 0..4 {
@@ -356,7 +359,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_of_several_servers_that_rejects_valid_requests_ends_no_stream() {
         for code in [Code::InvalidArgument, Code::OutOfRange, Code::PermissionDenied] {
-            let rejected = || cause_of(&Status::new(code, "less"), &Timeouts::default());
+            let rejected = || cause_of(&Status::new(code, "less"), &Timeouts::default(), None);
             let mut two = retries(&["a:1", "b:1"]);
             // Segments of a stream use a server at the same time.
             let attempt = two.next_attempt(7, "x").await.unwrap();
@@ -378,7 +381,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_that_has_received_nothing_does_not_wait_for_excluded_servers() {
-        let mismatch = || cause_of(&Status::failed_precondition("recipe"), &Timeouts::default());
+        let mismatch =
+            || cause_of(&Status::failed_precondition("recipe"), &Timeouts::default(), None);
         let mut stream = retries(&["a:1"]);
         let mut description = Retries::of_single_call(&stream.servers);
         let attempt = description.next_attempt(7, "x").await.unwrap();
@@ -391,7 +395,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_running_stream_tries_excluded_servers_again_until_its_time_is_over() {
-        let mismatch = || cause_of(&Status::failed_precondition("recipe"), &Timeouts::default());
+        let mismatch =
+            || cause_of(&Status::failed_precondition("recipe"), &Timeouts::default(), None);
         let mut running = retries(&["a:1"]);
         let attempt = running.next_attempt(7, "x").await.unwrap();
         running.succeeded(&attempt);
@@ -418,12 +423,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_server_that_rejects_the_client_fails_the_job_at_the_start_and_is_retried_later() {
-        let rejected = || cause_of(&Status::unauthenticated("token"), &Timeouts::default());
+        let rejected = || cause_of(&Status::unauthenticated("token"), &Timeouts::default(), None);
         let mut two = retries(&["a:1", "b:1"]);
         fail(&mut two, rejected()).await.unwrap();
         let certificate = Cause::Certificate("expired".into());
         let error = fail(&mut two, certificate).await.unwrap_err();
         assert!(matches!(error, Error::NoServer { .. }), "{error}");
+
+        let mut local = retries(&["unix:a"]);
+        let error = fail(&mut local, Cause::SocketPermission("a".into())).await.unwrap_err();
+        assert!(matches!(error, Error::Refused { .. }), "{error}");
 
         let mut one = retries(&["a:1"]);
         let error = fail(&mut one, rejected()).await.unwrap_err();

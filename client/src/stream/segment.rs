@@ -216,7 +216,7 @@ impl Source {
 
     /// The description of the request in errors.
     fn describe(&self, name: MicrobatchName) -> String {
-        format!("stream of {} at {name}", self.context.job.dataset)
+        format!("stream of {} at {name}", self.context.job.title())
     }
 
     /// Drops the stream after a failure. Returns the error if there is no further attempt.

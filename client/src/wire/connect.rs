@@ -115,6 +115,11 @@ impl Server {
         }
     }
 
+    /// The cause that the status of a call on it stands for.
+    pub(crate) fn cause_of(&self, status: &Status, timeouts: &Timeouts) -> Cause {
+        cause_of(status, timeouts, self.socket.as_deref())
+    }
+
     fn offer(&self) -> MutexGuard<'_, Option<Offer>> {
         self.offer.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -247,13 +252,13 @@ pub(crate) async fn open(
     let response = tokio::time::timeout(timeouts.idle, call)
         .await
         .map_err(|_elapsed| Cause::IdleTimeout(timeouts.idle))?
-        .map_err(|status| cause_of(&status, timeouts))?;
+        .map_err(|status| server.cause_of(&status, timeouts))?;
     if response.status() != http::StatusCode::OK {
         return Err(Cause::Connection(format!("HTTP status {}", response.status())));
     }
     server.note_offer(response.headers());
     match Status::from_header_map(response.headers()) {
-        Some(status) if status.code() != tonic::Code::Ok => Err(cause_of(&status, timeouts)),
+        Some(status) if status.code() != tonic::Code::Ok => Err(server.cause_of(&status, timeouts)),
         _ => Ok(response.into_body()),
     }
 }

@@ -201,7 +201,7 @@ impl Receiver {
                 .map_err(|_elapsed| Cause::IdleTimeout(idle))?;
             match frame {
                 None => return Err(Cause::Truncated),
-                Some(Err(error)) => return Err(cause_of(&error, &self.timeouts)),
+                Some(Err(error)) => return Err(cause_of(&error, &self.timeouts, None)),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => self.data = data,
                     Err(frame) => {
@@ -216,7 +216,7 @@ impl Receiver {
     fn ended(&self, status: Option<Status>) -> Result<Option<Piece>, Cause> {
         match status {
             Some(status) if status.code() != tonic::Code::Ok => {
-                Err(cause_of(&status, &self.timeouts))
+                Err(cause_of(&status, &self.timeouts, None))
             }
             Some(_) if self.parser.is_between_messages() => Ok(None),
             _ => Err(Cause::Truncated),
