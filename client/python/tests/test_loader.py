@@ -261,6 +261,84 @@ def test_errors_are_exceptions_with_the_sentences_of_the_client(server: Server) 
         forebay.Loader("ftp://x:1", dataset="train")
 
 
+def test_arguments_of_a_wrong_type_are_named_with_what_is_expected(server: Server) -> None:
+    an_integer, a_flag, seconds = "expected an integer from", "expected True or False", "expected a number of seconds"
+    cases: list[tuple[str, Any, str]] = [
+        ("recipe", 5, "expected the name of a recipe"),
+        ("set", 5, "expected a mapping"),
+        ("set", [5], "expected a mapping"),
+        ("set", {5: 5}, "expected a mapping"),
+        ("dataset", b"train", "expected a string"),
+        ("seed", "1", an_integer),
+        ("seed", 1.5, an_integer),
+        ("seed", True, an_integer),
+        ("epoch", None, an_integer),
+        ("rank", "0", an_integer),
+        ("world", [1], an_integer),
+        ("dtype", np.uint8, 'expected "u8", "f16"'),
+        ("dtype", None, 'expected "u8", "f16"'),
+        ("layout", 1, 'expected "nhwc"'),
+        ("mixed_by", None, 'expected "server"'),
+        ("merge", "yes", a_flag),
+        ("writable", None, a_flag),
+        ("progress", 2, a_flag),
+        ("index_dir", 3, "expected a path"),
+        ("index_dir", "a\0b", "expected a path"),
+        ("threads", "2", an_integer),
+        ("threads", 0, f"{an_integer} 1"),
+        ("memory", 1.5, 'expected a number of bytes, or a string with a unit, such as "4GiB"'),
+        ("prefetch_bytes", -1, an_integer),
+        ("prefetch_bytes", "128MiB", an_integer),
+        ("max_microbatch_bytes", 2**64, an_integer),
+        ("connections", 1.0, an_integer),
+        ("shared_memory", True, 'expected "verify"'),
+        ("resolve_interval", "30s", seconds),
+        ("readmit_after", [], seconds),
+        ("connect_timeout", "5", seconds),
+        ("keepalive_timeout", b"5", seconds),
+        ("idle_timeout", True, seconds),
+        ("microbatch_timeout", "5", seconds),
+        ("give_up_after", "5m", seconds),
+        ("initial_backoff", {}, seconds),
+        ("max_backoff", "5", seconds),
+        ("hedge_quantile", "0.9", "expected a number"),
+        ("hedge_budget", [0.9], "expected a number"),
+        ("hedge_min_delay", "1", seconds),
+        ("tls_ca", 1, "expected a path"),
+        ("tls_cert", b"a", "expected a path"),
+        ("tls_key", "", "expected a path"),
+        ("tls_name", 1, "expected a string"),
+        ("token_file", open, "expected a path"),
+    ]
+    for name, value, says in cases:
+        with pytest.raises(forebay.OptionsError, match=f"^invalid {name} .*: {re.escape(says)}") as raised:
+            loader(server, **{"rank": 0, "world": 1, **{name: value}})
+        assert repr(value)[:200] in str(raised.value)
+    arguments = inspect.signature(forebay.Loader).parameters
+    assert {name for name, _, _ in cases} == {*arguments} - {"source"}
+    for source in (5, None, b"a:1", [5], [b"a:1"], {"a:1"}, Path):
+        with pytest.raises(forebay.OptionsError, match="^invalid source .*: expected a path, an endpoint"):
+            forebay.Loader(source)  # type: ignore[arg-type]
+    with loader(server) as small:
+        with pytest.raises(forebay.OptionsError, match=f"^invalid epoch '1': {an_integer}"):
+            small.set_epoch("1")  # type: ignore[arg-type]
+        batch = next(iter(small))
+        for call, says in [
+            (lambda: batch.targets("4"), "invalid num_classes '4'"),
+            (lambda: batch.targets(4, "0"), "invalid smoothing '0'"),
+            (lambda: batch.image("0"), "invalid image '0'"),
+            (lambda: small.preview(columns=0), "invalid columns 0"),
+            (lambda: small.preview("all"), "invalid limit 'all'"),
+        ]:
+            with pytest.raises(forebay.OptionsError, match=f"^{says}: expected"):
+                call()
+    # Those of numpy are as good.
+    numbers: dict[str, Any] = {"seed": np.int64(3), "give_up_after": np.float32(9), "merge": np.True_, "progress": 0}
+    with loader(server, **numbers, set={**SMALL, "batch": np.int32(16), "flip": np.float32(0.5)}) as small:
+        assert len(small) == 8 and small.state_dict()["seed"] == 3
+        json.dumps(small.state_dict())
+
+
 def test_each_setting_of_the_client_is_an_argument() -> None:
     code = """
 import sys

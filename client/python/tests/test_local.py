@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +90,55 @@ def test_sockets_of_killed_servers_are_removed(
 
 
 def test_a_path_that_is_no_dataset_is_refused(tmp_path: Path) -> None:
-    for wrong, says in [(tmp_path / "absent", "no such file"), (tmp_path, "no class folder|not a dataset")]:
+    for name, says in [("absent", "no such file"), ("a*.tar", "no such file"), (".", "no class folder|not a dataset")]:
         with pytest.raises(forebay.DatasetError, match=says):
-            forebay.Loader(wrong)
-    with pytest.raises(forebay.OptionsError, match="is one dataset"):
-        forebay.Loader(tmp_path, dataset="train")
+            forebay.Loader(tmp_path / name)
+
+
+def test_a_path_that_is_gone_is_refused_at_once_while_its_server_runs(path: Path) -> None:
+    with loader(path):
+        shutil.move(path, path.with_name("other"))
+        with pytest.raises(forebay.DatasetError, match=f"no dataset at {path}: no such file or directory"):
+            loader(path)
+
+
+def test_settings_that_only_servers_have_are_refused_for_a_path(path: Path) -> None:
+    given: dict[str, Any] = {
+        "dataset": "train", "resolve_interval": 1, "readmit_after": 1, "hedge_quantile": 0.5, "hedge_budget": 0.5,
+        "hedge_min_delay": 1, "tls_ca": "ca.pem", "tls_cert": "cert.pem", "tls_key": "key.pem", "tls_name": "a",
+        "token_file": "token",
+    }
+    for name, value in given.items():
+        with pytest.raises(forebay.OptionsError, match=f"^invalid {name} {value!r}: the source is a path, '{path}', "):
+            loader(path, **{name: value})
+    assert server_processes(path) == []
+    # All others have an effect.
+    others: dict[str, Any] = {
+        "connections": 2, "max_microbatch_bytes": 1 << 28, "connect_timeout": 60, "keepalive_timeout": 60,
+        "idle_timeout": 60, "microbatch_timeout": 60, "give_up_after": 60, "initial_backoff": 0.1, "max_backoff": 1,
+    }
+    with loader(path, **others) as small:
+        assert len(list(small)) == 8
+
+
+def test_the_home_of_the_user_is_expanded_in_paths(
+    path: Path, servers: Callable[..., Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with forebay.Loader("~/train", recipe="a3", set=SMALL, threads=1, index_dir="~/index") as small:
+        expected = digest(next(iter(small)))
+    assert any((tmp_path / "index").iterdir())
+    (tmp_path / "token").write_text(f"trainer {'0123456789' * 3}\n")
+    server = servers("--token-file", str(tmp_path / "token"), listen=f"unix:{tmp_path / 's'}")
+    (tmp_path / "own.toml").write_text('base = "a3"\n')
+    options: dict[str, Any] = {"dataset": "train", "token_file": "~/token", "recipe": "~/own.toml", "set": SMALL}
+    for source in ("unix:~/s", "unix://~/s", ["unix:~/s"]):
+        with forebay.Loader(source, **options) as remote:
+            assert digest(next(iter(remote))) == expected
+            assert remote.stats()["servers"][0]["name"].endswith(f"{tmp_path}/s")
+    assert server.process.poll() is None
+    with pytest.raises(forebay.OptionsError, match=f"{tmp_path}/ca.pem"):
+        forebay.Loader("https://127.0.0.1:1", tls_ca="~/ca.pem")
 
 
 def test_an_index_that_changed_data_made_useless_is_an_error(path: Path) -> None:

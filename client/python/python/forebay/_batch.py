@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import _forebay
+from ._arguments import integer, invalid, of_targets
 from ._errors import OptionsError
 from ._forebay import Array, Microbatch
 from ._types import Description, Job
@@ -134,6 +136,7 @@ class Batch:
 
         By default, the number of classes is the dataset's, and the label smoothing is the recipe's.
         """
+        num_classes, smoothing = of_targets(num_classes, smoothing)
         description = self._context.description
         if num_classes is None:
             num_classes = len(description["classes"])
@@ -173,6 +176,7 @@ class Batch:
         """The first images in one, for Pillow, which must be installed. Only for dtype `u8`."""
         from PIL import Image
 
+        limit, columns = integer("limit", limit, 1), integer("columns", columns, 1)
         count = max(1, min(limit, len(self)))
         height, width, _ = self._rgb(0)
         rows, columns = -(-count // columns), min(columns, count)
@@ -195,6 +199,8 @@ class Batch:
                 f'images of dtype {self.pixels.dtype} cannot be shown: use a loader with dtype="u8"'
             )
         count = len(self)
+        if not isinstance(i, numbers.Integral):
+            raise invalid("image", i, "the number of an image, from 0 on")
         if not 0 <= i < count:
             raise IndexError(f"invalid image {i}: the batch has {count}, numbered from 0")
         size = self.pixels.nbytes // count

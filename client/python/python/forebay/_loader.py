@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+import numbers
 import os
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict
 
-from . import _forebay
+from . import _arguments, _forebay
 from ._batch import Batch, Context, Parts
 from ._errors import Error, OptionsError, StateError
 from ._local import Address, LocalServer
 from ._log import warn
-from ._source import Source, endpoints_of
+from ._source import Source, endpoints_of, path_of
 from ._types import Description, Job, ServerStats, Settings
 
 if TYPE_CHECKING:
@@ -22,6 +23,54 @@ if TYPE_CHECKING:
 
 Changes = Mapping[str, object] | Sequence[str]
 """Changes to a recipe: `{"batch": 512, "crop.scale": [0.35, 1.0]}`, or TOML assignments."""
+
+# What the arguments of a loader are, but for `source` and `set`. None is allowed where it is the default.
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "recipe": _arguments.recipe,
+    "dataset": _arguments.text,
+    "seed": _arguments.integer,
+    "epoch": _arguments.integer,
+    "rank": _arguments.small,
+    "world": _arguments.small,
+    "dtype": lambda name, value: _arguments.text(name, value, '"u8", "f16", "bf16" or "f32"'),
+    "layout": lambda name, value: _arguments.text(name, value, '"nhwc" or "nchw"'),
+    "mixed_by": lambda name, value: _arguments.text(name, value, '"server" or "trainer"'),
+    "merge": _arguments.flag,
+    "writable": _arguments.flag,
+    "index_dir": _arguments.path,
+    "threads": _arguments.positive,
+    "memory": _arguments.size,
+    "progress": _arguments.flag,
+    "prefetch_bytes": _arguments.integer,
+    "max_microbatch_bytes": _arguments.integer,
+    "connections": _arguments.integer,
+    "shared_memory": lambda name, value: _arguments.text(name, value, '"verify", "trust" or "off"'),
+    "resolve_interval": _arguments.seconds,
+    "readmit_after": _arguments.seconds,
+    "connect_timeout": _arguments.seconds,
+    "keepalive_timeout": _arguments.seconds,
+    "idle_timeout": _arguments.seconds,
+    "microbatch_timeout": _arguments.seconds,
+    "give_up_after": _arguments.seconds,
+    "initial_backoff": _arguments.seconds,
+    "max_backoff": _arguments.seconds,
+    "hedge_quantile": _arguments.number,
+    "hedge_budget": _arguments.number,
+    "hedge_min_delay": _arguments.seconds,
+    "tls_ca": _arguments.path,
+    "tls_cert": _arguments.path,
+    "tls_key": _arguments.path,
+    "tls_name": _arguments.text,
+    "token_file": _arguments.path,
+}
+_NOT_NONE = {"recipe", "seed", "epoch", "dtype", "layout", "mixed_by", "merge", "writable", "progress"}
+# What only the server of a path has, and what only servers that were named have: a loader finds that of a path by itself,
+# it is one, and it has a token that its loaders know.
+_OF_PATHS = ("index_dir", "threads", "memory")
+_OF_SERVERS = (
+    "dataset", "resolve_interval", "readmit_after", "hedge_quantile", "hedge_budget", "hedge_min_delay",
+    "tls_ca", "tls_cert", "tls_key", "tls_name", "token_file",
+)  # fmt: skip
 
 # Seconds without a microbatch after which a loader looks whether the server of its path still runs.
 _PATIENCE = 1.0
@@ -162,76 +211,70 @@ class Loader:
         self._iterators: weakref.WeakSet[_Iterator] = weakref.WeakSet()
         self._current: weakref.ref[_Iterator] | None = None
         self._closed = False
-        if (rank is None) != (world is None):
+        given: dict[str, Any] = {
+            name: check(name, arguments[name]) if name in _NOT_NONE or arguments[name] is not None else None
+            for name, check in _CHECKS.items()
+        }
+        if (given["rank"] is None) != (given["world"] is None):
             raise OptionsError("rank and world belong together: expected both, or neither")
-        for name, value in (("seed", seed), ("epoch", epoch)):
-            if not 0 <= value < 2**64:
-                raise OptionsError(f"invalid {name} {value}: expected a number from 0 to 2**64 - 1")
-        self._rank, self._world = (0, 1) if rank is None or world is None else (rank, world)
-        self._merge, self._writable, self._layout = merge, writable, layout
+        endpoints = endpoints_of(source)
+        _refuse_others(arguments, endpoints)
+        is_alone = given["rank"] is None
+        self._rank: int = 0 if is_alone else given["rank"]
+        self._world: int = 1 if is_alone else given["world"]
+        self._merge, self._writable, self._layout = given["merge"], given["writable"], given["layout"]
         self._settings: Settings = {
-            "endpoints": [],
-            "dtype": dtype,
-            "layout": layout,
-            "mixed_by": mixed_by,
-            "prefetch_bytes": prefetch_bytes,
-            "max_microbatch_bytes": max_microbatch_bytes,
-            "connections": connections,
-            "shared_memory": shared_memory,
-            "resolve_interval": resolve_interval,
-            "readmit_after": readmit_after,
-            "connect_timeout": connect_timeout,
-            "keepalive_timeout": keepalive_timeout,
-            "idle_timeout": idle_timeout,
-            "microbatch_timeout": microbatch_timeout,
-            "give_up_after": give_up_after,
-            "initial_backoff": initial_backoff,
-            "max_backoff": max_backoff,
-            "hedge_quantile": hedge_quantile,
-            "hedge_budget": hedge_budget,
-            "hedge_min_delay": hedge_min_delay,
-            "tls_ca": _path(tls_ca),
-            "tls_cert": _path(tls_cert),
-            "tls_key": _path(tls_key),
-            "tls_name": tls_name,
-            "token_file": _path(token_file),
+            "endpoints": endpoints or [],
+            "dtype": given["dtype"],
+            "layout": given["layout"],
+            "mixed_by": given["mixed_by"],
+            "prefetch_bytes": given["prefetch_bytes"],
+            "max_microbatch_bytes": given["max_microbatch_bytes"],
+            "connections": given["connections"],
+            "shared_memory": given["shared_memory"],
+            "resolve_interval": given["resolve_interval"],
+            "readmit_after": given["readmit_after"],
+            "connect_timeout": given["connect_timeout"],
+            "keepalive_timeout": given["keepalive_timeout"],
+            "idle_timeout": given["idle_timeout"],
+            "microbatch_timeout": given["microbatch_timeout"],
+            "give_up_after": given["give_up_after"],
+            "initial_backoff": given["initial_backoff"],
+            "max_backoff": given["max_backoff"],
+            "hedge_quantile": given["hedge_quantile"],
+            "hedge_budget": given["hedge_budget"],
+            "hedge_min_delay": given["hedge_min_delay"],
+            "tls_ca": given["tls_ca"],
+            "tls_cert": given["tls_cert"],
+            "tls_key": given["tls_key"],
+            "tls_name": given["tls_name"],
+            "token_file": given["token_file"],
         }
         self._job: Job = {
-            "dataset": dataset or "",
-            "recipe": os.fspath(recipe),
+            "dataset": given["dataset"] or "",
+            "recipe": given["recipe"],
             "set": assignments(set),
-            "seed": seed,
+            "seed": given["seed"],
             "dataset_digest": None,
             "recipe_digest": None,
         }
         # The next batch to yield. While `_is_fresh`, the next pass starts there.
-        self._next, self._is_fresh = _Position(epoch), True
+        self._next, self._is_fresh = _Position(given["epoch"]), True
         # The epoch of the last pass that began.
-        self._epoch = epoch
+        self._epoch: int = given["epoch"]
         self._batches, self._microbatches, self._shared = 0, 0, 0
         self._images, self._bytes, self._wait = 0, 0, 0.0
         self._server_seconds: dict[str, float] = {}
 
-        endpoints = endpoints_of(source)
         if endpoints is None:
-            if dataset is not None:
-                raise OptionsError(
-                    f"invalid dataset {dataset!r}: the source is a path, {source!r}, which is one dataset"
-                )
             self._local = LocalServer(
-                os.fspath(source),  # type: ignore[arg-type]  # a path, or it would have endpoints
-                index_dir=_path(index_dir),
-                threads=threads,
-                memory=memory,
-                progress=progress,
+                path_of(source),
+                index_dir=given["index_dir"],
+                threads=given["threads"],
+                memory=given["memory"],
+                progress=given["progress"],
             )
             self._job["dataset"] = self._local.dataset
-        else:
-            given = {"index_dir": index_dir, "threads": threads, "memory": memory}
-            for name, setting in given.items():
-                if setting is not None:
-                    raise OptionsError(f"invalid {name} {setting!r}: only a path has a server to set up")
-            self._settings["endpoints"] = endpoints
         try:
             self._client = self._connect()
             self._description = self._client.describe(self._job)
@@ -264,8 +307,7 @@ class Loader:
 
         A position of `load_state_dict` in that epoch is kept.
         """
-        if not 0 <= epoch < 2**64:
-            raise OptionsError(f"invalid epoch {epoch}: expected a number from 0 to 2**64 - 1")
+        epoch = _arguments.integer("epoch", epoch)
         if not (self._is_fresh and self._next.epoch == epoch):
             self._next, self._is_fresh = _Position(epoch), True
 
@@ -688,8 +730,16 @@ def _restored(arguments: dict[str, Any], state: State, is_fresh: bool) -> Loader
     return loader
 
 
-def _path(path: str | os.PathLike[str] | None) -> str | None:
-    return None if path is None else os.fspath(path)
+def _refuse_others(arguments: Mapping[str, Any], endpoints: list[str] | None) -> None:
+    """Refuses settings that the source does not have."""
+    for name in _OF_SERVERS if endpoints is None else _OF_PATHS:
+        if arguments[name] is None:
+            continue
+        refused = f"invalid {name} {arguments[name]!r}"
+        if endpoints is not None:
+            raise OptionsError(f"{refused}: only a path has a server to set up")
+        why = "which is one dataset" if name == "dataset" else "whose server a loader starts and reaches by itself"
+        raise OptionsError(f"{refused}: the source is a path, {path_of(arguments['source'])!r}, {why}; leave it out")
 
 
 def _indices(rank: int, world: int, microbatches: int) -> list[int]:
@@ -713,16 +763,25 @@ def assignments(changes: Changes | None) -> list[str]:
         return []
     if isinstance(changes, str):
         return [changes]
-    if not isinstance(changes, Mapping):
-        return list(changes)
-    return [f"{field} = {_toml(field, value)}" for field, value in changes.items()]
+    # Whatever the types say.
+    fields: list[Any] = list(changes) if isinstance(changes, Mapping | list | tuple) else [None]
+    if all(isinstance(field, str) for field in fields):
+        if not isinstance(changes, Mapping):
+            return fields
+        return [f"{field} = {_toml(field, value)}" for field, value in changes.items()]
+    raise _arguments.invalid(
+        "set", changes, 'a mapping, such as {"batch": 512}, or a list of TOML assignments, such as ["batch = 512"]'
+    )
 
 
 def _toml(field: str, value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int | float):
-        return repr(value)
+    # Those of numpy are not written as TOML has them.
+    if isinstance(value, numbers.Integral):
+        return repr(int(value))
+    if isinstance(value, numbers.Real):
+        return repr(float(value))
     if isinstance(value, str):
         # A basic string of TOML has the escapes of JSON.
         return json.dumps(value)

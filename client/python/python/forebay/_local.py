@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from . import _forebay
-from ._errors import ServerError
+from ._errors import DatasetError, ServerError
 from ._log import warn
 
 _logger = logging.getLogger("forebay")
@@ -46,6 +46,8 @@ _SILENCE = 1.0
 # Paths of sockets that every part of forebay takes: as long as `--listen` allows, and with nothing that it or an
 # endpoint could take for something else.
 _SOCKET_PATH = re.compile(r"[A-Za-z0-9_./@+=-]{1,100}")
+# A path that may name several tars.
+_PATTERN = re.compile(r"[*?\[{]")
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,17 @@ class LocalServer:
         progress: bool = True,
     ) -> None:
         self.path = os.path.abspath(path)
+        # At once, also if a server of it still runs, which would wait for its files.
+        if not _PATTERN.search(self.path):
+            try:
+                os.stat(self.path)
+            except (FileNotFoundError, NotADirectoryError):
+                raise DatasetError(
+                    f"no dataset at {self.path}: no such file or directory; check the path"
+                ) from None
+            except OSError:
+                # The attempt to index it says more.
+                pass
         self.dataset = re.sub(r"[^A-Za-z0-9_.-]+", "-", os.path.basename(self.path))[:64] or "data"
         self._index_dir = None if index_dir is None else os.path.abspath(index_dir)
         self._settings = {"threads": threads, "memory": None if memory is None else str(memory)}

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from ._arguments import flag, invalid, of_targets
 from ._batch import Batch
-from ._errors import OptionsError
 from ._loader import Loader as _Loader
 from ._loader import State
 from ._source import Source
@@ -47,11 +47,11 @@ class Loader(Wrapped):
         **options: Any,
     ) -> None:
         if targets not in ("dense", "sparse"):
-            raise OptionsError(f'invalid targets {targets!r}: expected "dense" or "sparse"')
+            raise invalid("targets", targets, '"dense" or "sparse"')
         if rank is None and world is None:
             rank, world = jax.process_index(), jax.process_count()
-        self._sharding, self._targets, self._numpy = sharding, targets, numpy
-        self._num_classes, self._smoothing = num_classes, smoothing
+        self._sharding, self._targets, self._numpy = sharding, targets, flag("numpy", numpy)
+        self._num_classes, self._smoothing = of_targets(num_classes, smoothing)
         self.loader = _Loader(source, dtype=dtype, rank=rank, world=world, **options)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

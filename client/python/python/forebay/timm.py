@@ -314,6 +314,7 @@ def _source(args: Any, given: Source | None, split: str) -> tuple[Source, str | 
     root = _get(args, "data_dir", None) or _get(args, "data", None)
     if not root:
         raise OptionsError("--data-dir is missing: expected the folder of the dataset, or source=")
+    root = os.path.expanduser(root)
     names = next((names for names in _SPLITS if split in names), (split,))
     for name in (split, *names):
         if os.path.isdir(os.path.join(root, name)):

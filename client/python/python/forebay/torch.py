@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 import torch
 from torch.utils.dlpack import from_dlpack
 
+from ._arguments import invalid, of_targets
 from ._batch import Batch
 from ._errors import OptionsError
 from ._loader import Loader as _Loader
@@ -62,22 +63,26 @@ class Loader(Wrapped):
         world: int | None = None,
         **options: Any,
     ) -> None:
-        if dtype not in _DTYPES:
+        # Also something that has no hash.
+        if not any(dtype is known for known in _DTYPES):
             expected = ", ".join(str(known) for known in _DTYPES)
-            raise OptionsError(f"invalid dtype {dtype}: expected one of {expected}")
+            raise invalid("dtype", dtype, f"one of {expected}")
         if targets not in ("dense", "sparse", "index"):
-            raise OptionsError(f'invalid targets {targets!r}: expected "dense", "sparse" or "index"')
+            raise invalid("targets", targets, '"dense", "sparse" or "index"')
         if normalized_by not in ("device", "server"):
-            raise OptionsError(f'invalid normalized_by {normalized_by!r}: expected "device" or "server"')
+            raise invalid("normalized_by", normalized_by, '"device" or "server"')
         if "writable" in options:
             raise OptionsError("invalid writable: tensors may be written to where the loader knows it; copy others")
         if rank is None and world is None:
             rank, world = _rank_and_world()
-        self.device = torch.device("cpu" if device is None else device)
+        try:
+            self.device = torch.device("cpu" if device is None else device)
+        except (RuntimeError, TypeError) as error:
+            raise invalid("device", device, 'a torch.device, or its name, such as "cuda"') from error
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise OptionsError(f"invalid device {str(self.device)!r}: torch finds no GPU")
         self._dtype, self._layout, self._targets = dtype, layout, targets
-        self._num_classes, self._smoothing = num_classes, smoothing
+        self._num_classes, self._smoothing = of_targets(num_classes, smoothing)
         self._is_normalized = normalized_by == "server" or dtype == torch.uint8
         self.loader = _Loader(
             source,
@@ -256,4 +261,7 @@ def _rank_and_world() -> tuple[int | None, int | None]:
     rank, world = os.environ.get("RANK"), os.environ.get("WORLD_SIZE")
     if rank is None or world is None:
         return None, None
+    for name, value in (("RANK", rank), ("WORLD_SIZE", world)):
+        if not value.isdecimal():
+            raise invalid(f"environment variable {name}", value, "a number, as torchrun sets it")
     return int(rank), int(world)
