@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import forebay
 from conftest import SMALL, Server, run_python
 
 jax = pytest.importorskip("jax")
@@ -28,6 +29,17 @@ def test_arrays_have_the_values_of_the_batch(server: Server, dtype: Any) -> None
             assert str(arrays["image"].dtype) == batch.pixels.dtype
             assert (np.asarray(arrays["target"]) == np.asarray(batch.targets())).all()
             assert not own["image"].flags.writeable
+
+
+def test_it_shows_itself_and_refuses_wrong_arguments(server: Server) -> None:
+    with loader(server) as small:
+        assert repr(small) == repr(small.loader).replace("forebay.Loader", "forebay.jax.Loader")
+        assert "data:image/png" in small._repr_html_()
+        with pytest.raises(TypeError, match="<forebay.jax.Loader of .*iterate over it"):
+            small[0]
+    for name, value in [("targets", "index"), ("numpy", "yes"), ("num_classes", 1.5), ("dtype", np.float32)]:
+        with pytest.raises(forebay.OptionsError, match=f"^invalid {name} .*: expected"):
+            loader(server, **{name: value})
 
 
 def test_arrays_stay_when_the_loader_is_gone(server: Server) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import gc
+import html
 import inspect
 import itertools
 import json
@@ -497,7 +498,8 @@ def test_batches_can_be_looked_at(server: Server) -> None:
         page = batch._repr_html_()
         assert page.count("data:image/png;base64,") == 12 and batch.explain()[0]["file"] in page
         # Floats are shown by a batch of their own, and the position stays.
-        assert "data:image/png" in floats._repr_html_()
+        shown = floats._repr_html_()
+        assert "data:image/png" in shown and html.escape(repr(floats)[1:-1]) in shown
         with pytest.raises(forebay.OptionsError, match='dtype="u8"'):
             next(iter(floats)).image(0)
         assert small.state_dict()["step"] == 1
@@ -558,6 +560,14 @@ def test_a_source_that_is_empty_or_a_list_of_paths_is_refused() -> None:
         forebay.Loader(["http://127.0.0.1:1", "data/val"])
 
 
+def test_a_loader_has_no_items_by_number(server: Server) -> None:
+    with loader(server) as small:
+        for wrong in (lambda: small[0], lambda: list(reversed(small))):  # type: ignore[call-overload]
+            with pytest.raises(TypeError, match="<forebay.Loader of .*iterate over it.*forebay.torch.Loader"):
+                wrong()
+        assert len(list(small)) == 8
+
+
 def test_a_closed_loader_says_so(server: Server) -> None:
     small = loader(server)
     batches = iter(small)
@@ -566,3 +576,5 @@ def test_a_closed_loader_says_so(server: Server) -> None:
     small.close()
     with pytest.raises(forebay.Error, match="closed"):
         iter(small)
+    # A notebook still shows what it was.
+    assert "128 records" in small._repr_html_() and "the loader is closed" in small._repr_html_()

@@ -100,6 +100,7 @@ def test_timms_losses_take_the_targets_of_each_mode(data: Path) -> None:
         assert evaluation is not None
         with train, evaluation:
             assert train.mixup_enabled == ("mixup" in given)
+            assert repr(train).startswith("<forebay.timm.Loader of 128 records in 4 classes: ")
             images, targets = next(iter(train))
             assert images.shape == (16, 3, 64, 64) and images.dtype == torch.float32
             assert images.is_contiguous()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -66,10 +67,45 @@ def test_targets_have_three_forms(server: Server) -> None:
         assert sorted(labels.tolist()) == [label for label in range(4) for _ in range(5)]
 
 
-def test_wrong_arguments_are_refused(server: Server) -> None:
-    for wrong in ({"dtype": torch.int32}, {"targets": "both"}, {"normalized_by": "me"}):
-        with pytest.raises(forebay.OptionsError, match=str(next(iter(wrong.values())))):
-            loader(server, **wrong)
+def test_wrong_arguments_are_refused(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases: list[tuple[str, Any, str]] = [
+        ("dtype", torch.int32, "expected one of torch.uint8"),
+        ("dtype", "float32", "expected one of torch.uint8"),
+        ("dtype", [], "expected one of torch.uint8"),
+        ("targets", "both", 'expected "dense", "sparse" or "index"'),
+        ("targets", [], 'expected "dense", "sparse" or "index"'),
+        ("normalized_by", "me", 'expected "device" or "server"'),
+        ("device", "gpu", "expected a torch.device"),
+        ("device", [], "expected a torch.device"),
+        ("layout", 1, 'expected "nhwc"'),
+        ("num_classes", "4", "expected an integer"),
+        ("smoothing", "0.1", "expected a number"),
+        ("seed", "1", "expected an integer"),
+    ]
+    for name, value, says in cases:
+        with pytest.raises(forebay.OptionsError, match=f"^invalid {name} .*: {says}") as raised:
+            loader(server, **{name: value})
+        assert repr(value) in str(raised.value)
+    monkeypatch.setenv("RANK", "first")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(forebay.OptionsError, match="^invalid environment variable RANK 'first': expected a number"):
+        loader(server)
+
+
+def test_it_shows_itself_as_the_loader_of_arrays_does(server: Server) -> None:
+    with loader(server) as small:
+        rest = repr(small.loader).removeprefix("<forebay.Loader")
+        assert repr(small) == f"<forebay.torch.Loader{rest}"
+        assert "data:image/png" in small._repr_html_() and html.escape(repr(small)[1:-1]) in small._repr_html_()
+
+
+def test_torchs_loader_is_told_that_it_is_replaced(server: Server) -> None:
+    with loader(server) as small, loader(server).loader as plain:
+        for dataset in (small, plain):
+            for options in ({}, {"batch_size": None}, {"shuffle": True}, {"num_workers": 1}):
+                with pytest.raises(TypeError, match="forebay.torch.Loader in its place"):
+                    next(iter(torch.utils.data.DataLoader(dataset, **options)))
+        assert len(list(small)) == len(list(plain)) == 8
 
 
 def test_rank_and_world_are_those_of_torchrun(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

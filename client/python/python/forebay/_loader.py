@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import numbers
 import os
@@ -293,6 +294,10 @@ class Loader:
         self._check_open()
         return _Iterator(self)
 
+    def __getitem__(self, index: object) -> NoReturn:
+        """Refused: batches come in order."""
+        not_indexed(self)
+
     def __len__(self) -> int:
         """Batches of an epoch: its steps, or with `merge=False` the rank's microbatches."""
         steps = self._description["steps_per_epoch"]
@@ -466,15 +471,10 @@ class Loader:
         return Batch(self._context(), parts, self._layout)
 
     def _repr_html_(self) -> str:
-        return self.peek()._repr_html_()
+        return self._html(repr(self))
 
     def __repr__(self) -> str:
-        description = self._description
-        return (
-            f"<forebay.Loader of {description['records']} records in {len(description['classes'])} "
-            f"classes: {description['steps_per_epoch']} steps of {description['batch']} images, rank "
-            f"{self._rank} of {self._world}>"
-        )
+        return f"<forebay.Loader of {self._summary()}>"
 
     # Its life.
 
@@ -496,6 +496,22 @@ class Loader:
         return _restored, (self._arguments, self.state_dict(), self._is_fresh)
 
     # Inside.
+
+    def _summary(self) -> str:
+        description = self._description
+        return (
+            f"{description['records']} records in {len(description['classes'])} classes: "
+            f"{description['steps_per_epoch']} steps of {description['batch']} images, rank "
+            f"{self._rank} of {self._world}"
+        )
+
+    def _html(self, text: str) -> str:
+        """What a notebook shows: the text, and the next batch if there is one to see."""
+        head = f"<p>{html.escape(text[1:-1])}</p>"
+        try:
+            return head + self.peek()._repr_html_()
+        except Error as error:
+            return f"{head}<p>No pictures: {html.escape(str(error))}</p>"
 
     def _check_open(self) -> None:
         if self._closed:
@@ -718,6 +734,14 @@ class _Iterator(Iterator[Batch]):
     def _is_abandoned(self) -> bool:
         """Whether the server of the path was killed, and maybe already replaced by another user of the loader."""
         return self._client is not self._loader._client or self._loader._is_abandoned()
+
+
+def not_indexed(loader: object) -> NoReturn:
+    """The error of those who take a loader for a dataset, such as `torch.utils.data.DataLoader`."""
+    raise TypeError(
+        f"{loader!r} has no items by number: iterate over it. It makes batches already, so that torch.utils.data.DataLoader "
+        "has nothing to do: use forebay.torch.Loader in its place"
+    )
 
 
 def _restored(arguments: dict[str, Any], state: State, is_fresh: bool) -> Loader:

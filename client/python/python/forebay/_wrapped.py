@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
-from ._loader import Loader, State, Stats
+from ._loader import Loader, State, Stats, not_indexed
 from ._types import Description
 
 
@@ -16,6 +16,16 @@ class Wrapped:
 
     def __len__(self) -> int:
         return len(self.loader)
+
+    def __getitem__(self, index: object) -> NoReturn:
+        """Refused: batches come in order."""
+        not_indexed(self)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__module__}.{type(self).__name__} of {self.loader._summary()}>"
+
+    def _repr_html_(self) -> str:
+        return self.loader._html(repr(self))
 
     def set_epoch(self, epoch: int) -> Self:
         """As `forebay.Loader.set_epoch`."""
