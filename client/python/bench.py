@@ -1,6 +1,7 @@
 """CPU time of an image in a torch loop: forebay from a path, a Unix socket and TCP, and torch's DataLoader.
 
     python bench.py IMAGEFOLDER [--rounds 3] [--images 4000] [--workers 2] [--batch 128] [--only NAME ...]
+    python bench.py IMAGEFOLDER --interrupts 20
 
 Runs all loops in turns, each in a process of its own, so that none works or has memory while another is measured. Counts
 the CPU time of all processes: the loop's, its workers' and the servers'. The images are those of recipe a2 of 224
@@ -13,6 +14,9 @@ Markdown:
     first batch seconds to it, with the folder indexed and imports done; servers and workers start meanwhile
     memory      MB by which all processes grew, what they share counted once
 
+With `--interrupts N` it measures instead how long Ctrl-C takes: the time from SIGINT to KeyboardInterrupt, N times in each
+wait of a loader.
+
 The machine must be at rest.
 """
 
@@ -22,12 +26,16 @@ import argparse
 import atexit
 import json
 import os
+import random
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -99,7 +107,8 @@ def from_forebay(settings: Settings, source: Any = None, **changes: Any) -> Batc
     return forever(forebay.torch.Loader(source or settings.path, set=changes, num_classes=CLASSES, **options))
 
 
-def from_server(settings: Settings, listen: str) -> Batches:
+def served(settings: Settings, listen: str) -> tuple[subprocess.Popen[str], str]:
+    """A server of the path, and its endpoint."""
     serve = [sys.executable, "-m", "forebay", "serve", "--listen", listen, "--threads", str(settings.workers)]
     server = subprocess.Popen(
         [*serve, "--device", "cpu", "--dataset", f"train={settings.path}"],
@@ -108,7 +117,11 @@ def from_server(settings: Settings, listen: str) -> Batches:
     atexit.register(server.kill)
     assert server.stdout is not None
     address = server.stdout.readline().removeprefix("listening on ").strip()
-    return from_forebay(settings, address if address.startswith("unix:") else f"http://{address}")
+    return server, address if address.startswith("unix:") else f"http://{address}"
+
+
+def from_server(settings: Settings, listen: str) -> Batches:
+    return from_forebay(settings, served(settings, listen)[1])
 
 
 def from_socket(settings: Settings) -> Batches:
@@ -206,6 +219,84 @@ def sampled(batches: Batches) -> dict[str, float]:
     return {"share": share, "gil": 1e3 * share * seconds / taken}
 
 
+def interrupted(wait: Callable[[threading.Event], object], delay: float) -> float | None:
+    """Seconds from a SIGINT, some time after the event that the wait sets, to its KeyboardInterrupt; None if it has ended
+    before."""
+    begun, ended, sent = threading.Event(), threading.Event(), [0.0]
+
+    def send() -> None:
+        begun.wait()
+        if not ended.wait(delay):
+            sent[0] = time.perf_counter()
+            os.kill(os.getpid(), signal.SIGINT)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        wait(begun)
+        ended.set()
+        sender.join()
+    except KeyboardInterrupt:
+        seconds = time.perf_counter() - sent[0]
+        sender.join()
+        return seconds
+    return None
+
+
+def measure_interrupts(settings: Settings) -> None:
+    """Prints how long Ctrl-C takes in each wait."""
+    warnings.simplefilter("ignore", forebay.ForebayWarning)
+    server, endpoint = served(settings, "127.0.0.1:0")
+    changes = {"batch": settings.batch, "microbatches": 1}
+    options: dict[str, Any] = {"set": changes, "prefetch_bytes": 0, "shared_memory": "off"}
+
+    def in_next(begun: threading.Event) -> None:
+        with forebay.Loader(endpoint, **options) as loader:
+            batches = iter(loader)
+            next(batches)
+            server.send_signal(signal.SIGSTOP)
+            begun.set()
+            # The server sends nothing more than what is on the way.
+            for _ in batches:
+                pass
+
+    def in_describe(begun: threading.Event) -> None:
+        server.send_signal(signal.SIGSTOP)
+        begun.set()
+        forebay.Loader(endpoint, **options)
+
+    def in_close(begun: threading.Event) -> None:
+        loader = forebay.Loader(endpoint, **options)
+        batches = iter(loader)
+        next(batches)
+        begun.set()
+        loader.close()
+        # Until the signal comes, if that was too short for it.
+        time.sleep(60)
+
+    def in_indexing(begun: threading.Event) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            begun.set()
+            forebay.Loader(settings.path, set=changes, index_dir=folder, threads=1, progress=False).close()
+
+    # Any moment between two looks at signals, once it waits; a close takes less than a millisecond.
+    waits = [("next", in_next, 0.4, 0.1), ("describe", in_describe, 0.2, 0.1), ("close", in_close, 0.0, 0.001)]
+    waits.append(("indexing", in_indexing, 0.2, 0.1))
+    draw = random.Random(0)
+    print(f"Ctrl-C, {settings.interrupts} times each, ms from SIGINT to KeyboardInterrupt:\n")
+    print("| while in | median | longest |")
+    print("|---|---|---|")
+    for name, wait, least, spread in waits:
+        times = []
+        for _ in range(settings.interrupts):
+            seconds = interrupted(wait, least + spread * draw.random())
+            server.send_signal(signal.SIGCONT)
+            if seconds is None:
+                sys.exit(f"{name} ended before its signal: use a larger dataset")
+            times.append(1e3 * seconds)
+        print(f"| {name} | {statistics.median(times):.1f} | {max(times):.1f} |")
+
+
 def in_a_process(settings: Settings, name: str, sample: bool) -> dict[str, float]:
     numbers = [f"--{what}={getattr(settings, what)}" for what in ("images", "workers", "batch")]
     command = [sys.executable, __file__, settings.path, *numbers, "--loop", name, *(["--sample"] if sample else [])]
@@ -221,6 +312,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4000, help="of a round")
     parser.add_argument("--workers", type=int, default=2, help="threads or processes of each loader")
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--interrupts", type=int, metavar="N", help="measure Ctrl-C, N times in each wait")
     parser.add_argument("--only", nargs="*", default=list(LOADERS), choices=list(LOADERS))
     # Of a process that has one loop.
     parser.add_argument("--loop", choices=list(LOADERS), help=argparse.SUPPRESS)
@@ -232,6 +324,9 @@ def main() -> None:
         return
     # The index does not count for a first batch. The server of this has ended before the first loop has its imports.
     forebay.Loader(settings.path, set={"batch": settings.batch, "microbatches": 1}).close()
+    if settings.interrupts:
+        measure_interrupts(settings)
+        return
     results: dict[str, list[dict[str, float]]] = {name: [] for name in settings.only}
     for number in range(settings.rounds):
         for name, rounds in results.items():

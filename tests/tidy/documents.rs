@@ -46,6 +46,7 @@ const OTHER_FLAGS: &[&str] = &[
     "--build-arg",
     "--features",
     "--install",
+    "--interrupts",
     "--matrix",
     "--minutes",
     "--release",

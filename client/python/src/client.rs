@@ -1,6 +1,7 @@
 //! The client and its streams for Python.
 
 use std::mem::ManuallyDrop;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,14 +10,13 @@ use forebay_client::{
 };
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
-use tokio::time::timeout;
 
 use crate::error::client_error;
 use crate::log;
 use crate::microbatch::Microbatch;
 use crate::process::Process;
 use crate::settings::{JobSettings, Settings};
-use crate::wait::{TICK, runtime, tick, wait, wait_unless};
+use crate::wait::{in_parts, poll, runtime, wait, wait_unless};
 
 /// A client of one or more servers.
 #[pyclass(frozen, module = "forebay._forebay")]
@@ -135,22 +135,20 @@ impl Stream {
         let end = Duration::try_from_secs_f64(seconds.max(0.0))
             .ok()
             .and_then(|duration| Instant::now().checked_add(duration));
-        loop {
-            let part = end.map_or(TICK, |end| end.saturating_duration_since(Instant::now()));
-            let part = part.min(TICK);
-            let is_ready = py.detach(|| {
-                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-                let State { inner, ready } = &mut *state;
-                let Some(stream) = inner.as_mut().filter(|_| ready.is_none()) else { return true };
-                let next = runtime.block_on(async { timeout(part, stream.next()).await });
-                *ready = next.ok().map(Option::transpose);
-                ready.is_some()
-            });
-            tick(py)?;
-            if is_ready || end.is_some_and(|end| Instant::now() >= end) {
-                return Ok(is_ready);
-            }
-        }
+        let left = || end.map(|end| end.saturating_duration_since(Instant::now()));
+        let receive = |part: Duration| {
+            let part = left().map_or(part, |left| left.min(part));
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let State { inner, ready } = &mut *state;
+            let Some(stream) = inner.as_mut().filter(|_| ready.is_none()) else { return Some(()) };
+            *ready = poll(runtime, part, pin!(stream.next())).map(Option::transpose);
+            ready.is_some().then_some(())
+        };
+        let is_over = || {
+            log::flush(py)?;
+            Ok(left().is_some_and(|left| left.is_zero()))
+        };
+        Ok(in_parts(py, receive, is_over)?.is_some())
     }
 
     /// Takes the next microbatch, with pixels that may be written to if they are to be; `None` at the end. Waits as
@@ -167,19 +165,21 @@ impl Stream {
 
     /// Ends the stream, which logs nothing any more. Microbatches that were taken stay.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
-        if self.made_in.is_current() {
-            let runtime = runtime()?;
-            py.detach(|| {
+        if !self.made_in.is_current() {
+            return Ok(());
+        }
+        let runtime = runtime()?;
+        let mut closing = None;
+        let close = |part| {
+            let closing = closing.get_or_insert_with(|| {
                 let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
                 state.ready = None;
-                let closed = state.inner.take();
-                drop(state);
-                if let Some(stream) = closed {
-                    runtime.block_on(stream.close());
-                }
+                state.inner.take().map(|stream| Box::pin(stream.close()))
             });
-        }
-        Ok(())
+            closing.as_mut().map_or(Some(()), |closing| poll(runtime, part, closing))
+        };
+        // Passes nothing on: an error here would be of what came before.
+        in_parts(py, close, || Ok(false)).map(drop)
     }
 }
 

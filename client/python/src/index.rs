@@ -1,5 +1,4 @@
 //! Indexing in the background, so that Python can show its progress and handle Ctrl-C.
-#![expect(clippy::needless_pass_by_value, reason = "Python's arguments are extracted by value")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
@@ -13,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::error::{dataset_error, internal};
-use crate::wait::{TICK, tick};
+use crate::wait::{in_parts, wait_for_thread};
 
 /// Whether a dataset has no index, or one that this version cannot use.
 #[pyfunction]
@@ -23,7 +22,8 @@ pub(crate) fn needs_index(
     path: PathBuf,
     index_dir: Option<PathBuf>,
 ) -> PyResult<bool> {
-    match py.detach(|| Dataset::open(&path, index_dir.as_deref()).map(drop)) {
+    let open = move || Dataset::open(&path, index_dir.as_deref()).map(drop);
+    match wait_for_thread(py, open)? {
         Ok(()) => Ok(false),
         Err(DatasetError::NoIndex { .. } | DatasetError::Index { .. }) => Ok(true),
         Err(error) => Err(dataset_error(&error)),
@@ -86,14 +86,14 @@ impl Indexing {
 
     /// Waits until it has ended, for 100 ms at most. Returns whether it has.
     fn wait(&self, py: Python<'_>) -> PyResult<bool> {
-        let is_finished = py.detach(|| {
+        let is_finished = |part| {
             let outcome = self.0.outcome.lock().unwrap_or_else(PoisonError::into_inner);
             let waited =
-                self.0.finished.wait_timeout_while(outcome, TICK, |outcome| outcome.is_none());
-            waited.unwrap_or_else(PoisonError::into_inner).0.is_some()
-        });
-        tick(py)?;
-        Ok(is_finished)
+                self.0.finished.wait_timeout_while(outcome, part, |outcome| outcome.is_none());
+            waited.unwrap_or_else(PoisonError::into_inner).0.is_some().then_some(())
+        };
+        // Its progress is shown after each part.
+        Ok(in_parts(py, is_finished, || Ok(true))?.is_some())
     }
 
     /// Number of records that were checked, and of all.

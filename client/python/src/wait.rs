@@ -1,7 +1,9 @@
 //! Waits without the GIL. Signals are handled every 100 ms, so that Ctrl-C works, and what the client logs is
-//! passed on.
+//! passed on. Nothing outside of this file waits by itself: a test looks for that.
 
 use std::sync::OnceLock;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::thread;
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -14,7 +16,7 @@ use crate::log;
 use crate::process::Process;
 
 /// Longest time between two looks at signals.
-pub(crate) const TICK: Duration = Duration::from_millis(100);
+const TICK: Duration = Duration::from_millis(100);
 
 /// Threads that receive, for all loaders of the process.
 const THREADS: usize = 2;
@@ -54,7 +56,7 @@ pub(crate) fn runtime() -> PyResult<&'static Runtime> {
 /// Waits for a future, which goes on in the background. It is dropped if a signal ends the wait.
 ///
 /// # Errors
-/// The exception that a signal raised, such as `KeyboardInterrupt`, or a warning that is an error.
+/// As [`in_parts`].
 pub(crate) fn wait<T, F>(py: Python<'_>, future: F) -> PyResult<T>
 where
     T: Send + 'static,
@@ -67,7 +69,7 @@ where
 /// As [`wait`], unless `is_vain` returns true, which is called between two parts of the wait: `None` then.
 ///
 /// # Errors
-/// As [`wait`], and those of `is_vain`.
+/// As [`in_parts`].
 pub(crate) fn wait_unless<T, F>(
     py: Python<'_>,
     future: F,
@@ -79,28 +81,64 @@ where
 {
     let runtime = runtime()?;
     let mut task = Task(runtime.spawn(future));
-    loop {
-        match py.detach(|| runtime.block_on(async { timeout(TICK, &mut task.0).await })) {
-            Ok(Ok(value)) => {
-                log::flush(py)?;
-                return Ok(Some(value));
-            }
-            Ok(Err(panic)) => return Err(internal(panic.to_string())),
-            Err(_elapsed) => tick(py)?,
-        }
-        if is_vain()? {
-            return Ok(None);
-        }
-    }
+    let between = || {
+        log::flush(py)?;
+        is_vain()
+    };
+    let ended = in_parts(py, |part| poll(runtime, part, &mut task.0), between)?;
+    ended.transpose().map_err(|panic| internal(panic.to_string()))
 }
 
-/// What is done between two parts of a wait.
+/// Waits for what another thread does, which goes on if a signal ends the wait.
 ///
 /// # Errors
-/// As [`wait`].
-pub(crate) fn tick(py: Python<'_>) -> PyResult<()> {
-    py.check_signals()?;
-    log::flush(py)
+/// As [`in_parts`], and when the thread cannot be started or panics.
+pub(crate) fn wait_for_thread<T: Send + 'static>(
+    py: Python<'_>,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> PyResult<T> {
+    let (sender, receiver) = sync_channel(1);
+    // Sending fails if a signal ended the wait.
+    let thread = move || drop(sender.send(run()));
+    let thread = thread::Builder::new().name("forebay-wait".to_owned()).spawn(thread);
+    thread.map_err(|error| internal(format!("cannot start a thread: {error}")))?;
+    let receive = move |part| match receiver.recv_timeout(part) {
+        Ok(value) => Some(Some(value)),
+        Err(RecvTimeoutError::Timeout) => None,
+        Err(RecvTimeoutError::Disconnected) => Some(None),
+    };
+    let ended = in_parts(py, receive, || Ok(false))?;
+    ended.flatten().ok_or_else(|| internal("a thread panicked".to_owned()))
+}
+
+/// Polls a future for at most a part of a wait.
+pub(crate) fn poll<F: Future + Unpin>(
+    runtime: &Runtime,
+    part: Duration,
+    future: F,
+) -> Option<F::Output> {
+    runtime.block_on(async { timeout(part, future).await.ok() })
+}
+
+/// The wait of which every wait of this package is made, so that none of them holds up Ctrl-C: calls `attempt` without
+/// the GIL, again and again, until it returns something. An attempt may wait for as long as it is told, which is
+/// [`TICK`]. Signals are handled after each, and then `between` is called, which returns true to end the wait.
+///
+/// # Errors
+/// The exception that a signal raised, such as `KeyboardInterrupt`, and those of `between`.
+pub(crate) fn in_parts<T: Send>(
+    py: Python<'_>,
+    mut attempt: impl FnMut(Duration) -> Option<T> + Send,
+    between: impl Fn() -> PyResult<bool>,
+) -> PyResult<Option<T>> {
+    loop {
+        let ended = py.detach(|| attempt(TICK));
+        py.check_signals()?;
+        let is_vain = between()?;
+        if ended.is_some() || is_vain {
+            return Ok(ended);
+        }
+    }
 }
 
 /// A task that ends when it is dropped.
