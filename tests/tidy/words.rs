@@ -109,6 +109,7 @@ const WITH_S: &[&str] = &[
     "franchis",
     "imprecis",
     "improvis",
+    "madvis",
     "incis",
     "likewis",
     "merchandis",
