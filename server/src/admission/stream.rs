@@ -204,8 +204,9 @@ mod tests {
             needed.notify_one();
             let Lending::Lent(permit) = next.await else { panic!("one was returned before") };
             lent.push(permit);
-            // What the reader needed has come.
-            let _ = pin!(needed.notified()).poll(&mut Context::from_waker(Waker::noop()));
+            // What the reader needed has come, whether or not the server has looked at that.
+            let waited = pin!(needed.notified());
+            let _was_set = waited.poll(&mut Context::from_waker(Waker::noop())).is_ready();
         }
         needed.notify_one();
         assert!(matches!(lend(&needed).await, Lending::Frames(_)), "none was returned");
