@@ -38,8 +38,10 @@ stream.take(False)
 handled, last, seen = threading.Event(), None, 0
 def handle(signum, frame):
     global last, seen
-    seen = seen + 1 if frame.f_lasti == last else 1
-    last = frame.f_lasti
+    # Python's own waits, such as that for a thread to start, are in frames of their own.
+    at = frame.f_lasti if frame.f_code.co_name == "<module>" else None
+    seen = 0 if at is None else seen + 1 if at == last else 1
+    last = at
     if seen == 5:
         raise KeyboardInterrupt
     handled.set()
