@@ -1,10 +1,10 @@
 //! Requests for microbatches, and the samples that each consists of.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use forebay_types::{Digest, MicrobatchName, PixelFormat};
 
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, Want};
 use crate::error::Error;
 use crate::order::Sampler;
 use crate::recipe::Recipe;
@@ -22,6 +22,28 @@ pub struct Request {
     pub format: PixelFormat,
 }
 
+/// A request on its way through the queue.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    pub(crate) request: Request,
+    /// Keeps what was fetched for it, if its dataset is in a bucket, until it has been made.
+    pub(crate) fetched: Arc<OnceLock<Want>>,
+}
+
+/// Bytes that are fetched for a microbatch before it is requested. They may be dropped once this is.
+#[derive(Debug)]
+pub struct FetchAhead {
+    bytes: u64,
+    _want: Want,
+}
+
+impl FetchAhead {
+    /// Number of the bytes, as an estimate.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 /// Everything that determines a microbatch's bytes: requests with equal keys have equal answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RequestKey {
@@ -36,6 +58,21 @@ impl Request {
         let Self { dataset, recipe, name, format } = self;
         let (dataset, recipe) = (dataset.digest(), recipe.digest());
         RequestKey { dataset, recipe, name: *name, format: *format }
+    }
+
+    /// Begins to fetch the records of the microbatch, so that they are there when it is requested. `None` if its
+    /// dataset is not in a bucket, or the request is out of range.
+    pub fn fetch_ahead(&self, samples: u64) -> Option<FetchAhead> {
+        self.dataset.storage()?;
+        let request = self.clone();
+        let want = self.dataset.want_ahead(move || request.records())?;
+        let samples = samples / u64::from(self.recipe.repeats).max(1);
+        Some(FetchAhead { bytes: samples.saturating_mul(self.dataset.mean_bytes()), _want: want })
+    }
+
+    /// The records of the microbatch; none if it is out of range.
+    pub(crate) fn records(&self) -> Vec<u64> {
+        self.slots().map_or_else(|_error| Vec::new(), |slots| slots.records)
     }
 
     /// The samples of the microbatch.

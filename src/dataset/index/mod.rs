@@ -22,9 +22,10 @@ use memmap2::Mmap;
 use zerocopy::FromBytes as _;
 
 use self::format::{Section, kind, numbers, points_checksum, sections, strings};
-use self::record::StoredRecord;
+use self::record::{StoredPacked, StoredRecord};
 use super::error::DatasetError;
-use super::layouts::{Layout, Skipped};
+use super::layouts::{About, Layout, Skipped};
+use super::unpack::{MAX_PAGE, Packed};
 use crate::store::{MAX_RECORD, RegularFile, StoreError};
 
 pub(super) use format::StoredPoints;
@@ -41,17 +42,22 @@ pub(super) struct Index {
     /// The ranges of the entry points by record, and the entry points. Empty if the index has none.
     points: Range<usize>,
     entries: Range<usize>,
+    /// The compressed ranges by record. Empty if the index has none.
+    packed: Range<usize>,
     points_damaged: bool,
     pub(super) digest: Digest,
     pub(super) layout: Layout,
     pub(super) classes: Vec<String>,
     /// Name and size of each shard.
     pub(super) shards: Vec<(String, u64)>,
+    /// Tag of each shard; empty unless they are objects of a bucket.
+    pub(super) tags: Vec<String>,
     /// Number and reason of each bad record, ascending.
     pub(super) bad: Vec<(u64, String)>,
     /// Ranges of consecutive bad records, ascending.
     pub(super) bad_runs: Vec<Range<u64>>,
     pub(super) skipped: Vec<Skipped>,
+    pub(super) about: About,
     /// The damaged parts that the index does without, each with the consequence.
     pub(super) damage: Vec<&'static str>,
 }
@@ -117,6 +123,11 @@ impl Index {
         if !points.is_empty() && points.len() / size_of::<StoredPoints>() != stored.len() {
             return Err("its entry points are malformed".into());
         }
+        let packed =
+            find(kind::PACKED).map(|_| section(kind::PACKED)).transpose()?.unwrap_or_default();
+        if !packed.is_empty() && packed.len() != stored.len() * size_of::<StoredPacked>() {
+            return Err("its compressed ranges are malformed".into());
+        }
         let not_shown = "skipped samples are not shown";
         let skipped = match intact(kind::SKIPPED, not_shown) {
             Some(counts) => match intact(kind::SKIPPED_REASONS, not_shown) {
@@ -125,14 +136,31 @@ impl Index {
             },
             None => Vec::new(),
         };
+        let classes = strings(bytes(kind::CLASSES)?)?;
+        let not_shown = "words of classes and facts of the layout are not shown";
+        let mut list = |kind| match intact(kind, not_shown) {
+            Some(range) => strings(&map[range]),
+            None => Ok(Vec::new()),
+        };
+        let about = about(list(kind::WORDS)?, &list(kind::FACTS)?, classes.len())?;
+        let tags = match find(kind::SHARD_TAGS) {
+            Some(_) => strings(bytes(kind::SHARD_TAGS)?)?,
+            None => Vec::new(),
+        };
+        if !tags.is_empty() && tags.len() != shard_names.len() {
+            return Err("its shards are malformed".into());
+        }
         let index = Self {
+            tags,
             names: section(kind::NAMES)?,
             points,
+            packed,
             points_damaged: find(kind::POINTS).is_some_and(|section| section.damaged),
             entries: find(kind::ENTRIES).map(range).unwrap_or_default(),
             digest: Digest(digest),
             layout,
-            classes: strings(bytes(kind::CLASSES)?)?,
+            classes,
+            about,
             shards: shard_names.into_iter().zip(shard_sizes).collect(),
             bad_runs: runs(&bad_records),
             bad: bad_records.into_iter().zip(reasons).collect(),
@@ -153,7 +181,8 @@ impl Index {
         let mut bad = self.bad.iter().map(|&(id, _)| id).peekable();
         for (id, record) in (0_u64..).zip(stored.iter().map(Record::from)) {
             let judged = record.good == bad.next_if_eq(&id).is_none();
-            if !judged || !self.is_valid(&record, names) {
+            let packed = self.stored_packed(usize::try_from(id).expect("mapped")).packed()?;
+            if !judged || !self.is_valid(&record, packed, names) {
                 return Err(format!("record {id} is malformed"));
             }
         }
@@ -164,32 +193,32 @@ impl Index {
     }
 
     /// Whether the fields of a record are consistent with one another and with the other sections.
-    fn is_valid(&self, record: &Record, names: &str) -> bool {
+    fn is_valid(&self, record: &Record, packed: Option<Packed>, names: &str) -> bool {
         let NameRange { start, length } = record.name;
         let name = usize::try_from(start)
             .ok()
             .and_then(|start| names.get(start..start.checked_add(usize::from(length))?));
-        let valid_name = name.is_some_and(|name| match self.layout {
-            // The name is opened as a file and must not lead out of the folder.
-            Layout::ImageFolder => {
-                let mut parts = Path::new(name).components();
-                !name.is_empty() && parts.all(|part| matches!(part, Component::Normal(_)))
-            }
-            Layout::WebDataset => !name.is_empty(),
-        });
-        let valid_range = match self.layout {
-            Layout::ImageFolder => record.shard == 0 && record.offset == 0,
-            Layout::WebDataset => {
-                let end = record.offset.checked_add(u64::from(record.length));
-                let shard = self.shards.get(record.shard as usize);
-                shard.zip(end).is_some_and(|((_, size), end)| end <= *size)
-            }
+        let are_files = self.layout.records_are_files();
+        // The name is opened as a file and must not lead out of the folder.
+        let is_inside = |name: &str| {
+            Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
+        };
+        let valid_name =
+            name.is_some_and(|name| !name.is_empty() && (!are_files || is_inside(name)));
+        let valid_range = if are_files {
+            record.shard == 0 && record.offset == 0 && packed.is_none()
+        } else {
+            let stored = packed.map_or(record.length, |packed| packed.stored);
+            let end = record.offset.checked_add(u64::from(stored));
+            let shard = self.shards.get(record.shard as usize);
+            shard.zip(end).is_some_and(|((_, size), end)| end <= *size)
         };
         let decodes = record.format.is_some()
             && record.color.is_some()
             && record.size.whole().fits(record.size);
         let valid_label = (record.label as usize) < self.classes.len();
-        let valid_length = record.length <= MAX_RECORD;
+        let unpacked = packed.map_or(0, |packed| packed.unpacked(record.length));
+        let valid_length = record.length <= MAX_RECORD && unpacked <= MAX_PAGE;
         valid_name && valid_range && valid_length && valid_label && (decodes || !record.good)
     }
 
@@ -203,6 +232,16 @@ impl Index {
     pub(super) fn record(&self, id: usize) -> Record {
         let records = <[StoredRecord]>::ref_from_bytes(&self.map[self.records.clone()]);
         Record::from(&records.expect("checked when opened")[id])
+    }
+
+    /// The compressed range that a record is in; `None` if it is stored as it is.
+    pub(super) fn packed(&self, id: usize) -> Option<Packed> {
+        self.stored_packed(id).packed().expect("checked when opened")
+    }
+
+    fn stored_packed(&self, id: usize) -> StoredPacked {
+        let packed = <[StoredPacked]>::ref_from_bytes(&self.map[self.packed.clone()]);
+        packed.ok().and_then(|packed| packed.get(id)).copied().unwrap_or_default()
     }
 
     /// Entry points of a record, empty if it has none; `None` if they are damaged.
@@ -256,6 +295,15 @@ fn bad_ids(stored: &[StoredRecord]) -> Vec<u64> {
 fn runs(numbers: &[u64]) -> Vec<Range<u64>> {
     let run = |run: &[u64]| run[0]..run[0].saturating_add(run.len() as u64);
     numbers.chunk_by(|a, b| a.checked_add(1) == Some(*b)).map(run).collect()
+}
+
+fn about(words: Vec<String>, facts: &[String], classes: usize) -> Result<About, String> {
+    let (facts, rest) = facts.as_chunks::<2>();
+    if !rest.is_empty() || !(words.is_empty() || words.len() == classes) {
+        return Err("its words of classes or facts of the layout are malformed".into());
+    }
+    let facts = facts.iter().map(|[name, value]| (name.clone(), value.clone())).collect();
+    Ok(About { words, facts })
 }
 
 fn skipped(counts: &[u8], reasons: &[u8]) -> Result<Vec<Skipped>, String> {

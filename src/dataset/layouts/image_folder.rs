@@ -9,7 +9,8 @@ use std::path::Path;
 
 use super::super::error::DatasetError;
 use super::directory::{self, utf8};
-use super::listing::{Layout, ListedRecord, Listing, Location, SkipCounter};
+use super::listing::{About, Layout, ListedRecord, Listing, Location, SkipCounter};
+use super::source::EXPECTED;
 use super::stray;
 use crate::store::StoreError;
 
@@ -35,7 +36,7 @@ pub(super) fn list(root: &Path) -> Result<Listing, DatasetError> {
         }
     }
     if classes.is_empty() {
-        let why = "expected a folder for each class, or WebDataset tars".to_owned();
+        let why = EXPECTED.to_owned();
         return Err(DatasetError::NotADataset { path: root.into(), why });
     }
     let (mut records, mut skipped) = (Vec::new(), SkipCounter::default());
@@ -63,6 +64,7 @@ pub(super) fn list(root: &Path) -> Result<Listing, DatasetError> {
         shards: Vec::new(),
         records,
         skipped,
+        about: About::default(),
     })
 }
 
@@ -144,7 +146,8 @@ fn walk(
     Ok(())
 }
 
-fn is_image(name: &OsStr) -> bool {
+/// Whether a file is an image by its name.
+pub(super) fn is_image(name: &OsStr) -> bool {
     let name = name.to_string_lossy().to_lowercase();
     EXTENSIONS.iter().any(|extension| name.ends_with(extension))
 }

@@ -1,0 +1,97 @@
+//! URLs of buckets.
+
+/// A URL that cannot be opened.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("cannot open {url}: {what}")]
+pub struct OpenError {
+    /// The URL.
+    pub url: String,
+    /// The fault, and what to do.
+    pub what: String,
+}
+
+/// The kinds of buckets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Service {
+    S3,
+    Google,
+    Azure,
+    /// A web server: it has no lists.
+    Web,
+}
+
+/// A URL, split.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub(crate) service: Service,
+    /// Up to the path, such as `s3://bucket`.
+    pub(crate) base: String,
+    /// Without `/` at its ends.
+    pub(crate) path: String,
+}
+
+const SCHEMES: [(&str, Service); 5] = [
+    ("s3", Service::S3),
+    ("gs", Service::Google),
+    ("az", Service::Azure),
+    ("https", Service::Web),
+    ("http", Service::Web),
+];
+
+impl Address {
+    pub(crate) fn parse(url: &str) -> Result<Self, OpenError> {
+        let error = |what: &str| OpenError { url: url.to_owned(), what: what.to_owned() };
+        let expected =
+            "expected s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH or https://HOST/PATH";
+        let (scheme, rest) = url.split_once("://").ok_or_else(|| error(expected))?;
+        let service = SCHEMES.iter().find(|(name, _)| *name == scheme);
+        let (_, service) = service.ok_or_else(|| error(expected))?;
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        if authority.is_empty() {
+            return Err(error(expected));
+        }
+        if authority.contains('@') {
+            let what = "it has credentials in it; set them in the environment";
+            return Err(OpenError { url: format!("{scheme}://..."), what: what.to_owned() });
+        }
+        if path.contains(['#']) || *service == Service::Web && path.contains('&') {
+            return Err(error(
+                "a signed or fragmented URL is no place of a dataset; name a folder",
+            ));
+        }
+        let path = path.trim_matches('/').to_owned();
+        if path.split('/').any(|part| part == ".." || part == "." || part.is_empty())
+            && !path.is_empty()
+        {
+            return Err(error("its path has an empty part, `.` or `..`"));
+        }
+        Ok(Self { service: *service, base: format!("{scheme}://{authority}"), path })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_name_a_service_a_bucket_and_a_path() {
+        let parsed = |url: &str| {
+            let Address { service, base, path } = Address::parse(url).unwrap();
+            (service, base, path)
+        };
+        let of = |service, base: &str, path: &str| (service, base.to_owned(), path.to_owned());
+        assert_eq!(parsed("s3://b/a/train/"), of(Service::S3, "s3://b", "a/train"));
+        assert_eq!(parsed("gs://b"), of(Service::Google, "gs://b", ""));
+        assert_eq!(
+            parsed("https://h:8/t-{0..9}.tar"),
+            of(Service::Web, "https://h:8", "t-{0..9}.tar")
+        );
+        for wrong in
+            ["s3:/b", "ftp://b/c", "s3:///x", "https://u:p@h/x", "s3://b/../x", "s3://b//x"]
+        {
+            assert!(Address::parse(wrong).is_err(), "{wrong}");
+        }
+        let secret = Address::parse("https://user:secret@h/x").unwrap_err().to_string();
+        assert!(!secret.contains("secret"), "{secret}");
+    }
+}

@@ -1,0 +1,610 @@
+//! Bytes on their way from buckets, and bytes in memory until they are read.
+//!
+//! ```text
+//!   want(ranges) --> queue of its client --> planned: ranges - cached - on their way - in memory = requests
+//!                                              |  as soon as there is room for their bytes
+//!                                            fetched --> whole blocks into the cache, and out of memory
+//!                                              |         other bytes are held until the want is dropped
+//!                                            ready(want), once nothing is missing
+//! ```
+//!
+//! A *want* is the bytes of one microbatch. It is needed, because the microbatch is requested, or ahead: it will be.
+//! Needed ones come first, clients in turn; what was fetched ahead makes room for them. A *span* is the range of one
+//! request, from when it is sent until its bytes are in the cache or no want has them any more.
+//!
+//! One thread plans, and adds to the cache. So only it changes the spans, and neither the threads of a network nor
+//! the workers wait for a disk.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::io;
+use std::mem;
+use std::ops::{Bound, Range};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use super::super::bucket;
+use super::super::error::StoreError;
+use super::counters::Counters;
+use super::plan::{self, MAX_READ, Run};
+use super::shards::{Fate, Shards};
+use crate::sync::lock;
+
+/// Called once when all bytes of a want are there, or when some cannot be fetched.
+pub(crate) type OnReady = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+/// Computes the ranges of a want, on the thread of the pool.
+pub(super) type Ranges = Box<dyn FnOnce() -> Vec<Run> + Send>;
+
+/// Whom a want is for.
+pub(super) enum Urgency {
+    /// For a client whose request waits.
+    Needed(Arc<str>, OnReady),
+    /// For requests to come.
+    Ahead,
+}
+
+/// The bytes of a microbatch. They may be dropped once this is.
+pub(crate) struct Want {
+    shared: Arc<Shared>,
+    id: u64,
+}
+
+impl Drop for Want {
+    fn drop(&mut self) {
+        self.shared.send(Event::Dropped(self.id));
+    }
+}
+
+impl fmt::Debug for Want {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Want").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Fetches for all datasets of a process, within one bound on memory.
+pub(super) struct Pool {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Most bytes on their way and in memory together.
+    limit: u64,
+    counters: Arc<Counters>,
+}
+
+#[derive(Default)]
+struct State {
+    events: VecDeque<Event>,
+    wants: BTreeMap<u64, WantState>,
+    needed: Turns,
+    ahead: VecDeque<u64>,
+    spans: BTreeMap<Key, Span>,
+    /// Bytes of all spans.
+    bytes: u64,
+    last_id: u64,
+    last_store: u32,
+    is_closed: bool,
+}
+
+enum Event {
+    Wanted(u64, Wanted),
+    Fetched(Key, Result<Vec<u8>, StoreError>),
+    Dropped(u64),
+}
+
+struct Wanted {
+    store: u32,
+    shards: Arc<Shards>,
+    ranges: Ranges,
+    urgency: Urgency,
+    since: Instant,
+}
+
+struct WantState {
+    store: u32,
+    shards: Arc<Shards>,
+    runs: Vec<Run>,
+    on_ready: Option<OnReady>,
+    is_ahead: bool,
+    since: Instant,
+    /// The spans that it uses.
+    spans: Vec<Key>,
+    /// Number of them that are on their way.
+    missing: usize,
+    error: Option<StoreError>,
+}
+
+/// Store, shard, first byte and number of a span. The number tells it from an earlier one of the same range.
+type Key = (u32, u32, u64, u64);
+
+struct Span {
+    shards: Arc<Shards>,
+    end: u64,
+    /// The wants that are not ready without it.
+    waiting: Vec<u64>,
+    /// Wants that use it, needed ones and others.
+    needed: usize,
+    ahead: usize,
+    bytes: SpanBytes,
+}
+
+enum SpanBytes {
+    OnTheirWay(Fate),
+    Held(Arc<Vec<u8>>),
+}
+
+/// Wants of clients, which take turns.
+#[derive(Default)]
+struct Turns {
+    clients: BTreeMap<Arc<str>, VecDeque<u64>>,
+    last: Arc<str>,
+}
+
+impl Turns {
+    fn push(&mut self, client: Arc<str>, want: u64) {
+        self.clients.entry(client).or_default().push_back(want);
+    }
+
+    /// The client whose turn it is, with its first want.
+    fn next(&self) -> Option<(Arc<str>, u64)> {
+        let after = (Bound::Excluded(&*self.last), Bound::Unbounded);
+        let mut in_turn = self.clients.range::<str, _>(after).chain(&self.clients);
+        let (client, wants) = in_turn.next()?;
+        Some((Arc::clone(client), *wants.front()?))
+    }
+
+    fn pop(&mut self, client: Arc<str>) {
+        if let Some(wants) = self.clients.get_mut(&client) {
+            wants.pop_front();
+            if wants.is_empty() {
+                self.clients.remove(&client);
+            }
+        }
+        self.last = client;
+    }
+}
+
+/// What is to be done without the lock.
+#[derive(Default)]
+struct Effects {
+    fetches: Vec<(Key, Run, Arc<Shards>)>,
+    ready: Vec<(OnReady, Result<(), StoreError>)>,
+}
+
+impl Pool {
+    /// # Errors
+    /// When the operating system refuses a thread.
+    pub(super) fn new(limit: u64, counters: Arc<Counters>) -> io::Result<Self> {
+        let shared =
+            Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), limit, counters });
+        let of_thread = Arc::clone(&shared);
+        let thread =
+            thread::Builder::new().name("storage".to_owned()).spawn(move || of_thread.run())?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// A number for a store.
+    pub(super) fn store(&self) -> u32 {
+        let mut state = lock(&self.shared.state);
+        state.last_store += 1;
+        state.last_store
+    }
+
+    pub(super) fn limit(&self) -> u64 {
+        self.shared.limit
+    }
+
+    /// Bytes on their way and in memory.
+    pub(super) fn bytes(&self) -> u64 {
+        lock(&self.shared.state).bytes
+    }
+
+    /// Wants the ranges of a store.
+    pub(super) fn want(
+        &self,
+        (store, shards): (u32, Arc<Shards>),
+        ranges: Ranges,
+        urgency: Urgency,
+    ) -> Want {
+        let mut state = lock(&self.shared.state);
+        state.last_id += 1;
+        let id = state.last_id;
+        if matches!(urgency, Urgency::Needed(..)) {
+            self.shared.counters.waiting.fetch_add(1, Ordering::Relaxed);
+        }
+        let wanted = Wanted { store, shards, ranges, urgency, since: Instant::now() };
+        state.events.push_back(Event::Wanted(id, wanted));
+        drop(state);
+        self.shared.changed.notify_one();
+        Want { shared: Arc::clone(&self.shared), id }
+    }
+
+    /// The bytes in memory around a byte of a shard, and where they start.
+    pub(super) fn held(&self, store: u32, shard: u32, at: u64) -> Option<(u64, Arc<Vec<u8>>)> {
+        let state = lock(&self.shared.state);
+        state.overlapping(store, shard, &(at..at + 1)).find_map(|(key, span)| match &span.bytes {
+            SpanBytes::Held(bytes) => Some((key.2, Arc::clone(bytes))),
+            SpanBytes::OnTheirWay(_) => None,
+        })
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        lock(&self.shared.state).is_closed = true;
+        self.shared.changed.notify_one();
+        // The last dataset may be dropped by what the thread itself runs.
+        let is_own = |thread: &JoinHandle<()>| thread.thread().id() == thread::current().id();
+        if let Some(thread) = self.thread.take().filter(|thread| !is_own(thread)) {
+            // It returns nothing, and a panic was reported.
+            drop(thread.join());
+        }
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("limit", &self.shared.limit).finish_non_exhaustive()
+    }
+}
+
+/// Tells the pool how a fetch ended, even if it is dropped without an answer.
+struct Fetch {
+    shared: Arc<Shared>,
+    key: Key,
+    dropped: Option<StoreError>,
+}
+
+impl Fetch {
+    fn end(mut self, result: Result<Vec<u8>, StoreError>) {
+        self.dropped = None;
+        self.shared.send(Event::Fetched(self.key, result));
+    }
+}
+
+impl Drop for Fetch {
+    fn drop(&mut self) {
+        if let Some(error) = self.dropped.take() {
+            self.shared.send(Event::Fetched(self.key, Err(error)));
+        }
+    }
+}
+
+impl Shared {
+    fn send(&self, event: Event) {
+        let mut state = lock(&self.state);
+        if !state.is_closed {
+            state.events.push_back(event);
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    fn run(self: &Arc<Self>) {
+        loop {
+            let mut state = lock(&self.state);
+            while state.events.is_empty() && !state.is_closed {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            if state.is_closed {
+                // What is wanted has nobody to wait for it.
+                let (events, wants) = (mem::take(&mut state.events), mem::take(&mut state.wants));
+                drop(state);
+                drop((events, wants));
+                return;
+            }
+            let events = mem::take(&mut state.events);
+            drop(state);
+            for event in events {
+                let effects = match event {
+                    Event::Wanted(id, wanted) => self.wanted(id, wanted),
+                    Event::Fetched(key, result) => self.fetched(key, result),
+                    Event::Dropped(id) => self.dropped(id),
+                };
+                self.apply(effects);
+            }
+            loop {
+                let effects = self.start_one();
+                let Some(effects) = effects else { break };
+                self.apply(effects);
+            }
+        }
+    }
+
+    fn apply(self: &Arc<Self>, Effects { fetches, ready }: Effects) {
+        for (key, Run { shard, range }, shards) in fetches {
+            let object = &shards.objects[shard as usize];
+            let dropped = Some(bucket::stopped(&*shards.bucket, object));
+            let fetch = Fetch { shared: Arc::clone(self), key, dropped };
+            shards.bucket.fetch(object, range, Box::new(move |result| fetch.end(result)));
+        }
+        for (on_ready, result) in ready {
+            on_ready(result);
+        }
+    }
+
+    fn wanted(&self, id: u64, wanted: Wanted) -> Effects {
+        let Wanted { store, shards, ranges, urgency, since } = wanted;
+        // It computes a permutation, so it is not done under the lock.
+        let runs = ranges();
+        let mut state = lock(&self.state);
+        let (on_ready, is_ahead) = match urgency {
+            Urgency::Needed(client, on_ready) => {
+                state.needed.push(client, id);
+                (Some(on_ready), false)
+            }
+            Urgency::Ahead => {
+                state.ahead.push_back(id);
+                (None, true)
+            }
+        };
+        let want = WantState {
+            store,
+            shards,
+            runs,
+            on_ready,
+            is_ahead,
+            since,
+            spans: Vec::new(),
+            missing: 0,
+            error: None,
+        };
+        state.wants.insert(id, want);
+        Effects::default()
+    }
+
+    /// Ends a fetch: adds its bytes to the cache, or holds them.
+    fn fetched(&self, key: Key, result: Result<Vec<u8>, StoreError>) -> Effects {
+        let span = lock(&self.state).spans.get(&key).map(|span| {
+            let SpanBytes::OnTheirWay(fate) = span.bytes else { unreachable!("a fetch ends once") };
+            (Arc::clone(&span.shards), Run { shard: key.1, range: key.2..span.end }, fate)
+        });
+        let Some((shards, run, fate)) = span else { return Effects::default() };
+        let end = match result {
+            Ok(bytes) => match fate {
+                Fate::Cached(reserved) if shards.keep(&run, reserved, &bytes) => Ok(None),
+                Fate::Cached(_) | Fate::Held => Ok(Some(bytes)),
+            },
+            Err(error) => {
+                shards.release(fate);
+                Err(error)
+            }
+        };
+        let mut state = lock(&self.state);
+        let waiting = state.span(&key).map_or(Vec::new(), |span| mem::take(&mut span.waiting));
+        let error = match end {
+            Ok(Some(bytes)) => {
+                let span = state.span(&key).expect("it is on its way");
+                span.bytes = SpanBytes::Held(Arc::new(bytes));
+                if span.needed + span.ahead == 0 {
+                    state.remove(&key);
+                }
+                None
+            }
+            Ok(None) => {
+                state.remove(&key);
+                None
+            }
+            Err(error) => {
+                state.remove(&key);
+                Some(error)
+            }
+        };
+        let mut effects = Effects::default();
+        for id in waiting {
+            let Some(want) = state.wants.get_mut(&id) else { continue };
+            want.missing -= 1;
+            want.error = want.error.take().or_else(|| error.clone());
+            self.tell_if_ready(want, &mut effects);
+        }
+        effects
+    }
+
+    fn dropped(&self, id: u64) -> Effects {
+        let mut state = lock(&self.state);
+        if let Some(want) = state.wants.remove(&id) {
+            for key in &want.spans {
+                state.leave(key, want.is_ahead);
+            }
+            if want.on_ready.is_some() {
+                self.counters.waiting.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        Effects::default()
+    }
+
+    fn tell_if_ready(&self, want: &mut WantState, effects: &mut Effects) {
+        if want.missing > 0 {
+            return;
+        }
+        if let Some(on_ready) = want.on_ready.take() {
+            let nanos = u64::try_from(want.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.counters.waited_nanos.fetch_add(nanos, Ordering::Relaxed);
+            self.counters.waiting.fetch_sub(1, Ordering::Relaxed);
+            effects.ready.push((on_ready, want.error.take().map_or(Ok(()), Err)));
+        }
+    }
+
+    /// Starts the want whose turn it is; `None` if there is none, or no room for its bytes.
+    fn start_one(&self) -> Option<Effects> {
+        let mut state = lock(&self.state);
+        let (id, client) = match state.needed.next() {
+            Some((client, id)) => (id, Some(client)),
+            None => (*state.ahead.front()?, None),
+        };
+        let mut effects = Effects::default();
+        if !state.wants.contains_key(&id) || state.start(id, self.limit, &mut effects.fetches) {
+            match client {
+                Some(client) => state.needed.pop(client),
+                None => drop(state.ahead.pop_front()),
+            }
+            if let Some(want) = state.wants.get_mut(&id) {
+                self.tell_if_ready(want, &mut effects);
+            }
+            return Some(effects);
+        }
+        None
+    }
+}
+
+impl State {
+    /// The spans of a shard that overlap a range, in order.
+    fn overlapping(
+        &self,
+        store: u32,
+        shard: u32,
+        range: &Range<u64>,
+    ) -> impl Iterator<Item = (Key, &Span)> {
+        let (start, end) = (range.start, range.end);
+        // No span is longer.
+        let first = (store, shard, start.saturating_sub(2 * MAX_READ), 0);
+        let spans = self.spans.range(first..(store, shard, end, 0));
+        spans.filter(move |(_, span)| span.end > start).map(|(key, span)| (*key, span))
+    }
+
+    fn is_free(&self, store: u32, run: &Run) -> bool {
+        self.overlapping(store, run.shard, &run.range).next().is_none()
+    }
+
+    /// The parts of a run that are in no span. Adds the spans that have the others to `used`.
+    fn without_spans(&self, store: u32, run: Run, used: &mut Vec<Key>) -> Vec<Run> {
+        let Run { shard, range } = run;
+        let (mut left, mut at) = (Vec::new(), range.start);
+        for (key, span) in self.overlapping(store, shard, &range) {
+            if key.2 > at {
+                left.push(Run { shard, range: at..key.2 });
+            }
+            at = at.max(span.end);
+            used.push(key);
+        }
+        if at < range.end {
+            left.push(Run { shard, range: at..range.end });
+        }
+        left
+    }
+
+    /// Starts a want: uses the spans that there are, and sends requests for what is left. False if there is no room
+    /// for that.
+    fn start(&mut self, id: u64, limit: u64, fetches: &mut Vec<(Key, Run, Arc<Shards>)>) -> bool {
+        let want = &self.wants[&id];
+        let (store, shards, is_ahead) = (want.store, Arc::clone(&want.shards), want.is_ahead);
+        let (mut used, mut left) = (Vec::new(), Vec::new());
+        for run in &want.runs {
+            for part in shards.parts(run).into_iter().filter(|part| !part.is_cached) {
+                let part = Run { shard: run.shard, range: part.range };
+                left.extend(self.without_spans(store, part, &mut used));
+            }
+        }
+        let mut left: Vec<Run> = plan::join(left, |gap| self.is_free(store, gap));
+        let need: u64 = left.iter().map(|run| shards.most_bytes(run)).sum();
+        if !is_ahead {
+            self.make_room(need, limit, &used);
+        }
+        if self.bytes.saturating_add(need) > limit {
+            if self.bytes > 0 {
+                return false;
+            }
+            // More than ever fits: workers fetch the rest when they need it.
+            let mut sum = 0;
+            left.retain(|run| {
+                sum += shards.most_bytes(run);
+                sum <= limit
+            });
+        }
+        for run in left {
+            // Another run may have been extended to blocks of this one.
+            for run in self.without_spans(store, run, &mut used) {
+                let (run, fate) = shards.admit(run, |whole| self.is_free(store, whole));
+                self.send(store, run, fate, &shards, (&mut used, fetches));
+            }
+        }
+        used.sort_unstable();
+        used.dedup();
+        let mut missing = 0;
+        for key in &used {
+            let span = self.spans.get_mut(key).expect("it was found, or is new");
+            *(if is_ahead { &mut span.ahead } else { &mut span.needed }) += 1;
+            if matches!(span.bytes, SpanBytes::OnTheirWay(_)) {
+                span.waiting.push(id);
+                missing += 1;
+            }
+        }
+        let want = self.wants.get_mut(&id).expect("it is being started");
+        (want.spans, want.missing, want.runs) = (used, missing, Vec::new());
+        true
+    }
+
+    /// Adds the spans of a run, each a request.
+    fn send(
+        &mut self,
+        store: u32,
+        run: Run,
+        fate: Fate,
+        shards: &Arc<Shards>,
+        (used, fetches): (&mut Vec<Key>, &mut Vec<(Key, Run, Arc<Shards>)>),
+    ) {
+        let mut reserved = if let Fate::Cached(bytes) = fate { bytes } else { 0 };
+        for run in plan::split(run) {
+            self.last_id += 1;
+            let key = (store, run.shard, run.range.start, self.last_id);
+            let fate = match fate {
+                // Of a run that is split, the last part has what is left of the reservation.
+                Fate::Cached(_) => Fate::Cached(reserved.min(run.bytes())),
+                Fate::Held => Fate::Held,
+            };
+            if let Fate::Cached(bytes) = fate {
+                reserved -= bytes;
+            }
+            let span = Span {
+                shards: Arc::clone(shards),
+                end: run.range.end,
+                waiting: Vec::new(),
+                needed: 0,
+                ahead: 0,
+                bytes: SpanBytes::OnTheirWay(fate),
+            };
+            self.bytes += run.bytes();
+            self.spans.insert(key, span);
+            used.push(key);
+            fetches.push((key, run, Arc::clone(shards)));
+        }
+    }
+
+    /// Drops bytes that were fetched ahead, the latest first, until there is room.
+    fn make_room(&mut self, need: u64, limit: u64, used: &[Key]) {
+        while self.bytes.saturating_add(need) > limit {
+            let is_spare = |(key, span): &(&Key, &Span)| {
+                let held = matches!(span.bytes, SpanBytes::Held(_));
+                held && span.needed == 0 && !used.contains(key)
+            };
+            let latest = self.spans.iter().filter(is_spare).max_by_key(|(key, _)| key.3);
+            let Some(key) = latest.map(|(key, _)| *key) else { return };
+            self.remove(&key);
+        }
+    }
+
+    fn span(&mut self, key: &Key) -> Option<&mut Span> {
+        self.spans.get_mut(key)
+    }
+
+    /// Ends the use of a span by a want.
+    fn leave(&mut self, key: &Key, is_ahead: bool) {
+        let Some(span) = self.spans.get_mut(key) else { return };
+        *(if is_ahead { &mut span.ahead } else { &mut span.needed }) -= 1;
+        if span.needed + span.ahead == 0 && matches!(span.bytes, SpanBytes::Held(_)) {
+            self.remove(key);
+        }
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let Some(span) = self.spans.remove(key) {
+            self.bytes -= span.end - key.2;
+        }
+    }
+}
