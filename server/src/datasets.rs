@@ -103,10 +103,9 @@ impl Datasets {
 impl Datasets {
     fn place(&self, path: &Path) -> anyhow::Result<dataset::RemotePlace> {
         let Remote { storage, network } = self.remote()?;
-        let (path, split) = dataset::split_of(path);
         let url = path.to_str().context("the URL is not UTF-8")?;
         let (bucket, path) = forebay_remote::open(network, url)?;
-        Ok(dataset::RemotePlace { bucket, path, split, storage: Arc::clone(storage) })
+        Ok(dataset::RemotePlace::find(bucket, &path, Arc::clone(storage))?)
     }
 
     fn open_url(&self, path: &Path, index_dir: Option<&Path>) -> anyhow::Result<Dataset> {

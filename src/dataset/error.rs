@@ -144,6 +144,21 @@ pub enum DatasetError {
         /// The names that it has.
         columns: Vec<String>,
     },
+    /// An option of indexing that is about other layouts.
+    #[error(
+        "{option} does not apply to {}, which has the layout {layout}: it is about {}; remove it",
+        .path.display(), .fits.join(", ")
+    )]
+    Option {
+        /// The folder of the dataset, or the file that lists it.
+        path: PathBuf,
+        /// The option, as a flag.
+        option: &'static str,
+        /// The layout of the dataset.
+        layout: &'static str,
+        /// The layouts that the option is about.
+        fits: Vec<&'static str>,
+    },
     /// A file that selects classes or records has a line that selects nothing.
     #[error("{}: line {line}: the dataset has no {what} {name:?}; remove the line", .path.display())]
     Selection {

@@ -38,7 +38,7 @@ mod unpack;
 pub use build::{MAX_SKIPPED, Progress, build, build_with};
 pub use error::DatasetError;
 pub use index::Record;
-pub use layouts::{Skipped, index_path, split_of, with_split};
+pub use layouts::{Skipped, index_path, with_split};
 pub use options::{IndexOptions, LabelSource};
 pub use reader::Dataset;
 pub use remote::{RemotePlace, build_remote};

@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use forebay::dataset::{Dataset, DatasetError, IndexOptions, Summary, build_with, with_split};
+use forebay::dataset::{
+    Dataset, DatasetError, IndexOptions, LabelSource, Summary, build_with, with_split,
+};
 use forebay_tests::fuzz::writers::{
     Feature, cifar_pickle, example, gzip, mds_index, mds_shard, tf_record,
 };
@@ -51,6 +53,95 @@ pub(crate) fn the_first_label_of_tfrecords_depends_on_their_writer_and_is_told()
     let summary = index(&path).unwrap();
     assert_eq!(summary.facts["labels"], "label, from 0 (TensorFlow Datasets)");
     assert_eq!((summary.records, summary.skipped[0].count), (1, 1));
+}
+
+pub(crate) fn labels_of_another_field_of_tfrecords_begin_at_0_and_have_no_names_of_others() {
+    let root = tempdir().unwrap();
+    let path = root.path().join("x.tfrecord");
+    let jpg = image(1);
+    let record = |image, label| {
+        tf_record(&example(&[
+            (image, Feature::Bytes(&jpg)),
+            (label, Feature::Int(1)),
+            ("other", Feature::Int(0)),
+        ]))
+    };
+    let other = IndexOptions { label_column: Some("other".to_owned()), ..IndexOptions::default() };
+    files(root.path(), &[("x.tfrecord", record("image/encoded", "image/class/label"))]);
+    let summary = index_with(&path, &other).unwrap();
+    assert_eq!(summary.facts["labels"], "other, from 0 (--label-column)");
+    assert_eq!(listing(&Dataset::open(&path, None).unwrap()), [("x.tfrecord/0", 0)]);
+    // TensorFlow Datasets names the classes of one field.
+    let features =
+        br#"{"content": {"image": {"type": "x.Image"}, "label": {"type": "x.ClassLabel"}}}"#;
+    files(
+        root.path(),
+        &[
+            ("x.tfrecord", record("image", "label")),
+            ("features.json", features.to_vec()),
+            ("label.labels.txt", b"cat\ndog\n".to_vec()),
+        ],
+    );
+    assert_eq!(opened(&path).classes(), ["cat", "dog"]);
+    index_with(&path, &other).unwrap();
+    assert_eq!(Dataset::open(&path, None).unwrap().classes(), ["0"]);
+}
+
+pub(crate) fn flags_about_other_layouts_are_refused_by_name() {
+    let root = tempdir().unwrap();
+    let root = root.path();
+    let columns = [("image", "jpeg", None), ("label", "uint8", Some(1))];
+    let shard = mds_shard(&columns, &[vec![image(1), vec![0]]]);
+    let mds = mds_index(&columns, &[("0.mds", 1, shard.len())]).into_bytes();
+    let batch = cifar_pickle("labels", &[vec![1; 3072]], &[0]);
+    let class_tar = tar(&[("n01440764.tar", tar(&[("n01440764_1.JPEG", image(1))]))]);
+    files(
+        root,
+        &[
+            ("folder/a/1.jpg", image(1)),
+            ("folder/list.csv", b"a/1.jpg,0\n".to_vec()),
+            ("x.tar", tar(&[("a.jpg", image(1)), ("a.cls", b"0".to_vec())])),
+            ("x.tfrecord", tfds(&image(1), 0)),
+            ("ILSVRC2012_img_train.tar", class_tar),
+            ("kaggle/ILSVRC/Data/CLS-LOC/train/n1/1.JPEG", image(1)),
+            ("mds/0.mds", shard),
+            ("mds/index.json", mds),
+            ("cifar/batches.meta", batch.clone()),
+            ("cifar/test_batch", batch),
+        ],
+    );
+    let name = || Some("x".to_owned());
+    let none = IndexOptions::default;
+    let flags = [
+        ("--label", IndexOptions { label: Some(LabelSource::Cls), ..none() }),
+        ("--image-column", IndexOptions { image_column: name(), ..none() }),
+        ("--label-column", IndexOptions { label_column: name(), ..none() }),
+        ("--label-offset", IndexOptions { label_offset: Some(1), ..none() }),
+    ];
+    let named = &["--image-column", "--label-column"][..];
+    for (path, layout, fits) in [
+        ("folder", "ImageFolder", &[][..]),
+        ("x.tar", "WebDataset", &["--label"]),
+        ("x.tfrecord", "TFRecord", &["--image-column", "--label-column", "--label-offset"]),
+        ("ILSVRC2012_img_train.tar", "ILSVRC tars", &[]),
+        ("kaggle#train", "Kaggle ImageNet", &[]),
+        ("mds", "MosaicML MDS", named),
+        ("cifar#test", "CIFAR batches", &[]),
+        ("folder/list.csv", "CSV manifest", named),
+    ] {
+        for (flag, options) in &flags {
+            let result = index_with(&root.join(path), options);
+            if fits.contains(flag) {
+                let ignored = matches!(result, Err(DatasetError::Option { .. }));
+                assert!(!ignored, "{path} {flag}");
+                continue;
+            }
+            let refused = message(result);
+            let starts = format!("{flag} does not apply to {}", root.display());
+            let says = format!("has the layout {layout}: it is about ");
+            assert!(refused.starts_with(&starts) && refused.contains(&says), "{path}: {refused}");
+        }
+    }
 }
 
 pub(crate) fn names_of_classes_come_from_the_synsets_of_tfrecords() {

@@ -165,6 +165,15 @@ pub(crate) fn columns_of_other_names_are_given_by_flags() {
     assert_eq!(Dataset::open(&path, None).unwrap().record(0).label, 2);
 }
 
+pub(crate) fn an_offset_of_labels_that_are_text_is_refused() {
+    let (_root, path) = copied("text.parquet");
+    let options = IndexOptions { label_offset: Some(1), ..IndexOptions::default() };
+    let refused = message(build_with(&path, None, 2, &options, &|_| {}));
+    assert!(refused.contains("--label-offset is about labels that are numbers"), "{refused}");
+    let (_root, path) = copied("snappy_v1_plain.parquet");
+    assert!(!message(build_with(&path, None, 2, &options, &|_| {})).contains("--label-offset is"));
+}
+
 pub(crate) fn a_folder_has_the_files_of_one_split() {
     let root = tempdir().unwrap();
     let file = fs::read(goldens().join("datasets.parquet")).unwrap();

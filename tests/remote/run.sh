@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Measures an epoch from a bucket: from a cold cache, from half of one, from a full one, and without one; beside the
-# same tars on disk. The bucket is moto (PyPI) or s3s-fs (crates.io), behind a proxy that adds a latency.
+# same tars on disk. The bucket is moto (PyPI) or s3s-fs (crates.io), behind a proxy that adds a latency, and behind one
+# that also cuts, throttles, delays and changes answers.
 #
 #   run.sh --forebay BIN --loadtest BIN [--bucket moto|s3s-fs] [--latency MS] [--per-class N] [--json FILE]
 #
@@ -16,7 +17,7 @@ while [ $# -gt 0 ]; do
     --forebay | --loadtest | --json) declare "${1#--}=$(realpath "$2")" && shift 2 ;;
     --bucket | --latency) declare "${1#--}=$2" && shift 2 ;;
     --per-class) per_class=$2 && shift 2 ;;
-    *) sed -n '2,9p' "$0" && exit 2 ;;
+    *) sed -n '2,10p' "$0" && exit 2 ;;
   esac
 done
 cache=${FOREBAY_REMOTE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/forebay/remote}

@@ -54,10 +54,14 @@ impl Address {
             let what = "it has credentials in it; set them in the environment";
             return Err(OpenError { url: format!("{scheme}://..."), what: what.to_owned() });
         }
-        if path.contains(['#']) || *service == Service::Web && path.contains('&') {
-            return Err(error(
-                "a signed or fragmented URL is no place of a dataset; name a folder",
-            ));
+        let is_web = *service == Service::Web;
+        if is_web && path.contains('&') {
+            return Err(error("a signed URL is no place of a dataset; name the files"));
+        }
+        // Keys may have a `#`, of which the last one may be before a split.
+        let fragment = path.split_once('#').map(|(_, fragment)| fragment);
+        if is_web && fragment.is_some_and(|text| text.is_empty() || text.contains(['#', '/'])) {
+            return Err(error("only a split may be behind its #"));
         }
         let path = path.trim_matches('/').to_owned();
         if path.split('/').any(|part| part == ".." || part == "." || part.is_empty())
@@ -82,13 +86,21 @@ mod tests {
         let of = |service, base: &str, path: &str| (service, base.to_owned(), path.to_owned());
         assert_eq!(parsed("s3://b/a/train/"), of(Service::S3, "s3://b", "a/train"));
         assert_eq!(parsed("gs://b"), of(Service::Google, "gs://b", ""));
+        assert_eq!(parsed("s3://b/c#1/x#val"), of(Service::S3, "s3://b", "c#1/x#val"));
+        assert_eq!(parsed("https://h/x#val"), of(Service::Web, "https://h", "x#val"));
         assert_eq!(
             parsed("https://h:8/t-{0..9}.tar"),
             of(Service::Web, "https://h:8", "t-{0..9}.tar")
         );
-        for wrong in
-            ["s3:/b", "ftp://b/c", "s3:///x", "https://u:p@h/x", "s3://b/../x", "s3://b//x"]
-        {
+        for wrong in [
+            "s3:/b",
+            "ftp://b/c",
+            "s3:///x",
+            "https://u:p@h/x",
+            "s3://b/../x",
+            "s3://b//x",
+            "https://h/x#a/b",
+        ] {
             assert!(Address::parse(wrong).is_err(), "{wrong}");
         }
         let secret = Address::parse("https://user:secret@h/x").unwrap_err().to_string();

@@ -96,12 +96,8 @@ impl Data {
             settings.iter().map(|(key, value)| (*key, &**value)).collect();
         let (bucket, path) = forebay_remote::open_with(&self.network, url, &settings).unwrap();
         let cache = cache.map(|(folder, limit)| Cache::open(folder, limit).unwrap());
-        RemotePlace {
-            bucket,
-            path,
-            split: None,
-            storage: Arc::new(Storage::new(cache, 64 << 20).unwrap()),
-        }
+        let storage = Arc::new(Storage::new(cache, 64 << 20).unwrap());
+        RemotePlace::find(bucket, &path, storage).unwrap()
     }
 }
 
@@ -243,6 +239,57 @@ fn patterns_and_single_shards_name_objects() {
         let error = refused(&url);
         assert!(error.contains(says), "{url}: {error}");
     }
+}
+
+#[test]
+fn a_hash_in_a_url_is_before_a_split_unless_the_path_exists() {
+    let data = Data::new();
+    let shard =
+        |number: u32| fs::read(data.folder.path().join(format!("train/t-{number}.tar"))).unwrap();
+    for (name, number) in
+        [("c#1/t-0.tar", 0), ("two/x-train-0.tar", 1), ("two/x-val-0.tar", 2), ("two/x#val.tar", 0)]
+    {
+        data.server.put(&format!("/b/{name}"), shard(number));
+    }
+    let indexes = tempfile::tempdir().unwrap();
+    for (url, path, split, shards) in [
+        ("s3://b/c#1", "c#1", None, 1),
+        ("s3://b/c#1/", "c#1", None, 1),
+        ("s3://b/c#1/t-{0..0}.tar", "c#1/t-{0..0}.tar", None, 1),
+        ("s3://b/two#train", "two", Some("train"), 1),
+        ("s3://b/two/#val", "two", Some("val"), 2),
+        ("s3://b/two/x#val.tar", "two/x#val.tar", None, 1),
+    ] {
+        let place = data.place(url, None);
+        assert_eq!((&*place.path, place.split.as_deref()), (path, split), "{url}");
+        assert_eq!(index(&place, Some(indexes.path())).unwrap().shards, shards, "{url}");
+        Dataset::open_remote(&place, Some(indexes.path())).unwrap();
+    }
+    // What is behind the # is no split of what is before it.
+    let place = data.place("s3://b/two#2024", None);
+    let refused = index(&place, Some(indexes.path())).unwrap_err().to_string();
+    assert!(refused.contains("s3://b/two has no split \"2024\"; it has train, val"), "{refused}");
+    // The address of a web server never has a # in its path.
+    let web = format!("http://{}/b/two/x-{{train,val}}-0.tar#val", data.server.address);
+    let place = data.place(&web, None);
+    assert_eq!(place.split.as_deref(), Some("val"));
+    assert_eq!(index(&place, Some(indexes.path())).unwrap().shards, 1);
+    for wrong in ["#", "#a/b", "#a#val"] {
+        let url = format!("http://{}/b/two{wrong}", data.server.address);
+        let refused = forebay_remote::open(&data.network, &url).unwrap_err().to_string();
+        assert!(refused.contains("only a split may be behind its #"), "{refused}");
+    }
+}
+
+#[test]
+fn a_flag_about_other_layouts_is_refused_with_the_url() {
+    let data = Data::new();
+    let place = data.place("s3://b/train", None);
+    let options = IndexOptions { label_offset: Some(1), ..IndexOptions::default() };
+    let refused =
+        dataset::build_remote(&place, None, 1, &options, &|_| {}).unwrap_err().to_string();
+    let says = "--label-offset does not apply to s3://b/train, which has the layout WebDataset";
+    assert!(refused.starts_with(says), "{refused}");
 }
 
 #[test]

@@ -123,7 +123,7 @@ impl Server {
             let mut body = vec![0; length];
             reader.read_exact(&mut body)?;
             let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-            let path = path.replace("%7B", "{").replace("%7D", "}");
+            let path = path.replace("%7B", "{").replace("%7D", "}").replace("%23", "#");
             if query.contains("list-type=2") {
                 respond(stream, 200, "", self.list(&path, query).as_bytes(), true)?;
             } else if method == "PUT" {
@@ -138,7 +138,7 @@ impl Server {
 
     fn list(&self, path: &str, query: &str) -> String {
         let prefix = query.split('&').find_map(|part| part.strip_prefix("prefix="));
-        let prefix = prefix.unwrap_or_default().replace("%2F", "/");
+        let prefix = prefix.unwrap_or_default().replace("%2F", "/").replace("%23", "#");
         let whole = format!("{}/{prefix}", path.trim_end_matches('/'));
         let mut xml = "<ListBucketResult><IsTruncated>false</IsTruncated>".to_owned();
         for (path, bytes) in &self.lock().objects {

@@ -51,8 +51,8 @@ pub(super) use listing::{About, Frame, Layout, ListedRecord, Listing, Location, 
 pub(super) use pattern::{OPTIONS as PATTERN_OPTIONS, expand_braces};
 pub(super) use select::{Selectable, apply as select};
 pub(super) use source::Source;
-pub(super) use split::in_name as split_in_name;
-pub use split::{of as split_of, with_split};
+pub use split::with_split;
+pub(super) use split::{in_name as split_in_name, parts as split_parts};
 
 /// Lists the records of a source that the options take, on rayon's threads.
 ///
@@ -68,8 +68,9 @@ pub(super) fn list(source: Source, options: &IndexOptions) -> Result<Listing, Da
 /// Lists all records of a source, read as the options say.
 ///
 /// # Errors
-/// When a folder or shard cannot be read, or violates the rules of its layout.
+/// When an option is about other layouts, or a folder or shard cannot be read or violates the rules of its layout.
 pub(super) fn list_all(source: Source, options: &IndexOptions) -> Result<Listing, DatasetError> {
+    check_options(&source, options)?;
     let split = source.split.clone();
     let mut listing = match source.layout {
         Layout::ImageFolder => image_folder::list(&source.root),
@@ -86,6 +87,29 @@ pub(super) fn list_all(source: Source, options: &IndexOptions) -> Result<Listing
         listing.about.facts.insert(0, ("split".to_owned(), split));
     }
     Ok(listing)
+}
+
+/// Refuses options that would be ignored, because they are about other layouts.
+fn check_options(source: &Source, options: &IndexOptions) -> Result<(), DatasetError> {
+    use Layout::{Manifest, Mds, Parquet, TfRecord, WebDataset};
+    const NAMED: &[Layout] = &[TfRecord, Parquet, Mds, Manifest];
+    let rules = [
+        ("--label", options.label.is_some(), &[WebDataset][..]),
+        ("--image-column", options.image_column.is_some(), NAMED),
+        ("--label-column", options.label_column.is_some(), NAMED),
+        ("--label-offset", options.label_offset.is_some(), &[TfRecord, Parquet]),
+    ];
+    let ignored =
+        rules.into_iter().find(|(_, given, fits)| *given && !fits.contains(&source.layout));
+    match ignored {
+        None => Ok(()),
+        Some((option, _, fits)) => Err(DatasetError::Option {
+            path: source.list.clone().unwrap_or_else(|| source.root.clone()),
+            option,
+            layout: source.layout.name(),
+            fits: fits.iter().map(|layout| layout.name()).collect(),
+        }),
+    }
 }
 
 /// Path of a dataset's index: beside the dataset, or in `index_dir` under a name that tells datasets of

@@ -10,19 +10,23 @@ use super::super::error::DatasetError;
 const NAMES: [&[&str]; 3] =
     [&["train", "training"], &["val", "validation", "valid"], &["test", "testing"]];
 
-/// Splits `PATH#SPLIT`, which may be a URL. A path that exists as it is has no split.
-pub fn of(path: &Path) -> (PathBuf, Option<String>) {
-    let bytes = path.as_os_str().as_bytes();
-    let found = bytes.iter().rposition(|&byte| byte == b'#').filter(|_| !path.exists());
-    let parts = found.and_then(|at| {
-        let split = str::from_utf8(&bytes[at + 1..]).ok()?;
-        let is_split = at > 0 && !split.is_empty() && !split.contains('/');
-        is_split.then(|| (PathBuf::from(OsStr::from_bytes(&bytes[..at])), split.to_owned()))
-    });
-    match parts {
-        Some((path, split)) => (path, Some(split)),
-        None => (path.to_path_buf(), None),
+/// Splits `PATH#SPLIT`. A path that exists as it is has no split.
+pub(super) fn of(path: &Path) -> (PathBuf, Option<String>) {
+    match parts(path.as_os_str().as_bytes()) {
+        Some((path_before, split)) if !path.exists() => {
+            (PathBuf::from(OsStr::from_bytes(path_before)), Some(split.to_owned()))
+        }
+        _ => (path.to_path_buf(), None),
     }
+}
+
+/// Path and split of `PATH#SPLIT`, whether something exists at the whole of it or not. A folder whose name has a `#`
+/// is no split, and neither is a pattern.
+pub(in crate::dataset) fn parts(path: &[u8]) -> Option<(&[u8], &str)> {
+    let at = path.iter().rposition(|&byte| byte == b'#').filter(|at| *at > 0)?;
+    let split = str::from_utf8(&path[at + 1..]).ok()?;
+    let is_name = !split.is_empty() && !split.contains(['/', '*', '{']);
+    is_name.then_some((&path[..at], split))
 }
 
 /// The path of a split of what is stored at a path: `PATH#SPLIT`. Datasets are indexed and opened by it.
@@ -115,7 +119,9 @@ mod tests {
             (path.to_str().unwrap().to_owned(), split)
         };
         assert_eq!(parts("/none/x#val"), ("/none/x".into(), Some("val".into())));
-        for plain in ["/none/x", "/none/x#", "/none/c#/x", "#val"] {
+        for plain in
+            ["/none/x", "/none/x#", "/none/c#/x", "#val", "/none/t#{0..9}.tar", "/none/t#*"]
+        {
             assert_eq!(parts(plain), (plain.into(), None));
         }
     }

@@ -25,6 +25,10 @@ const MAX_TEXT: u64 = 4096;
 /// Highest label, so that one wrong record does not make a list of billions of classes.
 const MAX_LABEL: u32 = (1 << 20) - 1;
 
+/// The fields of TF-slim and the TPU scripts, whose labels begin at 1.
+const SLIM_IMAGE: &str = "image/encoded";
+const SLIM_LABEL: &str = "image/class/label";
+
 const NO_IMAGE: &str = "no single image";
 const NO_LABEL: &str = "no single label, or a negative one";
 const DAMAGED: &str = "a wrong checksum (CRC-32C) and no label that can be read";
@@ -98,7 +102,9 @@ pub(super) fn list(
     let Schema { label, offset, writer, .. } = &schema;
     let first = if *offset == 0 { "from 0".to_owned() } else { format!("minus {offset}") };
     let mut about = About::default().fact("labels", format!("{label}, {first} ({writer})"));
-    let classes = if let Some(classes) = tfds.classes {
+    // The names are those of one field.
+    let names_of_label = tfds.classes.filter(|_| tfds.label.as_ref() == Some(label));
+    let classes = if let Some(classes) = names_of_label {
         classes::check_labels(&records, classes.len())?;
         classes
     } else {
@@ -154,20 +160,21 @@ fn schema(
         }
     }
     let has = |key: &str| keys.iter().any(|found| found == key);
-    let (image, label, offset, writer) =
-        if let (Some(image), Some(label)) = (&tfds.image, &tfds.label) {
-            (image.as_str(), label.as_str(), 0, "TensorFlow Datasets")
-        } else if has("image/encoded") {
-            ("image/encoded", "image/class/label", 1, "TF-slim")
-        } else {
-            ("image", "label", 0, "TensorFlow Datasets")
-        };
-    let schema = Schema {
-        image: options.image_column.clone().unwrap_or_else(|| image.to_owned()),
-        label: options.label_column.clone().unwrap_or_else(|| label.to_owned()),
-        offset: options.label_offset.unwrap_or(offset),
-        writer: if options.label_offset.is_some() { "--label-offset" } else { writer },
+    let (image, label, writer) = if let (Some(image), Some(label)) = (&tfds.image, &tfds.label) {
+        (image.as_str(), label.as_str(), "TensorFlow Datasets")
+    } else if has(SLIM_IMAGE) {
+        (SLIM_IMAGE, SLIM_LABEL, "TF-slim")
+    } else {
+        ("image", "label", "TensorFlow Datasets")
     };
+    let label = options.label_column.as_deref().unwrap_or(label);
+    let (offset, writer) = match (options.label_offset, &options.label_column) {
+        (Some(offset), _) => (offset, "--label-offset"),
+        (None, Some(_)) if label != SLIM_LABEL => (0, "--label-column"),
+        (None, _) => (u32::from(label == SLIM_LABEL), writer),
+    };
+    let image = options.image_column.clone().unwrap_or_else(|| image.to_owned());
+    let schema = Schema { image, label: label.to_owned(), offset, writer };
     if !keys.is_empty()
         && let Some(missing) = [&schema.image, &schema.label].into_iter().find(|key| !has(key))
     {

@@ -291,6 +291,10 @@ fn in_bucket(
         DatasetError::EmptyClass { path, expected } => {
             DatasetError::EmptyClass { path: address(path), expected }
         }
+        // Its path is the folder.
+        DatasetError::Option { path: _, option, layout, fits } => {
+            DatasetError::Option { path: place.address(), option, layout, fits }
+        }
         error => error,
     }
 }

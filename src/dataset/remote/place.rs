@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::super::layouts::with_split;
+use super::super::error::DatasetError;
+use super::super::layouts::{split_parts, with_split};
 use crate::store::{Bucket, Storage, url_of};
 
 /// A dataset in a bucket.
@@ -20,6 +21,27 @@ pub struct RemotePlace {
 }
 
 impl RemotePlace {
+    /// The place of `PATH` or `PATH#SPLIT` in a bucket. As on disk, a path that exists as it is has no split; in an
+    /// address of a web server, a `#` always ends the path.
+    ///
+    /// # Errors
+    /// When the bucket does not answer or refuses.
+    pub fn find(
+        bucket: Arc<dyn Bucket>,
+        path: &str,
+        storage: Arc<Storage>,
+    ) -> Result<Self, DatasetError> {
+        let parts = split_parts(path.as_bytes());
+        let split = match parts {
+            Some((_, split)) if !exists(&*bucket, path)? => Some(split),
+            _ => None,
+        };
+        let path =
+            split.and_then(|split| path.strip_suffix(split)?.strip_suffix('#')).unwrap_or(path);
+        let (path, split) = (path.trim_matches('/').to_owned(), split.map(str::to_owned));
+        Ok(Self { bucket, path, split, storage })
+    }
+
     /// Address of an object.
     pub(super) fn url(&self, key: &str) -> String {
         url_of(&*self.bucket, key)
@@ -49,6 +71,15 @@ impl RemotePlace {
     pub fn index_url(&self) -> String {
         self.url(&self.index_key())
     }
+}
+
+/// Whether a path is an object, or a folder with objects.
+fn exists(bucket: &dyn Bucket, path: &str) -> Result<bool, DatasetError> {
+    if !bucket.has_lists() {
+        return Ok(false);
+    }
+    let is_object = bucket.find(&[path.to_owned()])?.iter().any(Option::is_some);
+    Ok(is_object || !bucket.list(path)?.is_empty())
 }
 
 /// Key of the index of a split, beside the folder, the shard or the pattern.

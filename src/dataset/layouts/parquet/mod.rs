@@ -131,6 +131,14 @@ fn open(root: &Path, name: String, options: &IndexOptions) -> Result<Shard, Data
     let file = RegularFile::open(&root.join(&name))?;
     let footer = Footer::read(&file).map_err(|fault| fault.of(file.path()))?;
     let chosen = Chosen::find(&footer, options).map_err(|fault| fault.of(file.path()))?;
+    let label = &footer.columns[chosen.label];
+    if options.label_offset.is_some() && label.kind == Type::BYTE_ARRAY {
+        let what = format!(
+            "--label-offset is about labels that are numbers, and the column `{}` is text; remove it",
+            label.path
+        );
+        return Err(Fault::text(what).of(file.path()));
+    }
     Ok(Shard { name, file, footer, chosen })
 }
 
