@@ -420,6 +420,8 @@ pub(crate) fn a_manifest_says_which_line_is_wrong() {
     assert_eq!(listing(&dataset), [("a/2.jpg", 1), ("a/1.jpg", 0), ("b.jpg", 1)]);
     assert_eq!(dataset.classes(), ["cat", "dog"]);
     assert_eq!(write("a/1.jpg,3\na/2.jpg,0\n").unwrap().classes.len(), 4);
+    let summary = write("a/1.jpg,1\na/2.jpg,-1\n").unwrap();
+    assert_eq!((summary.records, &*summary.skipped[0].reason), (1, "a negative label"));
     for (text, says) in [
         (
             "a/1.jpg,cat\na/2.jpg,1\n",

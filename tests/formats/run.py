@@ -2,9 +2,9 @@
 
     run.sh [--forebay PATH] [--keep DIR]
 
-The images are those of `forebay sample-data`. webdataset writes tars, datasets Parquet files, the tfrecord package TFRecords with the fields
-of TF-slim and of TensorFlow Datasets, MosaicML Streaming MDS shards, and tarfile the tars of ILSVRC. `content` of
-`forebay inspect` must be the same for all. For CIFAR, torchvision reads the batches that forebay reads, and pixels are
+The images are those of `forebay sample-data`. webdataset writes tars, datasets Parquet files, the tfrecord package
+TFRecords with the fields of TF-slim and of TensorFlow Datasets, MosaicML Streaming MDS shards, and tarfile the tars of
+ILSVRC. `content` of `forebay inspect` must be the same for all. For CIFAR, torchvision reads the batches that forebay reads, and pixels are
 compared. The exit code is 1 if anything differs.
 """
 

@@ -225,16 +225,20 @@ fn patterns_and_single_shards_name_objects() {
     let place = data.place(&web, None);
     let summary = index(&place, Some(indexes.path())).unwrap();
     assert_eq!(summary, data.local().summary());
+    let before = data.server.gets().len();
+    let refused = index(&place, None).unwrap_err().to_string();
+    assert!(refused.contains("a web server takes no files; use --index-dir"), "{refused}");
+    assert_eq!(data.server.gets().len(), before, "it is refused before anything is read");
     let refused = |url: &str| {
         let place = data.place(url, None);
         index(&place, Some(indexes.path())).unwrap_err().to_string()
     };
     for (url, says) in [
         (format!("http://{}/b/train", data.server.address), "no list of files"),
-        ("s3://b/none".to_owned(), "no dataset at s3://b/none"),
+        ("s3://b/none".to_owned(), "s3://b/none is not a dataset: expected tars, TFRecords or"),
         ("s3://b/train/t-{0..3}.tar".to_owned(), "no dataset at s3://b/train/t-3.tar"),
         ("s3://b/*/t.tar".to_owned(), "in one folder"),
-        ("s3://b/train/classes.txt".to_owned(), "no dataset at"),
+        ("s3://b/train/classes.txt".to_owned(), "folders of images are not read from buckets"),
     ] {
         let error = refused(&url);
         assert!(error.contains(says), "{url}: {error}");

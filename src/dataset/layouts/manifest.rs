@@ -21,6 +21,7 @@ const SPLITS: [&str; 4] = ["split", "set", "subset", "partition"];
 const MAX_PATH: usize = 32 << 10;
 
 const NO_LABEL: &str = "no label";
+const NEGATIVE: &str = "a negative label";
 
 /// A manifest at a path. It is read when the dataset is indexed.
 ///
@@ -78,6 +79,10 @@ pub(super) fn list(source: &Source, options: &IndexOptions) -> Result<Listing, D
         let text = &row[columns.label];
         if text.is_empty() {
             skipped.add(NO_LABEL, || name);
+            continue;
+        }
+        if is_negative(text) {
+            skipped.add(NEGATIVE, || name);
             continue;
         }
         let label = match &names {
@@ -150,7 +155,7 @@ fn columns(
 fn class_names(rows: &[Row], column: usize) -> Result<Option<Vec<String>>, (usize, String)> {
     let labels = || {
         let cells = rows.iter().map(|(line, row)| (*line, row[column].as_str()));
-        cells.filter(|(_, label)| !label.is_empty())
+        cells.filter(|(_, label)| !label.is_empty() && !is_negative(label))
     };
     let is_number =
         |label: &str| label.parse::<u32>().is_ok_and(|n| n < classes::MAX_NUMBERED_CLASSES);
@@ -169,6 +174,11 @@ fn class_names(rows: &[Row], column: usize) -> Result<Option<Vec<String>>, (usiz
         }
         (None, _) => Ok(None),
     }
+}
+
+/// Whether a label is a number that means that there is none.
+fn is_negative(label: &str) -> bool {
+    label.parse().is_ok_and(|number: i64| number < 0)
 }
 
 /// A path below the folder of the manifest, as the name of a record.

@@ -52,6 +52,11 @@ pub fn build_remote(
     options: &IndexOptions,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<Summary, DatasetError> {
+    if index_dir.is_none() && !place.bucket.has_lists() {
+        let what = "a web server takes no files; use --index-dir to keep the index in a folder";
+        let (url, what) = (place.index_url(), what.to_owned());
+        return Err(StoreError::Remote { action: "write", url, what }.into());
+    }
     let pool = build::pool(threads)?;
     let found = source::find(place)?;
     let work = Work::open(place, index_dir, &found, options)?;

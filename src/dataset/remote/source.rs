@@ -79,13 +79,11 @@ pub(super) fn find(place: &RemotePlace) -> Result<Found, DatasetError> {
         Some(names) => select(place, folder, &names, shards)?,
     };
     if shards.is_empty() {
-        let missing = DatasetError::Missing { path: place.address() };
-        let nothing = beside.is_empty();
-        return if nothing {
-            Err(missing)
-        } else {
-            not_a_dataset("expected tars, TFRecords or Parquet files".into())
-        };
+        return not_a_dataset(
+            "expected tars, TFRecords or Parquet files in a folder; folders of images are not read from buckets, \
+             because each image would cost a request"
+                .into(),
+        );
     }
     keep_split(place, is_folder, &mut shards)?;
     shards.sort_unstable();
