@@ -1,6 +1,7 @@
 //! The same images in every layout are the same dataset: equal labels, content and pixels.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -160,7 +161,7 @@ fn webdataset(root: &Path, images: &[Image]) {
 /// Two shards of records, and one of another split.
 fn shards(root: &Path, names: [&str; 3], records: &[Vec<u8>]) {
     let (first, second) = records.split_at(90);
-    let shards = [first, second, &records[..1]].map(|part| part.concat());
+    let shards = [first, second, &records[..1]].map(<[Vec<u8>]>::concat);
     for (name, shard) in names.into_iter().zip(shards) {
         files(root, &[(name, shard)]);
     }
@@ -202,7 +203,7 @@ fn tfds(root: &Path, images: &[Image]) {
         "image": {"pythonClassName": "tensorflow_datasets.core.features.image_feature.Image"},
         "label": {"pythonClassName": "tensorflow_datasets.core.features.class_label_feature.ClassLabel",
                   "classLabel": {"numClasses": "10"}}}}}"#;
-    let names: String = (0..10).map(|class| wnid(class) + "\n").collect();
+    let names = lines((0..10).map(wnid));
     files(root, &[("features.json", features.to_vec()), ("label.labels.txt", names.into_bytes())]);
 }
 
@@ -241,6 +242,10 @@ fn official(root: &Path, images: &[Image]) {
     );
 }
 
+fn lines(lines: impl Iterator<Item = String>) -> String {
+    lines.map(|line| line + "\n").collect()
+}
+
 /// A development kit whose ids are not in the order of the synsets, as those of ILSVRC.
 fn devkit(images: &[Image]) -> Vec<u8> {
     let wnids: Vec<String> = (0..10).map(wnid).collect();
@@ -250,7 +255,7 @@ fn devkit(images: &[Image]) -> Vec<u8> {
         .map(|(wnid, id)| (id, wnid.as_str(), "some words", 0))
         .collect();
     synsets.push((11, "n00000001", "all of them", 10));
-    let truth: String = images.iter().map(|(class, ..)| format!("{}\n", 10 - class)).collect();
+    let truth = lines(images.iter().map(|(class, ..)| (10 - class).to_string()));
     tar(&[
         ("ILSVRC2012_devkit_t12/readme.txt", b"text".to_vec()),
         ("ILSVRC2012_devkit_t12/data/meta.mat", meta_mat(&synsets)),
@@ -266,9 +271,9 @@ fn kaggle(root: &Path, images: &[Image]) {
         let name = validation_name(number);
         files(&inner.join("val"), &[(&name, bytes.clone())]);
         let stem = name.strip_suffix(".JPEG").unwrap();
-        solution += &format!("{stem},{0} 85 1 499 272 {0} 1 2 3 4 \n", wnid(*class));
+        writeln!(solution, "{stem},{0} 85 1 499 272 {0} 1 2 3 4 ", wnid(*class)).unwrap();
     }
-    let mapping: String = (0..10).map(|class| format!("{} some, words\n", wnid(class))).collect();
+    let mapping = lines((0..10).map(|class| wnid(class) + " some, words"));
     files(
         root,
         &[
@@ -306,10 +311,10 @@ fn manifest(root: &Path, images: &[Image]) {
     image_folder(root, images);
     let (mut list, mut numbers) = ("split,label,path\n".to_owned(), String::new());
     for (class, name, _) in images {
-        list += &format!("train,{0},\"./{0}/{name}\"\r\n", wnid(*class));
-        numbers += &format!("{}/{name}, {class}\n", wnid(*class));
+        write!(list, "train,{0},\"./{0}/{name}\"\r\n", wnid(*class)).unwrap();
+        writeln!(numbers, "{}/{name}, {class}", wnid(*class)).unwrap();
     }
-    list += &format!("val,{0},{0}/{1}\n", wnid(0), images[0].1);
+    writeln!(list, "val,{0},{0}/{1}", wnid(0), images[0].1).unwrap();
     files(root, &[("list.csv", list.into_bytes()), ("numbers.csv", numbers.into_bytes())]);
 }
 

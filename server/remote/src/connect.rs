@@ -24,7 +24,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// Time for which a connection is kept that is not used.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 
 /// Most redirects that are followed.
 const REDIRECTS: usize = 5;

@@ -76,96 +76,46 @@ impl Index {
     }
 
     fn parse(map: Mmap) -> Result<Self, String> {
-        let table = sections(&map)?;
-        let find = |kind| table.iter().find(|section| section.kind == kind);
-        // Sections without which the right pixels or labels are not known.
-        let section = |kind| match find(kind) {
-            Some(section) if section.damaged => Err(format!("section {kind} is damaged")),
-            Some(section) => Ok(range(section)),
-            None => Err(format!("section {kind} is missing")),
-        };
-        let bytes = |kind| section(kind).map(|range| &map[range]);
-        // Sections that can be done without.
-        let mut damage = Vec::new();
-        let mut intact = |kind, consequence| match find(kind) {
-            Some(section) if section.damaged => {
-                damage.push(consequence);
-                None
-            }
-            section => section.map(range),
-        };
-        let (&[digest @ .., layout], _) =
-            bytes(kind::META)?.split_first_chunk::<33>().ok_or("its first section is truncated")?;
+        let mut sections = Sections { map: &map, table: sections(&map)?, damage: Vec::new() };
+        let (&[digest @ .., layout], _) = sections
+            .bytes(kind::META)?
+            .split_first_chunk::<33>()
+            .ok_or("its first section is truncated")?;
         let layout = Layout::from_code(layout)
             .ok_or_else(|| format!("its layout {layout} needs a newer forebay"))?;
-        let shard_sizes = numbers(bytes(kind::SHARD_SIZES)?)?;
-        let shard_names = strings(bytes(kind::SHARD_NAMES)?)?;
-        if shard_sizes.len() != shard_names.len() {
-            return Err("its shards are malformed".into());
-        }
-        let records = section(kind::RECORDS)?;
+        let shards = sections.shards()?;
+        let tags = sections.tags(shards.len())?;
+        let records = sections.needed(kind::RECORDS)?;
         let stored = <[StoredRecord]>::ref_from_bytes(&map[records.clone()])
             .map_err(|_error| "its records are truncated")?;
-        let bad_records = match intact(kind::BAD, "the list of bad records was made again") {
-            Some(range) => numbers(&map[range])?,
-            None => bad_ids(stored),
-        };
-        let reasons = match intact(kind::REASONS, "the reasons of bad records are not known") {
-            Some(range) => strings(&map[range])?,
-            None => vec![UNKNOWN_REASON.to_owned(); bad_records.len()],
-        };
-        if bad_records.len() != reasons.len() || !bad_records.is_sorted_by(|a, b| a < b) {
-            return Err("its bad records are malformed".into());
-        }
-        let points =
-            intact(kind::POINTS, "every image is decoded from its start, which takes longer")
-                .unwrap_or_default();
+        let bad = sections.bad(stored)?;
+        let slower = "every image is decoded from its start, which takes longer";
+        let points = sections.spare(kind::POINTS, slower).unwrap_or_default();
         if !points.is_empty() && points.len() / size_of::<StoredPoints>() != stored.len() {
             return Err("its entry points are malformed".into());
         }
-        let packed =
-            find(kind::PACKED).map(|_| section(kind::PACKED)).transpose()?.unwrap_or_default();
+        let packed = sections.optional(kind::PACKED)?.unwrap_or_default();
         if !packed.is_empty() && packed.len() != stored.len() * size_of::<StoredPacked>() {
             return Err("its compressed ranges are malformed".into());
         }
-        let not_shown = "skipped samples are not shown";
-        let skipped = match intact(kind::SKIPPED, not_shown) {
-            Some(counts) => match intact(kind::SKIPPED_REASONS, not_shown) {
-                Some(reasons) => skipped(&map[counts], &map[reasons])?,
-                None => Vec::new(),
-            },
-            None => Vec::new(),
-        };
-        let classes = strings(bytes(kind::CLASSES)?)?;
-        let not_shown = "words of classes and facts of the layout are not shown";
-        let mut list = |kind| match intact(kind, not_shown) {
-            Some(range) => strings(&map[range]),
-            None => Ok(Vec::new()),
-        };
-        let about = about(list(kind::WORDS)?, &list(kind::FACTS)?, classes.len())?;
-        let tags = match find(kind::SHARD_TAGS) {
-            Some(_) => strings(bytes(kind::SHARD_TAGS)?)?,
-            None => Vec::new(),
-        };
-        if !tags.is_empty() && tags.len() != shard_names.len() {
-            return Err("its shards are malformed".into());
-        }
+        let classes = strings(sections.bytes(kind::CLASSES)?)?;
+        let (skipped, about) = (sections.skipped()?, sections.about(classes.len())?);
         let index = Self {
-            tags,
-            names: section(kind::NAMES)?,
+            names: sections.needed(kind::NAMES)?,
             points,
             packed,
-            points_damaged: find(kind::POINTS).is_some_and(|section| section.damaged),
-            entries: find(kind::ENTRIES).map(range).unwrap_or_default(),
+            points_damaged: sections.find(kind::POINTS).is_some_and(|section| section.damaged),
+            entries: sections.find(kind::ENTRIES).map(range).unwrap_or_default(),
             digest: Digest(digest),
             layout,
             classes,
             about,
-            shards: shard_names.into_iter().zip(shard_sizes).collect(),
-            bad_runs: runs(&bad_records),
-            bad: bad_records.into_iter().zip(reasons).collect(),
+            shards,
+            tags,
+            bad_runs: runs(&bad.iter().map(|(id, _)| *id).collect::<Vec<_>>()),
+            bad,
             skipped,
-            damage,
+            damage: sections.damage,
             records,
             map,
         };
@@ -268,6 +218,106 @@ impl Index {
         let names = &self.map[self.names.clone()];
         let name = &names[start..start + usize::from(record.name.length)];
         str::from_utf8(name).expect("checked when opened")
+    }
+}
+
+/// The sections of an index that is being opened.
+struct Sections<'m> {
+    map: &'m [u8],
+    table: Vec<Section>,
+    /// The consequences of those that are damaged and can be done without.
+    damage: Vec<&'static str>,
+}
+
+impl<'m> Sections<'m> {
+    fn find(&self, kind: u32) -> Option<&Section> {
+        self.table.iter().find(|section| section.kind == kind)
+    }
+
+    /// A section that decides pixels or labels, if it is there.
+    fn optional(&self, kind: u32) -> Result<Option<Range<usize>>, String> {
+        match self.find(kind) {
+            Some(section) if section.damaged => Err(format!("section {kind} is damaged")),
+            section => Ok(section.map(range)),
+        }
+    }
+
+    /// A section without which the right pixels or labels are not known.
+    fn needed(&self, kind: u32) -> Result<Range<usize>, String> {
+        self.optional(kind)?.ok_or_else(|| format!("section {kind} is missing"))
+    }
+
+    fn bytes(&self, kind: u32) -> Result<&'m [u8], String> {
+        Ok(&self.map[self.needed(kind)?])
+    }
+
+    /// A section that can be done without.
+    fn spare(&mut self, kind: u32, consequence: &'static str) -> Option<Range<usize>> {
+        match self.find(kind) {
+            Some(section) if section.damaged => {
+                self.damage.push(consequence);
+                None
+            }
+            section => section.map(range),
+        }
+    }
+
+    fn spare_strings(
+        &mut self,
+        kind: u32,
+        consequence: &'static str,
+    ) -> Result<Option<Vec<String>>, String> {
+        self.spare(kind, consequence).map(|range| strings(&self.map[range])).transpose()
+    }
+
+    /// Name and size of each shard.
+    fn shards(&self) -> Result<Vec<(String, u64)>, String> {
+        let sizes = numbers(self.bytes(kind::SHARD_SIZES)?)?;
+        let names = strings(self.bytes(kind::SHARD_NAMES)?)?;
+        if sizes.len() != names.len() {
+            return Err("its shards are malformed".into());
+        }
+        Ok(names.into_iter().zip(sizes).collect())
+    }
+
+    fn tags(&self, shards: usize) -> Result<Vec<String>, String> {
+        let tags = self.optional(kind::SHARD_TAGS)?.map(|range| strings(&self.map[range]));
+        let tags = tags.transpose()?.unwrap_or_default();
+        if !(tags.is_empty() || tags.len() == shards) {
+            return Err("its shards are malformed".into());
+        }
+        Ok(tags)
+    }
+
+    /// Number and reason of each bad record.
+    fn bad(&mut self, stored: &[StoredRecord]) -> Result<Vec<(u64, String)>, String> {
+        let ids = match self.spare(kind::BAD, "the list of bad records was made again") {
+            Some(range) => numbers(&self.map[range])?,
+            None => bad_ids(stored),
+        };
+        let reasons =
+            self.spare_strings(kind::REASONS, "the reasons of bad records are not known")?;
+        let reasons = reasons.unwrap_or_else(|| vec![UNKNOWN_REASON.to_owned(); ids.len()]);
+        if ids.len() != reasons.len() || !ids.is_sorted_by(|a, b| a < b) {
+            return Err("its bad records are malformed".into());
+        }
+        Ok(ids.into_iter().zip(reasons).collect())
+    }
+
+    fn skipped(&mut self) -> Result<Vec<Skipped>, String> {
+        let not_shown = "skipped samples are not shown";
+        let Some(counts) = self.spare(kind::SKIPPED, not_shown) else { return Ok(Vec::new()) };
+        match self.spare(kind::SKIPPED_REASONS, not_shown) {
+            Some(reasons) => skipped(&self.map[counts], &self.map[reasons]),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn about(&mut self, classes: usize) -> Result<About, String> {
+        let not_shown = "words of classes and facts of the layout are not shown";
+        let words = self.spare_strings(kind::WORDS, not_shown)?.unwrap_or_default();
+        let facts = self.spare_strings(kind::FACTS, not_shown)?.unwrap_or_default();
+        about(words, &facts, classes)
     }
 }
 

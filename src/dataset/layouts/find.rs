@@ -167,7 +167,8 @@ fn folder(path: &Path, split: Option<&str>) -> Result<Source, DatasetError> {
             return Ok(folder(&path.join(inner), None)?.with_split(Some(inner)));
         }
     }
-    if !names.shards.is_empty() && !(has_folders && image_folder::has_images(path)?) {
+    let is_tree = || Ok::<_, DatasetError>(has_folders && image_folder::has_images(path)?);
+    if !names.shards.is_empty() && !is_tree()? {
         let described = match split {
             Some(wanted) if !names.shards.tars.is_empty() => {
                 info(path)?.and_then(|info| Some(info.split(wanted)?.shards()))

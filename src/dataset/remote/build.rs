@@ -92,13 +92,12 @@ impl Work {
         options: &IndexOptions,
     ) -> Result<Self, DatasetError> {
         let parent = index_dir.or(place.storage.cache().map(Cache::folder));
-        let (folder, temporary) = match parent {
-            Some(parent) => (place.index_path(parent).with_extension("parts"), None),
-            None => {
-                let made = tempfile::tempdir();
-                let made = made.map_err(StoreError::io("write", &std::env::temp_dir()))?;
-                (made.path().to_owned(), Some(made))
-            }
+        let (folder, temporary) = if let Some(parent) = parent {
+            (place.index_path(parent).with_extension("parts"), None)
+        } else {
+            let made = tempfile::tempdir();
+            let made = made.map_err(StoreError::io("write", &std::env::temp_dir()))?;
+            (made.path().to_owned(), Some(made))
         };
         let failed = StoreError::io("write", &folder);
         fs::create_dir_all(&folder).map_err(&failed)?;

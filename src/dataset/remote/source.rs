@@ -76,7 +76,7 @@ pub(super) fn find(place: &RemotePlace) -> Result<Found, DatasetError> {
         None => {
             shards.into_iter().filter(|object| !name_of(&object.key).starts_with('.')).collect()
         }
-        Some(names) => select(place, folder, &names, shards)?,
+        Some(names) => select(place, folder, &names, &shards)?,
     };
     if shards.is_empty() {
         return not_a_dataset(
@@ -134,7 +134,7 @@ fn select(
     place: &RemotePlace,
     folder: &str,
     names: &[String],
-    shards: Vec<Object>,
+    shards: &[Object],
 ) -> Result<Vec<Object>, DatasetError> {
     let mut selected = Vec::new();
     for name in names {

@@ -13,7 +13,7 @@
 
 pub(super) mod snappy;
 
-use std::io::Read;
+use std::io::Read as _;
 
 use flate2::bufread::MultiGzDecoder;
 use ruzstd::decoding::FrameDecoder;

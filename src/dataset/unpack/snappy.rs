@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn literals_of_every_length_are_read() {
         for length in [1, 59, 60, 61, 255, 256, 257, 65_535, 65_536, 65_537, 200_000_usize] {
-            let input: Vec<u8> = (0..length).map(|i| (i * i >> 7).to_le_bytes()[0]).collect();
+            let input: Vec<u8> = (0..length).map(|i| ((i * i) >> 7).to_le_bytes()[0]).collect();
             let packed = Encoder::new().compress_vec(&input).unwrap();
             let mut output = Vec::new();
             decompress(&packed, &mut output, |_| {}).unwrap();

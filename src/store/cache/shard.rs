@@ -75,7 +75,8 @@ pub(super) fn taken(path: &Path) -> u64 {
     let Ok((file, metadata)) = file::open(path) else { return 0 };
     let Some(size) = size_of_valid(&file, metadata.len()) else { return 0 };
     let states = read_states(&file, size).unwrap_or_default();
-    overhead(size) + BLOCK * states.iter().filter(|state| **state == PRESENT).count() as u64
+    let blocks: u64 = states.into_iter().map(|state| u64::from(state == PRESENT)).sum();
+    overhead(size) + BLOCK * blocks
 }
 
 /// Size of the shard whose file this is; `None` if it is none.

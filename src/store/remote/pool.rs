@@ -170,10 +170,13 @@ impl Turns {
     }
 }
 
+/// A request to send, for a span.
+type Request = (Key, Run, Arc<Shards>);
+
 /// What is to be done without the lock.
 #[derive(Default)]
 struct Effects {
-    fetches: Vec<(Key, Run, Arc<Shards>)>,
+    fetches: Vec<Request>,
     ready: Vec<(OnReady, Result<(), StoreError>)>,
 }
 
@@ -491,7 +494,7 @@ impl State {
 
     /// Starts a want: uses the spans that there are, and sends requests for what is left. False if there is no room
     /// for that.
-    fn start(&mut self, id: u64, limit: u64, fetches: &mut Vec<(Key, Run, Arc<Shards>)>) -> bool {
+    fn start(&mut self, id: u64, limit: u64, fetches: &mut Vec<Request>) -> bool {
         let want = &self.wants[&id];
         let (store, shards, is_ahead) = (want.store, Arc::clone(&want.shards), want.is_ahead);
         let (mut used, mut left) = (Vec::new(), Vec::new());
@@ -547,7 +550,7 @@ impl State {
         run: Run,
         fate: Fate,
         shards: &Arc<Shards>,
-        (used, fetches): (&mut Vec<Key>, &mut Vec<(Key, Run, Arc<Shards>)>),
+        (used, fetches): (&mut Vec<Key>, &mut Vec<Request>),
     ) {
         let mut reserved = if let Fate::Cached(bytes) = fate { bytes } else { 0 };
         for run in plan::split(run) {

@@ -289,7 +289,9 @@ fn reads_of_a_microbatch_are_in_flight_together_and_neighbors_in_one_request() {
     test.bucket.release(1);
     ready.recv_timeout(HANG).unwrap().unwrap();
     assert_eq!((test.bucket.requests(), test.totals().waiting), (3, 0));
-    [0, 1, 10, 50].into_iter().for_each(|record| test.read(record).unwrap());
+    for record in [0, 1, 10, 50] {
+        test.read(record).unwrap();
+    }
     assert_eq!(test.totals().late_reads, 0);
 }
 
@@ -342,7 +344,9 @@ fn a_want_that_never_fits_is_fetched_in_part_and_the_rest_is_read_late() {
     let (_want, ready) = test.want("a", &records);
     ready.recv_timeout(HANG).unwrap().unwrap();
     assert_eq!(test.bucket.requests(), 2);
-    records.into_iter().for_each(|record| test.read(record).unwrap());
+    for record in records {
+        test.read(record).unwrap();
+    }
     assert_eq!((test.bucket.requests(), test.totals().late_reads), (4, 2));
 }
 
@@ -360,7 +364,9 @@ fn what_was_fetched_ahead_is_used_and_makes_room_for_what_is_needed() {
     // There is room for one of these two only if both of the others are dropped, which nobody needs.
     let (second, ready) = test.want("a", &[50, 70]);
     ready.recv_timeout(HANG).unwrap().unwrap();
-    [0, 50, 70].into_iter().for_each(|record| test.read(record).unwrap());
+    for record in [0, 50, 70] {
+        test.read(record).unwrap();
+    }
     assert_eq!((test.bucket.requests(), test.totals().late_reads), (5, 0));
     drop((first, second, wanted));
 }
@@ -409,7 +415,7 @@ fn a_wrong_block_in_the_cache_is_fetched_again_and_counted() {
     // The first record that has a part of the block has all of its blocks replaced, so that no other one is wrong.
     assert_eq!(test.totals().damaged, 1);
     let again = test.bucket.bytes() - bytes;
-    assert!(again >= BLOCK && again <= 2 * BLOCK, "{again}");
+    assert!((BLOCK..=2 * BLOCK).contains(&again), "{again}");
 }
 
 #[test]

@@ -62,8 +62,8 @@ struct Row {
     name: String,
     label: Label,
     image: Image,
-    /// Number of the row in its file.
-    row: u64,
+    /// Its number in its file.
+    number: u64,
 }
 
 /// Lists the rows of files, on rayon's threads.
@@ -191,7 +191,7 @@ fn rows(
                 skipped.add(NEGATIVE, record_name);
             }
             (Some(image), Some(label)) => {
-                rows.push(Row { name: record_name(), label, image, row });
+                rows.push(Row { name: record_name(), label, image, number: row });
             }
         }
     }
@@ -225,7 +225,7 @@ fn class_names(
             Label::Number(_) => None,
         })
         .collect();
-    let classes: Vec<String> = texts.into_iter().map(|text| text.to_string()).collect();
+    let classes: Vec<String> = texts.into_iter().map(ToString::to_string).collect();
     Ok((!classes.is_empty()).then_some(classes))
 }
 
@@ -249,7 +249,7 @@ fn record(
     row: Row,
     labels: &Labels<'_>,
 ) -> Result<ListedRecord, DatasetError> {
-    let Row { name, label, image, row } = row;
+    let Row { name, label, image, number: row } = row;
     let fault = |what: String| Fault::text(format!("row {row} has {what}")).of(shard.file.path());
     let Labels { first, classes } = labels;
     let class = |number: i64| u32::try_from(number.checked_sub(i64::from(*first))?).ok();

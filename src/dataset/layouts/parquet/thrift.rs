@@ -61,6 +61,10 @@ impl<'a> Compact<'a> {
     }
 
     /// The next field of a struct, or `Some(None)` at its end.
+    #[expect(
+        clippy::option_option,
+        reason = "every function of the parser is `None` for malformed bytes"
+    )]
     pub(super) fn field(&mut self, fields: &mut Fields) -> Option<Option<(i16, Kind)>> {
         let byte = self.byte()?;
         if byte == 0 {
