@@ -63,13 +63,13 @@ impl Address {
         if is_web && fragment.is_some_and(|text| text.is_empty() || text.contains(['#', '/'])) {
             return Err(error("only a split may be behind its #"));
         }
-        let path = path.trim_matches('/').to_owned();
-        if path.split('/').any(|part| part == ".." || part == "." || part.is_empty())
-            && !path.is_empty()
-        {
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let mut parts = path.split('/');
+        if !path.is_empty() && parts.any(|part| part == ".." || part == "." || part.is_empty()) {
             return Err(error("its path has an empty part, `.` or `..`"));
         }
-        Ok(Self { service: *service, base: format!("{scheme}://{authority}"), path })
+        let base = format!("{scheme}://{authority}");
+        Ok(Self { service: *service, base, path: path.to_owned() })
     }
 }
 
@@ -99,6 +99,7 @@ mod tests {
             "https://u:p@h/x",
             "s3://b/../x",
             "s3://b//x",
+            "s3://b/x//",
             "https://h/x#a/b",
         ] {
             assert!(Address::parse(wrong).is_err(), "{wrong}");

@@ -273,6 +273,9 @@ fn without_a_cache_every_epoch_fetches_every_record() {
         let totals = test.epoch(epoch);
         assert_eq!((totals.cache_bytes, totals.remote_bytes, totals.late_reads), (0, 2 * SIZE, 0));
     }
+    // What was dropped before a want is handled before it.
+    let (_want, ready) = test.want("a", &[]);
+    ready.recv_timeout(HANG).unwrap().unwrap();
     assert_eq!(test.totals().held_bytes, 0, "nothing is held after it was read");
 }
 
