@@ -29,6 +29,7 @@ import webdataset
 from PIL import Image
 from streaming import MDSWriter
 
+datasets.disable_progress_bars()
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 

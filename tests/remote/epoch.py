@@ -120,7 +120,7 @@ def serve(args, dataset, index_dir, flags, env):
 
 
 def addresses(server):
-    patterns = (r"listening on (\S+)", r"metrics and status on (\S+)")
+    patterns = (r"listening on (\S+)", r"metrics and status on http://(\S+?)/")
     return [re.search(pattern, server.said)[1] for pattern in patterns]
 
 
