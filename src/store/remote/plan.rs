@@ -2,9 +2,12 @@
 
 use std::ops::Range;
 
+use super::super::cache::BLOCK;
+
 /// Largest gap between two ranges that are read by one request: less than what a connection moves during the time
-/// that a request takes.
-pub(super) const MAX_GAP: u64 = 64 << 10;
+/// that a request takes. And less than a block of the cache, so that a block that is there is never fetched again because
+/// its neighbors are.
+pub(super) const MAX_GAP: u64 = BLOCK - 1;
 
 /// Largest request. A longer one is split, so that a part that fails costs little, and parts arrive together.
 pub(super) const MAX_READ: u64 = 8 << 20;
@@ -67,6 +70,8 @@ mod tests {
         let far = 100 + MAX_GAP + 1;
         let apart = join(vec![run(0, 0..100), run(0, far..far + 1)], |_| true);
         assert_eq!(apart.len(), 2, "the gap is too large");
+        let around = vec![run(0, 0..BLOCK), run(0, 2 * BLOCK..3 * BLOCK)];
+        assert_eq!(join(around.clone(), |_| true), around, "the block between may be cached");
     }
 
     #[test]
