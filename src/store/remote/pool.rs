@@ -504,17 +504,21 @@ impl State {
                 left.extend(self.without_spans(store, part, &mut used));
             }
         }
+        used.sort_unstable();
+        used.dedup();
         let mut left: Vec<Run> = plan::join(left, |gap| self.is_free(store, gap));
         let need: u64 = left.iter().map(|run| shards.most_bytes(run)).sum();
         if !is_ahead {
             self.make_room(need, limit, &used);
         }
         if self.bytes.saturating_add(need) > limit {
-            if self.bytes > 0 {
+            // What was fetched ahead for this very want makes no room by waiting.
+            let own: u64 = used.iter().map(|key| self.spans[key].end - key.2).sum();
+            if self.bytes > own {
                 return false;
             }
             // More than ever fits: workers fetch the rest when they need it.
-            let mut sum = 0;
+            let mut sum = own;
             left.retain(|run| {
                 sum += shards.most_bytes(run);
                 sum <= limit

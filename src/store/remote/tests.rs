@@ -354,6 +354,23 @@ fn a_want_that_never_fits_is_fetched_in_part_and_the_rest_is_read_late() {
 }
 
 #[test]
+fn a_want_that_never_fits_is_served_though_its_beginning_was_fetched_ahead() {
+    let test = test(None, 2 * u64::from(RECORD));
+    let records = [0, 10, 20, 30];
+    test.bucket.hold();
+    let _ahead = test.store.want_ahead(move || records.into_iter().map(location).collect());
+    test.bucket.wait_for(2);
+    test.bucket.release(2);
+    lock(&test.bucket.state).answers = true;
+    let (_want, ready) = test.want("a", &records);
+    ready.recv_timeout(HANG).unwrap().unwrap();
+    for record in records {
+        test.read(record).unwrap();
+    }
+    assert_eq!((test.bucket.requests(), test.totals().late_reads), (4, 2));
+}
+
+#[test]
 fn what_was_fetched_ahead_is_used_and_makes_room_for_what_is_needed() {
     let test = test(None, 3 * u64::from(RECORD));
     let ahead = |records: &'static [u64]| {
