@@ -23,6 +23,7 @@ mod shard;
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -150,12 +151,38 @@ impl Cache {
     /// Gives reserved bytes back.
     pub(super) fn release(&self, bytes: u64) {
         let used = lock(&self.used);
-        let released = Locked::new(&used).and_then(|_guard| {
-            let left = number(&used)?.saturating_sub(bytes);
-            used.write_all_at(&left.to_le_bytes(), 0)
-        });
+        let released = Locked::new(&used).and_then(|_guard| give_back(&used, bytes));
         // What cannot be given back stays reserved, which keeps the bound.
         drop(released);
+    }
+
+    /// Adds whole blocks to a shard, for which bytes were reserved. Those that another process has added since then
+    /// need no place of their own, and their part of the reservation is given back.
+    ///
+    /// # Errors
+    /// When the file system refuses. The reservation is then left.
+    pub(super) fn add(
+        &self,
+        shard: &CachedShard,
+        start: u64,
+        bytes: &[u8],
+        reserved: u64,
+    ) -> io::Result<()> {
+        shard.write(start, bytes)?;
+        let used = lock(&self.used);
+        let _guard = Locked::new(&used)?;
+        let added = shard.count(start..start + bytes.len() as u64)?;
+        // As in `release`.
+        drop(give_back(&used, reserved.saturating_sub(added * BLOCK)));
+        Ok(())
+    }
+
+    /// Forgets the blocks of a range, because they are wrong. Returns the ranges of those that counted, whose place
+    /// is then the caller's.
+    pub(super) fn forget(&self, shard: &CachedShard, range: &Range<u64>) -> Vec<Range<u64>> {
+        let used = lock(&self.used);
+        // Without the lock, two processes could give the same place back.
+        Locked::new(&used).map_or(Vec::new(), |_guard| shard.forget(range))
     }
 
     /// Adds nothing any more, because the disk failed.
@@ -202,6 +229,15 @@ fn number(used: &File) -> io::Result<u64> {
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(0),
         Err(error) => Err(error),
     }
+}
+
+/// Subtracts from the bytes in use. The file is locked.
+fn give_back(used: &File, bytes: u64) -> io::Result<()> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    let left = number(used)?.saturating_sub(bytes);
+    used.write_all_at(&left.to_le_bytes(), 0)
 }
 
 /// Opens the file that says whose folder it is. Only in a folder that is otherwise empty it is created: a folder

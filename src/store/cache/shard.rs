@@ -7,8 +7,8 @@
 //!   ...    at the next multiple of 4096: the bytes of the shard, each block at its own place
 //! ```
 //!
-//! A state is a byte and not a bit, so that processes that add neighboring blocks need no lock: one byte is written
-//! as a whole. A process keeps a copy of the states, and looks into the file for blocks that others may have added.
+//! States change under the lock of the cache, so that two processes that fetch the same block take its place once.
+//! A process keeps a copy of the states, and looks into the file for blocks that others may have added.
 
 use std::fs::File;
 use std::io;
@@ -209,20 +209,30 @@ impl CachedShard {
         range.start / BLOCK * BLOCK..range.end.next_multiple_of(BLOCK).min(self.size)
     }
 
-    /// Writes whole blocks, and counts them from then on.
+    /// Writes whole blocks, which do not count yet.
     ///
     /// # Errors
     /// When the file system refuses.
-    pub(in crate::store) fn write(&self, start: u64, bytes: &[u8]) -> io::Result<()> {
-        let blocks = block_numbers(&(start..start + bytes.len() as u64));
+    pub(super) fn write(&self, start: u64, bytes: &[u8]) -> io::Result<()> {
+        self.with_file(|file| file.write_all_at(bytes, overhead(self.size) + start))
+    }
+
+    /// Counts blocks that were written from now on. Returns how many of them did not count before. The cache is
+    /// locked.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub(super) fn count(&self, range: Range<u64>) -> io::Result<u64> {
+        let blocks = block_numbers(&range);
+        let mut before = vec![ABSENT; blocks.len()];
         self.with_file(|file| {
-            file.write_all_at(bytes, overhead(self.size) + start)?;
+            file.read_exact_at(&mut before, HEADER + blocks.start as u64)?;
             file.write_all_at(&vec![PRESENT; blocks.len()], HEADER + blocks.start as u64)
         })?;
         for block in blocks {
             self.states[block].store(FRESH, Ordering::Release);
         }
-        Ok(())
+        Ok(before.into_iter().filter(|&state| state != PRESENT).count() as u64)
     }
 
     /// Reads bytes that are in the cache. Returns how many of them are of blocks that were there before this process
@@ -245,18 +255,22 @@ impl CachedShard {
     }
 
     /// Forgets the blocks of a range, because they are wrong. They keep their place, so that they can be written
-    /// again without another reservation. Returns the ranges of those blocks that counted.
-    pub(in crate::store) fn forget(&self, range: &Range<u64>) -> Vec<Range<u64>> {
+    /// again without another reservation. Returns the ranges of those blocks that counted. The cache is locked.
+    pub(super) fn forget(&self, range: &Range<u64>) -> Vec<Range<u64>> {
         let mut counted: Vec<Range<u64>> = Vec::new();
         for block in block_numbers(range) {
-            let state = self.states[block].swap(ABSENT, Ordering::AcqRel);
-            let forget = |file: &File| file.write_all_at(&[ABSENT], HEADER + block as u64);
+            self.states[block].store(ABSENT, Ordering::Release);
+            let mut state = [ABSENT];
+            let forget = |file: &File| {
+                file.read_exact_at(&mut state, HEADER + block as u64)?;
+                file.write_all_at(&[ABSENT], HEADER + block as u64)
+            };
             // If it fails, the block is found to be wrong again.
-            drop(self.with_file(forget));
+            let forgotten = self.with_file(forget).is_ok() && state == [PRESENT];
             let start = block as u64 * BLOCK;
             let end = (start + BLOCK).min(self.size);
             match counted.last_mut() {
-                _ if state == ABSENT => {}
+                _ if !forgotten => {}
                 Some(last) if last.end == start => last.end = end,
                 _ => counted.push(start..end),
             }

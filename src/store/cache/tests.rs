@@ -27,7 +27,8 @@ fn add(cache: &Cache, shard: &CachedShard, block: u64) -> bool {
     let length = usize::try_from(end - block * BLOCK).unwrap();
     let reserved = cache.reserve(BLOCK);
     if reserved {
-        shard.write(block * BLOCK, &vec![u8::try_from(block).unwrap() + 1; length]).unwrap();
+        let bytes = vec![u8::try_from(block).unwrap() + 1; length];
+        cache.add(shard, block * BLOCK, &bytes, BLOCK).unwrap();
     }
     reserved
 }
@@ -184,10 +185,14 @@ fn blocks_that_are_forgotten_can_be_written_again_without_more_room() {
     for block in [0, 1, 3] {
         assert!(add(&cache, &shard, block));
     }
-    assert_eq!(shard.forget(&(100..4 * BLOCK)), [0..2 * BLOCK, 3 * BLOCK..4 * BLOCK]);
+    let forgotten = cache.forget(&shard, &(100..4 * BLOCK));
+    assert_eq!(forgotten, [0..2 * BLOCK, 3 * BLOCK..4 * BLOCK]);
+    assert!(cache.forget(&shard, &(100..4 * BLOCK)).is_empty(), "their place is given once");
     assert_eq!(shard.missing(&(0..SIZE)), 6);
     assert!(!cache.reserve(BLOCK));
-    shard.write(0, &vec![7; usize::try_from(2 * BLOCK).unwrap()]).unwrap();
+    let (used, bytes) = (cache.used(), vec![7; usize::try_from(2 * BLOCK).unwrap()]);
+    cache.add(&shard, 0, &bytes, 2 * BLOCK).unwrap();
+    assert_eq!(cache.used(), used);
     assert_eq!(shard.missing(&(0..SIZE)), 4);
 }
 

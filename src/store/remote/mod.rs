@@ -26,9 +26,9 @@ pub(crate) use pool::{OnReady, Want};
 use self::counters::Counters;
 use self::plan::Run;
 use self::pool::{Pool, Urgency};
-use self::shards::Shards;
+use self::shards::{Fate, Shards};
 use super::bucket::{self, Bucket, Object, Traffic};
-use super::cache::Cache;
+use super::cache::{BLOCK, Cache};
 use super::error::StoreError;
 
 /// What the datasets of a process that are in buckets share: memory, and the cache on disk.
@@ -144,7 +144,9 @@ impl RemoteStore {
             self.counters().damaged.fetch_add(1, Ordering::Relaxed);
             self.replace(&run, buffer)?;
             if !is_right(buffer) {
-                self.shards.forget(&run);
+                for wrong in self.shards.forget(&run) {
+                    self.shards.release(reserved(&wrong));
+                }
                 return Err(StoreError::ChecksumMismatch);
             }
         }
@@ -199,7 +201,13 @@ impl RemoteStore {
         let wrong = self.shards.forget(run);
         let start = wrong.first().map_or(run.range.start, |first| first.start.min(run.range.start));
         let end = wrong.last().map_or(run.range.end, |last| last.end.max(run.range.end));
-        let bytes = self.fetch(run.shard, start..end)?;
+        let fetched = self.fetch(run.shard, start..end);
+        if fetched.is_err() {
+            for range in &wrong {
+                self.shards.release(reserved(range));
+            }
+        }
+        let bytes = fetched?;
         let part = |range: &Range<u64>| {
             let index = |at: u64| usize::try_from(at - start).expect("inside of the bytes");
             &bytes[index(range.start)..index(range.end)]
@@ -207,8 +215,9 @@ impl RemoteStore {
         buffer.copy_from_slice(part(&run.range));
         for range in wrong {
             let blocks = Run { shard: run.shard, range };
-            // Their place is still reserved. If the disk refuses them, they are fetched each time.
-            let _kept = self.shards.keep(&blocks, 0, part(&blocks.range));
+            // If the disk refuses them, they are fetched each time.
+            let Fate::Cached(reserved) = reserved(&blocks.range) else { continue };
+            let _kept = self.shards.keep(&blocks, reserved, part(&blocks.range));
         }
         Ok(())
     }
@@ -226,4 +235,9 @@ fn run((shard, offset, length): Location) -> Run {
 /// Index of a byte of a run in a buffer that has its bytes.
 fn offset(run: &Run, at: u64) -> usize {
     usize::try_from(at - run.range.start).expect("inside of a record")
+}
+
+/// The place of whole blocks in the cache, as a reservation.
+fn reserved(blocks: &Range<u64>) -> Fate {
+    Fate::Cached((blocks.end - blocks.start).next_multiple_of(BLOCK))
 }

@@ -557,17 +557,21 @@ impl State {
         (used, fetches): (&mut Vec<Key>, &mut Vec<Request>),
     ) {
         let mut reserved = if let Fate::Cached(bytes) = fate { bytes } else { 0 };
+        let all = run.range.end;
         for run in plan::split(run) {
             self.last_id += 1;
             let key = (store, run.shard, run.range.start, self.last_id);
             let fate = match fate {
-                // Of a run that is split, the last part has what is left of the reservation.
-                Fate::Cached(_) => Fate::Cached(reserved.min(run.bytes())),
+                // Of a run that is split, each part has the reservation of its blocks, and the last one all that is
+                // left: the last block of a shard is shorter than its place.
+                Fate::Cached(_) => {
+                    let is_last = run.range.end == all;
+                    let own = if is_last { reserved } else { reserved.min(shards.missing(&run)) };
+                    reserved -= own;
+                    Fate::Cached(own)
+                }
                 Fate::Held => Fate::Held,
             };
-            if let Fate::Cached(bytes) = fate {
-                reserved -= bytes;
-            }
             let span = Span {
                 shards: Arc::clone(shards),
                 end: run.range.end,

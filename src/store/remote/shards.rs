@@ -87,7 +87,7 @@ impl Shards {
             return (run, Fate::Held);
         };
         let whole = Run { shard: run.shard, range: cached.whole_blocks(&run.range) };
-        let bytes = cached.missing(&whole.range) * BLOCK;
+        let bytes = self.missing(&whole);
         if may_extend(&whole) && cache.reserve(bytes) {
             (whole, Fate::Cached(bytes))
         } else {
@@ -95,12 +95,18 @@ impl Shards {
         }
     }
 
-    /// Adds the bytes of a request to the cache; false if the disk refused, so that they have to be held.
+    /// Bytes that the blocks of a run that are not cached would take.
+    pub(super) fn missing(&self, run: &Run) -> u64 {
+        self.cached(run.shard).map_or(0, |cached| cached.missing(&run.range) * BLOCK)
+    }
+
+    /// Adds the bytes of a request to the cache; false if the disk refused, so that they have to be held. What was
+    /// reserved and is not needed is given back.
     pub(super) fn keep(&self, run: &Run, reserved: u64, bytes: &[u8]) -> bool {
         let (Some(cache), Some(cached)) = (&self.cache, self.cached(run.shard)) else {
             return false;
         };
-        let written = cached.write(run.range.start, bytes);
+        let written = cache.add(cached, run.range.start, bytes, reserved);
         if written.is_err() {
             cache.stop();
             cache.release(reserved);
@@ -129,8 +135,12 @@ impl Shards {
         cached.read(start, buffer)
     }
 
-    /// Removes what the cache has of a range, because it is wrong. Returns the blocks that it had.
+    /// Removes what the cache has of a range, because it is wrong. Returns the blocks that it had: their place is
+    /// still reserved, for whoever keeps them again or [releases](Self::release) it.
     pub(super) fn forget(&self, run: &Run) -> Vec<Range<u64>> {
-        self.cached(run.shard).map_or(Vec::new(), |cached| cached.forget(&run.range))
+        match (&self.cache, self.cached(run.shard)) {
+            (Some(cache), Some(cached)) => cache.forget(cached, &run.range),
+            _ => Vec::new(),
+        }
     }
 }

@@ -397,7 +397,8 @@ fn a_failure_is_told_and_the_next_want_tries_again() {
     let test = test(Some(cache(folder.path(), 1000)), 64 << 20);
     let empty = test.store.storage().cache().unwrap().used();
     lock(&test.bucket.state).fails = true;
-    let (want, ready) = test.want("a", &[0, 50]);
+    // The last block of record 39 is short.
+    let (want, ready) = test.want("a", &[0, 39, 50]);
     let error = ready.recv_timeout(HANG).unwrap().unwrap_err().to_string();
     assert!(error.contains("cannot read 0.tar: status 500"), "{error}");
     drop(want);
@@ -459,4 +460,41 @@ fn a_disk_that_fails_leaves_reads_running() {
         let totals = test.epoch(epoch);
         assert_eq!((totals.cache_bytes, totals.remote_bytes, totals.late_reads), (0, 2 * SIZE, 0));
     }
+}
+
+#[test]
+fn blocks_that_are_wrong_give_their_place_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let test = test(Some(cache(folder.path(), 1000)), 64 << 20);
+    let used = || test.store.storage().cache().unwrap().used();
+    let (empty, mut buffer) = (used(), Vec::new());
+    for fails in [false, false, true] {
+        let (want, ready) = test.want("a", &[5]);
+        ready.recv_timeout(HANG).unwrap().unwrap();
+        drop(want);
+        assert!(used() > empty);
+        lock(&test.bucket.state).fails = fails;
+        test.store.read_checked(location(5), &mut buffer, |_| false).unwrap_err();
+        assert_eq!((used(), test.cached()), (empty, 0));
+    }
+}
+
+#[test]
+fn a_block_that_two_processes_fetch_is_reserved_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let tests = [(); 2].map(|()| test(Some(cache(folder.path(), 1000)), 64 << 20));
+    let used = || tests[0].store.storage().cache().unwrap().used();
+    let empty = used();
+    let wants = tests.each_ref().map(|test| {
+        test.bucket.hold();
+        let want = test.want("a", &[0]);
+        test.bucket.wait_for(1);
+        want
+    });
+    assert_eq!(used(), empty + 2 * BLOCK);
+    for (test, (_want, ready)) in tests.iter().zip(&wants) {
+        test.bucket.release(1);
+        ready.recv_timeout(HANG).unwrap().unwrap();
+    }
+    assert_eq!((used(), tests[0].cached()), (empty + BLOCK, BLOCK));
 }
