@@ -36,6 +36,8 @@ const ABSENT: u8 = 0;
 const PRESENT: u8 = 1;
 /// In the copy of a process: it fetched the block itself, and has not read it since. In the file that is `PRESENT`.
 const FRESH: u8 = 2;
+/// In the copy of a process: the disk cannot read it. It stays so, even if the block is written again.
+const LOST: u8 = 3;
 
 /// A part of a range: its bytes are all in the cache, or none is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,7 +171,7 @@ impl CachedShard {
         for block in blocks {
             let start = range.start.max(block as u64 * BLOCK);
             let end = range.end.min((block as u64 + 1) * BLOCK);
-            let is_cached = self.state(block) != ABSENT;
+            let is_cached = ![ABSENT, LOST].contains(&self.state(block));
             match parts.last_mut() {
                 Some(last) if last.is_cached == is_cached => last.range.end = end,
                 _ => parts.push(Part { range: start..end, is_cached }),
@@ -181,6 +183,18 @@ impl CachedShard {
     /// Number of blocks of a range that are not in the cache.
     pub(in crate::store) fn missing(&self, range: &Range<u64>) -> u64 {
         block_numbers(range).filter(|&block| self.state(block) == ABSENT).count() as u64
+    }
+
+    /// Whether the disk cannot read a block of a range.
+    pub(in crate::store) fn has_lost(&self, range: &Range<u64>) -> bool {
+        block_numbers(range).any(|block| self.state(block) == LOST)
+    }
+
+    /// Counts the blocks of a range as absent in this process, because the disk cannot read them.
+    pub(in crate::store) fn lose(&self, range: &Range<u64>) {
+        for block in block_numbers(range) {
+            self.states[block].store(LOST, Ordering::Release);
+        }
     }
 
     fn state(&self, block: usize) -> u8 {
@@ -230,7 +244,9 @@ impl CachedShard {
             file.write_all_at(&vec![PRESENT; blocks.len()], HEADER + blocks.start as u64)
         })?;
         for block in blocks {
-            self.states[block].store(FRESH, Ordering::Release);
+            let fresh = |state| (state != LOST).then_some(FRESH);
+            let (order, failed) = (Ordering::AcqRel, Ordering::Acquire);
+            let _state = self.states[block].fetch_update(order, failed, fresh);
         }
         Ok(before.into_iter().filter(|&state| state != PRESENT).count() as u64)
     }
@@ -259,7 +275,9 @@ impl CachedShard {
     pub(super) fn forget(&self, range: &Range<u64>) -> Vec<Range<u64>> {
         let mut counted: Vec<Range<u64>> = Vec::new();
         for block in block_numbers(range) {
-            self.states[block].store(ABSENT, Ordering::Release);
+            let absent = |state| (state != LOST).then_some(ABSENT);
+            let (order, failed) = (Ordering::AcqRel, Ordering::Acquire);
+            let _state = self.states[block].fetch_update(order, failed, absent);
             let mut state = [ABSENT];
             let forget = |file: &File| {
                 file.read_exact_at(&mut state, HEADER + block as u64)?;

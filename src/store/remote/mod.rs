@@ -185,11 +185,13 @@ impl RemoteStore {
         let part = &parts[0];
         let end = part.range.end;
         let into = &mut into[..offset(run, end)];
-        if part.is_cached
-            && let Ok(hit) = self.shards.read_cached(run.shard, run.range.start, into)
-        {
-            *hits += hit;
-            return Ok(end);
+        if part.is_cached {
+            if let Ok(hit) = self.shards.read_cached(run.shard, run.range.start, into) {
+                *hits += hit;
+                return Ok(end);
+            }
+            // Wants fetch it from now on.
+            self.shards.lose(&Run { shard: run.shard, range: part.range.clone() });
         }
         self.counters().late_reads.fetch_add(1, Ordering::Relaxed);
         into.copy_from_slice(&self.fetch(run.shard, part.range.clone())?);

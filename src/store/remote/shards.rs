@@ -88,7 +88,8 @@ impl Shards {
         };
         let whole = Run { shard: run.shard, range: cached.whole_blocks(&run.range) };
         let bytes = self.missing(&whole);
-        if may_extend(&whole) && cache.reserve(bytes) {
+        // What is lost could be written, and not read.
+        if !cached.has_lost(&whole.range) && may_extend(&whole) && cache.reserve(bytes) {
             (whole, Fate::Cached(bytes))
         } else {
             (run, Fate::Held)
@@ -133,6 +134,13 @@ impl Shards {
     ) -> std::io::Result<u64> {
         let cached = self.cached(shard).ok_or(std::io::ErrorKind::NotFound)?;
         cached.read(start, buffer)
+    }
+
+    /// Counts blocks of a range as absent, because the disk cannot read them.
+    pub(super) fn lose(&self, run: &Run) {
+        if let Some(cached) = self.cached(run.shard) {
+            cached.lose(&run.range);
+        }
     }
 
     /// Removes what the cache has of a range, because it is wrong. Returns the blocks that it had: their place is

@@ -498,3 +498,20 @@ fn a_block_that_two_processes_fetch_is_reserved_once() {
     }
     assert_eq!((used(), tests[0].cached()), (empty + BLOCK, BLOCK));
 }
+
+#[test]
+fn a_block_that_the_disk_cannot_read_any_more_is_late_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let test = test(Some(cache(folder.path(), 1000)), 64 << 20);
+    test.epoch(0);
+    for entry in std::fs::read_dir(folder.path().join("shards")).unwrap() {
+        // The states are left, and the blocks are not.
+        let file = std::fs::OpenOptions::new().write(true).open(entry.unwrap().path()).unwrap();
+        file.set_len(8192).unwrap();
+    }
+    assert!(test.epoch(1).late_reads > 0);
+    for epoch in 2..4 {
+        let totals = test.epoch(epoch);
+        assert_eq!((totals.remote_bytes, totals.late_reads), (2 * SIZE, 0));
+    }
+}
