@@ -246,10 +246,10 @@ fn open_mark(folder: &Path) -> Result<File, StoreError> {
     let failed = StoreError::io("write", folder);
     let path = folder.join("forebay-cache");
     if !path.exists() {
-        let own = ["shards", "used", "forebay-cache", "lost+found"];
         for entry in fs::read_dir(folder).map_err(&failed)? {
             let name = entry.map_err(&failed)?.file_name();
-            if !own.iter().any(|own| name == *own) {
+            // A volume has this folder when it is new.
+            if name != "lost+found" && name != "forebay-cache" {
                 let what = format!(
                     "it has other files, such as {}; name an empty folder",
                     name.to_string_lossy()

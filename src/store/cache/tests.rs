@@ -159,6 +159,13 @@ fn only_a_folder_of_its_own_becomes_a_cache_and_no_file_is_ever_removed() {
     fs::write(folder.path().join("thesis.tex"), "all of it").unwrap();
     let error = refused(folder.path());
     assert!(error.contains("thesis.tex") && error.contains("name an empty folder"), "{error}");
+    // So do names that a cache has, where nothing says that it is one.
+    for name in ["shards", "used"] {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join(name)).unwrap();
+        let error = refused(folder.path());
+        assert!(error.contains(&format!("such as {name}; name an empty folder")), "{error}");
+    }
     // A volume has this folder when it is new.
     let volume = tempfile::tempdir().unwrap();
     fs::create_dir(volume.path().join("lost+found")).unwrap();
