@@ -34,8 +34,8 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-pub(crate) use bucket::url_of;
 pub use bucket::{Bucket, Object, OnFetched, Traffic};
+pub(crate) use bucket::{stopped, url_of};
 pub use cache::Cache;
 pub use error::StoreError;
 pub(crate) use file::RegularFile;
