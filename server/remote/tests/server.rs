@@ -14,6 +14,8 @@ pub(crate) const HANG: Duration = Duration::from_mins(5);
 /// What goes wrong with one request for an object.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
+    /// Nothing.
+    Nothing,
     /// Another status, with a header.
     Status(u16, &'static str),
     /// The connection ends after this many bytes of the body.
@@ -26,12 +28,32 @@ pub(crate) enum Fault {
     Wrong(usize),
     /// No answer before the next request was answered.
     Late,
+    /// The body is of the bytes behind the range, and says so.
+    Shifted,
+    /// This status, with a body that does not end.
+    Endless(u16),
 }
 
 #[derive(Default)]
 struct State {
     objects: BTreeMap<String, Vec<u8>>,
     faults: VecDeque<Fault>,
+    list_faults: VecDeque<Fault>,
+    write_faults: VecDeque<Fault>,
+    /// Objects on a page of a list; 0 for all.
+    page: usize,
+    /// Whether objects have no `ETag`.
+    is_untagged: bool,
+    /// Whether requests for objects that there are not are denied.
+    is_private: bool,
+    /// Numbers of requests for lists.
+    lists: usize,
+    /// Parts of objects that are being written.
+    parts: BTreeMap<usize, Vec<u8>>,
+    /// What was requested to write an object in parts.
+    writes: Vec<String>,
+    /// Bytes of bodies that do not end.
+    endless: usize,
     /// Requests for objects, with their ranges.
     gets: Vec<(String, String)>,
     answered: usize,
@@ -95,6 +117,46 @@ impl Server {
         self.lock().faults.extend(faults);
     }
 
+    /// What goes wrong with the next requests for lists.
+    pub(crate) fn fail_lists(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.lock().list_faults.extend(faults);
+    }
+
+    /// What goes wrong with the next requests that write.
+    pub(crate) fn fail_writes(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.lock().write_faults.extend(faults);
+    }
+
+    /// Lists have this many objects on a page.
+    pub(crate) fn set_page(&self, objects: usize) {
+        self.lock().page = objects;
+    }
+
+    /// From now on, no answer has an `ETag`.
+    pub(crate) fn remove_tags(&self) {
+        self.lock().is_untagged = true;
+    }
+
+    /// From now on, requests for objects that there are not are denied.
+    pub(crate) fn hide_missing(&self) {
+        self.lock().is_private = true;
+    }
+
+    /// Requests for pages of lists so far.
+    pub(crate) fn lists(&self) -> usize {
+        self.lock().lists
+    }
+
+    /// Requests to write objects in parts so far.
+    pub(crate) fn writes(&self) -> Vec<String> {
+        self.lock().writes.clone()
+    }
+
+    /// Bytes that were sent of bodies that do not end.
+    pub(crate) fn endless(&self) -> usize {
+        self.lock().endless
+    }
+
     /// Requests for objects so far.
     pub(crate) fn gets(&self) -> Vec<(String, String)> {
         self.lock().gets.clone()
@@ -125,7 +187,23 @@ impl Server {
             let (path, query) = target.split_once('?').unwrap_or((&target, ""));
             let path = path.replace("%7B", "{").replace("%7D", "}").replace("%23", "#");
             if query.contains("list-type=2") {
-                respond(stream, 200, "", self.list(&path, query).as_bytes(), true)?;
+                let mut state = self.lock();
+                state.lists += 1;
+                let fault = state.list_faults.pop_front();
+                drop(state);
+                match fault {
+                    Some(Fault::Status(status, header)) => {
+                        respond(stream, status, header, b"", true)?;
+                    }
+                    Some(Fault::Endless(status)) => {
+                        self.send_endless(stream, status)?;
+                        return Ok(());
+                    }
+                    _ => respond(stream, 200, "", self.list(&path, query).as_bytes(), true)?,
+                }
+            } else if query.contains("upload") {
+                let (status, answer) = self.write_parts(&method, &path, query, body);
+                respond(stream, status, "ETag: \"part\"\r\n", answer.as_bytes(), true)?;
             } else if method == "PUT" {
                 let tag = tag(&body);
                 self.put(&path, body);
@@ -136,14 +214,59 @@ impl Server {
         }
     }
 
+    /// Answers a request of those that write an object in parts.
+    fn write_parts(&self, method: &str, path: &str, query: &str, body: Vec<u8>) -> (u16, String) {
+        let mut state = self.lock();
+        let number = query.split('&').find_map(|part| part.strip_prefix("partNumber="));
+        let number = number.map(|number| number.parse::<usize>().unwrap());
+        state.writes.push(format!("{method} {}", number.unwrap_or_default()));
+        if let Some(Fault::Status(status, _)) = state.write_faults.pop_front() {
+            return (status, String::new());
+        }
+        match (method, number) {
+            ("PUT", Some(number)) => drop(state.parts.insert(number, body)),
+            ("POST", _) if query.contains("uploads") => {
+                let name = "InitiateMultipartUploadResult";
+                return (200, format!("<{name}><UploadId>u</UploadId></{name}>"));
+            }
+            ("POST", _) => {
+                let whole = std::mem::take(&mut state.parts).into_values().flatten().collect();
+                state.objects.insert(path.to_owned(), whole);
+                let name = "CompleteMultipartUploadResult";
+                return (200, format!("<{name}><ETag>\"whole\"</ETag></{name}>"));
+            }
+            _ => state.parts.clear(),
+        }
+        (200, String::new())
+    }
+
+    /// Sends a body for as long as it is taken, up to what no test survives.
+    fn send_endless(&self, mut stream: &TcpStream, status: u16) -> std::io::Result<()> {
+        stream.write_all(format!("HTTP/1.1 {status} x\r\nConnection: close\r\n\r\n").as_bytes())?;
+        let chunk = vec![b'x'; 1 << 16];
+        for _ in 0..4096 {
+            stream.write_all(&chunk)?;
+            self.lock().endless += chunk.len();
+        }
+        Ok(())
+    }
+
     fn list(&self, path: &str, query: &str) -> String {
         let prefix = query.split('&').find_map(|part| part.strip_prefix("prefix="));
         let prefix = prefix.unwrap_or_default().replace("%2F", "/").replace("%23", "#");
         let whole = format!("{}/{prefix}", path.trim_end_matches('/'));
-        let mut xml = "<ListBucketResult><IsTruncated>false</IsTruncated>".to_owned();
-        for (path, bytes) in &self.lock().objects {
+        let after = query.split('&').find_map(|part| part.strip_prefix("continuation-token="));
+        let mut xml = "<ListBucketResult>".to_owned();
+        let (state, mut listed, mut last) = (self.lock(), 0, None);
+        for (path, bytes) in &state.objects {
             let Some(rest) = path.strip_prefix(&whole) else { continue };
-            if !rest.contains('/') {
+            if !rest.contains('/') && after.is_none_or(|after| rest > after) {
+                if state.page > 0 && listed == state.page {
+                    let token: &str = last.unwrap();
+                    write!(xml, "<NextContinuationToken>{token}</NextContinuationToken>").unwrap();
+                    break;
+                }
+                (listed, last) = (listed + 1, Some(rest));
                 let (size, tag) = (bytes.len(), tag(bytes));
                 write!(
                     xml,
@@ -153,7 +276,8 @@ impl Server {
                 .unwrap();
             }
         }
-        xml + "</ListBucketResult>"
+        let is_truncated = xml.contains("Token");
+        xml + &format!("<IsTruncated>{is_truncated}</IsTruncated></ListBucketResult>")
     }
 
     /// Answers a request for an object; false if the connection ends.
@@ -181,8 +305,9 @@ impl Server {
             state = waited.0;
         }
         let Some(object) = state.objects.get(path).cloned() else {
+            let status = if state.is_private { 403 } else { 404 };
             drop(state);
-            respond(stream, 404, "", b"", true)?;
+            respond(stream, status, "", b"", true)?;
             return Ok(true);
         };
         let whole = object.len();
@@ -204,13 +329,14 @@ impl Server {
         if let Some(Fault::Wrong(at)) = fault {
             body[at] ^= 1;
         }
+        let start = if matches!(fault, Some(Fault::Shifted)) { start + 1 } else { start };
         let (status, about) = if range.is_empty() {
             (200, String::new())
         } else {
             (206, format!("Content-Range: bytes {start}-{}/{whole}\r\n", end - 1))
         };
-        let about =
-            format!("{about}ETag: {own}\r\nLast-Modified: Wed, 01 Jan 2020 00:00:00 GMT\r\n");
+        let own = if state.is_untagged { String::new() } else { format!("ETag: {own}\r\n") };
+        let about = format!("{about}{own}Last-Modified: Wed, 01 Jan 2020 00:00:00 GMT\r\n");
         state.answered += 1;
         drop(state);
         self.state.1.notify_all();
@@ -223,6 +349,10 @@ impl Server {
                 stream.write_all(head.as_bytes())?;
                 stream.write_all(&body[..bytes])?;
                 stream.shutdown(std::net::Shutdown::Both)?;
+                return Ok(false);
+            }
+            Some(Fault::Endless(status)) => {
+                self.send_endless(stream, status)?;
                 return Ok(false);
             }
             Some(Fault::Short(bytes)) => respond(stream, status, &about, &body[..bytes], true)?,
