@@ -205,6 +205,54 @@ fn indexing_goes_on_where_it_was_interrupted() {
     assert_eq!(left.len(), 1, "only the index is left: {left:?}");
 }
 
+/// A shard whose first record has another label, of the same size.
+fn relabeled(shard: &[u8]) -> Vec<u8> {
+    let mut bytes = shard.to_vec();
+    bytes[512] = if bytes[512] == b'0' { b'1' } else { b'0' };
+    bytes
+}
+
+#[test]
+fn an_index_of_a_server_without_tags_is_read_again() {
+    let data = Data::new();
+    data.server.remove_tags();
+    let [cache, indexes] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let web = format!("http://{}/b/train/t-{{0..2}}.tar", data.server.address);
+    let place = data.place(&web, Some((cache.path(), 1 << 30)));
+    let shard = data.folder.path().join("train/t-0.tar");
+    for labels in 0..2 {
+        if labels == 1 {
+            let relabeled = relabeled(&fs::read(&shard).unwrap());
+            data.put("t-0.tar", relabeled);
+        }
+        index(&place, Some(indexes.path())).unwrap();
+        let made = Dataset::open_remote(&place, Some(indexes.path())).unwrap().digest();
+        assert_eq!(made, data.local().digest());
+        let key = "/b/train/t-_0..2_.tar.forebay";
+        data.server.put(key, fs::read(place.index_path(indexes.path())).unwrap());
+        assert_eq!(Dataset::open_remote(&place, None).unwrap().digest(), made);
+    }
+}
+
+#[test]
+fn a_part_of_a_server_without_tags_is_made_again() {
+    let data = Data::new();
+    data.server.remove_tags();
+    let indexes = tempfile::tempdir().unwrap();
+    let web = format!("http://{}/b/train/t-{{0..2}}.tar", data.server.address);
+    let place = data.place(&web, None);
+    let shard = |number: u32| data.folder.path().join(format!("train/t-{number}.tar"));
+    let good = fs::read(shard(2)).unwrap();
+    data.server.put("/b/train/t-2.tar", good[..good.len() / 2].to_vec());
+    index(&place, Some(indexes.path())).unwrap_err();
+    data.server.put("/b/train/t-2.tar", good);
+    let relabeled = relabeled(&fs::read(shard(0)).unwrap());
+    data.put("t-0.tar", relabeled);
+    index(&place, Some(indexes.path())).unwrap();
+    let made = Dataset::open_remote(&place, Some(indexes.path())).unwrap();
+    assert_eq!(made.digest(), data.local().digest());
+}
+
 #[test]
 fn patterns_and_single_shards_name_objects() {
     let data = Data::new();

@@ -78,6 +78,8 @@ struct Work {
     beside: tempfile::TempDir,
     /// What decides how the shards are read, besides their bytes.
     reading: String,
+    /// Whether the bucket tells versions of the small files apart.
+    has_tags: bool,
     /// Of a folder that is removed in any case.
     _temporary: Option<tempfile::TempDir>,
     /// Locked, so that no other process works in it.
@@ -124,7 +126,13 @@ impl Work {
         let IndexOptions { label, image_column, label_column, label_offset, .. } = options;
         let columns = (image_column, label_column, label_offset);
         let reading = format!("{label:?} {columns:?} {:?} {:?}", place.split, found.beside);
-        Ok(Self { folder, beside, reading, _temporary: temporary, _lock: lock })
+        let has_tags = found.beside.iter().all(|object| !object.tag.is_empty());
+        Ok(Self { folder, beside, reading, has_tags, _temporary: temporary, _lock: lock })
+    }
+
+    /// Whether a part of a shard is known to be of what the bucket has now.
+    fn has_tags(&self, object: &Object) -> bool {
+        self.has_tags && !object.tag.is_empty()
     }
 
     /// A folder for a shard.
@@ -186,12 +194,12 @@ fn index_shards(
                 records.fetch_add(1, Ordering::Relaxed);
                 report();
             };
-            let made = match Index::open(&part) {
-                Ok(index) => {
+            let made = match work.has_tags(object).then(|| Index::open(&part)) {
+                Some(Ok(index)) => {
                     records.fetch_add(index.len() as u64, Ordering::Relaxed);
                     Ok(())
                 }
-                Err(_absent) => {
+                None | Some(Err(_)) => {
                     index_shard((place, options), found, object, (work, &part), pool, &count)
                 }
             };

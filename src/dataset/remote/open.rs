@@ -43,7 +43,9 @@ fn index_in_bucket(place: &RemotePlace, index_dir: Option<&Path>) -> Result<Inde
         let index = index.unwrap_or_else(|| PathBuf::from(place.url(&key)));
         return Err(DatasetError::NoIndex { path: place.address(), index });
     };
-    let Some(cache) = place.storage.cache() else {
+    // Without a tag, nothing tells whether it is still the same.
+    let cache = place.storage.cache().filter(|_| !object.tag.is_empty());
+    let Some(cache) = cache else {
         let folder = tempfile::tempdir().map_err(StoreError::io("write", &std::env::temp_dir()))?;
         let file = folder.path().join("index");
         download(&*place.bucket, &object, &file)?;
