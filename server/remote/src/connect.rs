@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use http::header::{AUTHORIZATION, HeaderMap, LOCATION, RETRY_AFTER};
 use http::{StatusCode, Uri};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Limited};
 use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector as TcpConnector;
@@ -28,6 +28,11 @@ const IDLE: Duration = Duration::from_mins(1);
 
 /// Most redirects that are followed.
 const REDIRECTS: usize = 5;
+
+/// Longest body of an answer that is not a range: of an error, and of another, such as a page of a list. Such bodies
+/// are read into memory whole.
+const ERROR: usize = 64 << 10;
+const PAGE: usize = 32 << 20;
 
 /// What an answer says besides its status, for the fetch that it belongs to.
 #[derive(Clone, Debug, Default)]
@@ -110,9 +115,17 @@ impl HttpService for Service {
             match to.filter(|_| self.follows && is_empty) {
                 None => {
                     let (parts, body) = response.into_parts();
-                    let body =
-                        body.map_err(|error| HttpError::new(HttpErrorKind::Interrupted, error));
-                    return Ok(HttpResponse::from_parts(parts, HttpResponseBody::new(body)));
+                    let body = if parts.status == StatusCode::PARTIAL_CONTENT {
+                        HttpResponseBody::new(
+                            body.map_err(|error| HttpError::new(HttpErrorKind::Interrupted, error)),
+                        )
+                    } else {
+                        let most = if parts.status.is_success() { PAGE } else { ERROR };
+                        let interrupted =
+                            |error| HttpError::new_boxed(HttpErrorKind::Interrupted, error);
+                        HttpResponseBody::new(Limited::new(body, most).map_err(interrupted))
+                    };
+                    return Ok(HttpResponse::from_parts(parts, body));
                 }
                 Some(to) => {
                     if to.authority() != parts.uri.authority() {

@@ -112,6 +112,18 @@ fn an_object_that_changed_is_refused() {
     assert_eq!(bucket.traffic().retries, 0);
 }
 
+/// More than what is read of a body that does not end, and what is on its way by then.
+const ENDLESS: usize = 64 << 20;
+
+#[test]
+fn an_error_whose_body_does_not_end_is_an_error() {
+    let (server, bucket, object) = web();
+    server.fail([Fault::Endless(418)]);
+    let error = fetch(&bucket, &object, 0..100).unwrap_err().to_string();
+    assert!(error.contains("status 418"), "{error}");
+    assert!(server.endless() < ENDLESS, "{}", server.endless());
+}
+
 #[test]
 fn a_late_first_byte_is_hedged() {
     let (server, bucket, object) = web();
@@ -119,6 +131,24 @@ fn a_late_first_byte_is_hedged() {
     assert_eq!(fetch(&bucket, &object, 0..100).unwrap(), right(0..100));
     let traffic = bucket.traffic();
     assert_eq!((traffic.hedges, traffic.retries, server.gets().len()), (1, 0, 2));
+}
+
+/// The bucket `b` of a server.
+fn s3(server: &Server) -> Arc<dyn Bucket> {
+    let settings = server.settings();
+    let settings: Vec<(&str, &str)> =
+        settings.iter().map(|(key, value)| (*key, &**value)).collect();
+    forebay_remote::open_with(&Network::new().unwrap(), "s3://b", &settings).unwrap().0
+}
+
+#[test]
+fn a_list_that_does_not_end_is_an_error() {
+    let server = Server::start();
+    let bucket = s3(&server);
+    server.fail_lists([Fault::Endless(200)]);
+    let error = bucket.list("train").unwrap_err().to_string();
+    assert!(error.contains("cannot list s3://b/train: status 200"), "{error}");
+    assert!(server.endless() < ENDLESS, "{}", server.endless());
 }
 
 #[test]
