@@ -102,6 +102,8 @@ impl HttpService for Service {
             *request.method_mut() = parts.method.clone();
             *request.uri_mut() = parts.uri.clone();
             *request.headers_mut() = parts.headers.clone();
+            // An error of the connection has no answer, whatever was answered before.
+            ANSWER.try_with(Cell::take).ok();
             let response = self.client.request(request).await.map_err(|error| {
                 let kind = if error.is_connect() {
                     HttpErrorKind::Connect

@@ -112,6 +112,16 @@ fn an_object_that_changed_is_refused() {
     assert_eq!(bucket.traffic().retries, 0);
 }
 
+#[test]
+fn a_redirect_to_a_server_that_is_down_is_requested_again() {
+    let (server, bucket, object) = web();
+    let down = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let location = format!("Location: http://{down}/a.tar\r\n").leak();
+    server.fail([Fault::Status(302, location)]);
+    assert_eq!(fetch(&bucket, &object, 0..100).unwrap(), right(0..100));
+    assert_eq!(bucket.traffic().retries, 1);
+}
+
 /// More than what is read of a body that does not end, and what is on its way by then.
 const ENDLESS: usize = 64 << 20;
 
