@@ -72,6 +72,11 @@ impl Fault {
                 "the bucket is in another region or at another endpoint; set AWS_REGION or AWS_ENDPOINT_URL",
             ),
             (_, Some(416)) => Self::new(Kind::Changed, "it is shorter than when it was indexed"),
+            // `object_store` refuses an answer of another range.
+            (_, Some(206)) => Self::new(
+                Kind::Temporary,
+                format!("the answer is not of the range: {}", text(error)),
+            ),
             (_, Some(200..=299)) if mentions(error, &["range", "Range", "partial"]) => {
                 Self::new(Kind::Final, format!("the server does not serve ranges: {}", text(error)))
             }

@@ -113,6 +113,14 @@ fn an_object_that_changed_is_refused() {
 }
 
 #[test]
+fn an_answer_of_another_range_is_requested_again() {
+    let (server, bucket, object) = web();
+    server.fail([Fault::Shifted]);
+    assert_eq!(fetch(&bucket, &object, 0..100).unwrap(), right(0..100));
+    assert_eq!(bucket.traffic().retries, 1);
+}
+
+#[test]
 fn a_redirect_to_a_server_that_is_down_is_requested_again() {
     let (server, bucket, object) = web();
     let down = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
