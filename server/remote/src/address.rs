@@ -40,23 +40,31 @@ const SCHEMES: [(&str, Service); 5] = [
 
 impl Address {
     pub(crate) fn parse(url: &str) -> Result<Self, OpenError> {
-        let error = |what: &str| OpenError { url: url.to_owned(), what: what.to_owned() };
+        let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+        let service = SCHEMES.iter().find(|(name, _)| *name == scheme).map(|(_, service)| *service);
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        // What may have a secret is not shown. In names of a bucket, `@` and `?` are usual.
+        let has_path = service.is_some_and(|service| service != Service::Web);
+        let hides = authority.contains('@') || !has_path && rest.contains(['@', '?', '&']);
+        let shown = if hides { format!("{scheme}://...") } else { url.to_owned() };
+        let error = |what: &str| OpenError { url: shown.clone(), what: what.to_owned() };
+        if authority.contains('@') {
+            return Err(error("it has credentials in it; set them in the environment"));
+        }
         let expected =
             "expected s3://BUCKET/PATH, gs://BUCKET/PATH, az://CONTAINER/PATH or https://HOST/PATH";
-        let (scheme, rest) = url.split_once("://").ok_or_else(|| error(expected))?;
-        let service = SCHEMES.iter().find(|(name, _)| *name == scheme);
-        let (_, service) = service.ok_or_else(|| error(expected))?;
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let service = service.ok_or_else(|| error(expected))?;
         if authority.is_empty() {
             return Err(error(expected));
         }
-        if authority.contains('@') {
-            let what = "it has credentials in it; set them in the environment";
-            return Err(OpenError { url: format!("{scheme}://..."), what: what.to_owned() });
-        }
-        let is_web = *service == Service::Web;
-        if is_web && path.contains('&') {
+        let is_web = service == Service::Web;
+        if is_web && rest.contains(['?', '&']) {
             return Err(error("a signed URL is no place of a dataset; name the files"));
+        }
+        if is_web && authority.rsplit_once(':').is_some_and(|(_, port)| !is_port(port)) {
+            // Such as of `user:secret/...@host`.
+            let url = format!("{scheme}://...");
+            return Err(OpenError { url, what: "its port is no number".to_owned() });
         }
         // Keys may have a `#`, of which the last one may be before a split.
         let fragment = path.split_once('#').map(|(_, fragment)| fragment);
@@ -69,8 +77,13 @@ impl Address {
             return Err(error("its path has an empty part, `.` or `..`"));
         }
         let base = format!("{scheme}://{authority}");
-        Ok(Self { service: *service, base, path: path.to_owned() })
+        Ok(Self { service, base, path: path.to_owned() })
     }
+}
+
+/// Whether this is a port, or the end of an address of IPv6.
+fn is_port(text: &str) -> bool {
+    text.parse::<u16>().is_ok() || text.ends_with(']')
 }
 
 #[cfg(test)]
@@ -101,10 +114,26 @@ mod tests {
             "s3://b//x",
             "s3://b/x//",
             "https://h/x#a/b",
+            "https://h/t-?.tar",
+            "https://h:x/y",
         ] {
             assert!(Address::parse(wrong).is_err(), "{wrong}");
         }
-        let secret = Address::parse("https://user:secret@h/x").unwrap_err().to_string();
-        assert!(!secret.contains("secret"), "{secret}");
+        assert_eq!(parsed("https://[::1]/x").0, Service::Web);
+        // Nor does an error tell secrets.
+        for wrong in [
+            "https://user:secret@h/x",
+            "https://user:secret/x@h/y",
+            "https://user:secret@h/x?a=b&c",
+            "https://h/x.tar?sig=secret",
+            "https://h?sig=secret",
+            "https://h/../x?sig=secret",
+            "ftp://user:secret@h/x",
+            "user:secret@h/x",
+            "s3://id:secret@b/../x",
+        ] {
+            let error = Address::parse(wrong).unwrap_err().to_string();
+            assert!(!error.contains("secret"), "{error}");
+        }
     }
 }
