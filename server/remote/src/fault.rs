@@ -166,14 +166,43 @@ fn mentions(error: &Error, words: &[&str]) -> bool {
     words.iter().any(|word| text.contains(word))
 }
 
-/// The beginning of the text of an error, in one line and without what may be a signature.
+/// The beginning of the text of an error, in one line and without what may be a signature. Of an answer in XML, the
+/// code and the message.
 fn text(error: &Error) -> String {
     let text = chain(error).replace(['\n', '\r'], " ");
-    let text = text.split('?').next().unwrap_or_default();
+    let text = match (element(&text, "Code"), element(&text, "Message")) {
+        (Some(code), Some(message)) => format!("{code}: {message}"),
+        _ => text,
+    };
+    let text = without_queries(&text);
     match text.char_indices().nth(MAX_TEXT) {
         Some((at, _)) => format!("{}...", &text[..at]),
-        None => text.to_owned(),
+        None => text,
     }
+}
+
+/// The text of the first element of a name.
+fn element<'t>(xml: &'t str, name: &str) -> Option<&'t str> {
+    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
+    Some(rest.split_once("</")?.0)
+}
+
+/// A text without the queries of its URLs.
+fn without_queries(text: &str) -> String {
+    let is_end = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '<' | '>' | ')');
+    let (mut kept, mut left) = (String::with_capacity(text.len()), text);
+    while let Some((before, query)) = left.split_once('?') {
+        kept.push_str(before);
+        // Behind other marks it begins no query, such as in `<?xml`.
+        let follows_path = before.ends_with(|c: char| c.is_alphanumeric() || "/-_.~%*".contains(c));
+        left = if follows_path {
+            &query[query.find(is_end).unwrap_or(query.len())..]
+        } else {
+            kept.push('?');
+            query
+        };
+    }
+    kept + left
 }
 
 #[cfg(test)]
@@ -213,5 +242,17 @@ mod tests {
             assert_eq!(fault.kind, Kind::Final);
             assert!(fault.what.contains("set AWS_REGION=eu-west-1"), "{}", fault.what);
         }
+    }
+
+    #[test]
+    fn a_text_has_the_message_of_the_server_and_no_query() {
+        let text = |source: &str| text(&Error::Generic { store: "S3", source: source.into() });
+        let xml = "status 400: <?xml version=\"1.0\"?>\n<Error><Code>AuthorizationHeaderMalformed</Code>\
+                   <Message>the region 'a' is wrong</Message><Token>secret</Token></Error>";
+        assert_eq!(text(xml), "AuthorizationHeaderMalformed: the region 'a' is wrong");
+        let url = "Error performing GET https://h/a.tar?sig=secret&x=secret in 3 s: <?xml version=\"1\"?> refused";
+        let text = text(url);
+        assert!(text.contains("GET https://h/a.tar in 3 s") && text.contains("refused"), "{text}");
+        assert!(!text.contains("secret"), "{text}");
     }
 }
