@@ -49,9 +49,21 @@ impl Limit {
         loop {
             let released = self.released.notified();
             if let Some(permit) = self.try_permit() {
+                // The limit may have been raised: then one request that ended makes room for two.
+                self.wake();
                 return permit;
             }
             released.await;
+        }
+    }
+
+    /// Wakes the next that waits, if a request may be sent.
+    fn wake(&self) {
+        let state = self.lock();
+        let has_room = state.running as f64 + 1.0 <= state.limit;
+        drop(state);
+        if has_room {
+            self.released.notify_one();
         }
     }
 
@@ -92,18 +104,15 @@ impl Permit<'_> {
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        let mut state = self.limit.lock();
-        state.running -= 1;
-        let has_room = state.running as f64 + 1.0 <= state.limit;
-        drop(state);
-        if has_room {
-            self.limit.released.notify_one();
-        }
+        self.limit.lock().running -= 1;
+        self.limit.wake();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Poll, Waker};
+
     use super::*;
 
     #[test]
@@ -122,5 +131,22 @@ mod tests {
             limit.try_permit().unwrap().succeeded();
         }
         assert!(limit.most() > 4.8 && limit.most() < 5.0, "{}", limit.most());
+    }
+
+    #[test]
+    fn a_raised_limit_lets_all_go_that_it_has_room_for() {
+        let limit = Limit::new();
+        limit.lock().limit = 1.0;
+        let first = limit.try_permit().unwrap();
+        let mut waiting = [(); 3].map(|()| Box::pin(limit.permit()));
+        let mut context = Context::from_waker(Waker::noop());
+        for permit in &mut waiting {
+            assert!(permit.as_mut().poll(&mut context).is_pending());
+        }
+        limit.lock().limit = 2.0;
+        drop(first);
+        let mut poll = |at: usize| waiting[at].as_mut().poll(&mut context);
+        let permits = [poll(0), poll(1)];
+        assert!(permits.iter().all(Poll::is_ready) && poll(2).is_pending());
     }
 }
