@@ -11,11 +11,13 @@ use bytes::Bytes;
 use forebay::dataset::{Bucket, Object, OnFetched, StoreError, Traffic};
 use forebay_types::file;
 use futures_util::{StreamExt as _, stream};
+use object_store::list::PaginatedListOptions;
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt as _, PutPayload, WriteMultipart};
+use object_store::{MultipartId, ObjectMeta, ObjectStoreExt as _, PutPayload};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::address::{Address, Service};
+use crate::client::{Cloud, Store};
 use crate::fault::{Fault, Kind};
 use crate::fetch::{Fetcher, tag};
 
@@ -24,6 +26,9 @@ const THREADS: usize = 2;
 
 /// Objects that are looked up at the same time.
 const LOOKUPS: usize = 32;
+
+/// Most objects of a folder. So many are no shards.
+const MOST_LISTED: usize = 1 << 20;
 
 /// Largest file that is written by one request, and bytes of a part of a larger one.
 const WHOLE: u64 = 16 << 20;
@@ -76,16 +81,14 @@ pub(crate) struct ObjectBucket {
     network: Arc<Network>,
     address: Address,
     fetcher: Arc<Fetcher>,
+    cloud: Option<Arc<dyn Cloud>>,
 }
 
 impl ObjectBucket {
-    pub(crate) fn new(
-        network: Arc<Network>,
-        address: Address,
-        store: Arc<dyn ObjectStore>,
-    ) -> Self {
-        let fetcher = Arc::new(Fetcher::new(store, address.service));
-        Self { network, address, fetcher }
+    pub(crate) fn new(network: Arc<Network>, address: Address, store: Store) -> Self {
+        let Store { objects, cloud } = store;
+        let fetcher = Arc::new(Fetcher::new(objects, address.service));
+        Self { network, address, fetcher, cloud }
     }
 
     fn url_of(&self, key: &str) -> String {
@@ -102,10 +105,14 @@ impl ObjectBucket {
     where
         F: Future<Output = Result<T, Fault>> + Send + 'static,
     {
-        let stopped = || Err(Fault::new(Kind::Final, "the process is shutting down"));
-        let result = self.network.wait(request(Arc::clone(&self.fetcher))).unwrap_or_else(stopped);
+        let result = self.network.wait(request(Arc::clone(&self.fetcher)));
+        let result = result.unwrap_or_else(|| Err(stopped()));
         result.map_err(|fault| fault.into_error(action, self.url_of(key)))
     }
+}
+
+fn stopped() -> Fault {
+    Fault::new(Kind::Final, "the process is shutting down")
 }
 
 fn object(meta: &ObjectMeta) -> Object {
@@ -131,12 +138,34 @@ impl Bucket for ObjectBucket {
     }
 
     fn list(&self, folder: &str) -> Result<Vec<Object>, StoreError> {
-        let prefix = folder.to_owned();
+        let (cloud, folder_path) = (self.cloud.clone(), path(folder));
         self.run("list", folder, |fetcher| async move {
-            let prefix = path(&prefix)?;
-            let list = || fetcher.store().list_with_delimiter(Some(&prefix));
-            let found = fetcher.call(list).await?;
-            let mut objects: Vec<Object> = found.objects.iter().map(object).collect();
+            let no_lists = || Fault::new(Kind::Final, "a web server has no list of files");
+            let (cloud, folder) = (cloud.ok_or_else(no_lists)?, folder_path?);
+            let prefix = (!folder.as_ref().is_empty()).then(|| format!("{folder}/"));
+            let (mut objects, mut token) = (Vec::new(), None);
+            loop {
+                let options = || PaginatedListOptions {
+                    delimiter: Some("/".into()),
+                    page_token: token.clone(),
+                    ..PaginatedListOptions::default()
+                };
+                let list = || cloud.list_paginated(prefix.as_deref(), options());
+                let page = fetcher.call(list).await?;
+                objects.extend(page.result.objects.iter().map(object));
+                if objects.len() > MOST_LISTED {
+                    let what =
+                        format!("it has more than {MOST_LISTED} objects; name a folder of shards");
+                    return Err(Fault::new(Kind::Final, what));
+                }
+                match page.page_token {
+                    None => break,
+                    next if next == token => {
+                        return Err(Fault::new(Kind::Final, "the list has the same page twice"));
+                    }
+                    next => token = next,
+                }
+            }
             objects.sort_unstable();
             Ok(objects)
         })
@@ -179,13 +208,12 @@ impl Bucket for ObjectBucket {
             what: format!("{}: {error}", file.display()),
         };
         let (file, metadata) = file::open(file).map_err(io::Error::from).map_err(unreadable)?;
-        let (key, length) = (key.to_owned(), metadata.len());
+        let (key, length, cloud) = (key.to_owned(), metadata.len(), self.cloud.clone());
         self.run("write", &key.clone(), |fetcher| async move {
             let path = path(&key)?;
-            let written = if length <= WHOLE {
-                put(&fetcher, &path, file, length).await
-            } else {
-                put_parts(&fetcher, &path, file).await
+            let written = match cloud.filter(|_| length > WHOLE) {
+                Some(cloud) => put_parts(&fetcher, &*cloud, &path, file).await,
+                None => put(&fetcher, &path, file, length).await,
             };
             written.map_err(|fault| match fault.kind {
                 Kind::Final | Kind::Missing => {
@@ -210,24 +238,41 @@ async fn put(fetcher: &Fetcher, path: &Path, mut file: File, length: u64) -> Res
     file.read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
     let bytes = Bytes::from(bytes);
     let put = || fetcher.store().put(path, PutPayload::from_bytes(bytes.clone()));
-    fetcher.call(put).await.map(drop)
+    fetcher.send(bytes.len(), put).await.map(drop)
 }
 
 /// Writes a large file in parts, which become an object at the end, or not at all.
-async fn put_parts(fetcher: &Fetcher, path: &Path, mut file: File) -> Result<(), Fault> {
-    let upload = fetcher.call(|| fetcher.store().put_multipart(path)).await?;
-    let mut upload = WriteMultipart::new_with_chunk_size(upload, PART);
-    let mut part = vec![0; PART];
+async fn put_parts(
+    fetcher: &Fetcher,
+    cloud: &dyn Cloud,
+    path: &Path,
+    file: File,
+) -> Result<(), Fault> {
+    let id = fetcher.call(|| cloud.create_multipart(path)).await?;
+    let written = send_parts(fetcher, cloud, (path, &id), file).await;
+    if written.is_err() {
+        // Parts that no object has are paid for until they are removed. If they cannot be, the first error says why.
+        drop(fetcher.call(|| cloud.abort_multipart(path, &id)).await);
+    }
+    written
+}
+
+async fn send_parts(
+    fetcher: &Fetcher,
+    cloud: &dyn Cloud,
+    (path, id): (&Path, &MultipartId),
+    mut file: File,
+) -> Result<(), Fault> {
+    let mut parts = Vec::new();
     loop {
-        let read = file.read(&mut part).map_err(|error| unreadable(&error))?;
-        if read == 0 {
+        let mut part = Vec::with_capacity(PART);
+        let read = file.by_ref().take(PART as u64).read_to_end(&mut part);
+        if read.map_err(|error| unreadable(&error))? == 0 {
             break;
         }
-        let room = upload.wait_for_capacity(4).await;
-        room.map_err(|error| Fault::new(Kind::Final, format!("a part was not written: {error}")))?;
-        upload.write(&part[..read]);
+        let (part, number) = (Bytes::from(part), parts.len());
+        let put = || cloud.put_part(path, id, number, PutPayload::from_bytes(part.clone()));
+        parts.push(fetcher.send(part.len(), put).await?);
     }
-    let finished = upload.finish().await;
-    finished.map_err(|error| Fault::new(Kind::Final, format!("it was not written: {error}")))?;
-    Ok(())
+    fetcher.call(|| cloud.complete_multipart(path, id, parts.clone())).await.map(drop)
 }

@@ -30,6 +30,9 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 /// Time in which something must arrive: the first byte, and each further part.
 const SILENCE: Duration = Duration::from_secs(15);
 
+/// Bytes that must arrive or be sent in a second, on top of that time.
+const SLOWEST: u64 = 64 << 10;
+
 /// Time after which a first byte is late, at least and at most.
 const LATE: Duration = Duration::from_millis(200);
 const LATEST: Duration = Duration::from_secs(5);
@@ -107,9 +110,20 @@ impl Fetcher {
     where
         F: Future<Output = object_store::Result<T>>,
     {
+        self.send(0, request).await
+    }
+
+    /// The same for a request that sends bytes.
+    ///
+    /// # Errors
+    /// When the last attempt failed.
+    pub(crate) async fn send<T, F>(&self, bytes: usize, request: impl Fn() -> F) -> Result<T, Fault>
+    where
+        F: Future<Output = object_store::Result<T>>,
+    {
         let attempt = || async {
             let permit = self.limit.permit().await;
-            match self.noted(request()).await {
+            match self.noted(patience(bytes), request()).await {
                 Ok(value) => {
                     permit.succeeded();
                     Ok(value)
@@ -149,17 +163,18 @@ impl Fetcher {
     /// Runs a request of `object_store`, with what the last answer said.
     async fn noted<T>(
         &self,
+        time: Duration,
         request: impl Future<Output = object_store::Result<T>>,
     ) -> Result<T, Fault> {
         add(&self.counters.requests, 1);
         let run = async {
-            let result = timeout(SILENCE, request).await;
+            let result = timeout(time, request).await;
             (result, ANSWER.with(Cell::take))
         };
         match ANSWER.scope(Cell::default(), run).await {
             (Ok(Ok(value)), _) => Ok(value),
             (Ok(Err(error)), answer) => Err(Fault::of(&error, &answer, self.service)),
-            (Err(_elapsed), _) => Err(silent()),
+            (Err(_elapsed), _) => Err(silent(time)),
         }
     }
 
@@ -223,7 +238,7 @@ impl Fetcher {
             ..GetOptions::default()
         };
         let begun = Instant::now();
-        match self.noted(self.store.get_opts(&path, options)).await {
+        match self.noted(SILENCE, self.store.get_opts(&path, options)).await {
             Ok(result) => {
                 self.latency.observe(begun.elapsed());
                 check(&result, object, range)?;
@@ -238,8 +253,34 @@ impl Fetcher {
         let length = usize::try_from(range.end - range.start)
             .map_err(|_error| Fault::new(Kind::Final, "the range is too large"))?;
         let mut bytes = Vec::with_capacity(length);
+        let time = patience(length);
+        let whole = timeout(time, self.read_body(result, length, &mut bytes)).await;
+        whole.unwrap_or_else(|_elapsed| {
+            let arrived = bytes.len();
+            let seconds = time.as_secs();
+            let what = format!(
+                "only {arrived} of {length} bytes arrived in {seconds} s; check the network"
+            );
+            Err(Fault::new(Kind::Temporary, what))
+        })?;
+        if bytes.len() < length {
+            let what = format!("the answer ended after {} of {length} bytes", bytes.len());
+            return Err(Fault::new(Kind::Temporary, what));
+        }
+        Ok(bytes)
+    }
+
+    /// Reads what there is of an answer, up to its length.
+    async fn read_body(
+        &self,
+        result: GetResult,
+        length: usize,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), Fault> {
         let mut parts = result.into_stream();
-        while let Some(part) = timeout(SILENCE, parts.next()).await.map_err(|_elapsed| silent())? {
+        while let Some(part) =
+            timeout(SILENCE, parts.next()).await.map_err(|_elapsed| silent(SILENCE))?
+        {
             let part = part.map_err(|error| {
                 Fault::new(
                     Kind::Temporary,
@@ -255,11 +296,7 @@ impl Fetcher {
             }
             bytes.extend_from_slice(&part);
         }
-        if bytes.len() < length {
-            let what = format!("the answer ended after {} of {length} bytes", bytes.len());
-            return Err(Fault::new(Kind::Temporary, what));
-        }
-        Ok(bytes)
+        Ok(())
     }
 }
 
@@ -288,8 +325,13 @@ pub(crate) fn tag(e_tag: Option<&str>) -> String {
     format!("{weak}{}", tag.trim_matches('"'))
 }
 
-fn silent() -> Fault {
-    let what = format!("nothing arrived for {} s; check the network", SILENCE.as_secs());
+/// Time that a request with a body of this length may take, once it is sent or its answer has begun.
+fn patience(bytes: usize) -> Duration {
+    SILENCE + Duration::from_secs(bytes as u64 / SLOWEST)
+}
+
+fn silent(time: Duration) -> Fault {
+    let what = format!("nothing arrived for {} s; check the network", time.as_secs());
     Fault::new(Kind::Temporary, what)
 }
 
@@ -331,6 +373,11 @@ impl Latency {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use futures_util::stream;
+    use object_store::memory::InMemory;
+    use object_store::{Attributes, Extensions, GetResultPayload, ObjectMeta};
+
     use super::*;
 
     #[test]
@@ -367,5 +414,37 @@ mod tests {
         }));
         let waits: Vec<Duration> = (0..8).map(|_| backoff(7)).collect();
         assert!(waits.iter().any(|wait| *wait != waits[0]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_drips_is_given_up() {
+        let fetcher = Fetcher::new(Arc::new(InMemory::new()), Service::S3);
+        let dripping = |every: Duration| {
+            let drip = move |left: u64| async move {
+                sleep(every).await;
+                (left > 0).then(|| (Ok(Bytes::from_static(b"x")), left - 1))
+            };
+            GetResult {
+                payload: GetResultPayload::Stream(stream::unfold(100, drip).boxed()),
+                meta: ObjectMeta {
+                    location: Path::from("a"),
+                    last_modified: std::time::SystemTime::UNIX_EPOCH.into(),
+                    size: 100,
+                    e_tag: None,
+                    version: None,
+                },
+                range: 0..100,
+                attributes: Attributes::default(),
+                extensions: Extensions::default(),
+            }
+        };
+        let begun = Instant::now();
+        let fault = fetcher.body(dripping(Duration::from_secs(14)), &(0..100)).await.unwrap_err();
+        assert_eq!(fault.kind, Kind::Temporary);
+        assert!(begun.elapsed() < 2 * SILENCE, "{:?}", begun.elapsed());
+        let bytes = fetcher.body(dripping(Duration::from_millis(9)), &(0..100)).await.unwrap();
+        assert_eq!(bytes, [b'x'; 100]);
+        // The longest request may take two minutes more.
+        assert_eq!(patience(8 << 20), SILENCE + Duration::from_secs(128));
     }
 }

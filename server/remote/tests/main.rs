@@ -160,6 +160,19 @@ fn s3(server: &Server) -> Arc<dyn Bucket> {
 }
 
 #[test]
+fn a_page_of_a_list_that_fails_is_requested_again_and_not_the_pages_before() {
+    let server = Server::start();
+    for number in 0..5 {
+        server.put(&format!("/b/train/{number}.tar"), vec![1; 10]);
+    }
+    server.set_page(2);
+    let bucket = s3(&server);
+    server.fail_lists([Fault::Nothing, Fault::Status(500, "")]);
+    assert_eq!(bucket.list("train").unwrap().len(), 5);
+    assert_eq!((server.lists(), bucket.traffic().retries), (4, 1));
+}
+
+#[test]
 fn a_list_that_does_not_end_is_an_error() {
     let server = Server::start();
     let bucket = s3(&server);
@@ -167,6 +180,31 @@ fn a_list_that_does_not_end_is_an_error() {
     let error = bucket.list("train").unwrap_err().to_string();
     assert!(error.contains("cannot list s3://b/train: status 200"), "{error}");
     assert!(server.endless() < ENDLESS, "{}", server.endless());
+}
+
+#[test]
+fn a_part_of_a_large_file_that_fails_is_written_again_and_one_that_cannot_be_is_given_up() {
+    let server = Server::start();
+    let bucket = s3(&server);
+    let folder = tempfile::tempdir().unwrap();
+    let (file, bytes) = (folder.path().join("x"), vec![7; (16 << 20) + 5]);
+    std::fs::write(&file, &bytes).unwrap();
+    server.fail_writes([
+        Fault::Nothing,
+        Fault::Status(500, ""),
+        Fault::Nothing,
+        Fault::Status(503, ""),
+    ]);
+    bucket.write("x.forebay", &file).unwrap();
+    let object = bucket.find(&["x.forebay".to_owned()]).unwrap().remove(0).unwrap();
+    let end = bytes.len() as u64;
+    assert_eq!((object.size, fetch(&bucket, &object, end - 9..end).unwrap()), (end, vec![7; 9]));
+    let before = server.writes().len();
+    server.fail_writes([Fault::Nothing, Fault::Status(403, "")]);
+    let error = bucket.write("y.forebay", &file).unwrap_err().to_string();
+    assert!(error.contains("access is denied") && error.contains("--index-dir"), "{error}");
+    assert_eq!(server.writes()[before..], ["POST 0", "PUT 1", "DELETE 0"]);
+    assert!(!server.has("/b/y.forebay"));
 }
 
 #[test]
