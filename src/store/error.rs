@@ -105,6 +105,16 @@ pub enum StoreError {
         /// The fault, and what to do.
         what: String,
     },
+    /// A bucket denies access. Some do so for objects that there are not, because their lists are secret.
+    #[error("cannot {action} {url}: {what}")]
+    Denied {
+        /// The operation that failed: `list`, `find`, `read` or `write`.
+        action: &'static str,
+        /// The object or the bucket.
+        url: String,
+        /// What to do.
+        what: String,
+    },
     /// An object is not the one that was indexed.
     #[error(
         "{url} is not the object that was indexed: {what}; restore it, or run \"forebay index\" again"

@@ -172,24 +172,29 @@ impl Bucket for ObjectBucket {
     }
 
     fn find(&self, keys: &[String]) -> Result<Vec<Option<Object>>, StoreError> {
-        let own = keys.to_vec();
-        let what = keys.first().map_or("", String::as_str);
-        self.run("find", what, |fetcher| async move {
+        let (own, fetcher) = (keys.to_vec(), Arc::clone(&self.fetcher));
+        let found = self.network.wait(async move {
             let find = |key: String| {
                 let fetcher = Arc::clone(&fetcher);
                 async move {
-                    let path = path(&key)?;
-                    match fetcher.call(|| fetcher.store().head(&path)).await {
+                    let found = async {
+                        let path = path(&key)?;
+                        fetcher.call(|| fetcher.store().head(&path)).await
+                    };
+                    match found.await {
                         Ok(meta) => Ok(Some(object(&meta))),
                         Err(fault) if fault.kind == Kind::Missing => Ok(None),
-                        Err(fault) => Err(fault),
+                        Err(fault) => Err((fault, key)),
                     }
                 }
             };
             let answers = stream::iter(own).map(find).buffered(LOOKUPS);
-            let answers: Vec<Result<Option<Object>, Fault>> = answers.collect().await;
+            let answers: Vec<Result<Option<Object>, (Fault, String)>> = answers.collect().await;
             answers.into_iter().collect()
-        })
+        });
+        let key = || keys.first().cloned().unwrap_or_default();
+        let found = found.unwrap_or_else(|| Err((stopped(), key())));
+        found.map_err(|(fault, key)| fault.into_error("find", self.url_of(&key)))
     }
 
     fn fetch(&self, object: &Object, range: Range<u64>, on_fetched: OnFetched) {
@@ -216,7 +221,7 @@ impl Bucket for ObjectBucket {
                 None => put(&fetcher, &path, file, length).await,
             };
             written.map_err(|fault| match fault.kind {
-                Kind::Final | Kind::Missing => {
+                Kind::Final | Kind::Missing | Kind::Denied => {
                     fault.advise("or use --index-dir to keep the index elsewhere")
                 }
                 _ => fault,

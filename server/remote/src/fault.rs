@@ -26,6 +26,8 @@ pub(crate) enum Kind {
     /// The object is another one.
     Changed,
     Missing,
+    /// The credentials may not read it. Some servers say so of what there is not.
+    Denied,
     Final,
 }
 
@@ -55,7 +57,7 @@ impl Fault {
                 format!("the credentials are not valid; {}", advice(service)),
             ),
             (Error::PermissionDenied { .. }, _) | (_, Some(403)) => Self::new(
-                Kind::Final,
+                Kind::Denied,
                 format!(
                     "access is denied; grant these credentials access to it, or {}",
                     advice(service)
@@ -105,6 +107,7 @@ impl Fault {
     pub(crate) fn into_error(self, action: &'static str, url: String) -> StoreError {
         match self.kind {
             Kind::Changed => StoreError::ObjectChanged { url, what: self.what },
+            Kind::Denied => StoreError::Denied { action, url, what: self.what },
             _ => StoreError::Remote { action, url, what: self.what },
         }
     }
@@ -223,7 +226,7 @@ mod tests {
     fn each_status_says_what_to_do() {
         for (status, kind, says) in [
             (401, Kind::Final, "AWS_ACCESS_KEY_ID"),
-            (403, Kind::Final, "AWS_SKIP_SIGNATURE=true"),
+            (403, Kind::Denied, "AWS_SKIP_SIGNATURE=true"),
             (404, Kind::Missing, "check the address"),
             (412, Kind::Changed, "another ETag"),
             (429, Kind::Throttled(None), "slow down"),

@@ -149,7 +149,7 @@ impl Fetcher {
                 Kind::Throttled(after) => {
                     backoff(number).max(after.unwrap_or_default().min(LONGEST_BACKOFF))
                 }
-                Kind::Changed | Kind::Missing | Kind::Final => return Err(fault),
+                Kind::Changed | Kind::Missing | Kind::Denied | Kind::Final => return Err(fault),
             };
             if number == attempts {
                 return Err(fault.after(attempts));

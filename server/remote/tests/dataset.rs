@@ -254,6 +254,26 @@ fn a_part_of_a_server_without_tags_is_made_again() {
 }
 
 #[test]
+fn a_web_server_may_deny_what_it_does_not_have() {
+    let data = Data::new();
+    for number in 0..3 {
+        let bytes = fs::read(data.folder.path().join(format!("train/t-{number}.tar"))).unwrap();
+        data.put_in("plain", &format!("t-{number}.tar"), bytes);
+    }
+    data.server.hide_missing();
+    let indexes = tempfile::tempdir().unwrap();
+    let web = |names: &str| format!("http://{}/b/plain/{names}", data.server.address);
+    let place = data.place(&web("t-{0..2}.tar"), None);
+    assert_eq!(index(&place, Some(indexes.path())).unwrap().shards, 3);
+    let error = Dataset::open_remote(&place, None).unwrap_err().to_string();
+    assert!(error.contains("no index at"), "{error}");
+    // A shard is not optional.
+    let place = data.place(&web("t-{0..3}.tar"), None);
+    let error = index(&place, Some(indexes.path())).unwrap_err().to_string();
+    assert!(error.contains("/b/plain/t-3.tar: access is denied"), "{error}");
+}
+
+#[test]
 fn patterns_and_single_shards_name_objects() {
     let data = Data::new();
     for (url, shards) in [

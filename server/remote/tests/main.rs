@@ -208,6 +208,16 @@ fn a_part_of_a_large_file_that_fails_is_written_again_and_one_that_cannot_be_is_
 }
 
 #[test]
+fn an_error_of_a_search_names_the_object() {
+    let server = Server::start();
+    server.put("/b/a.tar", vec![1; 10]);
+    server.hide_missing();
+    let keys = ["a.tar", "b.tar"].map(str::to_owned);
+    let error = s3(&server).find(&keys).unwrap_err().to_string();
+    assert!(error.contains("cannot find s3://b/b.tar: access is denied"), "{error}");
+}
+
+#[test]
 fn a_bucket_is_listed_written_and_read_as_s3() {
     let server = Server::start();
     server.put("/b/train/0.tar", vec![1; 10]);

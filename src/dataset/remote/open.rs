@@ -37,8 +37,7 @@ impl Dataset {
 /// Reads the index that is beside a dataset in its bucket.
 fn index_in_bucket(place: &RemotePlace, index_dir: Option<&Path>) -> Result<Index, DatasetError> {
     let key = place.index_key();
-    let found = place.bucket.find(std::slice::from_ref(&key))?.pop().flatten();
-    let Some(object) = found else {
+    let Some(object) = source::find_optional(place, key.clone())? else {
         let index = index_dir.map(|folder| place.index_path(folder));
         let index = index.unwrap_or_else(|| PathBuf::from(place.url(&key)));
         return Err(DatasetError::NoIndex { path: place.address(), index });

@@ -7,7 +7,7 @@ use glob::Pattern;
 use super::super::error::DatasetError;
 use super::super::layouts::{PATTERN_OPTIONS, expand_braces, is_shard, of_split, shards_of_folder};
 use super::place::RemotePlace;
-use crate::store::Object;
+use crate::store::{Object, StoreError};
 
 /// Largest file beside shards that is read with them, such as a list of classes.
 const MAX_BESIDE: u64 = 16 << 20;
@@ -124,9 +124,25 @@ fn by_name(
     folder: &str,
     names: &[String],
 ) -> Result<Vec<Object>, DatasetError> {
-    let beside = ["classes.txt".to_owned()];
-    let keys: Vec<String> = names.iter().chain(&beside).map(|name| join(folder, name)).collect();
-    Ok(place.bucket.find(&keys)?.into_iter().flatten().collect())
+    let keys: Vec<String> = names.iter().map(|name| join(folder, name)).collect();
+    let shards = place.bucket.find(&keys)?;
+    let classes = find_optional(place, join(folder, "classes.txt"))?;
+    Ok(shards.into_iter().flatten().chain(classes).collect())
+}
+
+/// An object that there need not be. A web server may deny what it does not have: a public bucket whose list is not
+/// public does.
+///
+/// # Errors
+/// When the bucket does not answer, or refuses.
+pub(super) fn find_optional(
+    place: &RemotePlace,
+    key: String,
+) -> Result<Option<Object>, StoreError> {
+    match place.bucket.find(&[key]) {
+        Err(StoreError::Denied { .. }) if !place.bucket.has_lists() => Ok(None),
+        found => Ok(found?.pop().flatten()),
+    }
 }
 
 /// The shards that names and wildcards select. A name without a wildcard must exist.
