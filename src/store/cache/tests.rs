@@ -12,7 +12,7 @@ fn shard(cache: &Cache) -> CachedShard {
     cache.shard(URL, SIZE, "tag").unwrap().unwrap()
 }
 
-fn part(range: std::ops::Range<u64>, is_cached: bool) -> Part {
+fn part(range: Range<u64>, is_cached: bool) -> Part {
     Part { range, is_cached }
 }
 
