@@ -12,15 +12,16 @@
 //! Needed ones come first, clients in turn; what was fetched ahead makes room for them. A *span* is the range of one
 //! request, from when it is sent until its bytes are in the cache or no want has them any more.
 //!
-//! One thread plans, and adds to the cache. So only it changes the spans, and neither the threads of a network nor
-//! the workers wait for a disk.
+//! One thread plans, and adds to the cache. Wants and spans are its own, without a lock: it waits for a disk and for
+//! other processes, and neither the threads of a network nor the workers do. What they share with it are the events
+//! that it has not seen yet, and the bytes that are held.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::mem;
 use std::ops::{Bound, Range};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -71,25 +72,46 @@ pub(super) struct Pool {
 }
 
 struct Shared {
-    state: Mutex<State>,
+    inbox: Mutex<Inbox>,
     changed: Condvar,
+    held: Arc<Held>,
     /// Most bytes on their way and in memory together.
     limit: u64,
     counters: Arc<Counters>,
 }
 
+/// What the thread has not seen yet.
 #[derive(Default)]
-struct State {
+struct Inbox {
     events: VecDeque<Event>,
+    last_want: u64,
+    last_store: u32,
+    is_closed: bool,
+}
+
+/// What workers read.
+#[derive(Default)]
+struct Held {
+    spans: Mutex<BTreeMap<Key, HeldSpan>>,
+    /// Bytes of all spans, held or on their way.
+    bytes: AtomicU64,
+}
+
+struct HeldSpan {
+    end: u64,
+    bytes: Arc<Vec<u8>>,
+}
+
+/// What is the thread's own.
+struct State {
     wants: BTreeMap<u64, WantState>,
     needed: Turns,
     ahead: VecDeque<u64>,
     spans: BTreeMap<Key, Span>,
+    last_span: u64,
     /// Bytes of all spans.
     bytes: u64,
-    last_id: u64,
-    last_store: u32,
-    is_closed: bool,
+    held: Arc<Held>,
 }
 
 enum Event {
@@ -136,7 +158,7 @@ struct Span {
 
 enum SpanBytes {
     OnTheirWay(Fate),
-    Held(Arc<Vec<u8>>),
+    Held,
 }
 
 /// Wants of clients, which take turns.
@@ -184,8 +206,13 @@ impl Pool {
     /// # Errors
     /// When the operating system refuses a thread.
     pub(super) fn new(limit: u64, counters: Arc<Counters>) -> io::Result<Self> {
-        let shared =
-            Arc::new(Shared { state: Mutex::default(), changed: Condvar::new(), limit, counters });
+        let shared = Arc::new(Shared {
+            inbox: Mutex::default(),
+            changed: Condvar::new(),
+            held: Arc::default(),
+            limit,
+            counters,
+        });
         let of_thread = Arc::clone(&shared);
         let thread =
             thread::Builder::new().name("storage".to_owned()).spawn(move || of_thread.run())?;
@@ -194,9 +221,9 @@ impl Pool {
 
     /// A number for a store.
     pub(super) fn store(&self) -> u32 {
-        let mut state = lock(&self.shared.state);
-        state.last_store += 1;
-        state.last_store
+        let mut inbox = lock(&self.shared.inbox);
+        inbox.last_store += 1;
+        inbox.last_store
     }
 
     pub(super) fn limit(&self) -> u64 {
@@ -205,7 +232,7 @@ impl Pool {
 
     /// Bytes on their way and in memory.
     pub(super) fn bytes(&self) -> u64 {
-        lock(&self.shared.state).bytes
+        self.shared.held.bytes.load(Ordering::Acquire)
     }
 
     /// Wants the ranges of a store.
@@ -215,32 +242,31 @@ impl Pool {
         ranges: Ranges,
         urgency: Urgency,
     ) -> Want {
-        let mut state = lock(&self.shared.state);
-        state.last_id += 1;
-        let id = state.last_id;
+        let mut inbox = lock(&self.shared.inbox);
+        inbox.last_want += 1;
+        let id = inbox.last_want;
         if matches!(urgency, Urgency::Needed(..)) {
             self.shared.counters.waiting.fetch_add(1, Ordering::Relaxed);
         }
         let wanted = Wanted { store, shards, ranges, urgency, since: Instant::now() };
-        state.events.push_back(Event::Wanted(id, wanted));
-        drop(state);
+        inbox.events.push_back(Event::Wanted(id, wanted));
+        drop(inbox);
         self.shared.changed.notify_one();
         Want { shared: Arc::clone(&self.shared), id }
     }
 
     /// The bytes in memory around a byte of a shard, and where they start.
     pub(super) fn held(&self, store: u32, shard: u32, at: u64) -> Option<(u64, Arc<Vec<u8>>)> {
-        let state = lock(&self.shared.state);
-        state.overlapping(store, shard, &(at..at + 1)).find_map(|(key, span)| match &span.bytes {
-            SpanBytes::Held(bytes) => Some((key.2, Arc::clone(bytes))),
-            SpanBytes::OnTheirWay(_) => None,
-        })
+        let spans = lock(&self.shared.held.spans);
+        let mut around = spans.range(keys(store, shard, &(at..at + 1)));
+        let (key, span) = around.find(|(_, span)| span.end > at)?;
+        Some((key.2, Arc::clone(&span.bytes)))
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        lock(&self.shared.state).is_closed = true;
+        lock(&self.shared.inbox).is_closed = true;
         self.shared.changed.notify_one();
         // The last dataset may be dropped by what the thread itself runs.
         let is_own = |thread: &JoinHandle<()>| thread.thread().id() == thread::current().id();
@@ -281,43 +307,49 @@ impl Drop for Fetch {
 
 impl Shared {
     fn send(&self, event: Event) {
-        let mut state = lock(&self.state);
-        if !state.is_closed {
-            state.events.push_back(event);
+        let mut inbox = lock(&self.inbox);
+        if !inbox.is_closed {
+            inbox.events.push_back(event);
         }
-        drop(state);
+        drop(inbox);
         self.changed.notify_one();
     }
 
     fn run(self: &Arc<Self>) {
-        loop {
-            let mut state = lock(&self.state);
-            while state.events.is_empty() && !state.is_closed {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            }
-            if state.is_closed {
-                // What is wanted has nobody to wait for it.
-                let (events, wants) = (mem::take(&mut state.events), mem::take(&mut state.wants));
-                drop(state);
-                drop((events, wants));
-                return;
-            }
-            let events = mem::take(&mut state.events);
-            drop(state);
+        let mut state = State::new(Arc::clone(&self.held));
+        // What is wanted when the pool closes has nobody to wait for it.
+        while let Some(events) = self.next_events() {
             for event in events {
                 let effects = match event {
-                    Event::Wanted(id, wanted) => self.wanted(id, wanted),
-                    Event::Fetched(key, result) => self.fetched(key, result),
-                    Event::Dropped(id) => self.dropped(id),
+                    Event::Wanted(id, wanted) => {
+                        state.wanted(id, wanted);
+                        Effects::default()
+                    }
+                    Event::Fetched(key, result) => self.fetched(&mut state, key, result),
+                    Event::Dropped(id) => {
+                        self.dropped(&mut state, id);
+                        Effects::default()
+                    }
                 };
                 self.apply(effects);
             }
-            loop {
-                let effects = self.start_one();
-                let Some(effects) = effects else { break };
+            while let Some(effects) = self.start_one(&mut state) {
                 self.apply(effects);
             }
         }
+    }
+
+    /// Waits for events; `None` once the pool is closed.
+    fn next_events(&self) -> Option<VecDeque<Event>> {
+        let mut inbox = lock(&self.inbox);
+        while inbox.events.is_empty() && !inbox.is_closed {
+            inbox = self.changed.wait(inbox).unwrap_or_else(PoisonError::into_inner);
+        }
+        let events = mem::take(&mut inbox.events);
+        let is_closed = inbox.is_closed;
+        // Events that are dropped may send others.
+        drop(inbox);
+        (!is_closed).then_some(events)
     }
 
     fn apply(self: &Arc<Self>, Effects { fetches, ready }: Effects) {
@@ -332,69 +364,25 @@ impl Shared {
         }
     }
 
-    fn wanted(&self, id: u64, wanted: Wanted) -> Effects {
-        let Wanted { store, shards, ranges, urgency, since } = wanted;
-        // It computes a permutation, so it is not done under the lock.
-        let runs = ranges();
-        let mut state = lock(&self.state);
-        let (on_ready, is_ahead) = match urgency {
-            Urgency::Needed(client, on_ready) => {
-                state.needed.push(client, id);
-                (Some(on_ready), false)
-            }
-            Urgency::Ahead => {
-                state.ahead.push_back(id);
-                (None, true)
-            }
-        };
-        let want = WantState {
-            store,
-            shards,
-            runs,
-            on_ready,
-            is_ahead,
-            since,
-            spans: Vec::new(),
-            missing: 0,
-            error: None,
-        };
-        state.wants.insert(id, want);
-        Effects::default()
-    }
-
     /// Ends a fetch: adds its bytes to the cache, or holds them.
-    fn fetched(&self, key: Key, result: Result<Vec<u8>, StoreError>) -> Effects {
-        let span = lock(&self.state).spans.get(&key).map(|span| {
-            let SpanBytes::OnTheirWay(fate) = span.bytes else { unreachable!("a fetch ends once") };
-            (Arc::clone(&span.shards), Run { shard: key.1, range: key.2..span.end }, fate)
-        });
-        let Some((shards, run, fate)) = span else { return Effects::default() };
-        let end = match result {
+    fn fetched(&self, state: &mut State, key: Key, result: Result<Vec<u8>, StoreError>) -> Effects {
+        let Some(span) = state.spans.get_mut(&key) else { return Effects::default() };
+        let SpanBytes::OnTheirWay(fate) = span.bytes else { unreachable!("a fetch ends once") };
+        let (run, waiting) =
+            (Run { shard: key.1, range: key.2..span.end }, mem::take(&mut span.waiting));
+        let error = match result {
             Ok(bytes) => match fate {
-                Fate::Cached(reserved) if shards.keep(&run, reserved, &bytes) => Ok(None),
-                Fate::Cached(_) | Fate::Held => Ok(Some(bytes)),
+                Fate::Cached(reserved) if span.shards.keep(&run, reserved, &bytes) => {
+                    state.remove(&key);
+                    None
+                }
+                Fate::Cached(_) | Fate::Held => {
+                    state.hold(&key, bytes);
+                    None
+                }
             },
             Err(error) => {
-                shards.release(fate);
-                Err(error)
-            }
-        };
-        let mut state = lock(&self.state);
-        let waiting = state.span(&key).map_or(Vec::new(), |span| mem::take(&mut span.waiting));
-        let error = match end {
-            Ok(Some(bytes)) => {
-                let span = state.span(&key).expect("it is on its way");
-                span.bytes = SpanBytes::Held(Arc::new(bytes));
-                if span.needed + span.ahead == 0 {
-                    state.remove(&key);
-                }
-                None
-            }
-            Ok(None) => {
-                state.remove(&key);
-                None
-            }
-            Err(error) => {
+                span.shards.release(fate);
                 state.remove(&key);
                 Some(error)
             }
@@ -409,17 +397,14 @@ impl Shared {
         effects
     }
 
-    fn dropped(&self, id: u64) -> Effects {
-        let mut state = lock(&self.state);
-        if let Some(want) = state.wants.remove(&id) {
-            for key in &want.spans {
-                state.leave(key, want.is_ahead);
-            }
-            if want.on_ready.is_some() {
-                self.counters.waiting.fetch_sub(1, Ordering::Relaxed);
-            }
+    fn dropped(&self, state: &mut State, id: u64) {
+        let Some(want) = state.wants.remove(&id) else { return };
+        for key in &want.spans {
+            state.leave(key, want.is_ahead);
         }
-        Effects::default()
+        if want.on_ready.is_some() {
+            self.counters.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     fn tell_if_ready(&self, want: &mut WantState, effects: &mut Effects) {
@@ -435,8 +420,7 @@ impl Shared {
     }
 
     /// Starts the want whose turn it is; `None` if there is none, or no room for its bytes.
-    fn start_one(&self) -> Option<Effects> {
-        let mut state = lock(&self.state);
+    fn start_one(&self, state: &mut State) -> Option<Effects> {
         let (id, client) = match state.needed.next() {
             Some((client, id)) => (id, Some(client)),
             None => (*state.ahead.front()?, None),
@@ -456,7 +440,52 @@ impl Shared {
     }
 }
 
+/// The keys of spans of a shard that may overlap a range.
+fn keys(store: u32, shard: u32, range: &Range<u64>) -> Range<Key> {
+    // No span is longer.
+    let first = range.start.saturating_sub(2 * MAX_READ);
+    (store, shard, first, 0)..(store, shard, range.end, 0)
+}
+
 impl State {
+    fn new(held: Arc<Held>) -> Self {
+        Self {
+            wants: BTreeMap::new(),
+            needed: Turns::default(),
+            ahead: VecDeque::new(),
+            spans: BTreeMap::new(),
+            last_span: 0,
+            bytes: 0,
+            held,
+        }
+    }
+
+    fn wanted(&mut self, id: u64, wanted: Wanted) {
+        let Wanted { store, shards, ranges, urgency, since } = wanted;
+        let (on_ready, is_ahead) = match urgency {
+            Urgency::Needed(client, on_ready) => {
+                self.needed.push(client, id);
+                (Some(on_ready), false)
+            }
+            Urgency::Ahead => {
+                self.ahead.push_back(id);
+                (None, true)
+            }
+        };
+        let want = WantState {
+            store,
+            shards,
+            runs: ranges(),
+            on_ready,
+            is_ahead,
+            since,
+            spans: Vec::new(),
+            missing: 0,
+            error: None,
+        };
+        self.wants.insert(id, want);
+    }
+
     /// The spans of a shard that overlap a range, in order.
     fn overlapping(
         &self,
@@ -464,10 +493,8 @@ impl State {
         shard: u32,
         range: &Range<u64>,
     ) -> impl Iterator<Item = (Key, &Span)> {
-        let (start, end) = (range.start, range.end);
-        // No span is longer.
-        let first = (store, shard, start.saturating_sub(2 * MAX_READ), 0);
-        let spans = self.spans.range(first..(store, shard, end, 0));
+        let start = range.start;
+        let spans = self.spans.range(keys(store, shard, range));
         spans.filter(move |(_, span)| span.end > start).map(|(key, span)| (*key, span))
     }
 
@@ -559,8 +586,8 @@ impl State {
         let mut reserved = if let Fate::Cached(bytes) = fate { bytes } else { 0 };
         let all = run.range.end;
         for run in plan::split(run) {
-            self.last_id += 1;
-            let key = (store, run.shard, run.range.start, self.last_id);
+            self.last_span += 1;
+            let key = (store, run.shard, run.range.start, self.last_span);
             let fate = match fate {
                 // Of a run that is split, each part has the reservation of its blocks, and the last one all that is
                 // left: the last block of a shard is shorter than its place.
@@ -580,7 +607,7 @@ impl State {
                 ahead: 0,
                 bytes: SpanBytes::OnTheirWay(fate),
             };
-            self.bytes += run.bytes();
+            self.set_bytes(self.bytes + run.bytes());
             self.spans.insert(key, span);
             used.push(key);
             fetches.push((key, run, Arc::clone(shards)));
@@ -591,7 +618,7 @@ impl State {
     fn make_room(&mut self, need: u64, limit: u64, used: &[Key]) {
         while self.bytes.saturating_add(need) > limit {
             let is_spare = |(key, span): &(&Key, &Span)| {
-                let held = matches!(span.bytes, SpanBytes::Held(_));
+                let held = matches!(span.bytes, SpanBytes::Held);
                 held && span.needed == 0 && !used.contains(key)
             };
             let latest = self.spans.iter().filter(is_spare).max_by_key(|(key, _)| key.3);
@@ -600,22 +627,39 @@ impl State {
         }
     }
 
-    fn span(&mut self, key: &Key) -> Option<&mut Span> {
-        self.spans.get_mut(key)
+    /// Holds the bytes of a span for the wants that use it.
+    fn hold(&mut self, key: &Key, bytes: Vec<u8>) {
+        let Some(span) = self.spans.get_mut(key) else { return };
+        span.bytes = SpanBytes::Held;
+        if span.needed + span.ahead == 0 {
+            self.remove(key);
+        } else {
+            let held = HeldSpan { end: span.end, bytes: Arc::new(bytes) };
+            lock(&self.held.spans).insert(*key, held);
+        }
+    }
+
+    fn set_bytes(&mut self, bytes: u64) {
+        self.bytes = bytes;
+        self.held.bytes.store(bytes, Ordering::Release);
     }
 
     /// Ends the use of a span by a want.
     fn leave(&mut self, key: &Key, is_ahead: bool) {
         let Some(span) = self.spans.get_mut(key) else { return };
         *(if is_ahead { &mut span.ahead } else { &mut span.needed }) -= 1;
-        if span.needed + span.ahead == 0 && matches!(span.bytes, SpanBytes::Held(_)) {
+        if span.needed + span.ahead == 0 && matches!(span.bytes, SpanBytes::Held) {
             self.remove(key);
         }
     }
 
     fn remove(&mut self, key: &Key) {
-        if let Some(span) = self.spans.remove(key) {
-            self.bytes -= span.end - key.2;
+        let Some(span) = self.spans.remove(key) else { return };
+        self.set_bytes(self.bytes - (span.end - key.2));
+        if matches!(span.bytes, SpanBytes::Held) {
+            // Its memory is freed without the lock.
+            let bytes = lock(&self.held.spans).remove(key);
+            drop(bytes);
         }
     }
 }

@@ -515,3 +515,27 @@ fn a_block_that_the_disk_cannot_read_any_more_is_late_once() {
         assert_eq!((totals.remote_bytes, totals.late_reads), (2 * SIZE, 0));
     }
 }
+
+#[test]
+fn nobody_waits_for_the_lock_of_the_cache_but_the_pool() {
+    let folder = tempfile::tempdir().unwrap();
+    let test = test(Some(cache(folder.path(), 1000)), 64 << 20);
+    let other = std::fs::File::open(folder.path().join("used")).unwrap();
+    other.lock().unwrap();
+    let (sender, planned) = sync_channel(1);
+    let records = move || {
+        sender.send(()).unwrap();
+        vec![location(0)]
+    };
+    let _ahead = test.store.want_ahead(records);
+    planned.recv_timeout(HANG).unwrap();
+    // From here on the pool waits for the other process, at some time.
+    for _ in 0..100 {
+        assert!(test.store.storage.pool.held(test.store.number, 0, 0).is_none());
+        assert_eq!(test.totals().held_bytes, 0);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let (_want, ready) = test.want("a", &[0]);
+    other.unlock().unwrap();
+    ready.recv_timeout(HANG).unwrap().unwrap();
+}
