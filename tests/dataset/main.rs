@@ -83,6 +83,7 @@ fn main() {
         parquet::a_negative_label_is_none_and_a_label_without_a_class_is_refused,
         parquet::records_of_a_parquet_file_can_be_selected,
         parquet::class_names_are_those_of_the_file_or_of_classes_txt,
+        parquet::labels_of_text_and_of_numbers_are_not_one_dataset,
         parquet::a_changed_page_is_detected,
         odd::pipes_and_devices_are_skipped_and_never_read,
         odd::a_tar_or_an_index_that_is_a_pipe_is_refused,

@@ -315,6 +315,18 @@ pub(crate) fn class_names_are_those_of_the_file_or_of_classes_txt() {
     assert!(refused.contains(expected), "{refused}");
 }
 
+pub(crate) fn labels_of_text_and_of_numbers_are_not_one_dataset() {
+    let (root, _) = copied("text.parquet");
+    fs::copy(goldens().join("binary.parquet"), root.path().join("binary.parquet")).unwrap();
+    for (pattern, expected) in [
+        ("{text,binary}.parquet", "text.parquet: its labels are text, and those of binary.parquet"),
+        ("*.parquet", "text.parquet: its labels are text, and those of binary.parquet are numbers"),
+    ] {
+        let refused = message(index(&root.path().join(pattern)));
+        assert!(refused.contains(expected), "{refused}");
+    }
+}
+
 pub(crate) fn records_of_a_parquet_file_can_be_selected() {
     let (root, path) = copied("sorted_zstd.parquet");
     files(root.path(), &[("classes", b"emu\ncat\n".to_vec())]);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::super::error::DatasetError;
-use super::listing::{About, Layout, ListedRecord, Listing, Location, SkipCounter};
+use super::listing::{About, Layout, ListedRecord, Listing, Location, Naming, SkipCounter};
 use super::pickle::Pickle;
 use super::source::Source;
 use super::window::{Input, Window};
@@ -137,7 +137,7 @@ pub(super) fn list(root: PathBuf, names: Vec<String>) -> Result<Listing, Dataset
     let shards = names.into_iter().zip(sizes).collect();
     let (layout, skipped) = (Layout::Cifar, SkipCounter::default());
     let about = About::default().fact("version", version.folder);
-    Ok(Listing { root, layout, classes, shards, records, skipped, about })
+    Ok(Listing { root, layout, classes, shards, records, skipped, about, naming: Naming::List })
 }
 
 /// The name of an image in its batch, its label and its offset.

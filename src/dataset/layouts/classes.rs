@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::super::error::DatasetError;
-use super::listing::ListedRecord;
+use super::listing::{ListedRecord, Naming};
 use crate::store::RegularFile;
 
 /// Largest file of names: those of 1.28 million records have 50 MB.
@@ -13,24 +13,33 @@ const MAX_FILE: u32 = 256 << 20;
 /// Without a list of class names, labels must be below this.
 pub(super) const MAX_NUMBERED_CLASSES: u32 = 1 << 20;
 
-/// The lines of `classes.txt` in a folder, or else the labels as numbers.
+/// The lines of `classes.txt` in a folder; `None` if it is not there.
+///
+/// # Errors
+/// When it cannot be read or is malformed.
+pub(super) fn listed(root: &Path) -> Result<Option<Vec<String>>, DatasetError> {
+    let path = root.join("classes.txt");
+    if fs::symlink_metadata(&path).is_ok() { lines(&path).map(Some) } else { Ok(None) }
+}
+
+/// The lines of `classes.txt` in a folder, or else the labels as numbers, and which of them they are.
 ///
 /// # Errors
 /// When the file cannot be read or is malformed, or a label has no class.
 pub(super) fn listed_or_numbered(
     root: &Path,
     records: &[ListedRecord],
-) -> Result<Vec<String>, DatasetError> {
-    let path = root.join("classes.txt");
-    let classes = if fs::symlink_metadata(&path).is_ok() {
-        lines(&path)?
+) -> Result<(Vec<String>, Naming), DatasetError> {
+    let (classes, naming) = if let Some(listed) = listed(root)? {
+        (listed, Naming::List)
     } else {
         let last = records.iter().map(|record| record.label).max();
         let count = last.map_or(0, |label| label.saturating_add(1));
-        (0..count.min(MAX_NUMBERED_CLASSES)).map(|label| label.to_string()).collect()
+        let numbers = 0..count.min(MAX_NUMBERED_CLASSES);
+        (numbers.map(|label| label.to_string()).collect(), Naming::Numbers)
     };
     check_labels(records, classes.len())?;
-    Ok(classes)
+    Ok((classes, naming))
 }
 
 /// # Errors

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::super::error::DatasetError;
 use super::devkit::{self, Devkit};
 use super::image_folder::is_image;
-use super::listing::{About, Layout, ListedRecord, Listing, Location, SkipCounter};
+use super::listing::{About, Layout, ListedRecord, Listing, Location, Naming, SkipCounter};
 use super::stray;
 use super::tar::{Member, Members};
 use super::window::Input;
@@ -104,7 +104,16 @@ pub(super) fn list(root: PathBuf, names: Vec<String>) -> Result<Listing, Dataset
         about = about.fact("labels", format!("the sorted synsets, by {}", devkit.path.display()));
     }
     let shards = names.into_iter().zip(files.iter().map(RegularFile::size)).collect();
-    Ok(Listing { root, layout: Layout::Ilsvrc, classes, shards, records, skipped, about })
+    Ok(Listing {
+        root,
+        layout: Layout::Ilsvrc,
+        classes,
+        shards,
+        records,
+        skipped,
+        about,
+        naming: Naming::List,
+    })
 }
 
 /// The tars inside of a tar: the synset and the range of each.

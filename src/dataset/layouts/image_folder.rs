@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::super::error::DatasetError;
 use super::directory::{self, utf8};
-use super::listing::{About, Layout, ListedRecord, Listing, Location, SkipCounter};
+use super::listing::{About, Layout, ListedRecord, Listing, Location, Naming, SkipCounter};
 use super::source::EXPECTED;
 use super::stray;
 use crate::store::StoreError;
@@ -61,6 +61,7 @@ pub(super) fn list(root: &Path) -> Result<Listing, DatasetError> {
         root: root.into(),
         layout: Layout::ImageFolder,
         classes,
+        naming: Naming::List,
         shards: Vec::new(),
         records,
         skipped,

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::super::error::DatasetError;
-use super::listing::{About, Layout, ListedRecord, Listing, Location, SkipCounter};
+use super::listing::{About, Layout, ListedRecord, Listing, Location, Naming, SkipCounter};
 use super::source::Source;
 use super::{classes, csv, directory, image_folder, split, stray};
 
@@ -102,6 +102,7 @@ fn validation(root: &Path, names: &BTreeMap<String, String>) -> Result<Listing, 
         root: root.into(),
         layout: Layout::Kaggle,
         classes,
+        naming: Naming::List,
         shards: Vec::new(),
         records,
         skipped,

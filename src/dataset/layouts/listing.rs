@@ -92,11 +92,39 @@ pub(in crate::dataset) struct Listing {
     pub(in crate::dataset) layout: Layout,
     /// Names of the classes, by label.
     pub(in crate::dataset) classes: Vec<String>,
+    pub(in crate::dataset) naming: Naming,
     /// Name and size of each shard that holds many records; none in an `ImageFolder`.
     pub(in crate::dataset) shards: Vec<(String, u64)>,
     pub(in crate::dataset) records: Vec<ListedRecord>,
     pub(in crate::dataset) skipped: SkipCounter,
     pub(in crate::dataset) about: About,
+}
+
+/// Where the names of the classes are from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::dataset) enum Naming {
+    /// A list that names all classes, such as folders or the lines of a file.
+    #[default]
+    List,
+    /// The labels are numbers, which are the names of the classes that have no others.
+    Numbers,
+    /// The labels are text, and the classes are those that the records have.
+    Texts,
+}
+
+const NAMINGS: [(Naming, &str); 3] =
+    [(Naming::List, "list"), (Naming::Numbers, "numbers"), (Naming::Texts, "texts")];
+
+impl Naming {
+    /// The word for it in an index.
+    pub(in crate::dataset) fn word(self) -> &'static str {
+        NAMINGS.iter().find(|(naming, _)| *naming == self).expect("all are listed").1
+    }
+
+    /// The naming of a word in an index.
+    pub(in crate::dataset) fn from_word(word: &str) -> Option<Self> {
+        NAMINGS.iter().find(|(_, known)| *known == word).map(|(naming, _)| *naming)
+    }
 }
 
 /// What is only shown to people about a dataset.

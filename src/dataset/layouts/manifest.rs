@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use super::super::error::DatasetError;
 use super::super::options::IndexOptions;
 use super::csv::{self, Row};
-use super::listing::{About, Layout, ListedRecord, Listing, Location, SkipCounter};
+use super::listing::{About, Layout, ListedRecord, Listing, Location, Naming, SkipCounter};
 use super::source::Source;
 use super::{classes, split};
 
@@ -93,14 +93,15 @@ pub(super) fn list(source: &Source, options: &IndexOptions) -> Result<Listing, D
         records.push(ListedRecord { name, label, location: Location::File });
     }
     let kind = if names.is_some() { "class names, sorted" } else { "numbers from 0" };
-    let classes = match names {
-        Some(names) => names,
+    let (classes, naming) = match names {
+        Some(names) => (names, Naming::Texts),
         None => classes::listed_or_numbered(&source.root, &records)?,
     };
     Ok(Listing {
         root: source.root.clone(),
         layout: Layout::Manifest,
         classes,
+        naming,
         shards: Vec::new(),
         records,
         skipped,

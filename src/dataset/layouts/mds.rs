@@ -152,12 +152,21 @@ pub(super) fn list(
         sizes.push((name, size));
         skipped.merge(skips);
     }
-    let classes = classes::listed_or_numbered(&root, &records)?;
+    let (classes, naming) = classes::listed_or_numbered(&root, &records)?;
     let columns = Columns::of(&root, &index.shards[0], options)?;
     let names = &index.shards[0].column_names;
     let (image, label) = (&names[columns.image], &names[columns.label]);
     let about = About::default().fact("columns", format!("image {image}, label {label} from 0"));
-    Ok(Listing { root, layout: Layout::Mds, classes, shards: sizes, records, skipped, about })
+    Ok(Listing {
+        root,
+        layout: Layout::Mds,
+        classes,
+        shards: sizes,
+        records,
+        skipped,
+        about,
+        naming,
+    })
 }
 
 /// The columns of images and labels.

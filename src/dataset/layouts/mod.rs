@@ -47,7 +47,9 @@ use super::options::IndexOptions;
 
 pub(super) use find::{find, is_shard, of_split, shards_of_folder};
 pub use listing::Skipped;
-pub(super) use listing::{About, Frame, Layout, ListedRecord, Listing, Location, SkipCounter};
+pub(super) use listing::{
+    About, Frame, Layout, ListedRecord, Listing, Location, Naming, SkipCounter,
+};
 pub(super) use pattern::{OPTIONS as PATTERN_OPTIONS, expand_braces};
 pub(super) use select::{Selectable, apply as select};
 pub(super) use source::Source;

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::super::error::DatasetError;
 use super::super::options::IndexOptions;
 use super::classes;
-use super::listing::{About, Frame, Layout, ListedRecord, Listing, Location, SkipCounter};
+use super::listing::{About, Frame, Layout, ListedRecord, Listing, Location, Naming, SkipCounter};
 use super::protobuf::{Feature, Value, features};
 use super::tfds::{self, Tfds};
 use super::tfrecord_file::{Records, Stored, is_intact};
@@ -102,17 +102,16 @@ pub(super) fn list(
     let Schema { label, offset, writer, .. } = &schema;
     let first = if *offset == 0 { "from 0".to_owned() } else { format!("minus {offset}") };
     let mut about = About::default().fact("labels", format!("{label}, {first} ({writer})"));
-    // The names are those of one field.
-    let names_of_label = tfds.classes.filter(|_| tfds.label.as_ref() == Some(label));
-    let classes = if let Some(classes) = names_of_label {
+    let (classes, naming) = if let Some(classes) = names_of_label {
         classes::check_labels(&records, classes.len())?;
-        classes
+        (classes, Naming::List)
     } else {
-        let mut classes = classes::listed_or_numbered(&root, &records)?;
+        let (mut classes, naming) = classes::listed_or_numbered(&root, &records)?;
         about.words = use_synsets(&mut classes, synsets);
-        classes
+        (classes, naming)
     };
-    Ok(Listing { root, layout: Layout::TfRecord, classes, shards: sizes, records, skipped, about })
+    let (layout, shards) = (Layout::TfRecord, sizes);
+    Ok(Listing { root, layout, classes, naming, shards, records, skipped, about })
 }
 
 /// Notes the synset of a record, unless others of its label have another one.

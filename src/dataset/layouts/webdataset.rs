@@ -75,7 +75,7 @@ pub(super) fn list(source: Source, options: &IndexOptions) -> Result<Listing, Da
         sizes.push((shard.name, shard.size));
         skipped.merge(shard.skipped);
     }
-    let classes = classes::listed_or_numbered(&root, &records)?;
+    let (classes, naming) = classes::listed_or_numbered(&root, &records)?;
     let mut about = About::default();
     if let Some(LabelSource::Json(key)) = &labels {
         about = about.fact("labels", format!("{key} of .json"));
@@ -84,6 +84,7 @@ pub(super) fn list(source: Source, options: &IndexOptions) -> Result<Listing, Da
         root,
         layout: Layout::WebDataset,
         classes,
+        naming,
         shards: sizes,
         records,
         skipped,

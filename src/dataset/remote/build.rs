@@ -28,7 +28,7 @@ use super::super::options::IndexOptions;
 use super::super::reader::Dataset;
 use super::super::summary::Summary;
 use super::download::download;
-use super::join::join;
+use super::join::{join, note_naming};
 use super::place::RemotePlace;
 use super::source::{self, Found};
 use crate::store::{Cache, Object, StoreError};
@@ -125,7 +125,8 @@ impl Work {
         // The records of a part are not selected yet, so that the options for that do not matter.
         let IndexOptions { label, image_column, label_column, label_offset, .. } = options;
         let columns = (image_column, label_column, label_offset);
-        let reading = format!("{label:?} {columns:?} {:?} {:?}", place.split, found.beside);
+        // The number is that of what parts hold.
+        let reading = format!("2 {label:?} {columns:?} {:?} {:?}", place.split, found.beside);
         let has_tags = found.beside.iter().all(|object| !object.tag.is_empty());
         Ok(Self { folder, beside, reading, has_tags, _temporary: temporary, _lock: lock })
     }
@@ -253,6 +254,7 @@ fn index_shard(
     for (_, value) in &mut listing.about.facts {
         *value = value.replace(&stored, "");
     }
+    note_naming(&mut listing);
     // A shard may have nothing that can be used. What counts is all of them together.
     let is_usable = |_: &Listing| Ok(());
     build::write_index(&mut listing, part, pool, is_usable, progress).map_err(error)

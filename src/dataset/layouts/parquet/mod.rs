@@ -37,7 +37,7 @@ use self::values::Label;
 use super::super::error::DatasetError;
 use super::super::options::IndexOptions;
 use super::classes;
-use super::listing::{About, Layout, ListedRecord, Listing, Location, SkipCounter};
+use super::listing::{About, Layout, ListedRecord, Listing, Location, Naming, SkipCounter};
 use crate::store::RegularFile;
 
 pub(super) use files::{is_parquet, nested, select};
@@ -93,7 +93,7 @@ pub(super) fn list(
     let mut skipped = SkipCounter::default();
     let labels = Labels {
         first: options.label_offset.unwrap_or(0),
-        classes: classes.as_ref().map(|classes| Classes {
+        classes: classes.as_ref().map(|(classes, _)| Classes {
             count: classes.len(),
             labels: classes.iter().map(String::as_str).zip(0..).collect(),
         }),
@@ -107,14 +107,15 @@ pub(super) fn list(
     }
     let first = labels.first;
     drop(labels);
-    let classes = match classes {
-        Some(classes) => classes,
+    let (classes, naming) = match classes {
+        Some(named) => named,
         None => classes::listed_or_numbered(&root, &records)?,
     };
     let about = About::default().fact("columns", columns_of(&shards[0], first));
     let sizes = shards.into_iter().map(|shard| (shard.name, shard.file.size())).collect();
     let layout = Layout::Parquet;
-    Ok(Listing { root, layout, classes, shards: sizes, records, skipped, about })
+    let shards = sizes;
+    Ok(Listing { root, layout, classes, naming, shards, records, skipped, about })
 }
 
 /// The columns of a file, for people.
@@ -203,7 +204,8 @@ fn rows(
 fn class_names(
     shards: &[Shard],
     read: &[(Vec<Row>, SkipCounter)],
-) -> Result<Option<Vec<String>>, DatasetError> {
+) -> Result<Option<(Vec<String>, Naming)>, DatasetError> {
+    check_kinds(shards)?;
     let mut named = shards.iter().filter_map(|shard| Some((shard, shard.chosen.classes.as_ref()?)));
     if let Some((first, classes)) = named.next() {
         for (shard, others) in named {
@@ -215,7 +217,7 @@ fn class_names(
                 return Err(Fault::text(what).of(shard.file.path()));
             }
         }
-        return Ok(Some(classes.clone()));
+        return Ok(Some((classes.clone(), Naming::List)));
     }
     let texts: BTreeSet<&Arc<str>> = read
         .iter()
@@ -226,7 +228,25 @@ fn class_names(
         })
         .collect();
     let classes: Vec<String> = texts.into_iter().map(ToString::to_string).collect();
-    Ok((!classes.is_empty()).then_some(classes))
+    Ok((!classes.is_empty()).then_some((classes, Naming::Texts)))
+}
+
+/// Refuses files of which some have labels that are text, and others numbers.
+fn check_kinds(shards: &[Shard]) -> Result<(), DatasetError> {
+    let is_text = |shard: &Shard| shard.footer.columns[shard.chosen.label].kind == Type::BYTE_ARRAY;
+    let Some((first, others)) = shards.split_first() else { return Ok(()) };
+    match others.iter().find(|other| is_text(other) != is_text(first)) {
+        None => Ok(()),
+        Some(other) => {
+            let (kind, of_first) =
+                if is_text(other) { ("text", "numbers") } else { ("numbers", "text") };
+            let what = format!(
+                "its labels are {kind}, and those of {} are {of_first}; index them as two datasets",
+                first.name
+            );
+            Err(Fault::text(what).of(other.file.path()))
+        }
+    }
 }
 
 /// What labels mean.
