@@ -87,6 +87,8 @@ pub(crate) fn labels_of_another_field_of_tfrecords_begin_at_0_and_have_no_names_
     assert_eq!(Dataset::open(&path, None).unwrap().classes(), ["0"]);
 }
 
+}
+
 pub(crate) fn flags_about_other_layouts_are_refused_by_name() {
     let root = tempdir().unwrap();
     let root = root.path();
@@ -262,9 +264,12 @@ pub(crate) fn one_of_several_splits_must_be_selected() {
     assert!(refused.contains("several splits: train, validation"), "{refused}");
     let refused = message(index(&root.path().join("tree#test")));
     assert!(refused.contains("no split \"test\"; it has train, val"), "{refused}");
-    // As torchvision does, all of it is read if no split is selected. That is told.
-    let summary = index(&root.path().join("tree")).unwrap();
-    assert!(summary.suspicious[0].contains("several splits"), "{:?}", summary.suspicious);
+    // Folders of the names of splits are not two classes, unless there are others.
+    files(root.path(), &[("tree/.cache/3.jpg", image(3))]);
+    let refused = message(index(&root.path().join("tree")));
+    assert!(refused.contains("several splits: train, val"), "{refused}");
+    files(root.path(), &[("vehicles/bus/1.jpg", image(1)), ("vehicles/train/2.jpg", image(2))]);
+    assert_eq!(opened(&root.path().join("vehicles")).classes(), ["bus", "train"]);
     // Each split has an index of its own.
     assert!(root.path().join("tf#train.forebay").exists());
     assert!(root.path().join("tf#val.forebay").exists());
@@ -358,9 +363,45 @@ pub(crate) fn labels_of_webdataset_may_be_any_key_of_json() {
     let summary = index(&with_split(root.path(), Some("train"))).unwrap();
     assert_eq!((summary.records, summary.shards), (1, 1));
     assert_eq!(index(&with_split(root.path(), Some("val"))).unwrap().records, 3);
+    // Without a split, one must be selected if there are several, by what is described or by the names.
+    let refused = message(index(root.path()));
+    assert!(refused.contains("several splits: train, validation"), "{refused}");
+    fs::rename(root.path().join("x-validation-0.tar"), root.path().join("y-0.tar")).unwrap();
     let summary = index(root.path()).unwrap();
-    assert_eq!(summary.records, 6);
+    assert_eq!((summary.records, summary.facts["split"].as_str()), (1, "train"));
+    assert_eq!(summary.facts["labels"], "meta.fine of .json");
+    let info =
+        br#"{"splits": {"a": {"filenames": ["x-train-0.tar"]}, "b": {"filenames": ["y-0.tar"]}}}"#;
+    files(root.path(), &[("_info.json", info.to_vec())]);
+    fs::rename(root.path().join("x-train-0.tar"), root.path().join("x-0.tar")).unwrap();
+    let refused = message(index(root.path()));
+    assert!(refused.contains("several splits: a, b"), "{refused}");
+    fs::remove_file(root.path().join("_info.json")).unwrap();
+    assert_eq!(index(root.path()).unwrap().records, 6);
+}
+
+pub(crate) fn tars_of_several_splits_are_not_one_dataset_unless_a_pattern_names_them() {
+    let root = tempdir().unwrap();
+    let shard = |number| tar(&[("a.jpg", image(number)), ("a.cls", b"0".to_vec())]);
+    files(root.path(), &[("x-train-0.tar", shard(1)), ("x-validation-0.tar", shard(2))]);
+    let refused = message(index(root.path()));
+    assert!(refused.contains("several splits: train, validation"), "{refused}");
+    let summary = index(&root.path().join("*.tar")).unwrap();
+    assert_eq!(summary.records, 2);
     assert!(summary.suspicious.iter().any(|what| what.contains("train, validation")), "{summary}");
+    assert_eq!(index(&with_split(root.path(), Some("val"))).unwrap().records, 1);
+}
+
+pub(crate) fn shards_of_a_split_and_of_none_are_not_mixed_silently() {
+    let root = tempdir().unwrap();
+    let shards = ["train-00000-of-00001", "extra-00000-of-00001"];
+    files(root.path(), &shards.map(|name| (name, tfds(&image(1), 0))));
+    let refused = message(index(root.path()));
+    assert!(refused.contains("of the split train") && refused.contains(shards[1]), "{refused}");
+    assert_eq!(index(&with_split(root.path(), Some("train"))).unwrap().records, 1);
+    assert_eq!(index(&root.path().join("*-of-00001")).unwrap().records, 2);
+}
+
 }
 
 pub(crate) fn shards_of_mds_that_cannot_be_read_in_place_are_refused_by_name() {
@@ -464,6 +505,8 @@ pub(crate) fn batches_of_cifar_that_are_damaged_are_refused() {
     files(binary.path(), &[("test_batch.bin", vec![0; 3074]), ("batches.meta.txt", meta)]);
     let refused = message(index(&binary.path().join("#test")));
     assert!(refused.contains("not a multiple of 3073"), "{refused}");
+}
+
 }
 
 pub(crate) fn classes_and_records_can_be_selected() {

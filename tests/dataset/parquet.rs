@@ -220,7 +220,9 @@ pub(crate) fn the_folders_of_the_hub_and_its_cache_are_datasets() {
     files(&images, &[("data/1.jpg", image(0)), ("snapshots/2.jpg", image(1))]);
     assert_eq!(opened(&images).classes(), ["data", "snapshots"]);
     files(&images, &[("train.parquet", b"any".to_vec())]);
-    assert_eq!(opened(&images).classes(), ["data", "snapshots"]);
+    let refused = message(index(&images));
+    let both = "it has shards, such as train.parquet, and folders with images, such as data";
+    assert!(refused.contains(both) && refused.contains("such as '*.parquet'"), "{refused}");
 }
 
 pub(crate) fn files_that_cannot_be_read_are_refused_with_the_reason() {

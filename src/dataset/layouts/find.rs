@@ -1,17 +1,17 @@
 //! Recognizes the layout at a path: by the names of files, and where these do not say it by the first
 //! bytes of one of them. Nothing else is read, because servers do this when they start.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::super::error::DatasetError;
 use super::directory;
-use super::info::info;
 use super::listing::Layout;
 use super::source::{EXPECTED, Source};
 use super::{
-    cifar, ilsvrc, image_folder, kaggle, manifest, mds, parquet, pattern, split, tfrecord,
+    cifar, ilsvrc, image_folder, info, kaggle, manifest, mds, parquet, pattern, split, tfrecord,
     tfrecord_file,
 };
 use crate::store::StoreError;
@@ -104,6 +104,14 @@ impl Shards {
         self.tars.is_empty() && self.tfrecords.is_empty() && self.parquets.is_empty()
     }
 
+    fn all(&self) -> impl Iterator<Item = &String> {
+        self.tars.iter().chain(&self.tfrecords).chain(&self.parquets)
+    }
+
+    fn first(&self) -> Option<String> {
+        self.all().next().cloned()
+    }
+
     /// The shards of a split. Tars come first, because they may have files of metadata beside them.
     fn select(self, path: &Path, split: Option<&str>) -> Result<Vec<String>, DatasetError> {
         let Self { tars, tfrecords, parquets } = self;
@@ -114,12 +122,12 @@ impl Shards {
             let tar = official.iter().find(|(_, split)| Some(*split) == chosen);
             return Ok(vec![tar.expect("one of them was chosen").0.to_owned()]);
         }
-        match split {
-            // The names of tars follow no rule, so that those of several splits may be one dataset.
-            None if !tars.is_empty() => Ok(tars),
-            _ if !tars.is_empty() => split::select(path, tars, split),
-            _ if !tfrecords.is_empty() => split::select(path, tfrecords, split),
-            _ => parquet::select(path, parquets, split),
+        if !tars.is_empty() {
+            split::select(path, tars, split)
+        } else if !tfrecords.is_empty() {
+            split::select(path, tfrecords, split)
+        } else {
+            parquet::select(path, parquets, split)
         }
     }
 }
@@ -129,7 +137,8 @@ impl Shards {
 struct Names {
     folders: Vec<String>,
     shards: Shards,
-    compressed: Option<PathBuf>,
+    /// Shards that are compressed as a whole.
+    compressed: Vec<String>,
 }
 
 impl Names {
@@ -137,13 +146,13 @@ impl Names {
         let mut names = Self::default();
         for (name, is_folder) in directory::entries(path)? {
             let text = name.to_string_lossy();
-            if is_folder {
+            if text.starts_with('.') {
+            } else if is_folder {
                 names.folders.push(text.into_owned());
-            } else if text.starts_with('.') {
             } else if is_shard(&text) {
                 names.shards.add(directory::utf8(path, &name)?);
-            } else if is_compressed_tar(&text) {
-                names.compressed = Some(path.join(&name));
+            } else if is_compressed(&text) {
+                names.compressed.push(text.into_owned());
             }
         }
         Ok(names)
@@ -151,7 +160,7 @@ impl Names {
 }
 
 /// Shards in a folder are a dataset. But class folders may have the tars beside them that they were
-/// unpacked from, so folders with images make it an `ImageFolder`.
+/// unpacked from, so folders of the names of all tars make it an `ImageFolder`.
 fn folder(path: &Path, split: Option<&str>) -> Result<Source, DatasetError> {
     let special = [kaggle::find, mds::find, cifar::find];
     for find in special {
@@ -167,19 +176,8 @@ fn folder(path: &Path, split: Option<&str>) -> Result<Source, DatasetError> {
             return Ok(folder(&path.join(inner), None)?.with_split(Some(inner)));
         }
     }
-    let is_tree = || Ok::<_, DatasetError>(has_folders && image_folder::has_images(path)?);
-    if !names.shards.is_empty() && !is_tree()? {
-        let described = match split {
-            Some(wanted) if !names.shards.tars.is_empty() => {
-                info(path)?.and_then(|info| Some(info.split(wanted)?.shards()))
-            }
-            _ => None,
-        };
-        let files = match described {
-            Some(listed) if !listed.is_empty() => listed,
-            _ => names.shards.select(path, split)?,
-        };
-        return shards(path.into(), files, split);
+    if !names.shards.is_empty() && !names.are_unpacked() {
+        return names.shards_of(path, split);
     }
     if names.shards.is_empty()
         && has_folders
@@ -188,21 +186,113 @@ fn folder(path: &Path, split: Option<&str>) -> Result<Source, DatasetError> {
         let files = parquet::select(path, files, split)?;
         return Ok(Source::shards(Layout::Parquet, root, files).with_split(split));
     }
-    if let Some(split) = split {
-        let found = folders_of_splits(path, &names);
-        return Err(DatasetError::Split { path: path.into(), selected: Some(split.into()), found });
+    let found = folders_of_splits(path, &names);
+    let selected = split.map(str::to_owned);
+    // Two classes are not called `train` and `val`.
+    let are_splits = found.len() > 1 && found.len() == names.folders.len();
+    let holds_shards =
+        |name: &String| Names::of(&path.join(name)).is_ok_and(|n| !n.shards.is_empty());
+    let hold_shards = || !found.is_empty() && found.iter().all(holds_shards);
+    if selected.is_some() || are_splits || hold_shards() {
+        return Err(DatasetError::Split { path: path.into(), selected, found });
     }
-    match names.compressed {
-        Some(tar) if !has_folders => Err(compressed_tar(tar)),
-        _ => {
-            let found = folders_of_splits(path, &names);
-            let holds_shards =
-                |name: &String| Names::of(&path.join(name)).is_ok_and(|n| !n.shards.is_empty());
-            if !found.is_empty() && found.iter().all(holds_shards) {
-                return Err(DatasetError::Split { path: path.into(), selected: None, found });
-            }
-            Ok(Source::files(Layout::ImageFolder, path))
+    match names.compressed.first() {
+        Some(name) if !has_folders => Err(compressed(&path.join(name))),
+        _ => Ok(Source::files(Layout::ImageFolder, path)),
+    }
+}
+
+impl Names {
+    /// Whether each tar has a folder of its name, which it was unpacked to: `n01440764/` of `n01440764.tar`.
+    fn are_unpacked(&self) -> bool {
+        let Shards { tars, tfrecords, parquets } = &self.shards;
+        let has_folder = |tar: &String| {
+            let stem = &tar[..tar.len() - ".tar".len()];
+            self.folders.iter().any(|folder| folder == stem)
+        };
+        tfrecords.is_empty() && parquets.is_empty() && tars.iter().all(has_folder)
+    }
+
+    /// The shards of a folder, which has some.
+    fn shards_of(self, path: &Path, split: Option<&str>) -> Result<Source, DatasetError> {
+        let Self { folders, shards: found, compressed } = self;
+        let first = found.first().unwrap_or_default();
+        if folders.len() > 1 && image_folder::hold_images(path, &folders)? {
+            let why = format!(
+                "it has shards, such as {first}, and folders with images, such as {}; name the shards by a pattern \
+                 as the path, such as {}, or move them out of the folder",
+                folders[0],
+                pattern_of(&first)
+            );
+            return Err(DatasetError::NotADataset { path: path.into(), why });
         }
+        check_compressed(path, found.all(), &compressed)?;
+        if let Some((name, described)) = described(path, &found.tars, split)? {
+            return shards(path.into(), described.shards(), Some(&name));
+        }
+        let files = found.select(path, split)?;
+        shards(path.into(), files, split)
+    }
+}
+
+/// A pattern that matches all files of a kind.
+fn pattern_of(name: &str) -> String {
+    match name.rfind('.') {
+        Some(dot) => format!("'*{}'", &name[dot..]),
+        None => format!("'{}*'", name.trim_end_matches(|letter: char| !letter.is_alphabetic())),
+    }
+}
+
+/// The split that timm's description of tars has, if one is selected or it has only one. A split that it does not
+/// have may be found by the names of tars.
+///
+/// # Errors
+/// When it cannot be read, or a split must be selected.
+fn described(
+    path: &Path,
+    tars: &[String],
+    split: Option<&str>,
+) -> Result<Option<(String, info::Split)>, DatasetError> {
+    if tars.is_empty() {
+        return Ok(None);
+    }
+    let Some(info) = info::info(path)? else { return Ok(None) };
+    let chosen = if let Some(split) = split {
+        Some(split.to_owned())
+    } else {
+        let is_new = |name: &&str| !info.names().any(|known| split::is_same(known, name));
+        let others = tars.iter().filter_map(|name| split::in_name(name)).filter(is_new);
+        split::choose(path, info.names().chain(others), None)?.map(str::to_owned)
+    };
+    let Some(chosen) = chosen else { return Ok(None) };
+    let found = info.into_split(&chosen).filter(|split| !split.shards().is_empty());
+    Ok(found.map(|found| (chosen, found)))
+}
+
+/// Refuses shards that are not read because they are compressed, where the others of their kind are not.
+///
+/// # Errors
+/// When there are such shards.
+pub(in crate::dataset) fn check_compressed<'n>(
+    path: &Path,
+    shards: impl IntoIterator<Item = &'n String>,
+    others: &[String],
+) -> Result<(), DatasetError> {
+    // Names of one kind differ in their numbers.
+    let kind = |name: &str| {
+        let stem = name.split('.').next().unwrap_or(name);
+        stem.replace(|letter: char| letter.is_ascii_digit(), "")
+    };
+    let shards: BTreeSet<&String> = shards.into_iter().collect();
+    let kinds: BTreeSet<String> = shards.iter().map(|name| kind(name)).collect();
+    let is_sibling = |name: &&String| {
+        // What it decompresses to may lie beside it.
+        let is_new = decompressed(name).is_some_and(|inner| !shards.contains(&inner));
+        is_new && (kinds.is_empty() || kinds.contains(&kind(name)))
+    };
+    match others.iter().find(is_sibling) {
+        Some(name) => Err(compressed(&path.join(name))),
+        None => Ok(()),
     }
 }
 
@@ -221,8 +311,8 @@ fn shards(root: PathBuf, files: Vec<String>, split: Option<&str>) -> Result<Sour
     }
     let layout = if files.iter().all(|name| is_tar(name)) {
         if ilsvrc::are_tars(&root, &files) { Layout::Ilsvrc } else { Layout::WebDataset }
-    } else if let Some(name) = files.iter().find(|name| is_compressed_tar(name)) {
-        return Err(compressed_tar(root.join(name)));
+    } else if let Some(name) = files.iter().find(|name| is_compressed(name)) {
+        return Err(compressed(&root.join(name)));
     } else if are_parquet(&files) {
         Layout::Parquet
     } else if files.iter().all(|name| tfrecord::is_name(name))
@@ -256,15 +346,24 @@ fn is_tar(name: &str) -> bool {
     name.to_ascii_lowercase().ends_with(".tar")
 }
 
-fn is_compressed_tar(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    let endings = [".tgz", ".tar.gz", ".tar.zst", ".tar.bz2", ".tar.xz", ".tar.lz4"];
-    endings.iter().any(|ending| name.ends_with(ending))
+/// Whether a file is a shard that was compressed as a whole, by its name.
+fn is_compressed(name: &str) -> bool {
+    decompressed(name).is_some()
 }
 
-fn compressed_tar(path: PathBuf) -> DatasetError {
-    let why = "records are read in place, which a compressed tar does not allow; decompress it \
-               (such as with gunzip) and index the .tar"
+/// The name of the shard that a file decompresses to.
+fn decompressed(name: &str) -> Option<String> {
+    let (stem, ending) = name.rsplit_once('.')?;
+    match ending.to_ascii_lowercase().as_str() {
+        "tgz" => Some(format!("{stem}.tar")),
+        "gz" | "zst" | "bz2" | "xz" | "lz4" if is_shard(stem) => Some(stem.to_owned()),
+        _ => None,
+    }
+}
+
+fn compressed(path: &Path) -> DatasetError {
+    let why = "records are read in place, which a compressed shard does not allow; decompress it \
+               (such as with gunzip) and index that"
         .to_owned();
-    DatasetError::NotADataset { path, why }
+    DatasetError::NotADataset { path: path.into(), why }
 }

@@ -69,18 +69,18 @@ pub(super) fn list(root: &Path) -> Result<Listing, DatasetError> {
     })
 }
 
-/// Whether a folder of the root holds an image, directly or in a folder below it.
+/// Whether all of some folders hold an image, directly, as class folders do.
 ///
 /// # Errors
-/// When something cannot be listed.
-pub(super) fn has_images(root: &Path) -> Result<bool, DatasetError> {
-    for (name, is_folder) in directory::entries(root)? {
-        let images = |class: &str| images_of(root, class, &mut SkipCounter::default());
-        if is_folder && images(&utf8(root, &name)?)?.iter().any(|(_, images)| !images.is_empty()) {
-            return Ok(true);
+/// When one of them cannot be listed.
+pub(super) fn hold_images(root: &Path, folders: &[String]) -> Result<bool, DatasetError> {
+    for folder in folders {
+        let entries = directory::entries(&root.join(folder))?;
+        if !entries.iter().any(|(name, is_folder)| !is_folder && is_image(name)) {
+            return Ok(false);
         }
     }
-    Ok(false)
+    Ok(true)
 }
 
 /// Images of a class. torchvision sorts folders by their whole path, so `a-b` is before `a/b`.

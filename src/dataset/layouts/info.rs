@@ -24,7 +24,7 @@ pub(super) struct Info {
 }
 
 /// A split.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub(super) struct Split {
     filenames: Vec<String>,
     #[serde(default)]
@@ -47,6 +47,16 @@ pub(super) fn info(root: &Path) -> Result<Option<Info>, DatasetError> {
 }
 
 impl Info {
+    /// The names of its splits.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.splits.keys().map(String::as_str)
+    }
+
+    /// As [`Info::split`], for its own.
+    pub(super) fn into_split(self, wanted: &str) -> Option<Split> {
+        self.split(wanted).cloned()
+    }
+
     /// A split by its name or one that means the same.
     pub(super) fn split(&self, wanted: &str) -> Option<&Split> {
         let same = || self.splits.iter().find(|(name, _)| split::is_same(name, wanted));

@@ -45,7 +45,7 @@ use std::path::{Path, PathBuf};
 use super::error::DatasetError;
 use super::options::IndexOptions;
 
-pub(super) use find::{find, is_shard, of_split, shards_of_folder};
+pub(super) use find::{check_compressed, find, is_shard, of_split, shards_of_folder};
 pub use listing::Skipped;
 pub(super) use listing::{
     About, Frame, Layout, ListedRecord, Listing, Location, Naming, SkipCounter,

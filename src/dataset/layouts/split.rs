@@ -64,7 +64,8 @@ pub(in crate::dataset) fn in_name(name: &str) -> Option<&'static str> {
 /// The shards of a split, by their names. Without a split, all of them if they are of one split at most.
 ///
 /// # Errors
-/// When there are several splits and none is selected, or the selected one is not there.
+/// When there are several splits and none is selected, or only some of the shards say a split, or the selected one is
+/// not there.
 pub(super) fn select(
     path: &Path,
     shards: Vec<String>,
@@ -72,7 +73,16 @@ pub(super) fn select(
 ) -> Result<Vec<String>, DatasetError> {
     let names = || shards.iter().filter_map(|name| in_name(name));
     choose(path, names(), split)?;
-    let Some(split) = split else { return Ok(shards) };
+    let Some(split) = split else {
+        let said = shards.iter().find_map(|name| in_name(name));
+        let other = shards.iter().find(|name| in_name(name).is_none());
+        let (Some(said), Some(other)) = (said, other) else { return Ok(shards) };
+        let why = format!(
+            "some of its shards are of the split {said}, and the names of others say no split, such as {other}; \
+             select the split by --split {said}, or name all shards by a pattern as the path"
+        );
+        return Err(DatasetError::NotADataset { path: path.into(), why });
+    };
     let is_selected = |name: &String| in_name(name).is_some_and(|found| is_same(found, split));
     Ok(shards.into_iter().filter(is_selected).collect())
 }
@@ -151,6 +161,13 @@ mod tests {
         let refused = select(None).unwrap_err().to_string();
         assert!(refused.contains("several splits: train, valid"), "{refused}");
         assert!(refused.contains("--split") && refused.contains("d#train"), "{refused}");
+        let extra = ["train-0", "extra-0"].map(str::to_owned).to_vec();
+        let refused = super::select(Path::new("d"), extra.clone(), None).unwrap_err().to_string();
+        assert!(
+            refused.contains("split train") && refused.contains("such as extra-0"),
+            "{refused}"
+        );
+        assert_eq!(super::select(Path::new("d"), extra, Some("train")).unwrap(), ["train-0"]);
         let refused = select(Some("test")).unwrap_err().to_string();
         assert!(refused.contains("no split \"test\"; it has train, valid"), "{refused}");
     }

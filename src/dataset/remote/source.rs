@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use glob::Pattern;
 
 use super::super::error::DatasetError;
-use super::super::layouts::{PATTERN_OPTIONS, expand_braces, is_shard, of_split, shards_of_folder};
+use super::super::layouts::{
+    PATTERN_OPTIONS, check_compressed, expand_braces, is_shard, of_split, shards_of_folder,
+};
 use super::place::RemotePlace;
 use crate::store::{Object, StoreError};
 
@@ -78,6 +80,12 @@ pub(super) fn find(place: &RemotePlace) -> Result<Found, DatasetError> {
         }
         Some(names) => select(place, folder, &names, &shards)?,
     };
+    if is_folder {
+        let name = |object: &Object| name_of(&object.key).to_owned();
+        let (found, others): (Vec<_>, Vec<_>) =
+            (shards.iter().map(name).collect(), beside.iter().map(name).collect());
+        check_compressed(&place.address(), &found, &others)?;
+    }
     if shards.is_empty() {
         return not_a_dataset(
             "expected tars, TFRecords or Parquet files in a folder; folders of images are not read from buckets, \
