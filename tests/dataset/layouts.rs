@@ -402,6 +402,20 @@ pub(crate) fn shards_of_a_split_and_of_none_are_not_mixed_silently() {
     assert_eq!(index(&root.path().join("*-of-00001")).unwrap().records, 2);
 }
 
+pub(crate) fn validation_images_of_imagenet_in_a_webdataset_have_the_labels_beside_them() {
+    let root = tempdir().unwrap();
+    let (jpg, cls) = ("ILSVRC2012_val_00000001.jpg", "ILSVRC2012_val_00000001.cls");
+    let label = || b"7".to_vec();
+    for shard in [tar(&[(cls, label()), (jpg, image(1))]), tar(&[(jpg, image(1)), (cls, label())])]
+    {
+        files(root.path(), &[("x.tar", shard)]);
+        let dataset = opened(&root.path().join("x.tar"));
+        assert_eq!(listing(&dataset), [(format!("x.tar/{jpg}").as_str(), 7)]);
+    }
+    let flat = ["ILSVRC2012_val_00000001.JPEG", "ILSVRC2012_val_00000002.JPEG"];
+    files(root.path(), &[("x.tar", tar(&flat.map(|name| (name, image(1)))))]);
+    let refused = message(index(&root.path().join("x.tar")));
+    assert!(refused.contains("put ILSVRC2012_devkit_t12.tar.gz"), "{refused}");
 }
 
 pub(crate) fn shards_of_mds_that_cannot_be_read_in_place_are_refused_by_name() {

@@ -64,6 +64,7 @@ fn main() {
         layouts::one_of_several_splits_must_be_selected,
         layouts::tars_of_several_splits_are_not_one_dataset_unless_a_pattern_names_them,
         layouts::shards_of_a_split_and_of_none_are_not_mixed_silently,
+        layouts::validation_images_of_imagenet_in_a_webdataset_have_the_labels_beside_them,
         layouts::tars_of_ilsvrc_are_refused_without_what_belongs_to_them,
         layouts::validation_images_of_kaggle_without_a_label_are_skipped,
         layouts::labels_of_webdataset_may_be_any_key_of_json,

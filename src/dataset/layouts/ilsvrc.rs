@@ -4,7 +4,9 @@
 //!
 //! Names and order are those of an `ImageFolder` that the tars are unpacked to, and so is the digest.
 
+use std::ffi::OsStr;
 use std::ops::Range;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -35,7 +37,7 @@ enum Kind {
     Classes,
 }
 
-/// Whether tars are those of ILSVRC: by their names, or by the name of the first member.
+/// Whether tars are those of ILSVRC: by their names, or by the names of the first members.
 pub(super) fn are_tars(root: &Path, names: &[String]) -> bool {
     kind(root, names).is_some()
 }
@@ -49,12 +51,26 @@ fn kind(root: &Path, names: &[String]) -> Option<Kind> {
         return Some(if *split == "train" { Kind::Train } else { Kind::Val });
     }
     let file = RegularFile::open(&root.join(name)).ok()?;
-    let first = Members::new(&file).next_member().ok()??;
-    let base = first.name.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-    if base.ends_with(b".tar") {
+    let mut members = Members::new(&file);
+    let first = members.next_member().ok()??;
+    let first = base_of(&first.name);
+    if first.ends_with(b".tar") {
         return Some(Kind::Train);
     }
-    base.starts_with(b"ILSVRC2012_val_").then_some(Kind::Val)
+    if !first.starts_with(b"ILSVRC2012_val_") || !is_image(OsStr::from_bytes(first)) {
+        return None;
+    }
+    // A WebDataset may have the same images, each with its label behind it under the same key.
+    let key = |base: &[u8]| base.split(|&byte| byte == b'.').next().map(<[u8]>::to_vec);
+    match members.next_member() {
+        Ok(Some(second)) if key(base_of(&second.name)) == key(first) => None,
+        _ => Some(Kind::Val),
+    }
+}
+
+/// The name of a member without its folders.
+fn base_of(name: &[u8]) -> &[u8] {
+    name.rsplit(|&byte| byte == b'/').next().unwrap_or_default()
 }
 
 /// The synset of a class tar: `n01440764` of `n01440764.tar`.
