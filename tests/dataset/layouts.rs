@@ -202,6 +202,57 @@ pub(crate) fn a_damaged_tfrecord_is_bad_and_a_damaged_length_ends_its_file() {
     }
 }
 
+pub(crate) fn a_flipped_bit_of_a_tfrecord_costs_its_record_and_nothing_of_others() {
+    let root = tempdir().unwrap();
+    let path = root.path().join("x.tfrecord");
+    let record = |number, label: i64, synset: &str| {
+        let jpg = image(number);
+        let fields = [
+            ("image/encoded", Feature::Bytes(&jpg)),
+            ("image/class/synset", Feature::Bytes(synset.as_bytes())),
+            ("image/class/label", Feature::Int(label)),
+        ];
+        tf_record(&example(&fields))
+    };
+    // The second record has changed since its checksum was made.
+    let with = |before: &[u8], after: &[u8]| {
+        assert_eq!(before.len(), after.len());
+        let data = 12..before.len() - 4;
+        let damaged = [&before[..12], &after[data], &before[before.len() - 4..]].concat();
+        let shard = [record(1, 1, "n1"), damaged, record(3, 2, "n2"), record(4, 1, "n1")].concat();
+        files(root.path(), &[("x.tfrecord", shard)]);
+        let summary = index(&path).unwrap();
+        let classes = Dataset::open(&path, None).unwrap().classes().to_vec();
+        (classes, summary.records, summary.good, summary.skipped.first().cloned())
+    };
+    let names = ["n1", "n2"].map(str::to_owned).to_vec();
+    // A label that makes more classes than there are.
+    let (classes, records, good, skipped) = with(&record(2, 1, "n1"), &record(2, 99, "n1"));
+    assert_eq!((classes, records, good), (names.clone(), 3, 3));
+    assert!(skipped.unwrap().reason.contains("CRC-32C"));
+    // One that another record has behind it: the record is bad, as with any other damage.
+    let (classes, records, good, skipped) = with(&record(2, 1, "n1"), &record(2, 2, "n1"));
+    assert_eq!((classes, records, good, skipped), (names.clone(), 4, 3, None));
+    // A synset that others of its label do not have.
+    let (classes, ..) = with(&record(2, 1, "n1"), &record(2, 1, "x1"));
+    assert_eq!(classes, names);
+    let (classes, ..) = with(&record(2, 2, "n2"), &record(2, 2, "x2"));
+    assert_eq!(classes, names);
+    // Without a label, by its bytes.
+    let unlabeled = record(2, 1, "n1");
+    let at = unlabeled.windows(5).position(|bytes| bytes == b"label").unwrap();
+    let mut changed = unlabeled.clone();
+    changed[at] = b'L';
+    let (_, records, _, skipped) = with(&unlabeled, &changed);
+    assert!(records == 3 && skipped.unwrap().reason.contains("CRC-32C"));
+    // With the list of names, a label of no class refuses the dataset only if the record says so.
+    files(root.path(), &[("classes.txt", b"a\nb\n".to_vec())]);
+    let (classes, records, ..) = with(&record(2, 1, "n1"), &record(2, 3, "n1"));
+    assert_eq!((classes.len(), records), (2, 3));
+    files(root.path(), &[("x.tfrecord", record(2, 3, "n1"))]);
+    assert!(message(index(&path)).contains("has label 2, but the number of classes is 2"));
+}
+
 pub(crate) fn tfrecords_of_other_forms_are_refused_with_advice() {
     let root = tempdir().unwrap();
     let path = root.path().join("x.tfrecord");

@@ -60,6 +60,7 @@ fn main() {
         layouts::flags_about_other_layouts_are_refused_by_name,
         layouts::names_of_classes_come_from_the_synsets_of_tfrecords,
         layouts::a_damaged_tfrecord_is_bad_and_a_damaged_length_ends_its_file,
+        layouts::a_flipped_bit_of_a_tfrecord_costs_its_record_and_nothing_of_others,
         layouts::tfrecords_of_other_forms_are_refused_with_advice,
         layouts::one_of_several_splits_must_be_selected,
         layouts::tars_of_several_splits_are_not_one_dataset_unless_a_pattern_names_them,

@@ -2,6 +2,10 @@
 //!
 //! An image is a range of its record. The checksum of a record's data is verified when the image is
 //! read and checked, so that each shard is read once: a record that is damaged is bad.
+//!
+//! What a record says about others is verified before it is believed, because one flipped bit must not cost more than
+//! its record: a label above all others makes classes, a synset that disagrees takes the names from all classes, and
+//! many skipped records refuse a dataset.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -31,7 +35,7 @@ const SLIM_LABEL: &str = "image/class/label";
 
 const NO_IMAGE: &str = "no single image";
 const NO_LABEL: &str = "no single label, or a negative one";
-const DAMAGED: &str = "a wrong checksum (CRC-32C) and no label that can be read";
+const DAMAGED: &str = "a wrong checksum (CRC-32C) and no label that can be believed";
 
 /// Whether a file is a TFRecord by its name: `train-00000-of-01024`, `x.tfrecord`, `x.tfrecords-00001-of-00002`.
 pub(super) fn is_name(name: &str) -> bool {
@@ -68,10 +72,24 @@ struct Shard {
     records: Vec<ListedRecord>,
     skipped: SkipCounter,
     synsets: Synsets,
+    /// One more than the highest label of a record whose checksum is right.
+    classes: u32,
+    /// The damaged records whose labels were above that, by their indexes in `records`.
+    doubtful: Vec<usize>,
 }
 
-/// The synset (`n01440764`) and the words of each label that has a record; `None` if records disagree.
-type Synsets = BTreeMap<u32, Option<(String, String)>>;
+/// What records say about each label.
+type Synsets = BTreeMap<u32, Noted>;
+
+/// What a record says about its label.
+#[derive(Debug)]
+struct Noted {
+    /// The synset (`n01440764`) and the words; `None` if it has none, or if records disagree.
+    synset: Option<(String, String)>,
+    /// The record: the shard, and its data.
+    number: u32,
+    stored: Stored,
+}
 
 /// Lists the records of shards, on rayon's threads.
 ///
@@ -88,15 +106,33 @@ pub(super) fn list(
     let numbered: Vec<(u32, String)> = (0..).zip(names).collect();
     let shards: Vec<Shard> =
         numbered.into_par_iter().map(scan).collect::<Result<_, DatasetError>>()?;
+    // The names are those of one field.
+    let names_of_label = tfds.classes.filter(|_| tfds.label.as_ref() == Some(&schema.label));
+    let known = match &names_of_label {
+        Some(names) => names.len(),
+        None => classes::listed(&root)?.map_or(0, |names| names.len()),
+    };
+    let highest = shards.iter().map(|shard| shard.classes as usize).max().unwrap_or(0).max(known);
     let mut records = Vec::with_capacity(shards.iter().map(|shard| shard.records.len()).sum());
     let (mut sizes, mut skipped) = (Vec::with_capacity(shards.len()), SkipCounter::default());
-    let mut synsets = Synsets::new();
-    for shard in shards {
-        records.extend(shard.records);
-        sizes.push((shard.name, shard.size));
+    let (mut synsets, mut paths) = (Synsets::new(), Vec::with_capacity(shards.len()));
+    for mut shard in shards {
+        let mut doubtful = shard.doubtful.iter().copied().peekable();
+        for (index, record) in shard.records.into_iter().enumerate() {
+            let is_doubtful = doubtful.next_if_eq(&index).is_some();
+            if is_doubtful && record.label as usize >= highest {
+                shard.skipped.add(DAMAGED, || record.name);
+            } else {
+                records.push(record);
+            }
+        }
         skipped.merge(shard.skipped);
-        for (label, synset) in shard.synsets {
-            note(&mut synsets, label, synset.as_ref());
+        paths.push(root.join(&shard.name));
+        sizes.push((shard.name, shard.size));
+        for (label, noted) in shard.synsets {
+            note(&mut synsets, label, noted, &|noted: &Noted| {
+                is_intact(&RegularFile::open(&paths[noted.number as usize])?, &noted.stored)
+            })?;
         }
     }
     let Schema { label, offset, writer, .. } = &schema;
@@ -114,22 +150,30 @@ pub(super) fn list(
     Ok(Listing { root, layout, classes, naming, shards, records, skipped, about })
 }
 
-/// Notes the synset of a record, unless others of its label have another one.
-fn note(synsets: &mut Synsets, label: u32, synset: Option<&(String, String)>) {
-    let known = synsets.entry(label).or_insert_with(|| synset.cloned());
-    if known.as_ref() != synset {
-        *known = None;
+/// Notes what a record says about its label. If it disagrees with another one, a damaged one of them is ignored.
+fn note(
+    synsets: &mut Synsets,
+    label: u32,
+    noted: Noted,
+    is_intact: &dyn Fn(&Noted) -> Result<bool, DatasetError>,
+) -> Result<(), DatasetError> {
+    match synsets.get_mut(&label) {
+        None => drop(synsets.insert(label, noted)),
+        Some(known) if known.synset == noted.synset || !is_intact(&noted)? => {}
+        Some(known) if is_intact(known)? => known.synset = None,
+        Some(known) => *known = noted,
     }
+    Ok(())
 }
 
 /// Names the classes by the synsets of their records, if every class that has records has one, and
 /// returns their words.
 fn use_synsets(classes: &mut [String], synsets: Synsets) -> Vec<String> {
-    if synsets.is_empty() || synsets.values().any(Option::is_none) {
+    if synsets.is_empty() || synsets.values().any(|noted| noted.synset.is_none()) {
         return Vec::new();
     }
     let mut words = vec![String::new(); classes.len()];
-    for (label, synset) in synsets {
+    for (label, Noted { synset, .. }) in synsets {
         let (wnid, text) = synset.expect("checked above");
         let label = label as usize;
         if classes[label].parse() == Ok(label) {
@@ -184,6 +228,14 @@ fn schema(
     Ok(schema)
 }
 
+/// What a record holds.
+enum Found {
+    /// An image, and the synset and words of its label.
+    Record(ListedRecord, Option<(String, String)>),
+    /// Nothing that can be used, for this reason.
+    Skipped(&'static str),
+}
+
 /// Lists the records of one shard.
 struct Scan<'s> {
     root: &'s Path,
@@ -195,7 +247,8 @@ struct Scan<'s> {
 impl<'s> Scan<'s> {
     fn new(root: &'s Path, schema: &'s Schema, number: u32, name: String) -> Self {
         let (records, skipped) = (Vec::new(), SkipCounter::default());
-        let shard = Shard { name, size: 0, records, skipped, synsets: Synsets::new() };
+        let (synsets, doubtful) = (Synsets::new(), Vec::new());
+        let shard = Shard { name, size: 0, records, skipped, synsets, classes: 0, doubtful };
         Self { root, schema, number, shard }
     }
 
@@ -209,43 +262,62 @@ impl<'s> Scan<'s> {
                 .and_then(|features| self.record(&features, &stored, index, &mut records.window));
             records.pass(&mut stored)?;
             match found {
-                Ok(Some(mut record)) => {
-                    if let Location::Framed { frame, .. } = &mut record.location {
-                        frame.crc32c = stored.crc32c;
-                    }
-                    self.shard.records.push(record);
+                Ok(Found::Record(record, synset)) => {
+                    self.add(record, synset, stored, &file)?;
                 }
-                Ok(None) => {}
                 // What a record says is believed once its checksum is right.
-                Err(error) if is_intact(&file, &stored)? => return Err(error),
-                Err(_) => self.skip(DAMAGED, index),
+                found if is_intact(&file, &stored)? => {
+                    if let Found::Skipped(reason) = found? {
+                        self.skip(reason, index);
+                    }
+                }
+                _ => self.skip(DAMAGED, index),
             }
             index += 1;
         }
         Ok(self.shard)
     }
 
-    /// A record by its features; `None` if it is skipped.
-    fn record(
+    /// Adds a record. What it says about others is verified.
+    fn add(
         &mut self,
+        mut record: ListedRecord,
+        synset: Option<(String, String)>,
+        stored: Stored,
+        file: &RegularFile,
+    ) -> Result<(), DatasetError> {
+        if let Location::Framed { frame, .. } = &mut record.location {
+            frame.crc32c = stored.crc32c;
+        }
+        let label = record.label;
+        if label < self.shard.classes || is_intact(file, &stored)? {
+            self.shard.classes = self.shard.classes.max(label + 1);
+            let noted = Noted { synset, number: self.number, stored };
+            note(&mut self.shard.synsets, label, noted, &|noted| is_intact(file, &noted.stored))?;
+        } else {
+            self.shard.doubtful.push(self.shard.records.len());
+        }
+        self.shard.records.push(record);
+        Ok(())
+    }
+
+    /// What a record holds, by its features.
+    fn record(
+        &self,
         features: &[Feature],
         stored: &Stored,
         index: u64,
         window: &mut Window<'_>,
-    ) -> Result<Option<ListedRecord>, DatasetError> {
+    ) -> Result<Found, DatasetError> {
         let value = |key: &str| {
             features.iter().find(|feature| feature.key == key).map(|feature| &feature.value)
         };
         let Some(Value::Bytes(image)) = value(&self.schema.image) else {
-            self.skip(NO_IMAGE, index);
-            return Ok(None);
+            return Ok(Found::Skipped(NO_IMAGE));
         };
         let label = match value(&self.schema.label) {
             Some(Value::Int(label)) if *label >= 0 => *label,
-            _ => {
-                self.skip(NO_LABEL, index);
-                return Ok(None);
-            }
+            _ => return Ok(Found::Skipped(NO_LABEL)),
         };
         let mut text = |key: &str| match value(key) {
             Some(Value::Bytes(text)) if text.end - text.start <= MAX_TEXT => {
@@ -277,7 +349,6 @@ impl<'s> Scan<'s> {
             });
         };
         let synset = synset.map(|synset| (synset, words));
-        note(&mut self.shard.synsets, label, synset.as_ref());
         let within = |range: &Range<u64>| {
             u32::try_from(range.end - range.start).expect("at most the limit of a record")
         };
@@ -288,7 +359,7 @@ impl<'s> Scan<'s> {
             length: within(image),
             frame,
         };
-        Ok(Some(ListedRecord { name, label, location }))
+        Ok(Found::Record(ListedRecord { name, label, location }, synset))
     }
 
     fn skip(&mut self, reason: &'static str, index: u64) {

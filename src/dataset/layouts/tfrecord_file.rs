@@ -38,6 +38,7 @@ const fn unmasked(masked: u32) -> u32 {
 }
 
 /// A record in a file: the range of its data, and their checksum.
+#[derive(Debug)]
 pub(super) struct Stored {
     pub(super) data: Range<u64>,
     pub(super) crc32c: u32,
