@@ -87,6 +87,37 @@ pub(crate) fn labels_of_another_field_of_tfrecords_begin_at_0_and_have_no_names_
     assert_eq!(Dataset::open(&path, None).unwrap().classes(), ["0"]);
 }
 
+pub(crate) fn a_dataset_of_tensorflow_may_have_classes_at_two_levels() {
+    let root = tempdir().unwrap();
+    let path = root.path().join("x.tfrecord");
+    let jpg = image(1);
+    let record = tf_record(&example(&[
+        ("coarse_label", Feature::Int(1)),
+        ("image", Feature::Bytes(&jpg)),
+        ("label", Feature::Int(0)),
+    ]));
+    let features =
+        br#"{"content": {"coarse_label": {"type": "x.ClassLabel"}, "image": {"type": "x.Image"},
+        "label": {"type": "x.ClassLabel"}}}"#;
+    files(
+        root.path(),
+        &[
+            ("x.tfrecord", record),
+            ("features.json", features.to_vec()),
+            ("label.labels.txt", b"apple\nbear\n".to_vec()),
+            ("coarse_label.labels.txt", b"mammal\nfruit\n".to_vec()),
+        ],
+    );
+    let dataset = opened(&path);
+    assert_eq!((dataset.record(0).label, dataset.classes()), (0, &names(["apple", "bear"])[..]));
+    let label_column = Some("coarse_label".to_owned());
+    index_with(&path, &IndexOptions { label_column, ..IndexOptions::default() }).unwrap();
+    let dataset = Dataset::open(&path, None).unwrap();
+    assert_eq!((dataset.record(0).label, dataset.classes()), (1, &names(["mammal", "fruit"])[..]));
+}
+
+fn names(names: [&str; 2]) -> [String; 2] {
+    names.map(str::to_owned)
 }
 
 pub(crate) fn flags_about_other_layouts_are_refused_by_name() {

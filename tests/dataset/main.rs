@@ -57,6 +57,7 @@ fn main() {
         tars::an_image_that_is_stored_sparse_is_skipped,
         layouts::the_first_label_of_tfrecords_depends_on_their_writer_and_is_told,
         layouts::labels_of_another_field_of_tfrecords_begin_at_0_and_have_no_names_of_others,
+        layouts::a_dataset_of_tensorflow_may_have_classes_at_two_levels,
         layouts::flags_about_other_layouts_are_refused_by_name,
         layouts::names_of_classes_come_from_the_synsets_of_tfrecords,
         layouts::a_damaged_tfrecord_is_bad_and_a_damaged_length_ends_its_file,

@@ -18,16 +18,16 @@ const MAX_FILE: u32 = 16 << 20;
 pub(super) struct Tfds {
     /// The only field that is an image.
     pub(super) image: Option<String>,
-    /// The only field that is a class.
+    /// The field that is a class: the only one, or the one that is given, or else `label`.
     pub(super) label: Option<String>,
     pub(super) classes: Option<Vec<String>>,
 }
 
-/// Reads the files in a folder.
+/// Reads the files in a folder. `given` is the field of labels that the options name.
 ///
 /// # Errors
 /// When one of them cannot be read or is malformed.
-pub(super) fn read(root: &Path) -> Result<Tfds, DatasetError> {
+pub(super) fn read(root: &Path, given: Option<&str>) -> Result<Tfds, DatasetError> {
     let path = root.join("features.json");
     if fs::symlink_metadata(&path).is_err() {
         return Ok(Tfds::default());
@@ -52,7 +52,13 @@ pub(super) fn read(root: &Path) -> Result<Tfds, DatasetError> {
         }
     }
     let mut tfds = Tfds::default();
-    if let ([image], [(label, count)]) = (&images[..], &labels[..]) {
+    // Some datasets have classes at several levels, such as `label` and `coarse_label` of CIFAR-100.
+    let named = |wanted: &str| labels.iter().find(|(name, _)| name == wanted);
+    let chosen = match &labels[..] {
+        [only] => Some(only),
+        _ => given.and_then(named).or_else(|| named("label")),
+    };
+    if let ([image], Some((label, count))) = (&images[..], chosen) {
         tfds.image = Some(image.clone());
         tfds.label = Some(label.clone());
         let names = root.join(format!("{label}.labels.txt"));

@@ -100,7 +100,7 @@ pub(super) fn list(
     names: Vec<String>,
     options: &IndexOptions,
 ) -> Result<Listing, DatasetError> {
-    let tfds = tfds::read(&root)?;
+    let tfds = tfds::read(&root, options.label_column.as_deref())?;
     let schema = schema(&root, &names, &tfds, options)?;
     let scan = |(number, name)| Scan::new(&root, &schema, number, name).run();
     let numbered: Vec<(u32, String)> = (0..).zip(names).collect();
