@@ -407,6 +407,9 @@ pub(crate) fn validation_images_of_kaggle_without_a_label_are_skipped() {
     let dataset = opened(root.path());
     assert_eq!(listing(&dataset), [("a_2.JPEG", 1)]);
     assert_eq!(dataset.classes(), ["n1", "n2"]);
+    for above in ["ILSVRC", "ILSVRC/Data", "ILSVRC/Data/CLS-LOC", "ILSVRC/Data/CLS-LOC/val"] {
+        assert_eq!(opened(&root.path().join(above)).digest(), dataset.digest(), "{above}");
+    }
     assert_eq!(dataset.summary().skipped[0].reason, "no label in LOC_val_solution.csv");
 }
 
@@ -601,6 +604,22 @@ pub(crate) fn batches_of_cifar_that_are_damaged_are_refused() {
     files(binary.path(), &[("test_batch.bin", vec![0; 3074]), ("batches.meta.txt", meta)]);
     let refused = message(index(&binary.path().join("#test")));
     assert!(refused.contains("not a multiple of 3073"), "{refused}");
+}
+
+pub(crate) fn versions_of_cifar_in_one_folder_are_refused_by_name() {
+    let root = tempdir().unwrap();
+    let batch = || cifar_pickle("labels", &[vec![1; 3072]], &[0]);
+    for (folder, meta, test) in [
+        ("cifar-10-batches-py", "batches.meta", "test_batch"),
+        ("cifar-100-python", "meta", "test"),
+    ] {
+        files(&root.path().join(folder), &[(meta, batch()), (test, batch())]);
+    }
+    let refused = message(index(&root.path().join("#test")));
+    assert!(
+        refused.contains("cifar-10-batches-py, cifar-100-python; name the folder"),
+        "{refused}"
+    );
 }
 
 }

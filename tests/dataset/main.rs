@@ -73,6 +73,7 @@ fn main() {
         layouts::shards_of_mds_that_cannot_be_read_in_place_are_refused_by_name,
         layouts::a_manifest_says_which_line_is_wrong,
         layouts::batches_of_cifar_that_are_damaged_are_refused,
+        layouts::versions_of_cifar_in_one_folder_are_refused_by_name,
         layouts::classes_and_records_can_be_selected,
         layouts::copies_and_images_with_several_labels_are_suspicious,
         equal::the_same_images_in_every_layout_have_the_same_labels_content_and_pixels,

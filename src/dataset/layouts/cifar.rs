@@ -84,7 +84,7 @@ const VERSIONS: [Version; 4] = [
 /// Recognizes the layout at a folder that holds batches, or that torchvision unpacked them in.
 ///
 /// # Errors
-/// When a split must be selected.
+/// When a split must be selected, or there are several versions.
 pub(super) fn find(path: &Path, split: Option<&str>) -> Result<Option<Source>, DatasetError> {
     let is_there = |root: &Path, version: &Version| {
         let files = [version.meta, version.test[0]];
@@ -92,9 +92,19 @@ pub(super) fn find(path: &Path, split: Option<&str>) -> Result<Option<Source>, D
     };
     let here = VERSIONS.iter().map(|version| (path.to_path_buf(), version));
     let below = VERSIONS.iter().map(|version| (path.join(version.folder), version));
-    let Some((root, version)) = here.chain(below).find(|(root, version)| is_there(root, version))
-    else {
-        return Ok(None);
+    let found: Vec<(PathBuf, &Version)> =
+        here.chain(below).filter(|(root, version)| is_there(root, version)).collect();
+    let (root, version) = match &found[..] {
+        [] => return Ok(None),
+        [(root, version)] => (root.clone(), *version),
+        several => {
+            let folders: Vec<&str> = several.iter().map(|(_, version)| version.folder).collect();
+            let folders = folders.join(", ");
+            let why = format!(
+                "it has several versions of CIFAR: {folders}; name the folder of one of them as the path"
+            );
+            return Err(DatasetError::NotADataset { path: path.into(), why });
+        }
     };
     // The second split has no validation images beside it, and is used as such.
     let wanted = split.map(|name| if split::is_same(name, "val") { "test" } else { name });

@@ -26,7 +26,7 @@ pub(super) fn find(path: &Path, split: Option<&str>) -> Result<Option<Source>, D
     if split_folder && split.is_none() && solution(path).is_some() {
         return Ok(Some(Source::files(Layout::Kaggle, path)));
     }
-    let below = ["ILSVRC/Data/CLS-LOC", "Data/CLS-LOC"].map(|inner| path.join(inner));
+    let below = ["ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC"].map(|inner| path.join(inner));
     let images = below.into_iter().find(|inner| inner.is_dir());
     let Some(images) = images.or_else(|| is_images(&absolute).then(|| path.to_path_buf())) else {
         return Ok(None);
