@@ -622,6 +622,20 @@ pub(crate) fn versions_of_cifar_in_one_folder_are_refused_by_name() {
     );
 }
 
+pub(crate) fn classes_of_one_name_cannot_be_selected() {
+    let root = tempdir().unwrap();
+    let path = root.path().join("x.tar");
+    let members = [("a.jpg", image(1)), ("a.cls", b"0".to_vec())];
+    let names = b"crane\nowl\ncrane\n".to_vec();
+    files(root.path(), &[("x.tar", tar(&members)), ("classes.txt", names)]);
+    let select = |text: &str| {
+        files(root.path(), &[("wanted", text.as_bytes().to_vec())]);
+        let classes = Some(root.path().join("wanted"));
+        index_with(&path, &IndexOptions { classes, ..IndexOptions::default() })
+    };
+    let refused = message(select("owl\ncrane\n"));
+    assert!(refused.contains("line 2: the dataset has several classes"), "{refused}");
+    assert!(message(select("owl\n")).contains("no images"));
 }
 
 pub(crate) fn classes_and_records_can_be_selected() {

@@ -75,6 +75,7 @@ fn main() {
         layouts::batches_of_cifar_that_are_damaged_are_refused,
         layouts::versions_of_cifar_in_one_folder_are_refused_by_name,
         layouts::classes_and_records_can_be_selected,
+        layouts::classes_of_one_name_cannot_be_selected,
         layouts::copies_and_images_with_several_labels_are_suspicious,
         equal::the_same_images_in_every_layout_have_the_same_labels_content_and_pixels,
         equal::batches_of_cifar_have_the_pixels_of_png_files,

@@ -75,6 +75,9 @@ fn keep_classes<R: Selectable>(
 ) -> Result<(), DatasetError> {
     let wanted = classes::lines(path)?;
     let labels: BTreeMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
+    let mut known = BTreeSet::new();
+    let repeated: BTreeSet<&str> =
+        classes.iter().map(String::as_str).filter(|name| !known.insert(*name)).collect();
     let mut relabeled = BTreeMap::new();
     let mut words = Vec::new();
     for (line, (name, label)) in (1..).zip(wanted.iter().zip(0..)) {
@@ -85,6 +88,13 @@ fn keep_classes<R: Selectable>(
             name: name.clone(),
         };
         let old = *labels.get(name.as_str()).ok_or_else(error)?;
+        if repeated.contains(name.as_str()) {
+            let what = format!(
+                "line {line}: the dataset has several classes of the name {name:?}, and it is not known which \
+                 one is meant; give the classes different names in the dataset"
+            );
+            return Err(DatasetError::Description { path: path.into(), what });
+        }
         if relabeled.insert(old, label).is_some() {
             let what = format!("line {line}: the class {name:?} is named twice; remove the line");
             return Err(DatasetError::Description { path: path.into(), what });
