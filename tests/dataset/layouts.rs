@@ -581,6 +581,22 @@ pub(crate) fn a_manifest_says_which_line_is_wrong() {
     }
 }
 
+pub(crate) fn a_manifest_of_two_columns_has_a_header_if_a_flag_names_one() {
+    let root = tempdir().unwrap();
+    let path = root.path().join("list.csv");
+    files(root.path(), &[("a.jpg", image(1)), ("list.csv", b"photo,kind\na.jpg,cat\n".to_vec())]);
+    let with = |image: Option<&str>, label: Option<&str>| {
+        let name = |name: &str| name.to_owned();
+        let (image_column, label_column) = (image.map(name), label.map(name));
+        index_with(&path, &IndexOptions { image_column, label_column, ..IndexOptions::default() })
+    };
+    let refused = message(with(Some("photo"), None));
+    assert!(refused.contains("no column of labels; its columns are photo, kind"), "{refused}");
+    let refused = message(with(None, Some("kind")));
+    assert!(refused.contains("no column of paths; its columns are photo, kind"), "{refused}");
+    assert_eq!(with(Some("photo"), Some("kind")).unwrap().records, 1);
+}
+
 pub(crate) fn batches_of_cifar_that_are_damaged_are_refused() {
     let root = tempdir().unwrap();
     let batch = cifar_pickle("labels", &[vec![1; 3072]], &[0]);

@@ -72,6 +72,7 @@ fn main() {
         layouts::labels_of_webdataset_may_be_any_key_of_json,
         layouts::shards_of_mds_that_cannot_be_read_in_place_are_refused_by_name,
         layouts::a_manifest_says_which_line_is_wrong,
+        layouts::a_manifest_of_two_columns_has_a_header_if_a_flag_names_one,
         layouts::batches_of_cifar_that_are_damaged_are_refused,
         layouts::versions_of_cifar_in_one_folder_are_refused_by_name,
         layouts::classes_and_records_can_be_selected,

@@ -136,9 +136,13 @@ fn columns(
         (Some(path), Some(label)) => Columns { path, label, split: usual(&SPLITS) },
         (None, _) if options.image_column.is_some() => return Err(missing("column of paths")),
         (_, None) if options.label_column.is_some() => return Err(missing("column of labels")),
-        // A header that names only one of the two.
-        (Some(_), None) if first.len() != 2 => return Err(missing("column of labels")),
-        (None, Some(_)) if first.len() != 2 => return Err(missing("column of paths")),
+        // A header that names only one of the two. Two columns may be without a header, unless a flag names one.
+        (Some(_), None) if first.len() != 2 || options.image_column.is_some() => {
+            return Err(missing("column of labels"));
+        }
+        (None, Some(_)) if first.len() != 2 || options.label_column.is_some() => {
+            return Err(missing("column of paths"));
+        }
         _ => match first.len() {
             2 => return Ok(Columns { path: 0, label: 1, split: None }),
             3 => return Ok(Columns { path: 0, label: 1, split: Some(2) }),
