@@ -95,10 +95,14 @@ pub(in super::super) fn select(
 }
 
 /// The part of a name before the number of the file: `train` of `train-00000-of-00294.parquet`. A file that has
-/// only a number is of the split that its folder is named after, as in `train/0000.parquet`.
+/// only a number is of the split that its folder is named after, as in `train/0000.parquet`, and so is a file of Spark.
 fn split_of(name: &str) -> &str {
     let (folder, base) = name.rsplit_once('/').unwrap_or(("", name));
     let name = &base[..base.len() - ".parquet".len()];
+    let of_folder = folder.rsplit('/').next().unwrap_or_default();
+    if is_of_spark(name) {
+        return of_folder;
+    }
     // Older versions of `datasets` add the digest of the file.
     let name = match name.rsplit_once('-') {
         Some((rest, digest)) if digest.len() == 16 && is_all(digest, u8::is_ascii_hexdigit) => rest,
@@ -110,9 +114,20 @@ fn split_of(name: &str) -> &str {
     };
     let name = name.trim_end_matches(|letter: char| letter.is_ascii_digit());
     match name.trim_end_matches(['-', '_', '.']) {
-        "" => folder.rsplit('/').next().unwrap_or_default(),
+        "" => of_folder,
         split => split,
     }
+}
+
+/// Whether a name is one that Spark gives: `part-00000-` and a UUID, which differs from one write to the next.
+fn is_of_spark(name: &str) -> bool {
+    let numbered = name.strip_prefix("part-").and_then(|rest| rest.split_once('-'));
+    let Some((number, rest)) = numbered else { return false };
+    let uuid: Vec<&str> = rest.splitn(6, ['-', '.']).take(5).collect();
+    let lengths: Vec<usize> = uuid.iter().map(|part| part.len()).collect();
+    is_all(number, u8::is_ascii_digit)
+        && lengths == [8, 4, 4, 4, 12]
+        && uuid.iter().all(|part| is_all(part, u8::is_ascii_hexdigit))
 }
 
 fn is_all(text: &str, is_right: fn(&u8) -> bool) -> bool {
@@ -136,6 +151,9 @@ mod tests {
             ("my-of-data-00000-of-00002.PARQUET", "my-of-data"),
             ("default/train/0003.parquet", "train"),
             ("a/test-0.parquet", "test"),
+            ("part-00000-0a1b2c3d-0000-4000-8000-0123456789ab-c000.snappy.parquet", ""),
+            ("train/part-00017-0a1b2c3d-0000-4000-8000-0123456789ab.c000.parquet", "train"),
+            ("part-00000-tid-7.parquet", "part-00000-tid"),
         ] {
             assert_eq!(split_of(name), split, "{name}");
         }
