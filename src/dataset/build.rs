@@ -1,5 +1,6 @@
 //! Builds the index: lists the records, then reads, decodes and checksums each of them.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,7 +18,7 @@ use super::layouts::{
 use super::options::IndexOptions;
 use super::reader::Dataset;
 use super::summary::Summary;
-use super::unpack::{PackedRecord, Unpacker};
+use super::unpack::{Codec, Packed, PackedRecord, Unpacker};
 use crate::decode::{self, Decoder};
 use crate::geometry::Size;
 use crate::store::{ByteRange, ShardKey, Store};
@@ -177,19 +178,19 @@ fn check_all(
     let mut read = Vec::with_capacity(listing.records.len());
     for (number, chunk) in (0_u64..).zip(listing.records.chunks(CHUNK)) {
         let first = number * CHUNK as u64;
-        let outcomes: Vec<Outcome> = chunk
-            .par_iter()
-            .enumerate()
-            // Allocating a worker's buffers costs as much as decoding a few images.
-            .with_min_len(32)
-            .map_init(Scratch::default, |scratch, (index, listed)| {
-                let id = first + index as u64;
-                let checked = check(listed, id, planar, (store, scratch))?;
-                progress(Progress { done: done.fetch_add(1, Ordering::Relaxed) + 1, total });
-                Ok(checked)
+        let outcomes: Vec<Vec<Outcome>> = tasks(chunk)
+            .into_par_iter()
+            .map_init(Scratch::default, |scratch, range| {
+                let checked = |index: usize| {
+                    let id = first + index as u64;
+                    let checked = check(&chunk[index], id, planar, (store, &mut *scratch))?;
+                    progress(Progress { done: done.fetch_add(1, Ordering::Relaxed) + 1, total });
+                    Ok(checked)
+                };
+                range.map(checked).collect::<Result<Vec<Outcome>, DatasetError>>()
             })
             .collect::<Result<_, DatasetError>>()?;
-        for (listed, outcome) in chunk.iter().zip(outcomes) {
+        for (listed, outcome) in chunk.iter().zip(outcomes.into_iter().flatten()) {
             read.push(matches!(outcome, Outcome::Checked(..)));
             let (record, verdict) = match outcome {
                 Outcome::Checked(record, verdict) => (record, verdict),
@@ -208,6 +209,43 @@ fn check_all(
     let mut read = read.into_iter();
     listing.records.retain(|_| read.next().expect("one for each record"));
     Ok(all)
+}
+
+/// Records that a thread checks one after another: allocating its buffers costs as much as decoding a few images.
+const TASK: usize = 32;
+
+/// Splits records into ranges, each for one thread. Those of a compressed page share it: a range has as many of them as
+/// make an eighth of the page, so that all threads together decompress it a few times at most.
+fn tasks(records: &[ListedRecord]) -> Vec<Range<usize>> {
+    let page = |record: &ListedRecord| match record.location {
+        Location::Packed {
+            number,
+            offset,
+            packed: Packed { codec: Codec::Gzip { page } | Codec::Zstd { page }, .. },
+            ..
+        } => Some((number, offset, u64::from(page))),
+        _ => None,
+    };
+    let length = |record: &ListedRecord| match record.location {
+        Location::Packed { length, .. } => u64::from(length),
+        _ => 0,
+    };
+    let (mut tasks, mut start) = (Vec::new(), 0);
+    while start < records.len() {
+        let of = page(&records[start]);
+        let (mut end, mut bytes) = (start, 0);
+        let is_enough = |count: usize, bytes: u64| match of {
+            Some((.., page)) => count >= TASK && bytes >= page / 8,
+            None => count >= TASK,
+        };
+        while end < records.len() && page(&records[end]) == of && !is_enough(end - start, bytes) {
+            bytes += length(&records[end]);
+            end += 1;
+        }
+        tasks.push(start..end);
+        start = end;
+    }
+    tasks
 }
 
 /// The memory of a thread.
@@ -323,5 +361,29 @@ fn contents<'a>(
         skipped,
         about: &listing.about,
         records: records.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_a_compressed_page_are_checked_by_few_threads() {
+        let record = |location| ListedRecord { name: String::new(), label: 0, location };
+        let packed = |page: u32, offset| {
+            let packed = Packed { codec: Codec::Zstd { page }, stored: 100, skip: 0 };
+            record(Location::Packed { number: 0, offset, length: 1000, packed })
+        };
+        // A page of a gigabyte with many small images is decompressed once for those of a chunk.
+        let large: Vec<_> = (0..CHUNK).map(|_| packed(1 << 30, 7)).collect();
+        assert_eq!(tasks(&large).len(), 1);
+        // Eight threads share a page of photos, and others have its neighbor.
+        let pages: Vec<_> = (0..2000).map(|row| packed(1_000_000, row / 1000)).collect();
+        let found = tasks(&pages);
+        assert_eq!((found.len(), found[7].clone(), found[8].clone()), (16, 875..1000, 1000..1125));
+        let files: Vec<_> = (0..70).map(|_| record(Location::File)).collect();
+        assert_eq!(tasks(&files), [0..32, 32..64, 64..70]);
+        assert!(tasks(&[]).is_empty());
     }
 }

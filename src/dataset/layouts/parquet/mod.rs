@@ -45,6 +45,11 @@ pub(super) use files::{is_parquet, nested, select};
 /// Longest name of an image that becomes part of its record's name.
 const MAX_NAME: usize = 4096;
 
+/// What reading all images of a row group may decompress: this many bytes for each that its pages have, and what any
+/// may have. Pages of photos have a few hundred; the limit bounds the time that a hostile file takes.
+const MAX_UNPACKED: u64 = 1 << 16;
+const SMALL_UNPACKED: u64 = 1 << 30;
+
 const NO_IMAGE: &str = "no image (null, or a path without bytes)";
 const NO_LABEL: &str = "no label (null)";
 const NEGATIVE: &str = "a negative label";
@@ -178,6 +183,7 @@ fn rows(
     };
     let (column, chunk, count) = of(chosen.image);
     let images = values::images(file, column, chunk, count, buffers).map_err(at(chosen.image))?;
+    check_unpacked(&images, chunk.end - chunk.start).map_err(at(chosen.image))?;
     let (mut rows, mut skipped) = (Vec::with_capacity(images.len()), SkipCounter::default());
     for ((row, image), (label, given)) in (first..).zip(images).zip(labels.into_iter().zip(names)) {
         let record_name = || match &given {
@@ -197,6 +203,20 @@ fn rows(
         }
     }
     Ok((rows, skipped))
+}
+
+/// Bounds the bytes that are decompressed for all images of a row group: for each of them its whole page, where that is
+/// compressed by ZSTD or gzip.
+fn check_unpacked(images: &[Option<Image>], stored: u64) -> Result<(), Fault> {
+    let of = |image: &Image| image.packed.map_or(0, |packed| packed.unpacked(image.length) as u64);
+    let unpacked: u64 = images.iter().flatten().map(of).fold(0, u64::saturating_add);
+    if unpacked <= stored.saturating_mul(MAX_UNPACKED).max(SMALL_UNPACKED) {
+        return Ok(());
+    }
+    Err(Fault::text(format!(
+        "its images are in so large pages that reading each of them would decompress {unpacked} bytes in all; write \
+         smaller pages, or none that are compressed"
+    )))
 }
 
 /// The names of the classes: those that the files have, or the labels that are text, sorted. `None` if the
@@ -302,4 +322,25 @@ fn record(
         Some(packed) => Location::Packed { number, offset, length, packed },
     };
     Ok(ListedRecord { name, label, location })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataset::unpack::{Codec, Packed};
+
+    #[test]
+    fn images_that_would_decompress_a_page_without_end_are_refused() {
+        let image = |page: u32| Image {
+            offset: 0,
+            length: 4096,
+            packed: Some(Packed { codec: Codec::Zstd { page }, stored: page / 4096, skip: 0 }),
+        };
+        // Photos of a row group in one page.
+        check_unpacked(&vec![Some(image(100 << 20)); 1000], 100 << 20).unwrap();
+        // Many rows of a page that is mostly zeros.
+        let refused = check_unpacked(&vec![Some(image(1 << 30)); 1 << 18], 1 << 18).unwrap_err();
+        let Fault::Text(refused) = refused else { unreachable!("no file is read") };
+        assert!(refused.contains("write smaller pages"), "{refused}");
+    }
 }

@@ -164,7 +164,7 @@ impl<'a> Pages<'a> {
         self.at
     }
 
-    /// Reads and decompresses the next page of values, of at most `max_rows` rows, or `None` at the end.
+    /// Reads and decompresses the next page: of at most `max_rows` rows, or a dictionary. `None` at the end.
     ///
     /// # Errors
     /// When the page cannot be read, is malformed, or is stored in a way that is not supported.
@@ -221,8 +221,12 @@ impl<'a> Pages<'a> {
         }
         let (is_dictionary, is_v2) = (header.kind == DICTIONARY, header.kind == DATA_V2);
         let rows = header.rows as usize;
-        if rows > max_rows {
+        if !is_dictionary && rows > max_rows {
             return Err("its pages have more values than its row group has rows".into());
+        }
+        // A dictionary may have values that no row has, such as those of rows that were filtered out. Each takes bytes.
+        if is_dictionary && rows > header.unpacked as usize {
+            return Err("a dictionary claims more values than it has bytes".into());
         }
         stored.resize(header.stored as usize, 0);
         self.file.read_at(offset, stored)?;
@@ -372,4 +376,37 @@ fn values_header(compact: &mut Compact<'_>, of: i16, header: &mut Header) -> Opt
 fn length(compact: &mut Compact<'_>, kind: Kind) -> Option<u32> {
     let number = compact.int(kind)?;
     i32::try_from(number).ok().and_then(|number| u32::try_from(number).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::footer::Type;
+    use super::*;
+
+    #[test]
+    fn a_dictionary_may_have_more_values_than_there_are_rows_and_not_than_it_has_bytes() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("x");
+        // A page of a dictionary (kind 2) of 4 bytes: its header, with the number of its values, and its bytes.
+        let with = |values: u8| {
+            let header = [0x15, 4, 0x15, 8, 0x15, 8, 0x4C, 0x15, 2 * values, 0x15, 0, 0, 0];
+            std::fs::write(&path, [&header[..], &[0; 4]].concat()).unwrap();
+            let file = RegularFile::open(&path).unwrap();
+            let column = Column {
+                path: "x".to_owned(),
+                kind: Type::BYTE_ARRAY,
+                max_definition: 0,
+                is_list: false,
+            };
+            let chunk = Chunk { codec: 0, values: 1, start: 0, end: file.size(), refused: None };
+            let mut buffers = Buffers::default();
+            let page = Pages::new(&file, &column, &chunk).next(1, &mut buffers);
+            page.map(|page| page.unwrap().rows).map_err(|fault| match fault {
+                Fault::Text(what) => what,
+                Fault::Store(error) => error.to_string(),
+            })
+        };
+        assert_eq!(with(3), Ok(3));
+        assert!(with(5).unwrap_err().contains("more values than it has bytes"));
+    }
 }

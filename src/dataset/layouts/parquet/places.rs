@@ -16,6 +16,10 @@ use super::page::{Compression, Page};
 use crate::dataset::unpack::snappy::{self, Element};
 use crate::dataset::unpack::{Codec, Packed};
 
+/// Most decompressed bytes before an image that its copies may need, directly or through others. Encoders in use start
+/// anew every 64 KiB, so that only pages of others have more; their images are decompressed from the start of the page.
+const MAX_SKIP: usize = 128 << 10;
+
 /// Where an image is in its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Image {
@@ -42,14 +46,13 @@ pub(super) fn find(page: &Page<'_>, start: usize, length: usize, check: &mut Vec
         Compression::Gzip => whole(Codec::Gzip { page: size }),
         Compression::Zstd => whole(Codec::Zstd { page: size }),
         Compression::Snappy => {
-            let place = Place::find(page, start, length);
-            if place.skip == 0 && place.literal >= length {
-                return image(place.input, None);
-            }
-            let place = if place.is_right(page, start, length, check) {
-                place
-            } else {
-                Place::first(page, start)
+            let place = match Place::find(page, start, length) {
+                Some(place) if place.skip == 0 && place.literal >= length => {
+                    return image(place.input, None);
+                }
+                Some(place) if place.is_right(page, start, length, check) => place,
+                // From there the whole page was decompressed.
+                _ => Place::first(page, start),
             };
             let packed = Packed {
                 codec: Codec::Snappy { literal: small(place.literal) },
@@ -74,13 +77,13 @@ struct Place {
 }
 
 impl Place {
-    /// The last place from which an image can be decompressed.
-    fn find(page: &Page<'_>, start: usize, length: usize) -> Self {
+    /// The last place from which an image can be decompressed; `None` if that is not near, or not known.
+    fn find(page: &Page<'_>, start: usize, length: usize) -> Option<Self> {
         let end = start + length;
         let elements = page.elements;
         let after = elements.partition_point(|element| (element.output as usize) < end);
         if !page.has_all_elements || after == 0 {
-            return Self::first(page, start);
+            return None;
         }
         let last = after - 1;
         let mut place = start;
@@ -89,6 +92,9 @@ impl Place {
             let Element { output, back, .. } = elements[first];
             if back > 0 {
                 place = place.min((output - back) as usize);
+            }
+            if start - place > MAX_SKIP {
+                return None;
             }
             // A copy looks back, so that the first element that is needed is a literal.
             if output as usize <= place {
@@ -101,12 +107,12 @@ impl Place {
         let literal = output_end(page, first) - place;
         let Element { output, input: last_input, back } = elements[last];
         let taken = if back > 0 { 0 } else { end - output as usize };
-        Self {
+        Some(Self {
             input: input as usize + inside,
             end: last_input as usize + taken,
             literal,
             skip: start - place,
-        }
+        })
     }
 
     /// The start of the page.
@@ -218,6 +224,43 @@ mod tests {
         let images: Vec<Vec<u8>> = (0..500).map(|number| noise(number, 700)).collect();
         let plain = ranges(&images).iter().filter(|length| **length == 700).count();
         assert!(plain > 480, "{plain}");
+    }
+
+    #[test]
+    fn copies_that_look_back_without_end_are_not_followed_for_each_image() {
+        // A literal of a byte, and copies of it: each needs all before it.
+        let (length, mut stored, mut at) = (4_usize << 20, Vec::new(), 4_usize << 20);
+        while at >= 128 {
+            stored.push(0x80 | u8::try_from(at & 127).unwrap());
+            at >>= 7;
+        }
+        stored.extend([u8::try_from(at).unwrap(), 0, 7]);
+        let mut rest = length - 1;
+        while rest > 0 {
+            let count = rest.min(64);
+            stored.extend([u8::try_from(count - 1).unwrap() << 2 | 2, 1, 0]);
+            rest -= count;
+        }
+        let (mut bytes, mut elements) = (Vec::new(), Vec::new());
+        snappy::decompress(&stored, &mut bytes, |element| elements.push(element)).unwrap();
+        let page = Page {
+            is_dictionary: false,
+            encoding: Encoding::Plain,
+            present: None,
+            rows: 1,
+            values: 0,
+            bytes: &bytes,
+            compression: Compression::Snappy,
+            stored: &stored,
+            offset: 0,
+            elements: &elements,
+            has_all_elements: true,
+        };
+        assert!(Place::find(&page, 1000, 10).is_some());
+        assert!(Place::find(&page, length - 10, 10).is_none());
+        let image = find(&page, length - 10, 10, &mut Vec::new());
+        let packed = image.packed.unwrap();
+        assert_eq!((packed.skip as usize, image.length), (length - 10, 10));
     }
 
     proptest! {
