@@ -9,6 +9,9 @@ use crate::store::RegularFile;
 /// Largest file. A row for each image of ImageNet takes 50 MB.
 const MAX_FILE: u32 = 1 << 30;
 
+/// Most cells of a row, so that a file of commas takes a small multiple of its size.
+const MAX_CELLS: usize = 1000;
+
 /// A row: the number of its line, from 1, and its cells.
 pub(super) type Row = (usize, Vec<String>);
 
@@ -28,11 +31,13 @@ pub(super) fn rows(path: &Path) -> Result<Vec<Row>, DatasetError> {
         error(line, "it is not UTF-8; convert the file")
     })?;
     let text = text.strip_prefix('\u{FEFF}').unwrap_or(text);
-    parse(text).map_err(|line| error(line, "a quoted cell does not end; fix the line"))
+    parse(text).map_err(|(line, what)| error(line, what))
 }
 
-/// The rows of a text, or the number of the line where a quoted cell begins that does not end.
-fn parse(text: &str) -> Result<Vec<Row>, usize> {
+/// The rows of a text, or the number of a line and what is wrong with it.
+fn parse(text: &str) -> Result<Vec<Row>, (usize, &'static str)> {
+    const UNFINISHED: &str = "a quoted cell does not end; fix the line";
+    const TOO_WIDE: &str = "it has more than 1000 columns; remove those that are not needed";
     let (mut rows, mut rest, mut line) = (Vec::new(), text, 1);
     while !rest.is_empty() {
         let (started, mut row) = (line, Vec::new());
@@ -40,11 +45,14 @@ fn parse(text: &str) -> Result<Vec<Row>, usize> {
             rest = rest.trim_start_matches([' ', '\t']);
             let mut cell = String::new();
             if let Some(quoted) = rest.strip_prefix('"') {
-                (cell, rest) = quoted_cell(quoted).ok_or(line)?;
+                (cell, rest) = quoted_cell(quoted).ok_or((line, UNFINISHED))?;
                 line += cell.matches('\n').count();
             }
             // What follows a quoted part belongs to the cell, as Python's reader has it.
             let end = rest.find([',', '\n']).unwrap_or(rest.len());
+            if row.len() == MAX_CELLS {
+                return Err((line, TOO_WIDE));
+            }
             row.push(cell + rest[..end].trim());
             let goes_on = rest[end..].starts_with(',');
             rest = rest.get(end + 1..).unwrap_or_default();
@@ -53,6 +61,7 @@ fn parse(text: &str) -> Result<Vec<Row>, usize> {
             }
         }
         line += 1;
+        row.shrink_to_fit();
         if row.iter().any(|cell: &String| !cell.is_empty()) {
             rows.push((started, row));
         }
@@ -90,7 +99,10 @@ mod tests {
         assert_eq!(cells("a, b \n\n c ,\n"), [["a", "b"], ["c", ""]]);
         assert_eq!(cells("\"a,\"\"b\"\"\",c\n\"x\ny\",z"), [["a,\"b\"", "c"], ["x\ny", "z"]]);
         assert_eq!(cells(""), Vec::<Vec<String>>::new());
-        assert_eq!(parse("a\nb,\"c\nd").unwrap_err(), 2);
+        assert_eq!(parse("a\nb,\"c\nd").unwrap_err().0, 2);
+        assert_eq!(cells(&",x".repeat(999))[0].len(), 1000);
+        let (line, what) = parse(&format!("a,b\n{}", ",".repeat(1000))).unwrap_err();
+        assert!(line == 2 && what.contains("more than 1000 columns"), "{what}");
         let lines: Vec<_> = parse("a\n\"x\ny\"\nz").unwrap().into_iter().map(|row| row.0).collect();
         assert_eq!(lines, [1, 2, 4]);
     }

@@ -19,6 +19,13 @@ const MAX_COLUMNS: usize = 10_000;
 const MAX_PATH: usize = 4096;
 const MAX_DEPTH: usize = 16;
 
+/// Most structs of each kind that are parsed, so that a footer of empty ones takes a small multiple of its size: nodes of
+/// the tree of columns, row groups, their columns in all, and pairs of metadata.
+const MAX_NODES: usize = 100_000;
+const MAX_GROUPS: usize = 1 << 20;
+const MAX_CHUNKS: usize = 4 << 20;
+const MAX_PAIRS: usize = 100_000;
+
 /// The kind of a column's values, by its number in the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Type(pub(super) i64);
@@ -151,12 +158,16 @@ impl Footer {
 fn parse(bytes: &[u8]) -> Option<Footer> {
     let (mut compact, mut fields) = (Compact::new(bytes), Fields::default());
     let (mut columns, mut groups, mut huggingface) = (None, Vec::new(), None);
+    let mut chunks = MAX_CHUNKS;
     while let Some((id, kind)) = compact.field(&mut fields)? {
         match id {
             2 => columns = Some(schema(&mut compact, kind)?),
-            4 => groups = list(&mut compact, kind, row_group)?,
+            4 => {
+                groups =
+                    list(&mut compact, kind, MAX_GROUPS, |group| row_group(group, &mut chunks))?;
+            }
             5 => {
-                let pairs = list(&mut compact, kind, key_value)?;
+                let pairs = list(&mut compact, kind, MAX_PAIRS, key_value)?;
                 let found = pairs.into_iter().find(|(key, _)| *key == "huggingface");
                 huggingface = found.map(|(_, value)| value.to_owned());
             }
@@ -166,14 +177,15 @@ fn parse(bytes: &[u8]) -> Option<Footer> {
     Some(Footer { columns: columns?, groups, huggingface })
 }
 
-/// Parses a list of structs.
+/// Parses a list of structs, of which there are `most` at most.
 fn list<'a, T>(
     compact: &mut Compact<'a>,
     kind: Kind,
+    most: usize,
     mut item: impl FnMut(&mut Compact<'a>) -> Option<T>,
 ) -> Option<Vec<T>> {
     let (count, kind) = compact.list(kind)?;
-    if kind != Kind::Struct {
+    if kind != Kind::Struct || count > most {
         return None;
     }
     (0..count).map(|_| item(compact)).collect()
@@ -218,7 +230,7 @@ fn node<'a>(compact: &mut Compact<'a>) -> Option<Node<'a>> {
 
 /// Parses the tree of columns, which is stored in preorder, and collects its leaves.
 fn schema(compact: &mut Compact<'_>, kind: Kind) -> Option<Vec<Column>> {
-    let nodes = list(compact, kind, node)?;
+    let nodes = list(compact, kind, MAX_NODES, node)?;
     let (root, mut rest) = nodes.split_first()?;
     let mut columns = Vec::new();
     let top = Column { path: String::new(), kind: Type(-1), max_definition: 0, is_list: false };
@@ -258,11 +270,16 @@ fn collect<'n, 'a>(
     (columns.len() <= MAX_COLUMNS).then_some(rest)
 }
 
-fn row_group(compact: &mut Compact<'_>) -> Option<RowGroup> {
+/// Parses a row group of at most `chunks` columns, which become fewer by those that it has.
+fn row_group(compact: &mut Compact<'_>, chunks: &mut usize) -> Option<RowGroup> {
     let (mut group, mut fields) = (RowGroup { rows: 0, chunks: Vec::new() }, Fields::default());
     while let Some((id, kind)) = compact.field(&mut fields)? {
         match id {
-            1 => group.chunks = list(compact, kind, chunk)?,
+            1 => {
+                let most = (*chunks).min(MAX_COLUMNS);
+                group.chunks = list(compact, kind, most, chunk)?;
+                *chunks -= group.chunks.len();
+            }
             3 => group.rows = u64::try_from(compact.int(kind)?).ok()?,
             _ => compact.skip(kind)?,
         }
@@ -310,4 +327,36 @@ fn column_metadata(compact: &mut Compact<'_>, chunk: &mut Chunk) -> Option<()> {
     chunk.start = if dictionary > 0 { dictionary.min(data) } else { data };
     chunk.end = chunk.start.checked_add(stored)?;
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A field that is a list of empty structs, behind `difference` fields that are not there.
+    fn empty_structs(difference: u8, count: usize) -> Vec<u8> {
+        let mut bytes = vec![difference << 4 | 9, 0xFC];
+        let mut rest = count;
+        while rest >= 128 {
+            bytes.push(0x80 | u8::try_from(rest & 127).unwrap());
+            rest >>= 7;
+        }
+        bytes.push(u8::try_from(rest).unwrap());
+        bytes.resize(bytes.len() + count, 0);
+        bytes
+    }
+
+    #[test]
+    fn a_footer_of_empty_structs_is_refused_before_they_take_memory() {
+        let schema_of = |bytes: &[u8]| schema(&mut Compact::new(bytes), Kind::List);
+        // A root without children.
+        let schema = empty_structs(2, 1);
+        let of = |more: Vec<u8>| parse(&[schema.clone(), more, vec![0]].concat());
+        assert_eq!(of(Vec::new()).unwrap().groups.len(), 0);
+        assert_eq!(of(empty_structs(2, 1000)).unwrap().groups.len(), 1000);
+        assert!(of(empty_structs(2, MAX_GROUPS + 1)).is_none());
+        assert!(of(empty_structs(3, MAX_PAIRS + 1)).is_none());
+        let nodes = empty_structs(2, MAX_NODES + 1);
+        assert!(schema_of(&nodes[1..]).is_none());
+    }
 }
