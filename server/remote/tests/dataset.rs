@@ -465,3 +465,40 @@ fn parquet_files_of_a_split_in_a_bucket_are_the_same_as_on_disk() {
         }
     }
 }
+
+#[test]
+fn text_labels_that_are_numerals_are_not_joined_by_their_order_in_a_shard() {
+    let (data, indexes) = (Data::new(), tempfile::tempdir().unwrap());
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/formats/parquet");
+    let text = fs::read(goldens.join("text.parquet")).unwrap();
+    let with_names = |names: [&[u8; 3]; 3]| {
+        let mut bytes = text.clone();
+        for (old, new) in [b"cat", b"dog", b"emu"].iter().zip(names) {
+            let at = bytes.windows(3).position(|found| found == *old).unwrap();
+            bytes[at..at + 3].copy_from_slice(new);
+        }
+        bytes
+    };
+    let shard = |number: u32| format!("train-0000{number}-of-00002.parquet");
+    let build = |folder: &str, second: [&[u8; 3]; 3]| {
+        data.put_in(folder, &shard(0), with_names([b"000", b"000", b"000"]));
+        data.put_in(folder, &shard(1), with_names(second));
+        let place = data.place(&format!("s3://b/{folder}"), None);
+        let options = IndexOptions::default();
+        dataset::build_remote(&place, Some(indexes.path()), 1, &options, &|_| {})
+    };
+    let same = build("same", [b"000", b"000", b"000"]).unwrap();
+    let names: Vec<&str> = same.classes.iter().map(|class| &*class.class).collect();
+    assert_eq!(names, ["000"]);
+    assert!(!same.facts.contains_key("class names"), "{:?}", same.facts);
+    let refused = build("others", [b"111", b"111", b"111"]).unwrap_err().to_string();
+    assert!(refused.contains("different classes, such as train-00001-of-00002"), "{refused}");
+}
+
+#[test]
+fn compressed_shards_in_a_bucket_are_not_left_out_silently() {
+    let data = Data::new();
+    data.put("t-3.tar.gz", b"gz".to_vec());
+    let refused = index(&data.place("s3://b/train", None), None).unwrap_err().to_string();
+    assert!(refused.contains("t-3.tar.gz") && refused.contains("decompress it"), "{refused}");
+}
