@@ -425,6 +425,7 @@ fn recipes() -> Vec<Vec<u8>> {
     for text in [
         "base = \"a3\"\nimage_size = 128\nbatch = 512\nmix.mode = \"elem\"\ninterpolation = \"random\"\n",
         "base = \"a2\"\0batch = 32\0microbatches = 2\0crop.scale = [0.35, 1.0]\0mix.mode = \"pair\"",
+        "base = \"a2\"\n[sampling]\nbalance = 0.5\nweights = { \"a.\\u0007\" = 2, kind = 0 }\0sampling.weights.kind = 1",
         "base = \"eval\"\0crop = { kind = \"center\", resize = 256 }\0randaugment = { ops = 3, magnitude = 9, std = 0.5, probability = 1 }",
     ] {
         all.push(text.as_bytes().to_vec());
