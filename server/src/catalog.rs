@@ -228,7 +228,7 @@ impl Source for Catalog {
         }
         let recipe = self.recipe(&requested).map_err(forebay::Error::from)?;
         let sampler =
-            Sampler::new(served.dataset.len(), &recipe, job.seed).map_err(forebay::Error::from)?;
+            forebay::sampler(&served.dataset, &recipe, job.seed).map_err(forebay::Error::from)?;
         Ok(Arc::new(CatalogJob {
             facts: facts(&served.dataset, &recipe, &sampler),
             served: Arc::clone(served),

@@ -13,6 +13,7 @@ use super::layouts::{self, Source, index_path};
 use super::stuck::StuckReads;
 use super::summary::Summary;
 use super::unpack::{Packed, PackedRecord, Unpacker};
+use crate::classes::ClassTable;
 use crate::decode::{self, Header};
 use crate::geometry::Size;
 use crate::store::{
@@ -52,6 +53,8 @@ pub struct Dataset {
     most: OnceLock<(usize, Size)>,
     /// See [`mean_bytes`](Self::mean_bytes).
     mean: OnceLock<u64>,
+    /// See [`by_class`](Self::by_class).
+    by_class: OnceLock<Arc<ClassTable>>,
 }
 
 /// Where the bytes of the records are.
@@ -104,6 +107,7 @@ impl Dataset {
             stuck,
             most: OnceLock::new(),
             mean: OnceLock::new(),
+            by_class: OnceLock::new(),
         }
     }
 
@@ -357,6 +361,19 @@ impl Dataset {
                 (bytes.max(self.decode_bytes(id)), Size { height, width })
             })
         })
+    }
+
+    /// The good records of each class: four bytes for each record, kept from the first call on, which looks at all of
+    /// them. `None` if there are more than 2^32.
+    pub(crate) fn by_class(&self) -> Option<&Arc<ClassTable>> {
+        let len = u32::try_from(self.len()).ok()?;
+        Some(self.by_class.get_or_init(|| {
+            let good = || {
+                let records = (0..len).map(|id| (id, self.record(id.into())));
+                records.filter(|(_, record)| record.good).map(|(id, record)| (id, record.label))
+            };
+            Arc::new(ClassTable::new(self.classes().len(), good))
+        }))
     }
 
     /// Counts, sizes, formats, classes and bad records.

@@ -25,7 +25,7 @@ mod worker;
 pub use batch::{MadeMicrobatch, microbatch_bytes};
 pub(crate) use batch::{MakeContext, make};
 pub(crate) use repeat_cache::RepeatCache;
-pub use request::{FetchAhead, Request};
+pub use request::{FetchAhead, Request, sampler};
 pub(crate) use request::{Job, RequestKey};
 pub(crate) use scratch::Large;
 pub use scratch::sample_bytes;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use forebay::{MicrobatchName, Pipeline, PixelFormat, Request, Sampler, StageTimes, SubmitOptions};
+use forebay::{MicrobatchName, Pipeline, PixelFormat, Request, StageTimes, SubmitOptions};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -51,7 +51,7 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
         set = vec![format!("batch = {batch}"), "microbatches = 1".into()];
     }
     let recipe = Arc::new(args.recipe.resolve(set)?);
-    let steps = Sampler::new(dataset.len(), &recipe, args.seed.get())?.steps_per_epoch();
+    let steps = forebay::sampler(&dataset, &recipe, args.seed.get())?.steps_per_epoch();
     let per_step = u64::from(recipe.microbatches);
     let format = PixelFormat::default();
     let pipeline = pipeline_for(&dataset, &recipe, format, args.threads, args.device)?;

@@ -9,7 +9,7 @@ use clap::Args;
 use forebay::dataset::{Dataset, with_split};
 use forebay::mix::{DEVICE_BYTES, Device};
 use forebay::recipe::{Recipe, RecipeSpec};
-use forebay::{MicrobatchName, Pipeline, PipelineConfig, PixelFormat, Request, Sampler};
+use forebay::{MicrobatchName, Pipeline, PipelineConfig, PixelFormat, Request};
 use forebay_types::settings::{AnyNumber, Number};
 
 use crate::config::{StorageSettings, Threads, recipes_in};
@@ -169,7 +169,7 @@ impl MicrobatchOptions {
             step: self.step.get(),
             index: self.index.as_u32(),
         };
-        Sampler::new(dataset.len(), &recipe, name.seed)?;
+        forebay::sampler(&dataset, &recipe, name.seed)?;
         Ok(Request { dataset, recipe, name, format })
     }
 }
