@@ -152,8 +152,7 @@ fn report(telemetry: &Telemetry, unfinished: usize) -> Report {
 async fn background_tasks(state: &Arc<ServerState>, admin: Option<TcpListener>) -> Infallible {
     let ticks = async {
         loop {
-            let storage = state.source.load().storage.unwrap_or_default();
-            state.telemetry.tick(storage.waited);
+            state.telemetry.tick();
             sleep(TICK).await;
         }
     };

@@ -26,8 +26,6 @@ pub enum Format {
     Pnm,
     /// TIFF: its first image.
     Tiff,
-    /// Raw planes of red, green and blue. They have no signature, so that the index must say it.
-    Planar,
 }
 
 impl Format {
@@ -59,7 +57,6 @@ impl Format {
             Self::Gif => "GIF",
             Self::Pnm => "PNM",
             Self::Tiff => "TIFF",
-            Self::Planar => "raw RGB",
         }
     }
 }

@@ -25,46 +25,30 @@ use std::time::Duration;
 
 use forebay_types::process::CpuTimer;
 
-use crate::dataset::{Dataset, DatasetError, StoreError, StuckRead, Unpacker};
-use crate::scratch::bytes_of;
+use crate::dataset::{Dataset, DatasetError, StoreError, StuckRead};
 use crate::sync::lock;
 
 /// Stack of a companion: it opens and reads files.
 const STACK: usize = 256 << 10;
 
-/// A record to read, and the memory for it.
+/// A record to read, and the buffer for its bytes.
 struct Question {
     dataset: Arc<Dataset>,
     record: u64,
-    memory: ReadMemory,
+    buffer: Vec<u8>,
 }
 
-/// The memory for reading a record: the buffer for its bytes, and what decompressing them takes.
-#[derive(Debug, Default)]
-pub(super) struct ReadMemory {
-    pub(super) bytes: Vec<u8>,
-    unpacker: Unpacker,
-}
-
-impl ReadMemory {
-    /// Bytes that it holds.
-    pub(super) fn held_bytes(&self) -> usize {
-        bytes_of(&self.bytes) + self.unpacker.held_bytes()
-    }
-}
-
-/// The memory, with the record's bytes or not, and the CPU time of reading them.
+/// The buffer, with the record's bytes or not, and the CPU time of reading them.
 struct Answer {
-    memory: ReadMemory,
+    buffer: Vec<u8>,
     result: Result<(), DatasetError>,
     cpu: Duration,
 }
 
-fn read(Question { dataset, record, mut memory }: Question) -> Answer {
+fn read(Question { dataset, record, mut buffer }: Question) -> Answer {
     let mut timer = CpuTimer::start();
-    let ReadMemory { bytes, unpacker } = &mut memory;
-    let result = dataset.read_unpacked(record, unpacker, bytes);
-    Answer { memory, result, cpu: timer.lap() }
+    let result = dataset.read(record, &mut buffer).map(drop);
+    Answer { buffer, result, cpu: timer.lap() }
 }
 
 /// Reads records for one worker.
@@ -72,8 +56,8 @@ fn read(Question { dataset, record, mut memory }: Question) -> Answer {
 pub(super) struct Reader(Option<Companion<Question, Answer>>);
 
 impl Reader {
-    /// Reads the bytes of a record and verifies them. Returns the CPU time that it took. If the read is
-    /// stuck, it keeps the memory, which is replaced by none.
+    /// Reads the bytes of a record into a buffer and verifies them. Returns the CPU time that it took.
+    /// If the read is stuck, it keeps the buffer's memory, and the buffer is empty.
     ///
     /// # Errors
     /// [`DatasetError::Record`] if the record cannot be read in time, or changed since it was indexed.
@@ -81,7 +65,7 @@ impl Reader {
         &mut self,
         dataset: &Arc<Dataset>,
         record: u64,
-        memory: &mut ReadMemory,
+        buffer: &mut Vec<u8>,
         timeout: Duration,
     ) -> Result<Duration, DatasetError> {
         let failed =
@@ -92,12 +76,12 @@ impl Reader {
             Some(companion) => companion,
             None => Companion::start("reader", read).map_err(StoreError::thread).map_err(failed)?,
         };
-        let question = Question { dataset: Arc::clone(dataset), record, memory: mem::take(memory) };
+        let question = Question { dataset: Arc::clone(dataset), record, buffer: mem::take(buffer) };
         let Some(answer) = companion.ask(question, patience, || stuck.add(file)) else {
             return Err(failed(StoreError::Stuck { after: patience }));
         };
         self.0 = Some(companion);
-        *memory = answer.memory;
+        *buffer = answer.buffer;
         answer.result.map(|()| answer.cpu)
     }
 }

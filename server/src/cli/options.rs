@@ -2,64 +2,37 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use forebay::dataset::{Dataset, with_split};
+use forebay::dataset::Dataset;
 use forebay::mix::{DEVICE_BYTES, Device};
 use forebay::recipe::{Recipe, RecipeSpec};
-use forebay::{MicrobatchName, Pipeline, PipelineConfig, PixelFormat, Request};
+use forebay::{MicrobatchName, Pipeline, PipelineConfig, PixelFormat, Request, Sampler};
 use forebay_types::settings::{AnyNumber, Number};
 
-use crate::config::{StorageSettings, Threads, recipes_in};
-use crate::datasets::Datasets;
+use crate::config::{Threads, recipes_in};
 use crate::device::DeviceChoice;
 use crate::recipes;
 
 /// A dataset and its index.
 #[derive(Clone, Debug, Args)]
 pub(super) struct DatasetOptions {
-    /// Dataset: an ImageFolder directory, WebDataset tars, TFRecords, Parquet files, ILSVRC's tars, Kaggle's or
-    /// another directory, or a CSV file; files also by a pattern such as `train-{000000..000146}.tar`. Or the URL of
-    /// shards in a bucket.
+    /// Dataset: an ImageFolder directory, a WebDataset tar, a directory of tars, or a pattern such as
+    /// `train-{000000..000146}.tar`.
     #[arg(long, value_name = "PATH")]
-    dataset: PathBuf,
+    pub(super) dataset: PathBuf,
     #[command(flatten)]
-    index: IndexOptions,
+    pub(super) index: IndexOptions,
 }
 
-/// The part of a dataset, the folder of index files, and what is about datasets in buckets.
+/// The folder of index files.
 #[derive(Clone, Debug, Args)]
 pub(super) struct IndexOptions {
-    /// Split, such as train or val, of a path that has several. A path of the form PATH#SPLIT selects it too.
-    #[arg(long, value_name = "NAME", env = "FOREBAY_SPLIT")]
-    split: Option<String>,
     /// Folder for index files, if they cannot be stored next to the dataset.
     #[arg(long, value_name = "DIR", env = "FOREBAY_INDEX_DIR")]
-    index_dir: Option<PathBuf>,
-    #[command(flatten)]
-    storage: StorageSettings,
-}
-
-impl DatasetOptions {
-    /// Opens the dataset.
-    pub(super) fn open(&self) -> anyhow::Result<Arc<Dataset>> {
-        let path = self.index.path(&self.dataset);
-        Ok(Arc::new(self.index.datasets().open(&path)?))
-    }
-}
-
-impl IndexOptions {
-    /// What opens and indexes datasets.
-    pub(super) fn datasets(&self) -> Datasets {
-        Datasets::new(self.index_dir.clone(), self.storage.clone())
-    }
-
-    /// The path of a dataset, with the split.
-    pub(super) fn path(&self, path: &Path) -> PathBuf {
-        with_split(path, self.split.as_deref())
-    }
+    pub(super) index_dir: Option<PathBuf>,
 }
 
 /// A recipe with changes.
@@ -161,7 +134,8 @@ pub(super) struct MicrobatchOptions {
 
 impl MicrobatchOptions {
     pub(super) fn request(&self, format: PixelFormat) -> anyhow::Result<Request> {
-        let dataset = self.dataset.open()?;
+        let DatasetOptions { dataset, index } = &self.dataset;
+        let dataset = Arc::new(Dataset::open(dataset, index.index_dir.as_deref())?);
         let recipe = Arc::new(self.recipe.resolve([])?);
         let name = MicrobatchName {
             seed: self.seed.get(),
@@ -169,7 +143,7 @@ impl MicrobatchOptions {
             step: self.step.get(),
             index: self.index.as_u32(),
         };
-        forebay::sampler(&dataset, &recipe, name.seed)?;
+        Sampler::new(dataset.len(), &recipe, name.seed)?;
         Ok(Request { dataset, recipe, name, format })
     }
 }
