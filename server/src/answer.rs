@@ -10,9 +10,8 @@ use tonic::Code;
 use tonic::body::Body;
 
 use crate::access::CallGuard;
-use crate::admission::{ConnectionBytes, HeldBytes, MAX_ANSWERS, StreamSlot, Turns};
+use crate::admission::{ConnectionBytes, HeldBytes, StreamSlot, Turns};
 use crate::grpc;
-use crate::low_priority::LowPriority;
 use crate::sent::{self, UnsentBytes};
 use crate::source::{EXPLAIN_BYTES, MicrobatchName, OpenJob};
 use crate::state::ServerState;
@@ -22,25 +21,6 @@ use crate::stream_reset::StreamReset;
 /// Bytes of the names of classes in one answer to Describe, which leaves room for the rest of it below the
 /// default limit of clients, 4 MiB.
 const CLASS_BYTES: usize = 3 << 20;
-
-/// Threads for answers to Describe. Where the workers want every core, a trainer that starts gets its description from
-/// a tenth of one.
-pub(crate) const fn describers() -> LowPriority {
-    LowPriority::new("describe", 10, MAX_ANSWERS)
-}
-
-/// Threads for answers to Explain. Those of huge microbatches cost much, and people wait for them, not trainers: where
-/// the workers want every core, each thread gets a sixty-eighth of one.
-pub(crate) const fn explainers() -> LowPriority {
-    LowPriority::new("explain", 19, MAX_ANSWERS)
-}
-
-/// Whose turn an answer is, and what makes it.
-pub(crate) struct Line<'a> {
-    pub(crate) turns: &'a Turns,
-    pub(crate) owner: &'a Arc<str>,
-    pub(crate) threads: &'a LowPriority,
-}
 
 /// The answer to Describe, with as many names of classes from `first` on as fit, and its bytes.
 ///
@@ -94,13 +74,13 @@ pub(crate) fn explanation(
 pub(crate) async fn respond<M: prost::Message + 'static>(
     state: &Arc<ServerState>,
     method: &'static str,
-    line: Line<'_>,
+    (turns, owner): (&Turns, &Arc<str>),
     held: (CallGuard, Option<StreamSlot>),
     make: impl FnOnce(&Arc<ConnectionBytes>) -> Result<(M, HeldBytes), Refusal> + Send + 'static,
 ) -> Result<Response<Body>, Refusal> {
-    let turn = line.turns.turn(line.owner).await;
+    let turn = turns.turn(owner).await;
     let (sender, made) = oneshot::channel();
-    let begun = line.threads.run(move || {
+    let begun = turns.threads.run(move || {
         let answer = make(&held.0.peer().bytes).and_then(|(message, mut bytes)| {
             let message = grpc::encode(&message);
             bytes.resize(message.len())?;

@@ -1,8 +1,8 @@
 //! Threads of low priority, for work that is in no client's share of the workers.
 //!
-//! They stay until the server ends, because the scheduler remembers of each thread what it has had: after a piece of
-//! work that took long, the thread waits until those of the workers have had their part. A new thread has had
-//! nothing and would get a whole slice of a core for each piece, whatever its priority.
+//! They stay until the server ends, because the scheduler keeps account of each thread's CPU time: after a piece of
+//! work that took long, the thread waits until the workers have had their share. A new thread starts without debt, so
+//! that one for each piece would get a whole slice of a core every time, whatever its priority.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,6 +27,11 @@ pub(crate) struct LowPriority {
 impl LowPriority {
     pub(crate) const fn new(name: &'static str, niceness: i32, threads: usize) -> Self {
         Self { name, niceness, threads, started: Mutex::new(None) }
+    }
+
+    /// Number of threads.
+    pub(crate) const fn count(&self) -> usize {
+        self.threads
     }
 
     /// Runs a piece of work. A panic ends it and nothing else.
@@ -62,7 +67,7 @@ fn work(receiver: &Mutex<Receiver<Work>>) {
         // One thread waits for work, and the others for their turn to wait.
         let received = lock(receiver).recv();
         let Ok(work) = received else { return };
-        // The panic was reported when it happened, and whoever waits for a result sees that there is none.
+        // The panic hook has logged it, and the task that waits for the result finds its channel closed.
         catch_unwind(AssertUnwindSafe(work)).ok();
     }
 }

@@ -24,7 +24,6 @@ use tonic_health::server::health_reporter;
 use crate::access::Access;
 use crate::admin;
 use crate::admission::{Admission, Limits};
-use crate::answer;
 use crate::connection::{self, Connection};
 use crate::leases::Leases;
 use crate::listen::Listeners;
@@ -94,8 +93,6 @@ pub async fn run(
         access,
         admission: Admission::new(limits, buffer_bytes),
         telemetry,
-        describers: answer::describers(),
-        explainers: answer::explainers(),
         leases: Leases::new(listeners.lending()),
         draining,
     });

@@ -121,12 +121,8 @@ async fn handle(
             peer.authenticate(None, limits)?;
             let datasets = source.datasets();
             let describe = move |bytes: &_| answer::description(&*job, first, datasets, bytes);
-            let line = answer::Line {
-                turns: &state.admission.describing,
-                owner: &owner(&state, &identity, peer.address),
-                threads: &state.describers,
-            };
-            answer::respond(&state, method, line, (call, None), describe).await
+            let turns = (&state.admission.describing, &owner(&state, &identity, peer.address));
+            answer::respond(&state, method, turns, (call, None), describe).await
         }
         "Explain" => {
             let request: ExplainRequest = grpc::read(body).await?;
@@ -135,12 +131,8 @@ async fn handle(
             let slot = stream_slot(&state, &identity, stream_limits)?;
             let explain =
                 move |bytes: &_| answer::explanation(&*job, name, request.first_sample, bytes);
-            let line = answer::Line {
-                turns: &state.admission.explaining,
-                owner: &owner(&state, &identity, peer.address),
-                threads: &state.explainers,
-            };
-            answer::respond(&state, method, line, (call, Some(slot)), explain).await
+            let turns = (&state.admission.explaining, &owner(&state, &identity, peer.address));
+            answer::respond(&state, method, turns, (call, Some(slot)), explain).await
         }
         "Stream" => {
             let request: StreamRequest = grpc::read(body).await?;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use crate::access::Access;
 use crate::admission::Admission;
 use crate::leases::Leases;
-use crate::low_priority::LowPriority;
 use crate::shutdown::Signal;
 use crate::source::Source;
 use crate::telemetry::{Snapshot, Telemetry};
@@ -16,10 +15,6 @@ pub(crate) struct ServerState {
     pub(crate) access: Arc<Access>,
     pub(crate) admission: Admission,
     pub(crate) telemetry: Arc<Telemetry>,
-    /// Make answers to Describe.
-    pub(crate) describers: LowPriority,
-    /// Make answers to Explain.
-    pub(crate) explainers: LowPriority,
     /// Connections for microbatches in shared memory.
     pub(crate) leases: Leases,
     /// Set when the server starts to shut down.

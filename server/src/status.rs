@@ -130,7 +130,7 @@ pub enum Refusal {
     },
     /// The system has no thread for the answer.
     #[error(
-        "no thread can be started for {method}: {why}: retry later, or raise the limit of the server's threads"
+        "{method} has no thread: {why}: retry later, or raise the limit of the server's threads"
     )]
     NoThread {
         /// The method.

@@ -40,8 +40,8 @@
 //! need neither, once it has made a valid call.
 //!
 //! Describe and Explain are made on threads of their own, of lower priority, two of each at once, and of one
-//! identity or address one; others wait in order. Their answers have at most 3 MiB and about 1 MiB, and clients request the rest. What a connection
-//! may not hold is not made.
+//! identity or address one; others wait in order. Their answers have at most 3 MiB and about 1 MiB, and clients
+//! request the rest. What a connection may not hold is not made.
 //!
 //! A call that is refused at gates 5 to 9 holds no buffer and no place in the queue. A stream that
 //! waits at gates 10 to 14 holds only what it acquired at earlier gates, and permits are always
@@ -63,6 +63,7 @@ mod turns;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::low_priority::LowPriority;
 use crate::status::Refusal;
 use buffers::BufferAdmission;
 pub(crate) use connections::{Connections, Place, Places};
@@ -82,7 +83,15 @@ pub(crate) use turns::Turns;
 const MIN_AGE: Duration = Duration::from_millis(100);
 
 /// Answers to Describe, and to Explain, that are made at once.
-pub(crate) const MAX_ANSWERS: usize = 2;
+const MAX_ANSWERS: usize = 2;
+
+/// Niceness of the threads that make answers to Describe, above that of the process: where the workers want every core,
+/// a trainer that starts gets its description from a tenth of one.
+const DESCRIBE_NICENESS: i32 = 10;
+
+/// The same for Explain. Plans of huge microbatches cost much, and people wait for them, not trainers: where the workers
+/// want every core, a thread gets a sixty-eighth of one.
+const EXPLAIN_NICENESS: i32 = 19;
 
 /// The gates of a server.
 #[derive(Debug)]
@@ -116,8 +125,8 @@ impl Admission {
             }),
             streams: Arc::new(StreamSlots::new(limits.max_streams)),
             server_bytes: ServerBytes::new(limits.server_bytes),
-            describing: Turns::new(MAX_ANSWERS),
-            explaining: Turns::new(MAX_ANSWERS),
+            describing: Turns::new(LowPriority::new("describe", DESCRIBE_NICENESS, MAX_ANSWERS)),
+            explaining: Turns::new(LowPriority::new("explain", EXPLAIN_NICENESS, MAX_ANSWERS)),
             buffers: Arc::new(BufferAdmission::new(buffer_bytes)),
             buffer_bytes,
             limits,

@@ -1,4 +1,4 @@
-//! Turns of answers, which threads outside of the workers make: a few at once, and of each owner one.
+//! Turns of answers, which threads of low priority make: a few at once, and of each owner one.
 //!
 //! ```text
 //!   owner a: [answer] [answer] [answer] ─┐ one of each
@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::budget::acquire_permit;
+use crate::low_priority::LowPriority;
 
 /// The turns of one kind of answer.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub(crate) struct Turns {
     at_once: Arc<Semaphore>,
     /// Owners that wait or have a turn.
     owners: Mutex<BTreeMap<Arc<str>, Weak<Semaphore>>>,
+    /// Make the answers, each of which has a turn.
+    pub(crate) threads: LowPriority,
 }
 
 /// A turn, which ends when dropped.
@@ -31,8 +34,10 @@ pub(crate) struct Turn {
 }
 
 impl Turns {
-    pub(super) fn new(at_once: usize) -> Self {
-        Self { at_once: Arc::new(Semaphore::new(at_once)), owners: Mutex::default() }
+    /// Turns of as many answers at once as there are threads.
+    pub(super) fn new(threads: LowPriority) -> Self {
+        let at_once = Arc::new(Semaphore::new(threads.count()));
+        Self { at_once, owners: Mutex::default(), threads }
     }
 
     /// Waits for a turn of an owner.
@@ -67,7 +72,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_owner_of_many_answers_delays_others_by_one() {
-        let turns = Turns::new(2);
+        let turns = Turns::new(LowPriority::new("low", 0, 2));
         let [a, b, c] = ["a", "b", "c"].map(Arc::<str>::from);
         let first = turns.turn(&a).await;
         let mut line: Vec<_> = (0..64).map(|_| Box::pin(turns.turn(&a))).collect();
