@@ -23,8 +23,9 @@ use tower::{Service as _, ServiceExt as _};
 
 use crate::error::Cause;
 use crate::options::{Options, SharedMemory, Timeouts};
-use crate::wire::memory::{MemoryConnection, Offer};
+use crate::wire::memory::MemoryConnection;
 use crate::wire::network::Connection;
+use crate::wire::offer::Offer;
 use crate::wire::status::cause_of;
 
 /// Largest DATA frame that servers may send: as long as a message, so that each message is one frame.

@@ -19,12 +19,9 @@
 //! every lease as returned.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -36,19 +33,14 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, Shutdown,
     recvmsg, send, shutdown,
 };
-use tokio::io::{AsyncReadExt as _, Interest};
+use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 use tokio::task::coop::consume_budget;
 use tokio::time::timeout;
 
 use crate::error::Cause;
-
-/// What the path of a server's socket has at its end for the socket of leases.
-const SUFFIX: &str = ".memory";
-
-/// The first bytes of a greeting.
-const MAGIC: &[u8] = b"forebay1";
+use crate::wire::offer::{Name, Offer};
 
 /// What a message to the server begins with.
 const RETURNED: u64 = 0;
@@ -63,9 +55,6 @@ const MAX_WAITING: usize = 512;
 
 /// Most messages that the socket has no room for. A server that lends reads what is said.
 const MAX_UNSENT: usize = 4096;
-
-/// The name of a server or of a connection.
-pub(crate) type Name = [u8; 16];
 
 /// A connection for leases. Clones share it.
 #[derive(Clone, Debug)]
@@ -117,42 +106,13 @@ pub(crate) struct Leased {
     users: Arc<Users>,
 }
 
-/// Where a server on this host has its socket for leases.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Offer {
-    socket: PathBuf,
-    /// The name that the server must have; `None` if the user named the socket.
-    server: Option<Name>,
-}
-
-impl Offer {
-    /// The socket beside a server's Unix socket.
-    pub(crate) fn beside(socket: &Path) -> Self {
-        let mut path = socket.as_os_str().to_owned();
-        path.push(SUFFIX);
-        Self { socket: path.into(), server: None }
-    }
-
-    /// What a server that is called over TCP says in the headers of a response. Nothing is sent to a socket before it
-    /// has the greeting of that server.
-    pub(crate) fn from_headers(headers: &http::HeaderMap) -> Option<Self> {
-        let socket = headers.get("forebay-memory-socket")?.as_bytes();
-        let socket = Path::new(OsStr::from_bytes(socket));
-        let digits = headers.get("forebay-memory-server")?.to_str().ok()?;
-        let bytes = u128::from_str_radix(digits, 16).ok().filter(|_| digits.len() == 32)?;
-        let is_valid =
-            socket.is_absolute() && socket.as_os_str().as_bytes().ends_with(SUFFIX.as_bytes());
-        is_valid.then(|| Self { socket: socket.into(), server: Some(bytes.to_be_bytes()) })
-    }
-}
-
 impl MemoryConnection {
     /// Connects to a server.
     ///
     /// # Errors
     /// When nobody listens there, or it is not that server.
     pub(crate) async fn connect(offer: &Offer, within: Duration) -> io::Result<Self> {
-        let greeted = timeout(within, greeting(offer)).await;
+        let greeted = timeout(within, offer.connect()).await;
         let (socket, name) =
             greeted.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
         let link = Arc::new(Link {
@@ -184,19 +144,6 @@ impl MemoryConnection {
         self.0.link.lock().calls.insert(number, BTreeMap::new());
         LeaseCall { users: Arc::clone(&self.0), number }
     }
-}
-
-/// Connects, and reads the greeting: the name of the connection.
-async fn greeting(offer: &Offer) -> io::Result<(UnixStream, Name)> {
-    let mut socket = UnixStream::connect(&offer.socket).await?;
-    let mut greeting = [0; 40];
-    socket.read_exact(&mut greeting).await?;
-    let (magic, names) = greeting.split_at(MAGIC.len());
-    let (server, name) = names.split_at(16);
-    if magic != MAGIC || offer.server.is_some_and(|expected| server != expected) {
-        return Err(io::Error::other("another program listens there"));
-    }
-    Ok((socket, name.try_into().expect("sixteen bytes")))
 }
 
 /// Reads until the connection ends, the server exceeds a limit, or nobody uses it any more.
@@ -450,247 +397,4 @@ impl Drop for Leased {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use std::io::{IoSlice, Read as _, Write as _};
-    use std::os::unix::net::{UnixListener, UnixStream as Peer};
-
-    use http::HeaderMap;
-    use rustix::fs::{MemfdFlags, fcntl_add_seals, memfd_create};
-    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, sendmsg};
-    use tempfile::TempDir;
-
-    use super::*;
-    use crate::options::Options;
-    use crate::wire::connect::{Pool, Server};
-
-    const HANG: Duration = Duration::from_mins(1);
-
-    /// A server that greets everyone with `magic`, and the offer of a client.
-    fn server(magic: &[u8]) -> (UnixListener, Offer, TempDir, Vec<u8>) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.sock");
-        let listener = UnixListener::bind(format!("{}{SUFFIX}", path.display())).unwrap();
-        let greeting = [magic, &[5; 16], &[6; 16]].concat();
-        (listener, Offer::beside(&path), folder, greeting)
-    }
-
-    pub(crate) async fn connected() -> (MemoryConnection, Peer, TempDir) {
-        let (listener, offer, folder, greeting) = server(b"forebay1");
-        let accept = std::thread::Builder::new().spawn(move || {
-            let mut peer = listener.accept().unwrap().0;
-            peer.write_all(&greeting).unwrap();
-            peer
-        });
-        let connection = MemoryConnection::connect(&offer, HANG).await.unwrap();
-        (connection, accept.unwrap().join().unwrap(), folder)
-    }
-
-    pub(crate) fn memory(bytes: &[u8], seals: SealFlags) -> OwnedFd {
-        let memory = memfd_create("test", MemfdFlags::ALLOW_SEALING).unwrap();
-        rustix::io::write(&memory, bytes).unwrap();
-        fcntl_add_seals(&memory, seals).unwrap();
-        memory
-    }
-
-    pub(crate) fn lend(peer: &Peer, numbers: [u64; 3], memory: &OwnedFd) {
-        try_lend(peer, numbers, memory).unwrap();
-    }
-
-    fn try_lend(peer: &Peer, numbers: [u64; 3], memory: &OwnedFd) -> rustix::io::Result<usize> {
-        let memory = [memory.as_fd()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        control.push(SendAncillaryMessage::ScmRights(&memory));
-        let message = numbers.map(u64::to_le_bytes).concat();
-        sendmsg(peer, &[IoSlice::new(&message)], &mut control, SendFlags::NOSIGNAL)
-    }
-
-    async fn said(peer: &Peer) -> [u64; 2] {
-        let mut peer = peer.try_clone().unwrap();
-        let read = std::thread::Builder::new().spawn(move || {
-            let mut message = [0; 16];
-            peer.read_exact(&mut message).unwrap();
-            [0, 8].map(|at| u64::from_le_bytes(message[at..at + 8].try_into().unwrap()))
-        });
-        let read = read.unwrap();
-        while !read.is_finished() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        read.join().unwrap()
-    }
-
-    pub(crate) const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::FUTURE_WRITE);
-
-    #[tokio::test]
-    async fn pixels_are_read_in_place_and_returned_when_dropped() {
-        let (connection, peer, _folder) = connected().await;
-        let call = connection.call();
-        assert_eq!(call.to_wire().connection[..], [6; 16]);
-        lend(&peer, [9, call.number, 4], &memory(b"abcd", SEALS));
-        let leased = call.take(9, 4).await.unwrap();
-        assert_eq!(leased.bytes(), b"abcd");
-        call.need();
-        assert_eq!(said(&peer).await, [NEEDED, call.number]);
-        drop((connection, call));
-        assert_eq!(leased.bytes(), b"abcd", "the connection stays while pixels are read");
-        drop(leased);
-        assert_eq!(said(&peer).await, [RETURNED, 9]);
-        let mut rest = peer;
-        let read = std::thread::Builder::new().spawn(move || rest.read(&mut [0]).unwrap()).unwrap();
-        while !read.is_finished() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        assert_eq!(read.join().unwrap(), 0, "it ends with its last user");
-    }
-
-    /// Whether a forked process would have the memory at an address.
-    fn is_inherited(address: *const u8) -> bool {
-        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let start = format!("{:x}-", address.addr());
-        let mapping = maps.split_once(&start).unwrap().1;
-        let flags = mapping.split_once("VmFlags:").unwrap().1.lines().next().unwrap();
-        !flags.split_whitespace().any(|flag| flag == "dc")
-    }
-
-    #[tokio::test]
-    async fn a_forked_process_has_only_the_memory_that_is_shared_with_it() {
-        let (connection, peer, _folder) = connected().await;
-        let call = connection.call();
-        lend(&peer, [9, call.number, 4], &memory(b"abcd", SEALS));
-        let leased = call.take(9, 4).await.unwrap();
-        let address = leased.bytes().as_ptr();
-        assert!(!is_inherited(address));
-        leased.share_with_children().unwrap();
-        assert!(is_inherited(address));
-        // As the child drops it: the parent still has its lease.
-        leased.unmap();
-        call.need();
-        assert_eq!(said(&peer).await, [NEEDED, call.number]);
-    }
-
-    #[tokio::test]
-    async fn what_no_call_takes_is_returned() {
-        let (connection, peer, _folder) = connected().await;
-        let (call, other) = (connection.call(), connection.call());
-        lend(&peer, [1, call.number, 4], &memory(b"abcd", SEALS));
-        lend(&peer, [2, other.number, 4], &memory(b"efgh", SEALS));
-        assert_eq!(other.take(2, 4).await.unwrap().bytes(), b"efgh");
-        assert_eq!(said(&peer).await, [RETURNED, 2]);
-        let number = call.number;
-        drop(call);
-        assert_eq!(said(&peer).await, [RETURNED, 1]);
-        lend(&peer, [3, number, 4], &memory(b"abcd", SEALS));
-        assert_eq!(said(&peer).await, [RETURNED, 3]);
-    }
-
-    #[tokio::test]
-    async fn memory_that_may_shrink_or_is_too_short_is_refused_and_returned() {
-        let (connection, peer, _folder) = connected().await;
-        let call = connection.call();
-        for (lease, seals, bytes) in
-            [(1, SealFlags::FUTURE_WRITE, 4), (2, SEALS, 5000), (3, SealFlags::SHRINK, 4)]
-        {
-            lend(&peer, [lease, call.number, bytes], &memory(b"abcd", seals));
-            let error = call.take(lease, usize::try_from(bytes).unwrap()).await.unwrap_err();
-            assert!(error.to_string().contains("not sealed, or too short"), "{error}");
-            assert_eq!(said(&peer).await, [RETURNED, lease]);
-        }
-        lend(&peer, [4, call.number, 4], &memory(b"abcd", SEALS));
-        let error = call.take(4, 3).await.unwrap_err().to_string();
-        assert!(error.contains("another length"), "{error}");
-        drop(peer);
-        let error = call.take(5, 4).await.unwrap_err().to_string();
-        assert!(error.contains("has ended"), "{error}");
-        assert!(!connection.is_usable());
-    }
-
-    #[tokio::test]
-    async fn a_server_that_lends_without_end_or_reads_nothing_loses_the_connection() {
-        for is_taken in [true, false] {
-            let (connection, mut peer, _folder) = connected().await;
-            let call = connection.call();
-            let number = if is_taken { call.number } else { call.number + 1 };
-            // It reads nothing of what it is told until the connection ends.
-            let lend = std::thread::Builder::new().spawn(move || {
-                let memory = memory(b"abcd", SEALS);
-                let lent =
-                    (0..).take_while(|lease| try_lend(&peer, [*lease, number, 4], &memory).is_ok());
-                let lent = lent.count();
-                while peer.read(&mut [0; 1 << 12]).is_ok_and(|read| read > 0) {}
-                lent
-            });
-            let error = call.take(u64::MAX, 4).await.unwrap_err().to_string();
-            assert!(error.contains("has ended"), "{error}");
-            assert!(!connection.is_usable() && connection.is_distrusted());
-            {
-                let state = connection.0.link.lock();
-                assert_eq!((state.waiting(), state.unsent.len()), (0, 0));
-            }
-            assert!(lend.unwrap().join().unwrap() >= MAX_WAITING);
-        }
-    }
-
-    #[tokio::test]
-    async fn after_a_lease_that_could_not_be_used_calls_ask_for_frames() {
-        let (listener, _offer, folder, greeting) = server(b"forebay1");
-        let accept = std::thread::Builder::new().spawn(move || {
-            let mut peer = listener.accept().unwrap().0;
-            peer.write_all(&greeting).unwrap();
-            (peer, listener)
-        });
-        let path = folder.path().join("a.sock");
-        let options = Arc::new(Options::new(["unix:a.sock"]));
-        let server = Server::at_socket("unix:a.sock", path.to_str().unwrap(), &options).unwrap();
-        let pool = Pool::new(&options);
-        let connection = pool.memory(&server).await.unwrap();
-        let (_peer, _listener) = accept.unwrap().join().unwrap();
-        let failure = Cause::Connection("of something else".to_owned());
-        pool.failed(&server, &failure);
-        assert!(pool.memory(&server).await.is_some());
-        connection.call().distrust();
-        assert!(pool.memory(&server).await.is_none());
-    }
-
-    #[tokio::test]
-    async fn nothing_is_sent_to_another_program_or_another_server() {
-        for (magic, expected) in [(b"HTTP/1.1", None), (b"forebay1", Some([7; 16]))] {
-            let (listener, offer, _folder, greeting) = server(magic);
-            let accept = std::thread::Builder::new().spawn(move || {
-                let mut peer = listener.accept().unwrap().0;
-                peer.write_all(&greeting).unwrap();
-                let mut received = Vec::new();
-                peer.read_to_end(&mut received).unwrap();
-                received
-            });
-            let offer = Offer { server: expected, ..offer };
-            let error = MemoryConnection::connect(&offer, HANG).await.unwrap_err();
-            assert!(error.to_string().contains("another program"), "{error}");
-            assert_eq!(accept.unwrap().join().unwrap(), b"");
-        }
-    }
-
-    #[test]
-    fn an_offer_names_a_socket_for_shared_memory_and_its_server() {
-        let offer = |socket: &str, server: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert("forebay-memory-socket", socket.parse().unwrap());
-            headers.insert("forebay-memory-server", server.parse().unwrap());
-            Offer::from_headers(&headers)
-        };
-        let digits = "000102030405060708090a0b0c0d0e0f";
-        let found = offer("/run/a.sock.memory", digits).unwrap();
-        assert_eq!(
-            (found.socket.to_str(), found.server.unwrap()[15]),
-            (Some("/run/a.sock.memory"), 15)
-        );
-        for (socket, server) in [
-            ("a.sock.memory", digits),
-            ("/run/docker.sock", digits),
-            ("/a.memory", "00"),
-            ("/a.memory", "+"),
-        ] {
-            assert_eq!(offer(socket, server), None, "{socket} {server}");
-        }
-        assert_eq!(Offer::from_headers(&HeaderMap::new()), None);
-    }
-}
+pub(crate) mod tests;

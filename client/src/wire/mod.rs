@@ -3,7 +3,7 @@
 //! ```text
 //! connect (a call) -> parser (DATA frames to pieces) -> receive (pieces to a microbatch)
 //!    access, network                                     expected (does it fit the job?), buffers, demand
-//! memory (microbatches of a server on this host) ----------^
+//! offer (a server of this host) -> memory (its microbatches) ----------^
 //! ```
 
 pub(crate) mod access;
@@ -13,6 +13,7 @@ pub(crate) mod demand;
 pub(crate) mod expected;
 pub(crate) mod memory;
 pub(crate) mod network;
+pub(crate) mod offer;
 pub(crate) mod parser;
 pub(crate) mod receive;
 pub(crate) mod status;
