@@ -126,7 +126,7 @@ impl Deref for FileMap {
 
     #[expect(unsafe_code, reason = "the bytes of a memory map")]
     fn deref(&self) -> &[u8] {
-        // SAFETY: the map has this length, and whoever made it promised that nobody writes meanwhile.
+        // SAFETY: the mapping is valid for `len` bytes, and by the contract of `new` they are not written while borrowed.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
@@ -142,7 +142,7 @@ impl Deref for FileMapMut {
 impl DerefMut for FileMapMut {
     #[expect(unsafe_code, reason = "the bytes of a memory map")]
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: the map has this length and may be written, and whoever made it promised that nobody else has it.
+        // SAFETY: the mapping is writable and valid for `len` bytes, and by the contract of `new` this is the only access.
         unsafe { std::slice::from_raw_parts_mut(self.0.start.as_ptr(), self.0.len) }
     }
 }
