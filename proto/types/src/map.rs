@@ -1,12 +1,13 @@
-//! Maps of files in shared memory that start at the boundary of a large page.
+//! Maps of files in shared memory that start at the boundary of a large page, if they can.
 //!
 //! The kernel maps a large page of a file as one, instead of as 512 small ones, where file and address are both at a
 //! boundary of two mebibytes. It aligns addresses by itself only where the administrator has turned large pages on for
-//! all of shared memory, so a larger range is reserved here and the file mapped at the boundary in it:
+//! all of shared memory. So a larger range is reserved here and given back, and the kernel is asked to map the file at the
+//! boundary in it:
 //!
 //! ```text
-//! reserved:  |------|======================|---|
-//!            ^      ^ boundary: the file        ^ given back
+//! free:  |------|======================|-----|
+//!               ^ boundary: the file
 //! ```
 
 use std::fmt;
@@ -15,11 +16,14 @@ use std::ops::{Deref, DerefMut};
 use std::os::fd::AsFd;
 use std::ptr::{NonNull, null_mut};
 
+use rustix::fs::fstatfs;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
-use rustix::param::page_size;
 
 /// Bytes of a large page where small ones have 4 KiB. Where they have more, maps are aligned for nothing.
 pub const LARGE_PAGE: usize = 2 << 20;
+
+/// `HUGETLBFS_MAGIC` of Linux.
+const HUGETLBFS: i64 = 0x9584_58f6;
 
 /// A file that is mapped for reading.
 pub struct FileMap {
@@ -35,7 +39,7 @@ impl FileMap {
     /// Maps the first `len` bytes of a file.
     ///
     /// # Errors
-    /// When the system does not map it.
+    /// When the system does not map it, or the file is of hugetlbfs, whose maps are longer than asked for.
     ///
     /// # Safety
     /// Until the map is dropped, the file must have at least `len` bytes, and nobody may write them while they are
@@ -53,29 +57,20 @@ impl FileMap {
         if len == 0 {
             return Ok(Self { start: NonNull::dangling(), len });
         }
-        let pages = len.checked_next_multiple_of(page_size()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let reserved = pages.checked_add(LARGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
+        if fstatfs(file)?.f_type == HUGETLBFS {
+            return Err(io::Error::other("a file of hugetlbfs"));
+        }
+        let reserved = len.checked_add(2 * LARGE_PAGE).ok_or(io::ErrorKind::OutOfMemory)?;
         let (none, private) = (ProtFlags::empty(), MapFlags::PRIVATE | MapFlags::NORESERVE);
         // SAFETY: the kernel chooses where, so nothing else is there.
         let range = unsafe { mmap_anonymous(null_mut(), reserved, none, private) }?.cast::<u8>();
-        let before = range.align_offset(LARGE_PAGE);
-        let start = range.wrapping_add(before);
-        // SAFETY: the target lies in the range that was just reserved and that nothing uses.
-        let mapped =
-            unsafe { mmap(start.cast(), len, access, MapFlags::SHARED | MapFlags::FIXED, file, 0) };
-        // What does not belong to the file. Giving it back fails only where the kernel has no memory to split a
-        // map; then addresses are lost, and nothing else.
-        let unused = match &mapped {
-            Ok(_) => [(range, before), (start.wrapping_add(pages), LARGE_PAGE - before)],
-            Err(_) => [(range, reserved), (range, 0)],
-        };
-        for (address, bytes) in unused {
-            if bytes > 0 {
-                // SAFETY: this part of the range was reserved above and nothing uses it.
-                unsafe { munmap(address.cast(), bytes) }.ok();
-            }
-        }
-        let start = NonNull::new(mapped?.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let boundary = range.wrapping_add(range.align_offset(LARGE_PAGE));
+        // SAFETY: the range was just reserved, and nothing uses it.
+        unsafe { munmap(range.cast(), reserved) }?;
+        // SAFETY: the boundary is a hint. If another thread has mapped something there meanwhile, the kernel chooses
+        // another address: then small pages are mapped, and nothing is overwritten.
+        let start = unsafe { mmap(boundary.cast(), len, access, MapFlags::SHARED, file, 0) }?;
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Self { start, len })
     }
 
@@ -188,13 +183,26 @@ mod tests {
                 map[last] = 4;
             }
             drop(map);
+            // Other tests of this process map, too, and may take the boundary at times.
             // SAFETY: nobody writes the file any more.
-            let map = unsafe { FileMap::new(&file, len) }.unwrap();
-            assert!(len == 0 || map.as_ptr().addr().is_multiple_of(LARGE_PAGE));
+            let maps: Vec<_> =
+                (0..16).map(|_| unsafe { FileMap::new(&file, len) }.unwrap()).collect();
+            let is_aligned = |map: &&FileMap| map.as_ptr().addr().is_multiple_of(LARGE_PAGE);
+            let map = if len == 0 { &maps[0] } else { maps.iter().find(is_aligned).unwrap() };
             assert_eq!(map.first().copied(), (len > 0).then_some(3));
             assert!(len < 2 || map[last] == 4);
             map.inherit(false).unwrap();
         }
+    }
+
+    #[expect(unsafe_code, reason = "a test")]
+    #[test]
+    fn a_file_of_hugetlbfs_is_refused() {
+        // A file system, which is there without any page.
+        let Ok(file) = memfd_create("test", MemfdFlags::HUGETLB) else { return };
+        // SAFETY: nothing is read.
+        let refused = unsafe { FileMap::new(&file, 5000) }.unwrap_err();
+        assert!(refused.to_string().contains("hugetlbfs"), "{refused}");
     }
 
     #[expect(unsafe_code, reason = "a test")]
