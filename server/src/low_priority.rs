@@ -29,7 +29,7 @@ impl LowPriority {
         Self { name, niceness, threads, started: Mutex::new(None) }
     }
 
-    /// Number of threads.
+    /// Number of threads. It is less where the system has no more.
     pub(crate) const fn count(&self) -> usize {
         self.threads
     }
@@ -47,16 +47,21 @@ impl LowPriority {
         sender.try_send(Box::new(work)).map_err(|_full| io::Error::other("too much work waits"))
     }
 
-    /// Starts all threads, which end when the sender is dropped.
+    /// Starts the threads, or as many as the system has, which end when the sender is dropped.
     fn start(&self) -> io::Result<SyncSender<Work>> {
         let (sender, receiver) = sync_channel(self.threads);
         let (receiver, niceness) = (Arc::new(Mutex::new(receiver)), self.niceness);
-        for _ in 0..self.threads {
+        for number in 0..self.threads {
             let receiver = Arc::clone(&receiver);
-            drop(Builder::new().name(self.name.into()).spawn(move || {
+            let started = Builder::new().name(self.name.into()).spawn(move || {
                 lower_priority(niceness);
                 work(&receiver);
-            })?);
+            });
+            match started {
+                Err(error) if number == 0 => return Err(error),
+                Err(_fewer) => break,
+                Ok(_thread) => {}
+            }
         }
         Ok(sender)
     }

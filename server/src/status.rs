@@ -130,7 +130,8 @@ pub enum Refusal {
     },
     /// The system has no thread for the answer.
     #[error(
-        "{method} has no thread: {why}: retry later, or raise the limit of the server's threads"
+        "no thread is left for {method}: {why}: retry later, and raise the server's limit of threads (ulimit -u, or \
+         pids of its cgroup)"
     )]
     NoThread {
         /// The method.
@@ -199,10 +200,9 @@ impl Refusal {
             | Self::TooManyConnections { .. }
             | Self::TooManyStreams { .. }
             | Self::TooManyOfIdentity { .. }
-            | Self::NoThread { .. }
             | Self::Evicted { .. } => Code::ResourceExhausted,
             Self::Unauthenticated { .. } => Code::Unauthenticated,
-            Self::Stalled { .. } | Self::Draining => Code::Unavailable,
+            Self::Stalled { .. } | Self::Draining | Self::NoThread { .. } => Code::Unavailable,
             Self::Unanswered { .. } | Self::Frame(_) => Code::Internal,
             Self::Pipeline(error) => match error {
                 Error::Recipe(_)

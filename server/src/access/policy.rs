@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::Builder;
 
 use anyhow::{Context as _, bail};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use tokio::sync::oneshot;
 use tokio_rustls::TlsAcceptor;
 
 use super::files::{AccessFiles, Contents};
@@ -59,14 +61,21 @@ impl Access {
 
     /// Runs a reload on a thread of its own: reading a file blocks for as long as its file system does not
     /// answer, which must not keep calls and signals waiting.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "its callers wait for it, and it touches no pixels"
-    )]
     pub(crate) async fn apart(self: &Arc<Self>, reload: fn(&Self)) {
         let access = Arc::clone(self);
-        // A panic has been reported by its hook.
-        drop(tokio::task::spawn_blocking(move || reload(&access)).await);
+        let (reloaded, end) = oneshot::channel();
+        let thread = Builder::new().name("access".into()).spawn(move || {
+            reload(&access);
+            // The caller waits for this, unless the server has ended.
+            reloaded.send(()).ok();
+        });
+        match thread {
+            // Without an end it has panicked, which the panic hook has logged.
+            Ok(_thread) => drop(end.await),
+            Err(error) => {
+                tracing::warn!(%error, "access files not checked: the system has no thread for it");
+            }
+        }
     }
 
     /// Reloads the files. Invalid files are logged and change nothing.
