@@ -205,6 +205,14 @@ impl From<WireError> for Cause {
     }
 }
 
+impl Error {
+    /// Whether a server found the request itself invalid, such as its recipe, which only the server can check.
+    pub fn is_invalid_argument(&self) -> bool {
+        let Self::Refused { cause, .. } = self else { return false };
+        matches!(**cause, Cause::Status { code: Code::InvalidArgument, .. })
+    }
+}
+
 impl Cause {
     /// The advice for the user of the client, after a call on this endpoint.
     pub(crate) fn advice(&self, endpoint: &str) -> &'static str {

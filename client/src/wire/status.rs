@@ -47,7 +47,7 @@ fn connection(
     let of_io = error.downcast_ref::<io::Error>();
     if let (Some(path), Some(error)) = (socket, of_io) {
         match error.kind() {
-            ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
+            ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::ConnectionRefused => {
                 return Cause::NoListener(path.to_owned());
             }
             ErrorKind::PermissionDenied => return Cause::SocketPermission(path.to_owned()),
@@ -102,6 +102,7 @@ mod tests {
         let absent = "no server listens on the socket /run/a.sock: start the server with this path as its --listen, or \
                       fix the path";
         assert_eq!(of(ErrorKind::NotFound), absent);
+        assert_eq!(of(ErrorKind::NotADirectory), absent);
         // One that a killed server left.
         assert_eq!(of(ErrorKind::ConnectionRefused), absent);
         assert_eq!(
