@@ -3,10 +3,11 @@
     python lightning_module.py /data [CHECKPOINTS] [STEPS]
 
 /data has the folders train and val. With STEPS, it stops after as many steps and saves a checkpoint; without, it
-continues from that. Lightning saves the state of the training loader in its checkpoints.
+continues from that, if there is one. Lightning saves the state of the training loader in its checkpoints.
 """
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -43,7 +44,7 @@ class Images(lightning.LightningDataModule):
 class Classifier(lightning.LightningModule):
     """A small network."""
 
-    def __init__(self, classes: int = 4) -> None:
+    def __init__(self, classes: int) -> None:
         super().__init__()
         self.network = torch.nn.Sequential(
             torch.nn.Conv2d(3, 8, 3, stride=2), torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten(),
@@ -75,8 +76,10 @@ def main() -> None:
         accelerator="cpu", max_epochs=2, max_steps=int(steps or -1), logger=False, callbacks=callbacks,
         enable_checkpointing=bool(callbacks), enable_progress_bar=False, enable_model_summary=False,
     )
-    resumed = f"{checkpoints}/last.ckpt" if checkpoints and not steps else None
-    trainer.fit(Classifier(), datamodule=Images(str(folder)), ckpt_path=resumed, weights_only=False)
+    saved = Path(f"{checkpoints}/last.ckpt")
+    resumed = str(saved) if saved.exists() and not steps else None
+    classes = sum(entry.is_dir() for entry in Path(f"{folder}/train").iterdir())
+    trainer.fit(Classifier(classes), datamodule=Images(str(folder)), ckpt_path=resumed, weights_only=False)
 
 
 if __name__ == "__main__":

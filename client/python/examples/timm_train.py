@@ -4,6 +4,7 @@
 """
 
 import argparse
+from pathlib import Path
 
 import timm
 import torch
@@ -17,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--model", default="resnet18")
-    parser.add_argument("--num-classes", type=int, default=4)
+    parser.add_argument("--num-classes", type=int, default=None, help="by default the folders of train")
     parser.add_argument("--img-size", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--aa", default=None)
@@ -29,6 +30,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--mixup-off-epoch", type=int, default=0)
     args = parser.parse_args()
+    if args.num_classes is None:
+        args.num_classes = sum(entry.is_dir() for entry in Path(args.data_dir, "train").iterdir())
 
     torch.manual_seed(0)
     model = timm.create_model(args.model, num_classes=args.num_classes)

@@ -20,6 +20,8 @@ fn exception(class: &str, message: String) -> PyErr {
 pub(crate) fn client_error(error: &Error) -> PyErr {
     let class = match error {
         Error::Options(_) => "OptionsError",
+        // Only the server knows its recipes.
+        error if error.is_invalid_argument() => "OptionsError",
         Error::Refused { .. } => "RefusedError",
         Error::NoServer { .. } => "NoServerError",
         Error::GaveUp { .. } => "GaveUpError",

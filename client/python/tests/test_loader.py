@@ -236,9 +236,13 @@ def test_states_of_other_data_are_refused(server: Server) -> None:
 def test_errors_are_exceptions_with_the_sentences_of_the_client(server: Server) -> None:
     cases: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"dataset": "absent"}, forebay.RefusedError, 'absent.*use a dataset that the server has'),
-        ({"recipe": "a9"}, forebay.RefusedError, "a9"),
+        ({"recipe": "a9"}, forebay.OptionsError, "a9"),
         ({"recipe": "absent.toml"}, forebay.OptionsError, "cannot read the recipe"),
-        ({"set": {"batch": 0}}, forebay.RefusedError, "batch"),
+        ({"set": {"batch": 0}}, forebay.OptionsError, "batch"),
+        ({"batch_size": 32}, forebay.OptionsError, r'^unknown argument batch_size: .*set=\{"batch": 256'),
+        ({"prefetch": 2}, forebay.OptionsError, "^unknown argument prefetch: .*prefetch_bytes"),
+        ({"num_worker": 2}, forebay.OptionsError, "^unknown argument num_worker: see help"),
+        ({"give_up_afte": 2}, forebay.OptionsError, "^unknown argument give_up_afte: did you mean give_up_after"),
         ({"set": {"flip": object()}}, forebay.OptionsError, "of flip: expected a number"),
         ({"dtype": "u4"}, forebay.OptionsError, '"u4": expected "u8"'),
         ({"layout": "hwc"}, forebay.OptionsError, '"hwc"'),
@@ -316,7 +320,7 @@ def test_arguments_of_a_wrong_type_are_named_with_what_is_expected(server: Serve
             loader(server, **{"rank": 0, "world": 1, **{name: value}})
         assert repr(value)[:200] in str(raised.value)
     arguments = inspect.signature(forebay.Loader).parameters
-    assert {name for name, _, _ in cases} == {*arguments} - {"source"}
+    assert {name for name, _, _ in cases} == {*arguments} - {"source", "unknown"}
     for source in (5, None, b"a:1", [5], [b"a:1"], {"a:1"}, Path):
         with pytest.raises(forebay.OptionsError, match="^invalid source .*: expected a path, an endpoint"):
             forebay.Loader(source)  # type: ignore[arg-type]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import numbers
 import operator
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from ._errors import OptionsError
@@ -23,6 +25,37 @@ def invalid(name: str, value: object, expected: str) -> OptionsError:
     if len(shown) > _SHOWN:
         shown = f"{shown[:_SHOWN]}..."
     return OptionsError(f"invalid {name} {shown}: expected {expected}")
+
+
+# What users of other loaders look for first.
+_OF_OTHERS = {
+    **dict.fromkeys(
+        ("batch_size", "batch", "image_size", "input_size"),
+        'those of a recipe are changed by set, as in set={"batch": 256, "image_size": 160}, with the batch of all ranks',
+    ),
+    **dict.fromkeys(
+        ("transform", "transforms", "collate_fn", "mixup", "cutmix"),
+        "a recipe has all that is done to images: recipe and set",
+    ),
+    **dict.fromkeys(("shuffle", "sampler", "batch_sampler", "drop_last"), "the order is that of the recipe"),
+    "num_workers": "images are made by threads of the server: threads for a path",
+    "prefetch_factor": "what is received ahead is counted in bytes: prefetch_bytes",
+    "prefetch": "it is counted in bytes: prefetch_bytes",
+    "endpoint": "endpoints are the source, which comes first",
+}
+
+
+def unknown(name: str, known: Iterable[str]) -> OptionsError:
+    """The error for an argument that does not exist.
+
+    >>> str(unknown("num_workers", []))
+    'unknown argument num_workers: images are made by threads of the server: threads for a path'
+    >>> str(unknown("sead", ["seed"]))
+    'unknown argument sead: did you mean seed?'
+    """
+    near = difflib.get_close_matches(name, known, n=1)
+    advice = _OF_OTHERS.get(name) or (f"did you mean {near[0]}?" if near else "see help(forebay.Loader)")
+    return OptionsError(f"unknown argument {name}: {advice}")
 
 
 def integer(name: str, value: Any, minimum: int = 0, maximum: int = 2**64 - 1) -> int:

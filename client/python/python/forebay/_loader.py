@@ -9,7 +9,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Never, NoReturn, TypedDict
 
 from . import _arguments, _forebay
 from ._batch import Batch, Context, Parts
@@ -203,8 +203,11 @@ class Loader:
         tls_key: str | os.PathLike[str] | None = None,
         tls_name: str | None = None,
         token_file: str | os.PathLike[str] | None = None,
+        **unknown: Never,
     ) -> None:
-        arguments = {name: value for name, value in locals().items() if name != "self"}
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "unknown")}
+        for name in unknown:
+            raise _arguments.unknown(name, arguments)
         # What `__reduce__` makes a loader of in another process.
         self._arguments: dict[str, Any] = arguments
         self._local: LocalServer | None = None

@@ -43,12 +43,14 @@ def create_loaders(
         data_config: What `timm.data.resolve_data_config` returned.
         device: The device of the tensors.
         source, eval_source: Servers instead of the paths of `--data-dir` and its splits. With servers, name
-            the datasets by `--train-split` and `--val-split`.
+            the datasets by `--train-split` (by default `train`) and `--val-split` (`validation`, as in timm).
         options: Other arguments of `forebay.Loader` for both.
 
     Raises:
         OptionsError: If an argument stands for what forebay cannot do.
     """
+    if "dataset" in options:
+        raise OptionsError("invalid dataset: there are two, which servers have under --train-split and --val-split")
     dtype = getattr(torch, _get(args, "model_dtype", None) or "float32")
     world, rank = int(_get(args, "world_size", 1)), int(_get(args, "rank", 0))
     layout = "nhwc" if _get(args, "channels_last", False) else "nchw"
