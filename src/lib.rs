@@ -18,6 +18,7 @@
 
 mod augment;
 mod batch;
+mod classes;
 pub mod dataset;
 pub mod decode;
 mod error;
@@ -49,7 +50,7 @@ pub use forebay_types::{
     DType, Digest, Layout, MicrobatchName, MixedBy, PixelFormat, StageTimes, Timings,
 };
 pub use geometry::{Interpolation, Rect, Size, View};
-pub use make::{MadeMicrobatch, Request, microbatch_bytes, sample_bytes};
+pub use make::{FetchAhead, MadeMicrobatch, Request, microbatch_bytes, sample_bytes, sampler};
 pub use order::{EpochSampler, Sampler};
 pub use pipeline::{Pipeline, PipelineConfig, Totals};
 pub use randaugment::Op;

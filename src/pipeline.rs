@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   submit --> Queue: equal requests become one task; clients in turn
+//!                |      records in a bucket are fetched first: no thread waits for a network
 //!                |
 //!              makers, one task each --> make: buffer, samples on the worker pool, mix, digest
 //!                |                        ^
@@ -25,17 +26,17 @@ use std::time::Duration;
 use forebay_types::{PixelFormat, Timings};
 
 use crate::batch::BufferPool;
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, DatasetError, Want};
 use crate::error::Error;
 use crate::geometry::Size;
 use crate::gpu::HostMemory;
 use crate::make::{
-    self, Large, MadeMicrobatch, MakeContext, RepeatCache, Request, RequestKey, Workers,
+    self, Job, Large, MadeMicrobatch, MakeContext, RepeatCache, Request, RequestKey, Workers,
 };
 use crate::mix::{self, Mixer};
 use crate::recipe::Recipe;
 use crate::schedule::{
-    Origin, Outcome, Queue, QueueStats, SubmitError, SubmitOptions, Task, TaskEnd,
+    Needs, Origin, Outcome, Queue, QueueStats, SubmitError, SubmitOptions, Submitted, Task, TaskEnd,
 };
 use crate::sync::lock;
 
@@ -79,7 +80,7 @@ impl Default for PipelineConfig {
     }
 }
 
-type RequestQueue = Queue<RequestKey, Request, MadeMicrobatch, Error>;
+type RequestQueue = Queue<RequestKey, Job, MadeMicrobatch, Error>;
 
 /// Totals of a pipeline since it started.
 #[derive(Clone, Copy, Debug, Default)]
@@ -228,11 +229,39 @@ impl Pipeline {
         done: impl FnOnce(Result<MadeMicrobatch, Error>) + Send + 'static,
     ) -> Result<(), Error> {
         let done = move |outcome| done(answer(outcome));
-        let submitted = self.queue.submit(request.key(), request, options, Box::new(done));
-        submitted.map_err(|error| match error {
+        let needs =
+            if request.dataset.storage().is_some() { Needs::Storage } else { Needs::Nothing };
+        let client = Arc::clone(&options.client);
+        let job = Job { request: request.clone(), fetched: Arc::default() };
+        let fetched = Arc::clone(&job.fetched);
+        let submitted = self.queue.submit(request.key(), (job, needs), options, Box::new(done));
+        let submitted = submitted.map_err(|error| match error {
             SubmitError::TooMany { limit, drain_estimate: wait } => Error::Busy { limit, wait },
             SubmitError::Closed => Error::Cancelled,
-        })
+        })?;
+        if submitted == Submitted::New
+            && let Some(want) = self.fetch(request, client)
+        {
+            // Only here it is set. It is dropped with the job.
+            drop(fetched.set(want));
+        }
+        Ok(())
+    }
+
+    /// Fetches what a request needs, if its dataset is in a bucket. It is queued once that is there.
+    fn fetch(&self, request: Request, client: Arc<str>) -> Option<Want> {
+        // Not an `Arc`, because the queue keeps what is fetched.
+        let (queue, key) = (Arc::downgrade(&self.queue), request.key());
+        let on_ready = move |fetched| {
+            if let Some(queue) = queue.upgrade() {
+                match fetched {
+                    Ok(()) => queue.ready(&key),
+                    Err(error) => queue.fail(&key, &Error::Dataset(DatasetError::Store(error))),
+                }
+            }
+        };
+        let dataset = Arc::clone(&request.dataset);
+        dataset.want(client, move || request.records(), on_ready)
     }
 
     /// Makes a microbatch and waits for it.
@@ -347,13 +376,13 @@ fn run_maker(queue: &RequestQueue, context: &MakeContext, totals: &Mutex<Totals>
 
 /// Makes a microbatch. A panic is a bug, and must not end the maker.
 fn make_caught(
-    task: &Task<RequestKey, Request>,
+    task: &Task<RequestKey, Job>,
     context: &MakeContext,
     queue: &RequestQueue,
 ) -> Result<MadeMicrobatch, Error> {
     let evict = || queue.evict_one(|made: &MadeMicrobatch| made.payload.is_unique());
     catch_unwind(AssertUnwindSafe(|| make::make(task, context, evict))).unwrap_or_else(|panic| {
-        Err(Error::Panicked { name: task.job.name, message: panic_message(&*panic) })
+        Err(Error::Panicked { name: task.job.request.name, message: panic_message(&*panic) })
     })
 }
 

@@ -4,19 +4,21 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Once};
 
 use bytes::Bytes;
-use forebay::dataset::Dataset;
+use forebay::dataset::{Cache, Dataset, StorageTotals, Traffic};
 use forebay::plan::{MixKind, MixPlan, MixSample};
 use forebay::recipe::{Recipe, RecipeError, RecipeSpec};
 use forebay::{
-    MixedBy, Pipeline, QueueStats, Rect, Request, Sampler, SubmitOptions, explain_samples,
+    FetchAhead, MixedBy, Pipeline, QueueStats, Rect, Request, Sampler, SubmitOptions,
+    explain_samples,
 };
 use forebay_proto::frame::Bounds;
 use forebay_proto::v1::{self, DescribeResponse, mix_parameters::Kind};
 
+use crate::config::PriceSettings;
 use crate::recipes;
 use crate::source::{
     DatasetFacts, Done, EXPLAIN_BYTES, Load, MicrobatchName, OpenJob, PixelFormat, Source,
-    WireMicrobatch,
+    StorageLoad, WireMicrobatch,
 };
 use crate::status::Refusal;
 
@@ -29,6 +31,7 @@ pub struct Catalog {
     datasets: BTreeMap<String, Arc<Served>>,
     recipes: BTreeMap<String, RecipeSpec>,
     pipeline: Arc<Pipeline>,
+    prices: PriceSettings,
 }
 
 impl Catalog {
@@ -39,10 +42,66 @@ impl Catalog {
         pipeline: Arc<Pipeline>,
     ) -> Self {
         let served = |(name, dataset): (String, _)| {
-            let served = Served { name: name.clone(), dataset, slowed: Once::new() };
+            let served = Served { name: name.clone(), dataset, warned: Warned::default() };
             (name, Arc::new(served))
         };
-        Self { datasets: datasets.into_iter().map(served).collect(), recipes, pipeline }
+        let datasets = datasets.into_iter().map(served).collect();
+        Self { datasets, recipes, pipeline, prices: PriceSettings::default() }
+    }
+
+    /// The same catalog with prices of requests to buckets.
+    #[must_use]
+    pub(crate) fn with_prices(self, prices: PriceSettings) -> Self {
+        Self { prices, ..self }
+    }
+
+    /// What reading from buckets has cost. Datasets share what fetches for them.
+    fn storage(&self, images: u64) -> Option<StorageLoad> {
+        let mut datasets = self.datasets.values().map(|served| &served.dataset);
+        let storage = datasets.clone().find_map(|dataset| dataset.storage())?;
+        let mut sum = Traffic::default();
+        for traffic in datasets.by_ref().filter_map(|dataset| dataset.traffic()) {
+            sum.requests += traffic.requests;
+            sum.bytes += traffic.bytes;
+            sum.retries += traffic.retries;
+            sum.hedges += traffic.hedges;
+            sum.throttled += traffic.throttled;
+        }
+        let Traffic { requests, bytes, retries, hedges, throttled } = sum;
+        let totals = storage.totals();
+        let StorageTotals { cache_bytes, remote_bytes, late_reads, damaged, .. } = totals;
+        let cache = storage.cache();
+        Some(StorageLoad {
+            cache_bytes,
+            remote_bytes,
+            fetched_bytes: bytes,
+            requests,
+            retries,
+            hedges,
+            throttled,
+            damaged,
+            late_reads,
+            microbatches_waiting: totals.waiting,
+            waited: totals.waited,
+            held_bytes: totals.held_bytes,
+            held_limit_bytes: storage.limit(),
+            disk_cache_bytes: cache.map_or(0, Cache::used),
+            disk_cache_limit_bytes: cache.map_or(0, Cache::limit),
+            disk_cache_failed: cache.is_some_and(Cache::has_failed),
+            cost_per_million_images: self.cost(requests, bytes, images),
+        })
+    }
+
+    /// Cost of a million images at the prices, if there are any.
+    fn cost(&self, requests: u64, bytes: u64, images: u64) -> Option<f64> {
+        let PriceSettings { request_price, transfer_price } = self.prices;
+        if request_price.is_none() && transfer_price.is_none() || images == 0 {
+            return None;
+        }
+        let of_requests = request_price.map_or(0.0, |price| price.get() * requests as f64 / 1e6);
+        let gibibytes = bytes as f64 / (1_u64 << 30) as f64;
+        let of_bytes = transfer_price.map_or(0.0, |price| price.get() * gibibytes);
+        Some((of_requests + of_bytes) * 1e6 / images as f64)
     }
 
     fn recipe(&self, requested: &v1::Recipe) -> Result<Recipe, RecipeError> {
@@ -60,15 +119,52 @@ impl Catalog {
 struct Served {
     name: String,
     dataset: Arc<Dataset>,
-    /// The warning that its entry points are damaged.
+    warned: Warned,
+}
+
+/// The warnings that are given once.
+#[derive(Debug)]
+struct Warned {
+    /// That entry points are damaged.
     slowed: Once,
+    /// That the disk cache takes nothing any more.
+    cache_failed: Once,
+    /// That the disk cache had wrong bytes.
+    cache_damaged: Once,
+}
+
+impl Default for Warned {
+    fn default() -> Self {
+        Self { slowed: Once::new(), cache_failed: Once::new(), cache_damaged: Once::new() }
+    }
 }
 
 impl Served {
-    /// Warns, once, if entry points are damaged: nothing else shows it but slower decodes.
+    /// Warns, once each, of what nothing else shows but slower decodes and more requests.
     fn warn_if_slowed(&self) {
+        if let Some(storage) = self.dataset.storage() {
+            let damaged = storage.totals().damaged;
+            if storage.cache().is_some_and(Cache::has_failed) {
+                self.warned.cache_failed.call_once(|| {
+                    tracing::warn!(
+                        dataset = self.name,
+                        "the disk cache cannot be written, or its disk is full: nothing is added to it until the \
+                         server is restarted; free some space, or lower --disk-cache-bytes"
+                    );
+                });
+            }
+            if damaged > 0 {
+                self.warned.cache_damaged.call_once(|| {
+                    tracing::warn!(
+                        dataset = self.name,
+                        damaged,
+                        "the disk cache had wrong bytes, which were fetched again; check the disk"
+                    );
+                });
+            }
+        }
         if self.dataset.damaged_entry_points() > 0 {
-            self.slowed.call_once(|| {
+            self.warned.slowed.call_once(|| {
                 tracing::warn!(
                     dataset = self.name,
                     "entry points in the index are damaged: those images are decoded from their start, \
@@ -113,6 +209,7 @@ impl Source for Catalog {
             buffer_bytes: buffers.bytes_in_use() as u64,
             cache_bytes: cache_bytes as u64,
             buffer_limit_bytes: buffers.limit() as u64,
+            storage: self.storage(totals.samples),
         }
     }
 
@@ -131,7 +228,7 @@ impl Source for Catalog {
         }
         let recipe = self.recipe(&requested).map_err(forebay::Error::from)?;
         let sampler =
-            Sampler::new(served.dataset.len(), &recipe, job.seed).map_err(forebay::Error::from)?;
+            forebay::sampler(&served.dataset, &recipe, job.seed).map_err(forebay::Error::from)?;
         Ok(Arc::new(CatalogJob {
             facts: facts(&served.dataset, &recipe, &sampler),
             served: Arc::clone(served),
@@ -219,6 +316,16 @@ impl OpenJob for CatalogJob {
             done(computed.map(microbatch).map_err(Refusal::from));
         })?;
         Ok(())
+    }
+
+    fn fetch_ahead_limit(&self) -> u64 {
+        // Half of the memory is left for what is requested.
+        self.served.dataset.storage().map_or(0, |storage| storage.limit() / 2)
+    }
+
+    fn fetch_ahead(&self, name: MicrobatchName) -> Option<FetchAhead> {
+        let samples = self.sampler.samples(name.step, name.index);
+        self.request(name, PixelFormat::default()).fetch_ahead(samples)
     }
 
     fn explain(&self, name: MicrobatchName, first: u32) -> Result<(String, u32), Refusal> {

@@ -24,6 +24,7 @@ mod catalog;
 mod cli;
 mod config;
 mod connection;
+mod datasets;
 mod descriptors;
 mod device;
 mod grpc;
@@ -57,6 +58,7 @@ pub use forebay::SubmitOptions;
 pub use listen::Listeners;
 pub use serve::{Report, Setup, run};
 pub use source::{
-    DatasetFacts, Done, Load, MicrobatchName, OpenJob, PixelFormat, Source, Timings, WireMicrobatch,
+    DatasetFacts, Done, Load, MicrobatchName, OpenJob, PixelFormat, Source, StorageLoad, Timings,
+    WireMicrobatch,
 };
 pub use status::Refusal;

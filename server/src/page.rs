@@ -5,6 +5,7 @@ use forebay_report::number::{bytes, count, duration, percent};
 use forebay_report::page::{page, pill, section};
 use maud::{Markup, html};
 
+use crate::source::StorageLoad;
 use crate::telemetry::{HISTORY, Snapshot, StreamSnapshot};
 
 /// Seconds after which the page reloads itself.
@@ -30,6 +31,7 @@ pub(crate) fn status(now: &Snapshot, picture: bool) -> String {
             (section("third", "Server", &server(now)))
             (section("wide", "Stages", &stages(now)))
             (section("", &format!("Streams: {} of {}", now.streams.len(), now.streams_limit), &streams(now)))
+            @if let Some(load) = &now.pipeline.storage { (section("", "Buckets", &storage(load))) }
             (section("", "Datasets", &datasets(now)))
             @if picture { (section("", "Samples of the last microbatch", &samples(now))) }
         }
@@ -68,6 +70,10 @@ fn waits(now: &Snapshot) -> Markup {
                     (percent(server)) " of the time."
                 },
                 "queue" => "Clients wait, and no stage is working: see the log.",
+                "storage" => {
+                    "Storage is the bottleneck: microbatches wait for bytes of a bucket while the workers are mostly idle, \
+                     and clients wait " (percent(reader)) " of the time."
+                },
                 stage => {
                     "This server is the bottleneck: its clients wait " (percent(reader))
                     " of the time. Its slowest stage is " b { (stage) } "." (underused_cores(now))
@@ -156,6 +162,39 @@ fn row(stream: &StreamSnapshot) -> Markup {
             td { (bar(&[(reader, CLIENTS_WAIT), (server, SERVER_WAITS)])) }
             td { @if stream.waiting == "reader" { "client waits" } @else { "server waits" } }
         }
+    }
+}
+
+fn storage(load: &StorageLoad) -> Markup {
+    let (hits, misses) = (load.hit_ratio(), 1.0 - load.hit_ratio());
+    let size = |of: u64| bytes(of as f64);
+    let disk = match load.disk_cache_limit_bytes {
+        0 => "none".to_owned(),
+        limit => format!("{} of {}", size(load.disk_cache_bytes), size(limit)),
+    };
+    let failed = if load.disk_cache_failed { ": cannot be written" } else { "" };
+    let cost = load.cost_per_million_images.map(|cost| format!("{cost:.2} per million images"));
+    let rows = [
+        ("from the disk cache", size(load.cache_bytes)),
+        ("from buckets", size(load.remote_bytes)),
+        ("received", size(load.fetched_bytes)),
+        ("disk cache", disk + failed),
+        ("in memory", format!("{} of {}", size(load.held_bytes), size(load.held_limit_bytes))),
+        ("microbatches that wait", count(load.microbatches_waiting as f64)),
+        ("requests", count(load.requests as f64)),
+        ("sent again, hedged", format!("{}, {}", load.retries, load.hedges)),
+        ("told to slow down", count(load.throttled as f64)),
+        ("wrong in the cache", count(load.damaged as f64)),
+        ("late reads", count(load.late_reads as f64)),
+        ("cost", cost.unwrap_or_else(|| "no price is set".to_owned())),
+    ];
+    html! {
+        (bar(&[(hits, SERVER_WAITS), (misses, CLIENTS_WAIT)]))
+        ul.legend {
+            li { (swatch(SERVER_WAITS)) "bytes from the disk cache " (percent(hits)) }
+            li { (swatch(CLIENTS_WAIT)) "bytes from buckets " (percent(misses)) }
+        }
+        dl { @for (name, value) in rows { dt { (name) } dd { (value) } } }
     }
 }
 

@@ -149,7 +149,8 @@ fn report(telemetry: &Telemetry, unfinished: usize) -> Report {
 async fn background_tasks(state: &Arc<ServerState>, admin: Option<TcpListener>) -> Infallible {
     let ticks = async {
         loop {
-            state.telemetry.tick();
+            let storage = state.source.load().storage.unwrap_or_default();
+            state.telemetry.tick(storage.waited);
             sleep(TICK).await;
         }
     };

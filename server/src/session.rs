@@ -14,12 +14,13 @@
 //! disconnects, both futures are dropped, which cancels pending requests and releases microbatches
 //! that were computed.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use forebay::{Pixels, SubmitOptions};
+use forebay::{FetchAhead, Pixels, SubmitOptions};
 use forebay_proto::frame::{self, SplitError};
 use forebay_proto::v1::Header;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -39,6 +40,9 @@ use crate::state::ServerState;
 use crate::status::Refusal;
 use crate::stream_reset::StreamReset;
 use crate::telemetry::{StreamGuard, WaitingSide};
+
+/// Most microbatches of a call for which is fetched ahead.
+const MAX_UPCOMING: usize = 64;
 
 /// The reason for ending a call before everything has been sent.
 enum End {
@@ -137,15 +141,20 @@ impl Session {
         }
     }
 
-    /// Submits the microbatches in order, each as soon as admission permits.
+    /// Submits the microbatches in order, each as soon as admission permits. What the next ones read from a bucket
+    /// is fetched before.
     async fn submit_all(
         &self,
-        names: Names,
+        mut names: Names,
         queue: mpsc::Sender<Result<Pending, Refusal>>,
     ) -> Infallible {
-        for name in names {
+        let mut upcoming = VecDeque::new();
+        loop {
+            self.fetch_ahead(&mut names, &mut upcoming);
+            let Some((name, fetched)) = upcoming.pop_front() else { break };
             let (permit, submission) = self.admission.microbatch().await;
             let pending = self.submit(name, permit, submission);
+            let pending = pending.map(|pending| Pending { _fetched: fetched, ..pending });
             let refused = pending.is_err();
             if queue.send(pending).await.is_err() || refused {
                 break;
@@ -153,6 +162,24 @@ impl Session {
         }
         drop(queue);
         std::future::pending().await
+    }
+
+    /// Adds names to those that come next: one if there is none, and as many as are fetched ahead.
+    fn fetch_ahead(
+        &self,
+        names: &mut Names,
+        upcoming: &mut VecDeque<(MicrobatchName, Option<FetchAhead>)>,
+    ) {
+        let fetched = upcoming.iter().filter_map(|(_, fetched)| fetched.as_ref());
+        let mut bytes: u64 = fetched.map(FetchAhead::bytes).sum();
+        let limit = self.job.fetch_ahead_limit();
+        while (upcoming.is_empty() || bytes < limit && upcoming.len() < MAX_UPCOMING)
+            && let Some(name) = names.next()
+        {
+            let fetched = self.job.fetch_ahead(name);
+            bytes += fetched.as_ref().map_or(0, FetchAhead::bytes);
+            upcoming.push_back((name, fetched));
+        }
     }
 
     fn submit(
@@ -175,7 +202,7 @@ impl Session {
             drop(done.send(result));
         });
         self.job.submit(name, self.format, options, done)?;
-        Ok(Pending { name, microbatch, permit, _guard: guard })
+        Ok(Pending { name, microbatch, permit, _guard: guard, _fetched: None })
     }
 
     /// Sends the microbatches in order.
@@ -202,7 +229,7 @@ impl Session {
         queue: &mut mpsc::Receiver<Result<Pending, Refusal>>,
     ) -> Result<Option<Computed>, Refusal> {
         let Some(pending) = queue.recv().await else { return Ok(None) };
-        let Pending { name, microbatch, permit, _guard } = pending?;
+        let Pending { name, microbatch, permit, _guard, _fetched } = pending?;
         let microbatch = microbatch.await.map_err(|_dropped| Refusal::Draining)??;
         let (header, payload, shared) = microbatch.into_parts(self.job.facts(), name, self.format);
         SplitError::check(&header, payload.len())?;
@@ -308,6 +335,8 @@ struct Pending {
     microbatch: oneshot::Receiver<Result<WireMicrobatch, Refusal>>,
     permit: MicrobatchPermit,
     _guard: RequestGuard,
+    /// Keeps what was fetched ahead for it.
+    _fetched: Option<FetchAhead>,
 }
 
 /// A microbatch that has been computed and not sent yet.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use forebay::{Pixels, SubmitOptions};
+use forebay::{FetchAhead, Pixels, SubmitOptions};
 use forebay_proto::v1::{self, DescribeResponse, TrainerMix};
 pub use forebay_types::{MicrobatchName, PixelFormat, Timings};
 use serde::Serialize;
@@ -58,7 +58,7 @@ pub struct DatasetFacts {
 }
 
 /// Totals of a pipeline since its start, and its current load.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Load {
     /// Worker threads.
     pub threads: usize,
@@ -87,6 +87,55 @@ pub struct Load {
     pub cache_bytes: u64,
     /// Limit of `buffer_bytes`.
     pub buffer_limit_bytes: u64,
+    /// What reading from buckets has cost, if a dataset is in one.
+    pub storage: Option<StorageLoad>,
+}
+
+/// What reading from buckets has cost since the start, and its current state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct StorageLoad {
+    /// Bytes of records that were in the disk cache.
+    pub cache_bytes: u64,
+    /// Bytes of records that came from a bucket.
+    pub remote_bytes: u64,
+    /// Bytes that buckets have sent, with whole blocks for the disk cache and what was sent twice.
+    pub fetched_bytes: u64,
+    /// Requests sent.
+    pub requests: u64,
+    /// Requests that were sent again after a failure.
+    pub retries: u64,
+    /// Second requests for a first byte that was late.
+    pub hedges: u64,
+    /// Answers that said to slow down.
+    pub throttled: u64,
+    /// Records whose bytes in the disk cache were wrong, and were fetched again.
+    pub damaged: u64,
+    /// Reads for which a worker had to wait.
+    pub late_reads: u64,
+    /// Microbatches that wait for their bytes.
+    pub microbatches_waiting: usize,
+    /// Time that microbatches waited for their bytes.
+    #[serde(skip)]
+    pub waited: Duration,
+    /// Bytes on their way or in memory until they are used.
+    pub held_bytes: u64,
+    /// Limit of `held_bytes`.
+    pub held_limit_bytes: u64,
+    /// Bytes in the disk cache, of all processes of the host; 0 without one.
+    pub disk_cache_bytes: u64,
+    /// Limit of `disk_cache_bytes`.
+    pub disk_cache_limit_bytes: u64,
+    /// Whether the disk of the cache failed or was full, so that nothing is added any more.
+    pub disk_cache_failed: bool,
+    /// Cost of a million images so far, if a price is set.
+    pub cost_per_million_images: Option<f64>,
+}
+
+impl StorageLoad {
+    /// Share of the bytes of records that were in the disk cache.
+    pub fn hit_ratio(&self) -> f64 {
+        self.cache_bytes as f64 / ((self.cache_bytes + self.remote_bytes) as f64).max(1.0)
+    }
 }
 
 /// A dataset with a recipe.
@@ -120,6 +169,16 @@ pub trait OpenJob: Send + Sync + 'static {
         options: SubmitOptions,
         done: Done,
     ) -> Result<(), Refusal>;
+
+    /// Bytes that are fetched from a bucket before the microbatches of a call are requested; 0 if nothing is.
+    fn fetch_ahead_limit(&self) -> u64 {
+        0
+    }
+
+    /// Begins to fetch what a microbatch reads from a bucket, before it is requested.
+    fn fetch_ahead(&self, _name: MicrobatchName) -> Option<FetchAhead> {
+        None
+    }
 
     /// The plan of a microbatch from its sample `first` on, as JSON of about 1 MiB. Returns the sample
     /// after the last one too, or 0 if there is none.

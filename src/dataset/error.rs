@@ -1,6 +1,6 @@
 //! Errors of a dataset or its index. Each names the file and the remedy.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::store::StoreError;
 
@@ -24,6 +24,16 @@ pub enum DatasetError {
         path: PathBuf,
         /// The expected files.
         why: String,
+    },
+    /// A path with several splits, of which none or an unknown one is selected.
+    #[error("{}", no_split(.path, .selected.as_deref(), .found))]
+    Split {
+        /// The path, without a split.
+        path: PathBuf,
+        /// The split that was selected, if one was.
+        selected: Option<String>,
+        /// The splits that are there.
+        found: Vec<String>,
     },
     /// A class folder without images, which torchvision refuses too.
     #[error("the class folder {} has no images ({expected}); fill or remove it", .path.display())]
@@ -102,6 +112,72 @@ pub enum DatasetError {
         key: String,
         /// The fault.
         what: &'static str,
+    },
+    /// A shard other than a tar that is damaged, truncated, or not of its layout.
+    #[error("{}: at byte {offset}: {what}", .path.display())]
+    Shard {
+        /// The shard.
+        path: PathBuf,
+        /// Offset of the part in question.
+        offset: u64,
+        /// The fault, and what to do.
+        what: String,
+    },
+    /// A file that describes a dataset, such as a list of labels, that cannot be used.
+    #[error("cannot use {}: {what}", .path.display())]
+    Description {
+        /// The file.
+        path: PathBuf,
+        /// The fault, and what to do.
+        what: String,
+    },
+    /// Records whose fields do not have the names that images and labels usually have.
+    #[error(
+        "{}: it has no {missing}; its columns are {}. Name them by --image-column and --label-column",
+        .path.display(), .columns.join(", ")
+    )]
+    Columns {
+        /// The file.
+        path: PathBuf,
+        /// What is missing.
+        missing: String,
+        /// The names that it has.
+        columns: Vec<String>,
+    },
+    /// An option of indexing that is about other layouts.
+    #[error(
+        "{option} does not apply to {}, which has the layout {layout}: it is about {}; remove it",
+        .path.display(), .fits.join(", ")
+    )]
+    Option {
+        /// The folder of the dataset, or the file that lists it.
+        path: PathBuf,
+        /// The option, as a flag.
+        option: &'static str,
+        /// The layout of the dataset.
+        layout: &'static str,
+        /// The layouts that the option is about.
+        fits: Vec<&'static str>,
+    },
+    /// A file that selects classes or records has a line that selects nothing.
+    #[error("{}: line {line}: the dataset has no {what} {name:?}; remove the line", .path.display())]
+    Selection {
+        /// The file.
+        path: PathBuf,
+        /// Number of the line, from 1.
+        line: usize,
+        /// `class` or `record`.
+        what: &'static str,
+        /// The line.
+        name: String,
+    },
+    /// A Parquet file that is damaged, or whose columns are not known or supported.
+    #[error("{}: {what}", .path.display())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// The part and the fault, with the remedy.
+        what: String,
     },
     /// A line of `classes.txt` that is not the name of a class.
     #[error("{}: line {line}: {what}", .path.display())]
@@ -189,6 +265,22 @@ pub enum DatasetError {
         /// The fault.
         error: StoreError,
     },
+}
+
+/// The message of [`DatasetError::Split`].
+fn no_split(path: &Path, selected: Option<&str>, found: &[String]) -> String {
+    let (path, list) = (path.display(), found.join(", "));
+    match (selected, found.first()) {
+        (Some(selected), None) => format!("{path} has no split {selected:?}, and no others"),
+        (Some(selected), Some(_)) => format!("{path} has no split {selected:?}; it has {list}"),
+        (None, first) => {
+            let first = first.map_or("SPLIT", String::as_str);
+            format!(
+                "{path} has several splits: {list}; select one, by --split {first} or by {path}#{first} as \
+                 the path"
+            )
+        }
+    }
 }
 
 impl DatasetError {

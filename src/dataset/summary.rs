@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 
 use super::index::{Index, Record};
 use super::layouts::Skipped;
+use super::suspicions;
 
 /// A bad record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -26,6 +27,9 @@ pub struct BadRecord {
 pub struct ClassCount {
     /// Name of the class.
     pub class: String,
+    /// What it is in words; empty if the data does not say.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub words: String,
     /// Number of its records, including bad ones.
     pub records: u64,
 }
@@ -57,14 +61,22 @@ impl Distribution {
 /// The summary of a dataset.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
+    /// Layout in which the records are stored.
+    pub layout: &'static str,
+    /// Decisions of the layout, such as the split or the label of the first class.
+    pub facts: BTreeMap<String, String>,
     /// Digest of the dataset, in hexadecimal digits.
     #[serde(serialize_with = "as_text")]
     pub digest: Digest,
+    /// Digest of what the records hold, whatever their names and order: the same images with the same
+    /// labels have it in every layout.
+    #[serde(serialize_with = "as_text")]
+    pub content: Digest,
     /// Number of records, including bad ones.
     pub records: u64,
     /// Number of records that decode.
     pub good: u64,
-    /// Number of tars; 0 for an `ImageFolder`.
+    /// Number of files that hold many records; 0 where each record is a file.
     pub shards: u64,
     /// Bytes of all records.
     pub total_bytes: u64,
@@ -80,6 +92,8 @@ pub struct Summary {
     pub bad: Vec<BadRecord>,
     /// Samples that were skipped, by reason.
     pub skipped: Vec<Skipped>,
+    /// What may be a mistake: duplicates, empty classes, splits that are mixed.
+    pub suspicious: Vec<String>,
 }
 
 fn as_text<S: Serializer>(digest: &Digest, serializer: S) -> Result<S::Ok, S::Error> {
@@ -100,8 +114,17 @@ impl Summary {
             *formats.entry(format_name(&record)).or_insert(0) += 1;
             counts[record.label as usize] += 1;
         }
-        let class = |(class, records): (&String, u64)| ClassCount { class: class.clone(), records };
+        let words = index.about.words.iter().cloned().chain(std::iter::repeat(String::new()));
+        let class = |((class, records), words): ((&String, u64), String)| ClassCount {
+            class: class.clone(),
+            words,
+            records,
+        };
         Self {
+            layout: index.layout.name(),
+            facts: index.about.facts.iter().cloned().collect(),
+            content: suspicions::content(index),
+            suspicious: suspicions::of(index, &counts),
             digest: index.digest,
             records: index.len() as u64,
             good: (index.len() - index.bad.len()) as u64,
@@ -110,7 +133,7 @@ impl Summary {
             bytes: Distribution::of(bytes),
             pixels: Distribution::of(pixels),
             formats,
-            classes: index.classes.iter().zip(counts).map(class).collect(),
+            classes: index.classes.iter().zip(counts).zip(words).map(class).collect(),
             bad: index.bad.iter().map(|(id, reason)| bad_record(index, *id, reason)).collect(),
             skipped: index.skipped.clone(),
         }
@@ -142,7 +165,12 @@ impl fmt::Display for Summary {
         let line = |f: &mut fmt::Formatter<'_>, what: &str, value: &dyn fmt::Display| {
             writeln!(f, "{what:<10} {}", Escaped(value))
         };
+        line(f, "layout", &self.layout)?;
+        for (name, value) in &self.facts {
+            line(f, name, value)?;
+        }
         line(f, "digest", &self.digest)?;
+        line(f, "content", &self.content)?;
         line(f, "records", &self.records)?;
         line(f, "bad", &self.bad.len())?;
         if self.shards > 0 {
@@ -170,6 +198,9 @@ impl fmt::Display for Summary {
         }
         for skipped in &self.skipped {
             line(f, "skipped", skipped)?;
+        }
+        for what in &self.suspicious {
+            line(f, "suspicious", what)?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use super::error::DecodeError;
 use super::format::{Color, Format, Header, PIXEL_LIMIT};
 use super::guard::guarded;
-use super::{bmp, gif, jpeg, png, pnm, tiff, webp};
+use super::{bmp, gif, jpeg, planar, png, pnm, tiff, webp};
 use crate::geometry::{Rect, Size, View};
 use crate::scratch::bytes_of;
 use crate::simd::Simd;
@@ -32,7 +32,17 @@ pub fn probe(bytes: &[u8]) -> Result<Header, DecodeError> {
         Format::Gif => gif::probe(bytes),
         Format::Pnm => pnm::probe(bytes),
         Format::Tiff => tiff::probe(bytes),
+        Format::Planar => Err(DecodeError::Unidentified),
     })
+}
+
+/// The header of an image without one, whose size is known.
+///
+/// # Errors
+/// [`DecodeError::Malformed`] if it does not have as many bytes as its size needs.
+pub fn verify_planar(bytes: &[u8], size: Size) -> Result<Header, DecodeError> {
+    planar::decode(bytes, size)?;
+    Ok(planar::header(size))
 }
 
 /// Checks the whole file, as Pillow does when it loads it. Returns the header, and the entry points
@@ -81,7 +91,7 @@ pub fn scratch_bytes(header: &Header, in_scans: bool) -> usize {
             let padding = 32 * (height as usize + width as usize + 32);
             3 * pixels + 2 * components * (pixels + padding)
         }
-        Format::Jpeg | Format::Png => 3 * pixels,
+        Format::Jpeg | Format::Png | Format::Planar => 3 * pixels,
         // One byte for each index or gray value, twice that while they grow.
         Format::Bmp | Format::Gif | Format::Pnm => 5 * pixels,
         // 8 bytes of the crates' samples, as much again inside of them.
@@ -164,9 +174,30 @@ impl Decoder {
             Format::Gif => gif::decode(bytes),
             Format::Pnm => pnm::decode(bytes),
             Format::Tiff => tiff::decode(bytes),
+            Format::Planar => Err(DecodeError::Unidentified),
         })?;
         let pixels = View::new(&self.pixels[..size.rgb_bytes()], size);
         Ok(Region { pixels, top: 0, left: 0 })
+    }
+
+    /// [`decode`](Self::decode) of an image that has no header if its size is given as `planar`.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub fn decode_stored(
+        &mut self,
+        bytes: &[u8],
+        planar: Option<Size>,
+        rect: Rect,
+        entries: &[u8],
+    ) -> Result<Region<'_>, DecodeError> {
+        let Some(size) = planar else { return self.decode(bytes, rect, entries) };
+        check_size(size, self.limit)?;
+        if !rect.fits(size) {
+            return Err(DecodeError::Outside { rect, size });
+        }
+        self.pixels = planar::decode(bytes, size)?;
+        Ok(Region { pixels: View::new(&self.pixels, size), top: 0, left: 0 })
     }
 }
 

@@ -26,6 +26,8 @@ pub enum Format {
     Pnm,
     /// TIFF: its first image.
     Tiff,
+    /// Raw planes of red, green and blue. They have no signature, so that the index must say it.
+    Planar,
 }
 
 impl Format {
@@ -57,6 +59,7 @@ impl Format {
             Self::Gif => "GIF",
             Self::Pnm => "PNM",
             Self::Tiff => "TIFF",
+            Self::Planar => "raw RGB",
         }
     }
 }

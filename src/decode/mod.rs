@@ -11,6 +11,7 @@
 //!   webp/      WebP: the first frame; its pixels by the `image-webp` crate
 //!   pnm        PBM, PGM and PPM
 //!   tiff       the common kinds of TIFF, by the `tiff` crate
+//!   planar     raw planes of pixels, whose size the index knows
 //!   input      reading the bytes of a file in order
 //!   guard      the boundary that no panic of a decoder crosses
 //!   decoder    `probe`, `verify` and `Decoder`: one call for all formats
@@ -34,6 +35,7 @@ mod gif;
 mod guard;
 mod input;
 pub mod jpeg;
+mod planar;
 mod png;
 mod pnm;
 #[cfg(test)]
@@ -41,7 +43,7 @@ mod tests;
 mod tiff;
 mod webp;
 
-pub use decoder::{Decoder, Region, probe, scratch_bytes, verify};
+pub use decoder::{Decoder, Region, probe, scratch_bytes, verify, verify_planar};
 pub use error::DecodeError;
 pub use format::{Color, Format, Header, PIXEL_LIMIT};
 pub use jpeg::JpegError;

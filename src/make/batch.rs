@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::cost::Cost;
 use super::repeat_cache::{RepeatCache, StepKey};
 use super::repeats::Fill;
-use super::request::{Request, RequestKey};
+use super::request::{Job, Request, RequestKey};
 use super::reuse::JobKey;
 use super::scratch::{Large, bytes_for};
 use super::worker::Workers;
@@ -62,13 +62,14 @@ pub(crate) struct MakeContext {
 /// When the name is out of range, a record cannot be read or decoded, memory or the GPU fails, or all
 /// waiters have cancelled.
 pub(crate) fn make(
-    task: &Task<RequestKey, Request>,
+    task: &Task<RequestKey, Job>,
     context: &MakeContext,
     evict: impl Fn() -> bool,
 ) -> Result<MadeMicrobatch, Error> {
     let MakeContext { workers, repeats, buffers, mixer } = context;
-    let Request { dataset, recipe, name, format } = &task.job;
-    let slots = task.job.slots()?;
+    let request = &task.job.request;
+    let Request { dataset, recipe, name, format } = request;
+    let slots = request.slots()?;
     let (n, size) = (slots.records.len(), Size::square(recipe.image_size));
     let plan = plan::mix(recipe, *name, n);
     let normalize = NormalizeTable::new(recipe);
@@ -90,7 +91,7 @@ pub(crate) fn make(
         repeats.visit(step, slots.sampler.step(name.step));
     }
 
-    let (request, cancellation) = (&task.job, &task.cancellation);
+    let cancellation = &task.cancellation;
     let fill = Fill { request, cancellation, workers, cache: repeats, step, size, large };
     let mut cost = fill.fill_apart(&slots, mix.unmixed_slots(buffer.host()).collect())?;
     let fill = |pixels: Vec<&mut [u8]>| fill.fill(&slots, pixels);

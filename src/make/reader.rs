@@ -25,30 +25,46 @@ use std::time::Duration;
 
 use forebay_types::process::CpuTimer;
 
-use crate::dataset::{Dataset, DatasetError, StoreError, StuckRead};
+use crate::dataset::{Dataset, DatasetError, StoreError, StuckRead, Unpacker};
+use crate::scratch::bytes_of;
 use crate::sync::lock;
 
 /// Stack of a companion: it opens and reads files.
 const STACK: usize = 256 << 10;
 
-/// A record to read, and the buffer for its bytes.
+/// A record to read, and the memory for it.
 struct Question {
     dataset: Arc<Dataset>,
     record: u64,
-    buffer: Vec<u8>,
+    memory: ReadMemory,
 }
 
-/// The buffer, with the record's bytes or not, and the CPU time of reading them.
+/// The memory for reading a record: the buffer for its bytes, and what decompressing them takes.
+#[derive(Debug, Default)]
+pub(super) struct ReadMemory {
+    pub(super) bytes: Vec<u8>,
+    unpacker: Unpacker,
+}
+
+impl ReadMemory {
+    /// Bytes that it holds.
+    pub(super) fn held_bytes(&self) -> usize {
+        bytes_of(&self.bytes) + self.unpacker.held_bytes()
+    }
+}
+
+/// The memory, with the record's bytes or not, and the CPU time of reading them.
 struct Answer {
-    buffer: Vec<u8>,
+    memory: ReadMemory,
     result: Result<(), DatasetError>,
     cpu: Duration,
 }
 
-fn read(Question { dataset, record, mut buffer }: Question) -> Answer {
+fn read(Question { dataset, record, mut memory }: Question) -> Answer {
     let mut timer = CpuTimer::start();
-    let result = dataset.read(record, &mut buffer).map(drop);
-    Answer { buffer, result, cpu: timer.lap() }
+    let ReadMemory { bytes, unpacker } = &mut memory;
+    let result = dataset.read_unpacked(record, unpacker, bytes);
+    Answer { memory, result, cpu: timer.lap() }
 }
 
 /// Reads records for one worker.
@@ -56,8 +72,8 @@ fn read(Question { dataset, record, mut buffer }: Question) -> Answer {
 pub(super) struct Reader(Option<Companion<Question, Answer>>);
 
 impl Reader {
-    /// Reads the bytes of a record into a buffer and verifies them. Returns the CPU time that it took.
-    /// If the read is stuck, it keeps the buffer's memory, and the buffer is empty.
+    /// Reads the bytes of a record and verifies them. Returns the CPU time that it took. If the read is
+    /// stuck, it keeps the memory, which is replaced by none.
     ///
     /// # Errors
     /// [`DatasetError::Record`] if the record cannot be read in time, or changed since it was indexed.
@@ -65,7 +81,7 @@ impl Reader {
         &mut self,
         dataset: &Arc<Dataset>,
         record: u64,
-        buffer: &mut Vec<u8>,
+        memory: &mut ReadMemory,
         timeout: Duration,
     ) -> Result<Duration, DatasetError> {
         let failed =
@@ -76,12 +92,12 @@ impl Reader {
             Some(companion) => companion,
             None => Companion::start("reader", read).map_err(StoreError::thread).map_err(failed)?,
         };
-        let question = Question { dataset: Arc::clone(dataset), record, buffer: mem::take(buffer) };
+        let question = Question { dataset: Arc::clone(dataset), record, memory: mem::take(memory) };
         let Some(answer) = companion.ask(question, patience, || stuck.add(file)) else {
             return Err(failed(StoreError::Stuck { after: patience }));
         };
         self.0 = Some(companion);
-        *buffer = answer.buffer;
+        *memory = answer.memory;
         answer.result.map(|()| answer.cpu)
     }
 }

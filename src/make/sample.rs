@@ -30,18 +30,20 @@ pub(super) fn make_samples(
     (scratch, read_timeout): (&mut Scratch, Duration),
 ) -> Result<Cost, Error> {
     let Request { dataset, recipe, .. } = request;
-    let Scratch { reader, bytes, decoder, resizer, augmenter } = scratch;
+    let Scratch { reader, record: memory, decoder, resizer, augmenter } = scratch;
     let size = Size::square(recipe.image_size);
     let mut cost = Cost::default();
     let mut timer = CpuTimer::start();
-    fit(bytes, dataset.record(record).length as usize, 0);
-    let reading = reader.read(dataset, record, bytes, read_timeout)?;
+    let stored = dataset.record(record);
+    fit(&mut memory.bytes, stored.length as usize, 0);
+    let reading = reader.read(dataset, record, memory, read_timeout)?;
     let entries = dataset.entry_points(record);
     cost.stages.read = timer.lap() + reading;
     let per_decode = if shared_decode { samples.len() } else { 1 };
     for samples in samples.chunks_mut(per_decode) {
         let region = union(samples.iter().map(|(plan, _)| *plan));
-        let region = decoder.decode(bytes, region, entries).map_err(|source| {
+        let decoded = decoder.decode_stored(&memory.bytes, stored.planar(), region, entries);
+        let region = decoded.map_err(|source| {
             let name = dataset.name(record).to_owned();
             Error::Record { record, name, source }
         })?;

@@ -18,19 +18,18 @@
 
 use std::mem;
 
-use super::reader::Reader;
+use super::reader::{ReadMemory, Reader};
 use crate::augment::{self, Augmenter};
 use crate::dataset::Dataset;
 use crate::decode::Decoder;
 use crate::geometry::Size;
 use crate::resize::{self, Resizer};
-use crate::scratch::bytes_of;
 
 /// The scratch memory of a worker.
 #[derive(Default)]
 pub(super) struct Scratch {
     pub(super) reader: Reader,
-    pub(super) bytes: Vec<u8>,
+    pub(super) record: ReadMemory,
     pub(super) decoder: Decoder,
     pub(super) resizer: Resizer,
     pub(super) augmenter: Augmenter,
@@ -39,9 +38,14 @@ pub(super) struct Scratch {
 impl Scratch {
     /// Returns everything to the system if it is more than a worker keeps.
     pub(super) fn keep_at_most(&mut self, bytes: usize) {
-        let Self { bytes: file, decoder, resizer, augmenter, .. } = self;
-        let held = [decoder.held_bytes(), resizer.held_bytes(), augmenter.held_bytes()];
-        if bytes_of(file) + held.iter().sum::<usize>() > bytes {
+        let Self { record, decoder, resizer, augmenter, .. } = self;
+        let held = [
+            record.held_bytes(),
+            decoder.held_bytes(),
+            resizer.held_bytes(),
+            augmenter.held_bytes(),
+        ];
+        if held.iter().sum::<usize>() > bytes {
             *self = Self { reader: mem::take(&mut self.reader), ..Self::default() };
         }
     }
@@ -112,11 +116,12 @@ mod tests {
     #[test]
     fn a_worker_returns_what_it_may_not_keep() {
         let mut scratch = Scratch::default();
-        crate::scratch::fit(&mut scratch.bytes, 1000, 0);
-        let address = scratch.bytes.as_ptr();
+        crate::scratch::fit(&mut scratch.record.bytes, 1000, 0);
+        let address = scratch.record.bytes.as_ptr();
         scratch.keep_at_most(100_000);
-        assert_eq!((scratch.bytes.capacity(), scratch.bytes.as_ptr()), (1000, address));
+        let bytes = &scratch.record.bytes;
+        assert_eq!((bytes.capacity(), bytes.as_ptr()), (1000, address));
         scratch.keep_at_most(999);
-        assert_eq!(scratch.bytes.capacity(), 0);
+        assert_eq!(scratch.record.bytes.capacity(), 0);
     }
 }

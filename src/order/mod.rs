@@ -9,13 +9,19 @@
 //! The permutation is computed for one position at a time, so there is no list, no shuffle buffer and
 //! no state to save. Given a permutation, positions are those of timm's `RepeatAugSampler`
 //! (`timm/data/distributed_sampler.py`): microbatch g of G gets what its rank g of G gets.
+//!
+//! A recipe with sampling fields has draws of records by class in place of the permutation (`draws.rs`).
 
+mod draws;
 mod permutation;
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use crate::classes::ClassTable;
 use crate::recipe::{Recipe, RecipeError, RecordOrder};
 
+use draws::{Classes, Draws};
 use permutation::Permutation;
 
 /// timm truncates an epoch of repeated augmentation to a multiple of 256 samples (the default of its
@@ -31,14 +37,47 @@ pub struct Sampler {
     repeats: u64,
     batch: u64,
     microbatches: u64,
+    /// If records are drawn by class.
+    classes: Option<Classes>,
 }
 
 impl Sampler {
-    /// Creates the sampler of a dataset of `records` records.
+    /// Creates the sampler of a dataset of `records` records, for a recipe without sampling fields;
+    /// [`sampler`](crate::sampler) makes that of any recipe.
     ///
     /// # Errors
-    /// [`RecipeError::TooSmall`] if the dataset has too few records for one step.
+    /// [`RecipeError::TooSmall`] if the dataset has too few records for one step, and
+    /// [`RecipeError::NeedsClasses`] if the recipe has sampling fields.
     pub fn new(records: u64, recipe: &Recipe, seed: u64) -> Result<Self, RecipeError> {
+        if !recipe.sampling.is_uniform() {
+            return Err(RecipeError::NeedsClasses);
+        }
+        Self::with(None, records, recipe, seed)
+    }
+
+    /// Creates the sampler of a dataset whose records are drawn by class. `names` has the classes by label.
+    ///
+    /// # Errors
+    /// As those of [`ClassTable::shares`], and [`RecipeError::TooSmall`] if the dataset has too few records for one
+    /// step.
+    pub(crate) fn by_class(
+        table: &Arc<ClassTable>,
+        names: &[String],
+        records: u64,
+        recipe: &Recipe,
+        seed: u64,
+    ) -> Result<Self, RecipeError> {
+        let shares = table.shares(names, &recipe.sampling)?;
+        let classes = Classes { table: Arc::clone(table), shares };
+        Self::with(Some(classes), records, recipe, seed)
+    }
+
+    fn with(
+        classes: Option<Classes>,
+        records: u64,
+        recipe: &Recipe,
+        seed: u64,
+    ) -> Result<Self, RecipeError> {
         let sampler = Self {
             records,
             seed,
@@ -46,6 +85,7 @@ impl Sampler {
             repeats: u64::from(recipe.repeats),
             batch: u64::from(recipe.batch),
             microbatches: u64::from(recipe.microbatches),
+            classes,
         };
         if sampler.steps_per_epoch() == 0 {
             return Err(RecipeError::TooSmall {
@@ -129,26 +169,44 @@ impl Sampler {
 
     /// The mapping from positions to records in one epoch.
     pub fn epoch(&self, epoch: u64) -> EpochSampler {
-        let permutation = match self.order {
-            RecordOrder::Shuffled => Some(Permutation::new(self.records, self.seed, epoch)),
-            RecordOrder::Sequential => None,
+        let order = match (self.order, &self.classes) {
+            (RecordOrder::Sequential, _) => Order::Sequential,
+            (RecordOrder::Shuffled, None) => {
+                Order::Permuted(Permutation::new(self.records, self.seed, epoch))
+            }
+            (RecordOrder::Shuffled, Some(classes)) => {
+                // As many as the epoch has, so that those are what comes evenly.
+                let count = self.samples_per_epoch().div_ceil(self.repeats);
+                Order::Drawn(Draws::new(classes.clone(), count, self.seed, epoch))
+            }
         };
-        EpochSampler { permutation, repeats: self.repeats }
+        EpochSampler { order, repeats: self.repeats }
     }
 }
 
 /// Maps the positions of one epoch to records.
 #[derive(Clone, Debug)]
 pub struct EpochSampler {
-    permutation: Option<Permutation>,
+    order: Order,
     repeats: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Order {
+    Sequential,
+    Permuted(Permutation),
+    Drawn(Draws),
 }
 
 impl EpochSampler {
     /// Record at a position.
     pub fn record(&self, position: u64) -> u64 {
         let index = position / self.repeats;
-        self.permutation.as_ref().map_or(index, |permutation| permutation.at(index))
+        match &self.order {
+            Order::Sequential => index,
+            Order::Permuted(permutation) => permutation.at(index),
+            Order::Drawn(draws) => draws.record(index),
+        }
     }
 }
 

@@ -37,13 +37,31 @@ impl Permutation {
     /// # Panics
     /// When n is 0 or above 2^62.
     pub(super) fn new(n: u64, seed: u64, epoch: u64) -> Self {
-        assert!(n > 0 && n <= 1 << 62, "a permutation needs 1 to 2^62 elements, not {n}");
-        let bits = n.next_power_of_two().trailing_zeros().max(2);
         let mut key_name = *b"forebay order 1\0................";
         key_name[16..24].copy_from_slice(&seed.to_le_bytes());
         key_name[24..].copy_from_slice(&epoch.to_le_bytes());
+        Self::with_key(n, &key_name)
+    }
+
+    /// Derives the permutation of the n records of a class, for one of the rounds of an epoch that have each once.
+    ///
+    /// # Panics
+    /// When n is 0 or above 2^62.
+    pub(super) fn of_class(n: u64, seed: u64, epoch: u64, (class, round): (u32, u64)) -> Self {
+        let mut key_name = *b"forebay class 1\0................................";
+        for (bytes, part) in
+            key_name[16..].as_chunks_mut::<8>().0.iter_mut().zip([seed, epoch, class.into(), round])
+        {
+            *bytes = part.to_le_bytes();
+        }
+        Self::with_key(n, &key_name)
+    }
+
+    fn with_key(n: u64, key_name: &[u8]) -> Self {
+        assert!(n > 0 && n <= 1 << 62, "a permutation needs 1 to 2^62 elements, not {n}");
+        let bits = n.next_power_of_two().trailing_zeros().max(2);
         let mut bytes = [0; Self::ROUNDS * 8];
-        blake3::Hasher::new().update(&key_name).finalize_xof().fill(&mut bytes);
+        blake3::Hasher::new().update(key_name).finalize_xof().fill(&mut bytes);
         let mut keys = [0; Self::ROUNDS];
         for (key, bytes) in keys.iter_mut().zip(bytes.as_chunks::<8>().0) {
             *key = u64::from_le_bytes(*bytes);

@@ -50,13 +50,33 @@ pub fn difference(a: &Recipe, b: &Recipe) -> Vec<(String, String, String)> {
 
 fn flatten(prefix: &str, table: &toml::Table, fields: &mut BTreeMap<String, String>) {
     for (key, value) in table {
-        let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        let key = quoted(key);
+        let name = if prefix.is_empty() { key } else { format!("{prefix}.{key}") };
         if let Value::Table(inner) = value {
             flatten(&name, inner, fields);
         } else {
             fields.insert(name, render(value));
         }
     }
+}
+
+/// A key as TOML has it: the names of fields are bare, and those of classes may have any character.
+fn quoted(key: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    if !key.is_empty() && key.chars().all(bare) {
+        return key.to_owned();
+    }
+    let mut text = String::from("\"");
+    for c in key.chars() {
+        match c {
+            '"' | '\\' => text.extend(['\\', c]),
+            c if c.is_control() => {
+                write!(text, "\\u{:04X}", u32::from(c)).expect("writing to a String does not fail");
+            }
+            c => text.push(c),
+        }
+    }
+    text + "\""
 }
 
 /// Writes a value. The TOML crate is not used for this, because a new version of it could write values

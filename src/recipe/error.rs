@@ -59,6 +59,32 @@ pub enum RecipeError {
         /// The limit.
         limit: u64,
     },
+    /// A class whose weight the recipe has is not in the dataset.
+    #[error(
+        "recipe field sampling.weights: the dataset has no class {name:?} ({}); \
+         \"forebay inspect\" lists the names of classes",
+        near_names(.near, *.classes)
+    )]
+    UnknownClass {
+        /// The name in the recipe.
+        name: String,
+        /// Classes with similar names.
+        near: Vec<String>,
+        /// The number of classes.
+        classes: usize,
+    },
+    /// The weights leave no record of the dataset.
+    #[error(
+        "recipe field sampling.weights: every class of the dataset that has good records has the weight 0; \
+         expected one above 0"
+    )]
+    NothingDrawn,
+    /// A sampler that knows only the number of records cannot draw them by class.
+    #[error(
+        "the recipe has sampling fields, so its order depends on the classes of the dataset: \
+         make the sampler with forebay::sampler"
+    )]
+    NeedsClasses,
     /// The dataset is smaller than one step.
     #[error(
         "an epoch of the dataset has {samples} samples, and a step of the recipe has {batch}; \
@@ -73,6 +99,15 @@ pub enum RecipeError {
         /// Microbatches per step.
         microbatches: u32,
     },
+}
+
+/// What the dataset has instead of a class.
+fn near_names(near: &[String], classes: usize) -> String {
+    if near.is_empty() {
+        return format!("none of its {classes} classes has a similar name");
+    }
+    let near: Vec<String> = near.iter().map(|name| format!("{name:?}")).collect();
+    format!("similar: {}", near.join(", "))
 }
 
 /// The flags for the largest batch of a small dataset: of as many microbatches, each of pairs, if that is possible.

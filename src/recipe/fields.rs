@@ -1,5 +1,7 @@
 //! The fields of a recipe.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::geometry::Interpolation;
@@ -50,6 +52,9 @@ pub struct Recipe {
     pub randaugment: RandAugment,
     /// MixUp and CutMix.
     pub mix: Mix,
+    /// How often records of each class are drawn. Not a part of the canonical form unless it is set.
+    #[serde(default, skip_serializing_if = "Sampling::is_uniform")]
+    pub sampling: Sampling,
 }
 
 /// Order of the records in an epoch.
@@ -60,6 +65,32 @@ pub enum RecordOrder {
     Shuffled,
     /// Dataset order. No sample is dropped, so the last microbatches of an epoch may be short.
     Sequential,
+}
+
+/// How often records of each class are drawn, with `order = "shuffled"`. By default an epoch has every record alike.
+///
+/// A class of n good records has the weight `weights[name] * n^(1 - balance)`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sampling {
+    /// 0 draws classes as often as the data has them, 1 draws all alike, 0.5 is square-root sampling.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub balance: f64,
+    /// Factors of classes by name; 1 for the others. A factor of 0 leaves a class out.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub weights: BTreeMap<String, f64>,
+}
+
+impl Sampling {
+    /// Whether an epoch has every record alike.
+    pub fn is_uniform(&self) -> bool {
+        is_zero(&self.balance) && self.weights.is_empty()
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 /// Filter of the resize and of the geometric operations.

@@ -31,6 +31,8 @@ mod validate;
 
 pub use canonical::difference;
 pub use error::RecipeError;
-pub use fields::{Crop, Filter, Mix, MixMode, RandAugment, Recipe, RecordOrder, SEMANTICS};
+pub use fields::{
+    Crop, Filter, Mix, MixMode, RandAugment, Recipe, RecordOrder, SEMANTICS, Sampling,
+};
 pub use spec::{PRESETS, RecipeSource, RecipeSpec};
 pub use validate::limits;

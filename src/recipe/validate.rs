@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use super::error::RecipeError;
-use super::fields::{Crop, Recipe, RecordOrder, SEMANTICS};
+use super::fields::{Crop, Recipe, RecordOrder, SEMANTICS, Sampling};
 use crate::randaugment::MAX_MAGNITUDE;
 
 /// Largest values that a recipe may have.
@@ -14,6 +14,10 @@ pub mod limits {
     pub const REPEATS: u32 = 64;
     /// Most operations of RandAugment per sample.
     pub const OPS: u32 = 16;
+    /// Most classes with a weight of their own. Each takes four of the 512 parts that a canonical form may have.
+    pub const WEIGHTS: usize = 96;
+    /// Smallest and largest weight of a class that is not left out.
+    pub const WEIGHT: [f64; 2] = [1e-6, 1e6];
 }
 
 impl Recipe {
@@ -47,7 +51,8 @@ impl Recipe {
         real("randaugment.magnitude", self.randaugment.magnitude, 0.0, MAX_MAGNITUDE)?;
         real("randaugment.std", self.randaugment.std, 0.0, 100.0)?;
         real("randaugment.probability", self.randaugment.probability, 0.0, 1.0)?;
-        self.validate_mix()
+        self.validate_mix()?;
+        self.validate_sampling()
     }
 
     fn validate_crop(&self) -> Result<(), RecipeError> {
@@ -88,6 +93,33 @@ impl Recipe {
         if self.order == RecordOrder::Sequential {
             let expected = "expected 0 with order = \"sequential\", which cannot be mixed";
             return invalid("mix.probability", self.mix.probability, expected);
+        }
+        Ok(())
+    }
+
+    fn validate_sampling(&self) -> Result<(), RecipeError> {
+        let Sampling { balance, weights } = &self.sampling;
+        let sequential = self.order == RecordOrder::Sequential;
+        real("sampling.balance", *balance, 0.0, 1.0)?;
+        if sequential && *balance > 0.0 {
+            let expected = "expected 0 with order = \"sequential\", which has every record once";
+            return invalid("sampling.balance", balance, expected);
+        }
+        if sequential && !weights.is_empty() {
+            let expected = "expected none with order = \"sequential\", which has every record once";
+            return invalid("sampling.weights", format!("of {} classes", weights.len()), expected);
+        }
+        if weights.len() > limits::WEIGHTS {
+            let expected =
+                format!("expected at most {}; sampling.balance has no limit", limits::WEIGHTS);
+            return invalid("sampling.weights", format!("of {} classes", weights.len()), expected);
+        }
+        let [min, max] = limits::WEIGHT;
+        for (name, weight) in weights {
+            if *weight != 0.0 && !(min..=max).contains(weight) {
+                let expected = format!("expected 0, or {min} to {max}");
+                return invalid("sampling.weights", format!("{weight} of {name:?}"), expected);
+            }
         }
         Ok(())
     }

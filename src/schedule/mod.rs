@@ -23,4 +23,4 @@ pub(crate) use cancellation::Cancellation;
 pub use cancellation::SubmitOptions;
 pub(crate) use pending::Task;
 pub use queue::QueueStats;
-pub(crate) use queue::{Origin, Outcome, Queue, SubmitError, TaskEnd};
+pub(crate) use queue::{Needs, Origin, Outcome, Queue, SubmitError, Submitted, TaskEnd};

@@ -1,13 +1,13 @@
 //! Requests that are not answered yet, as plain data. `queue` owns the lock and runs the callbacks.
 //!
 //! ```text
-//!   entries   key A: job, waiters [1 of client x, 2 of client y]
+//!   entries   key A: job, waiters [1 of client x, 2 of client y], queued
 //!             key B: job, waiters [3 of client x], in progress
+//!             key C: job, waiters [4 of client x], waits for storage
 //!   tickets   client x: [A for 1]      client y: [A for 2]
 //! ```
 //!
-//! Invariant: a waiter has a ticket in the queue of its client exactly as long as its entry is not in
-//! progress.
+//! Invariant: a waiter has a ticket in the queue of its client exactly as long as its entry is queued.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as MapEntry;
@@ -40,7 +40,16 @@ struct Entry<J, D> {
     job: J,
     waiters: Vec<Waiter<D>>,
     cancellation: Arc<Cancellation>,
-    in_progress: bool,
+    stage: Stage,
+}
+
+/// How far an entry has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// What its job reads is on its way from a bucket. It has no tickets, so that no maker waits for that.
+    WaitsForStorage,
+    Queued,
+    InProgress,
 }
 
 /// One request.
@@ -110,8 +119,15 @@ impl<K: Copy + Ord, J: Clone, D> Pending<K, J, D> {
         self.outstanding.get(client).copied().unwrap_or(0)
     }
 
-    /// Adds a request; returns whether it joined equal ones.
-    pub(super) fn add(&mut self, key: K, job: J, options: SubmitOptions, done: D) -> bool {
+    /// Adds a request; returns whether it joined equal ones. Its entry begins at `stage` if it is new.
+    pub(super) fn add(
+        &mut self,
+        key: K,
+        job: J,
+        stage: Stage,
+        options: SubmitOptions,
+        done: D,
+    ) -> bool {
         self.last_id += 1;
         let (id, client) = (self.last_id, Arc::clone(&options.client));
         let joined = self.entries.contains_key(&key);
@@ -119,16 +135,41 @@ impl<K: Copy + Ord, J: Clone, D> Pending<K, J, D> {
             job,
             waiters: Vec::new(),
             cancellation: Arc::default(),
-            in_progress: false,
+            stage,
         });
         entry.cancellation.add(&options);
         entry.waiters.push(Waiter { id, options, since: Instant::now(), done });
-        if !entry.in_progress {
+        if entry.stage == Stage::Queued {
             self.tickets.push(&client, Ticket { key, waiter: id });
         }
         *self.outstanding.entry(client).or_default() += 1;
         self.waiters += 1;
         joined
+    }
+
+    /// Queues an entry that waits for storage. It may be gone, if its waiters have cancelled.
+    pub(super) fn ready(&mut self, key: &K) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        if entry.stage == Stage::WaitsForStorage {
+            entry.stage = Stage::Queued;
+            for waiter in &entry.waiters {
+                let ticket = Ticket { key: *key, waiter: waiter.id };
+                self.tickets.push(&waiter.options.client, ticket);
+            }
+        }
+    }
+
+    /// Removes an entry that waits for storage, which failed, and returns its waiters.
+    pub(super) fn fail(&mut self, key: &K) -> Vec<Waiter<D>> {
+        let MapEntry::Occupied(entry) = self.entries.entry(*key) else { return Vec::new() };
+        if entry.get().stage != Stage::WaitsForStorage {
+            return Vec::new();
+        }
+        let waiters = entry.remove().waiters;
+        for waiter in &waiters {
+            self.forget(waiter);
+        }
+        waiters
     }
 
     /// Takes the ticket whose turn it is; `None` if there is none, or only of clients that have as many
@@ -147,7 +188,7 @@ impl<K: Copy + Ord, J: Clone, D> Pending<K, J, D> {
     /// Marks an entry as in progress. The other waiters need their tickets no more.
     fn start(&mut self, Ticket { key, waiter: lead }: Ticket<K>, charge: Charge) -> Task<K, J> {
         let entry = self.entries.get_mut(&key).expect("a ticket has an entry");
-        entry.in_progress = true;
+        entry.stage = Stage::InProgress;
         let mut since = Instant::now();
         for waiter in &entry.waiters {
             if waiter.id == lead {
@@ -176,7 +217,7 @@ impl<K: Copy + Ord, J: Clone, D> Pending<K, J, D> {
     pub(super) fn cancel(&mut self, task: &Task<K, J>) -> Option<Waiter<D>> {
         self.tickets.settle(&task.charge, None);
         let entry = self.entries.get_mut(&task.key)?;
-        entry.in_progress = false;
+        entry.stage = Stage::Queued;
         for waiter in entry.waiters.iter().filter(|waiter| waiter.id != task.lead) {
             let ticket = Ticket { key: task.key, waiter: waiter.id };
             self.tickets.push(&waiter.options.client, ticket);
@@ -203,7 +244,9 @@ impl<K: Copy + Ord, J: Clone, D> Pending<K, J, D> {
 
     fn take_cancelled_if(&mut self, of: impl Fn(&Arc<str>) -> bool) -> Vec<Waiter<D>> {
         let mut cancelled = Vec::new();
-        for (&key, entry) in self.entries.iter().filter(|(_, entry)| !entry.in_progress) {
+        for (&key, entry) in
+            self.entries.iter().filter(|(_, entry)| entry.stage != Stage::InProgress)
+        {
             for Waiter { id, options, .. } in &entry.waiters {
                 if of(&options.client) && options.is_cancelled() {
                     let client = Arc::clone(&options.client);

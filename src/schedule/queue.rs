@@ -3,7 +3,8 @@
 //! ```text
 //!   submit(key) -- in the cache? ------> done(result), at once
 //!               -- key is pending? ----> one more waiter of its entry
-//!               -- otherwise ----------> a new entry
+//!               -- otherwise ----------> a new entry, which may wait for storage
+//!   ready(key), fail(key)                  |   only then
 //!                                          |   each waiter has a ticket in the queue of its client
 //!   next()      <-- fair queueing over the tickets of all clients
 //!                                          |   the entry is in progress; its tickets are gone
@@ -23,7 +24,7 @@
 //! waiters, which queue again.
 //!
 //! **The lock.** One mutex guards entries, tickets and cache, so that a key is at any time in exactly
-//! one of the states absent, queued, in progress or cached: there is no moment between two of them in
+//! one of the states absent, waiting for storage, queued, in progress or cached: there is no moment between two of them in
 //! which an equal request could start the work again. Callbacks run after it is released. A callback
 //! that panics takes down neither the maker that runs it nor the other waiters.
 //!
@@ -39,7 +40,7 @@ use std::time::Duration;
 
 use super::cache::ReadyCache;
 use super::cancellation::SubmitOptions;
-use super::pending::{Next, Pending, Task, Waiter};
+use super::pending::{Next, Pending, Stage, Task, Waiter};
 use crate::sync::lock;
 
 /// Called once with the outcome of a request, on a thread of any maker or of any client that submits. Must not block.
@@ -72,6 +73,23 @@ pub(crate) enum TaskEnd<R, E> {
     Failed(E),
     /// Nobody waited any more.
     Cancelled,
+}
+
+/// What a request needs before it can be processed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Needs {
+    Nothing,
+    /// Bytes of a bucket. [`Queue::ready`] or [`Queue::fail`] will be called with its key.
+    Storage,
+}
+
+/// How a request was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Submitted {
+    /// It is the first with its key: what it needs is to be fetched.
+    New,
+    /// There is an equal one, or its result is in the cache.
+    Known,
 }
 
 /// An error of [`Queue::submit`].
@@ -146,10 +164,10 @@ impl<K: Copy + Ord, J: Clone, R: Clone, E: Clone> Queue<K, J, R, E> {
     pub(crate) fn submit(
         &self,
         key: K,
-        job: J,
+        (job, needs): (J, Needs),
         options: SubmitOptions,
         done: Callback<R, E>,
-    ) -> Result<(), SubmitError> {
+    ) -> Result<Submitted, SubmitError> {
         let mut state = lock(&self.state);
         if state.closed {
             return Err(SubmitError::Closed);
@@ -158,7 +176,7 @@ impl<K: Copy + Ord, J: Clone, R: Clone, E: Clone> Queue<K, J, R, E> {
             state.cached += 1;
             drop(state);
             notify(done, Outcome::Ready(result, Origin::Cached));
-            return Ok(());
+            return Ok(Submitted::Known);
         }
         let (client, limit) = (&options.client, options.max_outstanding);
         let mut cancelled = state.pending.sweep_cancelled();
@@ -168,13 +186,32 @@ impl<K: Copy + Ord, J: Clone, R: Clone, E: Clone> Queue<K, J, R, E> {
         let submitted = if state.pending.outstanding_of(client) >= limit {
             Err(SubmitError::TooMany { limit, drain_estimate: self.estimate(&state) })
         } else {
-            state.joined += u64::from(state.pending.add(key, job, options, done));
-            Ok(())
+            let stage = match needs {
+                Needs::Nothing => Stage::Queued,
+                Needs::Storage => Stage::WaitsForStorage,
+            };
+            let joined = state.pending.add(key, job, stage, options, done);
+            state.joined += u64::from(joined);
+            Ok(if joined { Submitted::Known } else { Submitted::New })
         };
         drop(state);
         self.changed.notify_one();
         cancelled.into_iter().for_each(notify_cancelled);
         submitted
+    }
+
+    /// What a request needs is there.
+    pub(crate) fn ready(&self, key: &K) {
+        lock(&self.state).pending.ready(key);
+        self.changed.notify_all();
+    }
+
+    /// What a request needs cannot be had: answers its waiters.
+    pub(crate) fn fail(&self, key: &K, error: &E) {
+        let waiters = lock(&self.state).pending.fail(key);
+        for waiter in waiters {
+            notify(waiter.done, Outcome::Failed(error.clone()));
+        }
     }
 
     /// Waits for the next task. Returns `None` once the queue is closed and all tasks are taken.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
-use super::{Origin, Outcome, Queue, SubmitError, SubmitOptions, Task, TaskEnd};
+use super::{Needs, Origin, Outcome, Queue, SubmitError, SubmitOptions, Submitted, Task, TaskEnd};
 
 type TestQueue = Queue<u32, u32, String, &'static str>;
 type TestOutcome = Outcome<String, &'static str>;
@@ -22,7 +22,7 @@ fn client(name: &str) -> SubmitOptions {
 fn submit(queue: &TestQueue, key: u32, options: &SubmitOptions) -> Receiver<TestOutcome> {
     let (sender, outcome) = sync_channel(1);
     let done = move |outcome| sender.send(outcome).unwrap();
-    queue.submit(key, key, options.clone(), Box::new(done)).unwrap();
+    queue.submit(key, (key, Needs::Nothing), options.clone(), Box::new(done)).unwrap();
     outcome
 }
 
@@ -198,7 +198,7 @@ fn an_error_is_shared_by_all_waiters() {
 fn a_callback_that_panics_harms_neither_the_maker_nor_other_waiters() {
     let queue = queue(0);
     let panics = |_| panic!("a callback of this test");
-    queue.submit(1, 1, client("a"), Box::new(panics)).unwrap();
+    queue.submit(1, (1, Needs::Nothing), client("a"), Box::new(panics)).unwrap();
     let other = submit(&queue, 1, &client("b"));
     finish(&queue, &queue.next().unwrap(), 1);
     assert_eq!(ready(&other).0, "1");
@@ -244,7 +244,7 @@ fn a_client_has_at_most_its_bound_of_outstanding_requests() {
     let leaving = bounded("a");
     let left = submit(&queue, 1, &leaving);
     submit(&queue, 2, &bounded("a"));
-    let refused = queue.submit(3, 3, bounded("a"), Box::new(|_| unreachable!()));
+    let refused = queue.submit(3, (3, Needs::Nothing), bounded("a"), Box::new(|_| unreachable!()));
     assert_eq!(refused, Err(SubmitError::TooMany { limit: 2, drain_estimate: Duration::ZERO }));
     submit(&queue, 3, &bounded("b"));
     // A cancelled request makes room for another.
@@ -300,7 +300,7 @@ fn a_closed_queue_accepts_nothing_and_ends_after_its_last_task() {
     let queue = queue(0);
     let left = submit(&queue, 1, &client("a"));
     queue.close();
-    let refused = queue.submit(2, 2, client("a"), Box::new(|_| unreachable!()));
+    let refused = queue.submit(2, (2, Needs::Nothing), client("a"), Box::new(|_| unreachable!()));
     assert_eq!(refused, Err(SubmitError::Closed));
     assert_eq!(drain(&queue, 1, |_| 1), [1]);
     assert_eq!(ready(&left).0, "1");
@@ -326,4 +326,70 @@ fn a_maker_that_waits_is_woken_by_a_request_and_by_the_end() {
     assert!(matches!(outcome.recv().unwrap(), Outcome::Ready(..)));
     queue.close();
     assert_eq!(maker.join().unwrap(), [1]);
+}
+
+/// Submits a request that waits for storage.
+fn submit_waiting(
+    queue: &TestQueue,
+    key: u32,
+    options: &SubmitOptions,
+) -> (Submitted, Receiver<TestOutcome>) {
+    let (sender, outcome) = sync_channel(1);
+    let done = move |outcome| sender.send(outcome).unwrap();
+    let submitted =
+        queue.submit(key, (key, Needs::Storage), options.clone(), Box::new(done)).unwrap();
+    (submitted, outcome)
+}
+
+#[test]
+fn a_request_that_waits_for_storage_takes_no_maker_until_it_is_ready() {
+    let queue = queue(0);
+    let (submitted, first) = submit_waiting(&queue, 1, &client("a"));
+    assert_eq!(submitted, Submitted::New);
+    let (submitted, joined) = submit_waiting(&queue, 1, &client("b"));
+    assert_eq!(submitted, Submitted::Known, "it is fetched once");
+    let later = submit(&queue, 2, &client("a"));
+    assert_eq!(drain(&queue, 1, |_| 1), [2]);
+    ready(&later);
+    queue.ready(&1);
+    queue.ready(&1);
+    assert_eq!(drain(&queue, 1, |_| 1), [1]);
+    assert_eq!((ready(&first).0, ready(&joined).0), ("1".into(), "1".into()));
+    assert_eq!((queue.stats().outstanding, queue.stats().pending), (0, 0));
+}
+
+#[test]
+fn waiters_of_storage_that_fails_get_the_error_and_can_request_again() {
+    let queue = queue(0);
+    let (_, first) = submit_waiting(&queue, 1, &client("a"));
+    let (_, joined) = submit_waiting(&queue, 1, &client("b"));
+    queue.fail(&1, &"no answer");
+    for outcome in [first, joined] {
+        assert_eq!(outcome.try_recv().unwrap(), Outcome::Failed("no answer"));
+    }
+    assert_eq!(queue.stats().outstanding, 0);
+    assert_eq!(submit_waiting(&queue, 1, &client("a")).0, Submitted::New);
+}
+
+#[test]
+fn cancelled_waiters_of_storage_are_forgotten_and_the_others_go_on() {
+    let queue = queue(0);
+    let bounded = |name| SubmitOptions { max_outstanding: 1, ..client(name) };
+    let options = bounded("a");
+    let (_, cancelled) = submit_waiting(&queue, 1, &options);
+    let (_, other) = submit_waiting(&queue, 1, &client("b"));
+    options.cancelled.store(true, Ordering::Relaxed);
+    let (_, next) = submit_waiting(&queue, 2, &bounded("a"));
+    assert_eq!(cancelled.try_recv().unwrap(), Outcome::Cancelled);
+    queue.ready(&1);
+    queue.ready(&2);
+    drain(&queue, 2, |_| 1);
+    assert_eq!((ready(&other).0, ready(&next).0), ("1".into(), "2".into()));
+    // An entry without waiters is gone.
+    let options = client("c");
+    submit_waiting(&queue, 3, &options).1.try_recv().unwrap_err();
+    options.cancelled.store(true, Ordering::Relaxed);
+    queue.ready(&3);
+    queue.ready(&4);
+    queue.fail(&4, &"not there");
 }

@@ -95,6 +95,44 @@ pub enum StoreError {
         /// Bytes that it had when it was indexed.
         indexed: u32,
     },
+    /// A bucket did not do what was requested. The message of the request says what to do.
+    #[error("cannot {action} {url}: {what}")]
+    Remote {
+        /// The operation that failed: `list`, `find`, `read` or `write`.
+        action: &'static str,
+        /// The object or the bucket.
+        url: String,
+        /// The fault, and what to do.
+        what: String,
+    },
+    /// A bucket denies access. Some do so for objects that there are not, because their lists are secret.
+    #[error("cannot {action} {url}: {what}")]
+    Denied {
+        /// The operation that failed: `list`, `find`, `read` or `write`.
+        action: &'static str,
+        /// The object or the bucket.
+        url: String,
+        /// What to do.
+        what: String,
+    },
+    /// An object is not the one that was indexed.
+    #[error(
+        "{url} is not the object that was indexed: {what}; restore it, or run \"forebay index\" again"
+    )]
+    ObjectChanged {
+        /// The object.
+        url: String,
+        /// The difference.
+        what: String,
+    },
+    /// A folder or file cannot be used as a cache.
+    #[error("cannot use {} as a cache: {what}", .path.display())]
+    Cache {
+        /// The folder or file.
+        path: PathBuf,
+        /// The fault, and what to do.
+        what: String,
+    },
     /// A record's bytes are not those that were indexed.
     #[error(
         "checksum mismatch, the file changed since it was indexed; run \"forebay index\" again"
@@ -108,7 +146,10 @@ impl StoreError {
     pub const fn is_change(&self) -> bool {
         matches!(
             self,
-            Self::ShardChanged { .. } | Self::LengthMismatch { .. } | Self::ChecksumMismatch
+            Self::ShardChanged { .. }
+                | Self::ObjectChanged { .. }
+                | Self::LengthMismatch { .. }
+                | Self::ChecksumMismatch
         )
     }
 

@@ -13,23 +13,34 @@
 //!
 //! A range is a plain value that exists before anything is read, and a record's range follows from
 //! its id alone. Callers know the records of a microbatch from its name, long before they need the
-//! bytes. So a store whose reads are slow can be given ranges ahead of time, have many of them in
-//! flight, and still answer a worker's read from memory or disk.
+//! bytes. So a [`RemoteStore`], whose reads are slow, is given ranges ahead of time, has many of them in
+//! flight, and answers a worker's read from memory or disk.
+//!
+//! - `file`: regular files.
+//! - `bucket`: the interface behind which the network is.
+//! - `cache`: blocks of objects on a local disk.
+//! - `remote`: reads from buckets, through the cache and memory.
 //!
 //! Shards are read with `pread` and not mapped: touching a mapped page that is no longer part of the
 //! file, because the file was truncated, kills the process by a signal. A read reports it as an error.
 
+mod bucket;
+mod cache;
 mod error;
 mod file;
+mod remote;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use xxhash_rust::xxh3::xxh3_64;
-
+pub use bucket::{Bucket, Object, OnFetched, Traffic};
+pub(crate) use bucket::{stopped, url_of};
+pub use cache::Cache;
 pub use error::StoreError;
 pub(crate) use file::RegularFile;
+pub(crate) use remote::{Location, OnReady, RemoteStore, Want};
+pub use remote::{Storage, StorageTotals};
 
 use crate::sync::lock;
 
@@ -94,28 +105,28 @@ impl Store {
         Ok(Self { root, shards })
     }
 
-    /// Reads a range and compares it with the checksum (XXH3-64) of the index.
+    /// Reads a range and asks `is_right` whether it is what was indexed. The index has checksums of records, and not
+    /// of the compressed ranges that they are in.
     ///
     /// If that fails in a shard that is kept open, the shard is opened again, once: its file may have
     /// been replaced, or its handle may be stale, while the path leads to the right bytes.
     ///
     /// # Errors
     /// When the bytes cannot be read or are not those that were indexed.
-    pub(crate) fn read_verified<'b>(
+    pub(crate) fn read_checked(
         &self,
         range: ByteRange<'_>,
-        checksum: u64,
-        buffer: &'b mut Vec<u8>,
-    ) -> Result<&'b [u8], StoreError> {
-        let read = |buffer: &mut Vec<u8>| {
+        buffer: &mut Vec<u8>,
+        mut is_right: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        let mut read = |buffer: &mut Vec<u8>| {
             self.read(range, buffer)?;
-            if xxh3_64(buffer) == checksum { Ok(()) } else { Err(StoreError::ChecksumMismatch) }
+            if is_right(buffer) { Ok(()) } else { Err(StoreError::ChecksumMismatch) }
         };
         match read(buffer) {
-            Err(_) if self.reopen(range.shard) => read(buffer)?,
-            result => result?,
+            Err(_) if self.reopen(range.shard) => read(buffer),
+            result => result,
         }
-        Ok(buffer)
     }
 
     /// Opens a shard that is kept open again; false if it is not, or cannot be opened.

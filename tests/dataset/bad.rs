@@ -19,7 +19,7 @@ pub(crate) fn paths_that_are_not_datasets_are_refused() {
     refused(&root.path().join("none"), &["no dataset at", "none"]);
     refused(root.path(), &["is not a dataset", "a folder for each class"]);
     files(root.path(), &[("file", b"".to_vec())]);
-    refused(&root.path().join("file"), &["is not a dataset", "name ends in .tar"]);
+    refused(&root.path().join("file"), &["is not a dataset", "WebDataset or ILSVRC tars"]);
     files(root.path(), &[("x/a/1.jpg", image(1)), ("x/s.tar", tar(&[]))]);
     refused(&root.path().join("x/s.tar"), &["has no images with labels"]);
     files(root.path(), &[("junk.tar", vec![7; 2000])]);

@@ -46,3 +46,24 @@ pub(crate) fn the_digest_and_index_of_tars_never_change() {
     files(root.path(), &[("t-1.tar", tar(&[second, bad].concat())), ("classes.txt", classes)]);
     check(&path, "b2a4d545d618d54c2e28271281ec3bb6e8fb817a0fc609eeff3ddd18f708d44f", None);
 }
+
+pub(crate) fn the_digest_and_index_of_parquet_files_never_change() {
+    let root = tempdir().unwrap();
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("formats/parquet");
+    for (file, digest, index) in [
+        (
+            "datasets.parquet",
+            "7b48878880d0f37349917455528b8e1844c379aabcae19d46e94493170c99ca6",
+            0x5514_a2a0_a1b9_44db,
+        ),
+        (
+            "zstd_v1_plain.parquet",
+            "3bb2db336d26c17fc5f559a88bfbe41546664216bdfa8725fb9d15967afef7a7",
+            0x4665_485f_c304_fcd8,
+        ),
+    ] {
+        let path = root.path().join(file);
+        fs::copy(goldens.join(file), &path).unwrap();
+        check(&path, digest, Some(index));
+    }
+}

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use forebay::dataset::{Dataset, DatasetError, Summary, build, build_skipping};
+use forebay::dataset::{Dataset, DatasetError, IndexOptions, Summary, build, build_with};
 
 const TINY: &[u8] = include_bytes!("../data/tiny.jpg");
 
@@ -53,7 +53,8 @@ pub(crate) fn index(path: &Path) -> Result<Summary, DatasetError> {
 
 /// Indexes, and skips at most a share of the samples.
 pub(crate) fn index_skipping(max_skipped: f64, path: &Path) -> Result<Summary, DatasetError> {
-    build_skipping(max_skipped, path, None, 2, &|_| {})
+    let options = IndexOptions { max_skipped: Some(max_skipped), ..IndexOptions::default() };
+    build_with(path, None, 2, &options, &|_| {})
 }
 
 /// Indexes and opens.

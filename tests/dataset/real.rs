@@ -21,6 +21,8 @@ pub(crate) fn trials(data: &Path) -> Vec<Trial> {
         trial("imagenet_photos_are_all_good", imagenet),
         trial("cifar10_shards_have_their_counts_and_classes", cifar10),
         trial("webdataset_labels_are_those_of_the_files", labels),
+        trial("files_of_other_layouts_have_the_labels_of_imagenet", formats),
+        trial("a_file_of_the_hub_has_the_labels_of_its_images", parquet),
         trial("odd_files_have_the_verdict_and_the_pixels_of_pillow", odd),
         trial("odd_datasets_are_indexed_as_their_readers_read_them", odd_datasets),
     ]
@@ -58,6 +60,51 @@ fn labels(data: &Path) {
     for id in 0..20 {
         let key = dataset.name(id).split_once('/').unwrap().1.strip_suffix(".jpg").unwrap();
         assert_eq!(labels[&format!("{key}.JPEG")], dataset.record(id).label, "{key}");
+    }
+}
+
+/// The same 20 photos, as TensorFlow and Python's tarfile wrote them.
+fn formats(data: &Path) {
+    let formats = data.join("formats");
+    let labels = json(&formats.join("labels.json"));
+    let labels = labels.as_object().unwrap();
+    let webdataset = opened(&formats.join("wds-train-*.tar"));
+    for path in ["tfslim-train-*-of-00002", "tfds-imagenet2012-train.tfrecord-*"] {
+        let dataset = opened(&formats.join(path));
+        assert_eq!((dataset.len(), dataset.bad().len()), (20, 0), "{path}");
+        for id in 0..20 {
+            let name = dataset.name(id).split_once('/').unwrap().1;
+            assert_eq!(labels[name], dataset.record(id).label, "{path}: {name}");
+        }
+        assert_eq!(dataset.summary().content, webdataset.summary().content, "{path}");
+    }
+    let dataset = opened(&formats.join("ILSVRC2012_img_train.tar"));
+    assert_eq!((dataset.len(), dataset.bad().len(), dataset.classes().len()), (20, 0, 20));
+    let mut scratch = Vec::new();
+    for id in 0..20 {
+        let name = dataset.name(id).split_once('/').unwrap().1;
+        assert!(name.starts_with(&dataset.classes()[dataset.record(id).label as usize]), "{name}");
+        let stem = name.strip_suffix(".JPEG").unwrap();
+        let same = |other: &u64| webdataset.name(*other).ends_with(&format!("/{stem}.jpg"));
+        let other = (0..20).find(same).unwrap();
+        let bytes = dataset.read(id, &mut scratch).unwrap().to_vec();
+        assert_eq!(bytes, webdataset.read(other, &mut scratch).unwrap(), "{name}");
+    }
+}
+
+fn parquet(data: &Path) {
+    let labels = json(&data.join("formats/labels.json"));
+    let labels = labels.as_object().unwrap();
+    let dataset = opened(&data.join("formats/hf-train-00000-of-00001.parquet"));
+    assert_eq!((dataset.len(), dataset.bad().len()), (20, 0));
+    let tars = opened(&data.join("formats/wds-train-*.tar"));
+    let key = |name: &str| name.split_once('/').unwrap().1.rsplit_once('.').unwrap().0.to_owned();
+    let checksums: BTreeMap<String, u64> =
+        (0..20).map(|id| (key(tars.name(id)), tars.record(id).checksum)).collect();
+    for id in 0..20 {
+        let name = dataset.name(id).split_once('/').unwrap().1;
+        assert_eq!(labels[name], dataset.record(id).label, "{name}");
+        assert_eq!(checksums[&key(dataset.name(id))], dataset.record(id).checksum, "{name}");
     }
 }
 

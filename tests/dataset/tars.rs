@@ -167,6 +167,26 @@ pub(crate) fn class_folders_may_have_their_tars_beside_them() {
     assert_eq!(listing(&opened(root.path())), [("n1/1.jpg", 0), ("n2/2.jpg", 1)]);
 }
 
+pub(crate) fn tars_with_other_folders_of_images_beside_them_are_the_dataset() {
+    let root = tempdir().unwrap();
+    two_shards(root.path());
+    let expected = [("t-0.tar/a.jpg", 1), ("t-1.tar/b.JPG", 0)];
+    files(root.path(), &[("assets/preview.png", image(3)), (".cache/x/1.jpg", image(4))]);
+    assert_eq!(listing(&opened(root.path())), expected);
+    files(root.path(), &[("docs/figures/1.png", image(5)), ("docs/text.md", b"text".to_vec())]);
+    assert_eq!(listing(&opened(root.path())), expected);
+    // Folders that look as classes do, of which no tar has the name.
+    files(root.path(), &[("docs/2.png", image(6))]);
+    let refused = message(index(root.path()));
+    let both = "it has shards, such as t-0.tar, and folders with images, such as assets";
+    assert!(refused.contains(both) && refused.contains("'*.tar'"), "{refused}");
+    assert_eq!(listing(&opened(&root.path().join("*.tar"))), expected);
+    // A hidden folder does not hide that a tar is compressed either.
+    let hidden = tempdir().unwrap();
+    files(hidden.path(), &[(".cache/1.jpg", image(1)), ("a.tar.gz", b"gz".to_vec())]);
+    assert!(message(index(hidden.path())).contains("decompress it"));
+}
+
 pub(crate) fn a_folder_of_tars_may_have_folders_without_images() {
     let root = tempdir().unwrap();
     two_shards(root.path());
@@ -199,6 +219,25 @@ pub(crate) fn a_compressed_tar_is_refused_with_advice() {
     for path in ["s", "s/a.tar.gz", "s/*.tar.gz"] {
         let message = message(index(&root.path().join(path)));
         assert!(message.contains("decompress it"), "{path}: {message}");
+    }
+}
+
+pub(crate) fn shards_that_are_compressed_are_not_left_out_silently() {
+    let root = tempdir().unwrap();
+    two_shards(root.path());
+    // What is not a shard of them, and a copy of one of them, are nothing to speak of.
+    files(root.path(), &[("devkit_2.tar.gz", b"gz".to_vec()), ("t-1.tar.gz", b"gz".to_vec())]);
+    assert_eq!(opened(root.path()).len(), 2);
+    files(root.path(), &[("t-2.tar.gz", b"gz".to_vec())]);
+    let refused = message(index(root.path()));
+    assert!(refused.contains("t-2.tar.gz") && refused.contains("decompress it"), "{refused}");
+    for name in ["x.tfrecord.gz", "train-00000-of-00002.gz", "x.parquet.zst"] {
+        let root = tempdir().unwrap();
+        files(root.path(), &[(name, b"gz".to_vec())]);
+        for path in [root.path().to_owned(), root.path().join(name)] {
+            let refused = message(index(&path));
+            assert!(refused.contains(name) && refused.contains("decompress it"), "{refused}");
+        }
     }
 }
 

@@ -31,7 +31,8 @@ def main():
         installed = set(re.findall(r"release/(\S+)", (chart.ROOT / "deploy/Containerfile").read_text()))
         programs = {t["name"] for p in packages.values() for t in p["targets"] if "bin" in t["kind"]}
         assert installed <= programs, f"{installed - programs} are not programs"
-        features = set(re.findall(r"--features (\S+)", (chart.ROOT / "deploy/Containerfile").read_text()))
+        named = re.findall(r"--features (\S+)", (chart.ROOT / "deploy/Containerfile").read_text())
+        features = {name.removeprefix("forebay-server/") for names in named for name in names.split(",")}
         missing = features - packages["forebay-server"]["features"].keys()
     print(f"{len(kept)} files of {len(tracked.splitlines())} in the build context, {sorted(installed)}")
     assert not missing, f"the server has no feature {missing}"

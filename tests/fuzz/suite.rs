@@ -125,6 +125,16 @@ fn a_hostile_tar_is_an_error_or_read_exactly() {
 }
 
 #[test]
+fn a_hostile_file_of_any_layout_is_an_error_or_read_within_bounds() {
+    run("layouts", 2000, fuzz::layouts);
+}
+
+#[test]
+fn a_hostile_parquet_file_is_an_error_or_read_as_it_was_indexed() {
+    run("parquet", 1000, fuzz::parquet);
+}
+
+#[test]
 fn hostile_frames_are_an_error_or_match_their_header() {
     run("frames", 10_000, fuzz::frames);
 }

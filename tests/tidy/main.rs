@@ -62,6 +62,7 @@ fn files_are_read_by_the_functions_that_refuse_pipes() {
     let crates = [
         "src",
         "server/src",
+        "server/remote/src",
         "client/src",
         "client/loadtest/src",
         "client/python/src",

@@ -38,7 +38,34 @@ impl From<OpenError> for Error {
 /// When the file cannot be opened or is not a regular file.
 pub fn open(path: &Path) -> Result<(File, Metadata), OpenError> {
     let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
-    let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path);
+    checked(OpenOptions::new().read(true).custom_flags(nonblocking).open(path))
+}
+
+/// Opens a regular file for reading and writing, and creates it if there is none. A symbolic link is not followed:
+/// it could lead to a file that is somebody else's.
+///
+/// # Errors
+/// When the file cannot be opened or created, or is not a regular file.
+pub fn open_to_write(path: &Path) -> Result<(File, Metadata), OpenError> {
+    open_own(path, true)
+}
+
+/// As [`open_to_write`], for a file that there is.
+///
+/// # Errors
+/// When the file does not exist or cannot be opened, or is not a regular file.
+pub fn open_to_write_existing(path: &Path) -> Result<(File, Metadata), OpenError> {
+    open_own(path, false)
+}
+
+fn open_own(path: &Path, create: bool) -> Result<(File, Metadata), OpenError> {
+    let flags = (OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed();
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(create).truncate(false).custom_flags(flags);
+    checked(options.open(path))
+}
+
+fn checked(file: Result<File, Error>) -> Result<(File, Metadata), OpenError> {
     let file = file.map_err(OpenError::Io)?;
     let metadata = file.metadata().map_err(OpenError::Io)?;
     if metadata.is_file() {

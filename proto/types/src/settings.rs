@@ -51,6 +51,11 @@ impl fmt::Display for ByteSize {
 pub struct NonZeroByteSize(u64);
 
 impl NonZeroByteSize {
+    /// A number of bytes; `None` for 0.
+    pub const fn new(bytes: u64) -> Option<Self> {
+        if bytes == 0 { None } else { Some(Self(bytes)) }
+    }
+
     /// The number of bytes, at least 1.
     pub const fn get(self) -> u64 {
         self.0

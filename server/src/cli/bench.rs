@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use forebay::dataset::Dataset;
-use forebay::{MicrobatchName, Pipeline, PixelFormat, Request, Sampler, StageTimes, SubmitOptions};
+use forebay::{MicrobatchName, Pipeline, PixelFormat, Request, StageTimes, SubmitOptions};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -44,8 +43,7 @@ pub(super) struct BenchArgs {
 const MAX_MICROBATCH: u64 = 256;
 
 pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
-    let DatasetOptions { dataset, index } = &args.dataset;
-    let dataset = Arc::new(Dataset::open(dataset, index.index_dir.as_deref())?);
+    let dataset = args.dataset.open()?;
     let changes = &args.recipe.changes;
     let mut set = Vec::new();
     if changes.batch.is_none() && changes.microbatches.is_none() {
@@ -53,7 +51,7 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
         set = vec![format!("batch = {batch}"), "microbatches = 1".into()];
     }
     let recipe = Arc::new(args.recipe.resolve(set)?);
-    let steps = Sampler::new(dataset.len(), &recipe, args.seed.get())?.steps_per_epoch();
+    let steps = forebay::sampler(&dataset, &recipe, args.seed.get())?.steps_per_epoch();
     let per_step = u64::from(recipe.microbatches);
     let format = PixelFormat::default();
     let pipeline = pipeline_for(&dataset, &recipe, format, args.threads, args.device)?;

@@ -103,9 +103,10 @@ fn write_decoded(
     let (mut decoder, mut scratch) = (Decoder::default(), Vec::new());
     let records: BTreeSet<u64> = microbatch.records.iter().copied().collect();
     for record in records {
-        let size = request.dataset.record(record).size;
+        let stored = request.dataset.record(record);
+        let size = stored.size;
         let bytes = request.dataset.read(record, &mut scratch)?;
-        let region = decoder.decode(bytes, size.whole(), &[])?;
+        let region = decoder.decode_stored(bytes, stored.planar(), size.whole(), &[])?;
         let pixels = region.crop(size.whole());
         let path = folder.join(format!("{record}.png"));
         image::save_buffer(&path, pixels.data(), size.width, size.height, image::ColorType::Rgb8)

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use forebay::dataset::{self, Dataset, MAX_SKIPPED, Summary};
-use forebay_types::settings::fraction;
+use forebay::dataset::{self, LabelSource, Summary};
+use forebay_types::settings::{Number, fraction};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::options::IndexOptions;
@@ -15,10 +15,14 @@ use crate::config::Threads;
 
 #[derive(Debug, Args)]
 pub(super) struct IndexArgs {
-    /// Dataset: an ImageFolder directory, a WebDataset tar, a directory of tars, or a pattern.
+    /// Dataset: an ImageFolder directory, WebDataset tars, TFRecords, Parquet files, ILSVRC's tars, Kaggle's
+    /// directory, MosaicML's or CIFAR's, or a CSV file of paths and labels; files also by a pattern. Or the URL of
+    /// tars, TFRecords or Parquet files in a bucket, such as `s3://bucket/train`.
     path: PathBuf,
     #[command(flatten)]
     index: IndexOptions,
+    #[command(flatten)]
+    selection: SelectionOptions,
     /// Number of threads. Default: all cores.
     #[arg(long, value_name = "N", env = "FOREBAY_THREADS")]
     threads: Option<Threads>,
@@ -31,6 +35,49 @@ pub(super) struct IndexArgs {
     /// Print the summary as JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// The records to take, and how their labels are read.
+#[derive(Debug, Args)]
+struct SelectionOptions {
+    /// File with the classes to take, one in each line. Their order gives the labels.
+    #[arg(long, value_name = "FILE")]
+    classes: Option<PathBuf>,
+    /// Take at most this many records of each class, the first ones.
+    #[arg(long, value_name = "N")]
+    limit_per_class: Option<Number<1, 1_000_000_000>>,
+    /// File with the names of the records to take, one in each line, as `forebay inspect` shows them.
+    #[arg(long, value_name = "FILE")]
+    records: Option<PathBuf>,
+    /// Source of the labels of a WebDataset: cls, or json:KEY, where dots lead into objects. Default: .cls,
+    /// or label or cls of .json.
+    #[arg(long, value_name = "cls|json:KEY")]
+    label: Option<LabelSource>,
+    /// Name of the image in records of named fields, if it is not the usual one. Dots lead into structs.
+    #[arg(long, value_name = "NAME")]
+    image_column: Option<String>,
+    /// Name of the label in records of named fields, if it is not the usual one.
+    #[arg(long, value_name = "NAME")]
+    label_column: Option<String>,
+    /// Label of the first class in TFRecords and Parquet files. Default: 1 for image/class/label, as TF-slim
+    /// writes it, else 0.
+    #[arg(long, value_name = "N")]
+    label_offset: Option<Number<0, 1_000_000>>,
+}
+
+impl SelectionOptions {
+    fn options(&self) -> dataset::IndexOptions {
+        dataset::IndexOptions {
+            classes: self.classes.clone(),
+            limit_per_class: self.limit_per_class.map(Number::get),
+            records: self.records.clone(),
+            label: self.label.clone(),
+            image_column: self.image_column.clone(),
+            label_column: self.label_column.clone(),
+            label_offset: self.label_offset.map(Number::as_u32),
+            ..dataset::IndexOptions::default()
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -46,22 +93,28 @@ pub(super) struct InspectArgs {
 
 pub(super) fn index(args: &IndexArgs) -> anyhow::Result<()> {
     let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-    let threads = args.threads.map_or_else(cores, forebay_types::settings::Number::count);
+    let threads = args.threads.map_or_else(cores, Number::count);
     let bar = progress_bar("images");
     let progress = |progress: dataset::Progress| {
         bar.set_length(progress.total);
         bar.set_position(progress.done);
     };
-    let index_dir = args.index.index_dir.as_deref();
-    let max_skipped = if args.strict { 0.0 } else { args.max_skipped.unwrap_or(MAX_SKIPPED) };
-    let path = &args.path;
-    let summary = dataset::build_skipping(max_skipped, path, index_dir, threads, &progress)?;
+    let (datasets, path) = (args.index.datasets(), args.index.path(&args.path));
+    let options = dataset::IndexOptions {
+        max_skipped: if args.strict { Some(0.0) } else { args.max_skipped },
+        ..args.selection.options()
+    };
+    let summary = datasets.build(&path, threads, &options, &progress)?;
     bar.finish_and_clear();
     if args.json {
         return print(&summary, true);
     }
-    let file = dataset::index_path(&args.path, index_dir);
-    say(format!("indexed {} records, {} bad", summary.records, summary.bad.len()))?;
+    let file = datasets.index_of(&path)?;
+    let (records, bad, layout) = (summary.records, summary.bad.len(), summary.layout);
+    say(format!("indexed {records} records, {bad} bad, of {layout}"))?;
+    for (name, value) in &summary.facts {
+        say(format!("  {name}: {value}"))?;
+    }
     for bad in summary.bad.iter().take(10) {
         say(format!("  bad: {}: {}", bad.name, bad.reason))?;
     }
@@ -71,12 +124,15 @@ pub(super) fn index(args: &IndexArgs) -> anyhow::Result<()> {
     for skipped in &summary.skipped {
         say(format!("  skipped: {skipped}"))?;
     }
+    for what in &summary.suspicious {
+        say(format!("  suspicious: {what}"))?;
+    }
     say(format!("digest {}", summary.digest))?;
-    say(format!("index  {}", file.display()))
+    say(format!("index  {file}"))
 }
 
 pub(super) fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
-    let dataset = Dataset::open(&args.path, args.index.index_dir.as_deref())?;
+    let dataset = args.index.datasets().open(&args.index.path(&args.path))?;
     print(&dataset.summary(), args.json)
 }
 

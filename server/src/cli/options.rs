@@ -2,37 +2,64 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
-use forebay::dataset::Dataset;
+use forebay::dataset::{Dataset, with_split};
 use forebay::mix::{DEVICE_BYTES, Device};
 use forebay::recipe::{Recipe, RecipeSpec};
-use forebay::{MicrobatchName, Pipeline, PipelineConfig, PixelFormat, Request, Sampler};
+use forebay::{MicrobatchName, Pipeline, PipelineConfig, PixelFormat, Request};
 use forebay_types::settings::{AnyNumber, Number};
 
-use crate::config::{Threads, recipes_in};
+use crate::config::{StorageSettings, Threads, recipes_in};
+use crate::datasets::Datasets;
 use crate::device::DeviceChoice;
 use crate::recipes;
 
 /// A dataset and its index.
 #[derive(Clone, Debug, Args)]
 pub(super) struct DatasetOptions {
-    /// Dataset: an ImageFolder directory, a WebDataset tar, a directory of tars, or a pattern such as
-    /// `train-{000000..000146}.tar`.
+    /// Dataset: an ImageFolder directory, WebDataset tars, TFRecords, Parquet files, ILSVRC's tars, Kaggle's or
+    /// another directory, or a CSV file; files also by a pattern such as `train-{000000..000146}.tar`. Or the URL of
+    /// shards in a bucket.
     #[arg(long, value_name = "PATH")]
-    pub(super) dataset: PathBuf,
+    dataset: PathBuf,
     #[command(flatten)]
-    pub(super) index: IndexOptions,
+    index: IndexOptions,
 }
 
-/// The folder of index files.
+/// The part of a dataset, the folder of index files, and what is about datasets in buckets.
 #[derive(Clone, Debug, Args)]
 pub(super) struct IndexOptions {
+    /// Split, such as train or val, of a path that has several. A path of the form PATH#SPLIT selects it too.
+    #[arg(long, value_name = "NAME", env = "FOREBAY_SPLIT")]
+    split: Option<String>,
     /// Folder for index files, if they cannot be stored next to the dataset.
     #[arg(long, value_name = "DIR", env = "FOREBAY_INDEX_DIR")]
-    pub(super) index_dir: Option<PathBuf>,
+    index_dir: Option<PathBuf>,
+    #[command(flatten)]
+    storage: StorageSettings,
+}
+
+impl DatasetOptions {
+    /// Opens the dataset.
+    pub(super) fn open(&self) -> anyhow::Result<Arc<Dataset>> {
+        let path = self.index.path(&self.dataset);
+        Ok(Arc::new(self.index.datasets().open(&path)?))
+    }
+}
+
+impl IndexOptions {
+    /// What opens and indexes datasets.
+    pub(super) fn datasets(&self) -> Datasets {
+        Datasets::new(self.index_dir.clone(), self.storage.clone())
+    }
+
+    /// The path of a dataset, with the split.
+    pub(super) fn path(&self, path: &Path) -> PathBuf {
+        with_split(path, self.split.as_deref())
+    }
 }
 
 /// A recipe with changes.
@@ -134,8 +161,7 @@ pub(super) struct MicrobatchOptions {
 
 impl MicrobatchOptions {
     pub(super) fn request(&self, format: PixelFormat) -> anyhow::Result<Request> {
-        let DatasetOptions { dataset, index } = &self.dataset;
-        let dataset = Arc::new(Dataset::open(dataset, index.index_dir.as_deref())?);
+        let dataset = self.dataset.open()?;
         let recipe = Arc::new(self.recipe.resolve([])?);
         let name = MicrobatchName {
             seed: self.seed.get(),
@@ -143,7 +169,7 @@ impl MicrobatchOptions {
             step: self.step.get(),
             index: self.index.as_u32(),
         };
-        Sampler::new(dataset.len(), &recipe, name.seed)?;
+        forebay::sampler(&dataset, &recipe, name.seed)?;
         Ok(Request { dataset, recipe, name, format })
     }
 }

@@ -24,6 +24,7 @@ use crate::access::Access;
 use crate::catalog::Catalog;
 pub(super) use crate::config::ServeArgs;
 use crate::config::{Config, Memory};
+use crate::datasets::Datasets;
 use crate::descriptors;
 use crate::listen::{self, Listeners};
 use crate::serve::{self, Setup};
@@ -51,10 +52,15 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
     log_to_stderr("info", config.json);
     let unused = unused_from_now_on(config.while_locked.as_deref())?;
     let mixer = config.device.open(config.device_bytes)?;
-    let datasets = open_datasets(&config)?;
+    let opener = Datasets::new(config.index_dir.clone(), config.storage.clone());
+    let datasets = open_datasets(&config, &opener)?;
     let pipeline = Arc::new(Pipeline::with_mixer(&mixer, config.pipeline)?);
-    let Memory { total, buffers, precomputed, worker, messages } = config.memory;
-    info!(total, buffers, precomputed, worker, messages, "memory");
+    let Memory { total, buffers, precomputed, worker, messages, fetched } = config.memory;
+    info!(total, buffers, precomputed, worker, messages, fetched, "memory");
+    if let Some(cache) = opener.storage().and_then(|storage| storage.cache()) {
+        let (folder, used, limit) = (cache.folder().display(), cache.used(), cache.limit());
+        info!(%folder, used, limit, "disk cache");
+    }
     for (name, dataset) in &datasets {
         pipeline
             .check_records(dataset)
@@ -63,7 +69,8 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
     let shared = if pipeline.shares_memory() { MAX_SHARED } else { 0 };
     let readers = config.pipeline.threads.get() + datasets.len() * MAX_STUCK_READS + shared;
     descriptors::fit(&mut config.limits, readers, config.metrics_listen.is_some())?;
-    let catalog = Arc::new(Catalog::new(datasets, config.recipes, Arc::clone(&pipeline)));
+    let catalog = Catalog::new(datasets, config.recipes, Arc::clone(&pipeline));
+    let catalog = Arc::new(catalog.with_prices(config.prices));
     let served = runtime.block_on(async {
         let listeners =
             Listeners::bind(&config.listen, config.socket_mode, pipeline.shares_memory()).await?;
@@ -117,11 +124,14 @@ pub(super) fn serve(args: ServeArgs) -> anyhow::Result<()> {
 }
 
 /// Opens the datasets by name.
-fn open_datasets(config: &Config) -> anyhow::Result<BTreeMap<String, Arc<Dataset>>> {
+fn open_datasets(
+    config: &Config,
+    opener: &Datasets,
+) -> anyhow::Result<BTreeMap<String, Arc<Dataset>>> {
     let mut datasets = BTreeMap::new();
     for (name, path) in &config.datasets {
-        let dataset = Dataset::open(path, config.index_dir.as_deref())
-            .with_context(|| format!("cannot open the dataset {name}"))?;
+        let dataset =
+            opener.open(path).with_context(|| format!("cannot open the dataset {name}"))?;
         let (records, bad) = (dataset.len(), dataset.bad().len());
         info!(dataset = name, records, bad, digest = %dataset.digest(), "dataset opened");
         for consequence in dataset.index_damage() {

@@ -5,6 +5,7 @@
 //! | the process: code, threads, connections, indexes | 1/16, and 32 MiB | | |
 //! | requests and answers of all connections | 1/8 | 256 MiB | |
 //! | precomputed samples | 1/8 | 96 MiB | `--share-bytes` |
+//! | bytes of buckets, if a dataset is in one | 1/8 | 256 MiB | `--read-ahead` |
 //! | scratch memory of the workers | 1/4 | 64 MiB each | |
 //! | batch buffers, with the cache, and loans for large pictures | what is left | | `--buffer-bytes` |
 //!
@@ -23,6 +24,7 @@ const WORKER: u64 = 64 << 20;
 const PROCESS: u64 = 32 << 20;
 const MESSAGES: u64 = 256 << 20;
 const PRECOMPUTED: u64 = 96 << 20;
+const FETCHED: u64 = 256 << 20;
 
 /// The parts of a server's memory, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +39,8 @@ pub struct Memory {
     pub worker: u64,
     /// Requests and answers of all connections.
     pub messages: u64,
+    /// Bytes of buckets; 0 if no dataset is in one.
+    pub fetched: u64,
 }
 
 /// The settings of an operator.
@@ -45,6 +49,9 @@ pub(super) struct Given {
     pub(super) memory: Option<u64>,
     pub(super) buffers: Option<u64>,
     pub(super) precomputed: Option<u64>,
+    pub(super) fetched: Option<u64>,
+    /// Whether a dataset is in a bucket.
+    pub(super) fetches: bool,
 }
 
 impl Memory {
@@ -64,7 +71,10 @@ impl Memory {
         let worker = (budget / 4 / workers).min(WORKER);
         let messages = (budget / 8).min(MESSAGES);
         let precomputed = given.precomputed.unwrap_or((budget / 8).min(PRECOMPUTED));
-        let fixed = [PROCESS, budget / 16, worker.saturating_mul(workers), messages, precomputed];
+        let fetched = given.fetched.unwrap_or((budget / 8).min(FETCHED));
+        let fetched = if given.fetches { fetched } else { 0 };
+        let workers_bytes = worker.saturating_mul(workers);
+        let fixed = [PROCESS, budget / 16, workers_bytes, messages, precomputed, fetched];
         let fixed = fixed.into_iter().fold(0, u64::saturating_add);
         let left = budget.saturating_sub(fixed);
         let buffers = given.buffers.unwrap_or(left);
@@ -72,12 +82,12 @@ impl Memory {
         if buffers == 0 || given.memory.is_some() && total > budget {
             bail!(
                 "--memory {} is too small: its parts take {}MiB; raise it, or lower --buffer-bytes, \
-                 --share-bytes or --threads",
+                 --share-bytes, --read-ahead or --threads",
                 ByteSize(budget),
                 total.div_ceil(1 << 20),
             );
         }
-        Ok(Self { total, buffers, precomputed, worker, messages })
+        Ok(Self { total, buffers, precomputed, worker, messages, fetched })
     }
 }
 
@@ -103,8 +113,11 @@ mod tests {
                 precomputed: 96 * MIB,
                 worker: 64 * MIB,
                 messages: 160 * MIB,
+                fetched: 0,
             }
         );
+        let remote = divide(Given { fetches: true, ..Given::default() }, 4, 64 << 30).unwrap();
+        assert_eq!((remote.buffers, remote.fetched), (496 * MIB, 160 * MIB));
         assert_eq!(memory(4, 512 * MIB).total, 384 * MIB);
         assert_eq!(memory(64, 2048 * MIB).total, 1536 * MIB);
     }
@@ -113,11 +126,13 @@ mod tests {
     fn the_parts_add_up_to_the_budget() {
         for megabytes in [128, 300, 1000, 5000, 100_000] {
             for workers in [1, 2, 64, 4096] {
-                let given = Given { memory: Some(megabytes * MIB), ..Given::default() };
-                let Memory { total, buffers, precomputed, worker, messages } =
+                let memory = Some(megabytes * MIB);
+                let given = Given { memory, fetches: workers > 1, ..Given::default() };
+                let Memory { total, buffers, precomputed, worker, messages, fetched } =
                     divide(given, workers, MIB).unwrap();
                 let process = 32 * MIB + megabytes * MIB / 16;
-                let parts = [buffers, precomputed, worker * workers as u64, messages, process];
+                let workers = worker * workers as u64;
+                let parts = [buffers, precomputed, workers, messages, fetched, process];
                 assert_eq!(parts.iter().sum::<u64>(), total);
                 assert_eq!(total, megabytes * MIB);
             }

@@ -5,8 +5,10 @@ mod memory;
 mod named;
 mod resolved;
 mod settings;
+mod storage;
 
 pub use memory::Memory;
 pub use resolved::Config;
 pub use settings::ServeArgs;
 pub(crate) use settings::{Threads, recipes_in};
+pub(crate) use storage::{PriceSettings, StorageSettings};

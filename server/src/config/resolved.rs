@@ -15,9 +15,11 @@ use forebay_types::settings::NonZeroByteSize;
 use super::memory::{Given, Memory};
 use super::named;
 use super::settings::{IdentitySettings, LimitSettings, ServeArgs, Settings};
+use super::storage::{PriceSettings, StorageSettings};
 use crate::access::Access;
 use crate::address::ListenAddress;
 use crate::admission::{IdentityLimits, Limits};
+use crate::datasets::is_url;
 use crate::device::DeviceChoice;
 use crate::recipes;
 
@@ -48,6 +50,10 @@ pub struct Config {
     pub json: bool,
     /// Access control.
     pub access: Access,
+    /// What is about datasets in buckets.
+    pub(crate) storage: StorageSettings,
+    /// What requests to buckets cost.
+    pub(crate) prices: PriceSettings,
     /// Workers and buffers.
     pub pipeline: PipelineConfig,
     /// The budget and its parts.
@@ -89,8 +95,14 @@ impl Config {
             memory: settings.memory.map(NonZeroByteSize::get),
             buffers: settings.buffer_bytes.map(NonZeroByteSize::get),
             precomputed: settings.share_bytes.map(|size| size.0),
+            fetched: settings.storage.read_ahead.map(NonZeroByteSize::get),
+            fetches: datasets.values().any(|path| is_url(path)),
         };
         let memory = Memory::new(given, threads, available_memory())?;
+        let storage = StorageSettings {
+            read_ahead: NonZeroByteSize::new(memory.fetched),
+            ..settings.storage
+        };
         Ok(Self {
             datasets,
             recipes: recipes::read(named::by_name(settings.recipes)?)?,
@@ -104,6 +116,8 @@ impl Config {
             while_locked: settings.while_locked,
             json: settings.json.unwrap_or(false),
             access,
+            storage,
+            prices: settings.prices,
             pipeline: PipelineConfig {
                 threads,
                 buffer_bytes: bytes(memory.buffers),
@@ -352,7 +366,7 @@ mod tests {
         let mut keys = BTreeSet::new();
         for (key, value) in table {
             match (key.as_str(), value) {
-                ("limits" | "access", toml::Value::Table(inner)) => {
+                ("limits" | "access" | "storage" | "prices", toml::Value::Table(inner)) => {
                     keys.extend(inner.into_iter().map(|(key, _)| key));
                 }
                 ("identities", _) => {}

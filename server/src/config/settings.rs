@@ -15,6 +15,7 @@ use forebay_types::settings::{
 use serde::Deserialize;
 
 use super::named::{self, NamedList};
+use super::storage::{PriceSettings, StorageSettings};
 use crate::access::AccessArgs;
 use crate::address::{self, ListenAddress, SocketMode};
 use crate::device::DeviceChoice;
@@ -32,7 +33,8 @@ pub(super) type Count = Number<1, 1_000_000>;
 /// Settings of `forebay serve`.
 ///
 /// Each can also be set in the file given by `--config`, with `_` for `-`: datasets and recipes in the
-/// tables `[datasets]` and `[recipes]`, limits in `[limits]`, certificates and tokens in `[access]`.
+/// tables `[datasets]` and `[recipes]`, limits in `[limits]`, certificates and tokens in `[access]`, what is
+/// about buckets in `[storage]` and `[prices]`.
 /// `[identities.NAME]` sets `max_streams`, `max_queued` and `window_bytes` for one identity, at most as
 /// large as those of the server.
 #[derive(Clone, Debug, Default, Args)]
@@ -48,7 +50,7 @@ pub struct ServeArgs {
 #[derive(Clone, Debug, Default, Args, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Settings {
-    /// Name and path of a dataset to serve. May be given several times.
+    /// Name and path of a dataset to serve, or its URL in a bucket (s3, gs, az, https). May be given several times.
     #[arg(long = "dataset", value_name = "NAME=PATH", env = "FOREBAY_DATASETS")]
     #[serde(deserialize_with = "named::table")]
     pub(super) datasets: Vec<NamedList>,
@@ -112,6 +114,10 @@ pub(super) struct Settings {
     #[arg(long, value_name = "BOOL", env = "FOREBAY_JSON", value_parser = boolean,
         num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(super) json: Option<bool>,
+    #[command(flatten)]
+    pub(super) storage: StorageSettings,
+    #[command(flatten)]
+    pub(super) prices: PriceSettings,
     #[command(flatten)]
     pub(super) limits: LimitSettings,
     #[command(flatten)]
@@ -217,6 +223,8 @@ impl Settings {
             read_timeout: self.read_timeout.or(file.read_timeout),
             while_locked: self.while_locked.or(file.while_locked),
             json: self.json.or(file.json),
+            storage: self.storage.or(file.storage),
+            prices: self.prices.or(file.prices),
             limits: self.limits.or(file.limits),
             access: self.access.or(file.access),
             identities: file.identities,

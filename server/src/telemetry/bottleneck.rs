@@ -2,7 +2,8 @@
 //!
 //! - `input_bound`: share of the streams' time in which readers waited for a microbatch to be computed.
 //! - `bottleneck`: `clients` if the server waits more for its readers (or the network) than they wait
-//!   for it; otherwise the stage with the most CPU time.
+//!   for it; `storage` if microbatches wait for a bucket while the workers are mostly idle; otherwise the stage with
+//!   the most CPU time.
 //! - `utilization`: CPU time of the stages over that of all worker threads. At least `input_bound` for as much of
 //!   the interval as there were streams, because readers that wait mean that something is in full use, even if it is
 //!   a disk.
@@ -35,6 +36,8 @@ pub(super) struct Point {
     pub(super) payload_bytes: u64,
     pub(super) stages: [Duration; STAGES],
     pub(super) waits: WaitTimes,
+    /// Time that microbatches have waited for their bytes.
+    pub(super) storage_wait: Duration,
 }
 
 /// The difference of two points.
@@ -49,13 +52,15 @@ pub(super) struct Interval {
     pub(super) stages: [f64; STAGES],
     /// Seconds that readers waited, and that the server waited.
     pub(super) waits: [f64; 2],
+    /// Seconds that microbatches waited for their bytes.
+    pub(super) storage_wait: f64,
 }
 
 /// The assessment of a server over an interval; the fields are defined at the top of this file.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Assessment {
     pub(super) input_bound: f64,
-    /// A stage, `queue`, `clients`, or `none` while nothing is read.
+    /// A stage, `storage`, `queue`, `clients`, or `none` while nothing is read.
     pub(super) bottleneck: &'static str,
     pub(super) utilization: f64,
     pub(super) replicas: f64,
@@ -82,6 +87,7 @@ impl Interval {
                 seconds(after.waits.reader, before.waits.reader),
                 seconds(after.waits.server, before.waits.server),
             ],
+            storage_wait: seconds(after.storage_wait, before.storage_wait),
         }
     }
 
@@ -105,9 +111,18 @@ impl Interval {
         let busy = self.stages.iter().sum::<f64>() / capacity.max(f64::MIN_POSITIVE);
         let presence = (waited / self.seconds.max(f64::MIN_POSITIVE)).min(1.0);
         let utilization = busy.min(1.0).max(input_bound * presence);
+        // On average at least one microbatch waits for its bytes.
+        let waits_for_storage = busy < 0.5 && self.storage_wait >= self.seconds;
+        let bottleneck = if input_bound <= 0.5 {
+            "clients"
+        } else if waits_for_storage {
+            "storage"
+        } else {
+            self.longest_stage()
+        };
         Assessment {
             input_bound,
-            bottleneck: if input_bound > 0.5 { self.longest_stage() } else { "clients" },
+            bottleneck,
             utilization,
             replicas: utilization / (1.0 - input_bound.min(MAX_INPUT_BOUND)) / TARGET_UTILIZATION,
         }
@@ -133,6 +148,7 @@ mod tests {
             payload_bytes: 1,
             stages,
             waits: [reader, server],
+            storage_wait: 0.0,
         }
     }
 
@@ -143,6 +159,18 @@ mod tests {
         assert!((found.input_bound - 0.75).abs() < 1e-9);
         assert!((found.utilization - 0.825).abs() < 1e-9);
         assert!((found.replicas - 0.825 / 0.25 / 0.8).abs() < 1e-9);
+    }
+
+    #[test]
+    fn waiting_readers_point_to_storage_if_microbatches_wait_for_it_and_workers_do_not_work() {
+        let waiting = |stages, storage_wait| {
+            let interval = Interval { storage_wait, ..interval(30.0, 10.0, stages) };
+            interval.assess(2).bottleneck
+        };
+        let idle = [0.1, 1.0, 0.3, 0.2, 0.1, 0.0];
+        assert_eq!(waiting(idle, 15.0), "storage");
+        assert_eq!(waiting(idle, 5.0), "decode");
+        assert_eq!(waiting([1.0, 9.0, 3.0, 2.0, 1.0, 0.5], 15.0), "decode");
     }
 
     #[test]

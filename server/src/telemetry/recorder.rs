@@ -50,6 +50,8 @@ pub(crate) struct Counters {
     pub(crate) payload_bytes: AtomicU64,
     pub(crate) stalled: AtomicU64,
     pub(crate) evicted: AtomicU64,
+    /// Microseconds that microbatches have waited for their bytes.
+    storage_wait: AtomicU64,
     /// Microseconds of CPU time by stage, of the microbatches sent.
     stages: [AtomicU64; StageTimes::NAMES.len()],
 }
@@ -78,8 +80,11 @@ impl Telemetry {
         StreamGuard { telemetry: Arc::clone(self), number, stats }
     }
 
-    /// Adds the current totals to the history.
-    pub(crate) fn tick(&self) {
+    /// Adds the current totals to the history. `storage_wait` is the time that microbatches have waited for their
+    /// bytes since the start.
+    pub(crate) fn tick(&self, storage_wait: Duration) {
+        let micros = u64::try_from(storage_wait.as_micros()).unwrap_or(u64::MAX);
+        self.counters.storage_wait.store(micros, Ordering::Relaxed);
         let point = self.point();
         let mut history = lock(&self.history);
         if history.len() == HISTORY {
@@ -108,6 +113,7 @@ impl Telemetry {
             payload_bytes: count(&counters.payload_bytes),
             stages: counters.stages.each_ref().map(|micros| Duration::from_micros(count(micros))),
             waits: self.waits(),
+            storage_wait: Duration::from_micros(count(&counters.storage_wait)),
         }
     }
 

@@ -12,10 +12,16 @@ use prometheus_client::registry::Registry;
 
 use super::metrics::{Metrics, StageLabels};
 use super::snapshot::Snapshot;
+use crate::source::StorageLoad;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FromLabels {
     from: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TierLabels {
+    tier: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -40,6 +46,9 @@ pub(crate) fn render(metrics: &Metrics, now: &Snapshot) -> Result<String, std::f
 fn forebay_registry(now: &Snapshot) -> Registry {
     let mut registry = Registry::with_prefix("forebay");
     add_pipeline(&mut registry, now);
+    if let Some(storage) = &now.pipeline.storage {
+        add_storage(&mut registry, storage);
+    }
     add_datasets(&mut registry, now);
     add_streams(&mut registry, now);
     add_assessment(&mut registry, now);
@@ -102,6 +111,87 @@ fn add_pipeline(registry: &mut Registry, now: &Snapshot) {
         "Requests answered without computing: joined one in the queue, or found in the cache",
         shared,
     );
+}
+
+fn add_storage(registry: &mut Registry, load: &StorageLoad) {
+    let bytes = Family::<TierLabels, Counter>::default();
+    for (tier, count) in [("cache", load.cache_bytes), ("remote", load.remote_bytes)] {
+        bytes.get_or_create(&TierLabels { tier }).inc_by(count);
+    }
+    register(
+        registry,
+        "storage_read_bytes",
+        "Bytes of records in buckets, by where they were: the disk cache, or a bucket",
+        bytes,
+    );
+    for (name, help, value) in [
+        (
+            "storage_fetched_bytes",
+            "Bytes that buckets have sent, with whole blocks for the disk cache and what was sent twice",
+            load.fetched_bytes,
+        ),
+        ("storage_requests", "Requests to buckets", load.requests),
+        ("storage_retries", "Requests that were sent again after a failure", load.retries),
+        ("storage_hedges", "Second requests for a first byte that was late", load.hedges),
+        ("storage_throttled", "Answers of buckets that said to slow down", load.throttled),
+        (
+            "storage_damaged_records",
+            "Records whose bytes in the disk cache were wrong, and were fetched again",
+            load.damaged,
+        ),
+        ("storage_late_reads", "Reads for which a worker waited for a bucket", load.late_reads),
+    ] {
+        register(registry, name, help, counter(value));
+    }
+    register(
+        registry,
+        "storage_wait_seconds",
+        "Time that microbatches waited for bytes of buckets",
+        seconds(load.waited.as_secs_f64()),
+    );
+    for (name, help, value) in [
+        (
+            "storage_hit_ratio",
+            "Share of the bytes of records that were in the disk cache",
+            load.hit_ratio(),
+        ),
+        (
+            "microbatches_waiting_for_storage",
+            "Microbatches that wait for bytes of buckets",
+            load.microbatches_waiting as f64,
+        ),
+        (
+            "storage_held_bytes",
+            "Bytes of buckets on their way or in memory until they are used",
+            load.held_bytes as f64,
+        ),
+        (
+            "storage_held_limit_bytes",
+            "Limit of forebay_storage_held_bytes",
+            load.held_limit_bytes as f64,
+        ),
+        (
+            "disk_cache_bytes",
+            "Bytes in the disk cache, of all processes of the host",
+            load.disk_cache_bytes as f64,
+        ),
+        (
+            "disk_cache_limit_bytes",
+            "Limit of forebay_disk_cache_bytes",
+            load.disk_cache_limit_bytes as f64,
+        ),
+        (
+            "disk_cache_failed",
+            "1 if the disk cache cannot be written or its disk is full",
+            f64::from(u8::from(load.disk_cache_failed)),
+        ),
+    ] {
+        register(registry, name, help, gauge(value));
+    }
+    if let Some(cost) = load.cost_per_million_images {
+        let help = "Cost of a million images so far, at --request-price and --transfer-price";
+        register(registry, "storage_cost_per_million_images", help, gauge(cost));
+    }
 }
 
 fn add_datasets(registry: &mut Registry, now: &Snapshot) {

@@ -3,6 +3,7 @@
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::super::unpack::{Codec, Packed};
 use crate::decode::{Color, Format};
 use crate::geometry::Size;
 
@@ -13,7 +14,7 @@ pub struct Record {
     pub label: u32,
     /// Height and width; 0 for a bad record whose header cannot be read.
     pub size: Size,
-    /// Number of its bytes.
+    /// Number of its bytes, decompressed.
     pub length: u32,
     /// Image format; `None` for a bad record whose format is unknown.
     pub format: Option<Format>,
@@ -27,10 +28,17 @@ pub struct Record {
     pub checksum: u64,
     /// Number of its shard; 0 in an `ImageFolder`.
     pub shard: u32,
-    /// Offset of its bytes in the shard; 0 in an `ImageFolder`.
+    /// Offset in the shard of its bytes, or of the compressed range that it is in; 0 in an `ImageFolder`.
     pub offset: u64,
     /// The range of its name in the section of names.
     pub(in crate::dataset) name: NameRange,
+}
+
+impl Record {
+    /// The size of an image that has no header, which the decoder must be given.
+    pub fn planar(&self) -> Option<Size> {
+        (self.format == Some(Format::Planar)).then_some(self.size)
+    }
 }
 
 /// A range of the index's section of names.
@@ -41,8 +49,16 @@ pub(in crate::dataset) struct NameRange {
 }
 
 /// Format codes: 0 is unknown, else the index in this list plus 1. New formats are appended, because indexes hold the codes.
-const FORMATS: [Format; 7] =
-    [Format::Jpeg, Format::Png, Format::Bmp, Format::WebP, Format::Gif, Format::Pnm, Format::Tiff];
+const FORMATS: [Format; 8] = [
+    Format::Jpeg,
+    Format::Png,
+    Format::Bmp,
+    Format::WebP,
+    Format::Gif,
+    Format::Pnm,
+    Format::Tiff,
+    Format::Planar,
+];
 /// Color codes, in the same way.
 const COLORS: [Color; 6] =
     [Color::Gray, Color::Rgb, Color::YCbCr, Color::Cmyk, Color::Ycck, Color::Palette];
@@ -108,6 +124,56 @@ impl From<&StoredRecord> for Record {
     }
 }
 
+/// A [`Packed`] as the index stores it, for each record. All of it is 0 for a record that is stored as it is.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(in crate::dataset) struct StoredPacked {
+    stored: U32,
+    skip: U32,
+    /// Snappy: bytes of the literal in which the range begins. Others: decompressed bytes of the page.
+    extent: U32,
+    codec: U32,
+}
+
+const SNAPPY: u32 = 1;
+const GZIP: u32 = 2;
+const ZSTD: u32 = 3;
+
+impl From<Option<Packed>> for StoredPacked {
+    fn from(packed: Option<Packed>) -> Self {
+        let Some(Packed { codec, stored, skip }) = packed else { return Self::default() };
+        let (codec, extent) = match codec {
+            Codec::Snappy { literal } => (SNAPPY, literal),
+            Codec::Gzip { page } => (GZIP, page),
+            Codec::Zstd { page } => (ZSTD, page),
+        };
+        Self {
+            stored: stored.into(),
+            skip: skip.into(),
+            extent: extent.into(),
+            codec: codec.into(),
+        }
+    }
+}
+
+impl StoredPacked {
+    /// `None` if the record is stored as it is.
+    ///
+    /// # Errors
+    /// When there is no such codec.
+    pub(super) fn packed(self) -> Result<Option<Packed>, String> {
+        let extent = self.extent.get();
+        let codec = match self.codec.get() {
+            0 => return Ok(None),
+            SNAPPY => Codec::Snappy { literal: extent },
+            GZIP => Codec::Gzip { page: extent },
+            ZSTD => Codec::Zstd { page: extent },
+            code => return Err(format!("its compression {code} needs a newer forebay")),
+        };
+        Ok(Some(Packed { codec, stored: self.stored.get(), skip: self.skip.get() }))
+    }
+}
+
 /// Code of a value: 0 for `None`, else its index in the list plus 1.
 fn encode<T: Copy + PartialEq>(list: &[T], value: Option<T>) -> u8 {
     let index = list.iter().position(|&item| Some(item) == value);
@@ -122,6 +188,23 @@ fn decode<T: Copy>(list: &[T], code: u8) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_compressed_range_is_stored_in_16_fixed_bytes() {
+        let packed = |codec| Some(Packed { codec, stored: 0x0102_0304, skip: 5 });
+        for (codec, expected) in [
+            (Codec::Snappy { literal: 6 }, [4, 3, 2, 1, 5, 0, 0, 0, 6, 0, 0, 0, 1, 0, 0, 0]),
+            (Codec::Gzip { page: 7 }, [4, 3, 2, 1, 5, 0, 0, 0, 7, 0, 0, 0, 2, 0, 0, 0]),
+            (Codec::Zstd { page: 8 }, [4, 3, 2, 1, 5, 0, 0, 0, 8, 0, 0, 0, 3, 0, 0, 0]),
+        ] {
+            let stored = StoredPacked::from(packed(codec));
+            assert_eq!(stored.as_bytes(), expected);
+            assert_eq!(stored.packed(), Ok(packed(codec)));
+        }
+        assert_eq!(StoredPacked::from(None).packed(), Ok(None));
+        let unknown = StoredPacked { codec: 9.into(), ..StoredPacked::default() };
+        assert!(unknown.packed().unwrap_err().contains("needs a newer forebay"));
+    }
 
     #[test]
     fn a_record_is_stored_in_48_fixed_bytes() {

@@ -121,6 +121,8 @@ fn any_flipped_byte_is_refused_or_changes_no_record() {
         (kind::POINTS, points),
         (kind::SKIPPED, 3_u64.to_le_bytes().to_vec()),
         (kind::SKIPPED_REASONS, write_strings(["no label", "a.jpg"].into_iter())),
+        (kind::WORDS, write_strings(["some", "words"].into_iter())),
+        (kind::FACTS, write_strings(["split", "val"].into_iter())),
     ];
     write(&path, &[sections(), skipped.to_vec()].concat(), Some(entries)).unwrap();
     let whole = Index::open(&path).unwrap();
@@ -128,6 +130,8 @@ fn any_flipped_byte_is_refused_or_changes_no_record() {
         (whole.entry_points(0), whole.entry_points(1)),
         (Some(&[1, 2, 3][..]), Some(&[4, 5][..]))
     );
+    assert_eq!(whole.about.words, ["some", "words"]);
+    assert_eq!(whole.about.facts, [("split".to_owned(), "val".to_owned())]);
     let bytes = std::fs::read(&path).unwrap();
     let table = super::sections(&bytes).unwrap();
     let head = HEADER + table.len() * ROW;
@@ -145,6 +149,8 @@ fn any_flipped_byte_is_refused_or_changes_no_record() {
             kind::ENTRIES,
             kind::SKIPPED,
             kind::SKIPPED_REASONS,
+            kind::WORDS,
+            kind::FACTS,
         ];
         // The padding between sections is ignored.
         let refused = at < head || kind.is_some_and(|kind| !mild.contains(&kind));

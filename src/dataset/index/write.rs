@@ -9,11 +9,12 @@ use forebay_types::Digest;
 use xxhash_rust::xxh3::xxh3_64;
 use zerocopy::IntoBytes as _;
 
-use super::super::layouts::{Layout, Skipped};
+use super::super::layouts::{About, Layout, Skipped};
+use super::super::unpack::Packed;
 use super::format::{
     LAZY, MAGIC, REQUIRED, StoredHeader, StoredPoints, StoredSection, VERSION, kind, write_strings,
 };
-use super::record::{NameRange, Record, StoredRecord};
+use super::record::{NameRange, Record, StoredPacked, StoredRecord};
 use crate::store::StoreError;
 
 /// Sections start at multiples of this many bytes.
@@ -24,8 +25,11 @@ pub(in crate::dataset) struct Contents<'a> {
     pub(in crate::dataset) digest: Digest,
     pub(in crate::dataset) layout: Layout,
     pub(in crate::dataset) shards: &'a [(String, u64)],
+    /// Tags of the shards, if they are objects of a bucket.
+    pub(in crate::dataset) tags: &'a [String],
     pub(in crate::dataset) classes: &'a [String],
     pub(in crate::dataset) skipped: &'a [Skipped],
+    pub(in crate::dataset) about: &'a About,
     pub(in crate::dataset) records: Vec<IndexedRecord<'a>>,
 }
 
@@ -35,6 +39,8 @@ pub(in crate::dataset) struct IndexedRecord<'a> {
     /// Its `name` is not used.
     pub(in crate::dataset) record: Record,
     pub(in crate::dataset) points: StoredPoints,
+    /// The compressed range that it is in, if it is in one.
+    pub(in crate::dataset) packed: Option<Packed>,
     /// The reason why it is bad, if it is.
     pub(in crate::dataset) reason: Option<&'a str>,
 }
@@ -77,6 +83,22 @@ impl Contents<'_> {
                 .collect();
             sections.push((kind::SKIPPED, counts.collect()));
             sections.push((kind::SKIPPED_REASONS, write_strings(texts.iter().map(String::as_str))));
+        }
+        let About { words, facts } = self.about;
+        if !words.is_empty() {
+            sections.push((kind::WORDS, write_strings(words.iter().map(String::as_str))));
+        }
+        if !facts.is_empty() {
+            let texts = facts.iter().flat_map(|(name, value)| [name.as_str(), value.as_str()]);
+            sections.push((kind::FACTS, write_strings(texts)));
+        }
+        if self.records.iter().any(|indexed| indexed.packed.is_some()) {
+            let packed = self.records.iter().map(|indexed| StoredPacked::from(indexed.packed));
+            sections.push((kind::PACKED, packed.collect::<Vec<_>>().as_bytes().to_vec()));
+        }
+        if !self.tags.is_empty() {
+            let tags = write_strings(self.tags.iter().map(String::as_str));
+            sections.push((kind::SHARD_TAGS, tags));
         }
         sections
     }
@@ -167,10 +189,17 @@ fn head(sections: &[(u32, Vec<u8>)], entry_points: Option<u64>) -> Vec<u8> {
     let mut offset = length.next_multiple_of(ALIGNMENT) as u64;
     let mut table = Vec::with_capacity(count);
     for (kind, bytes) in sections {
-        let optional = [kind::POINTS, kind::SKIPPED, kind::SKIPPED_REASONS].contains(kind);
+        let optional = [
+            kind::POINTS,
+            kind::SKIPPED,
+            kind::SKIPPED_REASONS,
+            kind::WORDS,
+            kind::FACTS,
+            kind::SHARD_TAGS,
+        ];
         table.push(StoredSection {
             kind: (*kind).into(),
-            flags: if optional { 0 } else { REQUIRED }.into(),
+            flags: if optional.contains(kind) { 0 } else { REQUIRED }.into(),
             offset: offset.into(),
             length: (bytes.len() as u64).into(),
             checksum: xxh3_64(bytes).into(),

@@ -9,7 +9,8 @@ use std::path::Path;
 
 use super::super::error::DatasetError;
 use super::directory::{self, utf8};
-use super::listing::{Layout, ListedRecord, Listing, Location, SkipCounter};
+use super::listing::{About, Layout, ListedRecord, Listing, Location, Naming, SkipCounter};
+use super::source::EXPECTED;
 use super::stray;
 use crate::store::StoreError;
 
@@ -35,7 +36,7 @@ pub(super) fn list(root: &Path) -> Result<Listing, DatasetError> {
         }
     }
     if classes.is_empty() {
-        let why = "expected a folder for each class, or WebDataset tars".to_owned();
+        let why = EXPECTED.to_owned();
         return Err(DatasetError::NotADataset { path: root.into(), why });
     }
     let (mut records, mut skipped) = (Vec::new(), SkipCounter::default());
@@ -60,24 +61,26 @@ pub(super) fn list(root: &Path) -> Result<Listing, DatasetError> {
         root: root.into(),
         layout: Layout::ImageFolder,
         classes,
+        naming: Naming::List,
         shards: Vec::new(),
         records,
         skipped,
+        about: About::default(),
     })
 }
 
-/// Whether a folder of the root holds an image, directly or in a folder below it.
+/// Whether all of some folders hold an image, directly, as class folders do.
 ///
 /// # Errors
-/// When something cannot be listed.
-pub(super) fn has_images(root: &Path) -> Result<bool, DatasetError> {
-    for (name, is_folder) in directory::entries(root)? {
-        let images = |class: &str| images_of(root, class, &mut SkipCounter::default());
-        if is_folder && images(&utf8(root, &name)?)?.iter().any(|(_, images)| !images.is_empty()) {
-            return Ok(true);
+/// When one of them cannot be listed.
+pub(super) fn hold_images(root: &Path, folders: &[String]) -> Result<bool, DatasetError> {
+    for folder in folders {
+        let entries = directory::entries(&root.join(folder))?;
+        if !entries.iter().any(|(name, is_folder)| !is_folder && is_image(name)) {
+            return Ok(false);
         }
     }
-    Ok(false)
+    Ok(true)
 }
 
 /// Images of a class. torchvision sorts folders by their whole path, so `a-b` is before `a/b`.
@@ -144,7 +147,8 @@ fn walk(
     Ok(())
 }
 
-fn is_image(name: &OsStr) -> bool {
+/// Whether a file is an image by its name.
+pub(super) fn is_image(name: &OsStr) -> bool {
     let name = name.to_string_lossy().to_lowercase();
     EXTENSIONS.iter().any(|extension| name.ends_with(extension))
 }

@@ -5,112 +5,122 @@
 //!
 //! ```text
 //!   path --find--> Source {layout, root, shards} --list--> Listing {classes, shards, records}
+//!                                                             |
+//!                                         select: some of its classes and records
 //! ```
+//!
+//! What is in a bucket is listed shard by shard (`dataset::remote`), and selected when all are.
 
+mod cifar;
+mod classes;
+mod csv;
+mod devkit;
 mod directory;
+mod find;
+mod ilsvrc;
 mod image_folder;
+mod info;
+mod kaggle;
 mod listing;
+mod manifest;
+mod mat5;
+mod mds;
+mod parquet;
 mod pattern;
+mod pickle;
+mod protobuf;
+mod select;
+mod source;
+mod split;
 pub(super) mod stray;
 mod tar;
+mod tfds;
+mod tfrecord;
+mod tfrecord_file;
 mod webdataset;
+mod window;
 
-use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::error::DatasetError;
-use crate::store::StoreError;
+use super::options::IndexOptions;
 
+pub(super) use find::{check_compressed, find, is_shard, of_split, shards_of_folder};
 pub use listing::Skipped;
-pub(super) use listing::{Layout, ListedRecord, Listing, Location};
+pub(super) use listing::{
+    About, Frame, Layout, ListedRecord, Listing, Location, Naming, SkipCounter,
+};
+pub(super) use pattern::{OPTIONS as PATTERN_OPTIONS, expand_braces};
+pub(super) use select::{Selectable, apply as select};
+pub(super) use source::Source;
+pub use split::with_split;
+pub(super) use split::{in_name as split_in_name, parts as split_parts};
 
-/// A dataset as it is stored.
-#[derive(Debug)]
-pub(super) struct Source {
-    pub(super) layout: Layout,
-    /// Folder that the names of shards and files are relative to.
-    pub(super) root: PathBuf,
-    /// Names of the tars, sorted; none in an `ImageFolder`.
-    pub(super) shards: Vec<String>,
+/// Lists the records of a source that the options take, on rayon's threads.
+///
+/// # Errors
+/// As [`list_all`], and when an option names what is not there.
+pub(super) fn list(source: Source, options: &IndexOptions) -> Result<Listing, DatasetError> {
+    let mut listing = list_all(source, options)?;
+    let Listing { records, classes, about, .. } = &mut listing;
+    select(records, classes, about, options)?;
+    Ok(listing)
 }
 
-impl Source {
-    /// Finds out what is stored at a path: an `ImageFolder`, a tar, a folder of tars, or the tars that a
-    /// pattern names.
-    ///
-    /// # Errors
-    /// When nothing is stored there, or something that is not a dataset.
-    pub(super) fn find(path: &Path) -> Result<Self, DatasetError> {
-        if let Some((folder, pattern)) = pattern::split(path) {
-            let shards = pattern::expand(&folder, &pattern)?;
-            return Self::tars(folder, shards);
-        }
-        match fs::metadata(path) {
-            Ok(found) if found.is_dir() => Self::folder(path),
-            Ok(_) => {
-                let name = path.file_name().unwrap_or_default();
-                let root = folder_of(path);
-                let name = directory::utf8(root, name)?;
-                Self::tars(root.into(), vec![name])
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                Err(DatasetError::Missing { path: path.into() })
-            }
-            Err(error) => Err(StoreError::io("open", path)(error).into()),
-        }
+/// Lists all records of a source, read as the options say.
+///
+/// # Errors
+/// When an option is about other layouts, or a folder or shard cannot be read or violates the rules of its layout.
+pub(super) fn list_all(source: Source, options: &IndexOptions) -> Result<Listing, DatasetError> {
+    check_options(&source, options)?;
+    let split = source.split.clone();
+    let mut listing = match source.layout {
+        Layout::ImageFolder => image_folder::list(&source.root),
+        Layout::WebDataset => webdataset::list(source, options),
+        Layout::TfRecord => tfrecord::list(source.root, source.shards, options),
+        Layout::Ilsvrc => ilsvrc::list(source.root, source.shards),
+        Layout::Kaggle => kaggle::list(&source.root),
+        Layout::Mds => mds::list(source.root, source.shards, options),
+        Layout::Cifar => cifar::list(source.root, source.shards),
+        Layout::Manifest => manifest::list(&source, options),
+        Layout::Parquet => parquet::list(source.root, source.shards, options),
+    }?;
+    if let Some(split) = split {
+        listing.about.facts.insert(0, ("split".to_owned(), split));
     }
+    Ok(listing)
+}
 
-    /// Tars in a folder are a `WebDataset`. But class folders may have the tars beside them that they
-    /// were unpacked from, so folders with images make it an `ImageFolder`.
-    fn folder(path: &Path) -> Result<Self, DatasetError> {
-        let (mut tars, mut has_folders, mut compressed) = (Vec::new(), false, None);
-        for (name, is_folder) in directory::entries(path)? {
-            has_folders |= is_folder;
-            let text = name.to_string_lossy();
-            if is_folder || text.starts_with('.') {
-                continue;
-            }
-            if is_tar(&text) {
-                tars.push(directory::utf8(path, &name)?);
-            } else if is_compressed_tar(&text) {
-                compressed = Some(path.join(&name));
-            }
-        }
-        let is_image_folder = tars.is_empty() || has_folders && image_folder::has_images(path)?;
-        match compressed {
-            _ if !is_image_folder => Self::tars(path.into(), tars),
-            Some(tar) if !has_folders => Err(compressed_tar(tar)),
-            _ => Ok(Self { layout: Layout::ImageFolder, root: path.into(), shards: Vec::new() }),
-        }
-    }
-
-    fn tars(root: PathBuf, shards: Vec<String>) -> Result<Self, DatasetError> {
-        match shards.iter().find(|name| !is_tar(name)) {
-            None => Ok(Self { layout: Layout::WebDataset, root, shards }),
-            Some(name) if is_compressed_tar(name) => Err(compressed_tar(root.join(name))),
-            Some(name) => {
-                let why = "expected a folder, or a file whose name ends in .tar".to_owned();
-                Err(DatasetError::NotADataset { path: root.join(name), why })
-            }
-        }
-    }
-
-    /// Lists the records, on rayon's threads.
-    ///
-    /// # Errors
-    /// When a folder or shard cannot be read, or violates the rules of its layout.
-    pub(super) fn list(self) -> Result<Listing, DatasetError> {
-        match self.layout {
-            Layout::ImageFolder => image_folder::list(&self.root),
-            Layout::WebDataset => webdataset::list(self.root, self.shards),
-        }
+/// Refuses options that would be ignored, because they are about other layouts.
+fn check_options(source: &Source, options: &IndexOptions) -> Result<(), DatasetError> {
+    use Layout::{Manifest, Mds, Parquet, TfRecord, WebDataset};
+    const NAMED: &[Layout] = &[TfRecord, Parquet, Mds, Manifest];
+    let rules = [
+        ("--label", options.label.is_some(), &[WebDataset][..]),
+        ("--image-column", options.image_column.is_some(), NAMED),
+        ("--label-column", options.label_column.is_some(), NAMED),
+        ("--label-offset", options.label_offset.is_some(), &[TfRecord, Parquet]),
+    ];
+    let ignored =
+        rules.into_iter().find(|(_, given, fits)| *given && !fits.contains(&source.layout));
+    match ignored {
+        None => Ok(()),
+        Some((option, _, fits)) => Err(DatasetError::Option {
+            path: source.list.clone().unwrap_or_else(|| source.root.clone()),
+            option,
+            layout: source.layout.name(),
+            fits: fits.iter().map(|layout| layout.name()).collect(),
+        }),
     }
 }
 
 /// Path of a dataset's index: beside the dataset, or in `index_dir` under a name that tells datasets of
 /// the same name apart.
+///
+/// `PATH#SPLIT` names a split of what is stored at a path, which has an index of its own.
 pub fn index_path(path: &Path, index_dir: Option<&Path>) -> PathBuf {
+    let (path, split) = split::of(path);
+    let path = path.as_path();
     let (parent, name) = pattern::split(path).unwrap_or_else(|| {
         // A path that is `/`, or ends in `.` or `..`, has no name of its own.
         let path = if path.file_name().is_some() {
@@ -121,36 +131,16 @@ pub fn index_path(path: &Path, index_dir: Option<&Path>) -> PathBuf {
         let name = path.file_name().unwrap_or("root".as_ref()).into();
         (path.parent().map(Path::to_path_buf).unwrap_or_default(), name)
     });
-    let name = name.to_string_lossy();
+    let mut name = name.to_string_lossy().into_owned();
+    if let Some(split) = split {
+        name = format!("{name}#{split}");
+    }
     let plain = name.replace(['*', '?', '{', '}', '[', ']', '/'], "_");
     let Some(index_dir) = index_dir else { return parent.join(format!("{plain}.forebay")) };
     let parent = if parent.as_os_str().is_empty() { PathBuf::from(".") } else { parent };
-    let identity = parent.canonicalize().unwrap_or(parent).join(name.as_ref());
+    let identity = parent.canonicalize().unwrap_or(parent).join(&name);
     let digest = blake3::hash(identity.as_os_str().as_encoded_bytes()).to_hex();
     index_dir.join(format!("{plain}-{}.forebay", &digest[..8]))
-}
-
-/// Folder of a file, `.` if its path has only a name.
-fn folder_of(path: &Path) -> &Path {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    parent.unwrap_or(Path::new("."))
-}
-
-fn is_tar(name: &str) -> bool {
-    name.to_ascii_lowercase().ends_with(".tar")
-}
-
-fn is_compressed_tar(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    let endings = [".tgz", ".tar.gz", ".tar.zst", ".tar.bz2", ".tar.xz", ".tar.lz4"];
-    endings.iter().any(|ending| name.ends_with(ending))
-}
-
-fn compressed_tar(path: PathBuf) -> DatasetError {
-    let why = "records are read in place, which a compressed tar does not allow; decompress it \
-               (such as with gunzip) and index the .tar"
-        .to_owned();
-    DatasetError::NotADataset { path, why }
 }
 
 #[cfg(test)]
@@ -162,6 +152,8 @@ mod tests {
         let beside = |path: &str| index_path(Path::new(path), None);
         assert_eq!(beside("/data/train"), Path::new("/data/train.forebay"));
         assert_eq!(beside("/data/train/"), Path::new("/data/train.forebay"));
+        assert_eq!(beside("/none/imagenet#val"), Path::new("/none/imagenet#val.forebay"));
+        assert_eq!(beside("/none/imagenet/#val"), Path::new("/none/imagenet#val.forebay"));
         assert_eq!(beside("/d/t-{0..9}.tar"), Path::new("/d/t-_0..9_.tar.forebay"));
         assert_eq!(beside("/d/p*/s.tar"), Path::new("/d/p__s.tar.forebay"));
         let within = |path: &str| index_path(Path::new(path), Some(Path::new("/var")));

@@ -13,7 +13,7 @@ use super::directory::{self, utf8};
 /// Most names that braces expand to.
 const MAX_EXPANDED: usize = 1_000_000;
 
-const OPTIONS: MatchOptions = MatchOptions {
+pub(in crate::dataset) const OPTIONS: MatchOptions = MatchOptions {
     case_sensitive: true,
     require_literal_separator: true,
     require_literal_leading_dot: true,
@@ -82,7 +82,10 @@ fn match_parts(
         return Ok(());
     }
     for (name, is_folder) in directory::entries(&parent)? {
-        if is_folder != rest.is_some() || !pattern.matches_with(&name.to_string_lossy(), OPTIONS) {
+        let text = name.to_string_lossy();
+        // An index lies beside the files that it is of, and may match their pattern.
+        let is_index = text.ends_with(".forebay");
+        if is_folder != rest.is_some() || is_index || !pattern.matches_with(&text, OPTIONS) {
             continue;
         }
         let name = format!("{prefix}{}", utf8(&parent, &name)?);
@@ -96,7 +99,7 @@ fn match_parts(
 
 /// Expands each `{a..b}` (numbers, padded to the width of `a`) or `{a,b}` of a pattern. From the first braces
 /// of another form on, and if there would be too many names, it stays as it is.
-fn expand_braces(pattern: &str) -> Vec<String> {
+pub(in crate::dataset) fn expand_braces(pattern: &str) -> Vec<String> {
     let (mut names, mut rest) = (vec![String::new()], pattern);
     while let Some((before, braces)) = rest.split_once('{')
         && let Some((inside, after)) = braces.split_once('}')

@@ -7,6 +7,8 @@ use crate::store::StoreError;
 
 pub(super) const NOT_UTF8: &str = "a name that is not UTF-8 (rename them)";
 pub(super) const TOO_LARGE: &str = "more than 1 GiB (shrink or remove them)";
+pub(super) const SPARSE: &str =
+    "an image that is stored as a sparse file (make the tar without --sparse)";
 const NOT_A_FILE: &str = "a pipe, a device or a socket in place of a file";
 const NO_TARGET: &str = "a symbolic link whose target does not exist (fix or remove them)";
 const DENIED: &str = "no permission to read them";

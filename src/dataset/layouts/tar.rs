@@ -4,10 +4,12 @@
 //! crate is not used, because it reads members as streams and does not bound their names, and tars
 //! may be hostile. Only headers and labels are read, never the images between them.
 
+use std::ops::Range;
 use std::path::Path;
 
 use super::super::error::DatasetError;
-use crate::store::{RegularFile, StoreError};
+use super::window::{Input, Window};
+use crate::store::RegularFile;
 
 const BLOCK: usize = 512;
 
@@ -18,9 +20,6 @@ const LONG_NAME: &str = "this member has a name longer than 32 KiB";
 
 /// Largest PAX header. Besides a name it may have extended attributes and comments.
 const MAX_PAX: u64 = 1 << 20;
-
-/// Bytes that are read at once: a small label, the headers around it and their padding.
-const WINDOW: usize = 4096;
 
 /// A regular file in a tar.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,23 +42,29 @@ struct Extension {
     sparse: bool,
 }
 
-/// Walks the members of a tar file.
+/// Walks the members of a tar.
 #[derive(Debug)]
 pub(super) struct Members<'a> {
-    file: &'a RegularFile,
+    window: Window<'a>,
+    /// The range of the tar in its input.
+    range: Range<u64>,
     /// Offset of the next header.
     at: u64,
-    /// The bytes that were read last, and their offset.
-    window: (u64, Vec<u8>),
 }
 
 impl<'a> Members<'a> {
     pub(super) const fn new(file: &'a RegularFile) -> Self {
-        Self { file, at: 0, window: (0, Vec::new()) }
+        Self::of(Input::File(file), 0..file.size())
+    }
+
+    /// The members of a tar that is a range of an input, such as a member of another tar. All offsets
+    /// count from the start of the input.
+    pub(super) const fn of(input: Input<'a>, range: Range<u64>) -> Self {
+        Self { window: Window::new(input), at: range.start, range }
     }
 
     pub(super) fn path(&self) -> &'a Path {
-        self.file.path()
+        self.window.path()
     }
 
     /// The next regular file, or `None` at the end.
@@ -79,7 +84,7 @@ impl<'a> Members<'a> {
                 None => return Err(self.error("the size of this member is malformed")),
             };
             let offset = self.data_offset(&header)?;
-            let end = offset.checked_add(size).filter(|end| *end <= self.file.size());
+            let end = offset.checked_add(size).filter(|end| *end <= self.range.end);
             let end = end.ok_or_else(|| self.error("the file is truncated inside this member"))?;
             let header_offset = self.at;
             match kind {
@@ -87,9 +92,11 @@ impl<'a> Members<'a> {
                 b'x' if size > MAX_PAX => {
                     return Err(self.error("this PAX header is larger than 1 MiB"));
                 }
-                b'L' => extension.name = Some(cut_at_zero(self.read(offset, size)?).to_vec()),
+                b'L' => {
+                    extension.name = Some(cut_at_zero(self.window.read(offset, size)?).to_vec());
+                }
                 b'x' => {
-                    let data = self.read(offset, size)?.to_vec();
+                    let data = self.window.read(offset, size)?.to_vec();
                     let parsed = pax(&data, &mut extension);
                     parsed.ok_or_else(|| self.error("this PAX header is malformed"))?;
                     if extension.name.as_ref().is_some_and(|name| name.len() as u64 > MAX_NAME) {
@@ -128,19 +135,20 @@ impl<'a> Members<'a> {
         if member.length > limit {
             return Ok(None);
         }
-        Ok(Some(self.read(member.offset, member.length)?))
+        Ok(Some(self.window.read(member.offset, member.length)?))
     }
 
     /// The header at the current offset, or `None` at the end: a block of zeros, or simply the end of
     /// the file.
     fn header(&mut self) -> Result<Option<[u8; BLOCK]>, DatasetError> {
-        if self.at > 0 && self.at >= self.file.size() {
+        if self.at > self.range.start && self.at >= self.range.end {
             return Ok(None);
         }
-        if self.file.size() - self.at < BLOCK as u64 {
+        if self.range.end - self.at < BLOCK as u64 {
             return Err(self.error("the file is truncated inside a header"));
         }
-        let header = *self.read(self.at, BLOCK as u64)?.first_chunk().expect("a block was read");
+        let header =
+            *self.window.read(self.at, BLOCK as u64)?.first_chunk().expect("a block was read");
         if header.iter().all(|&byte| byte == 0) {
             return Ok(None);
         }
@@ -156,37 +164,13 @@ impl<'a> Members<'a> {
         let mut offset = self.at + BLOCK as u64;
         let mut continues = header[156] == b'S' && header[482] != 0;
         while continues {
-            if offset.saturating_add(BLOCK as u64) > self.file.size() {
+            if offset.saturating_add(BLOCK as u64) > self.range.end {
                 return Err(self.error("the file is truncated inside a header"));
             }
-            continues = self.read(offset, BLOCK as u64)?[504] != 0;
+            continues = self.window.read(offset, BLOCK as u64)?[504] != 0;
             offset += BLOCK as u64;
         }
         Ok(offset)
-    }
-
-    /// Reads a range that is within the file, from the window if it is there.
-    fn read(&mut self, offset: u64, length: u64) -> Result<&[u8], StoreError> {
-        let length = usize::try_from(length).expect("callers bound it");
-        let (start, bytes) = &mut self.window;
-        let within = |start: u64, bytes: &[u8]| {
-            let skip = usize::try_from(offset.checked_sub(start)?).ok()?;
-            (skip.checked_add(length)? <= bytes.len()).then_some(skip)
-        };
-        let skip = if let Some(skip) = within(*start, bytes) {
-            skip
-        } else {
-            let rest = self.file.size() - offset;
-            let window = usize::try_from(rest).unwrap_or(usize::MAX).min(WINDOW).max(length);
-            bytes.resize(window, 0);
-            *start = offset;
-            if let Err(error) = self.file.read_at(offset, bytes) {
-                bytes.clear();
-                return Err(error);
-            }
-            0
-        };
-        Ok(&bytes[skip..skip + length])
     }
 
     fn error(&self, what: &'static str) -> DatasetError {

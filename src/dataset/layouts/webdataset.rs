@@ -1,17 +1,23 @@
 //! `WebDataset`: the samples of tars. A sample is a run of members with the same key, which is the path
 //! up to the first dot of the file's name (`base_plus_ext` of webdataset/tariterators.py).
 //!
+//! timm writes `_info.json` beside the shards: the shards of each split, and the key of labels in `.json`
+//! members, where `.cls` has other ones.
+//!
 //! Shards have members that are not samples: a README, a hard link, an image whose label is missing or
 //! that cannot be read in place. They are skipped and counted, as timm's reader logs and skips them. A
 //! label that is present but malformed is an error, and so are two members of one name, as in webdataset.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rayon::prelude::*;
 
 use super::super::error::DatasetError;
-use super::listing::{Layout, ListedRecord, Listing, Location, SkipCounter};
+use super::super::options::{IndexOptions, LabelSource};
+use super::classes;
+use super::info::info;
+use super::listing::{About, Layout, ListedRecord, Listing, Location, SkipCounter};
+use super::source::Source;
 use super::stray;
 use super::tar::{Member, Members};
 use crate::store::{MAX_RECORD, RegularFile};
@@ -22,15 +28,9 @@ const IMAGES: [&[u8]; 4] = [b"jpg", b"jpeg", b"png", b"webp"];
 /// Largest `.cls` or `.json` file.
 const MAX_LABEL: u64 = 16 << 20;
 
-/// Largest `classes.txt`.
-const MAX_CLASSES_TXT: u32 = 64 << 20;
-
-/// Without a `classes.txt`, labels must be below this.
-const MAX_NUMBERED_CLASSES: u32 = 1 << 20;
-
 const NO_IMAGE: &str = "no image (.jpg, .jpeg, .png or .webp)";
 const NO_LABEL: &str = "no label (.cls or .json)";
-const SPARSE: &str = "an image that is stored as a sparse file (make the tar without --sparse)";
+const NEGATIVE: &str = "a negative label";
 
 /// The samples of one shard.
 struct Shard {
@@ -53,8 +53,15 @@ struct Sample {
 ///
 /// # Errors
 /// When a tar cannot be read or is malformed, or a label is malformed or has no class.
-pub(super) fn list(root: PathBuf, names: Vec<String>) -> Result<Listing, DatasetError> {
-    let scan = |name| scan(&root, name);
+pub(super) fn list(source: Source, options: &IndexOptions) -> Result<Listing, DatasetError> {
+    let Source { root, shards: names, split, .. } = source;
+    let described = match (&options.label, &split) {
+        (None, Some(_)) => info(&root)?,
+        _ => None,
+    };
+    let of_split = described.zip(split).and_then(|(info, split)| info.split(&split)?.label());
+    let labels = options.label.clone().or(of_split);
+    let scan = |name| scan(&root, name, labels.as_ref());
     let shards: Vec<Shard> =
         names.into_par_iter().map(scan).collect::<Result<_, DatasetError>>()?;
     let mut records = Vec::with_capacity(shards.iter().map(|shard| shard.samples.len()).sum());
@@ -68,12 +75,25 @@ pub(super) fn list(root: PathBuf, names: Vec<String>) -> Result<Listing, Dataset
         sizes.push((shard.name, shard.size));
         skipped.merge(shard.skipped);
     }
-    let classes = classes(&root, &records)?;
-    Ok(Listing { root, layout: Layout::WebDataset, classes, shards: sizes, records, skipped })
+    let (classes, naming) = classes::listed_or_numbered(&root, &records)?;
+    let mut about = About::default();
+    if let Some(LabelSource::Json(key)) = &labels {
+        about = about.fact("labels", format!("{key} of .json"));
+    }
+    Ok(Listing {
+        root,
+        layout: Layout::WebDataset,
+        classes,
+        naming,
+        shards: sizes,
+        records,
+        skipped,
+        about,
+    })
 }
 
 /// Lists the samples of one tar.
-fn scan(root: &Path, name: String) -> Result<Shard, DatasetError> {
+fn scan(root: &Path, name: String, labels: Option<&LabelSource>) -> Result<Shard, DatasetError> {
     let file = RegularFile::open(&root.join(&name))?;
     let mut members = Members::new(&file);
     let size = file.size();
@@ -83,12 +103,12 @@ fn scan(root: &Path, name: String) -> Result<Shard, DatasetError> {
         let Some((key, suffix)) = split(&member.name) else { continue };
         if key != run.key {
             let finished = std::mem::replace(&mut run, Run::new(key, member.header));
-            finished.finish(&mut members, &mut shard)?;
+            finished.finish(&mut members, labels, &mut shard)?;
         }
         let suffix = suffix.to_ascii_lowercase();
         run.add(&suffix, member);
     }
-    run.finish(&mut members, &mut shard)?;
+    run.finish(&mut members, labels, &mut shard)?;
     Ok(shard)
 }
 
@@ -98,6 +118,15 @@ fn split(name: &[u8]) -> Option<(&[u8], &[u8])> {
     let dot = base + name[base..].iter().position(|&byte| byte == b'.')?;
     let meta = name.starts_with(b"__") && name.ends_with(b"__");
     (dot > base && !meta).then(|| (&name[..dot], &name[dot + 1..]))
+}
+
+/// What the label file of a sample says.
+enum Label {
+    /// There is none.
+    Missing,
+    /// A number that means that there is no label.
+    Negative,
+    Class(u32),
 }
 
 /// The members of one key.
@@ -137,18 +166,35 @@ impl Run {
     }
 
     /// Adds the sample to its shard, or counts it as skipped.
-    fn finish(self, members: &mut Members<'_>, shard: &mut Shard) -> Result<(), DatasetError> {
+    fn finish(
+        mut self,
+        members: &mut Members<'_>,
+        labels: Option<&LabelSource>,
+        shard: &mut Shard,
+    ) -> Result<(), DatasetError> {
         if self.key.is_empty() {
             return Ok(());
+        }
+        match labels {
+            Some(LabelSource::Json(_)) => self.cls = None,
+            Some(LabelSource::Cls) => self.json = None,
+            None => {}
         }
         let sample = || format!("{}/{}", shard.name, String::from_utf8_lossy(&self.key));
         let Some((_, image)) = &self.image else {
             shard.skipped.add(NO_IMAGE, sample);
             return Ok(());
         };
-        let Some(label) = self.label(members)? else {
-            shard.skipped.add(NO_LABEL, sample);
-            return Ok(());
+        let label = match self.label(members, labels)? {
+            Label::Missing => {
+                shard.skipped.add(NO_LABEL, sample);
+                return Ok(());
+            }
+            Label::Negative => {
+                shard.skipped.add(NEGATIVE, sample);
+                return Ok(());
+            }
+            Label::Class(label) => label,
         };
         let error = |what| self.error(members.path(), what);
         if self.is_ambiguous {
@@ -158,7 +204,7 @@ impl Run {
             ));
         }
         if image.sparse {
-            shard.skipped.add(SPARSE, sample);
+            shard.skipped.add(stray::SPARSE, sample);
             return Ok(());
         }
         let length = u32::try_from(image.length).ok().filter(|length| *length <= MAX_RECORD);
@@ -175,12 +221,18 @@ impl Run {
         Ok(())
     }
 
-    /// The label: the number in `.cls`, or else `label` or `cls` in `.json`. `None` if there is neither
-    /// file.
-    fn label(&self, members: &mut Members<'_>) -> Result<Option<u32>, DatasetError> {
+    /// The label: the number in `.cls`, or else `label` or `cls` in `.json`, or the key that the options
+    /// name. timm skips those that are negative at that key.
+    fn label(
+        &self,
+        members: &mut Members<'_>,
+        labels: Option<&LabelSource>,
+    ) -> Result<Label, DatasetError> {
         let path = members.path();
         let error = |what| self.error(path, what);
-        let Some(member) = self.cls.as_ref().or(self.json.as_ref()) else { return Ok(None) };
+        let Some(member) = self.cls.as_ref().or(self.json.as_ref()) else {
+            return Ok(Label::Missing);
+        };
         if member.sparse {
             return Err(error(
                 "its label is stored as a sparse file; make the tar without --sparse",
@@ -191,6 +243,15 @@ impl Run {
                 "its label file is larger than the limit of 16 MiB; shrink or remove it",
             ));
         };
+        if let Some(LabelSource::Json(key)) = labels {
+            let expected = "expected a whole number at the key of --label in its .json";
+            let number = number_at(data, key).ok_or_else(|| error(expected))?;
+            return match u32::try_from(number) {
+                Ok(label) => Ok(Label::Class(label)),
+                Err(_) if number < 0 => Ok(Label::Negative),
+                Err(_) => Err(error(expected)),
+            };
+        }
         let (label, expected) = if self.cls.is_some() {
             let text = str::from_utf8(data).ok();
             let label = text.and_then(|text| text.trim().parse().ok());
@@ -198,7 +259,7 @@ impl Run {
         } else {
             (label_in_json(data), "expected a whole number from 0 as `label` or `cls` in its .json")
         };
-        label.map(Some).ok_or_else(|| error(expected))
+        label.map(Label::Class).ok_or_else(|| error(expected))
     }
 
     fn error(&self, path: &Path, what: &'static str) -> DatasetError {
@@ -213,37 +274,11 @@ fn label_in_json(data: &[u8]) -> Option<u32> {
     u32::try_from(label.as_u64()?).ok()
 }
 
-/// The lines of `classes.txt` beside the shards, or else the labels as numbers.
-fn classes(root: &Path, records: &[ListedRecord]) -> Result<Vec<String>, DatasetError> {
-    let path = root.join("classes.txt");
-    let last = records.iter().max_by_key(|record| record.label);
-    let classes: Vec<String> = if fs::symlink_metadata(&path).is_ok() {
-        read_classes(&path)?
-    } else {
-        let count = last.map_or(0, |record| record.label.saturating_add(1));
-        (0..count.min(MAX_NUMBERED_CLASSES)).map(|label| label.to_string()).collect()
-    };
-    match last {
-        Some(record) if record.label as usize >= classes.len() => Err(DatasetError::Label {
-            name: record.name.clone(),
-            label: record.label,
-            classes: classes.len(),
-        }),
-        _ => Ok(classes),
+/// The number at a key; dots lead into objects, unless the key exists as it is.
+fn number_at(data: &[u8], key: &str) -> Option<i64> {
+    let value: serde_json::Value = serde_json::from_slice(data).ok()?;
+    if let Some(flat) = value.get(key) {
+        return flat.as_i64();
     }
-}
-
-fn read_classes(path: &Path) -> Result<Vec<String>, DatasetError> {
-    let mut text = Vec::new();
-    RegularFile::open(path)?.read_whole(&mut text, MAX_CLASSES_TXT, "classes.txt")?;
-    let malformed = |line, what| DatasetError::Classes { path: path.into(), line, what };
-    let text = str::from_utf8(&text).map_err(|error| {
-        let valid = &text[..error.valid_up_to()];
-        malformed(valid.split(|&byte| byte == b'\n').count(), "it is not UTF-8; convert the file")
-    })?;
-    let class = |(line, class): (usize, &str)| {
-        let blank = "it is blank, so every class behind it would have another label; remove it";
-        if class.is_empty() { Err(malformed(line, blank)) } else { Ok(class.to_owned()) }
-    };
-    (1..).zip(text.trim_end().lines().map(str::trim)).map(class).collect()
+    key.split('.').try_fold(&value, |inner, part| inner.get(part))?.as_i64()
 }

@@ -17,7 +17,7 @@ const ENTRY: usize = 32;
 /// A hostile index is an error, or every record in it can be read: names, labels and replacements are within
 /// bounds, files are within the dataset's folder, and entry points are harmless.
 ///
-/// Input: flags (u8: 1 the dataset is a folder instead of a tar, 2 checksums are corrected), the index.
+/// Input: flags (u8: 1 the dataset is a folder instead of a tar, 2 checksums are corrected, 4 it is Parquet), the index.
 pub fn index(bytes: &[u8]) {
     let mut input = Input(bytes);
     let flags = input.u8();
@@ -26,10 +26,14 @@ pub fn index(bytes: &[u8]) {
         seal(&mut file);
     }
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let path = seeds::dataset(folder.path(), flags & 1 != 0);
+    let path = if flags & 4 == 0 {
+        seeds::dataset(folder.path(), flags & 1 != 0)
+    } else {
+        seeds::compressed(folder.path())
+    };
     std::fs::write(index_path(&path, None), &file).expect("room for the index");
     if let Ok(dataset) = Dataset::open(&path, None) {
-        read_all(&dataset, flags & 1 != 0);
+        read_all(&dataset, flags & 5 == 1);
     }
 }
 

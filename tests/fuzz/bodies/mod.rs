@@ -6,14 +6,19 @@
 
 mod frames;
 mod index;
+mod layouts;
+mod parquet;
 mod picture;
 mod recipe;
 mod region;
 pub mod seeds;
 mod tar;
+pub mod writers;
 
 pub use frames::frames;
 pub use index::index;
+pub use layouts::layouts;
+pub use parquet::parquet;
 pub use picture::picture;
 pub use recipe::recipe;
 pub use region::region;

@@ -12,6 +12,9 @@ use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 use prost::Message as _;
 
 use super::frames::valid_microbatch;
+use super::writers::{
+    Feature, cifar_meta, cifar_pickle, example, mds_index, mds_shard, meta_mat, tf_record,
+};
 
 /// The names of the targets and their inputs.
 pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
@@ -20,6 +23,8 @@ pub fn all() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("picture", pictures()),
         ("index", indexes()),
         ("tar", tars()),
+        ("layouts", layouts()),
+        ("parquet", parquets()),
         ("frames", streams()),
         ("recipe", recipes()),
     ]
@@ -220,16 +225,29 @@ pub fn dataset(parent: &Path, is_folder: bool) -> PathBuf {
     path
 }
 
+/// Writes a dataset of a Parquet file whose records are in compressed ranges, and tells its path.
+///
+/// # Panics
+/// When the disk refuses.
+pub fn compressed(parent: &Path) -> PathBuf {
+    let path = parent.join("s.parquet");
+    let file = include_bytes!("../../formats/parquet/repeats_snappy.parquet");
+    fs::write(&path, file).expect("a file");
+    path
+}
+
 fn indexes() -> Vec<Vec<u8>> {
-    let index = |is_folder: bool| {
+    let index = |write: fn(&Path) -> PathBuf| {
         let parent = tempfile::tempdir().expect("a temporary folder");
-        let path = dataset(parent.path(), is_folder);
+        let path = write(parent.path());
         build(&path, None, 1, &|_| {}).expect("two good records");
         fs::read(index_path(&path, None)).expect("just built")
     };
-    let [tar, folder] = [false, true].map(index);
+    let tar = index(|parent| dataset(parent, false));
+    let folder = index(|parent| dataset(parent, true));
+    let parquet = index(compressed);
     let input = |flags: u8, file: &[u8]| [&[flags], file].concat();
-    vec![input(0, &tar), input(2, &tar), input(3, &folder)]
+    vec![input(0, &tar), input(2, &tar), input(3, &folder), input(6, &parquet)]
 }
 
 fn archive<'a>(files: impl Iterator<Item = (String, &'a [u8])>) -> Vec<u8> {
@@ -276,6 +294,114 @@ fn tars() -> Vec<Vec<u8>> {
     tars.iter().map(|tar| [&[1], &tar[..]].concat()).collect()
 }
 
+const COLUMNS: [(&str, &str, Option<u32>); 2] =
+    [("image", "jpeg", None), ("label", "int", Some(8))];
+
+/// A file of each kind of `layouts`.
+fn of_layout(kind: usize) -> Vec<u8> {
+    let image = Jpeg { size: (9, 9), ..Jpeg::USUAL }.encode();
+    let class_tar = |name: &str| archive([(format!("{name}_1.JPEG"), &image[..])].into_iter());
+    let shard = || {
+        let sample = |label: i64| vec![image.clone(), label.to_le_bytes().to_vec()];
+        mds_shard(&COLUMNS, &[sample(0), sample(1)])
+    };
+    match kind {
+        0 => {
+            let slim = |label| {
+                let fields = [
+                    ("image/encoded", Feature::Bytes(&image)),
+                    ("image/class/label", Feature::Int(label)),
+                    ("image/class/synset", Feature::Bytes(b"n01440764")),
+                    ("image/filename", Feature::Bytes(b"a.JPEG")),
+                ];
+                tf_record(&example(&fields))
+            };
+            [slim(1), slim(2)].concat()
+        }
+        1 => {
+            let inner =
+                ["n01440764", "n01443537"].map(|name| (format!("{name}.tar"), class_tar(name)));
+            archive(inner.iter().map(|(name, tar)| (name.clone(), &tar[..])))
+        }
+        2 => meta_mat(&[(1, "n2", "two", 0), (2, "n1", "one", 0), (3, "n3", "parent", 2)]),
+        3 => shard(),
+        4 => mds_index(&COLUMNS, &[("shard.00000.mds", 2, shard().len())]).into_bytes(),
+        5 => b"path,label,split\na/1.jpg,cat,\n\"a/2.jpg\",dog,\n".to_vec(),
+        6 => cifar_pickle("labels", &[vec![7; 3072], vec![9; 3072]], &[0, 1]),
+        _ => br#"{"featuresDict": {"features": {
+            "image": {"pythonClassName": "tensorflow_datasets.core.features.image_feature.Image"},
+            "label": {"pythonClassName": "x.ClassLabel", "classLabel": {"numClasses": "2"}}}}}"#
+            .to_vec(),
+    }
+}
+
+fn layouts() -> Vec<Vec<u8>> {
+    let kinds = (0_u8..8).map(|kind| [&[kind], &of_layout(kind.into())[..]].concat());
+    kinds.collect()
+}
+
+/// Writes what belongs to the hostile file of a kind of `layouts`, and returns the path of the dataset.
+///
+/// # Panics
+/// When the disk refuses.
+pub fn surroundings(root: &Path, kind: usize) -> PathBuf {
+    let image = Jpeg { size: (9, 9), ..Jpeg::USUAL }.encode();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = root.join(name);
+        fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        fs::write(path, bytes).expect("a file");
+    };
+    fs::create_dir_all(root).expect("a folder");
+    match kind {
+        2 => {
+            let images =
+                ["1", "2"].map(|n| (format!("ILSVRC2012_val_0000000{n}.JPEG"), &image[..]));
+            write("ILSVRC2012_img_val.tar", &archive(images.into_iter()));
+            let truth = "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt";
+            write(truth, b"1\n2\n");
+            fs::create_dir_all(root.join("ILSVRC2012_devkit_t12/data")).expect("a folder");
+        }
+        3 => write("index.json", &of_layout(4)),
+        4 => write("shard.00000.mds", &of_layout(3)),
+        5 => {
+            write("a/1.jpg", &image);
+            write("a/2.jpg", &image);
+            return root.join("list.csv");
+        }
+        6 => {
+            write("batches.meta", &cifar_meta("label_names", &["cat", "dog"]));
+            for batch in
+                ["data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"]
+            {
+                write(batch, &of_layout(6));
+            }
+            return PathBuf::from(format!("{}#train", root.display()));
+        }
+        7 => {
+            let fields = [("image", Feature::Bytes(&image)), ("label", Feature::Int(1))];
+            write("x.tfrecord", &tf_record(&example(&fields)));
+        }
+        _ => {}
+    }
+    root.to_path_buf()
+}
+
+/// Files that pyarrow and datasets wrote, of each compression and kind of page.
+fn parquets() -> Vec<Vec<u8>> {
+    let files: [&[u8]; 9] = [
+        include_bytes!("../../formats/parquet/none_v1_plain.parquet"),
+        include_bytes!("../../formats/parquet/snappy_v1_dictionary.parquet"),
+        include_bytes!("../../formats/parquet/snappy_v2_plain.parquet"),
+        include_bytes!("../../formats/parquet/zstd_v2_dictionary.parquet"),
+        include_bytes!("../../formats/parquet/gzip_v1_plain.parquet"),
+        include_bytes!("../../formats/parquet/repeats_snappy.parquet"),
+        include_bytes!("../../formats/parquet/nulls_v2.parquet"),
+        include_bytes!("../../formats/parquet/datasets.parquet"),
+        include_bytes!("../../formats/parquet/text.parquet"),
+    ];
+    files.map(<[u8]>::to_vec).into()
+}
+
 fn owned<'a>(files: &[(&str, &'a [u8])]) -> impl Iterator<Item = (String, &'a [u8])> {
     files.iter().map(|(name, data)| ((*name).to_owned(), *data))
 }
@@ -299,6 +425,7 @@ fn recipes() -> Vec<Vec<u8>> {
     for text in [
         "base = \"a3\"\nimage_size = 128\nbatch = 512\nmix.mode = \"elem\"\ninterpolation = \"random\"\n",
         "base = \"a2\"\0batch = 32\0microbatches = 2\0crop.scale = [0.35, 1.0]\0mix.mode = \"pair\"",
+        "base = \"a2\"\n[sampling]\nbalance = 0.5\nweights = { \"a.\\u0007\" = 2, kind = 0 }\0sampling.weights.kind = 1",
         "base = \"eval\"\0crop = { kind = \"center\", resize = 256 }\0randaugment = { ops = 3, magnitude = 9, std = 0.5, probability = 1 }",
     ] {
         all.push(text.as_bytes().to_vec());

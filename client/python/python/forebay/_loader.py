@@ -6,6 +6,7 @@ import html
 import json
 import numbers
 import os
+import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -785,6 +786,8 @@ def assignments(changes: Changes | None) -> list[str]:
 
     >>> assignments({"batch": 512, "crop.scale": [0.35, 1], "mix.mode": "elem"})
     ['batch = 512', 'crop.scale = [0.35, 1]', 'mix.mode = "elem"']
+    >>> assignments({"sampling.weights": {"cat": 2, "tench, Tinca tinca": 0.5}})
+    ['sampling.weights = { cat = 2, "tench, Tinca tinca" = 0.5 }']
     """
     if changes is None:
         return []
@@ -801,6 +804,11 @@ def assignments(changes: Changes | None) -> list[str]:
     )
 
 
+def _key(key: object) -> str:
+    name = str(key)
+    return name if re.fullmatch("[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
+
+
 def _toml(field: str, value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -813,7 +821,8 @@ def _toml(field: str, value: object) -> str:
         # A basic string of TOML has the escapes of JSON.
         return json.dumps(value)
     if isinstance(value, Mapping):
-        inner = ", ".join(f"{key} = {_toml(field, inner)}" for key, inner in value.items())
+        # Keys are fields or names of classes, which may have any character.
+        inner = ", ".join(f"{_key(key)} = {_toml(field, inner)}" for key, inner in value.items())
         return f"{{ {inner} }}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(_toml(field, inner) for inner in value)}]"

@@ -64,9 +64,9 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* A dataset's path, below data.mountPath unless absolute. (dict "root" $ "path" "train") */}}
+{{/* A dataset's path, below data.mountPath unless it is absolute or a URL. (dict "root" $ "path" "train") */}}
 {{- define "forebay.path" -}}
-{{- if hasPrefix "/" .path -}}{{ .path }}{{- else -}}{{ .root.Values.data.mountPath }}/{{ .path }}{{- end -}}
+{{- if or (hasPrefix "/" .path) (contains "://" .path) -}}{{ .path }}{{- else -}}{{ .root.Values.data.mountPath }}/{{ .path }}{{- end -}}
 {{- end -}}
 
 {{/* Whether indexes are stored apart from the data: if a pod builds them or a volume contains them. */}}
@@ -75,8 +75,15 @@ capabilities: {drop: [ALL]}
 {{- end -}}
 
 {{- define "forebay.volumes" -}}
+{{- range $name, $path := .Values.datasets }}
+{{- if not (or $.Values.data.volume (contains "://" $path)) }}
+{{- fail (printf "data.volume is required: the dataset %s is not in a bucket" $name) }}
+{{- end }}
+{{- end }}
+{{- with .Values.data.volume }}
 - name: data
-{{- .Values.data.volume | toYaml | nindent 2 }}
+{{- toYaml . | nindent 2 }}
+{{- end }}
 {{- if include "forebay.index.apart" . }}
 - name: index
 {{- .Values.index.volume | default (dict "emptyDir" dict) | toYaml | nindent 2 }}
@@ -93,16 +100,26 @@ capabilities: {drop: [ALL]}
     - index
     - {{ include "forebay.path" (dict "root" $ "path" $path) | quote }}
     - --index-dir={{ $.Values.index.mountPath }}
-  {{- with include "forebay.threads" $ | trim }}
+  {{- with cat (include "forebay.threads" $) (include "forebay.storage.env" $) | trim }}
   env:
-    {{- . | nindent 4 }}
+    {{- include "forebay.threads" $ | trim | nindent 4 }}
+    {{- include "forebay.storage.env" $ | trim | nindent 4 }}
+  {{- end }}
+  {{- with $.Values.storage.envFrom }}
+  envFrom: {{- toYaml . | nindent 4 }}
   {{- end }}
   securityContext: {{- include "forebay.containerSecurity" $ | nindent 4 }}
   resources: {{- $.Values.index.resources | default (omit $.Values.resources "claims") | toYaml | nindent 4 }}
   volumeMounts:
+    {{- if $.Values.data.volume }}
     - {name: data, mountPath: {{ $.Values.data.mountPath }}, readOnly: true}
+    {{- end }}
     - {name: index, mountPath: {{ $.Values.index.mountPath }}}
 {{- end }}
+{{- end -}}
+
+{{- define "forebay.storage.env" -}}
+{{- with .Values.storage.env }}{{ toYaml . }}{{- end }}
 {{- end -}}
 
 {{/* As many threads as requested cores. The default would be all cores of the node. */}}

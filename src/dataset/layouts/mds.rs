@@ -1,0 +1,394 @@
+//! MDS: the shards of `MosaicML` Streaming, which are not compressed.
+//!
+//! ```text
+//! index.json  the shards, with the name, encoding and size of each column
+//! shard       samples n u32, offsets u32[n + 1], the columns as JSON, samples
+//! sample      length u32 of each column without a fixed size, the columns
+//! ```
+
+use std::fs;
+use std::ops::Range;
+use std::path::{Component, Path, PathBuf};
+
+use rayon::prelude::*;
+use serde::Deserialize;
+
+use super::super::error::DatasetError;
+use super::super::options::IndexOptions;
+use super::listing::{About, Layout, ListedRecord, Listing, Location, SkipCounter};
+use super::source::Source;
+use super::window::{Input, Window};
+use super::{classes, split, stray};
+use crate::store::{MAX_RECORD, RegularFile};
+
+/// Largest `index.json`.
+const MAX_INDEX: u32 = 256 << 20;
+
+/// Longest label that is written as text.
+const MAX_TEXT: u64 = 32;
+
+/// Names of images and labels where the encodings of columns do not tell.
+const IMAGES: [&str; 6] = ["image", "img", "jpg", "jpeg", "png", "x"];
+const LABELS: [&str; 6] = ["label", "labels", "class", "cls", "target", "y"];
+
+const NO_LABEL: &str = "a negative label";
+
+/// `index.json`.
+#[derive(Debug, Deserialize)]
+struct Index {
+    shards: Vec<Shard>,
+}
+
+/// A shard in `index.json`.
+#[derive(Debug, Deserialize)]
+struct Shard {
+    format: String,
+    samples: u32,
+    raw_data: File,
+    zip_data: Option<File>,
+    column_names: Vec<String>,
+    column_encodings: Vec<String>,
+    column_sizes: Vec<Option<u32>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct File {
+    basename: String,
+    bytes: u64,
+}
+
+/// Recognizes the layout at a folder by its `index.json`, or by those in the folders of its splits.
+///
+/// # Errors
+/// When a split must be selected, or the shards are of a kind that is not read.
+pub(super) fn find(path: &Path, split: Option<&str>) -> Result<Option<Source>, DatasetError> {
+    if let Some(index) = read_index(path)? {
+        if split.is_some() {
+            split::choose(path, [], split)?;
+        }
+        return Ok(Some(Source::shards(Layout::Mds, path, shard_names(path, &index)?)));
+    }
+    let mut found = Vec::new();
+    for name in split::all() {
+        if let Some(index) = read_index(&path.join(name))? {
+            found.push((name, index));
+        }
+    }
+    if found.is_empty() {
+        return Ok(None);
+    }
+    let chosen = split::choose(path, found.iter().map(|(name, _)| *name), split)?;
+    let (name, index) =
+        found.iter().find(|(name, _)| Some(*name) == chosen).expect("one of them was chosen");
+    let root = path.join(name);
+    let shards = shard_names(&root, index)?;
+    Ok(Some(Source::shards(Layout::Mds, root, shards).with_split(chosen)))
+}
+
+/// The `index.json` of a folder; `None` if it has none, or one of something else.
+fn read_index(root: &Path) -> Result<Option<Index>, DatasetError> {
+    let path = root.join("index.json");
+    if fs::symlink_metadata(&path).is_err() {
+        return Ok(None);
+    }
+    let mut text = Vec::new();
+    RegularFile::open(&path)?.read_whole(&mut text, MAX_INDEX, "index.json")?;
+    Ok(serde_json::from_slice(&text).ok())
+}
+
+/// The files of the shards, which must all be there and be read in place.
+fn shard_names(root: &Path, index: &Index) -> Result<Vec<String>, DatasetError> {
+    let refused = |path: &Path, why: String| DatasetError::NotADataset { path: path.into(), why };
+    let file = root.join("index.json");
+    if index.shards.is_empty() {
+        return Err(refused(&file, "it names no shards; restore it".to_owned()));
+    }
+    let name = |shard: &Shard| {
+        let name = &shard.raw_data.basename;
+        if shard.format != "mds" {
+            let why = format!("its shards have the format {}; expected mds", shard.format);
+            return Err(refused(&file, why));
+        }
+        let is_inside =
+            Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+        if name.is_empty() || !is_inside {
+            return Err(refused(&file, format!("the shard {name:?} is outside of the folder")));
+        }
+        let path = root.join(name);
+        match &shard.zip_data {
+            Some(zip) if fs::symlink_metadata(&path).is_err() => Err(refused(
+                &root.join(&zip.basename),
+                format!(
+                    "records are read in place, which a compressed shard does not allow; decompress all \
+                     shards (such as with zstd -d) to {name} and its like"
+                ),
+            )),
+            _ => Ok(name.clone()),
+        }
+    };
+    index.shards.iter().map(name).collect()
+}
+
+/// Lists the samples of shards, on rayon's threads.
+///
+/// # Errors
+/// When a shard cannot be read or is damaged, or its columns have no images or labels.
+pub(super) fn list(
+    root: PathBuf,
+    names: Vec<String>,
+    options: &IndexOptions,
+) -> Result<Listing, DatasetError> {
+    let index = read_index(&root)?.ok_or_else(|| DatasetError::Missing { path: root.clone() })?;
+    let scan = |(number, shard): (u32, &Shard)| {
+        let mut skipped = SkipCounter::default();
+        let records = Scan::new(&root, shard, number, options)?.run(&mut skipped)?;
+        Ok((records, shard.raw_data.bytes, skipped))
+    };
+    let numbered: Vec<_> = (0..).zip(&index.shards).collect();
+    let shards = numbered.into_par_iter().map(scan).collect::<Result<Vec<_>, DatasetError>>()?;
+    let (mut records, mut sizes, mut skipped) = (Vec::new(), Vec::new(), SkipCounter::default());
+    for (name, (shard, size, skips)) in names.into_iter().zip(shards) {
+        records.extend(shard);
+        sizes.push((name, size));
+        skipped.merge(skips);
+    }
+    let (classes, naming) = classes::listed_or_numbered(&root, &records)?;
+    let columns = Columns::of(&root, &index.shards[0], options)?;
+    let names = &index.shards[0].column_names;
+    let (image, label) = (&names[columns.image], &names[columns.label]);
+    let about = About::default().fact("columns", format!("image {image}, label {label} from 0"));
+    Ok(Listing {
+        root,
+        layout: Layout::Mds,
+        classes,
+        shards: sizes,
+        records,
+        skipped,
+        about,
+        naming,
+    })
+}
+
+/// The columns of images and labels.
+#[derive(Clone, Copy, Debug)]
+struct Columns {
+    image: usize,
+    label: usize,
+}
+
+impl Columns {
+    fn of(root: &Path, shard: &Shard, options: &IndexOptions) -> Result<Self, DatasetError> {
+        let path = || root.join("index.json");
+        let Shard { column_names: names, column_encodings: encodings, column_sizes: sizes, .. } =
+            shard;
+        if names.len() != encodings.len() || names.len() != sizes.len() {
+            let what = "its lists of columns have different lengths; restore it".to_owned();
+            return Err(DatasetError::Description { path: path(), what });
+        }
+        let columns: Vec<String> =
+            names.iter().zip(encodings).map(|(name, kind)| format!("{name} ({kind})")).collect();
+        let missing = |what: &str| DatasetError::Columns {
+            path: path(),
+            missing: what.to_owned(),
+            columns: columns.clone(),
+        };
+        let column = |named: Option<&str>, usual: &[&str], fits: fn(&str) -> bool| {
+            if let Some(named) = named {
+                return names.iter().position(|name| name == named);
+            }
+            let fitting = || (0..names.len()).filter(|index| fits(&encodings[*index]));
+            let by_name = usual.iter().find_map(|usual| fitting().find(|i| names[*i] == *usual));
+            by_name.or_else(|| fitting().next().filter(|_| fitting().count() == 1))
+        };
+        let is_image = |encoding: &str| {
+            matches!(encoding, "jpeg" | "png" | "bytes" | "pil") || encoding.starts_with("jpeg:")
+        };
+        let image = column(options.image_column.as_deref(), &IMAGES, is_image)
+            .ok_or_else(|| missing("column of images (jpeg, png or bytes)"))?;
+        if !is_image(&encodings[image]) || encodings[image] == "pil" {
+            let encoding = &encodings[image];
+            let why = format!(
+                "its column {} has the encoding {encoding}, which is not an image file; write the images as \
+                 jpeg, png or bytes",
+                names[image]
+            );
+            return Err(DatasetError::NotADataset { path: root.into(), why });
+        }
+        let is_number =
+            |encoding: &str| number_of_bytes(encoding).is_some() || encoding == "str_int";
+        let label = column(options.label_column.as_deref(), &LABELS, is_number)
+            .filter(|label| is_number(&encodings[*label]))
+            .ok_or_else(|| {
+                missing("column of labels (int, int8 to int64, uint8 to uint64 or str_int)")
+            })?;
+        Ok(Self { image, label })
+    }
+}
+
+/// Bytes of an encoding of whole numbers.
+fn number_of_bytes(encoding: &str) -> Option<u64> {
+    Some(match encoding {
+        "int8" | "uint8" => 1,
+        "int16" | "uint16" => 2,
+        "int32" | "uint32" => 4,
+        "int" | "int64" | "uint64" => 8,
+        _ => return None,
+    })
+}
+
+/// Lists the samples of one shard.
+struct Scan<'s> {
+    path: PathBuf,
+    shard: &'s Shard,
+    number: u32,
+    columns: Columns,
+}
+
+impl<'s> Scan<'s> {
+    fn new(
+        root: &Path,
+        shard: &'s Shard,
+        number: u32,
+        options: &IndexOptions,
+    ) -> Result<Self, DatasetError> {
+        let columns = Columns::of(root, shard, options)?;
+        Ok(Self { path: root.join(&shard.raw_data.basename), shard, number, columns })
+    }
+
+    fn error(&self, offset: u64, what: impl Into<String>) -> DatasetError {
+        DatasetError::Shard { path: self.path.clone(), offset, what: what.into() }
+    }
+
+    fn run(self, skipped: &mut SkipCounter) -> Result<Vec<ListedRecord>, DatasetError> {
+        let file = RegularFile::open(&self.path)?;
+        let Shard { samples, raw_data, .. } = self.shard;
+        if file.size() != raw_data.bytes {
+            let (found, expected) = (file.size(), raw_data.bytes);
+            return Err(self.error(
+                found,
+                format!("the shard has {found} bytes, and index.json says {expected}; restore it"),
+            ));
+        }
+        let mut offsets = Window::new(Input::File(&file));
+        let mut data = Window::new(Input::File(&file));
+        let head = 4 * (u64::from(*samples) + 2);
+        if head > file.size() || word(&mut offsets, 0)? != *samples {
+            let what = format!("index.json says that it has {samples} samples; restore it");
+            return Err(self.error(0, what));
+        }
+        let mut records = Vec::with_capacity(*samples as usize);
+        for sample in 0..*samples {
+            let at = 4 * (u64::from(sample) + 1);
+            let range = u64::from(word(&mut offsets, at)?)..u64::from(word(&mut offsets, at + 4)?);
+            if range.start < head || range.end < range.start || range.end > file.size() {
+                return Err(self.error(at, "this sample is outside of the shard; restore it"));
+            }
+            let (image, label) = self.columns(&mut data, range.clone())?;
+            let name = format!("{}/{sample}", raw_data.basename);
+            let Some(label) = label else {
+                skipped.add(NO_LABEL, || name);
+                continue;
+            };
+            let length = image.end - image.start;
+            let length = u32::try_from(length).ok().filter(|length| *length <= MAX_RECORD);
+            let Some(length) = length else {
+                skipped.add(stray::TOO_LARGE, || name);
+                continue;
+            };
+            let location = Location::Shard { number: self.number, offset: image.start, length };
+            records.push(ListedRecord { name, label, location });
+        }
+        Ok(records)
+    }
+
+    /// The range of a sample's image, and its label; `None` if that is negative.
+    fn columns(
+        &self,
+        data: &mut Window<'_>,
+        sample: Range<u64>,
+    ) -> Result<(Range<u64>, Option<u32>), DatasetError> {
+        let sizes = &self.shard.column_sizes;
+        let variable = sizes.iter().filter(|size| size.is_none()).count() as u64;
+        let mut at = sample.start + 4 * variable;
+        let outside =
+            || self.error(sample.start, "a column is outside of its sample; restore the shard");
+        if at > sample.end {
+            return Err(outside());
+        }
+        let mut ranges = Vec::with_capacity(sizes.len());
+        let mut length_at = sample.start;
+        for size in sizes {
+            let size = if let Some(size) = size {
+                *size
+            } else {
+                length_at += 4;
+                word(data, length_at - 4)?
+            };
+            let end = Some(at + u64::from(size)).filter(|end| *end <= sample.end);
+            let end = end.ok_or_else(outside)?;
+            ranges.push(at..end);
+            at = end;
+        }
+        let (image, label) =
+            (ranges[self.columns.image].clone(), ranges[self.columns.label].clone());
+        let encoding = &self.shard.column_encodings[self.columns.label];
+        let length = label.end - label.start;
+        let malformed = || {
+            self.error(
+                label.start,
+                format!("this label is not a class from 0, as {encoding}; fix it"),
+            )
+        };
+        if length > MAX_TEXT || number_of_bytes(encoding).is_some_and(|bytes| bytes != length) {
+            return Err(malformed());
+        }
+        let bytes = data.read(label.start, length)?;
+        let value = if encoding == "str_int" {
+            str::from_utf8(bytes).ok().and_then(|text| text.trim().parse().ok())
+        } else {
+            Some(whole_number(bytes, !encoding.starts_with('u')))
+        };
+        match value {
+            Some(value) if value < 0 => Ok((image, None)),
+            Some(value) => {
+                let label =
+                    u32::try_from(value).ok().filter(|l| *l < classes::MAX_NUMBERED_CLASSES);
+                Ok((image, Some(label.ok_or_else(malformed)?)))
+            }
+            None => Err(malformed()),
+        }
+    }
+}
+
+/// A little-endian number of at most 8 bytes.
+fn whole_number(bytes: &[u8], signed: bool) -> i128 {
+    let mut wide = [0; 8];
+    wide[..bytes.len()].copy_from_slice(bytes);
+    let value = u64::from_le_bytes(wide);
+    let bits = 8 * bytes.len();
+    if signed && bits > 0 && value >> (bits - 1) & 1 == 1 {
+        return i128::from(value) - (1_i128 << bits);
+    }
+    value.into()
+}
+
+/// A number of 4 bytes that is within the file.
+fn word(window: &mut Window<'_>, at: u64) -> Result<u32, DatasetError> {
+    let bytes = window.read(at, 4)?;
+    Ok(u32::from_le_bytes(bytes.try_into().expect("4 bytes were read")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_every_width_are_read() {
+        assert_eq!(whole_number(&[0xFF], true), -1);
+        assert_eq!(whole_number(&[0xFF], false), 255);
+        assert_eq!(whole_number(&[0xFE, 0xFF], true), -2);
+        assert_eq!(whole_number(&7_i64.to_le_bytes(), true), 7);
+        assert_eq!(whole_number(&(-9_i64).to_le_bytes(), true), -9);
+        assert_eq!(whole_number(&[0xFF; 8], false), i128::from(u64::MAX));
+    }
+}
