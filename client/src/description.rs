@@ -41,6 +41,9 @@ pub struct Description {
     pub std: [f64; 3],
     /// Names of the datasets that the server has.
     pub datasets: Vec<String>,
+    /// Whether records are drawn by weights of classes or of mixed datasets, so that an epoch has some of them
+    /// several times and others never.
+    pub weighted: bool,
 }
 
 impl Description {
@@ -72,9 +75,10 @@ impl Description {
             (wire.records <= limits::RECORDS, "records must be at most 2^40"),
             (wire.bad_records <= wire.records, "bad_records must be at most the number of records"),
             (
-                wire.samples_per_epoch <= wire.records,
-                "samples_per_epoch must be at most the number of records",
+                wire.samples_per_epoch <= wire.records || wire.weighted,
+                "samples_per_epoch must be at most the number of records, unless these are drawn by weight",
             ),
+            (wire.samples_per_epoch <= limits::RECORDS, "samples_per_epoch must be at most 2^40"),
             (
                 wire.samples_per_epoch.div_ceil(batch.into()) == wire.steps_per_epoch,
                 "steps_per_epoch must be samples_per_epoch divided by batch, rounded up",
@@ -104,6 +108,7 @@ impl Description {
             mean: three(wire.mean).map_err(|_error| invalid("mean must be three numbers"))?,
             std: three(wire.std).map_err(|_error| invalid("std must be three numbers"))?,
             datasets: wire.datasets,
+            weighted: wire.weighted,
         })
     }
 }

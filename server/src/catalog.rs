@@ -57,17 +57,11 @@ impl Catalog {
 
     /// What reading from buckets has cost. Datasets share what fetches for them.
     fn storage(&self, images: u64) -> Option<StorageLoad> {
-        let mut datasets = self.datasets.values().map(|served| &served.dataset);
+        let datasets = self.datasets.values().map(|served| &served.dataset);
         let storage = datasets.clone().find_map(|dataset| dataset.storage())?;
-        let mut sum = Traffic::default();
-        for traffic in datasets.by_ref().filter_map(|dataset| dataset.traffic()) {
-            sum.requests += traffic.requests;
-            sum.bytes += traffic.bytes;
-            sum.retries += traffic.retries;
-            sum.hedges += traffic.hedges;
-            sum.throttled += traffic.throttled;
-        }
-        let Traffic { requests, bytes, retries, hedges, throttled } = sum;
+        let traffic = datasets.filter_map(|dataset| dataset.traffic());
+        let Traffic { requests, bytes, retries, hedges, throttled } =
+            traffic.reduce(|sum, traffic| sum + traffic).unwrap_or_default();
         let totals = storage.totals();
         let StorageTotals { cache_bytes, remote_bytes, late_reads, damaged, .. } = totals;
         let cache = storage.cache();
@@ -184,7 +178,7 @@ impl Source for Catalog {
         let facts = |Served { name, dataset, .. }: &Served| DatasetFacts {
             name: name.clone(),
             records: dataset.len(),
-            bad: dataset.bad().len() as u64,
+            bad: dataset.bad_count(),
             classes: dataset.classes().len(),
             digest: dataset.digest().to_string(),
             damaged_entry_points: dataset.damaged_entry_points(),
@@ -243,7 +237,7 @@ fn facts(dataset: &Dataset, recipe: &Recipe, sampler: &Sampler) -> DescribeRespo
     DescribeResponse {
         dataset_digest: Bytes::copy_from_slice(&dataset.digest().0),
         records: dataset.len(),
-        bad_records: dataset.bad().len() as u64,
+        bad_records: dataset.bad_count(),
         class_count: dataset.classes().len() as u64,
         recipe_digest: Bytes::copy_from_slice(&recipe.digest().0),
         recipe_toml: recipe.canonical(),
@@ -255,6 +249,7 @@ fn facts(dataset: &Dataset, recipe: &Recipe, sampler: &Sampler) -> DescribeRespo
         smoothing: recipe.smoothing,
         mean: recipe.mean.to_vec(),
         std: recipe.std.to_vec(),
+        weighted: !sampler.is_even(),
         ..DescribeResponse::default()
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use anyhow::Context as _;
 use forebay::dataset::{self, Cache, Dataset, IndexOptions, Progress, Storage, Summary};
 
-use crate::config::StorageSettings;
+use crate::config::{Mix, StorageSettings, is_url};
 
 /// Default for the memory of a command that has no budget.
 const READ_AHEAD: u64 = 256 << 20;
@@ -28,15 +28,6 @@ struct Remote {
     network: Arc<forebay_remote::Network>,
 }
 
-/// Whether a dataset is in a bucket.
-pub(crate) fn is_url(path: &Path) -> bool {
-    path.to_str().is_some_and(|text| {
-        text.split_once("://").is_some_and(|(scheme, _)| {
-            !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric())
-        })
-    })
-}
-
 impl Datasets {
     pub(crate) const fn new(index_dir: Option<PathBuf>, settings: StorageSettings) -> Self {
         Self { index_dir, settings, remote: OnceLock::new() }
@@ -49,6 +40,13 @@ impl Datasets {
             return self.open_url(path, index_dir);
         }
         Ok(Dataset::open(path, index_dir)?)
+    }
+
+    /// Opens datasets that have been indexed, and mixes them.
+    pub(crate) fn open_mix(&self, mix: &Mix) -> anyhow::Result<Dataset> {
+        let open = |(path, weight)| Ok((self.open(path)?, weight));
+        let parts = mix.parts().map(open).collect::<anyhow::Result<_>>()?;
+        Ok(Dataset::mix(parts)?)
     }
 
     /// Indexes a dataset.
@@ -177,14 +175,6 @@ fn open_cache(folder: &Path, limit: Option<u64>) -> anyhow::Result<Cache> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_url_is_told_from_a_path() {
-        assert!(is_url(Path::new("s3://b/train")) && is_url(Path::new("x9://b")));
-        for path in ["/data/train", "a/b://c", "://b", "train-{0..9}.tar", "c:/x"] {
-            assert!(!is_url(Path::new(path)), "{path}");
-        }
-    }
 
     #[test]
     fn a_cache_takes_by_default_nine_tenths_of_what_is_free() {

@@ -1,24 +1,23 @@
 //! Recipes by name: the user's own, and the presets.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::bail;
 use forebay::recipe::{PRESETS, Recipe, RecipeError, RecipeSpec};
 
 /// Reads the user's recipes and checks that they are valid.
 pub(crate) fn read(
-    paths: BTreeMap<String, PathBuf>,
+    paths: BTreeMap<String, String>,
 ) -> anyhow::Result<BTreeMap<String, RecipeSpec>> {
     let mut recipes = BTreeMap::new();
     for (name, path) in paths {
         if PRESETS.iter().any(|(preset, _)| *preset == name) {
             bail!(
-                "invalid recipe name {name:?} for {}: it is the name of a preset; choose another one",
-                path.display()
+                "invalid recipe name {name:?} for {path}: it is the name of a preset; choose another one"
             );
         }
-        let spec = RecipeSpec::from_toml(path.display().to_string(), RecipeSpec::read(&path)?);
+        let spec = RecipeSpec::from_toml(path.as_str(), RecipeSpec::read(Path::new(&path))?);
         spec.resolve()?;
         recipes.insert(name, spec);
     }

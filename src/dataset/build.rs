@@ -16,7 +16,7 @@ use super::layouts::{
     self, Frame, ListedRecord, Listing, Location, SkipCounter, Skipped, index_path, stray,
 };
 use super::options::IndexOptions;
-use super::reader::Dataset;
+use super::part::Part;
 use super::summary::Summary;
 use super::unpack::{Codec, Packed, PackedRecord, Unpacker};
 use crate::decode::{self, Decoder};
@@ -82,7 +82,7 @@ pub fn build_with(
     };
     is_usable(&listing)?;
     write_index(&mut listing, &index_path(path, index_dir), &pool, is_usable, progress)?;
-    Ok(Dataset::open(path, index_dir)?.summary())
+    Ok(Part::open(path, index_dir)?.summary())
 }
 
 /// Refuses a dataset without records, or with too many samples that were skipped.

@@ -59,6 +59,14 @@ pub enum DatasetError {
         /// The limit.
         limit: u32,
     },
+    /// Datasets that cannot be mixed.
+    #[error("cannot mix {}: {why}", .path.display())]
+    Mix {
+        /// One of them.
+        path: PathBuf,
+        /// Why not, and what to do.
+        why: String,
+    },
     /// There are no records.
     #[error("the dataset at {} has no images with labels{skipped}; expected at least one", .path.display())]
     Empty {

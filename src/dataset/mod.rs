@@ -10,7 +10,9 @@
 //!                          |
 //!           index file: records, classes, digest
 //!                          |
-//!   Dataset: record id -> label, size, bytes   (read through the store, checksum verified)
+//!   Part: record id -> label, size, bytes      (read through the store, checksum verified)
+//!                          |
+//!   Dataset: one part, or several that are mixed: their records one after the other, classes joined by name
 //! ```
 //!
 //! Files and members that are no records, such as a README in a tar or a link to nothing, are skipped and
@@ -27,7 +29,9 @@ mod digest;
 mod error;
 mod index;
 mod layouts;
+mod mix;
 mod options;
+mod part;
 mod reader;
 mod remote;
 mod stuck;
@@ -40,6 +44,7 @@ pub use error::DatasetError;
 pub use index::Record;
 pub use layouts::{Skipped, index_path, with_split};
 pub use options::{IndexOptions, LabelSource};
+pub use part::Part;
 pub use reader::Dataset;
 pub use remote::{RemotePlace, build_remote};
 pub use stuck::MAX_STUCK_READS;

@@ -1,26 +1,21 @@
-//! Reads the records of a dataset that has been indexed.
+//! Reads the records of a dataset: of one that has been indexed, or of several that are mixed.
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use forebay_types::Digest;
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::DatasetError;
-use super::index::{Index, Record};
-use super::layouts::{self, Source, index_path};
+use super::index::Record;
+use super::mix::{self, Joined};
+use super::part::Part;
 use super::stuck::StuckReads;
-use super::summary::Summary;
-use super::unpack::{Packed, PackedRecord, Unpacker};
+use super::unpack::Unpacker;
 use crate::classes::ClassTable;
-use crate::decode::{self, Header};
 use crate::geometry::Size;
-use crate::store::{
-    ByteRange, Location, OnReady, RemoteStore, ShardKey, Storage, Store, StoreError, Traffic, Want,
-};
+use crate::store::{OnReady, Storage, StoreError, StoreRuns, Traffic, Want};
 
-/// A dataset that has been indexed.
+/// A dataset that has been indexed, or several that are [mixed](Self::mix).
 ///
 /// ```
 /// use forebay::dataset::{self, Dataset};
@@ -43,29 +38,26 @@ use crate::store::{
 /// ```
 #[derive(Debug)]
 pub struct Dataset {
-    index: Index,
-    /// A number that no other opened dataset of the process has.
-    number: u64,
-    store: Bytes,
-    damaged_entry_points: AtomicU64,
+    parts: Vec<PartOf>,
+    len: u64,
+    digest: Digest,
+    classes: Vec<String>,
     stuck: Arc<StuckReads>,
-    /// See [`most`](Self::most).
-    most: OnceLock<(usize, Size)>,
-    /// See [`mean_bytes`](Self::mean_bytes).
-    mean: OnceLock<u64>,
     /// See [`by_class`](Self::by_class).
     by_class: OnceLock<Arc<ClassTable>>,
 }
 
-/// Where the bytes of the records are.
+/// A part of a dataset, whose records have the numbers from `first` on.
 #[derive(Debug)]
-enum Bytes {
-    Local(Store),
-    Remote(RemoteStore),
+struct PartOf {
+    part: Part,
+    first: u64,
+    /// Number of the files of the parts before it.
+    first_file: u64,
+    weight: f64,
+    /// The dataset's label of each of its own; `None` if they are the same.
+    labels: Option<Vec<u32>>,
 }
-
-/// Number of datasets that were opened.
-static OPENED: AtomicU64 = AtomicU64::new(0);
 
 impl Dataset {
     /// Opens a dataset by the path that it was indexed by, and validates its index.
@@ -76,65 +68,105 @@ impl Dataset {
     /// [`DatasetError::Store`] if the shards are not those that were indexed or cannot be opened, and
     /// [`DatasetError::AllBad`] if no record is good.
     pub fn open(path: &Path, index_dir: Option<&Path>) -> Result<Self, DatasetError> {
-        let source = layouts::find(path)?;
-        let file = index_path(path, index_dir);
-        if !file.exists() {
-            return Err(DatasetError::NoIndex { path: path.into(), index: file });
-        }
-        let index = Index::open(&file)?;
-        check_records(&index, path)?;
-        let store = open_store(source, &index, file)?;
-        Ok(Self::new(index, Bytes::Local(store)))
+        Ok(Self::of(Part::open(path, index_dir)?))
     }
 
-    /// A dataset whose shards are in a bucket. `path` is its address.
-    pub(super) fn in_bucket(
-        index: Index,
-        store: RemoteStore,
-        path: &Path,
-    ) -> Result<Self, DatasetError> {
-        check_records(&index, path)?;
-        Ok(Self::new(index, Bytes::Remote(store)))
+    pub(super) fn of(part: Part) -> Self {
+        let (digest, classes) = (part.digest(), part.classes().to_vec());
+        Self::with_parts(vec![(part, 1.0)], Joined { digest, classes, labels: vec![None] })
     }
 
-    fn new(index: Index, store: Bytes) -> Self {
-        let (damaged_entry_points, stuck) = (AtomicU64::new(0), Arc::default());
-        Self {
-            index,
-            store,
-            number: OPENED.fetch_add(1, Ordering::Relaxed),
-            damaged_entry_points,
-            stuck,
-            most: OnceLock::new(),
-            mean: OnceLock::new(),
-            by_class: OnceLock::new(),
+    /// Mixes datasets. Of one with the weight `w`, an epoch has `w` times as many samples as it has records, rounded
+    /// down: with 0.5 each record comes once in two epochs, with 2 twice in each. In sequential order, as in
+    /// evaluation, every record comes once whatever the weights.
+    ///
+    /// Classes of the same name are one class. Labels are those of the first dataset, followed by the classes that it
+    /// does not have.
+    ///
+    /// # Errors
+    /// [`DatasetError::Mix`] if a weight is not above 0 and finite or leaves no record of a dataset, if an epoch has more
+    /// than 2^40 samples, if the classes of some datasets have names and those of others only numbers, or if those in
+    /// buckets do not share their [`Storage`].
+    pub fn mix(datasets: Vec<(Self, f64)>) -> Result<Self, DatasetError> {
+        if let [(_, 1.0)] = datasets[..] {
+            return Ok(datasets.into_iter().map(|(dataset, _)| dataset).next().expect("one"));
         }
+        let weigh = |(dataset, weight): (Self, f64)| {
+            let parts = dataset.parts.into_iter();
+            parts.map(move |of| (of.part, of.weight * weight))
+        };
+        let parts: Vec<(Part, f64)> = datasets.into_iter().flat_map(weigh).collect();
+        let joined = mix::join(&parts)?;
+        Ok(Self::with_parts(parts, joined))
+    }
+
+    fn with_parts(parts: Vec<(Part, f64)>, joined: Joined) -> Self {
+        let Joined { digest, classes, labels } = joined;
+        let (mut len, mut files) = (0, 0);
+        let part = |((part, weight), labels): ((Part, f64), Option<Vec<u32>>)| {
+            let (first, first_file) = (len, files);
+            len += part.len();
+            files += part.files();
+            PartOf { part, first, first_file, weight, labels }
+        };
+        let parts = parts.into_iter().zip(labels).map(part).collect();
+        let (stuck, by_class) = (Arc::default(), OnceLock::new());
+        Self { parts, len, digest, classes, stuck, by_class }
+    }
+
+    /// The datasets that it is mixed of; itself if it is not.
+    pub fn parts(&self) -> impl ExactSizeIterator<Item = &Part> {
+        self.parts.iter().map(|of| &of.part)
+    }
+
+    /// Number of records and weight of each part.
+    pub(crate) fn weights(&self) -> impl Iterator<Item = (u64, f64)> + Clone {
+        self.parts.iter().map(|of| (of.part.len(), of.weight))
+    }
+
+    /// The part that has a record, and the number of the record in it.
+    ///
+    /// # Panics
+    /// When `id` is not below [`len`](Self::len).
+    fn find(&self, id: u64) -> (&PartOf, u64) {
+        assert!(id < self.len, "record {id} is past the end");
+        let after = self.parts.partition_point(|of| of.first <= id);
+        // The first part begins at 0.
+        let of = &self.parts[after - 1];
+        (of, id - of.first)
     }
 
     /// Number of records, including bad ones.
     pub const fn len(&self) -> u64 {
-        self.index.len() as u64
+        self.len
     }
 
     /// Always false: a dataset without records is refused.
     pub const fn is_empty(&self) -> bool {
-        self.index.len() == 0
+        self.len == 0
     }
 
-    /// BLAKE3 of the classes and of each record's name, label, length, checksum and verdict. Equal
-    /// copies have equal digests, wherever they are stored.
+    /// BLAKE3 of the classes and of each record's name, label, length, checksum and verdict; of those of its parts and
+    /// their weights if it is mixed. Equal copies have equal digests, wherever they are stored.
     pub const fn digest(&self) -> Digest {
-        self.index.digest
+        self.digest
     }
 
     /// Names of the classes, by label.
     pub fn classes(&self) -> &[String] {
-        &self.index.classes
+        &self.classes
+    }
+
+    /// Number of bad records.
+    pub fn bad_count(&self) -> u64 {
+        self.parts().map(|part| part.bad().len() as u64).sum()
     }
 
     /// Bad records in ascending order, each with the reason.
-    pub fn bad(&self) -> impl ExactSizeIterator<Item = (u64, &str)> {
-        self.index.bad.iter().map(|(id, reason)| (*id, reason.as_str()))
+    pub fn bad(&self) -> impl Iterator<Item = (u64, &str)> {
+        self.parts.iter().flat_map(|PartOf { part, first, .. }| {
+            part.bad().map(move |(id, reason)| (first + id, reason))
+        })
     }
 
     /// The fields of a record in the index.
@@ -142,7 +174,10 @@ impl Dataset {
     /// # Panics
     /// When `id` is not below [`len`](Self::len).
     pub fn record(&self, id: u64) -> Record {
-        self.index.record(usize::try_from(id).expect("a record id"))
+        let (PartOf { part, labels, .. }, id) = self.find(id);
+        let record = part.record(id);
+        let label = labels.as_ref().map_or(record.label, |labels| labels[record.label as usize]);
+        Record { label, ..record }
     }
 
     /// Name of a record: its path relative to the folder, or shard and name of the member.
@@ -150,28 +185,21 @@ impl Dataset {
     /// # Panics
     /// When `id` is not below [`len`](Self::len).
     pub fn name(&self, id: u64) -> &str {
-        self.index.name(&self.record(id))
+        let (of, id) = self.find(id);
+        of.part.name(id)
     }
 
-    /// The record itself if it is good, or else the next good record in dataset order. The first record
-    /// follows the last.
+    /// The record itself if it is good, or else the next good record of its part in dataset order. The first record
+    /// of the part follows the last.
     pub fn good_or_next(&self, id: u64) -> u64 {
-        let runs = &self.index.bad_runs;
-        let past_run = |id: u64| {
-            let next = runs.partition_point(|run| run.start <= id);
-            let run = next.checked_sub(1).map(|index| &runs[index]);
-            run.filter(|run| run.contains(&id)).map_or(id, |run| run.end)
-        };
-        match past_run(id) {
-            next if next < self.len() => next,
-            // Some record is good, so a run at the start ends before the last record.
-            _ => past_run(0),
-        }
+        let (of, id) = self.find(id);
+        of.first + of.part.good_or_next(id)
     }
 
     /// The number of the file that has a record's bytes: a shard's, or the record's own.
     pub(crate) fn file_of(&self, id: u64) -> u64 {
-        if self.index.layout.records_are_files() { id } else { self.record(id).shard.into() }
+        let (of, id) = self.find(id);
+        of.first_file + of.part.file_of(id)
     }
 
     /// Reads the bytes of a record into a buffer and verifies their checksum.
@@ -197,60 +225,25 @@ impl Dataset {
         unpacker: &mut Unpacker,
         buffer: &mut Vec<u8>,
     ) -> Result<(), DatasetError> {
-        let record = self.record(id);
-        let packed = self.packed(id);
-        let is_right = |bytes: &[u8]| xxh3_64(bytes) == record.checksum;
-        let read = match packed {
-            None => self.read_range(&record, packed, buffer, is_right),
-            Some(packed) => {
-                let Record { shard, offset, length, .. } = record;
-                let in_range = PackedRecord { dataset: self.number, shard, offset, length, packed };
-                let read_range = |stored: &mut Vec<u8>, check: &mut dyn FnMut(&[u8]) -> bool| {
-                    self.read_range(&record, Some(packed), stored, check)
-                };
-                unpacker.read(in_range, buffer, read_range, is_right)
-            }
-        };
-        read.map_err(|error| DatasetError::Record {
+        let (of, number) = self.find(id);
+        of.part.read(number, unpacker, buffer).map_err(|error| DatasetError::Record {
             record: id,
-            name: self.index.name(&record).to_owned(),
+            name: of.part.name(number).to_owned(),
             error,
         })
     }
 
-    /// Reads the bytes of the store that a record is in, and checks them.
-    fn read_range(
-        &self,
-        record: &Record,
-        packed: Option<Packed>,
-        buffer: &mut Vec<u8>,
-        is_right: impl FnMut(&[u8]) -> bool,
-    ) -> Result<(), StoreError> {
-        match &self.store {
-            Bytes::Local(store) => store.read_checked(self.range(record, packed), buffer, is_right),
-            Bytes::Remote(store) => {
-                store.read_checked(self.location(record, packed), buffer, is_right)
-            }
-        }
+    /// What fetches the records, if some are in a bucket.
+    pub fn storage(&self) -> Option<&Arc<Storage>> {
+        self.parts().find_map(Part::storage)
     }
 
-    /// What fetches the records, if they are in a bucket.
-    pub const fn storage(&self) -> Option<&Arc<Storage>> {
-        match &self.store {
-            Bytes::Local(_) => None,
-            Bytes::Remote(store) => Some(store.storage()),
-        }
-    }
-
-    /// What its bucket has received, if it is in one.
+    /// What its buckets have received, if some records are in one.
     pub fn traffic(&self) -> Option<Traffic> {
-        match &self.store {
-            Bytes::Local(_) => None,
-            Bytes::Remote(store) => Some(store.traffic()),
-        }
+        self.parts().filter_map(Part::traffic).reduce(|sum, traffic| sum + traffic)
     }
 
-    /// Begins to fetch records for a client, if they are in a bucket. `records` is called on another thread, and
+    /// Begins to fetch records for a client, if some are in a bucket. `records` is called on another thread, and
     /// `on_ready` when they can be read without waiting, or not at all.
     pub(crate) fn want(
         self: &Arc<Self>,
@@ -258,48 +251,37 @@ impl Dataset {
         records: impl FnOnce() -> Vec<u64> + Send + 'static,
         on_ready: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) -> Option<Want> {
-        let Bytes::Remote(store) = &self.store else { return None };
         let on_ready: OnReady = Box::new(on_ready);
-        Some(store.want(client, self.locations(records), on_ready))
+        Some(self.storage()?.want(client, self.runs(records), on_ready))
     }
 
-    /// Begins to fetch records that will be wanted, if they are in a bucket.
+    /// Begins to fetch records that will be wanted, if some are in a bucket.
     pub(crate) fn want_ahead(
         self: &Arc<Self>,
         records: impl FnOnce() -> Vec<u64> + Send + 'static,
     ) -> Option<Want> {
-        let Bytes::Remote(store) = &self.store else { return None };
-        Some(store.want_ahead(self.locations(records)))
+        Some(self.storage()?.want_ahead(self.runs(records)))
     }
 
-    /// The locations of records, each once.
-    fn locations(
+    /// The ranges of the records that are in buckets.
+    fn runs(
         self: &Arc<Self>,
         records: impl FnOnce() -> Vec<u64> + Send + 'static,
-    ) -> impl FnOnce() -> Vec<Location> + Send + 'static {
+    ) -> impl FnOnce() -> Vec<StoreRuns> + Send + 'static {
         let dataset = Arc::clone(self);
         move || {
-            let mut records = records();
-            records.sort_unstable();
-            records.dedup();
-            let location = |id| dataset.location(&dataset.record(id), dataset.packed(id));
-            records.into_iter().map(location).collect()
+            let records = records();
+            let runs = |PartOf { part, first, .. }: &PartOf| {
+                let own = |id: &u64| id.checked_sub(*first).filter(|id| *id < part.len());
+                part.runs(records.iter().filter_map(own))
+            };
+            dataset.parts.iter().filter_map(runs).collect()
         }
     }
 
     /// Bytes that are fetched for a record on average.
     pub(crate) fn mean_bytes(&self) -> u64 {
-        *self.mean.get_or_init(|| {
-            let stored = |id| {
-                let (_, _, length) = self.location(&self.record(id), self.packed(id));
-                u64::from(length)
-            };
-            (0..self.len()).map(stored).sum::<u64>() / self.len().max(1)
-        })
-    }
-
-    fn packed(&self, id: u64) -> Option<Packed> {
-        self.index.packed(usize::try_from(id).expect("a record id"))
+        self.parts().map(Part::stored_bytes).sum::<u64>() / self.len.max(1)
     }
 
     /// Entry points of a record for the decoder; empty if it has none, or if the index is damaged where
@@ -308,16 +290,13 @@ impl Dataset {
     /// # Panics
     /// When `id` is not below [`len`](Self::len).
     pub fn entry_points(&self, id: u64) -> &[u8] {
-        let points = self.index.entry_points(usize::try_from(id).expect("a record id"));
-        points.unwrap_or_else(|| {
-            self.damaged_entry_points.fetch_add(1, Ordering::Relaxed);
-            &[]
-        })
+        let (of, id) = self.find(id);
+        of.part.entry_points(id)
     }
 
     /// How often the entry points of a record were damaged when they were needed.
     pub fn damaged_entry_points(&self) -> u64 {
-        self.damaged_entry_points.load(Ordering::Relaxed)
+        self.parts().map(Part::damaged_entry_points).sum()
     }
 
     /// Number of reads that took longer than a pipeline lets them and have not returned.
@@ -331,8 +310,8 @@ impl Dataset {
 
     /// The parts of the index that were damaged when it was opened and that it does without, each with
     /// the consequence.
-    pub fn index_damage(&self) -> &[&'static str] {
-        &self.index.damage
+    pub fn index_damage(&self) -> Vec<&'static str> {
+        self.parts().flat_map(Part::index_damage).copied().collect()
     }
 
     /// The most memory that reading and decoding a record takes: its file, the compressed range and the page
@@ -341,90 +320,35 @@ impl Dataset {
     /// # Panics
     /// When `id` is not below [`len`](Self::len).
     pub(crate) fn decode_bytes(&self, id: u64) -> usize {
-        let Record { size, length, format, color, progressive, .. } = self.record(id);
-        let unpacking = self.packed(id).map_or(0, |packed| packed.memory(length));
-        let file = length as usize + unpacking;
-        let (Some(format), Some(color)) = (format, color) else { return file };
-        let header = Header { format, size, color, progressive };
-        let id = usize::try_from(id).expect("a record id");
-        file + decode::scratch_bytes(&header, !self.index.has_entry_points(id))
+        let (of, id) = self.find(id);
+        of.part.decode_bytes(id)
     }
 
     /// The most memory that reading and decoding any good record takes, and the largest height and
     /// width. The first call looks at all of them.
     pub(crate) fn most(&self) -> (usize, Size) {
-        *self.most.get_or_init(|| {
-            let good = (0..self.len()).filter(|id| self.record(*id).good);
-            good.fold((0, Size { height: 0, width: 0 }), |(bytes, most), id| {
-                let size = self.record(id).size;
-                let (height, width) = (most.height.max(size.height), most.width.max(size.width));
-                (bytes.max(self.decode_bytes(id)), Size { height, width })
-            })
+        let none = (0, Size { height: 0, width: 0 });
+        self.parts().map(Part::most).fold(none, |(bytes, most), (of_part, size)| {
+            let (height, width) = (most.height.max(size.height), most.width.max(size.width));
+            (bytes.max(of_part), Size { height, width })
         })
     }
 
     /// The good records of each class: four bytes for each record, kept from the first call on, which looks at all of
     /// them. `None` if there are more than 2^32.
     pub(crate) fn by_class(&self) -> Option<&Arc<ClassTable>> {
-        let len = u32::try_from(self.len()).ok()?;
+        let len = u32::try_from(self.len).ok()?;
         Some(self.by_class.get_or_init(|| {
             let good = || {
                 let records = (0..len).map(|id| (id, self.record(id.into())));
                 records.filter(|(_, record)| record.good).map(|(id, record)| (id, record.label))
             };
-            Arc::new(ClassTable::new(self.classes().len(), good))
+            Arc::new(ClassTable::new(self.classes.len(), good))
         }))
     }
 
-    /// Counts, sizes, formats, classes and bad records.
-    pub fn summary(&self) -> Summary {
-        Summary::of(&self.index)
+    /// Counts, sizes, formats, classes and bad records of its first part, which is all of it if it is not mixed.
+    pub fn summary(&self) -> super::Summary {
+        self.parts[0].part.summary()
     }
-
-    /// The bytes of the store that are read for a record: its own, or the compressed range that it is in.
-    fn range(&self, record: &Record, packed: Option<Packed>) -> ByteRange<'_> {
-        let shard = if self.index.layout.records_are_files() {
-            ShardKey::File(self.index.name(record))
-        } else {
-            ShardKey::Number(record.shard)
-        };
-        let length = packed.map_or(record.length, |packed| packed.stored);
-        ByteRange { shard, offset: record.offset, length }
-    }
-
-    /// The same in the shards of a bucket.
-    fn location(&self, record: &Record, packed: Option<Packed>) -> Location {
-        let ByteRange { offset, length, .. } = self.range(record, packed);
-        (record.shard, offset, length)
-    }
-}
-
-/// Refuses an index without a good record.
-fn check_records(index: &Index, path: &Path) -> Result<(), DatasetError> {
-    if index.len() == 0 {
-        return Err(DatasetError::Empty { path: path.into(), skipped: String::new() });
-    }
-    match index.bad.first() {
-        Some((_, reason)) if index.bad.len() == index.len() => Err(DatasetError::AllBad {
-            records: index.len() as u64,
-            name: index.name(&index.record(0)).to_owned(),
-            reason: reason.clone(),
-        }),
-        _ => Ok(()),
-    }
-}
-
-/// Opens the store of a source, which must be the one that was indexed.
-fn open_store(source: Source, index: &Index, file: PathBuf) -> Result<Store, DatasetError> {
-    let Source { layout, root, shards, .. } = source;
-    if layout != index.layout {
-        let (was, is) = (index.layout.name(), layout.name());
-        let what = format!("it was made when the dataset was stored as {was}, and it is {is} now");
-        return Err(DatasetError::Index { path: file, what });
-    }
-    if !index.shards.iter().map(|(name, _)| name).eq(&shards) {
-        let (found, indexed) = (shards.len(), index.shards.len());
-        return Err(DatasetError::ShardsChanged { path: root, found, indexed });
-    }
-    Ok(Store::open(root, &index.shards)?)
 }

@@ -117,7 +117,16 @@ impl Request {
 /// [`RecipeError::UnknownClass`], or [`RecipeError::NothingDrawn`] if its weights leave no record.
 pub fn sampler(dataset: &Dataset, recipe: &Recipe, seed: u64) -> Result<Sampler, RecipeError> {
     if recipe.sampling.is_uniform() {
-        return Sampler::new(dataset.len(), recipe, seed);
+        return Sampler::mixed(dataset.weights(), recipe, seed);
+    }
+    if dataset.weights().any(|(_, weight)| weight.to_bits() != 1.0_f64.to_bits()) {
+        return Err(RecipeError::Value {
+            field: "sampling",
+            value: "with weights of datasets".to_owned(),
+            expected:
+                "either weights of classes or of datasets, which decide the draws of an epoch each"
+                    .to_owned(),
+        });
     }
     let table = dataset.by_class().ok_or_else(|| RecipeError::Value {
         field: "sampling",
@@ -174,7 +183,7 @@ mod tests {
     #[test]
     fn microbatches_have_good_records_of_the_classes_that_are_drawn() {
         let dataset = dataset();
-        assert_eq!((dataset.len(), dataset.bad().len()), (24, 1));
+        assert_eq!((dataset.len(), dataset.bad_count()), (24, 1));
         let weights = format!(
             "sampling.weights = {{ {:?} = 0, {:?} = 3 }}",
             dataset.classes()[1],

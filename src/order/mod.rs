@@ -10,9 +10,11 @@
 //! no state to save. Given a permutation, positions are those of timm's `RepeatAugSampler`
 //! (`timm/data/distributed_sampler.py`): microbatch g of G gets what its rank g of G gets.
 //!
-//! A recipe with sampling fields has draws of records by class in place of the permutation (`draws.rs`).
+//! A recipe with sampling fields has draws of records by class in place of the permutation (`draws.rs`), and datasets
+//! that are mixed with weights have draws by dataset (`mixed.rs`).
 
 mod draws;
+mod mixed;
 mod permutation;
 
 use std::ops::Range;
@@ -22,6 +24,7 @@ use crate::classes::ClassTable;
 use crate::recipe::{Recipe, RecipeError, RecordOrder};
 
 use draws::{Classes, Draws};
+use mixed::{Mix, MixDraws};
 use permutation::Permutation;
 
 /// timm truncates an epoch of repeated augmentation to a multiple of 256 samples (the default of its
@@ -31,14 +34,23 @@ const SELECTED_ROUND: u64 = 256;
 /// Maps the positions of every epoch to records, for one dataset, recipe and seed.
 #[derive(Clone, Debug)]
 pub struct Sampler {
+    /// Records, or draws if some come more often than others.
     records: u64,
     seed: u64,
     order: RecordOrder,
     repeats: u64,
     batch: u64,
     microbatches: u64,
-    /// If records are drawn by class.
-    classes: Option<Classes>,
+    drawn: Drawn,
+}
+
+/// How the records of a shuffled epoch are drawn.
+#[derive(Clone, Debug)]
+enum Drawn {
+    /// Each once.
+    Evenly,
+    ByClass(Classes),
+    ByPart(Mix),
 }
 
 impl Sampler {
@@ -52,7 +64,7 @@ impl Sampler {
         if !recipe.sampling.is_uniform() {
             return Err(RecipeError::NeedsClasses);
         }
-        Self::with(None, records, recipe, seed)
+        Self::with(Drawn::Evenly, records, recipe, seed)
     }
 
     /// Creates the sampler of a dataset whose records are drawn by class. `names` has the classes by label.
@@ -69,15 +81,30 @@ impl Sampler {
     ) -> Result<Self, RecipeError> {
         let shares = table.shares(names, &recipe.sampling)?;
         let classes = Classes { table: Arc::clone(table), shares };
-        Self::with(Some(classes), records, recipe, seed)
+        Self::with(Drawn::ByClass(classes), records, recipe, seed)
     }
 
-    fn with(
-        classes: Option<Classes>,
-        records: u64,
+    /// Creates the sampler of datasets that are mixed, given by number of records and weight. An epoch has
+    /// `weight * records` draws of each, rounded down; a sequential one has every record once.
+    ///
+    /// # Errors
+    /// As those of [`new`](Self::new).
+    pub(crate) fn mixed(
+        parts: impl IntoIterator<Item = (u64, f64)> + Clone,
         recipe: &Recipe,
         seed: u64,
     ) -> Result<Self, RecipeError> {
+        let mix = Mix::new(parts.clone()).filter(|_| recipe.order == RecordOrder::Shuffled);
+        match mix {
+            Some(mix) => {
+                let draws = mix.draws();
+                Self::with(Drawn::ByPart(mix), draws, recipe, seed)
+            }
+            None => Self::new(parts.into_iter().map(|(records, _)| records).sum(), recipe, seed),
+        }
+    }
+
+    fn with(drawn: Drawn, records: u64, recipe: &Recipe, seed: u64) -> Result<Self, RecipeError> {
         let sampler = Self {
             records,
             seed,
@@ -85,7 +112,7 @@ impl Sampler {
             repeats: u64::from(recipe.repeats),
             batch: u64::from(recipe.batch),
             microbatches: u64::from(recipe.microbatches),
-            classes,
+            drawn,
         };
         if sampler.steps_per_epoch() == 0 {
             return Err(RecipeError::TooSmall {
@@ -95,6 +122,11 @@ impl Sampler {
             });
         }
         Ok(sampler)
+    }
+
+    /// Whether an epoch has no record more often than others, but for what is truncated.
+    pub const fn is_even(&self) -> bool {
+        matches!(self.drawn, Drawn::Evenly)
     }
 
     /// Samples of an epoch before it is truncated to whole steps.
@@ -169,12 +201,15 @@ impl Sampler {
 
     /// The mapping from positions to records in one epoch.
     pub fn epoch(&self, epoch: u64) -> EpochSampler {
-        let order = match (self.order, &self.classes) {
+        let order = match (self.order, &self.drawn) {
             (RecordOrder::Sequential, _) => Order::Sequential,
-            (RecordOrder::Shuffled, None) => {
+            (RecordOrder::Shuffled, Drawn::Evenly) => {
                 Order::Permuted(Permutation::new(self.records, self.seed, epoch))
             }
-            (RecordOrder::Shuffled, Some(classes)) => {
+            (RecordOrder::Shuffled, Drawn::ByPart(mix)) => {
+                Order::Mixed(MixDraws::new(mix.clone(), self.seed, epoch))
+            }
+            (RecordOrder::Shuffled, Drawn::ByClass(classes)) => {
                 // As many as the epoch has, so that those are what comes evenly.
                 let count = self.samples_per_epoch().div_ceil(self.repeats);
                 Order::Drawn(Draws::new(classes.clone(), count, self.seed, epoch))
@@ -195,6 +230,7 @@ pub struct EpochSampler {
 enum Order {
     Sequential,
     Permuted(Permutation),
+    Mixed(MixDraws),
     Drawn(Draws),
 }
 
@@ -205,6 +241,7 @@ impl EpochSampler {
         match &self.order {
             Order::Sequential => index,
             Order::Permuted(permutation) => permutation.at(index),
+            Order::Mixed(draws) => draws.record(index),
             Order::Drawn(draws) => draws.record(index),
         }
     }

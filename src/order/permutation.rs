@@ -57,6 +57,20 @@ impl Permutation {
         Self::with_key(n, &key_name)
     }
 
+    /// Derives the permutation of the n records of a part of a mix, for one of the rounds that have each once.
+    ///
+    /// # Panics
+    /// When n is 0 or above 2^62.
+    pub(super) fn of_part(n: u64, seed: u64, (part, round): (u64, u64)) -> Self {
+        let mut key_name = *b"forebay parts 1\0........................";
+        for (bytes, word) in
+            key_name[16..].as_chunks_mut::<8>().0.iter_mut().zip([seed, part, round])
+        {
+            *bytes = word.to_le_bytes();
+        }
+        Self::with_key(n, &key_name)
+    }
+
     fn with_key(n: u64, key_name: &[u8]) -> Self {
         assert!(n > 0 && n <= 1 << 62, "a permutation needs 1 to 2^62 elements, not {n}");
         let bits = n.next_power_of_two().trailing_zeros().max(2);

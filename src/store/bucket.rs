@@ -37,6 +37,20 @@ pub struct Traffic {
     pub throttled: u64,
 }
 
+impl std::ops::Add for Traffic {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            requests: self.requests + other.requests,
+            bytes: self.bytes + other.bytes,
+            retries: self.retries + other.retries,
+            hedges: self.hedges + other.hedges,
+            throttled: self.throttled + other.throttled,
+        }
+    }
+}
+
 /// Objects behind a network. Requests are repeated and hedged behind this interface, so that an error is final.
 pub trait Bucket: fmt::Debug + Send + Sync + 'static {
     /// Its address without credentials, such as `s3://bucket`.

@@ -39,7 +39,7 @@ pub(crate) use bucket::{stopped, url_of};
 pub use cache::Cache;
 pub use error::StoreError;
 pub(crate) use file::RegularFile;
-pub(crate) use remote::{Location, OnReady, RemoteStore, Want};
+pub(crate) use remote::{Location, OnReady, RemoteStore, StoreRuns, Want};
 pub use remote::{Storage, StorageTotals};
 
 use crate::sync::lock;

@@ -122,7 +122,7 @@ pub(crate) fn damaged_entry_points_cost_time_and_nothing_else() {
     let open = || Arc::new(Dataset::open(&train, None).unwrap());
     let whole = open();
     let expected = made(&pipeline, &whole, &recipe).unwrap();
-    assert_eq!((whole.damaged_entry_points(), whole.index_damage()), (0, &[][..]));
+    assert_eq!((whole.damaged_entry_points(), whole.index_damage()), (0, Vec::new()));
     // The entry points are the last section.
     let length: usize = (0..whole.len()).map(|id| whole.entry_points(id).len()).sum();
     assert!(length > 100, "{length}");

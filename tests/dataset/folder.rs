@@ -61,7 +61,7 @@ pub(crate) fn a_record_that_does_not_decode_is_bad_and_replaced() {
     let dataset = Dataset::open(root.path(), None).unwrap();
     let good: Vec<_> = (0..6).map(|id| dataset.good_or_next(id)).collect();
     assert_eq!(good, [1, 1, 4, 4, 4, 1]);
-    assert_eq!(dataset.bad().len(), 4);
+    assert_eq!(dataset.bad_count(), 4);
     let json = serde_json::to_value(dataset.summary()).unwrap();
     assert_eq!(json["formats"]["JPEG ycbcr"], 4);
     assert_eq!(json["formats"]["unknown"], 2);

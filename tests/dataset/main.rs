@@ -10,6 +10,7 @@ mod folder;
 mod format;
 mod layouts;
 mod make;
+mod mixed;
 mod odd;
 mod parquet;
 mod real;
@@ -36,6 +37,12 @@ fn main() {
         folder::links_that_multiply_paths_are_refused_and_deep_folders_are_not,
         folder::the_index_can_be_in_another_folder,
         folder::a_failed_build_leaves_the_previous_index,
+        mixed::its_records_are_those_of_its_parts_one_after_the_other,
+        mixed::an_epoch_has_records_of_each_part_as_often_as_its_weight_says,
+        mixed::a_mix_of_one_dataset_is_that_dataset,
+        mixed::the_digest_depends_on_parts_weights_and_order,
+        mixed::what_does_not_go_together_is_refused_with_the_reason,
+        mixed::weights_of_datasets_and_of_classes_are_not_combined,
         format::the_digest_and_index_of_a_folder_never_change,
         format::the_digest_and_index_of_tars_never_change,
         format::the_digest_and_index_of_parquet_files_never_change,

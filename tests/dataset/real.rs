@@ -37,7 +37,7 @@ fn opened(path: &Path) -> Dataset {
 
 fn imagenet(data: &Path) {
     let dataset = opened(&data.join("imagenet-sample/train"));
-    assert_eq!((dataset.len(), dataset.bad().len(), dataset.classes().len()), (200, 0, 200));
+    assert_eq!((dataset.len(), dataset.bad_count(), dataset.classes().len()), (200, 0, 200));
     assert!(dataset.classes().is_sorted() && dataset.classes()[0].starts_with('n'));
     assert!((0..200).all(|id| u64::from(dataset.record(id).label) == id));
 }
@@ -56,7 +56,7 @@ fn labels(data: &Path) {
     let labels = json(&data.join("formats/labels.json"));
     let labels = labels.as_object().unwrap();
     let dataset = opened(&data.join("formats/wds-train-*.tar"));
-    assert_eq!((dataset.len(), dataset.bad().len()), (20, 0));
+    assert_eq!((dataset.len(), dataset.bad_count()), (20, 0));
     for id in 0..20 {
         let key = dataset.name(id).split_once('/').unwrap().1.strip_suffix(".jpg").unwrap();
         assert_eq!(labels[&format!("{key}.JPEG")], dataset.record(id).label, "{key}");
@@ -71,7 +71,7 @@ fn formats(data: &Path) {
     let webdataset = opened(&formats.join("wds-train-*.tar"));
     for path in ["tfslim-train-*-of-00002", "tfds-imagenet2012-train.tfrecord-*"] {
         let dataset = opened(&formats.join(path));
-        assert_eq!((dataset.len(), dataset.bad().len()), (20, 0), "{path}");
+        assert_eq!((dataset.len(), dataset.bad_count()), (20, 0), "{path}");
         for id in 0..20 {
             let name = dataset.name(id).split_once('/').unwrap().1;
             assert_eq!(labels[name], dataset.record(id).label, "{path}: {name}");
@@ -79,7 +79,7 @@ fn formats(data: &Path) {
         assert_eq!(dataset.summary().content, webdataset.summary().content, "{path}");
     }
     let dataset = opened(&formats.join("ILSVRC2012_img_train.tar"));
-    assert_eq!((dataset.len(), dataset.bad().len(), dataset.classes().len()), (20, 0, 20));
+    assert_eq!((dataset.len(), dataset.bad_count(), dataset.classes().len()), (20, 0, 20));
     let mut scratch = Vec::new();
     for id in 0..20 {
         let name = dataset.name(id).split_once('/').unwrap().1;
@@ -96,7 +96,7 @@ fn parquet(data: &Path) {
     let labels = json(&data.join("formats/labels.json"));
     let labels = labels.as_object().unwrap();
     let dataset = opened(&data.join("formats/hf-train-00000-of-00001.parquet"));
-    assert_eq!((dataset.len(), dataset.bad().len()), (20, 0));
+    assert_eq!((dataset.len(), dataset.bad_count()), (20, 0));
     let tars = opened(&data.join("formats/wds-train-*.tar"));
     let key = |name: &str| name.split_once('/').unwrap().1.rsplit_once('.').unwrap().0.to_owned();
     let checksums: BTreeMap<String, u64> =

@@ -44,7 +44,7 @@ pub static WORLD: LazyLock<World> = LazyLock::new(|| {
     damage(&train);
     dataset::build(&train, None, 2, &|_| {}).unwrap();
     let dataset = Arc::new(Dataset::open(&train, None).unwrap());
-    assert_eq!((dataset.len(), dataset.bad().len()), (60, 1));
+    assert_eq!((dataset.len(), dataset.bad_count()), (60, 1));
     World { folder, dataset }
 });
 

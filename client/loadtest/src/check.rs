@@ -193,9 +193,9 @@ impl Coverage {
 
     /// Checks how often an epoch had each record. With R repeats, records appear R times or not at all,
     /// except for one that is cut off at the first position and one at the last. The successor of a bad
-    /// record also appears in its place. Nothing is known about records that are drawn by class.
+    /// record also appears in its place. Nothing is known about records that are drawn by weight.
     fn check_records(&mut self, epoch: u64, counts: &Counts) {
-        if draws_by_class(&self.description.recipe_toml) {
+        if self.description.weighted {
             return;
         }
         let repeats = repeats(&self.description.recipe_toml);
@@ -223,12 +223,6 @@ impl Coverage {
 /// The repeats of a recipe in its canonical form, which has a line for each field.
 fn repeats(recipe: &str) -> Option<u32> {
     recipe.lines().find_map(|line| line.strip_prefix("repeats = ")?.parse().ok())
-}
-
-/// Whether a recipe in its canonical form has sampling fields, with which an epoch has some records often and others
-/// never.
-fn draws_by_class(recipe: &str) -> bool {
-    recipe.lines().any(|line| line.starts_with("sampling."))
 }
 
 /// The most frequent number of times that a record was received.
@@ -265,6 +259,7 @@ mod tests {
             mean: [0.0; 3],
             std: [1.0; 3],
             datasets: Vec::new(),
+            weighted: false,
         };
         Coverage::new(&description, 0, Cursor::default(), 1)
     }
@@ -282,16 +277,15 @@ mod tests {
     }
 
     #[test]
-    fn records_that_are_drawn_by_class_may_come_as_often_as_they_are_drawn() {
-        for (field, is_right) in [("sampling.balance = 0.5\n", true), ("smoothing = 0.0\n", false)]
-        {
+    fn records_that_are_drawn_by_weight_may_come_as_often_as_they_are_drawn() {
+        for weighted in [true, false] {
             let mut coverage = coverage(1);
-            coverage.description.recipe_toml += field;
+            coverage.description.weighted = weighted;
             for step in 0..3 {
                 coverage.count(0, &[0, 0, 0, 1 + step]);
             }
             let (count, found) = coverage.violations();
-            assert_eq!(count == 0, is_right, "{field}: {found:?}");
+            assert_eq!(count == 0, weighted, "{found:?}");
         }
     }
 

@@ -215,6 +215,7 @@ fn description_dict<'py>(
     dict.set_item("mean", (of.mean[0], of.mean[1], of.mean[2]))?;
     dict.set_item("std", (of.std[0], of.std[1], of.std[2]))?;
     dict.set_item("datasets", &of.datasets)?;
+    dict.set_item("weighted", of.weighted)?;
     Ok(dict)
 }
 

@@ -95,6 +95,10 @@ pub struct DescribeResponse {
     /// Number of classes. 0 if the server is older than this field: `classes` then has all of them.
     #[prost(uint64, tag = "17")]
     pub class_count: u64,
+    /// Whether records are drawn by weights of classes or of mixed datasets, so that an epoch has some of them
+    /// several times and others never.
+    #[prost(bool, tag = "18")]
+    pub weighted: bool,
 }
 /// Shared memory between a server and a client on the same host.
 ///

@@ -161,6 +161,44 @@ fn a_dataset_in_a_bucket_is_the_same_as_on_disk() {
 }
 
 #[test]
+fn a_mix_of_buckets_and_a_disk_is_the_same_as_one_of_disks() {
+    let data = Data::new();
+    for number in 0..3 {
+        let name = format!("t-{number}.tar");
+        let shard = fs::read(data.folder.path().join("train").join(&name)).unwrap();
+        data.put_in("other", &name, shard);
+    }
+    data.put_in("other", "classes.txt", b"cow\nbee\ncat\nant\n".to_vec());
+    let local = |name: &str| {
+        let path = data.folder.path().join(name);
+        dataset::build(&path, None, 1, &|_| {}).unwrap();
+        Dataset::open(&path, None).unwrap()
+    };
+    let mix = |parts: Vec<(Dataset, f64)>| Arc::new(Dataset::mix(parts).unwrap());
+    let disks = mix(vec![(local("train"), 1.0), (local("other"), 0.5), (local("train"), 0.25)]);
+    let places = ["s3://b/train", "s3://b/other"].map(|url| data.place(url, None));
+    let storage = Arc::clone(&places[0].storage);
+    let places = places.map(|place| RemotePlace { storage: Arc::clone(&storage), ..place });
+    let [train, other] = places.each_ref().map(|place| {
+        index(place, None).unwrap();
+        Dataset::open_remote(place, None).unwrap()
+    });
+    let mixed = mix(vec![(train, 1.0), (other, 0.5), (local("train"), 0.25)]);
+    assert_eq!((mixed.digest(), mixed.classes()), (disks.digest(), disks.classes()));
+    for number in 0..2 {
+        assert_eq!(epoch(&mixed, number), epoch(&disks, number));
+    }
+    let totals = storage.totals();
+    assert_eq!(totals.late_reads, 0);
+    assert!(totals.remote_bytes > 0 && mixed.traffic().unwrap().bytes >= totals.remote_bytes);
+    // What fetches for one of them would not know the shards of the other.
+    let apart = Dataset::open_remote(&data.place("s3://b/other", None), None).unwrap();
+    let train = Dataset::open_remote(&places[0], None).unwrap();
+    let error = Dataset::mix(vec![(train, 1.0), (apart, 1.0)]).unwrap_err().to_string();
+    assert!(error.contains("need the same `Storage`"), "{error}");
+}
+
+#[test]
 fn an_index_lies_beside_its_dataset_in_the_bucket_and_is_found_by_name() {
     let data = Data::new();
     let place = data.place("s3://b/train/", None);

@@ -12,7 +12,7 @@ use forebay::recipe::{Recipe, RecipeSpec};
 use forebay::{MicrobatchName, Pipeline, PipelineConfig, PixelFormat, Request};
 use forebay_types::settings::{AnyNumber, Number};
 
-use crate::config::{StorageSettings, Threads, recipes_in};
+use crate::config::{Mix, StorageSettings, Threads, recipes_in};
 use crate::datasets::Datasets;
 use crate::device::DeviceChoice;
 use crate::recipes;
@@ -23,8 +23,9 @@ pub(super) struct DatasetOptions {
     /// Dataset: an ImageFolder directory, WebDataset tars, TFRecords, Parquet files, ILSVRC's tars, Kaggle's or
     /// another directory, or a CSV file; files also by a pattern such as `train-{000000..000146}.tar`. Or the URL of
     /// shards in a bucket.
+    /// PATH:WEIGHT,PATH:WEIGHT mixes datasets.
     #[arg(long, value_name = "PATH")]
-    dataset: PathBuf,
+    dataset: Mix,
     #[command(flatten)]
     index: IndexOptions,
 }
@@ -45,8 +46,8 @@ pub(super) struct IndexOptions {
 impl DatasetOptions {
     /// Opens the dataset.
     pub(super) fn open(&self) -> anyhow::Result<Arc<Dataset>> {
-        let path = self.index.path(&self.dataset);
-        Ok(Arc::new(self.index.datasets().open(&path)?))
+        let mix = self.dataset.with_split(self.index.split.as_deref());
+        Ok(Arc::new(self.index.datasets().open_mix(&mix)?))
     }
 }
 

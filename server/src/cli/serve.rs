@@ -129,10 +129,10 @@ fn open_datasets(
     opener: &Datasets,
 ) -> anyhow::Result<BTreeMap<String, Arc<Dataset>>> {
     let mut datasets = BTreeMap::new();
-    for (name, path) in &config.datasets {
+    for (name, mix) in &config.datasets {
         let dataset =
-            opener.open(path).with_context(|| format!("cannot open the dataset {name}"))?;
-        let (records, bad) = (dataset.len(), dataset.bad().len());
+            opener.open_mix(mix).with_context(|| format!("cannot open the dataset {name}"))?;
+        let (records, bad) = (dataset.len(), dataset.bad_count());
         info!(dataset = name, records, bad, digest = %dataset.digest(), "dataset opened");
         for consequence in dataset.index_damage() {
             warn!(dataset = name, consequence, "the index is damaged; run \"forebay index\" again");

@@ -2,12 +2,14 @@
 //! overridden by flags. Everything is parsed once, into a [`Config`] that is valid.
 
 mod memory;
+mod mix;
 mod named;
 mod resolved;
 mod settings;
 mod storage;
 
 pub use memory::Memory;
+pub(crate) use mix::{Mix, is_url};
 pub use resolved::Config;
 pub use settings::ServeArgs;
 pub(crate) use settings::{Threads, recipes_in};

@@ -13,13 +13,13 @@ use forebay_types::process::available_memory;
 use forebay_types::settings::NonZeroByteSize;
 
 use super::memory::{Given, Memory};
+use super::mix::Mix;
 use super::named;
 use super::settings::{IdentitySettings, LimitSettings, ServeArgs, Settings};
 use super::storage::{PriceSettings, StorageSettings};
 use crate::access::Access;
 use crate::address::ListenAddress;
 use crate::admission::{IdentityLimits, Limits};
-use crate::datasets::is_url;
 use crate::device::DeviceChoice;
 use crate::recipes;
 
@@ -27,7 +27,7 @@ use crate::recipes;
 #[derive(Debug)]
 pub struct Config {
     /// Paths of the datasets, by name; at least one.
-    pub datasets: BTreeMap<String, PathBuf>,
+    pub(crate) datasets: BTreeMap<String, Mix>,
     /// The user's own recipes, by name; none has the name of a preset.
     pub recipes: BTreeMap<String, RecipeSpec>,
     /// Folder for index files, if they are not stored next to the datasets.
@@ -96,7 +96,7 @@ impl Config {
             buffers: settings.buffer_bytes.map(NonZeroByteSize::get),
             precomputed: settings.share_bytes.map(|size| size.0),
             fetched: settings.storage.read_ahead.map(NonZeroByteSize::get),
-            fetches: datasets.values().any(|path| is_url(path)),
+            fetches: datasets.values().any(Mix::fetches),
         };
         let memory = Memory::new(given, threads, available_memory())?;
         let storage = StorageSettings {
@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(config.device_bytes, DEVICE_BYTES);
         assert_eq!(config.limits.stall_timeout, Duration::from_secs(5));
         assert_eq!(config.limits.drain_grace, Limits::default().drain_grace);
-        assert_eq!(config.datasets["train"], Path::new("a"));
+        assert_eq!(config.datasets["train"].to_string(), "a");
         let Limits { window_bytes, max_queued, .. } = config.limits;
         let anyone = StreamLimits { max_streams: 3, window_bytes, max_queued };
         assert_eq!(config.limits.for_identity("anyone"), anyone);

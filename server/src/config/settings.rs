@@ -14,6 +14,7 @@ use forebay_types::settings::{
 };
 use serde::Deserialize;
 
+use super::mix::Mix;
 use super::named::{self, NamedList};
 use super::storage::{PriceSettings, StorageSettings};
 use crate::access::AccessArgs;
@@ -51,13 +52,14 @@ pub struct ServeArgs {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Settings {
     /// Name and path of a dataset to serve, or its URL in a bucket (s3, gs, az, https). May be given several times.
+    /// NAME=PATH:WEIGHT,PATH:WEIGHT mixes datasets: with the weight 0.5, an epoch has half of the records.
     #[arg(long = "dataset", value_name = "NAME=PATH", env = "FOREBAY_DATASETS")]
     #[serde(deserialize_with = "named::table")]
-    pub(super) datasets: Vec<NamedList>,
+    pub(super) datasets: Vec<NamedList<Mix>>,
     /// Name and TOML file of a recipe to offer. May be given several times.
     #[arg(long = "recipe", value_name = "NAME=FILE", env = "FOREBAY_RECIPES")]
     #[serde(deserialize_with = "named::table")]
-    pub(super) recipes: Vec<NamedList>,
+    pub(super) recipes: Vec<NamedList<String>>,
     /// Folder for index files, if they cannot be stored next to the datasets.
     #[arg(long, value_name = "DIR", env = "FOREBAY_INDEX_DIR")]
     pub(super) index_dir: Option<PathBuf>,
@@ -204,10 +206,9 @@ impl Settings {
 
     /// These settings, with those of the file for what is not set.
     pub(super) fn or(self, file: Self) -> Self {
-        let list = |own: Vec<NamedList>, file| if own.is_empty() { file } else { own };
         Self {
-            datasets: list(self.datasets, file.datasets),
-            recipes: list(self.recipes, file.recipes),
+            datasets: if self.datasets.is_empty() { file.datasets } else { self.datasets },
+            recipes: if self.recipes.is_empty() { file.recipes } else { self.recipes },
             index_dir: self.index_dir.or(file.index_dir),
             listen: if self.listen.is_empty() { file.listen } else { self.listen },
             socket_mode: self.socket_mode.or(file.socket_mode),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::super::error::DatasetError;
 use super::super::index::Index;
+use super::super::part::Part;
 use super::super::reader::Dataset;
 use super::download::download;
 use super::place::RemotePlace;
@@ -30,7 +31,7 @@ impl Dataset {
         check_shards(place, &folder, &index, &shards)?;
         let store =
             RemoteStore::open(Arc::clone(&place.bucket), shards, Arc::clone(&place.storage))?;
-        Self::in_bucket(index, store, &place.address())
+        Ok(Self::of(Part::in_bucket(index, store, &place.address())?))
     }
 }
 

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 pub use counters::StorageTotals;
-pub(crate) use pool::{OnReady, Want};
+pub(crate) use pool::{OnReady, StoreRuns, Want};
 
 use self::counters::Counters;
 use self::plan::Run;
@@ -64,6 +64,24 @@ impl Storage {
     pub fn totals(&self) -> StorageTotals {
         self.counters.totals(self.pool.bytes())
     }
+
+    /// Begins to fetch ranges for a client, all at once. `ranges` is called on another thread.
+    pub(crate) fn want(
+        &self,
+        client: Arc<str>,
+        ranges: impl FnOnce() -> Vec<StoreRuns> + Send + 'static,
+        on_ready: OnReady,
+    ) -> Want {
+        self.pool.want(Box::new(ranges), Urgency::Needed(client, on_ready))
+    }
+
+    /// Begins to fetch ranges that will be wanted.
+    pub(crate) fn want_ahead(
+        &self,
+        ranges: impl FnOnce() -> Vec<StoreRuns> + Send + 'static,
+    ) -> Want {
+        self.pool.want(Box::new(ranges), Urgency::Ahead)
+    }
 }
 
 /// A record in a shard, or the compressed range that it is in, by number, first byte and length.
@@ -97,32 +115,10 @@ impl RemoteStore {
         self.shards.bucket.traffic()
     }
 
-    /// Begins to fetch records for a client, all at once. `records` is called on another thread.
-    pub(crate) fn want(
-        &self,
-        client: Arc<str>,
-        records: impl FnOnce() -> Vec<Location> + Send + 'static,
-        on_ready: OnReady,
-    ) -> Want {
-        self.begin(records, Urgency::Needed(client, on_ready))
-    }
-
-    /// Begins to fetch records that will be wanted.
-    pub(crate) fn want_ahead(
-        &self,
-        records: impl FnOnce() -> Vec<Location> + Send + 'static,
-    ) -> Want {
-        self.begin(records, Urgency::Ahead)
-    }
-
-    fn begin(
-        &self,
-        records: impl FnOnce() -> Vec<Location> + Send + 'static,
-        urgency: Urgency,
-    ) -> Want {
-        let runs = move || records().into_iter().map(run).collect();
-        let store = (self.number, Arc::clone(&self.shards));
-        self.storage.pool.want(store, Box::new(runs), urgency)
+    /// The ranges of records, for a want of the [`Storage`].
+    pub(crate) fn runs(&self, records: impl IntoIterator<Item = Location>) -> StoreRuns {
+        let runs = records.into_iter().map(run).collect();
+        StoreRuns { store: self.number, shards: Arc::clone(&self.shards), runs }
     }
 
     /// Reads a record, or the compressed range that it is in, and asks `is_right` whether it is what was indexed. If

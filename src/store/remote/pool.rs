@@ -8,7 +8,8 @@
 //!                                            ready(want), once nothing is missing
 //! ```
 //!
-//! A *want* is the bytes of one microbatch. It is needed, because the microbatch is requested, or ahead: it will be.
+//! A *want* is the bytes of one microbatch, of one store or of several. It starts with all of them or not at all: two
+//! that had a part of their bytes could wait for each other's room. It is needed, because the microbatch is requested, or ahead: it will be.
 //! Needed ones come first, clients in turn; what was fetched ahead makes room for them. A *span* is the range of one
 //! request, from when it is sent until its bytes are in the cache or no want has them any more.
 //!
@@ -37,7 +38,20 @@ use crate::sync::lock;
 pub(crate) type OnReady = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
 /// Computes the ranges of a want, on the thread of the pool.
-pub(super) type Ranges = Box<dyn FnOnce() -> Vec<Run> + Send>;
+pub(super) type Ranges = Box<dyn FnOnce() -> Vec<StoreRuns> + Send>;
+
+/// Ranges of the shards of one store.
+pub(crate) struct StoreRuns {
+    pub(super) store: u32,
+    pub(super) shards: Arc<Shards>,
+    pub(super) runs: Vec<Run>,
+}
+
+impl StoreRuns {
+    fn most_bytes(&self) -> u64 {
+        self.runs.iter().map(|run| self.shards.most_bytes(run)).sum()
+    }
+}
 
 /// Whom a want is for.
 pub(super) enum Urgency {
@@ -121,17 +135,14 @@ enum Event {
 }
 
 struct Wanted {
-    store: u32,
-    shards: Arc<Shards>,
     ranges: Ranges,
     urgency: Urgency,
     since: Instant,
 }
 
 struct WantState {
-    store: u32,
-    shards: Arc<Shards>,
-    runs: Vec<Run>,
+    /// What it lacked before it started.
+    runs: Vec<StoreRuns>,
     on_ready: Option<OnReady>,
     is_ahead: bool,
     since: Instant,
@@ -235,20 +246,15 @@ impl Pool {
         self.shared.held.bytes.load(Ordering::Acquire)
     }
 
-    /// Wants the ranges of a store.
-    pub(super) fn want(
-        &self,
-        (store, shards): (u32, Arc<Shards>),
-        ranges: Ranges,
-        urgency: Urgency,
-    ) -> Want {
+    /// Wants ranges of stores.
+    pub(super) fn want(&self, ranges: Ranges, urgency: Urgency) -> Want {
         let mut inbox = lock(&self.shared.inbox);
         inbox.last_want += 1;
         let id = inbox.last_want;
         if matches!(urgency, Urgency::Needed(..)) {
             self.shared.counters.waiting.fetch_add(1, Ordering::Relaxed);
         }
-        let wanted = Wanted { store, shards, ranges, urgency, since: Instant::now() };
+        let wanted = Wanted { ranges, urgency, since: Instant::now() };
         inbox.events.push_back(Event::Wanted(id, wanted));
         drop(inbox);
         self.shared.changed.notify_one();
@@ -461,7 +467,7 @@ impl State {
     }
 
     fn wanted(&mut self, id: u64, wanted: Wanted) {
-        let Wanted { store, shards, ranges, urgency, since } = wanted;
+        let Wanted { ranges, urgency, since } = wanted;
         let (on_ready, is_ahead) = match urgency {
             Urgency::Needed(client, on_ready) => {
                 self.needed.push(client, id);
@@ -473,8 +479,6 @@ impl State {
             }
         };
         let want = WantState {
-            store,
-            shards,
             runs: ranges(),
             on_ready,
             is_ahead,
@@ -523,18 +527,21 @@ impl State {
     /// for that.
     fn start(&mut self, id: u64, limit: u64, fetches: &mut Vec<Request>) -> bool {
         let want = &self.wants[&id];
-        let (store, shards, is_ahead) = (want.store, Arc::clone(&want.shards), want.is_ahead);
-        let (mut used, mut left) = (Vec::new(), Vec::new());
-        for run in &want.runs {
-            for part in shards.parts(run).into_iter().filter(|part| !part.is_cached) {
-                let part = Run { shard: run.shard, range: part.range };
-                left.extend(self.without_spans(store, part, &mut used));
+        let (is_ahead, mut used, mut left) = (want.is_ahead, Vec::new(), Vec::new());
+        for StoreRuns { store, shards, runs } in &want.runs {
+            let mut lacking = Vec::new();
+            for run in runs {
+                for part in shards.parts(run).into_iter().filter(|part| !part.is_cached) {
+                    let part = Run { shard: run.shard, range: part.range };
+                    lacking.extend(self.without_spans(*store, part, &mut used));
+                }
             }
+            let runs = plan::join(lacking, |gap| self.is_free(*store, gap));
+            left.push(StoreRuns { store: *store, shards: Arc::clone(shards), runs });
         }
         used.sort_unstable();
         used.dedup();
-        let mut left: Vec<Run> = plan::join(left, |gap| self.is_free(store, gap));
-        let need: u64 = left.iter().map(|run| shards.most_bytes(run)).sum();
+        let need: u64 = left.iter().map(StoreRuns::most_bytes).sum();
         if !is_ahead {
             self.make_room(need, limit, &used);
         }
@@ -546,16 +553,20 @@ impl State {
             }
             // More than ever fits: workers fetch the rest when they need it.
             let mut sum = own;
-            left.retain(|run| {
-                sum += shards.most_bytes(run);
-                sum <= limit
-            });
+            for StoreRuns { shards, runs, .. } in &mut left {
+                runs.retain(|run| {
+                    sum += shards.most_bytes(run);
+                    sum <= limit
+                });
+            }
         }
-        for run in left {
-            // Another run may have been extended to blocks of this one.
-            for run in self.without_spans(store, run, &mut used) {
-                let (run, fate) = shards.admit(run, |whole| self.is_free(store, whole));
-                self.send(store, run, fate, &shards, (&mut used, fetches));
+        for StoreRuns { store, shards, runs } in left {
+            for run in runs {
+                // Another run may have been extended to blocks of this one.
+                for run in self.without_spans(store, run, &mut used) {
+                    let (run, fate) = shards.admit(run, |whole| self.is_free(store, whole));
+                    self.send(store, run, fate, &shards, (&mut used, fetches));
+                }
             }
         }
         used.sort_unstable();

@@ -184,10 +184,26 @@ fn location(record: u64) -> Location {
 
 impl Test {
     fn want(&self, client: &str, records: &[u64]) -> (Want, Receiver<Result<(), StoreError>>) {
+        self.want_of(&[&self.store], client, records)
+    }
+
+    /// Wants records of the same numbers of several stores.
+    fn want_of(
+        &self,
+        stores: &[&RemoteStore],
+        client: &str,
+        records: &[u64],
+    ) -> (Want, Receiver<Result<(), StoreError>>) {
         let (sender, receiver) = sync_channel(1);
-        let records: Vec<Location> = records.iter().copied().map(location).collect();
+        let of = |store: &&RemoteStore| store.runs(records.iter().copied().map(location));
+        let runs = stores.iter().map(of).collect();
         let on_ready = Box::new(move |result| drop(sender.send(result)));
-        (self.store.want(client.into(), move || records, on_ready), receiver)
+        (self.store.storage.want(client.into(), move || runs, on_ready), receiver)
+    }
+
+    fn want_ahead(&self, records: &[u64]) -> Want {
+        let runs = self.store.runs(records.iter().copied().map(location));
+        self.store.storage.want_ahead(move || vec![runs])
     }
 
     fn read(&self, record: u64) -> Result<(), StoreError> {
@@ -358,7 +374,7 @@ fn a_want_that_never_fits_is_served_though_its_beginning_was_fetched_ahead() {
     let test = test(None, 2 * u64::from(RECORD));
     let records = [0, 10, 20, 30];
     test.bucket.hold();
-    let _ahead = test.store.want_ahead(move || records.into_iter().map(location).collect());
+    let _ahead = test.want_ahead(&records);
     test.bucket.wait_for(2);
     test.bucket.release(2);
     lock(&test.bucket.state).answers = true;
@@ -373,10 +389,7 @@ fn a_want_that_never_fits_is_served_though_its_beginning_was_fetched_ahead() {
 #[test]
 fn what_was_fetched_ahead_is_used_and_makes_room_for_what_is_needed() {
     let test = test(None, 3 * u64::from(RECORD));
-    let ahead = |records: &'static [u64]| {
-        test.store.want_ahead(move || records.iter().copied().map(location).collect())
-    };
-    let wanted = [ahead(&[0]), ahead(&[20, 40])];
+    let wanted = [test.want_ahead(&[0]), test.want_ahead(&[20, 40])];
     // A want is planned after those before it.
     let (first, ready) = test.want("a", &[0]);
     ready.recv_timeout(HANG).unwrap().unwrap();
@@ -389,6 +402,30 @@ fn what_was_fetched_ahead_is_used_and_makes_room_for_what_is_needed() {
     }
     assert_eq!((test.bucket.requests(), test.totals().late_reads), (5, 0));
     drop((first, second, wanted));
+}
+
+#[test]
+fn wants_of_several_stores_never_wait_for_the_room_of_each_other() {
+    // There is room for one of two microbatches, of which each has a record of either store.
+    let test = test(None, 2 * u64::from(RECORD));
+    let other = TestBucket::new(2, SIZE);
+    let objects = other.objects();
+    let storage = Arc::clone(&test.store.storage);
+    let other = RemoteStore::open(Arc::<TestBucket>::clone(&other), objects, storage).unwrap();
+    let stores = [&test.store, &other];
+    let (first, ready) = test.want_of(&stores, "a", &[0]);
+    let (second, ready_second) = test.want_of(&stores, "b", &[20]);
+    ready.recv_timeout(HANG).unwrap().unwrap();
+    // The second has nothing yet that the first could wait for.
+    assert_eq!(test.totals().held_bytes, 2 * u64::from(RECORD));
+    let mut buffer = Vec::new();
+    for store in stores {
+        store.read_checked(location(0), &mut buffer, |_| true).unwrap();
+    }
+    drop(first);
+    ready_second.recv_timeout(HANG).unwrap().unwrap();
+    assert_eq!(test.totals().late_reads, 0);
+    drop(second);
 }
 
 #[test]
@@ -523,11 +560,12 @@ fn nobody_waits_for_the_lock_of_the_cache_but_the_pool() {
     let other = std::fs::File::open(folder.path().join("used")).unwrap();
     other.lock().unwrap();
     let (sender, planned) = sync_channel(1);
-    let records = move || {
+    let runs = test.store.runs([location(0)]);
+    let planned_runs = move || {
         sender.send(()).unwrap();
-        vec![location(0)]
+        vec![runs]
     };
-    let _ahead = test.store.want_ahead(records);
+    let _ahead = test.store.storage.want_ahead(planned_runs);
     planned.recv_timeout(HANG).unwrap();
     // From here on the pool waits for the other process, at some time.
     for _ in 0..100 {

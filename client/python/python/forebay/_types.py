@@ -65,6 +65,7 @@ class Description(TypedDict):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     datasets: list[str]
+    weighted: bool
 
 
 class ServerStats(TypedDict):

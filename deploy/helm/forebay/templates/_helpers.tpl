@@ -69,15 +69,22 @@ capabilities: {drop: [ALL]}
 {{- if or (hasPrefix "/" .path) (contains "://" .path) -}}{{ .path }}{{- else -}}{{ .root.Values.data.mountPath }}/{{ .path }}{{- end -}}
 {{- end -}}
 
+{{/* The datasets that one is mixed of, as JSON: one path is a list of itself. */}}
+{{- define "forebay.parts" -}}
+{{- if kindIs "slice" . }}{{ toJson . }}{{ else }}{{ list (dict "path" .) | toJson }}{{ end -}}
+{{- end -}}
+
 {{/* Whether indexes are stored apart from the data: if a pod builds them or a volume contains them. */}}
 {{- define "forebay.index.apart" -}}
 {{- if or .Values.index.volume (eq .Values.index.build "pod") -}}true{{- end -}}
 {{- end -}}
 
 {{- define "forebay.volumes" -}}
-{{- range $name, $path := .Values.datasets }}
-{{- if not (or $.Values.data.volume (contains "://" $path)) }}
+{{- range $name, $dataset := .Values.datasets }}
+{{- range include "forebay.parts" $dataset | fromJsonArray }}
+{{- if not (or $.Values.data.volume (contains "://" .path)) }}
 {{- fail (printf "data.volume is required: the dataset %s is not in a bucket" $name) }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- with .Values.data.volume }}
@@ -92,13 +99,14 @@ capabilities: {drop: [ALL]}
 
 {{/* A container that indexes each dataset. */}}
 {{- define "forebay.index.containers" -}}
-{{- range $name, $path := .Values.datasets }}
-- name: index-{{ $name | lower | replace "_" "-" | replace "." "-" }}
+{{- range $name, $dataset := .Values.datasets }}
+{{- range $number, $part := include "forebay.parts" $dataset | fromJsonArray }}
+- name: index-{{ $name | lower | replace "_" "-" | replace "." "-" }}{{ if $number }}-{{ $number }}{{ end }}
   image: {{ include "forebay.image" (dict "root" $ "image" $.Values.image) }}
   imagePullPolicy: {{ $.Values.image.pullPolicy }}
   args:
     - index
-    - {{ include "forebay.path" (dict "root" $ "path" $path) | quote }}
+    - {{ include "forebay.path" (dict "root" $ "path" $part.path) | quote }}
     - --index-dir={{ $.Values.index.mountPath }}
   {{- with cat (include "forebay.threads" $) (include "forebay.storage.env" $) | trim }}
   env:
@@ -115,6 +123,7 @@ capabilities: {drop: [ALL]}
     - {name: data, mountPath: {{ $.Values.data.mountPath }}, readOnly: true}
     {{- end }}
     - {name: index, mountPath: {{ $.Values.index.mountPath }}}
+{{- end }}
 {{- end }}
 {{- end -}}
 
