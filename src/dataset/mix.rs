@@ -1,6 +1,6 @@
 //! The classes and the digest of datasets that are mixed.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use forebay_types::{Digest, limits};
@@ -80,10 +80,10 @@ fn is_numbered(classes: &[String]) -> bool {
 /// The classes of all parts by name, in the order in which they occur first, and the label of each of a part's own.
 /// Where a part has two classes of one name, as ImageNet has two kinds of crane, the second is the second of others too.
 fn join_classes(parts: &[&[String]]) -> (Vec<String>, Vec<Option<Vec<u32>>>) {
-    let (mut classes, mut known) = (Vec::new(), HashMap::<(String, u32), u32>::new());
+    let (mut classes, mut known) = (Vec::new(), BTreeMap::<(String, u32), u32>::new());
     let mut labels = Vec::with_capacity(parts.len());
     for part in parts {
-        let mut seen: HashMap<&String, u32> = HashMap::new();
+        let mut seen: BTreeMap<&String, u32> = BTreeMap::new();
         let label_of = |name| {
             let earlier = seen.entry(name).or_default();
             let label = *known.entry((name.clone(), *earlier)).or_insert_with(|| {

@@ -37,12 +37,6 @@ fn main() {
         folder::links_that_multiply_paths_are_refused_and_deep_folders_are_not,
         folder::the_index_can_be_in_another_folder,
         folder::a_failed_build_leaves_the_previous_index,
-        mixed::its_records_are_those_of_its_parts_one_after_the_other,
-        mixed::an_epoch_has_records_of_each_part_as_often_as_its_weight_says,
-        mixed::a_mix_of_one_dataset_is_that_dataset,
-        mixed::the_digest_depends_on_parts_weights_and_order,
-        mixed::what_does_not_go_together_is_refused_with_the_reason,
-        mixed::weights_of_datasets_and_of_classes_are_not_combined,
         format::the_digest_and_index_of_a_folder_never_change,
         format::the_digest_and_index_of_tars_never_change,
         format::the_digest_and_index_of_parquet_files_never_change,
@@ -62,6 +56,36 @@ fn main() {
         tars::a_compressed_tar_is_refused_with_advice,
         tars::tars_of_gnu_tar_are_read,
         tars::an_image_that_is_stored_sparse_is_skipped,
+        odd::pipes_and_devices_are_skipped_and_never_read,
+        odd::a_tar_or_an_index_that_is_a_pipe_is_refused,
+        odd::a_huge_file_is_skipped_and_never_read,
+        odd::links_to_nothing_are_skipped_and_named,
+        odd::more_skipped_samples_than_a_share_refuse_a_dataset,
+        odd::a_record_that_became_a_pipe_is_refused,
+        odd::names_that_are_not_utf8_matter_only_for_images,
+        bad::paths_that_are_not_datasets_are_refused,
+        bad::classes_without_images_are_refused_as_by_torchvision,
+        bad::a_dataset_without_good_records_is_refused,
+        bad::a_missing_or_damaged_index_is_refused_with_advice,
+        bad::a_changed_file_is_detected,
+        bad::a_changed_shard_is_detected,
+        bad::a_shard_that_is_truncated_while_open_loses_only_its_end,
+        bad::a_shard_that_was_replaced_while_open_is_read_by_its_path,
+        bad::shards_beyond_the_limit_of_open_files_are_read,
+        damage::a_flipped_byte_of_an_index_never_changes_a_pixel,
+        damage::damaged_entry_points_cost_time_and_nothing_else,
+    ];
+    trials.extend(other_layouts());
+    trials.extend(mixes());
+    if let Some(data) = forebay_tests::data() {
+        trials.extend(real::trials(&data));
+    }
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+/// Of layouts other than `ImageFolder` and `WebDataset`.
+fn other_layouts() -> Vec<Trial> {
+    trials![
         layouts::the_first_label_of_tfrecords_depends_on_their_writer_and_is_told,
         layouts::labels_of_another_field_of_tfrecords_begin_at_0_and_have_no_names_of_others,
         layouts::a_dataset_of_tensorflow_may_have_classes_at_two_levels,
@@ -102,27 +126,17 @@ fn main() {
         parquet::class_names_are_those_of_the_file_or_of_classes_txt,
         parquet::labels_of_text_and_of_numbers_are_not_one_dataset,
         parquet::a_changed_page_is_detected,
-        odd::pipes_and_devices_are_skipped_and_never_read,
-        odd::a_tar_or_an_index_that_is_a_pipe_is_refused,
-        odd::a_huge_file_is_skipped_and_never_read,
-        odd::links_to_nothing_are_skipped_and_named,
-        odd::more_skipped_samples_than_a_share_refuse_a_dataset,
-        odd::a_record_that_became_a_pipe_is_refused,
-        odd::names_that_are_not_utf8_matter_only_for_images,
-        bad::paths_that_are_not_datasets_are_refused,
-        bad::classes_without_images_are_refused_as_by_torchvision,
-        bad::a_dataset_without_good_records_is_refused,
-        bad::a_missing_or_damaged_index_is_refused_with_advice,
-        bad::a_changed_file_is_detected,
-        bad::a_changed_shard_is_detected,
-        bad::a_shard_that_is_truncated_while_open_loses_only_its_end,
-        bad::a_shard_that_was_replaced_while_open_is_read_by_its_path,
-        bad::shards_beyond_the_limit_of_open_files_are_read,
-        damage::a_flipped_byte_of_an_index_never_changes_a_pixel,
-        damage::damaged_entry_points_cost_time_and_nothing_else,
-    ];
-    if let Some(data) = forebay_tests::data() {
-        trials.extend(real::trials(&data));
-    }
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    ]
+}
+
+/// Of several datasets as one.
+fn mixes() -> Vec<Trial> {
+    trials![
+        mixed::its_records_are_those_of_its_parts_one_after_the_other,
+        mixed::an_epoch_has_records_of_each_part_as_often_as_its_weight_says,
+        mixed::a_mix_of_one_dataset_is_that_dataset,
+        mixed::the_digest_depends_on_parts_weights_and_order,
+        mixed::what_does_not_go_together_is_refused_with_the_reason,
+        mixed::weights_of_datasets_and_of_classes_are_not_combined,
+    ]
 }

@@ -174,6 +174,46 @@ fn explain_prints_the_documented_json() {
 }
 
 #[test]
+fn datasets_are_mixed_by_commas_and_weights() {
+    let root = tempfile::tempdir().unwrap();
+    let train = WORLD.train();
+    let path = |name: &str| root.path().join(name).display().to_string();
+    for (class, to) in ["first", "second", "first"].into_iter().zip(["a/x", "b/x", "b/y"]) {
+        std::fs::create_dir_all(path(to)).unwrap();
+        let label = u32::from(class == "second");
+        let world = &WORLD.dataset;
+        let of_class = (0..world.len())
+            .filter(|id| world.record(*id).label == label && world.record(*id).good);
+        for id in of_class.take(8) {
+            std::fs::copy(train.join(world.name(id)), format!("{}/{id}.jpg", path(to))).unwrap();
+        }
+    }
+    let (a, b) = (path("a"), path("b"));
+    let mix = format!("{a},{b}:0.5");
+    succeeds(&["index", &a]);
+    let explain = ["explain", "--recipe", "a2", "--set", "repeats = 1", "--dataset", &mix];
+    let error = fails(&[&explain[..], &SIZES].concat());
+    assert!(error.contains(&format!("no index at {b}.forebay")), "{error}");
+    succeeds(&["index", &b]);
+    let explained = |step: &str| -> Value {
+        let output = succeeds(&[&explain[..], &SIZES, &["--step", step]].concat());
+        serde_json::from_str(&output).unwrap()
+    };
+    // 8 records of the first and half of the 16 of the second are two steps of 8, in two microbatches of 4 each.
+    let records = |value: &Value| -> Vec<u64> {
+        value["samples"].as_array().unwrap().iter().map(|s| s["record"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(records(&explained("1")).len(), 4);
+    let error = fails(&[&explain[..], &SIZES, &["--step", "2"]].concat());
+    assert!(error.contains("step 2"), "{error}");
+    let wrong = format!("{a}:0");
+    let output = forebay(&["explain", "--dataset", &wrong]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains("is 0; expected more than 0"), "{error}");
+}
+
+#[test]
 fn dump_writes_the_documented_tensors() {
     let folder = tempfile::tempdir().unwrap();
     let (train, file) = (WORLD.train(), folder.path().join("one.safetensors"));
