@@ -127,6 +127,28 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end -}}
 
+{{/* The volume of the disk cache. Kubernetes evicts a pod whose emptyDir takes more than its sizeLimit. */}}
+{{- define "forebay.cache.volume" -}}
+{{- with .Values.storage.cache }}
+{{- with dig "emptyDir" "sizeLimit" "" .volume }}
+{{- $bytes := $.Values.storage.cache.bytes }}
+{{- if not $bytes }}
+{{- fail "storage.cache.bytes is required with a sizeLimit: its default is 9/10 of what is free on the node's disk" }}
+{{- else if ge (include "forebay.bytes" $bytes | float64) (include "forebay.bytes" . | float64) }}
+{{- fail (printf "storage.cache.bytes (%v) must be below the sizeLimit (%v) of storage.cache.volume" $bytes .) }}
+{{- end }}
+{{- end }}
+{{- .volume | toYaml }}
+{{- end }}
+{{- end -}}
+
+{{/* Bytes of a size such as 190GiB, or of a quantity of Kubernetes such as 200Gi or 1.5T. */}}
+{{- define "forebay.bytes" -}}
+{{- $units := dict "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- $unit := regexFind "[A-Za-z]+$" (toString .) | trimSuffix "B" -}}
+{{- printf "%.0f" (mulf (regexFind "^[0-9.]+" (toString .) | float64) (get $units $unit | float64)) -}}
+{{- end -}}
+
 {{- define "forebay.storage.env" -}}
 {{- with .Values.storage.env }}{{ toYaml . }}{{- end }}
 {{- end -}}
