@@ -82,6 +82,7 @@ impl Catalog {
             disk_cache_bytes: cache.map_or(0, Cache::used),
             disk_cache_limit_bytes: cache.map_or(0, Cache::limit),
             disk_cache_failed: cache.is_some_and(Cache::has_failed),
+            disk_cache_given_up_blocks: cache.map_or(0, Cache::given_up_blocks),
             cost_per_million_images: self.cost(requests, bytes, images),
         })
     }
@@ -125,11 +126,18 @@ struct Warned {
     cache_failed: Once,
     /// That the disk cache had wrong bytes.
     cache_damaged: Once,
+    /// That the disk of the cache cannot read some blocks.
+    cache_unreadable: Once,
 }
 
 impl Default for Warned {
     fn default() -> Self {
-        Self { slowed: Once::new(), cache_failed: Once::new(), cache_damaged: Once::new() }
+        Self {
+            slowed: Once::new(),
+            cache_failed: Once::new(),
+            cache_damaged: Once::new(),
+            cache_unreadable: Once::new(),
+        }
     }
 }
 
@@ -144,6 +152,17 @@ impl Served {
                         dataset = self.name,
                         "the disk cache cannot be written, or its disk is full: nothing is added to it until the \
                          server is restarted; free some space, or lower --disk-cache-bytes"
+                    );
+                });
+            }
+            let blocks = storage.cache().map_or(0, Cache::given_up_blocks);
+            if blocks > 0 {
+                self.warned.cache_unreadable.call_once(|| {
+                    tracing::warn!(
+                        dataset = self.name,
+                        blocks,
+                        "the disk of the cache cannot read what was written to it: these blocks are fetched each time; \
+                         check the disk, or name a folder on another one"
                     );
                 });
             }

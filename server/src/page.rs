@@ -172,13 +172,17 @@ fn storage(load: &StorageLoad) -> Markup {
         0 => "none".to_owned(),
         limit => format!("{} of {}", size(load.disk_cache_bytes), size(limit)),
     };
-    let failed = if load.disk_cache_failed { ": cannot be written" } else { "" };
+    let failed = match (load.disk_cache_failed, load.disk_cache_given_up_blocks) {
+        (true, _) => ": cannot be written".to_owned(),
+        (false, 0) => String::new(),
+        (false, blocks) => format!(": {blocks} blocks cannot be read"),
+    };
     let cost = load.cost_per_million_images.map(|cost| format!("{cost:.2} per million images"));
     let rows = [
         ("from the disk cache", size(load.cache_bytes)),
         ("from buckets", size(load.remote_bytes)),
         ("received", size(load.fetched_bytes)),
-        ("disk cache", disk + failed),
+        ("disk cache", disk + &failed),
         ("in memory", format!("{} of {}", size(load.held_bytes), size(load.held_limit_bytes))),
         ("microbatches that wait", count(load.microbatches_waiting as f64)),
         ("requests", count(load.requests as f64)),

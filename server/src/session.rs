@@ -153,8 +153,7 @@ impl Session {
             self.fetch_ahead(&mut names, &mut upcoming);
             let Some((name, fetched)) = upcoming.pop_front() else { break };
             let (permit, submission) = self.admission.microbatch().await;
-            let pending = self.submit(name, permit, submission);
-            let pending = pending.map(|pending| Pending { _fetched: fetched, ..pending });
+            let pending = self.submit((name, fetched), permit, submission);
             let refused = pending.is_err();
             if queue.send(pending).await.is_err() || refused {
                 break;
@@ -184,7 +183,7 @@ impl Session {
 
     fn submit(
         &self,
-        name: MicrobatchName,
+        (name, fetched): (MicrobatchName, Option<FetchAhead>),
         permit: MicrobatchPermit,
         submission: OwnedSemaphorePermit,
     ) -> Result<Pending, Refusal> {
@@ -197,12 +196,13 @@ impl Session {
         let guard = RequestGuard::new(&options);
         let (done, microbatch) = oneshot::channel();
         let done = Box::new(move |result| {
-            drop(submission);
+            // What was fetched ahead has been used, and is not kept, or even fetched now, until the reader comes.
+            drop((submission, fetched));
             // After a disconnect the receiver is gone: the result is dropped, and its buffer returns.
             drop(done.send(result));
         });
         self.job.submit(name, self.format, options, done)?;
-        Ok(Pending { name, microbatch, permit, _guard: guard, _fetched: None })
+        Ok(Pending { name, microbatch, permit, _guard: guard })
     }
 
     /// Sends the microbatches in order.
@@ -229,7 +229,7 @@ impl Session {
         queue: &mut mpsc::Receiver<Result<Pending, Refusal>>,
     ) -> Result<Option<Computed>, Refusal> {
         let Some(pending) = queue.recv().await else { return Ok(None) };
-        let Pending { name, microbatch, permit, _guard, _fetched } = pending?;
+        let Pending { name, microbatch, permit, _guard } = pending?;
         let microbatch = microbatch.await.map_err(|_dropped| Refusal::Draining)??;
         let (header, payload, shared) = microbatch.into_parts(self.job.facts(), name, self.format);
         SplitError::check(&header, payload.len())?;
@@ -335,8 +335,6 @@ struct Pending {
     microbatch: oneshot::Receiver<Result<WireMicrobatch, Refusal>>,
     permit: MicrobatchPermit,
     _guard: RequestGuard,
-    /// Keeps what was fetched ahead for it.
-    _fetched: Option<FetchAhead>,
 }
 
 /// A microbatch that has been computed and not sent yet.

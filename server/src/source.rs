@@ -127,6 +127,8 @@ pub struct StorageLoad {
     pub disk_cache_limit_bytes: u64,
     /// Whether the disk of the cache failed or was full, so that nothing is added any more.
     pub disk_cache_failed: bool,
+    /// Blocks of the disk cache that its disk could not read, not even after they were written again.
+    pub disk_cache_given_up_blocks: u64,
     /// Cost of a million images so far, if a price is set.
     pub cost_per_million_images: Option<f64>,
 }

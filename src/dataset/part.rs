@@ -150,9 +150,13 @@ impl Part {
         }
     }
 
-    /// The number of the file that has a record's bytes: a shard's, or the record's own.
-    pub(super) fn file_of(&self, id: u64) -> u64 {
-        if self.index.layout.records_are_files() { id } else { self.record(id).shard.into() }
+    /// The number of the file that has a record's bytes: a shard's, or the record's own. `None` in a bucket.
+    pub(super) fn file_of(&self, id: u64) -> Option<u64> {
+        match &self.store {
+            Bytes::Remote(_) => None,
+            Bytes::Local(_) if self.index.layout.records_are_files() => Some(id),
+            Bytes::Local(_) => Some(self.record(id).shard.into()),
+        }
     }
 
     /// Reads the bytes of a record into a buffer and verifies their checksum.

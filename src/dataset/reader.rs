@@ -196,10 +196,11 @@ impl Dataset {
         of.first + of.part.good_or_next(id)
     }
 
-    /// The number of the file that has a record's bytes: a shard's, or the record's own.
-    pub(crate) fn file_of(&self, id: u64) -> u64 {
+    /// The number of the file that has a record's bytes: a shard's, or the record's own. `None` in a bucket, where each
+    /// read is a request of its own.
+    pub(crate) fn file_of(&self, id: u64) -> Option<u64> {
         let (of, id) = self.find(id);
-        of.first_file + of.part.file_of(id)
+        Some(of.first_file + of.part.file_of(id)?)
     }
 
     /// Reads the bytes of a record into a buffer and verifies their checksum.

@@ -10,9 +10,10 @@ use crate::sync::lock;
 /// as well, one for each worker.
 pub const MAX_STUCK_READS: usize = 8;
 
-/// The numbers of the files whose reads are stuck. A file may be there several times.
+/// The numbers of the files whose reads are stuck. A file may be there several times. Reads from a bucket have none:
+/// one that is stuck says nothing about the next, which is another request.
 #[derive(Debug, Default)]
-pub(crate) struct StuckReads(Mutex<Vec<u64>>);
+pub(crate) struct StuckReads(Mutex<Vec<Option<u64>>>);
 
 impl StuckReads {
     pub(crate) fn count(&self) -> usize {
@@ -20,19 +21,24 @@ impl StuckReads {
     }
 
     /// The time that the next read of a file may take: `timeout`, or a fifth of it while a read of the
-    /// dataset is stuck.
+    /// dataset is stuck. One from a bucket has all of it.
     ///
     /// # Errors
     /// When a read of the file is stuck, or too many reads of the dataset are.
-    pub(crate) fn patience(&self, file: u64, timeout: Duration) -> Result<Duration, StoreError> {
+    pub(crate) fn patience(
+        &self,
+        file: Option<u64>,
+        timeout: Duration,
+    ) -> Result<Duration, StoreError> {
         let files = lock(&self.0);
-        if files.contains(&file) || files.len() >= MAX_STUCK_READS {
+        let is_stuck = file.is_some() && files.contains(&file);
+        if is_stuck || files.len() >= MAX_STUCK_READS {
             return Err(StoreError::StuckBefore { reads: files.len() });
         }
-        Ok(if files.is_empty() { timeout } else { timeout / 5 })
+        Ok(if files.is_empty() || file.is_none() { timeout } else { timeout / 5 })
     }
 
-    pub(crate) fn add(self: &Arc<Self>, file: u64) -> StuckRead {
+    pub(crate) fn add(self: &Arc<Self>, file: Option<u64>) -> StuckRead {
         lock(&self.0).push(file);
         StuckRead { all: Arc::clone(self), file }
     }
@@ -42,7 +48,7 @@ impl StuckReads {
 #[derive(Debug)]
 pub(crate) struct StuckRead {
     all: Arc<StuckReads>,
-    file: u64,
+    file: Option<u64>,
 }
 
 impl Drop for StuckRead {
@@ -61,17 +67,34 @@ mod tests {
     #[test]
     fn a_dataset_with_stuck_reads_has_less_patience_and_at_last_none() {
         let stuck = Arc::new(StuckReads::default());
-        let patience = |file| stuck.patience(file, Duration::from_secs(10)).ok();
+        let patience = |file| stuck.patience(Some(file), Duration::from_secs(10)).ok();
         assert_eq!(patience(0), Some(Duration::from_secs(10)));
-        let mut reads = vec![stuck.add(0), stuck.add(0)];
+        let mut reads = vec![stuck.add(Some(0)), stuck.add(Some(0))];
         assert_eq!(patience(0), None, "the file is not read again");
         assert_eq!(patience(1), Some(Duration::from_secs(2)));
-        reads.extend((2..MAX_STUCK_READS as u64).map(|file| stuck.add(file)));
+        reads.extend((2..MAX_STUCK_READS as u64).map(|file| stuck.add(Some(file))));
         assert_eq!(patience(99), None, "too many are stuck");
         // One that returns is the sign that others may.
         reads.pop();
         assert_eq!((patience(0), patience(99)), (None, Some(Duration::from_secs(2))));
         reads.clear();
         assert_eq!((patience(0), stuck.count()), (Some(Duration::from_secs(10)), 0));
+    }
+
+    #[test]
+    fn a_stuck_read_from_a_bucket_leaves_others_their_time_until_too_many_are() {
+        let stuck = Arc::new(StuckReads::default());
+        let patience = || stuck.patience(None, Duration::from_secs(10)).ok();
+        let mut reads: Vec<StuckRead> = Vec::new();
+        while reads.len() < MAX_STUCK_READS {
+            assert_eq!(patience(), Some(Duration::from_secs(10)));
+            reads.push(stuck.add(None));
+        }
+        assert_eq!(patience(), None);
+        reads.pop();
+        assert_eq!(
+            (patience(), stuck.count()),
+            (Some(Duration::from_secs(10)), MAX_STUCK_READS - 1)
+        );
     }
 }

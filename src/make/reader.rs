@@ -13,7 +13,8 @@
 //! A dataset whose file system does not answer must not keep the workers from others. After the first
 //! stuck read of a dataset, its reads have a fifth of the deadline, those of a file with a stuck read
 //! have none, and after [`MAX_STUCK_READS`](crate::dataset::MAX_STUCK_READS) stuck reads all of them are refused at once, until one returns.
-//! So a dataset costs each worker about one deadline for each time that it hangs. A stuck read keeps a
+//! So a dataset costs each worker about one deadline for each time that it hangs. Late reads from a bucket are requests
+//! of their own, of which none is refused for another: only their number is bounded. A stuck read keeps a
 //! thread, a buffer and possibly a file descriptor, which bounds what a dataset can take.
 
 use std::fmt;
@@ -219,7 +220,7 @@ mod tests {
         for number in 0..1000 {
             let (sender, answer) = sync_channel(1);
             sender.send(number).unwrap();
-            let answer = companion.ask(answer, HANG, || StuckReads::add(&stuck, 0));
+            let answer = companion.ask(answer, HANG, || StuckReads::add(&stuck, Some(0)));
             assert_eq!(answer, Some(number));
         }
         assert_eq!(stuck.count(), 0);
@@ -230,7 +231,7 @@ mod tests {
         let (companion, stuck) = (Companion::start("test", wait).unwrap(), Arc::default());
         let (sender, answer) = sync_channel(1);
         let patience = Duration::from_millis(20);
-        assert_eq!(companion.ask(answer, patience, || StuckReads::add(&stuck, 3)), None);
+        assert_eq!(companion.ask(answer, patience, || StuckReads::add(&stuck, Some(3))), None);
         drop(companion);
         assert_eq!(stuck.count(), 1);
         sender.send(1).unwrap();

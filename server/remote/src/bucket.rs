@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -12,6 +13,7 @@ use forebay::dataset::{Bucket, Object, OnFetched, StoreError, Traffic};
 use forebay_types::file;
 use futures_util::{StreamExt as _, stream};
 use object_store::list::PaginatedListOptions;
+use object_store::multipart::PartId;
 use object_store::path::Path;
 use object_store::{MultipartId, ObjectMeta, ObjectStoreExt as _, PutPayload};
 use tokio::runtime::{Builder, Runtime};
@@ -254,30 +256,55 @@ async fn put_parts(
     file: File,
 ) -> Result<(), Fault> {
     let id = fetcher.call(|| cloud.create_multipart(path)).await?;
-    let written = send_parts(fetcher, cloud, (path, &id), file).await;
-    if written.is_err() {
-        // Parts that no object has are paid for until they are removed. If they cannot be, the first error says why.
-        drop(fetcher.call(|| cloud.abort_multipart(path, &id)).await);
-    }
-    written
+    let (fault, is_last) = match send_parts(fetcher, cloud, (path, &id), &file).await {
+        Err(fault) => (fault, false),
+        Ok(parts) => {
+            match fetcher.call(|| cloud.complete_multipart(path, &id, parts.clone())).await {
+                Ok(_written) => return Ok(()),
+                Err(fault) => (fault, true),
+            }
+        }
+    };
+    // Parts that no object has are paid for until they are removed. If they cannot be, the first error says why.
+    drop(fetcher.call(|| cloud.abort_multipart(path, &id)).await);
+    // The answer to the last request may have been lost after it was done; sent again, it is refused.
+    let is_written = is_last && has_content(fetcher, path, &file).await.unwrap_or(false);
+    if is_written { Ok(()) } else { Err(fault) }
 }
 
 async fn send_parts(
     fetcher: &Fetcher,
     cloud: &dyn Cloud,
     (path, id): (&Path, &MultipartId),
-    mut file: File,
-) -> Result<(), Fault> {
+    mut file: &File,
+) -> Result<Vec<PartId>, Fault> {
     let mut parts = Vec::new();
     loop {
         let mut part = Vec::with_capacity(PART);
         let read = file.by_ref().take(PART as u64).read_to_end(&mut part);
         if read.map_err(|error| unreadable(&error))? == 0 {
-            break;
+            return Ok(parts);
         }
         let (part, number) = (Bytes::from(part), parts.len());
         let put = || cloud.put_part(path, id, number, PutPayload::from_bytes(part.clone()));
         parts.push(fetcher.send(part.len(), put).await?);
     }
-    fetcher.call(|| cloud.complete_multipart(path, id, parts.clone())).await.map(drop)
+}
+
+/// Whether an object has the content of a file. It is read back: an older object may have the same size.
+async fn has_content(fetcher: &Fetcher, path: &Path, file: &File) -> Result<bool, Fault> {
+    let object = object(&fetcher.call(|| fetcher.store().head(path)).await?);
+    let length = file.metadata().map_err(|error| unreadable(&error))?.len();
+    if object.size != length {
+        return Ok(false);
+    }
+    for start in (0..length).step_by(PART) {
+        let theirs = fetcher.fetch(&object, &(start..length.min(start + PART as u64))).await?;
+        let mut ours = vec![0; theirs.len()];
+        file.read_exact_at(&mut ours, start).map_err(|error| unreadable(&error))?;
+        if ours != theirs {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use http::header::{AUTHORIZATION, HeaderMap, LOCATION, RETRY_AFTER};
-use http::{StatusCode, Uri};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, LOCATION, RANGE, RETRY_AFTER};
+use http::{StatusCode, Uri, response};
 use http_body_util::{BodyExt as _, Limited};
 use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -19,6 +19,8 @@ use object_store::client::{
 };
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use crate::fault;
 
 /// Time for a connection.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -95,6 +97,7 @@ impl HttpService for Service {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let (mut parts, body) = request.into_parts();
         let is_empty = body.content_length() == 0;
+        let is_range = parts.headers.contains_key(RANGE);
         let mut body = Some(body);
         for _ in 0..=REDIRECTS {
             let mut request =
@@ -116,7 +119,7 @@ impl HttpService for Service {
             let to = redirect(&parts.uri, response.status(), response.headers());
             match to.filter(|_| self.follows && is_empty) {
                 None => {
-                    let (parts, body) = response.into_parts();
+                    let (mut parts, body) = response.into_parts();
                     let body = if parts.status == StatusCode::PARTIAL_CONTENT {
                         HttpResponseBody::new(
                             body.map_err(|error| HttpError::new(HttpErrorKind::Interrupted, error)),
@@ -125,7 +128,17 @@ impl HttpService for Service {
                         let most = if parts.status.is_success() { PAGE } else { ERROR };
                         let interrupted =
                             |error| HttpError::new_boxed(HttpErrorKind::Interrupted, error);
-                        HttpResponseBody::new(Limited::new(body, most).map_err(interrupted))
+                        let body = Limited::new(body, most);
+                        if may_say_otherwise(&parts, is_range) {
+                            let body = body.collect().await.map_err(interrupted)?.to_bytes();
+                            if let Some(status) = fault::status_in_body(&body) {
+                                parts.status = status;
+                                note(parts.status, &parts.headers);
+                            }
+                            HttpResponseBody::from(body)
+                        } else {
+                            HttpResponseBody::new(body.map_err(interrupted))
+                        }
                     };
                     return Ok(HttpResponse::from_parts(parts, body));
                 }
@@ -140,6 +153,15 @@ impl HttpService for Service {
         }
         Err(HttpError::new_boxed(HttpErrorKind::Unknown, "too many redirects".into()))
     }
+}
+
+/// Whether the body of an answer may say another status. One of status 200 may be an error that came up after the
+/// bucket had begun to answer, and one of 400 may be temporary. A whole object is not read into memory for that.
+fn may_say_otherwise(answer: &response::Parts, is_range: bool) -> bool {
+    let length = answer.headers.get(CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    let is_short = length.is_some_and(|length| length <= ERROR);
+    [StatusCode::OK, StatusCode::BAD_REQUEST].contains(&answer.status) && (!is_range || is_short)
 }
 
 /// Keeps an answer for the fetch that it belongs to.

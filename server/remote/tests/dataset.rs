@@ -16,7 +16,7 @@ use forebay_remote::Network;
 use super::server::{Fault, Server};
 
 /// A tar of members.
-fn tar(members: &[(String, Vec<u8>)]) -> Vec<u8> {
+pub(crate) fn tar(members: &[(String, Vec<u8>)]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (name, data) in members {
         let mut header = [0; 512];
@@ -36,14 +36,14 @@ fn tar(members: &[(String, Vec<u8>)]) -> Vec<u8> {
 }
 
 /// Three tars of 64 records, in a folder and in a bucket.
-struct Data {
-    folder: tempfile::TempDir,
-    server: Server,
+pub(crate) struct Data {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) server: Server,
     network: Arc<Network>,
 }
 
 impl Data {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let images = tempfile::tempdir().unwrap();
         let spec = SampleData { classes: 4, per_class: 16, val_per_class: 0, seed: 3 };
         sample_data::write(images.path(), &spec, |_| {}).unwrap();
@@ -78,19 +78,19 @@ impl Data {
         self.put_in("train", name, bytes);
     }
 
-    fn put_in(&self, folder: &str, name: &str, bytes: Vec<u8>) {
+    pub(crate) fn put_in(&self, folder: &str, name: &str, bytes: Vec<u8>) {
         fs::create_dir_all(self.folder.path().join(folder)).unwrap();
         fs::write(self.folder.path().join(folder).join(name), &bytes).unwrap();
         self.server.put(&format!("/b/{folder}/{name}"), bytes);
     }
 
-    fn local(&self) -> Arc<Dataset> {
+    pub(crate) fn local(&self) -> Arc<Dataset> {
         let path = self.folder.path().join("train");
         dataset::build(&path, None, 1, &|_| {}).unwrap();
         Arc::new(Dataset::open(&path, None).unwrap())
     }
 
-    fn place(&self, url: &str, cache: Option<(&Path, u64)>) -> RemotePlace {
+    pub(crate) fn place(&self, url: &str, cache: Option<(&Path, u64)>) -> RemotePlace {
         let settings = self.server.settings();
         let settings: Vec<(&str, &str)> =
             settings.iter().map(|(key, value)| (*key, &**value)).collect();
@@ -113,20 +113,28 @@ fn epoch(dataset: &Arc<Dataset>, epoch: u64) -> Vec<u64> {
 
 /// The same with another number of repeats of each record.
 fn epoch_with(dataset: &Arc<Dataset>, epoch: u64, repeats: u32) -> Vec<u64> {
+    let (pipeline, request) = (pipeline(), requests(dataset, repeats));
+    let names = (0..4).flat_map(|step| [(step, 0), (step, 1)]);
+    names.map(|(step, index)| pipeline.make(request(epoch, step, index)).unwrap().xxh3).collect()
+}
+
+/// A pipeline of one thread.
+fn pipeline() -> Pipeline {
+    let threads = std::num::NonZeroUsize::MIN;
+    Pipeline::new(PipelineConfig { cache_bytes: 0, threads, ..PipelineConfig::default() }).unwrap()
+}
+
+/// Requests by epoch, step and index.
+fn requests(dataset: &Arc<Dataset>, repeats: u32) -> impl Fn(u64, u64, u32) -> Request {
     let changes = ["batch = 16", "microbatches = 2", "image_size = 32"].map(String::from);
     let changes = changes.into_iter().chain([format!("repeats = {repeats}")]);
     let recipe = Arc::new(RecipeSpec::preset("a2").with_changes(changes).resolve().unwrap());
-    let threads = std::num::NonZeroUsize::MIN;
-    let config = PipelineConfig { cache_bytes: 0, threads, ..PipelineConfig::default() };
-    let pipeline = Pipeline::new(config).unwrap();
-    let request = |step, index| Request {
+    move |epoch, step, index| Request {
         dataset: Arc::clone(dataset),
         recipe: Arc::clone(&recipe),
         name: MicrobatchName { seed: 5, epoch, step, index },
         format: PixelFormat::default(),
-    };
-    let names = (0..4).flat_map(|step| [(step, 0), (step, 1)]);
-    names.map(|(step, index)| pipeline.make(request(step, index)).unwrap().xxh3).collect()
+    }
 }
 
 #[test]
@@ -341,10 +349,16 @@ fn patterns_and_single_shards_name_objects() {
     };
     for (url, says) in [
         (format!("http://{}/b/train", data.server.address), "no list of files"),
-        ("s3://b/none".to_owned(), "s3://b/none is not a dataset: expected tars, TFRecords or"),
+        (
+            "s3://b/none".to_owned(),
+            "s3://b/none is not a dataset: expected tars, TFRecords or",
+        ),
         ("s3://b/train/t-{0..3}.tar".to_owned(), "no dataset at s3://b/train/t-3.tar"),
         ("s3://b/*/t.tar".to_owned(), "in one folder"),
-        ("s3://b/train/classes.txt".to_owned(), "folders of images are not read from buckets"),
+        (
+            "s3://b/train/classes.txt".to_owned(),
+            "folders of images are not read from buckets",
+        ),
     ] {
         let error = refused(&url);
         assert!(error.contains(says), "{url}: {error}");
@@ -438,6 +452,33 @@ fn bytes_that_are_wrong_on_the_way_are_fetched_again() {
     data.server.fail([Fault::Wrong(0)]);
     assert_eq!(epoch(&remote, 0), epoch(&data.local(), 0));
     assert!(remote.storage().unwrap().totals().damaged <= 1);
+}
+
+#[test]
+fn a_late_read_that_hangs_refuses_no_other_record_of_its_shard() {
+    let data = Data::new();
+    let indexes = tempfile::tempdir().unwrap();
+    // Nothing fits into the memory, so that each record is read late.
+    let storage = Arc::new(Storage::new(None, 1).unwrap());
+    let place = RemotePlace { storage, ..data.place("s3://b/train", None) };
+    index(&place, Some(indexes.path())).unwrap();
+    let remote = Arc::new(Dataset::open_remote(&place, Some(indexes.path())).unwrap());
+    let (pipeline, request) = (pipeline(), requests(&remote, 1));
+    let hanging = pipeline.make(request(0, 0, 0)).unwrap().records[0];
+    let hanging = remote.record(hanging);
+    let shard = format!("/b/train/t-{}.tar", hanging.shard);
+    data.server.hang_at(&shard, usize::try_from(hanging.offset).unwrap());
+    let error = pipeline.make(request(0, 0, 0)).unwrap_err().to_string();
+    assert!(error.contains("took longer than"), "{error}");
+    assert_eq!(remote.stuck_reads(), 1);
+    for step in 0..4 {
+        for index in 0..2 {
+            if (step, index) != (0, 0) {
+                pipeline.make(request(0, step, index)).unwrap();
+            }
+        }
+    }
+    assert_eq!(remote.stuck_reads(), 1);
 }
 
 #[test]

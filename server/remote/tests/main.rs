@@ -204,7 +204,65 @@ fn a_part_of_a_large_file_that_fails_is_written_again_and_one_that_cannot_be_is_
     let error = bucket.write("y.forebay", &file).unwrap_err().to_string();
     assert!(error.contains("access is denied") && error.contains("--index-dir"), "{error}");
     assert_eq!(server.writes()[before..], ["POST 0", "PUT 1", "DELETE 0"]);
-    assert!(!server.has("/b/y.forebay"));
+    assert!(!server.has("/b/y.forebay") && !server.has_parts());
+}
+
+/// A file of two parts.
+fn two_parts() -> (tempfile::TempDir, std::path::PathBuf, Vec<u8>) {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, bytes) = (folder.path().join("x"), vec![7; (16 << 20) + 5]);
+    std::fs::write(&file, &bytes).unwrap();
+    (folder, file, bytes)
+}
+
+#[test]
+fn a_large_file_is_written_though_the_last_answer_is_lost() {
+    let (server, (_folder, file, bytes)) = (Server::start(), two_parts());
+    let bucket = s3(&server);
+    server.fail_writes([Fault::Nothing, Fault::Nothing, Fault::Nothing, Fault::Lost]);
+    bucket.write("x.forebay", &file).unwrap();
+    let object = bucket.find(&["x.forebay".to_owned()]).unwrap().remove(0).unwrap();
+    assert_eq!(fetch(&bucket, &object, 0..object.size).unwrap(), bytes);
+    // The first of these two was done, and there was nothing left for the second.
+    assert_eq!(server.writes()[3..], ["POST 0", "POST 0", "DELETE 0"]);
+}
+
+#[test]
+fn a_large_file_is_not_written_if_an_older_object_of_its_size_is_there() {
+    let (server, (_folder, file, bytes)) = (Server::start(), two_parts());
+    let mut older = bytes;
+    *older.last_mut().unwrap() = 8;
+    server.put("/b/x.forebay", older);
+    server.fail_writes([Fault::Nothing, Fault::Nothing, Fault::Nothing, Fault::Status(403, "")]);
+    let error = s3(&server).write("x.forebay", &file).unwrap_err().to_string();
+    assert!(error.contains("access is denied"), "{error}");
+    assert!(!server.has_parts(), "no parts are left behind");
+}
+
+const SLOW: &str = "<?xml version=\"1.0\"?>\n<Error><Code>SlowDown</Code></Error>";
+const INTERNAL: &str = "<Error><Code>InternalError</Code><Message>We ...</Message></Error>";
+
+#[test]
+fn answers_of_status_200_whose_body_is_an_error_are_requested_again() {
+    let (server, (_folder, file, bytes)) = (Server::start(), two_parts());
+    let bucket = s3(&server);
+    let (slow, internal) = (Fault::Body(200, SLOW), Fault::Body(200, INTERNAL));
+    let json = Fault::Body(200, r#"{"error": {"code": 503}}"#);
+    let fine = Fault::Nothing;
+    server.fail_writes([slow, fine, internal, fine, json, fine, slow, internal]);
+    bucket.write("x.forebay", &file).unwrap();
+    server.fail_lists([internal, json]);
+    let object = bucket.list("").unwrap().remove(0);
+    assert_eq!(object.size, bytes.len() as u64);
+    server.fail([internal, slow, Fault::Body(400, "<Error><Code>RequestTimeout</Code></Error>")]);
+    assert_eq!(fetch(&bucket, &object, 0..9).unwrap(), [7; 9]);
+    // What cannot pass is told.
+    server.fail([Fault::Body(
+        200,
+        "<Error><Code>InvalidRequest</Code><Message>no</Message></Error>",
+    )]);
+    let error = fetch(&bucket, &object, 0..9).unwrap_err().to_string();
+    assert!(error.contains("status 400: InvalidRequest: no"), "{error}");
 }
 
 #[test]

@@ -32,6 +32,10 @@ pub(crate) enum Fault {
     Shifted,
     /// This status, with a body that does not end.
     Endless(u16),
+    /// This status, with a body that is none of the object's.
+    Body(u16, &'static str),
+    /// What was requested is done, and the connection ends without an answer.
+    Lost,
 }
 
 #[derive(Default)]
@@ -42,14 +46,16 @@ struct State {
     write_faults: VecDeque<Fault>,
     /// Objects on a page of a list; 0 for all.
     page: usize,
+    /// Requests for ranges that have this byte of an object are not answered.
+    hangs_at: Option<(String, usize)>,
     /// Whether objects have no `ETag`.
     is_untagged: bool,
     /// Whether requests for objects that there are not are denied.
     is_private: bool,
     /// Numbers of requests for lists.
     lists: usize,
-    /// Parts of objects that are being written.
-    parts: BTreeMap<usize, Vec<u8>>,
+    /// Parts of the object that is being written.
+    parts: Option<BTreeMap<usize, Vec<u8>>>,
     /// What was requested to write an object in parts.
     writes: Vec<String>,
     /// Bytes of bodies that do not end.
@@ -108,6 +114,10 @@ impl Server {
         self.lock().objects.insert(path.to_owned(), bytes);
     }
 
+    pub(crate) fn remove(&self, path: &str) {
+        self.lock().objects.remove(path);
+    }
+
     pub(crate) fn has(&self, path: &str) -> bool {
         self.lock().objects.contains_key(path)
     }
@@ -132,6 +142,11 @@ impl Server {
         self.lock().page = objects;
     }
 
+    /// From now on, no request for a range that has this byte of an object is answered.
+    pub(crate) fn hang_at(&self, path: &str, byte: usize) {
+        self.lock().hangs_at = Some((path.to_owned(), byte));
+    }
+
     /// From now on, no answer has an `ETag`.
     pub(crate) fn remove_tags(&self) {
         self.lock().is_untagged = true;
@@ -150,6 +165,11 @@ impl Server {
     /// Requests to write objects in parts so far.
     pub(crate) fn writes(&self) -> Vec<String> {
         self.lock().writes.clone()
+    }
+
+    /// Whether parts are left that no object has.
+    pub(crate) fn has_parts(&self) -> bool {
+        self.lock().parts.is_some()
     }
 
     /// Bytes that were sent of bodies that do not end.
@@ -199,10 +219,25 @@ impl Server {
                         self.send_endless(stream, status)?;
                         return Ok(());
                     }
+                    Some(Fault::Body(status, body)) => {
+                        respond(stream, status, "", body.as_bytes(), true)?;
+                    }
                     _ => respond(stream, 200, "", self.list(&path, query).as_bytes(), true)?,
                 }
             } else if query.contains("upload") {
-                let (status, answer) = self.write_parts(&method, &path, query, body);
+                let number = part_number(query);
+                let mut state = self.lock();
+                state.writes.push(format!("{method} {}", number.unwrap_or_default()));
+                let fault = state.write_faults.pop_front().unwrap_or(Fault::Nothing);
+                drop(state);
+                let (status, answer) = match fault {
+                    Fault::Status(status, _) => (status, String::new()),
+                    Fault::Body(status, body) => (status, body.to_owned()),
+                    _ => self.write_parts(&method, &path, query, body),
+                };
+                if matches!(fault, Fault::Lost) {
+                    return Ok(());
+                }
                 respond(stream, status, "ETag: \"part\"\r\n", answer.as_bytes(), true)?;
             } else if method == "PUT" {
                 let tag = tag(&body);
@@ -217,25 +252,26 @@ impl Server {
     /// Answers a request of those that write an object in parts.
     fn write_parts(&self, method: &str, path: &str, query: &str, body: Vec<u8>) -> (u16, String) {
         let mut state = self.lock();
-        let number = query.split('&').find_map(|part| part.strip_prefix("partNumber="));
-        let number = number.map(|number| number.parse::<usize>().unwrap());
-        state.writes.push(format!("{method} {}", number.unwrap_or_default()));
-        if let Some(Fault::Status(status, _)) = state.write_faults.pop_front() {
-            return (status, String::new());
+        if method == "POST" && query.contains("uploads") {
+            state.parts = Some(BTreeMap::new());
+            let name = "InitiateMultipartUploadResult";
+            return (200, format!("<{name}><UploadId>u</UploadId></{name}>"));
         }
-        match (method, number) {
-            ("PUT", Some(number)) => drop(state.parts.insert(number, body)),
-            ("POST", _) if query.contains("uploads") => {
-                let name = "InitiateMultipartUploadResult";
-                return (200, format!("<{name}><UploadId>u</UploadId></{name}>"));
+        let Some(mut parts) = state.parts.take() else {
+            return (404, "<Error><Code>NoSuchUpload</Code></Error>".to_owned());
+        };
+        match (method, part_number(query)) {
+            ("PUT", Some(number)) => {
+                parts.insert(number, body);
+                state.parts = Some(parts);
             }
             ("POST", _) => {
-                let whole = std::mem::take(&mut state.parts).into_values().flatten().collect();
+                let whole = parts.into_values().flatten().collect();
                 state.objects.insert(path.to_owned(), whole);
                 let name = "CompleteMultipartUploadResult";
                 return (200, format!("<{name}><ETag>\"whole\"</ETag></{name}>"));
             }
-            _ => state.parts.clear(),
+            _ => {}
         }
         (200, String::new())
     }
@@ -317,6 +353,13 @@ impl Server {
                 None => (0, whole),
             };
         let end = end.min(whole);
+        let hangs = |state: &mut State| {
+            let at = state.hangs_at.as_ref().filter(|(hanging, _)| hanging == path);
+            at.is_some_and(|(_, byte)| (start..end).contains(byte))
+        };
+        if hangs(&mut state) {
+            state = self.state.1.wait_timeout_while(state, HANG, hangs).unwrap().0;
+        }
         let mut own = tag(&object);
         if let Some(Fault::Tag(other)) = fault {
             other.clone_into(&mut own);
@@ -342,6 +385,9 @@ impl Server {
         self.state.1.notify_all();
         match fault {
             Some(Fault::Status(status, header)) => respond(stream, status, header, b"", true)?,
+            Some(Fault::Body(status, body)) => {
+                respond(stream, status, "", body.as_bytes(), true)?;
+            }
             Some(Fault::Cut(bytes)) => {
                 let mut stream = stream;
                 let head =
@@ -360,6 +406,11 @@ impl Server {
         }
         Ok(true)
     }
+}
+
+fn part_number(query: &str) -> Option<usize> {
+    let number = query.split('&').find_map(|part| part.strip_prefix("partNumber="));
+    number.map(|number| number.parse().unwrap())
 }
 
 fn respond(

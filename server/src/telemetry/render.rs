@@ -185,6 +185,11 @@ fn add_storage(registry: &mut Registry, load: &StorageLoad) {
             "1 if the disk cache cannot be written or its disk is full",
             f64::from(u8::from(load.disk_cache_failed)),
         ),
+        (
+            "disk_cache_given_up_blocks",
+            "Blocks that the disk of the cache could not read, not even after they were written again",
+            load.disk_cache_given_up_blocks as f64,
+        ),
     ] {
         register(registry, name, help, gauge(value));
     }

@@ -17,7 +17,8 @@
 //! other has it open counts again. After a crash of the machine a block may count without its bytes: records have
 //! checksums, so it is found, fetched again and counted as damaged.
 //!
-//! **A disk that is full** or fails stops the cache from growing. Reads go on without it.
+//! **A disk that is full** or cannot be written stops the cache from growing. Reads go on without it. A block that
+//! cannot be read is fetched and written again, once; if it cannot be read then either, this process does without it.
 
 mod shard;
 
@@ -27,13 +28,14 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use forebay_types::file;
 
 use super::error::StoreError;
 use crate::sync::lock;
 
+use shard::Failure;
 pub(super) use shard::{BLOCK, CachedShard, Part};
 
 /// Content of the file that says whose folder it is.
@@ -50,6 +52,7 @@ pub struct Cache {
     /// Set once there was no room for something, or the disk failed: nothing is added any more.
     is_full: AtomicBool,
     has_failed: AtomicBool,
+    given_up: AtomicU64,
 }
 
 impl Cache {
@@ -78,6 +81,7 @@ impl Cache {
             used: Mutex::new(used),
             is_full: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
+            given_up: AtomicU64::new(0),
         })
     }
 
@@ -105,6 +109,20 @@ impl Cache {
     /// Whether the disk failed, so that nothing is added any more.
     pub fn has_failed(&self) -> bool {
         self.has_failed.load(Ordering::Relaxed)
+    }
+
+    /// Blocks that the disk could not read, not even after they were written again.
+    pub fn given_up_blocks(&self) -> u64 {
+        self.given_up.load(Ordering::Relaxed)
+    }
+
+    /// The disk could not read the block of a byte. Returns whether it is to be written again.
+    pub(super) fn fail(&self, shard: &CachedShard, at: u64) -> bool {
+        let failure = shard.fail(at);
+        if failure == Failure::Second {
+            self.given_up.fetch_add(1, Ordering::Relaxed);
+        }
+        failure == Failure::First
     }
 
     /// Whether blocks may be added.

@@ -10,16 +10,19 @@
 //! States change under the lock of the cache, so that two processes that fetch the same block take its place once.
 //! A process keeps a copy of the states, and looks into the file for blocks that others may have added.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use forebay_types::file::{self, OpenError};
 
 use super::super::error::StoreError;
+use crate::sync::lock;
 
 /// Bytes of a block.
 pub(in crate::store) const BLOCK: u64 = 64 << 10;
@@ -36,14 +39,24 @@ const ABSENT: u8 = 0;
 const PRESENT: u8 = 1;
 /// In the copy of a process: it fetched the block itself, and has not read it since. In the file that is `PRESENT`.
 const FRESH: u8 = 2;
-/// In the copy of a process: the disk cannot read it. It stays so, even if the block is written again.
-const LOST: u8 = 3;
+/// In the copy of a process: the disk could not read it, not even after it was written again. It stays so.
+const GIVEN_UP: u8 = 3;
 
 /// A part of a range: its bytes are all in the cache, or none is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Part {
     pub(in crate::store) range: Range<u64>,
     pub(in crate::store) is_cached: bool,
+}
+
+/// A failure to read a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    First,
+    /// It was written again since the first one.
+    Second,
+    /// Another reader has found it.
+    Known,
 }
 
 /// The cached blocks of a shard.
@@ -54,6 +67,8 @@ pub(in crate::store) struct CachedShard {
     file: Option<File>,
     size: u64,
     states: Vec<AtomicU8>,
+    /// Blocks that the disk could not read once.
+    failed: Mutex<BTreeSet<usize>>,
 }
 
 /// Name of the file of an object.
@@ -124,7 +139,13 @@ impl CachedShard {
         let states = read_states(&file, size).map_err(StoreError::io("read", path))?;
         let known = |state| AtomicU8::new(if state == PRESENT { PRESENT } else { ABSENT });
         let states = states.into_iter().map(known).collect();
-        Ok(Some(Self { path: path.into(), file: Some(file), size, states }))
+        Ok(Some(Self {
+            path: path.into(),
+            file: Some(file),
+            size,
+            states,
+            failed: Mutex::default(),
+        }))
     }
 
     /// Creates the file of a shard. Its mark is written last. The cache is locked.
@@ -146,7 +167,7 @@ impl CachedShard {
         };
         write().map_err(&failed)?;
         let states = (0..size.div_ceil(BLOCK)).map(|_| AtomicU8::new(ABSENT)).collect();
-        Ok(Self { path: path.into(), file: Some(file), size, states })
+        Ok(Self { path: path.into(), file: Some(file), size, states, failed: Mutex::default() })
     }
 
     /// Closes the file until it is needed, because a process may have only so many open.
@@ -171,7 +192,7 @@ impl CachedShard {
         for block in blocks {
             let start = range.start.max(block as u64 * BLOCK);
             let end = range.end.min((block as u64 + 1) * BLOCK);
-            let is_cached = ![ABSENT, LOST].contains(&self.state(block));
+            let is_cached = ![ABSENT, GIVEN_UP].contains(&self.state(block));
             match parts.last_mut() {
                 Some(last) if last.is_cached == is_cached => last.range.end = end,
                 _ => parts.push(Part { range: start..end, is_cached }),
@@ -185,16 +206,24 @@ impl CachedShard {
         block_numbers(range).filter(|&block| self.state(block) == ABSENT).count() as u64
     }
 
-    /// Whether the disk cannot read a block of a range.
-    pub(in crate::store) fn has_lost(&self, range: &Range<u64>) -> bool {
-        block_numbers(range).any(|block| self.state(block) == LOST)
+    /// Whether a block of a range was given up.
+    pub(in crate::store) fn has_given_up(&self, range: &Range<u64>) -> bool {
+        block_numbers(range).any(|block| self.state(block) == GIVEN_UP)
     }
 
-    /// Counts the blocks of a range as absent in this process, because the disk cannot read them.
-    pub(in crate::store) fn lose(&self, range: &Range<u64>) {
-        for block in block_numbers(range) {
-            self.states[block].store(LOST, Ordering::Release);
+    /// The disk could not read the block of a byte. The first time, it is to be written again: a disk replaces a bad
+    /// sector when it is written. The second time, it is given up.
+    pub(super) fn fail(&self, at: u64) -> Failure {
+        let block = block_numbers(&(at..at + 1)).start;
+        let mut failed = lock(&self.failed);
+        if [ABSENT, GIVEN_UP].contains(&self.state(block)) {
+            return Failure::Known;
         }
+        if failed.insert(block) {
+            return Failure::First;
+        }
+        self.states[block].store(GIVEN_UP, Ordering::Release);
+        Failure::Second
     }
 
     fn state(&self, block: usize) -> u8 {
@@ -244,7 +273,7 @@ impl CachedShard {
             file.write_all_at(&vec![PRESENT; blocks.len()], HEADER + blocks.start as u64)
         })?;
         for block in blocks {
-            let fresh = |state| (state != LOST).then_some(FRESH);
+            let fresh = |state| (state != GIVEN_UP).then_some(FRESH);
             let (order, failed) = (Ordering::AcqRel, Ordering::Acquire);
             let _state = self.states[block].fetch_update(order, failed, fresh);
         }
@@ -275,7 +304,7 @@ impl CachedShard {
     pub(super) fn forget(&self, range: &Range<u64>) -> Vec<Range<u64>> {
         let mut counted: Vec<Range<u64>> = Vec::new();
         for block in block_numbers(range) {
-            let absent = |state| (state != LOST).then_some(ABSENT);
+            let absent = |state| (state != GIVEN_UP).then_some(ABSENT);
             let (order, failed) = (Ordering::AcqRel, Ordering::Acquire);
             let _state = self.states[block].fetch_update(order, failed, absent);
             let mut state = [ABSENT];

@@ -180,18 +180,35 @@ impl RemoteStore {
         let parts = self.shards.parts(run);
         let part = &parts[0];
         let end = part.range.end;
-        let into = &mut into[..offset(run, end)];
-        if part.is_cached {
-            if let Ok(hit) = self.shards.read_cached(run.shard, run.range.start, into) {
-                *hits += hit;
-                return Ok(end);
-            }
-            // Wants fetch it from now on.
-            self.shards.lose(&Run { shard: run.shard, range: part.range.clone() });
+        if !part.is_cached {
+            let into = &mut into[..offset(run, end)];
+            return self.read_late(run.shard, part.range.clone(), into).map(|()| end);
         }
-        self.counters().late_reads.fetch_add(1, Ordering::Relaxed);
-        into.copy_from_slice(&self.fetch(run.shard, part.range.clone())?);
+        if let Ok(hit) =
+            self.shards.read_cached(run.shard, run.range.start, &mut into[..offset(run, end)])
+        {
+            *hits += hit;
+            return Ok(end);
+        }
+        // One of its blocks cannot be read. If it is the first one, it is written again, or fetched each time.
+        let end = end.min((run.range.start / BLOCK + 1) * BLOCK);
+        let first = Run { shard: run.shard, range: run.range.start..end };
+        let into = &mut into[..offset(run, end)];
+        if let Ok(hit) = self.shards.read_cached(run.shard, run.range.start, into) {
+            *hits += hit;
+        } else if self.shards.fail(run.shard, run.range.start) {
+            self.counters().late_reads.fetch_add(1, Ordering::Relaxed);
+            self.replace(&first, into)?;
+        } else {
+            self.read_late(run.shard, first.range, into)?;
+        }
         Ok(end)
+    }
+
+    fn read_late(&self, shard: u32, range: Range<u64>, into: &mut [u8]) -> Result<(), StoreError> {
+        self.counters().late_reads.fetch_add(1, Ordering::Relaxed);
+        into.copy_from_slice(&self.fetch(shard, range)?);
+        Ok(())
     }
 
     /// Reads a record from the bucket, and replaces what the cache has of it.

@@ -528,6 +528,8 @@ impl State {
     fn start(&mut self, id: u64, limit: u64, fetches: &mut Vec<Request>) -> bool {
         let want = &self.wants[&id];
         let (is_ahead, mut used, mut left) = (want.is_ahead, Vec::new(), Vec::new());
+        // What many streams fetch ahead together leaves room for what is needed, so that it is not dropped for that.
+        let limit = if is_ahead { limit / 2 } else { limit };
         for StoreRuns { store, shards, runs } in &want.runs {
             let mut lacking = Vec::new();
             for run in runs {

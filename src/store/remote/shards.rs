@@ -88,8 +88,8 @@ impl Shards {
         };
         let whole = Run { shard: run.shard, range: cached.whole_blocks(&run.range) };
         let bytes = self.missing(&whole);
-        // What is lost could be written, and not read.
-        if !cached.has_lost(&whole.range) && may_extend(&whole) && cache.reserve(bytes) {
+        // What was given up could be written, and not read.
+        if !cached.has_given_up(&whole.range) && may_extend(&whole) && cache.reserve(bytes) {
             (whole, Fate::Cached(bytes))
         } else {
             (run, Fate::Held)
@@ -136,10 +136,11 @@ impl Shards {
         cached.read(start, buffer)
     }
 
-    /// Counts blocks of a range as absent, because the disk cannot read them.
-    pub(super) fn lose(&self, run: &Run) {
-        if let Some(cached) = self.cached(run.shard) {
-            cached.lose(&run.range);
+    /// The disk could not read the block of a byte that is in the cache. Returns whether it is to be written again.
+    pub(super) fn fail(&self, shard: u32, at: u64) -> bool {
+        match (&self.cache, self.cached(shard)) {
+            (Some(cache), Some(cached)) => cache.fail(cached, at),
+            _ => false,
         }
     }
 

@@ -1,6 +1,6 @@
 //! Reads from a bucket that answers when a test says so, and counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Condvar, Mutex};
@@ -375,8 +375,8 @@ fn a_want_that_never_fits_is_served_though_its_beginning_was_fetched_ahead() {
     let records = [0, 10, 20, 30];
     test.bucket.hold();
     let _ahead = test.want_ahead(&records);
-    test.bucket.wait_for(2);
-    test.bucket.release(2);
+    test.bucket.wait_for(1);
+    test.bucket.release(1);
     lock(&test.bucket.state).answers = true;
     let (_want, ready) = test.want("a", &records);
     ready.recv_timeout(HANG).unwrap().unwrap();
@@ -388,19 +388,19 @@ fn a_want_that_never_fits_is_served_though_its_beginning_was_fetched_ahead() {
 
 #[test]
 fn what_was_fetched_ahead_is_used_and_makes_room_for_what_is_needed() {
-    let test = test(None, 3 * u64::from(RECORD));
+    let test = test(None, 6 * u64::from(RECORD));
     let wanted = [test.want_ahead(&[0]), test.want_ahead(&[20, 40])];
     // A want is planned after those before it.
     let (first, ready) = test.want("a", &[0]);
     ready.recv_timeout(HANG).unwrap().unwrap();
     assert_eq!(test.bucket.requests(), 3);
-    // There is room for one of these two only if both of the others are dropped, which nobody needs.
-    let (second, ready) = test.want("a", &[50, 70]);
+    // There is room for these only if both of the others are dropped, which nobody needs.
+    let (second, ready) = test.want("a", &[10, 30, 50, 60, 70]);
     ready.recv_timeout(HANG).unwrap().unwrap();
-    for record in [0, 50, 70] {
+    for record in [0, 10, 30, 50, 60, 70] {
         test.read(record).unwrap();
     }
-    assert_eq!((test.bucket.requests(), test.totals().late_reads), (5, 0));
+    assert_eq!((test.bucket.requests(), test.totals().late_reads), (8, 0));
     drop((first, second, wanted));
 }
 
@@ -537,7 +537,38 @@ fn a_block_that_two_processes_fetch_is_reserved_once() {
 }
 
 #[test]
-fn a_block_that_the_disk_cannot_read_any_more_is_late_once() {
+fn blocks_that_the_disk_cannot_read_are_written_again_once_and_then_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    // The cache is full, so that there is room for what it has alone.
+    let blocks = 2 * SIZE.div_ceil(BLOCK);
+    let test = test(Some(cache(folder.path(), blocks)), 64 << 20);
+    let cache = || test.store.storage().cache().unwrap();
+    test.epoch(0);
+    let used = cache().used();
+    let lose_last_blocks = || {
+        for entry in std::fs::read_dir(folder.path().join("shards")).unwrap() {
+            let file = std::fs::OpenOptions::new().write(true).open(entry.unwrap().path()).unwrap();
+            file.set_len(file.metadata().unwrap().len() - SIZE % BLOCK).unwrap();
+        }
+    };
+    lose_last_blocks();
+    assert_eq!(test.epoch(1).late_reads, 2, "one for each shard");
+    assert_eq!((cache().used(), cache().given_up_blocks()), (used, 0));
+    let fetched = test.bucket.bytes();
+    assert_eq!(test.epoch(2).late_reads, 0);
+    assert_eq!((test.epoch(3).cache_bytes, test.bucket.bytes()), (2 * SIZE, fetched));
+    lose_last_blocks();
+    assert_eq!(test.epoch(4).late_reads, 2);
+    for epoch in 5..7 {
+        let totals = test.epoch(epoch);
+        assert_eq!((totals.remote_bytes, totals.late_reads), (2 * (SIZE % BLOCK), 0));
+    }
+    assert_eq!((cache().used(), cache().given_up_blocks()), (used, 2));
+    assert!(!cache().has_failed());
+}
+
+#[test]
+fn a_cache_of_which_nothing_can_be_read_any_more_is_repaired_as_it_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let test = test(Some(cache(folder.path(), 1000)), 64 << 20);
     test.epoch(0);
@@ -547,10 +578,9 @@ fn a_block_that_the_disk_cannot_read_any_more_is_late_once() {
         file.set_len(8192).unwrap();
     }
     assert!(test.epoch(1).late_reads > 0);
-    for epoch in 2..4 {
-        let totals = test.epoch(epoch);
-        assert_eq!((totals.remote_bytes, totals.late_reads), (2 * SIZE, 0));
-    }
+    let fetched = test.bucket.bytes();
+    assert_eq!(test.epoch(2).late_reads, 0);
+    assert_eq!((test.epoch(3).cache_bytes, test.bucket.bytes()), (2 * SIZE, fetched));
 }
 
 #[test]
@@ -576,4 +606,77 @@ fn nobody_waits_for_the_lock_of_the_cache_but_the_pool() {
     let (_want, ready) = test.want("a", &[0]);
     other.unlock().unwrap();
     ready.recv_timeout(HANG).unwrap().unwrap();
+}
+
+/// Streams over records that are too far from each other to be fetched together, each through its own part of them. As
+/// in a server, every stream fetches up to half of the memory ahead, has `window` microbatches requested, and each of
+/// these is made as soon as it is ready. Returns the bytes that are requested, and those of the records.
+fn bytes_of_streams(streams: usize, memory: u64, window: usize) -> (u64, u64) {
+    const APART: usize = 3;
+    let test = test(None, memory);
+    let records: Vec<u64> = (0..2 * PER_SHARD).step_by(APART).collect();
+    let order: Vec<u64> = (0..records.len()).map(|at| records[at * 7 % records.len()]).collect();
+    let bytes = |records: &[u64]| records.len() as u64 * u64::from(RECORD);
+    let mut names: Vec<_> =
+        (0..streams).map(|stream| order.chunks(2).skip(stream).step_by(streams)).collect();
+    let mut upcoming: Vec<VecDeque<(&[u64], Want)>> =
+        names.iter().map(|_| VecDeque::new()).collect();
+    let mut requested: Vec<Vec<_>> = names.iter().map(|_| Vec::new()).collect();
+    let begun = std::time::Instant::now();
+    loop {
+        for (stream, names) in names.iter_mut().enumerate() {
+            let upcoming = &mut upcoming[stream];
+            while upcoming.iter().map(|(records, _)| bytes(records)).sum::<u64>() < memory / 2
+                && let Some(records) = names.next()
+            {
+                upcoming.push_back((records, test.want_ahead(records)));
+            }
+            if requested[stream].len() < window
+                && let Some((records, ahead)) = upcoming.pop_front()
+            {
+                let want = test.want(&format!("stream-{stream}"), records);
+                requested[stream].push((want, ahead, records));
+            }
+            for ((want, ready), ahead, records) in std::mem::take(&mut requested[stream]) {
+                let Ok(result) = ready.try_recv() else {
+                    requested[stream].push(((want, ready), ahead, records));
+                    continue;
+                };
+                result.unwrap();
+                for &record in records {
+                    test.read(record).unwrap();
+                }
+                drop(ahead);
+                drop(want);
+            }
+        }
+        if upcoming.iter().all(VecDeque::is_empty) && requested.iter().all(Vec::is_empty) {
+            break;
+        }
+        assert!(begun.elapsed() < HANG);
+        std::thread::yield_now();
+    }
+    assert_eq!(test.totals().late_reads, 0);
+    (test.bucket.bytes(), bytes(&records))
+}
+
+#[test]
+fn an_epoch_without_a_cache_fetches_each_record_once_however_many_streams_read_it() {
+    for memory in [8, 12, 16, 40] {
+        for streams in 1..5 {
+            // What is requested, two records each, has room beside what is fetched ahead.
+            for window in 1..=memory / 4 / streams {
+                let window = usize::try_from(window).unwrap();
+                let (fetched, records) = bytes_of_streams(
+                    streams.try_into().unwrap(),
+                    memory * u64::from(RECORD),
+                    window,
+                );
+                assert_eq!(
+                    fetched, records,
+                    "{streams} streams, room for {memory}, window {window}"
+                );
+            }
+        }
+    }
 }
