@@ -35,7 +35,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 pub use bucket::{Bucket, Object, OnFetched, Traffic};
-pub(crate) use bucket::{stopped, url_of};
+pub(crate) use bucket::{read as read_object, stopped, url_of};
 pub use cache::Cache;
 pub use error::StoreError;
 pub(crate) use file::RegularFile;

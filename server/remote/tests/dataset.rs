@@ -351,13 +351,13 @@ fn patterns_and_single_shards_name_objects() {
         (format!("http://{}/b/train", data.server.address), "no list of files"),
         (
             "s3://b/none".to_owned(),
-            "s3://b/none is not a dataset: expected tars, TFRecords or",
+            "s3://b/none is not a dataset: expected tars, TFRecords or Parquet",
         ),
         ("s3://b/train/t-{0..3}.tar".to_owned(), "no dataset at s3://b/train/t-3.tar"),
         ("s3://b/*/t.tar".to_owned(), "in one folder"),
         (
             "s3://b/train/classes.txt".to_owned(),
-            "folders of images are not read from buckets",
+            "folders of images and lists of image files are not read",
         ),
     ] {
         let error = refused(&url);

@@ -3,7 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 mod dataset;
+mod layouts;
 mod server;
+#[path = "../../../tests/fuzz/bodies/writers.rs"]
+#[expect(dead_code, unreachable_pub, reason = "a public module of the tests of the whole")]
+mod writers;
 
 use std::ops::Range;
 use std::sync::Arc;

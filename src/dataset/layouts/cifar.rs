@@ -81,24 +81,62 @@ const VERSIONS: [Version; 4] = [
     },
 ];
 
+/// The batches of a version that are found below a path.
+#[derive(Debug)]
+pub(in crate::dataset) struct Batches {
+    /// Their folder; empty if it is the path itself.
+    pub(in crate::dataset) folder: &'static str,
+    /// The file with the names of the classes.
+    pub(in crate::dataset) meta: &'static str,
+    pub(in crate::dataset) files: Vec<String>,
+    pub(in crate::dataset) split: &'static str,
+}
+
 /// Recognizes the layout at a folder that holds batches, or that torchvision unpacked them in.
 ///
 /// # Errors
-/// When a split must be selected, or there are several versions.
+/// As [`choose`].
 pub(super) fn find(path: &Path, split: Option<&str>) -> Result<Option<Source>, DatasetError> {
-    let is_there = |root: &Path, version: &Version| {
-        let files = [version.meta, version.test[0]];
-        files.iter().all(|name| root.join(name).is_file())
-    };
-    let here = VERSIONS.iter().map(|version| (path.to_path_buf(), version));
-    let below = VERSIONS.iter().map(|version| (path.join(version.folder), version));
-    let found: Vec<(PathBuf, &Version)> =
-        here.chain(below).filter(|(root, version)| is_there(root, version)).collect();
-    let (root, version) = match &found[..] {
+    let batches = choose(path, split, |name| path.join(name).is_file())?;
+    Ok(batches.map(|Batches { folder, files, split, .. }| {
+        let root = if folder.is_empty() { path.into() } else { path.join(folder) };
+        Source::shards(Layout::Cifar, root, files).with_split(Some(split))
+    }))
+}
+
+/// The files by which a version is recognized, relative to the path, with the folder that they are in.
+fn marks() -> impl Iterator<Item = ([String; 2], &'static str, &'static Version)> {
+    VERSIONS.iter().flat_map(|version| {
+        ["", version.folder].map(|folder| {
+            let prefix = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+            let files = [version.meta, version.test[0]].map(|name| format!("{prefix}{name}"));
+            (files, folder, version)
+        })
+    })
+}
+
+/// The names of the files by which batches below a path are recognized.
+pub(in crate::dataset) fn names() -> impl Iterator<Item = String> {
+    marks().flat_map(|(files, ..)| files)
+}
+
+/// The batches of a split below a path. `is_there` says which of the [names] there are.
+///
+/// # Errors
+/// When a split must be selected, or there are several versions.
+pub(in crate::dataset) fn choose(
+    path: &Path,
+    split: Option<&str>,
+    is_there: impl Fn(&str) -> bool,
+) -> Result<Option<Batches>, DatasetError> {
+    let found = marks().filter(|(files, ..)| files.iter().all(|name| is_there(name)));
+    let found: Vec<(&str, &Version)> =
+        found.map(|(_, folder, version)| (folder, version)).collect();
+    let (folder, version) = match found[..] {
         [] => return Ok(None),
-        [(root, version)] => (root.clone(), *version),
-        several => {
-            let folders: Vec<&str> = several.iter().map(|(_, version)| version.folder).collect();
+        [found] => found,
+        _ => {
+            let folders: Vec<&str> = found.iter().map(|(_, version)| version.folder).collect();
             let folders = folders.join(", ");
             let why = format!(
                 "it has several versions of CIFAR: {folders}; name the folder of one of them as the path"
@@ -109,9 +147,10 @@ pub(super) fn find(path: &Path, split: Option<&str>) -> Result<Option<Source>, D
     // The second split has no validation images beside it, and is used as such.
     let wanted = split.map(|name| if split::is_same(name, "val") { "test" } else { name });
     let chosen = split::choose(path, ["train", "test"], wanted)?;
-    let files = if chosen == Some("train") { version.train } else { version.test };
+    let (split, files) =
+        if chosen == Some("train") { ("train", version.train) } else { ("test", version.test) };
     let files = files.iter().map(|name| (*name).to_owned()).collect();
-    Ok(Some(Source::shards(Layout::Cifar, root, files).with_split(chosen)))
+    Ok(Some(Batches { folder, meta: version.meta, files, split }))
 }
 
 /// Lists the images of batches, on rayon's threads.

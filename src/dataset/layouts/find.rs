@@ -76,6 +76,22 @@ pub(in crate::dataset) fn shards_of_folder(
     shards.select(path, split)
 }
 
+/// The source of shards whose split is known. Their layout is known too, unless each of them stands for itself.
+///
+/// # Errors
+/// When they have no layout that is read.
+pub(in crate::dataset) fn of_shards(
+    layout: Option<Layout>,
+    root: &Path,
+    files: Vec<String>,
+    split: Option<&str>,
+) -> Result<Source, DatasetError> {
+    match layout {
+        Some(layout) => Ok(Source::shards(layout, root, files).with_split(split)),
+        None => shards(root.into(), files, split),
+    }
+}
+
 /// Whether an object of a bucket with this name is a shard that stands for itself.
 pub(in crate::dataset) fn is_shard(name: &str) -> bool {
     is_tar(name) || tfrecord::is_name(name) || parquet::is_parquet(name)
@@ -227,8 +243,11 @@ impl Names {
             return Err(DatasetError::NotADataset { path: path.into(), why });
         }
         check_compressed(path, found.all(), &compressed)?;
-        if let Some((name, described)) = described(path, &found.tars, split)? {
-            return shards(path.into(), described.shards(), Some(&name));
+        let info = if found.tars.is_empty() { None } else { info::info(path)? };
+        if let Some(info) = info
+            && let Some((name, files)) = described(path, &info, &found.tars, split)?
+        {
+            return shards(path.into(), files, Some(&name));
         }
         let files = found.select(path, split)?;
         shards(path.into(), files, split)
@@ -243,20 +262,17 @@ fn pattern_of(name: &str) -> String {
     }
 }
 
-/// The split that timm's description of tars has, if one is selected or it has only one. A split that it does not
-/// have may be found by the names of tars.
+/// The split that timm's description of tars has, with its files, if one is selected or it has only one. A split that
+/// it does not have may be found by the names of tars.
 ///
 /// # Errors
-/// When it cannot be read, or a split must be selected.
-fn described(
+/// When a split must be selected.
+pub(in crate::dataset) fn described(
     path: &Path,
+    info: &info::Info,
     tars: &[String],
     split: Option<&str>,
-) -> Result<Option<(String, info::Split)>, DatasetError> {
-    if tars.is_empty() {
-        return Ok(None);
-    }
-    let Some(info) = info::info(path)? else { return Ok(None) };
+) -> Result<Option<(String, Vec<String>)>, DatasetError> {
     let chosen = if let Some(split) = split {
         Some(split.to_owned())
     } else {
@@ -265,8 +281,8 @@ fn described(
         split::choose(path, info.names().chain(others), None)?.map(str::to_owned)
     };
     let Some(chosen) = chosen else { return Ok(None) };
-    let found = info.into_split(&chosen).filter(|split| !split.shards().is_empty());
-    Ok(found.map(|found| (chosen, found)))
+    let files = info.split(&chosen).map(info::Split::shards).filter(|files| !files.is_empty());
+    Ok(files.map(|files| (chosen, files)))
 }
 
 /// Refuses shards that are not read because they are compressed, where the others of their kind are not.
@@ -342,7 +358,7 @@ fn are_parquet(files: &[String]) -> bool {
     files.iter().all(|name| parquet::is_parquet(name))
 }
 
-fn is_tar(name: &str) -> bool {
+pub(in crate::dataset) fn is_tar(name: &str) -> bool {
     name.to_ascii_lowercase().ends_with(".tar")
 }
 

@@ -12,19 +12,19 @@ use super::split;
 use crate::store::RegularFile;
 
 /// The names under which timm looks for it.
-const NAMES: [&str; 2] = ["_info.json", "info.json"];
+pub(in crate::dataset) const NAMES: [&str; 2] = ["_info.json", "info.json"];
 
 /// Largest file.
 const MAX_FILE: u32 = 64 << 20;
 
 /// The splits of a dataset.
 #[derive(Debug, Deserialize)]
-pub(super) struct Info {
+pub(in crate::dataset) struct Info {
     splits: BTreeMap<String, Split>,
 }
 
 /// A split.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Debug, Deserialize)]
 pub(super) struct Split {
     filenames: Vec<String>,
     #[serde(default)]
@@ -40,21 +40,21 @@ pub(super) fn info(root: &Path) -> Result<Option<Info>, DatasetError> {
         if fs::symlink_metadata(&path).is_ok() {
             let mut text = Vec::new();
             RegularFile::open(&path)?.read_whole(&mut text, MAX_FILE, "_info.json")?;
-            return Ok(serde_json::from_slice(&text).ok());
+            return Ok(parse(&text));
         }
     }
     Ok(None)
+}
+
+/// The splits that a file describes; `None` if it is one of something else.
+pub(in crate::dataset) fn parse(text: &[u8]) -> Option<Info> {
+    serde_json::from_slice(text).ok()
 }
 
 impl Info {
     /// The names of its splits.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.splits.keys().map(String::as_str)
-    }
-
-    /// As [`Info::split`], for its own.
-    pub(super) fn into_split(self, wanted: &str) -> Option<Split> {
-        self.split(wanted).cloned()
     }
 
     /// A split by its name or one that means the same.

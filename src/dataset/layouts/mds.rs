@@ -6,6 +6,7 @@
 //! sample      length u32 of each column without a fixed size, the columns
 //! ```
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
@@ -51,6 +52,13 @@ struct Shard {
     column_sizes: Vec<Option<u32>>,
 }
 
+impl Shard {
+    /// Name of its file.
+    fn file(&self) -> &str {
+        &self.raw_data.basename
+    }
+}
+
 #[derive(Debug, Deserialize)]
 struct File {
     basename: String,
@@ -66,7 +74,8 @@ pub(super) fn find(path: &Path, split: Option<&str>) -> Result<Option<Source>, D
         if split.is_some() {
             split::choose(path, [], split)?;
         }
-        return Ok(Some(Source::shards(Layout::Mds, path, shard_names(path, &index)?)));
+        let shards = shard_names(path, &index, is_there(path))?;
+        return Ok(Some(Source::shards(Layout::Mds, path, shards)));
     }
     let mut found = Vec::new();
     for name in split::all() {
@@ -81,7 +90,7 @@ pub(super) fn find(path: &Path, split: Option<&str>) -> Result<Option<Source>, D
     let (name, index) =
         found.iter().find(|(name, _)| Some(*name) == chosen).expect("one of them was chosen");
     let root = path.join(name);
-    let shards = shard_names(&root, index)?;
+    let shards = shard_names(&root, index, is_there(&root))?;
     Ok(Some(Source::shards(Layout::Mds, root, shards).with_split(chosen)))
 }
 
@@ -96,8 +105,30 @@ fn read_index(root: &Path) -> Result<Option<Index>, DatasetError> {
     Ok(serde_json::from_slice(&text).ok())
 }
 
+/// The files of the shards that an `index.json` in a bucket names; `None` if it is one of something else. `is_there`
+/// says which files the folder has.
+///
+/// # Errors
+/// When the shards are of a kind that is not read.
+pub(in crate::dataset) fn shards_of_index(
+    root: &Path,
+    text: &[u8],
+    is_there: impl Fn(&str) -> bool,
+) -> Result<Option<Vec<String>>, DatasetError> {
+    let index = serde_json::from_slice(text).ok();
+    index.map(|index| shard_names(root, &index, is_there)).transpose()
+}
+
+fn is_there(root: &Path) -> impl Fn(&str) -> bool {
+    |name| fs::symlink_metadata(root.join(name)).is_ok()
+}
+
 /// The files of the shards, which must all be there and be read in place.
-fn shard_names(root: &Path, index: &Index) -> Result<Vec<String>, DatasetError> {
+fn shard_names(
+    root: &Path,
+    index: &Index,
+    is_there: impl Fn(&str) -> bool,
+) -> Result<Vec<String>, DatasetError> {
     let refused = |path: &Path, why: String| DatasetError::NotADataset { path: path.into(), why };
     let file = root.join("index.json");
     if index.shards.is_empty() {
@@ -114,9 +145,8 @@ fn shard_names(root: &Path, index: &Index) -> Result<Vec<String>, DatasetError> 
         if name.is_empty() || !is_inside {
             return Err(refused(&file, format!("the shard {name:?} is outside of the folder")));
         }
-        let path = root.join(name);
         match &shard.zip_data {
-            Some(zip) if fs::symlink_metadata(&path).is_err() => Err(refused(
+            Some(zip) if !is_there(name) => Err(refused(
                 &root.join(&zip.basename),
                 format!(
                     "records are read in place, which a compressed shard does not allow; decompress all \
@@ -129,7 +159,7 @@ fn shard_names(root: &Path, index: &Index) -> Result<Vec<String>, DatasetError> 
     index.shards.iter().map(name).collect()
 }
 
-/// Lists the samples of shards, on rayon's threads.
+/// Lists the samples of shards, on rayon's threads: all of a dataset on disk, and one of those in a bucket.
 ///
 /// # Errors
 /// When a shard cannot be read or is damaged, or its columns have no images or labels.
@@ -138,13 +168,19 @@ pub(super) fn list(
     names: Vec<String>,
     options: &IndexOptions,
 ) -> Result<Listing, DatasetError> {
-    let index = read_index(&root)?.ok_or_else(|| DatasetError::Missing { path: root.clone() })?;
+    let missing = |name: &str| DatasetError::Missing { path: root.join(name) };
+    let index = read_index(&root)?.ok_or_else(|| missing("index.json"))?;
+    let by_name = |shard| (Shard::file(shard), shard);
+    let by_name: BTreeMap<&str, &Shard> = index.shards.iter().map(by_name).collect();
+    let shard = |name: &String| by_name.get(name.as_str()).copied().ok_or_else(|| missing(name));
+    let shards = names.iter().map(shard).collect::<Result<Vec<_>, DatasetError>>()?;
     let scan = |(number, shard): (u32, &Shard)| {
         let mut skipped = SkipCounter::default();
         let records = Scan::new(&root, shard, number, options)?.run(&mut skipped)?;
         Ok((records, shard.raw_data.bytes, skipped))
     };
-    let numbered: Vec<_> = (0..).zip(&index.shards).collect();
+    let columns = shards.first().map(|first| Columns::of(&root, first, options)).transpose()?;
+    let numbered: Vec<_> = (0..).zip(shards).collect();
     let shards = numbered.into_par_iter().map(scan).collect::<Result<Vec<_>, DatasetError>>()?;
     let (mut records, mut sizes, mut skipped) = (Vec::new(), Vec::new(), SkipCounter::default());
     for (name, (shard, size, skips)) in names.into_iter().zip(shards) {
@@ -153,7 +189,7 @@ pub(super) fn list(
         skipped.merge(skips);
     }
     let (classes, naming) = classes::listed_or_numbered(&root, &records)?;
-    let columns = Columns::of(&root, &index.shards[0], options)?;
+    let columns = columns.ok_or_else(|| missing("index.json"))?;
     let names = &index.shards[0].column_names;
     let (image, label) = (&names[columns.image], &names[columns.label]);
     let about = About::default().fact("columns", format!("image {image}, label {label} from 0"));

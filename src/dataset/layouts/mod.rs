@@ -45,16 +45,25 @@ use std::path::{Path, PathBuf};
 use super::error::DatasetError;
 use super::options::IndexOptions;
 
-pub(super) use find::{check_compressed, find, is_shard, of_split, shards_of_folder};
+pub(super) use cifar::{Batches, choose as choose_batches, names as names_of_batches};
+pub(super) use find::{
+    check_compressed, described, find, is_shard, is_tar, of_shards, of_split, shards_of_folder,
+};
+pub(super) use info::{NAMES as INFO_NAMES, parse as parse_info};
 pub use listing::Skipped;
 pub(super) use listing::{
     About, Frame, Layout, ListedRecord, Listing, Location, Naming, SkipCounter,
 };
+pub(super) use mds::shards_of_index;
+pub(super) use parquet::is_parquet;
 pub(super) use pattern::{OPTIONS as PATTERN_OPTIONS, expand_braces};
 pub(super) use select::{Selectable, apply as select};
 pub(super) use source::Source;
 pub use split::with_split;
-pub(super) use split::{in_name as split_in_name, parts as split_parts};
+pub(super) use split::{
+    aliases as split_aliases, all as all_splits, choose as choose_split, in_name as split_in_name,
+    parts as split_parts,
+};
 
 /// Lists the records of a source that the options take, on rayon's threads.
 ///

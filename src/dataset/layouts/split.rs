@@ -44,14 +44,14 @@ pub(super) fn is_same(a: &str, b: &str) -> bool {
 }
 
 /// Names by which a split may be called, the given one first.
-pub(super) fn aliases(split: &str) -> impl Iterator<Item = &str> {
+pub(in crate::dataset) fn aliases(split: &str) -> impl Iterator<Item = &str> {
     let row = NAMES.iter().find(|row| row.contains(&split));
     let others = row.into_iter().flat_map(|row| row.iter().copied());
     std::iter::once(split).chain(others.filter(move |name| *name != split))
 }
 
 /// All names that are recognized.
-pub(super) fn all() -> impl Iterator<Item = &'static str> {
+pub(in crate::dataset) fn all() -> impl Iterator<Item = &'static str> {
     NAMES.into_iter().flatten().copied()
 }
 
@@ -91,7 +91,7 @@ pub(super) fn select(
 ///
 /// # Errors
 /// When there are several splits and none is selected, or the selected one is not there.
-pub(super) fn choose<'a>(
+pub(in crate::dataset) fn choose<'a>(
     path: &Path,
     splits: impl IntoIterator<Item = &'a str>,
     selected: Option<&str>,

@@ -19,11 +19,12 @@ use std::thread;
 
 use forebay_types::file;
 use rayon::ThreadPool;
+use tempfile::TempPath;
 
 use super::super::build::{self, Progress};
 use super::super::error::DatasetError;
 use super::super::index::Index;
-use super::super::layouts::{self, Listing, with_split};
+use super::super::layouts::{self, Listing};
 use super::super::options::IndexOptions;
 use super::super::reader::Dataset;
 use super::super::summary::Summary;
@@ -62,7 +63,7 @@ pub fn build_remote(
     let work = Work::open(place, index_dir, &found, options)?;
     let parts = index_shards((place, options), &found, &work, &pool, progress)?;
     let file = index_dir.map_or_else(|| work.folder.join("index"), |dir| place.index_path(dir));
-    join((place, options), &found.shards, &parts, &file)?;
+    join((place, options), &found, &parts, &file)?;
     if index_dir.is_none() {
         place.bucket.write(&place.index_key(), &file)?;
     }
@@ -74,8 +75,8 @@ pub fn build_remote(
 /// The folder in which shards are stored while they are indexed, and the parts.
 struct Work {
     folder: PathBuf,
-    /// The small files beside the shards.
-    beside: tempfile::TempDir,
+    /// The folder of the dataset: the small files beside the shards, and those shards that are indexed now.
+    root: tempfile::TempDir,
     /// What decides how the shards are read, besides their bytes.
     reading: String,
     /// Whether the bucket tells versions of the small files apart.
@@ -117,18 +118,18 @@ impl Work {
             }
         }
         drop(failed);
-        let beside = temporary_in(&folder)?;
+        let root = tempfile::Builder::new().prefix("shard-").tempdir_in(&folder);
+        let root = root.map_err(StoreError::io("write", &folder))?;
         for object in &found.beside {
-            let file = beside.path().join(source::name_of(&object.key));
-            download(&*place.bucket, object, &file)?;
+            download(&*place.bucket, object, &root.path().join(found.name(object)))?;
         }
         // The records of a part are not selected yet, so that the options for that do not matter.
         let IndexOptions { label, image_column, label_column, label_offset, .. } = options;
         let columns = (image_column, label_column, label_offset);
         // The number is that of what parts hold.
-        let reading = format!("2 {label:?} {columns:?} {:?} {:?}", place.split, found.beside);
+        let reading = format!("2 {label:?} {columns:?} {:?} {:?}", found.split, found.beside);
         let has_tags = found.beside.iter().all(|object| !object.tag.is_empty());
-        Ok(Self { folder, beside, reading, has_tags, _temporary: temporary, _lock: lock })
+        Ok(Self { folder, root, reading, has_tags, _temporary: temporary, _lock: lock })
     }
 
     /// Whether a part of a shard is known to be of what the bucket has now.
@@ -136,9 +137,20 @@ impl Work {
         self.has_tags && !object.tag.is_empty()
     }
 
-    /// A folder for a shard.
-    fn temporary(&self) -> Result<tempfile::TempDir, StoreError> {
-        temporary_in(&self.folder)
+    /// Stores a shard in the folder of the dataset, until what is returned is dropped.
+    fn store(
+        &self,
+        place: &RemotePlace,
+        object: &Object,
+        name: &str,
+    ) -> Result<TempPath, StoreError> {
+        let file = self.root.path().join(name);
+        if let Some(parent) = file.parent() {
+            fs::create_dir_all(parent).map_err(StoreError::io("write", parent))?;
+        }
+        let stored = TempPath::try_from_path(&file).map_err(StoreError::io("write", &file))?;
+        download(&*place.bucket, object, &file)?;
+        Ok(stored)
     }
 
     /// The part of a shard: a name for each version of each object, and each way to read it.
@@ -151,7 +163,7 @@ impl Work {
 
     /// Removes what this module has written.
     fn remove(self) {
-        drop(self.beside);
+        drop(self.root);
         let own = |name: &str| name.starts_with("part-") || name == "lock" || name == "index";
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
         for entry in entries.filter(|entry| own(&entry.file_name().to_string_lossy())) {
@@ -160,11 +172,6 @@ impl Work {
         }
         drop(fs::remove_dir(&self.folder));
     }
-}
-
-fn temporary_in(folder: &Path) -> Result<tempfile::TempDir, StoreError> {
-    let made = tempfile::Builder::new().prefix("shard-").tempdir_in(folder);
-    made.map_err(StoreError::io("write", folder))
 }
 
 /// Indexes each shard that has no part yet. Returns all parts, in order.
@@ -227,7 +234,7 @@ fn index_shards(
     }
 }
 
-/// Stores a shard with the files beside it, and indexes it.
+/// Stores a shard beside the small files, and indexes it.
 fn index_shard(
     (place, options): (&RemotePlace, &IndexOptions),
     found: &Found,
@@ -236,21 +243,18 @@ fn index_shard(
     pool: &ThreadPool,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<(), DatasetError> {
-    let folder = work.temporary()?;
-    for beside in &found.beside {
-        let name = source::name_of(&beside.key);
-        let failed = StoreError::io("write", folder.path());
-        fs::copy(work.beside.path().join(name), folder.path().join(name)).map_err(failed)?;
-    }
-    let file = folder.path().join(source::name_of(&object.key));
-    download(&*place.bucket, object, &file)?;
-    let path = with_split(&file, place.split.as_deref());
-    let list = || layouts::list_all(layouts::find(&path)?, options);
+    let (root, name) = (work.root.path(), found.name(object));
+    let _stored = work.store(place, object, name)?;
+    let split = found.split.as_deref();
+    let list = || {
+        let source = layouts::of_shards(found.layout, root, vec![name.to_owned()], split)?;
+        layouts::list_all(source, options)
+    };
     // An error names the file where it was stored.
-    let error = |error| in_bucket(error, place, folder.path(), object);
+    let error = |error| in_bucket(error, place, found, root);
     let mut listing = pool.install(list).map_err(error)?;
     // So may a decision.
-    let stored = format!("{}/", folder.path().display());
+    let stored = format!("{}/", root.display());
     for (_, value) in &mut listing.about.facts {
         *value = value.replace(&stored, "");
     }
@@ -261,22 +265,9 @@ fn index_shard(
 }
 
 /// The error of a stored shard, as one of its object.
-fn in_bucket(
-    error: DatasetError,
-    place: &RemotePlace,
-    folder: &Path,
-    object: &Object,
-) -> DatasetError {
-    let address = |path: PathBuf| match path.strip_prefix(folder) {
-        Ok(name) => {
-            let (parent, _) = object.key.rsplit_once('/').unwrap_or(("", &object.key));
-            let key = if parent.is_empty() {
-                name.display().to_string()
-            } else {
-                format!("{parent}/{}", name.display())
-            };
-            PathBuf::from(place.url(&key))
-        }
+fn in_bucket(error: DatasetError, place: &RemotePlace, found: &Found, root: &Path) -> DatasetError {
+    let address = |path: PathBuf| match path.strip_prefix(root) {
+        Ok(name) => PathBuf::from(place.url(&found.folder)).join(name),
         Err(_elsewhere) => path,
     };
     match error {

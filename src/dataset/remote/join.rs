@@ -9,7 +9,7 @@ use super::super::index::{self, Contents, EntryPointsFile, Index, IndexedRecord,
 use super::super::layouts::{self, About, Listing, Naming, Selectable, SkipCounter};
 use super::super::options::IndexOptions;
 use super::place::RemotePlace;
-use super::source;
+use super::source::Found;
 use crate::store::Object;
 
 /// A record of a part.
@@ -45,7 +45,7 @@ impl Selectable for Joined<'_> {
 /// When the shards do not belong together, nothing is left of them, or the index cannot be written.
 pub(super) fn join(
     (place, options): (&RemotePlace, &IndexOptions),
-    shards: &[Object],
+    found: &Found,
     parts: &[Index],
     file: &Path,
 ) -> Result<(), DatasetError> {
@@ -81,9 +81,9 @@ pub(super) fn join(
         let record = index::Record { label, shard, name: NameRange::default(), ..record };
         records.push(IndexedRecord { name, record, points, packed: part.packed(id), reason });
     }
-    let sizes: Vec<(String, u64)> =
-        shards.iter().map(|shard| (source::name_of(&shard.key).to_owned(), shard.size)).collect();
-    let tags: Vec<String> = shards.iter().map(|shard| shard.tag.clone()).collect();
+    let size = |shard: &Object| (found.name(shard).to_owned(), shard.size);
+    let sizes: Vec<(String, u64)> = found.shards.iter().map(size).collect();
+    let tags: Vec<String> = found.shards.iter().map(|shard| shard.tag.clone()).collect();
     let contents = Contents {
         digest: digest::of(&classes, records.iter().map(|record| (record.name, &record.record))),
         layout,

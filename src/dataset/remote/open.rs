@@ -9,9 +9,10 @@ use super::super::index::Index;
 use super::super::part::Part;
 use super::super::reader::Dataset;
 use super::download::download;
+use super::folder::find_optional;
 use super::place::RemotePlace;
 use super::source::{self, Found};
-use crate::store::{Object, RemoteStore, StoreError};
+use crate::store::{RemoteStore, StoreError};
 
 impl Dataset {
     /// Opens a dataset in a bucket. Its index is in `index_dir`, or else beside it in the bucket.
@@ -22,15 +23,15 @@ impl Dataset {
         place: &RemotePlace,
         index_dir: Option<&Path>,
     ) -> Result<Self, DatasetError> {
-        let Found { folder, shards, .. } = source::find(place)?;
+        let found = source::find(place)?;
         let local = index_dir.map(|folder| place.index_path(folder)).filter(|file| file.exists());
         let index = match local {
             Some(file) => Index::open(&file)?,
             None => index_in_bucket(place, index_dir)?,
         };
-        check_shards(place, &folder, &index, &shards)?;
-        let store =
-            RemoteStore::open(Arc::clone(&place.bucket), shards, Arc::clone(&place.storage))?;
+        check_shards(place, &index, &found)?;
+        let (bucket, storage) = (Arc::clone(&place.bucket), Arc::clone(&place.storage));
+        let store = RemoteStore::open(bucket, found.shards, storage)?;
         Ok(Self::of(Part::in_bucket(index, store, &place.address())?))
     }
 }
@@ -38,7 +39,8 @@ impl Dataset {
 /// Reads the index that is beside a dataset in its bucket.
 fn index_in_bucket(place: &RemotePlace, index_dir: Option<&Path>) -> Result<Index, DatasetError> {
     let key = place.index_key();
-    let Some(object) = source::find_optional(place, key.clone())? else {
+    let found = find_optional(place, std::slice::from_ref(&key))?.pop().flatten();
+    let Some(object) = found else {
         let index = index_dir.map(|folder| place.index_path(folder));
         let index = index.unwrap_or_else(|| PathBuf::from(place.url(&key)));
         return Err(DatasetError::NoIndex { path: place.address(), index });
@@ -71,13 +73,9 @@ fn index_in_bucket(place: &RemotePlace, index_dir: Option<&Path>) -> Result<Inde
 }
 
 /// Checks that the shards are those that were indexed.
-fn check_shards(
-    place: &RemotePlace,
-    folder: &str,
-    index: &Index,
-    shards: &[Object],
-) -> Result<(), DatasetError> {
-    let names = shards.iter().map(|shard| source::name_of(&shard.key));
+fn check_shards(place: &RemotePlace, index: &Index, found: &Found) -> Result<(), DatasetError> {
+    let Found { folder, shards, .. } = found;
+    let names = shards.iter().map(|shard| found.name(shard));
     if !index.shards.iter().map(|(name, _)| name.as_str()).eq(names) {
         let (found, indexed) = (shards.len(), index.shards.len());
         return Err(DatasetError::ShardsChanged { path: place.url(folder).into(), found, indexed });

@@ -7,7 +7,7 @@ use super::super::super::error::DatasetError;
 use super::super::directory::{self, utf8};
 use super::super::split;
 
-pub(in super::super) fn is_parquet(name: &str) -> bool {
+pub(in crate::dataset) fn is_parquet(name: &str) -> bool {
     name.to_ascii_lowercase().ends_with(".parquet")
 }
 

@@ -40,7 +40,8 @@ use super::classes;
 use super::listing::{About, Layout, ListedRecord, Listing, Location, Naming, SkipCounter};
 use crate::store::RegularFile;
 
-pub(super) use files::{is_parquet, nested, select};
+pub(in crate::dataset) use files::is_parquet;
+pub(super) use files::{nested, select};
 
 /// Longest name of an image that becomes part of its record's name.
 const MAX_NAME: usize = 4096;
