@@ -4,6 +4,7 @@
 
 mod access;
 mod admin;
+mod ahead;
 mod answers;
 mod certificates;
 mod floods;

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use forebay::{BufferPool, Pixels};
+use forebay::{BufferPool, FetchAhead, Pixels};
 use forebay_proto::frame::{FRAME_BYTES, Join};
 use forebay_proto::v1::forebay_service_client::ForebayServiceClient;
 use forebay_proto::v1::{self, DescribeResponse, Frame, Header, StreamRequest};
@@ -83,6 +83,8 @@ pub(crate) struct Fake {
     pub(crate) explained: Mutex<Vec<i32>>,
     /// Buffers that can be lent, for microbatches that are computed now. Others have their own.
     pub(crate) buffers: Option<BufferPool>,
+    /// Fetches ahead, if a test sets it.
+    pub(crate) ahead: OnceLock<Box<dyn Fn(MicrobatchName) -> Option<FetchAhead> + Send + Sync>>,
 }
 
 impl Fake {
@@ -113,6 +115,7 @@ impl Fake {
             explanation_bytes,
             explained: Mutex::default(),
             buffers: None,
+            ahead: OnceLock::new(),
         })
     }
 
@@ -264,6 +267,14 @@ impl OpenJob for FakeJob {
             Make::Held => fake.held.lock().unwrap().push((options.cancelled, done)),
         }
         Ok(())
+    }
+
+    fn fetch_ahead_limit(&self) -> u64 {
+        self.0.ahead.get().map_or(0, |_ahead| u64::MAX)
+    }
+
+    fn fetch_ahead(&self, name: MicrobatchName) -> Option<FetchAhead> {
+        self.0.ahead.get()?(name)
     }
 
     fn explain(&self, name: MicrobatchName, first: u32) -> Result<(String, u32), Refusal> {
