@@ -1,7 +1,7 @@
 //! Datasets: records in the layout in which they are stored, unconverted, with an index beside them.
 //!
 //! ```text
-//!   ImageFolder, Kaggle, CSV manifest      WebDataset, TFRecord, Parquet, ILSVRC tars, MDS, CIFAR
+//!   ImageFolder, Kaggle, manifests         WebDataset, TFRecord, Parquet, ILSVRC tars, MDS, CIFAR
 //!     a file for each record                 ranges of shards, of Parquet also compressed ones
 //!          \                                   /
 //!           layouts: names, labels and locations of records

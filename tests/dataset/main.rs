@@ -126,6 +126,10 @@ fn other_layouts() -> Vec<Trial> {
         parquet::class_names_are_those_of_the_file_or_of_classes_txt,
         parquet::labels_of_text_and_of_numbers_are_not_one_dataset,
         parquet::a_changed_page_is_detected,
+        parquet::a_parquet_file_of_paths_is_a_manifest,
+        parquet::a_parquet_manifest_may_have_labels_of_text_and_nulls_are_skipped,
+        parquet::columns_of_a_parquet_manifest_are_given_by_flags,
+        parquet::a_parquet_manifest_is_a_dataset_by_its_own_path_only,
     ]
 }
 

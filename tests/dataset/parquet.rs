@@ -134,6 +134,92 @@ pub(crate) fn images_of_a_parquet_file_are_served_as_those_of_an_image_folder() 
     }
 }
 
+/// A folder with a manifest and the images that it names.
+fn manifest(file: &str) -> (TempDir, PathBuf) {
+    let (root, path) = copied(file);
+    for number in 0..6 {
+        files(root.path(), &[(&format!("images/{number}.jpg"), image(number))]);
+    }
+    (root, path)
+}
+
+pub(crate) fn a_parquet_file_of_paths_is_a_manifest() {
+    let (root, path) = manifest("manifest.parquet");
+    let refused = message(index(&path));
+    assert!(refused.contains("has several splits: , train, val"), "{refused}");
+    let train = opened(&with_split(&path, Some("train")));
+    let expected = [("images/0.jpg", 2), ("images/1.jpg", 0), ("images/3.jpg", 2)];
+    assert_eq!(listing(&train), expected);
+    assert_eq!(train.classes(), ["0", "1", "2"]);
+    let summary = train.summary();
+    assert_eq!((summary.layout, summary.shards), ("Parquet manifest", 0));
+    assert_eq!(summary.facts["labels"], "numbers from 0");
+    assert_eq!(train.read(1, &mut Vec::new()).unwrap(), image(1));
+    // Its content and its digest are those of a CSV file of the same rows.
+    let csv =
+        "split,path,label\ntrain,images/0.jpg,2\ntrain,images/1.jpg,0\ntrain,images/3.jpg,2\n";
+    files(root.path(), &[("list.csv", csv.into())]);
+    assert_eq!(opened(&root.path().join("list.csv")).digest(), train.digest());
+    assert_eq!(listing(&opened(&with_split(&path, Some("validation")))).len(), 2);
+    let refused = message(index(&with_split(&path, Some("test"))));
+    assert!(refused.contains("no split \"test\"; it has , train, val"), "{refused}");
+    // A pattern names it, too.
+    let pattern = root.path().join("*.parquet#train");
+    assert_eq!(opened(&pattern).digest(), train.digest());
+}
+
+pub(crate) fn a_parquet_manifest_may_have_labels_of_text_and_nulls_are_skipped() {
+    let (_root, path) = manifest("manifest_text.parquet");
+    let dataset = opened(&path);
+    let expected =
+        [("images/0.jpg", 2), ("images/1.jpg", 0), ("images/2.jpg", 1), ("images/3.jpg", 2)];
+    assert_eq!(listing(&dataset), expected);
+    assert_eq!(dataset.classes(), ["cat", "dog", "emu"]);
+    let skipped = dataset.summary().skipped;
+    let skipped: Vec<_> =
+        skipped.iter().map(|one| (one.count, &*one.reason, &*one.examples[0])).collect();
+    assert_eq!(skipped, [(1, "no label", "images/4.jpg"), (1, "no path", "row 5")]);
+    let options = IndexOptions { label_offset: Some(1), ..IndexOptions::default() };
+    let refused = message(build_with(&path, None, 2, &options, &|_| {}));
+    assert!(refused.contains("the column `class` is text; remove it"), "{refused}");
+}
+
+pub(crate) fn columns_of_a_parquet_manifest_are_given_by_flags() {
+    let (_root, path) = manifest("manifest_classes.parquet");
+    let refused = message(index(&path));
+    let columns = "its columns are `photo` (text), `hash` (bytes), `kind` (int64)";
+    assert!(refused.contains("the column of images is not known"), "{refused}");
+    assert!(refused.contains("--image-column") && refused.contains(columns), "{refused}");
+    index_columns(&path, "photo", "kind").unwrap();
+    // The footer is not read again, and the columns are not known any more.
+    let dataset = Dataset::open(&path, None).unwrap();
+    assert_eq!((dataset.len(), dataset.classes()[2].as_str()), (6, "emu"));
+    assert_eq!(dataset.record(5).label, 0);
+    let options = IndexOptions {
+        image_column: Some("photo".to_owned()),
+        label_offset: Some(1),
+        ..IndexOptions::default()
+    };
+    let refused = message(build_with(&path, None, 2, &options, &|_| {}));
+    assert!(refused.contains("row 1: the label 0 is not a class from 1"), "{refused}");
+}
+
+pub(crate) fn a_parquet_manifest_is_a_dataset_by_its_own_path_only() {
+    let (root, path) = manifest("manifest_text.parquet");
+    let refused = message(index(root.path()));
+    assert!(refused.contains("manifest_text.parquet: its column `image` names"), "{refused}");
+    assert!(refused.contains("index it by its own path"), "{refused}");
+    fs::copy(&path, root.path().join("other.parquet")).unwrap();
+    let refused = message(index(&root.path().join("*.parquet")));
+    assert!(refused.contains("a dataset by itself"), "{refused}");
+    assert_eq!(index(&path).unwrap().records, 4);
+    // A path that leads out of the folder.
+    let inner = root.path().join("inner/list.parquet");
+    files(root.path(), &[("inner/list.parquet", fs::read(&path).unwrap())]);
+    let missing = message(index(&inner));
+    assert!(missing.contains("inner/images/0.jpg"), "{missing}");
+}
+
 pub(crate) fn rows_without_an_image_or_a_label_are_skipped_and_counted() {
     for file in ["nulls_v1.parquet", "nulls_v2.parquet"] {
         let (_root, path) = copied(file);

@@ -16,8 +16,8 @@ use crate::config::Threads;
 #[derive(Debug, Args)]
 pub(super) struct IndexArgs {
     /// Dataset: an ImageFolder directory, WebDataset tars, TFRecords, Parquet files, ILSVRC's tars, Kaggle's
-    /// directory, MosaicML's or CIFAR's, or a CSV file of paths and labels; files also by a pattern. Or the URL of
-    /// tars, TFRecords or Parquet files in a bucket, such as `s3://bucket/train`.
+    /// directory, MosaicML's or CIFAR's, or a CSV or Parquet file of paths and labels; files also by a pattern. Or the
+    /// URL of tars, TFRecords or Parquet files in a bucket, such as `s3://bucket/train`.
     path: PathBuf,
     #[command(flatten)]
     index: IndexOptions,

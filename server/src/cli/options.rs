@@ -21,7 +21,7 @@ use crate::recipes;
 #[derive(Clone, Debug, Args)]
 pub(super) struct DatasetOptions {
     /// Dataset: an ImageFolder directory, WebDataset tars, TFRecords, Parquet files, ILSVRC's tars, Kaggle's or
-    /// another directory, or a CSV file; files also by a pattern such as `train-{000000..000146}.tar`. Or the URL of
+    /// another directory, or a manifest; files also by a pattern such as `train-{000000..000146}.tar`. Or the URL of
     /// shards in a bucket.
     /// PATH:WEIGHT,PATH:WEIGHT mixes datasets.
     #[arg(long, value_name = "PATH")]

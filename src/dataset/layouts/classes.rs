@@ -1,7 +1,8 @@
-//! Names of the classes of records whose labels are numbers.
+//! Labels, and names of the classes of records whose labels are numbers.
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::super::error::DatasetError;
 use super::listing::{ListedRecord, Naming};
@@ -12,6 +13,13 @@ const MAX_FILE: u32 = 256 << 20;
 
 /// Without a list of class names, labels must be below this.
 pub(super) const MAX_NUMBERED_CLASSES: u32 = 1 << 20;
+
+/// A label as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Label {
+    Number(i64),
+    Text(Arc<str>),
+}
 
 /// The lines of `classes.txt` in a folder; `None` if it is not there.
 ///

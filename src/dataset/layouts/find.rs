@@ -27,14 +27,14 @@ pub(in crate::dataset) fn find(path: &Path) -> Result<Source, DatasetError> {
     let split = split.as_deref();
     if let Some((folder, pattern)) = pattern::split(&path) {
         let files = pattern::expand(&folder, &pattern)?;
-        return shards(folder, of_split(&path, files, split)?, split);
+        return named(folder, of_split(&path, files, split)?, split);
     }
     match fs::metadata(&path) {
         Ok(found) if found.is_dir() => folder(&path, split),
         Ok(_) => {
             let root = folder_of(&path);
             let name = directory::utf8(root, path.file_name().unwrap_or_default())?;
-            shards(root.into(), of_split(&path, vec![name], split)?, split)
+            named(root.into(), of_split(&path, vec![name], split)?, split)
         }
         Err(error) if error.kind() == ErrorKind::NotFound => Err(DatasetError::Missing { path }),
         Err(error) => Err(StoreError::io("open", &path)(error).into()),
@@ -52,7 +52,7 @@ pub(in crate::dataset) fn of_split(
 ) -> Result<Vec<String>, DatasetError> {
     match split {
         // A manifest has a column for it.
-        Some(_) if is_manifest(&files) => Ok(files),
+        Some(_) if is_manifest(&files) || may_be_manifest(&files) => Ok(files),
         Some(_) if are_parquet(&files) => parquet::select(path, files, split),
         Some(_) => split::select(path, files, split),
         None => Ok(files),
@@ -320,11 +320,17 @@ fn folders_of_splits(path: &Path, names: &Names) -> Vec<String> {
     found
 }
 
-/// The layout of files, of which there is at least one.
-fn shards(root: PathBuf, files: Vec<String>, split: Option<&str>) -> Result<Source, DatasetError> {
+/// The layout of files that were named, and not found in a folder. A single one may be a manifest.
+fn named(root: PathBuf, files: Vec<String>, split: Option<&str>) -> Result<Source, DatasetError> {
     if is_manifest(&files) {
         return manifest::find(&root.join(&files[0]), split);
     }
+    let list = may_be_manifest(&files).then(|| root.join(&files[0]));
+    Ok(Source { list, ..shards(root, files, split)? })
+}
+
+/// The layout of files, of which there is at least one.
+fn shards(root: PathBuf, files: Vec<String>, split: Option<&str>) -> Result<Source, DatasetError> {
     let layout = if files.iter().all(|name| is_tar(name)) {
         if ilsvrc::are_tars(&root, &files) { Layout::Ilsvrc } else { Layout::WebDataset }
     } else if let Some(name) = files.iter().find(|name| is_compressed(name)) {
@@ -352,6 +358,11 @@ fn folder_of(path: &Path) -> &Path {
 /// Whether the only file is a CSV manifest.
 fn is_manifest(files: &[String]) -> bool {
     matches!(files, [file] if file.to_ascii_lowercase().ends_with(".csv"))
+}
+
+/// Whether the only file is a Parquet file: its columns say whether it is a manifest, which has a column of splits.
+fn may_be_manifest(files: &[String]) -> bool {
+    files.len() == 1 && are_parquet(files)
 }
 
 fn are_parquet(files: &[String]) -> bool {

@@ -29,10 +29,12 @@ pub(in crate::dataset) enum Layout {
     Manifest,
     /// Parquet files with a column of images and one of labels.
     Parquet,
+    /// A Parquet file that names the image files.
+    ParquetManifest,
 }
 
 /// All layouts, each at the index that is its number in the index file.
-const LAYOUTS: [Layout; 9] = [
+const LAYOUTS: [Layout; 10] = [
     Layout::ImageFolder,
     Layout::WebDataset,
     Layout::TfRecord,
@@ -42,6 +44,7 @@ const LAYOUTS: [Layout; 9] = [
     Layout::Cifar,
     Layout::Manifest,
     Layout::Parquet,
+    Layout::ParquetManifest,
 ];
 
 impl Layout {
@@ -67,6 +70,7 @@ impl Layout {
             Self::Cifar => "CIFAR batches",
             Self::Manifest => "CSV manifest",
             Self::Parquet => "Parquet",
+            Self::ParquetManifest => "Parquet manifest",
         }
     }
 
@@ -80,7 +84,7 @@ impl Layout {
 
     /// Whether each record is a file of its own, which the record's name leads to.
     pub(in crate::dataset) const fn records_are_files(self) -> bool {
-        matches!(self, Self::ImageFolder | Self::Kaggle | Self::Manifest)
+        matches!(self, Self::ImageFolder | Self::Kaggle | Self::Manifest | Self::ParquetManifest)
     }
 }
 

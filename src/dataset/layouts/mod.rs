@@ -92,7 +92,7 @@ pub(super) fn list_all(source: Source, options: &IndexOptions) -> Result<Listing
         Layout::Mds => mds::list(source.root, source.shards, options),
         Layout::Cifar => cifar::list(source.root, source.shards),
         Layout::Manifest => manifest::list(&source, options),
-        Layout::Parquet => parquet::list(source.root, source.shards, options),
+        Layout::Parquet | Layout::ParquetManifest => parquet::list(source, options),
     }?;
     if let Some(split) = split {
         listing.about.facts.insert(0, ("split".to_owned(), split));

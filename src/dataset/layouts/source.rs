@@ -7,7 +7,7 @@ use super::listing::Layout;
 /// What a path may lead to.
 pub(super) const EXPECTED: &str = "expected a folder for each class, WebDataset or ILSVRC tars, TFRecords, \
                                    Parquet files, Kaggle's ImageNet, a folder of MDS shards or of CIFAR batches, \
-                                   or a CSV manifest";
+                                   or a manifest (CSV or Parquet)";
 
 /// A dataset as it is stored.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub(in crate::dataset) struct Source {
     pub(in crate::dataset) shards: Vec<String>,
     /// The split, if the path has several.
     pub(super) split: Option<String>,
-    /// The file that lists the records, if the layout has one.
+    /// The file that lists the records, if the layout has one, or the only one, which may be such a file.
     pub(super) list: Option<PathBuf>,
 }
 
@@ -36,5 +36,15 @@ impl Source {
 
     pub(super) fn with_split(self, split: Option<&str>) -> Self {
         Self { split: split.map(str::to_owned), ..self }
+    }
+
+    /// The same as what it was when it was indexed: whether a Parquet file is a manifest is read from its footer, with
+    /// the columns that flags name.
+    pub(in crate::dataset) fn as_indexed(self, layout: Layout) -> Self {
+        let may_be = self.layout == Layout::Parquet && self.list.is_some();
+        if may_be && layout == Layout::ParquetManifest {
+            return Self { layout, shards: Vec::new(), ..self };
+        }
+        self
     }
 }

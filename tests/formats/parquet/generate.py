@@ -187,10 +187,28 @@ def of_datasets():
     CASES["marked.parquet"] = {"classes": NAMES[:2], "rows": rows}
 
 
+def manifests():
+    """Paths of `images/` instead of images, with labels that are numbers, text, and classes of datasets."""
+    paths = [f"images/{number}.jpg" for number in range(6)]
+    splits = ["train", "train", "val", "train", "val", None]
+    options = {"store_schema": False, "write_statistics": False}
+    table = pa.table({"label": pa.array(LABELS, pa.int64()), "split": splits, "path": paths})
+    pq.write_table(table, OUT / "manifest.parquet", row_group_size=4, **options)
+    # `image` is text here, and null values are skipped.
+    names = [NAMES[label] for label in LABELS[:4]] + [None, NAMES[0]]
+    table = pa.table({"image": paths[:5] + [None], "class": pa.array(names).dictionary_encode()})
+    pq.write_table(table, OUT / "manifest_text.parquet", compression="zstd", **options)
+    features = datasets.Features(
+        {"photo": datasets.Value("string"), "hash": datasets.Value("binary"), "kind": datasets.ClassLabel(names=NAMES)})
+    data = {"photo": paths, "hash": [path.encode() for path in paths], "kind": LABELS}
+    datasets.Dataset.from_dict(data, features=features).to_parquet(OUT / "manifest_classes.parquet")
+
+
 def main():
     for number, image in enumerate(IMAGES):
         (OUT / f"images/{number}.jpg").write_bytes(image)
-    for make in [encodings, pages, schemas, nulls, sorted_by_label, refused, encrypted, of_datasets]:
+    for make in [encodings, pages, schemas, nulls, sorted_by_label, refused, encrypted, of_datasets,
+                 manifests]:
         make()
     cases = ",\n".join(f"{json.dumps(file)}: {json.dumps(case)}" for file, case in CASES.items())
     (OUT / "cases.json").write_text(f"{{\n{cases}\n}}\n")

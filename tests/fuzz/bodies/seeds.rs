@@ -388,7 +388,7 @@ pub fn surroundings(root: &Path, kind: usize) -> PathBuf {
 
 /// Files that pyarrow and datasets wrote, of each compression and kind of page.
 fn parquets() -> Vec<Vec<u8>> {
-    let files: [&[u8]; 9] = [
+    let files: [&[u8]; 10] = [
         include_bytes!("../../formats/parquet/none_v1_plain.parquet"),
         include_bytes!("../../formats/parquet/snappy_v1_dictionary.parquet"),
         include_bytes!("../../formats/parquet/snappy_v2_plain.parquet"),
@@ -398,6 +398,7 @@ fn parquets() -> Vec<Vec<u8>> {
         include_bytes!("../../formats/parquet/nulls_v2.parquet"),
         include_bytes!("../../formats/parquet/datasets.parquet"),
         include_bytes!("../../formats/parquet/text.parquet"),
+        include_bytes!("../../formats/parquet/manifest_text.parquet"),
     ];
     files.map(<[u8]>::to_vec).into()
 }

@@ -5,6 +5,7 @@
 //! text: `label`, or else the only column that it marks as class labels.
 
 use super::super::super::options::IndexOptions;
+use super::super::manifest;
 use super::fault::Fault;
 use super::footer::{Column, Footer, Type};
 
@@ -51,9 +52,7 @@ impl Chosen {
             "--image-column",
             columns,
         )?;
-        let kinds = [Type::INT32, Type::INT64, Type::BYTE_ARRAY];
-        let expected = "labels, which are whole numbers or text";
-        check(&columns[label_column], &kinds, expected, "--label-column", columns)?;
+        check_label(&columns[label_column], columns)?;
         let name = columns[bytes].path.strip_suffix("bytes").and_then(|outer| {
             let name = position(&format!("{outer}path"))?;
             let is_text = columns[name].kind == Type::BYTE_ARRAY && !columns[name].is_list;
@@ -76,6 +75,80 @@ fn default(columns: &[Column], usual: &str, marked: &[&str]) -> Option<String> {
     }
 }
 
+/// The columns of a manifest, which names image files instead of having their bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ManifestColumns {
+    pub(super) path: usize,
+    pub(super) label: usize,
+    pub(super) split: Option<usize>,
+    /// Names of the classes by label, if the file has them.
+    pub(super) classes: Option<Vec<String>>,
+}
+
+impl ManifestColumns {
+    /// Finds the columns of a manifest; `None` if the file is none. It is one if `--image-column` names a column of
+    /// text, or if no column can have images and one of text has a name that paths have.
+    ///
+    /// # Errors
+    /// When there is a column of paths and none of labels.
+    pub(super) fn find(footer: &Footer, given: &IndexOptions) -> Result<Option<Self>, Fault> {
+        let columns = &footer.columns;
+        let position = |path: &str| columns.iter().position(|column| column.path == path);
+        let usual = |names: &[&str], fits: fn(&Column) -> bool| {
+            let is_of = |name: &str, column: &Column| {
+                fits(column) && column.path.eq_ignore_ascii_case(name)
+            };
+            names.iter().find_map(|name| columns.iter().position(|column| is_of(name, column)))
+        };
+        let path = match &given.image_column {
+            Some(name) => position(name).filter(|path| is_text(&columns[*path])),
+            None if columns.iter().any(may_have_images) => None,
+            None => usual(&manifest::PATHS, is_text),
+        };
+        let Some(path) = path else { return Ok(None) };
+        let features = Features::parse(footer.huggingface.as_deref());
+        let marked = || match features.of_type("ClassLabel")[..] {
+            [only] => position(only),
+            _ => None,
+        };
+        let label = match &given.label_column {
+            Some(name) => position(name),
+            None => usual(&manifest::LABELS, |_| true).or_else(marked),
+        };
+        let label = label.ok_or_else(|| unknown("labels", "--label-column", columns))?;
+        check_label(&columns[label], columns)?;
+        let split = usual(&manifest::SPLITS, is_text);
+        let classes = features.classes(&columns[label].path);
+        Ok(Some(Self { path, label, split, classes }))
+    }
+}
+
+fn is_text(column: &Column) -> bool {
+    column.is_text && !column.is_list
+}
+
+/// Whether a column has bytes that are not text.
+fn may_have_images(column: &Column) -> bool {
+    column.kind == Type::BYTE_ARRAY && !column.is_text && !column.is_list
+}
+
+/// Refuses an offset of labels that are text.
+pub(super) fn check_offset(label: &Column, options: &IndexOptions) -> Result<(), Fault> {
+    if options.label_offset.is_none() || label.kind != Type::BYTE_ARRAY {
+        return Ok(());
+    }
+    let path = &label.path;
+    Err(Fault::text(format!(
+        "--label-offset is about labels that are numbers, and the column `{path}` is text; remove it"
+    )))
+}
+
+fn check_label(column: &Column, columns: &[Column]) -> Result<(), Fault> {
+    let kinds = [Type::INT32, Type::INT64, Type::BYTE_ARRAY];
+    let expected = "labels, which are whole numbers or text";
+    check(column, &kinds, expected, "--label-column", columns)
+}
+
 fn check(
     column: &Column,
     kinds: &[Type],
@@ -84,16 +157,14 @@ fn check(
     columns: &[Column],
 ) -> Result<(), Fault> {
     let path = &column.path;
-    let found = if column.is_list {
-        "is a list"
-    } else if kinds.contains(&column.kind) {
+    if !column.is_list && kinds.contains(&column.kind) {
         return Ok(());
-    } else {
-        column.kind.name()
+    }
+    let found = match column.is_list {
+        true => "is a list".to_owned(),
+        false => format!("has values of type {}", column.kind.name()),
     };
     let advice = describe(flag, columns);
-    let found =
-        if column.is_list { found.to_owned() } else { format!("has values of type {found}") };
     Err(Fault::text(format!("the column `{path}` {found}, and not {expected}; {advice}")))
 }
 
@@ -108,7 +179,8 @@ const MAX_LISTED: usize = 30;
 fn describe(flag: &str, columns: &[Column]) -> String {
     let column = |column: &Column| {
         let list = if column.is_list { "list of " } else { "" };
-        format!("`{}` ({list}{})", column.path, column.kind.name())
+        let kind = if column.is_text { "text" } else { column.kind.name() };
+        format!("`{}` ({list}{kind})", column.path)
     };
     let listed: Vec<String> = columns.iter().take(MAX_LISTED).map(column).collect();
     let more = if columns.len() > MAX_LISTED { " and others" } else { "" };
@@ -151,6 +223,7 @@ mod tests {
             kind: *kind,
             max_definition: 1,
             is_list: path.contains(".list."),
+            is_text: false,
         };
         Footer {
             columns: columns.iter().map(column).collect(),
@@ -211,6 +284,38 @@ mod tests {
         let lists = footer(&[("image.list.element", BYTES), ("label", Type::INT64)], None);
         let error = find(&lists, Some("image.list.element"), None).unwrap_err();
         assert!(error.contains("`image.list.element` is a list, and not"), "{error}");
+    }
+
+    #[test]
+    fn a_file_without_images_whose_text_has_a_name_of_paths_is_a_manifest() {
+        let with_text = |columns: &[(&str, Type)], texts: &[&str]| {
+            let mut footer = footer(columns, None);
+            for column in &mut footer.columns {
+                column.is_text = texts.contains(&column.path.as_str());
+            }
+            footer
+        };
+        let find = |footer: &Footer, image: Option<&str>| {
+            let given =
+                IndexOptions { image_column: image.map(str::to_owned), ..IndexOptions::default() };
+            ManifestColumns::find(footer, &given)
+        };
+        let columns = [("Label", Type::INT64), ("split", BYTES), ("image", BYTES)];
+        let paths = with_text(&columns, &["image", "split"]);
+        let found = find(&paths, None).unwrap().unwrap();
+        assert_eq!((found.path, found.label, found.split), (2, 0, Some(1)));
+        // Bytes that are not text may be images.
+        assert_eq!(find(&with_text(&columns, &["split"]), None).unwrap(), None);
+        let both = [("hash", BYTES), ("photo", BYTES), ("class", Type::INT32)];
+        let both = with_text(&both, &["photo"]);
+        assert_eq!(find(&both, None).unwrap(), None);
+        assert_eq!(find(&both, Some("photo")).unwrap().unwrap().label, 2);
+        assert_eq!(find(&both, Some("hash")).unwrap(), None);
+        let Err(Fault::Text(error)) = find(&with_text(&[("path", BYTES)], &["path"]), None) else {
+            panic!("it has no labels");
+        };
+        let says = "name one with --label-column: its columns are `path` (text)";
+        assert!(error.contains(says), "{error}");
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub(super) struct Column {
     pub(super) max_definition: u8,
     /// Whether it is in a list, so that a row may have several values.
     pub(super) is_list: bool,
+    /// Whether its bytes are declared to be text.
+    pub(super) is_text: bool,
 }
 
 /// The values of one column in one row group.
@@ -211,10 +213,15 @@ struct Node<'a> {
     /// 0 required, 1 optional, 2 repeated.
     repetition: i64,
     children: i64,
+    is_text: bool,
 }
 
+/// The number of text as a type, in the older and in the newer list of them.
+const CONVERTED_TEXT: i64 = 0;
+const LOGICAL_TEXT: i16 = 1;
+
 fn node<'a>(compact: &mut Compact<'a>) -> Option<Node<'a>> {
-    let mut node = Node { name: "", kind: None, repetition: 0, children: 0 };
+    let mut node = Node { name: "", kind: None, repetition: 0, children: 0, is_text: false };
     let mut fields = Fields::default();
     while let Some((id, kind)) = compact.field(&mut fields)? {
         match id {
@@ -222,6 +229,15 @@ fn node<'a>(compact: &mut Compact<'a>) -> Option<Node<'a>> {
             3 => node.repetition = compact.int(kind)?,
             4 => node.name = compact.text(kind)?,
             5 => node.children = compact.int(kind)?,
+            6 => node.is_text |= compact.int(kind)? == CONVERTED_TEXT,
+            // A union: a struct with one field.
+            10 if kind == Kind::Struct => {
+                let mut union = Fields::default();
+                while let Some((id, kind)) = compact.field(&mut union)? {
+                    node.is_text |= id == LOGICAL_TEXT;
+                    compact.skip(kind)?;
+                }
+            }
             _ => compact.skip(kind)?,
         }
     }
@@ -233,7 +249,13 @@ fn schema(compact: &mut Compact<'_>, kind: Kind) -> Option<Vec<Column>> {
     let nodes = list(compact, kind, MAX_NODES, node)?;
     let (root, mut rest) = nodes.split_first()?;
     let mut columns = Vec::new();
-    let top = Column { path: String::new(), kind: Type(-1), max_definition: 0, is_list: false };
+    let top = Column {
+        path: String::new(),
+        kind: Type(-1),
+        max_definition: 0,
+        is_list: false,
+        is_text: false,
+    };
     for _ in 0..root.children {
         rest = collect(rest, &top, MAX_DEPTH, &mut columns)?;
     }
@@ -255,6 +277,7 @@ fn collect<'n, 'a>(
         kind: node.kind.unwrap_or(Type(-1)),
         max_definition: parent.max_definition + u8::from(node.repetition != 0),
         is_list: parent.is_list || node.repetition == 2,
+        is_text: node.is_text,
     };
     if column.path.len() > MAX_PATH {
         return None;

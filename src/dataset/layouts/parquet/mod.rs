@@ -17,27 +17,28 @@ mod fault;
 mod files;
 mod footer;
 mod hybrid;
+mod manifest;
 mod page;
 mod places;
 mod thrift;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use self::columns::Chosen;
+use self::columns::{Chosen, ManifestColumns, check_offset};
 use self::fault::Fault;
 use self::footer::{Footer, Type};
 use self::page::Buffers;
 use self::places::Image;
-use self::values::Label;
 use super::super::error::DatasetError;
 use super::super::options::IndexOptions;
-use super::classes;
+use super::classes::{self, Label};
 use super::listing::{About, Layout, ListedRecord, Listing, Location, Naming, SkipCounter};
+use super::source::Source;
 use crate::store::RegularFile;
 
 pub(in crate::dataset) use files::is_parquet;
@@ -72,18 +73,42 @@ struct Row {
     number: u64,
 }
 
+/// A file whose columns are not chosen yet.
+struct Opened {
+    name: String,
+    file: RegularFile,
+    footer: Footer,
+}
+
 /// Lists the rows of files, on rayon's threads.
 ///
 /// # Errors
 /// When a file cannot be read or is malformed, its columns are not known, or a label has no class.
-pub(super) fn list(
-    root: PathBuf,
-    names: Vec<String>,
-    options: &IndexOptions,
-) -> Result<Listing, DatasetError> {
-    let open = |name| open(&root, name, options);
-    let shards: Vec<Shard> =
-        names.into_par_iter().map(open).collect::<Result<_, DatasetError>>()?;
+pub(super) fn list(source: Source, options: &IndexOptions) -> Result<Listing, DatasetError> {
+    let open = |name: &String| open(&source.root, name);
+    let mut opened: Vec<Opened> =
+        source.shards.par_iter().map(open).collect::<Result<_, DatasetError>>()?;
+    for Opened { file, footer, .. } in &opened {
+        let columns = ManifestColumns::find(footer, options);
+        let Some(columns) = columns.map_err(|fault| fault.of(file.path()))? else { continue };
+        if opened.len() > 1 || source.list.is_none() {
+            let what = format!(
+                "its column `{}` names image files; a file that does is a dataset by itself: index it by its own path",
+                footer.columns[columns.path].path
+            );
+            return Err(Fault::text(what).of(file.path()));
+        }
+        return manifest::list(&source, file, footer, columns, options);
+    }
+    let Source { root, split, list, .. } = source;
+    // The name of a file that was named for itself must say the split, as those of others.
+    if let (Some(path), Some(split)) = (&list, &split) {
+        let names = opened.iter().map(|opened| opened.name.clone()).collect();
+        let selected = select(path, names, Some(split))?;
+        opened.retain(|opened| selected.contains(&opened.name));
+    }
+    let choose = |opened| choose(opened, options);
+    let shards: Vec<Shard> = opened.into_iter().map(choose).collect::<Result<_, DatasetError>>()?;
     // A file may have many row groups, and a dataset may be one file.
     let groups: Vec<(usize, usize, u64)> = shards.iter().enumerate().flat_map(groups).collect();
     let read = |buffers: &mut Buffers, (shard, group, first): (usize, usize, u64)| {
@@ -134,18 +159,17 @@ fn columns_of(Shard { footer, chosen, .. }: &Shard, first: u32) -> String {
     format!("image {image}, label {} {from}", label.path)
 }
 
-fn open(root: &Path, name: String, options: &IndexOptions) -> Result<Shard, DatasetError> {
-    let file = RegularFile::open(&root.join(&name))?;
+fn open(root: &Path, name: &str) -> Result<Opened, DatasetError> {
+    let file = RegularFile::open(&root.join(name))?;
     let footer = Footer::read(&file).map_err(|fault| fault.of(file.path()))?;
+    Ok(Opened { name: name.to_owned(), file, footer })
+}
+
+/// Chooses the columns of a file.
+fn choose(opened: Opened, options: &IndexOptions) -> Result<Shard, DatasetError> {
+    let Opened { name, file, footer } = opened;
     let chosen = Chosen::find(&footer, options).map_err(|fault| fault.of(file.path()))?;
-    let label = &footer.columns[chosen.label];
-    if options.label_offset.is_some() && label.kind == Type::BYTE_ARRAY {
-        let what = format!(
-            "--label-offset is about labels that are numbers, and the column `{}` is text; remove it",
-            label.path
-        );
-        return Err(Fault::text(what).of(file.path()));
-    }
+    check_offset(&footer.columns[chosen.label], options).map_err(|fault| fault.of(file.path()))?;
     Ok(Shard { name, file, footer, chosen })
 }
 

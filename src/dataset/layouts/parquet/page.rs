@@ -397,6 +397,7 @@ mod tests {
                 kind: Type::BYTE_ARRAY,
                 max_definition: 0,
                 is_list: false,
+                is_text: false,
             };
             let chunk = Chunk { codec: 0, values: 1, start: 0, end: file.size(), refused: None };
             let mut buffers = Buffers::default();

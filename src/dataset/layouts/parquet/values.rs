@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::super::classes::Label;
 use super::fault::Fault;
 use super::footer::{Chunk, Column, Type};
 use super::hybrid;
@@ -10,13 +11,6 @@ use super::places::{self, Image};
 use crate::store::RegularFile;
 
 const MALFORMED: &str = "the values of a page are malformed";
-
-/// A label as it is stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Label {
-    Number(i64),
-    Text(Arc<str>),
-}
 
 /// The values of a chunk of `rows` rows; `None` where they are null. `plain` finds the values of a page that are not
 /// encoded as indexes of a dictionary, and `check` is scratch memory for it.
