@@ -334,7 +334,7 @@ fn check_records(index: &Index, path: &Path) -> Result<(), DatasetError> {
 
 /// Opens the store of a source, which must be the one that was indexed.
 fn open_store(source: Source, index: &Index, file: PathBuf) -> Result<Store, DatasetError> {
-    let Source { layout, root, shards, .. } = source.as_indexed(index.layout);
+    let Source { layout, root, shards, .. } = source.with_layout(index.layout);
     if layout != index.layout {
         let (was, is) = (index.layout.name(), layout.name());
         let what = format!("it was made when the dataset was stored as {was}, and it is {is} now");

@@ -11,7 +11,8 @@ use forebay::recipe::{Recipe, RecipeSpec};
 use forebay::sample_data::{self, SampleData};
 use forebay::{MicrobatchName, Pipeline, PipelineConfig, PixelFormat, Request};
 use forebay_tests::fuzz::writers::{
-    Feature, cifar_meta, cifar_pickle, example, gzip, mds_index, mds_shard, meta_mat, tf_record,
+    Feature, cifar_meta, cifar_pickle, example, gzip, mds_index, mds_index_zstd, mds_shard,
+    meta_mat, tf_record, zstd,
 };
 use tempfile::tempdir;
 
@@ -109,6 +110,7 @@ pub(crate) fn the_same_images_in_every_layout_have_the_same_labels_content_and_p
         (at("kaggle/ILSVRC/Data/CLS-LOC/val"), "Kaggle ImageNet"),
         (at("kaggle/ILSVRC/Data/CLS-LOC/train"), "ImageFolder"),
         (with_split(&at("mds"), Some("train")), "MosaicML MDS"),
+        (with_split(&at("mds"), Some("test")), "MosaicML MDS"),
         (with_split(&at("csv/list.csv"), Some("train")), "CSV manifest"),
         (at("csv/numbers.csv"), "CSV manifest"),
     ];
@@ -138,6 +140,7 @@ pub(crate) fn the_same_images_in_every_layout_have_the_same_labels_content_and_p
         .into_iter()
         .for_each(of_folder);
     assert_eq!(digests["ILSVRC2012_img_val.tar"], digests["kaggle#val"]);
+    assert_eq!(digests["mds#test"], digests["mds#train"]);
 }
 
 fn webdataset(root: &Path, images: &[Image]) {
@@ -298,13 +301,19 @@ fn mds(root: &Path, images: &[Image]) {
         .zip(&shards)
         .map(|(name, (count, bytes))| (*name, *count, bytes.len()))
         .collect();
-    let index = mds_index(&columns, &sizes).into_bytes();
+    let index = mds_index(&columns, &sizes);
     for split in ["train", "val"] {
         for (name, (_, bytes)) in names.iter().zip(&shards) {
             files(&root.join(split), &[(name, bytes.clone())]);
         }
-        files(&root.join(split), &[("index.json", index.clone())]);
+        files(&root.join(split), &[("index.json", index.clone().into_bytes())]);
     }
+    let zips = shards.each_ref().map(|(_, bytes)| zstd(bytes));
+    for (name, zip) in names.iter().zip(&zips) {
+        files(&root.join("test"), &[(&format!("{name}.zstd"), zip.clone())]);
+    }
+    let index = mds_index_zstd(&index, &zips.map(|zip| zip.len()));
+    files(&root.join("test"), &[("index.json", index.into_bytes())]);
 }
 
 fn manifest(root: &Path, images: &[Image]) {

@@ -7,7 +7,7 @@ use forebay::dataset::{
     Dataset, DatasetError, IndexOptions, LabelSource, Summary, build_with, with_split,
 };
 use forebay_tests::fuzz::writers::{
-    Feature, cifar_pickle, example, gzip, mds_index, mds_shard, tf_record,
+    Feature, cifar_pickle, example, gzip, mds_index, mds_index_zstd, mds_shard, tf_record, zstd,
 };
 use tempfile::tempdir;
 
@@ -533,16 +533,72 @@ pub(crate) fn shards_of_mds_that_cannot_be_read_in_place_are_refused_by_name() {
     says(write(["jpeg", "uint8"], None, |json| json.replace("shard.0", "../shard.0")), "outside");
     says(write(["jpeg", "uint8"], None, |json| json.replace("\"mds\"", "\"xsv\"")), "expected mds");
     fs::remove_file(root.path().join("shard.00000.mds")).unwrap();
-    let zip = r#"{"basename": "shard.00000.mds.zstd", "bytes": 9, "hashes": {}}"#;
     let index = fs::read_to_string(root.path().join("index.json")).unwrap();
-    let index = index
-        .replace("\"xsv\"", "\"mds\"")
-        .replace("\"zip_data\": null", &format!("\"zip_data\": {zip}"));
-    files(root.path(), &[("index.json", index.into_bytes())]);
-    says(
-        index_with(root.path(), &IndexOptions::default()),
-        "decompress all shards (such as with zstd -d)",
-    );
+    let index = mds_index_zstd(&index.replace("\"xsv\"", "\"mds\""), &[9]);
+    for (method, name) in [("gz", "gz"), ("br:11", "br"), ("snappy", "snappy"), ("bz2:9", "bz2")] {
+        let index = index.replace("zstd:7", method).replace("mds.zstd", &format!("mds.{name}"));
+        files(root.path(), &[("index.json", index.into_bytes())]);
+        let refused = format!(
+            "shard.00000.mds.{name} is not a dataset: it is compressed by {name}, and only zstd"
+        );
+        says(index_with(root.path(), &IndexOptions::default()), &refused);
+    }
+}
+
+pub(crate) fn compressed_shards_of_mds_are_read_in_place() {
+    let root = tempdir().unwrap();
+    let path = root.path();
+    let columns = [("image", "jpeg", None), ("label", "uint8", Some(1))];
+    let sample = |number: u8| vec![image(number), vec![number % 3]];
+    let samples: Vec<_> = (0..60).map(sample).collect();
+    let shard = mds_shard(&columns, &samples);
+    let plain = mds_index(&columns, &[("shard.00000.mds", 60, shard.len())]);
+    let write = |zip: Vec<u8>| {
+        let index = mds_index_zstd(&plain, &[zip.len()]);
+        files(path, &[("shard.00000.mds.zstd", zip), ("index.json", index.into_bytes())]);
+        index_with(path, &IndexOptions::default())
+    };
+    let summary = write(zstd(&shard)).unwrap();
+    assert_eq!((summary.records, summary.bad.len(), summary.shards), (60, 0, 1));
+    let cost = &summary.facts["compression"];
+    assert!(cost.contains("MiB for each record; decompress all shards (zstd -d)"), "{cost}");
+    let dataset = Dataset::open(path, None).unwrap();
+    assert_eq!(dataset.name(7), "shard.00000.mds/7");
+    for id in [59, 0, 30, 31, 5, 59] {
+        let number = u8::try_from(id).unwrap();
+        assert_eq!(dataset.read(id, &mut Vec::new()).unwrap(), image(number), "{id}");
+    }
+    // A shard that was changed is noticed, and one that was decompressed must be indexed again.
+    let mut changed = zstd(&shard);
+    let middle = changed.len() / 2;
+    changed[middle] ^= 1;
+    files(path, &[("shard.00000.mds.zstd", changed)]);
+    let read = |id| dataset.read(id, &mut Vec::new()).map(<[u8]>::to_vec);
+    let wrong = (0..60).filter(|id| read(*id).is_err()).count();
+    assert_eq!(wrong, 1, "the others are as they were");
+    files(path, &[("shard.00000.mds", shard.clone())]);
+    let refused = message(Dataset::open(path, None));
+    assert!(refused.contains("run \"forebay index\" again"), "{refused}");
+    assert!(!index(path).unwrap().facts.contains_key("compression"));
+    fs::remove_file(path.join("shard.00000.mds")).unwrap();
+
+    let says = |zip: Vec<u8>, says: &str| {
+        let refused = message(write(zip));
+        assert!(refused.contains("shard.00000.mds.zstd") && refused.contains(says), "{refused}");
+    };
+    says(zstd(&shard[1..]), "does not decompress to what index.json says");
+    says(zstd(&[&shard[..], &[0]].concat()), "does not decompress to what index.json says");
+    let whole = zstd(&shard);
+    says(whole[..whole.len() - 1].to_vec(), "does not decompress to what index.json says");
+    // Its bytes are not those that index.json has, or they are more than can be read in place.
+    let index = |bytes: usize| {
+        let index = mds_index(&columns, &[("shard.00000.mds", 60, bytes)]);
+        let index = mds_index_zstd(&index, &[whole.len()]);
+        files(path, &[("shard.00000.mds.zstd", whole.clone()), ("index.json", index.into_bytes())]);
+        message(index_with(path, &IndexOptions::default()))
+    };
+    assert!(index((1 << 30) + 1).contains("at most 1 GiB can be decompressed in place"));
+    assert!(index(1 << 30).contains("more than 4096 times as long"));
 }
 
 pub(crate) fn a_manifest_says_which_line_is_wrong() {

@@ -130,6 +130,7 @@ fn other_layouts() -> Vec<Trial> {
         parquet::a_parquet_manifest_may_have_labels_of_text_and_nulls_are_skipped,
         parquet::columns_of_a_parquet_manifest_are_given_by_flags,
         parquet::a_parquet_manifest_is_a_dataset_by_its_own_path_only,
+        layouts::compressed_shards_of_mds_are_read_in_place,
     ]
 }
 

@@ -1,13 +1,17 @@
-//! MDS: the shards of `MosaicML` Streaming, which are not compressed.
+//! MDS: the shards of `MosaicML` Streaming, plain or compressed by Zstandard.
 //!
 //! ```text
 //! index.json  the shards, with the name, encoding and size of each column
 //! shard       samples n u32, offsets u32[n + 1], the columns as JSON, samples
 //! sample      length u32 of each column without a fixed size, the columns
 //! ```
+//!
+//! A compressed shard is one page (`dataset::unpack`): a record costs what is before it in the shard. Where a shard is
+//! there in both forms, the plain one is read.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::iter;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
@@ -16,6 +20,7 @@ use serde::Deserialize;
 
 use super::super::error::DatasetError;
 use super::super::options::IndexOptions;
+use super::super::unpack::{self, Codec, MAX_PAGE, Packed};
 use super::listing::{About, Layout, ListedRecord, Listing, Location, SkipCounter};
 use super::source::Source;
 use super::window::{Input, Window};
@@ -32,6 +37,13 @@ const MAX_TEXT: u64 = 32;
 const IMAGES: [&str; 6] = ["image", "img", "jpg", "jpeg", "png", "x"];
 const LABELS: [&str; 6] = ["label", "labels", "class", "cls", "target", "y"];
 
+/// What reading all records of a compressed shard may decompress: this many bytes for each that it has, and what any may
+/// have; and what it may decompress to at all. They bound the time and memory that a hostile shard takes.
+const MAX_UNPACKED: u64 = 1 << 16;
+const SMALL_UNPACKED: u64 = 1 << 30;
+const MAX_RATIO: u64 = 4096;
+const SMALL_SHARD: u64 = 1 << 20;
+
 const NO_LABEL: &str = "a negative label";
 
 /// `index.json`.
@@ -47,22 +59,34 @@ struct Shard {
     samples: u32,
     raw_data: File,
     zip_data: Option<File>,
+    compression: Option<String>,
     column_names: Vec<String>,
     column_encodings: Vec<String>,
     column_sizes: Vec<Option<u32>>,
-}
-
-impl Shard {
-    /// Name of its file.
-    fn file(&self) -> &str {
-        &self.raw_data.basename
-    }
 }
 
 #[derive(Debug, Deserialize)]
 struct File {
     basename: String,
     bytes: u64,
+}
+
+impl Shard {
+    /// The file that is read: the plain one, unless only the compressed one is there.
+    fn stored(&self, is_there: impl Fn(&str) -> bool) -> Stored<'_> {
+        match &self.zip_data {
+            Some(zip) if !is_there(&self.raw_data.basename) => {
+                Stored { file: zip, is_compressed: true }
+            }
+            _ => Stored { file: &self.raw_data, is_compressed: false },
+        }
+    }
+}
+
+/// The file of a shard.
+struct Stored<'s> {
+    file: &'s File,
+    is_compressed: bool,
 }
 
 /// Recognizes the layout at a folder by its `index.json`, or by those in the folders of its splits.
@@ -135,26 +159,29 @@ fn shard_names(
         return Err(refused(&file, "it names no shards; restore it".to_owned()));
     }
     let name = |shard: &Shard| {
-        let name = &shard.raw_data.basename;
         if shard.format != "mds" {
             let why = format!("its shards have the format {}; expected mds", shard.format);
             return Err(refused(&file, why));
         }
-        let is_inside =
-            Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
-        if name.is_empty() || !is_inside {
+        let Stored { file: stored, is_compressed } = shard.stored(&is_there);
+        let (name, plain) = (&stored.basename, &shard.raw_data.basename);
+        let is_inside = |name: &str| {
+            let mut parts = Path::new(name).components();
+            !name.is_empty() && parts.all(|part| matches!(part, Component::Normal(_)))
+        };
+        if let Some(name) = [name, plain].into_iter().find(|name| !is_inside(name)) {
             return Err(refused(&file, format!("the shard {name:?} is outside of the folder")));
         }
-        match &shard.zip_data {
-            Some(zip) if !is_there(name) => Err(refused(
-                &root.join(&zip.basename),
-                format!(
-                    "records are read in place, which a compressed shard does not allow; decompress all \
-                     shards (such as with zstd -d) to {name} and its like"
-                ),
-            )),
-            _ => Ok(name.clone()),
+        let compression = shard.compression.as_deref().unwrap_or("an unknown method");
+        let method = compression.split(':').next().unwrap_or_default();
+        if is_compressed && method != "zstd" {
+            let why = format!(
+                "it is compressed by {method}, and only zstd can be read in place; decompress all shards to {plain} \
+                 and its like"
+            );
+            return Err(refused(&root.join(name), why));
         }
+        Ok(name.clone())
     };
     index.shards.iter().map(name).collect()
 }
@@ -170,14 +197,18 @@ pub(super) fn list(
 ) -> Result<Listing, DatasetError> {
     let missing = |name: &str| DatasetError::Missing { path: root.join(name) };
     let index = read_index(&root)?.ok_or_else(|| missing("index.json"))?;
-    let by_name = |shard| (Shard::file(shard), shard);
-    let by_name: BTreeMap<&str, &Shard> = index.shards.iter().map(by_name).collect();
+    let mut by_name: BTreeMap<&str, &Shard> = BTreeMap::new();
+    for shard in &index.shards {
+        let files = iter::once(&shard.raw_data).chain(&shard.zip_data);
+        by_name.extend(files.map(|file| (file.basename.as_str(), shard)));
+    }
     let shard = |name: &String| by_name.get(name.as_str()).copied().ok_or_else(|| missing(name));
     let shards = names.iter().map(shard).collect::<Result<Vec<_>, DatasetError>>()?;
     let scan = |(number, shard): (u32, &Shard)| {
         let mut skipped = SkipCounter::default();
-        let records = Scan::new(&root, shard, number, options)?.run(&mut skipped)?;
-        Ok((records, shard.raw_data.bytes, skipped))
+        let scan = Scan::new(&root, shard, number, options)?;
+        let (records, size) = scan.run(&root, &mut skipped)?;
+        Ok((records, size, skipped))
     };
     let columns = shards.first().map(|first| Columns::of(&root, first, options)).transpose()?;
     let numbered: Vec<_> = (0..).zip(shards).collect();
@@ -192,7 +223,11 @@ pub(super) fn list(
     let columns = columns.ok_or_else(|| missing("index.json"))?;
     let names = &index.shards[0].column_names;
     let (image, label) = (&names[columns.image], &names[columns.label]);
-    let about = About::default().fact("columns", format!("image {image}, label {label} from 0"));
+    let mut about =
+        About::default().fact("columns", format!("image {image}, label {label} from 0"));
+    if let Some(cost) = cost(&records) {
+        about = about.fact("compression", cost);
+    }
     Ok(Listing {
         root,
         layout: Layout::Mds,
@@ -203,6 +238,22 @@ pub(super) fn list(
         about,
         naming,
     })
+}
+
+/// What records of compressed shards cost, for people; `None` if there are none.
+fn cost(records: &[ListedRecord]) -> Option<String> {
+    let unpacked = |record: &ListedRecord| match record.location {
+        Location::Packed { length, packed, .. } => Some(u64::from(packed.skip) + u64::from(length)),
+        _ => None,
+    };
+    let (count, sum) = records
+        .iter()
+        .filter_map(unpacked)
+        .fold((0_u64, 0), |(count, sum), of| (count + 1, sum + of));
+    let mean = sum.checked_div(count)? as f64 / f64::from(1 << 20);
+    Some(format!(
+        "zstd: a shuffled epoch decompresses {mean:.1} MiB for each record; decompress all shards (zstd -d) to avoid it"
+    ))
 }
 
 /// The columns of images and labels.
@@ -295,20 +346,80 @@ impl<'s> Scan<'s> {
         DatasetError::Shard { path: self.path.clone(), offset, what: what.into() }
     }
 
-    fn run(self, skipped: &mut SkipCounter) -> Result<Vec<ListedRecord>, DatasetError> {
+    /// Lists the samples. Returns them with the size of the shard's file.
+    fn run(
+        mut self,
+        root: &Path,
+        skipped: &mut SkipCounter,
+    ) -> Result<(Vec<ListedRecord>, u64), DatasetError> {
+        let Stored { file: stored, is_compressed } = self.shard.stored(is_there(root));
+        self.path = root.join(&stored.basename);
         let file = RegularFile::open(&self.path)?;
-        let Shard { samples, raw_data, .. } = self.shard;
-        if file.size() != raw_data.bytes {
-            let (found, expected) = (file.size(), raw_data.bytes);
+        if file.size() != stored.bytes {
+            let (found, expected) = (file.size(), stored.bytes);
             return Err(self.error(
                 found,
                 format!("the shard has {found} bytes, and index.json says {expected}; restore it"),
             ));
         }
-        let mut offsets = Window::new(Input::File(&file));
-        let mut data = Window::new(Input::File(&file));
+        if !is_compressed {
+            let location = |offset, length| Location::Shard { number: self.number, offset, length };
+            return Ok((self.samples(Input::File(&file), &location, skipped)?, file.size()));
+        }
+        let plain = self.decompressed(&file)?;
+        let small = |bytes: u64| u32::try_from(bytes).expect("a page is bounded");
+        let (number, page) = (self.number, small(plain.len() as u64));
+        let stored = small(file.size());
+        let location = |start: u64, length| {
+            let packed = Packed { codec: Codec::Zstd { page }, stored, skip: small(start) };
+            Location::Packed { number, offset: 0, length, packed }
+        };
+        let records = self.samples(Input::Memory(&plain, &self.path), &location, skipped)?;
+        let unpacked = (records.len() as u64).saturating_mul(page.into());
+        if unpacked > file.size().saturating_mul(MAX_UNPACKED).max(SMALL_UNPACKED) {
+            let what = format!(
+                "reading each of its samples would decompress {unpacked} bytes in all; decompress the shard (zstd -d)"
+            );
+            return Err(self.error(0, what));
+        }
+        Ok((records, file.size()))
+    }
+
+    /// Decompresses the shard.
+    fn decompressed(&self, file: &RegularFile) -> Result<Vec<u8>, DatasetError> {
+        let (stored, bytes) = (file.size(), self.shard.raw_data.bytes);
+        if stored.max(bytes) > MAX_PAGE as u64 {
+            let what = format!(
+                "the shard has {bytes} bytes, and at most 1 GiB can be decompressed in place; decompress it (zstd -d)"
+            );
+            return Err(self.error(0, what));
+        }
+        let damaged = |what: &str| self.error(0, format!("the shard {what}; restore it"));
+        if bytes > stored * MAX_RATIO + SMALL_SHARD {
+            let what = "claims to be more than 4096 times as long as its compressed bytes";
+            return Err(damaged(what));
+        }
+        let page = u32::try_from(bytes).expect("bounded");
+        let (mut compressed, mut plain) = (Vec::new(), Vec::new());
+        compressed.resize(usize::try_from(stored).expect("bounded"), 0);
+        file.read_at(0, &mut compressed)?;
+        unpack::decompress(Codec::Zstd { page }, &compressed, &mut plain)
+            .ok_or_else(|| damaged("does not decompress to what index.json says"))?;
+        Ok(plain)
+    }
+
+    /// Lists the samples of a shard that is not compressed, or not any more.
+    fn samples(
+        &self,
+        input: Input<'_>,
+        location: &dyn Fn(u64, u32) -> Location,
+        skipped: &mut SkipCounter,
+    ) -> Result<Vec<ListedRecord>, DatasetError> {
+        let Shard { samples, raw_data, .. } = self.shard;
+        let (mut offsets, mut data) = (Window::new(input), Window::new(input));
+        let size = data.size();
         let head = 4 * (u64::from(*samples) + 2);
-        if head > file.size() || word(&mut offsets, 0)? != *samples {
+        if head > size || word(&mut offsets, 0)? != *samples {
             let what = format!("index.json says that it has {samples} samples; restore it");
             return Err(self.error(0, what));
         }
@@ -316,7 +427,7 @@ impl<'s> Scan<'s> {
         for sample in 0..*samples {
             let at = 4 * (u64::from(sample) + 1);
             let range = u64::from(word(&mut offsets, at)?)..u64::from(word(&mut offsets, at + 4)?);
-            if range.start < head || range.end < range.start || range.end > file.size() {
+            if range.start < head || range.end < range.start || range.end > size {
                 return Err(self.error(at, "this sample is outside of the shard; restore it"));
             }
             let (image, label) = self.columns(&mut data, range.clone())?;
@@ -331,8 +442,7 @@ impl<'s> Scan<'s> {
                 skipped.add(stray::TOO_LARGE, || name);
                 continue;
             };
-            let location = Location::Shard { number: self.number, offset: image.start, length };
-            records.push(ListedRecord { name, label, location });
+            records.push(ListedRecord { name, label, location: location(image.start, length) });
         }
         Ok(records)
     }

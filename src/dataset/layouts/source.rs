@@ -40,7 +40,7 @@ impl Source {
 
     /// The same as what it was when it was indexed: whether a Parquet file is a manifest is read from its footer, with
     /// the columns that flags name.
-    pub(in crate::dataset) fn as_indexed(self, layout: Layout) -> Self {
+    pub(in crate::dataset) fn with_layout(self, layout: Layout) -> Self {
         let may_be = self.layout == Layout::Parquet && self.list.is_some();
         if may_be && layout == Layout::ParquetManifest {
             return Self { layout, shards: Vec::new(), ..self };

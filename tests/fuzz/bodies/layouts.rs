@@ -7,7 +7,7 @@ use forebay::dataset::{Dataset, IndexOptions, build_with};
 use super::{Input, seeds};
 
 /// The hostile file of each kind of input, in the folder of its dataset.
-const HOSTILE: [&str; 8] = [
+const HOSTILE: [&str; 9] = [
     "x.tfrecord",
     "ILSVRC2012_img_train.tar",
     "ILSVRC2012_devkit_t12/data/meta.mat",
@@ -16,18 +16,20 @@ const HOSTILE: [&str; 8] = [
     "list.csv",
     "data_batch_1",
     "features.json",
+    "shard.00000.mds.zstd",
 ];
 
 /// A hostile file is an error, or a dataset whose records are slices of it or of files in its folder.
 ///
 /// Input: kind (u8: 0 TFRecord, 1 tar of class tars, 2 the table of synsets beside a validation tar, 3 MDS
-/// shard, 4 index of MDS shards, 5 manifest, 6 pickled batch of CIFAR, 7 description of TFRecords), the file.
+/// shard, 4 index of MDS shards, 5 manifest, 6 pickled batch of CIFAR, 7 description of TFRecords, 8
+/// compressed MDS shard), the file.
 pub fn layouts(bytes: &[u8]) {
     let mut input = Input(bytes);
     let kind = usize::from(input.u8()) % HOSTILE.len();
     let folder = tempfile::tempdir().expect("a temporary folder");
     let root = folder.path().join("d");
-    let path = seeds::surroundings(&root, kind);
+    let path = seeds::surroundings(&root, kind, input.0.len());
     fs::write(root.join(HOSTILE[kind]), input.0).expect("room for the file");
     let indexes = folder.path().join("i");
     if build_with(&path, Some(&indexes), 1, &IndexOptions::default(), &|_| {}).is_err() {

@@ -13,7 +13,8 @@ use prost::Message as _;
 
 use super::frames::valid_microbatch;
 use super::writers::{
-    Feature, cifar_meta, cifar_pickle, example, mds_index, mds_shard, meta_mat, tf_record,
+    Feature, cifar_meta, cifar_pickle, example, mds_index, mds_index_zstd, mds_shard, meta_mat,
+    tf_record, zstd,
 };
 
 /// The names of the targets and their inputs.
@@ -328,6 +329,7 @@ fn of_layout(kind: usize) -> Vec<u8> {
         4 => mds_index(&COLUMNS, &[("shard.00000.mds", 2, shard().len())]).into_bytes(),
         5 => b"path,label,split\na/1.jpg,cat,\n\"a/2.jpg\",dog,\n".to_vec(),
         6 => cifar_pickle("labels", &[vec![7; 3072], vec![9; 3072]], &[0, 1]),
+        8 => zstd(&shard()),
         _ => br#"{"featuresDict": {"features": {
             "image": {"pythonClassName": "tensorflow_datasets.core.features.image_feature.Image"},
             "label": {"pythonClassName": "x.ClassLabel", "classLabel": {"numClasses": "2"}}}}}"#
@@ -336,15 +338,16 @@ fn of_layout(kind: usize) -> Vec<u8> {
 }
 
 fn layouts() -> Vec<Vec<u8>> {
-    let kinds = (0_u8..8).map(|kind| [&[kind], &of_layout(kind.into())[..]].concat());
+    let kinds = (0_u8..9).map(|kind| [&[kind], &of_layout(kind.into())[..]].concat());
     kinds.collect()
 }
 
-/// Writes what belongs to the hostile file of a kind of `layouts`, and returns the path of the dataset.
+/// Writes what belongs to the hostile file of a kind of `layouts`, which has `length` bytes, and returns the path of the
+/// dataset.
 ///
 /// # Panics
 /// When the disk refuses.
-pub fn surroundings(root: &Path, kind: usize) -> PathBuf {
+pub fn surroundings(root: &Path, kind: usize, length: usize) -> PathBuf {
     let image = Jpeg { size: (9, 9), ..Jpeg::USUAL }.encode();
     let write = |name: &str, bytes: &[u8]| {
         let path = root.join(name);
@@ -376,6 +379,10 @@ pub fn surroundings(root: &Path, kind: usize) -> PathBuf {
                 write(batch, &of_layout(6));
             }
             return PathBuf::from(format!("{}#train", root.display()));
+        }
+        8 => {
+            let plain = String::from_utf8(of_layout(4)).expect("JSON");
+            write("index.json", mds_index_zstd(&plain, &[length]).as_bytes());
         }
         7 => {
             let fields = [("image", Feature::Bytes(&image)), ("label", Feature::Int(1))];

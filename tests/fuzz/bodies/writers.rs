@@ -104,6 +104,39 @@ pub fn mds_index(columns: &[Column<'_>], shards: &[(&str, usize, usize)]) -> Str
     format!(r#"{{"shards": {shards}, "version": 2}}"#)
 }
 
+/// An `index.json` whose shards are compressed, without plain files. `zips` are the lengths of the compressed files.
+pub fn mds_index_zstd(index: &str, zips: &[usize]) -> String {
+    let zip = |(number, bytes): (usize, &usize)| {
+        let name = format!("shard.{number:05}.mds.zstd");
+        format!(r#""zip_data": {{"basename": "{name}", "bytes": {bytes}, "hashes": {{}}}}"#)
+    };
+    let zips = zips.iter().enumerate().map(zip);
+    let text =
+        zips.fold(index.to_owned(), |text, zip| text.replacen("\"zip_data\": null", &zip, 1));
+    text.replace("\"compression\": null", "\"compression\": \"zstd:7\"")
+}
+
+/// A frame of Zstandard that compresses nothing, with a window of 1 MiB.
+///
+/// # Panics
+/// If it is larger than 4 GB.
+pub fn zstd(bytes: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(bytes.len()).expect("a small file").to_le_bytes();
+    let mut frame = [&[0x28, 0xB5, 0x2F, 0xFD, 0x80, 0x50][..], &length].concat();
+    let mut rest = bytes;
+    loop {
+        let (block, after) = rest.split_at(rest.len().min(128 << 10));
+        let header =
+            u32::try_from(block.len()).expect("128 KiB") << 3 | u32::from(after.is_empty());
+        frame.extend_from_slice(&header.to_le_bytes()[..3]);
+        frame.extend_from_slice(block);
+        if after.is_empty() {
+            return frame;
+        }
+        rest = after;
+    }
+}
+
 /// A row of the table of synsets: id, synset, words, number of children.
 pub type Synset<'a> = (u16, &'a str, &'a str, u8);
 

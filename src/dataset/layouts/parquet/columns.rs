@@ -160,9 +160,10 @@ fn check(
     if !column.is_list && kinds.contains(&column.kind) {
         return Ok(());
     }
-    let found = match column.is_list {
-        true => "is a list".to_owned(),
-        false => format!("has values of type {}", column.kind.name()),
+    let found = if column.is_list {
+        "is a list".to_owned()
+    } else {
+        format!("has values of type {}", column.kind.name())
     };
     let advice = describe(flag, columns);
     Err(Fault::text(format!("the column `{path}` {found}, and not {expected}; {advice}")))
