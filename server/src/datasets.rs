@@ -64,6 +64,16 @@ impl Datasets {
         Ok(dataset::build_with(path, index_dir, threads, options, progress)?)
     }
 
+    /// The summary of a dataset that was opened by a path, also compared with the other splits of the path.
+    pub(crate) fn summary(&self, dataset: &Dataset, path: &Path) -> Summary {
+        let mut summary = dataset.summary();
+        if !is_url(path) {
+            let common = dataset.common_with_other_splits(path, self.index_dir.as_deref());
+            summary.suspicious.extend(common);
+        }
+        summary
+    }
+
     /// The file or object that has the index of a dataset.
     pub(crate) fn index_of(&self, path: &Path) -> anyhow::Result<String> {
         let index_dir = self.index_dir.as_deref();

@@ -11,6 +11,7 @@ use super::error::DatasetError;
 use super::index::{Index, Record};
 use super::layouts::{self, Source, index_path};
 use super::summary::Summary;
+use super::suspicions;
 use super::unpack::{Packed, PackedRecord, Unpacker};
 use crate::decode::{self, Header};
 use crate::geometry::Size;
@@ -297,6 +298,15 @@ impl Part {
     /// Counts, sizes, formats, classes and bad records.
     pub fn summary(&self) -> Summary {
         Summary::of(&self.index)
+    }
+
+    /// As [`Dataset::common_with_other_splits`](super::Dataset::common_with_other_splits).
+    pub(super) fn common_with_other_splits(
+        &self,
+        path: &Path,
+        index_dir: Option<&Path>,
+    ) -> Vec<String> {
+        suspicions::across_splits(&self.index, path, index_dir)
     }
 
     /// The bytes of the store that are read for a record: its own, or the compressed range that it is in.

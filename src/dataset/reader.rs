@@ -10,6 +10,7 @@ use super::index::Record;
 use super::mix::{self, Joined};
 use super::part::Part;
 use super::stuck::StuckReads;
+use super::summary::Summary;
 use super::unpack::Unpacker;
 use crate::classes::ClassTable;
 use crate::geometry::Size;
@@ -349,7 +350,13 @@ impl Dataset {
     }
 
     /// Counts, sizes, formats, classes and bad records of its first part, which is all of it if it is not mixed.
-    pub fn summary(&self) -> super::Summary {
+    pub fn summary(&self) -> Summary {
         self.parts[0].part.summary()
+    }
+
+    /// What may be a mistake about the splits of a path: images that this one, which was opened by `path`, has in common
+    /// with others whose indexes lie beside its own.
+    pub fn common_with_other_splits(&self, path: &Path, index_dir: Option<&Path>) -> Vec<String> {
+        self.parts[0].part.common_with_other_splits(path, index_dir)
     }
 }

@@ -1,10 +1,15 @@
 //! What an index says about its records as a whole: the digest of their content, and what may be a
 //! mistake.
+//!
+//! Contents of records are compared by their checksums and lengths. They take 24 bytes of memory for each record of one
+//! dataset; others are only walked.
+
+use std::path::{Path, PathBuf};
 
 use forebay_types::Digest;
 
 use super::index::Index;
-use super::layouts::split_in_name;
+use super::layouts::{other_splits, split_in_name};
 
 /// Records of which at most this many are named.
 const EXAMPLES: usize = 3;
@@ -58,6 +63,7 @@ pub(super) fn of(index: &Index, counts: &[u64]) -> Vec<String> {
         let examples = examples(empty.iter().map(|class| class.as_str()));
         found.push(format!("{} classes have no records: {examples}", empty.len()));
     }
+    mixed_classes(index, counts, &mut found);
     let mut splits: Vec<&str> =
         index.shards.iter().filter_map(|(name, _)| split_in_name(name)).collect();
     if index.shards.is_empty() {
@@ -100,6 +106,55 @@ fn duplicates(index: &Index, found: &mut Vec<String>) {
             conflicts().take(EXAMPLES).map(|(first, last)| pair(&first, &last)).collect();
         found.push(format!("{count} images have several labels: {}", examples.join(", ")));
     }
+}
+
+/// Names of classes that are numbers beside others that are not, such as labels of two kinds in one column.
+fn mixed_classes(index: &Index, counts: &[u64], found: &mut Vec<String>) {
+    let used = index.classes.iter().zip(counts).filter(|(_, count)| **count > 0);
+    let (numbers, names): (Vec<&str>, Vec<&str>) =
+        used.map(|(name, _)| name.as_str()).partition(|name| name.parse::<i64>().is_ok());
+    if let (Some(number), Some(name)) = (numbers.first(), names.first()) {
+        found.push(format!(
+            "labels are of two kinds: {} classes are numbers, such as {number}, and {} are names, such as {name}",
+            numbers.len(),
+            names.len()
+        ));
+    }
+}
+
+/// The images that a dataset has in common with other splits of its path whose indexes lie beside its own, a sentence for
+/// each of these splits.
+pub(super) fn across_splits(index: &Index, path: &Path, index_dir: Option<&Path>) -> Vec<String> {
+    let others = other_splits(path, index_dir);
+    if others.is_empty() {
+        return Vec::new();
+    }
+    let contents = contents(index);
+    let compare = |(split, file): (String, PathBuf)| match Index::open(&file) {
+        Ok(other) => common(index, &contents, &other, &split),
+        Err(error) => Some(format!("the split {split} cannot be compared: {error}")),
+    };
+    others.into_iter().filter_map(compare).collect()
+}
+
+/// The records of a split that are in a dataset, too, as a sentence if there are any.
+fn common(index: &Index, contents: &[Content], other: &Index, split: &str) -> Option<String> {
+    let key = |content: &Content| (content.checksum, content.length);
+    let (mut count, mut examples) = (0_u64, Vec::new());
+    for id in 0..other.len() {
+        let record = other.record(id);
+        let wanted = (record.checksum, record.length);
+        let at = contents.partition_point(|content| key(content) < wanted);
+        let Some(own) = contents.get(at).filter(|content| key(content) == wanted) else { continue };
+        count += 1;
+        if examples.len() < EXAMPLES {
+            let own = index.record(own.id as usize);
+            examples.push(format!("{} = {}", other.name(&record), index.name(&own)));
+        }
+    }
+    let examples = examples.join(", ");
+    (count > 0)
+        .then(|| format!("{count} records of the split {split} are in this one, too: {examples}"))
 }
 
 fn examples<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {

@@ -789,3 +789,71 @@ pub(crate) fn copies_and_images_with_several_labels_are_suspicious() {
     assert!(shown.contains("suspicious 2 records are copies"), "{shown}");
     assert!(shown.contains("layout     ImageFolder"), "{shown}");
 }
+
+/// What is said about the images that a split has in common with others.
+fn common(path: &Path, index_dir: Option<&Path>) -> Vec<String> {
+    Dataset::open(path, index_dir).unwrap().common_with_other_splits(path, index_dir)
+}
+
+pub(crate) fn images_of_one_split_that_are_in_another_are_suspicious() {
+    let root = tempdir().unwrap();
+    let path = root.path();
+    for (name, number) in [("train/a/1.jpg", 1), ("train/a/2.jpg", 2), ("train/b/3.jpg", 3)] {
+        files(path, &[(name, image(number))]);
+    }
+    for (name, number) in [("val/a/x.jpg", 2), ("val/b/y.jpg", 4), ("val/b/z.jpg", 2)] {
+        files(path, &[(name, image(number))]);
+    }
+    let train = path.join("train");
+    opened(&train);
+    assert_eq!(common(&train, None), [""; 0], "the other has no index");
+    opened(&path.join("val"));
+    let expected =
+        "2 records of the split val are in this one, too: a/x.jpg = a/2.jpg, b/z.jpg = a/2.jpg";
+    assert_eq!(common(&train, None), [expected]);
+    let other = "1 records of the split train are in this one, too: a/2.jpg = a/x.jpg";
+    assert_eq!(common(&path.join("val"), None), [other]);
+    fs::write(path.join("val.forebay"), b"any").unwrap();
+    let said = &common(&train, None)[0];
+    assert!(said.starts_with("the split val cannot be compared: cannot use the index"), "{said}");
+
+    // Splits of one path, whose indexes may be in another folder.
+    let list =
+        "path,label,split\ntrain/a/1.jpg,0,train\nval/b/y.jpg,1,val\ntrain/a/1.jpg,0,pool-2\n";
+    files(path, &[("list.csv", list.into())]);
+    let indexes = path.join("indexes");
+    for index_dir in [None, Some(indexes.as_path())] {
+        for split in ["train", "val", "pool-2"] {
+            let path = with_split(&path.join("list.csv"), Some(split));
+            build_with(&path, index_dir, 1, &IndexOptions::default(), &|_| {}).unwrap();
+        }
+        let of = |split| common(&with_split(&path.join("list.csv"), Some(split)), index_dir);
+        let both =
+            "1 records of the split pool-2 are in this one, too: train/a/1.jpg = train/a/1.jpg";
+        assert_eq!((of("train"), of("val")), (vec![both.to_owned()], Vec::new()));
+    }
+}
+
+pub(crate) fn labels_of_two_kinds_are_suspicious() {
+    let root = tempdir().unwrap();
+    files(root.path(), &[("7/1.jpg", image(1)), ("8/2.jpg", image(2)), ("cat/3.jpg", image(3))]);
+    let suspicious = index(root.path()).unwrap().suspicious;
+    let expected =
+        "labels are of two kinds: 2 classes are numbers, such as 7, and 1 are names, such as cat";
+    assert_eq!(suspicious, [expected]);
+    fs::remove_dir_all(root.path().join("cat")).unwrap();
+    assert_eq!(index(root.path()).unwrap().suspicious, [""; 0]);
+}
+
+pub(crate) fn labels_of_two_kinds_of_members_are_told() {
+    let root = tempdir().unwrap();
+    let path = root.path().join("x.tar");
+    let json = |number| (number, br#"{"label": 1}"#.to_vec());
+    let write = |members: &[(&str, Vec<u8>)]| files(root.path(), &[("x.tar", tar(members))]);
+    let cls = ("1.cls", b"0".to_vec());
+    write(&[("1.jpg", image(1)), cls.clone(), json("1.json"), ("2.jpg", image(2)), json("2.json")]);
+    let told = "of .cls, and of .json where a sample has no .cls";
+    assert_eq!(index(&path).unwrap().facts["labels"], told);
+    write(&[("1.jpg", image(1)), cls, json("1.json")]);
+    assert!(!index(&path).unwrap().facts.contains_key("labels"));
+}

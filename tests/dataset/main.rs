@@ -131,6 +131,9 @@ fn other_layouts() -> Vec<Trial> {
         parquet::columns_of_a_parquet_manifest_are_given_by_flags,
         parquet::a_parquet_manifest_is_a_dataset_by_its_own_path_only,
         layouts::compressed_shards_of_mds_are_read_in_place,
+        layouts::images_of_one_split_that_are_in_another_are_suspicious,
+        layouts::labels_of_two_kinds_are_suspicious,
+        layouts::labels_of_two_kinds_of_members_are_told,
     ]
 }
 

@@ -132,8 +132,9 @@ pub(super) fn index(args: &IndexArgs) -> anyhow::Result<()> {
 }
 
 pub(super) fn inspect(args: &InspectArgs) -> anyhow::Result<()> {
-    let dataset = args.index.datasets().open(&args.index.path(&args.path))?;
-    print(&dataset.summary(), args.json)
+    let (datasets, path) = (args.index.datasets(), args.index.path(&args.path));
+    let summary = datasets.summary(&datasets.open(&path)?, &path);
+    print(&summary, args.json)
 }
 
 fn print(summary: &Summary, json: bool) -> anyhow::Result<()> {

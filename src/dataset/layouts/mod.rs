@@ -40,6 +40,7 @@ mod tfrecord_file;
 mod webdataset;
 mod window;
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::error::DatasetError;
@@ -150,6 +151,48 @@ pub fn index_path(path: &Path, index_dir: Option<&Path>) -> PathBuf {
     let identity = parent.canonicalize().unwrap_or(parent).join(&name);
     let digest = blake3::hash(identity.as_os_str().as_encoded_bytes()).to_hex();
     index_dir.join(format!("{plain}-{}.forebay", &digest[..8]))
+}
+
+/// The other splits of a path that have an index, each with its file: of `PATH#SPLIT` those of the same path, and of a
+/// path that is named after a split the folders beside it, such as `val` beside `train`.
+pub(super) fn other_splits(path: &Path, index_dir: Option<&Path>) -> Vec<(String, PathBuf)> {
+    let (whole, selected) = split::of(path);
+    let mut names: Vec<String> = split::all().map(str::to_owned).collect();
+    let (own, parent) = match (selected, split::folder_of(&whole)) {
+        (Some(own), _) => {
+            names.extend(indexed_splits(&index_path(path, index_dir), index_dir.is_some()));
+            (own, None)
+        }
+        (None, Some((parent, own))) => (own.to_owned(), Some(parent)),
+        (None, None) => return Vec::new(),
+    };
+    names.retain(|name| !split::is_same(name, &own));
+    names.sort_unstable();
+    names.dedup();
+    let file = |name: String| {
+        let path = match parent {
+            Some(parent) => parent.join(&name),
+            None => with_split(&whole, Some(&name)),
+        };
+        let file = index_path(&path, index_dir);
+        file.is_file().then_some((name, file))
+    };
+    names.into_iter().filter_map(file).collect()
+}
+
+/// The splits that the names of indexes say beside that of `PATH#SPLIT`. In a folder of indexes, a digest is behind them.
+fn indexed_splits(index: &Path, has_digest: bool) -> Vec<String> {
+    let own = index.file_name().unwrap_or_default().to_string_lossy();
+    let prefix = own.split_once('#').map_or(&*own, |(prefix, _)| prefix);
+    let parent = index.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let entries = directory::entries(parent.unwrap_or(Path::new("."))).unwrap_or_default();
+    let split = |(name, _): &(OsString, bool)| {
+        let name = name.to_str()?.strip_prefix(prefix)?.strip_prefix('#')?;
+        let split = name.strip_suffix(".forebay")?;
+        let without_digest = split.rsplit_once('-').filter(|_| has_digest);
+        Some(without_digest.map_or(split, |(split, _)| split).to_owned())
+    };
+    entries.iter().filter_map(split).collect()
 }
 
 #[cfg(test)]

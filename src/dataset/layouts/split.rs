@@ -38,6 +38,12 @@ pub fn with_split(path: &Path, split: Option<&str>) -> PathBuf {
     with_split.into()
 }
 
+/// The folder and the split of a path whose last part is the name of a split: `/data` and `train` of `/data/train`.
+pub(super) fn folder_of(path: &Path) -> Option<(&Path, &str)> {
+    let name = path.file_name()?.to_str().filter(|name| all().any(|split| split == *name))?;
+    Some((path.parent()?, name))
+}
+
 /// Whether two names mean the same split: `val` is `validation`.
 pub(super) fn is_same(a: &str, b: &str) -> bool {
     a == b || NAMES.iter().any(|row| row.contains(&a) && row.contains(&b))

@@ -38,6 +38,9 @@ struct Shard {
     size: u64,
     samples: Vec<Sample>,
     skipped: SkipCounter,
+    /// Whether labels are from `.cls`, and whether from `.json`.
+    of_cls: bool,
+    of_json: bool,
 }
 
 /// An image with its label.
@@ -64,6 +67,8 @@ pub(super) fn list(source: Source, options: &IndexOptions) -> Result<Listing, Da
     let scan = |name| scan(&root, name, labels.as_ref());
     let shards: Vec<Shard> =
         names.into_par_iter().map(scan).collect::<Result<_, DatasetError>>()?;
+    let is_mixed =
+        shards.iter().any(|shard| shard.of_cls) && shards.iter().any(|shard| shard.of_json);
     let mut records = Vec::with_capacity(shards.iter().map(|shard| shard.samples.len()).sum());
     let (mut sizes, mut skipped) = (Vec::with_capacity(shards.len()), SkipCounter::default());
     for (number, shard) in (0..).zip(shards) {
@@ -79,6 +84,8 @@ pub(super) fn list(source: Source, options: &IndexOptions) -> Result<Listing, Da
     let mut about = About::default();
     if let Some(LabelSource::Json(key)) = &labels {
         about = about.fact("labels", format!("{key} of .json"));
+    } else if is_mixed {
+        about = about.fact("labels", "of .cls, and of .json where a sample has no .cls");
     }
     Ok(Listing {
         root,
@@ -97,7 +104,8 @@ fn scan(root: &Path, name: String, labels: Option<&LabelSource>) -> Result<Shard
     let file = RegularFile::open(&root.join(&name))?;
     let mut members = Members::new(&file);
     let size = file.size();
-    let mut shard = Shard { name, size, samples: Vec::new(), skipped: SkipCounter::default() };
+    let (samples, skipped) = (Vec::new(), SkipCounter::default());
+    let mut shard = Shard { name, size, samples, skipped, of_cls: false, of_json: false };
     let mut run = Run::default();
     while let Some(member) = members.next_member()? {
         let Some((key, suffix)) = split(&member.name) else { continue };
@@ -218,6 +226,8 @@ impl Run {
         };
         let name = name.trim_start_matches("./").to_owned();
         shard.samples.push(Sample { name, label, offset: image.offset, length });
+        let is_cls = self.cls.is_some();
+        (shard.of_cls, shard.of_json) = (shard.of_cls || is_cls, shard.of_json || !is_cls);
         Ok(())
     }
 
