@@ -45,7 +45,7 @@ const OTHERS: [(&str, &str, &str); 2] =
     [("others.parquet", "picture", "class"), ("nested.parquet", "sample.image", "sample.label")];
 
 /// Cases that are refused, and why.
-const REFUSED: [(&str, &str); 7] = [
+const REFUSED: [(&str, &str); 8] = [
     ("brotli.parquet", "row group 0, column `label`: at byte"),
     ("brotli.parquet", "the compression BROTLI is not supported; write it with none, snappy"),
     ("lz4.parquet", "the compression LZ4"),
@@ -53,6 +53,7 @@ const REFUSED: [(&str, &str); 7] = [
     ("encrypted.parquet", "it is encrypted, which is not supported"),
     ("encrypted_columns.parquet", "column `image.bytes`: is encrypted, which is not supported"),
     ("list.parquet", "is a list, and not images"),
+    ("names.parquet", "the names of its images have more than 16 times its bytes"),
 ];
 
 pub(crate) fn files_of_pyarrow_and_datasets_have_their_images_labels_and_names() {

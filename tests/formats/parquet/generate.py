@@ -150,6 +150,9 @@ def refused():
         "delta": {"use_dictionary": False, "column_encoding": {"image.bytes": "DELTA_LENGTH_BYTE_ARRAY"}},
     }.items():
         write(name, columns(2), [], **options)
+    # A dictionary of one name, for many rows.
+    images = pa.array([dict(struct(0), path="x" * 4000)] * 500, STRUCT)
+    write("names", {"image": images, "label": [0] * 500}, [], data_page_version="2.0")
     negative = dict(columns(2), label=pa.array([0, -1], pa.int64()))
     write("unlabeled", negative, [])
 

@@ -26,6 +26,7 @@ mod values;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
@@ -52,6 +53,10 @@ const MAX_NAME: usize = 4096;
 const MAX_UNPACKED: u64 = 1 << 16;
 const SMALL_UNPACKED: u64 = 1 << 30;
 
+/// Most bytes that the names of a file's images have together, in times of the file: a dictionary may claim many more than
+/// it has.
+const MAX_NAMES: u64 = 16;
+
 const NO_IMAGE: &str = "no image (null, or a path without bytes)";
 const NO_LABEL: &str = "no label (null)";
 const NEGATIVE: &str = "a negative label";
@@ -62,6 +67,8 @@ struct Shard {
     file: RegularFile,
     footer: Footer,
     chosen: Chosen,
+    /// Bytes that the names of its images have, so far.
+    names: AtomicU64,
 }
 
 /// A row with an image and a label.
@@ -170,7 +177,7 @@ fn choose(opened: Opened, options: &IndexOptions) -> Result<Shard, DatasetError>
     let Opened { name, file, footer } = opened;
     let chosen = Chosen::find(&footer, options).map_err(|fault| fault.of(file.path()))?;
     check_offset(&footer.columns[chosen.label], options).map_err(|fault| fault.of(file.path()))?;
-    Ok(Shard { name, file, footer, chosen })
+    Ok(Shard { name, file, footer, chosen, names: AtomicU64::new(0) })
 }
 
 /// The row groups of a shard: its number, theirs, and that of their first row.
@@ -190,7 +197,7 @@ fn rows(
     first: u64,
     buffers: &mut Buffers,
 ) -> Result<(Vec<Row>, SkipCounter), Fault> {
-    let Shard { name, file, footer, chosen } = shard;
+    let Shard { name, file, footer, chosen, .. } = shard;
     let group = &footer.groups[number];
     let at = |column: usize| {
         let path = &footer.columns[column].path;
@@ -206,6 +213,13 @@ fn rows(
         }
         None => vec![None; labels.len()],
     };
+    let lengths = names.iter().flatten().map(|given| given.len());
+    let bytes: u64 = lengths.filter(|length| *length <= MAX_NAME).map(|length| length as u64).sum();
+    if shard.names.fetch_add(bytes, Ordering::Relaxed) + bytes > file.size() * MAX_NAMES {
+        return Err(
+            "the names of its images have more than 16 times its bytes; shorten them".into()
+        );
+    }
     let (column, chunk, count) = of(chosen.image);
     let images = values::images(file, column, chunk, count, buffers).map_err(at(chosen.image))?;
     check_unpacked(&images, chunk.end - chunk.start).map_err(at(chosen.image))?;
