@@ -581,3 +581,15 @@ fn compressed_shards_in_a_bucket_are_not_left_out_silently() {
     let refused = index(&data.place("s3://b/train", None), None).unwrap_err().to_string();
     assert!(refused.contains("t-3.tar.gz") && refused.contains("decompress it"), "{refused}");
 }
+
+#[test]
+fn a_manifest_in_a_bucket_is_refused() {
+    let (data, indexes) = (Data::new(), tempfile::tempdir().unwrap());
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/formats/parquet");
+    let bytes = fs::read(goldens.join("manifest_text.parquet")).unwrap();
+    data.put_in("lists", "train.parquet", bytes);
+    let place = data.place("s3://b/lists/train.parquet", None);
+    let refused = index(&place, Some(indexes.path())).unwrap_err().to_string();
+    let says = "s3://b/lists/train.parquet is not a dataset: it is a manifest, and the images";
+    assert!(refused.starts_with(says), "{refused}");
+}
