@@ -383,6 +383,17 @@ impl Server {
         state.answered += 1;
         drop(state);
         self.state.1.notify_all();
+        self.answer(stream, fault, (status, &about, &body), method != "HEAD")
+    }
+
+    /// Sends an object, or what a fault makes of it; false if the connection ends.
+    fn answer(
+        &self,
+        stream: &TcpStream,
+        fault: Option<Fault>,
+        (status, about, body): (u16, &str, &[u8]),
+        has_body: bool,
+    ) -> std::io::Result<bool> {
         match fault {
             Some(Fault::Status(status, header)) => respond(stream, status, header, b"", true)?,
             Some(Fault::Body(status, body)) => {
@@ -401,8 +412,8 @@ impl Server {
                 self.send_endless(stream, status)?;
                 return Ok(false);
             }
-            Some(Fault::Short(bytes)) => respond(stream, status, &about, &body[..bytes], true)?,
-            _ => respond(stream, status, &about, &body, method != "HEAD")?,
+            Some(Fault::Short(bytes)) => respond(stream, status, about, &body[..bytes], true)?,
+            _ => respond(stream, status, about, body, has_body)?,
         }
         Ok(true)
     }
