@@ -8,6 +8,7 @@ import pathlib
 import re
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import tarfile
@@ -63,12 +64,21 @@ class Process:
                 raise SystemExit(f"{command[0]} ended: {self.said}")
             self.said += line
 
+    def cpu_seconds(self):
+        return cpu_seconds(self.process.pid)
+
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         self.process.kill()
         self.process.wait()
+
+
+def cpu_seconds(pid):
+    """CPU time of a process so far."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def bucket_server(kind, folder, port):
@@ -117,6 +127,9 @@ def serve(args, dataset, index_dir, flags, env):
     command = [args.forebay, "serve", "--dataset", f"train={dataset}", "--index-dir", index_dir]
     # Microbatches that are kept in memory would hide the storage.
     command += ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--cache-bytes", "0", *flags]
+    if args.rounds:
+        # Other CPUs are for the network, the bucket, the proxy and the trainer.
+        command += ["--threads", "1"]
     return Process(command, "metrics and status on", {**env, "RUST_LOG": "error"})
 
 
@@ -129,6 +142,9 @@ def trainer(args, listen, steps, number):
     # Each epoch reads each record once.
     load = [args.loadtest, "--endpoint", listen, "--recipe", "a2", "--set", "repeats = 1", "--batch", BATCH]
     load += ["--microbatches", 2, "--trainers", 1, "--steps", steps, "--epoch", number, "--json"]
+    if args.rounds:
+        # A worker that needs more CPU time than bucket and proxy do for an image, so that these do not limit it.
+        load += ["--set", "image_size = 448"]
     return [str(part) for part in load]
 
 
@@ -150,8 +166,12 @@ def epochs(args, dataset, index_dir, flags, steps, names, env):
         listen, admin = addresses(server)
         for number, name in names:
             before = metrics(admin)
+            busy = {**args.others, "server": server}
+            used, begun = {who: process.cpu_seconds() for who, process in busy.items()}, time.monotonic()
             load = trainer(args, listen, steps, number)
             ran = subprocess.run(load, check=True, stdout=subprocess.PIPE, env={**env, "RUST_LOG": "error"})
+            took = time.monotonic() - begun
+            used = {who: (process.cpu_seconds() - used[who]) / took for who, process in busy.items()}
             report, after = json.loads(ran.stdout), metrics(admin)
             grown = lambda key: after.get(key, 0.0) - before.get(key, 0.0)
             rows.append(
@@ -171,8 +191,37 @@ def epochs(args, dataset, index_dir, flags, steps, names, env):
                     "rss": int(after["process_resident_memory_bytes"]),
                     "damaged": int(after.get("forebay_storage_damaged_records_total", 0)),
                     "disk_failed": int(after.get("forebay_disk_cache_failed", 0)),
+                    "server_seconds": used["server"] * took,
+                    "cpus": used,
                 }
             )
+    return rows
+
+
+def rates(args, tars, remote, local, folder, steps, env):
+    """Rates in rounds, each of every kind of epoch, so that what else the machine does meets all of them."""
+    rows = []
+    for number in range(args.rounds):
+        cache = folder / f"cache-{number}"
+        bucket = lambda flags, names: epochs(args, "s3://imagenet/train", remote, flags, steps, names, env)
+        rows += epochs(args, tars, local, [], steps, [(number, "local")], env)
+        rows += bucket(["--disk-cache", cache], [(number, "cold cache"), (number, "full cache")])
+        rows += bucket([], [(number, "no cache")])
+        shutil.rmtree(cache)
+    print(f"{'epoch':11} {'images/s':>9} {'of local':>9} {'worst':>6} {'ms/image':>9} {'proxy':>6} {'bucket':>7} {'requests':>9} "
+          f"{'late':>5} {'RSS MB':>7}      medians; CPU time of the server, CPUs of the others")
+    images = {row["number"]: row["checksum"] for row in rows if row["epoch"] == "local"}
+    if any(row["checksum"] != images[row["number"]] for row in rows):
+        raise SystemExit("FAILED: the images differ from the local ones")
+    by_name = {name: [row for row in rows if row["epoch"] == name] for name in dict.fromkeys(row["epoch"] for row in rows)}
+    for name, of_name in by_name.items():
+        shares = [row["images_per_s"] / own["images_per_s"] for row, own in zip(of_name, by_name["local"])]
+        median = lambda value: statistics.median(map(value, of_name))
+        cpus = [median(lambda row: row["cpus"][who]) for who in ("proxy", "bucket")]
+        cost = median(lambda row: 1e3 * row["server_seconds"] / args.images)
+        print(f"{name:11} {median(lambda row: row['images_per_s']):9.0f} {statistics.median(shares):9.2f} {min(shares):6.2f} "
+              f"{cost:9.3f} {cpus[0]:6.2f} {cpus[1]:7.2f} {median(lambda row: row['requests']):9.0f} "
+              f"{max(row['late'] for row in of_name):5} {max(row['rss'] for row in of_name) / 1e6:7.0f}")
     return rows
 
 
@@ -182,6 +231,7 @@ def main():
         parser.add_argument(flag)
     parser.add_argument("--latency", type=float)
     parser.add_argument("--per-class", type=int)
+    parser.add_argument("--rounds", type=int)
     args = parser.parse_args()
     folder = pathlib.Path(tempfile.mkdtemp())
     env = {**os.environ, **KEYS}
@@ -192,9 +242,10 @@ def main():
         steps, left = divmod(images, BATCH)
         if left:
             raise SystemExit(f"{images} images are no multiple of {BATCH}, so that no epoch would read all of them")
-        with bucket_server(args.bucket, folder, port):
+        with bucket_server(args.bucket, folder, port) as bucket:
             upload(tars, port)
             with Process([sys.executable, HERE / "proxy.py", port, args.latency], r"\d+ \d+") as proxy:
+                args.others, args.images = {"bucket": bucket, "proxy": proxy}, images
                 plain, failing = (f"http://127.0.0.1:{number}" for number in proxy.said.split())
                 env["AWS_ENDPOINT_URL"] = plain
                 local, remote = folder / "local", folder / "remote"
@@ -205,6 +256,10 @@ def main():
                 begun = time.monotonic()
                 index("s3://imagenet/train", remote)
                 print(f"{images} images in {size / 1e6:.0f} MB, indexed from the bucket in {time.monotonic() - begun:.1f} s")
+                if args.rounds:
+                    rows = rates(args, tars, remote, local, folder, steps, env)
+                    pathlib.Path(args.json).write_text(json.dumps(rows, indent=1))
+                    return
                 run = lambda flags, names: epochs(args, "s3://imagenet/train", remote, flags, steps, names, env)
                 rows = epochs(args, tars, local, [], steps, [(0, "local"), (1, "local, next")], env)
                 rows += run(["--disk-cache", folder / "full"], [(0, "cold"), (1, "full")])

@@ -8,9 +8,13 @@ shortens an answer, or answers late, in turns.
 """
 
 import asyncio
+import collections
 import itertools
 import re
+import socket
 import sys
+
+import uvloop
 
 # One of this many requests for ranges fails.
 EVERY = 4
@@ -18,29 +22,64 @@ FAULTS = ("cut", "throttle", "lie", "short", "late")
 LATE_SECONDS = 0.6
 
 
-async def forward(reader, writer, delay):
-    """Sends what was read, each part when its time has come."""
-    parts = asyncio.Queue(maxsize=256)
+class Side(asyncio.Protocol):
+    """One end of a connection. What it receives goes to the other end when its time has come."""
 
-    async def send():
-        while (part := await parts.get()) is not None:
-            due, data = part
-            await asyncio.sleep(max(0.0, due - asyncio.get_running_loop().time()))
-            writer.write(data)
-            await writer.drain()
-        writer.close()
+    def __init__(self, delay, other=None):
+        self.delay, self.parts, self.other, self.transport = delay, collections.deque(), other, None
 
-    sending = asyncio.create_task(send())
-    try:
-        while data := await reader.read(1 << 18):
-            await parts.put((asyncio.get_running_loop().time() + delay, data))
-    except ConnectionError:
-        pass
-    await parts.put(None)
-    try:
-        await sending
-    except ConnectionError:
-        pass
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def data_received(self, data):
+        # Acknowledged at once: a bucket that sends a head and then, by Nagle's algorithm, a body when that has arrived would
+        # add the 40 ms that an acknowledgment may be delayed.
+        self.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        self.forward(data)
+
+    def forward(self, data):
+        # Timers of the same time may fire in another order, so that each sends the first part that is left.
+        self.parts.append(data)
+        asyncio.get_running_loop().call_later(self.delay, self.send)
+
+    def connection_lost(self, _error):
+        if self.other:
+            self.forward(None)
+
+    def send(self):
+        data, there = self.parts.popleft(), self.other.transport
+        if data is None:
+            there.close()
+        elif not there.is_closing():
+            there.write(data)
+
+    def pause_writing(self):
+        if not self.other.transport.is_closing():
+            self.other.transport.pause_reading()
+
+    def resume_writing(self):
+        if not self.other.transport.is_closing():
+            self.other.transport.resume_reading()
+
+
+async def delay_all(target, delay):
+    """Serves connections to a target whose directions have a delay each."""
+    loop = asyncio.get_running_loop()
+
+    class Client(Side):
+        def connection_made(self, transport):
+            super().connection_made(transport)
+            transport.pause_reading()
+            self.connecting = loop.create_task(self.connect())
+
+        async def connect(self):
+            try:
+                _, self.other = await loop.create_connection(lambda: Side(delay, self), "127.0.0.1", target)
+                self.transport.resume_reading()
+            except OSError:
+                self.transport.close()
+
+    return await loop.create_server(lambda: Client(delay), "127.0.0.1", 0)
 
 
 async def message(reader):
@@ -98,14 +137,6 @@ async def main(target, latency_ms):
     faults = itertools.cycle(FAULTS)
     lies = Lies()
 
-    async def serve(reader, writer):
-        try:
-            there = await asyncio.open_connection("127.0.0.1", target)
-        except ConnectionError:
-            writer.close()
-            return
-        await asyncio.gather(forward(reader, there[1], delay), forward(there[0], writer, delay))
-
     async def fail(reader, writer):
         """Serves one request of a connection."""
         try:
@@ -127,10 +158,10 @@ async def main(target, latency_ms):
         finally:
             writer.close()
 
-    servers = [await asyncio.start_server(way, "127.0.0.1", 0) for way in (serve, fail)]
+    servers = [await delay_all(target, delay), await asyncio.start_server(fail, "127.0.0.1", 0)]
     print(*(server.sockets[0].getsockname()[1] for server in servers), flush=True)
     await asyncio.gather(*(server.serve_forever() for server in servers))
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), float(sys.argv[2])))
+    uvloop.run(main(int(sys.argv[1]), float(sys.argv[2])))

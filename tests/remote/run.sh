@@ -3,7 +3,10 @@
 # same tars on disk. The bucket is moto (PyPI) or s3s-fs (crates.io), behind a proxy that adds a latency, and behind one
 # that also cuts, throttles, delays and changes answers.
 #
-#   run.sh --forebay BIN --loadtest BIN [--bucket moto|s3s-fs] [--latency MS] [--per-class N] [--json FILE]
+#   run.sh --forebay BIN --loadtest BIN [--bucket moto|s3s-fs] [--latency MS] [--per-class N] [--rounds N] [--json FILE]
+#
+# With --rounds only rates are measured, so many times, of a server with one worker; so are the CPUs that the bucket and
+# the proxy take, because either may be what limits.
 #
 # The forebay must be built with --features remote. Images, their order and their digests are those of the local
 # run, or it fails; so does a hit that is not exactly what was cached. Rates are only printed.
@@ -11,13 +14,13 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
-forebay='' loadtest='' bucket=moto latency=50 per_class=120 json=/dev/null
+forebay='' loadtest='' bucket=moto latency=50 per_class=120 rounds=0 json=/dev/null
 while [ $# -gt 0 ]; do
   case $1 in
     --forebay | --loadtest | --json) declare "${1#--}=$(realpath "$2")" && shift 2 ;;
-    --bucket | --latency) declare "${1#--}=$2" && shift 2 ;;
+    --bucket | --latency | --rounds) declare "${1#--}=$2" && shift 2 ;;
     --per-class) per_class=$2 && shift 2 ;;
-    *) sed -n '2,10p' "$0" && exit 2 ;;
+    *) sed -n '2,14p' "$0" && exit 2 ;;
   esac
 done
 cache=${FOREBAY_REMOTE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/forebay/remote}
@@ -33,4 +36,4 @@ if [ "$bucket" = s3s-fs ] && ! [ -x "$cache/bin/s3s-fs" ]; then
   cargo install --quiet --locked --root "$cache" --features binary s3s-fs@0.14.1 || exit 77
 fi
 PATH=$cache/bin:$venv/bin:$PATH "$venv/bin/python" "$here/epoch.py" --forebay "$forebay" --loadtest "$loadtest" \
-  --bucket "$bucket" --latency "$latency" --per-class "$per_class" --json "$json"
+  --bucket "$bucket" --latency "$latency" --per-class "$per_class" --rounds "$rounds" --json "$json"

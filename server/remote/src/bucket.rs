@@ -201,9 +201,9 @@ impl Bucket for ObjectBucket {
 
     fn fetch(&self, object: &Object, range: Range<u64>, on_fetched: OnFetched) {
         let (fetcher, object) = (Arc::clone(&self.fetcher), object.clone());
-        let url = self.url_of(&object.key);
+        let (url, turn) = (self.url_of(&object.key), self.fetcher.line_up());
         self.network.spawn(async move {
-            let result = fetcher.fetch(&object, &range).await;
+            let result = fetcher.fetch(turn, &object, &range).await;
             on_fetched(result.map_err(|fault| fault.into_error("read", url)));
         });
     }
@@ -299,7 +299,8 @@ async fn has_content(fetcher: &Fetcher, path: &Path, file: &File) -> Result<bool
         return Ok(false);
     }
     for start in (0..length).step_by(PART) {
-        let theirs = fetcher.fetch(&object, &(start..length.min(start + PART as u64))).await?;
+        let range = start..length.min(start + PART as u64);
+        let theirs = fetcher.fetch(fetcher.line_up(), &object, &range).await?;
         let mut ours = vec![0; theirs.len()];
         file.read_exact_at(&mut ours, start).map_err(|error| unreadable(&error))?;
         if ours != theirs {

@@ -20,7 +20,7 @@ use object_store::client::{
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use crate::fault;
+use crate::body;
 
 /// Time for a connection.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -130,12 +130,12 @@ impl HttpService for Service {
                             |error| HttpError::new_boxed(HttpErrorKind::Interrupted, error);
                         let body = Limited::new(body, most);
                         if may_say_otherwise(&parts, is_range) {
-                            let body = body.collect().await.map_err(interrupted)?.to_bytes();
-                            if let Some(status) = fault::status_in_body(&body) {
+                            let bytes = body.collect().await.map_err(interrupted)?.to_bytes();
+                            if let Some(status) = body::status_in_body(&bytes) {
                                 parts.status = status;
                                 note(parts.status, &parts.headers);
                             }
-                            HttpResponseBody::from(body)
+                            HttpResponseBody::from(bytes)
                         } else {
                             HttpResponseBody::new(body.map_err(interrupted))
                         }

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::address::Service;
 use crate::connect::ANSWER;
 use crate::fault::{Fault, Kind};
-use crate::limit::{Limit, Permit};
+use crate::limit::{Limit, Permit, Turn};
 
 /// Attempts of a request.
 pub(crate) const ATTEMPTS: u32 = 7;
@@ -90,16 +90,25 @@ impl Fetcher {
         }
     }
 
-    /// Fetches a range.
+    /// Lines up for a request.
+    pub(crate) fn line_up(&self) -> Turn {
+        self.limit.line_up()
+    }
+
+    /// Fetches a range, when it is the turn of its request.
     ///
     /// # Errors
     /// When the object is another one, or the last attempt failed.
     pub(crate) async fn fetch(
         &self,
+        turn: Turn,
         object: &Object,
         range: &Range<u64>,
     ) -> Result<Vec<u8>, Fault> {
-        self.repeat(ATTEMPTS, || self.attempt(object, range)).await
+        // Only the first attempt has a turn that was taken before.
+        let turn = Mutex::new(Some(turn));
+        let take = || turn.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        self.repeat(ATTEMPTS, || self.attempt(take(), object, range)).await
     }
 
     /// Runs a request of another kind, which is repeated as a range is, but not as often.
@@ -178,7 +187,7 @@ impl Fetcher {
         }
     }
 
-    fn failed(&self, permit: Permit<'_>, fault: Fault) -> Fault {
+    fn failed(&self, permit: Permit, fault: Fault) -> Fault {
         if matches!(fault.kind, Kind::Throttled(_)) {
             add(&self.counters.throttled, 1);
             permit.throttled();
@@ -186,8 +195,14 @@ impl Fetcher {
         fault
     }
 
-    async fn attempt(&self, object: &Object, range: &Range<u64>) -> Result<Vec<u8>, Fault> {
-        let (result, permit) = self.first_byte(object, range).await?;
+    async fn attempt(
+        &self,
+        turn: Option<Turn>,
+        object: &Object,
+        range: &Range<u64>,
+    ) -> Result<Vec<u8>, Fault> {
+        let permit = turn.unwrap_or_else(|| self.limit.line_up()).permit().await;
+        let (result, permit) = self.first_byte(permit, object, range).await?;
         let bytes = self.body(result, range).await?;
         permit.succeeded();
         Ok(bytes)
@@ -196,10 +211,10 @@ impl Fetcher {
     /// Waits for the first byte. If it is late, a second request is sent, and the first answer is used.
     async fn first_byte(
         &self,
+        permit: Permit,
         object: &Object,
         range: &Range<u64>,
-    ) -> Result<(GetResult, Permit<'_>), Fault> {
-        let permit = self.limit.permit().await;
+    ) -> Result<(GetResult, Permit), Fault> {
         let mut first = pin!(self.request(object, range, permit));
         tokio::select! {
             answer = &mut first => return answer,
@@ -215,19 +230,19 @@ impl Fetcher {
     }
 
     /// A permit for a second request, unless many were sent: then the bucket is slow, and not one request.
-    fn hedge(&self) -> Option<Permit<'_>> {
+    fn hedge(&self) -> Option<Permit> {
         let Traffic { requests, hedges, .. } = self.traffic();
         let permit = self.limit.try_permit().filter(|_| hedges <= requests / HEDGE_EVERY)?;
         add(&self.counters.hedges, 1);
         Some(permit)
     }
 
-    async fn request<'a>(
-        &'a self,
+    async fn request(
+        &self,
         object: &Object,
         range: &Range<u64>,
-        permit: Permit<'a>,
-    ) -> Result<(GetResult, Permit<'a>), Fault> {
+        permit: Permit,
+    ) -> Result<(GetResult, Permit), Fault> {
         let path = Path::parse(&object.key)
             .map_err(|error| Fault::new(Kind::Final, format!("its key is malformed: {error}")))?;
         // A weak tag matches nothing.

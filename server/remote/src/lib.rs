@@ -7,6 +7,7 @@
 //!                                      fetch    one range: repeated, hedged, checked
 //!                                      limit    requests at the same time, fewer when a bucket says so
 //!                                      connect  connections: hyper and rustls
+//!                                      body     errors that are in the body of an answer
 //!                                      fault    what went wrong, and what to do
 //! ```
 //!
@@ -14,6 +15,7 @@
 //! former would be a second one in the process, and the latter know neither hedging nor a common limit.
 
 mod address;
+mod body;
 mod bucket;
 mod client;
 mod connect;

@@ -160,9 +160,8 @@ fn an_index_that_names_a_shard_twice_or_outside_of_its_folder_is_refused() {
 
 /// The files of each version of CIFAR, by folder. A batch has 20 images.
 fn cifar() -> BTreeMap<&'static str, Vec<(String, Vec<u8>)>> {
-    // 12 times 256 bytes.
     let image = |seed: u8| -> Vec<u8> {
-        (0..=u8::MAX).map(|at| (at / 7) ^ seed).collect::<Vec<_>>().repeat(12)
+        (0..3072_u32).map(|at| (at / 7).to_le_bytes()[0] ^ seed).collect()
     };
     let images = |batch: u8| -> Vec<Vec<u8>> { (0..20).map(|at| image(batch * 20 + at)).collect() };
     let labels: Vec<u8> = (0..20).map(|at| at % 10).collect();

@@ -347,12 +347,7 @@ impl Server {
             return Ok(true);
         };
         let whole = object.len();
-        let (start, end) =
-            match range.strip_prefix("bytes=").and_then(|range| range.split_once('-')) {
-                Some((start, end)) => (start.parse().unwrap(), end.parse::<usize>().unwrap() + 1),
-                None => (0, whole),
-            };
-        let end = end.min(whole);
+        let (start, end) = bounds(&range, whole);
         let hangs = |state: &mut State| {
             let at = state.hangs_at.as_ref().filter(|(hanging, _)| hanging == path);
             at.is_some_and(|(_, byte)| (start..end).contains(byte))
@@ -416,6 +411,16 @@ impl Server {
             _ => respond(stream, status, about, body, has_body)?,
         }
         Ok(true)
+    }
+}
+
+/// First byte and end of a range of an object.
+fn bounds(range: &str, whole: usize) -> (usize, usize) {
+    match range.strip_prefix("bytes=").and_then(|range| range.split_once('-')) {
+        Some((start, end)) => {
+            (start.parse().unwrap(), whole.min(end.parse::<usize>().unwrap() + 1))
+        }
+        None => (0, whole),
     }
 }
 

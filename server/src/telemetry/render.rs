@@ -170,6 +170,18 @@ fn add_storage(registry: &mut Registry, load: &StorageLoad) {
             "Limit of forebay_storage_held_bytes",
             load.held_limit_bytes as f64,
         ),
+    ] {
+        register(registry, name, help, gauge(value));
+    }
+    add_disk_cache(registry, load);
+    if let Some(cost) = load.cost_per_million_images {
+        let help = "Cost of a million images so far, at --request-price and --transfer-price";
+        register(registry, "storage_cost_per_million_images", help, gauge(cost));
+    }
+}
+
+fn add_disk_cache(registry: &mut Registry, load: &StorageLoad) {
+    for (name, help, value) in [
         (
             "disk_cache_bytes",
             "Bytes in the disk cache, of all processes of the host",
@@ -192,10 +204,6 @@ fn add_storage(registry: &mut Registry, load: &StorageLoad) {
         ),
     ] {
         register(registry, name, help, gauge(value));
-    }
-    if let Some(cost) = load.cost_per_million_images {
-        let help = "Cost of a million images so far, at --request-price and --transfer-price";
-        register(registry, "storage_cost_per_million_images", help, gauge(cost));
     }
 }
 

@@ -4,7 +4,6 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use forebay::Request;
 use forebay::dataset::{
@@ -12,11 +11,12 @@ use forebay::dataset::{
     Traffic,
 };
 use forebay::recipe::RecipeSpec;
+use forebay_proto::v1::StreamRequest;
 use forebay_server::PixelFormat;
 use forebay_types::Layout;
-use tokio::time::{Instant, sleep};
 
-use crate::support::{HANG, Make, finish, patient, start, steps};
+use crate::pressure::complete_and_read;
+use crate::support::{MICROBATCH_BYTES, Make, finish, patient, start, steps, until};
 
 /// A folder as a bucket.
 #[derive(Debug)]
@@ -86,14 +86,6 @@ fn in_bucket(folder: &Path) -> Arc<Dataset> {
     Arc::new(Dataset::open_remote(&place, Some(folder)).unwrap())
 }
 
-async fn wait_for(mut is_so: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is_so() {
-        assert!(begun.elapsed() < HANG);
-        sleep(Duration::from_millis(1)).await;
-    }
-}
-
 #[tokio::test]
 async fn what_was_fetched_ahead_is_dropped_when_it_was_used_and_not_when_the_reader_comes() {
     let folder = tempfile::tempdir().unwrap();
@@ -108,14 +100,17 @@ async fn what_was_fetched_ahead_is_dropped_when_it_was_used_and_not_when_the_rea
         Request { dataset, recipe, name, format: PixelFormat::default() }.fetch_ahead(2)
     };
     assert!(server.fake.ahead.set(Box::new(ahead)).is_ok());
-    let _unread = server.client().await.stream(steps(1)).await.unwrap().into_inner();
-    wait_for(|| server.fake.submitted() == 4).await;
-    wait_for(|| storage.totals().held_bytes >= 8 * 3072).await;
+    let request = StreamRequest { window_bytes: 3 * MICROBATCH_BYTES, ..steps(2) };
+    let mut stream = server.client().await.stream(request).await.unwrap().into_inner();
+    complete_and_read(&server, &mut stream, 5).await;
+    until("the others are submitted", || server.fake.held.lock().unwrap().len() == 3).await;
+    until("they are fetched", || storage.totals().held_bytes >= 6 * 3072).await;
     let held = std::mem::take(&mut *server.fake.held.lock().unwrap());
-    let names = server.fake.names.lock().unwrap().clone();
+    let names = server.fake.names.lock().unwrap()[5..].to_vec();
     for ((_cancelled, done), name) in held.into_iter().zip(names) {
-        finish(name, Layout::Nchw, &server.fake.live, done);
+        finish(name, Layout::Nhwc, &server.fake.live, done);
     }
-    wait_for(|| storage.totals().held_bytes == 0).await;
-    assert!(server.fake.live() > 0, "its reader has not taken all of them");
+    until("nothing is kept", || storage.totals().held_bytes == 0).await;
+    assert!(server.fake.live() > 0, "the reader has not taken them");
+    drop(stream);
 }

@@ -125,7 +125,11 @@ async fn a_reader_that_waits_for_a_slow_pipeline_is_not_stalled() {
 }
 
 /// Completes a submitted microbatch and reads it, `times` times.
-async fn complete_and_read(server: &Server, stream: &mut Streaming<Frame>, times: usize) {
+pub(crate) async fn complete_and_read(
+    server: &Server,
+    stream: &mut Streaming<Frame>,
+    times: usize,
+) {
     for at in 0..times {
         until("one is submitted", || !server.fake.held.lock().unwrap().is_empty()).await;
         let (_, done) = server.fake.held.lock().unwrap().remove(0);

@@ -314,11 +314,15 @@ impl Drop for Fetch {
 impl Shared {
     fn send(&self, event: Event) {
         let mut inbox = lock(&self.inbox);
+        // The thread waits only while there is none.
+        let may_wait = inbox.events.is_empty();
         if !inbox.is_closed {
             inbox.events.push_back(event);
         }
         drop(inbox);
-        self.changed.notify_one();
+        if may_wait {
+            self.changed.notify_one();
+        }
     }
 
     fn run(self: &Arc<Self>) {
