@@ -209,7 +209,7 @@ pub(crate) fn a_parquet_manifest_is_a_dataset_by_its_own_path_only() {
     let (root, path) = manifest("manifest_text.parquet");
     let refused = message(index(root.path()));
     assert!(refused.contains("manifest_text.parquet: its column `image` names"), "{refused}");
-    assert!(refused.contains("index it by its own path"), "{refused}");
+    assert!(refused.contains("index it by its own path on a disk"), "{refused}");
     fs::copy(&path, root.path().join("other.parquet")).unwrap();
     let refused = message(index(&root.path().join("*.parquet")));
     assert!(refused.contains("a dataset by itself"), "{refused}");

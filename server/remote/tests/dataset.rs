@@ -590,6 +590,7 @@ fn a_manifest_in_a_bucket_is_refused() {
     data.put_in("lists", "train.parquet", bytes);
     let place = data.place("s3://b/lists/train.parquet", None);
     let refused = index(&place, Some(indexes.path())).unwrap_err().to_string();
-    let says = "s3://b/lists/train.parquet is not a dataset: it is a manifest, and the images";
+    let says = "s3://b/lists/train.parquet: its column `image` names image files; such a manifest is a dataset by itself: \
+                index it by its own path on a disk";
     assert!(refused.starts_with(says), "{refused}");
 }

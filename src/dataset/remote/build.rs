@@ -253,13 +253,6 @@ fn index_shard(
     // An error names the file where it was stored.
     let error = |error| in_bucket(error, place, found, root);
     let mut listing = pool.install(list).map_err(error)?;
-    if listing.layout.records_are_files() {
-        let path = PathBuf::from(place.url(&object.key));
-        let why = "it is a manifest, and the images that it names are not read from buckets, because each of them \
-                   would cost a request"
-            .to_owned();
-        return Err(DatasetError::NotADataset { path, why });
-    }
     // So may a decision.
     let stored = format!("{}/", root.display());
     for (_, value) in &mut listing.about.facts {

@@ -100,7 +100,7 @@ pub(super) fn list(source: Source, options: &IndexOptions) -> Result<Listing, Da
         let Some(columns) = columns.map_err(|fault| fault.of(file.path()))? else { continue };
         if opened.len() > 1 || source.list.is_none() {
             let what = format!(
-                "its column `{}` names image files; a file that does is a dataset by itself: index it by its own path",
+                "its column `{}` names image files; such a manifest is a dataset by itself: index it by its own path on a disk",
                 footer.columns[columns.path].path
             );
             return Err(Fault::text(what).of(file.path()));
