@@ -73,7 +73,7 @@ fn in_bucket(folder: &Path) -> Arc<Dataset> {
         ("test.bin", batch),
         (
             "fine_label_names.txt",
-            (0..100).map(|label| format!("{label}\n")).collect::<String>().into(),
+            (0..100).map(|label| label.to_string()).collect::<Vec<_>>().join("\n").into(),
         ),
     ] {
         fs::write(data.join(name), bytes).unwrap();
