@@ -43,13 +43,16 @@ fn guarantees_and_threats_name_tests_that_exist() {
 /// Flags of programs that are not forebay's, in documents for its users.
 const OTHER_FLAGS: &[&str] = &[
     "--bench",
+    "--bucket",
     "--build-arg",
     "--features",
     "--install",
     "--interrupts",
+    "--latency",
     "--matrix",
     "--minutes",
     "--release",
+    "--rounds",
     "--target",
     "--test",
     "--workspace",
