@@ -1,12 +1,17 @@
 //! Whole datasets: indexed, opened and read through the network, compared with the same files on disk.
 
 use std::fs;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use forebay::dataset::{
-    self, Cache, Dataset, DatasetError, IndexOptions, RemotePlace, Storage, Summary, with_split,
+    self, Bucket, Cache, Dataset, DatasetError, IndexOptions, Object, OnFetched, RemotePlace,
+    Storage, StoreError, Summary, Traffic, with_split,
 };
 use forebay::recipe::RecipeSpec;
 use forebay::sample_data::{self, SampleData};
@@ -249,6 +254,71 @@ fn indexing_goes_on_where_it_was_interrupted() {
     let left: Vec<_> =
         fs::read_dir(indexes.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left.len(), 1, "only the index is left: {left:?}");
+}
+
+/// A bucket that never answers requests for the bytes of one object.
+#[derive(Debug)]
+struct Silent(Arc<dyn Bucket>, &'static str);
+
+impl Bucket for Silent {
+    fn url(&self) -> &str {
+        self.0.url()
+    }
+
+    fn has_lists(&self) -> bool {
+        self.0.has_lists()
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<Object>, StoreError> {
+        self.0.list(folder)
+    }
+
+    fn find(&self, keys: &[String]) -> Result<Vec<Option<Object>>, StoreError> {
+        self.0.find(keys)
+    }
+
+    fn fetch(&self, object: &Object, range: Range<u64>, on_fetched: OnFetched) {
+        if object.key == self.1 {
+            std::mem::forget(on_fetched);
+        } else {
+            self.0.fetch(object, range, on_fetched);
+        }
+    }
+
+    fn write(&self, key: &str, file: &Path) -> Result<(), StoreError> {
+        self.0.write(key, file)
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.0.traffic()
+    }
+}
+
+#[test]
+fn indexing_that_is_cancelled_ends_although_a_shard_is_still_read() {
+    let data = Data::new();
+    let indexes = tempfile::tempdir().unwrap();
+    let place = data.place("s3://b/train", None);
+    let silent = Arc::new(Silent(Arc::clone(&place.bucket), "train/t-2.tar"));
+    let silent = RemotePlace { bucket: silent, ..place.clone() };
+    // A thread that checks records unwinds, and none of those that read.
+    let is_cancelled = AtomicBool::new(false);
+    let cancel = |_: dataset::Progress| {
+        let checks = thread::current().name().is_some_and(|name| name.starts_with("index-"));
+        if checks && !is_cancelled.swap(true, Ordering::Relaxed) {
+            resume_unwind(Box::new("cancelled"));
+        }
+    };
+    let options = IndexOptions::default();
+    let build = || dataset::build_remote(&silent, Some(indexes.path()), 1, &options, &cancel);
+    let payload = catch_unwind(AssertUnwindSafe(build)).unwrap_err();
+    assert_eq!(payload.downcast_ref(), Some(&"cancelled"));
+    // It leaves no shards and holds no lock.
+    let folder = fs::read_dir(indexes.path()).unwrap().next().unwrap().unwrap().path();
+    let names = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+    let shards = names.filter(|name| name.to_string_lossy().starts_with("shard-"));
+    assert_eq!(shards.count(), 0);
+    assert_eq!(index(&place, Some(indexes.path())).unwrap(), data.local().summary());
 }
 
 /// A shard whose first record has another label, of the same size.

@@ -12,6 +12,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -44,6 +45,9 @@ const SHARDS: usize = 4;
 /// Shards are stored one after the other in `index_dir`, or else in the folder of the cache, or else in a temporary
 /// folder. In the first two cases, a run that is interrupted is continued by the next.
 ///
+/// `progress` is also called again and again while shards are read, by the threads that read them, and may unwind: then
+/// all of them end, and this function unwinds with the same payload.
+///
 /// # Errors
 /// As [`build_with`](super::super::build::build_with), and when the bucket does not answer or refuses.
 pub fn build_remote(
@@ -60,7 +64,8 @@ pub fn build_remote(
     }
     let pool = build::pool(threads)?;
     let found = source::find(place)?;
-    let work = Work::open(place, index_dir, &found, options)?;
+    let begin = || progress(Progress { done: 0, total: 0 });
+    let work = Work::open(place, index_dir, &found, options, &begin)?;
     let parts = index_shards((place, options), &found, &work, &pool, progress)?;
     let file = index_dir.map_or_else(|| work.folder.join("index"), |dir| place.index_path(dir));
     join((place, options), &found, &parts, &file)?;
@@ -93,6 +98,7 @@ impl Work {
         index_dir: Option<&Path>,
         found: &Found,
         options: &IndexOptions,
+        between: &dyn Fn(),
     ) -> Result<Self, DatasetError> {
         let parent = index_dir.or(place.storage.cache().map(Cache::folder));
         let (folder, temporary) = if let Some(parent) = parent {
@@ -121,7 +127,7 @@ impl Work {
         let root = tempfile::Builder::new().prefix("shard-").tempdir_in(&folder);
         let root = root.map_err(StoreError::io("write", &folder))?;
         for object in &found.beside {
-            download(&*place.bucket, object, &root.path().join(found.name(object)))?;
+            download(&*place.bucket, object, &root.path().join(found.name(object)), between)?;
         }
         // The records of a part are not selected yet, so that the options for that do not matter.
         let IndexOptions { label, image_column, label_column, label_offset, .. } = options;
@@ -143,13 +149,14 @@ impl Work {
         place: &RemotePlace,
         object: &Object,
         name: &str,
+        between: &dyn Fn(),
     ) -> Result<TempPath, StoreError> {
         let file = self.root.path().join(name);
         if let Some(parent) = file.parent() {
             fs::create_dir_all(parent).map_err(StoreError::io("write", parent))?;
         }
         let stored = TempPath::try_from_path(&file).map_err(StoreError::io("write", &file))?;
-        download(&*place.bucket, object, &file)?;
+        download(&*place.bucket, object, &file, between)?;
         Ok(stored)
     }
 
@@ -174,6 +181,20 @@ impl Work {
     }
 }
 
+/// What unwinds a thread because another one unwinds.
+struct Stopped;
+
+/// Ends the other threads if its own unwinds.
+struct EndsOthers<'s>(&'s AtomicBool);
+
+impl Drop for EndsOthers<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Indexes each shard that has no part yet. Returns all parts, in order.
 fn index_shards(
     (place, options): (&RemotePlace, &IndexOptions),
@@ -184,16 +205,21 @@ fn index_shards(
 ) -> Result<Vec<Index>, DatasetError> {
     let (next, records, bytes) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let all_bytes: u64 = found.shards.iter().map(|shard| shard.size).sum();
-    let stop = AtomicBool::new(false);
+    // After an error, the shards that were begun are still indexed; while a thread unwinds, they are not.
+    let (stop, unwinds) = (AtomicBool::new(false), AtomicBool::new(false));
     let failure = Mutex::new(None);
     // The total is not known before the last shard was read, and is estimated.
     let report = || {
-        let (done, read) = (records.load(Ordering::Relaxed), bytes.load(Ordering::Relaxed).max(1));
-        let total = done as f64 * (all_bytes as f64 / read as f64).max(1.0);
+        if unwinds.load(Ordering::Relaxed) {
+            resume_unwind(Box::new(Stopped));
+        }
+        let (done, read) = (records.load(Ordering::Relaxed), bytes.load(Ordering::Relaxed));
+        let share = if read == 0 { 1.0 } else { read as f64 / all_bytes as f64 };
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate")]
-        progress(Progress { done, total: total as u64 });
+        progress(Progress { done, total: (done as f64 / share) as u64 });
     };
     let run = || {
+        let _ends_others = EndsOthers(&unwinds);
         while !stop.load(Ordering::Relaxed)
             && let Some(object) = found.shards.get(next.fetch_add(1, Ordering::Relaxed))
         {
@@ -208,26 +234,36 @@ fn index_shards(
                     Ok(())
                 }
                 None | Some(Err(_)) => {
-                    index_shard((place, options), found, object, (work, &part), pool, &count)
+                    let progress = (&report as _, &count as _);
+                    index_shard((place, options), found, object, (work, &part), pool, progress)
                 }
             };
             bytes.fetch_add(object.size, Ordering::Relaxed);
-            report();
             if let Err(error) = made {
                 lock(&failure).get_or_insert(error);
                 stop.store(true, Ordering::Relaxed);
             }
+            report();
         }
     };
-    thread::scope(|scope| {
+    let panics: Vec<_> = thread::scope(|scope| {
+        let mut threads = Vec::new();
         for number in 0..SHARDS.min(found.shards.len()) {
             let named = thread::Builder::new().name(format!("shard-{number}"));
-            if let Err(error) = named.spawn_scoped(scope, run) {
-                lock(&failure).get_or_insert(DatasetError::Store(StoreError::thread(error)));
-                stop.store(true, Ordering::Relaxed);
+            match named.spawn_scoped(scope, run) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    lock(&failure).get_or_insert(DatasetError::Store(StoreError::thread(error)));
+                    stop.store(true, Ordering::Relaxed);
+                }
             }
         }
+        // The scope itself would replace what a thread panicked with.
+        threads.into_iter().filter_map(|thread| thread.join().err()).collect()
     });
+    if let Some(panic) = panics.into_iter().find(|panic| !panic.is::<Stopped>()) {
+        resume_unwind(panic);
+    }
     match failure.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
         Some(error) => Err(error),
         None => found.shards.iter().map(|shard| Index::open(&work.part(place, shard))).collect(),
@@ -241,10 +277,10 @@ fn index_shard(
     object: &Object,
     (work, part): (&Work, &Path),
     pool: &ThreadPool,
-    progress: &(dyn Fn(Progress) + Sync),
+    (between, progress): (&dyn Fn(), &(dyn Fn(Progress) + Sync)),
 ) -> Result<(), DatasetError> {
     let (root, name) = (work.root.path(), found.name(object));
-    let _stored = work.store(place, object, name)?;
+    let _stored = work.store(place, object, name, between)?;
     let split = found.split.as_deref();
     let list = || {
         let source = layouts::of_shards(found.layout, root, vec![name.to_owned()], split)?;

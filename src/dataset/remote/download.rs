@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
 
 use forebay_types::file;
 
@@ -13,6 +14,9 @@ use crate::store::{Bucket, Object, StoreError, stopped};
 /// Bytes of a request, and requests of an object at the same time.
 const RANGE: u64 = 8 << 20;
 const REQUESTS: usize = 4;
+
+/// Longest time between two calls of `between`.
+const TICK: Duration = Duration::from_millis(100);
 
 /// Bytes that arrived, and where they start.
 type Fetched = (u64, Result<Vec<u8>, StoreError>);
@@ -44,7 +48,8 @@ impl Drop for Fetch {
     }
 }
 
-/// Reads an object into a file, several ranges at a time.
+/// Reads an object into a file, several ranges at a time. `between` is called again and again while it waits for the
+/// bucket, and may unwind to end that.
 ///
 /// # Errors
 /// When the bucket does not answer or refuses, or the file cannot be written.
@@ -52,6 +57,7 @@ pub(super) fn download(
     bucket: &dyn Bucket,
     object: &Object,
     path: &Path,
+    between: impl Fn(),
 ) -> Result<(), StoreError> {
     let failed = StoreError::io("write", path);
     let (file, _metadata) = file::open_to_write(path).map_err(io::Error::from).map_err(&failed)?;
@@ -67,7 +73,9 @@ pub(super) fn download(
     };
     let mut running = left.by_ref().take(REQUESTS).map(&fetch).count();
     while running > 0 {
-        let (start, bytes) = receiver.recv().expect("this function has a sender");
+        between();
+        // Never disconnected, because this function has a sender.
+        let Ok((start, bytes)) = receiver.recv_timeout(TICK) else { continue };
         file.write_all_at(&bytes?, start).map_err(&failed)?;
         running -= 1;
         running += left.by_ref().take(1).map(&fetch).count();
@@ -77,6 +85,9 @@ pub(super) fn download(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
     use super::*;
     use crate::store::{OnFetched, Traffic};
 
@@ -114,11 +125,62 @@ mod tests {
         }
     }
 
+    /// A bucket that never answers.
+    #[derive(Debug)]
+    struct Silent;
+
+    impl Bucket for Silent {
+        fn url(&self) -> &'static str {
+            "s3://silent"
+        }
+
+        fn has_lists(&self) -> bool {
+            true
+        }
+
+        fn list(&self, _folder: &str) -> Result<Vec<Object>, StoreError> {
+            unreachable!()
+        }
+
+        fn find(&self, _keys: &[String]) -> Result<Vec<Option<Object>>, StoreError> {
+            unreachable!()
+        }
+
+        fn fetch(&self, _object: &Object, _range: Range<u64>, on_fetched: OnFetched) {
+            std::mem::forget(on_fetched);
+        }
+
+        fn write(&self, _key: &str, _file: &Path) -> Result<(), StoreError> {
+            unreachable!()
+        }
+
+        fn traffic(&self) -> Traffic {
+            Traffic::default()
+        }
+    }
+
+    #[test]
+    fn a_download_is_ended_while_the_bucket_does_not_answer() {
+        let folder = tempfile::tempdir().unwrap();
+        let object = Object { key: "a.tar".to_owned(), size: 1, tag: String::new() };
+        let (path, looks) = (folder.path().join("a"), Cell::new(0));
+        let between = || {
+            looks.set(looks.get() + 1);
+            if looks.get() == 3 {
+                resume_unwind(Box::new("cancelled"));
+            }
+        };
+        let download = || download(&Silent, &object, &path, between);
+        let payload = catch_unwind(AssertUnwindSafe(download)).unwrap_err();
+        assert_eq!(payload.downcast_ref(), Some(&"cancelled"));
+    }
+
     #[test]
     fn a_request_that_is_dropped_without_an_answer_ends_the_download() {
         let folder = tempfile::tempdir().unwrap();
         let object = Object { key: "a.tar".to_owned(), size: 2 * RANGE, tag: String::new() };
-        let error = download(&Ended, &object, &folder.path().join("a")).unwrap_err().to_string();
+        let error =
+            download(&Ended, &object, &folder.path().join("a"), || {}).unwrap_err().to_string();
         assert!(error.contains("read s3://ended/a.tar: the process is shutting down"), "{error}");
     }
 }

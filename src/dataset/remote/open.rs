@@ -50,7 +50,7 @@ fn index_in_bucket(place: &RemotePlace, index_dir: Option<&Path>) -> Result<Inde
     let Some(cache) = cache else {
         let folder = tempfile::tempdir().map_err(StoreError::io("write", &std::env::temp_dir()))?;
         let file = folder.path().join("index");
-        download(&*place.bucket, &object, &file)?;
+        download(&*place.bucket, &object, &file, || {})?;
         // It stays mapped after its file is gone.
         return Index::open(&file);
     };
@@ -67,7 +67,7 @@ fn index_in_bucket(place: &RemotePlace, index_dir: Option<&Path>) -> Result<Inde
     let failed = StoreError::io("write", &file);
     let temporary = tempfile::Builder::new().prefix(".forebay-").tempfile_in(&folder);
     let temporary = temporary.map_err(&failed)?;
-    download(&*place.bucket, &object, temporary.path())?;
+    download(&*place.bucket, &object, temporary.path(), || {})?;
     temporary.persist(&file).map_err(|error| failed(error.error))?;
     Index::open(&file)
 }
