@@ -5,15 +5,17 @@ use std::sync::{Arc, OnceLock};
 
 use anyhow::Context as _;
 use forebay::dataset::{self, Cache, Dataset, IndexOptions, Progress, Storage, Summary};
+use forebay_types::settings::NonZeroByteSize;
 
 use crate::config::{Mix, StorageSettings, is_url};
 
 /// Default for the memory of a command that has no budget.
 const READ_AHEAD: u64 = 256 << 20;
 
-/// Opens and indexes datasets.
+/// Opens and indexes datasets: those at a path and, if it was built with the feature `remote`, those at the URL of a
+/// bucket. Credentials for buckets are those of the environment.
 #[derive(Debug)]
-pub(crate) struct Datasets {
+pub struct Datasets {
     index_dir: Option<PathBuf>,
     settings: StorageSettings,
     /// Made for the first dataset in a bucket.
@@ -33,8 +35,23 @@ impl Datasets {
         Self { index_dir, settings, remote: OnceLock::new() }
     }
 
+    /// Of indexes in `index_dir`, or else beside the datasets. Datasets in buckets use a cache in the folder
+    /// `disk_cache`, if there is one, of at most `disk_cache_bytes`, by default nine tenths of what is free.
+    pub fn with_disk_cache(
+        index_dir: Option<PathBuf>,
+        disk_cache: Option<PathBuf>,
+        disk_cache_bytes: Option<NonZeroByteSize>,
+    ) -> Self {
+        let settings =
+            StorageSettings { disk_cache, disk_cache_bytes, ..StorageSettings::default() };
+        Self::new(index_dir, settings)
+    }
+
     /// Opens a dataset that has been indexed.
-    pub(crate) fn open(&self, path: &Path) -> anyhow::Result<Dataset> {
+    ///
+    /// # Errors
+    /// A [`DatasetError`](dataset::DatasetError), or a URL or a cache that cannot be used.
+    pub fn open(&self, path: &Path) -> anyhow::Result<Dataset> {
         let index_dir = self.index_dir.as_deref();
         if is_url(path) {
             return self.open_url(path, index_dir);
@@ -49,8 +66,12 @@ impl Datasets {
         Ok(Dataset::mix(parts)?)
     }
 
-    /// Indexes a dataset.
-    pub(crate) fn build(
+    /// Indexes a dataset on `threads` threads. `progress` may unwind, which ends it: its files are removed, except for
+    /// those of a dataset in a bucket with which the next run goes on.
+    ///
+    /// # Errors
+    /// A [`DatasetError`](dataset::DatasetError), or a URL or a cache that cannot be used.
+    pub fn build(
         &self,
         path: &Path,
         threads: usize,
@@ -93,9 +114,9 @@ impl Datasets {
             return Ok(remote);
         }
         let StorageSettings { disk_cache, disk_cache_bytes, read_ahead } = &self.settings;
-        let limit = disk_cache_bytes.map(forebay_types::settings::NonZeroByteSize::get);
+        let limit = disk_cache_bytes.map(NonZeroByteSize::get);
         let cache = disk_cache.as_deref().map(|folder| open_cache(folder, limit)).transpose()?;
-        let bytes = read_ahead.map_or(READ_AHEAD, forebay_types::settings::NonZeroByteSize::get);
+        let bytes = read_ahead.map_or(READ_AHEAD, NonZeroByteSize::get);
         let remote = Remote {
             storage: Arc::new(
                 Storage::new(cache, bytes).context("cannot start a thread for buckets")?,

@@ -53,6 +53,7 @@ pub use admission::{IdentityLimits, Limits};
 pub use catalog::Catalog;
 pub use cli::main;
 pub use config::{Config, Memory, ServeArgs};
+pub use datasets::Datasets;
 pub use device::DeviceChoice;
 pub use forebay::SubmitOptions;
 pub use listen::Listeners;
