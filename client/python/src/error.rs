@@ -1,6 +1,5 @@
 //! Errors as the exceptions of `forebay._errors`.
 
-use forebay::dataset::DatasetError;
 use forebay_client::Error;
 use pyo3::PyErr;
 use pyo3::prelude::*;
@@ -31,8 +30,8 @@ pub(crate) fn client_error(error: &Error) -> PyErr {
 }
 
 /// The exception for an error of a dataset.
-pub(crate) fn dataset_error(error: &DatasetError) -> PyErr {
-    exception("DatasetError", error.to_string())
+pub(crate) fn dataset_error(message: String) -> PyErr {
+    exception("DatasetError", message)
 }
 
 /// The exception for invalid settings.

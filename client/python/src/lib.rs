@@ -2,7 +2,7 @@
 //! commands. What users call is written in Python, in `python/forebay/`.
 //!
 //! ```text
-//! client      Client, Stream: calls that wait without the GIL   index     Indexing, in the background
+//! client      Client, Stream: calls that wait without the GIL   index     Datasets; Indexing, in the background
 //! microbatch  Microbatch -> array: Array -> element, dlpack   command   forebay, -loadtest, -trainer
 //! targets     dense targets, as timm's mixup_target makes them  log       what the client logs, kept for Python
 //! wait        waits that end at signals; process: after a fork  error     exceptions
@@ -33,7 +33,7 @@ mod _forebay {
     #[pymodule_export]
     use crate::command::run_command;
     #[pymodule_export]
-    use crate::index::{Indexing, needs_index};
+    use crate::index::{Datasets, Indexing};
     #[pymodule_export]
     use crate::log::take_log;
     #[pymodule_export]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import re
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 import urllib.request
 import warnings
@@ -182,19 +184,36 @@ def run_python(code: str, *arguments: str, **options: Any) -> str:
     return done.stdout
 
 
-def server_processes(path: Path) -> list[int]:
-    """The processes that serve a path."""
+def server_processes(path: Path | str) -> list[int]:
+    """The processes that serve a path or URL for loaders."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
+                if b"--while-locked" not in words or b"--config" not in words:
+                    continue
+                served = Path(os.fsdecode(words[words.index(b"--config") + 1])).read_text()
                 state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
             except OSError:
                 continue
-            if b"--while-locked" in words and any(w.endswith(b"=" + bytes(path)) for w in words) and state != "Z":
+            if f'"{path}:1.0"' in served and state != "Z":
                 found.append(int(entry.name))
     return found
+
+
+def write_tars(images: Path, folder: Path, name: str = "t-{}.tar") -> None:
+    """Writes an ImageFolder as three tars."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tars = [tarfile.open(folder / name.format(number), "w") for number in range(3)]
+    for label, of_class in enumerate(sorted(images.iterdir())):
+        for number, file in enumerate(sorted(of_class.iterdir())):
+            for ending, content in [("cls", str(label).encode()), ("jpg", file.read_bytes())]:
+                member = tarfile.TarInfo(f"{label}_{number}.{ending}")
+                member.size = len(content)
+                tars[number % 3].addfile(member, io.BytesIO(content))
+    for tar in tars:
+        tar.close()
 
 
 def digest(batch: forebay.Batch) -> tuple[Any, ...]:

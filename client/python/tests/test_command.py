@@ -34,7 +34,9 @@ def test_a_load_test_finds_the_server_of_the_same_wheel(data: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("module", ["forebay", "forebay._arguments", "forebay._loader", "forebay._source", "forebay._batch"])
+@pytest.mark.parametrize(
+    "module", ["forebay", *(f"forebay._{name}" for name in ("arguments", "loader", "source", "batch", "toml"))]
+)
 def test_examples_in_the_documentation_work(module: str, data: Path) -> None:
     tested = doctest.testmod(importlib.import_module(module), extraglobs={"data": data})
     assert tested.failed == 0

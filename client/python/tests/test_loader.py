@@ -255,15 +255,17 @@ def test_errors_are_exceptions_with_the_sentences_of_the_client(server: Server) 
         ({"hedge_quantile": 2.0}, forebay.OptionsError, "invalid hedge quantile 2"),
         ({"shared_memory": "on"}, forebay.OptionsError, 'shared_memory: "on": expected "verify"'),
         ({"threads": 2}, forebay.OptionsError, "invalid threads 2: only a path"),
+        ({"split": "val"}, forebay.OptionsError, "invalid split 'val': the datasets of a server are named by dataset"),
+        ({"disk_cache": "/c"}, forebay.OptionsError, "invalid disk_cache '/c': only a path"),
     ]
     for options, error, says in cases:
         # A warning would be an error of its own.
         with pytest.raises(error, match=says):
             loader(server, **options)
-    with pytest.raises(forebay.OptionsError, match="expected a path, an endpoint"):
+    with pytest.raises(forebay.OptionsError, match="expected a path, a URL"):
         forebay.Loader([])
     with pytest.raises(forebay.OptionsError, match="invalid endpoint"):
-        forebay.Loader("ftp://x:1", dataset="train")
+        forebay.Loader("http://x", dataset="train")
 
 
 def test_arguments_of_a_wrong_type_are_named_with_what_is_expected(server: Server) -> None:
@@ -287,11 +289,16 @@ def test_arguments_of_a_wrong_type_are_named_with_what_is_expected(server: Serve
         ("merge", "yes", a_flag),
         ("writable", None, a_flag),
         ("progress", 2, a_flag),
+        ("split", 3, "expected the name of a split"),
+        ("split", "", "expected the name of a split"),
+        ("split", "a/b", "expected the name of a split"),
         ("index_dir", 3, "expected a path"),
         ("index_dir", "a\0b", "expected a path"),
         ("threads", "2", an_integer),
         ("threads", 0, f"{an_integer} 1"),
         ("memory", 1.5, 'expected a number of bytes, or a string with a unit, such as "4GiB"'),
+        ("disk_cache", 3, "expected a path"),
+        ("disk_cache_bytes", 1.5, "expected a number of bytes"),
         ("prefetch_bytes", -1, an_integer),
         ("prefetch_bytes", "128MiB", an_integer),
         ("max_microbatch_bytes", 2**64, an_integer),
@@ -322,7 +329,7 @@ def test_arguments_of_a_wrong_type_are_named_with_what_is_expected(server: Serve
     arguments = inspect.signature(forebay.Loader).parameters
     assert {name for name, _, _ in cases} == {*arguments} - {"source", "unknown"}
     for source in (5, None, b"a:1", [5], [b"a:1"], {"a:1"}, Path):
-        with pytest.raises(forebay.OptionsError, match="^invalid source .*: expected a path, an endpoint"):
+        with pytest.raises(forebay.OptionsError, match="^invalid source .*: expected a path, a URL"):
             forebay.Loader(source)  # type: ignore[arg-type]
     with loader(server) as small:
         with pytest.raises(forebay.OptionsError, match=f"^invalid epoch '1': {an_integer}"):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import forebay
-from conftest import Server
+from conftest import Server, write_tars
 
 torch = pytest.importorskip("torch")
 timm_data = pytest.importorskip("timm.data")
@@ -174,3 +174,25 @@ def test_an_evaluation_that_would_leave_a_rank_waiting_is_refused(data: Path) ->
     )
     with pytest.raises(forebay.OptionsError, match="--validation-batch-size"):
         ft.create_loaders(args, CONFIG, threads=1)
+
+
+def test_splits_of_one_folder_are_those_of_the_arguments(data: Path, tmp_path: Path) -> None:
+    for split, of_timm in [("train", "train"), ("val", "validation")]:
+        write_tars(data / split, tmp_path / "tars", f"imagenet1k-{of_timm}-{{}}.tar")
+    args = arguments(data_dir=str(tmp_path / "tars"), aa="rand-m7-mstd0.5-inc1")
+    train, evaluation = ft.create_loaders(args, CONFIG, threads=1)
+    assert evaluation is not None
+    with train, evaluation:
+        assert [loader.describe()["records"] for loader in (train, evaluation)] == [128, 20]
+    args = arguments(data_dir=str(tmp_path / "tars"), aa="rand-m7-mstd0.5-inc1", val_split="test")
+    with pytest.raises(forebay.DatasetError, match='no split "test"; it has train, validation'):
+        ft.create_loaders(args, CONFIG, threads=1)
+    with pytest.raises(forebay.OptionsError, match="invalid split: there are two, .* --train-split and --val-split"):
+        ft.create_loaders(args, CONFIG, split="val")
+
+
+def test_a_folder_without_splits_is_each_of_them(data: Path) -> None:
+    train, evaluation = ft.create_loaders(arguments(data_dir=str(data / "train"), color_jitter=0), CONFIG, threads=1)
+    assert evaluation is not None
+    with train, evaluation:
+        assert train.describe()["dataset_digest"] == evaluation.describe()["dataset_digest"]

@@ -6,6 +6,7 @@ import difflib
 import numbers
 import operator
 import os
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -56,6 +57,21 @@ def unknown(name: str, known: Iterable[str]) -> OptionsError:
     near = difflib.get_close_matches(name, known, n=1)
     advice = _OF_OTHERS.get(name) or (f"did you mean {near[0]}?" if near else "see help(forebay.Loader)")
     return OptionsError(f"unknown argument {name}: {advice}")
+
+
+# Flags of the server that are arguments of a loader.
+_FLAG = re.compile(r"--(index-dir|threads|memory|disk-cache-bytes|disk-cache)(?![\w-])")
+_FLAG_WITH_SPLIT = re.compile(r"--split ([\w.-]+)")
+
+
+def instead_of_flags(message: str) -> str:
+    """A message of a server, or of indexing, with arguments where it has flags. What a loader has not stays a flag.
+
+    >>> instead_of_flags("select one, by --split train; use --index-dir, or forebay index --label-column x")
+    'select one, by split="train"; use index_dir, or forebay index --label-column x'
+    """
+    message = _FLAG_WITH_SPLIT.sub(r'split="\1"', message)
+    return _FLAG.sub(lambda found: found[1].replace("-", "_"), message)
 
 
 def integer(name: str, value: Any, minimum: int = 0, maximum: int = 2**64 - 1) -> int:
@@ -127,6 +143,16 @@ def path(name: str, value: Any, expected: str = "a path") -> str:
         found: str | bytes = os.fspath(value)
         if isinstance(found, str) and found and "\0" not in found:
             return os.path.expanduser(found)
+    raise invalid(name, value, expected)
+
+
+def split(name: str, value: Any) -> str:
+    """The name of a split."""
+    expected = 'the name of a split, such as "val"'
+    found = text(name, value, expected)
+    # What a path could not end in.
+    if found and not set(found) & set("#/*{\0"):
+        return found
     raise invalid(name, value, expected)
 
 

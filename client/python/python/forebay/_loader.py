@@ -1,9 +1,8 @@
-"""The loader: batches of a rank, epoch by epoch, from servers or from a path."""
+"""The loader: batches of a rank, epoch by epoch, from servers or from a dataset."""
 
 from __future__ import annotations
 
 import html
-import json
 import numbers
 import os
 import re
@@ -12,12 +11,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Never, NoReturn, TypedDict
 
-from . import _arguments, _forebay
+from . import _arguments, _forebay, _toml
 from ._batch import Batch, Context, Parts
 from ._errors import Error, OptionsError, StateError
 from ._local import Address, LocalServer
 from ._log import warn
-from ._source import Source, endpoints_of, path_of
+from ._source import Part, Source, endpoints_of, parts_of
 from ._types import Description, Job, ServerStats, Settings
 
 if TYPE_CHECKING:
@@ -39,9 +38,12 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "mixed_by": lambda name, value: _arguments.text(name, value, '"server" or "trainer"'),
     "merge": _arguments.flag,
     "writable": _arguments.flag,
+    "split": _arguments.split,
     "index_dir": _arguments.path,
     "threads": _arguments.positive,
     "memory": _arguments.size,
+    "disk_cache": _arguments.path,
+    "disk_cache_bytes": _arguments.size,
     "progress": _arguments.flag,
     "prefetch_bytes": _arguments.integer,
     "max_microbatch_bytes": _arguments.integer,
@@ -66,9 +68,9 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "token_file": _arguments.path,
 }
 _NOT_NONE = {"recipe", "seed", "epoch", "dtype", "layout", "mixed_by", "merge", "writable", "progress"}
-# What only the server of a path has, and what only servers that were named have: a loader finds that of a path by itself,
-# it is one, and it has a token that its loaders know.
-_OF_PATHS = ("index_dir", "threads", "memory")
+# What only the server of a path or URL has, and what only servers that were named have: a loader finds that of a path by
+# itself, it is one, and it has a token that its loaders know.
+_OF_PATHS = ("split", "index_dir", "threads", "memory", "disk_cache", "disk_cache_bytes")
 _OF_SERVERS = (
     "dataset", "resolve_interval", "readmit_after", "hedge_quantile", "hedge_budget", "hedge_min_delay",
     "tls_ca", "tls_cert", "tls_key", "tls_name", "token_file",
@@ -116,7 +118,7 @@ class _Position:
 
 
 class Loader:
-    """Loads batches from a path on this machine, or from servers.
+    """Loads batches from a dataset, on this machine or in a bucket, or from servers.
 
     >>> import forebay
     >>> loader = forebay.Loader(data / "train", recipe="a3", set={"batch": 32, "microbatches": 2})
@@ -133,10 +135,12 @@ class Loader:
     next epoch, or that of `set_epoch`.
 
     Args:
-        source: A dataset on this machine, as `forebay index` takes it: it is indexed if it has no index, and
-            served by a process that all loaders of this host and user share, and that ends with the last of
-            them. Or servers: an endpoint such as `http://data-0:50051`, a list of them, or
-            `dns+http://name:port` for all addresses of a name.
+        source: A dataset as `forebay index` takes it, a path or a URL such as `s3://bucket/train`: it is indexed
+            if it has no index, and served by a process that all loaders of this host and user share, and that
+            ends with the last of them. A mapping of paths and URLs to weights is one dataset that is mixed of
+            them: with `{"/data/a": 1, "/data/b": 0.5}`, an epoch has half of the records of the second. Or
+            servers: an endpoint such as `http://data-0:50051`, a list of them, or `dns+http://name:port` for
+            all addresses of a name.
         recipe: A preset (`a1`, `a2`, `a3`, `eval`), a recipe that the servers have, or the path of a TOML file.
         set: Changes to the recipe.
         dataset: Name of the dataset on the servers; not needed if they have only one.
@@ -148,9 +152,12 @@ class Loader:
         mixed_by: The side that applies MixUp and CutMix: `server`, or `trainer`, which then gets the plan.
         merge: Whether a batch is all of a rank's microbatches of a step, or each by itself.
         writable: Whether pixels may be changed in place. Those in the memory of a server on this host are copied then.
-        index_dir: For a path: folder of the index, if it cannot be beside the dataset.
-        threads, memory: For a path: worker threads and memory (`"4GiB"`) of the server.
-        progress: For a path: whether a progress bar is shown while it is indexed, if tqdm is installed.
+        split: For a path or URL with several splits: the one to load, such as `val`.
+        index_dir: For a path or URL: folder of the index, if it cannot be beside the dataset.
+        threads, memory: For a path or URL: worker threads and memory (`"4GiB"`) of the server.
+        disk_cache, disk_cache_bytes: For a URL: folder on a local disk that keeps what was fetched, for all processes
+            of the host, and its size (`"200GiB"`).
+        progress: For a path or URL: whether a progress bar is shown while it is indexed, if tqdm is installed.
         prefetch_bytes: Pixels that are received ahead. By default 128 MiB, or more for several servers.
 
     The other arguments are those of the flags of `forebay-trainer` with the same names; times are in
@@ -158,7 +165,7 @@ class Loader:
 
     Raises:
         OptionsError: If an argument is invalid.
-        DatasetError: If the path is not a dataset.
+        DatasetError: If there is no dataset at the path or URL.
         RefusedError: If a server refuses the job; NoServerError, if several do.
         GaveUpError: If no server answers within `give_up_after`.
     """
@@ -179,9 +186,12 @@ class Loader:
         mixed_by: Literal["server", "trainer"] = "server",
         merge: bool = True,
         writable: bool = False,
+        split: str | None = None,
         index_dir: str | os.PathLike[str] | None = None,
         threads: int | None = None,
         memory: str | int | None = None,
+        disk_cache: str | os.PathLike[str] | None = None,
+        disk_cache_bytes: str | int | None = None,
         progress: bool = True,
         prefetch_bytes: int | None = None,
         max_microbatch_bytes: int | None = None,
@@ -223,7 +233,8 @@ class Loader:
         if (given["rank"] is None) != (given["world"] is None):
             raise OptionsError("rank and world belong together: expected both, or neither")
         endpoints = endpoints_of(source)
-        _refuse_others(arguments, endpoints)
+        parts = parts_of(source, given["split"]) if endpoints is None else []
+        _refuse_others(arguments, parts)
         is_alone = given["rank"] is None
         self._rank: int = 0 if is_alone else given["rank"]
         self._world: int = 1 if is_alone else given["world"]
@@ -271,12 +282,14 @@ class Loader:
         self._images, self._bytes, self._wait = 0, 0, 0.0
         self._server_seconds: dict[str, float] = {}
 
-        if endpoints is None:
+        if parts:
             self._local = LocalServer(
-                path_of(source),
+                parts,
                 index_dir=given["index_dir"],
                 threads=given["threads"],
                 memory=given["memory"],
+                disk_cache=given["disk_cache"],
+                disk_cache_bytes=given["disk_cache_bytes"],
                 progress=given["progress"],
             )
             self._job["dataset"] = self._local.dataset
@@ -536,7 +549,8 @@ class Loader:
     def _living_client(self) -> _forebay.Client:
         """The client, of another server if that of the path was killed."""
         if self._is_abandoned():
-            warn(f"the server of {self._arguments['source']} was killed; another one is started")
+            assert self._local is not None
+            warn(f"the server of {self._local.shown} was killed; another one is started")
             self._client = self._connect()
             self._client.describe(self._job)
         return self._client
@@ -758,16 +772,30 @@ def _restored(arguments: dict[str, Any], state: State, is_fresh: bool) -> Loader
     return loader
 
 
-def _refuse_others(arguments: Mapping[str, Any], endpoints: list[str] | None) -> None:
-    """Refuses settings that the source does not have."""
-    for name in _OF_SERVERS if endpoints is None else _OF_PATHS:
+def _refuse_others(arguments: Mapping[str, Any], parts: Sequence[Part]) -> None:
+    """Refuses settings that the source does not have. Without parts, it is servers."""
+    for name in _OF_SERVERS if parts else _OF_PATHS:
         if arguments[name] is None:
             continue
         refused = f"invalid {name} {arguments[name]!r}"
-        if endpoints is not None:
-            raise OptionsError(f"{refused}: only a path has a server to set up")
+        if not parts:
+            what = "the datasets of a server are named by dataset" if name == "split" else "only a path has a server to set up"
+            raise OptionsError(f"{refused}: {what}")
         why = "which is one dataset" if name == "dataset" else "whose server a loader starts and reaches by itself"
-        raise OptionsError(f"{refused}: the source is a path, {path_of(arguments['source'])!r}, {why}; leave it out")
+        kind = "a mix" if len(parts) > 1 else "a URL" if parts[0].is_url else "a path"
+        shown = ", ".join(repr(part.path) for part in parts)
+        raise OptionsError(f"{refused}: the source is {kind}, {shown}, {why}; leave it out")
+    if not parts:
+        return
+    if arguments["disk_cache"] is not None and not any(part.is_url for part in parts):
+        raise OptionsError(
+            f"invalid disk_cache {arguments['disk_cache']!r}: it is for datasets in buckets, and those of the source are on "
+            "disk; leave it out"
+        )
+    if arguments["disk_cache_bytes"] is not None and arguments["disk_cache"] is None:
+        raise OptionsError(
+            f"invalid disk_cache_bytes {arguments['disk_cache_bytes']!r}: it is the size of disk_cache, which is not set"
+        )
 
 
 def _indices(rank: int, world: int, microbatches: int) -> list[int]:
@@ -798,7 +826,7 @@ def assignments(changes: Changes | None) -> list[str]:
     if all(isinstance(field, str) for field in fields):
         if not isinstance(changes, Mapping):
             return fields
-        return [f"{field} = {_toml(field, value)}" for field, value in changes.items()]
+        return [f"{field} = {_written(field, value)}" for field, value in changes.items()]
     raise _arguments.invalid(
         "set", changes, 'a mapping, such as {"batch": 512}, or a list of TOML assignments, such as ["batch = 512"]'
     )
@@ -806,10 +834,10 @@ def assignments(changes: Changes | None) -> list[str]:
 
 def _key(key: object) -> str:
     name = str(key)
-    return name if re.fullmatch("[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
+    return name if re.fullmatch("[A-Za-z0-9_-]+", name) else _toml.string(name)
 
 
-def _toml(field: str, value: object) -> str:
+def _written(field: str, value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     # Those of numpy are not written as TOML has them.
@@ -818,14 +846,13 @@ def _toml(field: str, value: object) -> str:
     if isinstance(value, numbers.Real):
         return repr(float(value))
     if isinstance(value, str):
-        # A basic string of TOML has the escapes of JSON.
-        return json.dumps(value)
+        return _toml.string(value)
     if isinstance(value, Mapping):
         # Keys are fields or names of classes, which may have any character.
-        inner = ", ".join(f"{_key(key)} = {_toml(field, inner)}" for key, inner in value.items())
+        inner = ", ".join(f"{_key(key)} = {_written(field, inner)}" for key, inner in value.items())
         return f"{{ {inner} }}"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(_toml(field, inner) for inner in value)}]"
+        return f"[{', '.join(_written(field, inner) for inner in value)}]"
     raise OptionsError(
         f"invalid value {value!r} of {field}: expected a number, a string, a boolean, a list or a mapping"
     )

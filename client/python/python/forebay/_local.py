@@ -1,4 +1,4 @@
-"""The server of a path: one for each host, user and path, which all loaders of that path share.
+"""The server of a source: one for each host, user and dataset, which all loaders of that dataset share.
 
 The loaders find it in a folder that only their user can read:
 
@@ -8,6 +8,7 @@ The loaders find it in a folder that only their user can read:
     socket-*  where it listens, so that microbatches are read in its memory; a TCP port if the folder can have no socket
     address   how to reach it
     token     what a call must have, because every user of the host can reach a port
+    config    what it serves, as its --config
     log       what it logs
 
 The operating system releases the locks of killed processes, so that nothing has to be cleaned up.
@@ -30,17 +31,21 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from . import _forebay
+from . import _arguments, _forebay, _toml
 from ._errors import DatasetError, ServerError
 from ._log import warn
+from ._source import Part, split_of
 
 _logger = logging.getLogger("forebay")
 
 # Time between two tries to get a lock. Signals are handled in between.
 _POLL = 0.02
+# Waits of at most 100 ms for an indexing that was cancelled.
+_CANCEL_WAITS = 20
 # Time after which a wait for another process is logged.
 _SILENCE = 1.0
 # Paths of sockets that every part of forebay takes: as long as `--listen` allows, and with nothing that it or an
@@ -48,6 +53,11 @@ _SILENCE = 1.0
 _SOCKET_PATH = re.compile(r"[A-Za-z0-9_./@+=-]{1,100}")
 # A path that may name several tars.
 _PATTERN = re.compile(r"[*?\[{]")
+# What decides, besides its URL, which bucket is meant and as whom it is read. Keys and tokens do not: they may be renewed.
+_BUCKET_VARIABLES = (
+    "AWS_ENDPOINT", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE", "AZURE_ENDPOINT", "AZURE_STORAGE_ACCOUNT_NAME",
+    "AZURE_STORAGE_ENDPOINT", "AZURE_STORAGE_USE_EMULATOR", "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_BASE_URL",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,34 +69,38 @@ class Address:
 
 
 class LocalServer:
-    """A share in the server of a path. `close` gives it back."""
+    """A share in the server of a dataset, which may be mixed of several parts. `close` gives it back."""
 
     def __init__(
         self,
-        path: str,
+        parts: Sequence[Part],
         *,
         index_dir: str | None = None,
         threads: int | None = None,
         memory: str | int | None = None,
+        disk_cache: str | None = None,
+        disk_cache_bytes: str | int | None = None,
         progress: bool = True,
     ) -> None:
-        self.path = os.path.abspath(path)
-        # At once, also if a server of it still runs, which would wait for its files.
-        if not _PATTERN.search(self.path):
-            try:
-                os.stat(self.path)
-            except (FileNotFoundError, NotADirectoryError):
-                raise DatasetError(
-                    f"no dataset at {self.path}: no such file or directory; check the path"
-                ) from None
-            except OSError:
-                # The attempt to index it says more.
-                pass
-        self.dataset = re.sub(r"[^A-Za-z0-9_.-]+", "-", os.path.basename(self.path))[:64] or "data"
+        self._parts = parts
+        for part in parts:
+            _check(part)
+        self.shown = ", ".join(part.path for part in parts)
+        names = [os.path.basename(part.path.rstrip("/")) for part in parts]
+        self.dataset = re.sub(r"[^A-Za-z0-9_.-]+", "-", "-".join(names))[:64] or "data"
         self._index_dir = None if index_dir is None else os.path.abspath(index_dir)
-        self._settings = {"threads": threads, "memory": None if memory is None else str(memory)}
+        self._disk_cache = None if disk_cache is None else os.path.abspath(disk_cache)
+        self._disk_cache_bytes = None if disk_cache_bytes is None else str(disk_cache_bytes)
+        self._settings = {
+            "threads": threads,
+            "memory": None if memory is None else str(memory),
+            "disk_cache": self._disk_cache,
+            "disk_cache_bytes": self._disk_cache_bytes,
+        }
         self._progress = progress
-        place = [_forebay.__version__, os.path.realpath(self.path), self._index_dir]
+        variables = _BUCKET_VARIABLES if any(part.is_url for part in parts) else ()
+        where = {name: os.environ[name] for name in variables if name in os.environ}
+        place = [_forebay.__version__, [_place(part) for part in parts], self._index_dir, where]
         name = hashlib.sha256(json.dumps(place).encode()).hexdigest()[:16]
         self._folder = os.path.join(_private_folder(), name)
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
@@ -94,13 +108,19 @@ class LocalServer:
 
     def join(self) -> Address:
         """Joins the running server, or starts one. May be called again after it was killed."""
+        try:
+            return self._join()
+        except (DatasetError, ServerError) as error:
+            raise type(error)(_arguments.instead_of_flags(str(error))) from None
+
+    def _join(self) -> Address:
         start = self._open("start")
         try:
-            _lock(start, fcntl.LOCK_EX, f"another process starts the server of {self.path}")
+            _lock(start, fcntl.LOCK_EX, f"another process starts the server of {self.shown}")
             if self._users is None:
                 self._users = self._open("users")
                 # A server that is about to end holds it until it has ended.
-                _lock(self._users, fcntl.LOCK_SH, f"the last server of {self.path} ends")
+                _lock(self._users, fcntl.LOCK_SH, f"the last server of {self.shown} ends")
             if not self.is_running():
                 self._index()
                 self._start()
@@ -141,7 +161,7 @@ class LocalServer:
 
     def _write(self, name: str, text: str) -> None:
         # A reader sees all of it or none.
-        with open(self._file(f"{name}.new"), "w", opener=_private) as file:
+        with open(self._file(f"{name}.new"), "w", encoding="utf-8", opener=_private) as file:
             file.write(text)
         os.replace(self._file(f"{name}.new"), self._file(name))
 
@@ -155,17 +175,21 @@ class LocalServer:
         for name, wanted in self._settings.items():
             if wanted is not None and found[name] != wanted:
                 warn(
-                    f"the server of {self.path} was started with {name}={found[name]!r}, and "
+                    f"the server of {self.shown} was started with {name}={found[name]!r}, and "
                     f"{name}={wanted!r} of this loader has no effect: close the other loaders first"
                 )
         return Address(found["endpoint"], self._file("token"))
 
     def _index(self) -> None:
-        if not _forebay.needs_index(self.path, self._index_dir):
-            return
-        threads = self._settings["threads"]
-        _logger.info("indexing %s, once", self.path)
-        indexing = _forebay.Indexing(self.path, self._index_dir, int(threads or os.cpu_count() or 1))
+        """Indexes what has no index."""
+        datasets = _forebay.Datasets(self._index_dir, self._disk_cache, self._disk_cache_bytes)
+        for part in self._parts:
+            if datasets.needs_index(part.path):
+                self._index_part(datasets, part.path)
+
+    def _index_part(self, datasets: _forebay.Datasets, path: str) -> None:
+        _logger.info("indexing %s, once", path)
+        indexing = datasets.index(path, int(self._settings["threads"] or os.cpu_count() or 1))
         bar = _bar(self._progress)
         try:
             while not indexing.wait():
@@ -174,6 +198,10 @@ class LocalServer:
                     bar.update(done - bar.n)
         except BaseException:
             indexing.cancel()
+            # It removes its files meanwhile.
+            for _ in range(_CANCEL_WAITS):
+                if indexing.wait():
+                    break
             raise
         finally:
             if bar is not None:
@@ -183,11 +211,14 @@ class LocalServer:
 
     def _start(self) -> None:
         self._write("token", f"local {secrets.token_hex(32)}\n")
+        # In a list commas have no meaning, and with a weight no path is taken for one.
+        paths = ", ".join(_toml.string(f"{part.path}:{part.weight!r}") for part in self._parts)
+        self._write("config", f"[datasets]\n{_toml.string(self.dataset)} = [{paths}]\n")
         listen = self._listen()
         command = [sys.executable, "-P", "-m", "forebay", *self._arguments(listen)]
         server = self._open("server")
         try:
-            _lock(server, fcntl.LOCK_EX, f"the last server of {self.path} ends")
+            _lock(server, fcntl.LOCK_EX, f"the last server of {self.shown} ends")
             with open(self._file("log"), "w", opener=_private) as log:
                 process = subprocess.Popen(
                     command,
@@ -211,7 +242,7 @@ class LocalServer:
             process.kill()
             raise
         self._write("address", json.dumps({"endpoint": endpoint, **self._settings}))
-        _logger.info("started the server of %s: %s, process %d", self.path, endpoint, process.pid)
+        _logger.info("started the server of %s: %s, process %d", self.shown, endpoint, process.pid)
 
     def _listen(self) -> str:
         """Where the next server listens. The name is a new one, so that nobody takes it for the last server."""
@@ -233,13 +264,13 @@ class LocalServer:
     def _arguments(self, listen: str) -> list[str]:
         """How the server is started; `_endpoint` is its counterpart."""
         arguments = ["serve", "--listen", listen, "--token-file", self._file("token")]
-        arguments += ["--dataset", f"{self.dataset}={self.path}", "--device", "cpu"]
+        arguments += ["--config", self._file("config"), "--device", "cpu"]
         arguments += ["--while-locked", self._file("users")]
         if self._index_dir is not None:
             arguments += ["--index-dir", self._index_dir]
         for name, value in self._settings.items():
             if value is not None:
-                arguments += [f"--{name}", str(value)]
+                arguments += [f"--{name.replace('_', '-')}", str(value)]
         return arguments
 
     def _endpoint(self, process: subprocess.Popen[str]) -> str:
@@ -252,10 +283,32 @@ class LocalServer:
             process.kill()
             with open(self._file("log")) as log:
                 raise ServerError(
-                    f"the server of {self.path} could not be started: {log.read()[-2000:].strip()}"
+                    f"the server of {self.shown} could not be started: {log.read()[-2000:].strip()}"
                 )
         address = line.removeprefix(prefix).strip()
         return address if address.startswith("unix:") else f"http://{address}"
+
+
+def _check(part: Part) -> None:
+    """Refuses a path that does not exist: at once, also if a server of it still runs, which would wait for its files."""
+    path, _ = split_of(part.path)
+    if part.is_url or _PATTERN.search(path):
+        return
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise DatasetError(f"no dataset at {path}: no such file or directory; check the path") from None
+    except OSError:
+        # The attempt to index it says more.
+        pass
+
+
+def _place(part: Part) -> list[str | float | None]:
+    """What tells a dataset from others of the host."""
+    if part.is_url:
+        return [part.path, None, part.weight]
+    path, split = split_of(part.path)
+    return [os.path.realpath(path), split, part.weight]
 
 
 def _first_line(output: IO[str]) -> str:

@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 
+from . import _forebay
 from ._errors import OptionsError
 from ._loader import Loader as _Core
-from ._source import Source, endpoints_of
+from ._source import Source, endpoints_of, is_url, parts_of
 from .torch import Dataset
 from .torch import Loader as _Loader
 
@@ -42,15 +43,16 @@ def create_loaders(
         args: The arguments of `train.py`.
         data_config: What `timm.data.resolve_data_config` returned.
         device: The device of the tensors.
-        source, eval_source: Servers instead of the paths of `--data-dir` and its splits. With servers, name
+        source, eval_source: Servers, or other datasets, instead of the splits of `--data-dir`. With servers, name
             the datasets by `--train-split` (by default `train`) and `--val-split` (`validation`, as in timm).
         options: Other arguments of `forebay.Loader` for both.
 
     Raises:
         OptionsError: If an argument stands for what forebay cannot do.
     """
-    if "dataset" in options:
-        raise OptionsError("invalid dataset: there are two, which servers have under --train-split and --val-split")
+    for name, what in [("dataset", "two, which servers have under"), ("split", "two, which are those of")]:
+        if name in options:
+            raise OptionsError(f"invalid {name}: there are {what} --train-split and --val-split")
     dtype = getattr(torch, _get(args, "model_dtype", None) or "float32")
     world, rank = int(_get(args, "world_size", 1)), int(_get(args, "rank", 0))
     layout = "nhwc" if _get(args, "channels_last", False) else "nchw"
@@ -58,7 +60,7 @@ def create_loaders(
         device=device, dtype=dtype, layout=layout, rank=rank, world=world, seed=_get(args, "seed", 42), **options
     )
     sources = [(source, "train_split", "train"), (eval_source, "val_split", "validation")]
-    (train, train_name), (evaluation, eval_name) = (
+    (train, train_options), (evaluation, eval_options) = (
         _source(args, given, _get(args, split, default)) for given, split, default in sources
     )
     recipe = train_recipe(args, data_config)
@@ -66,7 +68,7 @@ def create_loaders(
     loader_train = Loader(
         train,
         recipe=recipe,
-        dataset=train_name,
+        **train_options,
         targets="dense" if is_mixing else "index",
         num_classes=_get(args, "num_classes", None),
         is_mixing=is_mixing,
@@ -77,7 +79,7 @@ def create_loaders(
     loader_eval = Loader(
         evaluation,
         recipe=eval_recipe(args, data_config),
-        dataset=eval_name,
+        **eval_options,
         targets="index",
         base="eval",
         **common,
@@ -309,19 +311,23 @@ def _pair(args: Any, name: str, default: tuple[float, float]) -> list[float]:
     return [float(low), float(high)]
 
 
-def _source(args: Any, given: Source | None, split: str) -> tuple[Source, str | None]:
-    """Servers with the name of a dataset, or the path of a split as timm finds it."""
+def _source(args: Any, given: Source | None, split: str) -> tuple[Source, dict[str, Any]]:
+    """Servers with the name of a dataset, or the split of `--data-dir`: a folder, as timm finds it, or a part."""
     if given is not None:
-        return given, split if endpoints_of(given) is not None else None
+        return given, {} if endpoints_of(given) is None else {"dataset": split}
     root = _get(args, "data_dir", None) or _get(args, "data", None)
     if not root:
         raise OptionsError("--data-dir is missing: expected the folder of the dataset, or source=")
-    root = os.path.expanduser(root)
-    names = next((names for names in _SPLITS if split in names), (split,))
-    for name in (split, *names):
-        if os.path.isdir(os.path.join(root, name)):
-            return os.path.join(root, name), None
-    return str(root), None
+    root = str(root)
+    if not is_url(root):
+        root = os.path.expanduser(root)
+        names = next((names for names in _SPLITS if split in names), (split,))
+        for name in (split, *names):
+            if os.path.isdir(os.path.join(root, name)):
+                return os.path.join(root, name), {}
+    (part,) = parts_of(root, split)
+    # As for timm, all of a folder without splits is each of them.
+    return root, {} if _forebay.Datasets().lacks_splits(part.path) else {"split": split}
 
 
 def _get(args: Any, name: str, default: Any) -> Any:
