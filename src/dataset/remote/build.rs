@@ -228,15 +228,13 @@ fn index_shards(
                 records.fetch_add(1, Ordering::Relaxed);
                 report();
             };
-            let made = match work.has_tags(object).then(|| Index::open(&part)) {
-                Some(Ok(index)) => {
-                    records.fetch_add(index.len() as u64, Ordering::Relaxed);
-                    Ok(())
-                }
-                None | Some(Err(_)) => {
-                    let progress = (&report as _, &count as _);
-                    index_shard((place, options), found, object, (work, &part), pool, progress)
-                }
+            let known = work.has_tags(object).then(|| Index::open(&part));
+            let made = if let Some(Ok(index)) = known {
+                records.fetch_add(index.len() as u64, Ordering::Relaxed);
+                Ok(())
+            } else {
+                let progress = (&report as _, &count as _);
+                index_shard((place, options), found, object, (work, &part), pool, progress)
             };
             bytes.fetch_add(object.size, Ordering::Relaxed);
             if let Err(error) = made {
