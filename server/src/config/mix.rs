@@ -30,9 +30,15 @@ impl Mix {
         self.parts().any(|(path, _)| is_url(path))
     }
 
+    /// The mix of `PATH` or `PATH:WEIGHT` each. `exists` says what is a path as a whole.
+    ///
     /// # Errors
     /// When a weight is out of range.
-    pub(super) fn of<'t>(parts: impl IntoIterator<Item = &'t str>) -> Result<Self, String> {
+    fn of<'t>(
+        parts: impl IntoIterator<Item = &'t str>,
+        exists: impl Fn(&str) -> bool,
+    ) -> Result<Self, String> {
+        let part = |text| if exists(text) { Ok((text.into(), 1.0)) } else { part(text) };
         parts.into_iter().map(part).collect::<Result<_, _>>().map(Self)
     }
 }
@@ -41,7 +47,7 @@ impl FromStr for Mix {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::of(split(text))
+        Self::of(split(text), |part| Path::new(part).exists())
     }
 }
 
@@ -61,7 +67,7 @@ impl fmt::Display for Mix {
     }
 }
 
-/// A text as on the command line, or a list, in which commas have no meaning.
+/// A text as on the command line, or a list, in which commas have no meaning and a number at the end is always a weight.
 impl<'de> Deserialize<'de> for Mix {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
@@ -73,7 +79,7 @@ impl<'de> Deserialize<'de> for Mix {
         let mix = match Written::deserialize(deserializer)? {
             Written::Text(text) => text.parse(),
             Written::List(parts) if parts.is_empty() => Err("expected a path".to_owned()),
-            Written::List(parts) => Self::of(parts.iter().map(String::as_str)),
+            Written::List(parts) => Self::of(parts.iter().map(String::as_str), |_| false),
         };
         mix.map_err(D::Error::custom)
     }
@@ -140,6 +146,22 @@ mod tests {
         assert_eq!(parts("/d/12:30/a"), [of("/d/12:30/a", 1.0)]);
         assert_eq!(parts("/d/a:b"), [of("/d/a:b", 1.0)]);
         assert_eq!(parts("/d/a:2:1"), [of("/d/a:2", 1.0)]);
+    }
+
+    #[test]
+    fn what_exists_as_a_whole_has_no_weight() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("zstd:7").display().to_string();
+        assert_eq!(parts(&path), [(path.trim_end_matches(":7").to_owned(), 7.0)]);
+        std::fs::create_dir(&path).unwrap();
+        assert_eq!(parts(&path), [(path.clone(), 1.0)]);
+        assert_eq!(parts(&format!("{path}:0.5")), [(path.clone(), 0.5)]);
+        // In a file's list it is never meant, so that a program can write any path.
+        let read = |text: &str| toml::from_str::<std::collections::BTreeMap<String, Mix>>(text);
+        let weight =
+            |text: String| read(&text).unwrap()["x"].parts().next().map(|(_, weight)| weight);
+        assert_eq!(weight(format!("x = [{path:?}]")), Some(7.0));
+        assert_eq!(weight(format!("x = {path:?}")), Some(1.0));
     }
 
     #[test]
