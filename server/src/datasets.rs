@@ -61,7 +61,12 @@ impl Datasets {
 
     /// Opens datasets that have been indexed, and mixes them.
     pub(crate) fn open_mix(&self, mix: &Mix) -> anyhow::Result<Dataset> {
-        let open = |(path, weight)| Ok((self.open(path)?, weight));
+        let open = |(path, weight): (&Path, f64)| {
+            let dataset = self.open(path);
+            let of_mix = || format!("cannot open {}, a part of {mix}", path.display());
+            let is_mix = mix.parts().len() > 1;
+            Ok((if is_mix { dataset.with_context(of_mix)? } else { dataset? }, weight))
+        };
         let parts = mix.parts().map(open).collect::<anyhow::Result<_>>()?;
         Ok(Dataset::mix(parts)?)
     }

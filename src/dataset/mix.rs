@@ -23,6 +23,10 @@ pub(super) struct Joined {
 /// # Errors
 /// [`DatasetError::Mix`] if they do not go together.
 pub(super) fn join(parts: &[(Part, f64)]) -> Result<Joined, DatasetError> {
+    if parts.is_empty() {
+        let why = "none is given; expected one or more".to_owned();
+        return Err(DatasetError::Mix { path: "datasets".into(), why });
+    }
     for (part, weight) in parts {
         check_weight(part, *weight)?;
     }
@@ -33,16 +37,17 @@ pub(super) fn join(parts: &[(Part, f64)]) -> Result<Joined, DatasetError> {
         let why = "datasets in buckets that are mixed need the same `Storage`".to_owned();
         return Err(DatasetError::Mix { path: part.path().into(), why });
     }
-    let draws: f64 = parts.iter().map(|(part, weight)| part.len() as f64 * weight).sum();
-    if draws > limits::RECORDS as f64 {
+    let all: u64 =
+        parts.iter().map(|(part, weight)| draws(part.len(), *weight)).fold(0, u64::saturating_add);
+    if all > limits::RECORDS {
         let (part, _) = &parts[0];
-        let why =
-            format!("an epoch has {draws:.0} samples with these weights; expected at most 2^40");
+        let why = format!("an epoch has {all} samples with these weights; expected at most 2^40");
         return Err(DatasetError::Mix { path: part.path().into(), why });
     }
     let is_numbered = |(part, _): &&(Part, f64)| is_numbered(part.classes());
-    let (numbered, named) =
-        (parts.iter().find(is_numbered), parts.iter().find(|p| !is_numbered(p)));
+    let is_nameless = |part: &&(Part, f64)| is_numbered(part) && !part.0.has_class_folders();
+    let numbered = parts.iter().find(is_nameless);
+    let named = parts.iter().find(|part| !is_numbered(part));
     if let (Some((numbered, _)), Some((named, _))) = (numbered, named) {
         return Err(DatasetError::Mix {
             path: numbered.path().into(),
@@ -58,10 +63,18 @@ pub(super) fn join(parts: &[(Part, f64)]) -> Result<Joined, DatasetError> {
     Ok(Joined { digest: digest(parts), classes, labels })
 }
 
+/// Samples of an epoch of a dataset with a weight: as many as a decimal weight says, although it is a binary fraction.
+pub(super) fn draws(records: u64, weight: f64) -> u64 {
+    let draws = records as f64 * weight * (1.0 + 4.0 * f64::EPSILON);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates")]
+    let draws = draws as u64;
+    draws
+}
+
 fn check_weight(part: &Part, weight: f64) -> Result<(), DatasetError> {
     let why = if !(weight > 0.0 && weight.is_finite()) {
         format!("its weight is {weight}; expected a number above 0")
-    } else if part.len() as f64 * weight < 1.0 {
+    } else if draws(part.len(), weight) == 0 {
         let records = part.len();
         format!(
             "an epoch has none of its {records} records with the weight {weight}; expected more"
@@ -134,6 +147,21 @@ mod tests {
         let (classes, labels) = join_classes(&parts);
         assert_eq!(classes, ["crane", "dog", "crane"]);
         assert_eq!(labels, [None, Some(vec![1, 0, 2])]);
+    }
+
+    #[test]
+    fn an_epoch_has_the_decimal_share_of_records() {
+        for (records, weight, expected) in [
+            (100, 0.29, 29),
+            (100, 0.57, 57),
+            (100, 1.15, 115),
+            (100, 2.3, 230),
+            (49, 1.0 / 49.0, 1),
+            (3, 0.5, 1),
+        ] {
+            assert_eq!(draws(records, weight), expected, "{records} * {weight}");
+        }
+        assert_eq!(draws(u64::MAX, 1e6), u64::MAX);
     }
 
     #[test]

@@ -142,6 +142,12 @@ impl Part {
         }
     }
 
+    /// Whether its classes are folders, which have names also where these are numbers.
+    pub(super) const fn has_class_folders(&self) -> bool {
+        use super::layouts::Layout::{Ilsvrc, ImageFolder, Kaggle};
+        matches!(self.index.layout, ImageFolder | Kaggle | Ilsvrc)
+    }
+
     /// Number of files: of shards, or one for each record.
     pub(super) const fn files(&self) -> u64 {
         if self.index.layout.records_are_files() {

@@ -120,9 +120,9 @@ impl Dataset {
         self.parts.iter().map(|of| &of.part)
     }
 
-    /// Number of records and weight of each part.
-    pub(crate) fn weights(&self) -> impl Iterator<Item = (u64, f64)> + Clone {
-        self.parts.iter().map(|of| (of.part.len(), of.weight))
+    /// Number of records of each part, and of draws in an epoch.
+    pub(crate) fn draws(&self) -> impl Iterator<Item = (u64, u64)> + Clone {
+        self.parts.iter().map(|of| (of.part.len(), mix::draws(of.part.len(), of.weight)))
     }
 
     /// The part that has a record, and the number of the record in it.
@@ -190,6 +190,18 @@ impl Dataset {
         of.part.name(id)
     }
 
+    /// Name of a record in errors, with the part if there are several.
+    ///
+    /// # Panics
+    /// When `id` is not below [`len`](Self::len).
+    pub(crate) fn name_in_mix(&self, id: u64) -> String {
+        let name = self.name(id);
+        match &self.parts[..] {
+            [_] => name.to_owned(),
+            _ => format!("{name} of {}", self.find(id).0.part.path().display()),
+        }
+    }
+
     /// The record itself if it is good, or else the next good record of its part in dataset order. The first record
     /// of the part follows the last.
     pub fn good_or_next(&self, id: u64) -> u64 {
@@ -230,7 +242,7 @@ impl Dataset {
         let (of, number) = self.find(id);
         of.part.read(number, unpacker, buffer).map_err(|error| DatasetError::Record {
             record: id,
-            name: of.part.name(number).to_owned(),
+            name: self.name_in_mix(id),
             error,
         })
     }

@@ -35,7 +35,9 @@ impl StuckReads {
         if is_stuck || files.len() >= MAX_STUCK_READS {
             return Err(StoreError::StuckBefore { reads: files.len() });
         }
-        Ok(if files.is_empty() || file.is_none() { timeout } else { timeout / 5 })
+        // Of a mix, a part in a bucket says nothing about those on disks.
+        let is_patient = file.is_none() || files.iter().all(Option::is_none);
+        Ok(if is_patient { timeout } else { timeout / 5 })
     }
 
     pub(crate) fn add(self: &Arc<Self>, file: Option<u64>) -> StuckRead {

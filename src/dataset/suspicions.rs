@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use forebay_types::Digest;
 
 use super::index::Index;
-use super::layouts::{other_splits, split_in_name};
+use super::layouts::{Layout, other_splits, split_in_name};
 
 /// Records of which at most this many are named.
 const EXAMPLES: usize = 3;
@@ -64,6 +64,12 @@ pub(super) fn of(index: &Index, counts: &[u64]) -> Vec<String> {
         found.push(format!("{} classes have no records: {examples}", empty.len()));
     }
     mixed_classes(index, counts, &mut found);
+    if let Some((label, name)) = numbers_as_text(index) {
+        found.push(format!(
+            "the classes are numbers in the order of text, so that the label of {name} is {label}; store the labels as \
+             numbers, or name the classes"
+        ));
+    }
     let mut splits: Vec<&str> =
         index.shards.iter().filter_map(|(name, _)| split_in_name(name)).collect();
     if index.shards.is_empty() {
@@ -72,11 +78,31 @@ pub(super) fn of(index: &Index, counts: &[u64]) -> Vec<String> {
     }
     splits.sort_unstable();
     splits.dedup();
+    if let ([split], [_], []) = (&splits[..], &index.classes[..], &index.shards[..]) {
+        found.push(format!(
+            "the only class is called {split}; for what is in it, select the split by --split"
+        ));
+    }
     if splits.len() > 1 {
         let splits = splits.join(", ");
         found.push(format!("several splits are one dataset: {splits}; select one by --split"));
     }
     found
+}
+
+/// The first class that is a number and not its own label, of labels that are text. The folders of an `ImageFolder` are
+/// in this order everywhere.
+fn numbers_as_text(index: &Index) -> Option<(usize, &str)> {
+    let are_numbers = index.classes.iter().all(|name| name.parse::<u32>().is_ok());
+    if !are_numbers || matches!(index.layout, Layout::ImageFolder | Layout::Kaggle | Layout::Ilsvrc)
+    {
+        return None;
+    }
+    let named = index.classes.iter().map(String::as_str).enumerate();
+    let mut others = named.filter(|(label, name)| name.parse() != Ok(*label));
+    let sorted =
+        index.classes.iter().map(|name| name.parse::<u32>().unwrap_or_default()).is_sorted();
+    others.next().filter(|_| !sorted)
 }
 
 fn duplicates(index: &Index, found: &mut Vec<String>) {
@@ -131,10 +157,26 @@ pub(super) fn across_splits(index: &Index, path: &Path, index_dir: Option<&Path>
     }
     let contents = contents(index);
     let compare = |(split, file): (String, PathBuf)| match Index::open(&file) {
-        Ok(other) => common(index, &contents, &other, &split),
-        Err(error) => Some(format!("the split {split} cannot be compared: {error}")),
+        Ok(other) => {
+            let found =
+                [other_classes(index, &other, &split), common(index, &contents, &other, &split)];
+            found.into_iter().flatten().collect()
+        }
+        Err(error) => vec![format!("the split {split} cannot be compared: {error}")],
     };
-    others.into_iter().filter_map(compare).collect()
+    others.into_iter().flat_map(compare).collect()
+}
+
+/// The first class that has another label in a split, as a sentence if there is one.
+fn other_classes(index: &Index, other: &Index, split: &str) -> Option<String> {
+    let pairs = || index.classes.iter().zip(&other.classes).enumerate();
+    let (own, theirs) = (index.classes.len(), other.classes.len());
+    if let Some((label, (own, theirs))) = pairs().find(|(_, (own, theirs))| own != theirs) {
+        return Some(format!(
+            "the split {split} has other classes: the label {label} is {own} here and {theirs} there"
+        ));
+    }
+    (own != theirs).then(|| format!("the split {split} has {theirs} classes, and this one {own}"))
 }
 
 /// The records of a split that are in a dataset, too, as a sentence if there are any.

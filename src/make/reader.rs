@@ -86,7 +86,7 @@ impl Reader {
         timeout: Duration,
     ) -> Result<Duration, DatasetError> {
         let failed =
-            |error| DatasetError::Record { record, name: dataset.name(record).to_owned(), error };
+            |error| DatasetError::Record { record, name: dataset.name_in_mix(record), error };
         let (file, stuck) = (dataset.file_of(record), dataset.stuck());
         let patience = stuck.patience(file, timeout).map_err(failed)?;
         let companion = match self.0.take() {

@@ -117,9 +117,9 @@ impl Request {
 /// [`RecipeError::UnknownClass`], or [`RecipeError::NothingDrawn`] if its weights leave no record.
 pub fn sampler(dataset: &Dataset, recipe: &Recipe, seed: u64) -> Result<Sampler, RecipeError> {
     if recipe.sampling.is_uniform() {
-        return Sampler::mixed(dataset.weights(), recipe, seed);
+        return Sampler::mixed(dataset.draws(), recipe, seed);
     }
-    if dataset.weights().any(|(_, weight)| weight.to_bits() != 1.0_f64.to_bits()) {
+    if dataset.draws().any(|(records, draws)| draws != records) {
         return Err(RecipeError::Value {
             field: "sampling",
             value: "with weights of datasets".to_owned(),

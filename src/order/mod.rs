@@ -84,13 +84,13 @@ impl Sampler {
         Self::with(Drawn::ByClass(classes), records, recipe, seed)
     }
 
-    /// Creates the sampler of datasets that are mixed, given by number of records and weight. An epoch has
-    /// `weight * records` draws of each, rounded down; a sequential one has every record once.
+    /// Creates the sampler of datasets that are mixed, given by number of records and of draws in an epoch; a sequential
+    /// one has every record once.
     ///
     /// # Errors
     /// As those of [`new`](Self::new).
     pub(crate) fn mixed(
-        parts: impl IntoIterator<Item = (u64, f64)> + Clone,
+        parts: impl IntoIterator<Item = (u64, u64)> + Clone,
         recipe: &Recipe,
         seed: u64,
     ) -> Result<Self, RecipeError> {
@@ -199,6 +199,11 @@ impl Sampler {
         first.max(step.start)..(first + self.repeats).min(step.end)
     }
 
+    /// Draws of records in an epoch: as many as it has, so that those are what comes evenly.
+    fn draws(&self) -> u64 {
+        self.samples_per_epoch().div_ceil(self.repeats)
+    }
+
     /// The mapping from positions to records in one epoch.
     pub fn epoch(&self, epoch: u64) -> EpochSampler {
         let order = match (self.order, &self.drawn) {
@@ -207,12 +212,10 @@ impl Sampler {
                 Order::Permuted(Permutation::new(self.records, self.seed, epoch))
             }
             (RecordOrder::Shuffled, Drawn::ByPart(mix)) => {
-                Order::Mixed(MixDraws::new(mix.clone(), self.seed, epoch))
+                Order::Mixed(MixDraws::new(mix, self.draws(), self.seed, epoch))
             }
             (RecordOrder::Shuffled, Drawn::ByClass(classes)) => {
-                // As many as the epoch has, so that those are what comes evenly.
-                let count = self.samples_per_epoch().div_ceil(self.repeats);
-                Order::Drawn(Draws::new(classes.clone(), count, self.seed, epoch))
+                Order::Drawn(Draws::new(classes.clone(), self.draws(), self.seed, epoch))
             }
         };
         EpochSampler { order, repeats: self.repeats }

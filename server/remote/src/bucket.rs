@@ -259,16 +259,19 @@ async fn put_parts(
     let (fault, is_last) = match send_parts(fetcher, cloud, (path, &id), &file).await {
         Err(fault) => (fault, false),
         Ok(parts) => {
-            match fetcher.call(|| cloud.complete_multipart(path, &id, parts.clone())).await {
+            // The parts are put together before it is answered, which takes longer for more of them.
+            let all = parts.len() * PART;
+            let complete = || cloud.complete_multipart(path, &id, parts.clone());
+            match fetcher.send(all, complete).await {
                 Ok(_written) => return Ok(()),
                 Err(fault) => (fault, true),
             }
         }
     };
-    // Parts that no object has are paid for until they are removed. If they cannot be, the first error says why.
-    drop(fetcher.call(|| cloud.abort_multipart(path, &id)).await);
     // The answer to the last request may have been lost after it was done; sent again, it is refused.
     let is_written = is_last && has_content(fetcher, path, &file).await.unwrap_or(false);
+    // Parts that no object has are paid for until they are removed. If they cannot be, the first error says why.
+    drop(fetcher.call(|| cloud.abort_multipart(path, &id)).await);
     if is_written { Ok(()) } else { Err(fault) }
 }
 

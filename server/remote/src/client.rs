@@ -50,7 +50,12 @@ pub(crate) fn open(address: &Address, settings: &[(&str, &str)]) -> Result<Store
     let connector = Connector { follows: address.service == Service::Web };
     let store = match address.service {
         Service::S3 => {
-            let mut builder = AmazonS3Builder::from_env();
+            let mut builder = AmazonS3Builder::new();
+            for (key, value) in environment("AWS_", url)? {
+                if let Ok(key) = key.parse() {
+                    builder = builder.with_config(key, value);
+                }
+            }
             for (key, value) in settings {
                 let key = key.parse().map_err(|_unknown| malformed(key))?;
                 builder = builder.with_config(key, *value);
@@ -61,7 +66,13 @@ pub(crate) fn open(address: &Address, settings: &[(&str, &str)]) -> Result<Store
             builder.build().map(Store::of)
         }
         Service::Google => {
-            let mut builder = GoogleCloudStorageBuilder::from_env().with_url(url);
+            let mut builder = GoogleCloudStorageBuilder::new();
+            for (key, value) in environment("GOOGLE_", url)? {
+                if let Ok(key) = key.parse() {
+                    builder = builder.with_config(key, value);
+                }
+            }
+            builder = builder.with_url(url);
             for (key, value) in settings {
                 let key = key.parse().map_err(|_unknown| malformed(key))?;
                 builder = builder.with_config(key, *value);
@@ -70,7 +81,17 @@ pub(crate) fn open(address: &Address, settings: &[(&str, &str)]) -> Result<Store
             builder.build().map(Store::of)
         }
         Service::Azure => {
-            let mut builder = MicrosoftAzureBuilder::from_env().with_url(url);
+            let mut builder = MicrosoftAzureBuilder::new();
+            for (key, value) in environment("AZURE_", url)? {
+                if let Ok(key) = key.parse() {
+                    builder = builder.with_config(key, value);
+                }
+            }
+            // Where a machine of Azure tells its identity.
+            for (_, value) in environment("IDENTITY_ENDPOINT", url)? {
+                builder = builder.with_msi_endpoint(value);
+            }
+            builder = builder.with_url(url);
             for (key, value) in settings {
                 let key = key.parse().map_err(|_unknown| malformed(key))?;
                 builder = builder.with_config(key, *value);
@@ -88,4 +109,68 @@ pub(crate) fn open(address: &Address, settings: &[(&str, &str)]) -> Result<Store
         url: url.clone(),
         what: format!("{error}; check the environment variables of its credentials"),
     })
+}
+
+/// The variables of the environment that begin with a prefix, with their names in lower case. As `from_env` of
+/// `object_store` reads them, but for what it panics on later: empty ones count as unset, and the end of a line, which
+/// secrets often have, is no part of a value.
+///
+/// # Errors
+/// When a value cannot be part of a request, or the address of an endpoint is none.
+fn environment(prefix: &str, url: &str) -> Result<Vec<(String, String)>, OpenError> {
+    let mut found = Vec::new();
+    for (key, value) in std::env::vars_os() {
+        let (Some(key), Some(value)) = (key.to_str(), value.to_str()) else { continue };
+        if key.starts_with(prefix) && !value.trim().is_empty() {
+            let value = checked(key, value.trim());
+            let value = value.map_err(|what| OpenError { url: url.to_owned(), what })?;
+            found.push((key.to_ascii_lowercase(), value.to_owned()));
+        }
+    }
+    Ok(found)
+}
+
+/// # Errors
+/// What is wrong with the value of a variable.
+fn checked<'v>(key: &str, value: &'v str) -> Result<&'v str, String> {
+    if value.contains(|letter: char| letter.is_control()) {
+        return Err(format!(
+            "the variable {key} has a line break or another control character; remove it"
+        ));
+    }
+    if !key.contains("ENDPOINT") {
+        return Ok(value);
+    }
+    let is_address = value.parse::<http::Uri>().is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.host().is_some_and(|host| !host.is_empty())
+    });
+    if is_address {
+        return Ok(value);
+    }
+    Err(format!("the variable {key} is {value:?}; expected http://HOST:PORT or https://HOST"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_that_requests_cannot_have_are_refused_by_name() {
+        for endpoint in
+            ["localhost:9000", "minio:9000", "http://127.0.0.1 :5", "http://", "ftp://a"]
+        {
+            let refused = checked("AWS_ENDPOINT_URL", endpoint).unwrap_err();
+            assert!(
+                refused.contains("AWS_ENDPOINT_URL is") && refused.contains("http://HOST"),
+                "{refused}"
+            );
+        }
+        for endpoint in ["http://127.0.0.1:9000", "https://s3.eu-west-1.amazonaws.com/x"] {
+            assert_eq!(checked("AWS_ENDPOINT_URL", endpoint), Ok(endpoint));
+        }
+        let refused = checked("AWS_REGION", "a\nb").unwrap_err();
+        assert!(refused.contains("AWS_REGION has a line break"), "{refused}");
+        assert_eq!(checked("AWS_REGION", "eu-west-1"), Ok("eu-west-1"));
+    }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use forebay::dataset::{self, Dataset, IndexOptions, RemotePlace, with_split};
 
 use super::dataset::{Data, tar};
-use super::writers::{cifar_meta, cifar_pickle, mds_index, mds_shard};
+use super::writers::{cifar_meta, cifar_pickle, mds_index, mds_index_zstd, mds_shard};
 
 /// Indexes a path of a bucket and the same one on disk, and compares them and their records. Returns the number of
 /// records, or the error of the bucket, which that on disk must have as well.
@@ -93,6 +93,35 @@ fn shards_of_mds_are_those_that_their_index_names() {
     assert_eq!(compare_place(&data, &web, &data.folder.path().join("mds")), Ok(64));
     let refused = compare(&data, "mds", Some("val")).unwrap_err();
     assert!(refused.contains("no split \"val\""), "{refused}");
+}
+
+#[test]
+fn the_plain_form_of_a_shard_of_mds_is_read_also_where_the_list_does_not_tell_of_it() {
+    let data = Data::new();
+    put_mds(&data, "mds", &images(&data));
+    let written = fs::read_to_string(data.folder.path().join("mds/index.json")).unwrap();
+    let index = mds_index_zstd(&written, &[1, 1, 1, 1]).replace("shard.", "0/shard.");
+    data.put_in("below", "index.json", index.into_bytes());
+    for number in 0..4 {
+        let name = format!("shard.{number:05}.mds");
+        let shard = fs::read(data.folder.path().join("mds").join(&name)).unwrap();
+        data.put_in("below/0", &name, shard);
+    }
+    assert_eq!(compare(&data, "below", None), Ok(64));
+    let web = data.place(&format!("http://{}/b/below", data.server.address), None);
+    assert_eq!(compare_place(&data, &web, &data.folder.path().join("below")), Ok(64));
+}
+
+#[test]
+fn a_parquet_file_in_a_bucket_is_of_the_split_that_its_name_says() {
+    let data = Data::new();
+    let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/formats/parquet");
+    let bytes = fs::read(goldens.join("required.parquet")).unwrap();
+    data.put_in("hub", "train-00000-of-00001.parquet", bytes);
+    let file = "hub/train-00000-of-00001.parquet";
+    let refused = compare(&data, file, Some("validation")).unwrap_err();
+    assert!(refused.contains("no split \"validation\""), "{refused}");
+    assert!(compare(&data, file, Some("train")).is_ok_and(|records| records > 0));
 }
 
 #[test]

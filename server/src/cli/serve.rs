@@ -133,7 +133,7 @@ fn open_datasets(
         let dataset =
             opener.open_mix(mix).with_context(|| format!("cannot open the dataset {name}"))?;
         let (records, bad) = (dataset.len(), dataset.bad_count());
-        info!(dataset = name, records, bad, digest = %dataset.digest(), "dataset opened");
+        info!(dataset = name, path = %mix, records, bad, digest = %dataset.digest(), "dataset opened");
         for consequence in dataset.index_damage() {
             warn!(dataset = name, consequence, "the index is damaged; run \"forebay index\" again");
         }

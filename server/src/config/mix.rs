@@ -47,7 +47,8 @@ impl FromStr for Mix {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::of(split(text), |part| Path::new(part).exists())
+        let exists = |text: &str| Path::new(text).exists();
+        if exists(text) { Self::of([text], exists) } else { Self::of(split(text), exists) }
     }
 }
 
@@ -156,6 +157,10 @@ mod tests {
         std::fs::create_dir(&path).unwrap();
         assert_eq!(parts(&path), [(path.clone(), 1.0)]);
         assert_eq!(parts(&format!("{path}:0.5")), [(path.clone(), 0.5)]);
+        let comma = folder.path().join("a,b").display().to_string();
+        assert_eq!(parts(&comma).len(), 2);
+        std::fs::create_dir(&comma).unwrap();
+        assert_eq!(parts(&comma), [(comma.clone(), 1.0)]);
         // In a file's list it is never meant, so that a program can write any path.
         let read = |text: &str| toml::from_str::<std::collections::BTreeMap<String, Mix>>(text);
         let weight =

@@ -27,21 +27,22 @@ pub(in crate::dataset) fn find(path: &Path) -> Result<Source, DatasetError> {
     let split = split.as_deref();
     if let Some((folder, pattern)) = pattern::split(&path) {
         let files = pattern::expand(&folder, &pattern)?;
-        return named(folder, of_split(&path, files, split)?, split);
+        return named(folder, of_split(&path, files, split, true)?, split);
     }
     match fs::metadata(&path) {
         Ok(found) if found.is_dir() => folder(&path, split),
         Ok(_) => {
             let root = folder_of(&path);
             let name = directory::utf8(root, path.file_name().unwrap_or_default())?;
-            named(root.into(), of_split(&path, vec![name], split)?, split)
+            named(root.into(), of_split(&path, vec![name], split, true)?, split)
         }
         Err(error) if error.kind() == ErrorKind::NotFound => Err(DatasetError::Missing { path }),
         Err(error) => Err(StoreError::io("open", &path)(error).into()),
     }
 }
 
-/// The files of a split by their names. Without a split, all of them: whoever names files has selected them.
+/// The files of a split by their names. Without a split, all of them: whoever names files has selected them. On a disk, a
+/// single file may be a manifest, which has a column for it.
 ///
 /// # Errors
 /// When the split is not there.
@@ -49,10 +50,10 @@ pub(in crate::dataset) fn of_split(
     path: &Path,
     files: Vec<String>,
     split: Option<&str>,
+    is_on_disk: bool,
 ) -> Result<Vec<String>, DatasetError> {
     match split {
-        // A manifest has a column for it.
-        Some(_) if is_manifest(&files) || may_be_manifest(&files) => Ok(files),
+        Some(_) if is_on_disk && (is_manifest(&files) || may_be_manifest(&files)) => Ok(files),
         Some(_) if are_parquet(&files) => parquet::select(path, files, split),
         Some(_) => split::select(path, files, split),
         None => Ok(files),

@@ -225,8 +225,12 @@ pub(super) fn list(
     let (image, label) = (&names[columns.image], &names[columns.label]);
     let mut about =
         About::default().fact("columns", format!("image {image}, label {label} from 0"));
-    if let Some(cost) = cost(&records) {
-        about = about.fact("compression", cost);
+    let packed = |record: &ListedRecord| match record.location {
+        Location::Packed { length, packed, .. } => (Some(packed), length),
+        _ => (None, 0),
+    };
+    if let Some(cost) = cost(records.iter().map(packed)) {
+        about = about.fact(COST, cost);
     }
     Ok(Listing {
         root,
@@ -240,16 +244,19 @@ pub(super) fn list(
     })
 }
 
-/// What records of compressed shards cost, for people; `None` if there are none.
-fn cost(records: &[ListedRecord]) -> Option<String> {
-    let unpacked = |record: &ListedRecord| match record.location {
-        Location::Packed { length, packed, .. } => Some(u64::from(packed.skip) + u64::from(length)),
-        _ => None,
+/// The fact that says what records of compressed shards cost.
+pub(in crate::dataset) const COST: &str = "compression";
+
+/// What records of compressed shards cost, for people, by the compressed ranges that they are in and their lengths. `None`
+/// if there are none.
+pub(in crate::dataset) fn cost(
+    records: impl Iterator<Item = (Option<Packed>, u32)>,
+) -> Option<String> {
+    let unpacked = |(packed, length): (Option<Packed>, u32)| {
+        packed.map(|packed| u64::from(packed.skip) + u64::from(length))
     };
-    let (count, sum) = records
-        .iter()
-        .filter_map(unpacked)
-        .fold((0_u64, 0), |(count, sum), of| (count + 1, sum + of));
+    let (count, sum) =
+        records.filter_map(unpacked).fold((0_u64, 0), |(count, sum), of| (count + 1, sum + of));
     let mean = sum.checked_div(count)? as f64 / f64::from(1 << 20);
     Some(format!(
         "zstd: a shuffled epoch decompresses {mean:.1} MiB for each record; decompress all shards (zstd -d) to avoid it"

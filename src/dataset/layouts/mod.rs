@@ -55,7 +55,7 @@ pub use listing::Skipped;
 pub(super) use listing::{
     About, Frame, Layout, ListedRecord, Listing, Location, Naming, SkipCounter,
 };
-pub(super) use mds::shards_of_index;
+pub(super) use mds::{COST, cost, shards_of_index};
 pub(super) use parquet::is_parquet;
 pub(super) use pattern::{OPTIONS as PATTERN_OPTIONS, expand_braces};
 pub(super) use select::{Selectable, apply as select};

@@ -6,7 +6,7 @@ use super::super::build;
 use super::super::digest;
 use super::super::error::DatasetError;
 use super::super::index::{self, Contents, EntryPointsFile, Index, IndexedRecord, NameRange};
-use super::super::layouts::{self, About, Listing, Naming, Selectable, SkipCounter};
+use super::super::layouts::{self, About, Layout, Listing, Naming, Selectable, SkipCounter};
 use super::super::options::IndexOptions;
 use super::place::RemotePlace;
 use super::source::Found;
@@ -80,6 +80,12 @@ pub(super) fn join(
         let record = part.record(id);
         let record = index::Record { label, shard, name: NameRange::default(), ..record };
         records.push(IndexedRecord { name, record, points, packed: part.packed(id), reason });
+    }
+    if layout == Layout::Mds {
+        // Each shard has told its own.
+        about.facts.retain(|(name, _)| name != layouts::COST);
+        let packed = records.iter().map(|record| (record.packed, record.record.length));
+        about.facts.extend(layouts::cost(packed).map(|cost| (layouts::COST.to_owned(), cost)));
     }
     let size = |shard: &Object| (found.name(shard).to_owned(), shard.size);
     let sizes: Vec<(String, u64)> = found.shards.iter().map(size).collect();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::super::error::DatasetError;
 use super::super::index::Index;
+use super::super::layouts::with_split;
 use super::super::part::Part;
 use super::super::reader::Dataset;
 use super::download::download;
@@ -43,7 +44,8 @@ fn index_in_bucket(place: &RemotePlace, index_dir: Option<&Path>) -> Result<Inde
     let Some(object) = found else {
         let index = index_dir.map(|folder| place.index_path(folder));
         let index = index.unwrap_or_else(|| PathBuf::from(place.url(&key)));
-        return Err(DatasetError::NoIndex { path: place.address(), index });
+        let path = with_split(&place.address(), place.split.as_deref());
+        return Err(DatasetError::NoIndex { path, index });
     };
     // Without a tag, nothing tells whether it is still the same.
     let cache = place.storage.cache().filter(|_| !object.tag.is_empty());

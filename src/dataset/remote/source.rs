@@ -4,6 +4,7 @@
 //! of timm, which are read, and by the well-known names of CIFAR. A bucket has no folders but in its keys, so that
 //! folders of splits and `data` are looked for only where the folder itself has nothing.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use glob::Pattern;
@@ -200,7 +201,24 @@ fn mds(
 fn mds_in(folder: &Folder<'_>) -> Result<Option<Found>, DatasetError> {
     let Some(index) = folder.get(INDEX)? else { return Ok(None) };
     let text = folder.read(&index, MAX_INDEX)?;
-    let there: BTreeSet<String> = folder.names().into_iter().collect();
+    let mut there: BTreeSet<String> = folder.names().into_iter().collect();
+    // The plain forms of compressed shards are asked for at once where the list cannot tell: in folders below, and on
+    // a web server.
+    let asked = RefCell::new(Vec::new());
+    let note = |name: &str| {
+        if !folder.is_listed() || name.contains('/') {
+            asked.borrow_mut().push(name.to_owned());
+        }
+        true
+    };
+    if layouts::shards_of_index(&folder.address(), &text, note)?.is_none() {
+        return Ok(None);
+    }
+    let asked = asked.into_inner();
+    let found_there = folder.find(&asked)?;
+    there.extend(
+        asked.into_iter().zip(found_there).filter_map(|(name, object)| object.map(|_| name)),
+    );
     let is_there = |name: &str| there.contains(name);
     let Some(names) = layouts::shards_of_index(&folder.address(), &text, is_there)? else {
         return Ok(None);
@@ -282,7 +300,7 @@ fn by_names(place: &RemotePlace, parent: &str, names: &[String]) -> Result<Found
     selected.dedup();
     let split = place.split.as_deref();
     // As on disk, whoever names files has selected them.
-    let selected = layouts::of_split(&place.address(), selected, split)?;
+    let selected = layouts::of_split(&place.address(), selected, split, false)?;
     if selected.is_empty() {
         return Err(not_a_dataset(place, "no shard in the bucket matches"));
     }

@@ -61,10 +61,15 @@ impl Packed {
     }
 
     /// The most memory that reading a record of a length takes. A decoder of Zstandard has the part of a page that
-    /// copies may look back to once more.
+    /// copies may look back to once more, in a ring of a power of two, and half of the ring while it grows.
     pub(super) const fn memory(self, length: u32) -> usize {
         let unpacked = self.unpacked(length);
-        let decoder = if matches!(self.codec, Codec::Zstd { .. }) { unpacked + DECODER } else { 0 };
+        let decoder = if matches!(self.codec, Codec::Zstd { .. }) {
+            let ring = (unpacked + DECODER).next_power_of_two();
+            ring + ring / 2
+        } else {
+            0
+        };
         self.stored as usize + unpacked + decoder
     }
 }

@@ -60,6 +60,9 @@ impl Stream {
             }
             self.inside = !self.decoder.is_finished();
         } else {
+            if !fits(rest, page.len(), self.written) {
+                return None;
+            }
             match self.decoder.init(&mut rest) {
                 Ok(()) => self.inside = true,
                 Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
@@ -72,6 +75,36 @@ impl Stream {
         self.consumed = stored.len() - rest.len();
         Some(())
     }
+}
+
+/// Largest window of a page that is smaller: that of zstd's levels up to 19.
+const WINDOW: u64 = 8 << 20;
+
+/// Whether a frame may be decompressed into what is left of a page, by its header (RFC 8878, 3.1.1.1). The decoder holds
+/// as many bytes as its window has before it gives any, and trusts the first header that it sees.
+fn fits(frame: &[u8], page: usize, written: usize) -> bool {
+    const MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
+    let Some([descriptor, header @ ..]) = frame.strip_prefix(&MAGIC) else { return true };
+    let is_single = descriptor & 1 << 5 != 0;
+    let (window, header) = match header {
+        _ if is_single => (0, header),
+        [window, header @ ..] => {
+            let base = 1_u64 << (10 + (window >> 3));
+            (base + base / 8 * u64::from(window & 7), header)
+        }
+        [] => return true,
+    };
+    let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let length = match descriptor >> 6 {
+        0 => usize::from(is_single),
+        flag => 1 << flag,
+    };
+    let Some(size) = header.get(dictionary..dictionary + length) else { return true };
+    let mut bytes = [0; 8];
+    bytes[..length].copy_from_slice(size);
+    // Two bytes count from 256.
+    let size = u64::from_le_bytes(bytes).saturating_add(if length == 2 { 256 } else { 0 });
+    window <= WINDOW.max(page as u64) && size <= (page - written) as u64
 }
 
 /// Decompresses a whole page; `None` if the frames are malformed, or have another length.
@@ -112,6 +145,25 @@ mod tests {
             assert!(end > 1 || stream.written() < whole.len(), "it stops");
         }
         assert!(stream.fill(&stored, &mut page, whole.len() + 1).is_none());
+    }
+
+    #[test]
+    fn a_frame_whose_window_or_size_is_beyond_its_page_is_refused_before_it_takes_memory() {
+        let magic = [0x28, 0xB5, 0x2F, 0xFD];
+        // A block of 128 KiB of one byte: not the last, run-length encoded.
+        let block = |last: u32| [&(128 << 13 << 1 | 2 | last).to_le_bytes()[..3], b"a"].concat();
+        let blocks = [block(0).repeat(100), block(1)].concat();
+        let with_window = |exponent: u8| [&magic[..], &[0, exponent << 3], &blocks].concat();
+        let size = 101 << 17;
+        // 8 MiB and 1 TiB.
+        assert!(decompress(&with_window(13), &mut vec![0; size]).is_some());
+        assert!(decompress(&with_window(30), &mut vec![0; size]).is_none());
+        assert!(decompress(&with_window(13), &mut vec![0; 1000]).is_none());
+        // A single segment, whose size is its window.
+        let single =
+            |claimed: u32| [&magic[..], &[0b1010_0000], &claimed.to_le_bytes(), &blocks].concat();
+        assert!(fits(&single(u32::try_from(size).unwrap()), size, 0));
+        assert!(decompress(&single(u32::MAX), &mut vec![0; size]).is_none());
     }
 
     #[test]

@@ -97,16 +97,20 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end -}}
 
-{{/* A container that indexes each dataset. */}}
+{{/* A container that indexes each dataset: one for each path, which several may share. */}}
 {{- define "forebay.index.containers" -}}
+{{- $seen := dict }}
 {{- range $name, $dataset := .Values.datasets }}
-{{- range $number, $part := include "forebay.parts" $dataset | fromJsonArray }}
-- name: index-{{ $name | lower | replace "_" "-" | replace "." "-" }}{{ if $number }}-{{ $number }}{{ end }}
+{{- range $part := include "forebay.parts" $dataset | fromJsonArray }}
+{{- $path := include "forebay.path" (dict "root" $ "path" $part.path) }}
+{{- if not (hasKey $seen $path) }}
+{{- $_ := set $seen $path true }}
+- name: index-{{ len $seen }}-{{ $name | lower | replace "_" "-" | replace "." "-" }}
   image: {{ include "forebay.image" (dict "root" $ "image" $.Values.image) }}
   imagePullPolicy: {{ $.Values.image.pullPolicy }}
   args:
     - index
-    - {{ include "forebay.path" (dict "root" $ "path" $part.path) | quote }}
+    - {{ $path | quote }}
     - --index-dir={{ $.Values.index.mountPath }}
   {{- with cat (include "forebay.threads" $) (include "forebay.storage.env" $) | trim }}
   env:
@@ -123,6 +127,7 @@ capabilities: {drop: [ALL]}
     - {name: data, mountPath: {{ $.Values.data.mountPath }}, readOnly: true}
     {{- end }}
     - {name: index, mountPath: {{ $.Values.index.mountPath }}}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end -}}
@@ -144,9 +149,14 @@ capabilities: {drop: [ALL]}
 
 {{/* Bytes of a size such as 190GiB, or of a quantity of Kubernetes such as 200Gi or 1.5T. */}}
 {{- define "forebay.bytes" -}}
-{{- $units := dict "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
-{{- $unit := regexFind "[A-Za-z]+$" (toString .) | trimSuffix "B" -}}
-{{- printf "%.0f" (mulf (regexFind "^[0-9.]+" (toString .) | float64) (get $units $unit | float64)) -}}
+{{- $units := dict "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "P" 1e15 "E" 1e18 "Pi" 1125899906842624 "Ei" 1152921504606846976 -}}
+{{- if kindIs "string" . -}}
+{{- $unit := regexFind "[A-Za-z]+$" . | trimSuffix "B" -}}
+{{- if not (hasKey $units $unit) -}}{{- fail (printf "%s is not a size: expected a unit such as GiB or Gi" .) -}}{{- end -}}
+{{- printf "%.0f" (mulf (regexFind "^[0-9.]+" . | float64) (get $units $unit | float64)) -}}
+{{- else -}}
+{{- printf "%.0f" (float64 .) -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "forebay.storage.env" -}}
