@@ -167,16 +167,13 @@ pub(super) fn across_splits(index: &Index, path: &Path, index_dir: Option<&Path>
     others.into_iter().flat_map(compare).collect()
 }
 
-/// The first class that has another label in a split, as a sentence if there is one.
+/// The first label that is another class in a split, as a sentence if there is one.
 fn other_classes(index: &Index, other: &Index, split: &str) -> Option<String> {
-    let pairs = || index.classes.iter().zip(&other.classes).enumerate();
-    let (own, theirs) = (index.classes.len(), other.classes.len());
-    if let Some((label, (own, theirs))) = pairs().find(|(_, (own, theirs))| own != theirs) {
-        return Some(format!(
-            "the split {split} has other classes: the label {label} is {own} here and {theirs} there"
-        ));
-    }
-    (own != theirs).then(|| format!("the split {split} has {theirs} classes, and this one {own}"))
+    let mut pairs = index.classes.iter().zip(&other.classes).enumerate();
+    let (label, (own, theirs)) = pairs.find(|(_, (own, theirs))| own != theirs)?;
+    Some(format!(
+        "the split {split} has other classes: the label {label} is {own} here and {theirs} there"
+    ))
 }
 
 /// The records of a split that are in a dataset, too, as a sentence if there are any.

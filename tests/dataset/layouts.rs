@@ -813,6 +813,11 @@ pub(crate) fn images_of_one_split_that_are_in_another_are_suspicious() {
     assert_eq!(common(&train, None), [expected]);
     let other = "1 records of the split train are in this one, too: a/2.jpg = a/x.jpg";
     assert_eq!(common(&path.join("val"), None), [other]);
+    files(path, &[("test/b/3.jpg", image(9))]);
+    opened(&path.join("test"));
+    let other = "the split test has other classes: the label 0 is a here and b there";
+    assert!(common(&train, None).iter().any(|said| said == other));
+    fs::remove_file(path.join("test.forebay")).unwrap();
     fs::write(path.join("val.forebay"), b"any").unwrap();
     let said = &common(&train, None)[0];
     assert!(said.starts_with("the split val cannot be compared: cannot use the index"), "{said}");

@@ -151,7 +151,7 @@ mod tests {
     fn a_frame_whose_window_or_size_is_beyond_its_page_is_refused_before_it_takes_memory() {
         let magic = [0x28, 0xB5, 0x2F, 0xFD];
         // A block of 128 KiB of one byte: not the last, run-length encoded.
-        let block = |last: u32| [&(128 << 13 << 1 | 2 | last).to_le_bytes()[..3], b"a"].concat();
+        let block = |last: u32| [&(128 << 13 | 2 | last).to_le_bytes()[..3], b"a"].concat();
         let blocks = [block(0).repeat(100), block(1)].concat();
         let with_window = |exponent: u8| [&magic[..], &[0, exponent << 3], &blocks].concat();
         let size = 101 << 17;
