@@ -5,8 +5,8 @@
 #
 #   run.sh --forebay BIN --loadtest BIN [--bucket moto|s3s-fs] [--latency MS] [--per-class N] [--rounds N] [--json FILE]
 #
-# With --rounds only rates are measured, so many times, of a server with one worker; so are the CPUs that the bucket and
-# the proxy take, because either may be what limits.
+# With --rounds N, only the rates of a server with one worker are measured, N times, and the CPU time of the bucket and
+# the proxy, since either may be the bottleneck.
 #
 # The forebay must be built with --features remote. Images, their order and their digests are those of the local
 # run, or it fails; so does a hit that is not exactly what was cached. Rates are only printed.

@@ -48,10 +48,11 @@ pub(crate) fn open(address: &Address, settings: &[(&str, &str)]) -> Result<Store
     // Requests are repeated by `fetch`.
     let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
     let connector = Connector { follows: address.service == Service::Web };
-    let store = match address.service {
-        Service::S3 => {
-            let mut builder = AmazonS3Builder::new();
-            for (key, value) in environment("AWS_", url)? {
+    // A builder with the variables of its service, and then the settings. The builders have no trait in common.
+    macro_rules! configured {
+        ($builder:expr, $prefix:literal) => {{
+            let mut builder = $builder;
+            for (key, value) in environment($prefix, url)? {
                 if let Ok(key) = key.parse() {
                     builder = builder.with_config(key, value);
                 }
@@ -60,41 +61,27 @@ pub(crate) fn open(address: &Address, settings: &[(&str, &str)]) -> Result<Store
                 let key = key.parse().map_err(|_unknown| malformed(key))?;
                 builder = builder.with_config(key, *value);
             }
+            builder
+        }};
+    }
+    let store = match address.service {
+        Service::S3 => {
+            let builder = configured!(AmazonS3Builder::new(), "AWS_");
             let builder =
                 profile::complete(builder).map_err(|what| OpenError { url: url.clone(), what })?;
             let builder = builder.with_url(url).with_retry(retry).with_http_connector(connector);
             builder.build().map(Store::of)
         }
         Service::Google => {
-            let mut builder = GoogleCloudStorageBuilder::new();
-            for (key, value) in environment("GOOGLE_", url)? {
-                if let Ok(key) = key.parse() {
-                    builder = builder.with_config(key, value);
-                }
-            }
-            builder = builder.with_url(url);
-            for (key, value) in settings {
-                let key = key.parse().map_err(|_unknown| malformed(key))?;
-                builder = builder.with_config(key, *value);
-            }
+            let builder = configured!(GoogleCloudStorageBuilder::new(), "GOOGLE_").with_url(url);
             let builder = builder.with_retry(retry).with_http_connector(connector);
             builder.build().map(Store::of)
         }
         Service::Azure => {
-            let mut builder = MicrosoftAzureBuilder::new();
-            for (key, value) in environment("AZURE_", url)? {
-                if let Ok(key) = key.parse() {
-                    builder = builder.with_config(key, value);
-                }
-            }
+            let mut builder = configured!(MicrosoftAzureBuilder::new(), "AZURE_").with_url(url);
             // Where a machine of Azure tells its identity.
             for (_, value) in environment("IDENTITY_ENDPOINT", url)? {
                 builder = builder.with_msi_endpoint(value);
-            }
-            builder = builder.with_url(url);
-            for (key, value) in settings {
-                let key = key.parse().map_err(|_unknown| malformed(key))?;
-                builder = builder.with_config(key, *value);
             }
             let builder = builder.with_retry(retry).with_http_connector(connector);
             builder.build().map(Store::of)

@@ -41,8 +41,8 @@ pub(in crate::dataset) fn find(path: &Path) -> Result<Source, DatasetError> {
     }
 }
 
-/// The files of a split by their names. Without a split, all of them: whoever names files has selected them. On a disk, a
-/// single file may be a manifest, which has a column for it.
+/// The files of a split by their names. Without a split, all of them, because they were named explicitly. A single file
+/// on a local disk may be a manifest, whose split is a column.
 ///
 /// # Errors
 /// When the split is not there.

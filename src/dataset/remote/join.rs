@@ -143,7 +143,7 @@ fn classes(parts: &[Part<'_>]) -> Result<Vec<String>, String> {
             text.shard, other.shard
         ));
     }
-    // A class without a name has the number of its label for now.
+    // `None`: no shard has named the class, so its label is its name.
     let mut classes: Vec<Option<&String>> = Vec::new();
     for part in with_classes() {
         let is_numbered = part.naming == Naming::Numbers;

@@ -299,7 +299,7 @@ fn by_names(place: &RemotePlace, parent: &str, names: &[String]) -> Result<Found
     selected.sort_unstable();
     selected.dedup();
     let split = place.split.as_deref();
-    // As on disk, whoever names files has selected them.
+    // As for local files: without a split, all files that were named are taken.
     let selected = layouts::of_split(&place.address(), selected, split, false)?;
     if selected.is_empty() {
         return Err(not_a_dataset(place, "no shard in the bucket matches"));

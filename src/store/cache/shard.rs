@@ -170,7 +170,7 @@ impl CachedShard {
         Ok(Self { path: path.into(), file: Some(file), size, states, failed: Mutex::default() })
     }
 
-    /// Closes the file until it is needed, because a process may have only so many open.
+    /// Closes the file until it is needed: the number of open files of a process is limited.
     pub(in crate::store) fn close(&mut self) {
         self.file = None;
     }
