@@ -7,6 +7,7 @@
 //! ```text
 //! api/      the C functions of the driver          invalid calls return the error codes of cuda.h
 //! machine   contexts, events, modules, one lock
+//! capture   stream capture                         what may not be called inside one is an error
 //! queues    streams                                dependencies between operations
 //! schedule  when queued work runs                  lazily, eagerly, or in the order of a seed
 //! memory/   device and pinned memory               poison, protected pages, unwritten bytes
@@ -32,6 +33,7 @@
 
 mod api;
 mod blas;
+mod capture;
 mod code;
 mod config;
 mod dnn;

@@ -3,9 +3,10 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::capture::{Capture, Nodes};
 use crate::code::{Answer, Code};
 use crate::config::{Config, Schedule};
 use crate::engine::{Fault, Module};
@@ -15,8 +16,8 @@ use crate::report::log;
 use crate::signal;
 use crate::table::Handle;
 
-/// The action of a queued operation.
-pub(crate) type Work = Box<dyn FnOnce(&mut Machine) -> Result<(), Fault> + Send>;
+/// The action of a queued operation. The nodes of a graph run theirs at each launch.
+pub(crate) type Work = Arc<dyn Fn(&mut Machine) -> Result<(), Fault> + Send + Sync>;
 
 /// The state of the process, created by `cuInit`.
 static MACHINE: Mutex<Option<State>> = Mutex::new(None);
@@ -34,7 +35,6 @@ thread_local! {
 #[derive(Debug)]
 pub(crate) struct Machine(Option<MutexGuard<'static, Option<State>>>);
 
-#[derive(Debug)]
 pub(crate) struct State {
     pub(crate) config: Config,
     pub(crate) space: Space,
@@ -46,6 +46,9 @@ pub(crate) struct State {
     pub(crate) functions: BTreeMap<Handle, Function>,
     /// The per-thread streams, by thread and context.
     pub(crate) per_thread: BTreeMap<(i32, usize), Handle>,
+    /// Captures in progress, by stream.
+    pub(crate) captures: BTreeMap<Handle, Capture>,
+    pub(crate) graphs: BTreeMap<Handle, Graph>,
     /// The random state of the seeded schedule.
     pub(crate) random: u64,
     next_handle: Handle,
@@ -68,6 +71,15 @@ pub(crate) struct Event {
     pub(crate) recorded: Option<u64>,
     /// The time of completion.
     pub(crate) at: Option<Instant>,
+    /// The captured stream in which it was recorded last.
+    pub(crate) captured: Option<Handle>,
+}
+
+/// A graph, as captured or instantiated.
+pub(crate) struct Graph {
+    pub(crate) context: usize,
+    pub(crate) nodes: Nodes,
+    pub(crate) is_executable: bool,
 }
 
 pub(crate) struct Loaded {
@@ -88,6 +100,12 @@ pub(crate) struct Function {
     pub(crate) kernel: crate::engine::Kernel,
     /// The maximum dynamic shared memory of a launch.
     pub(crate) max_dynamic: u32,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("queues", &self.queues).finish_non_exhaustive()
+    }
 }
 
 impl State {
@@ -115,6 +133,8 @@ impl State {
             events: BTreeMap::new(),
             modules: BTreeMap::new(),
             functions: BTreeMap::new(),
+            captures: BTreeMap::new(),
+            graphs: BTreeMap::new(),
             next_handle: 0x10000,
         })
     }

@@ -5,6 +5,10 @@
 //! blocking streams of its context, and they wait for it. No rule says when queued work starts before something waits for it.
 //! Every order that respects these rules is possible on a GPU, and a correct program has the same result in all of them.
 
+use std::sync::Arc;
+
+use crate::api::counts::{Count, count};
+use crate::capture::Node;
 use crate::code::{Answer, Code};
 use crate::config::Schedule;
 use crate::engine::Fault;
@@ -50,7 +54,12 @@ impl Machine {
     }
 
     /// Enqueues work on a stream.
-    pub(crate) fn queue(&mut self, stream: Handle, what: impl Into<String>, work: Work) -> u64 {
+    pub(crate) fn queue(
+        &mut self,
+        stream: Handle,
+        what: impl Into<String>,
+        work: impl Fn(&mut Self) -> Result<(), Fault> + Send + Sync + 'static,
+    ) -> u64 {
         self.queue_after(stream, what, Vec::new(), work)
     }
 
@@ -60,10 +69,9 @@ impl Machine {
         stream: Handle,
         what: impl Into<String>,
         after: Vec<u64>,
-        work: Work,
+        work: impl Fn(&mut Self) -> Result<(), Fault> + Send + Sync + 'static,
     ) -> u64 {
-        let op = self.queues.push(stream, what.into(), after, work);
-        self.queued(op)
+        self.put(stream, what.into(), after, None, Arc::new(work))
     }
 
     /// Enqueues work that uses pinned host memory: its start, its bytes and how they are accessed.
@@ -71,20 +79,46 @@ impl Machine {
         &mut self,
         stream: Handle,
         what: impl Into<String>,
-        (start, len, access): (u64, u64, Access),
-        work: Work,
+        touches: (u64, u64, Access),
+        work: impl Fn(&mut Self) -> Result<(), Fault> + Send + Sync + 'static,
     ) -> u64 {
-        let op = self.queues.push(stream, what.into(), Vec::new(), work);
-        self.space.copy_queued(op, start, len, access);
-        self.queued(op)
+        self.put(stream, what.into(), Vec::new(), Some(touches), Arc::new(work))
     }
 
     /// Makes a stream wait for an operation of another one.
     pub(crate) fn wait_for(&mut self, stream: Handle, op: u64) {
-        self.queue_after(stream, "wait", vec![op], Box::new(|_| Ok(())));
+        let nothing: Work = Arc::new(|_| Ok(()));
+        self.enqueue(stream, "wait".to_owned(), vec![op], None, nothing);
     }
 
-    fn queued(&mut self, op: u64) -> u64 {
+    /// Enqueues work, or records it if the stream is captured. What is recorded has no number.
+    fn put(
+        &mut self,
+        stream: Handle,
+        what: String,
+        after: Vec<u64>,
+        touches: Option<(u64, u64, Access)>,
+        work: Work,
+    ) -> u64 {
+        count(Count::Launches);
+        match self.record(stream, Node { what, work, touches }) {
+            Some(Node { what, work, touches }) => self.enqueue(stream, what, after, touches, work),
+            None => 0,
+        }
+    }
+
+    pub(crate) fn enqueue(
+        &mut self,
+        stream: Handle,
+        what: String,
+        after: Vec<u64>,
+        touches: Option<(u64, u64, Access)>,
+        work: Work,
+    ) -> u64 {
+        let op = self.queues.push(stream, what, after, work);
+        if let Some((start, len, access)) = touches {
+            self.space.copy_queued(op, start, len, access);
+        }
         if self.config.schedule == Schedule::Eager {
             self.run_toward(op);
         }

@@ -1,7 +1,7 @@
 //! The list of test cases.
 
 use crate::gpu::{Gpu, Outcome};
-use crate::{blas, correct, dnn, mistakes, nccl};
+use crate::{blas, capture, correct, dnn, mistakes, nccl};
 
 pub(crate) struct Case {
     pub(crate) name: &'static str,
@@ -121,6 +121,8 @@ pub(crate) fn cases() -> Vec<Case> {
 
 fn correct_uses_of_libraries() -> Vec<Case> {
     correct![
+        capture::a_graph_repeats_its_launches,
+        capture::other_streams_run_during_a_capture,
         dnn::passes_are_adjoint,
         dnn::passes_match_the_definition,
         dnn::alpha_and_beta,
@@ -146,6 +148,12 @@ fn correct_uses_of_libraries() -> Vec<Case> {
 
 fn mistakes_with_libraries() -> Vec<Case> {
     mistakes![
+        capture::waiting_for_a_captured_stream => "cuStreamSynchronize on a stream that is captured", "STREAM_CAPTURE_UNSUPPORTED";
+        capture::allocating_during_a_capture => "cuMemHostAlloc while a stream is captured", "STREAM_CAPTURE_UNSUPPORTED";
+        capture::waiting_for_a_captured_event => "waiting for an event on a stream that is captured", "CAPTURED_EVENT";
+        capture::depending_on_uncaptured_work => "waiting for an event of uncaptured work", "STREAM_CAPTURE_ISOLATION";
+        capture::reading_results_during_a_capture => "a copy to pageable memory on a stream that is captured", "STREAM_CAPTURE_UNSUPPORTED";
+        capture::ending_a_capture_that_did_not_begin => "ILLEGAL_STATE";
         dnn::output_is_short => "y: illegal address: 1024 bytes at 0 bytes from the start of a 1022-byte", "ILLEGAL_ADDRESS";
         dnn::input_is_short => "x: illegal address", "ILLEGAL_ADDRESS";
         dnn::input_is_not_written => "x: 512 of 512 words that it reads were never written", "CUDA_ERROR_UNKNOWN";

@@ -9,6 +9,7 @@
 #![expect(unsafe_code, reason = "launches")]
 
 mod blas;
+mod capture;
 mod cases;
 mod correct;
 mod data;

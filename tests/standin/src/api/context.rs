@@ -2,6 +2,7 @@
 
 use std::ffi::c_int;
 
+use super::counts::{Count, count};
 use super::{Out, context_handle, context_of, put};
 use crate::code::Code;
 use crate::machine::{CURRENT, call};
@@ -63,6 +64,8 @@ extern "C" fn cuCtxGetDevice(out: Out<'_, c_int>) -> u32 {
 #[unsafe(no_mangle)]
 extern "C" fn cuCtxSynchronize() -> u32 {
     call(|machine| {
+        count(Count::Waits);
+        machine.safe_in_capture("cuCtxSynchronize")?;
         let context = machine.current()?;
         machine.drain(context);
         machine.check_usable(context)

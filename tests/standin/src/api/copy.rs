@@ -6,6 +6,7 @@
 use std::ffi::c_void;
 
 use super::context_of;
+use super::counts::{Count, count};
 use crate::code::{Answer, Code};
 use crate::machine::{Machine, call};
 use crate::memory::{Access, Allocation};
@@ -72,11 +73,11 @@ fn to_device(machine: &mut Machine, to: u64, host: Host, stream: Handle) -> Answ
     if host.is_pinned(machine)? {
         let (from, bytes) = (host.start as u64, host.bytes as u64);
         let work = move |machine: &mut Machine| machine.space.copy_within(to, from, bytes);
-        machine.queue_touching(stream, what, (from, bytes, Access::Reads), Box::new(work));
+        machine.queue_touching(stream, what, (from, bytes, Access::Reads), work);
     } else {
         let staged = host.read();
         let work = move |machine: &mut Machine| machine.space.copy_in(to, &staged);
-        machine.queue(stream, what, Box::new(work));
+        machine.queue(stream, what, work);
     }
     Ok(())
 }
@@ -94,14 +95,16 @@ fn to_host(machine: &mut Machine, host: Host, from: u64, stream: Handle) -> Answ
             machine.space.copy_out(from, bytes)?;
             machine.space.copy_within(to, from, bytes)
         };
-        machine.queue_touching(stream, what, (to, bytes, Access::Writes), Box::new(work));
+        machine.queue_touching(stream, what, (to, bytes, Access::Writes), work);
         return Ok(());
     }
     let work = move |machine: &mut Machine| {
         host.write(machine.space.copy_out(from, bytes)?);
         Ok(())
     };
-    let op = machine.queue(stream, what, Box::new(work));
+    count(Count::Waits);
+    machine.not_captured(stream, "a copy to pageable memory", Code::STREAM_CAPTURE_UNSUPPORTED)?;
+    let op = machine.queue(stream, what, work);
     machine.run_until(op);
     machine.check_usable(machine.queues.stream(stream).context)
 }
@@ -113,7 +116,7 @@ fn within(machine: &mut Machine, to: u64, from: u64, bytes: usize, stream: Handl
     known(machine, to, bytes)?;
     known(machine, from, bytes)?;
     let work = move |machine: &mut Machine| machine.space.copy_within(to, from, bytes as u64);
-    machine.queue(stream, format!("copy of {bytes} bytes on the device"), Box::new(work));
+    machine.queue(stream, format!("copy of {bytes} bytes on the device"), work);
     Ok(())
 }
 
@@ -127,7 +130,7 @@ fn fill(machine: &mut Machine, to: u64, pattern: &[u8], count: usize, stream: Ha
     known(machine, to, count.checked_mul(pattern.len()).ok_or(Code::INVALID_VALUE)?)?;
     let pattern = pattern.to_vec();
     let work = move |machine: &mut Machine| machine.space.fill(to, &pattern, count as u64);
-    machine.queue(stream, "fill", Box::new(work));
+    machine.queue(stream, "fill", work);
     Ok(())
 }
 
@@ -142,6 +145,8 @@ fn queued(stream: Handle, body: impl FnOnce(&mut Machine, Handle) -> Answer) -> 
 /// The functions without `Async` run on the NULL stream and have finished when the call returns.
 fn now(body: impl FnOnce(&mut Machine, Handle) -> Answer) -> u32 {
     call(|machine| {
+        count(Count::Waits);
+        machine.safe_in_capture("a copy that waits")?;
         let stream = machine.resolve(0)?;
         body(machine, stream)?;
         machine.finish(stream)

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::counts::{Count, count};
 use super::{Out, put};
 use crate::code::{Answer, Code};
 use crate::machine::{Event, Machine, call};
@@ -17,7 +18,9 @@ extern "C" fn cuEventCreate(out: Out<'_, usize>, flags: u32) -> u32 {
         }
         let handle = machine.new_handle();
         let timed = flags & DISABLE_TIMING == 0;
-        machine.events.insert(handle, Event { context, timed, recorded: None, at: None });
+        machine
+            .events
+            .insert(handle, Event { context, timed, recorded: None, at: None, captured: None });
         put(out, handle)
     })
 }
@@ -41,9 +44,12 @@ extern "C" fn cuEventRecord(event: usize, stream: usize) -> u32 {
             }
             Ok(())
         };
-        let op = machine.queue(stream, "event", Box::new(work));
+        let captured = (machine.capture_status(stream) != 0).then_some(stream);
+        let op = machine.queue(stream, "event", work);
         if let Some(event) = machine.events.get_mut(&event) {
-            event.recorded = Some(op);
+            event.captured = captured;
+            // In a capture the record is a node, and no work of the stream completes the event.
+            event.recorded = if captured.is_some() { event.recorded } else { Some(op) };
         }
         Ok(())
     })
@@ -52,6 +58,8 @@ extern "C" fn cuEventRecord(event: usize, stream: usize) -> u32 {
 #[unsafe(no_mangle)]
 extern "C" fn cuEventSynchronize(event: usize) -> u32 {
     call(|machine| {
+        count(Count::Waits);
+        not_captured(machine, event)?;
         let (context, op) = (find(machine, event)?.context, find(machine, event)?.recorded);
         if let Some(op) = op {
             machine.run_until(op);
@@ -63,6 +71,7 @@ extern "C" fn cuEventSynchronize(event: usize) -> u32 {
 #[unsafe(no_mangle)]
 extern "C" fn cuEventQuery(event: usize) -> u32 {
     call(|machine| {
+        not_captured(machine, event)?;
         let (context, op) = (find(machine, event)?.context, find(machine, event)?.recorded);
         machine.check_usable(context)?;
         op.map_or(Ok(()), |op| machine.poll(op))
@@ -87,6 +96,14 @@ extern "C" fn cuEventElapsedTime(out: Out<'_, f32>, from: usize, to: usize) -> u
 #[unsafe(no_mangle)]
 extern "C" fn cuEventElapsedTime_v2(out: Out<'_, f32>, from: usize, to: usize) -> u32 {
     cuEventElapsedTime(out, from, to)
+}
+
+/// An event that a captured stream recorded cannot be waited for or asked for.
+fn not_captured(machine: &mut Machine, event: usize) -> Answer {
+    match find(machine, event)?.captured {
+        Some(stream) => machine.not_captured(stream, "waiting for an event", Code::CAPTURED_EVENT),
+        None => Ok(()),
+    }
 }
 
 fn find(machine: &Machine, event: usize) -> Answer<&Event> {

@@ -52,7 +52,7 @@ unsafe extern "C" fn cuLaunchKernel(
             module.launch(&launch, &View(RefCell::new(&mut machine.space)))?;
             machine.space.check_slack()
         };
-        machine.queue(stream, what, Box::new(work));
+        machine.queue(stream, what, work);
         Ok(())
     })
 }

@@ -1,6 +1,7 @@
 //! Allocation of memory. Copies are in `copy`.
 
 use super::copy::known;
+use super::counts::{Count, count};
 use super::{Out, put};
 use crate::code::{Answer, Code};
 use crate::engine::{Fault, FaultKind};
@@ -12,6 +13,8 @@ use crate::report::log;
 #[unsafe(no_mangle)]
 extern "C" fn cuMemAlloc_v2(out: Out<'_, u64>, bytes: usize) -> u32 {
     call(|machine| {
+        machine.safe_in_capture("cuMemAlloc")?;
+        count(Count::Allocations);
         let context = machine.current()?;
         if bytes == 0 {
             return Err(Code::INVALID_VALUE);
@@ -26,7 +29,10 @@ extern "C" fn cuMemAlloc_v2(out: Out<'_, u64>, bytes: usize) -> u32 {
 #[unsafe(no_mangle)]
 extern "C" fn cuMemAllocAsync(out: Out<'_, u64>, bytes: usize, stream: usize) -> u32 {
     call(|machine| {
+        count(Count::Allocations);
         let stream = machine.resolve(stream)?;
+        let what = "an allocation, which the stand-in does not support";
+        machine.not_captured(stream, what, Code::STREAM_CAPTURE_UNSUPPORTED)?;
         if bytes == 0 {
             return put(out, 0);
         }
@@ -36,7 +42,7 @@ extern "C" fn cuMemAllocAsync(out: Out<'_, u64>, bytes: usize, stream: usize) ->
             machine.space.open(start);
             Ok(())
         };
-        machine.queue(stream, format!("allocate {bytes} bytes"), Box::new(work));
+        machine.queue(stream, format!("allocate {bytes} bytes"), work);
         put(out, start)
     })
 }
@@ -54,6 +60,8 @@ fn reserve(machine: &mut Machine, device: usize, bytes: usize) -> Answer<u64> {
 #[unsafe(no_mangle)]
 extern "C" fn cuMemFree_v2(start: u64) -> u32 {
     call(|machine| {
+        count(Count::Waits);
+        machine.safe_in_capture("cuMemFree")?;
         let context = machine.current()?;
         machine.drain(context);
         machine.check_usable(context)?;
@@ -65,6 +73,8 @@ extern "C" fn cuMemFree_v2(start: u64) -> u32 {
 extern "C" fn cuMemFreeAsync(start: u64, stream: usize) -> u32 {
     call(|machine| {
         let stream = machine.resolve(stream)?;
+        let what = "a free, which the stand-in does not support";
+        machine.not_captured(stream, what, Code::STREAM_CAPTURE_UNSUPPORTED)?;
         if start == 0 {
             return Ok(());
         }
@@ -73,7 +83,7 @@ extern "C" fn cuMemFreeAsync(start: u64, stream: usize) -> u32 {
             let illegal = Fault::new(FaultKind::IllegalAddress, machine.space.describe(start, 0));
             machine.space.free(start).map_err(|_code| illegal)
         };
-        machine.queue(stream, "free", Box::new(work));
+        machine.queue(stream, "free", work);
         Ok(())
     })
 }
@@ -88,6 +98,8 @@ fn freed(machine: &mut Machine, start: u64) -> Answer {
 #[unsafe(no_mangle)]
 extern "C" fn cuMemHostAlloc(out: Out<'_, usize>, bytes: usize, flags: u32) -> u32 {
     call(|machine| {
+        machine.safe_in_capture("cuMemHostAlloc")?;
+        count(Count::Allocations);
         machine.current()?;
         if bytes == 0 || flags > 7 {
             return Err(Code::INVALID_VALUE);
@@ -105,6 +117,7 @@ extern "C" fn cuMemAllocHost_v2(out: Out<'_, usize>, bytes: usize) -> u32 {
 #[unsafe(no_mangle)]
 extern "C" fn cuMemFreeHost(pointer: usize) -> u32 {
     call(|machine| {
+        machine.safe_in_capture("cuMemFreeHost")?;
         machine.current()?;
         let in_flight = machine.space.unpin(pointer as u64)?;
         if in_flight > 0 {

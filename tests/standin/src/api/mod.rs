@@ -6,8 +6,10 @@
 
 mod context;
 mod copy;
+pub(crate) mod counts;
 mod device;
 mod event;
+mod graph;
 mod launch;
 mod memory;
 mod module;

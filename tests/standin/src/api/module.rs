@@ -43,6 +43,7 @@ unsafe extern "C" fn cuModuleLoad(out: Out<'_, usize>, path: *const c_char) -> u
 }
 
 fn load(machine: &mut Machine, context: usize, text: &[u8]) -> Answer<usize> {
+    machine.safe_in_capture("loading a module")?;
     let text = str::from_utf8(text).map_err(|_binary| Code::NO_BINARY_FOR_GPU)?;
     let module = module::load(text, &machine.config.cache)?;
     let handle = machine.new_handle();

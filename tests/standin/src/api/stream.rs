@@ -2,6 +2,7 @@
 
 use std::ffi::{c_int, c_void};
 
+use super::counts::{Count, count};
 use super::{Out, put};
 use crate::code::Code;
 use crate::machine::call;
@@ -30,6 +31,7 @@ extern "C" fn cuStreamDestroy_v2(stream: usize) -> u32 {
             return Err(Code::INVALID_HANDLE);
         }
         let stream = machine.resolve(stream)?;
+        machine.not_captured(stream, "cuStreamDestroy", Code::STREAM_CAPTURE_UNSUPPORTED)?;
         machine.queues.destroy(stream);
         Ok(())
     })
@@ -38,7 +40,9 @@ extern "C" fn cuStreamDestroy_v2(stream: usize) -> u32 {
 #[unsafe(no_mangle)]
 extern "C" fn cuStreamSynchronize(stream: usize) -> u32 {
     call(|machine| {
+        count(Count::Waits);
         let stream = machine.resolve(stream)?;
+        machine.not_captured(stream, "cuStreamSynchronize", Code::STREAM_CAPTURE_UNSUPPORTED)?;
         machine.finish(stream)
     })
 }
@@ -47,6 +51,7 @@ extern "C" fn cuStreamSynchronize(stream: usize) -> u32 {
 extern "C" fn cuStreamQuery(stream: usize) -> u32 {
     call(|machine| {
         let stream = machine.resolve(stream)?;
+        machine.not_captured(stream, "cuStreamQuery", Code::STREAM_CAPTURE_UNSUPPORTED)?;
         machine.queues.last_of(stream).map_or(Ok(()), |last| machine.poll(last))
     })
 }
@@ -57,7 +62,18 @@ extern "C" fn cuStreamWaitEvent(stream: usize, event: usize, _flags: u32) -> u32
         let stream = machine.resolve(stream)?;
         let event = machine.events.get(&event).ok_or(Code::INVALID_HANDLE)?;
         // An event that was never recorded counts as complete.
-        if let Some(op) = event.recorded {
+        let (captured, recorded) = (event.captured, event.recorded);
+        if captured == Some(stream) {
+            // The nodes of a graph run in the order of their stream.
+            return Ok(());
+        }
+        if let Some(captured) = captured {
+            let what = "another stream waiting for an event";
+            return machine.not_captured(captured, what, Code::STREAM_CAPTURE_UNSUPPORTED);
+        }
+        if let Some(op) = recorded {
+            let what = "waiting for an event of uncaptured work";
+            machine.not_captured(stream, what, Code::STREAM_CAPTURE_ISOLATION)?;
             machine.wait_for(stream, op);
         }
         Ok(())
@@ -80,14 +96,6 @@ extern "C" fn cuStreamGetPriority(stream: usize, priority: Out<'_, c_int>) -> u3
     })
 }
 
-#[unsafe(no_mangle)]
-extern "C" fn cuStreamIsCapturing(stream: usize, status: Out<'_, u32>) -> u32 {
-    call(|machine| {
-        machine.resolve(stream)?;
-        put(status, 0)
-    })
-}
-
 /// The host function must not call CUDA. Such calls return `NOT_PERMITTED`.
 #[unsafe(no_mangle)]
 extern "C" fn cuLaunchHostFunc(
@@ -104,7 +112,7 @@ extern "C" fn cuLaunchHostFunc(
             unsafe { function(std::ptr::with_exposed_provenance_mut(data)) };
             Ok(())
         };
-        machine.queue(stream, "host function", Box::new(work));
+        machine.queue(stream, "host function", work);
         Ok(())
     })
 }

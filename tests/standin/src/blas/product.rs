@@ -53,7 +53,7 @@ impl Call {
             };
             let [m, n, k] = product.sizes;
             let what = format!("cuBLAS {m}x{n}x{k}");
-            machine.queue(stream, what, Box::new(move |machine| product.run(machine)));
+            machine.queue(stream, what, move |machine: &mut Machine| product.run(machine));
             Ok(())
         }))
     }

@@ -126,7 +126,7 @@ impl Call {
             let run = move |machine: &mut Machine| {
                 run(machine, pass, &problem, algorithm, &operands, [alpha, beta])
             };
-            machine.queue(stream, format!("cuDNN {pass:?}"), Box::new(run));
+            machine.queue(stream, format!("cuDNN {pass:?}"), run);
             Ok(())
         }))
     }

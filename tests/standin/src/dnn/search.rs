@@ -123,7 +123,7 @@ fn find(
             machine.space.spoil(&operands.output)?;
             operands.spoil_workspace(machine)
         };
-        machine.queue(stream, format!("cuDNN Find {pass:?}"), Box::new(run));
+        machine.queue(stream, format!("cuDNN Find {pass:?}"), run);
         machine.finish(stream)?;
         // SAFETY: the caller guarantees the array.
         unsafe { list.fill(pass, &problem, workspace.1) }

@@ -189,11 +189,11 @@ impl Comm {
         };
         // Registered before the input is sent: if sending breaks the context, all expected events are removed.
         let expected = machine.queues.expect(self.context);
-        let give = machine.queue_after(stream, what.clone(), after, Box::new(give));
+        let give = machine.queue_after(stream, what.clone(), after, give);
         self.lock().running.insert(round, Running { give, expected });
         let comm = Arc::clone(self);
         let take = move |machine: &mut Machine| comm.take(machine, round, &output);
-        let take = machine.queue_after(stream, what, vec![expected], Box::new(take));
+        let take = machine.queue_after(stream, what, vec![expected], take);
         let wanted = {
             let mut inner = self.lock();
             inner.last = Some(take);
