@@ -11,8 +11,8 @@ use cudarc::nvrtc::{self, CompileError, CompileOptions};
 
 use super::error::DeviceError;
 
-/// The number of lanes of a GPU. While one lane copies, the kernels of the other one run.
-pub const LANES: usize = 2;
+/// Maximum number of lanes of a GPU. While one lane copies, the kernels of another one run.
+pub const LANES: usize = 3;
 
 /// A GPU that is open: it has a driver, a context and a compiler. Clones share the context.
 #[derive(Clone)]

@@ -80,7 +80,8 @@ impl HostMemory {
     }
 }
 
-/// A buffer in host memory. If it is page-locked, access waits for the copies that use it.
+/// A buffer in host memory. If it is page-locked, it can be accessed once the copies that use it have been waited
+/// for.
 #[derive(Debug)]
 pub struct HostBytes(Bytes);
 
@@ -92,12 +93,16 @@ enum Bytes {
 }
 
 impl HostBytes {
-    /// Waits for the copies that use the buffer.
+    /// Waits for the copies that use the buffer, and gives it back to the host.
     ///
     /// # Errors
     /// [`DeviceError::Driver`] if a copy, or a kernel before it, failed.
-    pub fn wait(&self) -> Result<(), DeviceError> {
-        match &self.0 {
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(clippy::missing_const_for_fn, reason = "with a GPU it waits")
+    )]
+    pub fn wait(&mut self) -> Result<(), DeviceError> {
+        match &mut self.0 {
             Bytes::Pageable(_) | Bytes::Shared(_) => Ok(()),
             #[cfg(feature = "cuda")]
             Bytes::Pinned(bytes) => bytes.wait(),

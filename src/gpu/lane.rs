@@ -6,11 +6,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use cudarc::driver::{
-    CudaEvent, CudaSlice, CudaStream, DevicePtr as _, DriverError, LaunchConfig, PushKernelArg as _,
+    CudaSlice, CudaStream, DevicePtr as _, DriverError, LaunchConfig, PushKernelArg as _, result,
 };
 
 use super::device::{Gpu, Kernel, LANES};
 use super::error::DeviceError;
+use super::event::Event;
 use super::pinned::Pinned;
 
 /// A stream with device memory of its own.
@@ -21,9 +22,13 @@ pub struct Lane {
     // Declared before the stream, so that it is freed before the stream is destroyed.
     memory: CudaSlice<u8>,
     /// Recorded when another lane has to wait for this one.
-    reached: CudaEvent,
+    reached: Event,
     stream: Arc<CudaStream>,
 }
+
+/// A point in the work of a lane, for which other lanes can wait.
+#[derive(Debug)]
+pub struct Mark(Event);
 
 /// An argument of a kernel.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +58,14 @@ impl Gpu {
     pub fn lane(&self, number: usize, bytes: usize) -> Result<Lane, DeviceError> {
         Lane::new(self, number, bytes)
     }
+
+    /// Creates a mark, which counts as reached until a lane sets it.
+    ///
+    /// # Errors
+    /// [`DeviceError::Driver`] if the driver fails.
+    pub fn mark(&self) -> Result<Mark, DeviceError> {
+        Ok(Mark(self.event()?))
+    }
 }
 
 impl Lane {
@@ -63,7 +76,7 @@ impl Lane {
         // SAFETY: the bytes are undefined until a copy or a kernel writes them, and are not read
         // before.
         let memory = unsafe { stream.alloc::<u8>(bytes) }.map_err(&failed)?;
-        let reached = device.context.new_event(None).map_err(&failed)?;
+        let reached = device.event()?;
         Ok(Self { device: device.clone(), number, memory, reached, stream })
     }
 
@@ -162,13 +175,57 @@ impl Lane {
         start + part.start as u64
     }
 
+    /// Sets a mark after all work that this lane has so far.
+    ///
+    /// # Errors
+    /// [`DeviceError::Driver`] if the driver fails.
+    pub fn set_mark(&self, mark: &Mark) -> Result<(), DeviceError> {
+        mark.0.record(&self.stream).map_err(self.device.failed("marking the work of a lane"))
+    }
+
+    /// Makes all later work of this lane wait for a mark, where another one has set it.
+    ///
+    /// # Errors
+    /// [`DeviceError::Driver`] if the driver fails.
+    pub fn follow_mark(&self, mark: &Mark) -> Result<(), DeviceError> {
+        mark.0.hold(&self.stream).map_err(self.device.failed("making a lane wait for another"))
+    }
+
+    /// Copies a part of another lane's memory to this one's, from byte `at` on. The other lane must have written it
+    /// before, which `follow` orders.
+    ///
+    /// # Panics
+    /// Panics if the part is not within either memory.
+    ///
+    /// # Errors
+    /// [`DeviceError::Driver`] if the driver fails.
+    pub fn copy_from(
+        &self,
+        other: &Self,
+        part: Range<usize>,
+        at: usize,
+    ) -> Result<(), DeviceError> {
+        let (bytes, to) = (part.len(), self.address(at..at + part.len()));
+        let from = other.address(part);
+        let bound = self.stream.context().bind_to_thread();
+        // SAFETY: both parts are within the lanes' memories, as `address` checks, which live as long as the lanes.
+        let copied = bound.and_then(|()| unsafe {
+            result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream())
+        });
+        copied.map_err(self.device.failed("copying on the GPU"))
+    }
+
+    pub(super) const fn device(&self) -> &Gpu {
+        &self.device
+    }
+
     /// Makes all later work of this lane wait for all earlier work of another one.
     ///
     /// # Errors
     /// [`DeviceError::Driver`] if the driver fails.
     pub fn follow(&self, other: &Self) -> Result<(), DeviceError> {
         let recorded = other.reached.record(&other.stream);
-        let follows = recorded.and_then(|()| self.stream.wait(&other.reached));
+        let follows = recorded.and_then(|()| other.reached.hold(&self.stream));
         follows.map_err(self.device.failed("making a lane wait for another"))
     }
 

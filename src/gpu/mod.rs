@@ -4,6 +4,7 @@
 //!   Gpu -- compile --> Kernel    compiled from its source for this GPU
 //!       -- lane -----> Lane      a stream with device memory of its own
 //!       -- pinned ---> Pinned    page-locked host memory, with events for the copies that use it
+//!       -- staging --> Staging   such buffers for uploads, used in turn
 //! ```
 //!
 //! Without the feature `cuda`, only the errors and pageable memory remain. With it, nothing is linked:
@@ -12,7 +13,7 @@
 //!
 //! Three rules keep this sound. The default stream is not used, because only the thread with the
 //! right context could free its memory. cudarc's event tracking is off, so `Pinned` records its
-//! own events. The memory of a lane is used on the stream of that lane only, so no access has to be
+//! own events, and its bytes are accessed only once these are complete. The memory of a lane is used on the stream of that lane only, so no access has to be
 //! ordered across streams, unless a lane follows (`Lane::follow`) another one.
 
 mod error;
@@ -21,9 +22,15 @@ mod host;
 #[cfg(feature = "cuda")]
 mod device;
 #[cfg(feature = "cuda")]
+mod event;
+#[cfg(feature = "cuda")]
+mod graph;
+#[cfg(feature = "cuda")]
 mod lane;
 #[cfg(feature = "cuda")]
 mod pinned;
+#[cfg(feature = "cuda")]
+mod staging;
 
 pub use error::DeviceError;
 pub use host::{HostBytes, HostMemory};
@@ -31,6 +38,10 @@ pub use host::{HostBytes, HostMemory};
 #[cfg(feature = "cuda")]
 pub use device::{Gpu, Kernel, LANES};
 #[cfg(feature = "cuda")]
-pub use lane::{Arg, Grid, Lane};
+pub use graph::Graph;
+#[cfg(feature = "cuda")]
+pub use lane::{Arg, Grid, Lane, Mark};
 #[cfg(feature = "cuda")]
 pub use pinned::Pinned;
+#[cfg(feature = "cuda")]
+pub use staging::Staging;

@@ -1,13 +1,11 @@
-//! Page-locked host memory that tracks the copies that use it.
+//! Page-locked host memory, and the copies between it and a GPU.
 //!
-//! cudarc's own type does not wait for copies unless event tracking is on, so it can be freed while a
-//! copy reads or writes it. [`Pinned`] records an event after the last copy of each lane, and waits
-//! for the events before its bytes are accessed or freed.
+//! A copy returns before it has happened, and until then its bytes belong to the GPU. So [`Pinned`] records an
+//! event after the last copy of each lane, and gives access to its bytes only after [`Pinned::wait`] or
+//! [`Pinned::is_idle`] has found these events complete. Access that comes too early is a mistake of the program
+//! and panics: a hidden wait in its place would stall the caller without a trace.
 //!
-//! This is sound with shared references: a copy starts only through `&mut`, and a shared reference
-//! waits for the copies before it exposes the bytes. While a shared reference exists, no copy can
-//! start, and every thread that holds one has waited for those that started before. Threads that wait
-//! at the same time wait for the same events, and clear flags that no other thread sets meanwhile.
+//! cudarc's own type waits only if event tracking is on, so it can be freed while a copy uses it.
 
 #![expect(unsafe_code, reason = "calls of the CUDA driver")]
 
@@ -15,13 +13,12 @@ use std::fmt;
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::slice;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use cudarc::driver::sys::CUevent_flags;
-use cudarc::driver::{CudaEvent, CudaStream, DriverError, result};
+use cudarc::driver::{CudaStream, DriverError, result};
 
 use super::device::{Gpu, LANES};
 use super::error::DeviceError;
+use super::event::Event;
 
 /// Page-locked host memory.
 pub struct Pinned {
@@ -34,15 +31,15 @@ pub struct Pinned {
 /// The copies of one lane that use the memory.
 struct Copies {
     /// Recorded after the last copy.
-    last: CudaEvent,
-    /// Whether the event may not have happened yet.
-    pending: AtomicBool,
+    last: Event,
+    /// Whether the event was not found complete since.
+    pending: bool,
 }
 
 // SAFETY: it owns its memory, as a `Vec` does, and calls to the driver are safe from any thread.
 unsafe impl Send for Pinned {}
-// SAFETY: shared references only read the bytes, after all copies that write them; no copy starts
-// while a shared reference exists.
+// SAFETY: a shared reference only reads the bytes, and only while no copy is pending; a copy starts, and is
+// found complete, through an exclusive reference.
 unsafe impl Sync for Pinned {}
 
 impl Gpu {
@@ -57,18 +54,14 @@ impl Gpu {
 
 impl Pinned {
     fn new(device: &Gpu, len: usize) -> Result<Self, DeviceError> {
-        let failed = device.failed("allocating page-locked memory");
-        let copies = || {
-            // A thread that waits sleeps, and leaves its core to decoding.
-            let last = device.context.new_event(Some(CUevent_flags::CU_EVENT_BLOCKING_SYNC))?;
-            Ok(Copies { last, pending: AtomicBool::new(false) })
-        };
-        let copies = [copies().map_err(&failed)?, copies().map_err(&failed)?];
-        device.context.bind_to_thread().map_err(&failed)?;
+        let copies = || Ok(Copies { last: device.event()?, pending: false });
+        let copies = [copies()?, copies()?, copies()?];
+        device.bind()?;
         // The driver refuses to allocate 0 bytes. Without flags the memory is cached, which the CPU
         // needs to read results; cudarc's default is write-combined.
         // SAFETY: the memory is freed once, by `drop`.
-        let start = unsafe { result::malloc_host(len.max(1), 0) }.map_err(&failed)?;
+        let start = unsafe { result::malloc_host(len.max(1), 0) };
+        let start = start.map_err(device.failed("allocating page-locked memory"))?;
         let start = NonNull::new(start.cast::<u8>()).expect("allocated memory is not null");
         // A slice must not contain undefined bytes.
         // SAFETY: `len` bytes were allocated there.
@@ -76,20 +69,33 @@ impl Pinned {
         Ok(Self { device: device.clone(), start, len, copies })
     }
 
-    /// Waits for the copies that use the memory.
+    /// Waits for the copies that use the memory, and gives it back to the host.
     ///
     /// # Errors
     /// [`DeviceError::Driver`] if a copy, or a kernel before it, failed. No copy is pending then
-    /// either.
-    pub fn wait(&self) -> Result<(), DeviceError> {
+    /// either, but the bytes are unspecified.
+    pub fn wait(&mut self) -> Result<(), DeviceError> {
         let mut ended = Ok(());
-        for copies in &self.copies {
-            if copies.pending.load(Ordering::Acquire) {
-                ended = ended.and(copies.last.synchronize());
-                copies.pending.store(false, Ordering::Release);
-            }
+        for copies in self.copies.iter_mut().filter(|copies| copies.pending) {
+            ended = ended.and(copies.last.wait());
+            copies.pending = false;
         }
         ended.map_err(self.device.failed("executing work on the GPU"))
+    }
+
+    /// Whether no copy uses the memory any more. Does not wait. If so, the memory belongs to the host.
+    ///
+    /// # Errors
+    /// [`DeviceError::Driver`] if a copy, or a kernel before it, failed.
+    pub fn is_idle(&mut self) -> Result<bool, DeviceError> {
+        for copies in self.copies.iter_mut().filter(|copies| copies.pending) {
+            let complete = copies.last.is_complete();
+            if !complete.map_err(self.device.failed("executing work on the GPU"))? {
+                return Ok(false);
+            }
+            copies.pending = false;
+        }
+        Ok(true)
     }
 
     /// Copies a part of the memory to the GPU, after all earlier work of the stream.
@@ -100,7 +106,7 @@ impl Pinned {
         to: u64,
     ) -> Result<(), DriverError> {
         // SAFETY: the part is within the memory, and is neither freed nor written before the copy has
-        // happened: `drop` and `deref_mut` wait for it.
+        // happened: `drop` waits for it, and `deref_mut` panics.
         let from = unsafe { slice::from_raw_parts(self.at(&part), part.len()) };
         // SAFETY: the lane checked that its memory has these bytes at `to`.
         self.copy(lane, stream, || unsafe {
@@ -116,7 +122,7 @@ impl Pinned {
         from: u64,
     ) -> Result<(), DriverError> {
         // SAFETY: the part is within the memory, and is neither freed nor accessed before the copy has
-        // happened: `drop`, `deref` and `deref_mut` wait for it.
+        // happened: `drop` waits for it, and `deref` and `deref_mut` panic.
         let to = unsafe { slice::from_raw_parts_mut(self.at(&part), part.len()) };
         // SAFETY: the lane checked that its memory has these bytes at `from`.
         self.copy(lane, stream, || unsafe {
@@ -145,27 +151,35 @@ impl Pinned {
             // A copy that started anyway has no event.
             stream.synchronize()?;
         } else {
-            *copies.pending.get_mut() = true;
+            copies.pending = true;
         }
         started
+    }
+
+    /// Panics if the memory may still belong to the GPU.
+    fn assert_idle(&self) {
+        let pending = self.copies.iter().any(|copies| copies.pending);
+        assert!(!pending, "page-locked memory was accessed before its copies were waited for");
     }
 }
 
 impl Deref for Pinned {
     type Target = [u8];
 
-    /// Waits for the copies. After a failed copy the bytes are unspecified; [`Pinned::wait`] returns
-    /// the error.
+    /// # Panics
+    /// Panics if a copy was started and not waited for since.
     fn deref(&self) -> &[u8] {
-        drop(self.wait());
-        // SAFETY: `len` bytes are initialized, and no copy that writes them is pending.
+        self.assert_idle();
+        // SAFETY: `len` bytes are initialized, and no copy is pending.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
 
 impl DerefMut for Pinned {
+    /// # Panics
+    /// Panics if a copy was started and not waited for since.
     fn deref_mut(&mut self) -> &mut [u8] {
-        drop(self.wait());
+        self.assert_idle();
         // SAFETY: `len` bytes are initialized, and no copy is pending.
         unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }

@@ -10,7 +10,7 @@ use forebay_types::{Layout, MixedBy, PixelFormat};
 
 use super::parts::Part;
 use crate::geometry::{Rect, Size};
-use crate::gpu::{Arg, DeviceError, Gpu, Grid, Kernel, Lane, Pinned};
+use crate::gpu::{Arg, DeviceError, Gpu, Grid, Kernel, Lane, Pinned, Staging};
 use crate::mix::job::MixJob;
 use crate::mix::targets::{label_weights, smoothed};
 use crate::plan::{MixKind, MixSample};
@@ -33,13 +33,16 @@ const ALIGN: usize = 256;
 /// Threads of a block.
 const THREADS: usize = 256;
 
+/// Maximum number of parts of a lane whose parameters are on their way at once.
+const MAX_STAGED: usize = 4;
+
 /// Pieces of 16 values or pixels that each thread takes: a block loads its table once for all of them.
 const PIECES: usize = 4;
 
 pub(super) struct MixLane {
     lane: Lane,
     /// Tables and entries, on their way to the front of the lane's memory.
-    staging: Pinned,
+    staging: Staging,
 }
 
 /// Bytes of a lane that is to have `bytes`.
@@ -66,7 +69,7 @@ pub(super) fn max_samples(
 impl MixLane {
     pub(super) fn new(device: &Gpu, number: usize, bytes: usize) -> Result<Self, DeviceError> {
         let lane = device.lane(number, lane_bytes(bytes))?;
-        Ok(Self { lane, staging: device.pinned(PIXELS)? })
+        Ok(Self { lane, staging: device.staging(PIXELS, MAX_STAGED) })
     }
 
     /// Maximum number of samples of a job in a part; at least 2.
@@ -134,7 +137,8 @@ impl MixLane {
         job: &MixJob<'_>,
         part: &Part,
     ) -> Result<(), DeviceError> {
-        let (tables, mixes) = self.staging.split_at_mut(TABLES);
+        let staging = self.staging.take()?;
+        let (tables, mixes) = staging.split_at_mut(TABLES);
         let table = job.normalize.to_bytes(job.format.dtype);
         tables[..table.len()].copy_from_slice(&table);
         for (to, sample) in mixes.as_chunks_mut::<MIX_BYTES>().0.iter_mut().zip(part.samples()) {
@@ -142,7 +146,7 @@ impl MixLane {
                 Some(job.plan.samples[sample]).filter(|_| job.format.mixed_by == MixedBy::Server);
             *to = mix_entry(mixed.unwrap_or(MixSample::UNMIXED));
         }
-        self.lane.upload(&mut self.staging, 0..TABLES + part.len() * MIX_BYTES, 0)
+        self.lane.upload(staging, 0..TABLES + part.len() * MIX_BYTES, 0)
     }
 
     /// Starts the kernel for n samples; returns where in the lane's memory the payload will be.
@@ -195,7 +199,8 @@ impl MixLane {
         let mut done = 0;
         for samples in samples.chunks(max) {
             let n = samples.len();
-            let (labels, weights) = self.staging.split_at_mut(8 * n);
+            let staging = self.staging.take()?;
+            let (labels, weights) = staging.split_at_mut(8 * n);
             let words = labels.as_chunks_mut::<8>().0.iter_mut();
             let words = words.zip(weights.as_chunks_mut::<8>().0).zip(samples);
             for ((labels, weights), (of, lambda)) in words {
@@ -203,7 +208,7 @@ impl MixLane {
                 *labels = pair(of.map(u32::to_le_bytes));
                 *weights = pair(label_weights(**lambda).map(f32::to_le_bytes));
             }
-            self.lane.upload(&mut self.staging, 0..16 * n, 0)?;
+            self.lane.upload(staging, 0..16 * n, 0)?;
             let bytes = 4 * n * classes;
             let blocks = (n * classes).div_ceil(4 * THREADS);
             let grid = Grid { blocks: [number(blocks), 1], threads: number(THREADS) };

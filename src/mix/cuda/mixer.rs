@@ -11,10 +11,13 @@ use super::lane::{MixLane, lane_bytes, max_samples};
 use super::parts::parts;
 use super::times::{ROUNDS, measure_stages};
 use crate::geometry::Size;
-use crate::gpu::{DeviceError, Gpu, HostBytes, HostMemory, LANES};
+use crate::gpu::{DeviceError, Gpu, HostBytes, HostMemory};
 use crate::mix::job::MixJob;
 use crate::mix::times::MixTimes;
 use crate::sync::lock;
+
+/// Number of lanes that take turns: while one copies, the kernels of the other one run.
+const LANES: usize = 2;
 
 /// A GPU that mixes. One thread owns everything on it; other threads send it work and do not wait.
 pub struct CudaMixer {
