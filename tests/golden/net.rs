@@ -179,7 +179,13 @@ pub(crate) mod gpu {
         samples: usize,
     ) -> CudaBackend {
         let device = Gpu::open(device).unwrap();
-        let config = CudaConfig { device, precision, rank: Rank::SINGLE, bucket_len: BUCKET_LEN };
+        let config = CudaConfig {
+            device,
+            precision,
+            rank: Rank::SINGLE,
+            bucket_len: BUCKET_LEN,
+            graphs: true,
+        };
         CudaBackend::new(config, backend_config(graph, samples)).unwrap()
     }
 

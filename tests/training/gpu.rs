@@ -15,7 +15,7 @@ use crate::microbatches::{SAMPLES, SIDE, batch, batches, made, settings};
 type Test = fn(u32);
 
 /// The reports of all steps and the final state.
-type Trained = (Vec<StepReport>, TrainState);
+pub(crate) type Trained = (Vec<StepReport>, TrainState);
 
 pub(crate) fn trials() -> Vec<Trial> {
     let Some(forebay::mix::Device::Cuda(device)) = forebay_tests::gpu() else { return Vec::new() };
@@ -43,7 +43,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             Ok(())
         })
     };
-    single.into_iter().chain(pairs).map(trial).collect()
+    single.into_iter().chain(pairs).map(trial).chain(crate::host::trials(device)).collect()
 }
 
 fn graph(model: &str) -> Graph {
@@ -63,7 +63,17 @@ fn backend_config(model: &str) -> BackendConfig {
 
 fn gpu(device: u32, precision: Precision, rank: Rank, bucket_len: usize) -> CudaBackend {
     let device = Gpu::open(device).unwrap();
-    let config = CudaConfig { device, precision, rank, bucket_len };
+    let config = CudaConfig { device, precision, rank, bucket_len, graphs: true };
+    let mut cuda = CudaBackend::new(config, backend_config("resnet20")).unwrap();
+    cuda.load(&initial_state(&graph("resnet20"), 3)).unwrap();
+    cuda
+}
+
+/// A backend of one rank in bf16, which captures graphs or not.
+pub(crate) fn open(device: u32, graphs: bool) -> CudaBackend {
+    let (device, precision) = (Gpu::open(device).unwrap(), Precision::Bf16);
+    let (rank, bucket_len) = (Rank::SINGLE, BUCKET_LEN);
+    let config = CudaConfig { device, precision, rank, bucket_len, graphs };
     let mut cuda = CudaBackend::new(config, backend_config("resnet20")).unwrap();
     cuda.load(&initial_state(&graph("resnet20"), 3)).unwrap();
     cuda
@@ -80,7 +90,7 @@ fn cpu() -> Box<dyn Backend> {
 }
 
 /// Trains at most `max` steps from a cursor, and pauses after each of them or only at the end.
-fn train_steps<B: Backend + ?Sized>(
+pub(crate) fn train_steps<B: Backend + ?Sized>(
     backend: &mut B,
     training: &TrainConfig,
     from: Cursor,
@@ -110,7 +120,7 @@ fn whole<B: Backend + ?Sized>(backend: &mut B, training: &TrainConfig) -> Traine
     train_steps(backend, training, Cursor::default(), 99, false).unwrap().1
 }
 
-fn numbers(reports: &[StepReport]) -> Vec<(u64, u64)> {
+pub(crate) fn numbers(reports: &[StepReport]) -> Vec<(u64, u64)> {
     reports.iter().map(|r| (r.loss.to_bits(), r.grad_norm.to_bits())).collect()
 }
 
@@ -127,8 +137,13 @@ fn layers(device: u32) {
     ];
     for (net, number) in nets.iter().flat_map(|n| [(n, Precision::F32), (n, Precision::Bf16)]) {
         let device = Gpu::open(device).unwrap();
-        let setting =
-            CudaConfig { device, precision: number, rank: Rank::SINGLE, bucket_len: BUCKET_LEN };
+        let setting = CudaConfig {
+            device,
+            precision: number,
+            rank: Rank::SINGLE,
+            bucket_len: BUCKET_LEN,
+            graphs: true,
+        };
         let checks = compare_operations(&setting, net, 3).unwrap();
         assert!(checks.len() > 5 * net.ops.len(), "{} comparisons", checks.len());
         let wrong: Vec<_> = checks.iter().filter(|check| check.excess > 0.0).collect();
@@ -230,8 +245,8 @@ fn steady(device: u32) {
         Ok::<Flow, Error>(Flow::Continue(()))
     };
     train(&mut backend, &training, from, source, |_| false, after).unwrap();
-    // Two losses and a norm of two steps, one of which is in flight.
-    assert_eq!(pieces, [6; 4]);
+    // Two losses, two microbatches and a norm of two steps, one of which is in flight.
+    assert_eq!(pieces, [10; 4]);
 }
 
 fn short(device: u32) {

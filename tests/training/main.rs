@@ -7,6 +7,8 @@ use libtest_mimic::{Arguments, Trial};
 #[cfg(feature = "cuda")]
 mod gpu;
 #[cfg(feature = "cuda")]
+mod host;
+#[cfg(feature = "cuda")]
 mod microbatches;
 
 fn main() {

@@ -194,6 +194,7 @@ impl Pair {
     }
 
     fn forward(&mut self, batch: &Batch) -> Result<(), Error> {
+        self.gpu.prepare(self.pass)?;
         self.gpu.load_batch(batch, true, Some(&self.drop_path))?;
         self.cpu.load_images(batch, true);
         self.compare_values("images", 0)?;
@@ -301,6 +302,7 @@ pub(crate) fn time_operations(
 ) -> Result<BTreeMap<&'static str, OpTiming>, Error> {
     let graph = gpu.graph().clone();
     let pass = PassConfig { samples, train: true, drop_path: false };
+    gpu.prepare(pass)?;
     gpu.load_batch(&random_batch(&graph, samples), true, None)?;
     let mut rows: BTreeMap<&'static str, OpTiming> = BTreeMap::new();
     let each = |gpu: &mut CudaBackend, run: &dyn Fn(&mut CudaBackend) -> Result<(), Error>| {

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! cuda.rs              what the training loop calls: forward, backward, update
-//! input.rs             uploads a microbatch
+//! input.rs             uploads microbatches, ahead of the work on them
+//! graphs.rs            CUDA graphs of the passes
 //! execute.rs           each operation forward and backward, on ranges of the GPU's memory
 //! cudnn.rs             convolutions
 //! cublas.rs            matrix products of the classifier
@@ -16,14 +17,16 @@
 //! memory_map.rs        the layout of the GPU's memory, computed once
 //! ```
 //!
-//! Activations are NHWC in bf16; sums and parameters are f32. A step is a sequence of work on one stream,
-//! and nothing in it waits for the GPU. The report of a step is read while the next one runs.
+//! Activations are NHWC in bf16; sums and parameters are f32. A step is a sequence of work on one stream, and the host
+//! waits for none of it: the report of a step is read while the next one runs. Copies of microbatches have a stream of
+//! their own, and so have the exchanges with other ranks.
 
 mod collectives;
 mod config;
 mod cublas;
 mod cudnn;
 mod execute;
+mod graphs;
 mod input;
 mod kernels;
 mod launch;
@@ -43,8 +46,11 @@ use cublas::Cublas;
 use cudnn::{ConvKey, Cudnn};
 use forebay::gpu::{DeviceError, Kernel, Lane, Pinned};
 use forebay::mix::MIX_KERNELS;
+use graphs::{Execution, Graphs, Pass};
+use input::Uploads;
 use kernels::Kernels;
 use launch::Launcher;
+use launch::scalars::StepScalars;
 use memory_map::{InputMap, MemoryMap};
 use report::{PendingLosses, PendingReport, PinnedPool};
 
@@ -70,7 +76,6 @@ pub struct CudaBackend {
     /// Forward only, perhaps for images of another size.
     inference: MemoryPlan,
     memory: MemoryMap,
-    input: InputMap,
     kernels: Kernels,
     mix_kernel: Kernel,
     group: ProcessGroup,
@@ -79,10 +84,6 @@ pub struct CudaBackend {
     has_ema: bool,
     updates: u64,
     batches_tracked: u64,
-    /// Upload buffers. They alternate, so that one is filled while the other is copied.
-    staging: [Pinned; 2],
-    /// Number of uploads so far.
-    uploads: usize,
     /// Losses of the microbatches of the step in progress.
     losses: Vec<PendingLosses>,
     pending_reports: VecDeque<PendingReport>,
@@ -90,6 +91,8 @@ pub struct CudaBackend {
     logits_buffer: Pinned,
     logits: Vec<f32>,
     // Dropped in this order, because these use the memory of the lane.
+    graphs: Graphs,
+    uploads: Uploads,
     collectives: Option<Collectives>,
     cudnn: Cudnn,
     cublas: Cublas,
@@ -124,7 +127,7 @@ impl CudaBackend {
         let lane = device.lane(0, memory.bytes)?;
         let workspace = memory.workspace.clone();
         cudnn.attach(&lane, (lane.address(workspace.clone()), workspace.len()))?;
-        cublas.attach(&lane)?;
+        cublas.attach(&lane, memory.cublas_workspace.clone())?;
         let logits = memory.logits.len();
         let mut backend = Self {
             buckets: memory.buckets(&training.graph, cuda.bucket_len),
@@ -132,19 +135,18 @@ impl CudaBackend {
             has_ema: false,
             updates: 0,
             batches_tracked: 0,
-            staging: [device.pinned(input.bytes)?, device.pinned(input.bytes)?],
-            uploads: 0,
             losses: Vec::new(),
             pending_reports: VecDeque::new(),
             pinned_pool: PinnedPool::new(device.clone(), batch),
             logits_buffer: device.pinned(logits)?,
             logits: Vec::with_capacity(logits / 4),
+            graphs: Graphs::new(cuda.graphs),
+            uploads: Uploads::new(device, input)?,
             collectives: None,
             config: cuda,
             training,
             inference,
             memory,
-            input,
             kernels,
             mix_kernel,
             cudnn,
@@ -208,12 +210,24 @@ impl CudaBackend {
     /// # Errors
     /// When the GPU fails.
     pub fn compute_loss(&mut self, batch: &Batch, loss: &Loss, weight: f64) -> Result<(), Error> {
-        let (samples, classes) = (batch.samples(), self.training.graph.classes);
-        // Divisor of the sum over samples and, for mean BCE, over classes.
-        let terms =
-            samples as f64 * if loss.criterion == Criterion::Bce { classes as f64 } else { 1.0 };
+        let terms = self.loss_terms(batch.samples(), loss);
+        self.launcher().set_loss_scale(weight / terms)?;
+        self.loss_op(batch.samples(), loss)?;
+        self.download_losses(batch.samples(), terms)
+    }
+
+    /// Divisor of the sum of the losses over samples and, for mean BCE, over classes.
+    fn loss_terms(&self, samples: usize, loss: &Loss) -> f64 {
+        let classes = self.training.graph.classes as f64;
+        samples as f64 * if loss.criterion == Criterion::Bce { classes } else { 1.0 }
+    }
+
+    fn loss_op(&self, samples: usize, loss: &Loss) -> Result<(), DeviceError> {
         let gradient = self.gradient_address(self.training.graph.logits());
-        self.launcher().loss(&self.input, loss, gradient, samples, weight / terms)?;
+        self.launcher().loss(self.uploads.map(), loss, gradient, samples)
+    }
+
+    fn download_losses(&mut self, samples: usize, terms: f64) -> Result<(), Error> {
         let mut bytes = self.pinned_pool.take()?;
         self.lane.download(self.memory.losses.start, &mut bytes, 0..samples * 4)?;
         self.losses.push(PendingLosses { bytes, samples, terms });
@@ -222,21 +236,50 @@ impl CudaBackend {
 
     /// Number of page-locked buffers allocated so far. It does not grow in steady training.
     #[doc(hidden)]
-    pub const fn pinned_buffers(&self) -> usize {
-        self.pinned_pool.allocated()
+    pub fn pinned_buffers(&self) -> usize {
+        self.pinned_pool.allocated() + self.uploads.buffers()
+    }
+
+    /// Number of graphs captured so far.
+    #[doc(hidden)]
+    pub fn captured_graphs(&self) -> usize {
+        self.graphs.captured()
+    }
+
+    /// Executes a pass: by its graph, if it has one. With several ranks, launch by launch, because NCCL is not captured.
+    fn execute(
+        &mut self,
+        pass: Pass,
+        enqueue: impl Fn(&Self) -> Result<(), DeviceError>,
+    ) -> Result<(), DeviceError> {
+        if self.collectives.is_some() {
+            return enqueue(self);
+        }
+        match self.graphs.execution(pass) {
+            Execution::Eager => return enqueue(self),
+            Execution::Launch(graph) => return self.lane.launch_graph(graph),
+            Execution::Capture => {}
+        }
+        match self.lane.capture(|| enqueue(self)) {
+            Ok(graph) => self.lane.launch_graph(self.graphs.insert(pass, graph)),
+            Err(error) => {
+                tracing::warn!("{error}; training goes on without CUDA graphs, launch by launch");
+                self.graphs.disable();
+                enqueue(self)
+            }
+        }
     }
 
     /// Updates the running statistics by those of the last microbatch of each rank, in their order.
-    pub(crate) fn update_running_statistics(&mut self) -> Result<(), DeviceError> {
-        let world = self.collectives.as_ref().map_or(1, Collectives::world);
+    pub(crate) fn update_running_statistics(&self) -> Result<(), DeviceError> {
         if let Some(collectives) = &self.collectives {
             collectives.all_gather_statistics(&self.lane, &self.memory)?;
         }
-        for rank in 0..world {
-            self.launcher().norm_update_running(rank)?;
-            self.batches_tracked += 1;
-        }
-        Ok(())
+        (0..self.world()).try_for_each(|rank| self.launcher().norm_update_running(rank))
+    }
+
+    fn world(&self) -> usize {
+        self.collectives.as_ref().map_or(1, Collectives::world)
     }
 
     /// Exchanges the buckets of gradients that the backward of operation `op` has completed.
@@ -255,8 +298,8 @@ impl CudaBackend {
     /// When the GPU fails.
     #[doc(hidden)]
     pub fn take_losses(&mut self) -> Result<f64, Error> {
-        let losses = std::mem::take(&mut self.losses);
-        losses.iter().map(|losses| Ok(losses.wait()?)).sum()
+        let mut losses = std::mem::take(&mut self.losses);
+        losses.iter_mut().map(|losses| Ok(losses.wait()?)).sum()
     }
 }
 
@@ -287,26 +330,27 @@ impl Backend for CudaBackend {
     fn forward(&mut self, batch: &Batch, micro: &MicroStep<'_>) -> Result<(), Error> {
         batch.check(&self.training.graph, self.training.batch)?;
         self.load_batch(batch, true, micro.drop_path)?;
-        self.forward_ops(PassConfig::training(batch, micro))?;
-        self.update_running_statistics()?;
+        let pass = PassConfig::training(batch, micro);
+        self.prepare(pass)?;
+        let PassConfig { samples, drop_path, .. } = pass;
+        self.execute(Pass::Forward { samples, drop_path }, |backend| {
+            backend.forward_ops(pass)?;
+            backend.update_running_statistics()
+        })?;
+        self.batches_tracked += self.world() as u64;
         Ok(())
     }
 
     fn backward(&mut self, batch: &Batch, micro: &MicroStep<'_>) -> Result<(), Error> {
-        self.compute_loss(batch, micro.loss, micro.weight)?;
-        let pass = PassConfig::training(batch, micro);
-        let exchanges = micro.last && self.collectives.is_some();
-        for op in (0..self.training.graph.ops.len()).rev() {
-            self.backward_op(op, pass)?;
-            if exchanges {
-                self.exchange_buckets(op)?;
-            }
-        }
-        match &self.collectives {
-            Some(collectives) if exchanges => collectives.wait_before(&self.lane)?,
-            _ => self.add_gradients()?,
-        }
-        Ok(())
+        let (pass, loss) = (PassConfig::training(batch, micro), *micro.loss);
+        let PassConfig { samples, drop_path, .. } = pass;
+        let terms = self.loss_terms(samples, &loss);
+        self.launcher().set_loss_scale(micro.weight / terms)?;
+        self.execute(Pass::Backward { samples, drop_path, loss }, |backend| {
+            backend.loss_op(samples, &loss)?;
+            backend.backward_ops(pass, micro.last)
+        })?;
+        self.download_losses(samples, terms)
     }
 
     fn update(
@@ -319,12 +363,18 @@ impl Backend for CudaBackend {
         if model_ema_decay.is_some() && !self.has_ema {
             // The average starts at the model as it was before its first update.
             self.has_ema = true;
-            self.launcher().update_ema(0.0)?;
+            let step = StepScalars { lr, update: self.updates, ema_decay: 0.0 };
+            self.launcher().set_step(optimizer, step)?;
+            self.launcher().update_ema()?;
         }
-        self.launcher().lamb(optimizer, self.updates, lr)?;
-        if let Some(decay) = model_ema_decay {
-            self.launcher().update_ema(decay)?;
-        }
+        let ema_decay = model_ema_decay.unwrap_or(0.0);
+        let step = StepScalars { lr, update: self.updates, ema_decay };
+        self.launcher().set_step(optimizer, step)?;
+        let ema = model_ema_decay.is_some();
+        self.execute(Pass::Update { optimizer: *optimizer, ema }, |backend| {
+            backend.launcher().lamb(optimizer)?;
+            if ema { backend.launcher().update_ema() } else { Ok(()) }
+        })?;
         let mut grad_norm = self.pinned_pool.take()?;
         self.lane.download(self.memory.grad_norm.start, &mut grad_norm, 0..8)?;
         let losses = std::mem::take(&mut self.losses);
@@ -345,7 +395,9 @@ impl Backend for CudaBackend {
         batch.check(&self.inference.graph, self.inference.batch)?;
         self.load_batch(batch, false, None)?;
         let samples = batch.samples();
-        self.forward_ops(PassConfig { samples, train: false, drop_path: false })?;
+        let pass = PassConfig { samples, train: false, drop_path: false };
+        self.prepare(pass)?;
+        self.forward_ops(pass)?;
         self.download_logits(samples)?;
         Ok(&self.logits)
     }

@@ -45,7 +45,13 @@ impl TrainDevice {
 fn open_cuda(device: u32, config: BackendConfig, rank: Rank) -> Result<Box<dyn Backend>, Error> {
     use super::cuda::{BUCKET_LEN, CudaBackend, CudaConfig, Precision};
     let device = forebay::gpu::Gpu::open(device)?;
-    let cuda = CudaConfig { device, precision: Precision::Bf16, rank, bucket_len: BUCKET_LEN };
+    let cuda = CudaConfig {
+        device,
+        precision: Precision::Bf16,
+        rank,
+        bucket_len: BUCKET_LEN,
+        graphs: true,
+    };
     Ok(Box::new(CudaBackend::new(cuda, config)?))
 }
 

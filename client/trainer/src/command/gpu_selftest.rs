@@ -41,7 +41,7 @@ mod gpu {
         output::print(&format!("{device:?}: {}", device.name()?))?;
         let cuda = |precision| {
             let (device, rank) = (device.clone(), Rank::SINGLE);
-            CudaConfig { device, precision, rank, bucket_len: BUCKET_LEN }
+            CudaConfig { device, precision, rank, bucket_len: BUCKET_LEN, graphs: true }
         };
         for model in ["resnet20", "resnet18", "resnet50"] {
             let graph = Graph::new(&Architecture::named(model, 10)?, SIDES.0, SIDES.1);

@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("update_ema", [average::<u16>, average::<f32>]),
     ("exchange", [exchange::<u16>, exchange::<f32>]),
     ("clear", [clear::<u16>, clear::<f32>]),
+    ("store_scalars", [scalars::<u16>, scalars::<f32>]),
 ];
 
 /// Lengths of the tensors: one value, about eight and sixteen, several rounds of a block, several chunks.
@@ -134,8 +135,7 @@ fn direction<S: Format>(rig: &Rig) -> Result<(), Failed> {
             beta3,
             beta2,
             one_minus_beta2,
-            correction1,
-            correction2,
+            case.kept(&[correction1, correction2]),
             eps,
             decay
         ];
@@ -183,7 +183,8 @@ fn apply<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
     let (words, ratios) = (case.kept(&chunk_words(&chunks)), case.kept(&ratios));
     let parameter = case.changed(&before[0], &parameter);
     let gradient = case.changed(&before[1], &gradient);
-    let args = args![words, ratios, parameter, gradient, case.changed(&old, &copy), rate];
+    let args =
+        args![words, ratios, parameter, gradient, case.changed(&old, &copy), case.kept(&[rate])];
     rig.run::<S>(&case, |k| &k.lamb_apply, [chunks.len(), 1], args)
 }
 
@@ -228,7 +229,7 @@ fn average<S: Format>(rig: &Rig) -> Result<(), Failed> {
         twin::update_ema(&mut average, &model, keep, take);
         let mut case = Case::default();
         let (average, model) = (case.changed(&before, &average), case.kept(&model));
-        let args = args![average, model, count, keep, take];
+        let args = args![average, model, count, case.kept(&[keep, take])];
         rig.run::<S>(&case, |k| &k.update_ema, blocks(count), args)?;
     }
     Ok(())
@@ -253,6 +254,17 @@ fn clear<S: Format>(rig: &Rig) -> Result<(), Failed> {
         let mut case = Case::default();
         let values = case.written(&values);
         rig.run::<S>(&case, |k| &k.clear, blocks(count), args![values, count])?;
+    }
+    Ok(())
+}
+
+fn scalars<S: Format>(rig: &Rig) -> Result<(), Failed> {
+    let values = [1.5_f32, -2.0, 0.0, 1e-30, f32::INFINITY];
+    for count in 1..=values.len() {
+        let mut case = Case::default();
+        let [a, b, c, d, e] = values;
+        let args = args![case.written(&values[..count]), count, a, b, c, d, e];
+        rig.run::<S>(&case, |k| &k.store_scalars, [1, 1], args)?;
     }
     Ok(())
 }

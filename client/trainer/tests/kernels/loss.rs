@@ -87,7 +87,7 @@ fn binary<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
                 off,
                 thresholded,
                 threshold,
-                scale
+                case.kept(&[scale])
             ];
             rig.run::<S>(&case, |k| &k.binary_cross_entropy, [samples, 1], args)?;
         }
@@ -109,6 +109,7 @@ fn cross<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
             let [logits, a, b, lambda] = batch.parts(&mut case);
             let (slope, losses) = (case.written(&slope), case.written(&losses));
             let Loss { on, off, scale, .. } = loss;
+            let scale = case.kept(&[scale]);
             let args = args![logits, a, b, lambda, slope, losses, classes, on, off, scale];
             rig.run::<S>(&case, |k| &k.cross_entropy, [samples, 1], args)?;
         }

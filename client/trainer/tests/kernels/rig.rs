@@ -211,7 +211,7 @@ impl Rig {
             let mut pinned = self.device.pinned(*len)?;
             pinned[..before.len()].copy_from_slice(before);
             lane.upload(&mut pinned, 0..before.len(), 0)?;
-            lane.wait()?;
+            pinned.wait()?;
             lanes.push((lane, pinned));
         }
         let arg = |value: &Value| match *value {
@@ -234,7 +234,7 @@ impl Rig {
         lanes[0].0.wait()?;
         for (Memory { check, .. }, (lane, pinned)) in case.0.iter().zip(&mut lanes) {
             lane.download(0, pinned, 0..lane.len())?;
-            lane.wait()?;
+            pinned.wait()?;
             check(pinned)?;
         }
         Ok(())

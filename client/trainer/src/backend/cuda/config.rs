@@ -34,6 +34,8 @@ pub struct CudaConfig {
     pub precision: Precision,
     /// The rank for which memory is planned.
     pub rank: Rank,
+    /// Whether to capture the launches of a step in CUDA graphs.
+    pub graphs: bool,
     /// Gradients per exchange with the other ranks, in values.
     pub bucket_len: usize,
 }

@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "calls of cuBLAS")]
 
 use std::ffi::{c_int, c_void};
+use std::ops::Range;
 
 use cudarc::cublas::result as blas;
 use cudarc::cublas::sys::{self, cublasHandle_t};
@@ -50,11 +51,19 @@ impl Cublas {
         Ok(Self { device, precision, handle })
     }
 
-    /// Runs all further products on a lane.
-    pub(super) fn attach(&mut self, lane: &Lane) -> Result<(), DeviceError> {
+    /// Runs all further products on a lane, with a workspace in its memory.
+    pub(super) fn attach(
+        &mut self,
+        lane: &Lane,
+        workspace: Range<usize>,
+    ) -> Result<(), DeviceError> {
         // SAFETY: a live handle and stream; the backend drops this before the lane.
         let set = unsafe { blas::set_stream(self.handle, lane.stream().cu_stream().cast()) };
-        set.map_err(|e| error(self.device, "cublasSetStream", e))
+        set.map_err(|e| error(self.device, "cublasSetStream", e))?;
+        let (space, bytes) = (lane.address(workspace.clone()) as *mut c_void, workspace.len());
+        // SAFETY: memory of the lane, which nothing else uses.
+        let set = unsafe { sys::cublasSetWorkspace_v2(self.handle, space, bytes) }.result();
+        set.map_err(|e| error(self.device, "cublasSetWorkspace", e))
     }
 
     /// Multiplies matrices in the lane's memory.

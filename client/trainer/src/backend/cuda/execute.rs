@@ -7,7 +7,7 @@ use forebay::gpu::DeviceError;
 use super::cublas::Gemm;
 use super::cudnn::ConvKey;
 use super::launch::BatchNormArgs;
-use super::{CudaBackend, PassConfig};
+use super::{CudaBackend, PassConfig, cudnn_convolutions};
 use crate::Error;
 use crate::model::{Conv, Op, Shape, TensorId};
 
@@ -27,14 +27,26 @@ impl CudaBackend {
     /// When the GPU fails.
     #[doc(hidden)]
     pub fn forward_pass(&mut self, pass: PassConfig) -> Result<(), Error> {
+        self.prepare(pass)?;
         self.forward_ops(pass)?;
         if pass.train {
             self.update_running_statistics()?;
+            self.batches_tracked += self.world() as u64;
         }
         Ok(())
     }
 
-    pub(super) fn forward_ops(&mut self, pass: PassConfig) -> Result<(), DeviceError> {
+    /// Prepares the convolutions of a pass. What follows only launches.
+    pub(crate) fn prepare(&mut self, pass: PassConfig) -> Result<(), DeviceError> {
+        let graph = if pass.train { &self.training.graph } else { &self.inference.graph };
+        for (op, conv) in cudnn_convolutions(graph) {
+            let key = ConvKey { op, train: pass.train, images: pass.samples };
+            self.cudnn.prepare(key, conv)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn forward_ops(&self, pass: PassConfig) -> Result<(), DeviceError> {
         for op in 0..self.plan(pass.train).graph.ops.len() {
             self.forward_op(op, pass)?;
         }
@@ -42,7 +54,7 @@ impl CudaBackend {
     }
 
     /// Runs one operation forward.
-    pub(crate) fn forward_op(&mut self, index: usize, pass: PassConfig) -> Result<(), DeviceError> {
+    pub(crate) fn forward_op(&self, index: usize, pass: PassConfig) -> Result<(), DeviceError> {
         let PassConfig { samples, train, drop_path } = pass;
         let graph = &self.plan(train).graph;
         let op = graph.ops[index].clone();
@@ -55,9 +67,8 @@ impl CudaBackend {
                 let (bias, classes) = (self.parameter_address(bias), conv.output.channels);
                 self.launcher().bias_add(bias, samples, classes)
             }
-            Op::Conv { weight, conv, .. } => {
+            Op::Conv { weight, .. } => {
                 let key = ConvKey { op: index, train, images: samples };
-                self.cudnn.prepare(key, &conv)?;
                 self.cudnn.forward(key, [x, self.parameter_copy_address(weight), y])
             }
             Op::BatchNorm { norm, residual, relu, block, .. } => {
@@ -77,11 +88,24 @@ impl CudaBackend {
     /// # Errors
     /// When the GPU fails.
     #[doc(hidden)]
-    pub fn backward_pass(&mut self, pass: PassConfig) -> Result<(), Error> {
+    pub fn backward_pass(&self, pass: PassConfig) -> Result<(), Error> {
+        Ok(self.backward_ops(pass, false)?)
+    }
+
+    /// Runs all operations backward. After the last microbatch of a step, gradients are exchanged with the other
+    /// ranks while the pass still runs.
+    pub(super) fn backward_ops(&self, pass: PassConfig, is_last: bool) -> Result<(), DeviceError> {
+        let collectives = self.collectives.as_ref().filter(|_| is_last);
         for op in (0..self.training.graph.ops.len()).rev() {
             self.backward_op(op, pass)?;
+            if collectives.is_some() {
+                self.exchange_buckets(op)?;
+            }
         }
-        Ok(self.add_gradients()?)
+        match collectives {
+            Some(collectives) => collectives.wait_before(&self.lane),
+            None => self.add_gradients(),
+        }
     }
 
     /// Adds the weight gradients of cuDNN, which are those of one microbatch, to the step's.
@@ -90,11 +114,7 @@ impl CudaBackend {
     }
 
     /// Runs one operation backward: from the gradient of its output to those of its input and parameters.
-    pub(crate) fn backward_op(
-        &mut self,
-        index: usize,
-        pass: PassConfig,
-    ) -> Result<(), DeviceError> {
+    pub(crate) fn backward_op(&self, index: usize, pass: PassConfig) -> Result<(), DeviceError> {
         let PassConfig { samples, drop_path, .. } = pass;
         let graph = &self.training.graph;
         let op = graph.ops[index].clone();
@@ -107,9 +127,8 @@ impl CudaBackend {
                 self.launcher().bias_gradient([dy, bias], samples, conv.output.channels)?;
                 self.backward_classifier(&conv, samples, x, dy, weight)
             }
-            Op::Conv { weight, conv, .. } => {
+            Op::Conv { weight, .. } => {
                 let key = ConvKey { op: index, train: true, images: samples };
-                self.cudnn.prepare(key, &conv)?;
                 let dw = self.filter_gradient_address(weight);
                 self.cudnn.backward_filter(key, [self.value_address(true, x), dy, dw])?;
                 if self.training.gradients[x].is_some() {
@@ -192,7 +211,7 @@ impl CudaBackend {
     fn norm_args(&self, layer: NormLayer, samples: usize, shape: Shape) -> BatchNormArgs {
         let gamma = self.training.graph.norms[layer.norm].gamma;
         let scales = layer.block.map_or(0, |block| {
-            let mask = self.memory.input.start + self.input.drop_path.start;
+            let mask = self.memory.targets.start + self.uploads.map().drop_path.start;
             let start = mask + block * self.training.batch * 4;
             self.lane.address(start..start + samples * 4)
         });

@@ -36,5 +36,5 @@ kernels! {
         images_bytes images_floats;
     "loss.cu": binary_cross_entropy cross_entropy bias_add bias_gradient;
     "lamb.cu": square_sums gradient_norm lamb_direction lamb_ratio lamb_apply copy_parameters
-        add_gradients update_ema exchange clear;
+        add_gradients update_ema exchange clear store_scalars;
 }

@@ -6,6 +6,7 @@ use forebay::mix::MIX_BYTES;
 use forebay_types::Rank;
 
 use super::Precision;
+use super::launch::scalars;
 use crate::memory::MemoryPlan;
 use crate::model::{Graph, Op};
 
@@ -17,6 +18,10 @@ pub(super) const NORM_CHUNKS: usize = 512;
 
 /// Parameters start at multiples of this many values. The gaps are zeros.
 const ALIGN: usize = 16;
+
+/// Workspace of cuBLAS, which it would otherwise allocate itself: its manual recommends 32 MiB on Hopper, and requires the
+/// caller's where calls are captured.
+const CUBLAS_WORKSPACE: usize = 32 << 20;
 
 /// Hands out consecutive ranges of bytes, each starting at a multiple of 256.
 #[derive(Debug, Default)]
@@ -64,8 +69,10 @@ pub(super) struct MemoryMap {
     pub(super) losses: Range<usize>,
     /// Pixels of a microbatch after mixing on this GPU.
     pub(super) mixed: Range<usize>,
-    /// Uploads of a microbatch, as [`InputMap`] lays them out.
-    pub(super) input: Range<usize>,
+    /// Targets of the microbatch in progress, as [`InputMap::targets`] lays them out.
+    pub(super) targets: Range<usize>,
+    /// What changes from step to step, as launch/scalars.rs lays it out.
+    pub(super) scalars: Range<usize>,
     /// Normalized value of each byte, per channel.
     pub(super) normalization: Range<usize>,
     /// Table of the chunks of all tensors, as lamb.cu reads it.
@@ -77,6 +84,7 @@ pub(super) struct MemoryMap {
     pub(super) square_partial: Range<usize>,
     pub(super) grad_norm: Range<usize>,
     pub(super) clip: Range<usize>,
+    pub(super) cublas_workspace: Range<usize>,
     /// Workspace of cuDNN.
     pub(super) workspace: Range<usize>,
     /// Size of all ranges.
@@ -95,11 +103,10 @@ pub(super) struct MemoryMap {
     pub(super) running_len: usize,
 }
 
-/// The ranges of a microbatch's upload, in bytes. The same in page-locked host memory and, from
-/// [`MemoryMap::input`], on the GPU.
+/// The ranges of a microbatch's upload, in bytes. The same in page-locked host memory and in a slot on the GPU. The
+/// pixels are last, so that one copy uploads what there is of them with all the rest.
 #[derive(Clone, Debug)]
 pub(super) struct InputMap {
-    pub(super) pixels: Range<usize>,
     pub(super) label_a: Range<usize>,
     pub(super) label_b: Range<usize>,
     pub(super) lambda: Range<usize>,
@@ -107,6 +114,7 @@ pub(super) struct InputMap {
     pub(super) drop_path: Range<usize>,
     /// The mix entry of each sample.
     pub(super) mix: Range<usize>,
+    pub(super) pixels: Range<usize>,
     /// Size of all ranges.
     pub(super) bytes: usize,
 }
@@ -120,14 +128,19 @@ impl InputMap {
         };
         let batch = training.batch.max(inference.batch);
         Self {
-            pixels: allocator.f32s(pixels(training).max(pixels(inference))),
             label_a: allocator.f32s(batch),
             label_b: allocator.f32s(batch),
             lambda: allocator.f32s(batch),
             drop_path: allocator.f32s(training.graph.blocks * batch),
             mix: allocator.bytes(batch * MIX_BYTES),
-            bytes: allocator.0,
+            pixels: allocator.f32s(pixels(training).max(pixels(inference))),
+            bytes: allocator.0.next_multiple_of(256),
         }
+    }
+
+    /// What the kernels read until the end of the backward pass.
+    pub(super) const fn targets(&self) -> Range<usize> {
+        self.label_a.start..self.drop_path.end
     }
 }
 
@@ -171,7 +184,9 @@ impl MemoryMap {
             filter_gradients: a.bytes(parameters_len * precision.bytes()),
             max_taps: a.bytes(plans.map(pooled_len).into_iter().max().unwrap_or(0)),
             mixed: a.bytes(input.pixels.len() / 4),
-            input: a.bytes(input.bytes),
+            targets: a.bytes(input.targets().len()),
+            scalars: a.f32s(scalars::COUNT),
+            cublas_workspace: a.bytes(CUBLAS_WORKSPACE),
             chunks: a.bytes(chunks * 16),
             tensors: a.bytes(parameter_ranges.len() * 16),
             lamb_partial: a.bytes(chunks * 8),

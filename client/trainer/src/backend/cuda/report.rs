@@ -49,7 +49,7 @@ pub(super) struct PendingLosses {
 
 impl PendingLosses {
     /// Waits for the download. Returns the loss of the microbatch.
-    pub(super) fn wait(&self) -> Result<f64, DeviceError> {
+    pub(super) fn wait(&mut self) -> Result<f64, DeviceError> {
         self.bytes.wait()?;
         let losses = self.bytes[..self.samples * 4].as_chunks::<4>().0.iter();
         let sum: f64 = losses.map(|bytes| f64::from(f32::from_le_bytes(*bytes))).sum();
@@ -66,9 +66,9 @@ pub(super) struct PendingReport {
 
 impl PendingReport {
     /// Waits for the downloads, and gives their buffers back to the pool.
-    pub(super) fn wait(self, pool: &mut PinnedPool) -> Result<UpdateReport, DeviceError> {
+    pub(super) fn wait(mut self, pool: &mut PinnedPool) -> Result<UpdateReport, DeviceError> {
         let mut losses = Vec::with_capacity(self.losses.len());
-        for pending in self.losses {
+        for mut pending in self.losses {
             losses.push(pending.wait()?);
             pool.give_back(pending.bytes);
         }

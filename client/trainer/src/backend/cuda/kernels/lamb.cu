@@ -83,14 +83,15 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 
 // Updates the moments and replaces the gradient by Adam's direction plus weight decay. Also sums the squares of the
-// parameters and of the direction over the chunk.
+// parameters and of the direction over the chunk. `corrections` are those of both moments at this step.
 extern "C" __global__ void __launch_bounds__(256)
     lamb_direction(const Chunk *chunks, const float *parameter, float *gradient, float *exp_avg,
                    float *exp_avg_sq, float2 *partial, const float *clip, float beta1, float beta3,
-                   float beta2, float one_minus_beta2, float correction1, float correction2, float eps,
+                   float beta2, float one_minus_beta2, const float *corrections, float eps,
                    float decay) {
   __shared__ float scratch[THREADS];
   Chunk chunk = chunks[blockIdx.x];
+  float correction1 = corrections[0], correction2 = corrections[1];
   float divide = *clip, own_decay = chunk.decays ? decay : 0.0f, weights = 0.0f, update = 0.0f;
   for (unsigned in = threadIdx.x * 8; in < chunk.length; in += THREADS * 8) {
     unsigned at = chunk.start + in;
@@ -150,15 +151,15 @@ extern "C" __global__ void __launch_bounds__(256)
 // Updates the parameters, writes the copy that matrix products read, and clears the gradient.
 extern "C" __global__ void __launch_bounds__(256)
     lamb_apply(const Chunk *chunks, const float *ratios, float *parameter, float *gradient,
-               Stored *copy, float lr) {
+               Stored *copy, const float *lr) {
   Chunk chunk = chunks[blockIdx.x];
-  float ratio = ratios[chunk.tensor];
+  float ratio = ratios[chunk.tensor], rate = *lr;
   const Eight zero = {{0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f}};
   for (unsigned in = threadIdx.x * 8; in < chunk.length; in += THREADS * 8) {
     unsigned at = chunk.start + in;
     Eight p = load_eight(parameter + at), d = load_eight(gradient + at);
 #pragma unroll
-    for (unsigned k = 0; k < 8; ++k) p.at[k] = p.at[k] - lr * (d.at[k] * ratio);
+    for (unsigned k = 0; k < 8; ++k) p.at[k] = p.at[k] - rate * (d.at[k] * ratio);
     store_eight(parameter + at, p);
     store_eight(gradient + at, zero);
     store_copy(copy + at, p);
@@ -190,11 +191,12 @@ extern "C" __global__ void __launch_bounds__(256)
   store_eight(gradient + at, sum);
 }
 
-// Updates a moving average.
+// Updates a moving average: `weights` are those of the average and of the model.
 extern "C" __global__ void __launch_bounds__(256)
-    update_ema(float *ema, const float *model, unsigned len, float keep, float take) {
+    update_ema(float *ema, const float *model, unsigned len, const float *weights) {
   unsigned at = first_of_eight();
   if (at >= len) return;
+  float keep = weights[0], take = weights[1];
   Eight old = load_eight(ema + at), now = load_eight(model + at);
 #pragma unroll
   for (unsigned k = 0; k < 8; ++k) old.at[k] = old.at[k] * keep + now.at[k] * take;
@@ -216,4 +218,16 @@ extern "C" __global__ void __launch_bounds__(256) clear(float *values, unsigned 
   unsigned at = first_of_eight();
   const Eight zero = {{0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f}};
   if (at < len) store_eight(values + at, zero);
+}
+
+// Stores the first `count` of the values. Kernels read what changes from step to step from memory, so that their launches can be
+// captured in a graph once; this one is launched before the graph.
+extern "C" __global__ void __launch_bounds__(256)
+    store_scalars(float *to, unsigned count, float a, float b, float c, float d, float e) {
+  if (threadIdx.x > 0) return;
+  if (count > 0) to[0] = a;
+  if (count > 1) to[1] = b;
+  if (count > 2) to[2] = c;
+  if (count > 3) to[3] = d;
+  if (count > 4) to[4] = e;
 }

@@ -89,14 +89,14 @@ __device__ float target_of(const Target &t, unsigned c) {
 }
 
 // Binary cross-entropy, summed over classes. With `thresholded`, targets above `threshold` become 1, all others 0. Gradients
-// are multiplied by `scale`.
+// are multiplied by `*scale`, which is read from memory so that a captured launch can be repeated with another one.
 extern "C" __global__ void __launch_bounds__(256)
     binary_cross_entropy(const float *logits, const unsigned *labels_a, const unsigned *labels_b,
                          const float *lambda, Stored *gradient, float *losses, unsigned classes,
-                         float on, float off, unsigned thresholded, float threshold, float scale) {
+                         float on, float off, unsigned thresholded, float threshold, const float *scale) {
   __shared__ float scratch[THREADS];
   unsigned sample = blockIdx.x;
-  float share = lambda[sample];
+  float share = lambda[sample], factor = *scale;
   Target target = {labels_a[sample], labels_b[sample], share, 1.0f - share, on, off};
   float loss = 0.0f;
   for (unsigned c = threadIdx.x; c < classes; c += THREADS) {
@@ -106,7 +106,7 @@ extern "C" __global__ void __launch_bounds__(256)
     float small = exp_of(x > 0.0f ? -x : x);
     loss += (x > 0.0f ? x : 0.0f) - x * y + log1p_of(small);
     float sigmoid = (x >= 0.0f ? 1.0f : small) / (1.0f + small);
-    gradient[sample * classes + c] = to_stored((sigmoid - y) * scale);
+    gradient[sample * classes + c] = to_stored((sigmoid - y) * factor);
   }
   float sum = block_sum(scratch, loss);
   if (threadIdx.x == 0) losses[sample] = sum;
@@ -116,11 +116,11 @@ extern "C" __global__ void __launch_bounds__(256)
 extern "C" __global__ void __launch_bounds__(256)
     cross_entropy(const float *logits, const unsigned *labels_a, const unsigned *labels_b,
                   const float *lambda, Stored *gradient, float *losses, unsigned classes, float on,
-                  float off, float scale) {
+                  float off, const float *scale) {
   __shared__ float scratch[THREADS];
   unsigned sample = blockIdx.x;
   const float *row = logits + sample * classes;
-  float share = lambda[sample];
+  float share = lambda[sample], factor = *scale;
   Target target = {labels_a[sample], labels_b[sample], share, 1.0f - share, on, off};
   float own = row[0];
   for (unsigned c = threadIdx.x; c < classes; c += THREADS) own = row[c] > own ? row[c] : own;
@@ -134,7 +134,7 @@ extern "C" __global__ void __launch_bounds__(256)
   for (unsigned c = threadIdx.x; c < classes; c += THREADS) {
     float x = row[c] - max, y = target_of(target, c);
     loss -= y * (x - log_sum);
-    gradient[sample * classes + c] = to_stored((exp_of(x) / sum * target_sum - y) * scale);
+    gradient[sample * classes + c] = to_stored((exp_of(x) / sum * target_sum - y) * factor);
   }
   float all = block_sum(scratch, loss);
   if (threadIdx.x == 0) losses[sample] = all;

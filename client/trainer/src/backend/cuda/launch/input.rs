@@ -7,37 +7,32 @@ use crate::batch::{Batch, Pixels};
 use crate::model::Graph;
 
 impl Launcher<'_> {
-    /// Mixes every image of a batch with its mirror. `pixels` and `entries` are offsets of the uploaded
+    /// Mixes every image of a batch with its mirror. `pixels` and `entries` are addresses of the uploaded
     /// images and of how each sample is mixed.
-    pub(crate) fn mix(
-        &self,
-        batch: &Batch,
-        pixels: usize,
-        entries: usize,
-    ) -> Result<(), DeviceError> {
-        let at = |start: usize| Arg::Address(self.lane.address(start..start));
+    pub(crate) fn mix(&self, batch: &Batch, pixels: u64, entries: u64) -> Result<(), DeviceError> {
         let ((height, width), samples) = (batch.size, batch.samples());
         let sizes = [samples, height * width, width * 3].map(to_u32).map(u32_arg);
         let [samples_arg, pixels_arg, row] = sizes;
-        let to = at(self.memory.mixed.start);
+        let to = Arg::Address(self.lane.address(self.memory.mixed.clone()));
+        let [pixels, entries] = [pixels, entries].map(Arg::Address);
         let table = self.address(&self.memory.normalization, 0);
-        let args = [at(pixels), to, at(entries), table, samples_arg, pixels_arg, row];
+        let args = [pixels, to, entries, table, samples_arg, pixels_arg, row];
         // A thread mixes four pieces of 16 bytes, of a sample and of its mirror.
         let pieces = (height * width * 3).div_ceil(16);
         self.run(self.mix_kernel, [pieces.div_ceil(4 * THREADS), samples.div_ceil(2)], &args)
     }
 
-    /// Normalizes the images of a batch, uploaded at offset `pixels`, into the first tensor.
+    /// Normalizes the images of a batch, which are at the address `pixels`, into the first tensor.
     pub(crate) fn images(
         &self,
         batch: &Batch,
         graph: &Graph,
-        pixels: usize,
+        pixels: u64,
         x: u64,
     ) -> Result<(), DeviceError> {
         let ((height, width), pad) = (graph.image, graph.pad);
         let all = batch.samples() * graph.tensors[0].elements();
-        let pixels = Arg::Address(self.lane.address(pixels..pixels));
+        let pixels = Arg::Address(pixels);
         let sizes = [height, width, pad, all].map(to_u32).map(u32_arg);
         let [height, width, pad, all_arg] = sizes;
         let items = all.div_ceil(self.values_per_thread());

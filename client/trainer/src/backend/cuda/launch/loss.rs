@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use forebay::gpu::{Arg, DeviceError};
 
-use super::{CHANNELS_PER_BLOCK, Launcher, to_u32, u32_arg};
+use super::{CHANNELS_PER_BLOCK, Launcher, scalars, to_u32, u32_arg};
 use crate::backend::cuda::memory_map::InputMap;
 use crate::loss::{Criterion, Loss};
 
@@ -33,7 +33,8 @@ impl Launcher<'_> {
         self.run(&self.kernels.bias_gradient, [classes.div_ceil(CHANNELS_PER_BLOCK), 1], &args)
     }
 
-    /// Computes the losses of the samples, and the gradient of the logits times `scale`.
+    /// Computes the losses of the samples, and the gradient of the logits times the factor that
+    /// [`set_loss_scale`](Launcher::set_loss_scale) stored.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "hyperparameters, as the kernels take them"
@@ -44,10 +45,9 @@ impl Launcher<'_> {
         loss: &Loss,
         gradient: u64,
         samples: usize,
-        scale: f64,
     ) -> Result<(), DeviceError> {
         let uploaded = |range: &Range<usize>| {
-            let start = self.memory.input.start;
+            let start = self.memory.targets.start;
             Arg::Address(self.lane.address(start + range.start..start + range.end))
         };
         let classes = self.memory.classes;
@@ -69,7 +69,7 @@ impl Launcher<'_> {
             args.push(u32_arg(u32::from(loss.target_threshold.is_some())));
             args.push(Arg::F32(loss.target_threshold.unwrap_or(0.0)));
         }
-        args.push(Arg::F32(scale as f32));
+        args.push(self.address(&self.memory.scalars, scalars::LOSS_SCALE));
         let k = self.kernels;
         let kernel = if binary { &k.binary_cross_entropy } else { &k.cross_entropy };
         self.run(kernel, [samples, 1], &args)

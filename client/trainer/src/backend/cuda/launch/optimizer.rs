@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use forebay::gpu::{Arg, DeviceError};
 
-use super::{Launcher, to_u32, u32_arg};
+use super::{Launcher, scalars, to_u32, u32_arg};
 use crate::backend::cuda::memory_map::CHUNK;
 use crate::lamb::{Coefficients, Lamb};
 
@@ -35,12 +35,12 @@ impl Launcher<'_> {
         self.each(&self.kernels.copy_parameters, m.parameters_len / 8, &args)
     }
 
-    /// Updates all parameters by LAMB.
+    /// Updates all parameters by LAMB, with the step's scalars as [`set_step`](Launcher::set_step) stored them.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "hyperparameters, as the kernels take them"
     )]
-    pub(crate) fn lamb(&self, lamb: &Lamb, update: u64, lr: f64) -> Result<(), DeviceError> {
+    pub(crate) fn lamb(&self, lamb: &Lamb) -> Result<(), DeviceError> {
         let (m, k) = (self.memory, self.kernels);
         let parts = m.parameters_len.div_ceil(CHUNK);
         let (gradients, parameters) =
@@ -56,18 +56,13 @@ impl Launcher<'_> {
                 .map(|range| self.address(range, 0));
         let max_norm = Arg::F32(lamb.max_grad_norm.unwrap_or(0.0) as f32);
         self.run(&k.gradient_norm, [1, 1], &[sums, u32_arg(to_u32(parts)), max_norm, norm, clip])?;
-        let c = Coefficients::new(lamb, update);
-        let factors = [
-            c.beta1,
-            c.beta3,
-            c.beta2,
-            c.one_minus_beta2,
-            c.correction1,
-            c.correction2,
-            lamb.eps,
-            lamb.weight_decay,
-        ]
-        .map(|n| Arg::F32(n as f32));
+        // The corrections are the only ones that depend on the step.
+        let c = Coefficients::new(lamb, 1);
+        let [beta1, beta3, beta2, one_minus_beta2, eps, decay] =
+            [c.beta1, c.beta3, c.beta2, c.one_minus_beta2, lamb.eps, lamb.weight_decay]
+                .map(|n| Arg::F32(n as f32));
+        let corrections = self.address(&m.scalars, scalars::CORRECTIONS);
+        let factors = [beta1, beta3, beta2, one_minus_beta2, corrections, eps, decay];
         let state = [
             chunks,
             parameters,
@@ -83,20 +78,21 @@ impl Launcher<'_> {
             [&[tensors, partial, ratios][..], &flags.map(|on| u32_arg(u32::from(on)))].concat();
         self.run(&k.lamb_ratio, [m.tensors.len() / 16, 1], &args)?;
         let copy = Arg::Address(self.lane.address(m.parameter_copy.clone()));
-        let args = [chunks, ratios, parameters, gradients, copy, Arg::F32(lr as f32)];
+        let lr = self.address(&m.scalars, scalars::LEARNING_RATE);
+        let args = [chunks, ratios, parameters, gradients, copy, lr];
         self.run(&k.lamb_apply, [blocks, 1], &args)
     }
 
-    /// Updates the moving averages: `ema = decay * ema + (1 - decay) * model`.
-    #[expect(clippy::cast_possible_truncation, reason = "a hyperparameter, as the kernel takes it")]
-    pub(crate) fn update_ema(&self, decay: f64) -> Result<(), DeviceError> {
+    /// Updates the moving averages: `ema = decay * ema + (1 - decay) * model`, with the decay that
+    /// [`set_step`](Launcher::set_step) stored.
+    pub(crate) fn update_ema(&self) -> Result<(), DeviceError> {
         let m = self.memory;
-        let [keep, take] = [decay, 1.0 - decay].map(|n| Arg::F32(n as f32));
+        let weights = self.address(&m.scalars, scalars::EMA_WEIGHTS);
         for (ema, model, len) in
             [(&m.ema, &m.parameters, m.parameters_len), (&m.ema_running, &m.running, m.running_len)]
         {
             let args =
-                [self.address(ema, 0), self.address(model, 0), u32_arg(to_u32(len)), keep, take];
+                [self.address(ema, 0), self.address(model, 0), u32_arg(to_u32(len)), weights];
             self.each(&self.kernels.update_ema, len / 8, &args)?;
         }
         Ok(())

@@ -1,0 +1,163 @@
+//! What the host does during a step: it waits for nothing and allocates nothing, and captured graphs change no bit.
+
+#![expect(unsafe_code, reason = "the stand-in counts calls by a C function")]
+
+use std::ffi::CStr;
+
+use forebay_trainer::{Backend as _, CudaBackend, Cursor, MicroStep, Pixels, TrainConfig};
+use libtest_mimic::Trial;
+
+use crate::gpu::{Trained, numbers, open, train_steps};
+use crate::microbatches::{SAMPLES, SIDE, batch, settings};
+
+/// The numbers that the stand-in counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Counts {
+    waits: u64,
+    launches: u64,
+    graph_launches: u64,
+    allocations: u64,
+}
+
+/// The address of a function of the stand-in. `None` on a real GPU.
+fn standin(function: &CStr) -> Option<*mut libc::c_void> {
+    const NAMES: [&CStr; 2] = [c"libcuda.so", c"libcuda.so.1"];
+    // SAFETY: the library is loaded already, and is only looked up.
+    let symbol = unsafe {
+        let find = |name: &CStr| libc::dlopen(name.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
+        let library = NAMES.iter().map(|name| find(name)).find(|library| !library.is_null())?;
+        libc::dlsym(library, function.as_ptr())
+    };
+    (!symbol.is_null()).then_some(symbol)
+}
+
+/// What this thread has called so far.
+fn counts() -> Option<Counts> {
+    type Count = extern "C" fn(u32) -> u64;
+    let function = standin(c"forebayStandinCount")?;
+    // SAFETY: the function has this signature.
+    let count = unsafe { std::mem::transmute::<*mut libc::c_void, Count>(function) };
+    let [waits, launches, graph_launches, allocations] = [0, 1, 2, 3].map(|index| count(index));
+    Some(Counts { waits, launches, graph_launches, allocations })
+}
+
+/// Makes the stand-in refuse the captures of this thread, or no longer.
+fn refuse_captures(refuse: bool) {
+    type Refuse = extern "C" fn(bool);
+    let function = standin(c"forebayStandinRefuseCaptures").unwrap();
+    // SAFETY: the function has this signature.
+    let function = unsafe { std::mem::transmute::<*mut libc::c_void, Refuse>(function) };
+    function(refuse);
+}
+
+pub(crate) fn trials(device: u32) -> Vec<Trial> {
+    let trial = |name: &str, test: fn(u32)| {
+        Trial::test(format!("cuda:{device}/{name}"), move || {
+            test(device);
+            Ok(())
+        })
+    };
+    let mut trials = vec![trial("captured_graphs_give_the_bits_of_single_launches", graphs)];
+    // Opening the GPU loads the driver.
+    drop(forebay::gpu::Gpu::open(device).unwrap());
+    if counts().is_some() {
+        trials.push(trial("a_step_neither_waits_for_the_gpu_nor_allocates", steps));
+        trials.push(trial("without_captures_training_goes_on_by_single_launches", refused));
+    }
+    trials
+}
+
+fn step(backend: &mut CudaBackend, training: &TrainConfig, step: u64) {
+    let cursor = Cursor { epoch: 0, step };
+    for index in 0..training.microbatches {
+        let last = index + 1 == training.microbatches;
+        let micro = MicroStep { drop_path: None, loss: &training.loss, weight: 0.5, last };
+        let batch = batch(training, cursor, index);
+        backend.forward(&batch, &micro).unwrap();
+        backend.backward(&batch, &micro).unwrap();
+    }
+    backend.update(&training.optimizer, 0.01, Some(0.9)).unwrap();
+}
+
+/// From the first launch of a step to its last, the host only launches: also where nothing that was launched before has run
+/// yet, as with the lazy schedule of the stand-in.
+fn steps(device: u32) {
+    let training = settings(2, 8);
+    for graphs in [false, true] {
+        let mut backend = open(device, graphs);
+        let mut launches = Vec::new();
+        for number in 0..8 {
+            let before = counts().unwrap();
+            step(&mut backend, &training, number);
+            let after = counts().unwrap();
+            assert_eq!(after.waits, before.waits, "step {number}, graphs: {graphs}");
+            if number > 2 {
+                assert_eq!(after.allocations, before.allocations, "step {number}");
+            }
+            launches.push(after.launches - before.launches);
+            backend.poll_report(false).unwrap();
+        }
+        // The first step also begins the moving average.
+        let [first, last] = [launches[1], launches[7]];
+        if graphs {
+            // Of each microbatch the copies, the first kernels, the scalar and the losses; scalars and norm of the update.
+            assert!(last < 25 && launches[0] > 300, "{launches:?}");
+            assert_eq!(backend.captured_graphs(), 3);
+        } else {
+            assert_eq!((first, backend.captured_graphs()), (last, 0), "{launches:?}");
+        }
+    }
+}
+
+fn refused(device: u32) {
+    let training = settings(2, 2);
+    let run = |refuse: bool| {
+        refuse_captures(refuse);
+        let mut backend = open(device, true);
+        let from = Cursor::default();
+        let trained = train_steps(&mut backend, &training, from, 99, false).unwrap().1;
+        refuse_captures(false);
+        (trained, backend.captured_graphs())
+    };
+    let ((captured, some), (launched, none)) = (run(false), run(true));
+    assert_eq!(numbers(&captured.0), numbers(&launched.0));
+    assert!(captured.1 == launched.1, "the states differ");
+    assert_eq!((some, none), (3, 0));
+}
+
+/// A step of one microbatch with fewer samples than the others, as at the end of an epoch.
+fn short_step(backend: &mut CudaBackend, training: &TrainConfig, step: u64) {
+    let mut batch = batch(training, Cursor { epoch: 0, step }, 0);
+    let few = SAMPLES - 2;
+    let Pixels::Bytes(bytes) = &batch.pixels else { unreachable!() };
+    batch.pixels = Pixels::Bytes(bytes.slice(..few * SIDE * SIDE * 3));
+    for labels in [&mut batch.label_a, &mut batch.label_b] {
+        labels.truncate(few);
+    }
+    batch.lambda.truncate(few);
+    let micro = MicroStep { drop_path: None, loss: &training.loss, weight: 1.0, last: true };
+    backend.forward(&batch, &micro).unwrap();
+    backend.backward(&batch, &micro).unwrap();
+    backend.update(&training.optimizer, 0.01, Some(0.9)).unwrap();
+    backend.poll_report(true).unwrap();
+}
+
+/// Trains two epochs, and then some steps with short microbatches.
+fn graphs(device: u32) {
+    let training = settings(2, 4);
+    let run = |graphs: bool| -> (Trained, usize) {
+        let mut backend = open(device, graphs);
+        let from = Cursor::default();
+        let trained = train_steps(&mut backend, &training, from, 99, false).unwrap().1;
+        for number in 0..4 {
+            short_step(&mut backend, &training, number);
+        }
+        ((trained.0, backend.state().unwrap()), backend.captured_graphs())
+    };
+    let (launched, none) = run(false);
+    let (captured, some) = run(true);
+    assert_eq!(numbers(&captured.0), numbers(&launched.0));
+    assert!(captured.1 == launched.1, "the states differ");
+    // Forward, backward and update; forward and backward of the short microbatch, without stochastic depth.
+    assert_eq!((none, some), (0, 5));
+}
