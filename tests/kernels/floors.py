@@ -2,24 +2,33 @@
 
     python3 tests/kernels/floors.py > docs/gpu-floors.md
 
-`--check` compares the file with what would be printed. Needs nothing but Python.
+`--check` compares the file with what would be printed. `--json FILE` writes what a GPU's measurements are compared with, as
+`tests/gpu/bundle.sh` packs it. Needs nothing but Python.
+
+    floors.py       what each kernel moves and multiplies
+    resnet50.py     the operations of the network
+    model.py        the time that this takes
+    predictions.py  of whole steps, and of changes to them
+    page.py         the document
 """
 
+import json
 import re
 import sys
-import textwrap
-from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
+import page
+import predictions
 import resnet50
+from model import A100, H100, Work
 from resnet50 import Classifier, Conv, MaxPool, MeanPool, Norm
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 KERNELS = ROOT / "client/trainer/src/backend/cuda/kernels"
 DOCUMENT = ROOT / "docs/gpu-floors.md"
+# The samples of the microbatch whose bytes are being counted, which `step` sets.
 BATCH = 256
-PIXELS = 224
 
 # Loads and stores of tensors in the source of each kernel. If they change, the counts below must be updated.
 SOURCE = {
@@ -30,57 +39,12 @@ SOURCE = {
 }
 
 
-@dataclass(frozen=True)
-class Device:
-    """Peaks of NVIDIA's data sheets: bf16 without sparsity, memory, and the reachable rate of PCIe in one direction."""
-
-    name: str
-    flops: float
-    memory: float
-    pcie: float
-    # The fraction of the peak that convolutions reach, an assumption.
-    convolutions: float
-
-
-A100 = Device("A100 SXM 80 GB", 312e12, 2.039e12, 25e9, 0.55)
-A100_40 = Device("A100 SXM 40 GB", 312e12, 1.555e12, 25e9, 0.55)
-H100 = Device("H100 SXM", 989e12, 3.35e12, 50e9, 0.45)
-DEVICES = [A100, A100_40, H100]
-
-# Assumptions: the fraction of the memory's peak that kernels reach, and the overhead of a launch in seconds, by itself
-# and in a CUDA graph.
-BANDWIDTH = 0.85
-START = 3e-6
-START_IN_GRAPH = 1e-6
-
 # Published images/s of others, with their sources.
 REPORTED = {
     "PyTorch, AMP": (2470, A100, "NVIDIA DeepLearningExamples, PyTorch/Classification/ConvNets/resnet50v1.5, 21.03"),
     "MXNet, fp16, fused norms": (3410, A100, "NVIDIA DeepLearningExamples, MxNet/Classification/RN50v1.5, 22.10"),
     "MLPerf 3.0, MXNet": (7300, H100, "8 H100 in 13.466 minutes, if in 37 epochs: an estimate, for one of them"),
 }
-
-
-@dataclass(frozen=True)
-class Work:
-    """The work of a launch, for a whole microbatch."""
-
-    kernel: str
-    reads: float
-    writes: float
-    flops: float = 0.0
-    launches: int = 1
-
-    @property
-    def bytes(self):
-        return self.reads + self.writes
-
-    def floor(self, device):
-        return max(self.flops / device.flops, self.bytes / device.memory)
-
-    def expected(self, device, start=START):
-        flops = self.flops / (device.flops * device.convolutions)
-        return max(flops, self.bytes / (device.memory * BANDWIDTH)) + self.launches * start
 
 
 def convolution(op):
@@ -129,6 +93,30 @@ def counted_before(op):
     return (work for work in norm(op) if work.kernel != "norm_sums")
 
 
+def masked(op):
+    """The same with a bit for each value to tell where ReLU was 0, in place of its result."""
+    x = 2 * op.x.numbers * BATCH
+    for work in norm(op):
+        if op.residual and work.kernel in ("norm_apply", "norm_reduce"):
+            applies = work.kernel == "norm_apply"
+            reads = work.reads if applies else min(work.reads, 2 * x + x / 16)
+            work = replace(work, reads=reads, writes=work.writes + (x / 16 if applies else 0))
+        yield work
+
+
+def fused(op):
+    """The same in f16 by cuDNN's fused operations, which bf16 lacks. Convolutions add up the statistics. A norm between two
+    convolutions is applied as the second one reads its input, and the gradient's sums are taken where that writes its gradient.
+    The stem's norm is taken for one of these, as if the max pool applied it."""
+    x = 2 * op.x.numbers * BATCH
+    between = op.relu and not op.residual
+    for work in counted_before(op):
+        if between and work.kernel == "norm_reduce":
+            yield Work("norm_reduce", x, work.writes, launches=0)
+        elif not between or work.kernel != "norm_apply":
+            yield work
+
+
 def pools(op):
     """pool.cu. Pixels shared by windows are read once, because caches hold them."""
     x = 2 * op.x.numbers * BATCH
@@ -167,14 +155,16 @@ def images(first):
     yield Work("images_bytes", received, 2 * first.x.numbers * BATCH)
 
 
-def step(pixels, norms=norm):
-    """All work of a microbatch."""
+def step(pixels, batch, norms=norm):
+    """All work of a microbatch of some samples."""
+    global BATCH
+    BATCH = batch
     ops = resnet50.operations(pixels)
-    yield from images(ops[0])
     kinds = {Conv: convolution, Norm: norms, MaxPool: pools, MeanPool: pools, Classifier: classifier}
+    works = list(images(ops[0]))
     for op in ops:
-        yield from kinds[type(op)](op)
-    yield from update(sum(numbers for numbers, _ in resnet50.parameters(ops)))
+        works += kinds[type(op)](op)
+    return works + list(update(sum(numbers for numbers, _ in resnet50.parameters(ops))))
 
 
 def check_source():
@@ -186,181 +176,19 @@ def check_source():
             sys.exit(f"{kernel} has (loads, stores) {found}, floors.py counted {counted}: count its bytes again")
 
 
-def row(*cells):
-    return "| " + " | ".join(cells) + " |"
-
-
-def head(*cells):
-    return [row(*cells), "|" + "---|" * len(cells)]
-
-
-def mega(number):
-    return f"{number / BATCH / 1e6:.2f}"
-
-
-def micro(seconds):
-    return f"{seconds / BATCH * 1e6:.2f}"
-
-
-def rate(seconds):
-    """Formats three digits."""
-    images = BATCH / seconds
-    return f"{round(images, 2 - len(str(int(images))) + 1):,.0f}"
-
-
-def by_kernel():
-    """Yields one row per kernel, with the sum of its launches."""
-    found = defaultdict(list)
-    for work in sorted(step(PIXELS), key=lambda work: not work.kernel.startswith("convolutions")):
-        found[work.kernel].append(work)
-    yield from head("kernel", "launches", "MB read", "MB written", "GFLOP", "A100 floor, µs", "H100 floor, µs")
-    for kernel, works in found.items():
-        yield table_row(kernel, works)
-    yield table_row("**all**", [work for works in found.values() for work in works])
-
-
-def table_row(name, works):
-    flops = sum(work.flops for work in works) / BATCH / 1e9
-    return row(name, str(sum(work.launches for work in works)), mega(sum(work.reads for work in works)),
-               mega(sum(work.writes for work in works)), f"{flops:.2f}" if flops else "",
-               micro(sum(work.floor(A100) for work in works)), micro(sum(work.floor(H100) for work in works)))
-
-
-def predictions():
-    def line(name, works, time):
-        return row(name, *[rate(sum(time(work, device) for work in works)) for device in DEVICES])
-
-    def in_graph(work, device):
-        return work.expected(device, START_IN_GRAPH)
-
-    yield from head("images/s", *[device.name for device in DEVICES])
-    works = list(step(PIXELS))
-    yield line("as written: floor", works, Work.floor)
-    yield line("**as written: expected**", works, Work.expected)
-    yield line("expected, launched as a CUDA graph", works, in_graph)
-    yield line("and with the statistics taken by the convolutions", list(step(PIXELS, counted_before)), in_graph)
-    yield line("expected, were norm, sum and ReLU kernels of their own", list(step(PIXELS, apart)), Work.expected)
-    yield line("160 pixels (recipe a3): floor", list(step(160)), Work.floor)
-    yield line("160 pixels (recipe a3): expected", list(step(160)), Work.expected)
-    for name, (images, on, _) in REPORTED.items():
-        yield row(f"reported: {name}", *[f"{images:,}" if device is on else "" for device in DEVICES])
-
-
-def sensitivity():
-    """The results that depend on the assumptions."""
-    works = list(step(PIXELS))
-    for device in [A100, H100]:
-        low, high = [
-            rate(sum(work.expected(Device(device.name, device.flops, device.memory, device.pcie, part)) for work in works))
-            for part in (device.convolutions - 0.1, device.convolutions + 0.1)
-        ]
-        yield f"{low} to {high} on an {device.name.split()[0]}"
-
-
-def mixing():
-    sample = 3 * PIXELS * PIXELS
-    yield from head("out", "kernel reads, MB", "writes, MB", "A100 kernel, ms", "H100 kernel, ms", "A100 copy in, out, ms",
-                    "H100 copy in, out, ms", "A100 images/s", "H100 images/s")
-    for name, width in [("u8", 1), ("f16, bf16", 2), ("f32", 4)]:
-        read, written = BATCH * (sample + 32), BATCH * sample * width
-        kernels = [f"{(read + written) / device.memory * 1e3:.3f}" for device in (A100, H100)]
-        copies = [f"{BATCH * sample / device.pcie * 1e3:.2f}, {written / device.pcie * 1e3:.2f}" for device in (A100, H100)]
-        rates = [rate(written / device.pcie) for device in (A100, H100)]
-        yield row(name, f"{read / 1e6:.1f}", f"{written / 1e6:.1f}", *kernels, *copies, *rates)
-
-
-def wrapped(block):
-    """A paragraph in lines of at most 120 columns; headings, tables and lists as they are."""
-    if block.lstrip().startswith(("#", "|", "- ")):
-        return block
-    end = "\n" if block.endswith("\n") else ""
-    return textwrap.fill(block, 120, break_long_words=False, break_on_hyphens=False) + end
-
-
-def document():
-    works, numbers = list(step(PIXELS)), sum(n for n, _ in resnet50.parameters(resnet50.operations(PIXELS)))
-    kept = [work for work in works if work.kernel in ("norm_finish", "norm_gradients")]
-    lamb = [work for work in update(numbers) if work.kernel != "add_gradients"]
-    reported = [f"- {name}: {source}" for name, (_, _, source) in REPORTED.items()]
-    text = TEXT.format(
-        mixing="\n".join(mixing()),
-        kernels="\n".join(by_kernel()),
-        predictions="\n".join(predictions()),
-        sensitivity=" and ".join(sensitivity()),
-        reported="\n".join(reported),
-        batch=BATCH,
-        launches=sum(work.launches for work in works),
-        gflop=f"{sum(work.flops for work in works) / BATCH / 1e9:.1f}",
-        traffic=f"{sum(work.bytes for work in works) / BATCH / 1e6:.0f}",
-        sums=f"{2 * sum(work.bytes for work in kept) / BATCH / 1e6:.1f}",
-        lamb=f"{sum(work.bytes for work in lamb) / 1e9:.2f}",
-        parameter=sum(work.bytes for work in lamb) // numbers,
-        feed=f"{3 * PIXELS * PIXELS * BATCH / sum(work.expected(H100) for work in works) / 1e9:.1f}",
-        peaks="\n".join(f"- {d.name}: {d.flops / 1e12:.0f} TFLOP/s, {d.memory / 1e12:.3f} TB/s, PCIe {d.pcie / 1e9:.0f} GB/s"
-                        for d in DEVICES),
-        bandwidth=round(BANDWIDTH * 100),
-        expected=rate(sum(work.expected(H100) for work in works)),
-        mlperf=f"{REPORTED['MLPerf 3.0, MXNet'][0]:,}",
-        start=round(START * 1e6),
-        graph=round(START_IN_GRAPH * 1e6),
-        a100=round(A100.convolutions * 100),
-        h100=round(H100.convolutions * 100),
-    )
-    return "\n\n".join(wrapped(block) for block in text.split("\n\n"))
-
-
-TEXT = """\
-# Floors on paper
-
-What the kernels must move and multiply, as they are written, and the time that this takes at best. Printed by
-`tests/kernels/floors.py`; **none of it was measured on a GPU**. Peaks, and what is taken for PCIe:
-
-{peaks}
-
-## Mixing
-
-A batch of {batch} at 224 pixels, u8 NHWC in, by `src/mix/kernels/mix.cu`:
-
-{mixing}
-
-The kernels do just that: a thread takes 16 bytes of a sample and of its partner and writes both, so each pixel is read once and
-written once, by 16-byte accesses (`tests/kernels/check.py` counts them in the machine code), with 32 bytes of plan a sample.
-So their floor is the memory's. Copies in and out overlap each other and the kernels, and PCIe bounds a server: the last columns.
-
-## Training
-
-ResNet-50, bf16, a microbatch of {batch} at 224 pixels and an update after each; all for one image. A kernel's floor is the longer
-of its bytes at the memory's peak and its multiply-adds at that of the tensor cores:
-
-{kernels}
-
-{gflop} GFLOP and {traffic} MB an image, in {launches} launches a microbatch. Each tensor is counted as often as a kernel goes over it, as if
-no cache kept it from one kernel to the next. Of the norms' bytes, {sums} MB are sums of chunks that the next kernel reads, which the
-L2 cache can hold. LAMB moves {lamb} GB an update, {parameter} bytes a parameter. A moving average of the model is not counted, nor are other ranks.
-
-{predictions}
-
-*Expected* is the floor under assumptions: {bandwidth} % of the memory's peak; of the tensor cores' {a100} % on an A100 and {h100} % on an H100;
-{start} µs a launch, {graph} in a CUDA graph. The third digit means nothing: convolutions that reach 10 points less or more make
-{sensitivity}. PyTorch runs norm, sum and ReLU as kernels of their own, MXNet fuses
-them. From an A100 to an H100 the tensor cores gained more than the memory, so there each pass over a tensor weighs more: as written,
-{expected} images/s are expected beside MLPerf's {mlperf}, and the rows between tell what fewer passes and cheaper launches are worth.
-
-Reported by:
-
-{reported}
-
-An H100 at the expected rate takes {feed} GB/s of pixels, a small part of its PCIe.
-"""
+ALTERNATIVES = {"apart": apart, "counted before": counted_before, "masked": masked, "fused": fused}
 
 
 def main():
     check_source()
+    document = page.document(step, update, ALTERNATIVES, REPORTED)
     if "--check" in sys.argv:
-        if DOCUMENT.read_text() != document():
+        if DOCUMENT.read_text() != document:
             sys.exit("docs/gpu-floors.md is not what tests/kernels/floors.py prints")
-        return
-    print(document(), end="")
+    elif "--json" in sys.argv:
+        Path(sys.argv[sys.argv.index("--json") + 1]).write_text(json.dumps(predictions.as_json(step), indent=1) + "\n")
+    else:
+        print(document, end="")
 
 
 main()
