@@ -11,7 +11,7 @@ use cudarc::driver::{
 
 use super::device::{Gpu, Kernel, LANES};
 use super::error::DeviceError;
-use super::event::Event;
+use super::event::{Event, TimingEvent};
 use super::pinned::Pinned;
 
 /// A stream with device memory of its own.
@@ -64,7 +64,7 @@ impl Gpu {
     /// # Errors
     /// [`DeviceError::Driver`] if the driver fails.
     pub fn mark(&self) -> Result<Mark, DeviceError> {
-        Ok(Mark(self.event()?))
+        Ok(Mark(Event::for_waiting(self)?))
     }
 }
 
@@ -76,7 +76,7 @@ impl Lane {
         // SAFETY: the bytes are undefined until a copy or a kernel writes them, and are not read
         // before.
         let memory = unsafe { stream.alloc::<u8>(bytes) }.map_err(&failed)?;
-        let reached = device.event()?;
+        let reached = Event::for_waiting(device)?;
         Ok(Self { device: device.clone(), number, memory, reached, stream })
     }
 
@@ -217,6 +217,14 @@ impl Lane {
 
     pub(super) const fn device(&self) -> &Gpu {
         &self.device
+    }
+
+    /// Places an event after all earlier work of the lane.
+    ///
+    /// # Errors
+    /// [`DeviceError::Driver`] if the driver fails.
+    pub fn record(&self, event: &TimingEvent) -> Result<(), DeviceError> {
+        event.record(&self.stream).map_err(self.device.failed("recording an event"))
     }
 
     /// Makes all later work of this lane wait for all earlier work of another one.

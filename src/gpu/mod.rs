@@ -7,6 +7,9 @@
 //!       -- staging --> Staging   such buffers for uploads, used in turn
 //! ```
 //!
+//! To measure, a lane records a `TimingEvent` before and after its work, and `Scratch` restores what the work overwrites and
+//! clears the cache.
+//!
 //! Without the feature `cuda`, only the errors and pageable memory remain. With it, nothing is linked:
 //! libcuda and libnvrtc are loaded when a GPU is opened. cudarc panics if a library is missing, so
 //! `Gpu::open` looks for them first.
@@ -30,6 +33,8 @@ mod lane;
 #[cfg(feature = "cuda")]
 mod pinned;
 #[cfg(feature = "cuda")]
+mod scratch;
+#[cfg(feature = "cuda")]
 mod staging;
 
 pub use error::DeviceError;
@@ -38,10 +43,14 @@ pub use host::{HostBytes, HostMemory};
 #[cfg(feature = "cuda")]
 pub use device::{Gpu, Kernel, LANES};
 #[cfg(feature = "cuda")]
+pub use event::TimingEvent;
+#[cfg(feature = "cuda")]
 pub use graph::Graph;
 #[cfg(feature = "cuda")]
 pub use lane::{Arg, Grid, Lane, Mark};
 #[cfg(feature = "cuda")]
 pub use pinned::Pinned;
+#[cfg(feature = "cuda")]
+pub use scratch::Scratch;
 #[cfg(feature = "cuda")]
 pub use staging::Staging;

@@ -54,7 +54,7 @@ impl Gpu {
 
 impl Pinned {
     fn new(device: &Gpu, len: usize) -> Result<Self, DeviceError> {
-        let copies = || Ok(Copies { last: device.event()?, pending: false });
+        let copies = || Ok(Copies { last: Event::for_waiting(device)?, pending: false });
         let copies = [copies()?, copies()?, copies()?];
         device.bind()?;
         // The driver refuses to allocate 0 bytes. Without flags the memory is cached, which the CPU
@@ -77,7 +77,7 @@ impl Pinned {
     pub fn wait(&mut self) -> Result<(), DeviceError> {
         let mut ended = Ok(());
         for copies in self.copies.iter_mut().filter(|copies| copies.pending) {
-            ended = ended.and(copies.last.wait());
+            ended = ended.and(copies.last.synchronize());
             copies.pending = false;
         }
         ended.map_err(self.device.failed("executing work on the GPU"))

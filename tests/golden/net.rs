@@ -166,7 +166,7 @@ pub(crate) mod gpu {
     use forebay::gpu::Gpu;
     use forebay_trainer::testing::PassConfig;
     use forebay_trainer::{
-        BUCKET_LEN, Backend, Batch, CudaBackend, CudaConfig, DropPath, Graph, Lamb, Precision, Rank,
+        Backend, Batch, CudaBackend, CudaConfig, DropPath, Graph, Lamb, Precision,
     };
 
     use super::{Net, backend_config};
@@ -179,13 +179,7 @@ pub(crate) mod gpu {
         samples: usize,
     ) -> CudaBackend {
         let device = Gpu::open(device).unwrap();
-        let config = CudaConfig {
-            device,
-            precision,
-            rank: Rank::SINGLE,
-            bucket_len: BUCKET_LEN,
-            graphs: true,
-        };
+        let config = CudaConfig::new(device, precision);
         CudaBackend::new(config, backend_config(graph, samples)).unwrap()
     }
 

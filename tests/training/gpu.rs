@@ -63,7 +63,7 @@ fn backend_config(model: &str) -> BackendConfig {
 
 fn gpu(device: u32, precision: Precision, rank: Rank, bucket_len: usize) -> CudaBackend {
     let device = Gpu::open(device).unwrap();
-    let config = CudaConfig { device, precision, rank, bucket_len, graphs: true };
+    let config = CudaConfig { rank, bucket_len, ..CudaConfig::new(device, precision) };
     let mut cuda = CudaBackend::new(config, backend_config("resnet20")).unwrap();
     cuda.load(&initial_state(&graph("resnet20"), 3)).unwrap();
     cuda
@@ -71,9 +71,8 @@ fn gpu(device: u32, precision: Precision, rank: Rank, bucket_len: usize) -> Cuda
 
 /// A backend of one rank in bf16, which captures graphs or not.
 pub(crate) fn open(device: u32, graphs: bool) -> CudaBackend {
-    let (device, precision) = (Gpu::open(device).unwrap(), Precision::Bf16);
-    let (rank, bucket_len) = (Rank::SINGLE, BUCKET_LEN);
-    let config = CudaConfig { device, precision, rank, bucket_len, graphs };
+    let config = CudaConfig::new(Gpu::open(device).unwrap(), Precision::Bf16);
+    let config = CudaConfig { graphs, ..config };
     let mut cuda = CudaBackend::new(config, backend_config("resnet20")).unwrap();
     cuda.load(&initial_state(&graph("resnet20"), 3)).unwrap();
     cuda
@@ -137,13 +136,7 @@ fn layers(device: u32) {
     ];
     for (net, number) in nets.iter().flat_map(|n| [(n, Precision::F32), (n, Precision::Bf16)]) {
         let device = Gpu::open(device).unwrap();
-        let setting = CudaConfig {
-            device,
-            precision: number,
-            rank: Rank::SINGLE,
-            bucket_len: BUCKET_LEN,
-            graphs: true,
-        };
+        let setting = CudaConfig::new(device, number);
         let checks = compare_operations(&setting, net, 3).unwrap();
         assert!(checks.len() > 5 * net.ops.len(), "{} comparisons", checks.len());
         let wrong: Vec<_> = checks.iter().filter(|check| check.excess > 0.0).collect();

@@ -1,5 +1,5 @@
 //! Compares a GPU with the CPU: each operation of a network, forward and backward, on the GPU's own inputs,
-//! so that an error is attributed to the operation that causes it. Also measures the operations' speed.
+//! so that an error is attributed to the operation that causes it. `timing` measures the operations' speed.
 //!
 //! # Tolerances
 //!
@@ -7,8 +7,9 @@
 //! another order. Values that are stored as bf16 may in addition differ by one unit in the last place,
 //! which is up to 2^-7 of the value: where the sums differ, rounding can go the other way.
 
-use std::collections::BTreeMap;
-use std::time::Instant;
+mod timing;
+
+pub(crate) use timing::time_operations;
 
 use forebay_types::MicrobatchName;
 
@@ -276,63 +277,6 @@ fn name(index: usize, op: &Op) -> String {
     )
 }
 
-/// The cost of all operations of one kind in a microbatch.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct OpTiming {
-    /// Number of operations.
-    pub count: usize,
-    /// Seconds of all operations forward.
-    pub forward: f64,
-    /// Seconds of all operations backward.
-    pub backward: f64,
-    /// Bytes that the kernels read and write.
-    pub bytes: f64,
-    /// Floating-point operations.
-    pub operations: f64,
-}
-
-/// Measures each operation by itself, averaged over `repeats` runs. Returns the sums by kind.
-///
-/// # Errors
-/// When the GPU fails.
-pub(crate) fn time_operations(
-    gpu: &mut CudaBackend,
-    samples: usize,
-    repeats: u32,
-) -> Result<BTreeMap<&'static str, OpTiming>, Error> {
-    let graph = gpu.graph().clone();
-    let pass = PassConfig { samples, train: true, drop_path: false };
-    gpu.prepare(pass)?;
-    gpu.load_batch(&random_batch(&graph, samples), true, None)?;
-    let mut rows: BTreeMap<&'static str, OpTiming> = BTreeMap::new();
-    let each = |gpu: &mut CudaBackend, run: &dyn Fn(&mut CudaBackend) -> Result<(), Error>| {
-        run(gpu)?;
-        gpu.wait()?;
-        let start = Instant::now();
-        for _ in 0..repeats {
-            run(gpu)?;
-        }
-        gpu.wait()?;
-        Ok::<f64, Error>(start.elapsed().as_secs_f64() / f64::from(repeats))
-    };
-    let mut forward = Vec::new();
-    for op in 0..graph.ops.len() {
-        forward.push(each(gpu, &|gpu| Ok(gpu.forward_op(op, pass)?))?);
-    }
-    gpu.set_logits_gradient(&vec![1e-3; samples * graph.classes])?;
-    for (op, forward) in forward.into_iter().enumerate().rev() {
-        let backward = each(gpu, &|gpu| Ok(gpu.backward_op(op, pass)?))?;
-        let row = rows.entry(kind(&graph.ops[op])).or_default();
-        row.count += 1;
-        row.forward += forward;
-        row.backward += backward;
-        let (bytes, operations) = cost(&graph, &graph.ops[op], samples);
-        row.bytes += bytes;
-        row.operations += operations;
-    }
-    Ok(rows)
-}
-
 const fn kind(op: &Op) -> &'static str {
     match op {
         Op::Conv { bias: None, .. } => "convolution",
@@ -342,27 +286,5 @@ const fn kind(op: &Op) -> &'static str {
         Op::MaxPool { .. } => "max pool",
         Op::MeanPool { .. } => "mean pool",
         Op::Shortcut { .. } => "shortcut",
-    }
-}
-
-/// Bytes and floating-point operations of an operation, forward and backward, in bf16.
-fn cost(graph: &Graph, op: &Op, samples: usize) -> (f64, f64) {
-    let bytes = |tensor: TensorId| 2.0 * (graph.tensors[tensor].elements() * samples) as f64;
-    let (x, y) = op.tensors();
-    match op {
-        Op::Conv { conv, .. } => {
-            let products = 2.0 * (conv.weights() * conv.output.pixels() * samples) as f64;
-            // Forward, the weight gradient, and the input gradient, which the images do not need.
-            let times = if x == 0 { 2.0 } else { 3.0 };
-            (times * (bytes(x) + bytes(y) + 2.0 * conv.weights() as f64), times * products)
-        }
-        // Forward reads x twice and writes y. Backward reads x and dy twice and writes dx. With a residual,
-        // forward reads it, and backward reads y and writes dy.
-        Op::BatchNorm { residual, .. } => {
-            (bytes(x) * if residual.is_some() { 11.0 } else { 8.0 }, 0.0)
-        }
-        // One byte per output stores which input was the maximum.
-        Op::MaxPool { .. } => (2.0 * (bytes(x) + 1.5 * bytes(y)), 0.0),
-        Op::MeanPool { .. } | Op::Shortcut { .. } => (2.0 * (bytes(x) + bytes(y)), 0.0),
     }
 }

@@ -10,7 +10,7 @@ use forebay_types::{Layout, MixedBy, PixelFormat};
 
 use super::parts::Part;
 use crate::geometry::{Rect, Size};
-use crate::gpu::{Arg, DeviceError, Gpu, Grid, Kernel, Lane, Pinned, Staging};
+use crate::gpu::{Arg, DeviceError, Gpu, Grid, Kernel, Lane, Pinned, Staging, TimingEvent};
 use crate::mix::job::MixJob;
 use crate::mix::targets::{label_weights, smoothed};
 use crate::plan::{MixKind, MixSample};
@@ -106,9 +106,14 @@ impl MixLane {
         Ok(())
     }
 
-    /// Waits until everything that was started has finished.
-    pub(super) fn wait(&self) -> Result<(), DeviceError> {
-        self.lane.wait()
+    /// Places an event after everything that was started.
+    pub(super) fn record(&self, event: &TimingEvent) -> Result<(), DeviceError> {
+        self.lane.record(event)
+    }
+
+    /// The stream and its memory.
+    pub(super) const fn lane(&self) -> &Lane {
+        &self.lane
     }
 
     /// Uploads the unmixed pixels of a part: in runs where they are adjacent, else sample by sample.

@@ -9,7 +9,7 @@ use forebay_types::PixelFormat;
 use super::kernels::Kernels;
 use super::lane::{MixLane, lane_bytes, max_samples};
 use super::parts::parts;
-use super::times::{ROUNDS, measure_stages};
+use super::times::{BUFFERS, ROUNDS, measure_stages};
 use crate::geometry::Size;
 use crate::gpu::{DeviceError, Gpu, HostBytes, HostMemory};
 use crate::mix::job::MixJob;
@@ -131,18 +131,19 @@ impl CudaMixer {
 
     /// Measures how long a job takes.
     pub(in crate::mix) fn measure(&self, job: &MixJob<'_>) -> Result<MixTimes, DeviceError> {
-        let mut buffer = self.memory().allocate(job.payload_bytes())?;
+        let buffers = (0..BUFFERS).map(|_| self.memory().allocate(job.payload_bytes()));
+        let mut buffers = buffers.collect::<Result<Vec<_>, _>>()?;
         let mut whole = Duration::MAX;
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
+            let buffer = &mut buffers[round % BUFFERS];
             let started = Instant::now();
-            self.mix(&mut buffer, job)?;
+            self.mix(buffer, job)?;
             buffer.wait()?;
             whole = whole.min(started.elapsed());
         }
-        let buffer = buffer.pinned().expect("a buffer of the mixer's memory");
         let [upload, kernel, download] = self.run(|State { kernels, lanes, .. }| {
             let kernel = kernels.mix(job.format.dtype, job.format.layout);
-            measure_stages(&mut lanes[0], kernel, buffer, job)
+            measure_stages(&self.device, &mut lanes[0], kernel, &mut buffers, job)
         })?;
         Ok(MixTimes { upload, kernel, download, whole })
     }

@@ -14,6 +14,7 @@
 //! report.rs            downloads losses and gradient norms
 //! state.rs             tensors by timm's names, to the GPU and back
 //! transfer.rs          uploads to the GPU
+//! measure.rs           what measurements of single operations need
 //! memory_map.rs        the layout of the GPU's memory, computed once
 //! ```
 //!
@@ -30,6 +31,7 @@ mod graphs;
 mod input;
 mod kernels;
 mod launch;
+mod measure;
 mod memory_map;
 mod report;
 mod state;

@@ -43,15 +43,9 @@ impl TrainDevice {
 
 #[cfg(feature = "cuda")]
 fn open_cuda(device: u32, config: BackendConfig, rank: Rank) -> Result<Box<dyn Backend>, Error> {
-    use super::cuda::{BUCKET_LEN, CudaBackend, CudaConfig, Precision};
+    use super::cuda::{CudaBackend, CudaConfig, Precision};
     let device = forebay::gpu::Gpu::open(device)?;
-    let cuda = CudaConfig {
-        device,
-        precision: Precision::Bf16,
-        rank,
-        bucket_len: BUCKET_LEN,
-        graphs: true,
-    };
+    let cuda = CudaConfig { rank, ..CudaConfig::new(device, Precision::Bf16) };
     Ok(Box::new(CudaBackend::new(cuda, config)?))
 }
 

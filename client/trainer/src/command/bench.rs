@@ -1,25 +1,76 @@
 //! `forebay-trainer bench`: the speed of training steps on generated images, without a server.
+//!
+//! ```text
+//! bench.rs          each combination of precision, size and batch
+//! bench/measure.rs  the steps of one of them
+//! bench/report.rs   what is printed and written
+//! ```
 
-use std::time::{Duration, Instant};
+mod measure;
+mod report;
 
-use bytes::Bytes;
-use forebay_types::MicrobatchName;
-use forebay_types::process::cpu_time;
+use anyhow::ensure;
+use forebay_types::Rank;
 
-use super::cli::BenchArgs;
-use super::setup;
-use crate::backend::cpu::CpuBackend;
+use super::cli::{BenchArgs, PrecisionName};
+use super::{output, setup};
+#[cfg(feature = "cuda")]
+use crate::backend::Backend as _;
+use crate::backend::BackendConfig;
 use crate::backend::device::TrainDevice;
-use crate::backend::{Backend as _, BackendConfig, MicroStep};
-use crate::batch::{Batch, Pixels};
 use crate::init::initial_state;
 use crate::model::{Architecture, Graph};
-use crate::training_loop::TrainConfig;
+pub(super) use measure::Steps;
+#[cfg(feature = "cuda")]
+pub(super) use measure::gpu_steps;
+use measure::host_steps;
+use report::{Measured, Report, Run};
 
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
-    let (batch, side, classes) =
-        (args.batch.count(), args.image_size.count(), args.classes.count());
-    let graph = Graph::new(&Architecture::named(&args.model, classes)?, side, side);
+    let device = args.device.with_local_rank(0);
+    let precisions = precisions(args, device)?;
+    let mut report = Report::new(args, device);
+    for &precision in &precisions {
+        for side in &args.image_size {
+            for batch in &args.batch {
+                let (side, batch) = (side.count(), batch.count());
+                let measured = measure(args, device, precision, side, batch);
+                let run = report.add(Run::new(batch, side, precision, measured));
+                output::print(&run)?;
+                if let Some(path) = &args.json {
+                    // After each run, so that one that never ends costs only itself.
+                    report.write(path)?;
+                }
+            }
+        }
+    }
+    ensure!(report.complete(), "not everything could be measured, for the reasons above");
+    Ok(())
+}
+
+/// The precisions to measure, by default that in which the device trains.
+fn precisions(args: &BenchArgs, device: TrainDevice) -> anyhow::Result<Vec<PrecisionName>> {
+    let on_cpu = device == TrainDevice::Cpu;
+    if args.precision.is_empty() {
+        return Ok(vec![if on_cpu { PrecisionName::F32 } else { PrecisionName::Bf16 }]);
+    }
+    ensure!(
+        !on_cpu || !args.precision.contains(&PrecisionName::Bf16),
+        "invalid --precision bf16: the CPU computes in f32; set --device cuda:N"
+    );
+    Ok(args.precision.clone())
+}
+
+/// Opens the device for microbatches of a size, and measures steps.
+fn measure(
+    args: &BenchArgs,
+    device: TrainDevice,
+    precision: PrecisionName,
+    side: usize,
+    batch: usize,
+) -> anyhow::Result<Measured> {
+    let graph = Graph::new(&Architecture::named(&args.model, args.classes.count())?, side, side);
+    let state = initial_state(&graph, 0);
     let config = BackendConfig {
         train_graph: graph.clone(),
         batch,
@@ -28,51 +79,39 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
         mean: [0.485, 0.456, 0.406],
         std: [0.229, 0.224, 0.225],
     };
-    setup::check_memory(&config, TrainDevice::Cpu, args.memory_limit)?;
-    let mut cpu = CpuBackend::<f32>::new(config);
-    cpu.load(&initial_state(cpu.graph(), 0)).map_err(anyhow::Error::msg)?;
-    let config = TrainConfig::preset("a3", 0.0, 1, 1)?;
-    let images = generated_batch(batch, side, classes)?;
-    let micro = MicroStep { drop_path: None, loss: &config.loss, weight: 1.0, last: true };
-    let mut times = Vec::new();
-    for step in 0..=args.steps.get() {
-        let (wall, busy) = (Instant::now(), cpu_time());
-        cpu.forward(&images, &micro)?;
-        cpu.backward(&images, &micro)?;
-        cpu.update(&config.optimizer, 1e-3, None)?;
-        cpu.poll_report(false)?;
-        if step > 0 {
-            times.push((wall.elapsed(), cpu_time().saturating_sub(busy)));
-        }
-    }
-    let median = |mut times: Vec<Duration>| {
-        times.sort();
-        times.get(times.len() / 2).map_or(0.0, Duration::as_secs_f64)
+    setup::check_memory(&config, device, args.memory_limit)?;
+    let steps = Steps {
+        batch,
+        side,
+        classes: args.classes.count(),
+        warm_up: args.warm_up.get(),
+        measured: args.steps.get(),
     };
-    let wall = median(times.iter().map(|t| t.0).collect());
-    let busy = median(times.iter().map(|t| t.1).collect());
-    super::output::print(&format!(
-        "{} {side} px, batch {batch}: median step {wall:.3} s, {busy:.3} s of CPU time; {:.1} images/s on {} threads, {:.1} per CPU second",
-        args.model,
-        batch as f64 / wall,
-        rayon::current_num_threads(),
-        batch as f64 / busy,
-    ))
+    #[cfg(feature = "cuda")]
+    if let TrainDevice::Cuda(number) = device {
+        return on_gpu(number.unwrap_or(0), precision, config, &state, &steps);
+    }
+    // Without CUDA, opening a GPU is an error that says so.
+    let mut backend = device.open(config, Rank::SINGLE)?;
+    backend.load(&state).map_err(anyhow::Error::msg)?;
+    host_steps(&mut *backend, &steps)
 }
 
-/// A microbatch of generated images.
-pub(super) fn generated_batch(batch: usize, side: usize, classes: usize) -> anyhow::Result<Batch> {
-    let pixels: Vec<u8> = (0..batch * side * side * 3)
-        .map(|i| u8::try_from(i * 31 % 251).expect("below 256"))
-        .collect();
-    let labels: Vec<u32> =
-        (0..u32::try_from(batch)?).map(|i| i % u32::try_from(classes).unwrap_or(1)).collect();
-    Ok(Batch {
-        name: MicrobatchName { seed: 0, epoch: 0, step: 0, index: 0 },
-        size: (side, side),
-        pixels: Pixels::Bytes(Bytes::from(pixels)),
-        label_a: labels.clone(),
-        label_b: labels,
-        lambda: vec![1.0; batch],
-    })
+#[cfg(feature = "cuda")]
+fn on_gpu(
+    number: u32,
+    precision: PrecisionName,
+    config: BackendConfig,
+    state: &crate::state::TrainState,
+    steps: &Steps,
+) -> anyhow::Result<Measured> {
+    use crate::backend::cuda::{CudaBackend, CudaConfig, Precision};
+    let precision = match precision {
+        PrecisionName::Bf16 => Precision::Bf16,
+        PrecisionName::F32 => Precision::F32,
+    };
+    let cuda = CudaConfig::new(forebay::gpu::Gpu::open(number)?, precision);
+    let mut gpu = CudaBackend::new(cuda, config)?;
+    gpu.load(state).map_err(anyhow::Error::msg)?;
+    gpu_steps(&mut gpu, steps)
 }

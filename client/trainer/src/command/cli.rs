@@ -313,18 +313,43 @@ pub(crate) struct SelftestArgs {
     pub(crate) steps: Number<0, 1_000_000>,
 }
 
+/// The precision of activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum PrecisionName {
+    /// bf16, in which GPUs train.
+    Bf16,
+    /// f32.
+    F32,
+}
+
+impl PrecisionName {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Bf16 => "bf16",
+            Self::F32 => "f32",
+        }
+    }
+}
+
 /// Options of `bench`.
 #[derive(Args, Debug)]
 pub(crate) struct BenchArgs {
     /// Model to measure.
     #[arg(long, value_name = "NAME", default_value = "resnet50")]
     pub(crate) model: String,
-    /// Samples per step.
-    #[arg(long, value_name = "N", default_value = "32")]
-    pub(crate) batch: Number<1, 65_536>,
-    /// Height and width of the images.
-    #[arg(long, visible_alias = "img-size", value_name = "PIXELS", default_value = "224")]
-    pub(crate) image_size: Pixels,
+    /// Device to measure: cpu, cuda or cuda:N.
+    #[arg(long, env = "FOREBAY_DEVICE", default_value = "cpu")]
+    pub(crate) device: TrainDevice,
+    /// Samples per step. Each of several numbers is measured.
+    #[arg(long, value_name = "N,...", default_value = "32", value_delimiter = ',')]
+    pub(crate) batch: Vec<Number<1, 65_536>>,
+    /// Height and width of the images. Each of several numbers is measured.
+    #[arg(long, visible_aliases = ["size", "img-size"], value_name = "PIXELS,...", default_value = "224", value_delimiter = ',')]
+    pub(crate) image_size: Vec<Pixels>,
+    /// Precision of activations. Each of several is measured; the default is that in which the device trains.
+    #[arg(long, value_enum, value_name = "bf16,f32", value_delimiter = ',')]
+    pub(crate) precision: Vec<PrecisionName>,
     /// Number of classes.
     #[arg(long, value_name = "N", default_value = "1000")]
     pub(crate) classes: Number<1, 100_000>,
@@ -332,7 +357,13 @@ pub(crate) struct BenchArgs {
     /// a step.
     #[arg(long, env = "FOREBAY_MEMORY_LIMIT", value_name = "SIZE", default_value = "64GiB")]
     pub(crate) memory_limit: ByteSize,
-    /// Steps to measure, after one that warms up.
+    /// Steps to measure.
     #[arg(long, value_name = "N", default_value = "5")]
     pub(crate) steps: Number<1, 1_000_000>,
+    /// Steps before these, in which clocks rise and libraries load their kernels.
+    #[arg(long, value_name = "N", default_value = "1")]
+    pub(crate) warm_up: Number<1, 1_000_000>,
+    /// Write the measurements to this file as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
 }

@@ -14,21 +14,17 @@ pub(crate) use gpu::run;
 
 #[cfg(feature = "cuda")]
 mod gpu {
-    use std::time::Instant;
-
-    use anyhow::{Context as _, ensure};
+    use anyhow::ensure;
     use forebay::gpu;
-    use forebay_types::Rank;
 
     use super::SelftestArgs;
-    use crate::backend::cuda::{BUCKET_LEN, CudaBackend, CudaConfig, Precision};
+    use crate::backend::cuda::{CudaBackend, CudaConfig, Precision};
     use crate::backend::device::TrainDevice;
-    use crate::backend::{Backend as _, BackendConfig, MicroStep};
+    use crate::backend::{Backend as _, BackendConfig};
     use crate::command::{bench, output};
     use crate::init::initial_state;
     use crate::model::{Architecture, Graph};
     use crate::selftest;
-    use crate::training_loop::TrainConfig;
 
     /// Height and width of the images to compare: odd, so that no size is a multiple of a tile.
     const SIDES: (usize, usize) = (75, 61);
@@ -39,10 +35,7 @@ mod gpu {
         };
         let device = gpu::Gpu::open(device.unwrap_or(0))?;
         output::print(&format!("{device:?}: {}", device.name()?))?;
-        let cuda = |precision| {
-            let (device, rank) = (device.clone(), Rank::SINGLE);
-            CudaConfig { device, precision, rank, bucket_len: BUCKET_LEN, graphs: true }
-        };
+        let cuda = |precision| CudaConfig::new(device.clone(), precision);
         for model in ["resnet20", "resnet18", "resnet50"] {
             let graph = Graph::new(&Architecture::named(model, 10)?, SIDES.0, SIDES.1);
             for precision in [Precision::F32, Precision::Bf16] {
@@ -85,7 +78,9 @@ mod gpu {
         let bandwidth = cuda.device.bandwidth();
         let mut gpu = CudaBackend::new(cuda, config)?;
         gpu.load(&initial_state(&graph, 0)).map_err(anyhow::Error::msg)?;
-        let speed = speed(&mut gpu, args)?;
+        let measured = args.steps.get();
+        let steps = bench::Steps { batch, side, classes: 1000, warm_up: measured.min(5), measured };
+        let speed = bench::gpu_steps(&mut gpu, &steps)?.images_per_s;
         output::print(&format!("{} {side} px, batch {batch}: {speed:.0} images/s", args.model))?;
         output::print(
             "kind                 count  forward ms  backward ms   GB/s  TFLOP/s  ms at full bandwidth",
@@ -103,28 +98,5 @@ mod gpu {
             ))?;
         }
         Ok(())
-    }
-
-    /// Images per second of whole steps, without a server.
-    fn speed(gpu: &mut CudaBackend, args: &SelftestArgs) -> anyhow::Result<f64> {
-        let (batch, side) = (args.batch.count(), args.image_size.count());
-        let images = bench::generated_batch(batch, side, 1000)?;
-        let config = TrainConfig::preset("a3", 0.0, 1, 1)?;
-        let micro = MicroStep { drop_path: None, loss: &config.loss, weight: 1.0, last: true };
-        let mut begin = None;
-        for step in 0..=args.steps.get() {
-            if step == 1 {
-                gpu.wait()?;
-                begin = Some(Instant::now());
-            }
-            gpu.forward(&images, &micro)?;
-            gpu.backward(&images, &micro)?;
-            gpu.update(&config.optimizer, 1e-3, None)?;
-            gpu.poll_report(false)?;
-        }
-        gpu.wait()?;
-        let seconds = begin.context("no steps")?.elapsed().as_secs_f64();
-        while gpu.poll_report(true)?.is_some() {}
-        Ok(f64::from(args.steps.as_u32()) * batch as f64 / seconds)
     }
 }

@@ -40,6 +40,13 @@ pub struct CudaConfig {
     pub bucket_len: usize,
 }
 
+impl CudaConfig {
+    /// A single rank, with the usual settings.
+    pub const fn new(device: Gpu, precision: Precision) -> Self {
+        Self { device, precision, rank: Rank::SINGLE, bucket_len: BUCKET_LEN, graphs: true }
+    }
+}
+
 /// Buckets of 16 MiB: large enough for the full bandwidth of `NVLink`, small enough that the exchange
 /// starts early in the backward pass.
 pub const BUCKET_LEN: usize = 4 << 20;
