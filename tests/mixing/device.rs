@@ -94,7 +94,7 @@ fn threads(mixer: &Mixer) -> Result<(), Failed> {
 
 fn self_test(mixer: &Mixer) -> Result<(), Failed> {
     let device = mixer.device().to_string();
-    let output = Command::new(env!("CARGO_BIN_EXE_quickstart"))
+    let output = Command::new(forebay_tests::program(env!("CARGO_BIN_EXE_quickstart")))
         .args(["forebay", "gpu-selftest", "--device", &device, "--images", "4", "--size", "32"])
         .output()?;
     let report = String::from_utf8(output.stdout)?;

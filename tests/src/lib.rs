@@ -21,6 +21,16 @@ pub fn goldens() -> PathBuf {
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("goldens"), PathBuf::from)
 }
 
+/// A program that Cargo built for a test, as its `CARGO_BIN_EXE_` variable names it; or the program of the same name in the
+/// folder `FOREBAY_BIN_DIR`, for test executables that were moved to another machine.
+pub fn program(built: &str) -> PathBuf {
+    let built = Path::new(built);
+    let moved = std::env::var_os("FOREBAY_BIN_DIR").map(PathBuf::from);
+    moved
+        .zip(built.file_name())
+        .map_or_else(|| built.to_owned(), |(folder, name)| folder.join(name))
+}
+
 /// The folder of real images, `FOREBAY_DATA`. Tests that need it are not listed if it is not set.
 pub fn data() -> Option<PathBuf> {
     std::env::var_os("FOREBAY_DATA").map(PathBuf::from)

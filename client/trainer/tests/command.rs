@@ -286,3 +286,42 @@ fn a_gpu_that_cannot_be_used_is_an_error_with_advice() {
     assert_eq!(output.status.code(), Some(2));
     assert!(said(&output).contains("expected cpu, cuda or cuda:N"), "{}", said(&output));
 }
+
+#[test]
+fn bench_measures_every_combination_and_says_what_it_could_not_measure() {
+    let folder = tempfile::tempdir().unwrap();
+    let device = std::env::var_os("FOREBAY_TEST_DEVICE").unwrap_or_else(|| "cpu".into());
+    let bench = |more: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_forebay-trainer"))
+            .current_dir(folder.path())
+            .env("FOREBAY_DEVICE", &device)
+            .args(["bench", "--model", "resnet20", "--size", "8,12", "--json", "bench.json"])
+            .args(["--steps", "2", "--classes", "3"])
+            .args(more)
+            .output()
+            .unwrap();
+        let json = std::fs::read(folder.path().join("bench.json")).unwrap();
+        (output, serde_json::from_slice::<serde_json::Value>(&json).unwrap())
+    };
+    let (output, json) = bench(&["--batch", "2,1"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let runs = json["runs"].as_array().unwrap();
+    let of = |run: &serde_json::Value| [&run["image_size"], &run["batch"]].map(|n| n.as_u64());
+    assert_eq!(
+        runs.iter().map(of).collect::<Vec<_>>(),
+        [[8, 2], [8, 1], [12, 2], [12, 1]].map(|numbers| numbers.map(Some))
+    );
+    for run in runs {
+        let [lower, median, upper] =
+            ["lower", "median", "upper"].map(|name| run["step_ms"][name].as_f64().unwrap());
+        assert!(0.0 < lower && lower <= median && median <= upper, "{run}");
+        let rate = run["images_per_s"].as_f64().unwrap() * median / 1e3;
+        assert!((rate - run["batch"].as_f64().unwrap()).abs() < 1e-6, "{run}");
+        assert_eq!(run["precision"], if device == "cpu" { "f32" } else { "bf16" });
+    }
+    assert_eq!(said(&output).matches("images/s").count(), 4, "{}", said(&output));
+
+    let (output, json) = bench(&["--memory-limit", "1MiB"]);
+    assert!(!output.status.success() && said(&output).contains("--memory-limit"));
+    assert!(json["runs"][1]["error"].as_str().unwrap().contains("--memory-limit"), "{json}");
+}

@@ -299,6 +299,14 @@ pub(crate) struct SelftestArgs {
     /// GPU to test: cuda or cuda:N.
     #[arg(long, env = "FOREBAY_DEVICE", default_value = "cuda:0")]
     pub(crate) device: TrainDevice,
+    /// Models whose operations are compared with the CPU's.
+    #[arg(
+        long,
+        value_name = "NAME,...",
+        default_value = "resnet20,resnet18,resnet50",
+        value_delimiter = ','
+    )]
+    pub(crate) compare: Vec<String>,
     /// Model to measure.
     #[arg(long, env = "FOREBAY_MODEL", value_name = "NAME", default_value = "resnet50")]
     pub(crate) model: String,
