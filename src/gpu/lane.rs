@@ -39,6 +39,8 @@ pub enum Arg {
     U32(u32),
     /// `float`.
     F32(f32),
+    /// `double`.
+    F64(f64),
 }
 
 /// The launch dimensions of a kernel.
@@ -152,6 +154,7 @@ impl Lane {
                 Arg::Address(address) => launch.arg(address),
                 Arg::U32(number) => launch.arg(number),
                 Arg::F32(number) => launch.arg(number),
+                Arg::F64(number) => launch.arg(number),
             };
         }
         let [x, y] = grid.blocks;

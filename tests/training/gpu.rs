@@ -4,8 +4,8 @@ use forebay::gpu::Gpu;
 use forebay_trainer::testing::compare_operations;
 use forebay_trainer::{
     Architecture, BUCKET_LEN, Backend, BackendConfig, Block, CudaBackend, CudaConfig, Cursor,
-    Error, Flow, Graph, Pixels, Precision, ProcessGroup, Rank, Stem, StepReport, TrainConfig,
-    TrainDevice, TrainState, initial_state, train,
+    Error, Flow, Graph, LossScaler, Pixels, Precision, ProcessGroup, Rank, Stem, StepReport,
+    TrainConfig, TrainDevice, TrainState, initial_state, train,
 };
 use libtest_mimic::Trial;
 
@@ -19,11 +19,13 @@ pub(crate) type Trained = (Vec<StepReport>, TrainState);
 
 pub(crate) fn trials() -> Vec<Trial> {
     let Some(forebay::mix::Device::Cuda(device)) = forebay_tests::gpu() else { return Vec::new() };
-    let single: [(&str, Test); 10] = [
+    let single: [(&str, Test); 12] = [
         ("a_steady_step_allocates_no_memory", steady),
         ("mixing_on_the_trainer_gives_the_bits_of_mixing_on_the_server", mixed_here),
         ("each_operation_equals_the_cpu_except_for_rounding", layers),
         ("the_losses_of_ten_steps_of_resnet20_follow_the_cpu", losses_follow_the_cpu),
+        ("in_f16_an_update_that_overflows_is_skipped_and_counted", overflow),
+        ("a_resumed_training_in_f16_has_its_loss_scale", resume_in_f16),
         ("a_resumed_training_gives_the_bits_of_an_uninterrupted_one", resume),
         ("a_step_is_reported_while_the_next_one_runs", late),
         ("the_same_input_gives_the_same_bits", same),
@@ -134,7 +136,8 @@ fn layers(device: u32) {
         narrow(Block::Basic, &[2, 1], &[64, 24]),
         narrow(Block::Bottleneck, &[1, 2], &[8, 16]),
     ];
-    for (net, number) in nets.iter().flat_map(|n| [(n, Precision::F32), (n, Precision::Bf16)]) {
+    let numbers = [Precision::F32, Precision::Bf16, Precision::F16];
+    for (net, number) in nets.iter().flat_map(|net| numbers.map(|number| (net, number))) {
         let device = Gpu::open(device).unwrap();
         let setting = CudaConfig::new(device, number);
         let checks = compare_operations(&setting, net, 3).unwrap();
@@ -149,7 +152,9 @@ fn losses_follow_the_cpu(device: u32) {
     let (wanted, _) = whole(&mut *cpu(), &training);
     assert_eq!(wanted.len(), 10);
     assert!(wanted[9].loss < 0.9 * wanted[0].loss, "the loss does not fall: {wanted:?}");
-    for (number, limit) in [(Precision::F32, 1e-3), (Precision::Bf16, 0.02)] {
+    for (number, limit) in
+        [(Precision::F32, 1e-3), (Precision::Bf16, 0.02), (Precision::F16, 0.005)]
+    {
         let (found, _) = whole(&mut gpu(device, number, Rank::SINGLE, BUCKET_LEN), &training);
         for (step, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
             let off = (found.loss - wanted.loss).abs() / wanted.loss;
@@ -158,9 +163,64 @@ fn losses_follow_the_cpu(device: u32) {
     }
 }
 
+/// Until the scale is small enough, updates change nothing but the scale; then training goes on as if it had begun there.
+fn overflow(device: u32) {
+    let training = settings(1, 12);
+    let backend = gpu(device, Precision::F16, Rank::SINGLE, BUCKET_LEN);
+    let begin = backend.state().unwrap();
+    assert_eq!(begin.loss_scaler, Some(LossScaler::default()));
+    let mut backend = with_large_scale(backend);
+    let (mut scale, mut skipped) = (f64::from(1 << 24), 0);
+    for step in 0..12 {
+        let from = Cursor { epoch: 0, step };
+        let (_, (reports, state)) = train_steps(&mut backend, &training, from, 1, true).unwrap();
+        let report = reports[0].loss_scale.unwrap();
+        if report.skipped {
+            (scale, skipped) = (scale / 2.0, skipped + 1);
+            assert!(!reports[0].grad_norm.is_finite() && reports[0].loss.is_finite());
+            let changed = |name: &str| state.model[name] != begin.model[name];
+            assert!(!begin.model.keys().any(|name| !name.contains("running") && changed(name)));
+            assert!(state.exp_avg.values().all(|m| m.values.iter().all(|m| *m == 0.0)));
+        }
+        assert_eq!((report.loss_scale, report.skipped_updates), (scale, skipped), "step {step}");
+        assert_eq!(state.updates, step + 1);
+        let scaler = state.loss_scaler.unwrap();
+        assert_eq!((f64::from(scaler.scale), scaler.skipped), (scale, skipped));
+        if !report.skipped {
+            // The moments are corrected as in a first update: the direction is the sign of the gradient.
+            assert!(skipped > 0 && scaler.growth == 1, "{scaler:?}");
+            assert!(state.model["fc.weight"] != begin.model["fc.weight"]);
+            return;
+        }
+    }
+    panic!("every update was skipped");
+}
+
 fn resume(device: u32) {
+    resume_in(device, Precision::Bf16);
+}
+
+/// With a loss scale, which is halved in the first steps.
+fn resume_in_f16(device: u32) {
+    resume_in(device, Precision::F16);
+}
+
+/// A loss scale at which the gradients overflow, as after a long time in which it was doubled.
+fn with_large_scale(mut cuda: CudaBackend) -> CudaBackend {
+    let mut state = cuda.state().unwrap();
+    if let Some(scaler) = &mut state.loss_scaler {
+        scaler.scale = (1 << 24) as f32;
+        cuda.load(&state).unwrap();
+    }
+    cuda
+}
+
+fn resume_in(device: u32, precision: Precision) {
+    let one = |device| with_large_scale(gpu(device, precision, Rank::SINGLE, BUCKET_LEN));
     let training = settings(2, 2);
     let (reports, state) = whole(&mut one(device), &training);
+    let skipped = reports.iter().filter_map(|report| report.loss_scale).filter(|s| s.skipped);
+    assert_eq!(skipped.count() > 0, precision == Precision::F16, "{reports:?}");
     for stop in [1, 3] {
         let mut first = one(device);
         let (cursor, (_, middle)) =

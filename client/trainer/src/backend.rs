@@ -13,6 +13,7 @@ use crate::batch::Batch;
 use crate::drop_path::DropPath;
 use crate::lamb::Lamb;
 use crate::loss::Loss;
+use crate::loss_scaler::LossScaler;
 use crate::model::Graph;
 use crate::process_group::ProcessGroup;
 use crate::state::TrainState;
@@ -129,8 +130,10 @@ pub struct MicroStep<'a> {
 pub struct UpdateReport {
     /// Loss of each of the rank's microbatches.
     pub losses: Vec<f64>,
-    /// Norm of the gradient over all ranks, before clipping.
+    /// Norm of the gradient over all ranks, before clipping and without the loss scale.
     pub grad_norm: f64,
+    /// The loss scale after the update, and whether the update was skipped, where training is in f16.
+    pub loss_scaler: Option<(LossScaler, bool)>,
 }
 
 /// The normalized value of each byte: `(byte - 255 mean) / (255 std)` in f32, as timm's prefetcher

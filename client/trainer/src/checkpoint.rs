@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use forebay_types::Cursor;
 
 use crate::Error;
+use crate::loss_scaler::LossScaler;
 use crate::process_group::ProcessGroup;
 use crate::state::{StateDict, TrainState};
 
@@ -173,6 +174,7 @@ pub fn load_checkpoint(path: &Path) -> Result<(TrainState, RunMetadata), Error> 
         model_ema: if has_ema { model(MODEL_EMA)? } else { StateDict::new() },
         updates: run.updates,
         batches_tracked: run.batches_tracked,
+        loss_scaler: run.loss_scaler,
         ..TrainState::default()
     };
     let (contents, optimizer) = read(OPTIMIZER)?;
@@ -218,9 +220,25 @@ pub fn broadcast_checkpoint(
     let Cursor { epoch, step } = run.cursor;
     let present = |tensors: &StateDict| u64::from(!tensors.is_empty());
     let (moments, ema) = (present(&state.exp_avg), present(&state.model_ema));
-    let mut header = [state.updates, state.batches_tracked, epoch, step, moments, ema];
+    let scaler = state.loss_scaler;
+    let [scales, scale, growth, skipped] = scaler.map_or([0; 4], |scaler| {
+        [1, scaler.scale.to_bits().into(), scaler.growth.into(), scaler.skipped]
+    });
+    let mut header = [
+        state.updates,
+        state.batches_tracked,
+        epoch,
+        step,
+        moments,
+        ema,
+        scales,
+        scale,
+        growth,
+        skipped,
+    ];
     group.broadcast(&mut header)?;
-    let [updates, batches_tracked, epoch, step, moments, ema] = header;
+    let [updates, batches_tracked, epoch, step, moments, ema, scales, scale, growth, skipped] =
+        header;
     if !group.is_primary() {
         // Allocate the tensors that rank 0 has, with the shapes of the model.
         let statistic =
@@ -241,6 +259,9 @@ pub fn broadcast_checkpoint(
         }
     }
     (state.updates, state.batches_tracked) = (updates, batches_tracked);
+    let word = |value: u64| u32::try_from(value).expect("a word that rank 0 widened");
+    let scaler = LossScaler { scale: f32::from_bits(word(scale)), growth: word(growth), skipped };
+    state.loss_scaler = (scales == 1).then_some(scaler);
     run.cursor = Cursor { epoch, step };
     Ok(())
 }

@@ -71,6 +71,7 @@ mod events;
 mod init;
 mod lamb;
 mod loss;
+mod loss_scaler;
 mod memory;
 mod model;
 mod preset;
@@ -97,6 +98,7 @@ pub use forebay_types::{Cursor, MicrobatchName, Rank};
 pub use init::initial_state;
 pub use lamb::Lamb;
 pub use loss::{Criterion, Loss};
+pub use loss_scaler::LossScaler;
 pub use model::{
     Architecture, BatchNorm, Block, Conv, Graph, Op, ParamKind, Parameter, Shape, Stem, TensorId,
 };

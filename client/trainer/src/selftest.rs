@@ -4,14 +4,16 @@
 //! # Tolerances
 //!
 //! Sums are f32, and may differ by 2^-13 of the largest value of a tensor, because they are added in
-//! another order. Values that are stored as bf16 may in addition differ by one unit in the last place,
-//! which is up to 2^-7 of the value: where the sums differ, rounding can go the other way.
+//! another order. Values that are stored as bf16 or f16 may in addition differ by one unit in the last place,
+//! which is up to 2^-7 or 2^-10 of the value: where the sums differ, rounding can go the other way. In f16 a unit is at
+//! least 2^-24.
 
 mod timing;
 
 pub(crate) use timing::time_operations;
 
 use forebay_types::MicrobatchName;
+use half::f16;
 
 use crate::Error;
 use crate::backend::cpu::CpuBackend;
@@ -21,6 +23,7 @@ use crate::batch::{Batch, Pixels};
 use crate::drop_path::DropPath;
 use crate::init::initial_state;
 use crate::loss::{Criterion, Loss};
+use crate::loss_scaler::LossScaler;
 use crate::model::{Graph, Op, ParamKind, TensorId};
 use crate::state::TrainState;
 
@@ -35,6 +38,15 @@ pub struct Comparison {
 
 /// Upper bound of a unit in the last place of a bf16, relative to the value.
 const BF16_ULP: f64 = 1.0 / 128.0;
+
+/// Upper bound of a unit in the last place of a normal f16, relative to the value.
+const F16_ULP: f64 = 1.0 / 1024.0;
+
+/// The unit of f16 below its smallest normal value.
+const F16_LEAST: f64 = 1.0 / (1 << 24) as f64;
+
+/// Loss scale in f16, for which no gradient of the comparison is too large.
+const LOSS_SCALE: f32 = 256.0;
 
 /// Tolerance of sums in f32, relative to the largest value of the tensor.
 const SUM_TOLERANCE: f64 = 1.0 / 8192.0;
@@ -118,13 +130,18 @@ fn backend_config(graph: &Graph, samples: usize) -> BackendConfig {
 /// Weights for which no gradient vanishes, rounded as the GPU's matrix products read them.
 fn random_weights(graph: &Graph, precision: Precision) -> TrainState {
     let mut state = initial_state(graph, 5);
+    state.loss_scaler = Some(LossScaler { scale: LOSS_SCALE, ..LossScaler::default() });
     for (i, parameter) in graph.parameters.iter().enumerate() {
         let tensor = state.model.get_mut(&parameter.name).expect("its own name");
         for (k, value) in tensor.values.iter_mut().enumerate() {
             if !parameter.kind.decays() {
                 *value += 0.25 * random(k, i);
-            } else if precision == Precision::Bf16 {
-                *value = f32::from_bits(u32::from(to_bf16(*value)) << 16);
+            } else {
+                *value = match precision {
+                    Precision::Bf16 => f32::from_bits(u32::from(to_bf16(*value)) << 16),
+                    Precision::F16 => f16::from_f32(*value).to_f32(),
+                    Precision::F32 => *value,
+                };
             }
         }
         if parameter.name.ends_with("weight") && !parameter.kind.decays() {
@@ -161,10 +178,14 @@ impl Pair {
     fn compare(&mut self, name: String, gpu: &[f32], cpu: &[f32], stored: bool) {
         assert_eq!(gpu.len(), cpu.len(), "{name}");
         let max = cpu.iter().fold(f32::MIN_POSITIVE, |max, x| max.max(x.abs()));
-        let rounding = if stored && self.precision == Precision::Bf16 { BF16_ULP } else { 0.0 };
+        let (rounding, least) = match self.precision {
+            Precision::Bf16 if stored => (BF16_ULP, 0.0),
+            Precision::F16 if stored => (F16_ULP, F16_LEAST),
+            Precision::Bf16 | Precision::F16 | Precision::F32 => (0.0, 0.0),
+        };
         let excess = |(gpu, cpu): (&f32, &f32)| {
             let (gpu, cpu) = (f64::from(*gpu), f64::from(*cpu));
-            let tolerance = rounding * cpu.abs() + SUM_TOLERANCE * f64::from(max);
+            let tolerance = rounding * cpu.abs() + SUM_TOLERANCE * f64::from(max) + least;
             ((gpu - cpu).abs() - tolerance) / f64::from(max)
         };
         // A NaN exceeds every tolerance.
@@ -234,6 +255,9 @@ impl Pair {
         ] {
             let (mut row, mut gradient) = (vec![0.0_f32; classes], vec![0.0_f32; rows.len()]);
             let value = loss.batch(&rows, &batch.targets(), 0.5, &mut row, &mut gradient);
+            if self.precision == Precision::F16 {
+                gradient.iter_mut().for_each(|gradient| *gradient *= LOSS_SCALE);
+            }
             self.gpu.compute_loss(batch, &loss, 0.5)?;
             let gpu = self.gpu.gradient_of(logits, self.pass.samples)?;
             self.compare(format!("{name}: gradient"), &gpu, &gradient, true);

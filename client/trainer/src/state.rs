@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::loss_scaler::LossScaler;
 use crate::model::Graph;
 
 /// Tensors by timm's parameter names, in timm's layout.
@@ -38,6 +39,8 @@ pub struct TrainState {
     pub exp_avg_sq: StateDict,
     /// Exponential moving average of the model; empty if none is kept.
     pub model_ema: StateDict,
+    /// The loss scale, where training is in f16.
+    pub loss_scaler: Option<LossScaler>,
 }
 
 impl TrainState {

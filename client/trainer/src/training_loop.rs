@@ -12,6 +12,7 @@ use crate::batch::Batch;
 use crate::drop_path::DropPath;
 use crate::lamb::Lamb;
 use crate::loss::Loss;
+use crate::loss_scaler::MIN_SCALE;
 use crate::process_group::ProcessGroup;
 use crate::schedule::Schedule;
 
@@ -45,8 +46,11 @@ pub struct StepReport {
     pub step: u64,
     /// Mean loss of the microbatches.
     pub loss: f64,
-    /// Norm of the gradient before clipping.
+    /// Norm of the gradient before clipping. Not finite if the update was skipped.
     pub grad_norm: f64,
+    /// The loss scale after the update, and whether the update was skipped, where training is in f16.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<LossScaleReport>,
     /// Learning rate of the update.
     pub lr: f64,
     /// Number of samples of the step.
@@ -55,6 +59,17 @@ pub struct StepReport {
     pub data_wait_seconds: f64,
     /// Seconds since the previous step was reported.
     pub step_seconds: f64,
+}
+
+/// What became of the loss scale in a step.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct LossScaleReport {
+    /// The scale after the update.
+    pub loss_scale: f64,
+    /// Whether the update was skipped, because a gradient was not finite.
+    pub skipped: bool,
+    /// Number of updates that were skipped so far.
+    pub skipped_updates: u64,
 }
 
 /// Whether the training loop continues after a step.
@@ -200,7 +215,11 @@ impl PendingStep {
         let loss = losses.fold(0.0, |sum, loss| sum + weight * loss);
         let Cursor { epoch, step } = self.cursor;
         let grad_norm = update.grad_norm;
-        if !(loss.is_finite() && grad_norm.is_finite()) {
+        // A skipped update has changed nothing; but a scale that falls without end does not help.
+        let skipped = update
+            .loss_scaler
+            .is_some_and(|(scaler, skipped)| skipped && scaler.scale >= MIN_SCALE);
+        if !(loss.is_finite() && (grad_norm.is_finite() || skipped)) {
             return Err(Error::Diverged { epoch, step, lr: self.lr, loss, grad_norm });
         }
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
@@ -210,6 +229,11 @@ impl PendingStep {
             step,
             loss,
             grad_norm,
+            loss_scale: update.loss_scaler.map(|(scaler, skipped)| LossScaleReport {
+                loss_scale: scaler.scale.into(),
+                skipped,
+                skipped_updates: scaler.skipped,
+            }),
             lr: self.lr,
             samples,
             data_wait_seconds: of_ranks(count + 1).fold(0.0, f64::max),
@@ -231,7 +255,7 @@ mod tests {
             data_wait: Duration::ZERO,
         };
         let report = |loss, grad_norm| {
-            let update = UpdateReport { losses: vec![loss], grad_norm };
+            let update = UpdateReport { losses: vec![loss], grad_norm, loss_scaler: None };
             step.report(&mut ProcessGroup::single(), &update, 1.0, Duration::ZERO)
         };
         assert_eq!(report(0.25, 3.0).unwrap().samples, 4);

@@ -306,7 +306,9 @@ fn bench_measures_every_combination_and_says_what_it_could_not_measure() {
     let (output, json) = bench(&["--batch", "2,1"]);
     assert!(output.status.success(), "{}", said(&output));
     let runs = json["runs"].as_array().unwrap();
-    let of = |run: &serde_json::Value| [&run["image_size"], &run["batch"]].map(serde_json::Value::as_u64);
+    let of = |run: &serde_json::Value| {
+        [&run["image_size"], &run["batch"]].map(serde_json::Value::as_u64)
+    };
     assert_eq!(
         runs.iter().map(of).collect::<Vec<_>>(),
         [[8, 2], [8, 1], [12, 2], [12, 1]].map(|numbers| numbers.map(Some))

@@ -9,9 +9,9 @@ use std::path::Path;
 use bytes::Bytes;
 use forebay_trainer::testing::stepwise_f32;
 use forebay_trainer::{
-    Backend, Batch, Cursor, Error, Flow, MicroStep, Pixels, Rank, StateDict, StepReport, Tensor,
-    TrainConfig, TrainState, latest_checkpoint, load_checkpoint, load_latest_checkpoint,
-    read_model, save_checkpoint, train, write_model,
+    Backend, Batch, Cursor, Error, Flow, LossScaler, MicroStep, Pixels, Rank, StateDict,
+    StepReport, Tensor, TrainConfig, TrainState, latest_checkpoint, load_checkpoint,
+    load_latest_checkpoint, read_model, save_checkpoint, train, write_model,
 };
 use microbatches::{
     SAMPLES, SIDE, backend, backend_config, batch, batches, run_metadata, train_config,
@@ -298,6 +298,7 @@ fn small_state(updates: u64) -> TrainState {
         exp_avg_sq: tensors(["fc.bias", "fc.weight"], value + 3.0),
         updates,
         batches_tracked: 2 * updates,
+        loss_scaler: Some(LossScaler { scale: 1024.0, growth: 17, skipped: updates / 2 }),
     }
 }
 

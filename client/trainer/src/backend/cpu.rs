@@ -261,7 +261,7 @@ impl<T: Real> Backend for CpuBackend<T> {
             self.update_ema(decay);
         }
         let losses = std::mem::take(&mut self.losses);
-        self.pending_report = Some(UpdateReport { losses, grad_norm });
+        self.pending_report = Some(UpdateReport { losses, grad_norm, loss_scaler: None });
         Ok(())
     }
 

@@ -172,6 +172,7 @@ impl CudaBackend {
             &m.running,
             &m.ema_running,
             &m.statistics,
+            &m.outcome,
         ] {
             self.launcher().clear(range)?;
         }
@@ -183,7 +184,7 @@ impl CudaBackend {
         {
             transfer::upload(&self.config.device, &self.lane, range.start, &bytes)?;
         }
-        Ok(())
+        self.load_scaler(None)
     }
 
     /// Waits until the GPU has finished all work.
@@ -377,10 +378,15 @@ impl Backend for CudaBackend {
             backend.launcher().lamb(optimizer)?;
             if ema { backend.launcher().update_ema() } else { Ok(()) }
         })?;
-        let mut grad_norm = self.pinned_pool.take()?;
-        self.lane.download(self.memory.grad_norm.start, &mut grad_norm, 0..8)?;
+        let mut outcome = self.pinned_pool.take()?;
+        self.lane.download(
+            self.memory.outcome.start,
+            &mut outcome,
+            0..self.memory.outcome.len(),
+        )?;
         let losses = std::mem::take(&mut self.losses);
-        self.pending_reports.push_back(PendingReport { losses, grad_norm });
+        let is_scaled = self.config.precision == Precision::F16;
+        self.pending_reports.push_back(PendingReport { losses, outcome, is_scaled });
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::disk::{self, Checksum, xxh3};
 use crate::Error;
 use crate::difference::{Difference, first_difference};
+use crate::loss_scaler::LossScaler;
 use crate::training_loop::TrainConfig;
 
 /// Name of the file.
@@ -42,6 +43,9 @@ pub struct RunMetadata {
     pub updates: u64,
     /// Batch norm's `num_batches_tracked`.
     pub batches_tracked: u64,
+    /// The loss scale, where training is in f16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scaler: Option<LossScaler>,
 }
 
 impl RunMetadata {

@@ -70,6 +70,7 @@ pub(crate) fn run_metadata(
         cursor: Cursor::default(),
         updates: 0,
         batches_tracked: 0,
+        loss_scaler: None,
     })
 }
 

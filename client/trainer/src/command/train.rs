@@ -186,6 +186,7 @@ impl TrainingRun<'_> {
         }
         let state = backend.state()?;
         (self.run.updates, self.run.batches_tracked) = (state.updates, state.batches_tracked);
+        self.run.loss_scaler = state.loss_scaler;
         checkpoint::save_checkpoint(&self.args.output, &state, &self.run)?;
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Input values for the kernels.
 
-use crate::twin::Stored;
+use crate::twin::{Scaler, Stored};
 
 /// Pseudo-random values: most in -2..2, some zeros of both signs, some tiny and some large.
 pub(crate) fn numbers(count: usize, seed: usize) -> Vec<f32> {
@@ -51,4 +51,13 @@ pub(crate) fn stored<S: Stored>(numbers: &[f32]) -> Vec<S> {
 /// Memory that a kernel overwrites.
 pub(crate) fn room<S: Stored>(count: usize) -> Vec<S> {
     vec![S::to_stored(f32::NAN); count]
+}
+
+/// A loss scaler as the kernels read it.
+pub(crate) fn words(scaler: Scaler) -> [u32; 8] {
+    let halves =
+        |number: u64| [number, number >> 32].map(|n| u32::try_from(n & 0xffff_ffff).unwrap());
+    let ([a, b], [c, d]) = (halves(scaler.updates), halves(scaler.skipped));
+    let flags = [scaler.dynamic, scaler.skip].map(u32::from);
+    [a, b, c, d, scaler.scale.to_bits(), scaler.growth, flags[0], flags[1]]
 }

@@ -1,24 +1,27 @@
 //! Tests of lamb.cu.
 
+use half::f16;
 use libtest_mimic::Failed;
 
-use crate::data::{numbers, room, stored, with_infinities};
+use crate::data::{numbers, room, stored, with_infinities, words};
 use crate::rig::{Case, Format, Rig, Test, args};
-use crate::twin::THREADS;
-use crate::twin::lamb::{self as twin, CHUNK, Chunk, Direction, State, Tensor, Trust};
+use crate::twin::lamb::{
+    self as twin, Betas, CHUNK, Chunk, Direction, GROWTH_INTERVAL, State, Tensor, Trust,
+};
+use crate::twin::{Scaler, THREADS};
 
 pub(crate) const TESTS: &[Test] = &[
-    ("square_sums", [square_sums::<u16>, square_sums::<f32>]),
-    ("gradient_norm", [gradient_norm::<u16>, gradient_norm::<f32>]),
-    ("lamb_direction", [direction::<u16>, direction::<f32>]),
-    ("lamb_ratio", [ratio::<u16>, ratio::<f32>]),
-    ("lamb_apply", [apply::<u16>, apply::<f32>]),
-    ("copy_parameters", [copy::<u16>, copy::<f32>]),
-    ("add_gradients", [add::<u16>, add::<f32>]),
-    ("update_ema", [average::<u16>, average::<f32>]),
-    ("exchange", [exchange::<u16>, exchange::<f32>]),
-    ("clear", [clear::<u16>, clear::<f32>]),
-    ("store_scalars", [scalars::<u16>, scalars::<f32>]),
+    ("square_sums", [square_sums::<u16>, square_sums::<f16>, square_sums::<f32>]),
+    ("gradient_norm", [gradient_norm::<u16>, gradient_norm::<f16>, gradient_norm::<f32>]),
+    ("lamb_direction", [direction::<u16>, direction::<f16>, direction::<f32>]),
+    ("lamb_ratio", [ratio::<u16>, ratio::<f16>, ratio::<f32>]),
+    ("lamb_apply", [apply::<u16>, apply::<f16>, apply::<f32>]),
+    ("copy_parameters", [copy::<u16>, copy::<f16>, copy::<f32>]),
+    ("add_gradients", [add::<u16>, add::<f16>, add::<f32>]),
+    ("update_ema", [average::<u16>, average::<f16>, average::<f32>]),
+    ("exchange", [exchange::<u16>, exchange::<f16>, exchange::<f32>]),
+    ("clear", [clear::<u16>, clear::<f16>, clear::<f32>]),
+    ("store_scalars", [scalars::<u16>, scalars::<f16>, scalars::<f32>]),
 ];
 
 /// Lengths of the tensors: one value, about eight and sixteen, several rounds of a block, several chunks.
@@ -75,17 +78,60 @@ fn gradient_norm<S: Format>(rig: &Rig) -> Result<(), Failed> {
         let partial: Vec<f32> = numbers(parts, 1).into_iter().map(f32::abs).collect();
         // Clips never, rarely and always.
         for max_norm in [0.0, 1e6, 0.01] {
-            let (norm, clip) = twin::gradient_norm(&partial, max_norm);
-            let mut case = Case::default();
-            let (partial, norm) = (case.kept(&partial), case.written(&[norm]));
-            let args = args![partial, parts, max_norm, norm, case.written(&[clip])];
-            rig.run::<S>(&case, |k| &k.gradient_norm, [1, 1], args)?;
+            norm_of::<S>(rig, &partial, max_norm, Scaler::fixed(1.0))?;
+        }
+    }
+    // A loss scale that stays, that is doubled, that is too large to be doubled, and that is halved for a gradient that is not
+    // finite; the first update and a later one.
+    let scaler = |scale, growth, updates| Scaler {
+        growth,
+        updates,
+        skipped: 5,
+        dynamic: true,
+        skip: true,
+        ..Scaler::fixed(scale)
+    };
+    let last = GROWTH_INTERVAL - 1;
+    for scaler in [scaler(65536.0, 7, 0), scaler(1024.0, last, 12_345), scaler(1e38, last, 1)] {
+        for part in [1.0, f32::INFINITY, f32::NAN] {
+            norm_of::<S>(rig, &[2.0, part, 3.0], 0.01, scaler)?;
         }
     }
     Ok(())
 }
 
-fn direction<S: Format>(rig: &Rig) -> Result<(), Failed> {
+fn norm_of<S: Format>(
+    rig: &Rig,
+    partial: &[f32],
+    max_norm: f32,
+    before: Scaler,
+) -> Result<(), Failed> {
+    for corrected in [false, true] {
+        let (mut scaler, kept) = (before, [0.25, 0.5]);
+        let mut corrections = kept;
+        let betas = Betas { beta1: 0.9, beta2: 0.999, corrected };
+        let (norm, clip) =
+            twin::gradient_norm(partial, max_norm, &mut scaler, &mut corrections, betas);
+        let mut case = Case::default();
+        let args = args![
+            case.kept(partial),
+            partial.len(),
+            max_norm,
+            case.written(&[norm]),
+            case.written(&[clip]),
+            case.changed(&words(before), &words(scaler)),
+            case.changed(&kept, &corrections),
+            betas.beta1,
+            betas.beta2,
+            corrected
+        ];
+        rig.run::<S>(&case, |k| &k.gradient_norm, [1, 1], args)?;
+    }
+    Ok(())
+}
+
+fn direction<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
+    skipped::<S>(rig)?;
     let (_, chunks, _) = tensors_and_chunks();
     let [beta1, beta2] = [0.9, 0.999];
     let parameter = filled(1);
@@ -118,13 +164,13 @@ fn direction<S: Format>(rig: &Rig) -> Result<(), Failed> {
         let mut partial = vec![[f32::NAN; 2]; chunks.len()];
         twin::lamb_direction(&chunks, &mut state, &mut partial, clip, &args);
         let mut case = Case::default();
-        let (words, parameter) = (case.kept(&chunk_words(&chunks)), case.kept(&parameter));
+        let (table, parameter) = (case.kept(&chunk_words(&chunks)), case.kept(&parameter));
         let gradient = case.changed(&gradient, &after[0]);
         let mean = case.changed(&mean, &after[1]);
         let square = case.changed(&square, &after[2]);
         let (partial, clip) = (case.written(&partial), case.kept(&[clip]));
         let args = args![
-            words,
+            table,
             parameter,
             gradient,
             mean,
@@ -137,11 +183,57 @@ fn direction<S: Format>(rig: &Rig) -> Result<(), Failed> {
             one_minus_beta2,
             case.kept(&[correction1, correction2]),
             eps,
-            decay
+            decay,
+            case.kept(&words(Scaler::fixed(64.0)))
         ];
         rig.run::<S>(&case, |k| &k.lamb_direction, [chunks.len(), 1], args)?;
     }
     Ok(())
+}
+
+/// A skipped update changes nothing, and clears the gradient.
+fn skipped<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
+    let (tensors, chunks, _) = tensors_and_chunks();
+    let scaler = words(Scaler { skip: true, ..Scaler::fixed(1.0) });
+    let (values, copy) = (filled(1), stored::<S>(&filled(4)));
+    let mut case = Case::default();
+    let [partial, clip, corrections] = [(); 3].map(|()| case.kept(&[7.0_f32; 64]));
+    let table = case.kept(&chunk_words(&chunks));
+    let [parameter, gradient, mean, square] = [(); 4].map(|()| case.kept(&values));
+    let args = args![
+        table,
+        parameter,
+        gradient,
+        mean,
+        square,
+        partial,
+        clip,
+        0.9_f32,
+        0.1_f32,
+        0.999_f32,
+        0.001_f32,
+        corrections,
+        1e-6_f32,
+        0.02_f32,
+        case.kept(&scaler)
+    ];
+    rig.run::<S>(&case, |k| &k.lamb_direction, [chunks.len(), 1], args)?;
+    let mut case = Case::default();
+    let (table, partial) = (case.kept(&[[0_u32, 1, 1, 0]]), case.kept(&[[1.0_f32, 2.0]]));
+    let args = args![table, partial, case.kept(&[3.0_f32]), true, true, true, case.kept(&scaler)];
+    rig.run::<S>(&case, |k| &k.lamb_ratio, [1, 1], args)?;
+    let cleared = vec![0.0_f32; values.len()];
+    let mut case = Case::default();
+    let args = args![
+        case.kept(&chunk_words(&chunks)),
+        case.kept(&vec![2.0_f32; tensors.len()]),
+        case.kept(&values),
+        case.changed(&values, &cleared),
+        case.kept(&copy),
+        case.kept(&[0.005_f32]),
+        case.kept(&scaler)
+    ];
+    rig.run::<S>(&case, |k| &k.lamb_apply, [chunks.len(), 1], args)
 }
 
 fn ratio<S: Format>(rig: &Rig) -> Result<(), Failed> {
@@ -153,7 +245,7 @@ fn ratio<S: Format>(rig: &Rig) -> Result<(), Failed> {
         numbers(2 * (first + 300), 1).chunks(2).map(|two| [two[0].abs(), two[1].abs()]).collect();
     partial[2][0] = 0.0;
     partial[3][1] = 0.0;
-    let words: Vec<[u32; 4]> = tensors
+    let table: Vec<[u32; 4]> = tensors
         .iter()
         .map(|tensor| [tensor.first, tensor.chunks, tensor.adapts.into(), 0])
         .map(|words| words.map(|word| u32::try_from(word).unwrap()))
@@ -163,8 +255,9 @@ fn ratio<S: Format>(rig: &Rig) -> Result<(), Failed> {
         let mut ratios = room(tensors.len());
         twin::lamb_ratio(&tensors, &partial, &mut ratios, Trust { always, decays, clip });
         let mut case = Case::default();
-        let (words, partial) = (case.kept(&words), case.kept(&partial));
-        let args = args![words, partial, case.written(&ratios), always, decays, clip];
+        let (table, partial) = (case.kept(&table), case.kept(&partial));
+        let scaler = case.kept(&words(Scaler::fixed(1.0)));
+        let args = args![table, partial, case.written(&ratios), always, decays, clip, scaler];
         rig.run::<S>(&case, |k| &k.lamb_ratio, [tensors.len(), 1], args)?;
     }
     Ok(())
@@ -180,11 +273,12 @@ fn apply<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
     let (mut copy, rate) = (old.clone(), 0.005);
     twin::lamb_apply(&chunks, &ratios, &mut parameter, &mut gradient, &mut copy, rate);
     let mut case = Case::default();
-    let (words, ratios) = (case.kept(&chunk_words(&chunks)), case.kept(&ratios));
+    let (table, ratios) = (case.kept(&chunk_words(&chunks)), case.kept(&ratios));
     let parameter = case.changed(&before[0], &parameter);
     let gradient = case.changed(&before[1], &gradient);
-    let args =
-        args![words, ratios, parameter, gradient, case.changed(&old, &copy), case.kept(&[rate])];
+    let (copy, rate) = (case.changed(&old, &copy), case.kept(&[rate]));
+    let scaler = case.kept(&words(Scaler::fixed(1.0)));
+    let args = args![table, ratios, parameter, gradient, copy, rate, scaler];
     rig.run::<S>(&case, |k| &k.lamb_apply, [chunks.len(), 1], args)
 }
 

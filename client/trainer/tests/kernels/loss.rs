@@ -1,21 +1,26 @@
 //! Tests of loss.cu.
 
+use half::f16;
 use libtest_mimic::Failed;
 
-use crate::data::{noise, numbers, room, stored};
+use crate::data::{noise, numbers, room, stored, words};
 use crate::rig::{Case, Format, Part, Rig, Test, args};
-use crate::twin::THREADS;
 use crate::twin::loss::{self as twin, Loss, Targets};
+use crate::twin::{Scaler, THREADS};
 
 pub(crate) const TESTS: &[Test] = &[
-    ("binary_cross_entropy", [binary::<u16>, binary::<f32>]),
-    ("cross_entropy", [cross::<u16>, cross::<f32>]),
-    ("bias_add", [bias_add::<u16>, bias_add::<f32>]),
-    ("bias_gradient", [bias_gradient::<u16>, bias_gradient::<f32>]),
+    ("binary_cross_entropy", [binary::<u16>, binary::<f16>, binary::<f32>]),
+    ("cross_entropy", [cross::<u16>, cross::<f16>, cross::<f32>]),
+    ("bias_add", [bias_add::<u16>, bias_add::<f16>, bias_add::<f32>]),
+    ("bias_gradient", [bias_gradient::<u16>, bias_gradient::<f16>, bias_gradient::<f32>]),
 ];
 
 /// Samples and classes: one of each; fewer, as many and more classes than threads.
 const SHAPES: [[usize; 2]; 7] = [[1, 1], [3, 2], [5, 10], [2, 255], [2, 256], [3, 257], [20, 1000]];
+
+/// Factor of the gradients, and the loss scale, which is a power of two.
+const SCALE: f32 = 0.3;
+const LOSS_SCALE: f32 = 512.0;
 
 /// Threshold above which targets become 1.
 const THRESHOLD: f32 = 0.2;
@@ -56,7 +61,7 @@ impl Batch {
 
 fn loss(classes: usize, smoothing: f32, threshold: Option<f32>) -> Loss {
     let off = smoothing / classes as f32;
-    Loss { classes, on: 1.0 - smoothing + off, off, threshold, scale: 0.3 }
+    Loss { classes, on: 1.0 - smoothing + off, off, threshold, scale: SCALE * LOSS_SCALE }
 }
 
 fn binary<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
@@ -73,7 +78,7 @@ fn binary<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
             let mut case = Case::default();
             let [logits, a, b, lambda] = batch.parts(&mut case);
             let (slope, losses) = (case.written(&slope), case.written(&losses));
-            let Loss { on, off, scale, .. } = loss;
+            let Loss { on, off, .. } = loss;
             let (thresholded, threshold) = (threshold.is_some(), threshold.unwrap_or_default());
             let args = args![
                 logits,
@@ -87,7 +92,8 @@ fn binary<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
                 off,
                 thresholded,
                 threshold,
-                case.kept(&[scale])
+                case.kept(&[SCALE]),
+                case.kept(&words(Scaler::fixed(LOSS_SCALE)))
             ];
             rig.run::<S>(&case, |k| &k.binary_cross_entropy, [samples, 1], args)?;
         }
@@ -108,9 +114,10 @@ fn cross<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
             let mut case = Case::default();
             let [logits, a, b, lambda] = batch.parts(&mut case);
             let (slope, losses) = (case.written(&slope), case.written(&losses));
-            let Loss { on, off, scale, .. } = loss;
-            let scale = case.kept(&[scale]);
-            let args = args![logits, a, b, lambda, slope, losses, classes, on, off, scale];
+            let Loss { on, off, .. } = loss;
+            let scale = case.kept(&[SCALE]);
+            let scaler = case.kept(&words(Scaler::fixed(LOSS_SCALE)));
+            let args = args![logits, a, b, lambda, slope, losses, classes, on, off, scale, scaler];
             rig.run::<S>(&case, |k| &k.cross_entropy, [samples, 1], args)?;
         }
     }

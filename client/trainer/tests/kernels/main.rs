@@ -1,4 +1,4 @@
-//! Compares every CUDA kernel of the trainer with its twin in Rust, bit for bit, with activations in bf16 and in f32. Runs on
+//! Compares every CUDA kernel of the trainer with its twin in Rust, bit for bit, with activations in bf16, f16 and f32. Runs on
 //! the GPU or stand-in that `FOREBAY_TEST_DEVICE` names; without the variable, the comparisons are not selected.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
@@ -34,8 +34,8 @@ fn main() {
         let number = number
             .unwrap_or_else(|| panic!("invalid FOREBAY_TEST_DEVICE={device}: expected cuda:N"));
         let rig = Arc::new(Rig::open(number).unwrap_or_else(|error| panic!("{error}")));
-        for (name, [bf16, f32]) in tests {
-            for (format, test) in [("bf16", bf16), ("f32", f32)] {
+        for (name, [bf16, f16, f32]) in tests {
+            for (format, test) in [("bf16", bf16), ("f16", f16), ("f32", f32)] {
                 let rig = Arc::clone(&rig);
                 trials.push(Trial::test(format!("{device}/{name}/{format}"), move || test(&rig)));
             }

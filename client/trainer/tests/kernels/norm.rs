@@ -1,5 +1,6 @@
 //! Tests of norm.cu.
 
+use half::f16;
 use libtest_mimic::Failed;
 
 use crate::data::{noise, numbers, room, stored, with_infinities};
@@ -8,14 +9,14 @@ use crate::twin::THREADS;
 use crate::twin::norm::{self as twin, Given, Norm};
 
 pub(crate) const TESTS: &[Test] = &[
-    ("norm_sums", [sums::<u16>, sums::<f32>]),
-    ("norm_finish", [finish::<u16>, finish::<f32>]),
-    ("norm_update_running", [follow::<u16>, follow::<f32>]),
-    ("norm_running", [running::<u16>, running::<f32>]),
-    ("norm_apply", [apply::<u16>, apply::<f32>]),
-    ("norm_reduce", [reduce::<u16>, reduce::<f32>]),
-    ("norm_gradients", [slopes::<u16>, slopes::<f32>]),
-    ("norm_backward", [backward::<u16>, backward::<f32>]),
+    ("norm_sums", [sums::<u16>, sums::<f16>, sums::<f32>]),
+    ("norm_finish", [finish::<u16>, finish::<f16>, finish::<f32>]),
+    ("norm_update_running", [follow::<u16>, follow::<f16>, follow::<f32>]),
+    ("norm_running", [running::<u16>, running::<f16>, running::<f32>]),
+    ("norm_apply", [apply::<u16>, apply::<f16>, apply::<f32>]),
+    ("norm_reduce", [reduce::<u16>, reduce::<f16>, reduce::<f32>]),
+    ("norm_gradients", [slopes::<u16>, slopes::<f16>, slopes::<f32>]),
+    ("norm_backward", [backward::<u16>, backward::<f16>, backward::<f32>]),
 ];
 
 /// Rows, channels, tile, rows per chunk and rows per sample. They cover one of each; fewer, as many and more channels than a

@@ -1,5 +1,6 @@
 //! Tests of pool.cu.
 
+use half::f16;
 use libtest_mimic::Failed;
 
 use crate::data::{noise, numbers, room, stored, with_infinities};
@@ -8,14 +9,17 @@ use crate::twin::THREADS;
 use crate::twin::pool::{self as twin, Entry, Pool};
 
 pub(crate) const TESTS: &[Test] = &[
-    ("max_pool", [max::<u16>, max::<f32>]),
-    ("max_pool_backward", [max_backward::<u16>, max_backward::<f32>]),
-    ("mean_pool", [mean::<u16>, mean::<f32>]),
-    ("mean_pool_backward", [mean_backward::<u16>, mean_backward::<f32>]),
-    ("shortcut", [shortcut::<u16>, shortcut::<f32>]),
-    ("shortcut_backward", [shortcut_backward::<u16>, shortcut_backward::<f32>]),
-    ("images_bytes", [bytes::<u16>, bytes::<f32>]),
-    ("images_floats", [floats::<u16>, floats::<f32>]),
+    ("max_pool", [max::<u16>, max::<f16>, max::<f32>]),
+    ("max_pool_backward", [max_backward::<u16>, max_backward::<f16>, max_backward::<f32>]),
+    ("mean_pool", [mean::<u16>, mean::<f16>, mean::<f32>]),
+    ("mean_pool_backward", [mean_backward::<u16>, mean_backward::<f16>, mean_backward::<f32>]),
+    ("shortcut", [shortcut::<u16>, shortcut::<f16>, shortcut::<f32>]),
+    (
+        "shortcut_backward",
+        [shortcut_backward::<u16>, shortcut_backward::<f16>, shortcut_backward::<f32>],
+    ),
+    ("images_bytes", [bytes::<u16>, bytes::<f16>, bytes::<f32>]),
+    ("images_floats", [floats::<u16>, floats::<f16>, floats::<f32>]),
 ];
 
 /// Images, height, width, channels, and channels of a shortcut's output. They cover one pixel, odd sides, several blocks, and

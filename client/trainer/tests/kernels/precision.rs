@@ -2,5 +2,6 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Precision {
     Bf16,
+    F16,
     F32,
 }

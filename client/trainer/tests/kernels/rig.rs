@@ -5,19 +5,21 @@
 use std::fmt::Debug;
 
 use forebay::gpu::{Arg, DeviceError, Gpu, Grid, Kernel};
+use half::f16;
 use libtest_mimic::Failed;
 
 use crate::kernels::Kernels;
 use crate::precision::Precision;
 use crate::twin::{Stored, THREADS};
 
-/// The name of a kernel, and its test in both precisions.
-pub(crate) type Test = (&'static str, [fn(&Rig) -> Result<(), Failed>; 2]);
+/// The name of a kernel, and its test in bf16, f16 and f32.
+pub(crate) type Test = (&'static str, [fn(&Rig) -> Result<(), Failed>; 3]);
 
-/// A GPU and the kernels in both precisions.
+/// A GPU and the kernels in each precision.
 pub(crate) struct Rig {
     device: Gpu,
     bf16: Kernels,
+    f16: Kernels,
     f32: Kernels,
 }
 
@@ -30,6 +32,10 @@ pub(crate) trait Format: Stored + Plain {
 
 impl Format for u16 {
     const PRECISION: Precision = Precision::Bf16;
+}
+
+impl Format for f16 {
+    const PRECISION: Precision = Precision::F16;
 }
 
 impl Format for f32 {
@@ -67,6 +73,7 @@ plain! {
     u8: |a, b| a == b;
     u16: |a, b| a == b;
     u32: |a, b| a == b;
+    f16: |a, b| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
     f32: |a, b| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
     f64: |a, b| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
 }
@@ -95,6 +102,7 @@ pub(crate) enum Value {
     Part(Option<Part>),
     U32(u32),
     F32(f32),
+    F64(f64),
 }
 
 /// A part of the memory of a case, by index.
@@ -128,6 +136,12 @@ impl From<bool> for Value {
 impl From<f32> for Value {
     fn from(number: f32) -> Self {
         Self::F32(number)
+    }
+}
+
+impl From<f64> for Value {
+    fn from(number: f64) -> Self {
+        Self::F64(number)
     }
 }
 
@@ -192,9 +206,9 @@ fn same<T: Plain>(part: usize, bytes: &[u8], expected: &[T]) -> Result<(), Strin
 impl Rig {
     pub(crate) fn open(number: u32) -> Result<Self, DeviceError> {
         let device = Gpu::open(number)?;
-        let [bf16, f32] =
-            [Precision::Bf16, Precision::F32].map(|number| Kernels::compile(&device, number));
-        Ok(Self { device, bf16: bf16?, f32: f32? })
+        let [bf16, f16, f32] = [Precision::Bf16, Precision::F16, Precision::F32]
+            .map(|number| Kernels::compile(&device, number));
+        Ok(Self { device, bf16: bf16?, f16: f16?, f32: f32? })
     }
 
     /// Runs a kernel in one precision.
@@ -221,10 +235,12 @@ impl Rig {
             })),
             Value::U32(number) => Arg::U32(number),
             Value::F32(number) => Arg::F32(number),
+            Value::F64(number) => Arg::F64(number),
         };
         let args: Vec<Arg> = args.iter().map(arg).collect();
         let kernels = match S::PRECISION {
             Precision::Bf16 => &self.bf16,
+            Precision::F16 => &self.f16,
             Precision::F32 => &self.f32,
         };
         let blocks = blocks.map(|count| u32::try_from(count).unwrap());

@@ -42,6 +42,7 @@ impl<T: Real> CpuBackend<T> {
             model: self.tensors(&self.parameters, Some(&self.running)),
             updates: self.updates,
             batches_tracked: self.batches_tracked,
+            loss_scaler: None,
             exp_avg: if used { self.tensors(&self.exp_avg, None) } else { StateDict::new() },
             exp_avg_sq: if used { self.tensors(&self.exp_avg_sq, None) } else { StateDict::new() },
             model_ema: match &self.ema {

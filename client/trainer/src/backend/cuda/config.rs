@@ -11,6 +11,8 @@ use crate::batch::Batch;
 pub enum Precision {
     /// bf16, for training.
     Bf16,
+    /// f16, for training with a loss scale.
+    F16,
     /// f32, for tests and comparisons with the CPU.
     F32,
 }
@@ -19,7 +21,7 @@ impl Precision {
     /// Bytes of a value.
     pub const fn bytes(self) -> usize {
         match self {
-            Self::Bf16 => 2,
+            Self::Bf16 | Self::F16 => 2,
             Self::F32 => 4,
         }
     }

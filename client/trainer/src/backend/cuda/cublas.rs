@@ -69,8 +69,12 @@ impl Cublas {
     /// Multiplies matrices in the lane's memory.
     pub(super) fn gemm(&self, gemm: &Gemm) -> Result<(), DeviceError> {
         use sys::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
-        use sys::cudaDataType_t::{CUDA_R_16BF, CUDA_R_32F};
-        let input = if self.precision == Precision::Bf16 { CUDA_R_16BF } else { CUDA_R_32F };
+        use sys::cudaDataType_t::{CUDA_R_16BF, CUDA_R_16F, CUDA_R_32F};
+        let input = match self.precision {
+            Precision::Bf16 => CUDA_R_16BF,
+            Precision::F16 => CUDA_R_16F,
+            Precision::F32 => CUDA_R_32F,
+        };
         let output = if gemm.c_is_f32 { CUDA_R_32F } else { input };
         let [ta, tb] = gemm.transposed.map(|t| if t { CUBLAS_OP_T } else { CUBLAS_OP_N });
         let [m, n, k] = gemm.sizes.map(int);

@@ -138,6 +138,9 @@ impl Cudnn {
                 sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16,
                 sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH,
             ),
+            Precision::F16 => {
+                (sys::cudnnDataType_t::CUDNN_DATA_HALF, sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH)
+            }
             Precision::F32 => {
                 (sys::cudnnDataType_t::CUDNN_DATA_FLOAT, sys::cudnnMathType_t::CUDNN_FMA_MATH)
             }

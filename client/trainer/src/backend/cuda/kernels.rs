@@ -20,7 +20,11 @@ macro_rules! kernels {
                         "\n#line 1 \"", $file, "\"\n",
                         include_str!(concat!("kernels/", $file))
                     );
-                    let define = if precision == Precision::F32 { "#define FOREBAY_F32\n" } else { "" };
+                    let define = match precision {
+                        Precision::Bf16 => "",
+                        Precision::F16 => "#define FOREBAY_F16\n",
+                        Precision::F32 => "#define FOREBAY_F32\n",
+                    };
                     let names = [$(stringify!($name)),*];
                     let [$($name),*] = device.compile($file, &format!("{define}{source}"), names)?;
                 )*

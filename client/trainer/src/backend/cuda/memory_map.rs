@@ -7,6 +7,7 @@ use forebay_types::Rank;
 
 use super::Precision;
 use super::launch::scalars;
+use crate::loss_scaler;
 use crate::memory::MemoryPlan;
 use crate::model::{Graph, Op};
 
@@ -22,6 +23,9 @@ const ALIGN: usize = 16;
 /// Workspace of cuBLAS, which it would otherwise allocate itself: its manual recommends 32 MiB on Hopper, and requires the
 /// caller's where calls are captured.
 const CUBLAS_WORKSPACE: usize = 32 << 20;
+
+/// Bytes of [`MemoryMap::outcome`]. The scaler is aligned to 16 bytes.
+pub(super) const OUTCOME: usize = 16 + loss_scaler::BYTES;
 
 /// Hands out consecutive ranges of bytes, each starting at a multiple of 256.
 #[derive(Debug, Default)]
@@ -82,7 +86,10 @@ pub(super) struct MemoryMap {
     pub(super) lamb_partial: Range<usize>,
     pub(super) trust_ratios: Range<usize>,
     pub(super) square_partial: Range<usize>,
+    /// What the host reads of an update: the norm of its gradients, and the loss scaler.
+    pub(super) outcome: Range<usize>,
     pub(super) grad_norm: Range<usize>,
+    pub(super) scaler: Range<usize>,
     pub(super) clip: Range<usize>,
     pub(super) cublas_workspace: Range<usize>,
     /// Workspace of cuDNN.
@@ -161,7 +168,11 @@ impl MemoryMap {
         let batch = plans[0].batch.max(plans[1].batch);
         let chunks: usize = parameter_ranges.iter().map(|p| p.len().div_ceil(CHUNK)).sum();
         let mut a = RangeAllocator::default();
+        let outcome = a.bytes(OUTCOME);
         Self {
+            grad_norm: outcome.start..outcome.start + 8,
+            scaler: outcome.end - loss_scaler::BYTES..outcome.end,
+            outcome,
             parameters: a.f32s(parameters_len),
             gradients: a.f32s(parameters_len),
             exp_avg: a.f32s(parameters_len),
@@ -190,7 +201,6 @@ impl MemoryMap {
             chunks: a.bytes(chunks * 16),
             tensors: a.bytes(parameter_ranges.len() * 16),
             lamb_partial: a.bytes(chunks * 8),
-            grad_norm: a.bytes(8),
             workspace: a.bytes(workspace),
             bytes: a.0,
             precision,

@@ -2,7 +2,9 @@
 
 use forebay::gpu::{DeviceError, Gpu, Pinned};
 
+use super::memory_map::OUTCOME;
 use crate::backend::UpdateReport;
+use crate::loss_scaler::{BYTES, LossScaler};
 
 /// Page-locked buffers for downloads, which are reused.
 #[derive(Debug)]
@@ -15,9 +17,9 @@ pub(super) struct PinnedPool {
 }
 
 impl PinnedPool {
-    /// An empty pool, whose buffers each hold the losses of a batch, or one gradient norm.
+    /// An empty pool, whose buffers each hold the losses of a batch, or the outcome of an update.
     pub(super) const fn new(device: Gpu, batch: usize) -> Self {
-        let bytes = if batch < 2 { 8 } else { batch * 4 };
+        let bytes = if batch * 4 < OUTCOME { OUTCOME } else { batch * 4 };
         Self { device, bytes, free: Vec::new(), allocated: 0 }
     }
 
@@ -61,7 +63,10 @@ impl PendingLosses {
 #[derive(Debug)]
 pub(super) struct PendingReport {
     pub(super) losses: Vec<PendingLosses>,
-    pub(super) grad_norm: Pinned,
+    /// As [`MemoryMap::outcome`](super::memory_map::MemoryMap::outcome).
+    pub(super) outcome: Pinned,
+    /// Whether the loss scale changes.
+    pub(super) is_scaled: bool,
 }
 
 impl PendingReport {
@@ -72,9 +77,11 @@ impl PendingReport {
             losses.push(pending.wait()?);
             pool.give_back(pending.bytes);
         }
-        self.grad_norm.wait()?;
-        let grad_norm = f64::from_le_bytes(self.grad_norm[..8].try_into().expect("8 bytes"));
-        pool.give_back(self.grad_norm);
-        Ok(UpdateReport { losses, grad_norm })
+        self.outcome.wait()?;
+        let grad_norm = f64::from_le_bytes(self.outcome[..8].try_into().expect("8 bytes"));
+        let scaler = self.outcome[OUTCOME - BYTES..OUTCOME].try_into().expect("its bytes");
+        let loss_scaler = self.is_scaled.then(|| LossScaler::from_bytes(scaler));
+        pool.give_back(self.outcome);
+        Ok(UpdateReport { losses, grad_norm, loss_scaler })
     }
 }

@@ -3,9 +3,11 @@
 use std::ops::Range;
 
 use forebay::gpu::{DeviceError, Pinned};
+use half::f16;
 
 use super::transfer::{upload, upload_f32s};
 use super::{CudaBackend, PassConfig, Precision};
+use crate::loss_scaler::LossScaler;
 use crate::model::{Parameter, TensorId};
 use crate::state::{StateDict, Tensor, TrainState};
 
@@ -37,6 +39,25 @@ pub(crate) fn to_bf16(float: f32) -> u16 {
 }
 
 impl CudaBackend {
+    /// Starts from a loss scale, or from the default one. Only f16 has one that changes.
+    pub(super) fn load_scaler(&self, scaler: Option<LossScaler>) -> Result<(), DeviceError> {
+        let is_scaled = self.config.precision == Precision::F16;
+        let scaler = is_scaled.then(|| {
+            let skipped = self.updates.min(scaler.unwrap_or_default().skipped);
+            LossScaler { skipped, ..scaler.unwrap_or_default() }
+        });
+        let bytes = LossScaler::to_bytes(scaler, self.updates);
+        upload(&self.config.device, &self.lane, self.memory.scaler.start, &bytes)
+    }
+
+    fn scaler(&self) -> Result<Option<LossScaler>, DeviceError> {
+        if self.config.precision != Precision::F16 {
+            return Ok(None);
+        }
+        let bytes = self.bytes(&self.memory.scaler)?;
+        Ok(Some(LossScaler::from_bytes(bytes[..].try_into().expect("its bytes")).0))
+    }
+
     fn bytes(&self, range: &Range<usize>) -> Result<Pinned, DeviceError> {
         let mut host = self.config.device.pinned(range.len())?;
         self.lane.download(range.start, &mut host, 0..range.len())?;
@@ -145,6 +166,9 @@ impl CudaBackend {
     pub fn set_logits_gradient(&mut self, gradient: &[f32]) -> Result<(), DeviceError> {
         let bytes: Vec<u8> = match self.config.precision {
             Precision::Bf16 => gradient.iter().flat_map(|&s| to_bf16(s).to_le_bytes()).collect(),
+            Precision::F16 => {
+                gradient.iter().flat_map(|&s| f16::from_f32(s).to_le_bytes()).collect()
+            }
             Precision::F32 => gradient.iter().flat_map(|s| s.to_le_bytes()).collect(),
         };
         let range = self.training.gradients[self.training.graph.logits()].as_ref();
@@ -161,6 +185,10 @@ impl CudaBackend {
             Precision::Bf16 => {
                 let halves = bytes.as_chunks::<2>().0.iter();
                 halves.map(|h| f32::from_bits(u32::from(u16::from_le_bytes(*h)) << 16)).collect()
+            }
+            Precision::F16 => {
+                let halves = bytes.as_chunks::<2>().0.iter();
+                halves.map(|h| f16::from_le_bytes(*h).to_f32()).collect()
             }
             Precision::F32 => floats(&bytes),
         })
@@ -190,6 +218,7 @@ impl CudaBackend {
             model: self.tensors(&m.parameters, Some(&m.running))?,
             updates: self.updates,
             batches_tracked: self.batches_tracked,
+            loss_scaler: self.scaler()?,
             exp_avg: moments(&m.exp_avg)?,
             exp_avg_sq: moments(&m.exp_avg_sq)?,
             model_ema: if self.has_ema {
@@ -247,6 +276,7 @@ impl CudaBackend {
         load().map_err(|error| error.to_string())?;
         self.has_ema = !state.model_ema.is_empty();
         (self.updates, self.batches_tracked) = (state.updates, state.batches_tracked);
+        self.load_scaler(state.loss_scaler).map_err(|error| error.to_string())?;
         self.losses.clear();
         self.pending_reports.clear();
         Ok(())

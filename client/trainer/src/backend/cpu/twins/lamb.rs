@@ -1,9 +1,10 @@
 //! The twin of lamb.cu.
 
 use super::near::Near;
+use super::twin::Scaler;
 use super::twin::lamb::{
-    CHUNK, Chunk, Direction, State, Tensor, Trust, add_gradients, clear, copy_parameters, exchange,
-    gradient_norm, lamb_apply, lamb_direction, lamb_ratio, square_sums, update_ema,
+    Betas, CHUNK, Chunk, Direction, State, Tensor, Trust, add_gradients, clear, copy_parameters,
+    exchange, gradient_norm, lamb_apply, lamb_direction, lamb_ratio, square_sums, update_ema,
 };
 use super::{bits, doubles, numbers};
 use crate::lamb::{ChunkSums, Coefficients, Lamb, LambStep, LambTensor};
@@ -91,7 +92,10 @@ fn update(lamb: &Lamb, number: u64) {
     let [mut parameter, mut gradient, mut mean, mut square] = state.clone();
     let mut squares = vec![0.0; gradient.len().div_ceil(CHUNK)];
     square_sums(&gradient, &mut squares);
-    let (norm, clip) = gradient_norm(&squares, nearest(lamb.max_grad_norm.unwrap_or(0.0)));
+    let max_norm = nearest(lamb.max_grad_norm.unwrap_or(0.0));
+    let betas = Betas { beta1: lamb.betas.0, beta2: lamb.betas.1, corrected: lamb.bias_correction };
+    let (mut scaler, mut unused) = (Scaler::fixed(1.0), [0.0; 2]);
+    let (norm, clip) = gradient_norm(&squares, max_norm, &mut scaler, &mut unused, betas);
     let mut sums = vec![[0.0; 2]; chunks.len()];
     let mut twin = State {
         parameter: &parameter,

@@ -69,27 +69,72 @@ extern "C" __global__ void __launch_bounds__(256)
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
-// The norm of all gradients, and the divisor that clips it to `max_norm`. A `max_norm` of 0 does not clip.
+// Updates of a dynamic scale in a row before it is doubled.
+constexpr unsigned GROWTH_INTERVAL = 2000;
+
+// The largest scale that is doubled: its double is finite in f32.
+constexpr float MAX_SCALE = 8.507059173e37f;
+
+// A power by repeated squaring, which the twin repeats bit for bit.
+__device__ double power_of(double base, unsigned long long exponent) {
+  double power = 1.0;
+  for (; exponent > 0; exponent >>= 1) {
+    if (exponent & 1) power *= base;
+    base *= base;
+  }
+  return power;
+}
+
+// Decides whether the update is skipped, and changes the scale for the next one. Writes the corrections of this update, which
+// depend on the number of updates that were applied.
+__device__ void update_scaler(Scaler *scaler, bool finite, float *corrections, double beta1, double beta2,
+                              unsigned corrected) {
+  scaler->skip = !finite;
+  if (!finite) {
+    scaler->scale *= 0.5f;
+    scaler->growth = 0;
+    scaler->skipped += 1;
+    return;
+  }
+  unsigned long long updates = scaler->updates + 1;
+  scaler->updates = updates;
+  corrections[0] = corrected ? 1.0 - power_of(beta1, updates) : 1.0;
+  corrections[1] = corrected ? sqrt(1.0 - power_of(beta2, updates)) : 1.0;
+  unsigned growth = scaler->growth + 1;
+  if (growth == GROWTH_INTERVAL) {
+    if (scaler->scale <= MAX_SCALE) scaler->scale *= 2.0f;
+    growth = 0;
+  }
+  scaler->growth = growth;
+}
+
+// The norm of all gradients without the loss scale, and the divisor that clips it to `max_norm` and removes the scale. A
+// `max_norm` of 0 does not clip.
 extern "C" __global__ void __launch_bounds__(256)
-    gradient_norm(const float *partial, unsigned parts, float max_norm, double *norm, float *clip) {
+    gradient_norm(const float *partial, unsigned parts, float max_norm, double *norm, float *clip,
+                  Scaler *scaler, float *corrections, double beta1, double beta2, unsigned corrected) {
   __shared__ double scratch[THREADS];
   double sum = 0.0;
   for (unsigned part = threadIdx.x; part < parts; part += THREADS) sum += partial[part];
   sum = block_sum(scratch, sum);
   if (threadIdx.x > 0) return;
-  double root = sqrt(sum), ratio = root / max_norm;
+  double scale = scaler->scale, root = sqrt(sum) / scale, ratio = root / max_norm;
   *norm = root;
-  *clip = max_norm > 0.0f && ratio > 1.0 ? ratio : 1.0;
+  *clip = (max_norm > 0.0f && ratio > 1.0 ? ratio : 1.0) * scale;
+  // The difference is NaN for a root that is NaN or infinite.
+  if (scaler->dynamic) update_scaler(scaler, root - root == 0.0, corrections, beta1, beta2, corrected);
 }
 
 // Updates the moments and replaces the gradient by Adam's direction plus weight decay. Also sums the squares of the
-// parameters and of the direction over the chunk. `corrections` are those of both moments at this step.
+// parameters and of the direction over the chunk. `corrections` are those of both moments at this step. Does nothing if the update
+// is skipped, as do the next two, except that the gradient is cleared.
 extern "C" __global__ void __launch_bounds__(256)
     lamb_direction(const Chunk *chunks, const float *parameter, float *gradient, float *exp_avg,
                    float *exp_avg_sq, float2 *partial, const float *clip, float beta1, float beta3,
                    float beta2, float one_minus_beta2, const float *corrections, float eps,
-                   float decay) {
+                   float decay, const Scaler *scaler) {
   __shared__ float scratch[THREADS];
+  if (scaler->skip) return;
   Chunk chunk = chunks[blockIdx.x];
   float correction1 = corrections[0], correction2 = corrections[1];
   float divide = *clip, own_decay = chunk.decays ? decay : 0.0f, weights = 0.0f, update = 0.0f;
@@ -128,8 +173,9 @@ struct alignas(16) Tensor {
 // The trust ratio of a tensor, one tensor per block: the norm of its parameters over that of the direction.
 extern "C" __global__ void __launch_bounds__(256)
     lamb_ratio(const Tensor *tensors, const float2 *partial, float *ratios, unsigned always,
-               unsigned decays, unsigned trust_clip) {
+               unsigned decays, unsigned trust_clip, const Scaler *scaler) {
   __shared__ double scratch[THREADS];
+  if (scaler->skip) return;
   Tensor tensor = tensors[blockIdx.x];
   double weights = 0.0, update = 0.0;
   for (unsigned chunk = threadIdx.x; chunk < tensor.chunks; chunk += THREADS) {
@@ -151,12 +197,17 @@ extern "C" __global__ void __launch_bounds__(256)
 // Updates the parameters, writes the copy that matrix products read, and clears the gradient.
 extern "C" __global__ void __launch_bounds__(256)
     lamb_apply(const Chunk *chunks, const float *ratios, float *parameter, float *gradient,
-               Stored *copy, const float *lr) {
+               Stored *copy, const float *lr, const Scaler *scaler) {
   Chunk chunk = chunks[blockIdx.x];
-  float ratio = ratios[chunk.tensor], rate = *lr;
+  bool skip = scaler->skip;
+  float ratio = skip ? 0.0f : ratios[chunk.tensor], rate = *lr;
   const Eight zero = {{0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f}};
   for (unsigned in = threadIdx.x * 8; in < chunk.length; in += THREADS * 8) {
     unsigned at = chunk.start + in;
+    if (skip) {
+      store_eight(gradient + at, zero);
+      continue;
+    }
     Eight p = load_eight(parameter + at), d = load_eight(gradient + at);
 #pragma unroll
     for (unsigned k = 0; k < 8; ++k) p.at[k] = p.at[k] - rate * (d.at[k] * ratio);

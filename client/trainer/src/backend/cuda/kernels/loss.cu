@@ -89,14 +89,15 @@ __device__ float target_of(const Target &t, unsigned c) {
 }
 
 // Binary cross-entropy, summed over classes. With `thresholded`, targets above `threshold` become 1, all others 0. Gradients
-// are multiplied by `*scale`, which is read from memory so that a captured launch can be repeated with another one.
+// are multiplied by `*scale` and the loss scale, which are read from memory so that a captured launch can be repeated.
 extern "C" __global__ void __launch_bounds__(256)
     binary_cross_entropy(const float *logits, const unsigned *labels_a, const unsigned *labels_b,
                          const float *lambda, Stored *gradient, float *losses, unsigned classes,
-                         float on, float off, unsigned thresholded, float threshold, const float *scale) {
+                         float on, float off, unsigned thresholded, float threshold, const float *scale,
+                         const Scaler *scaler) {
   __shared__ float scratch[THREADS];
   unsigned sample = blockIdx.x;
-  float share = lambda[sample], factor = *scale;
+  float share = lambda[sample], factor = *scale * scaler->scale;
   Target target = {labels_a[sample], labels_b[sample], share, 1.0f - share, on, off};
   float loss = 0.0f;
   for (unsigned c = threadIdx.x; c < classes; c += THREADS) {
@@ -116,11 +117,11 @@ extern "C" __global__ void __launch_bounds__(256)
 extern "C" __global__ void __launch_bounds__(256)
     cross_entropy(const float *logits, const unsigned *labels_a, const unsigned *labels_b,
                   const float *lambda, Stored *gradient, float *losses, unsigned classes, float on,
-                  float off, const float *scale) {
+                  float off, const float *scale, const Scaler *scaler) {
   __shared__ float scratch[THREADS];
   unsigned sample = blockIdx.x;
   const float *row = logits + sample * classes;
-  float share = lambda[sample], factor = *scale;
+  float share = lambda[sample], factor = *scale * scaler->scale;
   Target target = {labels_a[sample], labels_b[sample], share, 1.0f - share, on, off};
   float own = row[0];
   for (unsigned c = threadIdx.x; c < classes; c += THREADS) own = row[c] > own ? row[c] : own;

@@ -1,6 +1,6 @@
 // Prepended to each file of kernels: the storage type of activations, and access to 16 bytes of them.
 //
-// Stored is bf16, as its bits, or f32 if FOREBAY_F32 is defined. All arithmetic is f32. The order of every sum depends on
+// Stored is bf16 or, if FOREBAY_F16 is defined, f16, both as their bits; or f32 if FOREBAY_F32 is defined. All arithmetic is f32. The order of every sum depends on
 // sizes only, and nothing is contracted to a fused multiply-add (--fmad=false). So the same input gives the same bits, which
 // are also those of the twins in Rust.
 
@@ -11,6 +11,17 @@ typedef unsigned short Stored;
 #endif
 
 typedef unsigned long long Offset;
+
+// The loss scale, by which all gradients are multiplied so that small ones do not vanish in f16. It is halved when a gradient is
+// not finite, and that update is skipped; it is doubled after 2000 updates in a row, as torch.amp.GradScaler does. In other
+// precisions it is always 1. See src/loss_scaler.rs.
+struct alignas(16) Scaler {
+  unsigned long long updates, skipped;  // numbers of updates that were applied and skipped
+  float scale;
+  unsigned growth;   // updates since the scale last changed
+  unsigned dynamic;  // whether the scale changes and updates are skipped
+  unsigned skip;     // whether the update in progress is skipped
+};
 
 // Threads per block of all kernels.
 constexpr unsigned THREADS = 256;
@@ -45,6 +56,32 @@ __device__ void store16(Stored *to, const Pack &pack) {
 
 #else
 
+#ifdef FOREBAY_F16
+
+__device__ float to_float(Stored value) {
+  float exact;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(exact) : "h"(value));
+  return exact;
+}
+
+// Rounds to nearest, ties to even. Values beyond 65504 become infinite.
+__device__ Stored to_stored(float value) {
+  Stored bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+}
+
+__device__ unsigned two_stored(float low, float high) {
+  unsigned bits;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(bits) : "f"(high), "f"(low));
+  return bits;
+}
+
+__device__ float low_of(unsigned word) { return to_float(static_cast<Stored>(word)); }
+__device__ float high_of(unsigned word) { return to_float(static_cast<Stored>(word >> 16)); }
+
+#else
+
 __device__ float to_float(Stored value) {
   return __uint_as_float(static_cast<unsigned>(value) << 16);
 }
@@ -62,14 +99,19 @@ __device__ unsigned two_stored(float low, float high) {
   return bits;
 }
 
+__device__ float low_of(unsigned word) { return __uint_as_float(word << 16); }
+__device__ float high_of(unsigned word) { return __uint_as_float(word & 0xffff0000u); }
+
+#endif
+
 __device__ Pack load16(const Stored *from) {
   uint4 four = *reinterpret_cast<const uint4 *>(from);
   const unsigned words[4] = {four.x, four.y, four.z, four.w};
   Pack pack;
 #pragma unroll
   for (unsigned k = 0; k < 4; ++k) {
-    pack.at[2 * k] = __uint_as_float(words[k] << 16);
-    pack.at[2 * k + 1] = __uint_as_float(words[k] & 0xffff0000u);
+    pack.at[2 * k] = low_of(words[k]);
+    pack.at[2 * k + 1] = high_of(words[k]);
   }
   return pack;
 }

@@ -70,6 +70,7 @@ impl Launcher<'_> {
             args.push(Arg::F32(loss.target_threshold.unwrap_or(0.0)));
         }
         args.push(self.address(&self.memory.scalars, scalars::LOSS_SCALE));
+        args.push(self.scaler());
         let k = self.kernels;
         let kernel = if binary { &k.binary_cross_entropy } else { &k.cross_entropy };
         self.run(kernel, [samples, 1], &args)

@@ -55,14 +55,19 @@ impl Launcher<'_> {
             [&m.grad_norm, &m.clip, &m.chunks, &m.tensors, &m.lamb_partial, &m.trust_ratios]
                 .map(|range| self.address(range, 0));
         let max_norm = Arg::F32(lamb.max_grad_norm.unwrap_or(0.0) as f32);
-        self.run(&k.gradient_norm, [1, 1], &[sums, u32_arg(to_u32(parts)), max_norm, norm, clip])?;
+        let (parts, scaler) = (u32_arg(to_u32(parts)), self.scaler());
+        let corrections = self.address(&m.scalars, scalars::CORRECTIONS);
+        let [beta1, beta2] = [lamb.betas.0, lamb.betas.1].map(Arg::F64);
+        let corrected = u32_arg(u32::from(lamb.bias_correction));
+        let args =
+            [sums, parts, max_norm, norm, clip, scaler, corrections, beta1, beta2, corrected];
+        self.run(&k.gradient_norm, [1, 1], &args)?;
         // The corrections are the only ones that depend on the step.
         let c = Coefficients::new(lamb, 1);
         let [beta1, beta3, beta2, one_minus_beta2, eps, decay] =
             [c.beta1, c.beta3, c.beta2, c.one_minus_beta2, lamb.eps, lamb.weight_decay]
                 .map(|n| Arg::F32(n as f32));
-        let corrections = self.address(&m.scalars, scalars::CORRECTIONS);
-        let factors = [beta1, beta3, beta2, one_minus_beta2, corrections, eps, decay];
+        let factors = [beta1, beta3, beta2, one_minus_beta2, corrections, eps, decay, scaler];
         let state = [
             chunks,
             parameters,
@@ -75,11 +80,12 @@ impl Launcher<'_> {
         self.run(&k.lamb_direction, [blocks, 1], &args)?;
         let flags = [lamb.always_adapt, lamb.weight_decay != 0.0, lamb.trust_clip];
         let args =
-            [&[tensors, partial, ratios][..], &flags.map(|on| u32_arg(u32::from(on)))].concat();
+            [&[tensors, partial, ratios][..], &flags.map(|on| u32_arg(u32::from(on))), &[scaler]]
+                .concat();
         self.run(&k.lamb_ratio, [m.tensors.len() / 16, 1], &args)?;
         let copy = Arg::Address(self.lane.address(m.parameter_copy.clone()));
         let lr = self.address(&m.scalars, scalars::LEARNING_RATE);
-        let args = [chunks, ratios, parameters, gradients, copy, lr];
+        let args = [chunks, ratios, parameters, gradients, copy, lr, scaler];
         self.run(&k.lamb_apply, [blocks, 1], &args)
     }
 

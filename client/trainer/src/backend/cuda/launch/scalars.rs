@@ -32,6 +32,11 @@ impl Launcher<'_> {
         self.store(LOSS_SCALE, &[scale])
     }
 
+    /// The loss scaler of loss.cu and lamb.cu.
+    pub(super) fn scaler(&self) -> Arg {
+        self.address(&self.memory.scaler, 0)
+    }
+
     /// Stores the scalars of an update.
     pub(crate) fn set_step(&self, lamb: &Lamb, step: StepScalars) -> Result<(), DeviceError> {
         let c = Coefficients::new(lamb, step.update);

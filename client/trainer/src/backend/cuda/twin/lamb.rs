@@ -1,6 +1,6 @@
 //! lamb.cu: LAMB over all tensors at once, and other elementwise kernels over all parameters.
 
-use super::{Stored, THREADS, block_sum, nearest};
+use super::{Scaler, Stored, THREADS, block_sum, nearest};
 
 /// Maximum number of values in a chunk.
 pub(crate) const CHUNK: usize = 8192;
@@ -47,15 +47,71 @@ pub(crate) fn square_sums(values: &[f32], partial: &mut [f32]) {
     }
 }
 
-/// The norm of all gradients, and the divisor that clips it.
-pub(crate) fn gradient_norm(partial: &[f32], max_norm: f32) -> (f64, f32) {
+/// Updates of a dynamic scale in a row before it is doubled.
+pub(crate) const GROWTH_INTERVAL: u32 = 2000;
+
+/// The largest scale that is doubled.
+const MAX_SCALE: f32 = 8.507_059e37;
+
+/// Decay rates of LAMB, and whether it corrects the moments.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Betas {
+    pub(crate) beta1: f64,
+    pub(crate) beta2: f64,
+    pub(crate) corrected: bool,
+}
+
+fn power_of(mut base: f64, mut exponent: u64) -> f64 {
+    let mut power = 1.0;
+    while exponent > 0 {
+        if exponent & 1 == 1 {
+            power *= base;
+        }
+        base *= base;
+        exponent >>= 1;
+    }
+    power
+}
+
+fn update_scaler(scaler: &mut Scaler, finite: bool, corrections: &mut [f32; 2], betas: Betas) {
+    scaler.skip = !finite;
+    if !finite {
+        scaler.scale *= 0.5;
+        scaler.growth = 0;
+        scaler.skipped += 1;
+        return;
+    }
+    scaler.updates += 1;
+    let power = |beta: f64| if betas.corrected { power_of(beta, scaler.updates) } else { 0.0 };
+    *corrections = [1.0 - power(betas.beta1), (1.0 - power(betas.beta2)).sqrt()].map(nearest);
+    scaler.growth += 1;
+    if scaler.growth == GROWTH_INTERVAL {
+        if scaler.scale <= MAX_SCALE {
+            scaler.scale *= 2.0;
+        }
+        scaler.growth = 0;
+    }
+}
+
+/// The norm of all gradients without the loss scale, and the divisor that clips it and removes the scale.
+pub(crate) fn gradient_norm(
+    partial: &[f32],
+    max_norm: f32,
+    scaler: &mut Scaler,
+    corrections: &mut [f32; 2],
+    betas: Betas,
+) -> (f64, f32) {
     let mut sums = [0.0; THREADS];
     for (part, partial) in partial.iter().enumerate() {
         sums[part % THREADS] += f64::from(*partial);
     }
-    let root = block_sum(sums).sqrt();
+    let scale = f64::from(scaler.scale);
+    let root = block_sum(sums).sqrt() / scale;
     let ratio = root / f64::from(max_norm);
-    (root, nearest(if max_norm > 0.0 && ratio > 1.0 { ratio } else { 1.0 }))
+    if scaler.dynamic {
+        update_scaler(scaler, root.is_finite(), corrections, betas);
+    }
+    (root, nearest(if max_norm > 0.0 && ratio > 1.0 { ratio } else { 1.0 } * scale))
 }
 
 /// Coefficients of an update, as the kernel takes them.

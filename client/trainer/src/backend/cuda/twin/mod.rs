@@ -11,10 +11,12 @@ pub(crate) mod pool;
 
 use std::ops::AddAssign;
 
+use half::f16;
+
 /// Threads per block of all kernels.
 pub(crate) const THREADS: usize = 256;
 
-/// The storage type of activations: `f32`, or bf16 as its bits.
+/// The storage type of activations: `f32`, `f16`, or bf16 as its bits.
 pub(crate) trait Stored: Copy {
     /// Converts exactly.
     fn to_float(self) -> f32;
@@ -45,6 +47,34 @@ impl Stored for u16 {
         // Adds half a unit of the last place that is kept, minus a bit if that place is even.
         let [.., low, high] = (bits + 0x7fff + (bits >> 16 & 1)).to_le_bytes();
         Self::from_le_bytes([low, high])
+    }
+}
+
+impl Stored for f16 {
+    fn to_float(self) -> f32 {
+        self.to_f32()
+    }
+
+    fn to_stored(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+}
+
+/// The loss scale, as the kernels keep it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Scaler {
+    pub(crate) updates: u64,
+    pub(crate) skipped: u64,
+    pub(crate) scale: f32,
+    pub(crate) growth: u32,
+    pub(crate) dynamic: bool,
+    pub(crate) skip: bool,
+}
+
+impl Scaler {
+    /// A scale that does not change.
+    pub(crate) const fn fixed(scale: f32) -> Self {
+        Self { updates: 0, skipped: 0, scale, growth: 0, dynamic: false, skip: false }
     }
 }
 
