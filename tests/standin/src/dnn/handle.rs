@@ -43,6 +43,11 @@ pub(super) fn stream_of(handle: usize) -> Answer<Handle> {
     HANDLES.get(handle).map(|(_, stream)| stream).ok_or(Status::NOT_INITIALIZED)
 }
 
+/// The context in which a handle was created.
+pub(super) fn context_of(handle: usize) -> Answer<usize> {
+    HANDLES.get(handle).map(|(context, _)| context).ok_or(Status::NOT_INITIALIZED)
+}
+
 /// The version is 9.21.0.
 #[unsafe(no_mangle)]
 extern "C" fn cudnnGetVersion() -> usize {

@@ -27,6 +27,7 @@ mod arithmetic;
 mod convolution;
 mod descriptor;
 mod geometry;
+mod graph;
 mod handle;
 mod problem;
 mod search;
@@ -45,7 +46,10 @@ impl Status {
     const BAD_PARAM: Self = Self(2000);
     const NULL_POINTER: Self = Self(2002);
     const MISALIGNED: Self = Self(2003);
+    const NOT_FINALIZED: Self = Self(2004);
+    const ATTRIBUTE_TYPE: Self = Self(2010);
     const NOT_SUPPORTED: Self = Self(3000);
+    const ARCH_MISMATCH: Self = Self(3007);
     const ALLOCATION: Self = Self(4003);
     const CUDA: Self = Self(5001);
 
@@ -56,7 +60,10 @@ impl Status {
             2000 => "CUDNN_STATUS_BAD_PARAM\0",
             2002 => "CUDNN_STATUS_BAD_PARAM_NULL_POINTER\0",
             2003 => "CUDNN_STATUS_BAD_PARAM_MISALIGNED_POINTER\0",
+            2004 => "CUDNN_STATUS_BAD_PARAM_NOT_FINALIZED\0",
+            2010 => "CUDNN_STATUS_BAD_PARAM_ATTRIBUTE_TYPE\0",
             3000 => "CUDNN_STATUS_NOT_SUPPORTED\0",
+            3007 => "CUDNN_STATUS_NOT_SUPPORTED_ARCH_MISMATCH\0",
             4003 => "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED\0",
             5001 => "CUDNN_STATUS_EXECUTION_FAILED_CUDA_DRIVER\0",
             _ => "a status that the stand-in does not return\0",
