@@ -130,6 +130,11 @@ fn correct_uses_of_libraries() -> Vec<Case> {
         dnn::determinism_is_as_reported,
         dnn::two_streams,
         dnn::find_lists_usable_algorithms,
+        dnn::all_plans_match_the_definition,
+        dnn::notes_are_true,
+        dnn::proposals_differ,
+        dnn::graph_alpha_and_beta,
+        dnn::plans_own_their_graph,
         blas::products,
         blas::batches,
         blas::bf16_into_f32,
@@ -166,7 +171,38 @@ fn mistakes_with_libraries() -> Vec<Case> {
         dnn::workspace_is_small => "a workspace of 511 bytes, where 512 are needed", "BAD_PARAM";
         dnn::workspace_is_read => "were never written", "CUDA_ERROR_UNKNOWN";
         dnn::groups => "groups", "NOT_SUPPORTED";
+        dnn::math_type_is_dropped => "by algorithm 1 with math type 1", "BAD_PARAM";
         dnn::find_discards_the_output => "were never written", "CUDA_ERROR_UNKNOWN";
+        dnn::graph_workspace_is_short => "workspace: illegal address", "ILLEGAL_ADDRESS";
+        dnn::graph_workspace_is_null => "the workspace is NULL", "BAD_PARAM_NULL_POINTER";
+        dnn::graph_workspace_is_read => "were never written", "CUDA_ERROR_UNKNOWN";
+        dnn::graph_workspace_is_the_output => "workspace and y overlap", "CUDA_ERROR_UNKNOWN";
+        dnn::graph_output_is_short => "y: illegal address", "ILLEGAL_ADDRESS";
+        dnn::graph_input_is_not_written => "x: 512 of 512 words that it reads were never written", "CUDA_ERROR_UNKNOWN";
+        dnn::graph_kept_output_is_not_written => "y: 256 of 256 words that it reads were never written", "CUDA_ERROR_UNKNOWN";
+        dnn::no_event_before_a_graph in LAZY => "x: 512 of 512 words that it reads were never written", "CUDA_ERROR_UNKNOWN";
+        dnn::pack_lacks_a_tensor => "no tensor 3, which is y", "BAD_PARAM";
+        dnn::pack_has_another_tensor => "a tensor 4", "BAD_PARAM";
+        dnn::pack_has_a_tensor_twice => "an identifier twice", "BAD_PARAM";
+        dnn::pointer_is_misaligned => "y is not aligned to 16 bytes", "MISALIGNED_POINTER";
+        dnn::identifier_of_two_tensors => "two different tensors have the identifier 1", "BAD_PARAM";
+        dnn::tensor_is_set_before_it_is_finalized => "FORWARD_X was not finalized before it was set", "BAD_PARAM_NOT_FINALIZED";
+        dnn::operation_is_not_finalized => "an operation is not finalized", "BAD_PARAM_NOT_FINALIZED";
+        dnn::set_after_finalize => "TENSOR_UNIQUE_ID is set after the descriptor was finalized", "BAD_PARAM";
+        dnn::read_before_finalize => "TENSOR_UNIQUE_ID is read before", "NOT_INITIALIZED";
+        dnn::attribute_of_another_type => "TENSOR_DATA_TYPE has type 1, not 3", "BAD_PARAM_ATTRIBUTE_TYPE";
+        dnn::attribute_is_missing => "TENSOR_DATA_TYPE was not set", "BAD_PARAM";
+        dnn::results_need_their_kind => "needs a new descriptor of kind 2", "0 results";
+        dnn::y_is_of_another_size => "axis 1 of y should be Some(4)", "BAD_PARAM";
+        dnn::channels_are_not_last => "not packed with the channels last", "NOT_SUPPORTED";
+        dnn::graph_types_differ => "not all f32, all f16 or all bf16", "NOT_SUPPORTED";
+        dnn::sums_are_bf16 => "sums in a type other than f32", "NOT_SUPPORTED";
+        dnn::memory_is_hardly_aligned => "not aligned to 16 bytes", "NOT_SUPPORTED";
+        dnn::output_is_virtual => "the virtual tensor 3", "BAD_PARAM";
+        dnn::engine_does_not_exist => "no engine 9", "NOT_SUPPORTED";
+        dnn::engine_of_another_pass => "does not support these sizes", "NOT_SUPPORTED";
+        dnn::knob_of_no_engine => "no knob 2 with the value 1", "NOT_SUPPORTED";
+        dnn::plan_of_another_device => "made for another device", "BAD_PARAM";
         blas::leading_dimension_is_small => "the leading dimension of A is 4, of 5 rows", "INVALID_VALUE";
         blas::product_is_short => "C: illegal address", "ILLEGAL_ADDRESS";
         blas::factor_is_short => "B: illegal address", "ILLEGAL_ADDRESS";

@@ -1,7 +1,9 @@
 //! The algorithms of each pass, and their workspaces.
 
+use super::geometry::{ALLOW_CONVERSION, DEFAULT_MATH, FMA_MATH, TENSOR_OP_MATH};
 use super::problem::{Problem, Shape};
 use super::{Answer, Status, wrong};
+use crate::number::Number;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pass {
@@ -18,12 +20,34 @@ pub(super) struct Algorithm {
 }
 
 impl Algorithm {
+    /// The bytes of workspace with the math type of the convolution's descriptor, which belong to both: on tensor cores the smaller
+    /// operands are copied, and conversions need room for the converted values.
     pub(super) fn workspace(&self, problem: &Problem) -> usize {
-        (self.workspace)(&problem.shape).next_multiple_of(256)
+        let own = (self.workspace)(&problem.shape).next_multiple_of(256);
+        let shape = &problem.shape;
+        let copies = match problem.math {
+            TENSOR_OP_MATH => shape.k * shape.taps() * 2,
+            ALLOW_CONVERSION => shape.k * shape.taps() * 2 + shape.pixels() * 4,
+            _ => 0,
+        };
+        own + copies.next_multiple_of(256)
+    }
+
+    /// The math types of its entries in the results of Find and Get, from the fastest on: those that the descriptor allows, and
+    /// default math. Tensor cores are not always the fastest.
+    pub(super) fn maths(&self, problem: &Problem) -> &'static [u32] {
+        match (problem.number, problem.math) {
+            (_, FMA_MATH) => &[FMA_MATH],
+            _ if !problem.tensor_cores => &[DEFAULT_MATH],
+            (Number::F32, ALLOW_CONVERSION) => &[ALLOW_CONVERSION, DEFAULT_MATH],
+            (Number::F32, _) => &[DEFAULT_MATH, FMA_MATH],
+            _ if self.deterministic && self.number == 1 => &[DEFAULT_MATH, TENSOR_OP_MATH],
+            _ => &[TENSOR_OP_MATH, DEFAULT_MATH],
+        }
     }
 }
 
-/// The sizes are invented, but they differ between passes and shapes, so that the size of one is wrong for another.
+/// The sizes are invented, but they differ between passes, shapes and math types, so that the size of one is wrong for another.
 const FORWARD: [Algorithm; 2] = [
     // IMPLICIT_PRECOMP_GEMM stores the indices of the taps.
     Algorithm { number: 1, deterministic: true, workspace: |shape| shape.taps() * 4 },

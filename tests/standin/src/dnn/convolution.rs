@@ -13,7 +13,7 @@ use crate::engine::Fault;
 use crate::gemm::DEPTH;
 use crate::machine::{Machine, inside};
 use crate::memory::Operand;
-use crate::number::{blend, tf32};
+use crate::number::blend;
 
 /// The handles of the descriptors of a pass.
 #[derive(Clone, Copy)]
@@ -117,8 +117,10 @@ impl Call {
             let algorithm = pass.algorithm(algorithm)?;
             let needed = algorithm.workspace(&problem);
             if workspace.1 < needed || (needed > 0 && workspace.0 == 0) {
-                let what =
-                    format!("a workspace of {} bytes, where {needed} are needed", workspace.1);
+                let what = format!(
+                    "a workspace of {} bytes, where {needed} are needed by algorithm {} with math type {}",
+                    workspace.1, algorithm.number, problem.math
+                );
                 return wrong(Status::BAD_PARAM, what);
             }
             let [Some(alpha), Some(beta)] = scales else { return Err(Status::NULL_POINTER) };
@@ -144,13 +146,8 @@ fn run(
     operands.are_apart()?;
     operands.spoil_workspace(machine)?;
     let load = |machine: &Machine, index: usize| -> Result<Vec<f32>, Fault> {
-        let mut values = number.load(machine.space.input(&operands.inputs[index])?);
-        if problem.tf32 {
-            for value in &mut values {
-                *value = tf32(*value);
-            }
-        }
-        Ok(channels_last(values, layout, parts(pass, shape)[index]))
+        let values = number.load(machine.space.input(&operands.inputs[index])?);
+        Ok(channels_last(problem.rounded(values), layout, parts(pass, shape)[index]))
     };
     let (one, other) = (load(machine, 0)?, load(machine, 1)?);
     let depth = if algorithm.deterministic { DEPTH } else { another_depth() };

@@ -14,6 +14,10 @@ pub(super) struct Convolution {
     pub(super) math: u32,
 }
 
+/// `cudnnMathType_t`.
+pub(super) const DEFAULT_MATH: u32 = 0;
+pub(super) const TENSOR_OP_MATH: u32 = 1;
+pub(super) const ALLOW_CONVERSION: u32 = 2;
 pub(super) const FMA_MATH: u32 = 3;
 
 static CONVOLUTIONS: Table<Option<Convolution>> = Table::new();

@@ -1,9 +1,9 @@
 //! A convolution: the checked combination of its descriptors.
 
 use super::descriptor::{Filter, Layout, Tensor};
-use super::geometry::{Convolution, FMA_MATH};
+use super::geometry::{ALLOW_CONVERSION, Convolution, FMA_MATH};
 use super::{Answer, Status, wrong};
-use crate::number::Number;
+use crate::number::{Number, tf32};
 
 /// The sizes of a convolution: x is n, h, w, c; the filter is k, r, s, c; y is n, oh, ow, k.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +36,10 @@ pub(super) struct Problem {
     pub(super) shape: Shape,
     pub(super) number: Number,
     pub(super) layout: Layout,
-    /// Whether inputs are rounded to TF32.
-    pub(super) tf32: bool,
+    /// The math type of the descriptor of the convolution.
+    pub(super) math: u32,
+    /// Whether the device has tensor cores for these types.
+    pub(super) tensor_cores: bool,
 }
 
 impl Problem {
@@ -78,7 +80,17 @@ impl Problem {
             return wrong(Status::BAD_PARAM, format!("y is {:?}: expected {wanted:?}", y.dims));
         }
         let shape = Shape { n, c, k, input: [h, w], filter: [r, s], output, pad, stride };
-        let tf32 = number == Number::F32 && math != FMA_MATH && capability >= (8, 0);
-        Ok(Self { shape, number, layout, tf32 })
+        let least = if number == Number::F16 { (7, 0) } else { (8, 0) };
+        Ok(Self { shape, number, layout, math, tensor_cores: capability >= least })
+    }
+
+    /// The inputs as the math type rounds them.
+    pub(super) fn rounded(&self, mut values: Vec<f32>) -> Vec<f32> {
+        if self.number == Number::F32 && self.math != FMA_MATH && self.tensor_cores {
+            let round =
+                if self.math == ALLOW_CONVERSION { |value| Number::F16.round(value) } else { tf32 };
+            values.iter_mut().for_each(|value| *value = round(*value));
+        }
+        values
     }
 }

@@ -2,13 +2,13 @@
 
 use std::ffi::c_int;
 
-use super::algorithm::{Algorithm, Pass};
+use super::algorithm::Pass;
 use super::convolution::Descriptors;
+use super::geometry::DEFAULT_MATH;
 use super::handle::stream_of;
 use super::problem::Problem;
 use super::{Answer, Status, code, wrong};
 use crate::machine::{Machine, inside};
-use crate::number::Number;
 use crate::table::{Out, put};
 
 /// `cudnnConvolution*AlgoPerf_t`, the same for all passes.
@@ -38,7 +38,8 @@ impl List<'_> {
         let (Some(room), false) = (room, self.start.is_null()) else {
             return Err(Status::BAD_PARAM);
         };
-        let results: Vec<Performance> = performances(pass, problem, workspace).take(room).collect();
+        let results: Vec<Performance> =
+            performances(pass, problem, workspace).into_iter().take(room).collect();
         put(
             self.count,
             c_int::try_from(results.len()).unwrap_or(c_int::MAX),
@@ -52,34 +53,41 @@ impl List<'_> {
     }
 }
 
-/// The usable algorithms from the fastest on, then the others.
-fn performances(pass: Pass, problem: &Problem, given: usize) -> impl Iterator<Item = Performance> {
-    let math = u32::from(problem.number != Number::F32);
-    let entry =
-        move |algorithm, status, milliseconds, workspace, deterministic: bool| Performance {
-            algorithm,
-            status,
-            milliseconds,
-            workspace,
-            deterministic: u32::from(deterministic),
-            math,
-            reserved: [0; 3],
-        };
-    let problem = *problem;
-    let (fits, too_large): (Vec<&Algorithm>, Vec<&Algorithm>) =
-        pass.algorithms().iter().partition(|algorithm| algorithm.workspace(&problem) <= given);
-    let others = (0..pass.count())
-        .filter(move |number| pass.algorithms().iter().all(|known| known.number != *number));
-    let fits = fits.into_iter().enumerate().map(move |(at, algorithm)| {
-        let time = 0.1 * (at + 1) as f32;
-        entry(algorithm.number, 0, time, algorithm.workspace(&problem), algorithm.deterministic)
-    });
-    let too_large = too_large.into_iter().map(move |algorithm| {
-        let (bytes, deterministic) = (algorithm.workspace(&problem), algorithm.deterministic);
-        entry(algorithm.number, Status::ALLOCATION.0, -1.0, bytes, deterministic)
-    });
-    fits.chain(too_large)
-        .chain(others.map(move |number| entry(number, Status::NOT_SUPPORTED.0, -1.0, 0, false)))
+/// The usable pairs of an algorithm and a math type from the fastest on, then the others. The workspace belongs to the pair.
+fn performances(pass: Pass, problem: &Problem, given: usize) -> Vec<Performance> {
+    let entry = |algorithm: u32, status, workspace, deterministic: bool, math| Performance {
+        algorithm,
+        status,
+        milliseconds: -1.0,
+        workspace,
+        deterministic: u32::from(deterministic),
+        math,
+        reserved: [0; 3],
+    };
+    let mut results: Vec<Performance> = Vec::new();
+    for algorithm in pass.algorithms() {
+        for math in algorithm.maths(problem) {
+            let workspace = algorithm.workspace(&Problem { math: *math, ..*problem });
+            let status = if workspace <= given { 0 } else { Status::ALLOCATION.0 };
+            results.push(entry(
+                algorithm.number,
+                status,
+                workspace,
+                algorithm.deterministic,
+                *math,
+            ));
+        }
+    }
+    results.sort_by_key(|result| result.status != 0);
+    for (at, result) in results.iter_mut().filter(|result| result.status == 0).enumerate() {
+        result.milliseconds = 0.1 * (at + 1) as f32;
+    }
+    let known = |number: u32| pass.algorithms().iter().any(|known| known.number == number);
+    let others = (0..pass.count()).filter(|number| !known(*number));
+    results.extend(
+        others.map(|number| entry(number, Status::NOT_SUPPORTED.0, 0, false, DEFAULT_MATH)),
+    );
+    results
 }
 
 fn get(pass: Pass, handle: usize, descriptors: Descriptors, list: List<'_>) -> u32 {

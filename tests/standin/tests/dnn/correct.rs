@@ -44,7 +44,7 @@ fn at(format: cudnnTensorFormat_t, [_, c, h, w]: [usize; 4], [i, j, y, x]: [usiz
 }
 
 /// Computes y, dx and dw by the definition.
-fn naive(
+pub(super) fn naive(
     sizes: &Sizes,
     format: cudnnTensorFormat_t,
     x: &[f32],
@@ -76,7 +76,7 @@ fn naive(
     [y, dx, dw]
 }
 
-fn near(what: &str, found: &[f32], wanted: &[f64], error: f64) -> Outcome {
+pub(super) fn near(what: &str, found: &[f32], wanted: &[f64], error: f64) -> Outcome {
     let worst = found.iter().zip(wanted).map(|(found, wanted)| (f64::from(*found) - wanted).abs());
     match worst.fold(0.0, f64::max) {
         worst if worst <= error && found.len() == wanted.len() => Ok(()),

@@ -1,8 +1,9 @@
-//! Tests of the convolutions of cuDNN, through cudarc.
+//! Tests of cuDNN, through cudarc: the legacy API of convolutions, and the backend API (`graph`).
 
 mod correct;
+mod graph;
 mod layer;
 mod mistakes;
 mod search;
 
-pub(crate) use {correct::*, mistakes::*, search::*};
+pub(crate) use {correct::*, graph::*, mistakes::*, search::*};

@@ -7,11 +7,12 @@ use cudarc::cudnn::result;
 use cudarc::cudnn::sys::cudnnConvolutionMode_t::CUDNN_CROSS_CORRELATION;
 use cudarc::cudnn::sys::cudnnDataType_t::{CUDNN_DATA_BFLOAT16, CUDNN_DATA_FLOAT};
 use cudarc::cudnn::sys::cudnnDeterminism_t::CUDNN_DETERMINISTIC;
+use cudarc::cudnn::sys::cudnnMathType_t::CUDNN_TENSOR_OP_MATH;
 use cudarc::cudnn::sys::cudnnStatus_t::CUDNN_STATUS_SUCCESS;
 use cudarc::cudnn::sys::cudnnTensorFormat_t::CUDNN_TENSOR_NHWC;
 use cudarc::cudnn::sys::{
-    self, cudnnConvolutionBwdFilterAlgoPerf_t, cudnnConvolutionDescriptor_t,
-    cudnnFilterDescriptor_t, cudnnHandle_t, cudnnTensorDescriptor_t,
+    self, cudnnConvolutionBwdFilterAlgo_t, cudnnConvolutionBwdFilterAlgoPerf_t as Perf,
+    cudnnConvolutionDescriptor_t, cudnnFilterDescriptor_t, cudnnHandle_t, cudnnTensorDescriptor_t,
 };
 use cudarc::driver::{CudaSlice, DevicePtr as _};
 use half::bf16;
@@ -31,7 +32,10 @@ const X: usize = 2 * 8 * 8 * 8;
 const W: usize = 16 * 8 * 3 * 3;
 const Y: usize = 2 * 16 * 8 * 8;
 
-type Found = Vec<cudnnConvolutionBwdFilterAlgoPerf_t>;
+/// Two entries for each of the three algorithms, and one for each other number.
+const ROOM: usize = 14;
+
+type Found = Vec<Perf>;
 
 impl Layer {
     fn new(gpu: &Gpu) -> Result<Self, Failure> {
@@ -62,7 +66,7 @@ impl Layer {
         [x, dy, dw]: [&CudaSlice<bf16>; 3],
         workspace: Option<&CudaSlice<u8>>,
     ) -> Result<Found, Failure> {
-        let (mut count, mut found) = (0, Vec::with_capacity(7));
+        let (mut count, mut found) = (0, Vec::with_capacity(ROOM));
         let at = |slice: &CudaSlice<bf16>| slice.device_ptr(&gpu.two).0 as *mut std::ffi::c_void;
         let bytes = workspace.map_or(0, CudaSlice::len);
         let workspace = workspace.map_or(null_mut(), |slice| slice.device_ptr(&gpu.two).0 as _);
@@ -77,7 +81,7 @@ impl Layer {
                 self.conv,
                 self.w,
                 at(dw),
-                7,
+                ROOM as i32,
                 &raw mut count,
                 found.as_mut_ptr(),
                 workspace,
@@ -89,8 +93,54 @@ impl Layer {
         Ok(found)
     }
 
+    fn size(&self, algorithm: cudnnConvolutionBwdFilterAlgo_t) -> Result<usize, Failure> {
+        // SAFETY: the descriptors are valid.
+        Ok(unsafe {
+            result::get_convolution_backward_filter_workspace_size(
+                self.handle,
+                self.x,
+                self.y,
+                self.conv,
+                self.w,
+                algorithm,
+            )?
+        })
+    }
+
+    /// Computes dw by an entry of Get or Find, with a workspace of its size.
+    fn run(
+        &self,
+        gpu: &Gpu,
+        [x, dy]: [&CudaSlice<bf16>; 2],
+        dw: &mut CudaSlice<bf16>,
+        chosen: &Perf,
+        workspace: &CudaSlice<u8>,
+    ) -> Outcome {
+        let (alpha, beta) = (1f32, 0f32);
+        // SAFETY: the buffers have the sizes of the descriptors.
+        unsafe {
+            sys::cudnnConvolutionBackwardFilter(
+                self.handle,
+                (&raw const alpha).cast(),
+                self.x,
+                x.device_ptr(&gpu.two).0 as *const _,
+                self.y,
+                dy.device_ptr(&gpu.two).0 as *const _,
+                self.conv,
+                chosen.algo,
+                workspace.device_ptr(&gpu.two).0 as *mut _,
+                chosen.memory,
+                (&raw const beta).cast(),
+                self.w,
+                dw.device_ptr(&gpu.two).0 as *mut _,
+            )
+            .result()?;
+        }
+        Ok(())
+    }
+
     fn get(&self) -> Result<Found, Failure> {
-        let (mut count, mut found) = (0, Vec::with_capacity(7));
+        let (mut count, mut found) = (0, Vec::with_capacity(ROOM));
         // SAFETY: as in `find`.
         unsafe {
             result::get_convolution_backward_filter_algorithm(
@@ -99,7 +149,7 @@ impl Layer {
                 self.y,
                 self.conv,
                 self.w,
-                7,
+                ROOM as i32,
                 &raw mut count,
                 found.as_mut_ptr(),
             )?;
@@ -123,26 +173,35 @@ pub(crate) fn find_lists_usable_algorithms(gpu: &Gpu) -> Outcome {
     let counts = (listed.len(), works(&listed), works(&large), works(&small));
     let sorted = large.is_sorted_by(|one, other| one.time <= other.time || other.time < 0.0);
     let deterministic = large.iter().filter(|one| one.determinism == CUDNN_DETERMINISTIC).count();
-    if counts != (7, 3, 3, 1) || !sorted || deterministic != 1 || largest == 0 {
+    if counts != (10, 6, 6, 1) || !sorted || deterministic != 2 || largest == 0 {
         return Err(Failure(format!("{counts:?} {sorted} {deterministic} {largest}")));
     }
     for one in large.iter().filter(|one| one.status == CUDNN_STATUS_SUCCESS) {
         // SAFETY: the descriptors are valid.
-        let size = unsafe {
-            result::get_convolution_backward_filter_workspace_size(
-                layer.handle,
-                layer.x,
-                layer.y,
-                layer.conv,
-                layer.w,
-                one.algo,
-            )?
-        };
+        unsafe { sys::cudnnSetConvolutionMathType(layer.conv, one.mathType).result()? };
+        let size = layer.size(one.algo)?;
         if size != one.memory {
             return Err(Failure(format!("{:?}: {size} or {}", one.algo, one.memory)));
         }
     }
     Ok(())
+}
+
+/// The algorithm of an entry runs with another math type, and with the workspace of the entry.
+pub(crate) fn math_type_is_dropped(gpu: &Gpu) -> Outcome {
+    let layer = Layer::new(gpu)?;
+    let (x, dy) = (gpu.two.clone_htod(&noise(X, 1))?, gpu.two.clone_htod(&noise(Y, 2))?);
+    let mut dw = blank(gpu, W)?;
+    let listed = layer.get()?;
+    let usable =
+        |one: &&Perf| one.status == CUDNN_STATUS_SUCCESS && one.determinism == CUDNN_DETERMINISTIC;
+    let chosen = listed.iter().find(usable).ok_or_else(|| Failure("none".to_owned()))?;
+    let workspace: CudaSlice<u8> = blank(gpu, chosen.memory.max(1))?;
+    layer.run(gpu, [&x, &dy], &mut dw, chosen, &workspace)?;
+    gpu.two.synchronize()?;
+    // SAFETY: the descriptor is valid.
+    unsafe { sys::cudnnSetConvolutionMathType(layer.conv, CUDNN_TENSOR_OP_MATH).result()? };
+    layer.run(gpu, [&x, &dy], &mut dw, chosen, &workspace)
 }
 
 /// A program that runs Find on buffers whose contents it still needs.

@@ -141,7 +141,8 @@ const GRAPH: &[Attribute] = &[
 
 const ENGINE: &[Attribute] = &[
     one(n::ENGINE_OPERATION_GRAPH, CHILD),
-    one(n::ENGINE_GLOBAL_INDEX, INT64),
+    // Without it, cuDNN looks for no engine, and there is none.
+    one(n::ENGINE_GLOBAL_INDEX, INT64).optional(),
     one(n::ENGINE_KNOB_INFO, CHILD).read_only(),
     one(n::ENGINE_NUMERICAL_NOTE, &[Type::NUMERICAL_NOTE]).read_only(),
     one(n::ENGINE_LAYOUT_INFO, CHILD).read_only(),

@@ -45,7 +45,10 @@ impl Descriptor {
     pub(super) fn new(kind: u32) -> Answer<Self> {
         match attributes::of(kind) {
             Some(_) => Ok(Self { kind, values: Values::new(), body: None }),
-            None => wrong(Status::NOT_SUPPORTED, format!("descriptors of kind {kind}")),
+            None if kind <= kind::LAST => {
+                wrong(Status::NOT_SUPPORTED, format!("descriptors of kind {kind}"))
+            }
+            None => wrong(Status::ALLOCATION, format!("there are no descriptors of kind {kind}")),
         }
     }
 
@@ -68,7 +71,9 @@ impl Descriptor {
                     attribute(number),
                     found.types[0].number
                 );
-                wrong(Status::ATTRIBUTE_TYPE, what)
+                // As cuDNN answers.
+                let is_pack = self.kind == kind::VARIANT_PACK;
+                wrong(if is_pack { Status::NOT_SUPPORTED } else { Status::ATTRIBUTE_TYPE }, what)
             }
         }
     }

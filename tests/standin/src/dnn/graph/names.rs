@@ -20,6 +20,8 @@ pub(super) mod kind {
     pub(in super::super) const VARIANT_PACK: u32 = 16;
     pub(in super::super) const TENSOR: u32 = 17;
     pub(in super::super) const DEVICE: u32 = 38;
+    /// The last kind in the header, which the stand-in lacks.
+    pub(in super::super) const LAST: u32 = 45;
 }
 
 /// `cudnnBackendAttributeType_t`, with the size of an element.

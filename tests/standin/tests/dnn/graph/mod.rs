@@ -1,0 +1,8 @@
+//! Tests of cuDNN's backend API, through cudarc's bindings.
+
+mod correct;
+mod descriptor;
+mod mistakes;
+mod plan;
+
+pub(crate) use {correct::*, mistakes::*};
