@@ -1,35 +1,11 @@
 """The part of cuDNN's backend API that plans a graph, by ctypes. Names and numbers are those of the header in the wheel."""
 
 import ctypes
-import re
-import sys
-from pathlib import Path
 
-HOME = next(Path(sys.prefix).glob("lib/python3*/site-packages/nvidia/cudnn"))
-HEADER = (HOME / "include/cudnn_graph.h").read_text()
-# The enumerators of the header by name, without CUDNN_.
-NAMES = {
-    name: int(number)
-    for name, number in re.findall(r"\bCUDNN_([A-Za-z0-9_]+)(?: CUDNN_DEPRECATED_ENUM)? *= *(\d+)", HEADER)
-}
+from header import HOME, NAMES, element
+
 LIBRARY = ctypes.CDLL(str(HOME / "lib/libcudnn.so.9"), mode=ctypes.RTLD_GLOBAL)
 LIBRARY.cudnnGetErrorString.restype = ctypes.c_char_p
-
-# The C type of the elements of each attribute type.
-TYPES = {
-    "HANDLE": ctypes.c_void_p,
-    "DATA_TYPE": ctypes.c_int,
-    "BOOLEAN": ctypes.c_bool,
-    "INT64": ctypes.c_int64,
-    "FLOAT": ctypes.c_float,
-    "CONVOLUTION_MODE": ctypes.c_int,
-    "HEUR_MODE": ctypes.c_int,
-    "KNOB_TYPE": ctypes.c_int,
-    "NUMERICAL_NOTE": ctypes.c_int,
-    "BACKEND_DESCRIPTOR": ctypes.c_void_p,
-    "BEHAVIOR_NOTE": ctypes.c_int,
-    "CHAR": ctypes.c_char,
-}
 
 
 class Refused(Exception):
@@ -69,13 +45,13 @@ class Descriptor:
         values = values if isinstance(values, (list, tuple, bytes)) else [values]
         self.kept.append(values)
         raw = [value.handle if isinstance(value, Descriptor) else value for value in values]
-        array = (TYPES[type_] * len(raw))(*raw)
+        array = (element(type_) * len(raw))(*raw)
         check(LIBRARY.cudnnBackendSetAttribute(self.handle, NAMES[self.prefix + name], NAMES[f"TYPE_{type_}"],
                                                ctypes.c_int64(len(raw)), array))
 
     def get(self, name, type_, limit=1):
         """Returns the values of an attribute."""
-        array, count = (TYPES[type_] * limit)(), ctypes.c_int64()
+        array, count = (element(type_) * limit)(), ctypes.c_int64()
         check(LIBRARY.cudnnBackendGetAttribute(self.handle, NAMES[self.prefix + name], NAMES[f"TYPE_{type_}"],
                                                ctypes.c_int64(limit), ctypes.byref(count), array))
         return list(array[:count.value])

@@ -1,0 +1,138 @@
+"""Calls of the backend API whose statuses are recorded, for either library. Refused calls do not end a case."""
+
+import ctypes
+import json
+from pathlib import Path
+
+from header import NAMES, element
+
+H100 = json.loads((Path(__file__).resolve().parent / "h100.json").read_text())
+# The operation, and its attributes for x, w and y, of each direction.
+PASSES = {
+    "FORWARD": ("FORWARD", "X W Y"),
+    "BWD_DATA": ("BACKWARD_DATA", "DX W DY"),
+    "BWD_FILTER": ("BACKWARD_FILTER", "X DW DY"),
+}
+
+
+class Session:
+    """A library, and the statuses of the calls of a case."""
+
+    def __init__(self, path):
+        self.library = ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+        self.log = []
+
+    def call(self, what, status):
+        self.log.append((what, status))
+        return status == 0
+
+    def create(self, kind):
+        made = ctypes.c_void_p()
+        number = NAMES[f"BACKEND_{kind}_DESCRIPTOR"] if isinstance(kind, str) else kind
+        status = self.library.cudnnBackendCreateDescriptor(number, ctypes.byref(made))
+        if status:
+            self.call(f"create {kind}", status)
+        return made.value
+
+    def set(self, descriptor, name, type_, values, count=None):
+        values = list(values) if isinstance(values, (list, tuple, bytes)) else [values]
+        array = (element(type_) * max(len(values), 1))(*values)
+        count = len(values) if count is None else count
+        status = self.library.cudnnBackendSetAttribute(
+            ctypes.c_void_p(descriptor), NAMES[f"ATTR_{name}"], NAMES[f"TYPE_{type_}"], ctypes.c_int64(count), array)
+        self.call(f"set {name}", status)
+
+    def finalize(self, descriptor, what):
+        return self.call(f"finalize {what}", self.library.cudnnBackendFinalize(ctypes.c_void_p(descriptor)))
+
+    def get(self, descriptor, name, type_, room=1, given=(), null=False):
+        """Returns the count that the library reports, and records it if it does not depend on the library."""
+        array = None if null else (element(type_) * max(room, 1))(*given)
+        count = ctypes.c_int64(-1)
+        status = self.library.cudnnBackendGetAttribute(
+            ctypes.c_void_p(descriptor), NAMES[f"ATTR_{name}"], NAMES[f"TYPE_{type_}"], ctypes.c_int64(room),
+            ctypes.byref(count), array)
+        self.call(f"get {name}", status)
+        return count.value
+
+    def made(self, kind, prefix, finalize=True, without=(), **attributes):
+        """A descriptor with these attributes, whose names are without the prefix."""
+        descriptor = self.create(kind)
+        for name, (type_, values) in attributes.items():
+            if name not in without:
+                self.set(descriptor, f"{prefix}_{name}", type_, values)
+        if finalize:
+            self.finalize(descriptor, kind)
+        return descriptor
+
+    def tensor(self, uid=1, dims=(4, 16, 8, 8), strides=None, number="BFLOAT16", alignment=16, virtual=False, **options):
+        n, c, h, w = dims
+        number = NAMES[f"DATA_{number}"] if isinstance(number, str) else number
+        return self.made(
+            "TENSOR", "TENSOR", UNIQUE_ID=("INT64", uid), DATA_TYPE=("DATA_TYPE", number),
+            BYTE_ALIGNMENT=("INT64", alignment), DIMENSIONS=("INT64", dims),
+            STRIDES=("INT64", strides or [c * h * w, 1, c * w, c]), IS_VIRTUAL=("BOOLEAN", virtual), **options)
+
+    def convolution(self, sums="FLOAT", mode="CROSS_CORRELATION", spatial=2, dilation=(1, 1), stride=(1, 1), before=(1, 1),
+                    after=(1, 1), **options):
+        return self.made(
+            "CONVOLUTION", "CONVOLUTION", COMP_TYPE=("DATA_TYPE", NAMES[f"DATA_{sums}"]),
+            CONV_MODE=("CONVOLUTION_MODE", NAMES[mode]), SPATIAL_DIMS=("INT64", spatial), DILATIONS=("INT64", dilation),
+            FILTER_STRIDES=("INT64", stride), PRE_PADDINGS=("INT64", before), POST_PADDINGS=("INT64", after), **options)
+
+    def convolve(self, direction="FORWARD", x=None, w=None, y=None, geometry=None, scale="FLOAT", tensors=None, **options):
+        """An operation. x, w, y and the geometry are changes of their usual arguments."""
+        kind, names = PASSES[direction]
+        number = options.pop("number", "BFLOAT16")
+        tensors = tensors or [
+            self.tensor(1, **{"number": number, **(x or {})}),
+            self.tensor(2, **{"number": number, "dims": (32, 16, 3, 3), **(w or {})}),
+            self.tensor(3, **{"number": number, "dims": (4, 32, 8, 8), **(y or {})}),
+        ]
+        geometry = geometry if isinstance(geometry, int) else self.convolution(**(geometry or {}))
+        operands = {name: ("BACKEND_DESCRIPTOR", made) for name, made in zip(names.split(), tensors)}
+        return self.made(
+            f"OPERATION_CONVOLUTION_{kind}", f"OPERATION_CONVOLUTION_{direction}",
+            CONV_DESC=("BACKEND_DESCRIPTOR", geometry), ALPHA=(scale, 1.0), BETA=(scale, 0.0), **operands, **options)
+
+    def graph(self, *operations, **options):
+        return self.made("OPERATIONGRAPH", "OPERATIONGRAPH", OPS=("BACKEND_DESCRIPTOR", operations), **options)
+
+    def device(self, **changes):
+        text = json.dumps({**H100, **changes}).encode()
+        return self.made("DEVICEPROP", "DEVICEPROP", JSON_REPRESENTATION=("CHAR", [bytes([byte]) for byte in text]))
+
+    def engine(self, graph, index=0, **options):
+        return self.made("ENGINE", "ENGINE", OPERATION_GRAPH=("BACKEND_DESCRIPTOR", graph), GLOBAL_INDEX=("INT64", index),
+                         DEVICEPROP=("BACKEND_DESCRIPTOR", self.device()), **options)
+
+    def heuristics(self, graph, mode="A", **options):
+        number = NAMES[f"HEUR_MODE_{mode}"] if isinstance(mode, str) else mode
+        return self.made("ENGINEHEUR", "ENGINEHEUR", OPERATION_GRAPH=("BACKEND_DESCRIPTOR", graph),
+                         MODE=("HEUR_MODE", number), DEVICEPROP=("BACKEND_DESCRIPTOR", self.device()), **options)
+
+    def configs(self, heuristics, room=16):
+        found = [self.create("ENGINECFG") for _ in range(room)]
+        return found[:self.get(heuristics, "ENGINEHEUR_RESULTS", "BACKEND_DESCRIPTOR", room, found)]
+
+    def plan(self, config, **options):
+        return self.made("EXECUTION_PLAN", "EXECUTION_PLAN", ENGINE_CONFIG=("BACKEND_DESCRIPTOR", config),
+                         DEVICEPROP=("BACKEND_DESCRIPTOR", self.device()), **options)
+
+    def pack(self, uids=(1, 2, 3), pointers=(16, 32, 48), **options):
+        return self.made("VARIANT_PACK", "VARIANT_PACK", UNIQUE_IDS=("INT64", uids), DATA_POINTERS=("VOID_PTR", pointers),
+                         WORKSPACE=("VOID_PTR", 0), **options)
+
+    def plans(self, *operations):
+        """Whether any proposal of mode A has a plan."""
+        graph = self.graph(*operations)
+        if self.log[-1][1]:
+            return
+        before = list(self.log)
+        configs = self.configs(self.heuristics(graph), 64)
+        found = False
+        for config in configs:
+            self.plan(config)
+            found |= self.log[-1][1] == 0
+        self.log = before
+        self.call("plan", 0 if found else NAMES["STATUS_NOT_SUPPORTED"])
