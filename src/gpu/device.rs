@@ -79,6 +79,15 @@ impl Gpu {
         self.context.name().map_err(self.failed("reading the name of the GPU"))
     }
 
+    /// The compute capability of the GPU, major and minor.
+    ///
+    /// # Errors
+    /// [`DeviceError::Driver`] if the driver fails.
+    pub fn compute_capability(&self) -> Result<(i32, i32), DeviceError> {
+        let capability = self.context.compute_capability();
+        capability.map_err(self.failed("reading the compute capability"))
+    }
+
     /// The peak memory bandwidth in bytes a second, from clock rate and bus width. `None` if the
     /// driver does not report them.
     pub fn bandwidth(&self) -> Option<f64> {

@@ -36,6 +36,8 @@ mod pinned;
 mod scratch;
 #[cfg(feature = "cuda")]
 mod staging;
+#[cfg(feature = "cuda")]
+mod timing;
 
 pub use error::DeviceError;
 pub use host::{HostBytes, HostMemory};

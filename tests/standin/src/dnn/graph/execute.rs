@@ -71,7 +71,7 @@ pub(super) fn execute(handle: usize, plan: usize, pack: usize) -> Answer {
     let run = Run::new(plan, &pack)?;
     inside(|machine| {
         let stream = machine.resolve(stream_of(handle)?)?;
-        machine.queue(stream, "cuDNN graph", Box::new(move |machine| run.run(machine)));
+        machine.queue(stream, "cuDNN graph", move |machine: &mut Machine| run.run(machine));
         Ok(())
     })
 }
