@@ -3,6 +3,7 @@
 //! A backend runs the operations of a [`Graph`] in memory that is planned once. It owns parameters,
 //! gradients, optimizer state and running statistics. The loop sees them only to save and load them.
 
+pub(crate) mod conv_config;
 pub(crate) mod cpu;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;

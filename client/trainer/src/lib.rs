@@ -84,6 +84,7 @@ mod state;
 mod training_loop;
 
 pub use accuracy::{Accuracy, evaluate};
+pub use backend::conv_config::{ConvApi, ConvConfig};
 pub use backend::device::TrainDevice;
 pub use backend::{Backend, BackendConfig, MicroStep, UpdateReport};
 pub use batch::{Batch, Pixels, Targets};

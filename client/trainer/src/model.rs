@@ -15,7 +15,7 @@ pub use graph::Graph;
 use crate::Error;
 
 /// Height, width and channels of a tensor, per image, stored in this order (NHWC).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Shape {
     /// Rows.
     pub height: usize,
@@ -38,7 +38,7 @@ impl Shape {
 
 /// Geometry of a convolution with a square kernel. A fully connected layer is a convolution over one
 /// pixel.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Conv {
     /// Input, without padding.
     pub input: Shape,

@@ -6,7 +6,7 @@
 //! input.rs             uploads microbatches, ahead of the work on them
 //! graphs.rs            CUDA graphs of the passes
 //! execute.rs           each operation forward and backward, on ranges of the GPU's memory
-//! cudnn.rs             convolutions
+//! conv.rs, conv/       convolutions
 //! cublas.rs            matrix products of the classifier
 //! kernels.rs           compiles kernels/*.cu
 //! launch.rs, launch/  grids and arguments of these kernels
@@ -24,8 +24,8 @@
 
 mod collectives;
 mod config;
+mod conv;
 mod cublas;
-mod cudnn;
 mod execute;
 mod graphs;
 mod input;
@@ -42,10 +42,11 @@ pub(crate) use state::to_bf16;
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::rc::Rc;
 
 use collectives::Collectives;
+use conv::{ConvCase, Convolutions};
 use cublas::Cublas;
-use cudnn::{ConvKey, Cudnn};
 use forebay::gpu::{DeviceError, Kernel, Lane, Pinned};
 use forebay::mix::MIX_KERNELS;
 use graphs::{Execution, Graphs, Pass};
@@ -62,7 +63,7 @@ use crate::batch::Batch;
 use crate::lamb::Lamb;
 use crate::loss::{Criterion, Loss};
 use crate::memory::MemoryPlan;
-use crate::model::{Conv, Graph, Op};
+use crate::model::Graph;
 use crate::process_group::ProcessGroup;
 use crate::state::TrainState;
 
@@ -96,9 +97,9 @@ pub struct CudaBackend {
     graphs: Graphs,
     uploads: Uploads,
     collectives: Option<Collectives>,
-    cudnn: Cudnn,
+    convolutions: Convolutions,
     cublas: Cublas,
-    lane: Lane,
+    lane: Rc<Lane>,
 }
 
 impl CudaBackend {
@@ -114,21 +115,16 @@ impl CudaBackend {
         let device = &cuda.device;
         let kernels = Kernels::compile(device, cuda.precision)?;
         let [mix_kernel] = device.compile("mix.cu", MIX_KERNELS, ["mix_u8_nhwc"])?;
-        let mut cudnn = Cudnn::open(device, cuda.precision)?;
+        let mut convolutions = Convolutions::open(device, cuda.precision, cuda.conv.clone())?;
         let mut cublas = Cublas::open(device, cuda.precision)?;
-        let mut workspace = 0;
-        for (plan, train) in [(&training, true), (&inference, false)] {
-            for (op, conv) in cudnn_convolutions(&plan.graph) {
-                let key = ConvKey { op, train, images: plan.batch };
-                workspace = workspace.max(cudnn.prepare(key, conv)?);
-            }
-        }
+        let cases = [ConvCase::all(&training, true), ConvCase::all(&inference, false)].concat();
+        let workspace = convolutions.plan(&cases)?;
         let plans = [&training, &inference];
         let input = InputMap::new(plans);
         let memory = MemoryMap::new(plans, cuda.precision, &input, workspace, cuda.rank);
-        let lane = device.lane(0, memory.bytes)?;
+        let lane = Rc::new(device.lane(0, memory.bytes)?);
         let workspace = memory.workspace.clone();
-        cudnn.attach(&lane, (lane.address(workspace.clone()), workspace.len()))?;
+        convolutions.attach(&lane, (lane.address(workspace.clone()), workspace.len()))?;
         cublas.attach(&lane, memory.cublas_workspace.clone())?;
         let logits = memory.logits.len();
         let mut backend = Self {
@@ -151,7 +147,7 @@ impl CudaBackend {
             memory,
             kernels,
             mix_kernel,
-            cudnn,
+            convolutions,
             cublas,
             lane,
         };
@@ -195,7 +191,7 @@ impl CudaBackend {
         Ok(self.lane.wait()?)
     }
 
-    const fn launcher(&self) -> Launcher<'_> {
+    fn launcher(&self) -> Launcher<'_> {
         Launcher {
             lane: &self.lane,
             kernels: &self.kernels,
@@ -253,7 +249,7 @@ impl CudaBackend {
     fn execute(
         &mut self,
         pass: Pass,
-        enqueue: impl Fn(&Self) -> Result<(), DeviceError>,
+        enqueue: impl Fn(&mut Self) -> Result<(), DeviceError>,
     ) -> Result<(), DeviceError> {
         if self.collectives.is_some() {
             return enqueue(self);
@@ -263,7 +259,8 @@ impl CudaBackend {
             Execution::Launch(graph) => return self.lane.launch_graph(graph),
             Execution::Capture => {}
         }
-        match self.lane.capture(|| enqueue(self)) {
+        let lane = Rc::clone(&self.lane);
+        match lane.capture(|| enqueue(self)) {
             Ok(graph) => self.lane.launch_graph(self.graphs.insert(pass, graph)),
             Err(error) => {
                 tracing::warn!("{error}; training goes on without CUDA graphs, launch by launch");
@@ -271,6 +268,12 @@ impl CudaBackend {
                 enqueue(self)
             }
         }
+    }
+
+    /// Each convolution with its plan.
+    #[doc(hidden)]
+    pub fn convolution_plans(&self) -> Vec<String> {
+        self.convolutions.describe()
     }
 
     /// Updates the running statistics by those of the last microbatch of each rank, in their order.
@@ -306,14 +309,6 @@ impl CudaBackend {
     }
 }
 
-/// The convolutions that cuDNN computes: those without a bias, which only the classifier has.
-fn cudnn_convolutions(graph: &Graph) -> impl Iterator<Item = (usize, &Conv)> {
-    graph.ops.iter().enumerate().filter_map(|(i, op)| match op {
-        Op::Conv { conv, bias: None, .. } => Some((i, conv)),
-        _ => None,
-    })
-}
-
 impl Backend for CudaBackend {
     fn graph(&self) -> &Graph {
         &self.training.graph
@@ -334,7 +329,6 @@ impl Backend for CudaBackend {
         batch.check(&self.training.graph, self.training.batch)?;
         self.load_batch(batch, true, micro.drop_path)?;
         let pass = PassConfig::training(batch, micro);
-        self.prepare(pass)?;
         let PassConfig { samples, drop_path, .. } = pass;
         self.execute(Pass::Forward { samples, drop_path }, |backend| {
             backend.forward_ops(pass)?;
@@ -404,7 +398,6 @@ impl Backend for CudaBackend {
         self.load_batch(batch, false, None)?;
         let samples = batch.samples();
         let pass = PassConfig { samples, train: false, drop_path: false };
-        self.prepare(pass)?;
         self.forward_ops(pass)?;
         self.download_logits(samples)?;
         Ok(&self.logits)

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use forebay_types::Rank;
 
+use super::conv_config::ConvConfig;
 use super::cpu::CpuBackend;
 use super::{Backend, BackendConfig};
 use crate::Error;
@@ -34,23 +35,46 @@ impl TrainDevice {
     /// [`Error::Setting`] if this build does not support the device, and the error of the device if it does
     /// not exist or fails.
     pub fn open(self, config: BackendConfig, rank: Rank) -> Result<Box<dyn Backend>, Error> {
+        self.open_with(config, rank, ConvConfig::default())
+    }
+
+    /// As [`Self::open`], with settings of the convolutions, which only a GPU has.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(
+        self,
+        config: BackendConfig,
+        rank: Rank,
+        conv: ConvConfig,
+    ) -> Result<Box<dyn Backend>, Error> {
         match self {
             Self::Cpu => Ok(Box::new(CpuBackend::<f32>::new(config))),
-            Self::Cuda(device) => open_cuda(device.unwrap_or(0), config, rank),
+            Self::Cuda(device) => open_cuda(device.unwrap_or(0), config, rank, conv),
         }
     }
 }
 
 #[cfg(feature = "cuda")]
-fn open_cuda(device: u32, config: BackendConfig, rank: Rank) -> Result<Box<dyn Backend>, Error> {
+fn open_cuda(
+    device: u32,
+    config: BackendConfig,
+    rank: Rank,
+    conv: ConvConfig,
+) -> Result<Box<dyn Backend>, Error> {
     use super::cuda::{CudaBackend, CudaConfig, Precision};
     let device = forebay::gpu::Gpu::open(device)?;
-    let cuda = CudaConfig { rank, ..CudaConfig::new(device, Precision::Bf16) };
+    let cuda = CudaConfig { rank, conv, ..CudaConfig::new(device, Precision::Bf16) };
     Ok(Box::new(CudaBackend::new(cuda, config)?))
 }
 
 #[cfg(not(feature = "cuda"))]
-fn open_cuda(device: u32, _config: BackendConfig, _rank: Rank) -> Result<Box<dyn Backend>, Error> {
+fn open_cuda(
+    device: u32,
+    _config: BackendConfig,
+    _rank: Rank,
+    _conv: ConvConfig,
+) -> Result<Box<dyn Backend>, Error> {
     Err(Error::Setting {
         setting: "--device",
         problem: format!(

@@ -1,5 +1,6 @@
 //! The command line. Options have the names of timm's `train.py` where they mean the same.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use forebay_types::settings::{
     positive, probability, share,
 };
 
+use crate::backend::conv_config::{ConvApi, ConvConfig};
 use crate::backend::device::TrainDevice;
 
 /// Trains ResNets by the recipes of "ResNet strikes back", on data from forebay servers.
@@ -91,6 +93,43 @@ pub(crate) struct ModelArgs {
     /// one microbatch.
     #[arg(long, env = "FOREBAY_MEMORY_LIMIT", value_name = "SIZE", default_value = "64GiB")]
     pub(crate) memory_limit: ByteSize,
+    #[command(flatten)]
+    pub(crate) conv: ConvArgs,
+}
+
+/// How convolutions are computed on a GPU.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Convolutions on a GPU")]
+pub(crate) struct ConvArgs {
+    /// Interface of cuDNN that computes convolutions: the graph API, the legacy API, or, with auto, the graph API
+    /// and the legacy API for each convolution that the graph API refuses.
+    #[arg(long, env = "FOREBAY_CONV_API", value_enum, default_value = "auto")]
+    pub(crate) conv_api: ConvApi,
+    /// Folder that remembers which plans of the graph API were the fastest. Runs that share it use the same plans, and
+    /// so give the same bits. With none, nothing is measured, and each run uses the first plan that cuDNN proposes. The
+    /// default is forebay in the cache folder of the user.
+    #[arg(long, env = "FOREBAY_CONV_PLAN_CACHE", value_name = "DIR|none")]
+    pub(crate) conv_plan_cache: Option<PathBuf>,
+}
+
+impl ConvArgs {
+    /// The settings of the convolutions.
+    pub(crate) fn config(&self) -> ConvConfig {
+        let plan_cache = match &self.conv_plan_cache {
+            Some(folder) if folder.as_os_str() == "none" => None,
+            Some(folder) => Some(folder.clone()),
+            None => user_cache(std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME")),
+        };
+        ConvConfig { api: self.conv_api, plan_cache }
+    }
+}
+
+/// The folder `forebay` in the cache folder of the user, by the XDG base directory specification.
+fn user_cache(xdg_cache_home: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
+    let absolute =
+        |path: Option<OsString>| path.map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = absolute(xdg_cache_home).or_else(|| Some(absolute(home)?.join(".cache")))?;
+    Some(cache.join("forebay"))
 }
 
 /// Several processes that train together.
@@ -319,6 +358,8 @@ pub(crate) struct SelftestArgs {
     /// Steps to measure; 0 only compares.
     #[arg(long, value_name = "N", default_value = "20")]
     pub(crate) steps: Number<0, 1_000_000>,
+    #[command(flatten)]
+    pub(crate) conv: ConvArgs,
 }
 
 /// The precision of activations.
@@ -374,4 +415,21 @@ pub(crate) struct BenchArgs {
     /// Write the measurements to this file as JSON.
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_are_remembered_in_the_cache_folder_of_the_user() {
+        let folder = |xdg: &str, home: &str| {
+            let set = |value: &str| (!value.is_empty()).then(|| value.into());
+            user_cache(set(xdg), set(home))
+        };
+        assert_eq!(folder("/c", "/h"), Some("/c/forebay".into()));
+        assert_eq!(folder("", "/h"), Some("/h/.cache/forebay".into()));
+        assert_eq!(folder("relative", "/h"), Some("/h/.cache/forebay".into()));
+        assert_eq!(folder("", ""), None);
+    }
 }

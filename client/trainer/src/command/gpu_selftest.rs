@@ -35,7 +35,10 @@ mod gpu {
         };
         let device = gpu::Gpu::open(device.unwrap_or(0))?;
         output::print(&format!("{device:?}: {}", device.name()?))?;
-        let cuda = |precision| CudaConfig::new(device.clone(), precision);
+        let cuda = |precision| {
+            let conv = args.conv.config();
+            CudaConfig { conv, ..CudaConfig::new(device.clone(), precision) }
+        };
         for model in &args.compare {
             let graph = Graph::new(&Architecture::named(model, 10)?, SIDES.0, SIDES.1);
             for precision in [Precision::F32, Precision::Bf16] {

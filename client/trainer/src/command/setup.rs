@@ -137,7 +137,7 @@ pub(crate) fn open_backend(
     };
     let device = device(args)?;
     check_memory(&config, device, args.memory_limit)?;
-    Ok(device.open(config, rank)?)
+    Ok(device.open_with(config, rank, args.conv.config())?)
 }
 
 pub(crate) fn check_memory(

@@ -82,7 +82,6 @@ pub(crate) fn time_operations(
 ) -> Result<BTreeMap<&'static str, OpTiming>, Error> {
     let graph = gpu.graph().clone();
     let pass = PassConfig { samples, train: true, drop_path: false };
-    gpu.prepare(pass)?;
     gpu.load_batch(&random_batch(&graph, samples), true, None)?;
     let overwritten: Vec<_> = (0..graph.ops.len()).map(|op| gpu.overwritten_backward(op)).collect();
     let bytes = overwritten.iter().map(|parts| parts.iter().map(Range::len).sum());

@@ -4,6 +4,7 @@ use forebay::gpu::Gpu;
 use forebay_types::Rank;
 
 use crate::backend::MicroStep;
+use crate::backend::conv_config::ConvConfig;
 use crate::batch::Batch;
 
 /// The precision in which activations are stored.
@@ -40,12 +41,15 @@ pub struct CudaConfig {
     pub graphs: bool,
     /// Gradients per exchange with the other ranks, in values.
     pub bucket_len: usize,
+    /// How convolutions are computed.
+    pub conv: ConvConfig,
 }
 
 impl CudaConfig {
     /// A single rank, with the usual settings.
-    pub const fn new(device: Gpu, precision: Precision) -> Self {
-        Self { device, precision, rank: Rank::SINGLE, bucket_len: BUCKET_LEN, graphs: true }
+    pub fn new(device: Gpu, precision: Precision) -> Self {
+        let (rank, bucket_len, conv) = (Rank::SINGLE, BUCKET_LEN, ConvConfig::default());
+        Self { device, precision, rank, graphs: true, bucket_len, conv }
     }
 }
 

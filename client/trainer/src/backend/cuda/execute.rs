@@ -4,10 +4,10 @@ use std::ops::Range;
 
 use forebay::gpu::DeviceError;
 
+use super::conv::{ConvCase, Direction, Operands};
 use super::cublas::Gemm;
-use super::cudnn::ConvKey;
 use super::launch::BatchNormArgs;
-use super::{CudaBackend, PassConfig, cudnn_convolutions};
+use super::{CudaBackend, PassConfig};
 use crate::Error;
 use crate::model::{Conv, Op, Shape, TensorId};
 
@@ -27,7 +27,6 @@ impl CudaBackend {
     /// When the GPU fails.
     #[doc(hidden)]
     pub fn forward_pass(&mut self, pass: PassConfig) -> Result<(), Error> {
-        self.prepare(pass)?;
         self.forward_ops(pass)?;
         if pass.train {
             self.update_running_statistics()?;
@@ -36,17 +35,7 @@ impl CudaBackend {
         Ok(())
     }
 
-    /// Prepares the convolutions of a pass. What follows only launches.
-    pub(crate) fn prepare(&mut self, pass: PassConfig) -> Result<(), DeviceError> {
-        let graph = if pass.train { &self.training.graph } else { &self.inference.graph };
-        for (op, conv) in cudnn_convolutions(graph) {
-            let key = ConvKey { op, train: pass.train, images: pass.samples };
-            self.cudnn.prepare(key, conv)?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn forward_ops(&self, pass: PassConfig) -> Result<(), DeviceError> {
+    pub(super) fn forward_ops(&mut self, pass: PassConfig) -> Result<(), DeviceError> {
         for op in 0..self.plan(pass.train).graph.ops.len() {
             self.forward_op(op, pass)?;
         }
@@ -54,7 +43,7 @@ impl CudaBackend {
     }
 
     /// Runs one operation forward.
-    pub(crate) fn forward_op(&self, index: usize, pass: PassConfig) -> Result<(), DeviceError> {
+    pub(crate) fn forward_op(&mut self, index: usize, pass: PassConfig) -> Result<(), DeviceError> {
         let PassConfig { samples, train, drop_path } = pass;
         let graph = &self.plan(train).graph;
         let op = graph.ops[index].clone();
@@ -67,9 +56,10 @@ impl CudaBackend {
                 let (bias, classes) = (self.parameter_address(bias), conv.output.channels);
                 self.launcher().bias_add(bias, samples, classes)
             }
-            Op::Conv { weight, .. } => {
-                let key = ConvKey { op: index, train, images: samples };
-                self.cudnn.forward(key, [x, self.parameter_copy_address(weight), y])
+            Op::Conv { weight, conv, .. } => {
+                let w = self.parameter_copy_address(weight);
+                let case = ConvCase { conv, images: samples, direction: Direction::Forward };
+                self.convolutions.launch(case, Operands { x, w, y })
             }
             Op::BatchNorm { norm, residual, relu, block, .. } => {
                 let layer = NormLayer { norm, relu, block: block.filter(|_| drop_path) };
@@ -88,23 +78,27 @@ impl CudaBackend {
     /// # Errors
     /// When the GPU fails.
     #[doc(hidden)]
-    pub fn backward_pass(&self, pass: PassConfig) -> Result<(), Error> {
+    pub fn backward_pass(&mut self, pass: PassConfig) -> Result<(), Error> {
         Ok(self.backward_ops(pass, false)?)
     }
 
     /// Runs all operations backward. After the last microbatch of a step, gradients are exchanged with the other
     /// ranks while the pass still runs.
-    pub(super) fn backward_ops(&self, pass: PassConfig, is_last: bool) -> Result<(), DeviceError> {
-        let collectives = self.collectives.as_ref().filter(|_| is_last);
+    pub(super) fn backward_ops(
+        &mut self,
+        pass: PassConfig,
+        is_last: bool,
+    ) -> Result<(), DeviceError> {
+        let exchanges = is_last && self.collectives.is_some();
         for op in (0..self.training.graph.ops.len()).rev() {
             self.backward_op(op, pass)?;
-            if collectives.is_some() {
+            if exchanges {
                 self.exchange_buckets(op)?;
             }
         }
-        match collectives {
-            Some(collectives) => collectives.wait_before(&self.lane),
-            None => self.add_gradients(),
+        match &self.collectives {
+            Some(collectives) if exchanges => collectives.wait_before(&self.lane),
+            _ => self.add_gradients(),
         }
     }
 
@@ -114,7 +108,11 @@ impl CudaBackend {
     }
 
     /// Runs one operation backward: from the gradient of its output to those of its input and parameters.
-    pub(crate) fn backward_op(&self, index: usize, pass: PassConfig) -> Result<(), DeviceError> {
+    pub(crate) fn backward_op(
+        &mut self,
+        index: usize,
+        pass: PassConfig,
+    ) -> Result<(), DeviceError> {
         let PassConfig { samples, drop_path, .. } = pass;
         let graph = &self.training.graph;
         let op = graph.ops[index].clone();
@@ -127,16 +125,18 @@ impl CudaBackend {
                 self.launcher().bias_gradient([dy, bias], samples, conv.output.channels)?;
                 self.backward_classifier(&conv, samples, x, dy, weight)
             }
-            Op::Conv { weight, .. } => {
-                let key = ConvKey { op: index, train: true, images: samples };
-                let dw = self.filter_gradient_address(weight);
-                self.cudnn.backward_filter(key, [self.value_address(true, x), dy, dw])?;
-                if self.training.gradients[x].is_some() {
-                    let adds = self.training.adds[index];
-                    let w = self.parameter_copy_address(weight);
-                    self.cudnn.backward_data(key, [dy, w, self.gradient_address(x)], adds)?;
+            Op::Conv { weight, conv, .. } => {
+                let case = |direction| ConvCase { conv, images: samples, direction };
+                let [values, dw] =
+                    [self.value_address(true, x), self.filter_gradient_address(weight)];
+                let operands = Operands { x: values, w: dw, y: dy };
+                self.convolutions.launch(case(Direction::BackwardFilter), operands)?;
+                if self.training.gradients[x].is_none() {
+                    return Ok(());
                 }
-                Ok(())
+                let [dx, w] = [self.gradient_address(x), self.parameter_copy_address(weight)];
+                let direction = Direction::BackwardData { adds: self.training.adds[index] };
+                self.convolutions.launch(case(direction), Operands { x: dx, w, y: dy })
             }
             Op::BatchNorm { norm, residual, relu, block, .. } => {
                 let layer = NormLayer { norm, relu, block: block.filter(|_| drop_path) };

@@ -13,7 +13,7 @@ impl CudaBackend {
     }
 
     /// The lane that does all work of a step.
-    pub(crate) const fn lane(&self) -> &Lane {
+    pub(crate) fn lane(&self) -> &Lane {
         &self.lane
     }
 

@@ -1,0 +1,27 @@
+//! Settings of the convolutions on a GPU.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+/// The interface of cuDNN that computes convolutions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ConvApi {
+    /// The graph API, and the legacy API for each convolution that the graph API refuses.
+    #[default]
+    Auto,
+    /// The graph API only.
+    Graph,
+    /// The legacy API only.
+    Legacy,
+}
+
+/// Settings of the convolutions on a GPU.
+#[derive(Clone, Debug, Default)]
+pub struct ConvConfig {
+    /// The interface of cuDNN.
+    pub api: ConvApi,
+    /// The folder that remembers which plans were the fastest. Without one, nothing is measured, and the first plan
+    /// that cuDNN's heuristics propose is used.
+    pub plan_cache: Option<PathBuf>,
+}

@@ -1,0 +1,308 @@
+//! Convolutions by cuDNN.
+//!
+//! ```text
+//! conv.rs               plans convolutions and launches them
+//! conv/case.rs          what is planned: a convolution, a direction, a number of images
+//! conv/graph.rs         plans of the graph API
+//! conv/operation.rs     describes a convolution to it
+//! conv/descriptor.rs    its descriptors
+//! conv/choice.rs        which plans are suitable, and which is the best
+//! conv/tune.rs          measures them
+//! conv/plan_cache.rs    remembers the fastest
+//! conv/legacy.rs        plans of the legacy API
+//! conv/library.rs       cuDNN's handle and functions
+//! ```
+//!
+//! Everything is planned when the backend is opened, except for a number of images that is not the planned one, such
+//! as in the last microbatch of an evaluation: that is planned when it is first seen, by the heuristics alone. After
+//! the first execution at the same addresses, an execution only launches: nothing is created or waited for.
+
+mod case;
+mod choice;
+mod descriptor;
+mod graph;
+mod legacy;
+mod library;
+mod operation;
+mod plan_cache;
+mod refusal;
+mod tune;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use forebay::gpu::{DeviceError, Gpu, Lane};
+
+pub(super) use case::{ConvCase, Direction, Operands};
+
+use choice::fastest;
+use graph::{GraphPlan, Planner};
+use legacy::LegacyPlan;
+use library::{GraphApi, Handle};
+use plan_cache::PlanCache;
+use refusal::Refusal;
+
+use super::Precision;
+use crate::backend::conv_config::{ConvApi, ConvConfig};
+
+/// Size of the workspace above which a plan is passed over if there is another one. A stem of 3 channels alone needs
+/// about 0.9 MB an image, in every plan for tensor cores of its weight gradient: so this is no limit for it.
+const WORKSPACE_LIMIT: usize = 512 << 20;
+
+/// Minimum size of the workspace, for plans that are made when it has been allocated.
+const MIN_WORKSPACE: usize = 32 << 20;
+
+/// Number of plans that are measured, of those that the heuristics prefer.
+const MEASURED: usize = 4;
+
+/// The planned convolutions of a backend.
+pub(super) struct Convolutions {
+    precision: Precision,
+    config: ConvConfig,
+    graph_api: Result<GraphApi, Refusal>,
+    // The plans are dropped before the handle.
+    plans: BTreeMap<ConvCase, Plan>,
+    handle: Handle,
+    device: Gpu,
+    /// Address and size of the workspace; `None` before [`Self::attach`].
+    workspace: Option<(u64, usize)>,
+}
+
+/// A convolution that can be launched.
+enum Plan {
+    Graph(Box<GraphPlan>),
+    Legacy(Box<LegacyPlan>),
+}
+
+impl Convolutions {
+    pub(super) fn open(
+        device: &Gpu,
+        precision: Precision,
+        config: ConvConfig,
+    ) -> Result<Self, DeviceError> {
+        let handle = Handle::open(device)?;
+        let (graph_api, plans) = (GraphApi::load(), BTreeMap::new());
+        let device = device.clone();
+        Ok(Self { precision, config, graph_api, plans, handle, device, workspace: None })
+    }
+
+    /// Plans convolutions. The fastest of several plans is used if that can be remembered, and otherwise the first one
+    /// that the heuristics propose. Returns the size of the workspace for all of them.
+    pub(super) fn plan(&mut self, cases: &[ConvCase]) -> Result<usize, DeviceError> {
+        let folder = self.config.plan_cache.as_deref();
+        let mut cache = folder.filter(|_| self.uses_graphs()).map(PlanCache::open);
+        let platform = if cache.is_some() { self.platform()? } else { String::new() };
+        let limit = (WORKSPACE_LIMIT, false);
+        let (mut unmeasured, mut refusals) = (Vec::new(), BTreeMap::new());
+        for case in BTreeSet::from_iter(cases) {
+            let key = format!("{platform}, {case}");
+            if let Some(plan) = cache.as_ref().and_then(|cache| self.remembered(cache, &key, case))
+            {
+                self.plans.insert(*case, plan);
+                continue;
+            }
+            let measures = cache.as_ref().is_some_and(PlanCache::is_writable);
+            let count = if measures { MEASURED } else { 1 };
+            match self.graph_plans(case, limit, count) {
+                Ok(plans) if measures => unmeasured.push((*case, plans)),
+                Ok(plans) => self.plans.extend(plans.into_iter().map(|p| (*case, Plan::from(p)))),
+                Err(refusal) => {
+                    let plan = self.legacy_plan(case, limit, &refusal)?;
+                    self.plans.insert(*case, plan);
+                    refusals.entry(refusal.0).or_insert_with(Vec::new).push(*case);
+                }
+            }
+        }
+        if let Some(cache) = &mut cache {
+            self.measure(unmeasured, &platform, cache);
+        }
+        if let Some(cache) = cache {
+            cache.close();
+        }
+        if self.config.api == ConvApi::Auto {
+            warn(&refusals);
+        }
+        Ok(self.report())
+    }
+
+    /// Runs all further convolutions on a lane, with a workspace in its memory.
+    pub(super) fn attach(
+        &mut self,
+        lane: &Lane,
+        workspace: (u64, usize),
+    ) -> Result<(), DeviceError> {
+        self.workspace = Some(workspace);
+        self.handle.attach(lane)
+    }
+
+    /// Launches a convolution. The addresses must be of tensors of its sizes.
+    pub(super) fn launch(&mut self, case: ConvCase, operands: Operands) -> Result<(), DeviceError> {
+        let (address, bytes) = self.workspace.expect("attached before the first launch");
+        if !self.plans.contains_key(&case) {
+            let limit = (bytes, true);
+            let plan = match self.graph_plans(&case, limit, 1) {
+                Ok(mut plans) if !plans.is_empty() => Plan::from(plans.swap_remove(0)),
+                Ok(_) => return Err(self.error(&case, &"no plan")),
+                Err(refusal) => self.legacy_plan(&case, limit, &refusal)?,
+            };
+            tracing::debug!("{case}: {plan}");
+            self.plans.insert(case, plan);
+        }
+        match self.plans.get_mut(&case).expect("planned above") {
+            Plan::Graph(plan) => plan.launch(&self.handle, operands, address),
+            Plan::Legacy(plan) => plan.launch(&self.handle, operands, address),
+        }
+    }
+
+    /// Each convolution with its plan.
+    pub(super) fn describe(&self) -> Vec<String> {
+        self.plans.iter().map(|(case, plan)| format!("{case}: {plan}")).collect()
+    }
+
+    /// Whether the graph API may be used.
+    fn uses_graphs(&self) -> bool {
+        self.config.api != ConvApi::Legacy
+    }
+
+    /// The GPU, cuDNN and precision for which a plan is remembered.
+    fn platform(&self) -> Result<String, DeviceError> {
+        let (name, (major, minor)) = (self.device.name()?, self.device.compute_capability()?);
+        let (version, precision) = (library::version(), self.precision);
+        Ok(format!("{name} {major}.{minor}, cuDNN {version}, {precision:?}"))
+    }
+
+    fn planner(&self) -> Result<Planner<'_>, Refusal> {
+        if !self.uses_graphs() {
+            return Err(Refusal("not asked for".to_owned()));
+        }
+        let api = self.graph_api.clone()?;
+        Ok(Planner { api, handle: &self.handle, precision: self.precision })
+    }
+
+    /// The remembered plan of a convolution, if cuDNN still supports it.
+    fn remembered(&self, cache: &PlanCache, key: &str, case: &ConvCase) -> Option<Plan> {
+        let choice = cache.get(key)?;
+        let plan = self.planner().and_then(|planner| planner.chosen(case, choice));
+        plan.inspect_err(|refusal| {
+            tracing::warn!(
+                "the remembered plan of {key} cannot be used, so it is replaced: {refusal}"
+            );
+        })
+        .ok()
+        .map(Plan::from)
+    }
+
+    fn graph_plans(
+        &self,
+        case: &ConvCase,
+        limit: (usize, bool),
+        count: usize,
+    ) -> Result<Vec<GraphPlan>, Refusal> {
+        self.planner()?.plans(case, limit, count)
+    }
+
+    /// The plan of the legacy API for a convolution that the graph API refuses.
+    fn legacy_plan(
+        &self,
+        case: &ConvCase,
+        limit: (usize, bool),
+        refusal: &Refusal,
+    ) -> Result<Plan, DeviceError> {
+        if self.config.api == ConvApi::Graph {
+            return Err(self.error(case, refusal));
+        }
+        let plan = LegacyPlan::new(&self.handle, case, self.precision, limit);
+        let plan = plan.map_err(|legacy| match self.config.api {
+            ConvApi::Legacy => self.error(case, &legacy),
+            _ => self.error(case, &format!("graph API: {refusal}; legacy API: {legacy}")),
+        })?;
+        Ok(Plan::Legacy(Box::new(plan)))
+    }
+
+    /// Measures the plans of each case, uses the fastest, and remembers it.
+    fn measure(
+        &mut self,
+        mut cases: Vec<(ConvCase, Vec<GraphPlan>)>,
+        platform: &str,
+        cache: &mut PlanCache,
+    ) {
+        let times = match tune::measure(&self.device, &self.handle, self.precision, &mut cases) {
+            Ok(times) => times,
+            Err(error) => {
+                tracing::warn!("convolutions are not measured: {error}");
+                Vec::new()
+            }
+        };
+        for (at, (case, mut plans)) in cases.into_iter().enumerate() {
+            let times = times.get(at);
+            let plan = plans.swap_remove(times.map_or(0, |times| fastest(times)));
+            if let Some(times) = times {
+                tracing::debug!("{case}: {plan}, measured {times:?} ms");
+                cache.insert(format!("{platform}, {case}"), plan.choice.clone());
+            }
+            self.plans.insert(case, Plan::from(plan));
+        }
+    }
+
+    /// Logs the plans. Returns the size of the workspace.
+    fn report(&self) -> usize {
+        for line in self.describe() {
+            tracing::debug!("{line}");
+        }
+        let workspace = self.plans.values().map(Plan::workspace).max();
+        let workspace = workspace.map_or(0, |bytes| bytes.max(MIN_WORKSPACE));
+        let graphs = self.plans.values().filter(|plan| matches!(plan, Plan::Graph(_))).count();
+        tracing::info!(
+            "cuDNN {}: {graphs} convolutions by the graph API, {} by the legacy API, {workspace} bytes of workspace",
+            library::version(),
+            self.plans.len() - graphs,
+        );
+        workspace
+    }
+
+    fn error(&self, case: &ConvCase, problem: &dyn fmt::Display) -> DeviceError {
+        self.handle.error("planning a convolution", &format!("{case}: {problem}"))
+    }
+}
+
+/// Warns about convolutions that the graph API refuses, once for each reason.
+fn warn(refusals: &BTreeMap<String, Vec<ConvCase>>) {
+    for (refusal, cases) in refusals {
+        if let Some(case) = cases.first() {
+            tracing::warn!(
+                "cuDNN's graph API refuses {} convolutions, which the legacy API computes. {case}: {refusal}",
+                cases.len()
+            );
+        }
+    }
+}
+
+impl Plan {
+    const fn workspace(&self) -> usize {
+        match self {
+            Self::Graph(plan) => plan.workspace,
+            Self::Legacy(plan) => plan.workspace,
+        }
+    }
+}
+
+impl From<GraphPlan> for Plan {
+    fn from(plan: GraphPlan) -> Self {
+        Self::Graph(Box::new(plan))
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Graph(plan) => plan.fmt(f),
+            Self::Legacy(plan) => plan.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for Convolutions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Convolutions({} plans)", self.plans.len())
+    }
+}

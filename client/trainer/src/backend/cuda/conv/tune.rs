@@ -1,0 +1,75 @@
+//! Measures plans on the GPU, in memory of its own.
+
+use forebay::gpu::{DeviceError, Gpu, Lane};
+
+use super::case::{ConvCase, Operands};
+use super::graph::GraphPlan;
+use super::library::Handle;
+use crate::backend::cuda::Precision;
+
+/// Executions before the first measurement: kernels are loaded at their first launch.
+const WARM_UP: usize = 2;
+
+/// Number of measurements, of which the median counts.
+const REPEATS: usize = 7;
+
+/// What inputs consist of: as bf16 and as f32 a number near 0.0115, so that no sum overflows.
+const BYTE: u8 = 0x3c;
+
+/// Milliseconds of each plan of each case. A plan that does not execute takes forever.
+pub(super) fn measure(
+    device: &Gpu,
+    handle: &Handle,
+    precision: Precision,
+    cases: &mut [(ConvCase, Vec<GraphPlan>)],
+) -> Result<Vec<Vec<f64>>, DeviceError> {
+    let bytes = |(case, plans): &(ConvCase, Vec<GraphPlan>)| {
+        let workspace = plans.iter().map(|plan| plan.workspace).max().unwrap_or(0);
+        starts(case, precision)[3] + workspace
+    };
+    let bytes = cases.iter().map(bytes).max().unwrap_or(0);
+    let lane = device.lane(1, bytes)?;
+    lane.fill(0..bytes, BYTE)?;
+    handle.attach(&lane)?;
+    let mut times = Vec::new();
+    for (case, plans) in cases {
+        let starts = starts(case, precision);
+        let [x, w, y, workspace] = starts.map(|start| lane.address(start..bytes));
+        let operands = Operands { x, w, y };
+        let time = |plan: &mut GraphPlan| time(&lane, handle, plan, (operands, workspace));
+        times.push(plans.iter_mut().map(time).collect());
+    }
+    lane.wait()?;
+    Ok(times)
+}
+
+/// Offsets of x, w, y and the workspace.
+fn starts(case: &ConvCase, precision: Precision) -> [usize; 4] {
+    let [x, w, y] = case.bytes(precision).map(|bytes| bytes.next_multiple_of(256));
+    [0, x, x + w, x + w + y]
+}
+
+/// The median time of a plan.
+fn time(
+    lane: &Lane,
+    handle: &Handle,
+    plan: &mut GraphPlan,
+    (operands, workspace): (Operands, u64),
+) -> f64 {
+    let mut launch = || plan.launch(handle, operands, workspace);
+    let warm = (0..WARM_UP).try_for_each(|_| launch());
+    let times = warm.and_then(|()| {
+        (0..REPEATS).map(|_| lane.time(&mut launch)).collect::<Result<Vec<f64>, DeviceError>>()
+    });
+    plan.forget_addresses();
+    match times {
+        Ok(mut times) => {
+            times.sort_by(f64::total_cmp);
+            times[REPEATS / 2]
+        }
+        Err(error) => {
+            tracing::debug!("{plan}: {error}");
+            f64::INFINITY
+        }
+    }
+}
