@@ -85,7 +85,8 @@ mod training_loop;
 
 pub use accuracy::{Accuracy, evaluate};
 pub use backend::conv_config::{ConvApi, ConvConfig};
-pub use backend::device::TrainDevice;
+pub use backend::device::{GpuConfig, TrainDevice};
+pub use backend::precision::Precision;
 pub use backend::{Backend, BackendConfig, MicroStep, UpdateReport};
 pub use batch::{Batch, Pixels, Targets};
 pub use checkpoint::{
@@ -110,7 +111,7 @@ pub use state::{StateDict, Tensor, TrainState};
 pub use training_loop::{Flow, StepReport, TrainConfig, train};
 
 #[cfg(feature = "cuda")]
-pub use backend::cuda::{BUCKET_LEN, CudaBackend, CudaConfig, Precision};
+pub use backend::cuda::{BUCKET_LEN, CudaBackend, CudaConfig};
 
 /// Internals that the tests of the workspace compare with other implementations.
 #[doc(hidden)]

@@ -21,7 +21,8 @@ use half::f16;
 
 use crate::Error;
 use crate::backend::cpu::CpuBackend;
-use crate::backend::cuda::{CudaBackend, CudaConfig, PassConfig, Precision, to_bf16};
+use crate::backend::cuda::{CudaBackend, CudaConfig, PassConfig, to_bf16};
+use crate::backend::precision::Precision;
 use crate::backend::{Backend as _, BackendConfig, MicroStep};
 use crate::batch::{Batch, Pixels};
 use crate::drop_path::DropPath;

@@ -37,7 +37,7 @@ mod report;
 mod state;
 mod transfer;
 
-pub use config::{BUCKET_LEN, CudaConfig, PassConfig, Precision};
+pub use config::{BUCKET_LEN, CudaConfig, PassConfig};
 pub(crate) use state::to_bf16;
 
 use std::collections::VecDeque;
@@ -57,6 +57,7 @@ use launch::scalars::StepScalars;
 use memory_map::{InputMap, MemoryMap};
 use report::{PendingLosses, PendingReport, PinnedPool};
 
+use super::precision::Precision;
 use super::{Backend, BackendConfig, MicroStep, UpdateReport, normalization_table};
 use crate::Error;
 use crate::batch::Batch;

@@ -7,15 +7,33 @@ use forebay_types::Rank;
 
 use super::conv_config::ConvConfig;
 use super::cpu::CpuBackend;
+use super::precision::Precision;
 use super::{Backend, BackendConfig};
 use crate::Error;
+
+/// How a GPU trains.
+#[derive(Clone, Debug)]
+pub struct GpuConfig {
+    /// The precision of activations.
+    pub precision: Precision,
+    /// Whether to capture the launches of a step in CUDA graphs.
+    pub graphs: bool,
+    /// How convolutions are computed.
+    pub conv: ConvConfig,
+}
+
+impl Default for GpuConfig {
+    fn default() -> Self {
+        Self { precision: Precision::default(), graphs: true, conv: ConvConfig::default() }
+    }
+}
 
 /// The device that trains: `cpu`, `cuda` or `cuda:N`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrainDevice {
     /// The processor, in f32.
     Cpu,
-    /// A GPU, in bf16. `None` is the GPU whose number is the local rank of the process.
+    /// A GPU, in bf16 unless [`GpuConfig`] says otherwise. `None` is the GPU whose number is the local rank of the process.
     Cuda(Option<u32>),
 }
 
@@ -35,10 +53,10 @@ impl TrainDevice {
     /// [`Error::Setting`] if this build does not support the device, and the error of the device if it does
     /// not exist or fails.
     pub fn open(self, config: BackendConfig, rank: Rank) -> Result<Box<dyn Backend>, Error> {
-        self.open_with(config, rank, ConvConfig::default())
+        self.open_with(config, rank, GpuConfig::default())
     }
 
-    /// As [`Self::open`], with settings of the convolutions, which only a GPU has.
+    /// As [`Self::open`], with settings that only a GPU has.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -46,11 +64,11 @@ impl TrainDevice {
         self,
         config: BackendConfig,
         rank: Rank,
-        conv: ConvConfig,
+        gpu: GpuConfig,
     ) -> Result<Box<dyn Backend>, Error> {
         match self {
             Self::Cpu => Ok(Box::new(CpuBackend::<f32>::new(config))),
-            Self::Cuda(device) => open_cuda(device.unwrap_or(0), config, rank, conv),
+            Self::Cuda(device) => open_cuda(device.unwrap_or(0), config, rank, gpu),
         }
     }
 }
@@ -60,11 +78,12 @@ fn open_cuda(
     device: u32,
     config: BackendConfig,
     rank: Rank,
-    conv: ConvConfig,
+    gpu: GpuConfig,
 ) -> Result<Box<dyn Backend>, Error> {
-    use super::cuda::{CudaBackend, CudaConfig, Precision};
+    use super::cuda::{CudaBackend, CudaConfig};
     let device = forebay::gpu::Gpu::open(device)?;
-    let cuda = CudaConfig { rank, conv, ..CudaConfig::new(device, Precision::Bf16) };
+    let GpuConfig { precision, graphs, conv } = gpu;
+    let cuda = CudaConfig { rank, graphs, conv, ..CudaConfig::new(device, precision) };
     Ok(Box::new(CudaBackend::new(cuda, config)?))
 }
 
@@ -73,7 +92,7 @@ fn open_cuda(
     device: u32,
     _config: BackendConfig,
     _rank: Rank,
-    _conv: ConvConfig,
+    _gpu: GpuConfig,
 ) -> Result<Box<dyn Backend>, Error> {
     Err(Error::Setting {
         setting: "--device",

@@ -12,12 +12,13 @@ mod report;
 use anyhow::ensure;
 use forebay_types::Rank;
 
-use super::cli::{BenchArgs, PrecisionName};
+use super::cli::BenchArgs;
 use super::{output, setup};
 #[cfg(feature = "cuda")]
 use crate::backend::Backend as _;
 use crate::backend::BackendConfig;
-use crate::backend::device::TrainDevice;
+use crate::backend::device::{GpuConfig, TrainDevice};
+use crate::backend::precision::Precision;
 use crate::init::initial_state;
 use crate::model::{Architecture, Graph};
 pub(super) use measure::Steps;
@@ -49,15 +50,18 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
 }
 
 /// The precisions to measure, by default that in which the device trains.
-fn precisions(args: &BenchArgs, device: TrainDevice) -> anyhow::Result<Vec<PrecisionName>> {
+fn precisions(args: &BenchArgs, device: TrainDevice) -> anyhow::Result<Vec<Precision>> {
     let on_cpu = device == TrainDevice::Cpu;
     if args.precision.is_empty() {
-        return Ok(vec![if on_cpu { PrecisionName::F32 } else { PrecisionName::Bf16 }]);
+        return Ok(vec![if on_cpu { Precision::F32 } else { Precision::Bf16 }]);
     }
-    ensure!(
-        !on_cpu || !args.precision.contains(&PrecisionName::Bf16),
-        "invalid --precision bf16: the CPU computes in f32; set --device cuda:N"
-    );
+    if let Some(other) = args.precision.iter().find(|&&precision| precision != Precision::F32) {
+        ensure!(
+            !on_cpu,
+            "invalid --precision {}: the CPU computes in f32; set --device cuda:N",
+            other.name()
+        );
+    }
     Ok(args.precision.clone())
 }
 
@@ -65,7 +69,7 @@ fn precisions(args: &BenchArgs, device: TrainDevice) -> anyhow::Result<Vec<Preci
 fn measure(
     args: &BenchArgs,
     device: TrainDevice,
-    precision: PrecisionName,
+    precision: Precision,
     side: usize,
     batch: usize,
 ) -> anyhow::Result<Measured> {
@@ -87,12 +91,13 @@ fn measure(
         warm_up: args.warm_up.get(),
         measured: args.steps.get(),
     };
+    let gpu = GpuConfig { precision, ..args.gpu.config() };
     #[cfg(feature = "cuda")]
     if let TrainDevice::Cuda(number) = device {
-        return on_gpu(number.unwrap_or(0), precision, config, &state, &steps);
+        return on_gpu(number.unwrap_or(0), gpu, config, &state, &steps);
     }
     // Without CUDA, opening a GPU is an error that says so.
-    let mut backend = device.open(config, Rank::SINGLE)?;
+    let mut backend = device.open_with(config, Rank::SINGLE, gpu)?;
     backend.load(&state).map_err(anyhow::Error::msg)?;
     host_steps(&mut *backend, &steps)
 }
@@ -100,17 +105,15 @@ fn measure(
 #[cfg(feature = "cuda")]
 fn on_gpu(
     number: u32,
-    precision: PrecisionName,
+    gpu: GpuConfig,
     config: BackendConfig,
     state: &crate::state::TrainState,
     steps: &Steps,
 ) -> anyhow::Result<Measured> {
-    use crate::backend::cuda::{CudaBackend, CudaConfig, Precision};
-    let precision = match precision {
-        PrecisionName::Bf16 => Precision::Bf16,
-        PrecisionName::F32 => Precision::F32,
-    };
-    let cuda = CudaConfig::new(forebay::gpu::Gpu::open(number)?, precision);
+    use crate::backend::cuda::{CudaBackend, CudaConfig};
+    let GpuConfig { precision, graphs, conv } = gpu;
+    let device = forebay::gpu::Gpu::open(number)?;
+    let cuda = CudaConfig { graphs, conv, ..CudaConfig::new(device, precision) };
     let mut gpu = CudaBackend::new(cuda, config)?;
     gpu.load(state).map_err(anyhow::Error::msg)?;
     gpu_steps(&mut gpu, steps)

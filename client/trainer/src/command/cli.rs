@@ -12,7 +12,8 @@ use forebay_types::settings::{
 };
 
 use crate::backend::conv_config::{ConvApi, ConvConfig};
-use crate::backend::device::TrainDevice;
+use crate::backend::device::{GpuConfig, TrainDevice};
+use crate::backend::precision::Precision;
 
 /// Trains ResNets by the recipes of "ResNet strikes back", on data from forebay servers.
 #[derive(Debug, Parser)]
@@ -93,8 +94,47 @@ pub(crate) struct ModelArgs {
     /// one microbatch.
     #[arg(long, env = "FOREBAY_MEMORY_LIMIT", value_name = "SIZE", default_value = "64GiB")]
     pub(crate) memory_limit: ByteSize,
+    /// Precision of activations on a GPU: bf16, the default, f16 with a loss scale, or f32. The CPU computes in f32.
+    #[arg(long, env = "FOREBAY_PRECISION", value_enum)]
+    pub(crate) precision: Option<Precision>,
+    #[command(flatten)]
+    pub(crate) gpu: GpuArgs,
+}
+
+impl ModelArgs {
+    /// How the GPU trains.
+    pub(crate) fn gpu_config(&self) -> GpuConfig {
+        GpuConfig { precision: self.precision.unwrap_or_default(), ..self.gpu.config() }
+    }
+}
+
+/// How a GPU executes a step.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "On a GPU")]
+pub(crate) struct GpuArgs {
+    /// Capture the launches of a step in CUDA graphs, each of which the host then launches at once.
+    #[arg(
+        long,
+        env = "FOREBAY_CUDA_GRAPHS",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "true",
+        default_missing_value = "true",
+        value_parser = boolean,
+        action = ArgAction::Set
+    )]
+    pub(crate) cuda_graphs: bool,
     #[command(flatten)]
     pub(crate) conv: ConvArgs,
+}
+
+impl GpuArgs {
+    /// The settings, in the default precision.
+    pub(crate) fn config(&self) -> GpuConfig {
+        let conv = self.conv.config();
+        GpuConfig { graphs: self.cuda_graphs, conv, ..GpuConfig::default() }
+    }
 }
 
 /// How convolutions are computed on a GPU.
@@ -358,27 +398,11 @@ pub(crate) struct SelftestArgs {
     /// Steps to measure; 0 only compares.
     #[arg(long, value_name = "N", default_value = "20")]
     pub(crate) steps: Number<0, 1_000_000>,
+    /// Precision of activations of the steps that are measured.
+    #[arg(long, value_enum, default_value = "bf16")]
+    pub(crate) precision: Precision,
     #[command(flatten)]
-    pub(crate) conv: ConvArgs,
-}
-
-/// The precision of activations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum PrecisionName {
-    /// bf16, in which GPUs train.
-    Bf16,
-    /// f32.
-    F32,
-}
-
-impl PrecisionName {
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Bf16 => "bf16",
-            Self::F32 => "f32",
-        }
-    }
+    pub(crate) gpu: GpuArgs,
 }
 
 /// Options of `bench`.
@@ -397,8 +421,10 @@ pub(crate) struct BenchArgs {
     #[arg(long, visible_aliases = ["size", "img-size"], value_name = "PIXELS,...", default_value = "224", value_delimiter = ',')]
     pub(crate) image_size: Vec<Pixels>,
     /// Precision of activations. Each of several is measured; the default is that in which the device trains.
-    #[arg(long, value_enum, value_name = "bf16,f32", value_delimiter = ',')]
-    pub(crate) precision: Vec<PrecisionName>,
+    #[arg(long, value_enum, value_name = "bf16,f16,f32", value_delimiter = ',')]
+    pub(crate) precision: Vec<Precision>,
+    #[command(flatten)]
+    pub(crate) gpu: GpuArgs,
     /// Number of classes.
     #[arg(long, value_name = "N", default_value = "1000")]
     pub(crate) classes: Number<1, 100_000>,

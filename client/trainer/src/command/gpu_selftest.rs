@@ -18,8 +18,9 @@ mod gpu {
     use forebay::gpu;
 
     use super::SelftestArgs;
-    use crate::backend::cuda::{CudaBackend, CudaConfig, Precision};
-    use crate::backend::device::TrainDevice;
+    use crate::backend::cuda::{CudaBackend, CudaConfig};
+    use crate::backend::device::{GpuConfig, TrainDevice};
+    use crate::backend::precision::Precision;
     use crate::backend::{Backend as _, BackendConfig};
     use crate::command::{bench, output};
     use crate::init::initial_state;
@@ -36,12 +37,12 @@ mod gpu {
         let device = gpu::Gpu::open(device.unwrap_or(0))?;
         output::print(&format!("{device:?}: {}", device.name()?))?;
         let cuda = |precision| {
-            let conv = args.conv.config();
-            CudaConfig { conv, ..CudaConfig::new(device.clone(), precision) }
+            let GpuConfig { graphs, conv, .. } = args.gpu.config();
+            CudaConfig { graphs, conv, ..CudaConfig::new(device.clone(), precision) }
         };
         for model in &args.compare {
             let graph = Graph::new(&Architecture::named(model, 10)?, SIDES.0, SIDES.1);
-            for precision in [Precision::F32, Precision::Bf16] {
+            for precision in [Precision::F32, Precision::Bf16, Precision::F16] {
                 let checks = selftest::compare_operations(&cuda(precision), &graph, 3)?;
                 for check in checks.iter().filter(|check| check.excess > 0.0) {
                     output::print(&format!(
@@ -64,7 +65,7 @@ mod gpu {
             );
             output::print(&format!("{model}: deterministic"))?;
         }
-        if args.steps.get() > 0 { time(args, cuda(Precision::Bf16)) } else { Ok(()) }
+        if args.steps.get() > 0 { time(args, cuda(args.precision)) } else { Ok(()) }
     }
 
     fn time(args: &SelftestArgs, cuda: CudaConfig) -> anyhow::Result<()> {

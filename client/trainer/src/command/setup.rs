@@ -10,6 +10,7 @@ use super::cli::{HyperparameterChanges, LossName, ModelArgs, TrainArgs};
 use super::replay::SourceInfo;
 use crate::Error;
 use crate::backend::device::TrainDevice;
+use crate::backend::precision::Precision;
 use crate::backend::{Backend, BackendConfig};
 use crate::checkpoint::{self, LoadedCheckpoint, RunMetadata};
 use crate::init::initial_state;
@@ -137,7 +138,15 @@ pub(crate) fn open_backend(
     };
     let device = device(args)?;
     check_memory(&config, device, args.memory_limit)?;
-    Ok(device.open_with(config, rank, args.conv.config())?)
+    if let Some(precision) = args.precision.filter(|&precision| precision != Precision::F32)
+        && device == TrainDevice::Cpu
+    {
+        bail!(
+            "invalid --precision {}: the CPU computes in f32; set --device cuda:N",
+            precision.name()
+        );
+    }
+    Ok(device.open_with(config, rank, args.gpu_config())?)
 }
 
 pub(crate) fn check_memory(

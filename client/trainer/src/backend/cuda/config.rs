@@ -5,28 +5,8 @@ use forebay_types::Rank;
 
 use crate::backend::MicroStep;
 use crate::backend::conv_config::ConvConfig;
+use crate::backend::precision::Precision;
 use crate::batch::Batch;
-
-/// The precision in which activations are stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
-    /// bf16, for training.
-    Bf16,
-    /// f16, for training with a loss scale.
-    F16,
-    /// f32, for tests and comparisons with the CPU.
-    F32,
-}
-
-impl Precision {
-    /// Bytes of a value.
-    pub const fn bytes(self) -> usize {
-        match self {
-            Self::Bf16 | Self::F16 => 2,
-            Self::F32 => 4,
-        }
-    }
-}
 
 /// Settings of a network on a GPU.
 #[derive(Clone, Debug)]

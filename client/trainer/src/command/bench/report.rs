@@ -7,7 +7,8 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::backend::device::TrainDevice;
-use crate::command::cli::{BenchArgs, PrecisionName};
+use crate::backend::precision::Precision;
+use crate::command::cli::BenchArgs;
 
 /// All measurements. The JSON form is documented and stable.
 #[derive(Debug, Serialize)]
@@ -26,7 +27,7 @@ pub(super) struct Report {
 pub(super) struct Run {
     batch: usize,
     image_size: usize,
-    precision: PrecisionName,
+    precision: Precision,
     #[serde(flatten)]
     outcome: Outcome,
 }
@@ -76,7 +77,7 @@ impl Run {
     pub(super) fn new(
         batch: usize,
         image_size: usize,
-        precision: PrecisionName,
+        precision: Precision,
         measured: anyhow::Result<Measured>,
     ) -> Self {
         let outcome = match measured {
