@@ -140,15 +140,12 @@ fn random_weights(graph: &Graph, precision: Precision) -> TrainState {
     for (i, parameter) in graph.parameters.iter().enumerate() {
         let tensor = state.model.get_mut(&parameter.name).expect("its own name");
         for (k, value) in tensor.values.iter_mut().enumerate() {
-            if !parameter.kind.decays() {
-                *value += 0.25 * random(k, i);
-            } else {
-                *value = match precision {
-                    Precision::Bf16 => f32::from_bits(u32::from(to_bf16(*value)) << 16),
-                    Precision::F16 => f16::from_f32(*value).to_f32(),
-                    Precision::F32 => *value,
-                };
-            }
+            *value = match precision {
+                _ if !parameter.kind.decays() => *value + 0.25 * random(k, i),
+                Precision::Bf16 => f32::from_bits(u32::from(to_bf16(*value)) << 16),
+                Precision::F16 => f16::from_f32(*value).to_f32(),
+                Precision::F32 => *value,
+            };
         }
         if parameter.name.ends_with("weight") && !parameter.kind.decays() {
             tensor.values.iter_mut().for_each(|gamma| *gamma += 0.5);
@@ -281,7 +278,9 @@ impl Pair {
             let (mut row, mut gradient) = (vec![0.0_f32; classes], vec![0.0_f32; rows.len()]);
             let value = loss.batch(&rows, &batch.targets(), 0.5, &mut row, &mut gradient);
             if self.precision == Precision::F16 {
-                gradient.iter_mut().for_each(|gradient| *gradient *= LOSS_SCALE);
+                for gradient in &mut gradient {
+                    *gradient *= LOSS_SCALE;
+                }
             }
             self.gpu.compute_loss(batch, &loss, 0.5)?;
             let gpu = self.gpu.gradient_of(logits, self.pass.samples)?;
