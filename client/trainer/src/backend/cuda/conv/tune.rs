@@ -29,11 +29,12 @@ pub(super) fn measure(
     };
     let bytes = cases.iter().map(bytes).max().unwrap_or(0);
     let lane = device.lane(1, bytes)?;
-    lane.fill(0..bytes, BYTE)?;
     handle.attach(&lane)?;
     let mut times = Vec::new();
     for (case, plans) in cases {
         let starts = starts(case, precision);
+        // What the case before had as its workspace is undefined.
+        lane.fill(0..starts[3], BYTE)?;
         let [x, w, y, workspace] = starts.map(|start| lane.address(start..bytes));
         let operands = Operands { x, w, y };
         let time = |plan: &mut GraphPlan| time(&lane, handle, plan, (operands, workspace));
