@@ -3,16 +3,17 @@
 use forebay::gpu::Gpu;
 use forebay_trainer::testing::compare_operations;
 use forebay_trainer::{
-    Architecture, BUCKET_LEN, Backend, BackendConfig, Block, CudaBackend, CudaConfig, Cursor,
-    Error, Flow, Graph, LossScaler, Pixels, Precision, ProcessGroup, Rank, Stem, StepReport,
-    TrainConfig, TrainDevice, TrainState, initial_state, train,
+    Architecture, BUCKET_LEN, Backend, BackendConfig, Block, ConvApi, ConvConfig, CudaBackend,
+    CudaConfig, Cursor, Error, Flow, Graph, LossScaler, Pixels, Precision, ProcessGroup, Rank,
+    Stem, StepReport, TrainConfig, TrainDevice, TrainState, initial_state, train,
 };
 use libtest_mimic::Trial;
 
+use crate::convolutions;
 use crate::microbatches::{SAMPLES, SIDE, batch, batches, made, settings};
 
 /// A test on the device of this index.
-type Test = fn(u32);
+pub(crate) type Test = fn(u32);
 
 /// The reports of all steps and the final state.
 pub(crate) type Trained = (Vec<StepReport>, TrainState);
@@ -45,14 +46,15 @@ pub(crate) fn trials() -> Vec<Trial> {
             Ok(())
         })
     };
-    single.into_iter().chain(pairs).map(trial).chain(crate::host::trials(device)).collect()
+    let all = single.into_iter().chain(convolutions::TESTS).chain(pairs);
+    all.map(trial).chain(crate::host::trials(device)).collect()
 }
 
-fn graph(model: &str) -> Graph {
+pub(crate) fn graph(model: &str) -> Graph {
     Graph::new(&Architecture::named(model, 4).unwrap(), SIDE, SIDE)
 }
 
-fn backend_config(model: &str) -> BackendConfig {
+pub(crate) fn backend_config(model: &str) -> BackendConfig {
     BackendConfig {
         train_graph: graph(model),
         batch: SAMPLES,
@@ -136,14 +138,17 @@ fn layers(device: u32) {
         narrow(Block::Basic, &[2, 1], &[64, 24]),
         narrow(Block::Bottleneck, &[1, 2], &[8, 16]),
     ];
-    let numbers = [Precision::F32, Precision::Bf16, Precision::F16];
-    for (net, number) in nets.iter().flat_map(|net| numbers.map(|number| (net, number))) {
-        let device = Gpu::open(device).unwrap();
-        let setting = CudaConfig::new(device, number);
-        let checks = compare_operations(&setting, net, 3).unwrap();
-        assert!(checks.len() > 5 * net.ops.len(), "{} comparisons", checks.len());
-        let wrong: Vec<_> = checks.iter().filter(|check| check.excess > 0.0).collect();
-        assert!(wrong.is_empty(), "{number:?}: {wrong:#?}");
+    let precisions = [Precision::F32, Precision::Bf16, Precision::F16];
+    for (net, precision) in nets.iter().flat_map(|net| precisions.map(|number| (net, number))) {
+        for api in [ConvApi::Graph, ConvApi::Legacy] {
+            let conv = ConvConfig { api, ..ConvConfig::default() };
+            let setting = CudaConfig::new(Gpu::open(device).unwrap(), precision);
+            let setting = CudaConfig { conv, ..setting };
+            let checks = compare_operations(&setting, net, 3).unwrap();
+            assert!(checks.len() > 5 * net.ops.len(), "{} comparisons", checks.len());
+            let wrong: Vec<_> = checks.iter().filter(|check| check.excess > 0.0).collect();
+            assert!(wrong.is_empty(), "{precision:?}, {api:?}: {wrong:#?}");
+        }
     }
 }
 

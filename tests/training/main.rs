@@ -5,6 +5,8 @@
 use libtest_mimic::{Arguments, Trial};
 
 #[cfg(feature = "cuda")]
+mod convolutions;
+#[cfg(feature = "cuda")]
 mod gpu;
 #[cfg(feature = "cuda")]
 mod host;

@@ -17,11 +17,23 @@ pub enum ConvApi {
 }
 
 /// Settings of the convolutions on a GPU.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ConvConfig {
     /// The interface of cuDNN.
     pub api: ConvApi,
     /// The folder that remembers which plans were the fastest. Without one, nothing is measured, and the first plan
     /// that cuDNN's heuristics propose is used.
     pub plan_cache: Option<PathBuf>,
+    /// Bytes of workspace above which a plan is used only if there is none that needs less.
+    pub workspace_limit: usize,
 }
+
+impl Default for ConvConfig {
+    fn default() -> Self {
+        Self { api: ConvApi::default(), plan_cache: None, workspace_limit: WORKSPACE_LIMIT }
+    }
+}
+
+/// 512 MiB. A stem of 3 channels alone needs about 0.9 MB an image, in every plan for tensor cores of its weight
+/// gradient.
+const WORKSPACE_LIMIT: usize = 512 << 20;

@@ -160,7 +160,7 @@ impl ConvArgs {
             Some(folder) => Some(folder.clone()),
             None => user_cache(std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME")),
         };
-        ConvConfig { api: self.conv_api, plan_cache }
+        ConvConfig { api: self.conv_api, plan_cache, ..ConvConfig::default() }
     }
 }
 

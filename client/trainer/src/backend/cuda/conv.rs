@@ -45,10 +45,6 @@ use refusal::Refusal;
 use super::Precision;
 use crate::backend::conv_config::{ConvApi, ConvConfig};
 
-/// Size of the workspace above which a plan is passed over if there is another one. A stem of 3 channels alone needs
-/// about 0.9 MB an image, in every plan for tensor cores of its weight gradient: so this is no limit for it.
-const WORKSPACE_LIMIT: usize = 512 << 20;
-
 /// Minimum size of the workspace, for plans that are made when it has been allocated.
 const MIN_WORKSPACE: usize = 32 << 20;
 
@@ -92,7 +88,7 @@ impl Convolutions {
         let folder = self.config.plan_cache.as_deref();
         let mut cache = folder.filter(|_| self.uses_graphs()).map(PlanCache::open);
         let platform = if cache.is_some() { self.platform()? } else { String::new() };
-        let limit = (WORKSPACE_LIMIT, false);
+        let limit = (self.config.workspace_limit, false);
         let (mut unmeasured, mut refusals) = (Vec::new(), BTreeMap::new());
         for case in BTreeSet::from_iter(cases) {
             let key = format!("{platform}, {case}");
