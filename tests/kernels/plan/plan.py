@@ -8,6 +8,7 @@ import ctypes
 import json
 import sys
 from collections import Counter
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -19,8 +20,11 @@ import resnet50
 from cudnn import NAMES, Descriptor, Refused
 
 BATCH = 256
-# The value of client/trainer/src/backend/cuda/cudnn.rs.
+# The value of client/trainer/src/backend/conv_config.rs.
 MOST_WORKSPACE = 512 << 20
+# The notes that client/trainer/src/backend/cuda/conv/choice.rs refuses in bf16.
+UNSUITABLE = {"NONDETERMINISTIC", "DOWN_CONVERT_INPUTS", "REDUCED_PRECISION_REDUCTION", "FFT", "WINOGRAD",
+              "WINOGRAD_TILE_4x4", "WINOGRAD_TILE_6x6", "WINOGRAD_TILE_13x13"}
 DIRECTIONS = {"forward": "FORWARD", "backward data": "BWD_DATA", "backward filter": "BWD_FILTER"}
 OPERATIONS = {"FORWARD": "FORWARD", "BWD_DATA": "BACKWARD_DATA", "BWD_FILTER": "BACKWARD_FILTER"}
 
@@ -30,23 +34,23 @@ def device(properties):
     return Descriptor("DEVICEPROP", "DEVICEPROP", JSON_REPRESENTATION=("CHAR", text)).finalize()
 
 
-def tensor(number, batch, channels, height, width):
-    """NHWC, bf16, as everywhere in the trainer."""
+def tensor(number, batch, channels, height, width, kind="BFLOAT16"):
+    """NHWC, as everywhere in the trainer."""
     return Descriptor(
         "TENSOR", "TENSOR",
         UNIQUE_ID=("INT64", number),
-        DATA_TYPE=("DATA_TYPE", NAMES["DATA_BFLOAT16"]),
+        DATA_TYPE=("DATA_TYPE", NAMES[f"DATA_{kind}"]),
         BYTE_ALIGNMENT=("INT64", 16),
         DIMENSIONS=("INT64", [batch, channels, height, width]),
         STRIDES=("INT64", [channels * height * width, 1, channels * width, channels]),
     ).finalize()
 
 
-def graph(conv, direction):
-    """One convolution, with sums in f32."""
-    x = tensor(1, BATCH, conv.x.channels, conv.x.height, conv.x.width)
-    w = tensor(2, conv.y.channels, conv.x.channels, conv.kernel, conv.kernel)
-    y = tensor(3, BATCH, conv.y.channels, conv.y.height, conv.y.width)
+def graph(conv, direction, kind="BFLOAT16", statistics=False):
+    """One convolution, with sums in f32; with `statistics`, also the sums of its output and of its squares by channel."""
+    x = tensor(1, BATCH, conv.x.channels, conv.x.height, conv.x.width, kind)
+    w = tensor(2, conv.y.channels, conv.x.channels, conv.kernel, conv.kernel, kind)
+    y = tensor(3, BATCH, conv.y.channels, conv.y.height, conv.y.width, kind)
     geometry = Descriptor(
         "CONVOLUTION", "CONVOLUTION",
         COMP_TYPE=("DATA_TYPE", NAMES["DATA_FLOAT"]),
@@ -65,7 +69,20 @@ def graph(conv, direction):
         BETA=("FLOAT", float(conv.adds and direction == "BWD_DATA")),
         **{name: ("BACKEND_DESCRIPTOR", t) for name, t in zip(names, (x, w, y))},
     ).finalize()
-    return Descriptor("OPERATIONGRAPH", "OPERATIONGRAPH", OPS=("BACKEND_DESCRIPTOR", operation)).finalize()
+    operations = [operation, *([sums(conv, y)] if statistics else [])]
+    return Descriptor("OPERATIONGRAPH", "OPERATIONGRAPH", OPS=("BACKEND_DESCRIPTOR", operations)).finalize()
+
+
+def sums(conv, y):
+    first, second = (tensor(number, 1, conv.y.channels, 1, 1, "FLOAT") for number in [4, 5])
+    return Descriptor(
+        "OPERATION_GEN_STATS", "OPERATION_GENSTATS",
+        MODE=("GENSTATS_MODE", NAMES["GENSTATS_SUM_SQSUM"]),
+        MATH_PREC=("DATA_TYPE", NAMES["DATA_FLOAT"]),
+        XDESC=("BACKEND_DESCRIPTOR", y),
+        SUMDESC=("BACKEND_DESCRIPTOR", first),
+        SQSUMDESC=("BACKEND_DESCRIPTOR", second),
+    ).finalize()
 
 
 class Plan:
@@ -88,15 +105,15 @@ class Plan:
 
     @property
     def fits(self):
-        """The requirements of cudnn.rs on an algorithm."""
-        return "NONDETERMINISTIC" not in self.notes and self.workspace <= MOST_WORKSPACE
+        """The requirements of the trainer on a plan."""
+        return not self.notes & UNSUITABLE and self.workspace <= MOST_WORKSPACE
 
 
-def plans(conv, direction, properties):
+def plans(conv, direction, properties, kind="BFLOAT16", statistics=False):
     """The supported plans among those that the heuristics propose, best first."""
     heuristics = Descriptor(
         "ENGINEHEUR", "ENGINEHEUR",
-        OPERATION_GRAPH=("BACKEND_DESCRIPTOR", graph(conv, direction)),
+        OPERATION_GRAPH=("BACKEND_DESCRIPTOR", graph(conv, direction, kind, statistics)),
         MODE=("HEUR_MODE", NAMES["HEUR_MODE_A"]),
         DEVICEPROP=("BACKEND_DESCRIPTOR", properties),
     ).finalize()
@@ -151,6 +168,26 @@ def table(convs, devices, knobs):
               f"the largest workspace is {size(tally['workspace'])}")
 
 
+def statistics(convs, devices):
+    """Prints whether each forward convolution is planned with the statistics of its output."""
+    kinds = {"bf16": "BFLOAT16", "f16": "HALF"}
+    heads = [f"{name} {kind}" for name in devices for kind in kinds]
+    print("| convolution | times |", " | ".join(heads), "|")
+    print("|---|---|" + "---|" * len(heads))
+    planned = Counter()
+    for conv, times in convs.items():
+        cells = []
+        for name, properties in devices.items():
+            for kind, data in kinds.items():
+                found = list(plans(conv, "FORWARD", properties, data, statistics=True))
+                planned[f"{name} {kind}"] += bool(found)
+                cells.append(f"{found[0].engine}, {size(found[0].workspace)}" if found else "–")
+        print(f"| {title(conv).removesuffix(' +')} | {times} |", " | ".join(cells), "|")
+    print()
+    for head in heads:
+        print(f"- {head}: {planned[head]} of {len(convs)} planned")
+
+
 def refusal(action):
     try:
         result = action()
@@ -176,6 +213,15 @@ def main():
     print(STEM.format(eight=BATCH * 230 * 230 * 8 * 2 / 1e6))
     wider = {resnet50.Conv(resnet50.Shape(230, 230, channels), stem.y, 7, 2, 0, first=True): 1 for channels in [4, 8]}
     table(wider, devices, "--knobs" in sys.argv)
+    print()
+    print(STATISTICS)
+    convs = Counter(op for op in resnet50.operations(224) if isinstance(op, resnet50.Conv))
+    statistics(Counter(plain(conv) for conv in convs.elements()), devices)
+
+
+def plain(conv):
+    """Forward, a convolution is the same whether its backward adds or not."""
+    return replace(conv, adds=False)
 
 
 HEAD = """\
@@ -188,15 +234,15 @@ it, with the workspace that it needs. It says nothing about time.
 
 Every convolution as the trainer describes it: NHWC, bf16, sums in f32, batch {batch}; the images are stored
 with their padding. `+`: backward data adds to the existing gradient (beta 1). Each plan is the best proposal of mode A
-of the heuristics that is deterministic and takes at most 512 MiB, which is the rule of
-`client/trainer/src/backend/cuda/cudnn.rs`.
+of the heuristics that is deterministic, rounds neither inputs nor sums, and takes at most 512 MiB. That is the rule of
+`client/trainer/src/backend/cuda/conv/`, which measures the four best on the GPU.
 
 A cell is the engine's number, which is counted separately for each direction, and its workspace, if that is 1 kB or
 more. `*`: without cuDNN's note that it uses tensor cores. `!`: the heuristics' first choice was not deterministic, too
 large, or not supported.
 
-- Not planned: the legacy API, which the trainer calls today. It wants a handle, and `cudnnCreate` without a device says
-  {no_device}. It may choose otherwise.
+- Not planned: the legacy API, which the trainer calls where the graph API refuses. It wants a handle, and `cudnnCreate`
+  without a device says {no_device}. It may choose otherwise.
 - Not planned: the classifier, which is cuBLAS's.
 - Control: a GPU described as of compute capability 7.0, which has no bf16, gets {control} for the second convolution.
 """
@@ -207,6 +253,17 @@ STEM = """\
 The images have 3 channels: 6 bytes a pixel, which no 16-byte access fits. The backward filter's workspace is about the
 size of the images with 8 channels ({eight:.0f} MB): presumably they are copied there first. With zeros as a 4th channel, or as
 5 more (224 pixels):
+"""
+
+STATISTICS = """\
+## Convolutions with the statistics of their output
+
+Forward, with an operation `GEN_STATS` in the same graph: the sums of the output and of its squares by channel, in f32,
+from which a batch norm computes mean and variance without another pass. A cell is the engine and the workspace of the
+heuristics' first proposal (mode A); `–`: they propose nothing. The heuristics of modes B, INSTANT and FALLBACK propose
+nothing for bf16 either. Of the five engines of this graph, those that are compiled in advance want f16, and another one
+says that something is missing at run time, presumably the driver. So the trainer, whose activations are bf16, sums in a
+kernel of its own.
 """
 
 if __name__ == "__main__":
