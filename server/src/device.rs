@@ -33,7 +33,10 @@ impl DeviceChoice {
                 }
             },
         };
-        info!(device = %mixer.device(), "mixing device");
+        match mixer.libraries() {
+            Some(libraries) => info!(device = %mixer.device(), %libraries, "mixing device"),
+            None => info!(device = %mixer.device(), "mixing device"),
+        }
         Ok(mixer)
     }
 }

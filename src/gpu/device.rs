@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUdevice_attribute};
 use cudarc::driver::{CudaContext, CudaFunction, DriverError};
-use cudarc::nvrtc::{self, CompileError, CompileOptions};
 
+use super::compile::{Target, compile, known_capabilities};
 use super::error::DeviceError;
+use super::libraries::{self, Library};
 
 /// Maximum number of lanes of a GPU. While one lane copies, the kernels of another one run.
 pub const LANES: usize = 3;
@@ -29,20 +30,11 @@ impl Gpu {
     /// Opens the GPU with a number, counted from 0.
     ///
     /// # Errors
-    /// [`DeviceError::NoLibrary`] if the driver or the compiler is not installed,
+    /// [`DeviceError::NoLibrary`] if the driver or the compiler is not found,
     /// [`DeviceError::NoDevice`] if the machine has no GPU with this number, and
     /// [`DeviceError::Driver`] if the driver fails.
     pub fn open(number: u32) -> Result<Self, DeviceError> {
-        let missing = |library, help| DeviceError::NoLibrary { device: number, library, help };
-        // SAFETY: loading a library runs its initializers, and these are NVIDIA's own libraries.
-        let [cuda, nvrtc] = unsafe { [sys::is_culib_present(), nvrtc::sys::is_culib_present()] };
-        if !cuda {
-            return Err(missing("libcuda", "install the NVIDIA driver"));
-        }
-        if !nvrtc {
-            let help = "install NVRTC of CUDA 12 and add its directory to LD_LIBRARY_PATH";
-            return Err(missing("libnvrtc", help));
-        }
+        libraries::require(number, &[Library::Driver, Library::Nvrtc])?;
         let count = match CudaContext::device_count() {
             Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => Ok(0),
             count => count,
@@ -69,6 +61,14 @@ impl Gpu {
     /// [`DeviceError::Driver`] if the driver fails.
     pub fn bind(&self) -> Result<(), DeviceError> {
         self.context.bind_to_thread().map_err(self.failed("binding the context to a thread"))
+    }
+
+    /// Loads libraries that are used on the GPU besides the driver and the compiler.
+    ///
+    /// # Errors
+    /// [`DeviceError::NoLibrary`], with all that are missing.
+    pub fn require(&self, libraries: &[Library]) -> Result<(), DeviceError> {
+        libraries::require(self.number, libraries)
     }
 
     /// The model name of the GPU.
@@ -109,28 +109,23 @@ impl Gpu {
         source: &str,
         names: [&str; N],
     ) -> Result<[Kernel; N], DeviceError> {
-        let capability = self.context.compute_capability();
-        let (major, minor) = capability.map_err(self.failed("reading the compute capability"))?;
-        // Without contraction to fused multiply-adds, as the twins on the CPU.
-        let options = CompileOptions {
-            name: Some(file.to_owned()),
-            fmad: Some(false),
-            options: vec![format!("--gpu-architecture=sm_{major}{minor}"), "--std=c++17".into()],
-            ..CompileOptions::default()
-        };
-        let compiled = nvrtc::compile_ptx_with_opts(source, options).map_err(|error| {
-            let log = match error {
-                CompileError::CompileError { log, .. } => log.to_string_lossy().into_owned(),
-                other => other.to_string(),
-            };
-            DeviceError::Compile { device: self.number, file, log }
-        })?;
+        let failed = |log| DeviceError::Compile { device: self.number, file, log };
+        let compiled = compile(file, source, self.target().map_err(failed)?).map_err(failed)?;
         let module = self.context.load_module(compiled);
         let module = module.map_err(self.failed("loading kernels"))?;
         let kernels = names.map(|name| module.load_function(name).map(Kernel));
         let kernels = kernels.into_iter().collect::<Result<Vec<_>, _>>();
         let kernels = kernels.map_err(self.failed("finding a kernel"))?;
         Ok(kernels.try_into().expect("one kernel for each name"))
+    }
+
+    /// What kernels are compiled to.
+    fn target(&self) -> Result<Target, String> {
+        let capability = self.context.compute_capability();
+        let (major, minor) = capability.map_err(|error| format!("{:?}", error.0))?;
+        let known = known_capabilities().map_err(|error| error.to_string())?;
+        let cuda = |library| libraries::load(self.number, library).ok()?.cuda();
+        Target::choose(major * 10 + minor, &known, cuda(Library::Nvrtc), cuda(Library::Driver))
     }
 
     /// Converts an error of the driver. `call` says what was being done.

@@ -12,15 +12,13 @@ pub enum DeviceError {
         /// The number of the requested GPU.
         device: u32,
     },
-    /// A CUDA library is not installed.
-    #[error("cuda:{device}: {library} was not found; {help}, or use --device cpu")]
+    /// Libraries of CUDA are not installed, or cannot be used.
+    #[error("cuda:{device}: {report}; or use --device cpu")]
     NoLibrary {
         /// The number of the requested GPU.
         device: u32,
-        /// `libcuda` or `libnvrtc`.
-        library: &'static str,
-        /// The action that installs it.
-        help: &'static str,
+        /// Which libraries, where they were looked for, and what to do.
+        report: String,
     },
     /// The machine has no GPU with the requested number.
     #[error(

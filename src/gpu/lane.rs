@@ -5,6 +5,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use cudarc::driver::sys::{self, CUresult};
 use cudarc::driver::{
     CudaSlice, CudaStream, DevicePtr as _, DriverError, LaunchConfig, PushKernelArg as _, result,
 };
@@ -238,6 +239,21 @@ impl Lane {
         let recorded = other.reached.record(&other.stream);
         let follows = recorded.and_then(|()| other.reached.hold(&self.stream));
         follows.map_err(self.device.failed("making a lane wait for another"))
+    }
+
+    /// Whether all work of the lane has finished.
+    ///
+    /// # Errors
+    /// [`DeviceError::Driver`] if any of the work failed.
+    pub fn is_idle(&self) -> Result<bool, DeviceError> {
+        // SAFETY: a stream that is alive.
+        match unsafe { sys::cuStreamQuery(self.stream.cu_stream()) } {
+            CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            status => {
+                let queried = status.result().map(|()| true);
+                queried.map_err(self.device.failed("executing work on the GPU"))
+            }
+        }
     }
 
     /// Waits for all work of the lane.

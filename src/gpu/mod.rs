@@ -12,7 +12,7 @@
 //!
 //! Without the feature `cuda`, only the errors and pageable memory remain. With it, nothing is linked:
 //! libcuda and libnvrtc are loaded when a GPU is opened. cudarc panics if a library is missing, so
-//! `Gpu::open` looks for them first.
+//! `libraries` finds and loads them first.
 //!
 //! Three rules keep this sound. The default stream is not used, because only the thread with the
 //! right context could free its memory. cudarc's event tracking is off, so `Pinned` records its
@@ -23,6 +23,8 @@ mod error;
 mod host;
 
 #[cfg(feature = "cuda")]
+mod compile;
+#[cfg(feature = "cuda")]
 mod device;
 #[cfg(feature = "cuda")]
 mod event;
@@ -30,6 +32,8 @@ mod event;
 mod graph;
 #[cfg(feature = "cuda")]
 mod lane;
+#[cfg(feature = "cuda")]
+pub mod libraries;
 #[cfg(feature = "cuda")]
 mod pinned;
 #[cfg(feature = "cuda")]
@@ -50,6 +54,8 @@ pub use event::TimingEvent;
 pub use graph::Graph;
 #[cfg(feature = "cuda")]
 pub use lane::{Arg, Grid, Lane, Mark};
+#[cfg(feature = "cuda")]
+pub use libraries::{Library, LibraryTable};
 #[cfg(feature = "cuda")]
 pub use pinned::Pinned;
 #[cfg(feature = "cuda")]

@@ -37,7 +37,7 @@ impl Mixer {
     ///
     /// # Errors
     /// [`DeviceError::NotBuilt`] if this forebay was built without CUDA, [`DeviceError::NoLibrary`] if the
-    /// driver or the compiler is not installed, [`DeviceError::NoDevice`] if the machine has no such GPU,
+    /// driver or the compiler is not found, [`DeviceError::NoDevice`] if the machine has no such GPU,
     /// [`DeviceError::Compile`] if a kernel does not compile, and [`DeviceError::Driver`] if the GPU fails
     /// or its memory is exhausted.
     pub fn open(device: Device, device_bytes: usize) -> Result<Self, DeviceError> {
@@ -205,6 +205,15 @@ impl Mixer {
             Self::Cpu => Ok("cpu".into()),
             #[cfg(feature = "cuda")]
             Self::Cuda(cuda) => Ok(format!("cuda:{}, {}", cuda.number(), cuda.name()?)),
+        }
+    }
+
+    /// The libraries of CUDA that a GPU's mixer uses, with their versions.
+    pub fn libraries(&self) -> Option<String> {
+        match self {
+            Self::Cpu => None,
+            #[cfg(feature = "cuda")]
+            Self::Cuda(_) => Some(crate::gpu::libraries::describe()),
         }
     }
 

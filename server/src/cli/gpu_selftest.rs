@@ -12,6 +12,9 @@ use super::output::say;
 
 #[derive(Debug, Args)]
 pub(super) struct SelfTestArgs {
+    /// Only list the libraries of CUDA, their versions, and where they were found. Needs no GPU.
+    #[arg(long)]
+    libraries: bool,
     /// GPU to test, as cuda:N.
     #[arg(long, default_value = "cuda:0", env = "FOREBAY_DEVICE")]
     device: Device,
@@ -27,6 +30,9 @@ pub(super) struct SelfTestArgs {
 }
 
 pub(super) fn selftest(args: &SelfTestArgs) -> anyhow::Result<()> {
+    if args.libraries {
+        return libraries(args.device);
+    }
     if args.device == Device::Cpu {
         bail!(
             "invalid --device cpu: the self-test compares a GPU with the CPU; set --device cuda:N"
@@ -35,9 +41,25 @@ pub(super) fn selftest(args: &SelfTestArgs) -> anyhow::Result<()> {
     let bytes = usize::try_from(args.device_bytes.get())?;
     let mixer = Mixer::open(args.device, bytes)?;
     say(mixer.description()?)?;
+    mixer.libraries().map_or(Ok(()), say)?;
     let batches = compare(&mixer)?;
     say(format!("{batches} batches are bit-identical to the CPU's"))?;
     time(&mixer, args)
+}
+
+#[cfg(feature = "cuda")]
+fn libraries(_device: Device) -> anyhow::Result<()> {
+    use forebay::gpu::{Library, LibraryTable};
+    let table = LibraryTable::new(&[Library::Driver, Library::Nvrtc], &[]);
+    say(table.to_string().trim_end())?;
+    ensure!(table.is_complete(), "libraries that mixing on a GPU needs are missing");
+    Ok(())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn libraries(device: Device) -> anyhow::Result<()> {
+    // The error says that this build cannot use a GPU.
+    Ok(Mixer::open(device, 0).map(drop)?)
 }
 
 const DTYPES: [(DType, &str); 4] =

@@ -37,6 +37,7 @@ mod report;
 mod state;
 mod transfer;
 
+pub(crate) use config::LIBRARIES;
 pub use config::{BUCKET_LEN, CudaConfig, PassConfig};
 pub(crate) use state::to_bf16;
 

@@ -82,9 +82,12 @@ fn open_cuda(
 ) -> Result<Box<dyn Backend>, Error> {
     use super::cuda::{CudaBackend, CudaConfig};
     let device = forebay::gpu::Gpu::open(device)?;
+    let name = format!("{device:?}, {}", device.name()?);
     let GpuConfig { precision, graphs, conv } = gpu;
     let cuda = CudaConfig { rank, graphs, conv, ..CudaConfig::new(device, precision) };
-    Ok(Box::new(CudaBackend::new(cuda, config)?))
+    let backend = CudaBackend::new(cuda, config)?;
+    tracing::info!(libraries = %forebay::gpu::libraries::describe(), "training on {name}");
+    Ok(Box::new(backend))
 }
 
 #[cfg(not(feature = "cuda"))]

@@ -375,6 +375,9 @@ pub(crate) struct EvalArgs {
 /// Options of `gpu-selftest`.
 #[derive(Args, Debug)]
 pub(crate) struct SelftestArgs {
+    /// Only list the libraries of CUDA, their versions, and where they were found. Needs no GPU.
+    #[arg(long)]
+    pub(crate) libraries: bool,
     /// GPU to test: cuda or cuda:N.
     #[arg(long, env = "FOREBAY_DEVICE", default_value = "cuda:0")]
     pub(crate) device: TrainDevice,

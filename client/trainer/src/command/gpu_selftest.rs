@@ -18,7 +18,7 @@ mod gpu {
     use forebay::gpu;
 
     use super::SelftestArgs;
-    use crate::backend::cuda::{CudaBackend, CudaConfig};
+    use crate::backend::cuda::{CudaBackend, CudaConfig, LIBRARIES};
     use crate::backend::device::{GpuConfig, TrainDevice};
     use crate::backend::precision::Precision;
     use crate::backend::{Backend as _, BackendConfig};
@@ -30,12 +30,25 @@ mod gpu {
     /// Height and width of the images to compare: odd, so that no size is a multiple of a tile.
     const SIDES: (usize, usize) = (75, 61);
 
+    /// Lists the libraries of CUDA.
+    fn libraries() -> anyhow::Result<()> {
+        let table = gpu::LibraryTable::new(&LIBRARIES, &[gpu::Library::Nccl]);
+        output::print(table.to_string().trim_end())?;
+        ensure!(table.is_complete(), "libraries that training on a GPU needs are missing");
+        Ok(())
+    }
+
     pub(crate) fn run(args: &SelftestArgs) -> anyhow::Result<()> {
+        if args.libraries {
+            return libraries();
+        }
         let TrainDevice::Cuda(device) = args.device.with_local_rank(0) else {
             anyhow::bail!("the self-test compares a GPU with the CPU: set --device cuda:N")
         };
         let device = gpu::Gpu::open(device.unwrap_or(0))?;
+        device.require(&LIBRARIES)?;
         output::print(&format!("{device:?}: {}", device.name()?))?;
+        output::print(&gpu::libraries::describe())?;
         let cuda = |precision| {
             let GpuConfig { graphs, conv, .. } = args.gpu.config();
             CudaConfig { graphs, conv, ..CudaConfig::new(device.clone(), precision) }

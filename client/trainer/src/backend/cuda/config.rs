@@ -1,12 +1,16 @@
 //! Settings of the CUDA backend.
 
-use forebay::gpu::Gpu;
+use forebay::gpu::{Gpu, Library};
 use forebay_types::Rank;
 
 use crate::backend::MicroStep;
 use crate::backend::conv_config::ConvConfig;
 use crate::backend::precision::Precision;
 use crate::batch::Batch;
+
+/// The libraries of CUDA that training on one GPU needs. Several need NCCL as well.
+pub(crate) const LIBRARIES: [Library; 5] =
+    [Library::Driver, Library::Nvrtc, Library::CublasLt, Library::Cublas, Library::Cudnn];
 
 /// Settings of a network on a GPU.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use cudarc::cublas::result as blas;
 use cudarc::cublas::sys::{self, cublasHandle_t};
-use forebay::gpu::{DeviceError, Gpu, Lane};
+use forebay::gpu::{DeviceError, Gpu, Lane, Library};
 
 use super::Precision;
 
@@ -39,12 +39,7 @@ fn int(size: usize) -> c_int {
 
 impl Cublas {
     pub(super) fn open(device: &Gpu, precision: Precision) -> Result<Self, DeviceError> {
-        // SAFETY: loading the library runs its initializers, which have no preconditions.
-        if !unsafe { sys::is_culib_present() } {
-            let help = "install cuBLAS for CUDA 12 and add its folder to LD_LIBRARY_PATH";
-            let (device, library) = (device.number(), "libcublas");
-            return Err(DeviceError::NoLibrary { device, library, help });
-        }
+        device.require(&[Library::Cublas])?;
         device.bind()?;
         let device = device.number();
         let handle = blas::create_handle().map_err(|e| error(device, "cublasCreate", e))?;

@@ -5,7 +5,7 @@
 use std::ffi::{CStr, c_char, c_void};
 
 use cudarc::cudnn::{result as dnn, sys};
-use forebay::gpu::{DeviceError, Gpu, Lane};
+use forebay::gpu::{DeviceError, Gpu, Lane, Library};
 
 use super::refusal::Refusal;
 
@@ -20,12 +20,7 @@ pub(super) struct Handle {
 
 impl Handle {
     pub(super) fn open(device: &Gpu) -> Result<Self, DeviceError> {
-        // SAFETY: loading the library runs its initializers, which have no preconditions.
-        if !unsafe { sys::is_culib_present() } {
-            let help = "install cuDNN 9 and add its folder to LD_LIBRARY_PATH";
-            let (device, library) = (device.number(), "libcudnn");
-            return Err(DeviceError::NoLibrary { device, library, help });
-        }
+        device.require(&[Library::Cudnn])?;
         device.bind()?;
         let number = device.number();
         let raw = dnn::create_handle().map_err(|e| driver_error(number, "cudnnCreate", &e))?;
