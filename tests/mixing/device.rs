@@ -22,6 +22,7 @@ pub(crate) fn trials(mixer: &Mixer) -> Vec<Trial> {
         with("more_memory_than_the_gpu_has_is_refused", no_memory),
         with("batches_of_several_threads_do_not_interfere", threads),
         with("the_self_test_passes", self_test),
+        with("a_compiler_that_is_older_than_the_gpu_compiles_to_ptx", older_compiler),
     ]
 }
 
@@ -99,8 +100,36 @@ fn self_test(mixer: &Mixer) -> Result<(), Failed> {
         .output()?;
     let report = String::from_utf8(output.stdout)?;
     assert!(output.status.success(), "{report} {}", String::from_utf8_lossy(&output.stderr));
-    for part in ["bit-identical", "bf16 NHWC", "kernel"] {
+    for part in ["bit-identical", "bf16 NHWC", "kernel", "libnvrtc"] {
         assert!(report.contains(part), "{report}");
     }
+    Ok(())
+}
+
+/// A compiler that does not know the GPU compiles for the newest architecture that it knows, and the driver does the rest, unless it is
+/// older than the compiler. Only the stand-in's own compiler can be told what it knows.
+fn older_compiler(mixer: &Mixer) -> Result<(), Failed> {
+    let real = std::env::var_os("FOREBAY_STANDIN_NVRTC").is_some();
+    if real || !mixer.description()?.contains("stand-in") {
+        return Ok(());
+    }
+    let device = mixer.device().to_string();
+    let run = |nvrtc: &str| {
+        Command::new(env!("CARGO_BIN_EXE_quickstart"))
+            .args(["forebay", "gpu-selftest", "--device", &device, "--images", "1", "--size", "8"])
+            .env("FOREBAY_STANDIN_NVRTC_ARCHS", "75,80")
+            .env("FOREBAY_STANDIN_NVRTC_VERSION", nvrtc)
+            .output()
+    };
+    let output = run("13.0")?;
+    let report = String::from_utf8(output.stdout)?;
+    assert!(
+        report.contains("bit-identical"),
+        "{report} {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let output = run("13.1")?;
+    let error = String::from_utf8(output.stderr)?;
+    assert!(error.contains("NVRTC 13.1 does not know sm_90"), "{error}");
     Ok(())
 }

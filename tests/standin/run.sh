@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs a command with the stand-in in place of libcuda, libnvrtc, libcudnn, libcublas and libnccl:
+# Runs a command with the stand-in in place of libcuda, libnvrtc, libcudnn, libcublas and libnccl, under the names that they have on
+# a machine with CUDA 13:
 #
 #   tests/standin/run.sh [--ptx] [--matrix | --schedules] COMMAND...
 #
@@ -23,30 +24,39 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-[ $# -gt 0 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 (cd "$root" && cargo build --quiet --locked -p forebay-standin)
 libraries=$target/standin/${ptx:+ptx-}lib
-mkdir -p "$libraries"
-# Never libcuda.so.1: the real NVRTC would load it and call functions that it lacks.
-for library in cuda cudnn cublas nccl; do
-  ln -sfn "$target/debug/libforebay_standin.so" "$libraries/lib$library.so"
-done
-paths=$libraries
-if [ -z "$ptx" ]; then
-  ln -sfn "$target/debug/libforebay_standin.so" "$libraries/libnvrtc.so"
-else
+# With the real NVRTC never libcuda.so.1: it would load that and call functions that the stand-in lacks.
+cuda=libcuda.so.1
+if [ -n "$ptx" ]; then
+  cuda=libcuda.so
   venv=${FOREBAY_NVRTC:-${XDG_CACHE_HOME:-$HOME/.cache}/forebay/nvrtc}
   if ! compgen -G "$venv/lib/python3*/site-packages/nvidia/cuda_nvrtc/lib/libnvrtc.so.12" >/dev/null; then
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet --disable-pip-version-check nvidia-cuda-nvrtc-cu12==12.9.86 ||
       { echo "run.sh: NVRTC cannot be installed from PyPI" >&2; exit 77; }
   fi
-  nvrtc=$(dirname "$(compgen -G "$venv/lib/python3*/site-packages/nvidia/cuda_nvrtc/lib/libnvrtc.so.12")")
-  ln -sfn "$nvrtc/libnvrtc.so.12" "$libraries/libnvrtc.so"
-  paths=$libraries:$nvrtc
+  # The stand-in's libnvrtc forwards to it.
+  FOREBAY_STANDIN_NVRTC=$(compgen -G "$venv/lib/python3*/site-packages/nvidia/cuda_nvrtc/lib/libnvrtc.so.12")
+  export FOREBAY_STANDIN_NVRTC
 fi
-export LD_LIBRARY_PATH=$paths${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+# Each name is a library of its own that is linked with the stand-in, because the loader knows a library by its soname.
+names="$cuda libnvrtc.so.13 libcublasLt.so.13 libcublas.so.13 libcudnn.so.9 libnccl.so.2"
+standin=$target/debug/libforebay_standin.so
+if [ "$(cat "$libraries/names" 2>/dev/null)" != "$names $standin" ]; then
+  mkdir -p "$target/standin"
+  fresh=$(mktemp -d "$libraries.XXXXXX")
+  for name in $names; do
+    g++ -shared -nostdlib -o "$fresh/$name" -Wl,-soname,"$name" -Wl,--no-as-needed "$standin"
+  done
+  echo "$names $standin" >"$fresh/names"
+  rm -rf "$libraries"
+  # Another run may have been faster.
+  mv -T "$fresh" "$libraries" 2>/dev/null || rm -rf "$fresh"
+fi
+export LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 export FOREBAY_STANDIN_CACHE=${FOREBAY_STANDIN_CACHE:-$target/standin/kernels}
 
 [ -n "$matrix" ] || exec "$@"

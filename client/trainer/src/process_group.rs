@@ -228,6 +228,11 @@ impl ProcessGroup {
         }
     }
 
+    /// A function that returns the failure of a rank, once it is known. Any thread may call it, also after the group.
+    pub fn failure_watch(&self) -> Box<dyn Fn() -> Option<Error> + Send> {
+        self.heartbeat.as_ref().map_or_else(|| Box::new(|| None) as _, Heartbeat::watch)
+    }
+
     /// Waits until the failure of a rank is known, at most for the heartbeat timeout. For a rank whose exchanges fail,
     /// perhaps because another one was lost.
     pub fn wait_for_failure(&self) -> Option<Error> {

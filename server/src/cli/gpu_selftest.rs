@@ -51,7 +51,7 @@ pub(super) fn selftest(args: &SelfTestArgs) -> anyhow::Result<()> {
 fn libraries(_device: Device) -> anyhow::Result<()> {
     use forebay::gpu::{Library, LibraryTable};
     let table = LibraryTable::new(&[Library::Driver, Library::Nvrtc], &[]);
-    say(table.to_string().trim_end())?;
+    table.to_string().lines().try_for_each(say)?;
     ensure!(table.is_complete(), "libraries that mixing on a GPU needs are missing");
     Ok(())
 }

@@ -89,8 +89,9 @@ impl fmt::Display for Place {
                 write!(f, "the Python environment {prefix} ({of}), which has no packages of NVIDIA")
             }
             Self::Python { prefix, of, folders } => {
-                let (prefix, folders) = (prefix.display(), listed(folders));
-                write!(f, "the Python environment {prefix} ({of}: {folders})")
+                let names: Vec<_> = folders.iter().map(|folder| package(folder)).collect();
+                let (prefix, names) = (prefix.display(), names.join(", "));
+                write!(f, "the Python environment {prefix} ({of}, with packages {names})")
             }
             Self::Toolkit(None) => write!(f, "{TOOLKIT}, which does not exist"),
             Self::Toolkit(Some(folder)) => write!(f, "{}", folder.display()),
@@ -101,6 +102,11 @@ impl fmt::Display for Place {
 fn listed(folders: &[PathBuf]) -> String {
     let folders: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
     folders.join(", ")
+}
+
+/// The name of the package whose folder `lib` this is.
+fn package(lib: &Path) -> String {
+    lib.parent().map(name_of).unwrap_or_default()
 }
 
 /// All places, in the order in which they are tried.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::engine::Order;
+use crate::image::Version;
 
 /// When queued work runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,10 +30,19 @@ pub(crate) struct Config {
     pub(crate) memory: u64,
     /// `FOREBAY_STANDIN_CAPABILITY`: the compute capability, `9.0` by default.
     pub(crate) capability: (i32, i32),
+    /// `FOREBAY_STANDIN_DRIVER_VERSION`: the version of CUDA that the driver supports, `13.0` by default.
+    pub(crate) driver_version: Version,
+    /// `FOREBAY_STANDIN_NVRTC_VERSION`: the version of the stand-in's own NVRTC, `13.0` by default.
+    pub(crate) nvrtc_version: Version,
+    /// `FOREBAY_STANDIN_NVRTC_ARCHS`: the architectures that it knows, `75,80,86,89,90,100,103,120` by default.
+    pub(crate) nvrtc_architectures: Vec<i32>,
     /// `FOREBAY_STANDIN_CACHE`: the folder of compiled kernels, in the system's temporary folder by default.
     pub(crate) cache: PathBuf,
     /// `FOREBAY_STANDIN_NCCL_TIMEOUT`: the seconds that a collective waits for a missing rank, 60 by default.
     pub(crate) nccl_timeout: Duration,
+    /// `FOREBAY_STANDIN_NCCL_SILENT`: if set, a lost rank does not show in `ncclCommGetAsyncError` of the others, as between GPUs that are
+    /// connected directly.
+    pub(crate) nccl_silent: bool,
     /// `NCCL_HOSTID`: processes with different values count as being on different machines.
     host: String,
     /// `CUDA_VISIBLE_DEVICES`: used only to distinguish the GPUs of different processes.
@@ -69,7 +79,19 @@ impl Config {
         let devices = usize::try_from(devices).unwrap_or(usize::MAX).min(64);
         let nccl_timeout = get("NCCL_TIMEOUT")
             .map_or(Ok(60), |text| number("NCCL_TIMEOUT", &text, "a number of seconds"))?;
+        let version = |name: &str| {
+            let text = get(name).unwrap_or_else(|| "13.0".to_owned());
+            Version::parse(&text)
+                .ok_or_else(|| format!("invalid FOREBAY_STANDIN_{name} {text:?}: expected 13.0"))
+        };
+        let known = get("NVRTC_ARCHS").unwrap_or_else(|| "75,80,86,89,90,100,103,120".to_owned());
+        let known: Result<Vec<i32>, _> = known.split(',').map(str::parse).collect();
+        let expected = "invalid FOREBAY_STANDIN_NVRTC_ARCHS: expected numbers with commas";
         Ok(Self {
+            driver_version: version("DRIVER_VERSION")?,
+            nvrtc_version: version("NVRTC_VERSION")?,
+            nvrtc_architectures: known.map_err(|_invalid| expected)?,
+            nccl_silent: get("NCCL_SILENT").is_some(),
             schedule,
             order,
             devices,
@@ -80,6 +102,11 @@ impl Config {
             host: variable("NCCL_HOSTID").unwrap_or_default(),
             visible: variable("CUDA_VISIBLE_DEVICES").filter(|visible| !visible.is_empty()),
         })
+    }
+
+    /// `FOREBAY_STANDIN_NVRTC`: the file of the real NVRTC, to which the stand-in's forwards.
+    pub(crate) fn real_nvrtc() -> Option<String> {
+        get("NVRTC")
     }
 
     /// The name of a device that is unique across processes.

@@ -1,8 +1,8 @@
 //! A stand-in for the CUDA libraries: it runs unmodified host code and unmodified kernels on the CPU, for tests.
 //!
-//! It is a shared library that is installed under the names of the libraries that it replaces: `libcuda.so`, `libnvrtc.so`,
-//! `libcudnn.so` (convolutions), `libcublas.so` (matrix products) and `libnccl.so` (collectives). `run.sh` runs a command with
-//! it, and `config` lists the settings.
+//! It is a shared library that is installed under the names of the libraries that it replaces, as a machine with CUDA 13 has them:
+//! `libcuda.so.1`, `libnvrtc.so.13`, `libcudnn.so.9` (convolutions), `libcublas.so.13` (matrix products) and `libnccl.so.2`
+//! (collectives). `run.sh` runs a command with it, and `config` lists the settings.
 //!
 //! ```text
 //! api/      the C functions of the driver          invalid calls return the error codes of cuda.h
@@ -12,6 +12,7 @@
 //! schedule  when queued work runs                  lazily, eagerly, or in the order of a seed
 //! memory/   device and pinned memory               poison, protected pages, unwritten bytes
 //! signal    a memory fault                         an error if in a kernel; a message and an abort if in host code
+//! image     what NVRTC returns and the driver loads
 //! engine    the interface of what executes kernels
 //! gxx/      engine A: g++ compiles the source
 //! ptx/      engine B: interprets the PTX of the real NVRTC
@@ -40,6 +41,7 @@ mod dnn;
 pub mod engine;
 mod gemm;
 mod gxx;
+mod image;
 mod machine;
 mod memory;
 mod module;

@@ -108,6 +108,9 @@ pub(crate) fn cases() -> Vec<Case> {
         event_of_another_device => "INVALID_HANDLE";
         host_function_calls_cuda => "a host function of a stream called CUDA", "NOT_PERMITTED";
         source_with_an_error => "missing", "kernels.cu", "NVRTC_ERROR_COMPILATION";
+        ptx_of_a_newer_compiler in LAZY => "PTX of CUDA 1|PTX of CUDA 9", "UNSUPPORTED_PTX_VERSION";
+        machine_code_of_another_gpu in LAZY => "machine code for sm_80 does not run on 9.0", "NO_BINARY_FOR_GPU";
+        unknown_architecture in LAZY => "gpu-architecture", "NVRTC_ERROR_INVALID_OPTION";
         name_is_mangled => "extern \"C\"|NOT_FOUND";
         unknown_kernel => "NOT_FOUND";
     };
@@ -144,6 +147,7 @@ fn correct_uses_of_libraries() -> Vec<Case> {
         nccl::collectives_overlap_with_kernels,
         nccl::one_thread_for_all,
         nccl::polling,
+        nccl::an_abort_ends_the_wait,
         nccl::ranks_know_their_devices,
         nccl::processes,
         nccl::processes_see_different_gpus,
@@ -211,7 +215,8 @@ fn mistakes_with_libraries() -> Vec<Case> {
         nccl::skipped_collective => "ranks [1] did not call collective 1 within 5 s: AllReduce(Sum) of 1000 F32", "rank 0: DriverError(CUDA_ERROR_UNKNOWN", "rank 1: DriverError(CUDA_ERROR_UNKNOWN";
         nccl::counts_differ => "calls AllReduce(Sum) of 1000 F32", "calls AllReduce(Sum) of 999 F32", "rank 0: DriverError(CUDA_ERROR_UNKNOWN", "rank 1: DriverError(CUDA_ERROR_UNKNOWN";
         nccl::collectives_differ => "AllReduce(Sum) of 1000 F32", "Broadcast(root 0) of 1000 F32", "rank 0: DriverError(CUDA_ERROR_UNKNOWN", "rank 1: DriverError(CUDA_ERROR_UNKNOWN";
-        nccl::left_too_early => "rank 1 left before collective 0", "rank 0: DriverError(CUDA_ERROR_UNKNOWN";
+        nccl::left_too_early => "rank 1 left before collective 0", "would wait for it forever", "rank 0: DriverError(CUDA_ERROR_UNKNOWN";
+        nccl::waits_before_the_abort => "rank 1 left before collective 0", "would wait for it forever", "DriverError(CUDA_ERROR_UNKNOWN";
         nccl::dropped_in_flight in LAZY => "aborted with 1 collectives in flight", "1000 of 1000 words copied to the host were never written";
         nccl::no_event_before_nccl in LAZY => "sendbuff: 1000 of 1000 words that it reads were never written", "CUDA_ERROR_UNKNOWN";
         nccl::buffer_is_short => "recvbuff is not on device", "7996-byte", "NcclError";

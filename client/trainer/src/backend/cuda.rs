@@ -11,6 +11,8 @@
 //! kernels.rs           compiles kernels/*.cu
 //! launch.rs, launch/  grids and arguments of these kernels
 //! collectives.rs       exchanges between the ranks, by NCCL
+//! communicator.rs      notices that a rank is lost, and ends the exchanges
+//! nccl.rs              the functions of NCCL
 //! report.rs            downloads losses and gradient norms
 //! state.rs             tensors by timm's names, to the GPU and back
 //! transfer.rs          uploads to the GPU
@@ -23,6 +25,7 @@
 //! their own, and so have the exchanges with other ranks.
 
 mod collectives;
+mod communicator;
 mod config;
 mod conv;
 mod cublas;
@@ -33,6 +36,7 @@ mod kernels;
 mod launch;
 mod measure;
 mod memory_map;
+mod nccl;
 mod report;
 mod state;
 mod transfer;
@@ -75,6 +79,8 @@ const MAX_PENDING: usize = 1;
 /// A network on a GPU.
 #[derive(Debug)]
 pub struct CudaBackend {
+    /// Dropped first: if a rank was lost, everything that waits for the GPU waits until this has aborted.
+    collectives: Option<Collectives>,
     config: CudaConfig,
     /// Forward and backward.
     training: MemoryPlan,
@@ -98,7 +104,6 @@ pub struct CudaBackend {
     // Dropped in this order, because these use the memory of the lane.
     graphs: Graphs,
     uploads: Uploads,
-    collectives: Option<Collectives>,
     convolutions: Convolutions,
     cublas: Cublas,
     lane: Rc<Lane>,
@@ -115,6 +120,7 @@ impl CudaBackend {
         let training = MemoryPlan::training(train_graph, batch);
         let inference = MemoryPlan::inference(eval_graph, eval_batch);
         let device = &cuda.device;
+        device.require(&LIBRARIES)?;
         let kernels = Kernels::compile(device, cuda.precision)?;
         let [mix_kernel] = device.compile("mix.cu", MIX_KERNELS, ["mix_u8_nhwc"])?;
         let mut convolutions = Convolutions::open(device, cuda.precision, cuda.conv.clone())?;
@@ -190,7 +196,14 @@ impl CudaBackend {
     /// # Errors
     /// When the GPU fails.
     pub fn wait(&self) -> Result<(), Error> {
-        Ok(self.lane.wait()?)
+        self.lane.wait()?;
+        Ok(self.check_ranks()?)
+    }
+
+    /// Returns an error if another rank was lost. To be called after each wait for work that may include an exchange, because
+    /// the wait ends without an error then.
+    fn check_ranks(&self) -> Result<(), DeviceError> {
+        self.collectives.as_ref().map_or(Ok(()), Collectives::check)
     }
 
     fn launcher(&self) -> Launcher<'_> {
@@ -307,7 +320,9 @@ impl CudaBackend {
     #[doc(hidden)]
     pub fn take_losses(&mut self) -> Result<f64, Error> {
         let mut losses = std::mem::take(&mut self.losses);
-        losses.iter_mut().map(|losses| Ok(losses.wait()?)).sum()
+        let sum = losses.iter_mut().map(|losses| Ok(losses.wait()?)).sum();
+        self.check_ranks()?;
+        sum
     }
 }
 
@@ -392,7 +407,9 @@ impl Backend for CudaBackend {
             return Ok(None);
         }
         let Some(pending) = self.pending_reports.pop_front() else { return Ok(None) };
-        Ok(Some(pending.wait(&mut self.pinned_pool)?))
+        let report = pending.wait(&mut self.pinned_pool)?;
+        self.check_ranks()?;
+        Ok(Some(report))
     }
 
     fn logits(&mut self, batch: &Batch) -> Result<&[f32], Error> {
@@ -402,6 +419,7 @@ impl Backend for CudaBackend {
         let pass = PassConfig { samples, train: false, drop_path: false };
         self.forward_ops(pass)?;
         self.download_logits(samples)?;
+        self.check_ranks()?;
         Ok(&self.logits)
     }
 
@@ -413,7 +431,9 @@ impl Backend for CudaBackend {
     }
 
     fn state(&self) -> Result<TrainState, Error> {
-        Ok(self.to_state()?)
+        let state = self.to_state()?;
+        self.check_ranks()?;
+        Ok(state)
     }
 
     fn load(&mut self, state: &TrainState) -> Result<(), String> {

@@ -138,6 +138,12 @@ impl Heartbeat {
         self.shared.lock().failure()
     }
 
+    /// A function that returns the first failure, for a thread that cannot wait for it.
+    pub(super) fn watch(&self) -> Box<dyn Fn() -> Option<Error> + Send> {
+        let shared = Arc::clone(&self.shared);
+        Box::new(move || shared.lock().failure())
+    }
+
     /// Waits for the first failure to be reported, for a rank whose ring link broke.
     pub(super) fn wait_for_failure(&self) -> Option<Error> {
         let unknown = |status: &mut Status| status.failure.is_none();

@@ -4,6 +4,8 @@ use std::ffi::{c_char, c_int};
 
 use super::{Out, put};
 use crate::code::{Answer, Code};
+use crate::config::Config;
+use crate::image::Version;
 use crate::machine::{Machine, call, start};
 use crate::report::log;
 
@@ -14,7 +16,12 @@ extern "C" fn cuInit(flags: u32) -> u32 {
 
 #[unsafe(no_mangle)]
 extern "C" fn cuDriverGetVersion(version: Out<'_, c_int>) -> u32 {
-    put(version, 12080).map_or_else(|code| code.0, |()| 0)
+    let known = Config::from_env().map_err(|_what| Code::INVALID_VALUE);
+    let answer = known.and_then(|config| {
+        let Version(major, minor) = config.driver_version;
+        put(version, major * 1000 + minor * 10)
+    });
+    answer.map_or_else(|code| code.0, |()| 0)
 }
 
 #[unsafe(no_mangle)]

@@ -5,11 +5,12 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use super::device::shared_limits;
 use super::{Out, put};
 use crate::code::{Answer, Code};
+use crate::image::{self, Version};
 use crate::machine::{Function, Loaded, Machine, call};
 use crate::module;
 use crate::report::log;
 
-/// The image must be text that is terminated by NUL. Cubins and fatbins need a real GPU.
+/// The image must be one of `image`. Real cubins and fatbins need a real GPU.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuModuleLoadData(out: Out<'_, usize>, image: *const c_void) -> u32 {
     call(|machine| {
@@ -45,6 +46,8 @@ unsafe extern "C" fn cuModuleLoad(out: Out<'_, usize>, path: *const c_char) -> u
 fn load(machine: &mut Machine, context: usize, text: &[u8]) -> Answer<usize> {
     machine.safe_in_capture("loading a module")?;
     let text = str::from_utf8(text).map_err(|_binary| Code::NO_BINARY_FOR_GPU)?;
+    let (major, minor) = machine.config.capability;
+    let text = image::check(text, Version(major, minor), machine.config.driver_version)?;
     let module = module::load(text, &machine.config.cache)?;
     let handle = machine.new_handle();
     machine.modules.insert(handle, Loaded { context, module });

@@ -96,10 +96,23 @@ extern "C" fn cublasGetPointerMode_v2(handle: usize, mode: Out<'_, u32>) -> u32 
     code(get(handle).and_then(|_| put(mode, 0, Status::INVALID_VALUE)))
 }
 
-/// The version is 12.8.0.
+/// The version is 13.0.0.
 #[unsafe(no_mangle)]
 extern "C" fn cublasGetVersion_v2(_handle: usize, version: Out<'_, c_int>) -> u32 {
-    code(put(version, 120_800, Status::INVALID_VALUE))
+    code(put(version, 130_000, Status::INVALID_VALUE))
+}
+
+/// The properties are major version, minor version and patch level.
+#[unsafe(no_mangle)]
+extern "C" fn cublasGetProperty(property: c_int, value: Out<'_, c_int>) -> u32 {
+    let found = [13, 0, 0].get(usize::try_from(property).unwrap_or(usize::MAX));
+    let found = found.copied().ok_or(Status::INVALID_VALUE);
+    code(found.and_then(|found| put(value, found, Status::INVALID_VALUE)))
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn cublasLtGetProperty(property: c_int, value: Out<'_, c_int>) -> u32 {
+    cublasGetProperty(property, value)
 }
 
 #[unsafe(no_mangle)]

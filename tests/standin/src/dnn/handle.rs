@@ -54,10 +54,10 @@ extern "C" fn cudnnGetVersion() -> usize {
     92_100
 }
 
-/// The version of the CUDA runtime is 12.8.
+/// The version of the CUDA runtime is 13.0.
 #[unsafe(no_mangle)]
 extern "C" fn cudnnGetCudartVersion() -> usize {
-    12_080
+    13_000
 }
 
 #[unsafe(no_mangle)]

@@ -49,7 +49,7 @@ fn init(comm: Out<'_, usize>, ranks: c_int, id: &Id, rank: c_int, device: Option
     if rank >= ranks {
         return wrong(Status::INVALID_ARGUMENT, format!("rank {rank} of {ranks}"));
     }
-    let (context, gpu, timeout) = inside(|machine| {
+    let (context, gpu, losses) = inside(|machine| {
         let context = match device {
             Some(device) => {
                 let found = usize::try_from(device).ok().filter(|it| *it < machine.contexts.len());
@@ -58,9 +58,10 @@ fn init(comm: Out<'_, usize>, ranks: c_int, id: &Id, rank: c_int, device: Option
             None => machine.current()?,
         };
         machine.check_usable(context)?;
-        Ok::<_, Status>((context, machine.config.gpu(context), machine.config.nccl_timeout))
+        let losses = (machine.config.nccl_timeout, machine.config.nccl_silent);
+        Ok::<_, Status>((context, machine.config.gpu(context), losses))
     })?;
-    let made = Comm::connect(id.name()?.to_owned(), [rank, ranks], context, gpu, timeout)?;
+    let made = Comm::connect(id.name()?.to_owned(), [rank, ranks], context, gpu, losses)?;
     let handle = COMMS.insert(Arc::clone(&made));
     put(comm, handle, Status::INVALID_ARGUMENT).and_then(|()| join(&made)).inspect_err(|_| {
         COMMS.remove(handle);

@@ -28,6 +28,8 @@ pub(super) struct Comm {
     pub(super) ranks: usize,
     pub(super) context: usize,
     pub(super) timeout: Duration,
+    /// Whether the loss of another rank is not reported.
+    pub(super) silent: bool,
     hub: Mutex<UnixStream>,
     inner: Mutex<Inner>,
     /// Notified when `inner.joined` has changed.
@@ -80,7 +82,7 @@ impl Comm {
         [rank, ranks]: [usize; 2],
         context: usize,
         gpu: String,
-        timeout: Duration,
+        (timeout, silent): (Duration, bool),
     ) -> Answer<Arc<Self>> {
         let connect = || -> io::Result<(UnixStream, UnixStream)> {
             let mut stream = UnixStream::connect_addr(&address(&name)?)?;
@@ -102,6 +104,7 @@ impl Comm {
             ranks,
             context,
             timeout,
+            silent,
             hub: Mutex::new(hub),
             inner: Mutex::default(),
             joined: Condvar::new(),

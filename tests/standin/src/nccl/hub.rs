@@ -13,6 +13,9 @@ use super::wire::{ToHub, ToRank, from_rank, to_rank};
 /// Time is counted in ticks, so that no time passes while the process is stopped.
 pub(super) const TICK: Duration = Duration::from_millis(100);
 
+/// What a collective does after a rank is gone.
+pub(super) const FOREVER: &str = "; on a GPU, streams would wait for it forever, because no rank that is left called ncclCommAbort";
+
 /// The address of an abstract socket, which has no file.
 pub(super) fn address(name: &str) -> io::Result<SocketAddr> {
     SocketAddr::from_abstract_name(name)
@@ -143,7 +146,7 @@ impl Hub {
         self.parts[rank] = Some(data);
         if let Some(left) = self.ranks.iter().position(|(_, presence)| *presence == Presence::Left)
         {
-            return self.fail(&self.missing(left));
+            self.tell(rank, &ToRank::Lost(self.missing(left)));
         }
         if is_first {
             for other in (0..self.ranks.len()).filter(|other| *other != rank) {
@@ -172,7 +175,7 @@ impl Hub {
     fn left(&mut self, rank: usize) {
         self.ranks[rank].1 = Presence::Left;
         if self.call.is_some() && self.parts[rank].is_none() {
-            self.fail(&self.missing(rank));
+            self.tell_all(&ToRank::Lost(self.missing(rank)));
         }
         self.tell_all(&ToRank::Left);
     }
@@ -191,8 +194,10 @@ impl Hub {
             let missing = self.parts.iter().enumerate().filter(|(_, part)| part.is_none());
             let missing: Vec<usize> = missing.map(|(rank, _)| rank).collect();
             let (round, waited) = (self.round, self.waited.as_secs_f32());
+            let gone = missing.iter().any(|rank| self.ranks[*rank].1 != Presence::Here);
+            let forever = if gone { FOREVER } else { "" };
             self.fail(&format!(
-                "ranks {missing:?} did not call collective {round} within {waited} s: {call}, called by rank {first}"
+                "ranks {missing:?} did not call collective {round} within {waited} s: {call}, called by rank {first}{forever}"
             ));
         }
     }

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::comm::Comm;
-use super::hub::TICK;
+use super::hub::{FOREVER, TICK};
 use super::wire::ToRank;
 use super::{Answer, Status, remember, tell, wrong};
 use crate::engine::{Fault, FaultKind};
@@ -42,10 +42,7 @@ impl Comm {
                 }
             }),
             ToRank::Failed(what) => self.fail(Status::INVALID_USAGE, &what),
-            ToRank::Lost(what) => {
-                tell(&format!("rank {}: {what}", self.rank));
-                self.lock().error.get_or_insert(Status::REMOTE);
-            }
+            ToRank::Lost(what) => self.lost(&what),
             ToRank::Left => self.lock().others_left = true,
         }
     }
@@ -55,14 +52,19 @@ impl Comm {
         self.joined.notify_all();
     }
 
-    /// Handles the loss of the hub, as the hub handles a lost rank: an error at once, and a failure of collectives after the
-    /// timeout.
-    pub(super) fn hub_is_gone(&self) {
-        self.joins(Err(Status::SYSTEM));
-        if !self.lock().closed && !self.lock().others_left {
-            tell(&format!("rank {}: the process that created the id was lost", self.rank));
+    /// Another rank is gone. Collectives that it has not joined wait until they are aborted.
+    fn lost(&self, what: &str) {
+        tell(&format!("rank {}: {what}", self.rank));
+        if !self.silent {
             self.lock().error.get_or_insert(Status::REMOTE);
         }
+    }
+
+    /// Handles the loss of the hub, as the hub handles a lost rank: an error at once, and a failure of collectives after the
+    /// timeout. If all other ranks left in the regular way, only a later collective is an error.
+    pub(super) fn hub_is_gone(&self) {
+        self.joins(Err(Status::SYSTEM));
+        let mut told = false;
         let mut waited = Duration::ZERO;
         loop {
             let (closed, others_left, waits) = {
@@ -72,8 +74,13 @@ impl Comm {
             if closed {
                 return;
             }
-            if waits && (others_left || waited >= self.timeout) {
-                self.fail(Status::REMOTE, "the process that created the id is gone");
+            if !told && (waits || !others_left) {
+                self.lost("the process that created the id was lost");
+                told = true;
+            }
+            if waits && waited >= self.timeout {
+                let what = format!("the process that created the id is gone{FOREVER}");
+                self.fail(Status::REMOTE, &what);
                 return;
             }
             thread::sleep(TICK);

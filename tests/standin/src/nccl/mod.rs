@@ -21,12 +21,15 @@
 //!   both rounded to that type. NCCL's order of ranks depends on the topology and the element; here it is 0, 1, 2 and so on.
 //! - Two ranks of a communicator on the same GPU are an error. GPUs are distinguished by `NCCL_HOSTID`, and by their position in
 //!   `CUDA_VISIBLE_DEVICES` if it is set.
-//! - A lost rank shows at once in `ncclCommGetAsyncError` of the others, while their streams hang until they abort.
+//! - A rank that is lost, or leaves before a collective that others have called, shows at once in `ncclCommGetAsyncError` of the others,
+//!   unless their GPUs are connected directly (`FOREBAY_STANDIN_NCCL_SILENT`). Their streams hang until they call `ncclCommAbort`,
+//!   on another thread than the one that waits. After `FOREBAY_STANDIN_NCCL_TIMEOUT` seconds (60) the stand-in reports that they
+//!   would hang forever, and breaks their contexts.
 //! - After an abort, the outputs of collectives in flight are undefined, so they lose their contents.
 //!
 //! Where NCCL would hang or corrupt buffers, all ranks get an error: their contexts break, and a message gives the reason. This
-//! happens when a rank calls a collective with another kind, type, size or root than the others; when it leaves before a collective;
-//! and when a rank does not call one within `FOREBAY_STANDIN_NCCL_TIMEOUT` seconds (60), which also ends the wait for a lost rank.
+//! happens when a rank calls a collective with another kind, type, size or root than the others, and when a rank does not call one
+//! within the timeout.
 //! Ranks have ten times as long to connect to a new communicator.
 //!
 //! Not supported: `Reduce`, `Send` and `Recv`, splitting, own operators, sums of integers and f64, non-blocking communicators.

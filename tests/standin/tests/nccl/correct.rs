@@ -7,7 +7,7 @@ use cudarc::nccl::sys::ncclResult_t;
 use cudarc::nccl::{Comm, Id, ReduceOp, group_end, group_start, result};
 use half::bf16;
 
-use super::ranks::{COUNT, expect, of_rank, ranks, together, upload};
+use super::ranks::{COUNT, expect, of_rank, ranks, raw_ranks, together, upload};
 use super::raw::Raw;
 use crate::data::blank;
 use crate::gpu::{Failure, Gpu, Outcome, grid, launch};
@@ -124,5 +124,24 @@ pub(crate) fn ranks_know_their_devices(_gpu: &Gpu) -> Outcome {
     thread::scope(|scope| {
         let other = scope.spawn(|| who(1));
         who(0).and(other.join().map_err(|_panic| Failure("a panic".to_owned()))?)
+    })
+}
+
+/// A collective that a lost rank never joins ends when another thread aborts it, and the GPU can be used afterwards.
+pub(crate) fn an_abort_ends_the_wait(_gpu: &Gpu) -> Outcome {
+    raw_ranks(|gpu, comm| {
+        let values = upload::<f32>(gpu, 0)?;
+        comm.sum_in_place(gpu, &values)?;
+        thread::scope(|scope| {
+            let watch = scope.spawn(|| {
+                while comm.error()? == ncclResult_t::ncclSuccess {
+                    thread::sleep(std::time::Duration::from_millis(1));
+                }
+                comm.abort()
+            });
+            gpu.two.synchronize()?;
+            watch.join().map_err(|_panic| Failure("a panic".to_owned()))?
+        })?;
+        expect("an upload", &gpu.two.clone_dtoh(&upload::<f32>(gpu, 1)?)?, &of_rank(1))
     })
 }

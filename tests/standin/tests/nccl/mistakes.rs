@@ -7,7 +7,7 @@ use std::time::Duration;
 use cudarc::driver::CudaContext;
 use cudarc::nccl::{Comm, Id, ReduceOp};
 
-use super::ranks::{COUNT, of_rank, ranks, upload};
+use super::ranks::{COUNT, of_rank, ranks, raw_ranks, upload};
 use crate::data::blank;
 use crate::gpu::{Failure, Gpu, Outcome};
 
@@ -59,6 +59,17 @@ pub(crate) fn left_too_early(_gpu: &Gpu) -> Outcome {
         let mut values = upload::<f32>(gpu, rank)?;
         comm.all_reduce_in_place(&mut values, &ReduceOp::Sum)?;
         until_it_breaks(gpu)
+    })
+}
+
+/// The order of an error path that hangs: it waits for the stream of a lost rank's collective, and aborts afterwards.
+pub(crate) fn waits_before_the_abort(_gpu: &Gpu) -> Outcome {
+    raw_ranks(|gpu, comm| {
+        let values = upload::<f32>(gpu, 0)?;
+        comm.sum_in_place(gpu, &values)?;
+        let waited = gpu.two.synchronize();
+        comm.abort()?;
+        Ok(waited?)
     })
 }
 

@@ -6,6 +6,7 @@ use std::thread;
 use cudarc::driver::CudaSlice;
 use cudarc::nccl::{Comm, Id};
 
+use super::raw::Raw;
 use crate::data::{Real, noise};
 use crate::gpu::{Failure, Gpu, Outcome};
 
@@ -33,6 +34,18 @@ pub(super) fn ranks(body: impl Fn(usize, &Gpu, &Comm) -> Outcome + Sync) -> Outc
         failures if failures.is_empty() => Ok(()),
         failures => Err(Failure(failures)),
     }
+}
+
+/// Runs rank 0 in a world of two whose rank 1 leaves at once.
+pub(super) fn raw_ranks(body: impl Fn(&Gpu, &Raw) -> Outcome + Sync) -> Outcome {
+    let id = Id::new()?;
+    thread::scope(|scope| {
+        let leaves = scope.spawn(move || Raw::new(&Gpu::new(1)?, &id, 1)?.abort());
+        let gpu = Gpu::new(0)?;
+        let comm = Raw::new(&gpu, &id, 0)?;
+        leaves.join().map_err(|_panic| Failure("a panic".to_owned()))??;
+        body(&gpu, &comm)
+    })
 }
 
 pub(super) fn of_rank<T: Real>(rank: usize) -> Vec<T> {

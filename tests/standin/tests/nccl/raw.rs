@@ -8,6 +8,11 @@ use crate::gpu::{Failure, Gpu, Outcome};
 
 pub(super) struct Raw(pub(super) sys::ncclComm_t);
 
+// SAFETY: a handle may be used on any thread.
+unsafe impl Send for Raw {}
+// SAFETY: as above.
+unsafe impl Sync for Raw {}
+
 impl Raw {
     pub(super) fn new(gpu: &Gpu, id: &Id, rank: usize) -> Result<Self, Failure> {
         gpu.context.bind_to_thread()?;
@@ -23,6 +28,12 @@ impl Raw {
         // SAFETY: the communicator is valid.
         unsafe { sys::ncclCommGetAsyncError(self.0, &raw mut error).result()? };
         Ok(error)
+    }
+
+    pub(super) fn abort(&self) -> Outcome {
+        // SAFETY: the communicator is valid, and is not used afterwards.
+        unsafe { result::comm_abort(self.0)? };
+        Ok(())
     }
 
     pub(super) fn sum_in_place(&self, gpu: &Gpu, values: &CudaSlice<f32>) -> Outcome {

@@ -1,16 +1,15 @@
 //! Exchanges between the GPUs of the ranks, by NCCL. They run on a lane of their own, in parallel with the
 //! backward pass.
 
-#![expect(unsafe_code, reason = "calls of NCCL")]
-
-use std::ffi::{c_int, c_void};
 use std::ops::Range;
 
-use cudarc::nccl::{result as nccl, sys};
+use cudarc::nccl::sys::ncclUniqueId;
 use forebay::gpu::{DeviceError, Gpu, Lane};
 use forebay_types::Rank;
 
+use super::communicator::Communicator;
 use super::memory_map::MemoryMap;
+use super::nccl::Nccl;
 use crate::Error;
 use crate::process_group::ProcessGroup;
 
@@ -18,47 +17,42 @@ use crate::process_group::ProcessGroup;
 const WORDS: usize = 16;
 
 /// The communicator of a world of GPUs.
+#[derive(Debug)]
 pub(super) struct Collectives {
-    comm: sys::ncclComm_t,
+    communicator: Communicator,
     lane: Lane,
-    device: u32,
     rank: Rank,
 }
 
 impl Collectives {
     /// Connects to the GPUs of the other ranks. Returns `None` in a world of one.
     pub(super) fn connect(device: &Gpu, group: &mut ProcessGroup) -> Result<Option<Self>, Error> {
-        let own = group.rank();
-        if own.world < 2 {
+        let Rank { rank, world } = group.rank();
+        if world < 2 {
             return Ok(None);
         }
-        // SAFETY: loading the library runs its initializers, which have no preconditions.
-        if !unsafe { sys::is_culib_present() } {
-            let help = "install NCCL 2 for CUDA 12 and add its folder to LD_LIBRARY_PATH";
-            let (device, library) = (device.number(), "libnccl");
-            return Err(DeviceError::NoLibrary { device, library, help }.into());
-        }
+        let nccl = Nccl::open(device)?;
         device.bind()?;
-        let failed = |call| move |status| failed(device.number(), call, &status);
-        let mut id = sys::ncclUniqueId { internal: [0; 8 * WORDS] };
-        if own.rank == 0 {
-            id = nccl::get_uniqueid().map_err(failed("ncclGetUniqueId"))?;
-        }
+        let lane = device.lane(1, 256)?;
+        // A rank that fails before this point is reported by the group. One that fails after it leaves the others waiting in
+        // NCCL, until the group ends them.
+        group.all_gather(&[0_u64], &mut vec![0; world as usize])?;
         let mut words = [0_u64; WORDS];
-        for (word, bytes) in words.iter_mut().zip(id.internal.as_chunks::<8>().0) {
-            *word = u64::from_le_bytes(bytes.map(|byte| byte.to_ne_bytes()[0]));
+        if rank == 0 {
+            let id = nccl.unique_id()?;
+            for (word, bytes) in words.iter_mut().zip(id.internal.as_chunks::<8>().0) {
+                *word = u64::from_le_bytes(bytes.map(|byte| byte.to_ne_bytes()[0]));
+            }
         }
         group.broadcast(&mut words)?;
-        for (word, bytes) in words.iter().zip(id.internal.as_chunks_mut::<8>().0) {
+        let mut internal = [0; 8 * WORDS];
+        for (word, bytes) in words.iter().zip(internal.as_chunks_mut::<8>().0) {
             *bytes = word.to_le_bytes().map(|byte| std::ffi::c_char::from_ne_bytes([byte]));
         }
-        let lane = device.lane(1, 256)?;
-        let mut comm = std::ptr::null_mut();
-        let [world, rank] = [own.world, own.rank].map(|n| c_int::try_from(n).expect("below 2^31"));
-        // SAFETY: a place for the result, and the id that rank 0 created.
-        let created = unsafe { nccl::comm_init_rank(&raw mut comm, world, id, rank) };
-        created.map_err(failed("ncclCommInitRank"))?;
-        Ok(Some(Self { comm, lane, device: device.number(), rank: own }))
+        let id = ncclUniqueId { internal };
+        let comm = nccl.connect(id, [rank, world])?;
+        let communicator = Communicator::watch(nccl, comm, device, group.failure_watch())?;
+        Ok(Some(Self { communicator, lane, rank: Rank { rank, world } }))
     }
 
     pub(super) const fn world(&self) -> usize {
@@ -75,19 +69,8 @@ impl Collectives {
         let (all, each) = (&memory.statistics, memory.running_len);
         let to = work.address(all.clone());
         let own = to + (self.rank.rank as usize * each * 4) as u64;
-        // SAFETY: the rank's own values are at their position among those of all ranks, as NCCL requires for
-        // in-place operation; the lanes are ordered by `follow`.
-        let done = unsafe {
-            nccl::all_gather(
-                own as *const c_void,
-                to as *mut c_void,
-                each,
-                sys::ncclDataType_t::ncclFloat32,
-                self.comm,
-                self.lane.stream().cu_stream().cast(),
-            )
-        };
-        done.map_err(|status| failed(self.device, "ncclAllGather", &status))?;
+        let call = |nccl: &Nccl, comm: &_| nccl.all_gather(comm, &self.lane, (own, to, each));
+        self.communicator.call(call)?;
         work.follow(&self.lane)
     }
 
@@ -101,19 +84,13 @@ impl Collectives {
         self.lane.follow(work)?;
         let start = memory.gradients.start;
         let gradients = work.address(start + range.start * 4..start + range.end * 4);
-        // SAFETY: memory of the work lane, which does not access the range before `wait_before`.
-        let done = unsafe {
-            nccl::all_reduce(
-                gradients as *const c_void,
-                gradients as *mut c_void,
-                range.len(),
-                sys::ncclDataType_t::ncclFloat32,
-                sys::ncclRedOp_t::ncclSum,
-                self.comm,
-                self.lane.stream().cu_stream().cast(),
-            )
-        };
-        done.map(drop).map_err(|status| failed(self.device, "ncclAllReduce", &status))
+        let gradients = gradients..gradients + range.len() as u64 * 4;
+        self.communicator.call(|nccl, comm| nccl.all_reduce(comm, &self.lane, &gradients))
+    }
+
+    /// Returns an error if another rank was lost: then waits have ended before their work was done.
+    pub(super) fn check(&self) -> Result<(), DeviceError> {
+        self.communicator.check()
     }
 
     /// Makes the work lane wait for all exchanges before its next work.
@@ -122,25 +99,8 @@ impl Collectives {
     }
 }
 
-fn failed(device: u32, call: &'static str, status: &nccl::NcclError) -> DeviceError {
-    DeviceError::Driver { device, call, status: format!("{:?}", status.0) }
-}
-
 impl Drop for Collectives {
     fn drop(&mut self) {
-        let waited = self.lane.wait();
-        // SAFETY: the communicator was created once and is destroyed once. A failure has no consequence here.
-        unsafe {
-            match waited {
-                Ok(()) => nccl::comm_destroy(self.comm).ok(),
-                Err(_reported) => nccl::comm_abort(self.comm).ok(),
-            };
-        }
-    }
-}
-
-impl std::fmt::Debug for Collectives {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Collectives({:?})", self.rank)
+        self.communicator.close(&self.lane);
     }
 }
