@@ -4,12 +4,13 @@ use forebay::gpu::Gpu;
 use forebay_trainer::testing::compare_operations;
 use forebay_trainer::{
     Architecture, BUCKET_LEN, Backend, BackendConfig, Block, ConvApi, ConvConfig, CudaBackend,
-    CudaConfig, Cursor, Error, Flow, Graph, LossScaler, MicroStep, Pixels, Precision, ProcessGroup,
-    Rank, Stem, StepReport, TrainConfig, TrainDevice, TrainState, initial_state, train,
+    CudaConfig, Cursor, Error, Flow, Graph, LossScaler, Pixels, Precision, ProcessGroup, Rank,
+    Stem, StepReport, TrainConfig, TrainDevice, TrainState, initial_state, train,
 };
 use libtest_mimic::Trial;
 
 use crate::convolutions;
+use crate::lost_rank;
 use crate::microbatches::{SAMPLES, SIDE, batch, batches, made, settings};
 
 /// A test on the device of this index.
@@ -35,7 +36,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("the_error_for_a_nan_loss_names_its_step", diverged),
     ];
     let pairs: [(&str, Test); 4] = [
-        ("a_rank_that_drops_out_ends_the_other_with_an_error", drops_out),
+        ("a_rank_that_drops_out_ends_the_other_with_an_error", lost_rank::drops_out),
         ("two_ranks_of_one_microbatch_each_train_the_bits_of_one", two_ranks),
         ("two_ranks_of_two_microbatches_each_differ_by_rounding", two_ranks_of_two),
         ("buckets_change_no_bit", buckets),
@@ -66,7 +67,7 @@ pub(crate) fn backend_config(model: &str) -> BackendConfig {
     }
 }
 
-fn gpu(device: u32, precision: Precision, rank: Rank, bucket_len: usize) -> CudaBackend {
+pub(crate) fn gpu(device: u32, precision: Precision, rank: Rank, bucket_len: usize) -> CudaBackend {
     let device = Gpu::open(device).unwrap();
     let config = CudaConfig { rank, bucket_len, ..CudaConfig::new(device, precision) };
     let mut cuda = CudaBackend::new(config, backend_config("resnet20")).unwrap();
@@ -421,36 +422,4 @@ fn buckets(device: u32) {
     let parts = world(device, Precision::Bf16, &training, 2, 10_000);
     assert_eq!(numbers(&whole.0), numbers(&parts.0));
     assert!(whole.1 == parts.1);
-}
-
-/// One rank ends in the middle of a step. The collectives of the other one never end by themselves, and everything that waits for
-/// its GPU waits for them.
-fn drops_out(device: u32) {
-    let training = settings(2, 2);
-    let run = |group: ProcessGroup| {
-        let rank = group.rank();
-        let mut backend = gpu(device + rank.rank, Precision::Bf16, rank, BUCKET_LEN);
-        // The groups of threads have no heartbeat, so only NCCL notices.
-        backend.join(group)?;
-        let batch = batches(&training, Cursor::default(), rank).next().unwrap()?;
-        let micro = MicroStep { drop_path: None, loss: &training.loss, weight: 0.5, last: true };
-        backend.forward(&batch, &micro)?;
-        if rank.rank == 1 {
-            return Ok(());
-        }
-        backend.backward(&batch, &micro)?;
-        backend.update(&training.optimizer, 1e-3, None)?;
-        while backend.poll_report(true)?.is_some() {}
-        Ok::<(), Error>(())
-    };
-    let ended: Vec<_> = std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            ProcessGroup::threads(2).into_iter().map(|group| scope.spawn(|| run(group))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-    });
-    assert!(ended[1].is_ok(), "{:?}", ended[1]);
-    let error = ended[0].as_ref().unwrap_err().to_string();
-    // Not an error of the GPU, with which the stand-in ends a wait after a while.
-    assert!(error.contains("exchanging with the GPUs of the other ranks"), "{error}");
-    assert!(error.contains("remote process exited"), "{error}");
 }

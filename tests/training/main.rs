@@ -11,6 +11,8 @@ mod gpu;
 #[cfg(feature = "cuda")]
 mod host;
 #[cfg(feature = "cuda")]
+mod lost_rank;
+#[cfg(feature = "cuda")]
 mod microbatches;
 
 fn main() {

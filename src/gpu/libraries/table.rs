@@ -34,7 +34,7 @@ impl LibraryTable {
 
 impl fmt::Display for LibraryTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:<12} {:<12} {:<6} {:<20} path", "library", "version", "CUDA", "found by")?;
+        writeln!(f, "{:<12} {:<12} {:<6} {:<22} path", "library", "version", "CUDA", "found by")?;
         for (library, needed, found) in &self.rows {
             let name = library.name();
             match found {
@@ -44,7 +44,7 @@ impl fmt::Display for LibraryTable {
                     let cuda = version.and_then(|version| version.cuda);
                     let cuda = cuda.map_or_else(|| "-".to_owned(), |(major, _)| major.to_string());
                     let (origin, path) = (&loaded.origin, loaded.path.display());
-                    writeln!(f, "{name:<12} {text:<12} {cuda:<6} {origin:<20} {path}")?;
+                    writeln!(f, "{name:<12} {text:<12} {cuda:<6} {origin:<22} {path}")?;
                 }
                 Err(missing) => {
                     let need = if *needed { "" } else { ", only needed for several GPUs" };

@@ -1,7 +1,7 @@
 //! The list of test cases.
 
 use crate::gpu::{Gpu, Outcome};
-use crate::{blas, capture, correct, dnn, mistakes, nccl};
+use crate::{blas, capture, correct, dnn, mistakes, modules, nccl};
 
 pub(crate) struct Case {
     pub(crate) name: &'static str,
@@ -108,9 +108,6 @@ pub(crate) fn cases() -> Vec<Case> {
         event_of_another_device => "INVALID_HANDLE";
         host_function_calls_cuda => "a host function of a stream called CUDA", "NOT_PERMITTED";
         source_with_an_error => "missing", "kernels.cu", "NVRTC_ERROR_COMPILATION";
-        ptx_of_a_newer_compiler in LAZY => "PTX of CUDA 1|PTX of CUDA 9", "UNSUPPORTED_PTX_VERSION";
-        machine_code_of_another_gpu in LAZY => "machine code for sm_80 does not run on 9.0", "NO_BINARY_FOR_GPU";
-        unknown_architecture in LAZY => "gpu-architecture", "NVRTC_ERROR_INVALID_OPTION";
         name_is_mangled => "extern \"C\"|NOT_FOUND";
         unknown_kernel => "NOT_FOUND";
     };
@@ -163,6 +160,9 @@ fn mistakes_with_libraries() -> Vec<Case> {
         capture::depending_on_uncaptured_work => "waiting for an event of uncaptured work", "STREAM_CAPTURE_ISOLATION";
         capture::reading_results_during_a_capture => "a copy to pageable memory on a stream that is captured", "STREAM_CAPTURE_UNSUPPORTED";
         capture::ending_a_capture_that_did_not_begin => "ILLEGAL_STATE";
+        modules::ptx_of_a_newer_compiler in LAZY => "PTX of CUDA 1|PTX of CUDA 9", "UNSUPPORTED_PTX_VERSION";
+        modules::machine_code_of_another_gpu in LAZY => "machine code for sm_80 does not run on 9.0", "NO_BINARY_FOR_GPU";
+        modules::unknown_architecture in LAZY => "gpu-architecture", "NVRTC_ERROR_INVALID_OPTION";
         dnn::output_is_short => "y: illegal address: 1024 bytes at 0 bytes from the start of a 1022-byte", "ILLEGAL_ADDRESS";
         dnn::input_is_short => "x: illegal address", "ILLEGAL_ADDRESS";
         dnn::input_is_not_written => "x: 512 of 512 words that it reads were never written", "CUDA_ERROR_UNKNOWN";

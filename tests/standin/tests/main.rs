@@ -16,6 +16,7 @@ mod data;
 mod dnn;
 mod gpu;
 mod mistakes;
+mod modules;
 mod nccl;
 
 use std::path::{Path, PathBuf};

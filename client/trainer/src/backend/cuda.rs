@@ -196,12 +196,13 @@ impl CudaBackend {
     /// # Errors
     /// When the GPU fails.
     pub fn wait(&self) -> Result<(), Error> {
-        self.lane.wait()?;
-        Ok(self.check_ranks()?)
+        let waited = self.lane.wait();
+        self.check_ranks()?;
+        Ok(waited?)
     }
 
-    /// Returns an error if another rank was lost. To be called after each wait for work that may include an exchange, because
-    /// the wait ends without an error then.
+    /// Returns an error if another rank was lost. To be called after each wait for work that may include an exchange: such a wait
+    /// ends then, with or without an error that says nothing of the cause.
     fn check_ranks(&self) -> Result<(), DeviceError> {
         self.collectives.as_ref().map_or(Ok(()), Collectives::check)
     }
@@ -407,9 +408,9 @@ impl Backend for CudaBackend {
             return Ok(None);
         }
         let Some(pending) = self.pending_reports.pop_front() else { return Ok(None) };
-        let report = pending.wait(&mut self.pinned_pool)?;
+        let report = pending.wait(&mut self.pinned_pool);
         self.check_ranks()?;
-        Ok(Some(report))
+        Ok(Some(report?))
     }
 
     fn logits(&mut self, batch: &Batch) -> Result<&[f32], Error> {
@@ -418,8 +419,9 @@ impl Backend for CudaBackend {
         let samples = batch.samples();
         let pass = PassConfig { samples, train: false, drop_path: false };
         self.forward_ops(pass)?;
-        self.download_logits(samples)?;
+        let downloaded = self.download_logits(samples);
         self.check_ranks()?;
+        downloaded?;
         Ok(&self.logits)
     }
 
@@ -431,9 +433,9 @@ impl Backend for CudaBackend {
     }
 
     fn state(&self) -> Result<TrainState, Error> {
-        let state = self.to_state()?;
+        let state = self.to_state();
         self.check_ranks()?;
-        Ok(state)
+        Ok(state?)
     }
 
     fn load(&mut self, state: &TrainState) -> Result<(), String> {

@@ -65,7 +65,7 @@ impl Nccl {
                     device,
                     call: "loading NCCL",
                     status: format!(
-                        "{library} lacks {}: install NCCL 2.18 or newer",
+                        "{library} lacks {}: install a newer NCCL 2",
                         $name.to_string_lossy()
                     ),
                 })?
