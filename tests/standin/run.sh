@@ -52,6 +52,7 @@ if [ "$(cat "$libraries/names" 2>/dev/null)" != "$names $standin" ]; then
     g++ -shared -nostdlib -o "$fresh/$name" -Wl,-soname,"$name" -Wl,--no-as-needed "$standin"
   done
   echo "$names $standin" >"$fresh/names"
+  chmod 755 "$fresh"
   rm -rf "$libraries"
   # Another run may have been faster.
   mv -T "$fresh" "$libraries" 2>/dev/null || rm -rf "$fresh"
