@@ -30,7 +30,7 @@ expect '^late +NOT RUN: no time was left' "$work/said"
 expect $'^hangs\tTIMED OUT after 1 s\t[0-9]+$' "$work/status.tsv"
 expect '^broken$' "$out/log"
 [ "$(wc -l < "$work/status.tsv")" = 6 ]
-! grep -q never "$out/log"
+if grep -q never "$out/log"; then exit 1; fi
 # SIGKILL to the group reaches what the command started.
 if pgrep -f '^sleep 300$' -g "$$" > /dev/null; then
   echo "steps.test.sh: a process of the step that hung is left" >&2

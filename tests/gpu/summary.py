@@ -64,6 +64,20 @@ def ratio(measured, expected):
     return f"{measured / expected:.2f}" if measured and expected else ""
 
 
+def by_kind(text):
+    """Milliseconds of convolutions and norms, forward and backward, in the self-test's table of operations."""
+    lines, sums = text.splitlines(), {"convolutions": 0.0, "norms": 0.0}
+    begin = next((i for i, line in enumerate(lines) if line.startswith("kind   ")), len(lines))
+    for line in lines[begin + 1 :]:
+        kind, cells = line[:20].strip(), line[20:].split()
+        if len(cells) < 3:
+            break
+        for name in sums:
+            if kind.startswith(name[:4]):
+                sums[name] += float(cells[1]) + float(cells[2])
+    return sums
+
+
 def by_kernel(path):
     """Kernels of the last step: name, launches, microseconds; from the table of ncu or nsys."""
     if not path.exists():
@@ -101,7 +115,6 @@ def main(work, out, predictions, version):
     steps = [line.split("\t") for line in (work / "status.tsv").read_text(encoding="utf-8").splitlines()]
     everything = {"device": name, "predicted": device, "forebay": measured, "forebay_f32": read(work / "bench_f32.json"),
                   "torch": others, "end_to_end": ends, "steps": [dict(zip(("name", "status", "seconds"), step)) for step in steps]}
-    (out / "throughput.json").write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
     text = f"# {name}\n\nforebay {Path(version).read_text(encoding='utf-8').strip()}\n\n"
     text += table(["step", "status", "s"], steps) + "\n## Training, bf16, images/s\n\n"
     text += table(["pixels", "batch", "floor", "predicted", "measured", "ratio", "torch eager", "ratio", "torch compiled", "ratio",
@@ -118,19 +131,27 @@ def main(work, out, predictions, version):
     if ends:
         text += (f"\n## End to end\n\n{ends['images_per_s']:,.0f} images/s with a server on the same {ends['cores']} cores; the trainer "
                  f"waited {ends['waits']:.0%} of the time.\n")
+    for place in ("cpu", "cuda:0"):
+        if pipeline := read(work / f"pipeline-{place}.json"):
+            everything[f"pipeline_{place}"] = pipeline
+            text += (f"\nThe server's pipeline with mixing on {place}: {pipeline['images_per_s']:,.0f} images/s on "
+                     f"{pipeline['threads']} threads, {pipeline['cpu_ms_per_image']:.3f} ms of CPU an image.\n")
     selftest = out / "selftest.txt"
+    said = selftest.read_text(encoding="utf-8", errors="replace") if selftest.exists() else ""
     for title, first, count in [("Operations, each by itself", "kind   ", 8), ("Mixing, µs an image", " samples of ", 7)]:
-        lines = selftest.read_text(encoding="utf-8", errors="replace").splitlines() if selftest.exists() else []
+        lines = said.splitlines()
         found = next((i for i, line in enumerate(lines) if first in line), None)
         if found is not None:
             text += f"\n## {title}\n\n```text\n" + "\n".join(lines[found : found + count]) + "\n```\n"
-    if device:
-        at = next(row for row in device["training"] if (row["size"], row["batch"]) == (224, 256))
-        cells = [[kind, f"{at['floor_ms'][kind]:.1f}", f"{at['expected_ms'][kind]:.1f}"] for kind in at["floor_ms"]]
-        text += "\nPredicted for 224 pixels and batch 256, ms a step:\n\n" + table(["kernels", "floor", "expected"], cells)
+    at = next((row for row in (device or {}).get("training", []) if (row["size"], row["batch"]) == (224, 256)), None)
+    if at and any(by_kind(said).values()):
+        cells = [[kind, f"{at['floor_ms'][kind]:.1f}", f"{at['expected_ms'][kind]:.1f}", f"{ms:.1f}", ratio(ms, at["expected_ms"][kind])]
+                 for kind, ms in by_kind(said).items()]
+        text += "\n224 pixels and batch 256, ms a step:\n\n" + table(["kernels", "floor", "predicted", "measured", "ratio"], cells)
     kernels = by_kernel(out / "ncu.csv.gz")
     if kernels:
         text += "\n## Kernels of a step\n\n" + table(["kernel", "launches", "µs", "share"], kernels)
+    (out / "throughput.json").write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
     (out / "summary.md").write_text(text, encoding="utf-8")
 
 
