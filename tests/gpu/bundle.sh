@@ -87,7 +87,7 @@ flags+=(--recipe a3 --microbatches 1 --epochs 4 --warmup-epochs 0 --lr 0.005 --s
 "$bundle/bin/forebay" index "$work/data/train" > /dev/null
 mkfifo "$work/said"
 exec 3<> "$work/said"
-"$bundle/bin/forebay" serve --listen 127.0.0.1:0 --dataset "train=$work/data/train" > "$work/said" &
+RUST_LOG=warn "$bundle/bin/forebay" serve --listen 127.0.0.1:0 --dataset "train=$work/data/train" > "$work/said" &
 server=$!
 read -r -t 60 _ _ address <&3 || { echo "bundle.sh: the server did not start" >&2; exit 1; }
 "$bundle/bin/forebay-trainer" train --endpoint "http://$address" --dataset train --device cpu --output "$work/run" \

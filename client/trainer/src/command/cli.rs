@@ -95,7 +95,13 @@ pub(crate) struct ModelArgs {
     #[arg(long, env = "FOREBAY_MEMORY_LIMIT", value_name = "SIZE", default_value = "64GiB")]
     pub(crate) memory_limit: ByteSize,
     /// Precision of activations on a GPU: bf16, the default, f16 with a loss scale, or f32. The CPU computes in f32.
-    #[arg(long, env = "FOREBAY_PRECISION", value_enum)]
+    #[arg(
+        long,
+        env = "FOREBAY_PRECISION",
+        value_enum,
+        value_name = "bf16|f16|f32",
+        hide_possible_values = true
+    )]
     pub(crate) precision: Option<Precision>,
     #[command(flatten)]
     pub(crate) gpu: GpuArgs,
@@ -402,7 +408,13 @@ pub(crate) struct SelftestArgs {
     #[arg(long, value_name = "N", default_value = "20")]
     pub(crate) steps: Number<0, 1_000_000>,
     /// Precision of activations of the steps that are measured.
-    #[arg(long, value_enum, default_value = "bf16")]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "bf16|f16|f32",
+        default_value = "bf16",
+        hide_possible_values = true
+    )]
     pub(crate) precision: Precision,
     #[command(flatten)]
     pub(crate) gpu: GpuArgs,
@@ -424,7 +436,13 @@ pub(crate) struct BenchArgs {
     #[arg(long, visible_aliases = ["size", "img-size"], value_name = "PIXELS,...", default_value = "224", value_delimiter = ',')]
     pub(crate) image_size: Vec<Pixels>,
     /// Precision of activations. Each of several is measured; the default is that in which the device trains.
-    #[arg(long, value_enum, value_name = "bf16,f16,f32", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_enum,
+        value_name = "bf16,f16,f32",
+        value_delimiter = ',',
+        hide_possible_values = true
+    )]
     pub(crate) precision: Vec<Precision>,
     #[command(flatten)]
     pub(crate) gpu: GpuArgs,
