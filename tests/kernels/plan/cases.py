@@ -31,6 +31,14 @@ STRICTER = {
     "virtual output": "nothing could read it",
     "null child": "it is refused when it is set, not when the parent is finalized",
     "layout info is finalized": "the header says that callers cannot",
+    **{f"statistics without {name}": "the header calls the attribute required"
+       for name in ["MODE", "MATH_PREC", "XDESC", "SUMDESC", "SQSUMDESC"]},
+    "statistics of 31 channels": "the header wants the channels of the input",
+    "statistics of images": "the header wants the channels of the input",
+    "statistics of mode 4": "there is none",
+    "ADD of 15 channels": "the header wants a size that is equal, or 1",
+    "RELU_FWD of two": "the header wants one input",
+    "pointwise without mode": "the header calls the attribute required",
     "channels are not last": "the stand-in has one layout",
     "flipped filter": "the stand-in has none",
     "groups": "the stand-in has none",
@@ -268,6 +276,51 @@ def plans(case):
         session.create("VARIANT_PACK"), "VARIANT_PACK_DATA_POINTERS", "INT64", [16])
 
 
+def fusions(case):
+    def planned(session, **options):
+        session.plans(*session.fused(**options))
+
+    of = {
+        "statistics": {}, "statistics first": {"reverse": True}, "statistics of f32": {"number": "FLOAT"},
+        "statistics of a virtual tensor": {"virtual": True},
+        "ConvBNfprop": {"scaled": "sbr"}, "ConvBNfprop, f32 between": {"scaled": "sbr", "between": "FLOAT"},
+        "ConvBNfprop, f32 scale": {"scaled": "sbr", "affine": "FLOAT"},
+        "ConvBNfprop of bf16": {"scaled": "sbr", **{name: "BFLOAT16" for name in ["number", "between", "affine"]}},
+        "ConvBNfprop without statistics": {"scaled": "sbr", "statistics": False},
+        "ConvBNfprop without scale": {"scaled": "br"}, "ConvBNfprop without ReLU": {"scaled": "sb"},
+        "ConvBNwgrad": {"direction": "BWD_FILTER", "scaled": "sbr", "statistics": False},
+        "ConvBNwgrad, f32 scale": {"direction": "BWD_FILTER", "scaled": "sbr", "statistics": False, "affine": "FLOAT"},
+        "ConvBNwgrad without scale": {"direction": "BWD_FILTER", "scaled": "r", "statistics": False},
+        "scaled gradient of data": {"direction": "BWD_DATA", "scaled": "sbr", "statistics": False},
+    }
+    for name, options in of.items():
+        case[f"plan {name}"] = partial(planned, **options)
+    case["statistics alone"] = lambda session: session.plans(session.statistics())
+    for name in ["MODE", "MATH_PREC", "XDESC", "SUMDESC", "SQSUMDESC"]:
+        case[f"statistics without {name}"] = partial(Session.statistics, without=[name])
+    case["statistics of 31 channels"] = partial(Session.statistics, dims=(1, 31, 1, 1))
+    case["statistics of images"] = partial(Session.statistics, dims=(4, 32, 1, 1))
+    case["statistics of mode 4"] = partial(Session.statistics, mode=4)
+
+    def add(session, without=(), dims=(4, 16, 8, 8)):
+        session.pointwise("ADD", session.tensor(1), session.tensor(2), session.tensor(3, dims), without=without)
+
+    def backward(session, without=()):
+        session.pointwise("RELU_BWD", session.tensor(1), session.tensor(2), session.tensor(3), without=without)
+
+    for name in ["PW_DESCRIPTOR", "XDESC", "BDESC", "YDESC"]:
+        case[f"ADD without {name}"] = partial(add, without=[name])
+    for name in ["XDESC", "DYDESC", "DXDESC"]:
+        case[f"RELU_BWD without {name}"] = partial(backward, without=[name])
+    case["ADD"], case["RELU_BWD"] = add, backward
+    case["ADD of a value for each channel"] = partial(add, dims=(1, 16, 1, 1))
+    case["ADD of 15 channels"] = partial(add, dims=(4, 15, 8, 8))
+    case["RELU_FWD"] = lambda session: session.pointwise("RELU_FWD", session.tensor(1), session.tensor(2))
+    case["RELU_FWD of two"] = lambda session: session.pointwise(
+        "RELU_FWD", session.tensor(1), session.tensor(2), session.tensor(3))
+    case["pointwise without mode"] = lambda session: session.made("POINTWISE", "POINTWISE")
+
+
 CASES = {}
-for add in [tensors, values, convolutions, planning, engines, plans]:
+for add in [tensors, values, convolutions, planning, engines, plans, fusions]:
     add(CASES)

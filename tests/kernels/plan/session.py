@@ -95,6 +95,41 @@ class Session:
             f"OPERATION_CONVOLUTION_{kind}", f"OPERATION_CONVOLUTION_{direction}",
             CONV_DESC=("BACKEND_DESCRIPTOR", geometry), ALPHA=(scale, 1.0), BETA=(scale, 0.0), **operands, **options)
 
+    def pointwise(self, function, x, y, other=None, without=(), **options):
+        made = self.made("POINTWISE", "POINTWISE", MODE=("POINTWISE_MODE", NAMES[f"POINTWISE_{function}"]),
+                         MATH_PREC=("DATA_TYPE", NAMES["DATA_FLOAT"]))
+        backward = function.endswith("BWD")
+        names = ["XDESC", "DXDESC" if backward else "YDESC", "DYDESC" if backward else "BDESC"]
+        operands = {name: ("BACKEND_DESCRIPTOR", tensor) for name, tensor in zip(names, [x, y, other]) if tensor}
+        return self.made("OPERATION_POINTWISE", "OPERATION_POINTWISE", without=without,
+                         PW_DESCRIPTOR=("BACKEND_DESCRIPTOR", made), **operands, **options)
+
+    def statistics(self, y=None, sums="FLOAT", dims=(1, 32, 1, 1), mode=0, **options):
+        y = y or self.tensor(3, (4, 32, 8, 8), number="HALF")
+        return self.made(
+            "OPERATION_GEN_STATS", "OPERATION_GENSTATS", MODE=("GENSTATS_MODE", mode),
+            MATH_PREC=("DATA_TYPE", NAMES["DATA_FLOAT"]), XDESC=("BACKEND_DESCRIPTOR", y),
+            SUMDESC=("BACKEND_DESCRIPTOR", self.tensor(4, dims, number=sums)),
+            SQSUMDESC=("BACKEND_DESCRIPTOR", self.tensor(5, dims, number=sums)), **options)
+
+    def fused(self, direction="FORWARD", number="HALF", scaled="", statistics=True, between="HALF", affine="HALF", virtual=False,
+              reverse=False):
+        """The operations of a convolution with statistics, and with a scale, a bias and a ReLU of its input: s, b and r."""
+        x, w = self.tensor(1, number=number), self.tensor(2, (32, 16, 3, 3), number=number)
+        y = self.tensor(3, (4, 32, 8, 8), number=number, virtual=virtual)
+        scale, bias = (self.tensor(uid, (1, 16, 1, 1), number=affine) for uid in [6, 7])
+        steps = {"s": ("MUL", scale), "b": ("ADD", bias), "r": ("RELU_FWD", None)}
+        operations = []
+        for uid, step in enumerate(scaled, 10):
+            function, other = steps[step]
+            after = self.tensor(uid, number=between, virtual=True)
+            operations.append(self.pointwise(function, x, after, other))
+            x = after
+        operations.append(self.convolve(direction, tensors=[x, w, y]))
+        if statistics:
+            operations.append(self.statistics(y))
+        return operations[::-1] if reverse else operations
+
     def graph(self, *operations, **options):
         return self.made("OPERATIONGRAPH", "OPERATIONGRAPH", OPS=("BACKEND_DESCRIPTOR", operations), **options)
 

@@ -1,7 +1,7 @@
 //! A stand-in for the CUDA libraries: it runs unmodified host code and unmodified kernels on the CPU, for tests.
 //!
 //! It is a shared library that is installed under the names of the libraries that it replaces, as a machine with CUDA 13 has them:
-//! `libcuda.so.1`, `libnvrtc.so.13`, `libcudnn.so.9` (convolutions), `libcublas.so.13` (matrix products) and `libnccl.so.2`
+//! `libcuda.so.1`, `libnvrtc.so.13`, `libcudnn.so.9` (convolutions, by both of its APIs), `libcublas.so.13` (matrix products) and `libnccl.so.2`
 //! (collectives). `run.sh` runs a command with it, and `config` lists the settings.
 //!
 //! ```text

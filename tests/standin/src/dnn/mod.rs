@@ -1,7 +1,7 @@
-//! cuDNN: the three convolutions of a layer, by the legacy API.
+//! cuDNN: the three convolutions of a layer, by the legacy API and by the backend API (`graph`).
 //!
-//! The functions are those that cudarc's safe convolutions call, `cudnnFindConvolution*AlgorithmEx`, and those for versions and
-//! status names. Signatures, structure layouts and numbers follow cudarc's bindings of cuDNN 9.21.
+//! The functions of the former are those that cudarc's safe convolutions call, `cudnnFindConvolution*AlgorithmEx`, and those for
+//! versions and status names. Signatures, structure layouts and numbers follow cudarc's bindings of cuDNN 9.21.
 //!
 //! The rules of cuDNN, from NVIDIA's manual of cuDNN 9.6, "`cudnn_cnn` Library" and "`cudnn_ops` Library"; they were not checked
 //! against a GPU:
@@ -13,8 +13,11 @@
 //!   if there is one, because the fastest algorithm is not guaranteed to be deterministic.
 //! - Find measures with the caller's buffers: the contents of output and workspace are lost, and the call waits. Algorithms that
 //!   need a larger workspace are listed with an allocation failure.
+//! - Get and Find list an algorithm once for each math type: those that the descriptor of the convolution allows, and default math.
+//!   The workspace belongs to the pair, and a call or a query takes the math type from the descriptor. The size for one math type is
+//!   therefore too small for another.
 //! - Default math allows TF32 for f32 from compute capability 8.0 on; `CUDNN_FMA_MATH` forbids it. f32 inputs are therefore rounded
-//!   to TF32 unless FMA math is set.
+//!   to TF32 unless FMA math is set. `ALLOW_CONVERSION` rounds them to f16.
 //!
 //! Stricter than cuDNN, so that correct calls here are correct there: all tensors of a call have the same type and the same packed
 //! layout, NCHW or NHWC; pointers are aligned to 16 bytes; outputs, inputs and workspace do not overlap; workspaces lose their

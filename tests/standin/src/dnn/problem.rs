@@ -89,7 +89,9 @@ impl Problem {
         if self.number == Number::F32 && self.math != FMA_MATH && self.tensor_cores {
             let round =
                 if self.math == ALLOW_CONVERSION { |value| Number::F16.round(value) } else { tf32 };
-            values.iter_mut().for_each(|value| *value = round(*value));
+            for value in &mut values {
+                *value = round(*value);
+            }
         }
         values
     }

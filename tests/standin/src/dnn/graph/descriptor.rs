@@ -3,11 +3,12 @@
 //! A descriptor keeps a copy of each descriptor that it is given, as cuDNN does: a child must be finalized before it is set, and may
 //! be destroyed afterwards.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::ffi::c_void;
+use std::sync::Arc;
 
 use super::attributes::{self, Attribute, Need};
-use super::body::Body;
 use super::names::{Type, attribute, kind};
 use crate::dnn::{Answer, Status, wrong};
 use crate::table::Table;
@@ -17,8 +18,11 @@ pub(super) struct Descriptor {
     pub(super) kind: u32,
     pub(super) values: Values,
     /// What the descriptor means, once it is finalized.
-    pub(super) body: Option<Body>,
+    pub(super) meaning: Option<Meaning>,
 }
+
+/// A tensor, an operation, a plan, ...
+pub(super) type Meaning = Arc<dyn Any + Send + Sync>;
 
 /// The values of attributes, by number.
 pub(super) type Values = BTreeMap<u32, Value>;
@@ -44,7 +48,7 @@ pub(super) fn get(handle: usize) -> Answer<Descriptor> {
 impl Descriptor {
     pub(super) fn new(kind: u32) -> Answer<Self> {
         match attributes::of(kind) {
-            Some(_) => Ok(Self { kind, values: Values::new(), body: None }),
+            Some(_) => Ok(Self { kind, values: Values::new(), meaning: None }),
             None if kind <= kind::LAST => {
                 wrong(Status::NOT_SUPPORTED, format!("descriptors of kind {kind}"))
             }
@@ -53,8 +57,8 @@ impl Descriptor {
     }
 
     /// A descriptor that the library makes.
-    pub(super) fn made(kind: u32, values: Values, body: Body) -> Self {
-        Self { kind, values, body: Some(body) }
+    pub(super) fn made(kind: u32, values: Values, meaning: Meaning) -> Self {
+        Self { kind, values, meaning: Some(meaning) }
     }
 
     fn attribute(&self, number: u32, type_: u32) -> Answer<(&'static Attribute, Type)> {
@@ -63,19 +67,13 @@ impl Descriptor {
             let what = format!("a descriptor of kind {} has no {}", self.kind, attribute(number));
             return wrong(Status::BAD_PARAM, what);
         };
-        match found.types.iter().find(|known| known.number == type_) {
-            Some(type_) => Ok((found, *type_)),
-            None => {
-                let what = format!(
-                    "{} has type {}, not {type_}",
-                    attribute(number),
-                    found.types[0].number
-                );
-                // As cuDNN answers.
-                let is_pack = self.kind == kind::VARIANT_PACK;
-                wrong(if is_pack { Status::NOT_SUPPORTED } else { Status::ATTRIBUTE_TYPE }, what)
-            }
+        if let Some(type_) = found.types.iter().find(|known| known.number == type_) {
+            return Ok((found, *type_));
         }
+        let what = format!("{} has type {}, not {type_}", attribute(number), found.types[0].number);
+        // As cuDNN answers.
+        let is_pack = self.kind == kind::VARIANT_PACK;
+        wrong(if is_pack { Status::NOT_SUPPORTED } else { Status::ATTRIBUTE_TYPE }, what)
     }
 
     /// # Safety
@@ -87,7 +85,7 @@ impl Descriptor {
         count: i64,
         array: *const c_void,
     ) -> Answer {
-        if self.body.is_some() {
+        if self.meaning.is_some() {
             let what = format!("{} is set after the descriptor was finalized", attribute(number));
             return wrong(Status::BAD_PARAM, what);
         }
@@ -118,7 +116,7 @@ impl Descriptor {
             let mut children = Vec::with_capacity(count);
             for handle in raw {
                 let child = get(usize::try_from(handle).unwrap_or(0))?;
-                if self.kind == kind::GRAPH && child.body.is_none() {
+                if self.kind == kind::GRAPH && child.meaning.is_none() {
                     return wrong(Status::NOT_FINALIZED, "an operation is not finalized");
                 }
                 children.push(child);
@@ -131,9 +129,14 @@ impl Descriptor {
         Ok(())
     }
 
-    /// Checks the values and gives the descriptor its meaning.
-    pub(super) fn finalize(&mut self) -> Answer {
-        if self.body.is_some() {
+    /// What a finalized descriptor means, if it is a `T`.
+    pub(super) fn is<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.meaning.clone()?.downcast().ok()
+    }
+
+    /// Checks that the descriptor can be finalized: required attributes are set, and children were finalized before they were set.
+    pub(super) fn check(&self) -> Answer {
+        if self.meaning.is_some() {
             return wrong(Status::BAD_PARAM, "a descriptor is finalized twice");
         }
         for known in attributes::of(self.kind).unwrap_or(&[]) {
@@ -144,14 +147,13 @@ impl Descriptor {
                 );
             }
             if let Some(Value::Children(children)) = self.values.get(&known.number)
-                && children.iter().any(|child| child.body.is_none())
+                && children.iter().any(|child| child.meaning.is_none())
             {
                 let what =
                     format!("{} was not finalized before it was set", attribute(known.number));
                 return wrong(Status::NOT_FINALIZED, what);
             }
         }
-        self.body = Some(Body::new(self.kind, &mut self.values)?);
         Ok(())
     }
 
@@ -167,7 +169,7 @@ impl Descriptor {
         array: *mut c_void,
     ) -> Answer<i64> {
         let (found, type_) = self.attribute(number, type_)?;
-        if self.body.is_none() {
+        if self.meaning.is_none() {
             let what = format!("{} is read before the descriptor is finalized", attribute(number));
             return wrong(Status::NOT_INITIALIZED, what);
         }
@@ -217,7 +219,7 @@ impl Descriptor {
 /// Gives a descriptor of the caller, which is new, the contents of one of the library's. Returns whether it could.
 fn fill(handle: usize, with: &Descriptor) -> bool {
     match get(handle) {
-        Ok(found) if found.kind == with.kind && found.body.is_none() => {
+        Ok(found) if found.kind == with.kind && found.meaning.is_none() => {
             DESCRIPTORS.set(handle, with.clone()).is_some()
         }
         Ok(found) => {

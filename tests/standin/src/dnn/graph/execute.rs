@@ -1,26 +1,23 @@
 //! Variant packs, and the execution of a plan: checked at the call and enqueued on the stream of the handle.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::body::Body;
+use super::compute::{Arithmetic, Known, missing, number_of, rounded};
 use super::descriptor::{Values, get};
-use super::engine::Inputs;
-use super::graph::Graph;
 use super::names as n;
-use super::operation::{Convolve, Operation};
+use super::operation::Operation;
+use super::operation_graph::Graph;
 use super::plan::Plan;
-use super::tensor::{Tensor, number};
+use super::tensor::Tensor;
 use super::values::{int, ints};
-use crate::dnn::algorithm::Pass;
-use crate::dnn::arithmetic::{backward_data, backward_filter, forward};
 use crate::dnn::handle::{context_of, stream_of};
 use crate::dnn::{Answer, Status, wrong};
-use crate::engine::{Fault, FaultKind};
+use crate::engine::Fault;
 use crate::machine::{Machine, inside};
 use crate::memory::Operand;
-use crate::number::{Number, blend, tf32};
 
 /// The addresses of the tensors of a graph, and of the workspace.
 #[derive(Clone, Debug)]
@@ -58,11 +55,10 @@ struct Run {
 /// `cudnnBackendExecute`.
 pub(super) fn execute(handle: usize, plan: usize, pack: usize) -> Answer {
     let context = context_of(handle)?;
-    let (plan, pack) = (get(plan)?.body, get(pack)?.body);
-    let Some(plan) = plan.as_ref().and_then(Body::plan) else {
+    let Some(plan) = get(plan)?.is::<Plan>() else {
         return wrong(Status::BAD_PARAM, "the plan is no finalized execution plan");
     };
-    let Some(pack) = pack.as_ref().and_then(Body::pack) else {
+    let Some(pack) = get(pack)?.is::<Pack>() else {
         return wrong(Status::BAD_PARAM, "the variant pack is no finalized variant pack");
     };
     if plan.device.context != Some(context) {
@@ -116,23 +112,19 @@ impl Run {
     fn run(&self, machine: &mut Machine) -> Result<(), Fault> {
         self.are_apart()?;
         self.spoil_workspace(machine)?;
-        let mut values: BTreeMap<i64, Vec<f32>> = BTreeMap::new();
+        let order = self.plan.config.order().unwrap_or_else(another_order);
+        let mut known = Known::new();
         for operation in &self.graph().operations {
             for (_, input) in operation.inputs() {
-                if !values.contains_key(&input.uid) {
-                    values.insert(input.uid, self.load(input, machine)?);
+                if let Entry::Vacant(unknown) = known.entry(input.uid) {
+                    unknown.insert(self.load(input, machine)?);
                 }
             }
-            match &**operation {
-                Operation::Convolution(convolve) => {
-                    let result = self.convolve(convolve, &values, machine)?;
-                    values.insert(convolve.operands().1.uid, result);
-                }
-            }
+            self.compute(operation, &mut known, order, machine)?;
         }
-        for (_, output) in self.graph().operations.iter().flat_map(|one| one.outputs()) {
+        for (_, output) in self.outputs() {
             if let (Some(memory), Some(values)) =
-                (self.memory.get(&output.uid), values.get(&output.uid))
+                (self.memory.get(&output.uid), known.get(&output.uid))
             {
                 number_of(output)?.store(values, machine.space.output(memory)?);
             }
@@ -140,41 +132,41 @@ impl Run {
         self.spoil_workspace(machine)
     }
 
-    /// The values of a tensor in memory, as the engine rounds them.
+    /// Computes the outputs of an operation, as the engine of the plan does.
+    fn compute(
+        &self,
+        operation: &Operation,
+        known: &mut Known,
+        order: usize,
+        machine: &Machine,
+    ) -> Result<(), Fault> {
+        let method = self.plan.config.engine.method();
+        let arithmetic = Arithmetic { method, order };
+        let results = match operation {
+            Operation::Convolution(convolve) => {
+                let output = convolve.operands().1;
+                let old =
+                    if convolve.beta == 0.0 { None } else { Some(self.load(output, machine)?) };
+                vec![arithmetic.convolve(convolve, known, old.as_deref())?]
+            }
+            Operation::Pointwise(pointwise) => vec![Arithmetic::pointwise(pointwise, known)?],
+            Operation::Statistics(statistics) => arithmetic.statistics(statistics, known)?.to_vec(),
+        };
+        for ((_, output), values) in operation.outputs().into_iter().zip(results) {
+            let values = if method.rounds { rounded(output, values)? } else { values };
+            known.insert(output.uid, values);
+        }
+        Ok(())
+    }
+
+    fn outputs(&self) -> impl Iterator<Item = (&'static str, &Arc<Tensor>)> {
+        self.graph().operations.iter().flat_map(|one| one.outputs())
+    }
+
+    /// The values of a tensor in memory.
     fn load(&self, tensor: &Tensor, machine: &Machine) -> Result<Vec<f32>, Fault> {
         let Some(memory) = self.memory.get(&tensor.uid) else { return Err(missing(tensor)) };
         Ok(number_of(tensor)?.load(machine.space.input(memory)?))
-    }
-
-    fn convolve(
-        &self,
-        convolve: &Convolve,
-        values: &BTreeMap<i64, Vec<f32>>,
-        machine: &Machine,
-    ) -> Result<Vec<f32>, Fault> {
-        let ([one, other], output) = convolve.operands();
-        let input = |tensor: &Tensor| -> Result<Vec<f32>, Fault> {
-            let values = values.get(&tensor.uid).ok_or_else(|| missing(tensor))?;
-            let round = |value: &f32| match self.plan.config.engine.method().inputs {
-                Inputs::Tf32 if number(tensor.data_type) == Some(Number::F32) => tf32(*value),
-                Inputs::Bf16 => Number::Bf16.round(*value),
-                Inputs::Tf32 | Inputs::Exact => *value,
-            };
-            Ok(values.iter().map(round).collect())
-        };
-        let (one, other) = (input(one)?, input(other)?);
-        let shape = convolve.shape().map_err(|what| Fault::new(FaultKind::OnlyHere, what))?;
-        let order = self.plan.config.order().unwrap_or_else(another_order);
-        let mut result = match convolve.pass {
-            Pass::Forward => forward(&shape, &one, &other, order),
-            Pass::BackwardData => backward_data(&shape, &one, &other, order),
-            Pass::BackwardFilter => backward_filter(&shape, &one, &other, order),
-        };
-        let old = if convolve.beta == 0.0 { None } else { Some(self.load(output, machine)?) };
-        blend(&mut result, convolve.alpha, old.as_deref(), convolve.beta);
-        let number = number_of(output)?;
-        result.iter_mut().for_each(|value| *value = number.round(*value));
-        Ok(result)
     }
 
     fn spoil_workspace(&self, machine: &mut Machine) -> Result<(), Fault> {
@@ -187,7 +179,7 @@ impl Run {
         if self.workspace.bytes > 0 {
             self.workspace.apart_from(&all)?;
         }
-        for (_, output) in self.graph().operations.iter().flat_map(|one| one.outputs()) {
+        for (_, output) in self.outputs() {
             let Some(memory) = self.memory.get(&output.uid) else { continue };
             let others: Vec<&Operand> = self
                 .memory
@@ -210,14 +202,6 @@ fn check_pointer(name: &str, address: u64, alignment: u64) -> Answer {
         return wrong(Status::MISALIGNED, what);
     }
     Ok(())
-}
-
-fn number_of(tensor: &Tensor) -> Result<Number, Fault> {
-    number(tensor.data_type).ok_or_else(|| missing(tensor))
-}
-
-fn missing(tensor: &Tensor) -> Fault {
-    Fault::new(FaultKind::OnlyHere, format!("the tensor {} has no value", tensor.uid))
 }
 
 /// The order of the sums of a nondeterministic engine: another one for each run.

@@ -12,15 +12,19 @@
 //! other than f32, f16 and bf16.
 
 mod attributes;
-mod body;
+mod compute;
 mod descriptor;
 mod device;
 mod engine;
 mod execute;
-mod graph;
+mod finalize;
+mod fused;
 mod heuristics;
+mod methods;
 mod names;
 mod operation;
+mod operation_graph;
+mod pattern;
 mod plan;
 mod tensor;
 mod values;
@@ -55,7 +59,7 @@ extern "C" fn cudnnBackendInitialize(descriptor: usize) -> u32 {
 #[unsafe(no_mangle)]
 extern "C" fn cudnnBackendFinalize(descriptor: usize) -> u32 {
     code(get(descriptor).and_then(|mut found| {
-        found.finalize()?;
+        finalize::finalize(&mut found)?;
         DESCRIPTORS.set(descriptor, found).ok_or(Status::BAD_PARAM)
     }))
 }

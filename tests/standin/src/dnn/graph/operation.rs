@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::body::Body;
 use super::descriptor::Values;
+use super::fused::{Pointwise, Statistics};
 use super::names::{self as n, kind};
 use super::tensor::Tensor;
 use super::values::{enumerator, float, int, ints, required};
@@ -27,6 +27,8 @@ pub(super) struct Convolution {
 #[derive(Clone, Debug)]
 pub(super) enum Operation {
     Convolution(Convolve),
+    Pointwise(Pointwise),
+    Statistics(Statistics),
 }
 
 /// `output = alpha * convolution(inputs) + beta * output`, in one of three directions.
@@ -112,10 +114,10 @@ impl Convolve {
             pass,
             alpha: float(values, alpha).unwrap_or(1.0),
             beta: float(values, beta).unwrap_or(0.0),
-            geometry: required(values, geometry, Body::convolution)?,
-            x: required(values, x, Body::tensor)?,
-            w: required(values, w, Body::tensor)?,
-            y: required(values, y, Body::tensor)?,
+            geometry: required(values, geometry)?,
+            x: required(values, x)?,
+            w: required(values, w)?,
+            y: required(values, y)?,
         };
         found.check()?;
         Ok(found)
@@ -202,12 +204,22 @@ impl Operation {
                 let [first, second, _] = convolve.names();
                 vec![(first, one), (second, other)]
             }
+            Self::Pointwise(pointwise) => {
+                let [x, other, _] = pointwise.names();
+                let other = pointwise.other.iter().map(|tensor| (other, tensor));
+                [(x, &pointwise.x)].into_iter().chain(other).collect()
+            }
+            Self::Statistics(statistics) => vec![("x", &statistics.x)],
         }
     }
 
     pub(super) fn outputs(&self) -> Vec<(&'static str, &Arc<Tensor>)> {
         match self {
             Self::Convolution(convolve) => vec![(convolve.names()[2], convolve.operands().1)],
+            Self::Pointwise(pointwise) => vec![(pointwise.names()[2], &pointwise.output)],
+            Self::Statistics(statistics) => {
+                vec![("sum", &statistics.sum), ("squares", &statistics.squares)]
+            }
         }
     }
 }

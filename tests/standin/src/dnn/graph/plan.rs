@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::body::Body;
 use super::descriptor::{Descriptor, Value, Values};
 use super::device::Device;
-use super::engine::{Engine, SPLIT_K, TILE_SIZE};
+use super::engine::Engine;
+use super::methods::{SPLIT_K, TILE_SIZE};
 use super::names::{self as n, Type, kind};
 use super::values::{child, children, enumerator, handle, int, required};
 use crate::dnn::{Answer, Status, wrong};
@@ -31,10 +31,10 @@ pub(super) struct Config {
 
 impl Config {
     pub(super) fn new(values: &mut Values) -> Answer<Self> {
-        let engine = required(values, n::ENGINECFG_ENGINE, Body::engine)?;
+        let engine: Arc<Engine> = required(values, n::ENGINECFG_ENGINE)?;
         let mut knobs: Vec<(u32, i64)> = Vec::new();
         for choice in children(values, n::ENGINECFG_KNOB_CHOICES) {
-            let Some(choice) = choice.body.as_ref().and_then(Body::knob_choice) else {
+            let Some(choice) = choice.is::<KnobChoice>() else {
                 return wrong(Status::BAD_PARAM, "a knob choice is another descriptor");
             };
             if knobs.iter().any(|(known, _)| *known == choice.type_) {
@@ -56,8 +56,8 @@ impl Config {
                 (n::KNOB_CHOICE_KNOB_TYPE, Value::numbers(Type::KNOB_TYPE, &[*type_])),
                 (n::KNOB_CHOICE_KNOB_VALUE, Value::ints(&[*value])),
             ]);
-            let body = Body::KnobChoice(KnobChoice { type_: *type_, value: *value });
-            Descriptor::made(kind::KNOB_CHOICE, values, body)
+            let choice = KnobChoice { type_: *type_, value: *value };
+            Descriptor::made(kind::KNOB_CHOICE, values, Arc::new(choice))
         });
         let bytes = self.engine.workspace(&self.knobs).unwrap_or(0);
         let values = Values::from([
@@ -65,7 +65,7 @@ impl Config {
             (n::ENGINECFG_KNOB_CHOICES, Value::Children(choices.collect())),
             (n::ENGINECFG_WORKSPACE_SIZE, bytes_of(bytes)),
         ]);
-        Descriptor::made(kind::ENGINE_CONFIG, values, Body::Config(Arc::new(self)))
+        Descriptor::made(kind::ENGINE_CONFIG, values, Arc::new(self))
     }
 
     fn workspace(&self) -> Answer<usize> {
@@ -98,15 +98,15 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn new(values: &mut Values) -> Answer<Self> {
-        let config = required(values, n::EXECUTION_PLAN_ENGINE_CONFIG, Body::config)?;
+        let config: Arc<Config> = required(values, n::EXECUTION_PLAN_ENGINE_CONFIG)?;
         let device = match handle(values, n::EXECUTION_PLAN_HANDLE) {
-            0 => match child(values, n::EXECUTION_PLAN_DEVICEPROP, Body::device)? {
-                Some(device) => device,
-                None => {
-                    let what = "EXECUTION_PLAN_HANDLE was not set";
-                    return wrong(Status::BAD_PARAM, what);
-                }
-            },
+            0 => {
+                let described = child::<Device>(values, n::EXECUTION_PLAN_DEVICEPROP)?;
+                let Some(device) = described else {
+                    return wrong(Status::BAD_PARAM, "EXECUTION_PLAN_HANDLE was not set");
+                };
+                *device
+            }
             found => Device::of_handle(found)?,
         };
         if device.capability != config.engine.device.capability {

@@ -1,6 +1,8 @@
 //! Typed access to the values of a descriptor that is being finalized.
 
-use super::body::Body;
+use std::any::Any;
+use std::sync::Arc;
+
 use super::descriptor::{Descriptor, Value, Values};
 use super::names::{Type, attribute};
 use crate::dnn::{Answer, Status, wrong};
@@ -51,29 +53,19 @@ pub(super) fn children(values: &Values, number: u32) -> &[Descriptor] {
     }
 }
 
-/// The child of an attribute, if it was set, which must have the right kind.
-pub(super) fn child<T>(
-    values: &Values,
-    number: u32,
-    pick: impl Fn(&Body) -> Option<T>,
-) -> Answer<Option<T>> {
+/// The child of an attribute, if it was set, which must be a `T`.
+pub(super) fn child<T: Any + Send + Sync>(values: &Values, number: u32) -> Answer<Option<Arc<T>>> {
     let Some(found) = children(values, number).first() else { return Ok(None) };
-    match found.body.as_ref().and_then(pick) {
-        Some(body) => Ok(Some(body)),
-        None => {
-            let what = format!("{} is a descriptor of kind {}", attribute(number), found.kind);
-            wrong(Status::BAD_PARAM, what)
-        }
+    if let Some(meaning) = found.is() {
+        return Ok(Some(meaning));
     }
+    let what = format!("{} is a descriptor of kind {}", attribute(number), found.kind);
+    wrong(Status::BAD_PARAM, what)
 }
 
 /// As [`child`], for a required attribute.
-pub(super) fn required<T>(
-    values: &Values,
-    number: u32,
-    pick: impl Fn(&Body) -> Option<T>,
-) -> Answer<T> {
-    match child(values, number, pick)? {
+pub(super) fn required<T: Any + Send + Sync>(values: &Values, number: u32) -> Answer<Arc<T>> {
+    match child(values, number)? {
         Some(found) => Ok(found),
         None => wrong(Status::BAD_PARAM, format!("{} was not set", attribute(number))),
     }

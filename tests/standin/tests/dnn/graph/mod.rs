@@ -2,7 +2,8 @@
 
 mod correct;
 mod descriptor;
+mod fused;
 mod mistakes;
 mod plan;
 
-pub(crate) use {correct::*, mistakes::*};
+pub(crate) use {correct::*, fused::*, mistakes::*};

@@ -180,9 +180,10 @@ impl Conv {
         configs(&self.graph(handle)?, mode)
     }
 
-    /// The plans of the configurations that have one.
+    /// The plans of the proposals that have one, with those of the fallbacks last.
     pub(super) fn plans(&self, handle: cudnnHandle_t) -> Result<Vec<Plan>, Failure> {
-        let configs = self.configs(handle, Mode::CUDNN_HEUR_MODE_A)?;
+        let mut configs = self.configs(handle, Mode::CUDNN_HEUR_MODE_A)?;
+        configs.extend(self.configs(handle, Mode::CUDNN_HEUR_MODE_FALLBACK)?);
         Ok(configs.iter().filter_map(|config| Plan::new(handle, config).ok()).collect())
     }
 }

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::body::Body;
 use super::descriptor::{Value, Values};
 use super::device::Device;
-use super::engine;
+use super::methods::methods;
 use super::names::{self as n, attribute};
-use super::operation::{Convolve, Operation};
+use super::operation::Operation;
+use super::pattern::Pattern;
 use super::tensor::Tensor;
 use super::values::{children, handle};
 use crate::dnn::{Answer, Status, wrong};
@@ -22,14 +22,6 @@ pub(super) struct Graph {
     pub(super) tensors: BTreeMap<i64, Arc<Tensor>>,
 }
 
-/// What a graph computes, as engines see it.
-#[derive(Clone, Debug)]
-pub(super) enum Pattern {
-    Convolution(Convolve),
-    /// No engine computes it.
-    Unknown,
-}
-
 impl Graph {
     pub(super) fn new(values: &mut Values) -> Answer<Self> {
         let device = match handle(values, n::OPERATIONGRAPH_HANDLE) {
@@ -38,17 +30,15 @@ impl Graph {
         };
         let mut operations = Vec::new();
         for child in children(values, n::OPERATIONGRAPH_OPS) {
-            match child.body.as_ref().and_then(Body::operation) {
-                Some(operation) => operations.push(operation),
-                None => {
-                    let what = format!(
-                        "{} has a descriptor of kind {}",
-                        attribute(n::OPERATIONGRAPH_OPS),
-                        child.kind
-                    );
-                    return wrong(Status::BAD_PARAM, what);
-                }
-            }
+            let Some(operation) = child.is::<Operation>() else {
+                let what = format!(
+                    "{} has a descriptor of kind {}",
+                    attribute(n::OPERATIONGRAPH_OPS),
+                    child.kind
+                );
+                return wrong(Status::BAD_PARAM, what);
+            };
+            operations.push(operation);
         }
         if operations.is_empty() {
             return wrong(Status::BAD_PARAM, "a graph without operations");
@@ -57,18 +47,13 @@ impl Graph {
         let operations = ordered(operations)?;
         let graph = Self { device, operations, tensors };
         graph.check_virtual()?;
-        let count = engine::count(&graph.pattern());
+        let count = i64::try_from(methods(&graph.pattern()).len()).unwrap_or(0);
         values.insert(n::OPERATIONGRAPH_ENGINE_GLOBAL_COUNT, Value::ints(&[count]));
         Ok(graph)
     }
 
     pub(super) fn pattern(&self) -> Pattern {
-        match self.operations.as_slice() {
-            [one] => match &**one {
-                Operation::Convolution(convolve) => Pattern::Convolution(convolve.clone()),
-            },
-            _ => Pattern::Unknown,
-        }
+        Pattern::of(self.operations.iter().map(|one| &**one))
     }
 
     /// A virtual tensor has no memory: an operation must compute it and another one use it.
