@@ -36,6 +36,7 @@ STRICTER = {
     "statistics of 31 channels": "the header wants the channels of the input",
     "statistics of images": "the header wants the channels of the input",
     "statistics of mode 4": "there is none",
+    "ADD without PW_DESCRIPTOR": "the header calls the attribute required",
     "ADD of 15 channels": "the header wants a size that is equal, or 1",
     "RELU_FWD of two": "the header wants one input",
     "pointwise without mode": "the header calls the attribute required",
