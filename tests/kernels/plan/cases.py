@@ -296,6 +296,12 @@ def fusions(case):
     }
     for name, options in of.items():
         case[f"plan {name}"] = partial(planned, **options)
+    of = {
+        "": {}, ", f16 between": {"between": "HALF"}, ", f16 for each channel": {"given": "HALF"}, " of bf16": {"number": "BFLOAT16"},
+        ", with the mean added": {"center": "ADD"},
+    }
+    for name, options in of.items():
+        case[f"plan DgradDreluBNBwdWeight{name}"] = lambda session, options=options: session.plans(*session.masked(**options))
     case["statistics alone"] = lambda session: session.plans(session.statistics())
     for name in ["MODE", "MATH_PREC", "XDESC", "SUMDESC", "SQSUMDESC"]:
         case[f"statistics without {name}"] = partial(Session.statistics, without=[name])

@@ -130,6 +130,25 @@ class Session:
             operations.append(self.statistics(y))
         return operations[::-1] if reverse else operations
 
+    def masked(self, center="SUB", number="HALF", between="FLOAT", given="FLOAT", without=()):
+        """The operations of a gradient of data, masked by a norm's ReLU, and of the gradient of that norm."""
+        size, per_channel = (4, 16, 8, 8), (1, 16, 1, 1)
+        gradient = self.tensor(1, size, number=between, virtual=True)
+        w, dy = self.tensor(2, (32, 16, 3, 3), number=number), self.tensor(3, (4, 32, 8, 8), number=number)
+        x, masked = self.tensor(4, size, number=number), self.tensor(9, size, number=number)
+        mean, deviation, scale, bias = (self.tensor(uid, per_channel, number=given) for uid in [5, 6, 7, 8])
+        steps = [self.tensor(uid, size, number=between, virtual=True) for uid in [20, 21, 22, 23]]
+        names = ["DBN_SCALE_DESC", "DBN_BIAS_DESC", "EQ_DY_SCALE_DESC", "EQ_X_SCALE_DESC", "EQ_BIAS"]
+        results = {name: self.tensor(uid, per_channel, number=given) for uid, name in enumerate(names, 30)}
+        operands = {"MEAN_DESC": mean, "INVSTD_DESC": deviation, "BN_SCALE_DESC": scale, "X_DESC": x, "DY_DESC": masked, **results}
+        norm = self.made("OPERATION_BN_BWD_WEIGHTS", "OPERATION_BN_BWD_WEIGHTS", without=without, MATH_PREC=("DATA_TYPE", 0),
+                         **{name: ("BACKEND_DESCRIPTOR", tensor) for name, tensor in operands.items()})
+        return [
+            self.convolve("BWD_DATA", tensors=[gradient, w, dy]), self.pointwise(center, x, steps[0], mean),
+            self.pointwise("MUL", steps[0], steps[1], deviation), self.pointwise("MUL", steps[1], steps[2], scale),
+            self.pointwise("ADD", steps[2], steps[3], bias), self.pointwise("RELU_BWD", steps[3], masked, gradient), norm,
+        ]
+
     def graph(self, *operations, **options):
         return self.made("OPERATIONGRAPH", "OPERATIONGRAPH", OPS=("BACKEND_DESCRIPTOR", operations), **options)
 

@@ -137,6 +137,7 @@ fn correct_uses_of_libraries() -> Vec<Case> {
         dnn::plans_own_their_graph,
         dnn::statistics_of_a_convolution,
         dnn::scaled_input_of_a_convolution,
+        dnn::gradient_of_a_norm,
         blas::products,
         blas::batches,
         blas::bf16_into_f32,
@@ -209,12 +210,14 @@ fn mistakes_with_libraries() -> Vec<Case> {
         dnn::engine_of_another_pass => "does not support these sizes", "NOT_SUPPORTED";
         dnn::knob_of_no_engine => "no knob 2 with the value 1", "NOT_SUPPORTED";
         dnn::plan_of_another_device => "made for another device", "BAD_PARAM";
-        dnn::scaled_input_of_bf16 => "a scaled input of a type other than f16", "NOT_SUPPORTED";
+        dnn::scaled_input_of_bf16 => "a fused norm of a type other than f16", "NOT_SUPPORTED";
         dnn::statistics_in_half => "statistics in a type other than f32", "NOT_SUPPORTED";
         dnn::statistics_of_f32 => "a fused convolution of f32", "NOT_SUPPORTED";
         dnn::statistics_of_other_channels => "statistics of [2, 32, 4, 3] in [1, 31, 1, 1]", "BAD_PARAM";
         dnn::statistics_of_a_virtual_output => "no engine 1 for this graph", "NOT_SUPPORTED";
         dnn::statistics_are_short => "sum: illegal address", "ILLEGAL_ADDRESS";
+        dnn::mean_is_added => "no engine 1 for this graph", "NOT_SUPPORTED";
+        dnn::gradient_of_a_norm_in_bf16 => "a fused norm of a type other than f16", "NOT_SUPPORTED";
         blas::leading_dimension_is_small => "the leading dimension of A is 4, of 5 rows", "INVALID_VALUE";
         blas::product_is_short => "C: illegal address", "ILLEGAL_ADDRESS";
         blas::factor_is_short => "B: illegal address", "ILLEGAL_ADDRESS";

@@ -133,6 +133,20 @@ const GEN_STATS: &[Attribute] = &[
     one(n::GENSTATS_SQSUMDESC, CHILD),
 ];
 
+const NORM_GRADIENT: &[Attribute] = &[
+    one(n::BN_BWD_WEIGHTS_MATH_PREC, NUMBER),
+    one(n::BN_BWD_WEIGHTS_MEAN_DESC, CHILD),
+    one(n::BN_BWD_WEIGHTS_INVSTD_DESC, CHILD),
+    one(n::BN_BWD_WEIGHTS_BN_SCALE_DESC, CHILD),
+    one(n::BN_BWD_WEIGHTS_X_DESC, CHILD),
+    one(n::BN_BWD_WEIGHTS_DY_DESC, CHILD),
+    one(n::BN_BWD_WEIGHTS_DBN_SCALE_DESC, CHILD),
+    one(n::BN_BWD_WEIGHTS_DBN_BIAS_DESC, CHILD),
+    one(n::BN_BWD_WEIGHTS_EQ_DY_SCALE_DESC, CHILD),
+    one(n::BN_BWD_WEIGHTS_EQ_X_SCALE_DESC, CHILD),
+    one(n::BN_BWD_WEIGHTS_EQ_BIAS, CHILD),
+];
+
 const GRAPH: &[Attribute] = &[
     one(n::OPERATIONGRAPH_HANDLE, HANDLE).optional(),
     many(n::OPERATIONGRAPH_OPS, CHILD, 0, MANY),
@@ -220,6 +234,7 @@ pub(super) fn of(kind: u32) -> Option<&'static [Attribute]> {
         kind::BACKWARD_DATA => BACKWARD_DATA,
         kind::OPERATION_POINTWISE => OPERATION_POINTWISE,
         kind::GEN_STATS => GEN_STATS,
+        kind::NORM_GRADIENT => NORM_GRADIENT,
         kind::GRAPH => GRAPH,
         kind::VARIANT_PACK => VARIANT_PACK,
         kind::TENSOR => TENSOR,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::fused::{Pointwise, Statistics};
 use super::methods::{Inputs, Method};
+use super::norm::NormGradient;
 use super::operation::Convolve;
 use super::tensor::{Tensor, number};
 use crate::dnn::algorithm::Pass;
@@ -65,27 +66,61 @@ impl Arithmetic {
         Ok(values.map(|(x, other)| pointwise.function.of(scale * x, other_scale * other)).collect())
     }
 
-    /// The sums and the sums of squares, of blocks of pixels first.
+    /// The sums and the sums of squares.
     pub(super) fn statistics(
         self,
         statistics: &Statistics,
         known: &Known,
     ) -> Result<[Vec<f32>; 2], Fault> {
-        let (x, channels) = (find(&statistics.x, known)?, statistics.x.dims[1]);
+        let x = find(&statistics.x, known)?;
+        let values = |at: usize, _| [x[at], x[at] * x[at]];
+        Ok(self.sums(x.len(), statistics.x.dims[1], values))
+    }
+
+    /// The gradients of scale and bias, and a, b and c of `dx = a * dy + b * x + c`.
+    pub(super) fn norm_gradient(
+        self,
+        norm: &NormGradient,
+        known: &Known,
+    ) -> Result<[Vec<f32>; 5], Fault> {
+        let [mean, deviation, scale] = norm.given.each_ref().map(|tensor| find(tensor, known));
+        let (mean, deviation, scale) = (mean?, deviation?, scale?);
+        let (x, dy, channels) = (find(&norm.x, known)?, find(&norm.dy, known)?, mean.len());
+        let values = |at: usize, channel: usize| {
+            [dy[at] * ((x[at] - mean[channel]) * deviation[channel]), dy[at]]
+        };
+        let [dscale, dbias] = self.sums(x.len(), channels, values);
+        let count = (x.len() / channels) as f32;
+        let [mut a, mut b, mut c] = [vec![0.0; channels], vec![0.0; channels], vec![0.0; channels]];
+        for channel in 0..channels {
+            a[channel] = scale[channel] * deviation[channel];
+            b[channel] = -a[channel] * deviation[channel] * dscale[channel] / count;
+            c[channel] = -a[channel] * dbias[channel] / count - b[channel] * mean[channel];
+        }
+        Ok([dscale, dbias, a, b, c])
+    }
+
+    /// Two sums for each channel, of blocks of pixels first. The function has the index of a value, and its channel.
+    fn sums(
+        self,
+        count: usize,
+        channels: usize,
+        of: impl Fn(usize, usize) -> [f32; 2],
+    ) -> [Vec<f32>; 2] {
         let mut totals = [vec![0.0; channels], vec![0.0; channels]];
-        for block in x.chunks(channels * self.order) {
+        for first in (0..count).step_by(channels * self.order) {
             let mut sums = [vec![0.0f32; channels], vec![0.0f32; channels]];
-            for pixel in block.chunks_exact(channels) {
-                for (channel, value) in pixel.iter().enumerate() {
-                    sums[0][channel] += value;
-                    sums[1][channel] += value * value;
-                }
+            for at in first..(first + channels * self.order).min(count) {
+                let channel = at % channels;
+                let [one, other] = of(at, channel);
+                sums[0][channel] += one;
+                sums[1][channel] += other;
             }
             for (total, sum) in totals.iter_mut().flatten().zip(sums.iter().flatten()) {
                 *total += sum;
             }
         }
-        Ok(totals)
+        totals
     }
 }
 

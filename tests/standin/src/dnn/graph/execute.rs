@@ -151,6 +151,7 @@ impl Run {
             }
             Operation::Pointwise(pointwise) => vec![Arithmetic::pointwise(pointwise, known)?],
             Operation::Statistics(statistics) => arithmetic.statistics(statistics, known)?.to_vec(),
+            Operation::NormGradient(norm) => arithmetic.norm_gradient(norm, known)?.to_vec(),
         };
         for ((_, output), values) in operation.outputs().into_iter().zip(results) {
             let values = if method.rounds { rounded(output, values)? } else { values };

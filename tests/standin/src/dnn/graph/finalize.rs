@@ -9,6 +9,7 @@ use super::execute::Pack;
 use super::fused::{Function, Pointwise, Statistics};
 use super::heuristics;
 use super::names::kind;
+use super::norm::NormGradient;
 use super::operation::{Convolution, Convolve, Operation};
 use super::operation_graph::Graph;
 use super::plan::{Config, KnobChoice, Plan};
@@ -28,6 +29,7 @@ pub(super) fn finalize(descriptor: &mut Descriptor) -> Answer {
         kind::POINTWISE => Arc::new(Function::new(values)),
         kind::OPERATION_POINTWISE => Arc::new(Operation::Pointwise(Pointwise::new(values)?)),
         kind::GEN_STATS => Arc::new(Operation::Statistics(Statistics::new(values)?)),
+        kind::NORM_GRADIENT => Arc::new(Operation::NormGradient(NormGradient::new(values)?)),
         kind::GRAPH => Arc::new(Graph::new(values)?),
         kind::ENGINE => Arc::new(Engine::new(values)?),
         kind::ENGINE_CONFIG => Arc::new(Config::new(values)?),

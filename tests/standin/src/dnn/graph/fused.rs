@@ -12,6 +12,7 @@ use crate::dnn::{Answer, Status, wrong};
 pub(super) mod mode {
     pub(in super::super) const ADD: u32 = 0;
     pub(in super::super) const MUL: u32 = 1;
+    pub(in super::super) const SUB: u32 = 9;
     pub(in super::super) const RELU_FORWARD: u32 = 100;
     pub(in super::super) const RELU_BACKWARD: u32 = 200;
 }
@@ -50,6 +51,7 @@ impl Function {
         match self.mode {
             mode::ADD => value + other,
             mode::MUL => value * other,
+            mode::SUB => value - other,
             // NaN is neither below nor above.
             mode::RELU_FORWARD if value < lower => lower + self.slope * (value - lower),
             mode::RELU_FORWARD if value > upper => upper,
@@ -140,13 +142,7 @@ impl Statistics {
             sum: required(values, n::GENSTATS_SUMDESC)?,
             squares: required(values, n::GENSTATS_SQSUMDESC)?,
         };
-        let wanted: Vec<usize> = found
-            .x
-            .dims
-            .iter()
-            .enumerate()
-            .map(|(axis, size)| if axis == 1 { *size } else { 1 })
-            .collect();
+        let wanted = found.x.of_channels();
         for tensor in [&found.sum, &found.squares] {
             if tensor.dims != wanted {
                 let what = format!(

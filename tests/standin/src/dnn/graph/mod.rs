@@ -22,6 +22,7 @@ mod fused;
 mod heuristics;
 mod methods;
 mod names;
+mod norm;
 mod operation;
 mod operation_graph;
 mod pattern;

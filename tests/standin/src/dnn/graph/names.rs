@@ -19,6 +19,7 @@ pub(super) mod kind {
     pub(in super::super) const GRAPH: u32 = 15;
     pub(in super::super) const VARIANT_PACK: u32 = 16;
     pub(in super::super) const TENSOR: u32 = 17;
+    pub(in super::super) const NORM_GRADIENT: u32 = 23;
     pub(in super::super) const DEVICE: u32 = 38;
     /// The last kind in the header, which the stand-in lacks.
     pub(in super::super) const LAST: u32 = 45;
@@ -169,6 +170,17 @@ attributes! {
     ENGINE_BEHAVIOR_NOTE = 1305;
     ENGINE_SM_COUNT_TARGET = 1306;
     ENGINE_DEVICEPROP = 1307;
+    BN_BWD_WEIGHTS_MATH_PREC = 1620;
+    BN_BWD_WEIGHTS_MEAN_DESC = 1621;
+    BN_BWD_WEIGHTS_INVSTD_DESC = 1622;
+    BN_BWD_WEIGHTS_BN_SCALE_DESC = 1623;
+    BN_BWD_WEIGHTS_X_DESC = 1624;
+    BN_BWD_WEIGHTS_DY_DESC = 1625;
+    BN_BWD_WEIGHTS_DBN_SCALE_DESC = 1626;
+    BN_BWD_WEIGHTS_DBN_BIAS_DESC = 1627;
+    BN_BWD_WEIGHTS_EQ_DY_SCALE_DESC = 1628;
+    BN_BWD_WEIGHTS_EQ_X_SCALE_DESC = 1629;
+    BN_BWD_WEIGHTS_EQ_BIAS = 1630;
     DEVICEPROP_DEVICE_ID = 2700;
     DEVICEPROP_HANDLE = 2701;
     DEVICEPROP_JSON_REPRESENTATION = 2702;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::descriptor::Values;
 use super::fused::{Pointwise, Statistics};
 use super::names::{self as n, kind};
+use super::norm::{GIVEN, NormGradient, RESULTS};
 use super::tensor::Tensor;
 use super::values::{enumerator, float, int, ints, required};
 use crate::dnn::algorithm::Pass;
@@ -29,6 +30,7 @@ pub(super) enum Operation {
     Convolution(Convolve),
     Pointwise(Pointwise),
     Statistics(Statistics),
+    NormGradient(NormGradient),
 }
 
 /// `output = alpha * convolution(inputs) + beta * output`, in one of three directions.
@@ -210,6 +212,10 @@ impl Operation {
                 [(x, &pointwise.x)].into_iter().chain(other).collect()
             }
             Self::Statistics(statistics) => vec![("x", &statistics.x)],
+            Self::NormGradient(norm) => {
+                let given = GIVEN.into_iter().zip(&norm.given);
+                [("x", &norm.x), ("dy", &norm.dy)].into_iter().chain(given).collect()
+            }
         }
     }
 
@@ -220,6 +226,7 @@ impl Operation {
             Self::Statistics(statistics) => {
                 vec![("sum", &statistics.sum), ("squares", &statistics.squares)]
             }
+            Self::NormGradient(norm) => RESULTS.into_iter().zip(&norm.results).collect(),
         }
     }
 }

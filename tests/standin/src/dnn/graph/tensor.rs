@@ -86,6 +86,12 @@ impl Tensor {
         self.dims.iter().product()
     }
 
+    /// The sizes of a value for each channel.
+    pub(super) fn of_channels(&self) -> Vec<usize> {
+        let sizes = self.dims.iter().enumerate();
+        sizes.map(|(axis, size)| if axis == 1 { *size } else { 1 }).collect()
+    }
+
     /// The sizes n, c, h, w, if the tensor has four dimensions.
     pub(super) fn sizes(&self) -> Option<[usize; 4]> {
         <[usize; 4]>::try_from(self.dims.as_slice()).ok()

@@ -26,7 +26,7 @@ const SQUARES: i64 = 5;
 const SCALE: i64 = 6;
 const BIAS: i64 = 7;
 
-fn per_channel(uid: i64, number: Number, channels: usize) -> Tensor {
+pub(super) fn per_channel(uid: i64, number: Number, channels: usize) -> Tensor {
     Tensor::new(uid, number, [1, channels, 1, 1])
 }
 
@@ -44,12 +44,22 @@ fn statistics(y: &Tensor, sum: &Tensor, squares: &Tensor) -> Result<Descriptor, 
         .finalize()
 }
 
-fn pointwise(
+/// A pointwise operation. In the backward direction `other` is dy and `y` is dx.
+pub(super) fn pointwise(
     function: Function,
     x: &Tensor,
     other: Option<&Tensor>,
     y: &Tensor,
 ) -> Result<Descriptor, Failure> {
+    let [b, out] = match function {
+        Function::CUDNN_POINTWISE_RELU_BWD => [
+            Name::CUDNN_ATTR_OPERATION_POINTWISE_DYDESC,
+            Name::CUDNN_ATTR_OPERATION_POINTWISE_DXDESC,
+        ],
+        _ => {
+            [Name::CUDNN_ATTR_OPERATION_POINTWISE_BDESC, Name::CUDNN_ATTR_OPERATION_POINTWISE_YDESC]
+        }
+    };
     let function = Descriptor::new(Kind::CUDNN_BACKEND_POINTWISE_DESCRIPTOR)?
         .set(Name::CUDNN_ATTR_POINTWISE_MODE, Type::CUDNN_TYPE_POINTWISE_MODE, &[function])?
         .set(Name::CUDNN_ATTR_POINTWISE_MATH_PREC, Type::CUDNN_TYPE_DATA_TYPE, &[FLOAT])?
@@ -57,10 +67,9 @@ fn pointwise(
     let mut operation = Descriptor::new(Kind::CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR)?
         .children(Name::CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, &[&function])?
         .children(Name::CUDNN_ATTR_OPERATION_POINTWISE_XDESC, &[&x.describe()?])?
-        .children(Name::CUDNN_ATTR_OPERATION_POINTWISE_YDESC, &[&y.describe()?])?;
+        .children(out, &[&y.describe()?])?;
     if let Some(other) = other {
-        let name = Name::CUDNN_ATTR_OPERATION_POINTWISE_BDESC;
-        operation = operation.children(name, &[&other.describe()?])?;
+        operation = operation.children(b, &[&other.describe()?])?;
     }
     operation.finalize()
 }
@@ -221,21 +230,23 @@ pub(crate) fn scaled_input_of_a_convolution(gpu: &Gpu) -> Outcome {
 }
 
 /// Looks for the first plan of a graph that has none.
-fn refused(gpu: &Gpu, parts: &Parts) -> Outcome {
-    let handle = handle(gpu)?;
-    let graph = parts.graph(handle)?;
-    let found = configs(&graph, Mode::CUDNN_HEUR_MODE_A)?.len();
+pub(super) fn refuse(graph: &Descriptor) -> Outcome {
+    let found = configs(graph, Mode::CUDNN_HEUR_MODE_A)?.len();
     if found > 0 {
         return Err(Failure(format!("{found} configurations")));
     }
     let engine = Descriptor::new(Kind::CUDNN_BACKEND_ENGINE_DESCRIPTOR)?
-        .children(Name::CUDNN_ATTR_ENGINE_OPERATION_GRAPH, &[&graph])?
+        .children(Name::CUDNN_ATTR_ENGINE_OPERATION_GRAPH, &[graph])?
         .ints(Name::CUDNN_ATTR_ENGINE_GLOBAL_INDEX, &[1])?
         .finalize()?;
     Descriptor::new(Kind::CUDNN_BACKEND_ENGINECFG_DESCRIPTOR)?
         .children(Name::CUDNN_ATTR_ENGINECFG_ENGINE, &[&engine])?
         .finalize()?;
     Ok(())
+}
+
+fn refused(gpu: &Gpu, parts: &Parts) -> Outcome {
+    refuse(&parts.graph(handle(gpu)?)?)
 }
 
 pub(crate) fn scaled_input_of_bf16(gpu: &Gpu) -> Outcome {

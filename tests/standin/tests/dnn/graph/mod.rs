@@ -4,6 +4,7 @@ mod correct;
 mod descriptor;
 mod fused;
 mod mistakes;
+mod norm;
 mod plan;
 
-pub(crate) use {correct::*, fused::*, mistakes::*};
+pub(crate) use {correct::*, fused::*, mistakes::*, norm::*};
