@@ -76,10 +76,9 @@ impl Run {
     fn new(plan: Arc<Plan>, pack: &Pack) -> Answer<Self> {
         let graph = Arc::clone(&plan.config.engine.graph);
         let mut memory = BTreeMap::new();
-        for (name, tensor) in graph.operations.iter().flat_map(|one| {
-            let all: Vec<_> = one.inputs().into_iter().chain(one.outputs()).collect();
-            all
-        }) {
+        let operations = graph.operations.iter();
+        let tensors = operations.flat_map(|one| one.inputs().into_iter().chain(one.outputs()));
+        for (name, tensor) in tensors {
             if tensor.is_virtual || memory.contains_key(&tensor.uid) {
                 continue;
             }

@@ -8,8 +8,17 @@
 //! where cuDNN has a default; sizes and strides are positive; a graph has the handle of a device, or a description of one; tensors
 //! with the same identifier are equal; a virtual tensor is computed and used; a variant pack names the tensors of its graph and no
 //! others, once each; nothing overlaps.
-//! `NOT_SUPPORTED` here: all layouts but packed channels-last, dilation, groups, flipped filters, sums other than f32, and types
-//! other than f32, f16 and bf16.
+//!
+//! Engines compute a convolution, and these fusions, which cuDNN calls by these names:
+//! - `ConvBNfprop`: scale, bias and `ReLU` of x, a convolution, and the sum and the sum of squares of each of its channels; f16 only.
+//!   The same without scale, bias and `ReLU`, also of bf16, by an engine that is compiled at run time: cuDNN has one, whose plan cannot
+//!   be checked without a driver. The convolution's output is stored. The header does not say whether the sums are those of values
+//!   before or after rounding: both occur.
+//! - `ConvBNwgrad`: scale, bias and `ReLU` of x, and the gradient of a filter; f16 only.
+//! - `DgradDreluBNBwdWeight`: the gradient of an image, masked by the `ReLU` of a norm, and the gradient of the norm; f16 only.
+//!
+//! `NOT_SUPPORTED` here: all other graphs, all layouts but packed channels-last, dilation, groups, flipped filters, sums other than
+//! f32, and types other than f32, f16 and bf16.
 
 mod attributes;
 mod compute;
