@@ -51,9 +51,11 @@ fn check_all_have_tests(tests: &[&str]) -> Result<(), Failed> {
         include_str!("../../src/backend/cuda/kernels/loss.cu"),
         include_str!("../../src/backend/cuda/kernels/lamb.cu"),
     ];
-    let kernels = sources.iter().flat_map(|source| source.split("__launch_bounds__(256)").skip(1));
+    // What follows `__launch_bounds__(256)` or `__launch_bounds__(256, 4)`.
+    let kernels = sources.iter().flat_map(|source| source.split("__launch_bounds__(256").skip(1));
+    let kernels = kernels.filter_map(|text| text.split_once(')'));
     let kernels: BTreeSet<&str> =
-        kernels.map(|text| text.trim_start().split('(').next().unwrap_or(text)).collect();
+        kernels.map(|(_, text)| text.trim_start().split('(').next().unwrap_or(text)).collect();
     let globals: usize = sources.iter().map(|source| source.matches("__global__").count()).sum();
     assert_eq!(kernels.len(), globals, "{kernels:?}");
     let tests: BTreeSet<&str> = tests.iter().copied().collect();

@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("norm_running", [running::<u16>, running::<f16>, running::<f32>]),
     ("norm_apply", [apply::<u16>, apply::<f16>, apply::<f32>]),
     ("norm_reduce", [reduce::<u16>, reduce::<f16>, reduce::<f32>]),
+    ("norm_reduce_residual", [reduce_residual::<u16>, reduce_residual::<f16>, reduce_residual::<f32>]),
     ("norm_gradients", [slopes::<u16>, slopes::<f16>, slopes::<f32>]),
     ("norm_backward", [backward::<u16>, backward::<f16>, backward::<f32>]),
 ];
@@ -153,38 +154,68 @@ fn apply<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         let scales = scaled.then(|| scales(&norm));
         let saved = numbers(4 * norm.channels, 3);
         let mut y = room::<S>(count);
+        // Only training keeps a mask, and only with a residual.
+        let mut mask = (norm.has_residual && norm.rows % 2 == 0).then(|| unmasked::<S>(&norm));
+        let before = mask.clone();
         let given = Given { x: &x, scales: scales.as_deref(), saved: &saved };
-        twin::norm_apply(norm, given, residual.as_deref(), &mut y);
+        twin::norm_apply(norm, given, residual.as_deref(), &mut y, mask.as_deref_mut());
         let mut case = Case::default();
+        let mask = before.zip(mask).map(|(before, mask)| case.changed(&before, &mask));
         let (x, residual) = (case.kept(&x), residual.map(|residual| case.kept(&residual)));
         let scales = scales.map(|scales| case.kept(&scales));
         let (saved, y) = (case.kept(&saved), case.written(&y));
         let Norm { rows, channels, tile, chunk_rows, pixels, relu, .. } = norm;
-        let args =
-            args![x, residual, scales, saved, y, rows, channels, tile, chunk_rows, pixels, relu];
+        let args = args![
+            x, residual, scales, saved, y, mask, rows, channels, tile, chunk_rows, pixels, relu
+        ];
         rig.run::<S>(&case, |k| &k.norm_apply, blocks::<S>(&norm), args).map_err(about(norm))?;
     }
     Ok(())
 }
 
+/// The bytes of a mask before the kernel, which must overwrite all of them.
+fn unmasked<S: Format>(norm: &Norm) -> Vec<u8> {
+    let mut noise = noise(norm.rows);
+    (0..norm.mask_len::<S>()).map(|_| noise().to_le_bytes()[3]).collect()
+}
+
 fn reduce<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
-    for (norm, scaled) in all_norms() {
+    for norm in norms().flat_map(|norm| [false, true].map(|relu| Norm { relu, ..norm })) {
+        let count = norm.rows * norm.channels;
+        let [x, dy] = [1, 2].map(|seed| stored::<S>(&numbers(count, seed)));
+        let saved = numbers(4 * norm.channels, 3);
+        let mut partial = room(norm.chunks() * 2 * norm.channels);
+        let given = Given { x: &x, scales: None, saved: &saved };
+        twin::norm_reduce(norm, given, &dy, &mut partial);
+        let mut case = Case::default();
+        let (x, dy, saved) = (case.kept(&x), case.kept(&dy), case.kept(&saved));
+        let partial = case.written(&partial);
+        let Norm { rows, channels, tile, chunk_rows, relu, .. } = norm;
+        let args = args![x, dy, saved, partial, rows, channels, tile, chunk_rows, relu];
+        rig.run::<S>(&case, |k| &k.norm_reduce, blocks::<S>(&norm), args).map_err(about(norm))?;
+    }
+    Ok(())
+}
+
+fn reduce_residual<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
+    for (norm, scaled) in all_norms().filter(|(norm, _)| norm.has_residual) {
         let count = norm.rows * norm.channels;
         let [x, before] = [1, 2].map(|seed| stored::<S>(&numbers(count, seed)));
-        let y = norm.has_residual.then(|| stored::<S>(&numbers(count, 4)));
-        let scales = scaled.then(|| scales(&norm));
+        let (scales, mask) = (scaled.then(|| scales(&norm)), unmasked::<S>(&norm));
         let saved = numbers(4 * norm.channels, 3);
         let (mut dy, mut partial) = (before.clone(), room(norm.chunks() * 2 * norm.channels));
         let given = Given { x: &x, scales: scales.as_deref(), saved: &saved };
-        twin::norm_reduce(norm, given, y.as_deref(), &mut dy, &mut partial);
+        twin::norm_reduce_residual(norm, given, &mask, &mut dy, &mut partial);
         let mut case = Case::default();
-        let (x, y) = (case.kept(&x), y.map(|y| case.kept(&y)));
-        let (dy, scales) = (case.changed(&before, &dy), scales.map(|scales| case.kept(&scales)));
+        let (x, mask, dy) = (case.kept(&x), case.kept(&mask), case.changed(&before, &dy));
+        let scales = scales.map(|scales| case.kept(&scales));
         let (saved, partial) = (case.kept(&saved), case.written(&partial));
         let Norm { rows, channels, tile, chunk_rows, pixels, relu, .. } = norm;
-        let args =
-            args![x, y, dy, scales, saved, partial, rows, channels, tile, chunk_rows, pixels, relu];
-        rig.run::<S>(&case, |k| &k.norm_reduce, blocks::<S>(&norm), args).map_err(about(norm))?;
+        let args = args![
+            x, mask, dy, scales, saved, partial, rows, channels, tile, chunk_rows, pixels, relu
+        ];
+        rig.run::<S>(&case, |k| &k.norm_reduce_residual, blocks::<S>(&norm), args)
+            .map_err(about(norm))?;
     }
     Ok(())
 }
@@ -195,14 +226,14 @@ fn slopes<S: Format>(rig: &Rig) -> Result<(), Failed> {
         let (partial, saved) = (numbers(chunks * 2 * channels, 1), numbers(4 * channels, 2));
         let before = [3, 4].map(|seed| numbers(channels, seed));
         let [mut dgamma, mut dbeta] = before.clone();
-        let mut means = room(2 * channels);
-        twin::norm_gradients(norm, &partial, &saved, &mut dgamma, &mut dbeta, &mut means);
+        let mut terms = room(2 * channels);
+        twin::norm_gradients(norm, &partial, &saved, &mut dgamma, &mut dbeta, &mut terms);
         let mut case = Case::default();
         let (partial, saved) = (case.kept(&partial), case.kept(&saved));
         let dgamma = case.changed(&before[0], &dgamma);
         let dbeta = case.changed(&before[1], &dbeta);
-        let means = case.written(&means);
-        let args = args![partial, saved, dgamma, dbeta, means, chunks, norm.rows, channels];
+        let terms = case.written(&terms);
+        let args = args![partial, saved, dgamma, dbeta, terms, chunks, norm.rows, channels];
         rig.run::<S>(&case, |k| &k.norm_gradients, [channels.div_ceil(16), 1], args)
             .map_err(about(norm))?;
     }
@@ -214,10 +245,10 @@ fn backward<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         let count = norm.rows * norm.channels;
         let [x, dy] = [1, 2].map(|seed| stored::<S>(&with_infinities(count, seed)));
         let scales = scaled.then(|| scales(&norm));
-        let (saved, means) = (numbers(4 * norm.channels, 3), numbers(2 * norm.channels, 4));
+        let (saved, terms) = (numbers(4 * norm.channels, 3), numbers(2 * norm.channels, 4));
         let mut dx = room::<S>(count);
         let given = Given { x: &x, scales: scales.as_deref(), saved: &saved };
-        twin::norm_backward(norm, given, &dy, &means, &mut dx);
+        twin::norm_backward(norm, given, &dy, &terms, &mut dx);
         let mut case = Case::default();
         let x = case.kept(&x);
         // Without a residual, the kernel works in place.
@@ -228,14 +259,14 @@ fn backward<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
             (both, both)
         };
         let scales = scales.map(|scales| case.kept(&scales));
-        let (saved, means) = (case.kept(&saved), case.kept(&means));
+        let (saved, terms) = (case.kept(&saved), case.kept(&terms));
         let Norm { rows, channels, tile, chunk_rows, pixels, relu, has_residual } = norm;
         let args = args![
             x,
             dy,
             scales,
             saved,
-            means,
+            terms,
             dx,
             rows,
             channels,

@@ -18,6 +18,8 @@ struct NormLayer {
     relu: bool,
     /// The block whose stochastic depth applies.
     block: Option<usize>,
+    /// Whether forward keeps a mask for backward.
+    keeps_mask: bool,
 }
 
 impl CudaBackend {
@@ -62,8 +64,9 @@ impl CudaBackend {
                 self.convolutions.launch(case, Operands { x, w, y })
             }
             Op::BatchNorm { norm, residual, relu, block, .. } => {
-                let layer = NormLayer { norm, relu, block: block.filter(|_| drop_path) };
-                let norm = self.norm_args(layer, samples, to);
+                let keeps_mask = train && residual.is_some();
+                let block = block.filter(|_| drop_path);
+                let norm = self.norm_args(NormLayer { norm, relu, block, keeps_mask }, samples, to);
                 let residual = residual.map_or(0, |residual| self.value_address(train, residual));
                 self.launcher().norm_forward(&norm, train, [x, residual, y])
             }
@@ -139,11 +142,10 @@ impl CudaBackend {
                 self.convolutions.launch(case(direction), Operands { x: dx, w, y: dy })
             }
             Op::BatchNorm { norm, residual, relu, block, .. } => {
-                let layer = NormLayer { norm, relu, block: block.filter(|_| drop_path) };
-                let norm = self.norm_args(layer, samples, to);
-                let output = if residual.is_some() { self.value_address(true, y) } else { 0 };
+                let (block, keeps_mask) = (block.filter(|_| drop_path), residual.is_some());
+                let norm = self.norm_args(NormLayer { norm, relu, block, keeps_mask }, samples, to);
                 let (x, dx) = (self.value_address(true, x), self.gradient_address(x));
-                self.launcher().norm_backward(&norm, [x, output, dy, dx])
+                self.launcher().norm_backward(&norm, [x, dy, dx])
             }
             Op::MaxPool { .. } => {
                 let dx = self.gradient_address(x);
@@ -215,7 +217,9 @@ impl CudaBackend {
             let start = mask + block * self.training.batch * 4;
             self.lane.address(start..start + samples * 4)
         });
+        let mask = &self.memory.masks[layer.norm];
         BatchNormArgs {
+            mask: if layer.keeps_mask { self.lane.address(mask.clone()) } else { 0 },
             samples,
             shape,
             relu: layer.relu,

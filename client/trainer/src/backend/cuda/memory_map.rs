@@ -14,8 +14,10 @@ use crate::model::{Graph, Op};
 /// Parameters per chunk of the optimizer, the same as in lamb.cu.
 pub(super) const CHUNK: usize = 8192;
 
-/// Maximum number of chunks of rows over which a batch norm sums.
-pub(super) const NORM_CHUNKS: usize = 512;
+/// Maximum number of blocks that batch norm divides a tensor into, and so of chunks of rows over which it sums. An A100
+/// runs all of them at once: four on each of its 108 multiprocessors. So do an H100 and an H200, three or four on each of 132.
+/// The number is the same on every GPU, because the order of additions depends on it.
+pub(super) const NORM_BLOCKS: usize = 432;
 
 /// Parameters start at multiples of this many values. The gaps are zeros.
 const ALIGN: usize = 16;
@@ -65,8 +67,12 @@ pub(super) struct MemoryMap {
     pub(super) statistics: Range<usize>,
     /// Values that batch norms keep from forward for backward.
     pub(super) saved: Range<usize>,
-    pub(super) norm_means: Range<usize>,
+    /// Values per channel by which a batch norm computes the gradient of its input.
+    pub(super) norm_terms: Range<usize>,
     pub(super) norm_partial: Range<usize>,
+    /// For each batch norm with a residual, which of its outputs `ReLU` passed in training: one byte for each 16
+    /// bytes of channels of a pixel. Empty for all others.
+    pub(super) masks: Vec<Range<usize>>,
     /// For each output of the max pool, which input was the maximum.
     pub(super) max_taps: Range<usize>,
     pub(super) logits: Range<usize>,
@@ -182,8 +188,8 @@ impl MemoryMap {
             ema_running: a.f32s(running_len),
             statistics: a.f32s(running_len * rank.world as usize),
             saved: a.f32s(2 * running_len),
-            norm_means: a.f32s(2 * widest),
-            norm_partial: a.f32s(2 * NORM_CHUNKS * widest),
+            norm_terms: a.f32s(2 * widest),
+            norm_partial: a.f32s(2 * NORM_BLOCKS * widest),
             logits: a.f32s(batch * graph.classes),
             losses: a.f32s(batch),
             normalization: a.f32s(3 * 256),
@@ -193,6 +199,7 @@ impl MemoryMap {
             arena: a.bytes(plans[0].arena.max(plans[1].arena) * precision.bytes()),
             parameter_copy: a.bytes(parameters_len * precision.bytes()),
             filter_gradients: a.bytes(parameters_len * precision.bytes()),
+            masks: mask_lens(plans[0], precision).into_iter().map(|len| a.bytes(len)).collect(),
             max_taps: a.bytes(plans.map(pooled_len).into_iter().max().unwrap_or(0)),
             mixed: a.bytes(input.pixels.len() / 4),
             targets: a.bytes(input.targets().len()),
@@ -265,6 +272,19 @@ impl MemoryMap {
 
 fn to_u32(value: usize) -> u32 {
     u32::try_from(value).expect("a network has fewer than 2^32 parameters")
+}
+
+/// Bytes of the mask of each batch norm of a training.
+fn mask_lens(plan: &MemoryPlan, precision: Precision) -> Vec<usize> {
+    let mut lens = vec![0; plan.graph.norms.len()];
+    for op in &plan.graph.ops {
+        if let Op::BatchNorm { y, norm, residual: Some(_), .. } = *op {
+            let shape = plan.graph.tensors[y];
+            let groups = shape.channels.div_ceil(16 / precision.bytes());
+            lens[norm] = plan.batch * shape.pixels() * groups;
+        }
+    }
+    lens
 }
 
 /// Output values of the max pool.

@@ -3,8 +3,8 @@
 use super::near::Near;
 use super::twin::THREADS;
 use super::twin::norm::{
-    Given, Norm, norm_apply, norm_backward, norm_finish, norm_gradients, norm_reduce, norm_running,
-    norm_sums, norm_update_running,
+    Given, Norm, norm_apply, norm_backward, norm_finish, norm_gradients, norm_reduce,
+    norm_reduce_residual, norm_running, norm_sums, norm_update_running,
 };
 use super::{bits, doubles, numbers};
 use crate::backend::cpu::batch_norm as cpu;
@@ -70,6 +70,12 @@ fn truth<'a>(
 ) -> cpu::BatchNorm<'a, f64> {
     let Norm { channels, pixels, relu, .. } = *norm;
     cpu::BatchNorm { channels, pixels, relu, scales, gamma: &[], beta: &[], saved }
+}
+
+/// The mask of the values of an f32 tensor that are above zero, in groups of four channels.
+fn mask_of(norm: &Norm, y: &[f32]) -> Vec<u8> {
+    let byte = |four: &[f32]| four.iter().rev().fold(0, |byte, y| byte << 1 | u8::from(*y > 0.0));
+    y.chunks(norm.channels).flat_map(|row| row.chunks(4).map(byte)).collect()
 }
 
 fn line(channels: usize) -> [Vec<f32>; 2] {
@@ -169,7 +175,10 @@ fn outputs_match_the_cpu() {
             let residual = has_residual.then_some(&residual[..]);
             let scales = scaled.then_some(&scales[..]);
             let mut y = vec![0.0; norm.numbers()];
-            norm_apply(norm, Given { x: &x, scales, saved: &saved }, residual, &mut y);
+            let mut mask = vec![0xaa; norm.mask_len::<f32>()];
+            let given = Given { x: &x, scales, saved: &saved };
+            norm_apply(norm, given, residual, &mut y, Some(&mut mask));
+            assert!(!relu || mask == mask_of(&norm, &y));
 
             let (mut true_y, mut true_saved) = (vec![0.0; y.len()], doubles(&saved));
             let (true_scales, true_residual) = (scales.map(doubles), residual.map(doubles));
@@ -213,11 +222,15 @@ fn gradients(norm: Norm, scales: Option<&[f32]>) {
     let line = [6, 7].map(|seed| numbers(c, seed));
     let (mut dy, mut dx) = (before.clone(), vec![0.0; x.len()]);
     let [mut dgamma, mut dbeta] = line.clone();
-    let (mut partial, mut means) = (vec![0.0; norm.chunks() * 2 * c], vec![0.0; 2 * c]);
+    let (mut partial, mut terms) = (vec![0.0; norm.chunks() * 2 * c], vec![0.0; 2 * c]);
     let given = Given { x: &x, scales, saved: &saved };
-    norm_reduce(norm, given, y, &mut dy, &mut partial);
-    norm_gradients(norm, &partial, &saved, &mut dgamma, &mut dbeta, &mut means);
-    norm_backward(norm, given, &dy, &means, &mut dx);
+    if let Some(y) = y {
+        norm_reduce_residual(norm, given, &mask_of(&norm, y), &mut dy, &mut partial);
+    } else {
+        norm_reduce(norm, given, &dy, &mut partial);
+    }
+    norm_gradients(norm, &partial, &saved, &mut dgamma, &mut dbeta, &mut terms);
+    norm_backward(norm, given, &dy, &terms, &mut dx);
 
     let (mut true_dy, mut true_dx) = (doubles(&before), vec![0.0; x.len()]);
     let (mut true_saved, true_scales) = (doubles(&saved), scales.map(doubles));
@@ -261,12 +274,12 @@ fn gradients(norm: Norm, scales: Option<&[f32]>) {
         new_beta.holds("dbeta", dbeta[channel], true_dbeta[channel]);
         let new_gamma = (old_gamma + (product * inverse).rounded()).rounded();
         new_gamma.holds("dgamma", dgamma[channel], true_dgamma[channel]);
-        let mean_slope = (sum / count).rounded();
-        let mean_product = (product * inverse * inverse / count).rounded();
+        let mean_product = product * inverse * inverse / count;
+        let line_slope = (Near::exact(0.0) - factor * mean_product).rounded();
+        let rest = (factor * (mean * mean_product - sum / count)).rounded();
         for at in norm.of_channel(channel) {
-            let rest = (slope(at) - mean_slope).rounded();
-            let back = (distance(at) * mean_product).rounded();
-            let near = (factor * (rest - back).rounded()).rounded();
+            let line = ((Near::exact(x[at]) * line_slope).rounded() + rest).rounded();
+            let near = ((factor * slope(at)).rounded() + line).rounded();
             near.holds("dx", dx[at], true_dx[at]);
         }
     }

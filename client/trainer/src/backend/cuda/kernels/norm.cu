@@ -3,10 +3,17 @@
 // x is a matrix with one row per pixel and one column per channel. A block processes a chunk of rows and a tile of groups of
 // channels. A thread processes one group of 16 bytes of every `lanes`-th row, so that the constants of a channel stay in
 // registers. Sums have two stages: over a chunk in f32, and over chunks in norm_finish and norm_gradients in f64.
+//
+// These kernels wait for memory, so a thread loads up to ROWS rows before it computes, and the registers of a multiprocessor
+// suffice for four blocks. launch/norm.rs chooses a number of blocks that all run at once. The first pass over a tensor then ends
+// at the end of every chunk. So the second pass, norm_apply or norm_backward, starts there: the L2 cache still holds these rows.
 // Twin: backend/cuda/twin/norm.rs.
 
 constexpr double EPS = 1e-5;
 constexpr double MOMENTUM = 0.1;
+
+// Rows that a thread loads at once.
+constexpr unsigned ROWS = 2;
 
 // The work of one thread.
 struct Tile {
@@ -16,13 +23,61 @@ struct Tile {
   bool active;
 };
 
-__device__ Tile tile_of(unsigned rows, unsigned channels, unsigned tile, unsigned chunk_rows) {
+// The work of a thread of the block with these coordinates.
+__device__ Tile tile_at(unsigned block, unsigned column, unsigned rows, unsigned channels, unsigned tile,
+                        unsigned chunk_rows) {
   unsigned lanes = THREADS / tile, lane = threadIdx.x / tile;
-  unsigned group = blockIdx.y * tile + threadIdx.x % tile;
+  unsigned group = column * tile + threadIdx.x % tile;
   bool active = lane < lanes && group < groups_of(channels);
-  unsigned begin = blockIdx.x * chunk_rows;
+  unsigned begin = block * chunk_rows;
   return {group_of(active ? group : 0, channels), lane, lanes, begin, min(rows, begin + chunk_rows),
           active};
+}
+
+__device__ Tile tile_of(unsigned rows, unsigned channels, unsigned tile, unsigned chunk_rows) {
+  return tile_at(blockIdx.x, blockIdx.y, rows, channels, tile, chunk_rows);
+}
+
+// The same with blocks counted from the end.
+__device__ Tile tile_from_end(unsigned rows, unsigned channels, unsigned tile, unsigned chunk_rows) {
+  return tile_at(gridDim.x - 1 - blockIdx.x, gridDim.y - 1 - blockIdx.y, rows, channels, tile,
+                 chunk_rows);
+}
+
+// The number of a group of a row, counted over the whole matrix. There are fewer than 2^32.
+__device__ unsigned cell_of(unsigned row, const Group &group, unsigned channels) {
+  return row * groups_of(channels) + group.first / WIDE;
+}
+
+__device__ Packed load_cell(const Stored *from, unsigned row, const Group &group, unsigned channels) {
+  if (group.wide) return load_packed(from + Offset(cell_of(row, group, channels)) * WIDE, WIDE, true);
+  return load_packed(from + Offset(row) * channels + group.first, group.count, false);
+}
+
+__device__ void store_cell(Stored *to, const Packed &packed, unsigned row, const Group &group,
+                           unsigned channels) {
+  if (group.wide) {
+    return store_packed(to + Offset(cell_of(row, group, channels)) * WIDE, packed, WIDE, true);
+  }
+  store_packed(to + Offset(row) * channels + group.first, packed, group.count, false);
+}
+
+// Calls `load` for COUNT rows of the thread, or as many as are left, and then `use` for the same rows; and so on. Both get the
+// number of the row among these, and the row.
+template <unsigned COUNT, bool FROM_END, typename Load, typename Use>
+__device__ void each_row(const Tile &own, Load load, Use use) {
+  for (unsigned first = own.begin + own.lane; first < own.end; first += COUNT * own.lanes) {
+#pragma unroll
+    for (unsigned k = 0; k < COUNT; ++k) {
+      unsigned row = first + k * own.lanes;
+      if (row < own.end) load(k, FROM_END ? own.begin + own.end - 1 - row : row);
+    }
+#pragma unroll
+    for (unsigned k = 0; k < COUNT; ++k) {
+      unsigned row = first + k * own.lanes;
+      if (row < own.end) use(k, FROM_END ? own.begin + own.end - 1 - row : row);
+    }
+  }
 }
 
 // Sums the lanes' values of each channel: `first` into partial[chunk][0], `second` into partial[chunk][1].
@@ -47,25 +102,30 @@ __device__ void add_lanes(float *sums, const Tile &own, const Pack &first, const
 }
 
 // Sums over a chunk of the distance to the first row, and of its square.
-extern "C" __global__ void __launch_bounds__(256)
-    norm_sums(const Stored *x, float *partial, unsigned rows, unsigned channels, unsigned tile,
-              unsigned chunk_rows) {
+extern "C" __global__ void __launch_bounds__(256, 4)
+    norm_sums(const Stored *__restrict__ x, float *__restrict__ partial, unsigned rows,
+              unsigned channels, unsigned tile, unsigned chunk_rows) {
   __shared__ float sums[2 * WIDE * THREADS];
   Tile own = tile_of(rows, channels, tile, chunk_rows);
   Group group = own.group;
   Pack first = zeros(), second = zeros();
   if (own.active) {
-    x += group.first;
-    Pack origin = load(x, group.count, group.wide);
-    for (unsigned row = own.begin + own.lane; row < own.end; row += own.lanes) {
-      Pack values = load(x + Offset(row) * channels, group.count, group.wide);
+    Pack origin = unpack(load_cell(x, 0, group, channels));
+    Packed loaded[ROWS];
+    each_row<ROWS, false>(
+        own,
+        [&](unsigned k, unsigned row) {
+          loaded[k] = load_cell(x, row, group, channels);
+        },
+        [&](unsigned k, unsigned) {
+          Pack values = unpack(loaded[k]);
 #pragma unroll
-      for (unsigned k = 0; k < WIDE; ++k) {
-        float distance = values.at[k] - origin.at[k];
-        first.at[k] += distance;
-        second.at[k] += distance * distance;
-      }
-    }
+          for (unsigned i = 0; i < WIDE; ++i) {
+            float distance = values.at[i] - origin.at[i];
+            first.at[i] += distance;
+            second.at[i] += distance * distance;
+          }
+        });
   }
   add_lanes(sums, own, first, second, channels, tile, partial);
 }
@@ -139,48 +199,58 @@ extern "C" __global__ void __launch_bounds__(256)
   save(saved, channels, channel, running[channel], running[channels + channel], gamma, beta);
 }
 
-// y = relu(residual + scale * (x * factor + shift)). The scale is used only with a residual, and is 1 without scales.
-extern "C" __global__ void __launch_bounds__(256)
-    norm_apply(const Stored *x, const Stored *residual, const float *scales, const float *saved,
-               Stored *y, unsigned rows, unsigned channels, unsigned tile, unsigned chunk_rows,
-               unsigned pixels, unsigned relu) {
-  Tile own = tile_of(rows, channels, tile, chunk_rows);
+// y = relu(residual + scale * (x * factor + shift)). The scale is used only with a residual, and is 1 without scales. With a
+// residual, `mask` gets which values ReLU passed, unless it is null.
+extern "C" __global__ void __launch_bounds__(256, 4)
+    norm_apply(const Stored *__restrict__ x, const Stored *__restrict__ residual,
+               const float *__restrict__ scales, const float *__restrict__ saved,
+               Stored *__restrict__ y, unsigned char *__restrict__ mask, unsigned rows,
+               unsigned channels, unsigned tile, unsigned chunk_rows, unsigned pixels, unsigned relu) {
+  Tile own = tile_from_end(rows, channels, tile, chunk_rows);
   if (!own.active) return;
   Group group = own.group;
   Pack factor = load_f32(saved + 2 * channels + group.first, group.count);
   Pack shift = load_f32(saved + 3 * channels + group.first, group.count);
-  for (unsigned row = own.begin + own.lane; row < own.end; row += own.lanes) {
-    Offset at = Offset(row) * channels + group.first;
-    Pack values = load(x + at, group.count, group.wide);
+  Packed loaded[ROWS], added[ROWS];
+  each_row<ROWS, true>(
+      own,
+      [&](unsigned k, unsigned row) {
+        loaded[k] = load_cell(x, row, group, channels);
+        if (residual != nullptr) added[k] = load_cell(residual, row, group, channels);
+      },
+      [&](unsigned k, unsigned row) {
+        Pack values = unpack(loaded[k]);
 #pragma unroll
-    for (unsigned k = 0; k < WIDE; ++k) {
-      values.at[k] = values.at[k] * factor.at[k] + shift.at[k];
-    }
-    if (residual != nullptr) {
-      float scale = scales != nullptr ? scales[row / pixels] : 1.0f;
-      Pack other = load(residual + at, group.count, group.wide);
+        for (unsigned i = 0; i < WIDE; ++i) {
+          values.at[i] = values.at[i] * factor.at[i] + shift.at[i];
+        }
+        if (residual != nullptr) {
+          float scale = scales != nullptr ? scales[row / pixels] : 1.0f;
+          Pack other = unpack(added[k]);
 #pragma unroll
-      for (unsigned k = 0; k < WIDE; ++k) {
-        values.at[k] = other.at[k] + scale * values.at[k];
-      }
-    }
-    if (relu) {
+          for (unsigned i = 0; i < WIDE; ++i) {
+            values.at[i] = other.at[i] + scale * values.at[i];
+          }
+        }
+        if (relu) {
+          unsigned passed = 0;
 #pragma unroll
-      for (unsigned k = 0; k < WIDE; ++k) {
-        if (values.at[k] < 0.0f) values.at[k] = 0.0f;
-      }
-    }
-    store(y + at, values, group.count, group.wide);
-  }
+          for (unsigned i = 0; i < WIDE; ++i) {
+            if (values.at[i] > 0.0f) passed |= 1u << i;
+            if (values.at[i] < 0.0f) values.at[i] = 0.0f;
+          }
+          if (mask != nullptr) mask[cell_of(row, group, channels)] = passed;
+        }
+        store_cell(y, pack_up(values), row, group, channels);
+      });
 }
 
-// Sums over a chunk of the gradient before ReLU and stochastic depth, and of this gradient times the distance to the mean.
-// With a residual, y is the output, and dy becomes the gradient before ReLU, which is that of the residual. Without one, y
-// is null, and the input of ReLU is computed again from x.
-extern "C" __global__ void __launch_bounds__(256)
-    norm_reduce(const Stored *x, const Stored *y, Stored *dy, const float *scales,
-                const float *saved, float *partial, unsigned rows, unsigned channels, unsigned tile,
-                unsigned chunk_rows, unsigned pixels, unsigned relu) {
+// Sums over a chunk of the gradient before ReLU, and of this gradient times the distance to the mean. The input of ReLU is
+// computed again from x.
+extern "C" __global__ void __launch_bounds__(256, 4)
+    norm_reduce(const Stored *__restrict__ x, const Stored *__restrict__ dy,
+                const float *__restrict__ saved, float *__restrict__ partial, unsigned rows,
+                unsigned channels, unsigned tile, unsigned chunk_rows, unsigned relu) {
   __shared__ float sums[2 * WIDE * THREADS];
   Tile own = tile_of(rows, channels, tile, chunk_rows);
   Group group = own.group;
@@ -189,42 +259,80 @@ extern "C" __global__ void __launch_bounds__(256)
     Pack mean = load_f32(saved + group.first, group.count);
     Pack factor = load_f32(saved + 2 * channels + group.first, group.count);
     Pack shift = load_f32(saved + 3 * channels + group.first, group.count);
-    for (unsigned row = own.begin + own.lane; row < own.end; row += own.lanes) {
-      Offset at = Offset(row) * channels + group.first;
-      Pack values = load(x + at, group.count, group.wide);
-      Pack gradient = load(dy + at, group.count, group.wide);
-      float scale = 1.0f;
-      if (y != nullptr) {
-        Pack output = load(y + at, group.count, group.wide);
+    Packed loaded, slopes;
+    // Registers do not suffice for a second row.
+    each_row<1, false>(
+        own,
+        [&](unsigned, unsigned row) {
+          loaded = load_cell(x, row, group, channels);
+          slopes = load_cell(dy, row, group, channels);
+        },
+        [&](unsigned, unsigned) {
+          Pack values = unpack(loaded);
+          unsigned passed = 0;
 #pragma unroll
-        for (unsigned k = 0; k < WIDE; ++k) {
-          if (relu && !(output.at[k] > 0.0f)) gradient.at[k] = 0.0f;
-        }
-        if (relu) store(dy + at, gradient, group.count, group.wide);
-        if (scales != nullptr) scale = scales[row / pixels];
-      } else {
+          for (unsigned i = 0; i < WIDE; ++i) {
+            if (values.at[i] * factor.at[i] + shift.at[i] > 0.0f) passed |= 1u << i;
+          }
+          if (relu) keep(slopes, passed);
+          Pack gradient = unpack(slopes);
 #pragma unroll
-        for (unsigned k = 0; k < WIDE; ++k) {
-          bool on = values.at[k] * factor.at[k] + shift.at[k] > 0.0f;
-          if (relu && !on) gradient.at[k] = 0.0f;
-        }
-      }
-#pragma unroll
-      for (unsigned k = 0; k < WIDE; ++k) {
-        float scaled = gradient.at[k] * scale;
-        first.at[k] += scaled;
-        second.at[k] += scaled * (values.at[k] - mean.at[k]);
-      }
-    }
+          for (unsigned i = 0; i < WIDE; ++i) {
+            first.at[i] += gradient.at[i];
+            second.at[i] += gradient.at[i] * (values.at[i] - mean.at[i]);
+          }
+        });
   }
   add_lanes(sums, own, first, second, channels, tile, partial);
 }
 
-// Adds to the gradients of gamma and beta. Writes to `means` two values per channel, which norm_backward needs: the mean
-// gradient, and the mean of (gradient times distance to the mean) divided by the variance.
+// The same for a norm with a residual, also before stochastic depth. `mask` is that of norm_apply. dy becomes the gradient before
+// ReLU, which is that of the residual.
+extern "C" __global__ void __launch_bounds__(256, 4)
+    norm_reduce_residual(const Stored *__restrict__ x, const unsigned char *__restrict__ mask,
+                         Stored *__restrict__ dy, const float *__restrict__ scales,
+                         const float *__restrict__ saved, float *__restrict__ partial, unsigned rows,
+                         unsigned channels, unsigned tile, unsigned chunk_rows, unsigned pixels,
+                         unsigned relu) {
+  __shared__ float sums[2 * WIDE * THREADS];
+  Tile own = tile_of(rows, channels, tile, chunk_rows);
+  Group group = own.group;
+  Pack first = zeros(), second = zeros();
+  if (own.active) {
+    Pack mean = load_f32(saved + group.first, group.count);
+    Packed loaded[ROWS], slopes[ROWS];
+    unsigned passed[ROWS];
+    each_row<ROWS, false>(
+        own,
+        [&](unsigned k, unsigned row) {
+          loaded[k] = load_cell(x, row, group, channels);
+          slopes[k] = load_cell(dy, row, group, channels);
+          if (relu) passed[k] = mask[cell_of(row, group, channels)];
+        },
+        [&](unsigned k, unsigned row) {
+          if (relu) {
+            keep(slopes[k], passed[k]);
+            store_cell(dy, slopes[k], row, group, channels);
+          }
+          Pack values = unpack(loaded[k]), gradient = unpack(slopes[k]);
+          float scale = scales != nullptr ? scales[row / pixels] : 1.0f;
+#pragma unroll
+          for (unsigned i = 0; i < WIDE; ++i) {
+            float scaled = gradient.at[i] * scale;
+            first.at[i] += scaled;
+            second.at[i] += scaled * (values.at[i] - mean.at[i]);
+          }
+        });
+  }
+  add_lanes(sums, own, first, second, channels, tile, partial);
+}
+
+// Adds to the gradients of gamma and beta. Writes to `terms` two values per channel, by which norm_backward computes
+// factor * (gradient - mean gradient - distance to the mean * mean of (gradient * distance) / variance) as
+// factor * gradient + (x * terms[0] + terms[1]).
 extern "C" __global__ void __launch_bounds__(256)
-    norm_gradients(const float *partial, const float *saved, float *dgamma, float *dbeta, float *means,
-                unsigned chunks, unsigned rows, unsigned channels) {
+    norm_gradients(const float *partial, const float *saved, float *dgamma, float *dbeta,
+                   float *terms, unsigned chunks, unsigned rows, unsigned channels) {
   __shared__ double sums[2 * THREADS];
   unsigned channel = blockIdx.x * LANES + threadIdx.x % LANES, lane = threadIdx.x / LANES;
   double sum, product, count = rows;
@@ -233,36 +341,53 @@ extern "C" __global__ void __launch_bounds__(256)
   double inverse = saved[channels + channel];
   dbeta[channel] += static_cast<float>(sum);
   dgamma[channel] += static_cast<float>(product * inverse);
-  means[channel] = sum / count;
-  means[channels + channel] = product * inverse * inverse / count;
+  double factor = saved[2 * channels + channel], slope = product * inverse * inverse / count;
+  terms[channel] = -factor * slope;
+  terms[channels + channel] = factor * (saved[channel] * slope - sum / count);
 }
 
 // The gradient of x. With a residual, dy is the gradient before ReLU. Without one, dy is the gradient of the output, and dx
 // may be the same array.
-extern "C" __global__ void __launch_bounds__(256)
-    norm_backward(const Stored *x, const Stored *dy, const float *scales, const float *saved,
-                  const float *means, Stored *dx, unsigned rows, unsigned channels, unsigned tile,
-                  unsigned chunk_rows, unsigned pixels, unsigned relu, unsigned has_residual) {
-  Tile own = tile_of(rows, channels, tile, chunk_rows);
+extern "C" __global__ void __launch_bounds__(256, 4)
+    norm_backward(const Stored *__restrict__ x, const Stored *dy, const float *__restrict__ scales,
+                  const float *__restrict__ saved, const float *__restrict__ terms, Stored *dx,
+                  unsigned rows, unsigned channels, unsigned tile, unsigned chunk_rows,
+                  unsigned pixels, unsigned relu, unsigned has_residual) {
+  Tile own = tile_from_end(rows, channels, tile, chunk_rows);
   if (!own.active) return;
   Group group = own.group;
-  Pack mean = load_f32(saved + group.first, group.count);
   Pack factor = load_f32(saved + 2 * channels + group.first, group.count);
-  Pack shift = load_f32(saved + 3 * channels + group.first, group.count);
-  Pack mean_gradient = load_f32(means + group.first, group.count);
-  Pack mean_product = load_f32(means + channels + group.first, group.count);
-  for (unsigned row = own.begin + own.lane; row < own.end; row += own.lanes) {
-    Offset at = Offset(row) * channels + group.first;
-    Pack values = load(x + at, group.count, group.wide);
-    Pack gradient = load(dy + at, group.count, group.wide);
-    float scale = has_residual && scales != nullptr ? scales[row / pixels] : 1.0f;
+  Pack slope = load_f32(terms + group.first, group.count);
+  Pack rest = load_f32(terms + channels + group.first, group.count);
+  Packed loaded[ROWS], slopes[ROWS];
+  auto load_row = [&](unsigned k, unsigned row) {
+    loaded[k] = load_cell(x, row, group, channels);
+    slopes[k] = load_cell(dy, row, group, channels);
+  };
+  // The gradient of one value.
+  auto finish = [&](unsigned i, float gradient, float value) {
+    return factor.at[i] * gradient + (value * slope.at[i] + rest.at[i]);
+  };
+  if (has_residual) {
+    each_row<ROWS, true>(own, load_row, [&](unsigned k, unsigned row) {
+      Pack values = unpack(loaded[k]), gradient = unpack(slopes[k]);
+      float scale = scales != nullptr ? scales[row / pixels] : 1.0f;
 #pragma unroll
-    for (unsigned k = 0; k < WIDE; ++k) {
-      bool on = values.at[k] * factor.at[k] + shift.at[k] > 0.0f;
-      if (relu && !has_residual && !on) gradient.at[k] = 0.0f;
-      float centered = gradient.at[k] * scale - mean_gradient.at[k];
-      gradient.at[k] = factor.at[k] * (centered - (values.at[k] - mean.at[k]) * mean_product.at[k]);
-    }
-    store(dx + at, gradient, group.count, group.wide);
+      for (unsigned i = 0; i < WIDE; ++i) {
+        gradient.at[i] = finish(i, gradient.at[i] * scale, values.at[i]);
+      }
+      store_cell(dx, pack_up(gradient), row, group, channels);
+    });
+    return;
   }
+  Pack shift = load_f32(saved + 3 * channels + group.first, group.count);
+  each_row<1, true>(own, load_row, [&](unsigned k, unsigned row) {
+    Pack values = unpack(loaded[k]), gradient = unpack(slopes[k]);
+#pragma unroll
+    for (unsigned i = 0; i < WIDE; ++i) {
+      bool on = values.at[i] * factor.at[i] + shift.at[i] > 0.0f;
+      gradient.at[i] = finish(i, relu && !on ? 0.0f : gradient.at[i], values.at[i]);
+    }
+    store_cell(dx, pack_up(gradient), row, group, channels);
+  });
 }

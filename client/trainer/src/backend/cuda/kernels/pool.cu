@@ -85,8 +85,13 @@ extern "C" __global__ void __launch_bounds__(256)
   unsigned column = own.pixel % width, row = own.pixel / width % height;
   unsigned image = own.pixel / width / height;
   Pack sum = zeros();
-  for (unsigned down = row / 2; down <= (row + 1) / 2 && down < out_height; ++down) {
-    for (unsigned right = column / 2; right <= (column + 1) / 2 && right < out_width; ++right) {
+  // An odd row or column belongs to two windows, an even one to one.
+#pragma unroll
+  for (unsigned below = 0; below < 2; ++below) {
+#pragma unroll
+    for (unsigned beside = 0; beside < 2; ++beside) {
+      unsigned down = row / 2 + below, right = column / 2 + beside;
+      if (below > row % 2 || beside > column % 2 || down >= out_height || right >= out_width) continue;
       unsigned tap = (row + 1 - 2 * down) * 3 + column + 1 - 2 * right;
       Offset pixel = (Offset(image) * out_height + down) * out_width + right;
       Offset at = pixel * channels + group.first;

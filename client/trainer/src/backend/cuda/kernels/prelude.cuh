@@ -40,19 +40,38 @@ __device__ Pack zeros() {
   return pack;
 }
 
+// 16 bytes of activations as they are stored, which take half the registers of a Pack in bf16.
+struct Packed {
+  unsigned words[4];
+};
+
 #ifdef FOREBAY_F32
 
 __device__ float to_float(Stored value) { return value; }
 __device__ Stored to_stored(float value) { return value; }
 
-__device__ Pack load16(const Stored *from) {
-  float4 four = *reinterpret_cast<const float4 *>(from);
-  return {{four.x, four.y, four.z, four.w}};
+__device__ Pack unpack(const Packed &packed) {
+  const unsigned *words = packed.words;
+  return {{__uint_as_float(words[0]), __uint_as_float(words[1]), __uint_as_float(words[2]),
+           __uint_as_float(words[3])}};
 }
 
-__device__ void store16(Stored *to, const Pack &pack) {
-  *reinterpret_cast<float4 *>(to) = make_float4(pack.at[0], pack.at[1], pack.at[2], pack.at[3]);
+__device__ Packed pack_up(const Pack &pack) {
+  return {{__float_as_uint(pack.at[0]), __float_as_uint(pack.at[1]), __float_as_uint(pack.at[2]),
+           __float_as_uint(pack.at[3])}};
 }
+
+// The first value, and removing and adding it.
+__device__ Stored first_of(const Packed &packed) { return __uint_as_float(packed.words[0]); }
+__device__ Packed without_first(const Packed &packed) {
+  return {{packed.words[1], packed.words[2], packed.words[3], 0}};
+}
+__device__ Packed with_first(Stored first, const Packed &packed) {
+  return {{__float_as_uint(first), packed.words[0], packed.words[1], packed.words[2]}};
+}
+
+// The bits of the k-th value in its word.
+__device__ unsigned bits_of(unsigned) { return 0xffffffffu; }
 
 #else
 
@@ -104,42 +123,80 @@ __device__ float high_of(unsigned word) { return __uint_as_float(word & 0xffff00
 
 #endif
 
-__device__ Pack load16(const Stored *from) {
-  uint4 four = *reinterpret_cast<const uint4 *>(from);
-  const unsigned words[4] = {four.x, four.y, four.z, four.w};
+__device__ Pack unpack(const Packed &packed) {
   Pack pack;
 #pragma unroll
   for (unsigned k = 0; k < 4; ++k) {
-    pack.at[2 * k] = low_of(words[k]);
-    pack.at[2 * k + 1] = high_of(words[k]);
+    pack.at[2 * k] = low_of(packed.words[k]);
+    pack.at[2 * k + 1] = high_of(packed.words[k]);
   }
   return pack;
 }
 
-__device__ void store16(Stored *to, const Pack &pack) {
-  *reinterpret_cast<uint4 *>(to) =
-      make_uint4(two_stored(pack.at[0], pack.at[1]), two_stored(pack.at[2], pack.at[3]),
-                 two_stored(pack.at[4], pack.at[5]), two_stored(pack.at[6], pack.at[7]));
+__device__ Packed pack_up(const Pack &pack) {
+  return {{two_stored(pack.at[0], pack.at[1]), two_stored(pack.at[2], pack.at[3]),
+           two_stored(pack.at[4], pack.at[5]), two_stored(pack.at[6], pack.at[7])}};
 }
+
+// The first value, and removing and adding it.
+__device__ Stored first_of(const Packed &packed) { return packed.words[0]; }
+__device__ Packed without_first(const Packed &packed) {
+  const unsigned *words = packed.words;
+  return {{words[0] >> 16 | words[1] << 16, words[1] >> 16 | words[2] << 16,
+           words[2] >> 16 | words[3] << 16, words[3] >> 16}};
+}
+__device__ Packed with_first(Stored first, const Packed &packed) {
+  const unsigned *words = packed.words;
+  return {{first | words[0] << 16, words[0] >> 16 | words[1] << 16,
+           words[1] >> 16 | words[2] << 16, words[2] >> 16 | words[3] << 16}};
+}
+
+// The bits of the k-th value in its word.
+__device__ unsigned bits_of(unsigned k) { return 0xffffu << 16 * (k % 2); }
 
 #endif
 
-// Loads the first `count` values, and zeros for the rest. `wide` means that all exist and are aligned to 16 bytes.
-__device__ Pack load(const Stored *from, unsigned count, bool wide) {
-  if (wide) return load16(from);
-  Pack pack = zeros();
-#pragma unroll
-  for (unsigned k = 0; k < WIDE; ++k) {
-    if (k < count) pack.at[k] = to_float(from[k]);
+// Loads the first `count` values, and zeros for the rest. `wide` means that all exist and are aligned to 16 bytes. The other way
+// is rare, so its loops are not unrolled, which would take registers.
+__device__ Packed load_packed(const Stored *from, unsigned count, bool wide) {
+  if (wide) {
+    uint4 four = *reinterpret_cast<const uint4 *>(from);
+    return {{four.x, four.y, four.z, four.w}};
   }
-  return pack;
+  Packed packed = {{0, 0, 0, 0}};
+#pragma unroll 1
+  for (unsigned k = count; k > 0; --k) packed = with_first(from[k - 1], packed);
+  return packed;
 }
 
+__device__ void store_packed(Stored *to, Packed packed, unsigned count, bool wide) {
+  if (wide) {
+    const unsigned *words = packed.words;
+    *reinterpret_cast<uint4 *>(to) = make_uint4(words[0], words[1], words[2], words[3]);
+    return;
+  }
+#pragma unroll 1
+  for (unsigned k = 0; k < count; ++k) {
+    to[k] = first_of(packed);
+    packed = without_first(packed);
+  }
+}
+
+// The same with values as floats.
+__device__ Pack load(const Stored *from, unsigned count, bool wide) {
+  return unpack(load_packed(from, count, wide));
+}
+__device__ Pack load16(const Stored *from) { return load(from, WIDE, true); }
 __device__ void store(Stored *to, const Pack &pack, unsigned count, bool wide) {
-  if (wide) return store16(to, pack);
+  store_packed(to, pack_up(pack), count, wide);
+}
+__device__ void store16(Stored *to, const Pack &pack) { store(to, pack, WIDE, true); }
+
+// Clears the values whose bit in `mask` is 0.
+__device__ void keep(Packed &packed, unsigned mask) {
 #pragma unroll
   for (unsigned k = 0; k < WIDE; ++k) {
-    if (k < count) to[k] = to_stored(pack.at[k]);
+    if (!(mask >> k & 1)) packed.words[k * 4 / WIDE] &= ~bits_of(k);
   }
 }
 

@@ -4,7 +4,7 @@ use forebay::gpu::{Arg, DeviceError};
 
 use super::{CHANNELS_PER_BLOCK, Launcher, THREADS, to_u32, u32_arg};
 use crate::backend::cuda::Precision;
-use crate::backend::cuda::memory_map::NORM_CHUNKS;
+use crate::backend::cuda::memory_map::NORM_BLOCKS;
 use crate::model::Shape;
 
 /// Minimum number of rows that each lane of a block sums in a chunk.
@@ -27,6 +27,8 @@ pub(crate) struct BatchNormArgs {
     pub(crate) beta: u64,
     pub(crate) dgamma: u64,
     pub(crate) dbeta: u64,
+    /// Address of the mask that forward keeps for backward in training, if there is a residual; otherwise 0.
+    pub(crate) mask: u64,
     /// Index of the first of the running statistics of this batch norm.
     pub(crate) running: usize,
 }
@@ -45,9 +47,9 @@ impl NormTiling {
     fn new(rows: usize, channels: usize, precision: Precision) -> Self {
         let groups = channels.div_ceil(16 / precision.bytes());
         let tile = groups.min(MAX_TILE);
-        let min_rows = THREADS / tile * MIN_ROWS_PER_LANE;
-        let chunk_rows = rows.div_ceil(NORM_CHUNKS).max(min_rows);
-        let (chunks, tiles) = (rows.div_ceil(chunk_rows), groups.div_ceil(tile));
+        let (tiles, min_rows) = (groups.div_ceil(tile), THREADS / tile * MIN_ROWS_PER_LANE);
+        let chunk_rows = rows.div_ceil((NORM_BLOCKS / tiles).max(1)).max(min_rows);
+        let chunks = rows.div_ceil(chunk_rows);
         Self { tile, tiles, chunk_rows, chunks }
     }
 }
@@ -80,18 +82,18 @@ impl Launcher<'_> {
             let args = [self.address(&m.running, norm.running), gamma, beta, saved, c_arg];
             self.each(&k.norm_running, c, &args)?;
         }
-        let [residual, y, scales] = [residual, y, norm.scales].map(Arg::Address);
+        let [residual, y, scales, mask] = [residual, y, norm.scales, norm.mask].map(Arg::Address);
         let [pixels, relu] = [norm.shape.pixels(), usize::from(norm.relu)].map(to_u32).map(u32_arg);
-        let args = [x, residual, scales, saved, y, rows_arg, c_arg, tile, chunk_rows, pixels, relu];
+        let args =
+            [x, residual, scales, saved, y, mask, rows_arg, c_arg, tile, chunk_rows, pixels, relu];
         self.run(&k.norm_apply, [tiling.chunks, tiling.tiles], &args)
     }
 
-    /// Batch norm backward. With a residual, `y` is the output and `dy` becomes the gradient of the residual.
-    /// Without one, `y` is 0 and `dx` is `dy`.
+    /// Batch norm backward. With a residual, `dy` becomes the gradient of the residual. Without one, `dx` is `dy`.
     pub(crate) fn norm_backward(
         &self,
         norm: &BatchNormArgs,
-        [x, y, dy, dx]: [u64; 4],
+        [x, dy, dx]: [u64; 3],
     ) -> Result<(), DeviceError> {
         let (m, k) = (self.memory, self.kernels);
         let (c, rows) = (norm.shape.channels, norm.samples * norm.shape.pixels());
@@ -99,21 +101,39 @@ impl Launcher<'_> {
         let [rows_arg, c_arg] = [rows, c].map(to_u32).map(u32_arg);
         let [tile, chunk_rows] = [tiling.tile, tiling.chunk_rows].map(to_u32).map(u32_arg);
         let [pixels, relu] = [norm.shape.pixels(), usize::from(norm.relu)].map(to_u32).map(u32_arg);
-        let residual = u32_arg(u32::from(y != 0));
-        let [x, y, dy, dx, scales] = [x, y, dy, dx, norm.scales].map(Arg::Address);
+        let has_residual = norm.mask != 0;
+        let [x, dy, dx, scales, mask] = [x, dy, dx, norm.scales, norm.mask].map(Arg::Address);
         let saved = self.address(&m.saved, 2 * norm.running);
-        let (partial, means) = (self.address(&m.norm_partial, 0), self.address(&m.norm_means, 0));
+        let (partial, terms) = (self.address(&m.norm_partial, 0), self.address(&m.norm_terms, 0));
         let grid = [tiling.chunks, tiling.tiles];
-        let args =
-            [x, y, dy, scales, saved, partial, rows_arg, c_arg, tile, chunk_rows, pixels, relu];
-        self.run(&k.norm_reduce, grid, &args)?;
+        if has_residual {
+            let args = [
+                x, mask, dy, scales, saved, partial, rows_arg, c_arg, tile, chunk_rows, pixels,
+                relu,
+            ];
+            self.run(&k.norm_reduce_residual, grid, &args)?;
+        } else {
+            let args = [x, dy, saved, partial, rows_arg, c_arg, tile, chunk_rows, relu];
+            self.run(&k.norm_reduce, grid, &args)?;
+        }
         let [dgamma, dbeta] = [norm.dgamma, norm.dbeta].map(Arg::Address);
         let chunks = u32_arg(to_u32(tiling.chunks));
-        let args = [partial, saved, dgamma, dbeta, means, chunks, rows_arg, c_arg];
+        let args = [partial, saved, dgamma, dbeta, terms, chunks, rows_arg, c_arg];
         self.run(&k.norm_gradients, [c.div_ceil(CHANNELS_PER_BLOCK), 1], &args)?;
         let args = [
-            x, dy, scales, saved, means, dx, rows_arg, c_arg, tile, chunk_rows, pixels, relu,
-            residual,
+            x,
+            dy,
+            scales,
+            saved,
+            terms,
+            dx,
+            rows_arg,
+            c_arg,
+            tile,
+            chunk_rows,
+            pixels,
+            relu,
+            u32_arg(u32::from(has_residual)),
         ];
         self.run(&k.norm_backward, grid, &args)
     }

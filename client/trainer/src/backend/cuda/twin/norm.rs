@@ -33,6 +33,17 @@ impl Norm {
         (0..self.rows * self.channels).map(move |at| (at / self.channels, at % self.channels))
     }
 
+    /// Bytes of a mask, which has one byte for each group of 16 bytes of a row.
+    pub(crate) const fn mask_len<S: Stored>(&self) -> usize {
+        self.rows * self.channels.div_ceil(16 / size_of::<S>())
+    }
+
+    /// The byte of a mask, and the bit in it, that belong to a value.
+    const fn mask_place<S: Stored>(&self, row: usize, channel: usize) -> (usize, u8) {
+        let wide = 16 / size_of::<S>();
+        (row * self.channels.div_ceil(wide) + channel / wide, 1 << (channel % wide))
+    }
+
     /// The stochastic-depth factor of the sample of a row.
     fn scale(&self, scales: Option<&[f32]>, row: usize) -> f32 {
         scales.map_or(1.0, |scales| scales[row / self.pixels])
@@ -148,21 +159,32 @@ pub(crate) struct Given<'a, S> {
     pub(crate) saved: &'a [f32],
 }
 
+/// Clears `mask` and sets its bits where `ReLU` passed the value, unless it is `None` or there is no `ReLU`.
 pub(crate) fn norm_apply<S: Stored>(
     norm: Norm,
     given: Given<'_, S>,
     residual: Option<&[S]>,
     y: &mut [S],
+    mut mask: Option<&mut [u8]>,
 ) {
     let Given { x, scales, saved } = given;
     let (factor, shift) = saved[2 * norm.channels..].split_at(norm.channels);
+    if let Some(mask) = mask.as_deref_mut().filter(|_| norm.relu) {
+        mask.fill(0);
+    }
     for (at, (row, channel)) in norm.places().enumerate() {
         let mut value = x[at].to_float() * factor[channel] + shift[channel];
         if let Some(residual) = residual {
             value = residual[at].to_float() + norm.scale(scales, row) * value;
         }
-        if norm.relu && value < 0.0 {
-            value = 0.0;
+        if norm.relu {
+            if let Some(mask) = mask.as_deref_mut().filter(|_| value > 0.0) {
+                let (byte, bit) = norm.mask_place::<S>(row, channel);
+                mask[byte] |= bit;
+            }
+            if value < 0.0 {
+                value = 0.0;
+            }
         }
         y[at] = S::to_stored(value);
     }
@@ -171,31 +193,43 @@ pub(crate) fn norm_apply<S: Stored>(
 pub(crate) fn norm_reduce<S: Stored>(
     norm: Norm,
     given: Given<'_, S>,
-    y: Option<&[S]>,
+    dy: &[S],
+    partial: &mut [f32],
+) {
+    let (Given { x, saved, .. }, channels) = (given, norm.channels);
+    let (factor, shift) = saved[2 * channels..].split_at(channels);
+    norm.add_lanes(partial, |row, channel| {
+        let at = row * channels + channel;
+        let (value, mut gradient) = (x[at].to_float(), dy[at].to_float());
+        let on = value * factor[channel] + shift[channel] > 0.0;
+        if norm.relu && !on {
+            gradient = 0.0;
+        }
+        [gradient, gradient * (value - saved[channel])]
+    });
+}
+
+pub(crate) fn norm_reduce_residual<S: Stored>(
+    norm: Norm,
+    given: Given<'_, S>,
+    mask: &[u8],
     dy: &mut [S],
     partial: &mut [f32],
 ) {
     let (Given { x, scales, saved }, channels) = (given, norm.channels);
-    let (factor, shift) = saved[2 * channels..].split_at(channels);
-    if let Some(y) = y.filter(|_| norm.relu) {
-        for (dy, y) in dy.iter_mut().zip(y) {
-            *dy = S::to_stored(if y.to_float() > 0.0 { dy.to_float() } else { 0.0 });
+    if norm.relu {
+        for (dy, (row, channel)) in dy.iter_mut().zip(norm.places()) {
+            let (byte, bit) = norm.mask_place::<S>(row, channel);
+            if mask[byte] & bit == 0 {
+                *dy = S::to_stored(0.0);
+            }
         }
     }
     let dy = &*dy;
     norm.add_lanes(partial, |row, channel| {
         let at = row * channels + channel;
-        let (value, mut gradient, mut scale) = (x[at].to_float(), dy[at].to_float(), 1.0);
-        if y.is_some() {
-            scale = norm.scale(scales, row);
-        } else {
-            let on = value * factor[channel] + shift[channel] > 0.0;
-            if norm.relu && !on {
-                gradient = 0.0;
-            }
-        }
-        let scaled = gradient * scale;
-        [scaled, scaled * (value - saved[channel])]
+        let scaled = dy[at].to_float() * norm.scale(scales, row);
+        [scaled, scaled * (x[at].to_float() - saved[channel])]
     });
 }
 
@@ -205,7 +239,7 @@ pub(crate) fn norm_gradients(
     saved: &[f32],
     dgamma: &mut [f32],
     dbeta: &mut [f32],
-    means: &mut [f32],
+    terms: &mut [f32],
 ) {
     let (count, channels) = (norm.rows as f64, norm.channels);
     for channel in 0..channels {
@@ -213,8 +247,10 @@ pub(crate) fn norm_gradients(
         let inverse = f64::from(saved[channels + channel]);
         dbeta[channel] += nearest(sum);
         dgamma[channel] += nearest(product * inverse);
-        means[channel] = nearest(sum / count);
-        means[channels + channel] = nearest(product * inverse * inverse / count);
+        let (mean, factor) = (f64::from(saved[channel]), f64::from(saved[2 * channels + channel]));
+        let slope = product * inverse * inverse / count;
+        terms[channel] = nearest(-factor * slope);
+        terms[channels + channel] = nearest(factor * (mean * slope - sum / count));
     }
 }
 
@@ -222,12 +258,12 @@ pub(crate) fn norm_backward<S: Stored>(
     norm: Norm,
     given: Given<'_, S>,
     dy: &[S],
-    means: &[f32],
+    terms: &[f32],
     dx: &mut [S],
 ) {
     let (Given { x, scales, saved }, channels) = (given, norm.channels);
     let (factor, shift) = saved[2 * channels..].split_at(channels);
-    let (mean_gradient, mean_product) = means.split_at(channels);
+    let (slope, rest) = terms.split_at(channels);
     for (at, (row, channel)) in norm.places().enumerate() {
         let (value, mut gradient) = (x[at].to_float(), dy[at].to_float());
         let scale = norm.scale(scales.filter(|_| norm.has_residual), row);
@@ -235,9 +271,7 @@ pub(crate) fn norm_backward<S: Stored>(
         if norm.relu && !norm.has_residual && !on {
             gradient = 0.0;
         }
-        let centered = gradient * scale - mean_gradient[channel];
-        dx[at] = S::to_stored(
-            factor[channel] * (centered - (value - saved[channel]) * mean_product[channel]),
-        );
+        let own = factor[channel] * (gradient * scale);
+        dx[at] = S::to_stored(own + (value * slope[channel] + rest[channel]));
     }
 }
