@@ -20,35 +20,37 @@ pub(crate) const TESTS: &[Test] = &[
     ("norm_backward", [backward::<u16>, backward::<f16>, backward::<f32>]),
 ];
 
-/// Rows, channels, tile, rows per chunk and rows per sample. They cover one of each; fewer, as many and more channels than a
-/// group has in either precision; several tiles with a partial last one; lanes with no row and with several; tiles that do
-/// not divide a block; and more chunks than lanes.
-const SHAPES: [[usize; 5]; 16] = [
+/// Rows, channels, tile, chunks and rows per sample. They cover one of each; fewer, as many and more channels than a
+/// group has in either precision; several tiles with a partial last one; lanes with no row, with one, and with an even and an odd
+/// number of several; tiles that do not divide a block; and more chunks than lanes, some without rows.
+const SHAPES: [[usize; 5]; 18] = [
     [1, 1, 1, 1, 1],
-    [2, 3, 1, 2, 1],
-    [5, 4, 1, 3, 5],
-    [12, 5, 2, 12, 4],
-    [9, 7, 3, 4, 3],
-    [30, 8, 1, 30, 10],
-    [33, 9, 2, 8, 11],
-    [70, 16, 2, 64, 35],
-    [21, 24, 5, 7, 7],
-    [40, 40, 3, 16, 20],
-    [26, 64, 8, 1, 13],
-    [18, 100, 4, 5, 9],
-    [7, 260, 32, 4, 7],
+    [2, 3, 1, 1, 1],
+    [5, 4, 1, 2, 5],
+    [12, 5, 2, 1, 4],
+    [9, 7, 3, 3, 3],
+    [30, 8, 1, 1, 10],
+    [33, 9, 2, 5, 11],
+    [270, 16, 2, 2, 35],
+    [21, 24, 5, 3, 7],
+    [40, 40, 3, 3, 20],
+    [26, 64, 8, 26, 13],
+    [18, 100, 4, 4, 9],
+    [37, 260, 32, 2, 7],
     [3, 2056, 256, 2, 3],
-    [300, 64, 8, 128, 100],
-    [530, 3, 1, 1, 53],
+    [300, 64, 8, 3, 100],
+    [530, 3, 1, 3, 53],
+    [50, 12, 33, 2, 25],
+    [530, 3, 1, 530, 53],
 ];
 
 /// Arguments without `ReLU` and residual.
 fn norms() -> impl Iterator<Item = Norm> {
-    SHAPES.into_iter().map(|[rows, channels, tile, chunk_rows, pixels]| Norm {
+    SHAPES.into_iter().map(|[rows, channels, tile, chunks, pixels]| Norm {
         rows,
         channels,
         tile,
-        chunk_rows,
+        chunks,
         pixels,
         relu: false,
         has_residual: false,
@@ -66,7 +68,7 @@ fn all_norms() -> impl Iterator<Item = (Norm, bool)> {
 }
 
 fn blocks<S: Format>(norm: &Norm) -> [usize; 2] {
-    [norm.chunks(), norm.channels.div_ceil(S::WIDE).div_ceil(norm.tile)]
+    [norm.chunks, norm.channels.div_ceil(S::WIDE).div_ceil(norm.tile)]
 }
 
 /// Factors of stochastic depth, of which some are zero.
@@ -82,11 +84,11 @@ fn about(norm: Norm) -> impl Fn(Failed) -> Failed {
 fn sums<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
     for norm in norms() {
         let x = stored::<S>(&numbers(norm.rows * norm.channels, norm.rows));
-        let mut partial = room(norm.chunks() * 2 * norm.channels);
+        let mut partial = room(norm.chunks * 2 * norm.channels);
         twin::norm_sums(norm, &x, &mut partial);
         let mut case = Case::default();
         let (x, partial) = (case.kept(&x), case.written(&partial));
-        let args = args![x, partial, norm.rows, norm.channels, norm.tile, norm.chunk_rows];
+        let args = args![x, partial, norm.rows, norm.channels, norm.tile];
         rig.run::<S>(&case, |k| &k.norm_sums, blocks::<S>(&norm), args).map_err(about(norm))?;
     }
     Ok(())
@@ -94,7 +96,7 @@ fn sums<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
 
 fn finish<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
     for norm in norms() {
-        let (channels, chunks) = (norm.channels, norm.chunks());
+        let (channels, chunks) = (norm.channels, norm.chunks);
         let x = stored::<S>(&numbers(channels, 1));
         // The sum of squares can be smaller than the mean implies, by rounding. The variance is then clamped to 0.
         let partial: Vec<f32> = numbers(chunks * 2 * channels, 2)
@@ -164,10 +166,8 @@ fn apply<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         let (x, residual) = (case.kept(&x), residual.map(|residual| case.kept(&residual)));
         let scales = scales.map(|scales| case.kept(&scales));
         let (saved, y) = (case.kept(&saved), case.written(&y));
-        let Norm { rows, channels, tile, chunk_rows, pixels, relu, .. } = norm;
-        let args = args![
-            x, residual, scales, saved, y, mask, rows, channels, tile, chunk_rows, pixels, relu
-        ];
+        let Norm { rows, channels, tile, pixels, relu, .. } = norm;
+        let args = args![x, residual, scales, saved, y, mask, rows, channels, tile, pixels, relu];
         rig.run::<S>(&case, |k| &k.norm_apply, blocks::<S>(&norm), args).map_err(about(norm))?;
     }
     Ok(())
@@ -184,14 +184,14 @@ fn reduce<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         let count = norm.rows * norm.channels;
         let [x, dy] = [1, 2].map(|seed| stored::<S>(&numbers(count, seed)));
         let saved = numbers(4 * norm.channels, 3);
-        let mut partial = room(norm.chunks() * 2 * norm.channels);
+        let mut partial = room(norm.chunks * 2 * norm.channels);
         let given = Given { x: &x, scales: None, saved: &saved };
         twin::norm_reduce(norm, given, &dy, &mut partial);
         let mut case = Case::default();
         let (x, dy, saved) = (case.kept(&x), case.kept(&dy), case.kept(&saved));
         let partial = case.written(&partial);
-        let Norm { rows, channels, tile, chunk_rows, relu, .. } = norm;
-        let args = args![x, dy, saved, partial, rows, channels, tile, chunk_rows, relu];
+        let Norm { rows, channels, tile, relu, .. } = norm;
+        let args = args![x, dy, saved, partial, rows, channels, tile, relu];
         rig.run::<S>(&case, |k| &k.norm_reduce, blocks::<S>(&norm), args).map_err(about(norm))?;
     }
     Ok(())
@@ -203,17 +203,15 @@ fn reduce_residual<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         let [x, before] = [1, 2].map(|seed| stored::<S>(&numbers(count, seed)));
         let (scales, mask) = (scaled.then(|| scales(&norm)), unmasked::<S>(&norm));
         let saved = numbers(4 * norm.channels, 3);
-        let (mut dy, mut partial) = (before.clone(), room(norm.chunks() * 2 * norm.channels));
+        let (mut dy, mut partial) = (before.clone(), room(norm.chunks * 2 * norm.channels));
         let given = Given { x: &x, scales: scales.as_deref(), saved: &saved };
         twin::norm_reduce_residual(norm, given, &mask, &mut dy, &mut partial);
         let mut case = Case::default();
         let (x, mask, dy) = (case.kept(&x), case.kept(&mask), case.changed(&before, &dy));
         let scales = scales.map(|scales| case.kept(&scales));
         let (saved, partial) = (case.kept(&saved), case.written(&partial));
-        let Norm { rows, channels, tile, chunk_rows, pixels, relu, .. } = norm;
-        let args = args![
-            x, mask, dy, scales, saved, partial, rows, channels, tile, chunk_rows, pixels, relu
-        ];
+        let Norm { rows, channels, tile, pixels, relu, .. } = norm;
+        let args = args![x, mask, dy, scales, saved, partial, rows, channels, tile, pixels, relu];
         rig.run::<S>(&case, |k| &k.norm_reduce_residual, blocks::<S>(&norm), args)
             .map_err(about(norm))?;
     }
@@ -222,7 +220,7 @@ fn reduce_residual<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
 
 fn slopes<S: Format>(rig: &Rig) -> Result<(), Failed> {
     for norm in norms() {
-        let (channels, chunks) = (norm.channels, norm.chunks());
+        let (channels, chunks) = (norm.channels, norm.chunks);
         let (partial, saved) = (numbers(chunks * 2 * channels, 1), numbers(4 * channels, 2));
         let before = [3, 4].map(|seed| numbers(channels, seed));
         let [mut dgamma, mut dbeta] = before.clone();
@@ -260,7 +258,7 @@ fn backward<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
         };
         let scales = scales.map(|scales| case.kept(&scales));
         let (saved, terms) = (case.kept(&saved), case.kept(&terms));
-        let Norm { rows, channels, tile, chunk_rows, pixels, relu, has_residual } = norm;
+        let Norm { rows, channels, tile, pixels, relu, has_residual, .. } = norm;
         let args = args![
             x,
             dy,
@@ -271,7 +269,6 @@ fn backward<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
             rows,
             channels,
             tile,
-            chunk_rows,
             pixels,
             relu,
             has_residual

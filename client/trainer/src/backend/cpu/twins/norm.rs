@@ -10,29 +10,13 @@ use super::{bits, doubles, numbers};
 use crate::backend::cpu::batch_norm as cpu;
 
 const SHAPES: [Norm; 3] = [
-    Norm {
-        rows: 1,
-        channels: 3,
-        tile: 1,
-        chunk_rows: 1,
-        pixels: 1,
-        relu: true,
-        has_residual: false,
-    },
-    Norm {
-        rows: 90,
-        channels: 5,
-        tile: 2,
-        chunk_rows: 40,
-        pixels: 30,
-        relu: true,
-        has_residual: false,
-    },
+    Norm { rows: 1, channels: 3, tile: 1, chunks: 1, pixels: 1, relu: true, has_residual: false },
+    Norm { rows: 90, channels: 5, tile: 2, chunks: 3, pixels: 30, relu: true, has_residual: false },
     Norm {
         rows: 3000,
         channels: 9,
         tile: 64,
-        chunk_rows: 64,
+        chunks: 47,
         pixels: 500,
         relu: true,
         has_residual: false,
@@ -53,7 +37,7 @@ impl Norm {
     /// Additions in which a term takes part: those over a chunk, then those over chunks.
     fn depth(&self) -> usize {
         let lanes = THREADS / self.tile;
-        self.chunk_rows.div_ceil(lanes) + lanes
+        self.rows.div_ceil(self.chunks * lanes) + lanes
     }
 
     /// Indices of the values of a channel.
@@ -102,7 +86,7 @@ fn batch_statistics_match_the_cpu() {
         let c = norm.channels;
         let x: Vec<f32> = numbers(norm.numbers(), 3).iter().map(|x| 3.0 + 0.5 * x).collect();
         let [gamma, beta] = line(c);
-        let mut partial = vec![0.0; norm.chunks() * 2 * c];
+        let mut partial = vec![0.0; norm.chunks * 2 * c];
         let (mut statistics, mut saved) = (vec![0.0; 2 * c], vec![0.0; 4 * c]);
         norm_sums(norm, &x, &mut partial);
         norm_finish(norm, &x, &partial, [&gamma, &beta], &mut statistics, &mut saved);
@@ -222,7 +206,7 @@ fn gradients(norm: Norm, scales: Option<&[f32]>) {
     let line = [6, 7].map(|seed| numbers(c, seed));
     let (mut dy, mut dx) = (before.clone(), vec![0.0; x.len()]);
     let [mut dgamma, mut dbeta] = line.clone();
-    let (mut partial, mut terms) = (vec![0.0; norm.chunks() * 2 * c], vec![0.0; 2 * c]);
+    let (mut partial, mut terms) = (vec![0.0; norm.chunks * 2 * c], vec![0.0; 2 * c]);
     let given = Given { x: &x, scales, saved: &saved };
     if let Some(y) = y {
         norm_reduce_residual(norm, given, &mask_of(&norm, y), &mut dy, &mut partial);

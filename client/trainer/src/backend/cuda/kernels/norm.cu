@@ -1,12 +1,15 @@
 // Batch norm, fused with stochastic depth, the residual sum and ReLU; forward and backward.
 //
-// x is a matrix with one row per pixel and one column per channel. A block processes a chunk of rows and a tile of groups of
-// channels. A thread processes one group of 16 bytes of every `lanes`-th row, so that the constants of a channel stay in
-// registers. Sums have two stages: over a chunk in f32, and over chunks in norm_finish and norm_gradients in f64.
+// x is a matrix with one row per pixel and one column per channel. A thread processes one group of 16 bytes of channels, so that
+// the constants of a channel stay in registers. A block has a tile of groups, and a number of lanes, each with a thread for every
+// group. A row belongs to one lane of one block. All lanes of all blocks together take consecutive rows, then the next ones, and so
+// on. The rows of a block are its chunk. Sums have two stages: over a chunk in f32, and over chunks in norm_finish and
+// norm_gradients in f64.
 //
 // These kernels wait for memory, so a thread loads up to ROWS rows before it computes, and the registers of a multiprocessor
-// suffice for four blocks. launch/norm.rs chooses a number of blocks that all run at once. The first pass over a tensor then ends
-// at the end of every chunk. So the second pass, norm_apply or norm_backward, starts there: the L2 cache still holds these rows.
+// suffice for four blocks. launch/norm.rs chooses a number of blocks that all run at once, so that all walk through the tensor
+// together. When the first pass over it ends, the L2 cache still holds its end. So the second pass, norm_apply or norm_backward, goes
+// from the end to the beginning, where the convolution that comes next finds its input in the cache.
 // Twin: backend/cuda/twin/norm.rs.
 
 constexpr double EPS = 1e-5;
@@ -18,30 +21,17 @@ constexpr unsigned ROWS = 2;
 // The work of one thread.
 struct Tile {
   Group group;
-  unsigned lane, lanes;
-  unsigned begin, end;  // rows
-  bool active;
+  unsigned lanes;
+  unsigned first, step, rows;  // its first row, the distance to the next one, and the rows of the matrix
 };
 
-// The work of a thread of the block with these coordinates.
-__device__ Tile tile_at(unsigned block, unsigned column, unsigned rows, unsigned channels, unsigned tile,
-                        unsigned chunk_rows) {
+__device__ Tile tile_of(unsigned rows, unsigned channels, unsigned tile) {
   unsigned lanes = THREADS / tile, lane = threadIdx.x / tile;
-  unsigned group = column * tile + threadIdx.x % tile;
+  unsigned group = blockIdx.y * tile + threadIdx.x % tile;
+  // Threads that are left over have no row.
   bool active = lane < lanes && group < groups_of(channels);
-  unsigned begin = block * chunk_rows;
-  return {group_of(active ? group : 0, channels), lane, lanes, begin, min(rows, begin + chunk_rows),
-          active};
-}
-
-__device__ Tile tile_of(unsigned rows, unsigned channels, unsigned tile, unsigned chunk_rows) {
-  return tile_at(blockIdx.x, blockIdx.y, rows, channels, tile, chunk_rows);
-}
-
-// The same with blocks counted from the end.
-__device__ Tile tile_from_end(unsigned rows, unsigned channels, unsigned tile, unsigned chunk_rows) {
-  return tile_at(gridDim.x - 1 - blockIdx.x, gridDim.y - 1 - blockIdx.y, rows, channels, tile,
-                 chunk_rows);
+  unsigned first = active ? blockIdx.x * lanes + lane : rows;
+  return {group_of(active ? group : 0, channels), lanes, first, gridDim.x * lanes, rows};
 }
 
 // The number of a group of a row, counted over the whole matrix. There are fewer than 2^32.
@@ -63,19 +53,19 @@ __device__ void store_cell(Stored *to, const Packed &packed, unsigned row, const
 }
 
 // Calls `load` for COUNT rows of the thread, or as many as are left, and then `use` for the same rows; and so on. Both get the
-// number of the row among these, and the row.
+// number of the row among these, and the row, which with FROM_END is counted from the end of the matrix.
 template <unsigned COUNT, bool FROM_END, typename Load, typename Use>
 __device__ void each_row(const Tile &own, Load load, Use use) {
-  for (unsigned first = own.begin + own.lane; first < own.end; first += COUNT * own.lanes) {
+  for (unsigned first = own.first; first < own.rows; first += COUNT * own.step) {
 #pragma unroll
     for (unsigned k = 0; k < COUNT; ++k) {
-      unsigned row = first + k * own.lanes;
-      if (row < own.end) load(k, FROM_END ? own.begin + own.end - 1 - row : row);
+      unsigned row = first + k * own.step;
+      if (row < own.rows) load(k, FROM_END ? own.rows - 1 - row : row);
     }
 #pragma unroll
     for (unsigned k = 0; k < COUNT; ++k) {
-      unsigned row = first + k * own.lanes;
-      if (row < own.end) use(k, FROM_END ? own.begin + own.end - 1 - row : row);
+      unsigned row = first + k * own.step;
+      if (row < own.rows) use(k, FROM_END ? own.rows - 1 - row : row);
     }
   }
 }
@@ -104,29 +94,27 @@ __device__ void add_lanes(float *sums, const Tile &own, const Pack &first, const
 // Sums over a chunk of the distance to the first row, and of its square.
 extern "C" __global__ void __launch_bounds__(256, 4)
     norm_sums(const Stored *__restrict__ x, float *__restrict__ partial, unsigned rows,
-              unsigned channels, unsigned tile, unsigned chunk_rows) {
+              unsigned channels, unsigned tile) {
   __shared__ float sums[2 * WIDE * THREADS];
-  Tile own = tile_of(rows, channels, tile, chunk_rows);
+  Tile own = tile_of(rows, channels, tile);
   Group group = own.group;
   Pack first = zeros(), second = zeros();
-  if (own.active) {
-    Pack origin = unpack(load_cell(x, 0, group, channels));
-    Packed loaded[ROWS];
-    each_row<ROWS, false>(
-        own,
-        [&](unsigned k, unsigned row) {
-          loaded[k] = load_cell(x, row, group, channels);
-        },
-        [&](unsigned k, unsigned) {
-          Pack values = unpack(loaded[k]);
+  Pack origin = unpack(load_cell(x, 0, group, channels));
+  Packed loaded[ROWS];
+  each_row<ROWS, false>(
+      own,
+      [&](unsigned k, unsigned row) {
+        loaded[k] = load_cell(x, row, group, channels);
+      },
+      [&](unsigned k, unsigned) {
+        Pack values = unpack(loaded[k]);
 #pragma unroll
-          for (unsigned i = 0; i < WIDE; ++i) {
-            float distance = values.at[i] - origin.at[i];
-            first.at[i] += distance;
-            second.at[i] += distance * distance;
-          }
-        });
-  }
+        for (unsigned i = 0; i < WIDE; ++i) {
+          float distance = values.at[i] - origin.at[i];
+          first.at[i] += distance;
+          second.at[i] += distance * distance;
+        }
+      });
   add_lanes(sums, own, first, second, channels, tile, partial);
 }
 
@@ -205,9 +193,8 @@ extern "C" __global__ void __launch_bounds__(256, 4)
     norm_apply(const Stored *__restrict__ x, const Stored *__restrict__ residual,
                const float *__restrict__ scales, const float *__restrict__ saved,
                Stored *__restrict__ y, unsigned char *__restrict__ mask, unsigned rows,
-               unsigned channels, unsigned tile, unsigned chunk_rows, unsigned pixels, unsigned relu) {
-  Tile own = tile_from_end(rows, channels, tile, chunk_rows);
-  if (!own.active) return;
+               unsigned channels, unsigned tile, unsigned pixels, unsigned relu) {
+  Tile own = tile_of(rows, channels, tile);
   Group group = own.group;
   Pack factor = load_f32(saved + 2 * channels + group.first, group.count);
   Pack shift = load_f32(saved + 3 * channels + group.first, group.count);
@@ -250,39 +237,37 @@ extern "C" __global__ void __launch_bounds__(256, 4)
 extern "C" __global__ void __launch_bounds__(256, 4)
     norm_reduce(const Stored *__restrict__ x, const Stored *__restrict__ dy,
                 const float *__restrict__ saved, float *__restrict__ partial, unsigned rows,
-                unsigned channels, unsigned tile, unsigned chunk_rows, unsigned relu) {
+                unsigned channels, unsigned tile, unsigned relu) {
   __shared__ float sums[2 * WIDE * THREADS];
-  Tile own = tile_of(rows, channels, tile, chunk_rows);
+  Tile own = tile_of(rows, channels, tile);
   Group group = own.group;
   Pack first = zeros(), second = zeros();
-  if (own.active) {
-    Pack mean = load_f32(saved + group.first, group.count);
-    Pack factor = load_f32(saved + 2 * channels + group.first, group.count);
-    Pack shift = load_f32(saved + 3 * channels + group.first, group.count);
-    Packed loaded, slopes;
-    // Registers do not suffice for a second row.
-    each_row<1, false>(
-        own,
-        [&](unsigned, unsigned row) {
-          loaded = load_cell(x, row, group, channels);
-          slopes = load_cell(dy, row, group, channels);
-        },
-        [&](unsigned, unsigned) {
-          Pack values = unpack(loaded);
-          unsigned passed = 0;
+  Pack mean = load_f32(saved + group.first, group.count);
+  Pack factor = load_f32(saved + 2 * channels + group.first, group.count);
+  Pack shift = load_f32(saved + 3 * channels + group.first, group.count);
+  Packed loaded, slopes;
+  // Registers do not suffice for a second row.
+  each_row<1, false>(
+      own,
+      [&](unsigned, unsigned row) {
+        loaded = load_cell(x, row, group, channels);
+        slopes = load_cell(dy, row, group, channels);
+      },
+      [&](unsigned, unsigned) {
+        Pack values = unpack(loaded);
+        unsigned passed = 0;
 #pragma unroll
-          for (unsigned i = 0; i < WIDE; ++i) {
-            if (values.at[i] * factor.at[i] + shift.at[i] > 0.0f) passed |= 1u << i;
-          }
-          if (relu) keep(slopes, passed);
-          Pack gradient = unpack(slopes);
+        for (unsigned i = 0; i < WIDE; ++i) {
+          if (values.at[i] * factor.at[i] + shift.at[i] > 0.0f) passed |= 1u << i;
+        }
+        if (relu) keep(slopes, passed);
+        Pack gradient = unpack(slopes);
 #pragma unroll
-          for (unsigned i = 0; i < WIDE; ++i) {
-            first.at[i] += gradient.at[i];
-            second.at[i] += gradient.at[i] * (values.at[i] - mean.at[i]);
-          }
-        });
-  }
+        for (unsigned i = 0; i < WIDE; ++i) {
+          first.at[i] += gradient.at[i];
+          second.at[i] += gradient.at[i] * (values.at[i] - mean.at[i]);
+        }
+      });
   add_lanes(sums, own, first, second, channels, tile, partial);
 }
 
@@ -292,38 +277,36 @@ extern "C" __global__ void __launch_bounds__(256, 4)
     norm_reduce_residual(const Stored *__restrict__ x, const unsigned char *__restrict__ mask,
                          Stored *__restrict__ dy, const float *__restrict__ scales,
                          const float *__restrict__ saved, float *__restrict__ partial, unsigned rows,
-                         unsigned channels, unsigned tile, unsigned chunk_rows, unsigned pixels,
+                         unsigned channels, unsigned tile, unsigned pixels,
                          unsigned relu) {
   __shared__ float sums[2 * WIDE * THREADS];
-  Tile own = tile_of(rows, channels, tile, chunk_rows);
+  Tile own = tile_of(rows, channels, tile);
   Group group = own.group;
   Pack first = zeros(), second = zeros();
-  if (own.active) {
-    Pack mean = load_f32(saved + group.first, group.count);
-    Packed loaded[ROWS], slopes[ROWS];
-    unsigned passed[ROWS];
-    each_row<ROWS, false>(
-        own,
-        [&](unsigned k, unsigned row) {
-          loaded[k] = load_cell(x, row, group, channels);
-          slopes[k] = load_cell(dy, row, group, channels);
-          if (relu) passed[k] = mask[cell_of(row, group, channels)];
-        },
-        [&](unsigned k, unsigned row) {
-          if (relu) {
-            keep(slopes[k], passed[k]);
-            store_cell(dy, slopes[k], row, group, channels);
-          }
-          Pack values = unpack(loaded[k]), gradient = unpack(slopes[k]);
-          float scale = scales != nullptr ? scales[row / pixels] : 1.0f;
+  Pack mean = load_f32(saved + group.first, group.count);
+  Packed loaded[ROWS], slopes[ROWS];
+  unsigned passed[ROWS];
+  each_row<ROWS, false>(
+      own,
+      [&](unsigned k, unsigned row) {
+        loaded[k] = load_cell(x, row, group, channels);
+        slopes[k] = load_cell(dy, row, group, channels);
+        if (relu) passed[k] = mask[cell_of(row, group, channels)];
+      },
+      [&](unsigned k, unsigned row) {
+        if (relu) {
+          keep(slopes[k], passed[k]);
+          store_cell(dy, slopes[k], row, group, channels);
+        }
+        Pack values = unpack(loaded[k]), gradient = unpack(slopes[k]);
+        float scale = scales != nullptr ? scales[row / pixels] : 1.0f;
 #pragma unroll
-          for (unsigned i = 0; i < WIDE; ++i) {
-            float scaled = gradient.at[i] * scale;
-            first.at[i] += scaled;
-            second.at[i] += scaled * (values.at[i] - mean.at[i]);
-          }
-        });
-  }
+        for (unsigned i = 0; i < WIDE; ++i) {
+          float scaled = gradient.at[i] * scale;
+          first.at[i] += scaled;
+          second.at[i] += scaled * (values.at[i] - mean.at[i]);
+        }
+      });
   add_lanes(sums, own, first, second, channels, tile, partial);
 }
 
@@ -351,10 +334,9 @@ extern "C" __global__ void __launch_bounds__(256)
 extern "C" __global__ void __launch_bounds__(256, 4)
     norm_backward(const Stored *__restrict__ x, const Stored *dy, const float *__restrict__ scales,
                   const float *__restrict__ saved, const float *__restrict__ terms, Stored *dx,
-                  unsigned rows, unsigned channels, unsigned tile, unsigned chunk_rows,
+                  unsigned rows, unsigned channels, unsigned tile,
                   unsigned pixels, unsigned relu, unsigned has_residual) {
-  Tile own = tile_from_end(rows, channels, tile, chunk_rows);
-  if (!own.active) return;
+  Tile own = tile_of(rows, channels, tile);
   Group group = own.group;
   Pack factor = load_f32(saved + 2 * channels + group.first, group.count);
   Pack slope = load_f32(terms + group.first, group.count);

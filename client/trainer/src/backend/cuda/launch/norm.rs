@@ -7,7 +7,7 @@ use crate::backend::cuda::Precision;
 use crate::backend::cuda::memory_map::NORM_BLOCKS;
 use crate::model::Shape;
 
-/// Minimum number of rows that each lane of a block sums in a chunk.
+/// Rows per lane below which a tensor gets fewer than [`NORM_BLOCKS`] blocks.
 const MIN_ROWS_PER_LANE: usize = 4;
 
 /// Maximum number of groups of 16 bytes of channels per block.
@@ -39,7 +39,6 @@ struct NormTiling {
     /// Groups of 16 bytes of channels per block.
     tile: usize,
     tiles: usize,
-    chunk_rows: usize,
     chunks: usize,
 }
 
@@ -48,9 +47,8 @@ impl NormTiling {
         let groups = channels.div_ceil(16 / precision.bytes());
         let tile = groups.min(MAX_TILE);
         let (tiles, min_rows) = (groups.div_ceil(tile), THREADS / tile * MIN_ROWS_PER_LANE);
-        let chunk_rows = rows.div_ceil((NORM_BLOCKS / tiles).max(1)).max(min_rows);
-        let chunks = rows.div_ceil(chunk_rows);
-        Self { tile, tiles, chunk_rows, chunks }
+        let chunks = rows.div_ceil(min_rows).min((NORM_BLOCKS / tiles).max(1));
+        Self { tile, tiles, chunks }
     }
 }
 
@@ -67,12 +65,12 @@ impl Launcher<'_> {
         let (c, rows) = (norm.shape.channels, norm.samples * norm.shape.pixels());
         let tiling = NormTiling::new(rows, c, self.precision());
         let [rows_arg, c_arg] = [rows, c].map(to_u32).map(u32_arg);
-        let [tile, chunk_rows] = [tiling.tile, tiling.chunk_rows].map(to_u32).map(u32_arg);
+        let tile = u32_arg(to_u32(tiling.tile));
         let saved = self.address(&m.saved, 2 * norm.running);
         let [gamma, beta, x] = [norm.gamma, norm.beta, x].map(Arg::Address);
         if train {
             let partial = self.address(&m.norm_partial, 0);
-            let args = [x, partial, rows_arg, c_arg, tile, chunk_rows];
+            let args = [x, partial, rows_arg, c_arg, tile];
             self.run(&k.norm_sums, [tiling.chunks, tiling.tiles], &args)?;
             let statistics = self.address(&m.statistics, m.own_statistics + norm.running);
             let chunks = u32_arg(to_u32(tiling.chunks));
@@ -84,8 +82,7 @@ impl Launcher<'_> {
         }
         let [residual, y, scales, mask] = [residual, y, norm.scales, norm.mask].map(Arg::Address);
         let [pixels, relu] = [norm.shape.pixels(), usize::from(norm.relu)].map(to_u32).map(u32_arg);
-        let args =
-            [x, residual, scales, saved, y, mask, rows_arg, c_arg, tile, chunk_rows, pixels, relu];
+        let args = [x, residual, scales, saved, y, mask, rows_arg, c_arg, tile, pixels, relu];
         self.run(&k.norm_apply, [tiling.chunks, tiling.tiles], &args)
     }
 
@@ -99,7 +96,7 @@ impl Launcher<'_> {
         let (c, rows) = (norm.shape.channels, norm.samples * norm.shape.pixels());
         let tiling = NormTiling::new(rows, c, self.precision());
         let [rows_arg, c_arg] = [rows, c].map(to_u32).map(u32_arg);
-        let [tile, chunk_rows] = [tiling.tile, tiling.chunk_rows].map(to_u32).map(u32_arg);
+        let tile = u32_arg(to_u32(tiling.tile));
         let [pixels, relu] = [norm.shape.pixels(), usize::from(norm.relu)].map(to_u32).map(u32_arg);
         let has_residual = norm.mask != 0;
         let [x, dy, dx, scales, mask] = [x, dy, dx, norm.scales, norm.mask].map(Arg::Address);
@@ -107,13 +104,10 @@ impl Launcher<'_> {
         let (partial, terms) = (self.address(&m.norm_partial, 0), self.address(&m.norm_terms, 0));
         let grid = [tiling.chunks, tiling.tiles];
         if has_residual {
-            let args = [
-                x, mask, dy, scales, saved, partial, rows_arg, c_arg, tile, chunk_rows, pixels,
-                relu,
-            ];
+            let args = [x, mask, dy, scales, saved, partial, rows_arg, c_arg, tile, pixels, relu];
             self.run(&k.norm_reduce_residual, grid, &args)?;
         } else {
-            let args = [x, dy, saved, partial, rows_arg, c_arg, tile, chunk_rows, relu];
+            let args = [x, dy, saved, partial, rows_arg, c_arg, tile, relu];
             self.run(&k.norm_reduce, grid, &args)?;
         }
         let [dgamma, dbeta] = [norm.dgamma, norm.dbeta].map(Arg::Address);
@@ -130,7 +124,6 @@ impl Launcher<'_> {
             rows_arg,
             c_arg,
             tile,
-            chunk_rows,
             pixels,
             relu,
             u32_arg(u32::from(has_residual)),

@@ -15,7 +15,8 @@ pub(crate) struct Norm {
     pub(crate) channels: usize,
     /// Groups of channels per block.
     pub(crate) tile: usize,
-    pub(crate) chunk_rows: usize,
+    /// Chunks of rows.
+    pub(crate) chunks: usize,
     /// Rows per sample.
     pub(crate) pixels: usize,
     pub(crate) relu: bool,
@@ -24,10 +25,6 @@ pub(crate) struct Norm {
 }
 
 impl Norm {
-    pub(crate) const fn chunks(&self) -> usize {
-        self.rows.div_ceil(self.chunk_rows)
-    }
-
     /// Row and channel of each value, in memory order.
     fn places(self) -> impl Iterator<Item = (usize, usize)> {
         (0..self.rows * self.channels).map(move |at| (at / self.channels, at % self.channels))
@@ -52,14 +49,13 @@ impl Norm {
     /// The two sums of `terms(row, channel)` over each chunk: first over the rows of a lane, then over lanes.
     fn add_lanes(&self, partial: &mut [f32], terms: impl Fn(usize, usize) -> [f32; 2]) {
         let lanes = THREADS / self.tile;
-        for chunk in 0..self.chunks() {
-            let begin = chunk * self.chunk_rows;
-            let end = self.rows.min(begin + self.chunk_rows);
+        for chunk in 0..self.chunks {
             for channel in 0..self.channels {
                 let mut sums = [0.0; 2];
                 for lane in 0..lanes {
                     let mut own = [0.0; 2];
-                    for row in (begin + lane..end).step_by(lanes) {
+                    let first = chunk * lanes + lane;
+                    for row in (first..self.rows).step_by(self.chunks * lanes) {
                         let [first, second] = terms(row, channel);
                         own[0] += first;
                         own[1] += second;
@@ -79,7 +75,7 @@ impl Norm {
         let mut sums = [0.0; 2];
         for lane in 0..LANES {
             let mut own = [0.0; 2];
-            for chunk in (lane..self.chunks()).step_by(LANES) {
+            for chunk in (lane..self.chunks).step_by(LANES) {
                 for (which, own) in own.iter_mut().enumerate() {
                     *own += f64::from(partial[(chunk * 2 + which) * self.channels + channel]);
                 }
