@@ -32,9 +32,9 @@ BATCH = 256
 
 # Loads and stores of tensors in the source of each kernel. If they change, the counts below must be updated.
 SOURCE = {
-    "norm_sums": (2, 0), "norm_apply": (2, 1), "norm_reduce": (3, 1), "norm_backward": (2, 1),
+    "norm_sums": (2, 0), "norm_apply": (2, 1), "norm_reduce": (2, 0), "norm_reduce_residual": (2, 1), "norm_backward": (2, 2),
     "max_pool": (1, 1), "max_pool_backward": (1, 1), "mean_pool": (1, 1), "mean_pool_backward": (1, 1),
-    "images_bytes": (0, 1), "square_sums": (1, 0), "lamb_direction": (4, 3), "lamb_apply": (2, 3),
+    "store_pixel": (0, 2), "square_sums": (1, 0), "lamb_direction": (4, 3), "lamb_apply": (2, 3),
     "add_gradients": (2, 1),
 }
 
@@ -60,18 +60,22 @@ def convolution(op):
 def partials(op):
     """Bytes of a norm's sums over chunks of rows: `NormTiling` in client/trainer/src/backend/cuda/launch/norm.rs."""
     rows, groups = op.x.height * op.x.width * BATCH, -(-op.x.channels // 8)
-    chunk_rows = max(-(-rows // 512), 256 // min(groups, 32) * 4)
-    return -(-rows // chunk_rows) * 2 * op.x.channels * 4
+    chunks = min(-(-rows // (256 // min(groups, 32) * 4)), 432 // -(-groups // 32))
+    return chunks * 2 * op.x.channels * 4
 
 
 def norm(op):
     """norm.cu."""
     x, sums = 2 * op.x.numbers * BATCH, partials(op)
+    # With a residual, one bit per value is kept of ReLU, and the gradient before ReLU is written for the residual.
+    mask = op.x.numbers * BATCH / 8
     yield Work("norm_sums", x, sums)
     yield Work("norm_finish", sums, 0)
-    yield Work("norm_apply", 2 * x if op.residual else x, x)
-    # With a residual, the result gives the mask of ReLU, and the gradient after ReLU is written for the residual.
-    yield Work("norm_reduce", 3 * x if op.residual else 2 * x, sums + (x if op.residual else 0))
+    yield Work("norm_apply", 2 * x if op.residual else x, x + mask if op.residual else x)
+    if op.residual:
+        yield Work("norm_reduce_residual", 2 * x + mask, sums + x)
+    else:
+        yield Work("norm_reduce", 2 * x, sums)
     yield Work("norm_gradients", sums, 0)
     yield Work("norm_backward", 2 * x, x)
 
@@ -171,7 +175,7 @@ def check_source():
     text = "".join(path.read_text() for path in sorted(KERNELS.glob("*.cu")))
     bodies = dict(re.findall(r"(\w+)\([^)]*\) \{(.*?)\n\}", text, re.DOTALL))
     for kernel, counted in SOURCE.items():
-        found = tuple(len(re.findall(rf"\b{verb}(?:16|_eight|_copy)?\(", bodies[kernel])) for verb in ["load", "store"])
+        found = tuple(len(re.findall(rf"\b{verb}(?:16|_eight|_copy|_cell)?\(", bodies[kernel])) for verb in ["load", "store"])
         if found != counted:
             sys.exit(f"{kernel} has (loads, stores) {found}, floors.py counted {counted}: count its bytes again")
 

@@ -20,7 +20,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Conv:
-    """x as it is stored: images are stored with their padding, so that the stem does not pad."""
+    """x as it is stored: images are stored with their padding, so that the stem does not pad, and with channels of zeros."""
 
     x: Shape
     y: Shape
@@ -30,6 +30,8 @@ class Conv:
     # Whether x is the images, which need no gradient; whether the gradient of x is added to an existing one.
     first: bool = False
     adds: bool = False
+    # How many input channels are zeros. They are no parameters.
+    zeros: int = 0
 
     @property
     def weights(self):
@@ -69,10 +71,10 @@ class Classifier:
 
 def operations(size):
     """The operations of the network for square images."""
-    images = Shape(size + 6, size + 6, 3)
+    images = Shape(size + 6, size + 6, 8)
     half = Shape(size // 2, size // 2, 64)
     x = Shape(size // 4, size // 4, 64)
-    found = [Conv(images, half, 7, 2, 0, first=True), Norm(half, relu=True), MaxPool(half, x)]
+    found = [Conv(images, half, 7, 2, 0, first=True, zeros=5), Norm(half, relu=True), MaxPool(half, x)]
 
     def convolution(x, channels, kernel, stride, **facts):
         y = Shape(-(-x.height // stride), -(-x.width // stride), channels)
@@ -101,7 +103,7 @@ def parameters(ops):
     for op in ops:
         match op:
             case Conv():
-                yield op.weights, True
+                yield op.kernel**2 * (op.x.channels - op.zeros) * op.y.channels, True
             case Norm():
                 yield op.x.channels, False
                 yield op.x.channels, False

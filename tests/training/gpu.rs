@@ -21,7 +21,7 @@ pub(crate) type Trained = (Vec<StepReport>, TrainState);
 
 pub(crate) fn trials() -> Vec<Trial> {
     let Some(forebay::mix::Device::Cuda(device)) = forebay_tests::gpu() else { return Vec::new() };
-    let single: [(&str, Test); 12] = [
+    let single: [(&str, Test); 13] = [
         ("a_steady_step_allocates_no_memory", steady),
         ("mixing_on_the_trainer_gives_the_bits_of_mixing_on_the_server", mixed_here),
         ("each_operation_equals_the_cpu_except_for_rounding", layers),
@@ -34,6 +34,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         ("a_short_microbatch_gives_the_logits_of_its_samples", short),
         ("the_model_ema_differs_from_the_model_and_swaps_back", average),
         ("the_error_for_a_nan_loss_names_its_step", diverged),
+        ("channels_added_to_the_images_stay_zero_without_eps", added_channels),
     ];
     let pairs: [(&str, Test); 4] = [
         ("a_rank_that_drops_out_ends_the_other_with_an_error", lost_rank::drops_out),
@@ -366,6 +367,24 @@ fn diverged(device: u32) {
     let error =
         train_steps(&mut backend, &settings(1, 2), Cursor::default(), 99, false).unwrap_err();
     assert!(matches!(error, Error::Diverged { epoch: 0, step: 0, .. }), "{error}");
+}
+
+/// The backend stores images and weights of the first convolution with channels that are zeros. Without eps, LAMB would divide
+/// zero by zero there, and the NaN would reach all logits.
+fn added_channels(device: u32) {
+    let (mut training, mut backend) = (settings(1, 2), one(device));
+    (training.optimizer.eps, training.drop_path) = (0.0, 0.0);
+    let mut state = backend.state().unwrap();
+    // At its initial value, the last scale of a block is zero, and so are the gradients before it.
+    for tensor in state.model.values_mut().filter(|tensor| tensor.shape.len() == 1) {
+        tensor.values.iter_mut().filter(|value| **value == 0.0).for_each(|value| *value = 0.5);
+    }
+    backend.load(&state).unwrap();
+    let (reports, end) = whole(&mut backend, &training);
+    assert!(reports.iter().all(|report| report.loss.is_finite()), "{reports:?}");
+    let [first, last] = [&state, &end].map(|state| &state.model["conv1.weight"].values);
+    assert!(last.iter().all(|value| value.is_finite()));
+    assert!(first.iter().zip(last).all(|(first, last)| first != last), "not all are trained");
 }
 
 /// Trains with one thread and one GPU per rank, and checks that all ranks end with the same state.

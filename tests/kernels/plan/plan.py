@@ -211,7 +211,7 @@ def main():
         table(convs, devices, "--knobs" in sys.argv)
         print()
     print(STEM.format(eight=BATCH * 230 * 230 * 8 * 2 / 1e6))
-    wider = {resnet50.Conv(resnet50.Shape(230, 230, channels), stem.y, 7, 2, 0, first=True): 1 for channels in [4, 8]}
+    wider = {resnet50.Conv(resnet50.Shape(230, 230, channels), stem.y, 7, 2, 0, first=True): 1 for channels in [3, 4]}
     table(wider, devices, "--knobs" in sys.argv)
     print()
     print(STATISTICS)
@@ -248,11 +248,11 @@ large, or not supported.
 """
 
 STEM = """\
-## The stem with more channels
+## The stem with fewer channels
 
-The images have 3 channels: 6 bytes a pixel, which no 16-byte access fits. The backward filter's workspace is about the
-size of the images with 8 channels ({eight:.0f} MB): presumably they are copied there first. With zeros as a 4th channel, or as
-5 more (224 pixels):
+Images have 3 channels: 6 bytes a pixel in bf16, which no 16-byte access fits. The trainer adds 5 channels of zeros.
+Without them, or with only one, the backward filter's workspace would be about the size of the images with 8 channels
+({eight:.0f} MB): presumably they would be copied there first (224 pixels):
 """
 
 STATISTICS = """\

@@ -14,6 +14,7 @@
 //! communicator.rs      notices that a rank is lost, and ends the exchanges
 //! nccl.rs              the functions of NCCL
 //! report.rs            downloads losses and gradient norms
+//! stem.rs              images with more than three channels
 //! state.rs             tensors by timm's names, to the GPU and back
 //! transfer.rs          uploads to the GPU
 //! measure.rs           what measurements of single operations need
@@ -39,6 +40,7 @@ mod memory_map;
 mod nccl;
 mod report;
 mod state;
+mod stem;
 mod transfer;
 
 pub(crate) use config::LIBRARIES;
@@ -117,8 +119,8 @@ impl CudaBackend {
     /// When the GPU does not have enough memory, or a library is missing.
     pub fn new(cuda: CudaConfig, config: BackendConfig) -> Result<Self, Error> {
         let BackendConfig { train_graph, batch, eval_graph, eval_batch, mean, std } = config;
-        let training = MemoryPlan::training(train_graph, batch);
-        let inference = MemoryPlan::inference(eval_graph, eval_batch);
+        let training = MemoryPlan::training(stem::widen_images(train_graph), batch);
+        let inference = MemoryPlan::inference(stem::widen_images(eval_graph), eval_batch);
         let device = &cuda.device;
         device.require(&LIBRARIES)?;
         let kernels = Kernels::compile(device, cuda.precision)?;

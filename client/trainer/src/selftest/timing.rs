@@ -119,9 +119,9 @@ fn cost(graph: &Graph, op: &Op, samples: usize) -> (f64, f64) {
             (times * (bytes(x) + bytes(y) + 2.0 * conv.weights() as f64), times * products)
         }
         // Forward reads x twice and writes y. Backward reads x and dy twice and writes dx. With a residual,
-        // forward reads it, and backward reads y and writes dy.
+        // forward reads it and writes one bit per value, and backward reads the bits and writes dy.
         Op::BatchNorm { residual, .. } => {
-            (bytes(x) * if residual.is_some() { 11.0 } else { 8.0 }, 0.0)
+            (bytes(x) * if residual.is_some() { 10.125 } else { 8.0 }, 0.0)
         }
         // One byte per output stores which input was the maximum.
         Op::MaxPool { .. } => (2.0 * (bytes(x) + 1.5 * bytes(y)), 0.0),

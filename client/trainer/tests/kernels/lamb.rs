@@ -24,18 +24,31 @@ pub(crate) const TESTS: &[Test] = &[
     ("store_scalars", [scalars::<u16>, scalars::<f16>, scalars::<f32>]),
 ];
 
-/// Lengths of the tensors: one value, about eight and sixteen, several rounds of a block, several chunks.
-const SIZES: [usize; 9] = [1, 7, 8, 9, 16, 17, 3000, CHUNK, 2 * CHUNK + 5];
+/// Lengths of the tensors: one value, about eight and sixteen, several rounds of a block, several chunks. Of each eight values, the
+/// second number exists; that is all but for the stem.
+const SIZES: [(usize, usize); 11] = [
+    (1, 8),
+    (7, 8),
+    (8, 8),
+    (9, 8),
+    (16, 8),
+    (17, 8),
+    (40, 3),
+    (3000, 8),
+    (CHUNK, 8),
+    (2 * CHUNK + 5, 8),
+    (CHUNK + 16, 3),
+];
 
 /// Consecutive tensors, each at a multiple of 16, their chunks, and the total length.
 fn tensors_and_chunks() -> (Vec<Tensor>, Vec<Chunk>, usize) {
     let (mut tensors, mut chunks, mut start) = (Vec::new(), Vec::new(), 0);
-    for (tensor, size) in SIZES.into_iter().enumerate() {
+    for (tensor, (size, existing)) in SIZES.into_iter().enumerate() {
         let decays = tensor % 3 != 1;
         let first = chunks.len();
         for begin in (0..size).step_by(CHUNK) {
             let length = CHUNK.min(size - begin);
-            chunks.push(Chunk { start: start + begin, length, tensor, decays });
+            chunks.push(Chunk { start: start + begin, length, tensor, decays, existing });
         }
         tensors.push(Tensor { first, chunks: chunks.len() - first, adapts: decays });
         start += size.next_multiple_of(16);
@@ -49,14 +62,18 @@ fn filled(seed: usize) -> Vec<f32> {
     let (numbers, mut filled) = (numbers(all, seed), vec![0.0; all]);
     for chunk in chunks {
         let range = chunk.start..chunk.start + chunk.length;
-        filled[range.clone()].copy_from_slice(&numbers[range]);
+        filled[range.clone()].copy_from_slice(&numbers[range.clone()]);
+        for eight in filled[range].chunks_mut(8).filter(|eight| eight.len() == 8) {
+            eight[chunk.existing..].fill(0.0);
+        }
     }
     filled
 }
 
 /// Chunks as the kernels read them.
 fn chunk_words(chunks: &[Chunk]) -> Vec<[u32; 4]> {
-    let words = |chunk: &Chunk| [chunk.start, chunk.length, chunk.tensor, chunk.decays.into()];
+    let flags = |chunk: &Chunk| usize::from(chunk.decays) | chunk.existing << 16;
+    let words = |chunk: &Chunk| [chunk.start, chunk.length, chunk.tensor, flags(chunk)];
     chunks.iter().map(|chunk| words(chunk).map(|word| u32::try_from(word).unwrap())).collect()
 }
 

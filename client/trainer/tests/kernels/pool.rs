@@ -6,7 +6,7 @@ use libtest_mimic::Failed;
 use crate::data::{noise, numbers, room, stored, with_infinities};
 use crate::rig::{Case, Format, Rig, Test, args};
 use crate::twin::THREADS;
-use crate::twin::pool::{self as twin, Entry, Pool};
+use crate::twin::pool::{self as twin, Entry, IMAGE_CHANNELS, Pool};
 
 pub(crate) const TESTS: &[Test] = &[
     ("max_pool", [max::<u16>, max::<f16>, max::<f32>]),
@@ -170,41 +170,41 @@ fn shortcut_backward<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Sizes of images with their padding, and the number of padded values.
+/// Sizes of images with their padding, and the number of padded pixels.
 fn entries() -> impl Iterator<Item = (Entry, usize)> {
     [[1, 1, 1, 0], [1, 1, 1, 1], [2, 2, 3, 3], [3, 4, 4, 0], [1, 7, 5, 1], [2, 11, 16, 3]]
         .into_iter()
         .map(|[images, height, width, pad]| {
-            let all = images * (height + 2 * pad) * (width + 2 * pad) * 3;
-            (Entry { images, height, width, pad }, all)
+            let pixels = images * (height + 2 * pad) * (width + 2 * pad);
+            (Entry { images, height, width, pad }, pixels)
         })
 }
 
 fn bytes<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
     let table = numbers(3 * 256, 1);
-    for (entry, all) in entries() {
+    for (entry, pixels) in entries() {
         let mut noise = noise(2);
         let count = entry.images * entry.height * entry.width * 3;
         let from: Vec<u8> = (0..count).map(|_| noise().to_le_bytes()[3]).collect();
-        let mut x = room::<S>(all);
+        let mut x = room::<S>(pixels * IMAGE_CHANNELS);
         twin::images_bytes(entry, &from, &table, &mut x);
         let mut case = Case::default();
         let (from, table, x) = (case.kept(&from), case.kept(&table), case.written(&x));
-        let args = args![from, table, x, entry.height, entry.width, entry.pad, all];
-        rig.run::<S>(&case, |k| &k.images_bytes, blocks::<S>(1, all), args)?;
+        let args = args![from, table, x, entry.height, entry.width, entry.pad, pixels];
+        rig.run::<S>(&case, |k| &k.images_bytes, [pixels.div_ceil(THREADS), 1], args)?;
     }
     Ok(())
 }
 
 fn floats<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
-    for (entry, all) in entries() {
+    for (entry, pixels) in entries() {
         let from = with_infinities(entry.images * entry.height * entry.width * 3, 1);
-        let mut x = room::<S>(all);
+        let mut x = room::<S>(pixels * IMAGE_CHANNELS);
         twin::images_floats(entry, &from, &mut x);
         let mut case = Case::default();
         let (from, x) = (case.kept(&from), case.written(&x));
-        let args = args![from, x, entry.height, entry.width, entry.pad, all];
-        rig.run::<S>(&case, |k| &k.images_floats, blocks::<S>(1, all), args)?;
+        let args = args![from, x, entry.height, entry.width, entry.pad, pixels];
+        rig.run::<S>(&case, |k| &k.images_floats, [pixels.div_ceil(THREADS), 1], args)?;
     }
     Ok(())
 }

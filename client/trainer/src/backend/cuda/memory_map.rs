@@ -8,13 +8,14 @@ use forebay_types::Rank;
 use super::Precision;
 use super::launch::scalars;
 use crate::loss_scaler;
+use super::stem::{IMAGE_CHANNELS, input_channels};
 use crate::memory::MemoryPlan;
 use crate::model::{Graph, Op};
 
 /// Parameters per chunk of the optimizer, the same as in lamb.cu.
 pub(super) const CHUNK: usize = 8192;
 
-/// Maximum number of blocks that batch norm divides a tensor into, and so of chunks of rows over which it sums. An A100
+/// Maximum number of blocks that batch norm divides a tensor into, and so of chunks over which it sums. An A100
 /// runs all of them at once: four on each of its 108 multiprocessors. So do an H100 and an H200, three or four on each of 132.
 /// The number is the same on every GPU, because the order of additions depends on it.
 pub(super) const NORM_BLOCKS: usize = 432;
@@ -108,6 +109,8 @@ pub(super) struct MemoryMap {
     pub(super) own_statistics: usize,
     /// Range of each parameter, in values.
     pub(super) parameter_ranges: Vec<Range<usize>>,
+    /// For each parameter, its number of input channels in timm's shape and as stored.
+    pub(super) input_channels: Vec<[usize; 2]>,
     /// Range of each batch norm's running means and variances, in values.
     pub(super) running_ranges: Vec<Range<usize>>,
     /// Length of all parameters, in values.
@@ -166,7 +169,10 @@ impl MemoryMap {
         rank: Rank,
     ) -> Self {
         let graph = &plans[0].graph;
-        let parameter_lens = graph.parameters.iter().map(|p| p.shape.iter().product());
+        let input_channels = input_channels(graph);
+        let parameter_lens = graph.parameters.iter().zip(&input_channels);
+        let parameter_lens = parameter_lens
+            .map(|(p, [inputs, stored])| p.shape.iter().product::<usize>() / inputs * stored);
         let (parameter_ranges, parameters_len) = consecutive_ranges(parameter_lens);
         let running_lens = graph.norms.iter().map(|n| 2 * n.channels);
         let (running_ranges, running_len) = consecutive_ranges(running_lens);
@@ -214,6 +220,7 @@ impl MemoryMap {
             classes: graph.classes,
             own_statistics: rank.rank as usize * running_len,
             parameter_ranges,
+            input_channels,
             running_ranges,
             parameters_len,
             running_len,
@@ -223,12 +230,17 @@ impl MemoryMap {
     /// The contents of `chunks` and `tensors`.
     pub(super) fn optimizer_tables(&self, graph: &Graph) -> (Vec<u8>, Vec<u8>) {
         let (mut chunks, mut tensors): (Vec<[u32; 4]>, Vec<[u32; 4]>) = (Vec::new(), Vec::new());
-        for (range, parameter) in self.parameter_ranges.iter().zip(&graph.parameters) {
+        let parameters = graph.parameters.iter().zip(&self.input_channels);
+        for (range, (parameter, [inputs, stored])) in self.parameter_ranges.iter().zip(parameters) {
+            // Of each eight values, those that exist.
+            let existing = if inputs == stored { 8 } else { *inputs };
+            assert!(inputs == stored || *stored == IMAGE_CHANNELS, "{}", parameter.name);
             let (tensor, decays) = (to_u32(tensors.len()), u32::from(parameter.kind.decays()));
             let first = to_u32(chunks.len());
             for start in range.clone().step_by(CHUNK) {
                 let length = CHUNK.min(range.end - start);
-                chunks.push([to_u32(start), to_u32(length), tensor, decays]);
+                let flags = decays | to_u32(existing) << 16;
+                chunks.push([to_u32(start), to_u32(length), tensor, flags]);
             }
             tensors.push([first, to_u32(chunks.len()) - first, decays, 0]);
         }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use forebay::gpu::{DeviceError, Pinned};
 use half::f16;
 
+use super::stem::IMAGE_CHANNELS;
 use super::transfer::{upload, upload_f32s};
 use super::{CudaBackend, PassConfig, Precision};
 use crate::loss_scaler::LossScaler;
@@ -12,8 +13,8 @@ use crate::model::{Parameter, TensorId};
 use crate::state::{StateDict, Tensor, TrainState};
 
 /// For each value of a parameter in timm's layout, its index in the backend's layout, in which
-/// convolutions have their input channels last.
-fn layout(parameter: &Parameter) -> impl Iterator<Item = usize> + '_ {
+/// convolutions have their input channels last, and `stored` of them.
+fn layout(parameter: &Parameter, stored: usize) -> impl Iterator<Item = usize> + '_ {
     let numbers: usize = parameter.shape.iter().product();
     let (inputs, taps) = match parameter.shape[..] {
         [_, inputs, height, width] => (inputs, height * width),
@@ -21,7 +22,7 @@ fn layout(parameter: &Parameter) -> impl Iterator<Item = usize> + '_ {
     };
     (0..numbers).map(move |i| {
         let (output, input, tap) = (i / (inputs * taps), i / taps % inputs, i % taps);
-        (output * taps + tap) * inputs + input
+        (output * taps + tap) * stored + input
     })
 }
 
@@ -69,9 +70,13 @@ impl CudaBackend {
         Ok(floats(&self.bytes(range)?))
     }
 
+    fn layout(&self, index: usize) -> impl Iterator<Item = usize> + '_ {
+        layout(&self.training.graph.parameters[index], self.memory.input_channels[index][1])
+    }
+
     fn read(&self, numbers: &[f32], index: usize) -> Vec<f32> {
         let stored = &numbers[self.memory.parameter_ranges[index].clone()];
-        layout(&self.training.graph.parameters[index]).map(|i| stored[i]).collect()
+        self.layout(index).map(|i| stored[i]).collect()
     }
 
     /// The values of a parameter in timm's layout.
@@ -126,7 +131,7 @@ impl CudaBackend {
         upload_f32s(&self.config.device, &self.lane, &self.memory.logits, logits)
     }
 
-    /// The values of a tensor, valid between its first and its last use.
+    /// The values of a tensor, valid between its first and its last use. Of the images, those of their three channels.
     ///
     /// # Errors
     /// When the GPU fails.
@@ -137,7 +142,12 @@ impl CudaBackend {
             let start = self.memory.logits.start;
             return self.get(&(start..start + numbers * 4));
         }
-        self.stored(plan.values[tensor].start, numbers)
+        let values = self.stored(plan.values[tensor].start, numbers)?;
+        if tensor > 0 {
+            return Ok(values);
+        }
+        let pixels = values.chunks_exact(IMAGE_CHANNELS);
+        Ok(pixels.flat_map(|pixel| pixel[..3].iter().copied()).collect())
     }
 
     /// The gradient of a tensor, valid between its first and its last use.
@@ -201,7 +211,7 @@ impl CudaBackend {
     pub fn set_gradient(&mut self, index: usize, gradient: &[f32]) -> Result<(), DeviceError> {
         let range = self.memory.parameter_ranges[index].clone();
         let mut stored = vec![0.0; range.len()];
-        for (i, number) in layout(&self.training.graph.parameters[index]).zip(gradient) {
+        for (i, number) in self.layout(index).zip(gradient) {
             stored[i] = *number;
         }
         let start = self.memory.gradients.start;
@@ -290,9 +300,11 @@ impl CudaBackend {
     ) -> Result<(), DeviceError> {
         let (graph, m, device) = (&self.training.graph, &self.memory, &self.config.device);
         let mut numbers = vec![0.0; m.parameters_len];
-        for (parameter, range) in graph.parameters.iter().zip(&m.parameter_ranges) {
+        for (index, (parameter, range)) in
+            graph.parameters.iter().zip(&m.parameter_ranges).enumerate()
+        {
             let to = &mut numbers[range.clone()];
-            for (i, number) in layout(parameter).zip(&tensors[&parameter.name].values) {
+            for (i, number) in self.layout(index).zip(&tensors[&parameter.name].values) {
                 to[i] = *number;
             }
         }

@@ -31,7 +31,7 @@ fn fixture() -> Fixture {
         tensors.push(Tensor { first: chunks.len(), chunks: size.div_ceil(CHUNK), adapts: decays });
         chunks.extend((0..size).step_by(CHUNK).map(|begin| {
             let length = CHUNK.min(size - begin);
-            Chunk { start: start + begin, length, tensor, decays }
+            Chunk { start: start + begin, length, tensor, decays, existing: 8 }
         }));
         end = (start + size).next_multiple_of(16);
     }

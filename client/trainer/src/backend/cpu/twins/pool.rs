@@ -1,8 +1,8 @@
 //! The twin of pool.cu.
 
 use super::twin::pool::{
-    Entry, Pool, images_bytes, images_floats, max_pool, max_pool_backward, mean_pool,
-    mean_pool_backward, shortcut, shortcut_backward,
+    Entry, IMAGE_CHANNELS, Pool, images_bytes, images_floats, max_pool, max_pool_backward,
+    mean_pool, mean_pool_backward, shortcut, shortcut_backward,
 };
 use super::{bits, numbers};
 use crate::backend::cpu::pool as cpu;
@@ -77,6 +77,16 @@ fn shortcuts_match_the_cpu() {
     }
 }
 
+/// Computes images as the twin stores them, and takes their three channels. All others must be zero.
+fn rgb(x: &mut [f32], twin: impl FnOnce(&mut [f32])) {
+    let mut wide = vec![9.0; x.len() / 3 * IMAGE_CHANNELS];
+    twin(&mut wide);
+    for (x, wide) in x.chunks_mut(3).zip(wide.chunks(IMAGE_CHANNELS)) {
+        x.copy_from_slice(&wide[..3]);
+        assert_eq!(wide[3..], [0.0; IMAGE_CHANNELS - 3]);
+    }
+}
+
 #[test]
 fn copied_images_match_the_cpu() {
     let table = numbers(3 * 256, 1);
@@ -88,7 +98,7 @@ fn copied_images_match_the_cpu() {
         let count = images * padded.elements();
         both(
             count,
-            |x| images_bytes(entry, &bytes, &table, x),
+            |x| rgb(x, |wide| images_bytes(entry, &bytes, &table, wide)),
             |x| {
                 let number = |byte: u8, channel: usize| table[channel * 256 + usize::from(byte)];
                 cpu::images(padded, pad, &bytes, number, x);
@@ -96,7 +106,7 @@ fn copied_images_match_the_cpu() {
         );
         both(
             count,
-            |x| images_floats(entry, &floats, x),
+            |x| rgb(x, |wide| images_floats(entry, &floats, wide)),
             |x| cpu::images(padded, pad, &floats, |x, _| x, x),
         );
     }

@@ -10,7 +10,11 @@ struct alignas(16) Chunk {
   unsigned start;   // index of its first value
   unsigned length;  // number of values, without padding
   unsigned tensor;
-  unsigned decays;
+  unsigned flags;
+
+  __device__ bool decays() const { return flags & 1; }
+  // Of each eight values, those that exist. The rest are zeros.
+  __device__ unsigned existing() const { return flags >> 16; }
 };
 
 struct Eight {
@@ -137,7 +141,7 @@ extern "C" __global__ void __launch_bounds__(256)
   if (scaler->skip) return;
   Chunk chunk = chunks[blockIdx.x];
   float correction1 = corrections[0], correction2 = corrections[1];
-  float divide = *clip, own_decay = chunk.decays ? decay : 0.0f, weights = 0.0f, update = 0.0f;
+  float divide = *clip, own_decay = chunk.decays() ? decay : 0.0f, weights = 0.0f, update = 0.0f;
   for (unsigned in = threadIdx.x * 8; in < chunk.length; in += THREADS * 8) {
     unsigned at = chunk.start + in;
     Eight p = load_eight(parameter + at), g = load_eight(gradient + at);
@@ -150,7 +154,7 @@ extern "C" __global__ void __launch_bounds__(256)
       float root = sqrtf(s.at[k]) / correction2 + eps;
       float direction = m.at[k] / correction1 / root + own_decay * p.at[k];
       // The padding stays zero, even if eps is 0 and the quotient NaN.
-      g.at[k] = in + k < chunk.length ? direction : 0.0f;
+      g.at[k] = in + k < chunk.length && k < chunk.existing() ? direction : 0.0f;
       weights += p.at[k] * p.at[k];
       update += g.at[k] * g.at[k];
     }

@@ -174,66 +174,56 @@ extern "C" __global__ void __launch_bounds__(256)
   store(dx + Offset(own.pixel) * channels + group.first, values, group.count, group.wide);
 }
 
-// Iterates over the values of padded RGB images.
-struct Walk {
-  unsigned rows, row_len, pad;  // rows and values per row with padding, and the padding in pixels
-  unsigned height, width;       // rows and values per row without padding
-  unsigned image, row, column;  // the current position
+// Channels of the first tensor: three of the images, the rest zeros. See backend/cuda/stem.rs.
+constexpr unsigned IMAGE_CHANNELS = 8;
 
-  __device__ Walk(unsigned height, unsigned width, unsigned pad, unsigned index)
-      : rows(height + 2 * pad), row_len((width + 2 * pad) * 3), pad(pad), height(height),
-        width(width * 3) {
-    column = index % row_len;
-    row = index / row_len % rows;
-    image = index / row_len / rows;
-  }
+// The index of the unpadded pixel at a padded one, counted over all images; or NONE in the padding.
+constexpr unsigned NONE = ~0u;
 
-  __device__ bool inside() const { return row - pad < height && column - pad * 3 < width; }
+__device__ unsigned unpadded(unsigned pixel, unsigned height, unsigned width, unsigned pad) {
+  unsigned padded_width = width + 2 * pad, padded_height = height + 2 * pad;
+  // In the padding on the left or above, these wrap around.
+  unsigned column = pixel % padded_width - pad, row = pixel / padded_width % padded_height - pad;
+  unsigned image = pixel / padded_width / padded_height;
+  return row < height && column < width ? (image * height + row) * width + column : NONE;
+}
 
-  __device__ unsigned source() const {
-    return (image * height + row - pad) * width + column - pad * 3;
-  }
-
-  __device__ void step() {
-    if (++column < row_len) return;
-    column = 0;
-    if (++row < rows) return;
-    row = 0;
-    ++image;
-  }
-};
-
-// Copies bytes into the first tensor, padded with zeros. `table` has the value of each byte of each channel, and `len` is the
-// number of values of all images.
-extern "C" __global__ void __launch_bounds__(256)
-    images_bytes(const unsigned char *from, const float *table, Stored *x, unsigned height,
-                 unsigned width, unsigned pad, unsigned len) {
-  unsigned first = (blockIdx.x * THREADS + threadIdx.x) * WIDE;
-  if (first >= len) return;
-  Walk walk(height, width, pad, first);
-  Pack values = zeros();
+// Stores all channels of a pixel, of which `rgb` has the first.
+__device__ void store_pixel(Stored *x, unsigned pixel, const Pack &rgb) {
+  x += Offset(pixel) * IMAGE_CHANNELS;
+  store16(x, rgb);
 #pragma unroll
-  for (unsigned k = 0; k < WIDE; ++k) {
-    if (first + k < len && walk.inside()) {
-      values.at[k] = table[walk.column % 3 * 256 + from[walk.source()]];
-    }
-    walk.step();
+  for (unsigned k = WIDE; k < IMAGE_CHANNELS; k += WIDE) store16(x + k, zeros());
+}
+
+// Copies bytes into the first tensor, padded with zeros. `table` has the value of each byte of each channel, and `pixels` is the
+// number of padded pixels of all images.
+extern "C" __global__ void __launch_bounds__(256)
+    images_bytes(const unsigned char *__restrict__ from, const float *__restrict__ table,
+                 Stored *__restrict__ x, unsigned height, unsigned width, unsigned pad,
+                 unsigned pixels) {
+  unsigned pixel = blockIdx.x * THREADS + threadIdx.x;
+  if (pixel >= pixels) return;
+  unsigned source = unpadded(pixel, height, width, pad);
+  Pack rgb = zeros();
+#pragma unroll
+  for (unsigned k = 0; k < 3; ++k) {
+    if (source != NONE) rgb.at[k] = table[k * 256 + from[Offset(source) * 3 + k]];
   }
-  store(x + first, values, min(WIDE, len - first), len - first >= WIDE);
+  store_pixel(x, pixel, rgb);
 }
 
 // Copies normalized values into the first tensor, padded with zeros.
 extern "C" __global__ void __launch_bounds__(256)
-    images_floats(const float *from, Stored *x, unsigned height, unsigned width, unsigned pad,
-                  unsigned len) {
-  unsigned first = (blockIdx.x * THREADS + threadIdx.x) * WIDE;
-  if (first >= len) return;
-  Walk walk(height, width, pad, first);
-  Pack values = zeros();
+    images_floats(const float *__restrict__ from, Stored *__restrict__ x, unsigned height,
+                  unsigned width, unsigned pad, unsigned pixels) {
+  unsigned pixel = blockIdx.x * THREADS + threadIdx.x;
+  if (pixel >= pixels) return;
+  unsigned source = unpadded(pixel, height, width, pad);
+  Pack rgb = zeros();
 #pragma unroll
-  for (unsigned k = 0; k < WIDE; ++k) {
-    if (first + k < len && walk.inside()) values.at[k] = from[walk.source()];
-    walk.step();
+  for (unsigned k = 0; k < 3; ++k) {
+    if (source != NONE) rgb.at[k] = from[Offset(source) * 3 + k];
   }
-  store(x + first, values, min(WIDE, len - first), len - first >= WIDE);
+  store_pixel(x, pixel, rgb);
 }

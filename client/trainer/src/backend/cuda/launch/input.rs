@@ -31,17 +31,17 @@ impl Launcher<'_> {
         x: u64,
     ) -> Result<(), DeviceError> {
         let ((height, width), pad) = (graph.image, graph.pad);
-        let all = batch.samples() * graph.tensors[0].elements();
+        // A thread stores all channels of a pixel.
+        let padded = batch.samples() * graph.tensors[0].pixels();
         let pixels = Arg::Address(pixels);
-        let sizes = [height, width, pad, all].map(to_u32).map(u32_arg);
-        let [height, width, pad, all_arg] = sizes;
-        let items = all.div_ceil(self.values_per_thread());
+        let sizes = [height, width, pad, padded].map(to_u32).map(u32_arg);
+        let [height, width, pad, count] = sizes;
         if matches!(batch.pixels, Pixels::Floats(_)) {
-            let args = [pixels, Arg::Address(x), height, width, pad, all_arg];
-            return self.each(&self.kernels.images_floats, items, &args);
+            let args = [pixels, Arg::Address(x), height, width, pad, count];
+            return self.each(&self.kernels.images_floats, padded, &args);
         }
         let table = self.address(&self.memory.normalization, 0);
-        let args = [pixels, table, Arg::Address(x), height, width, pad, all_arg];
-        self.each(&self.kernels.images_bytes, items, &args)
+        let args = [pixels, table, Arg::Address(x), height, width, pad, count];
+        self.each(&self.kernels.images_bytes, padded, &args)
     }
 }

@@ -15,6 +15,8 @@ pub(crate) struct Chunk {
     pub(crate) length: usize,
     pub(crate) tensor: usize,
     pub(crate) decays: bool,
+    /// Of each eight values, the first that exist. The rest are zeros.
+    pub(crate) existing: usize,
 }
 
 impl Chunk {
@@ -154,7 +156,8 @@ pub(crate) fn lamb_direction(
             *square = args.beta2 * *square + args.one_minus_beta2 * now * now;
             let root = square.sqrt() / args.correction2 + args.eps;
             let direction = *mean / args.correction1 / root + own_decay * p;
-            let direction = if number < chunk.length { direction } else { 0.0 };
+            let exists = number < chunk.length && number % EIGHT < chunk.existing;
+            let direction = if exists { direction } else { 0.0 };
             weights[thread] += p * p;
             update[thread] += direction * direction;
             state.gradient[at] = direction;

@@ -111,6 +111,9 @@ pub(crate) fn shortcut_backward<S: Stored>(pool: Pool, dy: &[S], dx: &mut [S]) {
     }
 }
 
+/// Channels of the first tensor: three of the images, the rest zeros.
+pub(crate) const IMAGE_CHANNELS: usize = 8;
+
 /// Sizes of RGB images before padding.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
@@ -126,11 +129,11 @@ impl Entry {
         let pad = self.pad;
         let (height, width) = (self.height + 2 * pad, self.width + 2 * pad);
         for (at, [image, row, column, channel]) in
-            places([self.images, height, width, 3]).enumerate()
+            places([self.images, height, width, IMAGE_CHANNELS]).enumerate()
         {
             let inside = (pad..pad + self.height).contains(&row)
                 && (pad..pad + self.width).contains(&column);
-            x[at] = S::to_stored(if inside {
+            x[at] = S::to_stored(if inside && channel < 3 {
                 let pixel = (image * self.height + row - pad) * self.width + column - pad;
                 number(pixel * 3 + channel, channel)
             } else {
