@@ -24,8 +24,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("store_scalars", [scalars::<u16>, scalars::<f16>, scalars::<f32>]),
 ];
 
-/// Lengths of the tensors: one value, about eight and sixteen, several rounds of a block, several chunks. Of each eight values, the
-/// second number exists; that is all but for the stem.
+/// Lengths of the tensors: one value, about eight and sixteen, several rounds of a block, several chunks. Of each eight
+/// values, as many exist as the second number says: three in the stem, all in others.
 const SIZES: [(usize, usize); 11] = [
     (1, 8),
     (7, 8),

@@ -1,10 +1,11 @@
 //! The input of the first convolution, with more channels than images have.
 //!
-//! Three channels in bf16 are 6 bytes, and cuDNN reads 16 bytes at once. For the gradient of the weights it would first copy
-//! all images to 8 channels, which takes a workspace of 223 MB at batch 256 (docs/cudnn-plans.md). So images are stored with 8
-//! channels from the start, and so are the input channels of the weights, in all ranges that hold parameters. The added channels
-//! are zeros and stay zeros: their gradient is the sum of products with zeros, and LAMB leaves them alone. In f32 nothing is gained,
-//! but the layout is the same. Outside of this backend, images and weights have three channels.
+//! Three channels in bf16 are 6 bytes, and cuDNN reads 16 bytes at once. For the gradient of the weights it
+//! would first copy all images to 8 channels, which takes a workspace of 223 MB at batch 256 (docs/cudnn-
+//! plans.md). So images are stored with 8 channels from the start, and so are the input channels of the
+//! weights, in all ranges that hold parameters. The added channels are zeros and stay zeros: their gradient
+//! is the sum of products with zeros, and LAMB leaves them alone. In f32 nothing is gained, but the layout is
+//! the same. Outside of this backend, images and weights have three channels.
 
 use crate::model::{Graph, Op};
 

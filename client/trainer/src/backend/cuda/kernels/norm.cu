@@ -1,15 +1,16 @@
 // Batch norm, fused with stochastic depth, the residual sum and ReLU; forward and backward.
 //
-// x is a matrix with one row per pixel and one column per channel. A thread processes one group of 16 bytes of channels, so that
-// the constants of a channel stay in registers. A block has a tile of groups, and a number of lanes, each with a thread for every
-// group. A row belongs to one lane of one block. All lanes of all blocks together take consecutive rows, then the next ones, and so
-// on. The rows of a block are its chunk. Sums have two stages: over a chunk in f32, and over chunks in norm_finish and
-// norm_gradients in f64.
+// x is a matrix with one row per pixel and one column per channel. A thread processes one group of 16 bytes of
+// channels, so that the constants of a channel stay in registers. A block has a tile of groups, and a number of lanes,
+// each with a thread for every group. A row belongs to one lane of one block. All lanes of all blocks together take
+// consecutive rows, then the next ones, and so on. The rows of a block are its chunk. Sums have two stages: over a
+// chunk in f32, and over chunks in norm_finish and norm_gradients in f64.
 //
-// These kernels wait for memory, so a thread loads up to ROWS rows before it computes, and the registers of a multiprocessor
-// suffice for four blocks. launch/norm.rs chooses a number of blocks that all run at once, so that all walk through the tensor
-// together. When the first pass over it ends, the L2 cache still holds its end. So the second pass, norm_apply or norm_backward, goes
-// from the end to the beginning, where the convolution that comes next finds its input in the cache.
+// These kernels wait for memory, so a thread loads up to ROWS rows before it computes, and the registers of a
+// multiprocessor suffice for four blocks. launch/norm.rs chooses a number of blocks that all run at once, so that all
+// walk through the tensor together. When the first pass over it ends, the L2 cache still holds its end. So the second
+// pass, norm_apply or norm_backward, goes from the end to the beginning, where the convolution that comes next finds
+// its input in the cache.
 // Twin: backend/cuda/twin/norm.rs.
 
 constexpr double EPS = 1e-5;
