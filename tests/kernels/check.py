@@ -4,8 +4,8 @@
 - registers within budget.toml, which must name every kernel and no other
 - as many 16-byte loads and stores as budget.toml asks for, in the disassembly
 
-A file prelude.cuh comes before each .cu file of its folder. Files that know FOREBAY_F32 are compiled with it
-too, under the name "FILE with FOREBAY_F32".
+A file prelude.cuh comes before each .cu file of its folder. Files that know FOREBAY_F16 and FOREBAY_F32 are compiled
+with each of them too, under the name "FILE with FOREBAY_F16", for example.
 
 Called by run.sh. `--planted` checks instead that kernels with such faults are caught.
 """
@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 ARCHITECTURES = ["sm_80", "sm_90", "sm_100"]
 # The options of src/gpu/device.rs.
-WITH_F32 = " with FOREBAY_F32"
+PRECISIONS = ["FOREBAY_F16", "FOREBAY_F32"]
 OPTIONS = ["--fmad=false", "--std=c++17", "--ptxas-options=-v"]
 
 NVIDIA = next(Path(sys.prefix).glob("lib/python3*/site-packages/nvidia"))
@@ -41,8 +41,8 @@ def text(program, size_of, get):
 
 def compile(name, source, architecture):
     """Returns the compiler's log and the machine code, which is None after an error."""
-    if name.endswith(WITH_F32):
-        source = "#define FOREBAY_F32\n" + source
+    if " with " in name:
+        source = f"#define {name.rpartition(' ')[2]}\n{source}"
     program = ctypes.c_void_p()
     NVRTC.nvrtcCreateProgram(ctypes.byref(program), source.encode(), name.encode(), 0, None, None)
     options = [option.encode() for option in [*OPTIONS, f"--gpu-architecture={architecture}"]]
@@ -123,8 +123,9 @@ def kernel_sources():
         if prelude.exists():
             source = f"{prelude.read_text()}\n#line 1 \"{path.name}\"\n{source}"
         sources[name] = source
-        if "FOREBAY_F32" in source:
-            sources[name + WITH_F32] = source
+        for precision in PRECISIONS:
+            if precision in source:
+                sources[f"{name} with {precision}"] = source
     return sources
 
 

@@ -299,13 +299,12 @@ extern "C" __global__ void __launch_bounds__(256, 4)
           keep(slopes[k], passed[k]);
           store_cell(dy, slopes[k], row, group, channels);
         }
-        Pack values = unpack(loaded[k]), gradient = unpack(slopes[k]);
         float scale = scales != nullptr ? scales[row / pixels] : 1.0f;
 #pragma unroll
         for (unsigned i = 0; i < WIDE; ++i) {
-          float scaled = gradient.at[i] * scale;
+          float scaled = value_of(slopes[k], i) * scale;
           first.at[i] += scaled;
-          second.at[i] += scaled * (values.at[i] - mean.at[i]);
+          second.at[i] += scaled * (value_of(loaded[k], i) - mean.at[i]);
         }
       });
   add_lanes(sums, own, first, second, channels, tile, partial);

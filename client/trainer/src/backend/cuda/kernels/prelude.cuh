@@ -70,6 +70,11 @@ __device__ Packed with_first(Stored first, const Packed &packed) {
   return {{__float_as_uint(first), packed.words[0], packed.words[1], packed.words[2]}};
 }
 
+// The k-th value. One by one they take fewer registers than a Pack of all.
+__device__ float value_of(const Packed &packed, unsigned k) {
+  return __uint_as_float(packed.words[k]);
+}
+
 // The bits of the k-th value in its word.
 __device__ unsigned bits_of(unsigned) { return 0xffffffffu; }
 
@@ -149,6 +154,12 @@ __device__ Packed with_first(Stored first, const Packed &packed) {
   const unsigned *words = packed.words;
   return {{first | words[0] << 16, words[0] >> 16 | words[1] << 16,
            words[1] >> 16 | words[2] << 16, words[2] >> 16 | words[3] << 16}};
+}
+
+// The k-th value. One by one they take fewer registers than a Pack of all.
+__device__ float value_of(const Packed &packed, unsigned k) {
+  unsigned word = packed.words[k / 2];
+  return k % 2 ? high_of(word) : low_of(word);
 }
 
 // The bits of the k-th value in its word.
