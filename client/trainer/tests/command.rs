@@ -19,6 +19,7 @@ fn trainer(folder: &Path, out: &str, more: &[&str]) -> Output {
         .current_dir(folder)
         .env("FOREBAY_DEVICE", device)
         .env("LOCAL_RANK", "99")
+        .env("FOREBAY_CONV_PLAN_CACHE", folder.join("plans"))
         .args(["train", "--replay", "dump", "--model", "resnet20", "--recipe", "a3"])
         .args(epochs)
         .args([

@@ -57,6 +57,7 @@ impl Folder {
         // Tests may run on GPUs or their stand-in, one per rank.
         if std::env::var_os("FOREBAY_TEST_DEVICE").is_some() {
             command.args(["--device", "cuda"]);
+            command.arg("--conv-plan-cache").arg(self.at("plans"));
         }
         command
     }

@@ -87,6 +87,11 @@ impl Descriptor {
         unsafe { self.api.set(self.raw, name, Type::CUDNN_TYPE_BACKEND_DESCRIPTOR, &raw) }
     }
 
+    /// Keeps a descriptor to which this one may refer by way of another one, which cuDNN filled.
+    pub(super) fn keep(&mut self, other: &Rc<Self>) {
+        self.kept.push(Rc::clone(other));
+    }
+
     /// Reads an attribute of one whole number.
     pub(super) fn number(&self, name: Name) -> Result<i64, Refusal> {
         let mut number = [0_i64];

@@ -68,7 +68,7 @@ impl Planner<'_> {
                 Vec::new()
             });
             for config in configs {
-                let plan = match self.plan(&config) {
+                let plan = match self.plan(&graph, &config) {
                     Ok(plan) => plan,
                     Err(refusal) => {
                         offers.push(refusal.to_string());
@@ -101,7 +101,8 @@ impl Planner<'_> {
         let graph = self.operation_graph(case)?;
         let engine =
             Descriptor::build(self.api, Kind::CUDNN_BACKEND_ENGINE_DESCRIPTOR, |engine| {
-                engine.descriptors(Name::CUDNN_ATTR_ENGINE_OPERATION_GRAPH, &[graph])?;
+                engine
+                    .descriptors(Name::CUDNN_ATTR_ENGINE_OPERATION_GRAPH, &[Rc::clone(&graph)])?;
                 engine.numbers(Name::CUDNN_ATTR_ENGINE_GLOBAL_INDEX, &[choice.engine])
             })?;
         let knobs = choice.knobs.iter().map(|(knob, value)| {
@@ -120,7 +121,7 @@ impl Planner<'_> {
                 }
                 config.descriptors(Name::CUDNN_ATTR_ENGINECFG_KNOB_CHOICES, &knobs)
             })?;
-        self.plan(&config)
+        self.plan(&graph, &config)
     }
 
     /// The configurations that the heuristics propose, best first.
@@ -137,13 +138,14 @@ impl Planner<'_> {
     }
 
     /// The plan of a configuration, if its arithmetic is suitable and cuDNN supports it.
-    fn plan(&self, config: &Rc<Descriptor>) -> Result<GraphPlan, Refusal> {
+    fn plan(&self, graph: &Rc<Descriptor>, config: &Rc<Descriptor>) -> Result<GraphPlan, Refusal> {
         let (choice, notes) = read(config)?;
         if let Some(reason) = unsuitable(&notes, self.precision) {
             return Err(Refusal(format!("{choice}: {reason}")));
         }
         let plan =
             Descriptor::build(self.api, Kind::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, |plan| {
+                plan.keep(graph);
                 plan.handle(Name::CUDNN_ATTR_EXECUTION_PLAN_HANDLE, self.handle)?;
                 let config = Rc::clone(config);
                 plan.descriptors(Name::CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, &[config])

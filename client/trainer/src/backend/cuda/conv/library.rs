@@ -27,10 +27,19 @@ impl Handle {
         Ok(Self { device: number, raw })
     }
 
-    /// Runs all further convolutions on a lane, which must be dropped after this handle or be replaced before.
+    /// Runs all further convolutions on a lane, which must be dropped after this handle or be detached before.
     pub(super) fn attach(&self, lane: &Lane) -> Result<(), DeviceError> {
-        // SAFETY: a live handle and stream; the caller drops the lane later or attaches another one.
-        let set = unsafe { dnn::set_stream(self.raw, lane.stream().cu_stream().cast()) };
+        self.set_stream(lane.stream().cu_stream().cast())
+    }
+
+    /// Forgets the lane. Nothing may be executed until another one is attached.
+    pub(super) fn detach(&self) -> Result<(), DeviceError> {
+        self.set_stream(std::ptr::null_mut())
+    }
+
+    fn set_stream(&self, stream: sys::cudaStream_t) -> Result<(), DeviceError> {
+        // SAFETY: a live handle, and no stream or that of a lane that the caller keeps as long as it is attached.
+        let set = unsafe { dnn::set_stream(self.raw, stream) };
         set.map_err(|e| self.error("cudnnSetStream", &e))
     }
 

@@ -40,6 +40,8 @@ pub(super) fn measure(
         let time = |plan: &mut GraphPlan| time(&lane, handle, plan, (operands, workspace));
         times.push(plans.iter_mut().map(time).collect());
     }
+    // The lane and its stream are dropped here.
+    handle.detach()?;
     lane.wait()?;
     Ok(times)
 }
