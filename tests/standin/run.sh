@@ -2,29 +2,31 @@
 # Runs a command with the stand-in in place of libcuda, libnvrtc, libcudnn, libcublas and libnccl, under the names that they have on
 # a machine with CUDA 13:
 #
-#   tests/standin/run.sh [--ptx] [--matrix | --schedules] COMMAND...
+#   tests/standin/run.sh [--ptx] [--matrix | --schedules | --orders] COMMAND...
 #
 # --ptx     interprets the PTX of the real NVRTC, which is installed from PyPI into FOREBAY_NVRTC,
 #           ~/.cache/forebay/nvrtc by default. Exit code 77 means that PyPI could not be reached.
 # --matrix  runs the command ten times: work lazily, eagerly and in the orders of three seeds; threads forward and in reverse.
 #           The first run that fails ends the command.
 # --schedules  the five of these with threads forward.
+# --orders  the two of these with work run lazily, for single kernels.
 #
 # FOREBAY_STANDIN_* variables configure a single run by hand; src/config.rs lists all of them.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 target=${CARGO_TARGET_DIR:-$root/target}
-ptx= matrix=
+ptx= matrix= schedules="lazy eager 1 2 3"
 while [ $# -gt 0 ]; do
   case $1 in
     --ptx) ptx=1 ;;
     --matrix) matrix="forward reverse" ;;
     --schedules) matrix=forward ;;
+    --orders) matrix="forward reverse" schedules=lazy ;;
     *) break ;;
   esac
   shift
 done
-[ $# -gt 0 ] || { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
 (cd "$root" && cargo build --quiet --locked -p forebay-standin)
 libraries=$target/standin/${ptx:+ptx-}lib
@@ -62,7 +64,7 @@ export FOREBAY_STANDIN_CACHE=${FOREBAY_STANDIN_CACHE:-$target/standin/kernels}
 
 [ -n "$matrix" ] || exec "$@"
 for order in $matrix; do
-  for schedule in lazy eager 1 2 3; do
+  for schedule in $schedules; do
     echo "run.sh: FOREBAY_STANDIN_SCHED=$schedule FOREBAY_STANDIN_ORDER=$order" >&2
     FOREBAY_STANDIN_SCHED=$schedule FOREBAY_STANDIN_ORDER=$order "$@"
   done
