@@ -1,7 +1,7 @@
 //! The real NVRTC, to which the stand-in's functions forward if `FOREBAY_STANDIN_NVRTC` names its file.
 
 use std::ffi::{CStr, CString, c_void};
-use std::ptr::{NonNull, null_mut};
+use std::ptr::NonNull;
 use std::sync::OnceLock;
 
 use crate::config::Config;
@@ -25,7 +25,7 @@ fn open() -> Option<usize> {
     let file = CString::new(path.as_bytes()).ok()?;
     // SAFETY: a path that is terminated by NUL. Its functions stay its own, because they have the names of the stand-in's.
     let library = unsafe { libc::dlopen(file.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
-    if library == null_mut() {
+    if library.is_null() {
         log(&format!("{path} cannot be loaded"));
         return None;
     }
@@ -38,7 +38,7 @@ macro_rules! forward {
         if let Some(address) = real::symbol(const { c_name(concat!(stringify!($name), "\0")) }) {
             // SAFETY: the real function has this type, by nvrtc.h.
             let function = unsafe {
-                std::mem::transmute::<_, unsafe extern "C" fn($($kind),*) -> u32>(address.as_ptr())
+                std::mem::transmute::<*mut std::ffi::c_void, unsafe extern "C" fn($($kind),*) -> u32>(address.as_ptr())
             };
             // SAFETY: the caller guarantees what the function requires.
             return unsafe { function($($value),*) };
