@@ -33,9 +33,10 @@ impl DeviceChoice {
                 }
             },
         };
-        match mixer.libraries() {
-            Some(libraries) => info!(device = %mixer.device(), %libraries, "mixing device"),
-            None => info!(device = %mixer.device(), "mixing device"),
+        if let Some(libraries) = mixer.libraries() {
+            info!(device = %mixer.device(), %libraries, "mixing device");
+        } else {
+            info!(device = %mixer.device(), "mixing device");
         }
         Ok(mixer)
     }

@@ -100,9 +100,10 @@ pub(super) fn compile(file: &str, source: &str, target: Target) -> Result<Ptx, S
     })?;
     let compiled = match target {
         Target::Cubin(_) => cubin(&program).map(Ptx::from_binary),
-        // SAFETY: as above.
         Target::Ptx(_) => {
-            unsafe { result::get_ptx(program.0) }.map(|text| Ptx::from_src(log_text(&text)))
+            // SAFETY: a live program.
+            let text = unsafe { result::get_ptx(program.0) };
+            text.map(|text| Ptx::from_src(log_text(&text)))
         }
     };
     compiled.map_err(|error| error.to_string())

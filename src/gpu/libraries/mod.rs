@@ -85,8 +85,8 @@ pub fn describe() -> String {
     let found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
     let loaded: Vec<&Loaded> = found.values().filter_map(|found| found.as_ref().ok()).collect();
     let list: Vec<String> = loaded.iter().map(ToString::to_string).collect();
-    let notes: String = table::notes(&loaded).iter().map(|note| format!("; {note}")).collect();
-    format!("{}{notes}", list.join(", "))
+    let parts: Vec<String> = [list.join(", ")].into_iter().chain(table::notes(&loaded)).collect();
+    parts.join("; ")
 }
 
 fn find(library: Library) -> Found {
