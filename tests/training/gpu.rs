@@ -7,10 +7,7 @@ use forebay_trainer::{
     CudaConfig, Cursor, Error, Flow, Graph, LossScaler, Pixels, Precision, ProcessGroup, Rank,
     Stem, StepReport, TrainConfig, TrainDevice, TrainState, initial_state, train,
 };
-use libtest_mimic::Trial;
 
-use crate::convolutions;
-use crate::lost_rank;
 use crate::microbatches::{SAMPLES, SIDE, batch, batches, made, settings};
 
 /// A test on the device of this index.
@@ -19,39 +16,29 @@ pub(crate) type Test = fn(u32);
 /// The reports of all steps and the final state.
 pub(crate) type Trained = (Vec<StepReport>, TrainState);
 
-pub(crate) fn trials() -> Vec<Trial> {
-    let Some(forebay::mix::Device::Cuda(device)) = forebay_tests::gpu() else { return Vec::new() };
-    let single: [(&str, Test); 13] = [
-        ("a_steady_step_allocates_no_memory", steady),
-        ("mixing_on_the_trainer_gives_the_bits_of_mixing_on_the_server", mixed_here),
-        ("each_operation_equals_the_cpu_except_for_rounding", layers),
-        ("the_losses_of_ten_steps_of_resnet20_follow_the_cpu", losses_follow_the_cpu),
-        ("in_f16_an_update_that_overflows_is_skipped_and_counted", overflow),
-        ("a_resumed_training_in_f16_has_its_loss_scale", resume_in_f16),
-        ("a_resumed_training_gives_the_bits_of_an_uninterrupted_one", resume),
-        ("a_step_is_reported_while_the_next_one_runs", late),
-        ("the_same_input_gives_the_same_bits", same),
-        ("a_short_microbatch_gives_the_logits_of_its_samples", short),
-        ("the_model_ema_differs_from_the_model_and_swaps_back", average),
-        ("the_error_for_a_nan_loss_names_its_step", diverged),
-        ("channels_added_to_the_images_stay_zero_without_eps", added_channels),
-    ];
-    let pairs: [(&str, Test); 4] = [
-        ("a_rank_that_drops_out_ends_the_other_with_an_error", lost_rank::drops_out),
-        ("two_ranks_of_one_microbatch_each_train_the_bits_of_one", two_ranks),
-        ("two_ranks_of_two_microbatches_each_differ_by_rounding", two_ranks_of_two),
-        ("buckets_change_no_bit", buckets),
-    ];
-    let pairs = pairs.into_iter().filter(|_| Gpu::open(device + 1).is_ok());
-    let trial = |(name, test): (&str, Test)| {
-        Trial::test(format!("cuda:{device}/{name}"), move || {
-            test(device);
-            Ok(())
-        })
-    };
-    let all = single.into_iter().chain(convolutions::TESTS).chain(pairs);
-    all.map(trial).chain(crate::host::trials(device)).collect()
-}
+/// Tests on one device.
+pub(crate) const TESTS: &[(&str, Test)] = &[
+    ("a_steady_step_allocates_no_memory", steady),
+    ("mixing_on_the_trainer_gives_the_bits_of_mixing_on_the_server", mixed_here),
+    ("each_operation_equals_the_cpu_except_for_rounding", layers),
+    ("the_losses_of_ten_steps_of_resnet20_follow_the_cpu", losses_follow_the_cpu),
+    ("in_f16_an_update_that_overflows_is_skipped_and_counted", overflow),
+    ("a_resumed_training_in_f16_has_its_loss_scale", resume_in_f16),
+    ("a_resumed_training_gives_the_bits_of_an_uninterrupted_one", resume),
+    ("a_step_is_reported_while_the_next_one_runs", late),
+    ("the_same_input_gives_the_same_bits", same),
+    ("a_short_microbatch_gives_the_logits_of_its_samples", short),
+    ("the_model_ema_differs_from_the_model_and_swaps_back", average),
+    ("the_error_for_a_nan_loss_names_its_step", diverged),
+    ("channels_added_to_the_images_stay_zero_without_eps", added_channels),
+];
+
+/// Tests on two devices, of which the first is given.
+pub(crate) const PAIRS: &[(&str, Test)] = &[
+    ("two_ranks_of_one_microbatch_each_train_the_bits_of_one", two_ranks),
+    ("two_ranks_of_two_microbatches_each_differ_by_rounding", two_ranks_of_two),
+    ("buckets_change_no_bit", buckets),
+];
 
 pub(crate) fn graph(model: &str) -> Graph {
     Graph::new(&Architecture::named(model, 4).unwrap(), SIDE, SIDE)

@@ -5,9 +5,8 @@
 use std::ffi::CStr;
 
 use forebay_trainer::{Backend as _, CudaBackend, Cursor, MicroStep, Pixels, TrainConfig};
-use libtest_mimic::Trial;
 
-use crate::gpu::{Trained, numbers, open, train_steps};
+use crate::gpu::{Test, Trained, numbers, open, train_steps};
 use crate::microbatches::{SAMPLES, SIDE, batch, settings};
 
 /// The numbers that the stand-in counts.
@@ -50,21 +49,19 @@ fn refuse_captures(refuse: bool) {
     function(refuse);
 }
 
-pub(crate) fn trials(device: u32) -> Vec<Trial> {
-    let trial = |name: &str, test: fn(u32)| {
-        Trial::test(format!("cuda:{device}/{name}"), move || {
-            test(device);
-            Ok(())
-        })
-    };
-    let mut trials = vec![trial("captured_graphs_give_the_bits_of_single_launches", graphs)];
-    // Opening the GPU loads the driver.
-    drop(forebay::gpu::Gpu::open(device).unwrap());
-    if counts().is_some() {
-        trials.push(trial("a_step_neither_waits_for_the_gpu_nor_allocates", steps));
-        trials.push(trial("without_captures_training_goes_on_by_single_launches", refused));
-    }
-    trials
+/// Tests on any GPU.
+pub(crate) const TESTS: &[(&str, Test)] =
+    &[("captured_graphs_give_the_bits_of_single_launches", graphs)];
+
+/// Tests that need the stand-in, which counts calls and refuses captures.
+pub(crate) const STANDIN_TESTS: &[(&str, Test)] = &[
+    ("a_step_neither_waits_for_the_gpu_nor_allocates", steps),
+    ("without_captures_training_goes_on_by_single_launches", refused),
+];
+
+/// Whether the tests run on the stand-in. A GPU must have been opened, which loads the driver.
+pub(crate) fn is_standin() -> bool {
+    counts().is_some()
 }
 
 fn step(backend: &mut CudaBackend, training: &TrainConfig, step: u64) {

@@ -4,12 +4,16 @@ use forebay_trainer::{
     BUCKET_LEN, Backend as _, Cursor, Error, MicroStep, Precision, ProcessGroup,
 };
 
-use crate::gpu::gpu;
+use crate::gpu::{Test, gpu};
 use crate::microbatches::{batches, settings};
+
+/// Tests on two devices, of which the first is given.
+pub(crate) const PAIRS: &[(&str, Test)] =
+    &[("a_rank_that_drops_out_ends_the_other_with_an_error", drops_out)];
 
 /// One rank ends in the middle of a step. The collectives of the other one never end by themselves, and everything that waits for
 /// its GPU waits for them.
-pub(crate) fn drops_out(device: u32) {
+fn drops_out(device: u32) {
     let training = settings(2, 2);
     let run = |group: ProcessGroup| {
         let rank = group.rank();

@@ -15,10 +15,31 @@ mod lost_rank;
 #[cfg(feature = "cuda")]
 mod microbatches;
 
+#[cfg(feature = "cuda")]
+fn trials() -> Vec<Trial> {
+    let Some(forebay::mix::Device::Cuda(device)) = forebay_tests::gpu() else { return Vec::new() };
+    let is_open = |number: u32| forebay::gpu::Gpu::open(number).is_ok();
+    let mut tests = [gpu::TESTS, convolutions::TESTS, host::TESTS].concat();
+    if is_open(device) && host::is_standin() {
+        tests.extend(host::STANDIN_TESTS);
+    }
+    if is_open(device + 1) {
+        tests.extend([gpu::PAIRS, lost_rank::PAIRS].concat());
+    }
+    let trial = |(name, test): (&str, gpu::Test)| {
+        Trial::test(format!("cuda:{device}/{name}"), move || {
+            test(device);
+            Ok(())
+        })
+    };
+    tests.into_iter().map(trial).collect()
+}
+
+#[cfg(not(feature = "cuda"))]
+const fn trials() -> Vec<Trial> {
+    Vec::new()
+}
+
 fn main() {
-    #[cfg(feature = "cuda")]
-    let trials: Vec<Trial> = gpu::trials();
-    #[cfg(not(feature = "cuda"))]
-    let trials: Vec<Trial> = Vec::new();
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    libtest_mimic::run(&Arguments::from_args(), trials()).exit();
 }

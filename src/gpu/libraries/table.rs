@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::library::{Library, MAJORS};
 use super::places::{Place, VARIABLE, Variables, places};
-use super::{Found, Loaded, Missing, find};
+use super::search::{Found, Loaded, Missing, find};
 
 /// The libraries of CUDA, those that were found and those that are missing.
 #[derive(Clone, Debug)]

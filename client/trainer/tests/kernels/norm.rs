@@ -15,7 +15,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("norm_running", [running::<u16>, running::<f16>, running::<f32>]),
     ("norm_apply", [apply::<u16>, apply::<f16>, apply::<f32>]),
     ("norm_reduce", [reduce::<u16>, reduce::<f16>, reduce::<f32>]),
-    ("norm_reduce_residual", [reduce_residual::<u16>, reduce_residual::<f16>, reduce_residual::<f32>]),
+    (
+        "norm_reduce_residual",
+        [reduce_residual::<u16>, reduce_residual::<f16>, reduce_residual::<f32>],
+    ),
     ("norm_gradients", [slopes::<u16>, slopes::<f16>, slopes::<f32>]),
     ("norm_backward", [backward::<u16>, backward::<f16>, backward::<f32>]),
 ];

@@ -127,7 +127,7 @@ pub(crate) fn ranks_know_their_devices(_gpu: &Gpu) -> Outcome {
     })
 }
 
-/// A collective that a lost rank never joins ends when another thread aborts it, and the GPU can be used afterwards.
+/// A collective that a lost rank never joins ends when another thread aborts it, and the GPU can be used afterward.
 pub(crate) fn an_abort_ends_the_wait(_gpu: &Gpu) -> Outcome {
     raw_ranks(|gpu, comm| {
         let values = upload::<f32>(gpu, 0)?;

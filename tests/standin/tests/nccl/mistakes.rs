@@ -62,7 +62,7 @@ pub(crate) fn left_too_early(_gpu: &Gpu) -> Outcome {
     })
 }
 
-/// The order of an error path that hangs: it waits for the stream of a lost rank's collective, and aborts afterwards.
+/// The order of an error path that hangs: it waits for the stream of a lost rank's collective, and aborts afterward.
 pub(crate) fn waits_before_the_abort(_gpu: &Gpu) -> Outcome {
     raw_ranks(|gpu, comm| {
         let values = upload::<f32>(gpu, 0)?;

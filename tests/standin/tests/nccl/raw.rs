@@ -31,7 +31,7 @@ impl Raw {
     }
 
     pub(super) fn abort(&self) -> Outcome {
-        // SAFETY: the communicator is valid, and is not used afterwards.
+        // SAFETY: the communicator is valid, and is not used afterward.
         unsafe { result::comm_abort(self.0)? };
         Ok(())
     }

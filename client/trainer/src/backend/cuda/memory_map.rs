@@ -7,8 +7,8 @@ use forebay_types::Rank;
 
 use super::Precision;
 use super::launch::scalars;
-use crate::loss_scaler;
 use super::stem::{IMAGE_CHANNELS, input_channels};
+use crate::loss_scaler;
 use crate::memory::MemoryPlan;
 use crate::model::{Graph, Op};
 

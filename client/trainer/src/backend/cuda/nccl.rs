@@ -128,15 +128,15 @@ impl Nccl {
     }
 
     /// Closes a communicator all of whose work has finished. A failure has no consequence here.
-    pub(super) fn destroy(&self, comm: Comm) {
+    pub(super) fn destroy(&self, Comm(comm): Comm) {
         // SAFETY: the communicator is live, and its owner gives it up.
-        unsafe { (self.comm_destroy)(comm.0) };
+        unsafe { (self.comm_destroy)(comm) };
     }
 
     /// Closes a communicator, and ends its work in flight. A failure has no consequence here.
-    pub(super) fn abort(&self, comm: Comm) {
+    pub(super) fn abort(&self, Comm(comm): Comm) {
         // SAFETY: the communicator is live, and its owner gives it up.
-        unsafe { (self.comm_abort)(comm.0) };
+        unsafe { (self.comm_abort)(comm) };
     }
 
     /// Collects `each` values of all ranks at `to`, where the rank's own ones are already.
