@@ -35,7 +35,7 @@ impl Algorithm {
 
     /// The math types of its entries in the results of Find and Get, from the fastest on: those that the descriptor allows, and
     /// default math. Tensor cores are not always the fastest.
-    pub(super) fn maths(&self, problem: &Problem) -> &'static [u32] {
+    pub(super) fn math_types(&self, problem: &Problem) -> &'static [u32] {
         match (problem.number, problem.math) {
             (_, FMA_MATH) => &[FMA_MATH],
             _ if !problem.tensor_cores => &[DEFAULT_MATH],

@@ -66,7 +66,7 @@ fn performances(pass: Pass, problem: &Problem, given: usize) -> Vec<Performance>
     };
     let mut results: Vec<Performance> = Vec::new();
     for algorithm in pass.algorithms() {
-        for math in algorithm.maths(problem) {
+        for math in algorithm.math_types(problem) {
             let workspace = algorithm.workspace(&Problem { math: *math, ..*problem });
             let status = if workspace <= given { 0 } else { Status::ALLOCATION.0 };
             results.push(entry(

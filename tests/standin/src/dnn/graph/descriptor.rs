@@ -1,7 +1,7 @@
 //! Descriptors: their values, which are set, checked when the descriptor is finalized, and read.
 //!
 //! A descriptor keeps a copy of each descriptor that it is given, as cuDNN does: a child must be finalized before it is set, and may
-//! be destroyed afterwards.
+//! be destroyed afterward.
 
 use std::any::Any;
 use std::collections::BTreeMap;

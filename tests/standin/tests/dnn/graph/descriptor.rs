@@ -17,7 +17,7 @@ pub(super) struct Descriptor {
 
 impl Drop for Descriptor {
     fn drop(&mut self) {
-        // SAFETY: the descriptor was created and is not used afterwards.
+        // SAFETY: the descriptor was created and is not used afterward.
         unsafe { sys::cudnnBackendDestroyDescriptor(self.raw) };
     }
 }
