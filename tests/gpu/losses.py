@@ -8,7 +8,7 @@ import math
 import sys
 
 # Relative differences of the loss that are accepted, at the first step and at the last.
-FIRST, LAST = 0.01, 0.10
+FIRST, LAST = 0.002, 0.03
 
 
 def steps(path):

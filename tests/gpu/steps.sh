@@ -16,7 +16,9 @@ step() {
     return 0
   fi
   [ "$limit" -le "$left" ] || limit=$left
-  printf '\n== %s\n$ %s\n' "$name" "$*" >> "$file"
+  # Without how `calls` of run.sh calls a function.
+  local command=$*
+  printf '\n== %s\n$ %s\n' "$name" "${command#'bash -c "$@" _ '}" >> "$file"
   # A command that does not end at SIGTERM is killed with the processes that it started.
   # The shell's own message about that says nothing new.
   { timeout --kill-after=3 "$limit" "$@" >> "$file" 2>&1 < /dev/null; } 2> /dev/null || code=$?

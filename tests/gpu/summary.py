@@ -123,7 +123,9 @@ def main(work, out, predictions, version):
         text += "\nThere are no predictions for this GPU.\n"
     runs = [run for run in (others or {}).get("runs", []) if "model" in run]
     if runs:
-        text += f"\ntorch {others['torch']}: {runs[0]['model']}, {runs[0]['optimizer']}.\n"
+        text += f"\ntorch {others['torch']}: {runs[0]['model']}, {runs[0]['optimizer']}"
+        sgd = [f"batch {run['batch']}: {number(run['images_per_s'])}" for run in runs if run["mode"] == "eager, SGD"]
+        text += f"; eager with SGD at {runs[0]['image_size']} pixels, {', '.join(sgd)}.\n" if sgd else ".\n"
     losses = read(out / "losses.json")
     if losses:
         text += (f"\n## Losses\n\n{losses['steps']} of {losses['expected_steps']} steps on the CPU's microbatches: the largest "
