@@ -115,6 +115,7 @@ pub(crate) fn cases() -> Vec<Case> {
         .into_iter()
         .chain(mistakes)
         .chain(correct_uses_of_libraries())
+        .chain(mistakes_with_the_driver())
         .chain(mistakes_with_libraries())
         .collect()
 }
@@ -155,7 +156,7 @@ fn correct_uses_of_libraries() -> Vec<Case> {
     .into()
 }
 
-fn mistakes_with_libraries() -> Vec<Case> {
+fn mistakes_with_the_driver() -> Vec<Case> {
     mistakes![
         capture::waiting_for_a_captured_stream => "cuStreamSynchronize on a stream that is captured", "STREAM_CAPTURE_UNSUPPORTED";
         capture::allocating_during_a_capture => "cuMemHostAlloc while a stream is captured", "STREAM_CAPTURE_UNSUPPORTED";
@@ -166,6 +167,12 @@ fn mistakes_with_libraries() -> Vec<Case> {
         modules::ptx_of_a_newer_compiler in LAZY => "PTX of CUDA 1|PTX of CUDA 9", "UNSUPPORTED_PTX_VERSION";
         modules::machine_code_of_another_gpu in LAZY => "machine code for sm_80 does not run on 9.0", "NO_BINARY_FOR_GPU";
         modules::unknown_architecture in LAZY => "gpu-architecture", "NVRTC_ERROR_INVALID_OPTION";
+    ]
+    .into()
+}
+
+fn mistakes_with_libraries() -> Vec<Case> {
+    mistakes![
         dnn::output_is_short => "y: illegal address: 1024 bytes at 0 bytes from the start of a 1022-byte", "ILLEGAL_ADDRESS";
         dnn::input_is_short => "x: illegal address", "ILLEGAL_ADDRESS";
         dnn::input_is_not_written => "x: 512 of 512 words that it reads were never written", "CUDA_ERROR_UNKNOWN";

@@ -66,7 +66,6 @@ fn precisions(args: &BenchArgs, device: TrainDevice) -> anyhow::Result<Vec<Preci
 }
 
 /// Opens the device for microbatches of a size, and measures steps.
-#[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "the CPU has one precision"))]
 fn measure(
     args: &BenchArgs,
     device: TrainDevice,
