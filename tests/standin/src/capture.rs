@@ -10,46 +10,9 @@ use std::sync::Arc;
 
 use crate::api::counts::refuses_captures;
 use crate::code::{Answer, Code};
-use crate::machine::{Machine, Work};
-use crate::memory::Access;
+use crate::machine::{Capture, Machine, Mode, Node, Nodes};
 use crate::report::log;
 use crate::table::Handle;
-
-/// A captured call.
-#[derive(Clone)]
-pub(crate) struct Node {
-    pub(crate) what: String,
-    pub(crate) work: Work,
-    /// The pinned memory that a copy uses.
-    pub(crate) touches: Option<(u64, u64, Access)>,
-}
-
-/// The nodes of a graph, in the order of the calls.
-pub(crate) type Nodes = Arc<Vec<Node>>;
-
-/// Whose calls a capture restricts: `CUstreamCaptureMode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
-    Global,
-    ThreadLocal,
-    Relaxed,
-}
-
-impl Mode {
-    pub(crate) fn new(number: u32) -> Answer<Self> {
-        let modes = [Self::Global, Self::ThreadLocal, Self::Relaxed];
-        modes.get(number as usize).copied().ok_or(Code::INVALID_VALUE)
-    }
-}
-
-/// A capture in progress.
-pub(crate) struct Capture {
-    mode: Mode,
-    /// The thread that began it, which must end it unless the mode is relaxed.
-    thread: i32,
-    nodes: Vec<Node>,
-    is_valid: bool,
-}
 
 fn thread() -> i32 {
     // SAFETY: gettid has no preconditions.

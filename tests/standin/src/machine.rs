@@ -6,11 +6,10 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::capture::{Capture, Nodes};
 use crate::code::{Answer, Code};
 use crate::config::{Config, Schedule};
 use crate::engine::{Fault, Module};
-use crate::memory::Space;
+use crate::memory::{Access, Space};
 use crate::queues::Queues;
 use crate::report::log;
 use crate::signal;
@@ -73,6 +72,42 @@ pub(crate) struct Event {
     pub(crate) at: Option<Instant>,
     /// The captured stream in which it was recorded last.
     pub(crate) captured: Option<Handle>,
+}
+
+/// A captured call.
+#[derive(Clone)]
+pub(crate) struct Node {
+    pub(crate) what: String,
+    pub(crate) work: Work,
+    /// The pinned memory that a copy uses.
+    pub(crate) touches: Option<(u64, u64, Access)>,
+}
+
+/// The nodes of a graph, in the order of the calls.
+pub(crate) type Nodes = Arc<Vec<Node>>;
+
+/// Whose calls a capture restricts: `CUstreamCaptureMode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Global,
+    ThreadLocal,
+    Relaxed,
+}
+
+impl Mode {
+    pub(crate) fn new(number: u32) -> Answer<Self> {
+        let modes = [Self::Global, Self::ThreadLocal, Self::Relaxed];
+        modes.get(number as usize).copied().ok_or(Code::INVALID_VALUE)
+    }
+}
+
+/// A capture in progress.
+pub(crate) struct Capture {
+    pub(crate) mode: Mode,
+    /// The thread that began it, which must end it unless the mode is relaxed.
+    pub(crate) thread: i32,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) is_valid: bool,
 }
 
 /// A graph, as captured or instantiated.

@@ -8,11 +8,10 @@
 use std::sync::Arc;
 
 use crate::api::counts::{Count, count};
-use crate::capture::Node;
 use crate::code::{Answer, Code};
 use crate::config::Schedule;
 use crate::engine::Fault;
-use crate::machine::{CURRENT, Machine, Work};
+use crate::machine::{CURRENT, Machine, Node, Work};
 use crate::memory::Access;
 use crate::queues::{Stream, null_of};
 use crate::report::log;

@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! cuda.rs              what the training loop calls: forward, backward, update
-//! input.rs             uploads microbatches, ahead of the work on them
+//! uploads.rs           copies microbatches to the GPU, ahead of the work on them
+//! input.rs             mixes and normalizes them into the first tensor
 //! graphs.rs            CUDA graphs of the passes
 //! execute.rs           each operation forward and backward, on ranges of the GPU's memory
 //! conv.rs, conv/       convolutions
@@ -39,9 +40,11 @@ mod measure;
 mod memory_map;
 mod nccl;
 mod report;
+mod scalars;
 mod state;
 mod stem;
 mod transfer;
+mod uploads;
 
 pub(crate) use config::LIBRARIES;
 pub use config::{BUCKET_LEN, CudaConfig, PassConfig};
@@ -57,12 +60,12 @@ use cublas::Cublas;
 use forebay::gpu::{DeviceError, Kernel, Lane, Pinned};
 use forebay::mix::MIX_KERNELS;
 use graphs::{Execution, Graphs, Pass};
-use input::Uploads;
 use kernels::Kernels;
 use launch::Launcher;
-use launch::scalars::StepScalars;
 use memory_map::{InputMap, MemoryMap};
 use report::{PendingLosses, PendingReport, PinnedPool};
+use scalars::StepScalars;
+use uploads::Uploads;
 
 use super::precision::Precision;
 use super::{Backend, BackendConfig, MicroStep, UpdateReport, normalization_table};

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use super::counts::{Count, count};
 use super::{Out, put};
-use crate::capture::Mode;
 use crate::code::Code;
-use crate::machine::{Graph, call};
+use crate::machine::{Graph, Mode, call};
 
 #[unsafe(no_mangle)]
 extern "C" fn cuStreamBeginCapture_v2(stream: usize, mode: u32) -> u32 {

@@ -2,7 +2,7 @@
 //! takes the GPU.
 //!
 //! A pass runs launch by launch when it is seen first, which also prepares its convolutions. The second time its launches are
-//! captured, and from then on the graph is launched. What changes from step to step is in the GPU's memory (launch/scalars.rs,
+//! captured, and from then on the graph is launched. What changes from step to step is in the GPU's memory (scalars.rs,
 //! the targets, the stochastic-depth mask), so that a graph depends on its [`Pass`] only.
 
 use forebay::gpu::Graph;

@@ -7,7 +7,7 @@ mod loss;
 mod norm;
 mod optimizer;
 mod pool;
-pub(super) mod scalars;
+mod scalars;
 
 use std::ops::Range;
 

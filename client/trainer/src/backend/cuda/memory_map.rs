@@ -6,7 +6,7 @@ use forebay::mix::MIX_BYTES;
 use forebay_types::Rank;
 
 use super::Precision;
-use super::launch::scalars;
+use super::scalars;
 use super::stem::{IMAGE_CHANNELS, input_channels};
 use crate::loss_scaler;
 use crate::memory::MemoryPlan;
@@ -82,7 +82,7 @@ pub(super) struct MemoryMap {
     pub(super) mixed: Range<usize>,
     /// Targets of the microbatch in progress, as [`InputMap::targets`] lays them out.
     pub(super) targets: Range<usize>,
-    /// What changes from step to step, as launch/scalars.rs lays it out.
+    /// What changes from step to step, as scalars.rs lays it out.
     pub(super) scalars: Range<usize>,
     /// Normalized value of each byte, per channel.
     pub(super) normalization: Range<usize>,

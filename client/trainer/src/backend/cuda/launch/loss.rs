@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use forebay::gpu::{Arg, DeviceError};
 
-use super::{CHANNELS_PER_BLOCK, Launcher, scalars, to_u32, u32_arg};
+use super::{CHANNELS_PER_BLOCK, Launcher, to_u32, u32_arg};
 use crate::backend::cuda::memory_map::InputMap;
+use crate::backend::cuda::scalars;
 use crate::loss::{Criterion, Loss};
 
 impl Launcher<'_> {

@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use forebay::gpu::{Arg, DeviceError};
 
-use super::{Launcher, scalars, to_u32, u32_arg};
+use super::{Launcher, to_u32, u32_arg};
 use crate::backend::cuda::memory_map::CHUNK;
+use crate::backend::cuda::scalars;
 use crate::lamb::{Coefficients, Lamb};
 
 impl Launcher<'_> {

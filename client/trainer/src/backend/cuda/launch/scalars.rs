@@ -1,30 +1,10 @@
-//! What changes from step to step, in the GPU's memory: kernels read it there, so that a captured launch can be repeated.
+//! Stores the scalars of a step: lamb.cu.
 
 use forebay::gpu::{Arg, DeviceError};
 
 use super::{Launcher, to_u32, u32_arg};
+use crate::backend::cuda::scalars::{LEARNING_RATE, LOSS_SCALE, StepScalars};
 use crate::lamb::{Coefficients, Lamb};
-
-/// Factor of the gradient of the logits.
-pub(crate) const LOSS_SCALE: usize = 0;
-/// The learning rate, and what follows it is stored with it.
-pub(crate) const LEARNING_RATE: usize = 1;
-/// Corrections of both moments of LAMB.
-pub(crate) const CORRECTIONS: usize = 2;
-/// Weights of the moving average and of the model.
-pub(crate) const EMA_WEIGHTS: usize = 4;
-/// Number of scalars.
-pub(crate) const COUNT: usize = 6;
-
-/// The scalars of one update.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct StepScalars {
-    pub(crate) lr: f64,
-    /// The number of this update, from 1.
-    pub(crate) update: u64,
-    /// Weight of the old average; 0 replaces it by the model.
-    pub(crate) ema_decay: f64,
-}
 
 impl Launcher<'_> {
     /// Stores the factor of the gradient of the logits.
