@@ -145,15 +145,21 @@ impl GpuArgs {
 
 /// How convolutions are computed on a GPU.
 #[derive(Args, Debug)]
-#[command(next_help_heading = "Convolutions on a GPU")]
 pub(crate) struct ConvArgs {
-    /// Interface of cuDNN that computes convolutions: the graph API, the legacy API, or, with auto, the graph API
-    /// and the legacy API for each convolution that the graph API refuses.
-    #[arg(long, env = "FOREBAY_CONV_API", value_enum, default_value = "auto")]
+    /// Interface of cuDNN that computes convolutions on a GPU: graph, legacy, or auto, which is graph, and legacy for
+    /// each convolution that graph refuses.
+    #[arg(
+        long,
+        env = "FOREBAY_CONV_API",
+        value_name = "auto|graph|legacy",
+        value_enum,
+        hide_possible_values = true,
+        default_value = "auto"
+    )]
     pub(crate) conv_api: ConvApi,
-    /// Folder that remembers which plans of the graph API were the fastest. Runs that share it use the same plans, and
-    /// so give the same bits. With none, nothing is measured, and each run uses the first plan that cuDNN proposes. The
-    /// default is forebay in the cache folder of the user.
+    /// Folder that remembers which plans of the graph API were the fastest on a GPU. Runs that share it use the same
+    /// plans, and so give the same bits. With none, nothing is measured, and each run uses the first plan that cuDNN
+    /// proposes. The default is forebay in the cache folder of the user.
     #[arg(long, env = "FOREBAY_CONV_PLAN_CACHE", value_name = "DIR|none")]
     pub(crate) conv_plan_cache: Option<PathBuf>,
 }
