@@ -21,9 +21,9 @@ def head(*cells):
     return [row(*cells), "|" + "---|" * len(cells)]
 
 
-def both(devices, unit=""):
+def both(devices):
     """Two columns for each device."""
-    return [f"{device.reported_as} {column}{unit}" for device in devices for column in ("floor", "expected")]
+    return [f"{device.reported_as} {column}" for device in devices for column in ("floor", "expected")]
 
 
 def mega(number):
@@ -45,7 +45,7 @@ def by_kernel(works):
     found = defaultdict(list)
     for work in sorted(works, key=lambda work: work.kind != "convolutions"):
         found[work.kernel].append(work)
-    yield from head("kernel", "launches", "MB read", "MB written", "GFLOP", *both(DEVICES, ", µs"))
+    yield from head("kernel", "launches", "MB read", "MB written", "GFLOP", *both(DEVICES))
     for kernel, launched in found.items():
         yield table_row(kernel, launched)
     yield table_row("**all**", works)
@@ -98,8 +98,8 @@ def mixing():
     sample = 3 * PIXELS * PIXELS
     devices = [A100, H100, H200]
     names = [device.reported_as for device in devices]
-    yield from head("out", "kernel reads, MB", "writes, MB", *[f"{name} kernel, ms" for name in names],
-                    *[f"{name} copy in, out, ms" for name in names[:2]], *[f"{name} images/s" for name in names[:2]])
+    yield from head("out", "reads, MB", "writes, MB", *[f"{name} kernel" for name in names],
+                    *[f"{name} copies" for name in names[:2]], *[f"{name} images/s" for name in names[:2]])
     for name, width in [("u8", 1), ("f16, bf16", 2), ("f32", 4)]:
         read, written = BATCH * (sample + 32), BATCH * sample * width
         kernels = [f"{(read + written) / device.memory * 1e3:.3f}" for device in devices]
@@ -180,7 +180,7 @@ by `tests/kernels/floors.py`; **none of it was measured on a GPU**. Peaks, and w
 
 ## Mixing
 
-A batch of {batch} at 224 pixels, u8 NHWC in, by `src/mix/kernels/mix.cu`:
+A batch of {batch} at 224 pixels, u8 NHWC in, by `src/mix/kernels/mix.cu`; times of the kernel, and of the copies in and out, in ms:
 
 {mixing}
 
@@ -202,7 +202,7 @@ kernels of their own, they give what NVIDIA reported of PyTorch (below). An H100
 the memory, so that convolutions of few channels wait for memory; and it is not known whether cuDNN's legacy API uses the kernels
 of sm_90.
 
-Of a microbatch of {batch} at 224 pixels, all for one image:
+Of a microbatch of {batch} at 224 pixels, all for one image, times in µs:
 
 {kernels}
 
