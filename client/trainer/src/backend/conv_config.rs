@@ -24,7 +24,7 @@ pub struct ConvConfig {
     /// The folder that remembers which plans were the fastest. Without one, nothing is measured, and the first plan
     /// that cuDNN's heuristics propose is used.
     pub plan_cache: Option<PathBuf>,
-    /// Bytes of workspace above which a plan is used only if there is none that needs less.
+    /// Bytes of workspace above which a plan is used only where every other one needs more, too.
     pub workspace_limit: usize,
 }
 
