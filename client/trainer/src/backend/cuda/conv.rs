@@ -36,9 +36,10 @@ use forebay::gpu::{DeviceError, Gpu, Lane};
 pub(super) use case::{ConvCase, Direction, Operands};
 
 use choice::fastest;
-use graph::{GraphPlan, Planner};
+use graph::GraphPlan;
 use legacy::LegacyPlan;
 use library::{GraphApi, Handle};
+use operation::Planner;
 use plan_cache::PlanCache;
 use refusal::Refusal;
 

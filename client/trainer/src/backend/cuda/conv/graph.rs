@@ -20,22 +20,13 @@ use super::case::{ConvCase, Operands};
 use super::choice::{Choice, unsuitable};
 use super::descriptor::Descriptor;
 use super::library::{GraphApi, Handle};
-use super::operation::TENSORS;
+use super::operation::{Planner, TENSORS};
 use super::refusal::Refusal;
-use crate::backend::cuda::Precision;
 
 /// Maximum number of configurations that are read from the heuristics, of notes of an engine, and of knobs.
 const MAX_CONFIGS: usize = 32;
 const MAX_NOTES: usize = 32;
 const MAX_KNOBS: usize = 64;
-
-/// What is planned, and with what.
-#[derive(Clone, Copy)]
-pub(super) struct Planner<'a> {
-    pub(super) api: GraphApi,
-    pub(super) handle: &'a Handle,
-    pub(super) precision: Precision,
-}
 
 /// An executable plan of a convolution.
 pub(super) struct GraphPlan {

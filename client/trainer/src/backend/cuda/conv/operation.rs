@@ -9,7 +9,7 @@ use sys::cudnnBackendDescriptorType_t as Kind;
 
 use super::case::{ConvCase, Direction};
 use super::descriptor::Descriptor;
-use super::graph::Planner;
+use super::library::{GraphApi, Handle};
 use super::refusal::Refusal;
 use crate::backend::cuda::Precision;
 
@@ -18,6 +18,14 @@ pub(super) const TENSORS: [i64; 3] = [1, 2, 3];
 
 /// Alignment of every tensor in bytes, which engines with accesses of 16 bytes need.
 const ALIGNMENT: i64 = 16;
+
+/// What is planned, and with what.
+#[derive(Clone, Copy)]
+pub(super) struct Planner<'a> {
+    pub(super) api: GraphApi,
+    pub(super) handle: &'a Handle,
+    pub(super) precision: Precision,
+}
 
 impl Planner<'_> {
     /// A graph of one operation.

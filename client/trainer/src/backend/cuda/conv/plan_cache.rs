@@ -10,6 +10,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use forebay_types::file;
 use serde::{Deserialize, Serialize};
 
 use super::choice::Choice;
@@ -20,6 +21,9 @@ const FILE: &str = "conv-plans.json";
 
 /// Name of the file that is locked.
 const LOCK: &str = "conv-plans.lock";
+
+/// Maximum size of the file: an entry has about 200 bytes.
+const MAX_BYTES: u64 = 64 << 20;
 
 /// Version of the format.
 const VERSION: u32 = 1;
@@ -95,7 +99,7 @@ impl PlanCache {
 fn lock(folder: &Path) -> std::io::Result<File> {
     fs::create_dir_all(folder)?;
     let path = folder.join(LOCK);
-    let file = File::options().create(true).truncate(false).write(true).open(path)?;
+    let (file, _) = file::open_to_write(&path)?;
     let start = Instant::now();
     loop {
         match file.try_lock() {
@@ -111,7 +115,7 @@ fn lock(folder: &Path) -> std::io::Result<File> {
 }
 
 fn read(path: &Path) -> Result<Contents, String> {
-    let text = match fs::read_to_string(path) {
+    let text = match file::read_to_string(path, MAX_BYTES) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             return Ok(Contents { version: VERSION, plans: BTreeMap::new() });
         }
