@@ -15,7 +15,6 @@
 import json
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import page
@@ -97,17 +96,6 @@ def counted_before(op):
     return (work for work in norm(op) if work.kernel != "norm_sums")
 
 
-def masked(op):
-    """The same with a bit for each value to tell where ReLU was 0, in place of its result."""
-    x = 2 * op.x.numbers * BATCH
-    for work in norm(op):
-        if op.residual and work.kernel in ("norm_apply", "norm_reduce"):
-            applies = work.kernel == "norm_apply"
-            reads = work.reads if applies else min(work.reads, 2 * x + x / 16)
-            work = replace(work, reads=reads, writes=work.writes + (x / 16 if applies else 0))
-        yield work
-
-
 def fused(op):
     """The same in f16 by cuDNN's fused operations, which bf16 lacks. Convolutions add up the statistics. A norm between two
     convolutions is applied as the second one reads its input, and the gradient's sums are taken where that writes its gradient.
@@ -180,7 +168,7 @@ def check_source():
             sys.exit(f"{kernel} has (loads, stores) {found}, floors.py counted {counted}: count its bytes again")
 
 
-ALTERNATIVES = {"apart": apart, "counted before": counted_before, "masked": masked, "fused": fused}
+ALTERNATIVES = {"apart": apart, "counted before": counted_before, "fused": fused}
 
 
 def main():

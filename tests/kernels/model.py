@@ -26,11 +26,10 @@ H100 = Device("H100 SXM", "H100", 989e12, 3.35e12, 50e9, 50e6, 0.30, 0.40)
 H200 = Device("H200 SXM", "H200", 989e12, 4.8e12, 50e9, 50e6, 0.30, 0.40)
 DEVICES = [A100, H100, H200]
 
-# Shares of the memory's peak. Convolutions lose theirs to tiles at the borders and the last wave of blocks. The norms' kernels
-# have registers for three blocks a multiprocessor, so that 512 blocks are 1.29 waves; four blocks would be one wave.
+# Shares of the memory's peak. Convolutions lose theirs to tiles at the borders and the last wave of blocks. The norms' blocks are
+# all resident at once; with three instead of four a multiprocessor, in 1.29 waves, they would reach about 75 %.
 CONVOLUTIONS = 0.65
-NORMS = 0.75
-FOUR_BLOCKS = 0.85
+NORMS = 0.85
 OTHERS = 0.85
 
 # Seconds from the end of a kernel to the work of the next, by a stream and in a CUDA graph; and those in which the host launches
@@ -44,13 +43,12 @@ HOST = 6e-6
 class Share:
     """The shares of the peaks that kernels reach."""
 
-    # By cuDNN's plans instead of its legacy API.
-    plans: bool = False
+    # By cuDNN's timed plans instead of its legacy API.
+    plans: bool = True
     # More or less of the tensor cores' peak.
     more: float = 0.0
-    norms: float = NORMS
     # Launched as a CUDA graph.
-    graph: bool = False
+    graph: bool = True
 
 
 AS_WRITTEN = Share()
@@ -82,8 +80,13 @@ class Work:
     def expected(self, device, share=AS_WRITTEN):
         """The kernel's own time, without launching it."""
         cores = device.flops * ((device.plans if share.plans else device.legacy) + share.more)
-        memory = {"convolutions": CONVOLUTIONS, "norms": share.norms, "others": OTHERS}[self.kind]
+        memory = {"convolutions": CONVOLUTIONS, "norms": NORMS, "others": OTHERS}[self.kind]
         return max(self.flops / cores, self.bytes / (device.memory * memory))
+
+
+def gap(share=AS_WRITTEN):
+    """Seconds from the end of a kernel to the work of the next."""
+    return GAP_IN_GRAPH if share.graph else GAP
 
 
 def floor(works, device):
@@ -93,5 +96,5 @@ def floor(works, device):
 def expected(works, device, share=AS_WRITTEN):
     """The time of a step: that of the kernels with the gaps between them, or that of the host which launches them."""
     launches = sum(work.launches for work in works)
-    kernels = sum(work.expected(device, share) for work in works) + launches * (GAP_IN_GRAPH if share.graph else GAP)
+    kernels = sum(work.expected(device, share) for work in works) + launches * gap(share)
     return kernels if share.graph else max(kernels, launches * HOST)

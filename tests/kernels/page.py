@@ -56,7 +56,7 @@ def table_row(name, works):
     launches = sum(work.launches for work in works)
     times = []
     for device in DEVICES:
-        expects = sum(work.expected(device) for work in works) + launches * model.GAP
+        expects = sum(work.expected(device) for work in works) + launches * model.gap()
         times += [micro(floor(works, device)), micro(expects)]
     return row(name, str(launches), mega(sum(work.reads for work in works)), mega(sum(work.writes for work in works)),
                f"{flops:.2f}" if flops else "", *times)
@@ -110,8 +110,8 @@ def mixing():
 
 def efficiencies():
     yield from head("kernels", "share of the tensor cores' peak", "share of the memory's peak")
-    legacy = ", ".join(f"{device.reported_as} {device.legacy:.0%}".replace("%", " %") for device in DEVICES)
-    yield row("convolutions, by cuDNN's legacy API", legacy, f"{percent(model.CONVOLUTIONS)} %")
+    plans = ", ".join(f"{device.reported_as} {device.plans:.0%}".replace("%", " %") for device in DEVICES)
+    yield row("convolutions, by timed plans of cuDNN", plans, f"{percent(model.CONVOLUTIONS)} %")
     yield row("norms", "", f"{percent(model.NORMS)} %")
     yield row("all others", "as convolutions", f"{percent(model.OTHERS)} %")
 
@@ -138,7 +138,7 @@ def document(step, update, alternatives, reported):
     works, numbers = step(PIXELS, BATCH), sum(n for n, _ in resnet50.parameters(resnet50.operations(PIXELS)))
     kept = [work for work in works if work.kernel in ("norm_finish", "norm_gradients")]
     lamb = [work for work in update(numbers) if work.kernel != "add_gradients"]
-    kinds = predictions.kinds(works, lambda work: (work.expected(H100) + work.launches * model.GAP) * 1e3)
+    kinds = predictions.kinds(works, lambda work: (work.expected(H100) + work.launches * model.gap()) * 1e3)
     text = TEXT.format(
         mixing="\n".join(mixing()),
         kernels="\n".join(by_kernel(works)),
@@ -163,9 +163,7 @@ def document(step, update, alternatives, reported):
         graph=round(model.GAP_IN_GRAPH * 1e6),
         host=round(model.HOST * 1e6),
         host_ms=f"{sum(work.launches for work in works) * model.HOST * 1e3:.0f}",
-        four=percent(model.FOUR_BLOCKS),
-        norms_share=percent(model.NORMS),
-        plans=percent(H100.plans),
+        legacy=percent(H100.legacy),
     )
     return "\n\n".join(wrapped(block) for block in text.split("\n\n"))
 
@@ -196,11 +194,8 @@ multiply-adds at that of the tensor cores. It is *expected* to reach these share
 
 {efficiencies}
 
-and {gap} µs pass between the end of a kernel and the work of the next. The host takes {host} µs to launch one, {host_ms} ms a step,
-which is hidden while the GPU is busy for longer. The shares are assumptions. An A100's are such that, with norm, sum and ReLU as
-kernels of their own, they give what NVIDIA reported of PyTorch (below). An H100's cores are three times as fast with 1.6 times
-the memory, so that convolutions of few channels wait for memory; and it is not known whether cuDNN's legacy API uses the kernels
-of sm_90.
+and {graph} µs passes between the end of a kernel and the work of the next, in a CUDA graph. The shares are assumptions. An H100's
+cores are three times as fast as an A100's with 1.6 times the memory, so that convolutions of few channels wait for memory.
 
 Of a microbatch of {batch} at 224 pixels, all for one image, times in µs:
 
@@ -228,13 +223,14 @@ PyTorch runs norm, sum and ReLU as kernels of their own, MXNet fuses them. No me
 
 ## What changes are worth
 
-Images/s gained on paper at 224 pixels, each change by itself unless it says otherwise:
+Images/s on paper at 224 pixels, compared with the program as it is:
 
 {changes}
 
-Timed plans are taken to reach {plans} % of the tensor cores' peak on an H100. Four blocks a multiprocessor take the norms from {norms_share} to
-{four} % of the memory's. In a CUDA graph {graph} µs pass between kernels, and the host launches once. cuDNN's operations that fuse norms
-into convolutions exist in f16 only, which needs scaling of the loss; a norm at the end of a block stays a kernel.
+The legacy API is taken to reach {legacy} % of the tensor cores' peak on an H100: it is not known whether it uses the kernels of sm_90.
+Without a CUDA graph {gap} µs pass between kernels, and the host takes {host} µs to launch one, {host_ms} ms a step, which is hidden while
+the GPU is busy for longer. cuDNN's operations that fuse norms into convolutions exist in f16 only, and so do, without a GPU to ask,
+plans that take statistics ([cudnn-plans.md](cudnn-plans.md)); a norm at the end of a block stays a kernel.
 
 A GPU at the expected rate takes little of its PCIe: an H200 {feed} GB/s of pixels.
 """
