@@ -113,10 +113,26 @@ impl TimingEvent {
     /// [`DeviceError::Driver`] if work before the events failed, or one was never recorded.
     pub fn since(&self, earlier: &Self) -> Result<Duration, DeviceError> {
         let waited = earlier.0.synchronize().and_then(|()| self.0.synchronize());
-        // SAFETY: both events exist as long as their borrows.
-        let elapsed =
-            waited.and_then(|()| unsafe { result::event::elapsed(earlier.0.event, self.0.event) });
+        let elapsed = waited.and_then(|()| elapsed(earlier.0.event, self.0.event));
         let milliseconds = elapsed.map_err(self.0.device.failed("executing work on the GPU"))?;
         Ok(Duration::from_secs_f64((f64::from(milliseconds) / 1e3).max(0.0)))
     }
+}
+
+/// The milliseconds between two events that have happened. cudarc asks for `cuEventElapsedTime_v2` only, and panics where
+/// the driver is older than CUDA 12.8, which has it first.
+fn elapsed(from: sys::CUevent, to: sys::CUevent) -> Result<f32, DriverError> {
+    type Elapsed = unsafe extern "C" fn(*mut f32, sys::CUevent, sys::CUevent) -> CUresult;
+    let mut milliseconds = 0.0;
+    // SAFETY: the driver is loaded, the function has this signature under both names, and both events exist as long as their
+    // borrows in the caller.
+    unsafe {
+        let driver = sys::culib();
+        let found = driver.get::<Elapsed>(b"cuEventElapsedTime_v2");
+        let found = found.or_else(|_older| driver.get::<Elapsed>(b"cuEventElapsedTime"));
+        let found = found.map_err(|_missing| DriverError(CUresult::CUDA_ERROR_NOT_SUPPORTED))?;
+        found(&raw mut milliseconds, from, to)
+    }
+    .result()?;
+    Ok(milliseconds)
 }

@@ -4,10 +4,15 @@ use std::fs;
 use std::path::Path;
 
 use forebay::gpu::Gpu;
-use forebay_trainer::{BackendConfig, ConvApi, ConvConfig, CudaBackend, CudaConfig, Precision};
+use forebay_trainer::{
+    Backend as _, BackendConfig, ConvApi, ConvConfig, CudaBackend, CudaConfig, Cursor, MicroStep,
+    Precision, initial_state,
+};
 use serde_json::{Map, Value, json};
 
-use crate::gpu::{Test, backend_config};
+use crate::gpu::{Test, backend_config, graph};
+use crate::microbatches::{SAMPLES, batch, settings};
+use crate::standin::refuse_plans;
 
 pub(crate) const TESTS: &[(&str, Test)] = &[
     ("convolutions_are_planned_for_the_passes_that_run", only_those_that_run),
@@ -15,7 +20,12 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("plans_are_measured_once_and_then_remembered", remembered),
     ("remembered_plans_that_cannot_be_used_are_replaced", replaced),
     ("ranks_that_share_a_plan_cache_choose_alike", shared),
+    ("both_interfaces_of_cudnn_give_the_same_results", alike),
 ];
+
+/// Tests that need the stand-in, which refuses plans.
+pub(crate) const STANDIN_TESTS: &[(&str, Test)] =
+    &[("what_the_graph_api_refuses_the_legacy_api_computes", refused)];
 
 /// The plans of a backend for microbatches of 6 samples in training and 5 in evaluation.
 fn plans(device: u32, precision: Precision, conv: ConvConfig) -> Vec<String> {
@@ -23,6 +33,71 @@ fn plans(device: u32, precision: Precision, conv: ConvConfig) -> Vec<String> {
     let cuda = CudaConfig { conv, ..cuda };
     let config = BackendConfig { eval_batch: 5, ..backend_config("resnet20") };
     CudaBackend::new(cuda, config).unwrap().convolution_plans()
+}
+
+fn refused(device: u32) {
+    refuse_plans(true);
+    let planned = plans(device, Precision::Bf16, with(ConvApi::Auto));
+    let cuda = CudaConfig::new(Gpu::open(device).unwrap(), Precision::Bf16);
+    let cuda = CudaConfig { conv: with(ConvApi::Graph), ..cuda };
+    let error = CudaBackend::new(cuda, backend_config("resnet20")).unwrap_err().to_string();
+    let mut by_legacy = opened(device, Precision::Bf16, ConvApi::Auto);
+    refuse_plans(false);
+    assert!(planned.iter().all(|plan| plan.contains("legacy API")), "{planned:#?}");
+    assert!(error.contains("planning a convolution"), "{error}");
+    // It computes what the legacy API computes from the start.
+    let mut legacy = opened(device, Precision::Bf16, ConvApi::Legacy);
+    assert!(results(&mut by_legacy, 0) == results(&mut legacy, 0));
+}
+
+/// A backend of ResNet-20 whose convolutions are those of one interface.
+fn opened(device: u32, precision: Precision, api: ConvApi) -> CudaBackend {
+    let cuda = CudaConfig::new(Gpu::open(device).unwrap(), precision);
+    let cuda = CudaConfig { conv: with(api), ..cuda };
+    let mut backend = CudaBackend::new(cuda, backend_config("resnet20")).unwrap();
+    backend.load(&initial_state(&graph("resnet20"), 3)).unwrap();
+    backend
+}
+
+/// The logits of a microbatch in training, and the gradient of each parameter.
+fn results(backend: &mut CudaBackend, step: u64) -> Vec<Vec<f32>> {
+    let training = settings(1, 2);
+    let micro = MicroStep { drop_path: None, loss: &training.loss, weight: 1.0, last: true };
+    let images = batch(&training, Cursor { epoch: 0, step }, 0);
+    backend.forward(&images, &micro).unwrap();
+    let logits = backend.last_logits(SAMPLES).unwrap().to_vec();
+    backend.backward(&images, &micro).unwrap();
+    let parameters = backend.graph().parameters.len();
+    let gradients = (0..parameters).map(|index| backend.gradient(index).unwrap());
+    std::iter::once(logits).chain(gradients).collect()
+}
+
+/// Sums are added in another order: in f32 they differ by 2^-13 of the largest value in each operation, forward and backward. In
+/// bf16 and f16 one rounding of each operation can go the other way; they are independent, so their squares add up.
+fn alike(device: u32) {
+    let largest = |values: &[f32]| values.iter().fold(0.0_f32, |max, value| max.max(value.abs()));
+    let off = |found: &[f32], wanted: &[f32]| {
+        let off: Vec<f32> = found.iter().zip(wanted).map(|(a, b)| a - b).collect();
+        // The gradients before a norm whose gamma begins at zero are zero.
+        largest(&off) / largest(wanted).max(f32::MIN_POSITIVE)
+    };
+    for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
+        let [mut graph, mut legacy] =
+            [ConvApi::Graph, ConvApi::Legacy].map(|api| opened(device, precision, api));
+        let operations = 2.0 * graph.graph().ops.len() as f32;
+        let allowed = match precision {
+            Precision::F32 => operations / 8192.0,
+            Precision::F16 => operations.sqrt() / 1024.0,
+            Precision::Bf16 => operations.sqrt() / 128.0,
+        };
+        let (found, wanted) = (results(&mut graph, 0), results(&mut legacy, 0));
+        for (index, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
+            let off = off(found, wanted);
+            assert!(off <= allowed, "{precision:?}, {index}: {off} of {allowed}");
+        }
+        // Another microbatch is further away than that.
+        assert!(off(&results(&mut graph, 1)[0], &wanted[0]) > allowed, "{precision:?}");
+    }
 }
 
 fn with(api: ConvApi) -> ConvConfig {

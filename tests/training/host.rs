@@ -1,53 +1,10 @@
 //! What the host does during a step: it waits for nothing and allocates nothing, and captured graphs change no bit.
 
-#![expect(unsafe_code, reason = "the stand-in counts calls by a C function")]
-
-use std::ffi::CStr;
-
 use forebay_trainer::{Backend as _, CudaBackend, Cursor, MicroStep, Pixels, TrainConfig};
 
 use crate::gpu::{Test, Trained, numbers, open, train_steps};
 use crate::microbatches::{SAMPLES, SIDE, batch, settings};
-
-/// The numbers that the stand-in counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Counts {
-    waits: u64,
-    launches: u64,
-    graph_launches: u64,
-    allocations: u64,
-}
-
-/// The address of a function of the stand-in. `None` on a real GPU.
-fn standin(function: &CStr) -> Option<*mut libc::c_void> {
-    const NAMES: [&CStr; 2] = [c"libcuda.so", c"libcuda.so.1"];
-    // SAFETY: the library is loaded already, and is only looked up.
-    let symbol = unsafe {
-        let find = |name: &CStr| libc::dlopen(name.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
-        let library = NAMES.iter().map(|name| find(name)).find(|library| !library.is_null())?;
-        libc::dlsym(library, function.as_ptr())
-    };
-    (!symbol.is_null()).then_some(symbol)
-}
-
-/// What this thread has called so far.
-fn counts() -> Option<Counts> {
-    type Count = extern "C" fn(u32) -> u64;
-    let function = standin(c"forebayStandinCount")?;
-    // SAFETY: the function has this signature.
-    let count = unsafe { std::mem::transmute::<*mut libc::c_void, Count>(function) };
-    let [waits, launches, graph_launches, allocations] = [0, 1, 2, 3].map(|index| count(index));
-    Some(Counts { waits, launches, graph_launches, allocations })
-}
-
-/// Makes the stand-in refuse the captures of this thread, or no longer.
-fn refuse_captures(refuse: bool) {
-    type Refuse = extern "C" fn(bool);
-    let function = standin(c"forebayStandinRefuseCaptures").unwrap();
-    // SAFETY: the function has this signature.
-    let function = unsafe { std::mem::transmute::<*mut libc::c_void, Refuse>(function) };
-    function(refuse);
-}
+use crate::standin::{counts, refuse_captures};
 
 /// Tests on any GPU.
 pub(crate) const TESTS: &[(&str, Test)] =
@@ -58,11 +15,6 @@ pub(crate) const STANDIN_TESTS: &[(&str, Test)] = &[
     ("a_step_neither_waits_for_the_gpu_nor_allocates", steps),
     ("without_captures_training_goes_on_by_single_launches", refused),
 ];
-
-/// Whether the tests run on the stand-in. A GPU must have been opened, which loads the driver.
-pub(crate) fn is_standin() -> bool {
-    counts().is_some()
-}
 
 fn step(backend: &mut CudaBackend, training: &TrainConfig, step: u64) {
     let cursor = Cursor { epoch: 0, step };

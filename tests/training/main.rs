@@ -14,14 +14,16 @@ mod host;
 mod lost_rank;
 #[cfg(feature = "cuda")]
 mod microbatches;
+#[cfg(feature = "cuda")]
+mod standin;
 
 #[cfg(feature = "cuda")]
 fn trials() -> Vec<Trial> {
     let Some(forebay::mix::Device::Cuda(device)) = forebay_tests::gpu() else { return Vec::new() };
     let is_open = |number: u32| forebay::gpu::Gpu::open(number).is_ok();
     let mut tests = [gpu::TESTS, convolutions::TESTS, host::TESTS].concat();
-    if is_open(device) && host::is_standin() {
-        tests.extend(host::STANDIN_TESTS);
+    if is_open(device) && standin::is_standin() {
+        tests.extend([host::STANDIN_TESTS, convolutions::STANDIN_TESTS].concat());
     }
     if is_open(device + 1) {
         tests.extend([gpu::PAIRS, lost_rank::PAIRS].concat());

@@ -18,6 +18,8 @@ thread_local! {
     static COUNTS: [Cell<u64>; 4] = const { [const { Cell::new(0) }; 4] };
     /// Whether the thread's captures are refused, as by a driver that does not support a captured call.
     static REFUSED: Cell<bool> = const { Cell::new(false) };
+    /// Whether the thread's plans of cuDNN's graph API are refused, as by a version without a suitable engine.
+    static REFUSED_PLANS: Cell<bool> = const { Cell::new(false) };
 }
 
 pub(crate) fn count(what: Count) {
@@ -26,6 +28,10 @@ pub(crate) fn count(what: Count) {
 
 pub(crate) fn refuses_captures() -> bool {
     REFUSED.get()
+}
+
+pub(crate) fn refuses_plans() -> bool {
+    REFUSED_PLANS.get()
 }
 
 /// The number of waits, launches, launches of graphs or allocations of this thread, by index. Anything else is 0.
@@ -38,4 +44,10 @@ extern "C" fn forebayStandinCount(index: u32) -> u64 {
 #[unsafe(no_mangle)]
 extern "C" fn forebayStandinRefuseCaptures(refuse: bool) {
     REFUSED.set(refuse);
+}
+
+/// Refuses the plans of cuDNN's graph API that this thread makes, or no longer.
+#[unsafe(no_mangle)]
+extern "C" fn forebayStandinRefusePlans(refuse: bool) {
+    REFUSED_PLANS.set(refuse);
 }

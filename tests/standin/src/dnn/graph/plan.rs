@@ -8,6 +8,7 @@ use super::engine::Engine;
 use super::methods::{SPLIT_K, TILE_SIZE};
 use super::names::{self as n, Type, kind};
 use super::values::{child, children, enumerator, handle, int, required};
+use crate::api::counts::refuses_plans;
 use crate::dnn::{Answer, Status, wrong};
 
 #[derive(Clone, Copy, Debug)]
@@ -112,6 +113,9 @@ impl Plan {
         if device.capability != config.engine.device.capability {
             let what = "the plan is for another device than its engine";
             return wrong(Status::ARCH_MISMATCH, what);
+        }
+        if refuses_plans() {
+            return wrong(Status::NOT_SUPPORTED, "plans are refused, as a test asked for");
         }
         let workspace = config.workspace()?;
         values.insert(n::EXECUTION_PLAN_WORKSPACE_SIZE, bytes_of(workspace));

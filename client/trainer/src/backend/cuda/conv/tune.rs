@@ -62,7 +62,8 @@ fn time(
     let mut launch = || plan.launch(handle, operands, workspace);
     let warm = (0..WARM_UP).try_for_each(|_| launch());
     let times = warm.and_then(|()| {
-        (0..REPEATS).map(|_| lane.time(&mut launch)).collect::<Result<Vec<f64>, DeviceError>>()
+        let run = |_| lane.time(&mut launch).map(|time| time.as_secs_f64() * 1e3);
+        (0..REPEATS).map(run).collect::<Result<Vec<f64>, DeviceError>>()
     });
     plan.forget_addresses();
     match times {
