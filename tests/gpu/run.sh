@@ -52,6 +52,7 @@ if [ -z "$standin" ]; then
   mix_selftest='' selftest='' torch="--device cuda:0 --seconds 100"
   shapes="--batch 32,64,256,512 --size 224,160 --steps 20 --warm-up 5"
   bench="--model resnet50" f32="--batch 64 --size 224 --steps 10 --warm-up 3" one="--batch 256 --size 224" images=4096
+  few="--batch 32,256 --size 224 --steps 10 --warm-up 4"
   end_to_end='{"classes": 10, "per_class": 400, "steps": 33, "train": ["--model", "resnet50", "--recipe", "a3", "--batch", "256",
     "--microbatches", "1", "--image-size", "160", "--epochs", "10", "--warmup-epochs", "1"]}'
 else
@@ -60,6 +61,7 @@ else
   mix_selftest="--images 4 --size 32" selftest="--compare resnet20 --model resnet20 --batch 2 --image-size 16 --steps 1"
   torch="--device cpu --tiny" shapes="--batch 2,3 --size 16 --steps 1 --warm-up 1"
   bench="--model resnet20 --classes 10" f32="--batch 2 --size 16 --steps 1" one="--batch 2 --size 16" images=8
+  few="--batch 2 --size 16 --steps 1 --warm-up 3"
   end_to_end='{"classes": 2, "per_class": 10, "steps": 5, "train": ["--model", "resnet20", "--recipe", "a3", "--batch", "4",
     "--microbatches", "1", "--image-size", "16", "--epochs", "1", "--warmup-epochs", "0"]}'
 fi
@@ -95,6 +97,19 @@ throughput_f32() {
   # shellcheck disable=SC2086
   "$bin/forebay-trainer" bench --device cuda:0 --precision f32 $bench $f32 --json "$work/bench_f32.json"
 }
+# What each way to train is worth: the default of bf16, and others beside it.
+variants() {
+  local name flags
+  while IFS=: read -r name flags; do
+    # shellcheck disable=SC2086
+    "$bin/forebay-trainer" bench --device cuda:0 $bench $few $flags --json "$work/variant-$name.json" || return 1
+  done << 'END'
+bf16:--precision bf16
+bf16 without CUDA graphs:--precision bf16 --cuda-graphs=false
+bf16 by the legacy API:--precision bf16 --conv-api legacy
+f16:--precision f16
+END
+}
 losses() {
   mapfile -t flags < "$here/replay/flags"
   "$bin/forebay-trainer" train --replay "$here/replay/microbatches" --device cuda:0 --output "$work/replay" "${flags[@]}" &&
@@ -111,7 +126,7 @@ pipeline() {
 # The kernels of a few steps with their times: by ncu if it may read the GPU's counters, otherwise by nsys.
 kernel_times() {
   # shellcheck disable=SC2206
-  local command=("$bin/forebay-trainer" bench --device cuda:0 $bench $one --steps 1 --warm-up 1)
+  local command=("$bin/forebay-trainer" bench --device cuda:0 $bench $one --cuda-graphs=false --steps 1 --warm-up 1)
   if command -v ncu > /dev/null &&
     timeout 60 ncu --target-processes all --metrics gpu__time_duration.sum --csv --log-file "$work/kernels.csv" "${command[@]}" &&
     grep -q gpu__time_duration "$work/kernels.csv"; then
@@ -129,8 +144,8 @@ sanitizer() {
   command -v compute-sanitizer > /dev/null || { echo "there is no compute-sanitizer"; return 77; }
   compute-sanitizer --tool "$1" --error-exitcode 9 --target-processes all "$here/tests/kernels" "$kernels" --test-threads 1
 }
-export -f environment libraries tests throughput throughput_f32 losses pipeline kernel_times sanitizer
-export here out work bin python kernels bench shapes f32 one images
+export -f environment libraries tests throughput throughput_f32 variants losses pipeline kernel_times sanitizer
+export here out work bin python kernels bench shapes f32 few one images
 calls() { step "$1" "$2" "$3" bash -c '"$@"' _ "${@:4}"; }
 
 calls environment 20 env.txt environment
@@ -152,6 +167,7 @@ for suite in $golden; do
 done
 calls "throughput, bf16" 90 selftest.txt throughput
 calls "throughput, f32" 30 selftest.txt throughput_f32
+calls "variants" 60 selftest.txt variants
 # shellcheck disable=SC2086
 step "throughput of torch" 130 selftest.txt "$python" "$here/torch_bench.py" $torch $shapes --json "$work/torch.json"
 calls "losses" 60 tests.txt losses

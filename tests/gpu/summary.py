@@ -56,6 +56,18 @@ def throughput(work, device):
     return rows, measured, others
 
 
+def variants(work):
+    """A row for each way to train and each batch, beside the first way."""
+    found = sorted(work.glob("variant-*.json"), key=lambda path: path.stat().st_mtime)
+    rates, rows = {}, []
+    for path in found:
+        for run in (read(path) or {}).get("runs", []):
+            key, rate = (run["image_size"], run["batch"]), run.get("images_per_s")
+            first = rates.setdefault(key, rate)
+            rows.append([path.stem.removeprefix("variant-"), *key, number(rate) or run.get("error", "")[:60], ratio(rate, first)])
+    return rows
+
+
 def number(value):
     return f"{value:,.0f}" if value else ""
 
@@ -114,6 +126,7 @@ def main(work, out, predictions, version):
     ends = read(work / "end_to_end.json")
     steps = [line.split("\t") for line in (work / "status.tsv").read_text(encoding="utf-8").splitlines()]
     everything = {"device": name, "predicted": device, "forebay": measured, "forebay_f32": read(work / "bench_f32.json"),
+                  "variants": variants(work),
                   "torch": others, "end_to_end": ends, "steps": [dict(zip(("name", "status", "seconds"), step)) for step in steps]}
     text = f"# {name}\n\nforebay {Path(version).read_text(encoding='utf-8').strip()}\n\n"
     text += table(["step", "status", "s"], steps) + "\n## Training, bf16, images/s\n\n"
@@ -126,6 +139,8 @@ def main(work, out, predictions, version):
         text += f"\ntorch {others['torch']}: {runs[0]['model']}, {runs[0]['optimizer']}"
         sgd = [f"batch {run['batch']}: {number(run['images_per_s'])}" for run in runs if run["mode"] == "eager, SGD"]
         text += f"; eager with SGD at {runs[0]['image_size']} pixels, {', '.join(sgd)}.\n" if sgd else ".\n"
+    if rows := variants(work):
+        text += "\n## Ways to train\n\n" + table(["way", "pixels", "batch", "images/s", "of the first"], rows)
     losses = read(out / "losses.json")
     if losses:
         text += (f"\n## Losses\n\n{losses['steps']} of {losses['expected_steps']} steps on the CPU's microbatches: the largest "
