@@ -18,6 +18,7 @@ sys.path.insert(0, str(HERE.parent))
 import cudnn
 import resnet50
 from cudnn import NAMES, Descriptor, Refused
+from fusions import Fusion, fusible
 
 BATCH = 256
 # The value of client/trainer/src/backend/conv_config.rs.
@@ -110,10 +111,15 @@ class Plan:
 
 
 def plans(conv, direction, properties, kind="BFLOAT16", statistics=False):
-    """The supported plans among those that the heuristics propose, best first."""
+    """The supported plans of a convolution."""
+    return planned(graph(conv, direction, kind, statistics), properties)
+
+
+def planned(operations, properties):
+    """The supported plans of a graph among those that the heuristics propose, best first."""
     heuristics = Descriptor(
         "ENGINEHEUR", "ENGINEHEUR",
-        OPERATION_GRAPH=("BACKEND_DESCRIPTOR", graph(conv, direction, kind, statistics)),
+        OPERATION_GRAPH=("BACKEND_DESCRIPTOR", operations),
         MODE=("HEUR_MODE", NAMES["HEUR_MODE_A"]),
         DEVICEPROP=("BACKEND_DESCRIPTOR", properties),
     ).finalize()
@@ -188,6 +194,29 @@ def statistics(convs, devices):
         print(f"- {head}: {planned[head]} of {len(convs)} planned")
 
 
+def fused(convs, devices):
+    """Prints whether each convolution is planned with the norm before it, in each direction."""
+    heads = [f"{name} {direction}" for name in devices for direction in DIRECTIONS]
+    print("| convolution | times |", " | ".join(heads), "|")
+    print("|---|---|" + "---|" * len(heads))
+    tallies = {name: Counter() for name in devices}
+    for conv, times in convs.items():
+        fusion, cells = Fusion(conv, BATCH), []
+        for name, properties in devices.items():
+            suitable = []
+            for graph_of in [fusion.forward, fusion.backward_data, fusion.backward_filter]:
+                found = next((plan for plan in planned(graph_of(), properties) if plan.fits), None)
+                suitable.append(found is not None)
+                cells.append(f"{found.engine}, {size(found.workspace)}" if found else "–")
+            tallies[name]["shapes"] += all(suitable)
+            tallies[name]["convolutions"] += all(suitable) * times
+        print(f"| {title(conv)} | {times} |", " | ".join(cells), "|")
+    print()
+    for name, tally in tallies.items():
+        print(f"- {name}: all three of {tally['shapes']} of {len(convs)} shapes, which are {tally['convolutions']} of "
+              f"{convs.total()} convolutions")
+
+
 def refusal(action):
     try:
         result = action()
@@ -217,6 +246,12 @@ def main():
     print(STATISTICS)
     convs = Counter(op for op in resnet50.operations(224) if isinstance(op, resnet50.Conv))
     statistics(Counter(plain(conv) for conv in convs.elements()), devices)
+    print()
+    print(FUSED)
+    for pixels in [224, 160]:
+        print(f"{pixels} pixels:\n")
+        fused(Counter(fusible(resnet50.operations(pixels))), devices)
+        print()
 
 
 def plain(conv):
@@ -264,6 +299,17 @@ heuristics' first proposal (mode A); `–`: they propose nothing. The heuristics
 nothing for bf16 either. Of the five engines of this graph, those that are compiled in advance want f16, and another one
 says that something is missing at run time, presumably the driver. So the trainer, whose activations are bf16, sums in a
 kernel of its own.
+"""
+
+FUSED = """\
+## Convolutions with the norm before them
+
+In f16, where a norm with ReLU and without residual feeds one convolution: cuDNN's patterns `ConvBNfprop` (forward, with the
+statistics of the output), `DgradDreluBNBwdWeight` (backward data, with the mask of the ReLU and the gradients of the norm's
+weights) and `ConvBNwgrad` (backward filter). See `tests/kernels/plan/fusions.py`. A cell is the engine and the workspace of
+the best suitable proposal (mode A); `–`: there is none. The engines have no numerical notes: nothing says that the order of
+their sums is the same in every run. On the A100 backward data wants a workspace as large as its output: what is fused there
+may be two kernels.
 """
 
 if __name__ == "__main__":
