@@ -97,14 +97,15 @@ def counted_before(op):
 
 
 def fused(op):
-    """The same in f16 by cuDNN's fused operations, which bf16 lacks. Convolutions add up the statistics. A norm between two
-    convolutions is applied as the second one reads its input, and the gradient's sums are taken where that writes its gradient.
-    The stem's norm is taken for one of these, as if the max pool applied it."""
+    """The same in f16 by cuDNN's fused operations, which bf16 lacks: `--norms fused`. Convolutions add up the statistics. A norm
+    between two convolutions is applied as the second one reads its input, and the gradient's sums are taken where that writes its
+    gradient, for which it reads the norm's input."""
     x = 2 * op.x.numbers * BATCH
-    between = op.relu and not op.residual
-    for work in counted_before(op):
+    between = op.relu and not op.residual and not op.pooled
+    # cuDNN has no statistics for the stem.
+    for work in norm(op) if op.pooled else counted_before(op):
         if between and work.kernel == "norm_reduce":
-            yield Work("norm_reduce", x, work.writes, launches=0)
+            yield Work("norm_reduce", x, 0, launches=0)
         elif not between or work.kernel != "norm_apply":
             yield work
 

@@ -50,6 +50,8 @@ class Norm:
     x: Shape
     relu: bool
     residual: bool = False
+    # Whether the max pool reads it: the stem's.
+    pooled: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def operations(size):
     images = Shape(size + 6, size + 6, 8)
     half = Shape(size // 2, size // 2, 64)
     x = Shape(size // 4, size // 4, 64)
-    found = [Conv(images, half, 7, 2, 0, first=True, zeros=5), Norm(half, relu=True), MaxPool(half, x)]
+    found = [Conv(images, half, 7, 2, 0, first=True, zeros=5), Norm(half, relu=True, pooled=True), MaxPool(half, x)]
 
     def convolution(x, channels, kernel, stride, **facts):
         y = Shape(-(-x.height // stride), -(-x.width // stride), channels)

@@ -76,7 +76,7 @@ fn one(device: u32) -> CudaBackend {
     gpu(device, Precision::Bf16, Rank::SINGLE, BUCKET_LEN)
 }
 
-fn cpu() -> Box<dyn Backend> {
+pub(crate) fn cpu() -> Box<dyn Backend> {
     let mut cpu = TrainDevice::Cpu.open(backend_config("resnet20"), Rank::SINGLE).unwrap();
     cpu.load(&initial_state(&graph("resnet20"), 3)).unwrap();
     cpu

@@ -32,8 +32,9 @@ fn step(backend: &mut CudaBackend, training: &TrainConfig, step: u64) {
 /// yet, as with the lazy schedule of the stand-in.
 fn steps(device: u32) {
     let training = settings(2, 8);
-    for graphs in [false, true] {
-        let mut backend = open(device, graphs);
+    for (graphs, fused) in [(false, false), (true, false), (true, true)] {
+        let mut backend =
+            if fused { crate::fused::open(device, graphs) } else { open(device, graphs) };
         let mut launches = Vec::new();
         for number in 0..8 {
             let before = counts().unwrap();
@@ -50,7 +51,7 @@ fn steps(device: u32) {
         let [first, last] = [launches[1], launches[7]];
         if graphs {
             // Of each microbatch the copies, the first kernels, the scalar and the losses; scalars and norm of the update.
-            assert!(last < 25 && launches[0] > 300, "{launches:?}");
+            assert!(last < 25 && launches[0] > if fused { 200 } else { 300 }, "{launches:?}");
             assert_eq!(backend.captured_graphs(), 3);
         } else {
             assert_eq!((first, backend.captured_graphs()), (last, 0), "{launches:?}");

@@ -7,6 +7,8 @@ use libtest_mimic::{Arguments, Trial};
 #[cfg(feature = "cuda")]
 mod convolutions;
 #[cfg(feature = "cuda")]
+mod fused;
+#[cfg(feature = "cuda")]
 mod gpu;
 #[cfg(feature = "cuda")]
 mod host;
@@ -21,7 +23,7 @@ mod standin;
 fn trials() -> Vec<Trial> {
     let Some(forebay::mix::Device::Cuda(device)) = forebay_tests::gpu() else { return Vec::new() };
     let is_open = |number: u32| forebay::gpu::Gpu::open(number).is_ok();
-    let mut tests = [gpu::TESTS, convolutions::TESTS, host::TESTS].concat();
+    let mut tests = [gpu::TESTS, convolutions::TESTS, fused::TESTS, host::TESTS].concat();
     if is_open(device) && standin::is_standin() {
         tests.extend([host::STANDIN_TESTS, convolutions::STANDIN_TESTS].concat());
     }

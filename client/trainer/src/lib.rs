@@ -84,7 +84,7 @@ mod state;
 mod training_loop;
 
 pub use accuracy::{Accuracy, evaluate};
-pub use backend::conv_config::{ConvApi, ConvConfig};
+pub use backend::conv_config::{ConvApi, ConvConfig, Norms};
 pub use backend::device::{GpuConfig, TrainDevice};
 pub use backend::precision::Precision;
 pub use backend::{Backend, BackendConfig, MicroStep, UpdateReport};

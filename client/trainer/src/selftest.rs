@@ -12,10 +12,13 @@
 //! the tolerance of a sum `a + b`, of which `a` was there before, has one more term: 2^-7 of `b`, which is `sum - a`,
 //! for the rounding of `b`.
 
+mod errors;
+mod fused;
 mod timing;
 
 pub(crate) use timing::time_operations;
 
+use errors::{FusedErrors, statistic_errors};
 use forebay_types::MicrobatchName;
 use half::f16;
 
@@ -64,6 +67,9 @@ struct Pair {
     precision: Precision,
     pass: PassConfig,
     drop_path: DropPath,
+    /// For each parameter, the largest sum of the magnitudes of the weights of one output.
+    weights: Vec<f64>,
+    fused: FusedErrors,
     comparisons: Vec<Comparison>,
 }
 
@@ -79,15 +85,17 @@ pub fn compare_operations(
     let (precision, batch) = (cuda.precision, random_batch(graph, samples));
     let mut drop_path = DropPath::new(0.3, graph.blocks, samples);
     drop_path.draw(1, 2, 3);
+    let state = random_weights(graph, precision);
     let mut pair = Pair {
         cpu: CpuBackend::new(backend_config(graph, samples)),
         gpu: CudaBackend::new(cuda.clone(), backend_config(graph, samples))?,
         precision,
         pass: PassConfig { samples, train: true, drop_path: true },
         drop_path,
+        weights: largest_sums(graph, &state),
+        fused: FusedErrors::default(),
         comparisons: Vec::new(),
     };
-    let state = random_weights(graph, precision);
     for loaded in [pair.cpu.load(&state), pair.gpu.load(&state)] {
         loaded.expect("the network's own tensors");
     }
@@ -154,6 +162,17 @@ fn random_weights(graph: &Graph, precision: Precision) -> TrainState {
     state
 }
 
+/// For each parameter, the largest sum of the magnitudes of the weights of one output.
+fn largest_sums(graph: &Graph, state: &TrainState) -> Vec<f64> {
+    let largest = |parameter: &crate::model::Parameter| {
+        let values = &state.model[&parameter.name].values;
+        let rows = values.chunks(values.len() / parameter.shape[0]);
+        let sum = |row: &[f32]| row.iter().map(|weight| f64::from(weight.abs())).sum::<f64>();
+        rows.map(sum).fold(0.0, f64::max)
+    };
+    graph.parameters.iter().map(largest).collect()
+}
+
 /// A pseudo-random number in -1..1.
 fn random(k: usize, seed: usize) -> f32 {
     let number = (seed as u64) << 32 | (k as u64 + 1);
@@ -188,8 +207,20 @@ impl Pair {
         &mut self,
         name: String,
         gpu: &[f32],
+        expected: (&[f32], Option<&[f32]>),
+        stored: bool,
+    ) {
+        self.compare_within(name, gpu, expected, stored, |_| 0.0);
+    }
+
+    /// The same, where each value may differ by `extra` in addition.
+    fn compare_within(
+        &mut self,
+        name: String,
+        gpu: &[f32],
         (cpu, before): (&[f32], Option<&[f32]>),
         stored: bool,
+        extra: impl Fn(usize) -> f64,
     ) {
         assert_eq!(gpu.len(), cpu.len(), "{name}");
         let max = cpu.iter().fold(f32::MIN_POSITIVE, |max, x| max.max(x.abs()));
@@ -202,7 +233,7 @@ impl Pair {
             let (gpu, cpu) = (f64::from(*gpu), f64::from(*cpu));
             let added = before.map_or(0.0, |before| cpu - f64::from(before[at]));
             let rounded = cpu.abs() + added.abs();
-            let tolerance = rounding * rounded + SUM_TOLERANCE * f64::from(max) + least;
+            let tolerance = rounding * rounded + SUM_TOLERANCE * f64::from(max) + least + extra(at);
             ((gpu - cpu).abs() - tolerance) / f64::from(max)
         };
         // A NaN exceeds every tolerance.
@@ -211,13 +242,13 @@ impl Pair {
         self.comparisons.push(Comparison { name, excess });
     }
 
-    /// Compares the values of a tensor, and copies those of the GPU to the CPU.
-    fn compare_values(&mut self, name: &str, tensor: TensorId) -> Result<(), Error> {
+    /// Compares the values of a tensor, which may differ by `extra`, and copies those of the GPU to the CPU.
+    fn compare_values(&mut self, name: &str, tensor: TensorId, extra: f64) -> Result<(), Error> {
         let pass = self.pass;
         let gpu = self.gpu.values(tensor, pass)?;
         let cpu = self.cpu.values_mut(tensor, pass.samples, true).to_vec();
         let stored = tensor != self.gpu.graph().logits();
-        self.compare(format!("{name} forward"), &gpu, &cpu, stored);
+        self.compare_within(format!("{name} forward"), &gpu, (&cpu, None), stored, |_| extra);
         self.cpu.values_mut(tensor, pass.samples, true).copy_from_slice(&gpu);
         Ok(())
     }
@@ -229,11 +260,12 @@ impl Pair {
         name: &str,
         tensor: TensorId,
         before: Option<&[f32]>,
+        extra: impl Fn(usize) -> f64,
     ) -> Result<(), Error> {
         let samples = self.pass.samples;
         let gpu = self.gpu.gradient_of(tensor, samples)?;
         let cpu = self.cpu.gradient_mut(tensor, samples).to_vec();
-        self.compare_sums(format!("{name} backward"), &gpu, (&cpu, before), true);
+        self.compare_within(format!("{name} backward"), &gpu, (&cpu, before), true, extra);
         self.cpu.gradient_mut(tensor, samples).copy_from_slice(&gpu);
         Ok(())
     }
@@ -241,21 +273,38 @@ impl Pair {
     fn forward(&mut self, batch: &Batch) -> Result<(), Error> {
         self.gpu.load_batch(batch, true, Some(&self.drop_path))?;
         self.cpu.load_images(batch, true);
-        self.compare_values("images", 0)?;
+        self.compare_values("images", 0, 0.0)?;
         for (i, op) in self.gpu.graph().ops.clone().into_iter().enumerate() {
             self.gpu.forward_op(i, self.pass)?;
             self.cpu.forward_op(i, self.pass.samples, true, Some(&self.drop_path));
-            self.compare_values(&name(i, &op), op.tensors().1)?;
+            let (x, y) = op.tensors();
+            let is_stored = self.gpu.stores_output(i, self.pass);
+            if is_stored {
+                let extra = match op {
+                    Op::Conv { weight, .. } => self.fused.of_output(x, self.weights[weight]),
+                    _ => 0.0,
+                };
+                self.compare_values(&name(i, &op), y, extra)?;
+            }
             if let Op::BatchNorm { norm, .. } = op {
+                let errors = if self.gpu.measures_norm(i, self.pass) {
+                    statistic_errors(self.cpu.saved_mut(norm))
+                } else {
+                    vec![0.0; self.cpu.saved_mut(norm).len()]
+                };
                 let saved = self.gpu.saved(norm)?;
                 let own = self.cpu.saved_mut(norm).to_vec();
                 let channels = saved.len() / 4;
                 let kinds = ["mean", "1 / deviation", "factor", "shift"];
                 let pairs = saved.chunks(channels).zip(own.chunks(channels));
-                for ((gpu, cpu), kind) in pairs.zip(kinds) {
-                    self.compare(format!("{}: {kind}", name(i, &op)), gpu, cpu, false);
+                for (((gpu, cpu), kind), errors) in pairs.zip(kinds).zip(errors.chunks(channels)) {
+                    let name = format!("{}: {kind}", name(i, &op));
+                    self.compare_within(name, gpu, (cpu, None), false, |at| errors[at]);
                 }
                 self.cpu.saved_mut(norm).copy_from_slice(&saved);
+                if !is_stored {
+                    self.apply_norm(norm, x, y);
+                }
             }
         }
         Ok(())
@@ -301,19 +350,33 @@ impl Pair {
             let before = adds[i].then(|| self.gpu.gradient_of(x, self.pass.samples)).transpose()?;
             self.gpu.backward_op(i, self.pass)?;
             self.cpu.backward_op(i, self.pass.samples, Some(&self.drop_path));
+            let extra = match op {
+                Op::BatchNorm { norm, .. } if !self.gpu.stores_output(i, self.pass) => {
+                    self.input_gradient_errors(&graph, *norm, x)
+                }
+                _ => vec![0.0],
+            };
+            if i > 0 && !self.gpu.stores_output(i - 1, self.pass) {
+                self.mask_gradient(&graph, [&graph.ops[i - 1], op])?;
+            }
             if x > 0 {
-                self.compare_gradient(&name(i, op), x, before.as_deref())?;
+                let extra = |at: usize| extra[at % extra.len()];
+                self.compare_gradient(&name(i, op), x, before.as_deref(), extra)?;
             }
             if let Op::BatchNorm { residual: Some(residual), .. } = op {
                 let name = format!("{} to its residual", name(i, op));
-                self.compare_gradient(&name, *residual, None)?;
+                self.compare_gradient(&name, *residual, None, |_| 0.0)?;
             }
         }
         self.gpu.add_gradients()?;
         for (i, parameter) in graph.parameters.iter().enumerate() {
             let (gpu, cpu) = (self.gpu.gradient(i)?, self.cpu.gradient(i));
             let stored = parameter.kind == ParamKind::Conv;
-            self.compare(format!("gradient of {}", parameter.name), &gpu, &cpu, stored);
+            let errors = std::mem::take(&mut self.fused);
+            let (name, extra) =
+                (format!("gradient of {}", parameter.name), |at| errors.of_gradient(i, at));
+            self.compare_within(name, &gpu, (&cpu, None), stored, extra);
+            self.fused = errors;
         }
         Ok(())
     }

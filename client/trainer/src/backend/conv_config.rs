@@ -16,11 +16,23 @@ pub enum ConvApi {
     Legacy,
 }
 
+/// Where batch norms are computed in training.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Norms {
+    /// By kernels of their own.
+    #[default]
+    Separate,
+    /// Within the convolutions before and after them, where cuDNN has plans for that. Only in f16.
+    Fused,
+}
+
 /// Settings of the convolutions on a GPU.
 #[derive(Clone, Debug)]
 pub struct ConvConfig {
     /// The interface of cuDNN.
     pub api: ConvApi,
+    /// Where batch norms are computed.
+    pub norms: Norms,
     /// The folder that remembers which plans were the fastest. Without one, nothing is measured, and the first plan
     /// that cuDNN's heuristics propose is used.
     pub plan_cache: Option<PathBuf>,
@@ -30,7 +42,8 @@ pub struct ConvConfig {
 
 impl Default for ConvConfig {
     fn default() -> Self {
-        Self { api: ConvApi::default(), plan_cache: None, workspace_limit: WORKSPACE_LIMIT }
+        let (api, norms) = (ConvApi::default(), Norms::default());
+        Self { api, norms, plan_cache: None, workspace_limit: WORKSPACE_LIMIT }
     }
 }
 

@@ -7,6 +7,8 @@
 //! input.rs             mixes and normalizes them into the first tensor
 //! graphs.rs            CUDA graphs of the passes
 //! execute.rs           each operation forward and backward, on ranges of the GPU's memory
+//! fusion.rs            which norms are fused into convolutions
+//! fused.rs             executes these
 //! conv.rs, conv/       convolutions
 //! cublas.rs            matrix products of the classifier
 //! kernels.rs           compiles kernels/*.cu
@@ -32,6 +34,8 @@ mod config;
 mod conv;
 mod cublas;
 mod execute;
+mod fused;
+mod fusion;
 mod graphs;
 mod input;
 mod kernels;
@@ -59,6 +63,7 @@ use conv::{ConvCase, Convolutions};
 use cublas::Cublas;
 use forebay::gpu::{DeviceError, Kernel, Lane, Pinned};
 use forebay::mix::MIX_KERNELS;
+use fusion::Fusions;
 use graphs::{Execution, Graphs, Pass};
 use kernels::Kernels;
 use launch::Launcher;
@@ -67,6 +72,7 @@ use report::{PendingLosses, PendingReport, PinnedPool};
 use scalars::StepScalars;
 use uploads::Uploads;
 
+use super::conv_config::{ConvApi, Norms};
 use super::precision::Precision;
 use super::{Backend, BackendConfig, MicroStep, UpdateReport, normalization_table};
 use crate::Error;
@@ -110,6 +116,7 @@ pub struct CudaBackend {
     graphs: Graphs,
     uploads: Uploads,
     convolutions: Convolutions,
+    fusions: Fusions,
     cublas: Cublas,
     lane: Rc<Lane>,
 }
@@ -128,7 +135,9 @@ impl CudaBackend {
         device.require(&LIBRARIES)?;
         let kernels = Kernels::compile(device, cuda.precision)?;
         let [mix_kernel] = device.compile("mix.cu", MIX_KERNELS, ["mix_u8_nhwc"])?;
+        check_norms(&cuda)?;
         let mut convolutions = Convolutions::open(device, cuda.precision, cuda.conv.clone())?;
+        let fusions = Fusions::plan(cuda.conv.norms, &training, &mut convolutions);
         let mut cublas = Cublas::open(device, cuda.precision)?;
         let cases = [ConvCase::all(&training, true), ConvCase::all(&inference, false)].concat();
         let workspace = convolutions.plan(&cases)?;
@@ -161,6 +170,7 @@ impl CudaBackend {
             kernels,
             mix_kernel,
             convolutions,
+            fusions,
             cublas,
             lane,
         };
@@ -330,6 +340,17 @@ impl CudaBackend {
         self.check_ranks()?;
         sum
     }
+}
+
+/// Fused norms need f16 and the graph API.
+fn check_norms(cuda: &CudaConfig) -> Result<(), Error> {
+    let problem = match (cuda.conv.norms, cuda.precision, cuda.conv.api) {
+        (Norms::Separate, ..) => return Ok(()),
+        (_, Precision::Bf16 | Precision::F32, _) => "fused needs --precision f16",
+        (.., ConvApi::Legacy) => "fused needs cuDNN's graph API: --conv-api auto or graph",
+        _ => return Ok(()),
+    };
+    Err(Error::Setting { setting: "--norms", problem: problem.to_owned() })
 }
 
 impl Backend for CudaBackend {

@@ -11,7 +11,7 @@ use forebay_types::settings::{
     positive, probability, share,
 };
 
-use crate::backend::conv_config::{ConvApi, ConvConfig};
+use crate::backend::conv_config::{ConvApi, ConvConfig, Norms};
 use crate::backend::device::{GpuConfig, TrainDevice};
 use crate::backend::precision::Precision;
 
@@ -162,6 +162,18 @@ pub(crate) struct ConvArgs {
     /// proposes. The default is forebay in the cache folder of the user.
     #[arg(long, env = "FOREBAY_CONV_PLAN_CACHE", value_name = "DIR|none")]
     pub(crate) conv_plan_cache: Option<PathBuf>,
+    /// Where a GPU computes batch norms in training: separate, by kernels of their own, or fused into the convolutions
+    /// before and after them, which needs f16. cuDNN does not say whether the order of its sums is then the same in
+    /// every run.
+    #[arg(
+        long,
+        env = "FOREBAY_NORMS",
+        value_name = "separate|fused",
+        value_enum,
+        hide_possible_values = true,
+        default_value = "separate"
+    )]
+    pub(crate) norms: Norms,
 }
 
 impl ConvArgs {
@@ -172,7 +184,7 @@ impl ConvArgs {
             Some(folder) => Some(folder.clone()),
             None => user_cache(std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME")),
         };
-        ConvConfig { api: self.conv_api, plan_cache, ..ConvConfig::default() }
+        ConvConfig { api: self.conv_api, norms: self.norms, plan_cache, ..ConvConfig::default() }
     }
 }
 

@@ -18,6 +18,7 @@ mod gpu {
     use forebay::gpu;
 
     use super::SelftestArgs;
+    use crate::backend::conv_config::Norms;
     use crate::backend::cuda::{CudaBackend, CudaConfig, LIBRARIES};
     use crate::backend::device::{GpuConfig, TrainDevice};
     use crate::backend::precision::Precision;
@@ -50,7 +51,11 @@ mod gpu {
         output::print(&format!("{device:?}: {}", device.name()?))?;
         output::print(&gpu::libraries::describe())?;
         let cuda = |precision| {
-            let GpuConfig { graphs, conv, .. } = args.gpu.config();
+            let GpuConfig { graphs, mut conv, .. } = args.gpu.config();
+            // The other precisions have no fused norms.
+            if precision != Precision::F16 {
+                conv.norms = Norms::Separate;
+            }
             CudaConfig { graphs, conv, ..CudaConfig::new(device.clone(), precision) }
         };
         for model in &args.compare {

@@ -21,6 +21,8 @@ pub(crate) const TESTS: &[Test] = &[
     ),
     ("norm_gradients", [slopes::<u16>, slopes::<f16>, slopes::<f32>]),
     ("norm_backward", [backward::<u16>, backward::<f16>, backward::<f32>]),
+    ("norm_statistics", [statistics::<u16>, statistics::<f16>, statistics::<f32>]),
+    ("norm_weights", [weights::<u16>, weights::<f16>, weights::<f32>]),
 ];
 
 /// Rows, channels, tile, chunks and rows per sample. They cover one of each; fewer, as many and more channels than a
@@ -277,6 +279,47 @@ fn backward<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
             has_residual
         ];
         rig.run::<S>(&case, |k| &k.norm_backward, blocks::<S>(&norm), args).map_err(about(norm))?;
+    }
+    Ok(())
+}
+
+/// Rows and channels where a thread has one channel.
+const WIDTHS: [[usize; 2]; 5] = [[1, 1], [3, 8], [100, 255], [12_544, 256], [7, 300]];
+
+fn statistics<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
+    for [rows, channels] in WIDTHS {
+        // Some sums of squares are smaller than the mean implies, by rounding. The variance is then clamped to 0.
+        let mut sums = numbers(2 * channels, rows);
+        sums[channels..].iter_mut().for_each(|square| *square = square.abs());
+        let [gamma, beta] = [2, 3].map(|seed| numbers(channels, seed));
+        let (mut statistics, mut saved) = (room(2 * channels), room(4 * channels));
+        let mut line = room::<S>(2 * channels);
+        let given = [&gamma[..], &beta[..]];
+        twin::norm_statistics(rows, &sums, given, &mut statistics, &mut saved, &mut line);
+        let mut case = Case::default();
+        let (sums, gamma, beta) = (case.kept(&sums), case.kept(&gamma), case.kept(&beta));
+        let (statistics, saved) = (case.written(&statistics), case.written(&saved));
+        let line = case.written(&line);
+        let args = args![sums, gamma, beta, statistics, saved, line, rows, channels];
+        rig.run::<S>(&case, |k| &k.norm_statistics, [channels.div_ceil(THREADS), 1], args)?;
+    }
+    Ok(())
+}
+
+fn weights<S: Format>(rig: &Rig) -> Result<(), Failed> {
+    for [rows, channels] in WIDTHS {
+        let (gradients, saved) = (numbers(2 * channels, 1), numbers(4 * channels, 2));
+        let before = [3, 4].map(|seed| numbers(channels, seed));
+        let [mut dgamma, mut dbeta] = before.clone();
+        let mut terms = room(2 * channels);
+        twin::norm_weights(rows, &gradients, &saved, &mut dgamma, &mut dbeta, &mut terms);
+        let mut case = Case::default();
+        let (gradients, saved) = (case.kept(&gradients), case.kept(&saved));
+        let dgamma = case.changed(&before[0], &dgamma);
+        let dbeta = case.changed(&before[1], &dbeta);
+        let terms = case.written(&terms);
+        let args = args![gradients, saved, dgamma, dbeta, terms, rows, channels];
+        rig.run::<S>(&case, |k| &k.norm_weights, [channels.div_ceil(THREADS), 1], args)?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! conv/case.rs          what is planned: a convolution, a direction, a number of images
 //! conv/graph.rs         plans of the graph API
 //! conv/operation.rs     describes a convolution to it
+//! conv/fused.rs         describes convolutions with batch norms to it
 //! conv/descriptor.rs    its descriptors
 //! conv/choice.rs        which plans are suitable, and which is the best
 //! conv/tune.rs          measures them
@@ -20,6 +21,7 @@
 mod case;
 mod choice;
 mod descriptor;
+mod fused;
 mod graph;
 mod legacy;
 mod library;
@@ -34,12 +36,13 @@ use std::fmt;
 use forebay::gpu::{DeviceError, Gpu, Lane};
 
 pub(super) use case::{ConvCase, Direction, Operands};
+pub(super) use fused::{FusedCase, FusedOperands};
 
 use choice::fastest;
 use graph::GraphPlan;
 use legacy::LegacyPlan;
 use library::{GraphApi, Handle};
-use operation::Planner;
+use operation::{Planner, TENSORS};
 use plan_cache::PlanCache;
 use refusal::Refusal;
 
@@ -59,6 +62,7 @@ pub(super) struct Convolutions {
     graph_api: Result<GraphApi, Refusal>,
     // The plans are dropped before the handle.
     plans: BTreeMap<ConvCase, Plan>,
+    fused: BTreeMap<FusedCase, GraphPlan>,
     handle: Handle,
     device: Gpu,
     /// Address and size of the workspace; `None` before [`Self::attach`].
@@ -78,9 +82,9 @@ impl Convolutions {
         config: ConvConfig,
     ) -> Result<Self, DeviceError> {
         let handle = Handle::open(device)?;
-        let (graph_api, plans) = (GraphApi::load(), BTreeMap::new());
-        let device = device.clone();
-        Ok(Self { precision, config, graph_api, plans, handle, device, workspace: None })
+        let (graph_api, device) = (GraphApi::load(), device.clone());
+        let (plans, fused) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Self { precision, config, graph_api, plans, fused, handle, device, workspace: None })
     }
 
     /// Plans convolutions. The fastest of several plans is used if that can be remembered, and otherwise the first one
@@ -146,14 +150,42 @@ impl Convolutions {
             self.plans.insert(case, plan);
         }
         match self.plans.get_mut(&case).expect("planned above") {
-            Plan::Graph(plan) => plan.launch(&self.handle, operands, address),
+            Plan::Graph(plan) => {
+                plan.launch(&self.handle, [operands.x, operands.w, operands.y, address])
+            }
             Plan::Legacy(plan) => plan.launch(&self.handle, operands, address),
         }
     }
 
+    /// Plans a convolution with batch norms, before all others. Returns why cuDNN refuses.
+    pub(super) fn plan_fused(&mut self, case: FusedCase) -> Result<(), String> {
+        if self.fused.contains_key(&case) {
+            return Ok(());
+        }
+        let planned = self.planner().and_then(|planner| {
+            let graph = planner.fused_graph(&case)?;
+            planner.plans(&graph, case.tensors(), (self.config.workspace_limit, true), 1)
+        });
+        let mut plans = planned.map_err(|refusal| format!("{case}: {refusal}"))?;
+        self.fused.extend(plans.pop().map(|plan| (case, plan)));
+        Ok(())
+    }
+
+    /// Launches a convolution with batch norms. The addresses must be of tensors of its sizes.
+    pub(super) fn launch_fused(
+        &mut self,
+        case: &FusedCase,
+        operands: FusedOperands,
+    ) -> Result<(), DeviceError> {
+        let (workspace, _) = self.workspace.expect("attached before the first launch");
+        let plan = self.fused.get_mut(case).expect("planned when the backend was opened");
+        operands.launch(plan, &self.handle, workspace)
+    }
+
     /// Each convolution with its plan.
     pub(super) fn describe(&self) -> Vec<String> {
-        self.plans.iter().map(|(case, plan)| format!("{case}: {plan}")).collect()
+        let fused = self.fused.iter().map(|(case, plan)| format!("{case}: {plan}"));
+        self.plans.iter().map(|(case, plan)| format!("{case}: {plan}")).chain(fused).collect()
     }
 
     /// Whether the graph API may be used.
@@ -195,7 +227,8 @@ impl Convolutions {
         limit: (usize, bool),
         count: usize,
     ) -> Result<Vec<GraphPlan>, Refusal> {
-        self.planner()?.plans(case, limit, count)
+        let planner = self.planner()?;
+        planner.plans(&planner.operation_graph(case)?, &TENSORS, limit, count)
     }
 
     /// The plan of the legacy API for a convolution that the graph API refuses.
@@ -246,7 +279,8 @@ impl Convolutions {
         for line in self.describe() {
             tracing::debug!("{line}");
         }
-        let workspace = self.plans.values().map(Plan::workspace).max();
+        let fused = self.fused.values().map(|plan| plan.workspace);
+        let workspace = self.plans.values().map(Plan::workspace).chain(fused).max();
         let workspace = workspace.map_or(0, |bytes| bytes.max(MIN_WORKSPACE));
         let graphs = self.plans.values().filter(|plan| matches!(plan, Plan::Graph(_))).count();
         tracing::info!(

@@ -6,6 +6,7 @@ use forebay::gpu::DeviceError;
 
 use super::conv::{ConvCase, Direction, Operands};
 use super::cublas::Gemm;
+use super::fusion::FusedOp;
 use super::launch::BatchNormArgs;
 use super::{CudaBackend, PassConfig};
 use crate::Error;
@@ -13,13 +14,13 @@ use crate::model::{Conv, Op, Shape, TensorId};
 
 /// A batch norm operation.
 #[derive(Clone, Copy)]
-struct NormLayer {
-    norm: usize,
-    relu: bool,
+pub(super) struct NormLayer {
+    pub(super) norm: usize,
+    pub(super) relu: bool,
     /// The block whose stochastic depth applies.
-    block: Option<usize>,
+    pub(super) block: Option<usize>,
     /// Whether forward keeps a mask for backward.
-    keeps_mask: bool,
+    pub(super) keeps_mask: bool,
 }
 
 impl CudaBackend {
@@ -59,16 +60,20 @@ impl CudaBackend {
                 self.launcher().bias_add(bias, samples, classes)
             }
             Op::Conv { weight, conv, .. } => {
-                let w = self.parameter_copy_address(weight);
-                let case = ConvCase { conv, images: samples, direction: Direction::Forward };
-                self.convolutions.launch(case, Operands { x, w, y })
+                self.forward_convolution(index, pass, (conv, weight), [x, y])
             }
             Op::BatchNorm { norm, residual, relu, block, .. } => {
                 let keeps_mask = train && residual.is_some();
                 let block = block.filter(|_| drop_path);
                 let norm = self.norm_args(NormLayer { norm, relu, block, keeps_mask }, samples, to);
                 let residual = residual.map_or(0, |residual| self.value_address(train, residual));
-                self.launcher().norm_forward(&norm, train, [x, residual, y])
+                match self.fusions.of(index, pass) {
+                    FusedOp { is_applied: true, .. } => Ok(()),
+                    FusedOp { is_measured: true, .. } => {
+                        self.launcher().norm_apply(&norm, [x, residual, y])
+                    }
+                    _ => self.launcher().norm_forward(&norm, train, [x, residual, y]),
+                }
             }
             Op::MaxPool { .. } => self.launcher().max_pool([x, y], samples, from, to),
             Op::MeanPool { .. } => self.launcher().mean_pool(false, [x, y], samples, from),
@@ -129,6 +134,10 @@ impl CudaBackend {
                 self.backward_classifier(&conv, samples, x, dy, weight)
             }
             Op::Conv { weight, conv, .. } => {
+                if let Some(norm) = self.fusions.of(index, pass).applies {
+                    let dx = self.gradient_address(x);
+                    return self.backward_with_norm(norm, pass, (conv, weight), [dx, dy]);
+                }
                 let case = |direction| ConvCase { conv, images: samples, direction };
                 let [values, dw] =
                     [self.value_address(true, x), self.filter_gradient_address(weight)];
@@ -145,6 +154,9 @@ impl CudaBackend {
                 let (block, keeps_mask) = (block.filter(|_| drop_path), residual.is_some());
                 let norm = self.norm_args(NormLayer { norm, relu, block, keeps_mask }, samples, to);
                 let (x, dx) = (self.value_address(true, x), self.gradient_address(x));
+                if self.fusions.of(index, pass).is_applied {
+                    return self.launcher().norm_input_gradient(&norm, [x, dy]);
+                }
                 self.launcher().norm_backward(&norm, [x, dy, dx])
             }
             Op::MaxPool { .. } => {
@@ -210,7 +222,12 @@ impl CudaBackend {
         })
     }
 
-    fn norm_args(&self, layer: NormLayer, samples: usize, shape: Shape) -> BatchNormArgs {
+    pub(super) fn norm_args(
+        &self,
+        layer: NormLayer,
+        samples: usize,
+        shape: Shape,
+    ) -> BatchNormArgs {
         let gamma = self.training.graph.norms[layer.norm].gamma;
         let scales = layer.block.map_or(0, |block| {
             let mask = self.memory.targets.start + self.uploads.map().drop_path.start;
@@ -261,11 +278,11 @@ impl CudaBackend {
         self.address_in(&self.memory.gradients, parameter, 4)
     }
 
-    fn parameter_copy_address(&self, parameter: usize) -> u64 {
+    pub(super) fn parameter_copy_address(&self, parameter: usize) -> u64 {
         self.address_in(&self.memory.parameter_copy, parameter, self.config.precision.bytes())
     }
 
-    fn filter_gradient_address(&self, parameter: usize) -> u64 {
+    pub(super) fn filter_gradient_address(&self, parameter: usize) -> u64 {
         self.address_in(&self.memory.filter_gradients, parameter, self.config.precision.bytes())
     }
 }

@@ -36,7 +36,7 @@ macro_rules! kernels {
 
 kernels! {
     "norm.cu": norm_sums norm_finish norm_update_running norm_running norm_apply norm_reduce
-        norm_reduce_residual norm_gradients norm_backward;
+        norm_reduce_residual norm_gradients norm_backward norm_statistics norm_weights;
     "pool.cu": max_pool max_pool_backward mean_pool mean_pool_backward shortcut shortcut_backward
         images_bytes images_floats;
     "loss.cu": binary_cross_entropy cross_entropy bias_add bias_gradient;

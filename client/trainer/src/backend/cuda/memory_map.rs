@@ -71,6 +71,8 @@ pub(super) struct MemoryMap {
     /// Values per channel by which a batch norm computes the gradient of its input.
     pub(super) norm_terms: Range<usize>,
     pub(super) norm_partial: Range<usize>,
+    /// Scale and bias by which convolutions apply batch norms that are fused into them.
+    pub(super) norm_lines: Range<usize>,
     /// For each batch norm with a residual, which of its outputs `ReLU` passed in training: one byte for each 16
     /// bytes of channels of a pixel. Empty for all others.
     pub(super) masks: Vec<Range<usize>>,
@@ -205,6 +207,7 @@ impl MemoryMap {
             arena: a.bytes(plans[0].arena.max(plans[1].arena) * precision.bytes()),
             parameter_copy: a.bytes(parameters_len * precision.bytes()),
             filter_gradients: a.bytes(parameters_len * precision.bytes()),
+            norm_lines: a.bytes(running_len * precision.bytes()),
             masks: mask_lens(plans[0], precision).into_iter().map(|len| a.bytes(len)).collect(),
             max_taps: a.bytes(plans.map(pooled_len).into_iter().max().unwrap_or(0)),
             mixed: a.bytes(input.pixels.len() / 4),

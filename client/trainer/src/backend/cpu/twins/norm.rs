@@ -4,7 +4,8 @@ use super::near::Near;
 use super::twin::THREADS;
 use super::twin::norm::{
     Given, Norm, norm_apply, norm_backward, norm_finish, norm_gradients, norm_reduce,
-    norm_reduce_residual, norm_running, norm_sums, norm_update_running,
+    norm_reduce_residual, norm_running, norm_statistics, norm_sums, norm_update_running,
+    norm_weights,
 };
 use super::{bits, doubles, numbers};
 use crate::backend::cpu::batch_norm as cpu;
@@ -116,6 +117,85 @@ fn batch_statistics_match_the_cpu() {
             let variance = (square / others).rounded();
             variance.holds("variance", statistics[c + channel], batch[c + channel]);
         }
+    }
+}
+
+/// From sums in f32, as a convolution computes them. Of a single row, rounding would be the whole variance.
+#[test]
+fn statistics_of_sums_match_the_cpu() {
+    for norm in SHAPES.into_iter().filter(|norm| norm.rows > 1) {
+        let c = norm.channels;
+        let x: Vec<f32> = numbers(norm.numbers(), 3).iter().map(|x| 1.0 + x).collect();
+        let [gamma, beta] = line(c);
+        let sum = |channel: usize, power: i32| {
+            norm.of_channel(channel).map(|at| f64::from(x[at]).powi(power)).sum::<f64>()
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "the sums are f32")]
+        let sums: Vec<f32> =
+            (0..2 * c).map(|at| sum(at % c, if at < c { 1 } else { 2 }) as f32).collect();
+        let (mut statistics, mut saved) = (vec![0.0; 2 * c], vec![0.0; 4 * c]);
+        let mut rounded = vec![0.0_f32; 2 * c];
+        let given = [&gamma[..], &beta[..]];
+        norm_statistics(norm.rows, &sums, given, &mut statistics, &mut saved, &mut rounded);
+
+        let (mut true_saved, mut batch) = (vec![0.0; 4 * c], vec![0.0; 2 * c]);
+        let [true_gamma, true_beta] = [doubles(&gamma), doubles(&beta)];
+        let mut truth = truth(&norm, None, &mut true_saved);
+        (truth.gamma, truth.beta) = (&true_gamma, &true_beta);
+        truth.batch_statistics(&doubles(&x), &mut batch, &mut vec![0.0; cpu::scratch_len(c)]);
+
+        for channel in 0..c {
+            let [first, second] = [1, 2].map(|power| Near::exact(sum(channel, power)).rounded());
+            let count = Near::exact(norm.rows as f64);
+            let mean = first / count;
+            let square = second - first * mean;
+            let near = saved_of(mean, square / count, gamma[channel], beta[channel]);
+            for (which, near) in near.into_iter().enumerate() {
+                let at = which * c + channel;
+                near.holds("saved", saved[at], true_saved[at]);
+            }
+            near[2].holds("scale", rounded[channel], true_saved[2 * c + channel]);
+            near[3].holds("bias", rounded[c + channel], true_saved[3 * c + channel]);
+            let others = Near::exact((norm.rows as f64 - 1.0).max(1.0));
+            mean.rounded().holds("mean", statistics[channel], batch[channel]);
+            let variance = (square / others).rounded();
+            variance.holds("variance", statistics[c + channel], batch[c + channel]);
+        }
+    }
+}
+
+/// The terms give the gradient of a norm's input, from the gradients of its weights.
+#[test]
+fn gradients_of_weights_give_that_of_the_input() {
+    let (c, rows) = (37, 90);
+    let (gradients, saved) = (numbers(2 * c, 3), some_saved(c));
+    let [x, dy, before] = [4, 5, 6].map(|seed| numbers(c, seed));
+    let (mut dgamma, mut dbeta, mut terms) = (before.clone(), before.clone(), vec![0.0; 2 * c]);
+    norm_weights(rows, &gradients, &saved, &mut dgamma, &mut dbeta, &mut terms);
+    let added = |gradients: &[f32]| -> Vec<f32> {
+        before.iter().zip(gradients).map(|(before, gradient)| before + gradient).collect()
+    };
+    assert_eq!(bits(&dgamma), bits(&added(&gradients[..c])));
+    assert_eq!(bits(&dbeta), bits(&added(&gradients[c..])));
+    for channel in 0..c {
+        let exact = |values: &[f32], at: usize| Near::exact(values[at]);
+        let [mean, inverse, factor] = [0, 1, 2].map(|which| exact(&saved, which * c + channel));
+        let [product, sum] = [0, c].map(|at| exact(&gradients, at + channel));
+        let count = Near::exact(rows as f64);
+        let slope = (Near::exact(0.0) - factor * product * inverse / count).rounded();
+        let rest = (factor * (mean * product * inverse / count - sum / count)).rounded();
+        let line = (exact(&x, channel) * slope).rounded() + rest;
+        let near = ((factor * exact(&dy, channel)).rounded() + line.rounded()).rounded();
+        let found = saved[2 * c + channel] * dy[channel]
+            + (x[channel] * terms[channel] + terms[c + channel]);
+        // The formula of the gradient, in f64.
+        let [mean, inverse, factor, x, dy] =
+            [saved[channel], saved[c + channel], saved[2 * c + channel], x[channel], dy[channel]]
+                .map(f64::from);
+        let [product, sum] = [gradients[channel], gradients[c + channel]].map(f64::from);
+        let normal = (x - mean) * inverse;
+        let wanted = factor * (dy - sum / rows as f64 - normal * product / rows as f64);
+        near.holds("dx", found, wanted);
     }
 }
 

@@ -61,6 +61,12 @@ impl Descriptor {
         unsafe { self.api.set(self.raw, name, kind, &[value]) }
     }
 
+    /// Sets an attribute that is true or false.
+    pub(super) fn flag(&mut self, name: Name, flag: bool) -> Result<(), Refusal> {
+        // SAFETY: a live descriptor; a boolean has one byte.
+        unsafe { self.api.set(self.raw, name, Type::CUDNN_TYPE_BOOLEAN, &[flag]) }
+    }
+
     /// Sets an attribute that is a factor.
     pub(super) fn factor(&mut self, name: Name, factor: f32) -> Result<(), Refusal> {
         // SAFETY: a live descriptor.

@@ -1,12 +1,12 @@
 //! Convolutions by cuDNN's graph API.
 //!
-//! A convolution is a graph of one operation. The heuristics propose configurations of engines for it, best first.
-//! Each engine has notes on its arithmetic. A configuration becomes a plan if cuDNN supports it on this GPU.
+//! A convolution is a graph of one operation, or of several if batch norms are fused into it. The heuristics propose
+//! configurations of engines for it, best first. Each engine has notes on its arithmetic. A configuration becomes a plan
+//! if cuDNN supports it on this GPU.
 
 #![expect(unsafe_code, reason = "calls of cuDNN")]
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::fmt;
 use std::rc::Rc;
 
@@ -16,7 +16,7 @@ use cudarc::cudnn::sys::cudnnBackendDescriptorType_t as Kind;
 use cudarc::cudnn::sys::cudnnBackendHeurMode_t as Mode;
 use forebay::gpu::DeviceError;
 
-use super::case::{ConvCase, Operands};
+use super::case::ConvCase;
 use super::choice::{Choice, unsuitable};
 use super::descriptor::Descriptor;
 use super::library::{GraphApi, Handle};
@@ -37,29 +37,31 @@ pub(super) struct GraphPlan {
     /// Bytes of workspace.
     pub(super) workspace: usize,
     plan: Rc<Descriptor>,
+    /// The unique numbers of the tensors of the graph that are in memory.
+    tensors: &'static [i64],
     /// The addresses of the tensors and the workspace of each execution so far. Operations of one shape share a plan.
-    packs: BTreeMap<(Operands, u64), Rc<Descriptor>>,
+    packs: BTreeMap<Vec<u64>, Rc<Descriptor>>,
 }
 
 impl Planner<'_> {
-    /// At most `count` suitable plans, best first. Those that need more than `limit` bytes of workspace are passed
-    /// over. If there is no other, and without `strict`, the one that needs least is returned.
+    /// At most `count` suitable plans of a graph of these tensors, best first. Those that need more than `limit` bytes
+    /// of workspace are passed over. If there is no other, and without `strict`, the one that needs least is returned.
     pub(super) fn plans(
         &self,
-        case: &ConvCase,
+        graph: &Rc<Descriptor>,
+        tensors: &'static [i64],
         (limit, strict): (usize, bool),
         count: usize,
     ) -> Result<Vec<GraphPlan>, Refusal> {
-        let graph = self.operation_graph(case)?;
         let (mut plans, mut offers) = (Vec::<GraphPlan>::new(), Vec::new());
         let mut smallest: Option<GraphPlan> = None;
         for mode in [Mode::CUDNN_HEUR_MODE_A, Mode::CUDNN_HEUR_MODE_FALLBACK] {
-            let configs = self.configs(&graph, mode).unwrap_or_else(|refusal| {
+            let configs = self.configs(graph, mode).unwrap_or_else(|refusal| {
                 offers.push(format!("{mode:?}: {refusal}"));
                 Vec::new()
             });
             for config in configs {
-                let plan = match self.plan(&graph, &config) {
+                let plan = match self.plan((graph, tensors), &config) {
                     Ok(plan) => plan,
                     Err(refusal) => {
                         offers.push(refusal.to_string());
@@ -112,7 +114,7 @@ impl Planner<'_> {
                 }
                 config.descriptors(Name::CUDNN_ATTR_ENGINECFG_KNOB_CHOICES, &knobs)
             })?;
-        self.plan(&graph, &config)
+        self.plan((&graph, &TENSORS), &config)
     }
 
     /// The configurations that the heuristics propose, best first.
@@ -129,7 +131,11 @@ impl Planner<'_> {
     }
 
     /// The plan of a configuration, if its arithmetic is suitable and cuDNN supports it.
-    fn plan(&self, graph: &Rc<Descriptor>, config: &Rc<Descriptor>) -> Result<GraphPlan, Refusal> {
+    fn plan(
+        &self,
+        (graph, tensors): (&Rc<Descriptor>, &'static [i64]),
+        config: &Rc<Descriptor>,
+    ) -> Result<GraphPlan, Refusal> {
         let (choice, notes) = read(config)?;
         if let Some(reason) = unsuitable(&notes, self.precision) {
             return Err(Refusal(format!("{choice}: {reason}")));
@@ -144,7 +150,8 @@ impl Planner<'_> {
         let plan = plan.map_err(|refusal| Refusal(format!("{choice}: {refusal}")))?;
         let workspace = plan.number(Name::CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE)?;
         let workspace = usize::try_from(workspace).unwrap_or(0);
-        Ok(GraphPlan { api: self.api, choice, notes, workspace, plan, packs: BTreeMap::new() })
+        let (api, packs) = (self.api, BTreeMap::new());
+        Ok(GraphPlan { api, choice, notes, workspace, plan, tensors, packs })
     }
 }
 
@@ -168,35 +175,35 @@ fn read(config: &Rc<Descriptor>) -> Result<(Choice, Vec<u32>), Refusal> {
     Ok((Choice { engine, knobs }, notes))
 }
 
-/// The addresses of an execution.
+/// The addresses of the tensors of an execution, and of its workspace.
 fn pack(
     api: GraphApi,
-    Operands { x, w, y }: Operands,
-    workspace: u64,
+    tensors: &[i64],
+    (addresses, workspace): (&[u64], u64),
 ) -> Result<Rc<Descriptor>, Refusal> {
     Descriptor::build(api, Kind::CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR, |pack| {
-        pack.numbers(Name::CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, &TENSORS)?;
-        pack.addresses(Name::CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, &[x, w, y])?;
+        pack.numbers(Name::CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, tensors)?;
+        pack.addresses(Name::CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, addresses)?;
         pack.addresses(Name::CUDNN_ATTR_VARIANT_PACK_WORKSPACE, &[workspace])
     })
 }
 
 impl GraphPlan {
-    /// Launches the convolution. Creates nothing if it has run at these addresses before.
-    pub(super) fn launch(
+    /// Launches the convolution, with the addresses of its tensors and at last that of the workspace. Creates no
+    /// descriptor if it has run at these addresses before.
+    pub(super) fn launch<const COUNT: usize>(
         &mut self,
         handle: &Handle,
-        operands: Operands,
-        workspace: u64,
+        all: [u64; COUNT],
     ) -> Result<(), DeviceError> {
         let api = self.api;
-        let pack = match self.packs.entry((operands, workspace)) {
-            Entry::Occupied(pack) => pack.into_mut(),
-            Entry::Vacant(place) => {
-                let pack = pack(api, operands, workspace);
-                place.insert(pack.map_err(|e| handle.error("describing addresses", &e))?)
-            }
-        };
+        if !self.packs.contains_key(&all[..]) {
+            let (workspace, addresses) = all.split_last().expect("a workspace");
+            let pack = pack(api, self.tensors, (addresses, *workspace));
+            let pack = pack.map_err(|e| handle.error("describing addresses", &e))?;
+            self.packs.insert(all.to_vec(), pack);
+        }
+        let pack = &self.packs[&all[..]];
         // SAFETY: both are finalized; the caller passes addresses of tensors of the planned sizes, and a workspace of
         // at least the size that the plan needs, in the memory of the lane to which the handle is attached.
         unsafe { api.execute(handle, self.plan.raw(), pack.raw()) }

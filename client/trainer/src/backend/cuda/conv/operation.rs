@@ -30,18 +30,26 @@ pub(super) struct Planner<'a> {
 impl Planner<'_> {
     /// A graph of one operation.
     pub(super) fn operation_graph(&self, case: &ConvCase) -> Result<Rc<Descriptor>, Refusal> {
-        let operation = self.operation(case)?;
+        let sizes = [case.x_sizes(), case.w_sizes(), case.y_sizes()];
+        let tensor = |at: usize| self.tensor(TENSORS[at], sizes[at]);
+        self.graph(&[self.convolution(case, [tensor(0)?, tensor(1)?, tensor(2)?])?])
+    }
+
+    /// A graph of operations.
+    pub(super) fn graph(&self, operations: &[Rc<Descriptor>]) -> Result<Rc<Descriptor>, Refusal> {
         Descriptor::build(self.api, Kind::CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR, |graph| {
             graph.handle(Name::CUDNN_ATTR_OPERATIONGRAPH_HANDLE, self.handle)?;
-            graph.descriptors(Name::CUDNN_ATTR_OPERATIONGRAPH_OPS, &[operation])
+            graph.descriptors(Name::CUDNN_ATTR_OPERATIONGRAPH_OPS, operations)
         })
     }
 
-    fn operation(&self, case: &ConvCase) -> Result<Rc<Descriptor>, Refusal> {
+    /// The operation of a convolution of the tensors x, w and y.
+    pub(super) fn convolution(
+        &self,
+        case: &ConvCase,
+        tensors: [Rc<Descriptor>; 3],
+    ) -> Result<Rc<Descriptor>, Refusal> {
         let conv = self.geometry(case)?;
-        let sizes = [case.x_sizes(), case.w_sizes(), case.y_sizes()];
-        let tensor = |at: usize| self.tensor(TENSORS[at], sizes[at]);
-        let tensors = [tensor(0)?, tensor(1)?, tensor(2)?];
         let (kind, [alpha, beta, geometry, x, w, y]) = names(case.direction);
         Descriptor::build(self.api, kind, |operation| {
             operation.descriptors(geometry, &[conv])?;
@@ -74,21 +82,33 @@ impl Planner<'_> {
         })
     }
 
-    /// A tensor of these sizes in the order NCHW, stored as NHWC.
-    fn tensor(&self, number: i64, sizes: [usize; 4]) -> Result<Rc<Descriptor>, Refusal> {
-        let [n, c, h, w] = sizes.map(size);
+    /// A tensor of activations or weights.
+    pub(super) fn tensor(&self, number: i64, sizes: [usize; 4]) -> Result<Rc<Descriptor>, Refusal> {
         let data = match self.precision {
             Precision::Bf16 => sys::cudnnDataType_t::CUDNN_DATA_BFLOAT16,
             Precision::F16 => sys::cudnnDataType_t::CUDNN_DATA_HALF,
             Precision::F32 => sys::cudnnDataType_t::CUDNN_DATA_FLOAT,
         };
+        self.tensor_of(number, sizes, data, false)
+    }
+
+    /// A tensor of these sizes in the order NCHW, stored as NHWC unless it is virtual.
+    pub(super) fn tensor_of(
+        &self,
+        number: i64,
+        sizes: [usize; 4],
+        data: sys::cudnnDataType_t,
+        is_virtual: bool,
+    ) -> Result<Rc<Descriptor>, Refusal> {
+        let [n, c, h, w] = sizes.map(size);
         Descriptor::build(self.api, Kind::CUDNN_BACKEND_TENSOR_DESCRIPTOR, |tensor| {
             let kind = Type::CUDNN_TYPE_DATA_TYPE;
             tensor.setting(Name::CUDNN_ATTR_TENSOR_DATA_TYPE, kind, data as u32)?;
             tensor.numbers(Name::CUDNN_ATTR_TENSOR_DIMENSIONS, &[n, c, h, w])?;
             tensor.numbers(Name::CUDNN_ATTR_TENSOR_STRIDES, &[c * h * w, 1, c * w, c])?;
             tensor.numbers(Name::CUDNN_ATTR_TENSOR_UNIQUE_ID, &[number])?;
-            tensor.numbers(Name::CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, &[ALIGNMENT])
+            tensor.numbers(Name::CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, &[ALIGNMENT])?;
+            tensor.flag(Name::CUDNN_ATTR_TENSOR_IS_VIRTUAL, is_virtual)
         })
     }
 }

@@ -373,3 +373,37 @@ extern "C" __global__ void __launch_bounds__(256, 4)
     store_cell(dx, pack_up(gradient), row, group, channels);
   });
 }
+
+// As norm_finish, from the sums of x and of its squares, which the convolution before computed. Also writes to `line` the scale and
+// the bias by which the next convolution applies the norm. With the rounded scale the bias is such that the mean of the result
+// is beta.
+extern "C" __global__ void __launch_bounds__(256)
+    norm_statistics(const float *sums, const float *gamma, const float *beta, float *statistics,
+                    float *saved, Stored *line, unsigned rows, unsigned channels) {
+  unsigned channel = blockIdx.x * THREADS + threadIdx.x;
+  if (channel >= channels) return;
+  double count = rows, mean = sums[channel] / count;
+  double square = sums[channels + channel] - sums[channel] * mean;
+  if (square < 0.0) square = 0.0;
+  save(saved, channels, channel, mean, square / count, gamma, beta);
+  statistics[channel] = mean;
+  statistics[channels + channel] = square / (rows > 1 ? count - 1.0 : 1.0);
+  Stored scale = to_stored(saved[2 * channels + channel]);
+  line[channel] = scale;
+  line[channels + channel] = to_stored(static_cast<float>(beta[channel] - mean * to_float(scale)));
+}
+
+// As norm_gradients, from the gradients of gamma and beta of one microbatch, which the convolution after it computed.
+extern "C" __global__ void __launch_bounds__(256)
+    norm_weights(const float *gradients, const float *saved, float *dgamma, float *dbeta,
+                 float *terms, unsigned rows, unsigned channels) {
+  unsigned channel = blockIdx.x * THREADS + threadIdx.x;
+  if (channel >= channels) return;
+  double count = rows, product = gradients[channel], sum = gradients[channels + channel];
+  dgamma[channel] += gradients[channel];
+  dbeta[channel] += gradients[channels + channel];
+  double factor = saved[2 * channels + channel];
+  double slope = product * saved[channels + channel] / count;
+  terms[channel] = -factor * slope;
+  terms[channels + channel] = factor * (saved[channel] * slope - sum / count);
+}

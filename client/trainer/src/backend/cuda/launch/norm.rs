@@ -140,3 +140,73 @@ impl Launcher<'_> {
         self.each(&self.kernels.norm_update_running, len, &args)
     }
 }
+
+/// Batch norms that are fused into convolutions.
+impl Launcher<'_> {
+    /// Turns the sums of a convolution's output and of its squares, at the beginning of `norm_partial`, into the
+    /// statistics of the norm that comes after it.
+    pub(crate) fn norm_statistics(&self, norm: &BatchNormArgs) -> Result<(), DeviceError> {
+        let m = self.memory;
+        let (c, rows) = (norm.shape.channels, norm.samples * norm.shape.pixels());
+        let statistics = self.address(&m.statistics, m.own_statistics + norm.running);
+        let start = m.norm_lines.start + norm.running * m.precision.bytes();
+        let line = Arg::Address(self.lane.address(start..m.norm_lines.end));
+        let [gamma, beta] = [norm.gamma, norm.beta].map(Arg::Address);
+        let [rows, channels] = [rows, c].map(to_u32).map(u32_arg);
+        let (sums, saved) =
+            (self.address(&m.norm_partial, 0), self.address(&m.saved, 2 * norm.running));
+        let args = [sums, gamma, beta, statistics, saved, line, rows, channels];
+        self.each(&self.kernels.norm_statistics, c, &args)
+    }
+
+    /// The second pass of a norm in training, whose statistics are saved.
+    pub(crate) fn norm_apply(
+        &self,
+        norm: &BatchNormArgs,
+        [x, residual, y]: [u64; 3],
+    ) -> Result<(), DeviceError> {
+        let (c, rows) = (norm.shape.channels, norm.samples * norm.shape.pixels());
+        let tiling = NormTiling::new(rows, c, self.precision());
+        let saved = self.address(&self.memory.saved, 2 * norm.running);
+        let [x, residual, y, scales, mask] =
+            [x, residual, y, norm.scales, norm.mask].map(Arg::Address);
+        let [rows, c, tile, pixels, relu] =
+            [rows, c, tiling.tile, norm.shape.pixels(), usize::from(norm.relu)]
+                .map(to_u32)
+                .map(u32_arg);
+        let args = [x, residual, scales, saved, y, mask, rows, c, tile, pixels, relu];
+        self.run(&self.kernels.norm_apply, [tiling.chunks, tiling.tiles], &args)
+    }
+
+    /// Adds the gradients of a norm's weights, at the beginning of `norm_partial`, to those of the step, and computes
+    /// the terms of [`Self::norm_input_gradient`].
+    pub(crate) fn norm_weights(&self, norm: &BatchNormArgs) -> Result<(), DeviceError> {
+        let m = self.memory;
+        let (c, rows) = (norm.shape.channels, norm.samples * norm.shape.pixels());
+        let (gradients, saved) =
+            (self.address(&m.norm_partial, 0), self.address(&m.saved, 2 * norm.running));
+        let [dgamma, dbeta] = [norm.dgamma, norm.dbeta].map(Arg::Address);
+        let [rows, channels] = [rows, c].map(to_u32).map(u32_arg);
+        let terms = self.address(&m.norm_terms, 0);
+        let args = [gradients, saved, dgamma, dbeta, terms, rows, channels];
+        self.each(&self.kernels.norm_weights, c, &args)
+    }
+
+    /// The gradient of a norm's input, from that of its output before `ReLU`; in place.
+    pub(crate) fn norm_input_gradient(
+        &self,
+        norm: &BatchNormArgs,
+        [x, dy]: [u64; 2],
+    ) -> Result<(), DeviceError> {
+        let m = self.memory;
+        let (c, rows) = (norm.shape.channels, norm.samples * norm.shape.pixels());
+        let tiling = NormTiling::new(rows, c, self.precision());
+        let (saved, terms) =
+            (self.address(&m.saved, 2 * norm.running), self.address(&m.norm_terms, 0));
+        let ([x, dy, scales], has_residual) = ([x, dy, 0].map(Arg::Address), u32_arg(1));
+        let [rows, c, tile, pixels, relu] =
+            [rows, c, tiling.tile, norm.shape.pixels(), 0].map(to_u32).map(u32_arg);
+        let args = [x, dy, scales, saved, terms, dy, rows, c, tile, pixels, relu, has_residual];
+        self.run(&self.kernels.norm_backward, [tiling.chunks, tiling.tiles], &args)
+    }
+}

@@ -271,3 +271,50 @@ pub(crate) fn norm_backward<S: Stored>(
         dx[at] = S::to_stored(own + (value * slope[channel] + rest[channel]));
     }
 }
+
+pub(crate) fn norm_statistics<S: Stored>(
+    rows: usize,
+    sums: &[f32],
+    line: [&[f32]; 2],
+    statistics: &mut [f32],
+    saved: &mut [f32],
+    rounded: &mut [S],
+) {
+    let (count, channels) = (rows as f64, sums.len() / 2);
+    for channel in 0..channels {
+        let [sum, squares] = [sums[channel], sums[channels + channel]].map(f64::from);
+        let mean = sum / count;
+        let mut square = squares - sum * mean;
+        if square < 0.0 {
+            square = 0.0;
+        }
+        save(saved, channels, channel, [mean, square / count], line);
+        statistics[channel] = nearest(mean);
+        statistics[channels + channel] = nearest(square / if rows > 1 { count - 1.0 } else { 1.0 });
+        let scale = S::to_stored(saved[2 * channels + channel]);
+        let bias = f64::from(line[1][channel]) - mean * f64::from(scale.to_float());
+        rounded[channel] = scale;
+        rounded[channels + channel] = S::to_stored(nearest(bias));
+    }
+}
+
+pub(crate) fn norm_weights(
+    rows: usize,
+    gradients: &[f32],
+    saved: &[f32],
+    dgamma: &mut [f32],
+    dbeta: &mut [f32],
+    terms: &mut [f32],
+) {
+    let (count, channels) = (rows as f64, gradients.len() / 2);
+    for channel in 0..channels {
+        let [product, sum] = [gradients[channel], gradients[channels + channel]];
+        dgamma[channel] += product;
+        dbeta[channel] += sum;
+        let [mean, inverse, factor] =
+            [0, 1, 2].map(|which| f64::from(saved[which * channels + channel]));
+        let slope = f64::from(product) * inverse / count;
+        terms[channel] = nearest(-factor * slope);
+        terms[channels + channel] = nearest(factor * (mean * slope - f64::from(sum) / count));
+    }
+}
