@@ -2,13 +2,13 @@
 # Runs a command with the stand-in in place of libcuda, libnvrtc, libcudnn, libcublas and libnccl, under the names that they have on
 # a machine with CUDA 13:
 #
-#   tests/standin/run.sh [--ptx] [--matrix | --schedules | --orders] COMMAND...
+#   tests/standin/run.sh [--ptx] [--matrix | --schedules[=LIST] | --orders] COMMAND...
 #
 # --ptx     interprets the PTX of the real NVRTC, which is installed from PyPI into FOREBAY_NVRTC,
 #           ~/.cache/forebay/nvrtc by default. Exit code 77 means that PyPI could not be reached.
 # --matrix  runs the command ten times: work lazily, eagerly and in the orders of three seeds; threads forward and in reverse.
 #           The first run that fails ends the command.
-# --schedules  the five of these with threads forward.
+# --schedules  the five of these with threads forward; --schedules="eager 1" some of them.
 # --orders  the two of these with work run lazily, for single kernels.
 #
 # FOREBAY_STANDIN_* variables configure a single run by hand; src/config.rs lists all of them.
@@ -21,6 +21,7 @@ while [ $# -gt 0 ]; do
     --ptx) ptx=1 ;;
     --matrix) matrix="forward reverse" ;;
     --schedules) matrix=forward ;;
+    --schedules=*) matrix=forward schedules=${1#*=} ;;
     --orders) matrix="forward reverse" schedules=lazy ;;
     *) break ;;
   esac
