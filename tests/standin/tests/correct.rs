@@ -291,7 +291,7 @@ pub(crate) fn two_devices(gpu: &Gpu) -> Outcome {
 
 pub(crate) fn device_properties(gpu: &Gpu) -> Outcome {
     expect(&gpu.context.compute_capability()?, &(9, 0))?;
-    expect(&gpu.context.name()?, &"forebay stand-in 0 (sm_90)".to_owned())?;
+    expect(&gpu.context.name()?, &"forebay stand-in (sm_90)".to_owned())?;
     let attribute = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
     expect(&gpu.context.attribute(attribute)?, &132)?;
     let kernel = gpu.kernel("sum_of_squares")?;

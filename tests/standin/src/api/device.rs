@@ -67,9 +67,10 @@ extern "C" fn cuDeviceGet(out: Out<'_, c_int>, ordinal: c_int) -> u32 {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, len: c_int, ordinal: c_int) -> u32 {
     call(|machine| {
-        let device = device(machine, ordinal)?;
+        device(machine, ordinal)?;
         let (major, minor) = machine.config.capability;
-        let text = format!("forebay stand-in {device} (sm_{major}{minor})\0");
+        // As on a machine with several GPUs of one model, the name is the same for all.
+        let text = format!("forebay stand-in (sm_{major}{minor})\0");
         let len = usize::try_from(len).unwrap_or(0);
         if name.is_null() || len < text.len() {
             return Err(Code::INVALID_VALUE);
