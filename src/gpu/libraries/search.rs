@@ -66,7 +66,7 @@ impl Search<'_> {
             Library::Cudnn => &[Library::Nvrtc, Library::Cublas],
         };
         for needed in needed {
-            // One that is missing is reported by whoever asks for it.
+            // A missing one is an error where it is required.
             self.find(*needed).ok();
         }
         let found = self.open(library).and_then(|loaded| self.checked(loaded));

@@ -176,7 +176,7 @@ impl Shared {
 
     fn abort(&self, reason: &str) {
         let mut state = self.lock();
-        // Under the lock, so that whoever waited for the work sees the reason afterward.
+        // Under the lock, so that a thread that waited for the work then finds the reason.
         match std::mem::replace(&mut *state, State::Aborted(reason.to_owned())) {
             State::Open(comm) | State::Closing(comm, _) => self.nccl.abort(comm),
             other => *state = other,
