@@ -102,7 +102,7 @@ pub(crate) fn join(
 mod tests {
     use std::time::Duration;
 
-    use super::super::cli::LauncherEnv;
+    use super::super::cli::distributed::LauncherEnv;
     use super::*;
 
     fn resolve(
