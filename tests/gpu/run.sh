@@ -107,6 +107,7 @@ variants() {
 bf16:--precision bf16
 bf16 without CUDA graphs:--precision bf16 --cuda-graphs=false
 bf16 by the legacy API:--precision bf16 --conv-api legacy
+bf16 with statistics by convolutions:--precision bf16 --norms fused
 f16:--precision f16
 f16 with fused norms:--precision f16 --norms fused
 END

@@ -1,4 +1,4 @@
-//! Norms that are fused into convolutions, in f16.
+//! Norms that are fused into convolutions: in f16, and in bf16 their statistics alone.
 
 use forebay::gpu::Gpu;
 use forebay_trainer::testing::{PassConfig, compare_operations};
@@ -16,17 +16,25 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("with_fused_norms_a_resumed_training_gives_the_same_bits", resume),
     ("with_fused_norms_captured_graphs_change_no_bit", captured),
     ("norms_that_cudnn_does_not_fuse_are_separate", refused),
-    ("fused_norms_need_f16_and_the_graph_api", unsuitable),
+    ("in_bf16_convolutions_compute_the_statistics_of_norms_and_apply_none", bf16),
+    ("fused_norms_need_half_precision_and_the_graph_api", unsuitable),
 ];
 
 fn config(device: u32) -> CudaConfig {
+    config_in(Precision::F16, device)
+}
+
+fn config_in(precision: Precision, device: u32) -> CudaConfig {
     let conv = ConvConfig { norms: Norms::Fused, ..ConvConfig::default() };
-    CudaConfig { conv, ..CudaConfig::new(Gpu::open(device).unwrap(), Precision::F16) }
+    CudaConfig { conv, ..CudaConfig::new(Gpu::open(device).unwrap(), precision) }
 }
 
 /// A backend in f16 with fused norms, which captures graphs or not.
 pub(crate) fn open(device: u32, graphs: bool) -> CudaBackend {
-    let config = CudaConfig { graphs, ..config(device) };
+    opened(CudaConfig { graphs, ..config(device) })
+}
+
+fn opened(config: CudaConfig) -> CudaBackend {
     let mut cuda = CudaBackend::new(config, backend_config("resnet20")).unwrap();
     cuda.load(&initial_state(&graph("resnet20"), 3)).unwrap();
     cuda
@@ -47,13 +55,17 @@ fn narrow(block: Block, layers: &[usize], channels: &[usize]) -> Graph {
 }
 
 fn layers(device: u32) {
+    layers_in(Precision::F16, device);
+}
+
+fn layers_in(precision: Precision, device: u32) {
     let nets = [
         graph("resnet20"),
         narrow(Block::Basic, &[2, 1], &[64, 24]),
         narrow(Block::Bottleneck, &[1, 2], &[8, 16]),
     ];
     for net in &nets {
-        let checks = compare_operations(&config(device), net, 3).unwrap();
+        let checks = compare_operations(&config_in(precision, device), net, 3).unwrap();
         assert!(checks.len() > 4 * net.ops.len(), "{} comparisons", checks.len());
         let wrong: Vec<_> = checks.iter().filter(|check| check.excess > 0.0).collect();
         assert!(wrong.is_empty(), "{wrong:#?}");
@@ -65,14 +77,28 @@ fn whole(cuda: &mut CudaBackend, training: &TrainConfig) -> Trained {
 }
 
 fn losses(device: u32) {
+    losses_follow(&mut open(device, true), 0.005);
+}
+
+fn losses_follow(cuda: &mut CudaBackend, tolerance: f64) {
     let training = settings(2, 5);
     let (wanted, _) = train_steps(&mut *cpu(), &training, Cursor::default(), 99, false).unwrap().1;
-    let (found, _) = whole(&mut open(device, true), &training);
+    let (found, _) = whole(cuda, &training);
     assert_eq!(found.len(), 10);
     for (step, (found, wanted)) in found.iter().zip(&wanted).enumerate() {
         let off = (found.loss - wanted.loss).abs() / wanted.loss;
-        assert!(off <= 0.005, "step {step}: {off:.4} apart, 0.005 allowed");
+        assert!(off <= tolerance, "step {step}: {off:.4} apart, {tolerance} allowed");
     }
+}
+
+/// ResNet-20 has 19 norms. The images have 3 channels, which are stored as 8, so the first one is measured too.
+fn bf16(device: u32) {
+    layers_in(Precision::Bf16, device);
+    let mut cuda = opened(config_in(Precision::Bf16, device));
+    let batch = backend_config("resnet20").batch;
+    assert_eq!(fused(&cuda, batch), [0, 19]);
+    assert_eq!(fused(&cuda, batch - 1), [0, 0]);
+    losses_follow(&mut cuda, 0.02);
 }
 
 fn resume(device: u32) {
@@ -125,8 +151,8 @@ fn unsuitable(device: u32) {
         let opened = CudaBackend::new(config, backend_config("resnet20"));
         opened.err().unwrap().to_string()
     };
-    let bf16 = error(CudaConfig { precision: Precision::Bf16, ..config(device) });
-    assert!(bf16.contains("--norms") && bf16.contains("--precision f16"), "{bf16}");
+    let f32 = error(config_in(Precision::F32, device));
+    assert!(f32.contains("--norms") && f32.contains("--precision f16 or bf16"), "{f32}");
     let conv = ConvConfig { api: ConvApi::Legacy, norms: Norms::Fused, ..ConvConfig::default() };
     let legacy = error(CudaConfig { conv, ..config(device) });
     assert!(legacy.contains("--norms") && legacy.contains("graph API"), "{legacy}");

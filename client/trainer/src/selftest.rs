@@ -288,7 +288,7 @@ impl Pair {
             }
             if let Op::BatchNorm { norm, .. } = op {
                 let errors = if self.gpu.measures_norm(i, self.pass) {
-                    statistic_errors(self.cpu.saved_mut(norm))
+                    statistic_errors(self.cpu.saved_mut(norm), self.precision)
                 } else {
                     vec![0.0; self.cpu.saved_mut(norm).len()]
                 };

@@ -137,7 +137,8 @@ impl CudaBackend {
         let [mix_kernel] = device.compile("mix.cu", MIX_KERNELS, ["mix_u8_nhwc"])?;
         check_norms(&cuda)?;
         let mut convolutions = Convolutions::open(device, cuda.precision, cuda.conv.clone())?;
-        let fusions = Fusions::plan(cuda.conv.norms, &training, &mut convolutions);
+        let fusions =
+            Fusions::plan((cuda.conv.norms, cuda.precision), &training, &mut convolutions);
         let mut cublas = Cublas::open(device, cuda.precision)?;
         let cases = [ConvCase::all(&training, true), ConvCase::all(&inference, false)].concat();
         let workspace = convolutions.plan(&cases)?;
@@ -342,11 +343,11 @@ impl CudaBackend {
     }
 }
 
-/// Fused norms need f16 and the graph API.
+/// Fused norms need half precision and the graph API.
 fn check_norms(cuda: &CudaConfig) -> Result<(), Error> {
     let problem = match (cuda.conv.norms, cuda.precision, cuda.conv.api) {
         (Norms::Separate, ..) => return Ok(()),
-        (_, Precision::Bf16 | Precision::F32, _) => "fused needs --precision f16",
+        (_, Precision::F32, _) => "fused needs --precision f16 or bf16",
         (.., ConvApi::Legacy) => "fused needs cuDNN's graph API: --conv-api auto or graph",
         _ => return Ok(()),
     };

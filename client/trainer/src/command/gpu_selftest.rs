@@ -52,8 +52,8 @@ mod gpu {
         output::print(&gpu::libraries::describe())?;
         let cuda = |precision| {
             let GpuConfig { graphs, mut conv, .. } = args.gpu.config();
-            // The other precisions have no fused norms.
-            if precision != Precision::F16 {
+            // f32 has no fused norms.
+            if precision == Precision::F32 {
                 conv.norms = Norms::Separate;
             }
             CudaConfig { graphs, conv, ..CudaConfig::new(device.clone(), precision) }

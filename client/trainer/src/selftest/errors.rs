@@ -2,10 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use crate::backend::precision::Precision;
 use crate::model::TensorId;
 
-/// Half a unit in the last place of an f16, relative to the value.
-pub(super) const ROUNDING: f64 = 1.0 / 2048.0;
+/// Half a unit in the last place, relative to the value.
+pub(super) const fn rounding(precision: Precision) -> f64 {
+    match precision {
+        Precision::Bf16 => 1.0 / 256.0,
+        Precision::F16 => 1.0 / 2048.0,
+        Precision::F32 => 1.0 / 16_777_216.0,
+    }
+}
 
 /// By how much values may differ in addition, because norms are fused.
 #[derive(Debug, Default)]
@@ -27,16 +34,17 @@ impl FusedErrors {
     }
 }
 
-/// For mean, inverse deviation, factor and shift of each channel, given these. The mean square of the values is
+/// For mean, inverse deviation, factor and shift of each channel, given these, where each value may be rounded. The mean square of the values is
 /// `mean^2 + 1 / inverse^2`.
-pub(super) fn statistic_errors(saved: &[f32]) -> Vec<f64> {
+pub(super) fn statistic_errors(saved: &[f32], precision: Precision) -> Vec<f64> {
+    let rounding = rounding(precision);
     let channels = saved.len() / 4;
     let at = |which: usize, channel: usize| f64::from(saved[which * channels + channel]);
     let error = |index: usize| {
         let (which, channel) = (index / channels, index % channels);
         let [mean, inverse, factor] = [0, 1, 2].map(|which| at(which, channel));
-        let of_mean = ROUNDING * mean.hypot(1.0 / inverse);
-        let relative = 2.0 * ROUNDING * (1.0 + mean * mean * inverse * inverse);
+        let of_mean = rounding * mean.hypot(1.0 / inverse);
+        let relative = 2.0 * rounding * (1.0 + mean * mean * inverse * inverse);
         match which {
             0 => of_mean,
             1 => inverse * relative,

@@ -6,15 +6,19 @@
 //! the largest of these times the sum of its weights' magnitudes, and a weight's gradient by it times the sum of the
 //! magnitudes of the output's gradients.
 //!
-//! Statistics are sums of a convolution's output before or after its rounding to f16: each summand differs by at most
-//! 2^-11 of it. So do the sums for the gradients of a norm's weights.
+//! Statistics are sums of a convolution's output before or after its rounding: each summand differs by at most 2^-11 of
+//! it in f16, and by 2^-8 in bf16. So do the sums for the gradients of a norm's weights.
 
 use half::f16;
 
-use super::errors::ROUNDING;
+use super::errors::rounding;
 use super::{F16_LEAST, Pair};
 use crate::Error;
+use crate::backend::precision::Precision;
 use crate::model::{Graph, Op, TensorId};
+
+/// Norms are applied by convolutions in f16 alone.
+const ROUNDING: f64 = rounding(Precision::F16);
 
 /// Signs within this part of the terms of a sum are not compared.
 const SIGN: f32 = 1e-5;

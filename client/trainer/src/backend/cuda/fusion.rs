@@ -1,7 +1,7 @@
 //! Batch norms that are fused into the convolutions before and after them.
 //!
-//! In training, a convolution also sums its output, for the statistics of the norm that reads it. And where a norm with
-//! `ReLU` and without residual is read by the next convolution alone, that convolution applies it: its output is never
+//! In training, a convolution also sums its output, for the statistics of the norm that reads it. In f16, where a norm with
+//! `ReLU` and without residual is read by the next convolution alone, that convolution applies it as well: its output is never
 //! stored, though memory for it stays planned, because a microbatch of another size is computed by separate norms.
 //!
 //! ```text
@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use super::config::PassConfig;
 use super::conv::{ConvCase, Convolutions, Direction, FusedCase};
 use crate::backend::conv_config::Norms;
+use crate::backend::precision::Precision;
 use crate::memory::MemoryPlan;
 use crate::model::Op;
 
@@ -45,7 +46,11 @@ pub(super) struct FusedOp {
 
 impl Fusions {
     /// Plans all fusions of a training that cuDNN supports.
-    pub(super) fn plan(norms: Norms, plan: &MemoryPlan, convolutions: &mut Convolutions) -> Self {
+    pub(super) fn plan(
+        (norms, precision): (Norms, Precision),
+        plan: &MemoryPlan,
+        convolutions: &mut Convolutions,
+    ) -> Self {
         let mut fusions = Self { images: plan.batch, ops: Vec::new() };
         if norms == Norms::Separate {
             return fusions;
@@ -57,7 +62,8 @@ impl Fusions {
             let Op::Conv { conv, y, bias: None, .. } = *op else { continue };
             let reads = |op: &Op| matches!(op, Op::BatchNorm { x, .. } if *x == y);
             let Some(after) = ops.iter().position(reads) else { continue };
-            let before = norm_before(ops, index);
+            // cuDNN's patterns that apply a norm are of f16.
+            let before = norm_before(ops, index).filter(|_| precision == Precision::F16);
             let mut planned = |norm, direction| {
                 let case = ConvCase { conv, images: plan.batch, direction };
                 let planned = convolutions.plan_fused(FusedCase { case, norm });

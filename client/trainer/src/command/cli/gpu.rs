@@ -58,7 +58,7 @@ pub(crate) struct ConvArgs {
     #[arg(long, env = "FOREBAY_CONV_PLAN_CACHE", value_name = "DIR|none")]
     pub(crate) conv_plan_cache: Option<PathBuf>,
     /// Where a GPU computes batch norms in training: separate, by kernels of their own, or fused into the convolutions
-    /// before and after them, which needs f16. cuDNN does not say whether the order of its sums is then the same in
+    /// before and after them. In bf16 only their statistics are, as far as cuDNN supports it. cuDNN does not say whether the order of its sums is then the same in
     /// every run.
     #[arg(
         long,
