@@ -40,14 +40,25 @@ macro_rules! only {
 }
 
 /// Behavior that C++ leaves undefined and PTX defines: an error only of engine A.
-pub(crate) const ENGINE_A_ONLY: [&str; 2] = ["division_by_zero", "float_too_large_for_its_integer"];
+const ENGINE_A_ONLY: [&str; 2] = ["division_by_zero", "float_too_large_for_its_integer"];
 
 const LAZY: &[&str] = &["lazy forward"];
 
 /// Library functions have no threads and blocks that could start in reverse.
 const FORWARD: &[&str] = &["lazy forward", "eager forward", "1 forward", "2 forward", "3 forward"];
 
-pub(crate) fn cases() -> Vec<Case> {
+/// The cases of an engine. Those of the libraries run on engine A alone, because no kernel of a module is in them.
+pub(crate) fn cases(engine_b: bool) -> Vec<Case> {
+    let (kernels, libraries) =
+        (kernels(), correct_uses_of_libraries().chain(mistakes_with_libraries()));
+    if engine_b {
+        kernels.filter(|case| !ENGINE_A_ONLY.contains(&case.name)).collect()
+    } else {
+        kernels.chain(libraries).collect()
+    }
+}
+
+fn kernels() -> impl Iterator<Item = Case> {
     let correct = correct![
         overlap,
         shuffles_and_barriers,
@@ -111,19 +122,15 @@ pub(crate) fn cases() -> Vec<Case> {
         name_is_mangled => "extern \"C\"|NOT_FOUND";
         unknown_kernel => "NOT_FOUND";
     };
-    correct
-        .into_iter()
-        .chain(mistakes)
-        .chain(correct_uses_of_libraries())
-        .chain(mistakes_with_the_driver())
-        .chain(mistakes_with_libraries())
-        .collect()
-}
-
-fn correct_uses_of_libraries() -> Vec<Case> {
-    correct![
+    let captures = correct![
         capture::a_graph_repeats_its_launches,
         capture::other_streams_run_during_a_capture,
+    ];
+    correct.into_iter().chain(mistakes).chain(captures).chain(mistakes_with_the_driver())
+}
+
+fn correct_uses_of_libraries() -> impl Iterator<Item = Case> {
+    correct![
         dnn::passes_are_adjoint,
         dnn::passes_match_the_definition,
         dnn::alpha_and_beta,
@@ -153,10 +160,10 @@ fn correct_uses_of_libraries() -> Vec<Case> {
         nccl::processes,
         nccl::processes_see_different_gpus,
     ]
-    .into()
+    .into_iter()
 }
 
-fn mistakes_with_the_driver() -> Vec<Case> {
+fn mistakes_with_the_driver() -> impl Iterator<Item = Case> {
     mistakes![
         capture::waiting_for_a_captured_stream => "cuStreamSynchronize on a stream that is captured", "STREAM_CAPTURE_UNSUPPORTED";
         capture::allocating_during_a_capture => "cuMemHostAlloc while a stream is captured", "STREAM_CAPTURE_UNSUPPORTED";
@@ -168,10 +175,10 @@ fn mistakes_with_the_driver() -> Vec<Case> {
         modules::machine_code_of_another_gpu in LAZY => "machine code for sm_80 does not run on 9.0", "NO_BINARY_FOR_GPU";
         modules::unknown_architecture in LAZY => "gpu-architecture", "NVRTC_ERROR_INVALID_OPTION";
     ]
-    .into()
+    .into_iter()
 }
 
-fn mistakes_with_libraries() -> Vec<Case> {
+fn mistakes_with_libraries() -> impl Iterator<Item = Case> {
     mistakes![
         dnn::output_is_short => "y: illegal address: 1024 bytes at 0 bytes from the start of a 1022-byte", "ILLEGAL_ADDRESS";
         dnn::input_is_short => "x: illegal address", "ILLEGAL_ADDRESS";
@@ -247,5 +254,5 @@ fn mistakes_with_libraries() -> Vec<Case> {
         nccl::lost_creator_of_the_id => "rank 1: the process that created the id was lost", "ncclRemoteError, and then Some(DriverError(CUDA_ERROR_UNKNOWN";
         nccl::processes_share_a_gpu => "duplicate GPU", "NcclError";
     ]
-    .into()
+    .into_iter()
 }

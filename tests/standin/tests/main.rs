@@ -2,7 +2,7 @@
 //! detected.
 //!
 //! `cargo test -p forebay-standin --features run`. Each case runs in a process of its own, this program with the name of the case,
-//! because the settings are per process. Under `run.sh --ptx` the same cases run on engine B.
+//! because the settings are per process. Under `run.sh --ptx` the cases of kernels run on engine B.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
 #![expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "small numbers")]
@@ -24,7 +24,7 @@ use std::process::{Command, ExitCode};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use cases::{ENGINE_A_ONLY, cases};
+use cases::cases;
 use gpu::{Failure, Gpu, Outcome};
 
 fn main() -> ExitCode {
@@ -38,10 +38,7 @@ fn main() -> ExitCode {
         move || no_device(&libraries)
     })];
     let engine_b = std::env::var_os("FOREBAY_STANDIN_NVRTC").is_some();
-    for case in cases() {
-        if engine_b && ENGINE_A_ONLY.contains(&case.name) {
-            continue;
-        }
+    for case in cases(engine_b) {
         for schedule in ["lazy", "eager", "1", "2", "3"] {
             for order in ["forward", "reverse"] {
                 let setting = format!("{schedule} {order}");
@@ -59,7 +56,7 @@ fn main() -> ExitCode {
 
 /// Runs one case in the child process, and prints its outcome.
 fn run_case(name: &str) -> ExitCode {
-    let outcome = match cases().into_iter().find(|case| case.name == name) {
+    let outcome = match cases(false).into_iter().find(|case| case.name == name) {
         Some(case) => Gpu::new(0).and_then(|gpu| (case.body)(&gpu)),
         None => CudaCount::print(),
     };
