@@ -28,6 +28,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("a_step_is_reported_while_the_next_one_runs", late),
     ("the_same_input_gives_the_same_bits", same),
     ("a_short_microbatch_gives_the_logits_of_its_samples", short),
+    ("larger_microbatches_of_evaluation_change_no_bit_of_training", large_evaluation),
     ("the_model_ema_differs_from_the_model_and_swaps_back", average),
     ("the_error_for_a_nan_loss_names_its_step", diverged),
     ("channels_added_to_the_images_stay_zero_without_eps", added_channels),
@@ -296,6 +297,20 @@ fn steady(device: u32) {
     // Two losses, two microbatches and a norm of two steps, one of which is in flight.
     // When they are allocated depends on what the GPU has done by then.
     assert!(pieces.len() == 4 && pieces.iter().all(|&count| count <= 10), "{pieces:?}");
+}
+
+/// With stochastic depth, whose mask is laid out for microbatches of training.
+fn large_evaluation(device: u32) {
+    let training = settings(1, 2);
+    let run = |eval_batch: usize| {
+        let config = CudaConfig::new(Gpu::open(device).unwrap(), Precision::Bf16);
+        let sizes = BackendConfig { eval_batch, ..backend_config("resnet20") };
+        let mut cuda = CudaBackend::new(config, sizes).unwrap();
+        cuda.load(&initial_state(&graph("resnet20"), 3)).unwrap();
+        let (reports, state) = whole(&mut cuda, &training);
+        (numbers(&reports), state)
+    };
+    assert!(run(SAMPLES) == run(3 * SAMPLES), "training differs");
 }
 
 /// cuDNN may compute a sample otherwise among fewer samples, with another plan. Each operation may then differ as from

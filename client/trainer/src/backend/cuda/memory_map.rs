@@ -149,7 +149,7 @@ impl InputMap {
             label_a: allocator.f32s(batch),
             label_b: allocator.f32s(batch),
             lambda: allocator.f32s(batch),
-            drop_path: allocator.f32s(training.graph.blocks * batch),
+            drop_path: allocator.f32s(training.graph.blocks * training.batch),
             mix: allocator.bytes(batch * MIX_BYTES),
             pixels: allocator.f32s(pixels(training).max(pixels(inference))),
             bytes: allocator.0.next_multiple_of(256),
