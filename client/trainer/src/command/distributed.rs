@@ -6,8 +6,9 @@ use forebay_types::Rank;
 use forebay_types::settings::Number;
 use serde_json::Value;
 
-use super::cli::{Distributed, TrainArgs};
+use super::cli::{Distributed, ModelArgs, TrainArgs};
 use super::replay::SourceInfo;
+use crate::backend::device::TrainDevice;
 use crate::checkpoint::RunMetadata;
 use crate::process_group::{ProcessGroup, Rendezvous, Timeouts};
 
@@ -74,7 +75,17 @@ pub(crate) fn common_settings(
     settings["evaluation"] = serde_json::to_value(evaluation)?;
     settings["eval_epochs"] = args.eval_epochs.get().into();
     settings["stop_after"] = args.stop_after.map(Number::get).into();
+    // A rank in f16 multiplies its gradients by a loss scale, and those of the others are not.
+    settings["precision"] = precision(&args.network).into();
     Ok(settings)
+}
+
+/// The precision in which a rank trains, and on what.
+fn precision(args: &ModelArgs) -> String {
+    match args.device {
+        TrainDevice::Cpu => "f32 on a CPU".to_owned(),
+        TrainDevice::Cuda(_) => format!("{} on a GPU", args.gpu_config().precision.name()),
+    }
 }
 
 /// Joins the other ranks. When one of them is lost later, this process ends, whatever it is doing.
@@ -102,7 +113,10 @@ pub(crate) fn join(
 mod tests {
     use std::time::Duration;
 
+    use clap::Parser as _;
+
     use super::super::cli::distributed::LauncherEnv;
+    use super::super::cli::{Cli, Command};
     use super::*;
 
     fn resolve(
@@ -165,5 +179,25 @@ mod tests {
         assert!(resolve(Some(2), Some(0), None, &[]).contains("--rendezvous HOST:PORT"));
         assert!(resolve(None, None, None, &[("WORLD_SIZE", "0")]).contains("from 1 to 1024"));
         assert!(resolve(None, None, None, &[("WORLD_SIZE", "two")]).contains("WORLD_SIZE=two"));
+    }
+
+    #[test]
+    fn ranks_of_other_precisions_or_devices_are_other_settings() {
+        let of = |flags: &[&str]| {
+            let words = ["forebay-trainer", "train"].iter().chain(flags);
+            let Command::Train(args) = Cli::try_parse_from(words).unwrap().command else {
+                panic!("{flags:?}")
+            };
+            precision(&args.network)
+        };
+        let bf16 = of(&["--device", "cuda:0"]);
+        assert_eq!(bf16, of(&["--device", "cuda:1", "--precision", "bf16"]));
+        assert_eq!(bf16, "bf16 on a GPU");
+        let f32 = of(&["--device", "cuda", "--precision", "f32"]);
+        let others =
+            [of(&["--device", "cuda", "--precision", "f16"]), f32, of(&["--device", "cpu"])];
+        for (at, other) in others.iter().enumerate() {
+            assert!(*other != bf16 && !others[..at].contains(other), "{other}");
+        }
     }
 }
