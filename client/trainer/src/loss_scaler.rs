@@ -27,6 +27,28 @@ impl Default for LossScaler {
     }
 }
 
+/// Updates in a row after which the scale is doubled, the same as in lamb.cu.
+const GROWTH_INTERVAL: u32 = 2000;
+
+impl LossScaler {
+    /// Checks a state that was read from a file. With a scale that is infinite or no number, training would skip every update
+    /// without end, and with a tiny one every gradient would be zero in f16.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let Self { scale, growth, .. } = self;
+        if !(scale.is_finite() && *scale >= MIN_SCALE) {
+            return Err(format!(
+                "its loss scale is {scale}, expected a number of at least {MIN_SCALE:e}"
+            ));
+        }
+        if *growth >= GROWTH_INTERVAL {
+            return Err(format!(
+                "it counts {growth} updates since the loss scale changed, expected fewer than {GROWTH_INTERVAL}"
+            ));
+        }
+        Ok(())
+    }
+}
+
 /// Bytes of the state on a GPU: `Scaler` of kernels/prelude.cuh.
 #[cfg(feature = "cuda")]
 pub(crate) const BYTES: usize = 32;
@@ -51,5 +73,23 @@ impl LossScaler {
         let skipped = u64::from_le_bytes(std::array::from_fn(|i| bytes[8 + i]));
         let own = Self { scale: f32::from_bits(half(16)), growth: half(20), skipped };
         (own, half(28) != 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_from_which_training_does_not_go_on_are_refused() {
+        let check = |scale, growth| LossScaler { scale, growth, skipped: 3 }.check();
+        for (scale, growth) in [(65536.0, 0), (MIN_SCALE, 1999), (3e38, 7)] {
+            assert_eq!(check(scale, growth), Ok(()));
+        }
+        for scale in [0.0, -2.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e-9] {
+            let error = check(scale, 0).unwrap_err();
+            assert!(error.contains(&format!("loss scale is {scale},")), "{error}");
+        }
+        assert!(check(1.0, 2000).unwrap_err().contains("2000 updates"));
     }
 }

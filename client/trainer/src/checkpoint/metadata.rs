@@ -111,6 +111,7 @@ fn parse(text: &[u8]) -> Result<(RunMetadata, Option<Checksums>), String> {
         }
     }
     let files = files.map(serde_json::from_value).transpose().map_err(foreign)?;
-    let run = serde_json::from_value(Value::Object(json)).map_err(foreign)?;
+    let run: RunMetadata = serde_json::from_value(Value::Object(json)).map_err(foreign)?;
+    run.loss_scaler.map_or(Ok(()), |scaler| scaler.check())?;
     Ok((run, files))
 }
