@@ -199,6 +199,11 @@ fn replaced(device: u32) {
     let below_a_file = caching(&folder.path().join("conv-plans.json/folder"));
     let plain = plans(device, Precision::Bf16, with(ConvApi::Graph));
     assert_eq!(plans(device, Precision::Bf16, below_a_file), plain);
+    // So where the file cannot be written.
+    let taken = tempfile::tempdir().unwrap();
+    fs::create_dir(taken.path().join("conv-plans.json")).unwrap();
+    assert_ne!(first, plain);
+    assert_eq!(plans(device, Precision::Bf16, caching(taken.path())), plain);
 }
 
 fn shared(device: u32) {

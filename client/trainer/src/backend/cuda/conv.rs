@@ -114,11 +114,14 @@ impl Convolutions {
                 }
             }
         }
-        if let Some(cache) = &mut cache {
-            self.measure(unmeasured, &platform, cache);
-        }
-        if let Some(cache) = cache {
-            cache.close();
+        if let Some(mut cache) = cache.take() {
+            let measured = self.measure(unmeasured, &platform, &mut cache);
+            // What is not remembered would be another choice in the next run, and on the next rank.
+            let remembered = cache.close();
+            for (case, mut plans, best) in measured {
+                let plan = plans.swap_remove(if remembered { best } else { 0 });
+                self.plans.insert(case, Plan::from(plan));
+            }
         }
         if self.config.api == ConvApi::Auto {
             warn(&refusals);
@@ -166,7 +169,7 @@ impl Convolutions {
             let graph = planner.fused_graph(&case)?;
             planner.plans(&graph, case.tensors(), (self.config.workspace_limit, true), 1)
         });
-        let mut plans = planned.map_err(|refusal| format!("{case}: {refusal}"))?;
+        let mut plans = planned.map_err(|refusal| refusal.to_string())?;
         self.fused.extend(plans.pop().map(|plan| (case, plan)));
         Ok(())
     }
@@ -249,13 +252,13 @@ impl Convolutions {
         Ok(Plan::Legacy(Box::new(plan)))
     }
 
-    /// Measures the plans of each case, uses the fastest, and remembers it.
+    /// Measures the plans of each case, and remembers the fastest. Returns its index beside them.
     fn measure(
-        &mut self,
+        &self,
         mut cases: Vec<(ConvCase, Vec<GraphPlan>)>,
         platform: &str,
         cache: &mut PlanCache,
-    ) {
+    ) -> Vec<(ConvCase, Vec<GraphPlan>, usize)> {
         let times = match tune::measure(&self.device, &self.handle, self.precision, &mut cases) {
             Ok(times) => times,
             Err(error) => {
@@ -263,15 +266,17 @@ impl Convolutions {
                 Vec::new()
             }
         };
-        for (at, (case, mut plans)) in cases.into_iter().enumerate() {
+        let choose = |(at, (case, plans)): (usize, (ConvCase, Vec<GraphPlan>))| {
             let times = times.get(at);
-            let plan = plans.swap_remove(times.map_or(0, |times| fastest(times)));
-            if let Some(times) = times {
-                tracing::debug!("{case}: {plan}, measured {times:?} ms");
-                cache.insert(format!("{platform}, {case}"), plan.choice.clone());
+            let best = times.map_or(0, |times| fastest(times));
+            // Where no plan has executed, there is no fastest one to remember.
+            if let Some(times) = times.filter(|times| times[best].is_finite()) {
+                tracing::debug!("{case}: {}, measured {times:?} ms", plans[best]);
+                cache.insert(format!("{platform}, {case}"), plans[best].choice.clone());
             }
-            self.plans.insert(case, Plan::from(plan));
-        }
+            (case, plans, best)
+        };
+        cases.into_iter().enumerate().map(choose).collect()
     }
 
     /// Logs the plans. Returns the size of the workspace.

@@ -14,6 +14,7 @@ use forebay_types::file;
 use serde::{Deserialize, Serialize};
 
 use super::choice::Choice;
+use crate::Error;
 use crate::checkpoint::replace_file;
 
 /// Name of the file.
@@ -81,18 +82,28 @@ impl PlanCache {
         self.changed = true;
     }
 
-    /// Writes what is new, and unlocks the file.
-    pub(super) fn close(self) {
-        if !self.changed || self.lock.is_none() {
-            return;
+    /// Writes what is new, and unlocks the file. Returns whether all choices are remembered.
+    pub(super) fn close(self) -> bool {
+        if !self.changed {
+            return true;
+        }
+        if self.lock.is_none() {
+            return false;
         }
         let json = serde_json::to_vec_pretty(&self.contents).map_err(|error| error.to_string());
-        let written = json
-            .and_then(|json| replace_file(&self.path, &json).map_err(|error| error.to_string()));
-        if let Err(problem) = written {
+        let written = json.and_then(|json| {
+            replace_file(&self.path, &json).map_err(|error| match error {
+                Error::Write { cause, .. } => cause.to_string(),
+                other => other.to_string(),
+            })
+        });
+        if let Err(problem) = &written {
             let path = self.path.display();
-            tracing::warn!("the plans of convolutions are not remembered in {path}: {problem}");
+            tracing::warn!(
+                "the first plans that cuDNN proposes are used, because {path} cannot be written: {problem}"
+            );
         }
+        written.is_ok()
     }
 }
 
@@ -144,7 +155,7 @@ mod tests {
             let mut cache = PlanCache::open(&inner);
             assert!(cache.is_writable() && cache.get(key).is_none());
             cache.insert(key.to_owned(), choice(7));
-            cache.close();
+            assert!(cache.close());
         }
         let cache = PlanCache::open(&inner);
         assert_eq!([cache.get("one"), cache.get("two")], [Some(&choice(7)); 2]);
@@ -167,7 +178,7 @@ mod tests {
         }
         let mut cache = PlanCache::open(folder.path());
         cache.insert("one".to_owned(), choice(9));
-        cache.close();
+        assert!(cache.close());
         assert_eq!(PlanCache::open(folder.path()).get("one"), Some(&choice(9)));
     }
 
@@ -179,7 +190,18 @@ mod tests {
         let mut cache = PlanCache::open(&file.join("below a file"));
         assert!(!cache.is_writable());
         cache.insert("one".to_owned(), choice(1));
-        cache.close();
+        assert!(!cache.close());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_replaced_remembers_nothing_new_and_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join(FILE)).unwrap();
+        let mut cache = PlanCache::open(folder.path());
+        assert!(cache.is_writable());
+        cache.insert("one".to_owned(), choice(1));
+        assert!(!cache.close());
+        assert!(PlanCache::open(folder.path()).close());
     }
 
     #[test]
@@ -189,7 +211,7 @@ mod tests {
         std::thread::scope(|scope| {
             let second = scope.spawn(|| PlanCache::open(folder.path()).get("one").cloned());
             first.insert("one".to_owned(), choice(5));
-            first.close();
+            assert!(first.close());
             assert_eq!(second.join().unwrap(), Some(choice(5)));
         });
     }
