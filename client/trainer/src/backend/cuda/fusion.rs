@@ -57,7 +57,7 @@ impl Fusions {
         }
         let ops = &plan.graph.ops;
         fusions.ops = vec![FusedOp::default(); ops.len()];
-        let mut refusals: BTreeMap<String, usize> = BTreeMap::new();
+        let mut refusals: BTreeMap<String, Vec<FusedCase>> = BTreeMap::new();
         for (index, op) in ops.iter().enumerate() {
             let Op::Conv { conv, y, bias: None, .. } = *op else { continue };
             let reads = |op: &Op| matches!(op, Op::BatchNorm { x, .. } if *x == y);
@@ -66,8 +66,9 @@ impl Fusions {
             let before = norm_before(ops, index).filter(|_| precision == Precision::F16);
             let mut planned = |norm, direction| {
                 let case = ConvCase { conv, images: plan.batch, direction };
-                let planned = convolutions.plan_fused(FusedCase { case, norm });
-                planned.inspect_err(|why| *refusals.entry(why.clone()).or_default() += 1).is_ok()
+                let case = FusedCase { case, norm };
+                let planned = convolutions.plan_fused(case);
+                planned.map_err(|why| refusals.entry(why).or_default().push(case)).is_ok()
             };
             let directions = [
                 Direction::Forward,
@@ -88,9 +89,14 @@ impl Fusions {
         fusions
     }
 
-    fn report(&self, refusals: &BTreeMap<String, usize>) {
-        for (refusal, count) in refusals {
-            tracing::warn!("{count} norms are not fused into convolutions: {refusal}");
+    fn report(&self, refusals: &BTreeMap<String, Vec<FusedCase>>) {
+        for (refusal, cases) in refusals {
+            if let Some(case) = cases.first() {
+                tracing::warn!(
+                    "cuDNN refuses {} convolutions with norms, which are computed separately. {case}: {refusal}",
+                    cases.len()
+                );
+            }
         }
         let count = |has: fn(&FusedOp) -> bool| self.ops.iter().filter(|op| has(op)).count();
         tracing::info!(
