@@ -167,6 +167,7 @@ fn invalid_options_are_refused_with_advice() {
     refused(&["--memory-limit", "3MiB"], &["the model needs", "3MiB", "--model"]);
     refused(&["--epochs", "0"], &["--epochs"]);
     refused(&["--lr", "0"], &["--lr", "a number above 0"]);
+    refused(&["--device", "cpu", "--norms", "fused"], &["--norms fused", "--device cuda:N"]);
     refused(&["--smoothing", "1"], &["--smoothing", "below 1"]);
     refused(&["--heartbeat-timeout", "1s"], &["--heartbeat-timeout", "at least 2s"]);
     refused(&["--stall-timeout", "5"], &["--stall-timeout", "a duration with a unit"]);

@@ -128,6 +128,7 @@ impl CudaBackend {
     /// # Errors
     /// When the GPU does not have enough memory, or a library is missing.
     pub fn new(cuda: CudaConfig, config: BackendConfig) -> Result<Self, Error> {
+        check_norms(&cuda)?;
         let BackendConfig { train_graph, batch, eval_graph, eval_batch, mean, std } = config;
         let training = MemoryPlan::training(stem::widen_images(train_graph), batch);
         let inference = MemoryPlan::inference(stem::widen_images(eval_graph), eval_batch);
@@ -135,7 +136,6 @@ impl CudaBackend {
         device.require(&LIBRARIES)?;
         let kernels = Kernels::compile(device, cuda.precision)?;
         let [mix_kernel] = device.compile("mix.cu", MIX_KERNELS, ["mix_u8_nhwc"])?;
-        check_norms(&cuda)?;
         let mut convolutions = Convolutions::open(device, cuda.precision, cuda.conv.clone())?;
         let fusions =
             Fusions::plan((cuda.conv.norms, cuda.precision), &training, &mut convolutions);

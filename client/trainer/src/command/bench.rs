@@ -83,7 +83,7 @@ fn measure(
         mean: [0.485, 0.456, 0.406],
         std: [0.229, 0.224, 0.225],
     };
-    setup::check_memory(&config, device, args.memory_limit)?;
+    setup::check_memory(&config, (device, precision), args.memory_limit)?;
     let steps = Steps {
         batch,
         side,

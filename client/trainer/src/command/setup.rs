@@ -9,6 +9,7 @@ use forebay_types::{Cursor, Rank};
 use super::cli::{HyperparameterChanges, LossName, ModelArgs, TrainArgs};
 use super::replay::SourceInfo;
 use crate::Error;
+use crate::backend::conv_config::Norms;
 use crate::backend::device::TrainDevice;
 use crate::backend::precision::Precision;
 use crate::backend::{Backend, BackendConfig};
@@ -137,7 +138,7 @@ pub(crate) fn open_backend(
         std: info.std,
     };
     let device = device(args)?;
-    check_memory(&config, device, args.memory_limit)?;
+    check_memory(&config, (device, args.precision.unwrap_or_default()), args.memory_limit)?;
     if let Some(precision) = args.precision.filter(|&precision| precision != Precision::F32)
         && device == TrainDevice::Cpu
     {
@@ -146,17 +147,20 @@ pub(crate) fn open_backend(
             precision.name()
         );
     }
+    if args.gpu.conv.norms == Norms::Fused && device == TrainDevice::Cpu {
+        bail!("invalid --norms fused: the CPU computes norms separately; set --device cuda:N");
+    }
     Ok(device.open_with(config, rank, args.gpu_config())?)
 }
 
 pub(crate) fn check_memory(
     config: &BackendConfig,
-    device: TrainDevice,
+    (device, precision): (TrainDevice, Precision),
     limit: ByteSize,
 ) -> anyhow::Result<()> {
     let training = MemoryPlan::training(config.train_graph.clone(), config.batch).arena;
     let inference = MemoryPlan::inference(config.eval_graph.clone(), config.eval_batch).arena;
-    let value_bytes = if device == TrainDevice::Cpu { 4 } else { 2 };
+    let value_bytes = if device == TrainDevice::Cpu { 4 } else { precision.bytes() as u64 };
     let of_microbatch = training.max(inference) as u64 * value_bytes;
     // Each with its gradient and two moments.
     let parameters = config.train_graph.parameters.iter();
