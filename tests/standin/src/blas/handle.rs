@@ -59,7 +59,7 @@ extern "C" fn cublasGetStream_v2(handle: usize, stream: Out<'_, usize>) -> u32 {
 
 #[unsafe(no_mangle)]
 extern "C" fn cublasSetMathMode(handle: usize, math: u32) -> u32 {
-    // Bit 4 forbids sums in reduced precision, which are never used here.
+    // Bit 4 forbids that parts of a sum are rounded to the type of C.
     code(get(handle).and_then(|found| match math & !16 {
         0..=3 => set(handle, Handle { math, ..found }),
         _ => wrong(Status::INVALID_VALUE, format!("math mode {math}")),

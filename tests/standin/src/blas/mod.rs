@@ -9,6 +9,8 @@
 //!   if `alpha` is 0, A and B are not.
 //! - A and B have the same type; C has that type or f32. Sums are f32 (`CUBLAS_COMPUTE_32F`). f32 runs as TF32 only with
 //!   `CUBLAS_COMPUTE_32F_FAST_TF32` or the math mode of the handle; the inputs are then rounded.
+//! - A sum into bf16 or f16 may be split, and its parts be rounded to that type, unless the math mode has
+//!   `CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION`. Here it then has two parts.
 //! - `cublasSetWorkspace` requires 256-byte alignment, and `cublasSetStream` resets the workspace to the library's own one.
 //!
 //! Stricter than cuBLAS: C must not overlap A, B or the workspace; a workspace loses its contents before and after each product;

@@ -40,6 +40,8 @@ struct Product {
     matrices: [Stored; 3],
     batch: usize,
     tf32: bool,
+    /// Whether parts of a sum may be rounded to the type of C.
+    rounds_parts: bool,
     workspace: Option<Operand>,
 }
 
@@ -110,9 +112,20 @@ impl Call {
         let tf32 = numbers[0] == Number::F32
             && capability >= (8, 0)
             && (self.compute == FAST_TF32 || (self.compute == COMPUTE_32F && handle.math & 3 == 3));
+        let rounds_parts =
+            numbers[2] != Number::F32 && self.compute == COMPUTE_32F && handle.math & 16 == 0;
         let workspace = handle.workspace.clone();
-        let (sizes, scales) = ([m, n, k], [alpha, beta]);
-        Ok(Some(Product { sizes, transposed: [a, b], scales, matrices, batch, tf32, workspace }))
+        let (sizes, scales, transposed) = ([m, n, k], [alpha, beta], [a, b]);
+        Ok(Some(Product {
+            sizes,
+            transposed,
+            scales,
+            matrices,
+            batch,
+            tf32,
+            rounds_parts,
+            workspace,
+        }))
     }
 
     fn transposed(&self) -> Answer<[bool; 2]> {
@@ -176,9 +189,20 @@ impl Product {
             }
             // A column-major C is its row-major transpose: the product of the transposed B and A.
             let [ta, tb] = self.transposed;
-            let left = Matrix { data: &left, step: if ta { [1, k] } else { [m, 1] } };
-            let right = Matrix { data: &right, step: if tb { [1, n] } else { [k, 1] } };
-            add_product([n, m, k], right, left, &mut result, DEPTH);
+            let (left_step, right_step) =
+                (if ta { [1, k] } else { [m, 1] }, if tb { [1, n] } else { [k, 1] });
+            let parts = if self.rounds_parts { 2 } else { 1 };
+            for part in (0..k).step_by(k.div_ceil(parts)) {
+                let length = k.div_ceil(parts).min(k - part);
+                let left = Matrix { data: &left[part * left_step[0]..], step: left_step };
+                let right = Matrix { data: &right[part * right_step[1]..], step: right_step };
+                let mut sums = vec![0.0; m * n];
+                add_product([n, m, length], right, left, &mut sums, DEPTH);
+                if self.rounds_parts {
+                    sums.iter_mut().for_each(|sum| *sum = c.number.round(*sum));
+                }
+                result.iter_mut().zip(sums).for_each(|(all, sum)| *all += sum);
+            }
         }
         if let Some(workspace) = &self.workspace {
             workspace.apart_from(&[&c.span()])?;

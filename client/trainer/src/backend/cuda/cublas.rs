@@ -11,6 +11,10 @@ use forebay::gpu::{DeviceError, Gpu, Lane, Library};
 
 use super::Precision;
 
+/// The math mode in which sums are f32 to the end. The default math is 0, to which this flag is added.
+const EXACT_SUMS: sys::cublasMath_t =
+    sys::cublasMath_t::CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION;
+
 /// A handle of cuBLAS on a lane.
 pub(super) struct Cublas {
     device: u32,
@@ -43,7 +47,12 @@ impl Cublas {
         device.bind()?;
         let device = device.number();
         let handle = blas::create_handle().map_err(|e| error(device, "cublasCreate", e))?;
-        Ok(Self { device, precision, handle })
+        let cublas = Self { device, precision, handle };
+        // By default cuBLAS may split a sum, and add its parts in the type of the result, which is bf16 or f16.
+        // SAFETY: a live handle.
+        let set = unsafe { sys::cublasSetMathMode(handle, EXACT_SUMS) }.result();
+        set.map_err(|e| error(device, "cublasSetMathMode", e))?;
+        Ok(cublas)
     }
 
     /// Runs all further products on a lane, with a workspace in its memory.
