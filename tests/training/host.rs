@@ -7,8 +7,10 @@ use crate::microbatches::{SAMPLES, SIDE, batch, settings};
 use crate::standin::{counts, refuse_captures};
 
 /// Tests on any GPU.
-pub(crate) const TESTS: &[(&str, Test)] =
-    &[("captured_graphs_give_the_bits_of_single_launches", graphs)];
+pub(crate) const TESTS: &[(&str, Test)] = &[
+    ("captured_graphs_give_the_bits_of_single_launches", graphs),
+    ("a_backend_may_be_dropped_while_the_gpu_works", dropped),
+];
 
 /// Tests that need the stand-in, which counts calls and refuses captures.
 pub(crate) const STANDIN_TESTS: &[(&str, Test)] = &[
@@ -111,4 +113,19 @@ fn graphs(device: u32) {
     assert!(captured.1 == launched.1, "the states differ");
     // Forward, backward and update; forward and backward of the short microbatch, without stochastic depth.
     assert_eq!((none, some), (0, 5));
+}
+
+/// Memory that kernels in flight read is freed after them: otherwise they fail, and with them what comes next.
+fn dropped(device: u32) {
+    let training = settings(2, 8);
+    for number in 0..4 {
+        let mut backend = open(device, false);
+        let batch = batch(&training, Cursor { epoch: 0, step: number }, 0);
+        let micro = MicroStep { drop_path: None, loss: &training.loss, weight: 1.0, last: true };
+        backend.forward(&batch, &micro).unwrap();
+        drop(backend);
+    }
+    let mut backend = open(device, false);
+    step(&mut backend, &training, 0);
+    assert!(backend.poll_report(true).unwrap().is_some());
 }

@@ -104,6 +104,16 @@ impl Uploads {
     }
 }
 
+impl Drop for Uploads {
+    /// The slots are freed on the copy lane, after the kernels that read them. A lane that cannot follow has failed, and then
+    /// that error was returned.
+    fn drop(&mut self) {
+        for consumed in &self.consumed {
+            self.lane.follow_mark(consumed).ok();
+        }
+    }
+}
+
 /// Writes the pixels, and how each sample is mixed if the server did not. Returns where the pixels end.
 fn fill_pixels(staging: &mut Pinned, map: &InputMap, batch: &Batch) -> usize {
     if let Pixels::Unmixed(_, mix) = &batch.pixels {
