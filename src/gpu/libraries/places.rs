@@ -1,6 +1,6 @@
 //! Where libraries of CUDA are looked for.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -114,7 +114,7 @@ pub(super) fn places(variables: &Variables) -> Vec<Place> {
     let named = variables
         .cuda_libs
         .as_ref()
-        .map(|list| std::env::split_paths(list).flat_map(|folder| folders_of(&folder)).collect());
+        .map(|list| folders_in(list).flat_map(|folder| folders_of(&folder)).collect());
     let loader = Place::Loader { library_path: variables.ld_library_path.clone() };
     let mut places = vec![Place::Variable(named), loader];
     let mut python = |prefix: PathBuf, of, own: &[PathBuf]| {
@@ -148,6 +148,11 @@ pub(super) fn places(variables: &Variables) -> Vec<Place> {
     let toolkit = PathBuf::from(TOOLKIT);
     places.push(Place::Toolkit(toolkit.is_dir().then_some(toolkit)));
     places
+}
+
+/// The folders of a list with colons between them. An empty part, as a colon at the end leaves it, is not the current folder.
+fn folders_in(list: &OsStr) -> impl Iterator<Item = PathBuf> + '_ {
+    std::env::split_paths(list).filter(|folder| !folder.as_os_str().is_empty())
 }
 
 /// The folders that a folder of `FOREBAY_CUDA_LIBS` stands for: itself, or those of NVIDIA's packages in it.
@@ -204,7 +209,7 @@ fn name_of(path: &Path) -> String {
 
 /// The prefix of the first `python3` on `PATH`. The link is not followed, because in an environment it leads out of it.
 fn prefix_of_python(path: &OsString) -> Option<PathBuf> {
-    let bin = std::env::split_paths(path).find(|folder| folder.join("python3").is_file())?;
+    let bin = folders_in(path).find(|folder| folder.join("python3").is_file())?;
     // /bin is a link to /usr/bin.
     let bin = if bin == Path::new("/bin") { PathBuf::from("/usr/bin") } else { bin };
     bin.parent().map(Path::to_owned)
@@ -252,6 +257,13 @@ mod tests {
         let expected = ["plain", "env", &cu13, &cublas, site, &cu13, &cublas];
         assert_eq!(relative(root.path(), places[0].folders()), expected);
         assert!(matches!(places[1], Place::Loader { .. }));
+    }
+
+    #[test]
+    fn an_empty_part_of_a_list_is_not_the_current_folder() {
+        let folders = |list: &str| folders_in(OsStr::new(list)).collect::<Vec<_>>();
+        assert_eq!(folders(":/a::b:"), [Path::new("/a"), Path::new("b")]);
+        assert!(folders(":").is_empty());
     }
 
     #[test]
