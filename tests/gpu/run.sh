@@ -43,8 +43,14 @@ if [ -z "$standin" ] && [ -z "${FOREBAY_CUDA_LIBS:-}" ]; then
   packages=$("$python" -c 'import importlib.util as u, os; print(os.path.dirname(os.path.dirname(u.find_spec("torch").origin)))' 2> /dev/null)
   [ -z "$packages" ] || export FOREBAY_CUDA_LIBS=$packages
 fi
+# The programs would take settings from the user's environment, or wait for the other ranks of a launcher.
+for name in $(compgen -e FOREBAY_); do
+  case $name in FOREBAY_CUDA_LIBS | FOREBAY_PYTHON | FOREBAY_STANDIN_*) ;; *) unset "$name" ;; esac
+done
+unset LOCAL_RANK RANK WORLD_SIZE JOB_COMPLETION_INDEX MASTER_ADDR MASTER_PORT
 export FOREBAY_GOLDENS=$here/goldens FOREBAY_BIN_DIR=$bin FOREBAY_TEST_DEVICE=cuda:0 RUST_BACKTRACE=1
-unset FOREBAY_DATA FOREBAY_DEVICE FOREBAY_THREADS FOREBAY_MODEL LOCAL_RANK
+# Not the user's, so that plans are measured in every run, and nothing is left but the files in DIR.
+export FOREBAY_CONV_PLAN_CACHE=$work/plans
 
 if [ -z "$standin" ]; then
   kernels=cuda:0/ mixing=cuda:0/ mixed=05_mixup/cuda:0/ training=cuda:0/
