@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn ranks_of_other_precisions_or_devices_are_other_settings() {
         let of = |flags: &[&str]| {
-            let words = ["forebay-trainer", "train"].iter().chain(flags);
+            let words = ["forebay-trainer", "train", "--replay", "dump"].iter().chain(flags);
             let Command::Train(args) = Cli::try_parse_from(words).unwrap().command else {
                 panic!("{flags:?}")
             };

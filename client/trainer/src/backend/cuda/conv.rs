@@ -91,7 +91,7 @@ impl Convolutions {
     /// that the heuristics propose. Returns the size of the workspace for all of them.
     pub(super) fn plan(&mut self, cases: &[ConvCase]) -> Result<usize, DeviceError> {
         let folder = self.config.plan_cache.as_deref();
-        let mut cache = folder.filter(|_| self.uses_graphs()).map(PlanCache::open);
+        let cache = folder.filter(|_| self.uses_graphs()).map(PlanCache::open);
         let platform = if cache.is_some() { self.platform()? } else { String::new() };
         let limit = (self.config.workspace_limit, false);
         let (mut unmeasured, mut refusals) = (Vec::new(), BTreeMap::new());
@@ -114,7 +114,7 @@ impl Convolutions {
                 }
             }
         }
-        if let Some(mut cache) = cache.take() {
+        if let Some(mut cache) = cache {
             let measured = self.measure(unmeasured, &platform, &mut cache);
             // What is not remembered would be another choice in the next run, and on the next rank.
             let remembered = cache.close();
