@@ -170,6 +170,10 @@ fn remembered(device: u32) {
     assert_ne!(small, first);
     write(folder.path(), &read(other.path()));
     assert_eq!(open(), small);
+    // Also while another process measures, for which a convolution that is not remembered would wait.
+    let lock = fs::File::open(folder.path().join("conv-plans.lock")).unwrap();
+    lock.lock().unwrap();
+    assert_eq!(open(), small);
 }
 
 fn replaced(device: u32) {

@@ -90,16 +90,18 @@ impl Convolutions {
     /// Plans convolutions. The fastest of several plans is used if that can be remembered, and otherwise the first one
     /// that the heuristics propose. Returns the size of the workspace for all of them.
     pub(super) fn plan(&mut self, cases: &[ConvCase]) -> Result<usize, DeviceError> {
-        let folder = self.config.plan_cache.as_deref();
-        let cache = folder.filter(|_| self.uses_graphs()).map(PlanCache::open);
-        let platform = if cache.is_some() { self.platform()? } else { String::new() };
+        let folder = self.config.plan_cache.clone().filter(|_| self.uses_graphs());
+        let platform = if folder.is_some() { self.platform()? } else { String::new() };
+        let mut cases = BTreeSet::from_iter(cases);
+        // Without the lock: the ranks of a machine would make the plans that they remember one rank after the other.
+        let cache = folder.as_deref().map(PlanCache::unlocked);
+        cases.retain(|case| !self.use_remembered(cache.as_ref(), &platform, case));
+        let cache = folder.filter(|_| !cases.is_empty()).map(|folder| PlanCache::open(&folder));
         let limit = (self.config.workspace_limit, false);
         let (mut unmeasured, mut refusals) = (Vec::new(), BTreeMap::new());
-        for case in BTreeSet::from_iter(cases) {
-            let key = format!("{platform}, {case}");
-            if let Some(plan) = cache.as_ref().and_then(|cache| self.remembered(cache, &key, case))
-            {
-                self.plans.insert(*case, plan);
+        for case in cases {
+            // Another process may have measured it since.
+            if self.use_remembered(cache.as_ref(), &platform, case) {
                 continue;
             }
             let measures = cache.as_ref().is_some_and(PlanCache::is_writable);
@@ -115,7 +117,11 @@ impl Convolutions {
             }
         }
         if let Some(mut cache) = cache {
-            let measured = self.measure(unmeasured, &platform, &mut cache);
+            let measured = if unmeasured.is_empty() {
+                Vec::new()
+            } else {
+                self.measure(unmeasured, &platform, &mut cache)
+            };
             // What is not remembered would be another choice in the next run, and on the next rank.
             let remembered = cache.close();
             for (case, mut plans, best) in measured {
@@ -211,17 +217,31 @@ impl Convolutions {
         Ok(Planner { api, handle: &self.handle, precision: self.precision })
     }
 
-    /// The remembered plan of a convolution, if cuDNN still supports it.
-    fn remembered(&self, cache: &PlanCache, key: &str, case: &ConvCase) -> Option<Plan> {
-        let choice = cache.get(key)?;
-        let plan = self.planner().and_then(|planner| planner.chosen(case, choice));
-        plan.inspect_err(|refusal| {
-            tracing::warn!(
-                "the remembered plan of {key} cannot be used, so it is replaced: {refusal}"
-            );
-        })
-        .ok()
-        .map(Plan::from)
+    /// Uses the remembered plan of a convolution, if there is one, and cuDNN still supports it. Returns whether it does.
+    fn use_remembered(
+        &mut self,
+        cache: Option<&PlanCache>,
+        platform: &str,
+        case: &ConvCase,
+    ) -> bool {
+        let key = format!("{platform}, {case}");
+        let Some((cache, choice)) = cache.and_then(|cache| Some((cache, cache.get(&key)?))) else {
+            return false;
+        };
+        match self.planner().and_then(|planner| planner.chosen(case, choice)) {
+            Ok(plan) => {
+                self.plans.insert(*case, Plan::from(plan));
+                true
+            }
+            Err(refusal) => {
+                if cache.is_writable() {
+                    tracing::warn!(
+                        "the remembered plan of {key} cannot be used, so it is replaced: {refusal}"
+                    );
+                }
+                false
+            }
+        }
     }
 
     fn graph_plans(

@@ -29,8 +29,8 @@ const MAX_BYTES: u64 = 64 << 20;
 /// Version of the format.
 const VERSION: u32 = 1;
 
-/// Maximum time to wait for another process that measures.
-const PATIENCE: Duration = Duration::from_mins(2);
+/// Maximum time to wait for another process that measures, as long as ranks wait for each other by default. cuDNN compiles some plans.
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// The remembered choices of all GPUs, versions of cuDNN and convolutions that were ever measured.
 #[derive(Debug)]
@@ -49,6 +49,12 @@ struct Contents {
     plans: BTreeMap<String, Choice>,
 }
 
+impl Contents {
+    const fn empty() -> Self {
+        Self { version: VERSION, plans: BTreeMap::new() }
+    }
+}
+
 impl PlanCache {
     /// Reads the file of a folder. What cannot be read or written is warned about once, and then does not count.
     pub(super) fn open(folder: &Path) -> Self {
@@ -63,9 +69,16 @@ impl PlanCache {
             .ok();
         let contents = read(&path).unwrap_or_else(|problem| {
             tracing::warn!("ignored {}: {problem}", path.display());
-            Contents { version: VERSION, plans: BTreeMap::new() }
+            Contents::empty()
         });
         Self { path, contents, changed: false, lock }
+    }
+
+    /// Reads the file of a folder, if it can be read, to use what is remembered. Waits for no other process.
+    pub(super) fn unlocked(folder: &Path) -> Self {
+        let path = folder.join(FILE);
+        let contents = read(&path).unwrap_or_else(|_warned_of_by_open| Contents::empty());
+        Self { path, contents, changed: false, lock: None }
     }
 
     /// Whether new choices can be remembered.
@@ -128,7 +141,7 @@ fn lock(folder: &Path) -> std::io::Result<File> {
 fn read(path: &Path) -> Result<Contents, String> {
     let text = match file::read_to_string(path, MAX_BYTES) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Ok(Contents { version: VERSION, plans: BTreeMap::new() });
+            return Ok(Contents::empty());
         }
         text => text.map_err(|error| error.to_string())?,
     };
@@ -207,9 +220,14 @@ mod tests {
     #[test]
     fn another_process_waits_for_the_one_that_measures() {
         let folder = tempfile::tempdir().unwrap();
+        let mut before = PlanCache::open(folder.path());
+        before.insert("zero".to_owned(), choice(4));
+        assert!(before.close());
         let mut first = PlanCache::open(folder.path());
         std::thread::scope(|scope| {
             let second = scope.spawn(|| PlanCache::open(folder.path()).get("one").cloned());
+            // What is remembered can be read meanwhile.
+            assert_eq!(PlanCache::unlocked(folder.path()).get("zero"), Some(&choice(4)));
             first.insert("one".to_owned(), choice(5));
             assert!(first.close());
             assert_eq!(second.join().unwrap(), Some(choice(5)));
