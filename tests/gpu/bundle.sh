@@ -14,7 +14,7 @@ root=$(cd "$here/../.." && pwd)
 profile=release standin='' result=forebay-gpu.tar.xz
 while [ $# -gt 0 ]; do
   case $1 in
-    --profile) profile=$2; shift ;;
+    --profile) profile=${2:?bundle.sh: --profile needs the name of a profile}; shift ;;
     --standin) standin=1 ;;
     -*) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     *) result=$1 ;;
@@ -26,7 +26,15 @@ work=$(mktemp -d)
 trap '[ -z "${server:-}" ] || kill "$server" 2> /dev/null; rm -rf "$work"' EXIT
 case $result in
   *.tar.xz) bundle=$work/forebay-gpu ;;
-  *) bundle=$result && rm -rf "$bundle" ;;
+  *)
+    bundle=$result
+    # Nothing but an earlier bundle is replaced.
+    if [ -e "$bundle" ] && ! [ -e "$bundle/steps.sh" ] && ! rmdir "$bundle" 2> /dev/null; then
+      echo "bundle.sh: $bundle exists and is not a bundle: name a .tar.xz file, or another folder" >&2
+      exit 2
+    fi
+    rm -rf "$bundle"
+    ;;
 esac
 mkdir -p "$bundle"/{bin,tests,goldens,replay}
 

@@ -14,7 +14,7 @@ standin='' out=results
 while [ $# -gt 0 ]; do
   case $1 in
     --standin) standin=1 ;;
-    --out) out=$2; shift ;;
+    --out) out=${2:?run.sh: --out needs a folder}; shift ;;
     *) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
   esac
   shift
