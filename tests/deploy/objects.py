@@ -133,9 +133,13 @@ def pod_fits(pod, objects):
                 yield f"{name} mounts {mount['name']}, which is not a volume of the pod"
         if len({mount["mountPath"] for mount in container.get("volumeMounts", [])}) != len(container.get("volumeMounts", [])):
             yield f"{name} mounts two volumes at one path"
-        device = next((e.get("value", "") for e in container.get("env", []) if e["name"] == "FOREBAY_DEVICE"), "")
+        variables = {e["name"]: e.get("value", "") for e in container.get("env", [])}
+        device = variables.get("FOREBAY_DEVICE", "")
         if device.startswith("cuda") and not any("gpu" in limit for limit in container["resources"].get("limits", {})):
             yield f"{name} computes on {device}, but asks for no GPU"
+        # Elsewhere nothing can be written, and then no plan is measured.
+        if device.startswith("cuda") and not variables.get("FOREBAY_CONV_PLAN_CACHE", "").startswith("/runs/"):
+            yield f"{name} computes on {device}, but does not remember the plans of convolutions on its volume"
         if name != "fill" and "memory" not in container["resources"].get("limits", {}) and "index" not in name:
             yield f"{name} has no memory limit"
         for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
