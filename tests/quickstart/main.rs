@@ -74,6 +74,12 @@ fn main() -> ExitCode {
         Some(command) if command == "forebay-trainer" => {
             forebay_trainer::main(std::iter::once(command).chain(arguments)).into()
         }
+        Some(flag) if flag.as_encoded_bytes().starts_with(b"-") => {
+            say(format_args!(
+                "usage: cargo quickstart [FOLDER]: writes to FOLDER, by default quickstart"
+            ));
+            if flag == "--help" || flag == "-h" { ExitCode::SUCCESS } else { ExitCode::from(2) }
+        }
         folder => {
             let folder = folder.map_or_else(|| PathBuf::from("quickstart"), PathBuf::from);
             match quickstart(Path::new(&program), &folder) {
