@@ -46,7 +46,11 @@ impl FromStr for DeviceChoice {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if text == "auto" { Ok(Self::Auto) } else { text.parse().map(Self::Only) }
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        let device = text.parse().map(Self::Only);
+        device.map_err(|_| format!("unknown device {text:?}: expected auto, cpu, cuda or cuda:N"))
     }
 }
 
@@ -79,6 +83,7 @@ mod tests {
             assert_eq!(name.parse(), Ok(choice));
             assert_eq!(choice.to_string(), name);
         }
-        assert!("gpu".parse::<DeviceChoice>().is_err());
+        let error = "gpu".parse::<DeviceChoice>().unwrap_err();
+        assert_eq!(error, "unknown device \"gpu\": expected auto, cpu, cuda or cuda:N");
     }
 }

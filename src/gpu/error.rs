@@ -21,9 +21,7 @@ pub enum DeviceError {
         report: String,
     },
     /// The machine has no GPU with the requested number.
-    #[error(
-        "cuda:{device}: the machine has {count} GPUs, numbered from 0; use one of them, or --device cpu"
-    )]
+    #[error("cuda:{device}: {}, or use --device cpu", present(*count))]
     NoDevice {
         /// The number of the requested GPU.
         device: u32,
@@ -41,7 +39,7 @@ pub enum DeviceError {
         log: String,
     },
     /// A call to the driver failed.
-    #[error("cuda:{device}: {call} failed: {status}")]
+    #[error("cuda:{device}: {call} failed: {status}{}", remedy(status))]
     Driver {
         /// The number of the GPU.
         device: u32,
@@ -52,7 +50,7 @@ pub enum DeviceError {
     },
     /// A sample and its mixing partner do not fit into the memory of a lane.
     #[error(
-        "two samples need {need} bytes on the GPU, input and output, and a lane has {limit}; \
+        "two samples need {need} bytes on the GPU, input and output, and a share of --device-bytes has {limit}; \
          raise --device-bytes to at least {}, or use a smaller image size or dtype", .need * 2
     )]
     Memory {
@@ -61,4 +59,50 @@ pub enum DeviceError {
         /// The bytes of a lane.
         limit: u64,
     },
+}
+
+/// The GPUs of the machine, and what to do if the requested one is none of them.
+fn present(count: u32) -> String {
+    match count {
+        0 => "the driver shows this process no GPU: run `nvidia-smi`, check CUDA_VISIBLE_DEVICES, and give a container \
+              the GPU (--gpus all)"
+            .to_owned(),
+        1 => "the machine has one GPU: use cuda:0".to_owned(),
+        count => format!("the machine has {count} GPUs: use cuda:0 to cuda:{}", count - 1),
+    }
+}
+
+/// What to do about a status of the driver, where the status does not suggest it.
+fn remedy(status: &str) -> &'static str {
+    match status {
+        "CUDA_ERROR_OUT_OF_MEMORY" => {
+            "; `nvidia-smi` shows what other processes use: end them, use another GPU, or request less by a smaller \
+             microbatch (--batch, or more --microbatches), image size or model, or, when mixing, --device-bytes"
+        }
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gpu_that_is_not_there_is_answered_with_those_that_are() {
+        let message = |count| DeviceError::NoDevice { device: 7, count }.to_string();
+        assert!(message(0).contains("no GPU: run `nvidia-smi`"), "{}", message(0));
+        assert_eq!(message(1), "cuda:7: the machine has one GPU: use cuda:0, or use --device cpu");
+        assert!(message(4).contains("4 GPUs: use cuda:0 to cuda:3"), "{}", message(4));
+    }
+
+    #[test]
+    fn memory_that_is_full_is_answered_with_what_needs_less() {
+        let message = |status: &str| {
+            let call = "allocating device memory";
+            DeviceError::Driver { device: 0, call, status: status.to_owned() }.to_string()
+        };
+        let full = message("CUDA_ERROR_OUT_OF_MEMORY");
+        assert!(full.contains("nvidia-smi") && full.contains("--microbatches"), "{full}");
+        assert!(message("CUDA_ERROR_ILLEGAL_ADDRESS").ends_with("CUDA_ERROR_ILLEGAL_ADDRESS"));
+    }
 }

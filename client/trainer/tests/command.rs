@@ -287,6 +287,30 @@ fn a_gpu_that_cannot_be_used_is_an_error_with_advice() {
     let output = trainer(folder.path(), "out", &["--device", "gpu"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(said(&output).contains("expected cpu, cuda or cuda:N"), "{}", said(&output));
+
+    // Without a device, bench says so once, and not for each combination.
+    let bench = Command::new(env!("CARGO_BIN_EXE_forebay-trainer"))
+        .args(["bench", "--device", "cuda:99", "--batch", "1,2"])
+        .output()
+        .unwrap();
+    assert_eq!(bench.status.code(), Some(1));
+    assert_eq!(said(&bench).matches("--device cpu").count(), 1, "{}", said(&bench));
+}
+
+#[test]
+fn what_only_a_gpu_does_is_refused_on_the_cpu_and_the_first_line_names_the_device() {
+    let folder = tempfile::tempdir().unwrap();
+    dump(&folder.path().join("dump"), 2);
+    for (flag, value) in [("--norms", "fused"), ("--precision", "f16")] {
+        let output = trainer(folder.path(), "out", &["--device", "cpu", flag, value]);
+        assert_eq!(output.status.code(), Some(1));
+        let refusal = format!("invalid {flag} {value}");
+        assert!(said(&output).contains(&refusal), "{}", said(&output));
+    }
+    let output = trainer(folder.path(), "out", &["--device", "cpu", "--stop-after", "1"]);
+    let text = said(&output);
+    let first = text.lines().find(|line| line.contains("by the hyperparameters of"));
+    assert!(first.is_some_and(|line| line.ends_with(", on the CPU in f32")), "{text}");
 }
 
 #[test]

@@ -138,7 +138,7 @@ fn toolkit() -> &'static str {
     if exists { "/usr/local/cuda/lib64" } else { "/usr/local/cuda/lib64, which does not exist" }
 }
 
-const PIP: &str = "Install the libraries of CUDA 13 with \
+const PIP: &str = "Install these libraries, those of CUDA 13 with \
     `pip install nvidia-cuda-nvrtc nvidia-cublas nvidia-cudnn-cu13 nvidia-nccl-cu13` or those of CUDA 12 with \
     `pip install nvidia-cuda-nvrtc-cu12 nvidia-cublas-cu12 nvidia-cudnn-cu12 nvidia-nccl-cu12`, or name the folders that \
     have them in FOREBAY_CUDA_LIBS or LD_LIBRARY_PATH";
@@ -179,17 +179,21 @@ fn missing_libraries_are_listed_with_where_they_were_looked_for_and_what_to_do()
     ];
     assert_eq!(lines, expected);
 
-    // The error of a command that needs them says the same in one line.
+    // The error of a command that needs them says the same in one line, without what only several GPUs need.
     let (_, _, error) = run(&["--device", "cuda:3"], &variables);
+    let missing: Vec<String> = expected[..5]
+        .iter()
+        .map(|text| {
+            let (name, problem) = text.split_once(' ').unwrap();
+            format!("{name}: {}", problem.trim_start().trim_start_matches("missing: "))
+        })
+        .collect();
+    let places: Vec<&str> = expected[7..11].iter().map(|place| place.trim_start()).collect();
+    let advice = expected[11].replace(" nvidia-nccl-cu13", "").replace(" nvidia-nccl-cu12", "");
     let expected = format!(
-        "cuda:3: libcuda: found no libcuda.so.1 or libcuda.so; libnvrtc: found no libnvrtc.so.13 or libnvrtc.so.12 or \
-         libnvrtc.so; looked in FOREBAY_CUDA_LIBS, which names no folder that exists; the loader's folders \
-         (LD_LIBRARY_PATH is not set); the Python environment {at} (VIRTUAL_ENV), which has no packages of NVIDIA; {}. \
-         libcuda is a part of the NVIDIA driver: install the driver, or give the container a GPU (--gpus all). Install \
-         the libraries of CUDA 13 with `pip install nvidia-cuda-nvrtc` or those of CUDA 12 with `pip install \
-         nvidia-cuda-nvrtc-cu12`, or name the folders that have them in FOREBAY_CUDA_LIBS or LD_LIBRARY_PATH; or use \
-         --device cpu",
-        toolkit()
+        "cuda:3: {}; looked in {}. {advice}; or use --device cpu",
+        missing.join("; "),
+        places.join("; ")
     );
     assert!(error.contains(&expected), "{error}");
 }
@@ -207,6 +211,15 @@ fn versions_that_do_not_fit_together_are_named() {
     ];
     assert!(!complete);
     has(&table, "libcublas", &words);
+    // Only what this driver can run is suggested.
+    assert!(
+        table.contains("nvidia-cublas-cu12") && !table.contains("nvidia-cudnn-cu13"),
+        "{table}"
+    );
+
+    let (complete, table) =
+        libraries(&[path, ("FOREBAY_STANDIN_DRIVER_VERSION", Path::new("11.8"))]);
+    assert!(!complete && table.contains("install version 525 or newer"), "{table}");
 
     if std::env::var_os("FOREBAY_STANDIN_NVRTC").is_none() {
         let (complete, table) =

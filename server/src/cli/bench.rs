@@ -54,7 +54,8 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let steps = forebay::sampler(&dataset, &recipe, args.seed.get())?.steps_per_epoch();
     let per_step = u64::from(recipe.microbatches);
     let format = PixelFormat::default();
-    let pipeline = pipeline_for(&dataset, &recipe, format, args.threads, args.device)?;
+    let mixer = args.device.open()?;
+    let pipeline = pipeline_for(&dataset, &recipe, format, args.threads, &mixer)?;
 
     let request = |number: u64| Request {
         dataset: Arc::clone(&dataset),
@@ -70,7 +71,8 @@ pub(super) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     // Warm up buffers, scratch memory and the page cache.
     pipeline.make(request(0))?;
     let microbatches = args.images.get().div_ceil(u64::from(recipe.microbatch_size()));
-    let report = measure(&pipeline, microbatches, |number| request(number + 1))?;
+    let device = mixer.device().to_string();
+    let report = measure(&pipeline, device, microbatches, |number| request(number + 1))?;
     if args.json { say_lines(serde_json::to_string_pretty(&report)?) } else { say_lines(report) }
 }
 
@@ -81,6 +83,8 @@ struct Report {
     images: u64,
     /// Worker threads.
     threads: usize,
+    /// The device that mixes.
+    device: String,
     /// CPU time of the whole process, user and system, in milliseconds.
     cpu_ms_per_image: f64,
     /// Images per second of wall time.
@@ -93,6 +97,7 @@ struct Report {
 
 fn measure(
     pipeline: &Pipeline,
+    device: String,
     microbatches: u64,
     request: impl Fn(u64) -> Request,
 ) -> anyhow::Result<Report> {
@@ -122,6 +127,7 @@ fn measure(
     Ok(Report {
         images: done,
         threads: pipeline.config().threads.get(),
+        device,
         cpu_ms_per_image: per_image(cpu),
         images_per_s: done as f64 / wall.as_secs_f64(),
         decoded_per_image,
@@ -131,11 +137,15 @@ fn measure(
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} images on {} threads", self.images, self.threads)?;
+        writeln!(
+            f,
+            "{} images on {} threads, mixed on {}; CPU time per image:",
+            self.images, self.threads, self.device
+        )?;
         for (stage, time) in &self.stages {
             writeln!(f, "  {stage:<8} {:8.3} ms", time.as_f64().unwrap_or_default())?;
         }
-        writeln!(f, "  {:<8} {:8.3} ms of CPU per image", "all", self.cpu_ms_per_image)?;
+        writeln!(f, "  {:<8} {:8.3} ms, of the whole process", "all", self.cpu_ms_per_image)?;
         writeln!(f, "  {:.3} decodes per image", self.decoded_per_image)?;
         write!(f, "  {:.0} images/s", self.images_per_s)
     }

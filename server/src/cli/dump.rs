@@ -44,7 +44,8 @@ pub(super) fn dump(args: &DumpArgs) -> anyhow::Result<()> {
     };
     let format = PixelFormat { mixed_by, ..PixelFormat::default() };
     let request = args.microbatch.request(format)?;
-    let pipeline = pipeline_for(&request.dataset, &request.recipe, format, None, args.device)?;
+    let mixer = args.device.open()?;
+    let pipeline = pipeline_for(&request.dataset, &request.recipe, format, None, &mixer)?;
     let microbatch = pipeline.make(request.clone())?;
     write(&args.out, &request, &microbatch)
         .with_context(|| format!("cannot write {}", args.out.display()))?;

@@ -53,7 +53,9 @@ fn libraries(_device: Device) -> anyhow::Result<()> {
     let table = LibraryTable::new(&[Library::Driver, Library::Nvrtc], &[]);
     table.to_string().lines().try_for_each(say)?;
     ensure!(table.is_complete(), "libraries that mixing on a GPU needs are missing");
-    Ok(())
+    say(
+        "all libraries that mixing on a GPU needs were found; gpu-selftest without --libraries tests the GPU",
+    )
 }
 
 #[cfg(not(feature = "cuda"))]

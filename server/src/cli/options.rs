@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use clap::Args;
 use forebay::dataset::{Dataset, with_split};
-use forebay::mix::{DEVICE_BYTES, Device};
+use forebay::gpu::DeviceError;
+use forebay::mix::{DEVICE_BYTES, Device, Mixer};
 use forebay::recipe::{Recipe, RecipeSpec};
 use forebay::{MicrobatchName, Pipeline, PipelineConfig, PixelFormat, Request};
 use forebay_types::settings::{AnyNumber, Number};
@@ -178,14 +179,16 @@ impl MicrobatchOptions {
 /// The device that mixes.
 #[derive(Clone, Copy, Debug, Args)]
 pub(super) struct DeviceOptions {
-    /// Device that mixes: auto (the first GPU, else the CPU), cpu, or cuda:N.
+    /// Device that mixes: auto (the first GPU, else the CPU), cpu, cuda or cuda:N.
     #[arg(long, default_value_t = DeviceChoice::Only(Device::Cpu), env = "FOREBAY_DEVICE")]
     device: DeviceChoice,
 }
 
 impl DeviceOptions {
-    /// The CPU.
-    pub(super) const CPU: Self = Self { device: DeviceChoice::Only(Device::Cpu) };
+    /// Opens the device.
+    pub(super) fn open(self) -> Result<Mixer, DeviceError> {
+        self.device.open(DEVICE_BYTES)
+    }
 }
 
 /// A pipeline for one command, whose buffers hold two microbatches of any recipe, and whose workers have
@@ -195,7 +198,7 @@ pub(super) fn pipeline_for(
     recipe: &Recipe,
     format: PixelFormat,
     threads: Option<Threads>,
-    device: DeviceOptions,
+    mixer: &Mixer,
 ) -> anyhow::Result<Pipeline> {
     let defaults = PipelineConfig::default();
     let size = forebay::Size::square(recipe.image_size);
@@ -204,9 +207,8 @@ pub(super) fn pipeline_for(
     let worker_bytes = defaults.worker_bytes.max(2 * forebay::sample_bytes(dataset, size));
     let threads = threads.and_then(|threads| NonZeroUsize::new(threads.count()));
     let threads = threads.unwrap_or(defaults.threads);
-    let mixer = device.device.open(DEVICE_BYTES)?;
     Ok(Pipeline::with_mixer(
-        &mixer,
+        mixer,
         PipelineConfig { threads, buffer_bytes, worker_bytes, cache_bytes: 0, ..defaults },
     )?)
 }

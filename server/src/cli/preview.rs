@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use forebay::mix::Mixer;
 use forebay::{ExplainedSample, Explanation, PixelFormat};
 use forebay_report::sheet::{Tile, sheet};
 use forebay_types::settings::Number;
 
-use super::options::{DeviceOptions, MicrobatchOptions, pipeline_for};
+use super::options::{MicrobatchOptions, pipeline_for};
 use super::output::say;
 
 #[derive(Debug, Args)]
@@ -29,13 +30,8 @@ pub(super) fn preview(args: &PreviewArgs) -> anyhow::Result<()> {
     }
     let request = args.microbatch.request(PixelFormat::default())?;
     let explanation = forebay::explain(&request)?;
-    let pipeline = pipeline_for(
-        &request.dataset,
-        &request.recipe,
-        PixelFormat::default(),
-        None,
-        DeviceOptions::CPU,
-    )?;
+    let pipeline =
+        pipeline_for(&request.dataset, &request.recipe, PixelFormat::default(), None, &Mixer::Cpu)?;
     let microbatch = pipeline.make(request.clone())?;
     let size = forebay::Size::square(request.recipe.image_size);
     let classes = request.dataset.classes();

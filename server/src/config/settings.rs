@@ -83,7 +83,7 @@ pub(super) struct Settings {
     /// Number of worker threads. Default: all cores.
     #[arg(long, value_name = "N", env = "FOREBAY_THREADS")]
     pub(super) threads: Option<Threads>,
-    /// Device that mixes: auto (the first GPU, else the CPU), cpu, or cuda:N. Default auto.
+    /// Device that mixes: auto (the first GPU, else the CPU), cpu, cuda or cuda:N. Default auto.
     #[arg(long, value_name = "auto|cpu|cuda:N", env = "FOREBAY_DEVICE")]
     pub(super) device: Option<DeviceChoice>,
     /// Memory to allocate on the GPU. Default 64MiB.

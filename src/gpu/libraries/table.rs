@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::library::{Library, MAJORS};
 use super::places::{Place, VARIABLE, Variables, places};
-use super::search::{Found, Loaded, Missing, find};
+use super::search::{Found, Loaded, Missing, find, loaded};
 
 /// The libraries of CUDA, those that were found and those that are missing.
 #[derive(Clone, Debug)]
@@ -90,11 +90,13 @@ fn reason(missing: &Missing) -> String {
 /// What to do about missing libraries.
 fn advice(missing: &[&Missing]) -> String {
     let mut parts = Vec::new();
-    if missing.iter().any(|missing| missing.library == Library::Driver) {
-        parts.push(
-            "libcuda is a part of the NVIDIA driver: install the driver, or give the container a GPU (--gpus all)"
-                .to_owned(),
-        );
+    let driver = missing.iter().find(|missing| missing.library == Library::Driver);
+    if let Some(driver) = driver {
+        let remedy = match driver.problem {
+            Some(_) => "install version 525 or newer",
+            None => "install the driver, or give the container a GPU (--gpus all)",
+        };
+        parts.push(format!("libcuda is a part of the NVIDIA driver: {remedy}"));
     }
     let packages = |cuda| {
         let mut packages: Vec<&str> =
@@ -102,12 +104,19 @@ fn advice(missing: &[&Missing]) -> String {
         packages.dedup();
         packages.join(" ")
     };
-    let newest = packages(MAJORS[0]);
+    let [newest, older] = MAJORS.map(packages);
     if !newest.is_empty() {
-        let older = packages(MAJORS[1]);
+        let newest = format!("those of CUDA 13 with `pip install {newest}`");
+        let older = format!("those of CUDA 12 with `pip install {older}`");
+        let all = loaded();
+        let driver = all.iter().find(|loaded| loaded.library == Library::Driver);
+        let driver = driver.and_then(|driver| Some(driver.cuda()?.0));
+        let install = match driver {
+            Some(major) if major < MAJORS[0] => older,
+            _ => format!("{newest} or {older}"),
+        };
         parts.push(format!(
-            "Install the libraries of CUDA 13 with `pip install {newest}` or those of CUDA 12 with `pip install {older}`, \
-             or name the folders that have them in {VARIABLE} or LD_LIBRARY_PATH"
+            "Install these libraries, {install}, or name the folders that have them in {VARIABLE} or LD_LIBRARY_PATH"
         ));
     }
     parts.join(". ")

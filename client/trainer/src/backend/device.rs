@@ -47,6 +47,17 @@ impl TrainDevice {
         }
     }
 
+    /// Checks that the device exists, and that the libraries are there which training on it needs.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn check(self) -> Result<(), Error> {
+        match self {
+            Self::Cpu => Ok(()),
+            Self::Cuda(device) => check_cuda(device.unwrap_or(0)),
+        }
+    }
+
     /// Opens a backend for a rank, which must then [`Backend::join`] its world.
     ///
     /// # Errors
@@ -73,6 +84,23 @@ impl TrainDevice {
     }
 }
 
+/// Opens a GPU, or returns one error about all libraries that are missing.
+#[cfg(feature = "cuda")]
+pub(crate) fn open_gpu(device: u32) -> Result<forebay::gpu::Gpu, forebay::gpu::DeviceError> {
+    forebay::gpu::libraries::require(device, &super::cuda::LIBRARIES)?;
+    forebay::gpu::Gpu::open(device)
+}
+
+#[cfg(feature = "cuda")]
+fn check_cuda(device: u32) -> Result<(), Error> {
+    Ok(open_gpu(device).map(drop)?)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn check_cuda(device: u32) -> Result<(), Error> {
+    Err(not_built(device))
+}
+
 #[cfg(feature = "cuda")]
 fn open_cuda(
     device: u32,
@@ -81,7 +109,7 @@ fn open_cuda(
     gpu: GpuConfig,
 ) -> Result<Box<dyn Backend>, Error> {
     use super::cuda::{CudaBackend, CudaConfig};
-    let device = forebay::gpu::Gpu::open(device)?;
+    let device = open_gpu(device)?;
     let name = format!("{device:?}, {}", device.name()?);
     let GpuConfig { precision, graphs, conv } = gpu;
     let cuda = CudaConfig { rank, graphs, conv, ..CudaConfig::new(device, precision) };
@@ -97,13 +125,18 @@ fn open_cuda(
     _rank: Rank,
     _gpu: GpuConfig,
 ) -> Result<Box<dyn Backend>, Error> {
-    Err(Error::Setting {
+    Err(not_built(device))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn not_built(device: u32) -> Error {
+    Error::Setting {
         setting: "--device",
         problem: format!(
             "cuda:{device}: this forebay-trainer was built without CUDA: build it with `--features cuda`, or use \
              --device cpu"
         ),
-    })
+    }
 }
 
 impl FromStr for TrainDevice {

@@ -17,6 +17,8 @@ use super::{output, setup};
 #[cfg(feature = "cuda")]
 use crate::backend::Backend as _;
 use crate::backend::BackendConfig;
+#[cfg(feature = "cuda")]
+use crate::backend::device::open_gpu;
 use crate::backend::device::{GpuConfig, TrainDevice};
 use crate::backend::precision::Precision;
 use crate::init::initial_state;
@@ -30,6 +32,8 @@ use report::{Measured, Report, Run};
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     let device = args.device.with_local_rank(0);
     let precisions = precisions(args, device)?;
+    // What the device lacks is reported once, and not for each combination.
+    device.check()?;
     let mut report = Report::new(args, device);
     for &precision in &precisions {
         for side in &args.image_size {
@@ -83,7 +87,7 @@ fn measure(
         mean: [0.485, 0.456, 0.406],
         std: [0.229, 0.224, 0.225],
     };
-    setup::check_memory(&config, (device, precision), args.memory_limit)?;
+    setup::check_memory(&config, device, precision, args.memory_limit)?;
     let steps = Steps {
         batch,
         side,
@@ -96,7 +100,6 @@ fn measure(
     if let TrainDevice::Cuda(number) = device {
         return on_gpu(number.unwrap_or(0), gpu, config, &state, &steps);
     }
-    // Without CUDA, opening a GPU is an error that says so.
     let mut backend = device.open_with(config, Rank::SINGLE, gpu)?;
     backend.load(&state).map_err(anyhow::Error::msg)?;
     host_steps(&mut *backend, &steps)
@@ -112,7 +115,7 @@ fn on_gpu(
 ) -> anyhow::Result<Measured> {
     use crate::backend::cuda::{CudaBackend, CudaConfig};
     let GpuConfig { precision, graphs, conv } = gpu;
-    let device = forebay::gpu::Gpu::open(number)?;
+    let device = open_gpu(number)?;
     let cuda = CudaConfig { graphs, conv, ..CudaConfig::new(device, precision) };
     let mut gpu = CudaBackend::new(cuda, config)?;
     gpu.load(state).map_err(anyhow::Error::msg)?;

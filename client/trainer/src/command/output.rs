@@ -26,7 +26,11 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 /// waits.
 pub(super) fn exit_at_signals(trains: bool) -> std::io::Result<()> {
     on_stop(Some(LAST_WORDS), move |signal| {
-        let advice = if trains { ": --resume continues from the last checkpoint" } else { "" };
+        let advice = if trains {
+            ": --resume continues from the last checkpoint, if there is one"
+        } else {
+            ""
+        };
         print_error(&anyhow::anyhow!("stopped by {signal}{advice}"));
         signal.exit()
     })

@@ -138,30 +138,32 @@ pub(crate) fn open_backend(
         std: info.std,
     };
     let device = device(args)?;
-    check_memory(&config, (device, args.precision.unwrap_or_default()), args.memory_limit)?;
-    if let Some(precision) = args.precision.filter(|&precision| precision != Precision::F32)
-        && device == TrainDevice::Cpu
-    {
-        bail!(
-            "invalid --precision {}: the CPU computes in f32; set --device cuda:N",
-            precision.name()
-        );
+    if device == TrainDevice::Cpu {
+        if let Some(precision) = args.precision.filter(|&precision| precision != Precision::F32) {
+            bail!(
+                "invalid --precision {}: the CPU computes in f32; set --device cuda:N",
+                precision.name()
+            );
+        }
+        if args.gpu.conv.norms == Norms::Fused {
+            bail!("invalid --norms fused: the CPU computes norms separately; set --device cuda:N");
+        }
     }
-    if args.gpu.conv.norms == Norms::Fused && device == TrainDevice::Cpu {
-        bail!("invalid --norms fused: the CPU computes norms separately; set --device cuda:N");
-    }
-    Ok(device.open_with(config, rank, args.gpu_config())?)
+    let gpu = args.gpu_config();
+    check_memory(&config, device, gpu.precision, args.memory_limit)?;
+    Ok(device.open_with(config, rank, gpu)?)
 }
 
 pub(crate) fn check_memory(
     config: &BackendConfig,
-    (device, precision): (TrainDevice, Precision),
+    device: TrainDevice,
+    precision: Precision,
     limit: ByteSize,
 ) -> anyhow::Result<()> {
     let training = MemoryPlan::training(config.train_graph.clone(), config.batch).arena;
     let inference = MemoryPlan::inference(config.eval_graph.clone(), config.eval_batch).arena;
-    let value_bytes = if device == TrainDevice::Cpu { 4 } else { precision.bytes() as u64 };
-    let of_microbatch = training.max(inference) as u64 * value_bytes;
+    let precision = if device == TrainDevice::Cpu { Precision::F32 } else { precision };
+    let of_microbatch = training.max(inference) as u64 * precision.bytes() as u64;
     // Each with its gradient and two moments.
     let parameters = config.train_graph.parameters.iter();
     let parameters: usize = parameters.map(|p| p.shape.iter().product::<usize>()).sum();
@@ -196,6 +198,16 @@ fn fits(
         gib(of_model),
         gib(of_microbatch)
     )
+}
+
+/// Which device trains and how, because a run that was meant for a GPU is only slow on the CPU.
+pub(crate) fn device_in_words(args: &ModelArgs) -> anyhow::Result<String> {
+    let gpu = args.gpu_config();
+    Ok(match (device(args)?, gpu.conv.norms) {
+        (TrainDevice::Cpu, _) => "the CPU in f32".to_owned(),
+        (device, Norms::Separate) => format!("{device} in {}", gpu.precision.name()),
+        (device, Norms::Fused) => format!("{device} in {} with fused norms", gpu.precision.name()),
+    })
 }
 
 fn device(args: &ModelArgs) -> anyhow::Result<TrainDevice> {
@@ -244,7 +256,9 @@ fn read_initial_state(
                 *run = saved;
                 return Ok(state);
             }
-            None if args.resume => bail!("{output} has no checkpoint: start without --resume"),
+            None if args.resume => {
+                bail!("{output} has no checkpoint: check --output, or start without --resume")
+            }
             None => {}
         }
     } else if checkpoint::latest_checkpoint(&args.output)?.is_some() {
@@ -277,5 +291,27 @@ mod tests {
         assert!(error.contains("needs 3.0 GiB") && error.contains("may use 5.0 GiB"), "{error}");
         let error = fits(3 << 30, 2 << 30, ByteSize(4 << 30), Some(1)).unwrap_err().to_string();
         assert!(error.contains("--memory-limit is 4GiB"), "{error}");
+    }
+
+    #[test]
+    fn f32_on_a_gpu_needs_twice_the_memory_of_bf16_for_a_microbatch() {
+        let graph = Graph::new(&Architecture::named("resnet20", 10).unwrap(), 32, 32);
+        let parameters = graph.parameters.iter().map(|p| p.shape.iter().product::<usize>());
+        let of_model = 16 * parameters.sum::<usize>() as u64;
+        let values = MemoryPlan::training(graph.clone(), 64).arena as u64;
+        let config = BackendConfig {
+            train_graph: graph.clone(),
+            batch: 64,
+            eval_graph: graph,
+            eval_batch: 1,
+            mean: [0.5; 3],
+            std: [0.25; 3],
+        };
+        let check = |precision| {
+            let limit = ByteSize(of_model + 3 * values);
+            check_memory(&config, TrainDevice::Cuda(Some(0)), precision, limit)
+        };
+        check(Precision::Bf16).unwrap();
+        check(Precision::F32).unwrap_err();
     }
 }

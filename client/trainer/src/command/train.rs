@@ -74,7 +74,8 @@ fn train_as_rank(
     let open_log = || RunLog::open(&args.output, start, config.steps_per_epoch, epochs);
     let log = backend.group().is_primary().then(open_log).transpose()?;
     if let Some(log) = &log {
-        log.print(&describe(&run, info, &preset));
+        let device = setup::device_in_words(&args.network)?;
+        log.print(&describe(&run, info, &preset, &device));
     }
     let batches = with_dump(source.train(start, epochs, info)?, args, info)?;
     let mut training = TrainingRun { args, source, evaluation, run, log };
@@ -91,11 +92,11 @@ fn train_as_rank(
 }
 
 /// A line about what is trained, from where and how.
-fn describe(run: &RunMetadata, info: &SourceInfo, preset: &str) -> String {
+fn describe(run: &RunMetadata, info: &SourceInfo, preset: &str, device: &str) -> String {
     let RunMetadata { model, classes, image_size, config, cursor, .. } = run;
     format!(
         "{model} of {classes} classes at {image_size} pixels, by the hyperparameters of {preset} (learning rate {}, \
-         {} epochs of {} steps of {} samples), from {cursor}",
+         {} epochs of {} steps of {} samples), from {cursor}, on {device}",
         config.schedule.lr, config.schedule.epochs, config.steps_per_epoch, info.batch
     )
 }
