@@ -74,12 +74,11 @@ fn present(count: u32) -> String {
 
 /// What to do about a status of the driver, where the status does not suggest it.
 fn remedy(status: &str) -> &'static str {
-    match status {
-        "CUDA_ERROR_OUT_OF_MEMORY" => {
-            "; `nvidia-smi` shows what other processes use: end them, use another GPU, or request less by a smaller \
-             microbatch (--batch, or more --microbatches), image size or model, or, when mixing, --device-bytes"
-        }
-        _ => "",
+    if status.starts_with("CUDA_ERROR_OUT_OF_MEMORY") {
+        "; `nvidia-smi` shows what other processes use: end them, use another GPU, or request less by a smaller \
+         microbatch (--batch, or more --microbatches), image size or model, or, when mixing, --device-bytes"
+    } else {
+        ""
     }
 }
 
@@ -101,8 +100,10 @@ mod tests {
             let call = "allocating device memory";
             DeviceError::Driver { device: 0, call, status: status.to_owned() }.to_string()
         };
-        let full = message("CUDA_ERROR_OUT_OF_MEMORY");
-        assert!(full.contains("nvidia-smi") && full.contains("--microbatches"), "{full}");
+        for full in ["", ": 9 bytes are needed, and 5 are free"] {
+            let full = message(&format!("CUDA_ERROR_OUT_OF_MEMORY{full}"));
+            assert!(full.contains("nvidia-smi") && full.contains("--microbatches"), "{full}");
+        }
         assert!(message("CUDA_ERROR_ILLEGAL_ADDRESS").ends_with("CUDA_ERROR_ILLEGAL_ADDRESS"));
     }
 }

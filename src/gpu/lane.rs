@@ -81,11 +81,7 @@ impl Lane {
         let memory = unsafe { stream.alloc::<u8>(bytes) }.map_err(|error| {
             let (number, call) = (device.number(), "allocating device memory");
             let free = device.context.mem_get_info().map_or(0, |(free, _)| free);
-            let status = format!(
-                "{:?}: {bytes} bytes are needed, and {free} are free; use smaller microbatches, or end other programs on \
-                 this GPU",
-                error.0
-            );
+            let status = format!("{:?}: {bytes} bytes are needed, and {free} are free", error.0);
             DeviceError::Driver { device: number, call, status }
         })?;
         let reached = Event::for_waiting(device)?;
