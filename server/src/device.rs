@@ -49,8 +49,8 @@ impl FromStr for DeviceChoice {
         if text == "auto" {
             return Ok(Self::Auto);
         }
-        let device = text.parse().map(Self::Only);
-        device.map_err(|_| format!("unknown device {text:?}: expected auto, cpu, cuda or cuda:N"))
+        let device = text.parse().ok().map(Self::Only);
+        device.ok_or_else(|| format!("unknown device {text:?}: expected auto, cpu, cuda or cuda:N"))
     }
 }
 

@@ -51,6 +51,7 @@ const OTHER_FLAGS: &[&str] = &[
     "--latency",
     "--matrix",
     "--minutes",
+    "--profile",
     "--release",
     "--rounds",
     "--target",

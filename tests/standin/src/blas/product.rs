@@ -199,7 +199,9 @@ impl Product {
                 let mut sums = vec![0.0; m * n];
                 add_product([n, m, length], right, left, &mut sums, DEPTH);
                 if self.rounds_parts {
-                    sums.iter_mut().for_each(|sum| *sum = c.number.round(*sum));
+                    for sum in &mut sums {
+                        *sum = c.number.round(*sum);
+                    }
                 }
                 result.iter_mut().zip(sums).for_each(|(all, sum)| *all += sum);
             }
