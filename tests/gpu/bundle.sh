@@ -39,23 +39,18 @@ esac
 mkdir -p "$bundle"/{bin,tests,goldens,replay}
 
 cd "$root"
+echo "building by the profile $profile" >&2
+cargo test --workspace --locked --profile "$profile" --features forebay-tests/cuda,forebay-trainer/cuda --no-run \
+  --test mixing --test golden --test training --test kernels --message-format=json 2> "$work/cargo.log" \
+  > "$work/cargo.json" || { cat "$work/cargo.log" >&2; exit 1; }
 # The executables that Cargo names: the tests, and the one program that is all of them.
-build() {
-  cargo test --locked --profile "$profile" --features cuda --no-run --message-format=json "$@" 2> "$work/cargo.log" \
-    > "$work/cargo.json" || { cat "$work/cargo.log" >&2; exit 1; }
-  python3 - "$work/cargo.json" << 'PYTHON'
+python3 - "$work/cargo.json" > "$work/executables" << 'PYTHON'
 import json, sys
 for line in open(sys.argv[1], encoding="utf-8"):
     line = json.loads(line)
     if line.get("executable") and (line["target"]["kind"] == ["test"] or line["target"]["name"] == "quickstart"):
         print(line["target"]["name"], line["executable"])
 PYTHON
-}
-echo "building by the profile $profile" >&2
-{
-  build -p forebay-tests --test mixing --test golden --test training
-  build -p forebay-trainer --test kernels
-} > "$work/executables"
 while read -r name path; do
   case $name in
     quickstart) strip -o "$bundle/bin/quickstart.bin" "$path" ;;

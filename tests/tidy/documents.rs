@@ -54,6 +54,7 @@ const OTHER_FLAGS: &[&str] = &[
     "--profile",
     "--release",
     "--rounds",
+    "--standin",
     "--target",
     "--test",
     "--workspace",
