@@ -18,7 +18,11 @@
 
 mod disk;
 mod metadata;
+mod number;
+mod pickle;
 mod tensors;
+mod torch_file;
+mod zip;
 
 use std::path::{Path, PathBuf};
 

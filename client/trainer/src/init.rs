@@ -17,12 +17,8 @@ const PURPOSE: u64 = u64::from_le_bytes(*b"weights\0");
 /// The state of an untrained model.
 pub fn initial_state(graph: &Graph, seed: u64) -> TrainState {
     let mut state = TrainState::default();
-    let matrix = graph.parameters.iter().find(|p| p.kind == ParamKind::Matrix);
-    let features = matrix.map_or(1, |p| p.shape[1]);
     for (index, parameter) in graph.parameters.iter().enumerate() {
-        let values = draw(parameter, features, seed, index as u64);
-        let tensor = Tensor { shape: parameter.shape.clone(), values };
-        state.model.insert(parameter.name.clone(), tensor);
+        state.model.insert(parameter.name.clone(), initial_parameter(graph, seed, index));
     }
     for norm in &graph.norms {
         for (name, value) in [("running_mean", 0.0), ("running_var", 1.0)] {
@@ -31,6 +27,15 @@ pub fn initial_state(graph: &Graph, seed: u64) -> TrainState {
         }
     }
     state
+}
+
+/// The untrained values of one parameter.
+pub(crate) fn initial_parameter(graph: &Graph, seed: u64, index: usize) -> Tensor {
+    let matrix = graph.parameters.iter().find(|p| p.kind == ParamKind::Matrix);
+    let features = matrix.map_or(1, |p| p.shape[1]);
+    let parameter = &graph.parameters[index];
+    let values = draw(parameter, features, seed, index as u64);
+    Tensor { shape: parameter.shape.clone(), values }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]

@@ -6,7 +6,8 @@ use std::path::Path;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use super::{disk, metadata};
+use super::number::Number;
+use super::{disk, metadata, torch_file};
 use crate::Error;
 use crate::state::{StateDict, Tensor};
 
@@ -26,12 +27,12 @@ pub(super) fn encode_model(model: &StateDict, batches_tracked: u64) -> Vec<u8> {
     encode_tensors(tensors, Some((counters, batches_tracked)))
 }
 
-/// Reads a model that this trainer or timm wrote. One that is part of a checkpoint with checksums is compared
-/// with its own.
+/// Reads a model that this trainer, timm or torchvision wrote: a safetensors file, or a state dict of `torch.save`. One that
+/// is part of a checkpoint with checksums is compared with its own.
 ///
 /// # Errors
-/// [`Error::Read`] if the file cannot be read, [`Error::Damaged`] if it is not a complete safetensors
-/// file, [`Error::Corrupt`] if it is not what the checkpoint's checksum was computed of, and
+/// [`Error::Read`] if the file cannot be read, [`Error::Damaged`] if it is not a complete file of
+/// these kinds, [`Error::Corrupt`] if it is not what the checkpoint's checksum was computed of, and
 /// [`Error::Mismatch`] if it has weights that are not f32 or not finite.
 pub fn read_model(path: &Path) -> Result<StateDict, Error> {
     let contents = disk::read(path)?;
@@ -44,10 +45,16 @@ pub fn read_model(path: &Path) -> Result<StateDict, Error> {
     decode_model(&contents, path)
 }
 
-/// The model of a safetensors file.
+/// The model of a safetensors file, or of one that `torch.save` wrote.
 pub(super) fn decode_model(contents: &[u8], path: &Path) -> Result<StateDict, Error> {
-    let tensors = decode_tensors(contents, path)?.into_iter();
-    Ok(tensors.filter(|(name, _)| !name.ends_with("num_batches_tracked")).collect())
+    let tensors = if contents.starts_with(torch_file::MAGIC) {
+        let tensors = torch_file::decode(contents, path)?;
+        check_finite(&tensors, path)?;
+        tensors
+    } else {
+        decode_tensors(contents, path)?
+    };
+    Ok(tensors.into_iter().filter(|(name, _)| !name.ends_with("num_batches_tracked")).collect())
 }
 
 /// Tensors, and counters that all have one value, as a safetensors file.
@@ -78,26 +85,35 @@ pub(super) fn decode_tensors(contents: &[u8], path: &Path) -> Result<StateDict, 
     let parsed = parsed.map_err(|cause| Error::Damaged { path: path.to_owned(), cause })?;
     let mut tensors = StateDict::new();
     for (name, view) in parsed.iter() {
-        let values = match view.dtype() {
-            Dtype::F32 => {
-                let numbers = view.data().as_chunks::<4>().0;
-                numbers.iter().map(|b| f32::from_le_bytes(*b)).collect()
+        let number = match view.dtype() {
+            Dtype::F32 => Some(Number::F32),
+            Dtype::F16 => Some(Number::F16),
+            Dtype::BF16 => Some(Number::Bf16),
+            _ => None,
+        };
+        let values = match (number, view.dtype()) {
+            (Some(number), _) => {
+                view.data().chunks_exact(number.bytes()).map(|bytes| number.read(bytes)).collect()
             }
-            Dtype::I64 if name.ends_with("num_batches_tracked") => Vec::new(),
-            dtype => {
-                let problem =
-                    format!("tensor {name} is {dtype:?}, expected F32: convert the weights");
+            (None, Dtype::I64) if name.ends_with("num_batches_tracked") => Vec::new(),
+            (None, dtype) => {
+                let problem = format!(
+                    "tensor {name} is {dtype:?}, expected F32, F16 or BF16: convert the weights"
+                );
                 return Err(Error::Mismatch { path: path.to_owned(), problem });
             }
         };
-        let tensor = Tensor { shape: view.shape().to_vec(), values };
-        if !tensor.is_finite() {
-            let problem = format!(
-                "tensor {name} has a value that is NaN or infinite: use another checkpoint"
-            );
-            return Err(Error::Mismatch { path: path.to_owned(), problem });
-        }
-        tensors.insert(name.to_owned(), tensor);
+        tensors.insert(name.to_owned(), Tensor { shape: view.shape().to_vec(), values });
     }
+    check_finite(&tensors, path)?;
     Ok(tensors)
+}
+
+fn check_finite(tensors: &StateDict, path: &Path) -> Result<(), Error> {
+    let Some((name, _)) = tensors.iter().find(|(_, tensor)| !tensor.is_finite()) else {
+        return Ok(());
+    };
+    let problem =
+        format!("tensor {name} has a value that is NaN or infinite: use another checkpoint");
+    Err(Error::Mismatch { path: path.to_owned(), problem })
 }

@@ -78,7 +78,8 @@ pub(crate) struct ModelArgs {
     /// resnet44 or resnet56 for CIFAR.
     #[arg(long, env = "FOREBAY_MODEL", value_name = "NAME", default_value = "resnet50")]
     pub(crate) model: String,
-    /// Initialize the model from a safetensors file that this trainer or timm wrote.
+    /// Initialize the model from a file that this trainer, timm or torchvision wrote: safetensors, or a state dict of
+    /// torch.save. A classifier for another number of classes is replaced by an untrained one.
     #[arg(long, value_name = "FILE")]
     pub(crate) initial_checkpoint: Option<PathBuf>,
     /// Device that computes: cpu, cuda or cuda:N. cuda is the GPU with the number `LOCAL_RANK`, which

@@ -5,6 +5,7 @@ mod cli;
 mod distributed;
 mod eval;
 mod gpu_selftest;
+mod head;
 mod output;
 mod replay;
 mod run_log;

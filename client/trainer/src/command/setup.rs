@@ -8,6 +8,7 @@ use forebay_types::{Cursor, Rank};
 
 use super::cli::{HyperparameterChanges, LossName, ModelArgs, TrainArgs};
 use super::replay::SourceInfo;
+use super::{head, output};
 use crate::Error;
 use crate::backend::conv_config::Norms;
 use crate::backend::device::TrainDevice;
@@ -245,7 +246,7 @@ fn read_initial_state(
     run: &mut RunMetadata,
     graph: &Graph,
 ) -> anyhow::Result<TrainState> {
-    let output = args.output.display();
+    let folder = args.output.display();
     if args.resume || args.auto_resume {
         match checkpoint::load_latest_checkpoint(&args.output)? {
             Some(LoadedCheckpoint { path, state, run: saved, unusable }) => {
@@ -257,15 +258,23 @@ fn read_initial_state(
                 return Ok(state);
             }
             None if args.resume => {
-                bail!("{output} has no checkpoint: check --output, or start without --resume")
+                bail!("{folder} has no checkpoint: check --output, or start without --resume")
             }
             None => {}
         }
     } else if checkpoint::latest_checkpoint(&args.output)?.is_some() {
-        bail!("{output} has checkpoints of an earlier run: add --resume, or use another --output")
+        bail!("{folder} has checkpoints of an earlier run: add --resume, or use another --output")
     }
     if let Some(path) = &args.network.initial_checkpoint {
-        return Ok(TrainState { model: checkpoint::read_model(path)?, ..TrainState::default() });
+        let mut model = checkpoint::read_model(path)?;
+        if let Some(classes) = head::reset_classifier(&mut model, graph, args.seed.get()) {
+            output::print_progress(&format!(
+                "{} has {classes} classes instead of {}: its classifier is replaced by an untrained one",
+                path.display(),
+                graph.classes
+            ));
+        }
+        return Ok(TrainState { model, ..TrainState::default() });
     }
     Ok(initial_state(graph, args.seed.get()))
 }
