@@ -177,6 +177,7 @@ mod gpu {
             } else {
                 ParamKind::Beta
             },
+            groups: 1,
         });
         let graph = crate::loss::classifier(2, parameters.collect());
         let mut model: StateDict = names

@@ -22,6 +22,7 @@ SUITES = {
     "12_formats": "formats.make",
     "13_odd": "odd.make",
     "14_torch": "torch_files.make",
+    "15_models": "models.make",
 }
 
 

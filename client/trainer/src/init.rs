@@ -1,6 +1,6 @@
 //! Initial weights, from the distributions of timm 1.0.31: convolutions are normal with standard
-//! deviation sqrt(2 / fan-out) (`kaiming_normal_`), the classifier is uniform within 1 / sqrt(fan-in)
-//! (`nn.Linear`), scales of batch norms are 1, except 0 for the last one of each block, and shifts are
+//! deviation sqrt(2 / fan-out) (`kaiming_normal_`), the classifier and all biases are uniform within
+//! 1 / sqrt(fan-in) (`nn.Linear`), scales of batch norms are 1, except 0 for the last one of each block, and shifts are
 //! 0. Each parameter has its own random stream.
 
 use std::f64::consts::TAU;
@@ -31,10 +31,11 @@ pub fn initial_state(graph: &Graph, seed: u64) -> TrainState {
 
 /// The untrained values of one parameter.
 pub(crate) fn initial_parameter(graph: &Graph, seed: u64, index: usize) -> Tensor {
-    let matrix = graph.parameters.iter().find(|p| p.kind == ParamKind::Matrix);
-    let features = matrix.map_or(1, |p| p.shape[1]);
     let parameter = &graph.parameters[index];
-    let values = draw(parameter, features, seed, index as u64);
+    // The inputs of the layer; those of a bias are those of the weight before it.
+    let weight = if parameter.kind == ParamKind::Bias { index - 1 } else { index };
+    let inputs = graph.parameters[weight].shape[1..].iter().product();
+    let values = draw(parameter, inputs, seed, index as u64);
     Tensor { shape: parameter.shape.clone(), values }
 }
 

@@ -8,7 +8,7 @@
 //! conv.rs           convolutions: output, input gradient, weight gradient
 //! gemm.rs           the matrix products behind them
 //! indirection.rs    which input pixels a product reads
-//! batch_norm.rs, pool.rs
+//! batch_norm.rs, pool.rs, gate.rs
 //! stepwise.rs       one operation at a time, for tests
 //! state.rs          tensors by timm's names, to and from the backend's layout
 //! ```
@@ -16,6 +16,7 @@
 mod batch_norm;
 mod conv;
 mod execute;
+mod gate;
 mod gemm;
 mod indirection;
 mod pool;
@@ -29,6 +30,7 @@ mod twins;
 
 use std::ops::Range;
 
+use conv::PanelLayout;
 use program::Program;
 
 use super::{Backend, BackendConfig, MicroStep, UpdateReport, normalization_table};
@@ -97,12 +99,9 @@ impl<T: Real> CpuBackend<T> {
     /// Allocates the memory of the networks. Parameters are zero until [`Backend::load`].
     pub(crate) fn new(config: BackendConfig) -> Self {
         let BackendConfig { train_graph, batch, eval_graph, eval_batch, mean, std } = config;
-        let parameter_ranges = consecutive_ranges(
-            train_graph
-                .parameters
-                .iter()
-                .map(|p| if p.kind.decays() { conv::panel_len(&p.shape) } else { p.shape[0] }),
-        );
+        let parameter_ranges = consecutive_ranges(train_graph.parameters.iter().map(|p| {
+            if p.kind.decays() { PanelLayout::new(&p.shape, p.groups).len() } else { p.shape[0] }
+        }));
         let running_ranges = consecutive_ranges(train_graph.norms.iter().map(|n| 2 * n.channels));
         let len = parameter_ranges.last().map_or(0, |range| range.end);
         let largest = parameter_ranges.iter().map(ExactSizeIterator::len).max().unwrap_or(0);

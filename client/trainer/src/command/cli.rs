@@ -74,8 +74,8 @@ pub(crate) struct SourceArgs {
 /// The model and the device.
 #[derive(Args, Debug)]
 pub(crate) struct ModelArgs {
-    /// Model: resnet18, resnet34, resnet50, resnet101 or resnet152 for ImageNet, or resnet20, resnet32,
-    /// resnet44 or resnet56 for CIFAR.
+    /// Model: resnet18, resnet34, resnet50, resnet101 or resnet152 for ImageNet, each of them also with a d at the end,
+    /// resnext50_32x4d, seresnet50 or wide_resnet50_2, or resnet20, resnet32, resnet44 or resnet56 for CIFAR.
     #[arg(long, env = "FOREBAY_MODEL", value_name = "NAME", default_value = "resnet50")]
     pub(crate) model: String,
     /// Initialize the model from a file that this trainer, timm or torchvision wrote: safetensors, or a state dict of

@@ -1,15 +1,13 @@
 //! Fine-tuning: a model that was trained for other classes keeps everything but its classifier.
 
 use crate::init::initial_parameter;
-use crate::model::{Graph, ParamKind};
+use crate::model::Graph;
 use crate::state::StateDict;
 
 /// Replaces a classifier for another number of classes, or a missing one, by an untrained one, if all else of it fits
 /// the network. Returns the number of classes that the model had.
 pub(super) fn reset_classifier(model: &mut StateDict, graph: &Graph, seed: u64) -> Option<usize> {
-    let of_classifier = |kind| matches!(kind, ParamKind::Matrix | ParamKind::Bias);
-    let classifier: Vec<usize> =
-        (0..graph.parameters.len()).filter(|i| of_classifier(graph.parameters[*i].kind)).collect();
+    let classifier = graph.classifier_parameters();
     // The first dimension of matrix and bias is that of the classes. `None` if another one differs.
     let classes = |index: &usize| {
         let parameter = &graph.parameters[*index];
@@ -17,10 +15,8 @@ pub(super) fn reset_classifier(model: &mut StateDict, graph: &Graph, seed: u64) 
         let (classes, features) = found.shape.split_first()?;
         (*features == parameter.shape[1..]).then_some(*classes)
     };
-    let found = classes(classifier.first()?)?;
-    if found == graph.classes || classifier.iter().any(|index| classes(index) != Some(found)) {
-        return None;
-    }
+    let [found, other] = classifier.each_ref().map(classes);
+    let found = found.filter(|found| *found != graph.classes && other == Some(*found))?;
     for index in classifier {
         let tensor = initial_parameter(graph, seed, index);
         model.insert(graph.parameters[index].name.clone(), tensor);

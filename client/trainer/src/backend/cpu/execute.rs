@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::batch_norm::{self, BatchNorm};
 use super::conv::Scratch;
+use super::gate::{self, Gates};
 use super::{CpuBackend, pool};
 use crate::drop_path::DropPath;
 use crate::model::{Op, Shape, TensorId};
@@ -107,6 +108,21 @@ impl<T: Real> CpuBackend<T> {
                 let [x, y] = disjoint(&mut self.arena, ranges);
                 pool::mean(from, x, y);
             }
+            Op::AveragePool { .. } => {
+                let [x, y] = disjoint(&mut self.arena, ranges);
+                pool::average(from, to, x, y);
+            }
+            Op::Relu { .. } => {
+                let [x, y] = disjoint(&mut self.arena, ranges);
+                gate::relu(x, y);
+            }
+            Op::Gate { gate, residual, block, .. } => {
+                let [x, y] = ranges;
+                let [gate, residual] = [gate, residual].map(|t| program.value(t, samples));
+                let [x, y, values, residual] = disjoint(&mut self.arena, [x, y, gate, residual]);
+                let scales = drop_path.map(|drop_path| drop_path.block(block));
+                Gates { shape: to, values, scales }.forward(x, residual, y);
+            }
             Op::Shortcut { .. } => {
                 let [x, y] = disjoint(&mut self.arena, ranges);
                 pool::shortcut(from, to, x, y);
@@ -184,7 +200,25 @@ impl<T: Real> CpuBackend<T> {
             }
             Op::MeanPool { .. } => {
                 let [dy, dx] = disjoint(&mut self.arena, [dy, program.gradient(x, samples)]);
-                pool::mean_backward(from, dy, dx);
+                pool::mean_backward(from, dy, program.plan.adds[index], dx);
+            }
+            Op::AveragePool { .. } => {
+                let [dy, dx] = disjoint(&mut self.arena, [dy, program.gradient(x, samples)]);
+                pool::average_backward(from, to, dy, dx);
+            }
+            Op::Relu { .. } => {
+                let ranges = [program.value(y, samples), dy, program.gradient(x, samples)];
+                let [y, dy, dx] = disjoint(&mut self.arena, ranges);
+                gate::relu_backward(y, dy, dx);
+            }
+            Op::Gate { gate, block, .. } => {
+                let values = [x, y, gate].map(|t| program.value(t, samples));
+                let [x_values, y_values, gates] = values;
+                let [dx, dgates] = [x, gate].map(|t| program.gradient(t, samples));
+                let ranges = [x_values, y_values, gates, dy, dx, dgates];
+                let [x, y, values, dy, dx, dgates] = disjoint(&mut self.arena, ranges);
+                let scales = drop_path.map(|drop_path| drop_path.block(block));
+                Gates { shape: to, values, scales }.backward(x, y, dy, dx, dgates);
             }
             Op::Shortcut { .. } => {
                 let [dy, dx] = disjoint(&mut self.arena, [dy, program.gradient(x, samples)]);

@@ -2,7 +2,8 @@
 //! against the scalar version, bit for bit.
 
 use super::batch_norm::{self, BatchNorm};
-use super::conv::{self, Convolution, Scratch};
+use super::conv::{Convolution, PanelLayout, Scratch};
+use super::gate::Gates;
 use super::gemm::{Gemm, OuterProduct};
 use super::indirection::Indirection;
 use super::pool;
@@ -64,6 +65,7 @@ fn convolution(
         stride,
         pad,
         padded,
+        groups: 1,
     }
 }
 
@@ -77,22 +79,33 @@ fn convolutions() -> Vec<Conv> {
         convolution((11, 10), (3, 16), 7, 2, true),
         convolution((8, 8), (3, 16), 3, 1, true),
         convolution((1, 1), (40, 10), 1, 1, false),
+        // Groups: within a panel, of a panel, of more than one, across panels, and wider on one side.
+        Conv { groups: 3, ..convolution((5, 4), (6, 9), 3, 2, false) },
+        Conv { groups: 16, ..convolution((5, 4), (64, 64), 3, 1, false) },
+        Conv { groups: 2, ..convolution((4, 4), (64, 64), 3, 1, false) },
+        Conv { groups: 2, ..convolution((3, 4), (60, 96), 1, 1, false) },
+        Conv { groups: 3, ..convolution((3, 3), (60, 72), 3, 1, false) },
     ]
 }
 
 /// Converts weights from timm's layout to panels.
 fn stored<T: Real>(conv: &Conv, weights: &[T]) -> Vec<T> {
-    let shape = [conv.output.channels, conv.input.channels, conv.kernel, conv.kernel];
-    let mut panels = vec![T::ZERO; conv::panel_len(&shape)];
+    let layout = layout(conv);
+    let mut panels = vec![T::ZERO; layout.len()];
     for (i, weight) in weights.iter().enumerate() {
-        panels[conv::panel_index(&shape, i)] = *weight;
+        panels[layout.index(i)] = *weight;
     }
     panels
 }
 
+fn layout(conv: &Conv) -> PanelLayout {
+    let inputs = conv.input.channels / conv.groups;
+    PanelLayout::new(&[conv.output.channels, inputs, conv.kernel, conv.kernel], conv.groups)
+}
+
 fn unstored(conv: &Conv, panels: &[f64]) -> Vec<f64> {
-    let shape = [conv.output.channels, conv.input.channels, conv.kernel, conv.kernel];
-    (0..conv.weights()).map(|i| panels[conv::panel_index(&shape, i)]).collect()
+    let layout = layout(conv);
+    (0..conv.weights()).map(|i| panels[layout.index(i)]).collect()
 }
 
 /// Convolution by its definition.
@@ -111,13 +124,11 @@ fn naive(conv: &Conv, samples: usize, x: &[f64], weights: &[f64]) -> Vec<f64> {
         )
     }) {
         let mut sum = 0.0;
-        for (i, weight) in weights[out * from.channels * conv.kernel * conv.kernel..]
-            .iter()
-            .enumerate()
-            .take(from.channels * conv.kernel * conv.kernel)
-        {
+        let (inputs, taps) = (from.channels / conv.groups, conv.kernel * conv.kernel);
+        let group = out / (to.channels / conv.groups);
+        for (i, weight) in weights[out * inputs * taps..].iter().enumerate().take(inputs * taps) {
             let (channel, down, right) =
-                (i / (conv.kernel * conv.kernel), i / conv.kernel % conv.kernel, i % conv.kernel);
+                (group * inputs + i / taps, i / conv.kernel % conv.kernel, i % conv.kernel);
             let (Some(down), Some(right)) = (
                 (row * conv.stride + down).checked_sub(pad),
                 (column * conv.stride + right).checked_sub(pad),
@@ -180,7 +191,7 @@ fn compare_levels<T: Real>() {
         let (samples, indirection) = (4, Indirection::forward(&conv));
         let pad = if conv.padded { conv.pad } else { 0 };
         let image = (conv.input.height + 2 * pad) * conv.padded_width() * conv.input.channels;
-        let depth = conv.input.channels * if conv.padded { conv.kernel } else { 1 };
+        let Convolution { inputs, depth, .. } = Convolution::new(conv, false);
         let x: Vec<T> = numbers(samples * image, 5);
         let dy: Vec<T> = numbers(samples * conv.output.elements(), 6);
         let panels = stored::<T>(&conv, &numbers(conv.weights(), 7));
@@ -195,6 +206,7 @@ fn compare_levels<T: Real>() {
                 source_image: image,
                 zeros: &zeros,
                 panels: &panels,
+                starts: &inputs.starts,
                 depth,
                 columns: conv.output.channels,
                 bias: None,
@@ -333,6 +345,49 @@ fn running_statistics_match_torch() {
 }
 
 #[test]
+fn gates_and_their_gradients_are_right() {
+    let shape = Shape { height: 5, width: 6, channels: 4 };
+    let len = 3 * shape.elements();
+    let [mut x, mut residual, dy] = [1, 2, 3].map(|seed| numbers::<f64>(len, seed));
+    let mut values: Vec<f64> = numbers::<f64>(12, 4).into_iter().map(|gate| 4.0 * gate).collect();
+    for scales in [None, Some(&[1.25, 0.0, 1.25][..])] {
+        let forward = |x: &[f64], values: &[f64], residual: &[f64]| {
+            let mut y = vec![0.0; len];
+            Gates { shape, values, scales }.forward(x, residual, &mut y);
+            y
+        };
+        let y = forward(&x, &values, &residual);
+        let (mut dr, mut dx, mut dgates) = (dy.clone(), vec![3.0; len], vec![3.0; 12]);
+        Gates { shape, values: &values, scales }.backward(&x, &y, &mut dr, &mut dx, &mut dgates);
+        let fixed = (x.clone(), values.clone(), residual.clone());
+        check_gradient("x", &mut x, &dx, |x| dot(&forward(x, &fixed.1, &fixed.2), &dy));
+        check_gradient("gate", &mut values, &dgates, |g| dot(&forward(&fixed.0, g, &fixed.2), &dy));
+        check_gradient("residual", &mut residual, &dr, |r| {
+            dot(&forward(&fixed.0, &fixed.1, r), &dy)
+        });
+    }
+}
+
+#[test]
+fn average_pools_ignore_what_is_outside_of_an_odd_size() {
+    for (height, width) in [(7, 6), (4, 5), (1, 1)] {
+        let from = Shape { height, width, channels: 3 };
+        let to = Shape { height: height.div_ceil(2), width: width.div_ceil(2), channels: 3 };
+        let mut x: Vec<f64> = numbers(2 * from.elements(), 1);
+        let dy: Vec<f64> = numbers(2 * to.elements(), 2);
+        let forward = |x: &[f64]| {
+            let mut y = vec![0.0; dy.len()];
+            pool::average(from, to, x, &mut y);
+            y
+        };
+        assert!(forward(&vec![1.5; x.len()]).iter().all(|y| (y - 1.5).abs() < 1e-12));
+        let mut dx = vec![9.0; x.len()];
+        pool::average_backward(from, to, &dy, &mut dx);
+        check_gradient("average", &mut x, &dx, |x| dot(&forward(x), &dy));
+    }
+}
+
+#[test]
 fn pools_and_their_gradients_are_right() {
     let from = Shape { height: 7, width: 6, channels: 4 };
     let to = Shape { height: 4, width: 3, channels: 4 };
@@ -348,7 +403,10 @@ fn pools_and_their_gradients_are_right() {
     check_gradient("max", &mut x, &dx, |x| dot(&forward(x).0, &dy));
 
     let dmean: Vec<f64> = numbers(8, 3);
-    pool::mean_backward(from, &dmean, &mut dx);
+    pool::mean_backward(from, &dmean, false, &mut dx);
+    let mut added = vec![2.0; x.len()];
+    pool::mean_backward(from, &dmean, true, &mut added);
+    assert!(added.iter().zip(&dx).all(|(a, d)| (a - d - 2.0).abs() < 1e-12));
     check_gradient("mean", &mut x, &dx, |x| {
         let mut y = vec![0.0; 8];
         pool::mean(from, x, &mut y);
