@@ -173,6 +173,17 @@ pub struct Parameter {
     pub kind: ParamKind,
     /// Number of groups of the convolution, of which `in` above is one; otherwise 1.
     pub groups: usize,
+    /// Factor of the learning rate.
+    pub lr_scale: f64,
+    /// Whether no update changes it.
+    pub frozen: bool,
+}
+
+impl Parameter {
+    /// A parameter that every update changes.
+    pub const fn new(name: String, shape: Vec<usize>, kind: ParamKind) -> Self {
+        Self { name, shape, kind, groups: 1, lr_scale: 1.0, frozen: false }
+    }
 }
 
 /// One batch norm layer.
@@ -184,6 +195,8 @@ pub struct BatchNorm {
     pub gamma: usize,
     /// Channels.
     pub channels: usize,
+    /// Whether it uses its running statistics in training, too, and keeps them.
+    pub frozen: bool,
 }
 
 /// The kind of a residual block.

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use forebay_trainer::{Architecture, Block, DropPath, Graph, ParamKind, Stem};
+use forebay_trainer::{Architecture, Block, DropPath, FineTuning, Graph, ParamKind, Stem};
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
@@ -28,8 +28,8 @@ pub(super) fn trials(folder: &Path) -> Vec<Trial> {
     let full = forebay_tests::json(&folder.join("full.json"));
     for (model, count) in full["counts"].as_object().unwrap().clone() {
         let parameters = full["parameters"][&model].clone();
-        let name = format!("15_models/{model}_parameters");
-        trials.push(Trial::test(name, move || named(&model, &count, &parameters)));
+        let (decay, name) = (full["layer_decay"].as_f64(), format!("15_models/{model}_parameters"));
+        trials.push(Trial::test(name, move || named(&model, &count, &parameters, decay)));
     }
     trials
 }
@@ -92,10 +92,16 @@ fn narrow(folder: &Path, model: &str, about: &Value, on: On) -> Result<(), Faile
     Ok(())
 }
 
-/// Compares names, order, shapes, weight decay and zero initialization with timm's, or the number of weights where the
-/// file has no more.
-fn named(model: &str, count: &Value, parameters: &Value) -> Result<(), Failed> {
-    let graph = Graph::new(&Architecture::named(model, 1000)?, 64, 64);
+/// Compares names, order, shapes, weight decay, zero initialization and layer-wise learning rates with timm's, or the
+/// number of weights where the file has no more.
+fn named(
+    model: &str,
+    count: &Value,
+    parameters: &Value,
+    layer_decay: Option<f64>,
+) -> Result<(), Failed> {
+    let mut graph = Graph::new(&Architecture::named(model, 1000)?, 64, 64);
+    FineTuning { layer_decay, ..FineTuning::default() }.apply(&mut graph)?;
     let weights: usize = graph.parameters.iter().map(|p| p.shape.iter().product::<usize>()).sum();
     assert_eq!(Some(weights as u64), count.as_u64());
     let Some(parameters) = parameters.as_object() else { return Ok(()) };
@@ -103,6 +109,8 @@ fn named(model: &str, count: &Value, parameters: &Value) -> Result<(), Failed> {
     for (ours, (name, theirs)) in graph.parameters.iter().zip(parameters) {
         assert_eq!((&ours.name, &ours.shape), (name, &numbers(&theirs[0])));
         assert_eq!(ours.kind.decays(), theirs[2].as_f64() != Some(0.0), "{name}");
+        let scale = theirs[1].as_f64().unwrap();
+        assert!((ours.lr_scale - scale).abs() < 1e-15, "{name}: {} {scale}", ours.lr_scale);
         let is_zero = matches!(ours.kind, ParamKind::Gamma(true) | ParamKind::Beta);
         assert_eq!(Some(is_zero), theirs[3].as_bool(), "{name}");
     }

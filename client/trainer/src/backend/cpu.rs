@@ -172,10 +172,11 @@ impl<T: Real> CpuBackend<T> {
     /// updated by the statistics of every rank's microbatch, in the same order.
     fn exchange(&mut self) -> Result<(), Error> {
         self.group.all_gather(&self.batch_statistics, &mut self.all_statistics)?;
-        for statistics in self.all_statistics.chunks_exact(self.batch_statistics.len()) {
-            batch_norm::update_running(&mut self.running, statistics);
-            self.batches_tracked += 1;
+        let all = std::mem::take(&mut self.all_statistics);
+        for statistics in all.chunks_exact(self.batch_statistics.len()) {
+            self.update_running(statistics);
         }
+        self.all_statistics = all;
         self.group.reduce(&mut self.gradients)
     }
 
@@ -238,14 +239,23 @@ impl<T: Real> Backend for CpuBackend<T> {
         if model_ema_decay.is_some() && self.ema.0.is_empty() {
             self.ema = (self.parameters.clone(), self.running.clone());
         }
+        let parameters = &self.training.plan.graph.parameters;
+        for (range, parameter) in self.parameter_ranges.iter().zip(parameters) {
+            if parameter.frozen {
+                self.gradients[range.clone()].fill(T::ZERO);
+            }
+        }
         let squares = self
             .parameter_ranges
             .iter()
             .map(|range| self.lamb_scratch.norm(&self.gradients[range.clone()]).powi(2));
         let grad_norm = squares.sum::<f64>().sqrt();
-        let step = LambStep { lr, update: self.updates, grad_norm };
-        let parameters = &self.training.plan.graph.parameters;
         for (range, parameter) in self.parameter_ranges.iter().zip(parameters) {
+            if parameter.frozen {
+                continue;
+            }
+            let lr = lr * parameter.lr_scale;
+            let step = LambStep { lr, update: self.updates, grad_norm };
             let tensor = LambTensor {
                 parameter: &mut self.parameters[range.clone()],
                 gradient: &mut self.gradients[range.clone()],

@@ -95,6 +95,10 @@ fn check_operations(graph: &Graph) -> Result<(), Error> {
         Op::Conv { conv, .. } if conv.groups > 1 => Some("grouped convolutions"),
         _ => None,
     });
+    if graph.parameters.iter().any(|p| p.frozen || p.lr_scale.to_bits() != 1.0_f64.to_bits()) {
+        let problem = "a GPU trains all layers at one learning rate: set --device cpu".to_owned();
+        return Err(Error::Setting { setting: "--freeze or --layer-decay", problem });
+    }
     let Some(missing) = missing else { return Ok(()) };
     let problem = format!(
         "a model with {missing} is not computed by a GPU: set --device cpu, or another model"

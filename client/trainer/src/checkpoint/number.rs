@@ -43,8 +43,8 @@ fn widen_f16(bits: u32) -> f32 {
     let magnitude = match exponent {
         // Multiples of 2^-24, which are exact.
         0 => (f32::from_bits((127 - 24) << 23) * fraction as f32).to_bits(),
-        31 => 0x7f80_0000 | fraction << 13,
-        _ => (exponent + 127 - 15) << 23 | fraction << 13,
+        31 => 0x7f80_0000 | (fraction << 13),
+        _ => ((exponent + 127 - 15) << 23) | (fraction << 13),
     };
     f32::from_bits(sign | magnitude)
 }
@@ -60,7 +60,7 @@ mod tests {
             let [f16, bf16] = [Number::F16, Number::Bf16].map(|number| number.read(&bytes));
             let [f16_is, bf16_is] =
                 [half::f16::from_bits(bits).to_f32(), half::bf16::from_bits(bits).to_f32()];
-            let same = |a: f32, b: f32| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+            let same = |a: f32, b: f32| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
             assert!(same(f16, f16_is) && same(bf16, bf16_is), "{bits}");
         }
     }

@@ -6,25 +6,78 @@ use std::path::Path;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
+use super::metadata::RunMetadata;
 use super::number::Number;
 use super::{disk, metadata, torch_file};
 use crate::Error;
 use crate::state::{StateDict, Tensor};
 
-/// Writes a model in timm's layout, atomically.
+/// Key of [`ModelInfo`] in the metadata of a safetensors file.
+const INFO: &str = "forebay";
+
+/// What a safetensors file says of its model, as JSON under one key, because the order of several would be random.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct ModelInfo {
+    /// Name of the model.
+    pub(crate) model: String,
+    /// Height and width of the images that it was trained on.
+    pub(crate) image_size: usize,
+    /// Names of the classes, if they are known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) class_names: Vec<String>,
+}
+
+impl From<&RunMetadata> for ModelInfo {
+    fn from(run: &RunMetadata) -> Self {
+        let RunMetadata { model, image_size, class_names, .. } = run;
+        Self { model: model.clone(), image_size: *image_size, class_names: class_names.clone() }
+    }
+}
+
+/// Writes a model in timm's layout, atomically, with what is known of the run that it is of.
 ///
 /// # Errors
 /// [`Error::Write`] if the file cannot be written.
-pub fn write_model(path: &Path, model: &StateDict, batches_tracked: u64) -> Result<(), Error> {
-    disk::replace(path, &encode_model(model, batches_tracked))
+pub fn write_model(
+    path: &Path,
+    model: &StateDict,
+    batches_tracked: u64,
+    run: Option<&RunMetadata>,
+) -> Result<(), Error> {
+    let info = run.map(ModelInfo::from);
+    disk::replace(path, &encode_model(model, batches_tracked, info.as_ref()))
+}
+
+/// Writes a model as `torch.save` writes a state dict, atomically.
+pub(crate) fn write_torch(
+    path: &Path,
+    model: &StateDict,
+    batches_tracked: u64,
+) -> Result<(), Error> {
+    let encoded = torch_file::encode(model, batches_tracked);
+    let large = |problem| Error::Mismatch { path: path.to_owned(), problem };
+    disk::replace(path, &encoded.map_err(large)?)
+}
+
+/// What a safetensors file that this trainer wrote says of its model.
+pub(crate) fn read_model_info(path: &Path) -> Result<Option<ModelInfo>, Error> {
+    let contents = disk::read(path)?;
+    let header = SafeTensors::read_metadata(&contents);
+    let info = header.ok().and_then(|(_, header)| header.metadata().as_ref()?.get(INFO).cloned());
+    Ok(info.and_then(|info| serde_json::from_str(&info).ok()))
 }
 
 /// A model as a safetensors file.
-pub(super) fn encode_model(model: &StateDict, batches_tracked: u64) -> Vec<u8> {
+pub(crate) fn encode_model(
+    model: &StateDict,
+    batches_tracked: u64,
+    info: Option<&ModelInfo>,
+) -> Vec<u8> {
     let norms = model.keys().filter_map(|name| name.strip_suffix("running_mean"));
     let counters = norms.map(|norm| format!("{norm}num_batches_tracked")).collect();
     let tensors = model.iter().map(|(name, tensor)| (name.clone(), tensor));
-    encode_tensors(tensors, Some((counters, batches_tracked)))
+    let info = info.map(|info| serde_json::to_string(info).expect("plain fields"));
+    encode_tensors(tensors, Some((counters, batches_tracked)), info)
 }
 
 /// Reads a model that this trainer, timm or torchvision wrote: a safetensors file, or a state dict of `torch.save`. One that
@@ -61,6 +114,7 @@ pub(super) fn decode_model(contents: &[u8], path: &Path) -> Result<StateDict, Er
 pub(super) fn encode_tensors<'a>(
     tensors: impl Iterator<Item = (String, &'a Tensor)>,
     counters: Option<(Vec<String>, u64)>,
+    info: Option<String>,
 ) -> Vec<u8> {
     let mut entries: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = tensors
         .map(|(name, tensor)| {
@@ -76,7 +130,8 @@ pub(super) fn encode_tensors<'a>(
         let view = TensorView::new(*dtype, shape.clone(), bytes);
         (name, view.expect("a tensor has as many values as its shape says"))
     });
-    safetensors::serialize(views, None).expect("tensors have names and sizes")
+    let metadata = info.map(|info| [(INFO.to_owned(), info)].into());
+    safetensors::serialize(views, metadata).expect("tensors have names and sizes")
 }
 
 /// The tensors of a safetensors file; counters have no values.

@@ -108,3 +108,91 @@ fn tensor<'a>(
     }
     Ok(Tensor { shape: dimensions, values })
 }
+
+/// A state dict as a file that `torch.load(FILE, weights_only=True)` reads.
+///
+/// # Errors
+/// When it would be larger than 4 GiB.
+pub(super) fn encode(model: &StateDict, batches_tracked: u64) -> Result<Vec<u8>, String> {
+    let mut pickle = b"\x80\x02ccollections\nOrderedDict\n)R(".to_vec();
+    let mut files = Vec::new();
+    let mut entry = |name: &str, class: &str, shape: &[usize], numbers: Vec<u8>| {
+        let count = shape.iter().product();
+        text(&mut pickle, name)?;
+        pickle.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
+        text(&mut pickle, "storage")?;
+        pickle.extend(format!("ctorch\n{class}\n").as_bytes());
+        text(&mut pickle, &files.len().to_string())?;
+        text(&mut pickle, "cpu")?;
+        number(&mut pickle, count)?;
+        // The storage, the offset 0, and shape and strides.
+        pickle.extend(b"tQK\0(");
+        for size in shape {
+            number(&mut pickle, *size)?;
+        }
+        pickle.extend(b"t(");
+        for dimension in 0..shape.len() {
+            number(&mut pickle, shape[dimension + 1..].iter().product())?;
+        }
+        // No gradient, and no hooks.
+        pickle.extend(b"t\x89ccollections\nOrderedDict\n)RtR");
+        files.push(numbers);
+        Ok::<_, String>(())
+    };
+    for (name, tensor) in model {
+        let numbers = tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        entry(name, "FloatStorage", &tensor.shape, numbers)?;
+        if let Some(norm) = name.strip_suffix("running_var") {
+            let counter = format!("{norm}num_batches_tracked");
+            entry(&counter, "LongStorage", &[], batches_tracked.to_le_bytes().to_vec())?;
+        }
+    }
+    pickle.extend(b"u.");
+    let data = files.into_iter().enumerate().map(|(i, numbers)| (format!("data/{i}"), numbers));
+    let first =
+        [("data.pkl", pickle), ("byteorder", b"little".to_vec()), ("version", b"3\n".to_vec())];
+    let all = first.map(|(name, contents)| (name.to_owned(), contents)).into_iter().chain(data);
+    let all: Vec<_> = all.map(|(name, contents)| (format!("archive/{name}"), contents)).collect();
+    zip::write(&all)
+}
+
+fn text(pickle: &mut Vec<u8>, text: &str) -> Result<(), String> {
+    let len = u32::try_from(text.len()).map_err(|error| error.to_string())?;
+    pickle.push(b'X');
+    pickle.extend(len.to_le_bytes());
+    pickle.extend(text.as_bytes());
+    Ok(())
+}
+
+fn number(pickle: &mut Vec<u8>, number: usize) -> Result<(), String> {
+    let number =
+        i32::try_from(number).map_err(|error| format!("a tensor is too large: {error}"))?;
+    pickle.push(b'J');
+    pickle.extend(number.to_le_bytes());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        let tensor = |shape: &[usize]| {
+            let count: u16 = shape.iter().map(|n| u16::try_from(*n).unwrap()).product();
+            Tensor { shape: shape.to_vec(), values: (0..count).map(f32::from).collect() }
+        };
+        let model = [
+            ("conv1.weight", tensor(&[4, 3, 2, 2])),
+            ("bn1.running_mean", tensor(&[4])),
+            ("bn1.running_var", tensor(&[4])),
+            ("fc.weight", tensor(&[2, 4])),
+        ];
+        let model: StateDict =
+            model.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect();
+        let mut read = decode(&encode(&model, 9).unwrap(), Path::new("file")).unwrap();
+        let counter = read.remove("bn1.num_batches_tracked").unwrap();
+        assert_eq!(counter, Tensor { shape: vec![], values: vec![] });
+        assert_eq!(read, model);
+    }
+}

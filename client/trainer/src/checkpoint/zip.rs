@@ -1,4 +1,4 @@
-//! Zip archives of files that are stored without compression, which is what `torch.save` writes.
+//! Zip archives of files that are stored without compression, which is what `torch.save` writes, and `torch.load` reads.
 //!
 //! ```text
 //! local header, contents       of each file
@@ -113,4 +113,98 @@ fn word(record: &[u8], at: usize) -> u32 {
 
 fn long(record: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(std::array::from_fn(|i| record[at + i]))
+}
+
+/// Alignment of the files in an archive that is written, as `torch.save` aligns them.
+const ALIGN: usize = 64;
+
+/// An archive of files by name.
+///
+/// # Errors
+/// When it would be larger than 4 GiB.
+pub(super) fn write(files: &[(String, Vec<u8>)]) -> Result<Vec<u8>, String> {
+    let large = |error: std::num::TryFromIntError| format!("it is too large: {error}");
+    let table = crc_table();
+    let (mut archive, mut directory) = (Vec::new(), Vec::new());
+    for (name, contents) in files {
+        let offset = u32::try_from(archive.len()).map_err(large)?;
+        let size = u32::try_from(contents.len()).map_err(large)?;
+        let name_len = u16::try_from(name.len()).map_err(large)?;
+        let unaligned = archive.len() + LOCAL_LEN + name.len() + 4;
+        let padding = unaligned.next_multiple_of(ALIGN) - unaligned;
+        let padding_len = u16::try_from(padding).map_err(large)?;
+        // Version 2.0, names in UTF-8, no compression; the date is 1980-01-01, the first that there is.
+        let mut common = Vec::new();
+        for number in [20, 1 << 11, 0, 0, 0x21] {
+            common.extend(u16::to_le_bytes(number));
+        }
+        for number in [crc32(&table, contents), size, size] {
+            common.extend(number.to_le_bytes());
+        }
+        common.extend(name_len.to_le_bytes());
+        archive.extend(LOCAL.to_le_bytes());
+        archive.extend(&common);
+        archive.extend((padding_len + 4).to_le_bytes());
+        archive.extend(name.as_bytes());
+        // An extra field that only fills up, as torch names it.
+        archive.extend(b"FB");
+        archive.extend(padding_len.to_le_bytes());
+        archive.resize(archive.len() + padding, 0);
+        archive.extend(contents);
+        directory.extend(CENTRAL.to_le_bytes());
+        directory.extend(20_u16.to_le_bytes());
+        directory.extend(&common);
+        // No extra field, comment or attributes, on the first disk.
+        directory.extend([0; 12]);
+        directory.extend(offset.to_le_bytes());
+        directory.extend(name.as_bytes());
+    }
+    let count = u16::try_from(files.len()).map_err(large)?;
+    let (start, len) = (archive.len(), directory.len());
+    archive.extend(directory);
+    archive.extend(END.to_le_bytes());
+    archive.extend([0; 4]);
+    archive.extend([count.to_le_bytes(); 2].concat());
+    for number in [len, start] {
+        archive.extend(u32::try_from(number).map_err(large)?.to_le_bytes());
+    }
+    archive.extend([0; 2]);
+    Ok(archive)
+}
+
+/// The CRC-32 of each byte, with the reversed polynomial of zip.
+fn crc_table() -> [u32; 256] {
+    std::array::from_fn(|byte| {
+        let byte = u32::try_from(byte).expect("256 bytes");
+        (0..8).fold(byte, |crc, _| if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 })
+    })
+}
+
+fn crc32(table: &[u32; 256], bytes: &[u8]) -> u32 {
+    !bytes
+        .iter()
+        .fold(u32::MAX, |crc, byte| (crc >> 8) ^ table[usize::from(crc.to_le_bytes()[0] ^ byte)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_and_aligned() {
+        let files: Vec<(String, Vec<u8>)> = [("archive/a", 0), ("archive/data/17", 100), ("b", 1)]
+            .map(|(name, len)| (name.to_owned(), vec![7; len]))
+            .to_vec();
+        let archive = write(&files).unwrap();
+        let read = read(&archive).unwrap();
+        assert!(
+            read.iter()
+                .map(|(name, contents)| (*name, *contents))
+                .eq(files.iter().map(|(name, contents)| (&**name, &**contents)))
+        );
+        let start = archive.as_ptr().addr();
+        assert!(read.iter().all(|(_, contents)| (contents.as_ptr().addr() - start) % ALIGN == 0));
+        // The check value of CRC-32.
+        assert_eq!(crc32(&crc_table(), b"123456789"), 0xcbf4_3926);
+    }
 }

@@ -1,6 +1,9 @@
 //! The command line. Options have the names of timm's `train.py` where they mean the same.
 
 pub(super) mod distributed;
+mod eval;
+mod export;
+mod fine_tuning;
 mod gpu;
 mod hyperparameters;
 mod measure;
@@ -18,6 +21,9 @@ use gpu::GpuArgs;
 use numbers::{Pixels, Samples};
 
 pub(crate) use distributed::Distributed;
+pub(crate) use eval::EvalReportArgs;
+pub(crate) use export::ExportArgs;
+pub(crate) use fine_tuning::FineTuningArgs;
 pub(crate) use hyperparameters::{HyperparameterChanges, LossName};
 pub(crate) use measure::{BenchArgs, SelftestArgs};
 
@@ -39,6 +45,8 @@ pub(crate) enum Command {
     Train(Box<TrainArgs>),
     /// Evaluate a model.
     Eval(Box<EvalArgs>),
+    /// Write a model as a safetensors, torch or ONNX file.
+    Export(ExportArgs),
     /// Measure the speed of training steps on generated images, without a server.
     Bench(BenchArgs),
     /// Compare a GPU with the CPU, operation by operation, and measure its speed.
@@ -62,10 +70,9 @@ pub(crate) struct SourceArgs {
     /// Height and width of the images in evaluation. The default is that of the recipe `eval`, 224.
     #[arg(long, env = "FOREBAY_EVAL_IMAGE_SIZE", value_name = "PIXELS")]
     pub(crate) eval_image_size: Option<Pixels>,
-    /// Share of the resized image's side that the center crop keeps in evaluation. Has an effect only
-    /// with --eval-image-size.
-    #[arg(long, value_name = "SHARE", default_value_t = 0.95, value_parser = share)]
-    pub(crate) crop_pct: f64,
+    /// Share of the resized image's side that the center crop keeps in evaluation: 0.95 by default.
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub(crate) crop_pct: Option<f64>,
     /// Samples per microbatch of each process in evaluation.
     #[arg(long, value_name = "N", default_value = "64")]
     pub(crate) validation_batch_size: Samples,
@@ -153,6 +160,8 @@ pub(crate) struct TrainArgs {
     #[command(flatten)]
     pub(crate) hyperparameter_changes: HyperparameterChanges,
     #[command(flatten)]
+    pub(crate) fine_tuning: FineTuningArgs,
+    #[command(flatten)]
     pub(crate) distributed: Distributed,
     /// Evaluate every N epochs, and at the end; 0 evaluates only at the end.
     #[arg(long, value_name = "N", default_value = "1")]
@@ -199,4 +208,6 @@ pub(crate) struct EvalArgs {
     pub(crate) source: SourceArgs,
     #[command(flatten)]
     pub(crate) network: ModelArgs,
+    #[command(flatten)]
+    pub(crate) report: EvalReportArgs,
 }

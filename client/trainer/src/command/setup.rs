@@ -15,6 +15,7 @@ use crate::backend::device::TrainDevice;
 use crate::backend::precision::Precision;
 use crate::backend::{Backend, BackendConfig};
 use crate::checkpoint::{self, LoadedCheckpoint, RunMetadata};
+use crate::fine_tuning::FineTuning;
 use crate::init::initial_state;
 use crate::loss::Criterion;
 use crate::memory::MemoryPlan;
@@ -70,6 +71,8 @@ pub(crate) fn run_metadata(
         recipe_digest: info.recipe_digest.clone(),
         dataset_digest: info.dataset_digest.clone(),
         config,
+        fine_tuning: args.fine_tuning.settings(),
+        class_names: info.class_names.clone(),
         cursor: Cursor::default(),
         updates: 0,
         batches_tracked: 0,
@@ -111,6 +114,7 @@ pub(crate) fn open_backend(
     args: &ModelArgs,
     info: &SourceInfo,
     evaluation: Option<&SourceInfo>,
+    fine_tuning: &FineTuning,
     rank: Rank,
 ) -> anyhow::Result<Box<dyn Backend>> {
     let evaluation = evaluation.unwrap_or(info);
@@ -130,8 +134,10 @@ pub(crate) fn open_backend(
         Graph::new(&architecture, side, side)
     };
     let samples = |info: &SourceInfo| info.batch.div_ceil(info.microbatches.max(1)) as usize;
+    let mut train_graph = graph(info);
+    fine_tuning.apply(&mut train_graph)?;
     let config = BackendConfig {
-        train_graph: graph(info),
+        train_graph,
         batch: samples(info),
         eval_graph: graph(evaluation),
         eval_batch: samples(evaluation),

@@ -62,6 +62,21 @@ impl Graph {
         }
     }
 
+    /// The first operation with a parameter that is not frozen. No gradient is needed of anything before it.
+    pub(crate) fn first_trained(&self) -> usize {
+        let trains = |op: &Op| match *op {
+            Op::Conv { weight, bias, .. } => {
+                [weight, bias.unwrap_or(weight)].iter().any(|i| !self.parameters[*i].frozen)
+            }
+            Op::BatchNorm { norm, .. } => {
+                let gamma = self.norms[norm].gamma;
+                self.parameters[gamma..gamma + 2].iter().any(|parameter| !parameter.frozen)
+            }
+            _ => false,
+        };
+        self.ops.iter().position(trains).unwrap_or(self.ops.len())
+    }
+
     /// The tensor of the logits.
     pub const fn logits(&self) -> TensorId {
         self.tensors.len() - 1
@@ -218,7 +233,7 @@ impl Graph {
         let gamma =
             self.parameter(format!("{name}.weight"), vec![channels], ParamKind::Gamma(last));
         self.parameter(format!("{name}.bias"), vec![channels], ParamKind::Beta);
-        self.norms.push(BatchNorm { name: name.to_owned(), gamma, channels });
+        self.norms.push(BatchNorm { name: name.to_owned(), gamma, channels, frozen: false });
         let y = self.tensor(self.tensors[x]);
         self.ops.push(Op::BatchNorm {
             x,
@@ -241,7 +256,7 @@ impl Graph {
     }
 
     fn parameter(&mut self, name: String, shape: Vec<usize>, kind: ParamKind) -> usize {
-        self.parameters.push(Parameter { name, shape, kind, groups: 1 });
+        self.parameters.push(Parameter::new(name, shape, kind));
         self.parameters.len() - 1
     }
 

@@ -42,7 +42,19 @@ impl<T: Real> CpuBackend<T> {
 
     /// Updates the running statistics by those of the last microbatch.
     pub(crate) fn update_running_statistics(&mut self) {
-        batch_norm::update_running(&mut self.running, &self.batch_statistics);
+        let statistics = std::mem::take(&mut self.batch_statistics);
+        self.update_running(&statistics);
+        self.batch_statistics = statistics;
+    }
+
+    /// Updates the running statistics of all norms that are not frozen by those of a microbatch.
+    pub(super) fn update_running(&mut self, statistics: &[f64]) {
+        for (norm, range) in self.training.plan.graph.norms.iter().zip(&self.running_ranges) {
+            if !norm.frozen {
+                let running = &mut self.running[range.clone()];
+                batch_norm::update_running(running, &statistics[range.clone()]);
+            }
+        }
         self.batches_tracked += 1;
     }
 
@@ -69,10 +81,12 @@ impl<T: Real> CpuBackend<T> {
             }
             Op::BatchNorm { norm: number, residual, relu, block, .. } => {
                 let range = self.running_ranges[number].clone();
+                let frozen = graph.norms[number].frozen;
                 let mut norm = BatchNorm {
                     channels: to.channels,
                     pixels: to.pixels(),
                     relu,
+                    frozen,
                     scales: drop_path.zip(block).map(|(drop_path, block)| drop_path.block(block)),
                     gamma: &self.parameters
                         [self.parameter_ranges[graph.norms[number].gamma].clone()],
@@ -80,7 +94,7 @@ impl<T: Real> CpuBackend<T> {
                         [self.parameter_ranges[graph.norms[number].gamma + 1].clone()],
                     saved: saved_of(&mut self.saved, &self.running_ranges[number]),
                 };
-                if train {
+                if train && !frozen {
                     norm.batch_statistics(
                         &self.arena[ranges[0].clone()],
                         &mut self.batch_statistics[range],
@@ -168,9 +182,11 @@ impl<T: Real> CpuBackend<T> {
         write(logits, gradient);
     }
 
-    /// Runs all operations backward from the gradient of the logits. Adds to the parameters' gradients.
+    /// Runs operations backward from the gradient of the logits, as far as there is something to train. Adds to the
+    /// parameters' gradients.
     pub(crate) fn backward_ops(&mut self, samples: usize, drop_path: Option<&DropPath>) {
-        for op in (0..self.training.plan.graph.ops.len()).rev() {
+        let graph = &self.training.plan.graph;
+        for op in (graph.first_trained()..graph.ops.len()).rev() {
             self.backward_op(op, samples, drop_path);
         }
     }
@@ -261,6 +277,7 @@ impl<T: Real> CpuBackend<T> {
             channels,
             pixels: graph.tensors[x].pixels(),
             relu,
+            frozen: graph.norms[number].frozen,
             scales,
             gamma: &self.parameters[self.parameter_ranges[gamma].clone()],
             beta: &self.parameters[self.parameter_ranges[gamma + 1].clone()],

@@ -243,6 +243,8 @@ fn simd_kernels_give_the_bits_of_the_scalar_version() {
 /// A batch norm over 5 channels and 3 samples of 30 pixels.
 struct Layer {
     relu: bool,
+    /// Whether the statistics are those of no batch.
+    frozen: bool,
     scales: Option<[f64; 3]>,
     gamma: Vec<f64>,
     beta: Vec<f64>,
@@ -255,6 +257,7 @@ impl Layer {
             channels: 5,
             pixels: 30,
             relu: self.relu,
+            frozen: self.frozen,
             scales: self.scales.as_ref().map(|s| &s[..]),
             gamma: &self.gamma,
             beta: &self.beta,
@@ -265,7 +268,11 @@ impl Layer {
     fn forward(&mut self, x: &[f64], residual: Option<&[f64]>) -> Vec<f64> {
         let mut y = vec![0.0; x.len()];
         let mut norm = self.norm();
-        norm.batch_statistics(x, &mut [0.0; 10], &mut vec![0.0; batch_norm::scratch_len(5)]);
+        if norm.frozen {
+            norm.running_statistics(&[0.1, -0.2, 0.3, 0.0, 0.5, 0.5, 0.6, 0.7, 0.8, 2.0]);
+        } else {
+            norm.batch_statistics(x, &mut [0.0; 10], &mut vec![0.0; batch_norm::scratch_len(5)]);
+        }
         norm.forward(x, residual, &mut y);
         y
     }
@@ -273,15 +280,23 @@ impl Layer {
 
 #[test]
 fn batch_norms_and_their_gradients_are_right() {
-    for (relu, with_residual, scales) in [
-        (false, false, None),
-        (true, false, None),
-        (true, true, None),
-        (true, true, Some([0.0, 1.25, 1.25])),
-        (false, true, None),
+    for (relu, with_residual, scales, frozen) in [
+        (false, false, None, false),
+        (true, false, None, false),
+        (true, true, None, false),
+        (true, true, Some([0.0, 1.25, 1.25]), false),
+        (false, true, None, false),
+        (true, false, None, true),
+        (true, true, Some([0.0, 1.25, 1.25]), true),
     ] {
-        let mut layer =
-            Layer { relu, scales, gamma: numbers(5, 1), beta: numbers(5, 2), saved: vec![0.0; 20] };
+        let mut layer = Layer {
+            relu,
+            frozen,
+            scales,
+            gamma: numbers(5, 1),
+            beta: numbers(5, 2),
+            saved: vec![0.0; 20],
+        };
         let mut x: Vec<f64> = numbers(450, 3);
         let mut residual: Vec<f64> = numbers(450, 4);
         let dy: Vec<f64> = numbers(450, 5);
@@ -325,6 +340,7 @@ fn batch_norms_and_their_gradients_are_right() {
 fn running_statistics_match_torch() {
     let mut layer = Layer {
         relu: false,
+        frozen: false,
         scales: None,
         gamma: vec![1.0; 5],
         beta: vec![0.0; 5],
