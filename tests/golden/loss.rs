@@ -123,8 +123,8 @@ mod gpu {
     pub(crate) fn classifier(classes: usize, further: Vec<Parameter>) -> Graph {
         let pixel = |channels| Shape { height: 1, width: 1, channels };
         let (input, output) = (pixel(3), pixel(classes));
-        let conv = Conv { input, output, kernel: 1, stride: 1, pad: 0, padded: false, groups: 1 };
-        let parameter = |name: &str, shape, kind| Parameter::new(name.to_owned(), shape, kind);
+        let conv = Conv { input, output, kernel: 1, stride: 1, pad: 0, padded: false };
+        let parameter = |name: &str, shape, kind| Parameter { name: name.to_owned(), shape, kind };
         let weight = parameter("fc.weight", vec![classes, 3], ParamKind::Matrix);
         let bias = parameter("fc.bias", vec![classes], ParamKind::Bias);
         Graph {

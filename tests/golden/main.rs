@@ -17,7 +17,6 @@ mod optim;
 mod randaug;
 mod sampler;
 mod stats;
-mod torch_files;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -38,7 +37,6 @@ fn main() {
         model::trials,
         drop_path::trials,
         odd::trials,
-        torch_files::trials,
     ];
     let trials: Vec<Trial> = suites.iter().flat_map(|suite| suite(&folder)).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();

@@ -74,11 +74,6 @@ impl On {
         }
     }
 
-    /// Whether a backend has all operations of a model of suite 15.
-    pub(crate) fn computes(self, model: &str) -> bool {
-        matches!(self, Self::Double | Self::Single | Self::Rounded) || model == "wide"
-    }
-
     /// Opens a network and loads a model.
     pub(crate) fn open(self, graph: Graph, samples: usize, model: StateDict) -> Box<dyn Net> {
         let state = TrainState { model, ..TrainState::default() };

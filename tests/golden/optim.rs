@@ -169,10 +169,14 @@ mod gpu {
     ) -> Result<(), String> {
         let lamb = super::settings(&cases["variants"][variant]["kwargs"]);
         let names: Vec<&String> = cases["params"].as_object().unwrap().keys().collect();
-        let parameters = names.iter().map(|name| {
-            let decays = cases["params"][name.as_str()]["weight_decay_group"] == "wd";
-            let kind = if decays { ParamKind::Matrix } else { ParamKind::Beta };
-            Parameter::new((*name).clone(), arrays.array(&format!("init.{name}")).shape, kind)
+        let parameters = names.iter().map(|name| Parameter {
+            name: (*name).clone(),
+            shape: arrays.array(&format!("init.{name}")).shape,
+            kind: if cases["params"][name.as_str()]["weight_decay_group"] == "wd" {
+                ParamKind::Matrix
+            } else {
+                ParamKind::Beta
+            },
         });
         let graph = crate::loss::classifier(2, parameters.collect());
         let mut model: StateDict = names

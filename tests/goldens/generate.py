@@ -21,8 +21,6 @@ SUITES = {
     "11_droppath": "training.droppath",
     "12_formats": "formats.make",
     "13_odd": "odd.make",
-    "14_torch": "torch_files.make",
-    "15_models": "models.make",
 }
 
 

@@ -50,7 +50,7 @@ fn fused(cuda: &CudaBackend, samples: usize) -> [usize; 2] {
 
 fn narrow(block: Block, layers: &[usize], channels: &[usize]) -> Graph {
     let (layers, channels) = (layers.to_vec(), channels.to_vec());
-    let net = Architecture::new(Stem::ImageNet, block, layers, channels, 10);
+    let net = Architecture { stem: Stem::ImageNet, block, layers, channels, classes: 10 };
     Graph::new(&net, 37, 45)
 }
 

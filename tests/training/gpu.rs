@@ -121,7 +121,7 @@ pub(crate) fn numbers(reports: &[StepReport]) -> Vec<(u64, u64)> {
 fn layers(device: u32) {
     let narrow = |block, layers: &[usize], channels: &[usize]| {
         let (layers, channels) = (layers.to_vec(), channels.to_vec());
-        let net = Architecture::new(Stem::ImageNet, block, layers, channels, 10);
+        let net = Architecture { stem: Stem::ImageNet, block, layers, channels, classes: 10 };
         Graph::new(&net, 37, 45)
     };
     let nets = [

@@ -26,16 +26,9 @@ impl Accuracy {
         self.top5 as f64 / self.samples.max(1) as f64
     }
 
-    /// Counts another evaluation.
-    pub(crate) const fn add_all(&mut self, other: Self) {
-        self.samples += other.samples;
-        self.top1 += other.top1;
-        self.top5 += other.top5;
-    }
-
     /// Counts one sample. Ties count for the lower class, and a NaN ranks above every number, so that a
     /// broken model cannot score.
-    pub(crate) fn add(&mut self, logits: &[f32], class: usize) {
+    fn add(&mut self, logits: &[f32], class: usize) {
         let own = logits[class];
         let above = |(i, x): &(usize, &f32)| x.is_nan() || **x > own || (**x >= own && *i < class);
         let rank = if own.is_nan() {
@@ -47,18 +40,6 @@ impl Accuracy {
         self.top1 += u64::from(rank == 0);
         self.top5 += u64::from(rank < 5);
     }
-}
-
-/// The class with the highest logit, as [`Accuracy::add`] ranks them.
-pub(crate) fn predicted(logits: &[f32]) -> usize {
-    let mut best = 0;
-    for (class, logit) in logits.iter().enumerate() {
-        let highest = logits[best];
-        if !highest.is_nan() && (logit.is_nan() || *logit > highest) {
-            best = class;
-        }
-    }
-    best
 }
 
 /// Evaluates the model on microbatches, by the first class of each sample. Every rank evaluates its
@@ -102,8 +83,6 @@ mod tests {
         assert_eq!(hits(2), (0, 1));
         assert_eq!(hits(4), (0, 1));
         assert_eq!(hits(0), (0, 0));
-        assert_eq!(predicted(&logits), 1);
-        assert_eq!(predicted(&[0.5, f32::NAN, 0.9, f32::NAN]), 1);
     }
 
     #[test]

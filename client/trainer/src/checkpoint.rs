@@ -18,11 +18,7 @@
 
 mod disk;
 mod metadata;
-mod number;
-mod pickle;
 mod tensors;
-mod torch_file;
-mod zip;
 
 use std::path::{Path, PathBuf};
 
@@ -38,7 +34,6 @@ use metadata::Checksums;
 
 pub(crate) use disk::{lock as lock_folder, replace as replace_file};
 pub use metadata::RunMetadata;
-pub(crate) use tensors::{ModelInfo, encode_model, read_model_info, write_torch};
 pub use tensors::{read_model, write_model};
 
 /// Number of checkpoints that are kept.
@@ -82,17 +77,15 @@ pub fn save_checkpoint(
         files.insert(name.to_owned(), Checksum::of(contents));
         disk::write(&temporary.path().join(name), contents)
     };
-    let info = ModelInfo::from(run);
-    let encode = |model| encode_model(model, state.batches_tracked, Some(&info));
-    write(MODEL, &encode(&state.model))?;
+    write(MODEL, &tensors::encode_model(&state.model, state.batches_tracked))?;
     if !state.model_ema.is_empty() {
-        write(MODEL_EMA, &encode(&state.model_ema))?;
+        write(MODEL_EMA, &tensors::encode_model(&state.model_ema, state.batches_tracked))?;
     }
     let moments = [("exp_avg", &state.exp_avg), ("exp_avg_sq", &state.exp_avg_sq)];
     let moments = moments.into_iter().flat_map(|(prefix, tensors)| {
         tensors.iter().map(move |(name, tensor)| (format!("{prefix}.{name}"), tensor))
     });
-    write(OPTIMIZER, &tensors::encode_tensors(moments, None, None))?;
+    write(OPTIMIZER, &tensors::encode_tensors(moments, None))?;
     let json = metadata::to_json(run, &files).expect("plain fields");
     disk::write(&temporary.path().join(metadata::NAME), &json)?;
     disk::sync(temporary.path())?;

@@ -1,6 +1,6 @@
 //! Initial weights, from the distributions of timm 1.0.31: convolutions are normal with standard
-//! deviation sqrt(2 / fan-out) (`kaiming_normal_`), the classifier and all biases are uniform within
-//! 1 / sqrt(fan-in) (`nn.Linear`), scales of batch norms are 1, except 0 for the last one of each block, and shifts are
+//! deviation sqrt(2 / fan-out) (`kaiming_normal_`), the classifier is uniform within 1 / sqrt(fan-in)
+//! (`nn.Linear`), scales of batch norms are 1, except 0 for the last one of each block, and shifts are
 //! 0. Each parameter has its own random stream.
 
 use std::f64::consts::TAU;
@@ -17,8 +17,12 @@ const PURPOSE: u64 = u64::from_le_bytes(*b"weights\0");
 /// The state of an untrained model.
 pub fn initial_state(graph: &Graph, seed: u64) -> TrainState {
     let mut state = TrainState::default();
+    let matrix = graph.parameters.iter().find(|p| p.kind == ParamKind::Matrix);
+    let features = matrix.map_or(1, |p| p.shape[1]);
     for (index, parameter) in graph.parameters.iter().enumerate() {
-        state.model.insert(parameter.name.clone(), initial_parameter(graph, seed, index));
+        let values = draw(parameter, features, seed, index as u64);
+        let tensor = Tensor { shape: parameter.shape.clone(), values };
+        state.model.insert(parameter.name.clone(), tensor);
     }
     for norm in &graph.norms {
         for (name, value) in [("running_mean", 0.0), ("running_var", 1.0)] {
@@ -27,16 +31,6 @@ pub fn initial_state(graph: &Graph, seed: u64) -> TrainState {
         }
     }
     state
-}
-
-/// The untrained values of one parameter.
-pub(crate) fn initial_parameter(graph: &Graph, seed: u64, index: usize) -> Tensor {
-    let parameter = &graph.parameters[index];
-    // The inputs of the layer; those of a bias are those of the weight before it.
-    let weight = if parameter.kind == ParamKind::Bias { index - 1 } else { index };
-    let inputs = graph.parameters[weight].shape[1..].iter().product();
-    let values = draw(parameter, inputs, seed, index as u64);
-    Tensor { shape: parameter.shape.clone(), values }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]

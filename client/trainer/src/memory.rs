@@ -73,24 +73,14 @@ fn value_lifetimes(graph: &Graph, batch: usize, train: bool) -> Vec<Lifetime> {
         let (reads_x, reads_y) = match op {
             Op::Conv { .. } => (true, false),
             Op::BatchNorm { residual, .. } => (true, residual.is_some()),
-            Op::Gate { .. } => (true, true),
-            Op::Relu { .. } => (false, true),
-            Op::MaxPool { .. }
-            | Op::MeanPool { .. }
-            | Op::AveragePool { .. }
-            | Op::Shortcut { .. } => (false, false),
+            Op::MaxPool { .. } | Op::MeanPool { .. } | Op::Shortcut { .. } => (false, false),
         };
         let mut use_until =
             |t: TensorId, time: usize| lifetimes[t].last = lifetimes[t].last.max(time);
         use_until(x, if reads_x { backward } else { i });
         use_until(y, if reads_y { backward } else { i });
-        match op {
-            Op::BatchNorm { residual: Some(residual), .. } => use_until(*residual, i),
-            Op::Gate { gate, residual, .. } => {
-                use_until(*gate, backward);
-                use_until(*residual, i);
-            }
-            _ => {}
+        if let Op::BatchNorm { residual: Some(residual), .. } = op {
+            use_until(*residual, i);
         }
     }
     lifetimes[graph.logits()].last = n;
@@ -126,16 +116,13 @@ fn gradient_lifetimes(
             // The backward of a norm works in place: the gradient of a norm's output becomes that of its residual, or else of its
             // input.
             Op::BatchNorm { residual: None, .. } => slots[x] = Some(from),
-            Op::BatchNorm { residual: Some(residual), .. } | Op::Gate { residual, .. } => {
+            Op::BatchNorm { residual: Some(residual), .. } => {
                 assert!(
                     slots[*residual].is_none(),
                     "the residual sum is the last use of the residual"
                 );
                 slots[*residual] = Some(from);
                 slots[x] = new(lifetimes, x, time);
-                if let Op::Gate { gate, .. } = op {
-                    slots[*gate] = new(lifetimes, *gate, time);
-                }
             }
             _ if slots[x].is_some() => adds[i] = true,
             _ => slots[x] = new(lifetimes, x, time),

@@ -1,9 +1,7 @@
 //! Networks as data: ResNets with timm's parameter names and layouts, as a list of operations.
 //!
 //! * ImageNet: `timm.models.resnet.ResNet` of timm 1.0.31 (stem 7x7/2 and max pool, stride in the 3x3
-//!   of a bottleneck, 1x1 downsample), resnet18 to resnet152, and its variants: D (three 3x3 convolutions as
-//!   stem, average pool before the downsample), `ResNeXt` (grouped convolutions), wide bottlenecks, and
-//!   squeeze-and-excitation.
+//!   of a bottleneck, 1x1 downsample), resnet18 to resnet152.
 //! * CIFAR: He et al., "Deep Residual Learning", 4.2: stem 3x3, three stages of 16, 32, 64 channels,
 //!   parameter-free shortcuts (every second pixel, added channels zero); 6n + 2 layers.
 //!
@@ -54,8 +52,6 @@ pub struct Conv {
     pub pad: usize,
     /// Whether the input is stored with its padding, as the images are for the stem.
     pub padded: bool,
-    /// Number of groups of channels: an output channel depends on the input channels of its group alone.
-    pub groups: usize,
 }
 
 impl Conv {
@@ -63,7 +59,7 @@ impl Conv {
         let pad = kernel / 2;
         let size = |size: usize| (size + 2 * pad - kernel) / stride + 1;
         let output = Shape { height: size(input.height), width: size(input.width), channels };
-        Self { input, output, kernel, stride, pad, padded: false, groups: 1 }
+        Self { input, output, kernel, stride, pad, padded: false }
     }
 
     /// Width of the input as it is stored.
@@ -73,7 +69,7 @@ impl Conv {
 
     /// Number of weights, without those that only fill up a panel.
     pub const fn weights(&self) -> usize {
-        self.kernel * self.kernel * self.input.channels / self.groups * self.output.channels
+        self.kernel * self.kernel * self.input.channels * self.output.channels
     }
 }
 
@@ -104,21 +100,6 @@ pub enum Op {
     MaxPool { x: TensorId, y: TensorId },
     /// Mean over all pixels of an image.
     MeanPool { x: TensorId, y: TensorId },
-    /// Mean over 2x2 pixels with stride 2, and over those that exist at the edge of an odd size.
-    AveragePool { x: TensorId, y: TensorId },
-    /// `ReLU` without a batch norm.
-    Relu { x: TensorId, y: TensorId },
-    /// End of a block with squeeze-and-excitation: each channel of the branch times the sigmoid of its `gate`, then the
-    /// block's stochastic depth, then the residual sum, then `ReLU`.
-    Gate {
-        x: TensorId,
-        y: TensorId,
-        /// One number per channel.
-        gate: TensorId,
-        residual: TensorId,
-        /// The residual block whose branch ends with this operation.
-        block: usize,
-    },
     /// Parameter-free shortcut: every second pixel; added channels are zero.
     Shortcut { x: TensorId, y: TensorId },
 }
@@ -130,9 +111,6 @@ impl Op {
             Self::Conv { x, y, .. }
             | Self::BatchNorm { x, y, .. }
             | Self::MaxPool { x, y }
-            | Self::AveragePool { x, y }
-            | Self::Relu { x, y }
-            | Self::Gate { x, y, .. }
             | Self::MeanPool { x, y }
             | Self::Shortcut { x, y } => (x, y),
         }
@@ -146,7 +124,7 @@ pub enum ParamKind {
     Conv,
     /// Matrix of the fully connected layer.
     Matrix,
-    /// Bias of the fully connected layer, or of a convolution. Its weight is the parameter before it.
+    /// Bias of the fully connected layer.
     Bias,
     /// Scale of a batch norm; `true` for the last one of a residual block, which starts at 0.
     Gamma(bool),
@@ -171,19 +149,6 @@ pub struct Parameter {
     pub shape: Vec<usize>,
     /// Its role.
     pub kind: ParamKind,
-    /// Number of groups of the convolution, of which `in` above is one; otherwise 1.
-    pub groups: usize,
-    /// Factor of the learning rate.
-    pub lr_scale: f64,
-    /// Whether no update changes it.
-    pub frozen: bool,
-}
-
-impl Parameter {
-    /// A parameter that every update changes.
-    pub const fn new(name: String, shape: Vec<usize>, kind: ParamKind) -> Self {
-        Self { name, shape, kind, groups: 1, lr_scale: 1.0, frozen: false }
-    }
 }
 
 /// One batch norm layer.
@@ -195,8 +160,6 @@ pub struct BatchNorm {
     pub gamma: usize,
     /// Channels.
     pub channels: usize,
-    /// Whether it uses its running statistics in training, too, and keeps them.
-    pub frozen: bool,
 }
 
 /// The kind of a residual block.
@@ -213,8 +176,6 @@ pub enum Block {
 pub enum Stem {
     /// 7x7 convolution with stride 2 and 64 channels, then max pool.
     ImageNet,
-    /// 3x3 convolutions, the first with stride 2, of this many, as many and twice as many channels, then max pool.
-    Deep(usize),
     /// 3x3 convolution with 16 channels. The shortcuts of all blocks are parameter-free.
     Cifar,
 }
@@ -232,31 +193,15 @@ pub struct Architecture {
     pub channels: Vec<usize>,
     /// Number of classes.
     pub classes: usize,
-    /// Groups of the 3x3 convolution of a bottleneck (timm's `cardinality`).
-    pub groups: usize,
-    /// Channels within a bottleneck: this many 64ths of those of the stage, for each group.
-    pub base_width: usize,
-    /// Whether a downsample averages 2x2 pixels, instead of taking every second one.
-    pub average_down: bool,
-    /// Whether each branch ends with squeeze-and-excitation.
-    pub squeeze_excite: bool,
 }
 
 /// Names of the networks that [`Architecture::named`] builds.
-pub(crate) const NAMES: [&str; 17] = [
+pub(crate) const NAMES: [&str; 9] = [
     "resnet18",
     "resnet34",
     "resnet50",
     "resnet101",
     "resnet152",
-    "resnet18d",
-    "resnet34d",
-    "resnet50d",
-    "resnet101d",
-    "resnet152d",
-    "resnext50_32x4d",
-    "seresnet50",
-    "wide_resnet50_2",
     "resnet20",
     "resnet32",
     "resnet44",
@@ -264,70 +209,37 @@ pub(crate) const NAMES: [&str; 17] = [
 ];
 
 impl Architecture {
-    /// A plain `ResNet`.
-    pub const fn new(
-        stem: Stem,
-        block: Block,
-        layers: Vec<usize>,
-        channels: Vec<usize>,
-        classes: usize,
-    ) -> Self {
-        let (groups, base_width, average_down, squeeze_excite) = (1, 64, false, false);
-        Self {
-            stem,
-            block,
-            layers,
-            channels,
-            classes,
-            groups,
-            base_width,
-            average_down,
-            squeeze_excite,
-        }
-    }
-
     /// A network by timm's or the paper's name.
     ///
     /// # Errors
     /// [`Error::UnknownModel`] if the trainer has no model of this name.
     pub fn named(name: &str, classes: usize) -> Result<Self, Error> {
-        let channels = || vec![64, 128, 256, 512];
-        let imagenet = |block, layers: [usize; 4]| {
-            Self::new(Stem::ImageNet, block, layers.to_vec(), channels(), classes)
+        let imagenet = |block, layers: [usize; 4]| Self {
+            stem: Stem::ImageNet,
+            block,
+            layers: layers.to_vec(),
+            channels: vec![64, 128, 256, 512],
+            classes,
         };
-        let deep = |block, layers: [usize; 4]| Self {
-            average_down: true,
-            ..Self::new(Stem::Deep(32), block, layers.to_vec(), channels(), classes)
-        };
-        let resnet50 = || imagenet(Block::Bottleneck, [3, 4, 6, 3]);
-        let cifar = |blocks| {
-            Self::new(Stem::Cifar, Block::Basic, vec![blocks; 3], vec![16, 32, 64], classes)
+        let cifar = |blocks| Self {
+            stem: Stem::Cifar,
+            block: Block::Basic,
+            layers: vec![blocks; 3],
+            channels: vec![16, 32, 64],
+            classes,
         };
         Ok(match name {
             "resnet18" => imagenet(Block::Basic, [2, 2, 2, 2]),
             "resnet34" => imagenet(Block::Basic, [3, 4, 6, 3]),
-            "resnet50" => resnet50(),
+            "resnet50" => imagenet(Block::Bottleneck, [3, 4, 6, 3]),
             "resnet101" => imagenet(Block::Bottleneck, [3, 4, 23, 3]),
             "resnet152" => imagenet(Block::Bottleneck, [3, 8, 36, 3]),
-            "resnet18d" => deep(Block::Basic, [2, 2, 2, 2]),
-            "resnet34d" => deep(Block::Basic, [3, 4, 6, 3]),
-            "resnet50d" => deep(Block::Bottleneck, [3, 4, 6, 3]),
-            "resnet101d" => deep(Block::Bottleneck, [3, 4, 23, 3]),
-            "resnet152d" => deep(Block::Bottleneck, [3, 8, 36, 3]),
-            "resnext50_32x4d" => Self { groups: 32, base_width: 4, ..resnet50() },
-            "seresnet50" => Self { squeeze_excite: true, ..resnet50() },
-            "wide_resnet50_2" => Self { base_width: 128, ..resnet50() },
             "resnet20" => cifar(3),
             "resnet32" => cifar(5),
             "resnet44" => cifar(7),
             "resnet56" => cifar(9),
             _ => return Err(Error::UnknownModel { name: name.to_owned(), known: &NAMES }),
         })
-    }
-
-    /// Channels within a bottleneck of a stage.
-    pub(crate) const fn width(&self, channels: usize) -> usize {
-        channels * self.base_width / 64 * self.groups
     }
 
     /// Number of residual blocks.
@@ -351,12 +263,6 @@ mod tests {
         assert_eq!(count("resnet50", 1000), 25_557_032);
         assert_eq!(count("resnet101", 1000), 44_549_160);
         assert_eq!(count("resnet152", 1000), 60_192_808);
-        // As timm counts them.
-        assert_eq!(count("resnet18d", 1000), 11_708_744);
-        assert_eq!(count("resnet50d", 1000), 25_576_264);
-        assert_eq!(count("resnext50_32x4d", 1000), 25_028_904);
-        assert_eq!(count("seresnet50", 1000), 28_088_024);
-        assert_eq!(count("wide_resnet50_2", 1000), 68_883_240);
         // He et al., table 6: 0.27, 0.46, 0.66, 0.85 million.
         assert_eq!(count("resnet20", 10), 269_722);
         assert_eq!(count("resnet32", 10), 464_154);

@@ -399,9 +399,6 @@ const fn kind(op: &Op) -> &'static str {
         Op::BatchNorm { .. } => "norm",
         Op::MaxPool { .. } => "max pool",
         Op::MeanPool { .. } => "mean pool",
-        Op::AveragePool { .. } => "average pool",
-        Op::Relu { .. } => "relu",
-        Op::Gate { .. } => "gate",
         Op::Shortcut { .. } => "shortcut",
     }
 }

@@ -173,7 +173,7 @@ fn a_model_that_has_diverged_is_neither_saved_nor_loaded() {
 
     let file = folder.path().join("broken.safetensors");
     state.model.values_mut().next().unwrap().values[0] = f32::NAN;
-    write_model(&file, &state.model, 0, None).unwrap();
+    write_model(&file, &state.model, 0).unwrap();
     let error = read_model(&file).unwrap_err().to_string();
     assert!(error.contains("broken.safetensors") && error.contains("NaN"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! Suites 10 and 15: whole networks, compared with torch and timm: logits, losses, gradients, running statistics, five steps of
+//! Suite 10: whole networks, compared with torch and timm: logits, losses, gradients, running statistics, five steps of
 //! LAMB, stochastic depth.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
@@ -6,7 +6,6 @@ mod case;
 mod full;
 mod keys;
 mod narrow;
-mod variants;
 
 use std::path::Path;
 
@@ -15,10 +14,6 @@ use libtest_mimic::Trial;
 use crate::net::On;
 
 pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
-    [resnets(folder), variants::trials(folder)].into_iter().flatten().collect()
-}
-
-fn resnets(folder: &Path) -> Vec<Trial> {
     let folder = folder.join("10_model");
     if !folder.is_dir() {
         return Vec::new();

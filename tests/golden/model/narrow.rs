@@ -19,9 +19,13 @@ fn open(folder: &Path, model: &str, on: On) -> (Case, Value, Arrays) {
     let case = forebay_tests::json(&folder.join("models.json"))["models"][model].take();
     let golden = Arrays::read(&folder.join(format!("{model}.golden.safetensors")));
     let weights = Arrays::read(&folder.join(format!("{model}.weights.safetensors")));
-    let block = if case["block"] == "BasicBlock" { Block::Basic } else { Block::Bottleneck };
-    let (layers, channels) = (numbers(&case["layers"]), numbers(&case["channels"]));
-    let net = Architecture::new(Stem::ImageNet, block, layers, channels, 10);
+    let net = Architecture {
+        stem: Stem::ImageNet,
+        block: if case["block"] == "BasicBlock" { Block::Basic } else { Block::Bottleneck },
+        layers: numbers(&case["layers"]),
+        channels: numbers(&case["channels"]),
+        classes: 10,
+    };
     let (samples, side) = (
         numbers(&serde_json::json!([case["batch"], case["hw"]]))[0],
         numbers(&serde_json::json!([case["hw"]]))[0],

@@ -8,7 +8,7 @@
 //! conv.rs           convolutions: output, input gradient, weight gradient
 //! gemm.rs           the matrix products behind them
 //! indirection.rs    which input pixels a product reads
-//! batch_norm.rs, pool.rs, gate.rs
+//! batch_norm.rs, pool.rs
 //! stepwise.rs       one operation at a time, for tests
 //! state.rs          tensors by timm's names, to and from the backend's layout
 //! ```
@@ -16,7 +16,6 @@
 mod batch_norm;
 mod conv;
 mod execute;
-mod gate;
 mod gemm;
 mod indirection;
 mod pool;
@@ -30,7 +29,6 @@ mod twins;
 
 use std::ops::Range;
 
-use conv::PanelLayout;
 use program::Program;
 
 use super::{Backend, BackendConfig, MicroStep, UpdateReport, normalization_table};
@@ -99,9 +97,12 @@ impl<T: Real> CpuBackend<T> {
     /// Allocates the memory of the networks. Parameters are zero until [`Backend::load`].
     pub(crate) fn new(config: BackendConfig) -> Self {
         let BackendConfig { train_graph, batch, eval_graph, eval_batch, mean, std } = config;
-        let parameter_ranges = consecutive_ranges(train_graph.parameters.iter().map(|p| {
-            if p.kind.decays() { PanelLayout::new(&p.shape, p.groups).len() } else { p.shape[0] }
-        }));
+        let parameter_ranges = consecutive_ranges(
+            train_graph
+                .parameters
+                .iter()
+                .map(|p| if p.kind.decays() { conv::panel_len(&p.shape) } else { p.shape[0] }),
+        );
         let running_ranges = consecutive_ranges(train_graph.norms.iter().map(|n| 2 * n.channels));
         let len = parameter_ranges.last().map_or(0, |range| range.end);
         let largest = parameter_ranges.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
@@ -172,11 +173,10 @@ impl<T: Real> CpuBackend<T> {
     /// updated by the statistics of every rank's microbatch, in the same order.
     fn exchange(&mut self) -> Result<(), Error> {
         self.group.all_gather(&self.batch_statistics, &mut self.all_statistics)?;
-        let all = std::mem::take(&mut self.all_statistics);
-        for statistics in all.chunks_exact(self.batch_statistics.len()) {
-            self.update_running(statistics);
+        for statistics in self.all_statistics.chunks_exact(self.batch_statistics.len()) {
+            batch_norm::update_running(&mut self.running, statistics);
+            self.batches_tracked += 1;
         }
-        self.all_statistics = all;
         self.group.reduce(&mut self.gradients)
     }
 
@@ -239,23 +239,14 @@ impl<T: Real> Backend for CpuBackend<T> {
         if model_ema_decay.is_some() && self.ema.0.is_empty() {
             self.ema = (self.parameters.clone(), self.running.clone());
         }
-        let parameters = &self.training.plan.graph.parameters;
-        for (range, parameter) in self.parameter_ranges.iter().zip(parameters) {
-            if parameter.frozen {
-                self.gradients[range.clone()].fill(T::ZERO);
-            }
-        }
         let squares = self
             .parameter_ranges
             .iter()
             .map(|range| self.lamb_scratch.norm(&self.gradients[range.clone()]).powi(2));
         let grad_norm = squares.sum::<f64>().sqrt();
+        let step = LambStep { lr, update: self.updates, grad_norm };
+        let parameters = &self.training.plan.graph.parameters;
         for (range, parameter) in self.parameter_ranges.iter().zip(parameters) {
-            if parameter.frozen {
-                continue;
-            }
-            let lr = lr * parameter.lr_scale;
-            let step = LambStep { lr, update: self.updates, grad_norm };
             let tensor = LambTensor {
                 parameter: &mut self.parameters[range.clone()],
                 gradient: &mut self.gradients[range.clone()],

@@ -80,31 +80,12 @@ use crate::batch::Batch;
 use crate::lamb::Lamb;
 use crate::loss::{Criterion, Loss};
 use crate::memory::MemoryPlan;
-use crate::model::{Graph, Op};
+use crate::model::Graph;
 use crate::process_group::ProcessGroup;
 use crate::state::TrainState;
 
 /// Maximum number of unreported steps when the next one starts.
 const MAX_PENDING: usize = 1;
-
-/// Refuses a network with an operation that has no kernel.
-fn check_operations(graph: &Graph) -> Result<(), Error> {
-    let missing = graph.ops.iter().find_map(|op| match op {
-        Op::AveragePool { .. } => Some("average pools before a downsample"),
-        Op::Relu { .. } | Op::Gate { .. } => Some("squeeze-and-excitation"),
-        Op::Conv { conv, .. } if conv.groups > 1 => Some("grouped convolutions"),
-        _ => None,
-    });
-    if graph.parameters.iter().any(|p| p.frozen || p.lr_scale.to_bits() != 1.0_f64.to_bits()) {
-        let problem = "a GPU trains all layers at one learning rate: set --device cpu".to_owned();
-        return Err(Error::Setting { setting: "--freeze or --layer-decay", problem });
-    }
-    let Some(missing) = missing else { return Ok(()) };
-    let problem = format!(
-        "a model with {missing} is not computed by a GPU: set --device cpu, or another model"
-    );
-    Err(Error::Setting { setting: "--model", problem })
-}
 
 /// A network on a GPU.
 #[derive(Debug)]
@@ -149,7 +130,6 @@ impl CudaBackend {
     pub fn new(cuda: CudaConfig, config: BackendConfig) -> Result<Self, Error> {
         check_norms(&cuda)?;
         let BackendConfig { train_graph, batch, eval_graph, eval_batch, mean, std } = config;
-        check_operations(&train_graph)?;
         let training = MemoryPlan::training(stem::widen_images(train_graph), batch);
         let inference = MemoryPlan::inference(stem::widen_images(eval_graph), eval_batch);
         let device = &cuda.device;

@@ -9,7 +9,6 @@ use serde_json::{Map, Value, json};
 use super::disk::{self, Checksum, xxh3};
 use crate::Error;
 use crate::difference::{Difference, first_difference};
-use crate::fine_tuning::FineTuning;
 use crate::loss_scaler::LossScaler;
 use crate::training_loop::TrainConfig;
 
@@ -38,12 +37,6 @@ pub struct RunMetadata {
     pub dataset_digest: String,
     /// Training settings.
     pub config: TrainConfig,
-    /// What of the model is trained.
-    #[serde(default, skip_serializing_if = "FineTuning::is_none")]
-    pub fine_tuning: FineTuning,
-    /// Names of the classes, if they are known.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub class_names: Vec<String>,
     /// The next step.
     pub cursor: Cursor,
     /// Optimizer updates so far.
@@ -69,7 +62,6 @@ impl RunMetadata {
                 "dataset digest": run.dataset_digest,
                 "recipe digest": run.recipe_digest,
                 "config": run.config,
-                "fine-tuning": run.fine_tuning,
             })
         };
         match first_difference("", &fixed(self), &fixed(now)) {

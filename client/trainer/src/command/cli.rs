@@ -1,9 +1,6 @@
 //! The command line. Options have the names of timm's `train.py` where they mean the same.
 
 pub(super) mod distributed;
-mod eval;
-mod export;
-mod fine_tuning;
 mod gpu;
 mod hyperparameters;
 mod measure;
@@ -21,9 +18,6 @@ use gpu::GpuArgs;
 use numbers::{Pixels, Samples};
 
 pub(crate) use distributed::Distributed;
-pub(crate) use eval::EvalReportArgs;
-pub(crate) use export::ExportArgs;
-pub(crate) use fine_tuning::FineTuningArgs;
 pub(crate) use hyperparameters::{HyperparameterChanges, LossName};
 pub(crate) use measure::{BenchArgs, SelftestArgs};
 
@@ -45,8 +39,6 @@ pub(crate) enum Command {
     Train(Box<TrainArgs>),
     /// Evaluate a model.
     Eval(Box<EvalArgs>),
-    /// Write a model as a safetensors, torch or ONNX file.
-    Export(ExportArgs),
     /// Measure the speed of training steps on generated images, without a server.
     Bench(BenchArgs),
     /// Compare a GPU with the CPU, operation by operation, and measure its speed.
@@ -70,9 +62,10 @@ pub(crate) struct SourceArgs {
     /// Height and width of the images in evaluation. The default is that of the recipe `eval`, 224.
     #[arg(long, env = "FOREBAY_EVAL_IMAGE_SIZE", value_name = "PIXELS")]
     pub(crate) eval_image_size: Option<Pixels>,
-    /// Share of the resized image's side that the center crop keeps in evaluation: 0.95 by default.
-    #[arg(long, value_name = "SHARE", value_parser = share)]
-    pub(crate) crop_pct: Option<f64>,
+    /// Share of the resized image's side that the center crop keeps in evaluation. Has an effect only
+    /// with --eval-image-size.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.95, value_parser = share)]
+    pub(crate) crop_pct: f64,
     /// Samples per microbatch of each process in evaluation.
     #[arg(long, value_name = "N", default_value = "64")]
     pub(crate) validation_batch_size: Samples,
@@ -81,12 +74,11 @@ pub(crate) struct SourceArgs {
 /// The model and the device.
 #[derive(Args, Debug)]
 pub(crate) struct ModelArgs {
-    /// Model: resnet18, resnet34, resnet50, resnet101 or resnet152 for ImageNet, each of them also with a d at the end,
-    /// resnext50_32x4d, seresnet50 or wide_resnet50_2, or resnet20, resnet32, resnet44 or resnet56 for CIFAR.
+    /// Model: resnet18, resnet34, resnet50, resnet101 or resnet152 for ImageNet, or resnet20, resnet32,
+    /// resnet44 or resnet56 for CIFAR.
     #[arg(long, env = "FOREBAY_MODEL", value_name = "NAME", default_value = "resnet50")]
     pub(crate) model: String,
-    /// Initialize the model from a file that this trainer, timm or torchvision wrote: safetensors, or a state dict of
-    /// torch.save. A classifier for another number of classes is replaced by an untrained one.
+    /// Initialize the model from a safetensors file that this trainer or timm wrote.
     #[arg(long, value_name = "FILE")]
     pub(crate) initial_checkpoint: Option<PathBuf>,
     /// Device that computes: cpu, cuda or cuda:N. cuda is the GPU with the number `LOCAL_RANK`, which
@@ -160,8 +152,6 @@ pub(crate) struct TrainArgs {
     #[command(flatten)]
     pub(crate) hyperparameter_changes: HyperparameterChanges,
     #[command(flatten)]
-    pub(crate) fine_tuning: FineTuningArgs,
-    #[command(flatten)]
     pub(crate) distributed: Distributed,
     /// Evaluate every N epochs, and at the end; 0 evaluates only at the end.
     #[arg(long, value_name = "N", default_value = "1")]
@@ -208,6 +198,4 @@ pub(crate) struct EvalArgs {
     pub(crate) source: SourceArgs,
     #[command(flatten)]
     pub(crate) network: ModelArgs,
-    #[command(flatten)]
-    pub(crate) report: EvalReportArgs,
 }

@@ -73,12 +73,6 @@ pub(crate) fn common_settings(
     let mut settings = serde_json::to_value(run)?;
     settings["version"] = env!("CARGO_PKG_VERSION").into();
     settings["evaluation"] = serde_json::to_value(evaluation)?;
-    // The digest of the dataset covers the names of the classes, which may be many.
-    for with_names in ["/class_names", "/evaluation/class_names"] {
-        if let Some(names) = settings.pointer_mut(with_names) {
-            names.take();
-        }
-    }
     settings["eval_epochs"] = args.eval_epochs.get().into();
     settings["stop_after"] = args.stop_after.map(Number::get).into();
     // A rank in f16 multiplies its gradients by a loss scale, and those of the others are not.

@@ -4,9 +4,7 @@ mod bench;
 mod cli;
 mod distributed;
 mod eval;
-mod export;
 mod gpu_selftest;
-mod head;
 mod output;
 mod replay;
 mod run_log;
@@ -64,7 +62,6 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(args),
         Command::Train(args) => train::run(args),
         Command::Eval(args) => eval::run(args),
-        Command::Export(args) => export::run(args),
         Command::GpuSelftest(args) => gpu_selftest::run(args),
     }
 }

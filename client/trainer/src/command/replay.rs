@@ -16,16 +16,13 @@ use serde::{Deserialize, Serialize};
 use crate::batch::{Batch, Pixels};
 
 /// Largest `description.json`.
-const MAX_DESCRIPTION: u64 = 64 << 20;
+const MAX_DESCRIPTION: u64 = 1 << 20;
 
 /// Properties of all microbatches of a source.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct SourceInfo {
     /// Number of classes.
     pub(crate) classes: usize,
-    /// Their names, if they are known.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) class_names: Vec<String>,
     /// Steps per epoch.
     pub(crate) steps: u64,
     /// Samples per step, over all ranks.

@@ -8,14 +8,12 @@ use forebay_types::{Cursor, Rank};
 
 use super::cli::{HyperparameterChanges, LossName, ModelArgs, TrainArgs};
 use super::replay::SourceInfo;
-use super::{head, output};
 use crate::Error;
 use crate::backend::conv_config::Norms;
 use crate::backend::device::TrainDevice;
 use crate::backend::precision::Precision;
 use crate::backend::{Backend, BackendConfig};
 use crate::checkpoint::{self, LoadedCheckpoint, RunMetadata};
-use crate::fine_tuning::FineTuning;
 use crate::init::initial_state;
 use crate::loss::Criterion;
 use crate::memory::MemoryPlan;
@@ -71,8 +69,6 @@ pub(crate) fn run_metadata(
         recipe_digest: info.recipe_digest.clone(),
         dataset_digest: info.dataset_digest.clone(),
         config,
-        fine_tuning: args.fine_tuning.settings(),
-        class_names: info.class_names.clone(),
         cursor: Cursor::default(),
         updates: 0,
         batches_tracked: 0,
@@ -114,7 +110,6 @@ pub(crate) fn open_backend(
     args: &ModelArgs,
     info: &SourceInfo,
     evaluation: Option<&SourceInfo>,
-    fine_tuning: &FineTuning,
     rank: Rank,
 ) -> anyhow::Result<Box<dyn Backend>> {
     let evaluation = evaluation.unwrap_or(info);
@@ -134,10 +129,8 @@ pub(crate) fn open_backend(
         Graph::new(&architecture, side, side)
     };
     let samples = |info: &SourceInfo| info.batch.div_ceil(info.microbatches.max(1)) as usize;
-    let mut train_graph = graph(info);
-    fine_tuning.apply(&mut train_graph)?;
     let config = BackendConfig {
-        train_graph,
+        train_graph: graph(info),
         batch: samples(info),
         eval_graph: graph(evaluation),
         eval_batch: samples(evaluation),
@@ -252,7 +245,7 @@ fn read_initial_state(
     run: &mut RunMetadata,
     graph: &Graph,
 ) -> anyhow::Result<TrainState> {
-    let folder = args.output.display();
+    let output = args.output.display();
     if args.resume || args.auto_resume {
         match checkpoint::load_latest_checkpoint(&args.output)? {
             Some(LoadedCheckpoint { path, state, run: saved, unusable }) => {
@@ -264,23 +257,15 @@ fn read_initial_state(
                 return Ok(state);
             }
             None if args.resume => {
-                bail!("{folder} has no checkpoint: check --output, or start without --resume")
+                bail!("{output} has no checkpoint: check --output, or start without --resume")
             }
             None => {}
         }
     } else if checkpoint::latest_checkpoint(&args.output)?.is_some() {
-        bail!("{folder} has checkpoints of an earlier run: add --resume, or use another --output")
+        bail!("{output} has checkpoints of an earlier run: add --resume, or use another --output")
     }
     if let Some(path) = &args.network.initial_checkpoint {
-        let mut model = checkpoint::read_model(path)?;
-        if let Some(classes) = head::reset_classifier(&mut model, graph, args.seed.get()) {
-            output::print_progress(&format!(
-                "{} has {classes} classes instead of {}: its classifier is replaced by an untrained one",
-                path.display(),
-                graph.classes
-            ));
-        }
-        return Ok(TrainState { model, ..TrainState::default() });
+        return Ok(TrainState { model: checkpoint::read_model(path)?, ..TrainState::default() });
     }
     Ok(initial_state(graph, args.seed.get()))
 }

@@ -184,10 +184,8 @@ fn recipe_assignments(changes: &RecipeChanges) -> anyhow::Result<Vec<String>> {
 fn evaluation_assignments(source: &SourceArgs, world: u32) -> Vec<String> {
     let batch = source.validation_batch_size.get() * u64::from(world);
     let mut set = vec![format!("batch = {batch}"), format!("microbatches = {world}")];
-    if source.eval_image_size.is_some() || source.crop_pct.is_some() {
-        // The size and the share of the recipe `eval`.
-        let size = source.eval_image_size.map_or(224, |size| size.as_u32());
-        let side = (f64::from(size) / source.crop_pct.unwrap_or(0.95)).floor() as u32;
+    if let Some(size) = source.eval_image_size {
+        let side = (f64::from(size.as_u32()) / source.crop_pct).floor() as u32;
         set.extend([format!("image_size = {size}"), format!("crop.resize = {side}")]);
     }
     set
@@ -197,7 +195,6 @@ fn describe(client: &blocking::Client, job: &Job) -> anyhow::Result<SourceInfo> 
     let description = client.describe(job)?;
     Ok(SourceInfo {
         classes: description.classes.len(),
-        class_names: description.classes.clone(),
         steps: description.steps_per_epoch,
         batch: description.batch,
         microbatches: description.microbatches,

@@ -35,8 +35,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     }
     rank.microbatches(info.microbatches)?;
     let run = setup::run_metadata(args, &recipe, &info)?;
-    let mut backend =
-        setup::open_backend(&args.network, &info, evaluation.as_ref(), &run.fine_tuning, rank)?;
+    let mut backend = setup::open_backend(&args.network, &info, evaluation.as_ref(), rank)?;
     let settings = common_settings(args, &run, evaluation.as_ref())?;
     backend.join(join(&args.distributed, rank, address, settings)?)?;
     let preset = setup::hyperparameters_preset(args, &recipe)?;
@@ -199,16 +198,11 @@ impl TrainingRun<'_> {
         let state = backend.state()?;
         let output = &self.args.output;
         let model = output.join("model.safetensors");
-        checkpoint::write_model(&model, &state.model, state.batches_tracked, Some(&self.run))?;
+        checkpoint::write_model(&model, &state.model, state.batches_tracked)?;
         let mut files = vec![("model", model)];
         if !state.model_ema.is_empty() {
             let ema = output.join("model_ema.safetensors");
-            checkpoint::write_model(
-                &ema,
-                &state.model_ema,
-                state.batches_tracked,
-                Some(&self.run),
-            )?;
+            checkpoint::write_model(&ema, &state.model_ema, state.batches_tracked)?;
             files.push(("moving average", ema));
         }
         files.push(("curves", log.draw()?));

@@ -125,10 +125,6 @@ fn cost(graph: &Graph, op: &Op, samples: usize) -> (f64, f64) {
         }
         // One byte per output stores which input was the maximum.
         Op::MaxPool { .. } => (2.0 * (bytes(x) + 1.5 * bytes(y)), 0.0),
-        Op::MeanPool { .. }
-        | Op::AveragePool { .. }
-        | Op::Relu { .. }
-        | Op::Gate { .. }
-        | Op::Shortcut { .. } => (2.0 * (bytes(x) + bytes(y)), 0.0),
+        Op::MeanPool { .. } | Op::Shortcut { .. } => (2.0 * (bytes(x) + bytes(y)), 0.0),
     }
 }

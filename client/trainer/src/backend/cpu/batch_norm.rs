@@ -26,8 +26,6 @@ pub(super) struct BatchNorm<'a, T> {
     /// Pixels per image.
     pub(super) pixels: usize,
     pub(super) relu: bool,
-    /// Whether the statistics do not depend on the batch, so that no gradient flows through them.
-    pub(super) frozen: bool,
     /// Stochastic depth: the factor of each sample's branch.
     pub(super) scales: Option<&'a [f64]>,
     pub(super) gamma: &'a [T],
@@ -132,9 +130,8 @@ impl<T: Real> BatchNorm<'_, T> {
             let inverse = self.saved[c + channel].to_f64();
             dbeta[channel] += T::from_f64(sum);
             dgamma[channel] += T::from_f64(product * inverse);
-            let per_value = if self.frozen { 0.0 } else { 1.0 / count };
-            sums[channel] = sum * per_value;
-            sums[c + channel] = product * inverse * inverse * per_value;
+            sums[channel] = sum / count;
+            sums[c + channel] = product * inverse * inverse / count;
         }
         let means = &sums[..2 * c];
         if let Some((_, dx)) = residual {

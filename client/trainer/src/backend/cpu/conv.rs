@@ -3,9 +3,6 @@
 //! Weights are stored in panels of [`PANEL`] output channels, in the order panel, tap, input channel,
 //! output channel of the panel. The channels that fill up the last panel are zero and stay zero.
 //! Gradients and optimizer state have the same layout.
-//!
-//! In a grouped convolution, the input channels of a panel are those of the groups of its output channels. A panel is
-//! dense: what connects different groups is zero and stays zero.
 
 use rayon::prelude::*;
 
@@ -25,29 +22,6 @@ pub(super) struct Scratch<'a, T> {
     pub(super) zeros: &'a [T],
 }
 
-/// The rows that each panel of columns depends on, which are the same number for every panel.
-#[derive(Debug)]
-pub(super) struct Spans {
-    /// First row of each panel.
-    pub(super) starts: Vec<usize>,
-    /// Rows of a panel.
-    depth: usize,
-}
-
-impl Spans {
-    /// Rows and columns in groups, where a column depends on the rows of its group.
-    fn new(rows: usize, columns: usize, groups: usize) -> Self {
-        let (tall, wide) = (rows / groups, columns / groups);
-        let spans = (0..columns).step_by(PANEL).map(|first| {
-            let last = columns.min(first + PANEL) - 1;
-            first / wide * tall..(last / wide + 1) * tall
-        });
-        let depth = spans.clone().map(|span| span.len()).max().unwrap_or(0);
-        let starts = spans.map(|span| span.start.min(rows - depth)).collect();
-        Self { starts, depth }
-    }
-}
-
 /// A convolution with its indirection tables.
 #[derive(Debug)]
 pub(super) struct Convolution {
@@ -57,28 +31,20 @@ pub(super) struct Convolution {
     backward: Vec<Indirection>,
     input_image: usize,
     output_image: usize,
-    /// Input channels of each panel of output channels.
-    pub(super) inputs: Spans,
-    /// Output channels of each panel of input channels.
-    outputs: Spans,
     /// Consecutive input values that a tap reads.
-    pub(super) depth: usize,
+    depth: usize,
 }
 
 impl Convolution {
     pub(super) fn new(conv: Conv, backward: bool) -> Self {
-        let pad = if conv.padded { conv.pad } else { 0 };
-        let channels = (conv.input.channels, conv.output.channels);
-        let inputs = Spans::new(channels.0, channels.1, conv.groups);
+        let (pad, depth) = if conv.padded { (conv.pad, conv.kernel) } else { (0, 1) };
         Self {
             conv,
             forward: Indirection::forward(&conv),
             backward: if backward { Indirection::backward(&conv) } else { Vec::new() },
             input_image: (conv.input.height + 2 * pad) * conv.padded_width() * conv.input.channels,
             output_image: conv.output.elements(),
-            depth: inputs.depth * if conv.padded { conv.kernel } else { 1 },
-            outputs: Spans::new(channels.1, channels.0, conv.groups),
-            inputs,
+            depth: depth * conv.input.channels,
         }
     }
 
@@ -104,7 +70,6 @@ impl Convolution {
                 source_image: self.input_image,
                 zeros,
                 panels: weights,
-                starts: &self.inputs.starts,
                 depth: self.depth,
                 columns: self.conv.output.channels,
                 bias,
@@ -115,12 +80,12 @@ impl Convolution {
 
     /// Scratch that [`Convolution::input_gradient`] needs, in values.
     pub(super) fn transposed_len(&self) -> usize {
-        self.backward.iter().map(|indirection| self.phase_len(indirection)).sum()
-    }
-
-    /// Length of the transposed weights of one phase.
-    fn phase_len(&self, indirection: &Indirection) -> usize {
-        self.outputs.starts.len() * indirection.taps.len() * self.outputs.depth * PANEL
+        let (input, output) = (self.conv.input.channels, self.conv.output.channels);
+        if self.backward.is_empty() {
+            0
+        } else {
+            panels(input) * self.conv.kernel * self.conv.kernel * output * PANEL
+        }
     }
 
     /// Computes the gradient of `x` from that of `y`, and overwrites `dx` with it or, with `add`, adds it.
@@ -135,12 +100,13 @@ impl Convolution {
         let transposed = &mut values[..self.transposed_len()];
         let mut rest = &mut *transposed;
         for indirection in &self.backward {
-            let (phase, others) = rest.split_at_mut(self.phase_len(indirection));
-            if self.conv.groups == 1 {
-                self.transpose(weights, indirection, phase);
-            } else {
-                self.transpose_groups(weights, indirection, phase);
-            }
+            let (phase, others) = rest.split_at_mut(
+                panels(self.conv.input.channels)
+                    * indirection.taps.len()
+                    * self.conv.output.channels
+                    * PANEL,
+            );
+            self.transpose(weights, indirection, phase);
             rest = others;
         }
         let images = images_per_task(dx.len() / self.input_image, self.conv.input.pixels());
@@ -151,7 +117,10 @@ impl Convolution {
         tasks.for_each(|(target, source)| {
             let mut first = 0;
             for indirection in &self.backward {
-                let numbers = self.phase_len(indirection);
+                let numbers = panels(self.conv.input.channels)
+                    * indirection.taps.len()
+                    * self.conv.output.channels
+                    * PANEL;
                 T::dispatch(Gemm {
                     indirection,
                     target: &mut *target,
@@ -160,8 +129,7 @@ impl Convolution {
                     source_image: self.output_image,
                     zeros,
                     panels: &transposed[first..first + numbers],
-                    starts: &self.outputs.starts,
-                    depth: self.outputs.depth,
+                    depth: self.conv.output.channels,
                     columns: self.conv.input.channels,
                     bias: None,
                     accumulate: add,
@@ -201,40 +169,6 @@ impl Convolution {
         );
     }
 
-    /// As [`Self::transpose`], of a grouped convolution.
-    fn transpose_groups<T: Real>(
-        &self,
-        weights: &[T],
-        indirection: &Indirection,
-        transposed: &mut [T],
-    ) {
-        let Conv { input, output, kernel, groups, .. } = self.conv;
-        let (tall, wide) = (input.channels / groups, output.channels / groups);
-        let (taps, depth) = (kernel * kernel, self.outputs.depth);
-        if indirection.taps.is_empty() {
-            return;
-        }
-        let panels = transposed.par_chunks_mut(indirection.taps.len() * depth * PANEL);
-        panels.zip(&self.outputs.starts).enumerate().for_each(|(panel, (transposed, start))| {
-            transposed.fill(T::ZERO);
-            for (tap, transposed) in
-                indirection.taps.iter().zip(transposed.chunks_exact_mut(depth * PANEL))
-            {
-                for (out, row) in (*start..).zip(transposed.chunks_exact_mut(PANEL)) {
-                    // The inputs of the group of this output, as far as they are in this panel.
-                    let group = out / wide * tall..(out / wide + 1) * tall;
-                    let first = panel * PANEL;
-                    let end = group.end.min(first + PANEL);
-                    for input in group.start.max(first)..end {
-                        let from = (out / PANEL * taps + tap) * self.inputs.depth + input
-                            - self.inputs.starts[out / PANEL];
-                        row[input - first] = weights[from * PANEL + out % PANEL];
-                    }
-                }
-            }
-        });
-    }
-
     /// Scratch that [`Convolution::weight_gradient`] needs for a number of images, in values.
     pub(super) fn partial_len(&self, images: usize) -> usize {
         images.div_ceil(self.images_per_partial(images)) * self.weights_len()
@@ -242,8 +176,11 @@ impl Convolution {
 
     /// Length of the weights in panels.
     pub(super) fn weights_len(&self) -> usize {
-        let taps = self.conv.kernel * self.conv.kernel;
-        self.inputs.starts.len() * taps * self.inputs.depth * PANEL
+        panels(self.conv.output.channels)
+            * self.conv.kernel
+            * self.conv.kernel
+            * self.conv.input.channels
+            * PANEL
     }
 
     /// Adds the gradient of the weights to `gradient`.
@@ -261,20 +198,16 @@ impl Convolution {
         partial.par_chunks_exact_mut(stored / panels).enumerate().for_each(|(task, weights)| {
             let (first, panel) = (task / panels * images, task % panels);
             let some = first..count.min(first + images);
-            let start = self.inputs.starts[panel];
             T::dispatch(OuterProduct {
                 indirection: &self.forward,
-                weights: &mut *weights,
-                source: &x[some.start * self.input_image + start..some.end * self.input_image],
+                weights,
+                source: &x[some.start * self.input_image..some.end * self.input_image],
                 source_image: self.input_image,
                 gradient: &dy[some.start * self.output_image..some.end * self.output_image],
                 depth: self.depth,
                 columns: self.conv.output.channels,
                 column: panel * PANEL,
             });
-            if self.conv.groups > 1 {
-                self.clear_between_groups(panel, weights);
-            }
         });
         let partial = &*partial;
         gradient.par_chunks_mut(SUM_CHUNK).enumerate().for_each(|(i, gradient)| {
@@ -290,20 +223,6 @@ impl Convolution {
                 *gradient += sum;
             }
         });
-    }
-
-    /// Clears what connects different groups in a panel of a gradient.
-    fn clear_between_groups<T: Real>(&self, panel: usize, gradient: &mut [T]) {
-        let Conv { input, output, groups, .. } = self.conv;
-        let (tall, wide) = (input.channels / groups, output.channels / groups);
-        for (row, values) in gradient.chunks_exact_mut(PANEL).enumerate() {
-            let group = (self.inputs.starts[panel] + row % self.inputs.depth) / tall;
-            for (column, value) in values.iter_mut().enumerate() {
-                if (panel * PANEL + column) / wide != group {
-                    *value = T::ZERO;
-                }
-            }
-        }
     }
 
     /// Images per partial sum of the weights: at least 2048 pixels, and at most 32 partial sums.
@@ -323,33 +242,16 @@ const fn panels(channels: usize) -> usize {
     channels.div_ceil(PANEL)
 }
 
-/// The places in panels of weights in timm's layout.
-pub(super) struct PanelLayout {
-    inputs: Spans,
-    /// Output and input channels of a group.
-    group: (usize, usize),
-    taps: usize,
+/// Length in panels of a weight of shape `[out, in, height, width]` or `[out, in]`.
+pub(super) fn panel_len(shape: &[usize]) -> usize {
+    panels(shape[0]) * shape[1..].iter().product::<usize>() * PANEL
 }
 
-impl PanelLayout {
-    /// Of a weight of shape `[out, in, height, width]` or `[out, in]`, where `in` are the channels of one group.
-    pub(super) fn new(shape: &[usize], groups: usize) -> Self {
-        let inputs = Spans::new(shape[1] * groups, shape[0], groups);
-        Self { inputs, group: (shape[0] / groups, shape[1]), taps: shape[2..].iter().product() }
-    }
-
-    /// Length in panels.
-    pub(super) fn len(&self) -> usize {
-        self.inputs.starts.len() * self.taps * self.inputs.depth * PANEL
-    }
-
-    /// Index in panels of the weight that has `index` in timm's layout.
-    pub(super) fn index(&self, index: usize) -> usize {
-        let ((wide, tall), taps) = (self.group, self.taps);
-        let (out, rest) = (index / (tall * taps), index % (tall * taps));
-        let (channel, tap) = (out / wide * tall + rest / taps, rest % taps);
-        let panel = out / PANEL;
-        let row = channel - self.inputs.starts[panel];
-        ((panel * taps + tap) * self.inputs.depth + row) * PANEL + out % PANEL
-    }
+/// Index in panels of the weight that has `index` in timm's layout.
+pub(super) fn panel_index(shape: &[usize], index: usize) -> usize {
+    let input = shape[1];
+    let taps: usize = shape[2..].iter().product();
+    let (out, rest) = (index / (input * taps), index % (input * taps));
+    let (channel, tap) = (rest / taps, rest % taps);
+    (((out / PANEL) * taps + tap) * input + channel) * PANEL + out % PANEL
 }

@@ -4,7 +4,6 @@ use std::ops::Range;
 
 use super::batch_norm::{self, BatchNorm};
 use super::conv::Scratch;
-use super::gate::{self, Gates};
 use super::{CpuBackend, pool};
 use crate::drop_path::DropPath;
 use crate::model::{Op, Shape, TensorId};
@@ -42,19 +41,7 @@ impl<T: Real> CpuBackend<T> {
 
     /// Updates the running statistics by those of the last microbatch.
     pub(crate) fn update_running_statistics(&mut self) {
-        let statistics = std::mem::take(&mut self.batch_statistics);
-        self.update_running(&statistics);
-        self.batch_statistics = statistics;
-    }
-
-    /// Updates the running statistics of all norms that are not frozen by those of a microbatch.
-    pub(super) fn update_running(&mut self, statistics: &[f64]) {
-        for (norm, range) in self.training.plan.graph.norms.iter().zip(&self.running_ranges) {
-            if !norm.frozen {
-                let running = &mut self.running[range.clone()];
-                batch_norm::update_running(running, &statistics[range.clone()]);
-            }
-        }
+        batch_norm::update_running(&mut self.running, &self.batch_statistics);
         self.batches_tracked += 1;
     }
 
@@ -81,12 +68,10 @@ impl<T: Real> CpuBackend<T> {
             }
             Op::BatchNorm { norm: number, residual, relu, block, .. } => {
                 let range = self.running_ranges[number].clone();
-                let frozen = graph.norms[number].frozen;
                 let mut norm = BatchNorm {
                     channels: to.channels,
                     pixels: to.pixels(),
                     relu,
-                    frozen,
                     scales: drop_path.zip(block).map(|(drop_path, block)| drop_path.block(block)),
                     gamma: &self.parameters
                         [self.parameter_ranges[graph.norms[number].gamma].clone()],
@@ -94,7 +79,7 @@ impl<T: Real> CpuBackend<T> {
                         [self.parameter_ranges[graph.norms[number].gamma + 1].clone()],
                     saved: saved_of(&mut self.saved, &self.running_ranges[number]),
                 };
-                if train && !frozen {
+                if train {
                     norm.batch_statistics(
                         &self.arena[ranges[0].clone()],
                         &mut self.batch_statistics[range],
@@ -121,21 +106,6 @@ impl<T: Real> CpuBackend<T> {
             Op::MeanPool { .. } => {
                 let [x, y] = disjoint(&mut self.arena, ranges);
                 pool::mean(from, x, y);
-            }
-            Op::AveragePool { .. } => {
-                let [x, y] = disjoint(&mut self.arena, ranges);
-                pool::average(from, to, x, y);
-            }
-            Op::Relu { .. } => {
-                let [x, y] = disjoint(&mut self.arena, ranges);
-                gate::relu(x, y);
-            }
-            Op::Gate { gate, residual, block, .. } => {
-                let [x, y] = ranges;
-                let [gate, residual] = [gate, residual].map(|t| program.value(t, samples));
-                let [x, y, values, residual] = disjoint(&mut self.arena, [x, y, gate, residual]);
-                let scales = drop_path.map(|drop_path| drop_path.block(block));
-                Gates { shape: to, values, scales }.forward(x, residual, y);
             }
             Op::Shortcut { .. } => {
                 let [x, y] = disjoint(&mut self.arena, ranges);
@@ -182,11 +152,9 @@ impl<T: Real> CpuBackend<T> {
         write(logits, gradient);
     }
 
-    /// Runs operations backward from the gradient of the logits, as far as there is something to train. Adds to the
-    /// parameters' gradients.
+    /// Runs all operations backward from the gradient of the logits. Adds to the parameters' gradients.
     pub(crate) fn backward_ops(&mut self, samples: usize, drop_path: Option<&DropPath>) {
-        let graph = &self.training.plan.graph;
-        for op in (graph.first_trained()..graph.ops.len()).rev() {
+        for op in (0..self.training.plan.graph.ops.len()).rev() {
             self.backward_op(op, samples, drop_path);
         }
     }
@@ -216,25 +184,7 @@ impl<T: Real> CpuBackend<T> {
             }
             Op::MeanPool { .. } => {
                 let [dy, dx] = disjoint(&mut self.arena, [dy, program.gradient(x, samples)]);
-                pool::mean_backward(from, dy, program.plan.adds[index], dx);
-            }
-            Op::AveragePool { .. } => {
-                let [dy, dx] = disjoint(&mut self.arena, [dy, program.gradient(x, samples)]);
-                pool::average_backward(from, to, dy, dx);
-            }
-            Op::Relu { .. } => {
-                let ranges = [program.value(y, samples), dy, program.gradient(x, samples)];
-                let [y, dy, dx] = disjoint(&mut self.arena, ranges);
-                gate::relu_backward(y, dy, dx);
-            }
-            Op::Gate { gate, block, .. } => {
-                let values = [x, y, gate].map(|t| program.value(t, samples));
-                let [x_values, y_values, gates] = values;
-                let [dx, dgates] = [x, gate].map(|t| program.gradient(t, samples));
-                let ranges = [x_values, y_values, gates, dy, dx, dgates];
-                let [x, y, values, dy, dx, dgates] = disjoint(&mut self.arena, ranges);
-                let scales = drop_path.map(|drop_path| drop_path.block(block));
-                Gates { shape: to, values, scales }.backward(x, y, dy, dx, dgates);
+                pool::mean_backward(from, dy, dx);
             }
             Op::Shortcut { .. } => {
                 let [dy, dx] = disjoint(&mut self.arena, [dy, program.gradient(x, samples)]);
@@ -277,7 +227,6 @@ impl<T: Real> CpuBackend<T> {
             channels,
             pixels: graph.tensors[x].pixels(),
             relu,
-            frozen: graph.norms[number].frozen,
             scales,
             gamma: &self.parameters[self.parameter_ranges[gamma].clone()],
             beta: &self.parameters[self.parameter_ranges[gamma + 1].clone()],

@@ -32,8 +32,6 @@ pub(super) struct Gemm<'a, T> {
     pub(super) zeros: &'a [T],
     /// Matrix in the order panel, tap, depth, column.
     pub(super) panels: &'a [T],
-    /// For each panel, the first value that it reads of a tap.
-    pub(super) starts: &'a [usize],
     pub(super) depth: usize,
     pub(super) columns: usize,
     pub(super) bias: Option<&'a [T]>,
@@ -51,7 +49,7 @@ impl<T: Real> SimdKernel<T> for Gemm<'_, T> {
             for (index, column) in (0..self.columns).step_by(PANEL).enumerate() {
                 let weights = &self.panels[index * panel..][..panel];
                 for first in (block..end).step_by(M) {
-                    let tile = self.tile::<V, R, M>(first, end, weights, self.starts[index]);
+                    let tile = self.tile::<V, R, M>(first, end, weights);
                     self.store(first, end, column, &tile);
                 }
             }
@@ -60,21 +58,20 @@ impl<T: Real> SimdKernel<T> for Gemm<'_, T> {
 }
 
 impl<T: Real> Gemm<'_, T> {
-    /// Rows `first..first + M` times one panel, which reads each tap from `start` on. Rows from `end` on are zeros.
+    /// Rows `first..first + M` times one panel. Rows from `end` on are zeros.
     #[inline(always)]
     fn tile<V: SimdVector<T>, const R: usize, const M: usize>(
         &self,
         first: usize,
         end: usize,
         panel: &[T],
-        start: usize,
     ) -> [[V; R]; M] {
         let mut at = self.position(first);
         let offsets: [Option<(usize, usize)>; M] = std::array::from_fn(|i| {
             let (image, row) = at;
             at = if row + 1 == self.indirection.rows() { (image + 1, 0) } else { (image, row + 1) };
             (first + i < end)
-                .then_some((image * self.source_image + start, row * self.indirection.taps.len()))
+                .then_some((image * self.source_image, row * self.indirection.taps.len()))
         });
         let mut sums = [[V::splat(T::ZERO); R]; M];
         for (tap, panel) in panel.chunks_exact(self.depth * PANEL).enumerate() {

@@ -84,57 +84,13 @@ pub(super) fn mean<T: Real>(from: Shape, x: &[T], y: &mut [T]) {
     });
 }
 
-/// Spreads the gradient evenly over all pixels, and overwrites `dx` with it or, with `add`, adds it.
-pub(super) fn mean_backward<T: Real>(from: Shape, dy: &[T], add: bool, dx: &mut [T]) {
+/// Spreads the gradient evenly over all pixels.
+pub(super) fn mean_backward<T: Real>(from: Shape, dy: &[T], dx: &mut [T]) {
     let count = T::from_f64(from.pixels() as f64);
     dx.par_chunks_mut(from.elements()).zip(dy.par_chunks(from.channels)).for_each(|(dx, dy)| {
         for dx in dx.chunks_exact_mut(from.channels) {
             for (dx, dy) in dx.iter_mut().zip(dy) {
-                let share = *dy / count;
-                *dx = if add { *dx + share } else { share };
-            }
-        }
-    });
-}
-
-/// The pixels of a 2x2 window, as far as they exist.
-fn window(from: Shape, to: Shape, pixel: usize) -> impl Iterator<Item = usize> + Clone {
-    let (top, left) = (2 * (pixel / to.width), 2 * (pixel % to.width));
-    let rows = top..from.height.min(top + 2);
-    rows.flat_map(move |row| (left..from.width.min(left + 2)).map(move |x| row * from.width + x))
-}
-
-/// Mean over 2x2 pixels with stride 2; over those that exist, at the edge of an odd size.
-pub(super) fn average<T: Real>(from: Shape, to: Shape, x: &[T], y: &mut [T]) {
-    let c = from.channels;
-    y.par_chunks_mut(to.elements()).zip(x.par_chunks(from.elements())).for_each(|(y, x)| {
-        for (pixel, y) in y.chunks_exact_mut(c).enumerate() {
-            let window = window(from, to, pixel);
-            let share = T::from_f64(1.0 / window.clone().count() as f64);
-            y.fill(T::ZERO);
-            for source in window {
-                for (sum, x) in y.iter_mut().zip(&x[source * c..][..c]) {
-                    *sum += *x;
-                }
-            }
-            for sum in y {
-                *sum = *sum * share;
-            }
-        }
-    });
-}
-
-/// Spreads the gradient evenly over the pixels of each window.
-pub(super) fn average_backward<T: Real>(from: Shape, to: Shape, dy: &[T], dx: &mut [T]) {
-    let c = from.channels;
-    dx.par_chunks_mut(from.elements()).zip(dy.par_chunks(to.elements())).for_each(|(dx, dy)| {
-        for (pixel, dy) in dy.chunks_exact(c).enumerate() {
-            let window = window(from, to, pixel);
-            let share = T::from_f64(1.0 / window.clone().count() as f64);
-            for source in window {
-                for (dx, dy) in dx[source * c..][..c].iter_mut().zip(dy) {
-                    *dx = *dy * share;
-                }
+                *dx = *dy / count;
             }
         }
     });

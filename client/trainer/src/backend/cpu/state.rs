@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use super::CpuBackend;
-use super::conv::PanelLayout;
+use super::{CpuBackend, conv};
 use crate::model::{Graph, Parameter};
 use crate::simd::{Real, to_f32};
 use crate::state::{StateDict, Tensor, TrainState};
@@ -11,9 +10,8 @@ use crate::state::{StateDict, Tensor, TrainState};
 /// For each value of a parameter in timm's layout, its index in the backend's layout.
 fn layout(parameter: &Parameter) -> impl Iterator<Item = usize> + '_ {
     let numbers: usize = parameter.shape.iter().product();
-    let panels =
-        parameter.kind.decays().then(|| PanelLayout::new(&parameter.shape, parameter.groups));
-    (0..numbers).map(move |i| panels.as_ref().map_or(i, |panels| panels.index(i)))
+    (0..numbers)
+        .map(|i| if parameter.kind.decays() { conv::panel_index(&parameter.shape, i) } else { i })
 }
 
 impl<T: Real> CpuBackend<T> {

@@ -2,8 +2,7 @@
 //! against the scalar version, bit for bit.
 
 use super::batch_norm::{self, BatchNorm};
-use super::conv::{Convolution, PanelLayout, Scratch};
-use super::gate::Gates;
+use super::conv::{self, Convolution, Scratch};
 use super::gemm::{Gemm, OuterProduct};
 use super::indirection::Indirection;
 use super::pool;
@@ -65,7 +64,6 @@ fn convolution(
         stride,
         pad,
         padded,
-        groups: 1,
     }
 }
 
@@ -79,33 +77,22 @@ fn convolutions() -> Vec<Conv> {
         convolution((11, 10), (3, 16), 7, 2, true),
         convolution((8, 8), (3, 16), 3, 1, true),
         convolution((1, 1), (40, 10), 1, 1, false),
-        // Groups: within a panel, of a panel, of more than one, across panels, and wider on one side.
-        Conv { groups: 3, ..convolution((5, 4), (6, 9), 3, 2, false) },
-        Conv { groups: 16, ..convolution((5, 4), (64, 64), 3, 1, false) },
-        Conv { groups: 2, ..convolution((4, 4), (64, 64), 3, 1, false) },
-        Conv { groups: 2, ..convolution((3, 4), (60, 96), 1, 1, false) },
-        Conv { groups: 3, ..convolution((3, 3), (60, 72), 3, 1, false) },
     ]
 }
 
 /// Converts weights from timm's layout to panels.
 fn stored<T: Real>(conv: &Conv, weights: &[T]) -> Vec<T> {
-    let layout = layout(conv);
-    let mut panels = vec![T::ZERO; layout.len()];
+    let shape = [conv.output.channels, conv.input.channels, conv.kernel, conv.kernel];
+    let mut panels = vec![T::ZERO; conv::panel_len(&shape)];
     for (i, weight) in weights.iter().enumerate() {
-        panels[layout.index(i)] = *weight;
+        panels[conv::panel_index(&shape, i)] = *weight;
     }
     panels
 }
 
-fn layout(conv: &Conv) -> PanelLayout {
-    let inputs = conv.input.channels / conv.groups;
-    PanelLayout::new(&[conv.output.channels, inputs, conv.kernel, conv.kernel], conv.groups)
-}
-
 fn unstored(conv: &Conv, panels: &[f64]) -> Vec<f64> {
-    let layout = layout(conv);
-    (0..conv.weights()).map(|i| panels[layout.index(i)]).collect()
+    let shape = [conv.output.channels, conv.input.channels, conv.kernel, conv.kernel];
+    (0..conv.weights()).map(|i| panels[conv::panel_index(&shape, i)]).collect()
 }
 
 /// Convolution by its definition.
@@ -124,11 +111,13 @@ fn naive(conv: &Conv, samples: usize, x: &[f64], weights: &[f64]) -> Vec<f64> {
         )
     }) {
         let mut sum = 0.0;
-        let (inputs, taps) = (from.channels / conv.groups, conv.kernel * conv.kernel);
-        let group = out / (to.channels / conv.groups);
-        for (i, weight) in weights[out * inputs * taps..].iter().enumerate().take(inputs * taps) {
+        for (i, weight) in weights[out * from.channels * conv.kernel * conv.kernel..]
+            .iter()
+            .enumerate()
+            .take(from.channels * conv.kernel * conv.kernel)
+        {
             let (channel, down, right) =
-                (group * inputs + i / taps, i / conv.kernel % conv.kernel, i % conv.kernel);
+                (i / (conv.kernel * conv.kernel), i / conv.kernel % conv.kernel, i % conv.kernel);
             let (Some(down), Some(right)) = (
                 (row * conv.stride + down).checked_sub(pad),
                 (column * conv.stride + right).checked_sub(pad),
@@ -191,7 +180,7 @@ fn compare_levels<T: Real>() {
         let (samples, indirection) = (4, Indirection::forward(&conv));
         let pad = if conv.padded { conv.pad } else { 0 };
         let image = (conv.input.height + 2 * pad) * conv.padded_width() * conv.input.channels;
-        let Convolution { inputs, depth, .. } = Convolution::new(conv, false);
+        let depth = conv.input.channels * if conv.padded { conv.kernel } else { 1 };
         let x: Vec<T> = numbers(samples * image, 5);
         let dy: Vec<T> = numbers(samples * conv.output.elements(), 6);
         let panels = stored::<T>(&conv, &numbers(conv.weights(), 7));
@@ -206,7 +195,6 @@ fn compare_levels<T: Real>() {
                 source_image: image,
                 zeros: &zeros,
                 panels: &panels,
-                starts: &inputs.starts,
                 depth,
                 columns: conv.output.channels,
                 bias: None,
@@ -243,8 +231,6 @@ fn simd_kernels_give_the_bits_of_the_scalar_version() {
 /// A batch norm over 5 channels and 3 samples of 30 pixels.
 struct Layer {
     relu: bool,
-    /// Whether the statistics are those of no batch.
-    frozen: bool,
     scales: Option<[f64; 3]>,
     gamma: Vec<f64>,
     beta: Vec<f64>,
@@ -257,7 +243,6 @@ impl Layer {
             channels: 5,
             pixels: 30,
             relu: self.relu,
-            frozen: self.frozen,
             scales: self.scales.as_ref().map(|s| &s[..]),
             gamma: &self.gamma,
             beta: &self.beta,
@@ -268,11 +253,7 @@ impl Layer {
     fn forward(&mut self, x: &[f64], residual: Option<&[f64]>) -> Vec<f64> {
         let mut y = vec![0.0; x.len()];
         let mut norm = self.norm();
-        if norm.frozen {
-            norm.running_statistics(&[0.1, -0.2, 0.3, 0.0, 0.5, 0.5, 0.6, 0.7, 0.8, 2.0]);
-        } else {
-            norm.batch_statistics(x, &mut [0.0; 10], &mut vec![0.0; batch_norm::scratch_len(5)]);
-        }
+        norm.batch_statistics(x, &mut [0.0; 10], &mut vec![0.0; batch_norm::scratch_len(5)]);
         norm.forward(x, residual, &mut y);
         y
     }
@@ -280,23 +261,15 @@ impl Layer {
 
 #[test]
 fn batch_norms_and_their_gradients_are_right() {
-    for (relu, with_residual, scales, frozen) in [
-        (false, false, None, false),
-        (true, false, None, false),
-        (true, true, None, false),
-        (true, true, Some([0.0, 1.25, 1.25]), false),
-        (false, true, None, false),
-        (true, false, None, true),
-        (true, true, Some([0.0, 1.25, 1.25]), true),
+    for (relu, with_residual, scales) in [
+        (false, false, None),
+        (true, false, None),
+        (true, true, None),
+        (true, true, Some([0.0, 1.25, 1.25])),
+        (false, true, None),
     ] {
-        let mut layer = Layer {
-            relu,
-            frozen,
-            scales,
-            gamma: numbers(5, 1),
-            beta: numbers(5, 2),
-            saved: vec![0.0; 20],
-        };
+        let mut layer =
+            Layer { relu, scales, gamma: numbers(5, 1), beta: numbers(5, 2), saved: vec![0.0; 20] };
         let mut x: Vec<f64> = numbers(450, 3);
         let mut residual: Vec<f64> = numbers(450, 4);
         let dy: Vec<f64> = numbers(450, 5);
@@ -340,7 +313,6 @@ fn batch_norms_and_their_gradients_are_right() {
 fn running_statistics_match_torch() {
     let mut layer = Layer {
         relu: false,
-        frozen: false,
         scales: None,
         gamma: vec![1.0; 5],
         beta: vec![0.0; 5],
@@ -361,49 +333,6 @@ fn running_statistics_match_torch() {
 }
 
 #[test]
-fn gates_and_their_gradients_are_right() {
-    let shape = Shape { height: 5, width: 6, channels: 4 };
-    let len = 3 * shape.elements();
-    let [mut x, mut residual, dy] = [1, 2, 3].map(|seed| numbers::<f64>(len, seed));
-    let mut values: Vec<f64> = numbers::<f64>(12, 4).into_iter().map(|gate| 4.0 * gate).collect();
-    for scales in [None, Some(&[1.25, 0.0, 1.25][..])] {
-        let forward = |x: &[f64], values: &[f64], residual: &[f64]| {
-            let mut y = vec![0.0; len];
-            Gates { shape, values, scales }.forward(x, residual, &mut y);
-            y
-        };
-        let y = forward(&x, &values, &residual);
-        let (mut dr, mut dx, mut dgates) = (dy.clone(), vec![3.0; len], vec![3.0; 12]);
-        Gates { shape, values: &values, scales }.backward(&x, &y, &mut dr, &mut dx, &mut dgates);
-        let fixed = (x.clone(), values.clone(), residual.clone());
-        check_gradient("x", &mut x, &dx, |x| dot(&forward(x, &fixed.1, &fixed.2), &dy));
-        check_gradient("gate", &mut values, &dgates, |g| dot(&forward(&fixed.0, g, &fixed.2), &dy));
-        check_gradient("residual", &mut residual, &dr, |r| {
-            dot(&forward(&fixed.0, &fixed.1, r), &dy)
-        });
-    }
-}
-
-#[test]
-fn average_pools_ignore_what_is_outside_of_an_odd_size() {
-    for (height, width) in [(7, 6), (4, 5), (1, 1)] {
-        let from = Shape { height, width, channels: 3 };
-        let to = Shape { height: height.div_ceil(2), width: width.div_ceil(2), channels: 3 };
-        let mut x: Vec<f64> = numbers(2 * from.elements(), 1);
-        let dy: Vec<f64> = numbers(2 * to.elements(), 2);
-        let forward = |x: &[f64]| {
-            let mut y = vec![0.0; dy.len()];
-            pool::average(from, to, x, &mut y);
-            y
-        };
-        assert!(forward(&vec![1.5; x.len()]).iter().all(|y| (y - 1.5).abs() < 1e-12));
-        let mut dx = vec![9.0; x.len()];
-        pool::average_backward(from, to, &dy, &mut dx);
-        check_gradient("average", &mut x, &dx, |x| dot(&forward(x), &dy));
-    }
-}
-
-#[test]
 fn pools_and_their_gradients_are_right() {
     let from = Shape { height: 7, width: 6, channels: 4 };
     let to = Shape { height: 4, width: 3, channels: 4 };
@@ -419,10 +348,7 @@ fn pools_and_their_gradients_are_right() {
     check_gradient("max", &mut x, &dx, |x| dot(&forward(x).0, &dy));
 
     let dmean: Vec<f64> = numbers(8, 3);
-    pool::mean_backward(from, &dmean, false, &mut dx);
-    let mut added = vec![2.0; x.len()];
-    pool::mean_backward(from, &dmean, true, &mut added);
-    assert!(added.iter().zip(&dx).all(|(a, d)| (a - d - 2.0).abs() < 1e-12));
+    pool::mean_backward(from, &dmean, &mut dx);
     check_gradient("mean", &mut x, &dx, |x| {
         let mut y = vec![0.0; 8];
         pool::mean(from, x, &mut y);

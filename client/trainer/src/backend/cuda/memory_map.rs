@@ -269,12 +269,7 @@ impl MemoryMap {
                     let gamma = graph.norms[norm].gamma;
                     writers[gamma..gamma + 2].fill(i);
                 }
-                Op::MaxPool { .. }
-                | Op::MeanPool { .. }
-                | Op::AveragePool { .. }
-                | Op::Relu { .. }
-                | Op::Gate { .. }
-                | Op::Shortcut { .. } => {}
+                Op::MaxPool { .. } | Op::MeanPool { .. } | Op::Shortcut { .. } => {}
             }
         }
         let (mut buckets, mut end) = (Vec::new(), self.parameters_len);

@@ -54,7 +54,7 @@ fn truth<'a>(
     saved: &'a mut [f64],
 ) -> cpu::BatchNorm<'a, f64> {
     let Norm { channels, pixels, relu, .. } = *norm;
-    cpu::BatchNorm { channels, pixels, relu, frozen: false, scales, gamma: &[], beta: &[], saved }
+    cpu::BatchNorm { channels, pixels, relu, scales, gamma: &[], beta: &[], saved }
 }
 
 /// The mask of the values of an f32 tensor that are above zero, in groups of four channels.
@@ -215,7 +215,6 @@ fn running_statistics_match_the_cpu() {
     let mut norm = cpu::BatchNorm {
         channels: c,
         pixels: 1,
-        frozen: false,
         relu: false,
         scales: None,
         gamma: &gamma,

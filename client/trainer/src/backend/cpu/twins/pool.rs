@@ -60,7 +60,7 @@ fn mean_pools_match_the_cpu() {
         both(
             x.len(),
             |dx| mean_pool_backward(pool, &dy, dx),
-            |dx| cpu::mean_backward(from, &dy, false, dx),
+            |dx| cpu::mean_backward(from, &dy, dx),
         );
     }
 }
