@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use forebay_trainer::testing::{Stepwise, stepwise_f32, stepwise_f64};
-use forebay_trainer::{BackendConfig, Batch, DropPath, Graph, Lamb, StateDict, TrainState};
+use forebay_trainer::{BackendConfig, Batch, DropPath, Graph, Optimizer, StateDict, TrainState};
 
 /// A backend with access to its intermediate results.
 pub(crate) trait Net {
@@ -11,7 +11,7 @@ pub(crate) trait Net {
     fn forward(&mut self, batch: &Batch, train: bool, drop_path: Option<&DropPath>) -> Vec<f64>;
     /// The backward pass, from the gradient of the logits.
     fn backward(&mut self, batch: &Batch, gradient: &[f64], drop_path: Option<&DropPath>);
-    fn update(&mut self, lamb: &Lamb, rate: f64);
+    fn update(&mut self, optimizer: &Optimizer, rate: f64);
     fn parameter(&self, index: usize) -> Vec<f64>;
     fn gradient(&self, index: usize) -> Vec<f64>;
     /// Running means and then variances of a batch norm.
@@ -144,8 +144,8 @@ impl Net for Cpu {
         }
     }
 
-    fn update(&mut self, lamb: &Lamb, rate: f64) {
-        self.0.update(lamb, rate, None).unwrap();
+    fn update(&mut self, optimizer: &Optimizer, rate: f64) {
+        self.0.update(optimizer, None, rate, None).unwrap();
     }
 
     fn parameter(&self, index: usize) -> Vec<f64> {
@@ -166,7 +166,7 @@ pub(crate) mod gpu {
     use forebay::gpu::Gpu;
     use forebay_trainer::testing::PassConfig;
     use forebay_trainer::{
-        Backend, Batch, CudaBackend, CudaConfig, DropPath, Graph, Lamb, Precision,
+        Backend, Batch, CudaBackend, CudaConfig, DropPath, Graph, Optimizer, Precision,
     };
 
     use super::{Net, backend_config};
@@ -214,8 +214,8 @@ pub(crate) mod gpu {
             self.backward_pass(pass(batch, true, drop_path)).unwrap();
         }
 
-        fn update(&mut self, lamb: &Lamb, rate: f64) {
-            Backend::update(self, lamb, rate, None).unwrap();
+        fn update(&mut self, optimizer: &Optimizer, rate: f64) {
+            Backend::update(self, optimizer, None, rate, None).unwrap();
             self.poll_report(true).unwrap();
         }
 
@@ -295,8 +295,8 @@ impl Net for Rounded {
         });
     }
 
-    fn update(&mut self, lamb: &Lamb, rate: f64) {
-        self.0.update(lamb, rate, None).unwrap();
+    fn update(&mut self, optimizer: &Optimizer, rate: f64) {
+        self.0.update(optimizer, None, rate, None).unwrap();
     }
 
     fn parameter(&self, index: usize) -> Vec<f64> {

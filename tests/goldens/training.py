@@ -9,6 +9,7 @@ from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTarget
 from timm.optim import Lamb
 from timm.scheduler import CosineLRScheduler
 
+import optimizers
 from common import write_json
 
 STEPS = 6
@@ -94,6 +95,7 @@ def optim(folder):
         "variants": variants,
         "global_grad_norm": [float(np.sqrt(sum((g.astype(np.float64) ** 2).sum() for g in grad.values()))) for grad in grads]})
     save_file(arrays, folder / "lamb.safetensors")
+    optimizers.trajectories(folder, init, grads, lrs)
 
     schedules = {}
     recipes = {"A1": (600, 0.005), "A2": (300, 0.005), "A3": (100, 0.008)}
@@ -108,6 +110,7 @@ def optim(folder):
             "updates_per_epoch": updates or None, "lr_per_epoch": None if updates else values,
             "lr_per_update": values if updates else None, "lr_after_last": last}
     write_json(folder / "schedule.json", schedules)
+    optimizers.schedules(folder)
 
 
 INDEX_LOSSES = {

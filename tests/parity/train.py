@@ -1,9 +1,13 @@
 """Trains the same network with torch and timm on the microbatches of a run of forebay-trainer.
 
+    train.py optimizers --forebay BIN --trainer BIN [--opt sgd --opt adamw] [-- --clip-grad 1]
     train.py init resnet20 --classes 10 --out init.safetensors
     forebay-trainer train ... --model resnet20 --initial-checkpoint init.safetensors --dump dump --output run
     train.py compare run dump --initial-checkpoint init.safetensors [--steps 20] [--limit 0.01] [--out torch.safetensors]
     forebay-trainer eval ... --model resnet20 --initial-checkpoint torch.safetensors
+
+`optimizers` does all of this for each optimizer, on 20 steps of `forebay sample-data`; what follows `--` are further
+options of `forebay-trainer train`.
 
 `compare` takes every setting from the run's checkpoint and every pixel and target from the dump; model
 (timm's, or the CIFAR ResNet below), loss, optimizer and schedule are timm's. It prints both losses of
@@ -13,16 +17,19 @@ each step and fails where one of the first `--steps` differs by more than `--lim
 
 import argparse
 import json
+import os
 import pathlib
+import subprocess
 import sys
+import tempfile
 
 import torch
 from safetensors.torch import load_file, save_file
 from timm import create_model
 from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
-from timm.optim import Lamb
-from timm.optim._param_groups import param_groups_weight_decay
-from timm.scheduler import CosineLRScheduler
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.utils import dispatch_clip_grad
 from torch import nn
 
 
@@ -99,21 +106,38 @@ def targets(batch, classes, smoothing):
 
 
 def scheduler(optimizer, schedule, steps):
-    unit = steps if schedule["on_updates"] else 1
-    return CosineLRScheduler(
+    decay = schedule.get("decay", "cosine")
+    (sched, more), = ({decay: {}} if isinstance(decay, str) else decay).items()
+    names = {"epochs": "decay_epochs", "rate": "decay_rate", "power": "decay_rate", "milestones": "decay_milestones"}
+    return create_scheduler_v2(
         optimizer,
-        t_initial=schedule["epochs"] * unit,
-        lr_min=schedule["min_lr"],
-        warmup_t=schedule["warmup_epochs"] * unit,
-        warmup_lr_init=schedule["warmup_lr"],
-        t_in_epochs=not schedule["on_updates"],
-    )
+        sched=sched,
+        num_epochs=schedule["epochs"],
+        min_lr=schedule["min_lr"],
+        warmup_epochs=schedule["warmup_epochs"],
+        warmup_lr=schedule["warmup_lr"],
+        warmup_prefix=schedule.get("warmup_prefix", False),
+        cooldown_epochs=schedule.get("cooldown_epochs", 0),
+        step_on_epochs=not schedule["on_updates"],
+        updates_per_epoch=steps,
+        **{names[key]: value for key, value in more.items()},
+    )[0]
 
 
 def optimizer_of(model, settings, rate):
-    groups = param_groups_weight_decay(model, settings["weight_decay"])
-    keys = ("betas", "eps", "max_grad_norm", "bias_correction", "grad_averaging", "trust_clip", "always_adapt")
-    return Lamb(groups, lr=rate, **{key: settings[key] for key in keys})
+    """The optimizer of a run. LAMB's settings have no name."""
+    settings = dict(settings)
+    name = settings.pop("name", "lamb")
+    if name == "sgd" and not settings.pop("nesterov"):
+        name = "momentum"
+    return create_optimizer_v2(model, opt=name, lr=rate, **settings)
+
+
+def clip(model, settings):
+    """As timm's train script, which leaves the classifier to itself with adaptive clipping."""
+    if settings:
+        parameters = list(model.parameters())
+        dispatch_clip_grad(parameters[:-2] if settings["mode"] == "agc" else parameters, **settings)
 
 
 def compare(args):
@@ -144,6 +168,7 @@ def compare(args):
             part = loss_of(model(x), targets(batch, classes, config["loss"]["smoothing"])) / microbatches
             part.backward()
             loss += part.item()
+        clip(model, config.get("clip_grad"))
         optimizer.step()
         away = abs(loss - wanted) / loss
         worst = max(worst, away)
@@ -155,6 +180,42 @@ def compare(args):
     print(f"largest difference of {len(ours) if args.steps == 0 else args.steps} steps: {100 * worst:.4f} %")
     if args.steps and worst > args.limit:
         sys.exit(f"more than {100 * args.limit} % apart")
+
+
+# The learning rate of each optimizer in `optimizers`.
+RATES = {"lamb": 0.005, "sgd": 0.02, "momentum": 0.02, "adamw": 0.001}
+
+
+def optimizers(args):
+    """Trains with each optimizer, and compares."""
+    steps = str(args.steps)
+    with tempfile.TemporaryDirectory() as folder:
+        work = pathlib.Path(folder)
+        subprocess.run([args.forebay, "sample-data", work / "data", "--classes", "4", "--per-class", "96",
+                        "--val-per-class", "0"], check=True, capture_output=True)
+        subprocess.run([args.forebay, "index", work / "data/train"], check=True, capture_output=True)
+        socket = f"unix:{work}/forebay.sock"
+        server = subprocess.Popen([args.forebay, "serve", "--dataset", f"train={work}/data/train", "--listen", socket],
+                                  env=os.environ | {"RUST_LOG": "warn"})
+        try:
+            torch.manual_seed(0)
+            weights = work / "init.safetensors"
+            save_file(network("resnet20", 4).state_dict(), weights)
+            for name in args.opt or RATES:
+                print(name, flush=True)
+                run, dump = work / f"{name}-run", work / f"{name}-dump"
+                subprocess.run([args.trainer, "train", "--endpoint", socket, "--dataset", "train", "--recipe", "a3",
+                                "--model", "resnet20", "--initial-checkpoint", weights, "--dump", dump, "--output", run,
+                                "--batch", "16", "--microbatches", "2", "--image-size", "32", "--drop-path", "0",
+                                "--opt", name, "--lr", str(RATES[name]), "--weight-decay", "0.02", "--epochs", "2",
+                                "--warmup-epochs", "0", "--sched-on-updates", "--stop-after", steps,
+                                "--give-up-after", "30s", *args.options],
+                               check=True, stdout=subprocess.DEVNULL)
+                compare(argparse.Namespace(run=run, dump=dump, initial_checkpoint=weights, steps=args.steps,
+                                           limit=args.limit, out=None))
+        finally:
+            server.terminate()
+            server.wait()
 
 
 def main():
@@ -174,6 +235,14 @@ def main():
     second.add_argument("--limit", type=float, default=0.01)
     second.add_argument("--out")
     second.set_defaults(run_command=compare)
+    third = commands.add_parser("optimizers", help="compare every optimizer on sample data")
+    third.add_argument("--forebay", required=True)
+    third.add_argument("--trainer", required=True)
+    third.add_argument("--opt", action="append", choices=RATES, help="an optimizer; default all")
+    third.add_argument("--steps", type=int, default=20)
+    third.add_argument("--limit", type=float, default=0.01)
+    third.add_argument("options", nargs="*", metavar="OPTION", help="further options of forebay-trainer train")
+    third.set_defaults(run_command=optimizers)
     args = parser.parse_args()
     args.run_command(args)
 

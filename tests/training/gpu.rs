@@ -3,9 +3,10 @@
 use forebay::gpu::Gpu;
 use forebay_trainer::testing::compare_operations;
 use forebay_trainer::{
-    Architecture, BUCKET_LEN, Backend, BackendConfig, Block, ConvApi, ConvConfig, CudaBackend,
-    CudaConfig, Cursor, Error, Flow, Graph, LossScaler, Pixels, Precision, ProcessGroup, Rank,
-    Stem, StepReport, TrainConfig, TrainDevice, TrainState, initial_state, train,
+    AdamW, Architecture, BUCKET_LEN, Backend, BackendConfig, Block, ClipGrad, ClipMode, ConvApi,
+    ConvConfig, CudaBackend, CudaConfig, Cursor, Error, Flow, Graph, Lamb, LossScaler, Optimizer,
+    Pixels, Precision, ProcessGroup, Rank, Sgd, Stem, StepReport, TrainConfig, TrainDevice,
+    TrainState, initial_state, train,
 };
 
 use crate::microbatches::{SAMPLES, SIDE, batch, batches, made, settings};
@@ -25,6 +26,7 @@ pub(crate) const TESTS: &[(&str, Test)] = &[
     ("in_f16_an_update_that_overflows_is_skipped_and_counted", overflow),
     ("a_resumed_training_in_f16_has_its_loss_scale", resume_in_f16),
     ("a_resumed_training_gives_the_bits_of_an_uninterrupted_one", resume),
+    ("every_optimizer_resumes_with_its_state_and_skips_updates", optimizers),
     ("a_step_is_reported_while_the_next_one_runs", late),
     ("the_same_input_gives_the_same_bits", same),
     ("a_short_microbatch_gives_the_logits_of_its_samples", short),
@@ -212,20 +214,39 @@ fn with_large_scale(mut cuda: CudaBackend) -> CudaBackend {
 }
 
 fn resume_in(device: u32, precision: Precision) {
+    resume_with(device, precision, &settings(2, 2), &[1, 3]);
+}
+
+fn resume_with(device: u32, precision: Precision, training: &TrainConfig, stops: &[usize]) {
     let one = |device| with_large_scale(gpu(device, precision, Rank::SINGLE, BUCKET_LEN));
-    let training = settings(2, 2);
-    let (reports, state) = whole(&mut one(device), &training);
+    let (reports, state) = whole(&mut one(device), training);
     let skipped = reports.iter().filter_map(|report| report.loss_scale).filter(|s| s.skipped);
     assert_eq!(skipped.count() > 0, precision == Precision::F16, "{reports:?}");
-    for stop in [1, 3] {
+    for &stop in stops {
         let mut first = one(device);
         let (cursor, (_, middle)) =
-            train_steps(&mut first, &training, Cursor::default(), stop, true).unwrap();
+            train_steps(&mut first, training, Cursor::default(), stop, true).unwrap();
         let mut second = one(device);
         second.load(&middle).unwrap();
-        let (_, (rest, end)) = train_steps(&mut second, &training, cursor, 99, false).unwrap();
+        let (_, (rest, end)) = train_steps(&mut second, training, cursor, 99, false).unwrap();
         assert_eq!(numbers(&rest), numbers(&reports[stop..]), "stopped after {stop}");
         assert!(end == state, "stopped after {stop}");
+    }
+}
+
+/// Each with another mode of clipping, and with a loss scale. The updates after a pause are captured anew.
+fn optimizers(device: u32) {
+    let sgd = |nesterov| Optimizer::Sgd(Sgd { nesterov, weight_decay: 1e-4, ..Sgd::default() });
+    for (optimizer, mode, value) in [
+        (sgd(true), ClipMode::Value, 0.01),
+        (sgd(false), ClipMode::Norm, 0.5),
+        (Optimizer::AdamW(AdamW::default()), ClipMode::Agc, 0.02),
+    ] {
+        let mut training = settings(1, 4);
+        training.schedule.epochs = 1;
+        (training.optimizer, training.clip_grad) = (optimizer, Some(ClipGrad { value, mode }));
+        training.schedule.lr = 0.01;
+        resume_with(device, Precision::F16, &training, &[3]);
     }
 }
 
@@ -376,7 +397,9 @@ fn diverged(device: u32) {
 /// zero by zero there, and the NaN would reach all logits.
 fn added_channels(device: u32) {
     let (mut training, mut backend) = (settings(1, 2), one(device));
-    (training.optimizer.eps, training.drop_path) = (0.0, 0.0);
+    let lamb =
+        Lamb { eps: 0.0, weight_decay: training.optimizer.weight_decay(), ..Lamb::default() };
+    (training.optimizer, training.drop_path) = (lamb.into(), 0.0);
     let mut state = backend.state().unwrap();
     // At its initial value, the last scale of a block is zero, and so are the gradients before it.
     for tensor in state.model.values_mut().filter(|tensor| tensor.shape.len() == 1) {

@@ -27,7 +27,7 @@ fn step(backend: &mut CudaBackend, training: &TrainConfig, step: u64) {
         backend.forward(&batch, &micro).unwrap();
         backend.backward(&batch, &micro).unwrap();
     }
-    backend.update(&training.optimizer, 0.01, Some(0.9)).unwrap();
+    backend.update(&training.optimizer, training.clip_grad, 0.01, Some(0.9)).unwrap();
 }
 
 /// From the first launch of a step to its last, the host only launches: also where nothing that was launched before has run
@@ -91,7 +91,7 @@ fn short_step(backend: &mut CudaBackend, training: &TrainConfig, step: u64) {
     let micro = MicroStep { drop_path: None, loss: &training.loss, weight: 1.0, last: true };
     backend.forward(&batch, &micro).unwrap();
     backend.backward(&batch, &micro).unwrap();
-    backend.update(&training.optimizer, 0.01, Some(0.9)).unwrap();
+    backend.update(&training.optimizer, training.clip_grad, 0.01, Some(0.9)).unwrap();
     backend.poll_report(true).unwrap();
 }
 

@@ -27,7 +27,7 @@ fn drops_out(device: u32) {
             return Ok(());
         }
         backend.backward(&batch, &micro)?;
-        backend.update(&training.optimizer, 1e-3, None)?;
+        backend.update(&training.optimizer, None, 1e-3, None)?;
         while backend.poll_report(true)?.is_some() {}
         Ok::<(), Error>(())
     };

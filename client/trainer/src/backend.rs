@@ -13,10 +13,11 @@ pub(crate) mod precision;
 use crate::Error;
 use crate::batch::Batch;
 use crate::drop_path::DropPath;
-use crate::lamb::Lamb;
 use crate::loss::Loss;
 use crate::loss_scaler::LossScaler;
 use crate::model::Graph;
+use crate::optimizer::Optimizer;
+use crate::optimizer::clip::ClipGrad;
 use crate::process_group::ProcessGroup;
 use crate::state::TrainState;
 
@@ -50,14 +51,16 @@ pub trait Backend {
     /// When the device or another rank fails.
     fn backward(&mut self, batch: &Batch, micro: &MicroStep<'_>) -> Result<(), Error>;
 
-    /// Updates the parameters by the gradients of all ranks and clears the gradients. With
+    /// Clips the gradients of all ranks, updates the parameters by them and clears them. With
     /// `model_ema_decay`, also moves the average of the model. Leaves the same parameters on every rank.
+    /// The state of another optimizer is dropped.
     ///
     /// # Errors
     /// When the device or another rank fails.
     fn update(
         &mut self,
-        optimizer: &Lamb,
+        optimizer: &Optimizer,
+        clip_grad: Option<ClipGrad>,
         lr: f64,
         model_ema_decay: Option<f64>,
     ) -> Result<(), Error>;

@@ -2,7 +2,7 @@
 //!
 //! * `model.safetensors`: parameters and running statistics by timm's names; loads in timm with
 //!   `strict=True`. `model_ema.safetensors`: the same of the moving average.
-//! * `optimizer.safetensors`: `exp_avg.NAME` and `exp_avg_sq.NAME`.
+//! * `optimizer.safetensors`: `exp_avg.NAME` and `exp_avg_sq.NAME`, or `momentum_buffer.NAME` of SGD.
 //! * `run.json`: the cursor, the counters, the settings, and checksums of all files. Random draws are
 //!   keyed and need no state.
 //!
@@ -81,7 +81,11 @@ pub fn save_checkpoint(
     if !state.model_ema.is_empty() {
         write(MODEL_EMA, &tensors::encode_model(&state.model_ema, state.batches_tracked))?;
     }
-    let moments = [("exp_avg", &state.exp_avg), ("exp_avg_sq", &state.exp_avg_sq)];
+    let moments = [
+        ("exp_avg", &state.exp_avg),
+        ("exp_avg_sq", &state.exp_avg_sq),
+        ("momentum_buffer", &state.momentum_buffer),
+    ];
     let moments = moments.into_iter().flat_map(|(prefix, tensors)| {
         tensors.iter().map(move |(name, tensor)| (format!("{prefix}.{name}"), tensor))
     });
@@ -182,8 +186,12 @@ pub fn load_checkpoint(path: &Path) -> Result<(TrainState, RunMetadata), Error> 
         match name.split_once('.') {
             Some(("exp_avg", name)) => state.exp_avg.insert(name.to_owned(), tensor),
             Some(("exp_avg_sq", name)) => state.exp_avg_sq.insert(name.to_owned(), tensor),
+            Some(("momentum_buffer", name)) => {
+                state.momentum_buffer.insert(name.to_owned(), tensor)
+            }
             _ => {
-                let problem = format!("unknown tensor {name}: expected exp_avg.* or exp_avg_sq.*");
+                let expected = "exp_avg.*, exp_avg_sq.* or momentum_buffer.*";
+                let problem = format!("unknown tensor {name}: expected {expected}");
                 return Err(Error::Mismatch { path: optimizer, problem });
             }
         };
@@ -220,6 +228,7 @@ pub fn broadcast_checkpoint(
     let Cursor { epoch, step } = run.cursor;
     let present = |tensors: &StateDict| u64::from(!tensors.is_empty());
     let (moments, ema) = (present(&state.exp_avg), present(&state.model_ema));
+    let momentum = present(&state.momentum_buffer);
     let scaler = state.loss_scaler;
     let [scales, scale, growth, skipped] = scaler.map_or([0; 4], |scaler| {
         [1, scaler.scale.to_bits().into(), scaler.growth.into(), scaler.skipped]
@@ -230,6 +239,7 @@ pub fn broadcast_checkpoint(
         epoch,
         step,
         moments,
+        momentum,
         ema,
         scales,
         scale,
@@ -237,8 +247,8 @@ pub fn broadcast_checkpoint(
         skipped,
     ];
     group.broadcast(&mut header)?;
-    let [updates, batches_tracked, epoch, step, moments, ema, scales, scale, growth, skipped] =
-        header;
+    let [updates, batches_tracked, epoch, step, moments, momentum, ema, ..] = header;
+    let [.., scales, scale, growth, skipped] = header;
     if !group.is_primary() {
         // Allocate the tensors that rank 0 has, with the shapes of the model.
         let statistic =
@@ -247,13 +257,19 @@ pub fn broadcast_checkpoint(
             let kept = state.model.iter().filter(|(name, _)| present == 1 && keep(name));
             kept.map(|(name, tensor)| (name.clone(), tensor.clone())).collect()
         };
-        let moments = like_model(moments, &|name| !statistic(name));
+        let parameters = |present| like_model(present, &|name: &str| !statistic(name));
+        let moments = parameters(moments);
+        state.momentum_buffer = parameters(momentum);
         let ema = like_model(ema, &|_| true);
         (state.exp_avg, state.exp_avg_sq, state.model_ema) = (moments.clone(), moments, ema);
     }
-    for tensors in
-        [&mut state.model, &mut state.exp_avg, &mut state.exp_avg_sq, &mut state.model_ema]
-    {
+    for tensors in [
+        &mut state.model,
+        &mut state.exp_avg,
+        &mut state.exp_avg_sq,
+        &mut state.momentum_buffer,
+        &mut state.model_ema,
+    ] {
         for tensor in tensors.values_mut() {
             group.broadcast(&mut tensor.values)?;
         }

@@ -7,10 +7,8 @@
 
 use rayon::prelude::*;
 
+use crate::optimizer::tensor::{CHUNK, OptimizerTensor, UpdateStep};
 use crate::simd::Real;
-
-/// Values that one parallel task updates.
-const CHUNK: usize = 1 << 14;
 
 /// Hyperparameters, by timm's names.
 #[expect(clippy::struct_excessive_bools, reason = "they are timm's, and independent")]
@@ -49,32 +47,6 @@ impl Default for Lamb {
     }
 }
 
-/// One parameter tensor and its optimizer state.
-#[derive(Debug)]
-pub struct LambTensor<'a, T> {
-    /// Values, updated in place.
-    pub parameter: &'a mut [T],
-    /// Gradient; overwritten as scratch.
-    pub gradient: &'a mut [T],
-    /// First moment.
-    pub exp_avg: &'a mut [T],
-    /// Second moment.
-    pub exp_avg_sq: &'a mut [T],
-    /// Whether weight decay applies to this tensor.
-    pub decays: bool,
-}
-
-/// Values that all tensors of one update share.
-#[derive(Clone, Copy, Debug)]
-pub struct LambStep {
-    /// Learning rate.
-    pub lr: f64,
-    /// Number of the update, from 1.
-    pub update: u64,
-    /// Norm of the gradients of all tensors.
-    pub grad_norm: f64,
-}
-
 /// Scratch for the sums of squares over the chunks of one tensor.
 #[derive(Debug)]
 pub struct ChunkSums(Vec<[f64; 2]>);
@@ -97,11 +69,11 @@ impl Lamb {
     /// Updates one tensor.
     pub fn update<T: Real>(
         &self,
-        step: &LambStep,
-        tensor: LambTensor<'_, T>,
+        step: &UpdateStep,
+        tensor: OptimizerTensor<'_, T>,
         sums: &mut ChunkSums,
     ) {
-        let LambTensor { parameter, gradient, exp_avg, exp_avg_sq, decays } = tensor;
+        let OptimizerTensor { parameter, gradient, exp_avg, exp_avg_sq, decays } = tensor;
         let decay = if decays { self.weight_decay } else { 0.0 };
         let adapt = decay != 0.0 || self.always_adapt;
         let direction = self.direction::<T>(step, decay);
@@ -139,7 +111,7 @@ impl Lamb {
         );
     }
 
-    fn direction<T: Real>(&self, step: &LambStep, decay: f64) -> Direction<T> {
+    fn direction<T: Real>(&self, step: &UpdateStep, decay: f64) -> Direction<T> {
         let clip = self.max_grad_norm.map_or(1.0, |max| (step.grad_norm / max).max(1.0));
         let c = Coefficients::new(self, step.update);
         Direction {

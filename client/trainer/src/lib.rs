@@ -4,7 +4,7 @@
 //!   train()      for every step:
 //!     batch          next microbatch                     Batch, from a server or a folder
 //!     backend        forward, backward    per microbatch  Backend: the CPU, or CUDA
-//!     backend        update               per step        Lamb, Schedule
+//!     backend        update               per step        Optimizer, Schedule
 //!     report         loss, norm, timing                   StepReport, over all ranks of a ProcessGroup
 //!     on_step        the caller's: log, evaluation and checkpoint, for the command in command/train.rs
 //! ```
@@ -74,6 +74,7 @@ mod loss;
 mod loss_scaler;
 mod memory;
 mod model;
+mod optimizer;
 mod preset;
 mod process_group;
 mod schedule;
@@ -104,8 +105,12 @@ pub use loss_scaler::LossScaler;
 pub use model::{
     Architecture, BatchNorm, Block, Conv, Graph, Op, ParamKind, Parameter, Shape, Stem, TensorId,
 };
+pub use optimizer::Optimizer;
+pub use optimizer::adamw::AdamW;
+pub use optimizer::clip::{ClipGrad, ClipMode};
+pub use optimizer::sgd::Sgd;
 pub use process_group::{Element, ProcessGroup, Rendezvous, Timeouts};
-pub use schedule::Schedule;
+pub use schedule::{Decay, Milestones, Schedule};
 pub use simd::Real;
 pub use state::{StateDict, Tensor, TrainState};
 pub use training_loop::{Flow, StepReport, TrainConfig, train};
@@ -120,7 +125,9 @@ pub mod testing {
     #[cfg(feature = "cuda")]
     pub use crate::backend::cuda::PassConfig;
     pub use crate::drop_path::drop_path_rates;
-    pub use crate::lamb::{ChunkSums, LambStep, LambTensor};
+    pub use crate::lamb::ChunkSums;
+    pub use crate::optimizer::clip::{clip_outputs, clip_values, norm_factor};
+    pub use crate::optimizer::tensor::{OptimizerTensor, UpdateStep};
     #[cfg(feature = "cuda")]
     pub use crate::selftest::compare_operations;
 }

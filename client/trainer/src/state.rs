@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::loss_scaler::LossScaler;
 use crate::model::Graph;
+use crate::optimizer::StateKind;
 
 /// Tensors by timm's parameter names, in timm's layout.
 pub type StateDict = BTreeMap<String, Tensor>;
@@ -37,6 +38,8 @@ pub struct TrainState {
     pub exp_avg: StateDict,
     /// Second moment of each parameter's gradient; empty before the first update.
     pub exp_avg_sq: StateDict,
+    /// Momentum buffer of each parameter, which SGD has instead of moments; empty before the first update.
+    pub momentum_buffer: StateDict,
     /// Exponential moving average of the model; empty if none is kept.
     pub model_ema: StateDict,
     /// The loss scale, where training is in f16.
@@ -46,16 +49,54 @@ pub struct TrainState {
 impl TrainState {
     /// The name of the first tensor with a value that is NaN or infinite.
     pub(crate) fn not_finite(&self) -> Option<&str> {
-        let all = [&self.model, &self.exp_avg, &self.exp_avg_sq, &self.model_ema];
+        let all =
+            [&self.model, &self.exp_avg, &self.exp_avg_sq, &self.momentum_buffer, &self.model_ema];
         all.into_iter().flatten().find(|(_, tensor)| !tensor.is_finite()).map(|(name, _)| &**name)
+    }
+
+    /// What the optimizer keeps.
+    pub(crate) fn state_kind(&self) -> StateKind {
+        match (self.exp_avg.is_empty(), self.momentum_buffer.is_empty()) {
+            (false, _) => StateKind::Moments,
+            (true, false) => StateKind::Momentum,
+            (true, true) => StateKind::Empty,
+        }
+    }
+
+    /// The tensors that the backends keep where first moments or momentum buffers are, and where second moments are.
+    pub(crate) fn optimizer_tensors(&self) -> [&StateDict; 2] {
+        match self.state_kind() {
+            StateKind::Momentum => [&self.momentum_buffer, &self.exp_avg_sq],
+            StateKind::Moments | StateKind::Empty => [&self.exp_avg, &self.exp_avg_sq],
+        }
+    }
+
+    /// Sets the optimizer's tensors, of which `read` reads the first or the second kind from a backend.
+    pub(crate) fn read_optimizer<E>(
+        &mut self,
+        kind: StateKind,
+        mut read: impl FnMut(usize) -> Result<StateDict, E>,
+    ) -> Result<(), E> {
+        match kind {
+            StateKind::Empty => {}
+            StateKind::Moments => (self.exp_avg, self.exp_avg_sq) = (read(0)?, read(1)?),
+            StateKind::Momentum => self.momentum_buffer = read(0)?,
+        }
+        Ok(())
     }
 
     /// Checks that the tensors are those of a network; the message names the first that is not.
     pub(crate) fn check(&self, graph: &Graph) -> Result<(), String> {
         check_tensors(graph, &self.model, true)?;
-        for (tensors, with_statistics) in
-            [(&self.exp_avg, false), (&self.exp_avg_sq, false), (&self.model_ema, true)]
-        {
+        if self.exp_avg.is_empty() != self.exp_avg_sq.is_empty() {
+            return Err("it has only one of exp_avg and exp_avg_sq".to_owned());
+        }
+        for (tensors, with_statistics) in [
+            (&self.exp_avg, false),
+            (&self.exp_avg_sq, false),
+            (&self.momentum_buffer, false),
+            (&self.model_ema, true),
+        ] {
             if !tensors.is_empty() {
                 check_tensors(graph, tensors, with_statistics)?;
             }

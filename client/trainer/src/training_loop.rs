@@ -10,9 +10,10 @@ use crate::Error;
 use crate::backend::{Backend, MicroStep, UpdateReport};
 use crate::batch::Batch;
 use crate::drop_path::DropPath;
-use crate::lamb::Lamb;
 use crate::loss::Loss;
 use crate::loss_scaler::MIN_SCALE;
+use crate::optimizer::Optimizer;
+use crate::optimizer::clip::ClipGrad;
 use crate::process_group::ProcessGroup;
 use crate::schedule::Schedule;
 
@@ -22,7 +23,10 @@ pub struct TrainConfig {
     /// Loss minimized at every step.
     pub loss: Loss,
     /// Optimizer hyperparameters.
-    pub optimizer: Lamb,
+    pub optimizer: Optimizer,
+    /// How gradients are clipped before the update; `None` does not. LAMB clips by itself as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clip_grad: Option<ClipGrad>,
     /// Learning-rate schedule.
     pub schedule: Schedule,
     /// Stochastic depth: the probability that the last residual block is dropped.
@@ -108,7 +112,7 @@ pub fn train<B: Backend + ?Sized, E: From<Error>>(
     let mut pending_steps = VecDeque::new();
     let mut last_report = Instant::now();
     let mut cursor = start;
-    while cursor.epoch < config.schedule.epochs {
+    while cursor.epoch < config.schedule.total_epochs() {
         let Cursor { epoch, step } = cursor;
         let updates_before = epoch * config.steps_per_epoch + step;
         let (mut samples, mut data_wait) = (0, Duration::ZERO);
@@ -129,12 +133,12 @@ pub fn train<B: Backend + ?Sized, E: From<Error>>(
             data_wait += waited;
         }
         let lr = config.schedule.lr(epoch, step, config.steps_per_epoch);
-        backend.update(&config.optimizer, lr, config.model_ema_decay)?;
+        backend.update(&config.optimizer, config.clip_grad, lr, config.model_ema_decay)?;
 
         pending_steps.push_back(PendingStep { cursor, lr, samples, data_wait });
         cursor = cursor.after(1, config.steps_per_epoch);
         // On a GPU, reports come one step late. A flush waits for all of them.
-        let flush = sync_at(cursor) || cursor.epoch == config.schedule.epochs;
+        let flush = sync_at(cursor) || cursor.epoch == config.schedule.total_epochs();
         while let Some(update) = backend.poll_report(flush)? {
             let reported = pending_steps.pop_front().expect("every step is reported once");
             let time = last_report.elapsed();

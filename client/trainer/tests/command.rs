@@ -160,6 +160,12 @@ fn invalid_options_are_refused_with_advice() {
         assert!(words.iter().all(|word| text.contains(word)), "{more:?}: {text}");
     };
     refused(&["--hyperparameters", "a4"], &["a4", "\"a1\", \"a2\" or \"a3\""]);
+    refused(&["--opt", "adagrad"], &["--opt", "adagrad"]);
+    refused(&["--opt-betas", "0.9", "1"], &["--opt-betas", "below 1"]);
+    refused(
+        &["--sched", "multistep", "--decay-milestones", "9,8"],
+        &["--decay-milestones", "ascending"],
+    );
     refused(&["--initial-checkpoint", "none.safetensors"], &["none.safetensors"]);
     refused(&["--resume"], &["out", "without --resume"]);
     refused(&["--memory-limit", "100KiB"], &["GiB", "100KiB", "--microbatches"]);

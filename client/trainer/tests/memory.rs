@@ -42,7 +42,7 @@ fn a_steady_step_allocates_no_tensors() {
             let micro = MicroStep { drop_path, loss: &config.loss, weight: 1.0, last: true };
             cpu.forward(&batch, &micro).unwrap();
             cpu.backward(&batch, &micro).unwrap();
-            cpu.update(&config.optimizer, 1e-3, Some(0.99)).unwrap();
+            cpu.update(&config.optimizer, None, 1e-3, Some(0.99)).unwrap();
             cpu.logits(&batch).unwrap();
         };
         (0..2).for_each(&mut step);

@@ -9,9 +9,10 @@ use std::path::Path;
 use bytes::Bytes;
 use forebay_trainer::testing::stepwise_f32;
 use forebay_trainer::{
-    Backend, Batch, Cursor, Error, Flow, LossScaler, MicroStep, Pixels, Rank, StateDict,
-    StepReport, Tensor, TrainConfig, TrainState, latest_checkpoint, load_checkpoint,
-    load_latest_checkpoint, read_model, save_checkpoint, train, write_model,
+    AdamW, Backend, Batch, ClipGrad, ClipMode, Cursor, Error, Flow, Lamb, LossScaler, MicroStep,
+    Optimizer, Pixels, ProcessGroup, Rank, Sgd, StateDict, StepReport, Tensor, TrainConfig,
+    TrainState, broadcast_checkpoint, latest_checkpoint, load_checkpoint, load_latest_checkpoint,
+    read_model, save_checkpoint, train, write_model,
 };
 use microbatches::{
     SAMPLES, SIDE, backend, backend_config, batch, batches, run_metadata, train_config,
@@ -59,6 +60,85 @@ fn resumed_training_gives_the_bits_of_uninterrupted_training() {
             );
         }
     }
+}
+
+/// Every optimizer, with and without a buffer, and every mode of clipping.
+fn optimizers() -> Vec<TrainConfig> {
+    let sgd = |momentum, nesterov| Optimizer::Sgd(Sgd { momentum, nesterov, weight_decay: 1e-4 });
+    let with = |optimizer, clip: Option<(f64, ClipMode)>| {
+        let mut config = train_config(2);
+        config.schedule.lr = 0.01;
+        let clip_grad = clip.map(|(value, mode)| ClipGrad { value, mode });
+        TrainConfig { optimizer, clip_grad, ..config }
+    };
+    vec![
+        with(sgd(0.9, true), Some((0.01, ClipMode::Value))),
+        with(sgd(0.9, false), None),
+        with(sgd(0.0, false), Some((0.5, ClipMode::Norm))),
+        with(Optimizer::AdamW(AdamW::default()), Some((0.02, ClipMode::Agc))),
+        with(Lamb::default().into(), Some((0.5, ClipMode::Norm))),
+    ]
+}
+
+#[test]
+fn every_optimizer_resumes_with_its_state_to_the_bit() {
+    for config in optimizers() {
+        let mut straight = backend("resnet20");
+        let (_, losses) = train_steps(&mut *straight, &config, Cursor::default(), 5).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let mut first = backend("resnet20");
+        let (cursor, _) = train_steps(&mut *first, &config, Cursor::default(), 3).unwrap();
+        let state = first.state().unwrap();
+        let path = save_checkpoint(folder.path(), &state, &run_metadata(config, cursor, &state));
+        let path = path.unwrap();
+        let (loaded, about) = load_checkpoint(&path).unwrap();
+        assert!(loaded == state && about.config == config);
+        let kept = [&state.exp_avg, &state.exp_avg_sq, &state.momentum_buffer];
+        let kept = kept.map(|tensors| !tensors.is_empty());
+        let expected = match config.optimizer {
+            Optimizer::Sgd(sgd) => [false, false, sgd.momentum > 0.0],
+            Optimizer::AdamW(_) | Optimizer::Lamb(_) => [true, true, false],
+        };
+        assert_eq!(kept, expected);
+        // Rank 0 sends what it loaded to a rank that has nothing yet.
+        let sent = std::thread::scope(|scope| {
+            let ranks = ProcessGroup::threads(2).into_iter().map(|mut group| {
+                let (loaded, mut about) = (&loaded, about.clone());
+                scope.spawn(move || {
+                    let mut state = if group.is_primary() {
+                        loaded.clone()
+                    } else {
+                        backend("resnet20").state().unwrap()
+                    };
+                    broadcast_checkpoint(&mut group, &mut state, &mut about).unwrap();
+                    group.finish().unwrap();
+                    state
+                })
+            });
+            let ranks: Vec<_> = ranks.collect();
+            ranks.into_iter().map(|rank| rank.join().unwrap()).collect::<Vec<_>>()
+        });
+        let mut second = backend("resnet20");
+        second.load(&sent[1]).unwrap();
+        let (_, rest) = train_steps(&mut *second, &config, about.cursor, 2).unwrap();
+        assert_eq!(rest, losses[3..], "{:?}", config.optimizer);
+        assert!(second.state().unwrap() == straight.state().unwrap(), "{:?}", config.optimizer);
+    }
+}
+
+#[test]
+fn a_change_of_the_optimizer_drops_the_state_of_the_other() {
+    let optimizers = optimizers();
+    let (sgd, adamw) = (&optimizers[0], &optimizers[3]);
+    let mut cpu = backend("resnet20");
+    train_steps(&mut *cpu, sgd, Cursor::default(), 2).unwrap();
+    let model = TrainState { momentum_buffer: StateDict::new(), ..cpu.state().unwrap() };
+    let from = Cursor { epoch: 0, step: 2 };
+    train_steps(&mut *cpu, adamw, from, 1).unwrap();
+    let mut fresh = backend("resnet20");
+    fresh.load(&model).unwrap();
+    train_steps(&mut *fresh, adamw, from, 1).unwrap();
+    assert!(cpu.state().unwrap() == fresh.state().unwrap());
 }
 
 #[test]
@@ -264,6 +344,10 @@ fn a_run_with_other_settings_is_not_resumed() {
     now.config.schedule.lr *= 2.0;
     let error = before.check_resumable(&now, &path).unwrap_err().to_string();
     assert!(error.contains("config.schedule.lr is 0.005") && error.len() < 300, "{error}");
+    now = before.clone();
+    now.config.optimizer = Optimizer::Sgd(Sgd::default());
+    let error = before.check_resumable(&now, &path).unwrap_err().to_string();
+    assert!(error.contains("optimizer is \"lamb\", but this run's is \"sgd\""), "{error}");
 }
 
 #[test]
@@ -296,6 +380,7 @@ fn small_state(updates: u64) -> TrainState {
         model_ema: tensors(["bn1.running_mean", "fc.bias"], value + 1.0),
         exp_avg: tensors(["fc.bias", "fc.weight"], value + 2.0),
         exp_avg_sq: tensors(["fc.bias", "fc.weight"], value + 3.0),
+        momentum_buffer: StateDict::new(),
         updates,
         batches_tracked: 2 * updates,
         loss_scaler: Some(LossScaler { scale: 1024.0, growth: 17, skipped: updates / 2 }),

@@ -136,7 +136,7 @@ fn steps(case: &mut Case, about: &Value, golden: &Arrays, dtype: &str) -> Vec<Fi
     let mut found = Vec::new();
     for (step, wanted) in wanted.iter().map(|w| w.as_f64().unwrap()).enumerate() {
         if step > 0 {
-            case.net.update(&lamb, rate);
+            case.net.update(&lamb.into(), rate);
         }
         let (_, loss) = case.train(None);
         let what = format!("loss after {step} steps");

@@ -34,9 +34,12 @@ use program::Program;
 use super::{Backend, BackendConfig, MicroStep, UpdateReport, normalization_table};
 use crate::Error;
 use crate::batch::{Batch, Pixels};
-use crate::lamb::{ChunkSums, Lamb, LambStep, LambTensor};
+use crate::lamb::ChunkSums;
 use crate::memory::MemoryPlan;
-use crate::model::{Graph, Op};
+use crate::model::{Graph, Op, ParamKind};
+use crate::optimizer::clip::{self, ClipGrad, ClipMode};
+use crate::optimizer::tensor::{OptimizerTensor, UpdateStep};
+use crate::optimizer::{Optimizer, StateKind};
 use crate::process_group::ProcessGroup;
 use crate::simd::{PANEL, Real, to_f32};
 use crate::state::TrainState;
@@ -53,8 +56,10 @@ pub(crate) struct CpuBackend<T> {
     parameter_ranges: Vec<Range<usize>>,
     parameters: Vec<T>,
     gradients: Vec<T>,
+    /// The first moments, or SGD's momentum buffers, as `state_kind` says.
     exp_avg: Vec<T>,
     exp_avg_sq: Vec<T>,
+    state_kind: StateKind,
     /// Range of each batch norm's means and variances in `running` and `batch_statistics`.
     running_ranges: Vec<Range<usize>>,
     /// Running means and variances.
@@ -120,6 +125,7 @@ impl<T: Real> CpuBackend<T> {
             gradients: vec![T::ZERO; len],
             exp_avg: vec![T::ZERO; len],
             exp_avg_sq: vec![T::ZERO; len],
+            state_kind: StateKind::Empty,
             running_ranges,
             running: vec![T::ZERO; running],
             ema: (Vec::new(), Vec::new()),
@@ -180,6 +186,52 @@ impl<T: Real> CpuBackend<T> {
         self.group.reduce(&mut self.gradients)
     }
 
+    /// The norm of all gradients.
+    fn gradient_norm(&mut self) -> f64 {
+        let squares = self
+            .parameter_ranges
+            .iter()
+            .map(|range| self.lamb_scratch.norm(&self.gradients[range.clone()]).powi(2));
+        squares.sum::<f64>().sqrt()
+    }
+
+    /// Clips all gradients, whose norm is `norm`.
+    fn clip_gradients(&mut self, clip_grad: ClipGrad, norm: f64) {
+        let ClipGrad { value, mode } = clip_grad;
+        match mode {
+            ClipMode::Norm => clip::scale(clip::norm_factor(value, norm), &mut self.gradients),
+            ClipMode::Value => clip::clip_values(value, &mut self.gradients),
+            ClipMode::Agc => {
+                let parameters = &self.training.plan.graph.parameters;
+                for (range, parameter) in self.parameter_ranges.iter().zip(parameters) {
+                    let shape = &parameter.shape;
+                    let weights = &self.parameters[range.clone()];
+                    let gradient = &mut self.gradients[range.clone()];
+                    match parameter.kind {
+                        ParamKind::Matrix | ParamKind::Bias => {}
+                        ParamKind::Gamma(_) | ParamKind::Beta => {
+                            clip::clip_outputs(value, weights, gradient, 1, |_| 0);
+                        }
+                        ParamKind::Conv => {
+                            let output_of = |index: usize| conv::output_of(shape, index);
+                            let outputs = shape[0].next_multiple_of(PANEL);
+                            clip::clip_outputs(value, weights, gradient, outputs, output_of);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Drops the state of another optimizer.
+    fn begin_state(&mut self, kind: StateKind) {
+        if self.state_kind != kind {
+            self.exp_avg.fill(T::ZERO);
+            self.exp_avg_sq.fill(T::ZERO);
+            self.state_kind = kind;
+        }
+    }
+
     /// `ema = decay * ema + (1 - decay) * model`.
     fn update_ema(&mut self, decay: f64) {
         let (keep, take) = (T::from_f64(decay), T::from_f64(1.0 - decay));
@@ -229,7 +281,8 @@ impl<T: Real> Backend for CpuBackend<T> {
 
     fn update(
         &mut self,
-        optimizer: &Lamb,
+        optimizer: &Optimizer,
+        clip_grad: Option<ClipGrad>,
         lr: f64,
         model_ema_decay: Option<f64>,
     ) -> Result<(), Error> {
@@ -239,15 +292,18 @@ impl<T: Real> Backend for CpuBackend<T> {
         if model_ema_decay.is_some() && self.ema.0.is_empty() {
             self.ema = (self.parameters.clone(), self.running.clone());
         }
-        let squares = self
-            .parameter_ranges
-            .iter()
-            .map(|range| self.lamb_scratch.norm(&self.gradients[range.clone()]).powi(2));
-        let grad_norm = squares.sum::<f64>().sqrt();
-        let step = LambStep { lr, update: self.updates, grad_norm };
+        self.begin_state(optimizer.state_kind());
+        let grad_norm = self.gradient_norm();
+        let mut step = UpdateStep { lr, update: self.updates, grad_norm };
+        if let Some(clip_grad) = clip_grad {
+            self.clip_gradients(clip_grad, grad_norm);
+            if optimizer.max_grad_norm().is_some() {
+                step.grad_norm = self.gradient_norm();
+            }
+        }
         let parameters = &self.training.plan.graph.parameters;
         for (range, parameter) in self.parameter_ranges.iter().zip(parameters) {
-            let tensor = LambTensor {
+            let tensor = OptimizerTensor {
                 parameter: &mut self.parameters[range.clone()],
                 gradient: &mut self.gradients[range.clone()],
                 exp_avg: &mut self.exp_avg[range.clone()],

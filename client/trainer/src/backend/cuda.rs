@@ -77,10 +77,11 @@ use super::precision::Precision;
 use super::{Backend, BackendConfig, MicroStep, UpdateReport, normalization_table};
 use crate::Error;
 use crate::batch::Batch;
-use crate::lamb::Lamb;
 use crate::loss::{Criterion, Loss};
 use crate::memory::MemoryPlan;
 use crate::model::Graph;
+use crate::optimizer::clip::ClipGrad;
+use crate::optimizer::{Optimizer, StateKind};
 use crate::process_group::ProcessGroup;
 use crate::state::TrainState;
 
@@ -104,6 +105,8 @@ pub struct CudaBackend {
     /// Buckets of gradients, with the operation whose backward completes each.
     buckets: Vec<(usize, Range<usize>)>,
     has_ema: bool,
+    /// What is in the ranges of the first and second moments.
+    state_kind: StateKind,
     updates: u64,
     batches_tracked: u64,
     /// Losses of the microbatches of the step in progress.
@@ -154,6 +157,7 @@ impl CudaBackend {
             buckets: memory.buckets(&training.graph, cuda.bucket_len),
             group: ProcessGroup::single(),
             has_ema: false,
+            state_kind: StateKind::Empty,
             updates: 0,
             batches_tracked: 0,
             losses: Vec::new(),
@@ -198,13 +202,26 @@ impl CudaBackend {
         }
         let table = (0..3).flat_map(|c| normalization_table(mean[c], std[c]));
         let table: Vec<u8> = table.flat_map(f32::to_le_bytes).collect();
-        let (chunks, tensors) = m.optimizer_tables(&self.training.graph);
-        for (range, bytes) in
-            [(&m.normalization, table), (&m.chunks, chunks), (&m.tensors, tensors)]
-        {
+        let [chunks, tensors, outputs] = m.optimizer_tables(&self.training.graph);
+        for (range, bytes) in [
+            (&m.normalization, table),
+            (&m.chunks, chunks),
+            (&m.tensors, tensors),
+            (&m.outputs, outputs),
+        ] {
             transfer::upload(&self.config.device, &self.lane, range.start, &bytes)?;
         }
         self.load_scaler(None)
+    }
+
+    /// Drops the state of another optimizer.
+    fn begin_state(&mut self, kind: StateKind) -> Result<(), DeviceError> {
+        if self.state_kind != kind {
+            let m = &self.memory;
+            [&m.exp_avg, &m.exp_avg_sq].into_iter().try_for_each(|r| self.launcher().clear(r))?;
+            self.state_kind = kind;
+        }
+        Ok(())
     }
 
     /// Waits until the GPU has finished all work.
@@ -397,11 +414,13 @@ impl Backend for CudaBackend {
 
     fn update(
         &mut self,
-        optimizer: &Lamb,
+        optimizer: &Optimizer,
+        clip_grad: Option<ClipGrad>,
         lr: f64,
         model_ema_decay: Option<f64>,
     ) -> Result<(), Error> {
         self.updates += 1;
+        self.begin_state(optimizer.state_kind())?;
         if model_ema_decay.is_some() && !self.has_ema {
             // The average starts at the model as it was before its first update.
             self.has_ema = true;
@@ -413,8 +432,8 @@ impl Backend for CudaBackend {
         let step = StepScalars { lr, update: self.updates, ema_decay };
         self.launcher().set_step(optimizer, step)?;
         let ema = model_ema_decay.is_some();
-        self.execute(Pass::Update { optimizer: *optimizer, ema }, |backend| {
-            backend.launcher().lamb(optimizer)?;
+        self.execute(Pass::Update { optimizer: *optimizer, clip_grad, ema }, |backend| {
+            backend.launcher().update(optimizer, clip_grad)?;
             if ema { backend.launcher().update_ema() } else { Ok(()) }
         })?;
         let mut outcome = self.pinned_pool.take()?;

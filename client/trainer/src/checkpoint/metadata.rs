@@ -61,6 +61,7 @@ impl RunMetadata {
                 "image size": run.image_size,
                 "dataset digest": run.dataset_digest,
                 "recipe digest": run.recipe_digest,
+                "optimizer": run.config.optimizer.name(),
                 "config": run.config,
             })
         };

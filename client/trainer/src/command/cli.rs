@@ -5,6 +5,8 @@ mod gpu;
 mod hyperparameters;
 mod measure;
 mod numbers;
+mod optimizer;
+mod schedule;
 
 use std::path::PathBuf;
 
@@ -16,9 +18,11 @@ use crate::backend::device::{GpuConfig, TrainDevice};
 use crate::backend::precision::Precision;
 use gpu::GpuArgs;
 use numbers::{Pixels, Samples};
+use optimizer::OptimizerChanges;
+use schedule::ScheduleChanges;
 
 pub(crate) use distributed::Distributed;
-pub(crate) use hyperparameters::{HyperparameterChanges, LossName};
+pub(crate) use hyperparameters::{HyperparameterChanges, LossName, set};
 pub(crate) use measure::{BenchArgs, SelftestArgs};
 
 /// Trains ResNets by the recipes of "ResNet strikes back", on data from forebay servers.
@@ -129,7 +133,16 @@ pub(crate) struct TrainArgs {
     #[arg(long, env = "FOREBAY_OUTPUT", value_name = "DIR", default_value = "run")]
     pub(crate) output: PathBuf,
     /// Resume from the newest checkpoint of the output folder, bit for bit.
-    #[arg(long)]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        value_parser = boolean,
+        action = ArgAction::Set
+    )]
     pub(crate) resume: bool,
     /// Resume if there is a checkpoint, and start otherwise. Suits jobs that are restarted automatically.
     #[arg(
@@ -151,6 +164,10 @@ pub(crate) struct TrainArgs {
     pub(crate) recipe_changes: RecipeChanges,
     #[command(flatten)]
     pub(crate) hyperparameter_changes: HyperparameterChanges,
+    #[command(flatten)]
+    pub(crate) optimizer_changes: OptimizerChanges,
+    #[command(flatten)]
+    pub(crate) schedule_changes: ScheduleChanges,
     #[command(flatten)]
     pub(crate) distributed: Distributed,
     /// Evaluate every N epochs, and at the end; 0 evaluates only at the end.

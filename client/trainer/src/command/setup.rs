@@ -3,10 +3,10 @@
 use anyhow::{Context as _, bail};
 use forebay_client::RecipeRef;
 use forebay_types::process::available_memory;
-use forebay_types::settings::{ByteSize, Number};
+use forebay_types::settings::ByteSize;
 use forebay_types::{Cursor, Rank};
 
-use super::cli::{HyperparameterChanges, LossName, ModelArgs, TrainArgs};
+use super::cli::{HyperparameterChanges, LossName, ModelArgs, TrainArgs, set};
 use super::replay::SourceInfo;
 use crate::Error;
 use crate::backend::conv_config::Norms;
@@ -53,9 +53,7 @@ pub(crate) fn run_metadata(
     info: &SourceInfo,
 ) -> anyhow::Result<RunMetadata> {
     let preset = hyperparameters_preset(args, recipe)?;
-    let mut config = TrainConfig::preset(&preset, info.smoothing, info.steps, info.microbatches)?;
-    config.seed = args.seed.get();
-    apply_changes(&mut config, &args.hyperparameter_changes);
+    let config = train_config(args, &preset, (info.smoothing, info.steps, info.microbatches))?;
     if config.steps_per_epoch == 0 {
         bail!(
             "an epoch has no steps, because the dataset is smaller than a batch of {}: set a smaller --batch",
@@ -76,22 +74,23 @@ pub(crate) fn run_metadata(
     })
 }
 
+/// The preset with the changes by the options, for data with this label smoothing, and these steps of an epoch and
+/// microbatches of a step.
+pub(crate) fn train_config(
+    args: &TrainArgs,
+    preset: &str,
+    (smoothing, steps, microbatches): (f64, u64, u32),
+) -> anyhow::Result<TrainConfig> {
+    let mut config = TrainConfig::preset(preset, smoothing, steps, microbatches)?;
+    config.seed = args.seed.get();
+    apply_changes(&mut config, &args.hyperparameter_changes);
+    args.optimizer_changes.apply(&mut config);
+    args.schedule_changes.apply(&mut config.schedule)?;
+    Ok(config)
+}
+
 /// Overrides the preset by the options.
 fn apply_changes(config: &mut TrainConfig, changes: &HyperparameterChanges) {
-    fn set<T>(value: &mut T, change: Option<T>) {
-        if let Some(change) = change {
-            *value = change;
-        }
-    }
-    set(&mut config.schedule.epochs, changes.epochs.map(Number::get));
-    set(&mut config.schedule.lr, changes.lr);
-    set(&mut config.schedule.warmup_lr, changes.warmup_lr);
-    set(&mut config.schedule.min_lr, changes.min_lr);
-    set(&mut config.schedule.warmup_epochs, changes.warmup_epochs.map(Number::get));
-    config.schedule.on_updates |= changes.sched_on_updates;
-    set(&mut config.optimizer.weight_decay, changes.weight_decay);
-    let clip_grad = changes.clip_grad.map(|norm| (norm > 0.0).then_some(norm));
-    set(&mut config.optimizer.max_grad_norm, clip_grad);
     set(&mut config.drop_path, changes.drop_path);
     let criterion = changes.loss.map(|loss| match loss {
         LossName::Bce => Criterion::Bce,

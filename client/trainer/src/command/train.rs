@@ -70,7 +70,7 @@ fn train_as_rank(
     let _locked = backend.group().is_primary().then(lock).transpose()?;
     setup::load_initial_state(args, &mut run, backend)?;
     let (config, start) = (run.config, run.cursor);
-    let epochs = config.schedule.epochs;
+    let epochs = config.schedule.total_epochs();
     let open_log = || RunLog::open(&args.output, start, config.steps_per_epoch, epochs);
     let log = backend.group().is_primary().then(open_log).transpose()?;
     if let Some(log) = &log {
@@ -95,9 +95,13 @@ fn train_as_rank(
 fn describe(run: &RunMetadata, info: &SourceInfo, preset: &str, device: &str) -> String {
     let RunMetadata { model, classes, image_size, config, cursor, .. } = run;
     format!(
-        "{model} of {classes} classes at {image_size} pixels, by the hyperparameters of {preset} (learning rate {}, \
+        "{model} of {classes} classes at {image_size} pixels, by the hyperparameters of {preset} ({}, learning rate {}, \
          {} epochs of {} steps of {} samples), from {cursor}, on {device}",
-        config.schedule.lr, config.schedule.epochs, config.steps_per_epoch, info.batch
+        config.optimizer.name(),
+        config.schedule.lr,
+        config.schedule.total_epochs(),
+        config.steps_per_epoch,
+        info.batch
     )
 }
 
@@ -111,7 +115,7 @@ struct Due {
 
 impl Due {
     fn at(args: &TrainArgs, config: &TrainConfig, next: Cursor) -> Self {
-        let (epoch_ended, done) = (next.step == 0, next.epoch == config.schedule.epochs);
+        let (epoch_ended, done) = (next.step == 0, next.epoch == config.schedule.total_epochs());
         let updates = next.epoch * config.steps_per_epoch + next.step;
         let stop = Self::stops(args, updates);
         let interval = |every: u64, count: u64| every > 0 && count.is_multiple_of(every);
@@ -209,7 +213,7 @@ impl TrainingRun<'_> {
         files.push(("log", output.join("log.jsonl")));
         files.push(("TensorBoard", output.join("tensorboard")));
         files.extend(checkpoint::latest_checkpoint(output)?.map(|path| ("checkpoint", path)));
-        let epochs = self.run.config.schedule.epochs;
+        let epochs = self.run.config.schedule.total_epochs();
         log.print(&if end.epoch == epochs {
             format!("trained all {epochs} epochs")
         } else {

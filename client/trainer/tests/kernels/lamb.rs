@@ -41,7 +41,7 @@ const SIZES: [(usize, usize); 11] = [
 ];
 
 /// Consecutive tensors, each at a multiple of 16, their chunks, and the total length.
-fn tensors_and_chunks() -> (Vec<Tensor>, Vec<Chunk>, usize) {
+pub(crate) fn tensors_and_chunks() -> (Vec<Tensor>, Vec<Chunk>, usize) {
     let (mut tensors, mut chunks, mut start) = (Vec::new(), Vec::new(), 0);
     for (tensor, (size, existing)) in SIZES.into_iter().enumerate() {
         let decays = tensor % 3 != 1;
@@ -57,7 +57,7 @@ fn tensors_and_chunks() -> (Vec<Tensor>, Vec<Chunk>, usize) {
 }
 
 /// Values of the tensors, padded with zeros.
-fn filled(seed: usize) -> Vec<f32> {
+pub(crate) fn filled(seed: usize) -> Vec<f32> {
     let (_, chunks, all) = tensors_and_chunks();
     let (numbers, mut filled) = (numbers(all, seed), vec![0.0; all]);
     for chunk in chunks {
@@ -71,7 +71,7 @@ fn filled(seed: usize) -> Vec<f32> {
 }
 
 /// Chunks as the kernels read them.
-fn chunk_words(chunks: &[Chunk]) -> Vec<[u32; 4]> {
+pub(crate) fn chunk_words(chunks: &[Chunk]) -> Vec<[u32; 4]> {
     let flags = |chunk: &Chunk| usize::from(chunk.decays) | chunk.existing << 16;
     let words = |chunk: &Chunk| [chunk.start, chunk.length, chunk.tensor, flags(chunk)];
     chunks.iter().map(|chunk| words(chunk).map(|word| u32::try_from(word).unwrap())).collect()
@@ -93,9 +93,9 @@ fn square_sums<S: Format>(rig: &Rig) -> Result<(), Failed> {
 fn gradient_norm<S: Format>(rig: &Rig) -> Result<(), Failed> {
     for parts in [1, 2, 255, 256, 257, 3000] {
         let partial: Vec<f32> = numbers(parts, 1).into_iter().map(f32::abs).collect();
-        // Clips never, rarely and always.
-        for max_norm in [0.0, 1e6, 0.01] {
-            norm_of::<S>(rig, &partial, max_norm, Scaler::fixed(1.0))?;
+        // Clips never, rarely and always, each by the norm of --clip-grad and by LAMB's.
+        for limits in [[0.0, 0.0], [0.0, 1e6], [0.0, 0.01], [1e6, 0.0], [0.01, 0.0], [0.02, 0.01]] {
+            norm_of::<S>(rig, &partial, limits, Scaler::fixed(1.0))?;
         }
     }
     // A loss scale that stays, that is doubled, that is too large to be doubled, and that is halved for a gradient that is not
@@ -111,7 +111,7 @@ fn gradient_norm<S: Format>(rig: &Rig) -> Result<(), Failed> {
     let last = GROWTH_INTERVAL - 1;
     for scaler in [scaler(65536.0, 7, 0), scaler(1024.0, last, 12_345), scaler(1e38, last, 1)] {
         for part in [1.0, f32::INFINITY, f32::NAN] {
-            norm_of::<S>(rig, &[2.0, part, 3.0], 0.01, scaler)?;
+            norm_of::<S>(rig, &[2.0, part, 3.0], [0.02, 0.01], scaler)?;
         }
     }
     Ok(())
@@ -120,7 +120,7 @@ fn gradient_norm<S: Format>(rig: &Rig) -> Result<(), Failed> {
 fn norm_of<S: Format>(
     rig: &Rig,
     partial: &[f32],
-    max_norm: f32,
+    limits: [f32; 2],
     before: Scaler,
 ) -> Result<(), Failed> {
     for corrected in [false, true] {
@@ -128,12 +128,13 @@ fn norm_of<S: Format>(
         let mut corrections = kept;
         let betas = Betas { beta1: 0.9, beta2: 0.999, corrected };
         let (norm, clip) =
-            twin::gradient_norm(partial, max_norm, &mut scaler, &mut corrections, betas);
+            twin::gradient_norm(partial, limits, &mut scaler, &mut corrections, betas);
         let mut case = Case::default();
         let args = args![
             case.kept(partial),
             partial.len(),
-            max_norm,
+            limits[0],
+            limits[1],
             case.written(&[norm]),
             case.written(&[clip]),
             case.changed(&words(before), &words(scaler)),
@@ -300,10 +301,10 @@ fn apply<S: Format + 'static>(rig: &Rig) -> Result<(), Failed> {
 }
 
 /// Multiples of 8 around the number of values of a block.
-const COUNTS: [usize; 6] = [8, 16, 2040, 2048, 2056, 6000];
+pub(crate) const COUNTS: [usize; 6] = [8, 16, 2040, 2048, 2056, 6000];
 
 /// Blocks whose threads process eight values each.
-const fn blocks(count: usize) -> [usize; 2] {
+pub(crate) const fn blocks(count: usize) -> [usize; 2] {
     [count.div_ceil(8 * THREADS), 1]
 }
 

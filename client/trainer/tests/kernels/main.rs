@@ -9,6 +9,7 @@ mod kernels;
 mod lamb;
 mod loss;
 mod norm;
+mod optimizers;
 mod pool;
 mod precision;
 mod rig;
@@ -24,7 +25,7 @@ use precision::Precision;
 use rig::Rig;
 
 fn main() {
-    let tests = [norm::TESTS, pool::TESTS, loss::TESTS, lamb::TESTS].concat();
+    let tests = [norm::TESTS, pool::TESTS, loss::TESTS, lamb::TESTS, optimizers::TESTS].concat();
     let names: Vec<&str> = tests.iter().map(|(name, _)| *name).collect();
     let mut trials =
         vec![Trial::test("every_kernel_has_a_test", move || check_all_have_tests(&names))];

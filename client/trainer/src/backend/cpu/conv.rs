@@ -247,6 +247,12 @@ pub(super) fn panel_len(shape: &[usize]) -> usize {
     panels(shape[0]) * shape[1..].iter().product::<usize>() * PANEL
 }
 
+/// The output of the weight that has `index` in panels. Those beyond the outputs of the shape only fill up a panel.
+pub(super) fn output_of(shape: &[usize], index: usize) -> usize {
+    let panel = shape[1..].iter().product::<usize>() * PANEL;
+    index / panel * PANEL + index % PANEL
+}
+
 /// Index in panels of the weight that has `index` in timm's layout.
 pub(super) fn panel_index(shape: &[usize], index: usize) -> usize {
     let input = shape[1];

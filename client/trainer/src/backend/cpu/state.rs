@@ -37,19 +37,22 @@ impl<T: Real> CpuBackend<T> {
     }
 
     pub(super) fn to_state(&self) -> TrainState {
-        let used = self.updates > 0;
-        TrainState {
+        let mut state = TrainState {
             model: self.tensors(&self.parameters, Some(&self.running)),
             updates: self.updates,
             batches_tracked: self.batches_tracked,
             loss_scaler: None,
-            exp_avg: if used { self.tensors(&self.exp_avg, None) } else { StateDict::new() },
-            exp_avg_sq: if used { self.tensors(&self.exp_avg_sq, None) } else { StateDict::new() },
             model_ema: match &self.ema {
                 (parameters, _) if parameters.is_empty() => StateDict::new(),
                 (parameters, running) => self.tensors(parameters, Some(running)),
             },
-        }
+            ..TrainState::default()
+        };
+        let moments = [&self.exp_avg, &self.exp_avg_sq];
+        let Ok(()) = state.read_optimizer::<std::convert::Infallible>(self.state_kind, |which| {
+            Ok(self.tensors(moments[which], None))
+        });
+        state
     }
 
     pub(super) fn load_state(&mut self, state: &TrainState) -> Result<(), String> {
@@ -62,12 +65,15 @@ impl<T: Real> CpuBackend<T> {
             }
         };
         put(&state.model, &mut self.parameters, Some(&mut self.running));
-        self.exp_avg.fill(T::ZERO);
-        self.exp_avg_sq.fill(T::ZERO);
-        if !state.exp_avg.is_empty() {
-            put(&state.exp_avg, &mut self.exp_avg, None);
-            put(&state.exp_avg_sq, &mut self.exp_avg_sq, None);
+        for (tensors, to) in
+            state.optimizer_tensors().into_iter().zip([&mut self.exp_avg, &mut self.exp_avg_sq])
+        {
+            to.fill(T::ZERO);
+            if !tensors.is_empty() {
+                put(tensors, to, None);
+            }
         }
+        self.state_kind = state.state_kind();
         self.ema = (Vec::new(), Vec::new());
         if !state.model_ema.is_empty() {
             self.ema = (self.parameters.clone(), self.running.clone());

@@ -6,6 +6,7 @@ mod lamb;
 mod loss;
 mod near;
 mod norm;
+mod optimizers;
 mod pool;
 #[path = "../cuda/twin/mod.rs"]
 mod twin;

@@ -7,8 +7,9 @@
 
 use forebay::gpu::Graph;
 
-use crate::lamb::Lamb;
 use crate::loss::Loss;
+use crate::optimizer::Optimizer;
+use crate::optimizer::clip::ClipGrad;
 
 /// Maximum number of graphs. Each takes memory on the GPU, and training has a few: forward, backward and update, perhaps
 /// with a short microbatch at the end of an epoch.
@@ -19,7 +20,7 @@ const MAX_GRAPHS: usize = 16;
 pub(super) enum Pass {
     Forward { samples: usize, drop_path: bool },
     Backward { samples: usize, drop_path: bool, loss: Loss },
-    Update { optimizer: Lamb, ema: bool },
+    Update { optimizer: Optimizer, clip_grad: Option<ClipGrad>, ema: bool },
 }
 
 /// The graphs of a backend.

@@ -40,6 +40,7 @@ kernels! {
     "pool.cu": max_pool max_pool_backward mean_pool mean_pool_backward shortcut shortcut_backward
         images_bytes images_floats;
     "loss.cu": binary_cross_entropy cross_entropy bias_add bias_gradient;
-    "lamb.cu": square_sums gradient_norm lamb_direction lamb_ratio lamb_apply copy_parameters
-        add_gradients update_ema exchange clear store_scalars;
+    "lamb.cu": square_sums gradient_norm lamb_direction lamb_ratio lamb_apply sgd_apply adamw_apply
+        clip_values clip_outputs clipped_norm copy_parameters add_gradients update_ema exchange
+        clear store_scalars;
 }

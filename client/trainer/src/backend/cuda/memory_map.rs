@@ -10,7 +10,7 @@ use super::scalars;
 use super::stem::{IMAGE_CHANNELS, input_channels};
 use crate::loss_scaler;
 use crate::memory::MemoryPlan;
-use crate::model::{Graph, Op};
+use crate::model::{Graph, Op, ParamKind, Parameter};
 
 /// Parameters per chunk of the optimizer, the same as in lamb.cu.
 pub(super) const CHUNK: usize = 8192;
@@ -92,6 +92,8 @@ pub(super) struct MemoryMap {
     pub(super) chunks: Range<usize>,
     /// Table of the tensors, as lamb.cu reads it.
     pub(super) tensors: Range<usize>,
+    /// Table of the outputs of all convolutions, and of the other tensors, as lamb.cu reads it.
+    pub(super) outputs: Range<usize>,
     pub(super) lamb_partial: Range<usize>,
     pub(super) trust_ratios: Range<usize>,
     pub(super) square_partial: Range<usize>,
@@ -181,6 +183,7 @@ impl MemoryMap {
         let widest = graph.norms.iter().map(|n| n.channels).max().unwrap_or(0);
         let batch = plans[0].batch.max(plans[1].batch);
         let chunks: usize = parameter_ranges.iter().map(|p| p.len().div_ceil(CHUNK)).sum();
+        let outputs: usize = graph.parameters.iter().map(outputs).sum();
         let mut a = RangeAllocator::default();
         let outcome = a.bytes(OUTCOME);
         Self {
@@ -216,6 +219,7 @@ impl MemoryMap {
             cublas_workspace: a.bytes(CUBLAS_WORKSPACE),
             chunks: a.bytes(chunks * 16),
             tensors: a.bytes(parameter_ranges.len() * 16),
+            outputs: a.bytes(outputs * 16),
             lamb_partial: a.bytes(chunks * 8),
             workspace: a.bytes(workspace),
             bytes: a.0,
@@ -230,8 +234,9 @@ impl MemoryMap {
         }
     }
 
-    /// The contents of `chunks` and `tensors`.
-    pub(super) fn optimizer_tables(&self, graph: &Graph) -> (Vec<u8>, Vec<u8>) {
+    /// The contents of `chunks`, `tensors` and `outputs`.
+    pub(super) fn optimizer_tables(&self, graph: &Graph) -> [Vec<u8>; 3] {
+        let mut rows: Vec<[u32; 4]> = Vec::new();
         let (mut chunks, mut tensors): (Vec<[u32; 4]>, Vec<[u32; 4]>) = (Vec::new(), Vec::new());
         let parameters = graph.parameters.iter().zip(&self.input_channels);
         for (range, (parameter, [inputs, stored])) in self.parameter_ranges.iter().zip(parameters) {
@@ -246,11 +251,15 @@ impl MemoryMap {
                 chunks.push([to_u32(start), to_u32(length), tensor, flags]);
             }
             tensors.push([first, to_u32(chunks.len()) - first, decays, 0]);
+            let length = range.len() / outputs(parameter);
+            let clips = u32::from(!matches!(parameter.kind, ParamKind::Matrix | ParamKind::Bias));
+            let starts = range.clone().step_by(length);
+            rows.extend(starts.map(|start| [to_u32(start), to_u32(length), clips, 0]));
         }
         let bytes = |table: Vec<[u32; 4]>| {
             table.into_iter().flatten().flat_map(u32::to_le_bytes).collect::<Vec<u8>>()
         };
-        (bytes(chunks), bytes(tensors))
+        [chunks, tensors, rows].map(bytes)
     }
 
     /// Splits the gradients into buckets of about `len` values, which are exchanged one by one. Starts
@@ -283,6 +292,11 @@ impl MemoryMap {
         }
         buckets
     }
+}
+
+/// Outputs whose gradients are clipped one by one: those of a convolution. Every other tensor is one.
+fn outputs(parameter: &Parameter) -> usize {
+    if parameter.kind == ParamKind::Conv { parameter.shape[0] } else { 1 }
 }
 
 fn to_u32(value: usize) -> u32 {

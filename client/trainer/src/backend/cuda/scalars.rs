@@ -5,7 +5,7 @@
 pub(super) const LOSS_SCALE: usize = 0;
 /// The learning rate, and what follows it is stored with it.
 pub(super) const LEARNING_RATE: usize = 1;
-/// Corrections of both moments of LAMB.
+/// Corrections of both moments of LAMB and `AdamW`.
 pub(super) const CORRECTIONS: usize = 2;
 /// Weights of the moving average and of the model.
 pub(super) const EMA_WEIGHTS: usize = 4;

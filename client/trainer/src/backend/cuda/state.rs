@@ -221,22 +221,21 @@ impl CudaBackend {
 
     pub(super) fn to_state(&self) -> Result<TrainState, DeviceError> {
         let m = &self.memory;
-        let moments = |range: &Range<usize>| {
-            if self.updates > 0 { self.tensors(range, None) } else { Ok(StateDict::new()) }
-        };
-        Ok(TrainState {
+        let mut state = TrainState {
             model: self.tensors(&m.parameters, Some(&m.running))?,
             updates: self.updates,
             batches_tracked: self.batches_tracked,
             loss_scaler: self.scaler()?,
-            exp_avg: moments(&m.exp_avg)?,
-            exp_avg_sq: moments(&m.exp_avg_sq)?,
             model_ema: if self.has_ema {
                 self.tensors(&m.ema, Some(&m.ema_running))?
             } else {
                 StateDict::new()
             },
-        })
+            ..TrainState::default()
+        };
+        let moments = [&m.exp_avg, &m.exp_avg_sq];
+        state.read_optimizer(self.state_kind, |which| self.tensors(moments[which], None))?;
+        Ok(state)
     }
 
     fn tensors(
@@ -270,7 +269,7 @@ impl CudaBackend {
             self.launcher().clear(&m.gradients)?;
             self.upload_tensors(&state.model, &m.parameters, Some(&m.running))?;
             for (tensors, range) in
-                [(&state.exp_avg, &m.exp_avg), (&state.exp_avg_sq, &m.exp_avg_sq)]
+                state.optimizer_tensors().into_iter().zip([&m.exp_avg, &m.exp_avg_sq])
             {
                 if tensors.is_empty() {
                     self.launcher().clear(range)?;
@@ -285,6 +284,7 @@ impl CudaBackend {
         };
         load().map_err(|error| error.to_string())?;
         self.has_ema = !state.model_ema.is_empty();
+        self.state_kind = state.state_kind();
         (self.updates, self.batches_tracked) = (state.updates, state.batches_tracked);
         self.load_scaler(state.loss_scaler).map_err(|error| error.to_string())?;
         self.losses.clear();

@@ -4,7 +4,7 @@
 //! would first copy all images to 8 channels, which takes a workspace of 223 MB at batch 256 (docs/cudnn-
 //! plans.md). So images are stored with 8 channels from the start, and so are the input channels of the
 //! weights, in all ranges that hold parameters. The added channels are zeros and stay zeros: their gradient
-//! is the sum of products with zeros, and LAMB leaves them alone. In f32 nothing is gained, but the layout is
+//! is the sum of products with zeros, and optimizers leave them alone. In f32 nothing is gained, but the layout is
 //! the same. Outside of this backend, images and weights have three channels.
 
 use crate::model::{Graph, Op};

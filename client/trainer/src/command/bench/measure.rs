@@ -74,7 +74,7 @@ fn run<B: Backend + ?Sized, E>(
         let (start, busy) = (Instant::now(), cpu_time());
         backend.forward(batch, &micro)?;
         backend.backward(batch, &micro)?;
-        backend.update(&config.optimizer, 1e-3, None)?;
+        backend.update(&config.optimizer, None, 1e-3, None)?;
         let (ended, queued) = (end(backend)?, start.elapsed());
         check(backend.poll_report(false)?)?;
         if step >= steps.warm_up {

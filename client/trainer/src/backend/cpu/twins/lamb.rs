@@ -7,24 +7,25 @@ use super::twin::lamb::{
     exchange, gradient_norm, lamb_apply, lamb_direction, lamb_ratio, square_sums, update_ema,
 };
 use super::{bits, doubles, numbers};
-use crate::lamb::{ChunkSums, Coefficients, Lamb, LambStep, LambTensor};
+use crate::lamb::{ChunkSums, Coefficients, Lamb};
+use crate::optimizer::tensor::{OptimizerTensor, UpdateStep};
 
 /// Lengths of the tensors. All but the second have weight decay.
-const SIZES: [usize; 3] = [CHUNK + 100, 21, 64];
+pub(super) const SIZES: [usize; 3] = [CHUNK + 100, 21, 64];
 
-const RATE: f32 = 0.01;
+pub(super) const RATE: f32 = 0.01;
 
 /// Additions in which a square takes part: those of a thread, then those over a block.
 const DEPTH: usize = CHUNK / 256 + 8;
 
 /// Parameters, gradients, first and second moments of all tensors.
-struct Fixture {
-    chunks: Vec<Chunk>,
-    tensors: Vec<Tensor>,
-    state: [Vec<f32>; 4],
+pub(super) struct Fixture {
+    pub(super) chunks: Vec<Chunk>,
+    pub(super) tensors: Vec<Tensor>,
+    pub(super) state: [Vec<f32>; 4],
 }
 
-fn fixture() -> Fixture {
+pub(super) fn fixture() -> Fixture {
     let (mut chunks, mut tensors, mut end) = (Vec::new(), Vec::new(), 0_usize);
     for (tensor, size) in SIZES.into_iter().enumerate() {
         let (start, decays) = (end, tensor != 1);
@@ -56,7 +57,7 @@ fn near_args(lamb: &Lamb, number: u64) -> [Near; 8] {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "rounding is the purpose")]
-const fn nearest(number: f64) -> f32 {
+pub(super) const fn nearest(number: f64) -> f32 {
     number as f32
 }
 
@@ -95,7 +96,7 @@ fn update(lamb: &Lamb, number: u64) {
     let max_norm = nearest(lamb.max_grad_norm.unwrap_or(0.0));
     let betas = Betas { beta1: lamb.betas.0, beta2: lamb.betas.1, corrected: lamb.bias_correction };
     let (mut scaler, mut unused) = (Scaler::fixed(1.0), [0.0; 2]);
-    let (norm, clip) = gradient_norm(&squares, max_norm, &mut scaler, &mut unused, betas);
+    let (norm, clip) = gradient_norm(&squares, [0.0, max_norm], &mut scaler, &mut unused, betas);
     let mut sums = vec![[0.0; 2]; chunks.len()];
     let mut twin = State {
         parameter: &parameter,
@@ -127,14 +128,14 @@ fn update(lamb: &Lamb, number: u64) {
         let mut truth = [0, 1, 2, 3].map(|which: usize| doubles(&state[which][range.clone()]));
         let [true_parameter, true_gradient, true_mean, true_square] = &mut truth;
         let decays = tensors[tensor].adapts;
-        let one = LambTensor {
+        let one = OptimizerTensor {
             parameter: true_parameter,
             gradient: true_gradient,
             exp_avg: true_mean,
             exp_avg_sq: true_square,
             decays,
         };
-        let step = LambStep { lr: RATE.into(), update: number, grad_norm: true_norm };
+        let step = UpdateStep { lr: RATE.into(), update: number, grad_norm: true_norm };
         lamb.update(&step, one, &mut ChunkSums::new(size));
 
         let before = [0, 1, 2, 3].map(|which: usize| &state[which][range.clone()]);

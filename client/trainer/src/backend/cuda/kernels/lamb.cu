@@ -1,4 +1,5 @@
-// LAMB over all tensors at once, and other elementwise kernels over all parameters. See src/lamb.rs.
+// LAMB, SGD and AdamW over all tensors at once, gradient clipping, and other elementwise kernels over all parameters. See
+// src/lamb.rs and src/optimizer.rs.
 //
 // Parameters, gradients and both moments are f32 and have the same layout: each tensor starts at a multiple of 16 values and
 // is padded with zeros. A chunk is a range of one tensor that one block processes. Twin: backend/cuda/twin/lamb.rs.
@@ -44,7 +45,7 @@ __device__ void store_copy(Stored *to, const Eight &eight) {
   }
 }
 
-// Sums a value of each thread. The result is valid in thread 0.
+// Sums a value of each thread, for all threads.
 template <typename T>
 __device__ T block_sum(T *scratch, T own) {
   scratch[threadIdx.x] = own;
@@ -112,19 +113,22 @@ __device__ void update_scaler(Scaler *scaler, bool finite, float *corrections, d
   scaler->growth = growth;
 }
 
-// The norm of all gradients without the loss scale, and the divisor that clips it to `max_norm` and removes the scale. A
-// `max_norm` of 0 does not clip.
+// The norm of all gradients without the loss scale, and the divisor that clips it and removes the scale: first to
+// `clip_norm` as torch does, then to `max_norm` as LAMB does. A norm of 0 does not clip.
 extern "C" __global__ void __launch_bounds__(256)
-    gradient_norm(const float *partial, unsigned parts, float max_norm, double *norm, float *clip,
-                  Scaler *scaler, float *corrections, double beta1, double beta2, unsigned corrected) {
+    gradient_norm(const float *partial, unsigned parts, float clip_norm, float max_norm, double *norm,
+                  float *clip, Scaler *scaler, float *corrections, double beta1, double beta2,
+                  unsigned corrected) {
   __shared__ double scratch[THREADS];
   double sum = 0.0;
   for (unsigned part = threadIdx.x; part < parts; part += THREADS) sum += partial[part];
   sum = block_sum(scratch, sum);
   if (threadIdx.x > 0) return;
-  double scale = scaler->scale, root = sqrt(sum) / scale, ratio = root / max_norm;
+  double scale = scaler->scale, root = sqrt(sum) / scale, factor = clip_norm / (root + 1e-6);
+  if (!(clip_norm > 0.0f && factor < 1.0)) factor = 1.0;
+  double ratio = root * factor / max_norm;
   *norm = root;
-  *clip = (max_norm > 0.0f && ratio > 1.0 ? ratio : 1.0) * scale;
+  *clip = (max_norm > 0.0f && ratio > 1.0 ? ratio : 1.0) * scale / factor;
   // The difference is NaN for a root that is NaN or infinite.
   if (scaler->dynamic) update_scaler(scaler, root - root == 0.0, corrections, beta1, beta2, corrected);
 }
@@ -221,10 +225,142 @@ extern "C" __global__ void __launch_bounds__(256)
   }
 }
 
+// Updates the parameters by SGD and clears the gradient: with Nesterov or classical momentum, or without for a momentum of 0.
+// Only clears the gradient if the update is skipped, as does adamw_apply.
+extern "C" __global__ void __launch_bounds__(256)
+    sgd_apply(const Chunk *chunks, float *parameter, float *gradient, float *buffer, Stored *copy,
+              const float *clip, const float *lr, float momentum, unsigned nesterov, float decay,
+              const Scaler *scaler) {
+  Chunk chunk = chunks[blockIdx.x];
+  bool skip = scaler->skip, moves = momentum > 0.0f;
+  float divide = *clip, rate = *lr, own_decay = chunk.decays() ? decay : 0.0f;
+  const Eight zero = {{0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f}};
+  for (unsigned in = threadIdx.x * 8; in < chunk.length; in += THREADS * 8) {
+    unsigned at = chunk.start + in;
+    if (skip) {
+      store_eight(gradient + at, zero);
+      continue;
+    }
+    Eight p = load_eight(parameter + at), d = load_eight(gradient + at);
+#pragma unroll
+    for (unsigned k = 0; k < 8; ++k) d.at[k] = d.at[k] / divide + own_decay * p.at[k];
+    if (moves) {
+      Eight b = load_eight(buffer + at);
+#pragma unroll
+      for (unsigned k = 0; k < 8; ++k) {
+        b.at[k] = momentum * b.at[k] + d.at[k];
+        d.at[k] = nesterov ? d.at[k] + momentum * b.at[k] : b.at[k];
+      }
+      store_eight(buffer + at, b);
+    }
+#pragma unroll
+    for (unsigned k = 0; k < 8; ++k) p.at[k] = p.at[k] - rate * d.at[k];
+    store_eight(parameter + at, p);
+    store_eight(gradient + at, zero);
+    store_copy(copy + at, p);
+  }
+}
+
+// Updates moments and parameters by AdamW and clears the gradient. `corrections` are as in lamb_direction.
+extern "C" __global__ void __launch_bounds__(256)
+    adamw_apply(const Chunk *chunks, float *parameter, float *gradient, float *exp_avg,
+                float *exp_avg_sq, Stored *copy, const float *clip, const float *lr,
+                float one_minus_beta1, float beta2, float one_minus_beta2, const float *corrections,
+                float eps, float decay, const Scaler *scaler) {
+  Chunk chunk = chunks[blockIdx.x];
+  bool skip = scaler->skip;
+  float divide = *clip, correction2 = corrections[1], step = *lr / corrections[0];
+  float keep = 1.0f - *lr * (chunk.decays() ? decay : 0.0f);
+  const Eight zero = {{0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f}};
+  for (unsigned in = threadIdx.x * 8; in < chunk.length; in += THREADS * 8) {
+    unsigned at = chunk.start + in;
+    if (skip) {
+      store_eight(gradient + at, zero);
+      continue;
+    }
+    Eight p = load_eight(parameter + at), g = load_eight(gradient + at);
+    Eight m = load_eight(exp_avg + at), s = load_eight(exp_avg_sq + at);
+#pragma unroll
+    for (unsigned k = 0; k < 8; ++k) {
+      float now = g.at[k] / divide;
+      m.at[k] = m.at[k] + one_minus_beta1 * (now - m.at[k]);
+      s.at[k] = beta2 * s.at[k] + one_minus_beta2 * now * now;
+      float root = sqrtf(s.at[k]) / correction2 + eps;
+      float moved = p.at[k] * keep - step * m.at[k] / root;
+      // The padding stays zero, even if eps is 0 and the quotient NaN.
+      p.at[k] = in + k < chunk.length && k < chunk.existing() ? moved : 0.0f;
+    }
+    store_eight(exp_avg + at, m);
+    store_eight(exp_avg_sq + at, s);
+    store_eight(parameter + at, p);
+    store_eight(gradient + at, zero);
+    store_copy(copy + at, p);
+  }
+}
+
 // Index of the first of this thread's eight values.
 __device__ unsigned first_of_eight() { return (blockIdx.x * THREADS + threadIdx.x) * 8; }
 
-// Writes the copy of all parameters; `len` is a multiple of 8, here and below.
+// Removes the loss scale from the gradients and limits each value to `limit` on both sides of 0. Does nothing if the update is
+// skipped, as clip_outputs. `len` is a multiple of 8, here and below.
+extern "C" __global__ void __launch_bounds__(256)
+    clip_values(float *gradient, unsigned len, const float *divide, float limit, const Scaler *scaler) {
+  unsigned at = first_of_eight();
+  if (at >= len || scaler->skip) return;
+  float scale = *divide;
+  Eight g = load_eight(gradient + at);
+#pragma unroll
+  for (unsigned k = 0; k < 8; ++k) {
+    float value = g.at[k] / scale;
+    // Unlike fminf and fmaxf, keeps NaN.
+    value = value < -limit ? -limit : value;
+    g.at[k] = value > limit ? limit : value;
+  }
+  store_eight(gradient + at, g);
+}
+
+// The weights of one output of a convolution, or a whole tensor.
+struct alignas(16) Output {
+  unsigned start;   // index of its first value
+  unsigned length;  // number of values
+  unsigned clips;
+  unsigned unused;
+};
+
+// Removes the loss scale from the gradients, and limits the norm of each output's gradient to a share of the norm of its weights.
+// One output per block.
+extern "C" __global__ void __launch_bounds__(256)
+    clip_outputs(const Output *outputs, const float *parameter, float *gradient, const float *divide,
+                 float share, const Scaler *scaler) {
+  __shared__ float scratch[THREADS];
+  if (scaler->skip) return;
+  Output output = outputs[blockIdx.x];
+  float scale = *divide, weights = 0.0f, gradients = 0.0f;
+  for (unsigned in = threadIdx.x; in < output.length; in += THREADS) {
+    float p = parameter[output.start + in], g = gradient[output.start + in] / scale;
+    weights += p * p;
+    gradients += g * g;
+  }
+  weights = sqrtf(block_sum(scratch, weights));
+  gradients = sqrtf(block_sum(scratch, gradients));
+  float most = (weights < 1e-3f ? 1e-3f : weights) * share, factor = 1.0f;
+  if (output.clips && !(gradients < most)) factor = most / (gradients < 1e-6f ? 1e-6f : gradients);
+  for (unsigned in = threadIdx.x; in < output.length; in += THREADS) {
+    gradient[output.start + in] = gradient[output.start + in] / scale * factor;
+  }
+}
+
+// The divisor that clips gradients which were clipped before to `max_norm`, as LAMB does. A norm of 0 does not clip.
+extern "C" __global__ void __launch_bounds__(256)
+    clipped_norm(const float *partial, unsigned parts, float max_norm, float *clip) {
+  __shared__ double scratch[THREADS];
+  double sum = 0.0;
+  for (unsigned part = threadIdx.x; part < parts; part += THREADS) sum += partial[part];
+  double ratio = sqrt(block_sum(scratch, sum)) / max_norm;
+  if (threadIdx.x == 0) *clip = max_norm > 0.0f && ratio > 1.0 ? ratio : 1.0;
+}
+
+// Writes the copy of all parameters.
 extern "C" __global__ void __launch_bounds__(256)
     copy_parameters(const float *parameter, Stored *copy, unsigned len) {
   unsigned at = first_of_eight();

@@ -4,7 +4,7 @@ use forebay::gpu::{Arg, DeviceError};
 
 use super::{Launcher, to_u32, u32_arg};
 use crate::backend::cuda::scalars::{LEARNING_RATE, LOSS_SCALE, StepScalars};
-use crate::lamb::{Coefficients, Lamb};
+use crate::optimizer::Optimizer;
 
 impl Launcher<'_> {
     /// Stores the factor of the gradient of the logits.
@@ -18,10 +18,14 @@ impl Launcher<'_> {
     }
 
     /// Stores the scalars of an update.
-    pub(crate) fn set_step(&self, lamb: &Lamb, step: StepScalars) -> Result<(), DeviceError> {
-        let c = Coefficients::new(lamb, step.update);
+    pub(crate) fn set_step(
+        &self,
+        optimizer: &Optimizer,
+        step: StepScalars,
+    ) -> Result<(), DeviceError> {
+        let [correction1, correction2] = optimizer.corrections(step.update);
         let (keep, take) = (step.ema_decay, 1.0 - step.ema_decay);
-        self.store(LEARNING_RATE, &[step.lr, c.correction1, c.correction2, keep, take])
+        self.store(LEARNING_RATE, &[step.lr, correction1, correction2, keep, take])
     }
 
     #[expect(

@@ -1,4 +1,5 @@
-//! lamb.cu: LAMB over all tensors at once, and other elementwise kernels over all parameters.
+//! lamb.cu: LAMB over all tensors at once, and other elementwise kernels over all parameters. Its other optimizers and
+//! gradient clipping are in optimizers.rs.
 
 use super::{Scaler, Stored, THREADS, block_sum, nearest};
 
@@ -21,8 +22,13 @@ pub(crate) struct Chunk {
 
 impl Chunk {
     /// Indices of its values, with the padding of the last eight.
-    fn places(self) -> impl Iterator<Item = usize> {
+    pub(super) fn places(self) -> impl Iterator<Item = usize> {
         self.start..self.start + self.length.next_multiple_of(EIGHT)
+    }
+
+    /// Whether a value exists; otherwise it is padding.
+    pub(super) const fn has(self, number: usize) -> bool {
+        number < self.length && number % EIGHT < self.existing
     }
 }
 
@@ -95,10 +101,10 @@ fn update_scaler(scaler: &mut Scaler, finite: bool, corrections: &mut [f32; 2], 
     }
 }
 
-/// The norm of all gradients without the loss scale, and the divisor that clips it and removes the scale.
+/// The norm of all gradients without the loss scale, and the divisor that clips it to both norms and removes the scale.
 pub(crate) fn gradient_norm(
     partial: &[f32],
-    max_norm: f32,
+    [clip_norm, max_norm]: [f32; 2],
     scaler: &mut Scaler,
     corrections: &mut [f32; 2],
     betas: Betas,
@@ -109,11 +115,13 @@ pub(crate) fn gradient_norm(
     }
     let scale = f64::from(scaler.scale);
     let root = block_sum(sums).sqrt() / scale;
-    let ratio = root / f64::from(max_norm);
+    let factor = f64::from(clip_norm) / (root + 1e-6);
+    let factor = if clip_norm > 0.0 && factor < 1.0 { factor } else { 1.0 };
+    let ratio = root * factor / f64::from(max_norm);
     if scaler.dynamic {
         update_scaler(scaler, root.is_finite(), corrections, betas);
     }
-    (root, nearest(if max_norm > 0.0 && ratio > 1.0 { ratio } else { 1.0 } * scale))
+    (root, nearest(if max_norm > 0.0 && ratio > 1.0 { ratio } else { 1.0 } * scale / factor))
 }
 
 /// Coefficients of an update, as the kernel takes them.
@@ -156,8 +164,7 @@ pub(crate) fn lamb_direction(
             *square = args.beta2 * *square + args.one_minus_beta2 * now * now;
             let root = square.sqrt() / args.correction2 + args.eps;
             let direction = *mean / args.correction1 / root + own_decay * p;
-            let exists = number < chunk.length && number % EIGHT < chunk.existing;
-            let direction = if exists { direction } else { 0.0 };
+            let direction = if chunk.has(number) { direction } else { 0.0 };
             weights[thread] += p * p;
             update[thread] += direction * direction;
             state.gradient[at] = direction;

@@ -7,6 +7,7 @@
 pub(crate) mod lamb;
 pub(crate) mod loss;
 pub(crate) mod norm;
+pub(crate) mod optimizers;
 pub(crate) mod pool;
 
 use std::ops::AddAssign;
