@@ -184,6 +184,41 @@ fn invalid_options_are_refused_with_advice() {
 }
 
 #[test]
+fn a_dry_run_prints_every_setting_with_where_it_comes_from_and_does_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = "opt = \"adamw\"\nlr = 0.25\nmodel = \"resnet50\"\nseed = 5\ndevice = \"cuda:7\"\n";
+    std::fs::write(folder.path().join("run.toml"), file).unwrap();
+    let run = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_forebay-trainer"));
+        command.current_dir(folder.path()).env("FOREBAY_DEVICE", "cpu");
+        command.args(["train", "--replay", "dump", "--config", "run.toml", "--dry-run"]);
+        command.args(more).output().unwrap()
+    };
+    let output = run(&["--model", "resnet20"]);
+    let text = said(&output);
+    assert!(output.status.success(), "{text}");
+    for line in [
+        "model = \"resnet20\"  # flag",
+        "device = \"cpu\"  # FOREBAY_DEVICE",
+        "lr = 0.25  # run.toml",
+        "opt = \"adamw\"  # run.toml",
+        "epochs = 300  # preset a2",
+        "output = \"run\"  # default",
+        "replay = \"dump\"  # flag",
+        "# opt_betas is not set",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "it writes nothing");
+    let output = run(&["--hyperparameters", "a4"]);
+    assert!(
+        !output.status.success() && said(&output).contains("unknown preset"),
+        "{}",
+        said(&output)
+    );
+}
+
+#[test]
 fn a_description_of_a_dump_with_impossible_numbers_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     dump(&folder.path().join("dump"), 2);

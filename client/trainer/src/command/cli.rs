@@ -118,6 +118,13 @@ impl ModelArgs {
 /// Options of `train`.
 #[derive(Args, Debug)]
 pub(crate) struct TrainArgs {
+    /// TOML file with settings: the options below, with underscores in their names, such as `warmup_epochs = 5`. Options and
+    /// the environment override it.
+    #[arg(long, value_name = "FILE.toml")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print all settings as TOML, for --config, each with where it comes from, and end.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     #[command(flatten)]
     pub(crate) source: SourceArgs,
     #[command(flatten)]
@@ -126,7 +133,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, env = "FOREBAY_RECIPE", value_name = "NAME|FILE.toml", default_value = "a2")]
     pub(crate) recipe: String,
     /// Preset of optimizer, schedule, loss and stochastic depth: a1, a2 or a3. The default is the recipe,
-    /// or the `base` of its TOML file. Each value can be overridden by an option below.
+    /// or the `base` of its TOML file. Each value can be overridden by an option below, or in the file of --config.
     #[arg(long, env = "FOREBAY_HYPERPARAMETERS", value_name = "PRESET")]
     pub(crate) hyperparameters: Option<String>,
     /// Folder for checkpoints, the log, TensorBoard events and curves.

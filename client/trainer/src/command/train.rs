@@ -43,6 +43,13 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     trained.map_err(|error| report_failure(error, backend.group()))
 }
 
+/// Checks and prints the settings, as far as they do not depend on a server.
+pub(crate) fn dry_run(args: &TrainArgs, settings: &str) -> anyhow::Result<()> {
+    let recipe = RecipeRef::from_name_or_path(&args.recipe)?;
+    setup::train_config(args, &setup::hyperparameters_preset(args, &recipe)?, (0.0, 1, 1))?;
+    super::output::print(settings.trim_end())
+}
+
 /// Reports to the other ranks why this one fails. Returns the error to print.
 ///
 /// A GPU also fails when a rank with which it exchanges is lost, and often before the closed connection is noticed.
