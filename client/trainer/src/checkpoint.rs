@@ -12,14 +12,18 @@
 //! step-00001234/  then the folder above is synced, and old checkpoints are removed
 //! ```
 //!
+//! `model_best.safetensors` beside them is the model of the best evaluation, with its figures.
+//!
 //! So a trainer or a machine that stops at any time leaves the previous checkpoint intact, and maybe a
 //! folder with a temporary name, which the next run removes. A checkpoint that was damaged later is
 //! noticed by its checksums, and the next older one is used.
 
+mod best;
 mod disk;
 mod metadata;
 mod tensors;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use forebay_types::Cursor;
@@ -32,12 +36,10 @@ use crate::state::{StateDict, TrainState};
 use disk::{Checksum, create_folder, read_error, write_error};
 use metadata::Checksums;
 
+pub(crate) use best::{Best, read_best, write_best};
 pub(crate) use disk::{lock as lock_folder, replace as replace_file};
 pub use metadata::RunMetadata;
 pub use tensors::{read_model, write_model};
-
-/// Number of checkpoints that are kept.
-const KEPT: usize = 2;
 
 /// Names of the files with tensors.
 const MODEL: &str = "model.safetensors";
@@ -57,11 +59,10 @@ pub struct LoadedCheckpoint {
     pub unusable: Vec<Error>,
 }
 
-/// Writes a checkpoint into `folder` and removes older ones. Returns its path.
+/// Writes a checkpoint into `folder`. Returns its path.
 ///
 /// # Errors
-/// [`Error::NotFinite`] if the state has diverged, [`Error::Write`] if a file cannot be written, and
-/// [`Error::Read`] if the folder cannot be read.
+/// [`Error::NotFinite`] if the state has diverged, and [`Error::Write`] if a file cannot be written.
 pub fn save_checkpoint(
     folder: &Path,
     state: &TrainState,
@@ -77,9 +78,9 @@ pub fn save_checkpoint(
         files.insert(name.to_owned(), Checksum::of(contents));
         disk::write(&temporary.path().join(name), contents)
     };
-    write(MODEL, &tensors::encode_model(&state.model, state.batches_tracked))?;
+    write(MODEL, &tensors::encode_model(&state.model, state.batches_tracked, None))?;
     if !state.model_ema.is_empty() {
-        write(MODEL_EMA, &tensors::encode_model(&state.model_ema, state.batches_tracked))?;
+        write(MODEL_EMA, &tensors::encode_model(&state.model_ema, state.batches_tracked, None))?;
     }
     let moments = [
         ("exp_avg", &state.exp_avg),
@@ -89,7 +90,7 @@ pub fn save_checkpoint(
     let moments = moments.into_iter().flat_map(|(prefix, tensors)| {
         tensors.iter().map(move |(name, tensor)| (format!("{prefix}.{name}"), tensor))
     });
-    write(OPTIMIZER, &tensors::encode_tensors(moments, None))?;
+    write(OPTIMIZER, &tensors::encode_tensors(moments, None, None))?;
     let json = metadata::to_json(run, &files).expect("plain fields");
     disk::write(&temporary.path().join(metadata::NAME), &json)?;
     disk::sync(temporary.path())?;
@@ -106,15 +107,29 @@ pub fn save_checkpoint(
     std::fs::rename(temporary.path(), &path).map_err(write_error(&path))?;
     disk::sync(folder)?;
     drop(replaced);
+    Ok(path)
+}
+
+/// Removes all but the newest checkpoints of a run that has just written the one of `updates`. `is_in_use` tells which are
+/// left alone although they are older.
+///
+/// # Errors
+/// [`Error::Read`] if the folder cannot be read.
+pub fn remove_old_checkpoints(
+    folder: &Path,
+    updates: u64,
+    keep: usize,
+    is_in_use: impl Fn(&Path) -> bool,
+) -> Result<(), Error> {
     // Newer ones are of an earlier run, which this one resumed from an older checkpoint.
-    let saved = checkpoints(folder)?.into_iter().filter(|(updates, _)| *updates <= state.updates);
-    for (_, old) in saved.rev().skip(KEPT) {
+    let saved = checkpoints(folder)?.into_iter().filter(|(of, _)| *of <= updates);
+    for (_, old) in saved.rev().skip(keep).filter(|(_, path)| !is_in_use(path)) {
         // Someone may be reading it. The new one is written, so that training can continue.
         if let Err(error) = std::fs::remove_dir_all(&old) {
             tracing::warn!("cannot remove the checkpoint {}: {error}", old.display());
         }
     }
-    Ok(path)
+    Ok(())
 }
 
 /// The newest checkpoint of a folder; `None` if the folder or a checkpoint does not exist.
@@ -123,7 +138,12 @@ pub fn save_checkpoint(
 /// [`Error::Read`] if the folder cannot be read.
 pub fn latest_checkpoint(folder: &Path) -> Result<Option<PathBuf>, Error> {
     let newest = checkpoints(folder)?.into_iter().rev();
-    Ok(newest.map(|(_, path)| path).find(|path| path.join(metadata::NAME).is_file()))
+    // One that cannot be looked at is there, too.
+    let is_there = |path: &PathBuf| match path.join(metadata::NAME).metadata() {
+        Ok(metadata) => metadata.is_file(),
+        Err(error) => error.kind() != ErrorKind::NotFound,
+    };
+    Ok(newest.map(|(_, path)| path).find(is_there))
 }
 
 /// Reads the newest checkpoint of a folder that can be used; `None` if there is no checkpoint.
@@ -295,11 +315,12 @@ fn name(path: &Path) -> Option<&str> {
     path.file_name().and_then(std::ffi::OsStr::to_str)
 }
 
-/// The paths in a folder; none if it does not exist.
+/// The paths in a folder; none if it does not exist. One that cannot be read is an error: a run must not start anew
+/// beside checkpoints that it does not see.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    if !folder.exists() {
-        return Ok(Vec::new());
-    }
-    let entries = std::fs::read_dir(folder).map_err(read_error(folder))?;
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(read_error(folder))?,
+    };
     entries.map(|entry| entry.map(|entry| entry.path()).map_err(read_error(folder))).collect()
 }

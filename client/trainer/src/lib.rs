@@ -92,7 +92,7 @@ pub use backend::{Backend, BackendConfig, MicroStep, UpdateReport};
 pub use batch::{Batch, Pixels, Targets};
 pub use checkpoint::{
     LoadedCheckpoint, RunMetadata, broadcast_checkpoint, latest_checkpoint, load_checkpoint,
-    load_latest_checkpoint, read_model, save_checkpoint, write_model,
+    load_latest_checkpoint, read_model, remove_old_checkpoints, save_checkpoint, write_model,
 };
 pub use command::main;
 pub use drop_path::DropPath;
@@ -109,7 +109,7 @@ pub use optimizer::Optimizer;
 pub use optimizer::adamw::AdamW;
 pub use optimizer::clip::{ClipGrad, ClipMode};
 pub use optimizer::sgd::Sgd;
-pub use process_group::{Element, ProcessGroup, Rendezvous, Timeouts};
+pub use process_group::{Element, ProcessGroup, Rendezvous, StopRequest, Timeouts};
 pub use schedule::{Decay, Milestones, Schedule};
 pub use simd::Real;
 pub use state::{StateDict, Tensor, TrainState};

@@ -57,6 +57,7 @@ mod handshake;
 mod heartbeat;
 mod rendezvous;
 mod ring;
+mod stop;
 #[cfg(test)]
 mod tests;
 mod timeouts;
@@ -70,6 +71,7 @@ use ring::{Collective, Message, Ring};
 
 pub use rendezvous::Rendezvous;
 pub use ring::Element;
+pub use stop::StopRequest;
 pub use timeouts::Timeouts;
 
 use crate::Error;
@@ -84,12 +86,14 @@ pub struct ProcessGroup {
     operations: u64,
     /// Detects lost processes; `None` between threads.
     heartbeat: Option<Heartbeat>,
+    stop: StopRequest,
 }
 
 impl ProcessGroup {
     /// The group of a process that trains by itself.
     pub fn single() -> Self {
-        Self { rank: Rank::SINGLE, ring: None, operations: 0, heartbeat: None }
+        let stop = StopRequest::default();
+        Self { rank: Rank::SINGLE, ring: None, operations: 0, heartbeat: None, stop }
     }
 
     /// The groups of a world of threads, by rank.
@@ -114,8 +118,9 @@ impl ProcessGroup {
         Ok(Self::new(rendezvous.rank, ring, Some(heartbeat)))
     }
 
-    const fn new(rank: Rank, ring: Ring, heartbeat: Option<Heartbeat>) -> Self {
-        Self { rank, ring: Some(ring), operations: 0, heartbeat }
+    fn new(rank: Rank, ring: Ring, heartbeat: Option<Heartbeat>) -> Self {
+        let stop = heartbeat.as_ref().map(Heartbeat::stop_request).unwrap_or_default();
+        Self { rank, ring: Some(ring), operations: 0, heartbeat, stop }
     }
 
     /// The rank of this process and the size of the world.
@@ -219,6 +224,22 @@ impl ProcessGroup {
             }
         }
         Ok(())
+    }
+
+    /// The request to stop of this rank, which any thread may make. A request of one rank reaches the others with the
+    /// next heartbeats. Threads have a request each, of which the others learn by [`agree_to_stop`](Self::agree_to_stop).
+    pub fn stop_request(&self) -> StopRequest {
+        self.stop.clone()
+    }
+
+    /// Whether any rank was asked to stop. All ranks get the same answer.
+    ///
+    /// # Errors
+    /// [`Error::Rank`] if another rank fails, is lost or stalls.
+    pub fn agree_to_stop(&mut self) -> Result<bool, Error> {
+        let mut asked = [u64::from(self.stop.is_asked())];
+        self.all_reduce(&mut asked)?;
+        Ok(asked != [0])
     }
 
     /// Calls `notify`, on a thread of its own, when another rank is lost or fails.

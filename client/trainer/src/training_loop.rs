@@ -63,6 +63,10 @@ pub struct StepReport {
     pub data_wait_seconds: f64,
     /// Seconds since the previous step was reported.
     pub step_seconds: f64,
+    /// Whether this is the last step, because a rank was asked to stop. The backend then holds exactly the state after
+    /// it.
+    #[serde(skip)]
+    pub stops: bool,
 }
 
 /// What became of the loss scale in a step.
@@ -79,7 +83,8 @@ pub struct LossScaleReport {
 /// Whether the training loop continues after a step.
 pub type Flow = std::ops::ControlFlow<()>;
 
-/// Trains from `start` to the last epoch, or until `on_step` breaks. Returns the next step's cursor.
+/// Trains from `start` to the last epoch, until `on_step` breaks, or until a rank is asked to stop
+/// ([`ProcessGroup::stop_request`]). Returns the next step's cursor.
 ///
 /// `batches` yields the microbatches of this rank, ordered by step and then by index. Every rank must
 /// stop at the same step.
@@ -111,7 +116,7 @@ pub fn train<B: Backend + ?Sized, E: From<Error>>(
     let mut mask = DropPath::enabled(config.drop_path, backend.graph().blocks);
     let mut pending_steps = VecDeque::new();
     let mut last_report = Instant::now();
-    let mut cursor = start;
+    let (mut cursor, mut stops) = (start, false);
     while cursor.epoch < config.schedule.total_epochs() {
         let Cursor { epoch, step } = cursor;
         let updates_before = epoch * config.steps_per_epoch + step;
@@ -139,14 +144,17 @@ pub fn train<B: Backend + ?Sized, E: From<Error>>(
         cursor = cursor.after(1, config.steps_per_epoch);
         // On a GPU, reports come one step late. A flush waits for all of them.
         let flush = sync_at(cursor) || cursor.epoch == config.schedule.total_epochs();
-        while let Some(update) = backend.poll_report(flush)? {
+        while let Some(update) = backend.poll_report(flush || stops)? {
             let reported = pending_steps.pop_front().expect("every step is reported once");
             let time = last_report.elapsed();
-            let report = reported.report(backend.group(), &update, microbatch_weight, time)?;
+            let mut report = reported.report(backend.group(), &update, microbatch_weight, time)?;
+            // All ranks learn of it in the same report. Steps that a GPU computes already are finished first.
+            stops |= report.stops;
+            report.stops = stops && pending_steps.is_empty();
             let next = reported.cursor.after(1, config.steps_per_epoch);
             let flow = on_step(backend, next, &report)?;
             last_report = Instant::now();
-            if flow.is_break() {
+            if flow.is_break() || report.stops {
                 return Ok(cursor);
             }
         }
@@ -205,9 +213,11 @@ impl PendingStep {
         weight: f64,
         time: Duration,
     ) -> Result<StepReport, Error> {
-        // Each rank contributes its losses, then its number of samples, then its waiting time.
+        // Each rank contributes its losses, then its number of samples, its waiting time, and whether it was asked to
+        // stop.
         let count = update.losses.len();
-        let own = [&update.losses[..], &[self.samples as f64, self.data_wait.as_secs_f64()]];
+        let stop = f64::from(u8::from(group.stop_request().is_asked()));
+        let own = [&update.losses[..], &[self.samples as f64, self.data_wait.as_secs_f64(), stop]];
         let own = own.concat();
         let mut all = vec![0.0; own.len() * group.rank().world as usize];
         group.all_gather(&own, &mut all)?;
@@ -242,6 +252,7 @@ impl PendingStep {
             samples,
             data_wait_seconds: of_ranks(count + 1).fold(0.0, f64::max),
             step_seconds: time.as_secs_f64(),
+            stops: of_ranks(count + 2).any(|stop| stop > 0.0),
         })
     }
 }

@@ -132,7 +132,7 @@ fn every_rank_gets_the_accuracy_over_all_ranks() {
         let rank = group.rank();
         let mut cpu = backend("resnet20");
         cpu.join(group).unwrap();
-        evaluate(&mut *cpu, source(rank)).unwrap()
+        evaluate(&mut *cpu, source(rank)).unwrap().unwrap()
     };
     let whole = accuracy(ProcessGroup::single());
     assert_eq!(whole.samples, 4 * SAMPLES as u64);

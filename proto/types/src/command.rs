@@ -7,4 +7,4 @@ mod stop;
 
 pub use child::OwnedChild;
 pub use log::{log_to_stderr, print_error};
-pub use stop::{StopSignal, on_stop};
+pub use stop::{StopSignal, on_stop, on_stop_after};

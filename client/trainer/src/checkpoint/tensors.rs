@@ -15,15 +15,19 @@ use crate::state::{StateDict, Tensor};
 /// # Errors
 /// [`Error::Write`] if the file cannot be written.
 pub fn write_model(path: &Path, model: &StateDict, batches_tracked: u64) -> Result<(), Error> {
-    disk::replace(path, &encode_model(model, batches_tracked))
+    disk::replace(path, &encode_model(model, batches_tracked, None))
 }
 
-/// A model as a safetensors file.
-pub(super) fn encode_model(model: &StateDict, batches_tracked: u64) -> Vec<u8> {
+/// A model as a safetensors file, with a value of its metadata.
+pub(super) fn encode_model(
+    model: &StateDict,
+    batches_tracked: u64,
+    metadata: Option<(&str, String)>,
+) -> Vec<u8> {
     let norms = model.keys().filter_map(|name| name.strip_suffix("running_mean"));
     let counters = norms.map(|norm| format!("{norm}num_batches_tracked")).collect();
     let tensors = model.iter().map(|(name, tensor)| (name.clone(), tensor));
-    encode_tensors(tensors, Some((counters, batches_tracked)))
+    encode_tensors(tensors, Some((counters, batches_tracked)), metadata)
 }
 
 /// Reads a model that this trainer or timm wrote. One that is part of a checkpoint with checksums is compared
@@ -54,6 +58,7 @@ pub(super) fn decode_model(contents: &[u8], path: &Path) -> Result<StateDict, Er
 pub(super) fn encode_tensors<'a>(
     tensors: impl Iterator<Item = (String, &'a Tensor)>,
     counters: Option<(Vec<String>, u64)>,
+    metadata: Option<(&str, String)>,
 ) -> Vec<u8> {
     let mut entries: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = tensors
         .map(|(name, tensor)| {
@@ -69,7 +74,8 @@ pub(super) fn encode_tensors<'a>(
         let view = TensorView::new(*dtype, shape.clone(), bytes);
         (name, view.expect("a tensor has as many values as its shape says"))
     });
-    safetensors::serialize(views, None).expect("tensors have names and sizes")
+    let metadata = metadata.map(|(key, value)| std::iter::once((key.to_owned(), value)).collect());
+    safetensors::serialize(views, metadata).expect("tensors have names and sizes")
 }
 
 /// The tensors of a safetensors file; counters have no values.

@@ -6,6 +6,7 @@ mod hyperparameters;
 mod measure;
 mod numbers;
 mod optimizer;
+pub(super) mod run;
 mod schedule;
 
 use std::path::PathBuf;
@@ -180,6 +181,8 @@ pub(crate) struct TrainArgs {
     /// Evaluate every N epochs, and at the end; 0 evaluates only at the end.
     #[arg(long, value_name = "N", default_value = "1")]
     pub(crate) eval_epochs: AnyNumber,
+    #[command(flatten)]
+    pub(crate) checkpoints: run::CheckpointArgs,
     /// Write a checkpoint every N steps, in addition to the end of every epoch; 0 writes no others.
     #[arg(long, value_name = "N", default_value = "0")]
     pub(crate) checkpoint_steps: AnyNumber,

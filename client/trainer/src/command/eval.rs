@@ -23,9 +23,11 @@ pub(crate) fn run(args: &EvalArgs) -> anyhow::Result<()> {
     let state = TrainState { model: checkpoint::read_model(path)?, ..TrainState::default() };
     backend.load(&state).map_err(|problem| Error::Mismatch { path: path.clone(), problem })?;
     let accuracy = evaluate(&mut *backend, source.evaluate(&info)?)?;
+    let accuracy = accuracy.context("the evaluation was asked to stop")?;
     let (top1, top5) = (100.0 * accuracy.top1_rate(), 100.0 * accuracy.top5_rate());
     super::output::print(&format!(
-        "top-1 {top1:.2} %, top-5 {top5:.2} % of {} images",
+        "top-1 {top1:.2} %, top-5 {top5:.2} %, loss {:.4} of {} images",
+        accuracy.loss(),
         accuracy.samples
     ))
 }

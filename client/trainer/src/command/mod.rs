@@ -1,16 +1,19 @@
 //! The `forebay-trainer` command.
 
 mod bench;
+mod best;
 mod cli;
 mod config;
 mod distributed;
 mod eval;
 mod gpu_selftest;
+mod hook;
 mod output;
 mod replay;
 mod run_log;
 mod setup;
 mod source;
+mod stop;
 mod train;
 
 use std::ffi::OsString;
@@ -25,7 +28,8 @@ const FAILURE: u8 = 1;
 const INVALID_ARGUMENTS: u8 = 2;
 
 /// Runs the command line and prints warnings and errors to standard error. Returns exit code 0 on success,
-/// 1 on failure, and 2 when the arguments are wrong; SIGINT and SIGTERM end the process with 130 and 143.
+/// 1 on failure, 2 when the arguments are wrong, and 85 when a signal stopped a training that then wrote a checkpoint.
+/// Otherwise SIGINT and SIGTERM end the process with 130 and 143.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let parsed = match config::parse(arguments) {
         Ok(parsed) => parsed,
@@ -37,7 +41,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     };
     log_to_stderr("warn", false);
     match run(&parsed) {
-        Ok(()) => SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             output::print_error(&error);
             FAILURE
@@ -56,14 +60,16 @@ fn every_flag_accepts_the_ends_of_its_range_or_says_what_it_expects() {
     walk::every_flag(cli::Cli::command());
 }
 
-fn run(Parsed { cli, settings }: &Parsed) -> anyhow::Result<()> {
-    output::exit_at_signals(matches!(cli.command, Command::Train(_)))?;
+fn run(Parsed { cli, settings }: &Parsed) -> anyhow::Result<u8> {
+    stop::handle_signals(matches!(cli.command, Command::Train(_)))?;
     rayon::ThreadPoolBuilder::new().num_threads(cli.threads.count()).build_global()?;
     match &cli.command {
-        Command::Bench(args) => bench::run(args),
-        Command::Train(args) if args.dry_run => train::dry_run(args, settings),
-        Command::Train(args) => train::run(args),
-        Command::Eval(args) => eval::run(args),
-        Command::GpuSelftest(args) => gpu_selftest::run(args),
+        Command::Bench(args) => bench::run(args)?,
+        Command::Train(args) if args.dry_run => train::dry_run(args, settings)?,
+        Command::Train(args) if train::run(args)?.is_break() => return Ok(stop::STOPPED),
+        Command::Train(_) => {}
+        Command::Eval(args) => eval::run(args)?,
+        Command::GpuSelftest(args) => gpu_selftest::run(args)?,
     }
+    Ok(SUCCESS)
 }

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use forebay_types::command::{self, on_stop};
+use forebay_types::command;
 
 pub(super) fn print_error(error: &anyhow::Error) {
     command::print_error("forebay-trainer", &**error);
@@ -16,24 +16,6 @@ pub(super) fn exit_after_failure(error: &crate::Error) {
     std::thread::sleep(Duration::from_millis(500));
     print_error(&anyhow::anyhow!("{error}"));
     std::process::exit(1)
-}
-
-/// Time to say why the process ends: standard error may be a pipe that nobody reads.
-const LAST_WORDS: Duration = Duration::from_millis(500);
-
-/// Ends the process at SIGINT and SIGTERM. Nothing is lost but the steps since the last checkpoint, because
-/// checkpoints are complete or absent; writing another one could take longer than the sender of the signal
-/// waits.
-pub(super) fn exit_at_signals(trains: bool) -> std::io::Result<()> {
-    on_stop(Some(LAST_WORDS), move |signal| {
-        let advice = if trains {
-            ": --resume continues from the last checkpoint, if there is one"
-        } else {
-            ""
-        };
-        print_error(&anyhow::anyhow!("stopped by {signal}{advice}"));
-        signal.exit()
-    })
 }
 
 /// Prints a line of a result.

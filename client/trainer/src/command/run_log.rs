@@ -1,5 +1,6 @@
 //! Reports of a run: `log.jsonl`, TensorBoard events, `curves.html` and a progress bar.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
@@ -26,6 +27,8 @@ pub(crate) struct RunLog {
     /// When the last line about progress was printed, where there is no bar.
     printed: Instant,
     curves: Curves,
+    /// The updates after which the model was evaluated.
+    evaluated: BTreeSet<u64>,
 }
 
 /// Longest time without a line about progress, where there is no bar: in the log of a pod, for example.
@@ -59,10 +62,12 @@ impl RunLog {
         let style = "{bar:30} {pos}/{len} steps  {msg}  {eta} left";
         bar.set_style(ProgressStyle::with_template(style).expect("a valid template"));
         // Replaced in one step, so that a run which is killed here loses no line.
-        let (mut lines, mut curves) = (Vec::new(), Curves::default());
+        let (mut lines, mut curves, mut evaluated) =
+            (Vec::new(), Curves::default(), BTreeSet::new());
         for line in &kept {
             writeln!(lines, "{line}")?;
             curves.add(line);
+            evaluated.extend(line["update"].as_u64().filter(|_| line["evaluation"].is_string()));
         }
         checkpoint::replace_file(&path, &lines)?;
         let file = File::options().append(true).open(&path);
@@ -71,7 +76,7 @@ impl RunLog {
         let events = EventWriter::create(&tensorboard)
             .with_context(|| format!("cannot write to {}", tensorboard.display()))?;
         let (folder, printed) = (folder.to_owned(), Instant::now());
-        Ok(Self { folder, file, events, bar, steps_per_epoch, epochs, printed, curves })
+        Ok(Self { folder, file, events, bar, steps_per_epoch, epochs, printed, curves, evaluated })
     }
 
     /// Records a step.
@@ -104,6 +109,20 @@ impl RunLog {
         Ok(())
     }
 
+    /// Whether the model was evaluated after this many updates.
+    pub(crate) fn has_evaluation(&self, update: u64) -> bool {
+        self.evaluated.contains(&update)
+    }
+
+    /// Waits until the log is on disk, which is then not behind a checkpoint.
+    pub(crate) fn sync(&self) -> anyhow::Result<()> {
+        self.file.sync_data().with_context(|| self.cannot_write())
+    }
+
+    fn cannot_write(&self) -> String {
+        format!("cannot write {}", self.folder.join("log.jsonl").display())
+    }
+
     /// Records an evaluation.
     pub(crate) fn evaluation(
         &mut self,
@@ -112,12 +131,20 @@ impl RunLog {
         accuracy: &Accuracy,
     ) -> anyhow::Result<()> {
         let (top1, top5) = (accuracy.top1_rate(), accuracy.top5_rate());
-        self.line(&json!({"update": update, "evaluation": name, "samples": accuracy.samples, "top1": top1, "top5": top5}))?;
+        let loss = accuracy.loss();
+        self.line(&json!({"update": update, "evaluation": name, "samples": accuracy.samples, "top1": top1, "top5": top5, "loss": loss}))?;
         self.events
-            .scalars(update, &[(&format!("{name}/top1"), top1), (&format!("{name}/top5"), top5)])
+            .scalars(
+                update,
+                &[
+                    (&format!("{name}/top1"), top1),
+                    (&format!("{name}/top5"), top5),
+                    (&format!("{name}/loss"), loss),
+                ],
+            )
             .context(EVENTS)?;
         let text = format!(
-            "{name}: top-1 {:.2} %, top-5 {:.2} % of {} images",
+            "{name}: top-1 {:.2} %, top-5 {:.2} %, loss {loss:.4} of {} images",
             100.0 * top1,
             100.0 * top5,
             accuracy.samples
@@ -144,8 +171,8 @@ impl RunLog {
     }
 
     fn line(&mut self, line: &Value) -> anyhow::Result<()> {
-        let path = || format!("cannot write {}", self.folder.join("log.jsonl").display());
-        writeln!(self.file, "{line}").with_context(path)?;
+        let written = writeln!(self.file, "{line}");
+        written.with_context(|| self.cannot_write())?;
         self.curves.add(line);
         Ok(())
     }

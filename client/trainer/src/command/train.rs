@@ -1,24 +1,30 @@
 //! `forebay-trainer train`: trains, evaluates and writes the files of a run.
 
-use anyhow::bail;
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
 use forebay_client::RecipeRef;
 use forebay_types::{Cursor, MixedBy};
 
+use super::best::BestModel;
 use super::cli::TrainArgs;
 use super::distributed::{common_settings, join, rank_and_address};
+use super::hook::CheckpointHook;
 use super::replay::{self, SourceInfo};
 use super::run_log::RunLog;
 use super::setup;
 use super::source::{BatchSource, Batches};
+use super::stop;
 use crate::Error;
-use crate::accuracy::evaluate;
+use crate::accuracy::{Accuracy, evaluate};
 use crate::backend::Backend;
 use crate::backend::device::TrainDevice;
 use crate::checkpoint::{self, RunMetadata};
 use crate::process_group::ProcessGroup;
 use crate::training_loop::{Flow, StepReport, TrainConfig, train};
 
-pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
+/// Trains to the end of the run, or breaks because a rank was asked to stop.
+pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Flow> {
     if args.source.client.mixed_by == MixedBy::Trainer && args.network.device == TrainDevice::Cpu {
         bail!("--mixed-by trainer needs a GPU: set --device cuda, or use --mixed-by server");
     }
@@ -38,6 +44,7 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<()> {
     let mut backend = setup::open_backend(&args.network, &info, evaluation.as_ref(), rank)?;
     let settings = common_settings(args, &run, evaluation.as_ref())?;
     backend.join(join(&args.distributed, rank, address, settings)?)?;
+    stop::ask_at_signals(backend.group().stop_request(), args.checkpoints.stop_grace);
     let preset = setup::hyperparameters_preset(args, &recipe)?;
     let trained = train_as_rank(args, source, &info, evaluation, (run, preset), &mut *backend);
     trained.map_err(|error| report_failure(error, backend.group()))
@@ -72,12 +79,13 @@ fn train_as_rank(
     evaluation: Option<SourceInfo>,
     (mut run, preset): (RunMetadata, String),
     backend: &mut dyn Backend,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Flow> {
     let lock = || checkpoint::lock_folder(&args.output);
     let _locked = backend.group().is_primary().then(lock).transpose()?;
     setup::load_initial_state(args, &mut run, backend)?;
     let (config, start) = (run.config, run.cursor);
     let epochs = config.schedule.total_epochs();
+    let updates = start.epoch * config.steps_per_epoch + start.step;
     let open_log = || RunLog::open(&args.output, start, config.steps_per_epoch, epochs);
     let log = backend.group().is_primary().then(open_log).transpose()?;
     if let Some(log) = &log {
@@ -85,17 +93,39 @@ fn train_as_rank(
         log.print(&describe(&run, info, &preset, &device));
     }
     let batches = with_dump(source.train(start, epochs, info)?, args, info)?;
-    let mut training = TrainingRun { args, source, evaluation, run, log };
+    let best = BestModel::open(&args.output, args.checkpoints.eval_metric, updates > 0);
+    let mut training = TrainingRun {
+        args,
+        source,
+        evaluation,
+        run,
+        log,
+        best,
+        hook: start_hook(args)?,
+        stops: false,
+    };
+    training.evaluate_again(backend)?;
+    training.stops |= backend.group().agree_to_stop()?;
     let sync_at = |cursor| Due::at(args, &config, cursor).any();
     let mut end = start;
-    if !Due::stops(args, start.epoch * config.steps_per_epoch + start.step) {
+    if !training.stops && !Due::stops(args, updates) {
         end = train(backend, &config, start, batches, sync_at, |backend, next, report| {
             training.after_step(backend, next, report)
         })?;
     }
     training.finish(backend, end)?;
     backend.group().finish()?;
-    Ok(())
+    if let Some(hook) = training.hook {
+        hook.finish();
+    }
+    Ok(if training.stops { Flow::Break(()) } else { Flow::Continue(()) })
+}
+
+/// Starts the thread that runs `--checkpoint-command`.
+fn start_hook(args: &TrainArgs) -> anyhow::Result<Option<CheckpointHook>> {
+    let command = args.checkpoints.checkpoint_command.clone();
+    let hook = command.map(CheckpointHook::start).transpose();
+    hook.context("cannot start a thread for --checkpoint-command")
 }
 
 /// A line about what is trained, from where and how.
@@ -149,6 +179,11 @@ struct TrainingRun<'a> {
     run: RunMetadata,
     /// The log, which only rank 0 has.
     log: Option<RunLog>,
+    best: BestModel,
+    /// Runs `--checkpoint-command`.
+    hook: Option<CheckpointHook>,
+    /// Whether a rank was asked to stop.
+    stops: bool,
 }
 
 impl TrainingRun<'_> {
@@ -162,7 +197,12 @@ impl TrainingRun<'_> {
             log.step(report)?;
         }
         self.run.cursor = next;
-        let due = Due::at(self.args, &self.run.config, next);
+        let mut due = Due::at(self.args, &self.run.config, next);
+        if report.stops {
+            // The time that is left is for the checkpoint. The next run makes the evaluation.
+            self.stops = !due.stop;
+            due = Due { evaluation: false, checkpoint: true, stop: true };
+        }
         // First the checkpoint: an evaluation that fails or is interrupted must not cost an epoch.
         if due.checkpoint {
             self.save_checkpoint(backend)?;
@@ -170,42 +210,76 @@ impl TrainingRun<'_> {
         if due.evaluation {
             self.evaluate(backend)?;
         }
-        Ok(if due.stop { Flow::Break(()) } else { Flow::Continue(()) })
+        Ok(if due.stop || self.stops { Flow::Break(()) } else { Flow::Continue(()) })
+    }
+
+    /// Makes the evaluation that is due where this run begins, if the one before it was interrupted.
+    fn evaluate_again(&mut self, backend: &mut dyn Backend) -> anyhow::Result<()> {
+        let (config, cursor) = (self.run.config, self.run.cursor);
+        let update = cursor.epoch * config.steps_per_epoch;
+        let due = cursor.epoch > 0 && Due::at(self.args, &config, cursor).evaluation;
+        // Only rank 0 knows.
+        let was_made = self.log.as_ref().is_some_and(|log| log.has_evaluation(update));
+        let mut missing = [u64::from(due && !was_made)];
+        backend.group().broadcast(&mut missing)?;
+        if missing == [1] { self.evaluate(backend) } else { Ok(()) }
     }
 
     /// Evaluates the model and, if one is kept, its moving average.
     fn evaluate(&mut self, backend: &mut dyn Backend) -> anyhow::Result<()> {
         let Some(info) = &self.evaluation else { return Ok(()) };
         let mut accuracies = vec![("eval", evaluate(backend, self.source.evaluate(info)?)?)];
-        if self.run.config.model_ema_decay.is_some() {
+        if self.run.config.model_ema_decay.is_some() && accuracies[0].1.is_some() {
             backend.swap_ema()?;
             let accuracy = evaluate(backend, self.source.evaluate(info)?);
             backend.swap_ema()?;
             accuracies.push(("eval_ema", accuracy?));
         }
+        let complete = |(name, accuracy): (_, Option<Accuracy>)| Some((name, accuracy?));
+        let accuracies: Option<Vec<_>> = accuracies.into_iter().map(complete).collect();
+        let Some(accuracies) = accuracies else {
+            self.stops = true;
+            return Ok(());
+        };
+        let Some(log) = &mut self.log else { return Ok(()) };
         let update = self.run.cursor.epoch * self.run.config.steps_per_epoch;
-        if let Some(log) = &mut self.log {
-            for (name, accuracy) in &accuracies {
-                log.evaluation(update, name, accuracy)?;
-            }
+        for (name, accuracy) in &accuracies {
+            log.evaluation(update, name, accuracy)?;
+        }
+        // As in timm, the moving average decides where there is one.
+        let [.., (_, accuracy)] = &accuracies[..] else { return Ok(()) };
+        if let Some(best) = self.best.add(update, accuracy) {
+            let state = backend.state()?;
+            let model = if state.model_ema.is_empty() { &state.model } else { &state.model_ema };
+            checkpoint::write_best(&self.args.output, &best, model, state.batches_tracked)?;
         }
         Ok(())
     }
 
     fn save_checkpoint(&mut self, backend: &mut dyn Backend) -> anyhow::Result<()> {
-        if !backend.group().is_primary() {
-            return Ok(());
-        }
+        let Some(log) = &self.log else { return Ok(()) };
         let state = backend.state()?;
         (self.run.updates, self.run.batches_tracked) = (state.updates, state.batches_tracked);
         self.run.loss_scaler = state.loss_scaler;
-        checkpoint::save_checkpoint(&self.args.output, &state, &self.run)?;
+        let (folder, keep) = (&self.args.output, self.args.checkpoints.checkpoint_hist.count());
+        log.sync()?;
+        let path = checkpoint::save_checkpoint(folder, &state, &self.run)?;
+        if let Some(hook) = &self.hook {
+            hook.run(&path);
+        }
+        let is_in_use = |path: &Path| self.hook.as_ref().is_some_and(|hook| hook.uses(path));
+        checkpoint::remove_old_checkpoints(folder, state.updates, keep, is_in_use)?;
         Ok(())
     }
 
     /// Writes the model and the curves, and prints where all files are.
     fn finish(&self, backend: &mut dyn Backend, end: Cursor) -> anyhow::Result<()> {
         let Some(log) = &self.log else { return Ok(()) };
+        if self.stops {
+            // Within the time that is left, the checkpoint was written.
+            log.print(&format!("asked to stop: stopped at {end}; --resume continues"));
+            return Ok(());
+        }
         let state = backend.state()?;
         let output = &self.args.output;
         let model = output.join("model.safetensors");

@@ -18,6 +18,8 @@ pub(super) const HEARTBEAT: u8 = 1;
 pub(super) const FAILED: u8 = 2;
 /// The sender has finished, so that its disconnect is not a failure.
 pub(super) const FINISHED: u8 = 3;
+/// A rank was asked to stop, and all of them should.
+pub(super) const STOP: u8 = 4;
 
 /// A connection to another rank.
 pub(super) struct Connection {
@@ -29,6 +31,8 @@ pub(super) struct Connection {
     /// Collective operations that the other rank has started.
     pub(super) operations: u64,
     pub(super) finished: bool,
+    /// Whether the other rank was asked to stop, or knows of one that was.
+    pub(super) stops: bool,
 }
 
 impl Connection {
@@ -42,6 +46,7 @@ impl Connection {
             ticks_silent: 0,
             operations: 0,
             finished: false,
+            stops: false,
         })
     }
 
@@ -85,6 +90,7 @@ impl Connection {
             match header[0] {
                 HEARTBEAT => self.operations = number,
                 FINISHED => self.finished = true,
+                STOP => self.stops = true,
                 FAILED if number <= MAX_REASON as u64 => {
                     length = usize::try_from(number).expect("at most MAX_REASON");
                     let reason = rest.get(..length)?;

@@ -10,6 +10,7 @@
 //!   rank 2 - rank 0 - rank 3      heartbeat: alive, n operations started
 //!                                 failed:    rank r was lost or failed, and why
 //!                                 finished:  a disconnect is expected from now on
+//!                                 stop:      a rank was asked to stop, and so are all
 //! ```
 //!
 //! A rank is lost when its connection closes before it has finished, or when it is silent for longer
@@ -27,7 +28,8 @@ use std::time::Duration;
 
 use forebay_types::settings::TimeSpan;
 
-use super::connection::{Connection, FAILED, FINISHED, HEARTBEAT, MAX_REASON};
+use super::connection::{Connection, FAILED, FINISHED, HEARTBEAT, MAX_REASON, STOP};
+use super::stop::StopRequest;
 use super::timeouts::Timeouts;
 use crate::Error;
 
@@ -53,6 +55,7 @@ struct Shared {
     /// Collective operations that this rank has started.
     operations: AtomicU64,
     finished: AtomicBool,
+    stop: StopRequest,
     status: Mutex<Status>,
     changed: Condvar,
 }
@@ -78,6 +81,8 @@ struct Monitor {
     stalled_ticks: u64,
     /// Operations of each rank at the previous tick.
     last_operations: Vec<u64>,
+    /// Whether the other ranks were told to stop.
+    told_to_stop: bool,
 }
 
 impl std::fmt::Debug for Heartbeat {
@@ -104,6 +109,7 @@ impl Heartbeat {
             timeouts,
             stalled_ticks: 0,
             last_operations: Vec::new(),
+            told_to_stop: false,
         };
         let thread = std::thread::Builder::new().name("heartbeat".to_owned());
         let failure_wait = timeouts.heartbeat;
@@ -117,6 +123,11 @@ impl Heartbeat {
         if status.failure.is_some() {
             close(&status.ring);
         }
+    }
+
+    /// The request to stop that reaches all ranks.
+    pub(super) fn stop_request(&self) -> StopRequest {
+        self.shared.stop.clone()
     }
 
     pub(super) fn set_operations(&self, operations: u64) {
@@ -214,11 +225,23 @@ impl Monitor {
             if let Some((rank, problem)) = failure {
                 return self.report(rank, problem);
             }
+            self.spread_stop();
             if tick.is_multiple_of(TICKS_PER_HEARTBEAT) {
                 let operations = self.shared.operations.load(Ordering::Relaxed);
                 self.broadcast(HEARTBEAT, self.rank, operations, &[]);
             }
             std::thread::sleep(TICK);
+        }
+    }
+
+    /// Tells the other ranks once that one was asked to stop. All of them learn of it through rank 0.
+    fn spread_stop(&mut self) {
+        if self.connections.iter().any(|connection| connection.stops) {
+            self.shared.stop.ask();
+        }
+        if self.shared.stop.is_asked() && !self.told_to_stop {
+            self.broadcast(STOP, self.rank, 0, &[]);
+            self.told_to_stop = true;
         }
     }
 

@@ -52,6 +52,19 @@ pub fn on_stop(
     grace: Option<Duration>,
     first: impl FnOnce(StopSignal) + Send + 'static,
 ) -> io::Result<()> {
+    on_stop_after(Duration::ZERO, grace, first)
+}
+
+/// As [`on_stop`], where the signals that arrive within `same` of the first one count as the same. For a process that a
+/// launcher starts: a terminal or a supervisor sends a signal to both, and the launcher passes its own on.
+///
+/// # Errors
+/// If the handlers or the threads cannot be created.
+pub fn on_stop_after(
+    same: Duration,
+    grace: Option<Duration>,
+    first: impl FnOnce(StopSignal) + Send + 'static,
+) -> io::Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let mut signals = {
         let _inside = runtime.enter();
@@ -63,6 +76,9 @@ pub fn on_stop(
     let wait = async move {
         let received = signals.next().await;
         let called = Builder::new().name("stop".to_owned()).spawn(move || first(received));
+        if called.is_ok() {
+            signals.ignore_for(same).await;
+        }
         let last = match (called, grace) {
             (Err(_), _) => received,
             (Ok(_), None) => signals.next().await,
@@ -82,6 +98,18 @@ struct Signals {
 }
 
 impl Signals {
+    /// Takes the signals of a time. Several of a kind that arrive before one of them is taken are one.
+    async fn ignore_for(&mut self, time: Duration) {
+        let end = tokio::time::sleep(time);
+        let mut end = std::pin::pin!(end);
+        while !time.is_zero() {
+            tokio::select! {
+                () = &mut end => return,
+                _ = self.next() => {}
+            }
+        }
+    }
+
     async fn next(&mut self) -> StopSignal {
         tokio::select! {
             _ = self.interrupt.recv() => StopSignal::Interrupt,
