@@ -77,7 +77,7 @@ class Stage:
             values["trainer"] = {
                 "enabled": True, "model": "resnet20", "world": self.ranks, "checkpointSteps": 1,
                 "volume": {"persistentVolumeClaim": {"claimName": "runs"}},
-                "args": ["--epochs=1", "--batch=16", "--microbatches=2", "--image-size=32", "--stop-after=2"]}
+                "args": ["--epochs=1000", "--batch=16", "--microbatches=2", "--image-size=32", "--stop-after=2"]}
         objects, _ = chart.render(values)
         cluster = self.cluster("plain", objects, claims={"runs": runs})
         pod = cluster.pod(chart.one(objects, "Deployment")["spec"]["template"]["spec"], name="server")
@@ -106,19 +106,33 @@ class Stage:
         return pod.start().succeed(HANG)
 
     def training(self, cluster, job, runs):
-        """Runs all ranks twice: the second run resumes the training."""
+        """Runs all ranks three times: the second run resumes the training, and the third is asked to stop."""
         assert job["spec"]["completionMode"] == "Indexed"
         spec, out = job["spec"]["template"]["spec"], runs / chart.RELEASE
-        for steps in (2, 4):
-            spec["containers"][0]["args"][-1] = f"--stop-after={steps}"
-            index = "batch.kubernetes.io/job-completion-index"
+        index = "batch.kubernetes.io/job-completion-index"
+
+        def start(stack, stop_after):
+            spec["containers"][0]["args"][-1] = f"--stop-after={stop_after}"
             pods = [cluster.pod(spec, {index: str(rank)}, f"trainer-{rank}") for rank in range(job["spec"]["completions"])]
+            return [stack.enter_context(running(pod.start())) for pod in pods]
+
+        for steps in (2, 4):
             with contextlib.ExitStack() as stack:
-                for rank in [stack.enter_context(running(pod.start())) for pod in pods]:
+                for rank in start(stack, steps):
                     rank.succeed(HANG)
             assert (out / f"step-{steps:08}").is_dir(), list(out.iterdir())
         log = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-        assert len([line for line in log if "loss" in line]) == 4, "a step was done twice"
+        assert len([line for line in log if "lr" in line]) == 4, "a step was done twice"
+        with contextlib.ExitStack() as stack:
+            ranks, end = start(stack, 1_000_000), time.monotonic() + HANG
+            while not (out / "step-00000005").is_dir():
+                assert time.monotonic() < end, ranks[0].said()
+                time.sleep(0.1)
+            os.kill(ranks[-1].pid(), signal.SIGTERM)
+            codes = {rank.process.wait(spec["terminationGracePeriodSeconds"]) for rank in ranks}
+        ignored = [code for rule in job["spec"]["podFailurePolicy"]["rules"] if rule["action"] == "Ignore"
+                   for code in rule.get("onExitCodes", {}).get("values", [])]
+        assert codes <= set(ignored), f"exit codes {codes}, of which {ignored} count as no failure: {ranks[0].said()}"
 
     def drain(self, cluster, server, job):
         """Sends SIGTERM within a microbatch: the pod is not ready at once, and the reader gets the rest of the microbatch."""

@@ -12,7 +12,7 @@ use forebay_trainer::{
     AdamW, Backend, Batch, ClipGrad, ClipMode, Cursor, Error, Flow, Lamb, LossScaler, MicroStep,
     Optimizer, Pixels, ProcessGroup, Rank, Sgd, StateDict, StepReport, Tensor, TrainConfig,
     TrainState, broadcast_checkpoint, latest_checkpoint, load_checkpoint, load_latest_checkpoint,
-    read_model, save_checkpoint, train, write_model,
+    read_model, remove_old_checkpoints, save_checkpoint, train, write_model,
 };
 use microbatches::{
     SAMPLES, SIDE, backend, backend_config, batch, batches, run_metadata, train_config,
@@ -389,7 +389,10 @@ fn small_state(updates: u64) -> TrainState {
 
 fn save(folder: &Path, state: &TrainState) -> std::path::PathBuf {
     let cursor = Cursor { epoch: 0, step: state.updates };
-    save_checkpoint(folder, state, &run_metadata(train_config(2), cursor, state)).unwrap()
+    let run = run_metadata(train_config(2), cursor, state);
+    let path = save_checkpoint(folder, state, &run).unwrap();
+    remove_old_checkpoints(folder, state.updates, 2, |_| false).unwrap();
+    path
 }
 
 /// The files of a checkpoint.
