@@ -8,6 +8,7 @@ mod chaos;
 mod command;
 mod damage;
 mod descriptors;
+mod evaluation;
 mod extremes;
 mod memory;
 mod operation;

@@ -6,23 +6,38 @@ use std::io::{BufWriter, Write as _};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// How the names of event files begin and end. Between is the time in seconds.
+const PREFIX: &str = "events.out.tfevents.";
+const SUFFIX: &str = ".forebay";
+
 /// Writes an event file.
 #[derive(Debug)]
 pub(crate) struct EventWriter(BufWriter<File>);
 
 impl EventWriter {
-    /// Creates an event file in a folder.
+    /// Creates an event file in a folder, of a run that goes on after this many steps. What files of an earlier run say of
+    /// later steps is void, because this run writes these again.
     ///
     /// # Errors
     /// When the file cannot be created.
-    pub(crate) fn create(folder: &Path) -> std::io::Result<Self> {
+    pub(crate) fn create(folder: &Path, steps: u64) -> std::io::Result<Self> {
         std::fs::create_dir_all(folder)?;
-        let seconds = now();
-        let file =
-            File::create(folder.join(format!("events.out.tfevents.{seconds:010.0}.forebay")))?;
+        // TensorBoard reads the files in order of their names.
+        let mut seconds = now().max(0.0).floor();
+        for entry in std::fs::read_dir(folder)? {
+            let earlier = entry?.file_name().to_str().and_then(seconds_of);
+            seconds = earlier.map_or(seconds, |earlier| seconds.max(earlier + 1.0));
+        }
+        let file = File::options()
+            .write(true)
+            .create_new(true)
+            .open(folder.join(format!("{PREFIX}{seconds:010.0}{SUFFIX}")))?;
         let mut events = Self(BufWriter::new(file));
         // Event.file_version.
         events.event(0, 3, b"brain.Event:2")?;
+        // Event.session_log { status: START }, at which TensorBoard drops the points from its step on.
+        events.event(steps + 1, 7, &[1 << 3, 1])?;
+        events.0.flush()?;
         Ok(events)
     }
 
@@ -59,6 +74,12 @@ impl EventWriter {
         }
         Ok(())
     }
+}
+
+/// The time in the name of an event file of this trainer.
+fn seconds_of(name: &str) -> Option<f64> {
+    let seconds: u32 = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.parse().ok()?;
+    Some(seconds.into())
 }
 
 /// Appends a length-delimited field.
@@ -104,6 +125,19 @@ mod tests {
         // RFC 3720, B.4: 32 bytes of zeros.
         let crc = masked(&[0; 32]).wrapping_sub(0xa282_ead8).rotate_left(15);
         assert_eq!(crc, 0x8a91_36aa);
+    }
+
+    #[test]
+    fn each_run_in_a_folder_has_a_file_whose_name_follows_those_of_earlier_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("events.out.tfevents.4000000000.forebay"), "").unwrap();
+        for _ in 0..2 {
+            EventWriter::create(folder.path(), 3).unwrap();
+        }
+        for later in ["4000000001", "4000000002"] {
+            let name = format!("events.out.tfevents.{later}.forebay");
+            assert!(folder.path().join(name).exists(), "{later}");
+        }
     }
 
     #[test]

@@ -183,6 +183,8 @@ pub(crate) struct TrainArgs {
     pub(crate) eval_epochs: AnyNumber,
     #[command(flatten)]
     pub(crate) checkpoints: run::CheckpointArgs,
+    #[command(flatten)]
+    pub(crate) logs: run::LogArgs,
     /// Write a checkpoint every N steps, in addition to the end of every epoch; 0 writes no others.
     #[arg(long, value_name = "N", default_value = "0")]
     pub(crate) checkpoint_steps: AnyNumber,

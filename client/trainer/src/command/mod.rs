@@ -8,17 +8,22 @@ mod distributed;
 mod eval;
 mod gpu_selftest;
 mod hook;
+mod metrics;
 mod output;
+mod progress;
 mod replay;
 mod run_log;
 mod setup;
 mod source;
 mod stop;
+mod summary;
 mod train;
+mod training_stream;
 
 use std::ffi::OsString;
 
 use cli::Command;
+use cli::run::LogFormat;
 use config::Parsed;
 use forebay_types::command::log_to_stderr;
 
@@ -39,7 +44,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> u8 {
             return u8::try_from(error.exit_code()).unwrap_or(INVALID_ARGUMENTS);
         }
     };
-    log_to_stderr("warn", false);
+    let json = matches!(
+        &parsed.cli.command,
+        Command::Train(args) if args.logs.log_format == LogFormat::Json
+    );
+    output::print_as_json(json);
+    log_to_stderr("warn", json);
     match run(&parsed) {
         Ok(code) => code,
         Err(error) => {

@@ -1,10 +1,12 @@
 //! Output of the command.
 
 use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use forebay_types::command;
+use serde_json::{Value, json};
 
 pub(super) fn print_error(error: &anyhow::Error) {
     command::print_error("forebay-trainer", &**error);
@@ -26,7 +28,27 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
     writeln!(std::io::stdout(), "{text}").context("cannot write to standard output")
 }
 
+/// Whether lines about a run are JSON.
+static PRINTS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// Prints lines about a run as JSON from now on, or as text.
+pub(super) fn print_as_json(json: bool) {
+    PRINTS_JSON.store(json, Ordering::Relaxed);
+}
+
+pub(super) fn prints_json() -> bool {
+    PRINTS_JSON.load(Ordering::Relaxed)
+}
+
+/// Prints an event of a run as a line of JSON.
+pub(super) fn print_event(event: Value) {
+    print(&event.to_string()).ok();
+}
+
 /// Prints a line about a run whose results are files: it continues when standard output is closed or full.
 pub(super) fn print_progress(text: &str) {
+    if prints_json() {
+        return print_event(json!({"event": "message", "text": text}));
+    }
     print(text).ok();
 }

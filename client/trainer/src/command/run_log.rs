@@ -1,38 +1,35 @@
-//! Reports of a run: `log.jsonl`, TensorBoard events, `curves.html` and a progress bar.
+//! Reports of a run: `log.jsonl`, `summary.csv`, TensorBoard events, `curves.html`, and what it says.
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
+use forebay_types::{Cursor, file};
+use serde_json::{Value, json};
+
+use super::progress::Progress;
+use super::summary::Summary;
 use crate::accuracy::Accuracy;
 use crate::checkpoint;
 use crate::curves::Curves;
 use crate::events::EventWriter;
 use crate::training_loop::StepReport;
-use anyhow::Context as _;
-use forebay_types::{Cursor, file};
-use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
 
 /// The log of a run.
 pub(crate) struct RunLog {
     folder: PathBuf,
     file: File,
     events: EventWriter,
-    bar: ProgressBar,
+    progress: Progress,
     steps_per_epoch: u64,
     epochs: u64,
-    /// When the last line about progress was printed, where there is no bar.
-    printed: Instant,
     curves: Curves,
+    summary: Summary,
     /// The updates after which the model was evaluated.
     evaluated: BTreeSet<u64>,
 }
-
-/// Longest time without a line about progress, where there is no bar: in the log of a pod, for example.
-const PRINT_INTERVAL: Duration = Duration::from_mins(1);
 
 const EVENTS: &str = "cannot write TensorBoard events";
 
@@ -42,8 +39,8 @@ impl RunLog {
     pub(crate) fn open(
         folder: &Path,
         cursor: Cursor,
-        steps_per_epoch: u64,
-        epochs: u64,
+        (steps_per_epoch, epochs): (u64, u64),
+        log_interval: u64,
     ) -> anyhow::Result<Self> {
         let path = folder.join("log.jsonl");
         let start = cursor.epoch * steps_per_epoch + cursor.step;
@@ -58,25 +55,33 @@ impl RunLog {
         let parsed = before.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let kept: Vec<Value> =
             parsed.filter(|line| line["update"].as_u64().is_some_and(|u| u <= start)).collect();
-        let bar = ProgressBar::new(epochs * steps_per_epoch).with_position(start);
-        let style = "{bar:30} {pos}/{len} steps  {msg}  {eta} left";
-        bar.set_style(ProgressStyle::with_template(style).expect("a valid template"));
         // Replaced in one step, so that a run which is killed here loses no line.
-        let (mut lines, mut curves, mut evaluated) =
-            (Vec::new(), Curves::default(), BTreeSet::new());
+        let mut lines = Vec::new();
         for line in &kept {
             writeln!(lines, "{line}")?;
-            curves.add(line);
-            evaluated.extend(line["update"].as_u64().filter(|_| line["evaluation"].is_string()));
         }
         checkpoint::replace_file(&path, &lines)?;
         let file = File::options().append(true).open(&path);
         let file = file.with_context(|| format!("cannot write {}", path.display()))?;
         let tensorboard = folder.join("tensorboard");
-        let events = EventWriter::create(&tensorboard)
+        let events = EventWriter::create(&tensorboard, start)
             .with_context(|| format!("cannot write to {}", tensorboard.display()))?;
-        let (folder, printed) = (folder.to_owned(), Instant::now());
-        Ok(Self { folder, file, events, bar, steps_per_epoch, epochs, printed, curves, evaluated })
+        let mut log = Self {
+            folder: folder.to_owned(),
+            file,
+            events,
+            progress: Progress::new(start, steps_per_epoch, epochs, log_interval),
+            steps_per_epoch,
+            epochs,
+            curves: Curves::default(),
+            summary: Summary::new(steps_per_epoch),
+            evaluated: BTreeSet::new(),
+        };
+        for line in &kept {
+            log.add(line);
+        }
+        log.summarize(cursor)?;
+        Ok(log)
     }
 
     /// Records a step.
@@ -85,27 +90,15 @@ impl RunLog {
         let mut line = serde_json::to_value(report)?;
         line["update"] = update.into();
         self.line(&line)?;
-        let speed = report.samples as f64 / report.step_seconds;
         let values = [
             ("train/loss", report.loss),
             ("train/gradient_norm", report.grad_norm),
             ("train/learning_rate", report.lr),
-            ("time/images_per_second", speed),
+            ("time/images_per_second", report.samples as f64 / report.step_seconds),
             ("time/data_wait_share", report.data_wait_seconds / report.step_seconds),
         ];
         self.events.scalars(update, &values).context(EVENTS)?;
-        let wait_percent = 100.0 * report.data_wait_seconds / report.step_seconds;
-        let progress =
-            format!("loss {:.4}  {speed:.1} images/s  {wait_percent:.0} % data wait", report.loss);
-        let (epoch, step) = (report.epoch + 1, report.step + 1);
-        let due = step == self.steps_per_epoch || self.printed.elapsed() > PRINT_INTERVAL;
-        if self.bar.is_hidden() && due {
-            let (epochs, steps) = (self.epochs, self.steps_per_epoch);
-            self.print(&format!("epoch {epoch} of {epochs}, step {step} of {steps}: {progress}"));
-            self.printed = Instant::now();
-        }
-        self.bar.set_message(progress);
-        self.bar.set_position(update);
+        self.progress.step(update, report);
         Ok(())
     }
 
@@ -131,41 +124,47 @@ impl RunLog {
         accuracy: &Accuracy,
     ) -> anyhow::Result<()> {
         let (top1, top5) = (accuracy.top1_rate(), accuracy.top5_rate());
-        let loss = accuracy.loss();
-        self.line(&json!({"update": update, "evaluation": name, "samples": accuracy.samples, "top1": top1, "top5": top5, "loss": loss}))?;
-        self.events
-            .scalars(
-                update,
-                &[
-                    (&format!("{name}/top1"), top1),
-                    (&format!("{name}/top5"), top5),
-                    (&format!("{name}/loss"), loss),
-                ],
-            )
-            .context(EVENTS)?;
+        let (loss, samples) = (accuracy.loss(), accuracy.samples);
+        let line = json!({
+            "update": update, "evaluation": name, "samples": samples, "top1": top1, "top5": top5, "loss": loss
+        });
+        self.line(&line)?;
+        for (figure, value) in [("top1", top1), ("top5", top5), ("loss", loss)] {
+            let tag = format!("{name}/{figure}");
+            self.events.scalars(update, &[(&tag, value)]).context(EVENTS)?;
+        }
+        let [top1, top5] = [top1, top5].map(|share| 100.0 * share);
         let text = format!(
-            "{name}: top-1 {:.2} %, top-5 {:.2} %, loss {loss:.4} of {} images",
-            100.0 * top1,
-            100.0 * top5,
-            accuracy.samples
+            "{name}: top-1 {top1:.2} %, top-5 {top5:.2} %, loss {loss:.4} of {samples} images"
         );
-        self.print(&text);
+        self.progress.say(&text, "evaluation", line);
         Ok(())
+    }
+
+    /// Records a checkpoint.
+    pub(crate) fn checkpoint(&self, path: &Path) {
+        // On a terminal the lines would push away what is of interest there.
+        if !self.progress.has_bar() {
+            let path = path.display().to_string();
+            self.progress.say(&format!("checkpoint: {path}"), "checkpoint", json!({"path": path}));
+        }
     }
 
     /// Prints a line above the progress bar, or to standard output without a terminal.
     pub(crate) fn print(&self, text: &str) {
-        if self.bar.is_hidden() {
-            super::output::print_progress(text);
-        } else {
-            self.bar.println(text);
-        }
+        self.progress.say(text, "message", json!({"text": text}));
+    }
+
+    /// Writes `summary.csv` with the epochs before a cursor.
+    pub(crate) fn summarize(&self, next: Cursor) -> anyhow::Result<()> {
+        let csv = self.summary.to_csv(next.epoch);
+        Ok(checkpoint::replace_file(&self.folder.join("summary.csv"), csv.as_bytes())?)
     }
 
     /// Writes the page with the curves. Returns the path of the file.
     pub(crate) fn draw(&self) -> anyhow::Result<PathBuf> {
         let path = self.folder.join("curves.html");
-        let page = self.curves.page(self.bar.length().unwrap_or(0));
+        let page = self.curves.page(self.epochs * self.steps_per_epoch);
         std::fs::write(&path, page).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }
@@ -173,7 +172,13 @@ impl RunLog {
     fn line(&mut self, line: &Value) -> anyhow::Result<()> {
         let written = writeln!(self.file, "{line}");
         written.with_context(|| self.cannot_write())?;
-        self.curves.add(line);
+        self.add(line);
         Ok(())
+    }
+
+    fn add(&mut self, line: &Value) {
+        self.curves.add(line);
+        self.summary.add(line);
+        self.evaluated.extend(line["update"].as_u64().filter(|_| line["evaluation"].is_string()));
     }
 }

@@ -75,6 +75,12 @@ impl BatchSource {
         servers.evaluation.as_ref().map(|job| describe(&servers.client, job)).transpose()
     }
 
+    /// The client of the servers, if they are the source.
+    pub(crate) fn client(&self) -> Option<blocking::Client> {
+        let Self::Servers(servers) = self else { return None };
+        Some(servers.client.clone())
+    }
+
     /// The first class that has another name in evaluation than in training, with both names.
     pub(crate) fn other_class(&self) -> anyhow::Result<Option<(usize, String, String)>> {
         let Self::Servers(servers) = self else { return Ok(None) };

@@ -10,11 +10,13 @@ use super::best::BestModel;
 use super::cli::TrainArgs;
 use super::distributed::{common_settings, join, rank_and_address};
 use super::hook::CheckpointHook;
+use super::metrics::Metrics;
 use super::replay::{self, SourceInfo};
 use super::run_log::RunLog;
 use super::setup;
 use super::source::{BatchSource, Batches};
 use super::stop;
+use super::training_stream::TrainingStream;
 use crate::Error;
 use crate::accuracy::{Accuracy, evaluate};
 use crate::backend::Backend;
@@ -31,6 +33,8 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Flow> {
     let (rank, address) = rank_and_address(&args.distributed)?;
     let recipe = RecipeRef::from_name_or_path(&args.recipe)?;
     let source = BatchSource::for_training(args, recipe.clone(), rank)?;
+    let serve = |address: &String| Metrics::serve(address, source.client());
+    let metrics = args.logs.metrics_address.as_ref().map(serve).transpose()?.unwrap_or_default();
     let (info, evaluation) = (source.training_info()?, source.evaluation_info()?);
     evaluation.as_ref().map_or(Ok(()), SourceInfo::check_for_evaluation)?;
     if let Some((label, training, evaluation)) = source.other_class()? {
@@ -46,7 +50,8 @@ pub(crate) fn run(args: &TrainArgs) -> anyhow::Result<Flow> {
     backend.join(join(&args.distributed, rank, address, settings)?)?;
     stop::ask_at_signals(backend.group().stop_request(), args.checkpoints.stop_grace);
     let preset = setup::hyperparameters_preset(args, &recipe)?;
-    let trained = train_as_rank(args, source, &info, evaluation, (run, preset), &mut *backend);
+    let source = Source { batches: source, info, evaluation };
+    let trained = train_as_rank(args, &source, (run, preset), metrics, &mut *backend);
     trained.map_err(|error| report_failure(error, backend.group()))
 }
 
@@ -74,10 +79,9 @@ fn report_failure(error: anyhow::Error, group: &mut ProcessGroup) -> anyhow::Err
 /// Trains as one of the ranks, after all of them have joined.
 fn train_as_rank(
     args: &TrainArgs,
-    source: BatchSource,
-    info: &SourceInfo,
-    evaluation: Option<SourceInfo>,
+    source: &Source,
     (mut run, preset): (RunMetadata, String),
+    metrics: Metrics,
     backend: &mut dyn Backend,
 ) -> anyhow::Result<Flow> {
     let lock = || checkpoint::lock_folder(&args.output);
@@ -86,20 +90,25 @@ fn train_as_rank(
     let (config, start) = (run.config, run.cursor);
     let epochs = config.schedule.total_epochs();
     let updates = start.epoch * config.steps_per_epoch + start.step;
-    let open_log = || RunLog::open(&args.output, start, config.steps_per_epoch, epochs);
+    let (steps, interval) = (config.steps_per_epoch, args.logs.log_interval.get());
+    let open_log = || RunLog::open(&args.output, start, (steps, epochs), interval);
     let log = backend.group().is_primary().then(open_log).transpose()?;
     if let Some(log) = &log {
         let device = setup::device_in_words(&args.network)?;
-        log.print(&describe(&run, info, &preset, &device));
+        log.print(&describe(&run, &source.info, &preset, &device));
     }
-    let batches = with_dump(source.train(start, epochs, info)?, args, info)?;
+    let Source { batches, info, .. } = source;
+    let batches = TrainingStream::new(start, |from| {
+        with_dump(batches.train(from, epochs, info)?, args, info)
+    });
     let best = BestModel::open(&args.output, args.checkpoints.eval_metric, updates > 0);
     let mut training = TrainingRun {
         args,
         source,
-        evaluation,
+        batches: batches.clone(),
         run,
         log,
+        metrics,
         best,
         hook: start_hook(args)?,
         stops: false,
@@ -126,6 +135,13 @@ fn start_hook(args: &TrainArgs) -> anyhow::Result<Option<CheckpointHook>> {
     let command = args.checkpoints.checkpoint_command.clone();
     let hook = command.map(CheckpointHook::start).transpose();
     hook.context("cannot start a thread for --checkpoint-command")
+}
+
+/// The microbatches of training and of evaluation, and what is known of them.
+struct Source {
+    batches: BatchSource,
+    info: SourceInfo,
+    evaluation: Option<SourceInfo>,
 }
 
 /// A line about what is trained, from where and how.
@@ -174,11 +190,12 @@ impl Due {
 /// A run in progress.
 struct TrainingRun<'a> {
     args: &'a TrainArgs,
-    source: BatchSource,
-    evaluation: Option<SourceInfo>,
+    source: &'a Source,
+    batches: TrainingStream<'a>,
     run: RunMetadata,
     /// The log, which only rank 0 has.
     log: Option<RunLog>,
+    metrics: Metrics,
     best: BestModel,
     /// Runs `--checkpoint-command`.
     hook: Option<CheckpointHook>,
@@ -196,6 +213,7 @@ impl TrainingRun<'_> {
         if let Some(log) = &mut self.log {
             log.step(report)?;
         }
+        self.metrics.step(report);
         self.run.cursor = next;
         let mut due = Due::at(self.args, &self.run.config, next);
         if report.stops {
@@ -210,6 +228,9 @@ impl TrainingRun<'_> {
         if due.evaluation {
             self.evaluate(backend)?;
         }
+        if let Some(log) = self.log.as_ref().filter(|_| next.step == 0) {
+            log.summarize(next)?;
+        }
         Ok(if due.stop || self.stops { Flow::Break(()) } else { Flow::Continue(()) })
     }
 
@@ -222,16 +243,21 @@ impl TrainingRun<'_> {
         let was_made = self.log.as_ref().is_some_and(|log| log.has_evaluation(update));
         let mut missing = [u64::from(due && !was_made)];
         backend.group().broadcast(&mut missing)?;
-        if missing == [1] { self.evaluate(backend) } else { Ok(()) }
+        if missing == [1] {
+            self.evaluate(backend)?;
+            return self.log.as_ref().map_or(Ok(()), |log| log.summarize(cursor));
+        }
+        Ok(())
     }
 
     /// Evaluates the model and, if one is kept, its moving average.
     fn evaluate(&mut self, backend: &mut dyn Backend) -> anyhow::Result<()> {
-        let Some(info) = &self.evaluation else { return Ok(()) };
-        let mut accuracies = vec![("eval", evaluate(backend, self.source.evaluate(info)?)?)];
+        let Source { batches, evaluation: Some(info), .. } = self.source else { return Ok(()) };
+        self.batches.close(self.run.cursor);
+        let mut accuracies = vec![("eval", evaluate(backend, batches.evaluate(info)?)?)];
         if self.run.config.model_ema_decay.is_some() && accuracies[0].1.is_some() {
             backend.swap_ema()?;
-            let accuracy = evaluate(backend, self.source.evaluate(info)?);
+            let accuracy = evaluate(backend, batches.evaluate(info)?);
             backend.swap_ema()?;
             accuracies.push(("eval_ema", accuracy?));
         }
@@ -241,6 +267,9 @@ impl TrainingRun<'_> {
             self.stops = true;
             return Ok(());
         };
+        for (name, accuracy) in &accuracies {
+            self.metrics.evaluation(name, accuracy);
+        }
         let Some(log) = &mut self.log else { return Ok(()) };
         let update = self.run.cursor.epoch * self.run.config.steps_per_epoch;
         for (name, accuracy) in &accuracies {
@@ -264,6 +293,8 @@ impl TrainingRun<'_> {
         let (folder, keep) = (&self.args.output, self.args.checkpoints.checkpoint_hist.count());
         log.sync()?;
         let path = checkpoint::save_checkpoint(folder, &state, &self.run)?;
+        log.checkpoint(&path);
+        self.metrics.checkpoint();
         if let Some(hook) = &self.hook {
             hook.run(&path);
         }

@@ -42,3 +42,36 @@ pub(crate) enum EvalMetric {
     /// The mean cross-entropy. The lowest is the best.
     Loss,
 }
+
+/// What a run says while it trains.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Logs")]
+pub(crate) struct LogArgs {
+    /// Steps between two lines about progress where there is no terminal for a bar. Each epoch ends with one; 0 prints no
+    /// others.
+    #[arg(long, env = "FOREBAY_LOG_INTERVAL", value_name = "N", default_value = "50")]
+    pub(crate) log_interval: Number<0, 1_000_000>,
+    /// Form of the lines about progress on standard output and of the log on standard error.
+    #[arg(
+        long,
+        env = "FOREBAY_LOG_FORMAT",
+        value_name = "text|json",
+        value_enum,
+        hide_possible_values = true,
+        default_value = "text"
+    )]
+    pub(crate) log_format: LogFormat,
+    /// Serve figures of the run for Prometheus at this address, under /metrics. Port 0 is any free one. Each rank serves
+    /// its own.
+    #[arg(long, env = "FOREBAY_METRICS_ADDRESS", value_name = "HOST:PORT")]
+    pub(crate) metrics_address: Option<String>,
+}
+
+/// The form of logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON object a line, for machines.
+    Json,
+}
