@@ -49,6 +49,9 @@ async fn an_evaluation_holds_no_stream_of_the_training_however_long_it_takes() {
         idle == 20
     })
     .await;
+    // Nothing was computed ahead that the evaluation then made useless.
+    let steps = std::fs::read_to_string(&log).unwrap().matches("\"lr\"").count();
+    assert_eq!(metric(&train, "forebay_microbatches_computed_total"), 2.0 * steps as f64);
     let before = evaluations(&log);
     val.signal("-CONT");
     eventually("it goes on", || evaluations(&log) > before + 1).await;

@@ -94,14 +94,13 @@ impl BatchSource {
         Ok(other.map(|(label, (one, other))| (label, one.clone(), other.clone())))
     }
 
-    /// The training microbatches from a cursor to the end of the last epoch.
+    /// The training microbatches from a cursor to another one.
     pub(crate) fn train(
         &self,
         from: Cursor,
-        epochs: u64,
+        end: Cursor,
         info: &SourceInfo,
     ) -> anyhow::Result<Batches> {
-        let end = Cursor { epoch: epochs, step: 0 };
         match self {
             Self::Servers(servers) => servers.stream(servers.training()?, from, end, info),
             Self::Folder { folder, seed, rank } => {

@@ -99,7 +99,8 @@ fn train_as_rank(
     }
     let Source { batches, info, .. } = source;
     let batches = TrainingStream::new(start, |from| {
-        with_dump(batches.train(from, epochs, info)?, args, info)
+        let end = next_evaluation(args, source, from, epochs);
+        with_dump(batches.train(from, end, info)?, args, info)
     });
     let best = BestModel::open(&args.output, args.checkpoints.eval_metric, updates > 0);
     let mut training = TrainingRun {
@@ -128,6 +129,14 @@ fn train_as_rank(
         hook.finish();
     }
     Ok(if training.stops { Flow::Break(()) } else { Flow::Continue(()) })
+}
+
+/// The end of the epochs from a cursor on that the next evaluation follows, or else of the last one.
+fn next_evaluation(args: &TrainArgs, source: &Source, from: Cursor, epochs: u64) -> Cursor {
+    let interval = args.eval_epochs.get();
+    let next = from.epoch.checked_div(interval).and_then(|n| (n + 1).checked_mul(interval));
+    let next = next.filter(|_| source.evaluation.is_some()).unwrap_or(epochs);
+    Cursor { epoch: next.min(epochs), step: 0 }
 }
 
 /// Starts the thread that runs `--checkpoint-command`.
