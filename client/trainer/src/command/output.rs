@@ -41,14 +41,14 @@ pub(super) fn prints_json() -> bool {
 }
 
 /// Prints an event of a run as a line of JSON.
-pub(super) fn print_event(event: Value) {
+pub(super) fn print_event(event: &Value) {
     print(&event.to_string()).ok();
 }
 
 /// Prints a line about a run whose results are files: it continues when standard output is closed or full.
 pub(super) fn print_progress(text: &str) {
     if prints_json() {
-        return print_event(json!({"event": "message", "text": text}));
+        return print_event(&json!({"event": "message", "text": text}));
     }
     print(text).ok();
 }

@@ -103,7 +103,7 @@ impl Progress {
             for (name, value) in figures {
                 event[name] = value;
             }
-            return print_event(event);
+            return print_event(&event);
         }
         print_progress(&format!(
             "epoch {} of {epochs}, step {step} of {steps_per_epoch}: loss {:.4}, lr {:.2e}, {:.1} images/s, {:.0} % data \
@@ -124,7 +124,7 @@ impl Progress {
             if let (Value::Object(event), Value::Object(fields)) = (&mut event, fields) {
                 event.extend(fields);
             }
-            print_event(event);
+            print_event(&event);
         } else if self.bar.is_hidden() {
             print_progress(text);
         } else {

@@ -12,8 +12,8 @@ use forebay_types::settings::TimeSpan;
 use super::output::print_error;
 use crate::process_group::StopRequest;
 
-/// Exit code of a training that ended with a checkpoint because it was asked to stop. HTCondor's self-checkpointing jobs
-/// use the same one, which is Linux' ERESTART.
+/// Exit code of a training that ended with a checkpoint because it was asked to stop. It is that of the jobs of `HTCondor`
+/// which write checkpoints themselves, and Linux' ERESTART.
 pub(crate) const STOPPED: u8 = 85;
 
 /// Time to say why the process ends: standard error may be a pipe that nobody reads.
