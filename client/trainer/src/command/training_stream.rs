@@ -1,7 +1,8 @@
 //! The training microbatches, whose stream is closed while the model is evaluated.
 //!
 //! A stream that nobody reads keeps buffers of its server, which others then lack. The server ends it after a while, and
-//! counts a reader that stalls. So each stream ends where the next evaluation begins, and nothing that is computed ahead is wasted.
+//! counts a reader that stalls. So each stream ends where the next evaluation begins, and nothing that is computed ahead is
+//! wasted.
 
 use std::cell::RefCell;
 use std::rc::Rc;
