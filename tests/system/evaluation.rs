@@ -16,11 +16,11 @@ fn serve(name: &str) -> ServerProcess {
     ServerProcess::start(command.arg("forebay"), None, &arguments)
 }
 
-/// A metric without labels.
-fn metric(server: &ServerProcess, name: &str) -> f64 {
+/// A counter or gauge of whole numbers, without labels.
+fn metric(server: &ServerProcess, name: &str) -> usize {
     let metrics = server.get("/metrics");
     let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value.expect("the server has it").parse().unwrap()
+    value.expect("the server has it").trim_end_matches(".0").parse().unwrap()
 }
 
 fn evaluations(log: &Path) -> usize {
@@ -44,18 +44,18 @@ async fn an_evaluation_holds_no_stream_of_the_training_however_long_it_takes() {
     val.signal("-STOP");
     let mut idle = 0;
     eventually("the server has no stream for a second", || {
-        idle = if metric(&train, "forebay_streams") == 0.0 { idle + 1 } else { 0 };
+        idle = if metric(&train, "forebay_streams") == 0 { idle + 1 } else { 0 };
         std::thread::sleep(Duration::from_millis(50));
         idle == 20
     })
     .await;
     // Nothing was computed ahead that the evaluation then made useless.
     let steps = std::fs::read_to_string(&log).unwrap().matches("\"lr\"").count();
-    assert_eq!(metric(&train, "forebay_microbatches_computed_total"), 2.0 * steps as f64);
+    assert_eq!(metric(&train, "forebay_microbatches_computed_total"), 2 * steps);
     let before = evaluations(&log);
     val.signal("-CONT");
     eventually("it goes on", || evaluations(&log) > before + 1).await;
-    assert_eq!(metric(&train, "forebay_streams_stalled_total"), 0.0);
+    assert_eq!(metric(&train, "forebay_streams_stalled_total"), 0);
     let id = trainer.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
     assert_eq!(trainer.wait().unwrap().code(), Some(85));
