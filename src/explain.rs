@@ -6,7 +6,8 @@ use forebay_types::Digest;
 use serde::Serialize;
 
 use crate::error::Error;
-use crate::geometry::{Interpolation, Rect, Size};
+use crate::geometry::{Interpolation, Padding, Rect, ResizeFilter, Size};
+use crate::jitter::ColorOp;
 use crate::make::Request;
 use crate::plan::{self, MixKind, MixSample};
 use crate::randaugment::Op;
@@ -68,9 +69,13 @@ pub struct ExplainedSample {
     /// The part of the resized image that is kept: top, left, height, width.
     pub window: [u32; 4],
     /// Filter of the resize.
-    pub interpolation: Interpolation,
+    pub interpolation: ResizeFilter,
+    /// What is added around the window.
+    pub padding: Option<Padding>,
     /// Whether the image is flipped horizontally.
     pub flip: bool,
+    /// Whether the image is flipped vertically.
+    pub vflip: bool,
     /// The operations that are applied, in order.
     pub ops: Vec<ExplainedOp>,
     /// Slot of the sample that it is mixed with.
@@ -100,12 +105,12 @@ impl Explanation {
     }
 }
 
-/// One operation of RandAugment.
+/// One operation of RandAugment, or of torchvision.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct ExplainedOp {
-    /// Name of the operation in timm.
+    /// Name of the operation in timm, or of torchvision's function (`adjust_brightness`, ..).
     pub name: &'static str,
-    /// Argument of timm's function.
+    /// Argument of the function.
     pub arg: Option<f64>,
     /// Filter, if the operation is geometric.
     pub interpolation: Option<Interpolation>,
@@ -152,8 +157,15 @@ pub fn explain_samples(request: &Request, slots: Range<usize>) -> Result<Explana
             resized: height_width(plan.resized),
             window: corner_size(plan.window),
             interpolation: plan.filter,
+            padding: plan.padding,
             flip: plan.flip,
-            ops: plan.ops.iter().map(explain_op).collect(),
+            vflip: plan.vflip,
+            ops: plan
+                .ops
+                .iter()
+                .map(explain_op)
+                .chain(plan.color.iter().map(explain_color))
+                .collect(),
             partner: n - 1 - slot,
             own_mix: own.then(|| {
                 let (mix_mode, mix_box) = explain_mix(mix);
@@ -198,6 +210,10 @@ fn explain_mix(sample: &MixSample) -> (&'static str, Option<[u32; 4]>) {
 
 fn explain_op(op: &Op) -> ExplainedOp {
     ExplainedOp { name: op.name(), arg: op.arg(), interpolation: op.interpolation() }
+}
+
+fn explain_color(op: &ColorOp) -> ExplainedOp {
+    ExplainedOp { name: op.name(), arg: op.arg(), interpolation: None }
 }
 
 const fn height_width(size: Size) -> [u32; 2] {

@@ -72,16 +72,80 @@ impl Rect {
     }
 }
 
-/// The filter of a resize or of a geometric augmentation.
+/// The filter of a geometric augmentation: those that Pillow's `Image.transform` and `Image.rotate` have.
 ///
-/// Pillow has two cubics: a = -0.5 for a resize, and a = -1 in `Image.transform` and `Image.rotate`.
+/// Pillow has two cubics: a = -0.5 for a resize, and a = -1 here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Interpolation {
-    /// Triangle filter.
+    /// The nearest pixel.
+    Nearest,
+    /// Between 2 x 2 pixels.
     Bilinear,
-    /// Cubic filter.
+    /// Between 4 x 4 pixels.
     Bicubic,
+}
+
+/// The filter of a resize: those of Pillow's `Image.resize`. All but the first are widened where the
+/// image shrinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ResizeFilter {
+    /// The nearest pixel.
+    Nearest,
+    /// The mean of the pixels that an output covers.
+    Box,
+    /// Triangle.
+    Bilinear,
+    /// A cosine window over a sinc of one lobe.
+    Hamming,
+    /// Keys' cubic with a = -0.5.
+    Bicubic,
+    /// A sinc of three lobes.
+    Lanczos,
+}
+
+impl ResizeFilter {
+    /// All filters.
+    pub const ALL: [Self; 6] =
+        [Self::Nearest, Self::Box, Self::Bilinear, Self::Hamming, Self::Bicubic, Self::Lanczos];
+}
+
+/// Pixels that are added around a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Padding {
+    /// Rows above.
+    pub top: u32,
+    /// Columns to the left.
+    pub left: u32,
+    /// Rows below.
+    pub bottom: u32,
+    /// Columns to the right.
+    pub right: u32,
+    /// The values of the pixels.
+    #[serde(flatten)]
+    pub mode: PadMode,
+}
+
+/// The values of padding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "mode", content = "fill", rename_all = "lowercase")]
+pub enum PadMode {
+    /// The picture, mirrored at its edges (NumPy's `reflect`).
+    Reflect,
+    /// A color (torchvision's `constant`).
+    #[serde(rename = "constant")]
+    Fill([u8; 3]),
+}
+
+impl Padding {
+    /// The size of a picture of this size with its padding.
+    pub const fn around(&self, size: Size) -> Size {
+        Size {
+            height: self.top + size.height + self.bottom,
+            width: self.left + size.width + self.right,
+        }
+    }
 }
 
 /// A view of an image: interleaved RGB pixels of 8 bits a channel, in rows `stride` bytes apart.

@@ -25,6 +25,7 @@ mod error;
 mod explain;
 mod geometry;
 pub mod gpu;
+mod jitter;
 mod make;
 pub mod mix;
 mod order;
@@ -49,7 +50,8 @@ pub use explain::{
 pub use forebay_types::{
     DType, Digest, Layout, MicrobatchName, MixedBy, PixelFormat, StageTimes, Timings,
 };
-pub use geometry::{Interpolation, Rect, Size, View};
+pub use geometry::{Interpolation, PadMode, Padding, Rect, ResizeFilter, Size, View};
+pub use jitter::ColorOp;
 pub use make::{FetchAhead, MadeMicrobatch, Request, microbatch_bytes, sample_bytes, sampler};
 pub use order::{EpochSampler, Sampler};
 pub use pipeline::{Pipeline, PipelineConfig, Totals};
@@ -64,5 +66,5 @@ pub mod testing {
     pub use crate::augment::Augmenter;
     pub use crate::mix::cpu::{mix, mix_pair};
     pub use crate::randaugment::NAMES;
-    pub use crate::resize::{Resample, Resizer};
+    pub use crate::resize::{Part, Resample, Resizer};
 }

@@ -5,7 +5,8 @@
 //! `rotate`, `shear_x`, `shear_y`, `translate_x_rel`, `translate_y_rel`.
 
 use super::angle::cos_sin;
-use super::sampler::Affine;
+use super::nearest;
+use super::sampler::{Affine, Degree};
 use super::transform::Transform;
 use super::warp::{WarpBuffers, warp};
 use crate::geometry::{Interpolation, Size, View};
@@ -37,6 +38,11 @@ pub(super) fn apply(
         Motion::None => {}
         Motion::QuarterTurns(turns) => quarter_turns(source, turns, out),
         Motion::Affine(affine, filter) => {
+            let filter = match filter {
+                Interpolation::Nearest => return nearest::transform(source, affine, fill, out),
+                Interpolation::Bilinear => Degree::Linear,
+                Interpolation::Bicubic => Degree::Cubic,
+            };
             warp(simd, &Transform { source, affine, filter, fill }, out, buffers);
         }
     }

@@ -7,6 +7,7 @@
 //!   Posterize, Solarize, AutoContrast, ..  lookup.rs   a table of 256 values for each channel
 //!   Color, Sharpness                       blend.rs    a blend with a degenerate image
 //!   Rotate, Shear*, Translate*             affine.rs   an affine transform, done by warp.rs
+//!   ColorJitter, gray, GaussianBlur        jitter.rs   those of torchvision
 //! ```
 //!
 //! Lookup tables of consecutive operations are composed, so that one pass over the pixels applies
@@ -15,10 +16,13 @@
 mod affine;
 mod angle;
 mod blend;
+mod convolve;
+mod jitter;
 mod lookup;
 #[cfg(target_arch = "x86_64")]
 mod lookup_avx512;
 mod measure;
+mod nearest;
 #[cfg(target_arch = "x86_64")]
 mod rotate_avx2;
 mod sampler;
@@ -31,6 +35,7 @@ use crate::geometry::{Size, View};
 use crate::randaugment::Op;
 use crate::scratch::{bytes_of, fit};
 use crate::simd::Simd;
+use convolve::Convolver;
 use lookup::LookupTables;
 use warp::WarpBuffers;
 
@@ -39,7 +44,7 @@ use warp::WarpBuffers;
 pub(crate) const fn scratch_bytes(size: Size) -> usize {
     const MARGIN: usize = 8;
     let pixels = (size.height as usize + MARGIN) * (size.width as usize + MARGIN);
-    (3 + 3 + 16) * pixels + 128 * (size.height as usize + size.width as usize)
+    (3 + 3 + 16) * pixels + 512 * (size.height as usize + size.width as usize + 64)
 }
 
 /// Applies operations to images one after another and reuses its memory. Each worker has one.
@@ -49,6 +54,7 @@ pub struct Augmenter {
     /// The pixels before an operation that cannot work in place.
     source: Vec<u8>,
     buffers: WarpBuffers,
+    convolver: Convolver,
 }
 
 impl Augmenter {

@@ -28,8 +28,9 @@ use std::arch::x86_64::{
     _mm256_setr_epi32, _mm256_setr_ps,
 };
 
+use super::sampler::Degree;
 use super::transform::Transform;
-use crate::geometry::{Interpolation, View};
+use crate::geometry::View;
 use crate::scratch::{bytes_of, fit};
 use crate::simd::Avx2;
 
@@ -121,12 +122,10 @@ struct Curve([__m256; 4]);
 
 impl Curve {
     #[target_feature(enable = "avx2,fma")]
-    fn new(filter: Interpolation) -> Self {
+    fn new(filter: Degree) -> Self {
         let powers: [[f32; 4]; 4] = match filter {
-            Interpolation::Bilinear => {
-                [[0.0, 1.0, 0.0, 0.0], [0.0, -1.0, 1.0, 0.0], [0.0; 4], [0.0; 4]]
-            }
-            Interpolation::Bicubic => [
+            Degree::Linear => [[0.0, 1.0, 0.0, 0.0], [0.0, -1.0, 1.0, 0.0], [0.0; 4], [0.0; 4]],
+            Degree::Cubic => [
                 [0.0, 1.0, 0.0, 0.0],
                 [-1.0, 0.0, 1.0, 0.0],
                 [2.0, -2.0, 1.0, -1.0],

@@ -14,7 +14,14 @@
 
 use std::ops::Range;
 
-use crate::geometry::{Interpolation, View};
+use crate::geometry::View;
+
+/// The degree of the polynomials between pixels, along rows and columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Degree {
+    Linear,
+    Cubic,
+}
 
 /// An affine matrix. It maps the center `(x, y)` of an output pixel to the point
 /// `(a*x + b*y + c, d*x + e*y + f)` of the source.
@@ -71,12 +78,12 @@ fn partition_point(count: u32, holds: impl Fn(u32) -> bool) -> u32 {
 }
 
 /// The interpolated pixel at a point, or `None` if the point is outside the source.
-pub(super) fn sample(source: View<'_>, x: f64, y: f64, filter: Interpolation) -> Option<[u8; 3]> {
+pub(super) fn sample(source: View<'_>, x: f64, y: f64, filter: Degree) -> Option<[u8; 3]> {
     let (width, height) = (source.size().width, source.size().height);
     let inside = (0.0..f64::from(width)).contains(&x) && (0.0..f64::from(height)).contains(&y);
     inside.then(|| match filter {
-        Interpolation::Bilinear => interpolate(source, x - 0.5, y - 0.5, 0, bilinear),
-        Interpolation::Bicubic => interpolate(source, x - 0.5, y - 0.5, 1, bicubic),
+        Degree::Linear => interpolate(source, x - 0.5, y - 0.5, 0, bilinear),
+        Degree::Cubic => interpolate(source, x - 0.5, y - 0.5, 1, bicubic),
     })
 }
 

@@ -1,11 +1,14 @@
 use proptest::prelude::*;
 
-use super::sampler::Affine;
+use super::sampler::{Affine, Degree};
 use super::transform::{Transform, exactly};
 use super::warp::warp;
 use super::*;
 use crate::geometry::Interpolation;
+use crate::jitter::ColorOp;
 
+const FILTERS: [Interpolation; 3] =
+    [Interpolation::Nearest, Interpolation::Bilinear, Interpolation::Bicubic];
 const FILL: [u8; 3] = [124, 116, 104];
 
 /// Noise, or patches of equal pixels as in photographs.
@@ -37,11 +40,8 @@ fn size() -> impl Strategy<Value = Size> {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    (0..15_usize, 0.0..=10.0, any::<bool>(), any::<bool>()).prop_map(
-        |(index, level, negative, cubic)| {
-            let filter = if cubic { Interpolation::Bicubic } else { Interpolation::Bilinear };
-            Op::at(index, level, negative, filter)
-        },
+    (0..15_usize, 0.0..=10.0, any::<bool>(), 0..3_usize).prop_map(
+        |(index, level, negative, filter)| Op::at(index, level, negative, FILTERS[filter]),
     )
 }
 
@@ -61,7 +61,7 @@ proptest! {
     fn estimates_equal_every_pixel_computed_exactly(
         size in size(), seed in any::<u64>(), cubic in any::<bool>(), kind in 0..5_u32, amount in -1.2..1.2,
     ) {
-        let filter = if cubic { Interpolation::Bicubic } else { Interpolation::Bilinear };
+        let filter = if cubic { Degree::Cubic } else { Degree::Linear };
         let (cos, sin) = (f64::cos(amount), f64::sin(amount));
         let affine = Affine(match kind {
             0 => [1.0, amount, 0.0, 0.0, 1.0, 0.0],
@@ -77,6 +77,30 @@ proptest! {
         for simd in Simd::all() {
             warp(simd, &transform, &mut fast, &mut WarpBuffers::default());
             prop_assert_eq!(&exact, &fast, "{:?}", simd);
+        }
+    }
+
+    #[test]
+    fn every_vector_width_gives_the_same_colors(
+        height in 12..30_u32, width in 12..40_u32, seed in any::<u64>(), kind in 0..6_usize, part in 0.0..1.0,
+    ) {
+        let size = Size { height, width };
+        let op = [
+            ColorOp::Brightness(2.0 * part),
+            ColorOp::Contrast(2.0 * part),
+            ColorOp::Saturation(2.0 * part),
+            ColorOp::Hue(part - 0.5),
+            ColorOp::Grayscale,
+            ColorOp::GaussianBlur(0.1 + 1.9 * part),
+        ][kind];
+        let colored = |simd| {
+            let mut slot = pixels(size, seed);
+            Augmenter::new(simd).apply_color(&[op], &mut slot, size);
+            slot
+        };
+        let plain = colored(Simd::SCALAR);
+        for simd in Simd::all() {
+            prop_assert_eq!(&colored(simd), &plain, "{:?} {:?}", simd, op);
         }
     }
 
@@ -98,7 +122,7 @@ fn extreme_arguments_do_not_panic() {
     let size = Size { height: 5, width: 4 };
     let pixels = pixels(size, 8);
     for arg in [-1e300, -1e9, -3.0, 1e-300, 2.5, 1e9, f64::MAX] {
-        for filter in [Interpolation::Bilinear, Interpolation::Bicubic] {
+        for filter in FILTERS {
             for simd in Simd::all() {
                 let ops = [
                     Op::Rotate(arg, filter),

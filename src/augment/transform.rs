@@ -2,15 +2,15 @@
 
 use std::ops::Range;
 
-use super::sampler::{Affine, sample};
-use crate::geometry::{Interpolation, View};
+use super::sampler::{Affine, Degree, sample};
+use crate::geometry::View;
 
 /// An affine transform of an image.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Transform<'a> {
     pub(super) source: View<'a>,
     pub(super) affine: Affine,
-    pub(super) filter: Interpolation,
+    pub(super) filter: Degree,
     pub(super) fill: [u8; 3],
 }
 

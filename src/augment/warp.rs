@@ -34,8 +34,8 @@
 //! neighbors (`rotate_avx2.rs`).
 
 use super::blend::truncate;
+use super::sampler::Degree;
 use super::transform::{Transform, exactly};
-use crate::geometry::Interpolation;
 use crate::scratch::{bytes_of, fit};
 use crate::simd::{Simd, kernel};
 
@@ -192,10 +192,10 @@ fn shift_along_columns(
 
 /// The neighbors that are v1 to v4, by their index. Where a weight is zero, it is the index of v2, so
 /// that a neighbor that does not matter cannot make a flat area doubtful.
-const fn taps(filter: Interpolation) -> [usize; 4] {
+const fn taps(filter: Degree) -> [usize; 4] {
     match filter {
-        Interpolation::Bilinear => [1, 1, 2, 1],
-        Interpolation::Bicubic => [0, 1, 2, 3],
+        Degree::Linear => [1, 1, 2, 1],
+        Degree::Cubic => [0, 1, 2, 3],
     }
 }
 
@@ -216,10 +216,10 @@ fn clamp(position: isize, count: u32) -> u32 {
 
 /// The weights of v1, v3 and v4 at a fraction of a pixel after v2.
 #[expect(clippy::cast_possible_truncation, reason = "an estimate")]
-fn weights(d: f64, filter: Interpolation) -> [f32; 3] {
+fn weights(d: f64, filter: Degree) -> [f32; 3] {
     match filter {
-        Interpolation::Bilinear => [0.0, d as f32, 0.0],
-        Interpolation::Bicubic => [
+        Degree::Linear => [0.0, d as f32, 0.0],
+        Degree::Cubic => [
             (d * (-1.0 + d * (2.0 - d))) as f32,
             (d * (1.0 + d * (1.0 - d))) as f32,
             (d * d * (d - 1.0)) as f32,

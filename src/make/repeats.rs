@@ -21,7 +21,7 @@ use rayon::prelude::*;
 use super::cost::Cost;
 use super::repeat_cache::{Claim, RepeatCache, StepKey, WhenBusy};
 use super::request::{Request, Slots};
-use super::sample::{Planned, make_samples, union};
+use super::sample::{Planned, make_samples, needed, union};
 use super::scratch::{Large, Scratch, bytes_for};
 use super::worker::Workers;
 use crate::error::Error;
@@ -138,7 +138,7 @@ impl Fill<'_> {
     ) -> Result<Pass<'p>, Error> {
         let mut timer = CpuTimer::start();
         let plans = self.plans(&group);
-        let total = plans.iter().map(|plan| plan.source.area()).sum();
+        let total = plans.iter().map(|plan| needed(plan).area()).sum();
         // Boxes that are far apart are cheaper to decode one by one than as their union.
         let shared_decode = union(plans.iter()).area() <= total;
         let Some(Claim { ready, mut reserved }) = self.claim(&group, shared_decode, when_busy)

@@ -10,7 +10,7 @@ use super::scratch::Scratch;
 use crate::error::Error;
 use crate::geometry::{Rect, Size};
 use crate::plan::SamplePlan;
-use crate::resize::Resample;
+use crate::resize::{Part, Resample};
 use crate::scratch::fit;
 
 /// A sample to make: its plan, and the slot that it is written to.
@@ -50,18 +50,32 @@ pub(super) fn make_samples(
         cost.stages.decode += timer.lap();
         cost.decoded += 1;
         for (plan, slot) in samples {
-            let SamplePlan { source, resized, window, filter, flip, .. } = **plan;
-            let to = Resample { resized, window, filter, flip };
-            resizer.resize(region.crop(source), &to, slot);
+            let (rect, whole) = (needed(plan), plan.source.size());
+            let Rect { top, left, .. } = rect;
+            let (top, left) = (top - plan.source.top, left - plan.source.left);
+            let part = Part { pixels: region.crop(rect), rect: Rect { top, left, ..rect }, whole };
+            resizer.resize_part(part, &resample(plan), slot);
             cost.stages.resize += timer.lap();
             augmenter.apply(&plan.ops, slot, size, recipe.fill());
+            augmenter.apply_color(&plan.color, slot, size);
             cost.stages.augment += timer.lap();
         }
     }
     Ok(cost)
 }
 
-/// The smallest box that holds the boxes of all plans, of which there is at least one.
+/// The smallest box that holds what all plans need, of which there is at least one.
 pub(super) fn union<'a>(plans: impl Iterator<Item = &'a SamplePlan>) -> Rect {
-    plans.map(|plan| plan.source).reduce(Rect::union).expect("at least one plan")
+    plans.map(needed).reduce(Rect::union).expect("at least one plan")
+}
+
+/// The box of the stored image that a sample depends on.
+pub(super) fn needed(plan: &SamplePlan) -> Rect {
+    let rect = resample(plan).needs(plan.source.size());
+    Rect { top: plan.source.top + rect.top, left: plan.source.left + rect.left, ..rect }
+}
+
+fn resample(plan: &SamplePlan) -> Resample {
+    let SamplePlan { resized, window, filter, padding, flip, vflip, .. } = *plan;
+    Resample { resized, window, filter, flip, vflip, padding }
 }

@@ -39,8 +39,8 @@ fn microbatch(simd: Simd, dataset: &Dataset, recipe: &Recipe) -> Vec<u8> {
         let bytes = dataset.read(id, &mut Vec::new()).unwrap().to_vec();
         let entries = dataset.entry_points(id);
         let source = decoder.decode(&bytes, plan.source, entries).unwrap().crop(plan.source);
-        let (window, filter, flip) = (SLOT.whole(), plan.filter, plan.flip);
-        resizer.resize(source, &Resample { resized: SLOT, window, filter, flip }, slot);
+        let to = Resample { flip: plan.flip, ..Resample::whole(SLOT, plan.filter) };
+        resizer.resize(source, &to, slot);
         augmenter.apply(&plan.ops, slot, SLOT, recipe.fill());
     }
     let mixup = mixup_f64(0.3);

@@ -5,14 +5,16 @@
 //! those of timm 1.0.31 (`timm/data/transforms.py`, `auto_augment.py`, `mixup.py`). Exponentials and
 //! logarithms are `libm`'s, so that every platform draws the same bits.
 
+mod color;
 mod crop;
 mod mix;
 mod random;
 
-use crate::geometry::{Interpolation, Rect, Size};
+use crate::geometry::{Padding, Rect, ResizeFilter, Size};
+use crate::jitter::ColorOp;
 use crate::randaugment::{MAX_MAGNITUDE, NAMES, Op};
-use crate::recipe::{Crop, Recipe};
-use crop::{center, random_box};
+use crate::recipe::Recipe;
+use crop::{Framing, frame};
 use random::{Purpose, RandomStream};
 
 pub use mix::{MixKind, MixPlan, MixSample, cutmix_f32, cutmix_f64, mix, mixup_f32, mixup_f64};
@@ -27,32 +29,30 @@ pub struct SamplePlan {
     /// Box of the resized image that is kept: all of it, or its center in evaluation.
     pub window: Rect,
     /// Filter of the resize.
-    pub filter: Interpolation,
-    /// Whether the resized image is flipped horizontally.
+    pub filter: ResizeFilter,
+    /// What is added around the window, if it is smaller than a sample.
+    pub padding: Option<Padding>,
+    /// Whether the picture is flipped horizontally after that.
     pub flip: bool,
+    /// Whether it is flipped vertically.
+    pub vflip: bool,
     /// RandAugment's operations, in the order in which they are applied.
     pub ops: Vec<Op>,
+    /// Color operations after those.
+    pub color: Vec<ColorOp>,
 }
 
 /// Draws the plan of the sample at a position, whose stored image has the given size.
 pub fn sample(recipe: &Recipe, seed: u64, epoch: u64, position: u64, image: Size) -> SamplePlan {
     let stream = |purpose: Purpose| RandomStream::new([seed, epoch, position, purpose as u64]);
-    let (source, resized, window, filter) = match recipe.crop {
-        Crop::RandomResized { scale, ratio } => {
-            let mut random = stream(Purpose::Crop);
-            let filter = random.filter(recipe.interpolation);
-            let square = Size::square(recipe.image_size);
-            (random_box(&mut random, image, scale, ratio), square, square.whole(), filter)
-        }
-        Crop::Center { resize } => {
-            let (resized, window) = center(image, resize, recipe.image_size);
-            let filter = stream(Purpose::Crop).filter(recipe.interpolation);
-            (image.whole(), resized, window, filter)
-        }
-    };
+    let mut random = stream(Purpose::Crop);
+    let filter = random.resize_filter(recipe.interpolation);
+    let Framing { source, resized, window, padding } = frame(&mut random, recipe, image);
     let flip = stream(Purpose::Flip).unit() < recipe.flip;
+    let vflip = recipe.vflip > 0.0 && stream(Purpose::VerticalFlip).unit() < recipe.vflip;
     let ops = rand_augment(&mut stream(Purpose::Augment), recipe);
-    SamplePlan { source, resized, window, filter, flip, ops }
+    let color = color::operations(stream, &recipe.color);
+    SamplePlan { source, resized, window, filter, padding, flip, vflip, ops, color }
 }
 
 /// Draws operations as timm's `RandAugment` does over `_RAND_INCREASING_TRANSFORMS`.

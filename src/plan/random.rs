@@ -3,7 +3,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng as _, SeedableRng as _};
 
-use crate::geometry::Interpolation;
+use crate::geometry::{Interpolation, ResizeFilter};
 use crate::recipe::Filter;
 
 /// The choice that a stream of random numbers is for. The numbers of the variants are part of the
@@ -14,6 +14,10 @@ pub(super) enum Purpose {
     Flip = 2,
     Augment = 3,
     Mix = 4,
+    VerticalFlip = 16,
+    ColorJitter = 17,
+    Grayscale = 18,
+    Blur = 19,
 }
 
 /// A stream of random numbers: `ChaCha8`, keyed by the name of a choice.
@@ -44,15 +48,22 @@ impl RandomStream {
         ((u128::from(self.0.next_u64()) * u128::from(n)) >> 64) as u32
     }
 
-    /// The filter of a resize or an operation. A fixed filter takes a number too, so that it does not
-    /// shift the numbers behind it.
+    /// Whether a drawn filter is bilinear instead of bicubic. It is drawn for a fixed filter too, so that
+    /// the choice of the filter does not shift the numbers behind it.
+    fn bilinear(&mut self) -> bool {
+        self.unit() < 0.5
+    }
+
+    /// The filter of a resize.
+    pub(super) fn resize_filter(&mut self, filter: Filter) -> ResizeFilter {
+        let drawn = if self.bilinear() { ResizeFilter::Bilinear } else { ResizeFilter::Bicubic };
+        filter.for_resize().unwrap_or(drawn)
+    }
+
+    /// The filter of a geometric operation.
     pub(super) fn filter(&mut self, filter: Filter) -> Interpolation {
-        let bilinear = self.unit() < 0.5;
-        filter.fixed().unwrap_or(if bilinear {
-            Interpolation::Bilinear
-        } else {
-            Interpolation::Bicubic
-        })
+        let drawn = if self.bilinear() { Interpolation::Bilinear } else { Interpolation::Bicubic };
+        filter.for_operations().unwrap_or(drawn)
     }
 
     /// Standard normal (Box-Muller). Only one number of each pair is used.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::geometry::Interpolation;
+use super::color::Color;
+use crate::geometry::{Interpolation, ResizeFilter};
 
 /// Version of the operations' semantics. It is raised when the same recipe would result in other pixels.
 pub const SEMANTICS: u32 = 1;
@@ -40,6 +41,9 @@ pub struct Recipe {
     pub interpolation: Filter,
     /// Probability of a horizontal flip.
     pub flip: f64,
+    /// Probability of a vertical flip. Not a part of the canonical form unless it is set.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub vflip: f64,
     /// Label smoothing, which the trainer's loss applies.
     pub smoothing: f64,
     /// Mean of red, green and blue in `0..=1`, subtracted from pixels that are not u8.
@@ -50,6 +54,9 @@ pub struct Recipe {
     pub crop: Crop,
     /// RandAugment over timm's increasing set.
     pub randaugment: RandAugment,
+    /// Color operations after RandAugment. Not a part of the canonical form unless they are set.
+    #[serde(default, skip_serializing_if = "Color::is_off")]
+    pub color: Color,
     /// MixUp and CutMix.
     pub mix: Mix,
     /// How often records of each class are drawn. Not a part of the canonical form unless it is set.
@@ -97,22 +104,49 @@ fn is_zero(value: &f64) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Filter {
+    /// The nearest pixel.
+    Nearest,
+    /// Mean of the covered pixels; of the resize only.
+    Box,
     /// Triangle.
     Bilinear,
+    /// A sinc of one lobe; of the resize only.
+    Hamming,
     /// Cubic.
     Bicubic,
-    /// One of the two, drawn for each resize and each operation (timm's `random`).
+    /// A sinc of three lobes; of the resize only.
+    Lanczos,
+    /// Bilinear or bicubic, drawn for each resize and each operation (timm's `random`).
     Random,
 }
 
 impl Filter {
-    /// The filter, or `None` if it is drawn.
-    pub const fn fixed(self) -> Option<Interpolation> {
+    /// The filter of a resize, or `None` if it is drawn.
+    pub const fn for_resize(self) -> Option<ResizeFilter> {
         match self {
-            Self::Bilinear => Some(Interpolation::Bilinear),
-            Self::Bicubic => Some(Interpolation::Bicubic),
+            Self::Nearest => Some(ResizeFilter::Nearest),
+            Self::Box => Some(ResizeFilter::Box),
+            Self::Bilinear => Some(ResizeFilter::Bilinear),
+            Self::Hamming => Some(ResizeFilter::Hamming),
+            Self::Bicubic => Some(ResizeFilter::Bicubic),
+            Self::Lanczos => Some(ResizeFilter::Lanczos),
             Self::Random => None,
         }
+    }
+
+    /// The filter of geometric operations, or `None` if it is drawn, or if Pillow has none of this kind.
+    pub const fn for_operations(self) -> Option<Interpolation> {
+        match self {
+            Self::Nearest => Some(Interpolation::Nearest),
+            Self::Bilinear => Some(Interpolation::Bilinear),
+            Self::Bicubic => Some(Interpolation::Bicubic),
+            Self::Box | Self::Hamming | Self::Lanczos | Self::Random => None,
+        }
+    }
+
+    /// Whether geometric operations can use the filter. With another one, timm's raise an exception.
+    pub const fn has_operations(self) -> bool {
+        !matches!(self, Self::Box | Self::Hamming | Self::Lanczos)
     }
 }
 
@@ -120,18 +154,69 @@ impl Filter {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Crop {
-    /// timm's `RandomResizedCropAndInterpolation`.
+    /// timm's `RandomResizedCropAndInterpolation` (`rrc`).
+    #[serde(alias = "rrc")]
     RandomResized {
         /// Smallest and largest area, as fractions of the image's area.
         scale: [f64; 2],
         /// Smallest and largest aspect ratio, width over height.
         ratio: [f64; 2],
     },
+    /// timm's `rkrc`: resizes the short side to about `image_size` and takes the center. Where a side is
+    /// shorter, the picture is reflected.
+    #[serde(alias = "rkrc")]
+    KeepRatioCenter {
+        /// Smallest and largest area of a square part that would be enlarged as much, as fractions; for
+        /// half of the samples.
+        scale: [f64; 2],
+        /// Smallest and largest change of the aspect ratio, for half of the samples.
+        ratio: [f64; 2],
+    },
+    /// timm's `rkrr`: as `KeepRatioCenter`, at a random place.
+    #[serde(alias = "rkrr")]
+    KeepRatioRandom {
+        /// As in `KeepRatioCenter`.
+        scale: [f64; 2],
+        /// As in `KeepRatioCenter`.
+        ratio: [f64; 2],
+    },
+    /// Resizes the short side to `resize` pixels, and takes a random place in the reflected picture (the
+    /// "simple random crop" of `DeiT` III, with 4 pixels of padding).
+    SimpleRandom {
+        /// Short side in pixels, at least `image_size`.
+        resize: u32,
+        /// Pixels of padding on each side.
+        padding: u32,
+    },
     /// Resizes the short side to `resize` pixels, then takes the center.
     Center {
         /// Short side in pixels, at least `image_size`.
         resize: u32,
+        /// Pixels that are cut off of each side of the stored image (timm's `crop_border_pixels`).
+        #[serde(default, skip_serializing_if = "is_none")]
+        trim: u32,
     },
+    /// Resizes both sides to `resize` pixels, then takes the center.
+    Squash {
+        /// Both sides in pixels, at least `image_size`.
+        resize: u32,
+        /// As in `Center`.
+        #[serde(default, skip_serializing_if = "is_none")]
+        trim: u32,
+    },
+    /// Resizes the long side to `resize` pixels, takes the center, and fills the rest with the mean.
+    Border {
+        /// Long side in pixels.
+        resize: u32,
+        /// As in `Center`.
+        #[serde(default, skip_serializing_if = "is_none")]
+        trim: u32,
+    },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_none(value: &u32) -> bool {
+    *value == 0
 }
 
 /// RandAugment, timm's `rand-mM-mstdS-inc1`. `ops = 0` disables it.

@@ -24,12 +24,14 @@
 //! ```
 
 mod canonical;
+mod color;
 mod error;
 mod fields;
 mod spec;
 mod validate;
 
 pub use canonical::difference;
+pub use color::Color;
 pub use error::RecipeError;
 pub use fields::{
     Crop, Filter, Mix, MixMode, RandAugment, Recipe, RecordOrder, SEMANTICS, Sampling,

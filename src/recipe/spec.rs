@@ -223,7 +223,7 @@ mod tests {
         assert_eq!((a1.mix.mixup, a2.mix.mixup, a3.mix.mixup), (0.2, 0.1, 0.1));
         let magnitudes = [a1, a2, a3].map(|r| r.randaugment.magnitude.to_string());
         assert_eq!(magnitudes, ["7", "7", "6"]);
-        assert_eq!(eval.crop, Crop::Center { resize: 235 });
+        assert_eq!(eval.crop, Crop::Center { resize: 235, trim: 0 });
         assert_eq!(eval.order, RecordOrder::Sequential);
         assert_eq!(eval.fill(), [124, 116, 104]);
     }
@@ -326,7 +326,7 @@ mod tests {
     fn another_kind_of_crop_replaces_the_whole_crop() {
         let set = ["crop = { kind = \"center\", resize = 256 }".to_owned()];
         let recipe = resolve(&RecipeSpec::preset("a3").with_changes(set));
-        assert_eq!(recipe.crop, Crop::Center { resize: 256 });
+        assert_eq!(recipe.crop, Crop::Center { resize: 256, trim: 0 });
     }
 
     #[test]

@@ -46,32 +46,58 @@ impl Recipe {
         real("smoothing", self.smoothing, 0.0, 1.0)?;
         self.mean.iter().try_for_each(|&mean| real("mean", mean, 0.0, 1.0))?;
         self.std.iter().try_for_each(|&std| real("std", std, 1e-6, 1e6))?;
+        real("vflip", self.vflip, 0.0, 1.0)?;
         self.validate_crop()?;
         whole("randaugment.ops", self.randaugment.ops, 0, limits::OPS)?;
         real("randaugment.magnitude", self.randaugment.magnitude, 0.0, MAX_MAGNITUDE)?;
         real("randaugment.std", self.randaugment.std, 0.0, 100.0)?;
         real("randaugment.probability", self.randaugment.probability, 0.0, 1.0)?;
+        self.validate_filter()?;
+        self.color.validate(self.image_size)?;
         self.validate_mix()?;
         self.validate_sampling()
     }
 
     fn validate_crop(&self) -> Result<(), RecipeError> {
+        let largest = limits::IMAGE_SIZE * 2;
         match self.crop {
-            Crop::RandomResized { scale: [low, high], ratio: [narrow, wide] } => {
+            Crop::RandomResized { scale: [low, high], ratio } => {
                 if !(low > 0.0 && low <= high && high <= 1.0) {
                     let expected = "expected [low, high] with 0 < low <= high <= 1";
                     return invalid("crop.scale", format!("[{low}, {high}]"), expected);
                 }
-                if !(narrow >= 0.01 && narrow <= wide && wide <= 100.0) {
-                    let expected = "expected [low, high] with 0.01 <= low <= high <= 100";
-                    return invalid("crop.ratio", format!("[{narrow}, {wide}]"), expected);
-                }
-                Ok(())
+                range("crop.ratio", ratio)
             }
-            Crop::Center { resize } => {
-                whole("crop.resize", resize, self.image_size, limits::IMAGE_SIZE * 2)
+            Crop::KeepRatioCenter { scale, ratio } | Crop::KeepRatioRandom { scale, ratio } => {
+                range("crop.scale", scale)?;
+                range("crop.ratio", ratio)
+            }
+            Crop::SimpleRandom { resize, padding } => {
+                whole("crop.resize", resize, self.image_size, largest)?;
+                // A window then has all pixels that its padding reflects.
+                whole("crop.padding", padding, 0, (self.image_size - 1) / 2)
+            }
+            Crop::Center { resize, trim } | Crop::Squash { resize, trim } => {
+                whole("crop.resize", resize, self.image_size, largest)?;
+                whole("crop.trim", trim, 0, limits::IMAGE_SIZE)
+            }
+            Crop::Border { resize, trim } => {
+                whole("crop.resize", resize, 1, largest)?;
+                whole("crop.trim", trim, 0, limits::IMAGE_SIZE)
             }
         }
+    }
+
+    /// Whether Pillow has the filter for the operations. timm's raise an exception in the middle of an epoch.
+    fn validate_filter(&self) -> Result<(), RecipeError> {
+        let operates = self.randaugment.ops > 0 && self.randaugment.probability > 0.0;
+        if !operates || self.interpolation.has_operations() {
+            return Ok(());
+        }
+        let name = format!("{:?}", self.interpolation).to_lowercase();
+        let expected = "expected nearest, bilinear, bicubic or random, which Pillow's geometric \
+             operations can use, or randaugment.ops = 0";
+        invalid("interpolation", format!("{name:?}"), expected)
     }
 
     fn validate_mix(&self) -> Result<(), RecipeError> {
@@ -125,12 +151,20 @@ impl Recipe {
     }
 }
 
-fn invalid(
+pub(super) fn invalid(
     field: &'static str,
     value: impl Display,
     expected: impl Into<String>,
 ) -> Result<(), RecipeError> {
     Err(RecipeError::Value { field, value: value.to_string(), expected: expected.into() })
+}
+
+fn range(field: &'static str, [low, high]: [f64; 2]) -> Result<(), RecipeError> {
+    if low >= 0.01 && low <= high && high <= 100.0 {
+        return Ok(());
+    }
+    let expected = "expected [low, high] with 0.01 <= low <= high <= 100";
+    invalid(field, format!("[{low}, {high}]"), expected)
 }
 
 fn whole(field: &'static str, value: u32, min: u32, max: u32) -> Result<(), RecipeError> {
@@ -140,7 +174,7 @@ fn whole(field: &'static str, value: u32, min: u32, max: u32) -> Result<(), Reci
     invalid(field, value, format!("expected {min} to {max}"))
 }
 
-fn real(field: &'static str, value: f64, min: f64, max: f64) -> Result<(), RecipeError> {
+pub(super) fn real(field: &'static str, value: f64, min: f64, max: f64) -> Result<(), RecipeError> {
     if (min..=max).contains(&value) {
         return Ok(());
     }

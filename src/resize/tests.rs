@@ -1,8 +1,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::geometry::PadMode;
 
-const FILTERS: [Interpolation; 2] = [Interpolation::Bilinear, Interpolation::Bicubic];
+const FILTERS: [ResizeFilter; 6] = ResizeFilter::ALL;
 
 fn pixels(size: Size, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
@@ -21,7 +22,7 @@ fn pixels(size: Size, seed: u64) -> Vec<u8> {
 }
 
 fn resized(simd: Simd, source: View<'_>, to: &Resample) -> Vec<u8> {
-    let mut slot = vec![0xaa; to.window.size().rgb_bytes()];
+    let mut slot = vec![0xaa; to.out().rgb_bytes()];
     Resizer::new(simd).resize(source, to, &mut slot);
     slot
 }
@@ -41,12 +42,14 @@ proptest! {
     #[test]
     fn every_vector_width_gives_the_same_bytes(
         from in size(90), crop in any::<[u32; 4]>(), resized_to in size(90),
-        window in any::<[u32; 4]>(), filter in 0..2_usize, flip in any::<bool>(), seed in any::<u64>(),
+        window in any::<[u32; 4]>(), filter in 0..6_usize, flips in any::<[bool; 2]>(), seed in any::<u64>(),
     ) {
         let data = pixels(from, seed);
         let source = View::new(&data, from).crop(part(from, crop));
         let window = part(resized_to, window);
-        let to = Resample { resized: resized_to, window, filter: FILTERS[filter], flip };
+        let [flip, vflip] = flips;
+        let whole = Resample::whole(resized_to, FILTERS[filter]);
+        let to = Resample { window, flip, vflip, ..whole };
         let plain = resized(Simd::SCALAR, source, &to);
         for simd in Simd::all() {
             prop_assert_eq!(&resized(simd, source, &to), &plain, "{:?}", simd);
@@ -55,21 +58,42 @@ proptest! {
 
     #[test]
     fn a_window_is_the_crop_of_the_whole(
-        from in size(60), resized_to in size(60), window in any::<[u32; 4]>(), filter in 0..2_usize,
+        from in size(60), resized_to in size(60), window in any::<[u32; 4]>(), filter in 0..6_usize,
     ) {
         let data = pixels(from, 7);
         let source = View::new(&data, from);
         let window = part(resized_to, window);
-        let to = Resample { resized: resized_to, window, filter: FILTERS[filter], flip: false };
-        let all = resized(Simd::detect(), source, &Resample { window: resized_to.whole(), ..to });
+        let whole = Resample::whole(resized_to, FILTERS[filter]);
+        let to = Resample { window, ..whole };
+        let all = resized(Simd::detect(), source, &whole);
         let crop = View::new(&all, resized_to).crop(window);
         let rows: Vec<u8> = (0..window.height).flat_map(|y| crop.row(y)).copied().collect();
         prop_assert_eq!(resized(Simd::detect(), source, &to), rows);
     }
 
     #[test]
-    fn flip_mirrors_the_window(
+    fn the_part_that_a_window_needs_gives_the_same_bytes(
+        from in size(60), tall in any::<bool>(), resized_to in size(60), window in any::<[u32; 4]>(),
+        filter in 0..6_usize, flips in any::<[bool; 2]>(),
+    ) {
+        let from = if tall { Size { height: from.height * 20, width: 1 + from.width % 4 } } else { from };
+        let data = pixels(from, 9);
+        let source = View::new(&data, from);
+        let window = part(resized_to, window);
+        let [flip, vflip] = flips;
+        let to = Resample { window, flip, vflip, ..Resample::whole(resized_to, FILTERS[filter]) };
+        let rect = to.needs(from);
+        prop_assert!(rect.fits(from), "{:?} of {:?}", rect, from);
+        let mut slot = vec![0xaa; window.size().rgb_bytes()];
+        let needed = Part { pixels: source.crop(rect), rect, whole: from };
+        Resizer::new(Simd::detect()).resize_part(needed, &to, &mut slot);
+        prop_assert_eq!(resized(Simd::detect(), source, &to), slot);
+    }
+
+    #[test]
+    fn flips_mirror_the_window(
         from in size(40), resized_to in size(40), window in any::<[u32; 4]>(), keep in any::<[bool; 2]>(),
+        filter in 0..6_usize, padded in any::<bool>(),
     ) {
         let data = pixels(from, 3);
         let resized_to = Size {
@@ -77,11 +101,18 @@ proptest! {
             width: if keep[1] { from.width } else { resized_to.width },
         };
         let window = part(resized_to, window);
-        let to = Resample { resized: resized_to, window, filter: Interpolation::Bicubic, flip: false };
+        let mode = PadMode::Reflect;
+        let padding = padded.then_some(Padding { top: 2, left: 5, bottom: 3, right: 0, mode });
+        let to = Resample { window, padding, ..Resample::whole(resized_to, FILTERS[filter]) };
         let source = View::new(&data, from);
-        let mut expected = resized(Simd::detect(), source, &to);
-        expected.chunks_exact_mut(window.width as usize * 3).for_each(mirror);
-        prop_assert_eq!(resized(Simd::detect(), source, &Resample { flip: true, ..to }), expected);
+        let plain = resized(Simd::detect(), source, &to);
+        let row_bytes = to.out().width as usize * 3;
+        let mut mirrored = plain.clone();
+        mirrored.chunks_exact_mut(row_bytes).for_each(mirror);
+        prop_assert_eq!(resized(Simd::detect(), source, &Resample { flip: true, ..to }), mirrored);
+        let upside_down = plain.chunks_exact(row_bytes).rev().flatten().copied();
+        let flipped = resized(Simd::detect(), source, &Resample { vflip: true, ..to });
+        prop_assert_eq!(flipped, upside_down.collect::<Vec<u8>>());
     }
 }
 
@@ -89,12 +120,7 @@ proptest! {
 fn the_same_size_is_a_copy() {
     let size = Size { height: 9, width: 13 };
     let data = pixels(size, 5);
-    let to = Resample {
-        resized: size,
-        window: size.whole(),
-        filter: Interpolation::Bicubic,
-        flip: false,
-    };
+    let to = Resample::whole(size, ResizeFilter::Bicubic);
     assert_eq!(resized(Simd::detect(), View::new(&data, size), &to), data);
 }
 
@@ -110,7 +136,7 @@ fn a_flat_image_stays_flat_at_extreme_ratios() {
         let data = vec![201; from.rgb_bytes()];
         let source = View::new(&data, from);
         for filter in FILTERS {
-            let to = Resample { resized: to, window: to.whole(), filter, flip: true };
+            let to = Resample { flip: true, ..Resample::whole(to, filter) };
             for simd in Simd::all() {
                 assert!(resized(simd, source, &to).iter().all(|value| *value == 201), "{to:?}");
             }
@@ -120,19 +146,14 @@ fn a_flat_image_stays_flat_at_extreme_ratios() {
 
 #[test]
 fn a_very_tall_image_takes_the_vertical_pass_first() {
-    let filter = Interpolation::Bicubic;
+    let filter = ResizeFilter::Bicubic;
     for (height, tall) in [(300, false), (301, true)] {
         let from = Size { height, width: 3 };
         let data = pixels(from, 11);
         let source = View::new(&data, from);
-        let to = Resample {
-            resized: Size::square(8),
-            window: Size::square(8).whole(),
-            filter,
-            flip: true,
-        };
+        let to = Resample { flip: true, ..Resample::whole(Size::square(8), filter) };
         let step = |source, size: Size, flip| {
-            let to = Resample { resized: size, window: size.whole(), filter, flip };
+            let to = Resample { flip, ..Resample::whole(size, filter) };
             resized(Simd::detect(), source, &to)
         };
         let middle = Size { height: 8, width: 3 };
@@ -149,9 +170,8 @@ fn every_vector_width_gives_the_same_bytes_at_the_sizes_of_photographs() {
         let from = Size { height, width };
         let data = pixels(from, 17);
         let source = View::new(&data, from);
-        for (filter, flip) in [(FILTERS[0], true), (FILTERS[1], false), (FILTERS[1], true)] {
-            let window = Size::square(224).whole();
-            let to = Resample { resized: Size::square(224), window, filter, flip };
+        for (filter, flip) in FILTERS.into_iter().zip([false, true].into_iter().cycle()) {
+            let to = Resample { flip, ..Resample::whole(Size::square(224), filter) };
             let plain = resized(Simd::SCALAR, source, &to);
             for simd in Simd::all() {
                 assert!(resized(simd, source, &to) == plain, "{simd:?} {from:?} {filter:?} {flip}");
@@ -166,7 +186,7 @@ fn weights_fit_three_signed_digits() {
     for (source, resized) in
         (1..60).flat_map(|source| (1..60).map(move |resized| (source, resized)))
     {
-        for filter in FILTERS {
+        for filter in FILTERS.into_iter().filter(|filter| *filter != ResizeFilter::Nearest) {
             let axis = Axis { source, resized, window: 0..resized, filter, mirrored: false };
             weights.fill(Simd::detect(), &axis);
             assert!(weights.values.iter().all(|weight| weight.abs() < 127 << 16), "{axis:?}");

@@ -15,9 +15,10 @@
 //! The outputs are independent, so the arrays are ordered by tap first: each loop computes one tap
 //! of all outputs, and the compiler turns it into vectors.
 
+use std::f64::consts::PI;
 use std::ops::Range;
 
-use crate::geometry::Interpolation;
+use crate::geometry::ResizeFilter;
 use crate::simd::{Simd, kernel};
 
 /// Fractional bits of a weight: 8 bits of result and 2 for overshoot leave 22 of 32.
@@ -54,7 +55,7 @@ pub(super) struct Axis {
     /// The part of the result that is computed.
     pub(super) window: Range<u32>,
     /// The filter.
-    pub(super) filter: Interpolation,
+    pub(super) filter: ResizeFilter,
     /// Whether the outputs are listed from the window's last to its first.
     pub(super) mirrored: bool,
 }
@@ -64,14 +65,13 @@ impl Weights {
     pub(super) fn fill(&mut self, simd: Simd, axis: &Axis) {
         let scale = f64::from(axis.source) / f64::from(axis.resized);
         let widened = scale.max(1.0);
-        let support = widened * if axis.filter == Interpolation::Bicubic { 2.0 } else { 1.0 };
+        let support = widened * support(axis.filter);
         self.first.clear();
         self.counts.clear();
         self.centers.clear();
         for output in outputs(axis) {
             let center = (f64::from(output) + 0.5) * scale;
-            let first = position(center - support + 0.5);
-            let end = position(center + support + 0.5).min(axis.source);
+            let (first, end) = (begin(center, support), end(center, support, axis.source));
             self.first.push(first);
             self.counts.push(end - first);
             self.centers.push(center);
@@ -84,10 +84,16 @@ impl Weights {
         self.exact.resize(outputs * max as usize, 0.0);
         for (tap, weights) in (0..max).zip(self.exact.chunks_exact_mut(outputs)) {
             let spans = Spans { first: &self.first, counts: &self.counts, centers: &self.centers };
-            match axis.filter {
-                Interpolation::Bilinear => triangle(simd, &spans, tap, 1.0 / widened, weights),
-                Interpolation::Bicubic => cubic(simd, &spans, tap, 1.0 / widened, weights),
-            }
+            let filter = match axis.filter {
+                // Without weights: the pass is a copy.
+                ResizeFilter::Nearest => unreachable!("nearest.rs does it"),
+                ResizeFilter::Box => rectangle,
+                ResizeFilter::Bilinear => triangle,
+                ResizeFilter::Hamming => hamming,
+                ResizeFilter::Bicubic => cubic,
+                ResizeFilter::Lanczos => lanczos,
+            };
+            filter(simd, &spans, tap, 1.0 / widened, weights);
             self.sums.iter_mut().zip(weights).for_each(|(sum, weight)| *sum += *weight);
         }
         self.values.clear();
@@ -110,6 +116,35 @@ impl Weights {
     }
 }
 
+/// Half of the width of a filter that is not widened.
+fn support(filter: ResizeFilter) -> f64 {
+    match filter {
+        ResizeFilter::Nearest | ResizeFilter::Box => 0.5,
+        ResizeFilter::Bilinear | ResizeFilter::Hamming => 1.0,
+        ResizeFilter::Bicubic => 2.0,
+        ResizeFilter::Lanczos => 3.0,
+    }
+}
+
+/// The first source position that the output with this center uses.
+fn begin(center: f64, support: f64) -> u32 {
+    position(center - support + 0.5)
+}
+
+/// The position after the last one that the output with this center uses.
+fn end(center: f64, support: f64, source: u32) -> u32 {
+    position(center + support + 0.5).min(source)
+}
+
+/// The source positions that the outputs of an axis use.
+pub(super) fn reach(axis: &Axis) -> Range<u32> {
+    let scale = f64::from(axis.source) / f64::from(axis.resized);
+    let support = scale.max(1.0) * support(axis.filter);
+    let center = |output: u32| (f64::from(output) + 0.5) * scale;
+    let Range { start: first, end: after } = axis.window;
+    begin(center(first), support)..end(center(after - 1), support, axis.source)
+}
+
 /// The outputs of an axis, in the order of their weights.
 fn outputs(axis: &Axis) -> impl Iterator<Item = u32> {
     let (window, mirrored) = (axis.window.clone(), axis.mirrored);
@@ -124,8 +159,36 @@ struct Spans<'a> {
 }
 
 kernel! {
+    /// Half open, so that a pixel between two outputs belongs to one of them.
+    fn rectangle(spans: &Spans<'_>, tap: u32, narrowing: f64, weights: &mut [f64]) {
+        sample(spans, tap, narrowing, weights, |x| if x > -0.5 && x <= 0.5 { 1.0 } else { 0.0 });
+    }
+}
+
+kernel! {
     fn triangle(spans: &Spans<'_>, tap: u32, narrowing: f64, weights: &mut [f64]) {
-        sample(spans, tap, narrowing, weights, |x| if x < 1.0 { 1.0 - x } else { 0.0 });
+        sample(spans, tap, narrowing, weights, |x| {
+            let x = x.abs();
+            if x < 1.0 { 1.0 - x } else { 0.0 }
+        });
+    }
+}
+
+kernel! {
+    fn hamming(spans: &Spans<'_>, tap: u32, narrowing: f64, weights: &mut [f64]) {
+        sample(spans, tap, narrowing, weights, |x| {
+            let x = x.abs();
+            if x == 0.0 {
+                1.0
+            } else if x >= 1.0 {
+                0.0
+            } else {
+                // Pillow's constants are in single precision.
+                let angle = x * PI;
+                let window = f64::from(0.54_f32) + f64::from(0.46_f32) * libm::cos(angle);
+                libm::sin(angle) / angle * window
+            }
+        });
     }
 }
 
@@ -134,6 +197,7 @@ kernel! {
     fn cubic(spans: &Spans<'_>, tap: u32, narrowing: f64, weights: &mut [f64]) {
         const A: f64 = -0.5;
         sample(spans, tap, narrowing, weights, |x| {
+            let x = x.abs();
             // Both pieces are computed, so that there is no branch.
             let near = ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;
             let far = (((x - 5.0) * x + 8.0) * x - 4.0) * A;
@@ -141,6 +205,20 @@ kernel! {
             if x < 1.0 { near } else { far }
         });
     }
+}
+
+kernel! {
+    fn lanczos(spans: &Spans<'_>, tap: u32, narrowing: f64, weights: &mut [f64]) {
+        sample(spans, tap, narrowing, weights, |x| {
+            if (-3.0..3.0).contains(&x) { sinc(x) * sinc(x / 3.0) } else { 0.0 }
+        });
+    }
+}
+
+/// The sine of `x * pi`, over `x * pi`.
+fn sinc(x: f64) -> f64 {
+    let angle = x * PI;
+    if x == 0.0 { 1.0 } else { libm::sin(angle) / angle }
 }
 
 /// Samples a filter at source position number `tap` of each output. The weight is zero past the
@@ -159,7 +237,7 @@ fn sample(
     let (first, counts, centers) = (&first[..count], &counts[..count], &centers[..count]);
     for i in 0..count {
         let distance = (f64::from(first[i] + tap) - centers[i] + 0.5) * narrowing;
-        let weight = filter(distance.abs());
+        let weight = filter(distance);
         weights[i] = if tap < counts[i] { weight } else { 0.0 };
     }
 }

@@ -46,8 +46,8 @@ impl Sample {
     }
 
     fn resize(&self, resizer: &mut Resizer, slot: &mut [u8]) {
-        let SamplePlan { source, resized, window, filter, flip, .. } = self.plan;
-        let to = Resample { resized, window, filter, flip };
+        let SamplePlan { source, resized, filter, flip, .. } = self.plan;
+        let to = Resample { flip, ..Resample::whole(resized, filter) };
         resizer.resize(View::new(&self.crop, source.size()), &to, slot);
     }
 }

@@ -1,8 +1,10 @@
 //! One case of a suite: its fields by name, its images, and the comparison.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use forebay::{Interpolation, Op, Rect, Simd, Size};
+use forebay::{Interpolation, Op, Rect, ResizeFilter, Simd, Size};
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
@@ -42,7 +44,63 @@ pub(crate) fn trials(
     entries.iter().map(trial).collect()
 }
 
+/// A test for each entry of a list, named after the suite, the list and the entry's number.
+pub(crate) fn numbered(
+    folder: &Path,
+    suite: &str,
+    cases: &Value,
+    list: &str,
+    run: fn(&Case) -> Result<(), Failed>,
+) -> Vec<Trial> {
+    let entries = cases[list].as_array().expect("a list of cases");
+    let trial = |(number, fields): (usize, &Value)| {
+        let case = Case { folder: folder.join(suite), fields: fields.clone() };
+        let run = move || {
+            run(&case).map_err(|error| {
+                Failed::from(format!("{}: {}", case.fields, error.message().unwrap_or_default()))
+            })
+        };
+        Trial::test(format!("{suite}/{list}/{number:03}"), run)
+    };
+    entries.iter().enumerate().map(trial).collect()
+}
+
 impl Case {
+    /// A list field.
+    pub(crate) fn list(&self, field: &str) -> &[Value] {
+        self.fields[field]
+            .as_array()
+            .unwrap_or_else(|| panic!("{field} is not a list: {}", self.fields))
+    }
+
+    /// A field of integers.
+    pub(crate) fn numbers<const N: usize>(&self, field: &str) -> [u32; N] {
+        let number = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
+        let numbers: Option<Vec<u32>> = self.list(field).iter().map(number).collect();
+        numbers
+            .and_then(|numbers| numbers.try_into().ok())
+            .unwrap_or_else(|| panic!("{field} is not {N} integers: {}", self.fields))
+    }
+
+    /// The picture of a size that a file of several, one below the other, has from the row `row` on.
+    pub(crate) fn part_of(&self, file: &str, size: Size) -> Image {
+        static SHEETS: Mutex<BTreeMap<PathBuf, (u32, Arc<Vec<u8>>)>> = Mutex::new(BTreeMap::new());
+        let path = self.folder.join(file);
+        let (width, sheet) = SHEETS
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(path.clone())
+            .or_insert_with(|| {
+                let (width, _, pixels) = forebay_tests::png(&path);
+                (width, Arc::new(pixels))
+            })
+            .clone();
+        let [stride, row_bytes] = [width, size.width].map(|width| width as usize * 3);
+        let rows = sheet.chunks_exact(stride).skip(self.number("row") as usize);
+        let rows = rows.take(size.height as usize);
+        Image { size, pixels: rows.flat_map(|row| &row[..row_bytes]).copied().collect() }
+    }
+
     /// A string field.
     pub(crate) fn text(&self, field: &str) -> &str {
         self.fields[field]
@@ -69,9 +127,9 @@ impl Case {
         Rect { top, left, height, width }
     }
 
-    /// The interpolation filter in a field.
-    pub(crate) fn filter(&self, field: &str) -> Interpolation {
-        filter(&self.fields[field])
+    /// The filter of a resize in a field.
+    pub(crate) fn resize_filter(&self, field: &str) -> ResizeFilter {
+        serde_json::from_value(self.fields[field].clone()).expect("the name of a filter")
     }
 
     /// The operation that the case itself describes.
@@ -107,6 +165,7 @@ fn filter(name: &Value) -> Interpolation {
     match name.as_str() {
         Some("bicubic") | None => Interpolation::Bicubic,
         Some("bilinear") => Interpolation::Bilinear,
+        Some("nearest") => Interpolation::Nearest,
         Some(other) => panic!("unknown filter {other}"),
     }
 }

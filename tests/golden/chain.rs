@@ -31,12 +31,8 @@ pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
 fn chain(case: &Case, simd: Simd, source: View<'_>) -> Result<(), Failed> {
     let output = case.image("output");
     let size = Size::square(case.number("size"));
-    let to = Resample {
-        resized: size,
-        window: size.whole(),
-        filter: case.filter("crop_interpolation"),
-        flip: case.flag("hflip"),
-    };
+    let whole = Resample::whole(size, case.resize_filter("crop_interpolation"));
+    let to = Resample { flip: case.flag("hflip"), ..whole };
     let mut slot = vec![0; size.rgb_bytes()];
     Resizer::new(simd).resize(source, &to, &mut slot);
     Augmenter::new(simd).apply(&case.ops(), &mut slot, size, FILL);

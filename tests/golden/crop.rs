@@ -17,27 +17,20 @@ pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
 
 fn random_crop(case: &Case) -> Result<(), Failed> {
     let resized = Size { height: case.number("out_h"), width: case.number("out_w") };
-    let to = Resample {
-        resized,
-        window: resized.whole(),
-        filter: case.filter("interpolation"),
-        flip: false,
-    };
-    check(case, case.rect(), to)
+    check(case, case.rect(), Resample::whole(resized, case.resize_filter("interpolation")))
 }
 
 fn evaluation(case: &Case) -> Result<(), Failed> {
     let size = case.number("size");
+    let resized = Size { height: case.number("resized_h"), width: case.number("resized_w") };
     let to = Resample {
-        resized: Size { height: case.number("resized_h"), width: case.number("resized_w") },
         window: Rect {
             top: case.number("crop_top"),
             left: case.number("crop_left"),
             height: size,
             width: size,
         },
-        filter: case.filter("interpolation"),
-        flip: false,
+        ..Resample::whole(resized, case.resize_filter("interpolation"))
     };
     check(case, case.image("input").size.whole(), to)
 }

@@ -4,6 +4,7 @@
 mod arrays;
 mod case;
 mod chain;
+mod colors;
 mod crop;
 mod decode;
 mod drop_path;
@@ -17,6 +18,7 @@ mod optim;
 mod randaug;
 mod sampler;
 mod stats;
+mod transforms;
 
 use libtest_mimic::{Arguments, Trial};
 
@@ -37,6 +39,8 @@ fn main() {
         model::trials,
         drop_path::trials,
         odd::trials,
+        transforms::trials,
+        colors::trials,
     ];
     let trials: Vec<Trial> = suites.iter().flat_map(|suite| suite(&folder)).collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit();

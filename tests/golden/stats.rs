@@ -59,7 +59,7 @@ fn recipe(base: &str, set: &[&str]) -> Recipe {
 }
 
 /// Compares our values with timm's summary `{n, mean, stderr_mean, quantiles}`.
-fn summary(what: &str, mut ours: Vec<f64>, reference: &Value) -> Result<(), Failed> {
+pub(crate) fn summary(what: &str, mut ours: Vec<f64>, reference: &Value) -> Result<(), Failed> {
     let (m, n) = (ours.len() as f64, reference["n"].as_f64().expect("n"));
     ours.sort_by(f64::total_cmp);
     let mean = ours.iter().sum::<f64>() / m;
@@ -88,7 +88,13 @@ fn summary(what: &str, mut ours: Vec<f64>, reference: &Value) -> Result<(), Fail
 }
 
 /// Compares our frequency with timm's.
-fn frequency(what: &str, ours: f64, m: f64, reference: f64, n: f64) -> Result<(), Failed> {
+pub(crate) fn frequency(
+    what: &str,
+    ours: f64,
+    m: f64,
+    reference: f64,
+    n: f64,
+) -> Result<(), Failed> {
     let p = (ours * m + reference * n) / (m + n);
     let allowed = SIGMAS * (p * (1.0 - p) * (1.0 / m + 1.0 / n)).sqrt() + 1.0 / n + 1.0 / m;
     if (ours - reference).abs() > allowed {
@@ -229,7 +235,7 @@ fn filters(expected: f64) -> Result<(), Failed> {
     let image = Size::square(300);
     let plans: Vec<_> = (0..DRAWS).map(|p| plan::sample(&recipe, 7, 0, p, image)).collect();
     let bilinear = |filter| filter == forebay::Interpolation::Bilinear;
-    let resize = fraction(&plans, |plan| bilinear(plan.filter));
+    let resize = fraction(&plans, |plan| plan.filter == forebay::ResizeFilter::Bilinear);
     frequency("bilinear resize", resize, DRAWS as f64, expected, 1e9)?;
     let ops: Vec<_> =
         plans.iter().flat_map(|plan| &plan.ops).filter_map(Op::interpolation).collect();

@@ -14,7 +14,7 @@ import torchvision.transforms.functional as F
 from common import FILL, picture, sha256, write_json, write_png
 
 TORCHVISION = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
-PIL_FILTER = {"bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC}
+PIL_FILTER = {"nearest": Image.NEAREST, "bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC}
 GEOMETRIC = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
 ENHANCE = ("ColorIncreasing", "ContrastIncreasing", "BrightnessIncreasing", "SharpnessIncreasing")
 INTEGER = ("PosterizeIncreasing", "SolarizeIncreasing", "SolarizeAdd")

@@ -26,10 +26,12 @@ from timm.data.auto_augment import NAME_TO_OP
 from torchvision.transforms import InterpolationMode
 import torchvision.transforms.functional as F
 
+import transforms
+
 PICTURES = ("jpg", "jpeg", "png")
 FILL = (124, 116, 104)  # round(255 * ImageNet's mean), timm's `img_mean`
-TORCHVISION = {"bilinear": InterpolationMode.BILINEAR, "bicubic": InterpolationMode.BICUBIC}
-PILLOW = {"bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC}
+TORCHVISION = {mode.value: mode for mode in InterpolationMode}
+PILLOW = {"nearest": Image.NEAREST, "bilinear": Image.BILINEAR, "bicubic": Image.BICUBIC}
 
 
 class Dataset:
@@ -69,8 +71,22 @@ def decode(dataset, sample, decoded):
     return image
 
 
-def replay(image, sample, size):
-    """Computes a sample by timm's RandomResizedCropAndInterpolation, flip and RandAugment, or by its eval transform."""
+def augment(image, op):
+    """Applies an operation of RandAugment."""
+    args = [] if op["arg"] is None else [op["arg"]]
+    if op["name"].startswith(("Posterize", "Solarize")):
+        args = [int(a) for a in args]  # JSON may have 77.0 for timm's int 77
+    return NAME_TO_OP[op["name"]](
+        image, *args, fillcolor=FILL, resample=PILLOW[op.get("interpolation") or "bicubic"])
+
+
+def replay(image, sample, size, options=None):
+    """Computes a sample by timm's RandomResizedCropAndInterpolation, flip and RandAugment, or by its eval transform.
+
+    With `options` of create_transform the whole of it runs, with the draws of the plan.
+    """
+    if options is not None:
+        return np.asarray(transforms.replay(image, sample, size, options, augment))
     filter_ = sample["interpolation"]
     resized = sample.get("resized", [size, size])
     image = F.resized_crop(image, *sample["box"], list(resized), TORCHVISION[filter_])
@@ -78,11 +94,7 @@ def replay(image, sample, size):
     if sample.get("flip"):
         image = ImageOps.mirror(image)
     for op in sample.get("ops", []):
-        args = [] if op["arg"] is None else [op["arg"]]
-        if op["name"].startswith(("Posterize", "Solarize")):
-            args = [int(a) for a in args]  # JSON may have 77.0 for timm's int 77
-        image = NAME_TO_OP[op["name"]](
-            image, *args, fillcolor=FILL, resample=PILLOW[op.get("interpolation") or "bicubic"])
+        image = augment(image, op)
     return np.asarray(image)
 
 
@@ -142,12 +154,12 @@ def check_box(lam, box, size):
     return abs(want - lam) <= 1e-7
 
 
-def compare(explain, dump, dataset, decoded, unmixed):
+def compare(explain, dump, dataset, decoded, unmixed, options=None):
     samples = explain["samples"]
     size = dump["pixels"].shape[1]
     if len(samples) != len(dump["pixels"]):
         raise SystemExit(f"explain has {len(samples)} samples, the dump {len(dump['pixels'])}")
-    pixels = np.stack([replay(decode(dataset, s, decoded), s, size) for s in samples])
+    pixels = np.stack([replay(decode(dataset, s, decoded), s, size, options) for s in samples])
     lambdas = np.ones(len(samples), dtype=np.float32)
     boxes_right = True
     if planned := parameters(explain):

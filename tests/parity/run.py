@@ -6,7 +6,8 @@ Then serves the ImageFolder and reads it with a stock grpcio client, `grpcio_cli
 
 The data is `FOREBAY_DATA` (its `imagenet-sample` and `formats/wds-train-*.tar`) if it is set, otherwise a small set
 by `forebay sample-data`. Each of the recipes a1, a2, a3 and eval, and a2 in modes pair and elem, runs on an
-ImageFolder and on WebDataset tars. With `--given-pixels` the replay uses the pixels of forebay's decoder, so that
+ImageFolder and on WebDataset tars; on the ImageFolder also other crops, filters and color operations, which timm's
+`create_transform` replays as a whole. With `--given-pixels` the replay uses the pixels of forebay's decoder, so that
 only the stages after it are compared. The exit code is 1 if anything differs.
 """
 
@@ -27,6 +28,8 @@ import replay
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 SIZES = ["--batch", "8", "--microbatches", "2"]
+OFF = ["mix.probability=0.0", "randaugment.ops=0"]
+COLOR = ["color.jitter=[0.4, 0.4, 0.4, 0.2]", "color.grayscale=0.3", "color.blur=0.4"]
 # (recipe, further settings, names of microbatches as (epoch, step, index))
 RUNS = [
     ("a1", [], [(0, 0, 0), (3, 1, 1)]),
@@ -35,6 +38,22 @@ RUNS = [
     ("a2", ["--set", 'mix.mode="pair"'], [(0, 0, 0), (1, 0, 1)]),
     ("a2", ["--set", 'mix.mode="elem"'], [(0, 0, 0), (1, 0, 1)]),
     ("eval", [], [(0, 0, 0), (0, 1, 1)]),
+]
+
+
+# Changes to a recipe, and the options of timm's create_transform, which runs as a whole with the draws of the plan.
+TRANSFORMS = [
+    ("a2", ['crop={kind="rkrc",scale=[0.5,1.5],ratio=[0.7,1.4]}', "image_size=112", "vflip=0.5"], {"train_crop_mode": "rkrc"}),
+    ("a2", ['crop={kind="rkrr",scale=[0.5,1.5],ratio=[0.7,1.4]}', "image_size=96", *OFF, *COLOR], {"train_crop_mode": "rkrr"}),
+    ("a2", ['crop={kind="simple-random",resize=112,padding=4}', "image_size=112", "vflip=0.3"], {"simple": (112, 4)}),
+    ("a2", ['interpolation="nearest"', "vflip=1.0", *COLOR], {}),
+    ("a3", ['interpolation="random"', *COLOR, "color.probability=0.5"], {}),
+    *[("a3", [f'interpolation="{name}"', *OFF], {}) for name in ("box", "hamming", "lanczos")],
+    ("eval", ['crop={kind="squash",resize=235}'], {"crop_mode": "squash", "resize": 235}),
+    ("eval", ['crop={kind="border",resize=224,trim=5}', 'interpolation="lanczos"'],
+     {"crop_mode": "border", "resize": 224, "crop_border_pixels": 5}),
+    ("eval", ['crop={kind="center",resize=224,trim=7}', 'interpolation="nearest"'],
+     {"crop_mode": "center", "resize": 224, "crop_border_pixels": 7}),
 ]
 
 
@@ -76,9 +95,11 @@ def pack(folder, tars):
                     tar.addfile(member, io.BytesIO(content))
 
 
-def run(binary, kind, path, recipe, settings, name, work, given):
+def run(binary, kind, path, recipe, settings, name, work, given, options=None):
     epoch, step, index = name
-    stem = f"{kind}-{recipe}-{'-'.join(settings[1:])}-{epoch}-{step}-{index}".replace('"', "").replace("=", "")
+    changes = "-".join(settings[1::2])
+    stem = f"{kind}-{recipe}-{changes}-{epoch}-{step}-{index}"
+    stem = "".join(c for c in stem if c.isalnum() or c in "-_.,")
     explain, dump, decoded = work / f"{stem}.json", work / f"{stem}.safetensors", work / f"{stem}.decoded"
     what = ["--dataset", path, "--recipe", recipe, *SIZES, *settings, "--seed", 11,
             "--epoch", epoch, "--step", step, "--index", index]
@@ -86,7 +107,7 @@ def run(binary, kind, path, recipe, settings, name, work, given):
     forebay(binary, "dump", *what, "--out", dump, *(["--decoded", decoded] if given else []))
     plan, made = json.loads(explain.read_text()), replay.read_dump(dump)
     with contextlib.redirect_stdout(io.StringIO()) as text:
-        same = replay.compare(plan, made, replay.Dataset(path), decoded if given else None, unmixed=False)
+        same = replay.compare(plan, made, replay.Dataset(path), decoded if given else None, unmixed=False, options=options)
     lines = text.getvalue().strip().splitlines()
     print(f"{'ok    ' if same else 'FAILED'} {stem}: {lines[-1]}", flush=True)
     if not same:
@@ -128,6 +149,10 @@ def main():
             forebay(args.forebay, "index", path)
             for recipe, settings, names in RUNS:
                 results += [run(args.forebay, kind, path, recipe, settings, n, work, args.given_pixels) for n in names]
+            for recipe, changes, options in TRANSFORMS if kind == "ImageFolder" else []:
+                settings = [word for change in changes for word in ("--set", change)]
+                results += [run(args.forebay, kind, path, recipe, settings, (e, 0, e), work, args.given_pixels, options)
+                            for e in (0, 1)]
             if kind == "ImageFolder":
                 stock = stock_client(args.forebay, path, work)
     print(f"{sum(results)} of {len(results)} microbatches equal timm and Pillow in every bit")

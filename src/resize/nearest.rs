@@ -1,0 +1,37 @@
+//! The nearest pixel of each output: a copy of rows and columns.
+//!
+//! Source: Pillow 12, `src/libImaging/Geometry.c`: `ImagingScaleAffine`. Positions are sums of steps, in
+//! double precision and from the first output of the image on, because their rounding is a part of the
+//! result.
+
+use super::weights::Axis;
+
+/// The source position of each output of an axis, in the order of the outputs.
+pub(super) fn fill(positions: &mut Vec<u32>, axis: &Axis) {
+    let step = f64::from(axis.source) / f64::from(axis.resized);
+    let mut at = step * 0.5;
+    positions.clear();
+    for output in 0..axis.window.end {
+        if output >= axis.window.start {
+            // The last center is half a step before the end, which is more than the sum's error.
+            positions.push(truncate(at).min(axis.source - 1));
+        }
+        at += step;
+    }
+    if axis.mirrored {
+        positions.reverse();
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in the source")]
+fn truncate(at: f64) -> u32 {
+    at as u32
+}
+
+/// Copies the pixels of a row at `columns`, each of which is relative to its start.
+pub(super) fn pick(row: &[u8], columns: &[u32], out: &mut [u8]) {
+    let (pixels, _) = row.as_chunks::<3>();
+    for (to, column) in out.as_chunks_mut::<3>().0.iter_mut().zip(columns) {
+        *to = pixels[*column as usize];
+    }
+}
