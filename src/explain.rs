@@ -78,6 +78,8 @@ pub struct ExplainedSample {
     pub vflip: bool,
     /// The operations that are applied, in order.
     pub ops: Vec<ExplainedOp>,
+    /// The color operations that are applied after those, in order.
+    pub color: Vec<ExplainedColorOp>,
     /// Slot of the sample that it is mixed with.
     pub partner: usize,
     /// The sample's own mixing in pair and elem mode; otherwise all samples share
@@ -105,12 +107,21 @@ impl Explanation {
     }
 }
 
-/// One operation of RandAugment, or of torchvision.
+/// One color operation.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ExplainedColorOp {
+    /// Name of torchvision's function.
+    pub name: &'static str,
+    /// Its argument.
+    pub arg: Option<f64>,
+}
+
+/// One operation of RandAugment.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct ExplainedOp {
-    /// Name of the operation in timm, or of torchvision's function (`adjust_brightness`, ..).
+    /// Name of the operation in timm.
     pub name: &'static str,
-    /// Argument of the function.
+    /// Argument of timm's function.
     pub arg: Option<f64>,
     /// Filter, if the operation is geometric.
     pub interpolation: Option<Interpolation>,
@@ -160,12 +171,8 @@ pub fn explain_samples(request: &Request, slots: Range<usize>) -> Result<Explana
             padding: plan.padding,
             flip: plan.flip,
             vflip: plan.vflip,
-            ops: plan
-                .ops
-                .iter()
-                .map(explain_op)
-                .chain(plan.color.iter().map(explain_color))
-                .collect(),
+            ops: plan.ops.iter().map(explain_op).collect(),
+            color: plan.color.iter().map(explain_color).collect(),
             partner: n - 1 - slot,
             own_mix: own.then(|| {
                 let (mix_mode, mix_box) = explain_mix(mix);
@@ -212,8 +219,8 @@ fn explain_op(op: &Op) -> ExplainedOp {
     ExplainedOp { name: op.name(), arg: op.arg(), interpolation: op.interpolation() }
 }
 
-fn explain_color(op: &ColorOp) -> ExplainedOp {
-    ExplainedOp { name: op.name(), arg: op.arg(), interpolation: None }
+fn explain_color(op: &ColorOp) -> ExplainedColorOp {
+    ExplainedColorOp { name: op.name(), arg: op.arg() }
 }
 
 const fn height_width(size: Size) -> [u32; 2] {

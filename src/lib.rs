@@ -45,7 +45,8 @@ mod sync;
 pub use batch::{Buffer, BufferPool, Pixels};
 pub use error::Error;
 pub use explain::{
-    ExplainedMix, ExplainedOp, ExplainedSample, Explanation, OwnMix, explain, explain_samples,
+    ExplainedColorOp, ExplainedMix, ExplainedOp, ExplainedSample, Explanation, OwnMix, explain,
+    explain_samples,
 };
 pub use forebay_types::{
     DType, Digest, Layout, MicrobatchName, MixedBy, PixelFormat, StageTimes, Timings,

@@ -81,7 +81,7 @@ pub(super) fn frame(random: &mut RandomStream, recipe: &Recipe, image: Size) -> 
         Crop::Border { resize, trim } => {
             let source = trimmed(image, trim);
             let resized = long_side(source.size(), resize);
-            centered(source, resized, side, PadMode::Fill(recipe.fill()))
+            centered(source, resized, side, PadMode::Fill(recipe.mean_color()))
         }
     }
 }

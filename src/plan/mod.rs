@@ -81,7 +81,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::recipe::RecipeSpec;
+    use crate::recipe::{Crop, RecipeSpec};
 
     proptest! {
         #[test]
@@ -95,6 +95,31 @@ mod tests {
             prop_assert!(plan.window.fits(plan.resized), "{:?}", plan);
             prop_assert_eq!(plan.window.size(), Size::square(224));
             prop_assert_eq!(&plan, &sample(&recipe, seed, 0, position, image));
+        }
+
+        #[test]
+        fn every_crop_fills_the_sample_from_inside_of_the_image(
+            height in 1_u32..700, width in 1_u32..700, seed: u64, kind in 0..6_usize, resize in 0_u32..40,
+            side in 12_u32..90, ends in [0.01_f64..2.0, 0.01_f64..2.0],
+        ) {
+            let [a, b] = ends;
+            let (scale, ratio) = ([a.min(b), a.max(b)], [a.min(b), a.max(b)]);
+            let crop = [
+                Crop::KeepRatioCenter { scale, ratio },
+                Crop::KeepRatioRandom { scale, ratio },
+                Crop::SimpleRandom { resize: side + resize, padding: resize.min((side - 1) / 2) },
+                Crop::Center { resize: side + resize, trim: resize },
+                Crop::Squash { resize: side + resize, trim: resize },
+                Crop::Border { resize: 1 + 4 * resize, trim: resize },
+            ][kind];
+            let recipe = Recipe { crop, image_size: side, ..RecipeSpec::preset("eval").resolve().unwrap() };
+            let image = Size { height, width };
+            let plan = sample(&recipe, seed, 0, 3, image);
+            prop_assert!(plan.source.fits(image), "{:?}", plan);
+            prop_assert!(plan.window.fits(plan.resized), "{:?}", plan);
+            let out = plan.padding.map_or(plan.window.size(), |padding| padding.around(plan.window.size()));
+            prop_assert_eq!(out, Size::square(side));
+            prop_assert_eq!(&plan, &sample(&recipe, seed, 0, 3, image));
         }
 
         #[test]
@@ -130,9 +155,43 @@ mod tests {
     #[test]
     fn purposes_do_not_share_numbers() {
         let unit = |purpose: Purpose| RandomStream::new([1, 2, 3, purpose as u64]).unit().to_bits();
-        let numbers = [Purpose::Crop, Purpose::Flip, Purpose::Augment, Purpose::Mix].map(unit);
+        use Purpose::{Augment, Blur, ColorJitter, Crop, Flip, Grayscale, Mix, VerticalFlip};
+        let purposes = [Crop, Flip, Augment, Mix, VerticalFlip, ColorJitter, Grayscale, Blur];
+        let numbers = purposes.map(unit);
         for (i, a) in numbers.iter().enumerate() {
             assert!(numbers[i + 1..].iter().all(|b| a != b));
+        }
+    }
+
+    #[test]
+    fn new_choices_do_not_shift_the_others() {
+        let resolve = |changes: &[&str]| {
+            let changes = changes.iter().map(|change| (*change).to_owned());
+            RecipeSpec::preset("a2").with_changes(changes).resolve().unwrap()
+        };
+        let (old, new) = (
+            resolve(&[]),
+            resolve(&[
+                "vflip = 0.5",
+                "color.jitter = 0.4",
+                "color.grayscale = 0.5",
+                "color.blur = 0.5",
+            ]),
+        );
+        let image = Size { height: 300, width: 400 };
+        let plans = (0..200).map(|position| {
+            let [old, new] = [&old, &new].map(|recipe| sample(recipe, 1, 2, position, image));
+            assert_eq!(SamplePlan { vflip: false, color: Vec::new(), ..new.clone() }, old);
+            new
+        });
+        let plans: Vec<SamplePlan> = plans.collect();
+        // Whether each is chosen is independent of the others, so that all eight combinations are there.
+        for chosen in (0..8).map(|bits| [1, 2, 4].map(|bit| bits & bit != 0)) {
+            let is = |plan: &SamplePlan| {
+                let has = |name| plan.color.iter().any(|op| op.name() == name);
+                [plan.vflip, has("rgb_to_grayscale"), has("gaussian_blur")] == chosen
+            };
+            assert!(plans.iter().any(is), "{chosen:?}");
         }
     }
 

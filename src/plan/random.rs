@@ -14,10 +14,10 @@ pub(super) enum Purpose {
     Flip = 2,
     Augment = 3,
     Mix = 4,
-    VerticalFlip = 16,
-    ColorJitter = 17,
-    Grayscale = 18,
-    Blur = 19,
+    VerticalFlip = 32,
+    ColorJitter = 33,
+    Grayscale = 34,
+    Blur = 35,
 }
 
 /// A stream of random numbers: `ChaCha8`, keyed by the name of a choice.

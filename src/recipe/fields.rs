@@ -274,9 +274,14 @@ impl Recipe {
         self.batch / self.microbatches
     }
 
-    /// The color that geometric operations fill with: the mean, rounded as timm does.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0..=255")]
+    /// The color that geometric operations fill with.
     pub fn fill(&self) -> [u8; 3] {
+        self.mean_color()
+    }
+
+    /// The mean, rounded as timm does.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0..=255")]
+    pub fn mean_color(&self) -> [u8; 3] {
         self.mean.map(|mean| (255.0 * mean).round_ties_even().clamp(0.0, 255.0) as u8)
     }
 }

@@ -330,6 +330,54 @@ mod tests {
     }
 
     #[test]
+    fn crops_have_timms_names_too_and_one_canonical_form() {
+        let crop = |crop: &str| resolve(&RecipeSpec::preset("a2").with_changes([crop.to_owned()]));
+        for (timm, name, fields) in [
+            ("rrc", "random-resized", "scale = [0.5, 1.0], ratio = [0.9, 1.1]"),
+            ("rkrc", "keep-ratio-center", "scale = [0.5, 1.0], ratio = [0.9, 1.1]"),
+            ("rkrr", "keep-ratio-random", "scale = [0.5, 1.0], ratio = [0.9, 1.1]"),
+        ] {
+            let [short, long] =
+                [timm, name].map(|kind| crop(&format!("crop = {{ kind = \"{kind}\", {fields} }}")));
+            assert_eq!((short.digest(), &short), (long.digest(), &long));
+            assert!(short.canonical().contains(&format!("crop.kind = \"{name}\"")));
+        }
+        for fields in [
+            "kind = \"squash\", resize = 224",
+            "kind = \"border\", resize = 200, trim = 3",
+            "kind = \"simple-random\", resize = 224, padding = 4",
+        ] {
+            let recipe = crop(&format!("crop = {{ {fields} }}"));
+            let again = resolve(&RecipeSpec::from_toml("canonical", recipe.canonical()));
+            assert_eq!(again, recipe);
+        }
+        // As before there was a `trim`.
+        let center = crop("crop = { kind = \"center\", resize = 224, trim = 0 }");
+        assert!(!center.canonical().contains("trim"));
+    }
+
+    #[test]
+    fn a_filter_that_geometric_operations_lack_is_refused_with_what_to_do() {
+        for filter in ["box", "hamming", "lanczos"] {
+            let change = format!("interpolation = {filter:?}");
+            let a2 = RecipeSpec::preset("a2").with_changes([change.clone()]);
+            let error = a2.resolve().unwrap_err().to_string();
+            assert_eq!(
+                error,
+                format!(
+                    "recipe field interpolation: invalid value {filter:?}: expected nearest, bilinear, \
+                     bicubic or random, which Pillow's geometric operations can use, or randaugment.ops = 0"
+                )
+            );
+            for off in ["randaugment.ops = 0", "randaugment.probability = 0"] {
+                resolve(&RecipeSpec::preset("a2").with_changes([change.clone(), off.into()]));
+            }
+            resolve(&RecipeSpec::preset("eval").with_changes([change]));
+        }
+        resolve(&RecipeSpec::preset("a2").with_changes(["interpolation = \"nearest\"".into()]));
+    }
+
+    #[test]
     fn invalid_values_are_refused_with_their_field() {
         for (change, field) in [
             ("batch = 0", "batch"),
@@ -340,6 +388,13 @@ mod tests {
             ("flip = nan", "flip"),
             ("crop.scale = [0.5, 0.2]", "crop.scale"),
             ("crop = { kind = \"center\", resize = 100 }", "crop.resize"),
+            ("vflip = -0.1", "vflip"),
+            ("crop = { kind = \"squash\", resize = 100 }", "crop.resize"),
+            ("crop = { kind = \"border\", resize = 0 }", "crop.resize"),
+            ("crop = { kind = \"center\", resize = 224, trim = 5000 }", "crop.trim"),
+            ("crop = { kind = \"simple-random\", resize = 224, padding = 112 }", "crop.padding"),
+            ("crop = { kind = \"rkrc\", scale = [0.0, 1.0], ratio = [1.0, 1.0] }", "crop.scale"),
+            ("crop = { kind = \"rkrr\", scale = [0.5, 1.0], ratio = [2.0, 1.0] }", "crop.ratio"),
             ("randaugment.magnitude = 11.0", "randaugment.magnitude"),
             ("std = [0.0, 1.0, 1.0]", "std"),
             ("semantics = 2", "semantics"),

@@ -1,4 +1,4 @@
-//! Suite 15: torchvision's color operations, one by one and in chains.
+//! Suite 16: torchvision's color operations, one by one and in chains.
 
 use std::path::Path;
 
@@ -16,15 +16,15 @@ use crate::stats;
 const DRAWS: u64 = 20_000;
 
 pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
-    let Some(cases) = case::read(folder, "15_colors") else { return Vec::new() };
-    let mut trials = case::numbered(folder, "15_colors", &cases, "cases", operations);
+    let Some(cases) = case::read(folder, "16_colors") else { return Vec::new() };
+    let mut trials = case::numbered(folder, "16_colors", &cases, "cases", operations);
     for case in cases["hue_of_every_color"].as_array().expect("digests") {
         let case = case.clone();
-        let name = format!("15_colors/hue_of_every_color/{}", case["arg"]);
+        let name = format!("16_colors/hue_of_every_color/{}", case["arg"]);
         trials.push(Trial::test(name, move || hue_of_every_color(&case)));
     }
     let random = cases["random"].clone();
-    trials.push(Trial::test("15_colors/random", move || draws(&random)));
+    trials.push(Trial::test("16_colors/random", move || draws(&random)));
     trials
 }
 

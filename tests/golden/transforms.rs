@@ -1,4 +1,4 @@
-//! Suite 14: every filter of a resize, and timm's other crops.
+//! Suite 15: every filter of a resize, and timm's other crops.
 
 use std::path::Path;
 
@@ -14,13 +14,13 @@ use crate::randaug::FILL;
 use crate::stats;
 
 pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
-    let Some(cases) = case::read(folder, "14_transforms") else { return Vec::new() };
-    let mut trials = case::numbered(folder, "14_transforms", &cases, "resizes", resize);
-    trials.extend(case::numbered(folder, "14_transforms", &cases, "crops", crop));
-    trials.extend(case::numbered(folder, "14_transforms", &cases, "places", place));
+    let Some(cases) = case::read(folder, "15_transforms") else { return Vec::new() };
+    let mut trials = case::numbered(folder, "15_transforms", &cases, "resizes", resize);
+    trials.extend(case::numbered(folder, "15_transforms", &cases, "crops", crop));
+    trials.extend(case::numbered(folder, "15_transforms", &cases, "places", place));
     for (name, expected) in cases["random"].as_object().expect("sizes") {
         let expected = expected.clone();
-        let name = format!("14_transforms/random/{name}");
+        let name = format!("15_transforms/random/{name}");
         trials.push(Trial::test(name, move || sizes(&expected)));
     }
     trials

@@ -21,8 +21,8 @@ SUITES = {
     "11_droppath": "training.droppath",
     "12_formats": "formats.make",
     "13_odd": "odd.make",
-    "14_transforms": "transforms.crops",
-    "15_colors": "transforms.colors",
+    "15_transforms": "transforms.crops",
+    "16_colors": "transforms.colors",
 }
 
 

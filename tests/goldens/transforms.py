@@ -1,4 +1,4 @@
-"""14_transforms, 15_colors: timm's other crops and filters on Pillow, and torchvision's color operations."""
+"""15_transforms, 16_colors: timm's other crops and filters on Pillow, and torchvision's color operations."""
 
 import hashlib
 import math

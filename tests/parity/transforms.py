@@ -12,7 +12,6 @@ from torchvision import transforms
 from torchvision.transforms import functional as F
 
 JITTER = ("adjust_brightness", "adjust_contrast", "adjust_saturation", "adjust_hue")
-COLOR = (*JITTER, "rgb_to_grayscale", "gaussian_blur")
 
 
 def correct_kernel(size, sigma, dtype, device):
@@ -28,7 +27,7 @@ def sample_transforms(sample, size, options):
     if "crop_pct" in options:
         evaluation = create_transform(size, interpolation=sample["interpolation"], use_prefetcher=True, **options)
         return transforms.Compose(evaluation.transforms[:-1]), None
-    ops = {op["name"]: op["arg"] for op in sample["ops"]}
+    ops = {op["name"]: op["arg"] for op in sample["color"]}
     jitter = [op for op in ops if op in JITTER]
     primary, secondary, _ = create_transform(
         size, is_training=True, separate=True, use_prefetcher=True, interpolation=sample["interpolation"],
@@ -50,8 +49,8 @@ def drawn(sample, options):
     top, left, *_ = sample["window"]
     above, before = (sample["padding"] or {"top": 0, "left": 0})["top"], (sample["padding"] or {"left": 0})["left"]
     place = (top - above, left - before)
-    ops = {op["name"]: op["arg"] for op in sample["ops"]}
-    order = torch.tensor([JITTER.index(op["name"]) for op in sample["ops"] if op["name"] in JITTER])
+    ops = {op["name"]: op["arg"] for op in sample["color"]}
+    order = torch.tensor([JITTER.index(op["name"]) for op in sample["color"] if op["name"] in JITTER])
     shift = options.get("simple", (0, 0))[1]
     draws = [
         (timm_transforms.RandomResizedCropAndInterpolation, "get_params", tuple(sample["box"])),
@@ -85,6 +84,5 @@ def replay(image, sample, size, options, augment):
     with drawn(sample, options):
         image = primary(image)
         for op in sample["ops"]:
-            if op["name"] not in COLOR:
-                image = augment(image, op)
+            image = augment(image, op)
         return secondary(image) if secondary else image

@@ -61,21 +61,17 @@ def test_the_arguments_of_the_paper_are_its_recipe(server: Server) -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"color_jitter": 0.4}, "--color-jitter 0.4.*pass --color-jitter 0"),
-        ({"vflip": 0.5}, "--vflip 0.5"),
         ({"reprob": 0.25}, "--reprob 0.25"),
         ({"aug_splits": 3}, "--aug-splits 3"),
         ({"jsd_loss": True}, "--jsd-loss"),
         ({"cutmix_minmax": [0.2, 0.8]}, "--cutmix-minmax"),
         ({"no_prefetcher": True}, "--no-prefetcher"),
-        ({"grayscale_prob": 0.1}, "--grayscale-prob"),
-        ({"gaussian_blur_prob": 0.1}, "--gaussian-blur-prob"),
-        ({"train_crop_mode": "rkrc"}, "--train-crop-mode rkrc"),
+        ({"train_crop_mode": "rkr"}, "--train-crop-mode rkr: expected one of rrc, rkrc, rkrr"),
         ({"aa": "augmix-m5"}, "--aa augmix-m5"),
         ({"aa": "rand-m7-mstd0.5"}, "rand-m7-mstd0.5: forebay has RandAugment with increasing"),
         ({"aa": "rand-m7-mmax9-inc1"}, "no 'mmax9'"),
         ({"aug_repeats": 1.5}, "--aug-repeats 1.5"),
-        ({"train_interpolation": "lanczos"}, "--train-interpolation lanczos"),
+        ({"train_interpolation": "cubic"}, "--train-interpolation cubic"),
         ({"dataset": "tfds/imagenet"}, "--dataset tfds/imagenet"),
     ],
 )
@@ -87,11 +83,31 @@ def test_what_forebay_cannot_do_is_refused_by_name(given: dict[str, Any], says: 
 def test_sizes_and_crops_that_forebay_does_not_have_are_refused() -> None:
     for config, says in [
         ({**CONFIG, "input_size": (3, 64, 32)}, "--input-size 3 64 32"),
-        ({**CONFIG, "crop_mode": "squash"}, "squash"),
-        ({**CONFIG, "interpolation": "nearest"}, "nearest"),
+        ({**CONFIG, "crop_mode": "fit"}, "fit"),
+        ({**CONFIG, "interpolation": "cubic"}, "cubic"),
     ]:
         with pytest.raises(forebay.OptionsError, match=says):
             ft.eval_recipe(arguments(), config)
+
+
+def test_other_crops_flips_and_colors_become_fields_of_the_recipe() -> None:
+    given = dict(
+        train_crop_mode="rkrc", vflip=0.5, color_jitter=[0.4, 0.3, 0.2, 0.1], color_jitter_prob=0.8,
+        grayscale_prob=0.2, gaussian_blur_prob=0.1, train_interpolation="lanczos",
+    )
+    recipe = ft.train_recipe(arguments(**given), CONFIG)
+    expected = {
+        "crop": {"kind": "keep-ratio-center", "scale": [0.08, 1.0], "ratio": [0.75, 4 / 3]}, "vflip": 0.5,
+        "color.jitter": [0.4, 0.3, 0.2, 0.1], "color.probability": 0.8, "color.grayscale": 0.2, "color.blur": 0.1,
+        "interpolation": "lanczos",
+    }
+    assert {name: recipe[name] for name in expected} == expected
+    # timm's default is a jitter, which a policy turns off.
+    assert ft.train_recipe(arguments(), CONFIG)["color.jitter"] == 0.4
+    assert "color.jitter" not in ft.train_recipe(arguments(aa="rand-m7-mstd0.5-inc1"), CONFIG)
+    for mode in ("squash", "border"):
+        crop = ft.eval_recipe(arguments(), {**CONFIG, "crop_mode": mode})["crop"]
+        assert crop == {"kind": mode, "resize": int(CONFIG["input_size"][1] / 0.95)}
 
 
 def test_timms_losses_take_the_targets_of_each_mode(data: Path) -> None:

@@ -26,6 +26,8 @@ from .torch import Loader as _Loader
 
 _SPLITS = [("train", "training"), ("val", "valid", "validation", "eval", "evaluation")]
 _DEFAULT_RATIO = (3.0 / 4.0, 4.0 / 3.0)
+_FILTERS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos", "random")
+_CROPS = {"rrc": "random-resized", "rkrc": "keep-ratio-center", "rkrr": "keep-ratio-random"}
 
 
 def create_loaders(
@@ -176,8 +178,10 @@ def train_recipe(args: Any, data_config: Mapping[str, Any]) -> dict[str, object]
         scale = _pair(args, "scale", (0.08, 1.0))
         ratio = _pair(args, "ratio", _DEFAULT_RATIO)
         recipe |= {
-            "crop": {"kind": "random-resized", "scale": scale, "ratio": ratio},
+            "crop": {"kind": _train_crop(args), "scale": scale, "ratio": ratio},
             "flip": float(_get(args, "hflip", 0.5)),
+            "vflip": float(_get(args, "vflip", 0.0)),
+            **_color(args),
             "interpolation": _interpolation(args, data_config, "train_interpolation"),
             **_randaugment(_get(args, "aa", None)),
         }
@@ -198,30 +202,23 @@ def eval_recipe(args: Any, data_config: Mapping[str, Any]) -> dict[str, object]:
     size = _size(data_config)
     crop_pct = float(data_config.get("crop_pct") or 0.875)
     mode = data_config.get("crop_mode") or "center"
-    if mode != "center":
-        raise OptionsError(f"crop_mode {mode!r} of the model: forebay evaluates center crops only")
+    if mode not in ("center", "squash", "border"):
+        raise OptionsError(f"crop_mode {mode!r} of the model: forebay has center, squash and border")
     batch = int(_get(args, "validation_batch_size", None) or args.batch_size)
     return {
         **_common(args, data_config),
         "batch": batch * world,
         "microbatches": world,
         # As timm rounds.
-        "crop": {"kind": "center", "resize": int(size / crop_pct)},
+        "crop": {"kind": mode, "resize": int(size / crop_pct)},
         "interpolation": _interpolation(args, data_config, "interpolation"),
     }
 
 
 def _refuse(args: Any) -> None:
     """Refuses what forebay cannot do."""
-    color_jitter = _get(args, "color_jitter", None)
-    jitter_is_used = not _get(args, "aa", None) and not _get(args, "no_aug", False)
     refused = {
         "--no-prefetcher": _get(args, "no_prefetcher", False),
-        "--color-jitter": color_jitter if jitter_is_used else None,
-        "--color-jitter-prob": _get(args, "color_jitter_prob", None),
-        "--grayscale-prob": _get(args, "grayscale_prob", None),
-        "--gaussian-blur-prob": _get(args, "gaussian_blur_prob", None),
-        "--vflip": _get(args, "vflip", 0.0),
         "--reprob": _get(args, "reprob", 0.0),
         "--aug-splits": _get(args, "aug_splits", 0),
         "--jsd-loss": _get(args, "jsd_loss", False),
@@ -233,9 +230,6 @@ def _refuse(args: Any) -> None:
         "--train-num-samples": _get(args, "train_num_samples", None),
         "--dataset-download": _get(args, "dataset_download", False),
     }
-    mode = _get(args, "train_crop_mode", None)
-    if mode not in (None, "", "rrc"):
-        refused["--train-crop-mode"] = mode
     if _get(args, "dataset", "") not in ("", "folder"):
         refused["--dataset"] = args.dataset
     repeats = float(_get(args, "aug_repeats", 0))
@@ -243,9 +237,7 @@ def _refuse(args: Any) -> None:
         refused["--aug-repeats"] = repeats
     for name, value in refused.items():
         if value:
-            # timm's default is not 0.
-            advice = "pass --color-jitter 0, or --aa" if name == "--color-jitter" else "leave it out"
-            raise OptionsError(f"{name} {value}: forebay cannot do this; {advice}")
+            raise OptionsError(f"{name} {value}: forebay cannot do this; leave it out")
 
 
 def _common(args: Any, data_config: Mapping[str, Any]) -> dict[str, object]:
@@ -270,11 +262,31 @@ def _interpolation(args: Any, data_config: Mapping[str, Any], name: str) -> str:
     if name == "train_interpolation" and not _get(args, "no_aug", False):
         # As train.py: without augmentation or a value, that of the model.
         value = _get(args, name, "random") or value
-    if value not in ("bilinear", "bicubic", "random"):
-        raise OptionsError(
-            f"--{name.replace('_', '-')} {value}: forebay has bilinear, bicubic and random"
-        )
+    if value not in _FILTERS:
+        raise OptionsError(f"--{name.replace('_', '-')} {value}: expected one of {', '.join(_FILTERS)}")
     return value
+
+
+def _train_crop(args: Any) -> str:
+    mode = _get(args, "train_crop_mode", None) or "rrc"
+    if mode not in _CROPS:
+        raise OptionsError(f"--train-crop-mode {mode}: expected one of {', '.join(_CROPS)}")
+    return _CROPS[mode]
+
+
+def _color(args: Any) -> dict[str, object]:
+    """Color operations. As in timm, a policy turns the jitter off."""
+    jitter = _get(args, "color_jitter", None)
+    probability = _get(args, "color_jitter_prob", None)
+    recipe: dict[str, object] = {
+        "color.grayscale": float(_get(args, "grayscale_prob", None) or 0.0),
+        "color.blur": float(_get(args, "gaussian_blur_prob", None) or 0.0),
+    }
+    if jitter is not None and not _get(args, "aa", None):
+        several = isinstance(jitter, (list, tuple))
+        recipe["color.jitter"] = [float(value) for value in jitter] if several else float(jitter)
+        recipe["color.probability"] = 1.0 if probability is None else float(probability)
+    return recipe
 
 
 def _randaugment(text: str | None) -> dict[str, object]:
