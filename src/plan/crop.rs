@@ -183,7 +183,7 @@ fn shifted(
 ) -> Framing {
     let mut axis = |of: u32| {
         // Positions in the padded image.
-        let start = random.below(of + 2 * padding - side + 1);
+        let start = random.below(of.saturating_add(2 * padding) - side + 1);
         let before = padding.saturating_sub(start);
         let start = start.saturating_sub(padding);
         Span { start, count: (side - before).min(of - start), before }

@@ -154,8 +154,8 @@ mod tests {
 
     #[test]
     fn purposes_do_not_share_numbers() {
-        let unit = |purpose: Purpose| RandomStream::new([1, 2, 3, purpose as u64]).unit().to_bits();
         use Purpose::{Augment, Blur, ColorJitter, Crop, Flip, Grayscale, Mix, VerticalFlip};
+        let unit = |purpose: Purpose| RandomStream::new([1, 2, 3, purpose as u64]).unit().to_bits();
         let purposes = [Crop, Flip, Augment, Mix, VerticalFlip, ColorJitter, Grayscale, Blur];
         let numbers = purposes.map(unit);
         for (i, a) in numbers.iter().enumerate() {

@@ -6,12 +6,16 @@
 
 use super::weights::Axis;
 
+/// The most steps that are added up in front of a window. Pictures with more do not fit Pillow's memory.
+const STEPS: u32 = 1 << 24;
+
 /// The source position of each output of an axis, in the order of the outputs.
 pub(super) fn fill(positions: &mut Vec<u32>, axis: &Axis) {
     let step = f64::from(axis.source) / f64::from(axis.resized);
-    let mut at = step * 0.5;
+    let first = axis.window.start.saturating_sub(STEPS);
+    let mut at = step * (f64::from(first) + 0.5);
     positions.clear();
-    for output in 0..axis.window.end {
+    for output in first..axis.window.end {
         if output >= axis.window.start {
             // The last center is half a step before the end, which is more than the sum's error.
             positions.push(truncate(at).min(axis.source - 1));

@@ -32,7 +32,8 @@ fn draw(recipe: &Recipe) {
         let image = Size { height, width };
         let plan = plan::sample(recipe, 1, 2, position, image);
         assert!(plan.source.fits(image) && plan.window.fits(plan.resized), "{plan:?}");
-        assert_eq!(plan.window.size(), side);
+        let window = plan.window.size();
+        assert_eq!(plan.padding.map_or(window, |padding| padding.around(window)), side);
     }
     let n = recipe.microbatch_size().min(64) as usize;
     let name = MicrobatchName { seed: 1, epoch: 2, step: 3, index: 0 };
