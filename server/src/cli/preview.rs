@@ -63,9 +63,14 @@ fn caption(all: &Explanation, sample: &ExplainedSample, classes: &[String]) -> V
     if sample.flip {
         lines.push("flipped".into());
     }
-    lines.extend(sample.ops.iter().map(|op| match op.arg {
-        Some(arg) => format!("{} {arg:.3}", op.name),
-        None => op.name.to_owned(),
+    if sample.vflip {
+        lines.push("flipped upside down".into());
+    }
+    let ops = sample.ops.iter().map(|op| (op.name, op.arg));
+    let color = sample.color.iter().map(|op| (op.name, op.arg));
+    lines.extend(ops.chain(color).map(|(name, arg)| match arg {
+        Some(arg) => format!("{name} {arg:.3}"),
+        None => name.to_owned(),
     }));
     let (mode, lambda) = all.mix_of(sample);
     if mode != "none" {
