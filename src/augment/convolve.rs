@@ -17,7 +17,7 @@ use crate::simd::Simd;
 const RADIUS: usize = BLUR_SIDE / 2;
 
 /// Values of a row that are computed at once: sums that stay in registers.
-const BLOCK: usize = 64;
+const BLOCK: usize = 96;
 
 /// The rows under the kernel, as floats, with their ends reflected.
 #[derive(Debug, Default)]
@@ -76,7 +76,7 @@ fn load(row: &[u8], to: &mut [f32]) {
 
 /// The weights, in the order of torch's additions.
 #[expect(clippy::cast_possible_truncation, reason = "torch computes in single precision")]
-fn weights(sigma: f64) -> [[f32; BLUR_SIDE]; BLUR_SIDE] {
+fn weights(sigma: f64) -> Weights {
     let densities: [f32; BLUR_SIDE] = std::array::from_fn(|index| {
         let ratio = (index as f32 - RADIUS as f32) / sigma as f32;
         libm::exp(f64::from(-0.5 * (ratio * ratio))) as f32
@@ -89,64 +89,115 @@ fn weights(sigma: f64) -> [[f32; BLUR_SIDE]; BLUR_SIDE] {
     line.map(|row| line.map(|column| row * column))
 }
 
+/// The weights of all rows.
+type Weights = [[f32; BLUR_SIDE]; BLUR_SIDE];
+
 /// Convolves one row.
-fn convolve(
-    simd: Simd,
-    rows: &[&[f32]; BLUR_SIDE],
-    weights: &[[f32; BLUR_SIDE]; BLUR_SIDE],
-    out: &mut [u8],
-) {
+fn convolve(simd: Simd, rows: &[&[f32]; BLUR_SIDE], weights: &Weights, out: &mut [u8]) {
+    for (block, out) in out.chunks_mut(BLOCK).enumerate() {
+        let rows = rows.map(|row| &row[block * BLOCK..][..BLOCK + 6 * RADIUS]);
+        let sums = sums(simd, &rows, weights);
+        for (to, sum) in out.iter_mut().zip(sums) {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0..=255")]
+            {
+                *to = sum.round_ties_even() as u8;
+            }
+        }
+    }
+}
+
+/// The sums of products of a block, from rows of its values and `RADIUS` pixels on each side.
+fn sums(simd: Simd, rows: &[&[f32]; BLUR_SIDE], weights: &Weights) -> [f32; BLOCK] {
     #[cfg(target_arch = "x86_64")]
     {
-        #[target_feature(enable = "avx512f")]
-        fn avx512(
-            rows: &[&[f32]; BLUR_SIDE],
-            weights: &[[f32; BLUR_SIDE]; BLUR_SIDE],
-            out: &mut [u8],
-        ) {
-            plain(rows, weights, out);
-        }
-
-        #[target_feature(enable = "avx2,fma")]
-        fn avx2(
-            rows: &[&[f32]; BLUR_SIDE],
-            weights: &[[f32; BLUR_SIDE]; BLUR_SIDE],
-            out: &mut [u8],
-        ) {
-            plain(rows, weights, out);
-        }
-
         if simd.avx512().is_some() {
             #[expect(unsafe_code, reason = "a call across target features")]
             // SAFETY: the token proves AVX-512 F.
-            return unsafe { avx512(rows, weights, out) };
+            return unsafe { x86::avx512(rows, weights) };
         }
         if simd.avx2().is_some() {
             #[expect(unsafe_code, reason = "a call across target features")]
             // SAFETY: the token proves AVX2 and FMA.
-            return unsafe { avx2(rows, weights, out) };
+            return unsafe { x86::avx2(rows, weights) };
         }
     }
-    plain(rows, weights, out);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = simd;
+    let mut sums = [0.0_f32; BLOCK];
+    for (row, weights) in rows.iter().zip(weights) {
+        for (column, weight) in weights.iter().enumerate() {
+            for (sum, value) in sums.iter_mut().zip(&row[column * 3..][..BLOCK]) {
+                *sum = value.mul_add(*weight, *sum);
+            }
+        }
+    }
+    sums
 }
 
-#[expect(clippy::inline_always, reason = "must take its caller's features")]
-#[inline(always)]
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0..=255")]
-fn plain(rows: &[&[f32]; BLUR_SIDE], weights: &[[f32; BLUR_SIDE]; BLUR_SIDE], out: &mut [u8]) {
-    for (block, out) in out.chunks_mut(BLOCK).enumerate() {
-        let mut sums = [0.0_f32; BLOCK];
+/// The same sums, held in registers.
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::{
+        _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+        _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+    };
+
+    use super::{BLOCK, BLUR_SIDE, RADIUS, Weights};
+
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn avx512(rows: &[&[f32]; BLUR_SIDE], weights: &Weights) -> [f32; BLOCK] {
+        const LANES: usize = 16;
+        let mut sums = [_mm512_setzero_ps(); BLOCK / LANES];
         for (row, weights) in rows.iter().zip(weights) {
-            let row = &row[block * BLOCK..][..BLOCK + 6 * RADIUS];
+            assert!(row.len() >= BLOCK + 6 * RADIUS, "rows are too short to read");
             for (column, weight) in weights.iter().enumerate() {
-                for (sum, value) in sums.iter_mut().zip(&row[column * 3..][..BLOCK]) {
-                    *sum = value.mul_add(*weight, *sum);
+                let weight = _mm512_set1_ps(*weight);
+                for (index, sum) in sums.iter_mut().enumerate() {
+                    let at = column * 3 + index * LANES;
+                    #[expect(unsafe_code, reason = "a load of a vector")]
+                    // SAFETY: the last column reads the last values of the row, as asserted above.
+                    let values = unsafe { _mm512_loadu_ps(row.as_ptr().add(at)) };
+                    *sum = _mm512_fmadd_ps(values, weight, *sum);
                 }
             }
         }
-        for (to, sum) in out.iter_mut().zip(sums) {
-            *to = sum.round_ties_even() as u8;
+        let mut out = [0.0; BLOCK];
+        for (to, sum) in out.as_chunks_mut::<LANES>().0.iter_mut().zip(sums) {
+            #[expect(unsafe_code, reason = "a store of a vector")]
+            // SAFETY: the array has as many values as the vector.
+            unsafe {
+                _mm512_storeu_ps(to.as_mut_ptr(), sum);
+            }
         }
+        out
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn avx2(rows: &[&[f32]; BLUR_SIDE], weights: &Weights) -> [f32; BLOCK] {
+        const LANES: usize = 8;
+        let mut sums = [_mm256_setzero_ps(); BLOCK / LANES];
+        for (row, weights) in rows.iter().zip(weights) {
+            assert!(row.len() >= BLOCK + 6 * RADIUS, "rows are too short to read");
+            for (column, weight) in weights.iter().enumerate() {
+                let weight = _mm256_set1_ps(*weight);
+                for (index, sum) in sums.iter_mut().enumerate() {
+                    let at = column * 3 + index * LANES;
+                    #[expect(unsafe_code, reason = "a load of a vector")]
+                    // SAFETY: the last column reads the last values of the row, as asserted above.
+                    let values = unsafe { _mm256_loadu_ps(row.as_ptr().add(at)) };
+                    *sum = _mm256_fmadd_ps(values, weight, *sum);
+                }
+            }
+        }
+        let mut out = [0.0; BLOCK];
+        for (to, sum) in out.as_chunks_mut::<LANES>().0.iter_mut().zip(sums) {
+            #[expect(unsafe_code, reason = "a store of a vector")]
+            // SAFETY: the array has as many values as the vector.
+            unsafe {
+                _mm256_storeu_ps(to.as_mut_ptr(), sum);
+            }
+        }
+        out
     }
 }
 

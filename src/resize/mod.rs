@@ -77,7 +77,13 @@ impl Resample {
 
     fn of_passes(&self, source: Size) -> Rect {
         let side = |axis: Axis| {
-            if axis.source == axis.resized { axis.window } else { weights::reach(&axis) }
+            if axis.source == axis.resized {
+                axis.window
+            } else if axis.filter == ResizeFilter::Nearest {
+                nearest::reach(&axis)
+            } else {
+                weights::reach(&axis)
+            }
         };
         let (rows, columns) =
             (side(vertical_axis(source, self)), side(horizontal_axis(source, self)));

@@ -4,6 +4,8 @@
 //! double precision and from the first output of the image on, because their rounding is a part of the
 //! result.
 
+use std::ops::Range;
+
 use super::weights::Axis;
 
 /// The most steps that are added up in front of a window. Pictures with more do not fit Pillow's memory.
@@ -11,20 +13,36 @@ const STEPS: u32 = 1 << 24;
 
 /// The source position of each output of an axis, in the order of the outputs.
 pub(super) fn fill(positions: &mut Vec<u32>, axis: &Axis) {
-    let step = f64::from(axis.source) / f64::from(axis.resized);
-    let first = axis.window.start.saturating_sub(STEPS);
-    let mut at = step * (f64::from(first) + 0.5);
     positions.clear();
-    for output in first..axis.window.end {
-        if output >= axis.window.start {
-            // The last center is half a step before the end, which is more than the sum's error.
-            positions.push(truncate(at).min(axis.source - 1));
-        }
-        at += step;
-    }
+    positions.extend(self::positions(axis));
     if axis.mirrored {
         positions.reverse();
     }
+}
+
+/// The source positions that the outputs of an axis use.
+pub(super) fn reach(axis: &Axis) -> Range<u32> {
+    let mut positions = positions(axis);
+    let first = positions.next().unwrap_or(0);
+    first..positions.last().unwrap_or(first) + 1
+}
+
+/// Source positions in ascending order.
+fn positions(axis: &Axis) -> impl Iterator<Item = u32> {
+    let step = f64::from(axis.source) / f64::from(axis.resized);
+    let first = axis.window.start.saturating_sub(STEPS);
+    let last = axis.source - 1;
+    let mut at = step * (f64::from(first) + 0.5);
+    let mut next = move || {
+        // The last center is half a step before the end, which is more than the sum's error.
+        let position = truncate(at).min(last);
+        at += step;
+        position
+    };
+    for _ in first..axis.window.start {
+        next();
+    }
+    axis.window.clone().map(move |_| next())
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in the source")]

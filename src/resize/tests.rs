@@ -117,6 +117,15 @@ proptest! {
 }
 
 #[test]
+fn a_nearest_pixel_is_needed_where_the_sum_of_steps_puts_it() {
+    // The center of output 22 is exactly at 15, and the sum of 22 steps of 2/3 is below that.
+    let (from, to) = (Size { height: 1, width: 24 }, Size { height: 1, width: 36 });
+    let window = Rect { top: 0, left: 22, height: 1, width: 1 };
+    let to = Resample { window, ..Resample::whole(to, ResizeFilter::Nearest) };
+    assert_eq!(to.needs(from), Rect { top: 0, left: 14, height: 1, width: 1 });
+}
+
+#[test]
 fn the_same_size_is_a_copy() {
     let size = Size { height: 9, width: 13 };
     let data = pixels(size, 5);
