@@ -141,6 +141,8 @@ pub fn explain(request: &Request) -> Result<Explanation, Error> {
 /// # Errors
 /// [`Error::OutOfRange`] if the step, the microbatch or the first of the samples is past the end.
 pub fn explain_samples(request: &Request, slots: Range<usize>) -> Result<Explanation, Error> {
+    let recipe_digest = request.recipe.digest();
+    let request = &*request.in_epoch();
     let Request { dataset, recipe, name, .. } = request;
     let sampler = request.sampler()?;
     let n = usize::try_from(sampler.samples(name.step, name.index)).unwrap_or(usize::MAX);
@@ -182,7 +184,7 @@ pub fn explain_samples(request: &Request, slots: Range<usize>) -> Result<Explana
     });
     Ok(Explanation {
         dataset_digest: dataset.digest(),
-        recipe_digest: recipe.digest(),
+        recipe_digest,
         seed: name.seed,
         epoch: name.epoch,
         step: name.step,

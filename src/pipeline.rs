@@ -187,7 +187,7 @@ impl Pipeline {
         format: PixelFormat,
         samples: u64,
     ) -> Result<(), Error> {
-        let size = Size::square(recipe.image_size);
+        let size = Size::square(recipe.largest_image_size());
         let payload = mix::payload_bytes(samples, size, format);
         let payload = make::microbatch_bytes(samples, payload);
         self.check_memory(payload, make::sample_bytes(dataset, size))?;

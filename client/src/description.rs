@@ -44,6 +44,8 @@ pub struct Description {
     /// Whether records are drawn by weights of classes or of mixed datasets, so that an epoch has some of them
     /// several times and others never.
     pub weighted: bool,
+    /// Changes of `image_size` by the recipe's schedule: first epochs, ascending, and sizes.
+    pub image_sizes: Vec<(u64, u32)>,
 }
 
 impl Description {
@@ -58,6 +60,12 @@ impl Description {
         let (groups, index) = (u64::from(self.microbatches), u64::from(index));
         let below = |end: u64| end / groups + u64::from(end % groups > index);
         below(end) - below(first)
+    }
+
+    /// Height and width of the images of an epoch, in pixels.
+    pub fn image_size_at(&self, epoch: u64) -> u32 {
+        let begun = self.image_sizes.iter().take_while(|(from, _)| *from <= epoch);
+        begun.last().map_or(self.image_size, |(_, size)| *size)
     }
 
     pub(crate) fn from_wire(wire: v1::DescribeResponse) -> Result<Self, Cause> {
@@ -82,6 +90,14 @@ impl Description {
             (
                 wire.samples_per_epoch.div_ceil(batch.into()) == wire.steps_per_epoch,
                 "steps_per_epoch must be samples_per_epoch divided by batch, rounded up",
+            ),
+            (
+                wire.image_sizes.is_sorted_by(|a, b| a.from_epoch < b.from_epoch),
+                "image_sizes must be in the order of their epochs",
+            ),
+            (
+                wire.image_sizes.iter().all(|of| (1..=limits::IMAGE_SIZE).contains(&of.image_size)),
+                "image_sizes must be from 1 to 4096",
             ),
             (classes == 0 || names == classes, "class_count must be the number of classes"),
         ] {
@@ -109,6 +125,7 @@ impl Description {
             std: three(wire.std).map_err(|_error| invalid("std must be three numbers"))?,
             datasets: wire.datasets,
             weighted: wire.weighted,
+            image_sizes: wire.image_sizes.iter().map(|of| (of.from_epoch, of.image_size)).collect(),
         })
     }
 }
@@ -159,14 +176,29 @@ mod tests {
         }
     }
 
+    fn from(from_epoch: u64, image_size: u32) -> v1::ImageSizeFrom {
+        v1::ImageSizeFrom { from_epoch, image_size }
+    }
+
+    #[test]
+    fn a_schedule_decides_the_size_of_each_epoch() {
+        let image_sizes = vec![from(5, 16), from(9, 4)];
+        let wire = v1::DescribeResponse { image_sizes, ..good() };
+        let described = Description::from_wire(wire).unwrap();
+        let sizes = [0, 4, 5, 8, 9, 100].map(|epoch| described.image_size_at(epoch));
+        assert_eq!(sizes, [8, 8, 16, 16, 4, 4]);
+    }
+
     #[test]
     fn numbers_that_no_server_has_are_refused() {
         type Change = fn(&mut v1::DescribeResponse);
-        let changes: [(&str, Change); 15] = [
+        let changes: [(&str, Change); 17] = [
             ("batch", |d| d.batch = u32::MAX),
             ("batch", |d| d.batch = 0),
             ("microbatches", |d| d.microbatches = u32::MAX),
             ("image_size", |d| d.image_size = u32::MAX),
+            ("image_sizes", |d| d.image_sizes = vec![from(5, 16), from(5, 32)]),
+            ("image_sizes", |d| d.image_sizes = vec![from(5, 5000)]),
             ("records", |d| d.records = u64::MAX),
             ("bad_records", |d| d.bad_records = 9),
             ("samples_per_epoch", |d| (d.samples_per_epoch, d.steps_per_epoch) = (12, 3)),

@@ -12,7 +12,7 @@ use forebay::{
     explain_samples,
 };
 use forebay_proto::frame::Bounds;
-use forebay_proto::v1::{self, DescribeResponse, mix_parameters::Kind};
+use forebay_proto::v1::{self, DescribeResponse, ImageSizeFrom, mix_parameters::Kind};
 
 use crate::config::PriceSettings;
 use crate::recipes;
@@ -269,6 +269,11 @@ fn facts(dataset: &Dataset, recipe: &Recipe, sampler: &Sampler) -> DescribeRespo
         mean: recipe.mean.to_vec(),
         std: recipe.std.to_vec(),
         weighted: !sampler.is_even(),
+        image_sizes: recipe
+            .image_sizes()
+            .into_iter()
+            .map(|(from_epoch, image_size)| ImageSizeFrom { from_epoch, image_size })
+            .collect(),
         ..DescribeResponse::default()
     }
 }
@@ -310,7 +315,8 @@ impl OpenJob for CatalogJob {
         let (facts, recipe) = (&self.facts, &*self.recipe);
         // The first microbatch of an epoch is a largest one.
         let samples = if facts.steps_per_epoch == 0 { 0 } else { self.sampler.samples(0, 0) };
-        let mixed_size = (format.mixed_by == MixedBy::Trainer).then_some(recipe.image_size);
+        let mixed_size =
+            (format.mixed_by == MixedBy::Trainer).then_some(recipe.largest_image_size());
         let classes = facts.class_count;
         Bounds { samples, records: facts.records, classes, mixed_size }.check()?;
         Ok(self.pipeline.check(&self.served.dataset, recipe, format, samples)?)

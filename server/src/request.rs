@@ -250,7 +250,8 @@ fn in_range(what: &'static str, got: u64, limit: u64) -> Result<(), Refusal> {
 fn microbatch_bytes(facts: &DescribeResponse, format: PixelFormat) -> u64 {
     let samples = u64::from(facts.batch).min(facts.samples_per_epoch);
     let samples = samples.div_ceil(facts.microbatches.max(1).into());
-    let side = u64::from(facts.image_size);
+    let sides = facts.image_sizes.iter().map(|from| from.image_size);
+    let side = u64::from(sides.fold(facts.image_size, u32::max));
     let pixel = 3 * format.dtype.bytes() as u64;
     let payload = samples.saturating_mul(side * side).saturating_mul(pixel);
     forebay::microbatch_bytes(samples, payload).max(1)

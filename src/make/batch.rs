@@ -67,7 +67,7 @@ pub(crate) fn make(
     evict: impl Fn() -> bool,
 ) -> Result<MadeMicrobatch, Error> {
     let MakeContext { workers, repeats, buffers, mixer } = context;
-    let request = &task.job.request;
+    let request = &*task.job.request.in_epoch();
     let Request { dataset, recipe, name, format } = request;
     let slots = request.slots()?;
     let (n, size) = (slots.records.len(), Size::square(recipe.image_size));
@@ -85,7 +85,8 @@ pub(crate) fn make(
     let (mut buffer, mut loan) = buffers.acquire_with_loan(mix.payload_bytes(), lent, evict)?;
     let apart = loan.split(apart);
     let queue = task.since.elapsed();
-    let job = JobKey { dataset: dataset.digest(), recipe: recipe.digest(), seed: name.seed };
+    let digest = task.job.request.recipe.digest();
+    let job = JobKey { dataset: dataset.digest(), recipe: digest, seed: name.seed };
     let step = StepKey { job, epoch: name.epoch, step: name.step };
     if !task.isolated {
         repeats.visit(step, slots.sampler.step(name.step));

@@ -1,5 +1,6 @@
 //! Requests for microbatches, and the samples that each consists of.
 
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 use forebay_types::{Digest, MicrobatchName, PixelFormat};
@@ -54,6 +55,14 @@ pub(crate) struct RequestKey {
 }
 
 impl Request {
+    /// The request with the recipe as it is in the epoch. Its digest is not that of the job.
+    pub(crate) fn in_epoch(&self) -> Cow<'_, Self> {
+        match self.recipe.at(self.name.epoch) {
+            Cow::Borrowed(_) => Cow::Borrowed(self),
+            Cow::Owned(recipe) => Cow::Owned(Self { recipe: Arc::new(recipe), ..self.clone() }),
+        }
+    }
+
     pub(crate) fn key(&self) -> RequestKey {
         let Self { dataset, recipe, name, format } = self;
         let (dataset, recipe) = (dataset.digest(), recipe.digest());

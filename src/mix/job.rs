@@ -38,7 +38,7 @@ pub(crate) fn payload_bytes(samples: u64, size: Size, format: PixelFormat) -> u6
 
 /// Whether microbatches of a recipe may need mixing or conversion.
 pub(crate) fn needs_mixer(recipe: &Recipe, format: PixelFormat) -> bool {
-    !is_in_place(format) || recipe.mix.enabled() && format.mixed_by == MixedBy::Server
+    !is_in_place(format) || recipe.mixes() && format.mixed_by == MixedBy::Server
 }
 
 /// Whether a payload needs no conversion: u8 in NHWC.

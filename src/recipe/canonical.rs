@@ -91,6 +91,14 @@ fn render(value: &Value) -> String {
         Value::Array(values) => {
             format!("[{}]", values.iter().map(render).collect::<Vec<_>>().join(", "))
         }
-        Value::Table(_) | Value::Datetime(_) => unreachable!("no field has such a value"),
+        // Of an array: the tables outside of arrays are flattened.
+        Value::Table(table) => {
+            let mut fields = BTreeMap::new();
+            flatten("", table, &mut fields);
+            let fields: Vec<String> =
+                fields.into_iter().map(|(key, value)| format!("{key} = {value}")).collect();
+            format!("{{ {} }}", fields.join(", "))
+        }
+        Value::Datetime(_) => unreachable!("no field has such a value"),
     }
 }

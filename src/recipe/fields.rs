@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::color::Color;
+use super::schedule::Phase;
 use crate::geometry::{Interpolation, ResizeFilter};
 
 /// Version of the operations' semantics. It is raised when the same recipe would result in other pixels.
@@ -62,6 +63,9 @@ pub struct Recipe {
     /// How often records of each class are drawn. Not a part of the canonical form unless it is set.
     #[serde(default, skip_serializing_if = "Sampling::is_uniform")]
     pub sampling: Sampling,
+    /// Values that change with the epoch. Not a part of the canonical form unless there are any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schedule: Vec<Phase>,
 }
 
 /// Order of the records in an epoch.

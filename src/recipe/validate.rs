@@ -14,6 +14,8 @@ pub mod limits {
     pub const REPEATS: u32 = 64;
     /// Most operations of RandAugment per sample.
     pub const OPS: u32 = 16;
+    /// Most phases of a schedule.
+    pub const PHASES: usize = 16;
     /// Most classes with a weight of their own. Each takes four of the 512 parts that a canonical form may have.
     pub const WEIGHTS: usize = 96;
     /// Smallest and largest weight of a class that is not left out.
@@ -55,7 +57,8 @@ impl Recipe {
         self.validate_filter()?;
         self.color.validate(self.image_size)?;
         self.validate_mix()?;
-        self.validate_sampling()
+        self.validate_sampling()?;
+        self.validate_schedule()
     }
 
     fn validate_crop(&self) -> Result<(), RecipeError> {

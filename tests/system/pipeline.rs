@@ -59,6 +59,27 @@ fn the_order_of_requests_does_not_matter() {
 }
 
 #[test]
+fn a_schedule_makes_each_epoch_by_the_recipe_with_its_values() {
+    let schedule = "schedule = [{ from_epoch = 2, image_size = 40, crop.scale = [0.5, 1.0], mix.probability = 0 }]";
+    let (plain, scheduled) = (recipe("a2", &[]), recipe("a2", &[schedule]));
+    let later =
+        recipe("a2", &["image_size = 40", "crop.scale = [0.5, 1.0]", "mix.probability = 0"]);
+    let pipeline = pipeline(2);
+    for (epoch, same) in [(0, &plain), (1, &plain), (2, &later), (3, &later)] {
+        let request_of = |recipe| request(recipe, epoch, 1, 3);
+        let [made, expected] =
+            [&scheduled, same].map(|recipe| pipeline.make(request_of(recipe)).unwrap());
+        assert_eq!(made.shape, expected.shape, "epoch {epoch}");
+        assert_eq!(content(&made), content(&expected), "epoch {epoch}");
+        let [explained, expected] =
+            [&scheduled, same].map(|recipe| forebay::explain(&request_of(recipe)).unwrap());
+        assert_eq!(explained.recipe_digest, scheduled.digest());
+        let text = |explanation: &forebay::Explanation| format!("{:?}", explanation.samples);
+        assert_eq!(text(&explained), text(&expected), "epoch {epoch}");
+    }
+}
+
+#[test]
 fn an_epoch_has_every_position_and_no_bad_record() {
     let recipe = recipe("a3", &[]);
     let pipeline = pipeline(2);

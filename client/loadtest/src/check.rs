@@ -260,6 +260,7 @@ mod tests {
             std: [1.0; 3],
             datasets: Vec::new(),
             weighted: false,
+            image_sizes: Vec::new(),
         };
         Coverage::new(&description, 0, Cursor::default(), 1)
     }

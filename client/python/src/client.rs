@@ -211,6 +211,7 @@ fn description_dict<'py>(
     dict.set_item("batch", of.batch)?;
     dict.set_item("microbatches", of.microbatches)?;
     dict.set_item("image_size", of.image_size)?;
+    dict.set_item("image_sizes", &of.image_sizes)?;
     dict.set_item("smoothing", of.smoothing)?;
     dict.set_item("mean", (of.mean[0], of.mean[1], of.mean[2]))?;
     dict.set_item("std", (of.std[0], of.std[1], of.std[2]))?;

@@ -22,7 +22,7 @@ pub(crate) struct Expected {
 impl Expected {
     /// The number of bytes of a microbatch's pixels.
     pub(crate) fn bytes(&self, name: MicrobatchName) -> usize {
-        let side = u64::from(self.description.image_size);
+        let side = u64::from(self.description.image_size_at(name.epoch));
         let sample = side.saturating_mul(side).saturating_mul(3 * self.format.dtype.bytes() as u64);
         let samples = self.description.samples(name.step, name.index);
         usize::try_from(samples.saturating_mul(sample)).unwrap_or(usize::MAX)
@@ -42,7 +42,7 @@ impl Expected {
         check_digest("dataset", self.description.dataset_digest, &header.dataset_digest)?;
         check_digest("recipe", self.description.recipe_digest, &header.recipe_digest)?;
         let PixelFormat { dtype, layout, .. } = self.format;
-        let side = u64::from(self.description.image_size);
+        let side = u64::from(self.description.image_size_at(name.epoch));
         let shape = match layout {
             Layout::Nhwc => &header.shape[1..3],
             Layout::Nchw => &header.shape[2..4],

@@ -99,6 +99,19 @@ pub struct DescribeResponse {
     /// several times and others never.
     #[prost(bool, tag = "18")]
     pub weighted: bool,
+    /// Changes of image_size by the recipe's schedule, in the order of their epochs.
+    #[prost(message, repeated, tag = "19")]
+    pub image_sizes: ::prost::alloc::vec::Vec<ImageSizeFrom>,
+}
+/// The height and width of the images from an epoch on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImageSizeFrom {
+    /// The first epoch, from 0.
+    #[prost(uint64, tag = "1")]
+    pub from_epoch: u64,
+    /// In pixels.
+    #[prost(uint32, tag = "2")]
+    pub image_size: u32,
 }
 /// Shared memory between a server and a client on the same host.
 ///

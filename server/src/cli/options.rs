@@ -201,7 +201,7 @@ pub(super) fn pipeline_for(
     mixer: &Mixer,
 ) -> anyhow::Result<Pipeline> {
     let defaults = PipelineConfig::default();
-    let size = forebay::Size::square(recipe.image_size);
+    let size = forebay::Size::square(recipe.largest_image_size());
     let bytes = recipe.microbatch_size() as usize * size.rgb_bytes() * format.dtype.bytes();
     let buffer_bytes = defaults.buffer_bytes.max(2 * bytes);
     let worker_bytes = defaults.worker_bytes.max(2 * forebay::sample_bytes(dataset, size));

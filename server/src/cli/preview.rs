@@ -33,7 +33,7 @@ pub(super) fn preview(args: &PreviewArgs) -> anyhow::Result<()> {
     let pipeline =
         pipeline_for(&request.dataset, &request.recipe, PixelFormat::default(), None, &Mixer::Cpu)?;
     let microbatch = pipeline.make(request.clone())?;
-    let size = forebay::Size::square(request.recipe.image_size);
+    let size = forebay::Size::square(request.recipe.at(request.name.epoch).image_size);
     let classes = request.dataset.classes();
     let slots = microbatch.payload.chunks_exact(size.rgb_bytes()).zip(&explanation.samples);
     let tiles: Vec<Tile<'_>> = slots

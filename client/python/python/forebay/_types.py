@@ -61,6 +61,7 @@ class Description(TypedDict):
     batch: int
     microbatches: int
     image_size: int
+    image_sizes: list[tuple[int, int]]
     smoothing: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]

@@ -198,6 +198,13 @@ fn evaluation_assignments(source: &SourceArgs, world: u32) -> Vec<String> {
 
 fn describe(client: &blocking::Client, job: &Job) -> anyhow::Result<SourceInfo> {
     let description = client.describe(job)?;
+    if let Some((epoch, size)) = description.image_sizes.first() {
+        bail!(
+            "the recipe's schedule changes image_size from {} to {size} in epoch {epoch}, but a run of the trainer has \
+             one size; remove image_size from the schedule (its other fields are trained with)",
+            description.image_size
+        );
+    }
     Ok(SourceInfo {
         classes: description.classes.len(),
         steps: description.steps_per_epoch,
