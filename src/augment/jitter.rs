@@ -1,4 +1,4 @@
-//! ColorJitter, RandomGrayscale and GaussianBlur, bit-equal to torchvision on Pillow's images.
+//! `ColorJitter`, `RandomGrayscale` and `GaussianBlur`, bit-equal to torchvision on Pillow's images.
 //!
 //! Source: torchvision 0.29, `transforms/_functional_pil.py` and `_functional_tensor.py`; Pillow 12,
 //! `ImageEnhance.py`, `src/libImaging/Convert.c` (`rgb2hsv_row`, `hsv2rgb`, `rgb2l`).

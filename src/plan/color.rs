@@ -11,7 +11,7 @@ const SIGMA: [f64; 2] = [0.1, 2.0];
 /// `GaussianBlur` do, in this order. `stream` has the numbers of a purpose.
 pub(super) fn operations(stream: impl Fn(Purpose) -> RandomStream, color: &Color) -> Vec<ColorOp> {
     let mut ops = Vec::new();
-    if color.jitter != [0.0; 4] {
+    if color.jitter.iter().any(|most| *most > 0.0) {
         let mut random = stream(Purpose::ColorJitter);
         let applied = random.unit() <= color.probability;
         let drawn = jitter(&mut random, color.jitter);

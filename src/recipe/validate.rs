@@ -2,8 +2,10 @@
 
 use std::fmt::Display;
 
+use super::color::Color;
 use super::error::RecipeError;
 use super::fields::{Crop, Recipe, RecordOrder, SEMANTICS, Sampling};
+use crate::jitter::BLUR_SIDE;
 use crate::randaugment::MAX_MAGNITUDE;
 
 /// Largest values that a recipe may have.
@@ -55,7 +57,7 @@ impl Recipe {
         real("randaugment.std", self.randaugment.std, 0.0, 100.0)?;
         real("randaugment.probability", self.randaugment.probability, 0.0, 1.0)?;
         self.validate_filter()?;
-        self.color.validate(self.image_size)?;
+        self.validate_color()?;
         self.validate_mix()?;
         self.validate_sampling()?;
         self.validate_schedule()
@@ -101,6 +103,30 @@ impl Recipe {
         let expected = "expected nearest, bilinear, bicubic or random, which Pillow's geometric \
              operations can use, or randaugment.ops = 0";
         invalid("interpolation", format!("{name:?}"), expected)
+    }
+
+    fn validate_color(&self) -> Result<(), RecipeError> {
+        let Color { jitter, probability, grayscale, blur } = self.color;
+        let [light @ .., hue] = jitter;
+        light.iter().try_for_each(|most| real("color.jitter", *most, 0.0, 100.0))?;
+        if !(0.0..=0.5).contains(&hue) {
+            let expected = "expected a hue, the fourth number, from 0 to 0.5";
+            return invalid("color.jitter", format!("{jitter:?}"), expected);
+        }
+        real("color.probability", probability, 0.0, 1.0)?;
+        real("color.grayscale", grayscale, 0.0, 1.0)?;
+        real("color.blur", blur, 0.0, 1.0)?;
+        // The picture is reflected around its edges, without the outermost pixels.
+        if blur > 0.0 && self.image_size as usize <= BLUR_SIDE / 2 {
+            let expected = format!(
+                "expected 0 for pictures of fewer than {} pixels a side, or a larger image_size; \
+                 it is {} now",
+                BLUR_SIDE / 2 + 1,
+                self.image_size
+            );
+            return invalid("color.blur", blur, expected);
+        }
+        Ok(())
     }
 
     fn validate_mix(&self) -> Result<(), RecipeError> {
@@ -177,7 +203,7 @@ fn whole(field: &'static str, value: u32, min: u32, max: u32) -> Result<(), Reci
     invalid(field, value, format!("expected {min} to {max}"))
 }
 
-pub(super) fn real(field: &'static str, value: f64, min: f64, max: f64) -> Result<(), RecipeError> {
+fn real(field: &'static str, value: f64, min: f64, max: f64) -> Result<(), RecipeError> {
     if (min..=max).contains(&value) {
         return Ok(());
     }

@@ -181,7 +181,9 @@ impl Resizer {
         let [columns, rows] = &mut self.nearest;
         nearest::fill(columns, &horizontal_axis(source.whole, to));
         nearest::fill(rows, &vertical_axis(source.whole, to));
-        columns.iter_mut().for_each(|column| *column -= source.rect.left);
+        for column in columns.iter_mut() {
+            *column -= source.rect.left;
+        }
         for (y, out) in rows.iter().zip(slot.chunks_exact_mut(to.window.width as usize * 3)) {
             nearest::pick(source.pixels.row(y - source.rect.top), columns, out);
         }
