@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::color::Color;
-use super::schedule::Phase;
+use super::phase::Phase;
 use crate::geometry::{Interpolation, ResizeFilter};
 
 /// Version of the operations' semantics. It is raised when the same recipe would result in other pixels.

@@ -27,6 +27,7 @@ mod canonical;
 mod color;
 mod error;
 mod fields;
+mod phase;
 mod schedule;
 mod spec;
 mod validate;
@@ -37,6 +38,6 @@ pub use error::RecipeError;
 pub use fields::{
     Crop, Filter, Mix, MixMode, RandAugment, Recipe, RecordOrder, SEMANTICS, Sampling,
 };
-pub use schedule::{CropChange, MixChange, Phase, RandAugmentChange};
+pub use phase::{CropChange, MixChange, Phase, RandAugmentChange};
 pub use spec::{PRESETS, RecipeSource, RecipeSpec};
 pub use validate::limits;
