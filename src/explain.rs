@@ -9,8 +9,8 @@ use crate::error::Error;
 use crate::geometry::{Interpolation, Padding, Rect, ResizeFilter, Size};
 use crate::jitter::ColorOp;
 use crate::make::Request;
+use crate::ops::{Chain, Library, Mixture, MixtureKind, Op};
 use crate::plan::{self, MixKind, MixSample};
-use crate::randaugment::Op;
 use crate::recipe::MixMode;
 
 /// The plan of each sample of a microbatch. Its JSON form is documented and stable.
@@ -78,6 +78,9 @@ pub struct ExplainedSample {
     pub vflip: bool,
     /// The operations that are applied, in order.
     pub ops: Vec<ExplainedOp>,
+    /// AugMix, if the recipe has it: it is applied after the operations.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub augmix: Option<ExplainedMixture>,
     /// The color operations that are applied after those, in order.
     pub color: Vec<ExplainedColorOp>,
     /// Slot of the sample that it is mixed with.
@@ -116,15 +119,37 @@ pub struct ExplainedColorOp {
     pub arg: Option<f64>,
 }
 
-/// One operation of RandAugment.
+/// One operation of the augmentation policy.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct ExplainedOp {
-    /// Name of the operation in timm.
+    /// Name of the operation in its library.
     pub name: &'static str,
-    /// Argument of timm's function.
+    /// Argument of the library's function.
     pub arg: Option<f64>,
     /// Filter, if the operation is geometric.
     pub interpolation: Option<Interpolation>,
+    /// The library that has the operation under this name.
+    pub library: Library,
+}
+
+/// AugMix of one sample.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExplainedMixture {
+    /// `summed`, or `blended` (timm's `b1`).
+    pub kind: &'static str,
+    /// Weight of the chains; the image has the rest.
+    pub weight: f32,
+    /// The chains of operations.
+    pub chains: Vec<ExplainedChain>,
+}
+
+/// One chain of AugMix.
+#[derive(Clone, Debug, Serialize)]
+pub struct ExplainedChain {
+    /// Weight among the chains.
+    pub weight: f32,
+    /// The operations, in order.
+    pub ops: Vec<ExplainedOp>,
 }
 
 /// Explains a microbatch without making it.
@@ -174,6 +199,7 @@ pub fn explain_samples(request: &Request, slots: Range<usize>) -> Result<Explana
             flip: plan.flip,
             vflip: plan.vflip,
             ops: plan.ops.iter().map(explain_op).collect(),
+            augmix: plan.mixture.as_ref().map(explain_mixture),
             color: plan.color.iter().map(explain_color).collect(),
             partner: n - 1 - slot,
             own_mix: own.then(|| {
@@ -218,7 +244,21 @@ fn explain_mix(sample: &MixSample) -> (&'static str, Option<[u32; 4]>) {
 }
 
 fn explain_op(op: &Op) -> ExplainedOp {
-    ExplainedOp { name: op.name(), arg: op.arg(), interpolation: op.interpolation() }
+    let (name, arg, interpolation) = (op.name(), op.arg(), op.interpolation());
+    ExplainedOp { name, arg, interpolation, library: op.library() }
+}
+
+fn explain_mixture(mixture: &Mixture) -> ExplainedMixture {
+    let kind = match mixture.kind {
+        MixtureKind::Summed => "summed",
+        MixtureKind::Blended => "blended",
+    };
+    let chain = |chain: &Chain| ExplainedChain {
+        weight: chain.weight,
+        ops: chain.ops.iter().map(explain_op).collect(),
+    };
+    let chains = mixture.chains.iter().map(chain).collect();
+    ExplainedMixture { kind, weight: mixture.weight, chains }
 }
 
 fn explain_color(op: &ColorOp) -> ExplainedColorOp {

@@ -28,10 +28,10 @@ pub mod gpu;
 mod jitter;
 mod make;
 pub mod mix;
+mod ops;
 mod order;
 mod pipeline;
 pub mod plan;
-mod randaugment;
 pub mod recipe;
 mod resize;
 pub mod sample_data;
@@ -45,8 +45,8 @@ mod sync;
 pub use batch::{Buffer, BufferPool, Pixels};
 pub use error::Error;
 pub use explain::{
-    ExplainedColorOp, ExplainedMix, ExplainedOp, ExplainedSample, Explanation, OwnMix, explain,
-    explain_samples,
+    ExplainedChain, ExplainedColorOp, ExplainedMix, ExplainedMixture, ExplainedOp, ExplainedSample,
+    Explanation, OwnMix, explain, explain_samples,
 };
 pub use forebay_types::{
     DType, Digest, Layout, MicrobatchName, MixedBy, PixelFormat, StageTimes, Timings,
@@ -54,9 +54,9 @@ pub use forebay_types::{
 pub use geometry::{Interpolation, PadMode, Padding, Rect, ResizeFilter, Size, View};
 pub use jitter::ColorOp;
 pub use make::{FetchAhead, MadeMicrobatch, Request, microbatch_bytes, sample_bytes, sampler};
+pub use ops::{Chain, Library, Mixture, MixtureKind, Op};
 pub use order::{EpochSampler, Sampler};
 pub use pipeline::{Pipeline, PipelineConfig, Totals};
-pub use randaugment::Op;
 pub use schedule::{QueueStats, SubmitOptions};
 pub use shared_memory::{MAX_SHARED, SharedMemory};
 pub use simd::Simd;
@@ -66,6 +66,6 @@ pub use simd::Simd;
 pub mod testing {
     pub use crate::augment::Augmenter;
     pub use crate::mix::cpu::{mix, mix_pair};
-    pub use crate::randaugment::NAMES;
+    pub use crate::ops::{Drawn, Hparams, Space, TimmOp, TorchOp};
     pub use crate::resize::{Part, Resample, Resizer};
 }

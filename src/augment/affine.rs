@@ -2,15 +2,16 @@
 //! file derives the matrix; [`warp`](super::warp) applies it.
 //!
 //! Source: Pillow 12, `Image.py` (`rotate`, `transform`), `src/libImaging/Geometry.c`; timm's
-//! `rotate`, `shear_x`, `shear_y`, `translate_x_rel`, `translate_y_rel`.
+//! `rotate`, `shear_x`, `shear_y`, `translate_x_abs`, `translate_x_rel` and those of y;
+//! torchvision's `_get_inverse_affine_matrix`.
 
-use super::angle::cos_sin;
+use super::angle::{cos_sin, shear_x, shear_y};
 use super::nearest;
 use super::sampler::{Affine, Degree};
 use super::transform::Transform;
 use super::warp::{WarpBuffers, warp};
 use crate::geometry::{Interpolation, Size, View};
-use crate::randaugment::Op;
+use crate::ops::Effect;
 use crate::simd::Simd;
 
 /// The effect of a geometric operation.
@@ -28,13 +29,13 @@ enum Motion {
 /// Panics if the operation is not a geometric one.
 pub(super) fn apply(
     simd: Simd,
-    op: &Op,
+    effect: &Effect,
     source: View<'_>,
     fill: [u8; 3],
     out: &mut [u8],
     buffers: &mut WarpBuffers,
 ) {
-    match motion(op, source.size()) {
+    match motion(effect, source.size()) {
         Motion::None => {}
         Motion::QuarterTurns(turns) => quarter_turns(source, turns, out),
         Motion::Affine(affine, filter) => {
@@ -48,21 +49,29 @@ pub(super) fn apply(
     }
 }
 
-fn motion(op: &Op, size: Size) -> Motion {
+fn motion(effect: &Effect, size: Size) -> Motion {
     let (width, height) = (f64::from(size.width), f64::from(size.height));
-    let (matrix, filter) = match *op {
-        Op::Rotate(degrees, filter) => match degrees.rem_euclid(360.0) {
+    let (matrix, filter) = match *effect {
+        Effect::Rotate(degrees, filter) => match degrees.rem_euclid(360.0) {
             0.0 => return Motion::None,
             180.0 => return Motion::QuarterTurns(2),
             90.0 if size.width == size.height => return Motion::QuarterTurns(1),
             270.0 if size.width == size.height => return Motion::QuarterTurns(3),
             degrees => (rotation(degrees, size), filter),
         },
-        Op::ShearX(factor, filter) => ([1.0, factor, 0.0, 0.0, 1.0, 0.0], filter),
-        Op::ShearY(factor, filter) => ([1.0, 0.0, 0.0, factor, 1.0, 0.0], filter),
-        Op::TranslateXRel(part, filter) => ([1.0, 0.0, part * width, 0.0, 1.0, 0.0], filter),
-        Op::TranslateYRel(part, filter) => ([1.0, 0.0, 0.0, 0.0, 1.0, part * height], filter),
-        _ => panic!("{} is not a geometric operation", op.name()),
+        Effect::ShearX(factor, filter) => ([1.0, factor, 0.0, 0.0, 1.0, 0.0], filter),
+        Effect::ShearY(factor, filter) => ([1.0, 0.0, 0.0, factor, 1.0, 0.0], filter),
+        Effect::TorchShearX(magnitude, filter) => {
+            ([1.0, shear_x(magnitude), 0.0, 0.0, 1.0, 0.0], filter)
+        }
+        Effect::TorchShearY(magnitude, filter) => {
+            ([1.0, 0.0, 0.0, shear_y(magnitude), 1.0, 0.0], filter)
+        }
+        Effect::TranslateX(pixels, filter) => ([1.0, 0.0, pixels, 0.0, 1.0, 0.0], filter),
+        Effect::TranslateY(pixels, filter) => ([1.0, 0.0, 0.0, 0.0, 1.0, pixels], filter),
+        Effect::TranslateXRel(part, filter) => ([1.0, 0.0, part * width, 0.0, 1.0, 0.0], filter),
+        Effect::TranslateYRel(part, filter) => ([1.0, 0.0, 0.0, 0.0, 1.0, part * height], filter),
+        _ => panic!("{effect:?} is not geometric"),
     };
     match matrix {
         [1.0, 0.0, 0.0, 0.0, 1.0, 0.0] => Motion::None,
@@ -119,12 +128,14 @@ mod tests {
     fn whole_turns_and_zero_factors_do_nothing() {
         let size = Size { height: 4, width: 6 };
         let filter = Interpolation::Bicubic;
-        for op in
-            [Op::Rotate(-720.0, filter), Op::ShearX(0.0, filter), Op::TranslateYRel(0.0, filter)]
-        {
-            assert_eq!(motion(&op, size), Motion::None, "{op:?}");
+        for effect in [
+            Effect::Rotate(-720.0, filter),
+            Effect::ShearX(0.0, filter),
+            Effect::TranslateYRel(0.0, filter),
+        ] {
+            assert_eq!(motion(&effect, size), Motion::None, "{effect:?}");
         }
-        assert_eq!(motion(&Op::Rotate(-180.0, filter), size), Motion::QuarterTurns(2));
-        assert!(matches!(motion(&Op::Rotate(90.0, filter), size), Motion::Affine(..)));
+        assert_eq!(motion(&Effect::Rotate(-180.0, filter), size), Motion::QuarterTurns(2));
+        assert!(matches!(motion(&Effect::Rotate(90.0, filter), size), Motion::Affine(..)));
     }
 }

@@ -7,6 +7,7 @@
 //! results on every platform.
 
 use std::f64::consts::FRAC_PI_2;
+use std::ops::Neg;
 
 /// The remainder of pi / 2 beyond double precision.
 const FRAC_PI_2_REST: f64 = 6.123_233_995_736_766e-17;
@@ -16,12 +17,40 @@ const TERMS: u32 = 14;
 
 /// Cosine and sine of an angle in radians, of at most a few turns.
 pub(super) fn cos_sin(angle: f64) -> (f64, f64) {
+    let (cos, sin) = cos_sin_twofold(angle);
+    (cos.high, sin.high)
+}
+
+/// torchvision's factor of a horizontal shear: the tangent of the arc tangent of a magnitude, by way of
+/// degrees.
+pub(super) fn shear_x(magnitude: f64) -> f64 {
+    let (cos, sin) = cos_sin_twofold(shear_angle(magnitude));
+    sin.divided_by(cos)
+}
+
+/// torchvision's factor of a vertical shear: the same with sine and cosine rounded before the division.
+pub(super) fn shear_y(magnitude: f64) -> f64 {
+    let (cos, sin) = cos_sin(shear_angle(magnitude));
+    sin / cos
+}
+
+/// `math.radians(math.degrees(math.atan(magnitude)))`.
+fn shear_angle(magnitude: f64) -> f64 {
+    let near = libm::atan(magnitude);
+    let (cos, sin) = cos_sin_twofold(near);
+    // The tangent of a difference of angles is nearly that difference.
+    let times = |twofold: Twofold| twofold.times(Twofold { high: magnitude, low: 0.0 });
+    let rest = times(cos).plus(-sin).high / cos.plus(times(sin)).high;
+    (near + rest).to_degrees().to_radians()
+}
+
+fn cos_sin_twofold(angle: f64) -> (Twofold, Twofold) {
     let quarters = (angle / FRAC_PI_2).round();
     let turned =
         Twofold::product(-quarters, FRAC_PI_2).plus(Twofold::product(-quarters, FRAC_PI_2_REST));
     let rest = Twofold { high: angle, low: 0.0 }.plus(turned);
-    let cos = series(Twofold { high: 1.0, low: 0.0 }, rest, 0.0).high;
-    let sin = series(rest, rest, 1.0).high;
+    let cos = series(Twofold { high: 1.0, low: 0.0 }, rest, 0.0);
+    let sin = series(rest, rest, 1.0);
     match quarters.rem_euclid(4.0) {
         0.0 => (cos, sin),
         1.0 => (-sin, cos),
@@ -40,6 +69,14 @@ fn series(first: Twofold, x: Twofold, mut power: f64) -> Twofold {
         sum = sum.plus(term);
     }
     sum
+}
+
+impl Neg for Twofold {
+    type Output = Self;
+
+    fn neg(self) -> Self {
+        Self { high: -self.high, low: -self.low }
+    }
 }
 
 /// An unevaluated sum `high + low`, where `low` is at most half a unit in the last place of `high`.
@@ -71,6 +108,13 @@ impl Twofold {
     fn times(self, other: Self) -> Self {
         let product = Self::product(self.high, other.high);
         Self::sum(product.high, product.low + (self.high * other.low + self.low * other.high))
+    }
+
+    /// The quotient, rounded.
+    fn divided_by(self, divisor: Self) -> f64 {
+        let quotient = self.high / divisor.high;
+        let product = divisor.times(Self { high: quotient, low: 0.0 });
+        quotient + self.plus(-product).high / divisor.high
     }
 
     fn over(self, divisor: f64) -> Self {

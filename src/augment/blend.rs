@@ -19,7 +19,7 @@ fn single(factor: f64) -> f32 {
 
 #[expect(clippy::inline_always, reason = "must take its caller's features")]
 #[inline(always)]
-fn mix_single(degenerate: u8, value: u8, factor: f32) -> u8 {
+pub(super) fn mix_single(degenerate: u8, value: u8, factor: f32) -> u8 {
     let difference = f32::from(i16::from(value) - i16::from(degenerate));
     truncate(f32::from(degenerate) + factor * difference)
 }
@@ -47,6 +47,15 @@ pub(super) fn luma([red, green, blue]: [u8; 3]) -> u8 {
     #[expect(clippy::cast_possible_truncation, reason = "the weights add up to 2^16")]
     {
         ((sum + 0x8000) >> 16) as u8
+    }
+}
+
+kernel! {
+    /// Blends `base` with `values` (`Image.blend`).
+    pub(super) fn blend(factor: f32, base: &mut [u8], values: &[u8]) {
+        for (base, value) in base.iter_mut().zip(values) {
+            *base = mix_single(*base, *value, factor);
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! RandAugment's operations, in place on a slot of the batch, bit-equal to timm on Pillow.
+//! Operations of augmentation policies, in place on a slot of the batch, bit-equal to timm on Pillow.
 //!
 //! Source: timm 1.0.31, `timm/data/auto_augment.py`; Pillow 12, `ImageOps`, `ImageEnhance`,
 //! `Image.rotate` and the C code beneath, named in each module.
@@ -6,6 +6,7 @@
 //! ```text
 //!   Posterize, Solarize, AutoContrast, ..  lookup.rs   a table of 256 values for each channel
 //!   Color, Sharpness                       blend.rs    a blend with a degenerate image
+//!   GaussianBlur                           blur.rs     three box blurs along each axis
 //!   Rotate, Shear*, Translate*             affine.rs   an affine transform, done by warp.rs
 //!   ColorJitter, gray, GaussianBlur        jitter.rs   those of torchvision
 //! ```
@@ -16,12 +17,14 @@
 mod affine;
 mod angle;
 mod blend;
+mod blur;
 mod convolve;
 mod jitter;
 mod lookup;
 #[cfg(target_arch = "x86_64")]
 mod lookup_avx512;
 mod measure;
+mod mixture;
 mod nearest;
 #[cfg(target_arch = "x86_64")]
 mod rotate_avx2;
@@ -32,19 +35,21 @@ mod transform;
 mod warp;
 
 use crate::geometry::{Size, View};
-use crate::randaugment::Op;
+use crate::ops::{Effect, Mixture, MixtureKind, Op};
 use crate::scratch::{bytes_of, fit};
 use crate::simd::Simd;
 use convolve::Convolver;
 use lookup::LookupTables;
+use mixture::MixtureBuffers;
 use warp::WarpBuffers;
 
 /// The most memory that augmenting an image takes: copies of it in bytes, one of them shifted, and in
-/// floats, each with a margin.
+/// floats, and those of a mixture, each with a margin.
 pub(crate) const fn scratch_bytes(size: Size) -> usize {
     const MARGIN: usize = 8;
     let pixels = (size.height as usize + MARGIN) * (size.width as usize + MARGIN);
-    (3 + 3 + 16) * pixels + 512 * (size.height as usize + size.width as usize + 64)
+    (3 + 3 + 16 + MixtureBuffers::BYTES) * pixels
+        + 512 * (size.height as usize + size.width as usize + 64)
 }
 
 /// Applies operations to images one after another and reuses its memory. Each worker has one.
@@ -55,6 +60,7 @@ pub struct Augmenter {
     source: Vec<u8>,
     buffers: WarpBuffers,
     convolver: Convolver,
+    mixture: MixtureBuffers,
 }
 
 impl Augmenter {
@@ -65,7 +71,7 @@ impl Augmenter {
 
     /// The bytes that it keeps, without those of single rows.
     pub(crate) fn held_bytes(&self) -> usize {
-        bytes_of(&self.source) + self.buffers.held_bytes()
+        bytes_of(&self.source) + self.buffers.held_bytes() + self.mixture.held_bytes()
     }
 
     /// Applies operations in order to `slot`, which holds RGB pixels of the given size. Geometric
@@ -80,50 +86,96 @@ impl Augmenter {
         }
         let simd = self.simd;
         let mut tables = LookupTables::default();
-        for op in ops {
+        for effect in ops.iter().map(Op::effect) {
             // Composes a table with the waiting ones, or applies those and works on the pixels.
-            match *op {
-                Op::Invert => tables.then(|value| 255 - value),
-                Op::Posterize(bits) => tables.then(|value| lookup::posterize(value, bits)),
-                Op::Solarize(threshold) => tables.then(|value| lookup::solarize(value, threshold)),
-                Op::SolarizeAdd(add) => tables.then(|value| lookup::solarize_add(value, add)),
-                Op::Brightness(factor) => tables.then(|value| blend::mix(0, value, factor)),
-                Op::Contrast(factor) => {
+            match *effect {
+                Effect::Invert => tables.then(|value| 255 - value),
+                Effect::Posterize(bits) => tables.then(|value| lookup::posterize(value, bits)),
+                Effect::Solarize(threshold) => {
+                    tables.then(|value| lookup::solarize(value, threshold));
+                }
+                Effect::SolarizeAdd(add) => tables.then(|value| lookup::solarize_add(value, add)),
+                Effect::Brightness(factor) => tables.then(|value| blend::mix(0, value, factor)),
+                Effect::Contrast(factor) => {
                     tables.flush(simd, slot);
                     let mean = measure::mean_luma(simd, slot);
                     tables.then(|value| blend::mix(mean, value, factor));
                 }
-                Op::AutoContrast => {
+                Effect::AutoContrast => {
                     tables.flush(simd, slot);
                     let extremes = measure::extremes(simd, slot);
                     tables.then_each(&extremes.map(lookup::auto_contrast));
                 }
-                Op::Equalize => {
+                Effect::Equalize => {
                     tables.flush(simd, slot);
                     tables.then_each(&measure::histograms(slot).map(|h| lookup::equalize(&h)));
                 }
-                Op::Color(factor) => {
+                Effect::Color(factor) => {
                     tables.flush(simd, slot);
                     blend::color(simd, slot, factor);
                 }
-                Op::Sharpness(factor) => {
+                Effect::Sharpness(factor) => {
                     tables.flush(simd, slot);
                     self.copy_source(slot);
                     blend::sharpness(simd, &self.source, size, slot, factor);
                 }
-                Op::Rotate(..)
-                | Op::ShearX(..)
-                | Op::ShearY(..)
-                | Op::TranslateXRel(..)
-                | Op::TranslateYRel(..) => {
+                Effect::GaussianBlur(radius) => {
+                    tables.flush(simd, slot);
+                    fit(&mut self.source, slot.len(), 0);
+                    let line = &mut self.buffers.line;
+                    blur::gaussian(simd, [slot, &mut self.source], line, size, radius);
+                }
+                Effect::Rotate(..)
+                | Effect::ShearX(..)
+                | Effect::ShearY(..)
+                | Effect::TorchShearX(..)
+                | Effect::TorchShearY(..)
+                | Effect::TranslateX(..)
+                | Effect::TranslateY(..)
+                | Effect::TranslateXRel(..)
+                | Effect::TranslateYRel(..) => {
                     tables.flush(simd, slot);
                     self.copy_source(slot);
                     let source = View::new(&self.source, size);
-                    affine::apply(simd, op, source, fill, slot, &mut self.buffers);
+                    affine::apply(simd, effect, source, fill, slot, &mut self.buffers);
                 }
             }
         }
         tables.flush(simd, slot);
+    }
+
+    /// Applies the chains of a mixture to `slot`, and mixes them with it.
+    ///
+    /// # Panics
+    /// Panics if `slot` does not have exactly the size of the image.
+    pub fn mix(&mut self, plan: &Mixture, slot: &mut [u8], size: Size, fill: [u8; 3]) {
+        let simd = self.simd;
+        // Taken, because a chain needs the rest of the augmenter.
+        let mut buffers = std::mem::take(&mut self.mixture);
+        let MixtureBuffers { image, sum, blended } = &mut buffers;
+        mixture::copy(image, slot);
+        match plan.kind {
+            MixtureKind::Summed => {
+                fit(sum, slot.len(), 0.0);
+                sum.fill(0.0);
+                for chain in &plan.chains {
+                    slot.copy_from_slice(image);
+                    self.apply(&chain.ops, slot, size, fill);
+                    mixture::add(simd, chain.weight, slot, sum);
+                }
+                mixture::blend_sum(simd, plan.weight, image, sum, slot);
+            }
+            MixtureKind::Blended => {
+                mixture::copy(blended, slot);
+                for (chain, factor) in plan.chains.iter().zip(plan.blend_factors()) {
+                    slot.copy_from_slice(image);
+                    self.apply(&chain.ops, slot, size, fill);
+                    blend::blend(simd, factor, blended, slot);
+                }
+                slot.copy_from_slice(blended);
+            }
+        }
+        self.mixture = buffers;
     }
 
     fn copy_source(&mut self, slot: &[u8]) {

@@ -6,6 +6,7 @@ use super::warp::warp;
 use super::*;
 use crate::geometry::Interpolation;
 use crate::jitter::ColorOp;
+use crate::ops::{Drawn, Effect, Hparams, TimmOp};
 
 const FILTERS: [Interpolation; 3] =
     [Interpolation::Nearest, Interpolation::Bilinear, Interpolation::Bicubic];
@@ -40,8 +41,12 @@ fn size() -> impl Strategy<Value = Size> {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    (0..15_usize, 0.0..=10.0, any::<bool>(), 0..3_usize).prop_map(
-        |(index, level, negative, filter)| Op::at(index, level, negative, FILTERS[filter]),
+    let hparams = Hparams { translate_const: 20.0, translate_pct: 0.45 };
+    let kind = prop::sample::select(TimmOp::ALL.to_vec());
+    (kind, 0.0..=10.0, any::<bool>(), 0.0..1.0, prop::sample::select(FILTERS.to_vec())).prop_map(
+        move |(kind, magnitude, negative, radius, filter)| {
+            kind.at(magnitude, &hparams, &Drawn { negative, radius, filter })
+        },
     )
 }
 
@@ -125,17 +130,21 @@ fn extreme_arguments_do_not_panic() {
         for filter in FILTERS {
             for simd in Simd::all() {
                 let ops = [
-                    Op::Rotate(arg, filter),
-                    Op::ShearX(arg, filter),
-                    Op::ShearY(arg, filter),
-                    Op::TranslateXRel(arg, filter),
-                    Op::TranslateYRel(arg, filter),
-                    Op::Color(arg),
-                    Op::Contrast(arg),
-                    Op::Brightness(arg),
-                    Op::Sharpness(arg),
+                    Effect::Rotate(arg, filter),
+                    Effect::ShearX(arg, filter),
+                    Effect::ShearY(arg, filter),
+                    Effect::TorchShearX(arg.clamp(-10.0, 10.0), filter),
+                    Effect::TorchShearY(arg.clamp(-10.0, 10.0), filter),
+                    Effect::TranslateX(arg, filter),
+                    Effect::TranslateY(arg, filter),
+                    Effect::TranslateXRel(arg, filter),
+                    Effect::TranslateYRel(arg, filter),
+                    Effect::Color(arg),
+                    Effect::Contrast(arg),
+                    Effect::Brightness(arg),
+                    Effect::Sharpness(arg),
                 ];
-                for op in ops {
+                for op in ops.map(Effect::op) {
                     assert_eq!(applied(simd, &[op], size, &pixels).len(), pixels.len(), "{op:?}");
                 }
             }

@@ -51,7 +51,7 @@ pub(super) struct WarpBuffers {
     /// Whether the estimate of each byte of a row is doubtful.
     doubtful: Vec<bool>,
     /// A row with its ends repeated.
-    line: Vec<u8>,
+    pub(super) line: Vec<u8>,
     /// The image with each column shifted by a whole number of rows.
     shifted: Vec<u8>,
     /// The shift of each column: whole rows, and the fraction.

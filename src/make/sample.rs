@@ -57,6 +57,9 @@ pub(super) fn make_samples(
             resizer.resize_part(part, &resample(plan), slot);
             cost.stages.resize += timer.lap();
             augmenter.apply(&plan.ops, slot, size, recipe.fill());
+            if let Some(mixture) = &plan.mixture {
+                augmenter.mix(mixture, slot, size, recipe.fill());
+            }
             augmenter.apply_color(&plan.color, slot, size);
             cost.stages.augment += timer.lap();
         }

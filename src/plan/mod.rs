@@ -8,11 +8,12 @@
 mod color;
 mod crop;
 mod mix;
+mod policy;
 mod random;
 
 use crate::geometry::{Padding, Rect, ResizeFilter, Size};
 use crate::jitter::ColorOp;
-use crate::randaugment::{MAX_MAGNITUDE, NAMES, Op};
+use crate::ops::{Mixture, Op};
 use crate::recipe::Recipe;
 use crop::{Framing, frame};
 use random::{Purpose, RandomStream};
@@ -36,8 +37,10 @@ pub struct SamplePlan {
     pub flip: bool,
     /// Whether it is flipped vertically.
     pub vflip: bool,
-    /// RandAugment's operations, in the order in which they are applied.
+    /// Operations of the augmentation policy, in the order in which they are applied.
     pub ops: Vec<Op>,
+    /// Chains of operations that are mixed with the result (`AugMix`).
+    pub mixture: Option<Mixture>,
     /// Color operations after those.
     pub color: Vec<ColorOp>,
 }
@@ -50,29 +53,12 @@ pub fn sample(recipe: &Recipe, seed: u64, epoch: u64, position: u64, image: Size
     let Framing { source, resized, window, padding } = frame(&mut random, recipe, image);
     let flip = stream(Purpose::Flip).unit() < recipe.flip;
     let vflip = recipe.vflip > 0.0 && stream(Purpose::VerticalFlip).unit() < recipe.vflip;
-    let ops = rand_augment(&mut stream(Purpose::Augment), recipe);
+    let (ops, mixture) = match &recipe.auto_augment {
+        Some(auto) => policy::draw(&mut stream(Purpose::AutoAugment), recipe, auto),
+        None => (policy::table(&mut stream(Purpose::Augment), recipe), None),
+    };
     let color = color::operations(stream, &recipe.color);
-    SamplePlan { source, resized, window, filter, padding, flip, vflip, ops, color }
-}
-
-/// Draws operations as timm's `RandAugment` does over `_RAND_INCREASING_TRANSFORMS`.
-fn rand_augment(random: &mut RandomStream, recipe: &Recipe) -> Vec<Op> {
-    let augment = &recipe.randaugment;
-    let mut ops = Vec::with_capacity(augment.ops as usize);
-    for _ in 0..augment.ops {
-        // Every number is drawn whether it is used or not, so that the next operation's numbers do not
-        // depend on this one.
-        let index = random.below(u32::try_from(NAMES.len()).expect("15"));
-        let applied = random.unit() <= augment.probability;
-        let magnitude = augment.magnitude + augment.std * random.normal();
-        let negative = random.unit() > 0.5;
-        let filter = random.filter(recipe.interpolation);
-        if applied {
-            let magnitude = magnitude.clamp(0.0, MAX_MAGNITUDE);
-            ops.push(Op::at(index as usize, magnitude, negative, filter));
-        }
-    }
-    ops
+    SamplePlan { source, resized, window, filter, padding, flip, vflip, ops, mixture, color }
 }
 
 #[cfg(test)]
@@ -154,9 +140,12 @@ mod tests {
 
     #[test]
     fn purposes_do_not_share_numbers() {
-        use Purpose::{Augment, Blur, ColorJitter, Crop, Flip, Grayscale, Mix, VerticalFlip};
+        use Purpose::{
+            Augment, AutoAugment, Blur, ColorJitter, Crop, Flip, Grayscale, Mix, VerticalFlip,
+        };
         let unit = |purpose: Purpose| RandomStream::new([1, 2, 3, purpose as u64]).unit().to_bits();
-        let purposes = [Crop, Flip, Augment, Mix, VerticalFlip, ColorJitter, Grayscale, Blur];
+        let purposes =
+            [Crop, Flip, Augment, Mix, AutoAugment, VerticalFlip, ColorJitter, Grayscale, Blur];
         let numbers = purposes.map(unit);
         for (i, a) in numbers.iter().enumerate() {
             assert!(numbers[i + 1..].iter().all(|b| a != b));

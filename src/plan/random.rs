@@ -14,6 +14,7 @@ pub(super) enum Purpose {
     Flip = 2,
     Augment = 3,
     Mix = 4,
+    AutoAugment = 16,
     VerticalFlip = 32,
     ColorJitter = 33,
     Grayscale = 34,
@@ -97,6 +98,27 @@ impl RandomStream {
             let (x, y) = (libm::exp(log_x - max), libm::exp(log_y - max));
             return x / (x + y);
         }
+    }
+
+    /// Dirichlet(alpha, .., alpha) of the given length: gamma variates, divided by their sum. They are
+    /// computed from logarithms, because those of a small alpha may all underflow.
+    pub(super) fn dirichlet(&mut self, alpha: f64, length: u32) -> Vec<f64> {
+        let mut values: Vec<f64> = (0..length).map(|_| self.log_gamma(alpha)).collect();
+        let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        values.iter_mut().for_each(|value| *value = libm::exp(*value - max));
+        let sum: f64 = values.iter().sum();
+        values.iter_mut().for_each(|value| *value /= sum);
+        values
+    }
+
+    /// The logarithm of Gamma(shape, 1). For a shape below 1 it is that of the next shape, times a power of
+    /// a uniform number (Marsaglia and Tsang, 2000).
+    fn log_gamma(&mut self, shape: f64) -> f64 {
+        if shape < 1.0 {
+            let next = libm::log(self.gamma(shape + 1.0));
+            return next + libm::log(1.0 - self.unit()) / shape;
+        }
+        libm::log(self.gamma(shape))
     }
 
     /// Gamma(shape, 1) for shapes of at least 1 (Marsaglia and Tsang, 2000).

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::auto_augment::{self, AutoAugment, Noise, Rand, RandSet};
 use super::color::Color;
 use super::phase::Phase;
 use crate::geometry::{Interpolation, ResizeFilter};
@@ -55,6 +56,9 @@ pub struct Recipe {
     pub crop: Crop,
     /// RandAugment over timm's increasing set.
     pub randaugment: RandAugment,
+    /// A policy of augmentation in place of `randaugment`. Not a part of the canonical form unless it is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_augment: Option<AutoAugment>,
     /// Color operations after RandAugment. Not a part of the canonical form unless they are set.
     #[serde(default, skip_serializing_if = "Color::is_off")]
     pub color: Color,
@@ -272,15 +276,33 @@ pub enum MixMode {
     Elem,
 }
 
+impl RandAugment {
+    /// No operations, and no other values: its canonical form beside `auto_augment`.
+    pub(super) const OFF: Self = Self { ops: 0, magnitude: 0.0, std: 0.0, probability: 0.0 };
+
+    /// The table that says the same as a policy, if there is one.
+    pub(super) fn of_policy(policy: &AutoAugment) -> Option<Self> {
+        let AutoAugment::Rand(rand) = *policy else { return None };
+        let Rand { magnitude, ops, probability, noise: Noise::Normal(std), max, set } = rand else {
+            return None;
+        };
+        let fits = set == RandSet::Increasing && max == auto_augment::MAX && magnitude <= max;
+        fits.then_some(Self { ops, magnitude: f64::from(magnitude), std, probability })
+    }
+}
+
 impl Recipe {
     /// Samples of a full microbatch.
     pub const fn microbatch_size(&self) -> u32 {
         self.batch / self.microbatches
     }
 
-    /// The color that geometric operations fill with.
+    /// The color that geometric operations fill with: the mean, or black with torchvision's policies.
     pub fn fill(&self) -> [u8; 3] {
-        self.mean_color()
+        match self.auto_augment {
+            Some(AutoAugment::Torchvision(_)) => [0; 3],
+            _ => self.mean_color(),
+        }
     }
 
     /// The mean, rounded as timm does.

@@ -23,6 +23,7 @@
 //! # Ok::<(), forebay::recipe::RecipeError>(())
 //! ```
 
+mod auto_augment;
 mod canonical;
 mod color;
 mod error;
@@ -32,6 +33,9 @@ mod schedule;
 mod spec;
 mod validate;
 
+pub use auto_augment::{
+    AugMix, AutoAugment, AutoPolicy, Noise, Rand, RandSet, TorchPolicy, Torchvision,
+};
 pub use canonical::difference;
 pub use color::Color;
 pub use error::RecipeError;

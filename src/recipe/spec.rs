@@ -8,8 +8,9 @@ use toml::{Table, Value};
 use toml_parser::Source;
 use toml_parser::lexer::TokenKind;
 
+use super::auto_augment::AutoAugment;
 use super::error::RecipeError;
-use super::fields::Recipe;
+use super::fields::{RandAugment, Recipe};
 
 /// The recipes that forebay ships: name and TOML.
 pub const PRESETS: [(&str, &str); 4] = [
@@ -115,14 +116,14 @@ impl RecipeSpec {
                     Some(Value::String(name)) => preset(&name)?,
                     Some(_) => return Err(syntax(origin, "expected the name of a preset as base")),
                 };
-                (origin.clone(), merge(start, table))
+                (origin.clone(), apply(start, table)?)
             }
         };
         // The last change without which all is well, and after which nothing helps.
         let mut culprit = None;
         let mut parsed = recipe_of(&table);
         for assignment in &self.set {
-            table = merge(table, parse(assignment, assignment)?);
+            table = apply(table, parse(assignment, assignment)?)?;
             let was_valid = parsed.is_ok();
             parsed = recipe_of(&table);
             if was_valid && parsed.is_err() {
@@ -136,6 +137,10 @@ impl RecipeSpec {
         // A factor of 1 changes nothing, so it must not change the digest.
         recipe.sampling.weights.retain(|_, weight| weight.to_bits() != 1.0_f64.to_bits());
         recipe.validate()?;
+        if recipe.auto_augment.is_some() {
+            // What remains of the table has no effect, so it must not change the digest.
+            recipe.randaugment = RandAugment::OFF;
+        }
         Ok(recipe)
     }
 
@@ -180,6 +185,47 @@ fn parse(origin: &str, text: &str) -> Result<Table, RecipeError> {
 
 fn syntax(origin: &str, message: &str) -> RecipeError {
     RecipeError::Syntax { origin: origin.into(), message: message.trim_end().into() }
+}
+
+/// Applies a text or an assignment to a recipe. One that has `auto_augment` replaces the policy of before,
+/// which may be the table `randaugment`. A policy that the table can express is written there, so that it
+/// has one canonical form.
+fn apply(mut base: Table, mut change: Table) -> Result<Table, RecipeError> {
+    let Some(Value::String(text)) = change.get("auto_augment") else {
+        return Ok(merge(base, change));
+    };
+    let invalid = |expected| {
+        let (field, value) = ("auto_augment", format!("{text:?}"));
+        RecipeError::Value { field, value, expected }
+    };
+    let policy: Option<AutoAugment> = match text.as_str() {
+        "none" => None,
+        text => Some(text.parse().map_err(invalid)?),
+    };
+    let table = policy.as_ref().and_then(RandAugment::of_policy);
+    if table.is_some() && change.contains_key("randaugment") {
+        return Err(invalid(
+            "expected no randaugment beside it, of which it sets all fields".into(),
+        ));
+    }
+    base.remove("auto_augment");
+    let off = Table::try_from(RandAugment::OFF).expect("TOML can represent every field");
+    let value = if let Some(table) = table {
+        change.remove("auto_augment");
+        Value::Table(Table::try_from(table).expect("TOML can represent every field"))
+    } else {
+        if policy.is_none() {
+            change.remove("auto_augment");
+        }
+        let mut rest = match base.remove("randaugment") {
+            Some(Value::Table(table)) => table,
+            _ => off,
+        };
+        rest.insert("ops".into(), Value::Integer(0));
+        Value::Table(rest)
+    };
+    base.insert("randaugment".into(), value);
+    Ok(merge(base, change))
 }
 
 /// Applies a change to a table, recursively. A crop with a `kind` replaces the whole crop, because the
@@ -323,6 +369,45 @@ mod tests {
     }
 
     #[test]
+    fn auto_augment_replaces_randaugment_and_the_other_way_around() {
+        let a2 = resolve(&RecipeSpec::preset("a2"));
+        let set = |set: &[&str]| {
+            let set = set.iter().map(|change| (*change).to_owned());
+            RecipeSpec::preset("a2").with_changes(set).resolve()
+        };
+        let original = set(&["auto_augment = \"original\""]).unwrap();
+        assert_eq!(original.randaugment, RandAugment::OFF);
+        let changes: Vec<_> = difference(&a2, &original).into_iter().map(|(key, ..)| key).collect();
+        let keys = ["auto_augment", "randaugment.magnitude", "randaugment.ops"];
+        assert_eq!(changes[..3], keys, "{changes:?}");
+        let again = RecipeSpec::from_toml("canonical", original.canonical());
+        assert_eq!((resolve(&again).digest(), resolve(&again)), (original.digest(), original));
+
+        // A policy that the table can express is the table, with its digest.
+        let same = set(&["auto_augment = \"3a\"", "auto_augment = \"rand-m7-mstd0.5-inc1\""]);
+        assert_eq!(same.unwrap().digest(), a2.digest());
+        for other in ["rand-m7-mstd0.5", "rand-m7-inc1-mmax9", "rand-m11-inc1", "rand-mstd101-inc1"]
+        {
+            let recipe = set(&[&format!("auto_augment = {other:?}")]).unwrap();
+            assert!(recipe.auto_augment.is_some(), "{other}");
+        }
+        let none = set(&["auto_augment = \"none\""]).unwrap();
+        assert_eq!(none, set(&["randaugment.ops = 0"]).unwrap());
+        // What has no effect is not in the digest.
+        let ignored = set(&["auto_augment = \"v0\"", "randaugment.magnitude = 3"]).unwrap();
+        assert_eq!(ignored.digest(), set(&["auto_augment = \"v0-mstd0\""]).unwrap().digest());
+
+        let both = set(&["auto_augment = \"v0\"", "randaugment.ops = 1"]).unwrap_err().to_string();
+        assert!(both.contains("remove randaugment.ops = 1"), "{both}");
+        let mine = "base = \"a2\"\nauto_augment = \"rand-inc1\"\nrandaugment.ops = 1";
+        let both = RecipeSpec::from_toml("mine", mine).resolve().unwrap_err().to_string();
+        assert!(both.contains("expected no randaugment beside it"), "{both}");
+        let part = set(&["auto_augment = \"rand-m9-foo3\""]).unwrap_err().to_string();
+        let start = "recipe field auto_augment: invalid value \"rand-m9-foo3\": part \"foo3\": ";
+        assert!(part.starts_with(start), "{part}");
+    }
+
+    #[test]
     fn another_kind_of_crop_replaces_the_whole_crop() {
         let set = ["crop = { kind = \"center\", resize = 256 }".to_owned()];
         let recipe = resolve(&RecipeSpec::preset("a3").with_changes(set));
@@ -372,7 +457,15 @@ mod tests {
             for off in ["randaugment.ops = 0", "randaugment.probability = 0"] {
                 resolve(&RecipeSpec::preset("a2").with_changes([change.clone(), off.into()]));
             }
-            resolve(&RecipeSpec::preset("eval").with_changes([change]));
+            resolve(&RecipeSpec::preset("eval").with_changes([change.clone()]));
+            let policy = |policy: &str| {
+                let set = [change.clone(), format!("auto_augment = {policy:?}")];
+                RecipeSpec::preset("a2").with_changes(set).resolve()
+            };
+            let error = policy("original").unwrap_err().to_string();
+            assert!(error.ends_with("can use, or auto_augment = \"none\""), "{error}");
+            // torchvision's operations have a filter of their own.
+            policy("torchvision-ta-wide").unwrap();
         }
         resolve(&RecipeSpec::preset("a2").with_changes(["interpolation = \"nearest\"".into()]));
     }

@@ -2,11 +2,12 @@
 
 use std::fmt::Display;
 
+use super::auto_augment::AutoAugment;
 use super::color::Color;
 use super::error::RecipeError;
 use super::fields::{Crop, Recipe, RecordOrder, SEMANTICS, Sampling};
 use crate::jitter::BLUR_SIDE;
-use crate::randaugment::MAX_MAGNITUDE;
+use crate::ops::MAX_MAGNITUDE;
 
 /// Largest values that a recipe may have.
 pub mod limits {
@@ -15,7 +16,7 @@ pub mod limits {
     /// Most samples of a record per epoch.
     pub const REPEATS: u32 = 64;
     /// Most operations of RandAugment per sample.
-    pub const OPS: u32 = 16;
+    pub const OPS: u32 = crate::recipe::auto_augment::OPS;
     /// Most phases of a schedule.
     pub const PHASES: usize = 16;
     /// Most classes with a weight of their own. Each takes four of the 512 parts that a canonical form may have.
@@ -56,6 +57,7 @@ impl Recipe {
         real("randaugment.magnitude", self.randaugment.magnitude, 0.0, MAX_MAGNITUDE)?;
         real("randaugment.std", self.randaugment.std, 0.0, 100.0)?;
         real("randaugment.probability", self.randaugment.probability, 0.0, 1.0)?;
+        self.validate_auto_augment()?;
         self.validate_filter()?;
         self.validate_color()?;
         self.validate_mix()?;
@@ -95,13 +97,25 @@ impl Recipe {
 
     /// Whether Pillow has the filter for the operations. timm's raise an exception in the middle of an epoch.
     fn validate_filter(&self) -> Result<(), RecipeError> {
-        let operates = self.randaugment.ops > 0 && self.randaugment.probability > 0.0;
+        let operates = match &self.auto_augment {
+            None => self.randaugment.ops > 0 && self.randaugment.probability > 0.0,
+            // Its filter is its own.
+            Some(AutoAugment::Torchvision(_)) => false,
+            Some(_) => true,
+        };
         if !operates || self.interpolation.has_operations() {
             return Ok(());
         }
         let name = format!("{:?}", self.interpolation).to_lowercase();
-        let expected = "expected nearest, bilinear, bicubic or random, which Pillow's geometric \
-             operations can use, or randaugment.ops = 0";
+        let off = if self.auto_augment.is_some() {
+            "auto_augment = \"none\""
+        } else {
+            "randaugment.ops = 0"
+        };
+        let expected = format!(
+            "expected nearest, bilinear, bicubic or random, which Pillow's geometric operations can \
+             use, or {off}"
+        );
         invalid("interpolation", format!("{name:?}"), expected)
     }
 
@@ -127,6 +141,20 @@ impl Recipe {
             return invalid("color.blur", blur, expected);
         }
         Ok(())
+    }
+
+    fn validate_auto_augment(&self) -> Result<(), RecipeError> {
+        match &self.auto_augment {
+            Some(policy) if self.randaugment.ops > 0 => {
+                let expected = format!(
+                    "expected one of randaugment and auto_augment: remove randaugment.ops = {}, \
+                     or set auto_augment = \"none\"",
+                    self.randaugment.ops
+                );
+                invalid("auto_augment", format!("{:?}", policy.to_string()), expected)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn validate_mix(&self) -> Result<(), RecipeError> {

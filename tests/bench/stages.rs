@@ -16,7 +16,7 @@ use forebay::decode::{Decoder, Region};
 use forebay::plan::{self, MixSample, SamplePlan, cutmix_f64, mixup_f64};
 use forebay::recipe::RecipeSpec;
 use forebay::sample_data::{self, SampleData};
-use forebay::testing::{Augmenter, NAMES, Resample, Resizer, mix_pair};
+use forebay::testing::{Augmenter, Drawn, Hparams, Resample, Resizer, TimmOp, mix_pair};
 use forebay::{Interpolation, Op, Rect, Simd, Size, View};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -145,10 +145,15 @@ fn augmented(bencher: Bencher<'_, '_>, ops: impl Fn(&'static Sample) -> Vec<Op>)
 }
 
 /// One operation at a2's magnitude.
-#[divan::bench(args = NAMES, sample_size = IMAGES)]
+#[divan::bench(args = TimmOp::ALL.map(TimmOp::name), sample_size = IMAGES)]
 fn op(bencher: Bencher<'_, '_>, name: &str) {
-    let index = NAMES.iter().position(|other| *other == name).unwrap();
-    augmented(bencher, |sample| vec![Op::at(index, 7.0, sample.plan.flip, Interpolation::Bicubic)]);
+    let op = TimmOp::named(name).unwrap();
+    let hparams = Hparams { translate_const: 100.0, translate_pct: 0.45 };
+    augmented(bencher, |sample| {
+        let negative = sample.plan.flip;
+        let drawn = Drawn { negative, radius: 0.5, filter: Interpolation::Bicubic };
+        vec![op.at(7.0, &hparams, &drawn)]
+    });
 }
 
 /// The operations that a2 draws: none, one or two.

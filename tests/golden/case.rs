@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use forebay::{Interpolation, Op, Rect, ResizeFilter, Simd, Size};
+use forebay::testing::{TimmOp, TorchOp};
+use forebay::{Chain, Interpolation, Mixture, MixtureKind, Op, Rect, ResizeFilter, Simd, Size};
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
@@ -34,12 +35,24 @@ pub(crate) fn trials(
     entries: &Value,
     run: fn(&Case) -> Result<(), Failed>,
 ) -> Vec<Trial> {
+    trials_named(folder, name, entries, run, |case| {
+        case.text("output").trim_start_matches("out/").trim_end_matches(".png").to_owned()
+    })
+}
+
+/// A test for each entry of a list, named after the suite and by a function.
+pub(crate) fn trials_named(
+    folder: &Path,
+    name: &str,
+    entries: &Value,
+    run: fn(&Case) -> Result<(), Failed>,
+    entry_name: fn(&Case) -> String,
+) -> Vec<Trial> {
     let entries = entries.as_array().expect("a list of cases");
     let trial = |fields: &Value| {
         let suite = name.split('/').next().expect("a name");
         let case = Case { folder: folder.join(suite), fields: fields.clone() };
-        let output = case.text("output").trim_start_matches("out/").trim_end_matches(".png");
-        Trial::test(format!("{name}/{output}"), move || run(&case))
+        Trial::test(format!("{name}/{}", entry_name(&case)), move || run(&case))
     };
     entries.iter().map(trial).collect()
 }
@@ -142,6 +155,25 @@ impl Case {
         self.fields["ops"].as_array().expect("a list of operations").iter().map(op).collect()
     }
 
+    /// The mixture of chains that the case describes.
+    pub(crate) fn mixture(&self) -> Mixture {
+        let weight = |fields: &Value| {
+            let text = fields["weight"].to_string();
+            text.parse().unwrap_or_else(|_| panic!("a weight: {fields}"))
+        };
+        let chain = |fields: &Value| {
+            let ops = fields["ops"].as_array().expect("a list of operations");
+            Chain { weight: weight(fields), ops: ops.iter().map(op).collect() }
+        };
+        let chains = self.fields["chains"].as_array().expect("a list of chains");
+        let kind = match self.text("kind") {
+            "summed" => MixtureKind::Summed,
+            "blended" => MixtureKind::Blended,
+            other => panic!("unknown mixture {other}"),
+        };
+        Mixture { kind, weight: weight(&self.fields), chains: chains.iter().map(chain).collect() }
+    }
+
     /// The file that a field names.
     pub(crate) fn path(&self, field: &str) -> PathBuf {
         self.folder.join(self.text(field))
@@ -156,8 +188,13 @@ impl Case {
 
 fn op(fields: &Value) -> Op {
     let name = fields["op"].as_str().expect("an operation's name");
-    Op::from_arg(name, fields["arg"].as_f64(), filter(&fields["interpolation"]))
-        .unwrap_or_else(|| panic!("invalid operation: {fields}"))
+    let (arg, filter) = (fields["arg"].as_f64(), filter(&fields["interpolation"]));
+    let op = if fields["library"] == "torchvision" {
+        TorchOp::named(name).and_then(|op| op.at(arg, filter))
+    } else {
+        TimmOp::named(name).and_then(|op| op.with(arg, filter))
+    };
+    op.unwrap_or_else(|| panic!("invalid operation: {fields}"))
 }
 
 /// Operations without a filter have `null`.

@@ -15,6 +15,7 @@ mod model;
 mod net;
 mod odd;
 mod optim;
+mod policy;
 mod randaug;
 mod sampler;
 mod stats;
@@ -30,6 +31,7 @@ fn main() {
         jpeg_exact::trials,
         crop::trials,
         randaug::trials,
+        policy::trials,
         chain::trials,
         mixup::trials,
         stats::trials,

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use forebay::testing::{Augmenter, NAMES};
-use forebay::{Interpolation, Op, Simd};
+use forebay::testing::{Augmenter, Drawn, Hparams, TimmOp};
+use forebay::{Interpolation, Simd};
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
@@ -16,21 +16,23 @@ pub(crate) fn trials(folder: &Path) -> Vec<Trial> {
     let Some(cases) = case::read(folder, "03_randaug") else { return Vec::new() };
     let mut trials = case::trials(folder, "03_randaug", &cases["cases"], operation);
     let levels = forebay_tests::json(&folder.join("03_randaug/level_to_arg.json"));
-    for (index, name) in NAMES.iter().enumerate() {
-        let table = levels["table"][name].clone();
-        let trial = format!("03_randaug/level_to_arg/{name}");
-        trials.push(Trial::test(trial, move || arguments(index, &table)));
+    for op in TimmOp::INCREASING {
+        let table = levels["table"][op.name()].clone();
+        let trial = format!("03_randaug/level_to_arg/{}", op.name());
+        trials.push(Trial::test(trial, move || arguments(op, &table)));
     }
     trials
 }
 
 /// Compares the argument of each magnitude with timm's, for both signs.
-fn arguments(index: usize, table: &Value) -> Result<(), Failed> {
+fn arguments(op: TimmOp, table: &Value) -> Result<(), Failed> {
     let levels = table["levels"].as_array().expect("magnitudes");
     for (field, negative) in [("arg_positive", false), ("arg_negative", true)] {
         for (position, level) in levels.iter().enumerate() {
             let level = level.as_f64().expect("a magnitude");
-            let arg = Op::at(index, level, negative, Interpolation::Bicubic).arg();
+            let drawn = Drawn { negative, radius: 0.0, filter: Interpolation::Bicubic };
+            let hparams = Hparams { translate_const: 100.0, translate_pct: 0.45 };
+            let arg = op.at(level, &hparams, &drawn).arg();
             // Operations without a sign have one table, those without an argument have none.
             let expected = match &table[field] {
                 Value::Array(args) => args[position].as_f64(),

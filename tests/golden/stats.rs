@@ -5,7 +5,7 @@ use std::path::Path;
 
 use forebay::plan::{self, MixKind};
 use forebay::recipe::{Recipe, RecipeSpec};
-use forebay::testing::NAMES;
+use forebay::testing::TimmOp;
 use forebay::{MicrobatchName, Op, Size};
 use forebay_tests::json;
 use libtest_mimic::{Failed, Trial};
@@ -103,7 +103,7 @@ pub(crate) fn frequency(
     Ok(())
 }
 
-fn fraction<T>(values: &[T], is: impl Fn(&T) -> bool) -> f64 {
+pub(crate) fn fraction<T>(values: &[T], is: impl Fn(&T) -> bool) -> f64 {
     values.iter().filter(|value| is(value)).count() as f64 / values.len() as f64
 }
 
@@ -168,7 +168,7 @@ fn rand_augment(name: &str, case: &Value) -> Result<(), Failed> {
         frequency(&format!("{count} applied"), ours, m, expected.as_f64().expect("a number"), n)?;
     }
     let all: Vec<Op> = drawn.into_iter().flatten().collect();
-    for name in NAMES {
+    for name in TimmOp::INCREASING.map(TimmOp::name) {
         let picked = &case["picked_fraction_per_slot"][name];
         let applied = case["applied_given_picked"][name].as_f64().expect("a fraction");
         let expected = (picked[0].as_f64().expect("a number")

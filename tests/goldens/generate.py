@@ -21,6 +21,7 @@ SUITES = {
     "11_droppath": "training.droppath",
     "12_formats": "formats.make",
     "13_odd": "odd.make",
+    "14_policy": "policies.make",
     "15_transforms": "transforms.crops",
     "16_colors": "transforms.colors",
 }

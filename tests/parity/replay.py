@@ -1,11 +1,11 @@
-"""Replays the plan of a microbatch with timm and Pillow, and compares the result with forebay's.
+"""Replays the plan of a microbatch with timm, torchvision and Pillow, and compares the result with forebay's.
 
     python replay.py DATASET --explain explain.json --dump dump.safetensors [--decoded DIR]
     python replay.py --self-test
 
 DATASET is an ImageFolder split (or its parent, with `train/` or `val/` inside) or WebDataset tars.
-Every sample named by `forebay explain` is cropped, resized, flipped and augmented by timm's own
-functions, mixed by timm's FastCollateMixup, and must equal `forebay dump` in every bit. Without
+Every sample named by `forebay explain` is cropped, resized, flipped and augmented by timm's or
+torchvision's own functions, mixed by timm's FastCollateMixup, and must equal `forebay dump` in every bit. Without
 `--decoded` Pillow decodes the original files; with it the pictures are `<record>.png` in a folder
 that `forebay dump --decoded DIR` wrote. Exits 1 on any difference.
 """
@@ -21,9 +21,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from safetensors import safe_open
-from timm.data import mixup
-from timm.data.auto_augment import NAME_TO_OP
-from torchvision.transforms import InterpolationMode
+from timm.data import auto_augment, mixup
+from torchvision.transforms import InterpolationMode, v2
 import torchvision.transforms.functional as F
 
 import transforms
@@ -71,15 +70,6 @@ def decode(dataset, sample, decoded):
     return image
 
 
-def augment(image, op):
-    """Applies an operation of RandAugment."""
-    args = [] if op["arg"] is None else [op["arg"]]
-    if op["name"].startswith(("Posterize", "Solarize")):
-        args = [int(a) for a in args]  # JSON may have 77.0 for timm's int 77
-    return NAME_TO_OP[op["name"]](
-        image, *args, fillcolor=FILL, resample=PILLOW[op.get("interpolation") or "bicubic"])
-
-
 def replay(image, sample, size, options=None):
     """Computes a sample by timm's RandomResizedCropAndInterpolation, flip and RandAugment, or by its eval transform.
 
@@ -95,7 +85,36 @@ def replay(image, sample, size, options=None):
         image = ImageOps.mirror(image)
     for op in sample.get("ops", []):
         image = augment(image, op)
+    if mixture := sample.get("augmix"):
+        image = aug_mix(image, mixture)
     return np.asarray(image)
+
+
+def augment(image, op):
+    """Applies an operation by timm's function, or by torchvision's."""
+    if op.get("library") == "torchvision":
+        transform = v2.TrivialAugmentWide(interpolation=op.get("interpolation") or "nearest")
+        return transform._apply_image_or_video_transform(
+            image, op["name"], op["arg"] or 0.0, interpolation=transform.interpolation, fill=transform._fill)
+    args = [] if op["arg"] is None else [op["arg"]]
+    if op["name"].startswith(("Posterize", "Solarize")):
+        args = [int(a) for a in args]  # JSON may have 77.0 for timm's int 77
+    return auto_augment.NAME_TO_OP[op["name"]](
+        image, *args, fillcolor=FILL, resample=PILLOW[op.get("interpolation") or "bicubic"])
+
+
+def aug_mix(image, mixture):
+    """Applies timm's AugMixAugment with given weights and chains; the arithmetic is timm's."""
+    chains = mixture["chains"]
+    rest = iter(chains)
+    chosen = lambda *_, **__: [lambda image, op=op: augment(image, op) for op in next(rest)["ops"]]
+    kept, np.random.choice = np.random.choice, chosen
+    try:
+        transform = auto_augment.AugMixAugment([], width=len(chains), blended=mixture["kind"] == "blended")
+        mix = transform._apply_blended if transform.blended else transform._apply_basic
+        return mix(image, np.float32([chain["weight"] for chain in chains]), np.float32(mixture["weight"]))
+    finally:
+        np.random.choice = kept
 
 
 class Given(mixup.FastCollateMixup):

@@ -5,9 +5,10 @@
 Then serves the ImageFolder and reads it with a stock grpcio client, `grpcio_client.py`.
 
 The data is `FOREBAY_DATA` (its `imagenet-sample` and `formats/wds-train-*.tar`) if it is set, otherwise a small set
-by `forebay sample-data`. Each of the recipes a1, a2, a3 and eval, and a2 in modes pair and elem, runs on an
-ImageFolder and on WebDataset tars; on the ImageFolder also other crops, filters and color operations, which timm's
-`create_transform` replays as a whole. With `--given-pixels` the replay uses the pixels of forebay's decoder, so that
+by `forebay sample-data`. Each of the recipes a1, a2, a3 and eval, and a2 in modes pair and elem and with other policies
+of augmentation, runs on an ImageFolder and on WebDataset tars; on the ImageFolder also other crops, filters and color
+operations, which timm's `create_transform` replays as a whole. With `--given-pixels` the replay uses the pixels of
+forebay's decoder, so that
 only the stages after it are compared. The exit code is 1 if anything differs.
 """
 
@@ -30,6 +31,10 @@ ROOT = HERE.parent.parent
 SIZES = ["--batch", "8", "--microbatches", "2"]
 OFF = ["mix.probability=0.0", "randaugment.ops=0"]
 COLOR = ["color.jitter=[0.4, 0.4, 0.4, 0.2]", "color.grayscale=0.3", "color.blur=0.4"]
+POLICIES = ["rand-m9-n3-mstd0.5-p0.9", "rand-m12-mstd101-mmax30-inc1", "rand-m7-n5-tweights", "rand-n4-t3aw", "original",
+            "originalr-mstd1", "v0-mstd1", "v0r", "3a", "augmix-m5-w4-d2", "augmix-m9-b1",
+            "torchvision-ta-wide", "torchvision-rand-n4-m20-bicubic", "torchvision-auto-imagenet-bilinear",
+            "torchvision-auto-cifar10", "torchvision-auto-svhn"]
 # (recipe, further settings, names of microbatches as (epoch, step, index))
 RUNS = [
     ("a1", [], [(0, 0, 0), (3, 1, 1)]),
@@ -38,7 +43,7 @@ RUNS = [
     ("a2", ["--set", 'mix.mode="pair"'], [(0, 0, 0), (1, 0, 1)]),
     ("a2", ["--set", 'mix.mode="elem"'], [(0, 0, 0), (1, 0, 1)]),
     ("eval", [], [(0, 0, 0), (0, 1, 1)]),
-]
+] + [("a2", ["--set", f'auto_augment="{policy}"'], [(0, 0, 0), (1, 1, 1)]) for policy in POLICIES]
 
 
 # Changes to a recipe, and the options of timm's create_transform, which runs as a whole with the draws of the plan.

@@ -72,6 +72,13 @@ fn caption(all: &Explanation, sample: &ExplainedSample, classes: &[String]) -> V
         Some(arg) => format!("{name} {arg:.3}"),
         None => name.to_owned(),
     }));
+    if let Some(mixture) = &sample.augmix {
+        lines.push(format!("AugMix {:.3}", mixture.weight));
+        lines.extend(mixture.chains.iter().map(|chain| {
+            let names: Vec<&str> = chain.ops.iter().map(|op| op.name).collect();
+            format!("{:.3} {}", chain.weight, names.join(", "))
+        }));
+    }
     let (mode, lambda) = all.mix_of(sample);
     if mode != "none" {
         let partner = all.samples[sample.partner].label;

@@ -434,6 +434,8 @@ fn recipes() -> Vec<Vec<u8>> {
         "base = \"a3\"\nimage_size = 128\nbatch = 512\nmix.mode = \"elem\"\ninterpolation = \"random\"\n",
         "base = \"a2\"\0batch = 32\0microbatches = 2\0crop.scale = [0.35, 1.0]\0mix.mode = \"pair\"",
         "base = \"a2\"\n[sampling]\nbalance = 0.5\nweights = { \"a.\\u0007\" = 2, kind = 0 }\0sampling.weights.kind = 1",
+        "base = \"a2\"\nauto_augment = \"rand-m9-n3-mstd0.5-inc1-tweights\"\0auto_augment = \"augmix-m5-w4-d2\"",
+        "base = \"a1\"\0auto_augment = \"torchvision-rand-n2-m9-bilinear\"\0randaugment.ops = 0",
         "base = \"eval\"\0crop = { kind = \"center\", resize = 256 }\0randaugment = { ops = 3, magnitude = 9, std = 0.5, probability = 1 }",
     ] {
         all.push(text.as_bytes().to_vec());
