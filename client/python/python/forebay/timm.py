@@ -11,7 +11,6 @@ of the script stays, also `mixup_fn`, which must be None: forebay mixes, as timm
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -183,7 +182,7 @@ def train_recipe(args: Any, data_config: Mapping[str, Any]) -> dict[str, object]
             "vflip": float(_get(args, "vflip", 0.0)),
             **_color(args),
             "interpolation": _interpolation(args, data_config, "train_interpolation"),
-            **_randaugment(_get(args, "aa", None)),
+            **_auto_augment(_get(args, "aa", None)),
         }
     mixup, cutmix = float(_get(args, "mixup", 0.0)), float(_get(args, "cutmix", 0.0))
     recipe |= {
@@ -275,43 +274,24 @@ def _train_crop(args: Any) -> str:
 
 
 def _color(args: Any) -> dict[str, object]:
-    """Color operations. As in timm, a policy turns the jitter off."""
+    """Color operations. As in timm, a policy other than those of 3-Augment turns the jitter off."""
     jitter = _get(args, "color_jitter", None)
     probability = _get(args, "color_jitter_prob", None)
     recipe: dict[str, object] = {
         "color.grayscale": float(_get(args, "grayscale_prob", None) or 0.0),
         "color.blur": float(_get(args, "gaussian_blur_prob", None) or 0.0),
     }
-    if jitter is not None and not _get(args, "aa", None):
+    policy = _get(args, "aa", None)
+    if jitter is not None and (not policy or "3a" in policy):
         several = isinstance(jitter, (list, tuple))
         recipe["color.jitter"] = [float(value) for value in jitter] if several else float(jitter)
         recipe["color.probability"] = 1.0 if probability is None else float(probability)
     return recipe
 
 
-def _randaugment(text: str | None) -> dict[str, object]:
-    """timm's `rand-m7-mstd0.5-inc1` as a recipe."""
-    if not text:
-        return {"randaugment.ops": 0}
-    policy, *parts = text.split("-")
-    values: dict[str, float] = {"n": 2, "m": 10, "mstd": 0.0, "p": 0.5, "inc": 0}
-    for part in parts:
-        found = re.fullmatch(r"([a-z]+)([\d.]+)", part)
-        if found is None or found[1] not in values:
-            raise OptionsError(f"--aa {text}: forebay has no {part!r}; it has m, mstd, n, p and inc1")
-        values[found[1]] = float(found[2])
-    if policy != "rand" or values["inc"] != 1:
-        raise OptionsError(
-            f"--aa {text}: forebay has RandAugment with increasing severity, such as rand-m7-mstd0.5-inc1"
-        )
-    if values["mstd"] > 100:
-        raise OptionsError(f"--aa {text}: forebay has no uniform magnitude (mstd above 100)")
-    return {
-        "randaugment.ops": int(values["n"]),
-        "randaugment.magnitude": values["m"],
-        "randaugment.std": values["mstd"],
-        "randaugment.probability": values["p"],
-    }
+def _auto_augment(text: str | None) -> dict[str, object]:
+    """timm's policy, which a recipe has in timm's notation."""
+    return {"auto_augment": text or "none"}
 
 
 def _is_mixing(args: Any) -> bool:
