@@ -107,7 +107,6 @@ kernel! {
 
 /// Blurs a line of bytes. `tap` returns the line that begins with the first, the second, .. pixel of the
 /// first box.
-#[expect(clippy::inline_always, reason = "must take its caller's features")]
 #[inline(always)]
 fn blur_line<'a>(weights: BoxWeights, tap: impl Fn(usize) -> &'a [u8], out: &mut [u8]) {
     const BLOCK: usize = 64;
@@ -130,7 +129,6 @@ fn blur_line<'a>(weights: BoxWeights, tap: impl Fn(usize) -> &'a [u8], out: &mut
 /// The rounded mean of a box: the sum of its whole pixels, and of those that it has a part of.
 #[expect(clippy::inline_always, reason = "must take its caller's features")]
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "8 bits remain")]
 fn weigh(weights: BoxWeights, whole: u16, parts: u16) -> u8 {
     let whole = u32::from(whole).wrapping_mul(weights.whole);
     let value = whole.wrapping_add(u32::from(parts).wrapping_mul(weights.part));

@@ -105,9 +105,13 @@ impl RandomStream {
     pub(super) fn dirichlet(&mut self, alpha: f64, length: u32) -> Vec<f64> {
         let mut values: Vec<f64> = (0..length).map(|_| self.log_gamma(alpha)).collect();
         let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        values.iter_mut().for_each(|value| *value = libm::exp(*value - max));
+        for value in &mut values {
+            *value = libm::exp(*value - max);
+        }
         let sum: f64 = values.iter().sum();
-        values.iter_mut().for_each(|value| *value /= sum);
+        for value in &mut values {
+            *value /= sum;
+        }
         values
     }
 

@@ -143,11 +143,11 @@ pub enum AutoPolicy {
     Original,
     /// The paper's, with posterization that increases.
     OriginalR,
-    /// That of the TPU implementation of EfficientNet.
+    /// That of the TPU implementation of `EfficientNet`.
     V0,
     /// The same, with posterization that increases.
     V0R,
-    /// 3-Augment of DeiT III.
+    /// 3-Augment of `DeiT` III.
     ThreeAugment,
 }
 

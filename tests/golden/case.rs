@@ -97,7 +97,8 @@ impl Case {
 
     /// The picture of a size that a file of several, one below the other, has from the row `row` on.
     pub(crate) fn part_of(&self, file: &str, size: Size) -> Image {
-        static SHEETS: Mutex<BTreeMap<PathBuf, (u32, Arc<Vec<u8>>)>> = Mutex::new(BTreeMap::new());
+        type Sheet = (u32, Arc<Vec<u8>>);
+        static SHEETS: Mutex<BTreeMap<PathBuf, Sheet>> = Mutex::new(BTreeMap::new());
         let path = self.folder.join(file);
         let (width, sheet) = SHEETS
             .lock()

@@ -61,7 +61,7 @@ fn hue_of_every_color(case: &Value) -> Result<(), Failed> {
     Err(format!("SHA-256 {found}, expected {}", case["sha256"]).into())
 }
 
-/// The distributions of ColorJitter's factors and order, and of the deviation of a blur.
+/// The distributions of `ColorJitter`'s factors and order, and of the deviation of a blur.
 fn draws(expected: &Value) -> Result<(), Failed> {
     let mut recipe = RecipeSpec::preset("a2").resolve()?;
     recipe.color.jitter = serde_json::from_value(expected["jitter"].clone()).expect("four numbers");

@@ -7,8 +7,8 @@ mod microbatches;
 use std::collections::VecDeque;
 
 use forebay_trainer::{
-    Backend, Batch, Cursor, Error, Flow, Graph, Lamb, MicroStep, ProcessGroup, TrainConfig,
-    TrainState, UpdateReport, load_latest_checkpoint, save_checkpoint, train,
+    Backend, Batch, ClipGrad, Cursor, Error, Flow, Graph, MicroStep, Optimizer, ProcessGroup,
+    TrainConfig, TrainState, UpdateReport, load_latest_checkpoint, save_checkpoint, train,
 };
 use microbatches::{backend, batches, run_metadata, train_config};
 
@@ -40,8 +40,14 @@ impl Backend for Late {
         self.inner.backward(batch, micro)
     }
 
-    fn update(&mut self, optimizer: &Lamb, lr: f64, decay: Option<f64>) -> Result<(), Error> {
-        self.inner.update(optimizer, lr, decay)?;
+    fn update(
+        &mut self,
+        optimizer: &Optimizer,
+        clip: Option<ClipGrad>,
+        lr: f64,
+        decay: Option<f64>,
+    ) -> Result<(), Error> {
+        self.inner.update(optimizer, clip, lr, decay)?;
         while let Some(report) = self.inner.poll_report(true)? {
             self.reports.push_back(report);
         }
