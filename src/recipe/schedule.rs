@@ -194,6 +194,11 @@ impl Recipe {
             let expected = "expected none, because crop.kind has no resize";
             return invalid("schedule.crop.resize", resize, expected);
         }
+        if let Some(magnitude) = phase.randaugment.magnitude.filter(|_| self.randaugment.ops == 0) {
+            let expected = "expected none, because the recipe has no randaugment, whose magnitude it is: \
+                 auto_augment has its own";
+            return invalid("schedule.randaugment.magnitude", magnitude, expected);
+        }
         Ok(())
     }
 }
@@ -303,6 +308,10 @@ mod tests {
             let error = with(&format!("[[schedule]]\n{phase}")).unwrap_err().to_string();
             assert!(error.contains(message), "{phase}: {error}");
         }
+        let other =
+            "auto_augment = \"v0\"\n[[schedule]]\nfrom_epoch = 5\nrandaugment.magnitude = 9";
+        let error = with(other).unwrap_err().to_string();
+        assert!(error.contains("schedule.randaugment.magnitude: invalid value 9"), "{error}");
         let backward = "[[schedule]]\nfrom_epoch = 5\nimage_size = 8\n[[schedule]]\nfrom_epoch = 4\nimage_size = 9";
         let error = with(backward).unwrap_err().to_string();
         assert!(
