@@ -42,16 +42,19 @@ fn guarantees_and_threats_name_tests_that_exist() {
 
 /// Flags of programs that are not forebay's, in documents for its users.
 const OTHER_FLAGS: &[&str] = &[
+    "--aa",
     "--bench",
     "--bucket",
     "--build-arg",
     "--features",
     "--install",
+    "--interpolation",
     "--interrupts",
     "--latency",
     "--matrix",
     "--minutes",
     "--profile",
+    "--recursive",
     "--release",
     "--rounds",
     "--standin",
