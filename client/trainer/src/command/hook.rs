@@ -67,6 +67,7 @@ impl CheckpointHook {
         self.shared.lock().finished = true;
         self.shared.changed.notify_all();
         if let Some(thread) = self.thread.take() {
+            // If it panicked, it has said so on standard error; training goes on or ends as it would without it.
             thread.join().ok();
         }
     }

@@ -13,9 +13,9 @@ use crate::schedule::{Decay, Milestones, Schedule};
 pub(crate) enum ScheduleName {
     /// Half a cosine.
     Cosine,
-    /// A multiplication every so many epochs.
+    /// Decays by a factor every n epochs.
     Step,
-    /// A multiplication at each milestone.
+    /// Decays by a factor at each milestone.
     Multistep,
     /// A power of the share of epochs that is left.
     Poly,
